@@ -1,0 +1,147 @@
+"""The error tree: a class carries its HTTP status and its stable code.
+
+ServiceError
+├── InvalidInput        422 invalid_input        a field is wrong; `errors` says which
+│   ├── BadCheckpointPath 422 bad_checkpoint_path  outside the run's own prefix
+│   ├── UnknownRecipe     422 unknown_recipe       the operator configured no such recipe
+│   └── KeyReused         422 idempotency_key_reused
+├── MalformedBody       400 malformed_body       not JSON, not UTF-8, too deep
+├── Unauthorized        401 unauthorized
+├── Forbidden           403 forbidden
+├── NotFound            404 not_found
+├── Conflict            409 conflict
+│   ├── RunFinished       409 run_finished
+│   ├── StaleAttempt      409 stale_attempt
+│   ├── CheckpointLost    409 checkpoint_lost
+│   ├── ReleaseTagTaken   409 release_tag_taken
+│   └── KeyInFlight       409 idempotency_key_in_flight
+├── BodyTooLarge        413 body_too_large
+├── Busy                429 busy                 queue full; `retry_after` seconds
+└── Unavailable         503 unavailable
+"""
+
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """Something the caller can understand and act on. Nothing has changed when it is raised."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: list[dict[str, str]] | None = None,
+        retry_after: int | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors or []
+        self.retry_after = retry_after
+        self.extra = extra
+
+
+class InvalidInput(ServiceError):
+    """A field is missing, unknown, of the wrong type or out of range."""
+
+    status, code, title = 422, "invalid_input", "Invalid input"
+
+
+class BadCheckpointPath(InvalidInput):
+    """A checkpoint path is outside what this run may name."""
+
+    code, title = "bad_checkpoint_path", "Bad checkpoint path"
+
+
+class UnknownRecipe(InvalidInput):
+    """The operator configured no recipe of this name."""
+
+    code, title = "unknown_recipe", "Unknown recipe"
+
+
+class KeyReused(InvalidInput):
+    """The same Idempotency-Key came with another body."""
+
+    code, title = "idempotency_key_reused", "Idempotency-Key reused"
+
+
+class MalformedBody(ServiceError):
+    """The body is not JSON that this service reads."""
+
+    status, code, title = 400, "malformed_body", "Malformed body"
+
+
+class Unauthorized(ServiceError):
+    """No token, or one that is not right."""
+
+    status, code, title = 401, "unauthorized", "Unauthorized"
+
+
+class Forbidden(ServiceError):
+    """The Host or Origin is not allowed here, or the token may not do this."""
+
+    status, code, title = 403, "forbidden", "Forbidden"
+
+
+class NotFound(ServiceError):
+    """No such experiment, run, checkpoint or path."""
+
+    status, code, title = 404, "not_found", "Not found"
+
+
+class Conflict(ServiceError):
+    """The request is well formed, and the present state does not allow it."""
+
+    status, code, title = 409, "conflict", "Conflict"
+
+
+class RunFinished(Conflict):
+    """The run has ended; terminal states never change."""
+
+    code, title = "run_finished", "Run finished"
+
+
+class StaleAttempt(Conflict):
+    """A report of an older attempt of a run; it changed nothing."""
+
+    code, title = "stale_attempt", "Stale attempt"
+
+
+class CheckpointLost(Conflict):
+    """The checkpoint is known to be missing or corrupt; the ready ones are listed."""
+
+    code, title = "checkpoint_lost", "Checkpoint lost"
+
+
+class ReleaseTagTaken(Conflict):
+    """Another checkpoint of the experiment holds this release tag."""
+
+    code, title = "release_tag_taken", "Release tag taken"
+
+
+class KeyInFlight(Conflict):
+    """A request with the same Idempotency-Key is being worked on."""
+
+    code, title = "idempotency_key_in_flight", "Idempotency-Key in flight"
+
+
+class BodyTooLarge(ServiceError):
+    """The body is larger than this service reads."""
+
+    status, code, title = 413, "body_too_large", "Body too large"
+
+
+class Busy(ServiceError):
+    """Too much is waiting; try again after `retry_after` seconds. Nothing was done."""
+
+    status, code, title = 429, "busy", "Busy"
+
+
+class Unavailable(ServiceError):
+    """The service cannot answer now (starting, stopping, database away)."""
+
+    status, code, title = 503, "unavailable", "Unavailable"
