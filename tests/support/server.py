@@ -1,0 +1,154 @@
+"""A real server process for tests.
+
+`running_server(tmp_path, **settings)` starts `python -m app.main` on a free port with its database
+and data directory under `tmp_path`, waits until `/healthz` answers, yields a `Server`, ends it by
+its pid and asserts that nothing of it is left. `wait_until` polls a condition with a deadline.
+"""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+REPOSITORY = Path(__file__).parents[2]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: `url` has no trailing slash; `log` holds its stdout and stderr."""
+
+    url: str
+    pid: int
+    log: Path
+    data_dir: Path
+    database_url: str
+
+
+def wait_until(
+    condition: Callable[[], T], what: str | Callable[[], str], timeout: float = 10.0
+) -> T:
+    """Poll `condition` until it is truthy and return its value; AssertionError after `timeout` s.
+
+    `what` names the thing waited for in the error; a callable is asked when time is up.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(
+                f"after {timeout:g} s still not: {what() if callable(what) else what}"
+            )
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running_server(
+    tmp_path: Path,
+    *,
+    command: Sequence[str] = (sys.executable, "-m", "app.main"),
+    port: int | None = None,
+    timeout: float = 30.0,
+    **settings: str,
+) -> Iterator[Server]:
+    """Start a server, yield it when it is ready, stop it.
+
+    Args:
+        settings: more settings without their prefix: `MAX_LOCAL_RUNS="2"`.
+        port: to start again where a server was before; a free one otherwise.
+        command: another program that reads the same environment.
+
+    The same `tmp_path` again finds the same database and data: that is a restart. A body that ends
+    the server itself (a crash test kills `server.pid`) is fine. Trainers that the server launched
+    outlive it on purpose, so they are the test's to end: only the server's own process group is
+    asserted to be gone.
+    """
+    port = port or free_port()
+    data_dir, log = tmp_path / "data", tmp_path / "server.log"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LLM_TRAIN_")} | {
+        "PYTHONUNBUFFERED": "1",
+        "LLM_TRAIN_HOST": "127.0.0.1",
+        "LLM_TRAIN_PORT": str(port),
+        "LLM_TRAIN_DATA_DIR": str(data_dir),
+        "LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}",
+        **{f"LLM_TRAIN_{name}": value for name, value in settings.items()},
+    }
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(
+            lambda: process.poll() is not None or _healthy(url),
+            lambda: f"the server answers /healthz\n{log.read_text()}",
+            timeout,
+        )
+        if process.poll() is not None:
+            raise AssertionError(f"the server ended with {process.returncode}\n{log.read_text()}")
+        yield Server(url, process.pid, log, data_dir, environment["LLM_TRAIN_DATABASE_URL"])
+    finally:
+        stuck = _stop(process)
+    assert not stuck, f"the server did not end on SIGTERM within 15 s\n{log.read_text()}"
+    assert not (left := _group(process.pid)), f"the server left processes behind: {left}"
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=1) as response:
+            healthy: bool = response.status == 200
+            return healthy
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> bool:
+    """End the server by its pid; true if it had to be killed."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+    return False
+
+
+def _group(pgid: int) -> list[str]:
+    """What is still alive in a process group, as command lines."""
+    left = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == pgid and process.status() != psutil.STATUS_ZOMBIE:
+                left.append(f"{process.pid} {shlex.join(process.cmdline())}")
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return left

@@ -1,0 +1,60 @@
+"""The server fixture keeps its own promises: it waits, it cleans up, it tells what went wrong."""
+
+import re
+import sys
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.server import running_server, wait_until
+
+SERVE = """
+import http.server, os, subprocess, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+        self.wfile.write(os.environ["LLM_TRAIN_RECIPES"].encode())
+if "leave" in sys.argv:
+    subprocess.Popen(["sleep", "30"])
+address = os.environ["LLM_TRAIN_HOST"], int(os.environ["LLM_TRAIN_PORT"])
+http.server.HTTPServer(address, Handler).serve_forever()
+"""
+
+
+def command(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", SERVE, *arguments)
+
+
+def test_yields_a_ready_server_with_its_settings_and_ends_it(tmp_path: Path) -> None:
+    with running_server(tmp_path, command=command(), RECIPES="mine.toml") as server:
+        with urllib.request.urlopen(server.url) as response:
+            assert response.read() == b"mine.toml"
+        assert psutil.pid_exists(server.pid)
+    assert not psutil.pid_exists(server.pid)
+
+
+def test_a_server_that_ends_at_start_is_reported_with_its_log(tmp_path: Path) -> None:
+    crash = (sys.executable, "-c", "raise SystemExit('no such recipe')")
+    with (
+        pytest.raises(AssertionError, match=r"ended with 1\nno such recipe"),
+        running_server(tmp_path, command=crash),
+    ):
+        pass
+
+
+def test_a_process_left_in_the_servers_group_fails_the_test(tmp_path: Path) -> None:
+    with (
+        pytest.raises(AssertionError, match=r"left processes behind: .*sleep") as caught,
+        running_server(tmp_path, command=command("leave")),
+    ):
+        pass
+    leftover = re.search(r"(\d+) sleep 30", str(caught.value))
+    assert leftover
+    psutil.Process(int(leftover[1])).kill()
+
+
+def test_a_wait_that_runs_out_says_what_it_waited_for() -> None:
+    with pytest.raises(AssertionError, match=r"after 0\.05 s still not: the run ends"):
+        wait_until(lambda: False, "the run ends", 0.05)
