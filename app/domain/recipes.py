@@ -1,0 +1,254 @@
+"""Recipes: what a run may execute, as the operator configured it in TOML.
+
+    [recipes.sft]
+    command = ["{python}", "train.py"]   # an argv list; no shell ever sees it
+    grace_seconds = 60
+
+* `load_recipes`: the built-in recipes and those of a file, each key checked.
+* `build_environment`: what a trainer finds in its environment, and nothing else.
+"""
+
+import math
+import re
+import signal
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from app.domain.resources import Resources
+
+RETRY_REASONS = ("exit_code", "signal", "heartbeat_lost", "launcher_error")
+
+DEFAULT_ENV_ALLOW = (
+    # who and where
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*",
+    # the Python and the libraries that the operator's own shell would use
+    "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+    # devices and threads
+    "CUDA_*", "NCCL_*", "HIP_*", "ROCM_*", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    # caches; HF_TOKEN, WANDB_API_KEY and the like pass only where a recipe names them
+    "XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
+    "HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE",
+)  # fmt: skip
+
+_RESERVED = "LLM_TRAIN_"
+"""The service's own variables; its secrets are among them, so none is ever passed on."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
+
+
+class RecipeError(ValueError):
+    """The recipes cannot be used as they are; the message names file, recipe and key."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train. Durations are seconds."""
+
+    name: str
+    command: tuple[str, ...]
+    description: str = ""
+    stop_signal: signal.Signals = signal.SIGTERM
+    grace_seconds: float = 30.0
+    env: Mapping[str, str] = field(default_factory=dict)
+    env_allow: tuple[str, ...] = DEFAULT_ENV_ALLOW
+    heartbeat_seconds: float = 60.0
+    """The longest silence of a healthy trainer; 0: it never reports on its own."""
+    start_seconds: float = 300.0
+    """The longest time to the first report, where heartbeats are expected."""
+    resources: Resources = field(default_factory=Resources)
+    """What a run needs that does not say so itself."""
+    max_attempts: int = 1
+    retry_on: tuple[str, ...] = RETRY_REASONS
+    keep_checkpoints: int = 0
+    """How many checkpoints of a run to keep; 0: all."""
+    working_dir: Path | None = None
+    """Where the command starts; None: where the server did."""
+    requires_report: bool = True
+    """Success needs a reported finish; False: exit code 0 without a stop is success."""
+
+    def argv(self, python: str) -> tuple[str, ...]:
+        """The command, with `python` (the server's interpreter) for a leading `{python}`."""
+        first, *rest = self.command
+        return (python if first == "{python}" else first, *rest)
+
+
+BUILT_IN = (
+    Recipe(
+        name="demo",
+        command=("{python}", "-m", "app.trainer.demo"),
+        description="A small character-level language model; trains in seconds on a CPU.",
+        grace_seconds=10.0,
+    ),
+)
+
+
+def load_recipes(text: str | None, source: str) -> Mapping[str, Recipe]:
+    """The built-in recipes, with those of the TOML `text` added or put in their place.
+
+    `source` names the file in errors. Raises RecipeError.
+    """
+    recipes = {recipe.name: recipe for recipe in BUILT_IN}
+    if text is None:
+        return recipes
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{source}: not valid TOML: {error}.") from error
+    tables = document.pop("recipes", {})
+    if document:
+        raise RecipeError(f"{source}: {next(iter(document))}: unknown; use [recipes.NAME] tables.")
+    if not isinstance(tables, dict):
+        raise RecipeError(f"{source}: recipes: must be a table of recipes.")
+    for name, table in tables.items():
+        try:
+            recipes[name] = _recipe(name, table)
+        except ValueError as error:
+            raise RecipeError(f"{source}: [recipes.{name}] {error}.") from error
+    return recipes
+
+
+def build_environment(
+    recipe: Recipe, server_env: Mapping[str, str], run_env: Mapping[str, str]
+) -> dict[str, str]:
+    """A trainer's environment: allowed variables of the server, the recipe's own, the run's.
+
+    Later ones win. No LLM_TRAIN_ variable passes from the server, whatever the patterns say.
+    """
+    exact = {pattern for pattern in recipe.env_allow if not pattern.endswith("*")}
+    prefixes = tuple(pattern[:-1] for pattern in recipe.env_allow if pattern.endswith("*"))
+    allowed = {
+        name: value
+        for name, value in server_env.items()
+        if (name in exact or name.startswith(prefixes)) and not name.startswith(_RESERVED)
+    }
+    return allowed | dict(recipe.env) | dict(run_env)
+
+
+def _recipe(name: str, table: Any) -> Recipe:
+    """One table, checked. Raises ValueError led by the key."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            "name: must be 1 to 64 of a-z, 0-9, '_' and '-', starting with a letter or digit"
+        )
+    if not isinstance(table, dict):
+        raise ValueError("must be a table")
+    if "command" not in table:
+        raise ValueError("command: required")
+    recipe = Recipe(name, ())
+    for key, value in table.items():
+        if key not in _PARSERS:
+            raise ValueError(f"{key}: unknown; known are {', '.join(_PARSERS)}")
+        try:
+            recipe = replace(recipe, **{key: _PARSERS[key](value)})
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
+    return recipe
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("must be a string without NUL")
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("must be a list of strings")
+    return tuple(_string(item) for item in value)
+
+
+def _whole(least: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"must be a whole number, {least} or more")
+        return value
+
+    return parse
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number of seconds")
+    if not 0 <= value < math.inf:
+        raise ValueError("must be a number of seconds, 0 or more")
+    return float(value)
+
+
+def _command(value: Any) -> tuple[str, ...]:
+    command = _strings(value)
+    if not command or not command[0]:
+        raise ValueError("must name a program in its first word")
+    return command
+
+
+def _stop_signal(value: Any) -> signal.Signals:
+    wanted = signal.Signals.__members__.get(_string(value))
+    if wanted is None or wanted.name in ("SIGKILL", "SIGSTOP"):
+        raise ValueError(f"{value!r} is no signal that a trainer can catch, like 'SIGTERM'")
+    return wanted
+
+
+def _environment(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError("must be a table of strings")
+    for name in value:
+        if not _VARIABLE.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a variable")
+        if name.startswith(_RESERVED):
+            raise ValueError(f"{name}: {_RESERVED}* belongs to the service")
+    return {name: _string(item) for name, item in value.items()}
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    patterns = _strings(value)
+    for pattern in patterns:
+        if not _PATTERN.fullmatch(pattern):
+            raise ValueError(f"{pattern!r} is neither a name nor a name that ends in one *")
+        if pattern.startswith(_RESERVED):
+            raise ValueError(f"{pattern}: {_RESERVED}* is never passed on")
+    return patterns
+
+
+def _retry_on(value: Any) -> tuple[str, ...]:
+    reasons = _strings(value)
+    for reason in reasons:
+        if reason not in RETRY_REASONS:
+            raise ValueError(f"{reason!r} is unknown; known are {', '.join(RETRY_REASONS)}")
+    return reasons
+
+
+def _resources(value: Any) -> Resources:
+    if not isinstance(value, dict):
+        raise ValueError("must be a table")
+    return Resources.from_dict(value)
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "command": _command,
+    "description": _string,
+    "stop_signal": _stop_signal,
+    "grace_seconds": _seconds,
+    "env": _environment,
+    "env_allow": _patterns,
+    "heartbeat_seconds": _seconds,
+    "start_seconds": _seconds,
+    "resources": _resources,
+    "max_attempts": _whole(1),
+    "retry_on": _retry_on,
+    "keep_checkpoints": _whole(0),
+    "working_dir": lambda value: Path(_string(value)),
+    "requires_report": _boolean,
+}

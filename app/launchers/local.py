@@ -1,0 +1,260 @@
+"""Trainers on this machine: each under a wrapper (wrapper.py) in a session of its own.
+
+What is known of an attempt stands in its directory; a launcher keeps nothing in memory but
+the handles of wrappers that it must reap.
+
+    identity.json   the wrapper that claimed the attempt, linked into place once
+    stop.json       a stop or kill was asked for
+    exit.json       how it ended
+"""
+
+import json
+import marshal
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from app.domain import failpoints
+from app.domain.resources import Capacity, Gpu
+from app.launchers import processes, wrapper
+from app.launchers.base import LauncherError, LaunchPlan, Observation
+from app.launchers.processes import NONCE, Identity
+
+_children: dict[Path, list[subprocess.Popen[bytes]]] = {}
+"""Wrappers that this process spawned and must reap, by attempt; they outlive any launcher."""
+_children_lock = threading.Lock()
+
+_GPU_SECONDS = 60.0
+_GPU_QUERY = ("--query-gpu=index,uuid,name", "--format=csv,noheader")
+
+
+class LocalLauncher:
+    """Runs trainers as child processes of this machine.
+
+    `gpus`: the types of the GPUs to offer (`["A100", "A100"]`); None: ask `nvidia-smi`.
+    `visible`: the server's CUDA_VISIBLE_DEVICES, if it has one; GPUs outside it are not offered.
+    """
+
+    name = "local"
+
+    def __init__(self, gpus: Sequence[str] | None = None, visible: str | None = None) -> None:
+        self._fixed = None if gpus is None else tuple(Gpu(str(i), t) for i, t in enumerate(gpus))
+        self._visible = visible
+        self._found: tuple[Gpu, ...] = ()
+        self._asked_at = -_GPU_SECONDS
+
+    def capacity(self) -> Capacity:
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return Capacity(float(cpus or 1), memory / 1e9, self._gpus())
+
+    def launch(self, plan: LaunchPlan) -> None:
+        _reap()
+        directory = _directory(plan.run_dir, plan.attempt)
+        if (directory / "identity.json").exists():
+            return
+        env = {**plan.env, NONCE: plan.nonce}
+        order = {
+            "directory": str(directory),
+            "nonce": plan.nonce,
+            "argv": list(plan.argv),
+            "env": env,  # Python may have added LC_CTYPE to the wrapper's own by then
+            "cwd": None if plan.cwd is None else str(plan.cwd),
+            "stop_signal": int(plan.stop_signal),
+            "grace_seconds": float(plan.grace_seconds),
+            "failpoints": failpoints.armed("wrapper."),
+        }
+        failpoints.failpoint("launch.before_spawn")
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with (plan.run_dir / "train.log").open("ab") as log:
+                child = subprocess.Popen(  # noqa: S603 - this very interpreter
+                    _wrapper_command(),
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env=env,
+                    start_new_session=True,
+                )
+        except (OSError, ValueError) as error:
+            raise LauncherError(f"The trainer's wrapper could not be started: {error}.") from error
+        with _children_lock:
+            _children.setdefault(directory, []).append(child)
+        assert child.stdin is not None  # noqa: S101
+        try:
+            with child.stdin as pipe:
+                pipe.write(marshal.dumps(order))
+        except BrokenPipeError:
+            pass  # it died at once; `observe` finds it ended without a claim
+        failpoints.failpoint("launch.spawned")
+
+    def observe(self, run_dir: Path, attempt: int) -> Observation:
+        _reap()
+        directory = _directory(run_dir, attempt)
+        if over := _read(directory / "exit.json"):
+            return _exited(over)
+        stop_sent = (directory / "stop.json").exists()
+        record = _read(directory / "identity.json")
+        if record is None:
+            return Observation("absent", stop_sent=stop_sent)
+        identity = _identity(record)
+        if identity and identity.is_alive():
+            return Observation("alive", pid=identity.pid, stop_sent=stop_sent)
+        if over := _read(directory / "exit.json"):  # written since we looked
+            return _exited(over)
+        rebooted = record.get("boot_id") != wrapper.boot_id()
+        return Observation(
+            "vanished",
+            pid=identity.pid if identity else None,
+            stop_sent=stop_sent,
+            detail="The machine restarted." if rebooted else "Its wrapper was killed from outside.",
+        )
+
+    def stop(self, run_dir: Path, attempt: int) -> None:
+        self._end(_directory(run_dir, attempt), kill=False)
+
+    def kill(self, run_dir: Path, attempt: int) -> None:
+        self._end(_directory(run_dir, attempt), kill=True)
+
+    def exit_fd(self, run_dir: Path, attempt: int) -> int | None:
+        record = _read(_directory(run_dir, attempt) / "identity.json")
+        identity = record and _identity(record)
+        return processes.watch(identity) if identity else None
+
+    def _end(self, directory: Path, kill: bool) -> None:
+        if (directory / "exit.json").exists():
+            return
+        with suppress(OSError):  # a full disk must not keep a trainer running
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _request_stop(directory, kill)
+        try:
+            if _fence(directory, "Stopped before the trainer began."):
+                return
+        except OSError as error:
+            raise LauncherError(f"The stop could not be recorded: {error}.") from error
+        identity = _identity(_read(directory / "identity.json") or {})
+        if identity and not processes.send(identity, wrapper.KILL if kill else wrapper.STOP):
+            processes.kill_tree(identity.nonce)  # nobody is left to watch over the grace
+
+    def _gpus(self) -> tuple[Gpu, ...]:
+        if self._fixed is not None:
+            return self._fixed
+        if time.monotonic() - self._asked_at >= _GPU_SECONDS:
+            self._asked_at = time.monotonic()
+            listing = _ask_nvidia()
+            if listing is not None:
+                self._found = parse_gpus(listing, self._visible)
+        return self._found
+
+
+def parse_gpus(listing: str, visible: str | None) -> tuple[Gpu, ...]:
+    """The GPUs of an `index, uuid, name` listing, as CUDA_VISIBLE_DEVICES `visible` leaves them.
+
+    As in CUDA, the first entry that names no GPU hides itself and all that follow.
+    """
+    rows = [[cell.strip() for cell in line.split(",", 2)] for line in listing.splitlines()]
+    every = [(row[0], row[1], row[2]) for row in rows if len(row) == 3]
+    if visible is None:
+        return tuple(Gpu(index, name) for index, _, name in every)
+    chosen: list[Gpu] = []
+    for entry in (part.strip() for part in visible.split(",")):
+        match = [
+            Gpu(index, name)
+            for index, uuid, name in every
+            if entry == index or (entry.startswith("GPU-") and uuid.startswith(entry))
+        ]
+        if len(match) != 1:
+            break
+        chosen += match
+    return tuple(chosen)
+
+
+def _ask_nvidia() -> str | None:
+    """The driver's listing; empty without a driver, None if it did not answer this time."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        answer = subprocess.run(  # noqa: S603 - the path that `which` found
+            [program, *_GPU_QUERY], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout
+
+
+def _wrapper_command() -> list[str]:
+    """The wrapper's byte code if the import of it left some: compiling costs 5 ms a launch."""
+    cached = wrapper.__spec__.cached if wrapper.__spec__ else None
+    script = cached if cached and Path(cached).exists() else wrapper.__file__
+    return [sys.executable, "-I", "-S", script]
+
+
+def _reap() -> None:
+    """Collect ended wrappers. An attempt whose last one failed before its claim is over."""
+    with _children_lock:
+        for directory, children in list(_children.items()):
+            codes = [child.poll() for child in children]
+            if None in codes:
+                continue
+            del _children[directory]
+            if failed := [code for code in codes if code]:
+                detail = (
+                    f"The wrapper failed ({failed[-1]}) before it began; train.log may say why."
+                )
+                with suppress(OSError):  # the attempt stays absent
+                    _fence(directory, detail)
+
+
+def _request_stop(directory: Path, kill: bool) -> None:
+    """Write stop.json; a kill is never taken back to a stop."""
+    asked = _read(directory / "stop.json")
+    if asked is None or kill > asked["kill"]:
+        request = {"kill": kill, "at": wrapper.now()}
+        wrapper.replace(str(directory), "stop.json", json.dumps(request))
+
+
+def _fence(directory: Path, detail: str) -> bool:
+    """End an attempt that no wrapper has claimed: none can any more. False: one has."""
+    record = _read(directory / "identity.json")
+    if record is None and wrapper.claim(str(directory), {"format": 1, "pid": None}):
+        record = {}
+    if record is None or _identity(record):
+        return False
+    if not (directory / "exit.json").exists():
+        wrapper.write_exit(str(directory), detail=detail)
+    return True
+
+
+def _directory(run_dir: Path, attempt: int) -> Path:
+    return run_dir.absolute() / f"attempt-{attempt}"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A record that was published whole; None: there is none."""
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _identity(record: dict[str, Any]) -> Identity | None:
+    """The wrapper that a record names; None: the attempt was claimed without one."""
+    if not record.get("pid"):
+        return None
+    return Identity(record["pid"], record["start_time"], record["boot_id"], record["nonce"])
+
+
+def _exited(record: dict[str, Any]) -> Observation:
+    keys = ("exit_code", "signal", "stop_sent", "killed", "oom", "ended_at", "detail")
+    return Observation("exited", **{key: record[key] for key in keys})

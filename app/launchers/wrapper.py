@@ -1,0 +1,356 @@
+"""The small process between the server and one trainer: `python -I -S wrapper.py < order`.
+
+It claims the attempt (at most one wrapper ever does), starts the trainer, passes a stop on,
+enforces the grace, ends every descendant and writes down how it ended. It needs no server
+for any of that. The order is a marshalled dict on stdin, see `main`.
+
+Every import delays the trainer and may be gone from the disk when the trainer ends, days
+later: only modules that the interpreter has loaded anyway, and `_ctypes` at the start.
+"""
+
+import _signal as signal  # type: ignore[import-not-found]  # `signal` costs 6 ms for its enums
+import marshal
+import os
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+STOP, KILL = signal.SIGTERM, signal.SIGUSR1
+"""What the server sends to the wrapper."""
+
+_SWEEP_SECONDS = 0.02
+_GIVE_UP_SECONDS = 5.0
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_LINUX = sys.platform == "linux"
+
+
+def main() -> None:
+    """Carry out the order: `directory` (of the attempt), `nonce`, `argv`, `env`, `cwd`,
+    `stop_signal`, `grace_seconds`, `failpoints`. Ends silently if the attempt is taken."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # BSDs drop a blocked signal that is ignored
+    try:
+        order = marshal.load(sys.stdin.buffer)  # a pipe from our own server
+    except EOFError:
+        return  # the server died before it gave the order
+    directory = order["directory"]
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    _failpoint(order, "wrapper.started")
+    identity = {
+        "format": 1,
+        "pid": os.getpid(),
+        "start_time": start_time(os.getpid()),
+        "boot_id": boot_id(),
+        "nonce": order["nonce"],
+        "stop_signal": order["stop_signal"],
+        "grace_seconds": order["grace_seconds"],
+    }
+    if not claim(directory, identity):
+        return
+    _failpoint(order, "wrapper.identity_saved")
+    outcome = _train(order)
+    for _ in range(
+        3600
+    ):  # a disk that is full now may not be later: the exit code must not be lost
+        try:
+            return write_exit(directory, **outcome)
+        except FileNotFoundError:
+            return  # somebody deleted the run
+        except OSError:
+            time.sleep(1)
+
+
+def _train(order: "dict[str, Any]") -> dict[str, object]:
+    """From the claim to the end of the last descendant; what exit.json shall say of it."""
+    # The server writes stop.json, then looks for our identity; we do it the other way round,
+    # so that one of the two always sees the other.
+    if os.path.exists(f"{order['directory']}/stop.json"):
+        return {"detail": "Stopped before the trainer began."}
+    started_at, ooms = now(), _oom_kills()
+    trainer, error = _start(order["argv"], order["env"], order["cwd"])
+    if error:
+        os.waitpid(trainer, 0)
+        return {"started_at": started_at, "detail": error}
+    _failpoint(order, "wrapper.spawned")
+    code, stop_sent, killed = _watch(trainer, order["stop_signal"], order["grace_seconds"])
+    _failpoint(order, "wrapper.trainer_ended")
+    ended_at = now()
+    return {
+        "exit_code": code if code >= 0 else None,
+        "signal": -code if code < 0 else None,
+        "stop_sent": stop_sent,
+        "killed": killed,
+        "oom": code == -signal.SIGKILL and not killed and _oom_kills() > ooms,
+        "started_at": started_at,
+        "ended_at": ended_at,
+        "detail": _end_descendants(trainer),
+    }
+
+
+def claim(directory: str, identity: dict[str, object]) -> bool:
+    """Publish identity.json, whole and at most once. False: the attempt is somebody else's."""
+    draft = f"{directory}/.identity-{os.urandom(8).hex()}"
+    _write(draft, _json(identity))
+    try:
+        os.link(draft, f"{directory}/identity.json")
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(draft)
+    return True
+
+
+def write_exit(directory: str, **outcome: object) -> None:
+    """Publish exit.json: how it ended, as far as it is not the default. Raises OSError."""
+    record = {
+        "format": 1,
+        "exit_code": None,
+        "signal": None,
+        "stop_sent": False,
+        "killed": False,
+        "oom": False,
+        "started_at": None,
+        "ended_at": now(),
+        "detail": "",
+    }
+    replace(directory, "exit.json", _json(record | outcome))
+
+
+def replace(directory: str, name: str, text: str) -> None:
+    """Write a file of `directory` so that it is there whole, or not at all, whatever happens."""
+    draft = f"{directory}/.{name}-{os.urandom(8).hex()}"
+    try:
+        _write(draft, text)
+        os.replace(draft, f"{directory}/{name}")
+    except OSError:
+        if os.path.exists(draft):
+            os.unlink(draft)
+        raise
+    parent = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks from boot to the start of a process; None where that cannot be known."""
+    status = _stat(pid)
+    return int(status[19]) if status else None
+
+
+def boot_id() -> str | None:
+    """Names this boot of the machine; None where that cannot be known."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def now() -> str:
+    """UTC, ISO 8601 with offset."""
+    seconds = time.time()
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1e6):06d}+00:00"
+
+
+def _start(argv: list[str], env: dict[str, str], cwd: str | None) -> tuple[int, str]:
+    """Fork the trainer into a process group of its own; its pid, and why it could not start."""
+    prctl = _prctl()
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    reading, writing = os.pipe()  # closed by a successful exec
+    wrapper = os.getpid()
+    trainer = os.fork()
+    if trainer == 0:
+        failure = f"Cannot run {argv[0]!r}"
+        try:
+            os.setpgid(0, 0)
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != wrapper:
+                os._exit(1)  # it died before the line above
+            for number in signal.valid_signals():
+                if signal.getsignal(number) == signal.SIG_IGN:
+                    signal.signal(number, signal.SIG_DFL)
+            if cwd is not None:
+                failure = f"Cannot enter the working directory {cwd!r}"
+                os.chdir(cwd)
+                failure = f"Cannot run {argv[0]!r}"
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            os.execvpe(argv[0], argv, env)
+        except BaseException as error:
+            reason = getattr(error, "strerror", None) or error
+            os.write(writing, f"{failure}: {reason}.".encode(errors="replace"))
+        finally:
+            os._exit(127)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        return trainer, pipe.read().decode()
+
+
+def _watch(trainer: int, stop_signal: int, grace_seconds: float) -> tuple[int, bool, bool]:
+    """Wait for the trainer, and end it when told to: exit code (negative: by which signal),
+    whether the stop signal was sent, whether it was killed."""
+    stop_sent = killed = False
+    while True:
+        event = signal.sigwait({signal.SIGCHLD, signal.SIGALRM, STOP, KILL})
+        if event == signal.SIGCHLD:
+            code = _reap(trainer)[0]
+            if code is not None:
+                return code, stop_sent, killed
+        elif event == STOP:
+            if not stop_sent and not killed:
+                stop_sent = True
+                signal.setitimer(signal.ITIMER_REAL, max(grace_seconds, 1e-6))
+                _signal_group(trainer, stop_signal)
+                _signal_group(trainer, signal.SIGCONT)  # a paused trainer shall hear it too
+        else:  # told to kill, out of grace, or time to sweep again
+            killed = True
+            _signal_group(trainer, signal.SIGKILL)
+            _kill_children()
+            signal.setitimer(signal.ITIMER_REAL, _SWEEP_SECONDS)
+
+
+def _end_descendants(trainer: int) -> str:
+    """Kill what the trainer left behind, wherever it hid; says what could not be ended."""
+    if not _LINUX:  # no subreaper: what left the process group is out of reach
+        _signal_group(trainer, signal.SIGKILL)
+    deadline = time.monotonic() + _GIVE_UP_SECONDS
+    while _reap(trainer)[1]:
+        if time.monotonic() > deadline:
+            return f"Processes {_children()} of the trainer could not be ended."
+        _kill_children()
+        signal.setitimer(signal.ITIMER_REAL, _SWEEP_SECONDS)
+        signal.sigwait({signal.SIGCHLD, signal.SIGALRM})
+    return ""
+
+
+def _reap(trainer: int) -> tuple[int | None, bool]:
+    """Collect every ended child: the trainer's code if it is among them, and if any child lives."""
+    code = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return code, False
+        if pid == 0:
+            return code, True
+        if pid == trainer:
+            code = os.waitstatus_to_exitcode(status)
+
+
+def _kill_children() -> None:
+    """SIGKILL to the direct children. Their own children become ours as they die (subreaper):
+    a child that we have not reaped cannot lose its pid to a stranger, a grandchild can."""
+    for pid in _children():
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            continue
+
+
+def _children() -> list[int]:
+    if not _LINUX:
+        return []
+    parent = str(os.getpid()).encode()
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid in pids if (status := _stat(pid)) and status[1] == parent]
+
+
+def _signal_group(leader: int, number: int) -> None:
+    try:
+        os.killpg(leader, number)
+    except OSError:
+        return  # already empty
+
+
+def _stat(pid: int) -> list[bytes]:
+    """What follows the name in /proc/PID/stat: state, parent, … Empty: no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return []
+    return text[text.rindex(b")") + 2 :].split()
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has killed for memory: in our control group, or at all."""
+    paths = []
+    try:
+        with open("/proc/self/cgroup") as file:
+            for line in file:
+                _, controllers, group = line.rstrip("\n").split(":", 2)
+                if controllers == "memory":
+                    paths.append(f"/sys/fs/cgroup/memory{group}/memory.oom_control")
+                elif not controllers:
+                    paths.append(f"/sys/fs/cgroup{group}/memory.events")
+    except OSError:
+        return 0
+    for path in [*paths, "/proc/vmstat"]:
+        try:
+            with open(path) as file:
+                for line in file:
+                    if line.startswith("oom_kill "):
+                        return int(line.split()[1])
+        except OSError:
+            continue
+    return 0
+
+
+def _prctl() -> "Callable[[int, int], int]":
+    """prctl(2) as a function of two numbers; does nothing where there is none."""
+    if not _LINUX:
+        return lambda option, value: 0
+    import _ctypes  # `ctypes` itself costs 4 ms of start-up
+
+    address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+    return lambda option, value: _ctypes.call_cdeclfunction(address, (option, value, 0, 0, 0))
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        data = text.encode()
+        if os.write(descriptor, data) < len(data):
+            raise OSError("short write")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _json(record: dict[str, object]) -> str:
+    """A flat record as JSON; importing `json` would cost 9 ms."""
+    return "{%s}\n" % ", ".join(f"{_quoted(k)}: {_value(v)}" for k, v in record.items())
+
+
+def _value(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return _quoted(value) if isinstance(value, str) else repr(value)
+
+
+def _quoted(text: str) -> str:
+    plain = (
+        f"\\u{ord(c):04x}" if c < " " or c in '"\\' or "\ud800" <= c <= "\udfff" else c
+        for c in text
+    )
+    return '"' + "".join(plain) + '"'
+
+
+def _failpoint(order: "dict[str, Any]", name: str) -> None:
+    action = order["failpoints"].get(name)
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if action and action.startswith("wait:"):
+        while not os.path.exists(action[5:]):
+            time.sleep(0.005)
+
+
+if __name__ == "__main__":
+    main()
