@@ -9,6 +9,7 @@ ServiceError
 ├── Unauthorized        401 unauthorized
 ├── Forbidden           403 forbidden
 ├── NotFound            404 not_found
+├── MethodNotAllowed    405 method_not_allowed
 ├── Conflict            409 conflict
 │   ├── RunFinished       409 run_finished
 │   ├── StaleAttempt      409 stale_attempt
@@ -91,6 +92,12 @@ class NotFound(ServiceError):
     """No such experiment, run, checkpoint or path."""
 
     status, code, title = 404, "not_found", "Not found"
+
+
+class MethodNotAllowed(ServiceError):
+    """The path exists, and does not know this method."""
+
+    status, code, title = 405, "method_not_allowed", "Method not allowed"
 
 
 class Conflict(ServiceError):

@@ -87,7 +87,7 @@ class LocalLauncher:
             raise LauncherError(f"The trainer's wrapper could not be started: {error}.") from error
         with _children_lock:
             _children.setdefault(directory, []).append(child)
-        assert child.stdin is not None  # noqa: S101
+        assert child.stdin is not None
         try:
             with child.stdin as pipe:
                 pipe.write(marshal.dumps(order))

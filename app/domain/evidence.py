@@ -1,0 +1,78 @@
+"""How a run ended, from what is known and not from the exit code alone.
+
+A trainer that catches SIGTERM and exits 0 half-way has not succeeded; one that was killed
+has not failed "by exit code". `judge` is the whole rule.
+"""
+
+import signal
+from typing import NamedTuple
+
+from app.domain.lifecycle import Reason, RunStatus
+
+
+class Evidence(NamedTuple):
+    """What is known when a trainer is gone."""
+
+    cancel_asked: bool
+    vanished: bool = False
+    exit_code: int | None = None
+    signal: int | None = None
+    out_of_memory: bool = False
+    launch_error: str | None = None
+    # Why the service itself ended it (heartbeat lost, time limit), if it did.
+    ended_by_service: Reason | None = None
+    stop_sent: bool = False
+    finished: bool = False
+    step: int = 0
+    total_steps: int | None = None
+    requires_report: bool = True
+
+
+class Verdict(NamedTuple):
+    """The terminal status, its stable reason and one sentence."""
+
+    status: RunStatus
+    reason: Reason | None
+    detail: str | None
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """The terminal status of a run whose trainer is gone."""
+    e = evidence
+    if e.cancel_asked:
+        return Verdict(RunStatus.CANCELLED, Reason.CANCEL_REQUESTED, _end(e))
+    if e.ended_by_service is not None:
+        return _failed(e.ended_by_service, _end(e))
+    if e.launch_error is not None:
+        return _failed(Reason.LAUNCHER_ERROR, e.launch_error)
+    if e.out_of_memory:
+        return _failed(Reason.OUT_OF_MEMORY, "Killed by the kernel: out of memory.")
+    if e.vanished:
+        return _failed(Reason.LAUNCHER_ERROR, "The process is gone and left no exit code.")
+    if e.signal is not None:
+        return _failed(Reason.SIGNAL, _end(e))
+    if e.exit_code != 0:
+        return _failed(Reason.EXIT_CODE, _end(e))
+    last_step = e.total_steps is not None and e.step >= e.total_steps
+    if e.finished or last_step or (not e.requires_report and not e.stop_sent):
+        return Verdict(RunStatus.SUCCEEDED, None, None)
+    of = f" of {e.total_steps}" if e.total_steps is not None else ""
+    return _failed(
+        Reason.UNFINISHED, f"Exited with code 0 at step {e.step}{of}, without its last step."
+    )
+
+
+def _failed(reason: Reason, detail: str) -> Verdict:
+    return Verdict(RunStatus.FAILED, reason, detail)
+
+
+def _end(e: Evidence) -> str:
+    if e.signal is not None:
+        try:
+            name = signal.Signals(e.signal).name
+        except ValueError:
+            name = "signal"
+        return f"Ended by {name} ({e.signal})."
+    if e.exit_code is not None:
+        return f"Exited with code {e.exit_code}."
+    return "The process is gone."

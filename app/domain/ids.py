@@ -1,0 +1,36 @@
+"""Prefixed, time-sortable ids: `exp_…`, `run_…`, `ckpt_…`, and the one clock format.
+
+An id is its prefix and 26 characters of lower-case Crockford base 32: 56 bits of
+microseconds since 1970, then 74 random bits. Ids of one server sort by creation time.
+"""
+
+import re
+import secrets
+import time
+from datetime import UTC, datetime
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+_PATTERN = re.compile(r"(exp|run|ckpt)_[0-9a-hjkmnp-tv-z]{26}")
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id, e.g. `run_0695t3q0c4…`."""
+    bits = (time.time_ns() // 1000) << 74 | secrets.randbits(74)
+    return prefix + "_" + "".join([_PAIRS[bits >> shift & 1023] for shift in range(120, -1, -10)])
+
+
+def is_id(text: str, prefix: str) -> bool:
+    """Whether `text` has the shape of an id with this prefix."""
+    return text.startswith(prefix + "_") and _PATTERN.fullmatch(text) is not None
+
+
+def timestamp(moment: datetime | None = None) -> str:
+    """UTC, ISO 8601 with offset, always 32 characters, so that text order is time order."""
+    moment = moment or datetime.now(UTC)
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def seconds_between(earlier: str, later: str) -> float:
+    """Seconds from one timestamp to another."""
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()

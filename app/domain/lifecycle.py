@@ -1,0 +1,61 @@
+"""The lifecycle of a run and the states of a checkpoint, as data to read aloud."""
+
+from enum import StrEnum
+
+
+class RunStatus(StrEnum):
+    """Where a run is."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Reason(StrEnum):
+    """Why a run is where it is: the stable code beside its status."""
+
+    WAITING_FOR_RESOURCES = "waiting_for_resources"
+    WAITING_FOR_CHECKPOINT = "waiting_for_checkpoint"
+    WAITING_FOR_TRAINER = "waiting_for_trainer"
+    RETRYING = "retrying"
+    CANCEL_REQUESTED = "cancel_requested"
+    EXIT_CODE = "exit_code"
+    SIGNAL = "signal"
+    OUT_OF_MEMORY = "out_of_memory"
+    UNFINISHED = "unfinished"
+    HEARTBEAT_LOST = "heartbeat_lost"
+    TIME_LIMIT = "time_limit"
+    LAUNCHER_ERROR = "launcher_error"
+    CHECKPOINT_MISSING = "checkpoint_missing"
+
+
+class CheckpointState(StrEnum):
+    """What the service knows about a checkpoint."""
+
+    PENDING = "pending"
+    READY = "ready"
+    EMPTY = "empty"
+    DECLARED = "declared"
+    LOST = "lost"
+
+
+_S = RunStatus
+
+MOVES: dict[RunStatus, frozenset[RunStatus]] = {
+    _S.QUEUED: frozenset({_S.STARTING, _S.CANCELLED, _S.FAILED}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.CANCELLING, _S.SUCCEEDED, _S.FAILED, _S.QUEUED}),
+    _S.RUNNING: frozenset({_S.CANCELLING, _S.SUCCEEDED, _S.FAILED, _S.QUEUED}),
+    _S.CANCELLING: frozenset({_S.CANCELLED}),
+    _S.SUCCEEDED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.CANCELLED: frozenset(),
+}
+"""The legal moves. A move back to queued is a retry of the same run."""
+
+TERMINAL = frozenset(status for status, onward in MOVES.items() if not onward)
+LAUNCHED = frozenset({_S.STARTING, _S.RUNNING, _S.CANCELLING})
+"""Statuses in which a trainer may exist."""

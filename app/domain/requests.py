@@ -1,0 +1,189 @@
+"""What a client may ask, validated once for REST and GraphQL.
+
+Every request is a closed Pydantic model: unknown fields, wrong types and numbers that
+JSON cannot carry are refused. Free-form objects (`param_config`, `dataset`, …) have caps
+on size, depth and integer range, so that whatever is accepted can be stored and answered.
+"""
+
+import math
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_OBJECT_BYTES = 64 * 1024
+MAX_DEPTH = 16
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def _clean(text: str) -> str:
+    if "\x00" in text or _SURROGATE.search(text):
+        raise ValueError("must not hold NUL or lone surrogate characters")
+    return text
+
+
+def _bounded(value: Any, depth: int) -> int:
+    """An upper estimate of the JSON size of `value`; raises ValueError outside the caps."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"must not be nested deeper than {MAX_DEPTH} levels")
+    match value:
+        case None | bool():
+            return 5
+        case str():
+            return len(_clean(value).encode()) + 2
+        case int():
+            if not -(2**63) <= value < 2**63:
+                raise ValueError("integers must fit in 64 bits")
+            return 20
+        case float():
+            if not math.isfinite(value):
+                raise ValueError("numbers must be finite")
+            return 24
+        case list():
+            return 2 + sum(_bounded(item, depth + 1) + 1 for item in value)
+        case dict():
+            return 2 + sum(
+                _bounded(key, depth + 1) + _bounded(item, depth + 1) + 2
+                for key, item in value.items()
+            )
+    raise ValueError(f"{type(value).__name__} is not a JSON value")
+
+
+def _bounded_object(value: dict[str, Any]) -> dict[str, Any]:
+    if _bounded(value, 1) > MAX_OBJECT_BYTES:
+        raise ValueError(f"must not be larger than {MAX_OBJECT_BYTES} bytes as JSON")
+    return value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    return value
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_bounded_object)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_clean)]
+Text = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_clean)]
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+ReleaseTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
+FiniteNumber = Annotated[float, AfterValidator(_finite)]
+MetricKey = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_clean)]
+
+
+class Request(BaseModel):
+    """A closed request: unknown fields are an error, and nothing is coerced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ExperimentRequest(Request):
+    """Create an experiment."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "qwen-sft-zh",
+                    "task_type": "sft",
+                    "goal": "Instruction following in Chinese",
+                    "version": "v1",
+                    "base_model": "Qwen2.5-7B",
+                    "owner": "alice",
+                    "param_config": {"learning_rate": 2e-5, "epochs": 3},
+                    "tags": ["sft", "zh"],
+                }
+            ]
+        }
+    )
+
+    name: Name
+    task_type: Name
+    goal: Text | None = None
+    version: Name | None = None
+    base_model: Name | None = None
+    owner: Name | None = None
+    param_config: JsonObject = Field(default_factory=dict)
+    tags: Annotated[list[Name], Field(max_length=50)] = Field(default_factory=list)
+
+
+class ResourcesRequest(Request):
+    """What a run needs of the machine it runs on."""
+
+    gpu_type: Name | None = None
+    count: Annotated[int, Field(ge=0, le=65_536)] | None = None
+    cpus: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    memory_gb: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    nodes: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    time_limit_minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None
+
+
+class RunRequest(Request):
+    """Submit a training run. Without a recipe it waits for a trainer that attaches."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "Qwen2.5-7B",
+                    "dataset": {"name": "alpaca-zh", "split": "train"},
+                    "hyperparams": {"learning_rate": 2e-5, "batch_size": 16},
+                    "resources": {"gpu_type": "A100", "count": 4},
+                    "notes": "first try",
+                },
+                {"model": "char-lm", "recipe": "demo", "hyperparams": {"steps": 400}},
+            ]
+        }
+    )
+
+    model: Name
+    recipe: Slug | None = None
+    dataset: JsonObject = Field(default_factory=dict)
+    hyperparams: JsonObject = Field(default_factory=dict)
+    resources: ResourcesRequest = Field(default_factory=ResourcesRequest)
+    notes: Text | None = None
+
+
+class ResumeRequest(Request):
+    """Resume a run from a checkpoint: a child run with the parent's data, overridden."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "ckpt_path": "/ckpts/exp_…/run_…/step-000100",
+                    "override_hyperparams": {"learning_rate": 1e-5},
+                    "notes": "lower learning rate",
+                }
+            ]
+        }
+    )
+
+    ckpt_path: Text | None = None
+    override_hyperparams: JsonObject = Field(default_factory=dict)
+    notes: Text | None = None
+
+
+class MarkRequest(Request):
+    """Put a tag, a release tag and metrics onto a checkpoint."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "run_id": "run_…",
+                    "ckpt_path": "/ckpts/exp_…/run_…/step-000100",
+                    "tag_type": "release",
+                    "release_tag": "v1.0.0",
+                    "metrics": {"val_loss": 1.83},
+                }
+            ]
+        }
+    )
+
+    run_id: Text
+    ckpt_path: Text
+    tag_type: Slug
+    release_tag: ReleaseTag | None = None
+    metrics: Annotated[dict[MetricKey, FiniteNumber], Field(max_length=200)] = Field(
+        default_factory=dict
+    )

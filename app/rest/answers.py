@@ -1,0 +1,67 @@
+"""From a use case to a response: one transaction, the Idempotency-Key, the bytes.
+
+A POST's answer is rendered inside the transaction that does the work, since it is stored
+there when the request came with a key.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import Request, Response
+
+from app.domain.tokens import run_token
+from app.services import idempotency
+from app.services.idempotency import Answer
+from app.store.sql import Tx, dump
+
+R = TypeVar("R")
+
+
+async def perform(
+    request: Request,
+    use_case: Callable[..., R],
+    *args: Any,
+    view: Callable[[R], dict[str, Any]],
+    status: int | Callable[[R], int] = 200,
+) -> Answer:
+    """Runs a use case as one write, at most once per Idempotency-Key."""
+
+    def work(tx: Tx) -> Answer:
+        result = use_case(tx, *args)
+        return Answer(status if isinstance(status, int) else status(result), dump(view(result)))
+
+    state = request.app.state
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        answer: Answer = await state.db.write(work)
+        return answer
+    keyed = idempotency.keyed(
+        request.scope["caller"], request.method, request.url.path, key, await request.body()
+    )
+    with state.in_flight.claim(keyed):
+        answer = await state.db.write(idempotency.once, keyed, work)
+        return answer
+
+
+def respond(answer: Answer) -> Response:
+    """The stored or fresh answer, byte for byte."""
+    headers = {"Idempotent-Replayed": "true"} if answer.replayed else None
+    return Response(answer.body, answer.status, headers, "application/json")
+
+
+def with_run_token(answer: Answer, secret: str) -> Answer:
+    """Adds the run's token to the answer about an external run.
+
+    Added on the way out, so that what is stored under an Idempotency-Key never holds it.
+    """
+    run = orjson.loads(answer.body)
+    if run["recipe"] is not None:
+        return answer
+    token = run_token(secret, run["run_id"])
+    return answer._replace(body=f'{answer.body[:-1]},"run_token":"{token}"}}')
+
+
+def json(view: Any, status: int = 200) -> Response:
+    """A response of this JSON."""
+    return Response(orjson.dumps(view), status, media_type="application/json")

@@ -1,0 +1,163 @@
+"""The documented answers, as Pydantic models for OpenAPI; `views` builds the bytes."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class ExperimentAnswer(BaseModel):
+    """An experiment."""
+
+    experiment_id: str
+    name: str
+    task_type: str
+    goal: str | None
+    version: str | None
+    base_model: str | None
+    owner: str | None
+    param_config: dict[str, Any]
+    tags: list[str]
+    created_at: str = Field(description="UTC, ISO 8601 with offset.")
+
+
+class CheckpointAnswer(BaseModel):
+    """A checkpoint and what the service knows of it."""
+
+    checkpoint_id: str
+    experiment_id: str
+    run_id: str
+    ckpt_path: str = Field(description="Logical path /ckpts/{experiment_id}/{run_id}/{name}.")
+    state: str = Field(description="pending, ready, empty, declared or lost.")
+    reason: str | None = Field(description="Why it is lost, empty or a fallback.")
+    step: int | None
+    size_bytes: int | None
+    sha256: str | None = Field(description="SHA-256 of the manifest.")
+    stored_as: str | None = Field(
+        description="Id of the checkpoint whose files this path stands for, if not its own."
+    )
+    tag_type: str | None
+    release_tag: str | None
+    metrics: dict[str, float | None]
+    marked_at: str | None
+    created_at: str
+
+
+class MetricValue(BaseModel):
+    """The latest value of a key; null where it is NaN or infinite."""
+
+    value: float | None
+    step: int
+
+
+class RunSummary(BaseModel):
+    """A run at a glance."""
+
+    run_id: str
+    experiment_id: str
+    parent_run_id: str | None
+    model: str
+    recipe: str | None
+    status: str
+    status_reason: str | None
+    status_detail: str | None
+    attempt: int
+    progress: float | None = Field(description="0 to 1; null while the total is not known.")
+    step: int
+    total_steps: int | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    metrics: dict[str, MetricValue]
+
+
+class RunStatusAnswer(RunSummary):
+    """Where a run is now."""
+
+    eta_seconds: float | None
+    heartbeat_at: str | None
+    ckpt_path: str | None = Field(description="The newest ready checkpoint.")
+
+
+class Override(BaseModel):
+    """What became of one overridden hyperparameter."""
+
+    requested: Any
+    effective: Any
+    applied: bool | None = Field(description="null until the trainer has reported.")
+
+
+class RunAnswer(BaseModel):
+    """A submitted or resumed run."""
+
+    run_id: str
+    experiment_id: str
+    parent_run_id: str | None
+    root_run_id: str
+    ckpt_path: str | None = Field(description="The checkpoint that it was resumed from.")
+    attempt: int
+    model: str
+    recipe: str | None
+    dataset: dict[str, Any]
+    hyperparams: dict[str, Any]
+    override_hyperparams: dict[str, Any]
+    effective_hyperparams: dict[str, Any] | None
+    overrides: dict[str, Override]
+    resources: dict[str, Any]
+    notes: str | None
+    status: str
+    status_reason: str | None
+    status_detail: str | None
+    created_at: str
+    run_token: str | None = Field(
+        default=None, description="External runs only: may report on this run, nothing else."
+    )
+
+
+class CancelAnswer(BaseModel):
+    """202 while the trainer is still saving, 200 once it is done."""
+
+    run_id: str
+    status: str
+    ckpt_path: str
+    checkpoint: CheckpointAnswer
+
+
+class EventAnswer(BaseModel):
+    """One entry of the history."""
+
+    seq: int
+    type: str
+    at: str
+    run_id: str | None
+    data: dict[str, Any]
+
+
+class DetailAnswer(BaseModel):
+    """An experiment with its newest runs, checkpoints and events, each oldest first."""
+
+    experiment: ExperimentAnswer
+    runs: list[RunSummary]
+    checkpoints: list[CheckpointAnswer]
+    events: list[EventAnswer]
+
+
+class ReceiptAnswer(BaseModel):
+    """The answer to a report."""
+
+    run_id: str
+    status: str
+    attempt: int
+    batch: int | None
+    should_stop: bool
+    stop_checkpoint: str | None = Field(description="The name to save under when stopping.")
+
+
+class ServiceAnswer(BaseModel):
+    """What this service is and where its faces are."""
+
+    name: str
+    version: str
+    docs: str
+    openapi: str
+    graphql: str
+    health: str

@@ -1,0 +1,52 @@
+"""What the service says of itself: metadata, liveness, readiness."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import APIRouter, Request, Response
+
+from app.errors import Unavailable
+from app.rest import answers, schemas
+from app.rest.problems import documented
+from app.store.sql import Tx
+
+NAME = "LLM Train API"
+try:
+    VERSION = version("llm-train-api")
+except PackageNotFoundError:  # run from a checkout that was never installed
+    VERSION = "0"
+
+router = APIRouter(tags=["service"])
+
+
+@router.get("/", response_model=schemas.ServiceAnswer, responses=documented())
+async def metadata() -> Response:
+    """Name, version and links."""
+    return answers.json(
+        {
+            "name": NAME,
+            "version": VERSION,
+            "docs": "/docs",
+            "openapi": "/openapi.json",
+            "graphql": "/graphql",
+            "health": "/healthz",
+        }
+    )
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses=documented(503))
+async def readyz(request: Request) -> dict[str, str]:
+    """The database answers and the supervisor's loop turns."""
+    await request.app.state.db.read(_nothing)
+    if not request.app.state.supervisor.healthy:
+        raise Unavailable("The supervisor is not running; see the log.", retry_after=5)
+    return {"status": "ready"}
+
+
+def _nothing(tx: Tx) -> None:
+    """Opens and closes a snapshot."""

@@ -1,0 +1,182 @@
+"""Rows as the documented JSON. Stored JSON text is passed on as it is."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from orjson import Fragment
+
+from app.domain.ids import seconds_between
+from app.domain.lifecycle import RunStatus
+from app.services.experiments import Detail
+from app.services.runs import Cancelled
+from app.store.sql import load
+from app.store.tables import Checkpoint, Event, Experiment, MetricLatest, Run
+
+
+def experiment(row: Experiment) -> dict[str, Any]:
+    """ExperimentAnswer."""
+    return {
+        "experiment_id": row.id,
+        "name": row.name,
+        "task_type": row.task_type,
+        "goal": row.goal,
+        "version": row.version,
+        "base_model": row.base_model,
+        "owner": row.owner,
+        "param_config": Fragment(row.param_config),
+        "tags": Fragment(row.tags),
+        "created_at": row.created_at,
+    }
+
+
+def run(row: Run) -> dict[str, Any]:
+    """RunAnswer."""
+    view: dict[str, Any] = {
+        "run_id": row.id,
+        "experiment_id": row.experiment_id,
+        "parent_run_id": row.parent_run_id,
+        "root_run_id": row.root_run_id,
+        "ckpt_path": row.source_ckpt_path,
+        "attempt": row.attempt,
+        "status": row.status,
+        "status_reason": row.status_reason,
+        "status_detail": row.status_detail,
+        "created_at": row.created_at,
+        "recipe": row.recipe,
+        "model": row.model,
+        "notes": row.notes,
+        "dataset": Fragment(row.dataset),
+        "hyperparams": Fragment(row.hyperparams),
+        "override_hyperparams": Fragment(row.override_hyperparams),
+        "effective_hyperparams": Fragment(row.effective_hyperparams or "null"),
+        "overrides": overrides(row),
+        "resources": Fragment(row.resources),
+    }
+    return view
+
+
+def overrides(row: Run) -> dict[str, Any]:
+    """Per overridden hyperparameter: requested, effective, and whether it was applied."""
+    if row.override_hyperparams == "{}":
+        return {}
+    used = load(row.effective_hyperparams) if row.effective_hyperparams else None
+    return {
+        key: {
+            "requested": value,
+            "effective": used.get(key) if used else None,
+            "applied": None if used is None or key not in used else used[key] == value,
+        }
+        for key, value in load(row.override_hyperparams).items()
+    }
+
+
+def metrics(rows: Iterable[MetricLatest]) -> dict[str, Any]:
+    """The latest value of each key, with its step."""
+    return {row.key: {"value": row.value, "step": row.step} for row in rows}
+
+
+def progress(row: Run) -> float | None:
+    """0 to 1, or None while the total is not known."""
+    if row.status == RunStatus.SUCCEEDED:
+        return 1.0
+    if not row.total_steps:
+        return None
+    return min(1.0, row.step / row.total_steps)
+
+
+def eta_seconds(row: Run) -> float | None:
+    """Seconds to the last step at the pace of this attempt so far."""
+    if row.status != RunStatus.RUNNING or not (row.total_steps and row.heartbeat_at):
+        return None
+    taken = row.step - row.start_step
+    if taken <= 0 or row.launched_at is None:
+        return None
+    pace = seconds_between(row.launched_at, row.heartbeat_at) / taken
+    eta = pace * max(0, row.total_steps - row.step)
+    return round(eta, 1) if math.isfinite(eta) else None
+
+
+def run_summary(row: Run, latest: Iterable[MetricLatest]) -> dict[str, Any]:
+    """RunSummary."""
+    return {
+        "run_id": row.id,
+        "experiment_id": row.experiment_id,
+        "parent_run_id": row.parent_run_id,
+        "model": row.model,
+        "recipe": row.recipe,
+        "status": row.status,
+        "status_reason": row.status_reason,
+        "status_detail": row.status_detail,
+        "attempt": row.attempt,
+        "progress": progress(row),
+        "step": row.step,
+        "total_steps": row.total_steps,
+        "created_at": row.created_at,
+        "started_at": row.started_at,
+        "finished_at": row.finished_at,
+        "metrics": metrics(latest),
+    }
+
+
+def run_status(
+    row: Run, latest: Iterable[MetricLatest], newest: Checkpoint | None
+) -> dict[str, Any]:
+    """RunStatusAnswer."""
+    return run_summary(row, latest) | {
+        "eta_seconds": eta_seconds(row),
+        "heartbeat_at": row.heartbeat_at,
+        "ckpt_path": newest.ckpt_path if newest else None,
+    }
+
+
+def checkpoint(row: Checkpoint) -> dict[str, Any]:
+    """CheckpointAnswer."""
+    return {
+        "checkpoint_id": row.id,
+        "experiment_id": row.experiment_id,
+        "run_id": row.run_id,
+        "ckpt_path": row.ckpt_path,
+        "state": row.state,
+        "reason": row.reason,
+        "step": row.step,
+        "size_bytes": row.size_bytes,
+        "sha256": row.sha256,
+        "stored_as": row.stored_as_id,
+        "tag_type": row.tag_type,
+        "release_tag": row.release_tag,
+        "metrics": Fragment(row.metrics),
+        "marked_at": row.marked_at,
+        "created_at": row.created_at,
+    }
+
+
+def cancelled(result: Cancelled) -> dict[str, Any]:
+    """CancelAnswer."""
+    return {
+        "run_id": result.run.id,
+        "status": result.run.status,
+        "ckpt_path": result.checkpoint.ckpt_path,
+        "checkpoint": checkpoint(result.checkpoint),
+    }
+
+
+def event(row: Event) -> dict[str, Any]:
+    """EventAnswer."""
+    return {
+        "seq": row.seq,
+        "type": row.type,
+        "at": row.at,
+        "run_id": row.run_id,
+        "data": Fragment(row.data),
+    }
+
+
+def detail(row: Detail) -> dict[str, Any]:
+    """DetailAnswer."""
+    return {
+        "experiment": experiment(row.experiment),
+        "runs": [run_summary(each, row.metrics.get(each.id, ())) for each in row.runs],
+        "checkpoints": [checkpoint(each) for each in row.checkpoints],
+        "events": [event(each) for each in row.events],
+    }

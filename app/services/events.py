@@ -1,0 +1,65 @@
+"""The append-only history of an experiment: one event for every change, seq without gaps."""
+
+from typing import Any
+
+from sqlalchemy import bindparam, insert, update
+
+from app.errors import NotFound
+from app.store.sql import Statement, Tx, columns, dump, every
+from app.store.tables import Event, Experiment
+
+_experiment = columns(Experiment)
+_event = columns(Event)
+
+_NEXT_SEQ = Statement[tuple[int]](
+    update(Experiment)
+    .where(_experiment.id == bindparam("experiment"))
+    .values(last_seq=_experiment.last_seq + 1)
+    .returning(_experiment.last_seq)
+)
+_INSERT = Statement[Any](insert(Event))
+_AFTER = Statement(
+    every(Event)
+    .where(_event.experiment_id == bindparam("experiment"), _event.seq > bindparam("after"))
+    .order_by(_event.seq)
+    .limit(bindparam("most")),
+    Event,
+)
+_BEFORE = Statement(
+    every(Event)
+    .where(_event.experiment_id == bindparam("experiment"), _event.seq < bindparam("before"))
+    .order_by(_event.seq.desc())
+    .limit(bindparam("most")),
+    Event,
+)
+
+
+def append(tx: Tx, experiment_id: str, type: str, *, run_id: str | None = None, **data: Any) -> int:
+    """Writes one event and wakes those who watch; its `seq`. Raises NotFound."""
+    row = tx.first(_NEXT_SEQ, experiment=experiment_id)
+    if row is None:
+        raise NotFound(f"There is no experiment {experiment_id}.")
+    seq = row[0]
+    tx.run(
+        _INSERT,
+        experiment_id=experiment_id,
+        seq=seq,
+        type=type,
+        at=tx.now,
+        run_id=run_id,
+        data=dump({key: value for key, value in data.items() if value is not None}),
+    )
+    tx.touch(experiment_id)
+    if run_id is not None:
+        tx.touch(run_id)
+    return seq
+
+
+def after(tx: Tx, experiment_id: str, seq: int, most: int) -> list[Event]:
+    """Up to `most` events with a greater seq, oldest first."""
+    return tx.all(_AFTER, experiment=experiment_id, after=seq, most=most)
+
+
+def newest(tx: Tx, experiment_id: str, most: int, before: int = 2**62) -> list[Event]:
+    """The last `most` events with a smaller seq, oldest first."""
+    return tx.all(_BEFORE, experiment=experiment_id, before=before, most=most)[::-1]

@@ -1,0 +1,105 @@
+"""Experiments: create, find, and the whole of one at a glance."""
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, insert
+
+from app.domain.ids import new_id
+from app.domain.requests import ExperimentRequest
+from app.errors import NotFound
+from app.services import events
+from app.store.sql import Statement, Tx, as_dict, columns, dump, every, row_type
+from app.store.tables import Checkpoint, Event, Experiment, ExperimentTag, MetricLatest, Run
+
+_experiment = columns(Experiment)
+_run = columns(Run)
+_checkpoint = columns(Checkpoint)
+_latest = columns(MetricLatest)
+
+_INSERT = Statement[Any](insert(Experiment))
+_INSERT_TAG = Statement[Any](insert(ExperimentTag))
+_BY_ID = Statement(every(Experiment).where(_experiment.id == bindparam("id")), Experiment)
+_RUNS = Statement(
+    every(Run)
+    .where(_run.experiment_id == bindparam("experiment"))
+    .order_by(_run.created_at.desc(), _run.id.desc())
+    .limit(bindparam("most")),
+    Run,
+)
+_CHECKPOINTS = Statement(
+    every(Checkpoint)
+    .where(_checkpoint.experiment_id == bindparam("experiment"))
+    .order_by(_checkpoint.created_at.desc(), _checkpoint.id.desc())
+    .limit(bindparam("most")),
+    Checkpoint,
+)
+_LATEST = Statement(
+    every(MetricLatest)
+    .where(
+        _latest.run_id.in_(
+            # The same page of runs again, so that one statement serves any number.
+            every(Run)
+            .with_only_columns(_run.id)
+            .where(_run.experiment_id == bindparam("experiment"))
+            .order_by(_run.created_at.desc(), _run.id.desc())
+            .limit(bindparam("most"))
+        )
+    )
+    .order_by(_latest.run_id, _latest.key),
+    MetricLatest,
+)
+
+
+class Detail(NamedTuple):
+    """An experiment with its newest runs, checkpoints and events, each oldest first."""
+
+    experiment: Experiment
+    runs: list[Run]
+    metrics: dict[str, list[MetricLatest]]
+    checkpoints: list[Checkpoint]
+    events: list[Event]
+
+
+def create(tx: Tx, request: ExperimentRequest) -> Experiment:
+    """A new experiment, with its first event."""
+    experiment = row_type(Experiment)(
+        id=new_id("exp"),
+        name=request.name,
+        task_type=request.task_type,
+        goal=request.goal,
+        version=request.version,
+        base_model=request.base_model,
+        owner=request.owner,
+        param_config=dump(request.param_config),
+        tags=dump(request.tags),
+        created_at=tx.now,
+        last_seq=0,
+    )
+    tx.run(_INSERT, **as_dict(experiment))
+    for tag in dict.fromkeys(request.tags):
+        tx.run(_INSERT_TAG, tag=tag, experiment_id=experiment.id)
+    events.append(tx, experiment.id, "experiment.created", name=request.name)
+    return experiment
+
+
+def get(tx: Tx, experiment_id: str) -> Experiment:
+    """The experiment. Raises NotFound."""
+    experiment = tx.first(_BY_ID, id=experiment_id)
+    if experiment is None:
+        raise NotFound(f"There is no experiment {experiment_id}.")
+    return experiment
+
+
+def detail(tx: Tx, experiment_id: str, most: int) -> Detail:
+    """The experiment and its newest `most` runs, checkpoints and events. Raises NotFound."""
+    experiment = get(tx, experiment_id)
+    metrics: dict[str, list[MetricLatest]] = {}
+    for latest in tx.all(_LATEST, experiment=experiment_id, most=most):
+        metrics.setdefault(latest.run_id, []).append(latest)
+    return Detail(
+        experiment,
+        tx.all(_RUNS, experiment=experiment_id, most=most)[::-1],
+        metrics,
+        tx.all(_CHECKPOINTS, experiment=experiment_id, most=most)[::-1],
+        events.newest(tx, experiment_id, most),
+    )

@@ -1,0 +1,108 @@
+"""Idempotency-Key: the first answer is stored in the transaction that does the work.
+
+The same key with the same request replays that answer byte for byte, across restarts;
+with another request it is KeyReused. A key belongs to one caller, method and route. An
+error changes nothing and so is not stored: the retry is judged afresh. Two requests with
+one key at the same time: the second is KeyInFlight (`app.store` serialises the rest).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, delete, insert, select
+
+from app.domain.ids import timestamp
+from app.errors import InvalidInput, KeyInFlight, KeyReused
+from app.store.sql import Statement, Tx, columns
+from app.store.tables import IdempotencyKey
+
+KEPT = timedelta(hours=48)
+MAX_LENGTH = 255
+
+_key = columns(IdempotencyKey)
+_FIND = Statement[tuple[str, int, str]](
+    select(_key.request_sha256, _key.status, _key.body).where(
+        _key.scope == bindparam("scope"), _key.key == bindparam("key")
+    )
+)
+_INSERT = Statement[Any](insert(IdempotencyKey))
+_EXPIRE = Statement[Any](delete(IdempotencyKey).where(_key.created_at < bindparam("before")))
+
+
+class Answer(NamedTuple):
+    """What the client gets: status, JSON text, and whether it was stored before."""
+
+    status: int
+    body: str
+    replayed: bool = False
+
+
+class KeyedRequest(NamedTuple):
+    """A request that came with a key. `scope`: caller, method and route."""
+
+    scope: str
+    key: str
+    request_sha256: str
+
+
+def keyed(caller: str, method: str, route: str, key: str, body: bytes) -> KeyedRequest:
+    """Reads the bare or the quoted form of a key. Raises InvalidInput."""
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not 1 <= len(key) <= MAX_LENGTH or not key.isascii() or not key.isprintable():
+        raise InvalidInput(
+            f"An Idempotency-Key has 1 to {MAX_LENGTH} printable ASCII characters.",
+            errors=[{"pointer": "", "header": "Idempotency-Key", "detail": "bad length or bytes"}],
+        )
+    return KeyedRequest(f"{caller} {method} {route}", key, hashlib.sha256(body).hexdigest())
+
+
+def once(tx: Tx, request: KeyedRequest, work: Callable[[Tx], Answer]) -> Answer:
+    """Does the work, or replays its first answer. Raises KeyReused."""
+    found = tx.first(_FIND, scope=request.scope, key=request.key)
+    if found is not None:
+        sha256, status, body = found
+        if sha256 != request.request_sha256:
+            raise KeyReused("This Idempotency-Key was used with another request; choose a new key.")
+        return Answer(status, body, replayed=True)
+    answer = work(tx)
+    tx.run(
+        _INSERT,
+        scope=request.scope,
+        key=request.key,
+        request_sha256=request.request_sha256,
+        status=answer.status,
+        body=answer.body,
+        created_at=tx.now,
+    )
+    return answer
+
+
+class InFlight:
+    """The keys that this process is working on now."""
+
+    def __init__(self) -> None:
+        self._keys: set[tuple[str, str]] = set()
+
+    @contextmanager
+    def claim(self, request: KeyedRequest) -> Iterator[None]:
+        """Holds a key while its request is worked on. Raises KeyInFlight."""
+        name = (request.scope, request.key)
+        if name in self._keys:
+            raise KeyInFlight(
+                "A request with this Idempotency-Key is being worked on; try again shortly.",
+                retry_after=1,
+            )
+        self._keys.add(name)
+        try:
+            yield
+        finally:
+            self._keys.discard(name)
+
+
+def expire(tx: Tx) -> int:
+    """Forgets keys older than `KEPT`; how many."""
+    return tx.run(_EXPIRE, before=timestamp(datetime.now(UTC) - KEPT))

@@ -1,0 +1,276 @@
+"""Runs: submit, find, cancel, resume, and `move`, the one door for status changes."""
+
+from collections.abc import Collection
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, insert, update
+
+from app.domain import paths
+from app.domain.ids import new_id
+from app.domain.lifecycle import LAUNCHED, MOVES, TERMINAL, Reason, RunStatus
+from app.domain.lifecycle import CheckpointState as State
+from app.domain.requests import ResumeRequest, RunRequest
+from app.errors import (
+    BadCheckpointPath,
+    CheckpointLost,
+    Conflict,
+    NotFound,
+    RunFinished,
+    UnknownRecipe,
+)
+from app.services import checkpoints, events
+from app.store.changes import SUPERVISOR
+from app.store.sql import Statement, Tx, as_dict, columns, dump, every, evolve, load, row_type
+from app.store.tables import Checkpoint, Run
+
+_run = columns(Run)
+
+_INSERT = Statement[Any](insert(Run))
+_BY_ID = Statement(every(Run).where(_run.id == bindparam("id")), Run)
+_LOCK = Statement(every(Run).where(_run.id == bindparam("id")).with_for_update(), Run)
+_CHILDREN = Statement(
+    every(Run).where(_run.parent_run_id == bindparam("id")).order_by(_run.created_at, _run.id), Run
+)
+
+
+class Cancelled(NamedTuple):
+    """The answer to a cancel: the run and the checkpoint it leaves or will leave."""
+
+    run: Run
+    checkpoint: Checkpoint
+
+
+def get(tx: Tx, run_id: str, experiment_id: str | None = None) -> Run:
+    """The run (of this experiment, when one is given). Raises NotFound."""
+    return _checked(tx.first(_BY_ID, id=run_id), run_id, experiment_id)
+
+
+def lock(tx: Tx, run_id: str, experiment_id: str | None = None) -> Run:
+    """The run, held against other writers until the transaction ends. Raises NotFound."""
+    return _checked(tx.first(_LOCK, id=run_id), run_id, experiment_id)
+
+
+def _checked(run: Run | None, run_id: str, experiment_id: str | None) -> Run:
+    if run is None or experiment_id not in (None, run.experiment_id):
+        where = "" if experiment_id is None else f" in experiment {experiment_id}"
+        raise NotFound(f"There is no run {run_id}{where}.")
+    return run
+
+
+def children(tx: Tx, run_id: str) -> list[Run]:
+    """The runs resumed from this one, oldest first."""
+    return tx.all(_CHILDREN, id=run_id)
+
+
+def _ancestors(tx: Tx, run: Run) -> set[str]:
+    found = {run.id}
+    while run.parent_run_id is not None:
+        run = get(tx, run.parent_run_id)
+        found.add(run.id)
+    return found
+
+
+def submit(tx: Tx, experiment_id: str, request: RunRequest, recipes: Collection[str]) -> Run:
+    """A new queued run. Raises NotFound, UnknownRecipe."""
+    if request.recipe is not None and request.recipe not in recipes:
+        raise UnknownRecipe(
+            f"There is no recipe {request.recipe!r}; there are: {', '.join(sorted(recipes))}.",
+            errors=[{"pointer": "/recipe", "detail": "unknown recipe"}],
+        )
+    run_id = new_id("run")
+    run = row_type(Run)(
+        **_BLANK,
+        id=run_id,
+        experiment_id=experiment_id,
+        parent_run_id=None,
+        root_run_id=run_id,
+        source_checkpoint_id=None,
+        source_ckpt_path=None,
+        model=request.model,
+        recipe=request.recipe,
+        dataset=dump(request.dataset),
+        hyperparams=dump(request.hyperparams),
+        override_hyperparams="{}",
+        resources=dump(request.resources.model_dump(exclude_none=True)),
+        notes=request.notes,
+        status_reason=Reason.WAITING_FOR_TRAINER.value if request.recipe is None else None,
+        start_step=0,
+        step=0,
+        created_at=tx.now,
+    )
+    _queue(tx, run)
+    return run
+
+
+_BLANK: dict[str, Any] = {
+    "effective_hyperparams": None, "status": RunStatus.QUEUED.value, "status_detail": None,
+    "attempt": 0, "total_steps": None, "last_batch": 0, "finished": False, "gpus": "[]",
+    "nonce": None, "started_at": None, "finished_at": None, "heartbeat_at": None,
+    "launched_at": None, "cancel_requested_at": None,
+}  # fmt: skip
+
+
+def _queue(tx: Tx, run: Run) -> None:
+    tx.run(_INSERT, **as_dict(run))
+    events.append(
+        tx, run.experiment_id, "run.queued", run_id=run.id, model=run.model, recipe=run.recipe,
+        parent_run_id=run.parent_run_id, ckpt_path=run.source_ckpt_path,
+        reason=run.status_reason,
+    )  # fmt: skip
+    tx.touch(SUPERVISOR)
+
+
+@cache
+def _update(names: frozenset[str]) -> Statement[Any]:
+    return Statement(
+        update(Run)
+        .where(_run.id == bindparam("key"), _run.status == bindparam("from_status"))
+        .values({name: bindparam(name) for name in names})
+    )
+
+
+def change(tx: Tx, run: Run, **changes: Any) -> Run:
+    """Writes attributes of a run, guarded by its status. Raises Conflict when it moved on."""
+    statement = _update(frozenset(changes))
+    if tx.run(statement, key=run.id, from_status=run.status, **changes) != 1:
+        raise Conflict(f"Run {run.id} is no longer {run.status}; look again.")
+    tx.touch(run.id)
+    return evolve(run, **changes)
+
+
+def move(
+    tx: Tx,
+    run: Run,
+    to: RunStatus,
+    *,
+    reason: Reason | None = None,
+    detail: str | None = None,
+    data: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Run:
+    """Takes a run to another status and writes the event: the only way a status changes.
+
+    Raises Conflict when the run is no longer where `run` says it is.
+    """
+    if to not in MOVES[RunStatus(run.status)]:
+        raise AssertionError(f"no move from {run.status} to {to}")
+    changes |= {
+        "status": to.value,
+        "status_reason": reason.value if reason else None,
+        "status_detail": detail,
+    }
+    if to is RunStatus.RUNNING and run.started_at is None:
+        changes["started_at"] = tx.now
+    if to in TERMINAL:
+        changes["finished_at"] = tx.now
+    moved = change(tx, run, **changes)
+    events.append(
+        tx, run.experiment_id, f"run.{to.value}", run_id=run.id,
+        reason=moved.status_reason, detail=detail, attempt=moved.attempt, step=moved.step,
+        **(data or {}),
+    )  # fmt: skip
+    tx.touch(SUPERVISOR)
+    return moved
+
+
+def cancel(tx: Tx, run_id: str, experiment_id: str | None = None) -> Cancelled:
+    """Asks a run to stop and save. The answer names the checkpoint and its state.
+
+    Raises NotFound, RunFinished (succeeded or failed; it names the last checkpoint).
+    """
+    run = lock(tx, run_id, experiment_id)
+    status = RunStatus(run.status)
+    if status in (RunStatus.SUCCEEDED, RunStatus.FAILED):
+        last = next(iter(checkpoints.ready(tx, run.id)), None)
+        where = f"its last checkpoint is {last.ckpt_path}" if last else "it left no checkpoint"
+        raise RunFinished(
+            f"The run has already {status.value}; {where}.",
+            run_status=status.value,
+            ckpt_path=last.ckpt_path if last else None,
+        )
+    if status in (RunStatus.CANCELLING, RunStatus.CANCELLED):
+        return Cancelled(run, checkpoints.promise(tx, run))
+    if status is RunStatus.QUEUED:
+        run = move(
+            tx, run, RunStatus.CANCELLED, reason=Reason.CANCEL_REQUESTED,
+            detail="Cancelled while queued.", cancel_requested_at=tx.now,
+        )  # fmt: skip
+        return Cancelled(run, checkpoints.settle(tx, run))
+    run = move(
+        tx, run, RunStatus.CANCELLING, reason=Reason.CANCEL_REQUESTED,
+        cancel_requested_at=tx.now,
+    )  # fmt: skip
+    return Cancelled(run, checkpoints.promise(tx, run))
+
+
+def resume(tx: Tx, run_id: str, request: ResumeRequest, experiment_id: str | None = None) -> Run:
+    """A child run from a checkpoint of this run, hyperparameters overridden.
+
+    Raises NotFound, BadCheckpointPath, CheckpointLost, Conflict (nothing to resume from).
+    """
+    parent = lock(tx, run_id, experiment_id)
+    source = _source(tx, parent, request.ckpt_path)
+    if source.state == State.LOST:
+        ready = [each.ckpt_path for each in checkpoints.ready(tx, parent.id)]
+        raise CheckpointLost(
+            f"{source.ckpt_path} is lost: {source.reason} "
+            + (f"Ready: {', '.join(ready)}." if ready else "No other checkpoint is ready."),
+            ready=ready,
+        )
+    start = source.step or 0
+    if parent.recipe is None:
+        reason = Reason.WAITING_FOR_TRAINER
+    elif source.state == State.PENDING:
+        reason = Reason.WAITING_FOR_CHECKPOINT
+    else:
+        reason = None
+    child = row_type(Run)(
+        **_BLANK,
+        id=new_id("run"),
+        experiment_id=parent.experiment_id,
+        parent_run_id=parent.id,
+        root_run_id=parent.root_run_id,
+        source_checkpoint_id=source.id,
+        source_ckpt_path=source.ckpt_path,
+        model=parent.model,
+        recipe=parent.recipe,
+        dataset=parent.dataset,
+        hyperparams=dump(load(parent.hyperparams) | request.override_hyperparams),
+        override_hyperparams=dump(request.override_hyperparams),
+        resources=parent.resources,
+        notes=request.notes,
+        status_reason=reason.value if reason else None,
+        start_step=start,
+        step=start,
+        created_at=tx.now,
+    )
+    _queue(tx, child)
+    return child
+
+
+def _source(tx: Tx, parent: Run, ckpt_path: str | None) -> Checkpoint:
+    """The checkpoint that a resume starts from."""
+    if ckpt_path is not None:
+        path = paths.parse(ckpt_path)
+        if path.experiment_id != parent.experiment_id or path.run_id not in _ancestors(tx, parent):
+            raise BadCheckpointPath(
+                f"A checkpoint of this run begins with /ckpts/{parent.experiment_id}/{parent.id}/; "
+                "those of the runs it was resumed from may be named too.",
+                errors=[{"pointer": "/ckpt_path", "detail": "belongs to another run"}],
+            )
+        return checkpoints.declare(tx, get(tx, path.run_id), ckpt_path)
+    if parent.cancel_requested_at is not None:
+        promised = checkpoints.promise(tx, parent)
+        if promised.state != State.LOST:
+            return promised
+    newest = next(iter(checkpoints.ready(tx, parent.id)), None)
+    if newest is not None:
+        return newest
+    if parent.source_checkpoint_id is not None:
+        return checkpoints.get(tx, parent.source_checkpoint_id)
+    if RunStatus(parent.status) in LAUNCHED:
+        advice = "wait for one, or cancel the run first"
+    else:
+        advice = "name one with ckpt_path, or submit a new run"
+    raise Conflict(f"Run {parent.id} has no checkpoint to resume from; {advice}.")

@@ -1,0 +1,60 @@
+"""Configuration: the environment, prefix `LLM_TRAIN_`; nothing else reads it."""
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every setting, with a default that serves on a laptop. Raises ValidationError."""
+
+    model_config = SettingsConfigDict(env_prefix="LLM_TRAIN_", extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    database_url: str = "sqlite:///app.db"
+    data_dir: Path = Path("data")
+    # A TOML file whose recipes join the built-in ones.
+    recipes: Path | None = None
+    api_token: Annotated[str, Field(min_length=16)] | None = None
+    # Names (and, for browsers, origins) under which clients may reach the service.
+    allowed_hosts: Annotated[list[str], NoDecode] = ["127.0.0.1", "localhost", "[::1]"]
+    max_local_runs: Annotated[int, Field(ge=1, le=1000)] = 4
+    # GPU types of this machine, instead of asking the driver: "A100,A100".
+    gpus: str | None = None
+    # Signs run tokens; made and kept in the data directory when not given.
+    secret: Annotated[str, Field(min_length=32)] | None = None
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
+    introspection: bool = True
+    log_level: str = "info"
+    # For tests: where to die, e.g. "launch.spawned:kill".
+    failpoint: str | None = None
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [name.strip() for name in value.split(",") if name.strip()]
+        return value
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> "Settings":
+        if not self.loopback and self.api_token is None:
+            raise ValueError(
+                f"LLM_TRAIN_HOST={self.host} is reachable from other machines: "
+                "set LLM_TRAIN_API_TOKEN (16 characters or more) to allow it"
+            )
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False

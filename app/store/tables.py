@@ -1,0 +1,195 @@
+"""The tables. A column is added here, and by one migration in `migrations/versions`.
+
+Three conventions keep what is stored, what SQLite and PostgreSQL answer and what leaves
+the service the same bytes, so that nothing is converted on the way:
+
+* Times are text, UTC ISO 8601 with offset, 32 characters: text order is time order.
+* JSON is text, written once by `store.sql.dump` and passed on as it is.
+* Ids are prefixed, time-sortable text (`app.domain.ids`).
+"""
+
+from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, Text
+from sqlmodel import Field, SQLModel
+
+
+class Experiment(SQLModel, table=True):
+    """A line of work: runs, checkpoints and one gapless event history."""
+
+    __table_args__ = (Index("ix_experiment_created", "created_at", "id"),)
+
+    id: str = Field(primary_key=True)
+    name: str
+    task_type: str
+    goal: str | None = None
+    version: str | None = None
+    base_model: str | None = None
+    owner: str | None = None
+    param_config: str = Field(sa_type=Text)
+    tags: str = Field(sa_type=Text)
+    created_at: str
+    last_seq: int = Field(sa_type=BigInteger)
+
+
+class ExperimentTag(SQLModel, table=True):
+    """One tag of one experiment, for filters; `Experiment.tags` holds them in order."""
+
+    __tablename__ = "experiment_tag"
+
+    tag: str = Field(primary_key=True)
+    experiment_id: str = Field(primary_key=True, foreign_key="experiment.id")
+
+
+class Run(SQLModel, table=True):
+    """One training run: what was asked, where it is, what it reported last."""
+
+    __table_args__ = (
+        Index("ix_run_experiment", "experiment_id", "created_at", "id"),
+        Index("ix_run_status", "status", "created_at", "id"),
+        Index("ix_run_created", "created_at", "id"),
+        Index("ix_run_parent", "parent_run_id"),
+        Index("ix_run_root", "root_run_id"),
+    )
+
+    id: str = Field(primary_key=True)
+    experiment_id: str = Field(foreign_key="experiment.id")
+    parent_run_id: str | None = Field(default=None, foreign_key="run.id")
+    root_run_id: str
+    # The checkpoint this run was resumed from, and its logical path.
+    source_checkpoint_id: str | None = None
+    source_ckpt_path: str | None = None
+
+    model: str
+    recipe: str | None = None
+    dataset: str = Field(sa_type=Text)
+    hyperparams: str = Field(sa_type=Text)
+    override_hyperparams: str = Field(sa_type=Text)
+    effective_hyperparams: str | None = Field(default=None, sa_type=Text)
+    resources: str = Field(sa_type=Text)
+    notes: str | None = None
+
+    status: str
+    status_reason: str | None = None
+    status_detail: str | None = None
+    # Launches so far, which is also the number that fences reports.
+    attempt: int
+    # The step that the present attempt started from.
+    start_step: int = Field(sa_type=BigInteger)
+    step: int = Field(sa_type=BigInteger)
+    total_steps: int | None = Field(default=None, sa_type=BigInteger)
+    # The last batch of reports of this attempt; the same one again changes nothing.
+    last_batch: int = Field(sa_type=BigInteger)
+    # The trainer said that its training loop reached its own end.
+    finished: bool = False
+    # JSON list of the GPUs this run holds while it is launched.
+    gpus: str
+    nonce: str | None = None
+    created_at: str
+    started_at: str | None = None
+    finished_at: str | None = None
+    heartbeat_at: str | None = None
+    launched_at: str | None = None
+    cancel_requested_at: str | None = None
+
+
+class Checkpoint(SQLModel, table=True):
+    """A checkpoint under its logical path, and what the service knows of it."""
+
+    __table_args__ = (
+        Index("ix_checkpoint_run", "run_id", "created_at", "id"),
+        Index("ix_checkpoint_experiment", "experiment_id", "created_at", "id"),
+        Index("ux_checkpoint_path", "ckpt_path", unique=True),
+        Index("ux_checkpoint_release", "experiment_id", "release_tag", unique=True),
+        Index("ix_checkpoint_state", "state"),
+        Index("ix_checkpoint_stored_as", "stored_as_id"),
+    )
+
+    id: str = Field(primary_key=True)
+    experiment_id: str = Field(foreign_key="experiment.id")
+    run_id: str = Field(foreign_key="run.id")
+    ckpt_path: str
+    state: str
+    # Why it is lost, empty or a fallback, in one sentence.
+    reason: str | None = None
+    step: int | None = Field(default=None, sa_type=BigInteger)
+    size_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    sha256: str | None = None
+    # A promise that fell back: the checkpoint whose files this path stands for.
+    stored_as_id: str | None = None
+    tag_type: str | None = None
+    release_tag: str | None = None
+    metrics: str = Field(sa_type=Text)
+    marked_at: str | None = None
+    created_at: str
+
+
+class Event(SQLModel, table=True):
+    """One entry of an experiment's append-only history; `seq` has no gaps."""
+
+    experiment_id: str = Field(primary_key=True, foreign_key="experiment.id")
+    seq: int = Field(primary_key=True, sa_type=BigInteger)
+    type: str
+    at: str
+    run_id: str | None = None
+    data: str = Field(sa_type=Text)
+
+
+class IdempotencyKey(SQLModel, table=True):
+    """The first answer to a request that came with an Idempotency-Key."""
+
+    __tablename__ = "idempotency_key"
+    __table_args__ = (Index("ix_idempotency_created", "created_at"),)
+
+    # Caller, method and route: the same key elsewhere is another key.
+    scope: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    request_sha256: str
+    status: int
+    body: str = Field(sa_type=Text)
+    created_at: str
+
+
+class MetricSeries(SQLModel, table=True):
+    """One key of one attempt of one run; points refer to it by a small integer."""
+
+    __tablename__ = "metric_series"
+    __table_args__ = (Index("ux_metric_series", "run_id", "attempt", "key", unique=True),)
+
+    id: int | None = Field(
+        default=None,
+        sa_column=Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    )
+    run_id: str = Field(foreign_key="run.id")
+    attempt: int
+    key: str
+    # Points of earlier attempts (or of the parent) past this step are superseded.
+    start_step: int = Field(sa_type=BigInteger)
+
+
+class MetricPoint(SQLModel, table=True):
+    """One value. NULL is NaN; wall time is unix seconds, NULL when not given."""
+
+    __tablename__ = "metric_point"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    series_id: int = Field(
+        sa_column=Column(BigInteger, ForeignKey("metric_series.id"), primary_key=True)
+    )
+    step: int = Field(sa_column=Column(BigInteger, primary_key=True))
+    value: float | None = Field(default=None, sa_type=Float(53))
+    wall_time: float | None = Field(default=None, sa_type=Float(53))
+
+
+class MetricLatest(SQLModel, table=True):
+    """The value at the highest step of each key of a run."""
+
+    __tablename__ = "metric_latest"
+    __table_args__ = (
+        Index("ix_metric_latest_value", "key", "value", "run_id"),
+        {"sqlite_with_rowid": False},
+    )
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id")
+    key: str = Field(primary_key=True)
+    step: int = Field(sa_type=BigInteger)
+    value: float | None = Field(default=None, sa_type=Float(53))
+    wall_time: float | None = Field(default=None, sa_type=Float(53))
