@@ -1,0 +1,399 @@
+"""Reporter: what a training loop says to the service, in three lines, and can do without.
+
+    reporter = Reporter.from_env()
+    reporter.log(step, total_steps, loss=loss)
+    reporter.finish()
+
+The training thread only appends to a buffer. One daemon thread seals the buffer into a numbered
+batch about every second and puts it into the spool (see delivery.py); another sends the spool's
+batches in order, for as long as it takes. Nothing the network or the server does reaches the
+training; a server that is away costs nothing but the delay.
+
+Ranks: only rank 0 reports (RANK unset or 0). The other ranks see the same spec, hyperparameters
+and stop signals, and stay silent. Ranks can notice a stop at different steps: broadcast rank 0's
+`should_stop`. Reading a GPU tensor's value waits for the GPU, so log such metrics every few steps.
+"""
+
+import atexit
+import json
+import math
+import operator
+import os
+import random
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from app.trainer import checkpoint
+from app.trainer.delivery import Link, Reply, Spool
+
+BATCH_POINTS = 2_000
+BUFFERED_POINTS = 100_000  # kept while nothing can be sealed; the oldest give way
+SEAL_SECONDS = 1.0
+HEARTBEAT_SECONDS = 4.0
+BACKOFF_SECONDS = 0.25, 5.0  # first and longest pause between two tries
+CLOSE_SECONDS = 5.0
+
+_current: "Reporter | None" = None
+
+
+class Reporter:
+    """Reports one attempt of one run. All methods may be called from any thread.
+
+    Without `api_url`, `run_id` and `token` it says nothing, and still commits checkpoints, into
+    `checkpoint_dir` unless the spec names another place. With `run_dir` what is undelivered lies
+    in `attempt-N/reports.jsonl` there; without, memory holds the newest 100,000 points.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_url: str = "",
+        run_id: str = "",
+        token: str = "",
+        attempt: int = 1,
+        run_dir: Path | str | None = None,
+        checkpoint_dir: Path | str = "checkpoints",
+    ) -> None:
+        """Raises ValueError for a URL or a spec.json that cannot be read as one."""
+        self.attempt = attempt
+        self.spec = _read_spec(Path(run_dir)) if run_dir else {}
+        self.checkpoint_dir = Path(self.spec.get("checkpoint_dir") or checkpoint_dir)
+        self._stop_checkpoint = str(self.spec.get("stop_checkpoint") or f"cancel-{attempt}")
+        self._stop_checkpoint_used = False
+        self._stop = False
+        self._previous: dict[int, Any] = {}  # signal handlers that were there before ours
+        self._stop_file = Path(run_dir) / f"attempt-{attempt}/stop.json" if run_dir else None
+
+        self._points: deque[tuple[str, int, float, float]] = deque(maxlen=BUFFERED_POINTS)
+        self._news: dict[str, Any] = {}  # everything else that the next batch shall say
+        self._buffer = threading.RLock()  # re-entrant: a signal handler may log, too
+
+        self._open = self._delivering = bool(api_url and run_id and token)
+        if self._open:
+            self._link = Link(f"{api_url.rstrip('/')}/v1/runs/{run_id}/reports", token)
+            self._open = self._open_spool(run_dir)
+        if self._open:
+            self._batch = self._spool.last_batch
+            self._sealing = threading.Lock()
+            self._sealed_at = -math.inf
+            self._wake, self._closing = threading.Event(), threading.Event()
+            # An empty first batch: the service learns that the trainer lives, and a reporter
+            # without a spool learns from the answer which number an earlier one had reached.
+            self._seal()
+            for duty in (self._seal_forever, self._deliver_forever):
+                threading.Thread(target=duty, name=f"reporter{duty.__name__}", daemon=True).start()
+            os.register_at_fork(after_in_child=self._after_fork)
+            atexit.register(self.close)
+
+    @classmethod
+    def from_env(cls, checkpoint_dir: Path | str = "checkpoints") -> Self:
+        """The reporter of this process as LLM_TRAIN_* describes it; called again, the same one.
+
+        In the main thread it also makes SIGTERM and SIGINT set `should_stop`; a second SIGINT
+        acts as it did before. Without LLM_TRAIN_RUN_ID it says nothing and handles no signals.
+        """
+        global _current
+        if isinstance(_current, cls) and _current._open:
+            return _current
+        env = {
+            name: os.environ.get(f"LLM_TRAIN_{name}", "")
+            for name in ("API_URL", "RUN_ID", "RUN_TOKEN", "ATTEMPT", "RUN_DIR")
+        }
+        rank_0 = os.environ.get("RANK", "0") == "0"
+        reporter = cls(
+            api_url=env["API_URL"],
+            run_id=env["RUN_ID"],
+            token=env["RUN_TOKEN"] if rank_0 else "",
+            attempt=int(env["ATTEMPT"] or 1),
+            run_dir=env["RUN_DIR"] or None,
+            checkpoint_dir=checkpoint_dir,
+        )
+        if env["RUN_ID"] and threading.current_thread() is threading.main_thread():
+            reporter._handle_signals()
+        _current = reporter
+        return reporter
+
+    @property
+    def hyperparams(self) -> dict[str, Any]:
+        """The hyperparameters that the run was submitted with."""
+        return dict(self.spec.get("hyperparams") or {})
+
+    @property
+    def resume_path(self) -> Path | None:
+        """The directory of the checkpoint to start from, or None to start afresh."""
+        resume = self.spec.get("resume")
+        return Path(resume["path"]) if resume else None
+
+    @property
+    def should_stop(self) -> bool:
+        """True once a stop signal came or the service asked to stop: save and return."""
+        return self._stop
+
+    def log(self, step: int, total_steps: int | None = None, **metrics: Any) -> None:
+        """Report progress and the metrics of one step: numbers, or what holds one (`.item()`).
+
+        Raises ValueError, having taken nothing, when a step or metric is not a number.
+        """
+        step = _count("step", step)
+        values = [(key, _number(key, value)) for key, value in metrics.items()]
+        progress = {"step": step}
+        if total_steps is not None:
+            progress["total_steps"] = _count("total_steps", total_steps)
+        if not self._open:
+            return
+        now = time.time()
+        with self._buffer:
+            self._points.extend([(key, step, value, now) for key, value in values])
+            self._news.update(progress)
+        if len(self._points) >= BATCH_POINTS and not self._spool.in_memory:
+            self._wake.set()
+
+    def effective(self, **hyperparams: Any) -> None:
+        """Report the hyperparameters really in use, defaults included: finite JSON values.
+
+        Raises TypeError or ValueError for anything else.
+        """
+        plain = json.loads(json.dumps(hyperparams, allow_nan=False))
+        if self._open:
+            with self._buffer:
+                self._news.setdefault("effective_hyperparams", {}).update(plain)
+
+    @contextmanager
+    def checkpoint(self, step: int, name: str | None = None) -> Iterator[Path]:
+        """Write the files into the directory this yields; leaving the block commits and reports it.
+
+        After a stop request the first checkpoint gets the name that the canceller was promised.
+        A block that raises leaves nothing behind. Raises CheckpointError or OSError when the
+        checkpoint could not be committed, ValueError for a bad name. Rank 0 only.
+        """
+        step = _count("step", step)
+        if name is None:
+            name = f"step-{step:06d}"
+            if self._stop and not self._stop_checkpoint_used:
+                name, self._stop_checkpoint_used = self._stop_checkpoint, True
+        temporary = checkpoint.begin(self.checkpoint_dir, name)
+        try:
+            yield temporary
+            directory, manifest = checkpoint.commit(temporary, name, step)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        if self._open:
+            announcement = {
+                "name": directory.name,
+                "step": step,
+                "size_bytes": manifest.size_bytes,
+                "sha256": manifest.sha256,
+            }
+            with self._buffer:
+                self._news.setdefault("checkpoints", []).append(announcement)
+            self._wake.set()
+
+    def finish(self) -> None:
+        """Say that the training reached its own end, and close. Not for a stopped training."""
+        if self._open:
+            with self._buffer:
+                self._news["finished"] = True
+        self.close()
+
+    def close(self, timeout: float = CLOSE_SECONDS) -> None:
+        """Deliver what is buffered, for at most `timeout` seconds; the rest stays in the spool.
+
+        Runs at exit by itself. What is logged afterwards is dropped.
+        """
+        if not self._open:
+            return
+        deadline = time.monotonic() + timeout
+        self._closing.set()
+        self._seal()
+        while self._delivering and (self._points or self._news or len(self._spool)):
+            if time.monotonic() >= deadline:
+                break
+            self._spool.wait_empty(0.1)
+            self._seal()
+        self._open = False
+        self._spool.close()
+        self._wake.set()
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # The two daemon threads.
+
+    def _seal_forever(self) -> None:
+        while self._open:
+            self._wake.wait(SEAL_SECONDS)
+            self._wake.clear()
+            if self._stop_file and self._stop_file.exists():
+                self._stop = True  # the signal was lost on its way, or somebody swallowed it
+            self._seal()
+
+    def _deliver_forever(self) -> None:
+        jitter = random.Random()  # noqa: S311 - the training owns the global generator's state
+        pause = BACKOFF_SECONDS[0]
+        while self._delivering and self._open:
+            line = self._spool.head(SEAL_SECONDS)
+            if line is None:
+                continue
+            reply = self._link.post(line)
+            if reply.delivered:
+                self._acknowledge(json.loads(line)["batch"], reply.answer)
+                pause = BACKOFF_SECONDS[0]
+            elif reply.worth_retrying:
+                wait = max(pause * jitter.uniform(0.5, 1.0), reply.retry_after)
+                pause = min(pause * 2, BACKOFF_SECONDS[1])
+                if self._closing.wait(wait):
+                    time.sleep(BACKOFF_SECONDS[0])
+            else:
+                self._refused(reply)
+        self._link.close()
+
+    def _acknowledge(self, batch: int, answer: dict[str, Any]) -> None:
+        if answer.get("should_stop") is True:
+            name = answer.get("stop_checkpoint")
+            if isinstance(name, str) and checkpoint.NAME.fullmatch(name):
+                self._stop_checkpoint = name
+            self._stop = True
+        reached = answer.get("batch")
+        if self._spool.in_memory and isinstance(reached, int):
+            self._batch = max(self._batch, reached)
+        self._spool.pop(batch)
+        if len(self._points) >= BATCH_POINTS:
+            self._wake.set()
+
+    def _refused(self, reply: Reply) -> None:
+        """Sending ends here; a spool on disk goes on, unless the service wants no more of us."""
+        self._delivering = False
+        if reply.status == 409:
+            self._open = False
+            self._spool.close()
+        reason = reply.answer.get("detail") or reply.answer.get("code") or "no reason given"
+        _warn(f"the service refused a report ({reply.status}): {reason}; no more will be sent")
+
+    def _seal(self) -> None:
+        """Move the buffer into the spool, batch by batch; without one, only when all is sent."""
+        with self._sealing:
+            while not (self._spool.in_memory and len(self._spool)):
+                body = self._take()
+                rested = time.monotonic() - self._sealed_at
+                if not body and (len(self._spool) or rested < HEARTBEAT_SECONDS):
+                    return
+                self._batch += 1
+                body = {"attempt": self.attempt, "batch": self._batch, **body}
+                self._spool.append(json.dumps(body, separators=(",", ":")).encode() + b"\n")
+                self._sealed_at = time.monotonic()
+
+    def _take(self) -> dict[str, Any]:
+        """Empty the buffer, at most BATCH_POINTS of it, into the body of a batch."""
+        with self._buffer:
+            count = min(len(self._points), BATCH_POINTS)
+            points = [self._points.popleft() for _ in range(count)]
+            body, self._news = self._news, {}
+            if self._points and body.pop("finished", False):
+                self._news["finished"] = True  # last words come last
+        columns: dict[str, dict[str, list[Any]]] = {}
+        for key, step, value, wall_time in points:
+            column = columns.get(key)
+            if column is None:
+                column = columns[key] = {"steps": [], "values": [], "wall_times": []}
+            column["steps"].append(step)
+            column["values"].append(value if math.isfinite(value) else _NOT_FINITE[str(value)])
+            column["wall_times"].append(wall_time)
+        return {**body, "metrics": columns} if columns else body
+
+    def _open_spool(self, run_dir: Path | str | None) -> bool:
+        """False when another process of this attempt reports already."""
+        path = None
+        try:
+            if run_dir:
+                path = Path(run_dir) / f"attempt-{self.attempt}" / "reports.jsonl"
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._spool = Spool(path, self.attempt)
+        except BlockingIOError:
+            _warn(f"another process reports attempt {self.attempt} of this run; this one is silent")
+            return False
+        except OSError as error:
+            _warn(f"no spool ({error}): reports wait in memory")
+            self._spool = Spool(None, self.attempt)
+        return True
+
+    # Signals and forks.
+
+    def _handle_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.getsignal(number)
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop = True
+        previous = self._previous[number]
+        if number == signal.SIGINT:  # a second Ctrl-C means it
+            signal.signal(number, previous)
+        if callable(previous) and previous is not signal.default_int_handler:
+            previous(number, frame)
+
+    def _after_fork(self) -> None:
+        """A forked child (a DataLoader's worker) reports nothing and dies of SIGTERM as usual."""
+        if self._open:
+            self._open = False
+            self._spool.abandon()
+        for number, previous in self._previous.items():
+            if signal.getsignal(number) == self._on_signal:
+                signal.signal(number, previous)
+
+
+_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
+def _read_spec(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "spec.json"
+    try:
+        spec = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(spec, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return spec
+
+
+def _number(key: str, value: Any) -> float:
+    try:
+        if isinstance(value, str | bytes | bytearray):
+            raise TypeError
+        return float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"metric {key!r} must be one number, not {value!r:.60}") from None
+
+
+def _count(name: str, value: Any) -> int:
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = -1
+    if not 0 <= count < 2**63:
+        raise ValueError(f"{name} must be a whole number from 0, not {value!r:.60}")
+    return count
+
+
+def _warn(message: str) -> None:
+    sys.stderr.write(f"llm-train reporter: {message}\n")
