@@ -2,7 +2,8 @@
 
 `running_server(tmp_path, **settings)` starts `python -m app.main` on a free port with its database
 and data directory under `tmp_path`, waits until `/healthz` answers, yields a `Server`, ends it by
-its pid and asserts that nothing of it is left. `wait_until` polls a condition with a deadline.
+its pid and asserts that nothing of it is left; the fixture `server` is one for a whole module.
+`wait_until` polls a condition with a deadline.
 """
 
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -118,6 +120,13 @@ def running_server(
         stuck = _stop(process)
     assert not stuck, f"the server did not end on SIGTERM within 15 s\n{log.read_text()}"
     assert not (left := _group(process.pid)), f"the server left processes behind: {left}"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server with default settings for the tests of a module."""
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 def _healthy(url: str) -> bool:

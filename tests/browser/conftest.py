@@ -1,0 +1,5 @@
+"""Fixtures of the browser tests."""
+
+from tests.support.browser import browser, page
+
+__all__ = ["browser", "page"]

@@ -1,0 +1,3 @@
+import chromium from "@sparticuz/chromium";
+
+console.log(JSON.stringify(await chromium.executablePath()));
