@@ -1,0 +1,72 @@
+"""`python -m tests.bench`: every figure of DESIGN.md section 5, measured side by side.
+
+Exit status 1 when a figure misses its target; with `--quick` only when one is far off.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.bench import processes, rows
+from tests.bench.fixture import Workbench, workbench
+from tests.bench.report import FAR_OFF, Figure, machine, markdown, plain
+
+ROWS: dict[str, Callable[[Workbench], list[Figure]]] = {
+    "submit": rows.submit,
+    "read": rows.read,
+    "ingest": rows.ingest,
+    "retry": rows.retry,
+    "list": rows.listing,
+    "history": rows.history,
+    "graphql": rows.graphql,
+    "reads": rows.reads_while_ingesting,
+    "start": processes.start,
+    "size": processes.size,
+    "launch": processes.launch,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"90 s; fails only below {FAR_OFF:g} of a target",
+    )
+    parser.add_argument(
+        "--only", action="append", choices=ROWS, metavar="NAME", help=", ".join(ROWS)
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", action="store_true", help="print the table for the README")
+    asked = parser.parse_args()
+
+    began, figures, broken = time.monotonic(), [], []
+    with tempfile.TemporaryDirectory(prefix="llm-train-bench-") as name:
+        on = machine(Path(name))
+        with workbench(Path(name), asked.quick) as bench:
+            for row in asked.only or ROWS:
+                print(f"{row} …", file=sys.stderr, flush=True)
+                try:
+                    figures += ROWS[row](bench)
+                except Exception as error:  # the other rows are worth having
+                    broken.append(row)
+                    print(f"{row} could not be measured: {error}", file=sys.stderr)
+    print((markdown if asked.markdown else plain)(figures))
+    print(f"\n{on}; {time.monotonic() - began:.0f} s")
+    if asked.json:
+        found = {
+            "machine": on,
+            "figures": [figure.as_json() for figure in figures],
+            "broken": broken,
+        }
+        asked.json.write_text(json.dumps(found, indent=1))
+    failing = ("FAR OFF",) if asked.quick else ("MISSED", "FAR OFF")
+    return int(bool(broken) or any(figure.verdict in failing for figure in figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

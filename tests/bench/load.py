@@ -1,0 +1,193 @@
+"""The load generator: a process of its own that costs much less than the server it measures.
+
+`run_load(port, lanes)` starts `python -m tests.bench.load`, hands it request bytes that were built
+beforehand and gets back a `Load`. A *lane* is one keep-alive connection and the requests that it
+sends one after the other; all lanes run at once. Answers must carry a Content-Length.
+"""
+
+import asyncio
+import gc
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import cast
+
+import uvloop
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one load run saw; latencies are seconds, sorted."""
+
+    seconds: float
+    latencies: list[float]
+    statuses: dict[int, int]
+    bodies: list[bytes]  # the last of each lane and every error; all of them if kept
+
+    @property
+    def rate(self) -> float:
+        return len(self.latencies) / self.seconds
+
+    def percentile(self, percent: float) -> float:
+        return self.latencies[
+            min(len(self.latencies) - 1, int(len(self.latencies) * percent / 100))
+        ]
+
+    def expect(self, *statuses: int) -> "Load":
+        """Raise unless every answer has one of these statuses: a fast error is no throughput."""
+        if not self.latencies or set(self.statuses) - set(statuses):
+            raise RuntimeError(
+                f"answers {self.statuses}, wanted {statuses}: {self.bodies[:1]!r:.600}"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class _Plan:
+    port: int
+    lanes: list[list[bytes]]
+    seconds: float | None  # None: every lane once; else the lanes go round until the time is up
+    keep: bool
+
+
+def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
+    """The bytes of one HTTP/1.1 request; `idempotency_key="k"` becomes a header."""
+    head = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
+    head += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    if body:
+        head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def start_load(
+    port: int,
+    lanes: Sequence[Sequence[bytes]],
+    seconds: float | None = None,
+    *,
+    keep: bool = False,
+) -> "subprocess.Popen[bytes]":
+    """Start a load in the background; `finish_load` waits for it and returns what it saw."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.load"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin
+    with process.stdin as pipe:
+        pickle.dump(_Plan(port, [list(lane) for lane in lanes], seconds, keep), pipe)
+    return process
+
+
+def finish_load(process: "subprocess.Popen[bytes]") -> Load:
+    assert process.stdout
+    with process.stdout as pipe:
+        answer = pipe.read()
+    if process.wait() or not answer:
+        raise RuntimeError("the load generator failed; its traceback is above")
+    load = pickle.loads(answer)
+    assert isinstance(load, Load)
+    return load
+
+
+def run_load(
+    port: int,
+    lanes: Sequence[Sequence[bytes]],
+    seconds: float | None = None,
+    *,
+    keep: bool = False,
+) -> Load:
+    """Play every lane once, or round and round for `seconds`; see the module's map."""
+    return finish_load(start_load(port, lanes, seconds, keep=keep))
+
+
+class _Lane(asyncio.Protocol):
+    """One connection: send, wait for the whole answer, note the time, send the next."""
+
+    transport: asyncio.WriteTransport
+
+    def __init__(self, plan: _Plan, lane: list[bytes], result: Load) -> None:
+        self.plan, self.lane, self.result = plan, lane, result
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.next, self.end, self.buffer, self.want, self.body_at = 0, inf, b"", 0, 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.WriteTransport, transport)
+
+    def send(self) -> None:
+        self.sent = time.perf_counter()
+        self.transport.write(self.lane[self.next])
+        self.next += 1
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer = self.buffer + data if self.buffer else data
+        if not self.want:
+            end = self.buffer.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = self.buffer[:end].lower()
+            length = head.find(b"\r\ncontent-length:")
+            if length < 0:
+                self.connection_lost(RuntimeError(f"no Content-Length: {head!r}"))
+                return
+            self.body_at = end + 4
+            self.want = self.body_at + int(head[length + 17 :].split(b"\r\n", 1)[0])
+        if len(self.buffer) >= self.want:
+            self.answered()
+
+    def answered(self) -> None:
+        now, status = time.perf_counter(), int(self.buffer[9:12])
+        self.result.latencies.append(now - self.sent)
+        self.result.statuses[status] = self.result.statuses.get(status, 0) + 1
+        if self.next == len(self.lane) and self.plan.seconds is not None:
+            self.next = 0
+        last = self.next == len(self.lane) or now >= self.end
+        if last or self.plan.keep or status >= 400:
+            self.result.bodies.append(self.buffer[self.body_at :])
+        self.buffer, self.want = b"", 0
+        if not last:
+            self.send()
+        elif not self.done.done():
+            self.done.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(exc or ConnectionError("the server hung up"))
+
+
+def _itself(lane: _Lane) -> _Lane:
+    return lane
+
+
+async def _play(plan: _Plan) -> Load:
+    loop, result = asyncio.get_running_loop(), Load(0.0, [], {}, [])
+    lanes = [_Lane(plan, lane, result) for lane in plan.lanes]
+    for lane in lanes:
+        await loop.create_connection(partial(_itself, lane), "127.0.0.1", plan.port)
+    start = time.perf_counter()
+    for lane in lanes:
+        lane.end = start + (inf if plan.seconds is None else plan.seconds)
+        lane.send()
+    await asyncio.gather(*(lane.done for lane in lanes))
+    seconds = time.perf_counter() - start
+    return Load(seconds, sorted(result.latencies), result.statuses, result.bodies)
+
+
+def main() -> None:
+    gc.disable()
+    pickle.dump(uvloop.run(_play(pickle.load(sys.stdin.buffer))), sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    # Under its importable name, so that what it pickles can be read back.
+    from tests.bench.load import main as play
+
+    play()

@@ -1,0 +1,311 @@
+"""The rows of DESIGN.md section 5 that are measured over HTTP against two running servers.
+
+A row measures its cells in turns, repetition by repetition, checks that the work was really done
+(rows landed, data equal), and returns its figures. `processes.py` has the rows about processes.
+"""
+
+import itertools
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+
+from tests.bench.fixture import KEYS, MODELS, RUN, Workbench, call, new_run, port, reports
+from tests.bench.load import Load, finish_load, request, run_load, start_load
+from tests.bench.report import Figure, Target, figure
+from tests.support.server import Server, wait_until
+
+CLIENTS = 32
+TRAINERS = 8
+
+
+def in_turns(repetitions: int, *cells: Callable[[], float]) -> list[list[float]]:
+    """What each cell measured; every second round goes backwards, and the first only warms up."""
+    measured: list[list[float]] = [[] for _ in cells]
+    for repetition in range(repetitions + 1):
+        order = list(zip(cells, measured, strict=True))
+        for cell, values in order if repetition % 2 else reversed(order):
+            value = cell()
+            if repetition:
+                values.append(value)
+    return measured
+
+
+def same(what: str, ours: Any, other: Any) -> None:
+    if ours != other:
+        raise RuntimeError(f"{what} differs:\n{ours!r:.1500}\n{other!r:.1500}")
+
+
+def submit(bench: Workbench) -> list[Figure]:
+    experiment_id = bench.experiments["work"]
+    path, body = f"/v1/experiments/{experiment_id}/runs", json.dumps(RUN).encode()
+    each = 30 if bench.quick else 150
+
+    def rate(server: Server) -> float:
+        lanes = [
+            [
+                request("POST", path, body, idempotency_key=secrets.token_hex(12))
+                for _ in range(each)
+            ]
+            for _ in range(CLIENTS)
+        ]
+        before = landed(bench, server, experiment_id)
+        load = run_load(port(server), lanes).expect(201)
+        after = landed(bench, server, experiment_id)
+        new = [now - was for now, was in zip(after, before, strict=True)]
+        same("runs, events, last_seq and keys", new, [CLIENTS * each] * 4)
+        return load.rate
+
+    ours, bare = in_turns(bench.repetitions, lambda: rate(bench.ours), lambda: rate(bench.bare))
+    target = Target("at least", 0.5)
+    return [figure("submit", "submit runs, 32 clients", "/s", ours, bare, target)]
+
+
+def landed(bench: Workbench, server: Server, experiment_id: str) -> tuple[int, ...]:
+    with bench.database(server) as database:
+        row: tuple[int, ...] = database.execute(
+            "SELECT (SELECT count(*) FROM run WHERE experiment_id = e.id),"
+            " (SELECT count(*) FROM event WHERE experiment_id = e.id), last_seq,"
+            " (SELECT count(*) FROM idempotency_key) FROM experiment e WHERE id = ?",
+            (experiment_id,),
+        ).fetchone()
+    return row
+
+
+def read(bench: Workbench) -> list[Figure]:
+    paths = status_paths(bench)
+    one, other = (call(server, "GET", paths[0]) for server in (bench.ours, bench.bare))
+    same("status", {key: one[key] for key in other}, other)
+    lanes, seconds = [[request("GET", path)] for path in paths], 1.0 if bench.quick else 3.0
+    ours, bare = in_turns(
+        bench.repetitions,
+        lambda: run_load(port(bench.ours), lanes, seconds).expect(200).rate,
+        lambda: run_load(port(bench.bare), lanes, seconds).expect(200).rate,
+    )
+    target = Target("at least", 0.6)
+    return [figure("read", "read one run, 32 clients", "/s", ours, bare, target)]
+
+
+def status_paths(bench: Workbench) -> list[str]:
+    """One run for each client."""
+    experiment_id = bench.experiments["10k"]
+    with bench.database(bench.bare) as database:
+        wanted = "SELECT id FROM run WHERE experiment_id = ? ORDER BY id LIMIT ?"
+        runs = [row[0] for row in database.execute(wanted, (experiment_id, CLIENTS))]
+    return [f"/v1/experiments/{experiment_id}/runs/{run_id}/status" for run_id in runs]
+
+
+class Trainers:
+    """External runs that report to one server at once, 1,000 points a request."""
+
+    def __init__(self, bench: Workbench, server: Server, form: str) -> None:
+        self.bench, self.server, self.form, self.sent = bench, server, form, 0
+        self.runs = [new_run(bench.ours, bench.experiments["work"]) for _ in range(TRAINERS)]
+
+    def lanes(self, each: int) -> list[list[bytes]]:
+        self.sent += each
+        return [reports(run, self.form, self.sent - each + 1, each) for run in self.runs]
+
+    def rate(self, each: int) -> float:
+        """Points a second, all of them found in the database afterwards."""
+        load = run_load(port(self.server), self.lanes(each)).expect(200)
+        same("points in the database", self.points(), self.sent * 1_000 * TRAINERS)
+        return load.rate * 1_000
+
+    def points(self) -> int:
+        with self.bench.database(self.server) as database:
+            count: int = database.execute(
+                "SELECT count(*) FROM metric_point p JOIN metric_series s ON s.id = p.series_id"
+                f" WHERE s.run_id IN ({', '.join('?' * TRAINERS)})",
+                [run_id for run_id, _ in self.runs],
+            ).fetchone()[0]
+        return count
+
+
+def ingest(bench: Workbench) -> list[Figure]:
+    each, figures = 8 if bench.quick else 25, []
+    for form, limit in (("columns", 0.60), ("rows", 0.45)):
+        trainers, by_hand = (Trainers(bench, server, form) for server in (bench.ours, bench.bare))
+        series = itertools.count(10**9 if form == "columns" else 2 * 10**9)
+        ours, bare, raw = in_turns(
+            bench.repetitions,
+            lambda: trainers.rate(each),  # noqa: B023
+            lambda: by_hand.rate(each),  # noqa: B023
+            lambda: executemany(bench, series, each * TRAINERS),  # noqa: B023
+        )
+        work, target = f"ingest 1,000 points a request, {form}", Target("at least", limit)
+        figures += [
+            figure("ingest", f"{work}, to executemany", "points/s", ours, raw, target),
+            figure("ingest", f"{work}, to a bare handler", "points/s", ours, bare),
+        ]
+    return figures
+
+
+def executemany(bench: Workbench, series: Iterator[int], batches: int) -> float:
+    """Points a second by raw sqlite3 without HTTP, each batch of 1,000 committed (WAL, FULL)."""
+    ids, per_key = list(itertools.islice(series, len(KEYS))), 1_000 // len(KEYS)
+    work = [
+        [
+            (number, step, 2.0 + 1.0 / (step + 3), 1_763_800_000.25 + step)
+            for number in ids
+            for step in range(batch * per_key, (batch + 1) * per_key)
+        ]
+        for batch in range(batches)
+    ]
+    with bench.database(bench.bare) as database:
+        database.execute("PRAGMA synchronous = FULL")
+        start = time.perf_counter()
+        for rows in work:
+            database.execute("BEGIN IMMEDIATE")
+            database.executemany("INSERT INTO metric_point VALUES (?, ?, ?, ?)", rows)
+            database.execute("COMMIT")
+        return batches * 1_000 / (time.perf_counter() - start)
+
+
+def retry(bench: Workbench) -> list[Figure]:
+    """The last batch of a run again and again: answered, and nothing is added."""
+    seconds, lanes = 0.5 if bench.quick else 2.0, []
+    for batches in (10, 1_000):
+        run = new_run(bench.ours, bench.experiments["work"])
+        history = reports(run, "columns", 1, batches)
+        run_load(port(bench.ours), [history]).expect(200)
+        lanes.append([history[-1:]])
+    before = points(bench)
+    small, large = in_turns(
+        bench.repetitions,
+        lambda: p50(run_load(port(bench.ours), lanes[0], seconds)),
+        lambda: p50(run_load(port(bench.ours), lanes[1], seconds)),
+    )
+    same("points after retries", points(bench), before)
+    work, target = "retry of a batch, 1 M points of history to 10 k", Target("at most", 1.3)
+    return [figure("retry", work, "ms p50", large, small, target)]
+
+
+def points(bench: Workbench) -> int:
+    with bench.database(bench.ours) as database:
+        count: int = database.execute("SELECT count(*) FROM metric_point").fetchone()[0]
+    return count
+
+
+def p50(load: Load) -> float:
+    return load.expect(200).percentile(50) * 1_000
+
+
+def latency(bench: Workbench, server: Server, *asked: bytes) -> float:
+    """The median in ms for one client that sends these requests in turn."""
+    return p50(run_load(port(server), [list(asked)], 0.5 if bench.quick else 2.0))
+
+
+def listing(bench: Workbench) -> list[Figure]:
+    paths = {
+        name: f"/v1/experiments/{bench.experiments[name]}/runs"
+        f"?status=succeeded&model={MODELS[0]}&order=-created_at&limit=100"
+        for name in ("1k", "10k", "100k")
+    }
+    one, other = (call(server, "GET", paths["10k"])["runs"] for server in (bench.ours, bench.bare))
+    same("list", [{key: run[key] for key in other[0]} for run in one], other)
+    ours, bare, small, large = in_turns(
+        bench.repetitions,
+        lambda: latency(bench, bench.ours, request("GET", paths["10k"])),
+        lambda: latency(bench, bench.bare, request("GET", paths["10k"])),
+        lambda: latency(bench, bench.ours, request("GET", paths["1k"])),
+        lambda: latency(bench, bench.ours, request("GET", paths["100k"])),
+    )
+    target = Target("at most", 2)
+    return [
+        figure("list", "list 100 of 10 k runs, filtered, sorted", "ms p50", ours, bare, target),
+        figure("list", "the same of 100 k runs to 1 k", "ms p50", large, small, target),
+    ]
+
+
+def history(bench: Workbench) -> list[Figure]:
+    run_id, key = bench.history_run[0], KEYS[0].replace("/", "%2F")
+    path = f"/v1/experiments/{bench.experiments['work']}/runs/{run_id}/metrics?keys={key}"
+    one, other = (call(server, "GET", path)["series"][0] for server in (bench.ours, bench.bare))
+    same("history", {key: one[key] for key in other}, other)
+    same("points in the history", len(other["steps"]), 10_000)
+    thinned = call(bench.ours, "GET", f"{path}&points=1000")["series"][0]
+    if not 900 <= len(thinned["steps"]) <= 1_000:
+        raise RuntimeError(f"asked for 1,000 points, got {len(thinned['steps'])}")
+    ours, bare, downsampled = in_turns(
+        bench.repetitions,
+        lambda: latency(bench, bench.ours, request("GET", path)),
+        lambda: latency(bench, bench.bare, request("GET", path)),
+        lambda: latency(bench, bench.ours, request("GET", f"{path}&points=1000")),
+    )
+    limit = Target("at most", 3, of="ours")
+    return [
+        figure("history", "10 k points", "ms p50", ours, bare, Target("at most", 1.5)),
+        figure("history", "10 k points, 1,000 of them", "ms p50", downsampled, target=limit),
+    ]
+
+
+NESTED = """
+query Nested($id: ID!) {
+  experiment(id: $id) {
+    name createdAt
+    runs(first: 50) {
+      nodes {
+        id model status step createdAt
+        checkpoints(first: 10) { nodes { id ckptPath state step sizeBytes createdAt } }
+      }
+    }
+  }
+}
+"""
+
+
+def graphql(bench: Workbench) -> list[Figure]:
+    experiment_id = bench.experiments["nested"]
+    path, asked = (
+        f"/v1/experiments/{experiment_id}/nested",
+        {"query": NESTED, "variables": {"id": experiment_id}},
+    )
+    same(
+        "nested answer",
+        call(bench.ours, "POST", "/graphql", asked)["data"],
+        call(bench.bare, "GET", path)["data"],
+    )
+    ours, bare = in_turns(
+        bench.repetitions,
+        lambda: latency(bench, bench.ours, request("POST", "/graphql", orjson.dumps(asked))),
+        lambda: latency(bench, bench.bare, request("GET", path)),
+    )
+    target = Target("at most", 3)
+    return [figure("graphql", "nested GraphQL, 1 × 50 × 10", "ms p50", ours, bare, target)]
+
+
+def reads_while_ingesting(bench: Workbench) -> list[Figure]:
+    lanes = [[request("GET", path)] for path in status_paths(bench)]
+    seconds = 1.0 if bench.quick else 3.0
+
+    def p99(server: Server) -> float:
+        return run_load(port(server), lanes, seconds).expect(200).percentile(99) * 1_000
+
+    def busy(server: Server) -> float:
+        trainers = Trainers(bench, server, "columns")
+        load = start_load(port(server), trainers.lanes(250), seconds + 2)
+        try:
+            wait_until(trainers.points, "the first points have landed")
+            value = p99(server)
+            if load.poll() is not None:
+                raise RuntimeError("the ingest ended before the reads did")
+            return value
+        finally:
+            finish_load(load).expect(200)
+
+    idle, loaded, bare_idle, bare_loaded = in_turns(
+        bench.repetitions,
+        lambda: p99(bench.ours),
+        lambda: busy(bench.ours),
+        lambda: p99(bench.bare),
+        lambda: busy(bench.bare),
+    )
+    work, target = "reads while ingesting to idle, 32 clients", Target("at most", 3)
+    return [
+        figure("reads", work, "ms p99", loaded, idle, target),
+        figure("reads", "the same of the bare handlers", "ms p99", bare_loaded, bare_idle),
+    ]
