@@ -30,6 +30,7 @@ from app.domain.recipes import RecipeError, load_recipes
 from app.errors import ServiceError
 from app.graphql.router import graphql_router
 from app.guard import Guard
+from app.pages import mount_static
 from app.rest import docs, problems, routes, service
 from app.services.idempotency import InFlight
 from app.settings import Settings
@@ -87,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(docs.router)
     app.include_router(graphql_router(settings), include_in_schema=False)
+    mount_static(app)
     return app
 
 

@@ -34,12 +34,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "Cache-Control": "no-cache",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+HEADERS = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": "no-cache"}
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -96,7 +91,7 @@ def page(
 
 def mount_static(app: FastAPI) -> None:
     """Serve the pages' files at /static."""
-    # The host's own table may be anything (Windows: .js is text/plain), and `nosniff` is strict.
+    # The host's own table may be anything (Windows: .js is text/plain); browsers shall not guess.
     mimetypes.add_type("text/javascript", ".js")
     mimetypes.add_type("text/css", ".css")
     mimetypes.add_type("image/svg+xml", ".svg")

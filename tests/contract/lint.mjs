@@ -1,0 +1,21 @@
+// Lints an SDL file with graphql-eslint's schema configurations; prints ["line: message (rule)"].
+import { readFile } from "node:fs/promises";
+import { ESLint } from "eslint";
+import plugin from "@graphql-eslint/eslint-plugin";
+
+const [file] = process.argv.slice(1);
+const sdl = await readFile(file, "utf8");
+const eslint = new ESLint({
+  overrideConfigFile: true,
+  overrideConfig: {
+    files: ["**/*.graphql"],
+    languageOptions: { parser: plugin.parser, parserOptions: { graphQLConfig: { schema: file } } },
+    plugins: { "@graphql-eslint": plugin },
+    rules: {
+      ...plugin.configs["flat/schema-recommended"].rules,
+      ...plugin.configs["flat/schema-relay"].rules,
+    },
+  },
+});
+const [{ messages }] = await eslint.lintText(sdl, { filePath: "schema.graphql" });
+console.log(JSON.stringify(messages.map((m) => `${m.line}: ${m.message} (${m.ruleId})`)));

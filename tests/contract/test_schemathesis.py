@@ -1,0 +1,28 @@
+"""Property-based tests that schemathesis derives from both faces' own descriptions."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import Server
+
+SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
+
+
+@pytest.mark.parametrize(
+    ("description", "examples"), [("/openapi.json", 15), ("/graphql", 5)], ids=["REST", "GraphQL"]
+)
+def test_no_generated_request_finds_a_broken_promise(
+    server: Server, tmp_path: Path, description: str, examples: int
+) -> None:
+    options = ("--checks=all", f"--max-examples={examples}", "--seed=1", "--workers=2")
+    done = subprocess.run(
+        [SCHEMATHESIS, "run", f"{server.url}{description}", *options],
+        cwd=tmp_path,  # it leaves its example database where it runs
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
