@@ -52,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         db = connect(settings.database_url)
         await db.start()
-        supervisor = Supervisor(db, settings, recipes, app.state.secret)
+        supervisor = Supervisor(db, settings, recipes, app.state.secret, app.state.api_url)
         app.state.db, app.state.supervisor = db, supervisor
         task = asyncio.create_task(supervisor.run())
         # What start-up made stays; the collector need not walk it again and again.
@@ -76,6 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.recipes = recipes
     app.state.secret = settings.secret or _secret(settings.data_dir)
+    app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
     app.add_middleware(
         Guard,
@@ -158,7 +159,15 @@ def serve(settings: Settings) -> None:
             f"llm-train: {settings.host}:{settings.port} is taken or not an address of this "
             "machine; choose another port with LLM_TRAIN_PORT."
         )
+    app.state.api_url = "http://{}:{}".format(*_reachable(sock.getsockname()))
     uvicorn.Server(config).run(sockets=[sock])
+
+
+def _reachable(address: tuple[str, int]) -> tuple[str, int]:
+    """Where this machine's own trainers reach a bound address."""
+    host, port = address[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
+    return (f"[{host}]" if ":" in host and "[" not in host else host), port
 
 
 def main() -> None:

@@ -1,5 +1,8 @@
 """Configuration: the environment, prefix `LLM_TRAIN_`; nothing else reads it."""
 
+import os
+import sys
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +51,16 @@ class Settings(BaseSettings):
                 "set LLM_TRAIN_API_TOKEN (16 characters or more) to allow it"
             )
         return self
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """This process's environment, of which recipes pass a part on to trainers."""
+        return os.environ
+
+    @property
+    def python(self) -> str:
+        """The interpreter that serves, which recipes may name."""
+        return sys.executable
 
     @property
     def loopback(self) -> bool:

@@ -1,0 +1,205 @@
+"""What the supervisor decides in transactions: claim a launch, record an end.
+
+Launching is claim (here) → act (the launcher, no transaction) → observe. A claim gives the
+attempt its number and its nonce; whatever happens later is recorded against that number.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam
+
+from app.domain import evidence, paths
+from app.domain.evidence import Evidence
+from app.domain.lifecycle import LAUNCHED, Reason, RunStatus
+from app.domain.lifecycle import CheckpointState as State
+from app.domain.recipes import Recipe
+from app.services import checkpoints, events, runs
+from app.store.sql import Statement, Tx, columns, dump, every
+from app.store.tables import Checkpoint, Run
+
+_run = columns(Run)
+_OLDEST = (_run.created_at, _run.id)
+
+_QUEUED = Statement(
+    every(Run)
+    .where(_run.status == RunStatus.QUEUED.value, _run.recipe.is_not(None))
+    .order_by(*_OLDEST)
+    .limit(bindparam("most")),
+    Run,
+)
+_LAUNCHED = Statement(
+    every(Run)
+    .where(_run.status.in_([status.value for status in sorted(LAUNCHED)]))
+    .order_by(*_OLDEST),
+    Run,
+)
+
+
+class Source(NamedTuple):
+    """Where an attempt starts: the checkpoint that the user named, and the one with files."""
+
+    named: Checkpoint
+    stored: Checkpoint
+
+
+def queued(tx: Tx, most: int) -> list[Run]:
+    """Runs with a recipe that wait to be launched, oldest first."""
+    return tx.all(_QUEUED, most=most)
+
+
+def launched(tx: Tx) -> list[Run]:
+    """Every run that may have a trainer, ours or external."""
+    return tx.all(_LAUNCHED)
+
+
+def sources(tx: Tx, run: Run) -> list[Source]:
+    """Checkpoints that a launch may start from, best first.
+
+    A retry starts from its own newest; a resumed run from the one it was asked to; when
+    those turn out damaged, from the newest before them, up the lineage.
+    """
+    found = [Source(each, each) for each in checkpoints.ready(tx, run.id) if run.attempt > 0]
+    if run.source_checkpoint_id is None:
+        return found
+    named = checkpoints.get(tx, run.source_checkpoint_id)
+    found.append(Source(named, checkpoints.stored(tx, named)))
+    seen = {each.stored.id for each in found}
+    ancestor: Run | None = run
+    limit = named.step
+    while ancestor is not None and ancestor.parent_run_id is not None:
+        ancestor = runs.get(tx, ancestor.parent_run_id)
+        for each in checkpoints.ready(tx, ancestor.id):
+            stored = checkpoints.stored(tx, each)
+            if stored.id not in seen and (limit is None or (each.step or 0) <= limit):
+                seen.add(stored.id)
+                found.append(Source(each, stored))
+    return found
+
+
+def ready_in_lineage(tx: Tx, run: Run) -> list[str]:
+    """The paths of every ready checkpoint of a run and the runs it was resumed from."""
+    found: list[str] = []
+    ancestor: Run | None = run
+    while ancestor is not None:
+        found += [each.ckpt_path for each in checkpoints.ready(tx, ancestor.id)]
+        parent = ancestor.parent_run_id
+        ancestor = runs.get(tx, parent) if parent else None
+    return found
+
+
+def wait(tx: Tx, run_id: str, reason: Reason, detail: str) -> None:
+    """Says why a queued run waits, once."""
+    run = runs.lock(tx, run_id)
+    if run.status != RunStatus.QUEUED or (run.status_reason, run.status_detail) == (reason, detail):
+        return
+    runs.change(tx, run, status_reason=reason.value, status_detail=detail)
+    events.append(
+        tx, run.experiment_id, "run.waiting", run_id=run.id, reason=reason.value, detail=detail
+    )
+
+
+def refuse(tx: Tx, run_id: str, reason: Reason, detail: str) -> None:
+    """Fails a queued run that can never start."""
+    run = runs.lock(tx, run_id)
+    if run.status == RunStatus.QUEUED:
+        runs.move(tx, run, RunStatus.FAILED, reason=reason, detail=detail)
+
+
+def claim(
+    tx: Tx, run_id: str, gpus: Sequence[str], source: Checkpoint | None, detail: str | None
+) -> Run | None:
+    """Gives a queued run its next attempt; None when it is no longer queued."""
+    run = runs.lock(tx, run_id)
+    if run.status != RunStatus.QUEUED:
+        return None
+    start = 0 if source is None else source.step or 0
+    return runs.move(
+        tx, run, RunStatus.STARTING, detail=detail,
+        data={"ckpt_path": source.ckpt_path if source else None, "gpus": list(gpus) or None},
+        attempt=run.attempt + 1, nonce=secrets.token_urlsafe(18), gpus=dump(list(gpus)),
+        launched_at=tx.now, heartbeat_at=None, last_batch=0, finished=False,
+        start_step=start, step=start,
+        **_launched_from(run, source),
+    )  # fmt: skip
+
+
+def _launched_from(run: Run, source: Checkpoint | None) -> dict[str, Any]:
+    """A resumed run whose named checkpoint was damaged records the one it really started from."""
+    if source is None or source.run_id == run.id or run.source_checkpoint_id == source.id:
+        return {}
+    return {"source_checkpoint_id": source.id, "source_ckpt_path": source.ckpt_path}
+
+
+def running(tx: Tx, run_id: str, attempt: int) -> None:
+    """The trainer of a recipe that does not report is alive."""
+    run = runs.lock(tx, run_id)
+    if run.status == RunStatus.STARTING and run.attempt == attempt:
+        runs.move(tx, run, RunStatus.RUNNING)
+
+
+def condemn(tx: Tx, run_id: str, attempt: int, reason: Reason, detail: str) -> bool:
+    """Records why the service is about to end a trainer, before it does; whether it may."""
+    run = runs.lock(tx, run_id)
+    if run.attempt != attempt or run.status not in (RunStatus.STARTING, RunStatus.RUNNING):
+        return False
+    if run.status_reason is None:
+        runs.change(tx, run, status_reason=reason.value, status_detail=detail)
+        events.append(
+            tx, run.experiment_id, "run.stopping", run_id=run.id, reason=reason.value,
+            detail=detail, attempt=attempt,
+        )  # fmt: skip
+    return True
+
+
+def end(tx: Tx, run_id: str, attempt: int, found: Evidence, recipe: Recipe | None) -> Run:
+    """Records the end of an attempt: a terminal status from the evidence, or a retry.
+
+    Called again for the same attempt, it changes nothing.
+    """
+    run = runs.lock(tx, run_id)
+    if run.attempt != attempt or RunStatus(run.status) not in LAUNCHED:
+        return run
+    found = found._replace(
+        cancel_asked=run.status == RunStatus.CANCELLING,
+        ended_by_service=Reason(run.status_reason) if run.status_reason else None,
+        finished=bool(run.finished),
+        step=run.step,
+        total_steps=run.total_steps,
+    )
+    verdict = evidence.judge(found)
+    data = {
+        "exit_code": found.exit_code,
+        "signal": found.signal,
+        "finished": found.finished or None,
+    }
+    if (
+        recipe is not None
+        and verdict.status is RunStatus.FAILED
+        and verdict.reason in recipe.retry_on
+        and attempt < recipe.max_attempts
+    ):
+        detail = f"Attempt {attempt} of {recipe.max_attempts}: {verdict.detail} Trying again."
+        return runs.move(
+            tx, run, RunStatus.QUEUED, reason=Reason.RETRYING, detail=detail, data=data,
+            gpus="[]", nonce=None,
+        )  # fmt: skip
+    _drop_promises(tx, run)
+    ended = runs.move(
+        tx, run, verdict.status, reason=verdict.reason, detail=verdict.detail, data=data,
+        gpus="[]", nonce=None,
+    )  # fmt: skip
+    if verdict.status is RunStatus.CANCELLED:
+        checkpoints.settle(tx, ended)
+    return ended
+
+
+def _drop_promises(tx: Tx, run: Run) -> None:
+    """What was announced and never found, when its trainer is gone, is lost."""
+    stop_name = paths.stop_name(run.attempt)
+    for each in checkpoints.of_run(tx, run.id):
+        if each.state == State.PENDING and each.stored_as_id is None:
+            if run.status == RunStatus.CANCELLING and each.ckpt_path.endswith("/" + stop_name):
+                continue  # settled after the move
+            checkpoints.lost(tx, each.id, "The trainer is gone, and no committed files are there.")
