@@ -3,6 +3,12 @@ import { readFile } from "node:fs/promises";
 import { ESLint } from "eslint";
 import plugin from "@graphql-eslint/eslint-plugin";
 
+const VALUES = {
+  suffixes: ["Connection", "Edge", "Payload"],
+  types: ["PageInfo", "UserError"],
+};
+const EDGES = { withEdgeSuffix: true, shouldImplementNode: true, listTypeCanWrapOnlyEdgeType: false };
+
 const [file] = process.argv.slice(1);
 const sdl = await readFile(file, "utf8");
 const eslint = new ESLint({
@@ -14,6 +20,9 @@ const eslint = new ESLint({
     rules: {
       ...plugin.configs["flat/schema-recommended"].rules,
       ...plugin.configs["flat/schema-relay"].rules,
+      // Values without an identity, and connections that also list their nodes, as GitHub's do.
+      "@graphql-eslint/strict-id-in-types": ["error", { exceptions: VALUES }],
+      "@graphql-eslint/relay-edge-types": ["error", EDGES],
     },
   },
 });

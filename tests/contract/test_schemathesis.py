@@ -17,7 +17,10 @@ SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 def test_no_generated_request_finds_a_broken_promise(
     server: Server, tmp_path: Path, description: str, examples: int
 ) -> None:
-    options = ("--checks=all", f"--max-examples={examples}", "--seed=1", "--workers=2")
+    # JSON Schema cannot say "a path under this run" or "a recipe that exists", so a request that it
+    # allows may rightly be refused.
+    checks = ("--checks=all", "--exclude-checks=positive_data_acceptance")
+    options = (*checks, f"--max-examples={examples}", "--seed=1", "--workers=2")
     done = subprocess.run(
         [SCHEMATHESIS, "run", f"{server.url}{description}", *options],
         cwd=tmp_path,  # it leaves its example database where it runs

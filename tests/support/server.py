@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -72,6 +72,7 @@ def running_server(
     command: Sequence[str] = (sys.executable, "-m", "app.main"),
     port: int | None = None,
     timeout: float = 30.0,
+    keep_trainers: bool = False,
     **settings: str,
 ) -> Iterator[Server]:
     """Start a server, yield it when it is ready, stop it.
@@ -80,11 +81,11 @@ def running_server(
         settings: more settings without their prefix: `MAX_LOCAL_RUNS="2"`.
         port: to start again where a server was before; a free one otherwise.
         command: another program that reads the same environment.
+        keep_trainers: leave what the server launched alive, for a test that starts it again; it is
+            killed otherwise.
 
     The same `tmp_path` again finds the same database and data: that is a restart. A body that ends
-    the server itself (a crash test kills `server.pid`) is fine. Trainers that the server launched
-    outlive it on purpose, so they are the test's to end: only the server's own process group is
-    asserted to be gone.
+    the server itself (a crash test kills `server.pid`) is fine.
     """
     port = port or free_port()
     data_dir, log = tmp_path / "data", tmp_path / "server.log"
@@ -118,8 +119,35 @@ def running_server(
         yield Server(url, process.pid, log, data_dir, environment["LLM_TRAIN_DATABASE_URL"])
     finally:
         stuck = _stop(process)
+        if not keep_trainers:
+            end_trainers(data_dir)
     assert not stuck, f"the server did not end on SIGTERM within 15 s\n{log.read_text()}"
     assert not (left := _group(process.pid)), f"the server left processes behind: {left}"
+
+
+def end_trainers(data_dir: Path) -> None:
+    """Kill whatever runs for a run of this data directory: it outlives its server on purpose."""
+    found = [process for process in psutil.process_iter() if _belongs(process, data_dir)]
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    wait_until(lambda: not any(map(alive, found)), "the trainers are gone")
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether it still runs; one that nobody has waited for yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _belongs(process: psutil.Process, data_dir: Path) -> bool:
+    try:
+        run_dir = process.environ().get("LLM_TRAIN_RUN_DIR", "")
+        return any(text.startswith(f"{data_dir}/") for text in (run_dir, *process.cmdline()))
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +184,7 @@ def _group(pgid: int) -> list[str]:
     left = []
     for process in psutil.process_iter():
         try:
-            if os.getpgid(process.pid) == pgid and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getpgid(process.pid) == pgid and alive(process):
                 left.append(f"{process.pid} {shlex.join(process.cmdline())}")
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue

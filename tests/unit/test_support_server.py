@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.server import running_server, wait_until
+from tests.support.server import alive, end_trainers, running_server, wait_until
 
 SERVE = """
 import http.server, os, subprocess, sys
@@ -18,6 +18,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(os.environ["LLM_TRAIN_RECIPES"].encode())
 if "leave" in sys.argv:
     subprocess.Popen(["sleep", "30"])
+if "train" in sys.argv:
+    run = {"LLM_TRAIN_RUN_DIR": os.environ["LLM_TRAIN_DATA_DIR"] + "/runs/run_1"}
+    trainer = subprocess.Popen(["sleep", "30"], env=run, start_new_session=True)
+    print(trainer.pid)
 address = os.environ["LLM_TRAIN_HOST"], int(os.environ["LLM_TRAIN_PORT"])
 http.server.HTTPServer(address, Handler).serve_forever()
 """
@@ -53,6 +57,17 @@ def test_a_process_left_in_the_servers_group_fails_the_test(tmp_path: Path) -> N
     leftover = re.search(r"(\d+) sleep 30", str(caught.value))
     assert leftover
     psutil.Process(int(leftover[1])).kill()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_trainer_outlives_the_server_only_where_the_test_says_so(
+    tmp_path: Path, keep: bool
+) -> None:
+    with running_server(tmp_path, command=command("train"), keep_trainers=keep) as server:
+        trainer = psutil.Process(int(server.log.read_text().split()[0]))
+    assert alive(trainer) == keep
+    end_trainers(server.data_dir)
+    assert not alive(trainer)
 
 
 def test_a_wait_that_runs_out_says_what_it_waited_for() -> None:
