@@ -18,7 +18,8 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 STATIC = Path(__file__).parent / "static"
-URL = "/static"
+# Relative, so that the pages also work under a proxy's path prefix.
+URL = "static"
 
 # GraphiQL and Swagger UI style themselves with inline styles and embedded fonts and icons.
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -95,7 +96,7 @@ def mount_static(app: FastAPI) -> None:
     mimetypes.add_type("text/javascript", ".js")
     mimetypes.add_type("text/css", ".css")
     mimetypes.add_type("image/svg+xml", ".svg")
-    app.mount(URL, _Files(directory=STATIC), name="static")
+    app.mount(f"/{URL}", _Files(directory=STATIC), name="static")
 
 
 class _Files(StaticFiles):

@@ -15,5 +15,5 @@ async def swagger_ui(request: Request) -> HTMLResponse:
         f"{request.app.title}: REST",
         styles=("vendor/swagger-ui-dist/swagger-ui.css",),
         scripts=("vendor/swagger-ui-dist/swagger-ui-bundle.js", "swagger.js"),
-        settings={"openapi": request.app.openapi_url},
+        settings={"openapi": request.app.openapi_url.lstrip("/")},
     )

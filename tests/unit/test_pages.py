@@ -37,9 +37,9 @@ def test_a_page_and_its_styles_name_only_local_files(client: TestClient, path: s
     assert page.status_code == 200
     assets = addresses(page.text)
     assert len(assets) >= 4
-    assert all(address.startswith("/static/") for address in assets)
+    assert all(address.startswith("static/") for address in assets)
     for address in assets:
-        asset = client.get(address)
+        asset = client.get(f"/{address}")
         assert asset.status_code == 200
         kind = {".js": "javascript", ".css": "css", ".svg": "svg+xml"}[Path(address).suffix]
         assert f"/{kind}" in asset.headers["content-type"]
