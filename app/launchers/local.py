@@ -13,13 +13,12 @@ import marshal
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from app.domain import failpoints
 from app.domain.resources import Capacity, Gpu
@@ -31,6 +30,7 @@ _children: dict[Path, list[subprocess.Popen[bytes]]] = {}
 """Wrappers that this process spawned and must reap, by attempt; they outlive any launcher."""
 _children_lock = threading.Lock()
 
+_CODE = cast(Any, wrapper.__loader__).get_code(wrapper.__name__)
 _GPU_SECONDS = 60.0
 _GPU_QUERY = ("--query-gpu=index,uuid,name", "--format=csv,noheader")
 
@@ -76,7 +76,7 @@ class LocalLauncher:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             with (plan.run_dir / "train.log").open("ab") as log:
                 child = subprocess.Popen(  # noqa: S603 - this very interpreter
-                    _wrapper_command(),
+                    (*wrapper.COMMAND, plan.run_id, str(plan.attempt)),
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -90,7 +90,7 @@ class LocalLauncher:
         assert child.stdin is not None
         try:
             with child.stdin as pipe:
-                pipe.write(marshal.dumps(order))
+                pipe.write(marshal.dumps((_CODE, order)))
         except BrokenPipeError:
             pass  # it died at once; `observe` finds it ended without a claim
         failpoints.failpoint("launch.spawned")
@@ -188,13 +188,6 @@ def _ask_nvidia() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout
-
-
-def _wrapper_command() -> list[str]:
-    """The wrapper's byte code if the import of it left some: compiling costs 5 ms a launch."""
-    cached = wrapper.__spec__.cached if wrapper.__spec__ else None
-    script = cached if cached and Path(cached).exists() else wrapper.__file__
-    return [sys.executable, "-I", "-S", script]
 
 
 def _reap() -> None:

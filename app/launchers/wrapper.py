@@ -1,15 +1,17 @@
-"""The small process between the server and one trainer: `python -I -S wrapper.py < order`.
+"""The small process between the server and one trainer.
 
 It claims the attempt (at most one wrapper ever does), starts the trainer, passes a stop on,
 enforces the grace, ends every descendant and writes down how it ended. It needs no server
-for any of that. The order is a marshalled dict on stdin, see `main`.
+for any of that.
+
+`COMMAND` starts it; its stdin is `marshal.dumps((code of this module, order))`. Sending the code
+saves the time to find and compile it, and makes the wrapper the server's own version.
 
 Every import delays the trainer and may be gone from the disk when the trainer ends, days
 later: only modules that the interpreter has loaded anyway, and `_ctypes` at the start.
 """
 
 import _signal as signal  # type: ignore[import-not-found]  # `signal` costs 6 ms for its enums
-import marshal
 import os
 import sys
 import time
@@ -28,15 +30,27 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LINUX = sys.platform == "linux"
 
 
-def main() -> None:
+COMMAND = (
+    sys.executable,
+    "-I",
+    "-S",
+    "-c",
+    """
+import marshal, sys
+if order := sys.stdin.buffer.read():  # else the server died before it gave one
+    code, order = marshal.loads(order)
+    wrapper = {"__name__": "wrapper"}
+    exec(code, wrapper)
+    wrapper["main"](order)
+""",
+)
+
+
+def main(order: "dict[str, Any]") -> None:
     """Carry out the order: `directory` (of the attempt), `nonce`, `argv`, `env`, `cwd`,
     `stop_signal`, `grace_seconds`, `failpoints`. Ends silently if the attempt is taken."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     signal.signal(signal.SIGCHLD, lambda *_: None)  # BSDs drop a blocked signal that is ignored
-    try:
-        order = marshal.load(sys.stdin.buffer)  # a pipe from our own server
-    except EOFError:
-        return  # the server died before it gave the order
     directory = order["directory"]
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -54,9 +68,7 @@ def main() -> None:
         return
     _failpoint(order, "wrapper.identity_saved")
     outcome = _train(order)
-    for _ in range(
-        3600
-    ):  # a disk that is full now may not be later: the exit code must not be lost
+    for _ in range(3600):  # a disk may be full for a while, and the exit code must not be lost
         try:
             return write_exit(directory, **outcome)
         except FileNotFoundError:
@@ -350,7 +362,3 @@ def _failpoint(order: "dict[str, Any]", name: str) -> None:
     if action and action.startswith("wait:"):
         while not os.path.exists(action[5:]):
             time.sleep(0.005)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,827 @@
+"""What every launcher promises, with real processes. A launcher joins by one line in LAUNCHERS.
+
+Trainers are small Python scripts. `survivors` looks for their processes by nonce through psutil,
+not through the code under test.
+"""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from select import select
+
+import psutil
+import pytest
+
+from app.domain import failpoints
+from app.launchers import LAUNCHERS as REGISTERED
+from app.launchers import get_launcher, wrapper
+from app.launchers.base import Launcher, LauncherError, LaunchPlan, Observation
+from app.launchers.local import LocalLauncher, parse_gpus
+from tests.support.server import REPOSITORY, wait_until
+
+LAUNCHERS: dict[str, Callable[[], Launcher]] = {
+    "local": lambda: get_launcher("local", gpus=["A100"]),
+}
+GRACE = 0.6
+
+READY = "import os, pathlib, signal, sys, time; run = pathlib.Path(os.environ['RUN'])\n"
+SLEEP = READY + "(run / 'ready').touch(); time.sleep(60)"
+DEAF = (
+    READY
+    + "signal.signal(signal.SIGTERM, signal.SIG_IGN); (run / 'ready').touch()\n"
+    + ("while True: time.sleep(60)")
+)
+ESCAPES = READY + textwrap.dedent("""
+    def child(name, leave):
+        if os.fork() == 0:
+            leave()
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            (run / f"child-{name}").write_text(str(os.getpid()))
+            time.sleep(60)
+            os._exit(0)
+    def daemonize():
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+    child("deaf", lambda: None)
+    child("group", lambda: os.setpgid(0, 0))
+    child("session", os.setsid)
+    child("daemon", daemonize)
+    while len(list(run.glob("child-*"))) < 4:
+        time.sleep(0.01)
+    (run / "ready").touch()
+""")
+"""Starts four children that ignore signals; three leave the process group, one its parent too."""
+
+
+@pytest.fixture(params=list(LAUNCHERS))
+def make_launcher(request: pytest.FixtureRequest) -> Callable[[], Launcher]:
+    return LAUNCHERS[request.param]
+
+
+@dataclass
+class Attempts:
+    """Plans under one test's directory; ends whatever they started."""
+
+    launcher: Launcher
+    root: Path
+    nonces: list[str] = field(default_factory=list)
+
+    def plan(
+        self, script: str = "", *, argv: tuple[str, ...] | None = None, attempt: int = 1
+    ) -> LaunchPlan:
+        self.nonces.append(secrets.token_hex(8))
+        return LaunchPlan(
+            run_id="run_1",
+            attempt=attempt,
+            run_dir=self.root,
+            argv=argv or (sys.executable, "-c", script),
+            env={"PATH": os.environ["PATH"], "RUN": str(self.root)},
+            cwd=None,
+            nonce=self.nonces[-1],
+            stop_signal=signal.SIGTERM,
+            grace_seconds=GRACE,
+        )
+
+    def start(self, script: str = "", **kwargs: object) -> LaunchPlan:
+        """Launch, and wait until the script says that it is ready."""
+        plan = self.plan(script, **kwargs)  # type: ignore[arg-type]
+        self.launcher.launch(plan)
+        wait_until((self.root / "ready").exists, self.log, 20)
+        return plan
+
+    def over(self, attempt: int = 1, launcher: Launcher | None = None) -> Observation:
+        """Wait for the end and return it."""
+        observe = (launcher or self.launcher).observe
+        wait_until(
+            lambda: observe(self.root, attempt).state in ("exited", "vanished"),
+            lambda: f"the end of {observe(self.root, attempt)}; log: {self.log()}",
+            20,
+        )
+        return observe(self.root, attempt)
+
+    def log(self) -> str:
+        path = self.root / "train.log"
+        return path.read_text() if path.exists() else ""
+
+    def identity(self, attempt: int = 1) -> dict[str, object]:
+        path = self.root / f"attempt-{attempt}" / "identity.json"
+        wait_until(path.exists, "an identity")
+        record: dict[str, object] = json.loads(path.read_text())
+        return record
+
+
+@pytest.fixture
+def attempts(make_launcher: Callable[[], Launcher], tmp_path: Path) -> Iterator[Attempts]:
+    made = Attempts(make_launcher(), tmp_path / "run")
+    made.root.mkdir()
+    yield made
+    for nonce in made.nonces:
+        for process in survivors(nonce):
+            process.kill()
+    wait_until(lambda: not any(survivors(n) for n in made.nonces), "the end of all trainers")
+    made.launcher.observe(made.root, 1)  # reaps
+
+
+@pytest.fixture
+def arm() -> Iterator[Callable[[str, str], None]]:
+    names = []
+
+    def activate(name: str, action: str) -> None:
+        names.append(name)
+        failpoints.activate(name, action)
+
+    yield activate
+    for name in names:
+        failpoints.deactivate(name)
+
+
+def survivors(nonce: str) -> list[psutil.Process]:
+    """The living processes of one launch."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("LLM_TRAIN_NONCE") == nonce:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+# --- how it ends ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "exit_code", "number"),
+    [
+        ("print('done')", 0, None),
+        ("raise SystemExit(3)", 3, None),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", None, signal.SIGKILL),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", None, signal.SIGSEGV),
+    ],
+)
+def test_the_end_of_a_trainer_is_recorded(
+    attempts: Attempts, script: str, exit_code: int | None, number: int | None
+) -> None:
+    attempts.launcher.launch(attempts.plan(script))
+    end = attempts.over()
+    assert (end.state, end.exit_code, end.signal) == ("exited", exit_code, number)
+    assert not (end.stop_sent or end.killed or end.oom or end.never_ran or end.detail)
+    assert end.ended_at and end.ended_at.endswith("+00:00")
+
+
+def test_output_of_all_attempts_is_appended_to_one_log(attempts: Attempts) -> None:
+    for attempt in (1, 2):
+        script = f"import sys; print('out', {attempt}); print('err', {attempt}, file=sys.stderr)"
+        attempts.launcher.launch(attempts.plan(script, attempt=attempt))
+        attempts.over(attempt)
+    assert sorted(attempts.log().splitlines()) == ["err 1", "err 2", "out 1", "out 2"]
+
+
+def test_a_command_that_cannot_run_says_why(attempts: Attempts) -> None:
+    for attempt, (plan, words) in enumerate(
+        [
+            (attempts.plan(argv=("no-such-训练", "x")), "Cannot run 'no-such-训练': No such file"),
+            (attempts.plan(argv=(str(attempts.root),)), "Permission denied"),
+            (
+                replace(attempts.plan(), cwd=attempts.root / "gone"),
+                f"Cannot enter the working directory '{attempts.root / 'gone'}': No such file",
+            ),
+        ],
+        start=1,
+    ):
+        attempts.launcher.launch(replace(plan, attempt=attempt))
+        end = attempts.over(attempt)
+        assert end.never_ran and words in end.detail
+        assert not end.stop_sent
+
+
+def test_a_launch_that_cannot_begin_is_an_error_and_leaves_the_attempt_absent(
+    attempts: Attempts,
+) -> None:
+    (attempts.root / "train.log").mkdir()
+    with pytest.raises(LauncherError, match=r"train\.log"):
+        attempts.launcher.launch(attempts.plan())
+    assert attempts.launcher.observe(attempts.root, 1).state == "absent"
+
+
+def test_the_working_directory_is_the_plans(attempts: Attempts) -> None:
+    plan = attempts.plan("import os; print(os.getcwd())")
+    attempts.launcher.launch(replace(plan, cwd=attempts.root))
+    attempts.over()
+    assert attempts.log().strip() == str(attempts.root)
+
+
+def test_a_disk_that_is_full_for_a_while_does_not_lose_the_exit_code(attempts: Attempts) -> None:
+    blocked = attempts.root / "attempt-1" / "exit.json"
+    script = "import sys; sys.stdin.read(); (run / 'ready').touch(); raise SystemExit(7)"
+    blocked.mkdir(parents=True)  # what a directory does to a rename, ENOSPC does to a write
+    attempts.launcher.launch(attempts.plan(READY + script))
+    pid = attempts.identity()["pid"]
+    assert isinstance(pid, int)
+    wait_until(lambda: (attempts.root / "ready").exists(), attempts.log)
+    wait_until(lambda: not psutil.Process(pid).children(), "the end of the trainer")
+    assert is_running(pid)
+    blocked.rmdir()
+    assert attempts.over().exit_code == 7
+
+
+# --- stop and kill -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_stop_is_obeyed_within_the_grace(attempts: Attempts, number: signal.Signals) -> None:
+    script = READY + textwrap.dedent(f"""
+        def save(*_):
+            (run / "saved").write_text("step 12")
+            sys.exit(0)
+        signal.signal({int(number)}, save)
+        (run / "ready").touch()
+        time.sleep(60)
+    """)
+    plan = replace(attempts.plan(script), stop_signal=number, grace_seconds=30)
+    attempts.launcher.launch(plan)
+    wait_until((attempts.root / "ready").exists, attempts.log)
+    assert not attempts.launcher.observe(attempts.root, 1).stop_sent
+    attempts.launcher.stop(attempts.root, 1)
+    end = attempts.over()
+    assert (end.exit_code, end.signal, end.stop_sent, end.killed) == (0, None, True, False)
+    assert (attempts.root / "saved").read_text() == "step 12"
+
+
+def test_the_whole_group_hears_the_stop_once(attempts: Attempts) -> None:
+    """torchrun-like trainers fork; a second stop must not interrupt the saving that the first
+    began. Control: with `not stop_sent` taken out of the wrapper there are four lines."""
+    script = READY + textwrap.dedent("""
+        def note(*_):
+            with (run / "heard").open("a") as file:
+                file.write(f"{os.getpid()}\\n")
+        signal.signal(signal.SIGTERM, note)
+        worker = os.fork()
+        if worker:
+            (run / "ready").touch()
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        if worker:
+            os.wait()
+    """)
+    plan = replace(attempts.plan(script), grace_seconds=30)
+    attempts.launcher.launch(plan)
+    wait_until((attempts.root / "ready").exists, attempts.log)
+    heard = attempts.root / "heard"
+    attempts.launcher.stop(attempts.root, 1)
+    wait_until(lambda: heard.exists() and len(heard.read_text().split()) == 2, "both hear it")
+    attempts.launcher.stop(attempts.root, 1)
+    assert attempts.over().exit_code == 0
+    pids = heard.read_text().split()
+    assert len(pids) == len(set(pids)) == 2
+
+
+def test_a_stop_that_is_ignored_ends_in_a_kill_between_grace_and_a_second_later(
+    attempts: Attempts,
+) -> None:
+    plan = attempts.start(DEAF)
+    asked = time.monotonic()
+    attempts.launcher.stop(attempts.root, 1)
+    assert time.monotonic() - asked < 0.3
+    assert attempts.launcher.observe(attempts.root, 1) == Observation(
+        "alive", pid=attempts.launcher.observe(attempts.root, 1).pid, stop_sent=True
+    )
+    wait_until(lambda: not survivors(plan.nonce), "the end of the tree")
+    assert GRACE <= time.monotonic() - asked <= GRACE + 1
+    end = attempts.over()
+    assert (end.exit_code, end.signal, end.stop_sent, end.killed) == (None, 9, True, True)
+    assert not end.oom
+
+
+def test_a_paused_trainer_hears_the_stop(attempts: Attempts) -> None:
+    attempts.start(SLEEP)
+    pid = attempts.launcher.observe(attempts.root, 1).pid
+    [trainer] = psutil.Process(pid).children()
+    trainer.suspend()
+    attempts.launcher.stop(attempts.root, 1)
+    end = attempts.over()
+    assert (end.signal, end.killed) == (signal.SIGTERM, False)
+
+
+def test_kill_ends_a_trainer_at_once_even_while_it_is_stopping(attempts: Attempts) -> None:
+    plan = replace(attempts.plan(DEAF), grace_seconds=60)
+    attempts.launcher.launch(plan)
+    wait_until((attempts.root / "ready").exists, attempts.log)
+    attempts.launcher.stop(attempts.root, 1)
+    asked = time.monotonic()
+    attempts.launcher.kill(attempts.root, 1)
+    end = attempts.over()
+    assert time.monotonic() - asked < 1
+    assert (end.signal, end.stop_sent, end.killed) == (9, True, True)
+    attempts.launcher.kill(attempts.root, 1)
+    attempts.launcher.stop(attempts.root, 1)
+    assert attempts.launcher.observe(attempts.root, 1) == end
+
+
+@pytest.mark.parametrize("how", ["exit", "stop", "kill"])
+def test_no_descendant_outlives_the_attempt(attempts: Attempts, how: str) -> None:
+    """Whatever they ignore and wherever they hide. Control: without PR_SET_CHILD_SUBREAPER the
+    daemon survives all three; with only killpg all but `deaf` do. See also the test below."""
+    last = "" if how == "exit" else "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    plan = attempts.start(ESCAPES + last)
+    pids = [int(path.read_text()) for path in attempts.root.glob("child-*")]
+    assert len(pids) == 4
+    if how != "exit":
+        assert all(map(is_running, pids))
+        asked = time.monotonic()
+        getattr(attempts.launcher, how)(attempts.root, 1)
+    end = attempts.over()
+    assert not any(map(is_running, pids)) and end.detail == ""
+    if how != "exit":
+        assert time.monotonic() - asked <= GRACE + 1
+    assert end.killed is (how != "exit")
+    wait_until(lambda: not survivors(plan.nonce), "the end of the wrapper", 1)
+
+
+def test_control_without_a_wrapper_the_same_children_do_survive(tmp_path: Path) -> None:
+    """So the test above looks for something that is really hard to end."""
+    env = {"PATH": os.environ["PATH"], "RUN": str(tmp_path), "LLM_TRAIN_NONCE": tmp_path.name}
+    with subprocess.Popen([sys.executable, "-c", ESCAPES], env=env, process_group=0) as bare:
+        bare.wait()
+    left = [int(path.read_text()) for path in tmp_path.glob("child-*")]
+    try:
+        os.killpg(bare.pid, signal.SIGKILL)
+        wait_until(lambda: sum(map(is_running, left)) < 4, "the end of `deaf`")
+        assert sum(map(is_running, left)) == 3
+    finally:
+        for pid in filter(is_running, left):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_an_attempt_stopped_before_its_launch_never_runs(attempts: Attempts, how: str) -> None:
+    getattr(attempts.launcher, how)(attempts.root, 1)
+    end = attempts.launcher.observe(attempts.root, 1)
+    assert end.never_ran and end.detail == "Stopped before the trainer began."
+    attempts.launcher.launch(attempts.plan(READY + "(run / 'ran').touch()"))
+    assert attempts.launcher.observe(attempts.root, 1) == end
+    assert not (attempts.root / "ran").exists()
+
+
+@pytest.mark.parametrize("instant", ["wrapper.started", "wrapper.identity_saved"])
+def test_a_stop_during_the_launch_is_never_lost(
+    attempts: Attempts, arm: Callable[[str, str], None], instant: str
+) -> None:
+    """Control: without the look at stop.json after the claim, `identity_saved` still ends (the
+    signal waits), but without the fence in `stop`, `started` runs the trainer for 60 s."""
+    release = attempts.root / "release"
+    arm(instant, f"wait:{release}")
+    plan = attempts.plan(READY + "(run / 'ran').touch(); time.sleep(60)")
+    attempts.launcher.launch(plan)
+    wait_until(lambda: survivors(plan.nonce), "the wrapper")
+    if instant == "wrapper.identity_saved":
+        attempts.identity()
+    attempts.launcher.stop(attempts.root, 1)
+    release.touch()
+    end = attempts.over()
+    assert end.never_ran
+    wait_until(lambda: not survivors(plan.nonce), "the end of the wrapper")
+    assert not (attempts.root / "ran").exists()
+
+
+def test_the_end_can_be_waited_for(attempts: Attempts) -> None:
+    assert attempts.launcher.exit_fd(attempts.root, 1) is None
+    attempts.start(SLEEP)
+    descriptor = attempts.launcher.exit_fd(attempts.root, 1)
+    if descriptor is None:
+        pytest.skip("no pidfd on this system")
+    try:
+        assert select([descriptor], [], [], 0)[0] == []
+        attempts.launcher.kill(attempts.root, 1)
+        assert select([descriptor], [], [], 10)[0] == [descriptor]
+        assert attempts.launcher.observe(attempts.root, 1).state == "exited"
+    finally:
+        os.close(descriptor)
+    assert attempts.launcher.exit_fd(attempts.root, 1) is None
+
+
+# --- at most one trainer per attempt -------------------------------------------------------
+
+COUNTED = READY + "open(run / 'starts', 'a').write('x'); (run / 'ready').touch(); time.sleep(60)"
+
+
+def test_ten_launches_of_one_attempt_make_one_trainer(
+    attempts: Attempts, make_launcher: Callable[[], Launcher], arm: Callable[[str, str], None]
+) -> None:
+    """The ten wrappers wait for each other just before the claim. Control: with a look whether
+    identity.json exists, then a rename, instead of the link there are several trainers."""
+    release = attempts.root / "release"
+    arm("wrapper.started", f"wait:{release}")
+    plans = [attempts.plan(COUNTED) for _ in range(10)]
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(lambda plan: make_launcher().launch(plan), plans))
+    wait_until(lambda: all(survivors(nonce) for nonce in attempts.nonces), "ten wrappers")
+    release.touch()
+    wait_until((attempts.root / "ready").exists, attempts.log)
+    winner = attempts.identity()["nonce"]
+    wait_until(
+        lambda: not [n for n in attempts.nonces if n != winner and survivors(n)], "losers leave"
+    )
+    assert (attempts.root / "starts").read_text() == "x"
+    assert len(survivors(str(winner))) == 2  # the wrapper and its trainer
+    attempts.launcher.kill(attempts.root, 1)
+    attempts.over()
+    # Control: another attempt does count.
+    (attempts.root / "ready").unlink()
+    attempts.start(COUNTED, attempt=2)
+    assert (attempts.root / "starts").read_text() == "xx"
+    attempts.launcher.kill(attempts.root, 2)
+    attempts.over(2)
+
+
+SERVER = """
+import signal, sys
+from pathlib import Path
+from app.domain import failpoints
+from app.launchers import get_launcher
+from app.launchers.base import LaunchPlan
+run, name, nonce, script, path, *armed = sys.argv[1:]
+for name_and_action in armed:
+    failpoints.activate(*name_and_action.split("=", 1))
+launcher = get_launcher(name)
+env = {"RUN": run, "PATH": path}
+launcher.launch(LaunchPlan("run_1", 1, Path(run), (sys.executable, "-c", script), env, None,
+                           nonce, signal.SIGTERM, 0.6))
+failpoints.failpoint("server.launched")
+print("launched", flush=True)
+sys.stdin.read()
+"""
+
+
+def server(attempts: Attempts, script: str, *armed: str) -> subprocess.Popen[bytes]:
+    """Another server process that launches attempt 1 and lives until its stdin closes."""
+    attempts.nonces.append(secrets.token_hex(8))
+    name, nonce = attempts.launcher.name, attempts.nonces[-1]
+    arguments = (str(attempts.root), name, nonce, script, os.environ["PATH"], *armed)
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVER, *arguments],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+def test_a_server_killed_before_it_spawned_leaves_the_attempt_to_its_successor(
+    attempts: Attempts,
+) -> None:
+    with server(attempts, COUNTED, "launch.before_spawn=kill") as first:
+        assert first.wait() == -signal.SIGKILL
+    assert attempts.launcher.observe(attempts.root, 1).state == "absent"
+    attempts.start(COUNTED)
+    assert (attempts.root / "starts").read_text() == "x"
+
+
+def test_a_server_killed_between_spawn_and_claim_makes_no_second_trainer(
+    attempts: Attempts,
+) -> None:
+    """The successor sees no identity and launches again; the first wrapper wakes up later."""
+    release = attempts.root / "release"
+    armed = ("launch.spawned=kill", f"wrapper.started=wait:{release}")
+    with server(attempts, COUNTED, *armed) as first:
+        assert first.wait() == -signal.SIGKILL
+    wait_until(lambda: survivors(attempts.nonces[0]), "the first wrapper")
+    assert attempts.launcher.observe(attempts.root, 1).state == "absent"
+    attempts.start(COUNTED)
+    release.touch()
+    wait_until(lambda: not survivors(attempts.nonces[0]), "the first wrapper leaves")
+    assert (attempts.root / "starts").read_text() == "x"
+    assert len(survivors(attempts.nonces[1])) == 2
+
+
+def test_a_restarted_server_watches_stops_and_reads_the_exit_of_a_trainer(
+    attempts: Attempts,
+) -> None:
+    script = READY + textwrap.dedent("""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
+        (run / "ready").touch()
+        time.sleep(60)
+    """)
+    with server(attempts, script, "server.launched=kill") as first:
+        assert first.wait() == -signal.SIGKILL
+    wait_until((attempts.root / "ready").exists, attempts.log)
+    seen = attempts.launcher.observe(attempts.root, 1)
+    assert (seen.state, seen.pid) == ("alive", attempts.identity()["pid"])
+    attempts.launcher.stop(attempts.root, 1)
+    end = attempts.over()
+    assert (end.exit_code, end.stop_sent, end.killed) == (5, True, False)
+
+
+def test_the_grace_is_enforced_although_the_server_dies_meanwhile(attempts: Attempts) -> None:
+    with server(attempts, DEAF) as first:
+        wait_until((attempts.root / "ready").exists, attempts.log)
+        attempts.launcher.stop(attempts.root, 1)
+        asked = time.monotonic()
+        first.kill()
+        first.wait()
+        wait_until(lambda: not survivors(attempts.nonces[0]), "the end of the tree")
+        assert GRACE - 0.1 <= time.monotonic() - asked <= GRACE + 1
+    end = attempts.over()
+    assert (end.signal, end.stop_sent, end.killed) == (9, True, True)
+
+
+def test_a_wrapper_whose_server_died_before_the_order_does_nothing() -> None:
+    done = subprocess.run(wrapper.COMMAND, stdin=subprocess.DEVNULL, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+# --- strangers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", ["nonce", "start_time", "boot_id"])
+def test_a_stranger_with_the_recorded_pid_is_never_signalled(
+    attempts: Attempts, wrong: str
+) -> None:
+    """Each of the three alone tells a reused pid. Control: with any one of the comparisons taken
+    out of `Identity.is_alive`, its case is seen alive and the stranger dies."""
+    nonce = secrets.token_hex(8)
+    env = {"PATH": os.environ["PATH"], "LLM_TRAIN_NONCE": nonce}
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(sleep, env=env) as stranger:
+        wait_until(lambda: survivors(nonce), "the stranger")
+        record: dict[str, object] = {
+            "format": 1,
+            "pid": stranger.pid,
+            "start_time": wrapper.start_time(stranger.pid),
+            "boot_id": wrapper.boot_id(),
+            "nonce": nonce,
+        }
+        launcher, directory = attempts.launcher, attempts.root / "attempt-1"
+        directory.mkdir()
+        path = directory / "identity.json"
+        try:
+            path.write_text(json.dumps(record))
+            assert launcher.observe(attempts.root, 1).state == "alive"  # control: all three right
+            path.write_text(json.dumps(record | {wrong: {"start_time": 1}.get(wrong, "other")}))
+            assert launcher.observe(attempts.root, 1).state == "vanished"
+            assert launcher.exit_fd(attempts.root, 1) is None
+            if wrong == "nonce":  # else it carries the nonce of the attempt: one of its own
+                launcher.stop(attempts.root, 1)
+                launcher.kill(attempts.root, 1)
+                with pytest.raises(subprocess.TimeoutExpired):
+                    stranger.wait(0.2)
+        finally:
+            stranger.kill()
+
+
+def test_a_pid_that_nobody_has_is_vanished(attempts: Attempts) -> None:
+    plan = attempts.start(SLEEP)
+    record = attempts.identity()
+    attempts.launcher.kill(attempts.root, 1)
+    attempts.over()
+    wait_until(lambda: not survivors(plan.nonce), "the end of the wrapper")
+    (attempts.root / "attempt-1" / "exit.json").unlink()
+    seen = attempts.launcher.observe(attempts.root, 1)
+    assert (seen.state, seen.pid, seen.stop_sent) == ("vanished", record["pid"], True)
+
+
+def test_an_exit_written_during_the_look_is_not_taken_for_vanished(
+    attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: without the second look at exit.json this says vanished."""
+    attempts.launcher.launch(attempts.plan("raise SystemExit(4)"))
+    attempts.over()
+    record = attempts.root / "attempt-1" / "exit.json"
+    record.rename(attempts.root / "later")
+
+    def ends_now(identity: object) -> bool:
+        (attempts.root / "later").rename(record)
+        return False
+
+    monkeypatch.setattr("app.launchers.processes.Identity.is_alive", ends_now)
+    assert attempts.launcher.observe(attempts.root, 1).exit_code == 4
+
+
+# --- the wrapper dies ----------------------------------------------------------------------
+
+
+def test_a_trainer_dies_with_its_wrapper_and_kill_ends_the_rest(attempts: Attempts) -> None:
+    """Control: without PR_SET_PDEATHSIG the trainer lives on."""
+    plan = attempts.start(ESCAPES + "time.sleep(60)")
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"],
+        env={"PATH": os.environ["PATH"], "LLM_TRAIN_NONCE": plan.nonce + "0"},
+    ) as stranger:
+        pid = attempts.identity()["pid"]
+        assert isinstance(pid, int)
+        [trainer] = [c.pid for c in psutil.Process(pid).children() if os.getpgid(c.pid) == c.pid]
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not is_running(trainer), "the end of the trainer", 2)
+        children = [int(path.read_text()) for path in attempts.root.glob("child-*")]
+        assert any(map(is_running, children))  # or `kill` would have nothing to do
+        assert attempts.over().state == "vanished"
+        attempts.launcher.kill(attempts.root, 1)
+        assert not any(map(is_running, children))
+        assert attempts.launcher.observe(attempts.root, 1).state == "vanished"
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+@pytest.mark.parametrize(
+    ("instant", "state", "ran"),
+    [
+        ("wrapper.started", "exited", False),
+        ("wrapper.identity_saved", "vanished", False),
+        ("wrapper.spawned", "vanished", None),
+        ("wrapper.trainer_ended", "vanished", True),
+    ],
+)
+def test_a_wrapper_killed_at_any_instant_has_a_stated_outcome(
+    attempts: Attempts,
+    arm: Callable[[str, str], None],
+    instant: str,
+    state: str,
+    ran: bool | None,
+) -> None:
+    arm(instant, "kill")
+    plan = attempts.plan(READY + "(run / 'ran').touch()")
+    attempts.launcher.launch(plan)
+    end = attempts.over()
+    assert end.state == state and end.detail
+    assert end.never_ran is (state == "exited")
+    attempts.launcher.kill(attempts.root, 1)
+    assert not survivors(plan.nonce)
+    if ran is not None:
+        assert (attempts.root / "ran").exists() is ran
+    attempts.launcher.launch(plan)  # never a second try under the same number
+    assert attempts.over().state == state
+
+
+# --- what a trainer finds ------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_trainer_finds_its_environment_and_nothing_else(
+    attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: with the wrapper's os.environ passed on, LC_CTYPE appears beside ours."""
+    monkeypatch.setenv("LLM_TRAIN_API_TOKEN", "secret")
+    plan = attempts.plan(argv=("cat", "/proc/self/environ"))
+    attempts.launcher.launch(replace(plan, env={**plan.env, "名": "a=b\nc"}))
+    attempts.over()
+    found = dict(item.split("=", 1) for item in attempts.log().split("\0") if item)
+    assert found == {**plan.env, "名": "a=b\nc", "LLM_TRAIN_NONCE": plan.nonce}
+    assert "secret" not in attempts.log()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_trainer_inherits_no_descriptor_and_no_signal_mask(attempts: Attempts) -> None:
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    try:
+        attempts.launcher.launch(attempts.plan(argv=("ls", "-l", "/proc/self/fd")))
+        attempts.over()
+    finally:
+        os.close(reading)
+        os.close(writing)
+    names = {int(line.split()[-3]): line.split()[-1] for line in attempts.log().splitlines()[1:]}
+    log = str(attempts.root / "train.log")
+    assert names.pop(3).startswith("/proc/")  # the directory that `ls` reads
+    assert names == {0: "/dev/null", 1: log, 2: log}
+
+    attempts.launcher.launch(attempts.plan(argv=("grep", "^Sig", "/proc/self/status"), attempt=2))
+    attempts.over(2)
+    masks = dict(line.split(":\t") for line in attempts.log().splitlines() if line[:3] == "Sig")
+    assert masks["SigBlk"] == masks["SigIgn"] == "0" * 16
+
+
+def test_no_zombie_is_left(attempts: Attempts) -> None:
+    for attempt in range(1, 4):
+        attempts.launcher.launch(attempts.plan(ESCAPES, attempt=attempt))
+        attempts.over(attempt)
+        for path in attempts.root.glob("child-*"):
+            path.unlink()
+
+    def zombies() -> list[psutil.Process]:
+        attempts.launcher.observe(attempts.root, 1)
+        children = psutil.Process().children(recursive=True)
+        return [child for child in children if child.status() == psutil.STATUS_ZOMBIE]
+
+    wait_until(lambda: not zombies(), lambda: str(zombies()), 2)
+
+
+# --- speed ---------------------------------------------------------------------------------
+
+
+def test_the_wrapper_imports_nothing_slow() -> None:
+    """Each of these costs every trainer 2 to 10 ms. Control: `import signal` brings enum."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-X", "importtime", wrapper.__file__],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "os" in loaded
+    assert not loaded & {"enum", "signal", "json", "re", "typing", "subprocess", "ctypes"}
+
+
+def test_spawn_latency_is_printed(attempts: Attempts) -> None:
+    """Figures, not a verdict: `pytest -s` shows them. The bench judges the ratio."""
+
+    def first_line(start: Callable[[], object], mark: Path) -> float:
+        began = time.perf_counter()
+        start()
+        while not mark.exists():
+            assert time.perf_counter() - began < 20
+            time.sleep(0.0002)
+        return (time.perf_counter() - began) * 1e3
+
+    bare, ours = [], []
+    for attempt in range(1, 8):
+        plan = attempts.plan(attempt=attempt)
+        mark = attempts.root / f"mark-{attempt}"
+        argv = (sys.executable, "-c", f"open({str(mark)!r}, 'w')")
+        with subprocess.Popen([sys.executable, "-c", "pass"], env=plan.env) as warm:
+            warm.wait()
+        process: list[subprocess.Popen[bytes]] = []
+        bare.append(
+            first_line(lambda: process.append(subprocess.Popen(argv, env=plan.env)), mark)  # noqa: B023
+        )
+        process[0].wait()
+        mark.unlink()
+        ours.append(
+            first_line(lambda: attempts.launcher.launch(replace(plan, argv=argv)), mark)  # noqa: B023
+        )
+        attempts.over(attempt)
+    low, high = sorted(bare)[3], sorted(ours)[3]
+    print(f"\nfirst line: bare Popen {low:.1f} ms, launch() {high:.1f} ms, {high / low:.2f} x")
+
+
+# --- the machine ---------------------------------------------------------------------------
+
+
+def test_capacity_is_the_machines(make_launcher: Callable[[], Launcher]) -> None:
+    capacity = make_launcher().capacity()
+    assert 1 <= capacity.cpus <= (os.cpu_count() or 1)
+    assert capacity.memory_gb == pytest.approx(psutil.virtual_memory().total / 1e9, rel=0.01)
+    assert capacity.gpus == (("0", "A100"),)
+
+
+def test_every_registered_launcher_is_held_to_this_contract() -> None:
+    assert set(LAUNCHERS) == set(REGISTERED)
+
+
+LISTING = "0, GPU-aa01, NVIDIA A100\n1, GPU-aa02, NVIDIA A100\n2, GPU-bb03, NVIDIA H100, 80 GB\n"
+
+
+@pytest.mark.parametrize(
+    ("visible", "ids"),
+    [
+        (None, ["0", "1", "2"]),
+        ("2,0", ["2", "0"]),
+        ("GPU-bb, 1", ["2", "1"]),
+        ("0,7,1", ["0"]),  # as CUDA: nothing after the first that is unknown
+        ("GPU-aa", []),  # as CUDA: ambiguous
+        ("-1", []),
+        ("", []),
+    ],
+)
+def test_only_the_servers_visible_gpus_are_offered(visible: str | None, ids: list[str]) -> None:
+    found = parse_gpus(LISTING, visible)
+    assert [gpu.id for gpu in found] == ids
+    types = {"0": "NVIDIA A100", "1": "NVIDIA A100", "2": "NVIDIA H100, 80 GB"}
+    assert all(gpu.type == types[gpu.id] for gpu in found)
+
+
+def test_gpus_are_what_the_driver_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that stops answering takes no GPU away; it is asked once a minute at most."""
+    driver = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    driver.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\nprintf '{LISTING}'\n")
+    driver.chmod(0o755)
+    now = 1000.0
+    monkeypatch.setattr("app.launchers.local.time.monotonic", lambda: now)
+    launcher = LocalLauncher(visible="1")
+    for _ in range(3):
+        assert launcher.capacity().gpus == (("1", "NVIDIA A100"),)
+    assert (tmp_path / "asked").read_text() == "asked\n"
+    driver.write_text("#!/bin/sh\nexit 9\n")
+    now += 61
+    assert launcher.capacity().gpus == (("1", "NVIDIA A100"),)
+    driver.write_text("#!/bin/sh\nprintf ''\n")
+    now += 61
+    assert launcher.capacity().gpus == ()
