@@ -9,10 +9,11 @@ import gc
 import logging
 import os
 import secrets
+import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 try:
@@ -30,8 +31,9 @@ from app.domain.recipes import RecipeError, load_recipes
 from app.errors import ServiceError
 from app.graphql.router import graphql_router
 from app.guard import Guard
+from app.logs import JsonLines
 from app.pages import mount_static
-from app.rest import docs, problems, routes, service
+from app.rest import docs, logs, problems, routes, service
 from app.services.idempotency import InFlight
 from app.settings import Settings
 from app.store import migrate
@@ -87,6 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.include_router(service.router)
     app.include_router(routes.router)
+    app.include_router(logs.router)
     app.include_router(docs.router)
     app.include_router(graphql_router(settings), include_in_schema=False)
     mount_static(app)
@@ -134,13 +137,11 @@ def load_settings(**overrides: object) -> Settings:
         sys.exit(f"llm-train: {name}{': ' if name else ''}{message}")
 
 
-def serve(settings: Settings) -> None:
-    """Serves until SIGINT or SIGTERM."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format='{"at":"%(asctime)s","level":"%(levelname)s","logger":"%(name)s",'
-        '"message":"%(message)s"}',
-    )
+def bind(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
+    """A server and the socket it shall serve; nobody is answered before it runs.
+
+    Raises SystemExit with one line that says what to do.
+    """
     app = prepare(settings)
     config = uvicorn.Config(
         app,
@@ -152,15 +153,27 @@ def serve(settings: Settings) -> None:
         ws_max_size=settings.max_body_bytes,
         timeout_graceful_shutdown=5,
     )
+    logging.disable(logging.ERROR)  # uvicorn would log what the line below says better
     try:
         sock = config.bind_socket()
     except SystemExit:
         sys.exit(
-            f"llm-train: {settings.host}:{settings.port} is taken or not an address of this "
+            f"llm-train: {settings.host}:{settings.port} is taken or is not an address of this "
             "machine; choose another port with LLM_TRAIN_PORT."
         )
+    finally:
+        logging.disable(logging.NOTSET)
     app.state.api_url = "http://{}:{}".format(*_reachable(sock.getsockname()))
-    uvicorn.Server(config).run(sockets=[sock])
+    return uvicorn.Server(config), sock
+
+
+def serve(settings: Settings) -> None:
+    """Serves until SIGINT or SIGTERM."""
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[JsonLines.handler()])
+    server, sock = bind(settings)
+    log.info("serving on %s", server.config.app.state.api_url)  # type: ignore[union-attr]
+    with suppress(KeyboardInterrupt):
+        server.run(sockets=[sock])
 
 
 def _reachable(address: tuple[str, int]) -> tuple[str, int]:

@@ -1,0 +1,28 @@
+"""Structured logs: one JSON object a line on stderr."""
+
+import json
+import logging
+import sys
+
+
+class JsonLines(logging.Formatter):
+    """A record as one line of JSON, its exception included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """At, level, logger, message and, for an exception, its traceback."""
+        line = {
+            "at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+    @classmethod
+    def handler(cls) -> logging.Handler:
+        """A handler that writes such lines to stderr."""
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(cls())
+        return handler
