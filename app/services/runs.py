@@ -112,12 +112,13 @@ _BLANK: dict[str, Any] = {
 
 
 def _queue(tx: Tx, run: Run) -> None:
-    tx.run(_INSERT, **as_dict(run))
+    # The event first: it is what notices that there is no such experiment.
     events.append(
         tx, run.experiment_id, "run.queued", run_id=run.id, model=run.model, recipe=run.recipe,
         parent_run_id=run.parent_run_id, ckpt_path=run.source_ckpt_path,
         reason=run.status_reason,
     )  # fmt: skip
+    tx.run(_INSERT, **as_dict(run))
     tx.touch(SUPERVISOR)
 
 
