@@ -1,16 +1,13 @@
 """Rows as the documented JSON. Stored JSON text is passed on as it is."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from orjson import Fragment
 
-from app.domain.ids import seconds_between
-from app.domain.lifecycle import RunStatus
 from app.services.experiments import Detail
+from app.services.progress import eta_seconds, overrides, progress
 from app.services.runs import Cancelled
-from app.store.sql import load
 from app.store.tables import Checkpoint, Event, Experiment, MetricLatest, Run
 
 
@@ -56,45 +53,9 @@ def run(row: Run) -> dict[str, Any]:
     return view
 
 
-def overrides(row: Run) -> dict[str, Any]:
-    """Per overridden hyperparameter: requested, effective, and whether it was applied."""
-    if row.override_hyperparams == "{}":
-        return {}
-    used = load(row.effective_hyperparams) if row.effective_hyperparams else None
-    return {
-        key: {
-            "requested": value,
-            "effective": used.get(key) if used else None,
-            "applied": None if used is None or key not in used else used[key] == value,
-        }
-        for key, value in load(row.override_hyperparams).items()
-    }
-
-
 def metrics(rows: Iterable[MetricLatest]) -> dict[str, Any]:
     """The latest value of each key, with its step."""
     return {row.key: {"value": row.value, "step": row.step} for row in rows}
-
-
-def progress(row: Run) -> float | None:
-    """0 to 1, or None while the total is not known."""
-    if row.status == RunStatus.SUCCEEDED:
-        return 1.0
-    if not row.total_steps:
-        return None
-    return min(1.0, row.step / row.total_steps)
-
-
-def eta_seconds(row: Run) -> float | None:
-    """Seconds to the last step at the pace of this attempt so far."""
-    if row.status != RunStatus.RUNNING or not (row.total_steps and row.heartbeat_at):
-        return None
-    taken = row.step - row.start_step
-    if taken <= 0 or row.launched_at is None:
-        return None
-    pace = seconds_between(row.launched_at, row.heartbeat_at) / taken
-    eta = pace * max(0, row.total_steps - row.step)
-    return round(eta, 1) if math.isfinite(eta) else None
 
 
 def run_summary(row: Run, latest: Iterable[MetricLatest]) -> dict[str, Any]:
