@@ -75,9 +75,11 @@ def _within(column: Any, after: str, before: str) -> dict[str, Any]:
     return {after: column >= bindparam(after), before: column < bindparam(before)}
 
 
-_experiment, _run, _checkpoint, _event, _latest = map(
-    columns, (Experiment, Run, Checkpoint, Event, MetricLatest)
-)
+_experiment = columns(Experiment)
+_run = columns(Run)
+_checkpoint = columns(Checkpoint)
+_event = columns(Event)
+_latest = columns(MetricLatest)
 _of_run = and_(_latest.run_id == _run.id, _latest.key == bindparam("metric_key"))
 
 
@@ -258,7 +260,7 @@ def _statement(shape: _Shape) -> Statement[Any]:
         query = query.where(sort.is_not(None) if shape.valued else sort.is_(None))
     key = tuple_(sort, tie) if shape.valued else tie
     for bound in sorted(shape.bounds):
-        place = bindparam(f"{bound}_tie")
+        place: Any = bindparam(f"{bound}_tie")
         if shape.valued:
             place = tuple_(bindparam(f"{bound}_value"), place)
         query = query.where(key > place if bound == "low" else key < place)
@@ -277,6 +279,7 @@ def _of_each(query: Select[Any], tie: Any, shape: _Shape) -> Select[Any]:
     parents = listed("parents")
     own = query.where(getattr(shape.listing.columns, shape.parent or "") == parents.c.value)
     page: Any
+    sort: Any
     if shape.dialect == "postgresql":
         page = own.lateral("page")
         return select(parents.c.value, *page.c).select_from(parents.join(page, true()))
@@ -350,7 +353,7 @@ def _parts(
         params["metric_key"] = order.metric_key
     parts = []
     for valued in (True, False) if _nullable(listing, order.field) else (True,):
-        bounds = {}
+        bounds: dict[str, Any] = {}
         beyond = False
         for cursor, argument in ((window.after, "after"), (window.before, "before")):
             if cursor is None:
