@@ -12,6 +12,7 @@ import json
 import marshal
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -140,7 +141,11 @@ class LocalLauncher:
         except OSError as error:
             raise LauncherError(f"The stop could not be recorded: {error}.") from error
         identity = _identity(_read(directory / "identity.json") or {})
-        if identity and not processes.send(identity, wrapper.KILL if kill else wrapper.STOP):
+        if identity is None:
+            return
+        if processes.send(identity, wrapper.KILL if kill else wrapper.STOP):
+            processes.send(identity, signal.SIGCONT)  # a paused wrapper could not act
+        else:
             processes.kill_tree(identity.nonce)  # nobody is left to watch over the grace
 
     def _gpus(self) -> tuple[Gpu, ...]:
@@ -209,7 +214,7 @@ def _reap() -> None:
 def _request_stop(directory: Path, kill: bool) -> None:
     """Write stop.json; a kill is never taken back to a stop."""
     asked = _read(directory / "stop.json")
-    if asked is None or kill > asked["kill"]:
+    if asked is None or kill > asked.get("kill", False):
         request = {"kill": kill, "at": wrapper.now()}
         wrapper.replace(str(directory), "stop.json", json.dumps(request))
 

@@ -45,18 +45,16 @@ def send(identity: Identity, number: int) -> bool:
     try:
         if descriptor is not None:
             signal.pidfd_send_signal(descriptor, number)
-        elif _LINUX and hasattr(os, "pidfd_open"):
-            return False
-        elif identity.is_alive():
+            return True
+        if identity.is_alive():  # no pidfds here, or forbidden as in some containers
             os.kill(identity.pid, number)
-        else:
-            return False
+            return True
+        return False
     except ProcessLookupError:
         return False
     finally:
         if descriptor is not None:
             os.close(descriptor)
-    return True
 
 
 def watch(identity: Identity) -> int | None:

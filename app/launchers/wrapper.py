@@ -84,7 +84,10 @@ def _train(order: "dict[str, Any]") -> dict[str, object]:
     if os.path.exists(f"{order['directory']}/stop.json"):
         return {"detail": "Stopped before the trainer began."}
     started_at, ooms = now(), _oom_kills()
-    trainer, error = _start(order["argv"], order["env"], order["cwd"])
+    try:
+        trainer, error = _start(order["argv"], order["env"], order["cwd"])
+    except (OSError, ImportError) as lack:  # of processes, descriptors, memory
+        return {"started_at": started_at, "detail": f"The trainer could not be started: {lack}."}
     if error:
         os.waitpid(trainer, 0)
         return {"started_at": started_at, "detail": error}

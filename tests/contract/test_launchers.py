@@ -243,6 +243,23 @@ def test_a_disk_that_is_full_for_a_while_does_not_lose_the_exit_code(attempts: A
     assert attempts.over().exit_code == 7
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="sets the limits of another process")
+def test_a_machine_without_descriptors_is_said_and_no_trainer_runs(
+    attempts: Attempts, arm: Callable[[str, str], None]
+) -> None:
+    """Control: without the `except` in the wrapper the attempt is vanished."""
+    release = attempts.root / "release"
+    arm("wrapper.identity_saved", f"wait:{release}")
+    attempts.launcher.launch(attempts.plan(READY + "(run / 'ran').touch()"))
+    wrapping = psutil.Process(int(str(attempts.identity()["pid"])))
+    one_more = wrapping.num_fds() + 1  # enough to write exit.json, not for a pipe
+    wrapping.rlimit(psutil.RLIMIT_NOFILE, (one_more, one_more))
+    release.touch()
+    end = attempts.over()
+    assert end.never_ran and "Too many open files" in end.detail
+    assert not (attempts.root / "ran").exists()
+
+
 # --- stop and kill -------------------------------------------------------------------------
 
 
@@ -312,11 +329,12 @@ def test_a_stop_that_is_ignored_ends_in_a_kill_between_grace_and_a_second_later(
     assert not end.oom
 
 
-def test_a_paused_trainer_hears_the_stop(attempts: Attempts) -> None:
+def test_a_paused_trainer_and_its_paused_wrapper_hear_the_stop(attempts: Attempts) -> None:
     attempts.start(SLEEP)
-    pid = attempts.launcher.observe(attempts.root, 1).pid
-    [trainer] = psutil.Process(pid).children()
+    supervising = psutil.Process(attempts.launcher.observe(attempts.root, 1).pid)
+    [trainer] = supervising.children()
     trainer.suspend()
+    supervising.suspend()
     attempts.launcher.stop(attempts.root, 1)
     end = attempts.over()
     assert (end.signal, end.killed) == (signal.SIGTERM, False)
@@ -485,6 +503,19 @@ def server(attempts: Attempts, script: str, *armed: str) -> subprocess.Popen[byt
     )
 
 
+def test_a_launch_that_failed_half_way_can_be_repeated(
+    attempts: Attempts, arm: Callable[[str, str], None]
+) -> None:
+    arm("launch.before_spawn", "raise")
+    with pytest.raises(failpoints.FailpointReached, match=r"launch\.before_spawn"):
+        attempts.launcher.launch(attempts.plan(COUNTED))
+    failpoints.deactivate("launch.before_spawn")
+    assert attempts.launcher.observe(attempts.root, 1).state == "absent"
+    attempts.start(COUNTED)
+    with pytest.raises(ValueError, match="no action"):
+        arm("launch.before_spawn", "explode")
+
+
 def test_a_server_killed_before_it_spawned_leaves_the_attempt_to_its_successor(
     attempts: Attempts,
 ) -> None:
@@ -613,6 +644,32 @@ def test_an_exit_written_during_the_look_is_not_taken_for_vanished(
 
     monkeypatch.setattr("app.launchers.processes.Identity.is_alive", ends_now)
     assert attempts.launcher.observe(attempts.root, 1).exit_code == 4
+
+
+@pytest.mark.parametrize("without", ["permission", "the call"])
+def test_all_works_where_there_are_no_pidfds(
+    attempts: Attempts, monkeypatch: pytest.MonkeyPatch, without: str
+) -> None:
+    """As on macOS, or in a container that forbids them."""
+
+    def forbidden(pid: int, flags: int = 0) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    if without == "permission":
+        monkeypatch.setattr(os, "pidfd_open", forbidden, raising=False)
+    else:
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+    for how, attempt, expected in (("stop", 1, signal.SIGTERM), ("kill", 2, signal.SIGKILL)):
+        attempts.start(SLEEP, attempt=attempt)
+        assert attempts.launcher.exit_fd(attempts.root, attempt) is None
+        getattr(attempts.launcher, how)(attempts.root, attempt)
+        assert attempts.over(attempt).signal == expected
+        (attempts.root / "ready").unlink()
+    plan = attempts.start(ESCAPES + "time.sleep(60)", attempt=3)
+    os.kill(int(str(attempts.identity(3)["pid"])), signal.SIGKILL)
+    assert attempts.over(3).state == "vanished"
+    attempts.launcher.kill(attempts.root, 3)
+    assert not survivors(plan.nonce)
 
 
 # --- the wrapper dies ----------------------------------------------------------------------
