@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 from app.trainer import checkpoint
 from app.trainer.delivery import Link, Reply, Spool
@@ -70,6 +70,7 @@ class Reporter:
         self._stop_checkpoint = str(self.spec.get("stop_checkpoint") or f"cancel-{attempt}")
         self._stop_checkpoint_used = False
         self._stop = False
+        self._rank_0 = True
         self._previous: dict[int, Any] = {}  # signal handlers that were there before ours
         self._stop_file = Path(run_dir) / f"attempt-{attempt}/stop.json" if run_dir else None
 
@@ -91,18 +92,18 @@ class Reporter:
             self._seal()
             for duty in (self._seal_forever, self._deliver_forever):
                 threading.Thread(target=duty, name=f"reporter{duty.__name__}", daemon=True).start()
-            os.register_at_fork(after_in_child=self._after_fork)
             atexit.register(self.close)
+        os.register_at_fork(after_in_child=self._after_fork)
 
     @classmethod
     def from_env(cls, checkpoint_dir: Path | str = "checkpoints") -> Self:
-        """The reporter of this process as LLM_TRAIN_* describes it; called again, the same one.
+        """The reporter of this process as LLM_TRAIN_* describes it; until closed, the same one.
 
         In the main thread it also makes SIGTERM and SIGINT set `should_stop`; a second SIGINT
         acts as it did before. Without LLM_TRAIN_RUN_ID it says nothing and handles no signals.
         """
         global _current
-        if isinstance(_current, cls) and _current._open:
+        if isinstance(_current, cls):
             return _current
         env = {
             name: os.environ.get(f"LLM_TRAIN_{name}", "")
@@ -117,7 +118,9 @@ class Reporter:
             run_dir=env["RUN_DIR"] or None,
             checkpoint_dir=checkpoint_dir,
         )
-        if env["RUN_ID"] and threading.current_thread() is threading.main_thread():
+        reporter._rank_0 = rank_0
+        takes_part = reporter._open or (env["RUN_ID"] and not rank_0)
+        if takes_part and threading.current_thread() is threading.main_thread():
             reporter._handle_signals()
         _current = reporter
         return reporter
@@ -138,7 +141,9 @@ class Reporter:
         """True once a stop signal came or the service asked to stop: save and return."""
         return self._stop
 
-    def log(self, step: int, total_steps: int | None = None, **metrics: Any) -> None:
+    def log(
+        self, step: SupportsIndex, total_steps: SupportsIndex | None = None, **metrics: Any
+    ) -> None:
         """Report progress and the metrics of one step: numbers, or what holds one (`.item()`).
 
         Raises ValueError, having taken nothing, when a step or metric is not a number.
@@ -168,7 +173,7 @@ class Reporter:
                 self._news.setdefault("effective_hyperparams", {}).update(plain)
 
     @contextmanager
-    def checkpoint(self, step: int, name: str | None = None) -> Iterator[Path]:
+    def checkpoint(self, step: SupportsIndex, name: str | None = None) -> Iterator[Path]:
         """Write the files into the directory this yields; leaving the block commits and reports it.
 
         After a stop request the first checkpoint gets the name that the canceller was promised.
@@ -176,6 +181,8 @@ class Reporter:
         checkpoint could not be committed, ValueError for a bad name. Rank 0 only.
         """
         step = _count("step", step)
+        if not self._rank_0:
+            raise RuntimeError("call checkpoint() on rank 0 only: it commits one directory")
         if name is None:
             name = f"step-{step:06d}"
             if self._stop and not self._stop_checkpoint_used:
@@ -208,8 +215,12 @@ class Reporter:
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
         """Deliver what is buffered, for at most `timeout` seconds; the rest stays in the spool.
 
-        Runs at exit by itself. What is logged afterwards is dropped.
+        Runs at exit by itself. What is logged afterwards is dropped, signals act as before.
         """
+        global _current
+        if _current is self:
+            _current = None
+        self._restore_signals()
         if not self._open:
             return
         deadline = time.monotonic() + timeout
@@ -355,9 +366,13 @@ class Reporter:
         if self._open:
             self._open = False
             self._spool.abandon()
-        for number, previous in self._previous.items():
-            if signal.getsignal(number) == self._on_signal:
-                signal.signal(number, previous)
+        self._restore_signals()
+
+    def _restore_signals(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, previous in self._previous.items():
+                if signal.getsignal(number) == self._on_signal:
+                    signal.signal(number, previous)
 
 
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}

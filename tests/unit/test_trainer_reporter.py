@@ -1,0 +1,522 @@
+"""The reporter: training never waits for it, and every point arrives exactly once.
+
+Real sockets, files, signals and processes. Planted once and seen red: a failed batch thrown away,
+a batch renumbered when sent again, popped before its acknowledgement, sent without being spooled,
+no first empty batch, a global random generator, no at-fork hook, locks taken in log() during a
+post. `test_the_audit_*` is the permanent control of the audit.
+"""
+
+import fractions
+import json
+import math
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.trainer import Reporter, checkpoint, delivery, reporter
+from tests.support.reports import MODES, ReportServer, points_of
+from tests.support.server import REPOSITORY, wait_until
+
+
+@pytest.fixture
+def server() -> Iterator[ReportServer]:
+    server = ReportServer()
+    yield server
+    server.stop()
+    assert server.errors == []
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter, "SEAL_SECONDS", 0.05)
+    monkeypatch.setattr(reporter, "BACKOFF_SECONDS", (0.02, 0.1))
+    monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 0.3)
+
+
+def attach(server: ReportServer, run_dir: Path | None = None, **more: Any) -> Reporter:
+    return Reporter(api_url=server.url, run_id="run_1", token="secret", run_dir=run_dir, **more)
+
+
+def spooled(run_dir: Path) -> list[dict[str, Any]]:
+    lines = (run_dir / "attempt-1/reports.jsonl").read_bytes().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+# What is said, and how.
+
+
+def test_three_lines_report_a_training(server: ReportServer, tmp_path: Path) -> None:
+    before = time.time()
+    with attach(server, tmp_path) as reporter:
+        reporter.effective(learning_rate=0.1)
+        for step in range(1, 4):
+            reporter.log(step, 3, loss=[2.5, math.nan, -math.inf][step - 1], accuracy=step / 4)
+        reporter.finish()
+    told: dict[str, Any] = {}
+    for body in server.taken.values():
+        assert body["attempt"] == 1
+        told.update(body)
+    assert told["step"] == told["total_steps"] == 3
+    assert told["effective_hyperparams"] == {"learning_rate": 0.1}
+    assert told["finished"] is True
+    assert server.points() == [
+        *[("loss", 1, 2.5), ("loss", 2, "NaN"), ("loss", 3, "-Infinity")],
+        *[("accuracy", 1, 0.25), ("accuracy", 2, 0.5), ("accuracy", 3, 0.75)],
+    ]
+    times = [t for column in told["metrics"].values() for t in column["wall_times"]]
+    assert all(before <= t <= time.time() for t in times)
+    assert spooled(tmp_path) == [{"attempt": 1, "batch": max(server.taken)}]
+
+
+def test_an_idle_trainer_is_heard(server: ReportServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter, "HEARTBEAT_SECONDS", 0.1)
+    with attach(server):
+        wait_until(lambda: len(server.taken) >= 4, "heartbeats of a silent trainer")
+    assert all(body.keys() == {"attempt", "batch"} for body in server.taken.values())
+
+
+def test_finished_is_the_last_word(
+    server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter, "BATCH_POINTS", 10)
+    training = attach(server, tmp_path)
+    for step in range(95):
+        training.log(step, loss=1.0)
+    training.finish()
+    assert len(server.points()) == 95
+    assert [n for n, body in server.taken.items() if body.get("finished")] == [max(server.taken)]
+
+
+class Scalar:
+    def item(self) -> float:
+        return 1.5
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1.5, np.float32(1.5), np.array(1.5), np.array([1.5]), fractions.Fraction(3, 2), Scalar()],
+)
+def test_whatever_holds_one_number_is_a_metric(server: ReportServer, value: Any) -> None:
+    with attach(server) as training:
+        training.log(1, loss=value)
+        training.log(np.int64(2), total_steps=np.int32(9), loss=True)
+    assert server.points() == [("loss", 1, 1.5), ("loss", 2, 1.0)]
+
+
+@pytest.mark.parametrize(
+    "value", ["1.5", b"1", None, [1.5], {}, 1j, np.array([1.0, 2.0]), 10**400, np.array(["x"])]
+)
+def test_what_is_no_number_is_refused_at_once(server: ReportServer, value: Any) -> None:
+    with attach(server) as training:
+        with pytest.raises(ValueError, match="metric 'loss' must be one number, not"):
+            training.log(1, good=1.0, loss=value)
+        for step in (-1, 1.0, "1", None, 2**63):
+            with pytest.raises(ValueError, match="step must be a whole number from 0"):
+                training.log(step, loss=1.0)  # type: ignore[arg-type]
+        with pytest.raises((TypeError, ValueError)):
+            training.effective(rate=math.nan)
+    assert server.points() == []
+
+
+def test_without_a_service_it_is_silent_and_still_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.startswith("LLM_TRAIN_"):
+            monkeypatch.delenv(name)
+    threads, handler = threading.active_count(), signal.getsignal(signal.SIGTERM)
+    training = Reporter.from_env(checkpoint_dir=tmp_path)
+    assert (training.spec, training.hyperparams, training.resume_path) == ({}, {}, None)
+    training.log(1, loss=2.0)
+    training.effective(a=1)
+    with training.checkpoint(7) as directory:
+        (directory / "weights").write_bytes(b"w")
+    training.finish()
+    assert checkpoint.verify(tmp_path / "step-000007").step == 7
+    assert threading.active_count() == threads
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert training.should_stop is False
+
+
+def test_a_checkpoint_is_committed_and_announced(server: ReportServer, tmp_path: Path) -> None:
+    with attach(server, checkpoint_dir=tmp_path) as training:
+        for _ in range(2):
+            with training.checkpoint(12) as directory:
+                (directory / "weights").write_bytes(b"12345")
+        with pytest.raises(RuntimeError), training.checkpoint(13) as directory:
+            raise RuntimeError("the disk of the trainer's mind is full")
+    announced = [c for body in server.taken.values() for c in body.get("checkpoints", [])]
+    manifests = {p.name: checkpoint.verify(p) for p in tmp_path.iterdir()}
+    assert [c["name"] for c in announced] == sorted(manifests) == ["step-000012", "step-000012.2"]
+    assert [c["sha256"] for c in announced] == [manifests[c["name"]].sha256 for c in announced]
+    assert [(c["step"], c["size_bytes"]) for c in announced] == [(12, 5), (12, 5)]
+
+
+def test_the_spec_is_what_the_run_asks_for(tmp_path: Path) -> None:
+    spec = {
+        "hyperparams": {"steps": 5},
+        "checkpoint_dir": str(tmp_path / "ckpts"),
+        "stop_checkpoint": "cancel-3",
+        "resume": {"ckpt_path": "/ckpts/e/r/x", "path": str(tmp_path / "x"), "step": 4},
+    }
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    training = Reporter(run_dir=tmp_path, attempt=3)
+    assert training.hyperparams == {"steps": 5}
+    assert training.resume_path == tmp_path / "x"
+    assert training.checkpoint_dir == tmp_path / "ckpts"
+    (tmp_path / "spec.json").write_text('{"hyperparams": {"st')
+    with pytest.raises(ValueError, match=r"spec\.json is not JSON"):
+        Reporter(run_dir=tmp_path)
+
+
+# Nothing lost, nothing doubled.
+
+
+@pytest.mark.parametrize("with_spool", [True, False])
+def test_nothing_is_lost_or_doubled_whatever_the_server_does(
+    server: ReportServer, tmp_path: Path, with_spool: bool
+) -> None:
+    dice, state = random.Random(20), random.getstate()
+    training = attach(server, tmp_path if with_spool else None)
+    step = 0
+    for round_ in range(12):
+        trouble = MODES[round_ % len(MODES)] if round_ % 3 else "away"
+        if trouble == "away":
+            server.stop()
+        server.mode = trouble
+        for _ in range(dice.randrange(50, 150)):
+            step += 1
+            training.log(step, loss=step / 7, accuracy=step / 9)
+        seen = len(server.requests)
+        if trouble == "away":
+            time.sleep(0.1)
+            server.start()
+        elif trouble not in ("hang", "drop before reading"):
+            wait_until(lambda seen=seen: len(server.requests) > seen, "a request")  # type: ignore[misc]
+        else:
+            time.sleep(0.1)
+        server.mode = "ok"
+    training.finish()
+    points = server.points()
+    assert len(points) == 2 * step
+    assert [p for p in points if p[0] == "loss"] == [
+        ("loss", s + 1, (s + 1) / 7) for s in range(step)
+    ]
+    assert len(server.requests) > len(server.taken), "no batch was ever sent twice: no test"
+    assert random.getstate() == state, "the training's random numbers are its own"
+
+
+def test_the_audit_sees_a_lost_and_a_changed_batch() -> None:
+    server = ReportServer()
+    server.stop()
+    for body in ({"batch": 1, "step": 1}, {"batch": 1, "step": 2}, {"batch": 3}):
+        server._take(body)
+    assert server.errors == [
+        "batch 1 came again with another content",
+        "batch 3 came after 1",
+    ]
+
+
+TRAINER = """
+    import sys, time
+    from app.trainer import Reporter
+    reporter = Reporter.from_env()
+    for step in range(1, 501):
+        reporter.log(step, 500, loss=step / 7)
+    print("logged", flush=True)
+    time.sleep(60)
+"""
+
+
+def start(script: str, server: ReportServer, run_dir: Path) -> subprocess.Popen[str]:
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "LLM_TRAIN_API_URL": server.url,
+        "LLM_TRAIN_RUN_ID": "run_1",
+        "LLM_TRAIN_RUN_TOKEN": "secret",
+        "LLM_TRAIN_RUN_DIR": str(run_dir),
+    }
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+
+
+def test_sigkill_while_the_server_is_away_leaves_every_point_in_the_spool(
+    server: ReportServer, tmp_path: Path
+) -> None:
+    server.stop()
+    spool = tmp_path / "attempt-1/reports.jsonl"
+    with start(TRAINER, server, tmp_path) as process:
+        wait_until(lambda: spool.exists() and len(points_of(spooled(tmp_path))) == 500, "the spool")
+        process.kill()
+    expected = [("loss", step, step / 7) for step in range(1, 501)]
+    assert points_of(spooled(tmp_path)) == expected
+
+    # A trainer restarted within the attempt owes them, and goes on counting.
+    with spool.open("ab") as stream:
+        stream.write(b'{"attempt":1,"batch":99,"metr')  # as if SIGKILL had come during a write
+    with attach(server, tmp_path) as training:
+        training.log(501, loss=0.5)
+        server.start()
+        wait_until(lambda: len(server.points()) == 501, "delivery after the restart")
+    assert server.points() == [*expected, ("loss", 501, 0.5)]
+
+
+def test_a_second_life_goes_on_counting_where_all_was_delivered(
+    server: ReportServer, tmp_path: Path
+) -> None:
+    for life in range(3):
+        with attach(server, tmp_path) as training:
+            training.log(life, loss=1.0)
+    assert [step for _, step, _ in server.points()] == [0, 1, 2]
+
+
+def test_a_second_life_without_a_spool_asks_the_server_for_its_number(
+    server: ReportServer,
+) -> None:
+    for life in range(3):
+        with attach(server) as training:
+            training.log(life, loss=1.0)
+    assert [step for _, step, _ in server.points()] == [0, 1, 2]
+
+
+def test_memory_is_bounded_without_a_spool(
+    server: ReportServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter, "BUFFERED_POINTS", 5000)
+    server.stop()
+    training = attach(server)
+    for step in range(12_000):
+        training.log(step, loss=1.0)
+    assert len(training._points) == 5000
+    server.start()
+    training.finish()
+    assert [step for _, step, _ in server.points()] == list(range(7000, 12_000))
+
+
+def test_a_full_disk_moves_the_spool_into_memory_and_back(tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"attempt": 1, "batch": n, "x": "y" * 80}).encode() + b"\n" for n in range(30)
+    ]
+    spool = delivery.Spool(tmp_path / "reports.jsonl", 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        for line in lines:
+            spool.append(line)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert spool.in_memory
+    on_disk = (tmp_path / "reports.jsonl").read_bytes()
+    assert on_disk == b"".join(lines)[: len(on_disk)]
+    assert on_disk.endswith(b"\n"), "no torn line"
+    for n, line in enumerate(lines):
+        assert spool.head(0) == line
+        spool.pop(n)
+    assert spool.head(0) is None
+    assert not spool.in_memory
+    spool.append(lines[7])
+    assert (tmp_path / "reports.jsonl").read_bytes() == b'{"attempt": 1, "batch": 29}\n' + lines[7]
+    spool.close()
+
+
+# Training never waits.
+
+
+def test_log_is_cheap_and_never_waits_for_a_hanging_server(
+    server: ReportServer, tmp_path: Path
+) -> None:
+    server.mode = "hang"
+    training = attach(server, tmp_path)
+    wait_until(lambda: server._connections, "the first report to hang")
+    slowest, each = 0.0, []
+    for _ in range(20):
+        begun = time.perf_counter()
+        for step in range(500):
+            before = time.perf_counter()
+            training.log(step, 500, loss=1.5)
+            slowest = max(slowest, time.perf_counter() - before)
+        each.append((time.perf_counter() - begun) / 500)
+    assert slowest < 0.2, "one call waited"
+    assert min(each) < 20e-6
+    server.mode = "ok"
+    training.close()
+    assert len(server.points()) == 10_000
+
+
+def test_finish_is_bounded_when_the_server_hangs(server: ReportServer, tmp_path: Path) -> None:
+    server.mode = "hang"
+    training = attach(server, tmp_path)
+    training.log(1, loss=1.0)
+    begun = time.monotonic()
+    training.close(timeout=0.5)
+    assert time.monotonic() - begun < 2
+    assert points_of(spooled(tmp_path)) == [("loss", 1, 1.0)]
+
+
+def test_retry_after_is_honoured(server: ReportServer) -> None:
+    server.mode, server.retry_after = "503", "1"
+    with attach(server):
+        wait_until(lambda: server.requests, "the first try")
+        server.mode = "ok"
+        wait_until(lambda: server.taken, "the second try")
+    first, second = (at for at, _, _ in server.requests[:2])
+    assert second - first >= 1.0
+
+
+@pytest.mark.parametrize("status", ["409", "404", "401"])
+def test_a_refusal_ends_the_reports_and_not_the_training(
+    server: ReportServer, tmp_path: Path, capfd: pytest.CaptureFixture[str], status: str
+) -> None:
+    with attach(server, tmp_path) as training:
+        wait_until(lambda: server.taken, "the first report")
+        server.mode = status
+        training.log(1, loss=1.0)
+        wait_until(lambda: not training._delivering, "the refusal")
+        server.mode = "ok"
+        for step in range(2, 50):
+            training.log(step, loss=1.0)
+            time.sleep(0.002)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 1, "nobody waits for what will not be sent"
+    assert [s for _, s, _ in server.requests].count(int(status)) == 1
+    assert server.requests[-1][1] == int(status)
+    assert capfd.readouterr().err.count("refused") == 1
+    kept = {step for _, step, _ in points_of(spooled(tmp_path))}
+    assert kept == ({1} if status == "409" else set(range(1, 50)))
+
+
+def test_a_second_reporter_of_the_attempt_is_silent(
+    server: ReportServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with attach(server, tmp_path) as training, attach(server, tmp_path) as second:
+        training.log(1, loss=1.0)
+        second.log(2, loss=2.0)
+    assert server.points() == [("loss", 1, 1.0)]
+    assert "another process reports attempt 1" in capfd.readouterr().err
+
+
+# Stop requests.
+
+
+@pytest.fixture
+def environment(
+    server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    monkeypatch.setenv("LLM_TRAIN_API_URL", server.url)
+    monkeypatch.setenv("LLM_TRAIN_RUN_ID", "run_1")
+    monkeypatch.setenv("LLM_TRAIN_RUN_TOKEN", "secret")
+    monkeypatch.setenv("LLM_TRAIN_RUN_DIR", str(tmp_path))
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_asks_to_stop_and_the_next_checkpoint_is_the_promised_one(
+    server: ReportServer, tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps({"checkpoint_dir": str(tmp_path / "c")}))
+    with Reporter.from_env() as training:
+        assert Reporter.from_env() is training
+        assert not training.should_stop
+        os.kill(os.getpid(), number)
+        assert training.should_stop
+        for step in (3, 4):
+            with training.checkpoint(step) as directory:
+                (directory / "weights").write_bytes(b"w")
+        os.kill(os.getpid(), signal.SIGTERM)  # forwarded twice, by torchrun say: no harm
+    assert signal.getsignal(number) != training._on_signal
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["cancel-1", "step-000004"]
+    announced = [c["name"] for body in server.taken.values() for c in body.get("checkpoints", [])]
+    assert announced == ["cancel-1", "step-000004"]
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_second_ctrl_c_interrupts(server: ReportServer) -> None:
+    with Reporter.from_env():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.usefixtures("environment")
+def test_other_ranks_are_silent_and_hear_the_stop(
+    server: ReportServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with Reporter.from_env() as training:
+        training.log(1, loss=1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert training.should_stop
+        with pytest.raises(RuntimeError, match="rank 0"), training.checkpoint(1):
+            pass
+    assert server.requests == []
+
+
+def test_the_answer_can_ask_to_stop_and_names_the_checkpoint(
+    server: ReportServer, tmp_path: Path
+) -> None:
+    with attach(server, checkpoint_dir=tmp_path) as training:
+        server.should_stop = "cancel-1-of-the-server"
+        training.log(1, loss=1.0)
+        wait_until(lambda: training.should_stop, "the stop request")
+        with training.checkpoint(1) as directory:
+            (directory / "weights").write_bytes(b"w")
+    assert (tmp_path / "cancel-1-of-the-server/manifest.json").exists()
+
+
+def test_a_stop_file_is_enough_when_the_signal_was_lost(
+    server: ReportServer, tmp_path: Path
+) -> None:
+    server.stop()
+    with attach(server, tmp_path) as training:
+        (tmp_path / "attempt-1/stop.json").write_text("{}")
+        wait_until(lambda: training.should_stop, "the stop request")
+        training.close(timeout=0)
+
+
+FORK = """
+    import os, signal, time
+    from app.trainer import Reporter
+    reporter = Reporter.from_env()
+    reporter.log(1, loss=1.0)
+    child = os.fork()
+    if child == 0:
+        reporter.log(2, loss=2.0)
+        Reporter.from_env().log(3, loss=3.0)
+        reporter.effective(a=1)
+        reporter.finish()
+        Reporter.from_env().log(5, loss=5.0)
+        time.sleep(20)
+    reporter.log(4, loss=4.0)
+    time.sleep(0.2)
+    os.kill(child, signal.SIGTERM)
+    _, status = os.waitpid(child, 0)
+    print(os.WTERMSIG(status), flush=True)
+    reporter.finish()
+"""
+
+
+def test_a_forked_worker_reports_nothing_and_dies_of_sigterm(
+    server: ReportServer, tmp_path: Path
+) -> None:
+    with start(FORK, server, tmp_path) as process:
+        out, _ = process.communicate(timeout=30)
+    assert (process.returncode, out.strip()) == (0, str(int(signal.SIGTERM)))
+    assert sorted(step for _, step, _ in server.points()) == [1, 4]
+    assert [n for n, body in server.taken.items() if body.get("finished")] == [max(server.taken)]
