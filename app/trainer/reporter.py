@@ -35,7 +35,12 @@ from typing import Any, Self, SupportsIndex
 from app.trainer import checkpoint
 from app.trainer.delivery import Link, Reply, Spool
 
-BATCH_POINTS = 2_000
+# What the service takes in one report.
+BATCH_POINTS = 1_000
+BATCH_CHECKPOINTS = 100
+MAX_KEY_LENGTH = 200
+MAX_EFFECTIVE_BYTES = 60_000
+
 BUFFERED_POINTS = 100_000  # kept while nothing can be sealed; the oldest give way
 SEAL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 4.0
@@ -75,6 +80,7 @@ class Reporter:
         self._stop_file = Path(run_dir) / f"attempt-{attempt}/stop.json" if run_dir else None
 
         self._points: deque[tuple[str, int, float, float]] = deque(maxlen=BUFFERED_POINTS)
+        self._effective: dict[str, Any] = {}
         self._news: dict[str, Any] = {}  # everything else that the next batch shall say
         self._buffer = threading.RLock()  # re-entrant: a signal handler may log, too
 
@@ -165,12 +171,15 @@ class Reporter:
     def effective(self, **hyperparams: Any) -> None:
         """Report the hyperparameters really in use, defaults included: finite JSON values.
 
-        Raises TypeError or ValueError for anything else.
+        Raises TypeError or ValueError for anything else, and for more than 60,000 bytes of it.
         """
-        plain = json.loads(json.dumps(hyperparams, allow_nan=False))
+        known = {**self._effective, **json.loads(json.dumps(hyperparams, allow_nan=False))}
+        if len(json.dumps(known)) > MAX_EFFECTIVE_BYTES:
+            raise ValueError(f"effective hyperparameters exceed {MAX_EFFECTIVE_BYTES} bytes")
+        self._effective = known
         if self._open:
             with self._buffer:
-                self._news.setdefault("effective_hyperparams", {}).update(plain)
+                self._news["effective_hyperparams"] = known
 
     @contextmanager
     def checkpoint(self, step: SupportsIndex, name: str | None = None) -> Iterator[Path]:
@@ -318,7 +327,11 @@ class Reporter:
             count = min(len(self._points), BATCH_POINTS)
             points = [self._points.popleft() for _ in range(count)]
             body, self._news = self._news, {}
-            if self._points and body.pop("finished", False):
+            saved = body.get("checkpoints", [])
+            if len(saved) > BATCH_CHECKPOINTS:
+                body["checkpoints"] = saved[:BATCH_CHECKPOINTS]
+                self._news["checkpoints"] = saved[BATCH_CHECKPOINTS:]
+            if (self._points or self._news) and body.pop("finished", False):
                 self._news["finished"] = True  # last words come last
         columns: dict[str, dict[str, list[Any]]] = {}
         for key, step, value, wall_time in points:
@@ -392,6 +405,8 @@ def _read_spec(run_dir: Path) -> dict[str, Any]:
 
 
 def _number(key: str, value: Any) -> float:
+    if not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable():
+        raise ValueError(f"a metric's name must be 1 to 200 printable characters, not {key!r:.60}")
     try:
         if isinstance(value, str | bytes | bytearray):
             raise TypeError

@@ -262,10 +262,7 @@ def test_a_path_that_leads_anywhere_else_is_refused(tmp_path: Path, path: str) -
         {"format": 2},
         *({"step": step} for step in (-1, 1.5, True, "1", None, 2**63, 10**30)),
         *({"created_at": at} for at in (None, 5, "x" * 65)),
-        *(
-            {"files": x}
-            for x in (list[Any](), dict[str, Any](), None, [[]], [None], [ENTRY, ENTRY])
-        ),
+        *({"files": files} for files in NO_FILES),
         {"files": [ENTRY, ENTRY]},
         {"files": [{**ENTRY, "path": "b"}, {**ENTRY, "path": "a"}]},
         *({"files": [{**ENTRY, "size": size}]} for size in (-1, True, 1.0, "1", None, 2**63)),

@@ -91,11 +91,18 @@ def test_finished_is_the_last_word(
     server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reporter, "BATCH_POINTS", 10)
-    training = attach(server, tmp_path)
+    monkeypatch.setattr(reporter, "BATCH_CHECKPOINTS", 1)
+    training = attach(server, tmp_path, checkpoint_dir=tmp_path / "c")
     for step in range(95):
         training.log(step, loss=1.0)
+        if step in (3, 4, 5):
+            with training.checkpoint(step) as directory:
+                (directory / "weights").write_bytes(b"w")
     training.finish()
     assert len(server.points()) == 95
+    announced = [c["step"] for body in server.taken.values() for c in body.get("checkpoints", [])]
+    assert announced == [3, 4, 5]
+    assert max(len(body.get("checkpoints", [])) for body in server.taken.values()) == 1
     assert [n for n, body in server.taken.items() if body.get("finished")] == [max(server.taken)]
 
 
@@ -125,8 +132,12 @@ def test_what_is_no_number_is_refused_at_once(server: ReportServer, value: Any) 
         for step in (-1, 1.0, "1", None, 2**63):
             with pytest.raises(ValueError, match="step must be a whole number from 0"):
                 training.log(step, loss=1.0)  # type: ignore[arg-type]
-        with pytest.raises((TypeError, ValueError)):
-            training.effective(rate=math.nan)
+        for key in ("", "x" * 201, "a\0", "\ud800"):
+            with pytest.raises(ValueError, match="a metric's name must be 1 to 200 printable"):
+                training.log(1, None, **{key: 1.0})
+        for unfit in (math.nan, object(), "x" * 60_000):
+            with pytest.raises((TypeError, ValueError)):
+                training.effective(rate=unfit)
     assert server.points() == []
 
 
