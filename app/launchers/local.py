@@ -62,12 +62,12 @@ class LocalLauncher:
         if (directory / "identity.json").exists():
             return
         env = {**plan.env, NONCE: plan.nonce}
-        order = {
-            "directory": str(directory),
+        order = {  # names as bytes: the trainer's locale may not be the server's
+            "directory": os.fsencode(directory),
             "nonce": plan.nonce,
-            "argv": list(plan.argv),
-            "env": env,  # Python may have added LC_CTYPE to the wrapper's own by then
-            "cwd": None if plan.cwd is None else str(plan.cwd),
+            "argv": [os.fsencode(word) for word in plan.argv],
+            "env": {os.fsencode(name): os.fsencode(value) for name, value in env.items()},
+            "cwd": None if plan.cwd is None else os.fsencode(plan.cwd),
             "stop_signal": int(plan.stop_signal),
             "grace_seconds": float(plan.grace_seconds),
             "failpoints": failpoints.armed("wrapper."),

@@ -9,10 +9,11 @@ saves the time to find and compile it, and makes the wrapper the server's own ve
 
 Every import delays the trainer and may be gone from the disk when the trainer ends, days
 later: only modules that the interpreter has loaded anyway, and `_ctypes` at the start.
+`posix` is the part of `os` that is loaded anyway; the rest of it costs 1.5 ms.
 """
 
 import _signal as signal  # type: ignore[import-not-found]  # `signal` costs 6 ms for its enums
-import os
+import posix
 import sys
 import time
 
@@ -34,6 +35,8 @@ COMMAND = (
     sys.executable,
     "-I",
     "-S",
+    "-X",
+    "utf8",
     "-c",
     """
 import marshal, sys
@@ -51,14 +54,14 @@ def main(order: "dict[str, Any]") -> None:
     `stop_signal`, `grace_seconds`, `failpoints`. Ends silently if the attempt is taken."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     signal.signal(signal.SIGCHLD, lambda *_: None)  # BSDs drop a blocked signal that is ignored
-    directory = order["directory"]
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
+    directory = _text(order["directory"])
+    null = posix.open("/dev/null", posix.O_RDWR)
+    posix.dup2(null, 0)
     _failpoint(order, "wrapper.started")
     identity = {
         "format": 1,
-        "pid": os.getpid(),
-        "start_time": start_time(os.getpid()),
+        "pid": posix.getpid(),
+        "start_time": start_time(posix.getpid()),
         "boot_id": boot_id(),
         "nonce": order["nonce"],
         "stop_signal": order["stop_signal"],
@@ -67,7 +70,7 @@ def main(order: "dict[str, Any]") -> None:
     if not claim(directory, identity):
         return
     _failpoint(order, "wrapper.identity_saved")
-    outcome = _train(order)
+    outcome = _train(directory, order)
     for _ in range(3600):  # a disk may be full for a while, and the exit code must not be lost
         try:
             return write_exit(directory, **outcome)
@@ -77,11 +80,11 @@ def main(order: "dict[str, Any]") -> None:
             time.sleep(1)
 
 
-def _train(order: "dict[str, Any]") -> dict[str, object]:
+def _train(directory: str, order: "dict[str, Any]") -> dict[str, object]:
     """From the claim to the end of the last descendant; what exit.json shall say of it."""
     # The server writes stop.json, then looks for our identity; we do it the other way round,
     # so that one of the two always sees the other.
-    if os.path.exists(f"{order['directory']}/stop.json"):
+    if _exists(f"{directory}/stop.json"):
         return {"detail": "Stopped before the trainer began."}
     started_at, ooms = now(), _oom_kills()
     try:
@@ -89,7 +92,7 @@ def _train(order: "dict[str, Any]") -> dict[str, object]:
     except (OSError, ImportError) as lack:  # of processes, descriptors, memory
         return {"started_at": started_at, "detail": f"The trainer could not be started: {lack}."}
     if error:
-        os.waitpid(trainer, 0)
+        posix.waitpid(trainer, 0)
         return {"started_at": started_at, "detail": error}
     _failpoint(order, "wrapper.spawned")
     code, stop_sent, killed = _watch(trainer, order["stop_signal"], order["grace_seconds"])
@@ -109,14 +112,14 @@ def _train(order: "dict[str, Any]") -> dict[str, object]:
 
 def claim(directory: str, identity: dict[str, object]) -> bool:
     """Publish identity.json, whole and at most once. False: the attempt is somebody else's."""
-    draft = f"{directory}/.identity-{os.urandom(8).hex()}"
+    draft = f"{directory}/.identity-{posix.urandom(8).hex()}"
     _write(draft, _json(identity))
     try:
-        os.link(draft, f"{directory}/identity.json")
+        posix.link(draft, f"{directory}/identity.json")
     except FileExistsError:
         return False
     finally:
-        os.unlink(draft)
+        posix.unlink(draft)
     return True
 
 
@@ -138,19 +141,19 @@ def write_exit(directory: str, **outcome: object) -> None:
 
 def replace(directory: str, name: str, text: str) -> None:
     """Write a file of `directory` so that it is there whole, or not at all, whatever happens."""
-    draft = f"{directory}/.{name}-{os.urandom(8).hex()}"
+    draft = f"{directory}/.{name}-{posix.urandom(8).hex()}"
     try:
         _write(draft, text)
-        os.replace(draft, f"{directory}/{name}")
+        posix.replace(draft, f"{directory}/{name}")
     except OSError:
-        if os.path.exists(draft):
-            os.unlink(draft)
+        if _exists(draft):
+            posix.unlink(draft)
         raise
-    parent = os.open(directory, os.O_RDONLY)
+    parent = posix.open(directory, posix.O_RDONLY)
     try:
-        os.fsync(parent)
+        posix.fsync(parent)
     finally:
-        os.close(parent)
+        posix.close(parent)
 
 
 def start_time(pid: int) -> int | None:
@@ -175,37 +178,52 @@ def now() -> str:
     return f"{whole}.{int(seconds % 1 * 1e6):06d}+00:00"
 
 
-def _start(argv: list[str], env: dict[str, str], cwd: str | None) -> tuple[int, str]:
+def _start(argv: list[bytes], env: dict[bytes, bytes], cwd: bytes | None) -> tuple[int, str]:
     """Fork the trainer into a process group of its own; its pid, and why it could not start."""
     prctl = _prctl()
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    reading, writing = os.pipe()  # closed by a successful exec
-    wrapper = os.getpid()
-    trainer = os.fork()
+    reading, writing = posix.pipe()  # closed by a successful exec
+    wrapper = posix.getpid()
+    trainer = posix.fork()
     if trainer == 0:
-        failure = f"Cannot run {argv[0]!r}"
+        failure = f"Cannot run {_text(argv[0])!r}"
         try:
-            os.setpgid(0, 0)
+            posix.setpgid(0, 0)
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != wrapper:
-                os._exit(1)  # it died before the line above
+            if posix.getppid() != wrapper:
+                posix._exit(1)  # it died before the line above
             for number in signal.valid_signals():
                 if signal.getsignal(number) == signal.SIG_IGN:
                     signal.signal(number, signal.SIG_DFL)
             if cwd is not None:
-                failure = f"Cannot enter the working directory {cwd!r}"
-                os.chdir(cwd)
-                failure = f"Cannot run {argv[0]!r}"
+                failure = f"Cannot enter the working directory {_text(cwd)!r}"
+                posix.chdir(cwd)
+                failure = f"Cannot run {_text(argv[0])!r}"
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            os.execvpe(argv[0], argv, env)
+            _exec(argv, env)
         except BaseException as error:
             reason = getattr(error, "strerror", None) or error
-            os.write(writing, f"{failure}: {reason}.".encode(errors="replace"))
+            posix.write(writing, f"{failure}: {reason}.".encode(errors="replace"))
         finally:
-            os._exit(127)
-    os.close(writing)
+            posix._exit(127)
+    posix.close(writing)
     with open(reading, "rb") as pipe:
         return trainer, pipe.read().decode()
+
+
+def _exec(argv: list[bytes], env: dict[bytes, bytes]) -> None:
+    """Become the program, looked for in the PATH of `env`. Returns only by an OSError."""
+    if b"/" in argv[0]:
+        posix.execve(argv[0], argv, env)
+    failure: OSError = FileNotFoundError(2, "No such file or directory")
+    for folder in env.get(b"PATH", b"/bin:/usr/bin").split(b":"):
+        try:
+            posix.execve((folder or b".") + b"/" + argv[0], argv, env)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            failure = error
+    raise failure
 
 
 def _watch(trainer: int, stop_signal: int, grace_seconds: float) -> tuple[int, bool, bool]:
@@ -250,13 +268,13 @@ def _reap(trainer: int) -> tuple[int | None, bool]:
     code = None
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status = posix.waitpid(-1, posix.WNOHANG)
         except ChildProcessError:
             return code, False
         if pid == 0:
             return code, True
         if pid == trainer:
-            code = os.waitstatus_to_exitcode(status)
+            code = posix.waitstatus_to_exitcode(status)
 
 
 def _kill_children() -> None:
@@ -264,7 +282,7 @@ def _kill_children() -> None:
     a child that we have not reaped cannot lose its pid to a stranger, a grandchild can."""
     for pid in _children():
         try:
-            os.kill(pid, signal.SIGKILL)
+            posix.kill(pid, signal.SIGKILL)
         except OSError:
             continue
 
@@ -272,14 +290,14 @@ def _kill_children() -> None:
 def _children() -> list[int]:
     if not _LINUX:
         return []
-    parent = str(os.getpid()).encode()
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    parent = str(posix.getpid()).encode()
+    pids = [int(name) for name in posix.listdir("/proc") if name.isdigit()]
     return [pid for pid in pids if (status := _stat(pid)) and status[1] == parent]
 
 
 def _signal_group(leader: int, number: int) -> None:
     try:
-        os.killpg(leader, number)
+        posix.killpg(leader, number)
     except OSError:
         return  # already empty
 
@@ -328,15 +346,27 @@ def _prctl() -> "Callable[[int, int], int]":
     return lambda option, value: _ctypes.call_cdeclfunction(address, (option, value, 0, 0, 0))
 
 
+def _text(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")  # as the file system's, under -X utf8
+
+
+def _exists(path: str) -> bool:
+    try:
+        posix.stat(path)
+    except OSError:
+        return False
+    return True
+
+
 def _write(path: str, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL, 0o600)
     try:
         data = text.encode()
-        if os.write(descriptor, data) < len(data):
+        if posix.write(descriptor, data) < len(data):
             raise OSError("short write")
-        os.fsync(descriptor)
+        posix.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        posix.close(descriptor)
 
 
 def _json(record: dict[str, object]) -> str:
@@ -361,7 +391,7 @@ def _quoted(text: str) -> str:
 def _failpoint(order: "dict[str, Any]", name: str) -> None:
     action = order["failpoints"].get(name)
     if action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+        posix.kill(posix.getpid(), signal.SIGKILL)
     if action and action.startswith("wait:"):
-        while not os.path.exists(action[5:]):
+        while not _exists(action[5:]):
             time.sleep(0.005)

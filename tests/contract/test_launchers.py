@@ -7,6 +7,7 @@ not through the code under test.
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -744,6 +745,27 @@ def test_a_trainer_finds_its_environment_and_nothing_else(
     assert "secret" not in attempts.log()
 
 
+@pytest.mark.skipif(shutil.which("localedef") is None, reason="makes a locale")
+def test_a_trainer_may_have_another_locale_than_the_server(attempts: Attempts) -> None:
+    """Control: with names sent as text, a wrapper under GB2312 does not find its directory."""
+    locale = attempts.root / "locale" / "zh_CN.GB2312"
+    locale.parent.mkdir()
+    made = subprocess.run(["localedef", "-i", "zh_CN", "-f", "GB2312", str(locale)])
+    if made.returncode:
+        pytest.skip("no locale data on this system")
+    attempts.root = attempts.root / "训练"
+    attempts.root.mkdir()
+    for attempt, argv in enumerate([("echo", "模型"), ("./没有",)], start=1):
+        plan = attempts.plan(argv=argv, attempt=attempt)
+        foreign = {"LOCPATH": str(locale.parent), "LC_ALL": "zh_CN.GB2312"}
+        attempts.launcher.launch(replace(plan, env={**plan.env, **foreign}, cwd=attempts.root))
+        attempts.over(attempt)
+    assert attempts.launcher.observe(attempts.root, 1).exit_code == 0
+    assert attempts.log() == "模型\n"
+    detail = attempts.launcher.observe(attempts.root, 2).detail
+    assert detail == "Cannot run './没有': No such file or directory."
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_trainer_inherits_no_descriptor_and_no_signal_mask(attempts: Attempts) -> None:
     reading, writing = os.pipe()
@@ -792,8 +814,8 @@ def test_the_wrapper_imports_nothing_slow() -> None:
         check=True,
     )
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "os" in loaded
-    assert not loaded & {"enum", "signal", "json", "re", "typing", "subprocess", "ctypes"}
+    assert "encodings.utf_8" in loaded
+    assert not loaded & {"os", "enum", "signal", "json", "re", "typing", "subprocess", "ctypes"}
 
 
 def test_spawn_latency_is_printed(attempts: Attempts) -> None:
