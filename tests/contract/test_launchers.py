@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -470,6 +471,25 @@ def test_ten_launches_of_one_attempt_make_one_trainer(
     assert (attempts.root / "starts").read_text() == "xx"
     attempts.launcher.kill(attempts.root, 2)
     attempts.over(2)
+
+
+def test_a_claim_has_one_winner(tmp_path: Path) -> None:
+    """The window between two processes is narrow; threads meet in the fsync. Control: the look
+    and rename of the test above have several winners in nearly every round."""
+    barrier = threading.Barrier(8)
+
+    def claim(claimant: int, directory: Path) -> bool:
+        barrier.wait()
+        return wrapper.claim(str(directory), {"pid": claimant})
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(10):
+            directory = tmp_path / str(number)
+            directory.mkdir()
+            won = list(pool.map(claim, range(8), [directory] * 8))
+            assert won.count(True) == 1
+            [file] = directory.iterdir()
+            assert json.loads(file.read_text()) == {"pid": won.index(True)}
 
 
 SERVER = """
