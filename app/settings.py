@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     max_local_runs: Annotated[int, Field(ge=1, le=1000)] = 4
     # GPU types of this machine, instead of asking the driver: "A100,A100".
     gpus: str | None = None
+    # External trainers: the longest silence, and the time to react to a cancel.
+    external_heartbeat_seconds: Annotated[float, Field(gt=0)] = 60.0
+    external_grace_seconds: Annotated[float, Field(ge=0)] = 30.0
     # Signs run tokens; made and kept in the data directory when not given.
     secret: Annotated[str, Field(min_length=32)] | None = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024

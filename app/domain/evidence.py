@@ -19,13 +19,16 @@ class Evidence(NamedTuple):
     signal: int | None = None
     out_of_memory: bool = False
     launch_error: str | None = None
-    # Why the service itself ended it (heartbeat lost, time limit), if it did.
+    # Why the service itself ended it (heartbeat lost, time limit), if it did, in one sentence.
     ended_by_service: Reason | None = None
+    why: str | None = None
     stop_sent: bool = False
     finished: bool = False
     step: int = 0
     total_steps: int | None = None
     requires_report: bool = True
+    # The last line of its log.
+    last_words: str = ""
 
 
 class Verdict(NamedTuple):
@@ -40,21 +43,22 @@ def judge(evidence: Evidence) -> Verdict:
     """The terminal status of a run whose trainer is gone."""
     e = evidence
     if e.cancel_asked:
-        return Verdict(RunStatus.CANCELLED, Reason.CANCEL_REQUESTED, _end(e))
-    if e.ended_by_service is not None:
-        return _failed(e.ended_by_service, _end(e))
+        return Verdict(RunStatus.CANCELLED, Reason.CANCEL_REQUESTED, _end(e) or None)
+    done = e.finished or (e.total_steps is not None and e.step >= e.total_steps)
+    clean = e.signal is None and not e.exit_code and not e.vanished
+    if e.ended_by_service is not None and not (done and clean):
+        return _failed(e.ended_by_service, " ".join(filter(None, (e.why, _end(e)))))
     if e.launch_error is not None:
         return _failed(Reason.LAUNCHER_ERROR, e.launch_error)
     if e.out_of_memory:
         return _failed(Reason.OUT_OF_MEMORY, "Killed by the kernel: out of memory.")
-    if e.vanished:
+    if e.vanished and not e.finished:
         return _failed(Reason.LAUNCHER_ERROR, "The process is gone and left no exit code.")
     if e.signal is not None:
         return _failed(Reason.SIGNAL, _end(e))
-    if e.exit_code != 0:
+    if e.exit_code:
         return _failed(Reason.EXIT_CODE, _end(e))
-    last_step = e.total_steps is not None and e.step >= e.total_steps
-    if e.finished or last_step or (not e.requires_report and not e.stop_sent):
+    if done or (not e.requires_report and not e.stop_sent):
         return Verdict(RunStatus.SUCCEEDED, None, None)
     of = f" of {e.total_steps}" if e.total_steps is not None else ""
     return _failed(
@@ -74,5 +78,6 @@ def _end(e: Evidence) -> str:
             name = "signal"
         return f"Ended by {name} ({e.signal})."
     if e.exit_code is not None:
-        return f"Exited with code {e.exit_code}."
-    return "The process is gone."
+        words = f" Its last words: {e.last_words}" if e.exit_code and e.last_words else ""
+        return f"Exited with code {e.exit_code}.{words}"
+    return "The process is gone." if e.vanished else ""

@@ -187,3 +187,14 @@ class MarkRequest(Request):
     metrics: Annotated[dict[MetricKey, FiniteNumber], Field(max_length=200)] = Field(
         default_factory=dict
     )
+
+
+class VerifyRequest(Request):
+    """Read checkpoints again, every byte: one, those of a run, or all of an experiment."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"run_id": "run_…"}, {"ckpt_path": "/ckpts/exp_…/run_…/…"}]}
+    )
+
+    run_id: Text | None = None
+    ckpt_path: Text | None = None

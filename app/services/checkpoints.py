@@ -1,8 +1,9 @@
 """Checkpoints: what is promised, ready, empty, declared or lost, and the marks on them.
 
 A cancel promises one path (`promise`) and the promise is always settled (`settle`): with
-the trainer's own checkpoint under that path, else by standing for the newest ready one of
-the run or the one it was resumed from, else as empty or lost with the reason.
+the trainer's own checkpoint under that path, else by standing for the newest good one of
+the run or the one it was resumed from, else as empty or lost with the reason. A path that
+stands for another (`stored_as_id`) shares its fate from then on.
 """
 
 from typing import Any
@@ -18,14 +19,26 @@ from app.services import events
 from app.store.changes import SUPERVISOR
 from app.store.sql import Statement, Tx, as_dict, columns, dump, every, evolve, load, row_type
 from app.store.tables import Checkpoint, Run
+from app.trainer.checkpoint import Manifest
+
+DELETING = "Retention is deleting it."
+DELETED = (DELETING, "Deleted by retention.")
+"""The reasons of checkpoints that retention took: their files are, or will be, gone."""
 
 _checkpoint = columns(Checkpoint)
 _run = columns(Run)
 
 _INSERT = Statement[Any](insert(Checkpoint))
 _BY_ID = Statement(every(Checkpoint).where(_checkpoint.id == bindparam("id")), Checkpoint)
+_AT = Statement(every(Checkpoint).where(_checkpoint.ckpt_path == bindparam("path")), Checkpoint)
 _BY_PATH = Statement(
     every(Checkpoint).where(_checkpoint.ckpt_path == bindparam("path")).with_for_update(),
+    Checkpoint,
+)
+_OF_EXPERIMENT = Statement(
+    every(Checkpoint)
+    .where(_checkpoint.experiment_id == bindparam("experiment"))
+    .order_by(_checkpoint.created_at, _checkpoint.id),
     Checkpoint,
 )
 _OF_RUN = Statement(
@@ -79,14 +92,24 @@ def get(tx: Tx, checkpoint_id: str) -> Checkpoint:
     return found
 
 
+def at(tx: Tx, ckpt_path: str) -> Checkpoint | None:
+    """The checkpoint known under a logical path, to read."""
+    return tx.first(_AT, path=ckpt_path)
+
+
 def find(tx: Tx, ckpt_path: str) -> Checkpoint | None:
-    """The checkpoint known under a logical path."""
+    """The checkpoint known under a logical path, held until the transaction ends."""
     return tx.first(_BY_PATH, path=ckpt_path)
 
 
 def of_run(tx: Tx, run_id: str) -> list[Checkpoint]:
     """All checkpoints of a run, oldest first."""
     return tx.all(_OF_RUN, run=run_id)
+
+
+def of_experiment(tx: Tx, experiment_id: str) -> list[Checkpoint]:
+    """All checkpoints of an experiment, oldest first."""
+    return tx.all(_OF_EXPERIMENT, experiment=experiment_id)
 
 
 def ready(tx: Tx, run_id: str) -> list[Checkpoint]:
@@ -97,6 +120,19 @@ def ready(tx: Tx, run_id: str) -> list[Checkpoint]:
 def pending(tx: Tx) -> list[Checkpoint]:
     """Every checkpoint that is promised or waits to be verified."""
     return tx.all(_PENDING)
+
+
+def newest(tx: Tx, run: Run) -> Checkpoint | None:
+    """The checkpoint to go on from: ready, or what an external trainer says it has saved."""
+    found = ready(tx, run.id)
+    if not found and run.recipe is None:
+        found = [
+            each
+            for each in of_run(tx, run.id)
+            if each.state == State.DECLARED and each.step is not None
+        ]
+        found.sort(key=lambda each: each.step or 0, reverse=True)
+    return found[0] if found else None
 
 
 def stored(tx: Tx, checkpoint: Checkpoint) -> Checkpoint:
@@ -134,11 +170,11 @@ def _change(tx: Tx, checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     return changed
 
 
-def _announce(tx: Tx, checkpoint: Checkpoint) -> None:
+def _announce(tx: Tx, checkpoint: Checkpoint, event: str | None = None) -> None:
     events.append(
         tx,
         checkpoint.experiment_id,
-        f"checkpoint.{checkpoint.state}",
+        f"checkpoint.{event or checkpoint.state}",
         run_id=checkpoint.run_id,
         checkpoint_id=checkpoint.id,
         ckpt_path=checkpoint.ckpt_path,
@@ -148,16 +184,17 @@ def _announce(tx: Tx, checkpoint: Checkpoint) -> None:
     tx.touch(SUPERVISOR)
 
 
-def _become(tx: Tx, checkpoint: Checkpoint, state: State, **facts: Any) -> Checkpoint:
+def _become(
+    tx: Tx, checkpoint: Checkpoint, state: State, event: str | None = None, **facts: Any
+) -> Checkpoint:
     """Gives a checkpoint a new state, and the same to every path that stands for it."""
     changed = _change(tx, checkpoint, state=state.value, **facts)
-    _announce(tx, changed)
+    _announce(tx, changed, event)
     for other in tx.all(_STORED_AS, id=checkpoint.id):
-        if other.state in (State.PENDING, State.READY):
-            _become(
-                tx, other, state, step=changed.step, size_bytes=changed.size_bytes,
-                sha256=changed.sha256, reason=changed.reason or other.reason,
-            )  # fmt: skip
+        _become(
+            tx, other, state, event, step=changed.step, size_bytes=changed.size_bytes,
+            sha256=changed.sha256, reason=changed.reason or other.reason,
+        )  # fmt: skip
     return changed
 
 
@@ -167,75 +204,95 @@ def announced(
     """A trainer says that it saved a checkpoint.
 
     One that the service can look at is pending until it is verified; that of an external
-    run, kept elsewhere, is declared.
+    run, kept elsewhere, is declared. The same again changes nothing.
     """
-    facts = {"step": step, "size_bytes": size_bytes, "sha256": sha256}
+    facts: dict[str, Any] = {"step": step, "size_bytes": size_bytes, "sha256": sha256}
     found = find(tx, str(paths.CheckpointPath(run.experiment_id, run.id, name)))
     state = State.DECLARED if run.recipe is None else State.PENDING
     if found is None:
         return _create(tx, run, name, state, **facts)
-    if found.state in (State.READY, State.LOST):
+    if found.state in (State.READY, State.LOST) and sha256 in (None, found.sha256):
         return found
     if found.state == state:
         if state is State.PENDING:
             tx.touch(SUPERVISOR)
         return _change(tx, found, **facts)
-    return _become(tx, found, state, **facts)
+    return _become(tx, found, state, reason=None, stored_as_id=None, **facts)
 
 
-def verified(
-    tx: Tx, run_id: str, name: str, *, step: int, size_bytes: int, sha256: str
-) -> Checkpoint:
-    """The files of a checkpoint were found committed and matching their manifest."""
-    run = _run_of(tx, run_id)
-    facts = {"step": step, "size_bytes": size_bytes, "sha256": sha256}
-    found = find(tx, str(paths.CheckpointPath(run.experiment_id, run.id, name)))
+def judged(
+    tx: Tx, path: paths.CheckpointPath, expected: str | None, manifest: Manifest | str
+) -> Checkpoint | None:
+    """Records what was found on disk: the manifest that all files match, or what is wrong.
+
+    `expected`: the manifest's SHA-256 that was on record when the files were read. None:
+    the record changed since then, so that the finding is of no use.
+    """
+    run = _run_of(tx, path.run_id)
+    found = find(tx, str(path))
+    if (found.sha256 if found else None) != expected or (found and found.reason in DELETED):
+        return None
+    if not isinstance(manifest, str) and expected not in (None, manifest.sha256):
+        manifest = "Its manifest.json is not the one that was committed: the SHA-256 differs."
+    if isinstance(manifest, str):
+        if found is None:
+            return _create(tx, run, path.name, State.LOST, reason=manifest)
+        if found.state in (State.LOST, State.EMPTY):
+            return found
+        return _become(tx, found, State.LOST, reason=manifest)
+    facts: dict[str, Any] = {
+        "step": manifest.step, "size_bytes": manifest.size_bytes, "sha256": manifest.sha256,
+    }  # fmt: skip
     if found is None:
-        return _create(tx, run, name, State.READY, **facts)
-    if found.state == State.READY and found.sha256 == sha256:
+        return _create(tx, run, path.name, State.READY, **facts)
+    if found.state == State.READY:
         return found
     return _become(tx, found, State.READY, reason=None, stored_as_id=None, **facts)
 
 
-def lost(tx: Tx, checkpoint_id: str, reason: str) -> Checkpoint:
-    """A checkpoint is known to be missing or corrupt; `reason` in one sentence."""
-    found = get(tx, checkpoint_id)
-    if found.state in (State.LOST, State.EMPTY):
-        return found
-    return _become(tx, found, State.LOST, reason=reason)
+def lost(tx: Tx, checkpoint: Checkpoint, reason: str, event: str | None = None) -> Checkpoint:
+    """A checkpoint is known to be missing; `reason` in one sentence."""
+    return _become(tx, checkpoint, State.LOST, event, reason=reason)
 
 
 def promise(tx: Tx, run: Run) -> Checkpoint:
-    """The checkpoint that a run being cancelled will leave: pending until settled."""
+    """The checkpoint that a cancelled run leaves: pending until settled."""
     name = paths.stop_name(run.attempt)
     found = find(tx, str(paths.CheckpointPath(run.experiment_id, run.id, name)))
-    return found or _create(tx, run, name, State.PENDING)
+    if found is None:
+        return _create(tx, run, name, State.PENDING)
+    if found.state == State.DECLARED and found.step is None and found.stored_as_id is None:
+        return _become(tx, found, State.PENDING)  # a client named it before there was one
+    return found
 
 
 def settle(tx: Tx, run: Run) -> Checkpoint:
-    """The stated outcome of a promise whose trainer is gone and saved nothing under it."""
+    """The stated outcome of a promise whose trainer is gone."""
     promised = promise(tx, run)
-    if promised.state != State.PENDING:
+    if promised.state not in (State.PENDING, State.LOST):
         return promised
-    fallback = next(iter(ready(tx, run.id)), None)
-    origin = "the newest ready checkpoint of this run"
+    fallback, origin = newest(tx, run), "the newest checkpoint of this run"
     if fallback is None and run.source_checkpoint_id is not None:
         source = get(tx, run.source_checkpoint_id)
-        if source.state in (State.READY, State.PENDING, State.DECLARED):
+        if source.state != State.LOST:
             fallback, origin = source, "the checkpoint this run was resumed from"
+    what = promised.reason or (
+        "The run never started." if run.attempt == 0 else
+        "The trainer saved nothing when it was stopped."
+    )  # fmt: skip
     if fallback is not None:
-        what = "never started" if run.attempt == 0 else "saved nothing when it was stopped"
         return _become(
-            tx, promised, State(fallback.state), reason=f"The run {what}; this is {origin}.",
+            tx, promised, State(fallback.state), reason=f"{what} This is {origin}.",
             step=fallback.step, size_bytes=fallback.size_bytes, sha256=fallback.sha256,
             stored_as_id=fallback.id,
         )  # fmt: skip
+    if promised.state == State.LOST:
+        return promised
     if run.step == 0:
         return _become(tx, promised, State.EMPTY, reason="The run had taken no step.", step=0)
     return _become(
         tx, promised, State.LOST,
-        reason=f"The trainer saved nothing when it was stopped at step {run.step}, "
-        "and there is no earlier checkpoint.",
+        reason=f"{what} It was at step {run.step}, and there is no earlier checkpoint.",
     )  # fmt: skip
 
 

@@ -5,10 +5,10 @@ attempt its number and its nonce; whatever happens later is recorded against tha
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam
+from sqlalchemy import bindparam, tuple_
 
 from app.domain import evidence, paths
 from app.domain.evidence import Evidence
@@ -24,7 +24,11 @@ _OLDEST = (_run.created_at, _run.id)
 
 _QUEUED = Statement(
     every(Run)
-    .where(_run.status == RunStatus.QUEUED.value, _run.recipe.is_not(None))
+    .where(
+        _run.status == RunStatus.QUEUED.value,
+        _run.recipe.is_not(None),
+        tuple_(*_OLDEST) > tuple_(bindparam("created_at"), bindparam("id")),
+    )
     .order_by(*_OLDEST)
     .limit(bindparam("most")),
     Run,
@@ -44,9 +48,16 @@ class Source(NamedTuple):
     stored: Checkpoint
 
 
-def queued(tx: Tx, most: int) -> list[Run]:
+class Place(NamedTuple):
+    """A place in the queue: behind the run of this time and id."""
+
+    created_at: str = ""
+    id: str = ""
+
+
+def queued(tx: Tx, after: Place, most: int) -> list[Run]:
     """Runs with a recipe that wait to be launched, oldest first."""
-    return tx.all(_QUEUED, most=most)
+    return tx.all(_QUEUED, **after._asdict(), most=most)
 
 
 def launched(tx: Tx) -> list[Run]:
@@ -108,20 +119,23 @@ def refuse(tx: Tx, run_id: str, reason: Reason, detail: str) -> None:
 
 
 def claim(
-    tx: Tx, run_id: str, gpus: Sequence[str], source: Checkpoint | None, detail: str | None
+    tx: Tx, run: Run, gpus: Sequence[str], source: Source | None, detail: str | None
 ) -> Run | None:
-    """Gives a queued run its next attempt; None when it is no longer queued."""
-    run = runs.lock(tx, run_id)
-    if run.status != RunStatus.QUEUED:
+    """Gives a queued run its next attempt; None when the run or its checkpoint has changed."""
+    now = runs.lock(tx, run.id)
+    if now.status != RunStatus.QUEUED or now.attempt != run.attempt:
         return None
-    start = 0 if source is None else source.step or 0
+    named = source.named if source else None
+    if source is not None and checkpoints.get(tx, source.stored.id).state != source.stored.state:
+        return None
+    start = 0 if named is None else named.step or 0
     return runs.move(
-        tx, run, RunStatus.STARTING, detail=detail,
-        data={"ckpt_path": source.ckpt_path if source else None, "gpus": list(gpus) or None},
-        attempt=run.attempt + 1, nonce=secrets.token_urlsafe(18), gpus=dump(list(gpus)),
+        tx, now, RunStatus.STARTING, detail=detail,
+        data={"ckpt_path": named.ckpt_path if named else None, "gpus": list(gpus) or None},
+        attempt=now.attempt + 1, nonce=secrets.token_urlsafe(18), gpus=dump(list(gpus)),
         launched_at=tx.now, heartbeat_at=None, last_batch=0, finished=False,
         start_step=start, step=start,
-        **_launched_from(run, source),
+        **_launched_from(now, named),
     )  # fmt: skip
 
 
@@ -153,53 +167,55 @@ def condemn(tx: Tx, run_id: str, attempt: int, reason: Reason, detail: str) -> b
     return True
 
 
-def end(tx: Tx, run_id: str, attempt: int, found: Evidence, recipe: Recipe | None) -> Run:
+def end(
+    tx: Tx, run_id: str, attempt: int, found: Evidence, recipe: Recipe | None, absent: Set[str]
+) -> bool:
     """Records the end of an attempt: a terminal status from the evidence, or a retry.
 
-    Called again for the same attempt, it changes nothing.
+    `absent`: the promised checkpoints of which there are no files. False: the trainer has
+    announced another one since, which must be looked at first. Called again for the same
+    attempt, it changes nothing.
     """
     run = runs.lock(tx, run_id)
     if run.attempt != attempt or RunStatus(run.status) not in LAUNCHED:
-        return run
+        return True
+    unseen = [
+        each
+        for each in checkpoints.of_run(tx, run.id)
+        if each.state == State.PENDING and each.stored_as_id is None
+    ]
+    if not {each.id for each in unseen} <= absent:
+        return False
+    cancelled = run.status == RunStatus.CANCELLING
+    for each in unseen:  # the one that a cancel promised is settled below
+        if not (cancelled and paths.parse(each.ckpt_path).name == paths.stop_name(attempt)):
+            checkpoints.lost(tx, each, "The trainer is gone, and no committed files are there.")
     found = found._replace(
-        cancel_asked=run.status == RunStatus.CANCELLING,
+        cancel_asked=cancelled,
         ended_by_service=Reason(run.status_reason) if run.status_reason else None,
+        why=run.status_detail,
         finished=bool(run.finished),
         step=run.step,
         total_steps=run.total_steps,
     )
     verdict = evidence.judge(found)
-    data = {
-        "exit_code": found.exit_code,
-        "signal": found.signal,
-        "finished": found.finished or None,
-    }
+    status, reason, detail = verdict
     if (
         recipe is not None
-        and verdict.status is RunStatus.FAILED
-        and verdict.reason in recipe.retry_on
+        and status is RunStatus.FAILED
+        and reason in recipe.retry_on
         and attempt < recipe.max_attempts
     ):
+        status, reason = RunStatus.QUEUED, Reason.RETRYING
         detail = f"Attempt {attempt} of {recipe.max_attempts}: {verdict.detail} Trying again."
-        return runs.move(
-            tx, run, RunStatus.QUEUED, reason=Reason.RETRYING, detail=detail, data=data,
-            gpus="[]", nonce=None,
-        )  # fmt: skip
-    _drop_promises(tx, run)
     ended = runs.move(
-        tx, run, verdict.status, reason=verdict.reason, detail=verdict.detail, data=data,
-        gpus="[]", nonce=None,
+        tx, run, status, reason=reason, detail=detail, gpus="[]", nonce=None,
+        data={
+            "exit_code": found.exit_code,
+            "signal": found.signal,
+            "finished": found.finished or None,
+        },
     )  # fmt: skip
-    if verdict.status is RunStatus.CANCELLED:
+    if cancelled:
         checkpoints.settle(tx, ended)
-    return ended
-
-
-def _drop_promises(tx: Tx, run: Run) -> None:
-    """What was announced and never found, when its trainer is gone, is lost."""
-    stop_name = paths.stop_name(run.attempt)
-    for each in checkpoints.of_run(tx, run.id):
-        if each.state == State.PENDING and each.stored_as_id is None:
-            if run.status == RunStatus.CANCELLING and each.ckpt_path.endswith("/" + stop_name):
-                continue  # settled after the move
-            checkpoints.lost(tx, each.id, "The trainer is gone, and no committed files are there.")
+    return True

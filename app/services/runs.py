@@ -152,10 +152,13 @@ def move(
 ) -> Run:
     """Takes a run to another status and writes the event: the only way a status changes.
 
+    How a launch began (`status_detail` of starting) is still told while the run is running.
     Raises Conflict when the run is no longer where `run` says it is.
     """
     if to not in MOVES[RunStatus(run.status)]:
         raise AssertionError(f"no move from {run.status} to {to}")
+    if to is RunStatus.RUNNING:
+        detail = detail or run.status_detail
     changes |= {
         "status": to.value,
         "status_reason": reason.value if reason else None,
@@ -183,7 +186,7 @@ def cancel(tx: Tx, run_id: str, experiment_id: str | None = None) -> Cancelled:
     run = lock(tx, run_id, experiment_id)
     status = RunStatus(run.status)
     if status in (RunStatus.SUCCEEDED, RunStatus.FAILED):
-        last = next(iter(checkpoints.ready(tx, run.id)), None)
+        last = checkpoints.newest(tx, run)
         where = f"its last checkpoint is {last.ckpt_path}" if last else "it left no checkpoint"
         raise RunFinished(
             f"The run has already {status.value}; {where}.",
@@ -261,13 +264,16 @@ def _source(tx: Tx, parent: Run, ckpt_path: str | None) -> Checkpoint:
                 errors=[{"pointer": "/ckpt_path", "detail": "belongs to another run"}],
             )
         return checkpoints.declare(tx, get(tx, path.run_id), ckpt_path)
+    promised = None
     if parent.cancel_requested_at is not None:
         promised = checkpoints.promise(tx, parent)
-        if promised.state != State.LOST:
+        if promised.state == State.PENDING:
             return promised
-    newest = next(iter(checkpoints.ready(tx, parent.id)), None)
+    newest = checkpoints.newest(tx, parent)
     if newest is not None:
         return newest
+    if promised is not None and promised.state != State.LOST:
+        return promised
     if parent.source_checkpoint_id is not None:
         return checkpoints.get(tx, parent.source_checkpoint_id)
     if RunStatus(parent.status) in LAUNCHED:

@@ -78,7 +78,7 @@ class Supervisor:
         except Exception:
             log.exception("cannot tell who leads")
             return
-        self.desk.lead(leads)
+        self.desk.turn(leads)
         if not leads:
             return
         for duty in DUTIES:

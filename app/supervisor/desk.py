@@ -1,21 +1,38 @@
 """What the duties share: the database, the launcher, and the little they remember."""
 
 import asyncio
+import logging
 import os
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from app.domain.recipes import Recipe
-from app.domain.resources import Resources
+from app.domain.resources import Allocation, Resources
 from app.launchers.base import Launcher
+from app.services.launches import Place
 from app.settings import Settings
 from app.store.database import Database
 from app.store.sql import load
 from app.store.tables import Run
 
 Attempt = tuple[str, int]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+READERS = 4
+"""Checkpoints that are read at a time."""
+MOST_ATTENTION = 1.0
+"""The longest time between two turns that counts as having watched."""
+
+SLOW_SECONDS = 1.0
+"""How long a start may take before the run says what it waits for."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -29,27 +46,47 @@ class Desk:
     launcher: Launcher
     api_url: str
     woken: asyncio.Event = field(default_factory=asyncio.Event)
-    # Monotonic time since when this server leads: silence before that is not a trainer's fault.
-    leading_since: float | None = None
+    leads: bool = False
+    # Seconds during which this supervisor watched. It stands still while the server, or the
+    # whole machine, sleeps: silence that nobody could have heard is not a trainer's fault.
+    attention: float = 0.0
+    turned_at: float = field(default_factory=time.monotonic)
+    # The last sign of life of each attempt, and when we first saw it.
+    heard: dict[Attempt, tuple[str, float]] = field(default_factory=dict)
     launched_at: dict[Attempt, float] = field(default_factory=dict)
-    stopped: set[Attempt] = field(default_factory=set)
+    stopped_at: dict[Attempt, float] = field(default_factory=dict)
+    # Descriptors that turn readable when the process of an attempt ends, until they did.
     watched: dict[Attempt, int] = field(default_factory=dict)
+    # Attempts whose processes are gone and whose spool is taken in.
+    over: set[Attempt] = field(default_factory=set)
+    # Work that takes long and that no duty waits for, by what it is about.
+    jobs: dict[str, tuple[asyncio.Task[Any], float]] = field(default_factory=dict)
+    # Runs that are being started, and what is set aside for them.
+    starting: dict[str, Allocation] = field(default_factory=dict)
+    readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS))
+    # What the last look at the queue found, when nothing in it could start: the state of the
+    # machine, how far it went, and whether an older run waits for GPUs.
+    queue_stuck: tuple[object, Place, bool] | None = None
     tidied_at: float = float("-inf")
 
-    def lead(self, leads: bool) -> None:
-        """Notes when leadership began; forgets everything when it ended."""
-        if leads and self.leading_since is None:
-            self.leading_since = time.monotonic()
-        elif not leads and self.leading_since is not None:
-            self.leading_since = None
+    def turn(self, leads: bool) -> None:
+        """A new turn begins; whoever does not lead any more forgets everything."""
+        now = time.monotonic()
+        self.attention += min(now - self.turned_at, MOST_ATTENTION)
+        self.turned_at = now
+        if self.leads and not leads:
             self.close()
+        self.leads = leads
 
     def close(self) -> None:
-        """Lets go of every descriptor."""
-        for attempt in list(self.watched):
-            self.unwatch(attempt)
-        self.launched_at.clear()
-        self.stopped.clear()
+        """Lets go of every descriptor and of the work under way."""
+        for attempt in [*self.watched]:
+            self._unwatch(attempt)
+        for job, _ in self.jobs.values():
+            job.cancel()
+        for memory in (self.heard, self.launched_at, self.stopped_at, self.over):
+            memory.clear()
+        self.queue_stuck = None
 
     def watch(self, attempt: Attempt) -> None:
         """Wakes the loop when this attempt's process ends, where the system can tell."""
@@ -58,30 +95,63 @@ class Desk:
         descriptor = self.launcher.exit_fd(self.run_dir(attempt[0]), attempt[1])
         if descriptor is not None:
             self.watched[attempt] = descriptor
-            loop = asyncio.get_running_loop()
 
             def ended() -> None:
-                loop.remove_reader(descriptor)  # readable for ever from now on
+                self._unwatch(attempt)
                 self.woken.set()
 
-            loop.add_reader(descriptor, ended)
+            asyncio.get_running_loop().add_reader(descriptor, ended)
 
-    def unwatch(self, attempt: Attempt) -> None:
-        """Forgets an attempt that is over."""
-        self.launched_at.pop(attempt, None)
-        self.stopped.discard(attempt)
+    def _unwatch(self, attempt: Attempt) -> None:
         descriptor = self.watched.pop(attempt, None)
         if descriptor is not None:
             asyncio.get_running_loop().remove_reader(descriptor)
             os.close(descriptor)
 
+    def forget(self, attempt: Attempt) -> None:
+        """This attempt's end is on record."""
+        self._unwatch(attempt)
+        for memory in (self.heard, self.launched_at, self.stopped_at):
+            memory.pop(attempt, None)
+        self.over.discard(attempt)
+
+    def silence(self, run: Run) -> float:
+        """Seconds for which this supervisor listened in vain for a run's trainer."""
+        attempt = (run.id, run.attempt)
+        sign = run.heartbeat_at or run.launched_at or ""
+        if attempt not in self.heard or self.heard[attempt][0] != sign:
+            self.heard[attempt] = (sign, self.attention)
+        return self.attention - self.heard[attempt][1]
+
+    def begin(self, about: str, work: Coroutine[Any, Any, object]) -> None:
+        """Starts work that no duty waits for; its end wakes the loop."""
+        assert about not in self.jobs
+        job = asyncio.create_task(work)
+        self.jobs[about] = job, self.attention
+        job.add_done_callback(lambda done: self._done(about, done))
+
+    def slow(self, about: str) -> bool:
+        """Whether this work takes long enough to tell somebody."""
+        return about in self.jobs and self.attention - self.jobs[about][1] > SLOW_SECONDS
+
+    def _done(self, about: str, job: asyncio.Task[Any]) -> None:
+        self.jobs.pop(about, None)
+        self.queue_stuck = None
+        if job.cancelled():
+            return
+        if error := job.exception():
+            log.error("%s failed; it is tried again", about, exc_info=error)
+        else:
+            self.woken.set()
+
+    async def reading(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs what reads checkpoints, a few at a time, in a thread that holds up no shutdown."""
+        async with self.readers:
+            return await _in_daemon(lambda: function(*args, **kwargs))
+
     def run_dir(self, run_id: str) -> Path:
         """The run's directory, absolute."""
         return (self.settings.data_dir / "runs" / run_id).absolute()
-
-    def checkpoint_dir(self, ckpt_path: str) -> Path:
-        """Where the files of a logical path lie (`ckpt_path` is one that was parsed)."""
-        return (self.settings.data_dir / ckpt_path.lstrip("/")).absolute()
 
     def recipe(self, run: Run) -> Recipe | None:
         """The run's recipe, if the operator still configures it."""
@@ -94,3 +164,29 @@ class Desk:
             return Resources.from_dict(asked)
         recipe = self.recipe(run)
         return recipe.resources if recipe else Resources()
+
+
+async def _in_daemon(work: Callable[[], R]) -> R:
+    # Threads of an executor are joined at exit: a server that reads 100 GB could not stop.
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[R] = loop.create_future()
+
+    def settle(result: R | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def body() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except BaseException as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=body, name="reading", daemon=True).start()
+    return await future

@@ -1,4 +1,11 @@
-"""Launching: queued runs, oldest first, as far as the machine's resources go."""
+"""Launching: queued runs, oldest first, as far as the machine's resources go.
+
+    find a good checkpoint → write the spec → claim → launch
+
+is one job for each start, so that a large checkpoint or a slow disk holds up nothing else.
+The spec is on disk before the claim is on record: whoever finds a claimed attempt of which
+there is no trace only has to launch it.
+"""
 
 import asyncio
 import time
@@ -11,7 +18,7 @@ from app.domain.recipes import Recipe
 from app.domain.resources import Allocation, Shortage, allocate
 from app.launchers.base import LauncherError
 from app.services import launches
-from app.services.launches import Source
+from app.services.launches import Place, Source
 from app.store.sql import load
 from app.store.tables import Run
 from app.supervisor import planning, verifying
@@ -21,36 +28,55 @@ QUEUE_PAGE = 200
 
 
 async def launch(desk: Desk) -> None:
-    """Starts what can start; says of the rest why it waits."""
-    queue = await desk.db.read(launches.queued, QUEUE_PAGE)
-    if not queue:
+    """Starts what can start; says of the rest why it waits.
+
+    While nothing changes on the machine, only runs that are new in the queue are looked at.
+    """
+    if not await desk.db.read(launches.queued, Place(), 1):
         return
-    active = [run for run in await desk.db.read(launches.launched) if run.recipe is not None]
-    in_use = [_held(desk, run) for run in active]
+    in_use = [*desk.starting.values()]
+    for run in await desk.db.read(launches.launched):
+        # What a dead trainer held is free, though its checkpoints may still be read.
+        if run.recipe and run.id not in desk.starting and (run.id, run.attempt) not in desk.over:
+            in_use.append(_held(desk, run))
     capacity = await asyncio.to_thread(desk.launcher.capacity)
-    gpus_wanted = False
-    for run in queue:
-        recipe = desk.recipe(run)
-        if recipe is None:
-            await desk.db.write(
-                launches.refuse, run.id, Reason.LAUNCHER_ERROR,
-                f"The recipe {run.recipe!r} is no longer configured.",
-            )  # fmt: skip
-            continue
-        resources = desk.resources(run)
-        found = allocate(resources, capacity, in_use)
-        if isinstance(found, Allocation) and resources.count and gpus_wanted:
-            found = Shortage("Waits behind an older run that needs GPUs.", False)
-        elif isinstance(found, Allocation) and len(in_use) >= desk.settings.max_local_runs:
-            found = Shortage(
-                f"Needs a place to run; all {desk.settings.max_local_runs} are taken.", False
-            )
-        if isinstance(found, Shortage):
-            # Small runs must not overtake a large one for ever.
-            gpus_wanted |= bool(resources.count) and not found.impossible
-            await desk.db.write(launches.wait, run.id, Reason.WAITING_FOR_RESOURCES, found.detail)
-        elif await _start(desk, run, recipe, found):
+    machine = (capacity, tuple(in_use))
+    place, gpus_wanted, stuck = Place(), False, True
+    if desk.queue_stuck is not None and desk.queue_stuck[0] == machine:
+        _, place, gpus_wanted = desk.queue_stuck
+    while queue := await desk.db.read(launches.queued, place, QUEUE_PAGE):
+        for run in queue:
+            recipe = desk.recipe(run)
+            if recipe is None:
+                detail = f"The recipe {run.recipe!r} is no longer configured."
+                await desk.db.write(launches.refuse, run.id, Reason.LAUNCHER_ERROR, detail)
+                continue
+            if run.id in desk.starting:
+                await _say_if_slow(desk, run)
+                continue
+            resources = desk.resources(run)
+            found = allocate(resources, capacity, in_use)
+            if isinstance(found, Allocation) and resources.count and gpus_wanted:
+                found = Shortage("Waits behind an older run that needs GPUs.", False)
+            elif isinstance(found, Allocation) and len(in_use) >= desk.settings.max_local_runs:
+                places = desk.settings.max_local_runs
+                found = Shortage(f"Needs a place to run; all {places} are taken.", False)
+            if isinstance(found, Shortage):
+                # Small runs must not overtake a large one for ever.
+                gpus_wanted |= bool(resources.count) and not found.impossible
+                await _wait(desk, run, Reason.WAITING_FOR_RESOURCES, found.detail)
+                continue
+            stuck = False
+            sources = await _sources(desk, run)
+            if sources and sources[0].stored.state == State.PENDING:
+                detail = f"{sources[0].named.ckpt_path} is still being written."
+                await _wait(desk, run, Reason.WAITING_FOR_CHECKPOINT, detail)
+                continue
             in_use.append(found)
+            _begin(desk, run, recipe, found, sources)
+        place = Place(queue[-1].created_at, queue[-1].id)
+        await asyncio.sleep(0)  # a long queue must not hold up requests
+    desk.queue_stuck = (machine, place, gpus_wanted) if stuck else None
 
 
 def _held(desk: Desk, run: Run) -> Allocation:
@@ -58,59 +84,72 @@ def _held(desk: Desk, run: Run) -> Allocation:
     return Allocation(tuple(load(run.gpus)), resources.cpus or 0, resources.memory_gb or 0)
 
 
-async def _start(desk: Desk, run: Run, recipe: Recipe, allocation: Allocation) -> bool:
+async def _wait(desk: Desk, run: Run, reason: Reason, detail: str) -> None:
+    if (run.status_reason, run.status_detail) != (reason, detail):
+        await desk.db.write(launches.wait, run.id, reason, detail)
+
+
+async def _say_if_slow(desk: Desk, run: Run) -> None:
+    if run.source_ckpt_path is not None and desk.slow(_about(run)):
+        detail = f"{run.source_ckpt_path} is being verified."
+        await _wait(desk, run, Reason.WAITING_FOR_CHECKPOINT, detail)
+
+
+async def _sources(desk: Desk, run: Run) -> list[Source]:
+    if run.source_checkpoint_id is None and run.attempt == 0:
+        return []
+    return await desk.db.read(launches.sources, run)
+
+
+def _about(run: Run) -> str:
+    return f"the start of {run.id}"
+
+
+def _begin(
+    desk: Desk, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
+) -> None:
+    async def job() -> None:
+        try:
+            await _start(desk, run, recipe, allocation, sources)
+        finally:
+            del desk.starting[run.id]
+
+    desk.starting[run.id] = allocation
+    desk.begin(_about(run), job())
+
+
+async def _start(
+    desk: Desk, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
+) -> None:
     """Finds a good checkpoint where one is needed, claims the launch and makes it."""
-    source: Source | None = None
+    source = await verifying.first_good(desk, sources)
     detail = None
-    if run.source_checkpoint_id is not None or run.attempt > 0:
-        candidates = await desk.db.read(launches.sources, run)
-        wanted = candidates[0] if candidates else None
-        if wanted is not None and wanted.stored.state == State.PENDING:
-            await desk.db.write(
-                launches.wait, run.id, Reason.WAITING_FOR_CHECKPOINT,
-                f"{wanted.named.ckpt_path} is still being written.",
-            )  # fmt: skip
-            return False
-        source = await verifying.first_good(desk, candidates)
-        if source is None and wanted is not None and run.source_checkpoint_id is not None:
-            ready = await desk.db.read(launches.ready_in_lineage, run)
-            exists = f"Ready: {', '.join(ready)}." if ready else "No checkpoint is ready."
-            await desk.db.write(
-                launches.refuse, run.id, Reason.CHECKPOINT_MISSING,
-                f"{wanted.named.ckpt_path} has no intact files. {exists}",
-            )  # fmt: skip
-            return False
-        if source is not None and wanted is not None and source.named.id != wanted.named.id:
-            detail = f"{wanted.named.ckpt_path} is lost; this starts from {source.named.ckpt_path}."
+    if source is None and run.source_checkpoint_id is not None:
+        ready = await desk.db.read(launches.ready_in_lineage, run)
+        exists = f"Ready: {', '.join(ready)}." if ready else "No checkpoint is ready."
+        detail = f"{sources[0].named.ckpt_path} has no intact files. {exists}"
+        await desk.db.write(launches.refuse, run.id, Reason.CHECKPOINT_MISSING, detail)
+        return
+    if sources and (source is None or source.named.id != sources[0].named.id):
+        instead = source.named.ckpt_path if source else "the beginning"
+        detail = f"{sources[0].named.ckpt_path} is lost; this starts from {instead}."
+    spec = planning.spec(desk, run, allocation.gpus, source)
+    await asyncio.to_thread(planning.write_spec, desk.run_dir(run.id), spec)
     failpoint("launch.before_claim")
-    claimed = await desk.db.write(
-        launches.claim, run.id, allocation.gpus, source.named if source else None, detail
-    )
-    if claimed is None:
-        return False
-    failpoint("launch.claimed")
-    await act(desk, claimed, recipe, source)
-    return True
+    claimed = await desk.db.write(launches.claim, run, allocation.gpus, source, detail)
+    if claimed is not None:
+        failpoint("launch.claimed")
+        await act(desk, claimed, recipe)
 
 
-async def act(desk: Desk, run: Run, recipe: Recipe, source: Source | None) -> None:
+async def act(desk: Desk, run: Run, recipe: Recipe) -> None:
     """Launches a claimed attempt. Safe to repeat: the launcher starts it once at most."""
-    resume = None
-    if source is not None and source.stored.state == State.READY:
-        resume = (source.named, desk.checkpoint_dir(source.stored.ckpt_path))
     desk.launched_at[run.id, run.attempt] = time.monotonic()
     try:
         plan = planning.plan(desk, run, recipe)
-        await asyncio.to_thread(planning.write_spec, plan.run_dir, planning.spec(desk, run, resume))
         await asyncio.to_thread(desk.launcher.launch, plan)
         desk.watch((run.id, run.attempt))
     except (LauncherError, OSError) as error:
-        await desk.db.write(
-            launches.end, run.id, run.attempt, Evidence(False, launch_error=str(error)), recipe
-        )
-
-
-async def relaunch(desk: Desk, run: Run, recipe: Recipe) -> None:
-    """Launches a claimed attempt of which there is no trace: its server died in between."""
-    source = await verifying.first_good(desk, await desk.db.read(launches.sources, run))
-    await act(desk, run, recipe, source)
+        evidence = Evidence(False, launch_error=str(error))
+        await desk.db.write(launches.end, run.id, run.attempt, evidence, recipe, frozenset())
+        desk.forget((run.id, run.attempt))

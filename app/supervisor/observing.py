@@ -3,11 +3,14 @@
 import asyncio
 import json
 import logging
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from app.domain import paths
 from app.domain.evidence import Evidence
 from app.domain.failpoints import failpoint
 from app.domain.ids import seconds_between, timestamp
@@ -16,55 +19,70 @@ from app.domain.lifecycle import Reason, RunStatus
 from app.domain.recipes import Recipe
 from app.errors import ServiceError
 from app.launchers.base import Observation
-from app.services import checkpoints, launches, reports
+from app.services import checkpoints, launches, reports, verification
 from app.services.reports import ReportRequest
 from app.store.tables import Run
 from app.supervisor import launching, verifying
 from app.supervisor.desk import Desk
 
-EXTERNAL_GRACE_SECONDS = 30.0
-EXTERNAL_HEARTBEAT_SECONDS = 60.0
 RELAUNCH_SECONDS = 5.0
+# The wrapper kills at the grace's end, and by then a second later at most.
+OVERDUE_SECONDS = 2.0
+LAST_WORDS = 200
 
 log = logging.getLogger(__name__)
 
 
 async def observe(desk: Desk) -> None:
-    """Looks at every launched run; one that cannot be looked at does not hold up the others."""
-    for run in await desk.db.read(launches.launched):
+    """Looks at every launched run; one that cannot be looked at does not hold up the others.
+
+    A process whose end the kernel will tell is alive until it does: only the others cost
+    a look at the disk, all in one thread.
+    """
+    launched = await desk.db.read(launches.launched)
+    unsure = [
+        run
+        for run in launched
+        if run.recipe is not None and (run.id, run.attempt) not in desk.watched
+    ]
+    found = await asyncio.to_thread(_look, desk, unsure) if unsure else {}
+    for run in launched:
         try:
             if run.recipe is None:
                 await _external(desk, run)
-            else:
-                await _local(desk, run)
+            elif run.id in found:
+                await _local(desk, run, found[run.id])
+            elif (run.id, run.attempt) in desk.watched:
+                await _alive(desk, run)
         except Exception:
             log.exception("run %s could not be observed; it is tried again", run.id)
 
 
-async def _local(desk: Desk, run: Run) -> None:
-    recipe = desk.recipe(run)
-    attempt = (run.id, run.attempt)
-    found = await asyncio.to_thread(desk.launcher.observe, desk.run_dir(run.id), run.attempt)
+def _look(desk: Desk, runs: list[Run]) -> dict[str, Observation]:
+    found = {}
+    for run in runs:
+        try:
+            found[run.id] = desk.launcher.observe(desk.run_dir(run.id), run.attempt)
+        except Exception:
+            log.exception("run %s could not be looked at; it is tried again", run.id)
+    return found
+
+
+async def _local(desk: Desk, run: Run, found: Observation) -> None:
     if found.state == "alive":
-        desk.watch(attempt)
-        await _alive(desk, run, recipe)
+        desk.watch((run.id, run.attempt))
+        await _alive(desk, run)
     elif found.state == "absent":
-        await _absent(desk, run, recipe)
+        await _absent(desk, run)
     else:
-        if found.state == "vanished":
-            await asyncio.to_thread(desk.launcher.kill, desk.run_dir(run.id), run.attempt)
-        await _over(desk, run, recipe, found)
-        desk.unwatch(attempt)
+        await _over(desk, run, found)
 
 
-async def _alive(desk: Desk, run: Run, recipe: Recipe | None) -> None:
-    attempt = (run.id, run.attempt)
-    run_dir = desk.run_dir(run.id)
+async def _alive(desk: Desk, run: Run) -> None:
     if run.status == RunStatus.CANCELLING:
-        if attempt not in desk.stopped:
-            desk.stopped.add(attempt)
-            await asyncio.to_thread(desk.launcher.stop, run_dir, run.attempt)
+        await _stop(desk, run)
         return
+    recipe = desk.recipe(run)
     if recipe is None:
         return
     if run.status == RunStatus.STARTING and not recipe.heartbeat_seconds:
@@ -72,69 +90,88 @@ async def _alive(desk: Desk, run: Run, recipe: Recipe | None) -> None:
     limit = desk.resources(run).time_limit_minutes
     if limit is not None and run.launched_at is not None:
         ran = seconds_between(run.launched_at, timestamp())
-        if ran > limit * 60 and attempt not in desk.stopped:
-            detail = f"The time limit of {limit:g} minutes is over."
-            if await desk.db.write(
-                launches.condemn, run.id, run.attempt, Reason.TIME_LIMIT, detail
-            ):
-                desk.stopped.add(attempt)
-                await asyncio.to_thread(desk.launcher.stop, run_dir, run.attempt)
+        detail = f"The time limit of {limit:g} minutes is over."
+        if ran > limit * 60 and await _condemn(desk, run, Reason.TIME_LIMIT, detail):
+            await _stop(desk, run)
+    silence = desk.silence(run)
     allowed = recipe.heartbeat_seconds if run.status == RunStatus.RUNNING else recipe.start_seconds
-    if recipe.heartbeat_seconds and _silence(desk, run) > allowed:
+    if recipe.heartbeat_seconds and silence > allowed:
         detail = f"No report for {allowed:g} seconds."
-        if await desk.db.write(
-            launches.condemn, run.id, run.attempt, Reason.HEARTBEAT_LOST, detail
-        ):
-            await asyncio.to_thread(desk.launcher.kill, run_dir, run.attempt)
+        if await _condemn(desk, run, Reason.HEARTBEAT_LOST, detail):
+            await asyncio.to_thread(desk.launcher.kill, desk.run_dir(run.id), run.attempt)
 
 
-def _silence(desk: Desk, run: Run) -> float:
-    """Seconds since the last report; while no server led, nobody could have listened."""
-    assert desk.leading_since is not None and run.launched_at is not None
-    led = time.monotonic() - desk.leading_since
-    return min(led, seconds_between(run.heartbeat_at or run.launched_at, timestamp()))
+async def _stop(desk: Desk, run: Run) -> None:
+    """Asks the trainer to stop, once. Its wrapper sees to the rest; if it cannot, we do."""
+    attempt, run_dir = (run.id, run.attempt), desk.run_dir(run.id)
+    if attempt not in desk.stopped_at:
+        await asyncio.to_thread(desk.launcher.stop, run_dir, run.attempt)
+        desk.stopped_at[attempt] = desk.attention
+    recipe = desk.recipe(run)
+    grace = recipe.grace_seconds if recipe else Recipe("", ()).grace_seconds
+    if desk.attention - desk.stopped_at[attempt] > grace + OVERDUE_SECONDS:
+        await asyncio.to_thread(desk.launcher.kill, run_dir, run.attempt)
 
 
-async def _absent(desk: Desk, run: Run, recipe: Recipe | None) -> None:
+async def _condemn(desk: Desk, run: Run, reason: Reason, detail: str) -> bool:
+    """Whether the service may end this trainer; why is on record before it does."""
+    if run.status_reason == reason:
+        return True
+    return await desk.db.write(launches.condemn, run.id, run.attempt, reason, detail)
+
+
+async def _absent(desk: Desk, run: Run) -> None:
     """Claimed, and not a trace: the server died before it launched, or the launch is young."""
+    recipe = desk.recipe(run)
     if run.status == RunStatus.CANCELLING or recipe is None:
         # From here on it can never begin; the next look finds it over.
         await asyncio.to_thread(desk.launcher.stop, desk.run_dir(run.id), run.attempt)
         desk.woken.set()
         return
+    if run.id in desk.starting:
+        return
     since = desk.launched_at.get((run.id, run.attempt))
     if since is None or time.monotonic() - since > RELAUNCH_SECONDS:
         log.info("run %s: launching attempt %d again", run.id, run.attempt)
-        await launching.relaunch(desk, run, recipe)
+        await launching.act(desk, run, recipe)
 
 
-async def _over(desk: Desk, run: Run, recipe: Recipe | None, found: Observation) -> None:
+async def _over(desk: Desk, run: Run, found: Observation) -> None:
     """Takes in what the trainer left on disk, then records how it ended."""
-    failpoint("end.before_spool")
-    await _deliver_spool(desk, run)
-    await verifying.verify(desk)
-    await verifying.discover(desk, run)
+    attempt, run_dir, recipe = (run.id, run.attempt), desk.run_dir(run.id), desk.recipe(run)
+    if attempt not in desk.over:
+        if found.state == "vanished":
+            await asyncio.to_thread(desk.launcher.kill, run_dir, run.attempt)
+        failpoint("end.before_spool")
+        await _deliver_spool(desk, run)
+        saved = verification.directory(
+            desk.settings.data_dir, f"/ckpts/{run.experiment_id}/{run.id}"
+        )
+        await asyncio.to_thread(verifying.sweep, saved)
+        desk.over.add(attempt)
+    absent = await verifying.settled(desk, run)
+    if absent is None:
+        return
     failpoint("end.before_record")
-    await desk.db.write(
-        launches.end, run.id, run.attempt,
-        Evidence(
-            cancel_asked=False,
-            vanished=found.state == "vanished",
-            exit_code=found.exit_code,
-            signal=found.signal,
-            out_of_memory=found.oom,
-            launch_error=found.detail if found.never_ran else None,
-            stop_sent=found.stop_sent,
-            requires_report=recipe.requires_report if recipe else True,
-        ),
-        recipe,
-    )  # fmt: skip
+    evidence = Evidence(
+        cancel_asked=False,
+        vanished=found.state == "vanished",
+        exit_code=found.exit_code,
+        signal=found.signal,
+        out_of_memory=found.oom,
+        launch_error=found.detail if found.never_ran else None,
+        stop_sent=found.stop_sent,
+        requires_report=recipe.requires_report if recipe else True,
+        last_words=await asyncio.to_thread(last_words, run_dir / "train.log"),
+    )
+    if await desk.db.write(launches.end, run.id, run.attempt, evidence, recipe, absent):
+        desk.forget(attempt)
 
 
 async def _deliver_spool(desk: Desk, run: Run) -> None:
     """Ingests the batches that the trainer could not deliver; those that arrived count once."""
     path = desk.run_dir(run.id) / f"attempt-{run.attempt}" / "reports.jsonl"
-    for line in await asyncio.to_thread(_lines, path):
+    for line in await asyncio.to_thread(lambda: list(_lines(path))):
         try:
             report = ReportRequest.model_validate(json.loads(line))
             if report.attempt == run.attempt:
@@ -143,27 +180,43 @@ async def _deliver_spool(desk: Desk, run: Run) -> None:
             log.warning("run %s: a line of %s is not used: %s", run.id, path, error)
 
 
-def _lines(path: Path) -> list[bytes]:
+def _lines(path: Path) -> Iterator[bytes]:
     try:
-        return path.read_bytes().splitlines()
+        with path.open("rb") as file:
+            yield from file
     except FileNotFoundError:
-        return []
+        return
+
+
+def last_words(log_file: Path) -> str:
+    """The last line of a log that says something, printable and of bounded length."""
+    try:
+        with log_file.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+            tail = file.read(4096).decode(errors="replace")
+    except OSError:
+        return ""
+    lines = ["".join(c if c.isprintable() else " " for c in line) for line in tail.splitlines()]
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return last if len(last) <= LAST_WORDS else last[: LAST_WORDS - 1] + "…"
 
 
 async def _external(desk: Desk, run: Run) -> None:
     """An external run ends by what its trainer reports, or by its silence."""
-    silence = _silence(desk, run)
+    settings, over = desk.settings, bool(run.finished)
     if run.status == RunStatus.CANCELLING:
-        stop = await desk.db.write(checkpoints.promise, run)
-        assert run.cancel_requested_at is not None
-        waited = seconds_between(run.cancel_requested_at, timestamp())
-        over = bool(run.finished) or stop.state != State.PENDING or waited > EXTERNAL_GRACE_SECONDS
-    else:
-        over = bool(run.finished)
-        if not over and silence > EXTERNAL_HEARTBEAT_SECONDS:
-            over = await desk.db.write(
-                launches.condemn, run.id, run.attempt, Reason.HEARTBEAT_LOST,
-                f"No report for {EXTERNAL_HEARTBEAT_SECONDS:g} seconds.",
-            )  # fmt: skip
-    if over:
-        await desk.db.write(launches.end, run.id, run.attempt, Evidence(False, exit_code=0), None)
+        path = paths.CheckpointPath(run.experiment_id, run.id, paths.stop_name(run.attempt))
+        promised = await desk.db.read(checkpoints.at, str(path))
+        since = desk.stopped_at.setdefault((run.id, run.attempt), desk.attention)
+        over |= desk.attention - since > settings.external_grace_seconds
+        over |= promised is not None and promised.state != State.PENDING
+    elif not over and desk.silence(run) > settings.external_heartbeat_seconds:
+        detail = f"No report for {settings.external_heartbeat_seconds:g} seconds."
+        over = await _condemn(desk, run, Reason.HEARTBEAT_LOST, detail)
+    if not over:
+        return
+    pending = await desk.db.read(checkpoints.of_run, run.id)
+    absent = frozenset(each.id for each in pending)
+    evidence = Evidence(cancel_asked=False)
+    if await desk.db.write(launches.end, run.id, run.attempt, evidence, None, absent):
+        desk.forget((run.id, run.attempt))

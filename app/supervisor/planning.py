@@ -2,16 +2,20 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from app.domain import paths
+from app.domain.lifecycle import CheckpointState as State
 from app.domain.recipes import Recipe, build_environment
 from app.domain.resources import Allocation
 from app.domain.tokens import run_token
 from app.launchers.base import LaunchPlan
+from app.services import verification
+from app.services.launches import Source
 from app.store.sql import load
-from app.store.tables import Checkpoint, Run
+from app.store.tables import Run
 from app.supervisor.desk import Desk
 
 
@@ -43,26 +47,32 @@ def plan(desk: Desk, run: Run, recipe: Recipe) -> LaunchPlan:
     )
 
 
-def spec(desk: Desk, run: Run, resume: tuple[Checkpoint, Path] | None) -> dict[str, Any]:
-    """What the trainer shall do. `resume`: the checkpoint and where its files are."""
-    checkpoint_dir = desk.checkpoint_dir(f"/ckpts/{run.experiment_id}/{run.id}")
+def spec(desk: Desk, run: Run, gpus: Sequence[str], source: Source | None) -> dict[str, Any]:
+    """What the trainer of the run's next attempt shall do, and from which checkpoint."""
+    data_dir, attempt = desk.settings.data_dir, run.attempt + 1
+    saved = verification.directory(data_dir, f"/ckpts/{run.experiment_id}/{run.id}")
+    resume = None
+    if source is not None and source.stored.state == State.READY:
+        resume = {
+            "ckpt_path": source.named.ckpt_path,
+            "path": str(verification.directory(data_dir, source.stored.ckpt_path)),
+            "step": source.stored.step,
+        }
     return {
         "format": 1,
         "run_id": run.id,
         "experiment_id": run.experiment_id,
-        "attempt": run.attempt,
+        "attempt": attempt,
         "recipe": run.recipe,
         "model": run.model,
         "dataset": load(run.dataset),
         "hyperparams": load(run.hyperparams),
         "resources": load(run.resources),
         "notes": run.notes or "",
-        "gpus": load(run.gpus),
-        "checkpoint_dir": str(checkpoint_dir),
-        "stop_checkpoint": paths.stop_name(run.attempt),
-        "resume": None
-        if resume is None
-        else {"ckpt_path": resume[0].ckpt_path, "path": str(resume[1]), "step": resume[0].step},
+        "gpus": list(gpus),
+        "checkpoint_dir": str(saved),
+        "stop_checkpoint": paths.stop_name(attempt),
+        "resume": resume,
     }
 
 

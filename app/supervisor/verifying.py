@@ -1,49 +1,62 @@
-"""Verifying: only a directory whose files match its manifest is a ready checkpoint."""
+"""Verifying: what was announced or found is read, in the background, before it is ready.
+
+A checkpoint may hold 100 GB: no duty waits for the reading. Its result is recorded unless
+the record changed meanwhile, and its end wakes the loop.
+"""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 from app.domain import paths
 from app.domain.lifecycle import CheckpointState as State
-from app.services import checkpoints
+from app.domain.paths import CheckpointPath
+from app.services import checkpoints, verification
 from app.services.launches import Source
-from app.store.sql import Tx
 from app.store.tables import Checkpoint, Run
 from app.supervisor.desk import Desk
-from app.trainer.checkpoint import MANIFEST, CheckpointError, Manifest
-from app.trainer.checkpoint import verify as verify_files
+from app.trainer.checkpoint import MANIFEST
 
 
 async def verify(desk: Desk) -> None:
     """Looks at every checkpoint that was announced and not yet seen."""
-    for each in await desk.db.read(checkpoints.pending):
-        directory = desk.checkpoint_dir(each.ckpt_path)
-        if each.stored_as_id is None and directory.exists():
-            await check(desk, each)
+    waiting = [
+        each for each in await desk.db.read(checkpoints.pending) if each.stored_as_id is None
+    ]
+    for each in waiting:
+        if verification.directory(desk.settings.data_dir, each.ckpt_path).exists():
+            begin(desk, paths.parse(each.ckpt_path), each.sha256)
 
 
-async def check(desk: Desk, checkpoint: Checkpoint) -> Checkpoint:
+def begin(desk: Desk, path: CheckpointPath, expected: str | None) -> None:
+    """Starts reading one checkpoint, unless that is under way."""
+    if str(path) not in desk.jobs:
+        desk.begin(str(path), check(desk, path, expected))
+
+
+async def check(desk: Desk, path: CheckpointPath, expected: str | None) -> Checkpoint | None:
     """Compares the files with their manifest, every byte, and records what was found."""
-    try:
-        manifest = await asyncio.to_thread(verify_files, desk.checkpoint_dir(checkpoint.ckpt_path))
-    except CheckpointError as error:
-        return await desk.db.write(checkpoints.lost, checkpoint.id, _sentence(error))
-    return await desk.db.write(_verified, paths.parse(checkpoint.ckpt_path), manifest)
+    finding = await desk.reading(verification.look, desk.settings.data_dir, path, expected)
+    return next(iter(await desk.db.write(verification.record, [finding])), None)
 
 
-async def discover(desk: Desk, run: Run) -> None:
-    """Finds the checkpoints that a run committed, announced or not; called when it is over."""
-    directory = desk.checkpoint_dir(f"/ckpts/{run.experiment_id}/{run.id}")
-    known = {each.ckpt_path: each.state for each in await desk.db.read(checkpoints.of_run, run.id)}
+async def settled(desk: Desk, run: Run) -> frozenset[str] | None:
+    """Once all that a dead trainer committed is verified, announced or not: the ids of the
+    promised checkpoints of which there are no files. None: something is still being read."""
+    directory = verification.directory(
+        desk.settings.data_dir, f"/ckpts/{run.experiment_id}/{run.id}"
+    )
+    known = {each.ckpt_path: each for each in await desk.db.read(checkpoints.of_run, run.id)}
+    reading = False
     for name in await asyncio.to_thread(_committed, directory):
-        path = paths.CheckpointPath(run.experiment_id, run.id, name)
-        if known.get(str(path)) in (State.READY, State.LOST):
-            continue
-        try:
-            manifest = await asyncio.to_thread(verify_files, directory / name)
-        except CheckpointError:
-            continue  # announced ones are judged by `verify`; the rest was never promised
-        await desk.db.write(_verified, path, manifest)
+        path = CheckpointPath(run.experiment_id, run.id, name)
+        record = known.pop(str(path), None)
+        if record is None or record.state in (State.PENDING, State.DECLARED):
+            begin(desk, path, record.sha256 if record else None)
+            reading = True
+    if reading:
+        return None
+    return frozenset(each.id for each in known.values() if each.state == State.PENDING)
 
 
 async def first_good(desk: Desk, candidates: list[Source]) -> Source | None:
@@ -53,24 +66,23 @@ async def first_good(desk: Desk, candidates: list[Source]) -> Source | None:
     declared either exists or does not.
     """
     for each in candidates:
-        if each.stored.state == State.EMPTY:
+        stored = each.stored
+        if stored.state == State.EMPTY:
             return each
-        if each.stored.state == State.LOST:
+        if stored.state == State.LOST:
             continue
-        found = await check(desk, each.stored)
-        if found.state == State.READY:
-            named = found if each.named.id == each.stored.id else each.named
-            return Source(named, found)
-        if each.stored.state == State.DECLARED:
+        found = await check(desk, paths.parse(stored.ckpt_path), stored.sha256)
+        if found is not None and found.state == State.READY:
+            return Source(found if each.named.id == stored.id else each.named, found)
+        if stored.state == State.DECLARED:
             return None
     return None
 
 
-def _verified(tx: Tx, path: paths.CheckpointPath, manifest: Manifest) -> Checkpoint:
-    return checkpoints.verified(
-        tx, path.run_id, path.name, step=manifest.step, size_bytes=manifest.size_bytes,
-        sha256=manifest.sha256,
-    )  # fmt: skip
+def sweep(directory: Path) -> None:
+    """Removes what dead trainers of a run began to write and did not commit."""
+    for each in directory.glob(".tmp-*"):
+        shutil.rmtree(each, ignore_errors=True)
 
 
 def _committed(directory: Path) -> list[str]:
@@ -81,8 +93,3 @@ def _committed(directory: Path) -> list[str]:
         for each in directory.iterdir()
         if paths.is_name(each.name) and (each / MANIFEST).is_file()
     )
-
-
-def _sentence(error: CheckpointError) -> str:
-    text = str(error)
-    return f"{text[:1].upper()}{text[1:]}."

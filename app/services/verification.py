@@ -1,0 +1,91 @@
+"""Verification: only a directory whose files match its manifest is a ready checkpoint.
+
+selected(tx, …)     which checkpoints an operator asks for
+look(data_dir, …)   reads every byte; in a thread, outside any transaction
+record(tx, …)       what was found, unless the record changed while the files were read
+
+`inspect` is the first two; the faces hand what it returns to `record`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from app.domain import paths
+from app.domain.lifecycle import CheckpointState as State
+from app.domain.paths import CheckpointPath
+from app.domain.requests import VerifyRequest
+from app.errors import NotFound
+from app.services import checkpoints, experiments, runs
+from app.store.database import Database
+from app.store.sql import Tx
+from app.store.tables import Checkpoint
+from app.trainer.checkpoint import CheckpointError, Manifest, verify
+
+
+class Finding(NamedTuple):
+    """What was found under a path: the manifest that all files match, or what is wrong.
+
+    `expected`: the SHA-256 of the manifest that was on record before; None: none was.
+    """
+
+    path: CheckpointPath
+    expected: str | None
+    manifest: Manifest | str
+
+
+def directory(data_dir: Path, path: object) -> Path:
+    """Where the files of a logical path (one that was parsed) lie."""
+    return (data_dir / str(path).lstrip("/")).absolute()
+
+
+def look(data_dir: Path, path: CheckpointPath, expected: str | None) -> Finding:
+    """Compares the files with their manifest, every byte."""
+    try:
+        return Finding(path, expected, verify(directory(data_dir, path)))
+    except CheckpointError as error:
+        text = str(error)
+        return Finding(path, expected, f"{text[:1].upper()}{text[1:]}.")
+
+
+def record(tx: Tx, findings: Sequence[Finding]) -> list[Checkpoint]:
+    """Makes ready what is whole, and lost what is not; each checkpoint as it is then."""
+    for finding in findings:
+        checkpoints.judged(tx, *finding)
+    found = [checkpoints.at(tx, str(finding.path)) for finding in findings]
+    return [each for each in found if each is not None]
+
+
+async def inspect(
+    db: Database, data_dir: Path, experiment_id: str, request: VerifyRequest
+) -> list[Finding]:
+    """Looks at the files of all checkpoints that `request` selects. Raises NotFound."""
+    wanted = await db.read(selected, experiment_id, request)
+    return [
+        await asyncio.to_thread(look, data_dir, paths.parse(each.ckpt_path), each.sha256)
+        for each in wanted
+        # One that was never here (an external run's, kept elsewhere) is not lost.
+        if each.state != State.DECLARED or directory(data_dir, each.ckpt_path).exists()
+    ]
+
+
+def selected(tx: Tx, experiment_id: str, request: VerifyRequest) -> list[Checkpoint]:
+    """The checkpoints with files of an experiment, or of a run, or the one under a path."""
+    if request.ckpt_path is not None:
+        named = checkpoints.at(tx, request.ckpt_path)
+        if named is None or named.experiment_id != experiment_id:
+            raise NotFound(f"There is no checkpoint {request.ckpt_path} in {experiment_id}.")
+        found = [checkpoints.stored(tx, named)]
+    elif request.run_id is not None:
+        found = checkpoints.of_run(tx, runs.get(tx, request.run_id, experiment_id).id)
+    else:
+        experiments.get(tx, experiment_id)
+        found = checkpoints.of_experiment(tx, experiment_id)
+    return [
+        each
+        for each in found
+        if each.stored_as_id is None
+        and each.state in (State.READY, State.LOST, State.DECLARED)
+        and each.reason not in checkpoints.DELETED
+    ]

@@ -1,0 +1,220 @@
+"""A client for tests that tell a story: a running server, recipes of misbehaving trainers.
+
+    with running(tmp_path) as service:           # a server with every trainer of `trainers`
+        run = service.submit("obedient", steps=50)
+        service.cancel(run)
+        service.ended(run)["status"]
+
+`Service` speaks REST only. `Home` is what outlives a server: its directory and its port, so that a
+server that was killed can be started again where the trainers look for it. Leaving `home` ends
+what the trainers of all its servers left alive, and asserts, unless told otherwise, that nothing
+was.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.support import trainers
+from tests.support.server import REPOSITORY, free_port, running_server, wait_until
+
+TERMINAL = ("succeeded", "failed", "cancelled")
+
+
+def recipes(path: Path, **overrides: str) -> Path:
+    """A recipes file with every trainer, quick about it; `overrides` add lines to some."""
+    defaults = 'grace_seconds = 3.0\nheartbeat_seconds = 30\nenv_allow = ["PATH", "PYTHONPATH"]\n'
+    tables = []
+    for name in trainers.NAMES:
+        command = json.dumps(trainers.argv(name))
+        own = overrides.get(name, "")
+        keys = {line.split("=")[0].strip() for line in own.splitlines()}
+        lines = [each for each in defaults.splitlines() if each.split("=")[0].strip() not in keys]
+        tables.append(
+            "\n".join(
+                [
+                    f"[recipes.{name}]",
+                    f"command = {command}",
+                    f"working_dir = {json.dumps(str(REPOSITORY))}",
+                    *lines,
+                    own,
+                ]
+            )
+        )
+    file = path / "recipes.toml"
+    file.write_text("\n\n".join(tables))
+    return file
+
+
+@dataclass
+class Service:
+    """A running service, over REST."""
+
+    url: str
+    pid: int
+    home: Path
+    log: Path
+    experiment: str = ""
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=20))
+
+    @property
+    def data_dir(self) -> Path:
+        return self.home / "data"
+
+    def post(self, path: str, body: Any = None, expect: int | None = None, **headers: str) -> Any:
+        """POST JSON under /v1; the answer's JSON."""
+        answer = self.http.post(f"{self.url}/v1{path}", json=body, headers=headers)
+        assert expect is None or answer.status_code == expect, answer.text
+        assert answer.status_code < 500, answer.text
+        return answer.json()
+
+    def get(self, path: str) -> Any:
+        """GET JSON under /v1."""
+        answer = self.http.get(f"{self.url}/v1{path}")
+        answer.raise_for_status()
+        return answer.json()
+
+    def open(self) -> str:
+        """An experiment of our own."""
+        body = {"name": "durable", "task_type": "test"}
+        self.experiment = self.post("/experiments", body, 201)["experiment_id"]
+        return self.experiment
+
+    def submit(self, recipe: str | None, **hyperparams: Any) -> str:
+        """A new run; its id."""
+        if not self.experiment:
+            self.open()
+        body = {"model": "tiny", "recipe": recipe, "hyperparams": hyperparams}
+        return str(self.post(f"/experiments/{self.experiment}/runs", body, 201)["run_id"])
+
+    def status(self, run: str) -> Any:
+        return self.get(f"/experiments/{self.experiment}/runs/{run}/status")
+
+    def cancel(self, run: str, expect: int | None = None) -> Any:
+        return self.post(f"/experiments/{self.experiment}/runs/{run}/cancel", None, expect)
+
+    def resume(self, run: str, expect: int | None = 201, **body: Any) -> Any:
+        return self.post(f"/experiments/{self.experiment}/runs/{run}/resume", body, expect)
+
+    def detail(self) -> Any:
+        return self.get(f"/experiments/{self.experiment}/detail")
+
+    def events(self, run: str | None = None) -> list[Any]:
+        """The history, of one run if one is given."""
+        return [e for e in self.detail()["events"] if run in (None, e["run_id"])]
+
+    def checkpoints(self, run: str) -> dict[str, Any]:
+        """The checkpoints of a run, by name."""
+        found = [c for c in self.detail()["checkpoints"] if c["run_id"] == run]
+        return {c["ckpt_path"].rsplit("/", 1)[1]: c for c in found}
+
+    def directory(self, checkpoint: Any) -> Path:
+        """Where the files of a checkpoint lie."""
+        return self.data_dir / checkpoint["ckpt_path"].lstrip("/")
+
+    def until(self, run: str, *statuses: str, timeout: float = 20.0) -> Any:
+        """Wait until a run has one of these statuses."""
+        return wait_until(
+            lambda: (now := self.status(run))["status"] in statuses and now,
+            lambda: f"{' or '.join(statuses)}: {self.status(run)}\n{self.log.read_text()[-2000:]}",
+            timeout,
+        )
+
+    def ended(self, run: str, timeout: float = 20.0) -> Any:
+        """Wait until a run is over."""
+        return self.until(run, *TERMINAL, timeout=timeout)
+
+    def stepping(self, run: str, step: int = 1, timeout: float = 20.0) -> Any:
+        """Wait until a run has reported this step."""
+        return wait_until(
+            lambda: (now := self.status(run))["step"] >= step and now,
+            lambda: f"at step {step}: {self.status(run)}\n{self.log.read_text()[-2000:]}",
+            timeout,
+        )
+
+    def kill(self) -> None:
+        """kill -9 of the server."""
+        os.kill(self.pid, signal.SIGKILL)
+        wait_until(lambda: not alive(self.pid), "the server is dead")
+
+    def trainer(self, run: str, attempt: int = 1) -> psutil.Process:
+        """The trainer's process, a child of its wrapper."""
+        return wait_until(lambda: next(iter(self.wrapper(run, attempt).children()), None), "pid")
+
+    def wrapper(self, run: str, attempt: int = 1) -> psutil.Process:
+        """The wrapper's process."""
+        file = self.data_dir / "runs" / run / f"attempt-{attempt}" / "identity.json"
+        wait_until(file.exists, f"{file} exists")
+        return psutil.Process(json.loads(file.read_bytes())["pid"])
+
+    def launches(self, run: str) -> int:
+        """How often a trainer of this run really began, by its own log."""
+        log = self.data_dir / "runs" / run / "train.log"
+        return log.read_text().count("begins\n") if log.exists() else 0
+
+
+@dataclass
+class Home:
+    """What outlives a server."""
+
+    path: Path
+    port: int = field(default_factory=free_port)
+    experiment: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def serve(self, **settings: str) -> Iterator[Service]:
+        """A server here; the same experiment again after the first."""
+        with running_server(self.path, port=self.port, **(self.settings | settings)) as server:
+            service = Service(server.url, server.pid, self.path, server.log, self.experiment)
+            with service.http:
+                self.experiment = service.experiment or service.open()
+                yield service
+
+
+@contextmanager
+def home(tmp_path: Path, expect_orphans: bool = False, **overrides: str) -> Iterator[Home]:
+    """A place for one server after another. `overrides`: lines for recipes, by trainer."""
+    found = Home(tmp_path, settings={"RECIPES": str(recipes(tmp_path, **overrides))})
+    try:
+        yield found
+    finally:
+        left = orphans(tmp_path)
+        for process in left:
+            process.kill()
+    assert expect_orphans or not left, f"left alive: {left}"
+
+
+@contextmanager
+def running(tmp_path: Path, **overrides: str) -> Iterator[Service]:
+    """One server with every trainer."""
+    with home(tmp_path, **overrides) as place, place.serve() as service:
+        yield service
+
+
+def orphans(tmp_path: Path) -> list[psutil.Process]:
+    """The processes of runs under this directory, wrappers and trainers."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("LLM_TRAIN_RUN_DIR", "").startswith(str(tmp_path)):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return [each for each in found if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and has not ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
