@@ -155,10 +155,12 @@ class Service:
         wait_until(file.exists, f"{file} exists")
         return psutil.Process(json.loads(file.read_bytes())["pid"])
 
-    def launches(self, run: str) -> int:
-        """How often a trainer of this run really began, by its own log."""
-        log = self.data_dir / "runs" / run / "train.log"
-        return log.read_text().count("begins\n") if log.exists() else 0
+    def launches(self, run: str) -> list[int]:
+        """The attempts of which a trainer really began, as the trainers wrote it down."""
+        ledger = self.data_dir / "runs" / run / "launches.txt"
+        if not ledger.exists():
+            return []
+        return [int(line.split()[0]) for line in ledger.read_text().splitlines()]
 
 
 @dataclass

@@ -13,7 +13,8 @@ hangs_before_first_report   announces itself in its log and gets no further
 
 They read `steps` (default 20), `step_seconds` (0.05) and `checkpoint_every` (10) from the spec's
 hyperparams, and the `value` of their only parameter survives in the checkpoint: a resumed trainer
-goes on from it, so the loss at a step is the same however often it was interrupted.
+goes on from it, so the loss at a step is the same however often it was interrupted. Each start is
+a line, `attempt pid`, of launches.txt in the run directory.
 """
 
 import json
@@ -46,6 +47,9 @@ def argv(name: str) -> list[str]:
 
 
 def main(name: str) -> None:
+    if run_dir := os.environ.get("LLM_TRAIN_RUN_DIR"):
+        with (Path(run_dir) / "launches.txt").open("a") as ledger:
+            ledger.write(f"{os.environ['LLM_TRAIN_ATTEMPT']} {os.getpid()}\n")
     if name == "hangs_before_first_report":
         say(f"pid {os.getpid()} hangs")
         wait_for_ever()
