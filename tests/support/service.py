@@ -7,8 +7,7 @@
 
 `Service` speaks REST only. `Home` is what outlives a server: its directory and its port, so that a
 server that was killed can be started again where the trainers look for it. Leaving `home` ends
-what the trainers of all its servers left alive, and asserts, unless told otherwise, that nothing
-was.
+what trainers of all its servers are left alive, and asserts that none was.
 """
 
 import json
@@ -118,7 +117,8 @@ class Service:
 
     def directory(self, checkpoint: Any) -> Path:
         """Where the files of a checkpoint lie."""
-        return self.data_dir / checkpoint["ckpt_path"].lstrip("/")
+        path: str = checkpoint["ckpt_path"]
+        return self.data_dir / path.lstrip("/")
 
     def until(self, run: str, *statuses: str, timeout: float = 20.0) -> Any:
         """Wait until a run has one of these statuses."""
@@ -147,7 +147,8 @@ class Service:
 
     def trainer(self, run: str, attempt: int = 1) -> psutil.Process:
         """The trainer's process, a child of its wrapper."""
-        return wait_until(lambda: next(iter(self.wrapper(run, attempt).children()), None), "pid")
+        children = wait_until(self.wrapper(run, attempt).children, "the trainer's process")
+        return children[0]
 
     def wrapper(self, run: str, attempt: int = 1) -> psutil.Process:
         """The wrapper's process."""
@@ -175,7 +176,8 @@ class Home:
     @contextmanager
     def serve(self, **settings: str) -> Iterator[Service]:
         """A server here; the same experiment again after the first."""
-        with running_server(self.path, port=self.port, **(self.settings | settings)) as server:
+        environment: dict[str, Any] = self.settings | settings
+        with running_server(self.path, port=self.port, keep_trainers=True, **environment) as server:
             service = Service(server.url, server.pid, self.path, server.log, self.experiment)
             with service.http:
                 self.experiment = service.experiment or service.open()
@@ -183,7 +185,7 @@ class Home:
 
 
 @contextmanager
-def home(tmp_path: Path, expect_orphans: bool = False, **overrides: str) -> Iterator[Home]:
+def home(tmp_path: Path, **overrides: str) -> Iterator[Home]:
     """A place for one server after another. `overrides`: lines for recipes, by trainer."""
     found = Home(tmp_path, settings={"RECIPES": str(recipes(tmp_path, **overrides))})
     try:
@@ -192,7 +194,7 @@ def home(tmp_path: Path, expect_orphans: bool = False, **overrides: str) -> Iter
         left = orphans(tmp_path)
         for process in left:
             process.kill()
-    assert expect_orphans or not left, f"left alive: {left}"
+    assert not left, f"left alive: {left}"
 
 
 @contextmanager
