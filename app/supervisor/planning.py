@@ -22,7 +22,6 @@ from app.supervisor.desk import Desk
 def plan(desk: Desk, run: Run, recipe: Recipe) -> LaunchPlan:
     """What the launcher needs to start this attempt."""
     run_dir = desk.run_dir(run.id)
-    gpus = load(run.gpus)
     own = {
         "LLM_TRAIN_API_URL": desk.api_url,
         "LLM_TRAIN_RUN_ID": run.id,
@@ -30,9 +29,9 @@ def plan(desk: Desk, run: Run, recipe: Recipe) -> LaunchPlan:
         "LLM_TRAIN_ATTEMPT": str(run.attempt),
         "LLM_TRAIN_RUN_DIR": str(run_dir),
         "PYTHONUNBUFFERED": "1",  # what a trainer prints is read while it trains
+        # Also where none was asked for: a run must not use GPUs that nobody counted.
+        **Allocation(gpus=tuple(load(run.gpus))).environment(),
     }
-    if gpus:
-        own |= Allocation(gpus=tuple(gpus)).environment()
     assert run.nonce is not None
     return LaunchPlan(
         run_id=run.id,
