@@ -33,7 +33,7 @@ from app.graphql.router import graphql_router
 from app.guard import Guard
 from app.logs import JsonLines
 from app.pages import mount_static
-from app.rest import docs, logs, problems, routes, service
+from app.rest import docs, logs, metrics, problems, routes, service
 from app.services.idempotency import InFlight
 from app.settings import Settings
 from app.store import migrate
@@ -90,6 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(service.router)
     app.include_router(routes.router)
     app.include_router(logs.router)
+    app.include_router(metrics.router)
     app.include_router(docs.router)
     app.include_router(graphql_router(settings), include_in_schema=False)
     mount_static(app)

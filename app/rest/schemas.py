@@ -141,13 +141,40 @@ class DetailAnswer(BaseModel):
     events: list[EventAnswer]
 
 
+class SpecialValue(BaseModel):
+    """A value that JSON has no number for."""
+
+    step: int
+    value: str = Field(description="NaN, Infinity or -Infinity.")
+
+
+class SeriesAnswer(BaseModel):
+    """Points of one key of one run, as columns, steps ascending."""
+
+    run_id: str
+    key: str
+    attempt: int | None = Field(description="Only with `raw`; null for a run's curve.")
+    steps: list[int]
+    values: list[float | None] = Field(description="null where NaN or infinite; see `special`.")
+    wall_times: list[float | None] = Field(description="Unix seconds; null when not given.")
+    downsampled: bool = Field(description="Whether `points` left any out.")
+    next_after_step: int | None = Field(description="There are more: `after_step` for them.")
+    special: list[SpecialValue]
+
+
+class MetricsAnswer(BaseModel):
+    """Curves, run by run and key by key."""
+
+    series: list[SeriesAnswer]
+
+
 class ReceiptAnswer(BaseModel):
     """The answer to a report."""
 
     run_id: str
     status: str
     attempt: int
-    batch: int | None
+    batch: int = Field(description="The last batch of this attempt that was taken in.")
     should_stop: bool
     stop_checkpoint: str | None = Field(description="The name to save under when stopping.")
 

@@ -1,44 +1,73 @@
-"""Metric points: written in batches, read as columns, latest values at once.
+"""Metrics of runs: taken in by batches, read as curves that tell the truth, latest at once.
 
-A series is one key of one attempt of one run. NaN is stored as NULL; infinities stay.
+A series is one key of one attempt of one run. A run's curve is put together from the series
+of its attempts and of the runs it was resumed from: each contributes the points up to the
+step from which the next one went on, so that superseded points never show.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, insert, select, text
+from sqlalchemy import bindparam, delete, func, insert, select, text
 
+from app.domain import points
+from app.domain.points import MAX_STEP, Column
+from app.errors import InvalidInput, NotFound
+from app.services import chunks
+from app.services.chunks import Range
 from app.store.sql import Statement, Tx, columns, every
-from app.store.tables import MetricLatest, MetricPoint, MetricSeries, Run
+from app.store.tables import MetricChunk, MetricLatest, MetricSeries, Run
 
+MAX_KEYS = 10_000
+MAX_SERIES = 1_000
+MAX_ANSWERED = 500_000
+
+_run = columns(Run)
 _series = columns(MetricSeries)
-_point = columns(MetricPoint)
+_chunk = columns(MetricChunk)
 _latest = columns(MetricLatest)
 
-_SERIES_OF = Statement[tuple[str, int]](
-    select(_series.key, _series.id).where(
-        _series.run_id == bindparam("run"), _series.attempt == bindparam("attempt")
+_RUN = Statement(every(Run).where(_run.id == bindparam("id")), Run)
+_FIND = Statement[tuple[int]](
+    select(_series.id).where(
+        _series.run_id == bindparam("run"),
+        _series.attempt == bindparam("attempt"),
+        _series.key == bindparam("key"),
     )
 )
-_ADD_SERIES = Statement[tuple[int]](
+_ADD = Statement[tuple[int]](
     insert(MetricSeries)
     .values({name: bindparam(name) for name in ("run_id", "attempt", "key", "start_step")})
     .returning(_series.id)
 )
-# The last value of a step wins; the same batch again writes the same values.
-_ADD_POINT = Statement[Any](
-    text(
-        "INSERT INTO metric_point (series_id, step, value, wall_time)"
-        " VALUES (:series_id, :step, :value, :wall_time) ON CONFLICT (series_id, step)"
-        " DO UPDATE SET value = excluded.value, wall_time = excluded.wall_time"
-    )
+_KEYS = Statement[tuple[int]](
+    select(func.count()).select_from(MetricSeries).where(_series.run_id == bindparam("run"))
+)
+_ATTEMPTS = Statement[tuple[int, int]](
+    select(_series.attempt, func.min(_series.start_step))
+    .where(_series.run_id == bindparam("run"))
+    .group_by(_series.attempt)
+)
+_first_own = (
+    select(func.min(_chunk.first_step)).where(_chunk.series_id == _series.id).scalar_subquery()
+)
+_BEGUN = Statement[tuple[int]](
+    select(_series.id)
+    .where(_series.run_id == bindparam("run"), _series.attempt == bindparam("attempt"))
+    .limit(1)
+)
+_FORGET_LATEST = Statement[Any](
+    delete(MetricLatest).where(_latest.run_id == bindparam("run"), _latest.key == bindparam("key"))
 )
 _SET_LATEST = Statement[Any](
     text(
-        "INSERT INTO metric_latest (run_id, key, step, value, wall_time)"
-        " VALUES (:run_id, :key, :step, :value, :wall_time) ON CONFLICT (run_id, key)"
-        " DO UPDATE SET step = excluded.step, value = excluded.value,"
-        " wall_time = excluded.wall_time WHERE excluded.step >= metric_latest.step"
+        "INSERT INTO metric_latest (run_id, key, attempt, step, value, wall_time)"
+        " VALUES (:run_id, :key, :attempt, :step, :value, :wall_time)"
+        " ON CONFLICT (run_id, key) DO UPDATE SET attempt = excluded.attempt,"
+        " step = excluded.step, value = excluded.value, wall_time = excluded.wall_time"
+        " WHERE excluded.attempt > metric_latest.attempt OR excluded.step >= metric_latest.step"
     )
 )
 _LATEST_OF = Statement(
@@ -47,43 +76,234 @@ _LATEST_OF = Statement(
 )
 
 
-class Column(NamedTuple):
-    """Points of one key: equally long columns. NaN is None; wall times may be missing."""
+class Series(NamedTuple):
+    """One key of one run, steps ascending, or with `attempt` what that attempt reported.
 
+    Values may be NaN or infinite; a missing wall time (unix seconds) is NaN. With
+    `next_after_step` there are more points after that step.
+    """
+
+    run_id: str
+    key: str
+    attempt: int | None
     steps: Sequence[int]
-    values: Sequence[float | None]
-    wall_times: Sequence[float | None]
+    values: Sequence[float]
+    wall_times: Sequence[float]
+    downsampled: bool
+    next_after_step: int | None
+
+
+class Window(NamedTuple):
+    """Which points are asked for: all up to `limit`, or with `points` that many, thinned."""
+
+    from_step: int = 0
+    to_step: int = MAX_STEP
+    points: int | None = None
+    limit: int = 10_000
 
 
 def write(tx: Tx, run: Run, batch: Mapping[str, Column]) -> None:
-    """Stores a batch of points of the run's present attempt."""
-    series = dict(tx.all(_SERIES_OF, run=run.id, attempt=run.attempt))
-    for key, column in batch.items():
-        if not column.steps:
-            continue
-        series_id = series.get(key)
-        if series_id is None:
-            added = tx.first(
-                _ADD_SERIES,
-                run_id=run.id, attempt=run.attempt, key=key, start_step=run.start_step,
-            )  # fmt: skip
-            assert added is not None
-            series_id = added[0]
-        tx.many(
-            _ADD_POINT,
-            [
-                {"series_id": series_id, "step": step, "value": value, "wall_time": wall_time}
-                for step, value, wall_time in zip(*column, strict=True)
-            ],
+    """Stores points of the run's present attempt; no column is empty.
+
+    Raises InvalidInput for too many keys.
+    """
+    found = {key: tx.first(_FIND, run=run.id, attempt=run.attempt, key=key) for key in batch}
+    missing = [key for key, row in found.items() if row is None]
+    if missing:
+        _check_keys(tx, run, len(missing))
+    for key, given in batch.items():
+        column = points.ordered(given)
+        row = found[key] or tx.first(
+            _ADD, run_id=run.id, attempt=run.attempt, key=key, start_step=run.start_step
         )
-        last = max(range(len(column.steps)), key=column.steps.__getitem__)
-        tx.run(
-            _SET_LATEST,
-            run_id=run.id, key=key, step=column.steps[last], value=column.values[last],
-            wall_time=column.wall_times[last],
-        )  # fmt: skip
+        assert row is not None
+        chunks.put(tx, row[0], column)
+        _set_latest(tx, run, key, column)
+
+
+def _check_keys(tx: Tx, run: Run, new: int) -> None:
+    row = tx.first(_KEYS, run=run.id)
+    if row is not None and row[0] + new > MAX_KEYS * max(1, run.attempt):
+        raise InvalidInput(
+            f"A run may have at most {MAX_KEYS:,} metric keys; put what varies into the values.",
+            errors=[{"pointer": "/metrics", "detail": "too many keys"}],
+        )
+
+
+def _set_latest(tx: Tx, run: Run, key: str, column: Column) -> None:
+    value, wall_time = column.values[-1], column.wall_times[-1]
+    tx.run(
+        _SET_LATEST,
+        run_id=run.id,
+        key=key,
+        attempt=run.attempt,
+        step=column.steps[-1],
+        value=None if math.isnan(value) else value,
+        wall_time=None if math.isnan(wall_time) else wall_time,
+    )
+
+
+def begun(tx: Tx, run: Run) -> bool:
+    """Whether the run's present attempt has reported any points."""
+    return tx.first(_BEGUN, run=run.id, attempt=run.attempt) is not None
+
+
+def rewind(tx: Tx, run: Run) -> None:
+    """Takes the latest values back to the step that a new attempt goes on from."""
+    superseded = {row.key for row in latest(tx, run.id) if row.step > run.start_step}
+    own: dict[str, list[_Part]] = {key: [] for key in superseded}
+    for part in _parts(tx, run.id, None) if superseded else ():
+        if part.key in own:
+            own[part.key].append(part)
+    for key, parts in own.items():
+        tx.run(_FORGET_LATEST, run=run.id, key=key)
+        for part in reversed(parts):
+            last = chunks.last(tx, part.series_id, run.start_step)
+            if last.steps:
+                _set_latest(tx, run, key, last)
+                break
 
 
 def latest(tx: Tx, run_id: str) -> list[MetricLatest]:
     """The latest value of each key of a run, by key."""
     return tx.all(_LATEST_OF, run=run_id)
+
+
+def latest_of(tx: Tx, run_ids: Sequence[str]) -> dict[str, list[MetricLatest]]:
+    """The latest values of several runs, each by key; runs without any are left out."""
+    found: dict[str, list[MetricLatest]] = {}
+    for at in range(0, len(run_ids), _AT_ONCE):
+        some = run_ids[at : at + _AT_ONCE]
+        size = 1 << (len(some) - 1).bit_length()
+        names = {f"run_{index}": some[min(index, len(some) - 1)] for index in range(size)}
+        for row in tx.all(_latest_of(size), **names):
+            found.setdefault(row.run_id, []).append(row)
+    return found
+
+
+_AT_ONCE = 512
+
+
+@cache
+def _latest_of(size: int) -> Statement[MetricLatest]:
+    wanted: list[Any] = [bindparam(f"run_{index}") for index in range(size)]
+    return Statement(
+        every(MetricLatest).where(_latest.run_id.in_(wanted)).order_by(_latest.run_id, _latest.key),
+        MetricLatest,
+    )
+
+
+def series(
+    tx: Tx,
+    run_ids: Sequence[str],
+    keys: Sequence[str] | None = None,
+    window: Window = Window(),  # noqa: B008 - a constant
+    *,
+    raw: bool = False,
+) -> list[Series]:
+    """The curves of these runs, run by run, key by key (all keys when none are named).
+
+    Each is what survived: a resumed run's goes on from its parent's. With `raw`, each attempt
+    of each run is a series of its own, with everything it reported. When there are many
+    series, each gets fewer points (`MAX_ANSWERED` in all). Raises NotFound, InvalidInput.
+    """
+    found = [
+        (run_id, key, attempt, ranges)
+        for run_id in dict.fromkeys(run_ids)
+        for key, attempt, ranges in _series_of(tx, run_id, keys, window, raw)
+    ]
+    if len(found) > MAX_SERIES:
+        raise InvalidInput(
+            f"These are {len(found):,} series, and one answer holds {MAX_SERIES:,}; "
+            "name the keys that you need."
+        )
+    share = MAX_ANSWERED // max(1, len(found))
+    window = window._replace(
+        limit=min(window.limit, share), points=window.points and min(window.points, share)
+    )
+    return [_read(tx, window, *each) for each in found]
+
+
+def _read(
+    tx: Tx, window: Window, run_id: str, key: str, attempt: int | None, ranges: list[Range]
+) -> Series:
+    if window.points is not None:
+        column, downsampled = chunks.overview(tx, ranges, window.points)
+        return Series(run_id, key, attempt, *column, downsampled, None)
+    column = chunks.page(tx, ranges, window.limit + 1)
+    if len(column.steps) <= window.limit:
+        return Series(run_id, key, attempt, *column, False, None)
+    column = column.cut(0, window.limit)
+    return Series(run_id, key, attempt, *column, False, column.steps[-1])
+
+
+class _Part(NamedTuple):
+    """The series of one key in one attempt; `first`: its lowest step."""
+
+    key: str
+    attempt: int
+    series_id: int
+    first: int
+
+
+def _series_of(
+    tx: Tx, run_id: str, keys: Sequence[str] | None, window: Window, raw: bool
+) -> list[tuple[str, int | None, list[Range]]]:
+    """For each curve of a run: key, attempt, and the ranges it is made of, oldest first."""
+    low, high = window.from_step, window.to_step
+    if raw:
+        return [
+            (part.key, part.attempt, [Range(part.series_id, low, high)])
+            for part in _parts(tx, run_id, keys)
+        ]
+    curves: dict[str, list[Range]] = {key: [] for key in keys or ()}
+    until: dict[str, int] = {}  # by key: the last step that is not superseded
+    ceiling = high  # the same for a key that later attempts have not reported
+    run = _found(tx, run_id)
+    while True:
+        starts = dict(tx.all(_ATTEMPTS, run=run.id)) if run.attempt > 1 else {}
+        starts[run.attempt] = run.start_step
+        parts: dict[int, list[_Part]] = {}
+        for part in _parts(tx, run.id, keys):
+            parts.setdefault(part.attempt, []).append(part)
+        for attempt in sorted(starts, reverse=True):
+            for part in parts.get(attempt, ()):
+                last = min(ceiling, until.get(part.key, high))
+                if low <= last:
+                    curves.setdefault(part.key, []).append(Range(part.series_id, low, last))
+                # At the step it started from its own point counts, not the one before.
+                until[part.key] = min(last, part.first - 1)
+            ceiling = min(ceiling, starts[attempt])
+        if run.parent_run_id is None or ceiling < low:
+            break
+        run = _found(tx, run.parent_run_id)
+    return [(key, None, ranges[::-1]) for key, ranges in sorted(curves.items())]
+
+
+def _parts(tx: Tx, run_id: str, keys: Sequence[str] | None) -> list[_Part]:
+    if keys is None:
+        rows = tx.all(_parts_statement(0), run=run_id)
+    else:
+        named = {f"key_{index}": key for index, key in enumerate(dict.fromkeys(keys))}
+        rows = tx.all(_parts_statement(len(named)), run=run_id, **named)
+    return [_Part(*row) for row in rows]
+
+
+@cache
+def _parts_statement(keys: int) -> Statement[tuple[str, int, int, int]]:
+    """`keys`: how many are named; 0 for all."""
+    clause = (
+        select(_series.key, _series.attempt, _series.id, _first_own)
+        .where(_series.run_id == bindparam("run"))
+        .order_by(_series.key, _series.attempt)
+    )
+    if keys:
+        clause = clause.where(_series.key.in_([bindparam(f"key_{i}") for i in range(keys)]))
+    return Statement(clause)
+
+
+def _found(tx: Tx, run_id: str) -> Run:
+    run = tx.first(_RUN, id=run_id)
+    if run is None:
+        raise NotFound(f"There is no run {run_id}.")
+    return run

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from app.domain import hyperparams
 from app.domain.ids import seconds_between
 from app.domain.lifecycle import RunStatus
 from app.store.sql import load
@@ -15,12 +16,12 @@ def overrides(row: Run) -> dict[str, Any]:
         return {}
     used = load(row.effective_hyperparams) if row.effective_hyperparams else None
     return {
-        key: {
-            "requested": value,
-            "effective": used.get(key) if used else None,
-            "applied": None if used is None or key not in used else used[key] == value,
+        each.key: {
+            "requested": each.requested,
+            "effective": each.effective,
+            "applied": each.applied,
         }
-        for key, value in load(row.override_hyperparams).items()
+        for each in hyperparams.overrides(load(row.override_hyperparams), used)
     }
 
 

@@ -5,20 +5,23 @@ The answer tells the trainer whether it should stop, and under which name to sav
 """
 
 import math
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, cast
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator, with_config
+from typing_extensions import TypedDict
 
-from app.domain import paths
+from app.domain import hyperparams, paths, points
 from app.domain.lifecycle import TERMINAL, RunStatus
 from app.domain.requests import JsonObject, MetricKey, Request
-from app.errors import RunFinished, StaleAttempt
+from app.errors import InvalidInput, RunFinished, StaleAttempt
 from app.services import checkpoints, events, metrics, runs
 from app.store.changes import SUPERVISOR
-from app.store.sql import Tx, dump
+from app.store.sql import Tx, dump, load
 from app.store.tables import Run
 
 MAX_POINTS = 50_000
+MAX_SESSIONS = 50
 
 Step = Annotated[int, Field(ge=0, lt=2**63)]
 Value = float | Literal["NaN", "Infinity", "-Infinity"] | None
@@ -44,13 +47,15 @@ class MetricColumns(Request):
         return self
 
 
-class MetricRow(Request):
+# A TypedDict, since a thousand model objects for a thousand points cost three times as much.
+@with_config(ConfigDict(extra="forbid", strict=True))
+class MetricRow(TypedDict):
     """One point. Wall time is unix seconds."""
 
     key: MetricKey
     step: Step
     value: Value
-    wall_time: float | None = None
+    wall_time: NotRequired[float | None]
 
 
 class SavedCheckpoint(Request):
@@ -63,9 +68,13 @@ class SavedCheckpoint(Request):
 
 
 class ReportRequest(Request):
-    """One report. Every field but `attempt` is optional; an empty one is a heartbeat."""
+    """One report; every field is optional, and an empty report is a heartbeat.
 
-    attempt: Annotated[int, Field(ge=1, lt=2**31)]
+    `attempt` is the one that the trainer was launched as. The trainer of an external run
+    sends `session`, a random name of its process, and learns its attempt from the answer.
+    """
+
+    attempt: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     batch: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     session: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
     step: Step | None = None
@@ -80,71 +89,94 @@ class ReportRequest(Request):
     effective_hyperparams: JsonObject | None = None
     finished: bool = False
 
+    @model_validator(mode="after")
+    def _not_too_many(self) -> "ReportRequest":
+        if sum(len(each.steps) for each in self.metrics.values()) > MAX_POINTS:
+            raise ValueError(f"a report holds at most {MAX_POINTS:,} points; send several")
+        return self
+
 
 class Receipt(NamedTuple):
-    """The answer to a report."""
+    """The answer to a report. `batch` is the last one of this attempt that was taken in."""
 
     run_id: str
     status: str
     attempt: int
-    batch: int | None
+    batch: int
     should_stop: bool
     stop_checkpoint: str | None
 
 
 def ingest(tx: Tx, run_id: str, report: ReportRequest) -> Receipt:
-    """Takes in one report. Raises NotFound, StaleAttempt, RunFinished."""
+    """Takes in one report. Raises NotFound, StaleAttempt, RunFinished, InvalidInput."""
     run = runs.lock(tx, run_id)
     if RunStatus(run.status) in TERMINAL:
         raise RunFinished(f"The run is {run.status}; nothing more is recorded.")
     if run.recipe is None:
         run = _attach(tx, run, report)
-    if report.attempt != run.attempt or run.status == RunStatus.QUEUED:
-        raise StaleAttempt(
-            f"This report is of attempt {report.attempt}; the run is at attempt {run.attempt}.",
-            attempt=run.attempt,
+    elif report.attempt is None:
+        raise InvalidInput(
+            "Send the attempt that the trainer was launched as.",
+            errors=[{"pointer": "/attempt", "detail": "is required for a run with a recipe"}],
         )
+    elif report.attempt != run.attempt or run.status == RunStatus.QUEUED:
+        raise _stale(run)
     if report.batch is None or report.batch > run.last_batch:
         run = _take_in(tx, run, report)
     stop = run.status == RunStatus.CANCELLING
     return Receipt(
-        run.id, run.status, run.attempt, report.batch, stop,
+        run.id, run.status, run.attempt, run.last_batch, stop,
         paths.stop_name(run.attempt) if stop else None,
     )  # fmt: skip
 
 
+def _stale(run: Run) -> StaleAttempt:
+    return StaleAttempt(
+        f"This report is not of the run's present attempt, {run.attempt}.", attempt=run.attempt
+    )
+
+
 def _attach(tx: Tx, run: Run, report: ReportRequest) -> Run:
-    """An external trainer's first report starts the run; a new session is a new attempt."""
-    if run.status == RunStatus.QUEUED:
-        return runs.move(
-            tx, run, RunStatus.STARTING, detail="A trainer attached.", attempt=run.attempt + 1,
-            nonce=report.session, last_batch=0, launched_at=tx.now,
-        )  # fmt: skip
-    return run
+    """The first report of an external trainer starts an attempt.
+
+    So does the first one of a trainer that was started again by hand: it has a new session.
+    The run keeps the sessions it has seen, newest last, to know those it has replaced.
+    """
+    seen = run.nonce.split() if run.nonce else []
+    queued = run.status == RunStatus.QUEUED
+    known = queued or not seen or report.session in (None, seen[-1])
+    if report.attempt not in (None, run.attempt + queued) or (not known and report.session in seen):
+        raise _stale(run)
+    if queued:
+        detail, start = "A trainer attached.", _start(tx, run)
+    elif known or run.status == RunStatus.CANCELLING:  # a new one is told to stop, too
+        return run
+    else:
+        detail, start = "Another trainer attached.", run.step
+        run = runs.move(tx, run, RunStatus.QUEUED, detail="The trainer was started again.")
+    return runs.move(
+        tx, run, RunStatus.STARTING, detail=detail, attempt=run.attempt + 1, last_batch=0,
+        start_step=start, step=start, finished=False, launched_at=tx.now,
+        nonce=" ".join([*seen, report.session or ""][-MAX_SESSIONS:]),
+    )  # fmt: skip
+
+
+def _start(tx: Tx, run: Run) -> int:
+    """The highest step that the first attempt of an external run can go on from."""
+    if run.source_checkpoint_id is None or run.parent_run_id is None:
+        return 0
+    step = checkpoints.get(tx, run.source_checkpoint_id).step
+    return runs.get(tx, run.parent_run_id).step if step is None else step
 
 
 def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
-    changes: dict[str, Any] = {"heartbeat_at": tx.now}
-    if report.batch is not None:
-        changes["last_batch"] = report.batch
-    if report.total_steps is not None:
-        changes["total_steps"] = report.total_steps
-    if report.step is not None and report.step > run.step:
-        changes["step"] = report.step
-    if report.finished:
-        changes["finished"] = True
+    columns = _columns(report)
+    if columns and (run.attempt > 1 or run.start_step > 0) and not metrics.begun(tx, run):
+        run = _go_on(tx, run, min(min(column.steps) for column in columns.values()))
+    run = _progress(tx, run, report, columns)
     if report.effective_hyperparams is not None:
-        changes["effective_hyperparams"] = dump(report.effective_hyperparams)
-    if run.status == RunStatus.STARTING:
-        run = runs.move(tx, run, RunStatus.RUNNING, **changes)
-    else:
-        run = runs.change(tx, run, **changes)
-    if report.effective_hyperparams is not None:
-        events.append(
-            tx, run.experiment_id, "run.effective_hyperparams", run_id=run.id,
-            effective_hyperparams=report.effective_hyperparams,
-        )  # fmt: skip
-    metrics.write(tx, run, _columns(report))
+        run = _effective(tx, run, report.effective_hyperparams)
+    metrics.write(tx, run, columns)
     for saved in report.checkpoints:
         checkpoints.announced(
             tx, run, saved.name, step=saved.step, size_bytes=saved.size_bytes, sha256=saved.sha256
@@ -154,30 +186,81 @@ def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
     return run
 
 
-def _columns(report: ReportRequest) -> dict[str, metrics.Column]:
-    columns = {
-        key: metrics.Column(
-            given.steps,
-            [_number(value) for value in given.values],
-            given.wall_times or [None] * len(given.steps),
-        )
-        for key, given in report.metrics.items()
-    }
-    rows: dict[str, list[tuple[int, float | None, float | None]]] = {}
-    for point in report.points:
-        rows.setdefault(point.key, []).append((point.step, _number(point.value), point.wall_time))
-    for key, points in rows.items():
-        steps, values, wall_times = map(list, zip(*points, strict=True))
-        if key in columns:
-            steps = [*columns[key].steps, *steps]
-            values = [*columns[key].values, *values]
-            wall_times = [*columns[key].wall_times, *wall_times]
-        columns[key] = metrics.Column(steps, values, wall_times)
-    return columns
+def _go_on(tx: Tx, run: Run, first: int) -> Run:
+    """The first points of an attempt that goes on from an earlier step; `first` is the lowest."""
+    if run.recipe is None and first <= run.start_step:
+        # Nobody but the trainer knows where it went on from: just before its first point.
+        start = max(0, first - 1)
+        run = runs.change(tx, run, start_step=start, step=start)
+    metrics.rewind(tx, run)
+    return run
 
 
-def _number(value: float | str | None) -> float | None:
-    """A stored value: NaN is None, infinities stay."""
-    if isinstance(value, str):
-        value = float(value)
-    return None if value is None or math.isnan(value) else value
+def _progress(tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points.Column]) -> Run:
+    changes: dict[str, Any] = {"heartbeat_at": tx.now}
+    if report.batch is not None:
+        changes["last_batch"] = report.batch
+    if report.total_steps is not None:
+        changes["total_steps"] = report.total_steps
+    step = report.step
+    if step is None and columns:
+        step = max(max(column.steps) for column in columns.values())
+    if step is not None and step > run.step:
+        changes["step"] = step
+    if report.finished:
+        changes["finished"] = True
+    if run.status == RunStatus.STARTING:
+        return runs.move(tx, run, RunStatus.RUNNING, **changes)
+    return runs.change(tx, run, **changes)
+
+
+def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
+    """Records what the trainer really uses, and says so when that is not what was asked."""
+    used = load(run.effective_hyperparams or "{}") | reported
+    ignored = [
+        override for override in hyperparams.overrides(load(run.override_hyperparams), used)
+        if override.applied is False
+    ]  # fmt: skip
+    detail = run.status_detail
+    if ignored:
+        detail = "The trainer ignored " + "; ".join(
+            f"{each.key} = {dump(each.requested)} and uses {dump(each.effective)}"
+            for each in ignored
+        ) + "."  # fmt: skip
+    run = runs.change(tx, run, effective_hyperparams=dump(used), status_detail=detail)
+    events.append(
+        tx, run.experiment_id, "run.effective_hyperparams", run_id=run.id,
+        effective_hyperparams=used, ignored=[each.key for each in ignored] or None,
+        detail=detail if ignored else None,
+    )  # fmt: skip
+    return run
+
+
+def _columns(report: ReportRequest) -> dict[str, points.Column]:
+    """The points of a report by key, rows after columns."""
+    found: dict[str, list[points.Column]] = {}
+    for key, given in report.metrics.items():
+        if given.steps:
+            wall_times = given.wall_times or [None] * len(given.steps)
+            column = points.Column(given.steps, _numbers(given.values), _numbers(wall_times))
+            found[key] = [column]
+    rows: dict[str, tuple[list[int], list[Any], list[Any]]] = {}
+    for row in report.points:
+        key = row["key"]
+        if key not in rows:
+            rows[key] = ([], [], [])
+        steps, values, times = rows[key]
+        steps.append(row["step"])
+        values.append(row["value"])
+        times.append(row.get("wall_time"))
+    for key, (steps, values, times) in rows.items():
+        column = points.Column(steps, _numbers(values), _numbers(times))
+        found.setdefault(key, []).append(column)
+    return {key: points.joined(parts) for key, parts in found.items()}
+
+
+def _numbers(values: Sequence[float | str | None]) -> Sequence[float]:
+    """The same numbers as floats; what is missing is NaN."""
+    if set(map(type, values)) == {float}:
+        return cast(Sequence[float], values)
+    return [math.nan if value is None else float(value) for value in values]

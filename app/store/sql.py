@@ -35,9 +35,10 @@ def dump(value: object) -> str:
 load = orjson.loads
 
 
-def columns(table: type[SQLModel]) -> Any:
-    """The columns of a table, to select all of them in the order of its row type."""
-    return cast(Any, table).__table__.columns
+def columns(table: type[SQLModel], alias: str | None = None) -> Any:
+    """The columns of a table (under another name), to select all in the order of its row type."""
+    own = cast(Any, table).__table__
+    return own.columns if alias is None else own.alias(alias).columns
 
 
 @cache

@@ -18,6 +18,7 @@ from typing import Any
 
 import orjson
 
+from app.domain.points import unpack
 from tests.bench.load import request, run_load
 from tests.support.server import Server, running_server
 
@@ -212,6 +213,19 @@ def copy_checkpoints(
     )
 
 
+def by_row(database: sqlite3.Connection) -> None:
+    """The points as a bare handler keeps them: a row each."""
+    database.execute(
+        "CREATE TABLE metric_point (series_id BIGINT NOT NULL, step BIGINT NOT NULL, value FLOAT,"
+        " wall_time FLOAT, PRIMARY KEY (series_id, step)) WITHOUT ROWID"
+    )
+    chunks = database.execute("SELECT series_id, data FROM metric_chunk").fetchall()
+    for series_id, data in chunks:
+        rows = [(series_id, *point) for point in zip(*unpack(data), strict=True)]
+        database.executemany("INSERT INTO metric_point VALUES (?, ?, ?, ?)", rows)
+    database.commit()
+
+
 @contextmanager
 def workbench(directory: Path, quick: bool) -> Iterator[Workbench]:
     """Both servers, filled and warm; ended and checked for leftovers when the block is left."""
@@ -227,6 +241,7 @@ def workbench(directory: Path, quick: bool) -> Iterator[Workbench]:
         with bench.database(ours) as source:
             target = sqlite3.connect(bare_directory / "app.db")
             source.backup(target)
+            by_row(target)
             target.close()
         command = (sys.executable, "-m", "tests.bench.bare")
         with running_server(bare_directory, command=command) as bench.bare:

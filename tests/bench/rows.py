@@ -117,12 +117,17 @@ class Trainers:
 
     def points(self) -> int:
         with self.bench.database(self.server) as database:
-            count: int = database.execute(
-                "SELECT count(*) FROM metric_point p JOIN metric_series s ON s.id = p.series_id"
+            stored = (
+                "SELECT sum(count) FROM metric_chunk"
+                if self.server is self.bench.ours
+                else "SELECT count(*) FROM metric_point"
+            )
+            count: int | None = database.execute(
+                f"{stored} p JOIN metric_series s ON s.id = p.series_id"
                 f" WHERE s.run_id IN ({', '.join('?' * TRAINERS)})",
                 [run_id for run_id, _ in self.runs],
             ).fetchone()[0]
-        return count
+        return count or 0
 
 
 def ingest(bench: Workbench) -> list[Figure]:
@@ -186,7 +191,7 @@ def retry(bench: Workbench) -> list[Figure]:
 
 def points(bench: Workbench) -> int:
     with bench.database(bench.ours) as database:
-        count: int = database.execute("SELECT count(*) FROM metric_point").fetchone()[0]
+        count: int = database.execute("SELECT sum(count) FROM metric_chunk").fetchone()[0]
     return count
 
 

@@ -161,6 +161,7 @@ def upgrade() -> None:
         "metric_latest",
         sa.Column("run_id", sa.String(), nullable=False),
         sa.Column("key", sa.String(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("step", sa.BigInteger(), nullable=False),
         sa.Column("value", sa.Float(precision=53), nullable=True),
         sa.Column("wall_time", sa.Float(precision=53), nullable=True),
@@ -191,23 +192,25 @@ def upgrade() -> None:
     op.create_index("ux_metric_series", "metric_series", ["run_id", "attempt", "key"], unique=True)
 
     op.create_table(
-        "metric_point",
+        "metric_chunk",
         sa.Column("series_id", sa.BigInteger(), nullable=False),
-        sa.Column("step", sa.BigInteger(), nullable=False),
-        sa.Column("value", sa.Float(precision=53), nullable=True),
-        sa.Column("wall_time", sa.Float(precision=53), nullable=True),
+        sa.Column("first_step", sa.BigInteger(), nullable=False),
+        sa.Column("last_step", sa.BigInteger(), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("sketch", sa.LargeBinary(), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(
             ["series_id"],
             ["metric_series.id"],
         ),
-        sa.PrimaryKeyConstraint("series_id", "step"),
+        sa.PrimaryKeyConstraint("series_id", "first_step"),
         sqlite_with_rowid=False,
     )
 
 
 def downgrade() -> None:
     """Takes this revision back."""
-    op.drop_table("metric_point")
+    op.drop_table("metric_chunk")
     op.drop_index("ux_metric_series", "metric_series")
 
     op.drop_table("metric_series")

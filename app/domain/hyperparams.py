@@ -1,0 +1,39 @@
+"""What became of the hyperparameters that a resume overrode."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Override(NamedTuple):
+    """One overridden hyperparameter. `applied` is None until the trainer has told of it."""
+
+    key: str
+    requested: Any
+    effective: Any
+    applied: bool | None
+
+
+def overrides(requested: Mapping[str, Any], effective: Mapping[str, Any] | None) -> list[Override]:
+    """Each requested override beside what the trainer reported to use."""
+    used = effective or {}
+    return [
+        Override(key, value, used.get(key), same(value, used[key]) if key in used else None)
+        for key, value in requested.items()
+    ]
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values mean the same: 1 and 1.0 do, 1 and true do not.
+
+    Numbers may differ by what a 32-bit float loses.
+    """
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return one == other or math.isclose(one, other, rel_tol=1e-6)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return bool(one == other)

@@ -1,0 +1,129 @@
+"""`/v1/…/metrics`: curves of one run, or of several to compare."""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.domain.points import MAX_STEP
+from app.domain.requests import MetricKey
+from app.errors import InvalidInput
+from app.rest import schemas
+from app.rest.problems import documented
+from app.services import metrics, runs
+from app.services.metrics import Series, Window
+from app.store.sql import Tx
+
+router = APIRouter(prefix="/v1/experiments/{experiment_id}", tags=["metrics"])
+
+ExperimentId = Annotated[str, Path(examples=["exp_06a1…"])]
+_Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
+
+
+class MetricsQuery(BaseModel):
+    """Which points. Without `points`, every one, page by page."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keys: list[MetricKey] = Field(
+        default_factory=list, max_length=200, description="May be repeated; none: all keys."
+    )
+    from_step: _Step = 0
+    to_step: _Step = MAX_STEP
+    points: Annotated[int, Field(ge=10, le=20_000)] | None = Field(
+        default=None,
+        description="At most so many of each curve, chosen so that every spike survives "
+        "(MinMax: the lowest and the highest of each group).",
+    )
+    after_step: _Step | None = Field(
+        default=None, description="The `next_after_step` of the page before."
+    )
+    limit: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=10_000, description="Points of each curve in a page."
+    )
+    raw: bool = Field(
+        default=False,
+        description="Each attempt by itself, with all that it reported, instead of the curve "
+        "that goes on from the run resumed from and holds no superseded points.",
+    )
+
+    def window(self) -> Window:
+        """Raises InvalidInput."""
+        if self.after_step is None:
+            return Window(self.from_step, self.to_step, self.points, self.limit)
+        if self.points is not None:
+            raise InvalidInput("Pages (`after_step`) hold every point; leave out `points`.")
+        low = max(self.from_step, self.after_step + 1)
+        return Window(low, self.to_step, None, self.limit)
+
+
+class ComparisonQuery(MetricsQuery):
+    """Which points of which runs."""
+
+    run_ids: list[str] = Field(min_length=1, max_length=200, description="Repeated, one each.")
+
+
+@router.get(
+    "/runs/{run_id}/metrics", response_model=schemas.MetricsAnswer, responses=documented(404)
+)
+async def run_metrics(
+    request: Request,
+    experiment_id: ExperimentId,
+    run_id: str,
+    query: Annotated[MetricsQuery, Query()],
+) -> Response:
+    """The curves of a run, which go on from those of the run it was resumed from."""
+    return await _answer(request, experiment_id, [run_id], query)
+
+
+@router.get("/metrics", response_model=schemas.MetricsAnswer, responses=documented(404))
+async def compare_metrics(
+    request: Request, experiment_id: ExperimentId, query: Annotated[ComparisonQuery, Query()]
+) -> Response:
+    """The curves of several runs in one answer, to compare them."""
+    return await _answer(request, experiment_id, query.run_ids, query)
+
+
+async def _answer(
+    request: Request, experiment_id: str, run_ids: Sequence[str], query: MetricsQuery
+) -> Response:
+    body = await request.app.state.db.scan(
+        _body, experiment_id, run_ids, query.keys or None, query.window(), query.raw
+    )
+    return Response(body, media_type="application/json")
+
+
+def _body(
+    tx: Tx,
+    experiment_id: str,
+    run_ids: Sequence[str],
+    keys: Sequence[str] | None,
+    window: Window,
+    raw: bool,
+) -> bytes:
+    """The bytes, made in the thread that read the points."""
+    for run_id in run_ids:
+        runs.get(tx, run_id, experiment_id)
+    found = metrics.series(tx, run_ids, keys, window, raw=raw)
+    return orjson.dumps({"series": [_series(each) for each in found]})
+
+
+def _series(row: Series) -> dict[str, Any]:
+    """SeriesAnswer. orjson writes null for every number that JSON does not have."""
+    return row._asdict() | {"special": _special(row)}
+
+
+def _special(row: Series) -> list[dict[str, Any]]:
+    if math.isfinite(sum(row.values)):
+        return []
+    return [
+        {"step": step, "value": _NAMES[str(value)]}
+        for step, value in zip(row.steps, row.values, strict=True)
+        if not math.isfinite(value)
+    ]
+
+
+_NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}

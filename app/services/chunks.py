@@ -1,0 +1,188 @@
+"""The points of a series, in chunks that never overlap.
+
+put        adds points; those of a step that is there already replace it
+page       every point of a range, up to so many
+last       the last point up to a step
+overview   the points of a range, thinned
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, delete, func, select, text
+
+from app.domain import points
+from app.domain.points import MAX_STEP, Column
+from app.store.sql import Statement, Tx, columns
+from app.store.tables import MetricChunk
+
+CHUNK = 512
+# A range with more points than this for each one asked for is answered from the sketches,
+# which hold one of 32: what is read and thinned then stays near what is answered.
+SKETCHED = 64
+
+_chunk = columns(MetricChunk)
+_series = _chunk.series_id == bindparam("series")
+# The chunk that holds `low` may begin before it.
+_earlier = columns(MetricChunk, alias="earlier")
+_beginning = func.coalesce(
+    select(func.max(_earlier.first_step))
+    .where(_earlier.series_id == bindparam("series"), _earlier.first_step <= bindparam("low"))
+    .scalar_subquery(),
+    bindparam("low"),
+)
+_IN_RANGE = (_series, _chunk.first_step >= _beginning, _chunk.first_step <= bindparam("high"))
+
+_HEADS = Statement[tuple[int, int, int]](
+    select(_chunk.first_step, _chunk.last_step, _chunk.count)
+    .where(*_IN_RANGE)
+    .order_by(_chunk.first_step)
+    .limit(bindparam("most"))
+)
+_NEXT = Statement[tuple[int, int, int]](
+    select(_chunk.first_step, _chunk.last_step, _chunk.count)
+    .where(_series, _chunk.first_step > bindparam("high"))
+    .order_by(_chunk.first_step)
+    .limit(1)
+)
+_SIZE = Statement[tuple[int | None]](select(func.sum(_chunk.count)).where(*_IN_RANGE))
+_DATA = Statement[tuple[bytes]](
+    select(_chunk.data)
+    .where(
+        _series,
+        _chunk.first_step >= bindparam("first"),
+        _chunk.first_step <= bindparam("last"),
+    )
+    .order_by(_chunk.first_step)
+)
+_LAST = Statement[tuple[bytes]](
+    select(_chunk.data)
+    .where(_series, _chunk.first_step <= bindparam("high"))
+    .order_by(_chunk.first_step.desc())
+    .limit(1)
+)
+_SKETCHES = Statement[tuple[int, bytes]](
+    select(_chunk.first_step, _chunk.sketch).where(*_IN_RANGE).order_by(_chunk.first_step)
+)
+_PUT = Statement[Any](
+    text(
+        "INSERT INTO metric_chunk (series_id, first_step, last_step, count, sketch, data)"
+        " VALUES (:series, :first, :last, :count, :sketch, :data)"
+        " ON CONFLICT (series_id, first_step) DO UPDATE SET last_step = excluded.last_step,"
+        " count = excluded.count, sketch = excluded.sketch, data = excluded.data"
+    )
+)
+_DROP = Statement[Any](delete(MetricChunk).where(_series, _chunk.first_step == bindparam("first")))
+
+
+class Range(NamedTuple):
+    """The points of one series from step `low` to step `high`, both included."""
+
+    series_id: int
+    low: int
+    high: int
+
+
+def put(tx: Tx, series_id: int, column: Column) -> None:
+    """Adds the points of an ordered column: at the end, or among those that are there."""
+    steps = column.steps
+    heads = tx.all(_HEADS, series=series_id, low=steps[0], high=steps[-1], most=MAX_STEP)
+    if not heads:
+        heads = tx.all(_NEXT, series=series_id, high=steps[-1])
+    if not heads:
+        _put(tx, series_id, column)
+        return
+    # Each point belongs to the chunk that begins at or before it, or else to the first one.
+    edges = [0, *(head[0] for head in heads[1:]), MAX_STEP + 1]
+    for (first, last, count), (low, end) in zip(heads, pairwise(edges), strict=True):
+        new = points.between(column, low, end - 1)
+        if not new.steps:
+            continue
+        beside = new.steps[0] > last or new.steps[-1] < first
+        if beside and count + len(new.steps) > CHUNK:
+            _put(tx, series_id, new)
+            continue
+        old = _load(tx, series_id, first, first)
+        if new.steps[0] < first:
+            tx.run(_DROP, series=series_id, first=first)
+        _put(tx, series_id, points.ordered(points.joined([old, new])))
+
+
+def _put(tx: Tx, series_id: int, column: Column) -> None:
+    total = len(column.steps)
+    pieces = -(-total // CHUNK)
+    for begin, end in pairwise([total * piece // pieces for piece in range(pieces + 1)]):
+        piece = column.cut(begin, end)
+        tx.run(
+            _PUT,
+            series=series_id,
+            first=piece.steps[0],
+            last=piece.steps[-1],
+            count=end - begin,
+            sketch=points.pack(points.sketch(piece)),
+            data=points.pack(piece),
+        )
+
+
+def page(tx: Tx, ranges: Sequence[Range], most: int) -> Column:
+    """The first `most` points of ranges that follow one another."""
+    found: list[Column] = []
+    missing = most
+    for series_id, low, high in ranges:
+        heads = tx.all(_HEADS, series=series_id, low=low, high=high, most=missing + 1)
+        # Of the first chunk any number may lie before the range.
+        taken, certain = 0, 0
+        for taken, head in enumerate(heads, 1):
+            certain += head[2] if taken > 1 else 0
+            if certain >= missing:
+                break
+        if not taken:
+            continue
+        part = points.between(_load(tx, series_id, heads[0][0], heads[taken - 1][0]), low, high)
+        found.append(part.cut(0, missing))
+        missing -= len(found[-1].steps)
+        if missing <= 0:
+            break
+    return points.joined(found)
+
+
+def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
+    """Ranges that follow one another in at most `most` points, and whether any were left out."""
+    size = 0
+    for each in ranges:
+        row = tx.first(_SIZE, **_params(each))
+        size += (row and row[0]) or 0
+    if size <= SKETCHED * most:
+        whole = page(tx, ranges, size) if size else Column((), (), ())
+        thinned = points.thin(whole, most)
+        return thinned, len(thinned.steps) < len(whole.steps)
+    parts = [part for each in ranges for part in _sketched(tx, each)]
+    return points.thin(points.joined(parts), most), True
+
+
+def last(tx: Tx, series_id: int, high: int) -> Column:
+    """The last point of a series up to step `high`, or none."""
+    row = tx.first(_LAST, series=series_id, high=high)
+    found = points.between(points.unpack(row[0] if row else b""), 0, high)
+    return found.cut(max(0, len(found.steps) - 1), len(found.steps))
+
+
+def _sketched(tx: Tx, of: Range) -> list[Column]:
+    """The sketches of a range, and in full the chunks at its two ends."""
+    found = tx.all(_SKETCHES, **_params(of))
+    parts = [points.unpack(sketch) for _, sketch in found]
+    for end in {0, len(found) - 1} if found else ():
+        first = found[end][0]
+        parts[end] = points.between(_load(tx, of.series_id, first, first), of.low, of.high)
+    return parts
+
+
+def _load(tx: Tx, series_id: int, first: int, last: int) -> Column:
+    """The points of all chunks that begin between these two steps."""
+    found = tx.all(_DATA, series=series_id, first=first, last=last)
+    return points.joined(points.unpack(data) for (data,) in found)
+
+
+def _params(of: Range) -> dict[str, int]:
+    return {"series": of.series_id, "low": of.low, "high": of.high}
