@@ -169,30 +169,6 @@ def latest(tx: Tx, run_id: str) -> list[MetricLatest]:
     return tx.all(_LATEST_OF, run=run_id)
 
 
-def latest_of(tx: Tx, run_ids: Sequence[str]) -> dict[str, list[MetricLatest]]:
-    """The latest values of several runs, each by key; runs without any are left out."""
-    found: dict[str, list[MetricLatest]] = {}
-    for at in range(0, len(run_ids), _AT_ONCE):
-        some = run_ids[at : at + _AT_ONCE]
-        size = 1 << (len(some) - 1).bit_length()
-        names = {f"run_{index}": some[min(index, len(some) - 1)] for index in range(size)}
-        for row in tx.all(_latest_of(size), **names):
-            found.setdefault(row.run_id, []).append(row)
-    return found
-
-
-_AT_ONCE = 512
-
-
-@cache
-def _latest_of(size: int) -> Statement[MetricLatest]:
-    wanted: list[Any] = [bindparam(f"run_{index}") for index in range(size)]
-    return Statement(
-        every(MetricLatest).where(_latest.run_id.in_(wanted)).order_by(_latest.run_id, _latest.key),
-        MetricLatest,
-    )
-
-
 def series(
     tx: Tx,
     run_ids: Sequence[str],
