@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import socket
-import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -36,15 +35,19 @@ from app.pages import mount_static
 from app.rest import docs, logs, metrics, problems, routes, service
 from app.services.idempotency import InFlight
 from app.settings import Settings
-from app.store import migrate
-from app.store.database import connect
+from app.store.database import Database, connect
 from app.supervisor import Supervisor
 
 log = logging.getLogger("app")
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The whole service on one FastAPI app. Raises RecipeError for a bad recipe file."""
+def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
+    """The whole service on one FastAPI app. Raises RecipeError for a bad recipe file.
+
+    `db`: the settings' database when it was prepared before, so that what is wrong with it
+    could be said in one line.
+    """
+    db = db or connect(settings.database_url)
     if settings.recipes is not None:
         recipes = load_recipes(settings.recipes.read_text(), str(settings.recipes))
     else:
@@ -52,7 +55,6 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        db = connect(settings.database_url)
         await db.start()
         supervisor = Supervisor(db, settings, recipes, app.state.secret, app.state.api_url)
         app.state.db, app.state.supervisor = db, supervisor
@@ -118,11 +120,9 @@ def prepare(settings: Settings) -> FastAPI:
     if settings.failpoint is not None:
         failpoints.activate(*settings.failpoint.split(":", 1))
     try:
-        if migrate.revision(settings.database_url) != migrate.HEAD:
-            migrate.upgrade(settings.database_url)
-        return create_app(settings)
-    except sqlite3.Error as error:
-        sys.exit(f"llm-train: the database {settings.database_url} cannot be used: {error}")
+        db = connect(settings.database_url)
+        db.prepare()
+        return create_app(settings, db)
     except (RecipeError, OSError, ValueError, ServiceError) as error:
         sys.exit(f"llm-train: {error}")
 

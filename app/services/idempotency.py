@@ -3,7 +3,7 @@
 The same key with the same request replays that answer byte for byte, across restarts;
 with another request it is KeyReused. A key belongs to one caller, method and route. An
 error changes nothing and so is not stored: the retry is judged afresh. Two requests with
-one key at the same time: the second is KeyInFlight (`app.store` serialises the rest).
+one key at the same time: the second is KeyInFlight, whichever server it came to.
 """
 
 import hashlib
@@ -61,7 +61,9 @@ def keyed(caller: str, method: str, route: str, key: str, body: bytes) -> KeyedR
 
 
 def once(tx: Tx, request: KeyedRequest, work: Callable[[Tx], Answer]) -> Answer:
-    """Does the work, or replays its first answer. Raises KeyReused."""
+    """Does the work, or replays its first answer. Raises KeyReused, KeyInFlight."""
+    if not tx.claim(f"{request.scope} {request.key}"):
+        raise _in_flight()
     found = tx.first(_FIND, scope=request.scope, key=request.key)
     if found is not None:
         sha256, status, body = found
@@ -92,15 +94,19 @@ class InFlight:
         """Holds a key while its request is worked on. Raises KeyInFlight."""
         name = (request.scope, request.key)
         if name in self._keys:
-            raise KeyInFlight(
-                "A request with this Idempotency-Key is being worked on; try again shortly.",
-                retry_after=1,
-            )
+            raise _in_flight()
         self._keys.add(name)
         try:
             yield
         finally:
             self._keys.discard(name)
+
+
+def _in_flight() -> KeyInFlight:
+    return KeyInFlight(
+        "A request with this Idempotency-Key is being worked on; try again shortly.",
+        retry_after=1,
+    )
 
 
 def expire(tx: Tx) -> int:

@@ -4,6 +4,9 @@
     run = await db.read(runs.get, run_id)          a short read, where it is fastest
     rows = await db.scan(runs.search, filters)     a read that may take long
 
+A use case that decides on what it has read locks it first (`with_for_update`); on SQLite,
+where one transaction writes at a time, that costs nothing and changes nothing.
+
 `sqlite.py` and `postgresql.py` hold the two implementations; `connect` picks by URL.
 """
 
@@ -11,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
+from app.errors import Unavailable
 from app.store.changes import Changes
 from app.store.sql import Tx
 
@@ -28,8 +32,15 @@ class Database(ABC):
         self.changes = Changes()
 
     @abstractmethod
+    def prepare(self) -> None:
+        """Takes the database for this process and brings it to this version's schema.
+
+        Raises Unavailable: one sentence for whoever started the server.
+        """
+
+    @abstractmethod
     async def start(self) -> None:
-        """Opens connections. Raises OSError or the driver's error where it cannot."""
+        """Prepares where that was not done, and begins to work. Raises Unavailable."""
 
     @abstractmethod
     async def stop(self) -> None:
@@ -40,7 +51,8 @@ class Database(ABC):
         """Runs it in a transaction that is on disk when this returns.
 
         The use case may be run again from the start (after a conflict), so it must not
-        act on anything but the transaction. Raises Busy when too much is waiting.
+        act on anything but the transaction. Cancelled, it may be done or not, but never
+        half. Raises Busy when too much is waiting, Unavailable when the database fails.
         """
 
     @abstractmethod
@@ -57,16 +69,23 @@ class Database(ABC):
 
 
 def connect(url: str) -> Database:
-    """The database behind a `sqlite:///` or `postgresql+psycopg://` URL. Not yet started."""
-    if url.startswith("sqlite:///"):
+    """The database behind a `sqlite:///` or `postgresql+psycopg://` URL. Not yet started.
+
+    Raises ValueError for another URL, Unavailable without PostgreSQL's driver.
+    """
+    if url.startswith("sqlite:///") and url != "sqlite:///" and ":memory:" not in url:
         from app.store.sqlite import SqliteDatabase
 
         return SqliteDatabase(url)
     if url.startswith(("postgresql+psycopg://", "postgresql://")):
-        from app.store.postgresql import PostgresDatabase
-
+        try:
+            from app.store.postgresql import PostgresDatabase
+        except ImportError as error:
+            raise Unavailable(
+                'PostgreSQL needs its driver: pip install "llm-train-api[postgres]"'
+            ) from error
         return PostgresDatabase(url)
     raise ValueError(
-        "LLM_TRAIN_DATABASE_URL must begin with sqlite:/// or postgresql+psycopg:// "
+        "LLM_TRAIN_DATABASE_URL must be sqlite:///FILE or postgresql+psycopg://… "
         f"(it begins with {url.split(':', 1)[0]!r})"
     )

@@ -1,7 +1,7 @@
 """PostgreSQL: a few worker threads, each with its own connection; LISTEN for changes.
 
 Several servers may share one database. A use case locks the rows it decides on
-(`FOR UPDATE`), one that loses a race (deadlock, unique key) is run again and then sees
+(`FOR UPDATE`); one that loses a race (deadlock, unique key) is run again and then sees
 the winner. One server at a time leads: it holds an advisory lock on a connection of its
 own, which the database frees the moment that server dies.
 """
@@ -11,22 +11,33 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import psycopg
+from psycopg import IsolationLevel
 from psycopg import errors as pg
 
 from app.errors import Busy, Unavailable
+from app.store import migrate
 from app.store.database import Database, P, R, UseCase
 from app.store.sql import Tx
 
 WORKERS = 8
+SCANNERS = 4
 MAX_WAITING = 2_000
 TRIES = 5
 _CHANNEL = "llm_train"
 _LEADER_LOCK = 0x6C6C6D74  # "llmt"
 _LOST_RACE = (pg.SerializationFailure, pg.DeadlockDetected, pg.UniqueViolation)
+_NOTIFY = "SELECT pg_notify(%s, topic) FROM unnest(%s::text[]) AS topic"
+# A machine that vanished without a word must not keep its locks for hours.
+_KEEP_ALIVE = (
+    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
+)
+
+Connection = psycopg.Connection[tuple[Any, ...]]
 
 log = logging.getLogger(__name__)
 
@@ -38,84 +49,132 @@ class PostgresDatabase(Database):
 
     def __init__(self, url: str) -> None:
         super().__init__()
+        self.url = url
         self.dsn = url.replace("postgresql+psycopg://", "postgresql://", 1)
+        self._prepared = False
         self._local = threading.local()
-        self._connections: set[psycopg.Connection[Any]] = set()
+        self._connections: set[Connection] = set()
         self._waiting = 0
-        self._leader: psycopg.Connection[Any] | None = None
+        self._leader: Connection | None = None
         self._stopping = threading.Event()
 
-    def _connect(self) -> psycopg.Connection[Any]:
-        connection = psycopg.connect(self.dsn, connect_timeout=5)
+    def prepare(self) -> None:
+        try:
+            migrate.bring_up(self.url)
+        except (psycopg.Error, Unavailable) as error:
+            reason = str(error).strip().replace("\n", " ")
+            raise Unavailable(f"the PostgreSQL database cannot be used: {reason}") from error
+        self._prepared = True
+
+    async def start(self) -> None:
+        if not self._prepared:
+            await asyncio.to_thread(self.prepare)
+        self._loop = asyncio.get_running_loop()
+        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="postgresql")
+        self._scanners = ThreadPoolExecutor(SCANNERS, thread_name_prefix="scanner")
+        self._leading = ThreadPoolExecutor(1, thread_name_prefix="leader")
+        self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
+        self._listener.start()
+
+    async def stop(self) -> None:
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        with suppress(psycopg.Error):  # the listener would wake by itself, later
+            await self._loop.run_in_executor(self._workers, self._wake)
+        for pool in (self._workers, self._scanners, self._leading):
+            await asyncio.to_thread(pool.shutdown)
+        await asyncio.to_thread(self._listener.join)
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+
+    async def write(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        work = partial(self._write, lambda tx: use_case(tx, *args, **kwargs))
+        return await self._run(self._workers, work)
+
+    async def read(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        work = partial(self._read, lambda tx: use_case(tx, *args, **kwargs))
+        return await self._run(self._workers, work)
+
+    async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        work = partial(self._read, lambda tx: use_case(tx, *args, **kwargs))
+        return await self._run(self._scanners, work)
+
+    async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], R]) -> R:
+        if self._stopping.is_set():
+            raise Unavailable("The server is stopping.", retry_after=2)
+        if self._waiting >= MAX_WAITING:
+            raise Busy("Too many requests are waiting; try again in a second.", retry_after=1)
+        future: asyncio.Future[R] = self._loop.create_future()
+        self._waiting += 1
+        pool.submit(self._work, work, future)
+        return await future
+
+    def _resolve(self, future: asyncio.Future[R], result: Any, error: BaseException | None) -> None:
+        self._waiting -= 1
+        if future.done():
+            return  # its caller went away; the work is committed all the same
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    # The worker threads.
+
+    def _work(self, work: Callable[[], R], future: asyncio.Future[R]) -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as raised:
+            error = _for_caller(raised)
+        self._loop.call_soon_threadsafe(self._resolve, future, result, error)
+
+    def _connect(self) -> Connection:
+        connection = psycopg.connect(
+            self.dsn, autocommit=True, connect_timeout=5, fallback_application_name="llm-train"
+        )
+        connection.execute(_KEEP_ALIVE)
         self._connections.add(connection)
         return connection
 
-    def _connection(self) -> psycopg.Connection[Any]:
+    def _connection(self) -> Connection:
         """This worker thread's connection, made anew when the last one broke."""
-        connection: psycopg.Connection[Any] | None = getattr(self._local, "connection", None)
-        if connection is None or connection.closed or connection.broken:
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is None or connection.closed:
             if connection is not None:
                 self._connections.discard(connection)
             connection = self._local.connection = self._connect()
         return connection
 
-    async def start(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="postgresql")
-        self._leading = ThreadPoolExecutor(1, thread_name_prefix="leader")
-        await self._loop.run_in_executor(self._workers, self._connection)
-        self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
-        self._listener.start()
-
-    async def stop(self) -> None:
-        self._stopping.set()
-        await asyncio.to_thread(self._listener.join)
-        await asyncio.to_thread(self._workers.shutdown)
-        await asyncio.to_thread(self._leading.shutdown)
-        for connection in self._connections:
-            connection.close()
-        self._connections.clear()
-
-    async def _in_worker(self, work: Callable[[], R]) -> R:
-        if self._waiting >= MAX_WAITING:
-            raise Busy("Too many requests are waiting; try again in a second.", retry_after=1)
-        self._waiting += 1
-        try:
-            return await self._loop.run_in_executor(self._workers, work)
-        except psycopg.OperationalError as error:
-            raise Unavailable("The database does not answer.", retry_after=2) from error
-        finally:
-            self._waiting -= 1
-
-    async def write(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._in_worker(partial(self._write, lambda tx: use_case(tx, *args, **kwargs)))
-
-    async def read(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._in_worker(partial(self._read, lambda tx: use_case(tx, *args, **kwargs)))
-
-    async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self.read(use_case, *args, **kwargs)
-
     def _write(self, work: Callable[[Tx], R]) -> R:
-        for attempt in range(1, TRIES + 1):
-            connection = self._connection()
+        for _ in range(TRIES - 1):
             try:
-                with connection.transaction(), connection.cursor() as cursor:
-                    tx = Tx(cursor, self.dialect)
-                    result = work(tx)
-                    for topic in sorted(tx.topics):
-                        cursor.execute("SELECT pg_notify(%s, %s)", (_CHANNEL, topic))
-                return result
+                return self._write_once(work)
             except _LOST_RACE:
-                if attempt == TRIES:
-                    raise
-        raise AssertionError("unreachable")
+                continue
+        return self._write_once(work)
+
+    def _write_once(self, work: Callable[[Tx], R]) -> R:
+        connection = self._connection()
+        connection.isolation_level, connection.read_only = None, None
+        with connection.transaction(), connection.cursor() as cursor:
+            tx = Tx(cursor, self.dialect)
+            result = work(tx)
+            if tx.topics:
+                cursor.execute(_NOTIFY, (_CHANNEL, list(tx.topics)))
+        return result
 
     def _read(self, work: Callable[[Tx], R]) -> R:
         connection = self._connection()
+        connection.isolation_level, connection.read_only = IsolationLevel.REPEATABLE_READ, True
         with connection.transaction(), connection.cursor() as cursor:
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             return work(Tx(cursor, self.dialect))
+
+    def _wake(self) -> None:
+        self._connection().execute(_NOTIFY, (_CHANNEL, [""]))
+
+    # Who leads, and what changes elsewhere.
 
     async def lead(self) -> bool:
         return await self._loop.run_in_executor(self._leading, self._try_lead)
@@ -124,7 +183,6 @@ class PostgresDatabase(Database):
         try:
             if self._leader is None:
                 self._leader = self._connect()
-                self._leader.autocommit = True
                 self._led = False
             if self._led:
                 self._leader.execute("SELECT 1")  # the lock lives as long as the connection
@@ -135,8 +193,8 @@ class PostgresDatabase(Database):
                 self._led = bool(row and row[0])
             return self._led
         except psycopg.OperationalError as error:
-            log.warning("leadership lost: %s", error)
             if self._leader is not None:
+                log.warning("this server no longer leads: %s", error)
                 self._connections.discard(self._leader)
                 self._leader.close()
             self._leader = None
@@ -150,9 +208,21 @@ class PostgresDatabase(Database):
                     # Whatever was announced while nobody listened is not known: wake all.
                     self._loop.call_soon_threadsafe(self.changes.publish_all)
                     while not self._stopping.is_set():
-                        topics = [note.payload for note in connection.notifies(timeout=0.5)]
+                        topics = {
+                            note.payload for note in connection.notifies(timeout=0.5, stop_after=1)
+                        }
                         if topics:
                             self._loop.call_soon_threadsafe(self.changes.publish, topics)
             except psycopg.OperationalError as error:
                 log.warning("not listening for changes: %s", error)
                 self._stopping.wait(1)
+
+
+def _for_caller(error: BaseException) -> BaseException:
+    """A database that is away is no bug: the caller is told to come back."""
+    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return error
+    log.error("the database failed: %s", error)
+    unavailable = Unavailable("The database does not answer; try again.", retry_after=2)
+    unavailable.__cause__ = error
+    return unavailable

@@ -6,6 +6,7 @@ times what SQLite itself costs for a point read, so a `Statement` keeps the comp
 per dialect and `Tx` hands it to the driver's own cursor.
 """
 
+import hashlib
 from collections import namedtuple
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -132,6 +133,14 @@ class Tx:
     def many(self, statement: Statement[Any], rows: Iterable[Mapping[str, Any]]) -> None:
         """Executes a write once for each mapping of parameters."""
         self._cursor.executemany(statement.compiled(self.dialect)[0], rows)
+
+    def claim(self, name: str) -> bool:
+        """Whether this transaction, and no other under way, holds `name` until it ends."""
+        if self.dialect == "sqlite":
+            return True  # one transaction writes at a time
+        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+        self._cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (number,))
+        return cast(bool, self._cursor.fetchone()[0])
 
     def touch(self, *topics: str) -> None:
         """After the commit, wakes whoever waits for one of these topics."""

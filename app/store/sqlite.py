@@ -9,21 +9,39 @@ updates or fails on a stale snapshot, which no busy timeout cures.
 
 import asyncio
 import fcntl
+import logging
 import os
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.errors import Busy
+from app.errors import Busy, ServiceError, Unavailable
+from app.store import migrate
 from app.store.database import Database, P, R, UseCase
 from app.store.sql import Tx
 
 BATCH = 64
 MAX_WAITING = 2_000
+SCANNERS = 4
+
+_NOT_OUR_FAULT = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_READONLY,
+}
+
+log = logging.getLogger(__name__)
 
 
 class _Job(NamedTuple):
@@ -44,16 +62,38 @@ class SqliteDatabase(Database):
 
     def __init__(self, url: str) -> None:
         super().__init__()
+        self.url = url
         self.path = Path(url.removeprefix("sqlite:///"))
+        self._owner = -1
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._waiting = 0
+        self._stopping = False
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._open: list[sqlite3.Connection] = []
 
-    def _connect(self) -> sqlite3.Connection:
+    def prepare(self) -> None:
+        try:
+            self._owner = own(self.path.with_name(self.path.name + "-owner"))
+            migrate.bring_up(self.url)
+            self._reader = self._connect(query_only=True)
+            self._writer = self._connect()
+        except (sqlite3.Error, OSError, Unavailable) as error:
+            self._close()
+            raise Unavailable(f"the database {self.path} cannot be used: {error}") from error
+
+    def _close(self) -> None:
+        for connection in self._open:
+            connection.close()
+        self._open.clear()
+        if self._owner >= 0:
+            os.close(self._owner)
+            self._owner = -1
+
+    def _connect(self, *, query_only: bool = False) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self.path, isolation_level=None, check_same_thread=False, cached_statements=512
         )
+        self._open.append(connection)
         for pragma in (
             "journal_mode=WAL",
             # FULL: what was acknowledged survives a power cut, not only a crash. With
@@ -63,28 +103,28 @@ class SqliteDatabase(Database):
             "busy_timeout=10000",
             "cache_size=-32000",
             "temp_store=MEMORY",
+            f"query_only={int(query_only)}",
         ):
             connection.execute(f"PRAGMA {pragma}")
-        self._open.append(connection)
         return connection
 
     async def start(self) -> None:
-        self._owner = own(self.path.with_name(self.path.name + "-owner"))
+        if self._owner < 0:
+            await asyncio.to_thread(self.prepare)
         self._loop = asyncio.get_running_loop()
-        self._reader = self._connect()
-        self._writer = self._connect()
+        self._scanners = ThreadPoolExecutor(SCANNERS, thread_name_prefix="scanner")
         self._thread = threading.Thread(target=self._write_loop, name="writer", daemon=True)
         self._thread.start()
 
     async def stop(self) -> None:
+        self._stopping = True
         self._jobs.put(None)
         await asyncio.to_thread(self._thread.join)
-        for connection in self._open:
-            connection.close()
-        self._open.clear()
-        os.close(self._owner)
+        await asyncio.to_thread(self._scanners.shutdown)
+        self._close()
 
     async def write(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        self._check_open()
         if self._waiting >= MAX_WAITING:
             raise Busy("Too many writes are waiting; try again in a second.", retry_after=1)
         future: asyncio.Future[R] = self._loop.create_future()
@@ -94,20 +134,28 @@ class SqliteDatabase(Database):
 
     async def read(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         # On the event loop: a short read costs less than the hop to a thread and back.
+        self._check_open()
         return _in_snapshot(self._reader, lambda tx: use_case(tx, *args, **kwargs))
 
     async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        def in_thread() -> R:
-            try:
-                connection = self._idle.get_nowait()
-            except queue.Empty:
-                connection = self._connect()
-            try:
-                return _in_snapshot(connection, lambda tx: use_case(tx, *args, **kwargs))
-            finally:
-                self._idle.put(connection)
+        self._check_open()
+        return await self._loop.run_in_executor(
+            self._scanners, partial(self._scan, lambda tx: use_case(tx, *args, **kwargs))
+        )
 
-        return await asyncio.to_thread(in_thread)
+    def _scan(self, work: Callable[[Tx], R]) -> R:
+        try:
+            connection = self._idle.get_nowait()
+        except queue.Empty:
+            connection = self._connect(query_only=True)
+        try:
+            return _in_snapshot(connection, work)
+        finally:
+            self._idle.put(connection)
+
+    def _check_open(self) -> None:
+        if self._stopping:
+            raise Unavailable("The server is stopping.", retry_after=2)
 
     async def lead(self) -> bool:
         return True  # one process owns the file
@@ -133,34 +181,54 @@ class SqliteDatabase(Database):
             self._loop.call_soon_threadsafe(self._resolve, answers, topics)
 
     def _commit(self, batch: list[_Job]) -> tuple[list[_Answer], set[str]]:
-        """Runs a batch in one transaction, or else each job in its own."""
+        """Runs a batch in one transaction, or else each job in its own. Never raises."""
         answers: list[_Answer] = []
         topics: set[str] = set()
-        cursor = self._writer.cursor()
+        begun = False
         try:
+            writer = self._writer
+            cursor = writer.cursor()
             cursor.execute("BEGIN IMMEDIATE")
+            begun = True
             for job in batch:
-                before = self._writer.total_changes
+                before = writer.total_changes
                 tx = Tx(cursor, self.dialect)
                 try:
                     answers.append(_Answer(job.future, job.work(tx), None))
                     topics |= tx.topics
                 except Exception as error:
-                    if self._writer.total_changes != before:
+                    # A full disk can make SQLite itself roll back, and what follows would
+                    # be committed statement by statement.
+                    if writer.total_changes != before or not writer.in_transaction:
                         raise
-                    answers.append(_Answer(job.future, None, error))
+                    answers.append(_Answer(job.future, None, _for_caller(error)))
             cursor.execute("COMMIT")
         except BaseException as error:
-            if self._writer.in_transaction:
-                cursor.execute("ROLLBACK")
-            if len(batch) == 1:
-                return [_Answer(batch[0].future, None, error)], set()
-            answers, topics = [], set()
-            for job in batch:
-                one, woken = self._commit([job])
-                answers += one
-                topics |= woken
+            self._roll_back()
+            if begun and len(batch) > 1:
+                return self._one_by_one(batch)
+            return [_Answer(job.future, None, _for_caller(error)) for job in batch], set()
         return answers, topics
+
+    def _one_by_one(self, batch: list[_Job]) -> tuple[list[_Answer], set[str]]:
+        answers: list[_Answer] = []
+        topics: set[str] = set()
+        for job in batch:
+            one, woken = self._commit([job])
+            answers += one
+            topics |= woken
+        return answers, topics
+
+    def _roll_back(self) -> None:
+        """Leaves no transaction open, whatever state the connection is in."""
+        try:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        except sqlite3.Error:
+            log.exception("the writer's connection is replaced")
+            self._writer.close()  # which rolls back
+            with suppress(sqlite3.Error):  # the next batch then fails as this one did
+                self._writer = self._connect()
 
     def _resolve(self, answers: list[_Answer], topics: set[str]) -> None:
         self._waiting -= len(answers)
@@ -185,14 +253,28 @@ def own(lock: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise OSError(f"another server is using {lock.name.removesuffix('-owner')}") from error
+        raise OSError("another server is using it") from error
     return descriptor
 
 
 def _in_snapshot(connection: sqlite3.Connection, work: Callable[[Tx], R]) -> R:
     cursor = connection.cursor()
-    cursor.execute("BEGIN")
     try:
+        cursor.execute("BEGIN")
         return work(Tx(cursor, "sqlite"))
+    except sqlite3.Error as error:
+        raise _for_caller(error) from error
     finally:
-        cursor.execute("COMMIT")
+        if connection.in_transaction:
+            cursor.execute("COMMIT")
+
+
+def _for_caller(error: BaseException) -> BaseException:
+    """What the disk did to us is no bug: the caller is told to come back."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None or isinstance(error, ServiceError) or code & 0xFF not in _NOT_OUR_FAULT:
+        return error
+    log.error("the database failed: %s", error)
+    unavailable = Unavailable(f"The database cannot be used now: {error}.", retry_after=5)
+    unavailable.__cause__ = error
+    return unavailable

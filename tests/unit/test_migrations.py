@@ -1,0 +1,106 @@
+"""Migrations: up, check, down on both databases; killed halfway; from several servers at once."""
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import create_engine, inspect
+
+from app.store import migrate
+from app.store.database import connect
+
+TABLES = {
+    "checkpoint", "event", "experiment", "experiment_tag", "idempotency_key",
+    "metric_latest", "metric_point", "metric_series", "run",
+}  # fmt: skip
+
+
+def tables(url: str) -> set[str]:
+    engine = create_engine(url)
+    found = set(inspect(engine).get_table_names())
+    engine.dispose()
+    return found - {"alembic_version"}
+
+
+def test_head_is_the_newest_revision() -> None:
+    from alembic.script import ScriptDirectory
+
+    assert ScriptDirectory.from_config(migrate.config("sqlite://")).get_heads() == [migrate.HEAD]
+
+
+def test_up_leaves_no_difference_to_the_tables_and_down_leaves_nothing(
+    empty_database_url: str,
+) -> None:
+    from alembic import command
+
+    migrate.bring_up(empty_database_url)
+    assert tables(empty_database_url) == TABLES
+    assert migrate.revision(empty_database_url) == migrate.HEAD
+    command.check(migrate.config(empty_database_url))  # raises when autogenerate finds any
+
+    migrate.downgrade(empty_database_url, "base")
+    assert tables(empty_database_url) == set()
+    migrate.bring_up(empty_database_url)
+    assert tables(empty_database_url) == TABLES
+
+
+KILLED = """
+import os, signal, sys
+from itertools import count
+from sqlalchemy import Engine, event
+from app.store import migrate
+
+statements = count(1)
+
+@event.listens_for(Engine, "before_cursor_execute")
+def die(connection, cursor, statement, *rest):
+    if statement.lstrip().startswith(("CREATE", "INSERT")) and next(statements) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+migrate.bring_up(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("statement", [1, 2, 9])
+def test_a_migration_that_was_killed_halfway_is_as_if_it_never_began(
+    empty_database_url: str, statement: int
+) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, empty_database_url, str(statement)])
+    assert killed.returncode == -signal.SIGKILL
+    assert tables(empty_database_url) == set()
+
+    migrate.bring_up(empty_database_url)
+    assert tables(empty_database_url) == TABLES
+
+
+def test_servers_that_start_together_on_an_empty_database_all_start(
+    empty_database_url: str,
+) -> None:
+    if empty_database_url.startswith("sqlite"):
+        pytest.skip("one server has the file")  # tests/unit/test_database.py: "in use"
+    start = f"from app.store.database import connect; connect({empty_database_url!r}).prepare()"
+    with ThreadPoolExecutor() as pool:
+        servers = pool.map(
+            lambda _: subprocess.run(
+                [sys.executable, "-c", start], capture_output=True, text=True, env=os.environ
+            ),
+            range(3),
+        )
+    assert [(server.returncode, server.stderr) for server in servers] == [(0, "")] * 3
+    assert tables(empty_database_url) == TABLES
+
+
+def test_a_database_that_is_up_to_date_needs_no_alembic(database_url: str) -> None:
+    start = (
+        "import sys; from app.store.database import connect;"
+        f"connect({database_url!r}).prepare(); sys.exit('alembic' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", start]).returncode == 0
+
+
+def test_connect_prepares_an_empty_database(empty_database_url: str) -> None:
+    connect(empty_database_url).prepare()
+    assert tables(empty_database_url) == TABLES
