@@ -61,7 +61,7 @@ class Guard:
         headers = Headers(scope=scope)
         try:
             self._check_names(headers)
-            scope["caller"] = self._caller(scope["path"], headers)
+            scope["caller"] = self._caller(scope, headers)
             declared = headers.get("content-length", "")
             if declared.isdigit() and int(declared) > self.max_body:
                 raise self._too_large()
@@ -105,14 +105,15 @@ class Guard:
                 "This Origin is not allowed; the operator can add it to LLM_TRAIN_ALLOWED_HOSTS."
             )
 
-    def _caller(self, path: str, headers: Headers) -> str:
+    def _caller(self, scope: Scope, headers: Headers) -> str:
+        path = scope["path"]
         if self.api_token is None:
             return "local"
         token = bearer(headers)
         if token is not None and same(token, self.api_token):
             return "api"
-        if path in _OPEN or _REPORTS.fullmatch(path):
-            return "anonymous"
+        if path in _OPEN or _REPORTS.fullmatch(path) or scope["type"] == "websocket":
+            return "anonymous"  # reports and websockets are asked for their token further in
         raise Unauthorized("Send the API token: `Authorization: Bearer …`.")
 
     def _too_large(self) -> BodyTooLarge:

@@ -1,22 +1,237 @@
-"""The GraphQL face, mounted at /graphql."""
+"""GraphQL over HTTP, server-sent events and websockets, mounted at /graphql.
 
-import strawberry
+What the GraphQL over HTTP specification asks for and what is not for strangers: JSON bodies
+only (a form on another site cannot send one), mutations by POST only, no batches, no uploads.
+"""
+
+import asyncio
+from typing import Any
+
+import orjson
+from cross_web import AsyncHTTPRequestAdapter, HTTPException
 from fastapi import APIRouter
-from strawberry.fastapi import GraphQLRouter
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+from strawberry.asgi import GraphQL
+from strawberry.exceptions import ConnectionRejectionError
+from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData, process_result
+from strawberry.http.parse_content_type import parse_content_type
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
+from strawberry.subscriptions import GRAPHQL_SSE_PROTOCOL, GRAPHQL_TRANSPORT_WS_PROTOCOL
+from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import (
+    BaseGraphQLTransportWSHandler,
+)
+from strawberry.types.execution import ExecutionResult, PreExecutionError
+from strawberry.types.graphql import OperationType
+from strawberry.types.unset import UnsetType
 
+from app.domain.tokens import same
+from app.graphql import limits
+from app.graphql.context import Context
+from app.graphql.ide import graphiql
+from app.graphql.persisted import PersistedQueries
+from app.graphql.schema import Schema
 from app.settings import Settings
 
+MODERN = "application/graphql-response+json"
 
-@strawberry.type
-class Query:
-    """Everything that can be asked."""
 
-    @strawberry.field
-    def ping(self) -> bool:
-        """The service answers."""
-        return True
+class Refused(HTTPException):
+    """A request that is not answered with a result of GraphQL."""
+
+    def __init__(self, status: int, reason: str, code: str = "bad_request") -> None:
+        super().__init__(status, reason)
+        self.code = code
+
+
+class _WebSocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
+    """Closes with 4400 where a message is of another shape than the protocol's."""
+
+    async def handle_message(self, message: Any) -> None:
+        try:
+            if message["type"] == "subscribe":
+                _request_data(message["payload"])
+            await super().handle_message(message)
+        except (KeyError, TypeError, AttributeError, HTTPException):
+            await self.handle_invalid_message("Not a message of graphql-transport-ws")
+
+
+class GraphQLApp(GraphQL[Context, None]):
+    """The ASGI app behind /graphql."""
+
+    graphql_transport_ws_handler_class = _WebSocketHandler
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(
+            Schema(introspection=settings.introspection),
+            subscription_protocols=(GRAPHQL_TRANSPORT_WS_PROTOCOL, GRAPHQL_SSE_PROTOCOL),
+        )
+        self.api_token = settings.api_token
+        self.persisted = PersistedQueries()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await super().__call__(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            response = await self.run(request)
+        except HTTPException as refusal:
+            response = await self._refusal(request, refusal)
+        await response(scope, receive, send)
+
+    async def _refusal(self, request: Request, refusal: HTTPException) -> Response:
+        code = getattr(refusal, "code", "bad_request")
+        error = {"message": refusal.reason, "extensions": {"code": code}}
+        response = await self.get_sub_response(request)
+        response.status_code = refusal.status_code
+        if refusal.status_code == 405:
+            response.headers["Allow"] = "POST" if request.method == "GET" else "GET, POST"
+        return self.create_response({"errors": [error]}, response)
+
+    # Before: what the request says.
+
+    async def get_context(self, request: Request | WebSocket, response: Any) -> Context:
+        return Context(request)
+
+    async def on_ws_connect(self, context: Context) -> UnsetType:
+        # A browser cannot set headers on a websocket; the token comes in its first message.
+        if context.caller == "anonymous":
+            given = context.connection_params
+            header = next((given[key] for key in given if key.lower() == "authorization"), "")
+            scheme, _, token = str(header).partition(" ")
+            if scheme.lower() != "bearer" or not same(token.strip(), self.api_token or ""):
+                raise ConnectionRejectionError
+            context.caller = "api"
+        return UnsetType()
+
+    def should_render_graphql_ide(self, request: Any) -> bool:
+        return (
+            request.method == "GET"
+            and "query" not in request.query_params
+            and "extensions" not in request.query_params
+            and "text/html" in request.headers.get("accept", "")
+        )
+
+    async def render_graphql_ide(self, request: Request) -> Response:
+        return graphiql()
+
+    def decode_json(self, data: str | bytes) -> object:
+        return orjson.loads(data)
+
+    async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
+        if request.method == "GET":
+            body: Any = self.parse_query_params(request.query_params)
+        elif parse_content_type(request.content_type or "")[0] == "application/json":
+            body = self.parse_json(await request.get_body())
+        else:
+            raise Refused(415, "Send the request as JSON: `Content-Type: application/json`.")
+        data = _request_data(body)
+        stream = self._get_stream_transport_from_headers(request.headers)
+        data.protocol = stream.protocol if stream else "http"
+        data.query = self._query(data)
+        return data
+
+    def _query(self, data: GraphQLRequestData) -> str:
+        """The query as sent, or the persisted one with the hash that was sent."""
+        persisted = (data.extensions or {}).get("persistedQuery")
+        if isinstance(persisted, dict):
+            sha256 = str(persisted.get("sha256Hash"))
+            if data.query is None:
+                found = self.persisted.find(sha256)
+                if found is None:
+                    raise Refused(200, "PersistedQueryNotFound", "PERSISTED_QUERY_NOT_FOUND")
+                return found
+            if not self.persisted.add(sha256, data.query):
+                raise Refused(400, "The hash is not that of the query.")
+        if not data.query:
+            raise Refused(400, "The request has no `query`.")
+        return data.query
+
+    # Between: the execution, with a limit in time.
+
+    async def execute_single(self, *args: Any, **kwargs: Any) -> ExecutionResult:
+        data: GraphQLRequestData = kwargs["request_data"]
+        reading = kwargs["request_adapter"].method == "GET"
+        allowed = {OperationType.QUERY} | (set() if reading else {OperationType.MUTATION})
+        try:
+            async with asyncio.timeout(limits.SECONDS):
+                return await self.schema.execute(
+                    data.query,
+                    variable_values=data.variables,
+                    context_value=kwargs["context"],
+                    operation_name=data.operation_name,
+                    allowed_operation_types=allowed,
+                    operation_extensions=data.extensions,
+                )
+        except InvalidOperationTypeError as error:
+            if error.operation_type is OperationType.MUTATION:
+                raise Refused(405, "Send mutations by POST.") from None
+            raise Refused(
+                400, "Send subscriptions over a websocket, or with `Accept: text/event-stream`."
+            ) from None
+        except CannotGetOperationTypeError as error:
+            raise Refused(400, error.as_http_error_reason()) from None
+        except TimeoutError:
+            raise Refused(
+                503, f"The operation took longer than {limits.SECONDS:g} s.", "timeout"
+            ) from None
+
+    # After: what the response says.
+
+    async def process_result(
+        self, request: Request, result: ExecutionResult
+    ) -> GraphQLHTTPResponse:
+        answer = process_result(result)
+        if isinstance(result, PreExecutionError):
+            del answer["data"]  # nothing was executed
+        return answer
+
+    async def get_sub_response(self, request: Request | WebSocket) -> Response:
+        modern = MODERN in request.headers.get("accept", "")
+        response = Response(media_type=MODERN if modern else "application/json")
+        del response.headers["content-length"]
+        response.headers["content-type"] = f"{response.media_type}; charset=utf-8"
+        response.status_code = 0
+        return response
+
+    def encode_json(self, data: object) -> str:
+        return orjson.dumps(data).decode()
+
+    def create_response(self, response_data: Any, sub_response: Response) -> Response:
+        status = sub_response.status_code
+        if not status:
+            failed = "data" not in response_data and sub_response.media_type == MODERN
+            status = 400 if failed else 200
+        return Response(orjson.dumps(response_data), status, sub_response.headers)
+
+
+def _request_data(body: Any) -> GraphQLRequestData:
+    """The parts of a request, of the right types. Raises Refused."""
+    if not isinstance(body, dict):
+        raise Refused(400, "The request must be one JSON object; batches are not answered.")
+    for name, kind, what in (
+        ("query", str, "a string"),
+        ("operationName", str, "a string"),
+        ("variables", dict, "an object"),
+        ("extensions", dict, "an object"),
+    ):
+        if not isinstance(body.get(name), kind | None):
+            raise Refused(400, f"`{name}` must be {what} or null.")
+    query = body.get("query")
+    if query is not None and len(query) > limits.CHARACTERS:
+        raise Refused(
+            400, f"The query is longer than {limits.CHARACTERS:,} characters.", "too_complex"
+        )
+    return GraphQLRequestData(
+        query, body.get("variables"), body.get("operationName"), body.get("extensions")
+    )
 
 
 def graphql_router(settings: Settings) -> APIRouter:
     """The router of the GraphQL face."""
-    return GraphQLRouter(strawberry.Schema(query=Query), path="/graphql")
+    app = GraphQLApp(settings)
+    return APIRouter(routes=[Route("/graphql", app), WebSocketRoute("/graphql", app)])

@@ -1,0 +1,122 @@
+"""Relay: Node, and connections with keyset cursors, edges, nodes and totalCount."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Generic, TypeVar
+
+import strawberry
+
+from app.errors import InvalidInput
+from app.graphql.describe import Info, attribute, field, interface, output
+from app.graphql.filters import filters, order
+from app.services.listing import MOST, Listing, Page, Window
+
+T = TypeVar("T")
+DEFAULT_SIZE = 20
+
+First = Annotated[
+    int | None, strawberry.argument(description=f"How many from the start, 1 to {MOST}.")
+]
+Last = Annotated[
+    int | None, strawberry.argument(description=f"How many from the end, 1 to {MOST}.")
+]
+After = Annotated[str | None, strawberry.argument(description="Only what follows this cursor.")]
+Before = Annotated[
+    str | None, strawberry.argument(description="Only what comes before this cursor.")
+]
+
+
+@interface
+class Node:
+    """Whatever has an id and can be fetched again with it."""
+
+    id: strawberry.ID = attribute("Globally unique id, the same as in REST.")
+
+
+@output
+class PageInfo:
+    """Where a page lies in its list."""
+
+    page: strawberry.Private[Page[Any]]
+
+    @field
+    def has_next_page(self) -> bool:
+        """There is more after this page."""
+        return self.page.has_next
+
+    @field
+    def has_previous_page(self) -> bool:
+        """There is more before this page."""
+        return self.page.has_previous
+
+    @field
+    def start_cursor(self) -> str | None:
+        """The cursor of the first row."""
+        return self.page.cursor(0) if self.page.rows else None
+
+    @field
+    def end_cursor(self) -> str | None:
+        """The cursor of the last row."""
+        return self.page.cursor(len(self.page.rows) - 1) if self.page.rows else None
+
+
+@output
+class Edge(Generic[T]):
+    """A row and its place in the list."""
+
+    node: T = attribute("The row.")
+    cursor: str = attribute("The row's place, for `after` and `before`.")
+
+
+@output
+class Connection(Generic[T]):
+    """One page of a list."""
+
+    page: strawberry.Private[Page[Any]]
+    count: strawberry.Private[Callable[[], Awaitable[int]]]
+    nodes: list[T] = attribute("The rows of this page.")
+
+    @field
+    def edges(self) -> list[Edge[T]]:
+        """The rows of this page with their cursors."""
+        return [
+            Edge(node=row, cursor=self.page.cursor(index))
+            for index, row in enumerate(self.page.rows)
+        ]
+
+    @field
+    def page_info(self) -> PageInfo:
+        """Where this page lies in the list."""
+        return PageInfo(page=self.page)
+
+    @field
+    async def total_count(self) -> int:
+        """How many rows the whole list has."""
+        return await self.count()
+
+
+def window(first: int | None, after: str | None, last: int | None, before: str | None) -> Window:
+    """The page that the arguments of a connection ask for. Raises InvalidInput."""
+    if first is not None and last is not None:
+        raise InvalidInput("Give `first` or `last`, not both.")
+    size = last if first is None else first
+    if size is None:
+        size = DEFAULT_SIZE
+    if not 1 <= size <= MOST:
+        raise InvalidInput(f"`first` and `last` must be 1 to {MOST}; page on with a cursor.")
+    return Window(size, after, before, backward=last is not None)
+
+
+async def connect(
+    info: Info,
+    listed: Listing[Any],
+    page: Window,
+    filter: Any,
+    order_by: Any,
+    parent: tuple[str, str] | None,
+) -> Connection[Any]:
+    """A page of a list (of one parent: its column and id), batched with its siblings."""
+    context, chosen = info.context, filters(filter)
+    found = await context.page(listed, chosen, order(order_by, listed), page, parent)
+    return Connection(
+        nodes=found.rows, page=found, count=lambda: context.count(listed, chosen, parent)
+    )

@@ -1,0 +1,58 @@
+"""Descriptions from where they are written anyway: docstrings of types and resolvers."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
+
+import strawberry
+
+from app.graphql.context import Context
+
+T = TypeVar("T")
+Info = strawberry.Info[Context, None]
+
+
+def _doc(thing: Any) -> str:
+    return " ".join((inspect.getdoc(thing) or "").split())
+
+
+def attribute(description: str) -> Any:
+    """A field that is read from the attribute of the same name."""
+    return strawberry.field(description=description)
+
+
+def field(resolver: Callable[..., Any]) -> Any:
+    """A field with a resolver; its docstring is the description."""
+    return strawberry.field(resolver, description=_doc(resolver))
+
+
+def mutation(resolver: Callable[..., Any]) -> Any:
+    """A mutation; its docstring is the description."""
+    return strawberry.mutation(resolver, description=_doc(resolver))
+
+
+def subscription(resolver: Callable[..., Any]) -> Any:
+    """A subscription; its docstring is the description."""
+    return strawberry.subscription(resolver, description=_doc(resolver))
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(attribute, field))
+def output(cls: type[T]) -> type[T]:
+    """An object type; the class's docstring is the description."""
+    return strawberry.type(cls, description=_doc(cls))
+
+
+def interface(cls: type[T]) -> type[T]:
+    """An interface; the class's docstring is the description."""
+    return strawberry.interface(cls, description=_doc(cls))
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(attribute,))
+def input(cls: type[T]) -> type[T]:
+    """An input type; the class's docstring is the description."""
+    return strawberry.input(cls, description=_doc(cls))
+
+
+def optional(description: str) -> Any:
+    """An input field that may be left out."""
+    return strawberry.field(description=description, default=None)

@@ -1,0 +1,176 @@
+"""What lists can be filtered and sorted by."""
+
+from dataclasses import fields
+from enum import Enum
+from typing import Any
+
+import strawberry
+
+from app.domain.lifecycle import CheckpointState, RunStatus
+from app.errors import InvalidInput
+from app.graphql.describe import attribute, input, optional
+from app.graphql.scalars import DateTime
+from app.services.listing import EVENTS, Listing, Order
+
+for _enum, _description in (
+    (RunStatus, "Where a run is."),
+    (CheckpointState, "What the service knows about a checkpoint."),
+):
+    strawberry.enum(_enum, description=_description)
+
+
+@strawberry.enum(description="Which way a list is sorted.")
+class OrderDirection(Enum):
+    """Which way a list is sorted."""
+
+    ASC = "asc"
+    DESC = "desc"
+
+
+@input
+class MetricRange:
+    """The latest value of a metric lies in a range, ends included."""
+
+    key: str = attribute("The metric's key.")
+    min: float | None = optional("The least value.")
+    max: float | None = optional("The greatest value.")
+
+
+@input
+class ExperimentFilter:
+    """Which experiments; all conditions that are given must hold."""
+
+    task_type: str | None = optional("Exactly this task type.")
+    owner: str | None = optional("Exactly this owner.")
+    base_model: str | None = optional("Exactly this base model.")
+    tags: list[str] | None = optional("Has every one of these tags.")
+    search: str | None = optional("Text in the id, name, goal, owner, base model or task type.")
+    created_after: DateTime | None = optional("Created at this moment or later.")
+    created_before: DateTime | None = optional("Created before this moment.")
+
+
+@input
+class RunFilter:
+    """Which runs; all conditions that are given must hold."""
+
+    experiment_id: strawberry.ID | None = optional("Of this experiment.")
+    status: list[RunStatus] | None = optional("In one of these statuses.")
+    recipe: str | None = optional("Of exactly this recipe.")
+    parent_run_id: strawberry.ID | None = optional("Resumed from this run.")
+    root_run_id: strawberry.ID | None = optional("In the lineage that began with this run.")
+    tags: list[str] | None = optional("The experiment has every one of these tags.")
+    task_type: str | None = optional("The experiment has exactly this task type.")
+    owner: str | None = optional("The experiment has exactly this owner.")
+    search: str | None = optional("Text in the id, model, recipe or notes.")
+    created_after: DateTime | None = optional("Created at this moment or later.")
+    created_before: DateTime | None = optional("Created before this moment.")
+    metric: MetricRange | None = optional("The latest value of one metric.")
+
+
+@input
+class CheckpointFilter:
+    """Which checkpoints; all conditions that are given must hold."""
+
+    experiment_id: strawberry.ID | None = optional("Of this experiment.")
+    run_id: strawberry.ID | None = optional("Of this run.")
+    state: list[CheckpointState] | None = optional("In one of these states.")
+    tag_type: str | None = optional("Marked with exactly this tag.")
+    release_tag: str | None = optional("Marked with exactly this release tag.")
+    marked: bool | None = optional("Marked, or not marked.")
+
+
+@input
+class EventFilter:
+    """Which events; all conditions that are given must hold."""
+
+    run_id: strawberry.ID | None = optional("Of this run.")
+    type: str | None = optional("Of exactly this type.")
+
+
+@strawberry.enum(description="What experiments can be sorted by.")
+class ExperimentOrderField(Enum):
+    """What experiments can be sorted by."""
+
+    CREATED_AT = "created_at"
+    NAME = "name"
+
+
+@strawberry.enum(description="What runs can be sorted by.")
+class RunOrderField(Enum):
+    """What runs can be sorted by."""
+
+    CREATED_AT = "created_at"
+    STARTED_AT = "started_at"
+    FINISHED_AT = "finished_at"
+    STEP = "step"
+    METRIC = "metric"
+
+
+@strawberry.enum(description="What checkpoints can be sorted by.")
+class CheckpointOrderField(Enum):
+    """What checkpoints can be sorted by."""
+
+    CREATED_AT = "created_at"
+    MARKED_AT = "marked_at"
+    STEP = "step"
+
+
+_DIRECTION = "Which way; those that lack the value come last either way."
+
+
+@input
+class ExperimentOrder:
+    """How experiments are sorted; newest first when not given."""
+
+    field: ExperimentOrderField = attribute("By what.")
+    direction: OrderDirection = strawberry.field(
+        description=_DIRECTION, default=OrderDirection.DESC
+    )
+
+
+@input
+class RunOrder:
+    """How runs are sorted; newest first when not given."""
+
+    field: RunOrderField = attribute("By what.")
+    direction: OrderDirection = strawberry.field(
+        description=_DIRECTION, default=OrderDirection.DESC
+    )
+    metric_key: str | None = optional("Which metric, for the field METRIC.")
+
+
+@input
+class CheckpointOrder:
+    """How checkpoints are sorted; newest first when not given."""
+
+    field: CheckpointOrderField = attribute("By what.")
+    direction: OrderDirection = strawberry.field(
+        description=_DIRECTION, default=OrderDirection.DESC
+    )
+
+
+def given(values: Any) -> dict[str, Any]:
+    """The fields of an input that were given."""
+    if values is None:
+        return {}
+    named = {each.name: getattr(values, each.name) for each in fields(values)}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def filters(chosen: Any) -> dict[str, Any]:
+    """A filter input as the filters of a listing."""
+    found = given(chosen)
+    if "metric" in found:
+        wanted = found["metric"]
+        found["metric"] = (wanted.key, wanted.min, wanted.max)
+    return found
+
+
+def order(chosen: Any, listed: Listing[Any]) -> Order:
+    """An order input as the order of a listing. Raises InvalidInput."""
+    if chosen is None:
+        return Order("seq", descending=False) if listed is EVENTS else Order("created_at")
+    metric_key = getattr(chosen, "metric_key", None)
+    if (chosen.field.value == "metric") != (metric_key is not None):
+        raise InvalidInput("`metricKey` goes with the field METRIC, and METRIC with `metricKey`.")
+    return Order(chosen.field.value, chosen.direction is OrderDirection.DESC, metric_key)

@@ -1,0 +1,121 @@
+"""What happens around every operation: parse and validate once, refuse what costs too much,
+give every error a code, and hide what a bug would tell of the inside.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+from graphql import (
+    DocumentNode,
+    GraphQLError,
+    GraphQLSchema,
+    NoSchemaIntrospectionCustomRule,
+    OperationDefinitionNode,
+    parse,
+)
+from strawberry.extensions import MaskErrors
+from strawberry.schema.schema import validate_document
+
+from app.errors import ServiceError
+from app.graphql import limits
+
+log = logging.getLogger(__name__)
+REMEMBERED = 256
+
+
+@lru_cache(REMEMBERED)
+def _parse(query: str) -> DocumentNode:
+    return parse(query, max_tokens=limits.TOKENS)
+
+
+@lru_cache(REMEMBERED)
+def _validate(
+    schema: GraphQLSchema, document: DocumentNode, rules: tuple[Any, ...]
+) -> list[GraphQLError]:
+    return validate_document(schema, document, rules)
+
+
+class Operation(MaskErrors):
+    """The one extension of the schema, fresh for each operation."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda error: "code" not in (error.extensions or {}))
+        self.cost: int | None = None
+
+    def on_parse(self) -> Iterator[None]:
+        context = self.execution_context
+        context.parse_options["max_tokens"] = limits.TOKENS
+        # Where it does not parse, Strawberry tries again and knows what to do with the error.
+        with suppress(GraphQLError, RecursionError):
+            context.graphql_document = _parse(context.query or "")
+        yield
+
+    def on_validate(self) -> Iterator[None]:
+        context = self.execution_context
+        document = context.graphql_document
+        assert document is not None
+        schema = context.schema._schema
+        name = context._provided_operation_name
+        operations = [
+            each for each in document.definitions if isinstance(each, OperationDefinitionNode)
+        ]
+        if name is None and len(operations) > 1:
+            context.pre_execution_errors = [
+                GraphQLError("The document has several operations: say which in operationName.")
+            ]
+        else:
+            chosen = next(
+                each for each in operations if name in (None, each.name and each.name.value)
+            )
+            try:
+                self.cost = limits.check(schema, document, chosen, context.variables or {})
+                context.pre_execution_errors = _validate(
+                    schema, document, tuple(context.validation_rules)
+                )
+            except GraphQLError as error:
+                context.pre_execution_errors = [error]
+        yield
+
+    def get_results(self) -> dict[str, Any]:
+        if self.cost is None:
+            return {}
+        return {"cost": {"nodes": self.cost, "maximum": limits.NODES}}
+
+    def anonymise_error(self, error: GraphQLError) -> GraphQLError:
+        original = error.original_error
+        extensions: dict[str, Any] = {"code": "bad_request"}
+        message = error.message
+        if isinstance(original, ServiceError):
+            message, extensions["code"] = original.detail, original.code
+            if original.retry_after is not None:
+                extensions["retryAfter"] = original.retry_after
+        elif is_bug(error):
+            message = "A bug in the service; its log has the details."
+            extensions["code"] = "internal_error"
+        return GraphQLError(
+            message, error.nodes, error.source, error.positions, error.path, None, extensions
+        )
+
+
+class Closed(Operation):
+    """Tells nothing of the schema."""
+
+    def on_validate(self) -> Iterator[None]:
+        self.execution_context.validation_rules += (NoSchemaIntrospectionCustomRule,)
+        yield from super().on_validate()
+
+
+def is_bug(error: GraphQLError) -> bool:
+    """Whether this is no fault of the client's."""
+    original = error.original_error
+    return original is not None and not isinstance(original, ServiceError | GraphQLError)
+
+
+def log_bugs(errors: list[GraphQLError]) -> None:
+    """Logs what is the service's own fault; a client's mistakes are its own."""
+    for error in errors:
+        if is_bug(error):
+            log.error("%s", error, exc_info=error.original_error)

@@ -1,0 +1,37 @@
+"""The schema, assembled."""
+
+from typing import Any
+
+import strawberry
+from graphql import GraphQLError, GraphQLInterfaceType, GraphQLObjectType
+from strawberry.schema.config import StrawberryConfig
+
+from app.graphql.mutations import Mutation
+from app.graphql.operation import Closed, Operation, log_bugs
+from app.graphql.queries import Query
+from app.graphql.scalars import SCALARS
+from app.graphql.subscriptions import Subscription
+from app.graphql.types import Checkpoint, Event, Experiment, Run
+
+
+class Schema(strawberry.Schema):
+    """Rows stand for objects, so an object's type is told by its row's class."""
+
+    def __init__(self, *, introspection: bool = True) -> None:
+        super().__init__(
+            query=Query,
+            mutation=Mutation,
+            subscription=Subscription,
+            types=[Experiment, Run, Checkpoint, Event],
+            extensions=[Operation if introspection else Closed],
+            config=StrawberryConfig(scalar_map=SCALARS),
+        )
+        for each in self._schema.type_map.values():
+            if isinstance(each, GraphQLObjectType):
+                each.is_type_of = None
+        node = self._schema.type_map["Node"]
+        assert isinstance(node, GraphQLInterfaceType)
+        node.resolve_type = lambda row, info, abstract: type(row).__name__
+
+    def process_errors(self, errors: list[GraphQLError], execution_context: Any = None) -> None:
+        log_bugs(errors)

@@ -1,0 +1,249 @@
+"""Experiment, Run, Checkpoint, Event: rows as GraphQL objects, and the edges between them.
+
+Resolvers hand rows on as they are: a plain field is the row's attribute of that name. Every
+edge goes through a batch of the context, so the number of statements does not grow with the
+number of rows.
+"""
+
+from typing import Annotated, Any, Optional
+
+import strawberry
+
+from app.domain.lifecycle import CheckpointState, RunStatus
+from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
+from app.graphql.describe import Info, attribute, field, output
+from app.graphql.filters import (
+    CheckpointFilter,
+    CheckpointOrder,
+    EventFilter,
+    RunFilter,
+    RunOrder,
+)
+from app.graphql.scalars import DateTime, Json, Long
+from app.services import listing, progress
+from app.store import tables
+from app.store.sql import dump, load
+
+RunFilters = Annotated[RunFilter | None, strawberry.argument(description="Which runs.")]
+RunOrdering = Annotated[RunOrder | None, strawberry.argument(description="In which order.")]
+CheckpointFilters = Annotated[
+    CheckpointFilter | None, strawberry.argument(description="Which checkpoints.")
+]
+CheckpointOrdering = Annotated[
+    CheckpointOrder | None, strawberry.argument(description="In which order.")
+]
+EventFilters = Annotated[EventFilter | None, strawberry.argument(description="Which events.")]
+Row = strawberry.Parent[Any]
+
+
+def _own(column: str | None, row: Any) -> tuple[str, str] | None:
+    return None if column is None else (column, row.id)
+
+
+def one(table: type[Any], column: str, description: str) -> Any:
+    """An edge to the row whose id is in `column`."""
+
+    async def resolve(row: Row, info: Info) -> Any:
+        id = getattr(row, column)
+        return None if id is None else await info.context.row(table, id)
+
+    return strawberry.field(resolve, description=description)
+
+
+def runs(column: str | None, description: str) -> Any:
+    """A connection of runs: all, or those that name the row in `column`."""
+
+    async def resolve(
+        row: Row, info: Info, first: First = None, after: After = None, last: Last = None,
+        before: Before = None, filter: RunFilters = None, order_by: RunOrdering = None,
+    ) -> Any:  # fmt: skip
+        page = window(first, after, last, before)
+        return await connect(info, listing.RUNS, page, filter, order_by, _own(column, row))
+
+    return strawberry.field(resolve, description=description)
+
+
+def checkpoints(column: str | None, description: str) -> Any:
+    """A connection of checkpoints: all, or those that name the row in `column`."""
+
+    async def resolve(
+        row: Row, info: Info, first: First = None, after: After = None, last: Last = None,
+        before: Before = None, filter: CheckpointFilters = None,
+        order_by: CheckpointOrdering = None,
+    ) -> Any:  # fmt: skip
+        page = window(first, after, last, before)
+        return await connect(info, listing.CHECKPOINTS, page, filter, order_by, _own(column, row))
+
+    return strawberry.field(resolve, description=description)
+
+
+@output
+class Experiment(Node):
+    """A line of work: runs, checkpoints and one gapless event history."""
+
+    name: str = attribute("What people call it.")
+    task_type: str = attribute("What kind of training, such as `pretrain` or `sft`.")
+    goal: str | None = attribute("What it is for.")
+    version: str | None = attribute("The experiment's own version.")
+    base_model: str | None = attribute("The model it starts from.")
+    owner: str | None = attribute("Who it belongs to.")
+    param_config: Json = attribute("Parameters common to its runs, as given.")
+    created_at: DateTime = attribute("When it was created.")
+    last_seq: Long = attribute("The number of its last event; `afterSeq` of a subscription.")
+
+    @field
+    def tags(self) -> list[str]:
+        """Tags, in the order given."""
+        found: list[str] = load(self.tags)
+        return found
+
+    runs: Connection["Run"] = runs("experiment_id", "Its runs, newest first.")
+    checkpoints: Connection["Checkpoint"] = checkpoints(
+        "experiment_id", "The checkpoints of its runs, newest first."
+    )
+
+    @field
+    async def events(
+        self, info: Info, first: First = None, after: After = None, last: Last = None,
+        before: Before = None, filter: EventFilters = None,
+    ) -> Connection["Event"]:  # fmt: skip
+        """Its history, oldest first."""
+        page = window(first, after, last, before)
+        return await connect(info, listing.EVENTS, page, filter, None, ("experiment_id", self.id))
+
+
+@output
+class Metric:
+    """The latest value of one metric of a run."""
+
+    key: str = attribute("The metric's key, such as `loss`.")
+    step: Long = attribute("The step it was reported for.")
+    value: float | None = attribute("The value; null where it is NaN or infinite.")
+    wall_time: float | None = attribute("When the trainer took it, in unix seconds.")
+
+
+@output
+class HyperparamOverride:
+    """What became of one hyperparameter that a resume overrode."""
+
+    key: str = attribute("The hyperparameter's name.")
+    requested: Json = attribute("The value that was asked for.")
+    effective: Json | None = attribute("The value that the trainer says it uses.")
+    applied: bool | None = attribute("Whether they are the same; null until the trainer reported.")
+
+
+@output
+class Run(Node):
+    """One training run: what was asked, where it is, what it reported."""
+
+    model: str = attribute("The model to train.")
+    recipe: str | None = attribute("What the service executes; null for an external trainer.")
+    dataset: Json = attribute("The data, as given.")
+    hyperparams: Json = attribute("What was asked for: the parent's, overridden.")
+    override_hyperparams: Json = attribute("What a resume asked to change.")
+    effective_hyperparams: Json | None = attribute("What the trainer says it uses.")
+    resources: Json = attribute("What it needs of a machine.")
+    notes: str | None = attribute("Free text.")
+    status: RunStatus = attribute("Where it is.")
+    status_reason: str | None = attribute("Why, as a stable code such as `waiting_for_resources`.")
+    status_detail: str | None = attribute("Why, in one sentence.")
+    attempt: int = attribute("How many times it was launched.")
+    step: Long = attribute("The last step that it reported.")
+    total_steps: Long | None = attribute("How many steps it will take, once known.")
+    created_at: DateTime = attribute("When it was submitted.")
+    started_at: DateTime | None = attribute("When it first ran.")
+    finished_at: DateTime | None = attribute("When it ended.")
+    heartbeat_at: DateTime | None = attribute("When its trainer was last heard of.")
+    cancel_requested_at: DateTime | None = attribute("When its cancellation was asked for.")
+
+    @field
+    def progress(self) -> float | None:
+        """From 0 to 1; null while the number of steps is not known."""
+        return progress.progress(self)  # type: ignore[arg-type]
+
+    @field
+    def eta_seconds(self) -> float | None:
+        """Seconds until its last step at the present pace."""
+        return progress.eta_seconds(self)  # type: ignore[arg-type]
+
+    @field
+    def overrides(self) -> list[HyperparamOverride]:
+        """What became of each overridden hyperparameter."""
+        found = progress.overrides(self)  # type: ignore[arg-type]
+        return [
+            HyperparamOverride(
+                key=key,
+                requested=Json(dump(value["requested"])),
+                effective=Json(dump(value["effective"])),
+                applied=value["applied"],
+            )
+            for key, value in found.items()
+        ]
+
+    @field
+    async def metrics(self, info: Info) -> list[Metric]:
+        """The latest value of each metric, by key."""
+        found: list[Metric] = await info.context.load("metrics", self.id, listing.latest_metrics)
+        return found
+
+    experiment: Experiment = one(
+        tables.Experiment, "experiment_id", "The experiment it belongs to."
+    )
+    parent: Optional["Run"] = one(tables.Run, "parent_run_id", "The run that it was resumed from.")
+    root: "Run" = one(
+        tables.Run, "root_run_id", "The run that its lineage began with: itself, or an ancestor."
+    )
+    children: Connection["Run"] = runs("parent_run_id", "The runs resumed from it, newest first.")
+    checkpoints: Connection["Checkpoint"] = checkpoints("run_id", "Its checkpoints, newest first.")
+    source_checkpoint: Optional["Checkpoint"] = one(
+        tables.Checkpoint, "source_checkpoint_id", "The checkpoint that it was resumed from."
+    )
+
+
+@output
+class Checkpoint(Node):
+    """A checkpoint under its logical path, and what the service knows of it."""
+
+    ckpt_path: str = attribute("Logical path: /ckpts/{experiment}/{run}/{name}.")
+    state: CheckpointState = attribute("What the service knows about it.")
+    reason: str | None = attribute("Why it is lost, empty or a fallback, in one sentence.")
+    step: Long | None = attribute("The step it was saved at.")
+    size_bytes: Long | None = attribute("The size of its files together.")
+    sha256: str | None = attribute("SHA-256 of its manifest.")
+    tag_type: str | None = attribute("What it was marked as, such as `candidate` or `release`.")
+    release_tag: str | None = attribute("Its release tag, unique in the experiment.")
+    metrics: Json = attribute("The metrics it was marked with: an object of numbers.")
+    marked_at: DateTime | None = attribute("When it was last marked.")
+    created_at: DateTime = attribute("When the service first knew of it.")
+
+    run: Run = one(tables.Run, "run_id", "The run that it belongs to.")
+    experiment: Experiment = one(
+        tables.Experiment, "experiment_id", "The experiment it belongs to."
+    )
+    stored_as: Optional["Checkpoint"] = one(
+        tables.Checkpoint,
+        "stored_as_id",
+        "The checkpoint whose files this path stands for, if any.",
+    )
+
+
+@output
+class Event(Node):
+    """One entry of an experiment's append-only history."""
+
+    experiment_id: strawberry.Private[str]
+
+    @field
+    def id(self) -> strawberry.ID:
+        """Globally unique id: the experiment's and `seq`."""
+        return strawberry.ID(f"{self.experiment_id}:{self.seq}")
+
+    seq: Long = attribute("Its number in the experiment: 1, 2, 3 … without gaps.")
+    type: str = attribute("What happened, such as `run.succeeded`.")
+    at: DateTime = attribute("When.")
+    data: Json = attribute("The particulars: an object.")
+
+    experiment: Experiment = one(
+        tables.Experiment, "experiment_id", "The experiment whose history this is."
+    )
+    run: Run | None = one(tables.Run, "run_id", "The run that it is about.")
