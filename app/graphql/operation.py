@@ -14,6 +14,8 @@ from graphql import (
     GraphQLSchema,
     NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
+    OperationType,
+    get_operation_ast,
     parse,
 )
 from strawberry.extensions import MaskErrors
@@ -106,6 +108,14 @@ class Closed(Operation):
     def on_validate(self) -> Iterator[None]:
         self.execution_context.validation_rules += (NoSchemaIntrospectionCustomRule,)
         yield from super().on_validate()
+
+
+def subscribes(query: str, name: str | None) -> bool:
+    """Whether this is a subscription."""
+    with suppress(GraphQLError, RecursionError):
+        operation = get_operation_ast(_parse(query), name)
+        return operation is not None and operation.operation is OperationType.SUBSCRIPTION
+    return False
 
 
 def is_bug(error: GraphQLError) -> bool:

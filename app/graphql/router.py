@@ -32,6 +32,7 @@ from app.domain.tokens import same
 from app.graphql import limits
 from app.graphql.context import Context
 from app.graphql.ide import graphiql
+from app.graphql.operation import subscribes
 from app.graphql.persisted import PersistedQueries
 from app.graphql.schema import Schema
 from app.settings import Settings
@@ -130,9 +131,13 @@ class GraphQLApp(GraphQL[Context, None]):
         else:
             raise Refused(415, "Send the request as JSON: `Content-Type: application/json`.")
         data = _request_data(body)
-        stream = self._get_stream_transport_from_headers(request.headers)
-        data.protocol = stream.protocol if stream else "http"
         data.query = self._query(data)
+        # Clients list every type that they can read, so a stream is answered to those that
+        # can read nothing else, and to subscriptions.
+        accept = request.headers.get("accept", "")
+        streams = "json" not in accept or subscribes(data.query, data.operation_name)
+        if streams and "text/event-stream" in accept:
+            data.protocol = "sse"
         return data
 
     def _query(self, data: GraphQLRequestData) -> str:

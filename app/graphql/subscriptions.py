@@ -5,12 +5,12 @@ a slow one costs no memory and loses nothing. `afterSeq` goes on where a connect
 """
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 import strawberry
 
 from app.domain.lifecycle import TERMINAL
-from app.graphql.describe import Info, attribute, output, subscription
+from app.graphql.describe import Info, output, subscription
 from app.graphql.queries import Id
 from app.graphql.scalars import Long
 from app.graphql.types import Event, Run
@@ -28,34 +28,10 @@ AfterSeq = Annotated[
 ]
 
 
-@output
-class RunUpdate:
-    """How a run is now, and its events since the last update."""
-
-    run: Run = attribute("The run.")
-    events: list[Event] = attribute("What happened since the last update, oldest first.")
-    seq: Long = attribute("The last event taken into account; `afterSeq` of a reconnect.")
-
-
-class _Seen(NamedTuple):
-    run: tables.Run
-    events: list[tables.Event]
-    seq: int
-    # There are more events than were read.
-    more: bool
-
-
-def _look(tx: Tx, run_id: str, seq: int | None) -> _Seen:
-    run = runs.get(tx, run_id)
-    if seq is None:
-        return _Seen(run, [], experiments.get(tx, run.experiment_id).last_seq, False)
-    found = events.after(tx, run.experiment_id, seq, BATCH)
-    return _Seen(
-        run,
-        [event for event in found if event.run_id == run_id],
-        found[-1].seq if found else seq,
-        len(found) == BATCH,
-    )
+def _history(tx: Tx, experiment_id: str, seq: int | None) -> tuple[list[tables.Event], int]:
+    """The next events after `seq`, and the last `seq` of the experiment."""
+    last = experiments.get(tx, experiment_id).last_seq
+    return ([] if seq is None else events.after(tx, experiment_id, seq, BATCH)), last
 
 
 @output
@@ -63,23 +39,40 @@ class Subscription:
     """Everything that can be watched."""
 
     @subscription
-    async def run(self, info: Info, id: Id, after_seq: AfterSeq = None) -> AsyncIterator[RunUpdate]:
-        """A run: how it is now, then every change and event, until it has ended."""
+    async def run(self, info: Info, id: Id) -> AsyncIterator[Run]:
+        """A run: as it is now, then whenever it changes, until it has ended."""
+        db = info.context.db
+        seen: tables.Run | None = None
+        with db.changes.subscribe(id) as changed:
+            while seen is None or seen.status not in TERMINAL:
+                changed.clear()
+                run = await db.read(runs.get, id)
+                if run != seen:
+                    seen = run
+                    yield run  # type: ignore[misc]
+                else:
+                    await changed.wait()
+
+    @subscription
+    async def run_events(
+        self, info: Info, run_id: Id, after_seq: AfterSeq = None
+    ) -> AsyncIterator[Event]:
+        """The history of a run as it is written, until it has ended."""
         db = info.context.db
         seq: int | None = after_seq
-        last: tables.Run | None = None
-        with db.changes.subscribe(id) as changed:
+        with db.changes.subscribe(run_id) as changed:
             while True:
                 changed.clear()
-                seen = await db.read(_look, id, seq)
-                if seen.events or seen.run != last:
-                    yield _update(seen)
-                seq, last = seen.seq, seen.run
-                if seen.more:
-                    continue
-                if seen.run.status in TERMINAL:
-                    return
-                await changed.wait()
+                run = await db.read(runs.get, run_id)
+                found, last = await db.read(_history, run.experiment_id, seq)
+                for event in found:
+                    if event.run_id == run_id:
+                        yield event  # type: ignore[misc]
+                seq = found[-1].seq if found else last if seq is None else seq
+                if len(found) < BATCH:
+                    if run.status in TERMINAL:
+                        return
+                    await changed.wait()
 
     @subscription
     async def experiment_events(
@@ -87,18 +80,13 @@ class Subscription:
     ) -> AsyncIterator[Event]:
         """The history of an experiment as it is written."""
         db = info.context.db
+        seq: int | None = after_seq
         with db.changes.subscribe(experiment_id) as changed:
-            experiment = await db.read(experiments.get, experiment_id)
-            seq: int = experiment.last_seq if after_seq is None else after_seq
             while True:
                 changed.clear()
-                found: list[Any] = await db.read(events.after, experiment_id, seq, BATCH)
+                found, last = await db.read(_history, experiment_id, seq)
                 for event in found:
-                    seq = event.seq
-                    yield event
+                    yield event  # type: ignore[misc]
+                seq = found[-1].seq if found else last if seq is None else seq
                 if len(found) < BATCH:
                     await changed.wait()
-
-
-def _update(seen: Any) -> RunUpdate:
-    return RunUpdate(run=seen.run, events=seen.events, seq=seen.seq)

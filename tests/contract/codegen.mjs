@@ -3,7 +3,6 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { codegen } from "@graphql-codegen/core";
-import * as typescript from "@graphql-codegen/typescript";
 import * as operations from "@graphql-codegen/typescript-operations";
 import { parse } from "graphql";
 
@@ -13,8 +12,8 @@ const types = await codegen({
   documents: [{ location: documents, document: parse(await readFile(documents, "utf8")) }],
   filename: "types.ts",
   config: { strictScalars: false },
-  plugins: [{ typescript: {} }, { operations: {} }],
-  pluginMap: { typescript, operations },
+  plugins: [{ operations: {} }],
+  pluginMap: { operations },
 });
 await writeFile(join(folder, "types.ts"), types);
 console.log(JSON.stringify(types.length));

@@ -5,7 +5,7 @@ import plugin from "@graphql-eslint/eslint-plugin";
 
 const VALUES = {
   suffixes: ["Connection", "Edge", "Payload"],
-  types: ["PageInfo", "UserError"],
+  types: ["PageInfo", "UserError", "Metric", "MetricSeries", "HyperparamOverride"],
 };
 const EDGES = { withEdgeSuffix: true, shouldImplementNode: true, listTypeCanWrapOnlyEdgeType: false };
 
