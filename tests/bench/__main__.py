@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import processes, rows
+from tests.bench import peers, processes, rows
 from tests.bench.fixture import Workbench, workbench
 from tests.bench.report import FAR_OFF, Figure, machine, markdown, plain
 
@@ -28,6 +28,7 @@ ROWS: dict[str, Callable[[Workbench], list[Figure]]] = {
     "size": processes.size,
     "launch": processes.launch,
 }
+PEERS = {"mlflow": peers.mlflow, "trackio": peers.trackio}
 
 
 def main() -> int:
@@ -38,8 +39,13 @@ def main() -> int:
         help=f"90 s; fails only below {FAR_OFF:g} of a target",
     )
     parser.add_argument(
-        "--only", action="append", choices=ROWS, metavar="NAME", help=", ".join(ROWS)
+        "--only",
+        action="append",
+        choices=[*ROWS, *PEERS],
+        metavar="NAME",
+        help=", ".join([*ROWS, *PEERS]),
     )
+    parser.add_argument("--peers", action="store_true", help="MLflow and Trackio too, from PyPI")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", action="store_true", help="print the table for the README")
     asked = parser.parse_args()
@@ -48,10 +54,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="llm-train-bench-") as name:
         on = machine(Path(name))
         with workbench(Path(name), asked.quick) as bench:
-            for row in asked.only or ROWS:
+            for row in asked.only or [*ROWS, *(PEERS if asked.peers else ())]:
                 print(f"{row} …", file=sys.stderr, flush=True)
                 try:
-                    figures += ROWS[row](bench)
+                    figures += (ROWS | PEERS)[row](bench)
                 except Exception as error:  # the other rows are worth having
                     broken.append(row)
                     print(f"{row} could not be measured: {error}", file=sys.stderr)

@@ -1,9 +1,10 @@
 """The bare cells: what the same work costs by hand, on FastAPI and raw sqlite3.
 
 One app on a copy of the service's own database file (`LLM_TRAIN_DATABASE_URL`), so tables, indexes
-and data are the same. It validates with one small pydantic model and keeps no promise that a row of
-DESIGN.md does not name. Writes go through one thread that commits what waits together (WAL, FULL);
-reads run on the event loop; answers that the targets call hand-written are built with orjson.
+and data are the same; points are kept the plain way, a row each. It validates with one small
+pydantic model and keeps no promise that a row of DESIGN.md does not name. Writes go through one
+thread that commits what waits together (WAL, FULL); reads run on the event loop; answers that the
+targets call hand-written are built with orjson.
 
     POST …/runs            run, event, sequence, idempotency: one group commit
     GET  …/status          one point read of the run's row
@@ -87,10 +88,20 @@ reader: sqlite3.Connection
 series_ids: dict[tuple[str, str], int] = {}
 
 
+POINTS = """
+CREATE TABLE bare_series (id INTEGER PRIMARY KEY, run_id TEXT, key TEXT, UNIQUE (run_id, key));
+CREATE TABLE bare_point (
+    series_id INTEGER NOT NULL, step INTEGER NOT NULL, value REAL, wall_time REAL,
+    PRIMARY KEY (series_id, step)
+) WITHOUT ROWID;
+"""
+
+
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     global writer, reader
     writer, reader = Writer(), connect()
+    reader.executescript(POINTS)
     yield
 
 
@@ -224,7 +235,7 @@ async def report(run_id: str, request: Request) -> dict[str, Any]:
 
 
 INSERT_POINT = (
-    "INSERT OR REPLACE INTO metric_point (series_id, step, value, wall_time) VALUES (?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO bare_point (series_id, step, value, wall_time) VALUES (?, ?, ?, ?)"
 )
 
 
@@ -250,9 +261,7 @@ def insert_points(
 
 def series(connection: sqlite3.Connection, run_id: str, key: str) -> int:
     (number,) = connection.execute(
-        "INSERT INTO metric_series (run_id, attempt, key, start_step) VALUES (?, 1, ?, 0)"
-        " RETURNING id",
-        (run_id, key),
+        "INSERT INTO bare_series (run_id, key) VALUES (?, ?) RETURNING id", (run_id, key)
     ).fetchone()
     return int(number)
 
@@ -281,8 +290,8 @@ async def runs(experiment_id: str, status: str, model: str, limit: int) -> Respo
 @app.get("/v1/experiments/{experiment_id}/runs/{run_id}/metrics")
 async def history(run_id: str, keys: str) -> Response:
     found = reader.execute(
-        "SELECT step, value, wall_time FROM metric_point WHERE series_id ="
-        " (SELECT id FROM metric_series WHERE run_id = ? AND key = ?) ORDER BY step",
+        "SELECT step, value, wall_time FROM bare_point WHERE series_id ="
+        " (SELECT id FROM bare_series WHERE run_id = ? AND key = ?) ORDER BY step",
         (run_id, keys),
     ).fetchall()
     steps, values, wall_times = zip(*found, strict=True)

@@ -18,15 +18,15 @@ from typing import Any
 
 import orjson
 
-from app.domain.points import unpack
 from tests.bench.load import request, run_load
 from tests.support.server import Server, running_server
 
 STATUSES = ("succeeded", "failed", "succeeded", "cancelled")
+HISTORY_BATCHES = 40  # of 1,000 points over four keys: 10 k points of each
 MODELS = ("Qwen2.5-7B", "Llama-3-8B", "Mistral-7B", "Gemma-2-9B", "Phi-4")
 SIZES = {"1k": 1_000, "10k": 10_000, "100k": 100_000, "nested": 50}
 KEYS = ("train/loss", "train/grad_norm", "train/lr", "train/tokens_per_second")
-RUN = {
+RUN: dict[str, Any] = {
     "model": "Qwen2.5-7B",
     "dataset": {"name": "alpaca-zh", "split": "train"},
     "hyperparams": {"learning_rate": 2e-5, "batch_size": 16, "epochs": 3, "warmup_ratio": 0.03},
@@ -56,9 +56,11 @@ class Workbench:
     def repetitions(self) -> int:
         return 3 if self.quick else 7
 
-    def database(self, server: Server) -> "closing[sqlite3.Connection]":
-        path = server.database_url.removeprefix("sqlite:///")
-        return closing(sqlite3.connect(path, timeout=30, isolation_level=None))
+
+def open_database(server: Server) -> "closing[sqlite3.Connection]":
+    """The server's own database, beside it."""
+    path = server.database_url.removeprefix("sqlite:///")
+    return closing(sqlite3.connect(path, timeout=30, isolation_level=None))
 
 
 def port(server: Server) -> int:
@@ -160,10 +162,10 @@ def fill(bench: Workbench) -> None:
     bench.history_run = new_run(bench.ours, work)
     lanes = [
         reports((run_id, token), "columns", 1, 1, points=8),
-        reports(bench.history_run, "columns", 1, 40),
+        reports(bench.history_run, "columns", 1, HISTORY_BATCHES),
     ]
     run_load(port(bench.ours), lanes).expect(200)
-    with bench.database(bench.ours) as database:
+    with open_database(bench.ours) as database:
         for (name, size), base in zip(SIZES.items(), (0, 100_000, 200_000, 300_000), strict=True):
             copy_runs(database, run_id, bench.experiments[name], size, base)
         copy_checkpoints(database, marked["checkpoint_id"], run_id, bench.experiments["nested"])
@@ -213,19 +215,6 @@ def copy_checkpoints(
     )
 
 
-def by_row(database: sqlite3.Connection) -> None:
-    """The points as a bare handler keeps them: a row each."""
-    database.execute(
-        "CREATE TABLE metric_point (series_id BIGINT NOT NULL, step BIGINT NOT NULL, value FLOAT,"
-        " wall_time FLOAT, PRIMARY KEY (series_id, step)) WITHOUT ROWID"
-    )
-    chunks = database.execute("SELECT series_id, data FROM metric_chunk").fetchall()
-    for series_id, data in chunks:
-        rows = [(series_id, *point) for point in zip(*unpack(data), strict=True)]
-        database.executemany("INSERT INTO metric_point VALUES (?, ?, ?, ?)", rows)
-    database.commit()
-
-
 @contextmanager
 def workbench(directory: Path, quick: bool) -> Iterator[Workbench]:
     """Both servers, filled and warm; ended and checked for leftovers when the block is left."""
@@ -238,11 +227,12 @@ def workbench(directory: Path, quick: bool) -> Iterator[Workbench]:
     with running_server(ours_directory, RECIPES=str(recipes)) as ours:
         bench = Workbench(directory, quick, ours, ours)
         fill(bench)
-        with bench.database(ours) as source:
+        with open_database(ours) as source:
             target = sqlite3.connect(bare_directory / "app.db")
             source.backup(target)
-            by_row(target)
             target.close()
         command = (sys.executable, "-m", "tests.bench.bare")
         with running_server(bare_directory, command=command) as bench.bare:
+            history = reports(bench.history_run, "columns", 1, HISTORY_BATCHES)
+            run_load(port(bench.bare), [history]).expect(200)
             yield bench

@@ -2,12 +2,15 @@
 
 import hashlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import venv
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -15,59 +18,51 @@ import psutil
 from tests.bench.fixture import Workbench, call
 from tests.bench.report import Figure, Target, figure
 from tests.bench.rows import in_turns
-from tests.support.server import REPOSITORY, free_port, wait_until
+from tests.support.server import REPOSITORY, Server, free_port, wait_until
 
 MB = 1_000_000
 CACHE = REPOSITORY / "build" / "bench"
 IDLE_SECONDS = 1.0
 
 
-def start(bench: Workbench) -> list[Figure]:
-    """From the start of a fresh process on an empty directory to its first answer, and its RSS."""
-    memory: dict[str, list[float]] = {"app.main": [], "tests.bench.bare_start": []}
+@contextmanager
+def started(directory: Path, *command: str) -> Iterator[tuple[Server, float]]:
+    """A fresh process in an empty directory, and the seconds from its start to its first answer.
 
-    def first_answer(module: str) -> float:
-        number = sum(map(len, memory.values()))
-        directory = bench.directory / f"start-{module}-{number}"
-        directory.mkdir()
-        port = free_port()
-        settings = {
-            "LLM_TRAIN_PORT": str(port),
-            "LLM_TRAIN_DATA_DIR": str(directory / "data"),
-            "LLM_TRAIN_DATABASE_URL": f"sqlite:///{directory / 'app.db'}",
-        }
+    `{port}` and `{directory}` in the command are filled in; it is ended with its whole group.
+    """
+    home, port = Path(tempfile.mkdtemp(dir=directory)), free_port()
+    database_url = f"sqlite:///{home / 'app.db'}"
+    settings = {
+        "LLM_TRAIN_PORT": str(port),
+        "LLM_TRAIN_DATA_DIR": str(home / "data"),
+        "LLM_TRAIN_DATABASE_URL": database_url,
+    }
+    log = home / "log"
+    with log.open("wb") as output:
         began = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [part.format(port=port, directory=home) for part in command],
             cwd=REPOSITORY,
             env=os.environ | settings,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
-        try:
-            while not answers(port):
-                if process.poll() is not None or time.perf_counter() - began > 60:
-                    raise RuntimeError(f"python -m {module} did not start")
-                time.sleep(0.001)
-            seconds = time.perf_counter() - began
-            time.sleep(IDLE_SECONDS)
-            memory[module].append(resident(process.pid) / MB)
-        finally:
-            process.terminate()
+    try:
+        while not answers(port):
+            if process.poll() is not None or time.perf_counter() - began > 60:
+                raise RuntimeError(f"{command} did not start:\n{log.read_text()[-2_000:]}")
+            time.sleep(0.001)
+        seconds = time.perf_counter() - began
+        yield Server(f"http://127.0.0.1:{port}", process.pid, log, home, database_url), seconds
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
             process.wait(20)
-        return seconds
-
-    ours, bare = in_turns(
-        2 if bench.quick else 5,
-        lambda: first_answer("app.main"),
-        lambda: first_answer("tests.bench.bare_start"),
-    )
-    rss, bare_rss = memory.values()
-    limit = Target("at most", 90, of="ours")
-    return [
-        figure("start", "start to first answer", "s", ours, bare, Target("at most", 1.4)),
-        figure("start", "idle memory", "MB RSS", rss, bare_rss, limit),
-    ]
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def answers(port: int) -> bool:
@@ -76,6 +71,32 @@ def answers(port: int) -> bool:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
         return connection.recv(1024).startswith(b"HTTP/1.1 200")
     return False
+
+
+def start_and_idle(directory: Path, memory: list[float], *command: str) -> float:
+    """Seconds to the first answer; the idle memory in MB joins `memory`."""
+    with started(directory, *command) as (server, seconds):
+        time.sleep(IDLE_SECONDS)
+        memory.append(resident(server.pid) / MB)
+        return seconds
+
+
+OURS = (sys.executable, "-m", "app.main")
+BARE = (sys.executable, "-m", "tests.bench.bare_start")
+
+
+def start(bench: Workbench) -> list[Figure]:
+    memory: tuple[list[float], list[float]] = ([], [])
+    ours, bare = in_turns(
+        2 if bench.quick else 5,
+        lambda: start_and_idle(bench.directory, memory[0], *OURS),
+        lambda: start_and_idle(bench.directory, memory[1], *BARE),
+    )
+    limit = Target("at most", 90, of="ours")
+    return [
+        figure("start", "start to first answer", "s", ours, bare, Target("at most", 1.4)),
+        figure("start", "idle memory", "MB RSS", *memory, limit),
+    ]
 
 
 def resident(pid: int) -> int:

@@ -8,12 +8,22 @@ import itertools
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
 
-from tests.bench.fixture import KEYS, MODELS, RUN, Workbench, call, new_run, port, reports
+from tests.bench.fixture import (
+    KEYS,
+    MODELS,
+    RUN,
+    Workbench,
+    call,
+    new_run,
+    open_database,
+    port,
+    reports,
+)
 from tests.bench.load import Load, finish_load, request, run_load, start_load
 from tests.bench.report import Figure, Target, figure
 from tests.support.server import Server, wait_until
@@ -40,32 +50,34 @@ def same(what: str, ours: Any, other: Any) -> None:
 
 
 def submit(bench: Workbench) -> list[Figure]:
-    experiment_id = bench.experiments["work"]
-    path, body = f"/v1/experiments/{experiment_id}/runs", json.dumps(RUN).encode()
     each = 30 if bench.quick else 150
-
-    def rate(server: Server) -> float:
-        lanes = [
-            [
-                request("POST", path, body, idempotency_key=secrets.token_hex(12))
-                for _ in range(each)
-            ]
-            for _ in range(CLIENTS)
-        ]
-        before = landed(bench, server, experiment_id)
-        load = run_load(port(server), lanes).expect(201)
-        after = landed(bench, server, experiment_id)
-        new = [now - was for now, was in zip(after, before, strict=True)]
-        same("runs, events, last_seq and keys", new, [CLIENTS * each] * 4)
-        return load.rate
-
-    ours, bare = in_turns(bench.repetitions, lambda: rate(bench.ours), lambda: rate(bench.bare))
+    ours, bare = in_turns(
+        bench.repetitions,
+        lambda: submit_rate(bench, bench.ours, each),
+        lambda: submit_rate(bench, bench.bare, each),
+    )
     target = Target("at least", 0.5)
     return [figure("submit", "submit runs, 32 clients", "/s", ours, bare, target)]
 
 
-def landed(bench: Workbench, server: Server, experiment_id: str) -> tuple[int, ...]:
-    with bench.database(server) as database:
+def submit_rate(bench: Workbench, server: Server, each: int) -> float:
+    """Runs a second; each client submits `each`, with keys of their own."""
+    experiment_id = bench.experiments["work"]
+    path, body = f"/v1/experiments/{experiment_id}/runs", json.dumps(RUN).encode()
+    lanes = [
+        [request("POST", path, body, idempotency_key=secrets.token_hex(12)) for _ in range(each)]
+        for _ in range(CLIENTS)
+    ]
+    before = landed(server, experiment_id)
+    load = run_load(port(server), lanes).expect(201)
+    after = landed(server, experiment_id)
+    new = [now - was for now, was in zip(after, before, strict=True)]
+    same("runs, events, last_seq and keys", new, [CLIENTS * each] * 4)
+    return load.rate
+
+
+def landed(server: Server, experiment_id: str) -> tuple[int, ...]:
+    with open_database(server) as database:
         row: tuple[int, ...] = database.execute(
             "SELECT (SELECT count(*) FROM run WHERE experiment_id = e.id),"
             " (SELECT count(*) FROM event WHERE experiment_id = e.id), last_seq,"
@@ -76,23 +88,28 @@ def landed(bench: Workbench, server: Server, experiment_id: str) -> tuple[int, .
 
 
 def read(bench: Workbench) -> list[Figure]:
-    paths = status_paths(bench)
-    one, other = (call(server, "GET", paths[0]) for server in (bench.ours, bench.bare))
+    path = status_paths(bench)[0]
+    one, other = (call(server, "GET", path) for server in (bench.ours, bench.bare))
     same("status", {key: one[key] for key in other}, other)
-    lanes, seconds = [[request("GET", path)] for path in paths], 1.0 if bench.quick else 3.0
+    seconds = 1.0 if bench.quick else 3.0
     ours, bare = in_turns(
         bench.repetitions,
-        lambda: run_load(port(bench.ours), lanes, seconds).expect(200).rate,
-        lambda: run_load(port(bench.bare), lanes, seconds).expect(200).rate,
+        lambda: read_load(bench, bench.ours, seconds).rate,
+        lambda: read_load(bench, bench.bare, seconds).rate,
     )
     target = Target("at least", 0.6)
     return [figure("read", "read one run, 32 clients", "/s", ours, bare, target)]
 
 
+def read_load(bench: Workbench, server: Server, seconds: float) -> Load:
+    lanes = [[request("GET", path)] for path in status_paths(bench)]
+    return run_load(port(server), lanes, seconds).expect(200)
+
+
 def status_paths(bench: Workbench) -> list[str]:
     """One run for each client."""
     experiment_id = bench.experiments["10k"]
-    with bench.database(bench.bare) as database:
+    with open_database(bench.bare) as database:
         wanted = "SELECT id FROM run WHERE experiment_id = ? ORDER BY id LIMIT ?"
         runs = [row[0] for row in database.execute(wanted, (experiment_id, CLIENTS))]
     return [f"/v1/experiments/{experiment_id}/runs/{run_id}/status" for run_id in runs]
@@ -116,18 +133,23 @@ class Trainers:
         return load.rate * 1_000
 
     def points(self) -> int:
-        with self.bench.database(self.server) as database:
-            stored = (
-                "SELECT sum(count) FROM metric_chunk"
-                if self.server is self.bench.ours
-                else "SELECT count(*) FROM metric_point"
-            )
-            count: int | None = database.execute(
-                f"{stored} p JOIN metric_series s ON s.id = p.series_id"
-                f" WHERE s.run_id IN ({', '.join('?' * TRAINERS)})",
-                [run_id for run_id, _ in self.runs],
-            ).fetchone()[0]
-        return count or 0
+        return points(self.server, [run_id for run_id, _ in self.runs])
+
+
+def points(server: Server, run_ids: Sequence[str]) -> int:
+    """How many points of these runs the server's database holds, however it packs them."""
+    runs = f"run_id IN ({', '.join('?' * len(run_ids))})"
+    with open_database(server) as database:
+        tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
+        if "bare_point" in tables:
+            count, table, series = "count(*)", "bare_point", "bare_series"
+        else:
+            count, table, series = "sum(count)", "metric_chunk", "metric_series"
+        found: int | None = database.execute(
+            f"SELECT {count} FROM {table} p JOIN {series} s ON s.id = p.series_id WHERE {runs}",
+            run_ids,
+        ).fetchone()[0]
+    return found or 0
 
 
 def ingest(bench: Workbench) -> list[Figure]:
@@ -160,39 +182,33 @@ def executemany(bench: Workbench, series: Iterator[int], batches: int) -> float:
         ]
         for batch in range(batches)
     ]
-    with bench.database(bench.bare) as database:
+    with open_database(bench.bare) as database:
         database.execute("PRAGMA synchronous = FULL")
         start = time.perf_counter()
         for rows in work:
             database.execute("BEGIN IMMEDIATE")
-            database.executemany("INSERT INTO metric_point VALUES (?, ?, ?, ?)", rows)
+            database.executemany("INSERT INTO bare_point VALUES (?, ?, ?, ?)", rows)
             database.execute("COMMIT")
         return batches * 1_000 / (time.perf_counter() - start)
 
 
 def retry(bench: Workbench) -> list[Figure]:
     """The last batch of a run again and again: answered, and nothing is added."""
-    seconds, lanes = 0.5 if bench.quick else 2.0, []
+    seconds, lanes, runs = 0.5 if bench.quick else 2.0, [], []
     for batches in (10, 1_000):
         run = new_run(bench.ours, bench.experiments["work"])
+        runs.append(run[0])
         history = reports(run, "columns", 1, batches)
         run_load(port(bench.ours), [history]).expect(200)
         lanes.append([history[-1:]])
-    before = points(bench)
     small, large = in_turns(
         bench.repetitions,
         lambda: p50(run_load(port(bench.ours), lanes[0], seconds)),
         lambda: p50(run_load(port(bench.ours), lanes[1], seconds)),
     )
-    same("points after retries", points(bench), before)
+    same("points after retries", points(bench.ours, runs), 1_010_000)
     work, target = "retry of a batch, 1 M points of history to 10 k", Target("at most", 1.3)
     return [figure("retry", work, "ms p50", large, small, target)]
-
-
-def points(bench: Workbench) -> int:
-    with bench.database(bench.ours) as database:
-        count: int = database.execute("SELECT sum(count) FROM metric_chunk").fetchone()[0]
-    return count
 
 
 def p50(load: Load) -> float:
@@ -204,20 +220,24 @@ def latency(bench: Workbench, server: Server, *asked: bytes) -> float:
     return p50(run_load(port(server), [list(asked)], 0.5 if bench.quick else 2.0))
 
 
-def listing(bench: Workbench) -> list[Figure]:
-    paths = {
-        name: f"/v1/experiments/{bench.experiments[name]}/runs"
+def list_path(bench: Workbench, name: str) -> str:
+    return (
+        f"/v1/experiments/{bench.experiments[name]}/runs"
         f"?status=succeeded&model={MODELS[0]}&order=-created_at&limit=100"
-        for name in ("1k", "10k", "100k")
-    }
-    one, other = (call(server, "GET", paths["10k"])["runs"] for server in (bench.ours, bench.bare))
+    )
+
+
+def listing(bench: Workbench) -> list[Figure]:
+    path = list_path(bench, "10k")
+    one, other = (call(server, "GET", path)["runs"] for server in (bench.ours, bench.bare))
     same("list", [{key: run[key] for key in other[0]} for run in one], other)
+    same("runs in the list", len(other), 100)
     ours, bare, small, large = in_turns(
         bench.repetitions,
-        lambda: latency(bench, bench.ours, request("GET", paths["10k"])),
-        lambda: latency(bench, bench.bare, request("GET", paths["10k"])),
-        lambda: latency(bench, bench.ours, request("GET", paths["1k"])),
-        lambda: latency(bench, bench.ours, request("GET", paths["100k"])),
+        lambda: latency(bench, bench.ours, request("GET", path)),
+        lambda: latency(bench, bench.bare, request("GET", path)),
+        lambda: latency(bench, bench.ours, request("GET", list_path(bench, "1k"))),
+        lambda: latency(bench, bench.ours, request("GET", list_path(bench, "100k"))),
     )
     target = Target("at most", 2)
     return [
@@ -226,9 +246,13 @@ def listing(bench: Workbench) -> list[Figure]:
     ]
 
 
-def history(bench: Workbench) -> list[Figure]:
+def history_path(bench: Workbench) -> str:
     run_id, key = bench.history_run[0], KEYS[0].replace("/", "%2F")
-    path = f"/v1/experiments/{bench.experiments['work']}/runs/{run_id}/metrics?keys={key}"
+    return f"/v1/experiments/{bench.experiments['work']}/runs/{run_id}/metrics?keys={key}"
+
+
+def history(bench: Workbench) -> list[Figure]:
+    path = history_path(bench)
     one, other = (call(server, "GET", path)["series"][0] for server in (bench.ours, bench.bare))
     same("history", {key: one[key] for key in other}, other)
     same("points in the history", len(other["steps"]), 10_000)
@@ -284,11 +308,10 @@ def graphql(bench: Workbench) -> list[Figure]:
 
 
 def reads_while_ingesting(bench: Workbench) -> list[Figure]:
-    lanes = [[request("GET", path)] for path in status_paths(bench)]
     seconds = 1.0 if bench.quick else 3.0
 
     def p99(server: Server) -> float:
-        return run_load(port(server), lanes, seconds).expect(200).percentile(99) * 1_000
+        return read_load(bench, server, seconds).percentile(99) * 1_000
 
     def busy(server: Server) -> float:
         trainers = Trainers(bench, server, "columns")
