@@ -63,11 +63,10 @@ _FORGET_LATEST = Statement[Any](
 )
 _SET_LATEST = Statement[Any](
     text(
-        "INSERT INTO metric_latest (run_id, key, attempt, step, value, wall_time)"
-        " VALUES (:run_id, :key, :attempt, :step, :value, :wall_time)"
-        " ON CONFLICT (run_id, key) DO UPDATE SET attempt = excluded.attempt,"
-        " step = excluded.step, value = excluded.value, wall_time = excluded.wall_time"
-        " WHERE excluded.attempt > metric_latest.attempt OR excluded.step >= metric_latest.step"
+        "INSERT INTO metric_latest (run_id, key, step, value, wall_time)"
+        " VALUES (:run_id, :key, :step, :value, :wall_time) ON CONFLICT (run_id, key)"
+        " DO UPDATE SET step = excluded.step, value = excluded.value,"
+        " wall_time = excluded.wall_time WHERE excluded.step >= metric_latest.step"
     )
 )
 _LATEST_OF = Statement(
@@ -136,7 +135,6 @@ def _set_latest(tx: Tx, run: Run, key: str, column: Column) -> None:
         _SET_LATEST,
         run_id=run.id,
         key=key,
-        attempt=run.attempt,
         step=column.steps[-1],
         value=None if math.isnan(value) else value,
         wall_time=None if math.isnan(wall_time) else wall_time,

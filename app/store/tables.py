@@ -187,7 +187,7 @@ class MetricChunk(SQLModel, table=True):
 
 
 class MetricLatest(SQLModel, table=True):
-    """The value at the highest step of each key of a run, as its newest attempt has it.
+    """The value at the highest step of each key of a run that is not superseded.
 
     NULL is NaN; wall time is unix seconds, NULL when not given.
     """
@@ -200,7 +200,6 @@ class MetricLatest(SQLModel, table=True):
 
     run_id: str = Field(primary_key=True, foreign_key="run.id")
     key: str = Field(primary_key=True)
-    attempt: int
     step: int = Field(sa_type=BigInteger)
     value: float | None = Field(default=None, sa_type=Float(53))
     wall_time: float | None = Field(default=None, sa_type=Float(53))

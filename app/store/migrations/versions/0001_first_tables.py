@@ -161,7 +161,6 @@ def upgrade() -> None:
         "metric_latest",
         sa.Column("run_id", sa.String(), nullable=False),
         sa.Column("key", sa.String(), nullable=False),
-        sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("step", sa.BigInteger(), nullable=False),
         sa.Column("value", sa.Float(precision=53), nullable=True),
         sa.Column("wall_time", sa.Float(precision=53), nullable=True),

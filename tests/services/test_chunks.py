@@ -1,0 +1,115 @@
+"""The store of points against a dictionary: whatever comes, in whatever order, is there once."""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.domain import points
+from app.domain.points import Column
+from app.domain.requests import ExperimentRequest, RunRequest
+from app.services import chunks, experiments, reports, runs
+from app.services.chunks import Range
+from app.services.reports import ReportRequest
+from app.store.sql import Statement, Tx, columns, every
+from app.store.tables import MetricChunk, MetricSeries
+from tests.services.conftest import Write
+
+steps = st.integers(0, 60) | st.sampled_from([10**9, points.MAX_STEP])
+batches = st.lists(st.lists(st.tuples(steps, st.floats()), min_size=1, max_size=20), max_size=12)
+
+
+def new_series(tx: Tx) -> int:
+    """The id of an empty series (its first point taken away again)."""
+    experiment = experiments.create(tx, ExperimentRequest(name="chunks", task_type="test"))
+    run = runs.submit(tx, experiment.id, RunRequest(model="m"), {})
+    reports.ingest(
+        tx, run.id, ReportRequest.model_validate({"points": [{"key": "k", "step": 0, "value": 0}]})
+    )
+    found = tx.all(Statement(every(MetricSeries), MetricSeries))
+    series_id = next(row.id for row in found if row.run_id == run.id)
+    assert series_id is not None
+    tx.run(chunks._DROP, series=series_id, first=0)
+    return series_id
+
+
+def stored(tx: Tx, series_id: int) -> list[MetricChunk]:
+    chunk = columns(MetricChunk)
+    statement = Statement(
+        every(MetricChunk).where(chunk.series_id == series_id).order_by(chunk.first_step),
+        MetricChunk,
+    )
+    return tx.all(statement)
+
+
+def text(column: Column) -> list[Any]:
+    """Something that compares NaN as equal."""
+    return [list(column.steps), list(map(repr, column.values))]
+
+
+@pytest.mark.parametrize("size", [4, 512])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(given=batches, low=steps, high=steps, limit=st.integers(1, 40))
+def test_points_are_kept_once_and_the_last_value_of_a_step_wins(
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    given: list[list[tuple[int, float]]],
+    low: int,
+    high: int,
+    limit: int,
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", size)
+    model: dict[int, float] = {}
+    series_id = write(new_series)
+    for batch in given:
+        batch_steps, values = map(list, zip(*batch, strict=True))
+        column = Column(batch_steps, values, [math.nan] * len(batch))
+        write(chunks.put, series_id, points.ordered(column))
+        model |= dict(batch)
+    rows = write(stored, series_id)
+    assert all(one.last_step < other.first_step for one, other in pairwise(rows))
+    assert all(row.count == len(row.data) // points.POINT_BYTES <= size for row in rows)
+    whole = Column(sorted(model), [model[step] for step in sorted(model)], ())
+    assert text(points.joined(points.unpack(row.data) for row in rows)) == text(whole)
+    page = write(chunks.page, [Range(series_id, low, high)], limit)
+    wanted = points.between(whole._replace(wall_times=whole.values), low, high).cut(0, limit)
+    assert text(page) == text(wanted)
+
+
+def test_points_that_come_backwards_fill_chunks_all_the_same(write: Write) -> None:
+    series_id = write(new_series)
+
+    def backwards(tx: Tx) -> None:
+        for step in range(999, -1, -1):
+            chunks.put(tx, series_id, Column([step], [0.0], [0.0]))
+
+    write(backwards)
+    assert len(write(stored, series_id)) <= 4
+
+
+def test_an_overview_of_a_long_series_comes_from_its_sketches_and_keeps_a_spike(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series_id = write(new_series)
+    values = [0.0] * 100_000
+    values[54_321], values[77_777] = 9.0, math.nan
+    write(chunks.put, series_id, Column(range(100_000), values, values))
+    read: list[int] = []
+    load = chunks._load
+
+    def counting(tx: Tx, series_id: int, first: int, last: int) -> Column:
+        column = load(tx, series_id, first, last)
+        read.append(len(column.steps))
+        return column
+
+    monkeypatch.setattr(chunks, "_load", counting)
+    column, downsampled = write(chunks.overview, [Range(series_id, 10, 99_990)], 200)
+    assert downsampled
+    assert len(column.steps) <= 200
+    assert (column.steps[0], column.steps[-1]) == (10, 99_990)
+    assert {54_321, 77_777} <= set(column.steps)
+    assert sum(read) <= 2 * chunks.CHUNK, "only the two ends are read in full"

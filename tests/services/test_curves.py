@@ -1,0 +1,208 @@
+"""Curves against a reference model: exactly the surviving steps, once each, over generations."""
+
+import math
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.domain.lifecycle import RunStatus
+from app.domain.requests import ExperimentRequest, ResumeRequest, RunRequest
+from app.services import chunks, experiments, metrics, reports, runs
+from app.services.metrics import Window
+from app.services.reports import ReportRequest
+from app.store.sql import Tx
+from tests.services.conftest import Write
+
+KEYS = ("loss", "eval/loss")
+Curve = dict[int, float]
+
+
+@dataclass
+class Attempt:
+    """What one attempt started from and reported, by key."""
+
+    start: int
+    points: dict[str, Curve] = field(default_factory=lambda: {key: {} for key in KEYS})
+
+
+@dataclass
+class Lineage:
+    """A run and what it should show."""
+
+    id: str
+    parent: "Lineage | None" = None
+    attempts: list[Attempt] = field(default_factory=list)
+    saved: list[int] = field(default_factory=list)
+
+    def curve(self, key: str) -> Curve:
+        """Of what was there, an attempt keeps what lies before it; its own points it adds.
+
+        One that died before it reported anything has superseded nothing.
+        """
+        curve = self.parent.curve(key) if self.parent else {}
+        for attempt in self.attempts:
+            if attempt is not self.attempts[-1] and not any(attempt.points.values()):
+                continue
+            own = attempt.points[key]
+            began = min(own, default=math.inf)
+            curve = {s: v for s, v in curve.items() if s <= attempt.start and s < began} | own
+        return curve
+
+
+class Story:
+    """Runs that are launched, report, die, try again and are resumed, in one experiment."""
+
+    def __init__(self, tx: Tx) -> None:
+        request = ExperimentRequest(name="curves", task_type="test")
+        self.experiment_id = experiments.create(tx, request).id
+        first = runs.submit(tx, self.experiment_id, RunRequest(model="m", recipe="demo"), {"demo"})
+        self.runs = [Lineage(first.id)]
+        self.value = 0.0
+        self.launch(tx, self.runs[0], 0)
+
+    def launch(self, tx: Tx, run: Lineage, start: int) -> None:
+        row = runs.lock(tx, run.id)
+        if row.status != RunStatus.QUEUED:
+            row = runs.move(tx, row, RunStatus.QUEUED)
+        runs.move(
+            tx, row, RunStatus.STARTING, attempt=row.attempt + 1, last_batch=0,
+            start_step=start, step=start, launched_at=tx.now,
+        )  # fmt: skip
+        run.attempts.append(Attempt(start))
+
+    def report(self, tx: Tx, run: Lineage, key: str, offset: int, length: int, save: bool) -> None:
+        attempt = run.attempts[-1]
+        steps = [attempt.start + offset + index for index in range(length)]
+        values = [self.value + index for index in range(length)]
+        self.value += length
+        attempt.points[key] |= dict(zip(steps, values, strict=True))
+        body = {
+            "attempt": len(run.attempts),
+            "step": steps[-1],
+            "metrics": {key: {"steps": steps, "values": values}},
+            "checkpoints": [{"name": f"step-{steps[-1]}", "step": steps[-1]}] if save else [],
+        }
+        reports.ingest(tx, run.id, ReportRequest.model_validate(body))
+        if save:
+            run.saved.append(steps[-1])
+
+    def retry(self, tx: Tx, run: Lineage, which: int) -> None:
+        first = run.attempts[0].start
+        self.launch(tx, run, run.saved[which % len(run.saved)] if run.saved else first)
+
+    def resume(self, tx: Tx, parent: Lineage, which: int) -> None:
+        if not parent.saved:
+            return
+        step = parent.saved[which % len(parent.saved)]
+        path = f"/ckpts/{self.experiment_id}/{parent.id}/step-{step}"
+        child = Lineage(runs.resume(tx, parent.id, ResumeRequest(ckpt_path=path)).id, parent)
+        self.runs.append(child)
+        self.launch(tx, child, step)
+
+
+acts = st.one_of(
+    st.tuples(
+        st.just("report"), st.sampled_from(KEYS), st.integers(0, 3), st.integers(1, 12),
+        st.booleans(),
+    ),
+    st.tuples(st.just("retry"), st.integers(0, 5)),
+    st.tuples(st.just("resume"), st.integers(0, 5)),
+)  # fmt: skip
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    told=st.lists(st.tuples(st.integers(0, 4), acts), max_size=25),
+    low=st.integers(0, 40),
+    width=st.integers(0, 40),
+    limit=st.integers(1, 9),
+)
+def test_a_curve_is_exactly_the_surviving_steps_over_attempts_and_generations(
+    write: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    told: list[tuple[int, tuple[str, *tuple[object, ...]]]],
+    low: int,
+    width: int,
+    limit: int,
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 8)
+    story = write(Story)
+    for which, (act, *details) in told:
+        # The newest runs first, so that generations come about.
+        write(getattr(story, act), story.runs[-1 - which % len(story.runs)], *details)
+    for run in story.runs:
+        for key in KEYS:
+            curve = run.curve(key)
+            assert read(write, run, key, Window()) == curve
+            some = {s: v for s, v in curve.items() if low <= s <= low + width}
+            assert read(write, run, key, Window(low, low + width)) == some
+            assert paged(write, run, key, limit) == curve
+            own = [(s, v) for s, v in curve.items() if s in run_points(run, key)]
+            newest = {row.key: (row.step, row.value) for row in write(metrics.latest, run.id)}
+            if run.attempts[-1].points[key]:
+                assert newest[key] == max(own)
+
+
+def run_points(run: Lineage, key: str) -> set[int]:
+    return {step for attempt in run.attempts for step in attempt.points[key]}
+
+
+def read(write: Write, run: Lineage, key: str, window: Window) -> Curve:
+    found = write(metrics.series, [run.id], [key], window)
+    assert [each.key for each in found] == [key]
+    steps = list(found[0].steps)
+    assert steps == sorted(set(steps)), "each step once, ascending"
+    return dict(zip(steps, found[0].values, strict=True))
+
+
+def paged(write: Write, run: Lineage, key: str, limit: int) -> Curve:
+    curve: Curve = {}
+    after: int | None = -1
+    while after is not None:
+        (page,) = write(metrics.series, [run.id], [key], Window(after + 1, limit=limit))
+        assert len(page.steps) <= limit
+        assert not curve.keys() & set(page.steps)
+        curve |= dict(zip(page.steps, page.values, strict=True))
+        after = page.next_after_step
+    return curve
+
+
+def test_raw_series_keep_what_each_attempt_reported(write: Write) -> None:
+    story = write(Story)
+    (run,) = story.runs
+    write(story.report, run, "loss", 1, 10, False)
+    write(story.retry, run, 0)
+    write(story.report, run, "loss", 1, 4, False)
+    curve, *raw = (
+        write(metrics.series, [run.id], ["loss"])
+        + write(metrics.series, [run.id], ["loss"], raw=True)
+    )  # fmt: skip
+    assert list(curve.steps) == [1, 2, 3, 4]
+    assert [(each.attempt, len(each.steps)) for each in raw] == [(1, 10), (2, 4)]
+
+
+def test_a_control_that_shows_all_points_of_all_attempts_fails_the_model(write: Write) -> None:
+    story = write(Story)
+    (run,) = story.runs
+    write(story.report, run, "loss", 1, 10, False)
+    write(story.retry, run, 0)
+    write(story.report, run, "loss", 1, 4, False)
+    everything: Curve = {}
+    for each in write(metrics.series, [run.id], ["loss"], raw=True):
+        everything |= dict(zip(each.steps, each.values, strict=True))
+    assert everything != run.curve("loss")
+
+
+def test_many_series_share_what_one_answer_may_hold(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "MAX_ANSWERED", 8)
+    story = write(Story)
+    (run,) = story.runs
+    for key in KEYS:
+        write(story.report, run, key, 1, 10, False)
+    found = write(metrics.series, [run.id])
+    assert [len(each.steps) for each in found] == [4, 4]
+    assert [each.next_after_step for each in found] == [4, 4]
