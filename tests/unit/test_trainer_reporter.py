@@ -202,8 +202,7 @@ def test_nothing_is_lost_or_doubled_whatever_the_server_does(
     dice, state = random.Random(20), random.getstate()
     training = attach(server, tmp_path if with_spool else None)
     step = 0
-    for round_ in range(12):
-        trouble = MODES[round_ % len(MODES)] if round_ % 3 else "away"
+    for trouble in dice.sample([*MODES, "away"] * 2, 2 * len(MODES) + 2):
         if trouble == "away":
             server.stop()
         server.mode = trouble
@@ -277,9 +276,10 @@ def test_sigkill_while_the_server_is_away_leaves_every_point_in_the_spool(
 
     # A trainer restarted within the attempt owes them, and goes on counting.
     with spool.open("ab") as stream:
-        stream.write(b'{"attempt":1,"batch":99,"metr')  # as if SIGKILL had come during a write
+        stream.write(b'{"attempt":1,"batch":99,"metr' + b"x" * 999)  # SIGKILL within a write
     with attach(server, tmp_path) as training:
         training.log(501, loss=0.5)
+        wait_until(lambda: len(points_of(spooled(tmp_path))) == 501, "the spool, whole again")
         server.start()
         wait_until(lambda: len(server.points()) == 501, "delivery after the restart")
     assert server.points() == [*expected, ("loss", 501, 0.5)]
@@ -502,32 +502,43 @@ def test_a_stop_file_is_enough_when_the_signal_was_lost(
 
 
 FORK = """
-    import os, signal, time
+    import os, signal, sys, time, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 on: fork beside threads
     from app.trainer import Reporter
     reporter = Reporter.from_env()
     reporter.log(1, loss=1.0)
-    child = os.fork()
-    if child == 0:
+    worker = os.fork()
+    if worker == 0:
         reporter.log(2, loss=2.0)
         Reporter.from_env().log(3, loss=3.0)
         reporter.effective(a=1)
         reporter.finish()
         Reporter.from_env().log(5, loss=5.0)
+        sys.exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]), flush=True)
+    reading, writing = os.pipe()
+    sleeper = os.fork()
+    if sleeper == 0:
+        os.write(writing, b"!")
         time.sleep(20)
+        os._exit(0)
+    os.read(reading, 1)
+    os.kill(sleeper, signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(sleeper, 0)[1]), flush=True)
     reporter.log(4, loss=4.0)
-    time.sleep(0.2)
-    os.kill(child, signal.SIGTERM)
-    _, status = os.waitpid(child, 0)
-    print(os.WTERMSIG(status), flush=True)
-    reporter.finish()
+    reporter.close(timeout=0.5)
 """
 
 
+@pytest.mark.parametrize("away", [False, True])
 def test_a_forked_worker_reports_nothing_and_dies_of_sigterm(
-    server: ReportServer, tmp_path: Path
+    server: ReportServer, tmp_path: Path, away: bool
 ) -> None:
+    if away:
+        server.stop()
     with start(FORK, server, tmp_path) as process:
         out, _ = process.communicate(timeout=30)
-    assert (process.returncode, out.strip()) == (0, str(int(signal.SIGTERM)))
-    assert sorted(step for _, step, _ in server.points()) == [1, 4]
-    assert [n for n, body in server.taken.items() if body.get("finished")] == [max(server.taken)]
+    assert (process.returncode, out.split()) == (0, ["7", str(-signal.SIGTERM)])
+    told = spooled(tmp_path) if away else list(server.taken.values())
+    assert points_of(told) == [("loss", 1, 1.0), ("loss", 4, 4.0)]
+    assert not any("finished" in body or "effective_hyperparams" in body for body in told)
