@@ -32,9 +32,9 @@ class Spool:
     batches are in memory and `in_memory` asks the caller to keep them few. Thread-safe.
     """
 
-    def __init__(self, path: Path | None, attempt: int) -> None:
+    def __init__(self, path: Path | None, identity: dict[str, Any]) -> None:
         """Raises BlockingIOError when another process has this spool; OSError from the disk."""
-        self._attempt = attempt
+        self._identity = identity
         self._items: deque[bytes | tuple[int, int]] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -88,7 +88,7 @@ class Spool:
                 return
             self._items.popleft()
             if not self._items and self._file >= 0:
-                mark = json.dumps({"attempt": self._attempt, "batch": batch}).encode() + b"\n"
+                mark = json.dumps({**self._identity, "batch": batch}).encode() + b"\n"
                 try:
                     os.pwrite(self._file, mark, 0)
                     os.ftruncate(self._file, len(mark))

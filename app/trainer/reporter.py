@@ -20,6 +20,7 @@ import math
 import operator
 import os
 import random
+import secrets
 import shutil
 import signal
 import sys
@@ -54,8 +55,10 @@ class Reporter:
     """Reports one attempt of one run. All methods may be called from any thread.
 
     Without `api_url`, `run_id` and `token` it says nothing, and still commits checkpoints, into
-    `checkpoint_dir` unless the spec names another place. With `run_dir` what is undelivered lies
-    in `attempt-N/reports.jsonl` there; without, memory holds the newest 100,000 points.
+    `checkpoint_dir` unless the spec names another place. A trainer that the service launched has
+    an `attempt` and a `run_dir`: what is undelivered lies in `attempt-N/reports.jsonl` there. For
+    one that attaches by itself memory holds the newest 100,000 points, and starting it again
+    makes a new attempt.
     """
 
     def __init__(
@@ -64,20 +67,23 @@ class Reporter:
         api_url: str = "",
         run_id: str = "",
         token: str = "",
-        attempt: int = 1,
+        attempt: int | None = None,
         run_dir: Path | str | None = None,
         checkpoint_dir: Path | str = "checkpoints",
     ) -> None:
         """Raises ValueError for a URL or a spec.json that cannot be read as one."""
-        self.attempt = attempt
+        self._identity: dict[str, Any] = {"attempt": attempt}
+        if attempt is None:
+            self._identity = {"session": secrets.token_hex(16)}
+        attempt_dir = Path(run_dir) / f"attempt-{attempt}" if run_dir and attempt else None
         self.spec = _read_spec(Path(run_dir)) if run_dir else {}
         self.checkpoint_dir = Path(self.spec.get("checkpoint_dir") or checkpoint_dir)
-        self._stop_checkpoint = str(self.spec.get("stop_checkpoint") or f"cancel-{attempt}")
+        self._stop_checkpoint = str(self.spec.get("stop_checkpoint") or f"cancel-{attempt or 1}")
         self._stop_checkpoint_used = False
         self._stop = False
         self._rank_0 = True
         self._previous: dict[int, Any] = {}  # signal handlers that were there before ours
-        self._stop_file = Path(run_dir) / f"attempt-{attempt}/stop.json" if run_dir else None
+        self._stop_file = attempt_dir and attempt_dir / "stop.json"
 
         self._points: deque[tuple[str, int, float, float]] = deque(maxlen=BUFFERED_POINTS)
         self._effective: dict[str, Any] = {}
@@ -87,7 +93,7 @@ class Reporter:
         self._open = self._delivering = bool(api_url and run_id and token)
         if self._open:
             self._link = Link(f"{api_url.rstrip('/')}/v1/runs/{run_id}/reports", token)
-            self._open = self._open_spool(run_dir)
+            self._open = self._open_spool(attempt_dir)
         if self._open:
             self._batch = self._spool.last_batch
             self._sealing = threading.Lock()
@@ -120,7 +126,7 @@ class Reporter:
             api_url=env["API_URL"],
             run_id=env["RUN_ID"],
             token=env["RUN_TOKEN"] if rank_0 else "",
-            attempt=int(env["ATTEMPT"] or 1),
+            attempt=int(env["ATTEMPT"]) if env["ATTEMPT"] else None,
             run_dir=env["RUN_DIR"] or None,
             checkpoint_dir=checkpoint_dir,
         )
@@ -317,7 +323,7 @@ class Reporter:
                 if not body and (len(self._spool) or rested < HEARTBEAT_SECONDS):
                     return
                 self._batch += 1
-                body = {"attempt": self.attempt, "batch": self._batch, **body}
+                body = {**self._identity, "batch": self._batch, **body}
                 self._spool.append(json.dumps(body, separators=(",", ":")).encode() + b"\n")
                 self._sealed_at = time.monotonic()
 
@@ -343,20 +349,18 @@ class Reporter:
             column["wall_times"].append(wall_time)
         return {**body, "metrics": columns} if columns else body
 
-    def _open_spool(self, run_dir: Path | str | None) -> bool:
+    def _open_spool(self, directory: Path | None) -> bool:
         """False when another process of this attempt reports already."""
-        path = None
         try:
-            if run_dir:
-                path = Path(run_dir) / f"attempt-{self.attempt}" / "reports.jsonl"
-                path.parent.mkdir(parents=True, exist_ok=True)
-            self._spool = Spool(path, self.attempt)
+            if directory:
+                directory.mkdir(parents=True, exist_ok=True)
+            self._spool = Spool(directory and directory / "reports.jsonl", self._identity)
         except BlockingIOError:
-            _warn(f"another process reports attempt {self.attempt} of this run; this one is silent")
+            _warn("another process reports this attempt of the run; this one is silent")
             return False
         except OSError as error:
             _warn(f"no spool ({error}): reports wait in memory")
-            self._spool = Spool(None, self.attempt)
+            self._spool = Spool(None, self._identity)
         return True
 
     # Signals and forks.

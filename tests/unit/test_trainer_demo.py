@@ -53,6 +53,7 @@ class Run:
                 "LLM_TRAIN_API_URL": self.server.url,
                 "LLM_TRAIN_RUN_ID": "run_1",
                 "LLM_TRAIN_RUN_TOKEN": "secret",
+                "LLM_TRAIN_ATTEMPT": "1",
                 "LLM_TRAIN_RUN_DIR": str(self.directory),
                 **env,
             },

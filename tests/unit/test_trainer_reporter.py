@@ -46,6 +46,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def attach(server: ReportServer, run_dir: Path | None = None, **more: Any) -> Reporter:
+    more = {"attempt": 1, **more}
     return Reporter(api_url=server.url, run_id="run_1", token="secret", run_dir=run_dir, **more)
 
 
@@ -257,6 +258,7 @@ def start(script: str, server: ReportServer, run_dir: Path) -> subprocess.Popen[
         "LLM_TRAIN_API_URL": server.url,
         "LLM_TRAIN_RUN_ID": "run_1",
         "LLM_TRAIN_RUN_TOKEN": "secret",
+        "LLM_TRAIN_ATTEMPT": "1",
         "LLM_TRAIN_RUN_DIR": str(run_dir),
     }
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
@@ -303,6 +305,15 @@ def test_a_second_life_without_a_spool_asks_the_server_for_its_number(
     assert [step for _, step, _ in server.points()] == [0, 1, 2]
 
 
+def test_a_trainer_that_attaches_by_itself_is_known_by_its_session(server: ReportServer) -> None:
+    for life in range(2):
+        with attach(server, attempt=None) as training:
+            training.log(life, loss=1.0)
+    sessions = [body["session"] for body in server.taken.values()]
+    assert len(set(sessions)) == 2
+    assert not any("attempt" in body for body in server.taken.values())
+
+
 def test_memory_is_bounded_without_a_spool(
     server: ReportServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +332,7 @@ def test_a_full_disk_moves_the_spool_into_memory_and_back(tmp_path: Path) -> Non
     lines = [
         json.dumps({"attempt": 1, "batch": n, "x": "y" * 80}).encode() + b"\n" for n in range(30)
     ]
-    spool = delivery.Spool(tmp_path / "reports.jsonl", 1)
+    spool = delivery.Spool(tmp_path / "reports.jsonl", {"attempt": 1})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
@@ -416,7 +427,7 @@ def test_a_second_reporter_of_the_attempt_is_silent(
         training.log(1, loss=1.0)
         second.log(2, loss=2.0)
     assert server.points() == [("loss", 1, 1.0)]
-    assert "another process reports attempt 1" in capfd.readouterr().err
+    assert "another process reports this attempt" in capfd.readouterr().err
 
 
 # Stop requests.
@@ -429,6 +440,7 @@ def environment(
     monkeypatch.setenv("LLM_TRAIN_API_URL", server.url)
     monkeypatch.setenv("LLM_TRAIN_RUN_ID", "run_1")
     monkeypatch.setenv("LLM_TRAIN_RUN_TOKEN", "secret")
+    monkeypatch.setenv("LLM_TRAIN_ATTEMPT", "1")
     monkeypatch.setenv("LLM_TRAIN_RUN_DIR", str(tmp_path))
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     yield

@@ -34,6 +34,7 @@ def start(
         "LLM_TRAIN_API_URL": server.url,
         "LLM_TRAIN_RUN_ID": "run_1",
         "LLM_TRAIN_RUN_TOKEN": "secret",
+        "LLM_TRAIN_ATTEMPT": "1",
         "LLM_TRAIN_RUN_DIR": str(run_dir),
     }
     with (run_dir / "train.log").open("wb") as log:
@@ -126,7 +127,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
         "resume": {"path": str(tmp_path / "c/cancel-1"), "step": reached},
     }
     (child / "spec.json").write_text(json.dumps(spec))
-    env = {**os.environ, "LLM_TRAIN_RUN_ID": "run_2", "LLM_TRAIN_RUN_DIR": str(child)}
+    env = {**os.environ, "LLM_TRAIN_ATTEMPT": "1", "LLM_TRAIN_RUN_DIR": str(child)}
     done = subprocess.run(argv("finishes"), cwd=REPOSITORY, env=env, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"step {reached + 1}/{reached + 5} loss ")
