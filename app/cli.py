@@ -69,7 +69,7 @@ def _migrate(arguments: argparse.Namespace) -> None:
 
 
 def _export_schema(arguments: argparse.Namespace) -> None:
-    from app.graphql.export import sdl  # type: ignore[import-not-found,unused-ignore]
+    from app.graphql.export import sdl
 
     if arguments.check is None:
         print(sdl(), end="")

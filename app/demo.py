@@ -39,7 +39,7 @@ query Story($id: ID!) {
       nodes {
         id status step parent { id }
         metrics { key value step }
-        checkpoints(last: 1) { nodes { ckptPath state step tagType releaseTag } }
+        checkpoints(first: 1) { nodes { ckptPath state step tagType releaseTag } }
       }
     }
   }
@@ -160,7 +160,20 @@ class Story:
         say("Ask GraphQL for all of it at once")
         self.console.print(NESTED, style="dim")
         answer = call("POST", "/graphql", {"query": NESTED, "variables": {"id": experiment}})
-        self.console.print_json(data=answer)
+        self.console.print(_compact(answer["data"]), style="green", soft_wrap=True)
+
+
+def _compact(value: Any, indent: int = 2) -> str:
+    """JSON whose innermost objects stand on one line each."""
+    flat = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or len(flat) + indent <= 100:
+        return flat
+    pad = " " * (indent + 2)
+    if isinstance(value, list):
+        items = [pad + _compact(item, indent + 2) for item in value]
+        return "[\n" + ",\n".join(items) + "\n" + " " * indent + "]"
+    items = [f'{pad}"{key}": {_compact(item, indent + 2)}' for key, item in value.items()]
+    return "{\n" + ",\n".join(items) + "\n" + " " * indent + "}"
 
 
 def run(settings: Settings, *, stay: bool = True) -> None:
