@@ -13,7 +13,7 @@ from app.rest import answers, schemas, views
 from app.rest.body import StrictRoute
 from app.rest.problems import documented
 from app.services import checkpoints, experiments, metrics, reports, runs
-from app.services.reports import ReportRequest
+from app.services.reports import Receipt, ReportRequest
 from app.store.sql import Tx
 
 MOST_IN_DETAIL = 1000
@@ -134,7 +134,7 @@ async def mark_checkpoint(
 
 @router.post(
     "/runs/{run_id}/reports", response_model=schemas.ReceiptAnswer,
-    responses=documented(404, 409), tags=["trainers"],
+    responses=documented(404, 409), openapi_extra=_KEY, tags=["trainers"],
 )  # fmt: skip
 async def report(request: Request, run_id: RunId, body: ReportRequest) -> Response:
     """A trainer's report on its own run, with the run's token."""
@@ -144,4 +144,6 @@ async def report(request: Request, run_id: RunId, body: ReportRequest) -> Respon
         token is None or not same(token, run_token(state.secret, run_id))
     ):
         raise Unauthorized("Send the run's token: `Authorization: Bearer rt_…`.")
-    return answers.json((await state.db.write(reports.ingest, run_id, body))._asdict())
+    return answers.respond(
+        await answers.perform(request, reports.ingest, run_id, body, view=Receipt._asdict)
+    )
