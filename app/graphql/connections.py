@@ -8,7 +8,7 @@ import strawberry
 from app.errors import InvalidInput
 from app.graphql.describe import Info, attribute, field, interface, output
 from app.graphql.filters import filters, order
-from app.services.listing import MOST, Listing, Page, Window
+from app.services.keyset import MOST, Listing, Page, Window
 
 T = TypeVar("T")
 DEFAULT_SIZE = 20

@@ -12,9 +12,9 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from app.services import listing
+from app.services import keyset, listing
 from app.services.idempotency import InFlight
-from app.services.listing import Listing, Order, Window
+from app.services.keyset import Listing, Order, Window
 from app.store.database import Database
 from app.store.sql import Tx, dump
 
@@ -110,13 +110,13 @@ def _pages(
     parents: list[Any],
 ) -> Sequence[Any]:
     if parent is None:
-        return [listing.page(tx, listed, filters, order, window)]
-    return listing.pages(tx, listed, parent, parents, filters, order, window)
+        return [keyset.page(tx, listed, filters, order, window)]
+    return keyset.pages(tx, listed, parent, parents, filters, order, window)
 
 
 def _counts(
     listed: Listing[Any], parent: str | None, filters: dict[str, Any], tx: Tx, parents: list[Any]
 ) -> Sequence[int]:
     if parent is None:
-        return [listing.count(tx, listed, filters)]
-    return listing.counts(tx, listed, parent, parents, filters)
+        return [keyset.count(tx, listed, filters)]
+    return keyset.counts(tx, listed, parent, parents, filters)

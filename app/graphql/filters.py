@@ -10,7 +10,8 @@ from app.domain.lifecycle import CheckpointState, RunStatus
 from app.errors import InvalidInput
 from app.graphql.describe import attribute, input, optional
 from app.graphql.scalars import DateTime
-from app.services.listing import EVENTS, Listing, Order
+from app.services.keyset import Listing, Order
+from app.services.listing import EVENTS
 
 for _enum, _description in (
     (RunStatus, "Where a run is."),
@@ -55,6 +56,7 @@ class RunFilter:
 
     experiment_id: strawberry.ID | None = optional("Of this experiment.")
     status: list[RunStatus] | None = optional("In one of these statuses.")
+    model: str | None = optional("Of exactly this model.")
     recipe: str | None = optional("Of exactly this recipe.")
     parent_run_id: strawberry.ID | None = optional("Resumed from this run.")
     root_run_id: strawberry.ID | None = optional("In the lineage that began with this run.")

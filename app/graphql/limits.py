@@ -25,7 +25,7 @@ from graphql import (
 )
 
 from app.graphql.connections import DEFAULT_SIZE
-from app.services.listing import MOST
+from app.services.keyset import MOST
 
 CHARACTERS = 200_000
 TOKENS = 4_000

@@ -12,6 +12,7 @@ from app.graphql.describe import Info, field, output
 from app.graphql.filters import ExperimentFilter, ExperimentOrder
 from app.graphql.types import Checkpoint, Experiment, Run, checkpoints, runs
 from app.services import events, listing
+from app.services.keyset import MOST
 from app.store import tables
 
 Id = Annotated[strawberry.ID, strawberry.argument(description="Its id.")]
@@ -50,8 +51,8 @@ class Query:
     @field
     async def nodes(self, info: Info, ids: Ids) -> list[Node | None]:
         """Whatever has these ids, in their order."""
-        if len(ids) > listing.MOST:
-            raise InvalidInput(f"Ask for at most {listing.MOST} nodes at once.")
+        if len(ids) > MOST:
+            raise InvalidInput(f"Ask for at most {MOST} nodes at once.")
         return list(await asyncio.gather(*(node(info, id) for id in ids)))
 
     @field

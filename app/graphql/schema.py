@@ -6,6 +6,7 @@ import strawberry
 from graphql import GraphQLError, GraphQLInterfaceType, GraphQLObjectType
 from strawberry.schema.config import StrawberryConfig
 
+from app.graphql.executor import FastExecutor
 from app.graphql.mutations import Mutation
 from app.graphql.operation import Closed, Operation, log_bugs
 from app.graphql.queries import Query
@@ -24,6 +25,7 @@ class Schema(strawberry.Schema):
             subscription=Subscription,
             types=[Experiment, Run, Checkpoint, Event],
             extensions=[Operation if introspection else Closed],
+            execution_context_class=FastExecutor,
             config=StrawberryConfig(scalar_map=SCALARS),
         )
         for each in self._schema.type_map.values():

@@ -99,7 +99,8 @@ class Checkpoint(SQLModel, table=True):
         Index("ix_checkpoint_experiment", "experiment_id", "created_at", "id"),
         Index("ux_checkpoint_path", "ckpt_path", unique=True),
         Index("ux_checkpoint_release", "experiment_id", "release_tag", unique=True),
-        Index("ix_checkpoint_state", "state"),
+        Index("ix_checkpoint_state", "state", "created_at", "id"),
+        Index("ix_checkpoint_created", "created_at", "id"),
         Index("ix_checkpoint_stored_as", "stored_as_id"),
     )
 

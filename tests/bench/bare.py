@@ -307,14 +307,14 @@ async def nested(experiment_id: str) -> Response:
     ).fetchone()
     found = rows_of(
         reader.execute(
-            "SELECT id, model, status, step, created_at AS createdAt FROM run"
+            "SELECT id, model, upper(status) AS status, step, created_at AS createdAt FROM run"
             " WHERE experiment_id = ? ORDER BY created_at DESC, id DESC LIMIT 50",
             (experiment_id,),
         )
     )
     checkpoints: dict[str, list[dict[str, Any]]] = {run["id"]: [] for run in found}
     for run_id, *row in reader.execute(
-        "SELECT run_id, id, ckpt_path, state, step, size_bytes, created_at FROM checkpoint"
+        "SELECT run_id, id, ckpt_path, upper(state), step, size_bytes, created_at FROM checkpoint"
         f" WHERE run_id IN ({', '.join('?' * len(checkpoints))})"
         " ORDER BY created_at DESC, id DESC",
         tuple(checkpoints),

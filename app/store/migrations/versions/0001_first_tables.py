@@ -143,6 +143,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("ix_checkpoint_created", "checkpoint", ["created_at", "id"], unique=False)
     op.create_index(
         "ix_checkpoint_experiment",
         "checkpoint",
@@ -150,7 +151,9 @@ def upgrade() -> None:
         unique=False,
     )
     op.create_index("ix_checkpoint_run", "checkpoint", ["run_id", "created_at", "id"], unique=False)
-    op.create_index("ix_checkpoint_state", "checkpoint", ["state"], unique=False)
+    op.create_index(
+        "ix_checkpoint_state", "checkpoint", ["state", "created_at", "id"], unique=False
+    )
     op.create_index("ix_checkpoint_stored_as", "checkpoint", ["stored_as_id"], unique=False)
     op.create_index("ux_checkpoint_path", "checkpoint", ["ckpt_path"], unique=True)
     op.create_index(
@@ -222,6 +225,7 @@ def downgrade() -> None:
     op.drop_index("ix_checkpoint_state", "checkpoint")
     op.drop_index("ix_checkpoint_run", "checkpoint")
     op.drop_index("ix_checkpoint_experiment", "checkpoint")
+    op.drop_index("ix_checkpoint_created", "checkpoint")
 
     op.drop_table("checkpoint")
     op.drop_index("ix_run_status", "run")

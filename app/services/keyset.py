@@ -1,0 +1,398 @@
+"""Keyset pages: any table in any order, filtered, for one parent or for many at once.
+
+`page` reads one page of one list, `pages` the same page of the lists of many parents in one
+statement; `count` and `counts` say how long they are. A cursor is the place of a row in its
+order, so a page neither repeats nor skips a row when others come or go. Rows that lack the
+value they are ordered by come last, in either direction: they are read by a second statement,
+so that each of the two walks an index.
+"""
+
+import base64
+import binascii
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+import orjson
+from sqlalchemy import Select, and_, bindparam, exists, func, null, select, true, tuple_
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlmodel import SQLModel
+
+from app.errors import InvalidInput
+from app.store.sql import Statement, Tx, columns, dump, row_type
+from app.store.tables import MetricLatest
+
+RowT = TypeVar("RowT", bound=SQLModel)
+Parent = tuple[str, str]
+
+MOST = 100
+METRIC = "metric"
+_latest = columns(MetricLatest)
+
+
+class _Listed(FunctionElement[Any]):
+    """The strings of a JSON list as a table, so that one statement serves any number."""
+
+    inherit_cache = True
+    name = "listed"
+
+
+@compiles(_Listed, "sqlite")
+def _sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **options)})"
+
+
+@compiles(_Listed, "postgresql")
+def _postgresql(element: Any, compiler: Any, **options: Any) -> str:
+    return f"json_array_elements_text(CAST({compiler.process(element.clauses, **options)} AS json))"
+
+
+def listed(name: str) -> Any:
+    """A table with one column `value`: the strings of the JSON list bound to `name`."""
+    return _Listed(bindparam(name)).table_valued("value", name=name)
+
+
+def one_of(column: Any, name: str) -> Any:
+    return column.in_(select(listed(name).c.value))
+
+
+@dataclass(frozen=True, eq=False)
+class Listing(Generic[RowT]):
+    """What one table can be listed by.
+
+    `tie` is the column that makes every order total. `orders` and `filters` are by name; the
+    order `metric` is by the latest value of one metric of the row. `spread` names a filter by
+    a list of values whose column has an index of its own, in the order of creation.
+    """
+
+    table: type[RowT]
+    tie: Any
+    orders: Mapping[str, Any]
+    filters: Mapping[str, Any]
+    spread: str | None = None
+
+    def column(self, name: str) -> Any:
+        return getattr(columns(self.table), name)
+
+    def lacks(self, field: str) -> bool:
+        """Whether a row may lack the value of this order."""
+        return field == METRIC or bool(self.orders[field].nullable)
+
+
+class Order(NamedTuple):
+    """By what a list is sorted. `metric_key` goes with the field `metric` alone."""
+
+    field: str
+    descending: bool = True
+    metric_key: str | None = None
+
+
+class Window(NamedTuple):
+    """Which page: `size` rows after or before a cursor, from the end when `backward`."""
+
+    size: int = 50
+    after: str | None = None
+    before: str | None = None
+    backward: bool = False
+
+
+class Page(NamedTuple, Generic[RowT]):
+    """One page. `cursor` is the place of one of its rows; `values`, by what they are sorted."""
+
+    rows: list[RowT]
+    values: Sequence[Any]
+    order: Order
+    has_next: bool
+    has_previous: bool
+
+    def cursor(self, index: int) -> str:
+        """The cursor of a row of this page."""
+        row: Any = self.rows[index]
+        value = self.values[index] if self.order.field == METRIC else getattr(row, self.order.field)
+        # JSON has no infinities; their repr is a number to `float` all the same.
+        value = repr(value) if isinstance(value, float) else value
+        place = [self.order.field, self.order.metric_key, value, getattr(row, "id", value)]
+        return base64.urlsafe_b64encode(orjson.dumps(place)).decode().rstrip("=")
+
+
+def _place(cursor: str, order: Order, argument: str) -> tuple[Any, Any]:
+    """What a cursor stands for: the sort value and the tie-breaker. Raises InvalidInput."""
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        field, metric_key, value, tie = orjson.loads(base64.b64decode(padded, b"-_", True))
+        if (field, metric_key) != (order.field, order.metric_key):
+            raise ValueError
+        if field == METRIC and value is not None:
+            value = float(value)
+        kind: Any = {METRIC: float, "step": int, "seq": int}.get(field, str)
+        if not isinstance(value, kind | None) or not isinstance(
+            tie, int if field == "seq" else str
+        ):
+            raise ValueError
+        if any(isinstance(part, int) and not -(2**63) <= part < 2**63 for part in (value, tie)):
+            raise ValueError
+        if any(isinstance(part, str) and "\x00" in part for part in (value, tie)):
+            raise ValueError
+    except (ValueError, TypeError, binascii.Error):
+        raise InvalidInput(
+            f"{argument!r} is not a cursor of this list in this order; "
+            "take one from its pageInfo or edges.",
+            errors=[{"pointer": f"/{argument}", "detail": "not a cursor of this list"}],
+        ) from None
+    return value, tie
+
+
+class _Shape(NamedTuple):
+    """All that makes one statement differ from another."""
+
+    listing: Listing[Any]
+    filters: frozenset[str]
+    field: str
+    downward: bool
+    # The rows that have the value they are ordered by, or those that lack it.
+    valued: bool
+    # Of "low" and "high": the places, exclusive, that the page lies between.
+    bounds: frozenset[str]
+    # The column that says whose list a row is in; the dialect, where many are read at once.
+    parent: str | None
+    dialect: str | None
+
+
+@cache
+def _statement(shape: _Shape) -> Statement[Any]:
+    """Rows of one page; for the order by a metric with its value behind the columns."""
+    listing, metric = shape.listing, shape.field == METRIC
+    sort, tie = listing.orders[shape.field], listing.tie
+    selected = list(columns(listing.table))
+    of_row = and_(_latest.run_id == tie, _latest.key == bindparam("metric_key"))
+    if metric:
+        selected.append((sort if shape.valued else null()).label("metric_value"))
+    query = select(*selected).where(*(listing.filters[name] for name in sorted(shape.filters)))
+    if metric and shape.valued:
+        query = query.join(MetricLatest, of_row).where(sort.is_not(None))
+        tie = _latest.run_id  # so that the index on values gives the order
+    elif metric:
+        query = query.where(~exists().where(of_row, sort.is_not(None)))
+    elif listing.lacks(shape.field):
+        query = query.where(sort.is_not(None) if shape.valued else sort.is_(None))
+    key = tuple_(sort, tie) if shape.valued else tie
+    for bound in sorted(shape.bounds):
+        place: Any = bindparam(f"{bound}_tie")
+        if shape.valued:
+            place = tuple_(bindparam(f"{bound}_value"), place)
+        query = query.where(key > place if bound == "low" else key < place)
+    by = [sort, tie] if shape.valued else [tie]
+    query = query.order_by(*_directed(by, shape)).limit(bindparam("most"))
+    if shape.dialect is not None:
+        query = _of_each(query, tie, shape)
+    elif shape.parent is not None:
+        query = query.where(listing.column(shape.parent) == bindparam("parent"))
+    return Statement(query, None if metric else listing.table)
+
+
+def _directed(by: list[Any], shape: _Shape) -> list[Any]:
+    return [column.desc() if shape.downward else column for column in by]
+
+
+def _of_each(query: Select[Any], tie: Any, shape: _Shape) -> Select[Any]:
+    """The first rows of `query` for each of many parents, found through the index of each.
+
+    A window function would read every row of every parent. SQLite has no LATERAL; there a
+    correlated list of keys is the same walk.
+    """
+    assert shape.parent is not None
+    listing, parents = shape.listing, listed("parents")
+    own = query.where(listing.column(shape.parent) == parents.c.value)
+    if shape.dialect == "postgresql":
+        lateral = own.lateral("page")
+        return select(*lateral.c).select_from(parents.join(lateral, true()))
+    page = cast(Any, listing.table).__table__.alias("page")
+    keys = own.with_only_columns(tie, maintain_column_froms=True).correlate(parents)
+    found = page.c[listing.tie.name].in_(keys)
+    if len(page.primary_key) > 1:
+        found = and_(page.c[shape.parent] == parents.c.value, found)
+    selected = list(page.c)
+    sort: Any = null()
+    if shape.field == METRIC and shape.valued:
+        value = select(_latest.value).where(
+            _latest.run_id == page.c.id, _latest.key == bindparam("metric_key")
+        )
+        sort = value.scalar_subquery()
+    elif shape.valued:
+        sort = page.c[listing.orders[shape.field].name]
+    if shape.field == METRIC:
+        selected.append(sort.label("metric_value"))
+    by = [sort, page.c[listing.tie.name]] if shape.valued else [page.c[listing.tie.name]]
+    return select(*selected).select_from(parents.join(page, found)).order_by(*_directed(by, shape))
+
+
+@cache
+def _count(
+    listing: Listing[Any], filters: frozenset[str], parent: str | None, many: bool
+) -> Statement[Any]:
+    conditions = [listing.filters[name] for name in sorted(filters)]
+    if parent is None:
+        return Statement(select(func.count()).select_from(listing.table).where(*conditions))
+    column = listing.column(parent)
+    own = one_of(column, "parents") if many else column == bindparam("parent")
+    return Statement(select(column, func.count()).where(own, *conditions).group_by(column))
+
+
+def _params(listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any]:
+    """The filters as bound parameters. Lists travel as JSON."""
+    params: dict[str, Any] = {}
+    for name, value in filters.items():
+        assert name in listing.filters, name
+        if name == METRIC:
+            key, least, greatest = value
+            params["filter_key"] = key
+            params["filter_min"] = -math.inf if least is None else least
+            params["filter_max"] = math.inf if greatest is None else greatest
+        elif name == "search":
+            params[name] = "%" + re.sub(r"([\\%_])", r"\\\1", value) + "%"
+        else:
+            params[name] = value if isinstance(value, str | bool) else dump(list(value))
+    return params
+
+
+def _parts(
+    listing: Listing[Any], filters: Mapping[str, Any], order: Order, window: Window
+) -> list[tuple[_Shape, dict[str, Any]]]:
+    """The statements that make a page: of the rows that have the sort value, of the rest."""
+    params = _params(listing, filters) | {"most": window.size + 1}
+    if order.field == METRIC:
+        params["metric_key"] = order.metric_key
+    parts = []
+    for valued in (True, False) if listing.lacks(order.field) else (True,):
+        bounds: dict[str, Any] = {}
+        beyond = False
+        for cursor, argument in ((window.after, "after"), (window.before, "before")):
+            if cursor is None:
+                continue
+            value, tie = _place(cursor, order, argument)
+            if (value is not None) == valued:
+                side = "low" if (argument == "after") != order.descending else "high"
+                bounds |= {f"{side}_tie": tie} | ({f"{side}_value": value} if valued else {})
+            elif valued == (argument == "after"):
+                beyond = True
+        if not beyond:
+            names = frozenset(name.partition("_")[0] for name in bounds)
+            downward = order.descending != window.backward
+            shape = _Shape(
+                listing, frozenset(filters), order.field, downward, valued, names, None, None
+            )
+            parts.append((shape, params | bounds))
+    return parts[::-1] if window.backward else parts
+
+
+def _page(listing: Listing[Any], found: list[Any], order: Order, window: Window) -> Page[Any]:
+    more = len(found) > window.size
+    del found[window.size :]
+    if window.backward:
+        found.reverse()
+    values: Sequence[Any] = ()
+    if order.field == METRIC:
+        values = [row[-1] for row in found]
+        make = cast(Any, row_type(listing.table))._make
+        found = [make(row[:-1]) for row in found]
+    return Page(
+        found,
+        values,
+        order,
+        has_next=window.before is not None if window.backward else more,
+        has_previous=more if window.backward else window.after is not None,
+    )
+
+
+def page(
+    tx: Tx,
+    listing: Listing[RowT],
+    filters: Mapping[str, Any],
+    order: Order,
+    window: Window,
+    parent: Parent | None = None,
+) -> Page[RowT]:
+    """One page of a list: of all, or of those whose column (`parent`) holds an id.
+
+    Raises InvalidInput for a cursor that is not of this list.
+    """
+    spread = listing.spread or ""
+    if parent is None and spread in filters and order.field == "created_at":
+        rest = {name: value for name, value in filters.items() if name != spread}
+        if not any(name in rest for name in INDEXED):
+            return _merged(tx, listing, rest, order, window, (spread, filters[spread]))
+    found: list[Any] = []
+    for shape, params in _parts(listing, filters, order, window):
+        if parent is not None:
+            shape = shape._replace(parent=parent[0])
+            params["parent"] = parent[1]
+        if len(found) <= window.size:
+            found += tx.all(_statement(shape), **params)
+    return _page(listing, found, order, window)
+
+
+INDEXED = ("experiment_id", "run_id", "parent_run_id", "root_run_id")
+"""Filters that are better walked by than a `spread`."""
+
+
+def _merged(
+    tx: Tx,
+    listing: Listing[RowT],
+    filters: Mapping[str, Any],
+    order: Order,
+    window: Window,
+    spread: tuple[str, Sequence[str]],
+) -> Page[RowT]:
+    """A page of several lists in one: the first rows of each are enough to know it."""
+    name, values = spread
+    ((shape, params),) = _parts(listing, filters, order, window)
+    shape = shape._replace(parent=name, dialect=tx.dialect)
+    found: list[Any] = tx.all(_statement(shape), parents=dump(sorted(set(values))), **params)
+    found.sort(key=lambda row: (row.created_at, row.id), reverse=shape.downward)
+    return _page(listing, found, order, window)
+
+
+def pages(
+    tx: Tx,
+    listing: Listing[RowT],
+    parent: str,
+    parents: Sequence[str],
+    filters: Mapping[str, Any],
+    order: Order,
+    window: Window,
+) -> list[Page[RowT]]:
+    """The same page of the list of each parent: the rows whose column `parent` holds its id."""
+    if len(parents) == 1:
+        return [page(tx, listing, filters, order, window, (parent, parents[0]))]
+    found: dict[str, list[Any]] = {each: [] for each in parents}
+    place = row_type(listing.table)._fields.index(parent)  # type: ignore[attr-defined]
+    for shape, params in _parts(listing, filters, order, window):
+        shape = shape._replace(parent=parent, dialect=tx.dialect)
+        for row in tx.all(_statement(shape), parents=dump(list(parents)), **params):
+            found[row[place]].append(row)
+    return [_page(listing, found[each], order, window) for each in parents]
+
+
+def count(
+    tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], parent: Parent | None = None
+) -> int:
+    """How many rows a list has."""
+    if parent is not None:
+        return counts(tx, listing, parent[0], [parent[1]], filters)[0]
+    found = tx.first(_count(listing, frozenset(filters), None, False), **_params(listing, filters))
+    return int(found[0]) if found else 0
+
+
+def counts(
+    tx: Tx, listing: Listing[Any], parent: str, parents: Sequence[str], filters: Mapping[str, Any]
+) -> list[int]:
+    """How many rows the list of each parent has."""
+    many = len(parents) > 1
+    params = _params(listing, filters)
+    params["parents" if many else "parent"] = dump(list(parents)) if many else parents[0]
+    found = dict(tx.all(_count(listing, frozenset(filters), parent, many), **params))
+    return [found.get(each, 0) for each in parents]
