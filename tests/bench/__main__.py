@@ -55,12 +55,14 @@ def main() -> int:
         on = machine(Path(name))
         with workbench(Path(name), asked.quick) as bench:
             for row in asked.only or [*ROWS, *(PEERS if asked.peers else ())]:
-                print(f"{row} …", file=sys.stderr, flush=True)
+                print(f"{row} …", end=" ", file=sys.stderr, flush=True)
+                at = time.monotonic()
                 try:
                     figures += (ROWS | PEERS)[row](bench)
                 except Exception as error:  # the other rows are worth having
                     broken.append(row)
-                    print(f"{row} could not be measured: {error}", file=sys.stderr)
+                    print(f"could not be measured: {error}", end=" ", file=sys.stderr)
+                print(f"{time.monotonic() - at:.0f} s", file=sys.stderr)
     print((markdown if asked.markdown else plain)(figures))
     print(f"\n{on}; {time.monotonic() - began:.0f} s")
     if asked.json:

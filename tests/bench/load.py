@@ -30,7 +30,7 @@ class Load:
     seconds: float
     latencies: list[float]
     statuses: dict[int, int]
-    bodies: list[bytes]  # the last of each lane and every error; all of them if kept
+    bodies: list[bytes]  # the last of each lane, and every error
 
     @property
     def rate(self) -> float:
@@ -55,7 +55,6 @@ class _Plan:
     port: int
     lanes: list[list[bytes]]
     seconds: float | None  # None: every lane once; else the lanes go round until the time is up
-    keep: bool
 
 
 def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
@@ -68,11 +67,7 @@ def request(method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
 
 
 def start_load(
-    port: int,
-    lanes: Sequence[Sequence[bytes]],
-    seconds: float | None = None,
-    *,
-    keep: bool = False,
+    port: int, lanes: Sequence[Sequence[bytes]], seconds: float | None = None
 ) -> "subprocess.Popen[bytes]":
     """Start a load in the background; `finish_load` waits for it and returns what it saw."""
     process = subprocess.Popen(
@@ -83,7 +78,7 @@ def start_load(
     )
     assert process.stdin
     with process.stdin as pipe:
-        pickle.dump(_Plan(port, [list(lane) for lane in lanes], seconds, keep), pipe)
+        pickle.dump(_Plan(port, [list(lane) for lane in lanes], seconds), pipe)
     return process
 
 
@@ -98,15 +93,9 @@ def finish_load(process: "subprocess.Popen[bytes]") -> Load:
     return load
 
 
-def run_load(
-    port: int,
-    lanes: Sequence[Sequence[bytes]],
-    seconds: float | None = None,
-    *,
-    keep: bool = False,
-) -> Load:
+def run_load(port: int, lanes: Sequence[Sequence[bytes]], seconds: float | None = None) -> Load:
     """Play every lane once, or round and round for `seconds`; see the module's map."""
-    return finish_load(start_load(port, lanes, seconds, keep=keep))
+    return finish_load(start_load(port, lanes, seconds))
 
 
 class _Lane(asyncio.Protocol):
@@ -150,7 +139,7 @@ class _Lane(asyncio.Protocol):
         if self.next == len(self.lane) and self.plan.seconds is not None:
             self.next = 0
         last = self.next == len(self.lane) or now >= self.end
-        if last or self.plan.keep or status >= 400:
+        if last or status >= 400:
             self.result.bodies.append(self.buffer[self.body_at :])
         self.buffer, self.want = b"", 0
         if not last:
@@ -183,7 +172,10 @@ async def _play(plan: _Plan) -> Load:
 
 def main() -> None:
     gc.disable()
-    pickle.dump(uvloop.run(_play(pickle.load(sys.stdin.buffer))), sys.stdout.buffer)
+    result = uvloop.run(_play(pickle.load(sys.stdin.buffer)))
+    # Not sys.stdout: under PYTHONUNBUFFERED it may write a part of this and say nothing.
+    with open(1, "wb") as output:
+        pickle.dump(result, output)
 
 
 if __name__ == "__main__":
