@@ -17,6 +17,7 @@ ServiceError
 │   ├── ReleaseTagTaken   409 release_tag_taken
 │   └── KeyInFlight       409 idempotency_key_in_flight
 ├── BodyTooLarge        413 body_too_large
+├── UnsupportedMediaType 415 unsupported_media_type
 ├── Busy                429 busy                 queue full; `retry_after` seconds
 └── Unavailable         503 unavailable
 """
@@ -140,6 +141,12 @@ class BodyTooLarge(ServiceError):
     """The body is larger than this service reads."""
 
     status, code, title = 413, "body_too_large", "Body too large"
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body's Content-Type is not JSON."""
+
+    status, code, title = 415, "unsupported_media_type", "Unsupported media type"
 
 
 class Busy(ServiceError):

@@ -6,20 +6,34 @@ one is configured (every route but health; reports also take their run's token),
 cap on bodies, whether or not their length was announced.
 """
 
+import base64
+import binascii
 import re
-from collections.abc import Iterable
-from urllib.parse import urlsplit
+from collections.abc import Collection
 
 import orjson
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.domain.hosts import allowed, origin_allowed
 from app.domain.tokens import same
 from app.errors import BodyTooLarge, Forbidden, ServiceError, Unauthorized
 
+ANONYMOUS = "anonymous"
+"""The caller who may ask for health, and is asked for a token further in: a report is, and a
+websocket of GraphQL."""
+
 _OPEN = {"/healthz", "/readyz"}
 _REPORTS = re.compile(r"/v1/runs/[^/]+/reports")
-_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+_LOOKED_AT = {b"host", b"origin", b"authorization", b"content-length"}
+
+SECURITY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+_FRESH = (b"cache-control", b"no-store")
+CHALLENGES = ("Bearer", 'Basic realm="LLM Train API"')
 
 
 def problem(error: ServiceError) -> bytes:
@@ -37,20 +51,31 @@ def problem(error: ServiceError) -> bytes:
     return orjson.dumps(body)
 
 
-def bearer(headers: Headers) -> str | None:
+def bearer(authorization: str) -> str | None:
     """The token of an Authorization header."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def password(authorization: str) -> str | None:
+    """The password of an Authorization header: how a browser sends a token."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(encoded.strip(), validate=True).decode().partition(":")[2] or None
+    except (binascii.Error, UnicodeDecodeError):
+        return None
 
 
 class Guard:
     """Lets a request pass or answers it. `scope["caller"]` is who passed."""
 
     def __init__(
-        self, app: ASGIApp, *, allowed_hosts: Iterable[str], api_token: str | None, max_body: int
+        self, app: ASGIApp, *, hosts: Collection[str], api_token: str | None, max_body: int
     ) -> None:
         self.app = app
-        self.hosts = {host.lower() for host in allowed_hosts}
+        self.hosts = hosts
         self.api_token = api_token
         self.max_body = max_body
 
@@ -58,15 +83,13 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
         try:
+            headers = _headers(scope)
             self._check_names(headers)
-            scope["caller"] = self._caller(scope, headers)
-            declared = headers.get("content-length", "")
-            if declared.isdigit() and int(declared) > self.max_body:
-                raise self._too_large()
+            scope["caller"] = self._caller(scope, headers.get(b"authorization", ""))
+            self._check_length(headers.get(b"content-length", "0"))
         except ServiceError as error:
-            await _refuse(error, scope, receive, send)
+            await _refuse(error, scope, send)
             return
         started = False
         received = 0
@@ -84,54 +107,70 @@ class Guard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], *_HEADERS]
+                headers = message["headers"] = [*message["headers"], *SECURITY]
+                if all(name != b"cache-control" for name, _ in headers):
+                    headers.append(_FRESH)
             await send(message)
 
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # the server itself leaves the body out
         try:
             await self.app(scope, limited, hardened)
         except BodyTooLarge as error:
             if started:
                 raise
-            await _refuse(error, scope, receive, send)
+            await _refuse(error, scope, send)
 
-    def _check_names(self, headers: Headers) -> None:
-        if _name(headers.get("host", "")) not in self.hosts:
-            raise Forbidden(
-                "This Host is not allowed; the operator can add it to LLM_TRAIN_ALLOWED_HOSTS."
-            )
-        origin = headers.get("origin")
-        if origin is not None and _name(urlsplit(origin).netloc) not in self.hosts:
-            raise Forbidden(
-                "This Origin is not allowed; the operator can add it to LLM_TRAIN_ALLOWED_HOSTS."
-            )
+    def _check_names(self, headers: dict[bytes, str]) -> None:
+        origin = headers.get(b"origin")
+        for what, fine in (
+            ("Host", allowed(headers.get(b"host", ""), self.hosts)),
+            ("Origin", origin is None or origin_allowed(origin, self.hosts)),
+        ):
+            if not fine:
+                raise Forbidden(
+                    f"This {what} is not allowed; the operator can add its name to "
+                    "LLM_TRAIN_ALLOWED_HOSTS."
+                )
 
-    def _caller(self, scope: Scope, headers: Headers) -> str:
-        path = scope["path"]
+    def _caller(self, scope: Scope, authorization: str) -> str:
         if self.api_token is None:
             return "local"
-        token = bearer(headers)
+        token = bearer(authorization) or password(authorization)
         if token is not None and same(token, self.api_token):
             return "api"
-        if path in _OPEN or _REPORTS.fullmatch(path) or scope["type"] == "websocket":
-            return "anonymous"  # reports and websockets are asked for their token further in
-        raise Unauthorized("Send the API token: `Authorization: Bearer …`.")
+        path = scope["path"]
+        if scope["type"] == "websocket":
+            inside = path == "/graphql"  # a browser's first message brings the token
+        else:
+            inside = path in _OPEN or (scope["method"] == "POST" and bool(_REPORTS.fullmatch(path)))
+        if inside:
+            return ANONYMOUS
+        raise Unauthorized(
+            "Send the API token: `Authorization: Bearer …`, or in a browser as the password."
+        )
+
+    def _check_length(self, declared: str) -> None:
+        digits = declared if declared.isascii() and declared.isdigit() else "0"
+        if len(digits) > 18 or int(digits) > self.max_body:
+            raise self._too_large()
 
     def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"A body may have at most {self.max_body} bytes.")
+        return BodyTooLarge(f"A body may have at most {self.max_body} bytes; send less at once.")
 
 
-def _name(netloc: str) -> str:
-    """The host name of `name`, `name:port` or `[v6]:port`, lower-case."""
-    end = netloc.find("]")
-    name = netloc[: end + 1] if end >= 0 else netloc.partition(":")[0]
-    return name.lower()
+def _headers(scope: Scope) -> dict[bytes, str]:
+    """The headers that decide. A repeated one is joined, and so means nothing to anyone."""
+    found: dict[bytes, str] = {}
+    for name, value in scope["headers"]:
+        if name in _LOOKED_AT:
+            text = value.decode("latin-1")
+            found[name] = f"{found[name]}, {text}" if name in found else text
+    return found
 
 
-async def _refuse(error: ServiceError, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await receive()
-        await send({"type": "websocket.close", "code": 4403, "reason": error.code})
-        return
+async def _refuse(error: ServiceError, scope: Scope, send: Send) -> None:
+    """Answers in the place of the app: in GraphQL's form to GraphQL's clients."""
     if scope["path"].startswith("/graphql"):
         media = b"application/json"
         body = orjson.dumps(
@@ -139,8 +178,11 @@ async def _refuse(error: ServiceError, scope: Scope, receive: Receive, send: Sen
         )
     else:
         media, body = b"application/problem+json", problem(error)
-    headers = [(b"content-type", media), (b"content-length", str(len(body)).encode()), *_HEADERS]
+    headers = [
+        (b"content-type", media), (b"content-length", str(len(body)).encode()), *SECURITY, _FRESH,
+    ]  # fmt: skip
     if error.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        headers += [(b"www-authenticate", challenge.encode()) for challenge in CHALLENGES]
+    kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
+    await send({"type": f"{kind}.start", "status": error.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": body})

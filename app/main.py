@@ -9,34 +9,38 @@ import gc
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before uvicorn minds it: no traceback
+
 try:
     import uvicorn
     from fastapi import FastAPI
     from pydantic import ValidationError
+
+    from app.domain import failpoints
+    from app.domain.recipes import RecipeError, load_recipes
+    from app.errors import ServiceError
+    from app.graphql.router import graphql_router
+    from app.guard import Guard
+    from app.logs import JsonLines
+    from app.pages import mount_static
+    from app.rest import docs, logs, metrics, openapi, problems, routes, service
+    from app.services.idempotency import InFlight
+    from app.settings import Settings
+    from app.store.database import Database, connect
+    from app.supervisor import Supervisor
 except ModuleNotFoundError as missing:
     sys.exit(
         f"llm-train: the package {missing.name!r} is not installed; "
-        'install the service with: pip install "llm-train-api"'
+        "install the service with: pip install llm-train-api  (in a checkout: pip install -e .)"
     )
-
-from app.domain import failpoints
-from app.domain.recipes import RecipeError, load_recipes
-from app.errors import ServiceError
-from app.graphql.router import graphql_router
-from app.guard import Guard
-from app.logs import JsonLines
-from app.pages import mount_static
-from app.rest import docs, logs, metrics, problems, routes, service
-from app.services.idempotency import InFlight
-from app.settings import Settings
-from app.store.database import Database, connect
-from app.supervisor import Supervisor
 
 log = logging.getLogger("app")
 
@@ -60,8 +64,8 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
         app.state.db, app.state.supervisor = db, supervisor
         task = asyncio.create_task(supervisor.run())
         # What start-up made stays; the collector need not walk it again and again.
-        gc.collect()
         gc.freeze()
+        log.info("serving on %s", app.state.api_url)
         try:
             yield
         finally:
@@ -76,7 +80,10 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
+    openapi.describe(app, needs_token=settings.api_token is not None)
     app.state.settings = settings
     app.state.recipes = recipes
     app.state.secret = settings.secret or _secret(settings.data_dir)
@@ -84,7 +91,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.in_flight = InFlight()
     app.add_middleware(
         Guard,
-        allowed_hosts=settings.allowed_hosts,
+        hosts=settings.hosts,
         api_token=settings.api_token,
         max_body=settings.max_body_bytes,
     )
@@ -103,12 +110,16 @@ def _secret(data_dir: Path) -> str:
     """The secret that run tokens are derived from, made at the first start."""
     data_dir.mkdir(parents=True, exist_ok=True)
     path = data_dir / "secret"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text()
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_urlsafe(48))
+    if not path.exists():
+        new = data_dir / f".secret-{secrets.token_hex(8)}"
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(48))
+            file.flush()
+            os.fsync(file.fileno())
+        # A link, so that of two first starts one wins, and a crash leaves no empty secret.
+        with suppress(FileExistsError):
+            path.hardlink_to(new)
+        new.unlink()
     return path.read_text()
 
 
@@ -117,14 +128,16 @@ def prepare(settings: Settings) -> FastAPI:
 
     Raises SystemExit with one line that says what to do.
     """
-    if settings.failpoint is not None:
-        failpoints.activate(*settings.failpoint.split(":", 1))
     try:
+        if settings.failpoint is not None:
+            failpoints.activate(*settings.failpoint.split(":", 1))
         db = connect(settings.database_url)
         db.prepare()
         return create_app(settings, db)
-    except (RecipeError, OSError, ValueError, ServiceError) as error:
+    except (RecipeError, ServiceError, ValueError) as error:
         sys.exit(f"llm-train: {error}")
+    except OSError as error:
+        sys.exit(f"llm-train: {error.filename}: {os.strerror(error.errno or 0)}")
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -133,59 +146,55 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
-        name = "LLM_TRAIN_" + "_".join(map(str, first["loc"])).upper() if first["loc"] else ""
-        message = first["msg"].removeprefix("Value error, ")
-        sys.exit(f"llm-train: {name}{': ' if name else ''}{message}")
+        name = "LLM_TRAIN_" + str(first["loc"][0]).upper() + ": " if first["loc"] else ""
+        sys.exit(f"llm-train: {name}{first['msg'].removeprefix('Value error, ')}")
 
 
 def bind(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
-    """A server and the socket it shall serve; nobody is answered before it runs.
+    """A server and the socket it shall serve; who connects waits until it runs.
 
     Raises SystemExit with one line that says what to do.
     """
     app = prepare(settings)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        sock = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        why = (error.strerror or str(error)).partition(" (")[0].lower()
+        sys.exit(
+            f"llm-train: cannot listen on {settings.host}:{settings.port}: {why}; "
+            "choose another place with LLM_TRAIN_PORT or LLM_TRAIN_HOST"
+        )
+    app.state.api_url = _address(settings.host, sock.getsockname()[1])
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         log_config=None,
         access_log=False,
         ws="websockets-sansio",
         ws_max_size=settings.max_body_bytes,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=1,
     )
-    logging.disable(logging.ERROR)  # uvicorn would log what the line below says better
-    try:
-        sock = config.bind_socket()
-    except SystemExit:
-        sys.exit(
-            f"llm-train: {settings.host}:{settings.port} is taken or is not an address of this "
-            "machine; choose another port with LLM_TRAIN_PORT."
-        )
-    finally:
-        logging.disable(logging.NOTSET)
-    app.state.api_url = "http://{}:{}".format(*_reachable(sock.getsockname()))
     return uvicorn.Server(config), sock
 
 
+def _address(host: str, port: int) -> str:
+    """Where this machine's own trainers reach the service."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def serve(settings: Settings) -> None:
-    """Serves until SIGINT or SIGTERM."""
+    """Serves until SIGINT or SIGTERM, and says where it does."""
     logging.basicConfig(level=settings.log_level.upper(), handlers=[JsonLines.handler()])
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     server, sock = bind(settings)
-    log.info("serving on %s", server.config.app.state.api_url)  # type: ignore[union-attr]
-    with suppress(KeyboardInterrupt):
-        server.run(sockets=[sock])
-
-
-def _reachable(address: tuple[str, int]) -> tuple[str, int]:
-    """Where this machine's own trainers reach a bound address."""
-    host, port = address[:2]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104
-    return (f"[{host}]" if ":" in host and "[" not in host else host), port
+    server.run(sockets=[sock])
 
 
 def main() -> None:
     """`python -m app.main`."""
+    if len(sys.argv) > 1:
+        sys.exit("llm-train: python -m app.main takes no arguments; see llm-train --help")
     serve(load_settings())
 
 

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.domain.hosts import is_host
 
 
 class Settings(BaseSettings):
@@ -16,15 +18,17 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LLM_TRAIN_", extra="ignore")
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     database_url: str = "sqlite:///app.db"
     data_dir: Path = Path("data")
     # A TOML file whose recipes join the built-in ones.
     recipes: Path | None = None
-    api_token: Annotated[str, Field(min_length=16)] | None = None
-    # Names (and, for browsers, origins) under which clients may reach the service.
-    allowed_hosts: Annotated[list[str], NoDecode] = ["127.0.0.1", "localhost", "[::1]"]
+    # What every request must bring; without one, only this machine can connect.
+    api_token: Annotated[str, Field(min_length=16, pattern="^[!-~]+$")] | None = None
+    # Further names under which clients and pages in browsers may reach the service:
+    # "gpu.example.com", or "gpu.example.com:8443" for that port only.
+    allowed_hosts: Annotated[list[str], NoDecode] = []
     max_local_runs: Annotated[int, Field(ge=1, le=1000)] = 4
     # GPU types of this machine, instead of asking the driver: "A100,A100".
     gpus: str | None = None
@@ -35,16 +39,20 @@ class Settings(BaseSettings):
     secret: Annotated[str, Field(min_length=32)] | None = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
     introspection: bool = True
-    log_level: str = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     # For tests: where to die, e.g. "launch.spawned:kill".
     failpoint: str | None = None
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return [name.strip() for name in value.split(",") if name.strip()]
-        return value
+        if not isinstance(value, str):
+            return value
+        names = [name.strip().lower() for name in value.split(",") if name.strip()]
+        for name in names:
+            if not is_host(name):
+                raise ValueError(f"{name!r} is not a name like gpu.example.com or [::1]:8000")
+        return names
 
     @model_validator(mode="after")
     def _no_open_door(self) -> "Settings":
@@ -64,6 +72,12 @@ class Settings(BaseSettings):
     def python(self) -> str:
         """The interpreter that serves, which recipes may name."""
         return sys.executable
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Every name that a Host or an Origin may have: loopback's, the bound one, the allowed."""
+        own = f"[{self.host}]" if ":" in self.host else self.host
+        return frozenset({"127.0.0.1", "localhost", "[::1]", own.lower(), *self.allowed_hosts})
 
     @property
     def loopback(self) -> bool:

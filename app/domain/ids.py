@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
-_PATTERN = re.compile(r"(exp|run|ckpt)_[0-9a-hjkmnp-tv-z]{26}")
+PATTERN = "^{}_[0-9a-hjkmnp-tv-z]{{26}}$"
+"""What an id looks like, to be formatted with its prefix."""
+_PATTERN = re.compile(PATTERN.format("(exp|run|ckpt)"))
 
 
 def new_id(prefix: str) -> str:

@@ -11,6 +11,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from app.domain.ids import PATTERN
+
+EXPERIMENT_ID = "exp_0cc4q1wv6a2gkx8m3r5t7z9bdf"
+RUN_ID = "run_0cc4q1x3h7p2n4s6v8y0c1e3gj"
+"""What the documented examples name."""
+
 MAX_OBJECT_BYTES = 64 * 1024
 MAX_DEPTH = 16
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -55,25 +61,23 @@ def _bounded_object(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    return value
-
-
-JsonObject = Annotated[dict[str, Any], AfterValidator(_bounded_object)]
+JsonObject = Annotated[
+    dict[str, Any],
+    AfterValidator(_bounded_object),
+    Field(description=f"At most {MAX_OBJECT_BYTES} bytes as JSON and {MAX_DEPTH} levels deep."),
+]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_clean)]
 Text = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_clean)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 ReleaseTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
-FiniteNumber = Annotated[float, AfterValidator(_finite)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 MetricKey = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_clean)]
 
 
 class Request(BaseModel):
     """A closed request: unknown fields are an error, and nothing is coerced."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ExperimentRequest(Request):
@@ -143,6 +147,10 @@ class RunRequest(Request):
     notes: Text | None = None
 
 
+class CancelRequest(Request):
+    """Cancel a run. There is nothing to say about it."""
+
+
 class ResumeRequest(Request):
     """Resume a run from a checkpoint: a child run with the parent's data, overridden."""
 
@@ -150,7 +158,7 @@ class ResumeRequest(Request):
         json_schema_extra={
             "examples": [
                 {
-                    "ckpt_path": "/ckpts/exp_…/run_…/step-000100",
+                    "ckpt_path": f"/ckpts/{EXPERIMENT_ID}/{RUN_ID}/step-000100",
                     "override_hyperparams": {"learning_rate": 1e-5},
                     "notes": "lower learning rate",
                 }
@@ -170,8 +178,8 @@ class MarkRequest(Request):
         json_schema_extra={
             "examples": [
                 {
-                    "run_id": "run_…",
-                    "ckpt_path": "/ckpts/exp_…/run_…/step-000100",
+                    "run_id": RUN_ID,
+                    "ckpt_path": f"/ckpts/{EXPERIMENT_ID}/{RUN_ID}/step-000100",
                     "tag_type": "release",
                     "release_tag": "v1.0.0",
                     "metrics": {"val_loss": 1.83},
@@ -180,20 +188,18 @@ class MarkRequest(Request):
         }
     )
 
-    run_id: Text
+    run_id: Annotated[str, StringConstraints(pattern=PATTERN.format("run"))]
     ckpt_path: Text
     tag_type: Slug
     release_tag: ReleaseTag | None = None
-    metrics: Annotated[dict[MetricKey, FiniteNumber], Field(max_length=200)] = Field(
-        default_factory=dict
-    )
+    metrics: Annotated[dict[MetricKey, Number], Field(max_length=200)] = Field(default_factory=dict)
 
 
 class VerifyRequest(Request):
     """Read checkpoints again, every byte: one, those of a run, or all of an experiment."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"run_id": "run_…"}, {"ckpt_path": "/ckpts/exp_…/run_…/…"}]}
+        json_schema_extra={"examples": [{"run_id": RUN_ID}, {"ckpt_path": "/ckpts/exp_…/run_…/…"}]}
     )
 
     run_id: Text | None = None

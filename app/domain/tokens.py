@@ -16,4 +16,4 @@ def run_token(secret: str, run_id: str) -> str:
 
 def same(given: str, expected: str) -> bool:
     """Compares two tokens in constant time."""
-    return hmac.compare_digest(given.encode(), expected.encode())
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())

@@ -11,6 +11,7 @@ import orjson
 from fastapi import Request, Response
 
 from app.domain.tokens import run_token
+from app.errors import InvalidInput
 from app.services import idempotency
 from app.services.idempotency import Answer
 from app.store.sql import Tx, dump
@@ -32,12 +33,17 @@ async def perform(
         return Answer(status if isinstance(status, int) else status(result), dump(view(result)))
 
     state = request.app.state
-    key = request.headers.get("idempotency-key")
-    if key is None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
         answer: Answer = await state.db.write(work)
         return answer
+    if len(keys) > 1:
+        raise InvalidInput(
+            "Send one Idempotency-Key.",
+            errors=[{"pointer": "", "header": "Idempotency-Key", "detail": "repeated"}],
+        )
     keyed = idempotency.keyed(
-        request.scope["caller"], request.method, request.url.path, key, await request.body()
+        request.scope["caller"], request.method, request.url.path, keys[0], await request.body()
     )
     with state.in_flight.claim(keyed):
         answer = await state.db.write(idempotency.once, keyed, work)

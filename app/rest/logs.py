@@ -8,15 +8,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.lifecycle import TERMINAL
 from app.errors import NotFound
+from app.rest.parameters import ExperimentId, RunId
 from app.rest.problems import documented
-from app.rest.routes import ExperimentId, RunId
 from app.services import runs
 from app.store.database import Database
 
-CHUNK = 64 * 1024
+CHUNK = 256 * 1024
 MOST = 8 * 1024 * 1024
 LOOK_SECONDS = 0.25  # a growing file announces nothing
 TYPE = "text/plain; charset=utf-8"
@@ -24,34 +25,54 @@ TYPE = "text/plain; charset=utf-8"
 router = APIRouter(prefix="/v1", tags=["runs"])
 
 
+class LogsQuery(BaseModel):
+    """Which part of the log."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    offset: Annotated[int, Field(ge=-(2**53), le=2**53)] = Field(
+        0, description="The first byte; a negative one counts from the end."
+    )
+    limit: Annotated[int, Field(ge=1, le=MOST)] = Field(
+        MOST, description="Bytes at most, without `follow`."
+    )
+    follow: bool = Field(False, description="Go on until the run has ended.")
+
+
 @router.get(
     "/experiments/{experiment_id}/runs/{run_id}/logs", response_class=Response,
-    responses=documented(404)
-    | {200: {"content": {"text/plain": {}}, "description": "What the trainer printed."}},
+    responses=documented(404, 422)
+    | {
+        200: {
+            "description": "What the trainer printed, as it is.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+            "headers": {
+                "X-Next-Offset": {
+                    "description": "The `offset` to go on from; not with `follow`.",
+                    "schema": {"type": "integer"},
+                }
+            },
+        }
+    },
 )  # fmt: skip
 async def logs(
     request: Request,
     experiment_id: ExperimentId,
     run_id: RunId,
-    offset: Annotated[
-        int,
-        Query(ge=-(2**62), le=2**62, description="First byte; a negative one counts from the end."),
-    ] = 0,
-    limit: Annotated[
-        int, Query(ge=1, le=MOST, description="Bytes at most, without follow.")
-    ] = MOST,
-    follow: Annotated[bool, Query(description="Go on until the run has ended.")] = False,
+    query: Annotated[LogsQuery, Query()],
 ) -> Response:
-    """The trainer's output. `X-Next-Offset` is the offset to go on from."""
+    """The trainer's output."""
     state = request.app.state
     run = await state.db.read(runs.get, run_id, experiment_id)
     if run.recipe is None:
         raise NotFound("An external run's output is with its own trainer; the service has none.")
     path: Path = state.settings.data_dir / "runs" / run_id / "train.log"
-    start = await asyncio.to_thread(_start, path, offset)
-    if follow:
+    start = query.offset
+    if start < 0:
+        start = max(0, await asyncio.to_thread(_size, path) + start)
+    if query.follow:
         return StreamingResponse(_follow(state.db, run_id, path, start), media_type=TYPE)
-    content = await asyncio.to_thread(_read, path, start, limit)
+    content = await asyncio.to_thread(_read, path, start, query.limit)
     return Response(content, media_type=TYPE, headers={"X-Next-Offset": str(start + len(content))})
 
 
@@ -70,16 +91,16 @@ async def _follow(db: Database, run_id: str, path: Path, offset: int) -> AsyncIt
                 await asyncio.wait_for(changed.wait(), LOOK_SECONDS)
 
 
-def _start(path: Path, offset: int) -> int:
-    if offset >= 0:
-        return offset
-    return max(0, path.stat().st_size + offset) if path.exists() else 0
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _read(path: Path, offset: int, most: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(most)
-    except FileNotFoundError:
+    if offset >= _size(path):  # some file systems cannot even seek that far
         return b""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(most)

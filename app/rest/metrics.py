@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.points import MAX_STEP
 from app.domain.requests import MetricKey
 from app.errors import InvalidInput
 from app.rest import schemas
+from app.rest.parameters import ExperimentId, RunId
 from app.rest.problems import documented
 from app.services import metrics, runs
 from app.services.metrics import Series, Window
@@ -19,7 +20,6 @@ from app.store.sql import Tx
 
 router = APIRouter(prefix="/v1/experiments/{experiment_id}", tags=["metrics"])
 
-ExperimentId = Annotated[str, Path(examples=["exp_06a1…"])]
 _Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
 
 
@@ -67,19 +67,19 @@ class ComparisonQuery(MetricsQuery):
 
 
 @router.get(
-    "/runs/{run_id}/metrics", response_model=schemas.MetricsAnswer, responses=documented(404)
+    "/runs/{run_id}/metrics", response_model=schemas.MetricsAnswer, responses=documented(404, 422)
 )
 async def run_metrics(
     request: Request,
     experiment_id: ExperimentId,
-    run_id: str,
+    run_id: RunId,
     query: Annotated[MetricsQuery, Query()],
 ) -> Response:
     """The curves of a run, which go on from those of the run it was resumed from."""
     return await _answer(request, experiment_id, [run_id], query)
 
 
-@router.get("/metrics", response_model=schemas.MetricsAnswer, responses=documented(404))
+@router.get("/metrics", response_model=schemas.MetricsAnswer, responses=documented(404, 422))
 async def compare_metrics(
     request: Request, experiment_id: ExperimentId, query: Annotated[ComparisonQuery, Query()]
 ) -> Response:

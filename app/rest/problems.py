@@ -1,30 +1,54 @@
 """Every error of the REST face as `application/problem+json`."""
 
+import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
-from app.errors import InvalidInput, MethodNotAllowed, NotFound, ServiceError
-from app.guard import problem
+from app import guard
+from app.errors import MethodNotAllowed, NotFound, ServiceError
+from app.rest.body import invalid
+
+MEDIA_TYPE = "application/problem+json"
+
+log = logging.getLogger(__name__)
 
 
 class FieldError(BaseModel):
-    """One wrong field."""
+    """One thing that is wrong with the request."""
 
-    pointer: str = Field(description="JSON pointer into the request's body.")
+    pointer: str = Field(description="JSON pointer into the body; empty: not one field of it.")
+    parameter: str | None = Field(None, description="The query parameter, if it is one.")
+    header: str | None = Field(None, description="The header, if it is one.")
     detail: str
 
 
 class Problem(BaseModel):
     """RFC 9457 problem details. `code` is stable; `detail` says what to do."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:llm-train-api:invalid_input",
+                    "title": "Invalid input",
+                    "status": 422,
+                    "code": "invalid_input",
+                    "detail": "/name: required.",
+                    "errors": [{"pointer": "/name", "detail": "required"}],
+                }
+            ]
+        },
+    )
 
-    type: str
+    type: str = Field(description="urn:llm-train-api: and the code.")
     title: str
     status: int
     code: str
@@ -32,66 +56,45 @@ class Problem(BaseModel):
     errors: list[FieldError] | None = None
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI entries of the errors that a route may answer with."""
-    return {
-        status: {
-            "model": Problem,
-            "description": _MEANING[status],
-            "content": {"application/problem+json": {}},
-        }
-        for status in sorted({400, 401, 403, 413, 422, 429, 503, *statuses})
-    }
-
-
 _MEANING = {
     400: "The body is not JSON that this service reads.",
     401: "No token, or one that is not right.",
-    403: "This Host, Origin or token is not allowed here.",
+    403: "This Host or Origin is not allowed here.",
     404: "No such experiment, run or checkpoint.",
     409: "The present state does not allow it.",
     413: "The body is too large.",
+    415: "The body is not sent as application/json.",
     422: "A field is missing, unknown, of the wrong type or out of range.",
     429: "Too much is waiting; see Retry-After.",
+    500: "A bug; the service's log has the details.",
     503: "The service cannot answer now; see Retry-After.",
 }
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+_CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+_HEADERS = {401: _CHALLENGE, 409: _RETRY_AFTER, 429: _RETRY_AFTER, 503: _RETRY_AFTER}
+_ANYWHERE = (401, 403, 413, 429, 500, 503)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of the errors that a route may answer with, beside those of any."""
+    return {
+        status: {
+            "description": _MEANING[status],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
+        for status in sorted({*_ANYWHERE, *statuses})
+    }
 
 
 def answer(error: ServiceError) -> Response:
     """The response that tells this error."""
-    headers = {}
+    response = Response(guard.problem(error), error.status, media_type=MEDIA_TYPE)
     if error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
+        response.headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return Response(
-        problem(error),
-        status_code=error.status,
-        media_type="application/problem+json",
-        headers=headers,
-    )
-
-
-def pointer(location: tuple[int | str, ...]) -> str:
-    """A Pydantic location as a JSON pointer."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
-
-
-def invalid(errors: list[Any], *, skip: int = 0) -> InvalidInput:
-    """Pydantic's errors as one of ours."""
-    found = [
-        {
-            "pointer": pointer(tuple(each["loc"])[skip:]),
-            "detail": each["msg"].removeprefix("Value error, "),
-        }
-        for each in errors
-    ]
-    first = found[0]
-    return InvalidInput(
-        f"{first['pointer'] or 'The body'}: {first['detail']}."
-        + (f" And {len(found) - 1} more." if len(found) > 1 else ""),
-        errors=found,
-    )
+        response.headers["WWW-Authenticate"] = guard.CHALLENGES[0]
+    return response
 
 
 def install(app: FastAPI) -> None:
@@ -101,33 +104,56 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, ServiceError)
         return answer(error)
 
-    async def validation_error(request: Request, error: Exception) -> Response:
+    async def bad_parameter(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(invalid(list(error.errors()), skip=1))
-
-    async def pydantic_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ValidationError)
-        return answer(invalid(list(error.errors(include_url=False, include_context=False))))
+        found = error.errors()
+        if any(each["loc"][0] == "path" for each in found):
+            return answer(NotFound("The path holds something that is not an id; see /docs."))
+        return answer(
+            invalid(
+                [
+                    {
+                        "pointer": "",
+                        "parameter": str(each["loc"][1]),
+                        "detail": each["msg"].removeprefix("Value error, "),
+                    }
+                    for each in found
+                ]
+            )
+        )
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if isinstance(error.__cause__, ServiceError):  # FastAPI wraps what reading raised
-            return answer(error.__cause__)
         if error.status_code == 404:
-            return answer(NotFound(f"There is no {request.url.path} here; see /docs."))
+            return answer(NotFound("There is nothing at this path; see /docs."))
         if error.status_code == 405:
-            response = answer(
-                MethodNotAllowed(f"{request.method} is not for this path; see /docs.")
-            )
-            response.headers["Allow"] = (error.headers or {}).get("Allow", "")
+            methods = _methods(app, request)
+            response = answer(MethodNotAllowed(f"This path knows {methods}; see /docs."))
+            response.headers["Allow"] = methods
             return response
         return answer(ServiceError(error.detail))
 
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=400)  # for nobody: the client left before it was through
+
     async def bug(request: Request, error: Exception) -> Response:
-        return answer(ServiceError("A bug in the service; its log has the details."))
+        response = answer(ServiceError("A bug in the service; its log has the details."))
+        response.raw_headers += guard.SECURITY  # this answer is given outside of the guard
+        return response
 
     app.add_exception_handler(ServiceError, service_error)
-    app.add_exception_handler(RequestValidationError, validation_error)
-    app.add_exception_handler(ValidationError, pydantic_error)
+    app.add_exception_handler(RequestValidationError, bad_parameter)
     app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, bug)
+
+
+def _methods(app: FastAPI, request: Request) -> str:
+    """The methods of all routes at this path, not only of the first."""
+    found: set[str] = set()
+    for method in ("GET", "POST"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in app.router.routes):
+            found.add(method)
+    # What no route knows by its whole path is a file of /static.
+    return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set()))) or "GET, HEAD"

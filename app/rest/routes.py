@@ -1,16 +1,23 @@
 """`/v1`: the documented paths, and what machines need. Parse, one use case, return."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from app.domain.lifecycle import TERMINAL
-from app.domain.requests import ExperimentRequest, MarkRequest, ResumeRequest, RunRequest
+from app.domain.requests import (
+    CancelRequest,
+    ExperimentRequest,
+    MarkRequest,
+    ResumeRequest,
+    RunRequest,
+)
 from app.domain.tokens import run_token, same
 from app.errors import Unauthorized
 from app.guard import bearer
 from app.rest import answers, schemas, views
-from app.rest.body import StrictRoute
+from app.rest.body import read
+from app.rest.parameters import ExperimentId, RunId, takes
 from app.rest.problems import documented
 from app.services import checkpoints, experiments, metrics, reports, runs
 from app.services.reports import Receipt, ReportRequest
@@ -18,30 +25,17 @@ from app.store.sql import Tx
 
 MOST_IN_DETAIL = 1000
 
-router = APIRouter(prefix="/v1", route_class=StrictRoute)
-
-ExperimentId = Annotated[str, Path(examples=["exp_06a1…"])]
-RunId = Annotated[str, Path(examples=["run_06a1…"])]
-
-_KEY: dict[str, Any] = {
-    "parameters": [
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "required": False,
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-            "description": "The same key with the same body replays the first answer.",
-        }
-    ]
-}
+router = APIRouter(prefix="/v1")
 
 
 @router.post(
     "/experiments", status_code=201, response_model=schemas.ExperimentAnswer,
-    responses=documented(409), openapi_extra=_KEY, tags=["experiments"],
+    tags=["experiments"],
+    **takes(ExperimentRequest, 409),
 )  # fmt: skip
-async def create_experiment(request: Request, body: ExperimentRequest) -> Response:
+async def create_experiment(request: Request) -> Response:
     """Create an experiment."""
+    body = await read(request, ExperimentRequest)
     return answers.respond(
         await answers.perform(request, experiments.create, body, view=views.experiment, status=201)
     )
@@ -62,10 +56,12 @@ async def experiment_detail(request: Request, experiment_id: ExperimentId) -> Re
 
 @router.post(
     "/experiments/{experiment_id}/runs", status_code=201, response_model=schemas.RunAnswer,
-    responses=documented(404, 409), openapi_extra=_KEY, tags=["runs"],
+    tags=["runs"],
+    **takes(RunRequest, 404, 409),
 )  # fmt: skip
-async def submit_run(request: Request, experiment_id: ExperimentId, body: RunRequest) -> Response:
+async def submit_run(request: Request, experiment_id: ExperimentId) -> Response:
     """Submit a training run. Without a recipe it waits for a trainer that attaches."""
+    body = await read(request, RunRequest)
     state = request.app.state
     answer = await answers.perform(
         request, runs.submit, experiment_id, body, state.recipes, view=views.run, status=201
@@ -90,12 +86,12 @@ def _status(tx: Tx, experiment_id: str, run_id: str) -> dict[str, Any]:
 
 @router.post(
     "/experiments/{experiment_id}/runs/{run_id}/cancel", response_model=schemas.CancelAnswer,
-    responses=documented(404, 409)
-    | {202: {"model": schemas.CancelAnswer, "description": "The trainer is still saving."}},
-    openapi_extra=_KEY, tags=["runs"],
+    tags=["runs"],
+    **takes(CancelRequest, 404, 409, also={202: "The trainer is still saving."}),
 )  # fmt: skip
 async def cancel_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """Cancel. The answer names the checkpoint; a repeated cancel names the same one."""
+    await read(request, CancelRequest)
     return answers.respond(
         await answers.perform(
             request, runs.cancel, run_id, experiment_id, view=views.cancelled,
@@ -106,13 +102,12 @@ async def cancel_run(request: Request, experiment_id: ExperimentId, run_id: RunI
 
 @router.post(
     "/experiments/{experiment_id}/runs/{run_id}/resume", status_code=201,
-    response_model=schemas.RunAnswer, responses=documented(404, 409), openapi_extra=_KEY,
-    tags=["runs"],
+    response_model=schemas.RunAnswer, tags=["runs"],
+    **takes(ResumeRequest, 404, 409),
 )  # fmt: skip
-async def resume_run(
-    request: Request, experiment_id: ExperimentId, run_id: RunId, body: ResumeRequest
-) -> Response:
+async def resume_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """A new run from a checkpoint of this run, with hyperparameters overridden."""
+    body = await read(request, ResumeRequest)
     answer = await answers.perform(
         request, runs.resume, run_id, body, experiment_id, view=views.run, status=201
     )
@@ -121,12 +116,12 @@ async def resume_run(
 
 @router.post(
     "/experiments/{experiment_id}/checkpoints/mark", response_model=schemas.CheckpointAnswer,
-    responses=documented(404, 409), openapi_extra=_KEY, tags=["checkpoints"],
+    tags=["checkpoints"],
+    **takes(MarkRequest, 404, 409),
 )  # fmt: skip
-async def mark_checkpoint(
-    request: Request, experiment_id: ExperimentId, body: MarkRequest
-) -> Response:
+async def mark_checkpoint(request: Request, experiment_id: ExperimentId) -> Response:
     """Put a tag, a release tag and metrics onto a checkpoint."""
+    body = await read(request, MarkRequest)
     return answers.respond(
         await answers.perform(request, checkpoints.mark, experiment_id, body, view=views.checkpoint)
     )
@@ -134,16 +129,18 @@ async def mark_checkpoint(
 
 @router.post(
     "/runs/{run_id}/reports", response_model=schemas.ReceiptAnswer,
-    responses=documented(404, 409), openapi_extra=_KEY, tags=["trainers"],
+    tags=["trainers"],
+    **takes(ReportRequest, 404, 409),
 )  # fmt: skip
-async def report(request: Request, run_id: RunId, body: ReportRequest) -> Response:
+async def report(request: Request, run_id: RunId) -> Response:
     """A trainer's report on its own run, with the run's token."""
     state = request.app.state
-    token = bearer(request.headers)
+    token = bearer(request.headers.get("authorization", ""))
     if request.scope["caller"] != "api" and (
         token is None or not same(token, run_token(state.secret, run_id))
     ):
         raise Unauthorized("Send the run's token: `Authorization: Bearer rt_…`.")
+    body = await read(request, ReportRequest)
     return answers.respond(
         await answers.perform(request, reports.ingest, run_id, body, view=Receipt._asdict)
     )

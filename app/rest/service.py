@@ -33,13 +33,13 @@ async def metadata() -> Response:
     )
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses=documented())
 async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses=documented(503))
+@router.get("/readyz", responses=documented())
 async def readyz(request: Request) -> dict[str, str]:
     """The database answers and the supervisor's loop turns."""
     await request.app.state.db.read(_nothing)

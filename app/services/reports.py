@@ -48,7 +48,7 @@ class MetricColumns(Request):
 
 
 # A TypedDict, since a thousand model objects for a thousand points cost three times as much.
-@with_config(ConfigDict(extra="forbid", strict=True))
+@with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 class MetricRow(TypedDict):
     """One point. Wall time is unix seconds."""
 

@@ -1,0 +1,96 @@
+"""/openapi.json: what FastAPI finds in the routes, and what it cannot know."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from app.rest.parameters import bodies
+from app.rest.problems import Problem
+
+TAGS = {
+    "experiments": "What is worked on: a task, and the runs under it.",
+    "runs": "Trainings: submit, watch, cancel, resume.",
+    "checkpoints": "What runs leave behind: mark candidates and releases.",
+    "metrics": "Curves of what trainers measured.",
+    "trainers": "What a training process tells of its own run.",
+    "service": "The service itself.",
+}
+_SCHEMES = {
+    "apiToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "LLM_TRAIN_API_TOKEN, where the operator has set one.",
+    },
+    "browser": {
+        "type": "http",
+        "scheme": "basic",
+        "description": "Any user name, and the API token as the password.",
+    },
+    "runToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The token of one run: for reports on it, and nothing else.",
+    },
+}
+_REPLAYED = {
+    "Idempotent-Replayed": {
+        "description": "`true` where this is the stored first answer to the same key.",
+        "schema": {"type": "string", "enum": ["true"]},
+    }
+}
+
+
+def describe(app: FastAPI, *, needs_token: bool) -> None:
+    """Makes `app.openapi()` tell everything; the document is made when first asked for."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, needs_token)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI, needs_token: bool) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        tags=[{"name": name, "description": text} for name, text in TAGS.items()],
+    )
+    models: list[type[BaseModel]] = [Problem, *bodies.values()]
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in models],
+        ref_template="#/components/schemas/{model}",
+    )
+    components = document["components"]
+    components["schemas"] |= definitions["$defs"]
+    components["securitySchemes"] = _SCHEMES
+    for name in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(name, None)
+    with_token: list[dict[str, list[str]]] = [{"apiToken": []}, {"browser": []}]
+    document["security"] = with_token if needs_token else [{}, *with_token]
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            _complete(operation)
+            if path in ("/healthz", "/readyz"):
+                operation["security"] = []
+            elif operation["tags"] == ["trainers"]:
+                operation["security"] = [{"runToken": []}, {"apiToken": []}]
+    return document
+
+
+def _complete(operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    if "application/json" in responses.get("422", {}).get("content", {}):
+        del responses["422"]  # FastAPI's own; a malformed id in a path is a 404 here
+    answers = [response for status, response in responses.items() if status.startswith("2")]
+    for answer in answers[1:]:
+        answer["content"] = answers[0]["content"]
+    if any(each["name"] == "Idempotency-Key" for each in operation.get("parameters", ())):
+        for answer in answers:
+            answer["headers"] = _REPLAYED

@@ -1,0 +1,76 @@
+"""The app itself, over ASGI, with a database of its own for each module."""
+
+import asyncio
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+
+
+@dataclass(frozen=True)
+class Api:
+    """`send` makes one request; `digest` is the content of the whole database."""
+
+    app: Any
+    settings: Settings
+    send: Callable[..., httpx.Response]
+
+    def digest(self) -> str:
+        path = self.settings.database_url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path)) as connection:
+            return hashlib.sha256("\n".join(connection.iterdump()).encode()).hexdigest()
+
+    def post(self, path: str, body: Any, **headers: str) -> Any:
+        answer = self.send("POST", path, json=body, headers=headers)
+        assert answer.status_code < 300, answer.text
+        return answer.json()
+
+
+@contextmanager
+def running(tmp_path: Path, **settings: Any) -> Iterator[Api]:
+    """The app, its lifespan entered, on an event loop in a thread."""
+    tmp_path.mkdir(exist_ok=True)
+    told = Settings(
+        database_url=f"sqlite:///{tmp_path / 'app.db'}", data_dir=tmp_path / "data", **settings
+    )
+    app = create_app(told)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def on_loop(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
+
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
+
+    def send(method: str, path: str, **more: Any) -> httpx.Response:
+        answer: httpx.Response = on_loop(client.request(method, path, **more))
+        return answer
+
+    lifespan = app.router.lifespan_context(app)
+    on_loop(lifespan.__aenter__())
+    try:
+        yield Api(app, told, send)
+    finally:
+        on_loop(client.aclose())
+        on_loop(lifespan.__aexit__(None, None, None))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with running(tmp_path_factory.mktemp("api")) as api:
+        yield api
