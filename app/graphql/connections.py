@@ -1,12 +1,13 @@
 """Relay: Node, and connections with keyset cursors, edges, nodes and totalCount."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
 
 import strawberry
 
 from app.errors import InvalidInput
-from app.graphql.describe import Info, attribute, field, interface, output
+from app.graphql.describe import Info, attribute, each, edge, field, interface, output
 from app.graphql.filters import filters, order
 from app.services.keyset import MOST, Listing, Page, Window
 
@@ -72,7 +73,8 @@ class Connection(Generic[T]):
     """One page of a list."""
 
     page: strawberry.Private[Page[Any]]
-    count: strawberry.Private[Callable[[], Awaitable[int]]]
+    id: strawberry.Private[str | None]
+    counts: strawberry.Private[Callable[[list[str | None]], Awaitable[list[int]]]]
     nodes: list[T] = attribute("The rows of this page.")
 
     @field
@@ -88,10 +90,12 @@ class Connection(Generic[T]):
         """Where this page lies in the list."""
         return PageInfo(page=self.page)
 
-    @field
+    @edge
     async def total_count(self) -> int:
         """How many rows the whole list has."""
-        return await self.count()
+        # All in `Rows` are parts of the same list, so the first can count them all.
+        found: int = await each(self, lambda all: all[0].counts([one.id for one in all]))
+        return found
 
 
 def window(first: int | None, after: str | None, last: int | None, before: str | None) -> Window:
@@ -112,11 +116,19 @@ async def connect(
     page: Window,
     filter: Any,
     order_by: Any,
-    parent: tuple[str, str] | None,
-) -> Connection[Any]:
-    """A page of a list (of one parent: its column and id), batched with its siblings."""
-    context, chosen = info.context, filters(filter)
-    found = await context.page(listed, chosen, order(order_by, listed), page, parent)
-    return Connection(
-        nodes=found.rows, page=found, count=lambda: context.count(listed, chosen, parent)
-    )
+    column: str | None = None,
+    row: Any = None,
+) -> Any:
+    """A page of a list: of all, or of those that name the row (or each of `Rows`) in `column`."""
+    context, chosen, sorting = info.context, filters(filter), order(order_by, listed)
+
+    async def load(parents: list[Any]) -> list[Any]:
+        ids = [parent and parent.id for parent in parents]
+        found = await context.pages(listed, chosen, sorting, page, column, ids)
+        count = partial(context.counts, listed, chosen, column)
+        return [
+            Connection(nodes=one.rows, page=one, id=id, counts=count)
+            for one, id in zip(found, ids, strict=True)
+        ]
+
+    return await each(row, load)

@@ -1,14 +1,13 @@
 """What resolvers get: the way to a transaction, and batches that make one read of many.
 
-Resolvers that run side by side call `load`; a moment later one read answers them all.
-Nothing is cached, so a mutation, a later operation of the same websocket and the next
-event of a subscription all see the present.
+Resolvers that run side by side call `load` with the keys that each of them needs; a moment
+later one read answers them all. Nothing is cached, so a mutation, a later operation of the
+same websocket and the next event of a subscription all see the present.
 """
 
 import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import HTTPConnection
 
@@ -32,91 +31,81 @@ class Context:
         self.in_flight: InFlight = state.in_flight
         self.caller: str = connection.scope["caller"]
         self.connection_params: dict[str, Any] = {}
-        self._batches: dict[Hashable, list[tuple[Any, asyncio.Future[Any]]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._batches: dict[Hashable, list[_Asked]] = {}
 
-    def load(self, name: Hashable, key: Any, read: Reader, *, long: bool = False) -> Any:
-        """What `read` answers for `key`, read together with all that `load` the same `name`.
+    def load(
+        self, name: Hashable, keys: list[Any], read: Reader, *, long: bool = False
+    ) -> asyncio.Future[list[Any]]:
+        """What `read` answers for these keys, read together with all that ask the same `name`.
 
         `read` gets distinct keys and answers in their order. `long`: not on the event loop.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
         batch = self._batches.get(name)
         if batch is None:
             batch = self._batches[name] = []
             loop.call_soon(self._start, name, read, long)
-        batch.append((key, future))
-        return future
+        batch.append(_Asked(keys, loop.create_future()))
+        return batch[-1].answer
 
     def _start(self, name: Hashable, read: Reader, long: bool) -> None:
         task = asyncio.create_task(self._finish(self._batches.pop(name), read, long))
-        task.add_done_callback(lambda done: done.exception())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _finish(
-        self, batch: list[tuple[Any, asyncio.Future[Any]]], read: Reader, long: bool
-    ) -> None:
-        keys = list(dict.fromkeys(key for key, _ in batch))
+    async def _finish(self, batch: "list[_Asked]", read: Reader, long: bool) -> None:
+        keys = list(dict.fromkeys(key for asked in batch for key in asked.keys))
         try:
             answers = await (self.db.scan if long else self.db.read)(read, keys)
             found = dict(zip(keys, answers, strict=True))
-            for key, future in batch:
-                if not future.done():
-                    future.set_result(found[key])
-        except BaseException as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
+            for asked in batch:
+                if not asked.answer.done():
+                    asked.answer.set_result([found[key] for key in asked.keys])
+        except Exception as error:
+            for asked in batch:
+                if not asked.answer.done():
+                    asked.answer.set_exception(error)
 
-    def row(self, table: type[Any], id: str | None) -> Any:
-        """The row with this id, or None."""
-        return self.load(table.__name__, id, lambda tx, ids: listing.by_ids(tx, table, ids))
+    async def rows(self, table: type[Any], ids: list[str | None]) -> list[Any]:
+        """The rows with these ids, None where there is none."""
+        if all(id is None for id in ids):
+            return [None] * len(ids)
+        return await self.load(table.__name__, ids, lambda tx, found: listing.by_ids(tx, table, found))
 
-    def page(
+    def pages(
         self,
         listed: Listing[Any],
         filters: dict[str, Any],
         order: Order,
         window: Window,
-        parent: tuple[str, str] | None,
-    ) -> Any:
-        """A page of a list, or of the list of one parent (column and id) among many."""
-        name = ("page", id(listed), dump(filters), order, window, parent and parent[0])
-        return self.load(
-            name,
-            parent and parent[1],
-            partial(_pages, listed, parent and parent[0], filters, order, window),
-            long=bool(filters) or order.field == "metric",
-        )
+        column: str | None,
+        ids: list[Any],
+    ) -> asyncio.Future[list[Any]]:
+        """The same page of the parts of a list whose `column` holds an id; of all without one."""
 
-    def count(
-        self, listed: Listing[Any], filters: dict[str, Any], parent: tuple[str, str] | None
-    ) -> Any:
-        """How many rows such a list has."""
-        return self.load(
-            ("count", id(listed), dump(filters), parent and parent[0]),
-            parent and parent[1],
-            partial(_counts, listed, parent and parent[0], filters),
-            long=True,
-        )
+        def read(tx: Tx, ids: list[Any]) -> Sequence[Any]:
+            if column is None:
+                return [keyset.page(tx, listed, filters, order, window)]
+            return keyset.pages(tx, listed, column, ids, filters, order, window)
 
+        long = bool(filters) or order.field not in ("created_at", "seq")
+        name = ("pages", listed.table, column, order, window, long and dump(filters))
+        return self.load(name, ids, read, long=long)
 
-def _pages(
-    listed: Listing[Any],
-    parent: str | None,
-    filters: dict[str, Any],
-    order: Order,
-    window: Window,
-    tx: Tx,
-    parents: list[Any],
-) -> Sequence[Any]:
-    if parent is None:
-        return [keyset.page(tx, listed, filters, order, window)]
-    return keyset.pages(tx, listed, parent, parents, filters, order, window)
+    def counts(
+        self, listed: Listing[Any], filters: dict[str, Any], column: str | None, ids: list[Any]
+    ) -> asyncio.Future[list[int]]:
+        """How many rows such parts have."""
+
+        def read(tx: Tx, ids: list[Any]) -> Sequence[int]:
+            if column is None:
+                return [keyset.count(tx, listed, filters)]
+            return keyset.counts(tx, listed, column, ids, filters)
+
+        return self.load(("counts", listed.table, column, dump(filters)), ids, read, long=True)
 
 
-def _counts(
-    listed: Listing[Any], parent: str | None, filters: dict[str, Any], tx: Tx, parents: list[Any]
-) -> Sequence[int]:
-    if parent is None:
-        return [keyset.count(tx, listed, filters)]
-    return keyset.counts(tx, listed, parent, parents, filters)
+class _Asked(NamedTuple):
+    keys: list[Any]
+    answer: asyncio.Future[list[Any]]

@@ -1,7 +1,7 @@
 """Descriptions from where they are written anyway: docstrings of types and resolvers."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, dataclass_transform
 
 import strawberry
@@ -24,6 +24,27 @@ def attribute(description: str) -> Any:
 def field(resolver: Callable[..., Any]) -> Any:
     """A field with a resolver; its docstring is the description."""
     return strawberry.field(resolver, description=_doc(resolver))
+
+
+class Rows(list[Any]):
+    """All rows of a list, handed to the resolver of an edge in the place of one.
+
+    The executor asks for an edge of a whole list at once where it can; `each` answers both.
+    """
+
+
+async def each(row: Any, load: Callable[[list[Any]], Awaitable[list[Any]]]) -> Any:
+    """What `load` finds for the one row, or for `Rows`."""
+    if type(row) is Rows:
+        return await load(row)
+    return (await load([row]))[0]
+
+
+def edge(resolver: Callable[..., Any], description: str | None = None) -> Any:
+    """A field whose resolver takes a row or `Rows`; its docstring is the description."""
+    return strawberry.field(
+        resolver, description=description or _doc(resolver), metadata={"rows": True}
+    )
 
 
 def mutation(resolver: Callable[..., Any]) -> Any:

@@ -14,6 +14,7 @@ from app.graphql.types import Checkpoint, Experiment, Run, checkpoints, runs
 from app.services import events, listing
 from app.services.keyset import MOST
 from app.store import tables
+from app.store.sql import Tx
 
 Id = Annotated[strawberry.ID, strawberry.argument(description="Its id.")]
 Ids = Annotated[list[strawberry.ID], strawberry.argument(description="Their ids, at most 100.")]
@@ -23,19 +24,25 @@ _TABLES = {"exp": tables.Experiment, "run": tables.Run, "ckpt": tables.Checkpoin
 async def node(info: Info, id: str) -> Any:
     """Whatever has this id, or None."""
     prefix = id.partition("_")[0]
-    experiment_id, colon, seq = id.partition(":")
-    if colon and seq.isascii() and seq.isdigit() and len(seq) < 19:
-        found = await info.context.load(("event", id), id, lambda tx, _: [
-            events.after(tx, experiment_id, int(seq) - 1, 1)
-        ])  # fmt: skip
-        return next((event for event in found if event.seq == int(seq)), None)
+    if ":" in id:
+        return (await info.context.load("event", [id], _events))[0]
     if prefix not in _TABLES or not is_id(id, prefix):
         return None
-    return await info.context.row(_TABLES[prefix], id)
+    return (await info.context.rows(_TABLES[prefix], [id]))[0]
 
 
-async def _of_table(info: Info, id: str, table: type[Any], prefix: str) -> Any:
-    return await info.context.row(table, id) if is_id(id, prefix) else None
+def _events(tx: Tx, ids: list[str]) -> list[tables.Event | None]:
+    found: list[tables.Event | None] = []
+    for id in ids:
+        experiment_id, _, seq = id.partition(":")
+        known = seq.isascii() and seq.isdigit() and len(seq) < 19
+        after = events.after(tx, experiment_id, int(seq) - 1, 1) if known else []
+        found.append(next((event for event in after if str(event.seq) == seq), None))
+    return found
+
+
+async def _of_table(info: Info, id: str, prefix: str) -> Any:
+    return await node(info, id) if is_id(id, prefix) else None
 
 
 @output
@@ -58,19 +65,19 @@ class Query:
     @field
     async def experiment(self, info: Info, id: Id) -> Experiment | None:
         """The experiment with this id."""
-        found: Experiment | None = await _of_table(info, id, tables.Experiment, "exp")
+        found: Experiment | None = await _of_table(info, id, "exp")
         return found
 
     @field
     async def run(self, info: Info, id: Id) -> Run | None:
         """The run with this id."""
-        found: Run | None = await _of_table(info, id, tables.Run, "run")
+        found: Run | None = await _of_table(info, id, "run")
         return found
 
     @field
     async def checkpoint(self, info: Info, id: Id) -> Checkpoint | None:
         """The checkpoint with this id."""
-        found: Checkpoint | None = await _of_table(info, id, tables.Checkpoint, "ckpt")
+        found: Checkpoint | None = await _of_table(info, id, "ckpt")
         return found
 
     @field
@@ -86,7 +93,10 @@ class Query:
     ) -> Connection[Experiment]:  # fmt: skip
         """Experiments, newest first."""
         page = window(first, after, last, before)
-        return await connect(info, listing.EXPERIMENTS, page, filter, order_by, None)
+        found: Connection[Experiment] = await connect(
+            info, listing.EXPERIMENTS, page, filter, order_by
+        )
+        return found
 
     runs: Connection[Run] = runs(None, "Runs of all experiments, newest first.")
     checkpoints: Connection[Checkpoint] = checkpoints(

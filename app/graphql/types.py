@@ -11,7 +11,7 @@ import strawberry
 
 from app.domain.lifecycle import CheckpointState, RunStatus
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
-from app.graphql.describe import Info, attribute, field, output
+from app.graphql.describe import Info, attribute, each, edge, field, output
 from app.graphql.filters import (
     CheckpointFilter,
     CheckpointOrder,
@@ -36,18 +36,16 @@ EventFilters = Annotated[EventFilter | None, strawberry.argument(description="Wh
 Row = strawberry.Parent[Any]
 
 
-def _own(column: str | None, row: Any) -> tuple[str, str] | None:
-    return None if column is None else (column, row.id)
-
-
 def one(table: type[Any], column: str, description: str) -> Any:
     """An edge to the row whose id is in `column`."""
 
     async def resolve(row: Row, info: Info) -> Any:
-        id = getattr(row, column)
-        return None if id is None else await info.context.row(table, id)
+        def load(rows: list[Any]) -> Any:
+            return info.context.rows(table, [getattr(row, column) for row in rows])
 
-    return strawberry.field(resolve, description=description)
+        return await each(row, load)
+
+    return edge(resolve, description)
 
 
 def runs(column: str | None, description: str) -> Any:
@@ -58,9 +56,9 @@ def runs(column: str | None, description: str) -> Any:
         before: Before = None, filter: RunFilters = None, order_by: RunOrdering = None,
     ) -> Any:  # fmt: skip
         page = window(first, after, last, before)
-        return await connect(info, listing.RUNS, page, filter, order_by, _own(column, row))
+        return await connect(info, listing.RUNS, page, filter, order_by, column, row)
 
-    return strawberry.field(resolve, description=description)
+    return edge(resolve, description)
 
 
 def checkpoints(column: str | None, description: str) -> Any:
@@ -72,9 +70,9 @@ def checkpoints(column: str | None, description: str) -> Any:
         order_by: CheckpointOrdering = None,
     ) -> Any:  # fmt: skip
         page = window(first, after, last, before)
-        return await connect(info, listing.CHECKPOINTS, page, filter, order_by, _own(column, row))
+        return await connect(info, listing.CHECKPOINTS, page, filter, order_by, column, row)
 
-    return strawberry.field(resolve, description=description)
+    return edge(resolve, description)
 
 
 @output
@@ -102,14 +100,17 @@ class Experiment(Node):
         "experiment_id", "The checkpoints of its runs, newest first."
     )
 
-    @field
+    @edge
     async def events(
         self, info: Info, first: First = None, after: After = None, last: Last = None,
         before: Before = None, filter: EventFilters = None,
     ) -> Connection["Event"]:  # fmt: skip
         """Its history, oldest first."""
         page = window(first, after, last, before)
-        return await connect(info, listing.EVENTS, page, filter, None, ("experiment_id", self.id))
+        found: Connection[Event] = await connect(
+            info, listing.EVENTS, page, filter, None, "experiment_id", self
+        )
+        return found
 
 
 @output
@@ -180,10 +181,14 @@ class Run(Node):
             for key, value in found.items()
         ]
 
-    @field
+    @edge
     async def metrics(self, info: Info) -> list[Metric]:
         """The latest value of each metric, by key."""
-        found: list[Metric] = await info.context.load("metrics", self.id, listing.latest_metrics)
+
+        def load(runs: list[Any]) -> Any:
+            return info.context.load("metrics", [run.id for run in runs], listing.latest_metrics)
+
+        found: list[Metric] = await each(self, load)
         return found
 
     experiment: Experiment = one(
