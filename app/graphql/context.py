@@ -7,6 +7,7 @@ same websocket and the next event of a subscription all see the present.
 
 import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from starlette.requests import HTTPConnection
@@ -71,7 +72,7 @@ class Context:
         """The rows with these ids, None where there is none."""
         if all(id is None for id in ids):
             return [None] * len(ids)
-        return await self.load(table.__name__, ids, lambda tx, found: listing.by_ids(tx, table, found))
+        return await self.load(table.__name__, ids, partial(_by_ids, table))
 
     def pages(
         self,
@@ -104,6 +105,10 @@ class Context:
             return keyset.counts(tx, listed, column, ids, filters)
 
         return self.load(("counts", listed.table, column, dump(filters)), ids, read, long=True)
+
+
+def _by_ids(table: type[Any], tx: Tx, ids: list[Any]) -> list[Any]:
+    return listing.by_ids(tx, table, ids)
 
 
 class _Asked(NamedTuple):

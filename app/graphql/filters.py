@@ -45,7 +45,7 @@ class ExperimentFilter:
     owner: str | None = optional("Exactly this owner.")
     base_model: str | None = optional("Exactly this base model.")
     tags: list[str] | None = optional("Has every one of these tags.")
-    search: str | None = optional("Text in the id, name, goal, owner, base model or task type.")
+    search: str | None = optional("The id, or text in what describes it.")
     created_after: DateTime | None = optional("Created at this moment or later.")
     created_before: DateTime | None = optional("Created before this moment.")
 
@@ -63,7 +63,7 @@ class RunFilter:
     tags: list[str] | None = optional("The experiment has every one of these tags.")
     task_type: str | None = optional("The experiment has exactly this task type.")
     owner: str | None = optional("The experiment has exactly this owner.")
-    search: str | None = optional("Text in the id, model, recipe or notes.")
+    search: str | None = optional("The id, or text in the model, recipe or notes.")
     created_after: DateTime | None = optional("Created at this moment or later.")
     created_before: DateTime | None = optional("Created before this moment.")
     metric: MetricRange | None = optional("The latest value of one metric.")

@@ -253,6 +253,7 @@ def _params(listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any]
             params["filter_min"] = -math.inf if least is None else least
             params["filter_max"] = math.inf if greatest is None else greatest
         elif name == "search":
+            params["search_id"] = value
             params[name] = "%" + re.sub(r"([\\%_])", r"\\\1", value) + "%"
         else:
             params[name] = value if isinstance(value, str | bool) else dump(list(value))

@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import bindparam, exists, or_, select
 
@@ -18,16 +18,21 @@ _run = columns(Run)
 _checkpoint = columns(Checkpoint)
 _event = columns(Event)
 _latest = columns(MetricLatest)
+# Another name, since the order by a metric reads the same table.
+_limited = cast(Any, MetricLatest).__table__.alias("limited").c
 
 
-def _contains(*texts: Any) -> Any:
-    return or_(*(text.ilike(bindparam("search"), escape="\\") for text in texts))
+def _contains(id: Any, *texts: Any) -> Any:
+    """It has exactly this id, or one of its texts contains this text."""
+    found = (text.ilike(bindparam("search"), escape="\\") for text in texts)
+    return or_(id == bindparam("search_id"), *found)
 
 
 def _tagged(experiment_id: Any) -> Any:
     """The experiment has every one of the tags."""
     tags, held = listed("tags"), columns(ExperimentTag)
     has = exists().where(held.tag == tags.c.value, held.experiment_id == experiment_id)
+    has = has.correlate_except(ExperimentTag)
     return ~exists(select(tags.c.value).where(~has))
 
 
@@ -74,10 +79,10 @@ RUNS = Listing(
         "status": _among(_run.status, "status"),
         "tags": _tagged(_run.experiment_id),
         "metric": exists().where(
-            _latest.run_id == _run.id,
-            _latest.key == bindparam("filter_key"),
-            _latest.value >= bindparam("filter_min"),
-            _latest.value <= bindparam("filter_max"),
+            _limited.run_id == _run.id,
+            _limited.key == bindparam("filter_key"),
+            _limited.value >= bindparam("filter_min"),
+            _limited.value <= bindparam("filter_max"),
         ),
         "search": _contains(_run.id, _run.model, _run.recipe, _run.notes),
     }

@@ -40,9 +40,9 @@ class Api:
 def running(tmp_path: Path, **settings: Any) -> Iterator[Api]:
     """The app, its lifespan entered, on an event loop in a thread."""
     tmp_path.mkdir(exist_ok=True)
-    told = Settings(
-        database_url=f"sqlite:///{tmp_path / 'app.db'}", data_dir=tmp_path / "data", **settings
-    )
+    url = f"sqlite:///{tmp_path / 'app.db'}"
+    settings = dict[str, Any](database_url=url, data_dir=tmp_path / "data") | settings
+    told = Settings(**settings)
     app = create_app(told)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)

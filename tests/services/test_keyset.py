@@ -1,0 +1,188 @@
+"""Pages of lists: every order, both directions, one parent or many, on both databases."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+
+from app.domain.requests import ExperimentRequest, MarkRequest, RunRequest
+from app.errors import InvalidInput
+from app.services import checkpoints, experiments, keyset, listing, reports, runs
+from app.services.keyset import Listing, Order, Window
+from app.services.reports import ReportRequest
+from app.store.database import Database
+from app.store.sql import Tx
+
+pytestmark = pytest.mark.anyio
+
+VALUES = (2.5, "Infinity", None, -1.0, "NaN", 2.5)
+
+
+def _story(tx: Tx) -> list[str]:
+    """Three experiments with 12, 7 and 0 runs of every kind; their ids."""
+    ids = []
+    for number, runs_of_it in enumerate((12, 7, 0)):
+        request = ExperimentRequest(
+            name=f"e{number}", task_type="sft", tags=["all", f"t{number}"], owner=f"o{number}"
+        )
+        experiment = experiments.create(tx, request)
+        ids.append(experiment.id)
+        for index in range(runs_of_it):
+            run = runs.submit(tx, experiment.id, RunRequest(model=f"m{index % 3}"), {})
+            value = VALUES[index % len(VALUES)]
+            if value is not None:
+                report = {"step": index, "points": [{"key": "loss", "step": 1, "value": value}]}
+                reports.ingest(tx, run.id, ReportRequest.model_validate(report))
+            path = f"/ckpts/{experiment.id}/{run.id}/c"
+            if index % 2:
+                mark = MarkRequest(run_id=run.id, ckpt_path=path, tag_type="candidate")
+                checkpoints.mark(tx, experiment.id, mark)
+            else:
+                checkpoints.declare(tx, run, path)
+            if index % 4 == 0:
+                runs.cancel(tx, run.id)
+    return ids
+
+
+def _key(listed: Listing[Any], row: Any) -> Any:
+    return row.seq if listed is listing.EVENTS else row.id
+
+
+async def _walk(
+    db: Database, listed: Listing[Any], order: Order, size: int, backward: bool, **filters: Any
+) -> list[tuple[Any, Any]]:
+    """All rows of a list, page by page: what each is sorted by, and its key."""
+    seen: list[tuple[Any, Any]] = []
+    cursor = None
+    while True:
+        window = Window(
+            size, before=cursor if backward else None, after=None if backward else cursor,
+            backward=backward,
+        )  # fmt: skip
+        page = await db.scan(keyset.page, listed, filters, order, window)
+        values = page.values or [getattr(row, order.field) for row in page.rows]
+        part = [(v, _key(listed, row)) for v, row in zip(values, page.rows, strict=True)]
+        seen = part + seen if backward else seen + part
+        if not (page.has_previous if backward else page.has_next):
+            return seen
+        cursor = page.cursor(0 if backward else len(page.rows) - 1)
+
+
+ORDERS: list[tuple[Listing[Any], Order]] = [
+    (listed, Order(field, descending, "loss" if field == "metric" else None))
+    for listed in (listing.EXPERIMENTS, listing.RUNS, listing.CHECKPOINTS)
+    for field, descending in product(listed.orders, (False, True))
+]
+
+
+async def test_pages_in_either_direction_are_the_whole_list_in_order(db: Database) -> None:
+    await db.write(_story)
+    for listed, order in ORDERS:
+        whole = await _walk(db, listed, order, 100, backward=False)
+        assert len(whole) == await db.read(keyset.count, listed, {})
+        valued = [each for each in whole if each[0] is not None]
+        assert valued == sorted(valued, reverse=order.descending), order
+        assert all(value is None for value, _ in whole[len(valued) :]), order
+        for backward in (False, True):
+            assert await _walk(db, listed, order, 3, backward) == whole, (order, backward)
+
+
+async def test_many_parents_at_once_are_the_pages_of_each(db: Database) -> None:
+    ids = await db.write(_story)
+    orders: list[tuple[Listing[Any], Order]] = [
+        *ORDERS[4:],
+        (listing.EVENTS, Order("seq", False)),
+        (listing.EVENTS, Order("seq")),
+    ]
+    for (listed, order), backward in product(orders, (False, True)):
+        window = Window(4, backward=backward)
+        many = await db.scan(keyset.pages, listed, "experiment_id", ids, {}, order, window)
+        for id, page in zip(ids, many, strict=True):
+            parent = ("experiment_id", id)
+            one = await db.scan(keyset.page, listed, {}, order, window, parent)
+            assert page == one, (order, backward)
+            assert await _counts(db, listed, ids) == [
+                await db.read(keyset.count, listed, {}, ("experiment_id", each)) for each in ids
+            ]
+
+
+async def _counts(db: Database, listed: Listing[Any], ids: list[str]) -> list[int]:
+    return await db.read(keyset.counts, listed, "experiment_id", ids, {})
+
+
+async def test_a_page_neither_repeats_nor_skips_when_rows_come_and_change(db: Database) -> None:
+    ids = await db.write(_story)
+    order = Order("created_at")
+    first = await db.scan(keyset.page, listing.RUNS, {}, order, Window(5))
+    await db.write(runs.submit, ids[0], RunRequest(model="new"), {})
+    await db.write(runs.cancel, first.rows[2].id)
+    after = Window(5, after=first.cursor(4))
+    second = await db.scan(keyset.page, listing.RUNS, {}, order, after)
+    assert not {row.id for row in first.rows} & {row.id for row in second.rows}
+    back = Window(5, before=second.cursor(0), backward=True)
+    again = await db.scan(keyset.page, listing.RUNS, {}, order, back)
+    assert [row.id for row in again.rows] == [row.id for row in first.rows]
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({"status": ["queued", "cancelled"]}, lambda r: r.status in ("queued", "cancelled")),
+        ({"status": ["running"]}, lambda r: r.status == "running"),
+        ({"model": "m1"}, lambda r: r.model == "m1"),
+        ({"tags": ["all", "t1"]}, lambda r: r.owner == "o1"),
+        ({"tags": ["t0", "t1"]}, lambda r: False),
+        ({"owner": "o0", "search": "M2"}, lambda r: r.owner == "o0" and r.model == "m2"),
+        ({"search": "m_"}, lambda r: False),
+        ({"search": "%"}, lambda r: False),
+        ({"metric": ("loss", 0.0, None)}, lambda r: (r.loss or -1) >= 0),
+        ({"metric": ("loss", None, 2.5)}, lambda r: r.loss is not None and r.loss <= 2.5),
+        ({"metric": ("none", None, None)}, lambda r: False),
+        ({"created_after": "2020", "created_before": "2200"}, lambda r: True),
+        ({"created_before": "2020"}, lambda r: False),
+    ],
+)
+async def test_filters_choose_what_they_say(db: Database, filters: Any, expected: Any) -> None:
+    ids = await db.write(_story)
+
+    class Row:
+        def __init__(self, row: Any, loss: float | None) -> None:
+            self.status, self.model, self.loss = row.status, row.model, loss
+            self.owner = f"o{ids.index(row.experiment_id)}"
+
+    everything = await db.scan(keyset.page, listing.RUNS, {}, Order("created_at"), Window(100))
+    latest = await db.scan(listing.latest_metrics, [row.id for row in everything.rows])
+    wanted = [
+        row.id
+        for row, metrics in zip(everything.rows, latest, strict=True)
+        if expected(Row(row, metrics[0].value if metrics else None))
+    ]
+    for size in (1, 3, 100):
+        found = await _walk(db, listing.RUNS, Order("created_at"), size, False, **filters)
+        assert [id for _, id in found] == wanted
+    assert await db.read(keyset.count, listing.RUNS, filters) == len(wanted)
+    for (listed, order), id in product(ORDERS, ids):
+        if listed is listing.RUNS:  # every order and the experiment's own list agree
+            own = {"experiment_id": id} | filters
+            found = await _walk(db, listed, order, 4, True, **own)
+            assert {key for _, key in found} <= set(wanted)
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["", "x", "%%%", "AAAA", "WyJhIl0", "W10", "e30", "MQ", "WyJzdGVwIixudWxsLDEsInJ1bl8iXQ", "é",
+     "WyJjcmVhdGVkX2F0IixudWxsLDEsMV0", "WyJjcmVhdGVkX2F0IixudWxsLCJcdTAwMDAiLCIiXQ"],
+)  # fmt: skip
+async def test_whatever_is_no_cursor_of_this_list_is_refused(db: Database, cursor: str) -> None:
+    for window in (Window(5, after=cursor), Window(5, before=cursor, backward=True)):
+        with pytest.raises(InvalidInput, match="cursor"):
+            await db.read(keyset.page, listing.RUNS, {}, Order("created_at"), window)
+
+
+async def test_a_cursor_of_another_order_is_refused(db: Database) -> None:
+    await db.write(_story)
+    page = await db.scan(keyset.page, listing.RUNS, {}, Order("step"), Window(5))
+    for order in (Order("created_at"), Order("metric", True, "loss")):
+        with pytest.raises(InvalidInput, match="cursor"):
+            window = Window(5, after=page.cursor(0))
+            await db.read(keyset.page, listing.RUNS, {}, order, window)

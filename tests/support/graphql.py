@@ -1,0 +1,79 @@
+"""GraphQL as tests speak it: data without errors, one error's code, mutations by name."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from app.store.sql import Tx
+
+
+class Graph:
+    """A client of /graphql; `send` makes one HTTP request."""
+
+    def __init__(self, send: Callable[..., httpx.Response]) -> None:
+        self.send = send
+
+    def ask(self, query: str, /, **variables: Any) -> Any:
+        """The whole answer to an operation."""
+        answer = self.send("POST", "/graphql", json={"query": query, "variables": variables})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def data(self, query: str, /, **variables: Any) -> Any:
+        """The data of an operation that has no errors."""
+        answer = self.ask(query, **variables)
+        assert "errors" not in answer, answer["errors"]
+        return answer["data"]
+
+    def code(self, query: str, /, **variables: Any) -> str:
+        """The code of the one error of an operation."""
+        (error,) = self.ask(query, **variables)["errors"]
+        return str(error["extensions"]["code"])
+
+    def do(self, mutation: str, select: str, /, **input: Any) -> Any:
+        """The payload of a mutation: what is selected, and `userErrors`."""
+        kind = mutation[0].upper() + mutation[1:] + "Input"
+        query = f"""mutation ($input: {kind}!) {{
+            {mutation}(input: $input) {{ {select} userErrors {{ code message field }} }}
+        }}"""
+        return self.data(query, input=input)[mutation]
+
+    def experiment(self, **fields: Any) -> str:
+        """A new experiment's id."""
+        given = {"name": "e", "taskType": "test"} | fields
+        return str(self.do("createExperiment", "experiment { id }", **given)["experiment"]["id"])
+
+    def run(self, experiment: str, **fields: Any) -> str:
+        """A new external run's id."""
+        given = {"experimentId": experiment, "model": "m"} | fields
+        return str(self.do("createRun", "run { id }", **given)["run"]["id"])
+
+    def cancel(self, run: str) -> Any:
+        """Cancels a run; the checkpoint it leaves."""
+        return self.do("cancelRun", "checkpoint { id ckptPath state }", runId=run)["checkpoint"]
+
+    def mark(self, run: str, path: str, **fields: Any) -> Any:
+        """Marks a checkpoint."""
+        given = {"runId": run, "ckptPath": path, "tagType": "candidate"} | fields
+        return self.do("markCheckpoint", "checkpoint { id ckptPath }", **given)["checkpoint"]
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """The texts of the statements that are executed meanwhile."""
+    seen: list[str] = []
+    lock = threading.Lock()
+    execute = Tx._execute
+
+    def counted(self: Tx, statement: Any, params: dict[str, Any]) -> None:
+        with lock:
+            seen.append(statement.compiled(self.dialect)[0])
+        execute(self, statement, params)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tx, "_execute", counted)
+        yield seen
