@@ -10,6 +10,7 @@ import json
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -67,7 +68,8 @@ class Spool:
                     self._end += len(line)
                 except OSError:
                     self.in_memory = True
-                    os.ftruncate(self._file, self._end)
+                    with suppress(OSError):
+                        os.ftruncate(self._file, self._end)
             if self.in_memory:
                 self._items.append(line)
             self._changed.notify_all()

@@ -17,32 +17,24 @@ and stop signals, and stay silent. Ranks can notice a stop at different steps: b
 import atexit
 import json
 import math
-import operator
 import os
 import random
 import secrets
 import shutil
-import signal
-import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self, SupportsIndex
 
 from app.trainer import checkpoint
+from app.trainer.buffer import BATCH_POINTS, Buffer, read_count, read_points, warn
 from app.trainer.delivery import Link, Reply, Spool
+from app.trainer.stopping import StopRequest
 
-# What the service takes in one report.
-BATCH_POINTS = 1_000
-BATCH_CHECKPOINTS = 100
-MAX_KEY_LENGTH = 200
 MAX_EFFECTIVE_BYTES = 60_000
-
-BUFFERED_POINTS = 100_000  # kept while nothing can be sealed; the oldest give way
 SEAL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 4.0
 BACKOFF_SECONDS = 0.25, 5.0  # first and longest pause between two tries
@@ -78,18 +70,14 @@ class Reporter:
         attempt_dir = Path(run_dir) / f"attempt-{attempt}" if run_dir and attempt else None
         self.spec = _read_spec(Path(run_dir)) if run_dir else {}
         self.checkpoint_dir = Path(self.spec.get("checkpoint_dir") or checkpoint_dir)
-        self._stop_checkpoint = str(self.spec.get("stop_checkpoint") or f"cancel-{attempt or 1}")
+        self._stop = StopRequest(
+            str(self.spec.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
+            attempt_dir and attempt_dir / "stop.json",
+        )
         self._stop_checkpoint_used = False
-        self._stop = False
         self._rank_0 = True
-        self._previous: dict[int, Any] = {}  # signal handlers that were there before ours
-        self._stop_file = attempt_dir and attempt_dir / "stop.json"
-
-        self._points: deque[tuple[str, int, float, float]] = deque(maxlen=BUFFERED_POINTS)
         self._effective: dict[str, Any] = {}
-        self._news: dict[str, Any] = {}  # everything else that the next batch shall say
-        self._buffer = threading.RLock()  # re-entrant: a signal handler may log, too
-
+        self._buffer = Buffer()
         self._open = self._delivering = bool(api_url and run_id and token)
         if self._open:
             self._link = Link(f"{api_url.rstrip('/')}/v1/runs/{run_id}/reports", token)
@@ -132,8 +120,8 @@ class Reporter:
         )
         reporter._rank_0 = rank_0
         takes_part = reporter._open or (env["RUN_ID"] and not rank_0)
-        if takes_part and threading.current_thread() is threading.main_thread():
-            reporter._handle_signals()
+        if takes_part:
+            reporter._stop.listen()
         _current = reporter
         return reporter
 
@@ -151,7 +139,7 @@ class Reporter:
     @property
     def should_stop(self) -> bool:
         """True once a stop signal came or the service asked to stop: save and return."""
-        return self._stop
+        return self._stop.asked
 
     def log(
         self, step: SupportsIndex, total_steps: SupportsIndex | None = None, **metrics: Any
@@ -160,19 +148,15 @@ class Reporter:
 
         Raises ValueError, having taken nothing, when a step or metric is not a number.
         """
-        step = _count("step", step)
-        values = [(key, _number(key, value)) for key, value in metrics.items()]
+        step = read_count("step", step)
         progress = {"step": step}
         if total_steps is not None:
-            progress["total_steps"] = _count("total_steps", total_steps)
-        if not self._open:
-            return
-        now = time.time()
-        with self._buffer:
-            self._points.extend([(key, step, value, now) for key, value in values])
-            self._news.update(progress)
-        if len(self._points) >= BATCH_POINTS and not self._spool.in_memory:
-            self._wake.set()
+            progress["total_steps"] = read_count("total_steps", total_steps)
+        points = read_points(step, metrics)
+        if self._open:
+            self._buffer.add(points, **progress)
+            if len(self._buffer) >= BATCH_POINTS and not self._spool.in_memory:
+                self._wake.set()
 
     def effective(self, **hyperparams: Any) -> None:
         """Report the hyperparameters really in use, defaults included: finite JSON values.
@@ -184,8 +168,7 @@ class Reporter:
             raise ValueError(f"effective hyperparameters exceed {MAX_EFFECTIVE_BYTES} bytes")
         self._effective = known
         if self._open:
-            with self._buffer:
-                self._news["effective_hyperparams"] = known
+            self._buffer.add([], effective_hyperparams=known)
 
     @contextmanager
     def checkpoint(self, step: SupportsIndex, name: str | None = None) -> Iterator[Path]:
@@ -195,13 +178,13 @@ class Reporter:
         A block that raises leaves nothing behind. Raises CheckpointError or OSError when the
         checkpoint could not be committed, ValueError for a bad name. Rank 0 only.
         """
-        step = _count("step", step)
+        step = read_count("step", step)
         if not self._rank_0:
             raise RuntimeError("call checkpoint() on rank 0 only: it commits one directory")
         if name is None:
             name = f"step-{step:06d}"
-            if self._stop and not self._stop_checkpoint_used:
-                name, self._stop_checkpoint_used = self._stop_checkpoint, True
+            if self._stop.asked and not self._stop_checkpoint_used:
+                name, self._stop_checkpoint_used = self._stop.checkpoint, True
         temporary = checkpoint.begin(self.checkpoint_dir, name)
         try:
             yield temporary
@@ -210,21 +193,20 @@ class Reporter:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         if self._open:
-            announcement = {
-                "name": directory.name,
-                "step": step,
-                "size_bytes": manifest.size_bytes,
-                "sha256": manifest.sha256,
-            }
-            with self._buffer:
-                self._news.setdefault("checkpoints", []).append(announcement)
+            self._buffer.announce(
+                {
+                    "name": directory.name,
+                    "step": step,
+                    "size_bytes": manifest.size_bytes,
+                    "sha256": manifest.sha256,
+                }
+            )
             self._wake.set()
 
     def finish(self) -> None:
         """Say that the training reached its own end, and close. Not for a stopped training."""
         if self._open:
-            with self._buffer:
-                self._news["finished"] = True
+            self._buffer.add([], finished=True)
         self.close()
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
@@ -235,15 +217,13 @@ class Reporter:
         global _current
         if _current is self:
             _current = None
-        self._restore_signals()
+        self._stop.forget()
         if not self._open:
             return
         deadline = time.monotonic() + timeout
         self._closing.set()
         self._seal()
-        while self._delivering and (self._points or self._news or len(self._spool)):
-            if time.monotonic() >= deadline:
-                break
+        while self._delivering and not self._drained() and time.monotonic() < deadline:
             self._spool.wait_empty(0.1)
             self._seal()
         self._open = False
@@ -268,15 +248,19 @@ class Reporter:
         while self._open:
             self._wake.wait(SEAL_SECONDS)
             self._wake.clear()
-            if self._stop_file and self._stop_file.exists():
-                self._stop = True  # the signal was lost on its way, or somebody swallowed it
+            self._stop.look()
             self._seal()
 
     def _deliver_forever(self) -> None:
         jitter = random.Random()  # noqa: S311 - the training owns the global generator's state
         pause = BACKOFF_SECONDS[0]
         while self._delivering and self._open:
-            line = self._spool.head(SEAL_SECONDS)
+            try:
+                line = self._spool.head(SEAL_SECONDS)
+            except OSError as error:
+                warn(f"the spool cannot be read ({error}); trying again")
+                self._closing.wait(BACKOFF_SECONDS[1])
+                continue
             if line is None:
                 continue
             reply = self._link.post(line)
@@ -296,13 +280,13 @@ class Reporter:
         if answer.get("should_stop") is True:
             name = answer.get("stop_checkpoint")
             if isinstance(name, str) and checkpoint.NAME.fullmatch(name):
-                self._stop_checkpoint = name
-            self._stop = True
+                self._stop.checkpoint = name
+            self._stop.asked = True
         reached = answer.get("batch")
         if self._spool.in_memory and isinstance(reached, int):
             self._batch = max(self._batch, reached)
         self._spool.pop(batch)
-        if len(self._points) >= BATCH_POINTS:
+        if len(self._buffer) >= BATCH_POINTS:
             self._wake.set()
 
     def _refused(self, reply: Reply) -> None:
@@ -312,13 +296,13 @@ class Reporter:
             self._open = False
             self._spool.close()
         reason = reply.answer.get("detail") or reply.answer.get("code") or "no reason given"
-        _warn(f"the service refused a report ({reply.status}): {reason}; no more will be sent")
+        warn(f"the service refused a report ({reply.status}): {reason}; no more will be sent")
 
     def _seal(self) -> None:
         """Move the buffer into the spool, batch by batch; without one, only when all is sent."""
         with self._sealing:
             while not (self._spool.in_memory and len(self._spool)):
-                body = self._take()
+                body = self._buffer.take()
                 rested = time.monotonic() - self._sealed_at
                 if not body and (len(self._spool) or rested < HEARTBEAT_SECONDS):
                     return
@@ -327,28 +311,6 @@ class Reporter:
                 self._spool.append(json.dumps(body, separators=(",", ":")).encode() + b"\n")
                 self._sealed_at = time.monotonic()
 
-    def _take(self) -> dict[str, Any]:
-        """Empty the buffer, at most BATCH_POINTS of it, into the body of a batch."""
-        with self._buffer:
-            count = min(len(self._points), BATCH_POINTS)
-            points = [self._points.popleft() for _ in range(count)]
-            body, self._news = self._news, {}
-            saved = body.get("checkpoints", [])
-            if len(saved) > BATCH_CHECKPOINTS:
-                body["checkpoints"] = saved[:BATCH_CHECKPOINTS]
-                self._news["checkpoints"] = saved[BATCH_CHECKPOINTS:]
-            if (self._points or self._news) and body.pop("finished", False):
-                self._news["finished"] = True  # last words come last
-        columns: dict[str, dict[str, list[Any]]] = {}
-        for key, step, value, wall_time in points:
-            column = columns.get(key)
-            if column is None:
-                column = columns[key] = {"steps": [], "values": [], "wall_times": []}
-            column["steps"].append(step)
-            column["values"].append(value if math.isfinite(value) else _NOT_FINITE[str(value)])
-            column["wall_times"].append(wall_time)
-        return {**body, "metrics": columns} if columns else body
-
     def _open_spool(self, directory: Path | None) -> bool:
         """False when another process of this attempt reports already."""
         try:
@@ -356,43 +318,23 @@ class Reporter:
                 directory.mkdir(parents=True, exist_ok=True)
             self._spool = Spool(directory and directory / "reports.jsonl", self._identity)
         except BlockingIOError:
-            _warn("another process reports this attempt of the run; this one is silent")
+            warn("another process reports this attempt of the run; this one is silent")
             return False
         except OSError as error:
-            _warn(f"no spool ({error}): reports wait in memory")
+            warn(f"no spool ({error}): reports wait in memory")
             self._spool = Spool(None, self._identity)
         return True
 
-    # Signals and forks.
-
-    def _handle_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._previous[number] = signal.getsignal(number)
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stop = True
-        previous = self._previous[number]
-        if number == signal.SIGINT:  # a second Ctrl-C means it
-            signal.signal(number, previous)
-        if callable(previous) and previous is not signal.default_int_handler:
-            previous(number, frame)
+    def _drained(self) -> bool:
+        with self._sealing:  # else a batch on its way from the buffer to the spool is in neither
+            return self._buffer.empty and not len(self._spool)
 
     def _after_fork(self) -> None:
         """A forked child (a DataLoader's worker) reports nothing and dies of SIGTERM as usual."""
         if self._open:
             self._open = False
             self._spool.abandon()
-        self._restore_signals()
-
-    def _restore_signals(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number, previous in self._previous.items():
-                if signal.getsignal(number) == self._on_signal:
-                    signal.signal(number, previous)
-
-
-_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+        self._stop.forget()
 
 
 def _read_spec(run_dir: Path) -> dict[str, Any]:
@@ -406,28 +348,3 @@ def _read_spec(run_dir: Path) -> dict[str, Any]:
     if not isinstance(spec, dict):
         raise ValueError(f"{path} is not a JSON object")
     return spec
-
-
-def _number(key: str, value: Any) -> float:
-    if not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable():
-        raise ValueError(f"a metric's name must be 1 to 200 printable characters, not {key!r:.60}")
-    try:
-        if isinstance(value, str | bytes | bytearray):
-            raise TypeError
-        return float(value.item() if hasattr(value, "item") else value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise ValueError(f"metric {key!r} must be one number, not {value!r:.60}") from None
-
-
-def _count(name: str, value: Any) -> int:
-    try:
-        count = operator.index(value)
-    except TypeError:
-        count = -1
-    if not 0 <= count < 2**63:
-        raise ValueError(f"{name} must be a whole number from 0, not {value!r:.60}")
-    return count
-
-
-def _warn(message: str) -> None:
-    sys.stderr.write(f"llm-train reporter: {message}\n")

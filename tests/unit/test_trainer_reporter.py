@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.trainer import Reporter, checkpoint, delivery, reporter
+from app.trainer import Reporter, buffer, checkpoint, delivery, reporter
 from tests.support.reports import MODES, ReportServer, points_of
 from tests.support.server import REPOSITORY, wait_until
 
@@ -91,8 +91,8 @@ def test_an_idle_trainer_is_heard(server: ReportServer, monkeypatch: pytest.Monk
 def test_finished_is_the_last_word(
     server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporter, "BATCH_POINTS", 10)
-    monkeypatch.setattr(reporter, "BATCH_CHECKPOINTS", 1)
+    monkeypatch.setattr(buffer, "BATCH_POINTS", 10)
+    monkeypatch.setattr(buffer, "BATCH_CHECKPOINTS", 1)
     training = attach(server, tmp_path, checkpoint_dir=tmp_path / "c")
     for step in range(95):
         training.log(step, loss=1.0)
@@ -315,17 +315,18 @@ def test_a_trainer_that_attaches_by_itself_is_known_by_its_session(server: Repor
 
 
 def test_memory_is_bounded_without_a_spool(
-    server: ReportServer, monkeypatch: pytest.MonkeyPatch
+    server: ReportServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reporter, "BUFFERED_POINTS", 5000)
+    monkeypatch.setattr(buffer, "BUFFERED_POINTS", 5000)
     server.stop()
     training = attach(server)
     for step in range(12_000):
         training.log(step, loss=1.0)
-    assert len(training._points) == 5000
+    assert len(training._buffer) == 5000
     server.start()
     training.finish()
     assert [step for _, step, _ in server.points()] == list(range(7000, 12_000))
+    assert capfd.readouterr().err.count("only the newest 5000 points wait") == 1
 
 
 def test_a_full_disk_moves_the_spool_into_memory_and_back(tmp_path: Path) -> None:
@@ -352,6 +353,35 @@ def test_a_full_disk_moves_the_spool_into_memory_and_back(tmp_path: Path) -> Non
     spool.append(lines[7])
     assert (tmp_path / "reports.jsonl").read_bytes() == b'{"attempt": 1, "batch": 29}\n' + lines[7]
     spool.close()
+
+
+def test_closing_waits_for_a_batch_between_the_buffer_and_the_spool(
+    server: ReportServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, seal = buffer.Buffer.take, Reporter._seal
+    main = threading.main_thread()
+    taken = threading.Event()
+
+    def slow_take(self: buffer.Buffer) -> dict[str, Any]:
+        body = take(self)
+        if body and threading.current_thread() is not main:
+            taken.set()
+            time.sleep(0.3)
+        return body
+
+    def seal_before_the_other_thread(self: Reporter) -> None:
+        seal(self)
+        if threading.current_thread() is main and server.requests:
+            server.mode = "ok"
+            assert taken.wait(5)
+
+    monkeypatch.setattr(buffer.Buffer, "take", slow_take)
+    monkeypatch.setattr(Reporter, "_seal", seal_before_the_other_thread)
+    server.mode = "503"
+    with attach(server) as training:
+        wait_until(lambda: server.requests, "a first report that fails: no room for a second")
+        training.log(1, loss=1.0)
+    assert server.points() == [("loss", 1, 1.0)]
 
 
 # Training never waits.
@@ -463,7 +493,7 @@ def test_a_signal_asks_to_stop_and_the_next_checkpoint_is_the_promised_one(
             with training.checkpoint(step) as directory:
                 (directory / "weights").write_bytes(b"w")
         os.kill(os.getpid(), signal.SIGTERM)  # forwarded twice, by torchrun say: no harm
-    assert signal.getsignal(number) != training._on_signal
+    assert signal.getsignal(number) != training._stop._on_signal
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["cancel-1", "step-000004"]
     announced = [c["name"] for body in server.taken.values() for c in body.get("checkpoints", [])]
     assert announced == ["cancel-1", "step-000004"]
