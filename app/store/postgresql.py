@@ -8,6 +8,8 @@ own, which the database frees the moment that server dies.
 
 import asyncio
 import logging
+import os
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,7 @@ MAX_WAITING = 2_000
 TRIES = 5
 _CHANNEL = "llm_train"
 _LEADER_LOCK = 0x6C6C6D74  # "llmt"
+_NAME = f"llm-train {socket.gethostname()} {os.getpid()}"  # tells operators who leads
 _LOST_RACE = (pg.SerializationFailure, pg.DeadlockDetected, pg.UniqueViolation)
 _NOTIFY = "SELECT pg_notify(%s, topic) FROM unnest(%s::text[]) AS topic"
 # A machine that vanished without a word must not keep its locks for hours.
@@ -132,7 +135,7 @@ class PostgresDatabase(Database):
 
     def _connect(self) -> Connection:
         connection = psycopg.connect(
-            self.dsn, autocommit=True, connect_timeout=5, fallback_application_name="llm-train"
+            self.dsn, autocommit=True, connect_timeout=5, fallback_application_name=_NAME
         )
         connection.execute(_KEEP_ALIVE)
         self._connections.add(connection)

@@ -22,7 +22,7 @@ from app.launchers.base import Observation
 from app.services import checkpoints, launches, reports, verification
 from app.services.reports import ReportRequest
 from app.store.tables import Run
-from app.supervisor import launching, verifying
+from app.supervisor import launching, planning, verifying
 from app.supervisor.desk import Desk
 
 RELAUNCH_SECONDS = 5.0
@@ -70,6 +70,7 @@ def _look(desk: Desk, runs: list[Run]) -> dict[str, Observation]:
 
 async def _local(desk: Desk, run: Run, found: Observation) -> None:
     if found.state == "alive":
+        await asyncio.to_thread(planning.write_address, desk, run.id)
         desk.watch((run.id, run.attempt))
         await _alive(desk, run)
     elif found.state == "absent":

@@ -78,9 +78,18 @@ def spec(desk: Desk, run: Run, gpus: Sequence[str], source: Source | None) -> di
 def write_spec(run_dir: Path, content: dict[str, Any]) -> None:
     """Puts spec.json into the run's directory, whole or not at all."""
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = run_dir / ".spec.json.tmp"
+    _write(run_dir / "spec.json", json.dumps(content, indent=1))
+
+
+def write_address(desk: Desk, run_id: str) -> None:
+    """Tells a trainer that another server launched where this one is."""
+    _write(desk.run_dir(run_id) / "api_url", desk.api_url)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w") as file:
-        json.dump(content, file, indent=1)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(run_dir / "spec.json")
+    temporary.replace(path)

@@ -152,17 +152,24 @@ class Reply(NamedTuple):
 
 
 class Link:
-    """POSTs JSON to one URL over one connection that is kept open. For one thread."""
+    """POSTs JSON to one path over one connection that is kept open. For one thread."""
 
-    def __init__(self, url: str, token: str) -> None:
-        """Raises ValueError when `url` is not http(s)://host[:port]/path."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"the API's URL must be http(s)://host[:port], not {url!r}")
-        self._secure = parts.scheme == "https"
-        self._host, self._port, self._path = parts.hostname, parts.port, parts.path
+    def __init__(self, api_url: str, path: str, token: str) -> None:
+        """Raises ValueError when `api_url` is not http(s)://host[:port]/prefix."""
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._connection: http.client.HTTPConnection | None = None
+        self._resource = path
+        self.aim(api_url)
+
+    def aim(self, api_url: str) -> None:
+        """POST to this server from now on. Raises ValueError, having changed nothing."""
+        parts = urlsplit(api_url.strip())
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"the API's URL must be http(s)://host[:port], not {api_url!r}")
+        port = parts.port
+        self.close()
+        self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, port
+        self._path = parts.path.rstrip("/") + self._resource
 
     def post(self, body: bytes) -> Reply:
         """Send one batch. Never raises for what the network or the server does."""

@@ -24,7 +24,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsIndex
@@ -80,7 +80,8 @@ class Reporter:
         self._buffer = Buffer()
         self._open = self._delivering = bool(api_url and run_id and token)
         if self._open:
-            self._link = Link(f"{api_url.rstrip('/')}/v1/runs/{run_id}/reports", token)
+            self._link = Link(api_url, f"/v1/runs/{run_id}/reports", token)
+            self._address = Path(run_dir) / "api_url" if run_dir else None
             self._open = self._open_spool(attempt_dir)
         if self._open:
             self._batch = self._spool.last_batch
@@ -272,9 +273,17 @@ class Reporter:
                 pause = min(pause * 2, BACKOFF_SECONDS[1])
                 if self._closing.wait(wait):
                     time.sleep(BACKOFF_SECONDS[0])
+                if not reply.status:
+                    self._follow()
             else:
                 self._refused(reply)
         self._link.close()
+
+    def _follow(self) -> None:
+        """Nobody answers. A server that took over has left its address in the run's directory."""
+        if self._address:
+            with suppress(OSError, ValueError):
+                self._link.aim(self._address.read_text())
 
     def _acknowledge(self, batch: int, answer: dict[str, Any]) -> None:
         if answer.get("should_stop") is True:

@@ -80,7 +80,7 @@ def postgresql_server() -> Iterator[PostgreSQL]:
         process = subprocess.Popen(
             ["sh", "-c", '"$@" & read -r _; kill -INT $!; wait $!', "sh",
              binaries / "postgres", "-D", data, "-k", directory, "-h", "",
-             "-c", "fsync=off", "-c", "max_connections=300"],
+             "-c", "fsync=off", "-c", "autovacuum=off", "-c", "max_connections=300"],
             stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=directory,
             start_new_session=True, **identity,
         )  # fmt: skip

@@ -418,6 +418,30 @@ def test_finish_is_bounded_when_the_server_hangs(server: ReportServer, tmp_path:
     assert points_of(spooled(tmp_path)) == [("loss", 1, 1.0)]
 
 
+def test_when_nobody_answers_it_follows_the_address_in_its_directory(
+    server: ReportServer, tmp_path: Path
+) -> None:
+    successor = ReportServer()
+    address = tmp_path / "api_url"
+    with attach(server, tmp_path) as reporter:
+        reporter.log(1, loss=1.0)
+        wait_until(server.points, "the first point")
+        server.stop()
+        address.write_text(successor.url)
+        reporter.log(3, loss=3.0)
+        wait_until(lambda: ("loss", 3, 3.0) in successor.points(), "the successor has it")
+    successor.stop()
+
+
+@pytest.mark.parametrize("unusable", ["", "no url", "http://[", "http://a:b", "file:///x"])
+def test_an_address_that_is_none_changes_nothing(server: ReportServer, unusable: str) -> None:
+    link = delivery.Link(server.url + "/", "/v1/runs/run_1/reports", "secret")
+    with pytest.raises(ValueError):
+        link.aim(unusable)
+    assert link.post(b'{"attempt": 1, "batch": 1}').delivered
+    link.close()
+
+
 def test_retry_after_is_honoured(server: ReportServer) -> None:
     server.mode, server.retry_after = "503", "1"
     with attach(server):

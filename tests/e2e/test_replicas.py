@@ -1,0 +1,142 @@
+"""Several servers on one PostgreSQL share the work, and the death of one costs nothing.
+
+Planted once and seen red: a leader's lock that is not tied to its connection, trainers that know
+the address of the server that launched them only, a listener that never hears NOTIFY.
+"""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from websockets.sync.client import connect
+
+from tests.support.database import postgresql_only
+from tests.support.server import running_server, wait_until
+from tests.support.service import Home, Service, home
+from tests.support.writers import Writers
+
+pytestmark = postgresql_only
+
+TAKEN_OVER_SECONDS = 10.0
+"""Generous, as the machine that tests is busy; it is printed."""
+
+
+@contextmanager
+def replica(place: Home, database_url: str) -> Iterator[Service]:
+    """One more server on the same database and data directory."""
+    settings: dict[str, Any] = {**place.settings, "DATABASE_URL": database_url}
+    with running_server(place.path, keep_trainers=True, **settings) as server:
+        service = Service(server.url, server.pid, place.path, server.log, place.experiment)
+        with service.http:
+            place.experiment = service.experiment or service.open()
+            yield service
+
+
+def leader(database_url: str) -> int | None:
+    """The pid of the server that leads."""
+    with psycopg.connect(database_url.replace("+psycopg", "")) as database:
+        row = database.execute(
+            "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)"
+            " WHERE locktype = 'advisory' AND objid = %s AND granted",
+            (0x6C6C6D74,),
+        ).fetchone()
+    return int(row[0].split()[-1]) if row else None
+
+
+def losses(service: Service, run: str) -> dict[int, float]:
+    """Every point of a run's loss, by step; asserts that none came twice."""
+    answer = service.get(f"/experiments/{service.experiment}/runs/{run}/metrics?raw=true")
+    found = [
+        (step, value)
+        for series in answer["series"]
+        for step, value in zip(series["steps"], series["values"], strict=True)
+    ]
+    assert len(dict(found)) == len(found), "a point is there twice"
+    return dict(found)
+
+
+def test_killed_leaders_are_replaced_and_nothing_is_lost_or_launched_twice(
+    tmp_path_factory: pytest.TempPathFactory, database_url: str
+) -> None:
+    steps, taken_over = 120, []
+    with home(tmp_path_factory.mktemp("home")) as place, ExitStack() as servers:
+        services = [servers.enter_context(replica(place, database_url)) for _ in range(2)]
+        runs = [services[i % 2].submit("finishes", steps=steps, step_seconds=0.1) for i in range(3)]
+        stopping = services[1].submit("obedient", steps=10**6, step_seconds=0.1)
+        for run in [*runs, stopping]:
+            services[0].stepping(run)
+        writers = Writers([each.url for each in services], seed=random.randrange(10**6))
+        with writers:
+            for _ in range(2):
+                writers.wait_for(10)
+                first = leader(database_url)
+                killed = next(each for each in services if each.pid == first)
+                services.remove(killed)
+                killed.kill()
+                died = time.monotonic()
+                wait_until(
+                    lambda: leader(database_url) in [each.pid for each in services],
+                    "another leads",
+                    TAKEN_OVER_SECONDS,
+                )
+                taken_over.append(time.monotonic() - died)
+                # Trainers of the dead one report to the new leader.
+                reached = services[0].status(runs[0])["step"]
+                services[0].stepping(runs[0], min(reached + 5, steps))
+                services.append(servers.enter_context(replica(place, database_url)))
+                writers.urls[:] = [each.url for each in services]
+        cancelled = services[-1].cancel(stopping)
+        assert services[0].ended(stopping)["status"] == "cancelled"
+        saved = services[0].checkpoints(stopping)[cancelled["ckpt_path"].rpartition("/")[2]]
+        assert saved["state"] == "ready"
+        for run in runs:
+            assert services[0].ended(run, timeout=60)["status"] == "succeeded"
+            assert services[0].launches(run) == [1]
+            assert losses(services[0], run) == {
+                step: pytest.approx(0.99**step) for step in range(1, steps + 1)
+            }
+        assert services[0].launches(stopping) == [1]
+        writers.audit(database_url)
+        writers.replay()
+    print(f"another led after {max(taken_over):.2f} s at most; {len(writers.done)} acknowledged")
+
+
+def test_a_change_on_one_server_reaches_who_watches_on_the_other(
+    tmp_path_factory: pytest.TempPathFactory, database_url: str
+) -> None:
+    with (
+        home(tmp_path_factory.mktemp("home")) as place,
+        replica(place, database_url) as one,
+        replica(place, database_url) as other,
+        connect(
+            other.url.replace("http", "ws") + "/graphql",
+            subprotocols=["graphql-transport-ws"],  # type: ignore[list-item]
+        ) as socket,
+    ):
+        query = (
+            "subscription($id: ID!) { experimentEvents(experimentId: $id, afterSeq: 0) { seq } }"
+        )
+        payload = {"query": query, "variables": {"id": one.experiment}}
+        socket.send(json.dumps({"type": "connection_init"}))
+        socket.send(json.dumps({"id": "1", "type": "subscribe", "payload": payload}))
+
+        def event() -> Any:
+            while True:
+                message = json.loads(socket.recv(timeout=5))
+                assert message["type"] in ("connection_ack", "next"), message
+                if message["type"] == "next":
+                    return message["payload"]["data"]["experimentEvents"]["seq"]
+
+        assert event() == 1
+        began = time.monotonic()
+        for number in range(2, 12):
+            one.submit(None)
+            assert event() == number
+        took = time.monotonic() - began
+    assert took < 5, "each waits for the next look instead of being told"
+    print(f"10 changes seen on the other server within {took:.2f} s")
