@@ -1,7 +1,7 @@
 """The commit protocol: any damage is seen, and a hostile manifest is a clean error.
 
 Planted once and seen red: sizes compared without the contents, extra files ignored, links followed,
-the rename before the manifest, a taken name overwritten, no fsync of a file.
+written in place, a taken name overwritten, no fsync of a file or of the parent, a blocking open.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """The demo recipe learns, and a resumed run repeats bit for bit what one long run does.
 
 Real processes. Planted once and seen red: a gradient without its tanh factor, Adam's moments not
-saved, the step count of Adam not saved, the random generator not saved, the learning rate taken
-from the checkpoint. `test_resuming_without_*` is the permanent control.
+saved, its step count or the random generator not loaded, a learning rate other than the one asked
+for. `test_resuming_without_*` is the permanent control.
 """
 
 import dataclasses
