@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.domain import paths
+from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.paths import CheckpointPath
 from app.domain.requests import VerifyRequest
@@ -42,6 +43,7 @@ def directory(data_dir: Path, path: object) -> Path:
 
 def look(data_dir: Path, path: CheckpointPath, expected: str | None) -> Finding:
     """Compares the files with their manifest, every byte."""
+    failpoint("checkpoint.reading")
     try:
         return Finding(path, expected, verify(directory(data_dir, path)))
     except CheckpointError as error:

@@ -52,6 +52,7 @@ async def launch(desk: Desk) -> None:
                 await desk.db.write(launches.refuse, run.id, Reason.LAUNCHER_ERROR, detail)
                 continue
             if run.id in desk.starting:
+                stuck = False
                 await _say_if_slow(desk, run)
                 continue
             resources = desk.resources(run)

@@ -87,12 +87,12 @@ class Service:
         self.experiment = self.post("/experiments", body, 201)["experiment_id"]
         return self.experiment
 
-    def submit(self, recipe: str | None, **hyperparams: Any) -> str:
+    def submit(self, recipe: str | None, key: str | None = None, **hyperparams: Any) -> str:
         """A new run; its id."""
-        if not self.experiment:
-            self.open()
         body = {"model": "tiny", "recipe": recipe, "hyperparams": hyperparams}
-        return str(self.post(f"/experiments/{self.experiment}/runs", body, 201)["run_id"])
+        headers = {"Idempotency-Key": key} if key else {}
+        path = f"/experiments/{self.experiment}/runs"
+        return str(self.post(path, body, 201, **headers)["run_id"])
 
     def status(self, run: str) -> Any:
         return self.get(f"/experiments/{self.experiment}/runs/{run}/status")

@@ -1,0 +1,125 @@
+"""A run is launched once, adopted after a restart and never stuck, whatever instant the server
+or the wrapper dies at."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.domain.lifecycle import RunStatus
+from tests.support.server import wait_until
+from tests.support.service import Home, Service, alive, home, orphans
+
+SOON = 10.0
+STATUSES = set(RunStatus)
+
+
+def assert_launched_once(service: Service, run: str) -> None:
+    assert service.ended(run, SOON)["status"] == "succeeded"
+    assert service.launches(run) == [1]
+    moves = [e["type"] for e in service.events(run) if e["type"].removeprefix("run.") in STATUSES]
+    assert moves == ["run.queued", "run.starting", "run.running", "run.succeeded"]
+
+
+def submit_and_die(place: Home, failpoint: str) -> None:
+    """A server that dies at a failpoint on the way of one run, submitted with the key `k`."""
+    with place.serve(FAILPOINT=f"{failpoint}:kill") as service:
+        with suppress(httpx.TransportError):  # it may die before it can answer
+            service.submit("finishes", key="k", steps=6, step_seconds=0.02)
+        wait_until(lambda: not alive(service.pid), "the server died", 20)
+
+
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        "launch.before_claim",
+        "launch.claimed",
+        "launch.before_spawn",
+        "launch.spawned",
+        "end.before_spool",
+        "checkpoint.reading",
+        "end.before_record",
+    ],
+)
+def test_a_server_killed_at_any_instant_launches_once(tmp_path: Path, failpoint: str) -> None:
+    with home(tmp_path) as place:
+        submit_and_die(place, failpoint)
+        with place.serve() as service:
+            run = service.submit("finishes", key="k", steps=6, step_seconds=0.02)
+            assert_launched_once(service, run)
+            assert len(service.detail()["runs"]) == 1
+
+
+@pytest.mark.parametrize(
+    "instant",
+    ["wrapper.started", "wrapper.identity_saved", "wrapper.spawned", "wrapper.trainer_ended"],
+)
+def test_a_server_killed_while_the_wrapper_is_at_any_instant_launches_once(
+    tmp_path: Path, instant: str
+) -> None:
+    go = tmp_path / "go"
+    with home(tmp_path) as place:
+        with place.serve(FAILPOINT=f"{instant}:wait:{go}") as service:
+            run = service.submit("finishes", steps=6, step_seconds=0.02)
+            directory = tmp_path / "data" / "runs" / run
+            reached = {
+                "wrapper.started": lambda: bool(orphans(tmp_path)),
+                "wrapper.identity_saved": (directory / "attempt-1" / "identity.json").exists,
+                "wrapper.spawned": (directory / "launches.txt").exists,
+                "wrapper.trainer_ended": lambda: (
+                    (directory / "launches.txt").exists() and len(orphans(tmp_path)) == 1
+                ),
+            }[instant]
+            wait_until(reached, instant)
+            service.kill()
+        with place.serve() as service:
+            if instant == "wrapper.started":
+                # Nobody can know of a wrapper that has not claimed: the run is launched again,
+                # and the first wrapper finds its attempt taken.
+                wait_until(lambda: service.launches(run), "launched by the second server", SOON)
+            go.touch()
+            assert_launched_once(service, run)
+
+
+@pytest.mark.parametrize("instant", ["wrapper.started", "wrapper.identity_saved",
+                                     "wrapper.spawned", "wrapper.trainer_ended"])  # fmt: skip
+def test_a_wrapper_killed_at_any_instant_leaves_a_stated_end_and_no_process(
+    tmp_path: Path, instant: str
+) -> None:
+    with home(tmp_path) as place, place.serve(FAILPOINT=f"{instant}:kill") as service:
+        run = service.submit("finishes", steps=6, step_seconds=0.02)
+        ended = service.ended(run, SOON)
+        if ended["status"] == "succeeded":
+            assert instant == "wrapper.trainer_ended", "it had said that it finished"
+        else:
+            assert (ended["status"], ended["status_reason"]) == ("failed", "launcher_error")
+        wait_until(lambda: not orphans(tmp_path), "no process is left")
+        assert len(service.launches(run)) <= 1
+
+
+def test_a_command_that_cannot_start_fails_with_the_reason(tmp_path: Path) -> None:
+    with home(tmp_path) as place:
+        recipes = tmp_path / "recipes.toml"
+        recipes.write_text(
+            f'{recipes.read_text()}\n[recipes.nowhere]\ncommand = ["/no/such/program"]\n'
+        )
+        with place.serve() as service:
+            ended = service.ended(service.submit("nowhere"), SOON)
+    assert (ended["status"], ended["status_reason"]) == ("failed", "launcher_error")
+    assert "/no/such/program" in ended["status_detail"]
+
+
+def test_impossible_runs_do_not_block_those_behind_them(tmp_path: Path) -> None:
+    with home(tmp_path) as place, place.serve(GPUS="") as service:
+        path = f"/experiments/{service.experiment}/runs"
+        greedy = {"model": "m", "recipe": "finishes", "resources": {"gpu_type": "A100", "count": 4}}
+        for _ in range(205):  # more than a page of the queue
+            waiting = service.post(path, greedy, 201)["run_id"]
+        run = service.submit("finishes", steps=2)
+        assert service.ended(run, SOON)["status"] == "succeeded"
+        now = wait_until(
+            lambda: (s := service.status(waiting))["status_reason"] and s, "it says why it waits"
+        )
+        assert now["status_reason"] == "waiting_for_resources"
+        assert now["status_detail"] == "Needs 4 × A100; this machine has no GPU."

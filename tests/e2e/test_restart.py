@@ -1,0 +1,117 @@
+"""A server that is away costs nothing: runs go on, and everything they said counts once."""
+
+import os
+import signal
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import wait_until
+from tests.support.service import Service, home
+
+
+def points(tmp_path: Path, run: str) -> Counter[int]:
+    """How often each step's loss was stored, wherever; and that it is the right one."""
+    with closing(sqlite3.connect(tmp_path / "app.db")) as db:
+        rows = db.execute(
+            "SELECT p.step, p.value FROM metric_point p JOIN metric_series s ON s.id = p.series_id"
+            " WHERE s.run_id = ? AND s.key = 'loss'", (run,),
+        ).fetchall()  # fmt: skip
+    for step, value in rows:
+        assert value == pytest.approx(0.99**step)
+    return Counter(step for step, _ in rows)
+
+
+def trained(service: Service, run: str) -> int:
+    """The step that the trainer itself says it is at, whoever listens."""
+    log = service.data_dir / "runs" / run / "train.log"
+    return log.read_text().count("step ") if log.exists() else 0
+
+
+def test_no_point_is_lost_or_doubled_over_restarts(tmp_path: Path) -> None:
+    with home(tmp_path) as place:
+        with place.serve() as service:
+            run = service.submit("finishes", steps=400, step_seconds=0.02)
+            service.stepping(run)
+            service.kill()
+        for restart in range(1, 4):
+            wait_until(lambda: trained(service, run) >= restart * 80, "it trains on")  # noqa: B023
+            with place.serve() as service:
+                before = service.status(run)["step"]
+                service.stepping(run, before + 1)
+                service.kill()
+        with place.serve() as service:
+            assert service.ended(run)["status"] == "succeeded"
+            assert service.launches(run) == [1]
+            saved = service.checkpoints(run)
+        assert points(tmp_path, run) == Counter(range(1, 401))
+        # Those announced while nobody listened are there, verified.
+        assert {f"step-{n:06d}" for n in range(10, 401, 10)} == set(saved)
+        assert {c["state"] for c in saved.values()} == {"ready"}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "status", "reason", "step"),
+    [
+        ("finishes", "succeeded", None, 100),
+        ("crashes", "failed", "exit_code", 50),
+        ("oom_like", "failed", "signal", 50),
+    ],
+)
+def test_a_run_that_ended_meanwhile_has_its_true_end(
+    tmp_path: Path, trainer: str, status: str, reason: str | None, step: int
+) -> None:
+    with home(tmp_path) as place:
+        with place.serve() as service:
+            run = service.submit(trainer, steps=100, step_seconds=0.02)
+            service.stepping(run)
+            wrapper = service.wrapper(run)
+            service.kill()
+        wait_until(lambda: not wrapper.is_running(), "it ended while the server was away", 20)
+        with place.serve() as service:
+            ended = service.ended(run)
+        assert (ended["status"], ended["status_reason"]) == (status, reason)
+        known = points(tmp_path, run)
+        assert set(known.values()) == {1}
+        # The last words of one that kills itself at once may not have left its memory.
+        assert max(known) == step or (trainer == "oom_like" and max(known) >= step - 60)
+
+
+def test_a_cancel_that_was_acknowledged_is_carried_out_by_the_next_server(tmp_path: Path) -> None:
+    with home(tmp_path) as place:
+        with place.serve() as service:
+            run = service.submit("obedient", steps=10_000, step_seconds=0.02)
+            service.stepping(run, 3)
+            os.kill(service.trainer(run).pid, signal.SIGSTOP)  # it cannot react before the crash
+            path = service.cancel(run, 202)["ckpt_path"]
+            service.kill()
+        with place.serve() as service:
+            assert service.ended(run)["status"] == "cancelled"
+            answer = service.cancel(run, 200)
+            assert answer["ckpt_path"] == path
+            assert answer["checkpoint"]["state"] == "ready"
+            assert service.launches(run) == [1]
+
+
+def test_silence_that_nobody_could_hear_is_not_a_trainers_fault(tmp_path: Path) -> None:
+    with home(tmp_path, obedient="heartbeat_seconds = 1.5") as place:
+        with place.serve() as service:
+            run = service.submit("obedient", steps=10_000, step_seconds=0.02)
+            service.stepping(run)
+            step = trained(service, run)
+            os.kill(service.pid, signal.SIGSTOP)  # a laptop's lid is closed, and opened
+            wait_until(lambda: trained(service, run) > step + 150, "3 s later")
+            os.kill(service.pid, signal.SIGCONT)
+            now = service.stepping(run, step + 100)
+            assert now["status"] == "running", now
+            step = trained(service, run)
+            service.kill()
+        wait_until(lambda: trained(service, run) > step + 150, "3 s later")
+        with place.serve() as service:
+            now = service.stepping(run, step + 100)
+            assert now["status"] == "running", now
+            service.cancel(run)
+            assert service.ended(run)["status"] == "cancelled"

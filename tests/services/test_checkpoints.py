@@ -1,0 +1,238 @@
+"""Promises and findings: whatever happens, a checkpoint's state is what is known of its files."""
+
+import pytest
+
+from app.domain.evidence import Evidence
+from app.domain.lifecycle import Reason
+from app.domain.paths import CheckpointPath
+from app.domain.recipes import Recipe
+from app.domain.requests import MarkRequest, ResumeRequest
+from app.errors import CheckpointLost, Conflict
+from app.services import checkpoints, launches, runs
+from app.store.database import Database
+from app.store.tables import Checkpoint, Run
+from tests.support.stage import Stage, manifest
+
+pytestmark = pytest.mark.anyio
+
+
+async def judge(stage: Stage, found: Checkpoint, verdict: object) -> Checkpoint | None:
+    """Verification has looked at a checkpoint as it is on record."""
+    _, _, _, run, name = found.ckpt_path.split("/")
+    path = CheckpointPath(found.experiment_id, run, name)
+    return await stage.db.write(checkpoints.judged, path, found.sha256, verdict)
+
+
+async def resumed(stage: Stage, run: Run) -> Run:
+    return await stage.db.write(runs.resume, run.id, ResumeRequest())
+
+
+async def cancelled(stage: Stage, run: Run) -> Checkpoint:
+    return (await stage.db.write(runs.cancel, run.id)).checkpoint
+
+
+@pytest.mark.parametrize(("verdict", "state"), [(manifest(5), "ready"), ("It is damaged.", "lost")])
+async def test_a_child_cancelled_in_the_queue_shares_the_fate_of_a_pending_source(
+    db: Database, verdict: object, state: str
+) -> None:
+    stage = await Stage.open(db)
+    parent = await stage.run("cancelling")
+    child = await resumed(stage, parent)
+
+    promised = await cancelled(stage, child)
+    assert promised.state == "pending"
+    await judge(stage, await stage.named(parent, "cancel-1"), verdict)
+
+    assert (await stage.named(child, "cancel-0")).state == state
+
+
+async def test_a_child_of_a_promise_that_fell_back_starts_from_the_fallback(db: Database) -> None:
+    stage = await Stage.open(db)
+    parent = await stage.run("cancelling", saved=True)
+    child = await resumed(stage, parent)
+    promised = await cancelled(stage, child)
+
+    await stage.ends(parent, signal=9)
+
+    fallback = await stage.named(parent, "step-000005")
+    for path in (
+        await stage.named(parent, "cancel-1"),
+        await db.read(checkpoints.get, promised.id),
+    ):
+        assert (path.state, path.step, path.sha256) == ("ready", 5, fallback.sha256)
+        assert (await db.read(checkpoints.stored, path)).id == fallback.id
+
+    await judge(stage, fallback, "It is damaged.")
+    assert (await stage.named(parent, "cancel-1")).state == "lost"
+    assert (await stage.named(child, "cancel-0")).state == "lost"
+
+
+async def test_a_declared_source_that_is_not_there_takes_the_promises_on_it_along(
+    db: Database,
+) -> None:
+    stage = await Stage.open(db)
+    parent = await stage.run("running")
+    path = f"/ckpts/{parent.experiment_id}/{parent.id}/mine"
+    child = await db.write(runs.resume, parent.id, ResumeRequest(ckpt_path=path))
+    assert (await cancelled(stage, child)).state == "declared"
+
+    await judge(stage, await stage.named(parent, "mine"), "It is not there.")
+
+    assert (await stage.named(child, "cancel-0")).state == "lost"
+    with pytest.raises(CheckpointLost, match="lost"):
+        await db.write(runs.resume, parent.id, ResumeRequest(ckpt_path=path))
+
+
+async def test_a_path_that_a_client_named_first_is_promised_all_the_same(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+    path = f"/ckpts/{run.experiment_id}/{run.id}/cancel-1"
+    body = MarkRequest(run_id=run.id, ckpt_path=path, tag_type="release", release_tag="v1")
+    await db.write(checkpoints.mark, run.experiment_id, body)
+
+    assert (await cancelled(stage, run)).state == "pending"
+    await stage.saves(run, "cancel-1", 6)
+    await stage.ends(run, exit_code=0)
+
+    kept = await stage.named(run, "cancel-1")
+    assert (kept.state, kept.release_tag) == ("ready", "v1")
+
+
+async def test_a_damaged_stop_checkpoint_falls_back_to_the_newest_good_one(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("cancelling", saved=True)
+    await judge(stage, await stage.named(run, "cancel-1"), "Its SHA-256 differs.")
+    await stage.ends(run, exit_code=0)
+
+    promised = await stage.named(run, "cancel-1")
+    assert (promised.state, promised.step) == ("ready", 5)
+    assert promised.reason is not None and promised.reason.startswith("Its SHA-256 differs.")
+
+
+async def test_a_trainer_that_reached_its_end_in_the_race_leaves_its_last_checkpoint(
+    db: Database,
+) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("cancelling", saved=True)
+    await stage.saves(run, "step-000010", 10)
+    await stage.report(run, batch=2, step=10, finished=True)
+    ended = await stage.ends(run, exit_code=0)
+
+    assert (ended.status, ended.step) == ("cancelled", 10)
+    assert (await stage.named(run, "cancel-1")).step == 10
+    assert (await resumed(stage, run)).start_step == 10
+
+
+async def test_a_stop_checkpoint_that_was_renamed_is_what_a_resume_starts_from(
+    db: Database,
+) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("cancelling")
+    await stage.saves(run, "cancel-1", 5)
+    await stage.saves(run, "cancel-1.2", 9)
+    await stage.ends(run, exit_code=0)
+
+    assert (await stage.named(run, "cancel-1")).state == "ready"
+    source = (await resumed(stage, run)).source_ckpt_path
+    assert source is not None and source.endswith("/cancel-1.2")
+
+
+async def test_an_announcement_that_is_repeated_changes_nothing(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running", saved=True)
+    history = await stage.events()
+    sha256 = manifest(5).sha256
+    await stage.report(run, checkpoints=[{"name": "step-000005", "step": 5, "sha256": sha256}])
+    assert await stage.events() == history
+
+
+async def test_a_name_that_is_written_again_is_looked_at_again(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running", saved=True)
+    await stage.saves(run, "step-000005", 7, "new content")
+
+    found = await stage.named(run, "step-000005")
+    assert (found.state, found.step) == ("ready", 7)
+    assert [e.type for e in await stage.events()][-2:] == ["checkpoint.pending", "checkpoint.ready"]
+
+
+async def test_another_manifest_than_the_recorded_one_is_damage(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running", saved=True)
+    await judge(stage, await stage.named(run, "step-000005"), manifest(5, "one bit flipped"))
+    assert (await stage.named(run, "step-000005")).state == "lost"
+
+
+async def test_a_finding_about_an_older_record_is_of_no_use(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running", saved=True)
+    old = await stage.named(run, "step-000005")
+    sha256 = manifest(7, "new").sha256
+    await stage.report(run, checkpoints=[{"name": "step-000005", "step": 7, "sha256": sha256}])
+
+    assert await judge(stage, old, "It was half written when I looked.") is None
+    assert (await stage.named(run, "step-000005")).state == "pending"
+
+
+async def test_an_end_waits_for_what_was_announced_while_it_was_prepared(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+    await stage.report(run, checkpoints=[{"name": "late", "step": 5}])
+    evidence = Evidence(cancel_asked=False, exit_code=3)
+
+    assert not await db.write(launches.end, run.id, 1, evidence, None, frozenset())
+    assert (await stage.get(run)).status == "running"
+    assert (await stage.named(run, "late")).state == "pending"
+
+    await stage.ends(run, exit_code=3)
+    assert (await stage.named(run, "late")).state == "lost"
+
+
+async def test_a_retry_starts_from_the_newest_ready_checkpoint_as_the_next_attempt(
+    db: Database,
+) -> None:
+    recipe = Recipe("tiny", ("true",), max_attempts=2)
+    stage = await Stage.open(db)
+    run = await stage.run("running", saved=True)
+    await stage.report(run, checkpoints=[{"name": "never-committed", "step": 9}])
+    pending = await stage.named(run, "never-committed")
+
+    evidence = Evidence(cancel_asked=False, exit_code=3)
+    assert await db.write(launches.end, run.id, 1, evidence, recipe, frozenset({pending.id}))
+    queued = await stage.get(run)
+    assert (queued.status, queued.status_reason) == ("queued", Reason.RETRYING)
+    assert (await stage.named(run, "never-committed")).state == "lost"
+
+    again = await stage.claim(queued)
+    assert (again.attempt, again.start_step, again.step) == (2, 5, 5)
+    await db.write(
+        launches.end, run.id, 1, Evidence(False, exit_code=0, finished=True), recipe, frozenset()
+    )
+    assert (await stage.get(run)).status == "starting", "the first attempt's end came late"
+    await db.write(launches.end, run.id, 2, evidence, recipe, frozenset())
+    assert (await stage.get(run)).status == "failed", "two attempts, and no third"
+
+
+async def test_a_claim_fails_when_its_checkpoint_was_lost_meanwhile(db: Database) -> None:
+    stage = await Stage.open(db)
+    parent = await stage.run("succeeded", saved=True)
+    child = await resumed(stage, parent)
+    (source,) = await db.read(launches.sources, child)
+    await judge(stage, source.stored, "It vanished.")
+
+    assert await db.write(launches.claim, child, [], source, None) is None
+    assert (await stage.get(child)).status == "queued"
+
+
+async def test_an_external_trainers_newest_announced_checkpoint_can_be_resumed(
+    db: Database,
+) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running", recipe=None)
+    with pytest.raises(Conflict, match="no checkpoint"):
+        await resumed(stage, run)
+    for step in (6, 7):
+        await stage.saves(run, f"step-{step}", step)
+
+    child = await resumed(stage, run)
+    assert (child.start_step, child.status_reason) == (7, "waiting_for_trainer")

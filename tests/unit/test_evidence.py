@@ -1,0 +1,68 @@
+"""How a run ended, for each way a trainer can be gone."""
+
+from typing import Any
+
+import pytest
+
+from app.domain.evidence import Evidence, judge
+from app.domain.lifecycle import Reason
+
+LOST = {"ended_by_service": Reason.HEARTBEAT_LOST, "why": "No report for 60 seconds."}
+LIMIT = {"ended_by_service": Reason.TIME_LIMIT, "why": "The time limit is over."}
+TRAINED = {"step": 10, "total_steps": 10}
+HALFWAY = {"step": 5, "total_steps": 10}
+
+CASES: list[tuple[str, dict[str, Any], str, str | None]] = [
+    ("finished, exit 0", {"finished": True, "exit_code": 0}, "succeeded", None),
+    ("last step, exit 0", TRAINED | {"exit_code": 0}, "succeeded", None),
+    ("exit 0 halfway", HALFWAY | {"exit_code": 0}, "failed", "unfinished"),
+    ("exit 0 of a silent trainer", {"exit_code": 0}, "failed", "unfinished"),
+    ("exit 0, no report due", {"exit_code": 0, "requires_report": False}, "succeeded", None),
+    (
+        "exit 0 after a stop signal, no report due",
+        {"exit_code": 0, "requires_report": False, "stop_sent": True},
+        "failed",
+        "unfinished",
+    ),
+    ("exit 3", HALFWAY | {"exit_code": 3}, "failed", "exit_code"),
+    ("exit 3 after the last step", TRAINED | {"exit_code": 3}, "failed", "exit_code"),
+    ("killed from outside", {"signal": 9}, "failed", "signal"),
+    ("out of memory", {"signal": 9, "out_of_memory": True}, "failed", "out_of_memory"),
+    ("gone without a trace", {"vanished": True}, "failed", "launcher_error"),
+    ("gone once it had finished", {"vanished": True, "finished": True}, "succeeded", None),
+    ("never began", {"launch_error": "No such file."}, "failed", "launcher_error"),
+    ("silent, then killed", LOST | {"signal": 9}, "failed", "heartbeat_lost"),
+    ("silent, external", LOST, "failed", "heartbeat_lost"),
+    ("out of time, saved and left", LIMIT | HALFWAY | {"exit_code": 0}, "failed", "time_limit"),
+    ("out of time at its end", LIMIT | {"finished": True, "exit_code": 0}, "succeeded", None),
+]
+
+
+@pytest.mark.parametrize(("evidence", "status", "reason"), [c[1:] for c in CASES],
+                         ids=[c[0] for c in CASES])  # fmt: skip
+def test_the_verdict_follows_the_evidence(
+    evidence: dict[str, Any], status: str, reason: str | None
+) -> None:
+    verdict = judge(Evidence(cancel_asked=False, **evidence))
+    assert (verdict.status, verdict.reason) == (status, reason)
+    assert (verdict.detail is None) == (status == "succeeded")
+
+
+@pytest.mark.parametrize("evidence", [c[1] for c in CASES], ids=[c[0] for c in CASES])
+def test_after_a_cancel_every_end_is_cancelled(evidence: dict[str, Any]) -> None:
+    verdict = judge(Evidence(cancel_asked=True, **evidence))
+    assert (verdict.status, verdict.reason) == ("cancelled", "cancel_requested")
+
+
+def test_the_detail_says_what_a_user_needs() -> None:
+    def detail(**evidence: Any) -> str | None:
+        return judge(Evidence(cancel_asked=False, **evidence)).detail
+
+    assert detail(signal=9) == "Ended by SIGKILL (9)."
+    assert detail(signal=9, **LOST) == "No report for 60 seconds. Ended by SIGKILL (9)."
+    assert detail(exit_code=1, last_words="CUDA out of memory") == (
+        "Exited with code 1. Its last words: CUDA out of memory"
+    )
+    assert detail(exit_code=0, **HALFWAY) == (
+        "Exited with code 0 at step 5 of 10, without its last step."
+    )
