@@ -1,0 +1,159 @@
+"""Only what is on disk, whole and unchanged, is offered; reading it holds up nothing else."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import wait_until
+from tests.support.service import Service, home, running
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(tmp_path_factory.mktemp("checkpoints")) as service:
+        yield service
+
+
+@pytest.fixture
+def trained(service: Service) -> str:
+    """A run that has left checkpoints at 10, 20 and 30."""
+    run = service.submit("finishes", steps=30, step_seconds=0.005)
+    assert service.ended(run)["status"] == "succeeded"
+    return run
+
+
+def flip(file: Path, bit: int = 3) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1 << bit
+    file.write_bytes(content)
+
+
+def flip_created_at(directory: Path) -> None:
+    file = directory / "manifest.json"
+    manifest = json.loads(file.read_bytes())
+    file.write_text(json.dumps(manifest | {"created_at": "2020-01-01T00:00:00Z"}))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "bit_flipped": lambda d: flip(d / "state.json"),
+    "truncated": lambda d: (d / "state.json").write_bytes(b""),
+    "a_file_vanished": lambda d: (d / "state.json").unlink(),
+    "vanished": shutil.rmtree,
+    "without_its_manifest": lambda d: (d / "manifest.json").unlink(),
+    "with_another_manifest": flip_created_at,
+    "with_a_stranger_in_it": lambda d: (d / "more").write_text("!"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_resume_falls_back_from_damage_to_the_newest_good_one_and_says_so(
+    service: Service, trained: str, damage: str
+) -> None:
+    newest = service.checkpoints(trained)["step-000030"]
+    DAMAGES[damage](service.directory(newest))
+
+    child = service.resume(trained, override_hyperparams={"steps": 40})["run_id"]
+    assert service.ended(child)["status"] == "succeeded"
+
+    found = service.checkpoints(trained)
+    assert {n: c["state"] for n, c in found.items()} == {
+        "step-000010": "ready", "step-000020": "ready", "step-000030": "lost",
+    }  # fmt: skip
+    assert found["step-000030"]["reason"]
+    (start,) = [e["data"] for e in service.events(child) if e["type"] == "run.starting"]
+    assert start["ckpt_path"].endswith("/step-000020") and start["step"] == 20
+    assert "step-000030 is lost; this starts from" in start["detail"]
+    spec = json.loads((service.data_dir / "runs" / child / "spec.json").read_bytes())
+    assert spec["resume"]["step"] == 20
+
+
+def test_undamaged_nothing_of_that_happens(service: Service, trained: str) -> None:
+    """The control of the tests above."""
+    child = service.resume(trained, override_hyperparams={"steps": 40})["run_id"]
+    assert service.ended(child)["status"] == "succeeded"
+    (start,) = [e["data"] for e in service.events(child) if e["type"] == "run.starting"]
+    assert start["ckpt_path"].endswith("/step-000030") and "detail" not in start
+
+
+def test_with_nothing_good_left_a_resume_fails_fast_and_lists_what_there_is(
+    service: Service, trained: str
+) -> None:
+    path = f"/ckpts/{service.experiment}/{trained}/never-was"
+    child = service.resume(trained, ckpt_path=path)["run_id"]
+    ended = service.ended(child)
+    assert (ended["status"], ended["status_reason"]) == ("failed", "checkpoint_missing")
+    assert all(f"step-0000{n}" in ended["status_detail"] for n in (10, 20, 30))
+    assert service.launches(child) == []
+
+
+def test_the_verify_operation_finds_every_damage_and_takes_a_repair_back(
+    service: Service, trained: str
+) -> None:
+    path = f"/experiments/{service.experiment}/checkpoints/verify"
+    damaged = service.checkpoints(trained)["step-000020"]
+    file = service.directory(damaged) / "state.json"
+    whole = file.read_bytes()
+    flip(file)
+
+    answer = service.post(path, {"run_id": trained}, 200)
+    assert (answer["ready"], answer["lost"]) == (2, 1)
+    assert {c["ckpt_path"]: c["state"] for c in answer["checkpoints"]}[
+        damaged["ckpt_path"]
+    ] == "lost"
+    file.write_bytes(whole)
+    answer = service.post(path, {"ckpt_path": damaged["ckpt_path"]}, 200)
+    assert (answer["ready"], answer["lost"]) == (1, 0)
+    assert service.post(path, {"ckpt_path": "/ckpts/nowhere"}, 404)["code"] == "not_found"
+
+
+def test_a_partial_checkpoint_of_a_killed_trainer_is_no_checkpoint(service: Service) -> None:
+    run = service.submit("obedient", steps=1000, step_seconds=0.02)
+    service.stepping(run, 11)
+    place = service.data_dir / "ckpts" / service.experiment / run
+    partial = place / ".tmp-step-000777-0badcafe"
+    partial.mkdir()
+    (partial / "state.json").write_text("half")
+    unannounced = shutil.copytree(place / "step-000010", place / "mine")
+    torn = shutil.copytree(place / "step-000010", place / "torn")
+    flip(torn / "state.json")
+    service.trainer(run).kill()
+
+    assert service.ended(run)["status_reason"] == "signal"
+    states = {name: c["state"] for name, c in service.checkpoints(run).items()}
+    assert states["mine"] == "ready" and unannounced.exists()
+    assert states["torn"] == "lost"
+    assert not any("777" in name for name in states) and not partial.exists()
+
+
+def test_while_a_checkpoint_is_read_everything_else_goes_on(tmp_path: Path) -> None:
+    """As if each were 100 GB: nothing that is read comes to an end before `go` exists."""
+    go = tmp_path / "go"
+    with home(tmp_path) as place:
+        with place.serve() as service:
+            parent = service.submit("finishes", steps=10, step_seconds=0.01)
+            service.ended(parent)
+        with place.serve(FAILPOINT=f"checkpoint.reading:wait:{go}", MAX_LOCAL_RUNS="3") as service:
+            child = service.resume(parent, override_hyperparams={"steps": 20})["run_id"]
+            big = service.submit("finishes", steps=10, step_seconds=0.01)  # saves at its end
+            wait_until(
+                lambda: service.checkpoints(big).get("step-000010"), "the big one is announced"
+            )
+            said = wait_until(lambda: service.status(child)["status_reason"], "it says why")
+            assert said == "waiting_for_checkpoint"
+            # Launches, reports and cancels of others take no notice.
+            other = service.submit("silent", steps=5, step_seconds=0.01)
+            assert service.ended(other)["status"] == "failed"
+            stuck = service.submit("hangs_before_first_report")
+            service.trainer(stuck)
+            service.cancel(stuck, 202)
+            assert service.ended(stuck)["status"] == "cancelled"
+            assert service.status(big)["status"] == "running"
+            assert service.status(child)["status"] == "queued"
+            # A server that reads can be stopped.
+        with place.serve() as service:
+            assert service.ended(big)["status"] == "succeeded"
+            assert service.ended(child)["status"] == "succeeded"
+            assert service.launches(child) == [1]
