@@ -98,6 +98,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     problems.install(app)
     app.include_router(service.router)
     app.include_router(routes.router)
+    app.include_router(upkeep.router)
     app.include_router(logs.router)
     app.include_router(metrics.router)
     app.include_router(docs.router)

@@ -8,6 +8,7 @@ same websocket and the next event of a subscription all see the present.
 import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from starlette.requests import HTTPConnection
@@ -29,6 +30,7 @@ class Context:
         self.db: Database = state.db
         self.recipes: Mapping[str, Any] = state.recipes
         self.secret: str = state.secret
+        self.data_dir: Path = state.settings.data_dir
         self.in_flight: InFlight = state.in_flight
         self.caller: str = connection.scope["caller"]
         self.connection_params: dict[str, Any] = {}

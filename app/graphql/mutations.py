@@ -6,6 +6,7 @@ transaction that does the work, and answers every repetition.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -13,7 +14,14 @@ import strawberry
 from pydantic import ValidationError
 from strawberry.utils.str_converters import to_camel_case
 
-from app.domain.requests import ExperimentRequest, MarkRequest, ResumeRequest, RunRequest
+from app.domain import paths
+from app.domain.requests import (
+    ExperimentRequest,
+    MarkRequest,
+    ResumeRequest,
+    RunRequest,
+    VerifyRequest,
+)
 from app.domain.tokens import run_token
 from app.errors import Busy, ServiceError, Unavailable
 from app.graphql.describe import Info, attribute, field, input, mutation, optional, output
@@ -21,8 +29,9 @@ from app.graphql.filters import given
 from app.graphql.queries import Query
 from app.graphql.scalars import Json
 from app.graphql.types import Checkpoint, Experiment, Run
-from app.services import checkpoints, experiments, idempotency, runs
+from app.services import checkpoints, experiments, idempotency, runs, verification
 from app.services.idempotency import Answer
+from app.services.verification import Finding
 from app.store import tables
 from app.store.sql import Tx, as_dict, dump, load, row_type
 
@@ -133,6 +142,14 @@ class MarkCheckpointInput:
     idempotency_key: str | None = optional(_KEY)
 
 
+@input
+class VerifyCheckpointInput:
+    """Which checkpoint to read again."""
+
+    ckpt_path: str = attribute("Its logical path.")
+    idempotency_key: str | None = optional(_KEY)
+
+
 @output
 class CreateExperimentPayload(Payload):
     """The new experiment."""
@@ -173,6 +190,13 @@ class MarkCheckpointPayload(Payload):
     """The marked checkpoint."""
 
     checkpoint: Checkpoint | None = optional("The checkpoint.")
+
+
+@output
+class VerifyCheckpointPayload(Payload):
+    """The checkpoint, as its files show it to be."""
+
+    checkpoint: Checkpoint | None = optional("The checkpoint: ready, or lost with the reason.")
 
 
 P = TypeVar("P", bound=Payload)
@@ -306,3 +330,23 @@ class Mutation:
     ) -> MarkCheckpointPayload:
         """Put a tag, a release tag and metrics onto a checkpoint."""
         return await perform(info, MarkCheckpointPayload, input, _mark_checkpoint)
+
+    @mutation
+    async def verify_checkpoint(
+        self, info: Info, input: Annotated[VerifyCheckpointInput, _INPUT]
+    ) -> VerifyCheckpointPayload:
+        """Read every byte of a checkpoint again: is it still what was committed?"""
+        context, findings = info.context, list[Finding]()
+        request = VerifyRequest(ckpt_path=input.ckpt_path)
+
+        def verify_checkpoint(tx: Tx, values: dict[str, Any]) -> Rows:
+            verification.selected(tx, paths.parse(input.ckpt_path).experiment_id, request)
+            verification.record(tx, findings)
+            return {"checkpoint": checkpoints.at(tx, input.ckpt_path)}
+
+        with suppress(ServiceError):  # the use case tells it
+            experiment_id = paths.parse(input.ckpt_path).experiment_id
+            findings += await verification.inspect(
+                context.db, context.data_dir, experiment_id, request
+            )
+        return await perform(info, VerifyCheckpointPayload, input, verify_checkpoint)

@@ -113,6 +113,21 @@ class RunAnswer(BaseModel):
     )
 
 
+class VerifyAnswer(BaseModel):
+    """The checkpoints whose files were read, as they are now."""
+
+    ready: int = Field(description="How many are whole and unchanged.")
+    lost: int = Field(description="How many are missing or damaged; `reason` says how.")
+    checkpoints: list[CheckpointAnswer]
+
+
+class RetentionAnswer(BaseModel):
+    """What retention would delete."""
+
+    size_bytes: int = Field(description="How much space that would free.")
+    checkpoints: list[CheckpointAnswer]
+
+
 class CancelAnswer(BaseModel):
     """202 while the trainer is still saving, 200 once it is done."""
 

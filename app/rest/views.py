@@ -5,6 +5,7 @@ from typing import Any
 
 from orjson import Fragment
 
+from app.domain.lifecycle import CheckpointState as State
 from app.services.experiments import Detail
 from app.services.progress import eta_seconds, overrides, progress
 from app.services.runs import Cancelled
@@ -109,6 +110,24 @@ def checkpoint(row: Checkpoint) -> dict[str, Any]:
         "metrics": Fragment(row.metrics),
         "marked_at": row.marked_at,
         "created_at": row.created_at,
+    }
+
+
+def verified(rows: list[Checkpoint]) -> dict[str, Any]:
+    """VerifyAnswer."""
+    states = [row.state for row in rows]
+    return {
+        "ready": states.count(State.READY),
+        "lost": states.count(State.LOST),
+        "checkpoints": [checkpoint(row) for row in rows],
+    }
+
+
+def surplus(rows: list[Checkpoint]) -> dict[str, Any]:
+    """RetentionAnswer."""
+    return {
+        "size_bytes": sum(row.size_bytes or 0 for row in rows),
+        "checkpoints": [checkpoint(row) for row in rows],
     }
 
 

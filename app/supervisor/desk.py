@@ -67,6 +67,10 @@ class Desk:
     # What the last look at the queue found, when nothing in it could start: the state of the
     # machine, how far it went, and whether an older run waits for GPUs.
     queue_stuck: tuple[object, Place, bool] | None = None
+    # Runs that may have more checkpoints than their recipes keep, and how many those keep;
+    # whether files of deleted ones may still be there.
+    crowded: dict[str, int] = field(default_factory=dict)
+    doomed: bool = False
     tidied_at: float = float("-inf")
 
     def turn(self, leads: bool) -> None:
@@ -87,6 +91,7 @@ class Desk:
         for memory in (self.heard, self.launched_at, self.stopped_at, self.over):
             memory.clear()
         self.queue_stuck = None
+        self.tidied_at = float("-inf")
 
     def watch(self, attempt: Attempt) -> None:
         """Wakes the loop when this attempt's process ends, where the system can tell."""

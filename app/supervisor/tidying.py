@@ -1,15 +1,31 @@
-"""Tidying: what may be forgotten is, now and then."""
+"""Tidying: what may be forgotten is, now and then; surplus checkpoints as they come."""
 
 import time
 
-from app.services import idempotency
+from app.services import idempotency, retention
 from app.supervisor.desk import Desk
 
 EVERY_SECONDS = 600.0
+_ABOUT = "retention"
 
 
 async def tidy(desk: Desk) -> None:
-    """Forgets idempotency keys past their time."""
+    """Forgets idempotency keys past their time, and checkpoints that recipes do not keep."""
+    keep = {r.name: r.keep_checkpoints for r in desk.recipes.values() if r.keep_checkpoints}
     if time.monotonic() - desk.tidied_at >= EVERY_SECONDS:
         desk.tidied_at = time.monotonic()
         await desk.db.write(idempotency.expire)
+        desk.crowded |= await desk.db.scan(retention.crowded, keep)
+        desk.doomed = True
+    while desk.crowded:
+        run_id, number = desk.crowded.popitem()
+        desk.doomed |= bool(await desk.db.write(retention.delete, run_id, number))
+    if desk.doomed and _ABOUT not in desk.jobs:
+        desk.doomed = False
+        desk.begin(_ABOUT, _remove(desk))
+
+
+async def _remove(desk: Desk) -> None:
+    for each in await desk.db.read(retention.doomed):
+        await desk.reading(retention.remove, desk.settings.data_dir, each)
+        await desk.db.write(retention.gone, [each])

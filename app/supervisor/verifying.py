@@ -11,7 +11,7 @@ from pathlib import Path
 from app.domain import paths
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.paths import CheckpointPath
-from app.services import checkpoints, verification
+from app.services import checkpoints, runs, verification
 from app.services.launches import Source
 from app.store.tables import Checkpoint, Run
 from app.supervisor.desk import Desk
@@ -37,7 +37,13 @@ def begin(desk: Desk, path: CheckpointPath, expected: str | None) -> None:
 async def check(desk: Desk, path: CheckpointPath, expected: str | None) -> Checkpoint | None:
     """Compares the files with their manifest, every byte, and records what was found."""
     finding = await desk.reading(verification.look, desk.settings.data_dir, path, expected)
-    return next(iter(await desk.db.write(verification.record, [finding])), None)
+    found = next(iter(await desk.db.write(verification.record, [finding])), None)
+    if found is not None and found.state == State.READY:
+        run = await desk.db.read(runs.get, found.run_id)
+        recipe = desk.recipe(run)
+        if recipe is not None and recipe.keep_checkpoints:
+            desk.crowded[run.id] = recipe.keep_checkpoints
+    return found
 
 
 async def settled(desk: Desk, run: Run) -> frozenset[str] | None:

@@ -144,7 +144,7 @@ def test_while_a_checkpoint_is_read_everything_else_goes_on(tmp_path: Path) -> N
             said = wait_until(lambda: service.status(child)["status_reason"], "it says why")
             assert said == "waiting_for_checkpoint"
             # Launches, reports and cancels of others take no notice.
-            other = service.submit("silent", steps=5, step_seconds=0.01)
+            other = service.submit("crashes", steps=4, step_seconds=0.01)
             assert service.ended(other)["status"] == "failed"
             stuck = service.submit("hangs_before_first_report")
             service.trainer(stuck)
@@ -157,3 +157,22 @@ def test_while_a_checkpoint_is_read_everything_else_goes_on(tmp_path: Path) -> N
             assert service.ended(big)["status"] == "succeeded"
             assert service.ended(child)["status"] == "succeeded"
             assert service.launches(child) == [1]
+
+
+def test_retention_keeps_the_newest_of_a_run_while_it_trains(tmp_path: Path) -> None:
+    with running(tmp_path, finishes="keep_checkpoints = 2") as service:
+        run = service.submit("finishes", steps=60, step_seconds=0.01)
+        service.stepping(run, 25)
+        service.ended(run)
+        wait_until(
+            lambda: (
+                [n for n, c in sorted(service.checkpoints(run).items()) if c["state"] == "ready"]
+                == ["step-000050", "step-000060"]
+            ),
+            lambda: f"two are left: {service.checkpoints(run)}",
+        )
+        place = service.directory(service.checkpoints(run)["step-000060"]).parent
+        wait_until(lambda: len([*place.iterdir()]) == 2, "and their files")
+        answer = service.get(f"/experiments/{service.experiment}/retention?keep=1")
+        assert [c["step"] for c in answer["checkpoints"]] == [50]
+        assert answer["size_bytes"] == answer["checkpoints"][0]["size_bytes"] > 0

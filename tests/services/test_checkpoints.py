@@ -11,12 +11,20 @@ from app.errors import CheckpointLost, Conflict
 from app.services import checkpoints, launches, runs
 from app.store.database import Database
 from app.store.tables import Checkpoint, Run
+from app.trainer.checkpoint import Manifest
+from tests.support.database import Databases
 from tests.support.stage import Stage, manifest
 
 pytestmark = pytest.mark.anyio
 
 
-async def judge(stage: Stage, found: Checkpoint, verdict: object) -> Checkpoint | None:
+@pytest.fixture(scope="module")
+def database_url(databases: Databases) -> str:
+    """One database for all: each test has an experiment of its own."""
+    return databases.migrated()
+
+
+async def judge(stage: Stage, found: Checkpoint, verdict: Manifest | str) -> Checkpoint | None:
     """Verification has looked at a checkpoint as it is on record."""
     _, _, _, run, name = found.ckpt_path.split("/")
     path = CheckpointPath(found.experiment_id, run, name)
@@ -33,7 +41,7 @@ async def cancelled(stage: Stage, run: Run) -> Checkpoint:
 
 @pytest.mark.parametrize(("verdict", "state"), [(manifest(5), "ready"), ("It is damaged.", "lost")])
 async def test_a_child_cancelled_in_the_queue_shares_the_fate_of_a_pending_source(
-    db: Database, verdict: object, state: str
+    db: Database, verdict: Manifest | str, state: str
 ) -> None:
     stage = await Stage.open(db)
     parent = await stage.run("cancelling")

@@ -11,9 +11,16 @@ from app.errors import ServiceError
 from app.services import checkpoints, runs
 from app.store.database import Database
 from app.store.tables import Run
+from tests.support.database import Databases
 from tests.support.stage import RECIPES, SAVED, Stage
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def database_url(databases: Databases) -> str:
+    """One database for all: each test has an experiment of its own."""
+    return databases.migrated()
 
 
 class Told(NamedTuple):
@@ -174,8 +181,8 @@ async def test_the_door_opens_for_legal_moves_only(
     stage = await Stage.open(db)
     run = await stage.run(origin)
     if to in MOVES[origin]:
-        assert (await db.write(runs.move, run, to)).status == to
+        assert (await db.write(lambda tx: runs.move(tx, run, to))).status == to
     else:
         with pytest.raises(AssertionError, match="no move"):
-            await db.write(runs.move, run, to)
+            await db.write(lambda tx: runs.move(tx, run, to))
         assert await stage.get(run) == run

@@ -4,7 +4,8 @@ from app.domain.lifecycle import LAUNCHED, MOVES, TERMINAL, RunStatus
 
 
 def reach(origin: RunStatus) -> set[RunStatus]:
-    found, todo = set(), [origin]
+    found: set[RunStatus] = set()
+    todo = [origin]
     while todo:
         new = MOVES[todo.pop()] - found
         found |= new

@@ -1,0 +1,50 @@
+"""What operators ask of checkpoints: whether they are whole, and which are surplus."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.domain.requests import VerifyRequest
+from app.rest import answers, schemas, views
+from app.rest.body import read
+from app.rest.parameters import ExperimentId, takes
+from app.rest.problems import documented
+from app.services import experiments, retention, verification
+from app.store.sql import Tx
+from app.store.tables import Checkpoint
+
+router = APIRouter(prefix="/v1/experiments/{experiment_id}", tags=["checkpoints"])
+
+
+@router.post(
+    "/checkpoints/verify", response_model=schemas.VerifyAnswer, **takes(VerifyRequest, 404, 409)
+)
+async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> Response:
+    """Read checkpoints again, every byte: one, those of a run, or all of the experiment."""
+    body = await read(request, VerifyRequest)
+    state = request.app.state
+    findings = await verification.inspect(state.db, state.settings.data_dir, experiment_id, body)
+    return answers.respond(
+        await answers.perform(request, verification.record, findings, view=views.verified)
+    )
+
+
+@router.get("/retention", response_model=schemas.RetentionAnswer, responses=documented(404))
+async def retention_plan(
+    request: Request,
+    experiment_id: ExperimentId,
+    keep: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
+) -> Response:
+    """A dry run: what keeping the newest `keep` checkpoints of each run would delete.
+
+    Without `keep`, what the recipes' own `keep_checkpoints` would.
+    """
+    state = request.app.state
+    keeps = {name: keep or recipe.keep_checkpoints for name, recipe in state.recipes.items()}
+    wanted = {name: number for name, number in keeps.items() if number}
+
+    def plan(tx: Tx) -> list[Checkpoint]:
+        experiments.get(tx, experiment_id)
+        return retention.plan(tx, wanted, experiment_id)
+
+    return answers.json(views.surplus(await state.db.scan(plan)))

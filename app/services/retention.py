@@ -1,0 +1,131 @@
+"""Retention: a recipe may keep only the newest checkpoints of each run (`keep_checkpoints`).
+
+plan(tx, …)      the dry run: what would be deleted
+delete(tx, …)    takes the surplus of one run off the record, which is what decides
+remove(…)        then the files; a crash in between leaves `doomed`, which are removed later
+
+Never taken: a marked checkpoint, one that another path stands for, the source of a run that
+is not over, and what a live run started from.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import bindparam, exists, func, or_, select, true, update
+from sqlalchemy.orm import aliased
+
+from app.domain.lifecycle import TERMINAL
+from app.domain.lifecycle import CheckpointState as State
+from app.services import checkpoints, runs, verification
+from app.services.checkpoints import DELETED, DELETING
+from app.store.sql import Statement, Tx, columns, every
+from app.store.tables import Checkpoint, Run
+
+_checkpoint = columns(Checkpoint)
+_run = columns(Run)
+_other: Any = aliased(Checkpoint)
+
+_READY_FILES = (_checkpoint.state == State.READY.value) & _checkpoint.stored_as_id.is_(None)
+_NOT_OVER = [_run.status != status.value for status in sorted(TERMINAL)]
+
+
+def _crowded(where: Any) -> Statement[tuple[str]]:
+    return Statement(
+        select(_run.id)
+        .join_from(Run.__table__, Checkpoint.__table__, _checkpoint.run_id == _run.id)  # type: ignore[attr-defined]
+        .where(_run.recipe == bindparam("recipe"), _READY_FILES, where)
+        .group_by(_run.id)
+        .having(func.count() > bindparam("keep"))
+        .order_by(_run.id)
+    )
+
+
+_CROWDED = _crowded(true())
+_CROWDED_IN = _crowded(_run.experiment_id == bindparam("experiment"))
+_NEEDED = Statement[tuple[str]](
+    select(_checkpoint.id).where(
+        _checkpoint.run_id == bindparam("run"),
+        or_(
+            exists().where(_other.stored_as_id == _checkpoint.id, _other.state != State.LOST.value),
+            exists().where(
+                _run.root_run_id == bindparam("root"),
+                _run.source_checkpoint_id == _checkpoint.id,
+                *_NOT_OVER,
+            ),
+        ),
+    )
+)
+_DOOMED = Statement(
+    every(Checkpoint)
+    .where(_checkpoint.state == State.LOST.value, _checkpoint.reason == DELETING)
+    .order_by(_checkpoint.id),
+    Checkpoint,
+)
+_GONE = Statement[Any](
+    update(Checkpoint).where(_checkpoint.id == bindparam("key")).values(reason=DELETED[1])
+)
+
+
+def crowded(tx: Tx, keep: Mapping[str, int], experiment_id: str | None = None) -> dict[str, int]:
+    """The runs with more checkpoints than their recipe keeps, and how many it keeps."""
+    found: dict[str, int] = {}
+    for recipe, number in keep.items():
+        if experiment_id is None:
+            rows = tx.all(_CROWDED, recipe=recipe, keep=number)
+        else:
+            rows = tx.all(_CROWDED_IN, recipe=recipe, keep=number, experiment=experiment_id)
+        found |= {row[0]: number for row in rows}
+    return found
+
+
+def plan(tx: Tx, keep: Mapping[str, int], experiment_id: str | None = None) -> list[Checkpoint]:
+    """What would be deleted. `keep`: how many checkpoints of a run, by recipe."""
+    found: list[Checkpoint] = []
+    for run_id, number in crowded(tx, keep, experiment_id).items():
+        found += surplus(tx, runs.get(tx, run_id), number)
+    return found
+
+
+def surplus(tx: Tx, run: Run, keep: int) -> list[Checkpoint]:
+    """The checkpoints of a run that nothing needs, but for the newest `keep`."""
+    files = [each for each in checkpoints.ready(tx, run.id) if each.stored_as_id is None]
+    needed = {row[0] for row in tx.all(_NEEDED, run=run.id, root=run.root_run_id)}
+    started_from = run.start_step if run.status not in TERMINAL else None
+    return [
+        each
+        for each in files[keep:]
+        if each.marked_at is None and each.id not in needed and each.step != started_from
+    ]
+
+
+def delete(tx: Tx, run_id: str, keep: int) -> list[Checkpoint]:
+    """Takes the surplus of a run off the record: lost, with the reason and an event."""
+    run = runs.lock(tx, run_id)
+    for each in surplus(tx, run, keep):
+        checkpoints.find(tx, each.ckpt_path)  # held: nobody resumes from it or marks it now
+    return [
+        checkpoints.lost(tx, each, DELETING, event="deleted") for each in surplus(tx, run, keep)
+    ]
+
+
+def doomed(tx: Tx) -> list[Checkpoint]:
+    """Deleted from the record, and perhaps not yet from the disk."""
+    return tx.all(_DOOMED)
+
+
+def gone(tx: Tx, removed: Sequence[Checkpoint]) -> None:
+    """The files are deleted, too."""
+    for each in removed:
+        tx.run(_GONE, key=each.id)
+
+
+def remove(data_dir: Path, checkpoint: Checkpoint) -> None:
+    """Deletes the files, so that at no time a part of them looks like a checkpoint."""
+    directory = verification.directory(data_dir, checkpoint.ckpt_path)
+    trash = directory.with_name(f".trash-{checkpoint.id}")
+    if directory.exists():
+        directory.rename(trash)
+    if trash.exists():
+        shutil.rmtree(trash)

@@ -1,0 +1,139 @@
+"""Retention keeps the newest, and never takes what somebody needs."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.domain.lifecycle import RunStatus
+from app.domain.requests import MarkRequest, ResumeRequest
+from app.errors import CheckpointLost
+from app.services import checkpoints, launches, retention, runs, verification
+from app.store.database import Database
+from app.store.tables import Run
+from tests.support.database import Databases
+from tests.support.stage import Stage
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def database_url(databases: Databases) -> str:
+    """One database for all: each test has an experiment of its own."""
+    return databases.migrated()
+
+
+async def trained(stage: Stage, steps: int = 6) -> Run:
+    """A live run that has saved at each of its steps."""
+    run = await stage.run("running")
+    for step in range(1, steps + 1):
+        await stage.saves(run, f"s{step}", step, content=str(step))
+    return await stage.get(run)
+
+
+async def left(stage: Stage, run: Run) -> list[str]:
+    ready = await stage.db.read(checkpoints.ready, run.id)
+    return sorted(each.ckpt_path.rsplit("/", 1)[1] for each in ready)
+
+
+async def resume(stage: Stage, run: Run, name: str) -> Run:
+    path = f"/ckpts/{run.experiment_id}/{run.id}/{name}"
+    return await stage.db.write(runs.resume, run.id, ResumeRequest(ckpt_path=path))
+
+
+async def test_the_newest_stay_and_the_dry_run_says_what_goes(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await trained(stage)
+    plan = await db.scan(retention.plan, {"tiny": 2}, stage.experiment)
+    assert [each.step for each in plan] == [4, 3, 2, 1]
+    assert await left(stage, run) == ["s1", "s2", "s3", "s4", "s5", "s6"], "a dry run is dry"
+
+    deleted = await db.write(retention.delete, run.id, 2)
+    assert [each.id for each in deleted] == [each.id for each in plan]
+    assert await left(stage, run) == ["s5", "s6"]
+    assert [e.type for e in await stage.events()][-4:] == ["checkpoint.deleted"] * 4
+    assert await db.scan(retention.plan, {"tiny": 2}, stage.experiment) == []
+    with pytest.raises(CheckpointLost, match="Retention"):
+        await resume(stage, run, "s1")
+
+
+async def test_a_recipe_that_keeps_all_has_no_surplus(db: Database) -> None:
+    stage = await Stage.open(db)
+    await trained(stage)
+    assert await db.scan(retention.plan, {"other": 1}) == []
+    assert await db.scan(retention.plan, {"tiny": 1}, "exp_of_somebody_else") == []
+
+
+async def test_a_marked_checkpoint_is_never_taken(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await trained(stage)
+    path = f"/ckpts/{run.experiment_id}/{run.id}/s2"
+    mark = MarkRequest(run_id=run.id, ckpt_path=path, tag_type="candidate")
+    await db.write(checkpoints.mark, run.experiment_id, mark)
+    await db.write(retention.delete, run.id, 1)
+    assert await left(stage, run) == ["s2", "s6"]
+
+
+async def test_the_source_of_a_run_is_kept_until_that_run_is_over(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await trained(stage)
+    child = await resume(stage, run, "s3")
+    await db.write(retention.delete, run.id, 1)
+    assert await left(stage, run) == ["s3", "s6"], "queued"
+
+    child = await stage.claim(child)
+    await db.write(retention.delete, run.id, 1)
+    assert await left(stage, run) == ["s3", "s6"], "launched"
+
+    await stage.ends(child, exit_code=3)
+    await db.write(retention.delete, run.id, 1)
+    assert await left(stage, run) == ["s6"], "over"
+
+
+async def test_what_a_cancelled_runs_path_stands_for_is_kept(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await trained(stage, 2)
+    child = await resume(stage, run, "s1")
+    await db.write(runs.cancel, child.id)
+    assert (await stage.named(child, "cancel-0")).state == "ready"
+    await db.write(retention.delete, run.id, 1)
+    assert await left(stage, run) == ["s1", "s2"]
+
+
+async def test_what_a_live_attempt_started_from_is_kept(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await trained(stage, 2)
+    queued = await db.write(lambda tx: runs.move(tx, runs.get(tx, run.id), RunStatus.QUEUED))
+    again = await stage.claim(queued)
+    assert again.start_step == 2
+    for step in (3, 4):
+        await stage.saves(again, f"s{step}", step, content=str(step))
+    await db.write(retention.delete, run.id, 1)
+    assert await left(stage, run) == ["s2", "s4"]
+    assert await db.read(launches.sources, await stage.get(run))
+
+
+async def test_files_go_after_the_record_and_a_crash_in_between_is_made_good(
+    db: Database, tmp_path: Path
+) -> None:
+    stage = await Stage.open(db)
+    run = await trained(stage, 3)
+    for name in await left(stage, run):
+        directory = verification.directory(tmp_path, (await stage.named(run, name)).ckpt_path)
+        directory.mkdir(parents=True)
+        (directory / "weights").write_text("1")
+    first, second = await db.write(retention.delete, run.id, 1)
+    # The server dies here once, and once in the middle of the removal.
+    retention.remove(tmp_path, first)
+    directory = verification.directory(tmp_path, second.ckpt_path)
+    shutil.move(directory, directory.with_name(f".trash-{second.id}"))
+
+    doomed = [each for each in await db.read(retention.doomed) if each.run_id == run.id]
+    assert {each.id for each in doomed} == {first.id, second.id}
+    for each in doomed:
+        retention.remove(tmp_path, each)
+    await db.write(retention.gone, doomed)
+
+    assert not {each.run_id for each in await db.read(retention.doomed)} & {run.id}
+    assert [each.name for each in directory.parent.iterdir()] == ["s3"]
+    assert (await stage.named(run, "s1")).reason == "Deleted by retention."
