@@ -31,7 +31,7 @@ try:
     from app.guard import Guard
     from app.logs import JsonLines
     from app.pages import mount_static
-    from app.rest import docs, logs, metrics, openapi, problems, routes, service
+    from app.rest import docs, logs, metrics, openapi, problems, routes, service, upkeep
     from app.services.idempotency import InFlight
     from app.settings import Settings
     from app.store.database import Database, connect
