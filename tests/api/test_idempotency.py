@@ -82,6 +82,7 @@ POSTS: dict[str, tuple[Json, Json]] = {
         {"run_id": "{run_id}", "ckpt_path": "/ckpts/{experiment_id}/{run_id}/b",
          "tag_type": "candidate"},
     ),
+    "/experiments/{experiment_id}/checkpoints/verify": ({}, {"run_id": "{run_id}"}),
     "/runs/{run_id}/reports": ({"attempt": 1, "step": 3}, {"attempt": 1, "step": 4}),
 }  # fmt: skip
 
