@@ -240,7 +240,9 @@ def _watch(trainer: int, stop_signal: int, grace_seconds: float) -> tuple[int, b
             if not stop_sent and not killed:
                 stop_sent = True
                 signal.setitimer(signal.ITIMER_REAL, max(grace_seconds, 1e-6))
-                _signal_group(trainer, stop_signal)
+                # Not the group: a data loader's workers would die of it, and the trainer of
+                # them, before it can save. As under Kubernetes, the command's process decides.
+                posix.kill(trainer, stop_signal)  # not yet reaped, so the pid is still its own
                 _signal_group(trainer, signal.SIGCONT)  # a paused trainer shall hear it too
         else:  # told to kill, out of grace, or time to sweep again
             killed = True
