@@ -23,7 +23,7 @@ from app.services import checkpoints, experiments, metrics, reports, runs
 from app.services.reports import Receipt, ReportRequest
 from app.store.sql import Tx
 
-MOST_IN_DETAIL = 1000
+MOST_IN_DETAIL = 500
 
 router = APIRouter(prefix="/v1")
 

@@ -147,10 +147,45 @@ class EventAnswer(BaseModel):
     data: dict[str, Any]
 
 
+class PageAnswer(BaseModel):
+    """One page of a list."""
+
+    next: str | None = Field(description="The `after` of the next page, if there is one.")
+
+
+class ExperimentsAnswer(PageAnswer):
+    """A page of experiments."""
+
+    experiments: list[ExperimentAnswer]
+
+
+class RunsAnswer(PageAnswer):
+    """A page of runs."""
+
+    runs: list[RunSummary]
+
+
+class CheckpointsAnswer(PageAnswer):
+    """A page of checkpoints."""
+
+    checkpoints: list[CheckpointAnswer]
+
+
+class EventsAnswer(PageAnswer):
+    """A page of events."""
+
+    events: list[EventAnswer]
+
+
 class DetailAnswer(BaseModel):
-    """An experiment with its newest runs, checkpoints and events, each oldest first."""
+    """An experiment with its newest runs, checkpoints and events, each oldest first.
+
+    At most 500 of each; `totals` says how many there are and `links` where all of them are.
+    """
 
     experiment: ExperimentAnswer
+    totals: dict[str, int]
+    links: dict[str, str]
     runs: list[RunSummary]
     checkpoints: list[CheckpointAnswer]
     events: list[EventAnswer]

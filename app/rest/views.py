@@ -154,8 +154,11 @@ def event(row: Event) -> dict[str, Any]:
 
 def detail(row: Detail) -> dict[str, Any]:
     """DetailAnswer."""
+    path = f"/v1/experiments/{row.experiment.id}"
     return {
         "experiment": experiment(row.experiment),
+        "totals": row.totals,
+        "links": {name: f"{path}/{name}" for name in (*row.totals, "metrics")},
         "runs": [run_summary(each, row.metrics.get(each.id, ())) for each in row.runs],
         "checkpoints": [checkpoint(each) for each in row.checkpoints],
         "events": [event(each) for each in row.events],

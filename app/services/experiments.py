@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, insert
+from sqlalchemy import bindparam, func, insert, select
 
 from app.domain.ids import new_id
 from app.domain.requests import ExperimentRequest
@@ -33,6 +33,14 @@ _CHECKPOINTS = Statement(
     .limit(bindparam("most")),
     Checkpoint,
 )
+_COUNT_RUNS, _COUNT_CHECKPOINTS = (
+    Statement[tuple[int]](
+        select(func.count()).select_from(table).where(column == bindparam("experiment"))
+    )
+    for table, column in (
+        (Run, _run.experiment_id), (Checkpoint, _checkpoint.experiment_id),
+    )
+)  # fmt: skip
 _LATEST = Statement(
     every(MetricLatest)
     .where(
@@ -51,13 +59,17 @@ _LATEST = Statement(
 
 
 class Detail(NamedTuple):
-    """An experiment with its newest runs, checkpoints and events, each oldest first."""
+    """An experiment with its newest runs, checkpoints and events, each oldest first.
+
+    `totals`: how many of each there are.
+    """
 
     experiment: Experiment
     runs: list[Run]
     metrics: dict[str, list[MetricLatest]]
     checkpoints: list[Checkpoint]
     events: list[Event]
+    totals: dict[str, int]
 
 
 def create(tx: Tx, request: ExperimentRequest) -> Experiment:
@@ -102,4 +114,14 @@ def detail(tx: Tx, experiment_id: str, most: int) -> Detail:
         metrics,
         tx.all(_CHECKPOINTS, experiment=experiment_id, most=most)[::-1],
         events.newest(tx, experiment_id, most),
+        {
+            "runs": _count(tx, _COUNT_RUNS, experiment_id),
+            "checkpoints": _count(tx, _COUNT_CHECKPOINTS, experiment_id),
+            "events": experiment.last_seq,
+        },
     )
+
+
+def _count(tx: Tx, statement: Statement[tuple[int]], experiment_id: str) -> int:
+    row = tx.first(statement, experiment=experiment_id)
+    return row[0] if row else 0

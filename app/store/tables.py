@@ -44,6 +44,7 @@ class Run(SQLModel, table=True):
 
     __table_args__ = (
         Index("ix_run_experiment", "experiment_id", "created_at", "id"),
+        Index("ix_run_experiment_status", "experiment_id", "status", "created_at", "id"),
         Index("ix_run_status", "status", "created_at", "id"),
         Index("ix_run_created", "created_at", "id"),
         Index("ix_run_parent", "parent_run_id"),

@@ -112,6 +112,12 @@ def upgrade() -> None:
     )
     op.create_index("ix_run_created", "run", ["created_at", "id"], unique=False)
     op.create_index("ix_run_experiment", "run", ["experiment_id", "created_at", "id"], unique=False)
+    op.create_index(
+        "ix_run_experiment_status",
+        "run",
+        ["experiment_id", "status", "created_at", "id"],
+        unique=False,
+    )
     op.create_index("ix_run_parent", "run", ["parent_run_id"], unique=False)
     op.create_index("ix_run_root", "run", ["root_run_id"], unique=False)
     op.create_index("ix_run_status", "run", ["status", "created_at", "id"], unique=False)
@@ -231,6 +237,7 @@ def downgrade() -> None:
     op.drop_index("ix_run_status", "run")
     op.drop_index("ix_run_root", "run")
     op.drop_index("ix_run_parent", "run")
+    op.drop_index("ix_run_experiment_status", "run")
     op.drop_index("ix_run_experiment", "run")
     op.drop_index("ix_run_created", "run")
 
