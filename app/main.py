@@ -31,7 +31,18 @@ try:
     from app.guard import Guard
     from app.logs import JsonLines
     from app.pages import mount_static
-    from app.rest import docs, logs, metrics, openapi, problems, routes, service, upkeep
+    from app.rest import (
+        docs,
+        lists,
+        logs,
+        metrics,
+        openapi,
+        problems,
+        reports,
+        routes,
+        service,
+        upkeep,
+    )
     from app.services.idempotency import InFlight
     from app.settings import Settings
     from app.store.database import Database, connect
@@ -89,6 +100,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.secret = settings.secret or _secret(settings.data_dir)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
+    app.state.inflow = reports.Inflow()
     app.add_middleware(
         Guard,
         hosts=settings.hosts,
@@ -96,11 +108,9 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
         max_body=settings.max_body_bytes,
     )
     problems.install(app)
-    app.include_router(service.router)
-    app.include_router(routes.router)
-    app.include_router(upkeep.router)
-    app.include_router(logs.router)
-    app.include_router(metrics.router)
+    # In this order they are looked through: what is asked most comes first.
+    for part in (routes, reports, lists, metrics, logs, service, upkeep):
+        app.include_router(part.router)
     app.include_router(docs.router)
     app.include_router(graphql_router(settings), include_in_schema=False)
     mount_static(app)

@@ -12,20 +12,16 @@ from app.domain.requests import (
     ResumeRequest,
     RunRequest,
 )
-from app.domain.tokens import run_token, same
-from app.errors import Unauthorized
-from app.guard import bearer
 from app.rest import answers, schemas, views
 from app.rest.body import read
-from app.rest.parameters import ExperimentId, RunId, takes
+from app.rest.parameters import DirectRoute, ExperimentId, RunId, takes
 from app.rest.problems import documented
-from app.services import checkpoints, experiments, metrics, reports, runs
-from app.services.reports import Receipt, ReportRequest
+from app.services import checkpoints, experiments, metrics, runs
 from app.store.sql import Tx
 
 MOST_IN_DETAIL = 500
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=DirectRoute)
 
 
 @router.post(
@@ -124,23 +120,4 @@ async def mark_checkpoint(request: Request, experiment_id: ExperimentId) -> Resp
     body = await read(request, MarkRequest)
     return answers.respond(
         await answers.perform(request, checkpoints.mark, experiment_id, body, view=views.checkpoint)
-    )
-
-
-@router.post(
-    "/runs/{run_id}/reports", response_model=schemas.ReceiptAnswer,
-    tags=["trainers"],
-    **takes(ReportRequest, 404, 409),
-)  # fmt: skip
-async def report(request: Request, run_id: RunId) -> Response:
-    """A trainer's report on its own run, with the run's token."""
-    state = request.app.state
-    token = bearer(request.headers.get("authorization", ""))
-    if request.scope["caller"] != "api" and (
-        token is None or not same(token, run_token(state.secret, run_id))
-    ):
-        raise Unauthorized("Send the run's token: `Authorization: Bearer rt_…`.")
-    body = await read(request, ReportRequest)
-    return answers.respond(
-        await answers.perform(request, reports.ingest, run_id, body, view=Receipt._asdict)
     )

@@ -1,0 +1,59 @@
+"""`/v1/runs/{run_id}/reports`: what trainers send, let in only as fast as it is written."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastapi import APIRouter, Request, Response
+
+from app.domain.tokens import run_token, same
+from app.errors import Busy, Unauthorized
+from app.guard import bearer
+from app.rest import answers, schemas
+from app.rest.body import read
+from app.rest.parameters import DirectRoute, RunId, takes
+from app.services import reports
+from app.services.reports import Receipt, ReportRequest
+
+MAX_WAITING_BYTES = 16 * 1024 * 1024
+
+router = APIRouter(prefix="/v1", route_class=DirectRoute)
+
+
+class Inflow:
+    """The reports that are being read or wait to be written, in bytes of their bodies."""
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Counts one report while it is worked on. Raises Busy where there are too many."""
+        if self._held and self._held + size > MAX_WAITING_BYTES:
+            raise Busy("Too many reports are waiting; send this one again.", retry_after=1)
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
+
+
+@router.post(
+    "/runs/{run_id}/reports", response_model=schemas.ReceiptAnswer, tags=["trainers"],
+    **takes(ReportRequest, 404, 409),
+)  # fmt: skip
+async def report(request: Request, run_id: RunId) -> Response:
+    """A trainer's report on its own run, with the run's token."""
+    state = request.app.state
+    token = bearer(request.headers.get("authorization", ""))
+    if request.scope["caller"] != "api" and (
+        token is None or not same(token, run_token(state.secret, run_id))
+    ):
+        raise Unauthorized("Send the run's token: `Authorization: Bearer rt_…`.")
+    announced = request.headers.get("content-length", "")
+    # A body of unknown length may be as large as any.
+    size = int(announced) if announced.isdigit() else state.settings.max_body_bytes
+    with state.inflow.hold(size):
+        body = await read(request, ReportRequest)
+        return answers.respond(
+            await answers.perform(request, reports.ingest, run_id, body, view=Receipt._asdict)
+        )
