@@ -12,8 +12,8 @@ from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
 from app.rest import schemas, views
 from app.rest.problems import documented
-from app.services import experiments, listing
-from app.services.listing import Listing, Order, Page, Window
+from app.services import experiments, keyset, listing
+from app.services.keyset import Listing, Order, Page, Window
 from app.store.sql import Tx
 
 router = APIRouter(prefix="/v1/experiments")
@@ -166,8 +166,8 @@ def _body(
     """The bytes, made in the thread that read the rows."""
     if experiment_id is not None:
         experiments.get(tx, experiment_id)
-        filters = {**filters, "experiment_id": experiment_id}
-    page = listing.page(tx, of, filters, order, window)
+    parent = experiment_id and ("experiment_id", experiment_id)
+    page = keyset.page(tx, of, filters, order, window, parent or None)
     following = page.cursor(len(page.rows) - 1) if page.has_next else None
     return orjson.dumps({name: render(tx, page), "next": following})
 

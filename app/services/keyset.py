@@ -322,6 +322,8 @@ def page(
     Raises InvalidInput for a cursor that is not of this list.
     """
     spread = listing.spread or ""
+    if parent is not None and parent[0] == "experiment_id":
+        filters, parent = {**filters, parent[0]: parent[1]}, None
     if parent is None and spread in filters and order.field == "created_at":
         rest = {name: value for name, value in filters.items() if name != spread}
         if not any(name in rest for name in INDEXED):
@@ -336,8 +338,8 @@ def page(
     return _page(listing, found, order, window)
 
 
-INDEXED = ("experiment_id", "run_id", "parent_run_id", "root_run_id")
-"""Filters that are better walked by than a `spread`."""
+INDEXED = ("run_id", "parent_run_id", "root_run_id")
+"""Filters that are better walked by than a `spread`, which has an index in each experiment."""
 
 
 def _merged(

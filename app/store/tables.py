@@ -98,6 +98,7 @@ class Checkpoint(SQLModel, table=True):
     __table_args__ = (
         Index("ix_checkpoint_run", "run_id", "created_at", "id"),
         Index("ix_checkpoint_experiment", "experiment_id", "created_at", "id"),
+        Index("ix_checkpoint_experiment_state", "experiment_id", "state", "created_at", "id"),
         Index("ux_checkpoint_path", "ckpt_path", unique=True),
         Index("ux_checkpoint_release", "experiment_id", "release_tag", unique=True),
         Index("ix_checkpoint_state", "state", "created_at", "id"),

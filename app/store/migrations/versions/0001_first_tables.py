@@ -156,6 +156,12 @@ def upgrade() -> None:
         ["experiment_id", "created_at", "id"],
         unique=False,
     )
+    op.create_index(
+        "ix_checkpoint_experiment_state",
+        "checkpoint",
+        ["experiment_id", "state", "created_at", "id"],
+        unique=False,
+    )
     op.create_index("ix_checkpoint_run", "checkpoint", ["run_id", "created_at", "id"], unique=False)
     op.create_index(
         "ix_checkpoint_state", "checkpoint", ["state", "created_at", "id"], unique=False
@@ -230,6 +236,7 @@ def downgrade() -> None:
     op.drop_index("ix_checkpoint_stored_as", "checkpoint")
     op.drop_index("ix_checkpoint_state", "checkpoint")
     op.drop_index("ix_checkpoint_run", "checkpoint")
+    op.drop_index("ix_checkpoint_experiment_state", "checkpoint")
     op.drop_index("ix_checkpoint_experiment", "checkpoint")
     op.drop_index("ix_checkpoint_created", "checkpoint")
 
