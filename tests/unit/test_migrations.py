@@ -14,7 +14,7 @@ from app.store.database import connect
 
 TABLES = {
     "checkpoint", "event", "experiment", "experiment_tag", "idempotency_key",
-    "metric_latest", "metric_point", "metric_series", "run",
+    "metric_latest", "metric_chunk", "metric_series", "run",
 }  # fmt: skip
 
 
