@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.lifecycle import CheckpointState, RunStatus
 from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
 from app.rest import schemas, views
+from app.rest.parameters import ExperimentId
 from app.rest.problems import documented
 from app.services import experiments, keyset, listing
 from app.services.keyset import Listing, Order, Page, Window
@@ -18,7 +19,6 @@ from app.store.sql import Tx
 
 router = APIRouter(prefix="/v1/experiments")
 
-ExperimentId = Annotated[str, Path(examples=["exp_06a1…"])]
 Render = Callable[[Tx, Page[Any]], list[dict[str, Any]]]
 
 
@@ -87,7 +87,7 @@ class EventsQuery(PageQuery):
 
 
 @router.get(
-    "", response_model=schemas.ExperimentsAnswer, responses=documented(), tags=["experiments"]
+    "", response_model=schemas.ExperimentsAnswer, responses=documented(422), tags=["experiments"]
 )
 async def list_experiments(
     request: Request, query: Annotated[ExperimentsQuery, Query()]
@@ -97,7 +97,7 @@ async def list_experiments(
 
 
 @router.get(
-    "/{experiment_id}/runs", response_model=schemas.RunsAnswer, responses=documented(404),
+    "/{experiment_id}/runs", response_model=schemas.RunsAnswer, responses=documented(404, 422),
     tags=["runs"],
 )  # fmt: skip
 async def list_runs(
@@ -109,7 +109,7 @@ async def list_runs(
 
 @router.get(
     "/{experiment_id}/checkpoints", response_model=schemas.CheckpointsAnswer,
-    responses=documented(404), tags=["checkpoints"],
+    responses=documented(404, 422), tags=["checkpoints"],
 )  # fmt: skip
 async def list_checkpoints(
     request: Request, experiment_id: ExperimentId, query: Annotated[CheckpointsQuery, Query()]
@@ -121,7 +121,7 @@ async def list_checkpoints(
 
 
 @router.get(
-    "/{experiment_id}/events", response_model=schemas.EventsAnswer, responses=documented(404),
+    "/{experiment_id}/events", response_model=schemas.EventsAnswer, responses=documented(404, 422),
     tags=["experiments"],
 )  # fmt: skip
 async def list_events(

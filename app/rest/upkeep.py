@@ -29,7 +29,7 @@ async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> R
     )
 
 
-@router.get("/retention", response_model=schemas.RetentionAnswer, responses=documented(404))
+@router.get("/retention", response_model=schemas.RetentionAnswer, responses=documented(404, 422))
 async def retention_plan(
     request: Request,
     experiment_id: ExperimentId,

@@ -51,7 +51,9 @@ def text(column: Column) -> list[Any]:
 
 
 @pytest.mark.parametrize("size", [4, 512])
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(given=batches, low=steps, high=steps, limit=st.integers(1, 40))
 def test_points_are_kept_once_and_the_last_value_of_a_step_wins(
     write: Write,
