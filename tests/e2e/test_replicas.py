@@ -86,8 +86,7 @@ def test_killed_leaders_are_replaced_and_nothing_is_lost_or_launched_twice(
                 )
                 taken_over.append(time.monotonic() - died)
                 # Trainers of the dead one report to the new leader.
-                reached = services[0].status(runs[0])["step"]
-                services[0].stepping(runs[0], min(reached + 5, steps))
+                services[0].stepping(stopping, services[0].status(stopping)["step"] + 5)
                 services.append(servers.enter_context(replica(place, database_url)))
                 writers.urls[:] = [each.url for each in services]
         cancelled = services[-1].cancel(stopping)
