@@ -9,11 +9,9 @@ executor, whose answers and errors are the definition.
 """
 
 import math
-from asyncio import gather
-from collections.abc import Awaitable, Callable
-from inspect import isawaitable, iscoroutine
+from collections.abc import Callable
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphql import (
     GraphQLEnumType,
@@ -26,19 +24,24 @@ from graphql import (
     is_object_type,
 )
 from graphql.execution.values import get_argument_values
-from graphql.pyutils import Path
+from graphql.pyutils import Path, gather_with_cancel
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 from strawberry.types.scalar import identity
 
 from app.graphql.describe import Rows
 
 Column = list[Any]
-# Completes a column of values, or reads and completes one of rows; at once, or when awaited.
-Complete = Callable[[Column], Column | Awaitable[Column]]
 
 
 class _Unusual(Exception):
     """Something that the reference executor shall decide."""
+
+
+class Step(NamedTuple):
+    """Turns one column into another; `late`: `run` answers when it is awaited."""
+
+    run: Callable[[Column], Any]
+    late: bool = False
 
 
 class FastExecutor(StrawberryGraphQLCoreExecutionContext):
@@ -47,7 +50,7 @@ class FastExecutor(StrawberryGraphQLCoreExecutionContext):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # The list of nodes is kept with its plan, so that its id stays its own.
-        self._plans: dict[tuple[Any, int], tuple[Any, Complete | None]] = {}
+        self._plans: dict[tuple[Any, int], tuple[Any, Step | None]] = {}
 
     def complete_list_value(
         self, return_type: Any, field_details_list: Any, info: Any, path: Any, result: Any,
@@ -58,108 +61,103 @@ class FastExecutor(StrawberryGraphQLCoreExecutionContext):
                 return_type, field_details_list, info, path, result, position_context
             )
 
-        async def awaited(rows: Awaitable[Column]) -> Any:
+        async def later(step: Step) -> Any:
             try:
-                return await rows
+                return await step.run(result)
             except Exception:
                 found = reference()
-                return await found if isawaitable(found) else found
+                return await found if self.is_awaitable(found) else found
 
         if type(result) is not list or not result or position_context is not None:
             return reference()
         key = (return_type, id(field_details_list))
         if key not in self._plans:
-            plan = _completer(self, return_type.of_type, field_details_list)
+            plan = _value(self, return_type.of_type, field_details_list)
             self._plans[key] = field_details_list, plan
-        complete = self._plans[key][1]
-        if complete is None:
+        step = self._plans[key][1]
+        if step is None:
             return reference()
+        if step.late:
+            return later(step)
         try:
-            rows = complete(result)
+            return step.run(result)
         except Exception:
             return reference()
-        return awaited(rows) if isawaitable(rows) else rows
 
 
-def _then(column: Any, use: Callable[[Column], Any]) -> Any:
-    """`use(column)`, when the column is there."""
-    if not isawaitable(column):
-        return use(column)
+def _around(
+    step: Step | None,
+    before: Callable[[Column], Column],
+    after: Callable[[Column, Column], Column] = lambda values, found: found,
+) -> Step | None:
+    """A step with something done to the column before it, and to what it found after it."""
+    if step is None:
+        return None
+    run = step.run
 
-    async def later() -> Any:
-        found = use(await column)
-        return await found if isawaitable(found) else found
+    async def later(values: Column) -> Column:
+        return after(values, await run(before(values)))
 
-    return later()
+    if step.late:
+        return Step(later, late=True)
+    return Step(lambda values: after(values, run(before(values))))
 
 
-def _completer(executor: FastExecutor, kind: Any, details: Any) -> Complete | None:
-    """What completes a column of values of this type, or None."""
+def _value(executor: FastExecutor, kind: Any, details: Any) -> Step | None:
+    """How to complete values of this type, or None: the reference executor must."""
     if is_non_null_type(kind):
-        inner = _completer_given(executor, kind.of_type, details)
-        return inner and _non_null(inner)
-    inner = _completer_given(executor, kind, details)
-    return inner and _nullable(inner)
+        return _around(_given(executor, kind.of_type, details), _without_nulls)
+    return _around(_given(executor, kind, details), _not_null, _with_nulls)
 
 
-def _non_null(inner: Complete) -> Complete:
-    def complete(values: Column) -> Any:
-        if None in values:
-            raise _Unusual
-        return inner(values)
-
-    return complete
+def _without_nulls(values: Column) -> Column:
+    if None in values:
+        raise _Unusual
+    return values
 
 
-def _nullable(inner: Complete) -> Complete:
-    def complete(values: Column) -> Any:
-        if None not in values:
-            return inner(values)
-        given = [value for value in values if value is not None]
-
-        def spread(found: Column) -> Column:
-            rest = iter(found)
-            return [None if value is None else next(rest) for value in values]
-
-        return _then(inner(given), spread)
-
-    return complete
+def _not_null(values: Column) -> Column:
+    return [value for value in values if value is not None] if None in values else values
 
 
-def _completer_given(executor: FastExecutor, kind: Any, details: Any) -> Complete | None:
+def _with_nulls(values: Column, found: Column) -> Column:
+    if len(found) == len(values):
+        return found
+    rest = iter(found)
+    return [None if value is None else next(rest) for value in values]
+
+
+def _given(executor: FastExecutor, kind: Any, details: Any) -> Step | None:
     """The same for values none of which is null."""
     if is_leaf_type(kind):
-        return _leaf(kind)
+        return Step(_leaf(kind))
     if is_list_type(kind):
-        inner = _completer(executor, kind.of_type, details)
-        return inner and _list(inner)
+        return _around(_value(executor, kind.of_type, details), _joined, _split)
     if is_object_type(kind) and kind.is_type_of is None:
         return _object(executor, kind, details)
     return None
 
 
-def _list(inner: Complete) -> Complete:
-    def complete(values: Column) -> Any:
-        if any(type(value) is not list for value in values):
-            raise _Unusual
-
-        def split(found: Column) -> Column:
-            lists, start = [], 0
-            for value in values:
-                lists.append(found[start : start + len(value)])
-                start += len(value)
-            return lists
-
-        return _then(inner([item for value in values for item in value]), split)
-
-    return complete
+def _joined(lists: Column) -> Column:
+    if any(type(each) is not list for each in lists):
+        raise _Unusual
+    return [item for each in lists for item in each]
 
 
-def _object(executor: FastExecutor, kind: GraphQLObjectType, details: Any) -> Complete | None:
+def _split(lists: Column, found: Column) -> Column:
+    split, start = [], 0
+    for each in lists:
+        split.append(found[start : start + len(each)])
+        start += len(each)
+    return split
+
+
+def _object(executor: FastExecutor, kind: GraphQLObjectType, details: Any) -> Step | None:
     selected, defer_usages, *_ = executor.collect_subfields(kind, details)
-    if defer_usages:
+    if defer_usages or not selected:
         return None
-    names, columns = list(selected), []
+    names = list(selected)
+    columns: list[Step] = []
     for field in selected.values():
         column = _column(executor, kind, field)
         if column is None:
@@ -169,54 +167,49 @@ def _object(executor: FastExecutor, kind: GraphQLObjectType, details: Any) -> Co
     def dictionaries(found: list[Column]) -> Column:
         return [dict(zip(names, values, strict=True)) for values in zip(*found, strict=True)]
 
-    def complete(sources: Column) -> Any:
-        found: list[Any] = []
-        try:
-            found.extend(column(sources) for column in columns)
-        except Exception:
-            for column in found:
-                if iscoroutine(column):
-                    column.close()
-            raise
-        late = [index for index, column in enumerate(found) if isawaitable(column)]
-        if not late:
-            return dictionaries(found)
+    async def later(rows: Column) -> Column:
+        found = [[] if column.late else column.run(rows) for column in columns]
+        late = [index for index, column in enumerate(columns) if column.late]
+        arrived = await gather_with_cancel(*(columns[index].run(rows) for index in late))
+        for index, column in zip(late, arrived, strict=True):
+            found[index] = column
+        return dictionaries(found)
 
-        async def later() -> Column:
-            for index, column in zip(late, await gather(*(found[i] for i in late)), strict=True):
-                found[index] = column
-            return dictionaries(found)
-
-        return later()
-
-    return complete
+    if any(column.late for column in columns):
+        return Step(later, late=True)
+    return Step(lambda rows: dictionaries([column.run(rows) for column in columns]))
 
 
-def _column(executor: FastExecutor, parent: GraphQLObjectType, details: Any) -> Complete | None:
-    """What reads and completes one field of every row, or None."""
+def _column(executor: FastExecutor, parent: GraphQLObjectType, details: Any) -> Step | None:
+    """How to read and complete one field of every row, or None."""
     node = details[0].node
     if node.name.value == "__typename":
-        return lambda rows: [parent.name] * len(rows)
+        return Step(lambda rows: [parent.name] * len(rows))
     definition = executor.schema.get_field(parent, node.name.value)
-    if definition is None:
+    read = definition and _reader(executor, parent, definition, details)
+    complete = definition and _value(executor, definition.type, details)
+    if not read or not complete:
         return None
-    read = _reader(executor, parent, definition, details)
-    complete = read and _completer(executor, definition.type, details)
-    if read is None or complete is None:
-        return None
-    return lambda rows: _then(read(rows), complete)
+    if not read.late:
+        return _around(complete, read.run)
+
+    async def later(rows: Column) -> Any:
+        found = complete.run(await read.run(rows))
+        return await found if complete.late else found
+
+    return Step(later, late=True)
 
 
 def _reader(
     executor: FastExecutor, parent: GraphQLObjectType, definition: GraphQLField, details: Any
-) -> Complete | None:
-    """What reads one field of every row: an attribute, a function of the row, an edge."""
+) -> Step | None:
+    """How to read one field of every row: an attribute, a function of the row, an edge."""
     field = definition.extensions.get("strawberry-definition")
     if field is None or field.extensions or definition.resolve is None:
         return None
     if field.is_basic_field:
         attribute = attrgetter(field.python_name)
-        return lambda rows: list(map(attribute, rows))
+        return Step(lambda rows: list(map(attribute, rows)))
     resolver, resolve = field.base_resolver, definition.resolve
     if field.metadata.get("rows"):
         first = details[0]
@@ -226,14 +219,14 @@ def _reader(
         path = Path(None, first.node.name.value, parent.name)
         nodes = [each.node for each in details]
         info = executor.build_resolve_info(definition, nodes, parent, path)
-        return lambda rows: resolve(Rows(rows), info, **arguments)
+        return Step(lambda rows: resolve(Rows(rows), info, **arguments), late=True)
     if resolver.is_async or resolver.arguments or resolver.info_parameter:
         return None
     function = resolver.wrapped_func
-    return lambda rows: list(map(function, rows))
+    return Step(lambda rows: list(map(function, rows)))
 
 
-def _leaf(kind: Any) -> Complete:
+def _leaf(kind: Any) -> Callable[[Column], Column]:
     coerce = kind.coerce_output_value
     exact = {"String": str, "ID": str, "Boolean": bool, "Int": int, "Float": float}.get(kind.name)
 
