@@ -18,7 +18,6 @@ from app.graphql import executor
 from app.graphql.describe import Rows, edge
 from app.graphql.executor import FastExecutor
 
-
 # After an error the reference leaves coroutines that it has begun to prepare.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
