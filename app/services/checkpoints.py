@@ -6,6 +6,7 @@ the run or the one it was resumed from, else as empty or lost with the reason. A
 stands for another (`stored_as_id`) shares its fate from then on.
 """
 
+from functools import cache
 from typing import Any
 
 from sqlalchemy import bindparam, insert, update
@@ -57,6 +58,17 @@ _PENDING = Statement(
     every(Checkpoint).where(_checkpoint.state == State.PENDING.value).order_by(_checkpoint.id),
     Checkpoint,
 )
+_PENDING_OF_RUN = Statement(
+    every(Checkpoint)
+    .where(
+        _checkpoint.run_id == bindparam("run"),
+        _checkpoint.state == State.PENDING.value,
+        _checkpoint.stored_as_id.is_(None),
+    )
+    .order_by(_checkpoint.id)
+    .with_for_update(),
+    Checkpoint,
+)
 _STORED_AS = Statement(
     every(Checkpoint).where(_checkpoint.stored_as_id == bindparam("id")).order_by(_checkpoint.id),
     Checkpoint,
@@ -68,19 +80,6 @@ _BY_RELEASE = Statement(
     ),
     Checkpoint,
 )
-_UPDATE = Statement[Any](
-    update(Checkpoint)
-    .where(_checkpoint.id == bindparam("key"))
-    .values(
-        {
-            name: bindparam(name)
-            for name in (
-                "state", "reason", "step", "size_bytes", "sha256", "stored_as_id",
-                "tag_type", "release_tag", "metrics", "marked_at",
-            )
-        }
-    )
-)  # fmt: skip
 _FIND_RUN = Statement(every(Run).where(_run.id == bindparam("id")), Run)
 
 
@@ -122,6 +121,11 @@ def pending(tx: Tx) -> list[Checkpoint]:
     return tx.all(_PENDING)
 
 
+def unseen(tx: Tx, run_id: str) -> list[Checkpoint]:
+    """The checkpoints of a run that are promised or announced and not yet looked at, held."""
+    return tx.all(_PENDING_OF_RUN, run=run_id)
+
+
 def newest(tx: Tx, run: Run) -> Checkpoint | None:
     """The checkpoint to go on from: ready, or what an external trainer says it has saved."""
     found = ready(tx, run.id)
@@ -161,13 +165,18 @@ def _create(tx: Tx, run: Run, name: str, state: State, **facts: Any) -> Checkpoi
     return checkpoint
 
 
+@cache
+def _update(names: frozenset[str]) -> Statement[Any]:
+    return Statement(
+        update(Checkpoint)
+        .where(_checkpoint.id == bindparam("key"))
+        .values({name: bindparam(name) for name in names})
+    )
+
+
 def _change(tx: Tx, checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
-    changed = evolve(checkpoint, **changes)
-    values = as_dict(changed)
-    for fixed in ("experiment_id", "run_id", "ckpt_path", "created_at"):
-        del values[fixed]
-    tx.run(_UPDATE, key=values.pop("id"), **values)
-    return changed
+    tx.run(_update(frozenset(changes)), key=checkpoint.id, **changes)
+    return evolve(checkpoint, **changes)
 
 
 def _announce(tx: Tx, checkpoint: Checkpoint, event: str | None = None) -> None:

@@ -13,7 +13,6 @@ from sqlalchemy import bindparam, tuple_
 from app.domain import evidence, paths
 from app.domain.evidence import Evidence
 from app.domain.lifecycle import LAUNCHED, Reason, RunStatus
-from app.domain.lifecycle import CheckpointState as State
 from app.domain.recipes import Recipe
 from app.services import checkpoints, events, runs
 from app.store.sql import Statement, Tx, columns, dump, every
@@ -179,11 +178,7 @@ def end(
     run = runs.lock(tx, run_id)
     if run.attempt != attempt or RunStatus(run.status) not in LAUNCHED:
         return True
-    unseen = [
-        each
-        for each in checkpoints.of_run(tx, run.id)
-        if each.state == State.PENDING and each.stored_as_id is None
-    ]
+    unseen = checkpoints.unseen(tx, run.id)
     if not {each.id for each in unseen} <= absent:
         return False
     cancelled = run.status == RunStatus.CANCELLING
