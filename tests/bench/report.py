@@ -115,7 +115,8 @@ def markdown(figures: Sequence[Figure]) -> str:
 def machine(directory: Path) -> str:
     """What the figures were measured on."""
     return (
-        f"{cpu()}, {os.cpu_count()} cores; fdatasync {fdatasync_ms(directory):.2f} ms; "
+        f"{cpu()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; "
+        f"fdatasync {fdatasync_ms(directory):.2f} ms; "
         f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
         f"{platform.system()} {platform.release()}"
     )
