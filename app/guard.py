@@ -72,10 +72,17 @@ class Guard:
     """Lets a request pass or answers it. `scope["caller"]` is who passed."""
 
     def __init__(
-        self, app: ASGIApp, *, hosts: Collection[str], api_token: str | None, max_body: int
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Collection[str],
+        origins: Collection[str],
+        api_token: str | None,
+        max_body: int,
     ) -> None:
         self.app = app
         self.hosts = hosts
+        self.origins = origins
         self.api_token = api_token
         self.max_body = max_body
 
@@ -122,16 +129,17 @@ class Guard:
             await _refuse(error, scope, send)
 
     def _check_names(self, headers: dict[bytes, str]) -> None:
-        origin = headers.get(b"origin")
-        for what, fine in (
-            ("Host", allowed(headers.get(b"host", ""), self.hosts)),
-            ("Origin", origin is None or origin_allowed(origin, self.hosts)),
-        ):
-            if not fine:
-                raise Forbidden(
-                    f"This {what} is not allowed; the operator can add its name to "
-                    "LLM_TRAIN_ALLOWED_HOSTS."
-                )
+        host, origin = headers.get(b"host", ""), headers.get(b"origin")
+        if not allowed(host, self.hosts):
+            wrong = "Host"
+        elif origin is not None and not origin_allowed(origin, host, self.origins):
+            wrong = "Origin"
+        else:
+            return
+        raise Forbidden(
+            f"This {wrong} is not allowed; the operator can add its name to "
+            "LLM_TRAIN_ALLOWED_HOSTS."
+        )
 
     def _caller(self, scope: Scope, authorization: str) -> str:
         if self.api_token is None:

@@ -104,6 +104,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.add_middleware(
         Guard,
         hosts=settings.hosts,
+        origins=settings.allowed_hosts,
         api_token=settings.api_token,
         max_body=settings.max_body_bytes,
     )

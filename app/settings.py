@@ -75,7 +75,7 @@ class Settings(BaseSettings):
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Every name that a Host or an Origin may have: loopback's, the bound one, the allowed."""
+        """Every name that a Host may have: loopback's, the bound one, the allowed."""
         own = f"[{self.host}]" if ":" in self.host else self.host
         return frozenset({"127.0.0.1", "localhost", "[::1]", own.lower(), *self.allowed_hosts})
 

@@ -23,7 +23,11 @@ def allowed(host: str, known: Collection[str]) -> bool:
     return found is not None and (found[1] in known or host in known)
 
 
-def origin_allowed(origin: str, known: Collection[str]) -> bool:
-    """Whether a page of this `Origin` may send requests; `null` and other schemes may not."""
+def origin_allowed(origin: str, host: str, known: Collection[str]) -> bool:
+    """Whether a page of this `Origin` may send requests to this `Host`.
+
+    The service's own pages may, and pages of the hosts that the operator named. Another port
+    of this machine is another site: what runs there (a notebook, say) is not trusted here.
+    """
     found = _ORIGIN.fullmatch(origin.lower())
-    return found is not None and allowed(found[1], known)
+    return found is not None and (found[1] == host.lower() or allowed(found[1], known))

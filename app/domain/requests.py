@@ -28,36 +28,43 @@ def _clean(text: str) -> str:
     return text
 
 
-def _bounded(value: Any, depth: int) -> int:
-    """An upper estimate of the JSON size of `value`; raises ValueError outside the caps."""
+def _spend(value: Any, depth: int, room: int) -> int:
+    """What an upper estimate of the JSON size of `value` leaves of `room`.
+
+    Raises ValueError outside of the caps, and looks no further.
+    """
     if depth > MAX_DEPTH:
         raise ValueError(f"must not be nested deeper than {MAX_DEPTH} levels")
     match value:
         case None | bool():
-            return 5
+            room -= 5
         case str():
-            return len(_clean(value).encode()) + 2
+            room -= len(_clean(value).encode()) + 2
         case int():
             if not -(2**63) <= value < 2**63:
                 raise ValueError("integers must fit in 64 bits")
-            return 20
+            room -= 20
         case float():
             if not math.isfinite(value):
                 raise ValueError("numbers must be finite")
-            return 24
+            room -= 24
         case list():
-            return 2 + sum(_bounded(item, depth + 1) + 1 for item in value)
+            room -= 2
+            for item in value:
+                room = _spend(item, depth + 1, room - 1)
         case dict():
-            return 2 + sum(
-                _bounded(key, depth + 1) + _bounded(item, depth + 1) + 2
-                for key, item in value.items()
-            )
-    raise ValueError(f"{type(value).__name__} is not a JSON value")
+            room -= 2
+            for key, item in value.items():
+                room = _spend(item, depth + 1, _spend(key, depth + 1, room - 2))
+        case _:
+            raise ValueError(f"{type(value).__name__} is not a JSON value")
+    if room < 0:
+        raise ValueError(f"must not be larger than {MAX_OBJECT_BYTES} bytes as JSON")
+    return room
 
 
 def _bounded_object(value: dict[str, Any]) -> dict[str, Any]:
-    if _bounded(value, 1) > MAX_OBJECT_BYTES:
-        raise ValueError(f"must not be larger than {MAX_OBJECT_BYTES} bytes as JSON")
+    _spend(value, 1, MAX_OBJECT_BYTES)
     return value
 
 
@@ -198,9 +205,7 @@ class MarkRequest(Request):
 class VerifyRequest(Request):
     """Read checkpoints again, every byte: one, those of a run, or all of an experiment."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"run_id": RUN_ID}, {"ckpt_path": "/ckpts/exp_…/run_…/…"}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"run_id": RUN_ID}]})
 
     run_id: Text | None = None
     ckpt_path: Text | None = None

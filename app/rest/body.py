@@ -7,10 +7,12 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from app.errors import InvalidInput, MalformedBody, ServiceError, UnsupportedMediaType
+from app.errors import BodyTooLarge, InvalidInput, MalformedBody, ServiceError, UnsupportedMediaType
 
 M = TypeVar("M", bound=BaseModel)
 
+MOST_BYTES = 1024 * 1024
+"""Enough for every request but a trainer's report."""
 MOST_ERRORS = 20
 _LONGEST_NAME = 200
 _JSON = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
@@ -20,7 +22,7 @@ _ADVICE = {
 }
 
 
-async def read(request: Request, model: type[M]) -> M:
+async def read(request: Request, model: type[M], most: int = MOST_BYTES) -> M:
     """The body as `model`; an absent body is an empty object.
 
     Read in one pass straight from the bytes: a detour through Python objects would turn
@@ -28,6 +30,8 @@ async def read(request: Request, model: type[M]) -> M:
     UnsupportedMediaType, MalformedBody, InvalidInput, BodyTooLarge.
     """
     body = await request.body()
+    if len(body) > most:
+        raise BodyTooLarge(f"A body may have at most {most} bytes here; send less.")
     # Anything but JSON is refused by its type: what a page elsewhere can send without
     # asking first (a form, text, a typeless blob) never counts as a request.
     if body and not _JSON.fullmatch(", ".join(request.headers.getlist("content-type"))):
@@ -39,6 +43,9 @@ async def read(request: Request, model: type[M]) -> M:
 
 
 def _refusal(error: ValidationError, body: bytes) -> ServiceError:
+    if error.error_count() > 1000:  # to look at each would take seconds
+        wrong = f"{error.error_count()} things are wrong with it; /docs describes what is read"
+        return invalid([{"pointer": "", "detail": wrong}])
     found = error.errors(include_url=False, include_context=False, include_input=False)
     if found[0]["type"] == "json_invalid":
         if body.startswith(b"\xef\xbb\xbf"):

@@ -41,7 +41,7 @@ class LogsQuery(BaseModel):
 
 @router.get(
     "/experiments/{experiment_id}/runs/{run_id}/logs", response_class=Response,
-    responses=documented(404, 422)
+    responses=documented(404)
     | {
         200: {
             "description": "What the trainer printed, as it is.",

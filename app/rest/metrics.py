@@ -67,7 +67,7 @@ class ComparisonQuery(MetricsQuery):
 
 
 @router.get(
-    "/runs/{run_id}/metrics", response_model=schemas.MetricsAnswer, responses=documented(404, 422)
+    "/runs/{run_id}/metrics", response_model=schemas.MetricsAnswer, responses=documented(404)
 )
 async def run_metrics(
     request: Request,
@@ -79,7 +79,7 @@ async def run_metrics(
     return await _answer(request, experiment_id, [run_id], query)
 
 
-@router.get("/metrics", response_model=schemas.MetricsAnswer, responses=documented(404, 422))
+@router.get("/metrics", response_model=schemas.MetricsAnswer, responses=documented(404))
 async def compare_metrics(
     request: Request, experiment_id: ExperimentId, query: Annotated[ComparisonQuery, Query()]
 ) -> Response:

@@ -7,8 +7,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from app.rest.examples import EXAMPLES
 from app.rest.parameters import bodies
-from app.rest.problems import Problem
+from app.rest.problems import Problem, documented
 
 TAGS = {
     "experiments": "What is worked on: a task, and the runs under it.",
@@ -69,6 +70,8 @@ def _document(app: FastAPI, needs_token: bool) -> dict[str, Any]:
     )
     components = document["components"]
     components["schemas"] |= definitions["$defs"]
+    for name, example in EXAMPLES.items():
+        components["schemas"][name]["examples"] = [example]
     components["securitySchemes"] = _SCHEMES
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
@@ -87,7 +90,10 @@ def _document(app: FastAPI, needs_token: bool) -> dict[str, Any]:
 def _complete(operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     if "application/json" in responses.get("422", {}).get("content", {}):
-        del responses["422"]  # FastAPI's own; a malformed id in a path is a 404 here
+        # FastAPI's own. A malformed id in a path is a 404 here.
+        del responses["422"]
+        if any(each["in"] == "query" for each in operation["parameters"]):
+            responses["422"] = documented(422)[422]
     answers = [response for status, response in responses.items() if status.startswith("2")]
     for answer in answers[1:]:
         answer["content"] = answers[0]["content"]

@@ -53,7 +53,7 @@ async def report(request: Request, run_id: RunId) -> Response:
     # A body of unknown length may be as large as any.
     size = int(announced) if announced.isdigit() else state.settings.max_body_bytes
     with state.inflow.hold(size):
-        body = await read(request, ReportRequest)
+        body = await read(request, ReportRequest, state.settings.max_body_bytes)
         return answers.respond(
             await answers.perform(request, reports.ingest, run_id, body, view=Receipt._asdict)
         )

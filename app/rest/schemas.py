@@ -1,8 +1,15 @@
 """The documented answers, as Pydantic models for OpenAPI; `views` builds the bytes."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
+
+from app.domain.lifecycle import CheckpointState, Reason, RunStatus
+
+Time = Annotated[
+    str,
+    Field(description="UTC, ISO 8601 with offset.", json_schema_extra={"format": "date-time"}),
+]
 
 
 class ExperimentAnswer(BaseModel):
@@ -17,7 +24,7 @@ class ExperimentAnswer(BaseModel):
     owner: str | None
     param_config: dict[str, Any]
     tags: list[str]
-    created_at: str = Field(description="UTC, ISO 8601 with offset.")
+    created_at: Time
 
 
 class CheckpointAnswer(BaseModel):
@@ -27,7 +34,7 @@ class CheckpointAnswer(BaseModel):
     experiment_id: str
     run_id: str
     ckpt_path: str = Field(description="Logical path /ckpts/{experiment_id}/{run_id}/{name}.")
-    state: str = Field(description="pending, ready, empty, declared or lost.")
+    state: CheckpointState
     reason: str | None = Field(description="Why it is lost, empty or a fallback.")
     step: int | None
     size_bytes: int | None
@@ -38,8 +45,8 @@ class CheckpointAnswer(BaseModel):
     tag_type: str | None
     release_tag: str | None
     metrics: dict[str, float | None]
-    marked_at: str | None
-    created_at: str
+    marked_at: Time | None
+    created_at: Time
 
 
 class MetricValue(BaseModel):
@@ -57,16 +64,16 @@ class RunSummary(BaseModel):
     parent_run_id: str | None
     model: str
     recipe: str | None
-    status: str
-    status_reason: str | None
+    status: RunStatus
+    status_reason: Reason | None
     status_detail: str | None
     attempt: int
     progress: float | None = Field(description="0 to 1; null while the total is not known.")
     step: int
     total_steps: int | None
-    created_at: str
-    started_at: str | None
-    finished_at: str | None
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
     metrics: dict[str, MetricValue]
 
 
@@ -74,7 +81,7 @@ class RunStatusAnswer(RunSummary):
     """Where a run is now."""
 
     eta_seconds: float | None
-    heartbeat_at: str | None
+    heartbeat_at: Time | None
     ckpt_path: str | None = Field(description="The newest ready checkpoint.")
 
 
@@ -104,10 +111,10 @@ class RunAnswer(BaseModel):
     overrides: dict[str, Override]
     resources: dict[str, Any]
     notes: str | None
-    status: str
-    status_reason: str | None
+    status: RunStatus
+    status_reason: Reason | None
     status_detail: str | None
-    created_at: str
+    created_at: Time
     run_token: str | None = Field(
         default=None, description="External runs only: may report on this run, nothing else."
     )
@@ -132,7 +139,7 @@ class CancelAnswer(BaseModel):
     """202 while the trainer is still saving, 200 once it is done."""
 
     run_id: str
-    status: str
+    status: RunStatus
     ckpt_path: str
     checkpoint: CheckpointAnswer
 
@@ -142,7 +149,7 @@ class EventAnswer(BaseModel):
 
     seq: int
     type: str
-    at: str
+    at: Time
     run_id: str | None
     data: dict[str, Any]
 
@@ -222,11 +229,17 @@ class ReceiptAnswer(BaseModel):
     """The answer to a report."""
 
     run_id: str
-    status: str
+    status: RunStatus
     attempt: int
     batch: int = Field(description="The last batch of this attempt that was taken in.")
     should_stop: bool
     stop_checkpoint: str | None = Field(description="The name to save under when stopping.")
+
+
+class HealthAnswer(BaseModel):
+    """`ok` of the process, `ready` of the service."""
+
+    status: str
 
 
 class ServiceAnswer(BaseModel):

@@ -33,19 +33,19 @@ async def metadata() -> Response:
     )
 
 
-@router.get("/healthz", responses=documented())
-async def healthz() -> dict[str, str]:
+@router.get("/healthz", response_model=schemas.HealthAnswer, responses=documented())
+async def healthz() -> Response:
     """The process answers."""
-    return {"status": "ok"}
+    return answers.json({"status": "ok"})
 
 
-@router.get("/readyz", responses=documented())
-async def readyz(request: Request) -> dict[str, str]:
+@router.get("/readyz", response_model=schemas.HealthAnswer, responses=documented())
+async def readyz(request: Request) -> Response:
     """The database answers and the supervisor's loop turns."""
     await request.app.state.db.read(_nothing)
     if not request.app.state.supervisor.healthy:
         raise Unavailable("The supervisor is not running; see the log.", retry_after=5)
-    return {"status": "ready"}
+    return answers.json({"status": "ready"})
 
 
 def _nothing(tx: Tx) -> None:

@@ -6,7 +6,7 @@ The answer tells the trainer whether it should stop, and under which name to sav
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, cast
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypeVar, cast
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator, with_config
 from typing_extensions import TypedDict
@@ -23,6 +23,8 @@ from app.store.tables import Run
 MAX_POINTS = 50_000
 MAX_SESSIONS = 50
 
+T = TypeVar("T")
+
 Step = Annotated[int, Field(ge=0, lt=2**63)]
 Value = float | Literal["NaN", "Infinity", "-Infinity"] | None
 
@@ -33,12 +35,16 @@ def _named(name: str) -> str:
     return name
 
 
+# The first wrong item is told and no other: to list millions of them would take a minute.
+Column = Annotated[list[T], Field(max_length=MAX_POINTS, fail_fast=True)]
+
+
 class MetricColumns(Request):
     """Points of one key as equally long columns. Wall times are unix seconds."""
 
-    steps: list[Step]
-    values: list[Value]
-    wall_times: list[float | None] | None = None
+    steps: Column[Step]
+    values: Column[Value]
+    wall_times: Column[float | None] | None = None
 
     @model_validator(mode="after")
     def _equally_long(self) -> "MetricColumns":
@@ -82,7 +88,7 @@ class ReportRequest(Request):
     metrics: Annotated[dict[MetricKey, MetricColumns], Field(max_length=1000)] = Field(
         default_factory=dict
     )
-    points: Annotated[list[MetricRow], Field(max_length=MAX_POINTS)] = Field(default_factory=list)
+    points: Column[MetricRow] = Field(default_factory=list)
     checkpoints: Annotated[list[SavedCheckpoint], Field(max_length=100)] = Field(
         default_factory=list
     )

@@ -1,0 +1,422 @@
+"""Every POST route × every kind of bad input: a problem that points, and nothing changed."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from fastapi import FastAPI
+
+from app.rest.parameters import bodies
+from tests.api.conftest import Api, running
+from tests.api.problem import problem
+
+
+class Route(NamedTuple):
+    """A POST route: its path, a body that it takes, and where that body takes free JSON."""
+
+    path: str
+    good: dict[str, Any]
+    model: str
+    free: str | None
+    changes: bool = True
+
+
+CKPT = "/ckpts/{experiment}/{run}/step-1"
+ROUTES = {
+    "create_experiment": Route(
+        "/v1/experiments",
+        {"name": "a", "task_type": "sft", "param_config": {"x": [1, {"y": 2.5}]}, "tags": ["t"]},
+        "ExperimentRequest",
+        "param_config",
+    ),
+    "submit_run": Route(
+        "/v1/experiments/{experiment}/runs",
+        {"model": "m", "dataset": {"name": "d"}, "hyperparams": {"lr": 0.1}, "resources": {}},
+        "RunRequest",
+        "hyperparams",
+    ),
+    "cancel_run": Route(
+        "/v1/experiments/{experiment}/runs/{run}/cancel", {}, "CancelRequest", None
+    ),
+    "resume_run": Route(
+        "/v1/experiments/{experiment}/runs/{run}/resume",
+        {"ckpt_path": CKPT, "override_hyperparams": {"lr": 0.2}, "notes": "n"},
+        "ResumeRequest",
+        "override_hyperparams",
+    ),
+    "mark_checkpoint": Route(
+        "/v1/experiments/{experiment}/checkpoints/mark",
+        {"run_id": "{run}", "ckpt_path": CKPT, "tag_type": "candidate", "metrics": {"loss": 1.5}},
+        "MarkRequest",
+        "metrics",
+    ),
+    "verify_checkpoints": Route(
+        "/v1/experiments/{experiment}/checkpoints/verify",
+        {"run_id": "{run}"},
+        "VerifyRequest",
+        None,
+        changes=False,  # there is none yet
+    ),
+    "report": Route(
+        "/v1/runs/{run}/reports",
+        {"session": "s", "batch": 1, "step": 1, "effective_hyperparams": {"lr": 0.1}},
+        "ReportRequest",
+        "effective_hyperparams",
+    ),
+}
+
+
+class Story(NamedTuple):
+    """An experiment with a run that a trainer may attach to, and another experiment's run."""
+
+    api: Api
+    experiment: str
+    run: str
+    token: str
+    other_experiment: str
+    other_run: str
+
+    def fill(self, text: str) -> str:
+        return text.replace("{experiment}", self.experiment).replace("{run}", self.run)
+
+    def good(self, route: Route) -> dict[str, Any]:
+        filled: dict[str, Any] = json.loads(self.fill(json.dumps(route.good)))
+        return filled
+
+    def send(self, path: str, content: bytes, headers: Any = ()) -> Any:
+        told = dict(headers)
+        told.setdefault("content-type", "application/json")
+        told.setdefault("authorization", f"Bearer {self.token}")
+        return self.api.send("POST", self.fill(path), content=content, headers=list(told.items()))
+
+
+def tell(api: Api) -> Story:
+    experiment, other = (
+        api.post("/v1/experiments", {"name": name, "task_type": "sft"})["experiment_id"]
+        for name in ("one", "other")
+    )
+    run = api.post(f"/v1/experiments/{experiment}/runs", {"model": "m"})
+    foreign = api.post(f"/v1/experiments/{other}/runs", {"model": "m"})
+    return Story(api, experiment, run["run_id"], run["run_token"], other, foreign["run_id"])
+
+
+@pytest.fixture(scope="module")
+def story(api: Api) -> Story:
+    return tell(api)
+
+
+@pytest.fixture
+def unchanged(story: Story) -> Iterator[None]:
+    before = story.api.digest()
+    yield
+    assert story.api.digest() == before
+
+
+each_route = pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
+changes_nothing = pytest.mark.usefixtures("unchanged")
+
+
+def test_the_table_holds_every_post_route(api: Api) -> None:
+    app: FastAPI = api.app
+    posts = {
+        path["post"]["operationId"] for path in app.openapi()["paths"].values() if "post" in path
+    }
+    assert posts == set(ROUTES)
+
+
+@each_route
+def test_the_good_body_is_taken_and_does_change_the_database(
+    route: Route, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # Else all below could pass because of something other than what they are about.
+    with running(tmp_path_factory.mktemp("good")) as api:
+        story = tell(api)
+        before = api.digest()
+        answer = story.send(route.path, json.dumps(story.good(route)).encode())
+        assert answer.status_code in (200, 201, 202), answer.text
+        assert (api.digest() != before) == route.changes
+
+
+DEEP = 100_000
+VALUES: dict[str, tuple[bytes, str]] = {
+    "NaN": (b"NaN", "invalid_input"),
+    "Infinity": (b"Infinity", "invalid_input"),
+    "minus Infinity": (b"-Infinity", "invalid_input"),
+    "1e999": (b"1e999", "invalid_input"),
+    "beyond int64": (b"9223372036854775808", "invalid_input"),
+    "below int64": (b"-9223372036854775809", "invalid_input"),
+    "beyond uint64": (b"18446744073709551616", "invalid_input"),
+    "4,300 digits": (b"1" * 4300, "invalid_input"),
+    "5,000 digits": (b"1" * 5000, "malformed_body"),
+    "lone surrogate, escaped": (rb'"\ud800"', "malformed_body"),
+    "lone surrogate, in bytes": (b'"\xed\xa0\x80"', "malformed_body"),
+    "lone surrogate as a key": (rb'{"\udfff": 1}', "malformed_body"),
+    "invalid UTF-8": (b'"\xff"', "malformed_body"),
+    "overlong UTF-8": (b'"\xc0\xaf"', "malformed_body"),
+    "NUL, escaped": (rb'"\u0000"', "invalid_input"),
+    "NUL, in bytes": (b'"\x00"', "malformed_body"),
+    "deep arrays": (b"[" * DEEP + b"]" * DEEP, "malformed_body"),
+    "deep objects": (b'{"a":' * DEEP + b"1" + b"}" * DEEP, "malformed_body"),
+    "a little too deep": (b"[" * 17 + b"]" * 17, "invalid_input"),
+    "too much text": (b'"' + b"x" * 70_000 + b'"', "invalid_input"),
+    "too many keys": (
+        json.dumps(dict.fromkeys(map(str, range(9000)), 0)).encode(),
+        "invalid_input",
+    ),
+    "a comment": (b"1 /* one */", "malformed_body"),
+    "a trailing comma": (b"[1,]", "malformed_body"),
+    "single quotes": (b"'1'", "malformed_body"),
+}
+
+
+@each_route
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@changes_nothing
+def test_a_value_that_is_not_taken(story: Story, route: Route, value: tuple[bytes, str]) -> None:
+    raw, code = value
+    good = story.good(route)
+    field = route.free or "anything"
+    if route.free == "metrics" and raw.lstrip(b"-").isdigit() and len(raw) < 4300:
+        field = "step"  # a metric is a number of any size; it has no such field
+    good[field] = {"key": "VALUE"}
+    body = json.dumps(good).encode().replace(b'"VALUE"', raw)
+    told = problem(story.send(route.path, body), code)
+    if code == "invalid_input":
+        assert [each["pointer"].split("/")[1] for each in told["errors"]] == [field]
+
+
+WRONG: list[Any] = [{"a": {}}, [[]], "", 1.5, True, "1"]
+
+
+@each_route
+@changes_nothing
+def test_a_field_of_the_wrong_type(story: Story, route: Route) -> None:
+    for name, field in bodies[route.model].model_fields.items():
+        for wrong in WRONG:
+            try:
+                field_adapter(route.model, name, wrong)
+            except ValueError:
+                good = {**story.good(route), name: wrong}
+                told = problem(story.send(route.path, json.dumps(good).encode()))
+                assert told["code"] in ("invalid_input", "bad_checkpoint_path", "unknown_recipe")
+                assert all(each["pointer"].split("/")[1] == name for each in told["errors"])
+            else:
+                assert field.annotation is not None  # it takes this one
+
+
+def field_adapter(model: str, name: str, value: Any) -> Any:
+    """What one field makes of a value. Raises ValidationError, which is a ValueError."""
+    return bodies[model].__pydantic_validator__.validate_assignment(
+        bodies[model].model_construct(), name, value
+    )
+
+
+BODIES: dict[str, tuple[bytes, str]] = {
+    "cut short": (b'{"name": "a"', "malformed_body"),
+    "two documents": (b"{}{}", "malformed_body"),
+    "a byte order mark": (b"\xef\xbb\xbf{}", "malformed_body"),
+    "UTF-16": ("{}".encode("utf-16"), "malformed_body"),
+    "only spaces": (b"  \n ", "malformed_body"),
+    "an array": (b"[]", "invalid_input"),
+    "a string": (b'"{}"', "invalid_input"),
+    "a number": (b"1", "invalid_input"),
+    "null": (b"null", "invalid_input"),
+    "an unknown field": (b'{"surprise": 1}', "invalid_input"),
+    "a field of a prototype": (b'{"__proto__": {}, "constructor": {}}', "invalid_input"),
+    "an endless field name": (b'{"' + b"x" * 1_000_000 + b'": 1}', "invalid_input"),
+    "ten thousand fields": (
+        json.dumps(dict.fromkeys(map(str, range(10_000)))).encode(), "invalid_input",
+    ),
+    "10 MB": (b'{"name": "' + b"x" * 10_000_000 + b'"}', "body_too_large"),
+}  # fmt: skip
+
+
+@each_route
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+@changes_nothing
+def test_a_body_that_is_not_taken(story: Story, route: Route, body: tuple[bytes, str]) -> None:
+    content, code = body
+    answer = story.send(route.path, content)
+    problem(answer, code)
+    assert len(answer.content) < 10_000  # a refusal is never as long as what it refuses
+
+
+@pytest.mark.parametrize("operation", ["create_experiment", "submit_run", "mark_checkpoint"])
+@changes_nothing
+def test_no_body_is_an_empty_object_and_names_what_is_required(
+    story: Story, operation: str
+) -> None:
+    told = problem(story.send(ROUTES[operation].path, b""), "invalid_input")
+    assert {"detail": "required", "pointer": "/" + next(iter(ROUTES[operation].good))} in told[
+        "errors"
+    ]
+
+
+def test_of_a_repeated_key_the_last_counts_as_everywhere(story: Story) -> None:
+    body = b'{"name": "first", "task_type": "a", "name": "last"}'
+    assert story.send("/v1/experiments", body).json()["name"] == "last"
+
+
+@each_route
+@pytest.mark.parametrize(
+    "types",
+    [
+        [],
+        ["text/plain"],
+        ["application/x-www-form-urlencoded"],
+        ["multipart/form-data; boundary=x"],
+        ["application/jsonx"],
+        ["application/json, text/plain"],
+        ["text/plain", "application/json"],
+        ["application/json", "application/json"],
+        [""],
+    ],
+    ids=", ".join,
+)
+@changes_nothing
+def test_a_body_of_another_type(story: Story, route: Route, types: list[str]) -> None:
+    answer = story.api.send(
+        "POST",
+        story.fill(route.path),
+        content=json.dumps(story.good(route)).encode(),
+        headers=[("authorization", f"Bearer {story.token}"), *(("content-type", t) for t in types)],
+    )
+    assert "Content-Type: application/json" in problem(answer, "unsupported_media_type")["detail"]
+
+
+@pytest.mark.parametrize(
+    "type", ["application/json; charset=utf-8", "Application/JSON", "application/vnd.x+json"]
+)
+def test_a_body_of_json_by_another_name(story: Story, type: str) -> None:
+    body = b'{"name": "a", "task_type": "b"}'
+    assert story.send("/v1/experiments", body, {"content-type": type}).status_code == 201
+
+
+@each_route
+@pytest.mark.parametrize(
+    "keys",
+    [[b""], [b'""'], [b"x" * 256], [b'"' + b"x" * 256 + b'"'], [b"a\tb"], [b"a\x00b"],
+     [b"a\r\nSet-Cookie: b"], [b"caf\xc3\xa9"], [b"a", b"a"], [b"a", b"b"]],
+    ids=repr,
+)  # fmt: skip
+@changes_nothing
+def test_a_bad_idempotency_key(story: Story, route: Route, keys: list[bytes]) -> None:
+    answer = story.api.send(
+        "POST",
+        story.fill(route.path),
+        content=json.dumps(story.good(route)).encode(),
+        headers=[
+            (b"authorization", f"Bearer {story.token}".encode()),
+            (b"content-type", b"application/json"),
+            *((b"idempotency-key", key) for key in keys),
+        ],
+    )
+    assert problem(answer, "invalid_input")["errors"][0]["header"] == "Idempotency-Key"
+
+
+IDS = {
+    "no id": "x",
+    "another prefix": "ckpt_0cc4q1wv6a2gkx8m3r5t7z9bdf",
+    "unknown": "{prefix}_0cc4q1wv6a2gkx8m3r5t7z9bdf",
+    "upper case": "{prefix}_0CC4Q1WV6A2GKX8M3R5T7Z9BDF",
+    "a letter that ids lack": "{prefix}_0cc4q1wv6a2gkx8m3r5t7z9bdl",
+    "one too long": "{prefix}_0cc4q1wv6a2gkx8m3r5t7z9bdff",
+    "a line end": "{prefix}_0cc4q1wv6a2gkx8m3r5t7z9bdf%0A",
+    "NUL": "%00",
+    "bad UTF-8": "%ff%fe",
+    "a surrogate": "%ed%a0%80",
+    "a slash": "..%2f..%2fetc%2fpasswd",
+    "dots": "%2e%2e",
+    "very long": "x" * 5000,
+    "SQL": "'%20OR%201=1%20--",
+    "full width digits": "{prefix}_%EF%BC%90cc4q1wv6a2gkx8m3r5t7z9bdf",
+}
+
+
+@pytest.mark.parametrize("id", IDS.values(), ids=IDS)
+@changes_nothing
+def test_an_id_that_is_none_is_not_found_on_any_route(story: Story, id: str) -> None:
+    tried = 0
+    for path, operations in story.api.app.openapi()["paths"].items():
+        for name in ("experiment", "run"):
+            if f"{{{name}_id}}" not in path:
+                continue
+            wrong = id.format(prefix=name[:3])
+            url = path.replace(f"{{{name}_id}}", wrong)
+            url = url.format(experiment_id=story.experiment, run_id=story.run)
+            for method in operations:
+                good = next(
+                    (r.good for o, r in ROUTES.items() if o == operations[method]["operationId"]),
+                    {},
+                )
+                body = json.loads(story.fill(json.dumps(good)))
+                headers = {"authorization": f"Bearer {story.token}"}
+                more = {"json": body} if method == "post" else {}
+                params = (
+                    {"run_ids": story.run}
+                    if operations[method]["operationId"] == "compare_metrics"
+                    else {}
+                )
+                answer = story.api.send(method.upper(), url, headers=headers, params=params, **more)
+                code = (
+                    "unauthorized"
+                    if path.endswith("/reports") and answer.status_code == 401
+                    else "not_found"
+                )
+                problem(answer, code)
+                tried += 1
+    assert tried > 10
+
+
+@changes_nothing
+def test_a_run_of_another_experiment_is_not_found(story: Story) -> None:
+    for path in story.api.app.openapi()["paths"]:
+        if "{run_id}" in path and "{experiment_id}" in path:
+            url = path.format(experiment_id=story.experiment, run_id=story.other_run)
+            method = "POST" if path.endswith(("cancel", "resume")) else "GET"
+            problem(story.api.send(method, url), "not_found")
+    body = {"run_id": story.other_run, "ckpt_path": "x", "tag_type": "candidate"}
+    url = f"/v1/experiments/{story.experiment}/checkpoints/mark"
+    problem(story.api.send("POST", url, json=body), "not_found")
+
+
+PATHS = [
+    "", "/", "x", "step-1", "/ckpts", "/ckpts/", "/ckpts/{e}/{r}", "/ckpts/{e}/{r}/",
+    "/ckpts/{e}/{r}/a/", "/ckpts/{e}/{r}//a", "//ckpts/{e}/{r}/a", "ckpts/{e}/{r}/a",
+    "/ckpts/{e}/{r}/..", "/ckpts/{e}/{r}/.", "/ckpts/{e}/{r}/.hidden", "/ckpts/{e}/{r}/../{r}/a",
+    "/ckpts/{e}/{r}/a/../b", "/ckpts/{e}/../{e}/{r}/a", "/ckpts/{e}/{r}/a/b",
+    "/ckpts/{e}/{r}/%2e%2e", "/ckpts/{e}/{r}/a%2fb", "/ckpts/{e}/{r}/a%00", "/ckpts/{e}/{r}/%",
+    "/ckpts/{e}/{r}/a\\..\\b", "\\ckpts\\{e}\\{r}\\a", "/ckpts/{e}/{r}/a\n", "/ckpts/{e}/{r}/a b",
+    "/ckpts/{e}/{r}/a?x=1", "/ckpts/{e}/{r}/a#x", "/ckpts/{e}/{r}/a:b", "/ckpts/{e}/{r}/~root",
+    "/ckpts/{e}/{r}/․․", "/ckpts/{e}/{r}/ａ", "/ckpts/{e}/{r}/a\u202eb", "/ckpts／{e}／{r}／a",
+    "/ckpts/{e}/{r}/" + "a" * 129, "/CKPTS/{e}/{r}/a", "file:///ckpts/{e}/{r}/a", "s3://b/{e}/{r}/a",
+    "http://127.0.0.1/ckpts/{e}/{r}/a", "/etc/passwd", "C:\\ckpts\\a",
+    "/ckpts/{e}/{other_r}/a", "/ckpts/{other_e}/{r}/a", "/ckpts/{other_e}/{other_r}/a",
+    "/ckpts/{e}/run_0cc4q1wv6a2gkx8m3r5t7z9bdf/a",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", ["resume_run", "mark_checkpoint"])
+@pytest.mark.parametrize("path", PATHS, ids=repr)
+@changes_nothing
+def test_a_checkpoint_path_outside_of_the_run(story: Story, operation: str, path: str) -> None:
+    path = path.format(
+        e=story.experiment, r=story.run, other_e=story.other_experiment, other_r=story.other_run
+    )
+    body = {**story.good(ROUTES[operation]), "ckpt_path": path}
+    answer = story.send(ROUTES[operation].path, json.dumps(body).encode())
+    told = problem(answer, "bad_checkpoint_path")
+    assert [each["pointer"] for each in told["errors"]] == ["/ckpt_path"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["offset=x", "offset=1.5", "offset=", "offset=99999999999999999999", "offset=NaN", "limit=0",
+     "limit=-1", "limit=99999999999", "follow=perhaps", "unknown=1", "offset=%00", "offset=%ff"],
+)  # fmt: skip
+@changes_nothing
+def test_a_bad_parameter_of_the_log_is_named(story: Story, query: str) -> None:
+    path = f"/v1/experiments/{story.experiment}/runs/{story.run}/logs?{query}"
+    told = problem(story.api.send("GET", path), "invalid_input")
+    assert told["errors"][0]["parameter"] == query.partition("=")[0]
