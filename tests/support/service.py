@@ -48,6 +48,7 @@ def recipes(path: Path, **overrides: str) -> Path:
                 ]
             )
         )
+    path.mkdir(exist_ok=True)
     file = path / "recipes.toml"
     file.write_text("\n\n".join(tables))
     return file
@@ -114,6 +115,12 @@ class Service:
         """The checkpoints of a run, by name."""
         found = [c for c in self.detail()["checkpoints"] if c["run_id"] == run]
         return {c["ckpt_path"].rsplit("/", 1)[1]: c for c in found}
+
+    def losses(self, run: str) -> list[tuple[int, float]]:
+        """Every stored point of the key `loss`, of all attempts."""
+        path = f"/experiments/{self.experiment}/runs/{run}/metrics"
+        series = self.get(f"{path}?keys=loss&raw=true&limit=100000")["series"]
+        return [p for each in series for p in zip(each["steps"], each["values"], strict=True)]
 
     def directory(self, checkpoint: Any) -> Path:
         """Where the files of a checkpoint lie."""

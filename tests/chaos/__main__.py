@@ -1,0 +1,58 @@
+"""The command; see the package."""
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.chaos import races
+from tests.chaos.audit import audit
+from tests.chaos.storm import storm
+from tests.support.database import Databases, postgresql_server
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
+    parser.add_argument("--kills", type=int, default=0, help="of servers, wrappers and trainers")
+    parser.add_argument("--minutes", type=float, help="kill for so long, instead of so often")
+    parser.add_argument("--cancels", type=int, default=0)
+    parser.add_argument("--restarts", type=int, default=0)
+    parser.add_argument("--damages", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    chosen = parser.parse_args()
+    print(f"seed {chosen.seed}, {chosen.database}", flush=True)
+    broken: list[str] = []
+    with tempfile.TemporaryDirectory() as directory, database(chosen.database, directory) as url:
+        path, since = Path(directory), time.monotonic()
+        if chosen.kills or chosen.minutes:
+            story = storm(path, chosen.kills, chosen.seed, chosen.minutes, DATABASE_URL=url)
+            broken += asyncio.run(audit(story, url, path / "data"))
+            print(f"killed: {dict(story.kills)}; slowest start {story.slowest_start:.1f} s")
+            print(f"{len(story.acknowledged)} acknowledged requests, {len(story.runs)} runs")
+        for kind in ("cancels", "restarts", "damages"):
+            if number := getattr(chosen, kind):
+                broken += getattr(races, kind)(path, number, chosen.seed, url)
+        print(f"{time.monotonic() - since:.0f} s; {len(broken)} promises broken")
+    for each in broken:
+        print(f"BROKEN: {each}")
+    sys.exit(bool(broken))
+
+
+@contextmanager
+def database(kind: str, directory: str) -> Iterator[str]:
+    """An empty database of our own."""
+    if kind == "sqlite":
+        yield f"sqlite:///{directory}/app.db"
+    else:
+        with postgresql_server() as server:
+            yield Databases(Path(directory), server).migrated()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The audit of a story, on the database and the disk that it left: a list of broken promises."""
+
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from app.domain import paths
+from app.domain.lifecycle import MOVES, TERMINAL, RunStatus
+from app.services import checkpoints, events, metrics, runs, verification
+from app.services.metrics import Window
+from app.store.database import connect
+from app.store.sql import Tx, load
+from app.store.tables import Event, Run
+from tests.chaos.storm import Acknowledged, Story
+
+
+async def audit(story: Story, database_url: str, data_dir: Path) -> list[str]:
+    """What is broken. Call it when no server runs."""
+    db = connect(database_url)
+    await db.start()
+    try:
+        return [*story.broken, *await db.scan(_audit, story, data_dir)]
+    finally:
+        await db.stop()
+
+
+def _audit(tx: Tx, story: Story, data_dir: Path) -> list[str]:
+    found: list[str] = []
+    history: dict[str, list[Event]] = {}
+    for experiment in story.experiments:
+        history[experiment] = events.after(tx, experiment, 0, 10_000_000)
+        found += gapless(experiment, [each.seq for each in history[experiment]])
+    everything = [each for each_of in history.values() for each in each_of]
+    found += acknowledged(tx, story, everything)
+    by_run: dict[str, list[Event]] = {}
+    for event in everything:
+        by_run.setdefault(event.run_id or "", []).append(event)
+    for run_id, told in by_run.items():
+        if run_id:
+            run = runs.get(tx, run_id)
+            found += lifecycle(run, [each.type for each in told])
+            found += launched_once(run, data_dir)
+            found += files(tx, run, data_dir)
+    return found
+
+
+def gapless(experiment: str, numbers: list[int]) -> list[str]:
+    """The events of an experiment are numbered 1, 2, 3, …"""
+    return [] if numbers == list(range(1, len(numbers) + 1)) else [f"{experiment}: seq has gaps"]
+
+
+def acknowledged(tx: Tx, story: Story, told: list[Event]) -> list[str]:
+    """Each acknowledged request had its effect, and had it once; nothing else happened."""
+    found = []
+    queued = Counter(runs.get(tx, each.run_id or "").notes for each in told if _is_new(each))
+    marks = Counter(
+        key
+        for each in told
+        if each.type == "checkpoint.marked"
+        for key in _new_keys(load(each.data)["metrics"], each, told)
+    )
+    acked = {"queued": set[str](), "marks": set[str]()}
+    for each in story.acknowledged:
+        if each.kind in ("submit", "resume"):
+            acked["queued"].add(each.key)
+            if queued[each.key] != 1:
+                found.append(f"{each.kind} {each.key}: {queued[each.key]} runs")
+        elif each.kind == "mark":
+            acked["marks"].add(each.key)
+            if marks[each.key] != 1:
+                found.append(f"mark {each.key}: {marks[each.key]} times")
+        elif each.kind == "cancel":
+            run = runs.get(tx, each.path.split("/")[4])
+            if run.status != RunStatus.CANCELLED:
+                found.append(f"cancel of {run.id} acknowledged; it is {run.status}")
+            elif not _promise_kept(tx, each):
+                found.append(f"cancel of {run.id}: no outcome under the promised path")
+        elif each.kind == "report":
+            found += _reported(tx, each)
+    for what, counts in (("queued", queued), ("marks", marks)):
+        extra = set(counts) - acked[what]
+        found += [f"{what} {key}: done, and never acknowledged" for key in extra]
+    return found
+
+
+def _is_new(event: Event) -> bool:
+    return event.type == "run.queued" and load(event.data).get("reason") != "retrying"
+
+
+def _new_keys(now: dict[str, Any], event: Event, told: list[Event]) -> set[str]:
+    """The metrics that this mark added: a checkpoint collects those of all its marks."""
+    checkpoint = load(event.data)["checkpoint_id"]
+    before = [
+        load(each.data)["metrics"]
+        for each in told
+        if each.type == "checkpoint.marked"
+        and each.experiment_id == event.experiment_id
+        and each.seq < event.seq
+        and load(each.data)["checkpoint_id"] == checkpoint
+    ]
+    return set(now) - (set(before[-1]) if before else set())
+
+
+def _promise_kept(tx: Tx, cancel: Acknowledged) -> bool:
+    promised = checkpoints.at(tx, json.loads(cancel.content)["ckpt_path"])
+    return promised is not None and promised.state in ("ready", "empty", "declared", "lost")
+
+
+def _reported(tx: Tx, report: Acknowledged) -> list[str]:
+    (point,) = report.body["points"]
+    run_id = report.path.split("/")[2]
+    window = Window(limit=1_000_000)
+    for series in metrics.series(tx, [run_id], [point["key"]], window, raw=True):
+        if point["step"] in list(series.steps):
+            return []
+    return [f"report {report.key}: its point is lost"]
+
+
+def lifecycle(run: Run, told: list[str]) -> list[str]:
+    """The history of a run is a walk along legal moves, and ends where the run is."""
+    names = {status.value for status in RunStatus}
+    moves = [each.removeprefix("run.") for each in told]
+    walk = [RunStatus(each) for each in moves if each in names]
+    found = [f"{run.id}: {old} → {new}" for old, new in pairwise(walk) if new not in MOVES[old]]
+    if walk[0] != RunStatus.QUEUED or walk[-1] != run.status or run.status not in TERMINAL:
+        found.append(f"{run.id}: {run.status} after {walk}")
+    return found
+
+
+def launched_once(run: Run, data_dir: Path) -> list[str]:
+    """No attempt has two trainers, and no trainer is of an attempt that was not claimed."""
+    ledger = data_dir / "runs" / run.id / "launches.txt"
+    lines = ledger.read_text().splitlines() if ledger.exists() else []
+    attempts = Counter(int(line.split()[0]) for line in lines)
+    return [
+        f"{run.id}: attempt {attempt} of {run.attempt} launched {count} times"
+        for attempt, count in attempts.items()
+        if count != 1 or attempt > run.attempt
+    ]
+
+
+def files(tx: Tx, run: Run, data_dir: Path) -> list[str]:
+    """Every ready checkpoint is whole; every promise is settled; nothing partial is left."""
+    found = []
+    for each in checkpoints.of_run(tx, run.id):
+        if each.state == "pending":
+            found.append(f"{each.ckpt_path} is still pending")
+        if each.state == "ready" and each.stored_as_id is None:
+            path = paths.parse(each.ckpt_path)
+            manifest = verification.look(data_dir, path, each.sha256).manifest
+            if isinstance(manifest, str) or manifest.sha256 != each.sha256:
+                found.append(f"{each.ckpt_path} is ready and not whole: {manifest}")
+    place = verification.directory(data_dir, f"/ckpts/{run.experiment_id}/{run.id}")
+    return found + [f"{partial} is left" for partial in place.glob(".t*")]

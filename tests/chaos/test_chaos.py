@@ -1,0 +1,84 @@
+"""A short storm, audited, and the audit itself: each planted breach is found."""
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.chaos import races
+from tests.chaos.audit import audit
+from tests.chaos.storm import Story, storm
+
+SEED = 20_260_101
+
+
+class Scene(NamedTuple):
+    """A storm that is over, and what it left."""
+
+    directory: Path
+    story: Story
+    url: str
+
+    def audit(self) -> list[str]:
+        return asyncio.run(audit(self.story, self.url, self.directory / "data"))
+
+    def sql(self, statement: str) -> list[tuple[str, ...]]:
+        with closing(sqlite3.connect(self.directory / "app.db", isolation_level=None)) as db:
+            return db.execute(statement).fetchall()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    directory = tmp_path_factory.mktemp("storm")
+    url = f"sqlite:///{directory / 'app.db'}"
+    yield Scene(directory, storm(directory, 5, SEED, DATABASE_URL=url), url)
+
+
+def test_nothing_is_lost_doubled_orphaned_or_stuck_in_a_storm(scene: Scene) -> None:
+    assert scene.audit() == []
+    assert sum(scene.story.kills.values()) >= 5
+    assert len(scene.story.acknowledged) > 20 and len(scene.story.runs) > 5
+
+
+def test_the_audit_finds_each_planted_breach(scene: Scene) -> None:
+    """Runs last: it breaks what it finds."""
+    assert scene.audit() == []
+    (run, checkpoint), *_ = scene.sql(
+        "SELECT run_id, ckpt_path FROM checkpoint WHERE state = 'ready' AND stored_as_id IS NULL"
+    )
+    ledger = scene.directory / "data" / "runs" / run / "launches.txt"
+    ledger.write_text(ledger.read_text() * 2)
+    assert any("launched 2 times" in each for each in scene.audit())
+
+    files = scene.directory / "data" / checkpoint.lstrip("/")
+    content = bytearray((files / "state.json").read_bytes())
+    content[0] ^= 1
+    (files / "state.json").write_bytes(content)
+    assert any("ready and not whole" in each for each in scene.audit())
+
+    scene.sql(f"UPDATE run SET status = 'running' WHERE id = '{run}'")
+    assert any(f"{run}: running after" in each for each in scene.audit())
+
+    twice, once = [each.key for each in scene.story.acknowledged if each.kind == "submit"][:2]
+    scene.sql(f"UPDATE run SET notes = '{twice}' WHERE notes = '{once}'")
+    found = scene.audit()
+    assert f"submit {twice}: 2 runs" in found and f"submit {once}: 0 runs" in found
+
+    scene.sql("DELETE FROM event WHERE seq = 2")
+    assert any("seq has gaps" in each for each in scene.audit())
+
+
+def test_cancels_race_with_everything(tmp_path: Path) -> None:
+    assert races.cancels(tmp_path, 16, SEED, f"sqlite:///{tmp_path}/app.db") == []
+
+
+def test_no_damage_is_offered_as_ready(tmp_path: Path) -> None:
+    assert races.damages(tmp_path, 60, SEED, f"sqlite:///{tmp_path}/app.db") == []
+
+
+def test_a_restart_costs_no_point(tmp_path: Path) -> None:
+    assert races.restarts(tmp_path, 2, SEED, f"sqlite:///{tmp_path}/app.db", 300) == []
