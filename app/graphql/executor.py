@@ -11,6 +11,7 @@ executor, whose answers and errors are the definition.
 import math
 from collections.abc import Callable
 from operator import attrgetter
+from types import NoneType
 from typing import Any, NamedTuple
 
 from graphql import (
@@ -110,14 +111,22 @@ def _value(executor: FastExecutor, kind: Any, details: Any) -> Step | None:
     return _around(_given(executor, kind, details), _not_null, _with_nulls)
 
 
+def _has_nulls(values: Column) -> bool:
+    """Whether there are nulls. Raises at what is no value but stands for one."""
+    kinds = set(map(type, values))
+    if any(issubclass(kind, Exception) or hasattr(kind, "__await__") for kind in kinds):
+        raise _Unusual
+    return NoneType in kinds
+
+
 def _without_nulls(values: Column) -> Column:
-    if None in values:
+    if _has_nulls(values):
         raise _Unusual
     return values
 
 
 def _not_null(values: Column) -> Column:
-    return [value for value in values if value is not None] if None in values else values
+    return [value for value in values if value is not None] if _has_nulls(values) else values
 
 
 def _with_nulls(values: Column, found: Column) -> Column:

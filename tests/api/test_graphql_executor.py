@@ -165,7 +165,7 @@ def _thing(choose: random.Random, depth: int, oddness: float) -> Any:
         maybe_colour=choose.choice([None, Colour.BLUE]),
         words=some(["a", "b"], None, [], ["a", None], "ab", 5, ("a",)),
         maybe_words=choose.choice([None, [], ["c", None]]),
-        one=some(one[0] if one else None, None, error, 5),
+        one=some(one[0] if one else None, None, error, 5),  # an error may be a value, too
         maybe_one=some(choose.choice([None, *below(1)]), error),
         many=some(below(2), None, error, [None], 5),
         maybe_many=choose.choice([None, [None, *below(1)], below(2)]),
