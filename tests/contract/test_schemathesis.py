@@ -20,7 +20,9 @@ def test_no_generated_request_finds_a_broken_promise(
     # JSON Schema cannot say "a path under this run" or "a recipe that exists", so a request that it
     # allows may rightly be refused.
     checks = ("--checks=all", "--exclude-checks=positive_data_acceptance")
-    options = (*checks, f"--max-examples={examples}", "--seed=1", "--workers=2")
+    # One worker: parsing Python in two threads confuses CPython 3.11 ("AST constructor recursion
+    # depth mismatch").
+    options = (*checks, f"--max-examples={examples}", "--seed=1", "--workers=1")
     done = subprocess.run(
         [SCHEMATHESIS, "run", f"{server.url}{description}", *options],
         cwd=tmp_path,  # it leaves its example database where it runs
