@@ -7,17 +7,24 @@ export-schema   print the GraphQL schema (`schema.graphql` is its copy)
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from app.main import load_settings, serve
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def main() -> None:
     """The entry point of the command `llm-train`."""
-    parser = argparse.ArgumentParser(
-        prog="llm-train", description="A control plane for LLM training."
-    )
+    # Ctrl-C just ends it, wherever it is: what matters is on disk, and uvicorn minds its own.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parser = _Parser(prog="llm-train", description="A control plane for LLM training.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, help: str) -> argparse.ArgumentParser:
@@ -47,34 +54,46 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def _serve(arguments: argparse.Namespace) -> None:
+    from app.main import load_settings, serve
+
     serve(load_settings(**_overrides(arguments)))
 
 
 def _demo(arguments: argparse.Namespace) -> None:
     from app.demo import run
+    from app.main import load_settings
 
     run(load_settings(**_overrides(arguments)), stay=not arguments.exit)
 
 
 def _migrate(arguments: argparse.Namespace) -> None:
+    from app.main import load_settings
     from app.store import migrate
+    from app.store.database import connect
 
     url = load_settings().database_url
-    before = migrate.revision(url)
-    if arguments.to == "base":
-        migrate.downgrade(url, "base")
-    else:
-        migrate.upgrade(url, arguments.to)
-    print(f"{before or 'empty'} → {migrate.revision(url) or 'empty'}")
+    try:
+        connect(url)  # knows what is wrong with a URL
+        before = migrate.revision(url)
+        if arguments.to == "base":
+            migrate.downgrade(url, "base")
+        else:
+            migrate.upgrade(url, arguments.to)
+        after = migrate.revision(url)
+    except Exception as error:  # of SQLite, psycopg, SQLAlchemy or Alembic: they share no class
+        sys.exit("llm-train: the database cannot be migrated: " + " ".join(str(error).split()))
+    print(f"{before or 'empty'} → {after or 'empty'}")
 
 
 def _export_schema(arguments: argparse.Namespace) -> None:
+    import app.main  # noqa: F401  (says what is not installed)
     from app.graphql.export import sdl
 
-    if arguments.check is None:
+    file: Path | None = arguments.check
+    if file is None:
         print(sdl(), end="")
-    elif arguments.check.read_text() != sdl():
-        sys.exit(f"{arguments.check} is stale: llm-train export-schema > {arguments.check}")
+    elif not file.is_file() or file.read_text() != sdl():
+        sys.exit(f"llm-train: {file} is missing or stale: llm-train export-schema > {file}")
 
 
 if __name__ == "__main__":

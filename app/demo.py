@@ -7,6 +7,7 @@ rate, marks the result as a release, and asks GraphQL for all of it at once.
 
 import json
 import logging
+import signal
 import sys
 import threading
 import time
@@ -179,6 +180,7 @@ def _compact(value: Any, indent: int = 2) -> str:
 def run(settings: Settings, *, stay: bool = True) -> None:
     """Serves and tells the story; then, if `stay`, serves until Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, handlers=[JsonLines.handler()])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     server, sock = bind(settings)
     url: str = server.config.app.state.api_url  # type: ignore[union-attr]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
@@ -198,5 +200,6 @@ def run(settings: Settings, *, stay: bool = True) -> None:
     except KeyboardInterrupt:
         pass
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more ends it at once
         server.should_exit = True
         thread.join()

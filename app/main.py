@@ -198,7 +198,8 @@ def _address(host: str, port: int) -> str:
 def serve(settings: Settings) -> None:
     """Serves until SIGINT or SIGTERM, and says where it does."""
     logging.basicConfig(level=settings.log_level.upper(), handlers=[JsonLines.handler()])
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for chatty in ("uvicorn", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     server, sock = bind(settings)
     server.run(sockets=[sock])
 

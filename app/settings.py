@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     introspection: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # For tests: where to die, e.g. "launch.spawned:kill".
-    failpoint: str | None = None
+    failpoint: Annotated[str, Field(pattern=":")] | None = None
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod

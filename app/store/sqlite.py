@@ -79,7 +79,10 @@ class SqliteDatabase(Database):
             self._writer = self._connect()
         except (sqlite3.Error, OSError, Unavailable) as error:
             self._close()
-            raise Unavailable(f"the database {self.path} cannot be used: {error}") from error
+            why = (isinstance(error, OSError) and error.strerror) or error
+            if isinstance(error, FileNotFoundError):
+                why = f"there is no directory {self.path.parent}"
+            raise Unavailable(f"the database {self.path} cannot be used: {why}") from error
 
     def _close(self) -> None:
         for connection in self._open:

@@ -1,0 +1,262 @@
+"""Each thing that a newcomer can get wrong is one clear line, from real processes."""
+
+import ctypes
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from app.cli import main
+from app.main import bind, load_settings
+from tests.support.server import REPOSITORY, running_server, wait_until
+
+SERVE = [sys.executable, "-m", "app.main"]
+CLI = [sys.executable, "-m", "app.cli"]
+TOKEN = "a-token-of-some-length"
+
+
+def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
+    """A clean environment with settings: `PORT="1"` is LLM_TRAIN_PORT; lower case is literal."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LLM_TRAIN_")}
+    told = {
+        "LLM_TRAIN_PORT": "0",
+        "LLM_TRAIN_DATA_DIR": str(tmp_path / "data"),
+        "LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}",
+    }
+    return clean | told | {f"LLM_TRAIN_{name}": value for name, value in settings.items()}
+
+
+def line(
+    command: list[str],
+    env: dict[str, str],
+    status: int = 1,
+    before: Callable[[], None] | None = None,
+) -> str:
+    """The one line on stderr with which a command ends, and nothing else."""
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60,
+        preexec_fn=before,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("llm-train"), done.stderr
+    return done.stderr.removesuffix("\n")
+
+
+Here = Callable[..., str]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """The line with which a start in this process ends: as `line`, without a process."""
+
+    def start(**settings: str) -> str:
+        for name, value in environment(tmp_path, **settings).items():
+            if name.startswith("LLM_TRAIN_"):
+                monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            bind(load_settings())
+        told = ended.value.code
+        assert isinstance(told, str) and told.startswith("llm-train: ") and "\n" not in told
+        return told
+
+    return start
+
+
+@pytest.mark.parametrize("command", [SERVE, [*CLI, "serve"]], ids=["app.main", "llm-train serve"])
+def test_the_port_is_taken(tmp_path: Path, command: list[str]) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = str(taken.getsockname()[1])
+        told = line(command, environment(tmp_path, PORT=port))
+    assert f"127.0.0.1:{port}: address already in use" in told and "LLM_TRAIN_PORT" in told
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"HOST": "192.0.2.1", "API_TOKEN": TOKEN}, "192.0.2.1:0: cannot assign requested address"),
+        ({"HOST": "no-such-name.invalid", "API_TOKEN": TOKEN}, "no-such-name.invalid:0: "),
+        ({"HOST": "0.0.0.0"}, "set LLM_TRAIN_API_TOKEN"),
+        ({"HOST": "::"}, "set LLM_TRAIN_API_TOKEN"),
+        ({"HOST": ""}, "LLM_TRAIN_HOST: "),
+        ({"HOST": "0.0.0.0", "API_TOKEN": "short"}, "LLM_TRAIN_API_TOKEN: "),
+        ({"API_TOKEN": "with spaces inside it"}, "LLM_TRAIN_API_TOKEN: "),
+        ({"PORT": "eighty"}, "LLM_TRAIN_PORT: "),
+        ({"PORT": "65536"}, "LLM_TRAIN_PORT: "),
+        ({"MAX_LOCAL_RUNS": "0"}, "LLM_TRAIN_MAX_LOCAL_RUNS: "),
+        ({"LOG_LEVEL": "loud"}, "LLM_TRAIN_LOG_LEVEL: "),
+        ({"ALLOWED_HOSTS": "http://a.example"}, "LLM_TRAIN_ALLOWED_HOSTS: 'http://a.example'"),
+        ({"ALLOWED_HOSTS": "*"}, "LLM_TRAIN_ALLOWED_HOSTS: '*'"),
+        ({"DATABASE_URL": "mysql://x"}, "sqlite:///FILE or postgresql+psycopg://"),
+        ({"DATABASE_URL": "sqlite:///:memory:"}, "sqlite:///FILE or postgresql+psycopg://"),
+        ({"DATABASE_URL": "sqlite:////no/such/place/app.db"}, "no directory /no/such/place"),
+        ({"DATABASE_URL": "postgresql+psycopg://me:geheim@127.0.0.1:1/x"}, "PostgreSQL database"),
+        ({"DATA_DIR": "/dev/null/data"}, "/dev/null/data: "),
+        ({"RECIPES": "/no/such/recipes.toml"}, "/no/such/recipes.toml: no such file"),
+        ({"RECIPES": "/dev"}, "/dev: is a directory"),
+        ({"RECIPES": str(REPOSITORY / "README.md")}, "README.md: not valid TOML"),
+        ({"FAILPOINT": "launch.spawned:dance"}, "'dance' is no action"),
+    ],
+    ids=lambda value: "&".join(map("=".join, value.items())) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_a_setting_that_cannot_be(here: Here, settings: dict[str, str], expected: str) -> None:
+    told = here(**settings)
+    assert expected.lower() in told.lower()
+    assert "geheim" not in told  # no password in a log
+
+
+def test_a_recipes_file_that_is_wrong_names_the_place(here: Here, tmp_path: Path) -> None:
+    file = tmp_path / "recipes.toml"
+    file.write_text('[recipes.mine]\ncommand = "train.sh"\n')
+    told = here(RECIPES=str(file))
+    assert f"{file}: [recipes.mine] command:" in told
+
+
+def test_a_file_that_is_no_database(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "app.db").write_text("Dear diary, " * 1000)
+    assert "file is not a database" in here()
+    assert (tmp_path / "app.db").read_text().startswith("Dear diary")
+
+
+def test_a_database_of_a_newer_version_is_left_alone(here: Here, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "app.db")) as database:
+        database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        database.execute("INSERT INTO alembic_version VALUES ('9999')")
+        database.commit()
+    assert "newer version" in here()
+
+
+def like_anyone() -> None:
+    """Takes from root what makes it write where it may not; changes nothing for others."""
+    libc = ctypes.CDLL(None)
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+def test_places_that_may_not_be_written(tmp_path: Path) -> None:
+    sealed = tmp_path / "sealed"
+    sealed.mkdir()
+    (sealed / "app.db").touch()
+    sealed.chmod(0o555)
+    told = line(
+        SERVE, environment(tmp_path, DATABASE_URL=f"sqlite:///{sealed}/app.db"), before=like_anyone
+    )
+    assert f"the database {sealed}/app.db cannot be used: Permission denied" in told
+    told = line(SERVE, environment(tmp_path, DATA_DIR=str(sealed / "data")), before=like_anyone)
+    assert f"{sealed}/data: Permission denied" in told
+    (tmp_path / "app.db").unlink()
+    (tmp_path / "app.db").touch(0o444)
+    told = line(SERVE, environment(tmp_path), before=like_anyone)
+    assert "readonly database" in told
+
+
+def test_a_second_server_on_the_same_database(tmp_path: Path) -> None:
+    with running_server(tmp_path):
+        told = line(SERVE, environment(tmp_path))
+    assert f"{tmp_path}/app.db cannot be used: another server is using it" in told
+
+
+@pytest.mark.parametrize(
+    ("missing", "command", "advice"),
+    [
+        ("uvicorn", SERVE, "pip install llm-train-api"),
+        ("sqlmodel", [*CLI, "serve"], "pip install llm-train-api"),
+        ("strawberry", [*CLI, "export-schema"], "pip install llm-train-api"),
+        ("numpy", [*CLI, "demo"], "llm-train-api[demo]"),
+        ("psycopg", SERVE, "llm-train-api[postgres]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_dependency_is_not_installed(
+    tmp_path: Path, missing: str, command: list[str], advice: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
+    more = {"DATABASE_URL": "postgresql+psycopg://127.0.0.1:1/x"} if missing == "psycopg" else {}
+    env = environment(tmp_path, **more) | {"PYTHONPATH": str(tmp_path)}
+    told = line(command, env)
+    assert advice in told and (missing in told or missing == "psycopg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "expected"),
+    [
+        ([], 2, "required: COMMAND"),
+        (["train"], 2, "invalid choice: 'train'"),
+        (["serve", "--prot", "1"], 2, "unrecognized arguments: --prot"),
+        (["serve", "--port", "x"], 2, "--port: invalid int value: 'x'"),
+        (["serve", "--port", "99999"], 1, "LLM_TRAIN_PORT: "),
+        (["migrate", "--to", "9999"], 1, "9999"),
+        (["migrate", "--to", "-"], 1, "cannot be migrated"),
+        (["export-schema", "--check", "/no/such/schema.graphql"], 1, "is missing or stale"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_that_is_wrong(
+    tmp_path: Path,
+    arguments: list[str],
+    status: int,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["llm-train", *arguments])
+    monkeypatch.setenv("LLM_TRAIN_DATABASE_URL", f"sqlite:///{tmp_path}/app.db")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr().err or f"{ended.value.code}\n"
+    assert ended.value.code == status or status == 1
+    assert told.startswith("llm-train") and told.count("\n") == 1 and expected in told
+
+
+# Ctrl-C.
+
+
+def interrupted(
+    command: list[str], env: dict[str, str], ready: Callable[[str], bool], within: float
+) -> str:
+    """What a command had printed when Ctrl-C ended it, cleanly and soon."""
+    output = Path(env["LLM_TRAIN_DATA_DIR"]).parent / "output"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=env | {"PYTHONUNBUFFERED": "1"}, stdout=file,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_until(
+            lambda: ready(output.read_text()) or process.poll() is not None,
+            lambda: f"it is ready to be interrupted: {output.read_text()}",
+            60,
+        )
+        assert process.poll() is None, output.read_text()
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        status = process.wait(30)
+        assert time.monotonic() - began < within
+    finally:
+        process.kill()
+        process.wait()
+    assert status in (0, 130, -signal.SIGINT)
+    assert "Traceback" not in output.read_text()
+    return output.read_text()
+
+
+@pytest.mark.parametrize("command", [SERVE, [*CLI, "serve"]], ids=["app.main", "llm-train serve"])
+def test_ctrl_c_ends_a_quiet_server(tmp_path: Path, command: list[str]) -> None:
+    told = interrupted(command, environment(tmp_path), lambda text: "serving on" in text, 3)
+    assert told.count("\n") == 1
+    assert '"message": "serving on http://127.0.0.1:' in told
+
+
+@pytest.mark.parametrize("command", [SERVE, [*CLI, "serve"]], ids=["app.main", "llm-train serve"])
+def test_ctrl_c_while_it_is_still_starting(tmp_path: Path, command: list[str]) -> None:
+    env = environment(tmp_path) | {"PYTHONVERBOSE": "1"}
+    assert interrupted(command, env, lambda text: "import 'fastapi" in text, 3)
