@@ -52,6 +52,11 @@ class Context:
         batch.append(_Asked(keys, loop.create_future()))
         return batch[-1].answer
 
+    def cancel(self) -> None:
+        """Gives up the reads that are under way."""
+        for task in self._tasks:
+            task.cancel()
+
     def _start(self, name: Hashable, read: Reader, long: bool) -> None:
         task = asyncio.create_task(self._finish(self._batches.pop(name), read, long))
         self._tasks.add(task)

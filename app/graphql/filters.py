@@ -152,10 +152,22 @@ class CheckpointOrder:
 
 
 def given(values: Any) -> dict[str, Any]:
-    """The fields of an input that were given."""
+    """The fields of an input that were given. Raises InvalidInput for a NUL in one.
+
+    No database takes that, PostgreSQL not even to find nothing.
+    """
     if values is None:
         return {}
     named = {each.name: getattr(values, each.name) for each in fields(values)}
+    for name, value in named.items():
+        if any(
+            "\0" in text
+            for text in (value if isinstance(value, list) else [value])
+            if isinstance(text, str)
+        ):
+            raise InvalidInput(
+                "A text must not hold NUL.", errors=[{"pointer": f"/{name}", "detail": "has NUL"}]
+            )
     return {name: value for name, value in named.items() if value is not None}
 
 
@@ -163,8 +175,8 @@ def filters(chosen: Any) -> dict[str, Any]:
     """A filter input as the filters of a listing."""
     found = given(chosen)
     if "metric" in found:
-        wanted = found["metric"]
-        found["metric"] = (wanted.key, wanted.min, wanted.max)
+        wanted = given(found["metric"])
+        found["metric"] = (wanted["key"], wanted.get("min"), wanted.get("max"))
     return found
 
 
@@ -172,7 +184,7 @@ def order(chosen: Any, listed: Listing[Any]) -> Order:
     """An order input as the order of a listing. Raises InvalidInput."""
     if chosen is None:
         return Order("seq", descending=False) if listed is EVENTS else Order("created_at")
-    metric_key = getattr(chosen, "metric_key", None)
+    metric_key = given(chosen).get("metric_key")
     if (chosen.field.value == "metric") != (metric_key is not None):
         raise InvalidInput("`metricKey` goes with the field METRIC, and METRIC with `metricKey`.")
     return Order(chosen.field.value, chosen.direction is OrderDirection.DESC, metric_key)

@@ -31,15 +31,18 @@ CHARACTERS = 200_000
 TOKENS = 4_000
 DEPTH = 20
 FIELDS = 1_000
+ALIASES = 50
+PAIRS = 5_000
 NODES = 10_000
 SECONDS = 20.0
 
 
 class _Size(NamedTuple):
-    """Of a selection: levels, fields (with repetitions), objects in the answer."""
+    """Of a selection: levels, fields (with repetitions), aliases, objects in the answer."""
 
     depth: int = 0
     fields: int = 0
+    aliases: int = 0
     nodes: int = 0
 
 
@@ -50,20 +53,77 @@ def check(
     variables: dict[str, Any],
 ) -> int:
     """The objects that the answer may hold. Raises GraphQLError beyond a limit."""
-    walk = _Walk(schema, document, variables)
+    defaults = {
+        each.variable.name.value: each.default_value
+        for each in operation.variable_definitions or ()
+    }
+    walk = _Walk(schema, document, defaults | variables)
     root = schema.get_root_type(operation.operation)
     size = walk.selections(operation.selection_set, root, 1)
     for measured, most, what in (
         (size.depth, DEPTH, "levels deep"),
         (size.fields, FIELDS, "fields, counting fragments wherever they are used"),
-        (size.nodes, NODES, "objects that the answer may hold; ask for smaller pages"),
+        (size.aliases, ALIASES, "aliases"),
+        (size.nodes, NODES, "objects that the answer may hold (ask for smaller pages)"),
     ):
         if measured > most:
-            raise GraphQLError(
-                f"The operation is too large: {measured:,} {what}; at most {most:,}.",
-                extensions={"code": "too_complex", "cost": {"nodes": size.nodes, "maximum": NODES}},
+            raise _too_complex(
+                f"The operation is too large: {measured:,} {what}; at most {most:,}."
             )
     return size.nodes
+
+
+def _too_complex(message: str) -> GraphQLError:
+    return GraphQLError(message, extensions={"code": "too_complex"})
+
+
+def check_repetitions(document: DocumentNode) -> None:
+    """Refuses what asks for the same fields again and again. Raises GraphQLError.
+
+    Validation compares all fields that answer under one name in one place with each other: of
+    three hundred equal fields, each of which has two more below, it takes seconds.
+    """
+    fragments = _fragments(document)
+    left = PAIRS
+
+    def merge(selected: list[SelectionSetNode], depth: int) -> None:
+        nonlocal left
+        below: dict[str, list[SelectionSetNode]] = {}
+        found: dict[str, int] = {}
+        seen: set[str] = set()
+        waiting = list(selected)
+        while waiting:
+            for each in waiting.pop().selections:
+                if isinstance(each, FieldNode):
+                    name = (each.alias or each.name).value
+                    left -= 1 + found.get(name, 0)
+                    found[name] = found.get(name, 0) + 1
+                    if each.selection_set:
+                        below.setdefault(name, []).append(each.selection_set)
+                elif isinstance(each, InlineFragmentNode):
+                    waiting.append(each.selection_set)
+                elif isinstance(each, FragmentSpreadNode) and each.name.value not in seen:
+                    seen.add(each.name.value)
+                    if each.name.value in fragments:
+                        waiting.append(fragments[each.name.value].selection_set)
+                if left < 0:
+                    raise _too_complex("The document asks for the same fields too many times.")
+        if depth < DEPTH:
+            for sets in below.values():
+                merge(sets, depth + 1)
+
+    for definition in document.definitions:
+        selection_set = getattr(definition, "selection_set", None)
+        if selection_set is not None:
+            merge([selection_set], 0)
+
+
+def _fragments(document: DocumentNode) -> dict[str, FragmentDefinitionNode]:
+    return {
+        each.name.value: each
+        for each in document.definitions
+        if isinstance(each, FragmentDefinitionNode)
+    }
 
 
 class _Walk:
@@ -72,18 +132,14 @@ class _Walk:
     ) -> None:
         self.schema = schema
         self.variables = variables
-        self.fragments = {
-            each.name.value: each
-            for each in document.definitions
-            if isinstance(each, FragmentDefinitionNode)
-        }
+        self.fragments = _fragments(document)
         self.known: dict[tuple[str, str, int], _Size] = {}
 
     def selections(
         self, selected: SelectionSetNode | None, parent: GraphQLNamedType | None, page: int
     ) -> _Size:
         """`page`: how many rows the connection has whose fields these are."""
-        depth = fields = nodes = 0
+        depth = fields = aliases = nodes = 0
         for each in selected.selections if selected else ():
             if isinstance(each, FieldNode):
                 size = self.field(each, parent, page)
@@ -96,8 +152,9 @@ class _Walk:
                 size = self.fragment(each.name.value, page)
             depth = max(depth, size.depth)
             fields += size.fields
+            aliases += size.aliases
             nodes += size.nodes
-        return _Size(depth, fields, nodes)
+        return _Size(depth, fields, aliases, nodes)
 
     def fragment(self, name: str, page: int) -> _Size:
         fragment = self.fragments.get(name)
@@ -115,29 +172,30 @@ class _Walk:
     def field(self, node: FieldNode, parent: GraphQLNamedType | None, page: int) -> _Size:
         name = node.name.value
         definition = getattr(parent, "fields", {}).get(name)
-        if node.selection_set is None or definition is None:
-            below = self.selections(node.selection_set, None, 1)
-            return _Size(below.depth + 1, below.fields + 1, below.nodes)
-        kind = get_named_type(definition.type)
-        rows = 1
-        if kind.name.endswith("Connection"):
-            inside = self.selections(node.selection_set, kind, self.page(node))
-            return _Size(inside.depth + 1, inside.fields + 1, inside.nodes)
-        if name in ("nodes", "edges") and parent is not None and parent.name.endswith("Connection"):
-            rows = page
-        elif name == "nodes":
-            rows = self.length(node, "ids")
-        below = self.selections(node.selection_set, kind, 1)
-        own = 0 if name == "node" and parent is not None and parent.name.endswith("Edge") else 1
-        return _Size(below.depth + 1, below.fields + 1, rows * (own + below.nodes))
+        kind = get_named_type(definition.type) if definition else None
+        connected = kind is not None and kind.name.endswith("Connection")
+        below = self.selections(node.selection_set, kind, self.page(node) if connected else 1)
+        nodes = below.nodes
+        if kind is not None and node.selection_set is not None and not connected:
+            nodes += not (parent.name.endswith("Edge") and name == "node") if parent else 0
+            if name == "nodes" and parent is not None and parent.name == "Query":
+                nodes *= self.length(node, "ids")
+            elif name in ("nodes", "edges"):
+                nodes *= page
+        return _Size(
+            below.depth + 1, below.fields + 1, below.aliases + (node.alias is not None), nodes
+        )
 
     def argument(self, node: FieldNode, name: str) -> Any:
         """The value of an argument, as written or from the variables."""
         for each in node.arguments or ():
             if each.name.value == name:
-                if isinstance(each.value, VariableNode):
-                    return self.variables.get(each.value.name.value)
-                return each.value
+                value = each.value
+                return (
+                    self.variables.get(value.name.value)
+                    if isinstance(value, VariableNode)
+                    else value
+                )
         return None
 
     def page(self, node: FieldNode) -> int:

@@ -210,10 +210,10 @@ async def perform(
 
     `use_case` gets the input's fields that were given and answers the payload's rows.
     """
-    context, values = info.context, _plain(chosen)
-    key = values.pop("idempotency_key", None)
-    replayed = False
+    context, replayed = info.context, False
     try:
+        values = _plain(chosen)
+        key = values.pop("idempotency_key", None)
         if key is None:
             rows = await context.db.write(use_case, values)
         else:

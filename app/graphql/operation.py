@@ -18,7 +18,9 @@ from graphql import (
     get_operation_ast,
     parse,
 )
+from strawberry.exceptions import MissingQueryError
 from strawberry.extensions import MaskErrors
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.schema.schema import validate_document
 
 from app.errors import ServiceError
@@ -37,6 +39,10 @@ def _parse(query: str) -> DocumentNode:
 def _validate(
     schema: GraphQLSchema, document: DocumentNode, rules: tuple[Any, ...]
 ) -> list[GraphQLError]:
+    try:
+        limits.check_repetitions(document)
+    except GraphQLError as error:
+        return [error]
     return validate_document(schema, document, rules)
 
 
@@ -118,10 +124,19 @@ def subscribes(query: str, name: str | None) -> bool:
     return False
 
 
+_CLIENTS = (
+    ServiceError, GraphQLError, CannotGetOperationTypeError, InvalidOperationTypeError,
+    MissingQueryError,
+)  # fmt: skip
+
+
 def is_bug(error: GraphQLError) -> bool:
     """Whether this is no fault of the client's."""
     original = error.original_error
-    return original is not None and not isinstance(original, ServiceError | GraphQLError)
+    if original is None or isinstance(original, _CLIENTS):
+        return False
+    # What has a place in the document and none in the answer is a value that was refused.
+    return error.path is not None or not error.nodes
 
 
 def log_bugs(errors: list[GraphQLError]) -> None:

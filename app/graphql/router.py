@@ -182,6 +182,7 @@ class GraphQLApp(GraphQL[Context, None]):
         except CannotGetOperationTypeError as error:
             raise Refused(400, error.as_http_error_reason()) from None
         except TimeoutError:
+            kwargs["context"].cancel()
             raise Refused(
                 503, f"The operation took longer than {limits.SECONDS:g} s.", "timeout"
             ) from None

@@ -26,7 +26,9 @@ class Schema(strawberry.Schema):
             types=[Experiment, Run, Checkpoint, Event],
             extensions=[Operation if introspection else Closed],
             execution_context_class=FastExecutor,
-            config=StrawberryConfig(scalar_map=SCALARS),
+            config=StrawberryConfig(
+                scalar_map=SCALARS, disable_field_suggestions=not introspection
+            ),
         )
         for each in self._schema.type_map.values():
             if isinstance(each, GraphQLObjectType):

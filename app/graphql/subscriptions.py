@@ -9,7 +9,9 @@ from typing import Annotated
 
 import strawberry
 
+from app.domain.ids import is_id
 from app.domain.lifecycle import TERMINAL
+from app.errors import NotFound
 from app.graphql.describe import Info, output, subscription
 from app.graphql.queries import Id
 from app.graphql.scalars import Long
@@ -28,6 +30,12 @@ AfterSeq = Annotated[
 ]
 
 
+def checked(id: str, prefix: str) -> None:
+    """Raises NotFound for what is no id."""
+    if not is_id(id, prefix):
+        raise NotFound(f"There is nothing with the id {id!r}.")
+
+
 def _history(tx: Tx, experiment_id: str, seq: int | None) -> tuple[list[tables.Event], int]:
     """The next events after `seq`, and the last `seq` of the experiment."""
     last = experiments.get(tx, experiment_id).last_seq
@@ -42,6 +50,7 @@ class Subscription:
     async def run(self, info: Info, id: Id) -> AsyncIterator[Run]:
         """A run: as it is now, then whenever it changes, until it has ended."""
         db = info.context.db
+        checked(id, "run")
         seen: tables.Run | None = None
         with db.changes.subscribe(id) as changed:
             while seen is None or seen.status not in TERMINAL:
@@ -59,6 +68,7 @@ class Subscription:
     ) -> AsyncIterator[Event]:
         """The history of a run as it is written, until it has ended."""
         db = info.context.db
+        checked(run_id, "run")
         seq: int | None = after_seq
         with db.changes.subscribe(run_id) as changed:
             while True:
@@ -80,6 +90,7 @@ class Subscription:
     ) -> AsyncIterator[Event]:
         """The history of an experiment as it is written."""
         db = info.context.db
+        checked(experiment_id, "exp")
         seq: int | None = after_seq
         with db.changes.subscribe(experiment_id) as changed:
             while True:

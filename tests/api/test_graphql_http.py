@@ -1,0 +1,261 @@
+"""/graphql before strangers: everything odd is a clear refusal, quickly, and nothing changes."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graphql import get_introspection_query
+
+from app.graphql import limits
+from tests.api.conftest import Api, running
+from tests.support.graphql import Graph
+
+JSON = {"Content-Type": "application/json"}
+MODERN = "application/graphql-response+json"
+TYPENAME = '{"query": "{__typename}"'
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with running(tmp_path_factory.mktemp("http")) as api:
+        Graph(api.send).experiment()
+        yield api
+
+
+def post(api: Api, content: bytes | str, content_type: str = "application/json") -> Any:
+    return api.send("POST", "/graphql", content=content, headers={"Content-Type": content_type})
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "status"),
+    [
+        (b'{"query": "{__typename}\xff"}', "application/json", 400),
+        (TYPENAME + ', "variables": {"a": ' + "9" * 5000 + "}}", "application/json", 400),
+        (TYPENAME + ', "variables": {"a": ' + "[" * 10**5 + "]" * 10**5 + "}}",
+         "application/json", 400),
+        (TYPENAME + ', "variables": {"a": NaN}}', "application/json", 400),
+        (TYPENAME + ', "variables": {"a": "\\ud800"}}', "application/json", 400),
+        (TYPENAME + ', "variables": [1]}', "application/json", 400),
+        (TYPENAME + ', "variables": "{}"}', "application/json", 400),
+        (TYPENAME + ', "extensions": []}', "application/json", 400),
+        (TYPENAME + ', "operationName": 5}', "application/json", 400),
+        (TYPENAME + ', "operationName": "Other"}', "application/json", 400),
+        ('{"query": 5}', "application/json", 400),
+        ('{"query": ""}', "application/json", 400),
+        ("{}", "application/json", 400),
+        ("", "application/json", 400),
+        ("null", "application/json", 400),
+        (f"[{TYPENAME}}}]", "application/json", 400),
+        (TYPENAME + "}", "text/plain", 415),
+        (TYPENAME + "}", "text/plain; application/json", 415),
+        (TYPENAME + "}", "", 415),
+        ("query={__typename}", "application/x-www-form-urlencoded", 415),
+        ('--b\r\nContent-Disposition: form-data; name="operations"\r\n\r\n{}\r\n--b--\r\n',
+         "multipart/form-data; boundary=b", 415),
+        (b'{"query": "' + b"a" * 9_000_000 + b'"}', "application/json", 413),
+        (b'{"query": "#' + b"a" * 300_000 + b'\\n{__typename}"}', "application/json", 400),
+    ],
+)  # fmt: skip
+def test_what_is_no_request_is_refused(
+    api: Api, content: Any, content_type: str, status: int
+) -> None:
+    before = api.digest()
+    answer = post(api, content, content_type)
+    assert answer.status_code == status
+    (error,) = answer.json()["errors"]
+    assert error["extensions"]["code"]
+    assert api.digest() == before
+
+
+CREATE = 'mutation { createExperiment(input: {name: "a", taskType: "t"}) { replayed } }'
+
+
+def test_mutations_come_by_post_only_and_never_from_a_form(api: Api) -> None:
+    before = api.digest()
+    for query in (CREATE, "query A { __typename } " + CREATE.replace("mutation", "mutation B")):
+        for name in (None, "B"):
+            params = {"query": query} | ({"operationName": name} if name else {})
+            answer = api.send("GET", "/graphql", params=params)
+            assert "errors" in answer.json()
+            if name or query == CREATE:
+                assert answer.status_code in (400, 405)
+    refused = api.send("GET", "/graphql", params={"query": CREATE})
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    stream = {"Accept": "text/event-stream"}
+    streamed = api.send("GET", "/graphql", params={"query": CREATE}, headers=stream)
+    assert "not allowed" in streamed.text
+    assert api.digest() == before
+    found = api.send("GET", "/graphql", params={"query": "{__typename}"})
+    assert found.json()["data"] == {"__typename": "Query"}
+
+
+def test_several_operations_need_a_name(api: Api) -> None:
+    graph, query = Graph(api.send), "query A { __typename } " + CREATE.replace("{ c", "B { c", 1)
+    before = api.digest()
+    (error,) = graph.ask(query)["errors"]
+    assert "operationName" in error["message"]
+    body = {"query": query, "operationName": "A"}
+    assert api.send("POST", "/graphql", json=body).json()["data"] == {"__typename": "Query"}
+    assert api.digest() == before
+
+
+def _doubling(count: int, on: str, inner: str) -> str:
+    """Fragments of which each holds the next one twice."""
+    fragments = " ".join(
+        f"fragment F{i} on {on} {{ {inner.replace('X', f'...F{i + 1}')} }}" for i in range(count)
+    )
+    return f"{fragments} fragment F{count} on {on} {{ __typename }}"
+
+
+PAGES = "experiments(first: N) { nodes { runs(first: N) { nodes { children(first: N) { nodes { id }"
+CLOSE = " } } } } } }"
+TOO_COMPLEX = {
+    "tokens": "{" + "__typename " * 5_000 + "}",
+    "aliases": "{" + " ".join(f"a{i}: __typename" for i in range(60)) + "}",
+    "10 k aliases": "{" + " ".join(f"a{i}: __typename" for i in range(10_000)) + "}",
+    "fields": "{" + " ".join("experiments { nodes { id name goal } }" for _ in range(300)) + "}",
+    "repetitions": "{" + " ".join("experiments { nodes { id } }" for _ in range(150)) + "}",
+    "depth": '{ run(id: "x") ' + "{ parent " * 25 + "{ id }" + "}" * 26,
+    "syntax depth": "{ a " * 1_500,
+    "pages": "{" + PAGES.replace("N", "100") + CLOSE,
+    "pages by variables": "query ($n: Int) {" + PAGES.replace("N", "$n") + CLOSE,
+    "pages by defaults": "query ($n: Int = 100) {" + PAGES.replace("N", "$n").replace("$n", "$n")
+    + CLOSE,
+    "edges": "{" + PAGES.replace("N", "100").replace("nodes {", "edges { node {", 1)
+    + CLOSE + " }",
+    "doubled": "{ ...F0 } " + _doubling(40, "Query", "X X"),
+    "doubled below": '{ run(id: "x") { ...F0 } } '
+    + _doubling(12, "Run", "parent { X } root { X }"),
+    "unused fragments": "{ __typename } fragment F on Query {"
+    + "experiments { nodes { id } } " * 200 + "}",
+    "deep literal": "mutation { createExperiment(input: {paramConfig: " + "[" * 900 + "]" * 900
+    + "}) { replayed } }",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOO_COMPLEX)
+def test_what_costs_too_much_is_refused_before_it_costs(api: Api, name: str) -> None:
+    body: dict[str, Any] = {"query": TOO_COMPLEX[name]}
+    if name == "pages by variables":
+        body["variables"] = {"n": 100}
+    start = time.process_time()
+    answer = api.send("POST", "/graphql", json=body)
+    spent = time.process_time() - start
+    errors = answer.json()["errors"]
+    assert "data" not in answer.json()
+    assert errors[0]["extensions"]["code"] in ("too_complex", "bad_request"), errors
+    if not name.startswith(("tokens", "10 k", "syntax", "deep literal")):  # refused by the parser
+        assert errors[0]["extensions"]["code"] == "too_complex", errors
+    assert spent < 1, f"{spent:.2f} s of CPU"
+
+
+def test_a_limit_leaves_room_for_what_people_ask(api: Api) -> None:
+    graph = Graph(api.send)
+    found = graph.ask(get_introspection_query(input_value_deprecation=True))
+    assert "errors" not in found
+    page = "experiments(first: 10) { nodes { runs(first: 20) { nodes { checkpoints(first: 20) {"
+    found = graph.ask("{" + page + " nodes { id } } } } } } }")
+    assert found["extensions"]["cost"] == {
+        "nodes": 10 * (1 + 20 * (1 + 20)), "maximum": limits.NODES,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "{ runs(first: 0) { totalCount } }",
+        "{ runs(first: 101) { totalCount } }",
+        "{ runs(first: 1, last: 1) { totalCount } }",
+        '{ runs(after: "x") { nodes { id } } }',
+        "{ runs(orderBy: {field: METRIC}) { nodes { id } } }",
+        '{ runs(filter: {search: "\\u0000"}) { nodes { id } } }',
+        '{ runs(filter: {experimentId: "\\u0000"}) { nodes { id } } }',
+        '{ runs(filter: {tags: ["\\u0000"]}) { nodes { id } } }',
+        '{ runs(filter: {metric: {key: "\\u0000"}}) { nodes { id } } }',
+        '{ experiments(filter: {createdAfter: "tomorrow"}) { totalCount } }',
+        '{ experiments(filter: {createdAfter: "2026-01-01T00:00:00"}) { totalCount } }',
+        '{ experiments(filter: {createdAfter: "0001-01-01T00:00:00+14:00"}) { totalCount } }',
+        "{ runs(first: " + "9" * 5000 + ") { totalCount } }",
+        'query ($a: Int = 5, $a: Int = 6) { run(id: "x") { id } }',
+        "{ ...A } fragment A on Query { ...B } fragment B on Query { ...A }",
+        "{ __typename @skip }",
+        "subscription { __typename }",
+    ],
+)
+def test_a_wrong_argument_is_the_clients_error(
+    api: Api, query: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = api.send("POST", "/graphql", json={"query": query}).json()
+    codes = {error["extensions"]["code"] for error in answer["errors"]}
+    assert codes <= {"invalid_input", "bad_request"}
+    assert not answer.get("data")
+    assert not caplog.records
+
+
+def test_whatever_an_id_is_it_finds_nothing(api: Api) -> None:
+    graph = Graph(api.send)
+    for id in ("", "\\u0000", "run_", "run_" + "é" * 26, "../x", "x" * 10_000, "exp_:1", ":1"):
+        query = f'{{ node(id: "{id}") {{ id }} run(id: "{id}") {{ id }} }}'
+        assert graph.data(query) == {"node": None, "run": None}
+        payload = graph.data(
+            f'mutation {{ cancelRun(input: {{runId: "{id}"}}) {{ userErrors {{ code }} }} }}'
+        )["cancelRun"]
+        assert payload["userErrors"][0]["code"] in ("not_found", "invalid_input")
+
+
+def test_the_modern_media_type_tells_by_status_that_nothing_was_executed(api: Api) -> None:
+    for accept, query, status in (
+        (MODERN, "{ __typename }", 200),
+        (MODERN, "{ nothing }", 400),
+        (MODERN, "{", 400),
+        (MODERN, "{ runs(first: 0) { totalCount } }", 200),
+        ("application/json", "{ nothing }", 200),
+        ("*/*", "{ nothing }", 200),
+        (f"text/event-stream, {MODERN}, multipart/mixed", "{ __typename }", 200),
+    ):
+        headers = {"Accept": accept}
+        answer = api.send("POST", "/graphql", json={"query": query}, headers=headers)
+        assert answer.status_code == status, (accept, query)
+        kind = MODERN if MODERN in accept else "application/json"
+        assert answer.headers["content-type"] == f"{kind}; charset=utf-8"
+        assert ("data" in answer.json()) == (status == 200 and "nothing" not in query)
+
+
+def test_a_persisted_query_is_sent_once(api: Api) -> None:
+    query = "{ experiments { totalCount } }"
+    sha256 = hashlib.sha256(query.encode()).hexdigest()
+    extensions = {"persistedQuery": {"version": 1, "sha256Hash": sha256}}
+
+    def send(**body: Any) -> Any:
+        return api.send("POST", "/graphql", json=body | {"extensions": extensions}).json()
+
+    assert send()["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_NOT_FOUND"
+    assert send(query=query)["data"] == {"experiments": {"totalCount": 1}}
+    assert send()["data"] == {"experiments": {"totalCount": 1}}
+    assert "hash" in send(query="{ __typename }")["errors"][0]["message"]
+    assert send()["data"] == {"experiments": {"totalCount": 1}}
+
+
+def test_the_schema_can_be_kept_to_oneself(tmp_path: Path) -> None:
+    with running(tmp_path, introspection=False) as api:
+        graph = Graph(api.send)
+        errors = graph.ask("{ __schema { types { name } } }")["errors"]
+        assert all("introspection" in error["message"] for error in errors)
+        (error,) = graph.ask("{ expriments { totalCount } }")["errors"]
+        assert "experiments" not in error["message"]
+        assert graph.data("{ __typename }") == {"__typename": "Query"}
+
+
+def test_an_operation_has_a_limit_in_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SECONDS", 0.05)
+
+    def slow(*_: Any) -> Any:
+        time.sleep(0.3)
+
+    monkeypatch.setattr("app.services.keyset.count", slow)
+    answer = api.send("POST", "/graphql", json={"query": "{ runs { totalCount } }"})
+    assert answer.status_code == 503
+    assert answer.json()["errors"][0]["extensions"]["code"] == "timeout"
