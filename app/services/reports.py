@@ -48,7 +48,8 @@ class MetricColumns(Request):
 
     @model_validator(mode="after")
     def _equally_long(self) -> "MetricColumns":
-        if len({len(self.steps), len(self.values), len(self.wall_times or self.steps)}) != 1:
+        wall_times = self.steps if self.wall_times is None else self.wall_times
+        if not len(self.steps) == len(self.values) == len(wall_times):
             raise ValueError("steps, values and wall_times must be equally long")
         return self
 

@@ -1,0 +1,127 @@
+"""REST lists, and /detail of an experiment that outgrew one answer."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from app.rest import routes
+from tests.api.conftest import Api, running
+from tests.support.database import Databases
+from tests.support.story import Json, Story
+
+
+@pytest.fixture(scope="module")
+def api(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    url = databases.migrated()
+    with running(tmp_path_factory.mktemp("api"), database_url=url) as api:
+        yield api
+    databases.drop(url)
+
+
+@pytest.fixture
+def story(api: Api) -> Story:
+    """Twelve runs of three models; every third has reported, every fourth is cancelled."""
+    story = Story(api.send)
+    for number in range(12):
+        trainer = story.submit(model=f"model-{number % 3}")
+        if number % 3 == 0:
+            trainer.report(points=[{"key": "loss", "step": number, "value": 12.0 - number}])
+        if number % 4 == 0:
+            story.ok("POST", f"{trainer.path}/cancel")
+    return story
+
+
+def paged(story: Story, name: str, **asked: object) -> list[Json]:
+    """Every row, five to a page."""
+    found: list[Json] = []
+    page = story.get(f"/{name}", limit=5, **asked)
+    found += page[name]
+    while page["next"] is not None:
+        page = story.get(f"/{name}", limit=5, after=page["next"], **asked)
+        assert 1 <= len(page[name]) <= 5
+        found += page[name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "orders"),
+    [
+        ("runs", "run_id", ["created_at", "started_at", "finished_at", "step"]),
+        ("checkpoints", "ckpt_path", ["created_at", "marked_at", "step"]),
+        ("events", "seq", ["seq"]),
+    ],
+)
+def test_pages_in_any_order_hold_every_row_once(
+    story: Story, name: str, key: str, orders: list[str]
+) -> None:
+    everything = {row[key] for row in story.get("/detail")[name]}
+    for order in orders:
+        for direction in ("", "-"):
+            rows = paged(story, name, order=direction + order)
+            assert len(rows) == len(everything)
+            assert {row[key] for row in rows} == everything
+            values = [row[order] for row in rows if row.get(order) is not None]
+            assert values == sorted(values, reverse=direction == "-")
+
+
+def test_runs_are_filtered_and_carry_their_latest_metrics(story: Story) -> None:
+    detail = {run["run_id"]: run for run in story.get("/detail")["runs"]}
+    for asked in ({"status": "cancelled"}, {"status": ["queued", "running"]}, {"model": "model-1"}):
+        wanted = {
+            run_id: run
+            for run_id, run in detail.items()
+            if all(run[name] in value for name, value in asked.items())
+        }
+        assert 0 < len(wanted) < len(detail)
+        assert {run["run_id"]: run for run in paged(story, "runs", **asked)} == wanted
+    best = paged(story, "runs", order="metric", metric_key="loss")
+    losses = [run["metrics"]["loss"]["value"] for run in best if run["metrics"]]
+    assert len(best) == 12
+    assert losses == sorted(losses)
+    assert best[: len(losses)] == [run for run in best if run["metrics"]]
+
+
+def test_experiments_are_listed_by_what_describes_them(api: Api) -> None:
+    for owner in ("ada", "alan"):
+        body = {"name": f"of {owner}", "task_type": "sft", "owner": owner, "tags": [owner, "both"]}
+        api.post("/v1/experiments", body)
+
+    def names(**asked: object) -> list[str]:
+        answer = api.send("GET", "/v1/experiments", params={"order": "name", **asked})
+        assert answer.status_code == 200, answer.text
+        return [row["name"] for row in answer.json()["experiments"]]
+
+    assert names(owner="ada") == ["of ada"]
+    assert names(tags=["both"]) == ["of ada", "of alan"]
+    assert names(tags=["both", "alan"]) == ["of alan"]
+    assert names(search="f ADA") == ["of ada"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["limit=0", "limit=1001", "order=loss", "state=ready", "after=x", "order=metric",
+     "metric_key=loss", "status=done"],
+)  # fmt: skip
+def test_what_a_list_does_not_know_is_refused(story: Story, asked: str) -> None:
+    answer = story.send("GET", f"{story.path}/runs?{asked}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+
+
+def test_the_lists_of_no_experiment_are_not_found(api: Api, story: Story) -> None:
+    nowhere = story.path[:-1] + ("0" if story.path[-1] != "0" else "1")
+    for name in ("runs", "checkpoints", "events", "metrics?run_ids=run_" + "0" * 26):
+        assert story.send("GET", f"{nowhere}/{name}").status_code == 404
+
+
+def test_detail_of_a_large_experiment_is_its_newest_part_with_links_to_the_rest(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = story.get("/detail")
+    assert whole["totals"] == {name: len(whole[name]) for name in ("runs", "checkpoints", "events")}
+    monkeypatch.setattr(routes, "MOST_IN_DETAIL", 4)
+    part = story.get("/detail")
+    assert part["totals"] == whole["totals"]
+    for name in ("runs", "checkpoints", "events"):
+        assert part[name] == whole[name][-4:]
+        rows = story.ok("GET", part["links"][name], params={"limit": 1000})[name]
+        assert len(rows) == whole["totals"][name]

@@ -1,0 +1,250 @@
+"""Reports: taken in once, whoever repeats them; refused clearly; never more than can be written."""
+
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from app.rest import reports as rest_reports
+from app.services import metrics
+from tests.api.conftest import Api, running
+from tests.support.database import Databases
+from tests.support.story import Story
+
+
+@pytest.fixture(scope="module")
+def api(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    url = databases.migrated()
+    with running(tmp_path_factory.mktemp("api"), database_url=url) as api:
+        yield api
+    databases.drop(url)
+
+
+@pytest.fixture
+def story(api: Api) -> Story:
+    return Story(api.send)
+
+
+def test_columns_and_rows_are_the_same_points(story: Story) -> None:
+    columns, rows = story.submit(), story.submit()
+    values = [1.5, "NaN", "Infinity", None, "-Infinity", 2]
+    columns.report(
+        metrics={"loss": {"steps": list(range(6)), "values": values, "wall_times": [9.5] * 6}}
+    )
+    rows.report(
+        points=[
+            {"key": "loss", "step": step, "value": value, "wall_time": 9.5}
+            for step, value in enumerate(values)
+        ]
+    )
+    (one,), (other,) = columns.series(), rows.series()
+    assert one | {"run_id": ""} == other | {"run_id": ""}
+    assert one["values"] == [1.5, None, None, None, None, 2.0]
+    assert one["special"] == [
+        {"step": 1, "value": "NaN"},
+        {"step": 2, "value": "Infinity"},
+        {"step": 3, "value": "NaN"},
+        {"step": 4, "value": "-Infinity"},
+    ]
+    assert columns.status()["metrics"] == rows.status()["metrics"]
+
+
+def test_a_batch_that_is_sent_again_is_answered_and_changes_nothing(story: Story) -> None:
+    trainer = story.submit()
+    first = trainer.log(range(1, 4), batch=1)
+    trainer.log(range(4, 7), batch=2)
+    seen = story.get("/detail"), trainer.series()
+    again = trainer.log(range(1, 4), [7.0, 7.0, 7.0], batch=1, finished=True)
+    assert again == first | {"batch": 2}
+    assert (story.get("/detail"), trainer.series()) == seen
+
+
+def test_points_without_a_batch_number_are_kept_by_their_step(story: Story) -> None:
+    trainer = story.submit()
+    trainer.log(range(1, 4))
+    trainer.log(range(1, 4))
+    trainer.report(points=[{"key": "loss", "step": 2, "value": value} for value in (7.0, 8.0)])
+    (series,) = trainer.series()
+    assert (series["steps"], series["values"]) == ([1, 2, 3], [1.0, 8.0, 3.0])
+
+
+LARGEST = 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("report", "pointer"),
+    [
+        ({"metrics": {"a": {"steps": [1.5], "values": [1]}}}, "/metrics/a/steps/0"),
+        ({"metrics": {"a": {"steps": [True], "values": [1]}}}, "/metrics/a/steps/0"),
+        ({"metrics": {"a": {"steps": [-1], "values": [1]}}}, "/metrics/a/steps/0"),
+        ({"metrics": {"a": {"steps": [LARGEST + 1], "values": [1]}}}, "/metrics/a/steps/0"),
+        ({"metrics": {"a": {"steps": [2**64], "values": [1]}}}, "/metrics/a/steps/0"),
+        ({"metrics": {"a": {"steps": [1], "values": ["nan"]}}}, "/metrics/a/values/0"),
+        ({"metrics": {"a": {"steps": [1], "values": [True]}}}, "/metrics/a/values/0"),
+        ({"metrics": {"a": {"steps": [1, 2], "values": [1]}}}, "/metrics/a"),
+        ({"metrics": {"a": {"steps": [1], "values": [1], "wall_times": []}}}, "/metrics/a"),
+        ({"metrics": {"a" * 201: {"steps": [1], "values": [1]}}}, "/metrics"),
+        ({"metrics": {"": {"steps": [1], "values": [1]}}}, "/metrics"),
+        ({"points": [{"key": "a", "step": 1}]}, "/points/0/value"),
+        ({"points": [{"key": "a", "step": 1, "value": 1, "loss": 2}]}, "/points/0/loss"),
+        ({"batch": 0}, "/batch"),
+        ({"session": "with spaces"}, "/session"),
+    ],
+    ids=str,
+)
+def test_what_is_no_point_is_refused_with_a_pointer_and_changes_nothing(
+    story: Story, report: dict[str, Any], pointer: str
+) -> None:
+    trainer = story.submit()
+    answer = trainer.send(**report)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["pointer"].startswith(pointer)
+    assert trainer.status()["status"] == "queued"
+
+
+def test_the_largest_step_is_a_step(story: Story) -> None:
+    trainer = story.submit()
+    trainer.report(points=[{"key": "loss", "step": LARGEST, "value": 1}])
+    assert trainer.steps() == [LARGEST]
+    assert trainer.status()["metrics"]["loss"]["step"] == LARGEST
+
+
+def test_too_many_points_or_keys_are_refused_with_what_to_do(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = story.submit()
+    steps = list(range(50_001))
+    answer = trainer.send(metrics={"a": {"steps": steps, "values": steps}})
+    assert (answer.status_code, "send several" in answer.text) == (422, True)
+    monkeypatch.setattr(metrics, "MAX_KEYS", 3)
+    column = {"steps": [1], "values": [1.0]}
+    trainer.report(metrics=dict.fromkeys("abc", column))
+    answer = trainer.send(metrics=dict.fromkeys("cd", column))
+    assert (answer.status_code, "at most 3 metric keys" in answer.text) == (422, True)
+    trainer.report(metrics=dict.fromkeys("abc", column))
+
+
+def test_reports_that_would_fill_memory_are_held_back_before_they_are_read(
+    api: Api, story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = story.submit()
+    with api.app.state.inflow.hold(rest_reports.MAX_WAITING_BYTES):
+        answer = trainer.send(step=1)
+    assert (answer.status_code, answer.json()["code"]) == (429, "busy")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert trainer.status()["status"] == "queued", "nothing was done"
+    trainer.report(step=1)
+    assert api.app.state.inflow._held == 0
+
+
+def test_many_trainers_at_once_lose_nothing_and_count_nothing_twice(story: Story) -> None:
+    trainers = [story.submit() for _ in range(10)]
+
+    def train(trainer: Any) -> None:
+        for batch in range(1, 11):
+            steps = range(batch * 20, batch * 20 + 20)
+            for _ in range(2):  # each batch is delivered twice
+                trainer.log(steps, batch=batch)
+
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(train, trainers))
+    for trainer in trainers:
+        assert trainer.steps() == list(range(20, 220))
+
+
+# Trainers of external runs that are started again by hand.
+
+
+def test_a_new_session_is_a_new_attempt_and_the_old_one_is_told(story: Story) -> None:
+    trainer = story.submit()
+    assert trainer.log(range(1, 101), session="one", batch=1)["attempt"] == 1
+    assert trainer.log(range(101, 151), session="one", batch=2)["attempt"] == 1
+    # It goes on from its checkpoint at step 120.
+    answer = trainer.log(range(121, 131), [0.5] * 10, session="two", batch=1)
+    assert (answer["attempt"], answer["batch"]) == (2, 1)
+    assert trainer.refused(session="one", batch=3) == (409, "stale_attempt")
+    assert trainer.refused(session="one", attempt=1) == (409, "stale_attempt")
+    assert trainer.refused(session="three", attempt=1) == (409, "stale_attempt")
+    assert trainer.report(session="two", attempt=2, batch=2)["attempt"] == 2
+    status = trainer.status()
+    assert (status["attempt"], status["status"], status["step"]) == (2, "running", 130)
+    assert status["metrics"]["loss"] == {"value": 0.5, "step": 130}
+    (curve,) = trainer.series()
+    assert curve["steps"] == list(range(1, 131))
+    assert curve["values"] == [*map(float, range(1, 121)), *[0.5] * 10]
+    assert [len(each["steps"]) for each in trainer.series(raw=True)] == [150, 10]
+    happened = [event["type"] for event in story.events(trainer.id)]
+    assert happened == ["run.queued", *["run.starting", "run.running", "run.queued"] * 2][:-1]
+
+
+def test_a_trainer_that_reports_without_points_first_takes_nothing_away(story: Story) -> None:
+    trainer = story.submit()
+    trainer.log(range(1, 11), session="one", batch=1)
+    trainer.report(session="two", batch=1)
+    assert trainer.steps() == list(range(1, 11))
+    trainer.log(range(6, 9), session="two", batch=2)
+    assert trainer.steps() == list(range(1, 9))
+    assert trainer.status()["step"] == 8
+
+
+def test_a_trainer_without_a_session_is_one_trainer(story: Story) -> None:
+    trainer = story.submit()
+    assert trainer.log(range(1, 4))["attempt"] == 1
+    assert trainer.log(range(4, 7))["attempt"] == 1
+    assert trainer.report(session="late")["attempt"] == 1
+    assert trainer.steps() == list(range(1, 7))
+
+
+def test_a_trainer_that_is_started_while_its_run_is_cancelled_is_told_to_stop(story: Story) -> None:
+    trainer = story.submit()
+    trainer.log(range(1, 4), session="one", batch=1)
+    story.ok("POST", f"{trainer.path}/cancel")
+    answer = trainer.report(session="two", batch=1)
+    assert (answer["should_stop"], answer["stop_checkpoint"]) == (True, "cancel-1")
+
+
+def test_a_run_that_has_ended_takes_no_more_reports(story: Story) -> None:
+    trainer = story.submit()
+    story.ok("POST", f"{trainer.path}/cancel")
+    assert trainer.refused(session="one") == (409, "run_finished")
+
+
+def test_a_run_with_a_recipe_is_told_to_send_its_attempt(api: Api, story: Story) -> None:
+    run = story.ok("POST", f"{story.path}/runs", json={"model": "m", "recipe": "demo"})
+    story.ok("POST", f"{story.path}/runs/{run['run_id']}/cancel")
+    waiting = story.submit()
+    assert waiting.send(attempt=2).json()["code"] == "stale_attempt"
+
+
+# What the trainer really used.
+
+
+def test_a_resume_whose_learning_rate_was_ignored_says_so(story: Story) -> None:
+    first = story.submit(hyperparams={"learning_rate": 1e-3, "batch_size": 16})
+    first.log(range(1, 11), checkpoints=[{"name": "step-10", "step": 10}])
+    child = first.resume(override_hyperparams={"learning_rate": 1e-4, "batch_size": 32})
+    child.report(effective_hyperparams={"learning_rate": 0.001})
+    child.report(effective_hyperparams={"batch_size": 32.0})
+    detail = child.status()["status_detail"]
+    assert detail == "The trainer ignored learning_rate = 0.0001 and uses 0.001."
+    told = [e["data"] for e in story.events(child.id) if e["type"] == "run.effective_hyperparams"]
+    assert [each.get("ignored") for each in told] == [["learning_rate"], ["learning_rate"]]
+    assert told[1]["effective_hyperparams"] == {"learning_rate": 0.001, "batch_size": 32.0}
+
+
+def test_applied_overrides_are_quiet(story: Story) -> None:
+    first = story.submit(hyperparams={"learning_rate": 1e-3})
+    first.log(range(1, 11), checkpoints=[{"name": "step-10", "step": 10}])
+    child = first.resume(override_hyperparams={"learning_rate": 1e-4})
+    child.report(effective_hyperparams={"learning_rate": 0.00009999999747378752})  # a float32
+    assert child.status()["status_detail"] == "A trainer attached."
+
+
+def test_a_token_opens_no_other_run(story: Story) -> None:
+    one, other = story.submit(), story.submit()
+    one.run["run_token"] = other.run["run_token"]
+    assert one.refused(step=1) == (401, "unauthorized")
+    one.run["run_token"] = "rt_" + secrets.token_urlsafe(32)
+    assert one.refused(step=1) == (401, "unauthorized")
