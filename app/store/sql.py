@@ -14,7 +14,6 @@ from typing import Any, Generic, TypeVar, cast
 
 import orjson
 from sqlalchemy import Dialect, Executable, Select, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import SQLModel
 
 from app.domain.ids import timestamp
@@ -22,10 +21,16 @@ from app.domain.ids import timestamp
 T = TypeVar("T")
 TableT = TypeVar("TableT", bound=SQLModel)
 
-DIALECTS: dict[str, Dialect] = {
-    "sqlite": sqlite.dialect(paramstyle="named"),
-    "postgresql": cast(Any, postgresql).psycopg.dialect(),
-}
+
+@cache
+def _dialect(name: str) -> Dialect:
+    if name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.dialect(paramstyle="named")
+    from sqlalchemy.dialects import postgresql
+
+    return cast(Dialect, cast(Any, postgresql).psycopg.dialect())
 
 
 def dump(value: object) -> str:
@@ -87,7 +92,7 @@ class Statement(Generic[T]):
         found = self._compiled.get(dialect)
         if found is None:
             compiled = cast(Any, self._clause).compile(
-                dialect=DIALECTS[dialect], compile_kwargs={"render_postcompile": True}
+                dialect=_dialect(dialect), compile_kwargs={"render_postcompile": True}
             )
             own = {key: value for key, value in compiled.params.items() if value is not None}
             found = self._compiled[dialect] = (str(compiled), own)

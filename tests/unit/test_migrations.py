@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -31,12 +32,39 @@ def test_head_is_the_newest_revision() -> None:
     assert ScriptDirectory.from_config(migrate.config("sqlite://")).get_heads() == [migrate.HEAD]
 
 
+def schema(url: str) -> Mapping[str, object]:
+    """Columns, keys and indexes of every table."""
+    engine = create_engine(url)
+    found = inspect(engine)
+    described = {
+        table: (
+            [(each["name"], str(each["type"]), each["nullable"]) for each in columns],
+            found.get_pk_constraint(table)["constrained_columns"],
+            sorted(str(key["constrained_columns"]) for key in found.get_foreign_keys(table)),
+            sorted((str(i["name"]), str(i["column_names"])) for i in found.get_indexes(table)),
+        )
+        for table in found.get_table_names()
+        if (columns := found.get_columns(table))
+    }
+    engine.dispose()
+    return described
+
+
+def test_an_empty_database_gets_what_the_migrations_would_make(empty_database_url: str) -> None:
+    assert migrate.create(empty_database_url)
+    made = schema(empty_database_url)
+    assert not migrate.create(empty_database_url)
+    migrate.downgrade(empty_database_url, "base")
+    migrate.upgrade(empty_database_url)
+    assert schema(empty_database_url) == made
+
+
 def test_up_leaves_no_difference_to_the_tables_and_down_leaves_nothing(
     empty_database_url: str,
 ) -> None:
     from alembic import command
 
-    migrate.bring_up(empty_database_url)
+    migrate.upgrade(empty_database_url)
     assert tables(empty_database_url) == TABLES
     assert migrate.revision(empty_database_url) == migrate.HEAD
     command.check(migrate.config(empty_database_url))  # raises when autogenerate finds any
