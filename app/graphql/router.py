@@ -205,6 +205,12 @@ class GraphQLApp(GraphQL[Context, None]):
         response.status_code = 0
         return response
 
+    async def create_streaming_response(
+        self, request: Any, stream: Any, sub_response: Response, headers: Any
+    ) -> Response:
+        del sub_response.headers["content-type"]  # the stream has its own
+        return await super().create_streaming_response(request, stream, sub_response, headers)
+
     def encode_json(self, data: object) -> str:
         return orjson.dumps(data).decode()
 
