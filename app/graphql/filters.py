@@ -152,31 +152,30 @@ class CheckpointOrder:
 
 
 def given(values: Any) -> dict[str, Any]:
-    """The fields of an input that were given. Raises InvalidInput for a NUL in one.
-
-    No database takes that, PostgreSQL not even to find nothing.
-    """
+    """The fields of an input that were given."""
     if values is None:
         return {}
     named = {each.name: getattr(values, each.name) for each in fields(values)}
-    for name, value in named.items():
-        if any(
-            "\0" in text
-            for text in (value if isinstance(value, list) else [value])
-            if isinstance(text, str)
-        ):
-            raise InvalidInput(
-                "A text must not hold NUL.", errors=[{"pointer": f"/{name}", "detail": "has NUL"}]
-            )
     return {name: value for name, value in named.items() if value is not None}
 
 
+def plain(text: str) -> str:
+    """A text to search by. Raises InvalidInput for a NUL, which PostgreSQL does not even find."""
+    if "\0" in text:
+        raise InvalidInput("A text must not hold NUL.")
+    return text
+
+
 def filters(chosen: Any) -> dict[str, Any]:
-    """A filter input as the filters of a listing."""
+    """A filter input as the filters of a listing. Raises InvalidInput."""
     found = given(chosen)
+    for value in found.values():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                plain(text)
     if "metric" in found:
-        wanted = given(found["metric"])
-        found["metric"] = (wanted["key"], wanted.get("min"), wanted.get("max"))
+        wanted = found["metric"]
+        found["metric"] = (plain(wanted.key), wanted.min, wanted.max)
     return found
 
 
@@ -185,6 +184,7 @@ def order(chosen: Any, listed: Listing[Any]) -> Order:
     if chosen is None:
         return Order("seq", descending=False) if listed is EVENTS else Order("created_at")
     metric_key = given(chosen).get("metric_key")
+    plain(metric_key or "")
     if (chosen.field.value == "metric") != (metric_key is not None):
         raise InvalidInput("`metricKey` goes with the field METRIC, and METRIC with `metricKey`.")
     return Order(chosen.field.value, chosen.direction is OrderDirection.DESC, metric_key)

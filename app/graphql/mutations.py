@@ -25,7 +25,7 @@ from app.domain.requests import (
 from app.domain.tokens import run_token
 from app.errors import Busy, ServiceError, Unavailable
 from app.graphql.describe import Info, attribute, field, input, mutation, optional, output
-from app.graphql.filters import given
+from app.graphql.filters import given, plain
 from app.graphql.queries import Query
 from app.graphql.scalars import Json
 from app.graphql.types import Checkpoint, Experiment, Run
@@ -210,10 +210,10 @@ async def perform(
 
     `use_case` gets the input's fields that were given and answers the payload's rows.
     """
-    context, replayed = info.context, False
+    context, values, replayed = info.context, _plain(chosen), False
+    key = values.pop("idempotency_key", None)
     try:
-        values = _plain(chosen)
-        key = values.pop("idempotency_key", None)
+        plain(values.get("run_id", "") + values.get("experiment_id", ""))
         if key is None:
             rows = await context.db.write(use_case, values)
         else:

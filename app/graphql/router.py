@@ -5,11 +5,13 @@ only (a form on another site cannot send one), mutations by POST only, no batche
 """
 
 import asyncio
+from json import JSONDecodeError
 from typing import Any
 
 import orjson
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
 from fastapi import APIRouter
+from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
@@ -122,7 +124,11 @@ class GraphQLApp(GraphQL[Context, None]):
         return graphiql()
 
     def decode_json(self, data: str | bytes) -> object:
-        return orjson.loads(data)
+        # Not orjson, for which 2**64 is a float.
+        try:
+            return from_json(data, allow_inf_nan=False)
+        except ValueError as error:
+            raise JSONDecodeError(str(error), "", 0) from None
 
     async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
         if request.method == "GET":
