@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 
 import psycopg
-from psycopg import IsolationLevel
 from psycopg import errors as pg
 
 from app.errors import Busy, Unavailable
@@ -26,8 +25,9 @@ from app.store import migrate
 from app.store.database import Database, P, R, UseCase
 from app.store.sql import Tx
 
-WORKERS = 8
-SCANNERS = 4
+WRITERS = 8
+READERS = 4
+SCANNERS = 2
 MAX_WAITING = 2_000
 TRIES = 5
 _CHANNEL = "llm_train"
@@ -38,6 +38,10 @@ _NOTIFY = "SELECT pg_notify(%s, topic) FROM unnest(%s::text[]) AS topic"
 # A machine that vanished without a word must not keep its locks for hours.
 _KEEP_ALIVE = (
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
+)
+
+_READ_ONLY = (
+    "SET default_transaction_read_only = on; SET default_transaction_isolation = 'repeatable read'"
 )
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -56,6 +60,7 @@ class PostgresDatabase(Database):
         self.dsn = url.replace("postgresql+psycopg://", "postgresql://", 1)
         self._prepared = False
         self._local = threading.local()
+        self._needs_transaction: set[object] = set()
         self._connections: set[Connection] = set()
         self._waiting = 0
         self._leader: Connection | None = None
@@ -73,8 +78,9 @@ class PostgresDatabase(Database):
         if not self._prepared:
             await asyncio.to_thread(self.prepare)
         self._loop = asyncio.get_running_loop()
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="postgresql")
-        self._scanners = ThreadPoolExecutor(SCANNERS, thread_name_prefix="scanner")
+        self._writers = ThreadPoolExecutor(WRITERS, "writer")
+        self._readers = ThreadPoolExecutor(READERS, "reader", self._only_read)
+        self._scanners = ThreadPoolExecutor(SCANNERS, "scanner", self._only_read)
         self._leading = ThreadPoolExecutor(1, thread_name_prefix="leader")
         self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
         self._listener.start()
@@ -84,8 +90,8 @@ class PostgresDatabase(Database):
             return
         self._stopping.set()
         with suppress(psycopg.Error):  # the listener would wake by itself, later
-            await self._loop.run_in_executor(self._workers, self._wake)
-        for pool in (self._workers, self._scanners, self._leading):
+            await self._loop.run_in_executor(self._writers, self._wake)
+        for pool in (self._writers, self._readers, self._scanners, self._leading):
             await asyncio.to_thread(pool.shutdown)
         await asyncio.to_thread(self._listener.join)
         for connection in self._connections:
@@ -94,14 +100,14 @@ class PostgresDatabase(Database):
 
     async def write(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         work = partial(self._write, lambda tx: use_case(tx, *args, **kwargs))
-        return await self._run(self._workers, work)
+        return await self._run(self._writers, work)
 
     async def read(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        work = partial(self._read, lambda tx: use_case(tx, *args, **kwargs))
-        return await self._run(self._workers, work)
+        work = partial(self._read, use_case, lambda tx: use_case(tx, *args, **kwargs))
+        return await self._run(self._readers, work)
 
     async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        work = partial(self._read, lambda tx: use_case(tx, *args, **kwargs))
+        work = partial(self._read, use_case, lambda tx: use_case(tx, *args, **kwargs))
         return await self._run(self._scanners, work)
 
     async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], R]) -> R:
@@ -138,6 +144,8 @@ class PostgresDatabase(Database):
             self.dsn, autocommit=True, connect_timeout=5, fallback_application_name=_NAME
         )
         connection.execute(_KEEP_ALIVE)
+        if getattr(self._local, "reads", False):
+            connection.execute(_READ_ONLY)
         self._connections.add(connection)
         return connection
 
@@ -150,6 +158,9 @@ class PostgresDatabase(Database):
             connection = self._local.connection = self._connect()
         return connection
 
+    def _only_read(self) -> None:
+        self._local.reads = True
+
     def _write(self, work: Callable[[Tx], R]) -> R:
         for _ in range(TRIES - 1):
             try:
@@ -160,7 +171,6 @@ class PostgresDatabase(Database):
 
     def _write_once(self, work: Callable[[Tx], R]) -> R:
         connection = self._connection()
-        connection.isolation_level, connection.read_only = None, None
         with connection.transaction(), connection.cursor() as cursor:
             tx = Tx(cursor, self.dialect)
             result = work(tx)
@@ -168,9 +178,19 @@ class PostgresDatabase(Database):
                 cursor.execute(_NOTIFY, (_CHANNEL, list(tx.topics)))
         return result
 
-    def _read(self, work: Callable[[Tx], R]) -> R:
+    def _read(self, use_case: Callable[..., R], work: Callable[[Tx], R]) -> R:
+        """One statement is a snapshot by itself, and costs a third of a transaction.
+
+        A use case that turns out to need more is begun again in one, as it is from then on.
+        """
         connection = self._connection()
-        connection.isolation_level, connection.read_only = IsolationLevel.REPEATABLE_READ, True
+        code = getattr(use_case, "__code__", use_case)
+        if code not in self._needs_transaction:
+            try:
+                with connection.cursor() as cursor:
+                    return work(Tx(_OneStatement(cursor), self.dialect))
+            except _AnotherStatement:
+                self._needs_transaction.add(code)
         with connection.transaction(), connection.cursor() as cursor:
             return work(Tx(cursor, self.dialect))
 
@@ -219,6 +239,25 @@ class PostgresDatabase(Database):
             except psycopg.OperationalError as error:
                 log.warning("not listening for changes: %s", error)
                 self._stopping.wait(1)
+
+
+class _AnotherStatement(BaseException):
+    """A read is more than one statement after all. No use case may catch it."""
+
+
+class _OneStatement:
+    """A cursor that executes once."""
+
+    def __init__(self, cursor: psycopg.Cursor[Any]) -> None:
+        self._cursor = cursor
+        self._used = False
+        self.fetchone, self.fetchall = cursor.fetchone, cursor.fetchall
+
+    def execute(self, text: str, params: dict[str, Any]) -> None:
+        if self._used:
+            raise _AnotherStatement
+        self._used = True
+        self._cursor.execute(text, params)
 
 
 def _for_caller(error: BaseException) -> BaseException:
