@@ -14,8 +14,10 @@ from app.rest import schemas, views
 from app.rest.parameters import ExperimentId
 from app.rest.problems import documented
 from app.services import experiments, keyset, listing
-from app.services.keyset import Listing, Order, Page, Window
+from app.services.keyset import Listing, Order, Page, Parent, Window
 from app.store.sql import Tx
+
+FEW = 20_000
 
 router = APIRouter(prefix="/v1/experiments")
 
@@ -147,15 +149,20 @@ async def _answer(
     if (order.field == "metric") != (order.metric_key is not None):
         raise InvalidInput("The order `metric` and `metric_key` go together.")
     window = Window(query.limit, query.after)
-    body = await request.app.state.db.scan(
-        _body, experiment_id, name, of, query.filters(), order, window, render
-    )
+    db = request.app.state.db
+    parent, read = None, db.scan
+    if experiment_id is not None:
+        parent = ("experiment_id", experiment_id)
+        # Its events outnumber its runs and checkpoints: few of them, and the list is short work.
+        if (await db.read(experiments.get, experiment_id)).last_seq <= FEW:
+            read = db.read
+    body = await read(_body, parent, name, of, query.filters(), order, window, render)
     return Response(body, media_type="application/json")
 
 
 def _body(
     tx: Tx,
-    experiment_id: str | None,
+    parent: Parent | None,
     name: str,
     of: Listing[Any],
     filters: Mapping[str, Any],
@@ -163,11 +170,8 @@ def _body(
     window: Window,
     render: Render,
 ) -> bytes:
-    """The bytes, made in the thread that read the rows."""
-    if experiment_id is not None:
-        experiments.get(tx, experiment_id)
-    parent = experiment_id and ("experiment_id", experiment_id)
-    page = keyset.page(tx, of, filters, order, window, parent or None)
+    """The bytes, made where the rows were read."""
+    page = keyset.page(tx, of, filters, order, window, parent)
     following = page.cursor(len(page.rows) - 1) if page.has_next else None
     return orjson.dumps({name: render(tx, page), "next": following})
 

@@ -113,7 +113,12 @@ def _body(
 
 def _series(row: Series) -> dict[str, Any]:
     """SeriesAnswer. orjson writes null for every number that JSON does not have."""
-    return row._asdict() | {"special": _special(row)}
+    return row._asdict() | {
+        "steps": list(row.steps),
+        "values": list(row.values),
+        "wall_times": list(row.wall_times),
+        "special": _special(row),
+    }
 
 
 def _special(row: Series) -> list[dict[str, Any]]:
