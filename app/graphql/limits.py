@@ -22,6 +22,8 @@ from graphql import (
     SelectionSetNode,
     VariableNode,
     get_named_type,
+    get_nullable_type,
+    is_list_type,
 )
 
 from app.graphql.connections import DEFAULT_SIZE
@@ -34,6 +36,8 @@ FIELDS = 1_000
 ALIASES = 50
 PAIRS = 5_000
 NODES = 10_000
+LISTED = 10  # a plain list, such as a run's metrics, counts as so many objects
+POINTS = 100  # so many points of a curve count as one object
 SECONDS = 20.0
 
 
@@ -176,12 +180,16 @@ class _Walk:
         connected = kind is not None and kind.name.endswith("Connection")
         below = self.selections(node.selection_set, kind, self.page(node) if connected else 1)
         nodes = below.nodes
-        if kind is not None and node.selection_set is not None and not connected:
-            nodes += not (parent.name.endswith("Edge") and name == "node") if parent else 0
-            if name == "nodes" and parent is not None and parent.name == "Query":
+        if definition and kind and parent and node.selection_set and not connected:
+            nodes += not (parent.name.endswith("Edge") and name == "node")
+            if name == "nodes" and parent.name == "Query":
                 nodes *= self.length(node, "ids")
             elif name in ("nodes", "edges"):
                 nodes *= page
+            elif kind.name == "MetricSeries":
+                nodes *= self.length(node, "keys", LISTED) * (1 + self.points(node) // POINTS)
+            elif is_list_type(get_nullable_type(definition.type)):
+                nodes *= LISTED
         return _Size(
             below.depth + 1, below.fields + 1, below.aliases + (node.alias is not None), nodes
         )
@@ -208,8 +216,14 @@ class _Walk:
                 sizes.append(min(max(value, 0), MOST))
         return max(sizes, default=DEFAULT_SIZE)
 
-    def length(self, node: FieldNode, name: str) -> int:
+    def points(self, node: FieldNode) -> int:
+        value = self.argument(node, "points")
+        if isinstance(value, IntValueNode):
+            value = int(value.value[:9])
+        return value if isinstance(value, int) else 1000
+
+    def length(self, node: FieldNode, name: str, otherwise: int = 1) -> int:
         value = self.argument(node, name)
         if isinstance(value, ListValueNode):
             return len(value.values)
-        return len(value) if isinstance(value, list) else 1
+        return len(value) if isinstance(value, list) else otherwise

@@ -5,11 +5,13 @@ edge goes through a batch of the context, so the number of statements does not g
 number of rows.
 """
 
+from functools import partial
 from typing import Annotated, Any, Optional
 
 import strawberry
 
 from app.domain.lifecycle import CheckpointState, RunStatus
+from app.graphql import curves
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
 from app.graphql.describe import Info, attribute, each, edge, field, output
 from app.graphql.filters import (
@@ -18,6 +20,7 @@ from app.graphql.filters import (
     EventFilter,
     RunFilter,
     RunOrder,
+    plain,
 )
 from app.graphql.scalars import DateTime, Json, Long
 from app.services import listing, progress
@@ -124,6 +127,17 @@ class Metric:
 
 
 @output
+class MetricSeries:
+    """The curve of one metric, as columns of equal length, steps ascending."""
+
+    key: str = attribute("The metric's key.")
+    steps: list[Long] = attribute("The steps.")
+    values: list[float | None] = attribute("The values; null where NaN or infinite.")
+    wall_times: list[float | None] = attribute("When they were taken, in unix seconds.")
+    downsampled: bool = attribute("Points were left out; those shown keep the curve's shape.")
+
+
+@output
 class HyperparamOverride:
     """What became of one hyperparameter that a resume overrode."""
 
@@ -189,6 +203,32 @@ class Run(Node):
             return info.context.load("metrics", [run.id for run in runs], listing.latest_metrics)
 
         found: list[Metric] = await each(self, load)
+        return found
+
+    @edge
+    async def metric_series(
+        self,
+        info: Info,
+        keys: Annotated[
+            list[str] | None, strawberry.argument(description="Which metrics; all if left out.")
+        ] = None,
+        from_step: Annotated[Long | None, strawberry.argument(description="First step.")] = None,
+        to_step: Annotated[Long | None, strawberry.argument(description="Last step.")] = None,
+        points: Annotated[
+            int, strawberry.argument(description="At most so many of each, 10 to 10,000.")
+        ] = 1000,
+    ) -> list[MetricSeries]:
+        """Its metrics over the steps, going on from the runs that it was resumed from."""
+        for key in keys or ():
+            plain(key)
+        asked = curves.window(from_step, to_step, points)
+
+        def load(runs: list[Any]) -> Any:
+            name = ("series", keys and tuple(keys), asked)
+            ids = [run.id for run in runs]
+            return info.context.load(name, ids, partial(curves.read, keys, asked), long=True)
+
+        found: list[MetricSeries] = await each(self, load)
         return found
 
     experiment: Experiment = one(
