@@ -7,6 +7,7 @@ export-schema   print the GraphQL schema (`schema.graphql` is its copy)
 """
 
 import argparse
+import gc
 import signal
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ def main() -> None:
     """The entry point of the command `llm-train`."""
     # Ctrl-C just ends it, wherever it is: what matters is on disk, and uvicorn minds its own.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    gc.disable()  # until start-up has made what stays
     parser = _Parser(prog="llm-train", description="A control plane for LLM training.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

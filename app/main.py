@@ -18,6 +18,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before uvicorn minds it: no traceback
+    gc.disable()  # until start-up has made what stays
 
 try:
     import uvicorn
@@ -27,7 +28,7 @@ try:
     from app.domain import failpoints
     from app.domain.recipes import RecipeError, load_recipes
     from app.errors import ServiceError
-    from app.graphql.router import graphql_router
+    from app.graphql.mount import graphql_router
     from app.guard import Guard
     from app.logs import JsonLines
     from app.pages import mount_static
@@ -76,6 +77,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
         task = asyncio.create_task(supervisor.run())
         # What start-up made stays; the collector need not walk it again and again.
         gc.freeze()
+        gc.enable()
         log.info("serving on %s", app.state.api_url)
         try:
             yield

@@ -10,11 +10,9 @@ from typing import Any
 
 import orjson
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
-from fastapi import APIRouter
 from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
@@ -248,9 +246,3 @@ def _request_data(body: Any) -> GraphQLRequestData:
     return GraphQLRequestData(
         query, body.get("variables"), body.get("operationName"), body.get("extensions")
     )
-
-
-def graphql_router(settings: Settings) -> APIRouter:
-    """The router of the GraphQL face."""
-    app = GraphQLApp(settings)
-    return APIRouter(routes=[Route("/graphql", app), WebSocketRoute("/graphql", app)])

@@ -11,7 +11,7 @@ from app.domain.lifecycle import CheckpointState, RunStatus
 from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
 from app.rest import schemas, views
-from app.rest.parameters import ExperimentId
+from app.rest.parameters import DocumentedRoute, ExperimentId
 from app.rest.problems import documented
 from app.services import experiments, keyset, listing
 from app.services.keyset import Listing, Order, Page, Parent, Window
@@ -19,7 +19,7 @@ from app.store.sql import Tx
 
 FEW = 20_000
 
-router = APIRouter(prefix="/v1/experiments")
+router = APIRouter(prefix="/v1/experiments", route_class=DocumentedRoute)
 
 Render = Callable[[Tx, Page[Any]], list[dict[str, Any]]]
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app.rest.examples import EXAMPLES
-from app.rest.parameters import bodies
+from app.rest.parameters import answered, bodies
 from app.rest.problems import Problem, documented
 
 TAGS = {
@@ -63,10 +63,10 @@ def _document(app: FastAPI, needs_token: bool) -> dict[str, Any]:
         routes=app.routes,
         tags=[{"name": name, "description": text} for name, text in TAGS.items()],
     )
-    models: list[type[BaseModel]] = [Problem, *bodies.values()]
+    models: dict[type[BaseModel], Any] = dict.fromkeys((Problem, *bodies.values()), "validation")
+    models |= dict.fromkeys(answered.values(), "serialization")
     _, definitions = models_json_schema(
-        [(model, "validation") for model in models],
-        ref_template="#/components/schemas/{model}",
+        list(models.items()), ref_template="#/components/schemas/{model}"
     )
     components = document["components"]
     components["schemas"] |= definitions["$defs"]
@@ -79,7 +79,7 @@ def _document(app: FastAPI, needs_token: bool) -> dict[str, Any]:
     document["security"] = with_token if needs_token else [{}, *with_token]
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            _complete(operation)
+            _complete(operation, answered.get(operation["operationId"]))
             if path in ("/healthz", "/readyz"):
                 operation["security"] = []
             elif operation["tags"] == ["trainers"]:
@@ -87,16 +87,18 @@ def _document(app: FastAPI, needs_token: bool) -> dict[str, Any]:
     return document
 
 
-def _complete(operation: dict[str, Any]) -> None:
+def _complete(operation: dict[str, Any], model: type[BaseModel] | None) -> None:
     responses = operation["responses"]
     if "application/json" in responses.get("422", {}).get("content", {}):
         # FastAPI's own. A malformed id in a path is a 404 here.
         del responses["422"]
         if any(each["in"] == "query" for each in operation["parameters"]):
             responses["422"] = documented(422)[422]
-    answers = [response for status, response in responses.items() if status.startswith("2")]
-    for answer in answers[1:]:
-        answer["content"] = answers[0]["content"]
+    done = [response for status, response in responses.items() if status.startswith("2")]
+    if model is not None:
+        schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+        for response in done:
+            response["content"] = {"application/json": {"schema": schema}}
     if any(each["name"] == "Idempotency-Key" for each in operation.get("parameters", ())):
-        for answer in answers:
-            answer["headers"] = _REPLAYED
+        for response in done:
+            response["headers"] = _REPLAYED

@@ -25,6 +25,8 @@ _KEY = {
 }
 bodies: dict[str, type[BaseModel]] = {}
 """Every model that a route takes, by the name of its schema."""
+answered: dict[str, type[BaseModel]] = {}
+"""The model of what each operation answers."""
 
 _IDS = {
     name: re.compile(PATTERN.format(prefix)).fullmatch
@@ -32,7 +34,21 @@ _IDS = {
 }
 
 
-class DirectRoute(APIRoute):
+class DocumentedRoute(APIRoute):
+    """A route whose `response_model` is for /openapi.json only: `views` builds the bytes.
+
+    FastAPI would build a validator for each at every start.
+    """
+
+    def __init__(
+        self, path: str, endpoint: Callable[..., Any], *, response_model: Any = None, **more: Any
+    ) -> None:
+        super().__init__(path, endpoint, response_model=None, **more)
+        if response_model is not None:
+            answered[self.name] = response_model
+
+
+class DirectRoute(DocumentedRoute):
     """A route whose handler takes the request and ids from the path, and nothing else.
 
     FastAPI finds and documents it, and refuses what is wrong with its ids; its general

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.lifecycle import CheckpointState, Reason, RunStatus
 
@@ -12,7 +12,13 @@ Time = Annotated[
 ]
 
 
-class ExperimentAnswer(BaseModel):
+class Answer(BaseModel):
+    """What these have in common: nobody validates with them, so no validator is built."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class ExperimentAnswer(Answer):
     """An experiment."""
 
     experiment_id: str
@@ -27,7 +33,7 @@ class ExperimentAnswer(BaseModel):
     created_at: Time
 
 
-class CheckpointAnswer(BaseModel):
+class CheckpointAnswer(Answer):
     """A checkpoint and what the service knows of it."""
 
     checkpoint_id: str
@@ -49,14 +55,14 @@ class CheckpointAnswer(BaseModel):
     created_at: Time
 
 
-class MetricValue(BaseModel):
+class MetricValue(Answer):
     """The latest value of a key; null where it is NaN or infinite."""
 
     value: float | None
     step: int
 
 
-class RunSummary(BaseModel):
+class RunSummary(Answer):
     """A run at a glance."""
 
     run_id: str
@@ -85,7 +91,7 @@ class RunStatusAnswer(RunSummary):
     ckpt_path: str | None = Field(description="The newest ready checkpoint.")
 
 
-class Override(BaseModel):
+class Override(Answer):
     """What became of one overridden hyperparameter."""
 
     requested: Any
@@ -93,7 +99,7 @@ class Override(BaseModel):
     applied: bool | None = Field(description="null until the trainer has reported.")
 
 
-class RunAnswer(BaseModel):
+class RunAnswer(Answer):
     """A submitted or resumed run."""
 
     run_id: str
@@ -120,7 +126,7 @@ class RunAnswer(BaseModel):
     )
 
 
-class VerifyAnswer(BaseModel):
+class VerifyAnswer(Answer):
     """The checkpoints whose files were read, as they are now."""
 
     ready: int = Field(description="How many are whole and unchanged.")
@@ -128,14 +134,14 @@ class VerifyAnswer(BaseModel):
     checkpoints: list[CheckpointAnswer]
 
 
-class RetentionAnswer(BaseModel):
+class RetentionAnswer(Answer):
     """What retention would delete."""
 
     size_bytes: int = Field(description="How much space that would free.")
     checkpoints: list[CheckpointAnswer]
 
 
-class CancelAnswer(BaseModel):
+class CancelAnswer(Answer):
     """202 while the trainer is still saving, 200 once it is done."""
 
     run_id: str
@@ -144,7 +150,7 @@ class CancelAnswer(BaseModel):
     checkpoint: CheckpointAnswer
 
 
-class EventAnswer(BaseModel):
+class EventAnswer(Answer):
     """One entry of the history."""
 
     seq: int
@@ -154,7 +160,7 @@ class EventAnswer(BaseModel):
     data: dict[str, Any]
 
 
-class PageAnswer(BaseModel):
+class PageAnswer(Answer):
     """One page of a list."""
 
     next: str | None = Field(description="The `after` of the next page, if there is one.")
@@ -184,7 +190,7 @@ class EventsAnswer(PageAnswer):
     events: list[EventAnswer]
 
 
-class DetailAnswer(BaseModel):
+class DetailAnswer(Answer):
     """An experiment with its newest runs, checkpoints and events, each oldest first.
 
     At most 500 of each; `totals` says how many there are and `links` where all of them are.
@@ -198,14 +204,14 @@ class DetailAnswer(BaseModel):
     events: list[EventAnswer]
 
 
-class SpecialValue(BaseModel):
+class SpecialValue(Answer):
     """A value that JSON has no number for."""
 
     step: int
     value: str = Field(description="NaN, Infinity or -Infinity.")
 
 
-class SeriesAnswer(BaseModel):
+class SeriesAnswer(Answer):
     """Points of one key of one run, as columns, steps ascending."""
 
     run_id: str
@@ -219,13 +225,13 @@ class SeriesAnswer(BaseModel):
     special: list[SpecialValue]
 
 
-class MetricsAnswer(BaseModel):
+class MetricsAnswer(Answer):
     """Curves, run by run and key by key."""
 
     series: list[SeriesAnswer]
 
 
-class ReceiptAnswer(BaseModel):
+class ReceiptAnswer(Answer):
     """The answer to a report."""
 
     run_id: str
@@ -236,13 +242,13 @@ class ReceiptAnswer(BaseModel):
     stop_checkpoint: str | None = Field(description="The name to save under when stopping.")
 
 
-class HealthAnswer(BaseModel):
+class HealthAnswer(Answer):
     """`ok` of the process, `ready` of the service."""
 
     status: str
 
 
-class ServiceAnswer(BaseModel):
+class ServiceAnswer(Answer):
     """What this service is and where its faces are."""
 
     name: str

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.errors import Unavailable
 from app.rest import answers, schemas
+from app.rest.parameters import DocumentedRoute
 from app.rest.problems import documented
 from app.store.sql import Tx
 
@@ -15,7 +16,7 @@ try:
 except PackageNotFoundError:  # run from a checkout that was never installed
     VERSION = "0"
 
-router = APIRouter(tags=["service"])
+router = APIRouter(tags=["service"], route_class=DocumentedRoute)
 
 
 @router.get("/", response_model=schemas.ServiceAnswer, responses=documented())

@@ -7,13 +7,15 @@ from fastapi import APIRouter, Query, Request, Response
 from app.domain.requests import VerifyRequest
 from app.rest import answers, schemas, views
 from app.rest.body import read
-from app.rest.parameters import ExperimentId, takes
+from app.rest.parameters import DocumentedRoute, ExperimentId, takes
 from app.rest.problems import documented
 from app.services import experiments, retention, verification
 from app.store.sql import Tx
 from app.store.tables import Checkpoint
 
-router = APIRouter(prefix="/v1/experiments/{experiment_id}", tags=["checkpoints"])
+router = APIRouter(
+    prefix="/v1/experiments/{experiment_id}", tags=["checkpoints"], route_class=DocumentedRoute
+)
 
 
 @router.post(

@@ -36,7 +36,7 @@ def _named(name: str) -> str:
 
 
 # The first wrong item is told and no other: to list millions of them would take a minute.
-Column = Annotated[list[T], Field(max_length=MAX_POINTS, fail_fast=True)]
+Column = Annotated[list[T], Field(fail_fast=True)]
 
 
 class MetricColumns(Request):
@@ -89,7 +89,7 @@ class ReportRequest(Request):
     metrics: Annotated[dict[MetricKey, MetricColumns], Field(max_length=1000)] = Field(
         default_factory=dict
     )
-    points: Column[MetricRow] = Field(default_factory=list)
+    points: Annotated[Column[MetricRow], Field(max_length=MAX_POINTS)] = Field(default_factory=list)
     checkpoints: Annotated[list[SavedCheckpoint], Field(max_length=100)] = Field(
         default_factory=list
     )
