@@ -14,7 +14,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,8 @@ def home(tmp_path: Path, **overrides: str) -> Iterator[Home]:
     finally:
         left = orphans(tmp_path)
         for process in left:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
     assert not left, f"left alive: {left}"
 
 
@@ -216,11 +217,12 @@ def orphans(tmp_path: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("LLM_TRAIN_RUN_DIR", "").startswith(str(tmp_path)):
+            ours = process.environ().get("LLM_TRAIN_RUN_DIR", "").startswith(str(tmp_path))
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except psutil.Error:
             continue
-    return [each for each in found if each.status() != psutil.STATUS_ZOMBIE]
+    return found
 
 
 def alive(pid: int) -> bool:
