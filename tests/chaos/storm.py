@@ -269,16 +269,14 @@ def kill_one(directory: Path, victim: str, dice: random.Random) -> int:
 def come_to_rest(service: Service, story: Story) -> None:
     """Cancel what is not over; whatever is not over then is stuck."""
 
-    def live() -> list[tuple[str, str, str]]:
-        found = []
-        for experiment in story.experiments:
-            for run in service.get(f"/experiments/{experiment}/detail")["runs"]:
-                if run["status"] not in TERMINAL:
-                    found.append((experiment, run["run_id"], run["status"]))
-        return found
+    left = [f"/experiments/{r['experiment_id']}/runs/{r['run_id']}" for r in story.runs.values()]
 
-    for experiment, run, _ in live():
-        service.post(f"/experiments/{experiment}/runs/{run}/cancel")
+    def live() -> list[str]:
+        left[:] = [at for at in left if service.get(at + "/status")["status"] not in TERMINAL]
+        return left
+
+    for at in live():
+        service.post(at + "/cancel")
     try:
         wait_until(lambda: not live(), "every run is over", 30)
     except AssertionError:
