@@ -182,7 +182,7 @@ async def _refuse(error: ServiceError, scope: Scope, send: Send) -> None:
     if scope["path"].startswith("/graphql"):
         media = b"application/json"
         body = orjson.dumps(
-            {"errors": [{"message": error.detail, "extensions": {"code": error.code}}]}
+            {"errors": [{"message": error.detail, "extensions": {"code": error.code.upper()}}]}
         )
     else:
         media, body = b"application/problem+json", problem(error)

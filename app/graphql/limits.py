@@ -78,7 +78,7 @@ def check(
 
 
 def _too_complex(message: str) -> GraphQLError:
-    return GraphQLError(message, extensions={"code": "too_complex"})
+    return GraphQLError(message, extensions={"code": "TOO_COMPLEX"})
 
 
 def check_repetitions(document: DocumentNode) -> None:

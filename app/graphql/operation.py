@@ -1,5 +1,8 @@
 """What happens around every operation: parse and validate once, refuse what costs too much,
 give every error a code, and hide what a bug would tell of the inside.
+
+Codes of top-level errors are those that clients of GraphQL know (BAD_USER_INPUT, …); the
+lower-case codes of REST appear in `userErrors`.
 """
 
 import logging
@@ -12,6 +15,7 @@ from graphql import (
     DocumentNode,
     GraphQLError,
     GraphQLSchema,
+    GraphQLSyntaxError,
     NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
     OperationType,
@@ -23,7 +27,7 @@ from strawberry.extensions import MaskErrors
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.schema.schema import validate_document
 
-from app.errors import ServiceError
+from app.errors import InvalidInput, ServiceError
 from app.graphql import limits
 
 log = logging.getLogger(__name__)
@@ -94,15 +98,20 @@ class Operation(MaskErrors):
 
     def anonymise_error(self, error: GraphQLError) -> GraphQLError:
         original = error.original_error
-        extensions: dict[str, Any] = {"code": "bad_request"}
-        message = error.message
+        message, extensions = error.message, dict[str, Any]()
         if isinstance(original, ServiceError):
-            message, extensions["code"] = original.detail, original.code
+            message = original.detail
+            wrong = isinstance(original, InvalidInput)
+            extensions["code"] = "BAD_USER_INPUT" if wrong else original.code.upper()
             if original.retry_after is not None:
                 extensions["retryAfter"] = original.retry_after
         elif is_bug(error):
             message = "A bug in the service; its log has the details."
-            extensions["code"] = "internal_error"
+            extensions["code"] = "INTERNAL_SERVER_ERROR"
+        elif isinstance(error, GraphQLSyntaxError):
+            extensions["code"] = "GRAPHQL_PARSE_FAILED"
+        else:
+            extensions["code"] = "GRAPHQL_VALIDATION_FAILED" if error.nodes else "BAD_REQUEST"
         return GraphQLError(
             message, error.nodes, error.source, error.positions, error.path, None, extensions
         )

@@ -43,7 +43,7 @@ MODERN = "application/graphql-response+json"
 class Refused(HTTPException):
     """A request that is not answered with a result of GraphQL."""
 
-    def __init__(self, status: int, reason: str, code: str = "bad_request") -> None:
+    def __init__(self, status: int, reason: str, code: str = "BAD_REQUEST") -> None:
         super().__init__(status, reason)
         self.code = code
 
@@ -86,7 +86,7 @@ class GraphQLApp(GraphQL[Context, None]):
         await response(scope, receive, send)
 
     async def _refusal(self, request: Request, refusal: HTTPException) -> Response:
-        code = getattr(refusal, "code", "bad_request")
+        code = getattr(refusal, "code", "BAD_REQUEST")
         error = {"message": refusal.reason, "extensions": {"code": code}}
         response = await self.get_sub_response(request)
         response.status_code = refusal.status_code
@@ -188,7 +188,7 @@ class GraphQLApp(GraphQL[Context, None]):
         except TimeoutError:
             kwargs["context"].cancel()
             raise Refused(
-                503, f"The operation took longer than {limits.SECONDS:g} s.", "timeout"
+                503, f"The operation took longer than {limits.SECONDS:g} s.", "TIMEOUT"
             ) from None
 
     # After: what the response says.
@@ -241,7 +241,7 @@ def _request_data(body: Any) -> GraphQLRequestData:
     query = body.get("query")
     if query is not None and len(query) > limits.CHARACTERS:
         raise Refused(
-            400, f"The query is longer than {limits.CHARACTERS:,} characters.", "too_complex"
+            400, f"The query is longer than {limits.CHARACTERS:,} characters.", "TOO_COMPLEX"
         )
     return GraphQLRequestData(
         query, body.get("variables"), body.get("operationName"), body.get("extensions")

@@ -176,7 +176,7 @@ async def test_what_does_not_exist_is_an_error_and_the_socket_lives(
             message = await socket.receive()
             errors = message["payload"]
             errors = errors if message["type"] == "error" else errors["errors"]
-            assert errors[0]["extensions"]["code"] == "not_found"
+            assert errors[0]["extensions"]["code"] == "NOT_FOUND"
             if message["type"] == "next":
                 assert (await socket.receive())["type"] == "complete"
         await socket.ask("{ __typename }")
@@ -221,7 +221,7 @@ async def test_limits_hold_on_websockets_too(server: Server) -> None:
         await socket.ask(query)
         message = await socket.receive()
         assert message["type"] == "error"
-        assert message["payload"][0]["extensions"]["code"] == "too_complex"
+        assert message["payload"][0]["extensions"]["code"] == "TOO_COMPLEX"
 
 
 async def test_many_idle_subscribers_cost_little_and_all_wake(server: Server, graph: Graph) -> None:

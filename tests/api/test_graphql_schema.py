@@ -121,9 +121,9 @@ def test_metrics_are_curves_as_columns(graph: Graph) -> None:
     assert 50 < len(thinned["steps"]) <= 100
     assert series(keys=["none"])[0]["steps"] == []
     for wrong in ({"points": 1}, {"from": 5, "to": 2}, {"keys": ["\0"]}):
-        assert graph.code(query, id=run, **wrong) == "invalid_input"
+        assert graph.code(query, id=run, **wrong) == "BAD_USER_INPUT"
     many = "{ runs(first: 100) { nodes { metricSeries(points: 10000) { key } } } }"
-    assert graph.code(many) == "too_complex"
+    assert graph.code(many) == "TOO_COMPLEX"
 
 
 def test_nodes_are_found_again_by_their_ids(graph: Graph, story: dict[str, Any]) -> None:
@@ -223,7 +223,7 @@ def test_a_bug_is_masked_and_logged(
 
     monkeypatch.setattr("app.services.keyset.page", broken)
     (error,) = graph.ask("{ runs { totalCount nodes { id } } }")["errors"]
-    assert error["extensions"] == {"code": "internal_error"}
+    assert error["extensions"] == {"code": "INTERNAL_SERVER_ERROR"}
     assert "secret" not in error["message"]
     assert "secret inside" in caplog.text
 

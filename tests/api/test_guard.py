@@ -91,7 +91,7 @@ def test_graphql_is_refused_in_its_own_form(api: Api) -> None:
     answer = api.send("POST", "/graphql", json={}, headers={"origin": "http://evil.example"})
     assert (answer.status_code, answer.json()["errors"][0]["extensions"]["code"]) == (
         403,
-        "forbidden",
+        "FORBIDDEN",
     )
 
 
