@@ -19,11 +19,12 @@ from app.settings import Settings
 
 @dataclass(frozen=True)
 class Api:
-    """`send` makes one request; `digest` is the content of the whole database."""
+    """`send` makes one request; `digest` is the content of the whole database; `loop` serves."""
 
     app: Any
     settings: Settings
     send: Callable[..., httpx.Response]
+    loop: asyncio.AbstractEventLoop
 
     def digest(self) -> str:
         path = self.settings.database_url.removeprefix("sqlite:///")
@@ -61,7 +62,7 @@ def running(tmp_path: Path, **settings: Any) -> Iterator[Api]:
     lifespan = app.router.lifespan_context(app)
     on_loop(lifespan.__aenter__())
     try:
-        yield Api(app, told, send)
+        yield Api(app, told, send, loop)
     finally:
         on_loop(client.aclose())
         on_loop(lifespan.__aexit__(None, None, None))

@@ -1,0 +1,67 @@
+"""Errors that are nobody's input: a bug is a problem too, and tells strangers nothing."""
+
+import json
+import logging
+import re
+import sys
+from typing import Any
+
+import pytest
+
+from app import errors
+from app.logs import JsonLines
+from tests.api.conftest import Api
+from tests.api.problem import STATUS, problem, tree
+
+
+def test_the_codes_are_those_of_the_map_at_the_top_of_the_error_tree() -> None:
+    listed = re.findall(r"── (\w+) +(\d+) (\w+)", errors.__doc__ or "")
+    found = {each for each in tree() if each.__module__ == errors.__name__}
+    assert sorted(listed) == sorted(
+        (each.__name__, str(each.status), each.code) for each in found - {errors.ServiceError}
+    )
+    assert len(STATUS) == len(list(tree()))  # no code stands for two things
+
+
+def test_a_bug_is_a_problem_that_leaks_nothing(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("the password is geheim, see /etc/shadow")
+
+    monkeypatch.setattr("app.services.experiments.create", broken)
+    before = api.digest()
+    answer = api.send("POST", "/v1/experiments", json={"name": "a", "task_type": "b"})
+    told = problem(answer, "internal_error")
+    assert answer.status_code == 500
+    for word in ("geheim", "shadow", "RuntimeError", "Traceback", __file__):
+        assert word not in answer.text
+    assert set(told) == {"type", "title", "status", "code", "detail"}
+    assert api.digest() == before
+
+
+def test_a_busy_service_says_when_to_try_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*_: Any) -> Any:
+        raise errors.Busy("Too much is waiting; try again.", retry_after=7)
+
+    monkeypatch.setattr("app.services.experiments.create", busy)
+    answer = api.send("POST", "/v1/experiments", json={"name": "a", "task_type": "b"})
+    problem(answer, "busy")
+    assert answer.headers["retry-after"] == "7"
+
+
+def test_a_log_line_is_one_line_of_json_with_its_traceback() -> None:
+    try:
+        raise ValueError("two\nlines \ud800")
+    except ValueError:
+        record = logging.LogRecord(
+            "uvicorn.error", logging.ERROR, __file__, 1, "it\n%s", ("broke",), sys.exc_info()
+        )
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    told = json.loads(line)
+    assert (told["level"], told["logger"], told["message"]) == (
+        "error",
+        "uvicorn.error",
+        "it\nbroke",
+    )
+    assert "test_problems.py" in told["exception"] and "ValueError: two\nlines" in told["exception"]
+    assert json.loads(line.encode(errors="backslashreplace")) == told  # as stderr writes it

@@ -1,0 +1,163 @@
+"""What arrives as bytes on a real connection: large, endless, lying and broken requests."""
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.server import Server, wait_until
+
+BODY = b'{"name": "a", "task_type": "b"}'
+TEN_MB = b'{"name": "' + b"x" * 10_000_000 + b'"}'
+
+
+@contextmanager
+def connected(server: Server) -> Iterator[socket.socket]:
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        yield connection
+
+
+def ask(server: Server, request: bytes, *, shut: bool = False) -> tuple[int, bytes]:
+    """Status and all bytes of the answer to a raw request; 0: the server just hung up."""
+    with connected(server) as connection:
+        with suppress(ConnectionError):
+            connection.sendall(request)
+            if shut:
+                connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        with suppress(ConnectionError, TimeoutError):
+            while b"\r\n\r\n" not in answer or not complete(answer):
+                if not (part := connection.recv(65536)):
+                    break
+                answer += part
+    found = re.match(rb"HTTP/1.1 (\d+)", answer)
+    return (int(found[1]) if found else 0), answer
+
+
+def complete(answer: bytes) -> bool:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    return length is not None and len(body) >= int(length[1])
+
+
+def post(*headers: bytes, body: bytes = b"", host: bytes = b"Host: localhost") -> bytes:
+    lines = [b"POST /v1/experiments HTTP/1.1", host, b"Content-Type: application/json", *headers]
+    return b"\r\n".join(line for line in lines if line) + b"\r\n\r\n" + body
+
+
+def length(number: int | str) -> bytes:
+    return f"Content-Length: {number}".encode()
+
+
+@pytest.fixture(autouse=True)
+def nothing_changed(server: Server) -> Iterator[None]:
+    """No experiment more than before, a server that answers, and no traceback in its log."""
+    url = f"{server.url}/v1/experiments?limit=1000"
+    before = httpx.get(url).json()
+    yield
+    assert httpx.get(url).json() == before
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_request_written_like_these_reaches_the_service(server: Server) -> None:
+    # And so what is refused below is refused for what is wrong with it.
+    status, answer = ask(server, post(length(4), body=b"null"))
+    assert (status, b'"code":"invalid_input"' in answer) == (422, True)
+
+
+def test_10_mb_are_refused_before_they_are_sent(server: Server) -> None:
+    status, answer = ask(server, post(length(len(TEN_MB))))
+    assert (status, b'"code":"body_too_large"' in answer) == (413, True)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_10_mb_from_an_ordinary_client_are_refused(server: Server, chunked: bool) -> None:
+    def parts() -> Iterator[bytes]:
+        for start in range(0, len(TEN_MB), 65536):
+            yield TEN_MB[start : start + 65536]
+
+    answer = httpx.post(
+        f"{server.url}/v1/experiments",
+        content=parts() if chunked else TEN_MB,
+        headers={"content-type": "application/json"},
+        timeout=30,
+    )
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+def test_an_endless_body_costs_no_memory(server: Server) -> None:
+    process = psutil.Process(server.pid)
+    before, highest = process.memory_info().rss, 0
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    with connected(server) as connection, suppress(ConnectionError):
+        connection.sendall(post(b"Transfer-Encoding: chunked"))
+        for _ in range(1600):  # 100 MB
+            connection.sendall(chunk)
+            highest = max(highest, process.memory_info().rss)
+    assert highest - before < 40_000_000
+
+
+def test_more_than_was_announced_is_cut_off(server: Server) -> None:
+    status, _ = ask(server, post(length(5), body=BODY))  # the rest is a second, broken request
+    assert status == 400
+
+
+def test_less_than_was_announced_is_no_request(server: Server) -> None:
+    status, _ = ask(server, post(length(len(BODY) + 1), body=BODY), shut=True)
+    assert status == 0
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post(length(-1), body=BODY),
+        post(length("0x1f"), body=BODY),
+        post(length("9" * 5000), body=BODY),
+        post(length("1e3"), body=BODY),
+        post(length("²"), body=BODY),
+        post(length(31), length(32), body=BODY),
+        post(length(31), b"Transfer-Encoding: chunked", body=BODY),
+        post(b"Transfer-Encoding: chunked", body=b"zz\r\n" + BODY),
+        post(b"Transfer-Encoding: gzip", length(31), body=BODY),
+        post(length(31), body=BODY, host=b""),
+        post(length(31), b"Host: evil.example", body=BODY),
+        post(length(31), body=BODY, host=b"Host: localhost\x00"),
+        post(length(31), b"Idempotency-Key: a\nX: b\x00", body=BODY),
+        post(length(31), b"Idempotency-Key: \x01", body=BODY),
+        post(length(31), b"Idempotency-Key : a\x7f", body=BODY),
+        post(length(31), b"Content-Type: application/json", body=BODY),
+        post(length(31), body=BODY).replace(b"HTTP/1.1", b"HTTP/9.9"),
+        post(length(31), body=BODY).replace(b"/v1/experiments", b"/v1/experiments\x00"),
+        post(length(31), body=BODY).replace(b"POST", b"P\xd6ST"),
+        post(length(31), body=BODY).replace(b"/v1/", b"/v1/../v1/"),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"\x00" * 100,
+        b"{}\r\n\r\n",
+    ],
+    ids=lambda request: repr(request.replace(b"\r\n", b" ")[:70]),
+)
+def test_a_broken_request_is_refused(server: Server, request_: bytes) -> None:
+    status, answer = ask(server, request_, shut=True)
+    assert status == 0 or 400 <= status < 500, answer
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if b"application/problem+json" in head:
+        assert json.loads(body)["status"] == status
+
+
+def test_a_client_that_leaves_halfway_leaves_no_connection(server: Server) -> None:
+    process = psutil.Process(server.pid)
+
+    def open_ones() -> int:
+        return sum(c.status == psutil.CONN_ESTABLISHED for c in process.net_connections("tcp"))
+
+    wait_until(lambda: open_ones() == 0, "no connection is open")
+    with connected(server) as connection:
+        connection.sendall(post(length(100), body=BODY))
+        wait_until(lambda: open_ones() == 1, "the connection is open")
+    wait_until(lambda: open_ones() == 0, "the connection is closed")
