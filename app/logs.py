@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from asyncio import CancelledError
 
 
 class JsonLines(logging.Formatter):
@@ -25,4 +26,13 @@ class JsonLines(logging.Formatter):
         """A handler that writes such lines to stderr."""
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(cls())
+        handler.addFilter(_no_cut_stream)
         return handler
+
+
+def _no_cut_stream(record: logging.LogRecord) -> bool:
+    """Leaves out what uvicorn calls errors when the end of the server cuts open streams."""
+    raised = record.exc_info[1] if record.exc_info else None
+    return not (
+        isinstance(raised, CancelledError) or str(record.msg).startswith("Cancel %s running task")
+    )

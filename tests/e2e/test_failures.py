@@ -1,6 +1,7 @@
 """Each thing that a newcomer can get wrong is one clear line, from real processes."""
 
 import ctypes
+import json
 import os
 import signal
 import socket
@@ -9,14 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
+import httpx
+import psutil
 import pytest
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from app.cli import main
 from app.main import bind, load_settings
-from tests.support.server import REPOSITORY, running_server, wait_until
+from tests.support.server import REPOSITORY, end_trainers, running_server, wait_until
 
 SERVE = [sys.executable, "-m", "app.main"]
 CLI = [sys.executable, "-m", "app.cli"]
@@ -260,3 +267,50 @@ def test_ctrl_c_ends_a_quiet_server(tmp_path: Path, command: list[str]) -> None:
 def test_ctrl_c_while_it_is_still_starting(tmp_path: Path, command: list[str]) -> None:
     env = environment(tmp_path) | {"PYTHONVERBOSE": "1"}
     assert interrupted(command, env, lambda text: "import 'fastapi" in text, 3)
+
+
+def test_ctrl_c_in_the_middle_of_the_demo(tmp_path: Path) -> None:
+    try:
+        interrupted(
+            [*CLI, "demo"], environment(tmp_path), lambda text: "Cancel it half-way" in text, 4
+        )
+    finally:
+        end_trainers(tmp_path / "data")
+
+
+def test_open_streams_and_websockets_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server, ExitStack() as opened:
+        experiment = post(f"{server.url}/v1/experiments", {"name": "a", "task_type": "b"})
+        runs = f"{server.url}/v1/experiments/{experiment['experiment_id']}/runs"
+        run = post(runs, {"model": "m", "recipe": "demo", "resources": {"count": 64}})
+        watched = f'subscription {{ run(id: "{run["run_id"]}") {{ status }} }}'
+        for path, headers in (
+            (
+                f"/v1/experiments/{experiment['experiment_id']}/runs/{run['run_id']}/logs?follow=1",
+                {},
+            ),
+            (f"/graphql?{urlencode({'query': watched})}", {"Accept": "text/event-stream"}),
+        ):
+            client = opened.enter_context(httpx.Client(timeout=20))
+            stream = client.stream("GET", server.url + path, headers=headers)
+            assert opened.enter_context(stream).status_code == 200
+        sock = opened.enter_context(
+            connect(
+                f"ws{server.url[4:]}/graphql", subprotocols=[Subprotocol("graphql-transport-ws")]
+            )
+        )
+        sock.send('{"type": "connection_init"}')
+        assert "connection_ack" in str(sock.recv(20))
+        began = time.monotonic()
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: not psutil.pid_exists(server.pid) or zombie(server.pid), "it ended")
+        assert time.monotonic() - began < 3
+    assert [json.loads(each)["level"] for each in server.log.read_text().splitlines()] == ["info"]
+
+
+def zombie(pid: int) -> bool:
+    return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def post(url: str, body: Any) -> Any:
+    return httpx.post(url, json=body, timeout=20).raise_for_status().json()

@@ -1,0 +1,86 @@
+"""Settings: safe by default, each from its variable, and no door left open."""
+
+import os
+
+import pytest
+from pydantic import ValidationError
+
+from app.domain.hosts import allowed, origin_allowed
+from app.main import _address
+from app.settings import Settings
+
+TOKEN = "a-token-of-some-length"
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("LLM_TRAIN_")]:
+        monkeypatch.delenv(name)
+
+
+def test_the_defaults_serve_this_machine_only() -> None:
+    settings = Settings()
+    assert (settings.host, settings.port, settings.api_token) == ("127.0.0.1", 8000, None)
+    assert settings.database_url == "sqlite:///app.db" and str(settings.data_dir) == "data"
+    assert settings.hosts == {"127.0.0.1", "localhost", "[::1]"}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_loopback_needs_no_token(host: str) -> None:
+    assert Settings(host=host).loopback
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["0.0.0.0", "::", "192.168.1.5", "10.0.0.1", "fe80::1", "gpu.example.com", "0", "127.1",
+     "localhost.example.com", "::ffff:0.0.0.0", "*"],
+)  # fmt: skip
+def test_any_other_address_needs_one(host: str) -> None:
+    with pytest.raises(ValidationError, match="LLM_TRAIN_API_TOKEN"):
+        Settings(host=host)
+    assert Settings(host=host, api_token=TOKEN).host == host
+
+
+@pytest.mark.parametrize(
+    "token", ["", "short", "x" * 15, "with some spaces", "pässwörter-lang", "a\nb" * 9]
+)
+def test_a_token_that_is_none(token: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(api_token=token)
+
+
+def test_each_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_TRAIN_ALLOWED_HOSTS", " GPU.example.com, [FD00::1]:8443 ,,")
+    monkeypatch.setenv("LLM_TRAIN_MAX_LOCAL_RUNS", "7")
+    settings = Settings()
+    assert settings.max_local_runs == 7
+    assert settings.hosts > {"gpu.example.com", "[fd00::1]:8443"}
+
+
+@pytest.mark.parametrize("name", ["*", "a/b", "http://a", "a:b", "fd00::1", "a b", "a.", "@"])
+def test_a_name_that_is_no_host(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("LLM_TRAIN_ALLOWED_HOSTS", name)
+    with pytest.raises(ValidationError, match="is not a name"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:1"),
+        ("0.0.0.0", "http://127.0.0.1:1"),
+        ("::", "http://[::1]:1"),
+        ("fd00::5", "http://[fd00::5]:1"),
+        ("gpu.lan", "http://gpu.lan:1"),
+    ],
+)
+def test_trainers_of_this_machine_always_get_in(host: str, address: str) -> None:
+    settings = Settings(host=host, api_token=TOKEN, allowed_hosts=["far.example.com"])
+    assert _address(host, 1) == address
+    assert allowed(address.removeprefix("http://"), settings.hosts)
+
+
+def test_another_port_of_this_machine_is_another_site() -> None:
+    assert origin_allowed("http://localhost:8000", "localhost:8000", [])
+    assert not origin_allowed("http://localhost:8888", "localhost:8000", ["dev.example"])
+    assert origin_allowed("https://dev.example:5173", "localhost:8000", ["dev.example"])
