@@ -3,10 +3,13 @@
 serve           the service, as `python -m app.main` starts it
 demo            the service, and a real model that trains, is cancelled, resumed and released
 migrate         bring the database to this version's schema, or back
+verify          read checkpoints again, every byte
+prune           delete all but the newest checkpoints of each run
 export-schema   print the GraphQL schema (`schema.graphql` is its copy)
 """
 
 import argparse
+import asyncio
 import gc
 import signal
 import sys
@@ -42,13 +45,27 @@ def main() -> None:
     demo.add_argument("--exit", action="store_true", help="end when the story is told")
     migrate = command("migrate", "Bring the database to this version's schema, or back to another.")
     migrate.add_argument("--to", default="head", help="a revision, or `base` for an empty database")
+    verify = command("verify", "Read checkpoints again, every byte. Fails when one is lost.")
+    verify.add_argument("experiment", help="its id")
+    verify.add_argument("--run", help="those of this run only")
+    verify.add_argument("--path", help="the checkpoint of this /ckpts/… path only")
+    prune = command("prune", "Delete all but the newest checkpoints of each run.")
+    prune.add_argument("--keep", type=_positive, help="how many; or as each recipe says")
+    prune.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
     export = command("export-schema", "Print the GraphQL schema.")
     export.add_argument("--check", type=Path, metavar="FILE", help="fail when FILE differs")
 
     arguments = parser.parse_args()
-    {"serve": _serve, "demo": _demo, "migrate": _migrate, "export-schema": _export_schema}[
-        arguments.command
-    ](arguments)
+    {
+        "serve": _serve, "demo": _demo, "migrate": _migrate, "verify": _verify, "prune": _prune,
+        "export-schema": _export_schema,
+    }[arguments.command](arguments)  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
 
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, object]:
@@ -85,6 +102,39 @@ def _migrate(arguments: argparse.Namespace) -> None:
     except Exception as error:  # of SQLite, psycopg, SQLAlchemy or Alembic: they share no class
         sys.exit("llm-train: the database cannot be migrated: " + " ".join(str(error).split()))
     print(f"{before or 'empty'} → {after or 'empty'}")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    from app import upkeep
+    from app.domain.requests import VerifyRequest
+    from app.errors import ServiceError
+    from app.main import load_settings
+
+    request = VerifyRequest(run_id=arguments.run, ckpt_path=arguments.path)
+    try:
+        found = asyncio.run(upkeep.verify(load_settings(), arguments.experiment, request))
+    except ServiceError as error:
+        sys.exit(f"llm-train: {error}")
+    for each in found:
+        print(f"{each.state:8} {each.ckpt_path} {each.reason or ''}".rstrip())
+    sys.exit(any(each.state == "lost" for each in found))
+
+
+def _prune(arguments: argparse.Namespace) -> None:
+    from app import upkeep
+    from app.domain.recipes import RecipeError
+    from app.errors import ServiceError
+    from app.main import load_settings
+
+    try:
+        found = asyncio.run(upkeep.prune(load_settings(), arguments.keep, arguments.dry_run))
+    except (ServiceError, RecipeError, OSError) as error:
+        sys.exit(f"llm-train: {error}")
+    for each in found:
+        print(f"{each.size_bytes or 0:>16,} bytes  {each.ckpt_path}")
+    total = sum(each.size_bytes or 0 for each in found)
+    what = "would be deleted" if arguments.dry_run else "deleted"
+    print(f"{total:>16,} bytes in {len(found)} checkpoints {what}")
 
 
 def _export_schema(arguments: argparse.Namespace) -> None:

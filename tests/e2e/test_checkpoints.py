@@ -1,13 +1,16 @@
 """Only what is on disk, whole and unchanged, is offered; reading it holds up nothing else."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.server import wait_until
+from tests.support.server import REPOSITORY, wait_until
 from tests.support.service import Service, home, running
 
 
@@ -176,3 +179,40 @@ def test_retention_keeps_the_newest_of_a_run_while_it_trains(tmp_path: Path) -> 
         answer = service.get(f"/experiments/{service.experiment}/retention?keep=1")
         assert [c["step"] for c in answer["checkpoints"]] == [50]
         assert answer["size_bytes"] == answer["checkpoints"][0]["size_bytes"] > 0
+
+
+def test_operators_verify_and_prune_from_the_command_line(tmp_path: Path) -> None:
+    def llm_train(*arguments: str) -> tuple[int, list[str]]:
+        environment = os.environ | {
+            "LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path}/app.db",
+            "LLM_TRAIN_DATA_DIR": f"{tmp_path}/data",
+            "LLM_TRAIN_RECIPES": f"{tmp_path}/recipes.toml",
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "app.cli", *arguments],
+            cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        return done.returncode, (done.stdout + done.stderr).splitlines()
+
+    with running(tmp_path) as service:
+        run = service.submit("finishes", steps=30, step_seconds=0.01)
+        service.ended(run)
+        oldest, damaged, newest = sorted(
+            service.checkpoints(run).values(), key=lambda each: each["step"]
+        )
+        code, (line,) = llm_train("prune", "--keep", "1")
+        assert code == 1 and "cannot be used" in line, "it belongs to the server"
+
+    code, lines = llm_train("verify", service.experiment)
+    assert code == 0 and all(line.startswith("ready") for line in lines) and len(lines) == 3
+    flip(service.directory(damaged) / "state.json")
+    code, (line,) = llm_train("verify", service.experiment, "--path", damaged["ckpt_path"])
+    assert code == 1 and line.startswith("lost") and "SHA-256" in line
+    assert llm_train("verify", "exp_nothing")[0] == 1
+
+    code, lines = llm_train("prune", "--keep", "1", "--dry-run")
+    assert code == 0 and oldest["ckpt_path"] in lines[0]
+    assert lines[-1].strip() == f"{oldest['size_bytes']} bytes in 1 checkpoints would be deleted"
+    assert service.directory(oldest).exists()
+    assert llm_train("prune", "--keep", "1")[0] == 0
+    assert not service.directory(oldest).exists() and service.directory(newest).exists()

@@ -1,0 +1,58 @@
+"""`llm-train verify` and `llm-train prune`: what operators do to checkpoints by hand.
+
+Both work on the database itself. SQLite belongs to one process: while a server runs on it, ask
+that server (`POST …/checkpoints/verify`, `GET …/retention`) instead.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from app.domain.recipes import load_recipes
+from app.domain.requests import VerifyRequest
+from app.services import retention, verification
+from app.settings import Settings
+from app.store.database import Database, connect
+from app.store.tables import Checkpoint
+
+
+async def verify(
+    settings: Settings, experiment_id: str, request: VerifyRequest
+) -> list[Checkpoint]:
+    """Reads every byte of the checkpoints that are selected; each as it is then.
+
+    Raises NotFound, Unavailable.
+    """
+    async with _database(settings) as db:
+        findings = await verification.inspect(db, settings.data_dir, experiment_id, request)
+        return await db.write(verification.record, findings)
+
+
+async def prune(settings: Settings, keep: int | None, dry_run: bool) -> list[Checkpoint]:
+    """Deletes all but the newest `keep` checkpoints of each run (None: as its recipe says).
+
+    Answers what is deleted, or with `dry_run` would be. Raises RecipeError, Unavailable.
+    """
+    source = settings.recipes
+    recipes = load_recipes(source.read_text() if source else None, str(source))
+    keeps = {name: keep or recipe.keep_checkpoints for name, recipe in recipes.items()}
+    wanted = {name: number for name, number in keeps.items() if number}
+    async with _database(settings) as db:
+        if dry_run:
+            return await db.scan(retention.plan, wanted)
+        deleted: list[Checkpoint] = []
+        for run_id, number in (await db.scan(retention.crowded, wanted)).items():
+            deleted += await db.write(retention.delete, run_id, number)
+        for each in await db.read(retention.doomed):
+            retention.remove(settings.data_dir, each)
+            await db.write(retention.gone, [each])
+        return deleted
+
+
+@asynccontextmanager
+async def _database(settings: Settings) -> AsyncIterator[Database]:
+    db = connect(settings.database_url)
+    await db.start()
+    try:
+        yield db
+    finally:
+        await db.stop()
