@@ -6,6 +6,7 @@ from tests.support.database import (
     databases,
     db,
     empty_database_url,
+    module_database_url,
     postgresql,
 )
 from tests.support.server import server
@@ -16,6 +17,7 @@ __all__ = [
     "databases",
     "db",
     "empty_database_url",
+    "module_database_url",
     "postgresql",
     "server",
 ]

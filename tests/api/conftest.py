@@ -2,16 +2,17 @@
 
 import asyncio
 import hashlib
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import create_engine
+from sqlmodel import SQLModel
 
 from app.main import create_app
 from app.settings import Settings
@@ -27,9 +28,14 @@ class Api:
     loop: asyncio.AbstractEventLoop
 
     def digest(self) -> str:
-        path = self.settings.database_url.removeprefix("sqlite:///")
-        with closing(sqlite3.connect(path)) as connection:
-            return hashlib.sha256("\n".join(connection.iterdump()).encode()).hexdigest()
+        engine = create_engine(self.settings.database_url)
+        with engine.connect() as connection:
+            rows = [
+                sorted(map(repr, connection.execute(table.select())))
+                for table in SQLModel.metadata.sorted_tables
+            ]
+        engine.dispose()
+        return hashlib.sha256(repr(rows).encode()).hexdigest()
 
     def post(self, path: str, body: Any, **headers: str) -> Any:
         answer = self.send("POST", path, json=body, headers=headers)
@@ -72,6 +78,6 @@ def running(tmp_path: Path, **settings: Any) -> Iterator[Api]:
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with running(tmp_path_factory.mktemp("api")) as api:
+def api(tmp_path_factory: pytest.TempPathFactory, module_database_url: str) -> Iterator[Api]:
+    with running(tmp_path_factory.mktemp("api"), database_url=module_database_url) as api:
         yield api

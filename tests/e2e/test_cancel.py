@@ -16,11 +16,13 @@ LATEST = GRACE + 1.0
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(
+    tmp_path_factory: pytest.TempPathFactory, module_database_url: str
+) -> Iterator[Service]:
     grace = f"grace_seconds = {GRACE}"
     with running(
-        tmp_path_factory.mktemp("cancel"), ignores_term=grace, spawns_grandchild=grace,
-        hangs_before_first_report=grace,
+        tmp_path_factory.mktemp("cancel"), module_database_url,
+        ignores_term=grace, spawns_grandchild=grace, hangs_before_first_report=grace,
     ) as service:  # fmt: skip
         yield service
 

@@ -15,8 +15,10 @@ from tests.support.service import Service, home, running
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running(tmp_path_factory.mktemp("checkpoints")) as service:
+def service(
+    tmp_path_factory: pytest.TempPathFactory, module_database_url: str
+) -> Iterator[Service]:
+    with running(tmp_path_factory.mktemp("checkpoints"), module_database_url) as service:
         yield service
 
 
@@ -131,10 +133,12 @@ def test_a_partial_checkpoint_of_a_killed_trainer_is_no_checkpoint(service: Serv
     assert not any("777" in name for name in states) and not partial.exists()
 
 
-def test_while_a_checkpoint_is_read_everything_else_goes_on(tmp_path: Path) -> None:
+def test_while_a_checkpoint_is_read_everything_else_goes_on(
+    tmp_path: Path, database_url: str
+) -> None:
     """As if each were 100 GB: nothing that is read comes to an end before `go` exists."""
     go = tmp_path / "go"
-    with home(tmp_path) as place:
+    with home(tmp_path, database_url) as place:
         with place.serve() as service:
             parent = service.submit("finishes", steps=10, step_seconds=0.01)
             service.ended(parent)
@@ -162,8 +166,10 @@ def test_while_a_checkpoint_is_read_everything_else_goes_on(tmp_path: Path) -> N
             assert service.launches(child) == [1]
 
 
-def test_retention_keeps_the_newest_of_a_run_while_it_trains(tmp_path: Path) -> None:
-    with running(tmp_path, finishes="keep_checkpoints = 2") as service:
+def test_retention_keeps_the_newest_of_a_run_while_it_trains(
+    tmp_path: Path, database_url: str
+) -> None:
+    with running(tmp_path, database_url, finishes="keep_checkpoints = 2") as service:
         run = service.submit("finishes", steps=60, step_seconds=0.01)
         service.stepping(run, 25)
         service.ended(run)

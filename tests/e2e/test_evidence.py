@@ -14,9 +14,12 @@ RETRY = "max_attempts = 3"
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(
+    tmp_path_factory: pytest.TempPathFactory, module_database_url: str
+) -> Iterator[Service]:
     with running(
         tmp_path_factory.mktemp("evidence"),
+        module_database_url,
         crashes=RETRY,
         hangs_before_first_report="start_seconds = 1",
         ignores_term="heartbeat_seconds = 1.5",

@@ -42,8 +42,10 @@ def submit_and_die(place: Home, failpoint: str) -> None:
         "end.before_record",
     ],
 )
-def test_a_server_killed_at_any_instant_launches_once(tmp_path: Path, failpoint: str) -> None:
-    with home(tmp_path) as place:
+def test_a_server_killed_at_any_instant_launches_once(
+    tmp_path: Path, database_url: str, failpoint: str
+) -> None:
+    with home(tmp_path, database_url) as place:
         submit_and_die(place, failpoint)
         with place.serve() as service:
             run = service.submit("finishes", key="k", steps=6, step_seconds=0.02)
@@ -56,10 +58,10 @@ def test_a_server_killed_at_any_instant_launches_once(tmp_path: Path, failpoint:
     ["wrapper.started", "wrapper.identity_saved", "wrapper.spawned", "wrapper.trainer_ended"],
 )
 def test_a_server_killed_while_the_wrapper_is_at_any_instant_launches_once(
-    tmp_path: Path, instant: str
+    tmp_path: Path, database_url: str, instant: str
 ) -> None:
     go = tmp_path / "go"
-    with home(tmp_path) as place:
+    with home(tmp_path, database_url) as place:
         with place.serve(FAILPOINT=f"{instant}:wait:{go}") as service:
             run = service.submit("finishes", steps=6, step_seconds=0.02)
             directory = tmp_path / "data" / "runs" / run
@@ -85,9 +87,9 @@ def test_a_server_killed_while_the_wrapper_is_at_any_instant_launches_once(
 @pytest.mark.parametrize("instant", ["wrapper.started", "wrapper.identity_saved",
                                      "wrapper.spawned", "wrapper.trainer_ended"])  # fmt: skip
 def test_a_wrapper_killed_at_any_instant_leaves_a_stated_end_and_no_process(
-    tmp_path: Path, instant: str
+    tmp_path: Path, database_url: str, instant: str
 ) -> None:
-    with home(tmp_path) as place, place.serve(FAILPOINT=f"{instant}:kill") as service:
+    with home(tmp_path, database_url) as place, place.serve(FAILPOINT=f"{instant}:kill") as service:
         run = service.submit("finishes", steps=6, step_seconds=0.02)
         ended = service.ended(run, SOON)
         if ended["status"] == "succeeded":
@@ -98,8 +100,10 @@ def test_a_wrapper_killed_at_any_instant_leaves_a_stated_end_and_no_process(
         assert len(service.launches(run)) <= 1
 
 
-def test_a_command_that_cannot_start_fails_with_the_reason(tmp_path: Path) -> None:
-    with home(tmp_path) as place:
+def test_a_command_that_cannot_start_fails_with_the_reason(
+    tmp_path: Path, database_url: str
+) -> None:
+    with home(tmp_path, database_url) as place:
         recipes = tmp_path / "recipes.toml"
         recipes.write_text(
             f'{recipes.read_text()}\n[recipes.nowhere]\ncommand = ["/no/such/program"]\n'
@@ -110,8 +114,8 @@ def test_a_command_that_cannot_start_fails_with_the_reason(tmp_path: Path) -> No
     assert "/no/such/program" in ended["status_detail"]
 
 
-def test_impossible_runs_do_not_block_those_behind_them(tmp_path: Path) -> None:
-    with home(tmp_path) as place, place.serve(GPUS="") as service:
+def test_impossible_runs_do_not_block_those_behind_them(tmp_path: Path, database_url: str) -> None:
+    with home(tmp_path, database_url) as place, place.serve(GPUS="") as service:
         path = f"/experiments/{service.experiment}/runs"
         greedy = {"model": "m", "recipe": "finishes", "resources": {"gpu_type": "A100", "count": 4}}
         for _ in range(205):  # more than a page of the queue

@@ -25,8 +25,8 @@ def trained(service: Service, run: str) -> int:
     return log.read_text().count("step ") if log.exists() else 0
 
 
-def test_no_point_is_lost_or_doubled_over_restarts(tmp_path: Path) -> None:
-    with home(tmp_path) as place:
+def test_no_point_is_lost_or_doubled_over_restarts(tmp_path: Path, database_url: str) -> None:
+    with home(tmp_path, database_url) as place:
         with place.serve() as service:
             run = service.submit("finishes", steps=400, step_seconds=0.02)
             service.stepping(run)
@@ -56,9 +56,9 @@ def test_no_point_is_lost_or_doubled_over_restarts(tmp_path: Path) -> None:
     ],
 )
 def test_a_run_that_ended_meanwhile_has_its_true_end(
-    tmp_path: Path, trainer: str, status: str, reason: str | None, step: int
+    tmp_path: Path, database_url: str, trainer: str, status: str, reason: str | None, step: int
 ) -> None:
-    with home(tmp_path) as place:
+    with home(tmp_path, database_url) as place:
         with place.serve() as service:
             run = service.submit(trainer, steps=100, step_seconds=0.02)
             service.stepping(run)
@@ -74,8 +74,10 @@ def test_a_run_that_ended_meanwhile_has_its_true_end(
         assert max(known) == step or (trainer == "oom_like" and max(known) >= step - 60)
 
 
-def test_a_cancel_that_was_acknowledged_is_carried_out_by_the_next_server(tmp_path: Path) -> None:
-    with home(tmp_path) as place:
+def test_a_cancel_that_was_acknowledged_is_carried_out_by_the_next_server(
+    tmp_path: Path, database_url: str
+) -> None:
+    with home(tmp_path, database_url) as place:
         with place.serve() as service:
             run = service.submit("obedient", steps=10_000, step_seconds=0.02)
             service.stepping(run, 3)
@@ -90,8 +92,10 @@ def test_a_cancel_that_was_acknowledged_is_carried_out_by_the_next_server(tmp_pa
             assert service.launches(run) == [1]
 
 
-def test_silence_that_nobody_could_hear_is_not_a_trainers_fault(tmp_path: Path) -> None:
-    with home(tmp_path, obedient="heartbeat_seconds = 1.5") as place:
+def test_silence_that_nobody_could_hear_is_not_a_trainers_fault(
+    tmp_path: Path, database_url: str
+) -> None:
+    with home(tmp_path, database_url, obedient="heartbeat_seconds = 1.5") as place:
         with place.serve() as service:
             run = service.submit("obedient", steps=10_000, step_seconds=0.02)
             service.stepping(run)

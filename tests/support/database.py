@@ -1,6 +1,7 @@
 """Databases for tests, each on SQLite and on a real PostgreSQL.
 
 database_url         a migrated, empty database for each test, once per dialect
+module_database_url  the same, for all tests of a module
 empty_database_url   one without tables, for tests of migrations
 db                   a started `Database` on `database_url`
 
@@ -163,6 +164,14 @@ def databases(
 @pytest.fixture
 def database_url(databases: Databases) -> Iterator[str]:
     """A migrated, empty database, for LLM_TRAIN_DATABASE_URL."""
+    url = databases.migrated()
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture(scope="module")
+def module_database_url(databases: Databases) -> Iterator[str]:
+    """As database_url, but one for all tests of a module."""
     url = databases.migrated()
     yield url
     databases.drop(url)

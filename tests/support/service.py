@@ -192,9 +192,14 @@ class Home:
 
 
 @contextmanager
-def home(tmp_path: Path, **overrides: str) -> Iterator[Home]:
-    """A place for one server after another. `overrides`: lines for recipes, by trainer."""
+def home(tmp_path: Path, database_url: str | None = None, **overrides: str) -> Iterator[Home]:
+    """A place for one server after another, by default with a SQLite file.
+
+    `overrides`: lines for recipes, by trainer.
+    """
     found = Home(tmp_path, settings={"RECIPES": str(recipes(tmp_path, **overrides))})
+    if database_url is not None:
+        found.settings["DATABASE_URL"] = database_url
     try:
         yield found
     finally:
@@ -206,9 +211,9 @@ def home(tmp_path: Path, **overrides: str) -> Iterator[Home]:
 
 
 @contextmanager
-def running(tmp_path: Path, **overrides: str) -> Iterator[Service]:
+def running(tmp_path: Path, database_url: str | None = None, **overrides: str) -> Iterator[Service]:
     """One server with every trainer."""
-    with home(tmp_path, **overrides) as place, place.serve() as service:
+    with home(tmp_path, database_url, **overrides) as place, place.serve() as service:
         yield service
 
 
