@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import orjson
@@ -30,6 +30,7 @@ RowT = TypeVar("RowT", bound=SQLModel)
 Parent = tuple[str, str]
 
 MOST = 100
+REMEMBERED = 512  # statements; clients choose among thousands of combinations
 METRIC = "metric"
 _latest = columns(MetricLatest)
 
@@ -162,7 +163,7 @@ class _Shape(NamedTuple):
     dialect: str | None
 
 
-@cache
+@lru_cache(REMEMBERED)
 def _statement(shape: _Shape) -> Statement[Any]:
     """Rows of one page; for the order by a metric with its value behind the columns."""
     listing, metric = shape.listing, shape.field == METRIC
@@ -230,7 +231,7 @@ def _of_each(query: Select[Any], tie: Any, shape: _Shape) -> Select[Any]:
     return select(*selected).select_from(parents.join(page, found)).order_by(*_directed(by, shape))
 
 
-@cache
+@lru_cache(REMEMBERED)
 def _count(
     listing: Listing[Any], filters: frozenset[str], parent: str | None, many: bool
 ) -> Statement[Any]:

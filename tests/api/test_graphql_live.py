@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection
 
+from tests.support.database import postgresql_only
 from tests.support.graphql import Graph
 from tests.support.server import Server, running_server
 
@@ -243,6 +245,30 @@ async def test_many_idle_subscribers_cost_little_and_all_wake(server: Server, gr
         for socket in (one, two):
             woken = {(await socket.receive())["id"] for _ in range(100)}
             assert len(woken) > 1
+
+
+@postgresql_only
+async def test_a_change_on_one_replica_wakes_a_subscriber_of_another(
+    tmp_path: Path, database_url: str
+) -> None:
+    settings: dict[str, Any] = {"DATABASE_URL": database_url, "SECRET": "s" * 40}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with (
+        running_server(tmp_path / "one", **settings) as one,
+        running_server(tmp_path / "two", **settings) as two,
+        httpx.Client(base_url=one.url, timeout=20) as http,
+    ):
+        graph = Graph(http.request)
+        experiment, run, _ = await asyncio.to_thread(start, graph)
+        async with connected(two) as socket:
+            await socket.ask(RUN, "run", id=run)
+            await socket.ask(FEED, "feed", id=experiment, after=2)
+            assert (await socket.next())["status"] == "QUEUED"
+            await asyncio.to_thread(graph.cancel, run)
+            seen = [(await socket.receive()).get("payload", {}).get("data") for _ in range(3)]
+    assert any(found and found.get("run", {}).get("status") == "CANCELLED" for found in seen)
+    assert any(found and "experimentEvents" in found for found in seen)
 
 
 @pytest.fixture(scope="module")
