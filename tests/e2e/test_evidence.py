@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from app.domain.tokens import run_token
 from tests.support.server import wait_until
-from tests.support.service import Service, alive, running
+from tests.support.service import Service, alive, home, running
 
 RETRY = "max_attempts = 3"
 
@@ -130,16 +131,12 @@ def test_late_reports_of_an_older_attempt_are_refused_and_change_nothing(service
 
 
 def _token(service: Service, run: str) -> str:
-    from app.domain.tokens import run_token
-
     return run_token((service.data_dir / "secret").read_text(), run)
 
 
 def test_an_external_run_that_falls_silent_or_ignores_a_cancel_gets_its_outcome(
     tmp_path: Path,
 ) -> None:
-    from tests.support.service import home
-
     with (
         home(tmp_path) as place,
         place.serve(EXTERNAL_HEARTBEAT_SECONDS="1", EXTERNAL_GRACE_SECONDS="0.5") as service,
