@@ -12,6 +12,7 @@ from sqlalchemy import create_engine, inspect
 
 from app.store import migrate
 from app.store.database import connect
+from tests.support.database import postgresql_only
 
 TABLES = {
     "checkpoint", "event", "experiment", "experiment_tag", "idempotency_key",
@@ -104,11 +105,10 @@ def test_a_migration_that_was_killed_halfway_is_as_if_it_never_began(
     assert tables(empty_database_url) == TABLES
 
 
+@postgresql_only  # a SQLite file belongs to one server
 def test_servers_that_start_together_on_an_empty_database_all_start(
     empty_database_url: str,
 ) -> None:
-    if empty_database_url.startswith("sqlite"):
-        pytest.skip("one server has the file")  # tests/unit/test_database.py: "in use"
     start = f"from app.store.database import connect; connect({empty_database_url!r}).prepare()"
     with ThreadPoolExecutor() as pool:
         servers = pool.map(
