@@ -54,14 +54,14 @@ def _refusal(error: ValidationError, body: bytes) -> ServiceError:
     document = from_json(body or b"{}")
     details: dict[str, list[str]] = {}
     for each in found:
-        reasons = details.setdefault(_pointer(each["loc"], document), [])
+        reasons = details.setdefault(_pointer(each["loc"], each["type"], document), [])
         reasons.append(_ADVICE.get(each["type"]) or each["msg"].removeprefix("Value error, "))
     return invalid(
         [{"pointer": at, "detail": ", or: ".join(reasons)} for at, reasons in details.items()]
     )
 
 
-def _pointer(location: tuple[int | str, ...], document: Any) -> str:
+def _pointer(location: tuple[int | str, ...], type: str, document: Any) -> str:
     """Where it is in the document, as a JSON pointer.
 
     Pydantic's locations also name what it tried (the members of a union, `[key]`); they end
@@ -74,7 +74,7 @@ def _pointer(location: tuple[int | str, ...], document: Any) -> str:
             break
         if part in document if isinstance(document, dict) else True:
             document = document[part]
-        elif part == location[-1] and part != "[key]":
+        elif type == "missing" and part == location[-1]:
             document = None
         else:
             break

@@ -420,3 +420,57 @@ def test_a_bad_parameter_of_the_log_is_named(story: Story, query: str) -> None:
     path = f"/v1/experiments/{story.experiment}/runs/{story.run}/logs?{query}"
     told = problem(story.api.send("GET", path), "invalid_input")
     assert told["errors"][0]["parameter"] == query.partition("=")[0]
+
+
+@pytest.mark.parametrize(
+    ("report", "pointer"),
+    [
+        ('{"metrics": {"l": {"steps": [1, 2], "values": [1, X]}}}', "/metrics/l/values/1"),
+        ('{"metrics": {"a/b~c": {"steps": [1], "values": [X]}}}', "/metrics/a~1b~0c/values/0"),
+        (
+            '{"metrics": {"l": {"steps": [1], "values": [1], "wall_times": [X]}}}',
+            "/metrics/l/wall_times/0",
+        ),
+        ('{"points": [{"key": "l", "step": 1, "value": X}]}', "/points/0/value"),
+        (
+            '{"points": [{"key": "l", "step": 1, "value": 1, "wall_time": X}]}',
+            "/points/0/wall_time",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", '"nan"', "{}", "true"])
+@changes_nothing
+def test_a_number_of_a_report_that_is_none(
+    story: Story, report: str, pointer: str, value: str
+) -> None:
+    answer = story.send(ROUTES["report"].path, report.replace("X", value).encode())
+    told = problem(answer, "invalid_input")
+    assert [each["pointer"] for each in told["errors"]] == [pointer]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointers"),
+    [
+        ({"metrics": {"": {"steps": [1], "values": [1]}}}, ["/metrics/"]),
+        ({"metrics": {"l": {"values": [1]}}}, ["/metrics/l/steps"]),
+        ({"checkpoints": [{"name": ".x", "step": 1}]}, ["/checkpoints/0/name"]),
+        ({"checkpoints": [7]}, ["/checkpoints/0"]),
+        ({"steps": 1, "batch": 0}, ["/batch", "/steps"]),
+    ],
+)
+@changes_nothing
+def test_a_pointer_leads_to_the_very_place(
+    story: Story, body: dict[str, Any], pointers: list[str]
+) -> None:
+    told = problem(story.send(ROUTES["report"].path, json.dumps(body).encode()), "invalid_input")
+    assert [each["pointer"] for each in told["errors"]] == pointers
+
+
+def test_only_reports_may_be_larger_than_a_megabyte(story: Story) -> None:
+    for operation, route in ROUTES.items():
+        padded = json.dumps(story.good(route)).encode() + b" " * 1_100_000
+        answer = story.send(route.path, padded)
+        if operation == "report":
+            assert answer.status_code == 200, answer.text
+        else:
+            problem(answer, "body_too_large")

@@ -1,0 +1,68 @@
+"""The commands of `llm-train`, as real processes, when all is well."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import REPOSITORY, end_trainers
+
+
+def llm_train(tmp_path: Path, *arguments: str, timeout: float = 60) -> str:
+    """The output of a command that ends well and complains of nothing."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LLM_TRAIN_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        cwd=REPOSITORY,
+        env=clean
+        | {
+            "LLM_TRAIN_PORT": "0",
+            "LLM_TRAIN_DATA_DIR": str(tmp_path / "data"),
+            "LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout
+
+
+def test_the_demo_tells_its_whole_story_and_ends(tmp_path: Path) -> None:
+    try:
+        told = llm_train(tmp_path, "demo", "--exit", timeout=240)
+    finally:
+        end_trainers(tmp_path / "data")
+    places = [
+        told.index(words)
+        for words in (
+            "Create an experiment",
+            "Submit a run",
+            "Cancel it half-way",
+            ": ready",
+            "Resume it with a lower learning rate",
+            "the loss went on from",
+            "Mark the result as a release",
+            '"releaseTag": "v1.0.0"',
+        )
+    ]
+    assert places == sorted(places)
+
+
+def test_migrate_goes_up_and_down(tmp_path: Path) -> None:
+    assert llm_train(tmp_path, "migrate") == "empty → 0001\n"
+    assert llm_train(tmp_path, "migrate") == "0001 → 0001\n"
+    assert llm_train(tmp_path, "migrate", "--to", "base") == "0001 → empty\n"
+
+
+def test_export_schema_prints_the_file_in_the_repository(tmp_path: Path) -> None:
+    file = REPOSITORY / "schema.graphql"
+    assert llm_train(tmp_path, "export-schema") == file.read_text()
+    assert llm_train(tmp_path, "export-schema", "--check", str(file)) == ""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["demo", "--help"]])
+def test_help_is_an_answer(tmp_path: Path, arguments: list[str]) -> None:
+    assert llm_train(tmp_path, *arguments).startswith("usage: llm-train")
