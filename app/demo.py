@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from typing import Any
+from urllib.error import HTTPError
 
 import orjson
 
@@ -55,6 +56,8 @@ class Story:
         self.url = url
         self.token = token
         self.console = Console(highlight=False)
+        # A proxy of the environment would be asked for our own address, too.
+        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def call(self, method: str, path: str, body: object = None, key: str | None = None) -> Any:
         """One request; the answer's JSON."""
@@ -67,8 +70,11 @@ class Story:
         request = urllib.request.Request(  # noqa: S310 - our own address
             self.url + path, data, headers, method=method
         )
-        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
-            return json.load(response)
+        try:
+            with self.opener.open(request, timeout=30) as response:
+                return json.load(response)
+        except HTTPError as error:
+            sys.exit(f"llm-train: {method} {path}: {json.load(error)['detail']}")
 
     def say(self, text: str) -> None:
         """A heading of the story."""
@@ -125,7 +131,9 @@ class Story:
         show("POST", f"{base}/runs", body)
         first = call("POST", f"{base}/runs", body, key=f"{experiment}-first")["run_id"]
         now = self.watch(f"{base}/runs/{first}", until_step=int(HYPERPARAMS["steps"]) // 2)
-        loss_before = now["metrics"].get("loss", {}).get("value")
+        if now["status"] in TERMINAL:
+            sys.exit(f"llm-train: the run {now['status']}: {now['status_detail']}")
+        loss_before = now["metrics"]["loss"]["value"]
 
         say("Cancel it half-way: the answer names the checkpoint before it is written")
         show("POST", f"{base}/runs/{first}/cancel")

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, tuple_
+from sqlalchemy import bindparam, literal_column
 
 from app.domain import evidence, paths
 from app.domain.evidence import Evidence
@@ -24,11 +24,12 @@ _OLDEST = (_run.created_at, _run.id)
 _QUEUED = Statement(
     every(Run)
     .where(
-        _run.status == RunStatus.QUEUED.value,
+        # In the words of the index ix_run_queue; by id, which is by time, as that one is.
+        _run.status == literal_column("'queued'"),
         _run.recipe.is_not(None),
-        tuple_(*_OLDEST) > tuple_(bindparam("created_at"), bindparam("id")),
+        _run.id > bindparam("id"),
     )
-    .order_by(*_OLDEST)
+    .order_by(_run.id)
     .limit(bindparam("most")),
     Run,
 )
@@ -48,9 +49,8 @@ class Source(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A place in the queue: behind the run of this time and id."""
+    """A place in the queue: behind the run of this id."""
 
-    created_at: str = ""
     id: str = ""
 
 

@@ -8,8 +8,10 @@ the service the same bytes, so that nothing is converted on the way:
 * Ids are prefixed, time-sortable text (`app.domain.ids`).
 """
 
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, Text
+from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, Text, text
 from sqlmodel import Field, SQLModel
+
+_QUEUE = text("status = 'queued' AND recipe IS NOT NULL")
 
 
 class Experiment(SQLModel, table=True):
@@ -45,6 +47,8 @@ class Run(SQLModel, table=True):
     __table_args__ = (
         Index("ix_run_experiment", "experiment_id", "created_at", "id"),
         Index("ix_run_experiment_status", "experiment_id", "status", "created_at", "id"),
+        # Only what the supervisor may launch: thousands of external runs may wait beside it.
+        Index("ix_run_queue", "status", "id", sqlite_where=_QUEUE, postgresql_where=_QUEUE),
         Index("ix_run_status", "status", "created_at", "id"),
         Index("ix_run_created", "created_at", "id"),
         Index("ix_run_parent", "parent_run_id"),

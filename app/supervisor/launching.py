@@ -75,7 +75,7 @@ async def launch(desk: Desk) -> None:
                 continue
             in_use.append(found)
             _begin(desk, run, recipe, found, sources)
-        place = Place(queue[-1].created_at, queue[-1].id)
+        place = Place(queue[-1].id)
         await asyncio.sleep(0)  # a long queue must not hold up requests
     desk.queue_stuck = (machine, place, gpus_wanted) if stuck else None
 

@@ -1,7 +1,7 @@
 """The built-in `demo` recipe, `python -m app.trainer.demo`: train charlm.py on real text.
 
 The text is CPython's own help topics (`pydoc_data`), or the file that the operator names in
-LLM_TRAIN_DEMO_TEXT. A checkpoint holds the parameters, Adam's moments and the random generator
+DEMO_TEXT. A checkpoint holds the parameters, Adam's moments and the random generator
 that draws the batches, so a resumed run repeats bit for bit what one long run does.
 
 Exit code 0: trained to the end, or stopped and saved. 2: asked for something it cannot do.
@@ -85,7 +85,7 @@ def read_hyperparams(given: dict[str, Any]) -> Hyperparams:
 
 def read_text(dataset: dict[str, Any]) -> tuple[str, str]:
     """The dataset's name and text. A client picks a name; only the operator names a file."""
-    file = os.environ.get("LLM_TRAIN_DEMO_TEXT")
+    file = os.environ.get("DEMO_TEXT")
     names = ["pydoc-topics", *(["text-file"] if file else [])]
     name, split = dataset.get("name", names[-1]), dataset.get("split", "train")
     if name not in names or split != "train" or not dataset.keys() <= {"name", "split"}:

@@ -31,6 +31,16 @@ ROWS: dict[str, Callable[[Workbench], list[Figure]]] = {
 PEERS = {"mlflow": peers.mlflow, "trackio": peers.trackio}
 
 
+def measure(row: Callable[[Workbench], list[Figure]], bench: Workbench, tries: int) -> list[Figure]:
+    """The figures of a row. One far off is measured again: noise passes, a defect stays."""
+    for _ in range(tries):
+        figures = row(bench)
+        if all(figure.verdict != "FAR OFF" for figure in figures):
+            break
+        print("far off;", end=" ", file=sys.stderr, flush=True)
+    return figures
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument(
@@ -58,7 +68,7 @@ def main() -> int:
                 print(f"{row} …", end=" ", file=sys.stderr, flush=True)
                 at = time.monotonic()
                 try:
-                    figures += (ROWS | PEERS)[row](bench)
+                    figures += measure((ROWS | PEERS)[row], bench, tries=3 if asked.quick else 1)
                 except Exception as error:  # the other rows are worth having
                     broken.append(row)
                     print(f"could not be measured: {error}", end=" ", file=sys.stderr)

@@ -275,7 +275,7 @@ def test_a_run_that_cannot_be_is_refused_in_one_line_and_never_finished(
     ],
 )
 def test_a_client_cannot_name_a_file(monkeypatch: pytest.MonkeyPatch, dataset: Any) -> None:
-    monkeypatch.delenv("LLM_TRAIN_DEMO_TEXT", raising=False)
+    monkeypatch.delenv("DEMO_TEXT", raising=False)
     with pytest.raises(demo.CannotTrain, match="the demo trains on split train of dataset pydoc-"):
         demo.read_text(dataset)
 
@@ -288,10 +288,10 @@ def test_the_operator_can_name_a_text(tmp_path: Path) -> None:
         dataset={"name": "text-file", "split": "train"},
         hyperparams={**SMALL, "steps": 100},
     )
-    assert operated.start(LLM_TRAIN_DEMO_TEXT=str(text)).wait() == 0, operated.errors
+    assert operated.start(DEMO_TEXT=str(text)).wait() == 0, operated.errors
     assert "poem.txt: 5,800 characters, 13 different ones" in operated.output
     assert operated.metric("val_loss")[100] < 0.5
-    missing = refusal(Run(tmp_path / "2"), LLM_TRAIN_DEMO_TEXT=str(tmp_path / "none.txt"))
+    missing = refusal(Run(tmp_path / "2"), DEMO_TEXT=str(tmp_path / "none.txt"))
     assert missing.startswith("demo: the operator's text file cannot be read: ")
 
 

@@ -119,6 +119,14 @@ def upgrade() -> None:
         unique=False,
     )
     op.create_index("ix_run_parent", "run", ["parent_run_id"], unique=False)
+    op.create_index(
+        "ix_run_queue",
+        "run",
+        ["status", "id"],
+        unique=False,
+        sqlite_where=sa.text("status = 'queued' AND recipe IS NOT NULL"),
+        postgresql_where=sa.text("status = 'queued' AND recipe IS NOT NULL"),
+    )
     op.create_index("ix_run_root", "run", ["root_run_id"], unique=False)
     op.create_index("ix_run_status", "run", ["status", "created_at", "id"], unique=False)
 
@@ -243,6 +251,7 @@ def downgrade() -> None:
     op.drop_table("checkpoint")
     op.drop_index("ix_run_status", "run")
     op.drop_index("ix_run_root", "run")
+    op.drop_index("ix_run_queue", "run")
     op.drop_index("ix_run_parent", "run")
     op.drop_index("ix_run_experiment_status", "run")
     op.drop_index("ix_run_experiment", "run")
