@@ -33,13 +33,15 @@ _children_lock = threading.Lock()
 
 _CODE = cast(Any, wrapper.__loader__).get_code(wrapper.__name__)
 _GPU_SECONDS = 60.0
+_FIRST_GPU_SECONDS = 2.0  # a start waits no longer for a slow driver
 _GPU_QUERY = ("--query-gpu=index,uuid,name", "--format=csv,noheader")
 
 
 class LocalLauncher:
     """Runs trainers as child processes of this machine.
 
-    `gpus`: the types of the GPUs to offer (`["A100", "A100"]`); None: ask `nvidia-smi`.
+    `gpus`: the types of the GPUs to offer (`["A100", "A100"]`); None: ask `nvidia-smi`, now and
+    then and in the background: nobody waits for a driver that hangs, its last answer stands.
     `visible`: the server's CUDA_VISIBLE_DEVICES, if it has one; GPUs outside it are not offered.
     """
 
@@ -49,7 +51,8 @@ class LocalLauncher:
         self._fixed = None if gpus is None else tuple(Gpu(str(i), t) for i, t in enumerate(gpus))
         self._visible = visible
         self._found: tuple[Gpu, ...] = ()
-        self._asked_at = -_GPU_SECONDS
+        self._asked_at = 0.0
+        self._asking: threading.Thread | None = None
 
     def capacity(self) -> Capacity:
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -151,12 +154,19 @@ class LocalLauncher:
     def _gpus(self) -> tuple[Gpu, ...]:
         if self._fixed is not None:
             return self._fixed
-        if time.monotonic() - self._asked_at >= _GPU_SECONDS:
-            self._asked_at = time.monotonic()
-            listing = _ask_nvidia()
-            if listing is not None:
-                self._found = parse_gpus(listing, self._visible)
+        now, asked = time.monotonic(), self._asking
+        if asked is None or (now - self._asked_at >= _GPU_SECONDS and not asked.is_alive()):
+            self._asked_at = now
+            self._asking = threading.Thread(target=self._ask, name="nvidia-smi", daemon=True)
+            self._asking.start()
+            if asked is None:
+                self._asking.join(_FIRST_GPU_SECONDS)
         return self._found
+
+    def _ask(self) -> None:
+        listing = _ask_nvidia()
+        if listing is not None:
+            self._found = parse_gpus(listing, self._visible)
 
 
 def parse_gpus(listing: str, visible: str | None) -> tuple[Gpu, ...]:

@@ -55,7 +55,9 @@ _READY = Statement(
     Checkpoint,
 )
 _PENDING = Statement(
-    every(Checkpoint).where(_checkpoint.state == State.PENDING.value).order_by(_checkpoint.id),
+    every(Checkpoint)
+    .where(_checkpoint.state == State.PENDING.value, _checkpoint.stored_as_id.is_(None))
+    .order_by(_checkpoint.id),
     Checkpoint,
 )
 _PENDING_OF_RUN = Statement(
@@ -117,7 +119,8 @@ def ready(tx: Tx, run_id: str) -> list[Checkpoint]:
 
 
 def pending(tx: Tx) -> list[Checkpoint]:
-    """Every checkpoint that is promised or waits to be verified."""
+    """Every checkpoint that is promised or waits to be verified, those that stand for others
+    excepted."""
     return tx.all(_PENDING)
 
 

@@ -65,8 +65,8 @@ class Desk:
     starting: dict[str, Allocation] = field(default_factory=dict)
     readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS))
     # What the last look at the queue found, when nothing in it could start: the state of the
-    # machine, how far it went, and whether an older run waits for GPUs.
-    queue_stuck: tuple[object, Place, bool] | None = None
+    # machine, how far it went, and the oldest run that waits for GPUs.
+    queue_stuck: tuple[object, Place, str | None] | None = None
     # Runs that may have more checkpoints than their recipes keep, and how many those keep;
     # whether files of deleted ones may still be there.
     crowded: dict[str, int] = field(default_factory=dict)
@@ -88,24 +88,24 @@ class Desk:
             self._unwatch(attempt)
         for job, _ in self.jobs.values():
             job.cancel()
-        for memory in (self.heard, self.launched_at, self.stopped_at, self.over):
+        for memory in (self.heard, self.launched_at, self.stopped_at, self.over, self.crowded):
             memory.clear()
         self.queue_stuck = None
+        self.doomed = False
         self.tidied_at = float("-inf")
 
-    def watch(self, attempt: Attempt) -> None:
-        """Wakes the loop when this attempt's process ends, where the system can tell."""
-        if attempt in self.watched:
+    def watch(self, attempt: Attempt, descriptor: int | None) -> None:
+        """Wakes the loop when this attempt's process ends: when its descriptor is readable."""
+        if descriptor is None:
             return
-        descriptor = self.launcher.exit_fd(self.run_dir(attempt[0]), attempt[1])
-        if descriptor is not None:
-            self.watched[attempt] = descriptor
+        self._unwatch(attempt)
+        self.watched[attempt] = descriptor
 
-            def ended() -> None:
-                self._unwatch(attempt)
-                self.woken.set()
+        def ended() -> None:
+            self._unwatch(attempt)
+            self.woken.set()
 
-            asyncio.get_running_loop().add_reader(descriptor, ended)
+        asyncio.get_running_loop().add_reader(descriptor, ended)
 
     def _unwatch(self, attempt: Attempt) -> None:
         descriptor = self.watched.pop(attempt, None)
@@ -128,12 +128,17 @@ class Desk:
             self.heard[attempt] = (sign, self.attention)
         return self.attention - self.heard[attempt][1]
 
-    def begin(self, about: str, work: Coroutine[Any, Any, object]) -> None:
-        """Starts work that no duty waits for; its end wakes the loop."""
+    def begin(self, about: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
+        """Starts work that no duty waits for; its end wakes the loop.
+
+        What has to follow it belongs into a callback of the task: work that is cancelled
+        before its first step runs no `finally`.
+        """
         assert about not in self.jobs
         job = asyncio.create_task(work)
         self.jobs[about] = job, self.attention
         job.add_done_callback(lambda done: self._done(about, done))
+        return job
 
     def slow(self, about: str) -> bool:
         """Whether this work takes long enough to tell somebody."""

@@ -13,11 +13,11 @@ import time
 from app.domain.evidence import Evidence
 from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
-from app.domain.lifecycle import Reason
+from app.domain.lifecycle import Reason, RunStatus
 from app.domain.recipes import Recipe
 from app.domain.resources import Allocation, Shortage, allocate
 from app.launchers.base import LauncherError
-from app.services import launches
+from app.services import launches, runs
 from app.services.launches import Place, Source
 from app.store.sql import load
 from app.store.tables import Run
@@ -41,9 +41,13 @@ async def launch(desk: Desk) -> None:
             in_use.append(_held(desk, run))
     capacity = await asyncio.to_thread(desk.launcher.capacity)
     machine = (capacity, tuple(in_use))
-    place, gpus_wanted, stuck = Place(), False, True
+    wants_gpus: str | None = None
+    place, stuck = Place(), True
     if desk.queue_stuck is not None and desk.queue_stuck[0] == machine:
-        _, place, gpus_wanted = desk.queue_stuck
+        _, looked_to, first = desk.queue_stuck
+        # Without the run that others wait behind, they are looked at again.
+        if first is None or (await desk.db.read(runs.get, first)).status == RunStatus.QUEUED:
+            place, wants_gpus = looked_to, first
     while queue := await desk.db.read(launches.queued, place, QUEUE_PAGE):
         for run in queue:
             recipe = desk.recipe(run)
@@ -57,14 +61,15 @@ async def launch(desk: Desk) -> None:
                 continue
             resources = desk.resources(run)
             found = allocate(resources, capacity, in_use)
-            if isinstance(found, Allocation) and resources.count and gpus_wanted:
+            if isinstance(found, Allocation) and resources.count and wants_gpus:
                 found = Shortage("Waits behind an older run that needs GPUs.", False)
             elif isinstance(found, Allocation) and len(in_use) >= desk.settings.max_local_runs:
                 places = desk.settings.max_local_runs
                 found = Shortage(f"Needs a place to run; all {places} are taken.", False)
             if isinstance(found, Shortage):
                 # Small runs must not overtake a large one for ever.
-                gpus_wanted |= bool(resources.count) and not found.impossible
+                if resources.count and not found.impossible:
+                    wants_gpus = wants_gpus or run.id
                 await _wait(desk, run, Reason.WAITING_FOR_RESOURCES, found.detail)
                 continue
             stuck = False
@@ -77,7 +82,7 @@ async def launch(desk: Desk) -> None:
             _begin(desk, run, recipe, found, sources)
         place = Place(queue[-1].id)
         await asyncio.sleep(0)  # a long queue must not hold up requests
-    desk.queue_stuck = (machine, place, gpus_wanted) if stuck else None
+    desk.queue_stuck = (machine, place, wants_gpus) if stuck else None
 
 
 def _held(desk: Desk, run: Run) -> Allocation:
@@ -109,14 +114,9 @@ def _about(run: Run) -> str:
 def _begin(
     desk: Desk, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
 ) -> None:
-    async def job() -> None:
-        try:
-            await _start(desk, run, recipe, allocation, sources)
-        finally:
-            del desk.starting[run.id]
-
     desk.starting[run.id] = allocation
-    desk.begin(_about(run), job())
+    job = desk.begin(_about(run), _start(desk, run, recipe, allocation, sources))
+    job.add_done_callback(lambda _: desk.starting.pop(run.id))
 
 
 async def _start(
@@ -149,7 +149,6 @@ async def act(desk: Desk, run: Run, recipe: Recipe) -> None:
     try:
         plan = planning.plan(desk, run, recipe)
         await asyncio.to_thread(desk.launcher.launch, plan)
-        desk.watch((run.id, run.attempt))
     except (LauncherError, OSError) as error:
         evidence = Evidence(False, launch_error=str(error))
         await desk.db.write(launches.end, run.id, run.attempt, evidence, recipe, frozenset())

@@ -6,9 +6,8 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from app.domain import paths
 from app.domain.evidence import Evidence
@@ -17,7 +16,7 @@ from app.domain.ids import seconds_between, timestamp
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.recipes import Recipe
-from app.errors import ServiceError
+from app.errors import Busy, ServiceError, Unavailable
 from app.launchers.base import Observation
 from app.services import checkpoints, launches, reports, verification
 from app.services.reports import ReportRequest
@@ -29,6 +28,7 @@ RELAUNCH_SECONDS = 5.0
 # The wrapper kills at the grace's end, and by then a second later at most.
 OVERDUE_SECONDS = 2.0
 LAST_WORDS = 200
+SPOOL_LINES = 100
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +68,15 @@ def _look(desk: Desk, runs: list[Run]) -> dict[str, Observation]:
     return found
 
 
+def _adopt(desk: Desk, run: Run) -> int | None:
+    """Tells a living trainer where we are; what tells us of its end, if the system can."""
+    planning.write_address(desk, run.id)
+    return desk.launcher.exit_fd(desk.run_dir(run.id), run.attempt)
+
+
 async def _local(desk: Desk, run: Run, found: Observation) -> None:
     if found.state == "alive":
-        await asyncio.to_thread(planning.write_address, desk, run.id)
-        desk.watch((run.id, run.attempt))
+        desk.watch((run.id, run.attempt), await asyncio.to_thread(_adopt, desk, run))
         await _alive(desk, run)
     elif found.state == "absent":
         await _absent(desk, run)
@@ -170,15 +175,22 @@ async def _over(desk: Desk, run: Run, found: Observation) -> None:
 
 
 async def _deliver_spool(desk: Desk, run: Run) -> None:
-    """Ingests the batches that the trainer could not deliver; those that arrived count once."""
+    """Ingests the batches that the trainer could not deliver; those that arrived count once.
+
+    Raises Busy and Unavailable: then all of it is tried again.
+    """
     path = desk.run_dir(run.id) / f"attempt-{run.attempt}" / "reports.jsonl"
-    for line in await asyncio.to_thread(lambda: list(_lines(path))):
-        try:
-            report = ReportRequest.model_validate(json.loads(line))
-            if report.attempt == run.attempt:
-                await desk.db.write(reports.ingest, run.id, report)
-        except (ValueError, ValidationError, ServiceError) as error:
-            log.warning("run %s: a line of %s is not used: %s", run.id, path, error)
+    lines = _lines(path)
+    while some := await asyncio.to_thread(list, islice(lines, SPOOL_LINES)):
+        for line in some:
+            try:
+                report = ReportRequest.model_validate(json.loads(line))
+                if report.attempt == run.attempt:
+                    await desk.db.write(reports.ingest, run.id, report)
+            except (Busy, Unavailable):
+                raise
+            except (ValueError, ServiceError) as error:
+                log.warning("run %s: a line of %s is not used: %s", run.id, path, error)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -21,11 +21,15 @@ from app.trainer.checkpoint import MANIFEST
 async def verify(desk: Desk) -> None:
     """Looks at every checkpoint that was announced and not yet seen."""
     waiting = [
-        each for each in await desk.db.read(checkpoints.pending) if each.stored_as_id is None
+        each for each in await desk.db.read(checkpoints.pending) if each.ckpt_path not in desk.jobs
     ]
-    for each in waiting:
-        if verification.directory(desk.settings.data_dir, each.ckpt_path).exists():
+    if waiting:  # the disk may hang: that must hold up the duties only, not the server
+        for each in await asyncio.to_thread(_there, desk.settings.data_dir, waiting):
             begin(desk, paths.parse(each.ckpt_path), each.sha256)
+
+
+def _there(data_dir: Path, waiting: list[Checkpoint]) -> list[Checkpoint]:
+    return [each for each in waiting if verification.directory(data_dir, each.ckpt_path).exists()]
 
 
 def begin(desk: Desk, path: CheckpointPath, expected: str | None) -> None:

@@ -1,7 +1,8 @@
 """How batches reach the server: each at least once, in order, and harmlessly again.
 
 Spool    numbered batches in order until each is acknowledged; on disk, so SIGKILL loses none
-Link     one keep-alive connection; a post is answered, worth another try, or refused
+Link     one keep-alive connection; a post is answered, worth another try, or refused: this
+         batch only, or all that could follow
 """
 
 import errno
@@ -149,6 +150,11 @@ class Reply(NamedTuple):
     @property
     def worth_retrying(self) -> bool:
         return self.status in (0, 408, 429) or self.status >= 500
+
+    @property
+    def final(self) -> bool:
+        """Refused whatever we say: not this run's token, no such run, a later attempt, its end."""
+        return self.status in (401, 403, 404, 409) or self.status < 400
 
 
 class Link:

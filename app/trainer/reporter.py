@@ -74,7 +74,7 @@ class Reporter:
             str(self.spec.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
             attempt_dir and attempt_dir / "stop.json",
         )
-        self._stop_checkpoint_used = False
+        self._stop_checkpoint_used = self._warned = False
         self._rank_0 = True
         self._effective: dict[str, Any] = {}
         self._buffer = Buffer()
@@ -275,8 +275,10 @@ class Reporter:
                     time.sleep(BACKOFF_SECONDS[0])
                 if not reply.status:
                     self._follow()
-            else:
+            elif reply.final:
                 self._refused(reply)
+            else:
+                self._dropped(json.loads(line)["batch"], reply)
         self._link.close()
 
     def _follow(self) -> None:
@@ -304,8 +306,14 @@ class Reporter:
         if reply.status == 409:
             self._open = False
             self._spool.close()
-        reason = reply.answer.get("detail") or reply.answer.get("code") or "no reason given"
-        warn(f"the service refused a report ({reply.status}): {reason}; no more will be sent")
+        warn(f"the service refused a report ({_why(reply)}); no more will be sent")
+
+    def _dropped(self, batch: int, reply: Reply) -> None:
+        """One batch is not what the service takes. Silence would end a training that is well."""
+        if not self._warned:
+            self._warned = True
+            warn(f"the service refused batch {batch} ({_why(reply)}); what it refuses is dropped")
+        self._acknowledge(batch, {})
 
     def _seal(self) -> None:
         """Move the buffer into the spool, batch by batch; without one, only when all is sent."""
@@ -344,6 +352,11 @@ class Reporter:
             self._open = False
             self._spool.abandon()
         self._stop.forget()
+
+
+def _why(reply: Reply) -> str:
+    reason = reply.answer.get("detail") or reply.answer.get("code") or "no reason given"
+    return f"{reply.status}: {reason}"
 
 
 def _read_spec(run_dir: Path) -> dict[str, Any]:

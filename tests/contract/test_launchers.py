@@ -19,13 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from select import select
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from app.domain import failpoints
 from app.launchers import LAUNCHERS as REGISTERED
-from app.launchers import get_launcher, wrapper
+from app.launchers import get_launcher, local, wrapper
 from app.launchers.base import Launcher, LauncherError, LaunchPlan, Observation
 from app.launchers.local import LocalLauncher, parse_gpus
 from tests.support.server import REPOSITORY, wait_until
@@ -908,20 +909,54 @@ def test_only_the_servers_visible_gpus_are_offered(visible: str | None, ids: lis
 
 
 def test_gpus_are_what_the_driver_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A driver that stops answering takes no GPU away; it is asked once a minute at most."""
+    """A driver that fails takes no GPU away; it is asked once a minute at most."""
     driver = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     driver.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\nprintf '{LISTING}'\n")
     driver.chmod(0o755)
     now = 1000.0
-    monkeypatch.setattr("app.launchers.local.time.monotonic", lambda: now)
+    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: now))
     launcher = LocalLauncher(visible="1")
     for _ in range(3):
         assert launcher.capacity().gpus == (("1", "NVIDIA A100"),)
     assert (tmp_path / "asked").read_text() == "asked\n"
-    driver.write_text("#!/bin/sh\nexit 9\n")
+    driver.write_text(f"#!/bin/sh\necho failed >> {tmp_path}/asked\nexit 9\n")
     now += 61
+    for _ in range(3):
+        assert launcher.capacity().gpus == (("1", "NVIDIA A100"),)
+    asked = tmp_path / "asked"
+    wait_until(lambda: asked.read_text() == "asked\nfailed\n", "it is asked again")
+    wait_until(lambda: not _asking(), "it has answered")
     assert launcher.capacity().gpus == (("1", "NVIDIA A100"),)
     driver.write_text("#!/bin/sh\nprintf ''\n")
     now += 61
-    assert launcher.capacity().gpus == ()
+    wait_until(lambda: launcher.capacity().gpus == (), "the GPUs are gone")
+
+
+def test_a_driver_that_hangs_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look waits a little; a later one not at all, and no second driver is started."""
+    driver, go, pids = tmp_path / "nvidia-smi", tmp_path / "go", tmp_path / "pids"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    wait = f"echo $$ >> {pids}\nuntil [ -e {go} ]; do sleep 0.05; done\n"
+    driver.write_text(f"#!/bin/sh\n{wait}printf '{LISTING}'\n")
+    driver.chmod(0o755)
+    now = 1000.0
+    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(local, "_FIRST_GPU_SECONDS", 0.2)
+    launcher = LocalLauncher()
+    begun = time.monotonic()
+    for _ in range(5):
+        assert launcher.capacity().gpus == ()
+        now += 61
+    assert time.monotonic() - begun < 1
+    wait_until(pids.exists, "it is asked")
+    go.touch()
+    wait_until(lambda: len(launcher.capacity().gpus) == 3, "the answer came")
+    assert len(pids.read_text().split()) == 1
+    wait_until(lambda: not _asking(), "nothing is left")
+
+
+def _asking() -> bool:
+    return any(thread.name == "nvidia-smi" for thread in threading.enumerate())

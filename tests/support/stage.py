@@ -38,8 +38,8 @@ class Stage:
         request = ExperimentRequest(name="stage", task_type="test")
         return cls(db, (await db.write(experiments.create, request)).id)
 
-    async def submit(self, recipe: str | None = "tiny") -> Run:
-        request = RunRequest(model="tiny", recipe=recipe)
+    async def submit(self, recipe: str | None = "tiny", **more: Any) -> Run:
+        request = RunRequest(model="tiny", recipe=recipe, **more)
         return await self.db.write(runs.submit, self.experiment, request, RECIPES)
 
     async def get(self, run: Run) -> Run:

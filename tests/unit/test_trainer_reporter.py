@@ -3,7 +3,7 @@
 Real sockets, files, signals and processes. Planted once and seen red: a failed batch thrown away,
 a batch renumbered when sent again, popped before its acknowledgement, sent without being spooled,
 no first empty batch, a global random generator, no at-fork hook, locks taken in log() during a
-post. `test_the_audit_*` is the permanent control of the audit.
+post, all reports ended by one bad batch. `test_the_audit_*` is the permanent control of the audit.
 """
 
 import fractions
@@ -472,6 +472,33 @@ def test_a_refusal_ends_the_reports_and_not_the_training(
     assert capfd.readouterr().err.count("refused") == 1
     kept = {step for _, step, _ in points_of(spooled(tmp_path))}
     assert kept == ({1} if status == "409" else set(range(1, 50)))
+
+
+@pytest.mark.parametrize("status", ["400", "413", "415", "422"])
+@pytest.mark.parametrize("with_spool", [True, False])
+def test_a_refused_batch_is_dropped_and_the_next_is_sent(
+    server: ReportServer,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    status: str,
+    with_spool: bool,
+) -> None:
+    """A trainer that fell silent for one bad batch would be ended although it is well."""
+    with attach(server, tmp_path if with_spool else None) as training:
+        wait_until(lambda: server.taken, "the first report")
+        server.mode = status
+        for step in (1, 2):
+            training.log(step, loss=1.0)
+            wait_until(
+                lambda step=step: [s for _, s, _ in server.requests].count(int(status)) == step,  # type: ignore[misc]
+                "a refusal",
+            )
+        server.mode = "ok"
+        training.log(3, loss=1.0)
+    assert server.points() == [("loss", 3, 1.0)]
+    assert server.errors == ["batch 4 came after 1"], "what is dropped keeps its number"
+    server.errors.clear()
+    assert capfd.readouterr().err.count("refused") == 1
 
 
 def test_a_second_reporter_of_the_attempt_is_silent(

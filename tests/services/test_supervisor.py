@@ -1,0 +1,169 @@
+"""The supervisor's duties, one at a time, with a launcher that only writes down what it is asked.
+
+Each was seen red: Busy taken for a bad line, a queue remembered past a cancel of the run that
+the others wait behind, `starting` cleared by a `finally`, disks looked at on the event loop.
+"""
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.domain.recipes import Recipe
+from app.domain.requests import ResumeRequest
+from app.domain.resources import Allocation
+from app.errors import Busy, ServiceError, Unavailable
+from app.launchers import wrapper
+from app.launchers.base import LaunchPlan, Observation
+from app.launchers.local import LocalLauncher
+from app.services import checkpoints, reports, runs
+from app.settings import Settings
+from app.store.database import Database
+from app.supervisor import launching
+from app.supervisor.desk import Desk
+from app.supervisor.observing import observe
+from app.supervisor.verifying import verify
+from tests.support.stage import Stage
+
+pytestmark = pytest.mark.anyio
+
+TINY = Recipe("tiny", ("true",))
+
+
+class Recorder(LocalLauncher):
+    """Launches nothing, on a machine with two GPUs."""
+
+    def __init__(self) -> None:
+        super().__init__(gpus=["A100", "A100"])
+        self.launched: list[str] = []
+
+    def launch(self, plan: LaunchPlan) -> None:
+        self.launched.append(plan.run_id)
+
+
+def open_desk(db: Database, data_dir: Path, launcher: LocalLauncher) -> Desk:
+    settings = Settings(data_dir=data_dir)
+    return Desk(db, settings, {"tiny": TINY}, "s" * 32, launcher, "http://127.0.0.1:1")
+
+
+async def jobs(desk: Desk) -> None:
+    """Until the work under way has ended, or was cancelled."""
+    await asyncio.gather(*[job for job, _ in desk.jobs.values()], return_exceptions=True)
+
+
+async def launch(desk: Desk) -> None:
+    await launching.launch(desk)
+    await jobs(desk)
+
+
+@pytest.mark.parametrize("trouble", [Busy("Too much waits."), Unavailable("It is away.")])
+async def test_what_a_trainer_left_is_taken_in_before_its_end_is_judged(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: ServiceError
+) -> None:
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    run = await stage.run("running")
+    directory = desk.run_dir(run.id) / "attempt-1"
+    directory.mkdir(parents=True)
+    bodies = [{"attempt": 1, "batch": 2 + n, "step": 5 + n} for n in range(250)]
+    lines = [json.dumps(each) for each in bodies]
+    lines[7] = "no report"
+    lines.append(json.dumps({"attempt": 1, "batch": 252, "step": 255, "finished": True}))
+    (directory / "reports.jsonl").write_text("\n".join(lines))
+    wrapper.write_exit(str(directory), exit_code=0)
+    write, calls = db.write, 0
+
+    async def fails_at_times(use_case: Any, *args: Any) -> Any:
+        nonlocal calls
+        calls += use_case is reports.ingest
+        if use_case is reports.ingest and calls in (1, 120):
+            raise trouble
+        return await write(use_case, *args)
+
+    monkeypatch.setattr(db, "write", fails_at_times)
+    for _ in range(2):
+        await observe(desk)
+        assert (await stage.get(run)).status == "running"
+    await observe(desk)
+    ended = await stage.get(run)
+    assert (ended.status, ended.step, ended.last_batch) == ("succeeded", 255, 252)
+
+
+async def test_who_waits_behind_a_run_is_free_when_that_one_is_cancelled(
+    db: Database, tmp_path: Path
+) -> None:
+    launcher = Recorder()
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    holds = await stage.submit(resources={"count": 1})
+    await launch(desk)
+    large = await stage.submit(resources={"count": 2})
+    behind = await stage.submit(resources={"count": 1})
+    for _ in range(2):
+        await launch(desk)
+    waits = await stage.get(behind)
+    assert waits.status_detail == "Waits behind an older run that needs GPUs."
+    assert launcher.launched == [holds.id]
+    await db.write(runs.cancel, large.id)
+    await launch(desk)
+    assert launcher.launched == [holds.id, behind.id]
+
+
+async def test_a_start_cancelled_before_its_first_step_is_made_when_we_lead_again(
+    db: Database, tmp_path: Path
+) -> None:
+    launcher = Recorder()
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    run = await stage.submit()
+    desk.turn(leads=True)
+    desk.crowded[run.id], desk.doomed = 1, True
+    launching._begin(desk, run, TINY, Allocation(), [])
+    desk.turn(leads=False)
+    await jobs(desk)
+    assert (desk.starting, desk.crowded, desk.doomed) == ({}, {}, False)
+    desk.turn(leads=True)
+    await launch(desk)
+    assert launcher.launched == [run.id]
+
+
+async def test_no_disk_is_looked_at_on_the_event_loop(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs (NFS) would hold up every request."""
+    looked: dict[str, threading.Thread] = {}
+
+    class Alive(Recorder):
+        def observe(self, run_dir: Path, attempt: int) -> Observation:
+            looked["observe"] = threading.current_thread()
+            return Observation("alive", pid=1)
+
+        def exit_fd(self, run_dir: Path, attempt: int) -> None:
+            looked["exit_fd"] = threading.current_thread()
+
+    exists = Path.exists
+
+    def seen(path: Path) -> bool:
+        if path.is_relative_to(tmp_path):
+            looked[path.name] = threading.current_thread()
+        return exists(path)
+
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Alive())
+    run = await stage.run("running")
+    desk.run_dir(run.id).mkdir(parents=True)
+    await stage.report(run, checkpoints=[{"name": "announced", "step": 5}])
+    monkeypatch.setattr(Path, "exists", seen)
+    await observe(desk)
+    await verify(desk)
+    assert looked.keys() >= {"observe", "exit_fd", "announced"}
+    assert threading.main_thread() not in looked.values()
+
+
+async def test_a_path_that_stands_for_another_is_not_looked_for(db: Database) -> None:
+    stage = await Stage.open(db)
+    parent = await stage.run("cancelling")
+    child = await db.write(runs.resume, parent.id, ResumeRequest())
+    await db.write(runs.cancel, child.id)
+    (promised,) = await stage.checkpoints(child)
+    assert promised.state == "pending" and promised.stored_as_id is not None
+    assert [each.run_id for each in await db.read(checkpoints.pending)] == [parent.id]
