@@ -45,12 +45,13 @@ def main() -> None:
     demo.add_argument("--exit", action="store_true", help="end when the story is told")
     migrate = command("migrate", "Bring the database to this version's schema, or back to another.")
     migrate.add_argument("--to", default="head", help="a revision, or `base` for an empty database")
+    migrate.add_argument("--yes", action="store_true", help="drop all tables: with `--to base`")
     verify = command("verify", "Read checkpoints again, every byte. Fails when one is lost.")
     verify.add_argument("experiment", help="its id")
     verify.add_argument("--run", help="those of this run only")
     verify.add_argument("--path", help="the checkpoint of this /ckpts/… path only")
     prune = command("prune", "Delete all but the newest checkpoints of each run.")
-    prune.add_argument("--keep", type=_positive, help="how many; or as each recipe says")
+    prune.add_argument("--keep", type=_positive, help="how many; else as each recipe says")
     prune.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
     export = command("export-schema", "Print the GraphQL schema.")
     export.add_argument("--check", type=Path, metavar="FILE", help="fail when FILE differs")
@@ -91,8 +92,11 @@ def _migrate(arguments: argparse.Namespace) -> None:
     from app.store.database import connect
 
     url = load_settings().database_url
+    if arguments.to == "base" and not arguments.yes:
+        sys.exit("llm-train: --to base drops every table with all that is in it; add --yes")
     try:
-        connect(url)  # knows what is wrong with a URL
+        database = connect(url)  # knows what is wrong with a URL
+        database.take()  # from here to the end of this process
         before = migrate.revision(url)
         if arguments.to == "base":
             migrate.downgrade(url, "base")
@@ -105,15 +109,21 @@ def _migrate(arguments: argparse.Namespace) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
+    from pydantic import ValidationError
+
     from app import upkeep
     from app.domain.requests import VerifyRequest
     from app.errors import ServiceError
     from app.main import load_settings
 
-    request = VerifyRequest(run_id=arguments.run, ckpt_path=arguments.path)
     try:
+        request = VerifyRequest(run_id=arguments.run, ckpt_path=arguments.path)
         found = asyncio.run(upkeep.verify(load_settings(), arguments.experiment, request))
-    except ServiceError as error:
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        option = {"run_id": "--run", "ckpt_path": "--path"}[str(wrong["loc"][0])]
+        sys.exit(f"llm-train: {option}: {wrong['msg'].removeprefix('Value error, ')}")
+    except (ServiceError, ValueError) as error:
         sys.exit(f"llm-train: {error}")
     for each in found:
         print(f"{each.state:8} {each.ckpt_path} {each.reason or ''}".rstrip())
@@ -128,7 +138,7 @@ def _prune(arguments: argparse.Namespace) -> None:
 
     try:
         found = asyncio.run(upkeep.prune(load_settings(), arguments.keep, arguments.dry_run))
-    except (ServiceError, RecipeError, OSError) as error:
+    except (ServiceError, RecipeError, ValueError, OSError) as error:
         sys.exit(f"llm-train: {error}")
     for each in found:
         print(f"{each.size_bytes or 0:>16,} bytes  {each.ckpt_path}")

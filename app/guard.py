@@ -120,7 +120,8 @@ class Guard:
             await send(message)
 
         if scope["type"] == "http" and scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET"}  # the server itself leaves the body out
+            # The server itself leaves the body out; a body without an end asks `head`.
+            scope = {**scope, "method": "GET", "head": True}
         try:
             await self.app(scope, limited, hardened)
         except BodyTooLarge as error:

@@ -45,6 +45,7 @@ try:
         upkeep,
     )
     from app.services.idempotency import InFlight
+    from app.services.reading import Readers
     from app.settings import Settings
     from app.store.database import Database, connect
     from app.supervisor import Supervisor
@@ -103,6 +104,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
     app.state.inflow = reports.Inflow()
+    app.state.readers = Readers(upkeep.READERS)
     app.add_middleware(
         Guard,
         hosts=settings.hosts,

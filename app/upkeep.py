@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from app.domain.recipes import load_recipes
 from app.domain.requests import VerifyRequest
 from app.services import retention, verification
+from app.services.reading import Readers
 from app.settings import Settings
 from app.store.database import Database, connect
 from app.store.tables import Checkpoint
@@ -23,7 +24,9 @@ async def verify(
     Raises NotFound, Unavailable.
     """
     async with _database(settings) as db:
-        findings = await verification.inspect(db, settings.data_dir, experiment_id, request)
+        findings = await verification.inspect(
+            db, Readers(1), settings.data_dir, experiment_id, request
+        )
         return await db.write(verification.record, findings)
 
 
@@ -34,8 +37,7 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> list[Che
     """
     source = settings.recipes
     recipes = load_recipes(source.read_text() if source else None, str(source))
-    keeps = {name: keep or recipe.keep_checkpoints for name, recipe in recipes.items()}
-    wanted = {name: number for name, number in keeps.items() if number}
+    wanted = keep or retention.kept(recipes)
     async with _database(settings) as db:
         if dry_run:
             return await db.scan(retention.plan, wanted)

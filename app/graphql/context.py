@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 from app.services import keyset, listing
 from app.services.idempotency import InFlight
 from app.services.keyset import Listing, Order, Window
+from app.services.reading import Readers
 from app.store.database import Database
 from app.store.sql import Tx, dump
 
@@ -31,9 +32,11 @@ class Context:
         self.recipes: Mapping[str, Any] = state.recipes
         self.secret: str = state.secret
         self.data_dir: Path = state.settings.data_dir
+        self.readers: Readers = state.readers
         self.in_flight: InFlight = state.in_flight
         self.caller: str = connection.scope["caller"]
         self.connection_params: dict[str, Any] = {}
+        self.limit: asyncio.Timeout | None = None  # what the operation's time is limited by
         self._tasks: set[asyncio.Task[None]] = set()
         self._batches: dict[Hashable, list[_Asked]] = {}
 

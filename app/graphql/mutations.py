@@ -5,8 +5,7 @@ back as `userErrors`. With an `idempotencyKey` the first answer is stored, as ro
 transaction that does the work, and answers every repetition.
 """
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -33,7 +32,7 @@ from app.services import checkpoints, experiments, idempotency, runs, verificati
 from app.services.idempotency import Answer
 from app.services.verification import Finding
 from app.store import tables
-from app.store.sql import Tx, as_dict, dump, load, row_type
+from app.store.sql import Tx, as_dict, dump, load, revive
 
 _KEY = "The same key with the same input replays the first answer."
 _INPUT = strawberry.argument(description="What is wanted.")
@@ -204,27 +203,36 @@ Rows = dict[str, Any]
 
 
 async def perform(
-    info: Info, payload: type[P], chosen: Any, use_case: Callable[[Tx, dict[str, Any]], Rows]
+    info: Info,
+    payload: type[P],
+    chosen: Any,
+    use_case: Callable[[Tx, dict[str, Any]], Rows],
+    before: Callable[[], Awaitable[None]] | None = None,
 ) -> P:
     """Runs a use case as one write, at most once per idempotency key.
 
-    `use_case` gets the input's fields that were given and answers the payload's rows.
+    `use_case` gets the input's fields that were given and answers the payload's rows. `before`:
+    what takes long, changes nothing and is left out where an answer is replayed.
     """
     context, values, replayed = info.context, _plain(chosen), False
     key = values.pop("idempotency_key", None)
     try:
         plain(values.get("run_id", "") + values.get("experiment_id", ""))
         if key is None:
+            if before is not None:
+                await before()
             rows = await context.db.write(use_case, values)
         else:
             body = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
             keyed = idempotency.keyed(context.caller, "MUTATION", info.field_name, key, body)
             with context.in_flight.claim(keyed):
+                if before is not None and not await context.db.read(idempotency.stored, keyed):
+                    await before()
                 answer = await context.db.write(
                     idempotency.once, keyed, lambda tx: _answer(use_case(tx, values))
                 )
             replayed = answer.replayed
-            rows = {name: row_type(_TABLES[name])(**row) for name, row in load(answer.body).items()}
+            rows = {name: revive(_TABLES[name], row) for name, row in load(answer.body).items()}
     except ValidationError as error:
         return payload(user_errors=[_field_error(each) for each in error.errors()])
     except (Busy, Unavailable):
@@ -337,16 +345,20 @@ class Mutation:
     ) -> VerifyCheckpointPayload:
         """Read every byte of a checkpoint again: is it still what was committed?"""
         context, findings = info.context, list[Finding]()
-        request = VerifyRequest(ckpt_path=input.ckpt_path)
+
+        async def look() -> None:
+            request = VerifyRequest(ckpt_path=input.ckpt_path)
+            experiment_id = paths.parse(input.ckpt_path).experiment_id
+            if context.limit is not None:
+                context.limit.reschedule(None)  # it may hold 100 GB
+            findings.extend(
+                await verification.inspect(
+                    context.db, context.readers, context.data_dir, experiment_id, request
+                )
+            )
 
         def verify_checkpoint(tx: Tx, values: dict[str, Any]) -> Rows:
-            verification.selected(tx, paths.parse(input.ckpt_path).experiment_id, request)
             verification.record(tx, findings)
             return {"checkpoint": checkpoints.at(tx, input.ckpt_path)}
 
-        with suppress(ServiceError):  # the use case tells it
-            experiment_id = paths.parse(input.ckpt_path).experiment_id
-            findings += await verification.inspect(
-                context.db, context.data_dir, experiment_id, request
-            )
-        return await perform(info, VerifyCheckpointPayload, input, verify_checkpoint)
+        return await perform(info, VerifyCheckpointPayload, input, verify_checkpoint, look)

@@ -168,7 +168,7 @@ class GraphQLApp(GraphQL[Context, None]):
         reading = kwargs["request_adapter"].method == "GET"
         allowed = {OperationType.QUERY} | (set() if reading else {OperationType.MUTATION})
         try:
-            async with asyncio.timeout(limits.SECONDS):
+            async with asyncio.timeout(limits.SECONDS) as kwargs["context"].limit:
                 return await self.schema.execute(
                     data.query,
                     variable_values=data.variables,

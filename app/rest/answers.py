@@ -4,7 +4,7 @@ A POST's answer is rendered inside the transaction that does the work, since it 
 there when the request came with a key.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import orjson
@@ -25,16 +25,24 @@ async def perform(
     *args: Any,
     view: Callable[[R], dict[str, Any]],
     status: int | Callable[[R], int] = 200,
+    before: Callable[[], Awaitable[Any]] | None = None,
 ) -> Answer:
-    """Runs a use case as one write, at most once per Idempotency-Key."""
+    """Runs a use case as one write, at most once per Idempotency-Key.
+
+    `before`: what takes long, changes nothing and is left out where an answer is replayed; the
+    use case's last argument is what it finds.
+    """
+    found: list[Any] = []
 
     def work(tx: Tx) -> Answer:
-        result = use_case(tx, *args)
+        result = use_case(tx, *args, *found)
         return Answer(status if isinstance(status, int) else status(result), dump(view(result)))
 
     state = request.app.state
     keys = request.headers.getlist("idempotency-key")
     if not keys:
+        if before is not None:
+            found.append(await before())
         answer: Answer = await state.db.write(work)
         return answer
     if len(keys) > 1:
@@ -46,6 +54,11 @@ async def perform(
         request.scope["caller"], request.method, request.url.path, keys[0], await request.body()
     )
     with state.in_flight.claim(keyed):
+        if before is not None:
+            stored: Answer | None = await state.db.read(idempotency.stored, keyed)
+            if stored is not None:
+                return stored
+            found.append(await before())
         answer = await state.db.write(idempotency.once, keyed, work)
         return answer
 

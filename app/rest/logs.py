@@ -71,9 +71,11 @@ async def logs(
     if start < 0:
         start = max(0, await asyncio.to_thread(_size, path) + start)
     if query.follow:
-        return StreamingResponse(_follow(state.db, run_id, path, start), media_type=TYPE)
-    content = await asyncio.to_thread(_read, path, start, query.limit)
-    return Response(content, media_type=TYPE, headers={"X-Next-Offset": str(start + len(content))})
+        head = "head" in request.scope
+        content = _nothing() if head else _follow(state.db, run_id, path, start)
+        return StreamingResponse(content, media_type=TYPE)
+    part = await asyncio.to_thread(_read, path, start, query.limit)
+    return Response(part, media_type=TYPE, headers={"X-Next-Offset": str(start + len(part))})
 
 
 async def _follow(db: Database, run_id: str, path: Path, offset: int) -> AsyncIterator[bytes]:
@@ -89,6 +91,11 @@ async def _follow(db: Database, run_id: str, path: Path, offset: int) -> AsyncIt
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), LOOK_SECONDS)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield
 
 
 def _size(path: Path) -> int:

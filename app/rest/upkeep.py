@@ -10,8 +10,12 @@ from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, ExperimentId, takes
 from app.rest.problems import documented
 from app.services import experiments, retention, verification
+from app.services.verification import Finding
 from app.store.sql import Tx
 from app.store.tables import Checkpoint
+
+READERS = 2
+"""Checkpoints that are read at a time for those who ask; the supervisor has its own."""
 
 router = APIRouter(
     prefix="/v1/experiments/{experiment_id}", tags=["checkpoints"], route_class=DocumentedRoute
@@ -25,9 +29,13 @@ async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> R
     """Read checkpoints again, every byte: one, those of a run, or all of the experiment."""
     body = await read(request, VerifyRequest)
     state = request.app.state
-    findings = await verification.inspect(state.db, state.settings.data_dir, experiment_id, body)
+
+    async def look() -> list[Finding]:
+        data_dir = state.settings.data_dir
+        return await verification.inspect(state.db, state.readers, data_dir, experiment_id, body)
+
     return answers.respond(
-        await answers.perform(request, verification.record, findings, view=views.verified)
+        await answers.perform(request, verification.record, before=look, view=views.verified)
     )
 
 
@@ -42,8 +50,7 @@ async def retention_plan(
     Without `keep`, what the recipes' own `keep_checkpoints` would.
     """
     state = request.app.state
-    keeps = {name: keep or recipe.keep_checkpoints for name, recipe in state.recipes.items()}
-    wanted = {name: number for name, number in keeps.items() if number}
+    wanted = keep or retention.kept(state.recipes)
 
     def plan(tx: Tx) -> list[Checkpoint]:
         experiments.get(tx, experiment_id)

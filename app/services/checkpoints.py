@@ -18,7 +18,18 @@ from app.domain.requests import MarkRequest
 from app.errors import BadCheckpointPath, NotFound, ReleaseTagTaken
 from app.services import events
 from app.store.changes import SUPERVISOR
-from app.store.sql import Statement, Tx, as_dict, columns, dump, every, evolve, load, row_type
+from app.store.sql import (
+    Statement,
+    Tx,
+    as_dict,
+    by_id,
+    columns,
+    dump,
+    every,
+    evolve,
+    load,
+    row_type,
+)
 from app.store.tables import Checkpoint, Run
 from app.trainer.checkpoint import Manifest
 
@@ -27,10 +38,9 @@ DELETED = (DELETING, "Deleted by retention.")
 """The reasons of checkpoints that retention took: their files are, or will be, gone."""
 
 _checkpoint = columns(Checkpoint)
-_run = columns(Run)
 
 _INSERT = Statement[Any](insert(Checkpoint))
-_BY_ID = Statement(every(Checkpoint).where(_checkpoint.id == bindparam("id")), Checkpoint)
+_BY_ID = by_id(Checkpoint)
 _AT = Statement(every(Checkpoint).where(_checkpoint.ckpt_path == bindparam("path")), Checkpoint)
 _BY_PATH = Statement(
     every(Checkpoint).where(_checkpoint.ckpt_path == bindparam("path")).with_for_update(),
@@ -48,12 +58,13 @@ _OF_RUN = Statement(
     .order_by(_checkpoint.created_at, _checkpoint.id),
     Checkpoint,
 )
-_READY = Statement(
+_HIGHEST_FIRST = (
     every(Checkpoint)
-    .where(_checkpoint.run_id == bindparam("run"), _checkpoint.state == State.READY.value)
-    .order_by(_checkpoint.step.desc(), _checkpoint.created_at.desc(), _checkpoint.id.desc()),
-    Checkpoint,
+    .where(_checkpoint.run_id == bindparam("run"), _checkpoint.state == bindparam("state"))
+    .order_by(_checkpoint.step.desc(), _checkpoint.created_at.desc(), _checkpoint.id.desc())
 )
+_OF_STATE = Statement(_HIGHEST_FIRST, Checkpoint)
+_HIGHEST = Statement(_HIGHEST_FIRST.where(_checkpoint.step.is_not(None)).limit(1), Checkpoint)
 _PENDING = Statement(
     every(Checkpoint)
     .where(_checkpoint.state == State.PENDING.value, _checkpoint.stored_as_id.is_(None))
@@ -82,7 +93,7 @@ _BY_RELEASE = Statement(
     ),
     Checkpoint,
 )
-_FIND_RUN = Statement(every(Run).where(_run.id == bindparam("id")), Run)
+_RUN = by_id(Run)
 
 
 def get(tx: Tx, checkpoint_id: str) -> Checkpoint:
@@ -115,7 +126,12 @@ def of_experiment(tx: Tx, experiment_id: str) -> list[Checkpoint]:
 
 def ready(tx: Tx, run_id: str) -> list[Checkpoint]:
     """The ready checkpoints of a run, highest step first."""
-    return tx.all(_READY, run=run_id)
+    return tx.all(_OF_STATE, run=run_id, state=State.READY.value)
+
+
+def newest_ready(tx: Tx, run_id: str) -> Checkpoint | None:
+    """The ready checkpoint of a run with the highest step."""
+    return tx.first(_HIGHEST, run=run_id, state=State.READY.value)
 
 
 def pending(tx: Tx) -> list[Checkpoint]:
@@ -131,15 +147,10 @@ def unseen(tx: Tx, run_id: str) -> list[Checkpoint]:
 
 def newest(tx: Tx, run: Run) -> Checkpoint | None:
     """The checkpoint to go on from: ready, or what an external trainer says it has saved."""
-    found = ready(tx, run.id)
-    if not found and run.recipe is None:
-        found = [
-            each
-            for each in of_run(tx, run.id)
-            if each.state == State.DECLARED and each.step is not None
-        ]
-        found.sort(key=lambda each: each.step or 0, reverse=True)
-    return found[0] if found else None
+    found = newest_ready(tx, run.id)
+    if found is None and run.recipe is None:
+        found = tx.first(_HIGHEST, run=run.id, state=State.DECLARED.value)
+    return found
 
 
 def stored(tx: Tx, checkpoint: Checkpoint) -> Checkpoint:
@@ -318,7 +329,7 @@ def mark(tx: Tx, experiment_id: str, request: MarkRequest) -> Checkpoint:
 
     Raises NotFound, BadCheckpointPath, ReleaseTagTaken (it names the holder).
     """
-    run = tx.first(_FIND_RUN, id=request.run_id)
+    run = tx.first(_RUN, id=request.run_id)
     if run is None or run.experiment_id != experiment_id:
         raise NotFound(f"There is no run {request.run_id} in experiment {experiment_id}.")
     path = paths.parse(request.ckpt_path)
@@ -357,7 +368,7 @@ def mark(tx: Tx, experiment_id: str, request: MarkRequest) -> Checkpoint:
 
 
 def _run_of(tx: Tx, run_id: str) -> Run:
-    run = tx.first(_FIND_RUN, id=run_id)
+    run = tx.first(_RUN, id=run_id)
     if run is None:
         raise NotFound(f"There is no run {run_id}.")
     return run

@@ -64,12 +64,9 @@ def once(tx: Tx, request: KeyedRequest, work: Callable[[Tx], Answer]) -> Answer:
     """Does the work, or replays its first answer. Raises KeyReused, KeyInFlight."""
     if not tx.claim(f"{request.scope} {request.key}"):
         raise _in_flight()
-    found = tx.first(_FIND, scope=request.scope, key=request.key)
-    if found is not None:
-        sha256, status, body = found
-        if sha256 != request.request_sha256:
-            raise KeyReused("This Idempotency-Key was used with another request; choose a new key.")
-        return Answer(status, body, replayed=True)
+    first = stored(tx, request)
+    if first is not None:
+        return first
     answer = work(tx)
     tx.run(
         _INSERT,
@@ -81,6 +78,17 @@ def once(tx: Tx, request: KeyedRequest, work: Callable[[Tx], Answer]) -> Answer:
         created_at=tx.now,
     )
     return answer
+
+
+def stored(tx: Tx, request: KeyedRequest) -> Answer | None:
+    """The first answer to this request, if there was one. Raises KeyReused."""
+    found = tx.first(_FIND, scope=request.scope, key=request.key)
+    if found is None:
+        return None
+    sha256, status, body = found
+    if sha256 != request.request_sha256:
+        raise KeyReused("This Idempotency-Key was used with another request; choose a new key.")
+    return Answer(status, body, replayed=True)
 
 
 class InFlight:

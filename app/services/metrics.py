@@ -17,7 +17,7 @@ from app.domain.points import MAX_STEP, Column
 from app.errors import InvalidInput, NotFound
 from app.services import chunks
 from app.services.chunks import Range
-from app.store.sql import Statement, Tx, columns, every
+from app.store.sql import Statement, Tx, by_id, columns, every
 from app.store.tables import MetricChunk, MetricLatest, MetricSeries, Run
 
 MAX_KEYS = 10_000
@@ -29,7 +29,7 @@ _series = columns(MetricSeries)
 _chunk = columns(MetricChunk)
 _latest = columns(MetricLatest)
 
-_RUN = Statement(every(Run).where(_run.id == bindparam("id")), Run)
+_RUN = by_id(Run)
 _FIND = Statement[tuple[int]](
     select(_series.id).where(
         _series.run_id == bindparam("run"),

@@ -18,6 +18,7 @@ from sqlalchemy.orm import aliased
 
 from app.domain.lifecycle import TERMINAL
 from app.domain.lifecycle import CheckpointState as State
+from app.domain.recipes import Recipe
 from app.services import checkpoints, runs, verification
 from app.services.checkpoints import DELETED, DELETING
 from app.store.sql import Statement, Tx, columns, every
@@ -42,6 +43,7 @@ def _crowded(where: Any) -> Statement[tuple[str]]:
     )
 
 
+_RECIPES = Statement[tuple[str]](select(_run.recipe).where(_run.recipe.is_not(None)).distinct())
 _CROWDED = _crowded(true())
 _CROWDED_IN = _crowded(_run.experiment_id == bindparam("experiment"))
 _NEEDED = Statement[tuple[str]](
@@ -68,8 +70,19 @@ _GONE = Statement[Any](
 )
 
 
-def crowded(tx: Tx, keep: Mapping[str, int], experiment_id: str | None = None) -> dict[str, int]:
-    """The runs with more checkpoints than their recipe keeps, and how many it keeps."""
+Keep = Mapping[str, int] | int
+"""How many checkpoints of a run are kept, by recipe; or of every run that the service trains."""
+
+
+def kept(recipes: Mapping[str, Recipe]) -> dict[str, int]:
+    """What the recipes that are configured keep themselves."""
+    return {name: each.keep_checkpoints for name, each in recipes.items() if each.keep_checkpoints}
+
+
+def crowded(tx: Tx, keep: Keep, experiment_id: str | None = None) -> dict[str, int]:
+    """The runs with more checkpoints than are kept, and how many are."""
+    if isinstance(keep, int):
+        keep = {row[0]: keep for row in tx.all(_RECIPES)}
     found: dict[str, int] = {}
     for recipe, number in keep.items():
         if experiment_id is None:
@@ -80,8 +93,8 @@ def crowded(tx: Tx, keep: Mapping[str, int], experiment_id: str | None = None) -
     return found
 
 
-def plan(tx: Tx, keep: Mapping[str, int], experiment_id: str | None = None) -> list[Checkpoint]:
-    """What would be deleted. `keep`: how many checkpoints of a run, by recipe."""
+def plan(tx: Tx, keep: Keep, experiment_id: str | None = None) -> list[Checkpoint]:
+    """What would be deleted."""
     found: list[Checkpoint] = []
     for run_id, number in crowded(tx, keep, experiment_id).items():
         found += surplus(tx, runs.get(tx, run_id), number)

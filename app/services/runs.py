@@ -21,13 +21,24 @@ from app.errors import (
 )
 from app.services import checkpoints, events
 from app.store.changes import SUPERVISOR
-from app.store.sql import Statement, Tx, as_dict, columns, dump, every, evolve, load, row_type
+from app.store.sql import (
+    Statement,
+    Tx,
+    as_dict,
+    by_id,
+    columns,
+    dump,
+    every,
+    evolve,
+    load,
+    row_type,
+)
 from app.store.tables import Checkpoint, Run
 
 _run = columns(Run)
 
 _INSERT = Statement[Any](insert(Run))
-_BY_ID = Statement(every(Run).where(_run.id == bindparam("id")), Run)
+_BY_ID = by_id(Run)
 _LOCK = Statement(every(Run).where(_run.id == bindparam("id")).with_for_update(), Run)
 _CHILDREN = Statement(
     every(Run).where(_run.parent_run_id == bindparam("id")).order_by(_run.created_at, _run.id), Run

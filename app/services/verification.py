@@ -7,7 +7,6 @@ record(tx, …)       what was found, unless the record changed while the files 
 `inspect` is the first two; the faces hand what it returns to `record`.
 """
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from app.domain.paths import CheckpointPath
 from app.domain.requests import VerifyRequest
 from app.errors import NotFound
 from app.services import checkpoints, experiments, runs
+from app.services.reading import Readers
 from app.store.database import Database
 from app.store.sql import Tx
 from app.store.tables import Checkpoint
@@ -60,12 +60,12 @@ def record(tx: Tx, findings: Sequence[Finding]) -> list[Checkpoint]:
 
 
 async def inspect(
-    db: Database, data_dir: Path, experiment_id: str, request: VerifyRequest
+    db: Database, readers: Readers, data_dir: Path, experiment_id: str, request: VerifyRequest
 ) -> list[Finding]:
     """Looks at the files of all checkpoints that `request` selects. Raises NotFound."""
-    wanted = await db.read(selected, experiment_id, request)
+    wanted = await db.scan(selected, experiment_id, request)
     return [
-        await asyncio.to_thread(look, data_dir, paths.parse(each.ckpt_path), each.sha256)
+        await readers.run(look, data_dir, paths.parse(each.ckpt_path), each.sha256)
         for each in wanted
         # One that was never here (an external run's, kept elsewhere) is not lost.
         if each.state != State.DECLARED or directory(data_dir, each.ckpt_path).exists()

@@ -32,6 +32,10 @@ class Database(ABC):
         self.changes = Changes()
 
     @abstractmethod
+    def take(self) -> None:
+        """Takes the database for this process, where only one may have it. Raises OSError."""
+
+    @abstractmethod
     def prepare(self) -> None:
         """Takes the database for this process and brings it to this version's schema.
 

@@ -9,6 +9,7 @@ own, which the database frees the moment that server dies.
 import asyncio
 import logging
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -65,6 +66,9 @@ class PostgresDatabase(Database):
         self._waiting = 0
         self._leader: Connection | None = None
         self._stopping = threading.Event()
+
+    def take(self) -> None:
+        pass  # any number of servers share it
 
     def prepare(self) -> None:
         try:
@@ -152,9 +156,10 @@ class PostgresDatabase(Database):
     def _connection(self) -> Connection:
         """This worker thread's connection, made anew when the last one broke."""
         connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None or connection.closed:
+        if connection is None or _is_over(connection):
             if connection is not None:
                 self._connections.discard(connection)
+                connection.close()
             connection = self._local.connection = self._connect()
         return connection
 
@@ -236,8 +241,9 @@ class PostgresDatabase(Database):
                         }
                         if topics:
                             self._loop.call_soon_threadsafe(self.changes.publish, topics)
-            except psycopg.OperationalError as error:
-                log.warning("not listening for changes: %s", error)
+            except Exception as error:  # whatever it was: it must not stop to listen for ever
+                known = isinstance(error, psycopg.OperationalError)
+                log.warning("not listening for changes: %s", error, exc_info=not known)
                 self._stopping.wait(1)
 
 
@@ -258,6 +264,19 @@ class _OneStatement:
             raise _AnotherStatement
         self._used = True
         self._cursor.execute(text, params)
+
+
+def _is_over(connection: Connection) -> bool:
+    """Whether an idle connection can be used no more, such as after a restart of the database.
+
+    All that a server says on an idle connection is that it ends it (or that its operator
+    changed a setting: then a new one does no harm, either).
+    """
+    if connection.closed:
+        return True
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def _for_caller(error: BaseException) -> BaseException:

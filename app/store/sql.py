@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Generic, TypeVar, cast
 
 import orjson
-from sqlalchemy import Dialect, Executable, Select, select
+from sqlalchemy import Dialect, Executable, Select, bindparam, select
 from sqlmodel import SQLModel
 
 from app.domain.ids import timestamp
@@ -65,6 +65,12 @@ def as_dict(row: SQLModel) -> dict[str, Any]:
     return cast(dict[str, Any], cast(Any, row)._asdict())
 
 
+def revive(table: type[TableT], stored: Mapping[str, Any]) -> TableT:
+    """The row that `as_dict` made a dictionary of, perhaps in another version of the schema."""
+    make = _row_type(table)
+    return cast(TableT, make(*map(stored.get, make._fields)))
+
+
 def evolve(row: TableT, **changes: Any) -> TableT:
     """A copy of a row with some attributes changed."""
     return cast(TableT, cast(Any, row)._replace(**changes))
@@ -97,6 +103,11 @@ class Statement(Generic[T]):
             own = {key: value for key, value in compiled.params.items() if value is not None}
             found = self._compiled[dialect] = (str(compiled), own)
         return found
+
+
+def by_id(table: type[TableT]) -> Statement[TableT]:
+    """The row whose `id` is given."""
+    return Statement(every(table).where(columns(table).id == bindparam("id")), table)
 
 
 class Tx:

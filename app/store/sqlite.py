@@ -71,9 +71,12 @@ class SqliteDatabase(Database):
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._open: list[sqlite3.Connection] = []
 
+    def take(self) -> None:
+        self._owner = own(self.path.with_name(self.path.name + "-owner"))
+
     def prepare(self) -> None:
         try:
-            self._owner = own(self.path.with_name(self.path.name + "-owner"))
+            self.take()
             migrate.bring_up(self.url)
             self._reader = self._connect(query_only=True)
             self._writer = self._connect()

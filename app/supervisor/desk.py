@@ -3,10 +3,8 @@
 import asyncio
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -15,6 +13,7 @@ from app.domain.recipes import Recipe
 from app.domain.resources import Allocation, Resources
 from app.launchers.base import Launcher
 from app.services.launches import Place
+from app.services.reading import Readers
 from app.settings import Settings
 from app.store.database import Database
 from app.store.sql import load
@@ -63,7 +62,7 @@ class Desk:
     jobs: dict[str, tuple[asyncio.Task[Any], float]] = field(default_factory=dict)
     # Runs that are being started, and what is set aside for them.
     starting: dict[str, Allocation] = field(default_factory=dict)
-    readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS))
+    readers: Readers = field(default_factory=lambda: Readers(READERS))
     # What the last look at the queue found, when nothing in it could start: the state of the
     # machine, how far it went, and the oldest run that waits for GPUs.
     queue_stuck: tuple[object, Place, str | None] | None = None
@@ -156,8 +155,7 @@ class Desk:
 
     async def reading(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs what reads checkpoints, a few at a time, in a thread that holds up no shutdown."""
-        async with self.readers:
-            return await _in_daemon(lambda: function(*args, **kwargs))
+        return await self.readers.run(function, *args, **kwargs)
 
     def run_dir(self, run_id: str) -> Path:
         """The run's directory, absolute."""
@@ -174,29 +172,3 @@ class Desk:
             return Resources.from_dict(asked)
         recipe = self.recipe(run)
         return recipe.resources if recipe else Resources()
-
-
-async def _in_daemon(work: Callable[[], R]) -> R:
-    # Threads of an executor are joined at exit: a server that reads 100 GB could not stop.
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[R] = loop.create_future()
-
-    def settle(result: R | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def body() -> None:
-        result, failure = None, None
-        try:
-            result = work()
-        except BaseException as error:
-            failure = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=body, name="reading", daemon=True).start()
-    return await future

@@ -11,7 +11,7 @@ _ABOUT = "retention"
 
 async def tidy(desk: Desk) -> None:
     """Forgets idempotency keys past their time, and checkpoints that recipes do not keep."""
-    keep = {r.name: r.keep_checkpoints for r in desk.recipes.values() if r.keep_checkpoints}
+    keep = retention.kept(desk.recipes)
     if time.monotonic() - desk.tidied_at >= EVERY_SECONDS:
         desk.tidied_at = time.monotonic()
         await desk.db.write(idempotency.expire)

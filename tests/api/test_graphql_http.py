@@ -1,8 +1,10 @@
 """/graphql before strangers: everything odd is a clear refusal, quickly, and nothing changes."""
 
 import hashlib
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 from graphql import get_introspection_query
 
 from app.graphql import limits
+from app.services import verification
+from app.services.verification import Finding
 from tests.api.conftest import Api, running
 from tests.support.graphql import Graph
 
@@ -259,3 +263,69 @@ def test_an_operation_has_a_limit_in_time(api: Api, monkeypatch: pytest.MonkeyPa
     answer = api.send("POST", "/graphql", json={"query": "{ runs { totalCount } }"})
     assert answer.status_code == 503
     assert answer.json()["errors"][0]["extensions"]["code"] == "TIMEOUT"
+
+
+SEEN = "replayed checkpoint { state reason }"
+
+
+@pytest.fixture
+def declared(api: Api) -> str:
+    """The path of a checkpoint of an external run, whose files are here."""
+    experiment = api.post("/v1/experiments", {"name": "a", "task_type": "b"})["experiment_id"]
+    run = api.post(f"/v1/experiments/{experiment}/runs", {"model": "m"})["run_id"]
+    path = f"/ckpts/{experiment}/{run}/a"
+    marked = {"run_id": run, "ckpt_path": path, "tag_type": "candidate"}
+    api.post(f"/v1/experiments/{experiment}/checkpoints/mark", marked)
+    (api.settings.data_dir / path.lstrip("/")).mkdir(parents=True)
+    return path
+
+
+def test_reading_a_checkpoint_may_take_longer_and_under_a_key_happens_once(
+    api: Api, declared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def slow(data_dir: Path, path: Any, expected: str | None) -> Finding:
+        time.sleep(0.5)
+        read.append(str(path))
+        return Finding(path, expected, "It is torn.")
+
+    monkeypatch.setattr(limits, "SECONDS", 0.2)
+    monkeypatch.setattr(verification, "look", slow)
+    graph = Graph(api.send)
+    wanted = {"ckptPath": declared, "idempotencyKey": "graphql"}
+    for replayed in (False, True):
+        answer = graph.do("verifyCheckpoint", SEEN, **wanted)
+        assert answer["checkpoint"] == {"state": "LOST", "reason": "It is torn."}
+        assert (answer["replayed"], read) == (replayed, [declared])
+
+    path = f"/v1/experiments/{declared.split('/')[2]}/checkpoints/verify"
+    for number in range(2):
+        headers = {"Idempotency-Key": "rest"}
+        answer = api.send("POST", path, json={"ckpt_path": declared}, headers=headers)
+        assert answer.json()["lost"] == 1
+        assert (len(read), "idempotent-replayed" in answer.headers) == (2, number == 1)
+
+
+@pytest.mark.parametrize("path", ["/ckpts/exp_a/run_b/c", "/etc/passwd", "a\0"])
+def test_what_is_no_checkpoint_is_not_read(api: Api, path: str) -> None:
+    answer = Graph(api.send).do("verifyCheckpoint", SEEN, ckptPath=path)
+    assert answer["checkpoint"] is None and len(answer["userErrors"]) == 1
+
+
+def test_an_answer_stored_by_another_version_is_replayed(api: Api) -> None:
+    def create() -> Any:
+        return Graph(api.send).do(
+            "createExperiment", "replayed experiment { id name goal }",
+            name="n", taskType="t", goal="g", idempotencyKey="of another version",
+        )  # fmt: skip
+
+    first = create()["experiment"]
+    with closing(sqlite3.connect(api.settings.database_url.removeprefix("sqlite:///"))) as database:
+        database.execute(
+            "UPDATE idempotency_key SET body = json_set(json_remove(body, '$.experiment.goal'),"
+            " '$.experiment.of_a_later_version', 1) WHERE key = 'of another version'"
+        )
+        database.commit()
+    again = create()
+    assert (again["replayed"], again["experiment"]) == (True, first | {"goal": None})

@@ -156,6 +156,13 @@ def test_follow_of_a_run_that_has_ended_is_all_of_it(run: Run) -> None:
         assert stream.content == expected
 
 
+def test_head_follows_nothing(run: Run) -> None:
+    run.write(BYTES)
+    answer = run.api.send("HEAD", f"{run.path}/logs?follow=true")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+
+
 def test_a_client_that_goes_away_leaves_nothing_behind(run: Run) -> None:
     stream = Stream(run)
     waiting = run.api.app.state.db.changes._waiting

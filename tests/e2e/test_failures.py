@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -202,6 +204,10 @@ def test_a_dependency_is_not_installed(
         (["serve", "--port", "99999"], 1, "LLM_TRAIN_PORT: "),
         (["migrate", "--to", "9999"], 1, "9999"),
         (["migrate", "--to", "-"], 1, "cannot be migrated"),
+        (["migrate", "--to", "base"], 1, "add --yes"),
+        (["verify", "exp_a", "--run", "a\0"], 1, "--run: must not hold NUL"),
+        (["verify", "exp_a", "--path", "a\udcff"], 1, "--path: Input should be a valid string"),
+        (["verify", "exp_\udcff"], 1, "surrogates not allowed"),
         (["export-schema", "--check", "/no/such/schema.graphql"], 1, "is missing or stale"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -222,6 +228,26 @@ def test_a_command_that_is_wrong(
     told = capsys.readouterr().err or f"{ended.value.code}\n"
     assert ended.value.code == status or status == 1
     assert told.startswith("llm-train") and told.count("\n") == 1 and expected in told
+
+
+@pytest.mark.parametrize("arguments", [["verify", "exp_a"], ["prune"], ["migrate"]])
+def test_a_command_on_a_database_that_cannot_be(
+    tmp_path: Path,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["llm-train", *arguments])
+    monkeypatch.setenv("LLM_TRAIN_DATABASE_URL", "mysql://x")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit, match=r"^llm-train: .*sqlite:///FILE or postgresql"):
+        main()
+
+
+def test_a_schema_under_a_server_is_left_alone(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        told = line([*CLI, "migrate", "--to", "base", "--yes"], environment(tmp_path))
+        assert "another server is using it" in told
+        post(f"{server.url}/v1/experiments", {"name": "a", "task_type": "b"})
 
 
 # Ctrl-C.
@@ -306,6 +332,32 @@ def test_open_streams_and_websockets_do_not_hold_up_the_end(tmp_path: Path) -> N
         wait_until(lambda: not psutil.pid_exists(server.pid) or zombie(server.pid), "it ended")
         assert time.monotonic() - began < 3
     assert [json.loads(each)["level"] for each in server.log.read_text().splitlines()] == ["info"]
+
+
+def test_reading_checkpoints_for_many_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    many = 40  # more than asyncio's own pool has threads, which the end itself needs
+    never = tmp_path / "never"
+    with (
+        running_server(tmp_path, FAILPOINT=f"checkpoint.reading:wait:{never}") as server,
+        ThreadPoolExecutor(many) as pool,
+    ):
+        experiment = post(f"{server.url}/v1/experiments", {"name": "a", "task_type": "b"})
+        base = f"{server.url}/v1/experiments/{experiment['experiment_id']}"
+        run = post(f"{base}/runs", {"model": "m"})
+        path = f"/ckpts/{experiment['experiment_id']}/{run['run_id']}/a"
+        marked = {"run_id": run["run_id"], "ckpt_path": path, "tag_type": "candidate"}
+        post(f"{base}/checkpoints/mark", marked)
+        (server.data_dir / path.lstrip("/")).mkdir(parents=True)
+        verify = partial(httpx.post, f"{base}/checkpoints/verify", json={}, timeout=30)
+        asked = [pool.submit(verify) for _ in range(many)]
+        process = psutil.Process(server.pid)
+        wait_until(lambda: len(process.net_connections()) > many, "all are connected")
+        httpx.get(f"{server.url}/healthz", timeout=20)  # answered after them
+        began = time.monotonic()
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: not psutil.pid_exists(server.pid) or zombie(server.pid), "it ended")
+        assert time.monotonic() - began < 3
+        assert all(each.exception(20) or each.result().status_code >= 500 for each in asked)
 
 
 def zombie(pid: int) -> bool:

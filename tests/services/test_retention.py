@@ -64,6 +64,15 @@ async def test_a_recipe_that_keeps_all_has_no_surplus(db: Database) -> None:
     assert await db.scan(retention.plan, {"tiny": 1}, "exp_of_somebody_else") == []
 
 
+async def test_one_number_for_all_holds_for_recipes_that_are_no_longer_configured(
+    db: Database,
+) -> None:
+    stage = await Stage.open(db)
+    await trained(stage)
+    expected = await db.scan(retention.plan, {"tiny": 2}, stage.experiment)
+    assert await db.scan(retention.plan, 2, stage.experiment) == expected != []
+
+
 async def test_a_marked_checkpoint_is_never_taken(db: Database) -> None:
     stage = await Stage.open(db)
     run = await trained(stage)

@@ -527,6 +527,37 @@ async def test_a_database_that_comes_back_is_used_again(
         await asyncio.wait_for(woken.wait(), 10)  # it listens again, and says so
 
 
+@postgresql_only
+async def test_after_a_restart_of_the_database_the_first_request_is_answered(
+    accounts: Database, database_url: str
+) -> None:
+    assert (await accounts.write(add, 1), await accounts.read(peek)) == (1, 1)
+    _end_connections(database_url)
+    assert (await accounts.write(add, 1), await accounts.read(peek)) == (2, 2)
+
+
+@postgresql_only
+async def test_whatever_goes_wrong_while_listening_it_listens_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connects, failed = psycopg.connect, list[str]()
+
+    def fails_once(*args: Any, **kwargs: Any) -> Any:
+        if "fallback_application_name" not in kwargs and not failed:
+            failed.append("once")
+            raise ValueError("something nobody thought of")
+        return connects(*args, **kwargs)
+
+    database = connect(database_url)
+    database.prepare()
+    monkeypatch.setattr("app.store.postgresql.psycopg.connect", fails_once)
+    await database.start()
+    with database.changes.subscribe("exp_1") as woken:
+        await listens(database, woken)
+    assert failed
+    await database.stop()
+
+
 def _end_connections(url: str) -> None:
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute(
