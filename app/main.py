@@ -79,6 +79,8 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
         # What start-up made stays; the collector need not walk it again and again.
         gc.freeze()
         gc.enable()
+        # A page of rows or a report is more than the usual 700 objects, and none is cyclic.
+        gc.set_threshold(20_000)
         log.info("serving on %s", app.state.api_url)
         try:
             yield

@@ -10,6 +10,7 @@ executor, whose answers and errors are the definition.
 
 import math
 from collections.abc import Callable
+from itertools import repeat
 from operator import attrgetter
 from types import NoneType
 from typing import Any, NamedTuple
@@ -174,7 +175,7 @@ def _object(executor: FastExecutor, kind: GraphQLObjectType, details: Any) -> St
         columns.append(column)
 
     def dictionaries(found: list[Column]) -> Column:
-        return [dict(zip(names, values, strict=True)) for values in zip(*found, strict=True)]
+        return list(map(dict, map(zip, repeat(names), zip(*found, strict=True))))
 
     async def later(rows: Column) -> Column:
         found = [[] if column.late else column.run(rows) for column in columns]
@@ -248,10 +249,11 @@ def _leaf(kind: Any) -> Callable[[Column], Column]:
             return values
         if isinstance(kind, GraphQLEnumType):
             names = {value: coerce(value) for value in set(values)}
+            different: Any = names.values()
             found = [names[value] for value in values]
         else:
-            found = [coerce(value) for value in values]
-        if None in found or Undefined in found:
+            different = found = [coerce(value) for value in values]
+        if None in different or Undefined in different:
             raise _Unusual
         return found
 

@@ -40,9 +40,8 @@ def _parse(query: str) -> DocumentNode:
 
 
 @lru_cache(REMEMBERED)
-def _validate(
-    schema: GraphQLSchema, document: DocumentNode, rules: tuple[Any, ...]
-) -> list[GraphQLError]:
+def _validate(schema: GraphQLSchema, query: str, rules: tuple[Any, ...]) -> list[GraphQLError]:
+    document = _parse(query)
     try:
         limits.check_repetitions(document)
     except GraphQLError as error:
@@ -85,7 +84,7 @@ class Operation(MaskErrors):
             try:
                 self.cost = limits.check(schema, document, chosen, context.variables or {})
                 context.pre_execution_errors = _validate(
-                    schema, document, tuple(context.validation_rules)
+                    schema, context.query or "", tuple(context.validation_rules)
                 )
             except GraphQLError as error:
                 context.pre_execution_errors = [error]

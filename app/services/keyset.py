@@ -17,7 +17,18 @@ from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import orjson
-from sqlalchemy import Select, and_, bindparam, exists, func, null, select, true, tuple_
+from sqlalchemy import (
+    Select,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    null,
+    select,
+    true,
+    tuple_,
+)
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import SQLModel
@@ -189,7 +200,7 @@ def _statement(shape: _Shape) -> Statement[Any]:
     by = [sort, tie] if shape.valued else [tie]
     query = query.order_by(*_directed(by, shape)).limit(bindparam("most"))
     if shape.dialect is not None:
-        query = _of_each(query, tie, shape)
+        query = _of_each(query, shape)
     elif shape.parent is not None:
         query = query.where(listing.column(shape.parent) == bindparam("parent"))
     return Statement(query, None if metric else listing.table)
@@ -199,11 +210,11 @@ def _directed(by: list[Any], shape: _Shape) -> list[Any]:
     return [column.desc() if shape.downward else column for column in by]
 
 
-def _of_each(query: Select[Any], tie: Any, shape: _Shape) -> Select[Any]:
+def _of_each(query: Select[Any], shape: _Shape) -> Select[Any]:
     """The first rows of `query` for each of many parents, found through the index of each.
 
     A window function would read every row of every parent. SQLite has no LATERAL; there a
-    correlated list of keys is the same walk.
+    correlated list of row numbers is the same walk.
     """
     assert shape.parent is not None
     listing, parents = shape.listing, listed("parents")
@@ -211,11 +222,10 @@ def _of_each(query: Select[Any], tie: Any, shape: _Shape) -> Select[Any]:
     if shape.dialect == "postgresql":
         lateral = own.lateral("page")
         return select(*lateral.c).select_from(parents.join(lateral, true()))
-    page = cast(Any, listing.table).__table__.alias("page")
-    keys = own.with_only_columns(tie, maintain_column_froms=True).correlate(parents)
-    found = page.c[listing.tie.name].in_(keys)
-    if len(page.primary_key) > 1:
-        found = and_(page.c[shape.parent] == parents.c.value, found)
+    table = cast(Any, listing.table).__table__
+    page, place = table.alias("page"), literal_column(f"{table.name}.rowid")
+    rows = own.with_only_columns(place, maintain_column_froms=True).correlate(parents)
+    found = literal_column("page.rowid").in_(rows)
     selected = list(page.c)
     sort: Any = null()
     if shape.field == METRIC and shape.valued:

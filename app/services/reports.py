@@ -251,19 +251,21 @@ def _columns(report: ReportRequest) -> dict[str, points.Column]:
             wall_times = given.wall_times or [None] * len(given.steps)
             column = points.Column(given.steps, _numbers(given.values), _numbers(wall_times))
             found[key] = [column]
-    rows: dict[str, tuple[list[int], list[Any], list[Any]]] = {}
+    rows: dict[str, list[MetricRow]] = {}
     for row in report.points:
         key = row["key"]
-        if key not in rows:
-            rows[key] = ([], [], [])
-        steps, values, times = rows[key]
-        steps.append(row["step"])
-        values.append(row["value"])
-        times.append(row.get("wall_time"))
-    for key, (steps, values, times) in rows.items():
-        column = points.Column(steps, _numbers(values), _numbers(times))
+        if key in rows:
+            rows[key].append(row)
+        else:
+            rows[key] = [row]
+    for key, own in rows.items():
+        values = _numbers([row["value"] for row in own])
+        times = _numbers([row.get("wall_time") for row in own])
+        column = points.Column([row["step"] for row in own], values, times)
         found.setdefault(key, []).append(column)
-    return {key: points.joined(parts) for key, parts in found.items()}
+    return {
+        key: parts[0] if len(parts) == 1 else points.joined(parts) for key, parts in found.items()
+    }
 
 
 def _numbers(values: Sequence[float | str | None]) -> Sequence[float]:

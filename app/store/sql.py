@@ -8,8 +8,8 @@ per dialect and `Tx` hands it to the driver's own cursor.
 
 import hashlib
 from collections import namedtuple
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
 from typing import Any, Generic, TypeVar, cast
 
 import orjson
@@ -52,6 +52,11 @@ def _row_type(table: type[SQLModel]) -> Any:
     return namedtuple(table.__name__, columns(table).keys())
 
 
+def _maker(table: type[SQLModel]) -> Callable[[tuple[Any, ...]], Any]:
+    # Twice as fast as `_make`; the statement selects exactly the row's columns.
+    return partial(tuple.__new__, _row_type(table))
+
+
 def row_type(table: type[TableT]) -> type[TableT]:
     """A light, read-only stand-in for rows of `table`: the same attributes, as a tuple.
 
@@ -91,7 +96,7 @@ class Statement(Generic[T]):
     def __init__(self, clause: Executable, row: type[T] | None = None) -> None:
         self._clause = clause
         self._compiled: dict[str, tuple[str, dict[str, Any]]] = {}
-        self.make: Any = _row_type(cast(Any, row))._make if row is not None else None
+        self.make: Any = _maker(cast(Any, row)) if row is not None else None
 
     def compiled(self, dialect: str) -> tuple[str, dict[str, Any]]:
         """The text for one dialect, and the values that the clause itself holds."""
@@ -139,7 +144,7 @@ class Tx:
         """Every row."""
         self._execute(statement, params)
         rows = self._cursor.fetchall()
-        return [statement.make(row) for row in rows] if statement.make else rows
+        return list(map(statement.make, rows)) if statement.make else rows
 
     def run(self, statement: Statement[Any], **params: Any) -> int:
         """Executes a write; the number of rows it changed."""
