@@ -223,7 +223,8 @@ def _of_each(query: Select[Any], shape: _Shape) -> Select[Any]:
         lateral = own.lateral("page")
         return select(*lateral.c).select_from(parents.join(lateral, true()))
     table = cast(Any, listing.table).__table__
-    page, place = table.alias("page"), literal_column(f"{table.name}.rowid")
+    page: Any = table.alias("page")
+    place: Any = literal_column(f"{table.name}.rowid")
     rows = own.with_only_columns(place, maintain_column_froms=True).correlate(parents)
     found = literal_column("page.rowid").in_(rows)
     selected = list(page.c)
