@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -49,6 +50,9 @@ try:
     from app.settings import Settings
     from app.store.database import Database, connect
     from app.supervisor import Supervisor
+
+    if find_spec("strawberry") is None:  # imported by the first request that needs it
+        raise ModuleNotFoundError(name="strawberry")
 except ModuleNotFoundError as missing:
     sys.exit(
         f"llm-train: the package {missing.name!r} is not installed; "
