@@ -20,6 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
     parser.add_argument("--kills", type=int, default=0, help="of servers, wrappers and trainers")
     parser.add_argument("--minutes", type=float, help="kill for so long, instead of so often")
+    parser.add_argument("--server-kills", type=int, default=0, help="under eight writers")
     parser.add_argument("--cancels", type=int, default=0)
     parser.add_argument("--restarts", type=int, default=0)
     parser.add_argument("--damages", type=int, default=0)
@@ -35,7 +36,7 @@ def main() -> None:
             broken += asyncio.run(audit(story, url, path / "data"))
             print(f"killed: {dict(story.kills)}; slowest start {story.slowest_start:.1f} s")
             print(f"{len(story.acknowledged)} acknowledged requests, {len(story.runs)} runs")
-        for kind in ("cancels", "restarts", "damages"):
+        for kind in ("server_kills", "cancels", "restarts", "damages"):
             if number := getattr(chosen, kind):
                 broken += getattr(races, kind)(path, number, chosen.seed, url)
         print(f"{time.monotonic() - since:.0f} s; {len(broken)} promises broken")

@@ -1,14 +1,56 @@
-"""The figures one at a time: cancels, restarts, damages. Each prints, and returns what broke."""
+"""The figures one at a time: server kills, cancels, restarts, damages.
 
+Each prints what it saw, and returns what broke.
+"""
+
+import os
 import random
+import signal
+import statistics
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tests.support.server import free_port, running_server
 from tests.support.service import TERMINAL, Service, home
+from tests.support.writers import Writers
 
 AT_ONCE = 8
+
+
+def server_kills(directory: Path, number: int, seed: int, url: str) -> list[str]:
+    """Kill the server at any instant under eight writers: nothing acknowledged is lost or doubled.
+
+    The writers never give up, and go on through every kill under the same idempotency keys.
+    """
+    dice, port, ready = random.Random(seed), free_port(), list[float]()
+    with running_server(directory, port=port, DATABASE_URL=url) as server:
+        writers = Writers([server.url], seed=seed)
+    try:
+        with writers:
+            for _ in range(number):
+                since = time.monotonic()
+                with running_server(
+                    directory, port=port, keep_trainers=True, DATABASE_URL=url
+                ) as server:
+                    ready.append(time.monotonic() - since)
+                    writers.wait_for(1)
+                    time.sleep(dice.uniform(0, 0.3))
+                    os.kill(server.pid, signal.SIGKILL)
+            with running_server(directory, port=port, DATABASE_URL=url):
+                writers.stop()
+                writers.audit(url)
+                writers.replay()
+        assert writers.retries, "nobody noticed the kills"
+    except AssertionError as error:
+        return [str(error)]
+    print(
+        f"{number} kills under 8 writers: {len(writers.done)} acknowledged, {writers.retries} sent"
+        f" again, 0 lost, 0 doubled; ready again after {statistics.median(ready):.2f} s (median),"
+        f" {max(ready):.2f} s (slowest)"
+    )
+    return []
 
 
 def cancels(directory: Path, number: int, seed: int, url: str) -> list[str]:
