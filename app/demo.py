@@ -17,7 +17,7 @@ from urllib.error import HTTPError
 
 import orjson
 
-from app.logs import JsonLines
+from app.jsonlines import JsonLines
 from app.main import bind
 from app.settings import Settings
 

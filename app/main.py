@@ -27,13 +27,14 @@ try:
     from pydantic import ValidationError
 
     from app.domain import failpoints
-    from app.domain.recipes import RecipeError, load_recipes
+    from app.domain.recipes import RecipeError, read_recipes
     from app.errors import ServiceError
     from app.graphql.mount import graphql_router
     from app.guard import Guard
-    from app.logs import JsonLines
+    from app.jsonlines import JsonLines
     from app.pages import mount_static
     from app.rest import (
+        checkpoints,
         docs,
         lists,
         logs,
@@ -43,7 +44,6 @@ try:
         reports,
         routes,
         service,
-        upkeep,
     )
     from app.services.idempotency import InFlight
     from app.services.reading import Readers
@@ -69,10 +69,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     could be said in one line.
     """
     db = db or connect(settings.database_url)
-    if settings.recipes is not None:
-        recipes = load_recipes(settings.recipes.read_text(), str(settings.recipes))
-    else:
-        recipes = load_recipes(None, "built-in")
+    recipes = read_recipes(settings.recipes)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -110,7 +107,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
     app.state.inflow = reports.Inflow()
-    app.state.readers = Readers(upkeep.READERS)
+    app.state.readers = Readers(checkpoints.READERS)
     app.add_middleware(
         Guard,
         hosts=settings.hosts,
@@ -120,7 +117,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     )
     problems.install(app)
     # In this order they are looked through: what is asked most comes first.
-    for part in (routes, reports, lists, metrics, logs, service, upkeep):
+    for part in (routes, reports, lists, metrics, logs, service, checkpoints):
         app.include_router(part.router)
     app.include_router(docs.router)
     app.include_router(graphql_router(settings), include_in_schema=False)

@@ -7,7 +7,7 @@ that server (`POST …/checkpoints/verify`, `GET …/retention`) instead.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app.domain.recipes import load_recipes
+from app.domain.recipes import read_recipes
 from app.domain.requests import VerifyRequest
 from app.services import retention, verification
 from app.services.reading import Readers
@@ -35,9 +35,7 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> list[Che
 
     Answers what is deleted, or with `dry_run` would be. Raises RecipeError, Unavailable.
     """
-    source = settings.recipes
-    recipes = load_recipes(source.read_text() if source else None, str(source))
-    wanted = keep or retention.kept(recipes)
+    wanted = keep or retention.kept(read_recipes(settings.recipes))
     async with _database(settings) as db:
         if dry_run:
             return await db.scan(retention.plan, wanted)

@@ -23,11 +23,6 @@ def activate(name: str, action: str) -> None:
     _armed[name] = action
 
 
-def deactivate(name: str) -> None:
-    """Disarm `name`."""
-    _armed.pop(name, None)
-
-
 def armed(prefix: str) -> dict[str, str]:
     """The armed names that start with `prefix`, with their actions."""
     return {name: action for name, action in _armed.items() if name.startswith(prefix)}

@@ -4,7 +4,7 @@
     command = ["{python}", "train.py"]   # an argv list; no shell ever sees it
     grace_seconds = 60
 
-* `load_recipes`: the built-in recipes and those of a file, each key checked.
+* `read_recipes`: the built-in recipes and those of a file, each key checked.
 * `build_environment`: what a trainer finds in its environment, and nothing else.
 """
 
@@ -89,14 +89,24 @@ BUILT_IN = (
 )
 
 
-def load_recipes(text: str | None, source: str) -> Mapping[str, Recipe]:
+def read_recipes(file: Path | None) -> Mapping[str, Recipe]:
+    """The built-in recipes, and those of a TOML file. Raises RecipeError."""
+    if file is None:
+        return parse_recipes("", "built-in")
+    try:
+        return parse_recipes(file.read_text("utf-8"), str(file))
+    except OSError as error:
+        raise RecipeError(f"{file}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file}: not valid TOML: not UTF-8.") from error
+
+
+def parse_recipes(text: str, source: str) -> Mapping[str, Recipe]:
     """The built-in recipes, with those of the TOML `text` added or put in their place.
 
     `source` names the file in errors. Raises RecipeError.
     """
     recipes = {recipe.name: recipe for recipe in BUILT_IN}
-    if text is None:
-        return recipes
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

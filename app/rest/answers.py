@@ -81,6 +81,6 @@ def with_run_token(answer: Answer, secret: str) -> Answer:
     return answer._replace(body=f'{answer.body[:-1]},"run_token":"{token}"}}')
 
 
-def json(view: Any, status: int = 200) -> Response:
+def json(view: Any) -> Response:
     """A response of this JSON."""
-    return Response(orjson.dumps(view), status, media_type="application/json")
+    return Response(orjson.dumps(view), media_type="application/json")

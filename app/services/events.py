@@ -25,9 +25,9 @@ _AFTER = Statement(
     .limit(bindparam("most")),
     Event,
 )
-_BEFORE = Statement(
+_NEWEST = Statement(
     every(Event)
-    .where(_event.experiment_id == bindparam("experiment"), _event.seq < bindparam("before"))
+    .where(_event.experiment_id == bindparam("experiment"))
     .order_by(_event.seq.desc())
     .limit(bindparam("most")),
     Event,
@@ -60,6 +60,6 @@ def after(tx: Tx, experiment_id: str, seq: int, most: int) -> list[Event]:
     return tx.all(_AFTER, experiment=experiment_id, after=seq, most=most)
 
 
-def newest(tx: Tx, experiment_id: str, most: int, before: int = 2**62) -> list[Event]:
-    """The last `most` events with a smaller seq, oldest first."""
-    return tx.all(_BEFORE, experiment=experiment_id, before=before, most=most)[::-1]
+def newest(tx: Tx, experiment_id: str, most: int) -> list[Event]:
+    """The last `most` events of an experiment, oldest first."""
+    return tx.all(_NEWEST, experiment=experiment_id, most=most)[::-1]

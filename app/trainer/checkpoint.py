@@ -2,7 +2,6 @@
 
 begin(parent, name)             a temporary directory beside where the checkpoint will stand
 commit(temporary, name, step)   hash, fsync, manifest.json, rename, fsync: only now does it exist
-read_manifest(directory)        the manifest alone, validated
 verify(directory)               everything on disk against the manifest
 
 Standard library only, nothing is ever unpickled, and what is read may come from anybody: the only
@@ -122,17 +121,11 @@ def commit(temporary: Path, name: str, step: int) -> tuple[Path, Manifest]:
     return final, manifest
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """Read and validate the manifest. Raises CheckpointError."""
-    with _directory(directory) as root:
-        return _load(root)
-
-
-def verify(directory: Path, *, contents: bool = True) -> Manifest:
+def verify(directory: Path) -> Manifest:
     """Check that `directory` holds exactly what its manifest says; return the manifest.
 
-    Reads every byte, 1 MiB at a time; with `contents=False` it compares names and sizes only.
-    Raises CheckpointError for anything missing, extra, truncated, changed or linked.
+    Reads every byte, 1 MiB at a time. Raises CheckpointError for anything missing, extra,
+    truncated, changed or linked.
     """
     with _directory(directory) as root:
         manifest = _load(root)
@@ -141,7 +134,7 @@ def verify(directory: Path, *, contents: bool = True) -> Manifest:
             path[: slash.start()] for path in expected for slash in re.finditer("/", path)
         }
         try:
-            _compare(root, "", expected, directories, contents)
+            _compare(root, "", expected, directories)
         except OSError as error:
             raise CheckpointError(f"the disk does not give it back: {error.strerror}") from error
     if expected:
@@ -149,23 +142,21 @@ def verify(directory: Path, *, contents: bool = True) -> Manifest:
     return manifest
 
 
-def _compare(
-    directory: int, prefix: str, expected: dict[str, File], directories: set[str], contents: bool
-) -> None:
+def _compare(directory: int, prefix: str, expected: dict[str, File], directories: set[str]) -> None:
     """Take each file found below `directory` out of `expected`; anything unexpected is an error."""
     with os.scandir(directory) as entries:
         for entry in entries:
             path = prefix + entry.name
             if path in directories:
                 with _open(directory, entry.name, path, stat.S_IFDIR) as inner:
-                    _compare(inner, path + "/", expected, directories, contents)
+                    _compare(inner, path + "/", expected, directories)
             elif path in expected:
                 file = expected.pop(path)
                 with _open(directory, entry.name, path, stat.S_IFREG) as opened:
                     size = os.fstat(opened).st_size
                     if size != file.size:
                         raise CheckpointError(f"{path!r} has {size} bytes instead of {file.size}")
-                    if contents and _sha256(opened, size, path) != file.sha256:
+                    if _sha256(opened, size, path) != file.sha256:
                         raise CheckpointError(f"{path!r} is not what was written: SHA-256 differs")
             elif path != MANIFEST:
                 raise CheckpointError(f"{path!r} is not in the manifest")

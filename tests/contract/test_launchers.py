@@ -137,16 +137,9 @@ def attempts(make_launcher: Callable[[], Launcher], tmp_path: Path) -> Iterator[
 
 
 @pytest.fixture
-def arm() -> Iterator[Callable[[str, str], None]]:
-    names = []
-
-    def activate(name: str, action: str) -> None:
-        names.append(name)
-        failpoints.activate(name, action)
-
-    yield activate
-    for name in names:
-        failpoints.deactivate(name)
+def arm(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    monkeypatch.setattr(failpoints, "_armed", {})
+    return failpoints.activate
 
 
 def survivors(nonce: str) -> list[psutil.Process]:
@@ -532,7 +525,7 @@ def test_a_launch_that_failed_half_way_can_be_repeated(
     arm("launch.before_spawn", "raise")
     with pytest.raises(failpoints.FailpointReached, match=r"launch\.before_spawn"):
         attempts.launcher.launch(attempts.plan(COUNTED))
-    failpoints.deactivate("launch.before_spawn")
+    del failpoints._armed["launch.before_spawn"]
     assert attempts.launcher.observe(attempts.root, 1).state == "absent"
     attempts.start(COUNTED)
     with pytest.raises(ValueError, match="no action"):

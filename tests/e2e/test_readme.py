@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.domain.recipes import load_recipes
+from app.domain.recipes import parse_recipes
 from app.settings import Settings
 from tests.support.server import REPOSITORY, Server
 
@@ -91,7 +91,7 @@ def test_the_graphql_query_is_answered(
 
 
 def test_the_recipe_is_one_that_the_service_reads() -> None:
-    assert "sft" in load_recipes(block("toml", "Your own trainer"), "README")
+    assert "sft" in parse_recipes(block("toml", "Your own trainer"), "README")
 
 
 def test_the_training_loop_is_python() -> None:

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from app.domain.recipes import BUILT_IN, DEFAULT_ENV_ALLOW, Recipe, RecipeError, load_recipes
+from app.domain.recipes import (
+    BUILT_IN,
+    DEFAULT_ENV_ALLOW,
+    Recipe,
+    RecipeError,
+    parse_recipes,
+    read_recipes,
+)
 from app.domain.recipes import build_environment as build
 from app.domain.resources import Resources
 
@@ -32,7 +39,7 @@ command = ["/opt/run.sh"]
 
 
 def test_every_key_is_read() -> None:
-    recipes = load_recipes(FULL, "recipes.toml")
+    recipes = parse_recipes(FULL, "recipes.toml")
     assert list(recipes) == ["demo", "sft", "a-1_x"]
     assert recipes["sft"] == Recipe(
         name="sft",
@@ -58,16 +65,16 @@ def test_every_key_is_read() -> None:
 
 
 def test_only_a_leading_python_is_the_servers() -> None:
-    recipes = load_recipes(FULL, "recipes.toml")
+    recipes = parse_recipes(FULL, "recipes.toml")
     assert recipes["sft"].argv("/venv/python") == ("/venv/python", "train.py", "{python}")
     assert recipes["a-1_x"].argv("/venv/python") == ("/opt/run.sh",)
 
 
 def test_the_demo_is_built_in_and_a_file_may_replace_it() -> None:
-    demo = load_recipes(None, "")["demo"]
+    demo = read_recipes(None)["demo"]
     assert demo.argv("py") == ("py", "-m", "app.trainer.demo") and demo.grace_seconds == 10
-    assert load_recipes("", "empty.toml") == {recipe.name: recipe for recipe in BUILT_IN}
-    replaced = load_recipes('recipes.demo.command = ["mine"]', "r.toml")
+    assert parse_recipes("", "empty.toml") == {recipe.name: recipe for recipe in BUILT_IN}
+    replaced = parse_recipes('recipes.demo.command = ["mine"]', "r.toml")
     assert list(replaced) == ["demo"] and replaced["demo"].command == ("mine",)
 
 
@@ -117,7 +124,7 @@ def recipe(line: str, name: str = "sft") -> str:
 )
 def test_what_is_wrong_is_named_with_file_recipe_and_key(text: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        load_recipes(text, "r.toml")
+        parse_recipes(text, "r.toml")
     assert str(caught.value).startswith("r.toml: ") and message in str(caught.value)
 
 
