@@ -28,7 +28,7 @@ from app.graphql.filters import given, plain
 from app.graphql.queries import Query
 from app.graphql.scalars import Json
 from app.graphql.types import Checkpoint, Experiment, Run
-from app.services import checkpoints, experiments, idempotency, runs, verification
+from app.services import checkpoints, experiments, idempotency, marks, runs, verification
 from app.services.idempotency import Answer
 from app.services.verification import Finding
 from app.store import tables
@@ -290,7 +290,7 @@ def _resume_run(tx: Tx, values: dict[str, Any]) -> Rows:
 def _mark_checkpoint(tx: Tx, values: dict[str, Any]) -> Rows:
     request = MarkRequest(**values)
     run = runs.get(tx, request.run_id)
-    return {"checkpoint": checkpoints.mark(tx, run.experiment_id, request)}
+    return {"checkpoint": marks.mark(tx, run.experiment_id, request)}
 
 
 @output

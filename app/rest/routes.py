@@ -16,7 +16,7 @@ from app.rest import answers, schemas, views
 from app.rest.body import read
 from app.rest.parameters import DirectRoute, ExperimentId, RunId, takes
 from app.rest.problems import documented
-from app.services import checkpoints, experiments, metrics, runs
+from app.services import checkpoints, experiments, marks, metrics, runs
 from app.store.sql import Tx
 
 MOST_IN_DETAIL = 500
@@ -119,5 +119,5 @@ async def mark_checkpoint(request: Request, experiment_id: ExperimentId) -> Resp
     """Put a tag, a release tag and metrics onto a checkpoint."""
     body = await read(request, MarkRequest)
     return answers.respond(
-        await answers.perform(request, checkpoints.mark, experiment_id, body, view=views.checkpoint)
+        await answers.perform(request, marks.mark, experiment_id, body, view=views.checkpoint)
     )

@@ -1,4 +1,4 @@
-"""Checkpoints: what is promised, ready, empty, declared or lost, and the marks on them.
+"""Checkpoints: what is promised, ready, empty, declared or lost.
 
 A cancel promises one path (`promise`) and the promise is always settled (`settle`): with
 the trainer's own checkpoint under that path, else by standing for the newest good one of
@@ -6,16 +6,14 @@ the run or the one it was resumed from, else as empty or lost with the reason. A
 stands for another (`stored_as_id`) shares its fate from then on.
 """
 
-from functools import cache
 from typing import Any
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import bindparam, insert
 
 from app.domain import paths
 from app.domain.ids import new_id
 from app.domain.lifecycle import CheckpointState as State
-from app.domain.requests import MarkRequest
-from app.errors import BadCheckpointPath, NotFound, ReleaseTagTaken
+from app.errors import NotFound
 from app.services import events
 from app.store.changes import SUPERVISOR
 from app.store.sql import (
@@ -23,11 +21,10 @@ from app.store.sql import (
     Tx,
     as_dict,
     by_id,
+    changing,
     columns,
-    dump,
     every,
     evolve,
-    load,
     row_type,
 )
 from app.store.tables import Checkpoint, Run
@@ -41,56 +38,32 @@ _checkpoint = columns(Checkpoint)
 
 _INSERT = Statement[Any](insert(Checkpoint))
 _BY_ID = by_id(Checkpoint)
-_AT = Statement(every(Checkpoint).where(_checkpoint.ckpt_path == bindparam("path")), Checkpoint)
-_BY_PATH = Statement(
-    every(Checkpoint).where(_checkpoint.ckpt_path == bindparam("path")).with_for_update(),
-    Checkpoint,
-)
+_at = every(Checkpoint).where(_checkpoint.ckpt_path == bindparam("path"))
+_AT = Statement(_at, Checkpoint)
+_HELD = Statement(_at.with_for_update(), Checkpoint)
+_oldest_first = every(Checkpoint).order_by(_checkpoint.created_at, _checkpoint.id)
 _OF_EXPERIMENT = Statement(
-    every(Checkpoint)
-    .where(_checkpoint.experiment_id == bindparam("experiment"))
-    .order_by(_checkpoint.created_at, _checkpoint.id),
-    Checkpoint,
+    _oldest_first.where(_checkpoint.experiment_id == bindparam("experiment")), Checkpoint
 )
-_OF_RUN = Statement(
-    every(Checkpoint)
-    .where(_checkpoint.run_id == bindparam("run"))
-    .order_by(_checkpoint.created_at, _checkpoint.id),
-    Checkpoint,
-)
-_HIGHEST_FIRST = (
+_OF_RUN = Statement(_oldest_first.where(_checkpoint.run_id == bindparam("run")), Checkpoint)
+_highest_first = (
     every(Checkpoint)
     .where(_checkpoint.run_id == bindparam("run"), _checkpoint.state == bindparam("state"))
     .order_by(_checkpoint.step.desc(), _checkpoint.created_at.desc(), _checkpoint.id.desc())
 )
-_OF_STATE = Statement(_HIGHEST_FIRST, Checkpoint)
-_HIGHEST = Statement(_HIGHEST_FIRST.where(_checkpoint.step.is_not(None)).limit(1), Checkpoint)
-_PENDING = Statement(
+_OF_STATE = Statement(_highest_first, Checkpoint)
+_HIGHEST = Statement(_highest_first.where(_checkpoint.step.is_not(None)).limit(1), Checkpoint)
+_pending = (
     every(Checkpoint)
     .where(_checkpoint.state == State.PENDING.value, _checkpoint.stored_as_id.is_(None))
-    .order_by(_checkpoint.id),
-    Checkpoint,
-)
-_PENDING_OF_RUN = Statement(
-    every(Checkpoint)
-    .where(
-        _checkpoint.run_id == bindparam("run"),
-        _checkpoint.state == State.PENDING.value,
-        _checkpoint.stored_as_id.is_(None),
-    )
     .order_by(_checkpoint.id)
-    .with_for_update(),
-    Checkpoint,
+)
+_PENDING = Statement(_pending, Checkpoint)
+_PENDING_OF_RUN = Statement(
+    _pending.where(_checkpoint.run_id == bindparam("run")).with_for_update(), Checkpoint
 )
 _STORED_AS = Statement(
     every(Checkpoint).where(_checkpoint.stored_as_id == bindparam("id")).order_by(_checkpoint.id),
-    Checkpoint,
-)
-_BY_RELEASE = Statement(
-    every(Checkpoint).where(
-        _checkpoint.experiment_id == bindparam("experiment"),
-        _checkpoint.release_tag == bindparam("release"),
-    ),
     Checkpoint,
 )
 _RUN = by_id(Run)
@@ -111,7 +84,7 @@ def at(tx: Tx, ckpt_path: str) -> Checkpoint | None:
 
 def find(tx: Tx, ckpt_path: str) -> Checkpoint | None:
     """The checkpoint known under a logical path, held until the transaction ends."""
-    return tx.first(_BY_PATH, path=ckpt_path)
+    return tx.first(_HELD, path=ckpt_path)
 
 
 def of_run(tx: Tx, run_id: str) -> list[Checkpoint]:
@@ -179,17 +152,9 @@ def _create(tx: Tx, run: Run, name: str, state: State, **facts: Any) -> Checkpoi
     return checkpoint
 
 
-@cache
-def _update(names: frozenset[str]) -> Statement[Any]:
-    return Statement(
-        update(Checkpoint)
-        .where(_checkpoint.id == bindparam("key"))
-        .values({name: bindparam(name) for name in names})
-    )
-
-
-def _change(tx: Tx, checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
-    tx.run(_update(frozenset(changes)), key=checkpoint.id, **changes)
+def change(tx: Tx, checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
+    """Writes attributes of a checkpoint."""
+    tx.run(changing(Checkpoint, frozenset(changes)), key=checkpoint.id, **changes)
     return evolve(checkpoint, **changes)
 
 
@@ -211,7 +176,7 @@ def _become(
     tx: Tx, checkpoint: Checkpoint, state: State, event: str | None = None, **facts: Any
 ) -> Checkpoint:
     """Gives a checkpoint a new state, and the same to every path that stands for it."""
-    changed = _change(tx, checkpoint, state=state.value, **facts)
+    changed = change(tx, checkpoint, state=state.value, **facts)
     _announce(tx, changed, event)
     for other in tx.all(_STORED_AS, id=checkpoint.id):
         _become(
@@ -239,7 +204,7 @@ def announced(
     if found.state == state:
         if state is State.PENDING:
             tx.touch(SUPERVISOR)
-        return _change(tx, found, **facts)
+        return change(tx, found, **facts)
     return _become(tx, found, state, reason=None, stored_as_id=None, **facts)
 
 
@@ -251,7 +216,9 @@ def judged(
     `expected`: the manifest's SHA-256 that was on record when the files were read. None:
     the record changed since then, so that the finding is of no use.
     """
-    run = _run_of(tx, path.run_id)
+    run = tx.first(_RUN, id=path.run_id)
+    if run is None:
+        raise NotFound(f"There is no run {path.run_id}.")
     found = find(tx, str(path))
     if (found.sha256 if found else None) != expected or (found and found.reason in DELETED):
         return None
@@ -322,53 +289,3 @@ def settle(tx: Tx, run: Run) -> Checkpoint:
 def declare(tx: Tx, run: Run, ckpt_path: str) -> Checkpoint:
     """A path that a client named: the known checkpoint, or a new declared one."""
     return find(tx, ckpt_path) or _create(tx, run, paths.parse(ckpt_path).name, State.DECLARED)
-
-
-def mark(tx: Tx, experiment_id: str, request: MarkRequest) -> Checkpoint:
-    """Puts a tag, a release tag and metrics onto a checkpoint; the same again changes nothing.
-
-    Raises NotFound, BadCheckpointPath, ReleaseTagTaken (it names the holder).
-    """
-    run = tx.first(_RUN, id=request.run_id)
-    if run is None or run.experiment_id != experiment_id:
-        raise NotFound(f"There is no run {request.run_id} in experiment {experiment_id}.")
-    path = paths.parse(request.ckpt_path)
-    if (path.experiment_id, path.run_id) != (experiment_id, run.id):
-        raise BadCheckpointPath(
-            f"A checkpoint of this run begins with /ckpts/{experiment_id}/{run.id}/.",
-            errors=[{"pointer": "/ckpt_path", "detail": "belongs to another run"}],
-        )
-    if request.release_tag is not None:
-        holder = tx.first(_BY_RELEASE, experiment=experiment_id, release=request.release_tag)
-        if holder is not None and holder.ckpt_path != request.ckpt_path:
-            raise ReleaseTagTaken(
-                f"Release tag {request.release_tag!r} is held by {holder.ckpt_path}; "
-                "choose another tag.",
-                ckpt_path=holder.ckpt_path,
-                checkpoint_id=holder.id,
-            )
-    found = declare(tx, run, request.ckpt_path)
-    release_tag = request.release_tag or found.release_tag
-    metrics = load(found.metrics) | request.metrics
-    unchanged = (found.tag_type, found.release_tag, load(found.metrics)) == (
-        request.tag_type, release_tag, metrics,
-    )  # fmt: skip
-    if unchanged and found.marked_at is not None:
-        return found
-    marked = _change(
-        tx, found, tag_type=request.tag_type, release_tag=release_tag,
-        metrics=dump(metrics), marked_at=tx.now,
-    )  # fmt: skip
-    events.append(
-        tx, experiment_id, "checkpoint.marked", run_id=run.id, checkpoint_id=marked.id,
-        ckpt_path=marked.ckpt_path, tag_type=marked.tag_type, release_tag=marked.release_tag,
-        metrics=metrics,
-    )  # fmt: skip
-    return marked
-
-
-def _run_of(tx: Tx, run_id: str) -> Run:
-    run = tx.first(_RUN, id=run_id)
-    if run is None:
-        raise NotFound(f"There is no run {run_id}.")
-    return run

@@ -1,10 +1,9 @@
 """Runs: submit, find, cancel, resume, and `move`, the one door for status changes."""
 
 from collections.abc import Collection
-from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import bindparam, insert
 
 from app.domain import paths
 from app.domain.ids import new_id
@@ -26,6 +25,7 @@ from app.store.sql import (
     Tx,
     as_dict,
     by_id,
+    changing,
     columns,
     dump,
     every,
@@ -133,18 +133,9 @@ def _queue(tx: Tx, run: Run) -> None:
     tx.touch(SUPERVISOR)
 
 
-@cache
-def _update(names: frozenset[str]) -> Statement[Any]:
-    return Statement(
-        update(Run)
-        .where(_run.id == bindparam("key"), _run.status == bindparam("from_status"))
-        .values({name: bindparam(name) for name in names})
-    )
-
-
 def change(tx: Tx, run: Run, **changes: Any) -> Run:
     """Writes attributes of a run, guarded by its status. Raises Conflict when it moved on."""
-    statement = _update(frozenset(changes))
+    statement = changing(Run, frozenset(changes), "status")
     if tx.run(statement, key=run.id, from_status=run.status, **changes) != 1:
         raise Conflict(f"Run {run.id} is no longer {run.status}; look again.")
     tx.touch(run.id)

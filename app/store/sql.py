@@ -13,7 +13,7 @@ from functools import cache, partial
 from typing import Any, Generic, TypeVar, cast
 
 import orjson
-from sqlalchemy import Dialect, Executable, Select, bindparam, select
+from sqlalchemy import Dialect, Executable, Select, bindparam, select, update
 from sqlmodel import SQLModel
 
 from app.domain.ids import timestamp
@@ -113,6 +113,15 @@ class Statement(Generic[T]):
 def by_id(table: type[TableT]) -> Statement[TableT]:
     """The row whose `id` is given."""
     return Statement(every(table).where(columns(table).id == bindparam("id")), table)
+
+
+@cache
+def changing(table: type[SQLModel], names: frozenset[str], *guards: str) -> Statement[Any]:
+    """Sets columns of the row whose id is `key`, if each guard still is what `from_GUARD` says."""
+    own = columns(table)
+    held = [own[guard] == bindparam(f"from_{guard}") for guard in guards]
+    values: dict[str, Any] = {name: bindparam(name) for name in names}
+    return Statement(update(table).where(own.id == bindparam("key"), *held).values(values))
 
 
 class Tx:

@@ -8,7 +8,7 @@ from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost, Conflict
-from app.services import checkpoints, launches, runs
+from app.services import checkpoints, launches, marks, runs
 from app.store.database import Database
 from app.store.tables import Checkpoint, Run
 from app.trainer.checkpoint import Manifest
@@ -96,7 +96,7 @@ async def test_a_path_that_a_client_named_first_is_promised_all_the_same(db: Dat
     run = await stage.run("running")
     path = f"/ckpts/{run.experiment_id}/{run.id}/cancel-1"
     body = MarkRequest(run_id=run.id, ckpt_path=path, tag_type="release", release_tag="v1")
-    await db.write(checkpoints.mark, run.experiment_id, body)
+    await db.write(marks.mark, run.experiment_id, body)
 
     assert (await cancelled(stage, run)).state == "pending"
     await stage.saves(run, "cancel-1", 6)

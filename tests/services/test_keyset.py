@@ -7,7 +7,7 @@ import pytest
 
 from app.domain.requests import ExperimentRequest, MarkRequest, RunRequest
 from app.errors import InvalidInput
-from app.services import checkpoints, experiments, keyset, listing, reports, runs
+from app.services import checkpoints, experiments, keyset, listing, marks, reports, runs
 from app.services.keyset import Listing, Order, Window
 from app.services.reports import ReportRequest
 from app.store.database import Database
@@ -36,7 +36,7 @@ def _story(tx: Tx) -> list[str]:
             path = f"/ckpts/{experiment.id}/{run.id}/c"
             if index % 2:
                 mark = MarkRequest(run_id=run.id, ckpt_path=path, tag_type="candidate")
-                checkpoints.mark(tx, experiment.id, mark)
+                marks.mark(tx, experiment.id, mark)
             else:
                 checkpoints.declare(tx, run, path)
             if index % 4 == 0:

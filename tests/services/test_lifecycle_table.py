@@ -8,7 +8,7 @@ import pytest
 from app.domain.lifecycle import MOVES, TERMINAL, RunStatus
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import ServiceError
-from app.services import checkpoints, runs
+from app.services import checkpoints, marks, runs
 from app.store.database import Database
 from app.store.tables import Run
 from tests.support.database import Databases
@@ -111,7 +111,7 @@ async def report(stage: Stage, run: Run) -> tuple[str, str | None]:
 async def mark(stage: Stage, run: Run) -> tuple[str, str | None]:
     path = f"/ckpts/{run.experiment_id}/{run.id}/{SAVED}"
     body = MarkRequest(run_id=run.id, ckpt_path=path, tag_type="release", release_tag="v1")
-    marked = await stage.db.write(checkpoints.mark, run.experiment_id, body)
+    marked = await stage.db.write(marks.mark, run.experiment_id, body)
     assert (marked.tag_type, marked.release_tag) == ("release", "v1")
     return "marked", marked.state
 

@@ -16,7 +16,7 @@ from app.domain.evidence import Evidence
 from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost, ServiceError
-from app.services import checkpoints, launches, retention, runs
+from app.services import checkpoints, launches, marks, retention, runs
 from app.store.database import Database
 from app.store.sql import Tx
 from app.store.tables import Checkpoint
@@ -94,7 +94,7 @@ async def test_a_mark_and_a_new_state_both_stay(db: Database, database_url: str)
     await meet(
         db,
         database_url,
-        lambda tx: checkpoints.mark(tx, stage.experiment, mark(run, SAVED, release_tag="v1")),
+        lambda tx: marks.mark(tx, stage.experiment, mark(run, SAVED, release_tag="v1")),
         db.write(lambda tx: checkpoints.lost(tx, saved, "The disk is gone.")),
     )
 
@@ -137,7 +137,7 @@ async def test_retention_deletes_nothing_that_is_needed_by_then(
 
     def need(tx: Tx) -> object:
         if rescue == "mark":
-            return checkpoints.mark(tx, stage.experiment, mark(run, "step-5"))
+            return marks.mark(tx, stage.experiment, mark(run, "step-5"))
         path = f"/ckpts/{run.experiment_id}/{run.id}/step-5"
         return runs.resume(tx, run.id, ResumeRequest(ckpt_path=path))
 
@@ -176,7 +176,7 @@ async def test_a_release_tag_has_one_holder_whoever_asks_at_once(
     run = await stage.run("running")
     outcomes = await asyncio.gather(
         *(
-            db.write(checkpoints.mark, stage.experiment, mark(run, f"c{n}", release_tag="v1"))
+            db.write(marks.mark, stage.experiment, mark(run, f"c{n}", release_tag="v1"))
             for n in range(8)
         ),
         return_exceptions=True,

@@ -8,7 +8,7 @@ import pytest
 from app.domain.lifecycle import RunStatus
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost
-from app.services import checkpoints, launches, retention, runs, verification
+from app.services import checkpoints, launches, marks, retention, runs, verification
 from app.store.database import Database
 from app.store.tables import Run
 from tests.support.database import Databases
@@ -78,7 +78,7 @@ async def test_a_marked_checkpoint_is_never_taken(db: Database) -> None:
     run = await trained(stage)
     path = f"/ckpts/{run.experiment_id}/{run.id}/s2"
     mark = MarkRequest(run_id=run.id, ckpt_path=path, tag_type="candidate")
-    await db.write(checkpoints.mark, run.experiment_id, mark)
+    await db.write(marks.mark, run.experiment_id, mark)
     await db.write(retention.delete, run.id, 1)
     assert await left(stage, run) == ["s2", "s6"]
 

@@ -1,0 +1,61 @@
+"""Marks: what people say about a checkpoint: a tag, a release tag, metrics."""
+
+from sqlalchemy import bindparam
+
+from app.domain import paths
+from app.domain.requests import MarkRequest
+from app.errors import BadCheckpointPath, ReleaseTagTaken
+from app.services import checkpoints, events, runs
+from app.store.sql import Statement, Tx, columns, dump, every, load
+from app.store.tables import Checkpoint
+
+_checkpoint = columns(Checkpoint)
+
+_BY_RELEASE = Statement(
+    every(Checkpoint).where(
+        _checkpoint.experiment_id == bindparam("experiment"),
+        _checkpoint.release_tag == bindparam("release"),
+    ),
+    Checkpoint,
+)
+
+
+def mark(tx: Tx, experiment_id: str, request: MarkRequest) -> Checkpoint:
+    """Puts a tag, a release tag and metrics onto a checkpoint; the same again changes nothing.
+
+    Raises NotFound, BadCheckpointPath, ReleaseTagTaken (it names the holder).
+    """
+    run = runs.get(tx, request.run_id, experiment_id)
+    path = paths.parse(request.ckpt_path)
+    if (path.experiment_id, path.run_id) != (experiment_id, run.id):
+        raise BadCheckpointPath(
+            f"A checkpoint of this run begins with /ckpts/{experiment_id}/{run.id}/.",
+            errors=[{"pointer": "/ckpt_path", "detail": "belongs to another run"}],
+        )
+    if request.release_tag is not None:
+        holder = tx.first(_BY_RELEASE, experiment=experiment_id, release=request.release_tag)
+        if holder is not None and holder.ckpt_path != request.ckpt_path:
+            raise ReleaseTagTaken(
+                f"Release tag {request.release_tag!r} is held by {holder.ckpt_path}; "
+                "choose another tag.",
+                ckpt_path=holder.ckpt_path,
+                checkpoint_id=holder.id,
+            )
+    found = checkpoints.declare(tx, run, request.ckpt_path)
+    release_tag = request.release_tag or found.release_tag
+    metrics = load(found.metrics) | request.metrics
+    unchanged = (found.tag_type, found.release_tag, load(found.metrics)) == (
+        request.tag_type, release_tag, metrics,
+    )  # fmt: skip
+    if unchanged and found.marked_at is not None:
+        return found
+    marked = checkpoints.change(
+        tx, found, tag_type=request.tag_type, release_tag=release_tag,
+        metrics=dump(metrics), marked_at=tx.now,
+    )  # fmt: skip
+    events.append(
+        tx, experiment_id, "checkpoint.marked", run_id=run.id, checkpoint_id=marked.id,
+        ckpt_path=marked.ckpt_path, tag_type=marked.tag_type, release_tag=marked.release_tag,
+        metrics=metrics,
+    )  # fmt: skip
+    return marked
