@@ -2,7 +2,8 @@
 
 Build a `LaunchPlan` purely, `launch` it, then `observe` what became of it. All calls are
 synchronous and know nothing but the plan, the files under the run directory and the kernel,
-so any later server process can go on where an earlier one stopped.
+so any later server process can go on where an earlier one stopped, also on another machine
+that has the same files.
 """
 
 from collections.abc import Mapping
@@ -45,7 +46,10 @@ class Observation:
     * alive: its wrapper lives, and so the trainer or what is left of its tree.
     * exited: all is over and on record. Neither exit code nor signal: `never_ran`.
     * vanished: the wrapper was killed from outside or lost with its machine, the exit code with
-      it; call `kill` to end what may be left of the tree.
+      it; call `kill` to end what may be left of the tree. A wrapper on a machine that was only
+      cut off, and comes back, ends its tree then.
+
+    `pid` is the wrapper's, where it lives here.
 
     `stop_sent` of an exited attempt: the trainer got the stop signal; else: a stop was asked for.
     `killed`: the trainer was ended by this service with SIGKILL. `oom`: the kernel probably

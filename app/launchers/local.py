@@ -1,11 +1,16 @@
 """Trainers on this machine: each under a wrapper (wrapper.py) in a session of its own.
 
 What is known of an attempt stands in its directory; a launcher keeps nothing in memory but
-the handles of wrappers that it must reap.
+the handles of wrappers that it must reap, and the pulses that it watches.
 
-    identity.json   the wrapper that claimed the attempt, linked into place once
+    identity.json   the wrapper that claimed the attempt, linked into place once; its time is
+                    renewed as long as the wrapper lives
     stop.json       a stop or kill was asked for
     exit.json       how it ended
+
+Servers on several machines, or in several containers, may share these files. What became of a
+wrapper of another place (`wrapper.place`) is told by exit.json and by its pulse; it is asked to
+end by stop.json alone.
 """
 
 import json
@@ -18,6 +23,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,10 +37,34 @@ _children: dict[Path, list[subprocess.Popen[bytes]]] = {}
 """Wrappers that this process spawned and must reap, by attempt; they outlive any launcher."""
 _children_lock = threading.Lock()
 
+SILENT_SECONDS = 10.0
+"""After so long without a pulse, all of it watched, a wrapper elsewhere is gone."""
+_MOST_WATCHED = 1.0  # of the time between two looks: of the rest we cannot know
+
 _CODE = cast(Any, wrapper.__loader__).get_code(wrapper.__name__)
 _GPU_SECONDS = 60.0
 _FIRST_GPU_SECONDS = 2.0  # a start waits no longer for a slow driver
 _GPU_QUERY = ("--query-gpu=index,uuid,name", "--format=csv,noheader")
+
+
+@dataclass
+class _Pulse:
+    """The time of an identity.json as it was last seen, and for how long it stood still.
+
+    It is compared with itself only: the clocks of two machines differ.
+    """
+
+    beat: int
+    looked_at: float
+    silence: float = 0.0
+
+    def look(self, beat: int) -> bool:
+        """Whether the wrapper counts as alive, with what is seen now."""
+        now = time.monotonic()
+        watched = min(now - self.looked_at, _MOST_WATCHED)
+        self.silence = 0.0 if beat != self.beat else self.silence + watched
+        self.beat, self.looked_at = beat, now
+        return self.silence < SILENT_SECONDS
 
 
 class LocalLauncher:
@@ -50,6 +80,7 @@ class LocalLauncher:
     def __init__(self, gpus: Sequence[str] | None = None, visible: str | None = None) -> None:
         self._fixed = None if gpus is None else tuple(Gpu(str(i), t) for i, t in enumerate(gpus))
         self._visible = visible
+        self._pulses: dict[Path, _Pulse] = {}
         self._found: tuple[Gpu, ...] = ()
         self._asked_at = 0.0
         self._asking: threading.Thread | None = None
@@ -102,24 +133,27 @@ class LocalLauncher:
     def observe(self, run_dir: Path, attempt: int) -> Observation:
         _reap()
         directory = _directory(run_dir, attempt)
+        with suppress(FileNotFoundError), os.scandir(directory):
+            pass  # opened, or a client of NFS may go on not to see what is new in it
         if over := _read(directory / "exit.json"):
+            self._pulses.pop(directory, None)
             return _exited(over)
         stop_sent = (directory / "stop.json").exists()
         record = _read(directory / "identity.json")
         if record is None:
             return Observation("absent", stop_sent=stop_sent)
-        identity = _identity(record)
-        if identity and identity.is_alive():
+        identity, detail = _identity(record), "Its wrapper was killed from outside."
+        if identity is not None and not identity.is_here():
+            pulse = self._pulses.setdefault(directory, _Pulse(record["beat"], time.monotonic()))
+            if pulse.look(record["beat"]):
+                return Observation("alive", stop_sent=stop_sent)
+            detail = f"No sign of life from its machine or container for {SILENT_SECONDS:g} s."
+        elif identity is not None and identity.is_alive():
             return Observation("alive", pid=identity.pid, stop_sent=stop_sent)
         if over := _read(directory / "exit.json"):  # written since we looked
             return _exited(over)
-        rebooted = record.get("boot_id") != wrapper.boot_id()
-        return Observation(
-            "vanished",
-            pid=identity.pid if identity else None,
-            stop_sent=stop_sent,
-            detail="The machine restarted." if rebooted else "Its wrapper was killed from outside.",
-        )
+        pid = identity.pid if identity and identity.is_here() else None
+        return Observation("vanished", pid=pid, stop_sent=stop_sent, detail=detail)
 
     def stop(self, run_dir: Path, attempt: int) -> None:
         self._end(_directory(run_dir, attempt), kill=False)
@@ -135,9 +169,12 @@ class LocalLauncher:
     def _end(self, directory: Path, kill: bool) -> None:
         if (directory / "exit.json").exists():
             return
-        with suppress(OSError):  # a full disk must not keep a trainer running
+        unasked = None
+        try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             _request_stop(directory, kill)
+        except OSError as error:  # a full disk must not keep a trainer running
+            unasked = error
         try:
             if _fence(directory, "Stopped before the trainer began."):
                 return
@@ -146,6 +183,10 @@ class LocalLauncher:
         identity = _identity(_read(directory / "identity.json") or {})
         if identity is None:
             return
+        if not identity.is_here():
+            if unasked is not None:
+                raise LauncherError(f"The stop could not be recorded: {unasked}.")
+            return  # its wrapper looks for the request at every pulse
         if processes.send(identity, wrapper.KILL if kill else wrapper.STOP):
             processes.send(identity, signal.SIGCONT)  # a paused wrapper could not act
         else:
@@ -246,21 +287,23 @@ def _directory(run_dir: Path, attempt: int) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A record that was published whole; None: there is none."""
+    """A record that was published whole, and as `beat` its file's time; None: there is none."""
     try:
-        record = json.loads(path.read_bytes())
+        with path.open("rb") as file:  # opened, NFS tells the time as it is now
+            record = json.load(file)
+            beat = os.fstat(file.fileno()).st_mtime_ns
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
-    return record if isinstance(record, dict) else {}
+    return {**record, "beat": beat} if isinstance(record, dict) else {}
 
 
 def _identity(record: dict[str, Any]) -> Identity | None:
     """The wrapper that a record names; None: the attempt was claimed without one."""
     if not record.get("pid"):
         return None
-    return Identity(record["pid"], record["start_time"], record["boot_id"], record["nonce"])
+    return Identity(record["pid"], record["start_time"], record["place"], record["nonce"])
 
 
 def _exited(record: dict[str, Any]) -> Observation:

@@ -1,7 +1,8 @@
 """Processes, told apart beyond doubt: a pid alone names a stranger as soon as it is reused.
 
-An `Identity` is a pid with its start time, the boot and a random nonce that the process
-carries in its environment. On Linux a pidfd, opened before the check, closes the last gap.
+An `Identity` is a pid with the place where it is one, its start time and a random nonce that
+the process carries in its environment. On Linux a pidfd, opened before the check, closes the
+last gap.
 """
 
 import os
@@ -13,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.launchers.wrapper import boot_id, start_time
+from app.launchers import wrapper
+from app.launchers.wrapper import start_time
 
 NONCE = "LLM_TRAIN_NONCE"
 
@@ -23,17 +25,21 @@ _GIVE_UP_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Identity:
-    """One process of one boot. None: the system that recorded it could not know."""
+    """One process of one place. None: the system that recorded it could not know."""
 
     pid: int
     start_time: int | None
-    boot_id: str | None
+    place: str
     nonce: str
 
+    def is_here(self) -> bool:
+        """Whether its pid means anything to us."""
+        return self.place == wrapper.place()
+
     def is_alive(self) -> bool:
-        """Whether the process exists and is the recorded one. A zombie has ended."""
+        """Whether the process exists here and is the recorded one. A zombie has ended."""
         return (
-            self.boot_id == boot_id()
+            self.is_here()
             and self.start_time == start_time(self.pid)
             and _nonce(self.pid) == self.nonce
         )
@@ -89,10 +95,10 @@ def kill_tree(nonce: str) -> int:
 
 def _carriers(nonce: str) -> Iterator[Identity]:
     """The living processes whose environment holds `nonce`, this one excepted."""
-    boot = boot_id()
+    here = wrapper.place()
     for pid in _pids():
         if pid != os.getpid() and _nonce(pid) == nonce:
-            yield Identity(pid, start_time(pid), boot, nonce)
+            yield Identity(pid, start_time(pid), here, nonce)
 
 
 def _pids() -> list[int]:

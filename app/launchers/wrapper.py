@@ -2,7 +2,8 @@
 
 It claims the attempt (at most one wrapper ever does), starts the trainer, passes a stop on,
 enforces the grace, ends every descendant and writes down how it ended. It needs no server
-for any of that.
+for any of that. While it lives it renews the time of its identity.json: the pulse, by which
+servers on other machines know that it does.
 
 `COMMAND` starts it; its stdin is `marshal.dumps((code of this module, order))`. Sending the code
 saves the time to find and compile it, and makes the wrapper the server's own version.
@@ -13,6 +14,7 @@ later: only modules that the interpreter has loaded anyway, and `_ctypes` at the
 """
 
 import _signal as signal  # type: ignore[import-not-found]  # `signal` costs 6 ms for its enums
+import _thread
 import posix
 import sys
 import time
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 STOP, KILL = signal.SIGTERM, signal.SIGUSR1
-"""What the server sends to the wrapper."""
+"""What a server of the same place sends to the wrapper."""
 
+PULSE_SECONDS = 2.0
 _SWEEP_SECONDS = 0.02
 _GIVE_UP_SECONDS = 5.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -62,7 +65,7 @@ def main(order: "dict[str, Any]") -> None:
         "format": 1,
         "pid": posix.getpid(),
         "start_time": start_time(posix.getpid()),
-        "boot_id": boot_id(),
+        "place": place(),
         "nonce": order["nonce"],
         "stop_signal": order["stop_signal"],
         "grace_seconds": order["grace_seconds"],
@@ -95,6 +98,10 @@ def _train(directory: str, order: "dict[str, Any]") -> dict[str, object]:
         posix.waitpid(trainer, 0)
         return {"started_at": started_at, "detail": error}
     _failpoint(order, "wrapper.spawned")
+    try:
+        _thread.start_new_thread(_pulse, (directory,))  # not earlier: that would delay the trainer
+    except RuntimeError:
+        pass  # no more threads; for servers of this place nothing changes
     code, stop_sent, killed = _watch(trainer, order["stop_signal"], order["grace_seconds"])
     _failpoint(order, "wrapper.trainer_ended")
     ended_at = now()
@@ -162,13 +169,16 @@ def start_time(pid: int) -> int | None:
     return int(status[19]) if status else None
 
 
-def boot_id() -> str | None:
-    """Names this boot of the machine; None where that cannot be known."""
+def place() -> str:
+    """Names this boot of this machine and its space of pids: a container has its own.
+
+    Only in the same place does a pid mean the same process.
+    """
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
-            return file.read().strip()
+            return f"{file.read().strip()}/{posix.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
-        return None
+        return posix.uname().nodename
 
 
 def now() -> str:
@@ -249,6 +259,28 @@ def _watch(trainer: int, stop_signal: int, grace_seconds: float) -> tuple[int, b
             _signal_group(trainer, signal.SIGKILL)
             _kill_children()
             signal.setitimer(signal.ITIMER_REAL, _SWEEP_SECONDS)
+
+
+def _pulse(directory: str) -> None:
+    """Show that we live, and look for what a server of another place asked, until we end.
+
+    In a thread, so that a disk that hangs holds up neither the grace nor a kill.
+    """
+    heard = None
+    while True:
+        time.sleep(PULSE_SECONDS)
+        try:
+            posix.utime(f"{directory}/identity.json")
+            # The listing, since a client of NFS remembers for long that a file is not there.
+            if "stop.json" not in posix.listdir(directory):
+                continue
+            with open(f"{directory}/stop.json", "rb") as file:
+                request = KILL if b'"kill": true' in file.read() else STOP
+        except OSError:
+            continue
+        if request != heard:
+            heard = request
+            posix.kill(posix.getpid(), request)
 
 
 def _end_descendants(trainer: int) -> str:

@@ -56,6 +56,8 @@ class Desk:
     stopped_at: dict[Attempt, float] = field(default_factory=dict)
     # Descriptors that turn readable when the process of an attempt ends, until they did.
     watched: dict[Attempt, int] = field(default_factory=dict)
+    # Attempts whose trainers know our address.
+    adopted: set[Attempt] = field(default_factory=set)
     # Attempts whose processes are gone and whose spool is taken in.
     over: set[Attempt] = field(default_factory=set)
     # Work that takes long and that no duty waits for, by what it is about.
@@ -87,8 +89,10 @@ class Desk:
             self._unwatch(attempt)
         for job, _ in self.jobs.values():
             job.cancel()
-        for memory in (self.heard, self.launched_at, self.stopped_at, self.over, self.crowded):
+        for memory in (self.heard, self.launched_at, self.stopped_at, self.crowded):
             memory.clear()
+        self.adopted.clear()
+        self.over.clear()
         self.queue_stuck = None
         self.doomed = False
         self.tidied_at = float("-inf")
@@ -117,6 +121,7 @@ class Desk:
         self._unwatch(attempt)
         for memory in (self.heard, self.launched_at, self.stopped_at):
             memory.pop(attempt, None)
+        self.adopted.discard(attempt)
         self.over.discard(attempt)
 
     def silence(self, run: Run) -> float:

@@ -25,8 +25,9 @@ from app.supervisor import launching, planning, verifying
 from app.supervisor.desk import Desk
 
 RELAUNCH_SECONDS = 5.0
-# The wrapper kills at the grace's end, and by then a second later at most.
-OVERDUE_SECONDS = 2.0
+# The wrapper kills at the grace's end and a second later at most; one on another machine may
+# have heard of the stop two seconds late.
+OVERDUE_SECONDS = 4.0
 LAST_WORDS = 200
 SPOOL_LINES = 100
 
@@ -75,8 +76,12 @@ def _adopt(desk: Desk, run: Run) -> int | None:
 
 
 async def _local(desk: Desk, run: Run, found: Observation) -> None:
+    attempt = (run.id, run.attempt)
     if found.state == "alive":
-        desk.watch((run.id, run.attempt), await asyncio.to_thread(_adopt, desk, run))
+        if attempt not in desk.adopted:
+            desk.watch(attempt, await asyncio.to_thread(_adopt, desk, run))
+            desk.adopted.add(attempt)
+        desk.over.discard(attempt)  # its machine was cut off, and is back
         await _alive(desk, run)
     elif found.state == "absent":
         await _absent(desk, run)

@@ -6,16 +6,20 @@ the address of the server that launched them only, a listener that never hears N
 
 import json
 import random
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 from websockets.sync.client import connect
 
+from app.launchers.local import SILENT_SECONDS
 from tests.support.database import postgresql_only
+from tests.support.places import ELSEWHERE, move
 from tests.support.server import running_server, wait_until
 from tests.support.service import Home, Service, home
 from tests.support.writers import Writers
@@ -27,9 +31,9 @@ TAKEN_OVER_SECONDS = 10.0
 
 
 @contextmanager
-def replica(place: Home, database_url: str) -> Iterator[Service]:
+def replica(place: Home, database_url: str, **more: Any) -> Iterator[Service]:
     """One more server on the same database and data directory."""
-    settings: dict[str, Any] = {**place.settings, "DATABASE_URL": database_url}
+    settings: dict[str, Any] = {**place.settings, "DATABASE_URL": database_url, **more}
     with running_server(place.path, keep_trainers=True, **settings) as server:
         service = Service(server.url, server.pid, place.path, server.log, place.experiment)
         with service.http:
@@ -103,6 +107,32 @@ def test_killed_leaders_are_replaced_and_nothing_is_lost_or_launched_twice(
         writers.audit(database_url)
         writers.replay()
     print(f"another led after {max(taken_over):.2f} s at most; {len(writers.done)} acknowledged")
+
+
+def test_a_leader_in_another_place_takes_over_a_living_trainer_and_its_checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, database_url: str
+) -> None:
+    """Control: a launcher that looks for the pid in its own place makes a second attempt."""
+    command = (*ELSEWHERE, sys.executable, "-m", "app.main")
+    with home(tmp_path_factory.mktemp("home")) as place:
+        with replica(place, database_url) as first:
+            run = first.submit("obedient", steps=10**6, step_seconds=0.05)
+            first.stepping(run)
+            first.kill()
+        move(place.path / "data" / "runs" / run / "attempt-1" / "identity.json")
+        with replica(place, database_url, command=command) as second:
+            try:
+                # For longer than one that is gone there stays unnoticed.
+                long = int((SILENT_SECONDS + 2) / 0.05)
+                second.stepping(run, second.status(run)["step"] + long, timeout=60)
+                path = second.cancel(run, 202)["ckpt_path"]
+                assert second.ended(run)["status"] == "cancelled"
+                saved = second.checkpoints(run)[path.rpartition("/")[2]]
+                assert saved["state"] == "ready" and saved["step"] > long
+                assert second.launches(run) == [1]
+            finally:  # `unshare` hears no SIGTERM
+                for process in psutil.Process(second.pid).children():
+                    process.terminate()
 
 
 def test_a_change_on_one_server_reaches_who_watches_on_the_other(

@@ -1,0 +1,208 @@
+"""One attempt, watched from another machine or container that has the same files.
+
+The other place is a real pid namespace, where the system lets us make one; else the identity is
+made to name another place. Each was seen red: the pid looked for here, a pulse that is not
+renewed, the two clocks compared, a request that no wrapper looks for, `kill_tree` from here.
+"""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.launchers import local, wrapper
+from app.launchers.base import LauncherError, Observation
+from app.launchers.local import LocalLauncher
+from tests.contract.test_launchers import ESCAPES, READY, SERVER, SLEEP, is_running, survivors
+from tests.support.places import ELSEWHERE, move
+from tests.support.server import REPOSITORY, wait_until
+
+SAVES = READY + textwrap.dedent("""
+    def save(*_):
+        (run / "saved").write_text("step 12")
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, save)
+    (run / "ready").touch()
+    time.sleep(60)
+""")
+SILENT = wrapper.PULSE_SECONDS + 1.5
+
+
+@dataclass
+class Elsewhere:
+    """Attempt 1, launched by a server of another place; `launcher` is of this one."""
+
+    root: Path
+    nonce: str
+    launcher: LocalLauncher
+    server: subprocess.Popen[bytes]
+
+    @property
+    def identity(self) -> Path:
+        return self.root / "attempt-1" / "identity.json"
+
+    def wrapping(self) -> psutil.Process:
+        """The wrapper, as it is seen from here."""
+        return next(
+            each for each in survivors(self.nonce) if str(self.root) not in each.cmdline()
+            and "marshal" in " ".join(each.cmdline())
+        )  # fmt: skip
+
+    def observe(self) -> Observation:
+        return self.launcher.observe(self.root, 1)
+
+    def over(self) -> Observation:
+        wait_until(
+            lambda: self.observe().state != "alive", lambda: f"the end of {self.observe()}", 20
+        )
+        return self.observe()
+
+
+@contextmanager
+def elsewhere(root: Path, script: str) -> Iterator[Elsewhere]:
+    root.mkdir()
+    nonce = secrets.token_hex(8)
+    command = [sys.executable, "-c", SERVER, str(root), "local", nonce, script, os.environ["PATH"]]
+    with subprocess.Popen(
+        [*ELSEWHERE, *command],
+        cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as server:  # fmt: skip
+        made = Elsewhere(root, nonce, LocalLauncher(), server)
+        try:
+            wait_until(lambda: (root / "ready").exists(), "the trainer", 20)
+            move(made.identity)
+            assert json.loads(made.identity.read_text())["place"] != wrapper.place()
+            yield made
+        finally:
+            server.kill()
+            for process in survivors(nonce):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            wait_until(lambda: not survivors(nonce), "the end of all")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a pulse takes, shorter than the ten seconds of a real server."""
+    monkeypatch.setattr(local, "SILENT_SECONDS", SILENT)
+
+
+def test_a_trainer_elsewhere_is_alive_as_long_as_its_wrapper_is(tmp_path: Path) -> None:
+    with elsewhere(tmp_path / "run", SLEEP) as there:
+        until = time.monotonic() + SILENT + 2 * wrapper.PULSE_SECONDS
+        while time.monotonic() < until:
+            assert there.observe() == Observation("alive")
+            time.sleep(0.1)
+        assert there.launcher.exit_fd(there.root, 1) is None
+
+
+def test_a_clock_that_is_wrong_there_changes_nothing(tmp_path: Path) -> None:
+    with elsewhere(tmp_path / "run", SLEEP) as there:
+        os.utime(there.identity, (0, 0))  # as of a machine that thinks it is 1970
+        assert there.observe().state == "alive"
+        assert there.launcher.observe(there.root, 1).state == "alive"
+
+
+def test_time_in_which_nobody_looked_is_no_silence(tmp_path: Path) -> None:
+    """As when the observer's machine slept, or the file server was away for both."""
+    with elsewhere(tmp_path / "run", SLEEP) as there:
+        wrapping = there.wrapping()
+        wrapping.suspend()
+        assert there.observe().state == "alive"
+        time.sleep(SILENT + 0.5)
+        assert there.observe().state == "alive"
+        wrapping.resume()
+        beat = there.identity.stat().st_mtime_ns
+        wait_until(lambda: there.identity.stat().st_mtime_ns != beat, "a pulse")
+        assert there.observe().state == "alive"
+
+
+def test_a_stop_from_elsewhere_is_obeyed_within_the_grace(tmp_path: Path) -> None:
+    with elsewhere(tmp_path / "run", SAVES) as there:
+        asked = time.monotonic()
+        there.launcher.stop(there.root, 1)
+        assert time.monotonic() - asked < 0.3
+        end = there.over()
+        assert (end.exit_code, end.stop_sent, end.killed) == (0, True, False)
+        assert time.monotonic() - asked < wrapper.PULSE_SECONDS + 1
+        assert (there.root / "saved").read_text() == "step 12"
+
+
+def test_a_kill_from_elsewhere_ends_the_whole_tree(tmp_path: Path) -> None:
+    with elsewhere(tmp_path / "run", ESCAPES + "time.sleep(60)") as there:
+        trainers = [each for each in survivors(there.nonce) if each != there.wrapping()]
+        assert len(trainers) >= 5
+        there.launcher.stop(there.root, 1)
+        there.launcher.kill(there.root, 1)
+        end = there.over()
+        assert end.state == "exited" and end.killed
+        assert not any(is_running(each.pid) for each in trainers)
+
+
+def test_what_is_gone_there_is_vanished_and_nobody_here_is_touched(tmp_path: Path) -> None:
+    with elsewhere(tmp_path / "run", SLEEP) as there:
+        pid = json.loads(there.identity.read_text())["pid"]
+        assert there.observe().state == "alive"
+        there.wrapping().kill()
+        there.server.kill()
+        wait_until(lambda: not survivors(there.nonce), "the end of that machine")
+        began = time.monotonic()
+        end = there.over()
+        assert (end.state, end.pid) == ("vanished", None)
+        assert "No sign of life" in end.detail
+        assert SILENT - wrapper.PULSE_SECONDS < time.monotonic() - began < SILENT + 2
+        # A process here with the very same nonce, such as of a copy of that machine.
+        env = {"PATH": os.environ["PATH"], "LLM_TRAIN_NONCE": there.nonce}
+        with subprocess.Popen(["sleep", "60"], env=env) as stranger:
+            wait_until(lambda: survivors(there.nonce), "the stranger")
+            record = json.loads(there.identity.read_text())
+            for wrong in (pid, stranger.pid):
+                there.identity.write_text(json.dumps(record | {"pid": wrong}))
+                there.launcher.kill(there.root, 1)
+            with pytest.raises(subprocess.TimeoutExpired):
+                stranger.wait(0.3)
+            stranger.kill()
+
+
+def test_a_machine_that_was_cut_off_ends_its_trainer_when_it_is_back(tmp_path: Path) -> None:
+    with elsewhere(tmp_path / "run", SLEEP) as there:
+        wrapping = there.wrapping()
+        wrapping.suspend()
+        assert there.over().state == "vanished"
+        there.launcher.kill(there.root, 1)
+        assert there.observe().state == "vanished"
+        wrapping.resume()
+        wait_until(lambda: there.observe().state == "exited", "it hears of the kill")
+        end = there.observe()
+        assert (end.signal, end.killed) == (signal.SIGKILL, True)
+
+
+def test_a_request_that_cannot_be_recorded_is_an_error(tmp_path: Path) -> None:
+    with elsewhere(tmp_path / "run", SLEEP) as there:
+        (there.root / "attempt-1" / "stop.json").mkdir()
+        with pytest.raises(LauncherError):
+            there.launcher.stop(there.root, 1)
+
+
+def test_an_idle_wrapper_costs_next_to_nothing(tmp_path: Path) -> None:
+    with elsewhere(tmp_path / "run", SLEEP) as there:
+        wrapping = there.wrapping()
+        before, began = sum(wrapping.cpu_times()[:2]), time.monotonic()
+        beat = there.identity.stat().st_mtime_ns
+        for _ in range(3):
+            wait_until(lambda: there.identity.stat().st_mtime_ns != beat, "a pulse")  # noqa: B023
+            beat = there.identity.stat().st_mtime_ns
+        used = sum(wrapping.cpu_times()[:2]) - before
+        assert used <= 0.01 * (time.monotonic() - began)
+        print(f"\nan idle wrapper used {used * 1e3:.0f} ms of {time.monotonic() - began:.1f} s")
