@@ -7,6 +7,7 @@ same websocket and the next event of a subscription all see the present.
 
 import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ Reader = Callable[[Tx, list[Any]], Sequence[Any]]
 
 
 class Context:
-    """One for each request or websocket."""
+    """One for each request or websocket, and from it one `for_operation`."""
 
     def __init__(self, connection: HTTPConnection) -> None:
         state = connection.app.state
@@ -36,7 +37,16 @@ class Context:
         self.in_flight: InFlight = state.in_flight
         self.caller: str = connection.scope["caller"]
         self.connection_params: dict[str, Any] = {}
-        self.limit: asyncio.Timeout | None = None  # what the operation's time is limited by
+        self._begin(None)
+
+    def for_operation(self, seconds: float) -> "Context":
+        """What one operation, or one answer of a subscription, gets: its own reads and limit."""
+        own = copy(self)
+        own._begin(seconds)
+        return own
+
+    def _begin(self, seconds: float | None) -> None:
+        self.limit = asyncio.timeout(seconds)
         self._tasks: set[asyncio.Task[None]] = set()
         self._batches: dict[Hashable, list[_Asked]] = {}
 
@@ -56,7 +66,7 @@ class Context:
         return batch[-1].answer
 
     def cancel(self) -> None:
-        """Gives up the reads that are under way."""
+        """Gives up the reads that are under way, down to the database."""
         for task in self._tasks:
             task.cancel()
 
@@ -77,6 +87,9 @@ class Context:
             for asked in batch:
                 if not asked.answer.done():
                     asked.answer.set_exception(error)
+        finally:
+            for asked in batch:
+                asked.answer.cancel()  # where this read was given up
 
     async def rows(self, table: type[Any], ids: list[str | None]) -> list[Any]:
         """The rows with these ids, None where there is none."""

@@ -49,10 +49,11 @@ class Step(NamedTuple):
 class FastExecutor(StrawberryGraphQLCoreExecutionContext):
     """The reference executor, but for lists of objects."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def execute_operation(self, serially: bool | None = None) -> Any:
+        # Anew for each answer of a subscription: a plan knows the context that it was made in.
         # The list of nodes is kept with its plan, so that its id stays its own.
         self._plans: dict[tuple[Any, int], tuple[Any, Step | None]] = {}
+        return super().execute_operation(serially)
 
     def complete_list_value(
         self, return_type: Any, field_details_list: Any, info: Any, path: Any, result: Any,

@@ -349,8 +349,7 @@ class Mutation:
         async def look() -> None:
             request = VerifyRequest(ckpt_path=input.ckpt_path)
             experiment_id = paths.parse(input.ckpt_path).experiment_id
-            if context.limit is not None:
-                context.limit.reschedule(None)  # it may hold 100 GB
+            context.limit.reschedule(None)  # it may hold 100 GB
             findings.extend(
                 await verification.inspect(
                     context.db, context.readers, context.data_dir, experiment_id, request

@@ -1,18 +1,19 @@
 """What happens around every operation: parse and validate once, refuse what costs too much,
-give every error a code, and hide what a bug would tell of the inside.
+end what takes too long, give every error a code, and hide what a bug would tell of the inside.
 
 Codes of top-level errors are those that clients of GraphQL know (BAD_USER_INPUT, …); the
 lower-case codes of REST appear in `userErrors`.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 from graphql import (
     DocumentNode,
+    ExecutionResult,
     GraphQLError,
     GraphQLSchema,
     GraphQLSyntaxError,
@@ -29,6 +30,8 @@ from strawberry.schema.schema import validate_document
 
 from app.errors import InvalidInput, ServiceError
 from app.graphql import limits
+from app.graphql.context import Context
+from app.graphql.executor import FastExecutor
 
 log = logging.getLogger(__name__)
 REMEMBERED = 256
@@ -47,6 +50,34 @@ def _validate(schema: GraphQLSchema, query: str, rules: tuple[Any, ...]) -> list
     except GraphQLError as error:
         return [error]
     return validate_document(schema, document, rules)
+
+
+class Timeout(ServiceError):
+    """The operation was given up; of a mutation, what was under way may be done all the same."""
+
+    status, code, title = 503, "timeout", "Timeout"
+
+
+class LimitedExecutor(FastExecutor):
+    """Bounds the time of every operation on every transport, and of every single answer of a
+    subscription, which itself lives on."""
+
+    def execute_operation(self, serially: bool | None = None) -> Any:
+        self.context_value = context = self.context_value.for_operation(limits.SECONDS)
+        result = super().execute_operation(serially)
+        return self._limited(context, result) if self.is_awaitable(result) else result
+
+    async def _limited(
+        self, context: Context, result: Awaitable[ExecutionResult]
+    ) -> ExecutionResult:
+        try:
+            async with context.limit:
+                return await result
+        except TimeoutError:
+            late = Timeout(f"The operation took longer than {limits.SECONDS:g} s.")
+            return ExecutionResult(None, [GraphQLError(late.detail, original_error=late)])
+        finally:
+            context.cancel()
 
 
 class Operation(MaskErrors):

@@ -6,9 +6,8 @@ import strawberry
 from graphql import GraphQLError, GraphQLInterfaceType, GraphQLObjectType
 from strawberry.schema.config import StrawberryConfig
 
-from app.graphql.executor import FastExecutor
 from app.graphql.mutations import Mutation
-from app.graphql.operation import Closed, Operation, log_bugs
+from app.graphql.operation import Closed, LimitedExecutor, Operation, log_bugs
 from app.graphql.queries import Query
 from app.graphql.scalars import SCALARS
 from app.graphql.subscriptions import Subscription
@@ -25,7 +24,7 @@ class Schema(strawberry.Schema):
             subscription=Subscription,
             types=[Experiment, Run, Checkpoint, Event],
             extensions=[Operation if introspection else Closed],
-            execution_context_class=FastExecutor,
+            execution_context_class=LimitedExecutor,
             config=StrawberryConfig(
                 scalar_map=SCALARS, disable_field_suggestions=not introspection
             ),

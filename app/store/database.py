@@ -65,7 +65,10 @@ class Database(ABC):
 
     @abstractmethod
     async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Runs a read that may take long on one snapshot, off the event loop."""
+        """Runs a read that may take long on one snapshot, off the event loop.
+
+        Cancelled, it ends at once, in the database too: no thread is left with it.
+        """
 
     @abstractmethod
     async def lead(self) -> bool:

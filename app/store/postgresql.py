@@ -24,6 +24,7 @@ from psycopg import errors as pg
 from app.errors import Busy, Unavailable
 from app.store import migrate
 from app.store.database import Database, P, R, UseCase
+from app.store.postgresql_reading import AnotherStatement, Connection, OneStatement, Reading
 from app.store.sql import Tx
 
 WRITERS = 8
@@ -44,8 +45,6 @@ _KEEP_ALIVE = (
 _READ_ONLY = (
     "SET default_transaction_read_only = on; SET default_transaction_isolation = 'repeatable read'"
 )
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +106,21 @@ class PostgresDatabase(Database):
         return await self._run(self._writers, work)
 
     async def read(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        work = partial(self._read, use_case, lambda tx: use_case(tx, *args, **kwargs))
-        return await self._run(self._readers, work)
+        return await self._given(self._readers, use_case, lambda tx: use_case(tx, *args, **kwargs))
 
     async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        work = partial(self._read, use_case, lambda tx: use_case(tx, *args, **kwargs))
-        return await self._run(self._scanners, work)
+        return await self._given(self._scanners, use_case, lambda tx: use_case(tx, *args, **kwargs))
+
+    async def _given(
+        self, pool: ThreadPoolExecutor, use_case: Callable[..., R], work: Callable[[Tx], R]
+    ) -> R:
+        reading = Reading()
+        try:
+            return await self._run(pool, partial(self._read, reading, use_case, work))
+        except asyncio.CancelledError:
+            reading.given_up = True
+            self._loop.run_in_executor(None, reading.end)
+            raise
 
     async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], R]) -> R:
         if self._stopping.is_set():
@@ -183,21 +191,22 @@ class PostgresDatabase(Database):
                 cursor.execute(_NOTIFY, (_CHANNEL, list(tx.topics)))
         return result
 
-    def _read(self, use_case: Callable[..., R], work: Callable[[Tx], R]) -> R:
+    def _read(self, reading: Reading, use_case: Callable[..., R], work: Callable[[Tx], R]) -> R:
         """One statement is a snapshot by itself, and costs a third of a transaction.
 
         A use case that turns out to need more is begun again in one, as it is from then on.
         """
         connection = self._connection()
         code = getattr(use_case, "__code__", use_case)
-        if code not in self._needs_transaction:
-            try:
-                with connection.cursor() as cursor:
-                    return work(Tx(_OneStatement(cursor), self.dialect))
-            except _AnotherStatement:
-                self._needs_transaction.add(code)
-        with connection.transaction(), connection.cursor() as cursor:
-            return work(Tx(cursor, self.dialect))
+        with reading.on(connection):
+            if code not in self._needs_transaction:
+                try:
+                    with connection.cursor() as cursor:
+                        return work(Tx(OneStatement(cursor), self.dialect))
+                except AnotherStatement:
+                    self._needs_transaction.add(code)
+            with connection.transaction(), connection.cursor() as cursor:
+                return work(Tx(cursor, self.dialect))
 
     def _wake(self) -> None:
         self._connection().execute(_NOTIFY, (_CHANNEL, [""]))
@@ -245,25 +254,6 @@ class PostgresDatabase(Database):
                 known = isinstance(error, psycopg.OperationalError)
                 log.warning("not listening for changes: %s", error, exc_info=not known)
                 self._stopping.wait(1)
-
-
-class _AnotherStatement(BaseException):
-    """A read is more than one statement after all. No use case may catch it."""
-
-
-class _OneStatement:
-    """A cursor that executes once."""
-
-    def __init__(self, cursor: psycopg.Cursor[Any]) -> None:
-        self._cursor = cursor
-        self._used = False
-        self.fetchone, self.fetchall = cursor.fetchone, cursor.fetchall
-
-    def execute(self, text: str, params: dict[str, Any]) -> None:
-        if self._used:
-            raise _AnotherStatement
-        self._used = True
-        self._cursor.execute(text, params)
 
 
 def _is_over(connection: Connection) -> bool:

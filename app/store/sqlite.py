@@ -29,6 +29,7 @@ from app.store.sql import Tx
 BATCH = 64
 MAX_WAITING = 2_000
 SCANNERS = 4
+LOOK = 500_000  # so many instructions of SQLite's machine, some milliseconds, between two looks
 
 _NOT_OUR_FAULT = {
     sqlite3.SQLITE_BUSY,
@@ -145,15 +146,20 @@ class SqliteDatabase(Database):
 
     async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         self._check_open()
-        return await self._loop.run_in_executor(
-            self._scanners, partial(self._scan, lambda tx: use_case(tx, *args, **kwargs))
-        )
+        given_up = threading.Event()
+        work = partial(self._scan, given_up, lambda tx: use_case(tx, *args, **kwargs))
+        try:
+            return await self._loop.run_in_executor(self._scanners, work)
+        finally:
+            given_up.set()
 
-    def _scan(self, work: Callable[[Tx], R]) -> R:
+    def _scan(self, given_up: threading.Event, work: Callable[[Tx], R]) -> R:
         try:
             connection = self._idle.get_nowait()
         except queue.Empty:
             connection = self._connect(query_only=True)
+        # Not `interrupt()`, which would miss a scan that is between two statements.
+        connection.set_progress_handler(given_up.is_set, LOOK)
         try:
             return _in_snapshot(connection, work)
         finally:

@@ -253,18 +253,6 @@ def test_the_schema_can_be_kept_to_oneself(tmp_path: Path) -> None:
         assert graph.data("{ __typename }") == {"__typename": "Query"}
 
 
-def test_an_operation_has_a_limit_in_time(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SECONDS", 0.05)
-
-    def slow(*_: Any) -> Any:
-        time.sleep(0.3)
-
-    monkeypatch.setattr("app.services.keyset.count", slow)
-    answer = api.send("POST", "/graphql", json={"query": "{ runs { totalCount } }"})
-    assert answer.status_code == 503
-    assert answer.json()["errors"][0]["extensions"]["code"] == "TIMEOUT"
-
-
 SEEN = "replayed checkpoint { state reason }"
 
 

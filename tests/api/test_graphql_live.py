@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,13 @@ import httpx
 import psutil
 import pytest
 import websockets
-from websockets.asyncio.client import ClientConnection
 
 from tests.support.database import postgresql_only
-from tests.support.graphql import Graph
+from tests.support.graphql import PROTOCOL, Graph, Socket, connected
 from tests.support.server import Server, running_server
 
 pytestmark = pytest.mark.anyio
 
-PROTOCOL = websockets.Subprotocol("graphql-transport-ws")
 TOKEN = "0123456789abcdef-token"
 RUN = "subscription ($id: ID!) { run(id: $id) { id status step progress } }"
 RUN_EVENTS = """subscription ($id: ID!, $after: Long) {
@@ -32,48 +30,6 @@ FEED = """subscription ($id: ID!, $after: Long) {
 def graph(server: Server) -> Iterator[Graph]:
     with httpx.Client(base_url=server.url, timeout=20) as http:
         yield Graph(http.request)
-
-
-class Socket:
-    """One connection that has said hello."""
-
-    def __init__(self, connection: ClientConnection) -> None:
-        self.connection = connection
-
-    async def send(self, **message: Any) -> None:
-        await self.connection.send(json.dumps(message))
-
-    async def receive(self) -> Any:
-        async with asyncio.timeout(10):
-            text = await self.connection.recv()
-        assert isinstance(text, str), "the protocol's messages are text"
-        return json.loads(text)
-
-    async def ask(self, query: str, name: str = "1", **variables: Any) -> None:
-        payload = {"query": query, "variables": variables}
-        await self.send(type="subscribe", id=name, payload=payload)
-
-    async def next(self) -> Any:
-        """The data of the next answer; None at the end."""
-        message = await self.receive()
-        if message["type"] == "complete":
-            return None
-        assert message["type"] == "next", message
-        assert "errors" not in message["payload"], message
-        (found,) = message["payload"]["data"].values()
-        return found
-
-
-@asynccontextmanager
-async def connected(server: Server, hello: Any = None, **headers: str) -> AsyncIterator[Socket]:
-    url = server.url.replace("http", "ws") + "/graphql"
-    async with websockets.connect(
-        url, subprotocols=[PROTOCOL], additional_headers=headers
-    ) as connection:
-        socket = Socket(connection)
-        await socket.send(type="connection_init", **({"payload": hello} if hello else {}))
-        assert (await socket.receive())["type"] == "connection_ack"
-        yield socket
 
 
 def start(graph: Graph) -> tuple[str, str, str]:
@@ -91,7 +47,7 @@ def report(graph: Graph, run: str, token: str, **body: Any) -> None:
 
 async def test_a_run_is_watched_from_now_to_its_end(server: Server, graph: Graph) -> None:
     _, run, token = start(graph)
-    async with connected(server) as socket:
+    async with connected(server.url) as socket:
         await socket.ask(RUN, id=run)
         assert await socket.next() == {"id": run, "status": "QUEUED", "step": 0, "progress": None}
         for step in (3, 6):
@@ -119,13 +75,13 @@ async def test_a_reconnect_loses_nothing_and_repeats_nothing(server: Server, gra
     def work(number: int) -> None:
         graph.mark(run, f"/ckpts/{experiment}/{run}/c{number}")  # declared, then marked
 
-    async with connected(server) as socket:
+    async with connected(server.url) as socket:
         await socket.ask(FEED, id=experiment, after=0)
         await read(socket, 2)
         await asyncio.to_thread(work, 1)
         await read(socket, 1)
     await asyncio.to_thread(work, 2)
-    async with connected(server) as socket:
+    async with connected(server.url) as socket:
         await socket.ask(FEED, id=experiment, after=seqs[-1])
         await read(socket, 3)
         await asyncio.to_thread(work, 3)
@@ -136,7 +92,7 @@ async def test_a_reconnect_loses_nothing_and_repeats_nothing(server: Server, gra
 async def test_the_events_of_a_run_alone(server: Server, graph: Graph) -> None:
     experiment, run, _ = start(graph)
     other = graph.run(experiment)
-    async with connected(server) as socket:
+    async with connected(server.url) as socket:
         await socket.ask(RUN_EVENTS, id=run, after=0)
         assert (await socket.next())["type"] == "run.queued"
         await asyncio.to_thread(graph.cancel, other)
@@ -172,7 +128,7 @@ async def test_server_sent_events_carry_the_same(server: Server, graph: Graph) -
 async def test_what_does_not_exist_is_an_error_and_the_socket_lives(
     server: Server, graph: Graph
 ) -> None:
-    async with connected(server) as socket:
+    async with connected(server.url) as socket:
         for id in ("run_nothing", "run_" + "0" * 26, "\0"):
             await socket.ask(RUN, id=id)
             message = await socket.receive()
@@ -196,7 +152,7 @@ async def test_what_does_not_exist_is_an_error_and_the_socket_lives(
      '{"type": ["x"]}'],
 )  # fmt: skip
 async def test_a_malformed_message_closes_that_socket_alone(server: Server, message: str) -> None:
-    async with connected(server) as socket:
+    async with connected(server.url) as socket:
         await socket.connection.send(message)
         with pytest.raises(websockets.ConnectionClosed) as closed:
             await socket.receive()
@@ -218,7 +174,7 @@ async def test_the_legacy_protocol_is_not_spoken(server: Server) -> None:
 
 
 async def test_limits_hold_on_websockets_too(server: Server) -> None:
-    async with connected(server) as socket:
+    async with connected(server.url) as socket:
         query = "{" + " ".join(f"a{i}: __typename" for i in range(60)) + "}"
         await socket.ask(query)
         message = await socket.receive()
@@ -233,7 +189,7 @@ async def test_a_thousand_idle_subscribers_cost_little_and_all_wake(
     process = psutil.Process(server.pid)
     before = process.memory_info().rss
     async with AsyncExitStack() as stack:
-        sockets = [await stack.enter_async_context(connected(server)) for _ in range(10)]
+        sockets = [await stack.enter_async_context(connected(server.url)) for _ in range(10)]
         for number in range(1000):
             await sockets[number % 10].ask(FEED, str(number), id=experiment)
         for socket in sockets:  # the last of the hundred that one connection may have
@@ -264,7 +220,7 @@ async def test_a_change_on_one_replica_wakes_a_subscriber_of_another(
     ):
         graph = Graph(http.request)
         experiment, run, _ = await asyncio.to_thread(start, graph)
-        async with connected(two) as socket:
+        async with connected(two.url) as socket:
             await socket.ask(RUN, "run", id=run)
             await socket.ask(FEED, "feed", id=experiment, after=2)
             assert (await socket.next())["status"] == "QUEUED"
@@ -294,7 +250,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 async def test_a_token_comes_as_a_header_or_in_the_first_message(
     guarded: Server, hello: Any, headers: Any
 ) -> None:
-    async with connected(guarded, hello, **headers) as socket:
+    async with connected(guarded.url, hello, **headers) as socket:
         await socket.ask("{ __typename }")
         assert await socket.next() == "Query"
 
@@ -307,7 +263,7 @@ async def test_a_token_comes_as_a_header_or_in_the_first_message(
 )  # fmt: skip
 async def test_without_the_token_nothing_is_answered(guarded: Server, hello: Any) -> None:
     with pytest.raises(websockets.ConnectionClosed) as closed:
-        async with connected(guarded, hello):
+        async with connected(guarded.url, hello):
             pass
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 4403

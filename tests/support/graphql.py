@@ -1,14 +1,20 @@
-"""GraphQL as tests speak it: data without errors, one error's code, mutations by name."""
+"""GraphQL as tests speak it: data without errors, one error's code, mutations by name, sockets."""
 
+import asyncio
+import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
 import pytest
+import websockets
+from websockets.asyncio.client import ClientConnection
 
 from app.store.sql import Tx
+
+PROTOCOL = websockets.Subprotocol("graphql-transport-ws")
 
 
 class Graph:
@@ -60,6 +66,49 @@ class Graph:
         """Marks a checkpoint."""
         given = {"runId": run, "ckptPath": path, "tagType": "candidate"} | fields
         return self.do("markCheckpoint", "checkpoint { id ckptPath }", **given)["checkpoint"]
+
+
+class Socket:
+    """One connection that has said hello."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    async def send(self, **message: Any) -> None:
+        await self.connection.send(json.dumps(message))
+
+    async def receive(self) -> Any:
+        async with asyncio.timeout(10):
+            text = await self.connection.recv()
+        assert isinstance(text, str), "the protocol's messages are text"
+        return json.loads(text)
+
+    async def ask(self, query: str, name: str = "1", **variables: Any) -> None:
+        payload = {"query": query, "variables": variables}
+        await self.send(type="subscribe", id=name, payload=payload)
+
+    async def next(self) -> Any:
+        """The data of the next answer; None at the end."""
+        message = await self.receive()
+        if message["type"] == "complete":
+            return None
+        assert message["type"] == "next", message
+        assert "errors" not in message["payload"], message
+        (found,) = message["payload"]["data"].values()
+        return found
+
+
+@asynccontextmanager
+async def connected(server: str, hello: Any = None, **headers: str) -> AsyncIterator[Socket]:
+    """A websocket of the server at this URL, that has said hello."""
+    url = server.replace("http", "ws") + "/graphql"
+    async with websockets.connect(
+        url, subprotocols=[PROTOCOL], additional_headers=headers
+    ) as connection:
+        socket = Socket(connection)
+        await socket.send(type="connection_init", **({"payload": hello} if hello else {}))
+        assert (await socket.receive())["type"] == "connection_ack"
+        yield socket
 
 
 @contextmanager

@@ -1,0 +1,63 @@
+"""A read that nobody waits for any more ends in the database, and leaves its thread free."""
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from app.store.database import Database
+from app.store.sql import Statement, Tx
+
+pytestmark = pytest.mark.anyio
+
+# Some ten seconds of work, but no disk full of it where the database does not stop.
+SLOW = Statement[tuple[int]](
+    text(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000000)"
+        " SELECT count(*) FROM n"
+    )
+)
+MANY = 12  # more than there are threads for them
+
+
+def quick(tx: Tx) -> int:
+    return 1
+
+
+async def test_scans_that_are_given_up_leave_their_threads_free(db: Database) -> None:
+    begun: list[int] = []
+    enough = threading.Semaphore(0)
+
+    def slow(tx: Tx) -> Any:
+        begun.append(threading.get_ident())
+        enough.release()
+        return tx.first(SLOW)
+
+    scans = [asyncio.create_task(db.scan(slow)) for _ in range(MANY)]
+    for _ in range(2):
+        assert await asyncio.to_thread(enough.acquire, timeout=10)
+    await asyncio.sleep(0.3)  # into the statement
+    for scan in scans:
+        scan.cancel()
+    start = time.perf_counter()
+    assert await db.scan(quick) == 1
+    assert time.perf_counter() - start < 2
+    assert len(begun) < MANY, "those that had not begun never do"
+    assert await asyncio.gather(*(db.scan(quick) for _ in range(MANY))) == [1] * MANY
+
+
+async def test_giving_up_ends_no_other_read(db: Database) -> None:
+    """Each is cancelled at another moment, on threads that work for others right after."""
+    short = Statement[tuple[int]](text(str(SLOW._clause).replace("50000000", "20000")))
+
+    async def given_up(delay: float) -> None:
+        scan = asyncio.create_task(db.scan(lambda tx: tx.first(short)))
+        await asyncio.sleep(delay)
+        scan.cancel()
+
+    for number in range(100):
+        await given_up(number % 20 / 1000)
+        assert await db.scan(lambda tx: tx.first(short)) == (20000,)
