@@ -106,7 +106,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.secret = settings.secret or _secret(settings.data_dir)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
-    app.state.inflow = reports.Inflow()
+    app.state.inflow = reports.Inflow(db)
     app.state.readers = Readers(checkpoints.READERS)
     app.add_middleware(
         Guard,

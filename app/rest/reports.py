@@ -13,6 +13,7 @@ from app.rest.body import read
 from app.rest.parameters import DirectRoute, RunId, takes
 from app.services import reports
 from app.services.reports import Receipt, ReportRequest
+from app.store.database import Database
 
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 
@@ -22,13 +23,15 @@ router = APIRouter(prefix="/v1", route_class=DirectRoute)
 class Inflow:
     """The reports that are being read or wait to be written, in bytes of their bodies."""
 
-    def __init__(self) -> None:
+    def __init__(self, db: Database) -> None:
+        self._db = db
         self._held = 0
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
         """Counts one report while it is worked on. Raises Busy where there are too many."""
         if self._held and self._held + size > MAX_WAITING_BYTES:
+            self._db.miss()
             raise Busy("Too many reports are waiting; send this one again.", retry_after=1)
         self._held += size
         try:

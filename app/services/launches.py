@@ -152,16 +152,21 @@ def running(tx: Tx, run_id: str, attempt: int) -> None:
         runs.move(tx, run, RunStatus.RUNNING)
 
 
-def condemn(tx: Tx, run_id: str, attempt: int, reason: Reason, detail: str) -> bool:
-    """Records why the service is about to end a trainer, before it does; whether it may."""
-    run = runs.lock(tx, run_id)
-    if run.attempt != attempt or run.status not in (RunStatus.STARTING, RunStatus.RUNNING):
+def condemn(tx: Tx, seen: Run, reason: Reason, detail: str) -> bool:
+    """Records why the service is about to end a trainer, before it does; whether it may.
+
+    `seen`: the run as it was when that was decided. Who has reported since is not silent.
+    """
+    run = runs.lock(tx, seen.id)
+    if run.attempt != seen.attempt or run.status not in (RunStatus.STARTING, RunStatus.RUNNING):
+        return False
+    if reason is Reason.HEARTBEAT_LOST and run.heartbeat_at != seen.heartbeat_at:
         return False
     if run.status_reason is None:
         runs.change(tx, run, status_reason=reason.value, status_detail=detail)
         events.append(
             tx, run.experiment_id, "run.stopping", run_id=run.id, reason=reason.value,
-            detail=detail, attempt=attempt,
+            detail=detail, attempt=run.attempt,
         )  # fmt: skip
     return True
 

@@ -10,6 +10,8 @@ where one transaction writes at a time, that costs nothing and changes nothing.
 `sqlite.py` and `postgresql.py` hold the two implementations; `connect` picks by URL.
 """
 
+import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
@@ -30,6 +32,12 @@ class Database(ABC):
 
     def __init__(self) -> None:
         self.changes = Changes()
+        # When something to be written was last turned away, on the monotonic clock.
+        self.missed_at = -math.inf
+
+    def miss(self) -> None:
+        """What somebody wanted written is turned away: whoever is silent may not have been."""
+        self.missed_at = time.monotonic()
 
     @abstractmethod
     def take(self) -> None:

@@ -126,6 +126,7 @@ class PostgresDatabase(Database):
         if self._stopping.is_set():
             raise Unavailable("The server is stopping.", retry_after=2)
         if self._waiting >= MAX_WAITING:
+            self.miss()
             raise Busy("Too many requests are waiting; try again in a second.", retry_after=1)
         future: asyncio.Future[R] = self._loop.create_future()
         self._waiting += 1
@@ -134,6 +135,8 @@ class PostgresDatabase(Database):
 
     def _resolve(self, future: asyncio.Future[R], result: Any, error: BaseException | None) -> None:
         self._waiting -= 1
+        if isinstance(error, Unavailable):
+            self.miss()
         if future.done():
             return  # its caller went away; the work is committed all the same
         if error is None:

@@ -133,6 +133,7 @@ class SqliteDatabase(Database):
     async def write(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         self._check_open()
         if self._waiting >= MAX_WAITING:
+            self.miss()
             raise Busy("Too many writes are waiting; try again in a second.", retry_after=1)
         future: asyncio.Future[R] = self._loop.create_future()
         self._waiting += 1
@@ -245,6 +246,8 @@ class SqliteDatabase(Database):
     def _resolve(self, answers: list[_Answer], topics: set[str]) -> None:
         self._waiting -= len(answers)
         for future, result, error in answers:
+            if isinstance(error, Unavailable):
+                self.miss()
             if future.done():
                 continue  # its caller went away; the work is committed all the same
             if error is None:

@@ -27,6 +27,8 @@ READERS = 4
 """Checkpoints that are read at a time."""
 MOST_ATTENTION = 1.0
 """The longest time between two turns that counts as having watched."""
+ECHO_SECONDS = 15.0
+"""How long trainers may take to come again with what was turned away."""
 
 SLOW_SECONDS = 1.0
 """How long a start may take before the run says what it waits for."""
@@ -47,7 +49,8 @@ class Desk:
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     leads: bool = False
     # Seconds during which this supervisor watched. It stands still while the server, or the
-    # whole machine, sleeps: silence that nobody could have heard is not a trainer's fault.
+    # whole machine, sleeps, or turns reports away (a full disk): silence that nobody could have
+    # heard is not a trainer's fault.
     attention: float = 0.0
     turned_at: float = field(default_factory=time.monotonic)
     # The last sign of life of each attempt, and when we first saw it.
@@ -77,7 +80,8 @@ class Desk:
     def turn(self, leads: bool) -> None:
         """A new turn begins; whoever does not lead any more forgets everything."""
         now = time.monotonic()
-        self.attention += min(now - self.turned_at, MOST_ATTENTION)
+        if now - self.db.missed_at > ECHO_SECONDS:
+            self.attention += min(now - self.turned_at, MOST_ATTENTION)
         self.turned_at = now
         if self.leads and not leads:
             self.close()

@@ -104,6 +104,8 @@ async def _alive(desk: Desk, run: Run) -> None:
         detail = f"The time limit of {limit:g} minutes is over."
         if ran > limit * 60 and await _condemn(desk, run, Reason.TIME_LIMIT, detail):
             await _stop(desk, run)
+    if run.finished:
+        return  # it has said its last word, and may still export what it trained
     silence = desk.silence(run)
     allowed = recipe.heartbeat_seconds if run.status == RunStatus.RUNNING else recipe.start_seconds
     if recipe.heartbeat_seconds and silence > allowed:
@@ -128,7 +130,7 @@ async def _condemn(desk: Desk, run: Run, reason: Reason, detail: str) -> bool:
     """Whether the service may end this trainer; why is on record before it does."""
     if run.status_reason == reason:
         return True
-    return await desk.db.write(launches.condemn, run.id, run.attempt, reason, detail)
+    return await desk.db.write(launches.condemn, run, reason, detail)
 
 
 async def _absent(desk: Desk, run: Run) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app.domain.lifecycle import Reason
 from app.domain.recipes import Recipe
 from app.domain.requests import ResumeRequest
 from app.domain.resources import Allocation
@@ -19,7 +20,7 @@ from app.errors import Busy, ServiceError, Unavailable
 from app.launchers import wrapper
 from app.launchers.base import LaunchPlan, Observation
 from app.launchers.local import LocalLauncher
-from app.services import checkpoints, reports, runs
+from app.services import checkpoints, launches, reports, runs
 from app.settings import Settings
 from app.store.database import Database
 from app.supervisor import launching
@@ -167,3 +168,14 @@ async def test_a_path_that_stands_for_another_is_not_looked_for(db: Database) ->
     (promised,) = await stage.checkpoints(child)
     assert promised.state == "pending" and promised.stored_as_id is not None
     assert [each.run_id for each in await db.read(checkpoints.pending)] == [parent.id]
+
+
+async def test_who_has_reported_meanwhile_is_not_silent(db: Database) -> None:
+    stage = await Stage.open(db)
+    seen = await stage.run("running")
+    await stage.report(seen, batch=2, step=6)
+    assert not await db.write(launches.condemn, seen, Reason.HEARTBEAT_LOST, "Silence.")
+    now = await stage.get(seen)
+    assert now.status_reason is None
+    assert await db.write(launches.condemn, now, Reason.HEARTBEAT_LOST, "Silence.")
+    assert (await stage.get(seen)).status_reason == "heartbeat_lost"

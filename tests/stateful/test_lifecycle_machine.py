@@ -352,7 +352,8 @@ class Lifecycle(RuleBasedStateMachine):
     def lose_sight_of_an_external_trainer(self, pick: int) -> None:
         run = self.pick(pick, lambda r: r.status in LIVE and r.recipe is None)
         reason = Reason.HEARTBEAT_LOST
-        self.world.do(launches.condemn, run.id, run.attempt, reason, "No report.")
+        seen = self.world.see(runs.get, run.id)
+        self.world.do(launches.condemn, seen, reason, "No report.")
         absent = frozenset(c.id for c in self.world.see(checkpoints.of_run, run.id))
         self.world.do(launches.end, run.id, run.attempt, Evidence(False), None, absent)
         self.ended(run, FINISHED if run.finished else CONDEMNED, 1)

@@ -92,9 +92,7 @@ class Stage:
         if status == "succeeded":
             await self.report(run, finished=True)
         if status == "failed":
-            await self.db.write(
-                launches.condemn, run.id, run.attempt, Reason.HEARTBEAT_LOST, "Silence."
-            )
+            await self.db.write(launches.condemn, run, Reason.HEARTBEAT_LOST, "Silence.")
         if status in ("cancelled", "succeeded", "failed"):
             await self.ends(run)
         run = await self.get(run)

@@ -1,0 +1,65 @@
+"""What goes wrong around a server for a while costs no training.
+
+Each was seen red: attention that goes on while reports are turned away, silence counted after
+the last word, no deadline for a body.
+"""
+
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import REPOSITORY, wait_until
+from tests.support.service import Service, home, running
+
+
+def limit_files(service: Service, most: int) -> None:
+    """No file of the server may grow beyond this: what a full disk does to it."""
+    resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit is a system call of Linux")
+def test_a_full_disk_under_the_database_ends_no_training(tmp_path: Path) -> None:
+    with running(tmp_path, obedient="heartbeat_seconds = 2") as service:
+        run = service.submit("obedient", steps=10_000, step_seconds=0.02)
+        before = service.stepping(run)
+        limit_files(service, 1)
+        log = service.data_dir / "runs" / run / "train.log"
+        wait_until(lambda: log.read_text().count("step ") > 250, "5 s of training")
+        stuck = service.status(run)
+        limit_files(service, resource.RLIM_INFINITY)
+        assert stuck["status"] == "running", stuck
+        assert stuck["step"] < before["step"] + 150, "the disk was not full"
+        now = service.stepping(run, 400)
+        assert now["status"] == "running", now
+        losses = [step for step, _ in service.losses(run)]
+        assert losses == list(range(1, len(losses) + 1))
+        service.cancel(run)
+        assert service.ended(run)["status"] == "cancelled"
+
+
+LEAVES = """
+import sys, time
+from app.trainer import Reporter
+reporter = Reporter.from_env()
+reporter.log(1, 1, loss=0.5)
+reporter.finish()
+time.sleep(3)  # exports what it trained
+print("exported")
+"""
+
+
+def test_who_has_said_its_last_word_may_go_on_in_silence(tmp_path: Path) -> None:
+    script = tmp_path / "leaves.py"
+    script.write_text(LEAVES)
+    with home(tmp_path) as place:
+        with (tmp_path / "recipes.toml").open("a") as recipes:
+            recipes.write(
+                f'\n[recipes.leaves]\ncommand = ["{{python}}", "{script}"]\n'
+                f'env = {{ PYTHONPATH = "{REPOSITORY}" }}\nheartbeat_seconds = 1\n'
+            )
+        with place.serve() as service:
+            run = service.submit("leaves")
+            assert service.ended(run)["status"] == "succeeded"
+            assert "exported" in (service.data_dir / "runs" / run / "train.log").read_text()
