@@ -16,6 +16,7 @@ from sqlmodel import SQLModel
 
 from app.main import create_app
 from app.settings import Settings
+from tests.support.server import end_trainers
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def running(tmp_path: Path, **settings: Any) -> Iterator[Api]:
     finally:
         on_loop(client.aclose())
         on_loop(lifespan.__aexit__(None, None, None))
+        end_trainers(told.data_dir)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -29,7 +29,7 @@ from app.launchers import LAUNCHERS as REGISTERED
 from app.launchers import get_launcher, local, wrapper
 from app.launchers.base import Launcher, LauncherError, LaunchPlan, Observation
 from app.launchers.local import LocalLauncher, parse_gpus
-from tests.support.server import REPOSITORY, wait_until
+from tests.support.server import REPOSITORY, reap, wait_until
 
 LAUNCHERS: dict[str, Callable[[], Launcher]] = {
     "local": lambda: get_launcher("local", gpus=["A100"]),
@@ -133,7 +133,7 @@ def attempts(make_launcher: Callable[[], Launcher], tmp_path: Path) -> Iterator[
         for process in survivors(nonce):
             process.kill()
     wait_until(lambda: not any(survivors(n) for n in made.nonces), "the end of all trainers")
-    made.launcher.observe(made.root, 1)  # reaps
+    reap()
 
 
 @pytest.fixture

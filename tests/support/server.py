@@ -24,6 +24,8 @@ from typing import TypeVar
 import psutil
 import pytest
 
+from app.launchers import local
+
 REPOSITORY = Path(__file__).parents[2]
 T = TypeVar("T")
 
@@ -132,6 +134,20 @@ def end_trainers(data_dir: Path) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     wait_until(lambda: not any(map(alive, found)), "the trainers are gone")
+    reap()
+
+
+def reap() -> None:
+    """Wait for the ended wrappers that this very process has launched, as a server would go on to.
+
+    A child that nobody has waited for is a ResourceWarning when the tests end.
+    """
+
+    def reaped() -> bool:
+        local._reap()
+        return not local._children
+
+    wait_until(reaped, "the wrappers are gone")
 
 
 def alive(process: psutil.Process) -> bool:
