@@ -64,14 +64,15 @@ def _spend(value: Any, depth: int, room: int) -> int:
     return room
 
 
-def _bounded_object(value: dict[str, Any]) -> dict[str, Any]:
+def bounded(value: dict[str, Any]) -> dict[str, Any]:
+    """The same object. Raises ValueError when it is outside of the caps."""
     _spend(value, 1, MAX_OBJECT_BYTES)
     return value
 
 
 JsonObject = Annotated[
     dict[str, Any],
-    AfterValidator(_bounded_object),
+    AfterValidator(bounded),
     Field(description=f"At most {MAX_OBJECT_BYTES} bytes as JSON and {MAX_DEPTH} levels deep."),
 ]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_clean)]

@@ -9,11 +9,12 @@ from app.domain import paths
 from app.domain.ids import new_id
 from app.domain.lifecycle import LAUNCHED, MOVES, TERMINAL, Reason, RunStatus
 from app.domain.lifecycle import CheckpointState as State
-from app.domain.requests import ResumeRequest, RunRequest
+from app.domain.requests import ResumeRequest, RunRequest, bounded
 from app.errors import (
     BadCheckpointPath,
     CheckpointLost,
     Conflict,
+    InvalidInput,
     NotFound,
     RunFinished,
     UnknownRecipe,
@@ -213,9 +214,17 @@ def cancel(tx: Tx, run_id: str, experiment_id: str | None = None) -> Cancelled:
 def resume(tx: Tx, run_id: str, request: ResumeRequest, experiment_id: str | None = None) -> Run:
     """A child run from a checkpoint of this run, hyperparameters overridden.
 
-    Raises NotFound, BadCheckpointPath, CheckpointLost, Conflict (nothing to resume from).
+    Raises NotFound, BadCheckpointPath, CheckpointLost, Conflict (nothing to resume from),
+    InvalidInput (what they are then is more than a submission may hold).
     """
     parent = lock(tx, run_id, experiment_id)
+    try:
+        hyperparams = bounded(load(parent.hyperparams) | request.override_hyperparams)
+    except ValueError as error:
+        raise InvalidInput(
+            f"The hyperparameters of run {parent.id}, overridden, {error}; override fewer.",
+            errors=[{"pointer": "/override_hyperparams", "detail": f"merged, they {error}"}],
+        ) from error
     source = _source(tx, parent, request.ckpt_path)
     if source.state == State.LOST:
         ready = [each.ckpt_path for each in checkpoints.ready(tx, parent.id)]
@@ -242,7 +251,7 @@ def resume(tx: Tx, run_id: str, request: ResumeRequest, experiment_id: str | Non
         model=parent.model,
         recipe=parent.recipe,
         dataset=parent.dataset,
-        hyperparams=dump(load(parent.hyperparams) | request.override_hyperparams),
+        hyperparams=dump(hyperparams),
         override_hyperparams=dump(request.override_hyperparams),
         resources=parent.resources,
         notes=request.notes,

@@ -297,3 +297,24 @@ def test_the_comparison_sees_a_difference(api: Api, monkeypatch: pytest.MonkeyPa
     )
     with pytest.raises((AssertionError, TypeError)):
         both(api, story)
+
+
+@pytest.mark.parametrize("kind", [Rest, GraphQL])
+def test_generations_of_overrides_stay_within_what_a_run_may_hold(
+    api: Api, recipe: str | None, kind: type[Rest | GraphQL]
+) -> None:
+    face, third = kind(api), "x" * 20_000
+    experiment = face.experiment(name="a", taskType="b")[0]
+    run = face.run(experiment, model="m", recipe=recipe, hyperparams={"0": third})[0][0]
+    for override in ({"1": third}, {"2": third}):
+        face.cancel(experiment, run)
+        (run, _, hyperparams), _ = face.resume(experiment, run, overrideHyperparams=override)
+    assert hyperparams == {"0": third, "1": third, "2": third}
+    face.cancel(experiment, run)
+    before = api.digest()
+    for path in ({}, {"ckptPath": f"/ckpts/{experiment}/{run}/declared"}):
+        refused = face.resume(experiment, run, overrideHyperparams={"3": third}, **path)
+        assert refused == ("invalid_input", ["/override_hyperparams"])
+    assert api.digest() == before
+    (_, _, hyperparams), _ = face.resume(experiment, run, overrideHyperparams={"2": "less"})
+    assert hyperparams == {"0": third, "1": third, "2": "less"}
