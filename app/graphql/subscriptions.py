@@ -36,10 +36,29 @@ def checked(id: str, prefix: str) -> None:
         raise NotFound(f"There is nothing with the id {id!r}.")
 
 
-def _history(tx: Tx, experiment_id: str, seq: int | None) -> tuple[list[tables.Event], int]:
-    """The next events after `seq`, and the last `seq` of the experiment."""
-    last = experiments.get(tx, experiment_id).last_seq
-    return ([] if seq is None else events.after(tx, experiment_id, seq, BATCH)), last
+def _news(tx: Tx, id: str, seq: int | None) -> tuple[list[tables.Event], int, bool]:
+    """The next events after `seq`, the last `seq` there is, and whether there will be no more."""
+    run = runs.get(tx, id) if is_id(id, "run") else None
+    experiment = experiments.get(tx, run.experiment_id if run else id)
+    found = [] if seq is None else events.after(tx, experiment.id, seq, BATCH)
+    return found, experiment.last_seq, run is not None and run.status in TERMINAL
+
+
+async def _history(info: Info, id: str, seq: int | None) -> AsyncIterator[Event]:
+    """What happens to an experiment or a run after `seq`, or from now on."""
+    db = info.context.db
+    with db.changes.subscribe(id) as changed:
+        while True:
+            changed.clear()
+            found, last, over = await db.read(_news, id, seq)
+            for event in found:
+                if id in (event.run_id, event.experiment_id):
+                    yield event  # type: ignore[misc]
+            seq = found[-1].seq if found else last if seq is None else seq
+            if len(found) < BATCH:
+                if over:
+                    return
+                await changed.wait()
 
 
 @output
@@ -67,37 +86,13 @@ class Subscription:
         self, info: Info, run_id: Id, after_seq: AfterSeq = None
     ) -> AsyncIterator[Event]:
         """The history of a run as it is written, until it has ended."""
-        db = info.context.db
         checked(run_id, "run")
-        seq: int | None = after_seq
-        with db.changes.subscribe(run_id) as changed:
-            while True:
-                changed.clear()
-                run = await db.read(runs.get, run_id)
-                found, last = await db.read(_history, run.experiment_id, seq)
-                for event in found:
-                    if event.run_id == run_id:
-                        yield event  # type: ignore[misc]
-                seq = found[-1].seq if found else last if seq is None else seq
-                if len(found) < BATCH:
-                    if run.status in TERMINAL:
-                        return
-                    await changed.wait()
+        return _history(info, run_id, after_seq)
 
     @subscription
     async def experiment_events(
         self, info: Info, experiment_id: Id, after_seq: AfterSeq = None
     ) -> AsyncIterator[Event]:
         """The history of an experiment as it is written."""
-        db = info.context.db
         checked(experiment_id, "exp")
-        seq: int | None = after_seq
-        with db.changes.subscribe(experiment_id) as changed:
-            while True:
-                changed.clear()
-                found, last = await db.read(_history, experiment_id, seq)
-                for event in found:
-                    yield event  # type: ignore[misc]
-                seq = found[-1].seq if found else last if seq is None else seq
-                if len(found) < BATCH:
-                    await changed.wait()
+        return _history(info, experiment_id, after_seq)
