@@ -16,7 +16,7 @@ from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.paths import CheckpointPath
 from app.domain.requests import VerifyRequest
-from app.errors import NotFound
+from app.errors import NotFound, Unavailable
 from app.services import checkpoints, experiments, runs
 from app.services.reading import Readers
 from app.store.database import Database
@@ -42,13 +42,16 @@ def directory(data_dir: Path, path: object) -> Path:
 
 
 def look(data_dir: Path, path: CheckpointPath, expected: str | None) -> Finding:
-    """Compares the files with their manifest, every byte."""
+    """Compares the files with their manifest, every byte. Raises Unavailable."""
     failpoint("checkpoint.reading")
     try:
         return Finding(path, expected, verify(directory(data_dir, path)))
     except CheckpointError as error:
         text = str(error)
         return Finding(path, expected, f"{text[:1].upper()}{text[1:]}.")
+    except OSError as error:
+        reason = f"{path} cannot be looked at now: {error.strerror}."
+        raise Unavailable(reason, retry_after=5) from error
 
 
 def record(tx: Tx, findings: Sequence[Finding]) -> list[Checkpoint]:

@@ -32,6 +32,8 @@ MAX_PATH = 1024
 MAX_DEPTH = 16
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# These tell of the machine at this moment, and nothing about the files.
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -125,17 +127,19 @@ def verify(directory: Path) -> Manifest:
     """Check that `directory` holds exactly what its manifest says; return the manifest.
 
     Reads every byte, 1 MiB at a time. Raises CheckpointError for anything missing, extra,
-    truncated, changed or linked.
+    truncated, changed or linked; OSError where that cannot be told now.
     """
     with _directory(directory) as root:
-        manifest = _load(root)
-        expected = {file.path: file for file in manifest.files}
-        directories = {
-            path[: slash.start()] for path in expected for slash in re.finditer("/", path)
-        }
         try:
+            manifest = _load(root)
+            expected = {file.path: file for file in manifest.files}
+            directories = {
+                path[: slash.start()] for path in expected for slash in re.finditer("/", path)
+            }
             _compare(root, "", expected, directories)
         except OSError as error:
+            if error.errno in _PASSING:
+                raise
             raise CheckpointError(f"the disk does not give it back: {error.strerror}") from error
     if expected:
         raise CheckpointError(f"{min(expected)!r} is missing")
@@ -252,6 +256,8 @@ def _open(directory: int, name: str, path: str, kind: int | None = None) -> Iter
     try:
         opened = os.open(name, _OPEN, dir_fd=directory)
     except OSError as error:
+        if error.errno in _PASSING:
+            raise
         if error.errno == errno.ENOENT:
             raise CheckpointError(f"{path!r} is missing") from None
         if error.errno == errno.ELOOP:
@@ -271,6 +277,8 @@ def _directory(directory: Path) -> Iterator[int]:
     try:
         opened = os.open(directory, _OPEN | os.O_DIRECTORY)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            raise
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"no checkpoint directory at {str(directory)!r}: {reason}") from None
     try:

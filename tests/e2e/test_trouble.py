@@ -39,6 +39,22 @@ def test_a_full_disk_under_the_database_ends_no_training(tmp_path: Path) -> None
         assert service.ended(run)["status"] == "cancelled"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit is a system call of Linux")
+def test_a_server_short_of_descriptors_takes_no_checkpoint_for_lost(tmp_path: Path) -> None:
+    with running(tmp_path) as service:
+        run = service.submit("finishes", steps=20, step_seconds=0.01)
+        service.ended(run)
+        verify = f"{service.url}/v1/experiments/{service.experiment}/checkpoints/verify"
+        usual = resource.prlimit(service.pid, resource.RLIMIT_NOFILE)
+        descriptors = len(list(Path(f"/proc/{service.pid}/fd").iterdir()))
+        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (descriptors, usual[1]))
+        answer = service.http.post(verify, json={"run_id": run})
+        resource.prlimit(service.pid, resource.RLIMIT_NOFILE, usual)
+        assert answer.status_code == 503, answer.text
+        assert {c["state"] for c in service.checkpoints(run).values()} == {"ready"}
+        assert service.http.post(verify, json={"run_id": run}).json()["ready"] == 2
+
+
 LEAVES = """
 import sys, time
 from app.trainer import Reporter
