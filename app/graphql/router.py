@@ -85,11 +85,12 @@ class GraphQLApp(GraphQL[Context, None]):
         await response(scope, receive, send)
 
     async def _refusal(self, request: Request, refusal: HTTPException) -> Response:
-        code = getattr(refusal, "code", "BAD_REQUEST")
+        odd = refusal.status_code == 405
+        code = getattr(refusal, "code", "METHOD_NOT_ALLOWED" if odd else "BAD_REQUEST")
         error = {"message": refusal.reason, "extensions": {"code": code}}
         response = await self.get_sub_response(request)
         response.status_code = refusal.status_code
-        if refusal.status_code == 405:
+        if odd:
             response.headers["Allow"] = "POST" if request.method == "GET" else "GET, POST"
         return self.create_response({"errors": [error]}, response)
 
@@ -177,7 +178,7 @@ class GraphQLApp(GraphQL[Context, None]):
             )
         except InvalidOperationTypeError as error:
             if error.operation_type is OperationType.MUTATION:
-                raise Refused(405, "Send mutations by POST.") from None
+                raise Refused(405, "Send mutations by POST.", "METHOD_NOT_ALLOWED") from None
             raise Refused(
                 400, "Send subscriptions over a websocket, or with `Accept: text/event-stream`."
             ) from None
@@ -210,6 +211,8 @@ class GraphQLApp(GraphQL[Context, None]):
         self, request: Any, stream: Any, sub_response: Response, headers: Any
     ) -> Response:
         del sub_response.headers["content-type"]  # the stream has its own
+        if "head" in request.scope:  # for which no server would cut a stream short
+            return Response(headers={**sub_response.headers, **headers})
         return await super().create_streaming_response(request, stream, sub_response, headers)
 
     def encode_json(self, data: object) -> str:

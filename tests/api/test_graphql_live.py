@@ -125,6 +125,22 @@ async def test_server_sent_events_carry_the_same(server: Server, graph: Graph) -
     assert ended[-1]["data"]["run"]["status"] == "CANCELLED"
 
 
+async def test_a_stream_is_for_get_and_post_and_its_head_ends(server: Server, graph: Graph) -> None:
+    _, run, _ = start(graph)
+    params = {"query": RUN, "variables": json.dumps({"id": run})}
+    headers = {"Accept": "text/event-stream"}
+    async with httpx.AsyncClient(base_url=server.url, timeout=10) as http:
+        async with http.stream("GET", "/graphql", params=params, headers=headers) as answer:
+            assert await anext(answer.aiter_lines()) == "event: next"
+        head = await http.head("/graphql", params=params, headers=headers)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"].startswith("text/event-stream")
+        for method in ("PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "SUBSCRIBE"):
+            odd = await http.request(method, "/graphql", params=params, headers=headers)
+            assert (odd.status_code, odd.headers["allow"]) == (405, "GET, POST")
+            assert odd.json()["errors"][0]["extensions"]["code"] == "METHOD_NOT_ALLOWED"
+
+
 async def test_what_does_not_exist_is_an_error_and_the_socket_lives(
     server: Server, graph: Graph
 ) -> None:
