@@ -17,8 +17,8 @@ SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 def test_no_generated_request_finds_a_broken_promise(
     server: Server, tmp_path: Path, description: str, examples: int
 ) -> None:
-    # JSON Schema cannot say "a path under this run" or "a recipe that exists", so a request that it
-    # allows may rightly be refused.
+    # Neither description can say "a cursor from an answer", "a path under this run", "a key that is
+    # new", "`first` or `last`": a request that they allow may rightly be refused.
     checks = ("--checks=all", "--exclude-checks=positive_data_acceptance")
     # One worker: parsing Python in two threads confuses CPython 3.11 ("AST constructor recursion
     # depth mismatch").

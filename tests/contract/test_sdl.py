@@ -56,7 +56,6 @@ def test_graphql_eslint_complains_when_there_is_cause(tmp_path: Path, sdl: str, 
 def test_a_frontends_generated_types_compile_and_are_exact(tmp_path: Path) -> None:
     packages = npm_packages(
         "@graphql-codegen/core@6.2.1",
-        "@graphql-codegen/typescript@6.1.0",
         "@graphql-codegen/typescript-operations@6.1.9",
         "graphql@16.15.0",
         "typescript@7.0.2",
