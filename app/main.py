@@ -5,6 +5,7 @@ serve(settings)       uvicorn, with one clear line for each thing that can be wr
 """
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -47,7 +48,7 @@ try:
     )
     from app.services.idempotency import InFlight
     from app.services.reading import Readers
-    from app.settings import Settings
+    from app.settings import PREFIX, Settings, misspelt
     from app.store.database import Database, connect
     from app.supervisor import Supervisor
 
@@ -103,6 +104,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     openapi.describe(app, needs_token=settings.api_token is not None)
     app.state.settings = settings
     app.state.recipes = recipes
+    _open(settings.data_dir)
     app.state.secret = settings.secret or _secret(settings.data_dir)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
@@ -125,9 +127,18 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     return app
 
 
+def _open(data_dir: Path) -> None:
+    """Makes the data directory. Raises OSError when runs could not be kept there."""
+    with suppress(FileExistsError):
+        data_dir.mkdir(parents=True, exist_ok=True)
+    writable = os.access(data_dir, os.W_OK | os.X_OK)
+    for number, fine in ((errno.ENOTDIR, data_dir.is_dir()), (errno.EACCES, writable)):
+        if not fine:
+            raise OSError(number, os.strerror(number), str(data_dir))
+
+
 def _secret(data_dir: Path) -> str:
     """The secret that run tokens are derived from, made at the first start."""
-    data_dir.mkdir(parents=True, exist_ok=True)
     path = data_dir / "secret"
     if not path.exists():
         new = data_dir / f".secret-{secrets.token_hex(8)}"
@@ -153,19 +164,26 @@ def prepare(settings: Settings) -> FastAPI:
         db = connect(settings.database_url)
         db.prepare()
         return create_app(settings, db)
-    except (RecipeError, ServiceError, ValueError) as error:
+    except RecipeError as error:
+        sys.exit(f"llm-train: LLM_TRAIN_RECIPES: {error}")
+    except (ServiceError, ValueError) as error:
         sys.exit(f"llm-train: {error}")
     except OSError as error:
-        sys.exit(f"llm-train: {error.filename}: {os.strerror(error.errno or 0)}")
+        sys.exit(f"llm-train: LLM_TRAIN_DATA_DIR: {error.filename}: {error.strerror}")
 
 
 def load_settings(**overrides: object) -> Settings:
-    """The settings of this process. Raises SystemExit with one line for a wrong one."""
+    """The settings of this process; one line on stderr about variables that are none.
+
+    Raises SystemExit with one line for a wrong one.
+    """
+    if (warning := misspelt()) is not None:
+        sys.stderr.write(f"llm-train: {warning}\n")
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
-        name = "LLM_TRAIN_" + str(first["loc"][0]).upper() + ": " if first["loc"] else ""
+        name = PREFIX + str(first["loc"][0]).upper() + ": " if first["loc"] else ""
         sys.exit(f"llm-train: {name}{first['msg'].removeprefix('Value error, ')}")
 
 

@@ -12,11 +12,15 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.hosts import is_host
 
+PREFIX = "LLM_TRAIN_"
+TRAINERS = {"API_URL", "RUN_ID", "RUN_TOKEN", "ATTEMPT", "RUN_DIR", "NONCE"}
+"""Variables of this prefix that are no settings: the service hands them to its trainers."""
+
 
 class Settings(BaseSettings):
     """Every setting, with a default that serves on a laptop. Raises ValidationError."""
 
-    model_config = SettingsConfigDict(env_prefix="LLM_TRAIN_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
@@ -31,7 +35,7 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[list[str], NoDecode] = []
     max_local_runs: Annotated[int, Field(ge=1, le=1000)] = 4
     # GPU types of this machine, instead of asking the driver: "A100,A100".
-    gpus: str | None = None
+    gpus: Annotated[list[str] | None, NoDecode] = None
     # External trainers: the longest silence, and the time to react to a cancel.
     external_heartbeat_seconds: Annotated[float, Field(gt=0)] = 60.0
     external_grace_seconds: Annotated[float, Field(ge=0)] = 30.0
@@ -43,16 +47,29 @@ class Settings(BaseSettings):
     # For tests: where to die, e.g. "launch.spawned:kill".
     failpoint: Annotated[str, Field(pattern=":")] | None = None
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("host")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        try:
+            value.encode("idna")
+        except UnicodeError:
+            raise ValueError(f"{value!r} is no address and no name of a host") from None
+        return value
+
+    @field_validator("allowed_hosts", "gpus", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        names = [name.strip().lower() for name in value.split(",") if name.strip()]
+        return [each.strip() for each in value.split(",") if each.strip()]
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, names: list[str]) -> list[str]:
         for name in names:
-            if not is_host(name):
+            if not is_host(name.lower()):
                 raise ValueError(f"{name!r} is not a name like gpu.example.com or [::1]:8000")
-        return names
+        return [name.lower() for name in names]
 
     @model_validator(mode="after")
     def _no_open_door(self) -> "Settings":
@@ -88,3 +105,19 @@ class Settings(BaseSettings):
             return ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+def misspelt() -> str | None:
+    """One line about variables that look like settings and are none; None: there are no such."""
+    known = {name.upper() for name in Settings.model_fields}
+    found = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX)]
+    wrong = [name for name in found if name.upper()[len(PREFIX) :] not in known | TRAINERS]
+    if not wrong:
+        return None
+    from difflib import get_close_matches  # few starts need it
+
+    told = []
+    for name in wrong:
+        near = get_close_matches(name.upper()[len(PREFIX) :], sorted(known), 1)
+        told.append(f"{name} (did you mean {PREFIX}{near[0]}?)" if near else name)
+    return f"ignored, as no such setting exists: {', '.join(told)}"

@@ -44,10 +44,8 @@ class Supervisor:
         secret: str,
         api_url: str,
     ) -> None:
-        gpus = None if settings.gpus is None else [g for g in settings.gpus.split(",") if g]
-        launcher = get_launcher(
-            "local", gpus=gpus, visible=settings.environment.get("CUDA_VISIBLE_DEVICES")
-        )
+        visible = settings.environment.get("CUDA_VISIBLE_DEVICES")
+        launcher = get_launcher("local", gpus=settings.gpus, visible=visible)
         self.desk = Desk(db, settings, recipes, secret, launcher, api_url)
         self._stopping = False
         self._turning = False

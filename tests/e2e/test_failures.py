@@ -47,14 +47,16 @@ def line(
     command: list[str],
     env: dict[str, str],
     status: int = 1,
+    output: str = "",
     before: Callable[[], None] | None = None,
 ) -> str:
-    """The one line on stderr with which a command ends, and nothing else."""
+    """The one line that a command says on stderr, and nothing else; `output`: but this."""
     done = subprocess.run(
         command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60,
         preexec_fn=before,
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (status, ""), done.stderr
+    assert done.returncode == status and output in done.stdout, done.stderr
+    assert output or not done.stdout
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("llm-train"), done.stderr
     return done.stderr.removesuffix("\n")
@@ -96,6 +98,7 @@ def test_the_port_is_taken(tmp_path: Path, command: list[str]) -> None:
         ({"HOST": "0.0.0.0"}, "set LLM_TRAIN_API_TOKEN"),
         ({"HOST": "::"}, "set LLM_TRAIN_API_TOKEN"),
         ({"HOST": ""}, "LLM_TRAIN_HOST: "),
+        ({"HOST": "ü..b", "API_TOKEN": TOKEN}, "LLM_TRAIN_HOST: 'ü..b' is no address"),
         ({"HOST": "0.0.0.0", "API_TOKEN": "short"}, "LLM_TRAIN_API_TOKEN: "),
         ({"API_TOKEN": "with spaces inside it"}, "LLM_TRAIN_API_TOKEN: "),
         ({"PORT": "eighty"}, "LLM_TRAIN_PORT: "),
@@ -108,9 +111,18 @@ def test_the_port_is_taken(tmp_path: Path, command: list[str]) -> None:
         ({"DATABASE_URL": "sqlite:///:memory:"}, "sqlite:///FILE or postgresql+psycopg://"),
         ({"DATABASE_URL": "sqlite:////no/such/place/app.db"}, "no directory /no/such/place"),
         ({"DATABASE_URL": "postgresql+psycopg://me:geheim@127.0.0.1:1/x"}, "PostgreSQL database"),
-        ({"DATA_DIR": "/dev/null/data"}, "/dev/null/data: "),
-        ({"RECIPES": "/no/such/recipes.toml"}, "/no/such/recipes.toml: no such file"),
-        ({"RECIPES": "/dev"}, "/dev: is a directory"),
+        ({"DATABASE_URL": "sqlite:////dev"}, "the database /dev cannot be used: unable to open"),
+        ({"DATABASE_URL": "postgresql://h:port/x"}, "PostgreSQL database cannot be used: "),
+        ({"DATA_DIR": "/dev/null/data"}, "LLM_TRAIN_DATA_DIR: /dev/null/data: not a directory"),
+        ({"DATA_DIR": "/dev/null", "SECRET": "s" * 32}, "_DATA_DIR: /dev/null: not a directory"),
+        ({"EXTERNAL_GRACE_SECONDS": "-1"}, "LLM_TRAIN_EXTERNAL_GRACE_SECONDS: "),
+        ({"EXTERNAL_HEARTBEAT_SECONDS": "nan"}, "LLM_TRAIN_EXTERNAL_HEARTBEAT_SECONDS: "),
+        ({"SECRET": "geheim"}, "LLM_TRAIN_SECRET: "),
+        ({"MAX_BODY_BYTES": "1"}, "LLM_TRAIN_MAX_BODY_BYTES: "),
+        ({"INTROSPECTION": "maybe"}, "LLM_TRAIN_INTROSPECTION: "),
+        ({"RECIPES": "/no/such/recipes.toml"}, "_RECIPES: /no/such/recipes.toml: no such file"),
+        ({"RECIPES": "/dev"}, "LLM_TRAIN_RECIPES: /dev: is a directory"),
+        ({"RECIPES": sys.executable}, f"LLM_TRAIN_RECIPES: {sys.executable}: not valid TOML"),
         ({"RECIPES": str(REPOSITORY / "README.md")}, "README.md: not valid TOML"),
         ({"FAILPOINT": "launch.spawned:dance"}, "'dance' is no action"),
     ],
@@ -120,6 +132,15 @@ def test_a_setting_that_cannot_be(here: Here, settings: dict[str, str], expected
     told = here(**settings)
     assert expected.lower() in told.lower()
     assert "geheim" not in told  # no password in a log
+
+
+def test_a_variable_that_is_no_setting_is_told_once(tmp_path: Path) -> None:
+    told = line([*CLI, "migrate"], environment(tmp_path, DATABSE_URL="x", FRUIT="x"), 0, "0001")
+    assert told == (
+        "llm-train: ignored, as no such setting exists: "
+        "LLM_TRAIN_DATABSE_URL (did you mean LLM_TRAIN_DATABASE_URL?), LLM_TRAIN_FRUIT"
+    )
+    assert (tmp_path / "app.db").exists()
 
 
 def test_a_recipes_file_that_is_wrong_names_the_place(here: Here, tmp_path: Path) -> None:
@@ -159,8 +180,10 @@ def test_places_that_may_not_be_written(tmp_path: Path) -> None:
         SERVE, environment(tmp_path, DATABASE_URL=f"sqlite:///{sealed}/app.db"), before=like_anyone
     )
     assert f"the database {sealed}/app.db cannot be used: Permission denied" in told
-    told = line(SERVE, environment(tmp_path, DATA_DIR=str(sealed / "data")), before=like_anyone)
-    assert f"{sealed}/data: Permission denied" in told
+    told = line(
+        SERVE, environment(tmp_path, DATA_DIR=str(sealed), SECRET="s" * 32), before=like_anyone
+    )
+    assert f"LLM_TRAIN_DATA_DIR: {sealed}: Permission denied" in told
     (tmp_path / "app.db").unlink()
     (tmp_path / "app.db").touch(0o444)
     told = line(SERVE, environment(tmp_path), before=like_anyone)

@@ -20,8 +20,9 @@ from app.errors import Busy, ServiceError, Unavailable
 from app.launchers import wrapper
 from app.launchers.base import LaunchPlan, Observation
 from app.launchers.local import LocalLauncher
+from app.launchers.processes import NONCE
 from app.services import checkpoints, launches, reports, runs
-from app.settings import Settings
+from app.settings import PREFIX, TRAINERS, Settings
 from app.store.database import Database
 from app.supervisor import launching
 from app.supervisor.desk import Desk
@@ -43,6 +44,7 @@ class Recorder(LocalLauncher):
 
     def launch(self, plan: LaunchPlan) -> None:
         self.launched.append(plan.run_id)
+        self.env = plan.env
 
 
 def open_desk(db: Database, data_dir: Path, launcher: LocalLauncher) -> Desk:
@@ -109,6 +111,15 @@ async def test_who_waits_behind_a_run_is_free_when_that_one_is_cancelled(
     await db.write(runs.cancel, large.id)
     await launch(desk)
     assert launcher.launched == [holds.id, behind.id]
+
+
+async def test_the_settings_know_what_a_trainer_gets(db: Database, tmp_path: Path) -> None:
+    launcher = Recorder()
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    await stage.submit()
+    await launch(desk)
+    names = {name for name in launcher.env if name.startswith(PREFIX)} | {NONCE}
+    assert names == {PREFIX + name for name in TRAINERS}
 
 
 async def test_a_start_cancelled_before_its_first_step_is_made_when_we_lead_again(

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from app.domain.hosts import allowed, origin_allowed
 from app.main import _address
-from app.settings import Settings
+from app.settings import TRAINERS, Settings, misspelt
 
 TOKEN = "a-token-of-some-length"
 
@@ -55,6 +55,21 @@ def test_each_setting_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
     assert settings.max_local_runs == 7
     assert settings.hosts > {"gpu.example.com", "[fd00::1]:8443"}
+
+
+def test_gpus_are_listed_with_spaces_or_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, types in (("A100,A100", ["A100"] * 2), (" A100, H100 ,", ["A100", "H100"]), ("", [])):
+        monkeypatch.setenv("LLM_TRAIN_GPUS", text)
+        assert Settings().gpus == types
+
+
+def test_settings_and_what_a_trainer_gets_are_no_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*TRAINERS, *(each.upper() for each in Settings.model_fields)]:
+        monkeypatch.setenv(f"LLM_TRAIN_{name}", "x")
+    monkeypatch.setenv("llm_train_port", "1")  # is taken, and so is no mistake
+    assert misspelt() is None
+    monkeypatch.setenv("LLM_TRAIN_RUN_IDS", "x")
+    assert "LLM_TRAIN_RUN_IDS" in (misspelt() or "")
 
 
 @pytest.mark.parametrize("name", ["*", "a/b", "http://a", "a:b", "fd00::1", "a b", "a.", "@"])
