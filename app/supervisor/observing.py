@@ -16,7 +16,7 @@ from app.domain.ids import seconds_between, timestamp
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.recipes import Recipe
-from app.errors import Busy, ServiceError, Unavailable
+from app.errors import Busy, InvalidInput, ServiceError, Unavailable
 from app.launchers.base import Observation
 from app.services import checkpoints, launches, reports, verification
 from app.services.reports import ReportRequest
@@ -191,13 +191,26 @@ async def _deliver_spool(desk: Desk, run: Run) -> None:
     while some := await asyncio.to_thread(list, islice(lines, SPOOL_LINES)):
         for line in some:
             try:
-                report = ReportRequest.model_validate(json.loads(line))
-                if report.attempt == run.attempt:
-                    await desk.db.write(reports.ingest, run.id, report)
+                await _deliver(desk, run, line)
             except (Busy, Unavailable):
                 raise
-            except (ValueError, ServiceError) as error:
+            except (ValueError, RecursionError, ServiceError) as error:
                 log.warning("run %s: a line of %s is not used: %s", run.id, path, error)
+
+
+async def _deliver(desk: Desk, run: Run, line: bytes) -> None:
+    """Ingests one batch; as the reporter does, without what is refused where something is."""
+    body = json.loads(line)
+    for unwanted in ("effective_hyperparams", "metrics", ""):
+        try:
+            report = ReportRequest.model_validate(body)
+            if report.attempt == run.attempt:
+                await desk.db.write(reports.ingest, run.id, report)
+            return
+        except (ValueError, InvalidInput):
+            if not (unwanted and isinstance(body, dict)):
+                raise
+            body.pop(unwanted, None)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -152,9 +152,10 @@ class Reply(NamedTuple):
         return self.status in (0, 408, 429) or self.status >= 500
 
     @property
-    def final(self) -> bool:
-        """Refused whatever we say: not this run's token, no such run, a later attempt, its end."""
-        return self.status in (401, 403, 404, 409) or self.status < 400
+    def of_batch(self) -> bool:
+        """Refused for what this batch says, and not whatever we say: not this run's token, no
+        such run, a later attempt, its end."""
+        return 400 <= self.status < 500 and self.status not in (401, 403, 404, 408, 409, 429)
 
 
 class Link:

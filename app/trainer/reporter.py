@@ -264,7 +264,7 @@ class Reporter:
                 continue
             if line is None:
                 continue
-            reply = self._link.post(line)
+            reply = self._post(line)
             if reply.delivered:
                 self._acknowledge(json.loads(line)["batch"], reply.answer)
                 pause = BACKOFF_SECONDS[0]
@@ -275,11 +275,30 @@ class Reporter:
                     time.sleep(BACKOFF_SECONDS[0])
                 if not reply.status:
                     self._follow()
-            elif reply.final:
-                self._refused(reply)
             else:
-                self._dropped(json.loads(line)["batch"], reply)
+                self._refused(reply)
         self._link.close()
+
+    def _post(self, line: bytes) -> Reply:
+        """Of a batch that is not what the service takes, at least the rest shall arrive.
+
+        Silence would end a training that is well, and so would an end that nobody heard of.
+        """
+        reply = self._link.post(line)
+        for unwanted in ("effective_hyperparams", "metrics") if reply.of_batch else ():
+            body = json.loads(line)
+            if not self._warned:
+                self._warned = True
+                warn(
+                    f"the service refused batch {body['batch']} ({_why(reply)}); "
+                    "what it refuses is dropped"
+                )
+            if body.pop(unwanted, None) is not None:
+                line = json.dumps(body).encode()
+                reply = self._link.post(line)
+                if not reply.of_batch:
+                    break
+        return Reply(200, {}) if reply.of_batch else reply
 
     def _follow(self) -> None:
         """Nobody answers. A server that took over has left its address in the run's directory."""
@@ -307,13 +326,6 @@ class Reporter:
             self._open = False
             self._spool.close()
         warn(f"the service refused a report ({_why(reply)}); no more will be sent")
-
-    def _dropped(self, batch: int, reply: Reply) -> None:
-        """One batch is not what the service takes. Silence would end a training that is well."""
-        if not self._warned:
-            self._warned = True
-            warn(f"the service refused batch {batch} ({_why(reply)}); what it refuses is dropped")
-        self._acknowledge(batch, {})
 
     def _seal(self) -> None:
         """Move the buffer into the spool, batch by batch; without one, only when all is sent."""

@@ -1,11 +1,13 @@
 """What goes wrong around a server for a while costs no training.
 
 Each was seen red: attention that goes on while reports are turned away, silence counted after
-the last word, no deadline for a body.
+the last word, descriptors taken for damage, whole batches dropped, no deadline for a body.
 """
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,16 +68,40 @@ print("exported")
 """
 
 
-def test_who_has_said_its_last_word_may_go_on_in_silence(tmp_path: Path) -> None:
-    script = tmp_path / "leaves.py"
-    script.write_text(LEAVES)
+REFUSED = """
+from app.trainer import Reporter
+reporter = Reporter.from_env()
+reporter.effective(seed=2**70, layers=list(range(9000)))
+for step in range(1, 6):
+    reporter.log(step, 5, loss=0.5)
+reporter.finish()
+"""
+
+
+@contextmanager
+def script(tmp_path: Path, source: str) -> Iterator[Service]:
+    """A server with a recipe `script`."""
+    file = tmp_path / "script.py"
+    file.write_text(source)
     with home(tmp_path) as place:
         with (tmp_path / "recipes.toml").open("a") as recipes:
             recipes.write(
-                f'\n[recipes.leaves]\ncommand = ["{{python}}", "{script}"]\n'
+                f'\n[recipes.script]\ncommand = ["{{python}}", "{file}"]\n'
                 f'env = {{ PYTHONPATH = "{REPOSITORY}" }}\nheartbeat_seconds = 1\n'
             )
         with place.serve() as service:
-            run = service.submit("leaves")
-            assert service.ended(run)["status"] == "succeeded"
-            assert "exported" in (service.data_dir / "runs" / run / "train.log").read_text()
+            yield service
+
+
+def test_who_has_said_its_last_word_may_go_on_in_silence(tmp_path: Path) -> None:
+    with script(tmp_path, LEAVES) as service:
+        run = service.submit("script")
+        assert service.ended(run)["status"] == "succeeded"
+        assert "exported" in (service.data_dir / "runs" / run / "train.log").read_text()
+
+
+def test_what_is_refused_takes_nothing_else_along(tmp_path: Path) -> None:
+    with script(tmp_path, REFUSED) as service:
+        run = service.submit("script")
+        assert service.ended(run)["status"] == "succeeded"
+        assert [step for step, _ in service.losses(run)] == [1, 2, 3, 4, 5]

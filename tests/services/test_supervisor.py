@@ -72,8 +72,10 @@ async def test_what_a_trainer_left_is_taken_in_before_its_end_is_judged(
     directory.mkdir(parents=True)
     bodies = [{"attempt": 1, "batch": 2 + n, "step": 5 + n} for n in range(250)]
     lines = [json.dumps(each) for each in bodies]
-    lines[7] = "no report"
-    lines.append(json.dumps({"attempt": 1, "batch": 252, "step": 255, "finished": True}))
+    lines[7], lines[8] = "no report", "[" * 100_000
+    last: dict[str, Any] = {"attempt": 1, "batch": 252, "step": 255, "finished": True}
+    last |= {"effective_hyperparams": {"seed": 2**70}, "metrics": {"loss": {"steps": [-1]}}}
+    lines.append(json.dumps(last))
     (directory / "reports.jsonl").write_text("\n".join(lines))
     wrapper.write_exit(str(directory), exit_code=0)
     write, calls = db.write, 0
