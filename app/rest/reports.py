@@ -1,5 +1,6 @@
 """`/v1/runs/{run_id}/reports`: what trainers send, let in only as fast as it is written."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,11 +22,16 @@ router = APIRouter(prefix="/v1", route_class=DirectRoute)
 
 
 class Inflow:
-    """The reports that are being read or wait to be written, in bytes of their bodies."""
+    """The reports that are being read or wait to be written, in bytes of their bodies.
+
+    `turn`: who holds it parses a report. Where a hundred come at once, other requests are
+    answered between them.
+    """
 
     def __init__(self, db: Database) -> None:
         self._db = db
         self._held = 0
+        self.turn = asyncio.Lock()
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
@@ -56,7 +62,10 @@ async def report(request: Request, run_id: RunId) -> Response:
     # A body of unknown length may be as large as any.
     size = int(announced) if announced.isdigit() else state.settings.max_body_bytes
     with state.inflow.hold(size):
-        body = await read(request, ReportRequest, state.settings.max_body_bytes)
+        await request.body()
+        async with state.inflow.turn:
+            body = await read(request, ReportRequest, state.settings.max_body_bytes)
+            await asyncio.sleep(0)  # one a round of the loop, and no more
         return answers.respond(
             await answers.perform(request, reports.ingest, run_id, body, view=Receipt._asdict)
         )

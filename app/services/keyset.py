@@ -365,6 +365,9 @@ def _merged(
     """A page of several lists in one: the first rows of each are enough to know it."""
     name, values = spread
     ((shape, params),) = _parts(listing, filters, order, window)
+    if len(values) == 1:
+        shape = shape._replace(parent=name)
+        return _page(listing, tx.all(_statement(shape), parent=values[0], **params), order, window)
     shape = shape._replace(parent=name, dialect=tx.dialect)
     found: list[Any] = tx.all(_statement(shape), parents=dump(sorted(set(values))), **params)
     found.sort(key=lambda row: (row.created_at, row.id), reverse=shape.downward)

@@ -120,7 +120,8 @@ def _with_ids(table: type[RowT]) -> Statement[RowT]:
 
 
 _LATEST = Statement(
-    every(MetricLatest).where(one_of(_latest.run_id, "ids")).order_by(_latest.key), MetricLatest
+    every(MetricLatest).where(one_of(_latest.run_id, "ids")).order_by(_latest.run_id, _latest.key),
+    MetricLatest,
 )
 
 

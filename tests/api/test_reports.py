@@ -1,10 +1,12 @@
 """Reports: taken in once, whoever repeats them; refused clearly; never more than can be written."""
 
+import asyncio
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
 from app.rest import reports as rest_reports
@@ -137,6 +139,41 @@ def test_reports_that_would_fill_memory_are_held_back_before_they_are_read(
     assert trainer.status()["status"] == "queued", "nothing was done"
     trainer.report(step=1)
     assert api.app.state.inflow._held == 0
+
+
+def test_others_are_answered_between_the_reports_of_a_hundred_trainers(
+    api: Api, story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers, parsed, parse = [story.submit() for _ in range(100)], 0, rest_reports.read
+
+    async def counted(*args: Any) -> Any:
+        nonlocal parsed
+        parsed += 1
+        return await parse(*args)
+
+    async def crowd() -> tuple[int, list[httpx.Response]]:
+        transport = httpx.ASGITransport(api.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            sent = [
+                asyncio.create_task(
+                    client.post(
+                        f"/v1/runs/{trainer.id}/reports",
+                        json={"points": [{"key": "loss", "step": 7, "value": 1.0}]},
+                        headers={"Authorization": f"Bearer {trainer.run['run_token']}"},
+                    )
+                )
+                for trainer in trainers
+            ]
+            while not parsed:
+                await asyncio.sleep(0)
+            assert (await client.get(f"{trainers[0].path}/status")).status_code == 200
+            return parsed, await asyncio.gather(*sent)
+
+    monkeypatch.setattr(rest_reports, "read", counted)
+    meanwhile, answers = asyncio.run_coroutine_threadsafe(crowd(), api.loop).result(30)
+    assert meanwhile < 50, "the read waited for the reports"
+    assert {answer.status_code for answer in answers} == {200}
+    assert all(trainer.steps() == [7] for trainer in trainers)
 
 
 def test_many_trainers_at_once_lose_nothing_and_count_nothing_twice(story: Story) -> None:

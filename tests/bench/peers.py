@@ -182,7 +182,7 @@ class Mlflow:
     def ingest_rate(self) -> float:
         lanes = [
             [self.batch(run_id, KEYS) for _ in range(3)]
-            for run_id in [self.new_run() for _ in range(rows.TRAINERS)]
+            for run_id in [self.new_run() for _ in rows.FEW]
         ]
         return run_load(port(self.server), lanes).expect(200).rate * 1_000
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,8 @@ from tests.bench.report import Figure, Target, figure
 from tests.support.server import Server, wait_until
 
 CLIENTS = 32
-TRAINERS = 8
+FEW = (1_000,) * 8  # trainers, by the points of each of their reports
+CROWD = tuple(range(100, 1_001, 100)) * 10
 
 
 def in_turns(repetitions: int, *cells: Callable[[], float]) -> list[list[float]]:
@@ -117,21 +118,29 @@ def status_paths(bench: Workbench) -> list[str]:
 
 
 class Trainers:
-    """External runs that report to one server at once, 1,000 points a request."""
+    """External runs that report to one server at once; `sizes`: the points of each one's batches.
 
-    def __init__(self, bench: Workbench, server: Server, form: str) -> None:
-        self.bench, self.server, self.form, self.sent = bench, server, form, 0
-        self.runs = [new_run(bench.ours, bench.experiments["work"]) for _ in range(TRAINERS)]
+    Each reports its own batches one after the other, the next when the last is acknowledged.
+    """
+
+    def __init__(
+        self, bench: Workbench, server: Server, form: str, sizes: Sequence[int] = FEW
+    ) -> None:
+        self.bench, self.server, self.form, self.sizes, self.sent = bench, server, form, sizes, 0
+        self.runs = [new_run(bench.ours, bench.experiments["work"]) for _ in sizes]
 
     def lanes(self, each: int) -> list[list[bytes]]:
         self.sent += each
-        return [reports(run, self.form, self.sent - each + 1, each) for run in self.runs]
+        return [
+            reports(run, self.form, self.sent - each + 1, each, size)
+            for run, size in zip(self.runs, self.sizes, strict=True)
+        ]
 
     def rate(self, each: int) -> float:
         """Points a second, all of them found in the database afterwards."""
         load = run_load(port(self.server), self.lanes(each)).expect(200)
-        same("points in the database", self.points(), self.sent * 1_000 * TRAINERS)
-        return load.rate * 1_000
+        same("points in the database", self.points(), self.sent * sum(self.sizes))
+        return each * sum(self.sizes) / load.seconds
 
     def points(self) -> int:
         return points(self.server, [run_id for run_id, _ in self.runs])
@@ -154,43 +163,61 @@ def points(server: Server, run_ids: Sequence[str]) -> int:
 
 
 def ingest(bench: Workbench) -> list[Figure]:
-    each, figures = 8 if bench.quick else 25, []
-    for form, limit in (("columns", 0.60), ("rows", 0.45)):
-        trainers, by_hand = (Trainers(bench, server, form) for server in (bench.ours, bench.bare))
-        series = itertools.count(10**9 if form == "columns" else 2 * 10**9)
-        ours, bare, raw = in_turns(
-            bench.repetitions,
-            lambda: trainers.rate(each),  # noqa: B023
-            lambda: by_hand.rate(each),  # noqa: B023
-            lambda: executemany(bench, series, each * TRAINERS),  # noqa: B023
-        )
-        work, target = f"ingest 1,000 points a request, {form}", Target("at least", limit)
-        figures += [
-            figure("ingest", f"{work}, to executemany", "points/s", ours, raw, target),
-            figure("ingest", f"{work}, to a bare handler", "points/s", ours, bare),
-        ]
-    return figures
+    each = 8 if bench.quick else 25
+    work = "ingest 1,000 points a request"
+    return [
+        *ingest_by(bench, f"{work}, columns", "columns", FEW, each, 0.60),
+        *ingest_by(bench, f"{work}, rows", "rows", FEW, each, 0.45),
+        *ingest_by(
+            bench, "100 trainers at once, 100 to 1,000 points a request, columns", "columns",
+            CROWD, each // 4, 0.60,
+        ),
+    ]  # fmt: skip
 
 
-def executemany(bench: Workbench, series: Iterator[int], batches: int) -> float:
-    """Points a second by raw sqlite3 without HTTP, each batch of 1,000 committed (WAL, FULL)."""
-    ids, per_key = list(itertools.islice(series, len(KEYS))), 1_000 // len(KEYS)
-    work = [
-        [
-            (number, step, 2.0 + 1.0 / (step + 3), 1_763_800_000.25 + step)
-            for number in ids
-            for step in range(batch * per_key, (batch + 1) * per_key)
-        ]
-        for batch in range(batches)
+def ingest_by(
+    bench: Workbench, work: str, form: str, sizes: Sequence[int], each: int, limit: float
+) -> list[Figure]:
+    trainers, by_hand = (
+        Trainers(bench, server, form, sizes) for server in (bench.ours, bench.bare)
+    )
+    ours, bare, raw = in_turns(
+        bench.repetitions,
+        lambda: trainers.rate(each),
+        lambda: by_hand.rate(each),
+        lambda: executemany(bench, sizes, each),
+    )
+    target = Target("at least", limit)
+    return [
+        figure("ingest", f"{work}, to executemany", "points/s", ours, raw, target),
+        figure("ingest", f"{work}, to a bare handler", "points/s", ours, bare),
     ]
+
+
+def executemany(bench: Workbench, sizes: Sequence[int], each: int) -> float:
+    """Points a second by raw sqlite3 without HTTP: the same batches, each committed (WAL, FULL)."""
     with open_database(bench.bare) as database:
         database.execute("PRAGMA synchronous = FULL")
+        (last,) = database.execute("SELECT max(series_id) FROM bare_point").fetchone()
+        series = itertools.count(max(last, 10**9) + 1)
+        trainers = [
+            (size // len(KEYS), list(itertools.islice(series, len(KEYS)))) for size in sizes
+        ]
+        work = [
+            [
+                (number, step, 2.0 + 1.0 / (step + 3), 1_763_800_000.25 + step)
+                for number in ids
+                for step in range(batch * per_key, (batch + 1) * per_key)
+            ]
+            for batch in range(each)
+            for per_key, ids in trainers
+        ]
         start = time.perf_counter()
         for rows in work:
             database.execute("BEGIN IMMEDIATE")
             database.executemany("INSERT INTO bare_point VALUES (?, ?, ?, ?)", rows)
             database.execute("COMMIT")
-        return batches * 1_000 / (time.perf_counter() - start)
+        return each * sum(sizes) / (time.perf_counter() - start)
 
 
 def retry(bench: Workbench) -> list[Figure]:
@@ -309,13 +336,14 @@ def graphql(bench: Workbench) -> list[Figure]:
 
 
 def reads_while_ingesting(bench: Workbench) -> list[Figure]:
-    seconds, each = (0.6, 150) if bench.quick else (2.0, 400)
+    seconds, each = (0.6, 12) if bench.quick else (2.0, 30)
+    servers = (bench.ours,) if bench.quick else (bench.ours, bench.bare)
 
     def p99(server: Server) -> float:
         return read_load(bench, server, seconds).percentile(99) * 1_000
 
     def busy(server: Server) -> float:
-        trainers = Trainers(bench, server, "columns")
+        trainers = Trainers(bench, server, "columns", CROWD)
         load = start_load(port(server), trainers.lanes(each))
         try:
             wait_until(trainers.points, "the first points have landed")
@@ -327,10 +355,9 @@ def reads_while_ingesting(bench: Workbench) -> list[Figure]:
                 load.kill()
         return value
 
-    servers = (bench.ours,) if bench.quick else (bench.ours, bench.bare)
     cells = [partial(cell, server) for server in servers for cell in (p99, busy)]
     idle, loaded, *by_hand = in_turns(bench.repetitions, *cells)
-    work, target = "reads while ingesting to idle, 32 clients", Target("at most", 3)
+    work, target = "reads, 32 clients, while 100 trainers report, to idle", Target("at most", 3)
     figures = [figure("reads", work, "ms p99", loaded, idle, target)]
     if by_hand:
         bare_idle, bare_loaded = by_hand

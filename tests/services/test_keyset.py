@@ -1,5 +1,7 @@
 """Pages of lists: every order, both directions, one parent or many, on both databases."""
 
+import sqlite3
+from contextlib import closing
 from itertools import product
 from typing import Any
 
@@ -12,6 +14,7 @@ from app.services.keyset import Listing, Order, Window
 from app.services.reports import ReportRequest
 from app.store.database import Database
 from app.store.sql import Tx
+from tests.support.database import sqlite_only
 
 pytestmark = pytest.mark.anyio
 
@@ -85,6 +88,28 @@ async def test_pages_in_either_direction_are_the_whole_list_in_order(db: Databas
         assert all(value is None for value, _ in whole[len(valued) :]), order
         for backward in (False, True):
             assert await _walk(db, listed, order, 3, backward) == whole, (order, backward)
+
+
+@sqlite_only  # the planner of PostgreSQL decides by what the table holds
+@pytest.mark.parametrize("filters", [{}, {"experiment_id": "exp_1"}], ids=["all", "of one"])
+def test_every_order_but_those_that_say_so_walks_an_index(
+    database_url: str, filters: dict[str, Any]
+) -> None:
+    said = {(listing.RUNS, "step"), (listing.CHECKPOINTS, "step")}
+    if not filters:
+        said.add((listing.CHECKPOINTS, "marked_at"))  # no face lists those of all experiments
+    path = database_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path)) as connection:
+        for listed, order in ORDERS:
+            if filters and listed is listing.EXPERIMENTS:
+                continue
+            asked: list[str] = []
+            connection.set_trace_callback(asked.append)
+            keyset.page(Tx(connection.cursor(), "sqlite"), listed, filters, order, Window())
+            connection.set_trace_callback(None)
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked[0]}")]
+            sorts = any("TEMP B-TREE" in step for step in plan)
+            assert sorts == ((listed, order.field) in said), (order, plan)
 
 
 async def test_many_parents_at_once_are_the_pages_of_each(db: Database) -> None:

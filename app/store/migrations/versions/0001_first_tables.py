@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_experiment_created", "experiment", ["created_at", "id"], unique=False)
+    op.create_index("ix_experiment_name", "experiment", ["name", "id"], unique=False)
 
     op.create_table(
         "idempotency_key",
@@ -113,10 +114,34 @@ def upgrade() -> None:
     op.create_index("ix_run_created", "run", ["created_at", "id"], unique=False)
     op.create_index("ix_run_experiment", "run", ["experiment_id", "created_at", "id"], unique=False)
     op.create_index(
+        "ix_run_experiment_finished",
+        "run",
+        ["experiment_id", "finished_at", "id"],
+        unique=False,
+        sqlite_where=sa.text("finished_at IS NOT NULL"),
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_run_experiment_started",
+        "run",
+        ["experiment_id", "started_at", "id"],
+        unique=False,
+        sqlite_where=sa.text("started_at IS NOT NULL"),
+        postgresql_where=sa.text("started_at IS NOT NULL"),
+    )
+    op.create_index(
         "ix_run_experiment_status",
         "run",
         ["experiment_id", "status", "created_at", "id"],
         unique=False,
+    )
+    op.create_index(
+        "ix_run_finished",
+        "run",
+        ["finished_at", "id"],
+        unique=False,
+        sqlite_where=sa.text("finished_at IS NOT NULL"),
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
     )
     op.create_index("ix_run_parent", "run", ["parent_run_id"], unique=False)
     op.create_index(
@@ -128,6 +153,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("status = 'queued' AND recipe IS NOT NULL"),
     )
     op.create_index("ix_run_root", "run", ["root_run_id"], unique=False)
+    op.create_index(
+        "ix_run_started",
+        "run",
+        ["started_at", "id"],
+        unique=False,
+        sqlite_where=sa.text("started_at IS NOT NULL"),
+        postgresql_where=sa.text("started_at IS NOT NULL"),
+    )
     op.create_index("ix_run_status", "run", ["status", "created_at", "id"], unique=False)
 
     op.create_table(
@@ -163,6 +196,14 @@ def upgrade() -> None:
         "checkpoint",
         ["experiment_id", "created_at", "id"],
         unique=False,
+    )
+    op.create_index(
+        "ix_checkpoint_experiment_marked",
+        "checkpoint",
+        ["experiment_id", "marked_at", "id"],
+        unique=False,
+        sqlite_where=sa.text("marked_at IS NOT NULL"),
+        postgresql_where=sa.text("marked_at IS NOT NULL"),
     )
     op.create_index(
         "ix_checkpoint_experiment_state",
@@ -245,15 +286,20 @@ def downgrade() -> None:
     op.drop_index("ix_checkpoint_state", "checkpoint")
     op.drop_index("ix_checkpoint_run", "checkpoint")
     op.drop_index("ix_checkpoint_experiment_state", "checkpoint")
+    op.drop_index("ix_checkpoint_experiment_marked", "checkpoint")
     op.drop_index("ix_checkpoint_experiment", "checkpoint")
     op.drop_index("ix_checkpoint_created", "checkpoint")
 
     op.drop_table("checkpoint")
     op.drop_index("ix_run_status", "run")
+    op.drop_index("ix_run_started", "run")
     op.drop_index("ix_run_root", "run")
     op.drop_index("ix_run_queue", "run")
     op.drop_index("ix_run_parent", "run")
+    op.drop_index("ix_run_finished", "run")
     op.drop_index("ix_run_experiment_status", "run")
+    op.drop_index("ix_run_experiment_started", "run")
+    op.drop_index("ix_run_experiment_finished", "run")
     op.drop_index("ix_run_experiment", "run")
     op.drop_index("ix_run_created", "run")
 
@@ -263,6 +309,7 @@ def downgrade() -> None:
     op.drop_index("ix_idempotency_created", "idempotency_key")
 
     op.drop_table("idempotency_key")
+    op.drop_index("ix_experiment_name", "experiment")
     op.drop_index("ix_experiment_created", "experiment")
 
     op.drop_table("experiment")
