@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.rest import body
 from app.rest import reports as rest_reports
 from app.services import metrics
 from tests.api.conftest import Api, running
@@ -144,12 +145,13 @@ def test_reports_that_would_fill_memory_are_held_back_before_they_are_read(
 def test_others_are_answered_between_the_reports_of_a_hundred_trainers(
     api: Api, story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainers, parsed, parse = [story.submit() for _ in range(100)], 0, rest_reports.read
+    trainers, parsed, first = [story.submit() for _ in range(100)], 0, asyncio.Event()
 
     async def counted(*args: Any) -> Any:
         nonlocal parsed
         parsed += 1
-        return await parse(*args)
+        first.set()
+        return await body.read(*args)
 
     async def crowd() -> tuple[int, list[httpx.Response]]:
         transport = httpx.ASGITransport(api.app)
@@ -164,12 +166,11 @@ def test_others_are_answered_between_the_reports_of_a_hundred_trainers(
                 )
                 for trainer in trainers
             ]
-            while not parsed:
-                await asyncio.sleep(0)
+            await first.wait()
             assert (await client.get(f"{trainers[0].path}/status")).status_code == 200
             return parsed, await asyncio.gather(*sent)
 
-    monkeypatch.setattr(rest_reports, "read", counted)
+    monkeypatch.setattr("app.rest.reports.read", counted)
     meanwhile, answers = asyncio.run_coroutine_threadsafe(crowd(), api.loop).result(30)
     assert meanwhile < 50, "the read waited for the reports"
     assert {answer.status_code for answer in answers} == {200}
