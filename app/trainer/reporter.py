@@ -4,10 +4,8 @@
     reporter.log(step, total_steps, loss=loss)
     reporter.finish()
 
-The training thread only appends to a buffer. One daemon thread seals the buffer into a numbered
-batch about every second and puts it into the spool (see delivery.py); another sends the spool's
-batches in order, for as long as it takes. Nothing the network or the server does reaches the
-training; a server that is away costs nothing but the delay.
+The training thread only appends to a buffer; what happens to it then (courier.py, delivery.py)
+never reaches the training. A server that is away costs nothing but the delay.
 
 Ranks: only rank 0 reports (RANK unset or 0). The other ranks see the same spec, hyperparameters
 and stop signals, and stay silent. Ranks can notice a stop at different steps: broadcast rank 0's
@@ -16,28 +14,22 @@ and stop signals, and stay silent. Ranks can notice a stop at different steps: b
 
 import atexit
 import json
-import math
 import os
-import random
 import secrets
 import shutil
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsIndex
 
 from app.trainer import checkpoint
-from app.trainer.buffer import BATCH_POINTS, Buffer, read_count, read_points, warn
-from app.trainer.delivery import Link, Reply, Spool
+from app.trainer.buffer import read_count, read_points
+from app.trainer.courier import Courier
+from app.trainer.delivery import Link
 from app.trainer.stopping import StopRequest
 
 MAX_EFFECTIVE_BYTES = 60_000
-SEAL_SECONDS = 1.0
-HEARTBEAT_SECONDS = 4.0
-BACKOFF_SECONDS = 0.25, 5.0  # first and longest pause between two tries
 CLOSE_SECONDS = 5.0
 
 _current: "Reporter | None" = None
@@ -64,9 +56,9 @@ class Reporter:
         checkpoint_dir: Path | str = "checkpoints",
     ) -> None:
         """Raises ValueError for a URL or a spec.json that cannot be read as one."""
-        self._identity: dict[str, Any] = {"attempt": attempt}
+        identity: dict[str, Any] = {"attempt": attempt}
         if attempt is None:
-            self._identity = {"session": secrets.token_hex(16)}
+            identity = {"session": secrets.token_hex(16)}
         attempt_dir = Path(run_dir) / f"attempt-{attempt}" if run_dir and attempt else None
         self.spec = _read_spec(Path(run_dir)) if run_dir else {}
         self.checkpoint_dir = Path(self.spec.get("checkpoint_dir") or checkpoint_dir)
@@ -74,26 +66,17 @@ class Reporter:
             str(self.spec.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
             attempt_dir and attempt_dir / "stop.json",
         )
-        self._stop_checkpoint_used = self._warned = False
+        self._stop_checkpoint_used = False
         self._rank_0 = True
         self._effective: dict[str, Any] = {}
-        self._buffer = Buffer()
-        self._open = self._delivering = bool(api_url and run_id and token)
-        if self._open:
-            self._link = Link(api_url, f"/v1/runs/{run_id}/reports", token)
-            self._address = Path(run_dir) / "api_url" if run_dir else None
-            self._open = self._open_spool(attempt_dir)
-        if self._open:
-            self._batch = self._spool.last_batch
-            self._sealing = threading.Lock()
-            self._sealed_at = -math.inf
-            self._wake, self._closing = threading.Event(), threading.Event()
-            # An empty first batch: the service learns that the trainer lives, and a reporter
-            # without a spool learns from the answer which number an earlier one had reached.
-            self._seal()
-            for duty in (self._seal_forever, self._deliver_forever):
-                threading.Thread(target=duty, name=f"reporter{duty.__name__}", daemon=True).start()
-            atexit.register(self.close)
+        self._courier: Courier | None = None
+        if api_url and run_id and token:
+            link = Link(api_url, f"/v1/runs/{run_id}/reports", token)
+            address = Path(run_dir) / "api_url" if run_dir else None
+            courier = Courier(self._stop, link, identity, attempt_dir, address)
+            if courier.open:
+                self._courier = courier
+                atexit.register(self.close)
         os.register_at_fork(after_in_child=self._after_fork)
 
     @classmethod
@@ -120,7 +103,7 @@ class Reporter:
             checkpoint_dir=checkpoint_dir,
         )
         reporter._rank_0 = rank_0
-        takes_part = reporter._open or (env["RUN_ID"] and not rank_0)
+        takes_part = reporter._courier or (env["RUN_ID"] and not rank_0)
         if takes_part:
             reporter._stop.listen()
         _current = reporter
@@ -154,10 +137,8 @@ class Reporter:
         if total_steps is not None:
             progress["total_steps"] = read_count("total_steps", total_steps)
         points = read_points(step, metrics)
-        if self._open:
-            self._buffer.add(points, **progress)
-            if len(self._buffer) >= BATCH_POINTS and not self._spool.in_memory:
-                self._wake.set()
+        if self._courier:
+            self._courier.add(points, **progress)
 
     def effective(self, **hyperparams: Any) -> None:
         """Report the hyperparameters really in use, defaults included: finite JSON values.
@@ -168,8 +149,8 @@ class Reporter:
         if len(json.dumps(known)) > MAX_EFFECTIVE_BYTES:
             raise ValueError(f"effective hyperparameters exceed {MAX_EFFECTIVE_BYTES} bytes")
         self._effective = known
-        if self._open:
-            self._buffer.add([], effective_hyperparams=known)
+        if self._courier:
+            self._courier.add([], effective_hyperparams=known)
 
     @contextmanager
     def checkpoint(self, step: SupportsIndex, name: str | None = None) -> Iterator[Path]:
@@ -193,8 +174,8 @@ class Reporter:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        if self._open:
-            self._buffer.announce(
+        if self._courier:
+            self._courier.announce(
                 {
                     "name": directory.name,
                     "step": step,
@@ -202,12 +183,11 @@ class Reporter:
                     "sha256": manifest.sha256,
                 }
             )
-            self._wake.set()
 
     def finish(self) -> None:
         """Say that the training reached its own end, and close. Not for a stopped training."""
-        if self._open:
-            self._buffer.add([], finished=True)
+        if self._courier:
+            self._courier.add([], finished=True)
         self.close()
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
@@ -219,18 +199,9 @@ class Reporter:
         if _current is self:
             _current = None
         self._stop.forget()
-        if not self._open:
-            return
-        deadline = time.monotonic() + timeout
-        self._closing.set()
-        self._seal()
-        while self._delivering and not self._drained() and time.monotonic() < deadline:
-            self._spool.wait_empty(0.1)
-            self._seal()
-        self._open = False
-        self._spool.close()
-        self._wake.set()
-        atexit.unregister(self.close)
+        if self._courier:
+            self._courier.close(timeout)
+            atexit.unregister(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -243,132 +214,11 @@ class Reporter:
     ) -> None:
         self.close()
 
-    # The two daemon threads.
-
-    def _seal_forever(self) -> None:
-        while self._open:
-            self._wake.wait(SEAL_SECONDS)
-            self._wake.clear()
-            self._stop.look()
-            self._seal()
-
-    def _deliver_forever(self) -> None:
-        jitter = random.Random()  # noqa: S311 - the training owns the global generator's state
-        pause = BACKOFF_SECONDS[0]
-        while self._delivering and self._open:
-            try:
-                line = self._spool.head(SEAL_SECONDS)
-            except OSError as error:
-                warn(f"the spool cannot be read ({error}); trying again")
-                self._closing.wait(BACKOFF_SECONDS[1])
-                continue
-            if line is None:
-                continue
-            reply = self._post(line)
-            if reply.delivered:
-                self._acknowledge(json.loads(line)["batch"], reply.answer)
-                pause = BACKOFF_SECONDS[0]
-            elif reply.worth_retrying:
-                wait = max(pause * jitter.uniform(0.5, 1.0), reply.retry_after)
-                pause = min(pause * 2, BACKOFF_SECONDS[1])
-                if self._closing.wait(wait):
-                    time.sleep(BACKOFF_SECONDS[0])
-                if not reply.status:
-                    self._follow()
-            else:
-                self._refused(reply)
-        self._link.close()
-
-    def _post(self, line: bytes) -> Reply:
-        """Of a batch that is not what the service takes, at least the rest shall arrive.
-
-        Silence would end a training that is well, and so would an end that nobody heard of.
-        """
-        reply = self._link.post(line)
-        for unwanted in ("effective_hyperparams", "metrics") if reply.of_batch else ():
-            body = json.loads(line)
-            if not self._warned:
-                self._warned = True
-                warn(
-                    f"the service refused batch {body['batch']} ({_why(reply)}); "
-                    "what it refuses is dropped"
-                )
-            if body.pop(unwanted, None) is not None:
-                line = json.dumps(body).encode()
-                reply = self._link.post(line)
-                if not reply.of_batch:
-                    break
-        return Reply(200, {}) if reply.of_batch else reply
-
-    def _follow(self) -> None:
-        """Nobody answers. A server that took over has left its address in the run's directory."""
-        if self._address:
-            with suppress(OSError, ValueError):
-                self._link.aim(self._address.read_text())
-
-    def _acknowledge(self, batch: int, answer: dict[str, Any]) -> None:
-        if answer.get("should_stop") is True:
-            name = answer.get("stop_checkpoint")
-            if isinstance(name, str) and checkpoint.NAME.fullmatch(name):
-                self._stop.checkpoint = name
-            self._stop.asked = True
-        reached = answer.get("batch")
-        if self._spool.in_memory and isinstance(reached, int):
-            self._batch = max(self._batch, reached)
-        self._spool.pop(batch)
-        if len(self._buffer) >= BATCH_POINTS:
-            self._wake.set()
-
-    def _refused(self, reply: Reply) -> None:
-        """Sending ends here; a spool on disk goes on, unless the service wants no more of us."""
-        self._delivering = False
-        if reply.status == 409:
-            self._open = False
-            self._spool.close()
-        warn(f"the service refused a report ({_why(reply)}); no more will be sent")
-
-    def _seal(self) -> None:
-        """Move the buffer into the spool, batch by batch; without one, only when all is sent."""
-        with self._sealing:
-            while not (self._spool.in_memory and len(self._spool)):
-                body = self._buffer.take()
-                rested = time.monotonic() - self._sealed_at
-                if not body and (len(self._spool) or rested < HEARTBEAT_SECONDS):
-                    return
-                self._batch += 1
-                body = {**self._identity, "batch": self._batch, **body}
-                self._spool.append(json.dumps(body, separators=(",", ":")).encode() + b"\n")
-                self._sealed_at = time.monotonic()
-
-    def _open_spool(self, directory: Path | None) -> bool:
-        """False when another process of this attempt reports already."""
-        try:
-            if directory:
-                directory.mkdir(parents=True, exist_ok=True)
-            self._spool = Spool(directory and directory / "reports.jsonl", self._identity)
-        except BlockingIOError:
-            warn("another process reports this attempt of the run; this one is silent")
-            return False
-        except OSError as error:
-            warn(f"no spool ({error}): reports wait in memory")
-            self._spool = Spool(None, self._identity)
-        return True
-
-    def _drained(self) -> bool:
-        with self._sealing:  # else a batch on its way from the buffer to the spool is in neither
-            return self._buffer.empty and not len(self._spool)
-
     def _after_fork(self) -> None:
         """A forked child (a DataLoader's worker) reports nothing and dies of SIGTERM as usual."""
-        if self._open:
-            self._open = False
-            self._spool.abandon()
+        if self._courier:
+            self._courier.abandon()
         self._stop.forget()
-
-
-def _why(reply: Reply) -> str:
-    reason = reply.answer.get("detail") or reply.answer.get("code") or "no reason given"
-    return f"{reply.status}: {reason}"
 
 
 def _read_spec(run_dir: Path) -> dict[str, Any]:

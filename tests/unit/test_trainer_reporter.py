@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.trainer import Reporter, buffer, checkpoint, delivery, reporter
+from app.trainer import Reporter, buffer, checkpoint, courier, delivery
+from app.trainer.courier import Courier
 from tests.support.reports import MODES, ReportServer, points_of
 from tests.support.server import REPOSITORY, wait_until
 
@@ -40,8 +41,8 @@ def server() -> Iterator[ReportServer]:
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reporter, "SEAL_SECONDS", 0.05)
-    monkeypatch.setattr(reporter, "BACKOFF_SECONDS", (0.02, 0.1))
+    monkeypatch.setattr(courier, "SEAL_SECONDS", 0.05)
+    monkeypatch.setattr(courier, "BACKOFF_SECONDS", (0.02, 0.1))
     monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 0.3)
 
 
@@ -82,7 +83,7 @@ def test_three_lines_report_a_training(server: ReportServer, tmp_path: Path) -> 
 
 
 def test_an_idle_trainer_is_heard(server: ReportServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reporter, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(courier, "HEARTBEAT_SECONDS", 0.1)
     with attach(server):
         wait_until(lambda: len(server.taken) >= 4, "heartbeats of a silent trainer")
     assert all(body.keys() == {"attempt", "batch"} for body in server.taken.values())
@@ -322,7 +323,7 @@ def test_memory_is_bounded_without_a_spool(
     training = attach(server)
     for step in range(12_000):
         training.log(step, loss=1.0)
-    assert len(training._buffer) == 5000
+    assert training._courier and len(training._courier._buffer) == 5000
     server.start()
     training.finish()
     assert [step for _, step, _ in server.points()] == list(range(7000, 12_000))
@@ -358,7 +359,7 @@ def test_a_full_disk_moves_the_spool_into_memory_and_back(tmp_path: Path) -> Non
 def test_closing_waits_for_a_batch_between_the_buffer_and_the_spool(
     server: ReportServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, seal = buffer.Buffer.take, Reporter._seal
+    take, seal = buffer.Buffer.take, Courier._seal
     main = threading.main_thread()
     taken = threading.Event()
 
@@ -369,14 +370,14 @@ def test_closing_waits_for_a_batch_between_the_buffer_and_the_spool(
             time.sleep(0.3)
         return body
 
-    def seal_before_the_other_thread(self: Reporter) -> None:
+    def seal_before_the_other_thread(self: Courier) -> None:
         seal(self)
         if threading.current_thread() is main and server.requests:
             server.mode = "ok"
             assert taken.wait(5)
 
     monkeypatch.setattr(buffer.Buffer, "take", slow_take)
-    monkeypatch.setattr(Reporter, "_seal", seal_before_the_other_thread)
+    monkeypatch.setattr(Courier, "_seal", seal_before_the_other_thread)
     server.mode = "503"
     with attach(server) as training:
         wait_until(lambda: server.requests, "a first report that fails: no room for a second")
@@ -460,7 +461,8 @@ def test_a_refusal_ends_the_reports_and_not_the_training(
         wait_until(lambda: server.taken, "the first report")
         server.mode = status
         training.log(1, loss=1.0)
-        wait_until(lambda: not training._delivering, "the refusal")
+        told = training._courier
+        wait_until(lambda: told and not told._delivering, "the refusal")
         server.mode = "ok"
         for step in range(2, 50):
             training.log(step, loss=1.0)
