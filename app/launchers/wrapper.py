@@ -28,6 +28,7 @@ STOP, KILL = signal.SIGTERM, signal.SIGUSR1
 """What a server of the same place sends to the wrapper."""
 
 PULSE_SECONDS = 2.0
+_RESERVED = ".exit.json"
 _SWEEP_SECONDS = 0.02
 _GIVE_UP_SECONDS = 5.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -98,6 +99,7 @@ def _train(directory: str, order: "dict[str, Any]") -> dict[str, object]:
         posix.waitpid(trainer, 0)
         return {"started_at": started_at, "detail": error}
     _failpoint(order, "wrapper.spawned")
+    reserve(directory)
     try:
         _thread.start_new_thread(_pulse, (directory,))  # not earlier: that would delay the trainer
     except RuntimeError:
@@ -143,12 +145,28 @@ def write_exit(directory: str, **outcome: object) -> None:
         "ended_at": now(),
         "detail": "",
     }
-    replace(directory, "exit.json", _json(record | outcome))
+    reserved = f"{directory}/{_RESERVED}"
+    text = _json(record | outcome)
+    replace(directory, "exit.json", text, reserved if _exists(reserved) else None)
 
 
-def replace(directory: str, name: str, text: str) -> None:
-    """Write a file of `directory` so that it is there whole, or not at all, whatever happens."""
-    draft = f"{directory}/.{name}-{posix.urandom(8).hex()}"
+def reserve(directory: str) -> None:
+    """Take the room for exit.json: trainers fill the disk, and their end must be told all the
+    same."""
+    try:
+        descriptor = posix.open(f"{directory}/{_RESERVED}", posix.O_WRONLY | posix.O_CREAT, 0o600)
+        posix.write(descriptor, b" " * 4096)
+        posix.close(descriptor)
+    except OSError:
+        return  # it is full already: as long as it is, the end is not told
+
+
+def replace(directory: str, name: str, text: str, draft: "str | None" = None) -> None:
+    """Write a file of `directory` so that it is there whole, or not at all, whatever happens.
+
+    `draft`: a file to write it over, before that becomes the one.
+    """
+    draft = draft or f"{directory}/.{name}-{posix.urandom(8).hex()}"
     try:
         _write(draft, text)
         posix.replace(draft, f"{directory}/{name}")
@@ -393,11 +411,12 @@ def _exists(path: str) -> bool:
 
 
 def _write(path: str, text: str) -> None:
-    descriptor = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL, 0o600)
+    descriptor = posix.open(path, posix.O_WRONLY | posix.O_CREAT, 0o600)
     try:
         data = text.encode()
         if posix.write(descriptor, data) < len(data):
             raise OSError("short write")
+        posix.truncate(descriptor, len(data))
         posix.fsync(descriptor)
     finally:
         posix.close(descriptor)

@@ -135,7 +135,12 @@ async def _start(
         instead = source.named.ckpt_path if source else "the beginning"
         detail = f"{sources[0].named.ckpt_path} is lost; this starts from {instead}."
     spec = planning.spec(desk, run, allocation.gpus, source)
-    await asyncio.to_thread(planning.write_spec, desk.run_dir(run.id), spec)
+    try:
+        await asyncio.to_thread(planning.write_spec, desk.run_dir(run.id), spec)
+    except OSError as error:  # such as a full disk: that passes
+        detail = f"Its directory cannot be written: {error.strerror}."
+        await _wait(desk, run, Reason.WAITING_FOR_RESOURCES, detail)
+        raise
     failpoint("launch.before_claim")
     claimed = await desk.db.write(launches.claim, run, allocation.gpus, source, detail)
     if claimed is not None:

@@ -4,8 +4,10 @@ Trainers are small Python scripts. `survivors` looks for their processes by nonc
 not through the code under test.
 """
 
+import errno
 import json
 import os
+import posix
 import secrets
 import shutil
 import signal
@@ -237,6 +239,26 @@ def test_a_disk_that_is_full_for_a_while_does_not_lose_the_exit_code(attempts: A
     assert is_running(pid)
     blocked.rmdir()
     assert attempts.over().exit_code == 7
+
+
+def test_an_end_is_told_although_the_trainer_filled_the_disk(
+    attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: to fill a disk takes one of its own. Control: nothing reserved."""
+    directory = str(attempts.root)
+    wrapper.reserve(directory)
+
+    def full(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT and not Path(path).exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return os.open(path, flags, mode)
+
+    monkeypatch.setattr(wrapper, "posix", SimpleNamespace(**vars(posix) | {"open": full}))
+    wrapper.write_exit(directory, exit_code=1)
+    record = json.loads((attempts.root / "exit.json").read_bytes())
+    assert record["exit_code"] == 1
+    with pytest.raises(OSError, match="No space"):
+        wrapper.write_exit(directory, exit_code=2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets the limits of another process")

@@ -192,3 +192,21 @@ async def test_who_has_reported_meanwhile_is_not_silent(db: Database) -> None:
     assert now.status_reason is None
     assert await db.write(launches.condemn, now, Reason.HEARTBEAT_LOST, "Silence.")
     assert (await stage.get(seen)).status_reason == "heartbeat_lost"
+
+
+async def test_a_start_that_the_disk_refuses_says_so_and_is_made_when_it_can(
+    db: Database, tmp_path: Path
+) -> None:
+    launcher = Recorder()
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    run = await stage.submit()
+    in_the_way = tmp_path / "runs"
+    in_the_way.touch()
+    for _ in range(2):
+        await launch(desk)
+    waits = await stage.get(run)
+    assert (waits.status, waits.status_reason) == ("queued", "waiting_for_resources")
+    assert waits.status_detail == "Its directory cannot be written: Not a directory."
+    in_the_way.unlink()
+    await launch(desk)
+    assert launcher.launched == [run.id]
