@@ -20,6 +20,7 @@ ServiceError
 ├── UnsupportedMediaType 415 unsupported_media_type
 ├── Busy                429 busy                 queue full; `retry_after` seconds
 └── Unavailable         503 unavailable
+    └── CheckpointUnreadable 503 checkpoint_unreadable
 """
 
 from typing import Any, ClassVar
@@ -159,3 +160,9 @@ class Unavailable(ServiceError):
     """The service cannot answer now (starting, stopping, database away)."""
 
     status, code, title = 503, "unavailable", "Unavailable"
+
+
+class CheckpointUnreadable(Unavailable):
+    """A file cannot be read now, for a reason that says nothing about what is in it."""
+
+    code, title = "checkpoint_unreadable", "Checkpoint unreadable"

@@ -46,11 +46,12 @@ try:
         routes,
         service,
     )
+    from app.services import data_dirs
     from app.services.idempotency import InFlight
     from app.services.reading import Readers
     from app.settings import PREFIX, Settings, misspelt
     from app.store.database import Database, connect
-    from app.supervisor import Supervisor
+    from app.supervisor import Supervisor, misplaced
 
     if find_spec("strawberry") is None:  # imported by the first request that needs it
         raise ModuleNotFoundError(name="strawberry")
@@ -105,7 +106,9 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.recipes = recipes
     _open(settings.data_dir)
-    app.state.secret = settings.secret or _secret(settings.data_dir)
+    app.state.secret = settings.secret or data_dirs.once(
+        settings.data_dir, "secret", secrets.token_urlsafe(48)
+    )
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
     app.state.inflow = reports.Inflow(db)
@@ -137,22 +140,6 @@ def _open(data_dir: Path) -> None:
             raise OSError(number, os.strerror(number), str(data_dir))
 
 
-def _secret(data_dir: Path) -> str:
-    """The secret that run tokens are derived from, made at the first start."""
-    path = data_dir / "secret"
-    if not path.exists():
-        new = data_dir / f".secret-{secrets.token_hex(8)}"
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(48))
-            file.flush()
-            os.fsync(file.fileno())
-        # A link, so that of two first starts one wins, and a crash leaves no empty secret.
-        with suppress(FileExistsError):
-            path.hardlink_to(new)
-        new.unlink()
-    return path.read_text()
-
-
 def prepare(settings: Settings) -> FastAPI:
     """Checks what a newcomer can get wrong, migrates, and makes the app.
 
@@ -163,6 +150,10 @@ def prepare(settings: Settings) -> FastAPI:
             failpoints.activate(*settings.failpoint.split(":", 1))
         db = connect(settings.database_url)
         db.prepare()
+        # Before anything is made in it: it may be the wrong one.
+        place = settings.data_dir.absolute()
+        if runs_are := db.look(data_dirs.foreign, data_dirs.identity(place)):
+            sys.exit(f"llm-train: {misplaced(place, runs_are)}")
         return create_app(settings, db)
     except RecipeError as error:
         sys.exit(f"llm-train: LLM_TRAIN_RECIPES: {error}")

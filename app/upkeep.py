@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from app.domain.recipes import read_recipes
 from app.domain.requests import VerifyRequest
-from app.services import retention, verification
+from app.services import data_dirs, retention, verification
 from app.services.reading import Readers
 from app.settings import Settings
 from app.store.database import Database, connect
@@ -53,6 +53,7 @@ async def _database(settings: Settings) -> AsyncIterator[Database]:
     db = connect(settings.database_url)
     await db.start()
     try:
+        await db.read(data_dirs.check, data_dirs.identity(settings.data_dir))
         yield db
     finally:
         await db.stop()

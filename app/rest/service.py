@@ -42,8 +42,14 @@ async def healthz() -> Response:
 
 @router.get("/readyz", response_model=schemas.HealthAnswer, responses=documented())
 async def readyz(request: Request) -> Response:
-    """The database answers and the supervisor's loop turns."""
+    """The database answers, the supervisor's loop turns, and the data directory is the runs'."""
     await request.app.state.db.read(_nothing)
+    if request.app.state.supervisor.misplaced:
+        raise Unavailable(
+            "This server does not see the data directory in which runs are under way: "
+            "set LLM_TRAIN_DATA_DIR; the log says to what.",
+            retry_after=5,
+        )
     if not request.app.state.supervisor.healthy:
         raise Unavailable("The supervisor is not running; see the log.", retry_after=5)
     return answers.json({"status": "ready"})

@@ -14,7 +14,7 @@ from app.domain import evidence, paths
 from app.domain.evidence import Evidence
 from app.domain.lifecycle import LAUNCHED, Reason, RunStatus
 from app.domain.recipes import Recipe
-from app.services import checkpoints, events, runs
+from app.services import checkpoints, data_dirs, events, runs
 from app.store.sql import Statement, Tx, columns, dump, every
 from app.store.tables import Checkpoint, Run
 
@@ -118,10 +118,20 @@ def refuse(tx: Tx, run_id: str, reason: Reason, detail: str) -> None:
 
 
 def claim(
-    tx: Tx, run: Run, gpus: Sequence[str], source: Source | None, detail: str | None
+    tx: Tx,
+    run: Run,
+    gpus: Sequence[str],
+    source: Source | None,
+    detail: str | None,
+    data_dir: str | None,
 ) -> Run | None:
-    """Gives a queued run its next attempt; None when the run or its checkpoint has changed."""
+    """Gives a queued run its next attempt in a data directory.
+
+    None when the run or its checkpoint has changed, or the directory is not the database's.
+    """
     now = runs.lock(tx, run.id)
+    if not data_dirs.holds(tx, data_dir):
+        return None
     if now.status != RunStatus.QUEUED or now.attempt != run.attempt:
         return None
     named = source.named if source else None

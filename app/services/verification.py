@@ -16,8 +16,8 @@ from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.paths import CheckpointPath
 from app.domain.requests import VerifyRequest
-from app.errors import NotFound, Unavailable
-from app.services import checkpoints, experiments, runs
+from app.errors import CheckpointUnreadable, NotFound
+from app.services import checkpoints, data_dirs, experiments, runs
 from app.services.reading import Readers
 from app.store.database import Database
 from app.store.sql import Tx
@@ -42,7 +42,7 @@ def directory(data_dir: Path, path: object) -> Path:
 
 
 def look(data_dir: Path, path: CheckpointPath, expected: str | None) -> Finding:
-    """Compares the files with their manifest, every byte. Raises Unavailable."""
+    """Compares the files with their manifest, every byte. Raises CheckpointUnreadable."""
     failpoint("checkpoint.reading")
     try:
         return Finding(path, expected, verify(directory(data_dir, path)))
@@ -50,8 +50,12 @@ def look(data_dir: Path, path: CheckpointPath, expected: str | None) -> Finding:
         text = str(error)
         return Finding(path, expected, f"{text[:1].upper()}{text[1:]}.")
     except OSError as error:
-        reason = f"{path} cannot be looked at now: {error.strerror}."
-        raise Unavailable(reason, retry_after=5) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: object, error: OSError) -> CheckpointUnreadable:
+    reason = f"{path} could not be read: {error.strerror}."
+    return CheckpointUnreadable(reason, retry_after=5)
 
 
 def record(tx: Tx, findings: Sequence[Finding]) -> list[Checkpoint]:
@@ -67,6 +71,11 @@ async def inspect(
 ) -> list[Finding]:
     """Looks at the files of all checkpoints that `request` selects. Raises NotFound."""
     wanted = await db.scan(selected, experiment_id, request)
+    try:
+        name = await readers.run(data_dirs.identity, data_dir)
+    except OSError as error:
+        raise _unreadable("The data directory", error) from error
+    await db.read(data_dirs.check, name)
     return [
         await readers.run(look, data_dir, paths.parse(each.ckpt_path), each.sha256)
         for each in wanted

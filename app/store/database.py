@@ -51,6 +51,10 @@ class Database(ABC):
         """
 
     @abstractmethod
+    def look(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs a read in this thread, between `prepare` and `start`. Raises Unavailable."""
+
+    @abstractmethod
     async def start(self) -> None:
         """Prepares where that was not done, and begins to work. Raises Unavailable."""
 
@@ -81,6 +85,10 @@ class Database(ABC):
     @abstractmethod
     async def lead(self) -> bool:
         """Whether this process is the one whose supervisor works; tries to become it."""
+
+    @abstractmethod
+    async def resign(self) -> None:
+        """Lets another process lead, where there may be one."""
 
 
 def connect(url: str) -> Database:

@@ -77,6 +77,16 @@ class PostgresDatabase(Database):
             raise Unavailable(f"the PostgreSQL database cannot be used: {reason}") from error
         self._prepared = True
 
+    def look(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            with (
+                psycopg.connect(self.dsn, connect_timeout=5) as connection,
+                connection.cursor() as cursor,
+            ):
+                return use_case(Tx(cursor, self.dialect), *args, **kwargs)
+        except psycopg.Error as error:
+            raise _for_caller(error) from error
+
     async def start(self) -> None:
         if not self._prepared:
             await asyncio.to_thread(self.prepare)
@@ -219,6 +229,15 @@ class PostgresDatabase(Database):
     async def lead(self) -> bool:
         return await self._loop.run_in_executor(self._leading, self._try_lead)
 
+    async def resign(self) -> None:
+        await self._loop.run_in_executor(self._leading, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._leader is not None:  # and its lock with it
+            self._connections.discard(self._leader)
+            self._leader.close()
+            self._leader = None
+
     def _try_lead(self) -> bool:
         try:
             if self._leader is None:
@@ -235,9 +254,7 @@ class PostgresDatabase(Database):
         except psycopg.OperationalError as error:
             if self._leader is not None:
                 log.warning("this server no longer leads: %s", error)
-                self._connections.discard(self._leader)
-                self._leader.close()
-            self._leader = None
+            self._give_up()
             return False
 
     def _listen(self) -> None:

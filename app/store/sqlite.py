@@ -115,6 +115,9 @@ class SqliteDatabase(Database):
             connection.execute(f"PRAGMA {pragma}")
         return connection
 
+    def look(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return _in_snapshot(self._reader, lambda tx: use_case(tx, *args, **kwargs))
+
     async def start(self) -> None:
         if self._owner < 0:
             await asyncio.to_thread(self.prepare)
@@ -172,6 +175,9 @@ class SqliteDatabase(Database):
 
     async def lead(self) -> bool:
         return True  # one process owns the file
+
+    async def resign(self) -> None:
+        pass
 
     # The writer thread.
 

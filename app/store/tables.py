@@ -154,6 +154,17 @@ class Event(SQLModel, table=True):
     data: str = Field(sa_type=Text)
 
 
+class DataDir(SQLModel, table=True):
+    """The data directory in which the runs are launched: one row, made by the first leader."""
+
+    __tablename__ = "data_dir"
+
+    id: int = Field(primary_key=True, sa_type=Integer)
+    # Random, as in its file `id`; and where the server saw it that wrote this.
+    name: str
+    path: str
+
+
 class IdempotencyKey(SQLModel, table=True):
     """The first answer to a request that came with an Idempotency-Key."""
 

@@ -7,14 +7,18 @@ and at least twice a second. Of several servers on one database, one leads.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from app.domain.recipes import Recipe
 from app.launchers import get_launcher
+from app.services import data_dirs
 from app.settings import Settings
 from app.store.changes import SUPERVISOR
 from app.store.database import Database
+from app.store.tables import DataDir
 from app.supervisor.desk import Desk
 from app.supervisor.launching import launch
 from app.supervisor.observing import observe
@@ -22,6 +26,7 @@ from app.supervisor.tidying import tidy
 from app.supervisor.verifying import verify
 
 TURN_SECONDS = 0.5
+ASK_AGAIN_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +36,14 @@ DUTIES: tuple[Callable[[Desk], Awaitable[None]], ...] = (
     launch,
     tidy,
 )
+
+
+def misplaced(place: Path, runs_are: DataDir) -> str:
+    """What is wrong when a server sees another data directory than the runs under way."""
+    return (
+        f"{place} is not the data directory of this database, whose runs are under way in "
+        f"{runs_are.path}: set LLM_TRAIN_DATA_DIR to that"
+    )
 
 
 class Supervisor:
@@ -49,6 +62,9 @@ class Supervisor:
         self.desk = Desk(db, settings, recipes, secret, launcher, api_url)
         self._stopping = False
         self._turning = False
+        self._ask_again = 0.0
+        self.misplaced = False
+        """Whether runs are under way in another data directory than ours."""
 
     @property
     def healthy(self) -> bool:
@@ -72,7 +88,7 @@ class Supervisor:
 
     async def _turn(self) -> None:
         try:
-            leads = await self.desk.db.lead()
+            leads = await self._leads()
         except Exception:
             log.exception("cannot tell who leads")
             return
@@ -84,6 +100,31 @@ class Supervisor:
                 await duty(self.desk)
             except Exception:
                 log.exception("duty %s failed; it is tried again", duty.__name__)
+
+    async def _leads(self) -> bool:
+        """Whether we lead, which nobody may who does not see the runs' directories."""
+        desk = self.desk
+        if self.misplaced and time.monotonic() < self._ask_again:
+            return False
+        self._ask_again = time.monotonic() + ASK_AGAIN_SECONDS
+        leads = await desk.db.lead()
+        if leads and desk.leads:
+            return True
+        if not leads and not self.misplaced:
+            return False
+        place = desk.settings.data_dir.absolute()
+        desk.data_dir = await asyncio.to_thread(data_dirs.named, place)
+        if not leads:
+            self.misplaced = bool(await desk.db.read(data_dirs.foreign, desk.data_dir))
+            return False
+        adoption = await desk.db.write(data_dirs.adopt, desk.data_dir, str(place))
+        self.misplaced = not adoption.ours
+        if adoption.before is not None and adoption.ours:
+            log.info("the data directory is %s now, no longer %s", place, adoption.before.path)
+        elif adoption.before is not None:
+            desk.complain("this server does not lead: %s", misplaced(place, adoption.before))
+            await desk.db.resign()
+        return adoption.ours
 
     async def stop(self) -> None:
         """Ends the loop after the present turn."""

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from app.domain.recipes import Recipe
 from app.domain.resources import Allocation, Resources
 from app.launchers.base import Launcher
+from app.services import data_dirs
 from app.services.launches import Place
 from app.services.reading import Readers
 from app.settings import Settings
@@ -30,6 +31,8 @@ MOST_ATTENTION = 1.0
 ECHO_SECONDS = 15.0
 """How long trainers may take to come again with what was turned away."""
 
+COMPLAIN_SECONDS = 60.0
+
 SLOW_SECONDS = 1.0
 """How long a start may take before the run says what it waits for."""
 
@@ -46,6 +49,8 @@ class Desk:
     secret: str
     launcher: Launcher
     api_url: str
+    # The name of the data directory, which the database holds while we lead.
+    data_dir: str | None = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     leads: bool = False
     # Seconds during which this supervisor watched. It stands still while the server, or the
@@ -76,6 +81,7 @@ class Desk:
     crowded: dict[str, int] = field(default_factory=dict)
     doomed: bool = False
     tidied_at: float = float("-inf")
+    complained_at: float = float("-inf")
 
     def turn(self, leads: bool) -> None:
         """A new turn begins; whoever does not lead any more forgets everything."""
@@ -100,6 +106,20 @@ class Desk:
         self.queue_stuck = None
         self.doomed = False
         self.tidied_at = float("-inf")
+
+    async def in_place(self) -> bool:
+        """Whether the data directory is still there: what is not in it may be elsewhere."""
+        found = await asyncio.to_thread(data_dirs.identity, self.settings.data_dir)
+        if found != self.data_dir:
+            self.complain("the data directory %s is away", self.settings.data_dir.absolute())
+        return found == self.data_dir
+
+    def complain(self, *words: object) -> None:
+        """Logs an error that lasts, now and then."""
+        now = time.monotonic()
+        if now - self.complained_at >= COMPLAIN_SECONDS:
+            self.complained_at = now
+            log.error(*words)
 
     def watch(self, attempt: Attempt, descriptor: int | None) -> None:
         """Wakes the loop when this attempt's process ends: when its descriptor is readable."""

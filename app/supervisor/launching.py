@@ -32,7 +32,7 @@ async def launch(desk: Desk) -> None:
 
     While nothing changes on the machine, only runs that are new in the queue are looked at.
     """
-    if not await desk.db.read(launches.queued, Place(), 1):
+    if not await desk.db.read(launches.queued, Place(), 1) or not await desk.in_place():
         return
     in_use = [*desk.starting.values()]
     for run in await desk.db.read(launches.launched):
@@ -142,7 +142,9 @@ async def _start(
         await _wait(desk, run, Reason.WAITING_FOR_RESOURCES, detail)
         raise
     failpoint("launch.before_claim")
-    claimed = await desk.db.write(launches.claim, run, allocation.gpus, source, detail)
+    claimed = await desk.db.write(
+        launches.claim, run, allocation.gpus, source, detail, desk.data_dir
+    )
     if claimed is not None:
         failpoint("launch.claimed")
         await act(desk, claimed, recipe)

@@ -135,6 +135,8 @@ async def _condemn(desk: Desk, run: Run, reason: Reason, detail: str) -> bool:
 
 async def _absent(desk: Desk, run: Run) -> None:
     """Claimed, and not a trace: the server died before it launched, or the launch is young."""
+    if not await desk.in_place():
+        return
     recipe = desk.recipe(run)
     if run.status == RunStatus.CANCELLING or recipe is None:
         # From here on it can never begin; the next look finds it over.

@@ -228,7 +228,7 @@ async def test_a_claim_fails_when_its_checkpoint_was_lost_meanwhile(db: Database
     (source,) = await db.read(launches.sources, child)
     await judge(stage, source.stored, "It vanished.")
 
-    assert await db.write(launches.claim, child, [], source, None) is None
+    assert await db.write(launches.claim, child, [], source, None, None) is None
     assert (await stage.get(child)).status == "queued"
 
 

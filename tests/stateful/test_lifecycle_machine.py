@@ -302,7 +302,7 @@ class Lifecycle(RuleBasedStateMachine):
             self.world.do(launches.refuse, run.id, Reason.CHECKPOINT_MISSING, "Nothing is left.")
             run.status = S.FAILED
             return
-        claimed = self.world.do(launches.claim, row, [], source, None)
+        claimed = self.world.do(launches.claim, row, [], source, None, None)
         run.attempt += 1
         run.status, run.finished = S.STARTING, False
         own = [s.step or 0 for s in run.saved.values() if s.state == "ready"]

@@ -14,11 +14,13 @@ from app.domain.requests import ExperimentRequest, RunRequest
 from app.services import checkpoints, events, experiments, launches, reports, runs
 from app.services.reports import ReportRequest
 from app.store.database import Database
-from app.store.tables import Checkpoint, Event, Run
+from app.store.sql import Statement, every
+from app.store.tables import Checkpoint, DataDir, Event, Run
 from app.trainer.checkpoint import Manifest
 
 RECIPES = ("tiny",)
 SAVED = "step-000005"
+_DATA_DIR = Statement(every(DataDir), DataDir)
 
 
 def manifest(step: int, content: str = "") -> Manifest:
@@ -49,7 +51,9 @@ class Stage:
         """The supervisor claims a launch, from the best source there is."""
         found = await self.db.read(launches.sources, run)
         source = found[0] if found else None
-        claimed = await self.db.write(launches.claim, run, [], source, None)
+        held = await self.db.read(lambda tx: tx.first(_DATA_DIR))
+        name = held.name if held else None
+        claimed = await self.db.write(launches.claim, run, [], source, None, name)
         assert claimed is not None
         return claimed
 

@@ -15,7 +15,7 @@ from app.store.database import connect
 from tests.support.database import postgresql_only
 
 TABLES = {
-    "checkpoint", "event", "experiment", "experiment_tag", "idempotency_key",
+    "checkpoint", "data_dir", "event", "experiment", "experiment_tag", "idempotency_key",
     "metric_latest", "metric_chunk", "metric_series", "run",
 }  # fmt: skip
 

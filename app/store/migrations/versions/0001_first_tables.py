@@ -15,6 +15,13 @@ depends_on = None
 def upgrade() -> None:
     """Applies this revision."""
     op.create_table(
+        "data_dir",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("path", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
         "experiment",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
@@ -313,3 +320,4 @@ def downgrade() -> None:
     op.drop_index("ix_experiment_created", "experiment")
 
     op.drop_table("experiment")
+    op.drop_table("data_dir")
