@@ -17,6 +17,7 @@ from app.services.reports import Receipt, ReportRequest
 from app.store.database import Database
 
 MAX_WAITING_BYTES = 16 * 1024 * 1024
+BODY_SECONDS = 30.0
 
 router = APIRouter(prefix="/v1", route_class=DirectRoute)
 
@@ -62,7 +63,14 @@ async def report(request: Request, run_id: RunId) -> Response:
     # A body of unknown length may be as large as any.
     size = int(announced) if announced.isdigit() else state.settings.max_body_bytes
     with state.inflow.hold(size):
-        await request.body()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                await request.body()
+        except TimeoutError:  # a sender that hangs must not keep the others out
+            raise Busy(
+                f"The body took longer than {BODY_SECONDS:g} s, and others wait; send it again.",
+                retry_after=1,
+            ) from None
         async with state.inflow.turn:
             body = await read(request, ReportRequest, state.settings.max_body_bytes)
             await asyncio.sleep(0)  # one a round of the loop, and no more

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -140,6 +140,24 @@ def test_reports_that_would_fill_memory_are_held_back_before_they_are_read(
     assert trainer.status()["status"] == "queued", "nothing was done"
     trainer.report(step=1)
     assert api.app.state.inflow._held == 0
+
+
+def test_a_sender_that_hangs_does_not_keep_the_others_out(
+    api: Api, story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest_reports, "BODY_SECONDS", 0.2)
+    trainer = story.submit()
+
+    async def never_whole() -> AsyncIterator[bytes]:
+        yield b'{"step": 1'
+        await asyncio.sleep(20)
+
+    path = f"/v1/runs/{trainer.run['run_id']}/reports"
+    headers = {"Authorization": f"Bearer {trainer.run['run_token']}"}
+    answer = api.send("POST", path, content=never_whole(), headers=headers)
+    assert (answer.status_code, "send it again" in answer.text) == (429, True)
+    assert api.app.state.inflow._held == 0
+    assert trainer.status()["status"] == "queued", "nothing was done"
 
 
 def test_others_are_answered_between_the_reports_of_a_hundred_trainers(
