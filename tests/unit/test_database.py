@@ -5,7 +5,7 @@ import resource
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -180,38 +180,43 @@ async def test_control_without_the_lock_the_same_increments_are_lost(accounts: D
     assert await accounts.read(peek) == 1
 
 
-@sqlite_only
-@pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN"])
-async def test_a_tool_that_writes_beside_the_server_locks_nobody_out(
-    accounts: Database, database_url: str, begin: str
-) -> None:
-    """With BEGIN, the tool itself fails: the control that shows that the two do collide."""
+def beside(database_url: str) -> closing[sqlite3.Connection]:
+    """The connection of a tool that works on the server's file."""
+    path = database_url.removeprefix("sqlite:///")
+    return closing(sqlite3.connect(path, isolation_level=None, timeout=10))
 
+
+@sqlite_only
+async def test_a_tool_that_writes_beside_the_server_locks_nobody_out(
+    accounts: Database, database_url: str
+) -> None:
     def tool() -> None:
-        connection = sqlite3.connect(
-            database_url.removeprefix("sqlite:///"), isolation_level=None, timeout=10
-        )
-        try:
+        with beside(database_url) as connection:
             for _ in range(200):
-                connection.execute(begin)
+                connection.execute("BEGIN IMMEDIATE")
                 (value,) = connection.execute("SELECT value FROM account WHERE id = 1").fetchone()
                 connection.execute("UPDATE account SET value = ? WHERE id = 1", (value + 1,))
                 connection.execute("COMMIT")
-        finally:
-            connection.close()
 
     async def server() -> None:
         for _ in range(200):
             await accounts.write(add, 1)
 
-    beside = asyncio.create_task(asyncio.to_thread(tool))
-    await server()
-    if begin == "BEGIN":
+    await asyncio.gather(asyncio.to_thread(tool), server())
+    assert await accounts.read(peek) == 400
+
+
+@sqlite_only
+async def test_control_the_two_do_collide_where_a_tool_reads_before_it_writes(
+    accounts: Database, database_url: str
+) -> None:
+    with beside(database_url) as connection:
+        connection.execute("BEGIN")
+        connection.execute("SELECT value FROM account WHERE id = 1").fetchone()
+        await accounts.write(add, 1)
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            await beside
-    else:
-        await beside
-        assert await accounts.read(peek) == 400
+            connection.execute("UPDATE account SET value = 0 WHERE id = 1")
+    assert await accounts.read(peek) == 1
 
 
 async def test_the_seq_of_events_has_no_gaps_whoever_writes_and_whatever_fails(
