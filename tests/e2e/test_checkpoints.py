@@ -1,16 +1,14 @@
 """Only what is on disk, whole and unchanged, is offered; reading it holds up nothing else."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.server import REPOSITORY, wait_until
+from tests.support import commands
+from tests.support.server import wait_until
 from tests.support.service import Service, home, running
 
 
@@ -189,16 +187,11 @@ def test_retention_keeps_the_newest_of_a_run_while_it_trains(
 
 def test_operators_verify_and_prune_from_the_command_line(tmp_path: Path) -> None:
     def llm_train(*arguments: str) -> tuple[int, list[str]]:
-        environment = os.environ | {
-            "LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path}/app.db",
-            "LLM_TRAIN_DATA_DIR": f"{tmp_path}/data",
-            "LLM_TRAIN_RECIPES": f"{tmp_path}/recipes.toml",
-        }
-        done = subprocess.run(
-            [sys.executable, "-m", "app.cli", *arguments],
-            cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60,
+        done = commands.llm_train(
+            *arguments, DATABASE_URL=f"sqlite:///{tmp_path}/app.db", DATA_DIR=f"{tmp_path}/data",
+            RECIPES=f"{tmp_path}/recipes.toml",
         )  # fmt: skip
-        return done.returncode, (done.stdout + done.stderr).splitlines()
+        return done.status, (done.out + done.err).splitlines()
 
     with running(tmp_path) as service:
         run = service.submit("finishes", steps=30, step_seconds=0.01)

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -23,8 +24,8 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from app.cli import main
 from app.main import bind, load_settings
+from tests.support.commands import llm_train
 from tests.support.server import REPOSITORY, end_trainers, running_server, wait_until
 
 SERVE = [sys.executable, "-m", "app.main"]
@@ -240,30 +241,17 @@ def test_a_command_that_is_wrong(
     arguments: list[str],
     status: int,
     expected: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["llm-train", *arguments])
-    monkeypatch.setenv("LLM_TRAIN_DATABASE_URL", f"sqlite:///{tmp_path}/app.db")
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    told = capsys.readouterr().err or f"{ended.value.code}\n"
-    assert ended.value.code == status or status == 1
-    assert told.startswith("llm-train") and told.count("\n") == 1 and expected in told
+    done = llm_train(*arguments, DATABASE_URL=f"sqlite:///{tmp_path}/app.db")
+    assert (done.status, done.out) == (status, "")
+    assert done.err.startswith("llm-train") and done.err.count("\n") == 1 and expected in done.err
 
 
 @pytest.mark.parametrize("arguments", [["verify", "exp_a"], ["prune"], ["migrate"]])
-def test_a_command_on_a_database_that_cannot_be(
-    tmp_path: Path,
-    arguments: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["llm-train", *arguments])
-    monkeypatch.setenv("LLM_TRAIN_DATABASE_URL", "mysql://x")
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    with pytest.raises(SystemExit, match=r"^llm-train: .*sqlite:///FILE or postgresql"):
-        main()
+def test_a_command_on_a_database_that_cannot_be(arguments: list[str]) -> None:
+    done = llm_train(*arguments, DATABASE_URL="mysql://x")
+    assert (done.status, done.out) == (1, "")
+    assert re.fullmatch(r"llm-train: .*sqlite:///FILE or postgresql.*\n", done.err)
 
 
 def test_a_schema_under_a_server_is_left_alone(tmp_path: Path) -> None:
