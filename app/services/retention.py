@@ -66,7 +66,13 @@ _DOOMED = Statement(
     Checkpoint,
 )
 _GONE = Statement[Any](
-    update(Checkpoint).where(_checkpoint.id == bindparam("key")).values(reason=DELETED[1])
+    update(Checkpoint)
+    .where(  # a trainer may have written the same name again
+        _checkpoint.id == bindparam("key"),
+        _checkpoint.state == State.LOST.value,
+        _checkpoint.reason == DELETING,
+    )
+    .values(reason=DELETED[1])
 )
 
 

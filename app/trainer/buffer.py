@@ -44,6 +44,10 @@ class Buffer:
     def empty(self) -> bool:
         return not (self._points or self._news)
 
+    @property
+    def half_full(self) -> bool:
+        return 2 * len(self._points) >= (self._points.maxlen or 0)
+
     def add(self, points: list[Point], **news: Any) -> None:
         """Keep points, and fields of the next report that replace their older values."""
         with self._lock:

@@ -62,6 +62,7 @@ class Courier:
             self._buffer.add(points, **news)
             if len(self._buffer) >= BATCH_POINTS and not self._spool.in_memory:
                 self._wake.set()
+                self._keep_pace()
 
     def announce(self, checkpoint: dict[str, Any]) -> None:
         """The news of a committed checkpoint, to be told at once."""
@@ -188,6 +189,15 @@ class Courier:
             self.open = False
             self._spool.close()
         warn(f"the service refused a report ({_why(reply)}); no more will be sent")
+
+    def _keep_pace(self) -> None:
+        """Where points come faster than they are written down (a replay of a whole history), the
+        training waits for the spool on its own disk, and for nobody else; a second at most."""
+        deadline = time.monotonic() + 1
+        while self._buffer.half_full and self.open and not self._spool.in_memory:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.001)
 
     def _seal(self) -> None:
         """Move the buffer into the spool, batch by batch; without one, only when all is sent."""

@@ -146,3 +146,13 @@ async def test_files_go_after_the_record_and_a_crash_in_between_is_made_good(
     assert not {each.run_id for each in await db.read(retention.doomed)} & {run.id}
     assert [each.name for each in directory.parent.iterdir()] == ["s3"]
     assert (await stage.named(run, "s1")).reason == "Deleted by retention."
+
+
+async def test_a_name_written_again_while_its_old_files_go_is_a_checkpoint(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await trained(stage, 3)
+    removed = await db.write(retention.delete, run.id, 1)
+    await stage.saves(run, "s1", 1, "written again")
+    await db.write(retention.gone, removed)
+    again = await stage.named(run, "s1")
+    assert (again.state, again.reason) == ("ready", None)

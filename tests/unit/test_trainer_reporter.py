@@ -330,6 +330,19 @@ def test_memory_is_bounded_without_a_spool(
     assert capfd.readouterr().err.count("only the newest 5000 points wait") == 1
 
 
+def test_points_that_come_faster_than_the_disk_takes_them_are_waited_for(
+    server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(buffer, "BUFFERED_POINTS", 5000)
+    server.stop()
+    many: dict[str, Any] = {f"layer{n}": 0.5 for n in range(30)}
+    with attach(server, tmp_path) as training:
+        for step in range(2000):
+            training.log(step, **many)
+        training.close(timeout=0)
+    assert len(set(points_of(spooled(tmp_path)))) == 30 * 2000
+
+
 def test_a_full_disk_moves_the_spool_into_memory_and_back(tmp_path: Path) -> None:
     lines = [
         json.dumps({"attempt": 1, "batch": n, "x": "y" * 80}).encode() + b"\n" for n in range(30)
