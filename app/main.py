@@ -5,18 +5,15 @@ serve(settings)       uvicorn, with one clear line for each thing that can be wr
 """
 
 import asyncio
-import errno
 import gc
 import logging
-import os
 import secrets
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
-from pathlib import Path
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before uvicorn minds it: no traceback
@@ -105,7 +102,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     openapi.describe(app, needs_token=settings.api_token is not None)
     app.state.settings = settings
     app.state.recipes = recipes
-    _open(settings.data_dir)
+    data_dirs.make(settings.data_dir)
     app.state.secret = settings.secret or data_dirs.once(
         settings.data_dir, "secret", secrets.token_urlsafe(48)
     )
@@ -128,16 +125,6 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.include_router(graphql_router(settings), include_in_schema=False)
     mount_static(app)
     return app
-
-
-def _open(data_dir: Path) -> None:
-    """Makes the data directory. Raises OSError when runs could not be kept there."""
-    with suppress(FileExistsError):
-        data_dir.mkdir(parents=True, exist_ok=True)
-    writable = os.access(data_dir, os.W_OK | os.X_OK)
-    for number, fine in ((errno.ENOTDIR, data_dir.is_dir()), (errno.EACCES, writable)):
-        if not fine:
-            raise OSError(number, os.strerror(number), str(data_dir))
 
 
 def prepare(settings: Settings) -> FastAPI:

@@ -4,12 +4,14 @@ A server that does not see the run directories would take launched runs for neve
 launch them again. So each data directory has a random name of its own, in its file `id`, and the
 database holds the name of the one in which its runs are launched.
 
+make(…)                the directory
 once(…), identity(…)   the files
 adopt(tx, …)           before a server leads
 holds(tx, …)           in the transaction that claims a launch
 foreign(tx, …)         at a server's start
 """
 
+import errno
 import os
 import secrets
 from contextlib import suppress
@@ -42,6 +44,16 @@ class Adoption(NamedTuple):
 
     ours: bool
     before: DataDir | None = None
+
+
+def make(data_dir: Path) -> None:
+    """Makes the data directory. Raises OSError when runs could not be kept there."""
+    with suppress(FileExistsError):
+        data_dir.mkdir(parents=True, exist_ok=True)
+    writable = os.access(data_dir, os.W_OK | os.X_OK)
+    for number, fine in ((errno.ENOTDIR, data_dir.is_dir()), (errno.EACCES, writable)):
+        if not fine:
+            raise OSError(number, os.strerror(number), str(data_dir))
 
 
 def once(data_dir: Path, name: str, text: str) -> str:
