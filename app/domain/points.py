@@ -100,7 +100,7 @@ def thin(column: Column, most: int) -> Column:
 
 def sketch(column: Column) -> Column:
     """MinMax of eight groups of a chunk: what `thin` may be given instead of a long series."""
-    if len(column.steps) <= 2 * SKETCH_GROUPS:
+    if len(column.steps) <= 4 * SKETCH_GROUPS:
         return column
     return _take(column, _extremes(column, SKETCH_GROUPS))
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, delete, func, select, text
+from sqlalchemy import bindparam, case, delete, func, null, select, text
 
 from app.domain import points
 from app.domain.points import MAX_STEP, Column
@@ -18,6 +18,9 @@ from app.store.sql import Statement, Tx, columns
 from app.store.tables import MetricChunk
 
 CHUNK = 512
+# Fewer points than this, at the end of a larger chunk, begin one of their own: a trainer that
+# reports step by step then rewrites a little each time, and all of a chunk one time in so many.
+TAIL = 32
 # A range with more points than this for each one asked for is answered from the sketches,
 # which hold one of 32: what is read and thinned then stays near what is answered.
 SKETCHED = 64
@@ -40,10 +43,27 @@ _HEADS = Statement[tuple[int, int, int]](
     .order_by(_chunk.first_step)
     .limit(bindparam("most"))
 )
-_NEXT = Statement[tuple[int, int, int]](
-    select(_chunk.first_step, _chunk.last_step, _chunk.count)
+# With the data of the first one, to which nearly every batch is added.
+_TOUCHED = Statement[tuple[int, int, int, bytes | None]](
+    select(
+        _chunk.first_step,
+        _chunk.last_step,
+        _chunk.count,
+        case((_chunk.first_step <= bindparam("low"), _chunk.data)),
+    )
+    .where(*_IN_RANGE)
+    .order_by(_chunk.first_step)
+)
+_NEXT = Statement[tuple[int, int, int, bytes | None]](
+    select(_chunk.first_step, _chunk.last_step, _chunk.count, null())
     .where(_series, _chunk.first_step > bindparam("high"))
     .order_by(_chunk.first_step)
+    .limit(1)
+)
+_PREVIOUS = Statement[tuple[int, bytes]](
+    select(_chunk.count, _chunk.data)
+    .where(_series, _chunk.first_step < bindparam("first"))
+    .order_by(_chunk.first_step.desc())
     .limit(1)
 )
 _SIZE = Statement[tuple[int | None]](select(func.sum(_chunk.count)).where(*_IN_RANGE))
@@ -87,26 +107,35 @@ class Range(NamedTuple):
 def put(tx: Tx, series_id: int, column: Column) -> None:
     """Adds the points of an ordered column: at the end, or among those that are there."""
     steps = column.steps
-    heads = tx.all(_HEADS, series=series_id, low=steps[0], high=steps[-1], most=MAX_STEP)
-    if not heads:
-        heads = tx.all(_NEXT, series=series_id, high=steps[-1])
-    if not heads:
+    touched = tx.all(_TOUCHED, series=series_id, low=steps[0], high=steps[-1])
+    if not touched:
+        touched += tx.all(_NEXT, series=series_id, high=steps[-1])
+    if not touched:
         _put(tx, series_id, column)
         return
     # Each point belongs to the chunk that begins at or before it, or else to the first one.
-    edges = [0, *(head[0] for head in heads[1:]), MAX_STEP + 1]
-    for (first, last, count), (low, end) in zip(heads, pairwise(edges), strict=True):
+    edges = [0, *(head[0] for head in touched[1:]), MAX_STEP + 1]
+    for (first, last, count, data), (low, end) in zip(touched, pairwise(edges), strict=True):
         new = points.between(column, low, end - 1)
+        size = count + len(new.steps)
         if not new.steps:
             continue
-        beside = new.steps[0] > last or new.steps[-1] < first
-        if beside and count + len(new.steps) > CHUNK:
+        before, after = new.steps[-1] < first, new.steps[0] > last
+        full = (before or after) and size > CHUNK
+        if full or (after and len(new.steps) < TAIL <= count):
             _put(tx, series_id, new)
             continue
-        old = _load(tx, series_id, first, first)
-        if new.steps[0] < first:
+        old = points.unpack(data) if data else _load(tx, series_id, first, first)
+        parts = [old, new]
+        # A tail that has grown up goes to the chunk before it.
+        grown = count < TAIL <= size
+        previous = tx.first(_PREVIOUS, series=series_id, first=first) if grown else None
+        if previous is not None and previous[0] + size <= CHUNK:
+            parts.insert(0, points.unpack(previous[1]))
+        whole = points.ordered(points.joined(parts))
+        if whole.steps[0] < first:
             tx.run(_DROP, series=series_id, first=first)
-        _put(tx, series_id, points.ordered(points.joined([old, new])))
+        _put(tx, series_id, whole)
 
 
 def _put(tx: Tx, series_id: int, column: Column) -> None:

@@ -17,7 +17,8 @@ from app.domain.points import MAX_STEP, Column
 from app.errors import InvalidInput, NotFound
 from app.services import chunks
 from app.services.chunks import Range
-from app.store.sql import Statement, Tx, by_id, columns, every
+from app.services.keyset import one_of
+from app.store.sql import Statement, Tx, by_id, columns, dump, every
 from app.store.tables import MetricChunk, MetricLatest, MetricSeries, Run
 
 MAX_KEYS = 10_000
@@ -30,11 +31,11 @@ _chunk = columns(MetricChunk)
 _latest = columns(MetricLatest)
 
 _RUN = by_id(Run)
-_FIND = Statement[tuple[int]](
-    select(_series.id).where(
+_FIND = Statement[tuple[str, int]](
+    select(_series.key, _series.id).where(
         _series.run_id == bindparam("run"),
         _series.attempt == bindparam("attempt"),
-        _series.key == bindparam("key"),
+        one_of(_series.key, "keys"),
     )
 )
 _ADD = Statement[tuple[int]](
@@ -106,18 +107,20 @@ def write(tx: Tx, run: Run, batch: Mapping[str, Column]) -> None:
 
     Raises InvalidInput for too many keys.
     """
-    found = {key: tx.first(_FIND, run=run.id, attempt=run.attempt, key=key) for key in batch}
-    missing = [key for key, row in found.items() if row is None]
+    if not batch:
+        return
+    found = dict(tx.all(_FIND, run=run.id, attempt=run.attempt, keys=dump(list(batch))))
+    missing = [key for key in batch if key not in found]
     if missing:
         _check_keys(tx, run, len(missing))
-    for key, given in batch.items():
-        column = points.ordered(given)
-        row = found[key] or tx.first(
-            _ADD, run_id=run.id, attempt=run.attempt, key=key, start_step=run.start_step
-        )
+    for key in missing:
+        row = tx.first(_ADD, run_id=run.id, attempt=run.attempt, key=key, start_step=run.start_step)
         assert row is not None
-        chunks.put(tx, row[0], column)
-        _set_latest(tx, run, key, column)
+        found[key] = row[0]
+    ordered = {key: points.ordered(column) for key, column in batch.items()}
+    for key, column in ordered.items():
+        chunks.put(tx, found[key], column)
+    _set_latest(tx, run, ordered)
 
 
 def _check_keys(tx: Tx, run: Run, new: int) -> None:
@@ -129,16 +132,20 @@ def _check_keys(tx: Tx, run: Run, new: int) -> None:
         )
 
 
-def _set_latest(tx: Tx, run: Run, key: str, column: Column) -> None:
-    value, wall_time = column.values[-1], column.wall_times[-1]
-    tx.run(
-        _SET_LATEST,
-        run_id=run.id,
-        key=key,
-        step=column.steps[-1],
-        value=None if math.isnan(value) else value,
-        wall_time=None if math.isnan(wall_time) else wall_time,
-    )
+def _set_latest(tx: Tx, run: Run, ordered: Mapping[str, Column]) -> None:
+    rows = []
+    for key, (steps, values, wall_times) in ordered.items():
+        value, wall_time = values[-1], wall_times[-1]
+        rows.append(
+            {
+                "run_id": run.id,
+                "key": key,
+                "step": steps[-1],
+                "value": None if math.isnan(value) else value,
+                "wall_time": None if math.isnan(wall_time) else wall_time,
+            }
+        )
+    tx.many(_SET_LATEST, rows)
 
 
 def begun(tx: Tx, run: Run) -> bool:
@@ -158,7 +165,7 @@ def rewind(tx: Tx, run: Run) -> None:
         for part in reversed(parts):
             last = chunks.last(tx, part.series_id, run.start_step)
             if last.steps:
-                _set_latest(tx, run, key, last)
+                _set_latest(tx, run, {key: last})
                 break
 
 

@@ -50,7 +50,7 @@ def text(column: Column) -> list[Any]:
     return [list(column.steps), list(map(repr, column.values))]
 
 
-@pytest.mark.parametrize("size", [4, 512])
+@pytest.mark.parametrize(("size", "tail"), [(4, 2), (12, 3), (512, 32)])
 @settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -59,12 +59,14 @@ def test_points_are_kept_once_and_the_last_value_of_a_step_wins(
     write: Write,
     monkeypatch: pytest.MonkeyPatch,
     size: int,
+    tail: int,
     given: list[list[tuple[int, float]]],
     low: int,
     high: int,
     limit: int,
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK", size)
+    monkeypatch.setattr(chunks, "TAIL", tail)
     model: dict[int, float] = {}
     series_id = write(new_series)
     for batch in given:
@@ -91,6 +93,29 @@ def test_points_that_come_backwards_fill_chunks_all_the_same(write: Write) -> No
 
     write(backwards)
     assert len(write(stored, series_id)) <= 4
+
+
+def test_points_that_come_one_by_one_fill_chunks_and_seldom_rewrite_them(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series_id, written, put = write(new_series), 0, chunks._put
+
+    def counting(tx: Tx, series_id: int, column: Column) -> None:
+        nonlocal written
+        written += len(column.steps)
+        put(tx, series_id, column)
+
+    def forwards(tx: Tx) -> None:
+        for step in range(2_000):
+            chunks.put(tx, series_id, Column([step], [0.0], [0.0]))
+
+    monkeypatch.setattr(chunks, "_put", counting)
+    write(forwards)
+    assert written < 2_000 * 32
+    counts = [row.count for row in write(stored, series_id)]
+    assert sum(counts) == 2_000
+    assert counts[:3] == [512] * 3
+    assert len(counts) <= 5
 
 
 def test_an_overview_of_a_long_series_comes_from_its_sketches_and_keeps_a_spike(

@@ -130,6 +130,7 @@ def test_a_curve_is_exactly_the_surviving_steps_over_attempts_and_generations(
     limit: int,
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK", 8)
+    monkeypatch.setattr(chunks, "TAIL", 2)
     story = write(Story)
     for which, (act, *details) in told:
         # The newest runs first, so that generations come about.
