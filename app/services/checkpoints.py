@@ -201,6 +201,8 @@ def announced(
         return _create(tx, run, name, state, **facts)
     if found.state in (State.READY, State.LOST) and sha256 in (None, found.sha256):
         return found
+    if found.state == State.READY and found.marked_at is not None:
+        return found  # what somebody released is that, whatever its trainer says later
     if found.state == state:
         if state is State.PENDING:
             tx.touch(SUPERVISOR)

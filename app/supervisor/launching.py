@@ -25,6 +25,7 @@ from app.supervisor import planning, verifying
 from app.supervisor.desk import Desk
 
 QUEUE_PAGE = 200
+AGAIN_SECONDS = 5.0
 
 
 async def launch(desk: Desk) -> None:
@@ -40,7 +41,9 @@ async def launch(desk: Desk) -> None:
         if run.recipe and run.id not in desk.starting and (run.id, run.attempt) not in desk.over:
             in_use.append(_held(desk, run))
     capacity = await asyncio.to_thread(desk.launcher.capacity)
-    machine = (capacity, tuple(in_use))
+    # Now and then the whole queue is looked at all the same: a clock that was set back, or a slow
+    # transaction, puts a new run before those that were seen.
+    machine = (capacity, tuple(in_use), time.monotonic() // AGAIN_SECONDS)
     wants_gpus: str | None = None
     place, stuck = Place(), True
     if desk.queue_stuck is not None and desk.queue_stuck[0] == machine:

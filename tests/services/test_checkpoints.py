@@ -164,6 +164,17 @@ async def test_a_name_that_is_written_again_is_looked_at_again(db: Database) -> 
     assert [e.type for e in await stage.events()][-2:] == ["checkpoint.pending", "checkpoint.ready"]
 
 
+async def test_what_was_marked_stays_whatever_its_trainer_says_later(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running", saved=True)
+    saved = await stage.named(run, "step-000005")
+    mark = MarkRequest(run_id=run.id, ckpt_path=saved.ckpt_path, tag_type="release")
+    marked = await db.write(marks.mark, run.experiment_id, mark)
+    other = [{"name": "step-000005", "step": 9, "sha256": "0" * 64}]
+    await stage.report(run, checkpoints=other)
+    assert await stage.named(run, "step-000005") == marked
+
+
 async def test_another_manifest_than_the_recorded_one_is_damage(db: Database) -> None:
     stage = await Stage.open(db)
     run = await stage.run("running", saved=True)

@@ -7,6 +7,7 @@ the others wait behind, `starting` cleared by a `finally`, disks looked at on th
 import asyncio
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,21 @@ async def test_a_start_that_the_disk_refuses_says_so_and_is_made_when_it_can(
     in_the_way.unlink()
     await launch(desk)
     assert launcher.launched == [run.id]
+
+
+async def test_a_run_whose_id_is_older_than_those_that_wait_is_found(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock was set back, or a transaction of another server took longer."""
+    monkeypatch.setattr(launching, "AGAIN_SECONDS", 0.05)
+    launcher = Recorder()
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    await stage.submit(resources={"count": 99})
+    await launch(desk)
+    now = time.time_ns()
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time_ns", lambda: now - 3600 * 10**9)
+        late = await stage.submit()
+    await asyncio.sleep(0.1)  # the time is what is under test
+    await launch(desk)
+    assert launcher.launched == [late.id]
