@@ -12,7 +12,8 @@ T = TypeVar("T")
 Info = strawberry.Info[Context, None]
 
 
-def _doc(thing: Any) -> str:
+def doc(thing: Any) -> str:
+    """The docstring, on one line."""
     return " ".join((inspect.getdoc(thing) or "").split())
 
 
@@ -23,7 +24,7 @@ def attribute(description: str) -> Any:
 
 def field(resolver: Callable[..., Any]) -> Any:
     """A field with a resolver; its docstring is the description."""
-    return strawberry.field(resolver, description=_doc(resolver))
+    return strawberry.field(resolver, description=doc(resolver))
 
 
 class Rows(list[Any]):
@@ -43,35 +44,30 @@ async def each(row: Any, load: Callable[[list[Any]], Awaitable[list[Any]]]) -> A
 def edge(resolver: Callable[..., Any], description: str | None = None) -> Any:
     """A field whose resolver takes a row or `Rows`; its docstring is the description."""
     return strawberry.field(
-        resolver, description=description or _doc(resolver), metadata={"rows": True}
+        resolver, description=description or doc(resolver), metadata={"rows": True}
     )
-
-
-def mutation(resolver: Callable[..., Any]) -> Any:
-    """A mutation; its docstring is the description."""
-    return strawberry.mutation(resolver, description=_doc(resolver))
 
 
 def subscription(resolver: Callable[..., Any]) -> Any:
     """A subscription; its docstring is the description."""
-    return strawberry.subscription(resolver, description=_doc(resolver))
+    return strawberry.subscription(resolver, description=doc(resolver))
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(attribute, field))
 def output(cls: type[T]) -> type[T]:
     """An object type; the class's docstring is the description."""
-    return strawberry.type(cls, description=_doc(cls))
+    return strawberry.type(cls, description=doc(cls))
 
 
 def interface(cls: type[T]) -> type[T]:
     """An interface; the class's docstring is the description."""
-    return strawberry.interface(cls, description=_doc(cls))
+    return strawberry.interface(cls, description=doc(cls))
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(attribute,))
 def input(cls: type[T]) -> type[T]:
     """An input type; the class's docstring is the description."""
-    return strawberry.input(cls, description=_doc(cls))
+    return strawberry.input(cls, description=doc(cls))
 
 
 def optional(description: str) -> Any:

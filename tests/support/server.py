@@ -134,10 +134,10 @@ def end_trainers(data_dir: Path) -> None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     wait_until(lambda: not any(map(alive, found)), "the trainers are gone")
-    reap()
+    reap(data_dir)
 
 
-def reap() -> None:
+def reap(below: Path = Path("/")) -> None:
     """Wait for the ended wrappers that this very process has launched, as a server would go on to.
 
     A child that nobody has waited for is a ResourceWarning when the tests end.
@@ -145,7 +145,7 @@ def reap() -> None:
 
     def reaped() -> bool:
         local._reap()
-        return not local._children
+        return not any(directory.is_relative_to(below) for directory in local._children)
 
     wait_until(reaped, "the wrappers are gone")
 
