@@ -149,7 +149,7 @@ def _prune(arguments: argparse.Namespace) -> None:
 
 def _export_schema(arguments: argparse.Namespace) -> None:
     import app.main  # noqa: F401  (says what is not installed)
-    from app.graphql.export import sdl
+    from app.graphql.schema import sdl
 
     file: Path | None = arguments.check
     if file is None:

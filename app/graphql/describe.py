@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Awaitable, Callable
+from enum import EnumMeta
 from typing import Any, TypeVar, dataclass_transform
 
 import strawberry
@@ -9,6 +10,7 @@ import strawberry
 from app.graphql.context import Context
 
 T = TypeVar("T")
+EnumT = TypeVar("EnumT", bound=EnumMeta)
 Info = strawberry.Info[Context, None]
 
 
@@ -68,6 +70,11 @@ def interface(cls: type[T]) -> type[T]:
 def input(cls: type[T]) -> type[T]:
     """An input type; the class's docstring is the description."""
     return strawberry.input(cls, description=doc(cls))
+
+
+def enum(cls: EnumT) -> EnumT:
+    """An enum; the class's docstring is the description."""
+    return strawberry.enum(cls, description=doc(cls))
 
 
 def optional(description: str) -> Any:

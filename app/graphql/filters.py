@@ -8,7 +8,7 @@ import strawberry
 
 from app.domain.lifecycle import CheckpointState, RunStatus
 from app.errors import InvalidInput
-from app.graphql.describe import attribute, input, optional
+from app.graphql.describe import attribute, enum, input, optional
 from app.graphql.scalars import DateTime
 from app.services.keyset import Listing, Order
 from app.services.listing import EVENTS
@@ -20,7 +20,7 @@ for _enum, _description in (
     strawberry.enum(_enum, description=_description)
 
 
-@strawberry.enum(description="Which way a list is sorted.")
+@enum
 class OrderDirection(Enum):
     """Which way a list is sorted."""
 
@@ -89,7 +89,7 @@ class EventFilter:
     type: str | None = optional("Of exactly this type.")
 
 
-@strawberry.enum(description="What experiments can be sorted by.")
+@enum
 class ExperimentOrderField(Enum):
     """What experiments can be sorted by."""
 
@@ -97,7 +97,7 @@ class ExperimentOrderField(Enum):
     NAME = "name"
 
 
-@strawberry.enum(description="What runs can be sorted by.")
+@enum
 class RunOrderField(Enum):
     """What runs can be sorted by."""
 
@@ -108,7 +108,7 @@ class RunOrderField(Enum):
     METRIC = "metric"
 
 
-@strawberry.enum(description="What checkpoints can be sorted by.")
+@enum
 class CheckpointOrderField(Enum):
     """What checkpoints can be sorted by."""
 
@@ -117,7 +117,11 @@ class CheckpointOrderField(Enum):
     STEP = "step"
 
 
-_DIRECTION = "Which way; those that lack the value come last either way."
+def _direction() -> Any:
+    return strawberry.field(
+        description="Which way; those that lack the value come last either way.",
+        default=OrderDirection.DESC,
+    )
 
 
 @input
@@ -125,9 +129,7 @@ class ExperimentOrder:
     """How experiments are sorted; newest first when not given."""
 
     field: ExperimentOrderField = attribute("By what.")
-    direction: OrderDirection = strawberry.field(
-        description=_DIRECTION, default=OrderDirection.DESC
-    )
+    direction: OrderDirection = _direction()
 
 
 @input
@@ -135,9 +137,7 @@ class RunOrder:
     """How runs are sorted; newest first when not given."""
 
     field: RunOrderField = attribute("By what.")
-    direction: OrderDirection = strawberry.field(
-        description=_DIRECTION, default=OrderDirection.DESC
-    )
+    direction: OrderDirection = _direction()
     metric_key: str | None = optional("Which metric, for the field METRIC.")
 
 
@@ -146,9 +146,7 @@ class CheckpointOrder:
     """How checkpoints are sorted; newest first when not given."""
 
     field: CheckpointOrderField = attribute("By what.")
-    direction: OrderDirection = strawberry.field(
-        description=_DIRECTION, default=OrderDirection.DESC
-    )
+    direction: OrderDirection = _direction()
 
 
 def given(values: Any) -> dict[str, Any]:

@@ -38,3 +38,8 @@ class Schema(strawberry.Schema):
 
     def process_errors(self, errors: list[GraphQLError], execution_context: Any = None) -> None:
         log_bugs(errors)
+
+
+def sdl() -> str:
+    """The schema definition, for `schema.graphql`, with a final newline."""
+    return Schema().as_str() + "\n"

@@ -5,6 +5,7 @@ edge goes through a batch of the context, so the number of statements does not g
 number of rows.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Optional
 
@@ -24,17 +25,10 @@ from app.graphql.filters import (
 )
 from app.graphql.scalars import DateTime, Json, Long
 from app.services import listing, progress
+from app.services.keyset import Listing
 from app.store import tables
 from app.store.sql import dump, load
 
-RunFilters = Annotated[RunFilter | None, strawberry.argument(description="Which runs.")]
-RunOrdering = Annotated[RunOrder | None, strawberry.argument(description="In which order.")]
-CheckpointFilters = Annotated[
-    CheckpointFilter | None, strawberry.argument(description="Which checkpoints.")
-]
-CheckpointOrdering = Annotated[
-    CheckpointOrder | None, strawberry.argument(description="In which order.")
-]
 EventFilters = Annotated[EventFilter | None, strawberry.argument(description="Which events.")]
 Row = strawberry.Parent[Any]
 
@@ -51,31 +45,28 @@ def one(table: type[Any], column: str, description: str) -> Any:
     return edge(resolve, description)
 
 
-def runs(column: str | None, description: str) -> Any:
-    """A connection of runs: all, or those that name the row in `column`."""
+def connection(
+    listed: Listing[Any], filters: Any, orders: Any, what: str
+) -> Callable[[str | None, str], Any]:
+    """Makes connections to rows of a list: to all, or to those that name the row in `column`."""
+    Which = Annotated[filters | None, strawberry.argument(description=f"Which {what}.")]
+    Sorted = Annotated[orders | None, strawberry.argument(description="In which order.")]
 
-    async def resolve(
-        row: Row, info: Info, first: First = None, after: After = None, last: Last = None,
-        before: Before = None, filter: RunFilters = None, order_by: RunOrdering = None,
-    ) -> Any:  # fmt: skip
-        page = window(first, after, last, before)
-        return await connect(info, listing.RUNS, page, filter, order_by, column, row)
+    def to(column: str | None, description: str) -> Any:
+        async def resolve(
+            row: Row, info: Info, first: First = None, after: After = None, last: Last = None,
+            before: Before = None, filter: Which = None, order_by: Sorted = None,
+        ) -> Any:  # fmt: skip
+            page = window(first, after, last, before)
+            return await connect(info, listed, page, filter, order_by, column, row)
 
-    return edge(resolve, description)
+        return edge(resolve, description)
+
+    return to
 
 
-def checkpoints(column: str | None, description: str) -> Any:
-    """A connection of checkpoints: all, or those that name the row in `column`."""
-
-    async def resolve(
-        row: Row, info: Info, first: First = None, after: After = None, last: Last = None,
-        before: Before = None, filter: CheckpointFilters = None,
-        order_by: CheckpointOrdering = None,
-    ) -> Any:  # fmt: skip
-        page = window(first, after, last, before)
-        return await connect(info, listing.CHECKPOINTS, page, filter, order_by, column, row)
-
-    return edge(resolve, description)
+runs = connection(listing.RUNS, RunFilter, RunOrder, "runs")
+checkpoints = connection(listing.CHECKPOINTS, CheckpointFilter, CheckpointOrder, "checkpoints")
 
 
 @output

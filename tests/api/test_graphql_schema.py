@@ -9,9 +9,8 @@ import pytest
 from graphql import GraphQLObjectType, build_schema
 
 from app.graphql.context import Context
-from app.graphql.export import sdl
 from app.graphql.ide import EXAMPLES
-from app.graphql.schema import Schema
+from app.graphql.schema import Schema, sdl
 from tests.api.conftest import running
 from tests.support.graphql import Graph, statements
 from tests.support.server import REPOSITORY
