@@ -22,6 +22,7 @@ from app.store.tables import Run
 
 MAX_POINTS = 50_000
 MAX_SESSIONS = 50
+_IGNORED = "The trainer ignored "
 
 T = TypeVar("T")
 
@@ -224,21 +225,24 @@ def _progress(tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points
 def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
     """Records what the trainer really uses, and says so when that is not what was asked."""
     used = load(run.effective_hyperparams or "{}") | reported
+    if dump(used) == run.effective_hyperparams:
+        return run
     ignored = [
         override for override in hyperparams.overrides(load(run.override_hyperparams), used)
         if override.applied is False
     ]  # fmt: skip
-    detail = run.status_detail
-    if ignored:
-        detail = "The trainer ignored " + "; ".join(
-            f"{each.key} = {dump(each.requested)} and uses {dump(each.effective)}"
-            for each in ignored
-        ) + "."  # fmt: skip
+    told = [
+        f"{each.key} = {dump(each.requested)} and uses {dump(each.effective)}" for each in ignored
+    ]
+    sentence = f"{_IGNORED}{'; '.join(told)}." if told else None
+    # What was said before of how this attempt began stays; of hyperparameters, only the last.
+    before = (run.status_detail or "").partition(_IGNORED)[0].strip()
+    detail = " ".join(filter(None, (before, sentence))) or None
     run = runs.change(tx, run, effective_hyperparams=dump(used), status_detail=detail)
     events.append(
         tx, run.experiment_id, "run.effective_hyperparams", run_id=run.id,
         effective_hyperparams=used, ignored=[each.key for each in ignored] or None,
-        detail=detail if ignored else None,
+        detail=sentence,
     )  # fmt: skip
     return run
 

@@ -284,10 +284,17 @@ def test_a_resume_whose_learning_rate_was_ignored_says_so(story: Story) -> None:
     child.report(effective_hyperparams={"learning_rate": 0.001})
     child.report(effective_hyperparams={"batch_size": 32.0})
     detail = child.status()["status_detail"]
-    assert detail == "The trainer ignored learning_rate = 0.0001 and uses 0.001."
+    ignored = "The trainer ignored learning_rate = 0.0001 and uses 0.001."
+    assert detail == f"A trainer attached. {ignored}"
     told = [e["data"] for e in story.events(child.id) if e["type"] == "run.effective_hyperparams"]
     assert [each.get("ignored") for each in told] == [["learning_rate"], ["learning_rate"]]
+    assert [each["detail"] for each in told] == [ignored, ignored]
     assert told[1]["effective_hyperparams"] == {"learning_rate": 0.001, "batch_size": 32.0}
+    history = story.events(child.id)
+    child.report(effective_hyperparams={"batch_size": 32.0})
+    assert story.events(child.id) == history, "nothing new was said"
+    child.report(effective_hyperparams={"learning_rate": 1e-4})
+    assert child.status()["status_detail"] == "A trainer attached."
 
 
 def test_applied_overrides_are_quiet(story: Story) -> None:
