@@ -12,6 +12,8 @@ from tests.support.database import (
     empty_database_url,
     module_database_url,
     postgresql,
+    postgresql_databases,
+    sqlite_databases,
 )
 from tests.support.server import server
 
@@ -31,5 +33,7 @@ __all__ = [
     "empty_database_url",
     "module_database_url",
     "postgresql",
+    "postgresql_databases",
     "server",
+    "sqlite_databases",
 ]

@@ -151,14 +151,23 @@ def postgresql() -> Iterator[PostgreSQL]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def sqlite_databases(tmp_path_factory: pytest.TempPathFactory) -> Databases:
+    """The maker of SQLite databases."""
+    return Databases(tmp_path_factory.mktemp("databases"), None)
+
+
+@pytest.fixture(scope="session")
+def postgresql_databases(postgresql: PostgreSQL) -> Databases:
+    """The maker of PostgreSQL databases."""
+    return Databases(Path(), postgresql)
+
+
 @pytest.fixture(scope="session", params=DIALECTS)
-def databases(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Databases:
+def databases(request: pytest.FixtureRequest) -> Databases:
     """The maker of one dialect's databases."""
-    if request.param == "sqlite":
-        return Databases(tmp_path_factory.mktemp("databases"), None)
-    return Databases(Path(), request.getfixturevalue("postgresql"))
+    made: Databases = request.getfixturevalue(f"{request.param}_databases")
+    return made
 
 
 @pytest.fixture

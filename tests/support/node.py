@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def npm_packages(*packages: str) -> Path:
         flags = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--no-save")
         npm = _node(new, NPM, "install", *flags, f"--before={RESOLVED_ON}", *packages, timeout=300)
         assert npm.returncode == 0, f"npm could not install {packages}:\n{npm.stderr}"
-        new.rename(folder)
+        with suppress(OSError):  # a test beside this one was faster
+            new.rename(folder)
     return folder
 
 
