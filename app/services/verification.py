@@ -53,6 +53,14 @@ def look(data_dir: Path, path: CheckpointPath, expected: str | None) -> Finding:
         raise _unreadable(path, error) from error
 
 
+def present(data_dir: Path, path: object) -> bool:
+    """Whether there is something to look at under a path, as far as that can be told now."""
+    try:
+        return directory(data_dir, path).exists()
+    except OSError:
+        return True
+
+
 def _unreadable(path: object, error: OSError) -> CheckpointUnreadable:
     reason = f"{path} could not be read: {error.strerror}."
     return CheckpointUnreadable(reason, retry_after=5)
@@ -69,7 +77,10 @@ def record(tx: Tx, findings: Sequence[Finding]) -> list[Checkpoint]:
 async def inspect(
     db: Database, readers: Readers, data_dir: Path, experiment_id: str, request: VerifyRequest
 ) -> list[Finding]:
-    """Looks at the files of all checkpoints that `request` selects. Raises NotFound."""
+    """Looks at the files of all checkpoints that `request` selects.
+
+    Raises NotFound; CheckpointUnreadable when one cannot be read now: then nothing is recorded.
+    """
     wanted = await db.scan(selected, experiment_id, request)
     try:
         name = await readers.run(data_dirs.identity, data_dir)
@@ -80,7 +91,7 @@ async def inspect(
         await readers.run(look, data_dir, paths.parse(each.ckpt_path), each.sha256)
         for each in wanted
         # One that was never here (an external run's, kept elsewhere) is not lost.
-        if each.state != State.DECLARED or directory(data_dir, each.ckpt_path).exists()
+        if each.state != State.DECLARED or present(data_dir, each.ckpt_path)
     ]
 
 

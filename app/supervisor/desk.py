@@ -70,6 +70,8 @@ class Desk:
     over: set[Attempt] = field(default_factory=set)
     # Work that takes long and that no duty waits for, by what it is about.
     jobs: dict[str, tuple[asyncio.Task[Any], float]] = field(default_factory=dict)
+    # Work that could not read a checkpoint: since when (in attention), and the last reason.
+    unreadable: dict[str, tuple[float, str]] = field(default_factory=dict)
     # Runs that are being started, and what is set aside for them.
     starting: dict[str, Allocation] = field(default_factory=dict)
     readers: Readers = field(default_factory=lambda: Readers(READERS))
@@ -103,6 +105,7 @@ class Desk:
             memory.clear()
         self.adopted.clear()
         self.over.clear()
+        self.unreadable.clear()
         self.queue_stuck = None
         self.doomed = False
         self.tidied_at = float("-inf")

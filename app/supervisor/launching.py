@@ -99,9 +99,14 @@ async def _wait(desk: Desk, run: Run, reason: Reason, detail: str) -> None:
 
 
 async def _say_if_slow(desk: Desk, run: Run) -> None:
-    if run.source_ckpt_path is not None and desk.slow(_about(run)):
+    about = _about(run)
+    if about in desk.unreadable:
+        detail = f"{desk.unreadable[about][1]} It is tried again."
+    elif run.source_ckpt_path is not None and desk.slow(about):
         detail = f"{run.source_ckpt_path} is being verified."
-        await _wait(desk, run, Reason.WAITING_FOR_CHECKPOINT, detail)
+    else:
+        return
+    await _wait(desk, run, Reason.WAITING_FOR_CHECKPOINT, detail)
 
 
 async def _sources(desk: Desk, run: Run) -> list[Source]:
@@ -119,24 +124,30 @@ def _begin(
 ) -> None:
     desk.starting[run.id] = allocation
     job = desk.begin(_about(run), _start(desk, run, recipe, allocation, sources))
-    job.add_done_callback(lambda _: desk.starting.pop(run.id))
+
+    def ended(_: object) -> None:
+        desk.starting.pop(run.id)
+        desk.unreadable.pop(_about(run), None)
+
+    job.add_done_callback(ended)
 
 
 async def _start(
     desk: Desk, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
 ) -> None:
     """Finds a good checkpoint where one is needed, claims the launch and makes it."""
-    source = await verifying.first_good(desk, sources)
+    source, unread = await verifying.first_good(desk, _about(run), sources)
     detail = None
     if source is None and run.source_checkpoint_id is not None:
         ready = await desk.db.read(launches.ready_in_lineage, run)
         exists = f"Ready: {', '.join(ready)}." if ready else "No checkpoint is ready."
-        detail = f"{sources[0].named.ckpt_path} has no intact files. {exists}"
+        detail = f"{unread or f'{sources[0].named.ckpt_path} has no intact files.'} {exists}"
         await desk.db.write(launches.refuse, run.id, Reason.CHECKPOINT_MISSING, detail)
         return
     if sources and (source is None or source.named.id != sources[0].named.id):
         instead = source.named.ckpt_path if source else "the beginning"
-        detail = f"{sources[0].named.ckpt_path} is lost; this starts from {instead}."
+        lost = f"{sources[0].named.ckpt_path} is lost"
+        detail = f"{unread[:-1] if unread else lost}; this starts from {instead}."
     spec = planning.spec(desk, run, allocation.gpus, source)
     try:
         await asyncio.to_thread(planning.write_spec, desk.run_dir(run.id), spec)

@@ -6,16 +6,24 @@ the record changed meanwhile, and its end wakes the loop.
 
 import asyncio
 import shutil
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from app.domain import paths
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.paths import CheckpointPath
+from app.errors import CheckpointUnreadable
 from app.services import checkpoints, runs, verification
 from app.services.launches import Source
+from app.services.verification import Finding
 from app.store.tables import Checkpoint, Run
 from app.supervisor.desk import Desk
 from app.trainer.checkpoint import MANIFEST
+
+PATIENCE_SECONDS = 60.0
+"""How long what cannot be read is tried again, in seconds of the supervisor's attention."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 8.0
 
 
 async def verify(desk: Desk) -> None:
@@ -29,18 +37,55 @@ async def verify(desk: Desk) -> None:
 
 
 def _there(data_dir: Path, waiting: list[Checkpoint]) -> list[Checkpoint]:
-    return [each for each in waiting if verification.directory(data_dir, each.ckpt_path).exists()]
+    return [each for each in waiting if verification.present(data_dir, each.ckpt_path)]
 
 
-def begin(desk: Desk, path: CheckpointPath, expected: str | None) -> None:
+def begin(desk: Desk, path: CheckpointPath, expected: str | None, *, last: bool = False) -> None:
     """Starts reading one checkpoint, unless that is under way."""
     if str(path) not in desk.jobs:
-        desk.begin(str(path), check(desk, path, expected))
+        desk.begin(str(path), check(desk, path, expected, last=last))
 
 
-async def check(desk: Desk, path: CheckpointPath, expected: str | None) -> Checkpoint | None:
-    """Compares the files with their manifest, every byte, and records what was found."""
-    finding = await desk.reading(verification.look, desk.settings.data_dir, path, expected)
+async def check(desk: Desk, path: CheckpointPath, expected: str | None, *, last: bool) -> None:
+    """Reads a checkpoint and records what was found.
+
+    One that cannot be read stays what it is; with `last`, for want of its trainer, it is lost
+    when the patience is over.
+    """
+    about = str(path)
+    finding = await read(desk, about, path, expected)
+    if finding is None and not last:
+        await asyncio.sleep(LONGEST_PAUSE)  # and begins anew
+        return
+    if finding is None:
+        finding = Finding(path, expected, desk.unreadable[about][1])
+    desk.unreadable.pop(about, None)
+    await record(desk, finding)
+
+
+async def read(
+    desk: Desk, about: str, path: CheckpointPath, expected: str | None
+) -> Finding | None:
+    """Compares the files with their manifest, every byte.
+
+    What cannot be read now is tried again, for a minute of all the work `about` it. None: it
+    still cannot be read, and `desk.unreadable[about]` says why.
+    """
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            return await desk.reading(verification.look, desk.settings.data_dir, path, expected)
+        except CheckpointUnreadable as error:
+            since = desk.unreadable[about][0] if about in desk.unreadable else desk.attention
+            desk.unreadable[about] = since, error.detail
+        if desk.attention - since >= PATIENCE_SECONDS:
+            return None
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+async def record(desk: Desk, finding: Finding) -> Checkpoint | None:
+    """Records what was found; the checkpoint as it is then."""
     found = next(iter(await desk.db.write(verification.record, [finding])), None)
     if found is not None and found.state == State.READY:
         run = await desk.db.read(runs.get, found.run_id)
@@ -58,48 +103,70 @@ async def settled(desk: Desk, run: Run) -> frozenset[str] | None:
     )
     known = {each.ckpt_path: each for each in await desk.db.read(checkpoints.of_run, run.id)}
     reading = False
-    for name in await asyncio.to_thread(_committed, directory):
+    try:
+        names = await asyncio.to_thread(_committed, directory)
+    except OSError:  # each that was promised is tried then, and has its minute
+        promised = [each for each in known.values() if each.state == State.PENDING]
+        names = [paths.parse(e.ckpt_path).name for e in promised if e.stored_as_id is None]
+    for name in names:
         path = CheckpointPath(run.experiment_id, run.id, name)
-        record = known.pop(str(path), None)
-        if record is None or record.state in (State.PENDING, State.DECLARED):
-            begin(desk, path, record.sha256 if record else None)
+        each = known.pop(str(path), None)
+        if each is None or each.state in (State.PENDING, State.DECLARED):
+            begin(desk, path, each.sha256 if each else None, last=True)
             reading = True
     if reading:
         return None
     return frozenset(each.id for each in known.values() if each.state == State.PENDING)
 
 
-async def first_good(desk: Desk, candidates: list[Source]) -> Source | None:
+async def first_good(
+    desk: Desk, about: str, candidates: list[Source]
+) -> tuple[Source | None, str | None]:
     """The first candidate whose files match their manifest; damaged ones become lost.
 
-    A checkpoint that was ready may be replaced by the next good one. One that a client
-    declared either exists or does not.
+    One that cannot be read is waited for, then passed over as it is: the second answer says so
+    of the first candidate. A checkpoint that was ready may be replaced by the next good one.
+    One that a client declared either exists or does not.
     """
+    why: str | None = None
     for each in candidates:
         stored = each.stored
         if stored.state == State.EMPTY:
-            return each
+            return each, why
         if stored.state == State.LOST:
             continue
-        found = await check(desk, paths.parse(stored.ckpt_path), stored.sha256)
-        if found is not None and found.state == State.READY:
-            return Source(found if each.named.id == stored.id else each.named, found)
+        finding = await read(desk, about, paths.parse(stored.ckpt_path), stored.sha256)
+        if finding is not None:
+            found = await record(desk, finding)
+            if found is not None and found.state == State.READY:
+                return Source(found if each.named.id == stored.id else each.named, found), why
+        elif each is candidates[0]:
+            why = desk.unreadable[about][1]
         if stored.state == State.DECLARED:
-            return None
-    return None
+            return None, why
+    return None, why
 
 
 def sweep(directory: Path) -> None:
     """Removes what dead trainers of a run began to write and did not commit."""
-    for each in directory.glob(".tmp-*"):
-        shutil.rmtree(each, ignore_errors=True)
+    with suppress(OSError):
+        for each in directory.glob(".tmp-*"):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def _committed(directory: Path) -> list[str]:
-    if not directory.is_dir():
+    """The names under which there may be a checkpoint. Raises OSError when none can be told."""
+    try:
+        names = sorted(each.name for each in directory.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(
-        each.name
-        for each in directory.iterdir()
-        if paths.is_name(each.name) and (each / MANIFEST).is_file()
-    )
+    return [each for each in names if paths.is_name(each) and _has_manifest(directory / each)]
+
+
+def _has_manifest(directory: Path) -> bool:
+    try:
+        return stat.S_ISREG((directory / MANIFEST).lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # whoever reads it finds out
+        return True

@@ -32,8 +32,6 @@ MAX_PATH = 1024
 MAX_DEPTH = 16
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# These tell of the machine at this moment, and nothing about the files.
-_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -130,17 +128,12 @@ def verify(directory: Path) -> Manifest:
     truncated, changed or linked; OSError where that cannot be told now.
     """
     with _directory(directory) as root:
-        try:
-            manifest = _load(root)
-            expected = {file.path: file for file in manifest.files}
-            directories = {
-                path[: slash.start()] for path in expected for slash in re.finditer("/", path)
-            }
-            _compare(root, "", expected, directories)
-        except OSError as error:
-            if error.errno in _PASSING:
-                raise
-            raise CheckpointError(f"the disk does not give it back: {error.strerror}") from error
+        manifest = _load(root)
+        expected = {file.path: file for file in manifest.files}
+        directories = {
+            path[: slash.start()] for path in expected for slash in re.finditer("/", path)
+        }
+        _compare(root, "", expected, directories)
     if expected:
         raise CheckpointError(f"{min(expected)!r} is missing")
     return manifest
@@ -256,13 +249,13 @@ def _open(directory: int, name: str, path: str, kind: int | None = None) -> Iter
     try:
         opened = os.open(name, _OPEN, dir_fd=directory)
     except OSError as error:
-        if error.errno in _PASSING:
-            raise
         if error.errno == errno.ENOENT:
             raise CheckpointError(f"{path!r} is missing") from None
         if error.errno == errno.ELOOP:
             raise CheckpointError(f"{path!r} is a symbolic link") from None
-        raise CheckpointError(f"{path!r} cannot be read: {error.strerror}") from None
+        if error.errno == errno.ENXIO:
+            raise CheckpointError(f"{path!r} is a socket or a device") from None
+        raise  # tells of the disk or of this machine now, and nothing of the file
     try:
         found = stat.S_IFMT(os.fstat(opened).st_mode)
         if found not in ((stat.S_IFREG, stat.S_IFDIR) if kind is None else (kind,)):
@@ -276,11 +269,15 @@ def _open(directory: int, name: str, path: str, kind: int | None = None) -> Iter
 def _directory(directory: Path) -> Iterator[int]:
     try:
         opened = os.open(directory, _OPEN | os.O_DIRECTORY)
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in _PASSING:
-            raise
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"no checkpoint directory at {str(directory)!r}: {reason}") from None
+    except OSError as error:
+        if error.errno == errno.ELOOP and directory.is_symlink():
+            raise CheckpointError(
+                f"no checkpoint directory at {str(directory)!r}: a link"
+            ) from None
+        raise
     try:
         yield opened
     finally:

@@ -112,6 +112,38 @@ def test_the_verify_operation_finds_every_damage_and_takes_a_repair_back(
     assert service.post(path, {"ckpt_path": "/ckpts/nowhere"}, 404)["code"] == "not_found"
 
 
+def test_one_that_cannot_be_read_now_is_no_damage_in_any_answer(
+    service: Service, trained: str
+) -> None:
+    newest = service.checkpoints(trained)["step-000030"]
+    place = service.directory(newest).parent
+    path = f"/experiments/{service.experiment}/checkpoints/verify"
+    query = (
+        "mutation($input: VerifyCheckpointInput!)"
+        " { verifyCheckpoint(input: $input) { checkpoint { state } } }"
+    )
+    asked = {"query": query, "variables": {"input": {"ckptPath": newest["ckpt_path"]}}}
+    place.rename(place.with_name("aside"))
+    place.symlink_to(place)  # ELOOP, to root as well
+    refused = service.http.post(f"{service.url}/v1{path}", json={"run_id": trained})
+    answer = service.http.post(f"{service.url}/graphql", json=asked).json()
+    child = service.resume(trained, override_hyperparams={"steps": 40})["run_id"]
+    waits = wait_until(lambda: service.status(child)["status_detail"], "it says why")
+    place.unlink()
+    place.with_name("aside").rename(place)
+
+    assert (refused.status_code, refused.json()["code"]) == (503, "checkpoint_unreadable")
+    assert "Too many levels of symbolic links" in refused.json()["detail"]
+    assert int(refused.headers["Retry-After"]) > 0
+    assert answer["errors"][0]["extensions"]["code"] == "CHECKPOINT_UNREADABLE"
+    assert "could not be read" in waits
+    assert service.ended(child)["status"] == "succeeded"
+    (start,) = [e["data"] for e in service.events(child) if e["type"] == "run.starting"]
+    assert start["ckpt_path"] == newest["ckpt_path"]
+    assert {c["state"] for c in service.checkpoints(trained).values()} == {"ready"}
+    assert service.post(path, {"run_id": trained}, 200)["ready"] == 3
+
+
 def test_a_partial_checkpoint_of_a_killed_trainer_is_no_checkpoint(service: Service) -> None:
     run = service.submit("obedient", steps=1000, step_seconds=0.02)
     service.stepping(run, 11)
@@ -208,6 +240,15 @@ def test_operators_verify_and_prune_from_the_command_line(tmp_path: Path) -> Non
     code, (line,) = llm_train("verify", service.experiment, "--path", damaged["ckpt_path"])
     assert code == 1 and line.startswith("lost") and "SHA-256" in line
     assert llm_train("verify", "exp_nothing")[0] == 1
+    place = service.directory(newest).parent
+    place.rename(place.with_name("aside"))
+    place.symlink_to(place)
+    code, (line,) = llm_train("verify", service.experiment)
+    assert code == 1 and "could not be read: Too many levels" in line
+    place.unlink()
+    place.with_name("aside").rename(place)
+    code, lines = llm_train("verify", service.experiment)
+    assert sorted(line.split()[0] for line in lines) == ["lost", "ready", "ready"]
 
     code, lines = llm_train("prune", "--keep", "1", "--dry-run")
     assert code == 0 and oldest["ckpt_path"] in lines[0]

@@ -5,6 +5,7 @@ written in place, a taken name overwritten, no fsync of a file or of the parent,
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -361,3 +362,36 @@ def test_sigkill_leaves_whole_checkpoints_or_none(tmp_path: Path) -> None:
         seen += len(names)
     assert seen >= 12
     assert partial, "no round was killed within a commit: no test"
+
+
+@pytest.mark.parametrize("call", ["open", "readv", "scandir"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.ETIMEDOUT])
+def test_what_cannot_be_read_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """Control: with every OSError taken for damage it is a CheckpointError."""
+    directory = save(tmp_path)
+    usual = getattr(os, call)
+
+    def fails(what: object, *more: Any, **options: Any) -> Any:
+        if call != "open" or what in FILES:
+            raise OSError(number, os.strerror(number))
+        return usual(what, *more, **options)
+
+    monkeypatch.setattr(os, call, fails)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        verify(directory)
+    monkeypatch.undo()
+    assert verify(directory).step == 120
+
+
+def test_a_way_to_the_directory_that_cannot_be_walked_is_not_damage(tmp_path: Path) -> None:
+    parent = tmp_path / "run"
+    directory = save(parent)
+    parent.rename(tmp_path / "aside")
+    parent.symlink_to(parent)
+    with pytest.raises(OSError, match="Too many levels"):
+        verify(directory)
+    parent.unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint directory"):  # seen to be missing
+        verify(directory)

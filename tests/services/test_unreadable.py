@@ -1,0 +1,212 @@
+"""What cannot be read now is not damage: it is waited for, for a bounded time, and said.
+
+The files are real, and so is the error: a run's directory that is a symbolic link to itself
+(ELOOP). Control: with every OSError taken for damage all of these are red, and with no end of
+patience `test_the_promise_…` is.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from app.domain import paths
+from app.domain.requests import ResumeRequest, VerifyRequest
+from app.errors import CheckpointUnreadable
+from app.launchers import wrapper
+from app.services import runs, verification
+from app.services.reading import Readers
+from app.store.database import Database
+from app.store.tables import Run
+from app.supervisor import launching, verifying
+from app.supervisor.desk import Desk
+from app.supervisor.observing import observe
+from app.supervisor.verifying import begin
+from app.trainer import checkpoint
+from tests.services import test_supervisor
+from tests.services.test_supervisor import Recorder, open_desk
+from tests.support.stage import Stage
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifying, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(verifying, "LONGEST_PAUSE", 0.01)
+
+
+def place_of(run: Run, data_dir: Path) -> Path:
+    return data_dir / "ckpts" / run.experiment_id / run.id
+
+
+async def save(stage: Stage, run: Run, data_dir: Path, name: str, step: int) -> None:
+    """The trainer really commits a checkpoint, and reports it."""
+    temporary = checkpoint.begin(place_of(run, data_dir), name)
+    (temporary / "state.bin").write_bytes(bytes(100))
+    _, manifest = checkpoint.commit(temporary, name, step)
+    said = {"name": name, "step": step, "sha256": manifest.sha256}
+    await stage.report(run, checkpoints=[said])
+
+
+@contextmanager
+def away(run: Run, data_dir: Path) -> Iterator[None]:
+    """The directory of the run's checkpoints cannot be read."""
+    place, aside = place_of(run, data_dir), data_dir / "aside"
+    place.rename(aside)
+    place.symlink_to(place)
+    try:
+        yield
+    finally:
+        place.unlink()
+        aside.rename(place)
+
+
+async def jobs(desk: Desk) -> None:
+    await asyncio.wait_for(test_supervisor.jobs(desk), 10)
+
+
+async def turns(desk: Desk, number: int = 70) -> None:
+    """So much of the supervisor's attention passes, a second each."""
+    for _ in range(number):
+        desk.attention += 1
+        await asyncio.sleep(0.02)
+
+
+async def parent_with(stage: Stage, desk: Desk, data_dir: Path, *steps: int) -> Run:
+    """A run that has ended and left checkpoints, verified."""
+    run = await stage.run("running")
+    for step in steps:
+        await save(stage, run, data_dir, f"step-{step:06d}", step)
+    await verifying.verify(desk)
+    await jobs(desk)
+    await stage.report(run, batch=2, step=10, finished=True)
+    return await stage.ends(run, exit_code=0)
+
+
+async def states(stage: Stage, run: Run) -> dict[str, str]:
+    found = await stage.checkpoints(run)
+    return {each.ckpt_path.rpartition("/")[2]: each.state for each in found}
+
+
+async def test_an_announced_one_stays_pending_until_it_can_be_read(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    run = await stage.run("running")
+    await save(stage, run, tmp_path, "step-000005", 5)
+    with away(run, tmp_path):
+        announced = await stage.named(run, "step-000005")
+        begin(desk, paths.parse(announced.ckpt_path), announced.sha256)
+        await turns(desk)
+        assert await states(stage, run) == {"step-000005": "pending"}
+    await jobs(desk)
+    await verifying.verify(desk)
+    await jobs(desk)
+    assert await states(stage, run) == {"step-000005": "ready"}
+
+
+async def test_a_launch_waits_for_its_checkpoint_and_says_why(db: Database, tmp_path: Path) -> None:
+    launcher = Recorder()
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    parent = await parent_with(stage, desk, tmp_path, 5)
+    child = await db.write(runs.resume, parent.id, ResumeRequest())
+    with away(parent, tmp_path):
+        await launching.launch(desk)
+        await turns(desk, 20)
+        await launching.launch(desk)
+        waits = await stage.get(child)
+        assert (waits.status, waits.status_reason) == ("queued", "waiting_for_checkpoint")
+        assert "could not be read: Too many levels" in (waits.status_detail or "")
+        assert "tried again" in (waits.status_detail or "")
+    await jobs(desk)
+    assert launcher.launched == [child.id] and desk.unreadable == {}
+    begun = await stage.get(child)
+    assert (begun.start_step, begun.status_detail) == (5, None)
+    assert await states(stage, parent) == {"step-000005": "ready"}
+
+
+async def test_a_launch_gives_up_after_a_minute_and_the_checkpoint_stays_what_it_is(
+    db: Database, tmp_path: Path
+) -> None:
+    launcher = Recorder()
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    grandparent = await parent_with(stage, desk, tmp_path, 3)
+    parent = await db.write(runs.resume, grandparent.id, ResumeRequest())
+    parent = await stage.claim(parent)
+    await stage.report(parent, batch=1, step=5, total_steps=10)
+    await save(stage, parent, tmp_path, "step-000005", 5)
+    await verifying.verify(desk)
+    await jobs(desk)
+    await stage.report(parent, batch=2, step=10, finished=True)
+    await stage.ends(parent, exit_code=0)
+    child = await db.write(runs.resume, parent.id, ResumeRequest())
+    with away(parent, tmp_path):
+        await launching.launch(desk)
+        await turns(desk)
+        await jobs(desk)
+    begun = await stage.get(child)
+    assert (begun.status, begun.start_step) == ("starting", 3)
+    assert "could not be read" in (begun.status_detail or "")
+    assert "this starts from" in (begun.status_detail or "")
+    assert await states(stage, parent) == {"step-000005": "ready"}
+
+
+async def test_with_nothing_else_to_start_from_the_run_fails_and_says_why(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    parent = await parent_with(stage, desk, tmp_path, 5)
+    child = await db.write(runs.resume, parent.id, ResumeRequest())
+    with away(parent, tmp_path):
+        await launching.launch(desk)
+        await turns(desk)
+        await jobs(desk)
+    failed = await stage.get(child)
+    assert (failed.status, failed.status_reason) == ("failed", "checkpoint_missing")
+    assert "could not be read" in (failed.status_detail or "")
+    assert await states(stage, parent) == {"step-000005": "ready"}
+
+
+async def test_the_promise_of_a_cancel_is_settled_in_bounded_time(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    run = await stage.run("running")
+    await save(stage, run, tmp_path, "step-000005", 5)
+    await verifying.verify(desk)
+    await jobs(desk)
+    await db.write(runs.cancel, run.id)
+    await save(stage, run, tmp_path, "cancel-1", 6)
+    directory = desk.run_dir(run.id) / "attempt-1"
+    directory.mkdir(parents=True)
+    wrapper.write_exit(str(directory), exit_code=0, stop_sent=True)
+    with away(run, tmp_path):
+        await observe(desk)
+        await turns(desk, 30)
+        await observe(desk)
+        assert (await stage.get(run)).status == "cancelling"
+        await turns(desk)
+        await jobs(desk)
+        await observe(desk)
+        assert (await stage.get(run)).status == "cancelled"
+    promised = await stage.named(run, "cancel-1")
+    assert (promised.state, promised.step) == ("ready", 5)
+    assert promised.reason is not None and "could not be read" in promised.reason
+    assert await states(stage, run) == {"step-000005": "ready", "cancel-1": "ready"}
+
+
+async def test_verify_says_that_it_cannot_tell_and_changes_nothing(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    run = await parent_with(stage, desk, tmp_path, 3, 5)
+    request = VerifyRequest(run_id=run.id)
+    arguments = (db, Readers(1), tmp_path, stage.experiment, request)
+    with away(run, tmp_path), pytest.raises(CheckpointUnreadable, match="could not be read"):
+        await verification.inspect(*arguments)
+    assert set((await states(stage, run)).values()) == {"ready"}
+    found = await db.write(verification.record, await verification.inspect(*arguments))
+    assert [each.state for each in found] == ["ready", "ready"]
