@@ -11,7 +11,7 @@ from app.domain.lifecycle import CheckpointState, RunStatus
 from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
 from app.rest import schemas, views
-from app.rest.parameters import DocumentedRoute, ExperimentId
+from app.rest.parameters import DirectRoute, ExperimentId
 from app.rest.problems import documented
 from app.services import experiments, keyset, listing
 from app.services.keyset import Listing, Order, Page, Parent, Window
@@ -21,7 +21,7 @@ FEW = 20_000
 # An index would have to be written with every report.
 _SCANS = "By `step` the whole list is read for each page; every other order walks an index."
 
-router = APIRouter(prefix="/v1/experiments", route_class=DocumentedRoute)
+router = APIRouter(prefix="/v1/experiments", route_class=DirectRoute)
 
 Render = Callable[[Tx, Page[Any]], list[dict[str, Any]]]
 

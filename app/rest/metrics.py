@@ -12,14 +12,14 @@ from app.domain.points import MAX_STEP
 from app.domain.requests import MetricKey
 from app.errors import InvalidInput
 from app.rest import schemas
-from app.rest.parameters import DocumentedRoute, ExperimentId, RunId
+from app.rest.parameters import DirectRoute, ExperimentId, RunId
 from app.rest.problems import documented
 from app.services import metrics, runs
 from app.services.metrics import Series, Window
 from app.store.sql import Tx
 
 router = APIRouter(
-    prefix="/v1/experiments/{experiment_id}", tags=["metrics"], route_class=DocumentedRoute
+    prefix="/v1/experiments/{experiment_id}", tags=["metrics"], route_class=DirectRoute
 )
 
 _Step = Annotated[int, Field(ge=0, le=MAX_STEP)]

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_origin
 
 from fastapi import Path, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import QueryParams
 
 from app.domain.ids import PATTERN
 from app.domain.requests import EXPERIMENT_ID, RUN_ID
@@ -49,9 +50,9 @@ class DocumentedRoute(APIRoute):
 
 
 class DirectRoute(DocumentedRoute):
-    """A route whose handler takes the request and ids from the path, and nothing else.
+    """A route whose handler takes the request, ids from the path and one model of the query.
 
-    FastAPI finds and documents it, and refuses what is wrong with its ids; its general
+    FastAPI finds and documents it, and refuses what is wrong with these; its general
     machinery for parameters, half of what a request costs, is not needed for right ones.
     """
 
@@ -59,15 +60,35 @@ class DirectRoute(DocumentedRoute):
         general = super().get_route_handler()
         endpoint = cast(Callable[..., Coroutine[Any, Any, Response]], self.endpoint)
         dependant = self.dependant
-        assert not (dependant.query_params or dependant.header_params or dependant.body_params)
+        assert not (dependant.header_params or dependant.body_params)
+        queries = [
+            (each.name, _reader(each.field_info.annotation)) for each in dependant.query_params
+        ]
 
         async def direct(request: Request) -> Response:
             ids = request.path_params
             if all(_IDS[name](value) for name, value in ids.items()):
-                return await endpoint(request, **ids)
+                try:
+                    query = {name: read(request.query_params) for name, read in queries}
+                except ValidationError:
+                    return await general(request)
+                return await endpoint(request, **ids, **query)
             return await general(request)
 
         return direct
+
+
+def _reader(model: Any) -> Callable[[QueryParams], BaseModel]:
+    """A query as this model, like FastAPI reads it: the last of what is repeated, but for lists."""
+    lists = {
+        name for name, each in model.model_fields.items() if get_origin(each.annotation) is list
+    }
+
+    def read(given: QueryParams) -> BaseModel:
+        values = {name: given.getlist(name) if name in lists else given[name] for name in given}
+        return cast(BaseModel, model.model_validate(values))
+
+    return read
 
 
 def takes(
