@@ -63,7 +63,6 @@ class Observation:
     stop_sent: bool = False
     killed: bool = False
     oom: bool = False
-    ended_at: str | None = None
     detail: str = ""
 
     @property

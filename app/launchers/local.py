@@ -307,5 +307,5 @@ def _identity(record: dict[str, Any]) -> Identity | None:
 
 
 def _exited(record: dict[str, Any]) -> Observation:
-    keys = ("exit_code", "signal", "stop_sent", "killed", "oom", "ended_at", "detail")
+    keys = ("exit_code", "signal", "stop_sent", "killed", "oom", "detail")
     return Observation("exited", **{key: record[key] for key in keys})
