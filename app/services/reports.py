@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from app.domain import hyperparams, paths, points
 from app.domain.lifecycle import TERMINAL, RunStatus
-from app.domain.requests import JsonObject, MetricKey, Request
+from app.domain.requests import JsonObject, MetricKey, Request, bounded
 from app.errors import InvalidInput, RunFinished, StaleAttempt
 from app.services import checkpoints, events, metrics, runs
 from app.store.changes import SUPERVISOR
@@ -224,7 +224,13 @@ def _progress(tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points
 
 def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
     """Records what the trainer really uses, and says so when that is not what was asked."""
-    used = load(run.effective_hyperparams or "{}") | reported
+    try:
+        used = bounded(load(run.effective_hyperparams or "{}") | reported)
+    except ValueError as error:
+        raise InvalidInput(
+            f"What was reported of the hyperparameters until now, and this, {error}.",
+            errors=[{"pointer": "/effective_hyperparams", "detail": str(error)}],
+        ) from None
     if dump(used) == run.effective_hyperparams:
         return run
     ignored = [

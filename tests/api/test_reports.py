@@ -298,6 +298,14 @@ def test_a_resume_whose_learning_rate_was_ignored_says_so(story: Story) -> None:
     assert child.status()["status_detail"] == "A trainer attached."
 
 
+def test_what_is_reported_of_hyperparameters_is_bounded_in_all(story: Story) -> None:
+    trainer = story.submit()
+    for each in "ab":
+        last = trainer.send(effective_hyperparams={each: "x" * 40_000})
+    assert last.status_code == 422, last.text
+    assert last.json()["errors"][0]["pointer"] == "/effective_hyperparams"
+
+
 def test_applied_overrides_are_quiet(story: Story) -> None:
     first = story.submit(hyperparams={"learning_rate": 1e-3})
     first.log(range(1, 11), checkpoints=[{"name": "step-10", "step": 10}])
