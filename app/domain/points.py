@@ -14,7 +14,6 @@ from itertools import islice, pairwise
 from operator import itemgetter, lt
 from typing import NamedTuple
 
-POINT_BYTES = 24
 SKETCH_GROUPS = 8
 MAX_STEP = 2**63 - 1
 

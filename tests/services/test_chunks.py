@@ -76,7 +76,7 @@ def test_points_are_kept_once_and_the_last_value_of_a_step_wins(
         model |= dict(batch)
     rows = write(stored, series_id)
     assert all(one.last_step < other.first_step for one, other in pairwise(rows))
-    assert all(row.count == len(row.data) // points.POINT_BYTES <= size for row in rows)
+    assert all(row.count == len(row.data) // 24 <= size for row in rows)
     whole = Column(sorted(model), [model[step] for step in sorted(model)], ())
     assert text(points.joined(points.unpack(row.data) for row in rows)) == text(whole)
     page = write(chunks.page, [Range(series_id, low, high)], limit)

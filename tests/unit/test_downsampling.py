@@ -107,5 +107,5 @@ def test_ordering_sorts_by_step_and_the_last_value_of_a_step_wins(
 def test_packing_keeps_every_bit_that_matters(given: list[tuple[int, float, float]]) -> None:
     whole = Column(*(list(each) for each in zip(*given, strict=True))) if given else column([])
     data = points.pack(whole)
-    assert len(data) == points.POINT_BYTES * len(given)
+    assert len(data) == 24 * len(given)
     assert repr([list(each) for each in points.unpack(data)]) == repr([list(e) for e in whole])
