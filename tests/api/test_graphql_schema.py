@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from graphql import GraphQLObjectType, build_schema
 
+from app.graphql import curves
 from app.graphql.context import Context
 from app.graphql.ide import EXAMPLES
 from app.graphql.schema import Schema, sdl
@@ -255,10 +256,18 @@ def _edges(schema: Any) -> set[str]:
     return found
 
 
+_load = Context.load
+
+
+def alone(self: Context, name: Any, *arguments: Any, **options: Any) -> Any:
+    """`Context.load` without its batches: the control of tests that count."""
+    return _load(self, (name, object()), *arguments, **options)
+
+
 def test_the_number_of_statements_does_not_grow_with_the_lists(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edges = _edges(Schema()._schema) - {"metricSeries"}  # one read, of each curve by itself
+    edges = _edges(Schema()._schema) - {"metricSeries"}  # the next test
     words = re.findall(r"\w+", EDGES)
     assert edges <= set(words), "an edge is not asked for"
     # One statement each, and one more for the order by a value that a row may lack.
@@ -279,15 +288,42 @@ def test_the_number_of_statements_does_not_grow_with_the_lists(
     assert asked(2) <= most
     assert asked(4) <= most
 
-    load = Context.load
-
-    def alone(self: Context, name: Any, *arguments: Any, **options: Any) -> Any:
-        return load(self, (name, object()), *arguments, **options)
-
     monkeypatch.setattr("app.graphql.executor._value", lambda *_: None)
     assert asked(4) <= most, "row by row, the context alone makes one read of many"
     monkeypatch.setattr(Context, "load", alone)
     assert asked(4) > most, "the count sees a load that is not batched"
+
+
+def test_the_curves_of_all_runs_are_one_read_of_few_statements_each(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = graph.experiment()
+    columns = {"steps": list(range(3000)), "values": [0.5] * 3000}
+    for _ in range(3):
+        made = graph.do("createRun", "run { id } runToken", experimentId=experiment, model="m")
+        batch = {"attempt": 1, "batch": 1, "metrics": {"loss": columns, "acc": columns}}
+        report(graph, made["run"]["id"], made["runToken"], **batch)
+    reads: list[int] = []
+    read = curves.read
+
+    def counted(keys: Any, asked: Any, tx: Any, run_ids: list[str]) -> Any:
+        reads.append(len(run_ids))
+        return read(keys, asked, tx, run_ids)
+
+    monkeypatch.setattr(curves, "read", counted)
+    query = """query ($id: ID!) { experiment(id: $id) { runs { nodes {
+        metricSeries(points: %d) { key steps } } } } }"""
+    for points in (1000, 10):  # all points of a curve are read, or what is kept of many
+        with statements() as seen:
+            runs = graph.data(query % points, id=experiment)["experiment"]["runs"]["nodes"]
+        assert [len(run["metricSeries"]) for run in runs] == [2, 2, 2]
+        assert len(seen) <= 2 + 3 * 2 + 6 * 4, "a run's two, a curve's four"
+    assert reads == [3, 3]
+
+    monkeypatch.setattr(Context, "load", alone)
+    monkeypatch.setattr("app.graphql.executor._value", lambda *_: None)
+    graph.data(query % 10, id=experiment)
+    assert reads == [3, 3, 1, 1, 1], "the count sees reads that are not batched"
 
 
 def test_the_examples_of_graphiql_work(graph: Graph, story: dict[str, Any]) -> None:
