@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 1 << 20
 MAX_RETRY_AFTER_SECONDS = 60.0
+_FINAL = (401, 403, 404, 409)
 
 
 class Spool:
@@ -155,7 +156,7 @@ class Reply(NamedTuple):
     def of_batch(self) -> bool:
         """Refused for what this batch says, and not whatever we say: not this run's token, no
         such run, a later attempt, its end."""
-        return 400 <= self.status < 500 and self.status not in (401, 403, 404, 408, 409, 429)
+        return 400 <= self.status < 500 and self.status not in (*_FINAL, 408, 429)
 
 
 class Link:
@@ -214,8 +215,11 @@ class Link:
             answer = None
         status = response.status
         if not isinstance(answer, dict):
-            # A proxy's page is no acknowledgement.
-            answer, status = {}, 0 if 200 <= status < 300 else status
+            answer = {}
+        if status < 400 or status in _FINAL:
+            # A page of a proxy whose service is away is no acknowledgement, and no refusal.
+            ours = (200 <= status < 300 and answer) or "code" in answer
+            status = status if ours else 0
         try:
             delay = float(response.headers.get("Retry-After", 0))
         except ValueError:  # an HTTP date: the back-off will do

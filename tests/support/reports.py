@@ -86,7 +86,7 @@ class ReportServer:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         while self.mode == mode == "hang" and self._server:
             time.sleep(0.01)
-        status = int(mode) if mode.isdigit() else 200
+        status = int(mode[:3]) if mode[:3].isdigit() else 200
         with self._lock:
             self.requests.append((time.monotonic(), status, body))
             if status == 200 and mode not in ("hang", "not JSON"):
@@ -99,7 +99,9 @@ class ReportServer:
         if status == 200:
             stop = self.should_stop
             answer = {"batch": reached, "should_stop": bool(stop), "stop_checkpoint": stop}
-        content = b"<html>a proxy</html>" if mode == "not JSON" else json.dumps(answer).encode()
+        content = (
+            b"<html>a proxy</html>" if mode.endswith("not JSON") else json.dumps(answer).encode()
+        )
         handler.send_response(status)
         handler.send_header("Content-Length", str(len(content)))
         if self.retry_after:

@@ -489,6 +489,20 @@ def test_a_refusal_ends_the_reports_and_not_the_training(
     assert kept == ({1} if status == "409" else set(range(1, 50)))
 
 
+@pytest.mark.parametrize("status", ["302", "403", "404"])
+def test_a_page_of_a_proxy_whose_service_is_away_refuses_nothing(
+    server: ReportServer, tmp_path: Path, status: str
+) -> None:
+    with attach(server, tmp_path) as training:
+        wait_until(lambda: server.taken, "the first report")
+        server.mode = f"{status} not JSON"
+        training.log(1, loss=1.0)
+        wait_until(lambda: int(status) in [s for _, s, _ in server.requests], "the page")
+        server.mode = "ok"
+        wait_until(server.points, "the same report")
+    assert server.points() == [("loss", 1, 1.0)]
+
+
 @pytest.mark.parametrize("status", ["400", "413", "415", "422"])
 @pytest.mark.parametrize("with_spool", [True, False])
 def test_a_refused_batch_is_dropped_and_the_next_is_sent(
