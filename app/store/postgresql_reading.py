@@ -1,6 +1,7 @@
 """One read on a PostgreSQL connection: it can be given up, or be a single statement."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -40,10 +41,12 @@ class Reading:
                 self._connection = None
 
     def end(self) -> None:
-        """Ends its statement at the server. Blocks for a moment."""
-        with self._lock, suppress(psycopg.Error):
-            if self._connection is not None:
-                self._connection.cancel_safe(timeout=2)
+        """Ends its statement at the server. Blocks until it has ended."""
+        while self._connection is not None:
+            with self._lock, suppress(psycopg.Error):
+                if self._connection is not None:
+                    self._connection.cancel_safe(timeout=2)
+            time.sleep(0.02)  # again: what a connection between two statements is told, it forgets
 
 
 class AnotherStatement(BaseException):

@@ -61,3 +61,22 @@ async def test_giving_up_ends_no_other_read(db: Database) -> None:
     for number in range(100):
         await given_up(number % 20 / 1000)
         assert await db.scan(lambda tx: tx.first(short)) == (20000,)
+
+
+async def test_a_read_given_up_between_two_statements_does_not_go_on(db: Database) -> None:
+    given_up, ended = threading.Event(), threading.Event()
+
+    def two(tx: Tx) -> Any:
+        try:
+            given_up.wait(10)
+            time.sleep(0.2)  # what was said to an idle connection is lost
+            return tx.first(SLOW)
+        finally:
+            ended.set()
+
+    scan = asyncio.create_task(db.scan(two))
+    await asyncio.sleep(0.3)  # into the read
+    scan.cancel()
+    await asyncio.sleep(0)
+    given_up.set()
+    assert await asyncio.to_thread(ended.wait, 3)
