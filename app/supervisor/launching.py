@@ -148,7 +148,7 @@ async def _start(
         instead = source.named.ckpt_path if source else "the beginning"
         lost = f"{sources[0].named.ckpt_path} is lost"
         detail = f"{unread[:-1] if unread else lost}; this starts from {instead}."
-    spec = planning.spec(desk, run, allocation.gpus, source)
+    spec = planning.spec(desk, run, recipe, allocation.gpus, source)
     try:
         await asyncio.to_thread(planning.write_spec, desk.run_dir(run.id), spec)
     except OSError as error:  # such as a full disk: that passes

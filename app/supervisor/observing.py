@@ -104,8 +104,6 @@ async def _alive(desk: Desk, run: Run) -> None:
         detail = f"The time limit of {limit:g} minutes is over."
         if ran > limit * 60 and await _condemn(desk, run, Reason.TIME_LIMIT, detail):
             await _stop(desk, run)
-    if run.finished:
-        return  # it has said its last word, and may still export what it trained
     silence = desk.silence(run)
     allowed = recipe.heartbeat_seconds if run.status == RunStatus.RUNNING else recipe.start_seconds
     if recipe.heartbeat_seconds and silence > allowed:

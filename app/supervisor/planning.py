@@ -46,7 +46,9 @@ def plan(desk: Desk, run: Run, recipe: Recipe) -> LaunchPlan:
     )
 
 
-def spec(desk: Desk, run: Run, gpus: Sequence[str], source: Source | None) -> dict[str, Any]:
+def spec(
+    desk: Desk, run: Run, recipe: Recipe, gpus: Sequence[str], source: Source | None
+) -> dict[str, Any]:
     """What the trainer of the run's next attempt shall do, and from which checkpoint."""
     data_dir, attempt = desk.settings.data_dir, run.attempt + 1
     saved = verification.directory(data_dir, f"/ckpts/{run.experiment_id}/{run.id}")
@@ -71,6 +73,7 @@ def spec(desk: Desk, run: Run, gpus: Sequence[str], source: Source | None) -> di
         "gpus": list(gpus),
         "checkpoint_dir": str(saved),
         "stop_checkpoint": paths.stop_name(attempt),
+        "heartbeat_seconds": recipe.heartbeat_seconds,
         "resume": resume,
     }
 

@@ -29,7 +29,7 @@ class Courier:
     `identity`: the fields that begin every report. `directory`: the attempt's, for the spool;
     None: batches wait in memory. `address`: a file with the server's address, should it move.
     `open` is False once nothing more will be taken: closed, refused, or another process of this
-    attempt reports already.
+    attempt reports already. Without news it reports every `heartbeat_seconds`.
     """
 
     def __init__(
@@ -39,9 +39,11 @@ class Courier:
         identity: dict[str, Any],
         directory: Path | None,
         address: Path | None,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         self._buffer, self._stop, self._link = Buffer(), stop, link
         self._identity, self._address = identity, address
+        self._heartbeat_seconds = heartbeat_seconds
         self._delivering, self._warned = True, False
         self.open = self._open_spool(directory)
         if not self.open:
@@ -70,16 +72,20 @@ class Courier:
             self._buffer.announce(checkpoint)
             self._wake.set()
 
-    def close(self, timeout: float) -> None:
+    def deliver(self, timeout: float) -> None:
         """Deliver what is buffered, for at most `timeout` seconds; the rest stays in the spool."""
-        if not self.open:
-            return
         deadline = time.monotonic() + timeout
-        self._closing.set()
         self._seal()
         while self._delivering and not self._drained() and time.monotonic() < deadline:
             self._spool.wait_empty(0.1)
             self._seal()
+
+    def close(self, timeout: float) -> None:
+        """Deliver, and say nothing more."""
+        if not self.open:
+            return
+        self._closing.set()
+        self.deliver(timeout)
         self.open = False
         self._spool.close()
         self._wake.set()
@@ -110,7 +116,7 @@ class Courier:
 
     def _seal_forever(self) -> None:
         while self.open:
-            self._wake.wait(SEAL_SECONDS)
+            self._wake.wait(min(SEAL_SECONDS, self._heartbeat_seconds))
             self._wake.clear()
             self._stop.look()
             self._seal()
@@ -205,7 +211,7 @@ class Courier:
             while not (self._spool.in_memory and len(self._spool)):
                 body = self._buffer.take()
                 rested = time.monotonic() - self._sealed_at
-                if not body and (len(self._spool) or rested < HEARTBEAT_SECONDS):
+                if not body and (len(self._spool) or rested < self._heartbeat_seconds):
                     return
                 self._batch += 1
                 body = {**self._identity, "batch": self._batch, **body}

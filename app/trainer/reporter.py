@@ -25,7 +25,7 @@ from typing import Any, Self, SupportsIndex
 
 from app.trainer import checkpoint
 from app.trainer.buffer import read_count, read_points
-from app.trainer.courier import Courier
+from app.trainer.courier import HEARTBEAT_SECONDS, Courier
 from app.trainer.delivery import Link
 from app.trainer.stopping import StopRequest
 
@@ -70,10 +70,13 @@ class Reporter:
         self._rank_0 = True
         self._effective: dict[str, Any] = {}
         self._courier: Courier | None = None
+        self._launched = attempt is not None
         if api_url and run_id and token:
             link = Link(api_url, f"/v1/runs/{run_id}/reports", token)
             address = Path(run_dir) / "api_url" if run_dir else None
-            courier = Courier(self._stop, link, identity, attempt_dir, address)
+            courier = Courier(
+                self._stop, link, identity, attempt_dir, address, _heartbeat(self.spec)
+            )
             if courier.open:
                 self._courier = courier
                 atexit.register(self.close)
@@ -185,10 +188,18 @@ class Reporter:
             )
 
     def finish(self) -> None:
-        """Say that the training reached its own end, and close. Not for a stopped training."""
+        """Say that the training reached its own end. Not for a stopped training.
+
+        A process that the service launched is still heard of until it exits: it may have a model
+        to export, and one that hangs instead must not be taken for alive.
+        """
         if self._courier:
             self._courier.add([], finished=True)
-        self.close()
+        if self._courier and self._launched:
+            self._stop.forget()
+            self._courier.deliver(CLOSE_SECONDS)
+        else:
+            self.close()
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
         """Deliver what is buffered, for at most `timeout` seconds; the rest stays in the spool.
@@ -219,6 +230,14 @@ class Reporter:
         if self._courier:
             self._courier.abandon()
         self._stop.forget()
+
+
+def _heartbeat(spec: dict[str, Any]) -> float:
+    """Seconds between two heartbeats: three for each silence that would be the run's end."""
+    allowed = spec.get("heartbeat_seconds")
+    if not isinstance(allowed, (int, float)) or allowed <= 0:
+        return HEARTBEAT_SECONDS
+    return min(HEARTBEAT_SECONDS, allowed / 3)
 
 
 def _read_spec(run_dir: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What goes wrong around a server for a while costs no training.
 
-Each was seen red: attention that goes on while reports are turned away, silence counted after
-the last word, descriptors taken for damage, whole batches dropped, no deadline for a body.
+Each was seen red: attention that goes on while reports are turned away, silence of one that
+exports, a hang after the last word, descriptors taken for damage, whole batches dropped, no
+deadline for a body.
 """
 
 import resource
@@ -63,8 +64,17 @@ from app.trainer import Reporter
 reporter = Reporter.from_env()
 reporter.log(1, 1, loss=0.5)
 reporter.finish()
-time.sleep(3)  # exports what it trained
+time.sleep(4)  # exports what it trained
 print("exported")
+"""
+
+HANGS = """
+import os, signal
+from app.trainer import Reporter
+reporter = Reporter.from_env()
+reporter.log(1, 1, loss=0.5)
+reporter.finish()
+os.kill(os.getpid(), signal.SIGSTOP)
 """
 
 
@@ -93,11 +103,17 @@ def script(tmp_path: Path, source: str) -> Iterator[Service]:
             yield service
 
 
-def test_who_has_said_its_last_word_may_go_on_in_silence(tmp_path: Path) -> None:
+def test_who_has_finished_may_go_on_as_long_as_it_lives(tmp_path: Path) -> None:
     with script(tmp_path, LEAVES) as service:
         run = service.submit("script")
         assert service.ended(run)["status"] == "succeeded"
         assert "exported" in (service.data_dir / "runs" / run / "train.log").read_text()
+
+
+def test_who_hangs_after_it_has_finished_does_not_run_for_ever(tmp_path: Path) -> None:
+    with script(tmp_path, HANGS) as service:
+        ended = service.ended(service.submit("script"))
+        assert (ended["status"], ended["status_reason"]) == ("failed", "heartbeat_lost")
 
 
 def test_what_is_refused_takes_nothing_else_along(tmp_path: Path) -> None:

@@ -82,9 +82,11 @@ def test_three_lines_report_a_training(server: ReportServer, tmp_path: Path) -> 
     assert spooled(tmp_path) == [{"attempt": 1, "batch": max(server.taken)}]
 
 
-def test_an_idle_trainer_is_heard(server: ReportServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(courier, "HEARTBEAT_SECONDS", 0.1)
-    with attach(server):
+def test_an_idle_trainer_is_heard_as_often_as_its_recipe_asks(
+    server: ReportServer, tmp_path: Path
+) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps({"heartbeat_seconds": 0.3}))
+    with attach(server, tmp_path):
         wait_until(lambda: len(server.taken) >= 4, "heartbeats of a silent trainer")
     assert all(body.keys() == {"attempt", "batch"} for body in server.taken.values())
 
