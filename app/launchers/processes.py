@@ -37,7 +37,10 @@ class Identity:
         return self.place == wrapper.place()
 
     def is_alive(self) -> bool:
-        """Whether the process exists here and is the recorded one. A zombie has ended."""
+        """Whether the process exists here and is the recorded one. A zombie has ended.
+
+        Raises OSError when that cannot be looked up now, for want of descriptors say.
+        """
         return (
             self.is_here()
             and self.start_time == start_time(self.pid)
@@ -71,10 +74,13 @@ def watch(identity: Identity) -> int | None:
         descriptor = os.pidfd_open(identity.pid)
     except OSError:
         return None
-    if identity.is_alive():
-        return descriptor
-    os.close(descriptor)
-    return None
+    alive = False
+    try:
+        alive = identity.is_alive()
+    finally:
+        if not alive:
+            os.close(descriptor)
+    return descriptor if alive else None
 
 
 def kill_tree(nonce: str) -> int:
@@ -120,7 +126,7 @@ def _nonce(pid: int) -> str | None:
             return None
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     for variable in environment.split(b"\0"):
         if variable.startswith(NONCE.encode() + b"="):

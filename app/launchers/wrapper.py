@@ -31,6 +31,7 @@ PULSE_SECONDS = 2.0
 _RESERVED = ".exit.json"
 _SWEEP_SECONDS = 0.02
 _GIVE_UP_SECONDS = 5.0
+_place = ""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LINUX = sys.platform == "linux"
 
@@ -192,11 +193,14 @@ def place() -> str:
 
     Only in the same place does a pid mean the same process.
     """
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return f"{file.read().strip()}/{posix.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return posix.uname().nodename
+    global _place
+    if not _place:
+        try:
+            with open("/proc/sys/kernel/random/boot_id") as file:
+                _place = f"{file.read().strip()}/{posix.stat('/proc/self/ns/pid').st_ino}"
+        except FileNotFoundError:
+            _place = posix.uname().nodename
+    return _place
 
 
 def now() -> str:
@@ -359,8 +363,8 @@ def _stat(pid: int) -> list[bytes]:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
-    except OSError:
-        return []
+    except (FileNotFoundError, ProcessLookupError):
+        return []  # and no other error: who lacks descriptors just now knows nothing
     return text[text.rindex(b")") + 2 :].split()
 
 

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import posix
+import resource
 import secrets
 import shutil
 import signal
@@ -28,7 +29,7 @@ import pytest
 
 from app.domain import failpoints
 from app.launchers import LAUNCHERS as REGISTERED
-from app.launchers import get_launcher, local, wrapper
+from app.launchers import get_launcher, local, processes, wrapper
 from app.launchers.base import Launcher, LauncherError, LaunchPlan, Observation
 from app.launchers.local import LocalLauncher, parse_gpus
 from tests.support.server import REPOSITORY, reap, wait_until
@@ -665,6 +666,20 @@ def test_a_pid_that_nobody_has_is_vanished(attempts: Attempts) -> None:
     (attempts.root / "attempt-1" / "exit.json").unlink()
     seen = attempts.launcher.observe(attempts.root, 1)
     assert (seen.state, seen.pid, seen.stop_sent) == ("vanished", record["pid"], True)
+
+
+def test_who_lacks_descriptors_does_not_take_a_living_trainer_for_gone(attempts: Attempts) -> None:
+    attempts.start(SLEEP)
+    identity = local._identity(attempts.identity())
+    assert identity is not None and identity.is_alive()
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
+    try:
+        for look in (identity.is_alive, lambda: processes.send(identity, 0)):
+            with pytest.raises(OSError, match="Too many open files"):
+                look()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
 
 def test_an_exit_written_during_the_look_is_not_taken_for_vanished(
