@@ -9,7 +9,8 @@ import strawberry
 from app.errors import InvalidInput
 from app.graphql.describe import Info, attribute, each, edge, field, interface, output
 from app.graphql.filters import filters, order
-from app.services.keyset import MOST, Listing, Page, Window
+from app.services.cursors import Page, Window
+from app.services.keyset import MOST, Listing
 
 T = TypeVar("T")
 DEFAULT_SIZE = 20

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from starlette.requests import HTTPConnection
 
 from app.services import keyset, listing
+from app.services.cursors import Order, Window
 from app.services.idempotency import InFlight
-from app.services.keyset import Listing, Order, Window
+from app.services.keyset import Listing
 from app.services.reading import Readers
 from app.store.database import Database
 from app.store.sql import Tx, dump

@@ -10,7 +10,8 @@ from app.domain.lifecycle import CheckpointState, RunStatus
 from app.errors import InvalidInput
 from app.graphql.describe import attribute, enum, input, optional
 from app.graphql.scalars import DateTime
-from app.services.keyset import Listing, Order
+from app.services.cursors import Order
+from app.services.keyset import Listing
 from app.services.listing import EVENTS
 
 for _enum, _description in (

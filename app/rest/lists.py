@@ -14,7 +14,8 @@ from app.rest import schemas, views
 from app.rest.parameters import DirectRoute, ExperimentId
 from app.rest.problems import documented
 from app.services import experiments, keyset, listing
-from app.services.keyset import Listing, Order, Page, Parent, Window
+from app.services.cursors import Order, Page, Window
+from app.services.keyset import Listing, Parent
 from app.store.sql import Tx
 
 FEW = 20_000

@@ -7,16 +7,13 @@ value they are ordered by come last, in either direction: they are read by a sec
 so that each of the two walks an index.
 """
 
-import base64
-import binascii
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, cast
 
-import orjson
 from sqlalchemy import (
     Select,
     and_,
@@ -29,47 +26,17 @@ from sqlalchemy import (
     true,
     tuple_,
 )
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
-from sqlmodel import SQLModel
 
-from app.errors import InvalidInput
+from app.services.cursors import METRIC, Order, Page, RowT, Window, parse
+from app.store.json_lists import listed, one_of
 from app.store.sql import Statement, Tx, columns, dump, row_type
 from app.store.tables import MetricLatest
 
-RowT = TypeVar("RowT", bound=SQLModel)
 Parent = tuple[str, str]
 
 MOST = 100
 REMEMBERED = 512  # statements; clients choose among thousands of combinations
-METRIC = "metric"
 _latest = columns(MetricLatest)
-
-
-class _Listed(FunctionElement[Any]):
-    """The strings of a JSON list as a table, so that one statement serves any number."""
-
-    inherit_cache = True
-    name = "listed"
-
-
-@compiles(_Listed, "sqlite")
-def _sqlite(element: Any, compiler: Any, **options: Any) -> str:
-    return f"json_each({compiler.process(element.clauses, **options)})"
-
-
-@compiles(_Listed, "postgresql")
-def _postgresql(element: Any, compiler: Any, **options: Any) -> str:
-    return f"json_array_elements_text(CAST({compiler.process(element.clauses, **options)} AS json))"
-
-
-def listed(name: str) -> Any:
-    """A table with one column `value`: the strings of the JSON list bound to `name`."""
-    return _Listed(bindparam(name)).table_valued("value", name=name)
-
-
-def one_of(column: Any, name: str) -> Any:
-    return column.in_(select(listed(name).c.value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,69 +60,6 @@ class Listing(Generic[RowT]):
     def lacks(self, field: str) -> bool:
         """Whether a row may lack the value of this order."""
         return field == METRIC or bool(self.orders[field].nullable)
-
-
-class Order(NamedTuple):
-    """By what a list is sorted. `metric_key` goes with the field `metric` alone."""
-
-    field: str
-    descending: bool = True
-    metric_key: str | None = None
-
-
-class Window(NamedTuple):
-    """Which page: `size` rows after or before a cursor, from the end when `backward`."""
-
-    size: int = 50
-    after: str | None = None
-    before: str | None = None
-    backward: bool = False
-
-
-class Page(NamedTuple, Generic[RowT]):
-    """One page. `cursor` is the place of one of its rows; `values`, by what they are sorted."""
-
-    rows: list[RowT]
-    values: Sequence[Any]
-    order: Order
-    has_next: bool
-    has_previous: bool
-
-    def cursor(self, index: int) -> str:
-        """The cursor of a row of this page."""
-        row: Any = self.rows[index]
-        value = self.values[index] if self.order.field == METRIC else getattr(row, self.order.field)
-        # JSON has no infinities; their repr is a number to `float` all the same.
-        value = repr(value) if isinstance(value, float) else value
-        place = [self.order.field, self.order.metric_key, value, getattr(row, "id", value)]
-        return base64.urlsafe_b64encode(orjson.dumps(place)).decode().rstrip("=")
-
-
-def _place(cursor: str, order: Order, argument: str) -> tuple[Any, Any]:
-    """What a cursor stands for: the sort value and the tie-breaker. Raises InvalidInput."""
-    try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        field, metric_key, value, tie = orjson.loads(base64.b64decode(padded, b"-_", True))
-        if (field, metric_key) != (order.field, order.metric_key):
-            raise ValueError
-        if field == METRIC and value is not None:
-            value = float(value)
-        kind: Any = {METRIC: float, "step": int, "seq": int}.get(field, str)
-        if not isinstance(value, kind | None) or not isinstance(
-            tie, int if field == "seq" else str
-        ):
-            raise ValueError
-        if any(isinstance(part, int) and not -(2**63) <= part < 2**63 for part in (value, tie)):
-            raise ValueError
-        if any(isinstance(part, str) and "\x00" in part for part in (value, tie)):
-            raise ValueError
-    except (ValueError, TypeError, binascii.Error):
-        raise InvalidInput(
-            f"{argument!r} is not a cursor of this list in this order; "
-            "take one from its pageInfo or edges.",
-            errors=[{"pointer": f"/{argument}", "detail": "not a cursor of this list"}],
-        ) from None
-    return value, tie
 
 
 class _Shape(NamedTuple):
@@ -286,7 +190,7 @@ def _parts(
         for cursor, argument in ((window.after, "after"), (window.before, "before")):
             if cursor is None:
                 continue
-            value, tie = _place(cursor, order, argument)
+            value, tie = parse(cursor, order, argument)
             if (value is not None) == valued:
                 side = "low" if (argument == "after") != order.descending else "high"
                 bounds |= {f"{side}_tie": tie} | ({f"{side}_value": value} if valued else {})

@@ -9,7 +9,9 @@ from typing import Any, cast
 
 from sqlalchemy import bindparam, exists, or_, select
 
-from app.services.keyset import Listing, RowT, listed, one_of
+from app.services.cursors import RowT
+from app.services.keyset import Listing
+from app.store.json_lists import listed, one_of
 from app.store.sql import Statement, Tx, columns, dump, every
 from app.store.tables import Checkpoint, Event, Experiment, ExperimentTag, MetricLatest, Run
 

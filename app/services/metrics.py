@@ -17,7 +17,7 @@ from app.domain.points import MAX_STEP, Column
 from app.errors import InvalidInput, NotFound
 from app.services import chunks
 from app.services.chunks import Range
-from app.services.keyset import one_of
+from app.store.json_lists import one_of
 from app.store.sql import Statement, Tx, by_id, columns, dump, every
 from app.store.tables import MetricChunk, MetricLatest, MetricSeries, Run
 

@@ -1,0 +1,79 @@
+"""Pages of an ordered list, and cursors: the place of a row in its order, as opaque text."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import orjson
+from sqlmodel import SQLModel
+
+from app.errors import InvalidInput
+
+RowT = TypeVar("RowT", bound=SQLModel)
+
+METRIC = "metric"
+"""The order by the latest value of one metric of the row."""
+
+
+class Order(NamedTuple):
+    """By what a list is sorted. `metric_key` goes with the field `metric` alone."""
+
+    field: str
+    descending: bool = True
+    metric_key: str | None = None
+
+
+class Window(NamedTuple):
+    """Which page: `size` rows after or before a cursor, from the end when `backward`."""
+
+    size: int = 50
+    after: str | None = None
+    before: str | None = None
+    backward: bool = False
+
+
+class Page(NamedTuple, Generic[RowT]):
+    """One page. `cursor` is the place of one of its rows; `values`, by what they are sorted."""
+
+    rows: list[RowT]
+    values: Sequence[Any]
+    order: Order
+    has_next: bool
+    has_previous: bool
+
+    def cursor(self, index: int) -> str:
+        """The cursor of a row of this page."""
+        row: Any = self.rows[index]
+        value = self.values[index] if self.order.field == METRIC else getattr(row, self.order.field)
+        # JSON has no infinities; their repr is a number to `float` all the same.
+        value = repr(value) if isinstance(value, float) else value
+        found = [self.order.field, self.order.metric_key, value, getattr(row, "id", value)]
+        return base64.urlsafe_b64encode(orjson.dumps(found)).decode().rstrip("=")
+
+
+def parse(cursor: str, order: Order, argument: str) -> tuple[Any, Any]:
+    """What a cursor stands for: the sort value and the tie-breaker. Raises InvalidInput."""
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        field, metric_key, value, tie = orjson.loads(base64.b64decode(padded, b"-_", True))
+        if (field, metric_key) != (order.field, order.metric_key):
+            raise ValueError
+        if field == METRIC and value is not None:
+            value = float(value)
+        kind: Any = {METRIC: float, "step": int, "seq": int}.get(field, str)
+        if not isinstance(value, kind | None) or not isinstance(
+            tie, int if field == "seq" else str
+        ):
+            raise ValueError
+        if any(isinstance(part, int) and not -(2**63) <= part < 2**63 for part in (value, tie)):
+            raise ValueError
+        if any(isinstance(part, str) and "\x00" in part for part in (value, tie)):
+            raise ValueError
+    except (ValueError, TypeError, binascii.Error):
+        raise InvalidInput(
+            f"{argument!r} is not a cursor of this list in this order; "
+            "take one from its pageInfo or edges.",
+            errors=[{"pointer": f"/{argument}", "detail": "not a cursor of this list"}],
+        ) from None
+    return value, tie
