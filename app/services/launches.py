@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, literal_column
+from sqlalchemy import bindparam, func, literal_column, select
 
 from app.domain import evidence, paths
 from app.domain.evidence import Evidence
@@ -32,6 +32,15 @@ _QUEUED = Statement(
     .order_by(_run.id)
     .limit(bindparam("most")),
     Run,
+)
+_WAITING = Statement[tuple[int]](
+    select(func.count())
+    .select_from(Run)
+    .where(
+        _run.status == literal_column("'queued'"),
+        _run.recipe.is_not(None),
+        _run.id <= bindparam("id"),
+    )
 )
 _LAUNCHED = Statement(
     every(Run)
@@ -57,6 +66,12 @@ class Place(NamedTuple):
 def queued(tx: Tx, after: Place, most: int) -> list[Run]:
     """Runs with a recipe that wait to be launched, oldest first."""
     return tx.all(_QUEUED, **after._asdict(), most=most)
+
+
+def waiting(tx: Tx, up_to: Place) -> int:
+    """How many runs with a recipe wait to be launched up to a place in the queue."""
+    found = tx.first(_WAITING, **up_to._asdict())
+    return found[0] if found else 0
 
 
 def launched(tx: Tx) -> list[Run]:

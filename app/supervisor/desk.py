@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from app.domain.recipes import Recipe
 from app.domain.resources import Allocation, Resources
@@ -37,6 +37,20 @@ SLOW_SECONDS = 1.0
 """How long a start may take before the run says what it waits for."""
 
 log = logging.getLogger(__name__)
+
+
+class Stuck(NamedTuple):
+    """What the last look at the queue found, when nothing in it could start.
+
+    The state of the machine, how far it went, how many runs wait up to there, the oldest of them
+    that waits for GPUs, and when (monotonic) they were counted.
+    """
+
+    machine: object
+    place: Place
+    waiting: int
+    wants_gpus: str | None
+    counted_at: float
 
 
 @dataclass
@@ -75,9 +89,7 @@ class Desk:
     # Runs that are being started, and what is set aside for them.
     starting: dict[str, Allocation] = field(default_factory=dict)
     readers: Readers = field(default_factory=lambda: Readers(READERS))
-    # What the last look at the queue found, when nothing in it could start: the state of the
-    # machine, how far it went, and the oldest run that waits for GPUs.
-    queue_stuck: tuple[object, Place, str | None] | None = None
+    queue_stuck: Stuck | None = None
     # Runs that may have more checkpoints than their recipes keep, and how many those keep;
     # whether files of deleted ones may still be there.
     crowded: dict[str, int] = field(default_factory=dict)
@@ -177,7 +189,6 @@ class Desk:
 
     def _done(self, about: str, job: asyncio.Task[Any]) -> None:
         self.jobs.pop(about, None)
-        self.queue_stuck = None
         if job.cancelled():
             return
         if error := job.exception():

@@ -22,10 +22,10 @@ from app.services.launches import Place, Source
 from app.store.sql import load
 from app.store.tables import Run
 from app.supervisor import planning, verifying
-from app.supervisor.desk import Desk
+from app.supervisor.desk import Desk, Stuck
 
 QUEUE_PAGE = 200
-AGAIN_SECONDS = 5.0
+COUNT_SECONDS = 5.0
 
 
 async def launch(desk: Desk) -> None:
@@ -41,16 +41,11 @@ async def launch(desk: Desk) -> None:
         if run.recipe and run.id not in desk.starting and (run.id, run.attempt) not in desk.over:
             in_use.append(_held(desk, run))
     capacity = await asyncio.to_thread(desk.launcher.capacity)
-    # Now and then the whole queue is looked at all the same: a clock that was set back, or a slow
-    # transaction, puts a new run before those that were seen.
-    machine = (capacity, tuple(in_use), time.monotonic() // AGAIN_SECONDS)
+    machine = (capacity, tuple(in_use))
     wants_gpus: str | None = None
-    place, stuck = Place(), True
-    if desk.queue_stuck is not None and desk.queue_stuck[0] == machine:
-        _, looked_to, first = desk.queue_stuck
-        # Without the run that others wait behind, they are looked at again.
-        if first is None or (await desk.db.read(runs.get, first)).status == RunStatus.QUEUED:
-            place, wants_gpus = looked_to, first
+    place, waiting, counted_at, stuck = Place(), 0, time.monotonic(), True
+    if (last := await _stuck(desk, machine)) is not None:
+        _, place, waiting, wants_gpus, counted_at = last
     while queue := await desk.db.read(launches.queued, place, QUEUE_PAGE):
         for run in queue:
             recipe = desk.recipe(run)
@@ -74,6 +69,7 @@ async def launch(desk: Desk) -> None:
                 if resources.count and not found.impossible:
                     wants_gpus = wants_gpus or run.id
                 await _wait(desk, run, Reason.WAITING_FOR_RESOURCES, found.detail)
+                waiting += 1
                 continue
             stuck = False
             sources = await _sources(desk, run)
@@ -85,7 +81,24 @@ async def launch(desk: Desk) -> None:
             _begin(desk, run, recipe, found, sources)
         place = Place(queue[-1].id)
         await asyncio.sleep(0)  # a long queue must not hold up requests
-    desk.queue_stuck = (machine, place, wants_gpus) if stuck else None
+    desk.queue_stuck = Stuck(machine, place, waiting, wants_gpus, counted_at) if stuck else None
+
+
+async def _stuck(desk: Desk, machine: object) -> Stuck | None:
+    """The last look at the queue, where the next one need only go on from it."""
+    last = desk.queue_stuck
+    if last is None or last.machine != machine:
+        return None
+    # Without the run that others wait behind, they are looked at again.
+    first = last.wants_gpus
+    if first is not None and (await desk.db.read(runs.get, first)).status != RunStatus.QUEUED:
+        return None
+    # A clock that was set back, or a slow transaction, puts a new run before those that were seen.
+    if time.monotonic() - last.counted_at >= COUNT_SECONDS:
+        if await desk.db.read(launches.waiting, last.place) != last.waiting:
+            return None
+        last = last._replace(counted_at=time.monotonic())
+    return last
 
 
 def _held(desk: Desk, run: Run) -> Allocation:
