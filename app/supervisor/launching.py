@@ -26,6 +26,10 @@ from app.supervisor.desk import Desk, Stuck
 
 QUEUE_PAGE = 200
 COUNT_SECONDS = 5.0
+UNKNOWN_RECIPE = (
+    "The recipe {!r} is not configured on this server: add it to the file of LLM_TRAIN_RECIPES "
+    "and restart the server, or cancel the run."
+)
 
 
 async def launch(desk: Desk) -> None:
@@ -50,8 +54,10 @@ async def launch(desk: Desk) -> None:
         for run in queue:
             recipe = desk.recipe(run)
             if recipe is None:
-                detail = f"The recipe {run.recipe!r} is no longer configured."
-                await desk.db.write(launches.refuse, run.id, Reason.LAUNCHER_ERROR, detail)
+                # A server that was started without its file of recipes must not end the queue.
+                detail = UNKNOWN_RECIPE.format(run.recipe)
+                await _wait(desk, run, Reason.WAITING_FOR_RESOURCES, detail)
+                waiting += 1
                 continue
             if run.id in desk.starting:
                 stuck = False

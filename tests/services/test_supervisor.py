@@ -15,7 +15,7 @@ import pytest
 
 from app.domain.lifecycle import Reason
 from app.domain.recipes import Recipe
-from app.domain.requests import ResumeRequest
+from app.domain.requests import ResumeRequest, RunRequest
 from app.domain.resources import Allocation
 from app.errors import Busy, ServiceError, Unavailable
 from app.launchers import wrapper
@@ -228,3 +228,31 @@ async def test_a_run_whose_id_is_older_than_those_that_wait_is_found(
         late = await stage.submit()
     await launch(desk)
     assert launcher.launched == [late.id]
+
+
+async def test_a_run_of_an_unknown_recipe_waits_for_a_server_that_knows_it(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "COUNT_SECONDS", 0.0)
+    launcher = Recorder()
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    desk.recipes = {"other": TINY}
+    run = await stage.submit(resources={"count": 2})
+    await launch(desk)
+    # What stays in the queue is counted, so that it need not be looked at again.
+    assert desk.queue_stuck is not None and await launching._stuck(desk, desk.queue_stuck.machine)
+    younger = await db.write(
+        runs.submit, stage.experiment, RunRequest(model="m", recipe="other"), desk.recipes
+    )
+    await launch(desk)
+    waits = await stage.get(run)
+    assert (waits.status, waits.status_reason) == ("queued", "waiting_for_resources")
+    assert waits.status_detail == (
+        "The recipe 'tiny' is not configured on this server: add it to the file of "
+        "LLM_TRAIN_RECIPES and restart the server, or cancel the run."
+    )
+    assert launcher.launched == [younger.id]
+    await launch(open_desk(db, tmp_path, launcher))
+    assert launcher.launched == [younger.id, run.id]
+    events = [each.type for each in await stage.events() if each.run_id == run.id]
+    assert events == ["run.queued", "run.waiting", "run.starting"]
