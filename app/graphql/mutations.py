@@ -241,7 +241,7 @@ def cancel_run(tx: Tx, values: Values, context: Context) -> Rows:
 def resume_run(tx: Tx, values: Values, context: Context) -> Rows:
     """A new run from a checkpoint of this run, with hyperparameters overridden."""
     request = ResumeRequest(**_without(values, "run_id"))
-    return {"run": runs.resume(tx, values["run_id"], request)}
+    return {"run": runs.resume(tx, values["run_id"], request, context.recipes)}
 
 
 @mutation(MarkCheckpointInput, MarkCheckpointPayload)

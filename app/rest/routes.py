@@ -104,10 +104,12 @@ async def cancel_run(request: Request, experiment_id: ExperimentId, run_id: RunI
 async def resume_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """A new run from a checkpoint of this run, with hyperparameters overridden."""
     body = await read(request, ResumeRequest)
+    state = request.app.state
     answer = await answers.perform(
-        request, runs.resume, run_id, body, experiment_id, view=views.run, status=201
-    )
-    return answers.respond(answers.with_run_token(answer, request.app.state.secret))
+        request, runs.resume, run_id, body, state.recipes, experiment_id, view=views.run,
+        status=201,
+    )  # fmt: skip
+    return answers.respond(answers.with_run_token(answer, state.secret))
 
 
 @router.post(

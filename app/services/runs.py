@@ -85,11 +85,9 @@ def _ancestors(tx: Tx, run: Run) -> set[str]:
 
 def submit(tx: Tx, experiment_id: str, request: RunRequest, recipes: Collection[str]) -> Run:
     """A new queued run. Raises NotFound, UnknownRecipe."""
-    if request.recipe is not None and request.recipe not in recipes:
-        raise UnknownRecipe(
-            f"There is no recipe {request.recipe!r}; there are: {', '.join(sorted(recipes))}.",
-            errors=[{"pointer": "/recipe", "detail": "unknown recipe"}],
-        )
+    _check_recipe(
+        request.recipe, recipes, errors=[{"pointer": "/recipe", "detail": "unknown recipe"}]
+    )
     run_id = new_id("run")
     run = row_type(Run)(
         **_BLANK,
@@ -113,6 +111,16 @@ def submit(tx: Tx, experiment_id: str, request: RunRequest, recipes: Collection[
     )
     _queue(tx, run)
     return run
+
+
+def _check_recipe(
+    recipe: str | None, recipes: Collection[str], errors: list[dict[str, str]] | None = None
+) -> None:
+    if recipe is not None and recipe not in recipes:
+        raise UnknownRecipe(
+            f"There is no recipe {recipe!r}; there are: {', '.join(sorted(recipes))}.",
+            errors=errors,
+        )
 
 
 _BLANK: dict[str, Any] = {
@@ -211,13 +219,20 @@ def cancel(tx: Tx, run_id: str, experiment_id: str | None = None) -> Cancelled:
     return Cancelled(run, checkpoints.promise(tx, run))
 
 
-def resume(tx: Tx, run_id: str, request: ResumeRequest, experiment_id: str | None = None) -> Run:
+def resume(
+    tx: Tx,
+    run_id: str,
+    request: ResumeRequest,
+    recipes: Collection[str],
+    experiment_id: str | None = None,
+) -> Run:
     """A child run from a checkpoint of this run, hyperparameters overridden.
 
-    Raises NotFound, BadCheckpointPath, CheckpointLost, Conflict (nothing to resume from),
-    InvalidInput (what they are then is more than a submission may hold).
+    Raises NotFound, UnknownRecipe, BadCheckpointPath, CheckpointLost, Conflict (nothing to
+    resume from), InvalidInput (what they are then is more than a submission may hold).
     """
     parent = lock(tx, run_id, experiment_id)
+    _check_recipe(parent.recipe, recipes)
     try:
         hyperparams = bounded(load(parent.hyperparams) | request.override_hyperparams)
     except ValueError as error:

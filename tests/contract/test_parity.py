@@ -286,6 +286,25 @@ def test_keys(api: Api, recipe: str | None) -> None:
     both(api, story)
 
 
+def test_a_run_whose_recipe_is_gone_is_not_resumed(
+    api: Api, recipe: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def story(api: Api, face: Any) -> Any:
+        experiment, run = begin(face, recipe)
+        face.cancel(experiment, run)
+        key = {"idempotencyKey": f"gone-{type(face).__name__}-{recipe}"}
+        answers = [face.resume(experiment, run, **key)]
+        with monkeypatch.context() as gone:
+            gone.delitem(api.app.state.recipes, "demo")
+            answers += [face.resume(experiment, run, **key), face.resume(experiment, run)]
+        assert answers[1] == (answers[0][0], True)
+        if recipe is not None:
+            assert answers[2] == ("unknown_recipe", [])
+        return answers, experiment
+
+    both(api, story)
+
+
 def test_the_comparison_sees_a_difference(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def story(api: Api, face: Any) -> Any:
         experiment, run = begin(face, None)

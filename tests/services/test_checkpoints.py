@@ -13,7 +13,7 @@ from app.store.database import Database
 from app.store.tables import Checkpoint, Run
 from app.trainer.checkpoint import Manifest
 from tests.support.database import Databases
-from tests.support.stage import Stage, manifest
+from tests.support.stage import RECIPES, Stage, manifest
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +32,7 @@ async def judge(stage: Stage, found: Checkpoint, verdict: Manifest | str) -> Che
 
 
 async def resumed(stage: Stage, run: Run) -> Run:
-    return await stage.db.write(runs.resume, run.id, ResumeRequest())
+    return await stage.db.write(runs.resume, run.id, ResumeRequest(), RECIPES)
 
 
 async def cancelled(stage: Stage, run: Run) -> Checkpoint:
@@ -81,14 +81,14 @@ async def test_a_declared_source_that_is_not_there_takes_the_promises_on_it_alon
     stage = await Stage.open(db)
     parent = await stage.run("running")
     path = f"/ckpts/{parent.experiment_id}/{parent.id}/mine"
-    child = await db.write(runs.resume, parent.id, ResumeRequest(ckpt_path=path))
+    child = await db.write(runs.resume, parent.id, ResumeRequest(ckpt_path=path), RECIPES)
     assert (await cancelled(stage, child)).state == "declared"
 
     await judge(stage, await stage.named(parent, "mine"), "It is not there.")
 
     assert (await stage.named(child, "cancel-0")).state == "lost"
     with pytest.raises(CheckpointLost, match="lost"):
-        await db.write(runs.resume, parent.id, ResumeRequest(ckpt_path=path))
+        await db.write(runs.resume, parent.id, ResumeRequest(ckpt_path=path), RECIPES)
 
 
 async def test_a_path_that_a_client_named_first_is_promised_all_the_same(db: Database) -> None:

@@ -97,7 +97,9 @@ class Story:
             return
         step = parent.saved[which % len(parent.saved)]
         path = f"/ckpts/{self.experiment_id}/{parent.id}/step-{step}"
-        child = Lineage(runs.resume(tx, parent.id, ResumeRequest(ckpt_path=path)).id, parent)
+        child = Lineage(
+            runs.resume(tx, parent.id, ResumeRequest(ckpt_path=path), ["demo"]).id, parent
+        )
         self.runs.append(child)
         self.launch(tx, child, step)
 

@@ -92,7 +92,7 @@ async def cancel(stage: Stage, run: Run) -> tuple[str, str | None]:
 
 
 async def resume(stage: Stage, run: Run) -> tuple[str, str | None]:
-    child = await stage.db.write(runs.resume, run.id, ResumeRequest())
+    child = await stage.db.write(runs.resume, run.id, ResumeRequest(), RECIPES)
     assert child.parent_run_id == run.id and child.source_checkpoint_id is not None
     source = await stage.db.read(checkpoints.get, child.source_checkpoint_id)
     assert child.source_ckpt_path == source.ckpt_path

@@ -22,7 +22,7 @@ from app.store.sql import Tx
 from app.store.tables import Checkpoint
 from tests.support.database import postgresql_only
 from tests.support.server import wait_until
-from tests.support.stage import SAVED, Stage, manifest
+from tests.support.stage import RECIPES, SAVED, Stage, manifest
 
 pytestmark = [pytest.mark.anyio, postgresql_only]
 
@@ -139,7 +139,7 @@ async def test_retention_deletes_nothing_that_is_needed_by_then(
         if rescue == "mark":
             return marks.mark(tx, stage.experiment, mark(run, "step-5"))
         path = f"/ckpts/{run.experiment_id}/{run.id}/step-5"
-        return runs.resume(tx, run.id, ResumeRequest(ckpt_path=path))
+        return runs.resume(tx, run.id, ResumeRequest(ckpt_path=path), RECIPES)
 
     deleted: list[Checkpoint] = await meet(
         db, database_url, need, db.write(retention.delete, run.id, 1)
@@ -163,7 +163,7 @@ async def test_what_retention_deletes_cannot_be_resumed_from(
         db,
         database_url,
         lambda tx: retention.delete(tx, run.id, 1),
-        db.write(runs.resume, run.id, ResumeRequest(ckpt_path=path)),
+        db.write(runs.resume, run.id, ResumeRequest(ckpt_path=path), RECIPES),
     )
 
     assert isinstance(refused, CheckpointLost)

@@ -12,7 +12,7 @@ from app.services import checkpoints, launches, marks, retention, runs, verifica
 from app.store.database import Database
 from app.store.tables import Run
 from tests.support.database import Databases
-from tests.support.stage import Stage
+from tests.support.stage import RECIPES, Stage
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +38,7 @@ async def left(stage: Stage, run: Run) -> list[str]:
 
 async def resume(stage: Stage, run: Run, name: str) -> Run:
     path = f"/ckpts/{run.experiment_id}/{run.id}/{name}"
-    return await stage.db.write(runs.resume, run.id, ResumeRequest(ckpt_path=path))
+    return await stage.db.write(runs.resume, run.id, ResumeRequest(ckpt_path=path), RECIPES)
 
 
 async def test_the_newest_stay_and_the_dry_run_says_what_goes(db: Database) -> None:

@@ -29,7 +29,7 @@ from app.supervisor import launching
 from app.supervisor.desk import Desk
 from app.supervisor.observing import observe
 from app.supervisor.verifying import verify
-from tests.support.stage import Stage
+from tests.support.stage import RECIPES, Stage
 
 pytestmark = pytest.mark.anyio
 
@@ -177,7 +177,7 @@ async def test_no_disk_is_looked_at_on_the_event_loop(
 async def test_a_path_that_stands_for_another_is_not_looked_for(db: Database) -> None:
     stage = await Stage.open(db)
     parent = await stage.run("cancelling")
-    child = await db.write(runs.resume, parent.id, ResumeRequest())
+    child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
     await db.write(runs.cancel, child.id)
     (promised,) = await stage.checkpoints(child)
     assert promised.state == "pending" and promised.stored_as_id is not None

@@ -27,7 +27,7 @@ from app.supervisor.verifying import begin
 from app.trainer import checkpoint
 from tests.services import test_supervisor
 from tests.services.test_supervisor import Recorder, open_desk
-from tests.support.stage import Stage
+from tests.support.stage import RECIPES, Stage
 
 pytestmark = pytest.mark.anyio
 
@@ -112,7 +112,7 @@ async def test_a_launch_waits_for_its_checkpoint_and_says_why(db: Database, tmp_
     launcher = Recorder()
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
     parent = await parent_with(stage, desk, tmp_path, 5)
-    child = await db.write(runs.resume, parent.id, ResumeRequest())
+    child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
         await launching.launch(desk)
         await turns(desk, 20)
@@ -134,7 +134,7 @@ async def test_a_launch_gives_up_after_a_minute_and_the_checkpoint_stays_what_it
     launcher = Recorder()
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
     grandparent = await parent_with(stage, desk, tmp_path, 3)
-    parent = await db.write(runs.resume, grandparent.id, ResumeRequest())
+    parent = await db.write(runs.resume, grandparent.id, ResumeRequest(), RECIPES)
     parent = await stage.claim(parent)
     await stage.report(parent, batch=1, step=5, total_steps=10)
     await save(stage, parent, tmp_path, "step-000005", 5)
@@ -142,7 +142,7 @@ async def test_a_launch_gives_up_after_a_minute_and_the_checkpoint_stays_what_it
     await jobs(desk)
     await stage.report(parent, batch=2, step=10, finished=True)
     await stage.ends(parent, exit_code=0)
-    child = await db.write(runs.resume, parent.id, ResumeRequest())
+    child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
         await launching.launch(desk)
         await turns(desk)
@@ -159,7 +159,7 @@ async def test_with_nothing_else_to_start_from_the_run_fails_and_says_why(
 ) -> None:
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
     parent = await parent_with(stage, desk, tmp_path, 5)
-    child = await db.write(runs.resume, parent.id, ResumeRequest())
+    child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
         await launching.launch(desk)
         await turns(desk)
