@@ -133,7 +133,6 @@ class Story:
         now = self.watch(f"{base}/runs/{first}", until_step=int(HYPERPARAMS["steps"]) // 2)
         if now["status"] in TERMINAL:
             sys.exit(f"llm-train: the run {now['status']}: {now['status_detail']}")
-        loss_before = now["metrics"]["loss"]["value"]
 
         say("Cancel it half-way: the answer names the checkpoint before it is written")
         show("POST", f"{base}/runs/{first}/cancel")
@@ -153,9 +152,13 @@ class Story:
         now = self.watch(f"{base}/runs/{second}")
         if now["status"] != "succeeded":
             sys.exit(f"llm-train: the resumed run {now['status']}: {now['status_detail']}")
+        step, last = saved["step"], now["metrics"]["loss"]
+        # The curve of a resumed run begins with that of the run it was resumed from.
+        window = f"keys=loss&from_step={step}&to_step={step}"
+        curve = call("GET", f"{base}/runs/{second}/metrics?{window}")["series"][0]
         self.console.print(
-            f"  the loss went on from {loss_before:.3f} at step {saved['step']} "
-            f"to {now['metrics']['loss']['value']:.3f} at step {now['step']}"
+            f"  the loss went on from {curve['values'][0]:.3f} at step {step} "
+            f"to {last['value']:.3f} at step {last['step']}"
         )
 
         say("Mark the result as a release")

@@ -1,12 +1,14 @@
 """The commands of `llm-train`, as real processes, when all is well."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.api.conftest import running
 from tests.support import commands
 from tests.support.server import REPOSITORY, end_trainers
 
@@ -50,6 +52,15 @@ def test_the_demo_tells_its_whole_story_and_ends(tmp_path: Path) -> None:
         )
     ]
     assert places == sorted(places)
+    with running(tmp_path) as api:
+        query = "/v1/experiments/{}/runs/{}/metrics?keys=loss"
+        (experiment,) = set(re.findall(r"exp_\w+", told))
+        second = max(re.findall(r"run_\w+", told))  # ids are by time
+        answer = api.send("GET", query.format(experiment, second)).json()
+    (curve,) = answer["series"]
+    losses = dict(zip(curve["steps"], curve["values"], strict=True))
+    said = re.findall(r"(\d\.\d{3}) at step (\d+)", told)
+    assert said == [(f"{losses[int(step)]:.3f}", step) for _, step in said] and len(said) == 2
 
 
 def test_migrate_goes_up_and_down(tmp_path: Path) -> None:
