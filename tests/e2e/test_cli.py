@@ -55,7 +55,7 @@ def test_the_demo_tells_its_whole_story_and_ends(tmp_path: Path) -> None:
     with running(tmp_path) as api:
         query = "/v1/experiments/{}/runs/{}/metrics?keys=loss"
         (experiment,) = set(re.findall(r"exp_\w+", told))
-        second = max(re.findall(r"run_\w+", told))  # ids are by time
+        second = max(re.findall(r"run_\w{26}", told))  # ids are by time
         answer = api.send("GET", query.format(experiment, second)).json()
     (curve,) = answer["series"]
     losses = dict(zip(curve["steps"], curve["values"], strict=True))
