@@ -1,7 +1,7 @@
 """`llm-train verify` and `llm-train prune`: what operators do to checkpoints by hand.
 
-Both work on the database itself. SQLite belongs to one process: while a server runs on it, ask
-that server (`POST …/checkpoints/verify`, `GET …/retention`) instead.
+Both work on the database itself, and make none. SQLite belongs to one process: while a server
+runs on it, ask that server instead.
 """
 
 from collections.abc import AsyncIterator
@@ -9,11 +9,19 @@ from contextlib import asynccontextmanager
 
 from app.domain.recipes import read_recipes
 from app.domain.requests import VerifyRequest
+from app.errors import Unavailable
 from app.services import data_dirs, retention, verification
 from app.services.reading import Readers
 from app.settings import Settings
-from app.store.database import Database, connect
+from app.store.database import Database, InUse, connect
 from app.store.tables import Checkpoint
+
+_OF_THE_EXPERIMENT = "/v1/experiments/{experiment_id}"
+ASK_TO_VERIFY = f"ask it with POST {_OF_THE_EXPERIMENT}/checkpoints/verify"
+ASK_TO_PRUNE = (
+    "stop it first, or let it delete by its recipes' keep_checkpoints; "
+    f"GET {_OF_THE_EXPERIMENT}/retention shows what would be deleted"
+)
 
 
 async def verify(
@@ -23,7 +31,7 @@ async def verify(
 
     Raises NotFound, Unavailable.
     """
-    async with _database(settings) as db:
+    async with _database(settings, ASK_TO_VERIFY) as db:
         findings = await verification.inspect(
             db, Readers(1), settings.data_dir, experiment_id, request
         )
@@ -36,7 +44,7 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> list[Che
     Answers what is deleted, or with `dry_run` would be. Raises RecipeError, Unavailable.
     """
     wanted = keep or retention.kept(read_recipes(settings.recipes))
-    async with _database(settings) as db:
+    async with _database(settings, ASK_TO_PRUNE) as db:
         if dry_run:
             return await db.scan(retention.plan, wanted)
         deleted: list[Checkpoint] = []
@@ -49,9 +57,19 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> list[Che
 
 
 @asynccontextmanager
-async def _database(settings: Settings) -> AsyncIterator[Database]:
+async def _database(settings: Settings, instead: str) -> AsyncIterator[Database]:
+    """The database of the service; `instead`: what to do while a server has it."""
     db = connect(settings.database_url)
-    await db.start()
+    if (path := db.missing()) is not None:
+        raise Unavailable(
+            f"there is no database {path}: set LLM_TRAIN_DATABASE_URL as the service has it"
+        )
+    try:
+        await db.start()
+    except Unavailable as error:
+        if isinstance(error.__cause__, InUse):
+            raise Unavailable(f"{error}; {instead}") from error
+        raise
     try:
         await db.read(data_dirs.check, data_dirs.identity(settings.data_dir))
         yield db

@@ -14,6 +14,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from app.errors import Unavailable
@@ -23,6 +24,10 @@ from app.store.sql import Tx
 P = ParamSpec("P")
 R = TypeVar("R")
 UseCase = Callable[Concatenate[Tx, P], R]
+
+
+class InUse(OSError):
+    """Another process has what only one may have."""
 
 
 class Database(ABC):
@@ -41,7 +46,14 @@ class Database(ABC):
 
     @abstractmethod
     def take(self) -> None:
-        """Takes the database for this process, where only one may have it. Raises OSError."""
+        """Takes the database for this process, where only one may have it.
+
+        Raises OSError; InUse when another has it.
+        """
+
+    def missing(self) -> Path | None:
+        """The file that `prepare` would make anew, if there is one to make."""
+        return None
 
     @abstractmethod
     def prepare(self) -> None:

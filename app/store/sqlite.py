@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from app.errors import Busy, ServiceError, Unavailable
 from app.store import migrate
-from app.store.database import Database, P, R, UseCase
+from app.store.database import Database, InUse, P, R, UseCase
 from app.store.sql import Tx
 
 BATCH = 64
@@ -74,6 +74,9 @@ class SqliteDatabase(Database):
 
     def take(self) -> None:
         self._owner = own(self.path.with_name(self.path.name + "-owner"))
+
+    def missing(self) -> Path | None:
+        return None if self.path.exists() else self.path.absolute()
 
     def prepare(self) -> None:
         try:
@@ -264,7 +267,7 @@ class SqliteDatabase(Database):
 
 
 def own(lock: Path) -> int:
-    """Takes a lock file for this process's life. Raises OSError when another holds it.
+    """Takes a lock file for this process's life. Raises InUse when another holds it.
 
     Group commit, wake-ups and keys in flight live in one process: a second server on the
     same file would be a slow and confusing one.
@@ -274,7 +277,7 @@ def own(lock: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise OSError("another server is using it") from error
+        raise InUse("another server is using it") from error
     return descriptor
 
 

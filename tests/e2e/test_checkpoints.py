@@ -1,6 +1,7 @@
 """Only what is on disk, whole and unchanged, is offered; reading it holds up nothing else."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -217,6 +218,15 @@ def test_retention_keeps_the_newest_of_a_run_while_it_trains(
         assert answer["size_bytes"] == answer["checkpoints"][0]["size_bytes"] > 0
 
 
+def advised(service: Service, line: str) -> str:
+    """The operation of the service that a line names; it must have it."""
+    (method, path), *more = re.findall(r"(GET|POST) (/\S+)", line)
+    assert not more
+    described = service.http.get(f"{service.url}/openapi.json").json()["paths"]
+    assert method.lower() in described[path]
+    return str(path)
+
+
 def test_operators_verify_and_prune_from_the_command_line(tmp_path: Path) -> None:
     def llm_train(*arguments: str) -> tuple[int, list[str]]:
         done = commands.llm_train(
@@ -232,7 +242,11 @@ def test_operators_verify_and_prune_from_the_command_line(tmp_path: Path) -> Non
             service.checkpoints(run).values(), key=lambda each: each["step"]
         )
         code, (line,) = llm_train("prune", "--keep", "1")
-        assert code == 1 and "cannot be used" in line, "it belongs to the server"
+        assert code == 1 and "another server is using it" in line
+        assert advised(service, line) == "/v1/experiments/{experiment_id}/retention"
+        code, (line,) = llm_train("verify", service.experiment)
+        assert code == 1 and "another server is using it" in line
+        assert advised(service, line) == "/v1/experiments/{experiment_id}/checkpoints/verify"
 
     code, lines = llm_train("verify", service.experiment)
     assert code == 0 and all(line.startswith("ready") for line in lines) and len(lines) == 3

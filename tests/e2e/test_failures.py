@@ -242,6 +242,7 @@ def test_a_command_that_is_wrong(
     status: int,
     expected: str,
 ) -> None:
+    (tmp_path / "app.db").touch()
     done = llm_train(*arguments, DATABASE_URL=f"sqlite:///{tmp_path}/app.db")
     assert (done.status, done.out) == (status, "")
     assert done.err.startswith("llm-train") and done.err.count("\n") == 1 and expected in done.err
@@ -252,6 +253,21 @@ def test_a_command_on_a_database_that_cannot_be(arguments: list[str]) -> None:
     done = llm_train(*arguments, DATABASE_URL="mysql://x")
     assert (done.status, done.out) == (1, "")
     assert re.fullmatch(r"llm-train: .*sqlite:///FILE or postgresql.*\n", done.err)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["verify", "exp_a"], ["prune"], ["prune", "--keep", "1", "--dry-run"]]
+)
+def test_upkeep_makes_no_database(tmp_path: Path, arguments: list[str]) -> None:
+    done = llm_train(
+        *arguments, DATABASE_URL=f"sqlite:///{tmp_path}/app.db", DATA_DIR=f"{tmp_path}/data"
+    )
+    assert (done.status, done.out) == (1, "")
+    assert done.err == (
+        f"llm-train: there is no database {tmp_path}/app.db: "
+        "set LLM_TRAIN_DATABASE_URL as the service has it\n"
+    )
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_schema_under_a_server_is_left_alone(tmp_path: Path) -> None:
