@@ -2,7 +2,7 @@
 
 One ASGI middleware for REST and GraphQL: Host and Origin against an allowlist (a web page
 elsewhere must not drive a local service, not even by DNS rebinding), the API token when
-one is configured (every route but health; reports also take their run's token), and the
+one is configured (every route but health; trainers come with their run's token), and the
 cap on bodies, whether or not their length was announced.
 """
 
@@ -19,11 +19,14 @@ from app.domain.tokens import same
 from app.errors import BodyTooLarge, Forbidden, ServiceError, Unauthorized
 
 ANONYMOUS = "anonymous"
-"""The caller who may ask for health, and is asked for a token further in: a report is, and a
+"""The caller who may ask for health, and is asked for a token further in: a trainer is, and a
 websocket of GraphQL."""
 
 _OPEN = {"/healthz", "/readyz"}
-_REPORTS = re.compile(r"/v1/runs/[^/]+/reports")
+_TRAINERS = {
+    "POST": re.compile(r"/v1/runs/[^/]+/reports"),
+    "GET": re.compile(r"/v1/runs/[^/]+/spec"),
+}
 _LOOKED_AT = {b"host", b"origin", b"authorization", b"content-length"}
 
 SECURITY = [
@@ -152,7 +155,8 @@ class Guard:
         if scope["type"] == "websocket":
             inside = path == "/graphql"  # a browser's first message brings the token
         else:
-            inside = path in _OPEN or (scope["method"] == "POST" and bool(_REPORTS.fullmatch(path)))
+            trainers = _TRAINERS.get(scope["method"])
+            inside = path in _OPEN or bool(trainers and trainers.fullmatch(path))
         if inside:
             return ANONYMOUS
         raise Unauthorized(

@@ -33,7 +33,7 @@ _SCHEMES = {
     "runToken": {
         "type": "http",
         "scheme": "bearer",
-        "description": "The token of one run: for reports on it, and nothing else.",
+        "description": "The token of one run: for its trainer's spec and reports, nothing else.",
     },
 }
 _REPLAYED = {

@@ -1,4 +1,7 @@
-"""`/v1/runs/{run_id}/reports`: what trainers send, let in only as fast as it is written."""
+"""`/v1/runs/{run_id}/…`: what trainers shall do, and what they report, with the run's token.
+
+Reports are let in only as fast as they are written.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,7 +15,9 @@ from app.guard import bearer
 from app.rest import answers, schemas
 from app.rest.body import read
 from app.rest.parameters import DirectRoute, RunId, takes
-from app.services import reports
+from app.rest.problems import documented
+from app.services import launches, reports
+from app.services.data_dirs import identity
 from app.services.reports import Receipt, ReportRequest
 from app.store.database import Database
 
@@ -54,11 +59,7 @@ class Inflow:
 async def report(request: Request, run_id: RunId) -> Response:
     """A trainer's report on its own run, with the run's token."""
     state = request.app.state
-    token = bearer(request.headers.get("authorization", ""))
-    if request.scope["caller"] != "api" and (
-        token is None or not same(token, run_token(state.secret, run_id))
-    ):
-        raise Unauthorized("Send the run's token: `Authorization: Bearer rt_…`.")
+    _check_token(request, run_id)
     announced = request.headers.get("content-length", "")
     # A body of unknown length may be as large as any.
     size = int(announced) if announced.isdigit() else state.settings.max_body_bytes
@@ -77,3 +78,28 @@ async def report(request: Request, run_id: RunId) -> Response:
         return answers.respond(
             await answers.perform(request, reports.ingest, run_id, body, view=Receipt._asdict)
         )
+
+
+@router.get(
+    "/runs/{run_id}/spec", response_model=schemas.SpecAnswer, tags=["trainers"],
+    responses=documented(404),
+)  # fmt: skip
+async def spec(request: Request, run_id: RunId) -> Response:
+    """What a trainer that attaches by itself shall do, with the run's token.
+
+    Paths are the service's. Who finds `data_dir.name` in the file `id` of `data_dir.path` has
+    the same files, and saves where the service verifies.
+    """
+    state = request.app.state
+    _check_token(request, run_id)
+    data_dir = state.settings.data_dir.absolute()
+    found = await state.db.read(launches.spec, run_id, data_dir)
+    return answers.json({**found, "data_dir": {"path": str(data_dir), "name": identity(data_dir)}})
+
+
+def _check_token(request: Request, run_id: str) -> None:
+    token = bearer(request.headers.get("authorization", ""))
+    if request.scope["caller"] != "api" and (
+        token is None or not same(token, run_token(request.app.state.secret, run_id))
+    ):
+        raise Unauthorized("Send the run's token: `Authorization: Bearer rt_…`.")

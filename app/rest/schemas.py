@@ -242,6 +242,38 @@ class ReceiptAnswer(Answer):
     stop_checkpoint: str | None = Field(description="The name to save under when stopping.")
 
 
+class ResumeSpec(Answer):
+    """Where a resumed run starts."""
+
+    ckpt_path: str
+    path: str = Field(description="The directory, in the service's DATA_DIR.")
+    step: int | None
+
+
+class DataDirAnswer(Answer):
+    """The service's DATA_DIR."""
+
+    path: str
+    name: str | None = Field(description="What its file `id` says.")
+
+
+class SpecAnswer(Answer):
+    """What the trainer of a run shall do."""
+
+    format: int
+    run_id: str
+    experiment_id: str
+    recipe: str | None
+    model: str
+    dataset: dict[str, Any]
+    hyperparams: dict[str, Any]
+    resources: dict[str, Any]
+    notes: str
+    checkpoint_dir: str = Field(description="Where the service looks for checkpoints.")
+    resume: ResumeSpec | None
+    data_dir: DataDirAnswer
+
+
 class HealthAnswer(Answer):
     """`ok` of the process, `ready` of the service."""
 

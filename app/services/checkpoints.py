@@ -187,16 +187,23 @@ def _become(
 
 
 def announced(
-    tx: Tx, run: Run, name: str, *, step: int, size_bytes: int | None, sha256: str | None
+    tx: Tx,
+    run: Run,
+    name: str,
+    *,
+    step: int,
+    size_bytes: int | None,
+    sha256: str | None,
+    elsewhere: bool = False,
 ) -> Checkpoint:
     """A trainer says that it saved a checkpoint.
 
-    One that the service can look at is pending until it is verified; that of an external
-    run, kept elsewhere, is declared. The same again changes nothing.
+    One that the service can look at is pending until it is verified; one that an external
+    trainer keeps elsewhere is declared. The same again changes nothing.
     """
     facts: dict[str, Any] = {"step": step, "size_bytes": size_bytes, "sha256": sha256}
     found = find(tx, str(paths.CheckpointPath(run.experiment_id, run.id, name)))
-    state = State.DECLARED if run.recipe is None else State.PENDING
+    state = State.DECLARED if elsewhere else State.PENDING
     if found is None:
         return _create(tx, run, name, state, **facts)
     if found.state in (State.READY, State.LOST) and sha256 in (None, found.sha256):

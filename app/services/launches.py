@@ -6,16 +6,18 @@ attempt its number and its nonce; whatever happens later is recorded against tha
 
 import secrets
 from collections.abc import Sequence, Set
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, literal_column, select
 
 from app.domain import evidence, paths
 from app.domain.evidence import Evidence
-from app.domain.lifecycle import LAUNCHED, Reason, RunStatus
+from app.domain.lifecycle import LAUNCHED, CheckpointState, Reason, RunStatus
 from app.domain.recipes import Recipe
 from app.services import checkpoints, data_dirs, events, runs
-from app.store.sql import Statement, Tx, columns, dump, every
+from app.services.verification import directory
+from app.store.sql import Statement, Tx, columns, dump, every, load
 from app.store.tables import Checkpoint, Run
 
 _run = columns(Run)
@@ -101,6 +103,43 @@ def sources(tx: Tx, run: Run) -> list[Source]:
                 seen.add(stored.id)
                 found.append(Source(each, stored))
     return found
+
+
+def order(run: Run, source: Source | None, data_dir: Path) -> dict[str, Any]:
+    """What every trainer of a run shall do, wherever it runs: the heart of spec.json."""
+    return {
+        "format": 1,
+        "run_id": run.id,
+        "experiment_id": run.experiment_id,
+        "recipe": run.recipe,
+        "model": run.model,
+        "dataset": load(run.dataset),
+        "hyperparams": load(run.hyperparams),
+        "resources": load(run.resources),
+        "notes": run.notes or "",
+        "checkpoint_dir": str(directory(data_dir, f"/ckpts/{run.experiment_id}/{run.id}")),
+        "resume": None if source is None else {
+            "ckpt_path": source.named.ckpt_path,
+            "path": str(directory(data_dir, source.stored.ckpt_path)),
+            "step": source.stored.step,
+        },
+    }  # fmt: skip
+
+
+def spec(tx: Tx, run_id: str, data_dir: Path) -> dict[str, Any]:
+    """What a trainer that attaches by itself shall do. Raises NotFound.
+
+    It starts from the checkpoint that the run was resumed from, whatever became of that: what
+    cannot be read is its trainer's to say, who must not begin from nothing instead.
+    """
+    run = runs.get(tx, run_id)
+    source = None
+    if run.source_checkpoint_id is not None:
+        named = checkpoints.get(tx, run.source_checkpoint_id)
+        source = Source(named, checkpoints.stored(tx, named))
+        if source.stored.state == CheckpointState.EMPTY:
+            source = None
+    return order(run, source, data_dir)
 
 
 def ready_in_lineage(tx: Tx, run: Run) -> list[str]:

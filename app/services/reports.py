@@ -67,12 +67,17 @@ class MetricRow(TypedDict):
 
 
 class SavedCheckpoint(Request):
-    """A checkpoint that the trainer has committed. `sha256` is its manifest's."""
+    """A checkpoint that the trainer has committed. `sha256` is its manifest's.
+
+    `in_data_dir`: an external trainer that has the same files has saved it where the service
+    verifies it.
+    """
 
     name: Annotated[str, AfterValidator(_named)]
     step: Step
     size_bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    in_data_dir: bool = False
 
 
 class ReportRequest(Request):
@@ -187,8 +192,9 @@ def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
     metrics.write(tx, run, columns)
     for saved in report.checkpoints:
         checkpoints.announced(
-            tx, run, saved.name, step=saved.step, size_bytes=saved.size_bytes, sha256=saved.sha256
-        )
+            tx, run, saved.name, elsewhere=run.recipe is None and not saved.in_data_dir,
+            step=saved.step, size_bytes=saved.size_bytes, sha256=saved.sha256,
+        )  # fmt: skip
     if report.finished:
         tx.touch(SUPERVISOR)
     return run

@@ -248,8 +248,10 @@ async def _external(desk: Desk, run: Run) -> None:
         over = await _condemn(desk, run, Reason.HEARTBEAT_LOST, detail)
     if not over:
         return
-    pending = await desk.db.read(checkpoints.of_run, run.id)
-    absent = frozenset(each.id for each in pending)
+    known = await desk.db.read(checkpoints.of_run, run.id)
+    if await asyncio.to_thread(verifying.waiting, desk, known):
+        return  # until they are read
+    absent = frozenset(each.id for each in known)
     evidence = Evidence(cancel_asked=False)
     if await desk.db.write(launches.end, run.id, run.attempt, evidence, None, absent):
         desk.forget((run.id, run.attempt))

@@ -12,7 +12,7 @@ from app.domain.recipes import Recipe, build_environment
 from app.domain.resources import Allocation
 from app.domain.tokens import run_token
 from app.launchers.base import LaunchPlan
-from app.services import verification
+from app.services import launches
 from app.services.launches import Source
 from app.store.sql import load
 from app.store.tables import Run
@@ -50,31 +50,15 @@ def spec(
     desk: Desk, run: Run, recipe: Recipe, gpus: Sequence[str], source: Source | None
 ) -> dict[str, Any]:
     """What the trainer of the run's next attempt shall do, and from which checkpoint."""
-    data_dir, attempt = desk.settings.data_dir, run.attempt + 1
-    saved = verification.directory(data_dir, f"/ckpts/{run.experiment_id}/{run.id}")
-    resume = None
-    if source is not None and source.stored.state == State.READY:
-        resume = {
-            "ckpt_path": source.named.ckpt_path,
-            "path": str(verification.directory(data_dir, source.stored.ckpt_path)),
-            "step": source.stored.step,
-        }
+    if source is not None and source.stored.state != State.READY:
+        source = None
+    attempt = run.attempt + 1
     return {
-        "format": 1,
-        "run_id": run.id,
-        "experiment_id": run.experiment_id,
+        **launches.order(run, source, desk.settings.data_dir),
         "attempt": attempt,
-        "recipe": run.recipe,
-        "model": run.model,
-        "dataset": load(run.dataset),
-        "hyperparams": load(run.hyperparams),
-        "resources": load(run.resources),
-        "notes": run.notes or "",
         "gpus": list(gpus),
-        "checkpoint_dir": str(saved),
         "stop_checkpoint": paths.stop_name(attempt),
         "heartbeat_seconds": recipe.heartbeat_seconds,
-        "resume": resume,
     }
 
 

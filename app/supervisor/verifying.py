@@ -36,6 +36,12 @@ async def verify(desk: Desk) -> None:
             begin(desk, paths.parse(each.ckpt_path), each.sha256)
 
 
+def waiting(desk: Desk, known: list[Checkpoint]) -> bool:
+    """Whether one of these is there and not yet looked at."""
+    unseen = [each for each in known if each.state == State.PENDING and each.stored_as_id is None]
+    return bool(_there(desk.settings.data_dir, unseen))
+
+
 def _there(data_dir: Path, waiting: list[Checkpoint]) -> list[Checkpoint]:
     return [each for each in waiting if verification.present(data_dir, each.ckpt_path)]
 

@@ -20,6 +20,7 @@ from app.trainer.stopping import StopRequest
 
 SEAL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 4.0
+SILENCE_SECONDS = 10.0
 BACKOFF_SECONDS = 0.25, 5.0  # first and longest pause between two tries
 
 
@@ -74,6 +75,8 @@ class Courier:
 
     def deliver(self, timeout: float) -> None:
         """Deliver what is buffered, for at most `timeout` seconds; the rest stays in the spool."""
+        if not self.open:  # closed; in a forked child, whose locks nobody may ever release
+            return
         deadline = time.monotonic() + timeout
         self._seal()
         while self._delivering and not self._drained() and time.monotonic() < deadline:
@@ -86,6 +89,8 @@ class Courier:
             return
         self._closing.set()
         self.deliver(timeout)
+        if self._delivering and self._spool.in_memory and not self._drained():
+            warn("the service does not answer: the last reports are lost")
         self.open = False
         self._spool.close()
         self._wake.set()
@@ -123,7 +128,7 @@ class Courier:
 
     def _deliver_forever(self) -> None:
         jitter = random.Random()  # noqa: S311 - the training owns the global generator's state
-        pause = BACKOFF_SECONDS[0]
+        pause, tried_since = BACKOFF_SECONDS[0], math.inf
         while self._delivering and self.open:
             try:
                 line = self._spool.head(SEAL_SECONDS)
@@ -136,8 +141,12 @@ class Courier:
             reply = self._post(line)
             if reply.delivered:
                 self._acknowledge(json.loads(line)["batch"], reply.answer)
-                pause = BACKOFF_SECONDS[0]
+                pause, tried_since = BACKOFF_SECONDS[0], math.inf
             elif reply.worth_retrying:
+                tried_since = min(tried_since, time.monotonic())
+                if tried_since > 0 and time.monotonic() - tried_since > SILENCE_SECONDS:
+                    warn("the service does not answer; training goes on, and reports wait")
+                    tried_since = -math.inf  # said once
                 wait = max(pause * jitter.uniform(0.5, 1.0), reply.retry_after)
                 pause = min(pause * 2, BACKOFF_SECONDS[1])
                 if self._closing.wait(wait):

@@ -160,7 +160,7 @@ class Reply(NamedTuple):
 
 
 class Link:
-    """POSTs JSON to one path over one connection that is kept open. For one thread."""
+    """JSON from and to one path over one connection that is kept open. For one thread."""
 
     def __init__(self, api_url: str, path: str, token: str) -> None:
         """Raises ValueError when `api_url` is not http(s)://host[:port]/prefix."""
@@ -179,14 +179,21 @@ class Link:
         self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, port
         self._path = parts.path.rstrip("/") + self._resource
 
+    def get(self) -> Reply:
+        """Ask for what is there. Never raises for what the network or the server does."""
+        return self._ask("GET", None)
+
     def post(self, body: bytes) -> Reply:
         """Send one batch. Never raises for what the network or the server does."""
+        return self._ask("POST", body)
+
+    def _ask(self, method: str, body: bytes | None) -> Reply:
         import http.client  # 60 ms that a trainer's start does not wait for
 
         while True:
             reused = self._connection is not None
             try:
-                return self._exchange(body)
+                return self._exchange(method, body)
             except (OSError, http.client.HTTPException) as error:
                 self.close()
                 if not reused or isinstance(error, TimeoutError):
@@ -198,13 +205,13 @@ class Link:
             self._connection.close()
             self._connection = None
 
-    def _exchange(self, body: bytes) -> Reply:
+    def _exchange(self, method: str, body: bytes | None) -> Reply:
         import http.client
 
         if self._connection is None:
             kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
             self._connection = kind(self._host, self._port, timeout=TIMEOUT_SECONDS)
-        self._connection.request("POST", self._path, body, self._headers)
+        self._connection.request(method, self._path, body, self._headers)
         response = self._connection.getresponse()
         content = response.read(MAX_ANSWER_BYTES)
         if not response.isclosed():

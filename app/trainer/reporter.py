@@ -18,12 +18,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsIndex
 
-from app.trainer import checkpoint
+from app.trainer import checkpoint, order
 from app.trainer.buffer import read_count, read_points
 from app.trainer.courier import HEARTBEAT_SECONDS, Courier
 from app.trainer.delivery import Link
@@ -38,11 +38,12 @@ _current: "Reporter | None" = None
 class Reporter:
     """Reports one attempt of one run. All methods may be called from any thread.
 
-    Without `api_url`, `run_id` and `token` it says nothing, and still commits checkpoints, into
-    `checkpoint_dir` unless the spec names another place. A trainer that the service launched has
-    an `attempt` and a `run_dir`: what is undelivered lies in `attempt-N/reports.jsonl` there. For
-    one that attaches by itself memory holds the newest 100,000 points, and starting it again
-    makes a new attempt.
+    Without `api_url`, `run_id` and `token` it says nothing, and still commits checkpoints. A
+    trainer that the service launched has an `attempt` and a `run_dir`: what is undelivered lies in
+    `attempt-N/reports.jsonl` there. For one that attaches by itself memory holds the newest
+    100,000 points, starting it again makes a new attempt, and the service is asked for the spec
+    when it is first needed. Its checkpoints go to `checkpoint_dir`; if None, to where the service
+    verifies them when both have the same files, and to `checkpoints/RUN_ID` when not.
     """
 
     def __init__(
@@ -53,17 +54,21 @@ class Reporter:
         token: str = "",
         attempt: int | None = None,
         run_dir: Path | str | None = None,
-        checkpoint_dir: Path | str = "checkpoints",
+        checkpoint_dir: Path | str | None = None,
     ) -> None:
         """Raises ValueError for a URL or a spec.json that cannot be read as one."""
         identity: dict[str, Any] = {"attempt": attempt}
         if attempt is None:
             identity = {"session": secrets.token_hex(16)}
         attempt_dir = Path(run_dir) / f"attempt-{attempt}" if run_dir and attempt else None
-        self.spec = _read_spec(Path(run_dir)) if run_dir else {}
-        self.checkpoint_dir = Path(self.spec.get("checkpoint_dir") or checkpoint_dir)
+        given = order.read(Path(run_dir)) if run_dir else {}
+        self._spec: dict[str, Any] | None = given
+        self._own_dir = Path(checkpoint_dir) if checkpoint_dir else None
+        self._run_id = run_id
+        self._asks: Link | None = None
+        self._shares = False
         self._stop = StopRequest(
-            str(self.spec.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
+            str(given.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
             attempt_dir and attempt_dir / "stop.json",
         )
         self._stop_checkpoint_used = False
@@ -72,18 +77,18 @@ class Reporter:
         self._courier: Courier | None = None
         self._launched = attempt is not None
         if api_url and run_id and token:
+            if not run_dir:
+                self._ask_for_spec(api_url, token)
             link = Link(api_url, f"/v1/runs/{run_id}/reports", token)
             address = Path(run_dir) / "api_url" if run_dir else None
-            courier = Courier(
-                self._stop, link, identity, attempt_dir, address, _heartbeat(self.spec)
-            )
+            courier = Courier(self._stop, link, identity, attempt_dir, address, _heartbeat(given))
             if courier.open:
                 self._courier = courier
                 atexit.register(self.close)
         os.register_at_fork(after_in_child=self._after_fork)
 
     @classmethod
-    def from_env(cls, checkpoint_dir: Path | str = "checkpoints") -> Self:
+    def from_env(cls, checkpoint_dir: Path | str | None = None) -> Self:
         """The reporter of this process as LLM_TRAIN_* describes it; until closed, the same one.
 
         In the main thread it also makes SIGTERM and SIGINT set `should_stop`; a second SIGINT
@@ -106,6 +111,8 @@ class Reporter:
             checkpoint_dir=checkpoint_dir,
         )
         reporter._rank_0 = rank_0
+        if not rank_0 and env["API_URL"] and env["RUN_TOKEN"] and not env["RUN_DIR"]:
+            reporter._ask_for_spec(env["API_URL"], env["RUN_TOKEN"])
         takes_part = reporter._courier or (env["RUN_ID"] and not rank_0)
         if takes_part:
             reporter._stop.listen()
@@ -113,15 +120,50 @@ class Reporter:
         return reporter
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """What the run shall do: `hyperparams`, `model`, `dataset`, `resume` and so on.
+
+        Empty without the service. Raises ConnectionError or PermissionError when a trainer that
+        attaches by itself cannot learn it.
+        """
+        if self._spec is None:
+            assert self._asks is not None
+            self._spec = order.ask(self._asks)
+        return self._spec
+
+    @property
     def hyperparams(self) -> dict[str, Any]:
-        """The hyperparameters that the run was submitted with."""
+        """The hyperparameters that the run was submitted with. Raises like `spec`."""
         return dict(self.spec.get("hyperparams") or {})
 
     @property
     def resume_path(self) -> Path | None:
-        """The directory of the checkpoint to start from, or None to start afresh."""
+        """The directory of the checkpoint to start from, or None to start afresh.
+
+        Raises like `spec`, and FileNotFoundError when the checkpoint is not on this machine.
+        """
         resume = self.spec.get("resume")
-        return Path(resume["path"]) if resume else None
+        if not resume:
+            return None
+        path = Path(resume["path"])
+        if self._asks and not (order.shared(self.spec) and path.is_dir()):
+            raise FileNotFoundError(
+                f"the run goes on from {resume['ckpt_path']}, step {resume['step']}, which is not "
+                "on this machine: mount the service's DATA_DIR, or load your own copy"
+            )
+        return path
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Where checkpoints are committed. Raises nothing: work is saved somewhere at least."""
+        if self._asks is None:
+            return Path(self.spec.get("checkpoint_dir") or self._own_dir or "checkpoints")
+        if self._own_dir is None:
+            self._own_dir = Path("checkpoints", self._run_id)
+            with suppress(OSError):
+                if order.shared(self.spec):
+                    self._own_dir, self._shares = Path(self.spec["checkpoint_dir"]), True
+        return self._own_dir
 
     @property
     def should_stop(self) -> bool:
@@ -184,6 +226,7 @@ class Reporter:
                     "step": step,
                     "size_bytes": manifest.size_bytes,
                     "sha256": manifest.sha256,
+                    **({"in_data_dir": True} if self._shares else {}),
                 }
             )
 
@@ -225,6 +268,9 @@ class Reporter:
     ) -> None:
         self.close()
 
+    def _ask_for_spec(self, api_url: str, token: str) -> None:
+        self._spec, self._asks = None, Link(api_url, f"/v1/runs/{self._run_id}/spec", token)
+
     def _after_fork(self) -> None:
         """A forked child (a DataLoader's worker) reports nothing and dies of SIGTERM as usual."""
         if self._courier:
@@ -238,16 +284,3 @@ def _heartbeat(spec: dict[str, Any]) -> float:
     if not isinstance(allowed, (int, float)) or allowed <= 0:
         return HEARTBEAT_SECONDS
     return min(HEARTBEAT_SECONDS, allowed / 3)
-
-
-def _read_spec(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / "spec.json"
-    try:
-        spec = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(spec, dict):
-        raise ValueError(f"{path} is not a JSON object")
-    return spec

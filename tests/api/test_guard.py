@@ -193,7 +193,7 @@ def test_every_route_but_health_needs_the_token(closed: Api) -> None:
             continue
         tried += 1
         assert answer.status_code == 401, path
-        if not path.endswith("/reports"):
+        if not path.endswith(("/reports", "/spec")):
             challenges = answer.headers.get_list("www-authenticate")
             assert challenges == ["Bearer", 'Basic realm="LLM Train API"']
         right = closed.send(method, path, headers={"authorization": RIGHT[0]})
@@ -320,6 +320,8 @@ def test_a_run_token_opens_nothing_else(closed: Api) -> None:
             path = path.replace("exp_0cc4q1wv6a2gkx8m3r5t7z9bdf", made["experiment_id"])
             answer = closed.send(method, path, headers=key, json={} if method == "POST" else None)
             assert answer.status_code == 401, path
+    spec = closed.send("GET", f"/v1/runs/{run['run_id']}/spec", headers=key)
+    assert (spec.status_code, spec.json()["model"]) == (200, "m")
     mine = f"/v1/runs/{run['run_id']}/reports"
     assert closed.send("GET", mine, headers=key).status_code == 401
     assert closed.send("GET", f"{mine}/x", headers=key).status_code == 401

@@ -21,6 +21,7 @@ class ReportServer:
         self.mode = "ok"
         self.should_stop: str | None = None  # the stop checkpoint's name
         self.retry_after: str | None = None
+        self.spec: dict[str, Any] | None = None  # of the run, for who asks
         self.taken: dict[int, dict[str, Any]] = {}
         self.requests: list[tuple[float, int, dict[str, Any]]] = []
         self.errors: list[str] = []
@@ -47,6 +48,9 @@ class ReportServer:
             def finish(self) -> None:
                 outer._connections.discard(self.connection)
                 super().finish()
+
+            def do_GET(self) -> None:
+                outer._tell(self)
 
             def do_POST(self) -> None:
                 outer._answer(self)
@@ -106,6 +110,15 @@ class ReportServer:
         handler.send_header("Content-Length", str(len(content)))
         if self.retry_after:
             handler.send_header("Retry-After", self.retry_after)
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    def _tell(self, handler: BaseHTTPRequestHandler) -> None:
+        known = self.mode == "ok" and self.spec is not None
+        answer = self.spec if known else {"code": "not_found", "detail": "no such run"}
+        content = json.dumps(answer).encode()
+        handler.send_response(200 if known else 404 if self.mode == "ok" else int(self.mode))
+        handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
         handler.wfile.write(content)
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.trainer import Reporter, buffer, checkpoint, courier, delivery
+from app.trainer import Reporter, buffer, checkpoint, courier, delivery, order
 from app.trainer.courier import Courier
 from tests.support.reports import MODES, ReportServer, points_of
 from tests.support.server import REPOSITORY, wait_until
@@ -54,6 +54,78 @@ def attach(server: ReportServer, run_dir: Path | None = None, **more: Any) -> Re
 def spooled(run_dir: Path) -> list[dict[str, Any]]:
     lines = (run_dir / "attempt-1/reports.jsonl").read_bytes().splitlines()
     return [json.loads(line) for line in lines]
+
+
+# A trainer that attaches by itself.
+
+
+def test_who_attaches_learns_what_the_run_shall_do(
+    server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order, "PAUSE_SECONDS", 0.01)
+    (tmp_path / "id").write_text("ours")
+    (tmp_path / "earlier").mkdir()
+    server.spec = {
+        "hyperparams": {"learning_rate": 0.05},
+        "resume": {"ckpt_path": "/ckpts/e/r/a", "path": str(tmp_path / "earlier"), "step": 7},
+        "checkpoint_dir": str(tmp_path / "c"),
+        "data_dir": {"path": str(tmp_path), "name": "ours"},
+    }
+    server.mode = "503"
+    with attach(server, attempt=None) as training:
+        back = threading.Timer(0.1, setattr, (server, "mode", "ok"))
+        back.start()
+        assert training.hyperparams == {"learning_rate": 0.05}
+        assert training.resume_path == tmp_path / "earlier"
+        assert training.checkpoint_dir == tmp_path / "c"
+        back.join()
+
+
+def test_who_attaches_from_another_machine_does_not_begin_from_nothing(
+    server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "id").write_text("another")  # such a path exists here, too
+    (tmp_path / "earlier").mkdir()
+    server.spec = {
+        "resume": {"ckpt_path": "/ckpts/e/r/a", "path": str(tmp_path / "earlier"), "step": 7},
+        "checkpoint_dir": str(tmp_path / "c"),
+        "data_dir": {"path": str(tmp_path), "name": "theirs"},
+    }
+    with attach(server, attempt=None) as training:
+        with pytest.raises(FileNotFoundError, match="/ckpts/e/r/a, step 7, which is not on this"):
+            _ = training.resume_path
+        with training.checkpoint(8) as directory:
+            (directory / "state").touch()
+    assert (tmp_path / "checkpoints/run_1/step-000008/state").exists()
+
+
+def test_who_cannot_learn_what_to_do_does_not_train_something_else(
+    server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with attach(server, attempt=None) as training:
+        with pytest.raises(PermissionError, match="no such run"):
+            _ = training.hyperparams
+        monkeypatch.setattr(order, "PATIENCE_SECONDS", 0)
+        monkeypatch.setattr(order, "PAUSE_SECONDS", 0.01)
+        server.mode = "503"
+        with pytest.raises(ConnectionError):
+            _ = training.hyperparams
+        with training.checkpoint(1) as directory:  # what was trained is saved all the same
+            (directory / "state").touch()
+        assert training.checkpoint_dir == Path("checkpoints/run_1")
+        server.mode = "ok"
+
+
+def test_it_is_said_when_the_last_reports_are_lost(
+    server: ReportServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.stop()
+    training = attach(server, attempt=None)
+    training.log(1, loss=0.5)
+    training.close(0.2)
+    assert "the last reports are lost" in capfd.readouterr().err
 
 
 # What is said, and how.

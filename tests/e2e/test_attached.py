@@ -1,0 +1,70 @@
+"""A trainer that somebody starts by hand trains what its run was submitted with.
+
+Seen red: a reporter that does not ask for the spec.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.server import REPOSITORY
+from tests.support.service import Service, running
+
+TRAINS = """
+import json, os, pathlib, sys
+from app.trainer import Reporter
+reporter = Reporter.from_env()
+lr, weight, start = reporter.hyperparams["lr"], 0.0, 0
+if reporter.resume_path:
+    state = json.loads((reporter.resume_path / "state.json").read_text())
+    weight, start = state["weight"], state["step"]
+reporter.effective(lr=lr)
+for step in range(start + 1, 10**9):
+    weight += lr
+    reporter.log(step, weight=weight)
+    if reporter.should_stop or step == start + 50:
+        print("saving", flush=True)
+        with reporter.checkpoint(step) as directory:
+            (directory / "state.json").write_text(json.dumps({"weight": weight, "step": step}))
+    if reporter.should_stop:
+        break
+    if step == start + 50 and start:
+        reporter.finish()
+        break
+    import time; time.sleep(0.002)
+"""
+
+
+def attached(service: Service, run: dict[str, Any], tmp_path: Path) -> subprocess.Popen[bytes]:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(REPOSITORY),
+        "LLM_TRAIN_API_URL": service.url,
+        "LLM_TRAIN_RUN_ID": run["run_id"],
+        "LLM_TRAIN_RUN_TOKEN": run["run_token"],
+    }
+    return subprocess.Popen([sys.executable, "-c", TRAINS], cwd=tmp_path, env=environment)
+
+
+def test_by_hand_a_run_is_trained_cancelled_and_resumed_as_it_was_asked(tmp_path: Path) -> None:
+    with running(tmp_path) as service:
+        runs = f"/experiments/{service.experiment}/runs"
+        first = service.post(runs, {"model": "m", "hyperparams": {"lr": 0.5}}, 201)
+        with attached(service, first, tmp_path) as trainer:
+            service.stepping(first["run_id"], 60)
+            service.cancel(first["run_id"])
+            assert service.ended(first["run_id"])["status"] == "cancelled"
+            assert trainer.wait(10) == 0
+        saved = service.cancel(first["run_id"], 200)["checkpoint"]
+        assert saved["state"] == "ready", saved
+
+        body = {"ckpt_path": saved["ckpt_path"], "override_hyperparams": {"lr": 0.25}}
+        second = service.post(f"{runs}/{first['run_id']}/resume", body, 201)
+        with attached(service, second, tmp_path) as trainer:
+            assert trainer.wait(20) == 0
+        ended = service.ended(second["run_id"])
+        assert (ended["status"], ended["step"]) == ("succeeded", saved["step"] + 50)
+        weight = ended["metrics"]["weight"]["value"]
+        assert abs(weight - (saved["step"] * 0.5 + 50 * 0.25)) < 1e-6
