@@ -84,7 +84,7 @@ async def report(request: Request, run_id: RunId) -> Response:
     "/runs/{run_id}/spec", response_model=schemas.SpecAnswer, tags=["trainers"],
     responses=documented(404),
 )  # fmt: skip
-async def spec(request: Request, run_id: RunId) -> Response:
+async def run_spec(request: Request, run_id: RunId) -> Response:
     """What a trainer that attaches by itself shall do, with the run's token.
 
     Paths are the service's. Who finds `data_dir.name` in the file `id` of `data_dir.path` has

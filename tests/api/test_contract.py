@@ -95,6 +95,9 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     token = {"Authorization": f"Bearer {run['run_token']}"}
     call("GET", f"{mine}/status")
     call("GET", f"{mine}/logs")
+    spec = f"/v1/runs/{run['run_id']}/spec"
+    call("GET", spec)
+    assert call("GET", spec, **token).json()["hyperparams"] == submitted["hyperparams"]
     report = {
         "session": "s", "batch": 1, "step": 4, "total_steps": 10,
         "metrics": {"loss": {"steps": [1, 2, 3], "values": [1.5, "NaN", "-Infinity"]}},
@@ -122,6 +125,9 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
          "override_hyperparams": {"lr": 0.01, "new": True}},
     ).json()  # fmt: skip
     call("GET", f"{base}/runs/{child['run_id']}/status")
+    key = {"Authorization": f"Bearer {child['run_token']}"}
+    told = call("GET", f"/v1/runs/{child['run_id']}/spec", **key).json()
+    assert (told["resume"]["step"], told["hyperparams"]["lr"]) == (3, 0.01)
     assert call("POST", f"{base}/runs/{child['run_id']}/cancel").status_code == 200
     call("POST", f"{base}/runs/{child['run_id']}/resume")
     mark = {

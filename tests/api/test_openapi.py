@@ -36,6 +36,7 @@ DOCUMENTED = {
     "POST /v1/experiments/{experiment_id}/runs/{run_id}/resume": "resume_run",
     "POST /v1/experiments/{experiment_id}/checkpoints/mark": "mark_checkpoint",
     "POST /v1/runs/{run_id}/reports": "report",
+    "GET /v1/runs/{run_id}/spec": "run_spec",
     "GET /v1/experiments/{experiment_id}/runs/{run_id}/logs": "logs",
 }
 

@@ -115,7 +115,9 @@ async def test_a_launch_waits_for_its_checkpoint_and_says_why(db: Database, tmp_
     child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
         await launching.launch(desk)
-        await turns(desk, 20)
+        async with asyncio.timeout(10):
+            while not desk.unreadable:
+                await turns(desk, 1)
         await launching.launch(desk)
         waits = await stage.get(child)
         assert (waits.status, waits.status_reason) == ("queued", "waiting_for_checkpoint")

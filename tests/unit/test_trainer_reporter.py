@@ -733,7 +733,10 @@ def test_a_forked_worker_reports_nothing_and_dies_of_sigterm(
     if away:
         server.stop()
     with start(FORK, server, tmp_path) as process:
-        out, _ = process.communicate(timeout=30)
+        try:
+            out, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, out.split()) == (0, ["7", str(-signal.SIGTERM)])
     told = spooled(tmp_path) if away else list(server.taken.values())
     assert points_of(told) == [("loss", 1, 1.0), ("loss", 4, 4.0)]
