@@ -105,7 +105,7 @@ def sources(tx: Tx, run: Run) -> list[Source]:
     return found
 
 
-def order(run: Run, source: Source | None, data_dir: Path) -> dict[str, Any]:
+def spec_of(run: Run, source: Source | None, data_dir: Path) -> dict[str, Any]:
     """What every trainer of a run shall do, wherever it runs: the heart of spec.json."""
     return {
         "format": 1,
@@ -139,7 +139,7 @@ def spec(tx: Tx, run_id: str, data_dir: Path) -> dict[str, Any]:
         source = Source(named, checkpoints.stored(tx, named))
         if source.stored.state == CheckpointState.EMPTY:
             source = None
-    return order(run, source, data_dir)
+    return spec_of(run, source, data_dir)
 
 
 def ready_in_lineage(tx: Tx, run: Run) -> list[str]:

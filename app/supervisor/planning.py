@@ -54,7 +54,7 @@ def spec(
         source = None
     attempt = run.attempt + 1
     return {
-        **launches.order(run, source, desk.settings.data_dir),
+        **launches.spec_of(run, source, desk.settings.data_dir),
         "attempt": attempt,
         "gpus": list(gpus),
         "stop_checkpoint": paths.stop_name(attempt),

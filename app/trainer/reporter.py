@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsIndex
 
-from app.trainer import checkpoint, order
+from app.trainer import checkpoint, specs
 from app.trainer.buffer import read_count, read_points
 from app.trainer.courier import HEARTBEAT_SECONDS, Courier
 from app.trainer.delivery import Link
@@ -61,7 +61,7 @@ class Reporter:
         if attempt is None:
             identity = {"session": secrets.token_hex(16)}
         attempt_dir = Path(run_dir) / f"attempt-{attempt}" if run_dir and attempt else None
-        given = order.read(Path(run_dir)) if run_dir else {}
+        given = specs.read(Path(run_dir)) if run_dir else {}
         self._spec: dict[str, Any] | None = given
         self._own_dir = Path(checkpoint_dir) if checkpoint_dir else None
         self._run_id = run_id
@@ -128,7 +128,7 @@ class Reporter:
         """
         if self._spec is None:
             assert self._asks is not None
-            self._spec = order.ask(self._asks)
+            self._spec = specs.ask(self._asks)
         return self._spec
 
     @property
@@ -146,7 +146,7 @@ class Reporter:
         if not resume:
             return None
         path = Path(resume["path"])
-        if self._asks and not (order.shared(self.spec) and path.is_dir()):
+        if self._asks and not (specs.shared(self.spec) and path.is_dir()):
             raise FileNotFoundError(
                 f"the run goes on from {resume['ckpt_path']}, step {resume['step']}, which is not "
                 "on this machine: mount the service's DATA_DIR, or load your own copy"
@@ -161,7 +161,7 @@ class Reporter:
         if self._own_dir is None:
             self._own_dir = Path("checkpoints", self._run_id)
             with suppress(OSError):
-                if order.shared(self.spec):
+                if specs.shared(self.spec):
                     self._own_dir, self._shares = Path(self.spec["checkpoint_dir"]), True
         return self._own_dir
 

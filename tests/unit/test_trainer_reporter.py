@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.trainer import Reporter, buffer, checkpoint, courier, delivery, order
+from app.trainer import Reporter, buffer, checkpoint, courier, delivery, specs
 from app.trainer.courier import Courier
 from tests.support.reports import MODES, ReportServer, points_of
 from tests.support.server import REPOSITORY, wait_until
@@ -62,7 +62,7 @@ def spooled(run_dir: Path) -> list[dict[str, Any]]:
 def test_who_attaches_learns_what_the_run_shall_do(
     server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(order, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(specs, "PAUSE_SECONDS", 0.01)
     (tmp_path / "id").write_text("ours")
     (tmp_path / "earlier").mkdir()
     server.spec = {
@@ -107,8 +107,8 @@ def test_who_cannot_learn_what_to_do_does_not_train_something_else(
     with attach(server, attempt=None) as training:
         with pytest.raises(PermissionError, match="no such run"):
             _ = training.hyperparams
-        monkeypatch.setattr(order, "PATIENCE_SECONDS", 0)
-        monkeypatch.setattr(order, "PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr(specs, "PATIENCE_SECONDS", 0)
+        monkeypatch.setattr(specs, "PAUSE_SECONDS", 0.01)
         server.mode = "503"
         with pytest.raises(ConnectionError):
             _ = training.hyperparams
