@@ -119,6 +119,9 @@ def running_server(
         if process.poll() is not None:
             raise AssertionError(f"the server ended with {process.returncode}\n{log.read_text()}")
         yield Server(url, process.pid, log, data_dir, environment["LLM_TRAIN_DATABASE_URL"])
+    except BaseException:
+        print(f"{log}, the end of it:\n{log.read_text()[-20_000:]}")  # pytest shows it: it failed
+        raise
     finally:
         stuck = _stop(process)
         if not keep_trainers:
