@@ -4,6 +4,7 @@ Both work on the database itself, and make none. SQLite belongs to one process: 
 runs on it, ask that server instead.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -60,11 +61,8 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> list[Che
 async def _database(settings: Settings, instead: str) -> AsyncIterator[Database]:
     """The database of the service; `instead`: what to do while a server has it."""
     db = connect(settings.database_url)
-    if (path := db.missing()) is not None:
-        raise Unavailable(
-            f"there is no database {path}: set LLM_TRAIN_DATABASE_URL as the service has it"
-        )
     try:
+        await asyncio.to_thread(db.prepare, make=False)
         await db.start()
     except Unavailable as error:
         if isinstance(error.__cause__, InUse):

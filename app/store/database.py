@@ -14,7 +14,6 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from app.errors import Unavailable
@@ -51,15 +50,12 @@ class Database(ABC):
         Raises OSError; InUse when another has it.
         """
 
-    def missing(self) -> Path | None:
-        """The file that `prepare` would make anew, if there is one to make."""
-        return None
-
     @abstractmethod
-    def prepare(self) -> None:
+    def prepare(self, *, make: bool = True) -> None:
         """Takes the database for this process and brings it to this version's schema.
 
-        Raises Unavailable: one sentence for whoever started the server.
+        Without `make`, one that was never this service's stays as it is. Raises Unavailable:
+        one sentence for whoever started the server.
         """
 
     @abstractmethod

@@ -66,20 +66,36 @@ def bring_up(url: str) -> None:
     Raises Unavailable for a database of a newer version, or one that refuses; the driver's
     error when it cannot even be read.
     """
-    found = revision(url)
+    found = _known_revision(url)
     if found == HEAD:
         return
-    known = {path.name.partition("_")[0] for path in (_SCRIPTS / "versions").glob("*.py")}
-    if found is not None and found not in known:
-        raise Unavailable(
-            f"it is of a newer version of this service (its schema is {found}, this version's "
-            f"{HEAD}): start that version, or restore a backup from before it"
-        )
     try:
         if found is not None or not create(url):
             upgrade(url)
     except DBAPIError as error:
         raise Unavailable(f"its tables cannot be made: {error.orig}") from error
+
+
+def require(url: str) -> None:
+    """Leaves the database as it is; raises Unavailable for one that was never this service's."""
+    where = "set LLM_TRAIN_DATABASE_URL as the service has it"
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        raise Unavailable(f"there is no such file; {where}")  # to look into it would make it
+    if _known_revision(url) is None:
+        raise Unavailable(f"there are no tables of this service in it; {where}")
+
+
+def _known_revision(url: str) -> str | None:
+    found = revision(url)
+    if found is None or found == HEAD:
+        return found
+    known = {path.name.partition("_")[0] for path in (_SCRIPTS / "versions").glob("*.py")}
+    if found not in known:
+        raise Unavailable(
+            f"it is of a newer version of this service (its schema is {found}, this version's "
+            f"{HEAD}): start that version, or restore a backup from before it"
+        )
+    return found
 
 
 def create(url: str) -> bool:

@@ -69,8 +69,10 @@ class PostgresDatabase(Database):
     def take(self) -> None:
         pass  # any number of servers share it
 
-    def prepare(self) -> None:
+    def prepare(self, *, make: bool = True) -> None:
         try:
+            if not make:
+                migrate.require(self.url)
             migrate.bring_up(self.url)
         except (psycopg.Error, Unavailable) as error:
             reason = str(error).strip().replace("\n", " ")

@@ -75,11 +75,10 @@ class SqliteDatabase(Database):
     def take(self) -> None:
         self._owner = own(self.path.with_name(self.path.name + "-owner"))
 
-    def missing(self) -> Path | None:
-        return None if self.path.exists() else self.path.absolute()
-
-    def prepare(self) -> None:
+    def prepare(self, *, make: bool = True) -> None:
         try:
+            if not make:
+                migrate.require(self.url)
             self.take()
             migrate.bring_up(self.url)
             self._reader = self._connect(query_only=True)
@@ -89,7 +88,9 @@ class SqliteDatabase(Database):
             why = (isinstance(error, OSError) and error.strerror) or error
             if isinstance(error, FileNotFoundError):
                 why = f"there is no directory {self.path.parent}"
-            raise Unavailable(f"the database {self.path} cannot be used: {why}") from error
+            raise Unavailable(
+                f"the database {self.path.absolute()} cannot be used: {why}"
+            ) from error
 
     def _close(self) -> None:
         for connection in self._open:

@@ -21,11 +21,14 @@ from urllib.parse import urlencode
 import httpx
 import psutil
 import pytest
+from sqlalchemy import inspect
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from app.main import bind, load_settings
+from app.store import migrate
 from tests.support.commands import llm_train
+from tests.support.database import postgresql_only
 from tests.support.server import REPOSITORY, end_trainers, running_server, wait_until
 
 SERVE = [sys.executable, "-m", "app.main"]
@@ -242,8 +245,9 @@ def test_a_command_that_is_wrong(
     status: int,
     expected: str,
 ) -> None:
-    (tmp_path / "app.db").touch()
-    done = llm_train(*arguments, DATABASE_URL=f"sqlite:///{tmp_path}/app.db")
+    url = f"sqlite:///{tmp_path}/app.db"
+    migrate.upgrade(url)
+    done = llm_train(*arguments, DATABASE_URL=url)
     assert (done.status, done.out) == (status, "")
     assert done.err.startswith("llm-train") and done.err.count("\n") == 1 and expected in done.err
 
@@ -255,19 +259,56 @@ def test_a_command_on_a_database_that_cannot_be(arguments: list[str]) -> None:
     assert re.fullmatch(r"llm-train: .*sqlite:///FILE or postgresql.*\n", done.err)
 
 
+UPKEEP = [["verify", "exp_a"], ["prune"], ["prune", "--keep", "1", "--dry-run"]]
+
+
+def foreign(path: Path, script: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+
+
+@pytest.mark.parametrize("arguments", UPKEEP, ids=" ".join)
 @pytest.mark.parametrize(
-    "arguments", [["verify", "exp_a"], ["prune"], ["prune", "--keep", "1", "--dry-run"]]
-)
-def test_upkeep_makes_no_database(tmp_path: Path, arguments: list[str]) -> None:
-    done = llm_train(
-        *arguments, DATABASE_URL=f"sqlite:///{tmp_path}/app.db", DATA_DIR=f"{tmp_path}/data"
-    )
+    ("make", "said"),
+    [
+        (lambda path: None, "there is no such file; set LLM_TRAIN_DATABASE_URL"),
+        (lambda path: path.touch(), "there are no tables of this service in it; set LLM_TRAIN_DA"),
+        (lambda path: foreign(path, "CREATE TABLE notes (text)"), "there are no tables of this s"),
+        (
+            lambda path: foreign(
+                path, "CREATE TABLE alembic_version (version_num); "
+                "INSERT INTO alembic_version VALUES ('ab12')",
+            ),
+            "its schema is ab12",
+        ),
+        (lambda path: path.write_text("not a database" * 100), "file is not a database"),
+    ],
+    ids=["none", "empty", "another program's", "another's with migrations", "no database"],
+)  # fmt: skip
+def test_upkeep_leaves_what_is_no_database_of_ours_as_it_is(
+    tmp_path: Path, arguments: list[str], make: Callable[[Path], object], said: str
+) -> None:
+    file = tmp_path / "app.db"
+    make(file)
+    before = {each: each.read_bytes() for each in tmp_path.iterdir()}
+    done = llm_train(*arguments, DATABASE_URL=f"sqlite:///{file}", DATA_DIR=f"{tmp_path}/data")
     assert (done.status, done.out) == (1, "")
-    assert done.err == (
-        f"llm-train: there is no database {tmp_path}/app.db: "
-        "set LLM_TRAIN_DATABASE_URL as the service has it\n"
-    )
-    assert [*tmp_path.iterdir()] == []
+    assert done.err.startswith(f"llm-train: the database {file} cannot be used: ")
+    assert said in done.err and done.err.count("\n") == 1
+    assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+@postgresql_only
+@pytest.mark.parametrize("arguments", UPKEEP, ids=" ".join)
+def test_upkeep_makes_no_tables_in_a_postgresql_database(
+    tmp_path: Path, empty_database_url: str, arguments: list[str]
+) -> None:
+    done = llm_train(*arguments, DATABASE_URL=empty_database_url, DATA_DIR=f"{tmp_path}/data")
+    assert (done.status, done.out) == (1, "")
+    assert "there are no tables of this service" in done.err and done.err.count("\n") == 1
+    assert migrate.revision(empty_database_url) is None
+    with migrate.in_one_transaction(empty_database_url) as connection:
+        assert inspect(connection).get_table_names() == []
 
 
 def test_a_schema_under_a_server_is_left_alone(tmp_path: Path) -> None:
