@@ -31,9 +31,9 @@ ASK_AGAIN_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 DUTIES: tuple[Callable[[Desk], Awaitable[None]], ...] = (
+    launch,  # first: a start does not wait for a look at every run under way
     observe,
     verify,
-    launch,
     tidy,
 )
 

@@ -162,6 +162,7 @@ async def _over(desk: Desk, run: Run, found: Observation) -> None:
         )
         await asyncio.to_thread(verifying.sweep, saved)
         desk.over.add(attempt)
+        desk.woken.set()  # what it held is free
     absent = await verifying.settled(desk, run)
     if absent is None:
         return
