@@ -9,6 +9,7 @@ import math
 import random
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ class Courier:
         # without a spool learns from the answer which number an earlier one had reached.
         self._seal()
         for duty in (self._seal_forever, self._deliver_forever):
-            threading.Thread(target=duty, name=f"reporter{duty.__name__}", daemon=True).start()
+            threading.Thread(
+                target=self._see_to, args=(duty,), name=f"reporter{duty.__name__}", daemon=True
+            ).start()
 
     def add(self, points: list[Point], **news: Any) -> None:
         """Points, and fields of the next report that replace their older values."""
@@ -119,6 +122,21 @@ class Courier:
         with self._sealing:  # else a batch on its way from the buffer to the spool is in neither
             return self._buffer.empty and not len(self._spool)
 
+    def _see_to(self, duty: Callable[[], None]) -> None:
+        """Whatever happens in a thread of ours, its end would silence a training that is well."""
+        said = ""
+        while self.open:
+            try:
+                return duty()
+            except Exception as error:
+                if said != (said := repr(error)):
+                    warn(f"reports are in trouble ({said}); trying again")
+                self._pause(BACKOFF_SECONDS[1])
+
+    def _pause(self, seconds: float) -> None:
+        if self._closing.wait(seconds):
+            time.sleep(BACKOFF_SECONDS[0])
+
     def _seal_forever(self) -> None:
         while self.open:
             self._wake.wait(min(SEAL_SECONDS, self._heartbeat_seconds))
@@ -130,12 +148,7 @@ class Courier:
         jitter = random.Random()  # noqa: S311 - the training owns the global generator's state
         pause, tried_since = BACKOFF_SECONDS[0], math.inf
         while self._delivering and self.open:
-            try:
-                line = self._spool.head(SEAL_SECONDS)
-            except OSError as error:
-                warn(f"the spool cannot be read ({error}); trying again")
-                self._closing.wait(BACKOFF_SECONDS[1])
-                continue
+            line = self._spool.head(SEAL_SECONDS)
             if line is None:
                 continue
             reply = self._post(line)
@@ -147,10 +160,8 @@ class Courier:
                 if tried_since > 0 and time.monotonic() - tried_since > SILENCE_SECONDS:
                     warn("the service does not answer; training goes on, and reports wait")
                     tried_since = -math.inf  # said once
-                wait = max(pause * jitter.uniform(0.5, 1.0), reply.retry_after)
+                self._pause(max(pause * jitter.uniform(0.5, 1.0), reply.retry_after))
                 pause = min(pause * 2, BACKOFF_SECONDS[1])
-                if self._closing.wait(wait):
-                    time.sleep(BACKOFF_SECONDS[0])
                 if not reply.status:
                     self._follow()
             else:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import threading
 from collections import deque
 from contextlib import suppress
@@ -23,6 +24,7 @@ TIMEOUT_SECONDS = 10.0
 MAX_ANSWER_BYTES = 1 << 20
 MAX_RETRY_AFTER_SECONDS = 60.0
 _FINAL = (401, 403, 404, 409)
+_SENDABLE = re.compile("[!-~]+")
 
 
 class Spool:
@@ -163,7 +165,10 @@ class Link:
     """JSON from and to one path over one connection that is kept open. For one thread."""
 
     def __init__(self, api_url: str, path: str, token: str) -> None:
-        """Raises ValueError when `api_url` is not http(s)://host[:port]/prefix."""
+        """Raises ValueError when these cannot make a request to http(s)://host[:port]/prefix."""
+        token = token.strip()
+        if not _SENDABLE.fullmatch(token):
+            raise ValueError("the run's token must be printable ASCII without spaces")
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._connection: http.client.HTTPConnection | None = None
         self._resource = path
@@ -172,12 +177,19 @@ class Link:
     def aim(self, api_url: str) -> None:
         """POST to this server from now on. Raises ValueError, having changed nothing."""
         parts = urlsplit(api_url.strip())
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            host = (parts.hostname or "").encode("idna").decode()
+        except UnicodeError:
+            host = ""
+        path = parts.path.rstrip("/") + self._resource
+        if parts.scheme not in ("http", "https") or not _SENDABLE.fullmatch(host):
             raise ValueError(f"the API's URL must be http(s)://host[:port], not {api_url!r}")
+        if not _SENDABLE.fullmatch(path):
+            raise ValueError(f"{path!r} must be printable ASCII without spaces")
         port = parts.port
         self.close()
-        self._secure, self._host, self._port = parts.scheme == "https", parts.hostname, port
-        self._path = parts.path.rstrip("/") + self._resource
+        self._secure, self._host, self._port = parts.scheme == "https", host, port
+        self._path = path
 
     def get(self) -> Reply:
         """Ask for what is there. Never raises for what the network or the server does."""
@@ -218,7 +230,7 @@ class Link:
             raise http.client.HTTPException("the answer is too long")
         try:
             answer = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         status = response.status
         if not isinstance(answer, dict):

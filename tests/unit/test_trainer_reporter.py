@@ -175,6 +175,7 @@ def test_finished_is_the_last_word(
             with training.checkpoint(step) as directory:
                 (directory / "weights").write_bytes(b"w")
     training.finish()
+    training.close()
     assert len(server.points()) == 95
     announced = [c["step"] for body in server.taken.values() for c in body.get("checkpoints", [])]
     assert announced == [3, 4, 5]
@@ -295,6 +296,7 @@ def test_nothing_is_lost_or_doubled_whatever_the_server_does(
             time.sleep(0.1)
         server.mode = "ok"
     training.finish()
+    training.close()
     points = server.points()
     assert len(points) == 2 * step
     assert [p for p in points if p[0] == "loss"] == [
@@ -400,6 +402,7 @@ def test_memory_is_bounded_without_a_spool(
     assert training._courier and len(training._courier._buffer) == 5000
     server.start()
     training.finish()
+    training.close()
     assert [step for _, step, _ in server.points()] == list(range(7000, 12_000))
     assert capfd.readouterr().err.count("only the newest 5000 points wait") == 1
 
@@ -521,13 +524,64 @@ def test_when_nobody_answers_it_follows_the_address_in_its_directory(
     successor.stop()
 
 
-@pytest.mark.parametrize("unusable", ["", "no url", "http://[", "http://a:b", "file:///x"])
+@pytest.mark.parametrize(
+    "unusable",
+    ["", "no url", "http://[", "http://a:b", "http://a..b", "http://a b", "http://a/ä", "x:///"],
+)
 def test_an_address_that_is_none_changes_nothing(server: ReportServer, unusable: str) -> None:
     link = delivery.Link(server.url + "/", "/v1/runs/run_1/reports", "secret")
     with pytest.raises(ValueError):
         link.aim(unusable)
     assert link.post(b'{"attempt": 1, "batch": 1}').delivered
     link.close()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"api_url": "http://a..b"}, {"token": "rt_ä"}, {"token": "a b"}, {"run_id": "run_1\n"}],
+)
+def test_what_can_make_no_request_is_refused_at_once(wrong: dict[str, str]) -> None:
+    given = {"api_url": "http://127.0.0.1:9", "run_id": "run_1", "token": "secret", **wrong}
+    with pytest.raises(ValueError, match="must be"):
+        Reporter(**given)  # type: ignore[arg-type]
+
+
+def test_a_token_from_a_file_may_end_its_line(server: ReportServer) -> None:
+    link = delivery.Link(server.url, "/v1/runs/run_1/reports", "secret\n")
+    assert link.post(b'{"attempt": 1, "batch": 1}').delivered
+    link.close()
+
+
+def test_an_answer_that_cannot_be_read_is_none(server: ReportServer) -> None:
+    server.mode = "not JSON"
+    link = delivery.Link(server.url, "/v1/runs/run_1/reports", "secret")
+    assert link.post(b'{"attempt": 1, "batch": 1}') == delivery.Reply(0, {})
+    link.close()
+
+
+@pytest.mark.parametrize(("kind", "work"), [(delivery.Link, "post"), (buffer.Buffer, "take")])
+def test_an_error_of_our_own_delays_reports_and_does_not_end_them(
+    server: ReportServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    kind: type,
+    work: str,
+) -> None:
+    works = getattr(kind, work)
+    failed: list[int] = []
+
+    def fails_twice(self: Any, *given: Any) -> Any:
+        if threading.current_thread() is threading.main_thread() or len(failed) == 2:
+            return works(self, *given)
+        failed.append(1)
+        raise LookupError("nobody thought of this")
+
+    monkeypatch.setattr(kind, work, fails_twice)
+    with attach(server) as training:
+        wait_until(lambda: len(failed) == 2, "the errors")
+        training.log(1, loss=1.0)
+        wait_until(server.points, "the report all the same")
+    assert capfd.readouterr().err.count("nobody thought of this") == 1
 
 
 def test_retry_after_is_honoured(server: ReportServer) -> None:
