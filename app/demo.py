@@ -11,12 +11,10 @@ import signal
 import sys
 import threading
 import time
-import urllib.request
 from typing import Any
-from urllib.error import HTTPError
 
-import orjson
-
+from app import client
+from app.errors import ServiceError
 from app.jsonlines import JsonLines
 from app.main import bind
 from app.settings import Settings
@@ -56,25 +54,13 @@ class Story:
         self.url = url
         self.token = token
         self.console = Console(highlight=False)
-        # A proxy of the environment would be asked for our own address, too.
-        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def call(self, method: str, path: str, body: object = None, key: str | None = None) -> Any:
         """One request; the answer's JSON."""
-        headers = {"Content-Type": "application/json"}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
-        if key:
-            headers["Idempotency-Key"] = key
-        data = None if body is None else orjson.dumps(body)
-        request = urllib.request.Request(  # noqa: S310 - our own address
-            self.url + path, data, headers, method=method
-        )
         try:
-            with self.opener.open(request, timeout=30) as response:
-                return json.load(response)
-        except HTTPError as error:
-            sys.exit(f"llm-train: {method} {path}: {json.load(error)['detail']}")
+            return client.call(self.url, self.token, method, path, body, key=key)
+        except ServiceError as error:
+            sys.exit(f"llm-train: {method} {path}: {error}")
 
     def say(self, text: str) -> None:
         """A heading of the story."""

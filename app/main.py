@@ -81,6 +81,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
         gc.enable()
         # A page of rows or a report is more than the usual 700 objects, and none is cyclic.
         gc.set_threshold(20_000)
+        db.announce(app.state.api_url)
         log.info("serving on %s", app.state.api_url)
         try:
             yield

@@ -1,13 +1,16 @@
 """`llm-train verify` and `llm-train prune`: what operators do to checkpoints by hand.
 
 Both work on the database itself, and make none. SQLite belongs to one process: while a server
-runs on it, ask that server instead.
+has it, `verify` asks that server, which has left its address with its lock.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NamedTuple
+from urllib.parse import quote
 
+from app import client
 from app.domain.recipes import read_recipes
 from app.domain.requests import VerifyRequest
 from app.errors import Unavailable
@@ -17,26 +20,39 @@ from app.settings import Settings
 from app.store.database import Database, InUse, connect
 from app.store.tables import Checkpoint
 
-_OF_THE_EXPERIMENT = "/v1/experiments/{experiment_id}"
-ASK_TO_VERIFY = f"ask it with POST {_OF_THE_EXPERIMENT}/checkpoints/verify"
-ASK_TO_PRUNE = (
+_INSTEAD_OF_PRUNING = (
     "stop it first, or let it delete by its recipes' keep_checkpoints; "
-    f"GET {_OF_THE_EXPERIMENT}/retention shows what would be deleted"
+    "GET /v1/experiments/{experiment_id}/retention shows what would be deleted"
 )
 
 
-async def verify(
-    settings: Settings, experiment_id: str, request: VerifyRequest
-) -> list[Checkpoint]:
-    """Reads every byte of the checkpoints that are selected; each as it is then.
+class Verified(NamedTuple):
+    """A checkpoint, as it was found."""
 
-    Raises NotFound, Unavailable.
+    ckpt_path: str
+    state: str
+    reason: str | None
+
+
+async def verify(settings: Settings, experiment_id: str, request: VerifyRequest) -> list[Verified]:
+    """Reads every byte of the checkpoints that are selected, or lets the server do so that has
+    the database. Raises ServiceError.
     """
-    async with _database(settings, ASK_TO_VERIFY) as db:
-        findings = await verification.inspect(
-            db, Readers(1), settings.data_dir, experiment_id, request
-        )
-        return await db.write(verification.record, findings)
+    try:
+        async with _database(settings) as db:
+            findings = await verification.inspect(
+                db, Readers(1), settings.data_dir, experiment_id, request
+            )
+            judged = await db.write(verification.record, findings)
+            return [Verified(each.ckpt_path, each.state, each.reason) for each in judged]
+    except Unavailable as error:
+        if not isinstance(error.__cause__, InUse) or not (url := error.__cause__.where):
+            raise
+    path = f"/v1/experiments/{quote(experiment_id, safe='')}/checkpoints/verify"
+    body = request.model_dump(exclude_none=True)
+    answer = client.call(url, settings.api_token, "POST", path, body, timeout=None)
+    found = answer["checkpoints"]
+    return [Verified(each["ckpt_path"], each["state"], each["reason"]) for each in found]
 
 
 async def prune(settings: Settings, keep: int | None, dry_run: bool) -> list[Checkpoint]:
@@ -45,7 +61,7 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> list[Che
     Answers what is deleted, or with `dry_run` would be. Raises RecipeError, Unavailable.
     """
     wanted = keep or retention.kept(read_recipes(settings.recipes))
-    async with _database(settings, ASK_TO_PRUNE) as db:
+    async with _database(settings, _INSTEAD_OF_PRUNING) as db:
         if dry_run:
             return await db.scan(retention.plan, wanted)
         deleted: list[Checkpoint] = []
@@ -58,14 +74,14 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> list[Che
 
 
 @asynccontextmanager
-async def _database(settings: Settings, instead: str) -> AsyncIterator[Database]:
-    """The database of the service; `instead`: what to do while a server has it."""
+async def _database(settings: Settings, instead: str | None = None) -> AsyncIterator[Database]:
+    """The database of the service; `instead`: what to do by hand while a server has it."""
     db = connect(settings.database_url)
     try:
         await asyncio.to_thread(db.prepare, make=False)
         await db.start()
     except Unavailable as error:
-        if isinstance(error.__cause__, InUse):
+        if instead and isinstance(error.__cause__, InUse):
             raise Unavailable(f"{error}; {instead}") from error
         raise
     try:

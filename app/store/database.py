@@ -26,7 +26,11 @@ UseCase = Callable[Concatenate[Tx, P], R]
 
 
 class InUse(OSError):
-    """Another process has what only one may have."""
+    """Another process has what only one may have; `where`: the URL it serves at, or empty."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__("another server is using it")
+        self.where = where
 
 
 class Database(ABC):
@@ -49,6 +53,10 @@ class Database(ABC):
 
         Raises OSError; InUse when another has it.
         """
+
+    @abstractmethod
+    def announce(self, url: str) -> None:
+        """Tells whoever finds the database in use where this process serves."""
 
     @abstractmethod
     def prepare(self, *, make: bool = True) -> None:

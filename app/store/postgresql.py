@@ -69,6 +69,9 @@ class PostgresDatabase(Database):
     def take(self) -> None:
         pass  # any number of servers share it
 
+    def announce(self, url: str) -> None:
+        pass  # nobody finds it in use
+
     def prepare(self, *, make: bool = True) -> None:
         try:
             if not make:

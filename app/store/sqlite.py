@@ -75,6 +75,9 @@ class SqliteDatabase(Database):
     def take(self) -> None:
         self._owner = own(self.path.with_name(self.path.name + "-owner"))
 
+    def announce(self, url: str) -> None:
+        os.pwrite(self._owner, url.encode(), 0)
+
     def prepare(self, *, make: bool = True) -> None:
         try:
             if not make:
@@ -277,8 +280,10 @@ def own(lock: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        where = os.pread(descriptor, 1000, 0).decode()
         os.close(descriptor)
-        raise InUse("another server is using it") from error
+        raise InUse(where) from error
+    os.ftruncate(descriptor, 0)  # what it says is of another life
     return descriptor
 
 

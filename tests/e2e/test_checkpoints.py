@@ -1,13 +1,17 @@
 """Only what is on disk, whole and unchanged, is offered; reading it holds up nothing else."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from app.store.database import InUse
+from app.store.sqlite import own
 from tests.support import commands
 from tests.support.server import wait_until
 from tests.support.service import Service, home, running
@@ -227,6 +231,50 @@ def advised(service: Service, line: str) -> str:
     return str(path)
 
 
+def test_verify_asks_the_server_that_has_the_database(tmp_path: Path) -> None:
+    """Seen red: an address that outlives its server, and none."""
+    token = "a-token-of-some-length"
+
+    def verify(*arguments: str, token: str = token) -> tuple[int, list[str]]:
+        done = commands.llm_train(
+            "verify", *arguments, API_TOKEN=token,
+            DATABASE_URL=f"sqlite:///{tmp_path}/app.db", DATA_DIR=f"{tmp_path}/data",
+        )  # fmt: skip
+        return done.status, (done.out + done.err).splitlines()
+
+    def take() -> int:
+        with suppress(InUse):
+            return own(tmp_path / "app.db-owner")
+        return 0
+
+    with home(tmp_path) as place, place.serve() as service:
+        run = service.submit("finishes", steps=30, step_seconds=0.01)
+        service.ended(run)
+        damaged = service.checkpoints(run)["step-000020"]
+        code, lines = verify(service.experiment)
+        assert code == 0 and [line.split()[0] for line in lines] == ["ready"] * 3
+        flip(service.directory(damaged) / "state.json")
+        code, (line,) = verify(service.experiment, "--path", damaged["ckpt_path"])
+        assert code == 1 and re.fullmatch(rf"lost +{damaged['ckpt_path']} .*SHA-256.*", line)
+        assert service.checkpoints(run)["step-000020"]["state"] == "lost"
+        code, lines = verify(service.experiment, "--run", run)
+        assert code == 1 and sorted(line.split()[0] for line in lines) == ["lost", "ready", "ready"]
+        code, (line,) = verify("exp_" + "0" * 26)
+        assert code == 1 and line.startswith("llm-train: There is no experiment")
+        service.kill()
+        # Whoever has the database now has not said where it serves.
+        held = wait_until(take, "the last of its threads is gone")
+        code, (line,) = verify(service.experiment)
+        os.close(held)
+        assert code == 1 and line.endswith("another server is using it")
+
+    with place.serve(API_TOKEN=token):
+        code, lines = verify(service.experiment)
+        assert code == 1 and len(lines) == 3
+        code, (line,) = verify(service.experiment, token="another-of-some-length")
+        assert code == 1 and "Send the API token" in line
+
+
 def test_operators_verify_and_prune_from_the_command_line(tmp_path: Path) -> None:
     def llm_train(*arguments: str) -> tuple[int, list[str]]:
         done = commands.llm_train(
@@ -244,9 +292,6 @@ def test_operators_verify_and_prune_from_the_command_line(tmp_path: Path) -> Non
         code, (line,) = llm_train("prune", "--keep", "1")
         assert code == 1 and "another server is using it" in line
         assert advised(service, line) == "/v1/experiments/{experiment_id}/retention"
-        code, (line,) = llm_train("verify", service.experiment)
-        assert code == 1 and "another server is using it" in line
-        assert advised(service, line) == "/v1/experiments/{experiment_id}/checkpoints/verify"
 
     code, lines = llm_train("verify", service.experiment)
     assert code == 0 and all(line.startswith("ready") for line in lines) and len(lines) == 3
