@@ -79,5 +79,6 @@ def _end(e: Evidence) -> str:
         return f"Ended by {name} ({e.signal})."
     if e.exit_code is not None:
         words = f" Its last words: {e.last_words}" if e.exit_code and e.last_words else ""
-        return f"Exited with code {e.exit_code}.{words}"
+        when = " after the stop signal" if e.stop_sent else ""
+        return f"Exited with code {e.exit_code}{when}.{words}"
     return "The process is gone." if e.vanished else ""

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.requests import VerifyRequest
 from app.rest import answers, schemas, views
@@ -39,18 +40,24 @@ async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> R
     )
 
 
+class RetentionQuery(BaseModel):
+    """What would be kept."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keep: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+
 @router.get("/retention", response_model=schemas.RetentionAnswer, responses=documented(404, 422))
 async def retention_plan(
-    request: Request,
-    experiment_id: ExperimentId,
-    keep: Annotated[int | None, Query(ge=1, le=1_000_000)] = None,
+    request: Request, experiment_id: ExperimentId, query: Annotated[RetentionQuery, Query()]
 ) -> Response:
     """A dry run: what keeping the newest `keep` checkpoints of each run would delete.
 
     Without `keep`, what the recipes' own `keep_checkpoints` would.
     """
     state = request.app.state
-    wanted = keep or retention.kept(state.recipes)
+    wanted = query.keep or retention.kept(state.recipes)
 
     def plan(tx: Tx) -> list[Checkpoint]:
         experiments.get(tx, experiment_id)

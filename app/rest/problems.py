@@ -115,7 +115,9 @@ def install(app: FastAPI) -> None:
                     {
                         "pointer": "",
                         "parameter": str(each["loc"][1]),
-                        "detail": each["msg"].removeprefix("Value error, "),
+                        "detail": f"unknown; known are {', '.join(_parameters(request))}"
+                        if each["type"] == "extra_forbidden"
+                        else each["msg"].removeprefix("Value error, "),
                     }
                     for each in found
                 ]
@@ -146,6 +148,12 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, bug)
+
+
+def _parameters(request: Request) -> list[str]:
+    """What the route's query may hold."""
+    models = [each.field_info.annotation for each in request.scope["route"].dependant.query_params]
+    return [name for model in models for name in model.model_fields]
 
 
 def _methods(app: FastAPI, request: Request) -> str:

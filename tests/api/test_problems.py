@@ -49,6 +49,22 @@ def test_a_busy_service_says_when_to_try_again(api: Api, monkeypatch: pytest.Mon
     assert answer.headers["retry-after"] == "7"
 
 
+def test_an_unknown_parameter_is_told_the_known_ones(api: Api) -> None:
+    described = api.send("GET", "/openapi.json").json()["paths"]
+    asked = 0
+    for path, operations in described.items():
+        parameters = operations.get("get", {}).get("parameters", [])
+        known = [each["name"] for each in parameters if each["in"] == "query"]
+        if not known:
+            continue
+        asked += 1
+        here = path.format(experiment_id=f"exp_{'0' * 26}", run_id=f"run_{'0' * 26}")
+        told = problem(api.send("GET", f"{here}?kep=1"), "invalid_input")
+        (detail,) = [each["detail"] for each in told["errors"] if each["parameter"] == "kep"]
+        assert detail == f"unknown; known are {', '.join(known)}"
+    assert asked >= 8, described.keys()
+
+
 def test_a_log_line_is_one_line_of_json_with_its_traceback() -> None:
     try:
         raise ValueError("two\nlines \ud800")

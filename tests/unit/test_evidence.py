@@ -63,6 +63,9 @@ def test_the_detail_says_what_a_user_needs() -> None:
     assert detail(exit_code=1, last_words="CUDA out of memory") == (
         "Exited with code 1. Its last words: CUDA out of memory"
     )
+    assert detail(exit_code=1, stop_sent=True) == "Exited with code 1 after the stop signal."
+    stopped = Evidence(cancel_asked=True, exit_code=0, stop_sent=True)
+    assert judge(stopped).detail == "Exited with code 0 after the stop signal."
     assert detail(exit_code=0, **HALFWAY) == (
         "Exited with code 0 at step 5 of 10, without its last step."
     )
