@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsIndex
@@ -41,9 +41,9 @@ class Reporter:
     Without `api_url`, `run_id` and `token` it says nothing, and still commits checkpoints. A
     trainer that the service launched has an `attempt` and a `run_dir`: what is undelivered lies in
     `attempt-N/reports.jsonl` there. For one that attaches by itself memory holds the newest
-    100,000 points, starting it again makes a new attempt, and the service is asked for the spec
-    when it is first needed. Its checkpoints go to `checkpoint_dir`; if None, to where the service
-    verifies them when both have the same files, and to `checkpoints/RUN_ID` when not.
+    100,000 points, starting it again makes a new attempt, and the service is asked for the spec.
+    Its checkpoints go to `checkpoint_dir`; if None, to where the service verifies them when both
+    have the same files, and to `checkpoints/RUN_ID` when not, or when that is not known yet.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Reporter:
             identity = {"session": secrets.token_hex(16)}
         attempt_dir = Path(run_dir) / f"attempt-{attempt}" if run_dir and attempt else None
         given = specs.read(Path(run_dir)) if run_dir else {}
-        self._spec: dict[str, Any] | None = given
+        self._spec: dict[str, Any] = given
         self._own_dir = Path(checkpoint_dir) if checkpoint_dir else None
         self._run_id = run_id
-        self._asks: Link | None = None
+        self._asked: specs.Asked | None = None
         self._shares = False
         self._stop = StopRequest(
             str(given.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
@@ -78,7 +78,7 @@ class Reporter:
         self._launched = attempt is not None
         if api_url and run_id and token:
             if not run_dir:
-                self._ask_for_spec(api_url, token)
+                self._asked = specs.Asked(api_url, run_id, token)
             link = Link(api_url, f"/v1/runs/{run_id}/reports", token)
             address = Path(run_dir) / "api_url" if run_dir else None
             courier = Courier(self._stop, link, identity, attempt_dir, address, _heartbeat(given))
@@ -112,7 +112,7 @@ class Reporter:
         )
         reporter._rank_0 = rank_0
         if not rank_0 and env["API_URL"] and env["RUN_TOKEN"] and not env["RUN_DIR"]:
-            reporter._ask_for_spec(env["API_URL"], env["RUN_TOKEN"])
+            reporter._asked = specs.Asked(env["API_URL"], env["RUN_ID"], env["RUN_TOKEN"])
         takes_part = reporter._courier or (env["RUN_ID"] and not rank_0)
         if takes_part:
             reporter._stop.listen()
@@ -126,10 +126,7 @@ class Reporter:
         Empty without the service. Raises ConnectionError or PermissionError when a trainer that
         attaches by itself cannot learn it.
         """
-        if self._spec is None:
-            assert self._asks is not None
-            self._spec = specs.ask(self._asks)
-        return self._spec
+        return self._asked.get() if self._asked else self._spec
 
     @property
     def hyperparams(self) -> dict[str, Any]:
@@ -146,7 +143,7 @@ class Reporter:
         if not resume:
             return None
         path = Path(resume["path"])
-        if self._asks and not (specs.shared(self.spec) and path.is_dir()):
+        if self._asked and not (specs.shared(self.spec) and path.is_dir()):
             raise FileNotFoundError(
                 f"the run goes on from {resume['ckpt_path']}, step {resume['step']}, which is not "
                 "on this machine: mount the service's DATA_DIR, or load your own copy"
@@ -155,14 +152,16 @@ class Reporter:
 
     @property
     def checkpoint_dir(self) -> Path:
-        """Where checkpoints are committed. Raises nothing: work is saved somewhere at least."""
-        if self._asks is None:
-            return Path(self.spec.get("checkpoint_dir") or self._own_dir or "checkpoints")
+        """Where checkpoints are committed, by what is known when it is first asked for.
+
+        Raises nothing and waits for nobody: work is saved somewhere at least.
+        """
+        if self._asked is None:
+            return Path(self._spec.get("checkpoint_dir") or self._own_dir or "checkpoints")
         if self._own_dir is None:
-            self._own_dir = Path("checkpoints", self._run_id)
-            with suppress(OSError):
-                if specs.shared(self.spec):
-                    self._own_dir, self._shares = Path(self.spec["checkpoint_dir"]), True
+            self._own_dir, spec = Path("checkpoints", self._run_id), self._asked.known()
+            if specs.shared(spec):
+                self._own_dir, self._shares = Path(spec["checkpoint_dir"]), True
         return self._own_dir
 
     @property
@@ -253,6 +252,8 @@ class Reporter:
         if _current is self:
             _current = None
         self._stop.forget()
+        if self._asked:
+            self._asked.close()
         if self._courier:
             self._courier.close(timeout)
             atexit.unregister(self.close)
@@ -267,9 +268,6 @@ class Reporter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _ask_for_spec(self, api_url: str, token: str) -> None:
-        self._spec, self._asks = None, Link(api_url, f"/v1/runs/{self._run_id}/spec", token)
 
     def _after_fork(self) -> None:
         """A forked child (a DataLoader's worker) reports nothing and dies of SIGTERM as usual."""

@@ -114,6 +114,8 @@ class ReportServer:
         handler.wfile.write(content)
 
     def _tell(self, handler: BaseHTTPRequestHandler) -> None:
+        while self.mode == "hang" and self._server:
+            time.sleep(0.01)
         known = self.mode == "ok" and self.spec is not None
         answer = self.spec if known else {"code": "not_found", "detail": "no such run"}
         content = json.dumps(answer).encode()

@@ -118,6 +118,56 @@ def test_who_cannot_learn_what_to_do_does_not_train_something_else(
         server.mode = "ok"
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_first_checkpoint_is_saved_where_the_service_verifies_it_if_it_answers(
+    server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "id").write_text("ours")
+    server.spec = {
+        "hyperparams": {"lr": 0.5},
+        "checkpoint_dir": str(tmp_path / "c"),
+        "data_dir": {"path": str(tmp_path), "name": "ours"},
+    }
+    if not answers:
+        server.stop()
+    with attach(server, attempt=None) as training:
+        with training.checkpoint(1) as directory:
+            (directory / "state").touch()
+        if not answers:
+            server.start()
+        assert training.hyperparams == {"lr": 0.5}
+        with training.checkpoint(2) as directory:  # one run's checkpoints are in one place
+            (directory / "state").touch()
+    chosen = tmp_path / ("c" if answers else "checkpoints/run_1")
+    assert {path.name for path in chosen.iterdir()} == {"step-000001", "step-000002"}
+    told = [c for body in server.taken.values() for c in body.get("checkpoints", [])]
+    assert [c.get("in_data_dir", False) for c in told] == [answers, answers]
+
+
+@pytest.mark.parametrize("trouble", ["away", "hang", "503"])
+def test_a_save_never_waits_for_the_service(
+    server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 30.0)
+    monkeypatch.setattr(specs, "FIRST_ANSWER_SECONDS", 0.1)
+    server.mode = trouble
+    if trouble == "away":
+        server.stop()
+    took = {}
+    with attach(server, attempt=None) as attached, Reporter(checkpoint_dir="alone") as alone:
+        for name, training in (("alone", alone), ("attached", attached)):
+            begun = time.monotonic()
+            with training.checkpoint(1) as directory:
+                (directory / "state").touch()
+            took[name] = time.monotonic() - begun
+        server.mode = "ok"
+        attached.close(timeout=0)
+    assert (tmp_path / "checkpoints/run_1/step-000001/state").exists()
+    assert took["attached"] < took["alone"] + 0.5, "half a second for a busy machine's disk"
+
+
 def test_it_is_said_when_the_last_reports_are_lost(
     server: ReportServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
