@@ -177,12 +177,13 @@ def _compact(value: Any, indent: int = 2) -> str:
 def run(settings: Settings, *, stay: bool = True) -> None:
     """Serves and tells the story; then, if `stay`, serves until Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, handlers=[JsonLines.handler()])
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     server, sock = bind(settings)
     url: str = server.config.app.state.api_url  # type: ignore[union-attr]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     story = Story(url, settings.api_token)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.default_int_handler)
     try:
         while not server.started:
             if not thread.is_alive():
@@ -197,6 +198,7 @@ def run(settings: Settings, *, stay: bool = True) -> None:
     except KeyboardInterrupt:
         pass
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more ends it at once
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)  # once more ends it at once
         server.should_exit = True
         thread.join()

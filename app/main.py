@@ -89,6 +89,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
             await supervisor.stop()
             await task
             await db.stop()
+            log.info("stopped; what it has launched goes on")
 
     app = FastAPI(
         title=service.NAME,
