@@ -1,7 +1,11 @@
 """What the README shows works as it stands, with only the ids replaced."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,7 +13,7 @@ import pytest
 
 from app.domain.recipes import parse_recipes
 from app.settings import Settings
-from tests.support.server import REPOSITORY, Server
+from tests.support.server import REPOSITORY, Server, wait_until
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -61,15 +65,18 @@ def answers(server: Server) -> list[tuple[str, httpx.Response]]:
 
 
 def test_every_curl_of_the_sequence_is_answered(answers: list[tuple[str, httpx.Response]]) -> None:
-    assert [response.status_code for _, response in answers] == [201, 201, 200, 200, 200, 201, 200]
+    assert [response.status_code for _, response in answers] == [
+        201, 201, 200, 200, 200, 200, 201, 200,
+    ]  # fmt: skip
 
 
 def test_the_sequence_tells_one_story(answers: list[tuple[str, httpx.Response]]) -> None:
-    experiment, run, status, detail, cancelled, child, marked = (
+    experiment, run, status, curves, detail, cancelled, child, marked = (
         response.json() for _, response in answers
     )
     assert run["status_reason"] == "waiting_for_trainer"
     assert status["run_id"] == run["run_id"]
+    assert [(each["key"], each["steps"]) for each in curves["series"]] == [("loss", [])]
     assert detail["experiment"] == experiment
     assert cancelled["status"] == "cancelled"
     assert child["parent_run_id"] == run["run_id"]
@@ -94,8 +101,37 @@ def test_the_recipe_is_one_that_the_service_reads() -> None:
     assert "sft" in parse_recipes(block("toml", "Your own trainer"), "README")
 
 
-def test_the_training_loop_is_python() -> None:
-    compile(block("python", "Your own trainer"), "README", "exec")
+BEFORE_THE_LOOP = """\
+import pickle
+class torch:
+    save = lambda state, path: path.write_bytes(pickle.dumps(state))
+start, steps, loss, state = 0, 5, 0.5, {}
+"""
+
+
+def test_the_training_loop_attaches_by_the_variables_and_its_curve_is_there(
+    server: Server, answers: list[tuple[str, httpx.Response]], tmp_path: Path
+) -> None:
+    (_, created), (submit, submitted), _, (metrics, _), *_ = answers
+    run = curl(submit, server.url).json()
+    assert run["run_id"] != submitted.json()["run_id"]
+    (tmp_path / "train.py").write_text(BEFORE_THE_LOOP + block("python", "Your own trainer"))
+    started = block("bash", "Your own trainer")
+    for shown, real in (
+        ("http://127.0.0.1:8000", server.url),
+        ("run_…", run["run_id"]),
+        ("rt_…", run["run_token"]),
+        ("python ", f"{sys.executable} "),
+    ):
+        assert shown in started
+        started = started.replace(shown, real)
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run(["bash", "-ec", started], cwd=tmp_path, env=environment, check=True, timeout=60)
+    asked = metrics.replace(submitted.json()["run_id"], run["run_id"])
+    (curve,) = curl(asked, server.url).json()["series"]
+    assert (curve["key"], curve["steps"], curve["values"]) == ("loss", [1, 2, 3, 4, 5], [0.5] * 5)
+    detail = f"{server.url}/v1/experiments/{created.json()['experiment_id']}/runs/{run['run_id']}"
+    wait_until(lambda: httpx.get(f"{detail}/status").json()["status"] == "succeeded", "it is over")
 
 
 def test_every_setting_named_in_the_table_exists() -> None:
