@@ -7,8 +7,8 @@
 The training thread only appends to a buffer; what happens to it then (courier.py, delivery.py)
 never reaches the training. A server that is away costs nothing but the delay.
 
-Ranks: only rank 0 reports (RANK unset or 0). The other ranks see the same spec, hyperparameters
-and stop signals, and stay silent. Ranks can notice a stop at different steps: broadcast rank 0's
+Ranks: only rank 0 reports (ranks.py). The others see the same spec, hyperparameters and stop
+signals, and stay silent. Ranks can notice a stop at different steps: broadcast rank 0's
 `should_stop`. Reading a GPU tensor's value waits for the GPU, so log such metrics every few steps.
 """
 
@@ -27,6 +27,7 @@ from app.trainer import checkpoint, specs
 from app.trainer.buffer import read_count, read_points
 from app.trainer.courier import HEARTBEAT_SECONDS, Courier
 from app.trainer.delivery import Link
+from app.trainer.ranks import is_rank_0
 from app.trainer.stopping import StopRequest
 
 MAX_EFFECTIVE_BYTES = 60_000
@@ -56,7 +57,7 @@ class Reporter:
         run_dir: Path | str | None = None,
         checkpoint_dir: Path | str | None = None,
     ) -> None:
-        """Raises ValueError for a URL or a spec.json that cannot be read as one."""
+        """Raises ValueError for a URL, id, token or spec.json that cannot be one."""
         identity: dict[str, Any] = {"attempt": attempt}
         if attempt is None:
             identity = {"session": secrets.token_hex(16)}
@@ -65,20 +66,19 @@ class Reporter:
         self._spec: dict[str, Any] = given
         self._own_dir = Path(checkpoint_dir) if checkpoint_dir else None
         self._run_id = run_id
-        self._asked: specs.Asked | None = None
+        served = bool(api_url and run_id and token)
+        self._asked = specs.Asked(api_url, run_id, token) if served and not run_dir else None
         self._shares = False
         self._stop = StopRequest(
             str(given.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
             attempt_dir and attempt_dir / "stop.json",
         )
         self._stop_checkpoint_used = False
-        self._rank_0 = True
+        self._rank_0 = is_rank_0()
         self._effective: dict[str, Any] = {}
         self._courier: Courier | None = None
         self._launched = attempt is not None
-        if api_url and run_id and token:
-            if not run_dir:
-                self._asked = specs.Asked(api_url, run_id, token)
+        if served and self._rank_0:
             link = Link(api_url, f"/v1/runs/{run_id}/reports", token)
             address = Path(run_dir) / "api_url" if run_dir else None
             courier = Courier(self._stop, link, identity, attempt_dir, address, _heartbeat(given))
@@ -101,20 +101,15 @@ class Reporter:
             name: os.environ.get(f"LLM_TRAIN_{name}", "")
             for name in ("API_URL", "RUN_ID", "RUN_TOKEN", "ATTEMPT", "RUN_DIR")
         }
-        rank_0 = os.environ.get("RANK", "0") == "0"
         reporter = cls(
             api_url=env["API_URL"],
             run_id=env["RUN_ID"],
-            token=env["RUN_TOKEN"] if rank_0 else "",
+            token=env["RUN_TOKEN"],
             attempt=int(env["ATTEMPT"]) if env["ATTEMPT"] else None,
             run_dir=env["RUN_DIR"] or None,
             checkpoint_dir=checkpoint_dir,
         )
-        reporter._rank_0 = rank_0
-        if not rank_0 and env["API_URL"] and env["RUN_TOKEN"] and not env["RUN_DIR"]:
-            reporter._asked = specs.Asked(env["API_URL"], env["RUN_ID"], env["RUN_TOKEN"])
-        takes_part = reporter._courier or (env["RUN_ID"] and not rank_0)
-        if takes_part:
+        if reporter._courier or (env["RUN_ID"] and not reporter._rank_0):
             reporter._stop.listen()
         _current = reporter
         return reporter

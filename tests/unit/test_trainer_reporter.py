@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.trainer import Reporter, buffer, checkpoint, courier, delivery, specs
+from app.trainer import Reporter, buffer, checkpoint, courier, delivery, ranks, specs
 from app.trainer.courier import Courier
 from tests.support.reports import MODES, ReportServer, points_of
 from tests.support.server import REPOSITORY, wait_until
@@ -766,10 +766,12 @@ def test_a_second_ctrl_c_interrupts(server: ReportServer) -> None:
 
 
 @pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("launcher", ["RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"])
 def test_other_ranks_are_silent_and_hear_the_stop(
-    server: ReportServer, monkeypatch: pytest.MonkeyPatch
+    server: ReportServer, monkeypatch: pytest.MonkeyPatch, launcher: str
 ) -> None:
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv(launcher, "1")
     with Reporter.from_env() as training:
         training.log(1, loss=1.0)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -777,6 +779,43 @@ def test_other_ranks_are_silent_and_hear_the_stop(
         with pytest.raises(RuntimeError, match="rank 0"), training.checkpoint(1):
             pass
     assert server.requests == []
+
+
+def test_a_rank_that_attaches_by_itself_learns_the_spec_and_is_silent(
+    server: ReportServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    server.spec = {"hyperparams": {"lr": 0.5}}
+    with attach(server, attempt=None) as training:
+        assert training.hyperparams == {"lr": 0.5}
+        training.log(1, loss=1.0)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "8", "LOCAL_RANK": "0"}, False),  # torchrun, first of the second node
+        ({"RANK": "1", "SLURM_PROCID": "0"}, False),  # torchrun in a batch script
+        ({"RANK": "0", "SLURM_PROCID": "3"}, True),  # one training for each task, as it says
+        ({"OMPI_COMM_WORLD_RANK": "1", "PMIX_RANK": "1"}, False),
+        ({"PMI_RANK": "0", "SLURM_PROCID": "1"}, True),  # mpirun whose daemons srun started
+        ({"PMI_RANK": "1", "SLURM_PROCID": "0"}, False),  # mpirun in a batch script
+        ({"MV2_COMM_WORLD_RANK": "2"}, False),
+        ({"PMIX_RANK": "3", "SLURM_PROCID": "3"}, False),  # srun --mpi=pmix
+        ({"SLURM_PROCID": "3", "LOCAL_RANK": "0"}, False),  # srun; LOCAL_RANK by the user's script
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, True),  # srun; sbatch; srun --pty bash
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),  # Lightning in a single task
+        ({"RANK": "", "SLURM_PROCID": "", "LOCAL_RANK": ""}, True),
+    ],
+)
+def test_one_process_of_a_training_is_rank_0(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], first: bool
+) -> None:
+    monkeypatch.setattr(os, "environ", environment)
+    assert ranks.is_rank_0() is first
 
 
 def test_the_answer_can_ask_to_stop_and_names_the_checkpoint(
