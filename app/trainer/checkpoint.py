@@ -182,16 +182,17 @@ def _seal(directory: int, prefix: str) -> Iterator[File]:
 
 
 def _load(root: int) -> Manifest:
-    with _open(root, MANIFEST, MANIFEST, stat.S_IFREG) as opened:
-        size = os.fstat(opened).st_size
-        if size > MAX_MANIFEST_BYTES:
-            raise CheckpointError(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
-        with open(opened, "rb", closefd=False) as stream:
-            return _parse(stream.read(MAX_MANIFEST_BYTES))
+    with (
+        _open(root, MANIFEST, MANIFEST, stat.S_IFREG) as opened,
+        open(opened, "rb", closefd=False) as stream,
+    ):
+        return _parse(stream.read(MAX_MANIFEST_BYTES + 1))
 
 
 def _parse(content: bytes) -> Manifest:
     """Validate the bytes of a manifest. Raises CheckpointError."""
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise CheckpointError(f"{MANIFEST} is larger than {MAX_MANIFEST_BYTES} bytes")
     try:
         data: Any = json.loads(content)
     except (ValueError, RecursionError) as error:

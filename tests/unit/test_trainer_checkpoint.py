@@ -104,6 +104,15 @@ def test_what_cannot_be_a_checkpoint_is_not_committed(
     assert not (tmp_path / "x").exists()
 
 
+def test_what_verify_would_refuse_for_its_size_is_not_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.trainer.checkpoint.MAX_MANIFEST_BYTES", 1000)
+    with pytest.raises(CheckpointError, match="larger than 1000 bytes"):
+        save(tmp_path, "a", {str(number): b"" for number in range(20)})
+    assert not (tmp_path / "a").exists()
+
+
 def test_empty_directories_are_dropped(tmp_path: Path) -> None:
     temporary = begin(tmp_path, "x")
     (temporary / "logs/empty").mkdir(parents=True)
