@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 # What the service takes in one report.
@@ -100,7 +101,8 @@ def read_count(name: str, value: Any) -> int:
 
 def warn(message: str) -> None:
     """One line for whoever reads the training's log."""
-    sys.stderr.write(f"llm-train reporter: {message}\n")
+    with suppress(Exception):  # that may be nobody: a pipe whose reader is gone
+        sys.stderr.write(f"llm-train reporter: {message}\n")
 
 
 def _columns(points: list[Point]) -> dict[str, dict[str, list[Any]]]:

@@ -62,15 +62,14 @@ class Reporter:
         if attempt is None:
             identity = {"session": secrets.token_hex(16)}
         attempt_dir = Path(run_dir) / f"attempt-{attempt}" if run_dir and attempt else None
-        given = specs.read(Path(run_dir)) if run_dir else {}
-        self._spec: dict[str, Any] = given
+        self._spec = specs.read(Path(run_dir)) if run_dir else {}
         self._own_dir = Path(checkpoint_dir) if checkpoint_dir else None
         self._run_id = run_id
         served = bool(api_url and run_id and token)
         self._asked = specs.Asked(api_url, run_id, token) if served and not run_dir else None
         self._shares = False
         self._stop = StopRequest(
-            str(given.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
+            str(self._spec.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
             attempt_dir and attempt_dir / "stop.json",
         )
         self._stop_checkpoint_used = False
@@ -81,7 +80,8 @@ class Reporter:
         if served and self._rank_0:
             link = Link(api_url, f"/v1/runs/{run_id}/reports", token)
             address = Path(run_dir) / "api_url" if run_dir else None
-            courier = Courier(self._stop, link, identity, attempt_dir, address, _heartbeat(given))
+            heartbeat = _heartbeat(self._spec)
+            courier = Courier(self._stop, link, identity, attempt_dir, address, heartbeat)
             if courier.open:
                 self._courier = courier
                 atexit.register(self.close)
@@ -154,9 +154,9 @@ class Reporter:
         if self._asked is None:
             return Path(self._spec.get("checkpoint_dir") or self._own_dir or "checkpoints")
         if self._own_dir is None:
-            self._own_dir, spec = Path("checkpoints", self._run_id), self._asked.known()
-            if specs.shared(spec):
-                self._own_dir, self._shares = Path(spec["checkpoint_dir"]), True
+            verified = specs.verified_dir(self._asked.known())
+            self._own_dir = verified or Path("checkpoints", self._run_id)
+            self._shares = verified is not None
         return self._own_dir
 
     @property
@@ -202,10 +202,9 @@ class Reporter:
         step = read_count("step", step)
         if not self._rank_0:
             raise RuntimeError("call checkpoint() on rank 0 only: it commits one directory")
+        promised = name is None and self._stop.asked and not self._stop_checkpoint_used
         if name is None:
-            name = f"step-{step:06d}"
-            if self._stop.asked and not self._stop_checkpoint_used:
-                name, self._stop_checkpoint_used = self._stop.checkpoint, True
+            name = self._stop.checkpoint if promised else f"step-{step:06d}"
         temporary = checkpoint.begin(self.checkpoint_dir, name)
         try:
             yield temporary
@@ -213,6 +212,7 @@ class Reporter:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        self._stop_checkpoint_used |= promised
         if self._courier:
             self._courier.announce(
                 {

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from app.trainer import checkpoint
+from app.trainer.buffer import warn
 from app.trainer.delivery import Link
 
 PATIENCE_SECONDS = 60.0
@@ -97,3 +99,16 @@ def shared(spec: dict[str, Any]) -> bool:
     except OSError:
         return False
     return bool(name == data_dir["name"])
+
+
+def verified_dir(spec: dict[str, Any]) -> Path | None:
+    """Where the service verifies checkpoints, if this process shares it and can write there."""
+    if not shared(spec):
+        return None
+    directory = Path(spec["checkpoint_dir"])
+    try:
+        checkpoint.begin(directory, "trial").rmdir()
+    except OSError as error:
+        warn(f"checkpoints cannot be verified, for they cannot be saved in {directory} ({error})")
+        return None
+    return directory

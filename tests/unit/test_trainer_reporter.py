@@ -7,6 +7,7 @@ post, all reports ended by one bad batch. `test_the_audit_*` is the permanent co
 """
 
 import fractions
+import io
 import json
 import math
 import os
@@ -143,6 +144,27 @@ def test_a_first_checkpoint_is_saved_where_the_service_verifies_it_if_it_answers
     assert {path.name for path in chosen.iterdir()} == {"step-000001", "step-000002"}
     told = [c for body in server.taken.values() for c in body.get("checkpoints", [])]
     assert [c.get("in_data_dir", False) for c in told] == [answers, answers]
+
+
+def test_where_the_service_s_files_are_read_only_work_is_saved_all_the_same(
+    server: ReportServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "id").write_text("ours")
+    (tmp_path / "ckpts").touch()  # root may write into any directory, and into no file
+    server.spec = {
+        "checkpoint_dir": str(tmp_path / "ckpts/c"),
+        "data_dir": {"path": str(tmp_path), "name": "ours"},
+    }
+    with attach(server, attempt=None) as training, training.checkpoint(1) as directory:
+        (directory / "state").touch()
+    assert (tmp_path / "checkpoints/run_1/step-000001/state").exists()
+    assert "checkpoints cannot be verified" in capfd.readouterr().err
+    told = [c for body in server.taken.values() for c in body.get("checkpoints", [])]
+    assert [c.get("in_data_dir") for c in told] == [None]
 
 
 @pytest.mark.parametrize("trouble", ["away", "hang", "503"])
@@ -634,6 +656,27 @@ def test_an_error_of_our_own_delays_reports_and_does_not_end_them(
     assert capfd.readouterr().err.count("nobody thought of this") == 1
 
 
+def test_reports_outlive_the_reader_of_the_log(
+    server: ReportServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb", buffering=0) as raw:  # noqa: PTH123 - a file descriptor
+        log = io.TextIOWrapper(raw, write_through=True)
+        monkeypatch.setattr(sys, "stderr", log)
+        with pytest.raises(BrokenPipeError):
+            log.write("?")
+        server.mode = "422"
+        with attach(server) as training:
+            wait_until(lambda: server.requests, "a refusal, of which is told")
+            server.mode = "ok"
+            training.log(1, loss=1.0)
+            wait_until(server.points, "the next report")
+        monkeypatch.undo()
+        log.detach()
+    server.errors.clear()
+
+
 def test_retry_after_is_honoured(server: ReportServer) -> None:
     server.mode, server.retry_after = "503", "1"
     with attach(server):
@@ -755,6 +798,18 @@ def test_a_signal_asks_to_stop_and_the_next_checkpoint_is_the_promised_one(
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["cancel-1", "step-000004"]
     announced = [c["name"] for body in server.taken.values() for c in body.get("checkpoints", [])]
     assert announced == ["cancel-1", "step-000004"]
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_save_that_failed_leaves_the_promised_name_to_the_next(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps({"checkpoint_dir": str(tmp_path / "c")}))
+    with Reporter.from_env() as training:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(OSError, match="disk full"), training.checkpoint(3):
+            raise OSError("disk full")
+        with training.checkpoint(3) as directory:
+            (directory / "weights").write_bytes(b"w")
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["cancel-1"]
 
 
 @pytest.mark.usefixtures("environment")
