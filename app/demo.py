@@ -199,6 +199,6 @@ def run(settings: Settings, *, stay: bool = True) -> None:
         pass
     finally:
         for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)  # once more ends it at once
+            signal.signal(each, signal.SIG_IGN)  # some wrappers of commands send it twice
         server.should_exit = True
-        thread.join()
+        thread.join(10)

@@ -327,8 +327,12 @@ def interrupted(
     ready: Callable[[str], bool],
     within: float,
     how: signal.Signals = signal.SIGINT,
+    again: bool = False,
 ) -> str:
-    """What a command had printed when Ctrl-C ended it, cleanly and soon."""
+    """What a command had printed when Ctrl-C ended it, cleanly and soon.
+
+    `again`: pressed until it has.
+    """
     output = Path(env["LLM_TRAIN_DATA_DIR"]).parent / "output"
     with output.open("wb") as file:
         process = subprocess.Popen(
@@ -344,6 +348,9 @@ def interrupted(
         assert process.poll() is None, output.read_text()
         process.send_signal(how)
         began = time.monotonic()
+        while again and process.poll() is None and time.monotonic() - began < within:
+            process.send_signal(how)
+            time.sleep(0.01)
         status = process.wait(30)
         assert time.monotonic() - began < within
     finally:
@@ -369,11 +376,15 @@ def test_ctrl_c_while_it_is_still_starting(tmp_path: Path, command: list[str]) -
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_the_demo_is_interrupted_in_the_middle(tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize("again", [False, True], ids=["once", "many times"])
+def test_the_demo_is_interrupted_in_the_middle(
+    tmp_path: Path, how: signal.Signals, again: bool
+) -> None:
     try:
         interrupted(
-            [*CLI, "demo"], environment(tmp_path), lambda text: "Cancel it half-way" in text, 4, how
-        )
+            [*CLI, "demo"], environment(tmp_path), lambda text: "Cancel it half-way" in text, 4,
+            how, again,
+        )  # fmt: skip
         assert sorted(each.name for each in tmp_path.glob("app.db*")) == ["app.db", "app.db-owner"]
     finally:
         end_trainers(tmp_path / "data")
