@@ -1,13 +1,16 @@
 """A trainer that somebody starts by hand trains what its run was submitted with.
 
-Seen red: a reporter that does not ask for the spec.
+Seen red: a reporter that does not ask for the spec; one that asks for it while it saves.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.support.server import REPOSITORY
 from tests.support.service import Service, running
@@ -36,8 +39,24 @@ for step in range(start + 1, 10**9):
     import time; time.sleep(0.002)
 """
 
+SAVES = """
+import sys, time
+from app.trainer import Reporter
+reporter = Reporter.from_env()
+begun = time.monotonic()
+for step in (1, 2, 3):
+    with reporter.checkpoint(step) as directory:
+        (directory / "state").write_bytes(b"w")
+    reporter.log(step, 3, loss=1.0)
+print(time.monotonic() - begun, flush=True)
+sys.stdin.read()
+reporter.finish()
+"""
 
-def attached(service: Service, run: dict[str, Any], tmp_path: Path) -> subprocess.Popen[bytes]:
+
+def attached(
+    service: Service, run: dict[str, Any], tmp_path: Path, script: str = TRAINS, **pipes: Any
+) -> subprocess.Popen[Any]:
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(REPOSITORY),
@@ -45,7 +64,7 @@ def attached(service: Service, run: dict[str, Any], tmp_path: Path) -> subproces
         "LLM_TRAIN_RUN_ID": run["run_id"],
         "LLM_TRAIN_RUN_TOKEN": run["run_token"],
     }
-    return subprocess.Popen([sys.executable, "-c", TRAINS], cwd=tmp_path, env=environment)
+    return subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=environment, **pipes)
 
 
 def test_by_hand_a_run_is_trained_cancelled_and_resumed_as_it_was_asked(tmp_path: Path) -> None:
@@ -68,3 +87,28 @@ def test_by_hand_a_run_is_trained_cancelled_and_resumed_as_it_was_asked(tmp_path
         assert (ended["status"], ended["step"]) == ("succeeded", saved["step"] + 50)
         weight = ended["metrics"]["weight"]["value"]
         assert abs(weight - (saved["step"] * 0.5 + 50 * 0.25)) < 1e-6
+
+
+@pytest.mark.parametrize("stalled", [False, True])
+def test_who_saves_at_once_is_verified_and_waits_for_no_service_that_stalls(
+    tmp_path: Path, stalled: bool
+) -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with running(tmp_path) as service:
+        run = service.post(f"/experiments/{service.experiment}/runs", {"model": "m"}, 201)
+        if stalled:
+            os.kill(service.pid, signal.SIGSTOP)
+        try:
+            with attached(service, run, tmp_path, SAVES, **pipes) as trainer:
+                assert trainer.stdout
+                took = float(trainer.stdout.readline())
+                os.kill(service.pid, signal.SIGCONT)
+                trainer.communicate(timeout=20)
+        finally:
+            os.kill(service.pid, signal.SIGCONT)
+        assert took < 3, "the first second after attaching, and three small saves"
+        assert service.ended(run["run_id"])["status"] == "succeeded"
+        saved = service.checkpoints(run["run_id"])
+        assert set(saved) == {"step-000001", "step-000002", "step-000003"}
+        assert {each["state"] for each in saved.values()} == {"declared" if stalled else "ready"}
+        assert (tmp_path / "checkpoints").exists() == stalled
