@@ -206,7 +206,11 @@ def announced(
     state = State.DECLARED if elsewhere else State.PENDING
     if found is None:
         return _create(tx, run, name, state, **facts)
-    if found.state in (State.READY, State.LOST) and sha256 in (None, found.sha256):
+    if sha256 is None:  # then only another step or size tells that the name was written again
+        same = step == found.step and size_bytes in (None, found.size_bytes)
+    else:
+        same = sha256 == found.sha256
+    if found.state in (State.READY, State.LOST) and same:
         return found
     if found.state == State.READY and found.marked_at is not None:
         return found  # what somebody released is that, whatever its trainer says later

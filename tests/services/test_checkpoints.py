@@ -164,6 +164,24 @@ async def test_a_name_that_is_written_again_is_looked_at_again(db: Database) -> 
     assert [e.type for e in await stage.events()][-2:] == ["checkpoint.pending", "checkpoint.ready"]
 
 
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_name_that_is_written_again_is_looked_at_again_also_without_a_sha256(
+    db: Database, lost: bool
+) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running", saved=True)
+    if lost:
+        await judge(stage, await stage.named(run, "step-000005"), "It is damaged.")
+    history = await stage.events()
+    await stage.report(run, checkpoints=[{"name": "step-000005", "step": 5}])
+    assert await stage.events() == history, "that is the one which is known"
+
+    await stage.report(run, checkpoints=[{"name": "step-000005", "step": 7}])
+    await judge(stage, await stage.named(run, "step-000005"), manifest(7, "new content"))
+    found = await stage.named(run, "step-000005")
+    assert (found.state, found.step) == ("ready", 7)
+
+
 async def test_what_was_marked_stays_whatever_its_trainer_says_later(db: Database) -> None:
     stage = await Stage.open(db)
     run = await stage.run("running", saved=True)
