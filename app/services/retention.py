@@ -8,6 +8,7 @@ Never taken: a marked checkpoint, one that another path stands for, the source o
 is not over, and what a live run started from.
 """
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -141,10 +142,15 @@ def gone(tx: Tx, removed: Sequence[Checkpoint]) -> None:
 
 
 def remove(data_dir: Path, checkpoint: Checkpoint) -> None:
-    """Deletes the files, so that at no time a part of them looks like a checkpoint."""
+    """Deletes the files, so that at no time a part of them looks like a checkpoint.
+
+    Raises OSError.
+    """
     directory = verification.directory(data_dir, checkpoint.ckpt_path)
     trash = directory.with_name(f".trash-{checkpoint.id}")
-    if directory.exists():
+    if os.path.lexists(directory):
         directory.rename(trash)
-    if trash.exists():
+    if trash.is_symlink():  # what somebody moved elsewhere is theirs
+        trash.unlink()
+    elif trash.exists():
         shutil.rmtree(trash)

@@ -1,5 +1,6 @@
 """Tidying: what may be forgotten is, now and then; surplus checkpoints as they come."""
 
+import logging
 import time
 
 from app.services import idempotency, retention
@@ -7,6 +8,8 @@ from app.supervisor.desk import Desk
 
 EVERY_SECONDS = 600.0
 _ABOUT = "retention"
+
+log = logging.getLogger(__name__)
 
 
 async def tidy(desk: Desk) -> None:
@@ -27,5 +30,9 @@ async def tidy(desk: Desk) -> None:
 
 async def _remove(desk: Desk) -> None:
     for each in await desk.db.read(retention.doomed):
-        await desk.reading(retention.remove, desk.settings.data_dir, each)
+        try:
+            await desk.reading(retention.remove, desk.settings.data_dir, each)
+        except OSError as error:  # one that cannot go must not keep all others on the disk
+            log.error("%s could not be deleted: %s; it is tried again", each.ckpt_path, error)
+            continue
         await desk.db.write(retention.gone, [each])

@@ -1,5 +1,6 @@
 """Retention keeps the newest, and never takes what somebody needs."""
 
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -8,9 +9,13 @@ import pytest
 from app.domain.lifecycle import RunStatus
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost
+from app.launchers.local import LocalLauncher
 from app.services import checkpoints, launches, marks, retention, runs, verification
+from app.settings import Settings
 from app.store.database import Database
 from app.store.tables import Run
+from app.supervisor.desk import Desk
+from app.supervisor.tidying import tidy
 from tests.support.database import Databases
 from tests.support.stage import RECIPES, Stage
 
@@ -146,6 +151,37 @@ async def test_files_go_after_the_record_and_a_crash_in_between_is_made_good(
     assert not {each.run_id for each in await db.read(retention.doomed)} & {run.id}
     assert [each.name for each in directory.parent.iterdir()] == ["s3"]
     assert (await stage.named(run, "s1")).reason == "Deleted by retention."
+
+
+async def test_what_cannot_be_deleted_keeps_nothing_else_on_the_disk(
+    db: Database, tmp_path: Path
+) -> None:
+    stage = await Stage.open(db)
+    run = await trained(stage, 4)
+    s1, s2, s3, s4 = [
+        verification.directory(tmp_path, (await stage.named(run, name)).ckpt_path)
+        for name in await left(stage, run)
+    ]
+    for each in (s2, s3, s4):
+        each.mkdir(parents=True)
+    s1.write_text("nothing that can be removed like a directory")
+    elsewhere = tmp_path / "a larger disk"  # where an operator has moved it
+    s2.rename(elsewhere)
+    s2.symlink_to(elsewhere)
+    settings = Settings(data_dir=tmp_path)
+    desk = Desk(db, settings, {}, "s" * 32, LocalLauncher(gpus=[]), "http://127.0.0.1:1")
+
+    desk.crowded[run.id] = 1
+    await tidy(desk)
+    await asyncio.gather(*[job for job, _ in desk.jobs.values()])
+
+    kept = {each.name for each in s4.parent.iterdir()}
+    assert kept == {f".trash-{(await stage.named(run, 's1')).id}", "s4"}
+    assert elsewhere.is_dir()
+    doomed = [each for each in await db.read(retention.doomed) if each.run_id == run.id]
+    assert [each.step for each in doomed] == [1], "it is tried again"
+    shutil.rmtree(s1.parent)
+    await db.write(retention.gone, doomed)
 
 
 async def test_a_name_written_again_while_its_old_files_go_is_a_checkpoint(db: Database) -> None:
