@@ -6,6 +6,7 @@ the run or the one it was resumed from, else as empty or lost with the reason. A
 stands for another (`stored_as_id`) shares its fate from then on.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import bindparam, insert
@@ -124,6 +125,40 @@ def newest(tx: Tx, run: Run) -> Checkpoint | None:
     if found is None and run.recipe is None:
         found = tx.first(_HIGHEST, run=run.id, state=State.DECLARED.value)
     return found
+
+
+def lineage(tx: Tx, run: Run) -> Iterator[Checkpoint]:
+    """What a run was resumed from, then what was ready before that, the newest first.
+
+    Up the lineage only as far as each run had come when the next was resumed from it: later
+    steps of it are not among those that lead here.
+    """
+    limit: int | None = None
+    while run.source_checkpoint_id is not None:
+        source = get(tx, run.source_checkpoint_id)
+        steps = [each for each in (limit, source.step) if each is not None]
+        limit = min(steps) if steps else None
+        yield source
+        run = _of(tx, source)
+        for each in ready(tx, run.id):
+            if each.id != source.id and (limit is None or (each.step or 0) <= limit):
+                yield each
+
+
+def inherited(tx: Tx, run: Run) -> Checkpoint | None:
+    """What a run was resumed from, held; if that is lost, the newest ready one before it.
+
+    None: it was not resumed. One that is lost: so is all before it.
+    """
+    found = list(lineage(tx, run))
+    good = [each for each in found if each.state != State.LOST]
+    return next((find(tx, each.ckpt_path) for each in (*good, *found)), None)
+
+
+def _of(tx: Tx, checkpoint: Checkpoint) -> Run:
+    run = tx.first(_RUN, id=checkpoint.run_id)
+    assert run is not None
+    return run
 
 
 def stored(tx: Tx, checkpoint: Checkpoint) -> Checkpoint:
@@ -275,10 +310,10 @@ def settle(tx: Tx, run: Run) -> Checkpoint:
     if promised.state not in (State.PENDING, State.LOST):
         return promised
     fallback, origin = newest(tx, run), "the newest checkpoint of this run"
-    if fallback is None and run.source_checkpoint_id is not None:
-        source = get(tx, run.source_checkpoint_id)
-        if source.state != State.LOST:
-            fallback, origin = source, "the checkpoint this run was resumed from"
+    if fallback is None and (source := inherited(tx, run)) and source.state != State.LOST:
+        fallback, origin = source, "the checkpoint this run was resumed from"
+        if source.id != run.source_checkpoint_id:
+            origin = "the newest one before the lost one this run was resumed from"
     what = promised.reason or (
         "The run never started." if run.attempt == 0 else
         "The trainer saved nothing when it was stopped."

@@ -88,20 +88,12 @@ def sources(tx: Tx, run: Run) -> list[Source]:
     those turn out damaged, from the newest before them, up the lineage.
     """
     found = [Source(each, each) for each in checkpoints.ready(tx, run.id) if run.attempt > 0]
-    if run.source_checkpoint_id is None:
-        return found
-    named = checkpoints.get(tx, run.source_checkpoint_id)
-    found.append(Source(named, checkpoints.stored(tx, named)))
     seen = {each.stored.id for each in found}
-    ancestor: Run | None = run
-    limit = named.step
-    while ancestor is not None and ancestor.parent_run_id is not None:
-        ancestor = runs.get(tx, ancestor.parent_run_id)
-        for each in checkpoints.ready(tx, ancestor.id):
-            stored = checkpoints.stored(tx, each)
-            if stored.id not in seen and (limit is None or (each.step or 0) <= limit):
-                seen.add(stored.id)
-                found.append(Source(each, stored))
+    for each in checkpoints.lineage(tx, run):
+        stored = checkpoints.stored(tx, each)
+        if stored.id not in seen:
+            seen.add(stored.id)
+            found.append(Source(each, stored))
     return found
 
 
@@ -140,17 +132,6 @@ def spec(tx: Tx, run_id: str, data_dir: Path) -> dict[str, Any]:
         if source.stored.state == CheckpointState.EMPTY:
             source = None
     return spec_of(run, source, data_dir)
-
-
-def ready_in_lineage(tx: Tx, run: Run) -> list[str]:
-    """The paths of every ready checkpoint of a run and the runs it was resumed from."""
-    found: list[str] = []
-    ancestor: Run | None = run
-    while ancestor is not None:
-        found += [each.ckpt_path for each in checkpoints.ready(tx, ancestor.id)]
-        parent = ancestor.parent_run_id
-        ancestor = runs.get(tx, parent) if parent else None
-    return found
 
 
 def wait(tx: Tx, run_id: str, reason: Reason, detail: str) -> None:

@@ -19,18 +19,19 @@ from app.services import chunks
 from app.services.chunks import Range
 from app.store.json_lists import one_of
 from app.store.sql import Statement, Tx, by_id, columns, dump, every
-from app.store.tables import MetricChunk, MetricLatest, MetricSeries, Run
+from app.store.tables import Checkpoint, MetricChunk, MetricLatest, MetricSeries, Run
 
 MAX_KEYS = 10_000
 MAX_SERIES = 1_000
 MAX_ANSWERED = 500_000
 
-_run = columns(Run)
+_run, _checkpoint = columns(Run), columns(Checkpoint)
 _series = columns(MetricSeries)
 _chunk = columns(MetricChunk)
 _latest = columns(MetricLatest)
 
 _RUN = by_id(Run)
+_OWNER = Statement[tuple[str]](select(_checkpoint.run_id).where(_checkpoint.id == bindparam("id")))
 _FIND = Statement[tuple[str, int]](
     select(_series.key, _series.id).where(
         _series.run_id == bindparam("run"),
@@ -255,9 +256,11 @@ def _series_of(
                 # At the step it started from its own point counts, not the one before.
                 until[part.key] = min(last, part.first - 1)
             ceiling = min(ceiling, starts[attempt])
-        if run.parent_run_id is None or ceiling < low:
+        # Not its parent: one may be resumed from a checkpoint of the runs before that.
+        owner = tx.first(_OWNER, id=run.source_checkpoint_id) if run.parent_run_id else None
+        if owner is None or ceiling < low:
             break
-        run = _found(tx, run.parent_run_id)
+        run = _found(tx, owner[0])
     return [(key, None, ranges[::-1]) for key, ranges in sorted(curves.items())]
 
 

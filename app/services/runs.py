@@ -75,12 +75,22 @@ def children(tx: Tx, run_id: str) -> list[Run]:
     return tx.all(_CHILDREN, id=run_id)
 
 
-def _ancestors(tx: Tx, run: Run) -> set[str]:
-    found = {run.id}
+def _ancestors(tx: Tx, run: Run) -> list[str]:
+    """The run and those it goes back to, itself first."""
+    found = [run.id]
     while run.parent_run_id is not None:
         run = get(tx, run.parent_run_id)
-        found.add(run.id)
+        found.append(run.id)
     return found
+
+
+def ready_in_lineage(tx: Tx, run: Run) -> list[str]:
+    """The paths of every ready checkpoint of a run and the runs it was resumed from."""
+    return [
+        each.ckpt_path
+        for ancestor in _ancestors(tx, run)
+        for each in checkpoints.ready(tx, ancestor)
+    ]
 
 
 def submit(tx: Tx, experiment_id: str, request: RunRequest, recipes: Collection[str]) -> Run:
@@ -242,7 +252,7 @@ def resume(
         ) from error
     source = _source(tx, parent, request.ckpt_path)
     if source.state == State.LOST:
-        ready = [each.ckpt_path for each in checkpoints.ready(tx, parent.id)]
+        ready = ready_in_lineage(tx, parent)
         raise CheckpointLost(
             f"{source.ckpt_path} is lost: {source.reason} "
             + (f"Ready: {', '.join(ready)}." if ready else "No other checkpoint is ready."),
@@ -300,8 +310,8 @@ def _source(tx: Tx, parent: Run, ckpt_path: str | None) -> Checkpoint:
         return newest
     if promised is not None and promised.state != State.LOST:
         return promised
-    if parent.source_checkpoint_id is not None:
-        return checkpoints.get(tx, parent.source_checkpoint_id)
+    if (source := checkpoints.inherited(tx, parent)) is not None:
+        return source
     if RunStatus(parent.status) in LAUNCHED:
         advice = "wait for one, or cancel the run first"
     else:

@@ -158,7 +158,7 @@ async def _start(
     source, unread = await verifying.first_good(desk, _about(run), sources)
     detail = None
     if source is None and run.source_checkpoint_id is not None:
-        ready = await desk.db.read(launches.ready_in_lineage, run)
+        ready = await desk.db.read(runs.ready_in_lineage, run)
         exists = f"Ready: {', '.join(ready)}." if ready else "No checkpoint is ready."
         detail = f"{unread or f'{sources[0].named.ckpt_path} has no intact files.'} {exists}"
         await desk.db.write(launches.refuse, run.id, Reason.CHECKPOINT_MISSING, detail)

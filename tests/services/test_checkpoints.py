@@ -106,6 +106,62 @@ async def test_a_path_that_a_client_named_first_is_promised_all_the_same(db: Dat
     assert (kept.state, kept.release_tag) == ("ready", "v1")
 
 
+async def resumed_at(stage: Stage, run: Run, saved: Run, name: str) -> Run:
+    """A run resumed from a checkpoint of its own, or of one that it goes back to."""
+    path = f"/ckpts/{saved.experiment_id}/{saved.id}/{name}"
+    return await stage.db.write(runs.resume, run.id, ResumeRequest(ckpt_path=path), RECIPES)
+
+
+async def three_generations(stage: Stage) -> tuple[Run, Run]:
+    """A run that saved at 10, 20 and 30; one resumed from its 10 that saved at 15 and 25."""
+    first = await stage.run("running")
+    for step in (10, 20, 30):
+        await stage.saves(first, f"s{step}", step, f"first {step}")
+    second = await stage.claim(await resumed_at(stage, first, first, "s10"))
+    for step in (15, 25):
+        await stage.saves(second, f"s{step}", step, f"second {step}")
+    return await stage.ends(first, exit_code=3), await stage.ends(second, exit_code=3)
+
+
+async def test_a_fallback_never_leaves_the_line_that_led_to_the_checkpoint(db: Database) -> None:
+    stage = await Stage.open(db)
+    first, second = await three_generations(stage)
+
+    async def from_where(run: Run) -> list[str | None]:
+        found = await db.read(launches.sources, run)
+        return [each.stored.ckpt_path for each in found]
+
+    def paths(*saved: tuple[Run, str]) -> list[str]:
+        return [f"/ckpts/{run.experiment_id}/{run.id}/{name}" for run, name in saved]
+
+    third = await resumed(stage, second)
+    line = paths((second, "s25"), (second, "s15"), (first, "s10"))
+    assert await from_where(third) == line, "its 20 and 30 are of another training"
+    third = await resumed_at(stage, second, first, "s30")
+    assert await from_where(third) == paths((first, "s30"), (first, "s20"), (first, "s10"))
+
+
+async def test_what_is_lost_with_its_source_goes_back_further_and_is_told_truly(
+    db: Database,
+) -> None:
+    stage = await Stage.open(db)
+    first, second = await three_generations(stage)
+    third = await resumed(stage, second)
+    await judge(stage, await stage.named(second, "s25"), "It is damaged.")
+
+    with pytest.raises(CheckpointLost, match=r"Ready: .*/s15, .*/s30, .*/s20, .*/s10"):
+        await resumed_at(stage, third, second, "s25")
+    assert (await resumed(stage, third)).start_step == 15
+    promised = await cancelled(stage, third)
+    assert (promised.state, promised.step) == ("ready", 15)
+    assert promised.reason is not None and "before the lost one" in promised.reason
+
+    for run, name in ((second, "s15"), (first, "s10")):
+        await judge(stage, await stage.named(run, name), "It is damaged.")
+    with pytest.raises(CheckpointLost, match=r"Ready: .*/s30, .*/s20"):
+        await resumed(stage, third)
+
+
 async def test_a_damaged_stop_checkpoint_falls_back_to_the_newest_good_one(db: Database) -> None:
     stage = await Stage.open(db)
     run = await stage.run("cancelling", saved=True)

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from app.domain.lifecycle import RunStatus
@@ -93,12 +93,17 @@ class Story:
         self.launch(tx, run, run.saved[which % len(run.saved)] if run.saved else first)
 
     def resume(self, tx: Tx, parent: Lineage, which: int) -> None:
-        if not parent.saved:
+        owner: Lineage | None = parent
+        saved = []  # by the run or by those that it goes back to
+        while owner is not None:
+            saved += [(owner, step) for step in owner.saved]
+            owner = owner.parent
+        if not saved:
             return
-        step = parent.saved[which % len(parent.saved)]
-        path = f"/ckpts/{self.experiment_id}/{parent.id}/step-{step}"
+        source, step = saved[which % len(saved)]
+        path = f"/ckpts/{self.experiment_id}/{source.id}/step-{step}"
         child = Lineage(
-            runs.resume(tx, parent.id, ResumeRequest(ckpt_path=path), ["demo"]).id, parent
+            runs.resume(tx, parent.id, ResumeRequest(ckpt_path=path), ["demo"]).id, source
         )
         self.runs.append(child)
         self.launch(tx, child, step)
@@ -122,6 +127,18 @@ acts = st.one_of(
     low=st.integers(0, 40),
     width=st.integers(0, 40),
     limit=st.integers(1, 9),
+)
+@example(  # resumed from what its grandparent saved after its parent had gone another way
+    told=[
+        (0, ("report", "loss", 1, 5, True)),
+        (0, ("report", "loss", 1, 12, True)),
+        (0, ("resume", 0)),
+        (0, ("report", "loss", 1, 3, True)),
+        (0, ("resume", 2)),
+    ],
+    low=0,
+    width=9,
+    limit=4,
 )
 def test_a_curve_is_exactly_the_surviving_steps_over_attempts_and_generations(
     write: Write,
