@@ -1,12 +1,9 @@
 """Observing: what became of every launched run, from the files and the kernel."""
 
 import asyncio
-import json
 import logging
 import os
 import time
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from app.domain import paths
@@ -16,12 +13,10 @@ from app.domain.ids import seconds_between, timestamp
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.recipes import Recipe
-from app.errors import Busy, InvalidInput, ServiceError, Unavailable
 from app.launchers.base import Observation
-from app.services import checkpoints, launches, reports, verification
-from app.services.reports import ReportRequest
+from app.services import checkpoints, launches, verification
 from app.store.tables import Run
-from app.supervisor import launching, planning, verifying
+from app.supervisor import launching, planning, spool, verifying
 from app.supervisor.desk import Desk
 
 RELAUNCH_SECONDS = 5.0
@@ -29,7 +24,6 @@ RELAUNCH_SECONDS = 5.0
 # have heard of the stop two seconds late.
 OVERDUE_SECONDS = 4.0
 LAST_WORDS = 200
-SPOOL_LINES = 100
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +150,8 @@ async def _over(desk: Desk, run: Run, found: Observation) -> None:
         if found.state == "vanished":
             await asyncio.to_thread(desk.launcher.kill, run_dir, run.attempt)
         failpoint("end.before_spool")
-        await _deliver_spool(desk, run)
+        if not await spool.deliver(desk, run):
+            return
         saved = verification.directory(
             desk.settings.data_dir, f"/ckpts/{run.experiment_id}/{run.id}"
         )
@@ -180,46 +175,6 @@ async def _over(desk: Desk, run: Run, found: Observation) -> None:
     )
     if await desk.db.write(launches.end, run.id, run.attempt, evidence, recipe, absent):
         desk.forget(attempt)
-
-
-async def _deliver_spool(desk: Desk, run: Run) -> None:
-    """Ingests the batches that the trainer could not deliver; those that arrived count once.
-
-    Raises Busy and Unavailable: then all of it is tried again.
-    """
-    path = desk.run_dir(run.id) / f"attempt-{run.attempt}" / "reports.jsonl"
-    lines = _lines(path)
-    while some := await asyncio.to_thread(list, islice(lines, SPOOL_LINES)):
-        for line in some:
-            try:
-                await _deliver(desk, run, line)
-            except (Busy, Unavailable):
-                raise
-            except (ValueError, RecursionError, ServiceError) as error:
-                log.warning("run %s: a line of %s is not used: %s", run.id, path, error)
-
-
-async def _deliver(desk: Desk, run: Run, line: bytes) -> None:
-    """Ingests one batch; as the reporter does, without what is refused where something is."""
-    body = json.loads(line)
-    for unwanted in ("effective_hyperparams", "metrics", ""):
-        try:
-            report = ReportRequest.model_validate(body)
-            if report.attempt == run.attempt:
-                await desk.db.write(reports.ingest, run.id, report)
-            return
-        except (ValueError, InvalidInput):
-            if not (unwanted and isinstance(body, dict)):
-                raise
-            body.pop(unwanted, None)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            yield from file
-    except FileNotFoundError:
-        return
 
 
 def last_words(log_file: Path) -> str:

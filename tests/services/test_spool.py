@@ -1,0 +1,98 @@
+"""What a trainer could not deliver: whatever stands in its spool, its end is told in time."""
+
+import errno
+import json
+import os
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.domain.lifecycle import Reason
+from app.launchers import wrapper
+from app.store.database import Database
+from app.store.tables import Run
+from app.supervisor.desk import Desk
+from app.supervisor.observing import observe
+from tests.services.test_supervisor import Recorder, open_desk
+from tests.support.stage import Stage
+
+pytestmark = pytest.mark.anyio
+
+
+async def exited(stage: Stage, desk: Desk) -> tuple[Run, Path]:
+    """A run whose trainer has just exited with code 0; its spool, which is yet to be made."""
+    run = await stage.run("running")
+    directory = desk.run_dir(run.id) / "attempt-1"
+    directory.mkdir(parents=True)
+    wrapper.write_exit(str(directory), exit_code=0)
+    return run, directory / "reports.jsonl"
+
+
+@pytest.mark.parametrize("kind", [os.mkdir, os.mkfifo])
+async def test_a_spool_that_is_no_file_holds_up_no_end(
+    db: Database, tmp_path: Path, kind: Callable[[Path], None]
+) -> None:
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    run, spool = await exited(stage, desk)
+    kind(spool)
+    release = threading.Timer(3, lambda: kind is os.mkdir or spool.write_bytes(b""))
+    release.start()  # a duty that waits for a writer would wait for ever
+    began = time.monotonic()
+    await observe(desk)
+    took = time.monotonic() - began
+    release.cancel()
+    assert (await stage.get(run)).status_reason == Reason.UNFINISHED
+    assert took < 3
+
+
+async def test_a_spool_that_cannot_be_read_is_waited_for_and_given_up_after_a_minute(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    runs = [await exited(stage, desk) for _ in range(2)]
+    really, broken = os.open, {str(path) for _, path in runs}
+    for _, path in runs:
+        path.write_text(json.dumps({"attempt": 1, "batch": 2, "finished": True}) + "\n")
+
+    def fails(path: Any, *more: Any, **named: Any) -> int:
+        if str(path) in broken:
+            raise OSError(errno.EIO, "Input/output error")
+        return really(path, *more, **named)
+
+    monkeypatch.setattr(os, "open", fails)
+    await observe(desk)
+    desk.attention += 59
+    await observe(desk)
+    assert [(await stage.get(run)).status for run, _ in runs] == ["running", "running"]
+
+    broken.remove(str(runs[0][1]))
+    await observe(desk)
+    desk.attention += 1
+    await observe(desk)
+    assert [(await stage.get(run)).status for run, _ in runs] == ["succeeded", "failed"]
+
+
+async def test_a_line_that_is_no_request_is_never_in_memory(db: Database, tmp_path: Path) -> None:
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    run, spool = await exited(stage, desk)
+    with spool.open("wb") as file:  # the holes that a power cut leaves read as zeros
+        for batch in (2, 3):
+            file.write(json.dumps({"attempt": 1, "batch": batch, "step": 5 + batch}).encode())
+            file.write(b"\n")
+            file.truncate(file.seek(128 << 20, os.SEEK_CUR))
+            file.write(b"\n")
+        file.write(json.dumps({"attempt": 1, "batch": 4, "finished": True}).encode())
+    tracemalloc.start()
+    try:
+        await observe(desk)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    ended = await stage.get(run)
+    assert (ended.status, ended.step, ended.last_batch) == ("succeeded", 8, 4)
+    assert peak < 64 << 20
