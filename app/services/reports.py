@@ -157,11 +157,16 @@ def _attach(tx: Tx, run: Run, report: ReportRequest) -> Run:
     """
     seen = run.nonce.split() if run.nonce else []
     queued = run.status == RunStatus.QUEUED
-    known = queued or not seen or report.session in (None, seen[-1])
+    # Who has sent no session may begin to, unless it has numbered its batches: those of another
+    # process, which begin at 1 again, would be taken for them and thrown away.
+    unnamed = not seen and run.last_batch == 0
+    known = queued or unnamed or report.session in (None, *seen[-1:])
     if report.attempt not in (None, run.attempt + queued) or (not known and report.session in seen):
         raise _stale(run)
     if queued:
         detail, start = "A trainer attached.", _start(tx, run)
+    elif known and unnamed and report.session is not None:
+        return runs.change(tx, run, nonce=report.session)
     elif known or run.status == RunStatus.CANCELLING:  # a new one is told to stop, too
         return run
     else:

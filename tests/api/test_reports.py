@@ -254,6 +254,18 @@ def test_a_trainer_without_a_session_is_one_trainer(story: Story) -> None:
     assert trainer.steps() == list(range(1, 7))
 
 
+def test_a_trainer_started_again_loses_no_point_to_one_that_had_no_session(story: Story) -> None:
+    trainer = story.submit()
+    trainer.report(step=0)  # by hand, to see whether it works
+    assert trainer.log(range(1, 11), session="one", batch=1)["attempt"] == 1
+    assert trainer.log(range(11, 21), session="two", batch=1)["attempt"] == 2
+    assert trainer.steps() == list(range(1, 21))
+    trainer = story.submit()
+    trainer.log(range(1, 11), batch=1)
+    assert trainer.log(range(11, 21), session="one", batch=1)["attempt"] == 2
+    assert trainer.steps() == list(range(1, 21))
+
+
 def test_a_trainer_that_is_started_while_its_run_is_cancelled_is_told_to_stop(story: Story) -> None:
     trainer = story.submit()
     trainer.log(range(1, 4), session="one", batch=1)
