@@ -168,6 +168,16 @@ def stored(tx: Tx, checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
+def origin(tx: Tx, checkpoint: Checkpoint) -> tuple[str, int | None]:
+    """The run whose points lead to this checkpoint, and the attempt that saved it.
+
+    Of one that only a client has named, that is as far as is known the present attempt.
+    """
+    held = stored(tx, checkpoint)
+    run = tx.first(_RUN, id=held.run_id)
+    return held.run_id, held.attempt or (run and run.attempt) or None
+
+
 def _create(tx: Tx, run: Run, name: str, state: State, **facts: Any) -> Checkpoint:
     checkpoint = row_type(Checkpoint)(
         id=new_id("ckpt"),
@@ -177,7 +187,7 @@ def _create(tx: Tx, run: Run, name: str, state: State, **facts: Any) -> Checkpoi
         state=state.value,
         created_at=tx.now,
         **{
-            "reason": None, "step": None, "size_bytes": None, "sha256": None,
+            "reason": None, "attempt": None, "step": None, "size_bytes": None, "sha256": None,
             "stored_as_id": None, "tag_type": None, "release_tag": None,
             "metrics": "{}", "marked_at": None,
         } | facts,
@@ -236,7 +246,9 @@ def announced(
     One that the service can look at is pending until it is verified; one that an external
     trainer keeps elsewhere is declared. The same again changes nothing.
     """
-    facts: dict[str, Any] = {"step": step, "size_bytes": size_bytes, "sha256": sha256}
+    facts: dict[str, Any] = {
+        "step": step, "size_bytes": size_bytes, "sha256": sha256, "attempt": run.attempt,
+    }  # fmt: skip
     found = find(tx, str(paths.CheckpointPath(run.experiment_id, run.id, name)))
     state = State.DECLARED if elsewhere else State.PENDING
     if found is None:
@@ -282,7 +294,7 @@ def judged(
         "step": manifest.step, "size_bytes": manifest.size_bytes, "sha256": manifest.sha256,
     }  # fmt: skip
     if found is None:
-        return _create(tx, run, path.name, State.READY, **facts)
+        return _create(tx, run, path.name, State.READY, attempt=run.attempt, **facts)
     if found.state == State.READY:
         return found
     return _become(tx, found, State.READY, reason=None, stored_as_id=None, **facts)
@@ -298,9 +310,10 @@ def promise(tx: Tx, run: Run) -> Checkpoint:
     name = paths.stop_name(run.attempt)
     found = find(tx, str(paths.CheckpointPath(run.experiment_id, run.id, name)))
     if found is None:
-        return _create(tx, run, name, State.PENDING)
+        return _create(tx, run, name, State.PENDING, attempt=run.attempt)
     if found.state == State.DECLARED and found.step is None and found.stored_as_id is None:
-        return _become(tx, found, State.PENDING)  # a client named it before there was one
+        # A client named it before there was one.
+        return _become(tx, found, State.PENDING, attempt=run.attempt)
     return found
 
 

@@ -179,15 +179,19 @@ def claim(
         attempt=now.attempt + 1, nonce=secrets.token_urlsafe(18), gpus=dump(list(gpus)),
         launched_at=tx.now, heartbeat_at=None, last_batch=0, finished=False,
         start_step=start, step=start,
-        **_launched_from(now, named),
+        **_launched_from(tx, now, named),
     )  # fmt: skip
 
 
-def _launched_from(run: Run, source: Checkpoint | None) -> dict[str, Any]:
-    """A resumed run whose named checkpoint was damaged records the one it really started from."""
-    if source is None or source.run_id == run.id or run.source_checkpoint_id == source.id:
+def _launched_from(tx: Tx, run: Run, source: Checkpoint | None) -> dict[str, Any]:
+    """A resumed run records what it really started from: what it named may be damaged by then."""
+    if source is None or source.run_id == run.id:
         return {}
-    return {"source_checkpoint_id": source.id, "source_ckpt_path": source.ckpt_path}
+    return {
+        "source_checkpoint_id": source.id,
+        "source_ckpt_path": source.ckpt_path,
+        "source_attempt": checkpoints.origin(tx, source)[1],
+    }
 
 
 def running(tx: Tx, run_id: str, attempt: int) -> None:

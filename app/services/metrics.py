@@ -15,23 +15,21 @@ from sqlalchemy import bindparam, delete, func, insert, select, text
 from app.domain import points
 from app.domain.points import MAX_STEP, Column
 from app.errors import InvalidInput, NotFound
-from app.services import chunks
+from app.services import checkpoints, chunks
 from app.services.chunks import Range
 from app.store.json_lists import one_of
 from app.store.sql import Statement, Tx, by_id, columns, dump, every
-from app.store.tables import Checkpoint, MetricChunk, MetricLatest, MetricSeries, Run
+from app.store.tables import MetricChunk, MetricLatest, MetricSeries, Run
 
 MAX_KEYS = 10_000
 MAX_SERIES = 1_000
 MAX_ANSWERED = 500_000
 
-_run, _checkpoint = columns(Run), columns(Checkpoint)
 _series = columns(MetricSeries)
 _chunk = columns(MetricChunk)
 _latest = columns(MetricLatest)
 
 _RUN = by_id(Run)
-_OWNER = Statement[tuple[str]](select(_checkpoint.run_id).where(_checkpoint.id == bindparam("id")))
 _FIND = Statement[tuple[str, int]](
     select(_series.key, _series.id).where(
         _series.run_id == bindparam("run"),
@@ -114,6 +112,10 @@ def write(tx: Tx, run: Run, batch: Mapping[str, Column]) -> None:
     missing = [key for key in batch if key not in found]
     if missing:
         _check_keys(tx, run, len(missing))
+    if missing and run.attempt > 1:
+        # What earlier attempts reported from its first step on is superseded, and before that
+        # step lower than its own.
+        tx.many(_FORGET_LATEST, [{"run": run.id, "key": key} for key in missing])
     for key in missing:
         row = tx.first(_ADD, run_id=run.id, attempt=run.attempt, key=key, start_step=run.start_step)
         assert row is not None
@@ -157,14 +159,12 @@ def begun(tx: Tx, run: Run) -> bool:
 def rewind(tx: Tx, run: Run) -> None:
     """Takes the latest values back to the step that a new attempt goes on from."""
     superseded = {row.key for row in latest(tx, run.id) if row.step > run.start_step}
-    own: dict[str, list[_Part]] = {key: [] for key in superseded}
-    for part in _parts(tx, run.id, None) if superseded else ():
-        if part.key in own:
-            own[part.key].append(part)
-    for key, parts in own.items():
-        tx.run(_FORGET_LATEST, run=run.id, key=key)
-        for part in reversed(parts):
-            last = chunks.last(tx, part.series_id, run.start_step)
+    if not superseded:
+        return
+    tx.many(_FORGET_LATEST, [{"run": run.id, "key": key} for key in superseded])
+    for key, ranges in _curves(tx, run, None, 0, MAX_STEP, own=True):
+        for each in reversed(ranges) if key in superseded else ():
+            last = chunks.last(tx, each.series_id, each.high)
             if last.steps:
                 _set_latest(tx, run, {key: last})
                 break
@@ -238,17 +238,25 @@ def _series_of(
             (part.key, part.attempt, [Range(part.series_id, low, high)])
             for part in _parts(tx, run_id, keys)
         ]
+    curves = _curves(tx, _found(tx, run_id), keys, low, high)
+    return [(key, None, ranges) for key, ranges in curves]
+
+
+def _curves(
+    tx: Tx, run: Run, keys: Sequence[str] | None, low: int, high: int, *, own: bool = False
+) -> list[tuple[str, list[Range]]]:
+    """What survives of each key, oldest first; with `own`, of what this very run reported."""
     curves: dict[str, list[Range]] = {key: [] for key in keys or ()}
     until: dict[str, int] = {}  # by key: the last step that is not superseded
     ceiling = high  # the same for a key that later attempts have not reported
-    run = _found(tx, run_id)
+    newest = run.attempt  # later ones are another branch
     while True:
         starts = dict(tx.all(_ATTEMPTS, run=run.id)) if run.attempt > 1 else {}
         starts[run.attempt] = run.start_step
         parts: dict[int, list[_Part]] = {}
         for part in _parts(tx, run.id, keys):
             parts.setdefault(part.attempt, []).append(part)
-        for attempt in sorted(starts, reverse=True):
+        for attempt in sorted((each for each in starts if each <= newest), reverse=True):
             for part in parts.get(attempt, ()):
                 last = min(ceiling, until.get(part.key, high))
                 if low <= last:
@@ -256,12 +264,13 @@ def _series_of(
                 # At the step it started from its own point counts, not the one before.
                 until[part.key] = min(last, part.first - 1)
             ceiling = min(ceiling, starts[attempt])
-        # Not its parent: one may be resumed from a checkpoint of the runs before that.
-        owner = tx.first(_OWNER, id=run.source_checkpoint_id) if run.parent_run_id else None
-        if owner is None or ceiling < low:
+        if own or run.source_checkpoint_id is None or ceiling < low:
             break
-        run = _found(tx, owner[0])
-    return [(key, None, ranges[::-1]) for key, ranges in sorted(curves.items())]
+        # Not its parent: one may be resumed from a checkpoint of the runs before that.
+        run_id, _ = checkpoints.origin(tx, checkpoints.get(tx, run.source_checkpoint_id))
+        branch, run = run.source_attempt, _found(tx, run_id)
+        newest = run.attempt if branch is None else branch
+    return [(key, ranges[::-1]) for key, ranges in sorted(curves.items())]
 
 
 def _parts(tx: Tx, run_id: str, keys: Sequence[str] | None) -> list[_Part]:

@@ -164,27 +164,30 @@ def _attach(tx: Tx, run: Run, report: ReportRequest) -> Run:
     if report.attempt not in (None, run.attempt + queued) or (not known and report.session in seen):
         raise _stale(run)
     if queued:
-        detail, start = "A trainer attached.", _start(tx, run)
+        detail, (start, source_attempt) = "A trainer attached.", _start(tx, run)
     elif known and unnamed and report.session is not None:
         return runs.change(tx, run, nonce=report.session)
     elif known or run.status == RunStatus.CANCELLING:  # a new one is told to stop, too
         return run
     else:
-        detail, start = "Another trainer attached.", run.step
+        detail, start, source_attempt = "Another trainer attached.", run.step, run.source_attempt
         run = runs.move(tx, run, RunStatus.QUEUED, detail="The trainer was started again.")
     return runs.move(
         tx, run, RunStatus.STARTING, detail=detail, attempt=run.attempt + 1, last_batch=0,
-        start_step=start, step=start, finished=False, launched_at=tx.now,
+        start_step=start, step=start, source_attempt=source_attempt, finished=False,
+        launched_at=tx.now,
         nonce=" ".join([*seen, report.session or ""][-MAX_SESSIONS:]),
     )  # fmt: skip
 
 
-def _start(tx: Tx, run: Run) -> int:
-    """The highest step that the first attempt of an external run can go on from."""
-    if run.source_checkpoint_id is None or run.parent_run_id is None:
-        return 0
-    step = checkpoints.get(tx, run.source_checkpoint_id).step
-    return runs.get(tx, run.parent_run_id).step if step is None else step
+def _start(tx: Tx, run: Run) -> tuple[int, int | None]:
+    """The highest step that the first attempt of an external run can go on from, and of which
+    attempt."""
+    if run.source_checkpoint_id is None:
+        return 0, None
+    held = checkpoints.stored(tx, checkpoints.get(tx, run.source_checkpoint_id))
+    step = runs.get(tx, held.run_id).step if held.step is None else held.step
+    return step, held.attempt or run.source_attempt
 
 
 def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
@@ -207,8 +210,8 @@ def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
 
 def _go_on(tx: Tx, run: Run, first: int) -> Run:
     """The first points of an attempt that goes on from an earlier step; `first` is the lowest."""
-    if run.recipe is None and first <= run.start_step:
-        # Nobody but the trainer knows where it went on from: just before its first point.
+    if first < run.start_step or (run.recipe is None and first == run.start_step):
+        # Only the trainer knows where it really went on from: just before its first point.
         start = max(0, first - 1)
         run = runs.change(tx, run, start_step=start, step=start)
     metrics.rewind(tx, run)

@@ -75,6 +75,8 @@ class Run(SQLModel, table=True):
     # The checkpoint this run was resumed from, and its logical path.
     source_checkpoint_id: str | None = None
     source_ckpt_path: str | None = None
+    # The attempt that saved it: its points, and not those of later ones, lead to this run.
+    source_attempt: int | None = None
 
     model: str
     recipe: str | None = None
@@ -128,6 +130,8 @@ class Checkpoint(SQLModel, table=True):
     experiment_id: str = Field(foreign_key="experiment.id")
     run_id: str = Field(foreign_key="run.id")
     ckpt_path: str
+    # The attempt of the run that saved it, or promised it.
+    attempt: int | None = None
     state: str
     # Why it is lost, empty or a fallback, in one sentence.
     reason: str | None = None

@@ -159,6 +159,64 @@ def test_a_grandchild_may_start_before_its_parent_did(story: Story) -> None:
     assert curve["values"] == [1.0] * 20 + [3.0] * 10
 
 
+def test_a_run_resumed_from_its_grandparents_checkpoint_goes_on_from_that_one(
+    story: Story,
+) -> None:
+    first = story.submit()
+    first.log(range(1, 101), [1.0] * 100)
+    late = save(first, 80)
+    second = first.resume(ckpt_path=save(first, 60))
+    second.log(range(61, 91), [2.0] * 30)
+    third = second.resume(ckpt_path=late)
+    third.log(range(81, 91), [3.0] * 10)
+    (curve,) = third.series()
+    assert curve["values"] == [1.0] * 80 + [3.0] * 10
+
+
+def test_a_parent_that_is_started_again_changes_no_curve_of_its_child(story: Story) -> None:
+    parent = story.submit()
+    parent.log(range(1, 81), [1.0] * 80, session="one")
+    path = save(parent, 60)
+    before = parent.resume(ckpt_path=path)
+    before.log(range(61, 64), [3.0] * 3)
+    parent.log(range(21, 51), [2.0] * 30, session="two")
+    after = parent.resume(ckpt_path=path)
+    after.log(range(61, 64), [3.0] * 3)
+    parent.log(range(51, 71), [2.0] * 20, session="two")
+    assert save(parent, 60) == path, "the same name, of another branch"
+    for child in (before, after):
+        (curve,) = child.series()
+        assert curve["steps"] == list(range(1, 64))
+        assert curve["values"] == [1.0] * 60 + [3.0] * 3
+    branch = parent.resume(ckpt_path=path)
+    branch.log(range(61, 64), [3.0] * 3)
+    (curve,) = branch.series()
+    assert curve["values"] == [1.0] * 20 + [2.0] * 40 + [3.0] * 3
+
+
+def test_the_latest_value_is_the_end_of_the_curve_however_far_back_a_trainer_goes(
+    story: Story,
+) -> None:
+    trainer = story.submit()
+
+    def check() -> None:
+        ends = {
+            each["key"]: {"step": each["steps"][-1], "value": each["values"][-1]}
+            for each in trainer.series()
+        }
+        assert trainer.status()["metrics"] == ends
+
+    trainer.log(range(1, 101), session="one")
+    trainer.log(range(5, 50, 5), key="eval", session="one")
+    trainer.log(range(50, 61), [2.0] * 11, session="two")
+    trainer.log(range(40, 42), [2.0] * 2, key="eval", session="two")  # later, of earlier steps
+    check()
+    trainer.log(range(21, 22), key="other", session="three")
+    trainer.log(range(35, 61), [3.0] * 26, session="three")
+    trainer.log(range(31, 32), [4.0], key="other", session="four")  # after 20, before 35
+    check()
+
+
 def test_a_metric_of_now_and_then_survives_beside_one_of_each_step(story: Story) -> None:
     first = story.submit()
     first.log(range(1, 101))

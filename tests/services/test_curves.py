@@ -29,40 +29,63 @@ class Attempt:
 
 @dataclass
 class Lineage:
-    """A run and what it should show."""
+    """A run and what it should show. `branch`: how many attempts of its parent lead to it."""
 
     id: str
     parent: "Lineage | None" = None
+    branch: int = 0
+    step: int = 0
     attempts: list[Attempt] = field(default_factory=list)
-    saved: list[int] = field(default_factory=list)
+    saved: list[tuple[int, int]] = field(default_factory=list)  # each step, and in which attempt
 
-    def curve(self, key: str) -> Curve:
-        """Of what was there, an attempt keeps what lies before it; its own points it adds.
+    def inherited(self, key: str) -> Curve:
+        return self.parent.curve(key, self.parent.attempts[: self.branch]) if self.parent else {}
 
-        One that died before it reported anything has superseded nothing.
-        """
-        curve = self.parent.curve(key) if self.parent else {}
-        for attempt in self.attempts:
-            if attempt is not self.attempts[-1] and not any(attempt.points.values()):
-                continue
+    def curve(self, key: str, attempts: list[Attempt] | None = None) -> Curve:
+        attempts = self.attempts if attempts is None else attempts
+        return grown(self.inherited(key), attempts, key, self.attempts[-1])
+
+    def own(self, key: str) -> Curve:
+        """What survives of this run's own points once an attempt has reported any."""
+        return grown({}, self.attempts, key, None)
+
+
+def grown(curve: Curve, attempts: list[Attempt], key: str, present: Attempt | None) -> Curve:
+    """Of what was there, an attempt keeps what lies before it; its own points it adds.
+
+    One that died before it reported anything has superseded nothing.
+    """
+    for attempt in attempts:
+        if attempt is present or any(attempt.points.values()):
             own = attempt.points[key]
             began = min(own, default=math.inf)
             curve = {s: v for s, v in curve.items() if s <= attempt.start and s < began} | own
-        return curve
+    return curve
 
 
 class Story:
-    """Runs that are launched, report, die, try again and are resumed, in one experiment."""
+    """Runs that are launched, report, die, try again and are resumed, in one experiment.
 
-    def __init__(self, tx: Tx) -> None:
+    External ones (without a recipe) go on from wherever their first point says.
+    """
+
+    def __init__(self, tx: Tx, recipe: str | None = "demo") -> None:
         request = ExperimentRequest(name="curves", task_type="test")
         self.experiment_id = experiments.create(tx, request).id
-        first = runs.submit(tx, self.experiment_id, RunRequest(model="m", recipe="demo"), {"demo"})
-        self.runs = [Lineage(first.id)]
+        self.recipe = recipe
+        asked = RunRequest(model="m", recipe=recipe)
+        self.runs = [Lineage(runs.submit(tx, self.experiment_id, asked, {"demo"}).id)]
         self.value = 0.0
         self.launch(tx, self.runs[0], 0)
 
     def launch(self, tx: Tx, run: Lineage, start: int) -> None:
+        if self.recipe is None:
+            start = max(run.step, start)
+            run.attempts.append(Attempt(start))
+            run.step = start
+            session = ReportRequest(session=f"s{len(run.attempts)}")
+            reports.ingest(tx, run.id, session)
+            return
         row = runs.lock(tx, run.id)
         if row.status != RunStatus.QUEUED:
             row = runs.move(tx, row, RunStatus.QUEUED)
@@ -71,39 +94,48 @@ class Story:
             start_step=start, step=start, launched_at=tx.now,
         )  # fmt: skip
         run.attempts.append(Attempt(start))
+        run.step = start
 
     def report(self, tx: Tx, run: Lineage, key: str, offset: int, length: int, save: bool) -> None:
         attempt = run.attempts[-1]
-        steps = [attempt.start + offset + index for index in range(length)]
+        first = max(0, attempt.start + offset)
+        steps = [first + index for index in range(length)]
+        resumed = len(run.attempts) > 1 or attempt.start > 0
+        if resumed and not any(attempt.points.values()):
+            again = first == attempt.start and self.recipe is None
+            if first < attempt.start or again:
+                run.step = attempt.start = max(0, first - 1)
+        run.step = max(run.step, steps[-1])
         values = [self.value + index for index in range(length)]
         self.value += length
         attempt.points[key] |= dict(zip(steps, values, strict=True))
         body = {
             "attempt": len(run.attempts),
-            "step": steps[-1],
+            "session": f"s{len(run.attempts)}",
             "metrics": {key: {"steps": steps, "values": values}},
             "checkpoints": [{"name": f"step-{steps[-1]}", "step": steps[-1]}] if save else [],
         }
         reports.ingest(tx, run.id, ReportRequest.model_validate(body))
         if save:
-            run.saved.append(steps[-1])
+            run.saved = [each for each in run.saved if each[0] != steps[-1]]
+            run.saved.append((steps[-1], len(run.attempts)))
 
     def retry(self, tx: Tx, run: Lineage, which: int) -> None:
         first = run.attempts[0].start
-        self.launch(tx, run, run.saved[which % len(run.saved)] if run.saved else first)
+        self.launch(tx, run, run.saved[which % len(run.saved)][0] if run.saved else first)
 
     def resume(self, tx: Tx, parent: Lineage, which: int) -> None:
         owner: Lineage | None = parent
         saved = []  # by the run or by those that it goes back to
         while owner is not None:
-            saved += [(owner, step) for step in owner.saved]
+            saved += [(owner, each) for each in owner.saved]
             owner = owner.parent
         if not saved:
             return
-        source, step = saved[which % len(saved)]
+        source, (step, branch) = saved[which % len(saved)]
         path = f"/ckpts/{self.experiment_id}/{source.id}/step-{step}"
         child = Lineage(
-            runs.resume(tx, parent.id, ResumeRequest(ckpt_path=path), ["demo"]).id, source
+            runs.resume(tx, parent.id, ResumeRequest(ckpt_path=path), ["demo"]).id, source, branch
         )
         self.runs.append(child)
         self.launch(tx, child, step)
@@ -111,7 +143,7 @@ class Story:
 
 acts = st.one_of(
     st.tuples(
-        st.just("report"), st.sampled_from(KEYS), st.integers(0, 3), st.integers(1, 12),
+        st.just("report"), st.sampled_from(KEYS), st.integers(-9, 3), st.integers(1, 12),
         st.booleans(),
     ),
     st.tuples(st.just("retry"), st.integers(0, 5)),
@@ -119,6 +151,7 @@ acts = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("recipe", ["demo", None])
 @settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -143,6 +176,7 @@ acts = st.one_of(
 def test_a_curve_is_exactly_the_surviving_steps_over_attempts_and_generations(
     write: Write,
     monkeypatch: pytest.MonkeyPatch,
+    recipe: str | None,
     told: list[tuple[int, tuple[str, *tuple[object, ...]]]],
     low: int,
     width: int,
@@ -150,7 +184,7 @@ def test_a_curve_is_exactly_the_surviving_steps_over_attempts_and_generations(
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK", 8)
     monkeypatch.setattr(chunks, "TAIL", 2)
-    story = write(Story)
+    story = write(Story, recipe)
     for which, (act, *details) in told:
         # The newest runs first, so that generations come about.
         write(getattr(story, act), story.runs[-1 - which % len(story.runs)], *details)
@@ -161,14 +195,9 @@ def test_a_curve_is_exactly_the_surviving_steps_over_attempts_and_generations(
             some = {s: v for s, v in curve.items() if low <= s <= low + width}
             assert read(write, run, key, Window(low, low + width)) == some
             assert paged(write, run, key, limit) == curve
-            own = [(s, v) for s, v in curve.items() if s in run_points(run, key)]
-            newest = {row.key: (row.step, row.value) for row in write(metrics.latest, run.id)}
-            if run.attempts[-1].points[key]:
-                assert newest[key] == max(own)
-
-
-def run_points(run: Lineage, key: str) -> set[int]:
-    return {step for attempt in run.attempts for step in attempt.points[key]}
+        latest = {row.key: (row.step, row.value) for row in write(metrics.latest, run.id)}
+        assert latest == {key: max(run.own(key).items()) for key in KEYS if run.own(key)}
+        assert write(runs.get, run.id).step == run.step
 
 
 def read(write: Write, run: Lineage, key: str, window: Window) -> Curve:
