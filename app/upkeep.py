@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
-from urllib.parse import quote
 
 from app import client
+from app.domain.ids import is_id
 from app.domain.recipes import read_recipes
 from app.domain.requests import VerifyRequest
-from app.errors import Unavailable
+from app.errors import NotFound, Unavailable
 from app.services import data_dirs, retention, verification
 from app.services.reading import Readers
 from app.settings import Settings
@@ -38,6 +38,8 @@ async def verify(settings: Settings, experiment_id: str, request: VerifyRequest)
     """Reads every byte of the checkpoints that are selected, or lets the server do so that has
     the database. Raises ServiceError.
     """
+    if not is_id(experiment_id, "exp"):
+        raise NotFound(f"There is no experiment {experiment_id!a}.")
     try:
         async with _database(settings) as db:
             findings = await verification.inspect(
@@ -48,7 +50,7 @@ async def verify(settings: Settings, experiment_id: str, request: VerifyRequest)
     except Unavailable as error:
         if not isinstance(error.__cause__, InUse) or not (url := error.__cause__.where):
             raise
-    path = f"/v1/experiments/{quote(experiment_id, safe='')}/checkpoints/verify"
+    path = f"/v1/experiments/{experiment_id}/checkpoints/verify"
     body = request.model_dump(exclude_none=True)
     answer = client.call(url, settings.api_token, "POST", path, body, timeout=None)
     found = answer["checkpoints"]

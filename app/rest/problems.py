@@ -107,8 +107,10 @@ def install(app: FastAPI) -> None:
     async def bad_parameter(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         found = error.errors()
-        if any(each["loc"][0] == "path" for each in found):
-            return answer(NotFound("The path holds something that is not an id; see /docs."))
+        for each in found:
+            if each["loc"][0] == "path":
+                wrong = f"{each['input']!r:.80} is no {each['loc'][1]}"
+                return answer(NotFound(f"In the path, {wrong}; see /docs."))
         return answer(
             invalid(
                 [

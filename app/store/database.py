@@ -29,7 +29,7 @@ class InUse(OSError):
     """Another process has what only one may have; `where`: the URL it serves at, or empty."""
 
     def __init__(self, where: str) -> None:
-        super().__init__("another server is using it")
+        super().__init__("another server is using it" + (f", at {where}" if where else ""))
         self.where = where
 
 

@@ -49,6 +49,13 @@ def test_a_busy_service_says_when_to_try_again(api: Api, monkeypatch: pytest.Mon
     assert answer.headers["retry-after"] == "7"
 
 
+def test_what_is_no_id_in_a_path_is_named(api: Api) -> None:
+    told = problem(api.send("GET", f"/v1/experiments/exp_{'0' * 26}/runs/exp_1/status"))
+    assert told["detail"] == "In the path, 'exp_1' is no run_id; see /docs."
+    told = problem(api.send("GET", f"/v1/experiments/{'x' * 5000}/detail"), "not_found")
+    assert "is no experiment_id" in told["detail"] and len(told["detail"]) < 200
+
+
 def test_an_unknown_parameter_is_told_the_known_ones(api: Api) -> None:
     described = api.send("GET", "/openapi.json").json()["paths"]
     asked = 0

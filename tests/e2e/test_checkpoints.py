@@ -290,7 +290,7 @@ def test_operators_verify_and_prune_from_the_command_line(tmp_path: Path) -> Non
             service.checkpoints(run).values(), key=lambda each: each["step"]
         )
         code, (line,) = llm_train("prune", "--keep", "1")
-        assert code == 1 and "another server is using it" in line
+        assert code == 1 and f"another server is using it, at {service.url};" in line
         assert advised(service, line) == "/v1/experiments/{experiment_id}/retention"
 
     code, lines = llm_train("verify", service.experiment)

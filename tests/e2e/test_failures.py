@@ -34,6 +34,7 @@ from tests.support.server import REPOSITORY, end_trainers, running_server, wait_
 SERVE = [sys.executable, "-m", "app.main"]
 CLI = [sys.executable, "-m", "app.cli"]
 TOKEN = "a-token-of-some-length"
+EXPERIMENT = "exp_" + "0" * 26
 
 
 def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
@@ -232,9 +233,9 @@ def test_a_dependency_is_not_installed(
         (["migrate", "--to", "9999"], 1, "9999"),
         (["migrate", "--to", "-"], 1, "cannot be migrated"),
         (["migrate", "--to", "base"], 1, "add --yes"),
-        (["verify", "exp_a", "--run", "a\0"], 1, "--run: must not hold NUL"),
-        (["verify", "exp_a", "--path", "a\udcff"], 1, "--path: Input should be a valid string"),
-        (["verify", "exp_\udcff"], 1, "surrogates not allowed"),
+        (["verify", EXPERIMENT, "--run", "a\0"], 1, "--run: must not hold NUL"),
+        (["verify", EXPERIMENT, "--path", "a\udcff"], 1, "--path: Input should be a valid string"),
+        (["verify", "exp_\udcff"], 1, r"There is no experiment 'exp_\udcff'."),
         (["export-schema", "--check", "/no/such/schema.graphql"], 1, "is missing or stale"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -252,14 +253,14 @@ def test_a_command_that_is_wrong(
     assert done.err.startswith("llm-train") and done.err.count("\n") == 1 and expected in done.err
 
 
-@pytest.mark.parametrize("arguments", [["verify", "exp_a"], ["prune"], ["migrate"]])
+@pytest.mark.parametrize("arguments", [["verify", EXPERIMENT], ["prune"], ["migrate"]])
 def test_a_command_on_a_database_that_cannot_be(arguments: list[str]) -> None:
     done = llm_train(*arguments, DATABASE_URL="mysql://x")
     assert (done.status, done.out) == (1, "")
     assert re.fullmatch(r"llm-train: .*sqlite:///FILE or postgresql.*\n", done.err)
 
 
-UPKEEP = [["verify", "exp_a"], ["prune"], ["prune", "--keep", "1", "--dry-run"]]
+UPKEEP = [["verify", EXPERIMENT], ["prune"], ["prune", "--keep", "1", "--dry-run"]]
 
 
 def foreign(path: Path, script: str) -> None:
