@@ -100,7 +100,7 @@ class ExperimentOrderField(Enum):
 
 @enum
 class RunOrderField(Enum):
-    """What runs can be sorted by."""
+    """What runs can be sorted by; by `STEP` the whole list is read for each page."""
 
     CREATED_AT = "created_at"
     STARTED_AT = "started_at"
@@ -111,7 +111,7 @@ class RunOrderField(Enum):
 
 @enum
 class CheckpointOrderField(Enum):
-    """What checkpoints can be sorted by."""
+    """What checkpoints can be sorted by; by `STEP` the whole list is read for each page."""
 
     CREATED_AT = "created_at"
     MARKED_AT = "marked_at"
