@@ -8,9 +8,6 @@ own, which the database frees the moment that server dies.
 
 import asyncio
 import logging
-import os
-import select
-import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +21,8 @@ from psycopg import errors as pg
 from app.errors import Busy, Unavailable
 from app.store import migrate
 from app.store.database import Database, P, R, UseCase
-from app.store.postgresql_reading import AnotherStatement, Connection, OneStatement, Reading
+from app.store.postgresql_connections import Connection, for_caller, is_over, open_connection
+from app.store.postgresql_reading import AnotherStatement, OneStatement, Reading
 from app.store.sql import Tx
 
 WRITERS = 8
@@ -34,17 +32,8 @@ MAX_WAITING = 2_000
 TRIES = 5
 _CHANNEL = "llm_train"
 _LEADER_LOCK = 0x6C6C6D74  # "llmt"
-_NAME = f"llm-train {socket.gethostname()} {os.getpid()}"  # tells operators who leads
 _LOST_RACE = (pg.SerializationFailure, pg.DeadlockDetected, pg.UniqueViolation)
 _NOTIFY = "SELECT pg_notify(%s, topic) FROM unnest(%s::text[]) AS topic"
-# A machine that vanished without a word must not keep its locks for hours.
-_KEEP_ALIVE = (
-    "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
-)
-
-_READ_ONLY = (
-    "SET default_transaction_read_only = on; SET default_transaction_isolation = 'repeatable read'"
-)
 
 log = logging.getLogger(__name__)
 
@@ -90,16 +79,16 @@ class PostgresDatabase(Database):
             ):
                 return use_case(Tx(cursor, self.dialect), *args, **kwargs)
         except psycopg.Error as error:
-            raise _for_caller(error) from error
+            raise for_caller(error, None) from error
 
     async def start(self) -> None:
         if not self._prepared:
             await asyncio.to_thread(self.prepare)
         self._loop = asyncio.get_running_loop()
-        self._writers = ThreadPoolExecutor(WRITERS, "writer")
-        self._readers = ThreadPoolExecutor(READERS, "reader", self._only_read)
-        self._scanners = ThreadPoolExecutor(SCANNERS, "scanner", self._only_read)
-        self._leading = ThreadPoolExecutor(1, thread_name_prefix="leader")
+        self._writers = _threads(WRITERS, "writer")
+        self._readers = _threads(READERS, "reader", self._only_read)
+        self._scanners = _threads(SCANNERS, "scanner", self._only_read)
+        self._leading = _threads(1, "leader")
         self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
         self._listener.start()
 
@@ -166,23 +155,18 @@ class PostgresDatabase(Database):
         try:
             result = work()
         except BaseException as raised:
-            error = _for_caller(raised)
+            error = for_caller(raised, getattr(self._local, "connection", None))
         self._loop.call_soon_threadsafe(self._resolve, future, result, error)
 
     def _connect(self) -> Connection:
-        connection = psycopg.connect(
-            self.dsn, autocommit=True, connect_timeout=5, fallback_application_name=_NAME
-        )
-        connection.execute(_KEEP_ALIVE)
-        if getattr(self._local, "reads", False):
-            connection.execute(_READ_ONLY)
+        connection = open_connection(self.dsn, reads=getattr(self._local, "reads", False))
         self._connections.add(connection)
         return connection
 
     def _connection(self) -> Connection:
         """This worker thread's connection, made anew when the last one broke."""
         connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None or _is_over(connection):
+        if connection is None or is_over(connection):
             if connection is not None:
                 self._connections.discard(connection)
                 connection.close()
@@ -281,24 +265,14 @@ class PostgresDatabase(Database):
                 self._stopping.wait(1)
 
 
-def _is_over(connection: Connection) -> bool:
-    """Whether an idle connection can be used no more, such as after a restart of the database.
-
-    All that a server says on an idle connection is that it ends it (or that its operator
-    changed a setting: then a new one does no harm, either).
-    """
-    if connection.closed:
-        return True
-    waiting = select.poll()
-    waiting.register(connection.fileno(), select.POLLIN)
-    return bool(waiting.poll(0))
-
-
-def _for_caller(error: BaseException) -> BaseException:
-    """A database that is away is no bug: the caller is told to come back."""
-    if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        return error
-    log.error("the database failed: %s", error)
-    unavailable = Unavailable("The database does not answer; try again.", retry_after=2)
-    unavailable.__cause__ = error
-    return unavailable
+def _threads(
+    number: int, name: str, initializer: Callable[[], None] | None = None
+) -> ThreadPoolExecutor:
+    """Threads that are there before a request needs one: later the system may give no more."""
+    pool, begin = ThreadPoolExecutor(number, name, initializer), threading.Event()
+    try:
+        for _ in range(number):
+            pool.submit(begin.wait)  # busy, so that the next one gets a thread of its own
+    finally:
+        begin.set()
+    return pool

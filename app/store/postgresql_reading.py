@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+from app.store.postgresql_connections import Connection
 
 
 class GivenUp(Exception):

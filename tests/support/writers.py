@@ -126,7 +126,8 @@ class Writers:
                     self.done[key] = Acknowledged(path, body, answer.status_code, answer.content)
                     return answer.json()
                 code = answer.json().get("code")
-                assert code in ("idempotency_key_in_flight", "unavailable", "busy"), answer.text
+                again = code in ("idempotency_key_in_flight", "unavailable", "busy")
+                assert again, f"{answer.request.url}: {answer.text}"
             except httpx.TransportError:
                 server += 1
             assert time.monotonic() < deadline, f"{key} was not answered in {PATIENCE_SECONDS} s"
