@@ -52,19 +52,23 @@ class Page(NamedTuple, Generic[RowT]):
         return base64.urlsafe_b64encode(orjson.dumps(found)).decode().rstrip("=")
 
 
-def parse(cursor: str, order: Order, argument: str) -> tuple[Any, Any]:
-    """What a cursor stands for: the sort value and the tie-breaker. Raises InvalidInput."""
+def parse(cursor: str, order: Order, argument: str, *, nullable: bool = True) -> tuple[Any, Any]:
+    """What a cursor stands for: the sort value and the tie-breaker. Raises InvalidInput.
+
+    `nullable`: whether a row may lack the value.
+    """
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         field, metric_key, value, tie = orjson.loads(base64.b64decode(padded, b"-_", True))
         if (field, metric_key) != (order.field, order.metric_key):
             raise ValueError
-        if field == METRIC and value is not None:
+        if field == METRIC and isinstance(value, str):
             value = float(value)
-        kind: Any = {METRIC: float, "step": int, "seq": int}.get(field, str)
-        if not isinstance(value, kind | None) or not isinstance(
-            tie, int if field == "seq" else str
-        ):
+        kind: type = {METRIC: float, "step": int, "seq": int}.get(field, str)
+        # The very type: to Python true is a number, and to PostgreSQL it is none.
+        if type(value) is not kind and not (nullable and value is None):
+            raise ValueError
+        if type(tie) is not (int if field == "seq" else str) or value != value:
             raise ValueError
         if any(isinstance(part, int) and not -(2**63) <= part < 2**63 for part in (value, tie)):
             raise ValueError

@@ -190,7 +190,8 @@ def _parts(
         for cursor, argument in ((window.after, "after"), (window.before, "before")):
             if cursor is None:
                 continue
-            value, tie = parse(cursor, order, argument)
+            lacks = listing.lacks(order.field)
+            value, tie = parse(cursor, order, argument, nullable=lacks)
             if (value is not None) == valued:
                 side = "low" if (argument == "after") != order.descending else "high"
                 bounds |= {f"{side}_tie": tie} | ({f"{side}_value": value} if valued else {})

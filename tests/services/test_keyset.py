@@ -1,10 +1,12 @@
 """Pages of lists: every order, both directions, one parent or many, on both databases."""
 
+import base64
 import sqlite3
 from contextlib import closing
 from itertools import product
 from typing import Any
 
+import orjson
 import pytest
 
 from app.domain.requests import ExperimentRequest, MarkRequest, RunRequest
@@ -203,6 +205,29 @@ async def test_whatever_is_no_cursor_of_this_list_is_refused(db: Database, curso
     for window in (Window(5, after=cursor), Window(5, before=cursor, backward=True)):
         with pytest.raises(InvalidInput, match="cursor"):
             await db.read(keyset.page, listing.RUNS, {}, Order("created_at"), window)
+
+
+def _forged(*place: object) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps(place)).decode().rstrip("=")
+
+
+async def test_a_forged_cursor_is_refused_whatever_it_holds(db: Database) -> None:
+    ids = await db.write(_story)
+    odd: tuple[Any, ...] = (True, False, None, [], {}, 1.5, "x", 7, "nan", "1e999", -(2**63))
+    lists = [(listing.EVENTS, Order("seq")), *ORDERS]
+    for (listed, order), value, tie in product(lists, odd, odd):
+        cursor = _forged(order.field, order.metric_key, value, tie)
+        filters: dict[str, Any] = {"experiment_id": ids[0]} if listed is listing.EVENTS else {}
+        spread = {listed.spread: ["queued", "ready"]} if listed.spread else {}
+        for window, more in product(
+            (Window(5, cursor), Window(5, None, cursor, True)), ({}, spread)
+        ):
+            try:
+                await db.read(keyset.page, listed, filters | more, order, window)
+            except InvalidInput:
+                continue
+            sound = type(tie) is (int if order.field == "seq" else str)
+            assert sound and not isinstance(value, bool | list | dict), (order, value, tie)
 
 
 async def test_a_cursor_of_another_order_is_refused(db: Database) -> None:
