@@ -26,10 +26,13 @@ def overrides(requested: Mapping[str, Any], effective: Mapping[str, Any] | None)
 def same(one: Any, other: Any) -> bool:
     """Whether two JSON values mean the same: 1 and 1.0 do, 1 and true do not.
 
-    Numbers may differ by what a 32-bit float loses.
+    A number may differ from a fraction by what a 32-bit float loses; two integers may not, or
+    another seed would be the same.
     """
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
+    if isinstance(one, int) and isinstance(other, int):
+        return one == other
     if isinstance(one, int | float) and isinstance(other, int | float):
         return one == other or math.isclose(one, other, rel_tol=1e-6)
     if isinstance(one, list) and isinstance(other, list):

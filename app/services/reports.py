@@ -245,8 +245,6 @@ def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
             f"What was reported of the hyperparameters until now, and this, {error}.",
             errors=[{"pointer": "/effective_hyperparams", "detail": str(error)}],
         ) from None
-    if dump(used) == run.effective_hyperparams:
-        return run
     ignored = [
         override for override in hyperparams.overrides(load(run.override_hyperparams), used)
         if override.applied is False
@@ -258,6 +256,8 @@ def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
     # What was said before of how this attempt began stays; of hyperparameters, only the last.
     before = (run.status_detail or "").partition(_IGNORED)[0].strip()
     detail = " ".join(filter(None, (before, sentence))) or None
+    if (dump(used), detail) == (run.effective_hyperparams, run.status_detail):
+        return run
     run = runs.change(tx, run, effective_hyperparams=dump(used), status_detail=detail)
     events.append(
         tx, run.experiment_id, "run.effective_hyperparams", run_id=run.id,

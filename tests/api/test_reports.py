@@ -310,6 +310,29 @@ def test_a_resume_whose_learning_rate_was_ignored_says_so(story: Story) -> None:
     assert child.status()["status_detail"] == "A trainer attached."
 
 
+def test_an_override_that_the_next_attempt_ignores_too_is_told_of_that_one(story: Story) -> None:
+    first = story.submit(hyperparams={"learning_rate": 1e-3})
+    first.log(range(1, 11), checkpoints=[{"name": "step-10", "step": 10}])
+    child = first.resume(override_hyperparams={"learning_rate": 1e-4})
+    for session, attached in (("one", "A trainer"), ("two", "Another trainer")):
+        for _ in range(2):
+            child.report(effective_hyperparams={"learning_rate": 0.001}, session=session)
+        ignored = "The trainer ignored learning_rate = 0.0001 and uses 0.001."
+        assert child.status()["status_detail"] == f"{attached} attached. {ignored}"
+    told = [e["type"] for e in story.events(child.id)].count("run.effective_hyperparams")
+    assert told == 2, "once of each attempt"
+
+
+def test_two_integers_are_the_same_only_when_they_are(story: Story) -> None:
+    first = story.submit()
+    first.log(range(1, 11), checkpoints=[{"name": "step-10", "step": 10}])
+    asked = {"seed": 1_234_567_890, "steps": 2_000_000, "tokens": 2_000_000}
+    child = first.resume(override_hyperparams=asked)
+    child.report(effective_hyperparams={"seed": 1_234_567_891, "steps": 2_000_000, "tokens": 2e6})
+    (run,) = [e for e in story.events(child.id) if e["type"] == "run.effective_hyperparams"]
+    assert run["data"]["ignored"] == ["seed"]
+
+
 def test_what_is_reported_of_hyperparameters_is_bounded_in_all(story: Story) -> None:
     trainer = story.submit()
     for each in "ab":
