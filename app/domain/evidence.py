@@ -48,7 +48,7 @@ def judge(evidence: Evidence) -> Verdict:
     clean = e.signal is None and not e.exit_code and not e.vanished
     if e.ended_by_service is not None and not (done and clean):
         return _failed(e.ended_by_service, " ".join(filter(None, (e.why, _end(e)))))
-    if e.launch_error is not None:
+    if e.launch_error is not None and not e.finished:
         return _failed(Reason.LAUNCHER_ERROR, e.launch_error)
     if e.out_of_memory:
         return _failed(Reason.OUT_OF_MEMORY, "Killed by the kernel: out of memory.")

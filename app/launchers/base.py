@@ -91,8 +91,12 @@ class Launcher(Protocol):
         Returns at once. Again: changes nothing. Before the trainer began: it never will.
         """
 
-    def kill(self, run_dir: Path, attempt: int) -> None:
-        """End the whole process tree now. Returns at once, or when a vanished tree is gone."""
+    def kill(self, run_dir: Path, attempt: int, nonce: str | None = None) -> None:
+        """End the whole process tree now. Returns at once, or when a vanished tree is gone.
+
+        `nonce`: of an attempt that is absent although it may have begun: its files were
+        removed. What is left of it here is ended, too.
+        """
 
     def exit_fd(self, run_dir: Path, attempt: int) -> int | None:
         """A descriptor that turns readable when the attempt is over; the caller closes it.

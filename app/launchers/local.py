@@ -158,15 +158,15 @@ class LocalLauncher:
     def stop(self, run_dir: Path, attempt: int) -> None:
         self._end(_directory(run_dir, attempt), kill=False)
 
-    def kill(self, run_dir: Path, attempt: int) -> None:
-        self._end(_directory(run_dir, attempt), kill=True)
+    def kill(self, run_dir: Path, attempt: int, nonce: str | None = None) -> None:
+        self._end(_directory(run_dir, attempt), kill=True, nonce=nonce)
 
     def exit_fd(self, run_dir: Path, attempt: int) -> int | None:
         record = _read(_directory(run_dir, attempt) / "identity.json")
         identity = record and _identity(record)
         return processes.watch(identity) if identity else None
 
-    def _end(self, directory: Path, kill: bool) -> None:
+    def _end(self, directory: Path, kill: bool, nonce: str | None = None) -> None:
         if (directory / "exit.json").exists():
             return
         unasked = None
@@ -175,8 +175,11 @@ class LocalLauncher:
             _request_stop(directory, kill)
         except OSError as error:  # a full disk must not keep a trainer running
             unasked = error
+        detail = "Stopped before the trainer began." if nonce is None else "Its files were removed."
         try:
-            if _fence(directory, "Stopped before the trainer began."):
+            if _fence(directory, detail):
+                if nonce is not None:
+                    processes.kill_tree(nonce)
                 return
         except OSError as error:
             raise LauncherError(f"The stop could not be recorded: {error}.") from error

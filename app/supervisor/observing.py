@@ -129,15 +129,24 @@ async def _absent(desk: Desk, run: Run) -> None:
     """Claimed, and not a trace: the server died before it launched, or the launch is young."""
     if not await desk.in_place():
         return
-    recipe = desk.recipe(run)
+    recipe, attempt = desk.recipe(run), (run.id, run.attempt)
+    if run.heartbeat_at is not None or run.status == RunStatus.RUNNING:
+        # It did begin: somebody removed its files. A second launch would run beside it.
+        seen = desk.launched_at.setdefault(attempt, time.monotonic())
+        if time.monotonic() - seen > RELAUNCH_SECONDS:
+            await asyncio.to_thread(
+                desk.launcher.kill, desk.run_dir(run.id), run.attempt, run.nonce
+            )
+            desk.woken.set()
+        return
     if run.status == RunStatus.CANCELLING or recipe is None:
         # From here on it can never begin; the next look finds it over.
-        await asyncio.to_thread(desk.launcher.stop, desk.run_dir(run.id), run.attempt)
+        await asyncio.to_thread(desk.launcher.kill, desk.run_dir(run.id), run.attempt, run.nonce)
         desk.woken.set()
         return
     if run.id in desk.starting:
         return
-    since = desk.launched_at.get((run.id, run.attempt))
+    since = desk.launched_at.get(attempt)
     if since is None or time.monotonic() - since > RELAUNCH_SECONDS:
         log.info("run %s: launching attempt %d again", run.id, run.attempt)
         await launching.act(desk, run, recipe)

@@ -63,7 +63,7 @@ ESCAPES = READY + textwrap.dedent("""
     child("group", lambda: os.setpgid(0, 0))
     child("session", os.setsid)
     child("daemon", daemonize)
-    while len(list(run.glob("child-*"))) < 4:
+    while len([each for each in run.glob("child-*") if each.stat().st_size]) < 4:
         time.sleep(0.01)
     (run / "ready").touch()
 """)
@@ -726,6 +726,16 @@ def test_all_works_where_there_are_no_pidfds(
 
 
 # --- the wrapper dies ----------------------------------------------------------------------
+
+
+def test_a_tree_whose_records_were_removed_is_ended_by_its_nonce(attempts: Attempts) -> None:
+    plan = attempts.start(ESCAPES)
+    shutil.rmtree(attempts.root)
+    assert attempts.launcher.observe(attempts.root, 1).state == "absent"
+    attempts.launcher.kill(attempts.root, 1, plan.nonce)
+    assert not survivors(plan.nonce)
+    found = attempts.launcher.observe(attempts.root, 1)
+    assert found.never_ran and found.detail == "Its files were removed."
 
 
 def test_a_trainer_dies_with_its_wrapper_and_kill_ends_the_rest(attempts: Attempts) -> None:

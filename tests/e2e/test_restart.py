@@ -1,6 +1,7 @@
 """A server that is away costs nothing: runs go on, and everything they said counts once."""
 
 import os
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.server import wait_until
-from tests.support.service import Service, home
+from tests.support.service import Service, alive, home
 
 
 def points(service: Service, run: str) -> Counter[int]:
@@ -113,3 +114,29 @@ def test_silence_that_nobody_could_hear_is_not_a_trainers_fault(
             assert now["status"] == "running", now
             service.cancel(run)
             assert service.ended(run)["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_a_trainer_whose_directory_was_removed_is_ended_and_never_joined_by_a_second(
+    tmp_path: Path, cancel: bool
+) -> None:
+    with home(tmp_path, ignores_term="max_attempts = 2") as place:
+        with place.serve() as service:
+            run = service.submit("ignores_term", steps=10_000, step_seconds=0.02)
+            service.stepping(run, 12)
+            wait_until(lambda: service.status(run)["ckpt_path"], "a checkpoint")
+            first = service.trainer(run)
+            service.kill()
+        shutil.rmtree(service.data_dir / "runs" / run)
+        with place.serve() as service:
+            if cancel:
+                service.cancel(run)
+                assert service.ended(run)["status"] == "cancelled"
+            else:
+                wait_until(lambda: service.status(run)["attempt"] == 2, "the second attempt")
+            assert not alive(first.pid)
+            ends = [e["data"]["detail"] for e in service.events(run) if "detail" in e["data"]]
+            assert cancel or ends == ["Attempt 1 of 2: Its files were removed. Trying again."]
+            service.cancel(run)
+            assert service.ended(run)["status"] == "cancelled"
+            assert service.launches(run) == ([] if cancel else [2])

@@ -31,6 +31,12 @@ CASES: list[tuple[str, dict[str, Any], str, str | None]] = [
     ("gone without a trace", {"vanished": True}, "failed", "launcher_error"),
     ("gone once it had finished", {"vanished": True, "finished": True}, "succeeded", None),
     ("never began", {"launch_error": "No such file."}, "failed", "launcher_error"),
+    (
+        "its files were removed once it had finished",
+        {"launch_error": "Its files were removed.", "finished": True},
+        "succeeded",
+        None,
+    ),
     ("silent, then killed", LOST | {"signal": 9}, "failed", "heartbeat_lost"),
     ("silent, external", LOST, "failed", "heartbeat_lost"),
     ("out of time, saved and left", LIMIT | HALFWAY | {"exit_code": 0}, "failed", "time_limit"),
