@@ -1,7 +1,7 @@
 """Reading JSON from strangers: strictly, once, and with errors that point."""
 
 import re
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -16,10 +16,6 @@ MOST_BYTES = 1024 * 1024
 MOST_ERRORS = 20
 _LONGEST_NAME = 200
 _JSON = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
-_ADVICE = {
-    "missing": "required",
-    "extra_forbidden": "unknown field; /docs lists the fields of this request",
-}
 
 
 async def read(request: Request, model: type[M], most: int = MOST_BYTES) -> M:
@@ -39,10 +35,10 @@ async def read(request: Request, model: type[M], most: int = MOST_BYTES) -> M:
     try:
         return model.model_validate_json(body or b"{}")
     except ValidationError as error:
-        raise _refusal(error, body) from None
+        raise _refusal(error, body, model) from None
 
 
-def _refusal(error: ValidationError, body: bytes) -> ServiceError:
+def _refusal(error: ValidationError, body: bytes, model: type[BaseModel]) -> ServiceError:
     if error.error_count() > 1000:  # to look at each would take seconds
         wrong = f"{error.error_count()} things are wrong with it; /docs describes what is read"
         return invalid([{"pointer": "", "detail": wrong}])
@@ -55,10 +51,27 @@ def _refusal(error: ValidationError, body: bytes) -> ServiceError:
     details: dict[str, list[str]] = {}
     for each in found:
         reasons = details.setdefault(_pointer(each["loc"], each["type"], document), [])
-        reasons.append(_ADVICE.get(each["type"]) or each["msg"].removeprefix("Value error, "))
+        match each["type"]:
+            case "missing":
+                reasons.append("required")
+            case "extra_forbidden":
+                known = ", ".join(_fields(model, each["loc"][:-1]))
+                told = f"known are {known}" if known else "/docs lists the fields of this request"
+                reasons.append(f"unknown field; {told}")
+            case _:
+                reasons.append(each["msg"].removeprefix("Value error, "))
     return invalid(
         [{"pointer": at, "detail": ", or: ".join(reasons)} for at, reasons in details.items()]
     )
+
+
+def _fields(model: Any, location: tuple[int | str, ...]) -> list[str]:
+    """The fields of the model at a place of a model; none where that is not plain to see."""
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        model = next((each for each in kinds if hasattr(each, "model_fields")), None)
+    return list(getattr(model, "model_fields", ()))
 
 
 def _pointer(location: tuple[int | str, ...], type: str, document: Any) -> str:

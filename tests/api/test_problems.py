@@ -56,6 +56,36 @@ def test_what_is_no_id_in_a_path_is_named(api: Api) -> None:
     assert "is no experiment_id" in told["detail"] and len(told["detail"]) < 200
 
 
+def test_an_unknown_field_is_told_the_known_ones(api: Api) -> None:
+    def refused(path: str, body: Any, **headers: str) -> dict[str, str]:
+        told = problem(api.send("POST", path, json=body, headers=headers), "invalid_input")
+        return {each["pointer"]: each["detail"] for each in told["errors"]}
+
+    experiment = api.post("/v1/experiments", {"name": "a", "task_type": "b"})["experiment_id"]
+    runs = f"/v1/experiments/{experiment}/runs"
+    assert refused(runs, {"model": "m", "hyperparms": {}, "resources": {"gpus": 1}}) == {
+        "/hyperparms": "unknown field; known are model, recipe, dataset, hyperparams, resources, "
+        "notes",
+        "/resources/gpus": "unknown field; known are gpu_type, count, cpus, memory_gb, nodes, "
+        "time_limit_minutes",
+    }
+    run = api.post(runs, {"model": "m"})
+    lists = "unknown field; /docs lists the fields of this request"
+    cancel = f"{runs}/{run['run_id']}/cancel"
+    assert refused(cancel, {"force": True}) == {"/force": lists}
+    bearer = {"Authorization": f"Bearer {run['run_token']}"}
+    point = {"key": "a", "step": 1, "value": 1, "time": 1}
+    columns: dict[str, list[int]] = {"steps": [], "values": [], "time": []}
+    body = {"points": [point], "metrics": {"a": columns}, "checkpoints": [{"nam": "a"}]}
+    assert refused(f"/v1/runs/{run['run_id']}/reports", body, **bearer) == {
+        "/points/0/time": lists,
+        "/metrics/a/time": lists,
+        "/checkpoints/0/name": "required",
+        "/checkpoints/0/step": "required",
+        "/checkpoints/0/nam": lists,
+    }
+
+
 def test_an_unknown_parameter_is_told_the_known_ones(api: Api) -> None:
     described = api.send("GET", "/openapi.json").json()["paths"]
     asked = 0
