@@ -42,6 +42,7 @@ SILENT_SECONDS = 10.0
 _MOST_WATCHED = 1.0  # of the time between two looks: of the rest we cannot know
 
 _CODE = cast(Any, wrapper.__loader__).get_code(wrapper.__name__)
+_NEVER_BEGAN = "Stopped before the trainer began."
 _GPU_SECONDS = 60.0
 _FIRST_GPU_SECONDS = 2.0  # a start waits no longer for a slow driver
 _GPU_QUERY = ("--query-gpu=index,uuid,name", "--format=csv,noheader")
@@ -156,17 +157,22 @@ class LocalLauncher:
         return Observation("vanished", pid=pid, stop_sent=stop_sent, detail=detail)
 
     def stop(self, run_dir: Path, attempt: int) -> None:
-        self._end(_directory(run_dir, attempt), kill=False)
+        self._end(_directory(run_dir, attempt), kill=False, detail=_NEVER_BEGAN)
 
     def kill(self, run_dir: Path, attempt: int, nonce: str | None = None) -> None:
-        self._end(_directory(run_dir, attempt), kill=True, nonce=nonce)
+        detail = _NEVER_BEGAN
+        if nonce is not None:
+            # First: a wrapper that outlived its trainer would tell its end over what we tell.
+            processes.kill_tree(nonce)
+            detail = "Its files were removed."
+        self._end(_directory(run_dir, attempt), kill=True, detail=detail)
 
     def exit_fd(self, run_dir: Path, attempt: int) -> int | None:
         record = _read(_directory(run_dir, attempt) / "identity.json")
         identity = record and _identity(record)
         return processes.watch(identity) if identity else None
 
-    def _end(self, directory: Path, kill: bool, nonce: str | None = None) -> None:
+    def _end(self, directory: Path, kill: bool, detail: str) -> None:
         if (directory / "exit.json").exists():
             return
         unasked = None
@@ -175,11 +181,8 @@ class LocalLauncher:
             _request_stop(directory, kill)
         except OSError as error:  # a full disk must not keep a trainer running
             unasked = error
-        detail = "Stopped before the trainer began." if nonce is None else "Its files were removed."
         try:
             if _fence(directory, detail):
-                if nonce is not None:
-                    processes.kill_tree(nonce)
                 return
         except OSError as error:
             raise LauncherError(f"The stop could not be recorded: {error}.") from error

@@ -133,7 +133,7 @@ def test_a_trainer_whose_directory_was_removed_is_ended_and_never_joined_by_a_se
                 service.cancel(run)
                 assert service.ended(run)["status"] == "cancelled"
             else:
-                wait_until(lambda: service.status(run)["attempt"] == 2, "the second attempt")
+                wait_until(lambda: service.launches(run) == [2], "the second attempt", 20)
             assert not alive(first.pid)
             ends = [e["data"]["detail"] for e in service.events(run) if "detail" in e["data"]]
             assert cancel or ends == ["Attempt 1 of 2: Its files were removed. Trying again."]
