@@ -191,7 +191,9 @@ class Run(Node):
         """The latest value of each metric, by key."""
 
         def load(runs: list[Any]) -> Any:
-            return info.context.load("metrics", [run.id for run in runs], listing.latest_metrics)
+            ids = [run.id for run in runs]
+            # Of one run they are few; of a list they may be a hundred thousand.
+            return info.context.load("metrics", ids, listing.latest_metrics, long=len(ids) > 1)
 
         found: list[Metric] = await each(self, load)
         return found

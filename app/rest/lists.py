@@ -1,6 +1,8 @@
 """`/v1` lists: filtered, sorted, page by page. `next` of an answer is the next `after`."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -19,12 +21,13 @@ from app.services.keyset import Listing, Parent
 from app.store.sql import Tx
 
 FEW = 20_000
+FEW_METRICS = 2_000
 # An index would have to be written with every report.
 _SCANS = "By `step` the whole list is read for each page; every other order walks an index."
 
 router = APIRouter(prefix="/v1/experiments", route_class=DirectRoute)
 
-Render = Callable[[Tx, Page[Any]], list[dict[str, Any]]]
+Render = Callable[..., list[dict[str, Any]]]
 
 
 class PageQuery(BaseModel):
@@ -153,13 +156,18 @@ async def _answer(
         raise InvalidInput("The order `metric` and `metric_key` go together.")
     window = Window(query.limit, query.after)
     db = request.app.state.db
-    parent, read = None, db.scan
+    asked = name, of, query.filters(), order, window
+    parent = None
     if experiment_id is not None:
         parent = ("experiment_id", experiment_id)
-        # Its events outnumber its runs and checkpoints: few of them, and the list is short work.
+        # Its events outnumber its runs and checkpoints: few of them, and the list is short work,
+        # if its runs do not have a thousand metrics each.
         if (await db.read(experiments.get, experiment_id)).last_seq <= FEW:
-            read = db.read
-    body = await read(_body, parent, name, of, query.filters(), order, window, render)
+            short = partial(render, most=FEW_METRICS) if render is _runs else render
+            with suppress(listing.TooMany):
+                body = await db.read(_body, parent, *asked, short)
+                return Response(body, media_type="application/json")
+    body = await db.scan(_body, parent, *asked, render)
     return Response(body, media_type="application/json")
 
 
@@ -183,8 +191,8 @@ def _experiments(tx: Tx, page: Page[Any]) -> list[dict[str, Any]]:
     return [views.experiment(row) for row in page.rows]
 
 
-def _runs(tx: Tx, page: Page[Any]) -> list[dict[str, Any]]:
-    latest = listing.latest_metrics(tx, [row.id for row in page.rows])
+def _runs(tx: Tx, page: Page[Any], **at: int) -> list[dict[str, Any]]:
+    latest = listing.latest_metrics(tx, [row.id for row in page.rows], **at)
     return [views.run_summary(*each) for each in zip(page.rows, latest, strict=True)]
 
 

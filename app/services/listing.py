@@ -122,7 +122,10 @@ def _with_ids(table: type[RowT]) -> Statement[RowT]:
 
 
 _LATEST = Statement(
-    every(MetricLatest).where(one_of(_latest.run_id, "ids")).order_by(_latest.run_id, _latest.key),
+    every(MetricLatest)
+    .where(one_of(_latest.run_id, "ids"))
+    .order_by(_latest.run_id, _latest.key)
+    .limit(bindparam("most")),
     MetricLatest,
 )
 
@@ -134,9 +137,16 @@ def by_ids(tx: Tx, table: type[RowT], ids: Sequence[str]) -> list[RowT | None]:
     return [found.get(each) for each in ids]
 
 
-def latest_metrics(tx: Tx, run_ids: Sequence[str]) -> list[list[MetricLatest]]:
-    """The latest value of each key of each run, by key."""
+class TooMany(Exception):
+    """There are more rows than there may be where they are read."""
+
+
+def latest_metrics(tx: Tx, run_ids: Sequence[str], most: int = 2**62) -> list[list[MetricLatest]]:
+    """The latest value of each key of each run, by key. Raises TooMany above `most`."""
     found: dict[str, list[MetricLatest]] = {each: [] for each in run_ids}
-    for row in tx.all(_LATEST, ids=dump(list(run_ids))):
+    rows = tx.all(_LATEST, ids=dump(list(run_ids)), most=most + 1)
+    if len(rows) > most:
+        raise TooMany
+    for row in rows:
         found[row.run_id].append(row)
     return list(found.values())

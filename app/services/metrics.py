@@ -189,16 +189,14 @@ def series(
     of each run is a series of its own, with everything it reported. When there are many
     series, each gets fewer points (`MAX_ANSWERED` in all). Raises NotFound, InvalidInput.
     """
-    found = [
-        (run_id, key, attempt, ranges)
-        for run_id in dict.fromkeys(run_ids)
-        for key, attempt, ranges in _series_of(tx, run_id, keys, window, raw)
-    ]
-    if len(found) > MAX_SERIES:
-        raise InvalidInput(
-            f"These are {len(found):,} series, and one answer holds {MAX_SERIES:,}; "
-            "name the keys that you need."
-        )
+    found = []
+    for run_id in dict.fromkeys(run_ids):
+        found += [(run_id, *each) for each in _series_of(tx, run_id, keys, window, raw)]
+        if len(found) > MAX_SERIES:  # of many runs the first may be too many
+            raise InvalidInput(
+                f"These are {len(found):,} series or more, and one answer holds {MAX_SERIES:,}; "
+                "name the keys that you need."
+            )
     share = MAX_ANSWERED // max(1, len(found))
     window = window._replace(
         limit=min(window.limit, share), points=window.points and min(window.points, share)

@@ -1,10 +1,12 @@
 """REST lists, and /detail of an experiment that outgrew one answer."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from app.rest import routes
+from app.rest import lists, routes
+from app.services import listing
 from tests.api.conftest import Api, running
 from tests.support.database import Databases
 from tests.support.story import Json, Story
@@ -79,6 +81,27 @@ def test_runs_are_filtered_and_carry_their_latest_metrics(story: Story) -> None:
     assert len(best) == 12
     assert losses == sorted(losses)
     assert best[: len(losses)] == [run for run in best if run["metrics"]]
+
+
+def test_runs_of_many_metrics_are_not_listed_on_the_event_loop(
+    api: Api, story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan, scanned = api.app.state.db.scan, []
+
+    async def counted(use_case: Any, *args: Any) -> Any:
+        scanned.append(use_case)
+        return await scan(use_case, *args)
+
+    monkeypatch.setattr(api.app.state.db, "scan", counted)
+    few = story.get("/runs")
+    assert scanned == []
+    monkeypatch.setattr(lists, "FEW_METRICS", 3)  # of the four that there are
+    assert story.get("/runs") == few
+    assert len(scanned) == 1
+    query = f'{{ experiment(id: "{story.id}") {{ runs {{ nodes {{ metrics {{ key }} }} }} }} }}'
+    found = story.ok("POST", "/graphql", json={"query": query})["data"]["experiment"]["runs"]
+    assert sum(len(each["metrics"]) for each in found["nodes"]) == 4
+    assert listing.latest_metrics in scanned
 
 
 def test_experiments_are_listed_by_what_describes_them(api: Api) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from app.domain.lifecycle import RunStatus
 from app.domain.requests import ExperimentRequest, ResumeRequest, RunRequest
+from app.errors import InvalidInput
 from app.services import chunks, experiments, metrics, reports, runs
 from app.services.metrics import Window
 from app.services.reports import ReportRequest
@@ -244,6 +245,21 @@ def test_a_control_that_shows_all_points_of_all_attempts_fails_the_model(write: 
     for each in write(metrics.series, [run.id], ["loss"], raw=True):
         everything |= dict(zip(each.steps, each.values, strict=True))
     assert everything != run.curve("loss")
+
+
+def test_too_many_series_are_refused_before_all_are_looked_up(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "MAX_SERIES", 3)
+    ids = []
+    for _ in range(3):
+        story = write(Story)
+        for key in KEYS:
+            write(story.report, story.runs[0], key, 1, 1, False)
+        ids.append(story.runs[0].id)
+    assert len(write(metrics.series, ids[:1])) == 2
+    with pytest.raises(InvalidInput, match="4 series or more"):
+        write(metrics.series, ids)
 
 
 def test_many_series_share_what_one_answer_may_hold(
