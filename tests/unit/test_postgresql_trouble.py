@@ -15,11 +15,12 @@ import threading
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from app.domain.requests import ExperimentRequest
 from app.errors import Unavailable
@@ -28,16 +29,20 @@ from app.store.database import Database
 from app.store.postgresql import WRITERS, PostgresDatabase
 from app.store.postgresql_connections import for_caller
 from app.store.sql import Statement, Tx
+from app.store.tables import ExperimentTag
 from tests.support.database import PostgreSQL, postgresql_only
 
 pytestmark = [pytest.mark.anyio, postgresql_only]
 
 ONE = Statement[tuple[int]](text("SELECT 1"))
+TAG = Statement[Any](insert(ExperimentTag))
 
 
 def create(tx: Tx) -> str:
-    """Writes rows, some of them in a pipeline."""
-    return experiments.create(tx, ExperimentRequest(name="a", task_type="b", tags=["x", "y"])).id
+    """Writes rows one by one and, as a report does, many at once: in a pipeline."""
+    made = experiments.create(tx, ExperimentRequest(name="a", task_type="b"))
+    tx.many(TAG, [{"tag": tag, "experiment_id": made.id} for tag in ("x", "y")])
+    return made.id
 
 
 def twice(tx: Tx) -> int:
