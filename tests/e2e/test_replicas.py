@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import psutil
 import psycopg
@@ -38,7 +40,12 @@ def replica(place: Home, database_url: str, **more: Any) -> Iterator[Service]:
         service = Service(server.url, server.pid, place.path, server.log, place.experiment)
         with service.http:
             place.experiment = service.experiment or service.open()
-            yield service
+            try:
+                yield service
+            except BaseException:
+                log = Path(unquote(database_url.rpartition("host=")[2]), "log").read_text()
+                print(f"PostgreSQL, the end of its log:\n{log[-5_000:]}")
+                raise
 
 
 def leader(database_url: str) -> int | None:

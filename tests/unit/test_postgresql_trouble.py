@@ -108,7 +108,7 @@ async def test_who_has_no_descriptor_for_a_connection_is_told_to_come_back(db: D
     outcomes = set()
     for spare in range(4):
         held = []
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, usual[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, usual[1]))
         try:
             with suppress(OSError):
                 while True:
