@@ -8,6 +8,7 @@ Never taken: a marked checkpoint, one that another path stands for, the source o
 is not over, and what a live run started from.
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from app.services import checkpoints, runs, verification
 from app.services.checkpoints import DELETED, DELETING
 from app.store.sql import Statement, Tx, columns, every
 from app.store.tables import Checkpoint, Run
+from app.trainer.checkpoint import MANIFEST
 
 _checkpoint = columns(Checkpoint)
 _run = columns(Run)
@@ -144,13 +146,22 @@ def gone(tx: Tx, removed: Sequence[Checkpoint]) -> None:
 def remove(data_dir: Path, checkpoint: Checkpoint) -> None:
     """Deletes the files, so that at no time a part of them looks like a checkpoint.
 
-    Raises OSError.
+    Another checkpoint that was committed under the name since stays. Raises OSError.
     """
     directory = verification.directory(data_dir, checkpoint.ckpt_path)
     trash = directory.with_name(f".trash-{checkpoint.id}")
-    if os.path.lexists(directory):
+    if os.path.lexists(directory) and _manifest_of(directory) in (None, checkpoint.sha256):
         directory.rename(trash)
     if trash.is_symlink():  # what somebody moved elsewhere is theirs
         trash.unlink()
     elif trash.exists():
         shutil.rmtree(trash)
+
+
+def _manifest_of(directory: Path) -> str | None:
+    """The SHA-256 of the manifest that stands there, if one does."""
+    try:
+        with (directory / MANIFEST).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.domain.lifecycle import RunStatus
+from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost
 from app.launchers.local import LocalLauncher
@@ -16,6 +17,7 @@ from app.store.database import Database
 from app.store.tables import Run
 from app.supervisor.desk import Desk
 from app.supervisor.tidying import tidy
+from app.trainer import checkpoint
 from tests.support.database import Databases
 from tests.support.stage import RECIPES, Stage
 
@@ -192,3 +194,41 @@ async def test_a_name_written_again_while_its_old_files_go_is_a_checkpoint(db: D
     await db.write(retention.gone, removed)
     again = await stage.named(run, "s1")
     assert (again.state, again.reason) == ("ready", None)
+
+
+async def test_a_checkpoint_committed_under_the_name_of_a_deleted_one_keeps_its_files(
+    db: Database, tmp_path: Path
+) -> None:
+    """As of trainers that write into two places in turn."""
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+
+    async def saves(name: str, step: int) -> Path:
+        path = CheckpointPath(run.experiment_id, run.id, name)
+        directory = verification.directory(tmp_path, path)
+        temporary = checkpoint.begin(directory.parent, name)
+        (temporary / "weights").write_text(str(step))
+        shutil.rmtree(directory, ignore_errors=True)
+        _, manifest = checkpoint.commit(temporary, name, step)
+        saved = {"name": name, "step": step, "sha256": manifest.sha256}
+        await stage.report(run, checkpoints=[saved])
+        finding = verification.look(tmp_path, path, manifest.sha256)
+        await db.write(verification.record, [finding])
+        return directory
+
+    await saves("a", 1)
+    await saves("b", 2)
+    deleted = await db.write(retention.delete, run.id, 1)
+    assert [each.step for each in deleted] == [1]
+    again = await saves("a", 3)
+    for each in deleted:
+        retention.remove(tmp_path, each)
+    await db.write(retention.gone, deleted)
+    assert (await stage.named(run, "a")).state == "ready"
+    assert checkpoint.verify(again).step == 3
+
+    deleted = await db.write(retention.delete, run.id, 1)
+    assert [each.step for each in deleted] == [2]
+    for each in deleted:
+        retention.remove(tmp_path, each)
+    assert [each.name for each in again.parent.iterdir()] == ["a"], "the control"
