@@ -4,14 +4,15 @@
 statement; `count` and `counts` say how long they are. A cursor is the place of a row in its
 order, so a page neither repeats nor skips a row when others come or go. Rows that lack the
 value they are ordered by come last, in either direction: they are read by a second statement,
-so that each of the two walks an index.
+so that each of the two walks an index. An index on the values of a metric holds those of every
+list, so SQLite is told not to walk it for a short one, and reads many lists one by one.
 """
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Generic, NamedTuple, cast
 
 from sqlalchemy import (
@@ -35,6 +36,7 @@ from app.store.tables import MetricLatest
 Parent = tuple[str, str]
 
 MOST = 100
+FEW = 2_000
 REMEMBERED = 512  # statements; clients choose among thousands of combinations
 _latest = columns(MetricLatest)
 
@@ -76,6 +78,8 @@ class _Shape(NamedTuple):
     # The column that says whose list a row is in; the dialect, where many are read at once.
     parent: str | None
     dialect: str | None
+    # In the order by a metric: the list is short, so its rows are found first and then sorted.
+    short: bool = False
 
 
 @lru_cache(REMEMBERED)
@@ -88,6 +92,9 @@ def _statement(shape: _Shape) -> Statement[Any]:
     if metric:
         selected.append((sort if shape.valued else null()).label("metric_value"))
     query = select(*selected).where(*(listing.filters[name] for name in sorted(shape.filters)))
+    if metric and shape.short:
+        # A concatenation, so that SQLite does not walk the values of all other lists.
+        of_row = and_(_latest.run_id == tie.op("||")(""), _latest.key == bindparam("metric_key"))
     if metric and shape.valued:
         query = query.join(MetricLatest, of_row).where(sort.is_not(None))
         tie = _latest.run_id  # so that the index on values gives the order
@@ -131,19 +138,10 @@ def _of_each(query: Select[Any], shape: _Shape) -> Select[Any]:
     place: Any = literal_column(f"{table.name}.rowid")
     rows = own.with_only_columns(place, maintain_column_froms=True).correlate(parents)
     found = literal_column("page.rowid").in_(rows)
-    selected = list(page.c)
-    sort: Any = null()
-    if shape.field == METRIC and shape.valued:
-        value = select(_latest.value).where(
-            _latest.run_id == page.c.id, _latest.key == bindparam("metric_key")
-        )
-        sort = value.scalar_subquery()
-    elif shape.valued:
-        sort = page.c[listing.orders[shape.field].name]
-    if shape.field == METRIC:
-        selected.append(sort.label("metric_value"))
-    by = [sort, page.c[listing.tie.name]] if shape.valued else [page.c[listing.tie.name]]
-    return select(*selected).select_from(parents.join(page, found)).order_by(*_directed(by, shape))
+    by = [page.c[listing.tie.name]]
+    if shape.valued:
+        by.insert(0, page.c[listing.orders[shape.field].name])
+    return select(*page.c).select_from(parents.join(page, found)).order_by(*_directed(by, shape))
 
 
 @lru_cache(REMEMBERED)
@@ -246,13 +244,33 @@ def page(
         if not any(name in rest for name in INDEXED):
             return _merged(tx, listing, rest, order, window, (spread, filters[spread]))
     found: list[Any] = []
+    short = order.field == METRIC and tx.dialect == "sqlite"
+    short = short and (parent is not None or _short(tx, listing, filters))
     for shape, params in _parts(listing, filters, order, window):
+        if short:
+            shape = shape._replace(short=True)
         if parent is not None:
             shape = shape._replace(parent=parent[0])
             params["parent"] = parent[1]
         if len(found) <= window.size:
             found += tx.all(_statement(shape), **params)
     return _page(listing, found, order, window)
+
+
+def _short(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
+    """Whether so few rows pass the filters that have an index. PostgreSQL knows by itself."""
+    if any(name in filters for name in INDEXED):
+        return True
+    if "experiment_id" not in filters:
+        return False
+    found = tx.first(_first_few(listing), experiment_id=filters["experiment_id"])
+    return found is not None and found[0] < FEW
+
+
+@cache
+def _first_few(listing: Listing[Any]) -> Statement[tuple[int]]:
+    rows = select(listing.tie).where(listing.filters["experiment_id"]).limit(FEW).subquery()
+    return Statement(select(func.count()).select_from(rows))
 
 
 INDEXED = ("run_id", "parent_run_id", "root_run_id")
@@ -289,8 +307,10 @@ def pages(
     window: Window,
 ) -> list[Page[RowT]]:
     """The same page of the list of each parent: the rows whose column `parent` holds its id."""
-    if len(parents) == 1:
-        return [page(tx, listing, filters, order, window, (parent, parents[0]))]
+    # One walk for all would be along the values of every run there is.
+    alone = len(parents) == 1 or (order.field == METRIC and tx.dialect == "sqlite")
+    if alone:
+        return [page(tx, listing, filters, order, window, (parent, each)) for each in parents]
     found: dict[str, list[Any]] = {each: [] for each in parents}
     place = row_type(listing.table)._fields.index(parent)  # type: ignore[attr-defined]
     for shape, params in _parts(listing, filters, order, window):

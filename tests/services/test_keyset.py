@@ -110,9 +110,32 @@ def test_every_order_but_those_that_say_so_walks_an_index(
             connection.set_trace_callback(asked.append)
             keyset.page(Tx(connection.cursor(), "sqlite"), listed, filters, order, Window())
             connection.set_trace_callback(None)
-            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked[0]}")]
+            page = next(each for each in asked if "ORDER BY" in each)
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {page}")]
             sorts = any("TEMP B-TREE" in step for step in plan)
-            assert sorts == ((listed, order.field) in said), (order, plan)
+            short = order.field == "metric" and bool(filters)
+            assert sorts == (short or (listed, order.field) in said), (order, plan)
+
+
+@sqlite_only
+def test_by_a_metric_a_short_list_costs_what_it_is_long_and_a_long_one_what_is_asked(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = database_url.removeprefix("sqlite:///")
+    order, filters = Order("metric", True, "loss"), {"experiment_id": "exp_1"}
+    with closing(sqlite3.connect(path)) as connection:
+        for few, walked in ((keyset.FEW, "run USING INDEX ix_run_exp"), (0, "ix_metric_latest")):
+            monkeypatch.setattr(keyset, "FEW", few)
+            asked: list[str] = []
+            connection.set_trace_callback(asked.append)
+            keyset.page(Tx(connection.cursor(), "sqlite"), listing.RUNS, filters, order, Window())
+            connection.set_trace_callback(None)
+            (plan,) = [
+                [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {each}")]
+                for each in asked
+                if "ORDER BY metric_latest.value" in each
+            ]
+            assert walked in plan[0], plan
 
 
 async def test_many_parents_at_once_are_the_pages_of_each(db: Database) -> None:
