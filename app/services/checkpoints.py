@@ -14,6 +14,7 @@ from sqlalchemy import bindparam, insert
 from app.domain import paths
 from app.domain.ids import new_id
 from app.domain.lifecycle import CheckpointState as State
+from app.domain.lifecycle import RunStatus
 from app.errors import NotFound
 from app.services import events
 from app.store.changes import SUPERVISOR
@@ -311,9 +312,12 @@ def promise(tx: Tx, run: Run) -> Checkpoint:
     found = find(tx, str(paths.CheckpointPath(run.experiment_id, run.id, name)))
     if found is None:
         return _create(tx, run, name, State.PENDING, attempt=run.attempt)
-    if found.state == State.DECLARED and found.step is None and found.stored_as_id is None:
-        # A client named it before there was one.
-        return _become(tx, found, State.PENDING, attempt=run.attempt)
+    # A client may have named it before there was one, and been told that there was none.
+    missed = (
+        [State.DECLARED, State.LOST] if run.status == RunStatus.CANCELLING else [State.DECLARED]
+    )
+    if found.state in missed and (found.step, found.sha256, found.stored_as_id) == (None,) * 3:
+        return _become(tx, found, State.PENDING, reason=None, attempt=run.attempt)
     return found
 
 

@@ -106,6 +106,26 @@ async def test_a_path_that_a_client_named_first_is_promised_all_the_same(db: Dat
     assert (kept.state, kept.release_tag) == ("ready", "v1")
 
 
+async def test_a_path_that_was_looked_for_too_early_is_promised_all_the_same(db: Database) -> None:
+    stage = await Stage.open(db)
+    parent = await stage.run("running", saved=True)
+    await resumed_at(stage, parent, parent, "cancel-1")
+    await judge(stage, await stage.named(parent, "cancel-1"), "There is no such directory.")
+
+    promised = await cancelled(stage, parent)
+    assert (promised.state, promised.reason) == ("pending", None)
+    child = await resumed(stage, parent)
+    assert child.source_checkpoint_id == promised.id, "it waits for what is being saved"
+    await judge(stage, promised, manifest(8))
+    await stage.ends(parent, exit_code=0)
+    assert (await stage.named(parent, "cancel-1")).step == 8
+
+    other = await stage.run("running")
+    await cancelled(stage, other)
+    await stage.ends(other, exit_code=0)
+    assert (await cancelled(stage, other)).state == "lost", "who is over has saved nothing more"
+
+
 async def resumed_at(stage: Stage, run: Run, saved: Run, name: str) -> Run:
     """A run resumed from a checkpoint of its own, or of one that it goes back to."""
     path = f"/ckpts/{saved.experiment_id}/{saved.id}/{name}"
