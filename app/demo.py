@@ -179,14 +179,22 @@ def run(settings: Settings, *, stay: bool = True) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[JsonLines.handler()])
     server, sock = bind(settings)
     url: str = server.config.app.state.api_url  # type: ignore[union-attr]
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
-    thread.start()
+    # Not `Thread.join`: in Python 3.11 one that Ctrl-C interrupts takes the thread for ended.
+    ended = threading.Event()
+
+    def serve() -> None:
+        try:
+            server.run(sockets=[sock])
+        finally:
+            ended.set()
+
+    threading.Thread(target=serve, daemon=True).start()
     story = Story(url, settings.api_token)
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.default_int_handler)
     try:
         while not server.started:
-            if not thread.is_alive():
+            if ended.is_set():
                 sys.exit("llm-train: the service did not start; see the lines above.")
             time.sleep(0.02)
         story.tell()
@@ -194,11 +202,11 @@ def run(settings: Settings, *, stay: bool = True) -> None:
             story.say("The service goes on; Ctrl-C ends it")
             for name, path in (("REST", "/docs"), ("GraphQL", "/graphql")):
                 story.console.print(f"  {name:<8} {url}{path}")
-            thread.join()
+            ended.wait()
     except KeyboardInterrupt:
         pass
     finally:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_IGN)  # some wrappers of commands send it twice
         server.should_exit = True
-        thread.join(10)
+        ended.wait(10)

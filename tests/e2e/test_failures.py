@@ -376,16 +376,21 @@ def test_ctrl_c_while_it_is_still_starting(tmp_path: Path, command: list[str]) -
     assert interrupted(command, env, lambda text: "import 'fastapi" in text, 3)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("again", [False, True], ids=["once", "many times"])
-def test_the_demo_is_interrupted_in_the_middle(
-    tmp_path: Path, how: signal.Signals, again: bool
+@pytest.mark.parametrize(
+    ("when", "how", "again"),
+    [
+        ("Cancel it half-way", signal.SIGINT, False),
+        ("Cancel it half-way", signal.SIGTERM, True),
+        ("Ctrl-C ends it", signal.SIGINT, False),
+    ],
+    ids=["in the middle", "by a wrapper that says it again and again", "at the end"],
+)
+def test_an_interrupted_demo_closes_its_database(
+    tmp_path: Path, when: str, how: signal.Signals, again: bool
 ) -> None:
     try:
-        interrupted(
-            [*CLI, "demo"], environment(tmp_path), lambda text: "Cancel it half-way" in text, 4,
-            how, again,
-        )  # fmt: skip
+        env = environment(tmp_path)
+        interrupted([*CLI, "demo"], env, lambda text: when in text, 4, how, again)
         assert sorted(each.name for each in tmp_path.glob("app.db*")) == ["app.db", "app.db-owner"]
     finally:
         end_trainers(tmp_path / "data")
