@@ -233,7 +233,7 @@ def _series_of(
     low, high = window.from_step, window.to_step
     if raw:
         return [
-            (part.key, part.attempt, [Range(part.series_id, low, high)])
+            (part.key, part.attempt, [Range(part.series_id, low, high)] if low <= high else [])
             for part in _parts(tx, run_id, keys)
         ]
     curves = _curves(tx, _found(tx, run_id), keys, low, high)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.domain.points import MAX_STEP
 from tests.api.conftest import Api, running
 from tests.support.database import Databases
 from tests.support.story import Json, Story, Trainer
@@ -50,6 +51,12 @@ def test_a_range_of_steps_includes_its_ends(story: Story) -> None:
     assert trainer.steps(from_step=600, to_step=1_200) == list(range(600, 1_201))
     assert trainer.steps(from_step=5_000) == []
     assert trainer.steps(from_step=10, to_step=9) == []
+    trainer.report(points=[{"key": "loss", "step": MAX_STEP, "value": 0.0}])
+    for raw in (False, True):
+        for asked in ({}, {"points": 10}):
+            assert trainer.steps(from_step=MAX_STEP, raw=raw, **asked) == [MAX_STEP]
+            assert trainer.steps(from_step=MAX_STEP, to_step=9, raw=raw, **asked) == []
+        assert trainer.steps(after_step=MAX_STEP, raw=raw) == []
 
 
 def test_a_thinned_curve_keeps_its_spikes_however_long_it_is(story: Story) -> None:
