@@ -82,8 +82,10 @@ _LAST = Statement[tuple[bytes]](
     .order_by(_chunk.first_step.desc())
     .limit(1)
 )
-_SKETCHES = Statement[tuple[int, bytes]](
-    select(_chunk.first_step, _chunk.sketch).where(*_IN_RANGE).order_by(_chunk.first_step)
+_SKETCHES = Statement[tuple[int, int, bytes]](
+    select(_chunk.first_step, _chunk.count, _chunk.sketch)
+    .where(*_IN_RANGE)
+    .order_by(_chunk.first_step)
 )
 _PUT = Statement[Any](
     text(
@@ -186,8 +188,10 @@ def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
         whole = page(tx, ranges, size) if size else Column((), (), ())
         thinned = points.thin(whole, most)
         return thinned, len(thinned.steps) < len(whole.steps)
-    parts = [part for each in ranges for part in _sketched(tx, each)]
-    return points.thin(points.joined(parts), most), True
+    drawn = [_sketched(tx, each) for each in ranges]
+    whole = points.joined(part for parts, _ in drawn for part in parts)
+    thinned = points.thin(whole, most)
+    return thinned, len(thinned.steps) < len(whole.steps) or any(less for _, less in drawn)
 
 
 def last(tx: Tx, series_id: int, high: int) -> Column:
@@ -197,14 +201,16 @@ def last(tx: Tx, series_id: int, high: int) -> Column:
     return found.cut(max(0, len(found.steps) - 1), len(found.steps))
 
 
-def _sketched(tx: Tx, of: Range) -> list[Column]:
-    """The sketches of a range, and in full the chunks at its two ends."""
+def _sketched(tx: Tx, of: Range) -> tuple[list[Column], bool]:
+    """The sketches of a range, and in full the chunks at its two ends; whether any point of the
+    range is not in them."""
     found = tx.all(_SKETCHES, **_params(of))
-    parts = [points.unpack(sketch) for _, sketch in found]
+    parts = [points.unpack(sketch) for _, _, sketch in found]
+    less = any(len(parts[i].steps) < found[i][1] for i in range(1, len(found) - 1))
     for end in {0, len(found) - 1} if found else ():
         first = found[end][0]
         parts[end] = points.between(_load(tx, of.series_id, first, first), of.low, of.high)
-    return parts
+    return parts, less
 
 
 def _load(tx: Tx, series_id: int, first: int, last: int) -> Column:

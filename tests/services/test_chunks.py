@@ -118,6 +118,21 @@ def test_points_that_come_one_by_one_fill_chunks_and_seldom_rewrite_them(
     assert len(counts) <= 5
 
 
+@pytest.mark.parametrize("each", [20, 512])  # sketches of small chunks hold every point
+def test_an_overview_says_that_points_are_left_out_exactly_when_they_are(
+    write: Write, monkeypatch: pytest.MonkeyPatch, each: int
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", each)
+    monkeypatch.setattr(chunks, "SKETCHED", 0)
+    series_id = write(new_series)
+    write(chunks.put, series_id, Column(range(4 * each), [0.0] * 4 * each, [0.0] * 4 * each))
+    for low in (0, each - 1, each, 2 * each):
+        for high in (low, low + 1, low + each, low + 2 * each):
+            column, downsampled = write(chunks.overview, [Range(series_id, low, high)], 1_000)
+            points_there = min(high, 4 * each - 1) - low + 1
+            assert downsampled == (len(column.steps) < points_there), (low, high)
+
+
 def test_an_overview_of_a_long_series_comes_from_its_sketches_and_keeps_a_spike(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
