@@ -76,7 +76,8 @@ class SqliteDatabase(Database):
         self._owner = own(self.path.with_name(self.path.name + "-owner"))
 
     def announce(self, url: str) -> None:
-        os.pwrite(self._owner, url.encode(), 0)
+        with suppress(OSError):  # a full disk: reads are answered all the same
+            os.pwrite(self._owner, url.encode(), 0)
 
     def prepare(self, *, make: bool = True) -> None:
         try:

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Self, SupportsIndex
 
 from app.trainer import checkpoint, specs
-from app.trainer.buffer import read_count, read_points
+from app.trainer.buffer import read_count, read_points, warn
 from app.trainer.courier import HEARTBEAT_SECONDS, Courier
 from app.trainer.delivery import Link
 from app.trainer.ranks import is_rank_0
@@ -101,6 +101,9 @@ class Reporter:
             name: os.environ.get(f"LLM_TRAIN_{name}", "")
             for name in ("API_URL", "RUN_ID", "RUN_TOKEN", "ATTEMPT", "RUN_DIR")
         }
+        missing = [f"LLM_TRAIN_{name}" for name in ("API_URL", "RUN_TOKEN") if not env[name]]
+        if env["RUN_ID"] and missing:
+            warn(f"LLM_TRAIN_RUN_ID is set, {' and '.join(missing)} not: nothing is reported")
         reporter = cls(
             api_url=env["API_URL"],
             run_id=env["RUN_ID"],

@@ -780,6 +780,17 @@ def environment(
 
 
 @pytest.mark.usefixtures("environment")
+def test_a_trainer_of_a_run_without_the_runs_token_says_that_nothing_is_reported(
+    server: ReportServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LLM_TRAIN_RUN_TOKEN")
+    with Reporter.from_env() as training:
+        training.log(1, loss=1.0)
+    assert "LLM_TRAIN_RUN_TOKEN not: nothing is reported" in capfd.readouterr().err
+    assert not server.taken
+
+
+@pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_asks_to_stop_and_the_next_checkpoint_is_the_promised_one(
     server: ReportServer, tmp_path: Path, number: signal.Signals
