@@ -81,7 +81,7 @@ class Story:
 
     def launch(self, tx: Tx, run: Lineage, start: int) -> None:
         if self.recipe is None:
-            start = max(run.step, start)
+            start = run.step if run.attempts else start
             run.attempts.append(Attempt(start))
             run.step = start
             session = ReportRequest(session=f"s{len(run.attempts)}")
