@@ -7,7 +7,9 @@ record(tx, …)       what was found, unless the record changed while the files 
 `inspect` is the first two; the faces hand what it returns to `record`.
 """
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,8 @@ from app.store.database import Database
 from app.store.sql import Tx
 from app.store.tables import Checkpoint
 from app.trainer.checkpoint import CheckpointError, Manifest, verify
+
+SMALL_BYTES = 64 << 20
 
 
 class Finding(NamedTuple):
@@ -51,6 +55,18 @@ def look(data_dir: Path, path: CheckpointPath, expected: str | None) -> Finding:
         return Finding(path, expected, f"{text[:1].upper()}{text[1:]}.")
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def is_small(data_dir: Path, path: object) -> bool:
+    """Whether a checkpoint is read in a moment, as far as that can be told now."""
+    size = 0
+    for folder, _, names in os.walk(directory(data_dir, path)):
+        for name in names:
+            with suppress(OSError):
+                size += Path(folder, name).lstat().st_size
+        if size > SMALL_BYTES:
+            return False
+    return True
 
 
 def present(data_dir: Path, path: object) -> bool:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
+from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.domain.resources import Allocation, Resources
 from app.launchers.base import Launcher
-from app.services import data_dirs
+from app.services import data_dirs, verification
 from app.services.launches import Place
 from app.services.reading import Readers
 from app.settings import Settings
@@ -25,7 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 READERS = 4
-"""Checkpoints that are read at a time."""
+"""Checkpoints that are read at a time; as many more that are small."""
 MOST_ATTENTION = 1.0
 """The longest time between two turns that counts as having watched."""
 ECHO_SECONDS = 15.0
@@ -89,6 +90,7 @@ class Desk:
     # Runs that are being started, and what is set aside for them.
     starting: dict[str, Allocation] = field(default_factory=dict)
     readers: Readers = field(default_factory=lambda: Readers(READERS))
+    quick_readers: Readers = field(default_factory=lambda: Readers(READERS))
     queue_stuck: Stuck | None = None
     # Runs that may have more checkpoints than their recipes keep, and how many those keep;
     # whether files of deleted ones may still be there.
@@ -195,6 +197,13 @@ class Desk:
             log.error("%s failed; it is tried again", about, exc_info=error)
         else:
             self.woken.set()
+
+    async def look(self, path: CheckpointPath, expected: str | None) -> verification.Finding:
+        """Reads a checkpoint; no small one waits until 100 GB of others are read."""
+        data_dir = self.settings.data_dir
+        small = await self.quick_readers.run(verification.is_small, data_dir, path)
+        readers = self.quick_readers if small else self.readers
+        return await readers.run(verification.look, data_dir, path, expected)
 
     async def reading(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs what reads checkpoints, a few at a time, in a thread that holds up no shutdown."""

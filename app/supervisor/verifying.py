@@ -80,7 +80,7 @@ async def read(
     pause = FIRST_PAUSE
     while True:
         try:
-            return await desk.reading(verification.look, desk.settings.data_dir, path, expected)
+            return await desk.look(path, expected)
         except CheckpointUnreadable as error:
             since = desk.unreadable[about][0] if about in desk.unreadable else desk.attention
             desk.unreadable[about] = since, error.detail

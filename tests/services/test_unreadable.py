@@ -6,6 +6,8 @@ patience `test_the_promise_…` is.
 """
 
 import asyncio
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +15,17 @@ from pathlib import Path
 import pytest
 
 from app.domain import paths
+from app.domain.paths import CheckpointPath
 from app.domain.requests import ResumeRequest, VerifyRequest
 from app.errors import CheckpointUnreadable
 from app.launchers import wrapper
 from app.services import runs, verification
 from app.services.reading import Readers
+from app.services.verification import Finding
 from app.store.database import Database
 from app.store.tables import Run
 from app.supervisor import launching, verifying
-from app.supervisor.desk import Desk
+from app.supervisor.desk import READERS, Desk
 from app.supervisor.observing import observe
 from app.supervisor.verifying import begin
 from app.trainer import checkpoint
@@ -60,8 +64,9 @@ def away(run: Run, data_dir: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        place.unlink()
-        aside.rename(place)
+        back = data_dir / "back"  # at once: at no time is there nothing, which would be damage
+        back.symlink_to(aside)
+        back.replace(place)
 
 
 async def jobs(desk: Desk) -> None:
@@ -106,6 +111,36 @@ async def test_an_announced_one_stays_pending_until_it_can_be_read(
     await verifying.verify(desk)
     await jobs(desk)
     assert await states(stage, run) == {"step-000005": "ready"}
+
+
+async def test_a_small_one_waits_for_no_large_ones(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    run, go = await stage.run("running"), threading.Event()
+    look = verification.look
+
+    def slowly(data_dir: Path, path: CheckpointPath, expected: str | None) -> Finding:
+        assert path.name == "step-000009" or go.wait(20)
+        return look(data_dir, path, expected)
+
+    monkeypatch.setattr(verification, "look", slowly)
+    for step in range(1, READERS + 1):
+        name = f"step-{step:06d}"
+        await save(stage, run, tmp_path, name, step)
+        os.truncate(place_of(run, tmp_path) / name / "state.bin", 1 << 30)  # a hole, as if 100 GB
+    await verifying.verify(desk)
+    await save(stage, run, tmp_path, "step-000009", 9)
+    await verifying.verify(desk)
+    try:
+        async with asyncio.timeout(10):
+            while (await states(stage, run))["step-000009"] == "pending":
+                await turns(desk, 1)
+        found = await states(stage, run)
+        assert found.pop("step-000009") == "ready" and set(found.values()) == {"pending"}
+    finally:
+        go.set()
+        await jobs(desk)
 
 
 async def test_a_launch_waits_for_its_checkpoint_and_says_why(db: Database, tmp_path: Path) -> None:
