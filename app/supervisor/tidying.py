@@ -30,6 +30,8 @@ async def tidy(desk: Desk) -> None:
 
 async def _remove(desk: Desk) -> None:
     for each in await desk.db.read(retention.doomed):
+        if not await desk.in_place():
+            return  # what is elsewhere is not gone
         try:
             await desk.reading(retention.remove, desk.settings.data_dir, each)
         except OSError as error:  # one that cannot go must not keep all others on the disk

@@ -11,7 +11,7 @@ from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost
 from app.launchers.local import LocalLauncher
-from app.services import checkpoints, launches, marks, retention, runs, verification
+from app.services import checkpoints, data_dirs, launches, marks, retention, runs, verification
 from app.settings import Settings
 from app.store.database import Database
 from app.store.tables import Run
@@ -184,6 +184,31 @@ async def test_what_cannot_be_deleted_keeps_nothing_else_on_the_disk(
     assert [each.step for each in doomed] == [1], "it is tried again"
     shutil.rmtree(s1.parent)
     await db.write(retention.gone, doomed)
+
+
+async def test_what_is_elsewhere_for_a_while_is_not_taken_for_deleted(
+    db: Database, tmp_path: Path
+) -> None:
+    stage = await Stage.open(db)
+    run = await trained(stage, 2)
+    data_dir = tmp_path / "mounted"
+    settings = Settings(data_dir=data_dir)
+    desk = Desk(db, settings, {}, "s" * 32, LocalLauncher(gpus=[]), "http://127.0.0.1:1")
+    desk.data_dir = data_dirs.named(data_dir)
+    s1 = verification.directory(data_dir, (await stage.named(run, "s1")).ckpt_path)
+    s1.mkdir(parents=True)
+
+    async def tidied() -> str | None:
+        desk.doomed = True
+        await tidy(desk)
+        await asyncio.gather(*[job for job, _ in desk.jobs.values()])
+        return (await stage.named(run, "s1")).reason
+
+    desk.crowded[run.id] = 1
+    data_dir.rename(tmp_path / "away")
+    assert await tidied() == checkpoints.DELETING
+    (tmp_path / "away").rename(data_dir)
+    assert await tidied() == "Deleted by retention." and not s1.exists()
 
 
 async def test_a_name_written_again_while_its_old_files_go_is_a_checkpoint(db: Database) -> None:
