@@ -193,7 +193,8 @@ class EventsAnswer(PageAnswer):
 class DetailAnswer(Answer):
     """An experiment with its newest runs, checkpoints and events, each oldest first.
 
-    At most 500 of each; `totals` says how many there are and `links` where all of them are.
+    At most 500 of each, and of runs with hundreds of metrics fewer; `totals` says how many there
+    are and `links` where all of them are.
     """
 
     experiment: ExperimentAnswer

@@ -53,9 +53,11 @@ _LATEST = Statement(
             .limit(bindparam("most"))
         )
     )
-    .order_by(_latest.run_id, _latest.key),
+    .order_by(_latest.run_id.desc(), _latest.key)
+    .limit(bindparam("most_values")),
     MetricLatest,
 )
+MOST_VALUES = 50_000
 
 
 class Detail(NamedTuple):
@@ -103,14 +105,21 @@ def get(tx: Tx, experiment_id: str) -> Experiment:
 
 
 def detail(tx: Tx, experiment_id: str, most: int) -> Detail:
-    """The experiment and its newest `most` runs, checkpoints and events. Raises NotFound."""
+    """The experiment and its newest `most` runs, checkpoints and events. Raises NotFound.
+
+    Fewer runs, where they have more than `MOST_VALUES` metrics together.
+    """
     experiment = get(tx, experiment_id)
+    runs = tx.all(_RUNS, experiment=experiment_id, most=most)[::-1]
     metrics: dict[str, list[MetricLatest]] = {}
-    for latest in tx.all(_LATEST, experiment=experiment_id, most=most):
+    values = tx.all(_LATEST, experiment=experiment_id, most=most, most_values=MOST_VALUES + 1)
+    if len(values) > MOST_VALUES:
+        runs = [run for run in runs if run.id > values[-1].run_id]
+    for latest in values:
         metrics.setdefault(latest.run_id, []).append(latest)
     return Detail(
         experiment,
-        tx.all(_RUNS, experiment=experiment_id, most=most)[::-1],
+        runs,
         metrics,
         tx.all(_CHECKPOINTS, experiment=experiment_id, most=most)[::-1],
         events.newest(tx, experiment_id, most),

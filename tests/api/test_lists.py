@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.rest import lists, routes
-from app.services import listing
+from app.services import experiments, listing
 from tests.api.conftest import Api, running
 from tests.support.database import Databases
 from tests.support.story import Json, Story
@@ -148,3 +148,15 @@ def test_detail_of_a_large_experiment_is_its_newest_part_with_links_to_the_rest(
         assert part[name] == whole[name][-4:]
         rows = story.ok("GET", part["links"][name], params={"limit": 1000})[name]
         assert len(rows) == whole["totals"][name]
+
+
+def test_detail_of_runs_with_many_metrics_is_of_fewer_runs(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = story.get("/detail")
+    monkeypatch.setattr(experiments, "MOST_VALUES", 4)  # as many as there are
+    assert story.get("/detail") == whole
+    monkeypatch.setattr(experiments, "MOST_VALUES", 3)
+    part = story.get("/detail")
+    assert part["runs"] == whole["runs"][1:], "the oldest has the one too many"
+    assert part["totals"] == whole["totals"]
