@@ -309,7 +309,11 @@ def _identity(record: dict[str, Any]) -> Identity | None:
     """The wrapper that a record names; None: the attempt was claimed without one."""
     if not record.get("pid"):
         return None
-    return Identity(record["pid"], record["start_time"], record["place"], record["nonce"])
+    place = record.get("place")
+    if place is None:  # of a wrapper of the first version: it told the boot alone
+        here = wrapper.place()
+        place = here if record.get("boot_id") in (None, here.partition("/")[0]) else ""
+    return Identity(record["pid"], record["start_time"], place, record["nonce"])
 
 
 def _exited(record: dict[str, Any]) -> Observation:

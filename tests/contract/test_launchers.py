@@ -657,6 +657,23 @@ def test_a_stranger_with_the_recorded_pid_is_never_signalled(
             stranger.kill()
 
 
+def test_a_trainer_that_the_first_version_launched_outlives_the_upgrade(
+    attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its wrapper told the boot of the machine, and no place. Controls: without the look at the
+    boot the launcher raises; taken for one of here after another boot, it is alive."""
+    attempts.start(SLEEP)
+    record, path = attempts.identity(), attempts.root / "attempt-1" / "identity.json"
+    boot = str(record.pop("place")).partition("/")[0]
+    path.write_text(json.dumps(record | {"boot_id": "an earlier one"}))
+    monkeypatch.setattr(local, "SILENT_SECONDS", 0.0)
+    assert attempts.launcher.observe(attempts.root, 1).state == "vanished"
+    path.write_text(json.dumps(record | {"boot_id": boot}))
+    assert attempts.launcher.observe(attempts.root, 1).state == "alive"
+    attempts.launcher.stop(attempts.root, 1)
+    assert attempts.over().stop_sent
+
+
 def test_a_pid_that_nobody_has_is_vanished(attempts: Attempts) -> None:
     plan = attempts.start(SLEEP)
     record = attempts.identity()

@@ -6,10 +6,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import MetaData, create_engine, inspect
 
+from app.domain.ids import new_id
+from app.domain.requests import ResumeRequest
+from app.services import runs
 from app.store import migrate
 from app.store.database import connect
 from tests.support.database import postgresql_only
@@ -39,7 +43,7 @@ def schema(url: str) -> Mapping[str, object]:
     found = inspect(engine)
     described = {
         table: (
-            [(each["name"], str(each["type"]), each["nullable"]) for each in columns],
+            sorted((each["name"], str(each["type"]), each["nullable"]) for each in columns),
             found.get_pk_constraint(table)["constrained_columns"],
             sorted(str(key["constrained_columns"]) for key in found.get_foreign_keys(table)),
             sorted((str(i["name"]), str(i["column_names"])) for i in found.get_indexes(table)),
@@ -86,7 +90,8 @@ statements = count(1)
 
 @event.listens_for(Engine, "before_cursor_execute")
 def die(connection, cursor, statement, *rest):
-    if statement.lstrip().startswith(("CREATE", "INSERT")) and next(statements) == int(sys.argv[2]):
+    changes = statement.lstrip().startswith(("CREATE", "ALTER", "INSERT"))
+    if changes and next(statements) == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 migrate.bring_up(sys.argv[1])
@@ -103,6 +108,61 @@ def test_a_migration_that_was_killed_halfway_is_as_if_it_never_began(
 
     migrate.bring_up(empty_database_url)
     assert tables(empty_database_url) == TABLES
+
+
+@pytest.mark.parametrize("statement", [1, 3, 9])
+def test_an_upgrade_that_was_killed_halfway_is_as_if_it_never_began(
+    empty_database_url: str, statement: int
+) -> None:
+    migrate.upgrade(empty_database_url, "0001")
+    before = schema(empty_database_url)
+    killed = subprocess.run([sys.executable, "-c", KILLED, empty_database_url, str(statement)])
+    assert killed.returncode == -signal.SIGKILL
+    assert schema(empty_database_url) == before
+    assert migrate.revision(empty_database_url) == "0001"
+
+    migrate.bring_up(empty_database_url)
+    assert tables(empty_database_url) == TABLES
+
+
+AT = "2026-11-01T00:00:00.000000+00:00"
+EXPERIMENT: dict[str, Any] = {
+    "id": new_id("exp"), "name": "old", "task_type": "sft", "param_config": "{}", "tags": "[]",
+    "created_at": AT, "last_seq": 1,
+}  # fmt: skip
+RUN: dict[str, Any] = {
+    "id": new_id("run"), "experiment_id": EXPERIMENT["id"], "root_run_id": "itself", "model": "m",
+    "dataset": "{}", "hyperparams": '{"lr":0.1}', "override_hyperparams": "{}", "resources": "{}",
+    "status": "succeeded", "attempt": 1, "start_step": 0, "step": 3, "last_batch": 3,
+    "finished": True, "gpus": "[]", "created_at": AT,
+}  # fmt: skip
+CHECKPOINT: dict[str, Any] = {
+    "id": new_id("ckpt"), "experiment_id": EXPERIMENT["id"], "run_id": RUN["id"],
+    "ckpt_path": f"/ckpts/{EXPERIMENT['id']}/{RUN['id']}/step-3", "state": "ready", "step": 3,
+    "metrics": "{}", "created_at": AT,
+}  # fmt: skip
+
+
+@pytest.mark.anyio
+async def test_what_the_first_version_stored_is_there_after_the_upgrade_and_can_be_gone_on_with(
+    empty_database_url: str,
+) -> None:
+    migrate.upgrade(empty_database_url, "0001")
+    engine, stored = create_engine(empty_database_url), MetaData()
+    stored.reflect(engine)
+    with engine.begin() as connection:
+        for name, row in (("experiment", EXPERIMENT), ("run", RUN), ("checkpoint", CHECKPOINT)):
+            connection.execute(stored.tables[name].insert(), row)
+    engine.dispose()
+
+    db = connect(empty_database_url)
+    await db.start()
+    try:
+        assert (await db.read(runs.get, RUN["id"])).hyperparams == RUN["hyperparams"]
+        child = await db.write(runs.resume, RUN["id"], ResumeRequest(), ())
+    finally:
+        await db.stop()
+    assert (child.source_ckpt_path, child.start_step) == (CHECKPOINT["ckpt_path"], 3)
 
 
 @postgresql_only  # a SQLite file belongs to one server

@@ -15,13 +15,6 @@ depends_on = None
 def upgrade() -> None:
     """Applies this revision."""
     op.create_table(
-        "data_dir",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("path", sa.String(), nullable=False),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    op.create_table(
         "experiment",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
@@ -37,7 +30,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_experiment_created", "experiment", ["created_at", "id"], unique=False)
-    op.create_index("ix_experiment_name", "experiment", ["name", "id"], unique=False)
 
     op.create_table(
         "idempotency_key",
@@ -83,7 +75,6 @@ def upgrade() -> None:
         sa.Column("root_run_id", sa.String(), nullable=False),
         sa.Column("source_checkpoint_id", sa.String(), nullable=True),
         sa.Column("source_ckpt_path", sa.String(), nullable=True),
-        sa.Column("source_attempt", sa.Integer(), nullable=True),
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("recipe", sa.String(), nullable=True),
         sa.Column("dataset", sa.Text(), nullable=False),
@@ -122,34 +113,10 @@ def upgrade() -> None:
     op.create_index("ix_run_created", "run", ["created_at", "id"], unique=False)
     op.create_index("ix_run_experiment", "run", ["experiment_id", "created_at", "id"], unique=False)
     op.create_index(
-        "ix_run_experiment_finished",
-        "run",
-        ["experiment_id", "finished_at", "id"],
-        unique=False,
-        sqlite_where=sa.text("finished_at IS NOT NULL"),
-        postgresql_where=sa.text("finished_at IS NOT NULL"),
-    )
-    op.create_index(
-        "ix_run_experiment_started",
-        "run",
-        ["experiment_id", "started_at", "id"],
-        unique=False,
-        sqlite_where=sa.text("started_at IS NOT NULL"),
-        postgresql_where=sa.text("started_at IS NOT NULL"),
-    )
-    op.create_index(
         "ix_run_experiment_status",
         "run",
         ["experiment_id", "status", "created_at", "id"],
         unique=False,
-    )
-    op.create_index(
-        "ix_run_finished",
-        "run",
-        ["finished_at", "id"],
-        unique=False,
-        sqlite_where=sa.text("finished_at IS NOT NULL"),
-        postgresql_where=sa.text("finished_at IS NOT NULL"),
     )
     op.create_index("ix_run_parent", "run", ["parent_run_id"], unique=False)
     op.create_index(
@@ -161,14 +128,6 @@ def upgrade() -> None:
         postgresql_where=sa.text("status = 'queued' AND recipe IS NOT NULL"),
     )
     op.create_index("ix_run_root", "run", ["root_run_id"], unique=False)
-    op.create_index(
-        "ix_run_started",
-        "run",
-        ["started_at", "id"],
-        unique=False,
-        sqlite_where=sa.text("started_at IS NOT NULL"),
-        postgresql_where=sa.text("started_at IS NOT NULL"),
-    )
     op.create_index("ix_run_status", "run", ["status", "created_at", "id"], unique=False)
 
     op.create_table(
@@ -177,7 +136,6 @@ def upgrade() -> None:
         sa.Column("experiment_id", sa.String(), nullable=False),
         sa.Column("run_id", sa.String(), nullable=False),
         sa.Column("ckpt_path", sa.String(), nullable=False),
-        sa.Column("attempt", sa.Integer(), nullable=True),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("reason", sa.String(), nullable=True),
         sa.Column("step", sa.BigInteger(), nullable=True),
@@ -205,14 +163,6 @@ def upgrade() -> None:
         "checkpoint",
         ["experiment_id", "created_at", "id"],
         unique=False,
-    )
-    op.create_index(
-        "ix_checkpoint_experiment_marked",
-        "checkpoint",
-        ["experiment_id", "marked_at", "id"],
-        unique=False,
-        sqlite_where=sa.text("marked_at IS NOT NULL"),
-        postgresql_where=sa.text("marked_at IS NOT NULL"),
     )
     op.create_index(
         "ix_checkpoint_experiment_state",
@@ -295,20 +245,15 @@ def downgrade() -> None:
     op.drop_index("ix_checkpoint_state", "checkpoint")
     op.drop_index("ix_checkpoint_run", "checkpoint")
     op.drop_index("ix_checkpoint_experiment_state", "checkpoint")
-    op.drop_index("ix_checkpoint_experiment_marked", "checkpoint")
     op.drop_index("ix_checkpoint_experiment", "checkpoint")
     op.drop_index("ix_checkpoint_created", "checkpoint")
 
     op.drop_table("checkpoint")
     op.drop_index("ix_run_status", "run")
-    op.drop_index("ix_run_started", "run")
     op.drop_index("ix_run_root", "run")
     op.drop_index("ix_run_queue", "run")
     op.drop_index("ix_run_parent", "run")
-    op.drop_index("ix_run_finished", "run")
     op.drop_index("ix_run_experiment_status", "run")
-    op.drop_index("ix_run_experiment_started", "run")
-    op.drop_index("ix_run_experiment_finished", "run")
     op.drop_index("ix_run_experiment", "run")
     op.drop_index("ix_run_created", "run")
 
@@ -318,8 +263,6 @@ def downgrade() -> None:
     op.drop_index("ix_idempotency_created", "idempotency_key")
 
     op.drop_table("idempotency_key")
-    op.drop_index("ix_experiment_name", "experiment")
     op.drop_index("ix_experiment_created", "experiment")
 
     op.drop_table("experiment")
-    op.drop_table("data_dir")
