@@ -137,7 +137,7 @@ def _prune(arguments: argparse.Namespace) -> None:
     from app.main import load_settings
 
     try:
-        found = asyncio.run(upkeep.prune(load_settings(), arguments.keep, arguments.dry_run))
+        found, left = asyncio.run(upkeep.prune(load_settings(), arguments.keep, arguments.dry_run))
     except (ServiceError, RecipeError, ValueError, OSError) as error:
         sys.exit(f"llm-train: {error}")
     for each in found:
@@ -145,6 +145,10 @@ def _prune(arguments: argparse.Namespace) -> None:
     total = sum(each.size_bytes or 0 for each in found)
     what = "would be deleted" if arguments.dry_run else "deleted"
     print(f"{total:>16,} bytes in {len(found)} checkpoints {what}")
+    for path, why in left.items():
+        print(f"llm-train: {path} could not be deleted: {why}", file=sys.stderr)
+    if left:
+        sys.exit(1)
 
 
 def _export_schema(arguments: argparse.Namespace) -> None:

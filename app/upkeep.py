@@ -57,7 +57,14 @@ async def verify(settings: Settings, experiment_id: str, request: VerifyRequest)
     return [Verified(each["ckpt_path"], each["state"], each["reason"]) for each in found]
 
 
-async def prune(settings: Settings, keep: int | None, dry_run: bool) -> list[Checkpoint]:
+class Pruned(NamedTuple):
+    """The checkpoints that are deleted, and by path why others could not be."""
+
+    deleted: list[Checkpoint]
+    left: dict[str, OSError]
+
+
+async def prune(settings: Settings, keep: int | None, dry_run: bool) -> Pruned:
     """Deletes all but the newest `keep` checkpoints of each run (None: as its recipe says).
 
     Answers what is deleted, or with `dry_run` would be. Raises RecipeError, Unavailable.
@@ -65,14 +72,19 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> list[Che
     wanted = keep or retention.kept(read_recipes(settings.recipes))
     async with _database(settings, _INSTEAD_OF_PRUNING) as db:
         if dry_run:
-            return await db.scan(retention.plan, wanted)
+            return Pruned(await db.scan(retention.plan, wanted), {})
         deleted: list[Checkpoint] = []
+        left: dict[str, OSError] = {}
         for run_id, number in (await db.scan(retention.crowded, wanted)).items():
             deleted += await db.write(retention.delete, run_id, number)
         for each in await db.read(retention.doomed):
-            retention.remove(settings.data_dir, each)
+            try:
+                retention.remove(settings.data_dir, each)
+            except OSError as error:  # one that cannot go must not keep all others on the disk
+                left[each.ckpt_path] = error
+                continue
             await db.write(retention.gone, [each])
-        return deleted
+        return Pruned([each for each in deleted if each.ckpt_path not in left], left)
 
 
 @asynccontextmanager

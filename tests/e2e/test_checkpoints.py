@@ -315,3 +315,22 @@ def test_operators_verify_and_prune_from_the_command_line(tmp_path: Path) -> Non
     assert service.directory(oldest).exists()
     assert llm_train("prune", "--keep", "1")[0] == 0
     assert not service.directory(oldest).exists() and service.directory(newest).exists()
+
+
+def test_prune_goes_on_past_what_cannot_be_deleted_and_says_so(tmp_path: Path) -> None:
+    """Control: without going on, the second one is still there."""
+    with running(tmp_path) as service:
+        run = service.submit("finishes", steps=30, step_seconds=0.01)
+        service.ended(run)
+        first, second, newest = sorted(
+            service.checkpoints(run).values(), key=lambda each: each["step"]
+        )
+    shutil.rmtree(service.directory(first))
+    service.directory(first).write_text("no directory")
+    done = commands.llm_train(
+        "prune", "--keep", "1", DATABASE_URL=f"sqlite:///{tmp_path}/app.db",
+        DATA_DIR=f"{tmp_path}/data", RECIPES=f"{tmp_path}/recipes.toml",
+    )  # fmt: skip
+    assert done.status == 1 and f"{first['ckpt_path']} could not be deleted" in done.err
+    assert second["ckpt_path"] in done.out and first["ckpt_path"] not in done.out
+    assert not service.directory(second).exists() and service.directory(newest).exists()
