@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.store.migrate import HEAD
 from tests.api.conftest import running
 from tests.support import commands
 from tests.support.server import REPOSITORY, end_trainers
@@ -64,9 +65,9 @@ def test_the_demo_tells_its_whole_story_and_ends(tmp_path: Path) -> None:
 
 
 def test_migrate_goes_up_and_down(tmp_path: Path) -> None:
-    assert llm_train(tmp_path, "migrate") == "empty → 0001\n"
-    assert llm_train(tmp_path, "migrate") == "0001 → 0001\n"
-    assert llm_train(tmp_path, "migrate", "--to", "base", "--yes") == "0001 → empty\n"
+    assert llm_train(tmp_path, "migrate") == f"empty → {HEAD}\n"
+    assert llm_train(tmp_path, "migrate") == f"{HEAD} → {HEAD}\n"
+    assert llm_train(tmp_path, "migrate", "--to", "base", "--yes") == f"{HEAD} → empty\n"
 
 
 def test_export_schema_prints_the_file_in_the_repository(tmp_path: Path) -> None:

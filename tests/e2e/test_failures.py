@@ -140,7 +140,9 @@ def test_a_setting_that_cannot_be(here: Here, settings: dict[str, str], expected
 
 
 def test_a_variable_that_is_no_setting_is_told_once(tmp_path: Path) -> None:
-    told = line([*CLI, "migrate"], environment(tmp_path, DATABSE_URL="x", FRUIT="x"), 0, "0001")
+    told = line(
+        [*CLI, "migrate"], environment(tmp_path, DATABSE_URL="x", FRUIT="x"), 0, migrate.HEAD
+    )
     assert told == (
         "llm-train: ignored, as no such setting exists: "
         "LLM_TRAIN_DATABSE_URL (did you mean LLM_TRAIN_DATABASE_URL?), LLM_TRAIN_FRUIT"
