@@ -73,6 +73,15 @@ class Saved:
     def step(self) -> int | None:
         return self.stands_for.step if self.stands_for else self.own_step
 
+    @property
+    def step_or_0(self) -> int:
+        return self.step or 0
+
+    @property
+    def held(self) -> "Saved":
+        """The one that has the files."""
+        return self.stands_for.held if self.stands_for else self
+
 
 @dataclass(eq=False)
 class Model:
@@ -95,6 +104,31 @@ class Model:
             good = [s for s in self.saved.values() if s.state == "declared" and s.step is not None]
         return max(good, key=lambda s: s.step or 0, default=None)
 
+    def line(self) -> Iterator["Model"]:
+        """This run and those it comes from."""
+        each: Model | None = self
+        while each is not None:
+            yield each
+            each = each.parent
+
+    def keeper(self, saved: Saved) -> "Model":
+        """The run, of those it comes from, under whose name a checkpoint is known."""
+        return next(run for run in self.line() if saved in run.saved.values())
+
+    def inherited(self) -> Saved | None:
+        """What it goes back to beyond itself: its source, else what is ready before that."""
+        run, limit = self, float("inf")
+        while run.source is not None:
+            if run.source.state != "lost":
+                return run.source
+            if run.source.step is not None:
+                limit = min(limit, run.source.step)
+            run = run.keeper(run.source)
+            ready = [s for s in run.saved.values() if s.state == "ready" and s.step_or_0 <= limit]
+            if ready:
+                return max(ready, key=lambda s: s.step_or_0)
+        return self.source
+
     @property
     def promise(self) -> Saved | None:
         return self.saved.get(f"cancel-{self.attempt}")
@@ -106,10 +140,8 @@ class Model:
         )
         if promise.state not in ("pending", "lost"):
             return
-        target = self.newest()
-        if target is None and self.source is not None and self.source.state != "lost":
-            target = self.source
-        if target is not None:
+        target = self.newest() or self.inherited()
+        if target is not None and target.state != "lost":
             promise.stands_for = target
         elif promise.state == "pending":
             promise.own_state = "empty" if self.step == 0 else "lost"
@@ -261,7 +293,7 @@ class Lifecycle(RuleBasedStateMachine):
         if found is None and promise is not None and promise.state != "lost":
             found = promise
         if found is None:
-            found = parent.source
+            found = parent.inherited()
         if found is None:
             return None, "conflict"
         return (None, "checkpoint_lost") if found.state == "lost" else (found, None)
@@ -313,8 +345,12 @@ class Lifecycle(RuleBasedStateMachine):
         elif source is None:
             expected = {0}
         else:  # what the lineage still has
-            expected = {s.step or 0 for each in self.lineage(run) for s in each.saved.values()
-                        if s.state == "ready"}  # fmt: skip
+            expected = {
+                s.step_or_0
+                for each in run.line()
+                for s in each.saved.values()
+                if s.state in ("ready", "empty")
+            }
         assert claimed.start_step in expected
         run.step = claimed.start_step
         if source is not None and claimed.source_checkpoint_id == source.named.id:
@@ -395,9 +431,9 @@ class Lifecycle(RuleBasedStateMachine):
         row = self.row(run)
         if run.status == S.QUEUED:  # an external trainer attaches, and goes on from its source
             run.attempt, run.step = 1, 0
-            if run.source is not None and run.parent is not None:
+            if run.source is not None:
                 known = run.source.step
-                run.step = run.parent.step if known is None else known
+                run.step = run.keeper(run.source.held).step if known is None else known
         step = run.step + steps
         receipt = self.world.runner.run(self.stage.report(row, step=step, finished=finished))
         if run.status in (S.QUEUED, S.STARTING):
@@ -477,12 +513,6 @@ class Lifecycle(RuleBasedStateMachine):
     def row(self, run: Model) -> Run:
         found: Run = self.world.see(runs.get, run.id)
         return found
-
-    def lineage(self, run: Model) -> Iterator[Model]:
-        each: Model | None = run
-        while each is not None:
-            yield each
-            each = each.parent
 
     def known(self, path: str) -> Saved:
         _, _, _, run_id, name = path.split("/")
