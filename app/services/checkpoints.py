@@ -190,7 +190,7 @@ def _create(tx: Tx, run: Run, name: str, state: State, **facts: Any) -> Checkpoi
         **{
             "reason": None, "attempt": None, "step": None, "size_bytes": None, "sha256": None,
             "stored_as_id": None, "tag_type": None, "release_tag": None,
-            "metrics": "{}", "marked_at": None,
+            "metrics": "{}", "marked_at": None, "saved_at": None, "files_removed_at": None,
         } | facts,
     )  # fmt: skip
     tx.run(_INSERT, **as_dict(checkpoint))

@@ -103,6 +103,16 @@ class Run(SQLModel, table=True):
     # JSON list of the GPUs this run holds while it is launched.
     gpus: str
     nonce: str | None = None
+    # JSON list of the sessions of an external run's trainers, newest last.
+    sessions: str = Field(default="[]", sa_type=Text)
+    # The machine whose GPUs these are; NULL while the run is not launched.
+    host: str | None = None
+    # Why the service is about to end this attempt's trainer, from its decision to the end.
+    termination_reason: str | None = None
+    termination_detail: str | None = None
+    # When a run that waits to be tried again may start.
+    next_attempt_at: str | None = None
+    last_progress_at: str | None = None
     created_at: str
     started_at: str | None = None
     finished_at: str | None = None
@@ -144,6 +154,10 @@ class Checkpoint(SQLModel, table=True):
     release_tag: str | None = None
     metrics: str = Field(sa_type=Text)
     marked_at: str | None = None
+    # When its files were committed, as far as the service knows: what "newest" means.
+    saved_at: str | None = None
+    # When retention removed the files of a deleted checkpoint; NULL until they are gone.
+    files_removed_at: str | None = None
     created_at: str
 
 
