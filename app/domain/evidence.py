@@ -17,6 +17,8 @@ class Evidence(NamedTuple):
     vanished: bool = False
     exit_code: int | None = None
     signal: int | None = None
+    # The service ended it with SIGKILL.
+    killed: bool = False
     out_of_memory: bool = False
     launch_error: str | None = None
     # Why the service itself ended it (heartbeat lost, time limit), if it did, in one sentence.
@@ -64,6 +66,17 @@ def judge(evidence: Evidence) -> Verdict:
     return _failed(
         Reason.UNFINISHED, f"Exited with code 0 at step {e.step}{of}, without its last step."
     )
+
+
+def nothing_saved(e: Evidence) -> str:
+    """Return why a cancelled trainer left no checkpoint, in one sentence."""
+    if e.launch_error is not None:
+        return "The trainer never began."
+    if e.killed:
+        return "The trainer was killed before it had saved."
+    if e.vanished or e.signal is not None:
+        return "The trainer was gone before it had saved."
+    return "The trainer saved nothing when it was stopped."
 
 
 def _failed(reason: Reason, detail: str) -> Verdict:

@@ -321,8 +321,11 @@ def promise(tx: Tx, run: Run) -> Checkpoint:
     return found
 
 
-def settle(tx: Tx, run: Run) -> Checkpoint:
-    """The stated outcome of a promise whose trainer is gone."""
+def settle(tx: Tx, run: Run, nothing_saved: str) -> Checkpoint:
+    """The stated outcome of a promise whose trainer is gone.
+
+    `nothing_saved`: why there is no checkpoint of that name, where there is none, in one sentence.
+    """
     promised = promise(tx, run)
     if promised.state not in (State.PENDING, State.LOST):
         return promised
@@ -331,10 +334,7 @@ def settle(tx: Tx, run: Run) -> Checkpoint:
         fallback, origin = source, "the checkpoint this run was resumed from"
         if source.id != run.source_checkpoint_id:
             origin = "the newest one before the lost one this run was resumed from"
-    what = promised.reason or (
-        "The run never started." if run.attempt == 0 else
-        "The trainer saved nothing when it was stopped."
-    )  # fmt: skip
+    what = promised.reason or nothing_saved
     if fallback is not None:
         return _become(
             tx, promised, State(fallback.state), reason=f"{what} This is {origin}.",

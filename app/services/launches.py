@@ -211,8 +211,11 @@ def condemn(tx: Tx, seen: Run, reason: Reason, detail: str) -> bool:
         return False
     if reason is Reason.HEARTBEAT_LOST and run.heartbeat_at != seen.heartbeat_at:
         return False
-    if run.status_reason is None:
-        runs.change(tx, run, status_reason=reason.value, status_detail=detail)
+    if run.termination_reason is None:
+        runs.change(
+            tx, run, termination_reason=reason.value, termination_detail=detail,
+            status_reason=reason.value, status_detail=detail,
+        )  # fmt: skip
         events.append(
             tx, run.experiment_id, "run.stopping", run_id=run.id, reason=reason.value,
             detail=detail, attempt=run.attempt,
@@ -241,8 +244,8 @@ def end(
             checkpoints.lost(tx, each, "The trainer is gone, and no committed files are there.")
     found = found._replace(
         cancel_asked=cancelled,
-        ended_by_service=Reason(run.status_reason) if run.status_reason else None,
-        why=run.status_detail,
+        ended_by_service=Reason(run.termination_reason) if run.termination_reason else None,
+        why=run.termination_detail,
         finished=bool(run.finished),
         step=run.step,
         total_steps=run.total_steps,
@@ -266,5 +269,5 @@ def end(
         },
     )  # fmt: skip
     if cancelled:
-        checkpoints.settle(tx, ended)
+        checkpoints.settle(tx, ended, evidence.nothing_saved(found))
     return True

@@ -176,13 +176,17 @@ def move(
 ) -> Run:
     """Takes a run to another status and writes the event: the only way a status changes.
 
-    How a launch began (`status_detail` of starting) is still told while the run is running.
+    How a launch began (`status_detail` of starting) is still told while the run is running, and
+    so is the decision to end it. A new attempt begins without the decision on the last one.
     Raises Conflict when the run is no longer where `run` says it is.
     """
     if to not in MOVES[RunStatus(run.status)]:
         raise AssertionError(f"no move from {run.status} to {to}")
     if to is RunStatus.RUNNING:
-        detail = detail or run.status_detail
+        detail = detail or run.termination_detail or run.status_detail
+        reason = Reason(run.termination_reason) if run.termination_reason else reason
+    if to is RunStatus.STARTING:
+        changes |= {"termination_reason": None, "termination_detail": None}
     changes |= {
         "status": to.value,
         "status_reason": reason.value if reason else None,
@@ -224,7 +228,8 @@ def cancel(tx: Tx, run_id: str, experiment_id: str | None = None) -> Cancelled:
             tx, run, RunStatus.CANCELLED, reason=Reason.CANCEL_REQUESTED,
             detail="Cancelled while queued.", cancel_requested_at=tx.now,
         )  # fmt: skip
-        return Cancelled(run, checkpoints.settle(tx, run))
+        why = "No trainer ran when it was cancelled." if run.attempt else "The run never started."
+        return Cancelled(run, checkpoints.settle(tx, run, why))
     run = move(
         tx, run, RunStatus.CANCELLING, reason=Reason.CANCEL_REQUESTED,
         cancel_requested_at=tx.now,

@@ -165,8 +165,8 @@ async def _start(
         return
     if sources and (source is None or source.named.id != sources[0].named.id):
         instead = source.named.ckpt_path if source else "the beginning"
-        lost = f"{sources[0].named.ckpt_path} is lost"
-        detail = f"{unread[:-1] if unread else lost}; this starts from {instead}."
+        why = unread or f"{sources[0].named.ckpt_path} is lost."
+        detail = f"{why} This starts from {instead}."
     spec = planning.spec(desk, run, recipe, allocation.gpus, source)
     try:
         await asyncio.to_thread(planning.write_spec, desk.run_dir(run.id), spec)

@@ -120,7 +120,7 @@ async def _stop(desk: Desk, run: Run) -> None:
 
 async def _condemn(desk: Desk, run: Run, reason: Reason, detail: str) -> bool:
     """Whether the service may end this trainer; why is on record before it does."""
-    if run.status_reason == reason:
+    if run.termination_reason == reason:
         return True
     return await desk.db.write(launches.condemn, run, reason, detail)
 
@@ -176,6 +176,7 @@ async def _over(desk: Desk, run: Run, found: Observation) -> None:
         vanished=found.state == "vanished",
         exit_code=found.exit_code,
         signal=found.signal,
+        killed=found.killed,
         out_of_memory=found.oom,
         launch_error=found.detail if found.never_ran else None,
         stop_sent=found.stop_sent,

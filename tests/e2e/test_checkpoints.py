@@ -73,7 +73,7 @@ def test_a_resume_falls_back_from_damage_to_the_newest_good_one_and_says_so(
     assert found["step-000030"]["reason"]
     (start,) = [e["data"] for e in service.events(child) if e["type"] == "run.starting"]
     assert start["ckpt_path"].endswith("/step-000020") and start["step"] == 20
-    assert "step-000030 is lost; this starts from" in start["detail"]
+    assert "step-000030 is lost. This starts from" in start["detail"]
     spec = json.loads((service.data_dir / "runs" / child / "spec.json").read_bytes())
     assert spec["resume"]["step"] == 20
 

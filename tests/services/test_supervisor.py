@@ -192,7 +192,7 @@ async def test_who_has_reported_meanwhile_is_not_silent(db: Database) -> None:
     now = await stage.get(seen)
     assert now.status_reason is None
     assert await db.write(launches.condemn, now, Reason.HEARTBEAT_LOST, "Silence.")
-    assert (await stage.get(seen)).status_reason == "heartbeat_lost"
+    assert (await stage.get(seen)).termination_reason == "heartbeat_lost"
 
 
 async def test_a_start_that_the_disk_refuses_says_so_and_is_made_when_it_can(

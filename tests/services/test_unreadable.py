@@ -187,7 +187,7 @@ async def test_a_launch_gives_up_after_a_minute_and_the_checkpoint_stays_what_it
     begun = await stage.get(child)
     assert (begun.status, begun.start_step) == ("starting", 3)
     assert "could not be read" in (begun.status_detail or "")
-    assert "this starts from" in (begun.status_detail or "")
+    assert "This starts from" in (begun.status_detail or "")
     assert await states(stage, parent) == {"step-000005": "ready"}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from app.domain.evidence import Evidence
 from app.domain.lifecycle import Reason
 from app.domain.paths import CheckpointPath
+from app.domain.recipes import Recipe
 from app.domain.requests import ExperimentRequest, RunRequest
 from app.services import checkpoints, events, experiments, launches, reports, runs
 from app.services.reports import ReportRequest
@@ -76,6 +77,15 @@ class Stage:
         found = Evidence(cancel_asked=False, **evidence)
         await self.db.write(launches.end, run.id, run.attempt, found, None, absent)
         return await self.get(run)
+
+    async def retries(self, run: Run, **evidence: Any) -> Run:
+        """An attempt fails under a recipe that allows another one."""
+        recipe = Recipe("tiny", ("true",), max_attempts=3)
+        found = Evidence(cancel_asked=False, **evidence)
+        await self.db.write(launches.end, run.id, run.attempt, found, recipe, frozenset())
+        queued = await self.get(run)
+        assert (queued.status, queued.status_reason) == ("queued", "retrying")
+        return queued
 
     async def run(self, status: str, recipe: str | None = "tiny", saved: bool = False) -> Run:
         """A run with this status; if it ever trained, at step 5 of 10."""

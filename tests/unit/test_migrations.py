@@ -165,6 +165,34 @@ async def test_what_the_first_version_stored_is_there_after_the_upgrade_and_can_
     assert (child.source_ckpt_path, child.start_step) == (CHECKPOINT["ckpt_path"], 3)
 
 
+def test_a_trainer_that_was_being_ended_during_the_upgrade_is_ended_for_the_same_reason(
+    empty_database_url: str,
+) -> None:
+    decided = {"status_reason": "time_limit", "status_detail": "The time limit is over."}
+    ended = {"termination_reason": "time_limit", "termination_detail": "The time limit is over."}
+    migrate.upgrade(empty_database_url, "0002")
+    engine, stored = create_engine(empty_database_url), MetaData()
+    stored.reflect(engine)
+    with engine.begin() as connection:
+        connection.execute(stored.tables["experiment"].insert(), EXPERIMENT)
+        connection.execute(stored.tables["run"].insert(), RUN | {"status": "running"} | decided)
+    migrate.upgrade(empty_database_url)
+    stored.clear()
+    stored.reflect(engine)
+    with engine.begin() as connection:
+        row = connection.execute(stored.tables["run"].select()).one()._mapping
+        assert {key: row[key] for key in ended} == ended
+        # As a report would have done that the new version was sent.
+        connection.execute(stored.tables["run"].update().values(status_reason=None))
+    migrate.downgrade(empty_database_url, "0002")
+    stored.clear()
+    stored.reflect(engine)
+    with engine.begin() as connection:
+        row = connection.execute(stored.tables["run"].select()).one()._mapping
+        assert {key: row[key] for key in decided} == decided
+    engine.dispose()
+
+
 @postgresql_only  # a SQLite file belongs to one server
 def test_servers_that_start_together_on_an_empty_database_all_start(
     empty_database_url: str,

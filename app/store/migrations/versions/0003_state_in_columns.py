@@ -28,10 +28,19 @@ def upgrade() -> None:
         op.add_column("run", sa.Column(name, sa.String(), nullable=True))
     for name in _CHECKPOINT:
         op.add_column("checkpoint", sa.Column(name, sa.String(), nullable=True))
+    # Until now the decision to end a trainer stood in status_reason, and nothing else did there.
+    op.execute(
+        "UPDATE run SET termination_reason = status_reason, termination_detail = status_detail"
+        " WHERE status IN ('starting', 'running') AND status_reason IS NOT NULL"
+    )
 
 
 def downgrade() -> None:
     """Take it back."""
+    op.execute(
+        "UPDATE run SET status_reason = termination_reason, status_detail = termination_detail"
+        " WHERE status IN ('starting', 'running') AND termination_reason IS NOT NULL"
+    )
     for name in _CHECKPOINT:
         op.drop_column("checkpoint", name)
     for name in (*_RUN, "sessions"):
