@@ -49,6 +49,7 @@ class PostgresDatabase(Database):
         self.dsn = url.replace("postgresql+psycopg://", "postgresql://", 1)
         self._prepared = False
         self._local = threading.local()
+        # Code objects and classes, of which there are as many as there is source code.
         self._needs_transaction: set[object] = set()
         self._connections: set[Connection] = set()
         self._waiting = 0
@@ -199,7 +200,7 @@ class PostgresDatabase(Database):
         A use case that turns out to need more is begun again in one, as it is from then on.
         """
         connection = self._connection()
-        code = getattr(use_case, "__code__", use_case)
+        code = _code(use_case)
         with reading.on(connection):
             if code not in self._needs_transaction:
                 try:
@@ -263,6 +264,17 @@ class PostgresDatabase(Database):
                 known = isinstance(error, psycopg.OperationalError)
                 log.warning("not listening for changes: %s", error, exc_info=not known)
                 self._stopping.wait(1)
+
+
+def _code(use_case: Any) -> object:
+    """Return what is the same for every call of a use case.
+
+    A `partial`, a closure or an instance is made anew for each call, and as a key of a set it
+    would be kept for ever.
+    """
+    while isinstance(use_case, partial):
+        use_case = use_case.func
+    return getattr(use_case, "__code__", type(use_case))
 
 
 def _threads(
