@@ -3,11 +3,13 @@
 The reference executor spends some ten microseconds on every value: a path, an info object, a
 resolver, a completion. Here a field of all rows is one column: a plain attribute is read
 from every row at once, an edge is resolved for every row at once (`Rows`), the objects of all
-of them are one longer list, and so on downwards. At anything unusual in a column (a null that
-must not be, a value of another type, an error) the whole list is left to the reference
-executor, whose answers and errors are the definition.
+of them are one longer list, and so on downwards. Where a column holds something unusual (a null
+that must not be, a value of another type, an error of a resolver) this module raises
+`NotEligible`, and the whole list is left to the reference executor, whose answers and errors are
+the definition. Any other exception is a bug of this module, and is not covered up by slowness.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from itertools import repeat
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 
 from graphql import (
     GraphQLEnumType,
+    GraphQLError,
     GraphQLField,
     GraphQLObjectType,
     Undefined,
@@ -30,13 +33,17 @@ from graphql.pyutils import Path, gather_with_cancel
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 from strawberry.types.scalar import identity
 
+from app.errors import ServiceError
 from app.graphql.describe import Rows
 
 Column = list[Any]
 
 
-class _Unusual(Exception):
-    """Something that the reference executor shall decide."""
+log = logging.getLogger(__name__)
+
+
+class NotEligible(Exception):
+    """The reference executor must complete this list. The cause, if any, is a resolver's error."""
 
 
 class Step(NamedTuple):
@@ -67,7 +74,8 @@ class FastExecutor(StrawberryGraphQLCoreExecutionContext):
         async def later(step: Step) -> Any:
             try:
                 return await step.run(result)
-            except Exception:
+            except NotEligible as reason:
+                _log_bug(reason)
                 found = reference()
                 return await found if self.is_awaitable(found) else found
 
@@ -84,8 +92,19 @@ class FastExecutor(StrawberryGraphQLCoreExecutionContext):
             return later(step)
         try:
             return step.run(result)
-        except Exception:
+        except NotEligible as reason:
+            _log_bug(reason)
             return reference()
+
+
+def _log_bug(reason: NotEligible) -> None:
+    """Log what a resolver raised that is no message to the client.
+
+    It may fail only where it is asked for a whole column, and then nobody else would tell.
+    """
+    cause = reason.__cause__
+    if cause is not None and not isinstance(cause, ServiceError | GraphQLError):
+        log.error("a resolver failed for a column", exc_info=cause)
 
 
 def _around(
@@ -117,13 +136,13 @@ def _has_nulls(values: Column) -> bool:
     """Whether there are nulls. Raises at what is no value but stands for one."""
     kinds = set(map(type, values))
     if any(issubclass(kind, Exception) or hasattr(kind, "__await__") for kind in kinds):
-        raise _Unusual
+        raise NotEligible
     return NoneType in kinds
 
 
 def _without_nulls(values: Column) -> Column:
     if _has_nulls(values):
-        raise _Unusual
+        raise NotEligible
     return values
 
 
@@ -151,7 +170,7 @@ def _given(executor: FastExecutor, kind: Any, details: Any) -> Step | None:
 
 def _joined(lists: Column) -> Column:
     if any(type(each) is not list for each in lists):
-        raise _Unusual
+        raise NotEligible
     return [item for each in lists for item in each]
 
 
@@ -219,8 +238,7 @@ def _reader(
     if field is None or field.extensions or definition.resolve is None:
         return None
     if field.is_basic_field:
-        attribute = attrgetter(field.python_name)
-        return Step(lambda rows: list(map(attribute, rows)))
+        return Step(_column_of(attrgetter(field.python_name)))
     resolver, resolve = field.base_resolver, definition.resolve
     if field.metadata.get("rows"):
         first = details[0]
@@ -230,11 +248,29 @@ def _reader(
         path = Path(None, first.node.name.value, parent.name)
         nodes = [each.node for each in details]
         info = executor.build_resolve_info(definition, nodes, parent, path)
-        return Step(lambda rows: resolve(Rows(rows), info, **arguments), late=True)
+
+        async def edge(rows: Column) -> Any:
+            try:
+                return await resolve(Rows(rows), info, **arguments)
+            except Exception as error:  # which of the rows has it, the reference knows
+                raise NotEligible from error
+
+        return Step(edge, late=True)
     if resolver.is_async or resolver.arguments or resolver.info_parameter:
         return None
-    function = resolver.wrapped_func
-    return Step(lambda rows: list(map(function, rows)))
+    return Step(_column_of(resolver.wrapped_func))
+
+
+def _column_of(function: Callable[[Any], Any]) -> Callable[[Column], Column]:
+    """Return the reader that calls `function` with every row."""
+
+    def read(rows: Column) -> Column:
+        try:
+            return list(map(function, rows))
+        except Exception as error:  # of one row, which the reference knows
+            raise NotEligible from error
+
+    return read
 
 
 def _leaf(kind: Any) -> Callable[[Column], Column]:
@@ -244,18 +280,21 @@ def _leaf(kind: Any) -> Callable[[Column], Column]:
     def complete(values: Column) -> Column:
         if exact is not None and set(map(type, values)) <= {exact}:
             if exact is int and values and not -(2**31) <= min(values) <= max(values) < 2**31:
-                raise _Unusual
+                raise NotEligible
             if exact is float and not all(map(math.isfinite, values)):
-                raise _Unusual
+                raise NotEligible
             return values
-        if isinstance(kind, GraphQLEnumType):
-            names = {value: coerce(value) for value in set(values)}
-            different: Any = names.values()
-            found = [names[value] for value in values]
-        else:
-            different = found = [coerce(value) for value in values]
+        try:
+            if isinstance(kind, GraphQLEnumType):
+                names = {value: coerce(value) for value in set(values)}
+                different: Any = names.values()
+                found = [names[value] for value in values]
+            else:
+                different = found = [coerce(value) for value in values]
+        except Exception as error:  # no value of this type, or none that can be hashed
+            raise NotEligible from error
         if None in different or Undefined in different:
-            raise _Unusual
+            raise NotEligible
         return found
 
     return list if coerce is identity else complete

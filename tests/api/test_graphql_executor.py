@@ -258,3 +258,39 @@ def test_the_comparison_sees_a_flaw(flaw: str, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(AssertionError):
         for seed in range(200):
             _same(seed, 0.1, 3)
+
+
+def _ask_for_things(data: Any) -> Any:
+    return asyncio.run(FAST.execute("{ things { text number } }", context_value=data))
+
+
+def test_a_bug_of_the_fast_executor_is_an_error_and_not_only_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer would be right all the same, at ten times the cost, and nobody would know."""
+
+    def broken(values: Any) -> Any:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(executor, "_without_nulls", broken)
+    result = _ask_for_things([Row(text="a", number=1)])
+    assert [type(error.original_error) for error in result.errors] == [KeyError]
+
+
+def test_what_a_resolver_raises_for_a_whole_column_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One by one the rows may do, so that no error would be left to tell."""
+    row = Row(text="a")
+    row.__dict__["one"] = row
+
+    async def only_alone(row: Any, name: str) -> Any:
+        if type(row) is Rows:
+            raise ZeroDivisionError("in the batch")
+        return getattr(row, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_edge.__globals__, "_edge", only_alone)
+        result = asyncio.run(FAST.execute("{ things { far { text } } }", context_value=[row]))
+    assert (result.errors, result.data) == (None, {"things": [{"far": {"text": "a"}}]})
+    assert "in the batch" in caplog.text

@@ -363,3 +363,20 @@ def test_every_database_answers_the_same_nested_question(tmp_path: Path, databas
     assert [run["id"] for run in listed["nodes"]] == runs[::-1]
     assert all(run["checkpoints"]["totalCount"] == 1 for run in listed["nodes"])
     assert found["totalCount"] == 1
+
+
+def test_an_infinite_latest_value_is_null_as_the_schema_promises(graph: Graph) -> None:
+    """Three runs, so that the list is completed by column, and one alone."""
+    experiment = graph.experiment()
+    for _ in range(3):
+        made = graph.do("createRun", "run { id } runToken", experimentId=experiment, model="m")
+        run, token = made["run"]["id"], made["runToken"]
+        values = {"loss": {"steps": [1], "values": ["Infinity"]}}
+        report(graph, run, token, step=1, attempt=1, batch=1, metrics=values)
+    metrics = "metrics { key value step }"
+    expected = [{"key": "loss", "value": None, "step": 1}]
+    query = f"query ($id: ID!) {{ experiment(id: $id) {{ runs {{ nodes {{ {metrics} }} }} }} }}"
+    found = graph.data(query, id=experiment)["experiment"]["runs"]["nodes"]
+    assert [each["metrics"] for each in found] == [expected] * 3
+    alone = graph.data(f"query ($id: ID!) {{ run(id: $id) {{ {metrics} }} }}", id=run)
+    assert alone["run"]["metrics"] == expected
