@@ -19,6 +19,7 @@ ServiceError
 ├── BodyTooLarge        413 body_too_large
 ├── UnsupportedMediaType 415 unsupported_media_type
 ├── Busy                429 busy                 queue full; `retry_after` seconds
+│   └── SessionActive     429 session_active       another trainer reports on the run
 └── Unavailable         503 unavailable
     └── CheckpointUnreadable 503 checkpoint_unreadable
 """
@@ -154,6 +155,12 @@ class Busy(ServiceError):
     """Too much is waiting; try again after `retry_after` seconds. Nothing was done."""
 
     status, code, title = 429, "busy", "Busy"
+
+
+class SessionActive(Busy):
+    """Another session reports on this run: try again once it is silent, or take over."""
+
+    code, title = "session_active", "Session active"
 
 
 class Unavailable(ServiceError):

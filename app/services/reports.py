@@ -5,6 +5,7 @@ The answer tells the trainer whether it should stop, and under which name to sav
 """
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypeVar, cast
 
@@ -12,9 +13,10 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator, with_co
 from typing_extensions import TypedDict
 
 from app.domain import hyperparams, paths, points
+from app.domain.ids import seconds_between
 from app.domain.lifecycle import TERMINAL, RunStatus
 from app.domain.requests import JsonObject, MetricKey, Request, bounded
-from app.errors import InvalidInput, RunFinished, StaleAttempt
+from app.errors import InvalidInput, RunFinished, SessionActive, StaleAttempt
 from app.services import checkpoints, events, metrics, runs
 from app.store.changes import SUPERVISOR
 from app.store.sql import Tx, dump, load
@@ -22,6 +24,10 @@ from app.store.tables import Run
 
 MAX_POINTS = 50_000
 MAX_SESSIONS = 50
+MAX_BATCHES_AHEAD = 1_000_000
+QUIET_SECONDS = 15.0
+"""Without a report for so long, an external run's trainer is replaced by the next that attaches."""
+_STARTED = time.monotonic()
 _IGNORED = "The trainer ignored "
 
 T = TypeVar("T")
@@ -83,13 +89,32 @@ class SavedCheckpoint(Request):
 class ReportRequest(Request):
     """One report; every field is optional, and an empty report is a heartbeat.
 
-    `attempt` is the one that the trainer was launched as. The trainer of an external run
-    sends `session`, a random name of its process, and learns its attempt from the answer.
+    The trainer of a recipe sends `attempt`, the one that it was launched as.
+
+    The trainer of an external run sends `session`, a random name of its process, and learns its
+    attempt from the answer. One session at a time reports on a run. The report of a new session
+    is accepted, as a new attempt, if
+
+    * no trainer has attached yet,
+    * the former session has sent `closing`, or nothing for 15 seconds, or
+    * it has `take_over`; the former session then gets 409 `stale_attempt`.
+
+    Otherwise it gets 429 `session_active` with `Retry-After`: a second process with the same
+    run token (a spawned worker, an evaluation script) changes nothing. A session that was
+    replaced never returns, with `take_over` neither. `take_over` may be sent with each report
+    of a session; it has no effect once the session is the run's.
+
+    `batch` counts the reports of one attempt; a batch that was taken in already changes nothing.
+    On an external run a report with `batch` has a `session`, and no batch is more than a million
+    ahead of the last one. Without `session` and `batch`, a single report (by hand) is added to
+    what the present trainer reports.
     """
 
     attempt: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     batch: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     session: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
+    take_over: bool = False
+    closing: bool = False
     step: Step | None = None
     total_steps: Step | None = None
     metrics: Annotated[dict[MetricKey, MetricColumns], Field(max_length=1000)] = Field(
@@ -125,8 +150,9 @@ def ingest(tx: Tx, run_id: str, report: ReportRequest) -> Receipt:
     run = runs.lock(tx, run_id)
     if RunStatus(run.status) in TERMINAL:
         raise RunFinished(f"The run is {run.status}; nothing more is recorded.")
+    belongs = True
     if run.recipe is None:
-        run = _attach(tx, run, report)
+        run, belongs = _attach(tx, run, report)
     elif report.attempt is None:
         raise InvalidInput(
             "Send the attempt that the trainer was launched as.",
@@ -134,7 +160,8 @@ def ingest(tx: Tx, run_id: str, report: ReportRequest) -> Receipt:
         )
     elif report.attempt != run.attempt or run.status == RunStatus.QUEUED:
         raise _stale(run)
-    if report.batch is None or report.batch > run.last_batch:
+    if belongs and (report.batch is None or report.batch > run.last_batch):
+        _check_batch(run, report)
         run = _take_in(tx, run, report)
     stop = run.status == RunStatus.CANCELLING
     return Receipt(
@@ -149,35 +176,80 @@ def _stale(run: Run) -> StaleAttempt:
     )
 
 
-def _attach(tx: Tx, run: Run, report: ReportRequest) -> Run:
-    """The first report of an external trainer starts an attempt.
+def _check_batch(run: Run, report: ReportRequest) -> None:
+    """Refuse a batch number that would make the next ones look like old ones."""
+    if report.batch is not None and report.batch - run.last_batch > MAX_BATCHES_AHEAD:
+        raise InvalidInput(
+            f"Batches are counted one by one; the last one was {run.last_batch}.",
+            errors=[{"pointer": "/batch", "detail": "is too far ahead of the last batch"}],
+        )
 
-    So does the first one of a trainer that was started again by hand: it has a new session.
-    The run keeps the sessions it has seen, newest last, to know those it has replaced.
+
+def _attach(tx: Tx, run: Run, report: ReportRequest) -> tuple[Run, bool]:
+    """Return the run with the attempt that a report of an external run belongs to.
+
+    False: the report is only answered. It is of another session than the one that saves what a
+    cancel promised. Raises StaleAttempt, SessionActive, InvalidInput.
     """
-    seen = run.nonce.split() if run.nonce else []
     queued = run.status == RunStatus.QUEUED
-    # Who has sent no session may begin to, unless it has numbered its batches: those of another
-    # process, which begin at 1 again, would be taken for them and thrown away.
-    unnamed = not seen and run.last_batch == 0
-    known = queued or unnamed or report.session in (None, *seen[-1:])
-    if report.attempt not in (None, run.attempt + queued) or (not known and report.session in seen):
+    sessions: list[str] = load(run.sessions)
+    current = sessions[-1] if sessions else None
+    if report.attempt not in (None, run.attempt + queued):
         raise _stale(run)
     if queued:
-        detail, (start, source_attempt) = "A trainer attached.", _start(tx, run)
-    elif known and unnamed and report.session is not None:
-        return runs.change(tx, run, nonce=report.session)
-    elif known or run.status == RunStatus.CANCELLING:  # a new one is told to stop, too
-        return run
-    else:
-        detail, start, source_attempt = "Another trainer attached.", run.step, run.source_attempt
-        run = runs.move(tx, run, RunStatus.QUEUED, detail="The trainer was started again.")
+        start, source_attempt = _start(tx, run)
+        run = runs.change(tx, run, source_attempt=source_attempt)
+        return _begin(tx, run, report.session, start, "A trainer attached."), True
+    if report.session == current:
+        return run, True
+    if report.session is None:
+        if report.batch is not None:
+            raise InvalidInput(
+                "A batch is counted by the session that sends it; send the session, or no batch.",
+                errors=[{"pointer": "/session", "detail": "is required with a batch"}],
+            )
+        return run, True
+    if report.session in sessions:
+        raise _stale(run)
+    # A trainer without a session may begin to send one, unless it has counted its batches.
+    if current is None and run.last_batch == 0:
+        return runs.change(tx, run, sessions=dump([report.session])), True
+    wait = 0 if report.take_over or run.session_closed else QUIET_SECONDS - _silence(tx, run)
+    cancelling = run.status == RunStatus.CANCELLING
+    if wait > 0 and not cancelling:
+        raise SessionActive(
+            "Another trainer reports on this run. Try again when it has been silent for "
+            f"{QUIET_SECONDS:g} seconds, or send take_over to replace it.",
+            retry_after=max(1, math.ceil(min(wait, QUIET_SECONDS))),
+        )
+    if cancelling:  # told to stop, too; a cancelling run begins no attempt
+        return run if wait > 0 else _seat(tx, run, report.session), wait <= 0
+    run = runs.move(tx, run, RunStatus.QUEUED, detail="The trainer was started again.")
+    return _begin(tx, run, report.session, run.step, "Another trainer attached."), True
+
+
+def _begin(tx: Tx, run: Run, session: str | None, start: int, detail: str) -> Run:
+    """Start the next attempt of an external run."""
+    run = _seat(tx, run, session)
     return runs.move(
-        tx, run, RunStatus.STARTING, detail=detail, attempt=run.attempt + 1, last_batch=0,
-        start_step=start, step=start, source_attempt=source_attempt, finished=False,
-        launched_at=tx.now,
-        nonce=" ".join([*seen, report.session or ""][-MAX_SESSIONS:]),
+        tx, run, RunStatus.STARTING, detail=detail, attempt=run.attempt + 1,
+        start_step=start, step=start, finished=False, launched_at=tx.now,
     )  # fmt: skip
+
+
+def _seat(tx: Tx, run: Run, session: str | None) -> Run:
+    """Make a session the one that reports on the run. Its batches begin at 1."""
+    sessions = [*load(run.sessions), *([session] if session else [])][-MAX_SESSIONS:]
+    return runs.change(tx, run, sessions=dump(sessions), session_closed=False, last_batch=0)
+
+
+def _silence(tx: Tx, run: Run) -> float:
+    """Return for how many seconds a run's trainer could report and did not.
+
+    A trainer may need some seconds to find a server that was started again.
+    """
+    last = run.heartbeat_at or run.launched_at or run.created_at
+    return min(seconds_between(last, tx.now), time.monotonic() - _STARTED)
 
 
 def _start(tx: Tx, run: Run) -> tuple[int, int | None]:
@@ -231,6 +303,8 @@ def _progress(tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points
         changes["step"] = step
     if report.finished:
         changes["finished"] = True
+    if run.recipe is None and report.session is not None:
+        changes["session_closed"] = report.closing
     if run.status == RunStatus.STARTING:
         return runs.move(tx, run, RunStatus.RUNNING, **changes)
     return runs.change(tx, run, **changes)

@@ -137,9 +137,9 @@ def _check_recipe(
 _BLANK: dict[str, Any] = {
     "effective_hyperparams": None, "status": RunStatus.QUEUED.value, "status_detail": None,
     "attempt": 0, "total_steps": None, "last_batch": 0, "finished": False, "gpus": "[]",
-    "nonce": None, "sessions": "[]", "host": None, "termination_reason": None,
-    "termination_detail": None, "next_attempt_at": None, "last_progress_at": None,
-    "started_at": None, "finished_at": None, "heartbeat_at": None,
+    "nonce": None, "sessions": "[]", "session_closed": False, "host": None,
+    "termination_reason": None, "termination_detail": None, "next_attempt_at": None,
+    "last_progress_at": None, "started_at": None, "finished_at": None, "heartbeat_at": None,
     "launched_at": None, "cancel_requested_at": None,
 }  # fmt: skip
 

@@ -102,9 +102,12 @@ class Run(SQLModel, table=True):
     finished: bool = False
     # JSON list of the GPUs this run holds while it is launched.
     gpus: str
+    # Random, in the environment of this attempt's processes; NULL for an external run.
     nonce: str | None = None
     # JSON list of the sessions of an external run's trainers, newest last.
     sessions: str = Field(default="[]", sa_type=Text)
+    # The newest of them has said that it sends nothing more.
+    session_closed: bool = False
     # The machine whose GPUs these are; NULL while the run is not launched.
     host: str | None = None
     # Why the service is about to end this attempt's trainer, from its decision to the end.

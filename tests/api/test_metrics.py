@@ -186,7 +186,7 @@ def test_a_parent_that_is_started_again_changes_no_curve_of_its_child(story: Sto
     path = save(parent, 60)
     before = parent.resume(ckpt_path=path)
     before.log(range(61, 64), [3.0] * 3)
-    parent.log(range(21, 51), [2.0] * 30, session="two")
+    parent.log(range(21, 51), [2.0] * 30, session="two", take_over=True)
     after = parent.resume(ckpt_path=path)
     after.log(range(61, 64), [3.0] * 3)
     parent.log(range(51, 71), [2.0] * 20, session="two")
@@ -215,12 +215,14 @@ def test_the_latest_value_is_the_end_of_the_curve_however_far_back_a_trainer_goe
 
     trainer.log(range(1, 101), session="one")
     trainer.log(range(5, 50, 5), key="eval", session="one")
-    trainer.log(range(50, 61), [2.0] * 11, session="two")
+    trainer.log(range(50, 61), [2.0] * 11, session="two", take_over=True)
     trainer.log(range(40, 42), [2.0] * 2, key="eval", session="two")  # later, of earlier steps
     check()
-    trainer.log(range(21, 22), key="other", session="three")
+    trainer.log(range(21, 22), key="other", session="three", take_over=True)
     trainer.log(range(35, 61), [3.0] * 26, session="three")
-    trainer.log(range(31, 32), [4.0], key="other", session="four")  # after 20, before 35
+    trainer.log(
+        range(31, 32), [4.0], key="other", session="four", take_over=True
+    )  # after 20, before 35
     check()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from app.rest import body
 from app.rest import reports as rest_reports
-from app.services import metrics
+from app.services import metrics, reports
 from tests.api.conftest import Api, running
 from tests.support.database import Databases
 from tests.support.story import Story
@@ -219,9 +220,9 @@ def test_a_new_session_is_a_new_attempt_and_the_old_one_is_told(story: Story) ->
     assert trainer.log(range(1, 101), session="one", batch=1)["attempt"] == 1
     assert trainer.log(range(101, 151), session="one", batch=2)["attempt"] == 1
     # It goes on from its checkpoint at step 120.
-    answer = trainer.log(range(121, 131), [0.5] * 10, session="two", batch=1)
+    answer = trainer.log(range(121, 131), [0.5] * 10, session="two", batch=1, take_over=True)
     assert (answer["attempt"], answer["batch"]) == (2, 1)
-    assert trainer.refused(session="one", batch=3) == (409, "stale_attempt")
+    assert trainer.refused(session="one", batch=3, take_over=True) == (409, "stale_attempt")
     assert trainer.refused(session="one", attempt=1) == (409, "stale_attempt")
     assert trainer.refused(session="three", attempt=1) == (409, "stale_attempt")
     assert trainer.report(session="two", attempt=2, batch=2)["attempt"] == 2
@@ -239,7 +240,7 @@ def test_a_new_session_is_a_new_attempt_and_the_old_one_is_told(story: Story) ->
 def test_a_trainer_that_reports_without_points_first_takes_nothing_away(story: Story) -> None:
     trainer = story.submit()
     trainer.log(range(1, 11), session="one", batch=1)
-    trainer.report(session="two", batch=1)
+    trainer.report(session="two", batch=1, take_over=True)
     assert trainer.steps() == list(range(1, 11))
     trainer.log(range(6, 9), session="two", batch=2)
     assert trainer.steps() == list(range(1, 9))
@@ -258,11 +259,13 @@ def test_a_trainer_started_again_loses_no_point_to_one_that_had_no_session(story
     trainer = story.submit()
     trainer.report(step=0)  # by hand, to see whether it works
     assert trainer.log(range(1, 11), session="one", batch=1)["attempt"] == 1
-    assert trainer.log(range(11, 21), session="two", batch=1)["attempt"] == 2
+    answer = trainer.log(range(11, 21), session="two", batch=1, take_over=True)
+    assert answer["attempt"] == 2
     assert trainer.steps() == list(range(1, 21))
     trainer = story.submit()
     trainer.log(range(1, 11), batch=1)
-    assert trainer.log(range(11, 21), session="one", batch=1)["attempt"] == 2
+    answer = trainer.log(range(11, 21), session="one", batch=1, take_over=True)
+    assert answer["attempt"] == 2
     assert trainer.steps() == list(range(1, 21))
 
 
@@ -272,6 +275,69 @@ def test_a_trainer_that_is_started_while_its_run_is_cancelled_is_told_to_stop(st
     story.ok("POST", f"{trainer.path}/cancel")
     answer = trainer.report(session="two", batch=1)
     assert (answer["should_stop"], answer["stop_checkpoint"]) == (True, "cancel-1")
+
+
+def test_a_second_process_does_not_end_the_reports_of_the_first(story: Story) -> None:
+    trainer = story.submit()
+    trainer.log(range(1, 11), session="trainer", batch=1)
+    # A spawned worker, or an evaluation script, finds the same token in its environment.
+    answer = trainer.send(session="worker", batch=1, points=[{"key": "x", "step": 1, "value": 1}])
+    assert (answer.status_code, answer.json()["code"]) == (429, "session_active")
+    assert 1 <= int(answer.headers["Retry-After"]) <= 15
+    trainer.log(range(11, 21), session="trainer", batch=2)
+    story.ok("POST", f"{trainer.path}/cancel")
+    # While the trainer saves, the other is told to stop, and counts nothing of the trainer's.
+    told = trainer.report(session="worker", batch=9, checkpoints=[{"name": "mine", "step": 1}])
+    assert (told["should_stop"], told["batch"]) == (True, 2)
+    told = trainer.report(session="trainer", batch=3)
+    assert (told["attempt"], told["should_stop"], told["batch"]) == (1, True, 3)
+    assert trainer.steps() == list(range(1, 21))
+    assert [key["key"] for key in trainer.series()] == ["loss"]
+
+
+def test_a_trainer_that_said_goodbye_is_followed_without_ceremony(story: Story) -> None:
+    trainer = story.submit()
+    trainer.log(range(1, 11), session="one", batch=1, closing=True)
+    assert trainer.log(range(11, 21), session="two", batch=1)["attempt"] == 2
+    assert trainer.steps() == list(range(1, 21))
+
+
+def test_a_trainer_that_fell_silent_is_followed_without_ceremony(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = story.submit()
+    trainer.log(range(1, 11), session="one", batch=1)
+    assert trainer.refused(session="two", batch=1) == (429, "session_active")
+    monkeypatch.setattr(reports, "QUIET_SECONDS", 0.0)
+    assert trainer.report(session="two", batch=1)["attempt"] == 2
+    assert trainer.refused(session="one", batch=2) == (409, "stale_attempt")
+
+
+def test_nobody_is_called_silent_while_the_server_was_away(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = story.submit()
+    trainer.log(range(1, 11), session="one", batch=1)
+    hour = 3600.0
+    monkeypatch.setattr(reports, "seconds_between", lambda *_: hour)
+    monkeypatch.setattr(reports, "_STARTED", time.monotonic())  # it has been up for a moment
+    assert trainer.refused(session="two", batch=1) == (429, "session_active")
+    monkeypatch.setattr(reports, "_STARTED", time.monotonic() - hour)
+    assert trainer.report(session="two", batch=1)["attempt"] == 2
+
+
+def test_no_report_makes_those_that_follow_vanish(story: Story) -> None:
+    trainer = story.submit()
+    trainer.log(range(1, 4), session="one", batch=1)
+    largest = 2**63 - 1
+    assert trainer.refused(batch=largest) == (422, "invalid_input"), "of no session"
+    assert trainer.refused(session="one", batch=largest) == (422, "invalid_input")
+    trainer.log(range(4, 7), session="one", batch=2)
+    assert trainer.steps() == list(range(1, 7))
+    unnamed = story.submit()
+    assert unnamed.refused(batch=largest) == (422, "invalid_input")
+    unnamed.log(range(1, 4), batch=1)
+    assert unnamed.steps() == [1, 2, 3]
 
 
 def test_a_run_that_has_ended_takes_no_more_reports(story: Story) -> None:
@@ -316,7 +382,9 @@ def test_an_override_that_the_next_attempt_ignores_too_is_told_of_that_one(story
     child = first.resume(override_hyperparams={"learning_rate": 1e-4})
     for session, attached in (("one", "A trainer"), ("two", "Another trainer")):
         for _ in range(2):
-            child.report(effective_hyperparams={"learning_rate": 0.001}, session=session)
+            child.report(
+                effective_hyperparams={"learning_rate": 0.001}, session=session, take_over=True
+            )
         ignored = "The trainer ignored learning_rate = 0.0001 and uses 0.001."
         assert child.status()["status_detail"] == f"{attached} attached. {ignored}"
     told = [e["type"] for e in story.events(child.id)].count("run.effective_hyperparams")

@@ -84,7 +84,7 @@ class Story:
             start = run.step if run.attempts else start
             run.attempts.append(Attempt(start))
             run.step = start
-            session = ReportRequest(session=f"s{len(run.attempts)}")
+            session = ReportRequest(session=f"s{len(run.attempts)}", take_over=True)
             reports.ingest(tx, run.id, session)
             return
         row = runs.lock(tx, run.id)

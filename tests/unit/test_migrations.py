@@ -16,6 +16,8 @@ from app.domain.requests import ResumeRequest
 from app.services import runs
 from app.store import migrate
 from app.store.database import connect
+from app.store.sql import Statement, columns, every
+from app.store.tables import Run
 from tests.support.database import postgresql_only
 
 TABLES = {
@@ -143,6 +145,31 @@ CHECKPOINT: dict[str, Any] = {
 }  # fmt: skip
 
 
+def stored_at(url: str, revision: str, **more: list[dict[str, Any]]) -> None:
+    """What an older version left: its tables with one experiment, and these rows."""
+    if migrate.revision(url) is None:
+        migrate.upgrade(url, revision)
+        more = {"experiment": [EXPERIMENT], **more}
+    engine, stored = create_engine(url), MetaData()
+    stored.reflect(engine)
+    with engine.begin() as connection:
+        for name, found in more.items():
+            for row in found:
+                connection.execute(stored.tables[name].insert(), row)
+    engine.dispose()
+
+
+async def rows(url: str) -> list[Run]:
+    """The runs, by id, once this version has started on the database."""
+    db = connect(url)
+    await db.start()
+    try:
+        statement = Statement(every(Run).order_by(columns(Run).id), Run)
+        return await db.read(lambda tx: tx.all(statement))
+    finally:
+        await db.stop()
+
+
 @pytest.mark.anyio
 async def test_what_the_first_version_stored_is_there_after_the_upgrade_and_can_be_gone_on_with(
     empty_database_url: str,
@@ -191,6 +218,22 @@ def test_a_trainer_that_was_being_ended_during_the_upgrade_is_ended_for_the_same
         row = connection.execute(stored.tables["run"].select()).one()._mapping
         assert {key: row[key] for key in decided} == decided
     engine.dispose()
+
+
+@pytest.mark.anyio
+async def test_the_sessions_of_an_external_run_get_a_column_of_their_own(
+    empty_database_url: str,
+) -> None:
+    external = RUN | {"id": new_id("run"), "status": "running", "nonce": "one two"}
+    launched = external | {"id": new_id("run"), "recipe": "demo", "nonce": "secret"}
+    stored_at(empty_database_url, "0002", run=[external, launched])
+    found = {run.id: run for run in await rows(empty_database_url)}
+    assert (found[external["id"]].sessions, found[external["id"]].nonce) == ('["one", "two"]', None)
+    assert (found[launched["id"]].sessions, found[launched["id"]].nonce) == ("[]", "secret")
+
+    migrate.downgrade(empty_database_url, "0002")
+    stored_at(empty_database_url, "0002")
+    assert (await rows(empty_database_url))[0].sessions == '["one", "two"]'
 
 
 @postgresql_only  # a SQLite file belongs to one server

@@ -3,6 +3,9 @@
 Revises: 0002
 """
 
+import json
+from collections.abc import Callable
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -20,10 +23,21 @@ _RUN = (
 )
 _CHECKPOINT = ("saved_at", "files_removed_at")
 
+_run = sa.table(
+    "run",
+    sa.column("id", sa.String),
+    sa.column("recipe", sa.String),
+    sa.column("nonce", sa.String),
+    sa.column("sessions", sa.Text),
+)
+
 
 def upgrade() -> None:
     """Apply this revision."""
     op.add_column("run", sa.Column("sessions", sa.Text(), nullable=False, server_default="[]"))
+    op.add_column(
+        "run", sa.Column("session_closed", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
     for name in _RUN:
         op.add_column("run", sa.Column(name, sa.String(), nullable=True))
     for name in _CHECKPOINT:
@@ -33,6 +47,9 @@ def upgrade() -> None:
         "UPDATE run SET termination_reason = status_reason, termination_detail = status_detail"
         " WHERE status IN ('starting', 'running') AND status_reason IS NOT NULL"
     )
+    # The nonce of an external run held the sessions of its trainers, with blanks between them.
+    external = sa.and_(_run.c.recipe.is_(None), _run.c.nonce.is_not(None))
+    _move("nonce", external, lambda held: {"sessions": json.dumps(held.split()), "nonce": None})
 
 
 def downgrade() -> None:
@@ -41,7 +58,18 @@ def downgrade() -> None:
         "UPDATE run SET status_reason = termination_reason, status_detail = termination_detail"
         " WHERE status IN ('starting', 'running') AND termination_reason IS NOT NULL"
     )
+    external = sa.and_(_run.c.recipe.is_(None), _run.c.sessions != "[]")
+    _move("sessions", external, lambda held: {"nonce": " ".join(json.loads(held))})
     for name in _CHECKPOINT:
         op.drop_column("checkpoint", name)
-    for name in (*_RUN, "sessions"):
+    for name in (*_RUN, "session_closed", "sessions"):
         op.drop_column("run", name)
+
+
+def _move(
+    column: str, where: sa.ColumnElement[bool], changes: Callable[[str], dict[str, str | None]]
+) -> None:
+    """Write what follows from a column of some runs into other columns."""
+    connection = op.get_bind()
+    for run_id, held in connection.execute(sa.select(_run.c.id, _run.c[column]).where(where)).all():
+        connection.execute(sa.update(_run).where(_run.c.id == run_id).values(changes(held)))
