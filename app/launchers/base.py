@@ -7,7 +7,7 @@ that has the same files.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -49,7 +49,8 @@ class Observation:
       it; call `kill` to end what may be left of the tree. A wrapper on a machine that was only
       cut off, and comes back, ends its tree then.
 
-    `pid` is the wrapper's, where it lives here.
+    `pid` is the wrapper's, where it lives here. `ran_seconds`, of one that is alive: how long it
+    has, by a clock that nobody sets (elsewhere, as of its last pulse); None: it is not on record.
 
     `stop_sent` of an exited attempt: the trainer got the stop signal; else: a stop was asked for.
     `killed`: the trainer was ended by this service with SIGKILL. `oom`: the kernel probably
@@ -64,6 +65,7 @@ class Observation:
     killed: bool = False
     oom: bool = False
     detail: str = ""
+    ran_seconds: float | None = field(default=None, compare=False)
 
     @property
     def never_ran(self) -> bool:

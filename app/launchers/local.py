@@ -5,6 +5,7 @@ the handles of wrappers that it must reap, and the pulses that it watches.
 
     identity.json   the wrapper that claimed the attempt, linked into place once; its time is
                     renewed as long as the wrapper lives
+    age.json        how long it has run, renewed with that time
     stop.json       a stop or kill was asked for
     exit.json       how it ended
 
@@ -147,10 +148,13 @@ class LocalLauncher:
         if identity is not None and not identity.is_here():
             pulse = self._pulses.setdefault(directory, _Pulse(record["beat"], time.monotonic()))
             if pulse.look(record["beat"]):
-                return Observation("alive", stop_sent=stop_sent)
+                ran = _number(_read(directory / "age.json") or {}, "ran_seconds")
+                return Observation("alive", stop_sent=stop_sent, ran_seconds=ran)
             detail = f"No sign of life from its machine or container for {SILENT_SECONDS:g} s."
         elif identity is not None and identity.is_alive():
-            return Observation("alive", pid=identity.pid, stop_sent=stop_sent)
+            started = _number(record, "started")
+            ran = None if started is None else time.monotonic() - started
+            return Observation("alive", pid=identity.pid, stop_sent=stop_sent, ran_seconds=ran)
         if over := _read(directory / "exit.json"):  # written since we looked
             return _exited(over)
         pid = identity.pid if identity and identity.is_here() else None
@@ -303,6 +307,12 @@ def _read(path: Path) -> dict[str, Any] | None:
     except ValueError:
         return {}
     return {**record, "beat": beat} if isinstance(record, dict) else {}
+
+
+def _number(record: dict[str, Any], key: str) -> float | None:
+    """Return a number of a record; None if it has none there, as those of earlier versions."""
+    value = record.get(key)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _identity(record: dict[str, Any]) -> Identity | None:

@@ -63,6 +63,7 @@ def main(order: "dict[str, Any]") -> None:
     null = posix.open("/dev/null", posix.O_RDWR)
     posix.dup2(null, 0)
     _failpoint(order, "wrapper.started")
+    started = time.monotonic()
     identity = {
         "format": 1,
         "pid": posix.getpid(),
@@ -71,11 +72,12 @@ def main(order: "dict[str, Any]") -> None:
         "nonce": order["nonce"],
         "stop_signal": order["stop_signal"],
         "grace_seconds": order["grace_seconds"],
+        "started": started,
     }
     if not claim(directory, identity):
         return
     _failpoint(order, "wrapper.identity_saved")
-    outcome = _train(directory, order)
+    outcome = _train(directory, order, started)
     for _ in range(3600):  # a disk may be full for a while, and the exit code must not be lost
         try:
             return write_exit(directory, **outcome)
@@ -85,7 +87,7 @@ def main(order: "dict[str, Any]") -> None:
             time.sleep(1)
 
 
-def _train(directory: str, order: "dict[str, Any]") -> dict[str, object]:
+def _train(directory: str, order: "dict[str, Any]", started: float) -> dict[str, object]:
     """From the claim to the end of the last descendant; what exit.json shall say of it."""
     # The server writes stop.json, then looks for our identity; we do it the other way round,
     # so that one of the two always sees the other.
@@ -102,7 +104,9 @@ def _train(directory: str, order: "dict[str, Any]") -> dict[str, object]:
     _failpoint(order, "wrapper.spawned")
     reserve(directory)
     try:
-        _thread.start_new_thread(_pulse, (directory,))  # not earlier: that would delay the trainer
+        _thread.start_new_thread(
+            _pulse, (directory, started)
+        )  # not earlier: that would delay the trainer
     except RuntimeError:
         pass  # no more threads; for servers of this place nothing changes
     code, stop_sent, killed = _watch(trainer, order["stop_signal"], order["grace_seconds"])
@@ -283,7 +287,7 @@ def _watch(trainer: int, stop_signal: int, grace_seconds: float) -> tuple[int, b
             signal.setitimer(signal.ITIMER_REAL, _SWEEP_SECONDS)
 
 
-def _pulse(directory: str) -> None:
+def _pulse(directory: str, started: float) -> None:
     """Show that we live, and look for what a server of another place asked, until we end.
 
     In a thread, so that a disk that hangs holds up neither the grace nor a kill.
@@ -291,6 +295,10 @@ def _pulse(directory: str) -> None:
     heard = None
     while True:
         time.sleep(PULSE_SECONDS)
+        try:
+            _write_age(directory, time.monotonic() - started)
+        except OSError:
+            pass  # such as a full disk: the pulse must go on
         try:
             posix.utime(f"{directory}/identity.json")
             # The listing, since a client of NFS remembers for long that a file is not there.
@@ -303,6 +311,19 @@ def _pulse(directory: str) -> None:
         if request != heard:
             heard = request
             posix.kill(posix.getpid(), request)
+
+
+def _write_age(directory: str, seconds: float) -> None:
+    """Record how long the attempt has run, for servers that cannot read this machine's clock.
+
+    Always as many bytes: they are written over, so that this needs no room on the disk.
+    """
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_NOFOLLOW
+    descriptor = posix.open(f"{directory}/age.json", flags, 0o600)
+    try:
+        posix.write(descriptor, b'{"ran_seconds": %20.1f}\n' % seconds)
+    finally:
+        posix.close(descriptor)
 
 
 def _end_descendants(trainer: int) -> str:

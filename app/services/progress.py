@@ -1,10 +1,16 @@
-"""What follows from a run's row: how far it is, when it will end, what its overrides did."""
+"""What follows from a run's row: how far it is, when it will end, what its overrides did.
+
+The pace of an attempt is steps over seconds, summed from report to report. Seconds count where
+one monotonic clock told both ends of them: the wall clock may be set while a run trains.
+"""
 
 import math
+import secrets
+import time
+from pathlib import Path
 from typing import Any
 
 from app.domain import hyperparams
-from app.domain.ids import seconds_between
 from app.domain.lifecycle import RunStatus
 from app.store.sql import load
 from app.store.tables import Run
@@ -35,12 +41,42 @@ def progress(row: Run) -> float | None:
 
 
 def eta_seconds(row: Run) -> float | None:
-    """Seconds to the last step at the pace of this attempt so far."""
-    if row.status != RunStatus.RUNNING or not (row.total_steps and row.heartbeat_at):
+    """Seconds to the last step at the pace of this attempt so far; None while that is not known."""
+    if row.status != RunStatus.RUNNING or not row.total_steps or not row.pace_steps:
         return None
-    taken = row.step - row.start_step
-    if taken <= 0 or row.launched_at is None:
-        return None
-    pace = seconds_between(row.launched_at, row.heartbeat_at) / taken
-    eta = pace * max(0, row.total_steps - row.step)
+    eta = row.pace_seconds / row.pace_steps * max(0, row.total_steps - row.step)
     return round(eta, 1) if math.isfinite(eta) else None
+
+
+def measure_pace(row: Run, step: int) -> dict[str, Any]:
+    """Return what a report that takes the run to `step` changes in its pace.
+
+    It is measured from the first step that is reported: what came before it (loading a model, the
+    past of a trainer that attached late) took a time that nobody has seen.
+    """
+    if step <= row.start_step:
+        return {}
+    clock, now = _reading()
+    last_clock, _, last = (row.pace_clock or "").rpartition(" ")
+    changes: dict[str, Any] = {"pace_clock": f"{clock} {now:.6f}"}
+    if last_clock == clock and (seconds := now - float(last)) >= 0:
+        changes["pace_steps"] = row.pace_steps + max(0, step - row.step)
+        changes["pace_seconds"] = row.pace_seconds + seconds
+    return changes
+
+
+def _reading() -> tuple[str, float]:
+    """Return the name of this machine's monotonic clock, and what it says."""
+    return _CLOCK, time.monotonic()
+
+
+def _name_clock() -> str:
+    """Return a name that two processes share if, and only if, they share the monotonic clock."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/time').stat().st_ino}"
+    except OSError:  # not Linux, or an old one: then each process has its own
+        return secrets.token_hex(8)
+
+
+_CLOCK = _name_clock()

@@ -17,7 +17,7 @@ from app.domain.ids import seconds_between
 from app.domain.lifecycle import TERMINAL, RunStatus
 from app.domain.requests import JsonObject, MetricKey, Request, bounded
 from app.errors import InvalidInput, RunFinished, SessionActive, StaleAttempt
-from app.services import checkpoints, events, metrics, runs
+from app.services import checkpoints, events, metrics, progress, runs
 from app.store.changes import SUPERVISOR
 from app.store.sql import Tx, dump, load
 from app.store.tables import Run
@@ -301,6 +301,7 @@ def _progress(tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points
         step = max(max(column.steps) for column in columns.values())
     if step is not None and step > run.step:
         changes["step"] = step
+    changes |= progress.measure_pace(run, changes.get("step", run.step))
     if report.finished:
         changes["finished"] = True
     if run.recipe is None and report.session is not None:

@@ -134,13 +134,16 @@ def _check_recipe(
         )
 
 
+_NEW_ATTEMPT: dict[str, Any] = {
+    "termination_reason": None, "termination_detail": None,
+    "pace_steps": 0, "pace_seconds": 0.0, "pace_clock": None,
+}  # fmt: skip
 _BLANK: dict[str, Any] = {
     "effective_hyperparams": None, "status": RunStatus.QUEUED.value, "status_detail": None,
     "attempt": 0, "total_steps": None, "last_batch": 0, "finished": False, "gpus": "[]",
     "nonce": None, "sessions": "[]", "session_closed": False, "host": None,
-    "termination_reason": None, "termination_detail": None, "next_attempt_at": None,
-    "last_progress_at": None, "started_at": None, "finished_at": None, "heartbeat_at": None,
-    "launched_at": None, "cancel_requested_at": None,
+    "next_attempt_at": None, "last_progress_at": None, "started_at": None, "finished_at": None,
+    "heartbeat_at": None, "launched_at": None, "cancel_requested_at": None, **_NEW_ATTEMPT,
 }  # fmt: skip
 
 
@@ -186,7 +189,7 @@ def move(
         detail = detail or run.termination_detail or run.status_detail
         reason = Reason(run.termination_reason) if run.termination_reason else reason
     if to is RunStatus.STARTING:
-        changes |= {"termination_reason": None, "termination_detail": None}
+        changes |= _NEW_ATTEMPT
     changes |= {
         "status": to.value,
         "status_reason": reason.value if reason else None,

@@ -113,6 +113,11 @@ class Run(SQLModel, table=True):
     # Why the service is about to end this attempt's trainer, from its decision to the end.
     termination_reason: str | None = None
     termination_detail: str | None = None
+    # Steps and seconds of this attempt that were measured, by which monotonic clock, and what
+    # that said at the last report.
+    pace_steps: int = Field(default=0, sa_type=BigInteger)
+    pace_seconds: float = Field(default=0.0, sa_type=Float(53))
+    pace_clock: str | None = None
     # When a run that waits to be tried again may start.
     next_attempt_at: str | None = None
     last_progress_at: str | None = None

@@ -76,6 +76,8 @@ class Desk:
     # The last sign of life of each attempt, and when we first saw it.
     heard: dict[Attempt, tuple[str, float]] = field(default_factory=dict)
     launched_at: dict[Attempt, float] = field(default_factory=dict)
+    # When trainers began, by the monotonic clock: their own word, else when we first saw them.
+    began_at: dict[Attempt, float] = field(default_factory=dict)
     stopped_at: dict[Attempt, float] = field(default_factory=dict)
     # Descriptors that turn readable when the process of an attempt ends, until they did.
     watched: dict[Attempt, int] = field(default_factory=dict)
@@ -115,7 +117,9 @@ class Desk:
             self._unwatch(attempt)
         for job, _ in self.jobs.values():
             job.cancel()
-        for memory in (self.heard, self.launched_at, self.stopped_at, self.crowded):
+        for memory in (
+            self.heard, self.launched_at, self.began_at, self.stopped_at, self.crowded,
+        ):  # fmt: skip
             memory.clear()
         self.adopted.clear()
         self.over.clear()
@@ -160,7 +164,7 @@ class Desk:
     def forget(self, attempt: Attempt) -> None:
         """This attempt's end is on record."""
         self._unwatch(attempt)
-        for memory in (self.heard, self.launched_at, self.stopped_at):
+        for memory in (self.heard, self.launched_at, self.began_at, self.stopped_at):
             memory.pop(attempt, None)
         self.adopted.discard(attempt)
         self.over.discard(attempt)

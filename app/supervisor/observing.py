@@ -9,7 +9,6 @@ from pathlib import Path
 from app.domain import paths
 from app.domain.evidence import Evidence
 from app.domain.failpoints import failpoint
-from app.domain.ids import seconds_between, timestamp
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.recipes import Recipe
@@ -72,6 +71,8 @@ def _adopt(desk: Desk, run: Run) -> int | None:
 async def _local(desk: Desk, run: Run, found: Observation) -> None:
     attempt = (run.id, run.attempt)
     if found.state == "alive":
+        if found.ran_seconds is not None:
+            desk.began_at.setdefault(attempt, time.monotonic() - found.ran_seconds)
         if attempt not in desk.adopted:
             desk.watch(attempt, await asyncio.to_thread(_adopt, desk, run))
             desk.adopted.add(attempt)
@@ -93,8 +94,9 @@ async def _alive(desk: Desk, run: Run) -> None:
     if run.status == RunStatus.STARTING and not recipe.heartbeat_seconds:
         await desk.db.write(launches.running, run.id, run.attempt)
     limit = desk.resources(run).time_limit_minutes
-    if limit is not None and run.launched_at is not None:
-        ran = seconds_between(run.launched_at, timestamp())
+    if limit is not None:
+        now = time.monotonic()
+        ran = now - desk.began_at.setdefault((run.id, run.attempt), now)
         detail = f"The time limit of {limit:g} minutes is over."
         if ran > limit * 60 and await _condemn(desk, run, Reason.TIME_LIMIT, detail):
             await _stop(desk, run)

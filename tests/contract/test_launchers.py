@@ -599,6 +599,18 @@ def test_a_restarted_server_watches_stops_and_reads_the_exit_of_a_trainer(
     assert (end.exit_code, end.stop_sent, end.killed) == (5, True, False)
 
 
+def test_how_long_a_trainer_has_run_is_known_to_every_server_that_comes_later(
+    attempts: Attempts, make_launcher: Callable[[], Launcher]
+) -> None:
+    before = time.monotonic()
+    attempts.start(SLEEP)
+    ready = time.monotonic()
+    for launcher in (attempts.launcher, make_launcher()):
+        at_least = time.monotonic() - ready
+        ran = launcher.observe(attempts.root, 1).ran_seconds
+        assert ran is not None and at_least < ran < time.monotonic() - before
+
+
 def test_the_grace_is_enforced_although_the_server_dies_meanwhile(attempts: Attempts) -> None:
     with server(attempts, DEAF) as first:
         wait_until((attempts.root / "ready").exists, attempts.log)

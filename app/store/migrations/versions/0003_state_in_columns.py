@@ -18,6 +18,7 @@ _RUN = (
     "host",
     "termination_reason",
     "termination_detail",
+    "pace_clock",
     "next_attempt_at",
     "last_progress_at",
 )
@@ -37,6 +38,12 @@ def upgrade() -> None:
     op.add_column("run", sa.Column("sessions", sa.Text(), nullable=False, server_default="[]"))
     op.add_column(
         "run", sa.Column("session_closed", sa.Boolean(), nullable=False, server_default=sa.false())
+    )
+    op.add_column(
+        "run", sa.Column("pace_steps", sa.BigInteger(), nullable=False, server_default="0")
+    )
+    op.add_column(
+        "run", sa.Column("pace_seconds", sa.Float(53), nullable=False, server_default="0")
     )
     for name in _RUN:
         op.add_column("run", sa.Column(name, sa.String(), nullable=True))
@@ -62,7 +69,7 @@ def downgrade() -> None:
     _move("sessions", external, lambda held: {"nonce": " ".join(json.loads(held))})
     for name in _CHECKPOINT:
         op.drop_column("checkpoint", name)
-    for name in (*_RUN, "session_closed", "sessions"):
+    for name in (*_RUN, "session_closed", "sessions", "pace_steps", "pace_seconds"):
         op.drop_column("run", name)
 
 

@@ -1,0 +1,128 @@
+"""Durations are measured, not read off the wall clock: that is set, or goes back, during a run."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.launchers.base import Observation
+from app.services import progress
+from app.store.database import Database
+from app.store.tables import Run
+from app.supervisor.observing import observe
+from tests.services.test_supervisor import Recorder, open_desk
+from tests.support.clock import WallClock
+from tests.support.stage import Stage
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    return WallClock(monkeypatch)
+
+
+class Training(Recorder):
+    """A trainer that lives, and has run for so long."""
+
+    def __init__(self, ran_seconds: float | None) -> None:
+        super().__init__()
+        self.found = Observation("alive", ran_seconds=ran_seconds)
+        self.stopped = 0
+
+    def observe(self, run_dir: Path, attempt: int) -> Observation:
+        return self.found
+
+    def exit_fd(self, run_dir: Path, attempt: int) -> None:
+        return None
+
+    def stop(self, run_dir: Path, attempt: int) -> None:
+        self.stopped += 1
+
+
+async def limited(stage: Stage, minutes: float) -> Run:
+    """A run with this time limit that trains."""
+    run = await stage.claim(await stage.submit(resources={"time_limit_minutes": minutes}))
+    await stage.report(run, batch=1, step=5, total_steps=10)
+    return await stage.get(run)
+
+
+async def test_a_time_limit_is_held_to_however_the_clock_is_set(
+    db: Database, tmp_path: Path, wall: WallClock
+) -> None:
+    stage, launcher = await Stage.open(db), Training(20.0)
+    desk = open_desk(db, tmp_path, launcher)
+    run = await limited(stage, 1)
+    desk.run_dir(run.id).mkdir(parents=True)
+    wall.shift(hours=2)
+    await observe(desk)
+    assert launcher.stopped == 0 and (await stage.get(run)).termination_reason is None
+    wall.shift(hours=-4)
+    launcher.found = replace(launcher.found, ran_seconds=61.0)
+    await observe(open_desk(db, tmp_path, launcher))  # a server that has just been started
+    assert launcher.stopped == 1 and (await stage.get(run)).termination_reason == "time_limit"
+
+
+async def test_a_time_limit_holds_where_the_start_was_not_recorded(
+    db: Database, tmp_path: Path, wall: WallClock
+) -> None:
+    """By a wrapper of an earlier version: it counts from when this server first saw it."""
+    stage, launcher = await Stage.open(db), Training(None)
+    desk = open_desk(db, tmp_path, launcher)
+    run = await limited(stage, 1e-3)
+    desk.run_dir(run.id).mkdir(parents=True)
+    wall.shift(hours=2)
+    await observe(desk)
+    assert launcher.stopped == 0
+    began = time.monotonic()
+    while not launcher.stopped:
+        await observe(desk)
+        assert time.monotonic() - began < 10
+    assert (await stage.get(run)).termination_reason == "time_limit"
+
+
+async def test_an_eta_follows_the_steps_and_not_the_clock(db: Database, wall: WallClock) -> None:
+    stage = await Stage.open(db)
+    run = await stage.claim(await stage.submit())
+    for batch, hours in enumerate((0, 2, -4), start=1):
+        wall.shift(hours)
+        await stage.report(run, batch=batch, step=10 * batch, total_steps=40)
+    eta = progress.eta_seconds(await stage.get(run))
+    assert eta is not None and 0 <= eta < 60
+
+
+async def test_a_first_report_says_nothing_of_the_pace(db: Database) -> None:
+    """A trainer that somebody else started may have come to its step in a week."""
+    stage = await Stage.open(db)
+    for recipe in (None, "tiny"):
+        run = await stage.submit(recipe)
+        run = run if recipe is None else await stage.claim(run)
+        await stage.report(run, batch=1)
+        await stage.report(run, batch=2, step=5_000, total_steps=10_000)
+        assert progress.eta_seconds(await stage.get(run)) is None
+        await stage.report(run, batch=3, step=5_001)
+        eta = progress.eta_seconds(await stage.get(run))
+        assert eta is not None and eta > 0
+
+
+async def test_the_pace_is_that_of_this_attempt_and_of_time_that_was_measured(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    here = "this boot"
+    monkeypatch.setattr(progress, "_reading", lambda: (here, now))
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+    now = 120.0
+    await stage.report(run, batch=2, step=6)
+    assert progress.eta_seconds(await stage.get(run)) == 80.0
+    here, now = "after another boot", 1.0  # 600 steps in a time that nobody can tell
+    await stage.report(run, batch=3, step=606, total_steps=610)
+    assert progress.eta_seconds(await stage.get(run)) == 80.0
+    now = 3.0
+    await stage.report(run, batch=4, step=607)
+    assert progress.eta_seconds(await stage.get(run)) == 33.0
+    again = await stage.claim(await stage.retries(run, exit_code=1))
+    await stage.report(again, batch=1, step=608)
+    assert progress.eta_seconds(await stage.get(again)) is None
