@@ -110,7 +110,7 @@ def test_a_trainer_elsewhere_is_alive_as_long_as_its_wrapper_is(tmp_path: Path) 
 def test_how_long_a_trainer_elsewhere_has_run_comes_with_its_pulse(tmp_path: Path) -> None:
     """Its machine's monotonic clock cannot be read from here."""
     with elsewhere(tmp_path / "run", SLEEP) as there:
-        ran = wait_until(lambda: there.observe().ran_seconds, "a first pulse")
+        ran = wait_until(lambda: there.observe().ran_seconds or 0.0, "a first pulse")
         assert wrapper.PULSE_SECONDS - 0.1 <= ran < 20
         wait_until(lambda: (there.observe().ran_seconds or 0) > ran + 1, "another pulse")
 
