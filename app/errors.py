@@ -16,8 +16,10 @@ ServiceError
 │   ├── CheckpointLost    409 checkpoint_lost
 │   ├── ReleaseTagTaken   409 release_tag_taken
 │   └── KeyInFlight       409 idempotency_key_in_flight
+├── RequestTimeout      408 request_timeout      the client took too long to send it
 ├── BodyTooLarge        413 body_too_large
 ├── UnsupportedMediaType 415 unsupported_media_type
+├── HeadTooLarge        431 head_too_large       the request line and its headers
 ├── Busy                429 busy                 queue full; `retry_after` seconds
 │   └── SessionActive     429 session_active       another trainer reports on the run
 └── Unavailable         503 unavailable
@@ -139,6 +141,12 @@ class KeyInFlight(Conflict):
     code, title = "idempotency_key_in_flight", "Idempotency-Key in flight"
 
 
+class RequestTimeout(ServiceError):
+    """The client took too long to send its request."""
+
+    status, code, title = 408, "request_timeout", "Request timeout"
+
+
 class BodyTooLarge(ServiceError):
     """The body is larger than this service reads."""
 
@@ -149,6 +157,12 @@ class UnsupportedMediaType(ServiceError):
     """The body's Content-Type is not JSON."""
 
     status, code, title = 415, "unsupported_media_type", "Unsupported media type"
+
+
+class HeadTooLarge(ServiceError):
+    """The request line and the headers are larger than this service reads."""
+
+    status, code, title = 431, "head_too_large", "Head too large"
 
 
 class Busy(ServiceError):

@@ -1,22 +1,32 @@
 """The door, before any route: who may come in, from where, and how large.
 
 One ASGI middleware for REST and GraphQL: Host and Origin against an allowlist (a web page
-elsewhere must not drive a local service, not even by DNS rebinding), the API token when
-one is configured (every route but health; trainers come with their run's token), and the
-cap on bodies, whether or not their length was announced.
+elsewhere must not drive a local service, not even by DNS rebinding), CORS for pages of hosts
+that the operator named, the API token when one is configured (every route but health; trainers
+come with their run's token), and the cap on bodies, whether or not their length was announced.
 """
 
+import asyncio
 import base64
 import binascii
 import re
 from collections.abc import Collection
+from contextlib import suppress
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.domain.hosts import allowed, origin_allowed
+from app.domain.hosts import AllowedHosts, is_origin_allowed, is_same_site
 from app.domain.tokens import same
-from app.errors import BodyTooLarge, Forbidden, ServiceError, Unauthorized
+from app.errors import (
+    BodyTooLarge,
+    Forbidden,
+    ServiceError,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+
+Headers = list[tuple[bytes, bytes]]
 
 ANONYMOUS = "anonymous"
 """The caller who may ask for health, and is asked for a token further in: a trainer is, and a
@@ -27,7 +37,15 @@ _TRAINERS = {
     "POST": re.compile(r"/v1/runs/[^/]+/reports"),
     "GET": re.compile(r"/v1/runs/[^/]+/spec"),
 }
-_LOOKED_AT = {b"host", b"origin", b"authorization", b"content-length"}
+_PREFLIGHT = b"access-control-request-method"
+_LOOKED_AT = {
+    b"host", b"origin", b"authorization", b"content-length", b"content-encoding",
+    b"transfer-encoding", _PREFLIGHT,
+}  # fmt: skip
+_STARTS = {"http.response.start", "websocket.http.response.start"}
+
+DRAIN_BYTES = 64 * 1024 * 1024
+DRAIN_SECONDS = 10.0
 
 SECURITY = [
     (b"x-content-type-options", b"nosniff"),
@@ -36,6 +54,22 @@ SECURITY = [
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
 _FRESH = (b"cache-control", b"no-store")
+# No credentials: a page elsewhere brings the token itself, never the browser's own.
+_CORS = [
+    (b"vary", b"Origin"),
+    (
+        b"access-control-expose-headers",
+        b"Idempotent-Replayed, Retry-After, X-Next-Offset, WWW-Authenticate",
+    ),
+]
+PREFLIGHT = [
+    (b"access-control-allow-methods", b"GET, HEAD, POST"),
+    (
+        b"access-control-allow-headers",
+        b"Accept, Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
+    ),
+    (b"access-control-max-age", b"600"),
+]
 CHALLENGES = ("Bearer", 'Basic realm="LLM Train API"')
 
 
@@ -82,68 +116,58 @@ class Guard:
         origins: Collection[str],
         api_token: str | None,
         max_body: int,
+        root_path: str = "",
     ) -> None:
         self.app = app
-        self.hosts = hosts
-        self.origins = origins
+        self.hosts = AllowedHosts(hosts)
+        self.origins = AllowedHosts(origins)
         self.api_token = api_token
         self.max_body = max_body
+        self.root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        try:
-            headers = _headers(scope)
-            self._check_names(headers)
-            scope["caller"] = self._caller(scope, headers.get(b"authorization", ""))
-            self._check_length(headers.get(b"content-length", "0"))
-        except ServiceError as error:
-            await _refuse(error, scope, send)
-            return
-        started = False
-        received = 0
-
-        async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > self.max_body:
-                    raise self._too_large()
-            return message
-
-        async def hardened(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                headers = message["headers"] = [*message["headers"], *SECURITY]
-                if all(name != b"cache-control" for name, _ in headers):
-                    headers.append(_FRESH)
-            await send(message)
-
-        if scope["type"] == "http" and scope["method"] == "HEAD":
+        if self.root_path:
+            scope = {**scope, "path": _below(self.root_path, scope["path"])}
+        if scope.get("method") == "HEAD":
             # The server itself leaves the body out; a body without an end asks `head`.
             scope = {**scope, "method": "GET", "head": True}
+        headers = _headers(scope)
+        exchange = _Exchange(receive, send, headers, self.max_body)
         try:
-            await self.app(scope, limited, hardened)
-        except BodyTooLarge as error:
-            if started:
-                raise
-            await _refuse(error, scope, send)
-
-    def _check_names(self, headers: dict[bytes, str]) -> None:
-        host, origin = headers.get(b"host", ""), headers.get(b"origin")
-        if not allowed(host, self.hosts):
-            wrong = "Host"
-        elif origin is not None and not origin_allowed(origin, host, self.origins):
-            wrong = "Origin"
-        else:
+            self._check_host(scope, headers)
+            exchange.cors = cors = self._cors(headers)
+            if cors and scope.get("method") == "OPTIONS" and _PREFLIGHT in headers:
+                await _answer(204, [*PREFLIGHT], b"", scope, exchange.send)
+                return
+            scope["caller"] = self._caller(scope, headers.get(b"authorization", ""))
+            if exchange.unread:
+                _check_body(headers, self.max_body)
+        except ServiceError as error:
+            await _refuse(error, scope, exchange.send)
             return
-        raise Forbidden(
-            f"This {wrong} is not allowed; the operator can add its name to "
-            "LLM_TRAIN_ALLOWED_HOSTS."
-        )
+        if self.root_path:
+            path = self.root_path + scope["path"]
+            scope = {**scope, "path": path, "root_path": self.root_path}
+        await self.app(scope, exchange.receive, exchange.send)
+
+    def _check_host(self, scope: Scope, headers: dict[bytes, str]) -> None:
+        # A probe names an address, or nothing at all; what it reads is no secret.
+        probe = scope["path"] in _OPEN and scope.get("method") == "GET"
+        if not probe and not self.hosts.allows(headers.get(b"host", "")):
+            raise _forbidden("Host")
+
+    def _cors(self, headers: dict[bytes, str]) -> Headers:
+        """Headers that let a page of another host read the answer. Raises Forbidden."""
+        origin = headers.get(b"origin")
+        host = headers.get(b"host", "")
+        if origin is None or (is_same_site(origin, host) and self.hosts.allows(host)):
+            return []
+        if not is_origin_allowed(origin, self.origins):
+            raise _forbidden("Origin")
+        return [(b"access-control-allow-origin", origin.encode("latin-1")), *_CORS]
 
     def _caller(self, scope: Scope, authorization: str) -> str:
         if self.api_token is None:
@@ -163,13 +187,73 @@ class Guard:
             "Send the API token: `Authorization: Bearer …`, or in a browser as the password."
         )
 
-    def _check_length(self, declared: str) -> None:
-        digits = declared if declared.isascii() and declared.isdigit() else "0"
-        if len(digits) > 18 or int(digits) > self.max_body:
-            raise self._too_large()
 
-    def _too_large(self) -> BodyTooLarge:
-        return BodyTooLarge(f"A body may have at most {self.max_body} bytes; send less at once.")
+class _Exchange:
+    """One request and its answer: bounds the body, and completes the headers of the answer."""
+
+    def __init__(
+        self, receive: Receive, send: Send, headers: dict[bytes, str], max_body: int
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._left = max_body
+        self._max_body = max_body
+        self.cors: Headers = []
+        # More of the body may come.
+        self.unread = headers.get(b"content-length", "0") != "0" or b"transfer-encoding" in headers
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._left -= len(message.get("body", b""))
+            self.unread = message.get("more_body", False)
+            if self._left < 0:
+                raise _too_large(self._max_body)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] in _STARTS:
+            headers = message["headers"] = [*message["headers"], *SECURITY, *self.cors]
+            if all(name != b"cache-control" for name, _ in headers):
+                headers.append(_FRESH)
+            if self.unread:
+                headers.append((b"connection", b"close"))
+        elif self.unread and not message.get("more_body"):
+            # A connection that is closed with bytes unread is reset, and a client that is
+            # still sending then never sees the answer.
+            await self._send({**message, "more_body": True})
+            await _drain(self._receive)
+            message = {"type": "http.response.body"}
+        await self._send(message)
+
+
+def _check_body(headers: dict[bytes, str], most: int) -> None:
+    coding = headers.get(b"content-encoding", "identity")
+    if coding.lower() != "identity":
+        raise UnsupportedMediaType(
+            f"Send the body as it is, without `Content-Encoding: {coding[:100]}`."
+        )
+    declared = headers.get(b"content-length", "0")
+    digits = declared if declared.isascii() and declared.isdigit() else "0"
+    if len(digits) > 18 or int(digits) > most:
+        raise _too_large(most)
+
+
+def _too_large(most: int) -> BodyTooLarge:
+    return BodyTooLarge(f"A body may have at most {most} bytes; send less at once.")
+
+
+def _forbidden(what: str) -> Forbidden:
+    return Forbidden(
+        f"This {what} is not allowed; the operator can add its name to LLM_TRAIN_ALLOWED_HOSTS."
+    )
+
+
+def _below(root_path: str, path: str) -> str:
+    """Return the path without the prefix of a proxy, which may have removed it already."""
+    if path == root_path:
+        return "/"
+    return path.removeprefix(root_path) if path.startswith(f"{root_path}/") else path
 
 
 def _headers(scope: Scope) -> dict[bytes, str]:
@@ -182,6 +266,18 @@ def _headers(scope: Scope) -> dict[bytes, str]:
     return found
 
 
+async def _drain(receive: Receive) -> None:
+    """Read and discard the rest of a body, up to a size and a time."""
+    left = DRAIN_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while left > 0:
+                message = await receive()
+                if not message.get("more_body"):  # or the client is gone
+                    return
+                left -= len(message["body"])
+
+
 async def _refuse(error: ServiceError, scope: Scope, send: Send) -> None:
     """Answers in the place of the app: in GraphQL's form to GraphQL's clients."""
     if scope["path"].startswith("/graphql"):
@@ -191,11 +287,17 @@ async def _refuse(error: ServiceError, scope: Scope, send: Send) -> None:
         )
     else:
         media, body = b"application/problem+json", problem(error)
-    headers = [
-        (b"content-type", media), (b"content-length", str(len(body)).encode()), *SECURITY, _FRESH,
-    ]  # fmt: skip
+    headers = [(b"content-type", media)]
     if error.status == 401:
         headers += [(b"www-authenticate", challenge.encode()) for challenge in CHALLENGES]
+    if error.status == 415:
+        headers.append((b"accept-encoding", b"identity"))
+    await _answer(error.status, headers, body, scope, send)
+
+
+async def _answer(status: int, headers: Headers, body: bytes, scope: Scope, send: Send) -> None:
+    if status != 204:
+        headers.append((b"content-length", str(len(body)).encode()))
     kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
-    await send({"type": f"{kind}.start", "status": error.status, "headers": headers})
+    await send({"type": f"{kind}.start", "status": status, "headers": headers})
     await send({"type": f"{kind}.body", "body": body})

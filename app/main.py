@@ -24,6 +24,7 @@ try:
     from fastapi import FastAPI
     from pydantic import ValidationError
 
+    from app import connections
     from app.domain import failpoints
     from app.domain.recipes import RecipeError, read_recipes
     from app.errors import ServiceError
@@ -115,9 +116,10 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.add_middleware(
         Guard,
         hosts=settings.hosts,
-        origins=settings.allowed_hosts,
+        origins=settings.origins,
         api_token=settings.api_token,
         max_body=settings.max_body_bytes,
+        root_path=settings.root_path,
     )
     problems.install(app)
     # In this order they are looked through: what is asked most comes first.
@@ -173,9 +175,8 @@ def bind(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
     Raises SystemExit with one line that says what to do.
     """
     app = prepare(settings)
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        sock = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        sock = _listen(settings.host, settings.port)
     except OSError as error:
         why = (error.strerror or str(error)).partition(" (")[0].lower()
         sys.exit(
@@ -187,11 +188,33 @@ def bind(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
         app,
         log_config=None,
         access_log=False,
-        ws="websockets-sansio",
-        ws_max_size=settings.max_body_bytes,
+        http=connections.HttpConnection,
+        ws=connections.WebSocketConnection,
+        ws_max_size=min(settings.max_body_bytes, connections.WEBSOCKET_BYTES),
+        ws_per_message_deflate=False,
+        backlog=connections.BACKLOG,
         timeout_graceful_shutdown=1,
+        timeout_notify=0,
     )
-    return uvicorn.Server(config), sock
+    server = uvicorn.Server(config)
+
+    async def every_second() -> None:
+        now = asyncio.get_running_loop().time()
+        connections.close_late(server.server_state.connections, now)
+
+    config.callback_notify = every_second
+    return server, sock
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; `::` is every address of the machine, IPv4 as well."""
+    everything = host == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server(
+        (host, port),
+        family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+        dualstack_ipv6=everything,
+        backlog=connections.BACKLOG,
+    )
 
 
 def _address(host: str, port: int) -> str:
@@ -203,8 +226,9 @@ def _address(host: str, port: int) -> str:
 def serve(settings: Settings) -> None:
     """Serves until SIGINT or SIGTERM, and says where it does."""
     logging.basicConfig(level=settings.log_level.upper(), handlers=[JsonLines.handler()])
-    for chatty in ("uvicorn", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Its warnings are of broken requests: whoever sends them would fill the log.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     server, sock = bind(settings)
     server.run(sockets=[sock])
 

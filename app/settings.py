@@ -1,6 +1,7 @@
 """Configuration: the environment, prefix `LLM_TRAIN_`; nothing else reads it."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -10,9 +11,10 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.domain.hosts import is_host
+from app.domain.hosts import AllowedHosts, is_host
 
 PREFIX = "LLM_TRAIN_"
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 TRAINERS = {"API_URL", "RUN_ID", "RUN_TOKEN", "ATTEMPT", "RUN_DIR", "NONCE"}
 """Variables of this prefix that are no settings: the service hands them to its trainers."""
 
@@ -30,9 +32,12 @@ class Settings(BaseSettings):
     recipes: Path | None = None
     # What every request must bring; without one, only this machine can connect.
     api_token: Annotated[str, Field(min_length=16, pattern="^[!-~]+$")] | None = None
-    # Further names under which clients and pages in browsers may reach the service:
-    # "gpu.example.com", or "gpu.example.com:8443" for that port only.
+    # Further names under which clients may reach the service: "gpu.example.com",
+    # "gpu.example.com:8443" for that port only, "*.cluster.local", "10.0.0.0/8". Pages in browsers
+    # may be of the hosts that are named, not of those that only match a pattern.
     allowed_hosts: Annotated[list[str], NoDecode] = []
+    # The path under which a proxy serves this service, such as "/training".
+    root_path: str = ""
     max_local_runs: Annotated[int, Field(ge=1, le=1000)] = 4
     # GPU types of this machine, instead of asking the driver: "A100,A100".
     gpus: Annotated[list[str] | None, NoDecode] = None
@@ -67,9 +72,22 @@ class Settings(BaseSettings):
     @classmethod
     def _hosts(cls, names: list[str]) -> list[str]:
         for name in names:
-            if not is_host(name.lower()):
-                raise ValueError(f"{name!r} is not a name like gpu.example.com or [::1]:8000")
+            try:
+                AllowedHosts([name])
+            except ValueError:
+                raise ValueError(
+                    f"{name!r} is not a name like gpu.example.com or [::1]:8000, "
+                    "*.cluster.local or 10.0.0.0/8"
+                ) from None
         return [name.lower() for name in names]
+
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        path = value.rstrip("/")
+        if not _ROOT_PATH.fullmatch(path):
+            raise ValueError(f"{value!r} is not a path like /training")
+        return path
 
     @model_validator(mode="after")
     def _no_open_door(self) -> "Settings":
@@ -95,6 +113,11 @@ class Settings(BaseSettings):
         """Every name that a Host may have: loopback's, the bound one, the allowed."""
         own = f"[{self.host}]" if ":" in self.host else self.host
         return frozenset({"127.0.0.1", "localhost", "[::1]", own.lower(), *self.allowed_hosts})
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """The hosts whose pages may use the service from a browser."""
+        return frozenset(filter(is_host, self.allowed_hosts))
 
     @property
     def loopback(self) -> bool:

@@ -4,6 +4,7 @@ What the GraphQL over HTTP specification asks for and what is not for strangers:
 only (a form on another site cannot send one), mutations by POST only, no batches, no uploads.
 """
 
+from datetime import timedelta
 from json import JSONDecodeError
 from typing import Any
 
@@ -63,12 +64,12 @@ class GraphQLApp(GraphQL[Context, None]):
     """The ASGI app behind /graphql."""
 
     graphql_transport_ws_handler_class = _WebSocketHandler
-    allowed_origins = frozenset({"*"})  # the guard has judged the Origin
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(
             Schema(introspection=settings.introspection),
             subscription_protocols=(GRAPHQL_TRANSPORT_WS_PROTOCOL, GRAPHQL_SSE_PROTOCOL),
+            connection_init_wait_timeout=timedelta(seconds=8),
         )
         self.api_token = settings.api_token
         self.persisted = PersistedQueries()
@@ -96,6 +97,9 @@ class GraphQLApp(GraphQL[Context, None]):
 
     # Before: what the request says.
 
+    def is_websocket_origin_allowed(self, request: WebSocket, origin: str) -> bool:
+        return True  # the guard has judged it
+
     async def get_context(self, request: Request | WebSocket, response: Any) -> Context:
         return Context(request)
 
@@ -115,7 +119,7 @@ class GraphQLApp(GraphQL[Context, None]):
             request.method == "GET"
             and "query" not in request.query_params
             and "extensions" not in request.query_params
-            and "text/html" in request.headers.get("accept", "")
+            and "text/html" in _accept(request)
         )
 
     async def render_graphql_ide(self, request: Request) -> Response:
@@ -131,7 +135,7 @@ class GraphQLApp(GraphQL[Context, None]):
     async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
         if request.method == "GET":
             body: Any = self.parse_query_params(request.query_params)
-        elif parse_content_type(request.content_type or "")[0] == "application/json":
+        elif parse_content_type(request.content_type or "")[0].lower() == "application/json":
             body = self.parse_json(await request.get_body())
         else:
             raise Refused(415, "Send the request as JSON: `Content-Type: application/json`.")
@@ -139,7 +143,7 @@ class GraphQLApp(GraphQL[Context, None]):
         data.query = self._query(data)
         # Clients list every type that they can read, so a stream is answered to those that
         # can read nothing else, and to subscriptions.
-        accept = request.headers.get("accept", "")
+        accept = _accept(request)
         streams = "json" not in accept or subscribes(data.query, data.operation_name)
         if streams and "text/event-stream" in accept:
             data.protocol = "sse"
@@ -200,7 +204,7 @@ class GraphQLApp(GraphQL[Context, None]):
         return answer
 
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
-        modern = MODERN in request.headers.get("accept", "")
+        modern = MODERN in _accept(request)
         response = Response(media_type=MODERN if modern else "application/json")
         del response.headers["content-length"]
         response.headers["content-type"] = f"{response.media_type}; charset=utf-8"
@@ -224,6 +228,11 @@ class GraphQLApp(GraphQL[Context, None]):
             failed = "data" not in response_data and sub_response.media_type == MODERN
             status = 400 if failed else 200
         return Response(orjson.dumps(response_data), status, sub_response.headers)
+
+
+def _accept(request: Any) -> str:
+    """Return what the client can read; media types mean the same in any case."""
+    return str(request.headers.get("accept", "")).lower()
 
 
 def _request_data(body: Any) -> GraphQLRequestData:

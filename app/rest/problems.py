@@ -143,6 +143,7 @@ def install(app: FastAPI) -> None:
     async def bug(request: Request, error: Exception) -> Response:
         response = answer(ServiceError("A bug in the service; its log has the details."))
         response.raw_headers += guard.SECURITY  # this answer is given outside of the guard
+        response.headers["Connection"] = "close"  # as uvicorn does after a bug, without a word
         return response
 
     app.add_exception_handler(ServiceError, service_error)

@@ -43,11 +43,8 @@ async def create_experiment(request: Request) -> Response:
 )  # fmt: skip
 async def experiment_detail(request: Request, experiment_id: ExperimentId) -> Response:
     """Metadata, a summary of every run, checkpoints and the event history."""
-    return answers.json(
-        views.detail(
-            await request.app.state.db.scan(experiments.detail, experiment_id, MOST_IN_DETAIL)
-        )
-    )
+    found = await request.app.state.db.scan(experiments.detail, experiment_id, MOST_IN_DETAIL)
+    return answers.json(views.detail(found, request.scope["root_path"]))
 
 
 @router.post(

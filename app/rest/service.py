@@ -20,16 +20,17 @@ router = APIRouter(tags=["service"], route_class=DocumentedRoute)
 
 
 @router.get("/", response_model=schemas.ServiceAnswer, responses=documented())
-async def metadata() -> Response:
+async def metadata(request: Request) -> Response:
     """Name, version and links."""
+    prefix = request.scope["root_path"]
     return answers.json(
         {
             "name": NAME,
             "version": VERSION,
-            "docs": "/docs",
-            "openapi": "/openapi.json",
-            "graphql": "/graphql",
-            "health": "/healthz",
+            "docs": f"{prefix}/docs",
+            "openapi": f"{prefix}/openapi.json",
+            "graphql": f"{prefix}/graphql",
+            "health": f"{prefix}/healthz",
         }
     )
 

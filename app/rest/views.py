@@ -152,9 +152,9 @@ def event(row: Event) -> dict[str, Any]:
     }
 
 
-def detail(row: Detail) -> dict[str, Any]:
-    """DetailAnswer."""
-    path = f"/v1/experiments/{row.experiment.id}"
+def detail(row: Detail, prefix: str = "") -> dict[str, Any]:
+    """DetailAnswer. `prefix`: the path of the service as its clients see it."""
+    path = f"{prefix}/v1/experiments/{row.experiment.id}"
     return {
         "experiment": experiment(row.experiment),
         "totals": row.totals,

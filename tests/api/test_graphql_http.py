@@ -33,6 +33,15 @@ def post(api: Api, content: bytes | str, content_type: str = "application/json")
     return api.send("POST", "/graphql", content=content, headers={"Content-Type": content_type})
 
 
+@pytest.mark.parametrize("kind", ["APPLICATION/JSON", "Application/Json; Charset=UTF-8"])
+def test_a_media_type_means_the_same_in_any_case(api: Api, kind: str) -> None:
+    answer = post(api, TYPENAME + "}", kind)
+    assert (answer.status_code, answer.json()["data"]) == (200, {"__typename": "Query"})
+    accept = {"accept": "Application/GraphQL-Response+JSON"}
+    answer = api.send("POST", "/graphql", json={"query": "{ nothing }"}, headers=accept)
+    assert answer.status_code == 400
+
+
 @pytest.mark.parametrize(
     ("content", "content_type", "status"),
     [

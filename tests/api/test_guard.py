@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,18 +13,28 @@ from tests.api.conftest import Api, running
 from tests.api.problem import problem
 
 TOKEN = "an-api-token-of-some-length"
+ALLOWED = (
+    "gpu.example.com, exact.example.com:8443, rooted.example.com., *.cluster.local,"
+    "*.ports.example.com:8443, 10.1.0.0/16, fd00::/8"
+)
 GOOD_HOSTS = [
     "127.0.0.1", "127.0.0.1:8000", "localhost", "localhost:1", "LOCALHOST:8000", "[::1]",
     "[::1]:8000", "gpu.example.com", "GPU.Example.com:443", "exact.example.com:8443",
+    "localhost.", "gpu.example.com.:8000", "exact.example.com.:8443", "rooted.example.com",
+    "rooted.example.com.:8000", "llm.team.svc.cluster.local", "LLM.cluster.local.:80",
+    "a.ports.example.com:8443", "10.1.2.3", "10.1.2.3:8000", "[fd12:3456::1]:8000",
 ]  # fmt: skip
 BAD_HOSTS = [
     "", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "evil-localhost",
-    "localhost.", "localhost..", ".localhost", "localhost@evil.example", "evil@localhost",
+    "localhost..", ".localhost", "localhost@evil.example", "evil@localhost",
     "localhost:80@evil.example", "evil.example:80@localhost", "localhost:", "localhost:x",
     "localhost:8000:1", "localhost, evil.example", "localhost/", "localhost#", "localhost\\",
     "http://localhost", " localhost", "[::1]evil.example", "[::1", "::1", "[::2]", "[::1%25lo]",
     "0.0.0.0", "127.1", "2130706433", "exact.example.com", "exact.example.com:8444", "*",
-    "ｌocalhost", "null",
+    "ｌocalhost", "null", "127.0.0.1.", "cluster.local", ".cluster.local", "evilcluster.local",
+    "a.cluster.local.evil.example", "*.cluster.local", "a.ports.example.com", "10.2.0.1",
+    "10.1.2.3.", "10.1.2.3.evil.example", "10.1.2", "0x0a.1.2.3", "010.1.2.3", "[fe80::1]",
+    "[::ffff:10.2.0.1]", "10.1.2.3/16", "fd00::1",
 ]  # fmt: skip
 BAD_ORIGINS = [
     "null", "", "file://", "file://localhost", "ftp://localhost", "chrome-extension://localhost",
@@ -35,14 +46,13 @@ BAD_ORIGINS = [
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    hosts = "gpu.example.com, exact.example.com:8443"
-    with running(tmp_path_factory.mktemp("open"), allowed_hosts=hosts) as api:
+    with running(tmp_path_factory.mktemp("open"), allowed_hosts=ALLOWED) as api:
         yield api
 
 
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with running(tmp_path_factory.mktemp("closed"), api_token=TOKEN) as api:
+    with running(tmp_path_factory.mktemp("closed"), api_token=TOKEN, allowed_hosts=ALLOWED) as api:
         yield api
 
 
@@ -82,9 +92,18 @@ def test_a_repeated_host_or_origin_is_refused(api: Api) -> None:
         problem(api.send("GET", "/", headers=[(name, value), (name, value)]), "forbidden")
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz", "/openapi.json", "/docs", "/v1/x", "/static/x"])
-def test_no_path_is_beyond_the_check_of_names(api: Api, path: str) -> None:
+@pytest.mark.parametrize("path", ["/", "/openapi.json", "/docs", "/v1/x", "/static/x", "/healthz/"])
+def test_no_path_but_health_is_beyond_the_check_of_names(api: Api, path: str) -> None:
     problem(get(api, {"host": "evil.example"}, path), "forbidden")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("host", ["10.9.8.7:8000", "llm-train", "evil.example", ""])
+def test_health_is_told_to_a_probe_whatever_name_it_uses(api: Api, path: str, host: str) -> None:
+    assert get(api, {"host": host}, path).status_code == 200
+    # A page elsewhere is no probe, and a name that is not allowed opens nothing but a read.
+    problem(get(api, {"host": host, "origin": "http://evil.example"}, path), "forbidden")
+    problem(api.send("POST", path, headers={"host": "evil.example"}), "forbidden")
 
 
 def test_graphql_is_refused_in_its_own_form(api: Api) -> None:
@@ -95,12 +114,63 @@ def test_graphql_is_refused_in_its_own_form(api: Api) -> None:
     )
 
 
-def test_other_sites_are_never_let_in_by_cors(api: Api) -> None:
-    asked = {"origin": "https://gpu.example.com", "access-control-request-method": "POST"}
-    answer = api.send("OPTIONS", "/v1/experiments", headers=asked)
-    assert problem(answer, "method_not_allowed")
-    for each in (answer, get(api, {"origin": "https://gpu.example.com"})):
-        assert not [name for name in each.headers if name.startswith("access-control")]
+CORS = "access-control-allow-origin"
+PREFLIGHT = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type,idempotency-key",
+}
+
+
+@pytest.mark.parametrize("origin", ["https://gpu.example.com", "http://rooted.example.com:3000"])
+def test_a_page_of_a_host_that_the_operator_named_may_read_the_answers(
+    closed: Api, origin: str
+) -> None:
+    # The browser asks first, without the token that the page will send.
+    asked = closed.send("OPTIONS", "/v1/experiments", headers=PREFLIGHT | {"origin": origin})
+    assert (asked.status_code, asked.headers[CORS]) == (204, origin)
+    assert "POST" in asked.headers["access-control-allow-methods"]
+    allowed = asked.headers["access-control-allow-headers"].lower().split(", ")
+    assert {"authorization", "content-type", "idempotency-key"} <= set(allowed)
+
+    token = {"authorization": f"Bearer {TOKEN}"}
+    for path, headers in (("/", token), ("/v1/nothing", token), ("/v1/nothing", {})):
+        answer = get(closed, headers | {"origin": origin}, path)
+        assert (answer.headers[CORS], answer.headers["vary"]) == (origin, "Origin")
+        assert "access-control-allow-credentials" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "http://10.1.2.3", "https://a.cluster.local", "null"]
+)
+def test_no_other_site_is_let_in_by_cors(api: Api, origin: str) -> None:
+    # A pattern names hosts that clients may use, and no pages.
+    for answer in (
+        get(api, {"origin": origin}),
+        api.send("OPTIONS", "/v1/experiments", headers=PREFLIGHT | {"origin": origin}),
+    ):
+        problem(answer, "forbidden")
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_the_services_own_pages_need_no_cors(api: Api) -> None:
+    for headers in ({}, {"origin": "http://127.0.0.1:8000"}):
+        answer = get(api, headers)
+        assert answer.status_code == 200
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_a_compressed_body_is_refused_by_the_name_of_its_encoding(api: Api) -> None:
+    body = gzip.compress(b'{"name": "a", "task_type": "b"}')
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = api.send("POST", "/v1/experiments", content=body, headers=headers)
+    assert "gzip" in problem(answer, "unsupported_media_type")["detail"]
+    assert answer.headers["accept-encoding"] == "identity"
+    answer = api.send("POST", "/graphql", content=body, headers=headers)
+    error = answer.json()["errors"][0]
+    assert (answer.status_code, "gzip" in error["message"]) == (415, True)
+    plain = headers | {"content-encoding": "identity"}
+    answer = api.send("POST", "/v1/experiments", content=gzip.decompress(body), headers=plain)
+    assert answer.status_code == 201
 
 
 @pytest.mark.parametrize(
@@ -251,7 +321,8 @@ def knock(api: Api, path: str, headers: dict[str, str]) -> dict[str, Any]:
 
 def test_a_websocket_from_elsewhere_is_refused_before_it_opens(api: Api) -> None:
     assert knock(api, "/graphql", {})["type"] == "websocket.accept"
-    assert knock(api, "/graphql", {"origin": "http://localhost"})["type"] == "websocket.accept"
+    for origin in ("http://localhost", "https://gpu.example.com"):
+        assert knock(api, "/graphql", {"origin": origin})["type"] == "websocket.accept"
     for wrong in (
         {"origin": "http://evil.example"},
         {"origin": "http://localhost:1"},
@@ -322,6 +393,7 @@ def test_a_run_token_opens_nothing_else(closed: Api) -> None:
             assert answer.status_code == 401, path
     spec = closed.send("GET", f"/v1/runs/{run['run_id']}/spec", headers=key)
     assert (spec.status_code, spec.json()["model"]) == (200, "m")
+    assert closed.send("HEAD", f"/v1/runs/{run['run_id']}/spec", headers=key).status_code == 200
     mine = f"/v1/runs/{run['run_id']}/reports"
     assert closed.send("GET", mine, headers=key).status_code == 401
     assert closed.send("GET", f"{mine}/x", headers=key).status_code == 401

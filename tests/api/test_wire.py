@@ -3,14 +3,18 @@
 import json
 import re
 import socket
+import sqlite3
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.support.server import Server, wait_until
+from tests.support.server import Server, running_server, wait_until
 
 BODY = b'{"name": "a", "task_type": "b"}'
 TEN_MB = b'{"name": "' + b"x" * 10_000_000 + b'"}'
@@ -161,3 +165,54 @@ def test_a_client_that_leaves_halfway_leaves_no_connection(server: Server) -> No
         connection.sendall(post(length(100), body=BODY))
         wait_until(lambda: open_ones() == 1, "the connection is open")
     wait_until(lambda: open_ones() == 0, "the connection is closed")
+
+
+@pytest.mark.parametrize("path", ["/v1/experiments", "/graphql", "/v1/nothing", "/healthz"])
+@pytest.mark.parametrize("size", [9_000_000, 30_000_000])
+def test_a_client_that_sends_all_before_it_reads_gets_the_answer(
+    server: Server, path: str, size: int
+) -> None:
+    # urllib, as most simple clients, looks for the answer when it has sent the whole body, and
+    # asks that the connection be closed.
+    request = urllib.request.Request(
+        server.url + path, b"x" * size, {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=30)
+    assert (refused.value.code, refused.value.headers["connection"]) == (413, "close")
+    assert b"8388608 bytes" in refused.value.read()
+
+
+def test_an_answer_after_which_the_connection_closes_says_so(tmp_path: Path) -> None:
+    # Whoever would reuse it must not lose the next request. (A bug of the service: the table is
+    # gone.)
+    with running_server(tmp_path) as server, httpx.Client(base_url=server.url) as client:
+        with closing(sqlite3.connect(tmp_path / "app.db")) as database:
+            database.execute("DROP TABLE experiment_tag")
+        answer = client.get("/v1/experiments?tags=a")
+        assert (answer.status_code, answer.headers["connection"]) == (500, "close")
+        assert client.get("/healthz").status_code == 200
+
+
+def test_a_refused_websocket_is_no_error_of_the_service(server: Server) -> None:
+    head = (
+        b"GET /%s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    before = server.log.read_text()
+    for path, host, expected in (
+        (b"graphql", b"evil.example", 403),
+        (b"nothing", b"localhost", 403),
+    ):
+        assert ask(server, head % (path, host))[0] == expected
+    assert server.log.read_text() == before
+
+
+def test_every_address_means_those_of_ipv4_too(tmp_path: Path) -> None:
+    if not socket.has_dualstack_ipv6():
+        return  # this machine has no IPv6, and so no address `::`
+    # The test's server waits for http://127.0.0.1:…/healthz.
+    with running_server(tmp_path, HOST="::", API_TOKEN="t" * 20) as server:
+        port = server.url.rpartition(":")[2]
+        for host in ("127.0.0.1", "[::1]"):
+            assert httpx.get(f"http://{host}:{port}/healthz").status_code == 200

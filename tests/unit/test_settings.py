@@ -5,7 +5,7 @@ import os
 import pytest
 from pydantic import ValidationError
 
-from app.domain.hosts import allowed, origin_allowed
+from app.domain.hosts import AllowedHosts, is_origin_allowed, is_same_site
 from app.main import _address
 from app.settings import TRAINERS, Settings, misspelt
 
@@ -72,7 +72,24 @@ def test_settings_and_what_a_trainer_gets_are_no_mistakes(monkeypatch: pytest.Mo
     assert "LLM_TRAIN_RUN_IDS" in (misspelt() or "")
 
 
-@pytest.mark.parametrize("name", ["*", "a/b", "http://a", "a:b", "fd00::1", "a b", "a.", "@"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "*",
+        "a/b",
+        "http://a",
+        "a:b",
+        "fd00::1",
+        "a b",
+        "a..",
+        "@",
+        "*.",
+        "*.*.a",
+        "a.*",
+        "10.0.0.0/33",
+        "10.0.0/8",
+    ],
+)
 def test_a_name_that_is_no_host(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("LLM_TRAIN_ALLOWED_HOSTS", name)
     with pytest.raises(ValidationError, match="is not a name"):
@@ -92,10 +109,28 @@ def test_a_name_that_is_no_host(monkeypatch: pytest.MonkeyPatch, name: str) -> N
 def test_trainers_of_this_machine_always_get_in(host: str, address: str) -> None:
     settings = Settings(host=host, api_token=TOKEN, allowed_hosts=["far.example.com"])
     assert _address(host, 1) == address
-    assert allowed(address.removeprefix("http://"), settings.hosts)
+    assert AllowedHosts(settings.hosts).allows(address.removeprefix("http://"))
 
 
 def test_another_port_of_this_machine_is_another_site() -> None:
-    assert origin_allowed("http://localhost:8000", "localhost:8000", [])
-    assert not origin_allowed("http://localhost:8888", "localhost:8000", ["dev.example"])
-    assert origin_allowed("https://dev.example:5173", "localhost:8000", ["dev.example"])
+    assert is_same_site("http://localhost:8000", "localhost:8000")
+    assert not is_same_site("http://localhost:8888", "localhost:8000")
+    settings = Settings(allowed_hosts=["dev.example", "*.example", "10.0.0.0/8"])
+    known = AllowedHosts(settings.origins)
+    assert is_origin_allowed("https://dev.example:5173", known)
+    # A pattern names hosts for clients and probes, and no pages.
+    for origin in ("http://localhost:8888", "http://other.example", "http://10.0.0.1"):
+        assert not is_origin_allowed(origin, known)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/training", "/a/b-c_d.e/", "/v1"])
+def test_a_path_under_which_a_proxy_serves(path: str) -> None:
+    assert Settings(root_path=path).root_path == path.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "path", ["training", "//evil.example", "/a//b", "http://a", "/a b", "/%2f"]
+)
+def test_a_path_that_is_none(path: str) -> None:
+    with pytest.raises(ValidationError, match="is not a path like /training"):
+        Settings(root_path=path)

@@ -1,0 +1,193 @@
+"""Connections: what a client may hold before it has said what it wants.
+
+uvicorn bounds neither the head of a request nor the time that a client may take, and asyncio
+accepts until no descriptor is left: a few hundred idle clients would stop the service and every
+launch. So
+
+* a head is at most `MAX_HEAD` bytes, and whatever is no body of a request with it;
+* a client has `HEAD_SECONDS` for a head, `BODY_SECONDS` for a body, `STALL_SECONDS` to go on
+  reading an answer;
+* with `most_connections()` open, the one that has been waited for longest makes room.
+
+HttpConnection, WebSocketConnection  uvicorn's protocols with these bounds
+close_late                           to be called every second
+"""
+
+import resource
+from asyncio import BaseTransport
+from collections.abc import Iterable
+from math import inf
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+
+from app import guard
+from app.errors import HeadTooLarge, RequestTimeout, ServiceError, Unavailable
+
+MAX_HEAD = 64 * 1024
+HEAD_SECONDS = 10.0
+BODY_SECONDS = 60.0
+STALL_SECONDS = 60.0
+WEBSOCKET_BYTES = 1024 * 1024
+"""The largest message of a websocket: a query and its variables."""
+BACKLOG = 256
+"""So many connections may be accepted at once, before one can be closed."""
+_OWN_DESCRIPTORS = 128
+_MOST = 4096
+
+
+def most_connections() -> int:
+    """Return how many connections may be open, so that descriptors are left for the service."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = _MOST if soft == resource.RLIM_INFINITY else soft - BACKLOG - _OWN_DESCRIPTORS
+    return max(32, min(_MOST, room))
+
+
+class HttpConnection(HttpToolsProtocol):
+    """An HTTP connection. `deadline`: when the client must have gone on, on the loop's clock."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: Any = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.deadline = inf
+        self._stalled_at = inf
+        self._now = 0.0
+        self._between = True  # no byte of the next request has come
+        self._advanced = False
+        self._head_bytes = 0
+        self._most = most_connections()
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self.deadline = self.loop.time() + HEAD_SECONDS
+        if len(self.connections) > self._most:
+            self._make_room()
+
+    def data_received(self, data: bytes) -> None:
+        self._now = self.loop.time()
+        if self._between:
+            self._between = False
+            self.deadline = self._now + HEAD_SECONDS
+        self._advanced = False
+        super().data_received(data)
+        # A head, or between two pieces of a body: sizes of chunks, trailers.
+        self._head_bytes = 0 if self._advanced else self._head_bytes + len(data)
+        if self._head_bytes > MAX_HEAD:
+            self.refuse(HeadTooLarge(f"The head of a request may have at most {MAX_HEAD} bytes."))
+
+    def on_headers_complete(self) -> None:
+        self._advanced = True
+        self.deadline = self._now + BODY_SECONDS
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._advanced = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._advanced = self._between = True
+        answered = self.cycle is not None and self.cycle.response_complete
+        self.deadline = self._now + self.timeout_keep_alive if answered else inf
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._between:
+            self.deadline = self.loop.time() + self.timeout_keep_alive
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled_at = self.loop.time()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stalled_at = inf
+
+    def handle_websocket_upgrade(self) -> None:
+        websockets = sum(isinstance(each, WebSocketsSansIOProtocol) for each in self.connections)
+        if websockets >= self._most // 2:
+            self.refuse(Unavailable("Too many websockets are open; try again later."))
+        else:
+            super().handle_websocket_upgrade()
+
+    def close_if_late(self, now: float) -> None:
+        """Close a connection whose client has not gone on in time."""
+        if now > self._stalled_at + STALL_SECONDS:
+            self.transport.abort()
+        elif now > self.deadline:
+            if self.flow.read_paused:  # this service is the one that waits
+                self.deadline = now + BODY_SECONDS
+            elif self._head_bytes:
+                self.refuse(RequestTimeout("The head of the request took too long; send it again."))
+            else:
+                self.transport.abort()
+
+    def refuse(self, error: ServiceError) -> None:
+        """Answer in place of the app, and close the connection."""
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete:
+            body = guard.problem(error)
+            head = f"content-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
+            answer = [STATUS_LINE[error.status], head.encode(), b"connection: close\r\n\r\n", body]
+            self.transport.write(b"".join(answer))
+        self.transport.close()
+
+    def _make_room(self) -> None:
+        """Close the connection that has been waited for longest, or else this one."""
+        waited = [
+            each
+            for each in self.connections
+            if isinstance(each, HttpConnection | WebSocketConnection) and each.deadline < inf
+        ]
+        min(waited, key=lambda each: each.deadline).transport.abort()
+
+
+class WebSocketConnection(WebSocketsSansIOProtocol):
+    """A websocket, bounded until the service's first message: to a client that is known."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: Any = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.deadline = self.loop.time() + HEAD_SECONDS
+        self._bytes_before = 0
+
+    def data_received(self, data: bytes) -> None:
+        if self.deadline < inf:
+            self._bytes_before += len(data)
+            if self._bytes_before > MAX_HEAD:
+                self.transport.abort()
+                return
+        super().data_received(data)
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.send":
+            self.deadline = inf
+        elif message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True  # it was answered; uvicorn would log an error
+
+    def close_if_late(self, now: float) -> None:
+        """Close a websocket whose client was never let in."""
+        if now > self.deadline:
+            self.transport.abort()
+
+
+def close_late(connections: Iterable[Any], now: float) -> None:
+    """Close every connection whose client has not gone on in time."""
+    for connection in list(connections):
+        if isinstance(connection, HttpConnection | WebSocketConnection):
+            connection.close_if_late(now)
