@@ -9,11 +9,11 @@ import strawberry
 from app.errors import InvalidInput
 from app.graphql.describe import Info, attribute, each, edge, field, interface, output
 from app.graphql.filters import filters, order
+from app.graphql.limits import DEFAULT_SIZE
 from app.services.cursors import Page, Window
 from app.services.keyset import MOST, Listing
 
 T = TypeVar("T")
-DEFAULT_SIZE = 20
 
 First = Annotated[
     int | None, strawberry.argument(description=f"How many from the start, 1 to {MOST}.")

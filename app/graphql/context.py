@@ -6,7 +6,7 @@ same websocket and the next event of a subscription all see the present.
 """
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from starlette.requests import HTTPConnection
 
+from app.graphql.budget import Budget, Memory
 from app.services import keyset, listing
 from app.services.cursors import Order, Window
 from app.services.idempotency import InFlight
@@ -23,12 +24,14 @@ from app.store.database import Database
 from app.store.sql import Tx, dump
 
 Reader = Callable[[Tx, list[Any]], Sequence[Any]]
+PART = 500
+"""So many rows are read before they are counted."""
 
 
 class Context:
     """One for each request or websocket, and from it one `for_operation`."""
 
-    def __init__(self, connection: HTTPConnection) -> None:
+    def __init__(self, connection: HTTPConnection, memory: Memory) -> None:
         state = connection.app.state
         self.db: Database = state.db
         self.recipes: Mapping[str, Any] = state.recipes
@@ -38,7 +41,21 @@ class Context:
         self.in_flight: InFlight = state.in_flight
         self.caller: str = connection.scope["caller"]
         self.connection_params: dict[str, Any] = {}
+        self.memory = memory
+        self.shared = connection.scope["type"] == "websocket"
+        self._answers: list[Budget] = []
         self._begin(None)
+
+    def apart(self) -> "Context":
+        """A context for one of many operations on a websocket, whose answers are its own."""
+        own = copy(self)
+        own._answers = []
+        return own
+
+    def release(self) -> None:
+        """The answers that were made so far are sent."""
+        while self._answers:
+            self._answers.pop().release()
 
     def for_operation(self, seconds: float) -> "Context":
         """What one operation, or one answer of a subscription, gets: its own reads and limit."""
@@ -48,6 +65,8 @@ class Context:
 
     def _begin(self, seconds: float | None) -> None:
         self.limit = asyncio.timeout(seconds)
+        self.budget = Budget(self.memory)
+        self._answers.append(self.budget)
         self._tasks: set[asyncio.Task[None]] = set()
         self._batches: dict[Hashable, list[_Asked]] = {}
 
@@ -96,7 +115,7 @@ class Context:
         """The rows with these ids, None where there is none."""
         if all(id is None for id in ids):
             return [None] * len(ids)
-        return await self.load(table.__name__, ids, partial(_by_ids, table))
+        return await self.load(table.__name__, ids, partial(_by_ids, table, self.budget))
 
     def pages(
         self,
@@ -108,11 +127,20 @@ class Context:
         ids: list[Any],
     ) -> asyncio.Future[list[Any]]:
         """The same page of the parts of a list whose `column` holds an id; of all without one."""
+        budget = self.budget
 
         def read(tx: Tx, ids: list[Any]) -> Sequence[Any]:
             if column is None:
-                return [keyset.page(tx, listed, filters, order, window)]
-            return keyset.pages(tx, listed, column, ids, filters, order, window)
+                found = [keyset.page(tx, listed, filters, order, window)]
+                budget.charge_rows(listed.table, found[0].rows)
+                return found
+            found = []
+            for part in _parts(ids, max(1, PART // window.size)):
+                pages = keyset.pages(tx, listed, column, part, filters, order, window)
+                for page in pages:
+                    budget.charge_rows(listed.table, page.rows)
+                found += pages
+            return found
 
         long = bool(filters) or order.field not in ("created_at", "seq")
         name = ("pages", listed.table, column, order, window, long and dump(filters))
@@ -131,8 +159,18 @@ class Context:
         return self.load(("counts", listed.table, column, dump(filters)), ids, read, long=True)
 
 
-def _by_ids(table: type[Any], tx: Tx, ids: list[Any]) -> list[Any]:
-    return listing.by_ids(tx, table, ids)
+def _by_ids(table: type[Any], budget: Budget, tx: Tx, ids: list[Any]) -> list[Any]:
+    found: list[Any] = []
+    for part in _parts(ids, PART):
+        rows = listing.by_ids(tx, table, part)
+        budget.charge_rows(table, rows)
+        found += rows
+    return found
+
+
+def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 class _Asked(NamedTuple):

@@ -5,11 +5,16 @@ from typing import Any, NamedTuple
 
 from app.domain.points import MAX_STEP
 from app.errors import InvalidInput
-from app.services import metrics
+from app.graphql.budget import OBJECT, VALUE, Budget, TooLarge
+from app.graphql.filters import plain
+from app.graphql.limits import KEYS, METRICS, MOST_POINTS
+from app.services import listing, metrics
 from app.services.metrics import Window
 from app.store.sql import Tx
+from app.store.tables import MetricLatest
 
-LEAST_POINTS, MOST_POINTS = 10, 10_000
+LEAST_POINTS = 10
+POINT = 3 * VALUE
 
 
 class Curve(NamedTuple):
@@ -33,10 +38,37 @@ def window(from_step: int | None, to_step: int | None, points: int) -> Window:
     return Window(low, high, points)
 
 
-def read(keys: list[str] | None, asked: Window, tx: Tx, run_ids: list[str]) -> list[list[Curve]]:
-    """The curves of each run."""
+def named(keys: list[str] | None) -> tuple[str, ...] | None:
+    """The metrics that are asked for, each once; None is all. Raises InvalidInput."""
+    if keys is None:
+        return None
+    if len(keys) > KEYS:
+        raise InvalidInput(f"Name at most {KEYS} `keys` at once.")
+    return tuple(dict.fromkeys(map(plain, keys)))
+
+
+def latest(
+    keys: tuple[str, ...] | None, budget: Budget, tx: Tx, run_ids: list[str]
+) -> list[list[MetricLatest]]:
+    """The latest values of each run. Raises TooLarge."""
+    try:
+        found = listing.latest_metrics(tx, run_ids, METRICS, keys)
+    except listing.TooMany:
+        raise TooLarge(
+            f"These runs have more than {METRICS:,} metrics: name those that you need "
+            "(`metrics(keys: …)`), or ask for fewer runs at once."
+        ) from None
+    budget.charge(sum(map(len, found)) * OBJECT)
+    return found
+
+
+def read(
+    keys: tuple[str, ...] | None, asked: Window, budget: Budget, tx: Tx, run_ids: list[str]
+) -> list[list[Curve]]:
+    """The curves of each run. No keys are no curves; None is all keys."""
     found: dict[str, list[Curve]] = {each: [] for each in run_ids}
-    for one in metrics.series(tx, run_ids, keys, asked):
+    for one in metrics.series(tx, run_ids, keys, asked) if keys != () else ():
+        budget.charge(len(one.steps) * POINT)
         curve = Curve(
             one.key, list(one.steps), _finite(one.values), _finite(one.wall_times), one.downsampled
         )

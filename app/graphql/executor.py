@@ -34,6 +34,7 @@ from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 from strawberry.types.scalar import identity
 
 from app.errors import ServiceError
+from app.graphql.budget import OBJECT, VALUE
 from app.graphql.describe import Rows
 
 Column = list[Any]
@@ -56,6 +57,17 @@ class Step(NamedTuple):
 class FastExecutor(StrawberryGraphQLCoreExecutionContext):
     """The reference executor, but for lists of objects."""
 
+    def spend(self, size: int) -> None:
+        """Count bytes of the answer; a subclass may raise what ends the operation."""
+
+    def complete_leaf_value(self, return_type: Any, result: Any) -> Any:  # type: ignore[override]
+        self.spend(VALUE + (len(result) if isinstance(result, str) else 0))
+        return super().complete_leaf_value(return_type, result)
+
+    def complete_object_value(self, *args: Any) -> Any:
+        self.spend(OBJECT)
+        return super().complete_object_value(*args)
+
     def execute_operation(self, serially: bool | None = None) -> Any:
         # Anew for each answer of a subscription: a plan knows the context that it was made in.
         # The list of nodes is kept with its plan, so that its id stays its own.
@@ -67,6 +79,7 @@ class FastExecutor(StrawberryGraphQLCoreExecutionContext):
         position_context: Any,
     ) -> Any:  # fmt: skip
         def reference() -> Any:
+            self.spend(0)  # where nothing may be spent any more, this need not be tried
             return super(FastExecutor, self).complete_list_value(
                 return_type, field_details_list, info, path, result, position_context
             )
@@ -160,7 +173,7 @@ def _with_nulls(values: Column, found: Column) -> Column:
 def _given(executor: FastExecutor, kind: Any, details: Any) -> Step | None:
     """The same for values none of which is null."""
     if is_leaf_type(kind):
-        return Step(_leaf(kind))
+        return Step(_leaf(executor, kind))
     if is_list_type(kind):
         return _around(_value(executor, kind.of_type, details), _joined, _split)
     if is_object_type(kind) and kind.is_type_of is None:
@@ -195,6 +208,7 @@ def _object(executor: FastExecutor, kind: GraphQLObjectType, details: Any) -> St
         columns.append(column)
 
     def dictionaries(found: list[Column]) -> Column:
+        executor.spend(OBJECT * len(found[0]))
         return list(map(dict, map(zip, repeat(names), zip(*found, strict=True))))
 
     async def later(rows: Column) -> Column:
@@ -273,16 +287,21 @@ def _column_of(function: Callable[[Any], Any]) -> Callable[[Column], Column]:
     return read
 
 
-def _leaf(kind: Any) -> Callable[[Column], Column]:
+def _leaf(executor: FastExecutor, kind: Any) -> Callable[[Column], Column]:
     coerce = kind.coerce_output_value
     exact = {"String": str, "ID": str, "Boolean": bool, "Int": int, "Float": float}.get(kind.name)
 
     def complete(values: Column) -> Column:
+        executor.spend(VALUE * len(values))
+        if exact is None or exact is str:
+            executor.spend(sum(len(value) for value in values if type(value) is str))
         if exact is not None and set(map(type, values)) <= {exact}:
             if exact is int and values and not -(2**31) <= min(values) <= max(values) < 2**31:
                 raise NotEligible
             if exact is float and not all(map(math.isfinite, values)):
                 raise NotEligible
+            return values
+        if coerce is identity:
             return values
         try:
             if isinstance(kind, GraphQLEnumType):
@@ -297,4 +316,4 @@ def _leaf(kind: Any) -> Callable[[Column], Column]:
             raise NotEligible
         return found
 
-    return list if coerce is identity else complete
+    return complete

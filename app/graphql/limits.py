@@ -3,6 +3,8 @@
 `check` walks the operation with its fragments expanded and counts the objects that the
 answer may hold: the sizes of nested connections multiply. A fragment is measured once for
 each place it can be in, so one that doubles itself thirty times is no more work to refuse.
+Arguments count as the resolvers get them, coerced: `100.0` is the page size 100. What cannot be
+known before it is read (long texts, metrics without `keys`) is counted in `app.graphql.budget`.
 """
 
 from typing import Any, NamedTuple
@@ -13,20 +15,19 @@ from graphql import (
     FragmentDefinitionNode,
     FragmentSpreadNode,
     GraphQLError,
+    GraphQLField,
     GraphQLNamedType,
     GraphQLSchema,
     InlineFragmentNode,
-    IntValueNode,
-    ListValueNode,
     OperationDefinitionNode,
+    OperationType,
     SelectionSetNode,
-    VariableNode,
     get_named_type,
     get_nullable_type,
     is_list_type,
 )
+from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
 
-from app.graphql.connections import DEFAULT_SIZE
 from app.services.keyset import MOST
 
 CHARACTERS = 200_000
@@ -35,9 +36,17 @@ DEPTH = 20
 FIELDS = 1_000
 ALIASES = 50
 PAIRS = 5_000
+DEFAULT_SIZE = 20
+MOST_POINTS = 10_000
 NODES = 10_000
 LISTED = 10  # a plain list, such as a run's metrics, counts as so many objects
 POINTS = 100  # so many points of a curve count as one object
+WATCHED = 1_000  # objects in one answer of a subscription, which comes with every change
+ALL_WATCHED = 100_000  # the same of all subscriptions of this server together
+METRICS = 20_000  # latest values read at once
+KEYS = 200  # metrics named in one field
+ANSWER_BYTES = 64_000_000
+ALL_ANSWERS_BYTES = 256_000_000
 SECONDS = 20.0
 
 
@@ -57,18 +66,18 @@ def check(
     variables: dict[str, Any],
 ) -> int:
     """The objects that the answer may hold. Raises GraphQLError beyond a limit."""
-    defaults = {
-        each.variable.name.value: each.default_value
-        for each in operation.variable_definitions or ()
-    }
-    walk = _Walk(schema, document, defaults | variables)
+    values = get_variable_values(schema, operation.variable_definitions or (), variables)
+    if isinstance(values, list):  # they are refused before anything is executed
+        values = VariableValues({}, {})
+    walk = _Walk(schema, document, values)
     root = schema.get_root_type(operation.operation)
     size = walk.selections(operation.selection_set, root, 1)
+    most_nodes = WATCHED if operation.operation is OperationType.SUBSCRIPTION else NODES
     for measured, most, what in (
         (size.depth, DEPTH, "levels deep"),
         (size.fields, FIELDS, "fields, counting fragments wherever they are used"),
         (size.aliases, ALIASES, "aliases"),
-        (size.nodes, NODES, "objects that the answer may hold (ask for smaller pages)"),
+        (size.nodes, most_nodes, "objects that the answer may hold (ask for smaller pages)"),
     ):
         if measured > most:
             raise _too_complex(
@@ -132,7 +141,7 @@ def _fragments(document: DocumentNode) -> dict[str, FragmentDefinitionNode]:
 
 class _Walk:
     def __init__(
-        self, schema: GraphQLSchema, document: DocumentNode, variables: dict[str, Any]
+        self, schema: GraphQLSchema, document: DocumentNode, variables: VariableValues
     ) -> None:
         self.schema = schema
         self.variables = variables
@@ -178,52 +187,47 @@ class _Walk:
         definition = getattr(parent, "fields", {}).get(name)
         kind = get_named_type(definition.type) if definition else None
         connected = kind is not None and kind.name.endswith("Connection")
-        below = self.selections(node.selection_set, kind, self.page(node) if connected else 1)
+        given = self.arguments(definition, node)
+        below = self.selections(node.selection_set, kind, _page(given) if connected else 1)
         nodes = below.nodes
         if definition and kind and parent and node.selection_set and not connected:
             nodes += not (parent.name.endswith("Edge") and name == "node")
             if name == "nodes" and parent.name == "Query":
-                nodes *= self.length(node, "ids")
+                nodes *= _length(given, "ids")
             elif name in ("nodes", "edges"):
                 nodes *= page
             elif kind.name == "MetricSeries":
-                nodes *= self.length(node, "keys", LISTED) * (1 + self.points(node) // POINTS)
+                nodes *= _length(given, "keys") * (1 + _points(given) // POINTS)
             elif is_list_type(get_nullable_type(definition.type)):
-                nodes *= LISTED
+                nodes *= _length(given, "keys")
         return _Size(
             below.depth + 1, below.fields + 1, below.aliases + (node.alias is not None), nodes
         )
 
-    def argument(self, node: FieldNode, name: str) -> Any:
-        """The value of an argument, as written or from the variables."""
-        for each in node.arguments or ():
-            if each.name.value == name:
-                value = each.value
-                return (
-                    self.variables.get(value.name.value)
-                    if isinstance(value, VariableNode)
-                    else value
-                )
-        return None
+    def arguments(self, definition: GraphQLField | None, node: FieldNode) -> dict[str, Any]:
+        """The arguments as the resolver gets them; none where validation will refuse them."""
+        if definition is None or not COUNTED & definition.args.keys():
+            return {}
+        try:
+            return get_argument_values(definition, node, self.variables)
+        except GraphQLError:
+            return {}
 
-    def page(self, node: FieldNode) -> int:
-        sizes = []
-        for name in ("first", "last"):
-            value = self.argument(node, name)
-            if isinstance(value, IntValueNode):
-                value = int(value.value[:9])
-            if isinstance(value, int):
-                sizes.append(min(max(value, 0), MOST))
-        return max(sizes, default=DEFAULT_SIZE)
 
-    def points(self, node: FieldNode) -> int:
-        value = self.argument(node, "points")
-        if isinstance(value, IntValueNode):
-            value = int(value.value[:9])
-        return value if isinstance(value, int) else 1000
+COUNTED = {"first", "last", "ids", "keys", "points"}
+"""Arguments that say how much is read."""
 
-    def length(self, node: FieldNode, name: str, otherwise: int = 1) -> int:
-        value = self.argument(node, name)
-        if isinstance(value, ListValueNode):
-            return len(value.values)
-        return len(value) if isinstance(value, list) else otherwise
+
+def _page(given: dict[str, Any]) -> int:
+    sizes = [given[name] for name in ("first", "last") if given.get(name) is not None]
+    return min(max([0, *sizes]), MOST) if sizes else DEFAULT_SIZE
+
+
+def _points(given: dict[str, Any]) -> int:
+    return min(max(given.get("points") or 0, 0), MOST_POINTS)
+
+
+def _length(given: dict[str, Any], name: str) -> int:
+    """How many are named; where none need to be, what a list counts as."""
+    named = given.get(name)
+    return LISTED if named is None else len(named)

@@ -28,7 +28,7 @@ from strawberry.extensions import MaskErrors
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.schema.schema import validate_document
 
-from app.errors import InvalidInput, ServiceError
+from app.errors import Busy, InvalidInput, ServiceError
 from app.graphql import limits
 from app.graphql.context import Context
 from app.graphql.executor import FastExecutor
@@ -59,8 +59,11 @@ class Timeout(ServiceError):
 
 
 class LimitedExecutor(FastExecutor):
-    """Bounds the time of every operation on every transport, and of every single answer of a
-    subscription, which itself lives on."""
+    """Bounds the time and the memory of every operation on every transport, and of every single
+    answer of a subscription, which itself lives on."""
+
+    def spend(self, size: int) -> None:
+        self.context_value.budget.charge(size)
 
     def execute_operation(self, serially: bool | None = None) -> Any:
         self.context_value = context = self.context_value.for_operation(limits.SECONDS)
@@ -72,7 +75,11 @@ class LimitedExecutor(FastExecutor):
     ) -> ExecutionResult:
         try:
             async with context.limit:
-                return await result
+                found = await result
+            if context.budget.refused is None:
+                return found
+            error = context.budget.refused
+            return ExecutionResult(None, [GraphQLError(error.detail, original_error=error)])
         except TimeoutError:
             late = Timeout(f"The operation took longer than {limits.SECONDS:g} s.")
             return ExecutionResult(None, [GraphQLError(late.detail, original_error=late)])
@@ -86,6 +93,24 @@ class Operation(MaskErrors):
     def __init__(self) -> None:
         super().__init__(lambda error: "code" not in (error.extensions or {}))
         self.cost: int | None = None
+
+    def on_operation(self) -> Iterator[None]:
+        execution = self.execution_context
+        if execution.context.shared:
+            execution.context = execution.context.apart()
+        context, self.watched = execution.context, 0
+        try:
+            yield from super().on_operation()
+        finally:
+            context.memory.unwatch(self.watched)
+            if context.shared:
+                context.release()
+
+    def on_stream_result(self, result: Any) -> Iterator[None]:
+        try:
+            yield from super().on_stream_result(result)
+        finally:
+            self.execution_context.context.release()  # it is sent
 
     def on_parse(self) -> Iterator[None]:
         context = self.execution_context
@@ -117,6 +142,11 @@ class Operation(MaskErrors):
                 context.pre_execution_errors = _validate(
                     schema, context.query or "", tuple(context.validation_rules)
                 )
+                if chosen.operation is OperationType.SUBSCRIPTION:
+                    context.context.memory.watch(1 + self.cost)
+                    self.watched = 1 + self.cost
+            except Busy as busy:
+                context.pre_execution_errors = [GraphQLError(busy.detail, original_error=busy)]
             except GraphQLError as error:
                 context.pre_execution_errors = [error]
         yield

@@ -30,6 +30,7 @@ from strawberry.types.unset import UnsetType
 
 from app.domain.tokens import same
 from app.graphql import limits
+from app.graphql.budget import Memory
 from app.graphql.context import Context
 from app.graphql.ide import graphiql
 from app.graphql.operation import subscribes
@@ -73,6 +74,7 @@ class GraphQLApp(GraphQL[Context, None]):
         )
         self.api_token = settings.api_token
         self.persisted = PersistedQueries()
+        self.memory = Memory()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -80,10 +82,14 @@ class GraphQLApp(GraphQL[Context, None]):
             return
         request = Request(scope, receive)
         try:
-            response = await self.run(request)
-        except HTTPException as refusal:
-            response = await self._refusal(request, refusal)
-        await response(scope, receive, send)
+            try:
+                response = await self.run(request)
+            except HTTPException as refusal:
+                response = await self._refusal(request, refusal)
+            await response(scope, receive, send)
+        finally:
+            if context := scope.get("graphql"):
+                context.release()
 
     async def _refusal(self, request: Request, refusal: HTTPException) -> Response:
         odd = refusal.status_code == 405
@@ -101,7 +107,9 @@ class GraphQLApp(GraphQL[Context, None]):
         return True  # the guard has judged it
 
     async def get_context(self, request: Request | WebSocket, response: Any) -> Context:
-        return Context(request)
+        context = Context(request, self.memory)
+        request.scope["graphql"] = context
+        return context
 
     async def on_ws_connect(self, context: Context) -> UnsetType:
         # A browser cannot set headers on a websocket; the token comes in its first message.

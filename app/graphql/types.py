@@ -22,7 +22,6 @@ from app.graphql.filters import (
     EventFilter,
     RunFilter,
     RunOrder,
-    plain,
 )
 from app.graphql.scalars import DateTime, Json, Long
 from app.services import listing, progress
@@ -194,13 +193,22 @@ class Run(Node):
         ]
 
     @edge
-    async def metrics(self, info: Info) -> list[Metric]:
+    async def metrics(
+        self,
+        info: Info,
+        keys: Annotated[
+            list[str] | None,
+            strawberry.argument(description="Which metrics, at most 200; all if left out."),
+        ] = None,
+    ) -> list[Metric]:
         """The latest value of each metric, by key."""
+        named = curves.named(keys)
 
         def load(runs: list[Any]) -> Any:
             ids = [run.id for run in runs]
-            # Of one run they are few; of a list they may be a hundred thousand.
-            return info.context.load("metrics", ids, listing.latest_metrics, long=len(ids) > 1)
+            read = partial(curves.latest, named, info.context.budget)
+            # Of one run they are few; of a list they may be thousands.
+            return info.context.load(("metrics", named), ids, read, long=len(ids) > 1)
 
         found: list[Metric] = await each(self, load)
         return found
@@ -210,7 +218,8 @@ class Run(Node):
         self,
         info: Info,
         keys: Annotated[
-            list[str] | None, strawberry.argument(description="Which metrics; all if left out.")
+            list[str] | None,
+            strawberry.argument(description="Which metrics, at most 200; all if left out."),
         ] = None,
         from_step: Annotated[Long | None, strawberry.argument(description="First step.")] = None,
         to_step: Annotated[Long | None, strawberry.argument(description="Last step.")] = None,
@@ -219,14 +228,13 @@ class Run(Node):
         ] = 1000,
     ) -> list[MetricSeries]:
         """Its metrics over the steps, going on from the runs that it was resumed from."""
-        for key in keys or ():
-            plain(key)
+        named = curves.named(keys)
         asked = curves.window(from_step, to_step, points)
 
         def load(runs: list[Any]) -> Any:
-            name = ("series", keys and tuple(keys), asked)
             ids = [run.id for run in runs]
-            return info.context.load(name, ids, partial(curves.read, keys, asked), long=True)
+            read = partial(curves.read, named, asked, info.context.budget)
+            return info.context.load(("series", named, asked), ids, read, long=True)
 
         found: list[MetricSeries] = await each(self, load)
         return found

@@ -22,6 +22,12 @@ from app.store.sql import Tx
 
 FEW = 20_000
 FEW_METRICS = 2_000
+PART = 100
+"""So many rows are read at once; more are never read on the event loop."""
+METRICS = 20_000
+"""Latest values that are read at once."""
+MOST_BYTES = 16_000_000
+"""A page of this size ends, however many rows were asked for."""
 # An index would have to be written with every report.
 _SCANS = "By `step` the whole list is read for each page; every other order walks an index."
 
@@ -40,7 +46,9 @@ class PageQuery(BaseModel):
 
     def filters(self) -> dict[str, Any]:
         """What was asked for, without what says how to list it."""
-        asked = self.model_dump(exclude={"limit", "after", "order", "metric_key"}, mode="json")
+        asked = self.model_dump(
+            exclude={"limit", "after", "order", "metric_key", "keys"}, mode="json"
+        )
         return {name: value for name, value in asked.items() if value not in (None, [])}
 
 
@@ -70,6 +78,12 @@ class RunsQuery(PageQuery):
     ] = Field(default="-created_at", description=_SCANS)  # fmt: skip
     metric_key: MetricKey | None = Field(
         default=None, description="With the order `metric`: the key whose latest value counts."
+    )
+    keys: list[MetricKey] = Field(
+        default_factory=list,
+        max_length=200,
+        description="Whose latest values are shown; may be repeated; none: all. Runs with "
+        "thousands of metrics end a page early: go on with `next`, or name the keys.",
     )
 
 
@@ -156,18 +170,19 @@ async def _answer(
         raise InvalidInput("The order `metric` and `metric_key` go together.")
     window = Window(query.limit, query.after)
     db = request.app.state.db
-    asked = name, of, query.filters(), order, window
+    keys = getattr(query, "keys", None) or None
+    asked = name, of, query.filters(), order, window, partial(render, keys=keys)
     parent = None
     if experiment_id is not None:
         parent = ("experiment_id", experiment_id)
         # Its events outnumber its runs and checkpoints: few of them, and the list is short work,
         # if its runs do not have a thousand metrics each.
-        if (await db.read(experiments.get, experiment_id)).last_seq <= FEW:
-            short = partial(render, most=FEW_METRICS) if render is _runs else render
+        last_seq = (await db.read(experiments.get, experiment_id)).last_seq
+        if last_seq <= FEW and query.limit <= PART:
             with suppress(listing.TooMany):
-                body = await db.read(_body, parent, *asked, short)
+                body = await db.read(_body, parent, *asked, FEW_METRICS, False)
                 return Response(body, media_type="application/json")
-    body = await db.scan(_body, parent, *asked, render)
+    body = await db.scan(_body, parent, *asked, METRICS, True)
     return Response(body, media_type="application/json")
 
 
@@ -180,25 +195,53 @@ def _body(
     order: Order,
     window: Window,
     render: Render,
+    most: int,
+    cut: bool,
 ) -> bytes:
-    """The bytes, made where the rows were read."""
-    page = keyset.page(tx, of, filters, order, window, parent)
-    following = page.cursor(len(page.rows) - 1) if page.has_next else None
-    return orjson.dumps({name: render(tx, page), "next": following})
+    """The bytes, made where the rows were read, a part at a time.
+
+    An answer of `MOST_BYTES` ends early, like a smaller page, and says where the next one begins.
+    A part whose runs have more than `most` latest values is cut; without `cut`, TooMany is raised.
+    """
+    parts: list[bytes] = []
+    left, after, size, part = window.size, window.after, 0, PART
+    while True:
+        page = keyset.page(tx, of, filters, order, Window(min(left, part), after), parent)
+        page, shown = _shown(tx, page, render, most) if cut else (page, render(tx, page, most=most))
+        parts.append(orjson.dumps(shown)[1:-1])
+        part = min(part, max(1, len(page.rows)))  # the next runs are likely to be alike
+        left -= len(page.rows)
+        size += len(parts[-1])
+        after = page.cursor(len(page.rows) - 1) if page.has_next else None
+        if after is None or left <= 0 or size >= MOST_BYTES:
+            break
+    return b'{"%b":[%b],"next":%b}' % (name.encode(), b",".join(parts), orjson.dumps(after))
 
 
-def _experiments(tx: Tx, page: Page[Any]) -> list[dict[str, Any]]:
+def _shown(
+    tx: Tx, page: Page[Any], render: Render, most: int
+) -> tuple[Page[Any], list[dict[str, Any]]]:
+    """The page, cut to what has at most so many latest values, but to one run at the least."""
+    while len(page.rows) > 1:
+        try:
+            return page, render(tx, page, most=most)
+        except listing.TooMany:
+            page = page.first(len(page.rows) // 2)
+    return page, render(tx, page, most=2**62)
+
+
+def _experiments(tx: Tx, page: Page[Any], **_: Any) -> list[dict[str, Any]]:
     return [views.experiment(row) for row in page.rows]
 
 
-def _runs(tx: Tx, page: Page[Any], **at: int) -> list[dict[str, Any]]:
-    latest = listing.latest_metrics(tx, [row.id for row in page.rows], **at)
+def _runs(tx: Tx, page: Page[Any], *, keys: list[str] | None, most: int) -> list[dict[str, Any]]:
+    latest = listing.latest_metrics(tx, [row.id for row in page.rows], most, keys)
     return [views.run_summary(*each) for each in zip(page.rows, latest, strict=True)]
 
 
-def _checkpoints(tx: Tx, page: Page[Any]) -> list[dict[str, Any]]:
+def _checkpoints(tx: Tx, page: Page[Any], **_: Any) -> list[dict[str, Any]]:
     return [views.checkpoint(row) for row in page.rows]
 
 
-def _events(tx: Tx, page: Page[Any]) -> list[dict[str, Any]]:
+def _events(tx: Tx, page: Page[Any], **_: Any) -> list[dict[str, Any]]:
     return [views.event(row) for row in page.rows]

@@ -42,6 +42,10 @@ class Page(NamedTuple, Generic[RowT]):
     has_next: bool
     has_previous: bool
 
+    def first(self, number: int) -> "Page[RowT]":
+        """The same page, ended after so many rows."""
+        return self._replace(rows=self.rows[:number], values=self.values[:number], has_next=True)
+
     def cursor(self, index: int) -> str:
         """The cursor of a row of this page."""
         row: Any = self.rows[index]

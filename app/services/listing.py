@@ -121,13 +121,15 @@ def _with_ids(table: type[RowT]) -> Statement[RowT]:
     return Statement(every(table).where(one_of(columns(table).id, "ids")), table)
 
 
-_LATEST = Statement(
-    every(MetricLatest)
-    .where(one_of(_latest.run_id, "ids"))
-    .order_by(_latest.run_id, _latest.key)
-    .limit(bindparam("most")),
-    MetricLatest,
-)
+def _latest_statement(*conditions: Any) -> Statement[MetricLatest]:
+    chosen = every(MetricLatest).where(one_of(_latest.run_id, "ids"), *conditions)
+    return Statement(
+        chosen.order_by(_latest.run_id, _latest.key).limit(bindparam("most")), MetricLatest
+    )
+
+
+_LATEST = _latest_statement()
+_LATEST_NAMED = _latest_statement(one_of(_latest.key, "keys"))
 
 
 def by_ids(tx: Tx, table: type[RowT], ids: Sequence[str]) -> list[RowT | None]:
@@ -141,10 +143,17 @@ class TooMany(Exception):
     """There are more rows than there may be where they are read."""
 
 
-def latest_metrics(tx: Tx, run_ids: Sequence[str], most: int = 2**62) -> list[list[MetricLatest]]:
-    """The latest value of each key of each run, by key. Raises TooMany above `most`."""
+def latest_metrics(
+    tx: Tx, run_ids: Sequence[str], most: int = 2**62, keys: Sequence[str] | None = None
+) -> list[list[MetricLatest]]:
+    """The latest value of each key of each run, by key; of all keys without `keys`.
+
+    Raises TooMany where they are more than `most`.
+    """
     found: dict[str, list[MetricLatest]] = {each: [] for each in run_ids}
-    rows = tx.all(_LATEST, ids=dump(list(run_ids)), most=most + 1)
+    named = {} if keys is None else {"keys": dump(list(keys))}
+    statement = _LATEST if keys is None else _LATEST_NAMED
+    rows = tx.all(statement, ids=dump(list(run_ids)), most=most + 1, **named)
     if len(rows) > most:
         raise TooMany
     for row in rows:

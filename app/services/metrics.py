@@ -7,7 +7,6 @@ step from which the next one went on, so that superseded points never show.
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, delete, func, insert, select, text
@@ -273,24 +272,23 @@ def _curves(
 
 def _parts(tx: Tx, run_id: str, keys: Sequence[str] | None) -> list[_Part]:
     if keys is None:
-        rows = tx.all(_parts_statement(0), run=run_id)
+        rows = tx.all(_PARTS, run=run_id)
     else:
-        named = {f"key_{index}": key for index, key in enumerate(dict.fromkeys(keys))}
-        rows = tx.all(_parts_statement(len(named)), run=run_id, **named)
+        rows = tx.all(_PARTS_NAMED, run=run_id, keys=dump(list(keys)))
     return [_Part(*row) for row in rows]
 
 
-@cache
-def _parts_statement(keys: int) -> Statement[tuple[str, int, int, int]]:
-    """`keys`: how many are named; 0 for all."""
-    clause = (
+def _parts_statement(*conditions: Any) -> Statement[tuple[str, int, int, int]]:
+    return Statement(
         select(_series.key, _series.attempt, _series.id, _first_own)
-        .where(_series.run_id == bindparam("run"))
+        .where(_series.run_id == bindparam("run"), *conditions)
         .order_by(_series.key, _series.attempt)
     )
-    if keys:
-        clause = clause.where(_series.key.in_([bindparam(f"key_{i}") for i in range(keys)]))
-    return Statement(clause)
+
+
+_PARTS = _parts_statement()
+# One statement for any number of keys: one for each number would be kept for each number.
+_PARTS_NAMED = _parts_statement(one_of(_series.key, "keys"))
 
 
 def _found(tx: Tx, run_id: str) -> Run:

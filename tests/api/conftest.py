@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from sqlalchemy import create_engine
 from sqlmodel import SQLModel
 
 from app.main import create_app
 from app.settings import Settings
-from tests.support.server import end_trainers
+from tests.support.server import end_trainers, wait_until
 
 
 @dataclass(frozen=True)
@@ -84,3 +86,17 @@ def running(tmp_path: Path, **settings: Any) -> Iterator[Api]:
 def api(tmp_path_factory: pytest.TempPathFactory, module_database_url: str) -> Iterator[Api]:
     with running(tmp_path_factory.mktemp("api"), database_url=module_database_url) as api:
         yield api
+
+
+@pytest.fixture(scope="module")
+def url(api: Api) -> Iterator[str]:
+    """Where the app of `api` is served on a real socket."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(api.app, lifespan="off", ws="websockets-sansio", log_config=None)
+    )
+    served = asyncio.run_coroutine_threadsafe(server.serve([listening]), api.loop)
+    wait_until(lambda: server.started, lambda: "")
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    served.result(10)

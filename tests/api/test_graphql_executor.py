@@ -254,7 +254,7 @@ def test_the_comparison_sees_a_flaw(flaw: str, monkeypatch: pytest.MonkeyPatch) 
 
         monkeypatch.setattr(executor, "_object", reversed_fields)
     else:  # a value of another type is passed on
-        monkeypatch.setattr(executor, "_leaf", lambda kind: list)
+        monkeypatch.setattr(executor, "_leaf", lambda executor, kind: list)
     with pytest.raises(AssertionError):
         for seed in range(200):
             _same(seed, 0.1, 3)

@@ -306,9 +306,9 @@ def test_the_curves_of_all_runs_are_one_read_of_few_statements_each(
     reads: list[int] = []
     read = curves.read
 
-    def counted(keys: Any, asked: Any, tx: Any, run_ids: list[str]) -> Any:
+    def counted(keys: Any, asked: Any, budget: Any, tx: Any, run_ids: list[str]) -> Any:
         reads.append(len(run_ids))
-        return read(keys, asked, tx, run_ids)
+        return read(keys, asked, budget, tx, run_ids)
 
     monkeypatch.setattr(curves, "read", counted)
     query = """query ($id: ID!) { experiment(id: $id) { runs { nodes {

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,14 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from sqlalchemy import text
 
 from app.graphql import limits
 from app.store.sql import Statement, Tx
 from tests.api.conftest import Api
 from tests.support.graphql import Graph, connected
-from tests.support.server import wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -29,20 +26,6 @@ SLOW = Statement[tuple[int]](  # half a minute of work
 )
 COUNT = "{ runs { totalCount } }"
 TIMEOUT = {"code": "TIMEOUT"}
-
-
-@pytest.fixture(scope="module")
-def url(api: Api) -> Iterator[str]:
-    """Where the app of `api` is served on a real socket."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(api.app, lifespan="off", ws="websockets-sansio", log_config=None)
-    )
-    served = asyncio.run_coroutine_threadsafe(server.serve([listening]), api.loop)
-    wait_until(lambda: server.started, lambda: "")
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    served.result(10)
 
 
 @pytest.fixture

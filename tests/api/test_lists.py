@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from app.graphql import curves
 from app.rest import lists, routes
-from app.services import experiments, listing
+from app.services import experiments
 from tests.api.conftest import Api, running
 from tests.support.database import Databases
 from tests.support.story import Json, Story
@@ -101,7 +102,34 @@ def test_runs_of_many_metrics_are_not_listed_on_the_event_loop(
     query = f'{{ experiment(id: "{story.id}") {{ runs {{ nodes {{ metrics {{ key }} }} }} }} }}'
     found = story.ok("POST", "/graphql", json={"query": query})["data"]["experiment"]["runs"]
     assert sum(len(each["metrics"]) for each in found["nodes"]) == 4
-    assert listing.latest_metrics in scanned
+    assert curves.latest in [getattr(each, "func", None) for each in scanned]
+
+
+def test_runs_are_listed_with_the_metrics_that_are_named(story: Story) -> None:
+    shown = paged(story, "runs", keys=["loss", "none"])
+    whole = paged(story, "runs")
+    assert [run["run_id"] for run in shown] == [run["run_id"] for run in whole]
+    for some, all in zip(shown, whole, strict=True):
+        assert some["metrics"] == {k: v for k, v in all["metrics"].items() if k == "loss"}
+
+
+@pytest.mark.parametrize(("limit", "most"), [("METRICS", 3), ("MOST_BYTES", 2_000), ("PART", 1)])
+def test_a_page_that_would_be_too_large_ends_early_and_says_where_to_go_on(
+    story: Story, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+) -> None:
+    """1,000 runs with 10,000 metrics each are ten million values: nobody gets them at once."""
+    whole = story.get("/runs")["runs"]
+    monkeypatch.setattr(lists, "FEW_METRICS", 3)  # of the four that there are
+    monkeypatch.setattr(lists, "PART", 2)
+    monkeypatch.setattr(lists, limit, most)
+    first = story.get("/runs", limit=1000)
+    assert (first["next"] is None) == (limit != "MOST_BYTES"), "parts are put together"
+    assert first["runs"] == whole[: len(first["runs"])]
+    seen, after = first["runs"], first["next"]
+    while after is not None:
+        page = story.get("/runs", limit=1000, after=after)
+        seen, after = seen + page["runs"], page["next"]
+    assert seen == whole
 
 
 def test_experiments_are_listed_by_what_describes_them(api: Api) -> None:
