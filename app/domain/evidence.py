@@ -46,7 +46,7 @@ def judge(evidence: Evidence) -> Verdict:
     e = evidence
     if e.cancel_asked:
         return Verdict(RunStatus.CANCELLED, Reason.CANCEL_REQUESTED, _end(e) or None)
-    done = e.finished or (e.total_steps is not None and e.step >= e.total_steps)
+    done = reached_end(e)
     clean = e.signal is None and not e.exit_code and not e.vanished
     if e.ended_by_service is not None and not (done and clean):
         return _failed(e.ended_by_service, " ".join(filter(None, (e.why, _end(e)))))
@@ -66,6 +66,14 @@ def judge(evidence: Evidence) -> Verdict:
     return _failed(
         Reason.UNFINISHED, f"Exited with code 0 at step {e.step}{of}, without its last step."
     )
+
+
+def reached_end(e: Evidence) -> bool:
+    """Return True if the training loop came to its own end: it said so, or made its last step.
+
+    A step beyond the last one is on another axis (tokens, say), and a total of 0 is none.
+    """
+    return e.finished or (bool(e.total_steps) and e.step == e.total_steps)
 
 
 def nothing_saved(e: Evidence) -> str:

@@ -24,6 +24,8 @@ TAIL = 32
 # A range with more points than this for each one asked for is answered from the sketches,
 # which hold one of 32: what is read and thinned then stays near what is answered.
 SKETCHED = 64
+# Ranges that overlap are read in full up to so many points.
+MERGED = 1_000_000
 
 _chunk = columns(MetricChunk)
 _series = _chunk.series_id == bindparam("series")
@@ -99,7 +101,11 @@ _DROP = Statement[Any](delete(MetricChunk).where(_series, _chunk.first_step == b
 
 
 class Range(NamedTuple):
-    """The points of one series from step `low` to step `high`, both included."""
+    """The points of one series from step `low` to step `high`, both included.
+
+    Several make up a curve, oldest first. Where they overlap, the last one's point of a step is
+    the curve's.
+    """
 
     series_id: int
     low: int
@@ -157,41 +163,70 @@ def _put(tx: Tx, series_id: int, column: Column) -> None:
 
 
 def page(tx: Tx, ranges: Sequence[Range], most: int) -> Column:
-    """The first `most` points of ranges that follow one another."""
+    """Return the first `most` points of a curve."""
     found: list[Column] = []
     missing = most
-    for series_id, low, high in ranges:
-        heads = tx.all(_HEADS, series=series_id, low=low, high=high, most=missing + 1)
-        # Of the first chunk any number may lie before the range.
-        taken, certain = 0, 0
-        for taken, head in enumerate(heads, 1):
-            certain += head[2] if taken > 1 else 0
-            if certain >= missing:
-                break
-        if not taken:
-            continue
-        part = points.between(_load(tx, series_id, heads[0][0], heads[taken - 1][0]), low, high)
-        found.append(part.cut(0, missing))
+    for group in _apart(ranges):
+        # The first points of several ranges are among the first of each.
+        found.append(_merged([_first(tx, each, missing) for each in group]).cut(0, missing))
         missing -= len(found[-1].steps)
         if missing <= 0:
             break
     return points.joined(found)
 
 
+def _apart(ranges: Sequence[Range]) -> list[list[Range]]:
+    """Return groups in the order of their steps; only ranges of the same group may overlap."""
+    groups: list[list[Range]] = []
+    for each in ranges:
+        group = [each]
+        while groups and each.low <= max(other.high for other in groups[-1]):
+            group = groups.pop() + group
+        groups.append(group)
+    return groups
+
+
+def _merged(parts: Sequence[Column]) -> Column:
+    return parts[0] if len(parts) == 1 else points.ordered(points.joined(parts))
+
+
+def _first(tx: Tx, of: Range, most: int) -> Column:
+    """Return the first `most` points of a range."""
+    series_id, low, high = of
+    heads = tx.all(_HEADS, **_params(of), most=most + 1)
+    # Of the first chunk any number may lie before the range.
+    taken, certain = 0, 0
+    for taken, head in enumerate(heads, 1):
+        certain += head[2] if taken > 1 else 0
+        if certain >= most:
+            break
+    if not taken:
+        return Column((), (), ())
+    found = points.between(_load(tx, series_id, heads[0][0], heads[taken - 1][0]), low, high)
+    return found.cut(0, most)
+
+
 def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
-    """Ranges that follow one another in at most `most` points, and whether any were left out."""
+    """Return a curve in at most `most` points, and True if any were left out."""
     size = 0
     for each in ranges:
         row = tx.first(_SIZE, **_params(each))
         size += (row and row[0]) or 0
-    if size <= SKETCHED * most:
+    groups = _apart(ranges)
+    # What is left of two series does not tell which points of the older one are superseded.
+    exact = SKETCHED * most if len(groups) == len(ranges) else max(MERGED, SKETCHED * most)
+    if size <= exact:
         whole = page(tx, ranges, size) if size else Column((), (), ())
         thinned = points.thin(whole, most)
         return thinned, len(thinned.steps) < len(whole.steps)
-    drawn = [_sketched(tx, each) for each in ranges]
-    whole = points.joined(part for parts, _ in drawn for part in parts)
+    found, less = [], False
+    for group in groups:
+        drawn = [_sketched(tx, each) for each in group]
+        found.append(_merged([points.joined(parts) for parts, _ in drawn]))
+        less |= any(missing for _, missing in drawn)
+    whole = points.joined(found)
     thinned = points.thin(whole, most)
-    return thinned, len(thinned.steps) < len(whole.steps) or any(less for _, less in drawn)
+    return thinned, less or len(thinned.steps) < len(whole.steps)
 
 
 def last(tx: Tx, series_id: int, high: int) -> Column:

@@ -1,15 +1,16 @@
 """Metrics of runs: taken in by batches, read as curves that tell the truth, latest at once.
 
-A series is one key of one attempt of one run. A run's curve is put together from the series
-of its attempts and of the runs it was resumed from: each contributes the points up to the
-step from which the next one went on, so that superseded points never show.
+A series is one key of one attempt of one run. A run's curve is put together from the series of
+its attempts and of the runs it was resumed from. Each attempt is a branch that begins at one step
+for all keys: it supersedes the points of earlier attempts past that step, and at steps that it
+reported itself.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, delete, func, insert, select, text
+from sqlalchemy import bindparam, delete, func, insert, select, text, update
 
 from app.domain import points
 from app.domain.points import MAX_STEP, Column
@@ -56,6 +57,11 @@ _BEGUN = Statement[tuple[int]](
     select(_series.id)
     .where(_series.run_id == bindparam("run"), _series.attempt == bindparam("attempt"))
     .limit(1)
+)
+_SET_BRANCH = Statement[Any](
+    update(MetricSeries)
+    .where(_series.run_id == bindparam("run"), _series.attempt == bindparam("of_attempt"))
+    .values(start_step=bindparam("start"))
 )
 _FORGET_LATEST = Statement[Any](
     delete(MetricLatest).where(_latest.run_id == bindparam("run"), _latest.key == bindparam("key"))
@@ -111,10 +117,6 @@ def write(tx: Tx, run: Run, batch: Mapping[str, Column]) -> None:
     missing = [key for key in batch if key not in found]
     if missing:
         _check_keys(tx, run, len(missing))
-    if missing and run.attempt > 1:
-        # What earlier attempts reported from its first step on is superseded, and before that
-        # step lower than its own.
-        tx.many(_FORGET_LATEST, [{"run": run.id, "key": key} for key in missing])
     for key in missing:
         row = tx.first(_ADD, run_id=run.id, attempt=run.attempt, key=key, start_step=run.start_step)
         assert row is not None
@@ -155,18 +157,18 @@ def begun(tx: Tx, run: Run) -> bool:
     return tx.first(_BEGUN, run=run.id, attempt=run.attempt) is not None
 
 
-def rewind(tx: Tx, run: Run) -> None:
-    """Takes the latest values back to the step that a new attempt goes on from."""
+def branch(tx: Tx, run: Run) -> None:
+    """Let the run's attempt begin at its `start_step`, with the latest values up to there."""
+    tx.run(_SET_BRANCH, run=run.id, of_attempt=run.attempt, start=run.start_step)
     superseded = {row.key for row in latest(tx, run.id) if row.step > run.start_step}
     if not superseded:
         return
     tx.many(_FORGET_LATEST, [{"run": run.id, "key": key} for key in superseded])
     for key, ranges in _curves(tx, run, None, 0, MAX_STEP, own=True):
-        for each in reversed(ranges) if key in superseded else ():
+        for each in ranges if key in superseded else ():
             last = chunks.last(tx, each.series_id, each.high)
-            if last.steps:
+            if last.steps:  # a lower step does not replace a higher one
                 _set_latest(tx, run, {key: last})
-                break
 
 
 def latest(tx: Tx, run_id: str) -> list[MetricLatest]:
@@ -244,8 +246,7 @@ def _curves(
 ) -> list[tuple[str, list[Range]]]:
     """What survives of each key, oldest first; with `own`, of what this very run reported."""
     curves: dict[str, list[Range]] = {key: [] for key in keys or ()}
-    until: dict[str, int] = {}  # by key: the last step that is not superseded
-    ceiling = high  # the same for a key that later attempts have not reported
+    ceiling = high  # the last step that no later attempt superseded
     newest = run.attempt  # later ones are another branch
     while True:
         starts = dict(tx.all(_ATTEMPTS, run=run.id)) if run.attempt > 1 else {}
@@ -255,11 +256,9 @@ def _curves(
             parts.setdefault(part.attempt, []).append(part)
         for attempt in sorted((each for each in starts if each <= newest), reverse=True):
             for part in parts.get(attempt, ()):
-                last = min(ceiling, until.get(part.key, high))
-                if low <= last:
-                    curves.setdefault(part.key, []).append(Range(part.series_id, low, last))
-                # At the step it started from its own point counts, not the one before.
-                until[part.key] = min(last, part.first - 1)
+                first = max(low, part.first)
+                if first <= ceiling:
+                    curves.setdefault(part.key, []).append(Range(part.series_id, first, ceiling))
             ceiling = min(ceiling, starts[attempt])
         if own or run.source_checkpoint_id is None or ceiling < low:
             break

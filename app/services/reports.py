@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from app.domain import hyperparams, paths, points
 from app.domain.ids import seconds_between
 from app.domain.lifecycle import TERMINAL, RunStatus
+from app.domain.points import MAX_STEP
 from app.domain.requests import JsonObject, MetricKey, Request, bounded
 from app.errors import InvalidInput, RunFinished, SessionActive, StaleAttempt
 from app.services import checkpoints, events, metrics, progress, runs
@@ -103,6 +104,11 @@ class ReportRequest(Request):
     run token (a spawned worker, an evaluation script) changes nothing. A session that was
     replaced never returns, with `take_over` neither. `take_over` may be sent with each report
     of a session; it has no effect once the session is the run's.
+
+    `step` is the highest step of the training loop since the last report. One beyond
+    `total_steps` moves no progress, so leave out steps of other axes (tokens, evaluation).
+    A report without `step` tells the highest of its points that is not beyond `total_steps`;
+    `total_steps` 0 means that it is not known.
 
     `batch` counts the reports of one attempt; a batch that was taken in already changes nothing.
     On an external run a report with `batch` has a `session`, and no batch is more than a million
@@ -264,8 +270,8 @@ def _start(tx: Tx, run: Run) -> tuple[int, int | None]:
 
 def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
     columns = _columns(report)
-    if columns and (run.attempt > 1 or run.start_step > 0) and not metrics.begun(tx, run):
-        run = _go_on(tx, run, min(min(column.steps) for column in columns.values()))
+    if columns and run.attempt > 1 and not metrics.begun(tx, run):
+        metrics.branch(tx, run)
     run = _progress(tx, run, report, columns)
     if report.effective_hyperparams is not None:
         run = _effective(tx, run, report.effective_hyperparams)
@@ -280,28 +286,30 @@ def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
     return run
 
 
-def _go_on(tx: Tx, run: Run, first: int) -> Run:
-    """The first points of an attempt that goes on from an earlier step; `first` is the lowest."""
-    if first < run.start_step or (run.recipe is None and first == run.start_step):
-        # Only the trainer knows where it really went on from: just before its first point.
-        start = max(0, first - 1)
-        run = runs.change(tx, run, start_step=start, step=start)
-    metrics.rewind(tx, run)
-    return run
-
-
 def _progress(tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points.Column]) -> Run:
+    """Record that the trainer lives, and how far it is.
+
+    A step beyond the last one belongs to another axis: its point is stored and it moves nothing.
+    """
     changes: dict[str, Any] = {"heartbeat_at": tx.now}
     if report.batch is not None:
         changes["last_batch"] = report.batch
+    total, reached = run.total_steps, run.step
     if report.total_steps is not None:
-        changes["total_steps"] = report.total_steps
-    step = report.step
-    if step is None and columns:
-        step = max(max(column.steps) for column in columns.values())
-    if step is not None and step > run.step:
-        changes["step"] = step
-    changes |= progress.measure_pace(run, changes.get("step", run.step))
+        total = changes["total_steps"] = report.total_steps or None
+        if total is not None and total != run.total_steps and reached > total:
+            # It was on another axis, or of a stage that is over.
+            reached = run.start_step if run.start_step <= total else 0
+    step = _step(report, columns, total)
+    if step:
+        if run.last_progress_at is None and not _knows_start(tx, run):
+            run = _go_on(tx, run, step, columns)
+            reached = min(reached, run.start_step)
+        if step > reached or step < run.start_step:
+            changes["last_progress_at"] = tx.now
+        reached = max(reached, step)
+    changes["step"] = reached
+    changes |= progress.measure_pace(run, reached)
     if report.finished:
         changes["finished"] = True
     if run.recipe is None and report.session is not None:
@@ -309,6 +317,52 @@ def _progress(tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points
     if run.status == RunStatus.STARTING:
         return runs.move(tx, run, RunStatus.RUNNING, **changes)
     return runs.change(tx, run, **changes)
+
+
+def _step(
+    report: ReportRequest, columns: dict[str, points.Column], total: int | None
+) -> int | None:
+    """Return the step of the training loop that a report tells; None if it tells none.
+
+    That is `step`, or in a report that has none (or one beyond the end) the highest of its points.
+    """
+    last = MAX_STEP if total is None else total
+    if report.step is not None and report.step <= last:
+        return report.step
+    highest = max((max(column.steps) for column in columns.values()), default=None)
+    if highest is None or highest <= last:
+        return highest
+    within = (step for column in columns.values() for step in column.steps if step <= last)
+    return max(within, default=None)
+
+
+def _knows_start(tx: Tx, run: Run) -> bool:
+    """Return True if the service knows which step this attempt goes on from.
+
+    It does not where somebody started an external trainer again, or from a checkpoint whose step
+    nobody told. Then the first step that the trainer reports tells.
+    """
+    if run.recipe is not None:
+        return True
+    if run.attempt > 1:
+        return False
+    if run.source_checkpoint_id is None:
+        return True
+    return checkpoints.stored(tx, checkpoints.get(tx, run.source_checkpoint_id)).step is not None
+
+
+def _go_on(tx: Tx, run: Run, step: int, columns: dict[str, points.Column]) -> Run:
+    """Let the attempt begin just before its first step of the training loop.
+
+    A report may hold many steps; other axes are those whose key has no point at `step`.
+    """
+    loop = [column.steps for column in columns.values() if step in column.steps]
+    first = min((each for steps in loop for each in steps if each > 0), default=step)
+    if first > run.start_step:
+        return run
+    run = runs.change(tx, run, start_step=first - 1, step=first - 1)
+    metrics.branch(tx, run)
+    return run
 
 
 def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:

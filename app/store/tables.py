@@ -120,6 +120,7 @@ class Run(SQLModel, table=True):
     pace_clock: str | None = None
     # When a run that waits to be tried again may start.
     next_attempt_at: str | None = None
+    # When the step last moved; NULL while this attempt has not made one.
     last_progress_at: str | None = None
     created_at: str
     started_at: str | None = None

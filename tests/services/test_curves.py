@@ -1,6 +1,5 @@
 """Curves against a reference model: exactly the surviving steps, once each, over generations."""
 
-import math
 from dataclasses import dataclass, field
 
 import pytest
@@ -26,6 +25,7 @@ class Attempt:
 
     start: int
     points: dict[str, Curve] = field(default_factory=lambda: {key: {} for key in KEYS})
+    progressed: bool = False
 
 
 @dataclass
@@ -52,22 +52,22 @@ class Lineage:
 
 
 def grown(curve: Curve, attempts: list[Attempt], key: str, present: Attempt | None) -> Curve:
-    """Of what was there, an attempt keeps what lies before it; its own points it adds.
+    """Of what was there, an attempt keeps what lies up to its start; its own points it adds.
 
-    One that died before it reported anything has superseded nothing.
+    That start is the same for all keys. One that died before it reported anything has superseded
+    nothing.
     """
     for attempt in attempts:
         if attempt is present or any(attempt.points.values()):
-            own = attempt.points[key]
-            began = min(own, default=math.inf)
-            curve = {s: v for s, v in curve.items() if s <= attempt.start and s < began} | own
+            curve = {s: v for s, v in curve.items() if s <= attempt.start} | attempt.points[key]
     return curve
 
 
 class Story:
     """Runs that are launched, report, die, try again and are resumed, in one experiment.
 
-    External ones (without a recipe) go on from wherever their first point says.
+    External ones (without a recipe) that are started again go on from wherever their first step
+    says. Step 0 says nothing: before the first step of all there is only an evaluation.
     """
 
     def __init__(self, tx: Tx, recipe: str | None = "demo") -> None:
@@ -101,11 +101,12 @@ class Story:
         attempt = run.attempts[-1]
         first = max(0, attempt.start + offset)
         steps = [first + index for index in range(length)]
-        resumed = len(run.attempts) > 1 or attempt.start > 0
-        if resumed and not any(attempt.points.values()):
-            again = first == attempt.start and self.recipe is None
-            if first < attempt.start or again:
-                run.step = attempt.start = max(0, first - 1)
+        again = self.recipe is None and len(run.attempts) > 1
+        if again and not attempt.progressed and steps[-1] > 0:
+            began = max(1, first)
+            if began <= attempt.start:
+                run.step = attempt.start = began - 1
+        attempt.progressed |= steps[-1] > 0
         run.step = max(run.step, steps[-1])
         values = [self.value + index for index in range(length)]
         self.value += length
@@ -219,6 +220,105 @@ def paged(write: Write, run: Lineage, key: str, limit: int) -> Curve:
         curve |= dict(zip(page.steps, page.values, strict=True))
         after = page.next_after_step
     return curve
+
+
+def reported(write: Write, run_id: str, number: int = 1, **body: object) -> None:
+    """A report of the attempt with this number. `metrics`: the steps of each key's points."""
+    metrics = body.pop("metrics", {})
+    assert isinstance(metrics, dict)
+    columns = {
+        key: {"steps": steps, "values": [number * 100.0 + step for step in steps]}
+        for key, steps in metrics.items()
+    }
+    told = {"session": f"s{number}", "take_over": True, "attempt": number, "metrics": columns}
+    write(reports.ingest, run_id, ReportRequest.model_validate(told | body))
+
+
+def steps_of(write: Write, run_id: str) -> dict[str, list[int]]:
+    return {each.key: list(each.steps) for each in write(metrics.series, [run_id])}
+
+
+def parent_of_ten_steps(write: Write, recipe: str | None) -> tuple[Story, str]:
+    """A run with loss at 1 … 10, an evaluation at 5 and at 10, and a checkpoint at 10."""
+    story = write(Story, recipe)
+    saved = [{"name": "step-10", "step": 10}]
+    points = {"loss": list(range(1, 11)), "eval/loss": [5, 10]}
+    reported(write, story.runs[0].id, metrics=points, checkpoints=saved)
+    return story, story.runs[0].id
+
+
+AXES = (
+    {"eval/loss": [0]},  # an evaluation before the first step of this process
+    {"infer/len": [3]},  # the steps of an inference
+    {"loss": [11]},
+)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_resumed_run_goes_on_from_its_checkpoint_whatever_axes_its_metrics_have(
+    write: Write, together: bool
+) -> None:
+    _, parent = parent_of_ten_steps(write, None)
+    child = write(runs.resume, parent, ResumeRequest(), ["demo"]).id
+    for metrics_ in [{k: v for each in AXES for k, v in each.items()}] if together else AXES:
+        reported(write, child, metrics=metrics_)
+    found = steps_of(write, child)
+    assert found["loss"] == list(range(1, 12))
+    assert found["eval/loss"] == [0, 5, 10]
+    assert write(runs.get, child).step == 11
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_retry_goes_on_from_its_checkpoint_whatever_axes_its_metrics_have(
+    write: Write, together: bool
+) -> None:
+    story, run_id = parent_of_ten_steps(write, "demo")
+    write(story.launch, story.runs[0], 10)
+    for metrics_ in [{k: v for each in AXES for k, v in each.items()}] if together else AXES:
+        reported(write, run_id, 2, metrics=metrics_)
+    assert steps_of(write, run_id) == {
+        "loss": list(range(1, 12)), "eval/loss": [0, 5, 10], "infer/len": [3],
+    }  # fmt: skip
+    latest = {row.key: row.step for row in write(metrics.latest, run_id)}
+    assert latest == {"loss": 11, "eval/loss": 10, "infer/len": 3}
+    assert write(runs.get, run_id).step == 11
+
+
+def test_a_trainer_started_again_by_hand_goes_on_from_its_first_step_for_every_key(
+    write: Write,
+) -> None:
+    _, run_id = parent_of_ten_steps(write, None)
+    again = {"attempt": None}  # learnt from the answer
+    reported(write, run_id, 2, metrics={"eval/loss": [0]}, step=0, **again)
+    assert steps_of(write, run_id)["eval/loss"] == [0, 5, 10], "no step of the loop yet"
+    reported(write, run_id, 2, metrics={"loss": [8, 9], "infer/len": [3]}, step=9, **again)
+    assert steps_of(write, run_id) == {
+        "loss": list(range(1, 10)), "eval/loss": [0, 5], "infer/len": [3],
+    }  # fmt: skip
+    latest = {row.key: row.step for row in write(metrics.latest, run_id)}
+    assert latest == {"loss": 9, "eval/loss": 5, "infer/len": 3}
+    reported(
+        write, run_id, 3, metrics={"loss": [9]}, step=9, **again
+    )  # the second start stays at 7
+    assert steps_of(write, run_id)["eval/loss"] == [0, 5]
+
+
+@pytest.mark.parametrize("points", [None, 10])
+def test_where_two_attempts_reported_the_same_steps_the_newer_ones_points_are_the_curve(
+    write: Write, monkeypatch: pytest.MonkeyPatch, points: int | None
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK", 8)
+    monkeypatch.setattr(chunks, "SKETCHED", 1)
+    story, run_id = parent_of_ten_steps(write, "demo")
+    write(story.launch, story.runs[0], 10)
+    reported(write, run_id, 2, metrics={"loss": [2, 4, 6]})
+    (curve,) = write(metrics.series, [run_id], ["loss"], Window(points=points))
+    assert list(curve.steps) == list(range(1, 11))
+    newer = [step for step, value in zip(curve.steps, curve.values, strict=True) if value > 200]
+    assert newer == [2, 4, 6]
+    assert paged(write, story.runs[0], "loss", 3) == dict(
+        zip(curve.steps, curve.values, strict=True)
+    )
 
 
 def test_raw_series_keep_what_each_attempt_reported(write: Write) -> None:

@@ -71,7 +71,7 @@ async def test_what_a_trainer_left_is_taken_in_before_its_end_is_judged(
     run = await stage.run("running")
     directory = desk.run_dir(run.id) / "attempt-1"
     directory.mkdir(parents=True)
-    bodies = [{"attempt": 1, "batch": 2 + n, "step": 5 + n} for n in range(250)]
+    bodies = [{"attempt": 1, "batch": 2 + n, "step": 5 + n, "total_steps": 255} for n in range(250)]
     lines = [json.dumps(each) for each in bodies]
     lines[7], lines[8] = "no report", "[" * 100_000
     last: dict[str, Any] = {"attempt": 1, "batch": 252, "step": 255, "finished": True}
