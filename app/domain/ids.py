@@ -7,7 +7,7 @@ microseconds since 1970, then 74 random bits. Ids of one server sort by creation
 import re
 import secrets
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
@@ -36,3 +36,8 @@ def timestamp(moment: datetime | None = None) -> str:
 def seconds_between(earlier: str, later: str) -> float:
     """Seconds from one timestamp to another."""
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+
+
+def timestamp_after(moment: str, seconds: float) -> str:
+    """Return the timestamp `seconds` after another one."""
+    return timestamp(datetime.fromisoformat(moment) + timedelta(seconds=seconds))

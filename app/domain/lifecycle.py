@@ -22,6 +22,7 @@ class Reason(StrEnum):
     WAITING_FOR_CHECKPOINT = "waiting_for_checkpoint"
     WAITING_FOR_TRAINER = "waiting_for_trainer"
     RETRYING = "retrying"
+    SERVICE_ERROR = "service_error"
     CANCEL_REQUESTED = "cancel_requested"
     EXIT_CODE = "exit_code"
     SIGNAL = "signal"

@@ -19,6 +19,9 @@ from typing import Any
 
 from app.domain.resources import Resources
 
+LONGEST_PAUSE = 3600.0
+"""Seconds up to which the pause between attempts is doubled."""
+LONGEST_CONFIGURED_PAUSE = 86_400.0
 RETRY_REASONS = ("exit_code", "signal", "heartbeat_lost", "launcher_error")
 
 DEFAULT_ENV_ALLOW = (
@@ -66,6 +69,8 @@ class Recipe:
     """What a run needs that does not say so itself."""
     max_attempts: int = 1
     retry_on: tuple[str, ...] = RETRY_REASONS
+    retry_seconds: float = 10.0
+    """The pause before the second attempt; it doubles with each further one, up to an hour."""
     keep_checkpoints: int = 0
     """How many checkpoints of a run to keep; 0: all."""
     working_dir: Path | None = None
@@ -77,6 +82,11 @@ class Recipe:
         """The command, with `python` (the server's interpreter) for a leading `{python}`."""
         first, *rest = self.command
         return (python if first == "{python}" else first, *rest)
+
+    def pause_after(self, attempt: int) -> float:
+        """Return the seconds from the end of a failed attempt to the next one."""
+        doubled = self.retry_seconds * 2.0 ** min(attempt - 1, 20)
+        return max(self.retry_seconds, min(doubled, LONGEST_PAUSE))
 
 
 BUILT_IN = (
@@ -197,6 +207,13 @@ def _seconds(value: Any) -> float:
     return float(value)
 
 
+def _pause(value: Any) -> float:
+    seconds = _seconds(value)
+    if seconds > LONGEST_CONFIGURED_PAUSE:
+        raise ValueError(f"must be {LONGEST_CONFIGURED_PAUSE:g} seconds (a day) at most")
+    return seconds
+
+
 def _command(value: Any) -> tuple[str, ...]:
     command = _strings(value)
     if not command or not command[0]:
@@ -258,6 +275,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "resources": _resources,
     "max_attempts": _whole(1),
     "retry_on": _retry_on,
+    "retry_seconds": _pause,
     "keep_checkpoints": _whole(0),
     "working_dir": lambda value: Path(_string(value)),
     "requires_report": _boolean,

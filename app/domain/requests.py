@@ -6,12 +6,13 @@ on size, depth and integer range, so that whatever is accepted can be stored and
 """
 
 import math
-import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from app.domain.ids import PATTERN
+from app.domain.resources import Resources
+from app.domain.text import clean
 
 EXPERIMENT_ID = "exp_0cc4q1wv6a2gkx8m3r5t7z9bdf"
 RUN_ID = "run_0cc4q1x3h7p2n4s6v8y0c1e3gj"
@@ -19,14 +20,6 @@ RUN_ID = "run_0cc4q1x3h7p2n4s6v8y0c1e3gj"
 
 MAX_OBJECT_BYTES = 64 * 1024
 MAX_DEPTH = 16
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
-
-
-def _clean(text: str) -> str:
-    # The first test is for speed: it settles nearly every text.
-    if not text.isprintable() and ("\x00" in text or _SURROGATE.search(text)):
-        raise ValueError("must not hold NUL or lone surrogate characters")
-    return text
 
 
 def _spend(value: Any, depth: int, room: int) -> int:
@@ -40,7 +33,7 @@ def _spend(value: Any, depth: int, room: int) -> int:
         case None | bool():
             room -= 5
         case str():
-            room -= len(_clean(value).encode()) + 2
+            room -= len(clean(value).encode()) + 2
         case int():
             if not -(2**63) <= value < 2**63:
                 raise ValueError("integers must fit in 64 bits")
@@ -75,12 +68,12 @@ JsonObject = Annotated[
     AfterValidator(bounded),
     Field(description=f"At most {MAX_OBJECT_BYTES} bytes as JSON and {MAX_DEPTH} levels deep."),
 ]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_clean)]
-Text = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(_clean)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(clean)]
+Text = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(clean)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 ReleaseTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-MetricKey = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_clean)]
+MetricKey = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(clean)]
 
 
 class Request(BaseModel):
@@ -119,15 +112,8 @@ class ExperimentRequest(Request):
     tags: Annotated[list[Name], Field(max_length=50)] = Field(default_factory=list)
 
 
-class ResourcesRequest(Request):
+class ResourcesRequest(Resources):
     """What a run needs of the machine it runs on."""
-
-    gpu_type: Name | None = None
-    count: Annotated[int, Field(ge=0, le=65_536)] | None = None
-    cpus: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    memory_gb: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    nodes: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    time_limit_minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
 
 class RunRequest(Request):

@@ -1,58 +1,66 @@
 """What a run needs, what a machine has, and who gets which GPU.
 
-* `Resources`: the request, as documented for the field `resources`.
+* `Resources`: what a run needs, as documented for the field `resources`.
 * `Capacity`: one machine, its GPUs by id and type.
 * `allocate`: the GPUs for a request, or one sentence that says what is lacking.
+* `Reservations`: what runs that wait keep back from younger ones.
 """
 
 import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Annotated, Any, NamedTuple, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from app.domain.text import clean
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a run asks for. None: it does not say, and is not counted."""
+def _clean(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return clean(text)
 
-    gpu_type: str | None = None
-    count: int = 0
-    cpus: float | None = None
-    memory_gb: float | None = None
-    nodes: int = 1
-    time_limit_minutes: float | None = None
+
+class Resources(BaseModel):
+    """What a run needs of the machine it runs on.
+
+    One model for requests, recipes and what is stored. A field that is None is not counted.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    gpu_type: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_clean)] | None = (
+        None
+    )
+    count: Annotated[int, Field(ge=0, le=65_536)] | None = None
+    cpus: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    memory_gb: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    nodes: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    time_limit_minutes: Annotated[float, Field(gt=0, le=1e6)] | None = None
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Resources":
-        """Read a request's or a recipe's `resources`; a value of None counts as absent.
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read a recipe's or a stored run's `resources`. Raises ValueError, led by the key."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            known = ", ".join(cls.model_fields)
+            unknown = first["type"] == "extra_forbidden"
+            wrong = f"unknown; known are {known}" if unknown else first["msg"]
+            raise ValueError(f"{key}: {wrong}") from error
 
-        A `gpu_type` without a `count` asks for one GPU. Raises ValueError, led by the key.
-        """
-        given = {key: value for key, value in data.items() if value is not None}
-        for key, value in given.items():
-            if key not in _RULES:
-                raise ValueError(f"{key}: unknown; known are {', '.join(_RULES)}")
-            kinds, least, what = _RULES[key]
-            if isinstance(value, bool) or not isinstance(value, kinds):
-                raise ValueError(f"{key}: must be {what}")
-            if not (value.strip() if isinstance(value, str) else least(value)):
-                raise ValueError(f"{key}: must be {what}")
-        if "gpu_type" in given:
-            given.setdefault("count", 1)
-        return cls(**given)
-
-
-_POSITIVE = (int, float), lambda value: 0 < value < float("inf"), "a positive number"
-_RULES: dict[str, tuple[Any, Any, str]] = {
-    "gpu_type": (str, bool, "a non-empty string"),
-    "count": (int, lambda value: value >= 0, "a whole number, 0 or more"),
-    "cpus": _POSITIVE,
-    "memory_gb": _POSITIVE,
-    "nodes": (int, lambda value: value >= 1, "a whole number, 1 or more"),
-    "time_limit_minutes": _POSITIVE,
-}
+    @property
+    def gpus(self) -> int:
+        """How many GPUs; a `gpu_type` without a `count` asks for one."""
+        if self.count is not None:
+            return self.count
+        return 0 if self.gpu_type is None else 1
 
 
 class Gpu(NamedTuple):
@@ -84,12 +92,26 @@ class Allocation:
         return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
+class Kind(StrEnum):
+    """What runs compete for on one machine."""
+
+    NODES = "nodes"
+    GPUS = "GPUs"
+    CPUS = "CPUs"
+    MEMORY = "memory"
+
+
 @dataclass(frozen=True)
 class Shortage:
-    """Why a request must wait. `impossible`: it exceeds even the idle machine."""
+    """Why a request must wait. `impossible`: it exceeds even the idle machine.
+
+    `detail` tells what is needed and what there is, and not how much of that is free just now:
+    it stays the same as long as the reason does.
+    """
 
     detail: str
     impossible: bool
+    kind: Kind
 
 
 def allocate(
@@ -100,32 +122,90 @@ def allocate(
     GPUs are given lowest first. A shortage that no waiting can cure is named before others.
     """
     held = list(in_use)
-    taken = {gpu for allocation in held for gpu in allocation.gpus}
-    fitting = [gpu for gpu in capacity.gpus if _is_type(gpu, request.gpu_type)]
-    free = [gpu.id for gpu in fitting if gpu.id not in taken]
-    cpus = request.cpus or 0
-    memory = request.memory_gb or 0
-    held_cpus = math.fsum(allocation.cpus for allocation in held)
-    held_memory = math.fsum(allocation.memory_gb for allocation in held)
-
+    fitting = _fitting(request, capacity)
+    free = _free(fitting, held)
+    if (request.nodes or 1) > 1:
+        return Shortage(f"Needs {request.nodes} nodes; this is one machine.", True, Kind.NODES)
     need = _gpu_need(request)
-    if request.nodes > 1:
-        return Shortage(f"Needs {request.nodes} nodes; this is one machine.", True)
-    if request.count > len(fitting):
-        return Shortage(f"Needs {need}; this machine has {_inventory(capacity.gpus)}.", True)
-    divisible = (
-        (cpus, held_cpus, capacity.cpus, _plural(cpus, "CPU")),
-        (memory, held_memory, capacity.memory_gb, f"{memory:.5g} GB of memory"),
-    )
-    for amount, _, total, what in divisible:
+    if request.gpus > len(fitting):
+        has = _inventory(capacity.gpus)
+        return Shortage(f"Needs {need}; this machine has {has}.", True, Kind.GPUS)
+    amounts = _amounts(request, capacity, held)
+    for kind, amount, _, total, what in amounts:
         if amount > total:
-            return Shortage(f"Needs {what}; this machine has {total:.5g}.", True)
-    if request.count > len(free):
-        return Shortage(f"Needs {need}; {_free(len(free), len(fitting))}.", False)
-    for amount, used, total, what in divisible:
+            return Shortage(f"Needs {what}; this machine has {total:.5g}.", True, kind)
+    if request.gpus > len(free):
+        taken = f"other runs hold too many of the {len(fitting)} here"
+        return Shortage(f"Needs {need}; {taken}.", False, Kind.GPUS)
+    for kind, amount, used, total, what in amounts:
         if amount and used + amount > total:
-            return Shortage(f"Needs {what}; {_free(max(total - used, 0), total)}.", False)
-    return Allocation(tuple(free[: request.count]), cpus, memory)
+            much = "much" if kind is Kind.MEMORY else "many"
+            taken = f"other runs hold too {much} of the {total:.5g} here"
+            return Shortage(f"Needs {what}; {taken}.", False, kind)
+    return Allocation(tuple(free[: request.gpus]), request.cpus or 0, request.memory_gb or 0)
+
+
+@dataclass
+class Reservations:
+    """What waiting runs keep back from younger ones, which would overtake them for ever.
+
+    A younger run may start only with what the older ones do not wait for: T4 GPUs while an H100
+    is waited for, no CPU while somebody waits for CPUs.
+    """
+
+    held: list[Allocation] = field(default_factory=list)
+    gpus: set[str] = field(default_factory=set)
+    """Ids of all GPUs that one of them could take."""
+    kinds: set[Kind] = field(default_factory=set)
+
+    def allocate(
+        self, request: Resources, capacity: Capacity, in_use: Iterable[Allocation]
+    ) -> Allocation | Shortage:
+        """As the function `allocate`, without what is kept back."""
+        found = allocate(request, capacity, [*in_use, *self.held])
+        if isinstance(found, Allocation) or found.impossible:
+            return found
+        wanted = self.gpus.intersection(_fitting(request, capacity))
+        if wanted if found.kind is Kind.GPUS else found.kind in self.kinds:
+            return replace(found, detail=f"Waits behind an older run that needs {found.kind}.")
+        return found
+
+    def add(self, request: Resources, capacity: Capacity, in_use: Iterable[Allocation]) -> bool:
+        """Keep back what is free of what a waiting run needs. Return True if that is any more."""
+        before = [*in_use, *self.held]
+        fitting = _fitting(request, capacity) if request.gpus else []
+        amounts = _amounts(request, capacity, before)
+        cpus, memory = (min(amount, max(all_ - used, 0)) for _, amount, used, all_, _ in amounts)
+        share = Allocation(tuple(_free(fitting, before)[: request.gpus]), cpus, memory)
+        kinds = {kind for kind, amount, *_ in amounts if amount}
+        if share == Allocation() and self.gpus.issuperset(fitting) and kinds <= self.kinds:
+            return False
+        self.held.append(share)
+        self.gpus.update(fitting)
+        self.kinds |= kinds
+        return True
+
+
+def _amounts(
+    request: Resources, capacity: Capacity, held: Sequence[Allocation]
+) -> tuple[tuple[Kind, float, float, float, str], ...]:
+    """For what is divisible: the amount that is needed, held and there, and the need in words."""
+    cpus, memory = request.cpus or 0, request.memory_gb or 0
+    used_cpus = math.fsum(allocation.cpus for allocation in held)
+    used_memory = math.fsum(allocation.memory_gb for allocation in held)
+    return (
+        (Kind.CPUS, cpus, used_cpus, capacity.cpus, _plural(cpus, "CPU")),
+        (Kind.MEMORY, memory, used_memory, capacity.memory_gb, f"{memory:.5g} GB of memory"),
+    )
+
+
+def _fitting(request: Resources, capacity: Capacity) -> list[str]:
+    return [gpu.id for gpu in capacity.gpus if _is_type(gpu, request.gpu_type)]
+
+
+def _free(gpus: Iterable[str], held: Iterable[Allocation]) -> list[str]:
+    taken = {gpu for allocation in held for gpu in allocation.gpus}
+    return [gpu for gpu in gpus if gpu not in taken]
 
 
 def _is_type(gpu: Gpu, wanted: str | None) -> bool:
@@ -141,18 +221,14 @@ def _is_type(gpu: Gpu, wanted: str | None) -> bool:
 
 def _gpu_need(request: Resources) -> str:
     if request.gpu_type is None:
-        return _plural(request.count, "GPU")
-    return f"{request.count} × {request.gpu_type.strip()}"
+        return _plural(request.gpus, "GPU")
+    return f"{request.gpus} × {request.gpu_type.strip()}"
 
 
 def _inventory(gpus: Sequence[Gpu]) -> str:
     if not gpus:
         return "no GPU"
     return " and ".join(f"{n} × {name}" for name, n in Counter(gpu.type for gpu in gpus).items())
-
-
-def _free(free: float, total: float) -> str:
-    return f"{free:.5g} of {total:.5g} {'is' if free == 1 else 'are'} free"
 
 
 def _plural(amount: float, noun: str) -> str:

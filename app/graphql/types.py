@@ -165,6 +165,9 @@ class Run(Node):
     created_at: DateTime = attribute("When it was submitted.")
     started_at: DateTime | None = attribute("When it first ran.")
     finished_at: DateTime | None = attribute("When it ended.")
+    next_attempt_at: DateTime | None = attribute(
+        "When it may start again, where it waits to be tried again."
+    )
     heartbeat_at: DateTime | None = attribute("When its trainer was last heard of.")
     cancel_requested_at: DateTime | None = attribute("When its cancellation was asked for.")
 

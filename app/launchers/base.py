@@ -77,6 +77,8 @@ class Launcher(Protocol):
     """Where trainers run."""
 
     name: str
+    host: str
+    """The machine whose GPUs `capacity` lists; the same for every server on it."""
 
     def capacity(self) -> Capacity:
         """What the idle machine could give."""

@@ -82,6 +82,7 @@ class LocalLauncher:
     def __init__(self, gpus: Sequence[str] | None = None, visible: str | None = None) -> None:
         self._fixed = None if gpus is None else tuple(Gpu(str(i), t) for i, t in enumerate(gpus))
         self._visible = visible
+        self.host = wrapper.place().partition("/")[0]  # of every container on this machine
         self._pulses: dict[Path, _Pulse] = {}
         self._found: tuple[Gpu, ...] = ()
         self._asked_at = 0.0

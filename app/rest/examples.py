@@ -36,6 +36,7 @@ _SUMMARY = {
     "created_at": _CREATED,
     "started_at": _STARTED,
     "finished_at": None,
+    "next_attempt_at": None,
     "metrics": {"loss": {"value": 1.83, "step": 120}},
 }
 _RUN = {

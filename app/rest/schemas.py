@@ -80,6 +80,9 @@ class RunSummary(Answer):
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
+    next_attempt_at: Time | None = Field(
+        description="When a run that waits to be tried again may start."
+    )
     metrics: dict[str, MetricValue]
 
 

@@ -77,6 +77,7 @@ def run_summary(row: Run, latest: Iterable[MetricLatest]) -> dict[str, Any]:
         "created_at": row.created_at,
         "started_at": row.started_at,
         "finished_at": row.finished_at,
+        "next_attempt_at": row.next_attempt_at,
         "metrics": metrics(latest),
     }
 

@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, func, literal_column, select
 
 from app.domain import evidence, paths
 from app.domain.evidence import Evidence
+from app.domain.ids import timestamp_after
 from app.domain.lifecycle import LAUNCHED, CheckpointState, Reason, RunStatus
 from app.domain.recipes import Recipe
 from app.services import checkpoints, data_dirs, events, runs
@@ -134,15 +135,25 @@ def spec(tx: Tx, run_id: str, data_dir: Path) -> dict[str, Any]:
     return spec_of(run, source, data_dir)
 
 
-def wait(tx: Tx, run_id: str, reason: Reason, detail: str) -> None:
-    """Says why a queued run waits, once."""
-    run = runs.lock(tx, run_id)
-    if run.status != RunStatus.QUEUED or (run.status_reason, run.status_detail) == (reason, detail):
-        return
-    runs.change(tx, run, status_reason=reason.value, status_detail=detail)
-    events.append(
-        tx, run.experiment_id, "run.waiting", run_id=run.id, reason=reason.value, detail=detail
-    )
+class WaitingReason(NamedTuple):
+    """Why a queued run waits. `detail` changes with the reason, and not with a number in it."""
+
+    run_id: str
+    reason: Reason
+    detail: str
+
+
+def set_waiting_reasons(tx: Tx, waiting: Sequence[WaitingReason]) -> None:
+    """Record why queued runs wait, with an event for each where that is new."""
+    for run_id, reason, detail in waiting:
+        run = runs.lock(tx, run_id)
+        known = (run.status_reason, run.status_detail)
+        if run.status != RunStatus.QUEUED or known == (reason, detail):
+            continue
+        runs.change(tx, run, status_reason=reason.value, status_detail=detail, next_attempt_at=None)
+        events.append(
+            tx, run.experiment_id, "run.waiting", run_id=run.id, reason=reason.value, detail=detail
+        )
 
 
 def refuse(tx: Tx, run_id: str, reason: Reason, detail: str) -> None:
@@ -159,8 +170,9 @@ def claim(
     source: Source | None,
     detail: str | None,
     data_dir: str | None,
+    host: str | None = None,
 ) -> Run | None:
-    """Gives a queued run its next attempt in a data directory.
+    """Gives a queued run its next attempt in a data directory, with GPUs of the machine `host`.
 
     None when the run or its checkpoint has changed, or the directory is not the database's.
     """
@@ -177,10 +189,17 @@ def claim(
         tx, now, RunStatus.STARTING, detail=detail,
         data={"ckpt_path": named.ckpt_path if named else None, "gpus": list(gpus) or None},
         attempt=now.attempt + 1, nonce=secrets.token_urlsafe(18), gpus=dump(list(gpus)),
-        launched_at=tx.now, heartbeat_at=None, last_batch=0, finished=False,
-        start_step=start, step=start,
+        host=host, next_attempt_at=None, launched_at=tx.now, heartbeat_at=None,
+        last_batch=0, finished=False, start_step=start, step=start,
         **_launched_from(tx, now, named),
     )  # fmt: skip
+
+
+def requeue(tx: Tx, run_id: str, attempt: int, detail: str) -> None:
+    """Put a run back whose claimed attempt can never begin, so that it is claimed anew."""
+    run = runs.lock(tx, run_id)
+    if run.status == RunStatus.STARTING and run.attempt == attempt:
+        runs.move(tx, run, RunStatus.QUEUED, detail=detail, gpus="[]", nonce=None, host=None)
 
 
 def _launched_from(tx: Tx, run: Run, source: Checkpoint | None) -> dict[str, Any]:
@@ -252,6 +271,7 @@ def end(
     )
     verdict = evidence.judge(found)
     status, reason, detail = verdict
+    next_attempt_at = None
     if (
         recipe is not None
         and status is RunStatus.FAILED
@@ -259,10 +279,17 @@ def end(
         and attempt < recipe.max_attempts
     ):
         status, reason = RunStatus.QUEUED, Reason.RETRYING
-        detail = f"Attempt {attempt} of {recipe.max_attempts}: {verdict.detail} Trying again."
+        pause = recipe.pause_after(attempt)
+        next_attempt_at = timestamp_after(tx.now, pause) if pause else None
+        after = f" after a pause of {pause:g} seconds" if pause else ""
+        detail = (
+            f"Attempt {attempt} of {recipe.max_attempts}: {verdict.detail} Trying again{after}."
+        )
     ended = runs.move(
         tx, run, status, reason=reason, detail=detail, gpus="[]", nonce=None,
+        host=None, next_attempt_at=next_attempt_at,
         data={
+            "next_attempt_at": next_attempt_at,
             "exit_code": found.exit_code,
             "signal": found.signal,
             "finished": found.finished or None,

@@ -229,7 +229,7 @@ def cancel(tx: Tx, run_id: str, experiment_id: str | None = None) -> Cancelled:
     if status is RunStatus.QUEUED:
         run = move(
             tx, run, RunStatus.CANCELLED, reason=Reason.CANCEL_REQUESTED,
-            detail="Cancelled while queued.", cancel_requested_at=tx.now,
+            detail="Cancelled while queued.", cancel_requested_at=tx.now, next_attempt_at=None,
         )  # fmt: skip
         why = "No trainer ran when it was cancelled." if run.attempt else "The run never started."
         return Cancelled(run, checkpoints.settle(tx, run, why))

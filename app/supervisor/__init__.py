@@ -89,8 +89,8 @@ class Supervisor:
     async def _turn(self) -> None:
         try:
             leads = await self._leads()
-        except Exception:
-            log.exception("cannot tell who leads")
+        except Exception as error:
+            self.desk.log_throttled("leader", "cannot tell who leads", error=error)
             return
         self.desk.turn(leads)
         if not leads:
@@ -98,8 +98,11 @@ class Supervisor:
         for duty in DUTIES:
             try:
                 await duty(self.desk)
-            except Exception:
-                log.exception("duty %s failed; it is tried again", duty.__name__)
+            except Exception as error:
+                name = duty.__name__
+                self.desk.log_throttled(
+                    name, "duty %s failed; it is tried again", name, error=error
+                )
 
     async def _leads(self) -> bool:
         """Whether we lead, which nobody may who does not see the runs' directories."""
@@ -122,7 +125,9 @@ class Supervisor:
         if adoption.before is not None and adoption.ours:
             log.info("the data directory is %s now, no longer %s", place, adoption.before.path)
         elif adoption.before is not None:
-            desk.complain("this server does not lead: %s", misplaced(place, adoption.before))
+            desk.log_throttled(
+                "data_dir", "this server does not lead: %s", misplaced(place, adoption.before)
+            )
             await desk.db.resign()
         return adoption.ours
 

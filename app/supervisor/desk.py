@@ -2,16 +2,17 @@
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
-from app.domain.resources import Allocation, Resources
+from app.domain.resources import Allocation, Reservations, Resources
 from app.launchers.base import Launcher
 from app.services import data_dirs, verification
 from app.services.launches import Place
@@ -32,7 +33,8 @@ MOST_ATTENTION = 1.0
 ECHO_SECONDS = 15.0
 """How long trainers may take to come again with what was turned away."""
 
-COMPLAIN_SECONDS = 60.0
+THROTTLE_SECONDS = 60.0
+MOST_THROTTLED = 10_000
 
 SLOW_SECONDS = 1.0
 """How long a start may take before the run says what it waits for."""
@@ -40,18 +42,51 @@ SLOW_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-class Stuck(NamedTuple):
-    """What the last look at the queue found, when nothing in it could start.
+@dataclass
+class QueueSnapshot:
+    """How far the queue was looked at, and what was found up to there.
 
-    The state of the machine, how far it went, how many runs wait up to there, the oldest of them
-    that waits for GPUs, and when (monotonic) they were counted.
+    While the machine is the same and nothing in the queue could start, the next look goes on from
+    it.
     """
 
     machine: object
-    place: Place
-    waiting: int
-    wants_gpus: str | None
     counted_at: float
+    """When the waiting runs were last counted (monotonic)."""
+    place: Place = field(default_factory=Place)
+    waiting: int = 0
+    reservations: Reservations = field(default_factory=Reservations)
+    holders: list[str] = field(default_factory=list)
+    """The runs that the reservations are for."""
+    look_again_at: float = math.inf
+    """When a run that has been passed over may start (monotonic)."""
+    is_stuck: bool = True
+    """Nothing up to `place` could start."""
+
+
+@dataclass
+class AttemptState:
+    """What the supervisor remembers of one attempt. All of it is a cache."""
+
+    # The last heartbeat, and the `attention` at which it was first seen.
+    last_heartbeat: tuple[str, float] | None = None
+    # When the launcher was called, or the attempt was first missed (monotonic).
+    launched_at: float | None = None
+    # When its trainer began (monotonic): its own word, else when it was first seen.
+    began_at: float | None = None
+    # The `attention` at which its trainer was asked to stop.
+    stop_sent_at: float | None = None
+    # Turns readable when the process of the attempt ends; None when it has, or where there is none.
+    exit_fd: int | None = None
+    # Its process is observed, and its trainer knows where this server is.
+    is_watched: bool = False
+    address_written: bool = False
+    # Its processes are gone and its spool is taken in.
+    is_over: bool = False
+    # When the next attempt may start (monotonic), where this one is to be tried again.
+    retry_at: float | None = None
+    # The service failed at it; the run's `status_reason` says so.
+    in_trouble: bool = False
 
 
 @dataclass
@@ -64,6 +99,7 @@ class Desk:
     secret: str
     launcher: Launcher
     api_url: str
+    clock: Callable[[], float] = time.monotonic
     # The name of the data directory, which the database holds while we lead.
     data_dir: str | None = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -72,19 +108,8 @@ class Desk:
     # whole machine, sleeps, or turns reports away (a full disk): silence that nobody could have
     # heard is not a trainer's fault.
     attention: float = 0.0
-    turned_at: float = field(default_factory=time.monotonic)
-    # The last sign of life of each attempt, and when we first saw it.
-    heard: dict[Attempt, tuple[str, float]] = field(default_factory=dict)
-    launched_at: dict[Attempt, float] = field(default_factory=dict)
-    # When trainers began, by the monotonic clock: their own word, else when we first saw them.
-    began_at: dict[Attempt, float] = field(default_factory=dict)
-    stopped_at: dict[Attempt, float] = field(default_factory=dict)
-    # Descriptors that turn readable when the process of an attempt ends, until they did.
-    watched: dict[Attempt, int] = field(default_factory=dict)
-    # Attempts whose trainers know our address.
-    adopted: set[Attempt] = field(default_factory=set)
-    # Attempts whose processes are gone and whose spool is taken in.
-    over: set[Attempt] = field(default_factory=set)
+    turned_at: float = field(init=False)
+    attempts: dict[Attempt, AttemptState] = field(default_factory=dict)
     # Work that takes long and that no duty waits for, by what it is about.
     jobs: dict[str, tuple[asyncio.Task[Any], float]] = field(default_factory=dict)
     # Work that could not read a checkpoint: since when (in attention), and the last reason.
@@ -93,17 +118,21 @@ class Desk:
     starting: dict[str, Allocation] = field(default_factory=dict)
     readers: Readers = field(default_factory=lambda: Readers(READERS))
     quick_readers: Readers = field(default_factory=lambda: Readers(READERS))
-    queue_stuck: Stuck | None = None
+    queue: QueueSnapshot | None = None
     # Runs that may have more checkpoints than their recipes keep, and how many those keep;
     # whether files of deleted ones may still be there.
     crowded: dict[str, int] = field(default_factory=dict)
     doomed: bool = False
     tidied_at: float = float("-inf")
-    complained_at: float = float("-inf")
+    # When each error that lasts was last logged (monotonic).
+    logged_at: dict[object, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.turned_at = self.clock()
 
     def turn(self, leads: bool) -> None:
         """A new turn begins; whoever does not lead any more forgets everything."""
-        now = time.monotonic()
+        now = self.clock()
         if now - self.db.missed_at > ECHO_SECONDS:
             self.attention += min(now - self.turned_at, MOST_ATTENTION)
         self.turned_at = now
@@ -113,18 +142,14 @@ class Desk:
 
     def close(self) -> None:
         """Lets go of every descriptor and of the work under way."""
-        for attempt in [*self.watched]:
+        for attempt in self.attempts.values():
             self._unwatch(attempt)
         for job, _ in self.jobs.values():
             job.cancel()
-        for memory in (
-            self.heard, self.launched_at, self.began_at, self.stopped_at, self.crowded,
-        ):  # fmt: skip
-            memory.clear()
-        self.adopted.clear()
-        self.over.clear()
+        self.attempts.clear()
+        self.crowded.clear()
         self.unreadable.clear()
-        self.queue_stuck = None
+        self.queue = None
         self.doomed = False
         self.tidied_at = float("-inf")
 
@@ -132,22 +157,30 @@ class Desk:
         """Whether the data directory is still there: what is not in it may be elsewhere."""
         found = await asyncio.to_thread(data_dirs.identity, self.settings.data_dir)
         if found != self.data_dir:
-            self.complain("the data directory %s is away", self.settings.data_dir.absolute())
+            away = self.settings.data_dir.absolute()
+            self.log_throttled("data_dir", "the data directory %s is away", away)
         return found == self.data_dir
 
-    def complain(self, *words: object) -> None:
-        """Logs an error that lasts, now and then."""
-        now = time.monotonic()
-        if now - self.complained_at >= COMPLAIN_SECONDS:
-            self.complained_at = now
-            log.error(*words)
+    def log_throttled(self, key: object, *words: Any, error: BaseException | None = None) -> None:
+        """Log an error that lasts, at most once a minute for each `key`, with its traceback."""
+        now = self.clock()
+        if now - self.logged_at.get(key, float("-inf")) < THROTTLE_SECONDS:
+            return
+        if len(self.logged_at) >= MOST_THROTTLED:
+            self.logged_at.clear()
+        self.logged_at[key] = now
+        log.error(*words, exc_info=error)
 
-    def watch(self, attempt: Attempt, descriptor: int | None) -> None:
-        """Wakes the loop when this attempt's process ends: when its descriptor is readable."""
+    def attempt(self, run: Run) -> AttemptState:
+        """Return what is remembered of a run's current attempt."""
+        return self.attempts.setdefault((run.id, run.attempt), AttemptState())
+
+    def watch(self, attempt: AttemptState, descriptor: int | None) -> None:
+        """Wake the loop when this attempt's process ends: when its descriptor is readable."""
+        self._unwatch(attempt)
         if descriptor is None:
             return
-        self._unwatch(attempt)
-        self.watched[attempt] = descriptor
+        attempt.exit_fd = descriptor
 
         def ended() -> None:
             self._unwatch(attempt)
@@ -155,27 +188,24 @@ class Desk:
 
         asyncio.get_running_loop().add_reader(descriptor, ended)
 
-    def _unwatch(self, attempt: Attempt) -> None:
-        descriptor = self.watched.pop(attempt, None)
+    def _unwatch(self, attempt: AttemptState) -> None:
+        descriptor, attempt.exit_fd = attempt.exit_fd, None
         if descriptor is not None:
             asyncio.get_running_loop().remove_reader(descriptor)
             os.close(descriptor)
 
-    def forget(self, attempt: Attempt) -> None:
-        """This attempt's end is on record."""
-        self._unwatch(attempt)
-        for memory in (self.heard, self.launched_at, self.began_at, self.stopped_at):
-            memory.pop(attempt, None)
-        self.adopted.discard(attempt)
-        self.over.discard(attempt)
+    def forget(self, run: Run) -> None:
+        """Drop what is remembered of an attempt whose end is recorded."""
+        attempt = self.attempts.pop((run.id, run.attempt), None)
+        if attempt is not None:
+            self._unwatch(attempt)
 
     def silence(self, run: Run) -> float:
-        """Seconds for which this supervisor listened in vain for a run's trainer."""
-        attempt = (run.id, run.attempt)
-        sign = run.heartbeat_at or run.launched_at or ""
-        if attempt not in self.heard or self.heard[attempt][0] != sign:
-            self.heard[attempt] = (sign, self.attention)
-        return self.attention - self.heard[attempt][1]
+        """Return the seconds for which this supervisor listened in vain for a run's trainer."""
+        attempt, sign = self.attempt(run), run.heartbeat_at or run.launched_at or ""
+        if attempt.last_heartbeat is None or attempt.last_heartbeat[0] != sign:
+            attempt.last_heartbeat = (sign, self.attention)
+        return self.attention - attempt.last_heartbeat[1]
 
     def begin(self, about: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         """Starts work that no duty waits for; its end wakes the loop.
@@ -198,7 +228,7 @@ class Desk:
         if job.cancelled():
             return
         if error := job.exception():
-            log.error("%s failed; it is tried again", about, exc_info=error)
+            self.log_throttled(about, "%s failed; it is tried again", about, error=error)
         else:
             self.woken.set()
 

@@ -8,24 +8,27 @@ there is no trace only has to launch it.
 """
 
 import asyncio
-import time
 
 from app.domain.evidence import Evidence
 from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.recipes import Recipe
-from app.domain.resources import Allocation, Shortage, allocate
+from app.domain.resources import Allocation, Capacity, Resources, Shortage
+from app.errors import Busy, Unavailable
 from app.launchers.base import LauncherError
 from app.services import launches, runs
-from app.services.launches import Place, Source
+from app.services.launches import Place, Source, WaitingReason
 from app.store.sql import load
 from app.store.tables import Run
-from app.supervisor import planning, verifying
-from app.supervisor.desk import Desk, Stuck
+from app.supervisor import planning, retrying, verifying
+from app.supervisor.desk import Desk, QueueSnapshot
 
 QUEUE_PAGE = 200
 COUNT_SECONDS = 5.0
+FAILED_SECONDS = 5.0
+"""After so long a run at which the service failed is looked at again."""
+MOST_OF_ERROR = 300
 UNKNOWN_RECIPE = (
     "The recipe {!r} is not configured on this server: add it to the file of LLM_TRAIN_RECIPES "
     "and restart the server, or cancel the run."
@@ -33,99 +36,131 @@ UNKNOWN_RECIPE = (
 
 
 async def launch(desk: Desk) -> None:
-    """Starts what can start; says of the rest why it waits.
+    """Start what can start; record for the rest why it waits.
 
-    While nothing changes on the machine, only runs that are new in the queue are looked at.
+    While nothing changes on the machine, only runs that are new in the queue are looked at. A run
+    at which this fails holds up no other.
     """
     if not await desk.db.read(launches.queued, Place(), 1) or not await desk.in_place():
         return
+    in_use = await _in_use(desk)
+    capacity = await asyncio.to_thread(desk.launcher.capacity)
+    queue = await _snapshot(desk, (capacity, tuple(in_use)))
+    while page := await desk.db.read(launches.queued, queue.place, QUEUE_PAGE):
+        waiting: list[WaitingReason] = []
+        for run in page:
+            try:
+                reason = await _start_or_wait(desk, run, queue, capacity, in_use)
+            except Exception as error:
+                desk.log_throttled(run.id, "run %s cannot be started", run.id, error=error)
+                queue.waiting += 1
+                queue.look_again_at = min(queue.look_again_at, desk.clock() + FAILED_SECONDS)
+                reason = service_error(run, error)
+            if reason is not None and (run.status_reason, run.status_detail) != reason[1:]:
+                waiting.append(reason)
+        if waiting:
+            await desk.db.write(launches.set_waiting_reasons, waiting)
+        queue.place = Place(page[-1].id)
+        await asyncio.sleep(0)  # a long queue must not hold up requests
+    desk.queue = queue if queue.is_stuck else None
+
+
+async def _in_use(desk: Desk) -> list[Allocation]:
+    """Return what runs hold on this machine; those on others hold nothing here."""
     in_use = [*desk.starting.values()]
     for run in await desk.db.read(launches.launched):
+        here = run.recipe is not None and run.host in (None, desk.launcher.host)
         # What a dead trainer held is free, though its checkpoints may still be read.
-        if run.recipe and run.id not in desk.starting and (run.id, run.attempt) not in desk.over:
+        if here and run.id not in desk.starting and not desk.attempt(run).is_over:
             in_use.append(_held(desk, run))
-    capacity = await asyncio.to_thread(desk.launcher.capacity)
-    machine = (capacity, tuple(in_use))
-    wants_gpus: str | None = None
-    place, waiting, counted_at, stuck = Place(), 0, time.monotonic(), True
-    if (last := await _stuck(desk, machine)) is not None:
-        _, place, waiting, wants_gpus, counted_at = last
-    while queue := await desk.db.read(launches.queued, place, QUEUE_PAGE):
-        for run in queue:
-            recipe = desk.recipe(run)
-            if recipe is None:
-                # A server that was started without its file of recipes must not end the queue.
-                detail = UNKNOWN_RECIPE.format(run.recipe)
-                await _wait(desk, run, Reason.WAITING_FOR_RESOURCES, detail)
-                waiting += 1
-                continue
-            if run.id in desk.starting:
-                stuck = False
-                await _say_if_slow(desk, run)
-                continue
-            resources = desk.resources(run)
-            found = allocate(resources, capacity, in_use)
-            if isinstance(found, Allocation) and resources.count and wants_gpus:
-                found = Shortage("Waits behind an older run that needs GPUs.", False)
-            elif isinstance(found, Allocation) and len(in_use) >= desk.settings.max_local_runs:
-                places = desk.settings.max_local_runs
-                found = Shortage(f"Needs a place to run; all {places} are taken.", False)
-            if isinstance(found, Shortage):
-                # Small runs must not overtake a large one for ever.
-                if resources.count and not found.impossible:
-                    wants_gpus = wants_gpus or run.id
-                await _wait(desk, run, Reason.WAITING_FOR_RESOURCES, found.detail)
-                waiting += 1
-                continue
-            stuck = False
-            sources = await _sources(desk, run)
-            if sources and sources[0].stored.state == State.PENDING:
-                detail = f"{sources[0].named.ckpt_path} is still being written."
-                await _wait(desk, run, Reason.WAITING_FOR_CHECKPOINT, detail)
-                continue
-            in_use.append(found)
-            _begin(desk, run, recipe, found, sources)
-        place = Place(queue[-1].id)
-        await asyncio.sleep(0)  # a long queue must not hold up requests
-    desk.queue_stuck = Stuck(machine, place, waiting, wants_gpus, counted_at) if stuck else None
+    return in_use
 
 
-async def _stuck(desk: Desk, machine: object) -> Stuck | None:
-    """The last look at the queue, where the next one need only go on from it."""
-    last = desk.queue_stuck
-    if last is None or last.machine != machine:
+async def _start_or_wait(
+    desk: Desk, run: Run, queue: QueueSnapshot, capacity: Capacity, in_use: list[Allocation]
+) -> WaitingReason | None:
+    """Begin the start of a queued run, or return why it waits; None: that is on record."""
+    recipe = desk.recipe(run)
+    if recipe is None:
+        # A server that was started without its file of recipes must not end the queue.
+        queue.waiting += 1
+        detail = UNKNOWN_RECIPE.format(run.recipe)
+        return WaitingReason(run.id, Reason.WAITING_FOR_RESOURCES, detail)
+    if run.id in desk.starting:
+        queue.is_stuck = False
+        return _slow(desk, run)
+    if (left := retrying.seconds_left(desk, run, recipe)) > 0:
+        queue.waiting += 1
+        queue.look_again_at = min(queue.look_again_at, desk.clock() + left)
         return None
-    # Without the run that others wait behind, they are looked at again.
-    first = last.wants_gpus
-    if first is not None and (await desk.db.read(runs.get, first)).status != RunStatus.QUEUED:
-        return None
+    resources = desk.resources(run)
+    found = queue.reservations.allocate(resources, capacity, in_use)
+    if isinstance(found, Shortage):
+        queue.waiting += 1
+        if not found.impossible and queue.reservations.add(resources, capacity, in_use):
+            queue.holders.append(run.id)
+        return WaitingReason(run.id, Reason.WAITING_FOR_RESOURCES, found.detail)
+    if len(in_use) >= (places := desk.settings.max_local_runs):
+        queue.waiting += 1
+        detail = f"Needs a place to run; all {places} are taken."
+        return WaitingReason(run.id, Reason.WAITING_FOR_RESOURCES, detail)
+    queue.is_stuck = False
+    sources = await _sources(desk, run)
+    if sources and sources[0].stored.state == State.PENDING:
+        detail = f"{sources[0].named.ckpt_path} is still being written."
+        return WaitingReason(run.id, Reason.WAITING_FOR_CHECKPOINT, detail)
+    in_use.append(found)
+    _begin(desk, run, recipe, found, sources)
+    return None
+
+
+async def _snapshot(desk: Desk, machine: object) -> QueueSnapshot:
+    """Return the last look at the queue, where the next one need only go on from it."""
+    now, new = desk.clock(), QueueSnapshot(machine, desk.clock())
+    last = desk.queue
+    if last is None or last.machine != machine or now >= last.look_again_at:
+        return new
+    # Without the runs that others wait behind, they are looked at again.
+    for holder in last.holders:
+        if (await desk.db.read(runs.get, holder)).status != RunStatus.QUEUED:
+            return new
     # A clock that was set back, or a slow transaction, puts a new run before those that were seen.
-    if time.monotonic() - last.counted_at >= COUNT_SECONDS:
+    if now - last.counted_at >= COUNT_SECONDS:
         if await desk.db.read(launches.waiting, last.place) != last.waiting:
-            return None
-        last = last._replace(counted_at=time.monotonic())
+            return new
+        last.counted_at = now
     return last
 
 
 def _held(desk: Desk, run: Run) -> Allocation:
-    resources = desk.resources(run)
+    try:
+        resources = desk.resources(run)
+    except ValueError:  # its GPUs are on record beside what it asked for
+        resources = Resources()
     return Allocation(tuple(load(run.gpus)), resources.cpus or 0, resources.memory_gb or 0)
 
 
-async def _wait(desk: Desk, run: Run, reason: Reason, detail: str) -> None:
-    if (run.status_reason, run.status_detail) != (reason, detail):
-        await desk.db.write(launches.wait, run.id, reason, detail)
+def service_error(run: Run, error: Exception) -> WaitingReason:
+    """Return what a run says at which the service itself has failed."""
+    what = f"{type(error).__name__}: {error}"[:MOST_OF_ERROR]
+    detail = f"The service failed at this run, and tries again: {what}"
+    return WaitingReason(run.id, Reason.SERVICE_ERROR, detail)
 
 
-async def _say_if_slow(desk: Desk, run: Run) -> None:
+async def _wait(desk: Desk, reason: WaitingReason) -> None:
+    await desk.db.write(launches.set_waiting_reasons, [reason])
+
+
+def _slow(desk: Desk, run: Run) -> WaitingReason | None:
+    """Return why a start that takes long is not over yet."""
     about = _about(run)
     if about in desk.unreadable:
         detail = f"{desk.unreadable[about][1]} It is tried again."
     elif run.source_ckpt_path is not None and desk.slow(about):
         detail = f"{run.source_ckpt_path} is being verified."
     else:
-        return
-    await _wait(desk, run, Reason.WAITING_FOR_CHECKPOINT, detail)
+        return None
+    return WaitingReason(run.id, Reason.WAITING_FOR_CHECKPOINT, detail)
 
 
 async def _sources(desk: Desk, run: Run) -> list[Source]:
@@ -142,6 +177,7 @@ def _begin(
     desk: Desk, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
 ) -> None:
     desk.starting[run.id] = allocation
+    desk.forget(run)  # the attempt before
     job = desk.begin(_about(run), _start(desk, run, recipe, allocation, sources))
 
     def ended(_: object) -> None:
@@ -152,6 +188,23 @@ def _begin(
 
 
 async def _start(
+    desk: Desk, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
+) -> None:
+    """Make one start; where the service fails at it, the run says so."""
+    try:
+        await _claim_and_launch(desk, run, recipe, allocation, sources)
+    except (Busy, Unavailable):  # the database's, which can record nothing now
+        raise
+    except OSError as error:  # such as a full disk: that passes
+        detail = f"Its directory cannot be written: {error.strerror}."
+        await _wait(desk, WaitingReason(run.id, Reason.WAITING_FOR_RESOURCES, detail))
+        raise
+    except Exception as error:
+        await _wait(desk, service_error(run, error))
+        raise
+
+
+async def _claim_and_launch(
     desk: Desk, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
 ) -> None:
     """Finds a good checkpoint where one is needed, claims the launch and makes it."""
@@ -168,15 +221,10 @@ async def _start(
         why = unread or f"{sources[0].named.ckpt_path} is lost."
         detail = f"{why} This starts from {instead}."
     spec = planning.spec(desk, run, recipe, allocation.gpus, source)
-    try:
-        await asyncio.to_thread(planning.write_spec, desk.run_dir(run.id), spec)
-    except OSError as error:  # such as a full disk: that passes
-        detail = f"Its directory cannot be written: {error.strerror}."
-        await _wait(desk, run, Reason.WAITING_FOR_RESOURCES, detail)
-        raise
+    await asyncio.to_thread(planning.write_spec, desk.run_dir(run.id), spec)
     failpoint("launch.before_claim")
     claimed = await desk.db.write(
-        launches.claim, run, allocation.gpus, source, detail, desk.data_dir
+        launches.claim, run, allocation.gpus, source, detail, desk.data_dir, desk.launcher.host
     )
     if claimed is not None:
         failpoint("launch.claimed")
@@ -185,11 +233,11 @@ async def _start(
 
 async def act(desk: Desk, run: Run, recipe: Recipe) -> None:
     """Launches a claimed attempt. Safe to repeat: the launcher starts it once at most."""
-    desk.launched_at[run.id, run.attempt] = time.monotonic()
+    desk.attempt(run).launched_at = desk.clock()
     try:
         plan = planning.plan(desk, run, recipe)
         await asyncio.to_thread(desk.launcher.launch, plan)
     except (LauncherError, OSError) as error:
         evidence = Evidence(False, launch_error=str(error))
         await desk.db.write(launches.end, run.id, run.attempt, evidence, recipe, frozenset())
-        desk.forget((run.id, run.attempt))
+        desk.forget(run)

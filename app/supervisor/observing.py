@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import time
 from pathlib import Path
 
 from app.domain import paths
@@ -34,54 +33,59 @@ async def observe(desk: Desk) -> None:
     a look at the disk, all in one thread.
     """
     launched = await desk.db.read(launches.launched)
-    unsure = [
-        run
-        for run in launched
-        if run.recipe is not None and (run.id, run.attempt) not in desk.watched
-    ]
+    unsure = [run for run in launched if run.recipe is not None and _must_be_looked_at(desk, run)]
     found = await asyncio.to_thread(_look, desk, unsure) if unsure else {}
     for run in launched:
         try:
-            if run.recipe is None:
-                await _external(desk, run)
-            elif run.id in found:
-                await _local(desk, run, found[run.id])
-            elif (run.id, run.attempt) in desk.watched:
-                await _alive(desk, run)
-        except Exception:
-            log.exception("run %s could not be observed; it is tried again", run.id)
+            await _observe(desk, run, found.get(run.id))
+        except Exception as error:
+            words = "run %s could not be observed; it is tried again"
+            desk.log_throttled(run.id, words, run.id, error=error)
 
 
-def _look(desk: Desk, runs: list[Run]) -> dict[str, Observation]:
-    found = {}
+def _must_be_looked_at(desk: Desk, run: Run) -> bool:
+    attempt = desk.attempt(run)
+    return attempt.exit_fd is None or not attempt.address_written
+
+
+def _look(desk: Desk, runs: list[Run]) -> dict[str, Observation | Exception]:
+    found: dict[str, Observation | Exception] = {}
     for run in runs:
         try:
             found[run.id] = desk.launcher.observe(desk.run_dir(run.id), run.attempt)
-        except Exception:
-            log.exception("run %s could not be looked at; it is tried again", run.id)
+        except Exception as error:
+            found[run.id] = error
     return found
 
 
-def _adopt(desk: Desk, run: Run) -> int | None:
-    """Tells a living trainer where we are; what tells us of its end, if the system can."""
-    planning.write_address(desk, run.id)
-    return desk.launcher.exit_fd(desk.run_dir(run.id), run.attempt)
-
-
-async def _local(desk: Desk, run: Run, found: Observation) -> None:
-    attempt = (run.id, run.attempt)
-    if found.state == "alive":
-        if found.ran_seconds is not None:
-            desk.began_at.setdefault(attempt, time.monotonic() - found.ran_seconds)
-        if attempt not in desk.adopted:
-            desk.watch(attempt, await asyncio.to_thread(_adopt, desk, run))
-            desk.adopted.add(attempt)
-        desk.over.discard(attempt)  # its machine was cut off, and is back
-        await _alive(desk, run)
+async def _observe(desk: Desk, run: Run, found: Observation | Exception | None) -> None:
+    if run.recipe is None:
+        await _external(desk, run)
+    elif isinstance(found, Exception):
+        await _alive(desk, run)  # it may be: what cannot be seen is stopped like all others
+        raise found
+    elif found is None or found.state == "alive":
+        attempt = desk.attempt(run)
+        attempt.is_over = False  # its machine may have been cut off, and be back
+        if attempt.began_at is None and found is not None and found.ran_seconds is not None:
+            attempt.began_at = desk.clock() - found.ran_seconds
+        await _alive(desk, run)  # first: a full or slow disk must not keep it from being stopped
+        await _adopt(desk, run)
     elif found.state == "absent":
         await _absent(desk, run)
     else:
         await _over(desk, run, found)
+
+
+async def _adopt(desk: Desk, run: Run) -> None:
+    """Watch for the end of a living trainer, and tell it where this server is."""
+    attempt, run_dir = desk.attempt(run), desk.run_dir(run.id)
+    if not attempt.is_watched:
+        desk.watch(attempt, await asyncio.to_thread(desk.launcher.exit_fd, run_dir, run.attempt))
+        attempt.is_watched = True
+    if not attempt.address_written:
+        await asyncio.to_thread(planning.write_address, desk, run.id)
+        attempt.address_written = True
 
 
 async def _alive(desk: Desk, run: Run) -> None:
@@ -91,12 +95,12 @@ async def _alive(desk: Desk, run: Run) -> None:
     recipe = desk.recipe(run)
     if recipe is None:
         return
-    if run.status == RunStatus.STARTING and not recipe.heartbeat_seconds:
-        await desk.db.write(launches.running, run.id, run.attempt)
     limit = desk.resources(run).time_limit_minutes
     if limit is not None:
-        now = time.monotonic()
-        ran = now - desk.began_at.setdefault((run.id, run.attempt), now)
+        attempt = desk.attempt(run)
+        if attempt.began_at is None:
+            attempt.began_at = desk.clock()
+        ran = desk.clock() - attempt.began_at
         detail = f"The time limit of {limit:g} minutes is over."
         if ran > limit * 60 and await _condemn(desk, run, Reason.TIME_LIMIT, detail):
             await _stop(desk, run)
@@ -106,17 +110,19 @@ async def _alive(desk: Desk, run: Run) -> None:
         detail = f"No report for {allowed:g} seconds."
         if await _condemn(desk, run, Reason.HEARTBEAT_LOST, detail):
             await asyncio.to_thread(desk.launcher.kill, desk.run_dir(run.id), run.attempt)
+    if run.status == RunStatus.STARTING and not recipe.heartbeat_seconds:
+        await desk.db.write(launches.running, run.id, run.attempt)
 
 
 async def _stop(desk: Desk, run: Run) -> None:
     """Asks the trainer to stop, once. Its wrapper sees to the rest; if it cannot, we do."""
-    attempt, run_dir = (run.id, run.attempt), desk.run_dir(run.id)
-    if attempt not in desk.stopped_at:
+    attempt, run_dir = desk.attempt(run), desk.run_dir(run.id)
+    if attempt.stop_sent_at is None:
         await asyncio.to_thread(desk.launcher.stop, run_dir, run.attempt)
-        desk.stopped_at[attempt] = desk.attention
+        attempt.stop_sent_at = desk.attention
     recipe = desk.recipe(run)
     grace = recipe.grace_seconds if recipe else Recipe("", ()).grace_seconds
-    if desk.attention - desk.stopped_at[attempt] > grace + OVERDUE_SECONDS:
+    if desk.attention - attempt.stop_sent_at > grace + OVERDUE_SECONDS:
         await asyncio.to_thread(desk.launcher.kill, run_dir, run.attempt)
 
 
@@ -131,15 +137,23 @@ async def _absent(desk: Desk, run: Run) -> None:
     """Claimed, and not a trace: the server died before it launched, or the launch is young."""
     if not await desk.in_place():
         return
-    recipe, attempt = desk.recipe(run), (run.id, run.attempt)
+    recipe, attempt = desk.recipe(run), desk.attempt(run)
     if run.heartbeat_at is not None or run.status == RunStatus.RUNNING:
         # It did begin: somebody removed its files. A second launch would run beside it.
-        seen = desk.launched_at.setdefault(attempt, time.monotonic())
-        if time.monotonic() - seen > RELAUNCH_SECONDS:
+        if attempt.launched_at is None:
+            attempt.launched_at = desk.clock()
+        if desk.clock() - attempt.launched_at > RELAUNCH_SECONDS:
             await asyncio.to_thread(
                 desk.launcher.kill, desk.run_dir(run.id), run.attempt, run.nonce
             )
             desk.woken.set()
+        return
+    if run.host not in (None, desk.launcher.host):
+        # Claimed on a machine that is gone, with GPUs of that one: it must not begin here.
+        await asyncio.to_thread(desk.launcher.kill, desk.run_dir(run.id), run.attempt, run.nonce)
+        detail = "The machine that was to run it is gone; it is started on another."
+        await desk.db.write(launches.requeue, run.id, run.attempt, detail)
+        desk.forget(run)
         return
     if run.status == RunStatus.CANCELLING or recipe is None:
         # From here on it can never begin; the next look finds it over.
@@ -148,16 +162,16 @@ async def _absent(desk: Desk, run: Run) -> None:
         return
     if run.id in desk.starting:
         return
-    since = desk.launched_at.get(attempt)
-    if since is None or time.monotonic() - since > RELAUNCH_SECONDS:
+    since = attempt.launched_at
+    if since is None or desk.clock() - since > RELAUNCH_SECONDS:
         log.info("run %s: launching attempt %d again", run.id, run.attempt)
         await launching.act(desk, run, recipe)
 
 
 async def _over(desk: Desk, run: Run, found: Observation) -> None:
     """Takes in what the trainer left on disk, then records how it ended."""
-    attempt, run_dir, recipe = (run.id, run.attempt), desk.run_dir(run.id), desk.recipe(run)
-    if attempt not in desk.over:
+    attempt, run_dir, recipe = desk.attempt(run), desk.run_dir(run.id), desk.recipe(run)
+    if not attempt.is_over:
         if found.state == "vanished":
             await asyncio.to_thread(desk.launcher.kill, run_dir, run.attempt)
         failpoint("end.before_spool")
@@ -167,7 +181,7 @@ async def _over(desk: Desk, run: Run, found: Observation) -> None:
             desk.settings.data_dir, f"/ckpts/{run.experiment_id}/{run.id}"
         )
         await asyncio.to_thread(verifying.sweep, saved)
-        desk.over.add(attempt)
+        attempt.is_over = True
         desk.woken.set()  # what it held is free
     absent = await verifying.settled(desk, run)
     if absent is None:
@@ -186,7 +200,7 @@ async def _over(desk: Desk, run: Run, found: Observation) -> None:
         last_words=await asyncio.to_thread(last_words, run_dir / "train.log"),
     )
     if await desk.db.write(launches.end, run.id, run.attempt, evidence, recipe, absent):
-        desk.forget(attempt)
+        desk.forget(run)
 
 
 def last_words(log_file: Path) -> str:
@@ -208,8 +222,10 @@ async def _external(desk: Desk, run: Run) -> None:
     if run.status == RunStatus.CANCELLING:
         path = paths.CheckpointPath(run.experiment_id, run.id, paths.stop_name(run.attempt))
         promised = await desk.db.read(checkpoints.at, str(path))
-        since = desk.stopped_at.setdefault((run.id, run.attempt), desk.attention)
-        over |= desk.attention - since > settings.external_grace_seconds
+        attempt = desk.attempt(run)
+        if attempt.stop_sent_at is None:  # it is told with the answer to its next report
+            attempt.stop_sent_at = desk.attention
+        over |= desk.attention - attempt.stop_sent_at > settings.external_grace_seconds
         over |= promised is not None and promised.state != State.PENDING
     elif not over and desk.silence(run) > settings.external_heartbeat_seconds:
         detail = f"No report for {settings.external_heartbeat_seconds:g} seconds."
@@ -222,4 +238,4 @@ async def _external(desk: Desk, run: Run) -> None:
     absent = frozenset(each.id for each in known)
     evidence = Evidence(cancel_asked=False)
     if await desk.db.write(launches.end, run.id, run.attempt, evidence, None, absent):
-        desk.forget((run.id, run.attempt))
+        desk.forget(run)

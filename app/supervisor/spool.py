@@ -39,7 +39,7 @@ async def deliver(desk: Desk, run: Run) -> bool:
     except OSError as error:
         since, _ = desk.unreadable.setdefault(about, (desk.attention, str(error)))
         if desk.attention - since < PATIENCE_SECONDS:
-            desk.complain("run %s: %s; it is tried again", run.id, error)
+            desk.log_throttled(about, "run %s: %s; it is tried again", run.id, error)
             return False
         log.error("run %s: %s; what was not delivered is lost", run.id, error)
     desk.unreadable.pop(about, None)

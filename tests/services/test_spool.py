@@ -18,7 +18,7 @@ from app.store.database import Database
 from app.store.tables import Run
 from app.supervisor.desk import Desk
 from app.supervisor.observing import observe
-from tests.services.test_supervisor import Recorder, open_desk
+from tests.support.desk import Recorder, open_desk
 from tests.support.stage import Stage
 
 pytestmark = pytest.mark.anyio

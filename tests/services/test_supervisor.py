@@ -1,10 +1,9 @@
-"""The supervisor's duties, one at a time, with a launcher that only writes down what it is asked.
+"""The supervisor's steps, one at a time.
 
 Each was seen red: Busy taken for a bad line, a queue remembered past a cancel of the run that
 the others wait behind, `starting` cleared by a `finally`, disks looked at on the event loop.
 """
 
-import asyncio
 import json
 import threading
 import time
@@ -14,53 +13,22 @@ from typing import Any
 import pytest
 
 from app.domain.lifecycle import Reason
-from app.domain.recipes import Recipe
 from app.domain.requests import ResumeRequest, RunRequest
 from app.domain.resources import Allocation
 from app.errors import Busy, ServiceError, Unavailable
 from app.launchers import wrapper
-from app.launchers.base import LaunchPlan, Observation
-from app.launchers.local import LocalLauncher
+from app.launchers.base import Observation
 from app.launchers.processes import NONCE
 from app.services import checkpoints, launches, reports, runs
-from app.settings import PREFIX, TRAINERS, Settings
+from app.settings import PREFIX, TRAINERS
 from app.store.database import Database
 from app.supervisor import launching
-from app.supervisor.desk import Desk
 from app.supervisor.observing import observe
 from app.supervisor.verifying import verify
+from tests.support.desk import TINY, Recorder, jobs, launch, open_desk
 from tests.support.stage import RECIPES, Stage
 
 pytestmark = pytest.mark.anyio
-
-TINY = Recipe("tiny", ("true",))
-
-
-class Recorder(LocalLauncher):
-    """Launches nothing, on a machine with two GPUs."""
-
-    def __init__(self) -> None:
-        super().__init__(gpus=["A100", "A100"])
-        self.launched: list[str] = []
-
-    def launch(self, plan: LaunchPlan) -> None:
-        self.launched.append(plan.run_id)
-        self.env = plan.env
-
-
-def open_desk(db: Database, data_dir: Path, launcher: LocalLauncher) -> Desk:
-    settings = Settings(data_dir=data_dir)
-    return Desk(db, settings, {"tiny": TINY}, "s" * 32, launcher, "http://127.0.0.1:1")
-
-
-async def jobs(desk: Desk) -> None:
-    """Until the work under way has ended, or was cancelled."""
-    await asyncio.gather(*[job for job, _ in desk.jobs.values()], return_exceptions=True)
-
-
-async def launch(desk: Desk) -> None:
-    await launching.launch(desk)
-    await jobs(desk)
 
 
 @pytest.mark.parametrize("trouble", [Busy("Too much waits."), Unavailable("It is away.")])
@@ -240,7 +208,8 @@ async def test_a_run_of_an_unknown_recipe_waits_for_a_server_that_knows_it(
     run = await stage.submit(resources={"count": 2})
     await launch(desk)
     # What stays in the queue is counted, so that it need not be looked at again.
-    assert desk.queue_stuck is not None and await launching._stuck(desk, desk.queue_stuck.machine)
+    assert desk.queue is not None
+    assert await launching._snapshot(desk, desk.queue.machine) is desk.queue
     younger = await db.write(
         runs.submit, stage.experiment, RunRequest(model="m", recipe="other"), desk.recipes
     )

@@ -29,8 +29,8 @@ from app.supervisor.desk import READERS, Desk
 from app.supervisor.observing import observe
 from app.supervisor.verifying import begin
 from app.trainer import checkpoint
-from tests.services import test_supervisor
-from tests.services.test_supervisor import Recorder, open_desk
+from tests.support import desk as desk_support
+from tests.support.desk import Recorder, open_desk
 from tests.support.stage import RECIPES, Stage
 
 pytestmark = pytest.mark.anyio
@@ -70,7 +70,7 @@ def away(run: Run, data_dir: Path) -> Iterator[None]:
 
 
 async def jobs(desk: Desk) -> None:
-    await asyncio.wait_for(test_supervisor.jobs(desk), 10)
+    await asyncio.wait_for(desk_support.jobs(desk), 10)
 
 
 async def turns(desk: Desk, number: int = 70) -> None:

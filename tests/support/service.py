@@ -30,7 +30,10 @@ TERMINAL = ("succeeded", "failed", "cancelled")
 
 def recipes(path: Path, **overrides: str) -> Path:
     """A recipes file with every trainer, quick about it; `overrides` add lines to some."""
-    defaults = 'grace_seconds = 3.0\nheartbeat_seconds = 30\nenv_allow = ["PATH", "PYTHONPATH"]\n'
+    defaults = (
+        "grace_seconds = 3.0\nheartbeat_seconds = 30\nretry_seconds = 0\n"
+        'env_allow = ["PATH", "PYTHONPATH"]\n'
+    )
     tables = []
     for name in trainers.NAMES:
         command = json.dumps(trainers.argv(name))

@@ -28,6 +28,7 @@ heartbeat_seconds = 0
 start_seconds = 900.5
 resources = { gpu_type = "A100", count = 2 }
 max_attempts = 3
+retry_seconds = 5
 retry_on = ["signal"]
 keep_checkpoints = 2
 working_dir = "/srv/train"
@@ -51,8 +52,9 @@ def test_every_key_is_read() -> None:
         env_allow=("PATH", "WANDB_*"),
         heartbeat_seconds=0,
         start_seconds=900.5,
-        resources=Resources("A100", 2),
+        resources=Resources(gpu_type="A100", count=2),
         max_attempts=3,
+        retry_seconds=5,
         retry_on=("signal",),
         keep_checkpoints=2,
         working_dir=Path("/srv/train"),
@@ -112,7 +114,10 @@ def recipe(line: str, name: str = "sft") -> str:
         (recipe("keep_checkpoints = 1.5"), "keep_checkpoints: must be a whole number, 0 or more"),
         (recipe('retry_on = ["bad_luck"]'), "retry_on: 'bad_luck' is unknown; known are exit_code"),
         (recipe('requires_report = "no"'), "requires_report: must be true or false"),
-        (recipe("resources = { count = -1 }"), "[recipes.sft] resources: count: must be a whole"),
+        (
+            recipe("resources = { count = -1 }"),
+            "[recipes.sft] resources: count: Input should be greater",
+        ),
         (recipe("resources = 4"), "resources: must be a table"),
         (recipe("working_dir = 4"), "working_dir: must be a string"),
         (recipe("env = { A = 1 }"), "env: must be a string"),

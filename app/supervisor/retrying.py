@@ -1,0 +1,21 @@
+"""When a failed run is tried again.
+
+`run.next_attempt_at` is what people see, and survives a restart. The pause itself is measured on
+the monotonic clock from when this supervisor first saw it: a clock that is set moves no attempt.
+"""
+
+from app.domain.ids import seconds_between, timestamp
+from app.domain.recipes import Recipe
+from app.store.tables import Run
+from app.supervisor.desk import Desk
+
+
+def seconds_left(desk: Desk, run: Run, recipe: Recipe) -> float:
+    """Return the seconds until a queued run may start; 0 or less where it may now."""
+    if run.next_attempt_at is None:
+        return 0.0
+    attempt = desk.attempt(run)
+    if attempt.retry_at is None:
+        left = seconds_between(timestamp(), run.next_attempt_at)
+        attempt.retry_at = desk.clock() + min(max(left, 0.0), recipe.pause_after(run.attempt))
+    return attempt.retry_at - desk.clock()
