@@ -23,11 +23,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
+from app import files
 from app.domain import failpoints
 from app.domain.resources import Capacity, Gpu
 from app.launchers import processes, wrapper
@@ -40,6 +41,7 @@ _children_lock = threading.Lock()
 
 SILENT_SECONDS = 10.0
 """After so long without a pulse, all of it watched, a wrapper elsewhere is gone."""
+_MOST_RECORD = 1 << 16  # bytes of identity.json, stop.json, exit.json
 _MOST_WATCHED = 1.0  # of the time between two looks: of the rest we cannot know
 
 _CODE = cast(Any, wrapper.__loader__).get_code(wrapper.__name__)
@@ -96,8 +98,6 @@ class LocalLauncher:
     def launch(self, plan: LaunchPlan) -> None:
         _reap()
         directory = _directory(plan.run_dir, plan.attempt)
-        if (directory / "identity.json").exists():
-            return
         env = {**plan.env, NONCE: plan.nonce}
         order = {  # names as bytes: the trainer's locale may not be the server's
             "directory": os.fsencode(directory),
@@ -111,8 +111,11 @@ class LocalLauncher:
         }
         failpoints.failpoint("launch.before_spawn")
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with (plan.run_dir / "train.log").open("ab") as log:
+            with _opened(plan.run_dir, plan.attempt, make=True) as folder:
+                if files.exists(folder, "identity.json"):
+                    return
+            log = _open_log(plan.run_dir)
+            try:
                 child = subprocess.Popen(  # noqa: S603 - this very interpreter
                     (*wrapper.COMMAND, plan.run_id, str(plan.attempt)),
                     stdin=subprocess.PIPE,
@@ -121,6 +124,8 @@ class LocalLauncher:
                     env=env,
                     start_new_session=True,
                 )
+            finally:
+                os.close(log)
         except (OSError, ValueError) as error:
             raise LauncherError(f"The trainer's wrapper could not be started: {error}.") from error
         with _children_lock:
@@ -135,34 +140,41 @@ class LocalLauncher:
 
     def observe(self, run_dir: Path, attempt: int) -> Observation:
         _reap()
-        directory = _directory(run_dir, attempt)
-        with suppress(FileNotFoundError), os.scandir(directory):
-            pass  # opened, or a client of NFS may go on not to see what is new in it
-        if over := _read(directory / "exit.json"):
+        try:
+            # Opened, or a client of NFS may go on not to see what is new in it.
+            with _opened(run_dir, attempt) as folder:
+                return self._observe(folder, _directory(run_dir, attempt))
+        except FileNotFoundError:
+            return Observation("absent")
+        except files.Unusable as error:
+            return Observation("vanished", detail=f"{error.strerror}.")
+
+    def _observe(self, folder: int, directory: Path) -> Observation:
+        if over := _exited(_read(folder, "exit.json")):
             self._pulses.pop(directory, None)
-            return _exited(over)
-        stop_sent = (directory / "stop.json").exists()
-        record = _read(directory / "identity.json")
+            return over
+        stop_sent = files.exists(folder, "stop.json")
+        record = _read(folder, "identity.json")
         if record is None:
             return Observation("absent", stop_sent=stop_sent)
         identity, detail = _identity(record), "Its wrapper was killed from outside."
         if identity is not None and not identity.is_here():
             pulse = self._pulses.setdefault(directory, _Pulse(record["beat"], time.monotonic()))
             if pulse.look(record["beat"]):
-                ran = _number(_read(directory / "age.json") or {}, "ran_seconds")
+                ran = _number(_read(folder, "age.json") or {}, "ran_seconds")
                 return Observation("alive", stop_sent=stop_sent, ran_seconds=ran)
             detail = f"No sign of life from its machine or container for {SILENT_SECONDS:g} s."
         elif identity is not None and identity.is_alive():
             started = _number(record, "started")
             ran = None if started is None else time.monotonic() - started
             return Observation("alive", pid=identity.pid, stop_sent=stop_sent, ran_seconds=ran)
-        if over := _read(directory / "exit.json"):  # written since we looked
-            return _exited(over)
+        if over := _exited(_read(folder, "exit.json")):  # written since we looked
+            return over
         pid = identity.pid if identity and identity.is_here() else None
         return Observation("vanished", pid=pid, stop_sent=stop_sent, detail=detail)
 
     def stop(self, run_dir: Path, attempt: int) -> None:
-        self._end(_directory(run_dir, attempt), kill=False, detail=_NEVER_BEGAN)
+        self._end(run_dir, attempt, kill=False, detail=_NEVER_BEGAN)
 
     def kill(self, run_dir: Path, attempt: int, nonce: str | None = None) -> None:
         detail = _NEVER_BEGAN
@@ -170,28 +182,31 @@ class LocalLauncher:
             # First: a wrapper that outlived its trainer would tell its end over what we tell.
             processes.kill_tree(nonce)
             detail = "Its files were removed."
-        self._end(_directory(run_dir, attempt), kill=True, detail=detail)
+        self._end(run_dir, attempt, kill=True, detail=detail)
 
     def exit_fd(self, run_dir: Path, attempt: int) -> int | None:
-        record = _read(_directory(run_dir, attempt) / "identity.json")
-        identity = record and _identity(record)
+        try:
+            with _opened(run_dir, attempt) as folder:
+                identity = _identity(_read(folder, "identity.json") or {})
+        except (FileNotFoundError, files.Unusable):
+            return None
         return processes.watch(identity) if identity else None
 
-    def _end(self, directory: Path, kill: bool, detail: str) -> None:
-        if (directory / "exit.json").exists():
-            return
+    def _end(self, run_dir: Path, attempt: int, kill: bool, detail: str) -> None:
         unasked = None
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _request_stop(directory, kill)
-        except OSError as error:  # a full disk must not keep a trainer running
-            unasked = error
-        try:
-            if _fence(directory, detail):
-                return
+            with _opened(run_dir, attempt, make=True) as folder:
+                if _exited(_read(folder, "exit.json")):
+                    return
+                try:
+                    _request_stop(folder, kill)
+                except OSError as error:  # a full disk must not keep a trainer running
+                    unasked = error
+                if _fence(folder, detail):
+                    return
+                identity = _identity(_read(folder, "identity.json") or {})
         except OSError as error:
             raise LauncherError(f"The stop could not be recorded: {error}.") from error
-        identity = _identity(_read(directory / "identity.json") or {})
         if identity is None:
             return
         if not identity.is_here():
@@ -270,26 +285,30 @@ def _reap() -> None:
                     f"The wrapper failed ({failed[-1]}) before it began; train.log may say why."
                 )
                 with suppress(OSError):  # the attempt stays absent
-                    _fence(directory, detail)
+                    folder = wrapper.open_directory(str(directory))
+                    try:
+                        _fence(folder, detail)
+                    finally:
+                        os.close(folder)
 
 
-def _request_stop(directory: Path, kill: bool) -> None:
+def _request_stop(folder: int, kill: bool) -> None:
     """Write stop.json; a kill is never taken back to a stop."""
-    asked = _read(directory / "stop.json")
-    if asked is None or kill > asked.get("kill", False):
+    asked = _read(folder, "stop.json")
+    if asked is None or kill > (asked.get("kill") is True):
         request = {"kill": kill, "at": wrapper.now()}
-        wrapper.replace(str(directory), "stop.json", json.dumps(request))
+        files.write(folder, "stop.json", json.dumps(request).encode())
 
 
-def _fence(directory: Path, detail: str) -> bool:
+def _fence(folder: int, detail: str) -> bool:
     """End an attempt that no wrapper has claimed: none can any more. False: one has."""
-    record = _read(directory / "identity.json")
-    if record is None and wrapper.claim(str(directory), {"format": 1, "pid": None}):
+    record = _read(folder, "identity.json")
+    if record is None and wrapper.claim(folder, {"format": 1, "pid": None}):
         record = {}
     if record is None or _identity(record):
         return False
-    if not (directory / "exit.json").exists():
-        wrapper.write_exit(str(directory), detail=detail)
+    if not _exited(_read(folder, "exit.json")):
+        wrapper.write_exit(folder, detail=detail)
     return True
 
 
@@ -297,15 +316,38 @@ def _directory(run_dir: Path, attempt: int) -> Path:
     return run_dir.absolute() / f"attempt-{attempt}"
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A record that was published whole, and as `beat` its file's time; None: there is none."""
+def _opened(run_dir: Path, attempt: int, make: bool = False) -> AbstractContextManager[int]:
+    """An attempt's directory: the trainer can put anything where it and what is in it belong."""
+    run_dir = run_dir.absolute()
+    return files.directory(run_dir.parent, run_dir.name, f"attempt-{attempt}", make=make)
+
+
+def _open_log(run_dir: Path) -> int:
+    """Open train.log for appending; what is no plain file is set aside."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    run_dir = run_dir.absolute()
+    with files.directory(run_dir.parent, run_dir.name, make=True) as folder:
+        try:
+            log = files.open_file(folder, "train.log", flags)
+        except files.Unusable:
+            files.set_aside(folder, "train.log")
+            log = files.open_file(folder, "train.log", flags)
+    os.set_blocking(log, True)  # it becomes the trainer's stdout
+    return log
+
+
+def _read(folder: int, name: str) -> dict[str, Any] | None:
+    """A record that was published whole, and as `beat` its file's time; None: there is none.
+
+    Empty: what is there is no record; its trainer wrote it, or a disk broke.
+    """
     try:
-        with path.open("rb") as file:  # opened, NFS tells the time as it is now
-            record = json.load(file)
+        with os.fdopen(files.open_file(folder, name), "rb") as file:
+            record = json.loads(file.read(_MOST_RECORD))  # opened, NFS tells the time as it is now
             beat = os.fstat(file.fileno()).st_mtime_ns
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (files.Unusable, ValueError, RecursionError):
         return {}
     return {**record, "beat": beat} if isinstance(record, dict) else {}
 
@@ -313,20 +355,45 @@ def _read(path: Path) -> dict[str, Any] | None:
 def _number(record: dict[str, Any], key: str) -> float | None:
     """Return a number of a record; None if it has none there, as those of earlier versions."""
     value = record.get(key)
-    return float(value) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e15 else None
 
 
 def _identity(record: dict[str, Any]) -> Identity | None:
-    """The wrapper that a record names; None: the attempt was claimed without one."""
-    if not record.get("pid"):
-        return None
+    """The wrapper that a record names. None: the attempt was claimed without one, or the record
+    is not what a wrapper wrote."""
+    pid, began, nonce = record.get("pid"), record.get("start_time"), record.get("nonce")
     place = record.get("place")
     if place is None:  # of a wrapper of the first version: it told the boot alone
         here = wrapper.place()
         place = here if record.get("boot_id") in (None, here.partition("/")[0]) else ""
-    return Identity(record["pid"], record["start_time"], place, record["nonce"])
+    if not _is_number(pid) or not isinstance(nonce, str) or not isinstance(place, str):
+        return None
+    if not 0 < pid < 2**31 or not (began is None or _is_number(began)):
+        return None
+    return Identity(pid, began, place, nonce)
 
 
-def _exited(record: dict[str, Any]) -> Observation:
-    keys = ("exit_code", "signal", "stop_sent", "killed", "oom", "detail")
-    return Observation("exited", **{key: record[key] for key in keys})
+def _exited(record: dict[str, Any] | None) -> Observation | None:
+    """The end that exit.json tells; None: it tells none that a wrapper could have written."""
+    record = record or {}
+    code, number, detail = (record.get(key) for key in ("exit_code", "signal", "detail"))
+    if (
+        not (code is None or (_is_number(code) and 0 <= code < 2**31))
+        or not (number is None or (_is_number(number) and 0 < number < signal.NSIG))
+        or not isinstance(detail, str)
+    ):
+        return None
+    stop_sent, killed, oom = (record.get(key) is True for key in ("stop_sent", "killed", "oom"))
+    return Observation(
+        "exited",
+        exit_code=code,
+        signal=number,
+        stop_sent=stop_sent,
+        killed=killed,
+        oom=oom,
+        detail=detail,
+    )
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -29,6 +29,7 @@ STOP, KILL = signal.SIGTERM, signal.SIGUSR1
 
 PULSE_SECONDS = 2.0
 _RESERVED = ".exit.json"
+_SAFE = posix.O_NOFOLLOW | posix.O_NONBLOCK  # for names that the trainer can put links or FIFOs at
 _SWEEP_SECONDS = 0.02
 _GIVE_UP_SECONDS = 5.0
 _place = ""
@@ -59,10 +60,10 @@ def main(order: "dict[str, Any]") -> None:
     `stop_signal`, `grace_seconds`, `failpoints`. Ends silently if the attempt is taken."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     signal.signal(signal.SIGCHLD, lambda *_: None)  # BSDs drop a blocked signal that is ignored
-    directory = _text(order["directory"])
     null = posix.open("/dev/null", posix.O_RDWR)
     posix.dup2(null, 0)
     _failpoint(order, "wrapper.started")
+    folder = open_directory(_text(order["directory"]))
     started = time.monotonic()
     identity = {
         "format": 1,
@@ -74,24 +75,24 @@ def main(order: "dict[str, Any]") -> None:
         "grace_seconds": order["grace_seconds"],
         "started": started,
     }
-    if not claim(directory, identity):
+    if not claim(folder, identity):
         return
     _failpoint(order, "wrapper.identity_saved")
-    outcome = _train(directory, order, started)
+    outcome = _train(folder, order, started)
     for _ in range(3600):  # a disk may be full for a while, and the exit code must not be lost
         try:
-            return write_exit(directory, **outcome)
+            return write_exit(folder, **outcome)
         except FileNotFoundError:
             return  # somebody deleted the run
         except OSError:
             time.sleep(1)
 
 
-def _train(directory: str, order: "dict[str, Any]", started: float) -> dict[str, object]:
+def _train(folder: int, order: "dict[str, Any]", started: float) -> dict[str, object]:
     """From the claim to the end of the last descendant; what exit.json shall say of it."""
     # The server writes stop.json, then looks for our identity; we do it the other way round,
     # so that one of the two always sees the other.
-    if _exists(f"{directory}/stop.json"):
+    if _exists("stop.json", folder):
         return {"detail": "Stopped before the trainer began."}
     started_at, ooms = now(), _oom_kills()
     try:
@@ -102,10 +103,10 @@ def _train(directory: str, order: "dict[str, Any]", started: float) -> dict[str,
         posix.waitpid(trainer, 0)
         return {"started_at": started_at, "detail": error}
     _failpoint(order, "wrapper.spawned")
-    reserve(directory)
+    reserve(folder)
     try:
         _thread.start_new_thread(
-            _pulse, (directory, started)
+            _pulse, (folder, started)
         )  # not earlier: that would delay the trainer
     except RuntimeError:
         pass  # no more threads; for servers of this place nothing changes
@@ -124,20 +125,26 @@ def _train(directory: str, order: "dict[str, Any]", started: float) -> dict[str,
     }
 
 
-def claim(directory: str, identity: dict[str, object]) -> bool:
+def open_directory(path: str) -> int:
+    """Open an attempt's directory, not through a link. What is in it is opened relative to that:
+    the trainer can swap directories and leave links in them."""
+    return posix.open(path, posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW)
+
+
+def claim(folder: int, identity: dict[str, object]) -> bool:
     """Publish identity.json, whole and at most once. False: the attempt is somebody else's."""
-    draft = f"{directory}/.identity-{posix.urandom(8).hex()}"
-    _write(draft, _json(identity))
+    draft = f".identity-{posix.urandom(8).hex()}"
+    _write(folder, draft, _json(identity))
     try:
-        posix.link(draft, f"{directory}/identity.json")
+        posix.link(draft, "identity.json", src_dir_fd=folder, dst_dir_fd=folder)
     except FileExistsError:
         return False
     finally:
-        posix.unlink(draft)
+        posix.unlink(draft, dir_fd=folder)
     return True
 
 
-def write_exit(directory: str, **outcome: object) -> None:
+def write_exit(folder: int, **outcome: object) -> None:
     """Publish exit.json: how it ended, as far as it is not the default. Raises OSError."""
     record = {
         "format": 1,
@@ -150,40 +157,47 @@ def write_exit(directory: str, **outcome: object) -> None:
         "ended_at": now(),
         "detail": "",
     }
-    reserved = f"{directory}/{_RESERVED}"
     text = _json(record | outcome)
-    replace(directory, "exit.json", text, reserved if _exists(reserved) else None)
+    replace(folder, "exit.json", text, _RESERVED if _exists(_RESERVED, folder) else None)
 
 
-def reserve(directory: str) -> None:
+def reserve(folder: int) -> None:
     """Take the room for exit.json: trainers fill the disk, and their end must be told all the
     same."""
     try:
-        descriptor = posix.open(f"{directory}/{_RESERVED}", posix.O_WRONLY | posix.O_CREAT, 0o600)
-        posix.write(descriptor, b" " * 4096)
-        posix.close(descriptor)
+        _write(folder, _RESERVED, " " * 4096)
     except OSError:
         return  # it is full already: as long as it is, the end is not told
 
 
-def replace(directory: str, name: str, text: str, draft: "str | None" = None) -> None:
-    """Write a file of `directory` so that it is there whole, or not at all, whatever happens.
+def replace(folder: int, name: str, text: str, draft: "str | None" = None) -> None:
+    """Write a file so that it is there whole, or not at all, whatever happens.
 
-    `draft`: a file to write it over, before that becomes the one.
+    `draft`: a file to write it over, before that becomes the one. Raises OSError.
     """
-    draft = draft or f"{directory}/.{name}-{posix.urandom(8).hex()}"
+    draft = draft or f".{name}-{posix.urandom(8).hex()}"
     try:
-        _write(draft, text)
-        posix.replace(draft, f"{directory}/{name}")
+        _write(folder, draft, text)
+        try:
+            posix.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except IsADirectoryError:
+            _discard(folder, name)
+            posix.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
-        if _exists(draft):
-            posix.unlink(draft)
+        _discard(folder, draft)
         raise
-    parent = posix.open(directory, posix.O_RDONLY)
+    posix.fsync(folder)
+
+
+def _discard(folder: int, name: str) -> None:
+    """Remove a file; rename a directory that the trainer put in its place."""
     try:
-        posix.fsync(parent)
-    finally:
-        posix.close(parent)
+        posix.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return
+    except OSError:
+        aside = f".{name}.aside-{posix.urandom(8).hex()}"
+        posix.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def start_time(pid: int) -> int | None:
@@ -287,7 +301,7 @@ def _watch(trainer: int, stop_signal: int, grace_seconds: float) -> tuple[int, b
             signal.setitimer(signal.ITIMER_REAL, _SWEEP_SECONDS)
 
 
-def _pulse(directory: str, started: float) -> None:
+def _pulse(folder: int, started: float) -> None:
     """Show that we live, and look for what a server of another place asked, until we end.
 
     In a thread, so that a disk that hangs holds up neither the grace nor a kill.
@@ -296,16 +310,19 @@ def _pulse(directory: str, started: float) -> None:
     while True:
         time.sleep(PULSE_SECONDS)
         try:
-            _write_age(directory, time.monotonic() - started)
+            _write_age(folder, time.monotonic() - started)
         except OSError:
             pass  # such as a full disk: the pulse must go on
         try:
-            posix.utime(f"{directory}/identity.json")
+            posix.utime("identity.json", dir_fd=folder, follow_symlinks=False)
             # The listing, since a client of NFS remembers for long that a file is not there.
-            if "stop.json" not in posix.listdir(directory):
+            if "stop.json" not in posix.listdir(folder):
                 continue
-            with open(f"{directory}/stop.json", "rb") as file:
-                request = KILL if b'"kill": true' in file.read() else STOP
+            opened = posix.open("stop.json", posix.O_RDONLY | _SAFE, dir_fd=folder)
+            try:
+                request = KILL if b'"kill": true' in posix.read(opened, 4096) else STOP
+            finally:
+                posix.close(opened)
         except OSError:
             continue
         if request != heard:
@@ -313,13 +330,13 @@ def _pulse(directory: str, started: float) -> None:
             posix.kill(posix.getpid(), request)
 
 
-def _write_age(directory: str, seconds: float) -> None:
+def _write_age(folder: int, seconds: float) -> None:
     """Record how long the attempt has run, for servers that cannot read this machine's clock.
 
     Always as many bytes: they are written over, so that this needs no room on the disk.
     """
-    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_NOFOLLOW
-    descriptor = posix.open(f"{directory}/age.json", flags, 0o600)
+    flags = posix.O_WRONLY | posix.O_CREAT | _SAFE
+    descriptor = posix.open("age.json", flags, 0o600, dir_fd=folder)
     try:
         posix.write(descriptor, b'{"ran_seconds": %20.1f}\n' % seconds)
     finally:
@@ -427,21 +444,22 @@ def _text(name: bytes) -> str:
     return name.decode(errors="surrogateescape")  # as the file system's, under -X utf8
 
 
-def _exists(path: str) -> bool:
+def _exists(path: str, folder: "int | None" = None) -> bool:
     try:
-        posix.stat(path)
+        posix.stat(path, dir_fd=folder, follow_symlinks=False)
     except OSError:
         return False
     return True
 
 
-def _write(path: str, text: str) -> None:
-    descriptor = posix.open(path, posix.O_WRONLY | posix.O_CREAT, 0o600)
+def _write(folder: int, name: str, text: str) -> None:
+    flags = posix.O_WRONLY | posix.O_CREAT | _SAFE
+    descriptor = posix.open(name, flags, 0o600, dir_fd=folder)
     try:
         data = text.encode()
         if posix.write(descriptor, data) < len(data):
             raise OSError("short write")
-        posix.truncate(descriptor, len(data))
+        posix.truncate(descriptor, len(data))  # fails where this is a FIFO
         posix.fsync(descriptor)
     finally:
         posix.close(descriptor)

@@ -214,9 +214,9 @@ def test_a_command_that_cannot_run_says_why(attempts: Attempts) -> None:
 def test_a_launch_that_cannot_begin_is_an_error_and_leaves_the_attempt_absent(
     attempts: Attempts,
 ) -> None:
-    (attempts.root / "train.log").mkdir()
-    with pytest.raises(LauncherError, match=r"train\.log"):
-        attempts.launcher.launch(attempts.plan())
+    plan = attempts.plan()
+    with pytest.raises(LauncherError, match="null byte"):
+        attempts.launcher.launch(replace(plan, env={"A": "\0"}))
     assert attempts.launcher.observe(attempts.root, 1).state == "absent"
 
 
@@ -227,17 +227,18 @@ def test_the_working_directory_is_the_plans(attempts: Attempts) -> None:
     assert attempts.log().strip() == str(attempts.root)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="sets the limits of another process")
 def test_a_disk_that_is_full_for_a_while_does_not_lose_the_exit_code(attempts: Attempts) -> None:
-    blocked = attempts.root / "attempt-1" / "exit.json"
-    script = "import sys; sys.stdin.read(); (run / 'ready').touch(); raise SystemExit(7)"
-    blocked.mkdir(parents=True)  # what a directory does to a rename, ENOSPC does to a write
-    attempts.launcher.launch(attempts.plan(READY + script))
-    pid = attempts.identity()["pid"]
-    assert isinstance(pid, int)
-    wait_until(lambda: (attempts.root / "ready").exists(), attempts.log)
-    wait_until(lambda: not psutil.Process(pid).children(), "the end of the trainer")
-    assert is_running(pid)
-    blocked.rmdir()
+    script = "(run / 'ready').touch()\nwhile not (run / 'go').exists(): time.sleep(0.01)\n"
+    attempts.start(READY + script + "raise SystemExit(7)")
+    wrapping = psutil.Process(int(str(attempts.identity()["pid"])))
+    usual = wrapping.rlimit(psutil.RLIMIT_FSIZE)
+    wrapping.rlimit(psutil.RLIMIT_FSIZE, (0, usual[1]))  # EFBIG, as ENOSPC on a full disk
+    (attempts.root / "go").touch()
+    wait_until(lambda: not wrapping.children(), "the end of the trainer")
+    assert is_running(wrapping.pid)
+    assert attempts.launcher.observe(attempts.root, 1).state == "alive"
+    wrapping.rlimit(psutil.RLIMIT_FSIZE, usual)
     assert attempts.over().exit_code == 7
 
 
@@ -245,20 +246,21 @@ def test_an_end_is_told_although_the_trainer_filled_the_disk(
     attempts: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process: to fill a disk takes one of its own. Control: nothing reserved."""
-    directory = str(attempts.root)
-    wrapper.reserve(directory)
+    folder = os.open(attempts.root, os.O_RDONLY)
+    wrapper.reserve(folder)
 
-    def full(path: str, flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_CREAT and not Path(path).exists():
+    def full(path: str, flags: int, mode: int = 0o777, *, dir_fd: int) -> int:
+        if flags & os.O_CREAT and not (attempts.root / path).exists():
             raise OSError(errno.ENOSPC, "No space left on device")
-        return os.open(path, flags, mode)
+        return os.open(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(wrapper, "posix", SimpleNamespace(**vars(posix) | {"open": full}))
-    wrapper.write_exit(directory, exit_code=1)
+    wrapper.write_exit(folder, exit_code=1)
     record = json.loads((attempts.root / "exit.json").read_bytes())
     assert record["exit_code"] == 1
     with pytest.raises(OSError, match="No space"):
-        wrapper.write_exit(directory, exit_code=2)
+        wrapper.write_exit(folder, exit_code=2)
+    os.close(folder)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets the limits of another process")
@@ -495,15 +497,17 @@ def test_a_claim_has_one_winner(tmp_path: Path) -> None:
     and rename of the test above have several winners in nearly every round."""
     barrier = threading.Barrier(8)
 
-    def claim(claimant: int, directory: Path) -> bool:
+    def claim(claimant: int, folder: int) -> bool:
         barrier.wait()
-        return wrapper.claim(str(directory), {"pid": claimant})
+        return wrapper.claim(folder, {"pid": claimant})
 
     with ThreadPoolExecutor(8) as pool:
         for number in range(10):
             directory = tmp_path / str(number)
             directory.mkdir()
-            won = list(pool.map(claim, range(8), [directory] * 8))
+            folder = wrapper.open_directory(str(directory))
+            won = list(pool.map(claim, range(8), [folder] * 8))
+            os.close(folder)
             assert won.count(True) == 1
             [file] = directory.iterdir()
             assert json.loads(file.read_text()) == {"pid": won.index(True)}

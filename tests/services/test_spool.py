@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 
 from app.domain.lifecycle import Reason
-from app.launchers import wrapper
 from app.store.database import Database
 from app.store.tables import Run
 from app.supervisor.desk import Desk
 from app.supervisor.observing import observe
 from tests.support.desk import Recorder, open_desk
-from tests.support.stage import Stage
+from tests.support.stage import Stage, record_exit
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +28,7 @@ async def exited(stage: Stage, desk: Desk) -> tuple[Run, Path]:
     run = await stage.run("running")
     directory = desk.run_dir(run.id) / "attempt-1"
     directory.mkdir(parents=True)
-    wrapper.write_exit(str(directory), exit_code=0)
+    record_exit(directory, exit_code=0)
     return run, directory / "reports.jsonl"
 
 

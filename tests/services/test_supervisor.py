@@ -16,7 +16,6 @@ from app.domain.lifecycle import Reason
 from app.domain.requests import ResumeRequest, RunRequest
 from app.domain.resources import Allocation
 from app.errors import Busy, ServiceError, Unavailable
-from app.launchers import wrapper
 from app.launchers.base import Observation
 from app.launchers.processes import NONCE
 from app.services import checkpoints, launches, reports, runs
@@ -26,7 +25,7 @@ from app.supervisor import launching
 from app.supervisor.observing import observe
 from app.supervisor.verifying import verify
 from tests.support.desk import TINY, Recorder, jobs, launch, open_desk
-from tests.support.stage import RECIPES, Stage
+from tests.support.stage import RECIPES, Stage, record_exit
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +45,7 @@ async def test_what_a_trainer_left_is_taken_in_before_its_end_is_judged(
     last |= {"effective_hyperparams": {"seed": 2**70}, "metrics": {"loss": {"steps": [-1]}}}
     lines.append(json.dumps(last))
     (directory / "reports.jsonl").write_text("\n".join(lines))
-    wrapper.write_exit(str(directory), exit_code=0)
+    record_exit(directory, exit_code=0)
     write, calls = db.write, 0
 
     async def fails_at_times(use_case: Any, *args: Any) -> Any:

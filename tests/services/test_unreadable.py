@@ -18,7 +18,6 @@ from app.domain import paths
 from app.domain.paths import CheckpointPath
 from app.domain.requests import ResumeRequest, VerifyRequest
 from app.errors import CheckpointUnreadable
-from app.launchers import wrapper
 from app.services import runs, verification
 from app.services.reading import Readers
 from app.services.verification import Finding
@@ -31,7 +30,7 @@ from app.supervisor.verifying import begin
 from app.trainer import checkpoint
 from tests.support import desk as desk_support
 from tests.support.desk import Recorder, open_desk
-from tests.support.stage import RECIPES, Stage
+from tests.support.stage import RECIPES, Stage, record_exit
 
 pytestmark = pytest.mark.anyio
 
@@ -219,7 +218,7 @@ async def test_the_promise_of_a_cancel_is_settled_in_bounded_time(
     await save(stage, run, tmp_path, "cancel-1", 6)
     directory = desk.run_dir(run.id) / "attempt-1"
     directory.mkdir(parents=True)
-    wrapper.write_exit(str(directory), exit_code=0, stop_sent=True)
+    record_exit(directory, exit_code=0, stop_sent=True)
     with away(run, tmp_path):
         await observe(desk)
         await turns(desk, 30)

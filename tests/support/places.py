@@ -8,8 +8,6 @@ import json
 import subprocess
 from pathlib import Path
 
-from app.launchers import wrapper
-
 _UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 
@@ -27,6 +25,6 @@ def move(identity: Path) -> None:
     """Where there are no namespaces: the identity names another place from now on."""
     record = json.loads(identity.read_text())
     if not ELSEWHERE:
-        wrapper.replace(
-            str(identity.parent), "identity.json", json.dumps(record | {"place": "elsewhere"})
-        )
+        moved = identity.with_name("moved")
+        moved.write_text(json.dumps(record | {"place": "elsewhere"}))
+        moved.replace(identity)  # at once, as who looks meanwhile must see one or the other

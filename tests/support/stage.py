@@ -5,6 +5,8 @@ run = await stage.run("running", saved=True)      # at step 5 of 10, step-000005
 """
 
 import hashlib
+import os
+from pathlib import Path
 from typing import Any
 
 from app.domain.evidence import Evidence
@@ -12,6 +14,7 @@ from app.domain.lifecycle import Reason
 from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.domain.requests import ExperimentRequest, RunRequest
+from app.launchers import wrapper
 from app.services import checkpoints, events, experiments, launches, reports, runs
 from app.services.reports import ReportRequest
 from app.store.database import Database
@@ -27,6 +30,15 @@ _DATA_DIR = Statement(every(DataDir), DataDir)
 def manifest(step: int, content: str = "") -> Manifest:
     """What verification would have found."""
     return Manifest(step, (), "2026-01-01T00:00:00Z", hashlib.sha256(content.encode()).hexdigest())
+
+
+def record_exit(attempt: Path, **outcome: object) -> None:
+    """The wrapper of an attempt writes down how it ended; `attempt` is its directory."""
+    folder = wrapper.open_directory(str(attempt))
+    try:
+        wrapper.write_exit(folder, **outcome)
+    finally:
+        os.close(folder)
 
 
 class Stage:

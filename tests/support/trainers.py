@@ -10,6 +10,8 @@ crashes               exits 3 halfway
 oom_like              SIGKILLs itself halfway, as the kernel would
 silent                works through its steps, exits 0, and never says a word to the service
 hangs_before_first_report   announces itself in its log and gets no further
+vandal                trains; at step 3 does what its hyperparameter `deed` says, in Python: `run` is
+                      its run directory, `attempt` that of its attempt, `saved` its checkpoints'
 
 They read `steps` (default 20), `step_seconds` (0.05) and `checkpoint_every` (10) from the spec's
 hyperparams, and the `value` of their only parameter survives in the checkpoint: a resumed trainer
@@ -37,6 +39,7 @@ NAMES = (
     "oom_like",
     "silent",
     "hangs_before_first_report",
+    "vandal",
 )
 
 
@@ -84,6 +87,8 @@ def train(name: str, reporter: Reporter) -> None:
         stopping = reporter.should_stop and name not in ("ignores_term", "spawns_grandchild")
         if name == "exits_zero_halfway" and stopping:
             sys.exit(0)
+        if name == "vandal" and step == 3:
+            vandalize(hyperparams["deed"])
         if name == "crashes" and step >= steps // 2:
             sys.exit(3)
         if name == "oom_like" and step >= steps // 2:
@@ -94,6 +99,14 @@ def train(name: str, reporter: Reporter) -> None:
         if stopping and step < steps:
             return
     reporter.finish()
+
+
+def vandalize(deed: str) -> None:
+    run = Path(os.environ["LLM_TRAIN_RUN_DIR"])
+    spec = json.loads((run / "spec.json").read_text())
+    attempt = run / f"attempt-{os.environ['LLM_TRAIN_ATTEMPT']}"
+    saved = run.parent.parent / "ckpts" / spec["experiment_id"] / run.name
+    exec(deed, {"os": os, "sys": sys, "run": run, "attempt": attempt, "saved": saved})
 
 
 def spawn_daemon(pid_file: Path) -> None:
