@@ -14,7 +14,7 @@ from app.domain.lifecycle import TERMINAL
 from app.errors import NotFound
 from app.rest.parameters import ExperimentId, RunId
 from app.rest.problems import documented
-from app.services import runs
+from app.services import runs, train_log
 from app.store.database import Database
 
 CHUNK = 256 * 1024
@@ -66,25 +66,24 @@ async def logs(
     run = await state.db.read(runs.get, run_id, experiment_id)
     if run.recipe is None:
         raise NotFound("An external run's output is with its own trainer; the service has none.")
-    path: Path = state.settings.data_dir / "runs" / run_id / "train.log"
-    start = query.offset
-    if start < 0:
-        start = max(0, await asyncio.to_thread(_size, path) + start)
+    run_dir: Path = state.settings.data_dir / "runs" / run_id
+    size = await asyncio.to_thread(train_log.size, run_dir)
+    start = query.offset if query.offset >= 0 else max(0, size + query.offset)
     if query.follow:
         head = "head" in request.scope
-        content = _nothing() if head else _follow(state.db, run_id, path, start)
+        content = _nothing() if head else _follow(state.db, run_id, run_dir, start)
         return StreamingResponse(content, media_type=TYPE)
-    part = await asyncio.to_thread(_read, path, start, query.limit)
+    part = await asyncio.to_thread(train_log.read, run_dir, start, query.limit)
     return Response(part, media_type=TYPE, headers={"X-Next-Offset": str(start + len(part))})
 
 
-async def _follow(db: Database, run_id: str, path: Path, offset: int) -> AsyncIterator[bytes]:
+async def _follow(db: Database, run_id: str, run_dir: Path, offset: int) -> AsyncIterator[bytes]:
     with db.changes.subscribe(run_id) as changed:
         while True:
             changed.clear()
             # Asked before reading: what was written before the end is then read for certain.
             over = (await db.read(runs.get, run_id)).status in TERMINAL
-            while content := await asyncio.to_thread(_read, path, offset, CHUNK):
+            while content := await asyncio.to_thread(train_log.read, run_dir, offset, CHUNK):
                 offset += len(content)
                 yield content
             if over:
@@ -96,18 +95,3 @@ async def _follow(db: Database, run_id: str, path: Path, offset: int) -> AsyncIt
 async def _nothing() -> AsyncIterator[bytes]:
     return
     yield
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _read(path: Path, offset: int, most: int) -> bytes:
-    if offset >= _size(path):  # some file systems cannot even seek that far
-        return b""
-    with path.open("rb") as file:
-        file.seek(offset)
-        return file.read(most)

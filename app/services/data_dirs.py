@@ -20,12 +20,14 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, insert, select, update
 
+from app import files
 from app.domain.lifecycle import LAUNCHED
 from app.errors import Unavailable
 from app.store.sql import Statement, Tx, columns, every
 from app.store.tables import DataDir, Run
 
 _ONE = 1
+_MOST_BYTES = 4096
 _data_dir, _run = columns(DataDir), columns(Run)
 _SEEN = Statement(every(DataDir), DataDir)
 _HELD = Statement(every(DataDir).with_for_update(), DataDir)
@@ -58,19 +60,15 @@ def make(data_dir: Path) -> None:
 
 def once(data_dir: Path, name: str, text: str) -> str:
     """What a file of the data directory says, which is made when there is none."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    path = data_dir / name
-    if not path.exists():
-        new = data_dir / f".{name}-{secrets.token_hex(8)}"
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # A link, so that of two first starts one wins, and a crash leaves no empty file.
-        with suppress(FileExistsError):
-            path.hardlink_to(new)
-        new.unlink()
-    return path.read_text()
+    with files.directory(data_dir, make=True) as folder:
+        if not files.exists(folder, name):
+            new = f".{name}-{secrets.token_hex(8)}"
+            files.write(folder, new, text.encode())
+            # A link, so that of two first starts one wins, and a crash leaves no empty file.
+            with suppress(FileExistsError):
+                os.link(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.unlink(new, dir_fd=folder)
+        return files.read(folder, name, _MOST_BYTES).decode(errors="replace")
 
 
 def named(data_dir: Path) -> str:
@@ -81,8 +79,9 @@ def named(data_dir: Path) -> str:
 def identity(data_dir: Path) -> str | None:
     """The name of a data directory. None: it is not there, or not the one that it was."""
     try:
-        return (data_dir / "id").read_text()
-    except (FileNotFoundError, NotADirectoryError):
+        with files.directory(data_dir) as folder:
+            return files.read(folder, "id", _MOST_BYTES).decode(errors="replace")
+    except (FileNotFoundError, NotADirectoryError, files.Unusable):
         return None
 
 

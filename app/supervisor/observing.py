@@ -5,6 +5,7 @@ import logging
 import os
 from pathlib import Path
 
+from app import files
 from app.domain import paths
 from app.domain.evidence import Evidence
 from app.domain.failpoints import failpoint
@@ -206,7 +207,10 @@ async def _over(desk: Desk, run: Run, found: Observation) -> None:
 def last_words(log_file: Path) -> str:
     """The last line of a log that says something, printable and of bounded length."""
     try:
-        with log_file.open("rb") as file:
+        run_dir = log_file.parent
+        with files.directory(run_dir.parent, run_dir.name) as folder:
+            log_descriptor = files.open_file(folder, log_file.name)
+        with os.fdopen(log_descriptor, "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
             tail = file.read(4096).decode(errors="replace")
     except OSError:

@@ -1,11 +1,11 @@
 """A launch, built purely: the plan for the launcher and the spec for the trainer."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from app import files
 from app.domain import paths
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.recipes import Recipe, build_environment
@@ -64,19 +64,12 @@ def spec(
 
 def write_spec(run_dir: Path, content: dict[str, Any]) -> None:
     """Puts spec.json into the run's directory, whole or not at all."""
-    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write(run_dir / "spec.json", json.dumps(content, indent=1))
+    with files.directory(run_dir.parent, run_dir.name, make=True) as folder:
+        files.write(folder, "spec.json", json.dumps(content, indent=1).encode())
 
 
 def write_address(desk: Desk, run_id: str) -> None:
     """Tells a trainer that another server launched where this one is."""
-    _write(desk.run_dir(run_id) / "api_url", desk.api_url)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    run_dir = desk.run_dir(run_id)
+    with files.directory(run_dir.parent, run_dir.name) as folder:
+        files.write(folder, "api_url", desk.api_url.encode())

@@ -10,8 +10,8 @@ crashes               exits 3 halfway
 oom_like              SIGKILLs itself halfway, as the kernel would
 silent                works through its steps, exits 0, and never says a word to the service
 hangs_before_first_report   announces itself in its log and gets no further
-vandal                trains; at step 3 does what its hyperparameter `deed` says, in Python: `run` is
-                      its run directory, `attempt` that of its attempt, `saved` its checkpoints'
+vandal                trains; at step 3 does what its hyperparameter `deed` says, in Python; `run`,
+                      `attempt` and `saved` are the directories of its run, attempt, checkpoints
 
 They read `steps` (default 20), `step_seconds` (0.05) and `checkpoint_every` (10) from the spec's
 hyperparams, and the `value` of their only parameter survives in the checkpoint: a resumed trainer
