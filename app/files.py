@@ -38,7 +38,8 @@ def directory(trusted: Path, *names: str, make: bool = False) -> Iterator[int]:
     `make`: create what is missing (mode 0700), and set aside what is no directory.
     """
     if make:
-        trusted.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # a file, as opening it tells
+            trusted.mkdir(parents=True, exist_ok=True)
     opened = os.open(trusted, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for name in names:
