@@ -1,7 +1,8 @@
 """What became of the hyperparameters that a resume overrode."""
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -21,6 +22,20 @@ def overrides(requested: Mapping[str, Any], effective: Mapping[str, Any] | None)
         Override(key, value, used.get(key), same(value, used[key]) if key in used else None)
         for key, value in requested.items()
     ]
+
+
+def ignored_sentence(overridden: Iterable[Override]) -> str | None:
+    """Return what the trainer made of overrides that it ignored; None if it ignored none."""
+    ignored = [
+        f"{each.key} = {_as_json(each.requested)} and uses {_as_json(each.effective)}"
+        for each in overridden
+        if each.applied is False
+    ]
+    return f"The trainer ignored {'; '.join(ignored)}." if ignored else None
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def same(one: Any, other: Any) -> bool:

@@ -63,6 +63,12 @@ def bounded(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be printable: no line break, tab or other control character")
+    return text
+
+
 JsonObject = Annotated[
     dict[str, Any],
     AfterValidator(bounded),
@@ -73,7 +79,10 @@ Text = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(clean
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 ReleaseTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-MetricKey = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(clean)]
+MetricKey = Annotated[
+    str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)
+]
+"""The same names as those that the Reporter sends."""
 
 
 class Request(BaseModel):

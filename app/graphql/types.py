@@ -158,7 +158,6 @@ class Run(Node):
     notes: str | None = attribute("Free text.")
     status: RunStatus = attribute("Where it is.")
     status_reason: str | None = attribute("Why, as a stable code such as `waiting_for_resources`.")
-    status_detail: str | None = attribute("Why, in one sentence.")
     attempt: int = attribute("How many times it was launched.")
     step: Long = attribute("The last step that it reported.")
     total_steps: Long | None = attribute("How many steps it will take, once known.")
@@ -170,6 +169,11 @@ class Run(Node):
     )
     heartbeat_at: DateTime | None = attribute("When its trainer was last heard of.")
     cancel_requested_at: DateTime | None = attribute("When its cancellation was asked for.")
+
+    @field
+    def status_detail(self) -> str | None:
+        """Why, in one sentence."""
+        return progress.status_detail(self)  # type: ignore[arg-type]
 
     @field
     def progress(self) -> float | None:

@@ -7,7 +7,7 @@ from orjson import Fragment
 
 from app.domain.lifecycle import CheckpointState as State
 from app.services.experiments import Detail
-from app.services.progress import eta_seconds, overrides, progress
+from app.services.progress import eta_seconds, overrides, progress, status_detail
 from app.services.runs import Cancelled
 from app.store.tables import Checkpoint, Event, Experiment, MetricLatest, Run
 
@@ -39,7 +39,7 @@ def run(row: Run) -> dict[str, Any]:
         "attempt": row.attempt,
         "status": row.status,
         "status_reason": row.status_reason,
-        "status_detail": row.status_detail,
+        "status_detail": status_detail(row),
         "created_at": row.created_at,
         "recipe": row.recipe,
         "model": row.model,
@@ -69,7 +69,7 @@ def run_summary(row: Run, latest: Iterable[MetricLatest]) -> dict[str, Any]:
         "recipe": row.recipe,
         "status": row.status,
         "status_reason": row.status_reason,
-        "status_detail": row.status_detail,
+        "status_detail": status_detail(row),
         "attempt": row.attempt,
         "progress": progress(row),
         "step": row.step,

@@ -145,7 +145,7 @@ def _set_latest(tx: Tx, run: Run, ordered: Mapping[str, Column]) -> None:
                 "run_id": run.id,
                 "key": key,
                 "step": steps[-1],
-                "value": None if math.isnan(value) else value,
+                "value": value if math.isfinite(value) else None,
                 "wall_time": None if math.isnan(wall_time) else wall_time,
             }
         )

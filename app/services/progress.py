@@ -1,4 +1,4 @@
-"""What follows from a run's row: how far it is, when it will end, what its overrides did.
+"""What follows from a run's row: its state in words, how far it is, what its overrides did.
 
 The pace of an attempt is steps over seconds, summed from report to report. Seconds count where
 one monotonic clock told both ends of them: the wall clock may be set while a run trains.
@@ -16,18 +16,33 @@ from app.store.sql import load
 from app.store.tables import Run
 
 
+def status_detail(row: Run) -> str | None:
+    """Return why a run is where it is, in one or two sentences.
+
+    Of one that is running: how it began, and what its trainer ignored of the overrides.
+    """
+    if row.status != RunStatus.RUNNING or row.effective_attempt != row.attempt:
+        return row.status_detail
+    ignored = hyperparams.ignored_sentence(_overrides(row))
+    return " ".join(filter(None, (row.status_detail, ignored))) or None
+
+
+def _overrides(row: Run) -> list[hyperparams.Override]:
+    if row.override_hyperparams == "{}":
+        return []
+    used = load(row.effective_hyperparams) if row.effective_hyperparams else None
+    return hyperparams.overrides(load(row.override_hyperparams), used)
+
+
 def overrides(row: Run) -> dict[str, Any]:
     """Per overridden hyperparameter: requested, effective, and whether it was applied."""
-    if row.override_hyperparams == "{}":
-        return {}
-    used = load(row.effective_hyperparams) if row.effective_hyperparams else None
     return {
         each.key: {
             "requested": each.requested,
             "effective": each.effective,
             "applied": each.applied,
         }
-        for each in hyperparams.overrides(load(row.override_hyperparams), used)
+        for each in _overrides(row)
     }
 
 

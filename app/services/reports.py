@@ -29,12 +29,13 @@ MAX_BATCHES_AHEAD = 1_000_000
 QUIET_SECONDS = 15.0
 """Without a report for so long, an external run's trainer is replaced by the next that attaches."""
 _STARTED = time.monotonic()
-_IGNORED = "The trainer ignored "
 
 T = TypeVar("T")
 
 Step = Annotated[int, Field(ge=0, lt=2**63)]
 Value = float | Literal["NaN", "Infinity", "-Infinity"] | None
+WallTime = Annotated[float, Field(ge=0, lt=253_402_300_800)]
+"""Unix seconds, up to the year 9999."""
 
 
 def _named(name: str) -> str:
@@ -52,7 +53,7 @@ class MetricColumns(Request):
 
     steps: Column[Step]
     values: Column[Value]
-    wall_times: Column[float | None] | None = None
+    wall_times: Column[WallTime | None] | None = None
 
     @model_validator(mode="after")
     def _equally_long(self) -> "MetricColumns":
@@ -70,7 +71,7 @@ class MetricRow(TypedDict):
     key: MetricKey
     step: Step
     value: Value
-    wall_time: NotRequired[float | None]
+    wall_time: NotRequired[WallTime | None]
 
 
 class SavedCheckpoint(Request):
@@ -366,7 +367,7 @@ def _go_on(tx: Tx, run: Run, step: int, columns: dict[str, points.Column]) -> Ru
 
 
 def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
-    """Records what the trainer really uses, and says so when that is not what was asked."""
+    """Record what the trainer really uses. Each attempt that ignores overrides has an event."""
     try:
         used = bounded(load(run.effective_hyperparams or "{}") | reported)
     except ValueError as error:
@@ -374,24 +375,16 @@ def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
             f"What was reported of the hyperparameters until now, and this, {error}.",
             errors=[{"pointer": "/effective_hyperparams", "detail": str(error)}],
         ) from None
-    ignored = [
-        override for override in hyperparams.overrides(load(run.override_hyperparams), used)
-        if override.applied is False
-    ]  # fmt: skip
-    told = [
-        f"{each.key} = {dump(each.requested)} and uses {dump(each.effective)}" for each in ignored
-    ]
-    sentence = f"{_IGNORED}{'; '.join(told)}." if told else None
-    # What was said before of how this attempt began stays; of hyperparameters, only the last.
-    before = (run.status_detail or "").partition(_IGNORED)[0].strip()
-    detail = " ".join(filter(None, (before, sentence))) or None
-    if (dump(used), detail) == (run.effective_hyperparams, run.status_detail):
+    overridden = hyperparams.overrides(load(run.override_hyperparams), used)
+    ignored = [each.key for each in overridden if each.applied is False]
+    told = run.effective_attempt == run.attempt or not ignored
+    if dump(used) == run.effective_hyperparams and told:
         return run
-    run = runs.change(tx, run, effective_hyperparams=dump(used), status_detail=detail)
+    run = runs.change(tx, run, effective_hyperparams=dump(used), effective_attempt=run.attempt)
     events.append(
         tx, run.experiment_id, "run.effective_hyperparams", run_id=run.id,
-        effective_hyperparams=used, ignored=[each.key for each in ignored] or None,
-        detail=sentence,
+        effective_hyperparams=used, ignored=ignored or None,
+        detail=hyperparams.ignored_sentence(overridden),
     )  # fmt: skip
     return run
 

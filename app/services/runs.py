@@ -139,8 +139,9 @@ _NEW_ATTEMPT: dict[str, Any] = {
     "pace_steps": 0, "pace_seconds": 0.0, "pace_clock": None, "last_progress_at": None,
 }  # fmt: skip
 _BLANK: dict[str, Any] = {
-    "effective_hyperparams": None, "status": RunStatus.QUEUED.value, "status_detail": None,
-    "attempt": 0, "total_steps": None, "last_batch": 0, "finished": False, "gpus": "[]",
+    "effective_hyperparams": None, "effective_attempt": None,
+    "status": RunStatus.QUEUED.value, "status_detail": None, "attempt": 0, "history_bytes": 0,
+    "total_steps": None, "last_batch": 0, "finished": False, "gpus": "[]",
     "nonce": None, "sessions": "[]", "session_closed": False, "host": None,
     "next_attempt_at": None, "started_at": None, "finished_at": None,
     "heartbeat_at": None, "launched_at": None, "cancel_requested_at": None, **_NEW_ATTEMPT,

@@ -84,6 +84,8 @@ class Run(SQLModel, table=True):
     hyperparams: str = Field(sa_type=Text)
     override_hyperparams: str = Field(sa_type=Text)
     effective_hyperparams: str | None = Field(default=None, sa_type=Text)
+    # The attempt whose trainer told them last.
+    effective_attempt: int | None = None
     resources: str = Field(sa_type=Text)
     notes: str | None = None
 
@@ -108,6 +110,8 @@ class Run(SQLModel, table=True):
     sessions: str = Field(default="[]", sa_type=Text)
     # The newest of them has said that it sends nothing more.
     session_closed: bool = False
+    # About how much its trainers have added to the experiment's history.
+    history_bytes: int = Field(default=0, sa_type=BigInteger)
     # The machine whose GPUs these are; NULL while the run is not launched.
     host: str | None = None
     # Why the service is about to end this attempt's trainer, from its decision to the end.
@@ -248,7 +252,7 @@ class MetricChunk(SQLModel, table=True):
 class MetricLatest(SQLModel, table=True):
     """The value at the highest step of each key of a run that is not superseded.
 
-    NULL is NaN; wall time is unix seconds, NULL when not given.
+    NULL is NaN or infinite; wall time is unix seconds, NULL when not given.
     """
 
     __tablename__ = "metric_latest"

@@ -55,6 +55,20 @@ def test_columns_and_rows_are_the_same_points(story: Story) -> None:
     assert columns.status()["metrics"] == rows.status()["metrics"]
 
 
+@pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN"])
+def test_a_latest_value_that_is_no_number_is_null_wherever_it_is_shown(
+    story: Story, value: str
+) -> None:
+    trainer = story.submit()
+    trainer.report(metrics={"loss": {"steps": [1], "values": [value]}})
+    assert trainer.status()["metrics"] == {"loss": {"value": None, "step": 1}}
+    (run,) = story.get("/runs")["runs"]
+    assert run["metrics"] == {"loss": {"value": None, "step": 1}}
+    query = f'{{ run(id: "{trainer.id}") {{ metrics {{ value step }} }} }}'
+    answer = story.ok("POST", "/graphql", json={"query": query})
+    assert answer["data"] == {"run": {"metrics": [{"value": None, "step": 1}]}}
+
+
 def test_a_batch_that_is_sent_again_is_answered_and_changes_nothing(story: Story) -> None:
     trainer = story.submit()
     first = trainer.log(range(1, 4), batch=1)
@@ -89,6 +103,17 @@ LARGEST = 2**63 - 1
         ({"metrics": {"a": {"steps": [1], "values": [True]}}}, "/metrics/a/values/0"),
         ({"metrics": {"a": {"steps": [1, 2], "values": [1]}}}, "/metrics/a"),
         ({"metrics": {"a": {"steps": [1], "values": [1], "wall_times": []}}}, "/metrics/a"),
+        (
+            {"metrics": {"a": {"steps": [1], "values": [1], "wall_times": [-1]}}},
+            "/metrics/a/wall_times/0",
+        ),
+        (
+            {"metrics": {"a": {"steps": [1], "values": [1], "wall_times": [1e308]}}},
+            "/metrics/a/wall_times/0",
+        ),
+        ({"points": [{"key": "a", "step": 1, "value": 1, "wall_time": -1}]}, "/points/0/wall_time"),
+        ({"points": [{"key": "a\nb", "step": 1, "value": 1}]}, "/points/0/key"),
+        ({"metrics": {"a\nb": {"steps": [1], "values": [1]}}}, "/metrics"),
         ({"metrics": {"a" * 201: {"steps": [1], "values": [1]}}}, "/metrics"),
         ({"metrics": {"": {"steps": [1], "values": [1]}}}, "/metrics"),
         ({"points": [{"key": "a", "step": 1}]}, "/points/0/value"),

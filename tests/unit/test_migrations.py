@@ -13,7 +13,7 @@ from sqlalchemy import MetaData, create_engine, inspect
 
 from app.domain.ids import new_id
 from app.domain.requests import ResumeRequest
-from app.services import runs
+from app.services import metrics, progress, runs
 from app.store import migrate
 from app.store.database import connect
 from app.store.sql import Statement, columns, every
@@ -218,6 +218,27 @@ def test_a_trainer_that_was_being_ended_during_the_upgrade_is_ended_for_the_same
         row = connection.execute(stored.tables["run"].select()).one()._mapping
         assert {key: row[key] for key in decided} == decided
     engine.dispose()
+
+
+@pytest.mark.anyio
+async def test_what_a_trainer_ignored_follows_from_the_overrides_and_not_from_the_detail(
+    empty_database_url: str,
+) -> None:
+    ignores = RUN | {
+        "status": "running", "attempt": 2, "override_hyperparams": '{"lr":0.2}',
+        "effective_hyperparams": '{"lr":0.1}',
+        "status_detail": "Went back. The trainer ignored lr = 0.2 and uses 0.1.",
+    }  # fmt: skip
+    infinite = {"run_id": RUN["id"], "key": "loss", "step": 1, "value": float("inf")}
+    stored_at(empty_database_url, "0002", run=[ignores], metric_latest=[infinite])
+    (run,) = await rows(empty_database_url)
+    assert (run.status_detail, run.effective_attempt) == ("Went back.", 2)
+    assert progress.status_detail(run) == ignores["status_detail"]
+    db = connect(empty_database_url)
+    await db.start()
+    (latest,) = await db.read(metrics.latest, run.id)
+    await db.stop()
+    assert latest.value is None
 
 
 @pytest.mark.anyio

@@ -5,6 +5,7 @@ Revises: 0002
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -30,7 +31,12 @@ _run = sa.table(
     sa.column("recipe", sa.String),
     sa.column("nonce", sa.String),
     sa.column("sessions", sa.Text),
+    sa.column("status", sa.String),
+    sa.column("status_detail", sa.String),
+    sa.column("attempt", sa.Integer),
+    sa.column("effective_attempt", sa.Integer),
 )
+_IGNORED = "The trainer ignored "
 
 
 def upgrade() -> None:
@@ -45,6 +51,10 @@ def upgrade() -> None:
     op.add_column(
         "run", sa.Column("pace_seconds", sa.Float(53), nullable=False, server_default="0")
     )
+    op.add_column(
+        "run", sa.Column("history_bytes", sa.BigInteger(), nullable=False, server_default="0")
+    )
+    op.add_column("run", sa.Column("effective_attempt", sa.Integer(), nullable=True))
     for name in _RUN:
         op.add_column("run", sa.Column(name, sa.String(), nullable=True))
     for name in _CHECKPOINT:
@@ -53,6 +63,19 @@ def upgrade() -> None:
     op.execute(
         "UPDATE run SET termination_reason = status_reason, termination_detail = status_detail"
         " WHERE status IN ('starting', 'running') AND status_reason IS NOT NULL"
+    )
+    # What the trainer of a running run ignored stood in the detail; it follows from the overrides.
+    ignores = sa.and_(_run.c.status == "running", _run.c.status_detail.contains(_IGNORED))
+    _move(
+        "status_detail", ignores, lambda held: {
+            "status_detail": held.partition(_IGNORED)[0].strip() or None,
+            "effective_attempt": _run.c.attempt,
+        },
+    )  # fmt: skip
+    # A latest value that is infinite is NULL, as one that is NaN. In PostgreSQL, NaN is above all.
+    op.execute(
+        "UPDATE metric_latest SET value = NULL"
+        " WHERE value > 1.7976931348623157e308 OR value < -1.7976931348623157e308"
     )
     # The nonce of an external run held the sessions of its trainers, with blanks between them.
     external = sa.and_(_run.c.recipe.is_(None), _run.c.nonce.is_not(None))
@@ -69,12 +92,20 @@ def downgrade() -> None:
     _move("sessions", external, lambda held: {"nonce": " ".join(json.loads(held))})
     for name in _CHECKPOINT:
         op.drop_column("checkpoint", name)
-    for name in (*_RUN, "session_closed", "sessions", "pace_steps", "pace_seconds"):
+    for name in (
+        *_RUN,
+        "session_closed",
+        "sessions",
+        "pace_steps",
+        "pace_seconds",
+        "history_bytes",
+        "effective_attempt",
+    ):
         op.drop_column("run", name)
 
 
 def _move(
-    column: str, where: sa.ColumnElement[bool], changes: Callable[[str], dict[str, str | None]]
+    column: str, where: sa.ColumnElement[bool], changes: Callable[[str], dict[str, Any]]
 ) -> None:
     """Write what follows from a column of some runs into other columns."""
     connection = op.get_bind()
