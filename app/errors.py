@@ -4,6 +4,7 @@ ServiceError
 ├── InvalidInput        422 invalid_input        a field is wrong; `errors` says which
 │   ├── BadCheckpointPath 422 bad_checkpoint_path  outside the run's own prefix
 │   ├── UnknownRecipe     422 unknown_recipe       the operator configured no such recipe
+│   ├── RunLimit          422 run_limit            a run's trainers have told as much as one may
 │   └── KeyReused         422 idempotency_key_reused
 ├── MalformedBody       400 malformed_body       not JSON, not UTF-8, too deep
 ├── Unauthorized        401 unauthorized
@@ -67,6 +68,12 @@ class UnknownRecipe(InvalidInput):
     """The operator configured no recipe of this name."""
 
     code, title = "unknown_recipe", "Unknown recipe"
+
+
+class RunLimit(InvalidInput):
+    """The trainers of a run have told as much of one kind as a run may hold."""
+
+    code, title = "run_limit", "Run limit"
 
 
 class KeyReused(InvalidInput):

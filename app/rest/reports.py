@@ -4,6 +4,7 @@ Reports are let in only as fast as they are written.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,7 @@ from app.services.reports import Receipt, ReportRequest
 from app.store.database import Database
 
 MAX_WAITING_BYTES = 16 * 1024 * 1024
+MAX_AT_ONCE = 4
 BODY_SECONDS = 30.0
 
 router = APIRouter(prefix="/v1", route_class=DirectRoute)
@@ -30,6 +32,8 @@ router = APIRouter(prefix="/v1", route_class=DirectRoute)
 class Inflow:
     """The reports that are being read or wait to be written, in bytes of their bodies.
 
+    One run has at most `MAX_AT_ONCE` of them, so that it does not keep the others out: a trainer
+    sends the next one when the last is acknowledged.
     `turn`: who holds it parses a report. Where a hundred come at once, other requests are
     answered between them.
     """
@@ -37,19 +41,28 @@ class Inflow:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._held = 0
+        self._of_run: Counter[str] = Counter()
         self.turn = asyncio.Lock()
 
     @contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        """Counts one report while it is worked on. Raises Busy where there are too many."""
+    def hold(self, run_id: str, size: int) -> Iterator[None]:
+        """Count one report while it is worked on. Raises Busy where there are too many."""
+        if self._of_run[run_id] >= MAX_AT_ONCE:
+            raise Busy(
+                f"{MAX_AT_ONCE} reports of this run are being read; send them one by one.",
+                retry_after=1,
+            )
         if self._held and self._held + size > MAX_WAITING_BYTES:
             self._db.miss()
             raise Busy("Too many reports are waiting; send this one again.", retry_after=1)
         self._held += size
+        self._of_run[run_id] += 1
         try:
             yield
         finally:
             self._held -= size
+            self._of_run[run_id] -= 1
+            self._of_run += Counter()  # forgets those of 0
 
 
 @router.post(
@@ -63,7 +76,7 @@ async def report(request: Request, run_id: RunId) -> Response:
     announced = request.headers.get("content-length", "")
     # A body of unknown length may be as large as any.
     size = int(announced) if announced.isdigit() else state.settings.max_body_bytes
-    with state.inflow.hold(size):
+    with state.inflow.hold(run_id, size):
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 await request.body()
@@ -82,7 +95,7 @@ async def report(request: Request, run_id: RunId) -> Response:
 
 @router.get(
     "/runs/{run_id}/spec", response_model=schemas.SpecAnswer, tags=["trainers"],
-    responses=documented(404),
+    responses=documented(404, 409),
 )  # fmt: skip
 async def run_spec(request: Request, run_id: RunId) -> Response:
     """What a trainer that attaches by itself shall do, with the run's token.
@@ -93,7 +106,9 @@ async def run_spec(request: Request, run_id: RunId) -> Response:
     state = request.app.state
     _check_token(request, run_id)
     data_dir = state.settings.data_dir.absolute()
-    found = await state.db.read(launches.spec, run_id, data_dir)
+    # Who trains a run needs its paths, and nobody afterwards.
+    wanted = launches.spec if request.scope["caller"] == "api" else reports.spec
+    found = await state.db.read(wanted, run_id, data_dir)
     return answers.json({**found, "data_dir": {"path": str(data_dir), "name": identity(data_dir)}})
 
 

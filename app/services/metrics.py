@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, text, update
 
 from app.domain import points
 from app.domain.points import MAX_STEP, Column
-from app.errors import InvalidInput, NotFound
+from app.errors import InvalidInput, NotFound, RunLimit
 from app.services import checkpoints, chunks
 from app.services.chunks import Range
 from app.store.json_lists import one_of
@@ -22,6 +22,8 @@ from app.store.sql import Statement, Tx, by_id, columns, dump, every
 from app.store.tables import MetricChunk, MetricLatest, MetricSeries, Run
 
 MAX_KEYS = 10_000
+MAX_KEYED_ATTEMPTS = 10
+"""Attempts of a run for which as many keys are kept."""
 MAX_SERIES = 1_000
 MAX_ANSWERED = 500_000
 
@@ -109,7 +111,7 @@ class Window(NamedTuple):
 def write(tx: Tx, run: Run, batch: Mapping[str, Column]) -> None:
     """Stores points of the run's present attempt; no column is empty.
 
-    Raises InvalidInput for too many keys.
+    Raises RunLimit for too many keys.
     """
     if not batch:
         return
@@ -129,8 +131,8 @@ def write(tx: Tx, run: Run, batch: Mapping[str, Column]) -> None:
 
 def _check_keys(tx: Tx, run: Run, new: int) -> None:
     row = tx.first(_KEYS, run=run.id)
-    if row is not None and row[0] + new > MAX_KEYS * max(1, run.attempt):
-        raise InvalidInput(
+    if row is not None and row[0] + new > MAX_KEYS * min(max(1, run.attempt), MAX_KEYED_ATTEMPTS):
+        raise RunLimit(
             f"A run may have at most {MAX_KEYS:,} metric keys; put what varies into the values.",
             errors=[{"pointer": "/metrics", "detail": "too many keys"}],
         )

@@ -7,28 +7,47 @@ The answer tells the trainer whether it should stop, and under which name to sav
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypeVar, cast
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator, with_config
+from sqlalchemy import bindparam, func, select
 from typing_extensions import TypedDict
 
 from app.domain import hyperparams, paths, points
 from app.domain.ids import seconds_between
-from app.domain.lifecycle import TERMINAL, RunStatus
+from app.domain.lifecycle import TERMINAL, CheckpointState, RunStatus
 from app.domain.points import MAX_STEP
 from app.domain.requests import JsonObject, MetricKey, Request, bounded
-from app.errors import InvalidInput, RunFinished, SessionActive, StaleAttempt
-from app.services import checkpoints, events, metrics, progress, runs
+from app.errors import InvalidInput, RunFinished, RunLimit, SessionActive, StaleAttempt
+from app.services import checkpoints, events, launches, metrics, progress, runs
 from app.store.changes import SUPERVISOR
-from app.store.sql import Tx, dump, load
-from app.store.tables import Run
+from app.store.sql import Statement, Tx, dump, load
+from app.store.sql import columns as columns_of
+from app.store.tables import Checkpoint, Run
 
 MAX_POINTS = 50_000
 MAX_SESSIONS = 50
 MAX_BATCHES_AHEAD = 1_000_000
 QUIET_SECONDS = 15.0
 """Without a report for so long, an external run's trainer is replaced by the next that attaches."""
+MAX_HISTORY_BYTES = 16 * 1024 * 1024
+"""What the trainers of a run may add to its experiment's history, apart from points."""
+ENTRY_BYTES = 1024
+"""What a checkpoint counts there, or an event."""
+MAX_PENDING = 200
+"""Checkpoints of a run that wait to be verified."""
 _STARTED = time.monotonic()
+
+_checkpoint = columns_of(Checkpoint)
+_PENDING = Statement[tuple[int]](
+    select(func.count())
+    .select_from(Checkpoint)
+    .where(
+        _checkpoint.run_id == bindparam("run"),
+        _checkpoint.state == CheckpointState.PENDING.value,
+    )
+)
 
 T = TypeVar("T")
 
@@ -110,6 +129,10 @@ class ReportRequest(Request):
     `total_steps` moves no progress, so leave out steps of other axes (tokens, evaluation).
     A report without `step` tells the highest of its points that is not beyond `total_steps`;
     `total_steps` 0 means that it is not known.
+
+    Besides points a run may hold about 16,000 checkpoints (200 not yet verified), 4,000
+    attempts, or 16 MiB of `effective_hyperparams` that changed, and 10,000 metric keys. What
+    exceeds that gets 422 `run_limit`; the pointer names the part to leave out.
 
     `batch` counts the reports of one attempt; a batch that was taken in already changes nothing.
     On an external run a report with `batch` has a `session`, and no batch is more than a million
@@ -237,7 +260,7 @@ def _attach(tx: Tx, run: Run, report: ReportRequest) -> tuple[Run, bool]:
 
 def _begin(tx: Tx, run: Run, session: str | None, start: int, detail: str) -> Run:
     """Start the next attempt of an external run."""
-    run = _seat(tx, run, session)
+    run = _charge(tx, _seat(tx, run, session), 4 * ENTRY_BYTES, "/session")
     return runs.move(
         tx, run, RunStatus.STARTING, detail=detail, attempt=run.attempt + 1,
         start_step=start, step=start, finished=False, launched_at=tx.now,
@@ -277,11 +300,8 @@ def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
     if report.effective_hyperparams is not None:
         run = _effective(tx, run, report.effective_hyperparams)
     metrics.write(tx, run, columns)
-    for saved in report.checkpoints:
-        checkpoints.announced(
-            tx, run, saved.name, elsewhere=run.recipe is None and not saved.in_data_dir,
-            step=saved.step, size_bytes=saved.size_bytes, sha256=saved.sha256,
-        )  # fmt: skip
+    if report.checkpoints:
+        run = _announce(tx, run, report.checkpoints)
     if report.finished:
         tx.touch(SUPERVISOR)
     return run
@@ -366,6 +386,45 @@ def _go_on(tx: Tx, run: Run, step: int, columns: dict[str, points.Column]) -> Ru
     return run
 
 
+def _announce(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
+    """Record what the trainer has saved. Raises RunLimit.
+
+    One that is not announced is verified at the end of its attempt.
+    """
+    run = _charge(tx, run, ENTRY_BYTES * len(saved), "/checkpoints")
+    for each in saved:
+        checkpoints.announced(
+            tx, run, each.name, elsewhere=run.recipe is None and not each.in_data_dir,
+            step=each.step, size_bytes=each.size_bytes, sha256=each.sha256,
+        )  # fmt: skip
+    row = tx.first(_PENDING, run=run.id)
+    if row is not None and row[0] > MAX_PENDING:
+        raise RunLimit(
+            f"More than {MAX_PENDING} checkpoints of this run wait to be verified; announce fewer.",
+            errors=[{"pointer": "/checkpoints", "detail": "too many wait to be verified"}],
+        )
+    return run
+
+
+def _charge(tx: Tx, run: Run, size: int, pointer: str) -> Run:
+    """Count what a report adds to the history. Raises RunLimit."""
+    if run.history_bytes + size > MAX_HISTORY_BYTES:
+        raise RunLimit(
+            "The trainers of this run have reported as many checkpoints, hyperparameters and "
+            "starts as one run may hold; training can go on without this one.",
+            errors=[{"pointer": pointer, "detail": "is more than one run may hold"}],
+        )
+    return runs.change(tx, run, history_bytes=run.history_bytes + size)
+
+
+def spec(tx: Tx, run_id: str, data_dir: Path) -> dict[str, Any]:
+    """Return what the trainer of a run shall do. Raises NotFound, RunFinished."""
+    run = runs.get(tx, run_id)
+    if RunStatus(run.status) in TERMINAL:
+        raise RunFinished(f"The run is {run.status}; there is nothing more to do.")
+    return launches.spec(tx, run_id, data_dir)
+
+
 def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
     """Record what the trainer really uses. Each attempt that ignores overrides has an event."""
     try:
@@ -380,6 +439,7 @@ def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
     told = run.effective_attempt == run.attempt or not ignored
     if dump(used) == run.effective_hyperparams and told:
         return run
+    run = _charge(tx, run, ENTRY_BYTES + len(dump(used)), "/effective_hyperparams")
     run = runs.change(tx, run, effective_hyperparams=dump(used), effective_attempt=run.attempt)
     events.append(
         tx, run.experiment_id, "run.effective_hyperparams", run_id=run.id,

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -159,13 +160,87 @@ def test_reports_that_would_fill_memory_are_held_back_before_they_are_read(
     api: Api, story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = story.submit()
-    with api.app.state.inflow.hold(rest_reports.MAX_WAITING_BYTES):
+    with api.app.state.inflow.hold("another", rest_reports.MAX_WAITING_BYTES):
         answer = trainer.send(step=1)
     assert (answer.status_code, answer.json()["code"]) == (429, "busy")
     assert int(answer.headers["Retry-After"]) >= 1
     assert trainer.status()["status"] == "queued", "nothing was done"
     trainer.report(step=1)
     assert api.app.state.inflow._held == 0
+
+
+def test_one_run_that_sends_many_reports_at_once_does_not_keep_the_others_out(
+    api: Api, story: Story
+) -> None:
+    trainer, other = story.submit(), story.submit()
+    with ExitStack() as held:
+        for _ in range(rest_reports.MAX_AT_ONCE):
+            held.enter_context(api.app.state.inflow.hold(trainer.id, 1))
+        answer = trainer.send(step=1)
+        assert (answer.status_code, answer.json()["code"]) == (429, "busy")
+        other.report(step=1)
+    trainer.report(step=1)
+    assert not api.app.state.inflow._of_run
+
+
+def test_what_one_run_adds_to_the_history_is_bounded_and_its_points_still_arrive(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, other = story.submit(), story.submit()
+    trainer.log(range(1, 4), session="one", batch=1)
+    monkeypatch.setattr(reports, "MAX_HISTORY_BYTES", 12 * reports.ENTRY_BYTES)
+    saved = [{"name": f"step-{step}", "step": step} for step in range(1, 5)]
+    trainer.report(checkpoints=saved)  # 8 with the start
+    seen = story.events(trainer.id)
+    many = {"step-size": "x" * 2048}
+    for part, pointer in (
+        ({"checkpoints": saved + saved}, "/checkpoints"),
+        ({"effective_hyperparams": many | {"more": "x" * 2048}}, "/effective_hyperparams"),
+        ({"session": "two", "take_over": True, "effective_hyperparams": many}, "/effective"),
+    ):
+        answer = trainer.send(step=4, **part)
+        assert (answer.status_code, answer.json()["code"]) == (422, "run_limit"), answer.text
+        assert answer.json()["errors"][0]["pointer"].startswith(pointer)
+    assert story.events(trainer.id) == seen
+    trainer.log(range(4, 7), session="one", batch=2)
+    assert trainer.steps() == list(range(1, 7))
+    other.report(checkpoints=saved)
+
+
+def test_checkpoints_that_wait_to_be_verified_are_bounded_for_each_run(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "MAX_PENDING", 2)
+    trainer, other = story.submit(), story.submit()
+    saved = [{"name": f"step-{n}", "step": n, "in_data_dir": True} for n in (1, 2, 3)]
+    assert trainer.refused(checkpoints=saved) == (422, "run_limit")
+    assert trainer.status()["status"] == "queued", "nothing was done"
+    for each in saved:
+        other.report(checkpoints=[each | {"in_data_dir": False}])
+
+
+def test_keys_are_bounded_however_often_a_trainer_is_started_again(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "MAX_KEYS", 2)
+    monkeypatch.setattr(metrics, "MAX_KEYED_ATTEMPTS", 2)
+    trainer = story.submit()
+    for number in (1, 2):
+        for key in "ab":
+            trainer.log(range(1, 2), key=f"{key}{number}", session=f"s{number}", take_over=True)
+    more = {"c": {"steps": [1], "values": [1.0]}}
+    assert trainer.refused(session="s3", take_over=True, metrics=more) == (422, "run_limit")
+
+
+def test_a_token_learns_the_paths_of_its_run_only_until_the_end(api: Api, story: Story) -> None:
+    trainer = story.submit()
+    headers = {"Authorization": f"Bearer {trainer.run['run_token']}"}
+    path = f"/v1/runs/{trainer.id}/spec"
+    assert "data_dir" in story.ok("GET", path, headers=headers)
+    story.ok("POST", f"{trainer.path}/cancel")
+    answer = api.send("GET", path, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (409, "run_finished")
+    assert str(api.settings.data_dir) not in answer.text
 
 
 def test_a_sender_that_hangs_does_not_keep_the_others_out(
