@@ -23,6 +23,8 @@ RELAUNCH_SECONDS = 5.0
 # have heard of the stop two seconds late.
 OVERDUE_SECONDS = 4.0
 LAST_WORDS = 200
+TAKE_IN_SECONDS = 0.2
+"""How long a turn waits for what a trainer left: nearly always it is little."""
 
 log = logging.getLogger(__name__)
 
@@ -173,17 +175,13 @@ async def _over(desk: Desk, run: Run, found: Observation) -> None:
     """Takes in what the trainer left on disk, then records how it ended."""
     attempt, run_dir, recipe = desk.attempt(run), desk.run_dir(run.id), desk.recipe(run)
     if not attempt.is_over:
-        if found.state == "vanished":
-            await asyncio.to_thread(desk.launcher.kill, run_dir, run.attempt)
-        failpoint("end.before_spool")
-        if not await spool.deliver(desk, run):
+        # What it left may be large, and the other runs do not wait for that.
+        about = f"what {run.id} left"
+        if about not in desk.jobs:
+            desk.begin(about, _take_in(desk, run, found))
+        await asyncio.wait({desk.jobs[about][0]}, timeout=TAKE_IN_SECONDS)
+        if not attempt.is_over:
             return
-        saved = verification.directory(
-            desk.settings.data_dir, f"/ckpts/{run.experiment_id}/{run.id}"
-        )
-        await asyncio.to_thread(verifying.sweep, saved)
-        attempt.is_over = True
-        desk.woken.set()  # what it held is free
     absent = await verifying.settled(desk, run)
     if absent is None:
         return
@@ -202,6 +200,18 @@ async def _over(desk: Desk, run: Run, found: Observation) -> None:
     )
     if await desk.db.write(launches.end, run.id, run.attempt, evidence, recipe, absent):
         desk.forget(run)
+
+
+async def _take_in(desk: Desk, run: Run, found: Observation) -> None:
+    """Ends what is left of the trainer's processes, and takes in or removes what it left."""
+    if found.state == "vanished":
+        await asyncio.to_thread(desk.launcher.kill, desk.run_dir(run.id), run.attempt, run.nonce)
+    failpoint("end.before_spool")
+    await spool.deliver(desk, run)
+    saved = verification.directory(desk.settings.data_dir, f"/ckpts/{run.experiment_id}/{run.id}")
+    await asyncio.to_thread(verifying.sweep, saved)
+    desk.attempt(run).is_over = True
+    desk.woken.set()  # what it held is free
 
 
 def last_words(log_file: Path) -> str:

@@ -8,11 +8,11 @@ import asyncio
 import json
 import logging
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from app import files
 from app.errors import Busy, InvalidInput, ServiceError, Unavailable
 from app.services import reports
 from app.services.reports import ReportRequest
@@ -22,34 +22,35 @@ from app.supervisor.verifying import PATIENCE_SECONDS
 
 MOST_LINES = 100
 """How many lines are in memory at a time."""
+MOST_REFUSED = 1000
+"""After so many lines that are no reports, the rest of a spool is not read."""
+LONGEST_LINE = 1 << 30
 
 log = logging.getLogger(__name__)
 
 
-async def deliver(desk: Desk, run: Run) -> bool:
+async def deliver(desk: Desk, run: Run) -> None:
     """Ingests what was not delivered; batches that arrived count once.
 
-    False: it cannot be read now, and the minute after which it is given up is not over.
-    Raises Busy and Unavailable: then all of it is tried again.
+    Raises OSError while it cannot be read and the minute after which it is given up is not over;
+    Busy and Unavailable. Then all of it is to be tried again.
     """
-    path = desk.run_dir(run.id) / f"attempt-{run.attempt}" / "reports.jsonl"
-    about = str(path)
+    about = f"the spool of {run.id}, attempt {run.attempt}"
     try:
-        await _deliver(desk, run, path)
+        await _deliver(desk, run, about)
     except OSError as error:
         since, _ = desk.unreadable.setdefault(about, (desk.attention, str(error)))
         if desk.attention - since < PATIENCE_SECONDS:
-            desk.log_throttled(about, "run %s: %s; it is tried again", run.id, error)
-            return False
+            raise
         log.error("run %s: %s; what was not delivered is lost", run.id, error)
     desk.unreadable.pop(about, None)
-    return True
 
 
-async def _deliver(desk: Desk, run: Run, path: Path) -> None:
-    file = await asyncio.to_thread(_open, path)
+async def _deliver(desk: Desk, run: Run, about: str) -> None:
+    file = await asyncio.to_thread(_open, desk.run_dir(run.id), run.attempt)
     if file is None:
         return
+    refused = 0
     with file:
         while some := await asyncio.to_thread(_some, file, desk.settings.max_body_bytes):
             for line in some:
@@ -58,20 +59,23 @@ async def _deliver(desk: Desk, run: Run, path: Path) -> None:
                 except (Busy, Unavailable):
                     raise
                 except (ValueError, RecursionError, ServiceError) as error:
-                    log.warning("run %s: a line of %s is not used: %s", run.id, path, error)
+                    refused += 1
+                    if refused > MOST_REFUSED:
+                        log.error("%s: %d lines are no reports; no more is read", about, refused)
+                        return
+                    log.warning("%s: a line is not used: %s", about, error)
 
 
-def _open(path: Path) -> BinaryIO | None:
-    """The spool, if there is one; not waiting for whoever may write into what is no file."""
+def _open(run_dir: Path, attempt: int) -> BinaryIO | None:
+    """Open the spool; None if there is none, or something else in its place."""
     try:
-        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with files.directory(run_dir.parent, run_dir.name, f"attempt-{attempt}") as folder:
+            return os.fdopen(files.open_file(folder, "reports.jsonl"), "rb")
     except FileNotFoundError:
         return None
-    if stat.S_ISREG(os.fstat(opened).st_mode):
-        return os.fdopen(opened, "rb")
-    os.close(opened)
-    log.warning("%s is no plain file, and not used", path)
-    return None
+    except files.Unusable as error:
+        log.warning("the spool in %s is not used: %s", run_dir, error.strerror)
+        return None
 
 
 def _some(file: BinaryIO, longest: int) -> list[bytes]:
@@ -87,11 +91,18 @@ def _some(file: BinaryIO, longest: int) -> list[bytes]:
 
 
 def _lines(file: BinaryIO, longest: int) -> Iterator[bytes]:
-    """The lines of a file; of one that is too long for a request, its beginning."""
+    """The lines of a file; of one that is too long for a request, its beginning.
+
+    After a line that is longer than any hole of a power cut, nothing more is read.
+    """
     while line := file.readline(longest):
-        rest = line
+        rest, size = line, len(line)
         while len(rest) == longest and not rest.endswith(b"\n"):
+            if size > LONGEST_LINE:
+                file.seek(0, os.SEEK_END)
+                break
             rest = file.readline(longest)
+            size += len(rest)
         yield line
 
 

@@ -17,7 +17,7 @@ from app.store.database import Database
 from app.store.tables import Run
 from app.supervisor.desk import Desk
 from app.supervisor.observing import observe
-from tests.support.desk import Recorder, open_desk
+from tests.support.desk import Recorder, jobs, open_desk
 from tests.support.stage import Stage, record_exit
 
 pytestmark = pytest.mark.anyio
@@ -54,13 +54,15 @@ async def test_a_spool_that_cannot_be_read_is_waited_for_and_given_up_after_a_mi
 ) -> None:
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
     runs = [await exited(stage, desk) for _ in range(2)]
-    really, broken = os.open, {str(path) for _, path in runs}
+    really, broken = os.open, {run.id for run, _ in runs}
     for _, path in runs:
         path.write_text(json.dumps({"attempt": 1, "batch": 2, "finished": True}) + "\n")
 
     def fails(path: Any, *more: Any, **named: Any) -> int:
-        if str(path) in broken:
-            raise OSError(errno.EIO, "Input/output error")
+        if path == "reports.jsonl":
+            folder = Path(f"/proc/self/fd/{named['dir_fd']}").readlink()
+            if any(run_id in folder.parts for run_id in broken):
+                raise OSError(errno.EIO, "Input/output error")
         return really(path, *more, **named)
 
     monkeypatch.setattr(os, "open", fails)
@@ -69,7 +71,7 @@ async def test_a_spool_that_cannot_be_read_is_waited_for_and_given_up_after_a_mi
     await observe(desk)
     assert [(await stage.get(run)).status for run, _ in runs] == ["running", "running"]
 
-    broken.remove(str(runs[0][1]))
+    broken.remove(runs[0][0].id)
     await observe(desk)
     desk.attention += 1
     await observe(desk)
@@ -89,9 +91,31 @@ async def test_a_line_that_is_no_request_is_never_in_memory(db: Database, tmp_pa
     tracemalloc.start()
     try:
         await observe(desk)
+        await jobs(desk)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+    await observe(desk)
     ended = await stage.get(run)
     assert (ended.status, ended.step, ended.last_batch) == ("succeeded", 8, 4)
     assert peak < 64 << 20
+
+
+async def test_a_spool_of_30_gb_delays_neither_other_runs_nor_its_own_end(
+    db: Database, tmp_path: Path
+) -> None:
+    """Sparse, so that a trainer makes it in no time; and one of a million lines of nothing."""
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    huge, spool = await exited(stage, desk)
+    with spool.open("wb") as file:
+        file.truncate(30 << 30)
+    noisy, spool = await exited(stage, desk)
+    spool.write_bytes(b"\n" * 1_000_000)
+    began = time.monotonic()
+    await observe(desk)
+    assert time.monotonic() - began < 2
+    await jobs(desk)
+    await observe(desk)
+    assert time.monotonic() - began < 20
+    for run in (huge, noisy):
+        assert (await stage.get(run)).status_reason == Reason.UNFINISHED

@@ -58,7 +58,10 @@ async def test_what_a_trainer_left_is_taken_in_before_its_end_is_judged(
     monkeypatch.setattr(db, "write", fails_at_times)
     for _ in range(2):
         await observe(desk)
+        await jobs(desk)
         assert (await stage.get(run)).status == "running"
+    await observe(desk)
+    await jobs(desk)
     await observe(desk)
     ended = await stage.get(run)
     assert (ended.status, ended.step, ended.last_batch) == ("succeeded", 255, 252)
