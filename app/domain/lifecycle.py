@@ -29,6 +29,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     UNFINISHED = "unfinished"
     HEARTBEAT_LOST = "heartbeat_lost"
+    STALLED = "stalled"
     TIME_LIMIT = "time_limit"
     LAUNCHER_ERROR = "launcher_error"
     CHECKPOINT_MISSING = "checkpoint_missing"

@@ -14,6 +14,7 @@ import signal
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ class RecipeError(ValueError):
     """The recipes cannot be used as they are; the message names file, recipe and key."""
 
 
+class StallAction(StrEnum):
+    """What is done about a trainer that lives and makes no progress."""
+
+    TELL = "tell"
+    STOP = "stop"
+    RETRY = "retry"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One way to train. Durations are seconds."""
@@ -65,6 +74,9 @@ class Recipe:
     """The longest silence of a healthy trainer; 0: it never reports on its own."""
     start_seconds: float = 300.0
     """The longest time to the first report, where heartbeats are expected."""
+    stall_seconds: float = 1800.0
+    """The longest time without a further step; 0: any. What is done then is `on_stall`."""
+    on_stall: StallAction = StallAction.TELL
     resources: Resources = field(default_factory=Resources)
     """What a run needs that does not say so itself."""
     max_attempts: int = 1
@@ -169,6 +181,8 @@ def _recipe(name: str, table: Any) -> Recipe:
             recipe = replace(recipe, **{key: _PARSERS[key](value)})
         except ValueError as error:
             raise ValueError(f"{key}: {error}") from error
+    if recipe.on_stall is StallAction.RETRY and recipe.max_attempts == 1:
+        raise ValueError("on_stall: 'retry' needs max_attempts of 2 or more")
     return recipe
 
 
@@ -257,6 +271,13 @@ def _retry_on(value: Any) -> tuple[str, ...]:
     return reasons
 
 
+def _stall_action(value: Any) -> StallAction:
+    try:
+        return StallAction(_string(value))
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(StallAction)}") from None
+
+
 def _resources(value: Any) -> Resources:
     if not isinstance(value, dict):
         raise ValueError("must be a table")
@@ -272,6 +293,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "env_allow": _patterns,
     "heartbeat_seconds": _seconds,
     "start_seconds": _seconds,
+    "stall_seconds": _seconds,
+    "on_stall": _stall_action,
     "resources": _resources,
     "max_attempts": _whole(1),
     "retry_on": _retry_on,

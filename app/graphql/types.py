@@ -168,6 +168,7 @@ class Run(Node):
         "When it may start again, where it waits to be tried again."
     )
     heartbeat_at: DateTime | None = attribute("When its trainer was last heard of.")
+    last_progress_at: DateTime | None = attribute("When it last took a further step.")
     cancel_requested_at: DateTime | None = attribute("When its cancellation was asked for.")
 
     @field

@@ -109,7 +109,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "RunAnswer": _RUN,
     "RunsAnswer": {"runs": [_SUMMARY], "next": None},
-    "RunStatusAnswer": _SUMMARY | {"eta_seconds": 56.0, "heartbeat_at": _SEEN, "ckpt_path": _PATH},
+    "RunStatusAnswer": _SUMMARY
+    | {"eta_seconds": 56.0, "heartbeat_at": _SEEN, "last_progress_at": _SEEN, "ckpt_path": _PATH},
     "CancelAnswer": {
         "run_id": RUN_ID,
         "status": "cancelled",

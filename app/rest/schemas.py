@@ -91,6 +91,7 @@ class RunStatusAnswer(RunSummary):
 
     eta_seconds: float | None
     heartbeat_at: Time | None
+    last_progress_at: Time | None = Field(description="When it last took a further step.")
     ckpt_path: str | None = Field(description="The newest ready checkpoint.")
 
 

@@ -89,6 +89,7 @@ def run_status(
     return run_summary(row, latest) | {
         "eta_seconds": eta_seconds(row),
         "heartbeat_at": row.heartbeat_at,
+        "last_progress_at": row.last_progress_at,
         "ckpt_path": newest.ckpt_path if newest else None,
     }
 

@@ -15,7 +15,7 @@ from app.domain import evidence, paths
 from app.domain.evidence import Evidence
 from app.domain.ids import timestamp_after
 from app.domain.lifecycle import LAUNCHED, CheckpointState, Reason, RunStatus
-from app.domain.recipes import Recipe
+from app.domain.recipes import Recipe, StallAction
 from app.services import checkpoints, data_dirs, events, runs
 from app.services.verification import directory
 from app.store.sql import Statement, Tx, columns, dump, every, load
@@ -230,6 +230,8 @@ def condemn(tx: Tx, seen: Run, reason: Reason, detail: str) -> bool:
         return False
     if reason is Reason.HEARTBEAT_LOST and run.heartbeat_at != seen.heartbeat_at:
         return False
+    if reason is Reason.STALLED and run.last_progress_at != seen.last_progress_at:
+        return False
     if run.termination_reason is None:
         runs.change(
             tx, run, termination_reason=reason.value, termination_detail=detail,
@@ -240,6 +242,44 @@ def condemn(tx: Tx, seen: Run, reason: Reason, detail: str) -> bool:
             detail=detail, attempt=run.attempt,
         )  # fmt: skip
     return True
+
+
+NOTICES = (Reason.STALLED, Reason.SERVICE_ERROR)
+"""Reasons of a launched run that goes on."""
+
+
+def set_notice(
+    tx: Tx, seen: Run, reason: Reason | None, detail: str | None, before: str | None = None
+) -> None:
+    """Record what is wrong with a launched run that goes on; None: what was, `before`, is not.
+
+    An event says so. A run that is about to be ended, or was, keeps the reason for that.
+    """
+    run = runs.lock(tx, seen.id)
+    ending = run.termination_reason is not None
+    if run.attempt != seen.attempt or ending or run.status not in (
+        RunStatus.STARTING, RunStatus.RUNNING,
+    ):  # fmt: skip
+        return
+    if reason is Reason.STALLED and run.last_progress_at != seen.last_progress_at:
+        return
+    changes = {"status_reason": reason.value if reason else None, "status_detail": detail}
+    if (run.status_reason, run.status_detail) == (changes["status_reason"], detail):
+        return
+    runs.change(tx, run, **changes)
+    events.append(
+        tx, run.experiment_id, f"run.{reason.value}" if reason else "run.recovered",
+        run_id=run.id, reason=reason.value if reason else before, detail=detail,
+        attempt=run.attempt, step=run.step,
+    )  # fmt: skip
+
+
+def is_retried(recipe: Recipe, reason: Reason | None, attempt: int) -> bool:
+    """Return True if a run that failed for this reason is tried again."""
+    wanted = reason in recipe.retry_on or (
+        reason is Reason.STALLED and recipe.on_stall is StallAction.RETRY
+    )
+    return wanted and attempt < recipe.max_attempts
 
 
 def end(
@@ -272,12 +312,8 @@ def end(
     verdict = evidence.judge(found)
     status, reason, detail = verdict
     next_attempt_at = None
-    if (
-        recipe is not None
-        and status is RunStatus.FAILED
-        and reason in recipe.retry_on
-        and attempt < recipe.max_attempts
-    ):
+    failed = status is RunStatus.FAILED
+    if recipe is not None and failed and is_retried(recipe, reason, attempt):
         status, reason = RunStatus.QUEUED, Reason.RETRYING
         pause = recipe.pause_after(attempt)
         next_attempt_at = timestamp_after(tx.now, pause) if pause else None

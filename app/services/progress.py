@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.domain import hyperparams
-from app.domain.lifecycle import RunStatus
+from app.domain.lifecycle import Reason, RunStatus
 from app.store.sql import load
 from app.store.tables import Run
 
@@ -58,6 +58,8 @@ def progress(row: Run) -> float | None:
 def eta_seconds(row: Run) -> float | None:
     """Seconds to the last step at the pace of this attempt so far; None while that is not known."""
     if row.status != RunStatus.RUNNING or not row.total_steps or not row.pace_steps:
+        return None
+    if row.status_reason == Reason.STALLED:
         return None
     eta = row.pace_seconds / row.pace_steps * max(0, row.total_steps - row.step)
     return round(eta, 1) if math.isfinite(eta) else None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from app.domain.lifecycle import Reason
 from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.domain.resources import Allocation, Reservations, Resources
@@ -72,6 +73,8 @@ class AttemptState:
     last_heartbeat: tuple[str, float] | None = None
     # When the launcher was called, or the attempt was first missed (monotonic).
     launched_at: float | None = None
+    # The last progress, and the `attention` at which it was first seen.
+    last_progress: tuple[str, float] | None = None
     # When its trainer began (monotonic): its own word, else when it was first seen.
     began_at: float | None = None
     # The `attention` at which its trainer was asked to stop.
@@ -85,8 +88,11 @@ class AttemptState:
     is_over: bool = False
     # When the next attempt may start (monotonic), where this one is to be tried again.
     retry_at: float | None = None
-    # The service failed at it; the run's `status_reason` says so.
-    in_trouble: bool = False
+    # What the run's `status_reason` says of it while it goes on, and the sentence that this hides.
+    notice: Reason | None = None
+    hidden_detail: str | None = None
+    # Why its trainer was stopped, while the database could not record it.
+    unrecorded: tuple[Reason, str] | None = None
 
 
 @dataclass
@@ -206,6 +212,15 @@ class Desk:
         if attempt.last_heartbeat is None or attempt.last_heartbeat[0] != sign:
             attempt.last_heartbeat = (sign, self.attention)
         return self.attention - attempt.last_heartbeat[1]
+
+    def progress_age(self, run: Run) -> float:
+        """Return the seconds for which this supervisor listened in vain for a further step."""
+        attempt, sign = self.attempt(run), run.last_progress_at or run.launched_at or ""
+        if attempt.last_progress is None or attempt.last_progress[0] != sign:
+            # A run that is known to be stalled is so until it goes on, also after a restart.
+            known = attempt.last_progress is None and run.status_reason == Reason.STALLED
+            attempt.last_progress = (sign, -math.inf if known else self.attention)
+        return self.attention - attempt.last_progress[1]
 
     def begin(self, about: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         """Starts work that no duty waits for; its end wakes the loop.

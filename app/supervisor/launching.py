@@ -141,10 +141,14 @@ def _held(desk: Desk, run: Run) -> Allocation:
 
 
 def service_error(run: Run, error: Exception) -> WaitingReason:
-    """Return what a run says at which the service itself has failed."""
+    """Return why a queued run waits at which the service itself has failed."""
+    return WaitingReason(run.id, Reason.SERVICE_ERROR, describe_failure(error))
+
+
+def describe_failure(error: Exception) -> str:
+    """Return one sentence about a failure of the service itself."""
     what = f"{type(error).__name__}: {error}"[:MOST_OF_ERROR]
-    detail = f"The service failed at this run, and tries again: {what}"
-    return WaitingReason(run.id, Reason.SERVICE_ERROR, detail)
+    return f"The service failed at this run, and tries again: {what}"
 
 
 async def _wait(desk: Desk, reason: WaitingReason) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from app import files
@@ -11,8 +12,9 @@ from app.domain.evidence import Evidence
 from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason, RunStatus
-from app.domain.recipes import Recipe
-from app.launchers.base import Observation
+from app.domain.recipes import Recipe, StallAction
+from app.errors import Busy, Unavailable
+from app.launchers.base import LauncherError, Observation
 from app.services import checkpoints, launches, verification
 from app.store.tables import Run
 from app.supervisor import launching, planning, spool, verifying
@@ -41,9 +43,42 @@ async def observe(desk: Desk) -> None:
     for run in launched:
         try:
             await _observe(desk, run, found.get(run.id))
+            if _notice(desk, run) is Reason.SERVICE_ERROR:
+                await _set_notice(desk, run, None)
         except Exception as error:
             words = "run %s could not be observed; it is tried again"
             desk.log_throttled(run.id, words, run.id, error=error)
+            with suppress(Busy, Unavailable):  # the database's own trouble is on no run
+                await _tell_trouble(desk, run, error)
+
+
+def _notice(desk: Desk, run: Run) -> Reason | None:
+    """Return what is on record as wrong with a run that goes on."""
+    if run.termination_reason is None and run.status_reason in launches.NOTICES:
+        return Reason(run.status_reason)
+    return desk.attempt(run).notice
+
+
+async def _set_notice(desk: Desk, run: Run, reason: Reason | None, detail: str = "") -> None:
+    """Record what is wrong with a run that goes on, once; None: nothing is any more."""
+    attempt, before = desk.attempt(run), _notice(desk, run)
+    if before == reason:
+        return
+    if before is None:
+        attempt.hidden_detail = run.status_detail
+    told = detail if reason else attempt.hidden_detail
+    await desk.db.write(launches.set_notice, run, reason, told, before)
+    attempt.notice = reason
+
+
+async def _tell_trouble(desk: Desk, run: Run, error: Exception) -> None:
+    if isinstance(error, Busy | Unavailable) and not isinstance(error, LauncherError):
+        return
+    if isinstance(error, OSError):
+        detail = f"The files of this run cannot be used, which is tried again: {error.strerror}."
+    else:
+        detail = launching.describe_failure(error)
+    await _set_notice(desk, run, Reason.SERVICE_ERROR, detail)
 
 
 def _must_be_looked_at(desk: Desk, run: Run) -> bool:
@@ -113,8 +148,29 @@ async def _alive(desk: Desk, run: Run) -> None:
         detail = f"No report for {allowed:g} seconds."
         if await _condemn(desk, run, Reason.HEARTBEAT_LOST, detail):
             await asyncio.to_thread(desk.launcher.kill, desk.run_dir(run.id), run.attempt)
+    await _check_progress(desk, run, recipe)
     if run.status == RunStatus.STARTING and not recipe.heartbeat_seconds:
         await desk.db.write(launches.running, run.id, run.attempt)
+
+
+async def _check_progress(desk: Desk, run: Run, recipe: Recipe) -> None:
+    """Act on a trainer that lives and takes no further step, as its recipe says."""
+    if run.termination_reason == Reason.STALLED:
+        await _stop(desk, run)
+        return
+    never_reports = not recipe.heartbeat_seconds and run.last_progress_at is None
+    if run.status != RunStatus.RUNNING or run.finished or never_reports:
+        return
+    if not recipe.stall_seconds or desk.progress_age(run) <= recipe.stall_seconds:
+        if _notice(desk, run) is Reason.STALLED:
+            await _set_notice(desk, run, None)
+        return
+    detail = f"No further step than {run.step} for {recipe.stall_seconds:g} seconds."
+    await _set_notice(desk, run, Reason.STALLED, detail)
+    if recipe.on_stall is not StallAction.TELL and await _condemn(
+        desk, run, Reason.STALLED, detail
+    ):
+        await _stop(desk, run)
 
 
 async def _stop(desk: Desk, run: Run) -> None:
@@ -133,7 +189,13 @@ async def _condemn(desk: Desk, run: Run, reason: Reason, detail: str) -> bool:
     """Whether the service may end this trainer; why is on record before it does."""
     if run.termination_reason == reason:
         return True
-    return await desk.db.write(launches.condemn, run, reason, detail)
+    try:
+        return await desk.db.write(launches.condemn, run, reason, detail)
+    except (Busy, Unavailable):
+        if reason is not Reason.TIME_LIMIT:  # whoever is silent may not have been heard
+            raise
+        desk.attempt(run).unrecorded = (reason, detail)
+        return True
 
 
 async def _absent(desk: Desk, run: Run) -> None:
@@ -185,6 +247,8 @@ async def _over(desk: Desk, run: Run, found: Observation) -> None:
     absent = await verifying.settled(desk, run)
     if absent is None:
         return
+    if attempt.unrecorded is not None:
+        await desk.db.write(launches.condemn, run, *attempt.unrecorded)
     failpoint("end.before_record")
     evidence = Evidence(
         cancel_asked=False,

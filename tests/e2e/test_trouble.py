@@ -78,6 +78,17 @@ os.kill(os.getpid(), signal.SIGSTOP)
 """
 
 
+STALLS = """
+import time
+from app.trainer import Reporter
+reporter = Reporter.from_env()
+for step in range(1, 11):
+    reporter.log(step, 1000, loss=0.5)
+while True:
+    time.sleep(1)  # a collective that never returns; the heartbeats come from a side thread
+"""
+
+
 REFUSED = """
 from app.trainer import Reporter
 reporter = Reporter.from_env()
@@ -89,7 +100,7 @@ reporter.finish()
 
 
 @contextmanager
-def script(tmp_path: Path, source: str) -> Iterator[Service]:
+def script(tmp_path: Path, source: str, keys: str = "") -> Iterator[Service]:
     """A server with a recipe `script`."""
     file = tmp_path / "script.py"
     file.write_text(source)
@@ -98,6 +109,7 @@ def script(tmp_path: Path, source: str) -> Iterator[Service]:
             recipes.write(
                 f'\n[recipes.script]\ncommand = ["{{python}}", "{file}"]\n'
                 f'env = {{ PYTHONPATH = "{REPOSITORY}" }}\nheartbeat_seconds = 1\n'
+                f"{keys}\n"
             )
         with place.serve() as service:
             yield service
@@ -114,6 +126,17 @@ def test_who_hangs_after_it_has_finished_does_not_run_for_ever(tmp_path: Path) -
     with script(tmp_path, HANGS) as service:
         ended = service.ended(service.submit("script"))
         assert (ended["status"], ended["status_reason"]) == ("failed", "heartbeat_lost")
+
+
+def test_who_hangs_after_ten_steps_is_stalled_though_it_sends_heartbeats(tmp_path: Path) -> None:
+    with script(tmp_path, STALLS, "stall_seconds = 2\ngrace_seconds = 1") as service:
+        run = service.submit("script")
+        wait_until(lambda: service.status(run)["status_reason"] == "stalled", "it is stalled", 20)
+        stalled = service.status(run)
+        assert (stalled["status"], stalled["step"], stalled["eta_seconds"]) == ("running", 10, None)
+        assert stalled["last_progress_at"] is not None
+        service.cancel(run)
+        assert service.ended(run)["status"] == "cancelled"
 
 
 def test_what_is_refused_takes_nothing_else_along(tmp_path: Path) -> None:

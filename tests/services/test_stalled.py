@@ -1,0 +1,219 @@
+"""A trainer that lives and makes no progress, and one that cannot be seen, are told of and stopped.
+
+Seen red: a heartbeat from a side thread was taken for training; an address that a full disk
+refused kept cancels and time limits from being acted on; an attempt directory that could not be
+read gave two tracebacks a second, and the run said nothing.
+"""
+
+import errno
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.domain.recipes import Recipe, RecipeError, StallAction, parse_recipes
+from app.errors import Unavailable
+from app.launchers.base import Observation
+from app.services import launches, progress, runs
+from app.store.database import Database
+from app.store.tables import Run
+from app.supervisor.desk import Desk
+from app.supervisor.observing import observe
+from tests.support.desk import Recorder, open_desk
+from tests.support.stage import Stage
+
+pytestmark = pytest.mark.anyio
+
+
+class Alive(Recorder):
+    """Every trainer lives, until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopped: list[str] = []
+        self.trouble: OSError | None = None
+        self.gone = False
+
+    def observe(self, run_dir: Path, attempt: int) -> Observation:
+        if self.trouble is not None:
+            raise self.trouble
+        if self.gone:
+            return Observation("exited", signal=15, stop_sent=True)
+        return Observation("alive", pid=1)
+
+    def exit_fd(self, run_dir: Path, attempt: int) -> None:
+        return None
+
+    def stop(self, run_dir: Path, attempt: int) -> None:
+        self.stopped.append(run_dir.name)
+
+
+async def open_stalled(
+    db: Database, data_dir: Path, recipe: Recipe
+) -> tuple[Stage, Desk, Alive, Run]:
+    """A run that took five of ten steps, of which nothing but heartbeats came for two minutes."""
+    launcher = Alive()
+    stage, desk = await Stage.open(db), open_desk(db, data_dir, launcher, recipe)
+    run = await stage.run("running")
+    desk.run_dir(run.id).mkdir(parents=True)
+    await stage.report(run, step=6)
+    await observe(desk)
+    desk.attention += 119
+    await stage.report(run)
+    await observe(desk)
+    assert (await stage.get(run)).status_reason is None
+    desk.attention += 2
+    await stage.report(run)
+    return stage, desk, launcher, run
+
+
+async def types(stage: Stage, run: Run) -> list[str]:
+    return [each.type for each in await stage.events() if each.run_id == run.id]
+
+
+async def test_a_run_that_takes_no_further_step_is_stalled_until_it_goes_on(
+    db: Database, tmp_path: Path
+) -> None:
+    recipe = Recipe("tiny", ("true",), heartbeat_seconds=1000, stall_seconds=120)
+    stage, desk, launcher, run = await open_stalled(db, tmp_path, recipe)
+    for _ in range(2):
+        await observe(desk)
+    stalled = await stage.get(run)
+    assert (stalled.status, stalled.status_reason) == ("running", "stalled")
+    assert stalled.status_detail == "No further step than 6 for 120 seconds."
+    assert progress.eta_seconds(stalled) is None
+    assert (await types(stage, run))[-1] == "run.stalled"
+    # Another server knows it from the record, and does not call it recovered.
+    other = open_desk(db, tmp_path, launcher, recipe)
+    for _ in range(2):
+        await observe(other)
+    assert (await stage.get(run)).status_reason == "stalled"
+    await stage.report(run, step=7)
+    for _ in range(2):
+        await observe(other)
+    goes_on = await stage.get(run)
+    assert (goes_on.status, goes_on.status_reason, goes_on.status_detail) == ("running", None, None)
+    assert (await types(stage, run))[-2:] == ["run.stalled", "run.recovered"]
+    assert launcher.stopped == []
+
+
+@pytest.mark.parametrize(
+    ("action", "status", "reason"),
+    [(StallAction.STOP, "failed", "stalled"), (StallAction.RETRY, "queued", "retrying")],
+)
+async def test_a_recipe_may_have_a_stalled_run_stopped_or_tried_again(
+    db: Database, tmp_path: Path, action: StallAction, status: str, reason: str
+) -> None:
+    recipe = Recipe(
+        "tiny",
+        ("true",),
+        heartbeat_seconds=1000,
+        stall_seconds=120,
+        on_stall=action,
+        max_attempts=2,
+    )
+    stage, desk, launcher, run = await open_stalled(db, tmp_path, recipe)
+    await observe(desk)
+    assert launcher.stopped == [run.id]
+    launcher.gone = True
+    for _ in range(2):
+        await observe(desk)
+    ended = await stage.get(run)
+    assert (ended.status, ended.status_reason) == (status, reason)
+    assert "No further step than 6 for 120 seconds." in (ended.status_detail or "")
+
+
+@pytest.mark.parametrize("change", [{"stall_seconds": 0}, {"finished": True}, {"external": True}])
+async def test_silence_of_progress_is_no_stall_where_none_is_to_be_expected(
+    db: Database, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    seconds = change.get("stall_seconds", 120)
+    recipe = Recipe("tiny", ("true",), heartbeat_seconds=1000, stall_seconds=seconds)
+    launcher = Alive()
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher, recipe)
+    desk.settings = desk.settings.model_copy(update={"external_heartbeat_seconds": 1000.0})
+    run = await stage.run("running", recipe=None if "external" in change else "tiny")
+    desk.run_dir(run.id).mkdir(parents=True)
+    if "finished" in change:
+        await stage.report(run, finished=True)
+    await observe(desk)
+    desk.attention += 500
+    await observe(desk)
+    assert (await stage.get(run)).status_reason is None
+
+
+def test_a_recipe_that_retries_what_stalls_has_attempts_left() -> None:
+    text = '[recipes.a]\ncommand = ["a"]\non_stall = "{}"'
+    with pytest.raises(RecipeError, match="on_stall: must be one of tell, stop, retry"):
+        parse_recipes(text.format("kill"), "file")
+    with pytest.raises(RecipeError, match="on_stall: 'retry' needs max_attempts of 2 or more"):
+        parse_recipes(text.format("retry"), "file")
+
+
+async def test_a_disk_that_takes_no_address_keeps_no_trainer_from_being_stopped(
+    db: Database, tmp_path: Path
+) -> None:
+    launcher = Alive()
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    run = await stage.run("running")
+    (tmp_path / "runs").touch()  # nothing can be written below it
+    await db.write(runs.cancel, run.id)
+    await observe(desk)
+    assert launcher.stopped == [run.id]
+
+
+async def test_a_time_limit_holds_while_the_database_can_record_nothing(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = Alive()
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    run = await stage.submit(resources={"time_limit_minutes": 1})
+    run = await stage.claim(run)
+    await stage.report(run, step=1)
+    desk.run_dir(run.id).mkdir(parents=True)
+    await observe(desk)
+    start = desk.clock()
+    desk.clock = lambda: start + 61
+    write = db.write
+
+    async def full(use_case: Any, *args: Any, **kwargs: Any) -> Any:
+        if use_case is launches.condemn:
+            raise Unavailable("The disk is full.")
+        return await write(use_case, *args, **kwargs)
+
+    monkeypatch.setattr(db, "write", full)
+    await observe(desk)
+    assert launcher.stopped == [run.id]
+    monkeypatch.setattr(db, "write", write)
+    launcher.gone = True
+    for _ in range(2):
+        await observe(desk)
+    ended = await stage.get(run)
+    assert (ended.status, ended.status_reason) == ("failed", "time_limit")
+
+
+async def test_an_attempt_that_cannot_be_read_says_so_once_and_is_stopped_when_that_is_due(
+    db: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    launcher = Alive()
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    run, other = await stage.run("running"), await stage.run("running")
+    for each in (run, other):
+        desk.run_dir(each.id).mkdir(parents=True)
+    launcher.trouble = OSError(errno.EIO, "Input/output error")
+    for _ in range(3):
+        await observe(desk)
+    troubled = await stage.get(run)
+    assert (troubled.status, troubled.status_reason) == ("running", "service_error")
+    assert "Input/output error" in (troubled.status_detail or "")
+    told = [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
+    assert len(told) == 2 and run.id in told[0] and other.id in told[1]
+    assert (await types(stage, run))[-1] == "run.service_error"
+    await db.write(runs.cancel, run.id)
+    await observe(desk)
+    assert launcher.stopped == [run.id]
+    launcher.trouble = None
+    await observe(desk)
+    assert (await stage.get(other)).status_reason is None
+    assert (await types(stage, other))[-1] == "run.recovered"
