@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from fastapi import APIRouter, Request, Response
 
+from app.domain.reports import ReportRequest
 from app.domain.tokens import run_token, same
 from app.errors import Busy, Unauthorized
 from app.guard import bearer
@@ -19,7 +20,7 @@ from app.rest.parameters import DirectRoute, RunId, takes
 from app.rest.problems import documented
 from app.services import launches, reports
 from app.services.data_dirs import identity
-from app.services.reports import Receipt, ReportRequest
+from app.services.reports import Receipt
 from app.store.database import Database
 
 MAX_WAITING_BYTES = 16 * 1024 * 1024

@@ -2,43 +2,34 @@
 
 A report is accepted for the run's present attempt only, and each numbered batch once.
 The answer tells the trainer whether it should stop, and under which name to save.
+
+ingest    takes in one report: attach → progress → hyperparameters → points → checkpoints
+spec      what the trainer of a run shall do
+
+What a report may hold is in `app.domain.reports`, which process may send it in `sessions`.
 """
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator, with_config
 from sqlalchemy import bindparam, func, select
-from typing_extensions import TypedDict
 
 from app.domain import hyperparams, paths, points
-from app.domain.ids import seconds_between
 from app.domain.lifecycle import TERMINAL, CheckpointState, RunStatus
 from app.domain.points import MAX_STEP
-from app.domain.requests import JsonObject, MetricKey, Request, bounded
-from app.errors import InvalidInput, RunFinished, RunLimit, SessionActive, StaleAttempt
-from app.services import checkpoints, events, launches, metrics, progress, runs
+from app.domain.reports import MetricRow, ReportRequest, SavedCheckpoint
+from app.domain.requests import bounded
+from app.errors import InvalidInput, RunFinished, RunLimit
+from app.services import checkpoints, events, launches, limits, metrics, progress, runs, sessions
 from app.store.changes import SUPERVISOR
 from app.store.sql import Statement, Tx, dump, load
 from app.store.sql import columns as columns_of
 from app.store.tables import Checkpoint, Run
 
-MAX_POINTS = 50_000
-MAX_SESSIONS = 50
-MAX_BATCHES_AHEAD = 1_000_000
-QUIET_SECONDS = 15.0
-"""Without a report for so long, an external run's trainer is replaced by the next that attaches."""
-MAX_HISTORY_BYTES = 16 * 1024 * 1024
-"""What the trainers of a run may add to its experiment's history, apart from points."""
-ENTRY_BYTES = 1024
-"""What a checkpoint counts there, or an event."""
 MAX_PENDING = 200
 """Checkpoints of a run that wait to be verified."""
-_STARTED = time.monotonic()
-
 _checkpoint = columns_of(Checkpoint)
 _PENDING = Statement[tuple[int]](
     select(func.count())
@@ -48,120 +39,6 @@ _PENDING = Statement[tuple[int]](
         _checkpoint.state == CheckpointState.PENDING.value,
     )
 )
-
-T = TypeVar("T")
-
-Step = Annotated[int, Field(ge=0, lt=2**63)]
-Value = float | Literal["NaN", "Infinity", "-Infinity"] | None
-WallTime = Annotated[float, Field(ge=0, lt=253_402_300_800)]
-"""Unix seconds, up to the year 9999."""
-
-
-def _named(name: str) -> str:
-    if not paths.is_name(name):
-        raise ValueError("must be letters, digits, '.', '_' and '-', not starting with '.'")
-    return name
-
-
-# The first wrong item is told and no other: to list millions of them would take a minute.
-Column = Annotated[list[T], Field(fail_fast=True)]
-
-
-class MetricColumns(Request):
-    """Points of one key as equally long columns. Wall times are unix seconds."""
-
-    steps: Column[Step]
-    values: Column[Value]
-    wall_times: Column[WallTime | None] | None = None
-
-    @model_validator(mode="after")
-    def _equally_long(self) -> "MetricColumns":
-        wall_times = self.steps if self.wall_times is None else self.wall_times
-        if not len(self.steps) == len(self.values) == len(wall_times):
-            raise ValueError("steps, values and wall_times must be equally long")
-        return self
-
-
-# A TypedDict, since a thousand model objects for a thousand points cost three times as much.
-@with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
-class MetricRow(TypedDict):
-    """One point. Wall time is unix seconds."""
-
-    key: MetricKey
-    step: Step
-    value: Value
-    wall_time: NotRequired[WallTime | None]
-
-
-class SavedCheckpoint(Request):
-    """A checkpoint that the trainer has committed. `sha256` is its manifest's.
-
-    `in_data_dir`: an external trainer that has the same files has saved it where the service
-    verifies it.
-    """
-
-    name: Annotated[str, AfterValidator(_named)]
-    step: Step
-    size_bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    in_data_dir: bool = False
-
-
-class ReportRequest(Request):
-    """One report; every field is optional, and an empty report is a heartbeat.
-
-    The trainer of a recipe sends `attempt`, the one that it was launched as.
-
-    The trainer of an external run sends `session`, a random name of its process, and learns its
-    attempt from the answer. One session at a time reports on a run. The report of a new session
-    is accepted, as a new attempt, if
-
-    * no trainer has attached yet,
-    * the former session has sent `closing`, or nothing for 15 seconds, or
-    * it has `take_over`; the former session then gets 409 `stale_attempt`.
-
-    Otherwise it gets 429 `session_active` with `Retry-After`: a second process with the same
-    run token (a spawned worker, an evaluation script) changes nothing. A session that was
-    replaced never returns, with `take_over` neither. `take_over` may be sent with each report
-    of a session; it has no effect once the session is the run's.
-
-    `step` is the highest step of the training loop since the last report. One beyond
-    `total_steps` moves no progress, so leave out steps of other axes (tokens, evaluation).
-    A report without `step` tells the highest of its points that is not beyond `total_steps`;
-    `total_steps` 0 means that it is not known.
-
-    Besides points a run may hold about 16,000 checkpoints (200 not yet verified), 4,000
-    attempts, or 16 MiB of `effective_hyperparams` that changed, and 10,000 metric keys. What
-    exceeds that gets 422 `run_limit`; the pointer names the part to leave out.
-
-    `batch` counts the reports of one attempt; a batch that was taken in already changes nothing.
-    On an external run a report with `batch` has a `session`, and no batch is more than a million
-    ahead of the last one. Without `session` and `batch`, a single report (by hand) is added to
-    what the present trainer reports.
-    """
-
-    attempt: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    batch: Annotated[int, Field(ge=1, lt=2**63)] | None = None
-    session: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
-    take_over: bool = False
-    closing: bool = False
-    step: Step | None = None
-    total_steps: Step | None = None
-    metrics: Annotated[dict[MetricKey, MetricColumns], Field(max_length=1000)] = Field(
-        default_factory=dict
-    )
-    points: Annotated[Column[MetricRow], Field(max_length=MAX_POINTS)] = Field(default_factory=list)
-    checkpoints: Annotated[list[SavedCheckpoint], Field(max_length=100)] = Field(
-        default_factory=list
-    )
-    effective_hyperparams: JsonObject | None = None
-    finished: bool = False
-
-    @model_validator(mode="after")
-    def _not_too_many(self) -> "ReportRequest":
-        if sum(len(each.steps) for each in self.metrics.values()) > MAX_POINTS:
-            raise ValueError(f"a report holds at most {MAX_POINTS:,} points; send several")
-        return self
 
 
 class Receipt(NamedTuple):
@@ -182,114 +59,22 @@ def ingest(tx: Tx, run_id: str, report: ReportRequest) -> Receipt:
         raise RunFinished(f"The run is {run.status}; nothing more is recorded.")
     belongs = True
     if run.recipe is None:
-        run, belongs = _attach(tx, run, report)
+        run, belongs = sessions.attach(tx, run, report)
     elif report.attempt is None:
         raise InvalidInput(
             "Send the attempt that the trainer was launched as.",
             errors=[{"pointer": "/attempt", "detail": "is required for a run with a recipe"}],
         )
     elif report.attempt != run.attempt or run.status == RunStatus.QUEUED:
-        raise _stale(run)
+        raise sessions.stale(run)
     if belongs and (report.batch is None or report.batch > run.last_batch):
-        _check_batch(run, report)
+        sessions.check_batch(run, report)
         run = _take_in(tx, run, report)
     stop = run.status == RunStatus.CANCELLING
     return Receipt(
         run.id, run.status, run.attempt, run.last_batch, stop,
         paths.stop_name(run.attempt) if stop else None,
     )  # fmt: skip
-
-
-def _stale(run: Run) -> StaleAttempt:
-    return StaleAttempt(
-        f"This report is not of the run's present attempt, {run.attempt}.", attempt=run.attempt
-    )
-
-
-def _check_batch(run: Run, report: ReportRequest) -> None:
-    """Refuse a batch number that would make the next ones look like old ones."""
-    if report.batch is not None and report.batch - run.last_batch > MAX_BATCHES_AHEAD:
-        raise InvalidInput(
-            f"Batches are counted one by one; the last one was {run.last_batch}.",
-            errors=[{"pointer": "/batch", "detail": "is too far ahead of the last batch"}],
-        )
-
-
-def _attach(tx: Tx, run: Run, report: ReportRequest) -> tuple[Run, bool]:
-    """Return the run with the attempt that a report of an external run belongs to.
-
-    False: the report is only answered. It is of another session than the one that saves what a
-    cancel promised. Raises StaleAttempt, SessionActive, InvalidInput.
-    """
-    queued = run.status == RunStatus.QUEUED
-    sessions: list[str] = load(run.sessions)
-    current = sessions[-1] if sessions else None
-    if report.attempt not in (None, run.attempt + queued):
-        raise _stale(run)
-    if queued:
-        start, source_attempt = _start(tx, run)
-        run = runs.change(tx, run, source_attempt=source_attempt)
-        return _begin(tx, run, report.session, start, "A trainer attached."), True
-    if report.session == current:
-        return run, True
-    if report.session is None:
-        if report.batch is not None:
-            raise InvalidInput(
-                "A batch is counted by the session that sends it; send the session, or no batch.",
-                errors=[{"pointer": "/session", "detail": "is required with a batch"}],
-            )
-        return run, True
-    if report.session in sessions:
-        raise _stale(run)
-    # A trainer without a session may begin to send one, unless it has counted its batches.
-    if current is None and run.last_batch == 0:
-        return runs.change(tx, run, sessions=dump([report.session])), True
-    wait = 0 if report.take_over or run.session_closed else QUIET_SECONDS - _silence(tx, run)
-    cancelling = run.status == RunStatus.CANCELLING
-    if wait > 0 and not cancelling:
-        raise SessionActive(
-            "Another trainer reports on this run. Try again when it has been silent for "
-            f"{QUIET_SECONDS:g} seconds, or send take_over to replace it.",
-            retry_after=max(1, math.ceil(min(wait, QUIET_SECONDS))),
-        )
-    if cancelling:  # told to stop, too; a cancelling run begins no attempt
-        return run if wait > 0 else _seat(tx, run, report.session), wait <= 0
-    run = runs.move(tx, run, RunStatus.QUEUED, detail="The trainer was started again.")
-    return _begin(tx, run, report.session, run.step, "Another trainer attached."), True
-
-
-def _begin(tx: Tx, run: Run, session: str | None, start: int, detail: str) -> Run:
-    """Start the next attempt of an external run."""
-    run = _charge(tx, _seat(tx, run, session), 4 * ENTRY_BYTES, "/session")
-    return runs.move(
-        tx, run, RunStatus.STARTING, detail=detail, attempt=run.attempt + 1,
-        start_step=start, step=start, finished=False, launched_at=tx.now,
-    )  # fmt: skip
-
-
-def _seat(tx: Tx, run: Run, session: str | None) -> Run:
-    """Make a session the one that reports on the run. Its batches begin at 1."""
-    sessions = [*load(run.sessions), *([session] if session else [])][-MAX_SESSIONS:]
-    return runs.change(tx, run, sessions=dump(sessions), session_closed=False, last_batch=0)
-
-
-def _silence(tx: Tx, run: Run) -> float:
-    """Return for how many seconds a run's trainer could report and did not.
-
-    A trainer may need some seconds to find a server that was started again.
-    """
-    last = run.heartbeat_at or run.launched_at or run.created_at
-    return min(seconds_between(last, tx.now), time.monotonic() - _STARTED)
-
-
-def _start(tx: Tx, run: Run) -> tuple[int, int | None]:
-    """The highest step that the first attempt of an external run can go on from, and of which
-    attempt."""
-    if run.source_checkpoint_id is None:
-        return 0, None
-    held = checkpoints.stored(tx, checkpoints.get(tx, run.source_checkpoint_id))
-    step = runs.get(tx, held.run_id).step if held.step is None else held.step
-    return step, held.attempt or run.source_attempt
 
 
 def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
@@ -391,7 +176,7 @@ def _announce(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
 
     One that is not announced is verified at the end of its attempt.
     """
-    run = _charge(tx, run, ENTRY_BYTES * len(saved), "/checkpoints")
+    run = limits.charge(tx, run, limits.ENTRY_BYTES * len(saved), "/checkpoints")
     for each in saved:
         checkpoints.announced(
             tx, run, each.name, elsewhere=run.recipe is None and not each.in_data_dir,
@@ -404,17 +189,6 @@ def _announce(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
             errors=[{"pointer": "/checkpoints", "detail": "too many wait to be verified"}],
         )
     return run
-
-
-def _charge(tx: Tx, run: Run, size: int, pointer: str) -> Run:
-    """Count what a report adds to the history. Raises RunLimit."""
-    if run.history_bytes + size > MAX_HISTORY_BYTES:
-        raise RunLimit(
-            "The trainers of this run have reported as many checkpoints, hyperparameters and "
-            "starts as one run may hold; training can go on without this one.",
-            errors=[{"pointer": pointer, "detail": "is more than one run may hold"}],
-        )
-    return runs.change(tx, run, history_bytes=run.history_bytes + size)
 
 
 def spec(tx: Tx, run_id: str, data_dir: Path) -> dict[str, Any]:
@@ -439,7 +213,7 @@ def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
     told = run.effective_attempt == run.attempt or not ignored
     if dump(used) == run.effective_hyperparams and told:
         return run
-    run = _charge(tx, run, ENTRY_BYTES + len(dump(used)), "/effective_hyperparams")
+    run = limits.charge(tx, run, limits.ENTRY_BYTES + len(dump(used)), "/effective_hyperparams")
     run = runs.change(tx, run, effective_hyperparams=dump(used), effective_attempt=run.attempt)
     events.append(
         tx, run.experiment_id, "run.effective_hyperparams", run_id=run.id,

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from app import files
+from app.domain.reports import ReportRequest
 from app.errors import Busy, InvalidInput, ServiceError, Unavailable
 from app.services import reports
-from app.services.reports import ReportRequest
 from app.store.tables import Run
 from app.supervisor.desk import Desk
 from app.supervisor.verifying import PATIENCE_SECONDS

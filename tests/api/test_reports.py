@@ -13,7 +13,7 @@ import pytest
 
 from app.rest import body
 from app.rest import reports as rest_reports
-from app.services import metrics, reports
+from app.services import limits, metrics, reports, sessions
 from tests.api.conftest import Api, running
 from tests.support.database import Databases
 from tests.support.story import Story
@@ -188,7 +188,7 @@ def test_what_one_run_adds_to_the_history_is_bounded_and_its_points_still_arrive
 ) -> None:
     trainer, other = story.submit(), story.submit()
     trainer.log(range(1, 4), session="one", batch=1)
-    monkeypatch.setattr(reports, "MAX_HISTORY_BYTES", 12 * reports.ENTRY_BYTES)
+    monkeypatch.setattr(limits, "MAX_HISTORY_BYTES", 12 * limits.ENTRY_BYTES)
     saved = [{"name": f"step-{step}", "step": step} for step in range(1, 5)]
     trainer.report(checkpoints=saved)  # 8 with the start
     seen = story.events(trainer.id)
@@ -408,7 +408,7 @@ def test_a_trainer_that_fell_silent_is_followed_without_ceremony(
     trainer = story.submit()
     trainer.log(range(1, 11), session="one", batch=1)
     assert trainer.refused(session="two", batch=1) == (429, "session_active")
-    monkeypatch.setattr(reports, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(sessions, "QUIET_SECONDS", 0.0)
     assert trainer.report(session="two", batch=1)["attempt"] == 2
     assert trainer.refused(session="one", batch=2) == (409, "stale_attempt")
 
@@ -419,10 +419,10 @@ def test_nobody_is_called_silent_while_the_server_was_away(
     trainer = story.submit()
     trainer.log(range(1, 11), session="one", batch=1)
     hour = 3600.0
-    monkeypatch.setattr(reports, "seconds_between", lambda *_: hour)
-    monkeypatch.setattr(reports, "_STARTED", time.monotonic())  # it has been up for a moment
+    monkeypatch.setattr(sessions, "seconds_between", lambda *_: hour)
+    monkeypatch.setattr(sessions, "_STARTED", time.monotonic())  # it has been up for a moment
     assert trainer.refused(session="two", batch=1) == (429, "session_active")
-    monkeypatch.setattr(reports, "_STARTED", time.monotonic() - hour)
+    monkeypatch.setattr(sessions, "_STARTED", time.monotonic() - hour)
     assert trainer.report(session="two", batch=1)["attempt"] == 2
 
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from app.domain import points
 from app.domain.points import Column
+from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, RunRequest
 from app.services import chunks, experiments, reports, runs
 from app.services.chunks import Range
-from app.services.reports import ReportRequest
 from app.store.sql import Statement, Tx, columns, every
 from app.store.tables import MetricChunk, MetricSeries
 from tests.services.conftest import Write

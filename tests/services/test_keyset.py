@@ -9,12 +9,12 @@ from typing import Any
 import orjson
 import pytest
 
+from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, MarkRequest, RunRequest
 from app.errors import InvalidInput
 from app.services import checkpoints, experiments, keyset, listing, marks, reports, runs
 from app.services.cursors import Order, Window
 from app.services.keyset import Listing
-from app.services.reports import ReportRequest
 from app.store.database import Database
 from app.store.sql import Tx
 from tests.support.database import sqlite_only

@@ -13,10 +13,10 @@ from app.domain.evidence import Evidence
 from app.domain.lifecycle import Reason
 from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
+from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, RunRequest
 from app.launchers import wrapper
 from app.services import checkpoints, events, experiments, launches, reports, runs
-from app.services.reports import ReportRequest
 from app.store.database import Database
 from app.store.sql import Statement, every
 from app.store.tables import Checkpoint, DataDir, Event, Run
