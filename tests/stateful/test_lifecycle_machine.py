@@ -32,9 +32,9 @@ from app.domain.evidence import Evidence, Verdict
 from app.domain.lifecycle import MOVES, TERMINAL, Reason, RunStatus
 from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
-from app.errors import RunFinished, StaleAttempt
+from app.errors import RunFinished, SessionActive, StaleAttempt
 from app.main import create_app
-from app.services import checkpoints, events, launches, runs
+from app.services import checkpoints, events, launches, runs, sessions
 from app.settings import Settings
 from app.store.database import Database, connect
 from app.store.tables import Run
@@ -95,6 +95,7 @@ class Model:
     attempt: int = 0
     step: int = 0
     finished: bool = False
+    named: bool = False  # its trainer has told its session
     saved: dict[str, Saved] = field(default_factory=dict)
 
     def newest(self) -> Saved | None:
@@ -442,6 +443,24 @@ class Lifecycle(RuleBasedStateMachine):
         assert receipt.status == run.status
         assert receipt.should_stop == (run.status == S.CANCELLING)
 
+    @precondition(lambda self: self.some(lambda r: r.status in LIVE and r.recipe is None))
+    @rule(pick=PICK, asks=st.booleans())
+    def another_process_attaches(self, pick: int, asks: bool) -> None:
+        run = self.pick(pick, lambda r: r.status in LIVE and r.recipe is None)
+        self.marks += 1
+        row = self.row(run)
+        report = {"attempt": None, "session": f"process-{self.marks}", "take_over": asks}
+        if run.named and not asks and run.status != S.CANCELLING:
+            with pytest.raises(SessionActive):
+                self.world.runner.run(self.stage.report(row, **report))
+            return
+        receipt = self.world.runner.run(self.stage.report(row, **report))
+        if run.named and asks and run.status != S.CANCELLING:
+            run.attempt, run.finished = run.attempt + 1, False
+        run.named = True
+        assert (receipt.attempt, receipt.status) == (run.attempt, run.status)
+        assert receipt.should_stop == (run.status == S.CANCELLING)
+
     def can_report(self, run: Model) -> bool:
         return run.status in LIVE or (run.status == S.QUEUED and run.recipe is None)
 
@@ -528,7 +547,8 @@ class Lifecycle(RuleBasedStateMachine):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with _world(tmp_path_factory.mktemp("machine")) as found:
+    with _world(tmp_path_factory.mktemp("machine")) as found, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "QUIET_SECONDS", 3600.0)  # a walk may take longer than a trainer
         yield found
 
 
