@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from app import files
 from app.domain.reports import ReportRequest
-from app.errors import Busy, InvalidInput, ServiceError, Unavailable
+from app.errors import Busy, InvalidInput, RunLimit, ServiceError, Unavailable
 from app.services import reports
 from app.store.tables import Run
 from app.supervisor.desk import Desk
@@ -107,15 +107,19 @@ def _lines(file: BinaryIO, longest: int) -> Iterator[bytes]:
 
 
 async def _ingest(desk: Desk, run: Run, line: bytes) -> None:
-    """Ingests one batch; as the reporter does, without what is refused where something is."""
+    """Ingest one batch; as the reporter does, without what is refused where something is."""
     body = json.loads(line)
-    for unwanted in ("effective_hyperparams", "metrics", ""):
+    unwanted = ["effective_hyperparams", "metrics"]
+    while True:
         try:
             report = ReportRequest.model_validate(body)
             if report.attempt == run.attempt:
                 await desk.db.write(reports.ingest, run.id, report)
             return
+        except RunLimit as error:  # it names the part that is too much
+            if body.pop(error.errors[0]["pointer"].removeprefix("/"), None) is None:
+                raise
         except (ValueError, InvalidInput):
             if not (unwanted and isinstance(body, dict)):
                 raise
-            body.pop(unwanted, None)
+            body.pop(unwanted.pop(0), None)

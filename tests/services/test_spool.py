@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from app.domain.lifecycle import Reason
+from app.services import limits, metrics
 from app.store.database import Database
 from app.store.tables import Run
 from app.supervisor.desk import Desk
@@ -76,6 +77,23 @@ async def test_a_spool_that_cannot_be_read_is_waited_for_and_given_up_after_a_mi
     desk.attention += 1
     await observe(desk)
     assert [(await stage.get(run)).status for run, _ in runs] == ["succeeded", "failed"]
+
+
+async def test_points_are_taken_in_though_more_checkpoints_are_announced_than_a_run_may_have(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_HISTORY_BYTES", 0)
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    run, spool = await exited(stage, desk)
+    report: dict[str, Any] = {"attempt": 1, "batch": 2, "finished": True}
+    report["metrics"] = {"loss": {"steps": [6], "values": [1.0]}}
+    report["checkpoints"] = [{"name": "step-6", "step": 6}]
+    report["effective_hyperparams"] = {"seed": 1}
+    spool.write_text(json.dumps(report) + "\n")
+    await observe(desk)
+    ended = await stage.get(run)
+    assert (ended.status, ended.step) == ("succeeded", 6)
+    assert [row.key for row in await db.read(metrics.latest, run.id)] == ["loss"]
 
 
 async def test_a_line_that_is_no_request_is_never_in_memory(db: Database, tmp_path: Path) -> None:
