@@ -51,6 +51,16 @@ def directory(trusted: Path, *names: str, make: bool = False) -> Iterator[int]:
         os.close(opened)
 
 
+@contextmanager
+def inner(folder: int, name: str) -> Iterator[int]:
+    """Open a directory of `folder` and yield its descriptor."""
+    opened = _open_directory(folder, name)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
+
+
 def open_file(folder: int, name: str, flags: int = os.O_RDONLY) -> int:
     """Open a plain file of `folder` and return its descriptor."""
     try:
@@ -97,6 +107,12 @@ def write(folder: int, name: str, content: bytes) -> None:
         raise
 
 
+def names(folder: int) -> list[str]:
+    """Return the names in a directory, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries)
+
+
 def exists(folder: int, name: str) -> bool:
     """Return True if `folder` has an entry of this name, of whatever kind."""
     try:
@@ -104,6 +120,14 @@ def exists(folder: int, name: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def is_file(folder: int, name: str) -> bool:
+    """Return True if a plain file has this name."""
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def set_aside(folder: int, name: str) -> None:

@@ -11,6 +11,7 @@ is not over, and what a live run started from.
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 from sqlalchemy import bindparam, exists, func, or_, select, true, update
 from sqlalchemy.orm import aliased
 
+from app import files
+from app.domain import paths
 from app.domain.lifecycle import TERMINAL
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.recipes import Recipe
@@ -25,7 +28,7 @@ from app.services import checkpoints, runs, verification
 from app.services.checkpoints import DELETED, DELETING
 from app.store.sql import Statement, Tx, columns, every
 from app.store.tables import Checkpoint, Run
-from app.trainer.checkpoint import MANIFEST
+from app.trainer.checkpoint import MANIFEST, MAX_MANIFEST_BYTES
 
 _checkpoint = columns(Checkpoint)
 _run = columns(Run)
@@ -148,20 +151,27 @@ def remove(data_dir: Path, checkpoint: Checkpoint) -> None:
 
     Another checkpoint that was committed under the name since stays. Raises OSError.
     """
-    directory = verification.directory(data_dir, checkpoint.ckpt_path)
-    trash = directory.with_name(f".trash-{checkpoint.id}")
-    if os.path.lexists(directory) and _manifest_of(directory) in (None, checkpoint.sha256):
-        directory.rename(trash)
-    if trash.is_symlink():  # what somebody moved elsewhere is theirs
-        trash.unlink()
-    elif trash.exists():
-        shutil.rmtree(trash)
+    name, trash = paths.parse(checkpoint.ckpt_path).name, f".trash-{checkpoint.id}"
+    try:
+        with verification.parent(data_dir, checkpoint.ckpt_path) as folder:
+            known = (None, checkpoint.sha256)
+            if files.exists(folder, name) and _manifest_of(folder, name) in known:
+                os.rename(name, trash, src_dir_fd=folder, dst_dir_fd=folder)
+            if not files.exists(folder, trash):
+                return
+            if stat.S_ISLNK(os.stat(trash, dir_fd=folder, follow_symlinks=False).st_mode):
+                os.unlink(trash, dir_fd=folder)  # what somebody moved elsewhere is theirs
+            else:
+                shutil.rmtree(trash, dir_fd=folder)
+    except FileNotFoundError:
+        return
 
 
-def _manifest_of(directory: Path) -> str | None:
+def _manifest_of(folder: int, name: str) -> str | None:
     """The SHA-256 of the manifest that stands there, if one does."""
     try:
-        with (directory / MANIFEST).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (FileNotFoundError, NotADirectoryError):
+        with files.inner(folder, name) as opened:
+            content = files.read(opened, MANIFEST, MAX_MANIFEST_BYTES)
+    except (FileNotFoundError, files.Unusable):
         return None
+    return hashlib.sha256(content).hexdigest()

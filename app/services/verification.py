@@ -9,10 +9,11 @@ record(tx, …)       what was found, unless the record changed while the files 
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from app import files
 from app.domain import paths
 from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
@@ -49,7 +50,10 @@ def look(data_dir: Path, path: CheckpointPath, expected: str | None) -> Finding:
     """Compares the files with their manifest, every byte. Raises CheckpointUnreadable."""
     failpoint("checkpoint.reading")
     try:
-        return Finding(path, expected, verify(directory(data_dir, path)))
+        with parent(data_dir, path) as folder:
+            return Finding(path, expected, verify(directory(data_dir, path), folder))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        return Finding(path, expected, f"No checkpoint directory at {path}: {error.strerror}.")
     except CheckpointError as error:
         text = str(error)
         return Finding(path, expected, f"{text[:1].upper()}{text[1:]}.")
@@ -60,21 +64,30 @@ def look(data_dir: Path, path: CheckpointPath, expected: str | None) -> Finding:
 def is_small(data_dir: Path, path: object) -> bool:
     """Whether a checkpoint is read in a moment, as far as that can be told now."""
     size = 0
-    for folder, _, names in os.walk(directory(data_dir, path)):
-        for name in names:
-            with suppress(OSError):
-                size += Path(folder, name).lstat().st_size
-        if size > SMALL_BYTES:
-            return False
+    with suppress(OSError), parent(data_dir, path) as folder:
+        for _, _, names, inner in os.fwalk(directory(data_dir, path).name, dir_fd=folder):
+            for name in names:
+                size += os.stat(name, dir_fd=inner, follow_symlinks=False).st_size
+            if size > SMALL_BYTES:
+                return False
     return True
 
 
 def present(data_dir: Path, path: object) -> bool:
     """Whether there is something to look at under a path, as far as that can be told now."""
     try:
-        return directory(data_dir, path).exists()
+        with parent(data_dir, path) as folder:
+            return files.exists(folder, directory(data_dir, path).name)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError:
         return True
+
+
+def parent(data_dir: Path, path: object) -> AbstractContextManager[int]:
+    """Open the directory of a run's checkpoints, in which `path` is one; never through a link."""
+    path = directory(data_dir, path)
+    return files.directory(path.parents[2], path.parents[1].name, path.parent.name)
 
 
 def _unreadable(path: object, error: OSError) -> CheckpointUnreadable:

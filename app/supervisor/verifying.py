@@ -6,10 +6,10 @@ the record changed meanwhile, and its end wakes the loop.
 
 import asyncio
 import shutil
-import stat
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+from app import files
 from app.domain import paths
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.paths import CheckpointPath
@@ -155,24 +155,32 @@ async def first_good(
 
 def sweep(directory: Path) -> None:
     """Removes what dead trainers of a run began to write and did not commit."""
-    with suppress(OSError):
-        for each in directory.glob(".tmp-*"):
-            shutil.rmtree(each, ignore_errors=True)
+    with suppress(OSError), _open(directory) as folder:
+        for name in files.names(folder):
+            if name.startswith(".tmp-"):
+                shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
 
 
 def _committed(directory: Path) -> list[str]:
     """The names under which there may be a checkpoint. Raises OSError when none can be told."""
     try:
-        names = sorted(each.name for each in directory.iterdir())
+        with _open(directory) as folder:
+            names = files.names(folder)
+            return [name for name in names if paths.is_name(name) and _has_manifest(folder, name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [each for each in names if paths.is_name(each) and _has_manifest(directory / each)]
 
 
-def _has_manifest(directory: Path) -> bool:
+def _has_manifest(folder: int, name: str) -> bool:
     try:
-        return stat.S_ISREG((directory / MANIFEST).lstat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
+        with files.inner(folder, name) as opened:
+            return files.is_file(opened, MANIFEST)
+    except (FileNotFoundError, files.Unusable):
         return False
     except OSError:  # whoever reads it finds out
         return True
+
+
+def _open(directory: Path) -> AbstractContextManager[int]:
+    """Open the directory of a run's checkpoints, never through a link."""
+    return files.directory(directory.parents[1], directory.parent.name, directory.name)

@@ -121,13 +121,15 @@ def commit(temporary: Path, name: str, step: int) -> tuple[Path, Manifest]:
     return final, manifest
 
 
-def verify(directory: Path) -> Manifest:
+def verify(directory: Path, parent: int | None = None) -> Manifest:
     """Check that `directory` holds exactly what its manifest says; return the manifest.
+
+    `parent`: a descriptor of the directory that it is in, where the path to it may not be trusted.
 
     Reads every byte, 1 MiB at a time. Raises CheckpointError for anything missing, extra,
     truncated, changed or linked; OSError where that cannot be told now.
     """
-    with _directory(directory) as root:
+    with _directory(directory, parent) as root:
         manifest = _load(root)
         expected = {file.path: file for file in manifest.files}
         directories = {
@@ -267,9 +269,10 @@ def _open(directory: int, name: str, path: str, kind: int | None = None) -> Iter
 
 
 @contextmanager
-def _directory(directory: Path) -> Iterator[int]:
+def _directory(directory: Path, parent: int | None = None) -> Iterator[int]:
+    name = directory if parent is None else directory.name
     try:
-        opened = os.open(directory, _OPEN | os.O_DIRECTORY)
+        opened = os.open(name, _OPEN | os.O_DIRECTORY, dir_fd=parent)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"no checkpoint directory at {str(directory)!r}: {reason}") from None

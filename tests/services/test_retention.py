@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from app import files
+from app.domain import paths
 from app.domain.lifecycle import RunStatus
 from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
-from app.errors import CheckpointLost
+from app.errors import CheckpointLost, CheckpointUnreadable
 from app.launchers.local import LocalLauncher
 from app.services import checkpoints, data_dirs, launches, marks, retention, runs, verification
 from app.settings import Settings
 from app.store.database import Database
 from app.store.tables import Run
+from app.supervisor import verifying
 from app.supervisor.desk import Desk
 from app.supervisor.tidying import tidy
 from app.trainer import checkpoint
@@ -257,3 +260,32 @@ async def test_a_checkpoint_committed_under_the_name_of_a_deleted_one_keeps_its_
     for each in deleted:
         retention.remove(tmp_path, each)
     assert [each.name for each in again.parent.iterdir()] == ["a"], "the control"
+
+
+async def test_a_link_in_the_place_of_a_runs_directory_leads_to_no_foreign_files(
+    db: Database, tmp_path: Path
+) -> None:
+    """A trainer has swapped it: nothing is verified, deleted or swept there."""
+    stage = await Stage.open(db)
+    run = await trained(stage, 2)
+    s1 = await stage.named(run, "s1")
+    path = paths.parse(s1.ckpt_path)
+    foreign = tmp_path / "foreign"
+    temporary = checkpoint.begin(foreign, "s1")
+    (temporary / "weights").write_text("of somebody else")
+    _, manifest = checkpoint.commit(temporary, "s1", 1)
+    (foreign / ".tmp-theirs").mkdir()
+    swapped = verification.directory(tmp_path, s1.ckpt_path).parent
+    swapped.parent.mkdir(parents=True)
+    swapped.symlink_to(foreign)
+
+    with pytest.raises(CheckpointUnreadable, match="is not a directory of the service"):
+        verification.look(tmp_path, path, manifest.sha256)
+    for each in await db.write(retention.delete, run.id, 1):
+        with pytest.raises(files.Unusable):
+            retention.remove(tmp_path, each)
+    verifying.sweep(swapped)
+    assert verification.is_small(tmp_path, path)
+    assert checkpoint.verify(foreign / "s1") == manifest
+    assert (foreign / ".tmp-theirs").exists()
+    swapped.unlink()

@@ -1,8 +1,8 @@
 """What cannot be read now is not damage: it is waited for, for a bounded time, and said.
 
-The files are real, and so is the error: a run's directory that is a symbolic link to itself
-(ELOOP). Control: with every OSError taken for damage all of these are red, and with no end of
-patience `test_the_promise_…` is.
+The files are real, and so is the error: a symbolic link in the place of a run's directory.
+Control: with every OSError taken for damage all of these are red, and with no end of patience
+`test_the_promise_…` is.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from app.supervisor.verifying import begin
 from app.trainer import checkpoint
 from tests.support import desk as desk_support
 from tests.support.desk import Recorder, open_desk
+from tests.support.disk import exchange
 from tests.support.stage import RECIPES, Stage, record_exit
 
 pytestmark = pytest.mark.anyio
@@ -57,15 +58,14 @@ async def save(stage: Stage, run: Run, data_dir: Path, name: str, step: int) -> 
 @contextmanager
 def away(run: Run, data_dir: Path) -> Iterator[None]:
     """The directory of the run's checkpoints cannot be read."""
-    place, aside = place_of(run, data_dir), data_dir / "aside"
-    place.rename(aside)
-    place.symlink_to(place)
+    place, loop = place_of(run, data_dir), data_dir / "loop"
+    loop.symlink_to(loop)
+    exchange(place, loop)
     try:
         yield
     finally:
-        back = data_dir / "back"  # at once: at no time is there nothing, which would be damage
-        back.symlink_to(aside)
-        back.replace(place)
+        exchange(place, loop)  # at once: at no time is there nothing, which would be damage
+        loop.unlink()
 
 
 async def jobs(desk: Desk) -> None:
@@ -155,7 +155,7 @@ async def test_a_launch_waits_for_its_checkpoint_and_says_why(db: Database, tmp_
         await launching.launch(desk)
         waits = await stage.get(child)
         assert (waits.status, waits.status_reason) == ("queued", "waiting_for_checkpoint")
-        assert "could not be read: Too many levels" in (waits.status_detail or "")
+        assert "is not a directory of the service" in (waits.status_detail or "")
         assert "tried again" in (waits.status_detail or "")
     await jobs(desk)
     assert launcher.launched == [child.id] and desk.unreadable == {}

@@ -30,3 +30,12 @@ def unsynced_pages(path: Path) -> int:
         os.close(descriptor)
     pages: dict[str, int] = dict(zip(_FIELDS, found, strict=True))
     return pages["dirty"] + pages["writeback"]
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Swap two names at once. Skips the test where the system cannot."""
+    if sys.platform != "linux":
+        pytest.skip("renameat2 is a system call of Linux")
+    libc, here, swap = ctypes.CDLL(None, use_errno=True), -100, 2
+    if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), swap):
+        raise OSError(ctypes.get_errno(), "renameat2")
