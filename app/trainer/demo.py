@@ -133,7 +133,7 @@ def train(reporter: Reporter) -> None:
                 f"step {step}/{asked.steps}  loss {loss:.4f}  val_loss {metrics['val_loss']:.4f}  "
                 f"learning_rate {rate:.2e}  {speed:,.0f} characters/s"
             )
-        reporter.log(step, asked.steps, **metrics)
+        reporter.log(step, total_steps=asked.steps, **metrics)
         time.sleep(asked.step_delay_ms / 1000)
 
         stopping = reporter.should_stop  # read once: the checkpoint's name and the return agree

@@ -13,24 +13,36 @@ signals, and stay silent. Ranks can notice a stop at different steps: broadcast 
 """
 
 import atexit
-import json
 import os
 import secrets
-import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, SupportsIndex
 
 from app.trainer import checkpoint, specs
-from app.trainer.buffer import read_count, read_points, warn
+from app.trainer.buffer import Point, warn
 from app.trainer.courier import HEARTBEAT_SECONDS, Courier
 from app.trainer.delivery import Link
 from app.trainer.ranks import is_rank_0
+from app.trainer.saving import Saved, Saving
 from app.trainer.stopping import StopRequest
+from app.trainer.values import (
+    MAX_OBJECT_BYTES,
+    Unfit,
+    describe,
+    plain,
+    read_count,
+    read_key,
+    read_number,
+    size,
+)
 
-MAX_EFFECTIVE_BYTES = 60_000
+MAX_EFFECTIVE_BYTES = MAX_OBJECT_BYTES
+MAX_KEYS = 10_000  # metrics of a run
+MAX_WARNINGS = 100  # of values that are dropped
 CLOSE_SECONDS = 5.0
 
 _current: "Reporter | None" = None
@@ -56,6 +68,7 @@ class Reporter:
         attempt: int | None = None,
         run_dir: Path | str | None = None,
         checkpoint_dir: Path | str | None = None,
+        strict: bool = False,
     ) -> None:
         """Raises ValueError for a URL, id, token or spec.json that cannot be one."""
         identity: dict[str, Any] = {"attempt": attempt}
@@ -74,7 +87,11 @@ class Reporter:
         )
         self._stop_checkpoint_used = False
         self._rank_0 = is_rank_0()
-        self._effective: dict[str, Any] = {}
+        self._strict = strict
+        self._step = 0  # the last one logged
+        self._keys: set[str] = set()
+        self._costs: dict[str, int] = {}  # bytes of each reported hyperparameter
+        self._warned: set[Any] = set()
         self._courier: Courier | None = None
         self._launched = attempt is not None
         if served and self._rank_0:
@@ -165,67 +182,203 @@ class Reporter:
     @property
     def should_stop(self) -> bool:
         """True once a stop signal came or the service asked to stop: save and return."""
+        self._stop.begun = True
         return self._stop.asked
 
-    def log(
-        self, step: SupportsIndex, total_steps: SupportsIndex | None = None, **metrics: Any
-    ) -> None:
-        """Report progress and the metrics of one step: numbers, or what holds one (`.item()`).
+    def listen(self) -> None:
+        """Make SIGTERM and SIGINT set `should_stop`, as `from_env` does. May be repeated.
 
-        Raises ValueError, having taken nothing, when a step or metric is not a number.
+        For frameworks that take these signals while they start (Hugging Face's just-in-time
+        checkpoints): called after that, it joins them instead of replacing them. Does nothing
+        outside the main thread.
         """
-        step = read_count("step", step)
-        progress = {"step": step}
+        self._stop.listen()
+
+    def log(
+        self,
+        step: SupportsIndex | float,
+        metrics: Mapping[str, Any] | None = None,
+        /,
+        *,
+        total_steps: SupportsIndex | float | None = None,
+        **more: Any,
+    ) -> None:
+        """Report the progress of the training loop, and metrics at this step.
+
+        Never raises and never waits for the service: a value that cannot be reported is dropped
+        with one warning on stderr that names it, and the rest arrives.
+
+        Args:
+            step: the step of the training loop, a whole number from 0.
+            metrics: values by name; also names that are no Python identifiers, like `val/loss`.
+                Each is a number or holds one (`.item()`); NaN and infinities are kept.
+            total_steps: the step at which the loop ends, as soon as it is known.
+            **more: more metrics.
+
+        Raises:
+            ValueError: only with `strict=True`, for the first bad value; nothing is taken then.
+
+        Example:
+            reporter.log(step, {"val/loss": val_loss}, total_steps=1000, loss=loss)
+        """
+        self._stop.begun = True
+        if metrics is not None and not isinstance(metrics, Mapping):
+            # The second argument of earlier versions.
+            metrics, total_steps = None, metrics if total_steps is None else total_steps
+        progress: dict[str, Any] = {}
         if total_steps is not None:
-            progress["total_steps"] = read_count("total_steps", total_steps)
-        points = read_points(step, metrics)
-        if self._courier:
+            try:
+                progress["total_steps"] = read_count(total_steps)
+            except Unfit as error:
+                self._drop("total_steps", f"total_steps {_predicate(error)}")
+        points: list[Point] = []
+        try:
+            at = self._step = progress["step"] = read_count(step)
+        except Unfit as error:
+            self._drop("step", f"step {_predicate(error)}: its metrics are dropped")
+        else:
+            points = self._points(at, {**metrics, **more} if metrics else more)
+        if self._courier and (points or progress):
             self._courier.add(points, **progress)
 
-    def effective(self, **hyperparams: Any) -> None:
-        """Report the hyperparameters really in use, defaults included: finite JSON values.
+    def _points(self, step: int, metrics: Mapping[Any, Any]) -> list[Point]:
+        now, points = time.time(), []
+        for key, value in metrics.items():
+            try:
+                if key not in self._keys:
+                    read_key(key)
+                    if len(self._keys) >= MAX_KEYS:
+                        raise Unfit(f"a run has at most {MAX_KEYS:,} metrics")
+                    self._keys.add(key)
+                points.append(Point(key, step, read_number(value), now))
+            except Unfit as error:
+                self._drop(key, f"metric {describe(key)} is dropped: {error}")
+        return points
 
-        Raises TypeError or ValueError for anything else, and for more than 60,000 bytes of it.
+    def effective(self, hyperparams: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Report hyperparameters that are really in use, defaults included.
+
+        Numbers are reported as numbers (also NumPy's, and tensors of one element), dicts, lists,
+        sets and dataclasses as such, and anything else (a dtype, a path, an infinity) as text.
+        Never raises: a value is dropped with a warning that names it where all of them together
+        would exceed 65,536 bytes of JSON. Later values of a name replace earlier ones.
+
+        Args:
+            hyperparams: values by name.
+            **more: more of them.
+
+        Raises:
+            ValueError: only with `strict=True`, for the first value that is dropped.
+
+        Example:
+            reporter.effective(vars(args), learning_rate=scheduler.base_lrs[0])
         """
-        known = {**self._effective, **json.loads(json.dumps(hyperparams, allow_nan=False))}
-        if len(json.dumps(known)) > MAX_EFFECTIVE_BYTES:
-            raise ValueError(f"effective hyperparameters exceed {MAX_EFFECTIVE_BYTES} bytes")
-        self._effective = known
-        if self._courier:
-            self._courier.add([], effective_hyperparams=known)
+        used: dict[str, Any] = {}
+        costs = dict(self._costs)
+        for key, value in {**(hyperparams or {}), **more}.items():
+            try:
+                entry = plain({key: value})
+                cost = {name: size(entry) - 1 for name in entry}  # one brace stands for the comma
+                total = 1 + sum((costs | cost).values())
+                if total > MAX_EFFECTIVE_BYTES:
+                    raise Unfit(
+                        f"hyperparameters must not be larger than {MAX_EFFECTIVE_BYTES:,} bytes "
+                        f"in all, and this makes {total:,}"
+                    )
+                used |= entry
+                costs |= cost
+            except Unfit as error:
+                self._drop(("effective", key), f"hyperparameter {key!r:.60} is dropped: {error}")
+        self._costs = costs
+        if self._courier and used:
+            self._courier.add([], effective_hyperparams=used)
+
+    def _drop(self, about: Any, message: str) -> None:
+        """Say once that a value is dropped. Raises ValueError where the reporter is strict."""
+        if self._strict:
+            raise ValueError(message)
+        if about not in self._warned and len(self._warned) <= MAX_WARNINGS:
+            self._warned.add(about)
+            if len(self._warned) > MAX_WARNINGS:
+                message = "more values are dropped, of which no more is said"
+            warn(message)
 
     @contextmanager
-    def checkpoint(self, step: SupportsIndex, name: str | None = None) -> Iterator[Path]:
-        """Write the files into the directory this yields; leaving the block commits and reports it.
+    def checkpoint(self, step: SupportsIndex | float, name: str | None = None) -> Iterator[Path]:
+        """Save a checkpoint: write its files into the directory that this yields.
 
-        After a stop request the first checkpoint gets the name that the canceller was promised.
-        A block that raises leaves nothing behind. Raises CheckpointError or OSError when the
-        checkpoint could not be committed, ValueError for a bad name. Rank 0 only.
+        Leaving the block commits and reports it; a block that raises leaves nothing behind. Only
+        rank 0 may call this.
+
+        Args:
+            step: the step of the training loop.
+            name: the checkpoint's name, `step-000100` by default. Characters that the service
+                does not take are replaced, with a warning; where the name is taken, `.2` follows.
+                After a stop request the first checkpoint without a name gets the one that the
+                canceller was promised.
+
+        Raises:
+            CheckpointError, OSError: the checkpoint could not be committed; see `Saving.commit`.
+            RuntimeError: this is not rank 0.
+
+        Example:
+            with reporter.checkpoint(step) as directory:
+                torch.save(model.state_dict(), directory / "model.pt")
         """
-        step = read_count("step", step)
+        saving = self.begin_checkpoint(step, name)
+        try:
+            yield saving.path
+        except BaseException:
+            saving.abandon()
+            raise
+        saving.commit()
+
+    def begin_checkpoint(self, step: SupportsIndex | float, name: str | None = None) -> Saving:
+        """Begin a checkpoint that is committed later, or by another thread.
+
+        For asynchronous saves, and for those that several ranks write together: rank 0 begins,
+        broadcasts `path`, and commits when all ranks are through.
+
+        Args:
+            step, name: as in `checkpoint`.
+
+        Raises:
+            OSError: the directory cannot be made.
+            RuntimeError: this is not rank 0.
+        """
+        self._stop.begun = True
         if not self._rank_0:
             raise RuntimeError("call checkpoint() on rank 0 only: it commits one directory")
-        promised = name is None and self._stop.asked and not self._stop_checkpoint_used
-        if name is None:
-            name = self._stop.checkpoint if promised else f"step-{step:06d}"
-        temporary = checkpoint.begin(self.checkpoint_dir, name)
         try:
-            yield temporary
-            directory, manifest = checkpoint.commit(temporary, name, step)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        self._stop_checkpoint_used |= promised
-        if self._courier:
-            self._courier.announce(
-                {
-                    "name": directory.name,
-                    "step": step,
-                    "size_bytes": manifest.size_bytes,
-                    "sha256": manifest.sha256,
-                    **({"in_data_dir": True} if self._shares else {}),
-                }
-            )
+            at = read_count(step)
+        except Unfit as error:
+            at = self._step
+            self._drop("checkpoint", f"checkpoint(): step {_predicate(error)}; it gets step {at}")
+        expected = self._stop.asked and not self._stop_checkpoint_used
+        promised = expected and name in (None, self._stop.checkpoint)
+        if promised:
+            name = self._stop.checkpoint
+        elif name is None:
+            name = f"step-{at:06d}"
+        else:
+            wanted, name = name, checkpoint.safe_name(str(name), f"step-{at:06d}")
+            if name != wanted:
+                warn(f"checkpoint {describe(wanted)} is saved as {name!r}")
+
+        def announce(saved: Saved) -> None:
+            self._stop_checkpoint_used |= promised
+            if self._courier:
+                self._courier.announce(
+                    {
+                        "name": saved.directory.name,
+                        "step": at,
+                        "size_bytes": saved.manifest.size_bytes,
+                        "sha256": saved.manifest.sha256,
+                        **({"in_data_dir": True} if self._shares else {}),
+                    }
+                )
+
+        return Saving(self.checkpoint_dir, name, at, announce)
 
     def finish(self) -> None:
         """Say that the training reached its own end. Not for a stopped training.
@@ -280,3 +433,7 @@ def _heartbeat(spec: dict[str, Any]) -> float:
     if not isinstance(allowed, (int, float)) or allowed <= 0:
         return HEARTBEAT_SECONDS
     return min(HEARTBEAT_SECONDS, allowed / 3)
+
+
+def _predicate(error: Unfit) -> str:
+    return str(error).removeprefix("it ")

@@ -5,10 +5,18 @@ says how it treats the next requests, `stop` and `start` take it away and bring 
 """
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from app.trainer import Reporter
+from tests.support.server import REPOSITORY
 
 MODES = ("ok", "500", "503", "hang", "drop before reading", "drop before answering", "not JSON")
 
@@ -148,3 +156,32 @@ def points_of(bodies: list[dict[str, Any]]) -> list[tuple[str, int, float | str]
         for key, column in body.get("metrics", {}).items()
         for step, value in zip(column["steps"], column["values"], strict=True)
     ]
+
+
+def attach(server: ReportServer, run_dir: Path | None = None, **more: Any) -> Reporter:
+    """A reporter of this process; `attempt=None` for one that the service did not launch."""
+    more = {"attempt": 1, **more}
+    return Reporter(api_url=server.url, run_id="run_1", token="secret", run_dir=run_dir, **more)
+
+
+def spooled(run_dir: Path) -> list[dict[str, Any]]:
+    """The reports that wait in the spool of the first attempt."""
+    lines = (run_dir / "attempt-1/reports.jsonl").read_bytes().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def start(
+    script: str, server: ReportServer, run_dir: Path | None, **more: str
+) -> subprocess.Popen[str]:
+    """Run a script as a trainer: launched, where it has a `run_dir`; else attached by itself."""
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "LLM_TRAIN_API_URL": server.url,
+        "LLM_TRAIN_RUN_ID": "run_1",
+        "LLM_TRAIN_RUN_TOKEN": "secret",
+        **({"LLM_TRAIN_ATTEMPT": "1", "LLM_TRAIN_RUN_DIR": str(run_dir)} if run_dir else {}),
+        **more,
+    }
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)

@@ -82,7 +82,7 @@ def train(name: str, reporter: Reporter) -> None:
     for step in range(first + 1, steps + 1):
         time.sleep(step_seconds)
         value *= 0.99
-        reporter.log(step, steps, loss=value)
+        reporter.log(step, total_steps=steps, loss=value)
         say(f"step {step}/{steps} loss {value:.6f}")
         stopping = reporter.should_stop and name not in ("ignores_term", "spawns_grandchild")
         if name == "exits_zero_halfway" and stopping:
