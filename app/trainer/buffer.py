@@ -78,8 +78,9 @@ class Buffer:
             if len(saved) > BATCH_CHECKPOINTS:
                 body["checkpoints"] = saved[:BATCH_CHECKPOINTS]
                 self._news["checkpoints"] = saved[BATCH_CHECKPOINTS:]
-            if not self.empty and body.pop("finished", False):
-                self._news["finished"] = True  # last words come last
+            for last in ("finished", "closing"):
+                if not self.empty and body.pop(last, False):
+                    self._news[last] = True  # last words come last
         if points:
             body["metrics"] = _columns(points)
         return body

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from app.trainer import checkpoint
+from app.trainer import checkpoint, splitting
 from app.trainer.buffer import BATCH_POINTS, Buffer, Point, warn
 from app.trainer.delivery import Link, Reply, Spool
 from app.trainer.stopping import StopRequest
@@ -23,6 +23,9 @@ SEAL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 4.0
 SILENCE_SECONDS = 10.0
 BACKOFF_SECONDS = 0.25, 5.0  # first and longest pause between two tries
+DISK_SECONDS = 1.0  # without progress of the spool's disk, which nobody waits for any longer
+OTHER_SESSION_SECONDS = 30.0  # twice the silence after which the service lets another one report
+REFUSALS_PER_BATCH = 64
 
 
 class Courier:
@@ -46,14 +49,17 @@ class Courier:
         self._buffer, self._stop, self._link = Buffer(), stop, link
         self._identity, self._address = identity, address
         self._heartbeat_seconds = heartbeat_seconds
-        self._delivering, self._warned = True, False
+        self._delivering, self._warned = True, set[str]()
+        self._trouble = ""
+        self._in_transit = self._stalled = False
+        self._other_since = math.inf  # when the service first said that another process reports
         self.open = self._open_spool(directory)
         if not self.open:
             return
         self._batch = self._spool.last_batch
-        self._sealing = threading.Lock()
         self._sealed_at = -math.inf
         self._wake, self._closing = threading.Event(), threading.Event()
+        self._ended = threading.Event()
         # An empty first batch: the service learns that the trainer lives, and a reporter
         # without a spool learns from the answer which number an earlier one had reached.
         self._seal()
@@ -68,7 +74,8 @@ class Courier:
             self._buffer.add(points, **news)
             if len(self._buffer) >= BATCH_POINTS and not self._spool.in_memory:
                 self._wake.set()
-                self._keep_pace()
+                if not self._stalled:
+                    self._keep_pace()
 
     def announce(self, checkpoint: dict[str, Any]) -> None:
         """The news of a committed checkpoint, to be told at once."""
@@ -77,26 +84,46 @@ class Courier:
             self._wake.set()
 
     def deliver(self, timeout: float) -> None:
-        """Deliver what is buffered, for at most `timeout` seconds; the rest stays in the spool."""
-        if not self.open:  # closed; in a forked child, whose locks nobody may ever release
-            return
+        """Deliver what is buffered, for at most `timeout` seconds; the rest stays in the spool.
+
+        The spool's disk gets another second, and more while it makes progress. This thread only
+        watches: the disk's file system may hang, and nothing here waits for it.
+        """
         deadline = time.monotonic() + timeout
-        self._seal()
-        while self._delivering and not self._drained() and time.monotonic() < deadline:
-            self._spool.wait_empty(0.1)
-            self._seal()
+        left, moved = len(self._buffer), time.monotonic()
+        while self.open:  # not in a forked child, where nobody would do the work
+            # In the order in which a report moves on, or one could be in none of the three.
+            unsealed = not self._buffer.empty or self._in_transit
+            owed = unsealed or len(self._spool) > 0
+            now = time.monotonic()
+            if len(self._buffer) < left:
+                left, moved = len(self._buffer), now
+            sending = owed and self._delivering and not self._other_reports and now < deadline
+            writing = unsealed and not self._spool.in_memory and now < moved + DISK_SECONDS
+            if not (sending or writing):
+                return
+            self._wake.set()
+            time.sleep(0.01)
 
     def close(self, timeout: float) -> None:
         """Deliver, and say nothing more."""
         if not self.open:
             return
+        if "session" in self._identity:
+            self._buffer.add([], closing=True)
         self._closing.set()
         self.deliver(timeout)
-        if self._delivering and self._spool.in_memory and not self._drained():
-            warn("the service does not answer: the last reports are lost")
+        lost = not self._buffer.empty or self._in_transit or len(self._spool) > 0
+        if lost and self._delivering and self._spool.in_memory and not self._other_reports:
+            warn(f"the service does not answer ({self._trouble}): the last reports are lost")
         self.open = False
-        self._spool.close()
         self._wake.set()
+        self._ended.wait(DISK_SECONDS)
+
+    @property
+    def _other_reports(self) -> bool:
+        """True while the service says that another process reports on the run."""
+        return self._other_since < math.inf
 
     def abandon(self) -> None:
         """In a forked child, which has neither the threads nor their locks: say nothing more."""
@@ -118,20 +145,21 @@ class Courier:
             self._spool = Spool(None, self._identity)
         return True
 
-    def _drained(self) -> bool:
-        with self._sealing:  # else a batch on its way from the buffer to the spool is in neither
-            return self._buffer.empty and not len(self._spool)
-
     def _see_to(self, duty: Callable[[], None]) -> None:
         """Whatever happens in a thread of ours, its end would silence a training that is well."""
         said = ""
         while self.open:
             try:
-                return duty()
+                duty()
             except Exception as error:
                 if said != (said := repr(error)):
                     warn(f"reports are in trouble ({said}); trying again")
                 self._pause(BACKOFF_SECONDS[1])
+            else:
+                break
+        if duty == self._seal_forever:
+            self._spool.close()
+            self._ended.set()
 
     def _pause(self, seconds: float) -> None:
         if self._closing.wait(seconds):
@@ -154,11 +182,20 @@ class Courier:
             reply = self._post(line)
             if reply.delivered:
                 self._acknowledge(json.loads(line)["batch"], reply.answer)
+                self._other_since = math.inf
                 pause, tried_since = BACKOFF_SECONDS[0], math.inf
+            elif reply.code == "session_active":
+                if self._yield():
+                    break
+                self._pause(max(pause, reply.retry_after))
             elif reply.worth_retrying:
+                self._trouble = reply.why
                 tried_since = min(tried_since, time.monotonic())
                 if tried_since > 0 and time.monotonic() - tried_since > SILENCE_SECONDS:
-                    warn("the service does not answer; training goes on, and reports wait")
+                    warn(
+                        f"the service does not answer ({self._trouble}); training goes on, and "
+                        "reports wait"
+                    )
                     tried_since = -math.inf  # said once
                 self._pause(max(pause * jitter.uniform(0.5, 1.0), reply.retry_after))
                 pause = min(pause * 2, BACKOFF_SECONDS[1])
@@ -174,20 +211,60 @@ class Courier:
         Silence would end a training that is well, and so would an end that nobody heard of.
         """
         reply = self._link.post(line)
-        for unwanted in ("effective_hyperparams", "metrics") if reply.of_batch else ():
-            body = json.loads(line)
-            if not self._warned:
-                self._warned = True
-                warn(
-                    f"the service refused batch {body['batch']} ({_why(reply)}); "
-                    "what it refuses is dropped"
-                )
-            if body.pop(unwanted, None) is not None:
-                line = json.dumps(body).encode()
-                reply = self._link.post(line)
-                if not reply.of_batch:
-                    break
-        return Reply(200, {}) if reply.of_batch else reply
+        if reply.of_batch or reply.too_large:
+            self._refusals = 0
+            reply = self._post_in_parts(json.loads(line), reply)
+        return reply
+
+    def _post_in_parts(self, body: dict[str, Any], reply: Reply) -> Reply:
+        """Send a report in halves, down to the items that the service refuses; these are dropped.
+
+        What only a proxy refuses is never dropped.
+        """
+        self._refusals += reply.of_batch
+        halves = splitting.split(body) if self._refusals <= REFUSALS_PER_BATCH else None
+        if halves is None and not reply.of_batch:
+            return reply
+        rest = splitting.rest_of(body)
+        if halves is None:
+            self._drop(body, reply)
+            if rest is None or rest == body:
+                return Reply(200, {})
+        for half in halves or filter(None, (rest,)):
+            reply = self._link.post(json.dumps(half).encode())
+            if reply.of_batch or reply.too_large:
+                reply = self._post_in_parts(half, reply)
+            if not reply.delivered:
+                break
+        return reply
+
+    def _drop(self, body: dict[str, Any], reply: Reply) -> None:
+        name = splitting.name_of(body)
+        anonymous = splitting.rest_of(body) == body  # the rest of one of which was told
+        if name in self._warned or (anonymous and self._warned) or len(self._warned) >= 20:
+            return
+        self._warned.add(name)
+        warn(f"the service refused {name} ({reply.why}); what it refuses is dropped")
+
+    def _yield(self) -> bool:
+        """Another process reports on this run. True when this one gives up.
+
+        That other one may also be dead, and this one its successor: it is waited for until the
+        service must have noticed.
+        """
+        now = time.monotonic()
+        if not self._other_reports:
+            self._other_since = now
+            warn(
+                "another process reports on this run; this one is silent, unless that one has "
+                "died. To report from here instead, use Reporter.from_env(take_over=True)"
+            )
+        if now - self._other_since < OTHER_SESSION_SECONDS:
+            return False
+        self._delivering = self.open = False
+        self._spool.close()
+        self._wake.set()
+        return True
 
     def _follow(self) -> None:
         """Nobody answers. A server that took over has left its address in the run's directory."""
@@ -214,7 +291,19 @@ class Courier:
         if reply.status == 409:
             self.open = False
             self._spool.close()
-        warn(f"the service refused a report ({_why(reply)}); no more will be sent")
+            self._wake.set()
+        if reply.code == "run_finished":
+            own = (
+                ", and start this trainer with that one's LLM_TRAIN_RUN_ID and LLM_TRAIN_RUN_TOKEN"
+            )
+            if "attempt" in self._identity:  # the service starts the new run's trainer
+                own = ""
+            return warn(
+                f"the service refused a report, for the run is over ({reply.why}) Training goes "
+                f"on, and nothing of it is recorded ({len(self._buffer)} points and all that "
+                "follow). To go on, resume the run from a checkpoint, which makes a new run" + own
+            )
+        warn(f"the service refused a report ({reply.why}); no more will be sent")
 
     def _keep_pace(self) -> None:
         """Where points come faster than they are written down (a replay of a whole history), the
@@ -222,13 +311,15 @@ class Courier:
         deadline = time.monotonic() + 1
         while self._buffer.half_full and self.open and not self._spool.in_memory:
             if time.monotonic() > deadline:
+                self._stalled = True  # the disk hangs: the training waits for it once
                 return
             time.sleep(0.001)
 
     def _seal(self) -> None:
         """Move the buffer into the spool, batch by batch; without one, only when all is sent."""
-        with self._sealing:
+        try:
             while not (self._spool.in_memory and len(self._spool)):
+                self._in_transit = True
                 body = self._buffer.take()
                 rested = time.monotonic() - self._sealed_at
                 if not body and (len(self._spool) or rested < self._heartbeat_seconds):
@@ -237,8 +328,6 @@ class Courier:
                 body = {**self._identity, "batch": self._batch, **body}
                 self._spool.append(json.dumps(body, separators=(",", ":")).encode() + b"\n")
                 self._sealed_at = time.monotonic()
-
-
-def _why(reply: Reply) -> str:
-    reason = reply.answer.get("detail") or reply.answer.get("code") or "no reason given"
-    return f"{reply.status}: {reason}"
+                self._stalled = False
+        finally:
+            self._in_transit = False

@@ -2,9 +2,11 @@
 
 Spool    numbered batches in order until each is acknowledged; on disk, so SIGKILL loses none
 Link     one keep-alive connection; a post is answered, worth another try, or refused: this
-         batch only, or all that could follow
+         batch only, or all that could follow. Only this service refuses: an answer without one of
+         its codes (a proxy's page) is no answer
 """
 
+import base64
 import errno
 import fcntl
 import json
@@ -15,7 +17,9 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+
+from app.trainer.buffer import warn
 
 if TYPE_CHECKING:
     import http.client
@@ -140,11 +144,16 @@ class Spool:
 
 
 class Reply(NamedTuple):
-    """`status` 0: no whole answer came. `retry_after` in seconds."""
+    """`status` 0: no answer of this service came, and `trouble` says what did.
+
+    `retry_after` in seconds. `too_large`: something on the way takes no body of this size.
+    """
 
     status: int
     answer: dict[str, Any]
     retry_after: float = 0.0
+    trouble: str = ""
+    too_large: bool = False
 
     @property
     def delivered(self) -> bool:
@@ -160,9 +169,26 @@ class Reply(NamedTuple):
         such run, a later attempt, its end."""
         return 400 <= self.status < 500 and self.status not in (*_FINAL, 408, 429)
 
+    @property
+    def code(self) -> str:
+        """The service's code of a refusal."""
+        return str(self.answer.get("code", ""))
+
+    @property
+    def why(self) -> str:
+        """What a person should know of a reply that is not a success."""
+        if not self.status:
+            return self.trouble
+        reason = self.answer.get("detail") or self.code or self.trouble or "no reason given"
+        return f"{self.status}: {reason}"
+
 
 class Link:
-    """JSON from and to one path over one connection that is kept open. For one thread."""
+    """JSON from and to one path over one connection that is kept open. For one thread.
+
+    Goes through the proxy that HTTPS_PROXY or HTTP_PROXY names, unless NO_PROXY excepts the
+    server; a server on this machine is always reached directly.
+    """
 
     def __init__(self, api_url: str, path: str, token: str) -> None:
         """Raises ValueError when these cannot make a request to http(s)://host[:port]/prefix."""
@@ -171,6 +197,7 @@ class Link:
             raise ValueError("the run's token must be printable ASCII without spaces")
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._connection: http.client.HTTPConnection | None = None
+        self._target, self._more = "", dict[str, str]()
         self._resource = path
         self.aim(api_url)
 
@@ -190,6 +217,8 @@ class Link:
         self.close()
         self._secure, self._host, self._port = parts.scheme == "https", host, port
         self._path = path
+        at = f"[{host}]" if ":" in host else host
+        self._origin = f"{parts.scheme}://{at}" + (f":{port}" if port else "")
 
     def get(self) -> Reply:
         """Ask for what is there. Never raises for what the network or the server does."""
@@ -209,7 +238,7 @@ class Link:
             except (OSError, http.client.HTTPException) as error:
                 self.close()
                 if not reused or isinstance(error, TimeoutError):
-                    return Reply(0, {})
+                    return Reply(0, {}, trouble=f"{self._origin}: {_trouble(error)}")
                 # The server had closed an idle connection: that says nothing about a new one.
 
     def close(self) -> None:
@@ -217,13 +246,31 @@ class Link:
             self._connection.close()
             self._connection = None
 
+    def _connect(self) -> None:
+        """Make the connection that requests are sent over, and the target they name."""
+        import http.client
+
+        scheme = "https" if self._secure else "http"
+        proxy = proxy_of(scheme, self._host, self._port)
+        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        if proxy is None:
+            self._connection = kind(self._host, self._port, timeout=TIMEOUT_SECONDS)
+            self._target, self._more = self._path, {}
+        elif self._secure:
+            self._connection = kind(proxy.host, proxy.port, timeout=TIMEOUT_SECONDS)
+            self._connection.set_tunnel(self._host, self._port, proxy.headers)
+            self._target, self._more = self._path, {}
+        else:
+            self._connection = kind(proxy.host, proxy.port, timeout=TIMEOUT_SECONDS)
+            self._target, self._more = self._origin + self._path, proxy.headers
+
     def _exchange(self, method: str, body: bytes | None) -> Reply:
         import http.client
 
         if self._connection is None:
-            kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-            self._connection = kind(self._host, self._port, timeout=TIMEOUT_SECONDS)
-        self._connection.request(method, self._path, body, self._headers)
+            self._connect()
+        assert self._connection is not None
+        self._connection.request(method, self._target, body, {**self._headers, **self._more})
         response = self._connection.getresponse()
         content = response.read(MAX_ANSWER_BYTES)
         if not response.isclosed():
@@ -235,12 +282,75 @@ class Link:
         status = response.status
         if not isinstance(answer, dict):
             answer = {}
-        if status < 400 or status in _FINAL:
-            # A page of a proxy whose service is away is no acknowledgement, and no refusal.
-            ours = (200 <= status < 300 and answer) or "code" in answer
-            status = status if ours else 0
         try:
             delay = float(response.headers.get("Retry-After", 0))
         except ValueError:  # an HTTP date: the back-off will do
             delay = 0.0
-        return Reply(status, answer, min(max(delay, 0.0), MAX_RETRY_AFTER_SECONDS))
+        delay = min(max(delay, 0.0), MAX_RETRY_AFTER_SECONDS)
+        # A page of a proxy, whatever its status, is no acknowledgement, and no refusal.
+        ours = isinstance(answer.get("code"), str) or (200 <= status < 300 and answer)
+        if ours or status in (408, 429) or status >= 500:
+            return Reply(status, answer, delay, f"{self._origin}: {status}", status == 413)
+        where = response.headers.get("Location")
+        trouble = (
+            f"{self._origin}{self._path} answers {status}"
+            + (f" and names {where!r:.200}" if where else "")
+            + ", and not as this service does: check the address in LLM_TRAIN_API_URL, its prefix "
+            "too, and any proxy"
+        )
+        return Reply(0, {}, delay, trouble, status == 413)
+
+
+class Proxy(NamedTuple):
+    """Where a proxy listens, and the headers that it wants."""
+
+    host: str
+    port: int
+    headers: dict[str, str]
+
+
+def proxy_of(scheme: str, host: str, port: int | None) -> Proxy | None:
+    """Return the proxy that the environment names for a server, or None for a direct connection.
+
+    A proxy whose URL is none of http://[user:password@]host[:port] is not used, with a warning.
+    """
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None
+    import urllib.request  # only where there may be a proxy
+
+    url = urllib.request.getproxies_environment()
+    named = url.get(scheme) or url.get("all")
+    if not named or _is_loopback(host):
+        return None
+    if urllib.request.proxy_bypass(f"{host}:{port}" if port else host):
+        return None
+    try:
+        parts = urlsplit(named if "://" in named else f"http://{named}")
+        if parts.scheme != "http" or not parts.hostname:
+            raise ValueError
+        at, headers = parts.port or 80, {}
+    except ValueError:
+        warn(f"the proxy of {scheme} must be http://host[:port], so it is not used")
+        return None
+    if parts.username is not None:
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Proxy-Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+    return Proxy(parts.hostname, at, headers)
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None
+
+
+def _trouble(error: Exception) -> str:
+    """Return what a person can do about a connection that failed."""
+    if isinstance(error, TimeoutError):
+        return f"no answer within {TIMEOUT_SECONDS:g} seconds"
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({error.verify_message}); if your own authority "
+            "signed it, name that one's file in SSL_CERT_FILE"
+        )
+    return str(error) or type(error).__name__

@@ -1,7 +1,7 @@
 """Reporter: what a training loop says to the service, in three lines, and can do without.
 
     reporter = Reporter.from_env()
-    reporter.log(step, total_steps, loss=loss)
+    reporter.log(step, total_steps=total_steps, loss=loss)
     reporter.finish()
 
 The training thread only appends to a buffer; what happens to it then (courier.py, delivery.py)
@@ -16,6 +16,7 @@ import atexit
 import os
 import secrets
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,7 @@ MAX_WARNINGS = 100  # of values that are dropped
 CLOSE_SECONDS = 5.0
 
 _current: "Reporter | None" = None
+_reporters: "weakref.WeakSet[Reporter]" = weakref.WeakSet()
 
 
 class Reporter:
@@ -69,20 +71,39 @@ class Reporter:
         run_dir: Path | str | None = None,
         checkpoint_dir: Path | str | None = None,
         strict: bool = False,
+        take_over: bool = False,
     ) -> None:
-        """Raises ValueError for a URL, id, token or spec.json that cannot be one."""
+        """Start to report.
+
+        Args:
+            api_url, run_id, token: the service, the run and its `run_token`.
+            attempt, run_dir: of a trainer that the service launched.
+            checkpoint_dir: where a trainer that attaches by itself saves.
+            strict: raise ValueError for a value that would be dropped with a warning (for tests).
+            take_over: replace another process that reports on the run now. Without, this one is
+                silent while that one reports. For a trainer that attaches by itself.
+
+        Raises:
+            ValueError: a URL, id, token or spec.json that cannot be one.
+        """
         identity: dict[str, Any] = {"attempt": attempt}
         if attempt is None:
-            identity = {"session": secrets.token_hex(16)}
+            identity = {
+                "session": secrets.token_hex(16),
+                **({"take_over": True} if take_over else {}),
+            }
         attempt_dir = Path(run_dir) / f"attempt-{attempt}" if run_dir and attempt else None
+        # None: the directory of a launched trainer is gone, or not mounted here.
         self._spec = specs.read(Path(run_dir)) if run_dir else {}
+        self._run_dir = run_dir
         self._own_dir = Path(checkpoint_dir) if checkpoint_dir else None
         self._run_id = run_id
         served = bool(api_url and run_id and token)
         self._asked = specs.Asked(api_url, run_id, token) if served and not run_dir else None
+        self._chosen_dir: Path | None = None
         self._shares = False
         self._stop = StopRequest(
-            str(self._spec.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
+            str((self._spec or {}).get("stop_checkpoint") or f"cancel-{attempt or 1}"),
             attempt_dir and attempt_dir / "stop.json",
         )
         self._stop_checkpoint_used = False
@@ -97,22 +118,46 @@ class Reporter:
         if served and self._rank_0:
             link = Link(api_url, f"/v1/runs/{run_id}/reports", token)
             address = Path(run_dir) / "api_url" if run_dir else None
-            heartbeat = _heartbeat(self._spec)
+            heartbeat = _heartbeat(self._spec or {})
             courier = Courier(self._stop, link, identity, attempt_dir, address, heartbeat)
             if courier.open:
                 self._courier = courier
                 atexit.register(self.close)
-        os.register_at_fork(after_in_child=self._after_fork)
+        _reporters.add(self)
 
     @classmethod
-    def from_env(cls, checkpoint_dir: Path | str | None = None) -> Self:
-        """The reporter of this process as LLM_TRAIN_* describes it; until closed, the same one.
+    def from_env(
+        cls,
+        checkpoint_dir: Path | str | None = None,
+        *,
+        strict: bool = False,
+        take_over: bool = False,
+    ) -> Self:
+        """Return the reporter of this process, as LLM_TRAIN_* describes it.
 
-        In the main thread it also makes SIGTERM and SIGINT set `should_stop`; a second SIGINT
-        acts as it did before. Without LLM_TRAIN_RUN_ID it says nothing and handles no signals.
+        Until it is closed, later calls return the same one. In the main thread it also makes
+        SIGTERM and SIGINT set `should_stop`, once the training loop has begun: with the first
+        `log`, `should_stop` or `checkpoint`. Until then they act as before, since nobody would
+        act on `should_stop` while data is prepared. A second SIGINT acts as before, too. Without
+        LLM_TRAIN_RUN_ID it says nothing and handles no signals.
+
+        Args:
+            checkpoint_dir: where checkpoints are saved, unless the service has launched this
+                trainer and says where. A later call may still name it until the first save.
+            strict: raise ValueError for a value that would be dropped with a warning (for tests).
+            take_over: replace another process that reports on the run now. Without, a process
+                that finds one (a spawned worker, an evaluation script) says so once and is silent.
+
+        Raises:
+            ValueError: a variable has a value that cannot be one.
+
+        Example:
+            reporter = Reporter.from_env(checkpoint_dir="checkpoints")
         """
         global _current
         if isinstance(_current, cls):
+            if checkpoint_dir is not None:
+                _current._move_checkpoints(Path(checkpoint_dir))
             return _current
         env = {
             name: os.environ.get(f"LLM_TRAIN_{name}", "")
@@ -128,6 +173,8 @@ class Reporter:
             attempt=int(env["ATTEMPT"]) if env["ATTEMPT"] else None,
             run_dir=env["RUN_DIR"] or None,
             checkpoint_dir=checkpoint_dir,
+            strict=strict,
+            take_over=take_over,
         )
         if reporter._courier or (env["RUN_ID"] and not reporter._rank_0):
             reporter._stop.listen()
@@ -139,8 +186,14 @@ class Reporter:
         """What the run shall do: `hyperparams`, `model`, `dataset`, `resume` and so on.
 
         Empty without the service. Raises ConnectionError or PermissionError when a trainer that
-        attaches by itself cannot learn it.
+        attaches by itself cannot learn it, FileNotFoundError when the directory of one that the
+        service launched is not there: to train something else would be worse.
         """
+        if self._spec is None:
+            raise FileNotFoundError(
+                f"{self._run_dir}/spec.json is not there, so what to do is not known: the run's "
+                "directory has been removed, or is not mounted on this machine"
+            )
         return self._asked.get() if self._asked else self._spec
 
     @property
@@ -171,13 +224,32 @@ class Reporter:
 
         Raises nothing and waits for nobody: work is saved somewhere at least.
         """
+        if self._chosen_dir is None:
+            self._chosen_dir = self._choose_dir()
+        return self._chosen_dir
+
+    def _choose_dir(self) -> Path:
+        if self._spec is None:
+            chosen = (self._own_dir or Path("checkpoints", self._run_id)).absolute()
+            warn(
+                f"the run's directory {self._run_dir} is not there: checkpoints are saved in "
+                f"{chosen}, where the service does not find them"
+            )
+            return chosen
         if self._asked is None:
             return Path(self._spec.get("checkpoint_dir") or self._own_dir or "checkpoints")
-        if self._own_dir is None:
-            verified = specs.verified_dir(self._asked.known())
-            self._own_dir = verified or Path("checkpoints", self._run_id)
-            self._shares = verified is not None
-        return self._own_dir
+        if self._own_dir is not None:
+            return self._own_dir
+        verified = specs.verified_dir(self._asked.known())
+        self._shares = verified is not None
+        return verified or Path("checkpoints", self._run_id)
+
+    def _move_checkpoints(self, directory: Path) -> None:
+        """A later call of from_env() names a directory."""
+        if self._chosen_dir is None:
+            self._own_dir = directory
+        elif self._chosen_dir.absolute() != directory.absolute() and not self._launched:
+            warn(f"checkpoints are saved in {self._chosen_dir} already, and so not in {directory}")
 
     @property
     def should_stop(self) -> bool:
@@ -425,6 +497,14 @@ class Reporter:
         if self._courier:
             self._courier.abandon()
         self._stop.forget()
+
+
+def _after_fork() -> None:
+    for reporter in list(_reporters):
+        reporter._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _heartbeat(spec: dict[str, Any]) -> float:

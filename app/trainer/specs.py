@@ -17,8 +17,8 @@ PAUSE_SECONDS = 1.0
 FIRST_ANSWER_SECONDS = 1.0
 
 
-def read(run_dir: Path) -> dict[str, Any]:
-    """The spec of a trainer that the service launched; empty where there is none.
+def read(run_dir: Path) -> dict[str, Any] | None:
+    """The spec of a trainer that the service launched; None where there is none.
 
     Raises ValueError for one that cannot be read as a JSON object.
     """
@@ -26,7 +26,7 @@ def read(run_dir: Path) -> dict[str, Any]:
     try:
         spec = json.loads(path.read_bytes())
     except FileNotFoundError:
-        return {}
+        return None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(spec, dict):
@@ -44,6 +44,7 @@ class Asked:
         """Raises ValueError like Link."""
         self._link = partial(Link, api_url, f"/v1/runs/{run_id}/spec", token)
         self._spec: dict[str, Any] | None = None
+        self._trouble = ""
         # Flags and no lock: a forked child could find it held by a thread that it does not have.
         self._tried, self._closed = False, False
         self._patient_until = time.monotonic() + FIRST_ANSWER_SECONDS
@@ -64,7 +65,9 @@ class Asked:
         with closing(self._link()) as link:
             while self._spec is None and (pause := self._try(link)):
                 if time.monotonic() > deadline:
-                    raise ConnectionError("the service does not answer, so what to do is not known")
+                    raise ConnectionError(
+                        f"the service does not answer ({self._trouble}), so what to do is not known"
+                    )
                 time.sleep(pause)
         return self._spec or {}
 
@@ -85,6 +88,7 @@ class Asked:
         if reply.delivered:
             self._spec = reply.answer
             return 0
+        self._trouble = reply.why
         if reply.worth_retrying:
             return max(PAUSE_SECONDS, reply.retry_after)
         why = reply.answer.get("detail") or f"status {reply.status}"

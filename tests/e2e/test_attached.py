@@ -112,3 +112,34 @@ def test_who_saves_at_once_is_verified_and_waits_for_no_service_that_stalls(
         assert set(saved) == {"step-000001", "step-000002", "step-000003"}
         assert {each["state"] for each in saved.values()} == {"declared" if stalled else "ready"}
         assert (tmp_path / "checkpoints").exists() == stalled
+
+
+EVALUATES = """
+from app.trainer import Reporter
+with Reporter.from_env() as reporter:
+    for step in range(5):
+        reporter.log(step, accuracy=0.5)
+"""
+
+
+def test_an_evaluation_with_the_runs_variables_does_not_end_the_training(tmp_path: Path) -> None:
+    """Once it took the run over: the training was fenced off and never heard of a cancel."""
+    with running(tmp_path) as service:
+        run = service.post(
+            f"/experiments/{service.experiment}/runs",
+            {"model": "m", "hyperparams": {"lr": 0.5}},
+            201,
+        )
+        with attached(service, run, tmp_path) as trainer:
+            service.stepping(run["run_id"], 5)
+            with attached(
+                service, run, tmp_path, EVALUATES, stderr=subprocess.PIPE, text=True
+            ) as second:
+                _, told = second.communicate(timeout=20)
+            assert second.returncode == 0
+            assert told.count("another process reports on this run") == 1
+            service.cancel(run["run_id"])
+            ended = service.ended(run["run_id"])
+            assert trainer.wait(10) == 0
+        assert (ended["status"], ended["attempt"]) == ("cancelled", 1)
+        assert set(ended["metrics"]) == {"weight"}

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,11 @@ class ReportServer:
         self.should_stop: str | None = None  # the stop checkpoint's name
         self.retry_after: str | None = None
         self.spec: dict[str, Any] | None = None  # of the run, for who asks
+        self.judge: Callable[[dict[str, Any]], tuple[int, dict[str, Any]] | None] | None = None
+        """Return (status, answer) for a body that is not taken, None for one that is. An empty
+        answer is a proxy's page."""
         self.taken: dict[int, dict[str, Any]] = {}
+        self.parts: list[dict[str, Any]] = []
         self.requests: list[tuple[float, int, dict[str, Any]]] = []
         self.errors: list[str] = []
         self._lock = threading.Lock()
@@ -88,7 +93,7 @@ class ReportServer:
 
     def points(self) -> list[tuple[str, int, float | str]]:
         """Every point taken, as (key, step, value), in the order of arrival."""
-        return points_of(list(self.taken.values()))
+        return points_of([*self.parts, *self.taken.values()])
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         mode = self.mode
@@ -99,6 +104,9 @@ class ReportServer:
         while self.mode == mode == "hang" and self._server:
             time.sleep(0.01)
         status = int(mode[:3]) if mode[:3].isdigit() else 200
+        judged = self.judge(body) if self.judge else None
+        if judged:
+            status = judged[0]
         with self._lock:
             self.requests.append((time.monotonic(), status, body))
             if status == 200 and mode not in ("hang", "not JSON"):
@@ -111,7 +119,9 @@ class ReportServer:
         if status == 200:
             stop = self.should_stop
             answer = {"batch": reached, "should_stop": bool(stop), "stop_checkpoint": stop}
-        content = json.dumps(answer).encode()
+        if judged:
+            answer = judged[1]
+        content = json.dumps(answer).encode() if answer else b"<html>a proxy</html>"
         if mode.endswith("not JSON"):
             content = b"[" * 10_000 if status == 200 else b"<html>a proxy</html>"
         handler.send_response(status)
@@ -133,6 +143,9 @@ class ReportServer:
         handler.wfile.write(content)
 
     def _take(self, body: dict[str, Any]) -> None:
+        if "batch" not in body:  # a part of a batch, which may come again
+            self.parts.append(body)
+            return
         number = body["batch"]
         if number in self.taken:
             heartbeat = not body.keys() - {
