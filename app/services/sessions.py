@@ -12,7 +12,7 @@ import time
 from app.domain.ids import seconds_between
 from app.domain.lifecycle import RunStatus
 from app.domain.reports import ReportRequest
-from app.errors import InvalidInput, SessionActive, StaleAttempt
+from app.errors import InvalidInput, RunFinished, SessionActive, StaleAttempt
 from app.services import checkpoints, limits, runs
 from app.store.sql import Tx, dump, load
 from app.store.tables import Run
@@ -43,7 +43,7 @@ def attach(tx: Tx, run: Run, report: ReportRequest) -> tuple[Run, bool]:
     """Return the run with the attempt that a report of an external run belongs to.
 
     False: the report is only answered. It is of another session than the one that saves what a
-    cancel promised. Raises StaleAttempt, SessionActive, InvalidInput.
+    cancel promised. Raises StaleAttempt, SessionActive, RunFinished, InvalidInput.
     """
     queued = run.status == RunStatus.QUEUED
     sessions: list[str] = load(run.sessions)
@@ -68,6 +68,8 @@ def attach(tx: Tx, run: Run, report: ReportRequest) -> tuple[Run, bool]:
     # A trainer without a session may begin to send one, unless it has counted its batches.
     if current is None and run.last_batch == 0:
         return runs.change(tx, run, sessions=dump([report.session])), True
+    if run.finished:
+        raise RunFinished("The trainer of this run has finished; nothing more is recorded.")
     wait = 0 if report.take_over or run.session_closed else QUIET_SECONDS - _silence(tx, run)
     cancelling = run.status == RunStatus.CANCELLING
     if wait > 0 and not cancelling:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app.domain.lifecycle import Reason
+from app.errors import RunFinished
 from app.services import launches
 from app.store.database import Database
 from tests.support.stage import Stage
@@ -101,3 +102,12 @@ async def test_a_second_stage_that_counts_from_1_again_has_not_reached_its_end(
     run = await stage.get(run)
     assert (run.step, run.total_steps) == (1, 30)
     assert (await stage.ends(run, exit_code=0)).status_reason == "unfinished"
+
+
+async def test_a_process_that_attaches_after_the_end_does_not_undo_it(stage: Stage) -> None:
+    run = await stage.submit(None)
+    await stage.report(run, session="trainer", batch=1, step=40, finished=True, closing=True)
+    with pytest.raises(RunFinished):  # a worker that has waited for the trainer to go
+        await stage.report(run, session="worker", attempt=None, take_over=True)
+    run = await stage.get(run)
+    assert (await stage.ends(run)).status == "succeeded"

@@ -450,13 +450,14 @@ class Lifecycle(RuleBasedStateMachine):
         self.marks += 1
         row = self.row(run)
         report = {"attempt": None, "session": f"process-{self.marks}", "take_over": asks}
-        if run.named and not asks and run.status != S.CANCELLING:
-            with pytest.raises(SessionActive):
+        occupied = run.named and not asks and run.status != S.CANCELLING
+        if occupied or (run.named and run.finished):
+            with pytest.raises(RunFinished if run.finished else SessionActive):
                 self.world.runner.run(self.stage.report(row, **report))
             return
         receipt = self.world.runner.run(self.stage.report(row, **report))
         if run.named and asks and run.status != S.CANCELLING:
-            run.attempt, run.finished = run.attempt + 1, False
+            run.attempt += 1
         run.named = True
         assert (receipt.attempt, receipt.status) == (run.attempt, run.status)
         assert receipt.should_stop == (run.status == S.CANCELLING)
