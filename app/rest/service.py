@@ -43,7 +43,8 @@ async def healthz() -> Response:
 
 @router.get("/readyz", response_model=schemas.HealthAnswer, responses=documented())
 async def readyz(request: Request) -> Response:
-    """The database answers, the supervisor's loop turns, and the data directory is the runs'."""
+    """The database answers, the supervisor's loop came round within 15 s, the database and the
+    data directory could be written within the last 10 s, and the latter is the runs'."""
     await request.app.state.db.read(_nothing)
     if request.app.state.supervisor.misplaced:
         raise Unavailable(
@@ -51,8 +52,8 @@ async def readyz(request: Request) -> Response:
             "set LLM_TRAIN_DATA_DIR; the log says to what.",
             retry_after=5,
         )
-    if not request.app.state.supervisor.healthy:
-        raise Unavailable("The supervisor is not running; see the log.", retry_after=5)
+    if (trouble := request.app.state.supervisor.trouble()) is not None:
+        raise Unavailable(trouble, retry_after=5)
     return answers.json({"status": "ready"})
 
 

@@ -34,6 +34,7 @@ _HELD = Statement(every(DataDir).with_for_update(), DataDir)
 _SHARED = Statement(every(DataDir).with_for_update(read=True), DataDir)
 _INSERT = Statement[Any](insert(DataDir))
 _UPDATE = Statement[Any](update(DataDir).values(name=bindparam("name"), path=bindparam("path")))
+_TOUCH = Statement[Any](update(DataDir).values(path=_data_dir.path))
 _UNDER_WAY = Statement[tuple[str]](
     select(_run.id)
     .where(_run.status.in_([each.value for each in sorted(LAUNCHED)]), _run.recipe.is_not(None))
@@ -83,6 +84,19 @@ def identity(data_dir: Path) -> str | None:
             return files.read(folder, "id", _MOST_BYTES).decode(errors="replace")
     except (FileNotFoundError, NotADirectoryError, files.Unusable):
         return None
+
+
+def probe(data_dir: Path) -> None:
+    """Write a file into the data directory and remove it. Raises OSError."""
+    name = f".probe-{secrets.token_hex(8)}"
+    with files.directory(data_dir) as folder:
+        files.write(folder, name, b"?")
+        os.unlink(name, dir_fd=folder)
+
+
+def touch(tx: Tx) -> None:
+    """Write to the database what is there already."""
+    tx.run(_TOUCH)
 
 
 def adopt(tx: Tx, name: str, path: str) -> Adoption:

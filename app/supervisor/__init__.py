@@ -27,6 +27,10 @@ from app.supervisor.verifying import verify
 
 TURN_SECONDS = 0.5
 ASK_AGAIN_SECONDS = 5.0
+STUCK_SECONDS = 15.0
+"""A turn that takes longer waits for a disk or a database that may never answer."""
+PROBE_SECONDS = 10.0
+"""How often it is tried whether the database and the data directory can be written."""
 
 log = logging.getLogger(__name__)
 
@@ -62,18 +66,24 @@ class Supervisor:
         self.desk = Desk(db, settings, recipes, secret, launcher, api_url)
         self._stopping = False
         self._turning = False
+        self._turned_at = self._probed_at = float("-inf")
+        self._unwritable: str | None = None
         self._ask_again = 0.0
         self.misplaced = False
         """Whether runs are under way in another data directory than ours."""
 
-    @property
-    def healthy(self) -> bool:
-        """Whether the loop turns."""
-        return self._turning
+    def trouble(self) -> str | None:
+        """Say what keeps this server from its work now; None if nothing does."""
+        if not self._turning:
+            return "The supervisor is not running; see the log."
+        silence = time.monotonic() - self._turned_at
+        if silence > STUCK_SECONDS:
+            return f"The supervisor's loop has not come round for {silence:.0f} s; see the log."
+        return self._unwritable
 
     async def run(self) -> None:
         """Turns until `stop`. A dead server stops no training: nothing is ended on the way out."""
-        self._turning = True
+        self._turning, self._turned_at = True, time.monotonic()
         try:
             with self.desk.db.changes.subscribe(SUPERVISOR) as woken:
                 self.desk.woken = woken
@@ -93,9 +103,7 @@ class Supervisor:
             self.desk.log_throttled("leader", "cannot tell who leads", error=error)
             return
         self.desk.turn(leads)
-        if not leads:
-            return
-        for duty in DUTIES:
+        for duty in DUTIES if leads else ():
             try:
                 await duty(self.desk)
             except Exception as error:
@@ -103,6 +111,23 @@ class Supervisor:
                 self.desk.log_throttled(
                     name, "duty %s failed; it is tried again", name, error=error
                 )
+
+        await self._probe()
+        self._turned_at = time.monotonic()
+
+    async def _probe(self) -> None:
+        """Try now and then to write, as the next report or start will have to."""
+        if time.monotonic() - self._probed_at < PROBE_SECONDS:
+            return
+        try:
+            await self.desk.db.write(data_dirs.touch)
+            await asyncio.to_thread(data_dirs.probe, self.desk.settings.data_dir)
+            self._unwritable = None
+        except Exception as error:
+            self.desk.log_throttled("write", "nothing can be written", error=error)
+            why = getattr(error, "strerror", None) or type(error).__name__  # no path: all may ask
+            self._unwritable = f"Nothing can be written ({why}); see the log."
+        self._probed_at = time.monotonic()
 
     async def _leads(self) -> bool:
         """Whether we lead, which nobody may who does not see the runs' directories."""
