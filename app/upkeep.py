@@ -45,7 +45,7 @@ async def verify(settings: Settings, experiment_id: str, request: VerifyRequest)
             findings = await verification.inspect(
                 db, Readers(1), settings.data_dir, experiment_id, request
             )
-            judged = await db.write(verification.record, findings)
+            judged = await db.write(verification.record_results, findings)
             return [Verified(each.ckpt_path, each.state, each.reason) for each in judged]
     except Unavailable as error:
         if not isinstance(error.__cause__, InUse) or not (url := error.__cause__.where):
@@ -69,21 +69,21 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> Pruned:
 
     Answers what is deleted, or with `dry_run` would be. Raises RecipeError, Unavailable.
     """
-    wanted = keep or retention.kept(read_recipes(settings.recipes))
+    wanted = keep or retention.configured_limits(read_recipes(settings.recipes))
     async with _database(settings, _INSTEAD_OF_PRUNING) as db:
         if dry_run:
             return Pruned(await db.scan(retention.plan, wanted), {})
         deleted: list[Checkpoint] = []
         left: dict[str, OSError] = {}
-        for run_id, number in (await db.scan(retention.crowded, wanted)).items():
+        for run_id, number in (await db.scan(retention.over_limit, wanted)).items():
             deleted += await db.write(retention.delete, run_id, number)
-        for each in await db.read(retention.doomed):
+        for each in await db.read(retention.list_pending_deletion):
             try:
                 retention.remove(settings.data_dir, each)
             except OSError as error:  # one that cannot go must not keep all others on the disk
                 left[each.ckpt_path] = error
                 continue
-            await db.write(retention.gone, [each])
+            await db.write(retention.record_files_removed, [each])
         return Pruned([each for each in deleted if each.ckpt_path not in left], left)
 
 

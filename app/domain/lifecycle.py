@@ -43,7 +43,11 @@ class CheckpointState(StrEnum):
     EMPTY = "empty"
     DECLARED = "declared"
     LOST = "lost"
+    DELETED = "deleted"
 
+
+GONE = frozenset({CheckpointState.LOST, CheckpointState.DELETED})
+"""States in which a checkpoint cannot be started from any more."""
 
 _S = RunStatus
 

@@ -265,8 +265,8 @@ async def _inspect(values: Values, context: Context) -> None:
 @mutation(VerifyCheckpointInput, VerifyCheckpointPayload, before=_inspect)
 def verify_checkpoint(tx: Tx, values: Values, context: Context) -> Rows:
     """Read every byte of a checkpoint again: is it still what was committed?"""
-    verification.record(tx, values.get("findings", []))
-    return {"checkpoint": checkpoints.at(tx, values["ckpt_path"])}
+    verification.record_results(tx, values.get("findings", []))
+    return {"checkpoint": checkpoints.get_by_path(tx, values["ckpt_path"])}
 
 
 Mutation = create_type(

@@ -267,7 +267,7 @@ class Checkpoint(Node):
 
     ckpt_path: str = attribute("Logical path: /ckpts/{experiment}/{run}/{name}.")
     state: CheckpointState = attribute("What the service knows about it.")
-    reason: str | None = attribute("Why it is lost, empty or a fallback, in one sentence.")
+    reason: str | None = attribute("Why it is lost, deleted, empty or a fallback, in one sentence.")
     step: Long | None = attribute("The step it was saved at.")
     size_bytes: Long | None = attribute("The size of its files together.")
     sha256: str | None = attribute("SHA-256 of its manifest.")
@@ -275,6 +275,9 @@ class Checkpoint(Node):
     release_tag: str | None = attribute("Its release tag, unique in the experiment.")
     metrics: Json = attribute("The metrics it was marked with: an object of numbers.")
     marked_at: DateTime | None = attribute("When it was last marked.")
+    saved_at: DateTime | None = attribute(
+        "When it was saved: the newest of a run is the one that was saved last."
+    )
     created_at: DateTime = attribute("When the service first knew of it.")
 
     run: Run = one(tables.Run, "run_id", "The run that it belongs to.")

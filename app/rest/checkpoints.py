@@ -11,7 +11,7 @@ from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, ExperimentId, takes
 from app.rest.problems import documented
 from app.services import experiments, retention, verification
-from app.services.verification import Finding
+from app.services.verification import VerificationResult
 from app.store.sql import Tx
 from app.store.tables import Checkpoint
 
@@ -31,12 +31,14 @@ async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> R
     body = await read(request, VerifyRequest)
     state = request.app.state
 
-    async def look() -> list[Finding]:
+    async def look() -> list[VerificationResult]:
         data_dir = state.settings.data_dir
         return await verification.inspect(state.db, state.readers, data_dir, experiment_id, body)
 
     return answers.respond(
-        await answers.perform(request, verification.record, before=look, view=views.verified)
+        await answers.perform(
+            request, verification.record_results, before=look, view=views.verified
+        )
     )
 
 
@@ -57,7 +59,7 @@ async def retention_plan(
     Without `keep`, what the recipes' own `keep_checkpoints` would.
     """
     state = request.app.state
-    wanted = query.keep or retention.kept(state.recipes)
+    wanted = query.keep or retention.configured_limits(state.recipes)
 
     def plan(tx: Tx) -> list[Checkpoint]:
         experiments.get(tx, experiment_id)

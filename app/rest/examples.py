@@ -76,6 +76,7 @@ _CHECKPOINT = {
     "release_tag": "v1.0.0",
     "metrics": {"val_loss": 1.83},
     "marked_at": _SEEN,
+    "saved_at": _STARTED,
     "created_at": _STARTED,
 }
 _EVENT = {

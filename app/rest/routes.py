@@ -73,7 +73,7 @@ async def run_status(request: Request, experiment_id: ExperimentId, run_id: RunI
 
 def _status(tx: Tx, experiment_id: str, run_id: str) -> dict[str, Any]:
     run = runs.get(tx, run_id, experiment_id)
-    newest = checkpoints.newest_ready(tx, run_id)
+    newest = checkpoints.get_newest_ready(tx, run_id)
     return views.run_status(run, metrics.latest(tx, run_id), newest)
 
 

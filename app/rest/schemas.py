@@ -41,7 +41,7 @@ class CheckpointAnswer(Answer):
     run_id: str
     ckpt_path: str = Field(description="Logical path /ckpts/{experiment_id}/{run_id}/{name}.")
     state: CheckpointState
-    reason: str | None = Field(description="Why it is lost, empty or a fallback.")
+    reason: str | None = Field(description="Why it is lost, deleted, empty or a fallback.")
     step: int | None
     size_bytes: int | None
     sha256: str | None = Field(description="SHA-256 of the manifest.")
@@ -52,6 +52,9 @@ class CheckpointAnswer(Answer):
     release_tag: str | None
     metrics: dict[str, float | None]
     marked_at: Time | None
+    saved_at: Time | None = Field(
+        description="When it was saved: the newest of a run is the one that was saved last."
+    )
     created_at: Time
 
 

@@ -111,6 +111,7 @@ def checkpoint(row: Checkpoint) -> dict[str, Any]:
         "release_tag": row.release_tag,
         "metrics": Fragment(row.metrics),
         "marked_at": row.marked_at,
+        "saved_at": row.saved_at,
         "created_at": row.created_at,
     }
 

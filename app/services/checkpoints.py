@@ -1,20 +1,23 @@
-"""Checkpoints: what is promised, ready, empty, declared or lost.
+"""Checkpoint records: what was saved, what verification found, what was deleted.
 
-A cancel promises one path (`promise`) and the promise is always settled (`settle`): with
-the trainer's own checkpoint under that path, else by standing for the newest good one of
-the run or the one it was resumed from, else as empty or lost with the reason. A path that
-stands for another (`stored_as_id`) shares its fate from then on.
+A trainer saves (`record_saved`: pending) → its files are read (`apply_verification`: ready or
+lost) → retention may take it (`mark_deleted`). "Newest" means saved last (`saved_at`), never the
+highest step: two stages of one script may both count from 1.
+
+The checkpoint that a cancel promises is in `promises`; marks are in `marks`. A path whose
+`stored_as_id` is set is an alias of another checkpoint and always has that one's state.
 """
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, insert
+from sqlalchemy import bindparam, func, insert, select
 
 from app.domain import paths
-from app.domain.ids import new_id
+from app.domain.ids import new_id, timestamp
+from app.domain.lifecycle import GONE
 from app.domain.lifecycle import CheckpointState as State
-from app.domain.lifecycle import RunStatus
 from app.errors import NotFound
 from app.services import events
 from app.store.changes import SUPERVISOR
@@ -32,39 +35,43 @@ from app.store.sql import (
 from app.store.tables import Checkpoint, Run
 from app.trainer.checkpoint import Manifest
 
-DELETING = "Retention is deleting it."
-DELETED = (DELETING, "Deleted by retention.")
-"""The reasons of checkpoints that retention took: their files are, or will be, gone."""
-
 _checkpoint = columns(Checkpoint)
 
 _INSERT = Statement[Any](insert(Checkpoint))
 _BY_ID = by_id(Checkpoint)
-_at = every(Checkpoint).where(_checkpoint.ckpt_path == bindparam("path"))
-_AT = Statement(_at, Checkpoint)
-_HELD = Statement(_at.with_for_update(), Checkpoint)
+_by_path = every(Checkpoint).where(_checkpoint.ckpt_path == bindparam("path"))
+_BY_PATH = Statement(_by_path, Checkpoint)
+_LOCK_BY_PATH = Statement(_by_path.with_for_update(), Checkpoint)
 _oldest_first = every(Checkpoint).order_by(_checkpoint.created_at, _checkpoint.id)
 _OF_EXPERIMENT = Statement(
     _oldest_first.where(_checkpoint.experiment_id == bindparam("experiment")), Checkpoint
 )
 _OF_RUN = Statement(_oldest_first.where(_checkpoint.run_id == bindparam("run")), Checkpoint)
-_highest_first = (
+# `is_not(None)` also keeps PostgreSQL from sorting NULL before every time.
+_newest_first = (
     every(Checkpoint)
-    .where(_checkpoint.run_id == bindparam("run"), _checkpoint.state == bindparam("state"))
-    .order_by(_checkpoint.step.desc(), _checkpoint.created_at.desc(), _checkpoint.id.desc())
+    .where(
+        _checkpoint.run_id == bindparam("run"),
+        _checkpoint.state == bindparam("state"),
+        _checkpoint.saved_at.is_not(None),
+    )
+    .order_by(_checkpoint.saved_at.desc(), _checkpoint.id.desc())
 )
-_OF_STATE = Statement(_highest_first, Checkpoint)
-_HIGHEST = Statement(_highest_first.where(_checkpoint.step.is_not(None)).limit(1), Checkpoint)
+_OF_STATE = Statement(_newest_first, Checkpoint)
+_NEWEST_OF_STATE = Statement(_newest_first.limit(1), Checkpoint)
+_LAST_SAVED = Statement[tuple[str | None]](
+    select(func.max(_checkpoint.saved_at)).where(_checkpoint.run_id == bindparam("run"))
+)
 _pending = (
     every(Checkpoint)
     .where(_checkpoint.state == State.PENDING.value, _checkpoint.stored_as_id.is_(None))
     .order_by(_checkpoint.id)
 )
 _PENDING = Statement(_pending, Checkpoint)
-_PENDING_OF_RUN = Statement(
+_LOCK_PENDING = Statement(
     _pending.where(_checkpoint.run_id == bindparam("run")).with_for_update(), Checkpoint
 )
-_STORED_AS = Statement(
+_ALIASES = Statement(
     every(Checkpoint).where(_checkpoint.stored_as_id == bindparam("id")).order_by(_checkpoint.id),
     Checkpoint,
 )
@@ -72,114 +79,114 @@ _RUN = by_id(Run)
 
 
 def get(tx: Tx, checkpoint_id: str) -> Checkpoint:
-    """The checkpoint. Raises NotFound."""
-    found = tx.first(_BY_ID, id=checkpoint_id)
-    if found is None:
+    """Return the checkpoint. Raises NotFound."""
+    checkpoint = tx.first(_BY_ID, id=checkpoint_id)
+    if checkpoint is None:
         raise NotFound(f"There is no checkpoint {checkpoint_id}.")
-    return found
+    return checkpoint
 
 
-def at(tx: Tx, ckpt_path: str) -> Checkpoint | None:
-    """The checkpoint known under a logical path, to read."""
-    return tx.first(_AT, path=ckpt_path)
+def get_by_path(tx: Tx, ckpt_path: str) -> Checkpoint | None:
+    """Return the checkpoint of a logical path, without a lock."""
+    return tx.first(_BY_PATH, path=ckpt_path)
 
 
-def find(tx: Tx, ckpt_path: str) -> Checkpoint | None:
-    """The checkpoint known under a logical path, held until the transaction ends."""
-    return tx.first(_HELD, path=ckpt_path)
+def lock_by_path(tx: Tx, ckpt_path: str) -> Checkpoint | None:
+    """Return the checkpoint of a logical path, locked until the transaction ends."""
+    return tx.first(_LOCK_BY_PATH, path=ckpt_path)
 
 
-def of_run(tx: Tx, run_id: str) -> list[Checkpoint]:
-    """All checkpoints of a run, oldest first."""
+def list_of_run(tx: Tx, run_id: str) -> list[Checkpoint]:
+    """Return all checkpoints of a run, in the order in which they became known."""
     return tx.all(_OF_RUN, run=run_id)
 
 
-def of_experiment(tx: Tx, experiment_id: str) -> list[Checkpoint]:
-    """All checkpoints of an experiment, oldest first."""
+def list_of_experiment(tx: Tx, experiment_id: str) -> list[Checkpoint]:
+    """Return all checkpoints of an experiment, in the order in which they became known."""
     return tx.all(_OF_EXPERIMENT, experiment=experiment_id)
 
 
-def ready(tx: Tx, run_id: str) -> list[Checkpoint]:
-    """The ready checkpoints of a run, highest step first."""
+def list_ready(tx: Tx, run_id: str) -> list[Checkpoint]:
+    """Return the ready checkpoints of a run, newest (saved last) first."""
     return tx.all(_OF_STATE, run=run_id, state=State.READY.value)
 
 
-def newest_ready(tx: Tx, run_id: str) -> Checkpoint | None:
-    """The ready checkpoint of a run with the highest step."""
-    return tx.first(_HIGHEST, run=run_id, state=State.READY.value)
+def get_newest_ready(tx: Tx, run_id: str) -> Checkpoint | None:
+    """Return the ready checkpoint that a run saved last."""
+    return tx.first(_NEWEST_OF_STATE, run=run_id, state=State.READY.value)
 
 
-def pending(tx: Tx) -> list[Checkpoint]:
-    """Every checkpoint that is promised or waits to be verified, those that stand for others
-    excepted."""
+def list_pending(tx: Tx) -> list[Checkpoint]:
+    """Return every checkpoint that is promised or not yet verified, without aliases."""
     return tx.all(_PENDING)
 
 
-def unseen(tx: Tx, run_id: str) -> list[Checkpoint]:
-    """The checkpoints of a run that are promised or announced and not yet looked at, held."""
-    return tx.all(_PENDING_OF_RUN, run=run_id)
+def lock_pending(tx: Tx, run_id: str) -> list[Checkpoint]:
+    """Return the checkpoints of a run that are promised or not yet verified, locked."""
+    return tx.all(_LOCK_PENDING, run=run_id)
 
 
-def newest(tx: Tx, run: Run) -> Checkpoint | None:
-    """The checkpoint to go on from: ready, or what an external trainer says it has saved."""
-    found = newest_ready(tx, run.id)
-    if found is None and run.recipe is None:
-        found = tx.first(_HIGHEST, run=run.id, state=State.DECLARED.value)
-    return found
+def get_newest(tx: Tx, run: Run) -> Checkpoint | None:
+    """Return the checkpoint to resume a run from: the newest ready one, or of an external run
+    that has none the one that its trainer reported last."""
+    checkpoint = get_newest_ready(tx, run.id)
+    if checkpoint is None and run.recipe is None:
+        checkpoint = tx.first(_NEWEST_OF_STATE, run=run.id, state=State.DECLARED.value)
+    return checkpoint
 
 
 def lineage(tx: Tx, run: Run) -> Iterator[Checkpoint]:
-    """What a run was resumed from, then what was ready before that, the newest first.
+    """Yield what a run was resumed from, then the ready checkpoints before it, newest first.
 
-    Up the lineage only as far as each run had come when the next was resumed from it: later
-    steps of it are not among those that lead here.
+    Of each ancestor only what it had saved up to the checkpoint that the next run was resumed
+    from: what it saved later belongs to another branch.
     """
-    limit: int | None = None
     while run.source_checkpoint_id is not None:
         source = get(tx, run.source_checkpoint_id)
-        steps = [each for each in (limit, source.step) if each is not None]
-        limit = min(steps) if steps else None
         yield source
-        run = _of(tx, source)
-        for each in ready(tx, run.id):
-            if each.id != source.id and (limit is None or (each.step or 0) <= limit):
-                yield each
+        run = _get_run(tx, source)
+        for checkpoint in list_ready(tx, run.id):
+            before = source.saved_at is None or (checkpoint.saved_at or "") <= source.saved_at
+            if checkpoint.id != source.id and before:
+                yield checkpoint
 
 
-def inherited(tx: Tx, run: Run) -> Checkpoint | None:
-    """What a run was resumed from, held; if that is lost, the newest ready one before it.
+def lock_inherited(tx: Tx, run: Run) -> Checkpoint | None:
+    """Return what a run was resumed from, locked; if that is gone, the newest ready one before.
 
-    None: it was not resumed. One that is lost: so is all before it.
+    None: it was not resumed. A lost or deleted one: nothing before it is left either.
     """
-    found = list(lineage(tx, run))
-    good = [each for each in found if each.state != State.LOST]
-    return next((find(tx, each.ckpt_path) for each in (*good, *found)), None)
+    candidates = list(lineage(tx, run))
+    left = [checkpoint for checkpoint in candidates if checkpoint.state not in GONE]
+    best = next(iter([*left, *candidates]), None)
+    return lock_by_path(tx, best.ckpt_path) if best else None
 
 
-def _of(tx: Tx, checkpoint: Checkpoint) -> Run:
+def _get_run(tx: Tx, checkpoint: Checkpoint) -> Run:
     run = tx.first(_RUN, id=checkpoint.run_id)
     assert run is not None
     return run
 
 
-def stored(tx: Tx, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint that holds the files: itself, or the one it stands for."""
+def get_stored(tx: Tx, checkpoint: Checkpoint) -> Checkpoint:
+    """Return the checkpoint that has the files: itself, or the one it is an alias of."""
     while checkpoint.stored_as_id is not None:
         checkpoint = get(tx, checkpoint.stored_as_id)
     return checkpoint
 
 
 def origin(tx: Tx, checkpoint: Checkpoint) -> tuple[str, int | None]:
-    """The run whose points lead to this checkpoint, and the attempt that saved it.
+    """Return the run whose points lead to this checkpoint, and the attempt that saved it.
 
-    Of one that only a client has named, that is as far as is known the present attempt.
+    Of one that only a client has named, that is the current attempt, as far as is known.
     """
-    held = stored(tx, checkpoint)
-    run = tx.first(_RUN, id=held.run_id)
-    return held.run_id, held.attempt or (run and run.attempt) or None
+    stored = get_stored(tx, checkpoint)
+    run = tx.first(_RUN, id=stored.run_id)
+    return stored.run_id, stored.attempt or (run and run.attempt) or None
 
 
-def _create(tx: Tx, run: Run, name: str, state: State, **facts: Any) -> Checkpoint:
+def create(tx: Tx, run: Run, name: str, state: State, **facts: Any) -> Checkpoint:
+    """Insert a checkpoint of a run and append its event."""
     checkpoint = row_type(Checkpoint)(
         id=new_id("ckpt"),
         experiment_id=run.experiment_id,
@@ -194,21 +201,21 @@ def _create(tx: Tx, run: Run, name: str, state: State, **facts: Any) -> Checkpoi
         } | facts,
     )  # fmt: skip
     tx.run(_INSERT, **as_dict(checkpoint))
-    _announce(tx, checkpoint)
+    _append_event(tx, checkpoint)
     return checkpoint
 
 
 def change(tx: Tx, checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
-    """Writes attributes of a checkpoint."""
+    """Write attributes of a checkpoint."""
     tx.run(changing(Checkpoint, frozenset(changes)), key=checkpoint.id, **changes)
     return evolve(checkpoint, **changes)
 
 
-def _announce(tx: Tx, checkpoint: Checkpoint, event: str | None = None) -> None:
+def _append_event(tx: Tx, checkpoint: Checkpoint) -> None:
     events.append(
         tx,
         checkpoint.experiment_id,
-        f"checkpoint.{event or checkpoint.state}",
+        f"checkpoint.{checkpoint.state}",
         run_id=checkpoint.run_id,
         checkpoint_id=checkpoint.id,
         ckpt_path=checkpoint.ckpt_path,
@@ -218,21 +225,20 @@ def _announce(tx: Tx, checkpoint: Checkpoint, event: str | None = None) -> None:
     tx.touch(SUPERVISOR)
 
 
-def _become(
-    tx: Tx, checkpoint: Checkpoint, state: State, event: str | None = None, **facts: Any
-) -> Checkpoint:
-    """Gives a checkpoint a new state, and the same to every path that stands for it."""
+def set_state(tx: Tx, checkpoint: Checkpoint, state: State, **facts: Any) -> Checkpoint:
+    """Give a checkpoint a new state, and the same to every alias of it."""
     changed = change(tx, checkpoint, state=state.value, **facts)
-    _announce(tx, changed, event)
-    for other in tx.all(_STORED_AS, id=checkpoint.id):
-        _become(
-            tx, other, state, event, step=changed.step, size_bytes=changed.size_bytes,
-            sha256=changed.sha256, reason=changed.reason or other.reason,
+    _append_event(tx, changed)
+    for alias in tx.all(_ALIASES, id=checkpoint.id):
+        set_state(
+            tx, alias, state, step=changed.step, size_bytes=changed.size_bytes,
+            sha256=changed.sha256, saved_at=changed.saved_at,
+            reason=changed.reason or alias.reason,
         )  # fmt: skip
     return changed
 
 
-def announced(
+def record_saved(
     tx: Tx,
     run: Run,
     name: str,
@@ -242,115 +248,116 @@ def announced(
     sha256: str | None,
     elsewhere: bool = False,
 ) -> Checkpoint:
-    """A trainer says that it saved a checkpoint.
+    """Record that a trainer reported a saved checkpoint. May be repeated.
 
-    One that the service can look at is pending until it is verified; one that an external
-    trainer keeps elsewhere is declared. The same again changes nothing.
+    It is pending until it is verified, or declared if an external trainer keeps the files
+    `elsewhere`. A checkpoint that was marked stays what it is.
     """
+    state = State.DECLARED if elsewhere else State.PENDING
+    checkpoint = lock_by_path(tx, str(paths.CheckpointPath(run.experiment_id, run.id, name)))
+    if checkpoint is not None:
+        if sha256 is None:  # then only another step or size shows that the name was written again
+            same = step == checkpoint.step and size_bytes in (None, checkpoint.size_bytes)
+        else:
+            same = sha256 == checkpoint.sha256
+        if same and checkpoint.state in (State.READY, *GONE):
+            return checkpoint
+        if same and checkpoint.state == state and checkpoint.attempt == run.attempt:
+            tx.touch(SUPERVISOR)
+            return checkpoint
+        if checkpoint.state == State.READY and checkpoint.marked_at is not None:
+            return checkpoint
     facts: dict[str, Any] = {
         "step": step, "size_bytes": size_bytes, "sha256": sha256, "attempt": run.attempt,
+        "saved_at": _next_saved_at(tx, run),
     }  # fmt: skip
-    found = find(tx, str(paths.CheckpointPath(run.experiment_id, run.id, name)))
-    state = State.DECLARED if elsewhere else State.PENDING
-    if found is None:
-        return _create(tx, run, name, state, **facts)
-    if sha256 is None:  # then only another step or size tells that the name was written again
-        same = step == found.step and size_bytes in (None, found.size_bytes)
-    else:
-        same = sha256 == found.sha256
-    if found.state in (State.READY, State.LOST) and same:
-        return found
-    if found.state == State.READY and found.marked_at is not None:
-        return found  # what somebody released is that, whatever its trainer says later
-    if found.state == state:
+    if checkpoint is None:
+        return create(tx, run, name, state, **facts)
+    if checkpoint.state == state:
         if state is State.PENDING:
             tx.touch(SUPERVISOR)
-        return change(tx, found, **facts)
-    return _become(tx, found, state, reason=None, stored_as_id=None, **facts)
+        return change(tx, checkpoint, **facts)
+    return set_state(
+        tx, checkpoint, state, reason=None, stored_as_id=None, files_removed_at=None, **facts
+    )
 
 
-def judged(
+def _next_saved_at(tx: Tx, run: Run) -> str:
+    """Return this transaction's time, or later: no two checkpoints of a run have the same.
+
+    Several arrive in one report, in the order in which they were saved, and the server's clock
+    may be set back.
+    """
+    row = tx.first(_LAST_SAVED, run=run.id)
+    last = row[0] if row else None
+    if last is None or last < tx.now:
+        return tx.now
+    return timestamp(datetime.fromisoformat(last) + timedelta(microseconds=1))
+
+
+def _committed_at(tx: Tx, run: Run, manifest: Manifest) -> str:
+    """Return when files that no trainer reported were committed, by their manifest.
+
+    Its time was written by the trainer: one that is no time, or lies before the stop request or
+    the launch, or in the future, is brought between them.
+    """
+    earliest = run.cancel_requested_at or run.launched_at or run.created_at
+    try:
+        moment = datetime.fromisoformat(manifest.created_at)
+        committed = timestamp(moment) if moment.tzinfo else tx.now
+    except (ValueError, OverflowError):
+        committed = tx.now
+    return min(max(committed, earliest), tx.now)
+
+
+def apply_verification(
     tx: Tx, path: paths.CheckpointPath, expected: str | None, manifest: Manifest | str
 ) -> Checkpoint | None:
-    """Records what was found on disk: the manifest that all files match, or what is wrong.
+    """Record what was found on disk: the manifest that all files match, or what is wrong.
 
-    `expected`: the manifest's SHA-256 that was on record when the files were read. None:
-    the record changed since then, so that the finding is of no use.
+    `expected`: the manifest's SHA-256 that was on record when the files were read. Returns None
+    if the record has changed since then, or was deleted: then the result is not used.
     """
     run = tx.first(_RUN, id=path.run_id)
     if run is None:
         raise NotFound(f"There is no run {path.run_id}.")
-    found = find(tx, str(path))
-    if (found.sha256 if found else None) != expected or (found and found.reason in DELETED):
+    checkpoint = lock_by_path(tx, str(path))
+    if (checkpoint.sha256 if checkpoint else None) != expected:
+        return None
+    if checkpoint is not None and checkpoint.state == State.DELETED:
         return None
     if not isinstance(manifest, str) and expected not in (None, manifest.sha256):
         manifest = "Its manifest.json is not the one that was committed: the SHA-256 differs."
     if isinstance(manifest, str):
-        if found is None:
-            return _create(tx, run, path.name, State.LOST, reason=manifest)
-        if found.state in (State.LOST, State.EMPTY):
-            return found
-        return _become(tx, found, State.LOST, reason=manifest)
+        if checkpoint is None:
+            return create(tx, run, path.name, State.LOST, reason=manifest)
+        if checkpoint.state in (State.LOST, State.EMPTY):
+            return checkpoint
+        return set_state(tx, checkpoint, State.LOST, reason=manifest)
+    if checkpoint is not None and checkpoint.state == State.READY:
+        return checkpoint
     facts: dict[str, Any] = {
         "step": manifest.step, "size_bytes": manifest.size_bytes, "sha256": manifest.sha256,
+        "saved_at": (checkpoint and checkpoint.saved_at) or _committed_at(tx, run, manifest),
     }  # fmt: skip
-    if found is None:
-        return _create(tx, run, path.name, State.READY, attempt=run.attempt, **facts)
-    if found.state == State.READY:
-        return found
-    return _become(tx, found, State.READY, reason=None, stored_as_id=None, **facts)
+    if checkpoint is None:
+        return create(tx, run, path.name, State.READY, attempt=run.attempt, **facts)
+    return set_state(tx, checkpoint, State.READY, reason=None, stored_as_id=None, **facts)
 
 
-def lost(tx: Tx, checkpoint: Checkpoint, reason: str, event: str | None = None) -> Checkpoint:
-    """A checkpoint is known to be missing; `reason` in one sentence."""
-    return _become(tx, checkpoint, State.LOST, event, reason=reason)
+def mark_lost(tx: Tx, checkpoint: Checkpoint, reason: str) -> Checkpoint:
+    """Record that the files of a checkpoint are missing or damaged; `reason` is one sentence."""
+    return set_state(tx, checkpoint, State.LOST, reason=reason)
 
 
-def promise(tx: Tx, run: Run) -> Checkpoint:
-    """The checkpoint that a cancelled run leaves: pending until settled."""
-    name = paths.stop_name(run.attempt)
-    found = find(tx, str(paths.CheckpointPath(run.experiment_id, run.id, name)))
-    if found is None:
-        return _create(tx, run, name, State.PENDING, attempt=run.attempt)
-    # A client may have named it before there was one, and been told that there was none.
-    missed = (
-        [State.DECLARED, State.LOST] if run.status == RunStatus.CANCELLING else [State.DECLARED]
-    )
-    if found.state in missed and (found.step, found.sha256, found.stored_as_id) == (None,) * 3:
-        return _become(tx, found, State.PENDING, reason=None, attempt=run.attempt)
-    return found
-
-
-def settle(tx: Tx, run: Run, nothing_saved: str) -> Checkpoint:
-    """The stated outcome of a promise whose trainer is gone.
-
-    `nothing_saved`: why there is no checkpoint of that name, where there is none, in one sentence.
-    """
-    promised = promise(tx, run)
-    if promised.state not in (State.PENDING, State.LOST):
-        return promised
-    fallback, origin = newest(tx, run), "the newest checkpoint of this run"
-    if fallback is None and (source := inherited(tx, run)) and source.state != State.LOST:
-        fallback, origin = source, "the checkpoint this run was resumed from"
-        if source.id != run.source_checkpoint_id:
-            origin = "the newest one before the lost one this run was resumed from"
-    what = promised.reason or nothing_saved
-    if fallback is not None:
-        return _become(
-            tx, promised, State(fallback.state), reason=f"{what} This is {origin}.",
-            step=fallback.step, size_bytes=fallback.size_bytes, sha256=fallback.sha256,
-            stored_as_id=fallback.id,
-        )  # fmt: skip
-    if promised.state == State.LOST:
-        return promised
-    if run.step == 0:
-        return _become(tx, promised, State.EMPTY, reason="The run had taken no step.", step=0)
-    return _become(
-        tx, promised, State.LOST,
-        reason=f"{what} It was at step {run.step}, and there is no earlier checkpoint.",
-    )  # fmt: skip
+def mark_deleted(tx: Tx, checkpoint: Checkpoint, reason: str) -> Checkpoint:
+    """Record that the service deletes a checkpoint. Its files are removed afterwards, which
+    `files_removed_at` records."""
+    return set_state(tx, checkpoint, State.DELETED, reason=reason)
 
 
 def declare(tx: Tx, run: Run, ckpt_path: str) -> Checkpoint:
-    """A path that a client named: the known checkpoint, or a new declared one."""
-    return find(tx, ckpt_path) or _create(tx, run, paths.parse(ckpt_path).name, State.DECLARED)
+    """Return the checkpoint of a path that a client named, created as declared if unknown."""
+    return lock_by_path(tx, ckpt_path) or create(
+        tx, run, paths.parse(ckpt_path).name, State.DECLARED
+    )

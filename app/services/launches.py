@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, literal_column, select
 
-from app.domain import evidence, paths
+from app.domain import evidence
 from app.domain.evidence import Evidence
 from app.domain.ids import timestamp_after
 from app.domain.lifecycle import LAUNCHED, CheckpointState, Reason, RunStatus
 from app.domain.recipes import Recipe, StallAction
-from app.services import checkpoints, data_dirs, events, runs
+from app.services import checkpoints, data_dirs, events, promises, runs
 from app.services.verification import directory
 from app.store.sql import Statement, Tx, columns, dump, every, load
 from app.store.tables import Checkpoint, Run
@@ -88,10 +88,10 @@ def sources(tx: Tx, run: Run) -> list[Source]:
     A retry starts from its own newest; a resumed run from the one it was asked to; when
     those turn out damaged, from the newest before them, up the lineage.
     """
-    found = [Source(each, each) for each in checkpoints.ready(tx, run.id) if run.attempt > 0]
+    found = [Source(each, each) for each in checkpoints.list_ready(tx, run.id) if run.attempt > 0]
     seen = {each.stored.id for each in found}
     for each in checkpoints.lineage(tx, run):
-        stored = checkpoints.stored(tx, each)
+        stored = checkpoints.get_stored(tx, each)
         if stored.id not in seen:
             seen.add(stored.id)
             found.append(Source(each, stored))
@@ -129,7 +129,7 @@ def spec(tx: Tx, run_id: str, data_dir: Path) -> dict[str, Any]:
     source = None
     if run.source_checkpoint_id is not None:
         named = checkpoints.get(tx, run.source_checkpoint_id)
-        source = Source(named, checkpoints.stored(tx, named))
+        source = Source(named, checkpoints.get_stored(tx, named))
         if source.stored.state == CheckpointState.EMPTY:
             source = None
     return spec_of(run, source, data_dir)
@@ -294,13 +294,15 @@ def end(
     run = runs.lock(tx, run_id)
     if run.attempt != attempt or RunStatus(run.status) not in LAUNCHED:
         return True
-    unseen = checkpoints.unseen(tx, run.id)
+    unseen = checkpoints.lock_pending(tx, run.id)
     if not {each.id for each in unseen} <= absent:
         return False
     cancelled = run.status == RunStatus.CANCELLING
-    for each in unseen:  # the one that a cancel promised is settled below
-        if not (cancelled and paths.parse(each.ckpt_path).name == paths.stop_name(attempt)):
-            checkpoints.lost(tx, each, "The trainer is gone, and no committed files are there.")
+    for each in unseen:  # the promised one is resolved below
+        if each.id != run.promised_checkpoint_id:
+            checkpoints.mark_lost(
+                tx, each, "The trainer is gone, and no committed files are there."
+            )
     found = found._replace(
         cancel_asked=cancelled,
         ended_by_service=Reason(run.termination_reason) if run.termination_reason else None,
@@ -332,5 +334,7 @@ def end(
         },
     )  # fmt: skip
     if cancelled:
-        checkpoints.settle(tx, ended, evidence.nothing_saved(found))
+        reports = found.requires_report and (recipe is None or recipe.heartbeat_seconds > 0)
+        unknown = not reports and run.heartbeat_at is None and found.launch_error is None
+        promises.resolve(tx, ended, evidence.nothing_saved(found), unknown=unknown)
     return True

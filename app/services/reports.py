@@ -22,7 +22,17 @@ from app.domain.points import MAX_STEP
 from app.domain.reports import MetricRow, ReportRequest, SavedCheckpoint
 from app.domain.requests import bounded
 from app.errors import InvalidInput, RunFinished, RunLimit
-from app.services import checkpoints, events, launches, limits, metrics, progress, runs, sessions
+from app.services import (
+    checkpoints,
+    events,
+    launches,
+    limits,
+    metrics,
+    progress,
+    promises,
+    runs,
+    sessions,
+)
 from app.store.changes import SUPERVISOR
 from app.store.sql import Statement, Tx, dump, load
 from app.store.sql import columns as columns_of
@@ -73,8 +83,13 @@ def ingest(tx: Tx, run_id: str, report: ReportRequest) -> Receipt:
     stop = run.status == RunStatus.CANCELLING
     return Receipt(
         run.id, run.status, run.attempt, run.last_batch, stop,
-        paths.stop_name(run.attempt) if stop else None,
+        _stop_name(tx, run) if stop else None,
     )  # fmt: skip
+
+
+def _stop_name(tx: Tx, run: Run) -> str | None:
+    promised = promises.get(tx, run)
+    return paths.parse(promised.ckpt_path).name if promised else None
 
 
 def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
@@ -154,7 +169,9 @@ def _knows_start(tx: Tx, run: Run) -> bool:
         return False
     if run.source_checkpoint_id is None:
         return True
-    return checkpoints.stored(tx, checkpoints.get(tx, run.source_checkpoint_id)).step is not None
+    return (
+        checkpoints.get_stored(tx, checkpoints.get(tx, run.source_checkpoint_id)).step is not None
+    )
 
 
 def _go_on(tx: Tx, run: Run, step: int, columns: dict[str, points.Column]) -> Run:
@@ -178,7 +195,7 @@ def _announce(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
     """
     run = limits.charge(tx, run, limits.ENTRY_BYTES * len(saved), "/checkpoints")
     for each in saved:
-        checkpoints.announced(
+        checkpoints.record_saved(
             tx, run, each.name, elsewhere=run.recipe is None and not each.in_data_dir,
             step=each.step, size_bytes=each.size_bytes, sha256=each.sha256,
         )  # fmt: skip

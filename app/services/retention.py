@@ -1,11 +1,11 @@
 """Retention: a recipe may keep only the newest checkpoints of each run (`keep_checkpoints`).
 
 plan(tx, …)      the dry run: what would be deleted
-delete(tx, …)    takes the surplus of one run off the record, which is what decides
-remove(…)        then the files; a crash in between leaves `doomed`, which are removed later
+delete(tx, …)    records the prunable checkpoints of one run as deleted, which is the decision
+remove(…)        removes the files; after a crash in between, `list_pending_deletion` has them
 
-Never taken: a marked checkpoint, one that another path stands for, the source of a run that
-is not over, and what a live run started from.
+Never deleted: a marked checkpoint, one that has an alias, the source of a run that is not over,
+and what a live run started from.
 """
 
 import hashlib
@@ -21,24 +21,23 @@ from sqlalchemy.orm import aliased
 
 from app import files
 from app.domain import paths
-from app.domain.lifecycle import TERMINAL
+from app.domain.lifecycle import GONE, TERMINAL
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.recipes import Recipe
 from app.services import checkpoints, runs, verification
-from app.services.checkpoints import DELETED, DELETING
 from app.store.sql import Statement, Tx, columns, every
 from app.store.tables import Checkpoint, Run
 from app.trainer.checkpoint import MANIFEST, MAX_MANIFEST_BYTES
 
 _checkpoint = columns(Checkpoint)
 _run = columns(Run)
-_other: Any = aliased(Checkpoint)
+_alias: Any = aliased(Checkpoint)
 
 _READY_FILES = (_checkpoint.state == State.READY.value) & _checkpoint.stored_as_id.is_(None)
 _NOT_OVER = [_run.status != status.value for status in sorted(TERMINAL)]
 
 
-def _crowded(where: Any) -> Statement[tuple[str]]:
+def _over_limit(where: Any) -> Statement[tuple[str]]:
     return Statement(
         select(_run.id)
         .join_from(Run.__table__, Checkpoint.__table__, _checkpoint.run_id == _run.id)  # type: ignore[attr-defined]
@@ -50,13 +49,16 @@ def _crowded(where: Any) -> Statement[tuple[str]]:
 
 
 _RECIPES = Statement[tuple[str]](select(_run.recipe).where(_run.recipe.is_not(None)).distinct())
-_CROWDED = _crowded(true())
-_CROWDED_IN = _crowded(_run.experiment_id == bindparam("experiment"))
+_OVER_LIMIT = _over_limit(true())
+_OVER_LIMIT_IN = _over_limit(_run.experiment_id == bindparam("experiment"))
 _NEEDED = Statement[tuple[str]](
     select(_checkpoint.id).where(
         _checkpoint.run_id == bindparam("run"),
         or_(
-            exists().where(_other.stored_as_id == _checkpoint.id, _other.state != State.LOST.value),
+            exists().where(
+                _alias.stored_as_id == _checkpoint.id,
+                *[_alias.state != state.value for state in sorted(GONE)],
+            ),
             exists().where(
                 _run.root_run_id == bindparam("root"),
                 _run.source_checkpoint_id == _checkpoint.id,
@@ -65,89 +67,99 @@ _NEEDED = Statement[tuple[str]](
         ),
     )
 )
-_DOOMED = Statement(
-    every(Checkpoint)
-    .where(_checkpoint.state == State.LOST.value, _checkpoint.reason == DELETING)
-    .order_by(_checkpoint.id),
-    Checkpoint,
+_has_files_to_remove = (
+    (_checkpoint.state == State.DELETED.value)
+    & _checkpoint.files_removed_at.is_(None)
+    & _checkpoint.stored_as_id.is_(None)
 )
-_GONE = Statement[Any](
+_PENDING_DELETION = Statement(
+    every(Checkpoint).where(_has_files_to_remove).order_by(_checkpoint.id), Checkpoint
+)
+# Guarded by the state: a trainer may have saved under the same name again.
+_FILES_REMOVED = Statement[Any](
     update(Checkpoint)
-    .where(  # a trainer may have written the same name again
-        _checkpoint.id == bindparam("key"),
-        _checkpoint.state == State.LOST.value,
-        _checkpoint.reason == DELETING,
-    )
-    .values(reason=DELETED[1])
+    .where(_checkpoint.id == bindparam("key"), _has_files_to_remove)
+    .values(files_removed_at=bindparam("at"))
 )
 
 
 Keep = Mapping[str, int] | int
-"""How many checkpoints of a run are kept, by recipe; or of every run that the service trains."""
+"""How many checkpoints of a run are kept: by recipe, or one number for every recipe."""
 
 
-def kept(recipes: Mapping[str, Recipe]) -> dict[str, int]:
-    """What the recipes that are configured keep themselves."""
-    return {name: each.keep_checkpoints for name, each in recipes.items() if each.keep_checkpoints}
+def configured_limits(recipes: Mapping[str, Recipe]) -> dict[str, int]:
+    """Return the `keep_checkpoints` of the recipes that have one."""
+    return {
+        name: recipe.keep_checkpoints for name, recipe in recipes.items() if recipe.keep_checkpoints
+    }
 
 
-def crowded(tx: Tx, keep: Keep, experiment_id: str | None = None) -> dict[str, int]:
-    """The runs with more checkpoints than are kept, and how many are."""
+def over_limit(tx: Tx, keep: Keep, experiment_id: str | None = None) -> dict[str, int]:
+    """Return the ids of the runs with more ready checkpoints than are kept, and how many are."""
     if isinstance(keep, int):
         keep = {row[0]: keep for row in tx.all(_RECIPES)}
-    found: dict[str, int] = {}
+    limits: dict[str, int] = {}
     for recipe, number in keep.items():
         if experiment_id is None:
-            rows = tx.all(_CROWDED, recipe=recipe, keep=number)
+            rows = tx.all(_OVER_LIMIT, recipe=recipe, keep=number)
         else:
-            rows = tx.all(_CROWDED_IN, recipe=recipe, keep=number, experiment=experiment_id)
-        found |= {row[0]: number for row in rows}
-    return found
+            rows = tx.all(_OVER_LIMIT_IN, recipe=recipe, keep=number, experiment=experiment_id)
+        limits |= {row[0]: number for row in rows}
+    return limits
 
 
 def plan(tx: Tx, keep: Keep, experiment_id: str | None = None) -> list[Checkpoint]:
-    """What would be deleted."""
-    found: list[Checkpoint] = []
-    for run_id, number in crowded(tx, keep, experiment_id).items():
-        found += surplus(tx, runs.get(tx, run_id), number)
-    return found
+    """Return the checkpoints that would be deleted. Changes nothing."""
+    return [
+        checkpoint
+        for run_id, number in over_limit(tx, keep, experiment_id).items()
+        for checkpoint in prunable(tx, runs.get(tx, run_id), number)
+    ]
 
 
-def surplus(tx: Tx, run: Run, keep: int) -> list[Checkpoint]:
-    """The checkpoints of a run that nothing needs, but for the newest `keep`."""
-    files = [each for each in checkpoints.ready(tx, run.id) if each.stored_as_id is None]
+def prunable(tx: Tx, run: Run, keep: int) -> list[Checkpoint]:
+    """Return the checkpoints of a run that nothing needs, except the `keep` saved last."""
+    ready = checkpoints.list_ready(tx, run.id)
+    with_files = [checkpoint for checkpoint in ready if checkpoint.stored_as_id is None]
     needed = {row[0] for row in tx.all(_NEEDED, run=run.id, root=run.root_run_id)}
     started_from = run.start_step if run.status not in TERMINAL else None
     return [
-        each
-        for each in files[keep:]
-        if each.marked_at is None and each.id not in needed and each.step != started_from
+        checkpoint
+        for checkpoint in with_files[keep:]
+        if checkpoint.marked_at is None
+        and checkpoint.id not in needed
+        and checkpoint.step != started_from
     ]
 
 
 def delete(tx: Tx, run_id: str, keep: int) -> list[Checkpoint]:
-    """Takes the surplus of a run off the record: lost, with the reason and an event."""
+    """Record the prunable checkpoints of a run as deleted, with an event each.
+
+    Their files are removed afterwards (`remove`, `record_files_removed`).
+    """
     run = runs.lock(tx, run_id)
-    for each in surplus(tx, run, keep):
-        checkpoints.find(tx, each.ckpt_path)  # held: nobody resumes from it or marks it now
+    for checkpoint in prunable(tx, run, keep):
+        # Locked, so that nobody resumes from it or marks it from here on; then read again.
+        checkpoints.lock_by_path(tx, checkpoint.ckpt_path)
+    reason = f"Retention deleted it: of this run the newest {keep} are kept."
     return [
-        checkpoints.lost(tx, each, DELETING, event="deleted") for each in surplus(tx, run, keep)
+        checkpoints.mark_deleted(tx, checkpoint, reason) for checkpoint in prunable(tx, run, keep)
     ]
 
 
-def doomed(tx: Tx) -> list[Checkpoint]:
-    """Deleted from the record, and perhaps not yet from the disk."""
-    return tx.all(_DOOMED)
+def list_pending_deletion(tx: Tx) -> list[Checkpoint]:
+    """Return the deleted checkpoints whose files may still be there."""
+    return tx.all(_PENDING_DELETION)
 
 
-def gone(tx: Tx, removed: Sequence[Checkpoint]) -> None:
-    """The files are deleted, too."""
-    for each in removed:
-        tx.run(_GONE, key=each.id)
+def record_files_removed(tx: Tx, removed: Sequence[Checkpoint]) -> None:
+    """Record that the files of deleted checkpoints are gone. May be repeated."""
+    for checkpoint in removed:
+        tx.run(_FILES_REMOVED, key=checkpoint.id, at=tx.now)
 
 
 def remove(data_dir: Path, checkpoint: Checkpoint) -> None:
-    """Deletes the files, so that at no time a part of them looks like a checkpoint.
+    """Remove the files; at no time does a part of them look like a checkpoint.
 
     Another checkpoint that was committed under the name since stays. Raises OSError.
     """
@@ -155,20 +167,20 @@ def remove(data_dir: Path, checkpoint: Checkpoint) -> None:
     try:
         with verification.parent(data_dir, checkpoint.ckpt_path) as folder:
             known = (None, checkpoint.sha256)
-            if files.exists(folder, name) and _manifest_of(folder, name) in known:
+            if files.exists(folder, name) and _manifest_sha256(folder, name) in known:
                 os.rename(name, trash, src_dir_fd=folder, dst_dir_fd=folder)
             if not files.exists(folder, trash):
                 return
             if stat.S_ISLNK(os.stat(trash, dir_fd=folder, follow_symlinks=False).st_mode):
-                os.unlink(trash, dir_fd=folder)  # what somebody moved elsewhere is theirs
+                os.unlink(trash, dir_fd=folder)  # what an operator moved elsewhere stays
             else:
                 shutil.rmtree(trash, dir_fd=folder)
     except FileNotFoundError:
         return
 
 
-def _manifest_of(folder: int, name: str) -> str | None:
-    """The SHA-256 of the manifest that stands there, if one does."""
+def _manifest_sha256(folder: int, name: str) -> str | None:
+    """Return the SHA-256 of the manifest in a directory, or None if there is none."""
     try:
         with files.inner(folder, name) as opened:
             content = files.read(opened, MANIFEST, MAX_MANIFEST_BYTES)

@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, insert
 
 from app.domain import paths
 from app.domain.ids import new_id
-from app.domain.lifecycle import LAUNCHED, MOVES, TERMINAL, Reason, RunStatus
+from app.domain.lifecycle import GONE, LAUNCHED, MOVES, TERMINAL, Reason, RunStatus
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.requests import ResumeRequest, RunRequest, bounded
 from app.errors import (
@@ -19,7 +19,7 @@ from app.errors import (
     RunFinished,
     UnknownRecipe,
 )
-from app.services import checkpoints, events
+from app.services import checkpoints, events, promises
 from app.store.changes import SUPERVISOR
 from app.store.sql import (
     Statement,
@@ -89,7 +89,7 @@ def ready_in_lineage(tx: Tx, run: Run) -> list[str]:
     return [
         each.ckpt_path
         for ancestor in _ancestors(tx, run)
-        for each in checkpoints.ready(tx, ancestor)
+        for each in checkpoints.list_ready(tx, ancestor)
     ]
 
 
@@ -143,8 +143,9 @@ _BLANK: dict[str, Any] = {
     "status": RunStatus.QUEUED.value, "status_detail": None, "attempt": 0, "history_bytes": 0,
     "total_steps": None, "last_batch": 0, "finished": False, "gpus": "[]",
     "nonce": None, "sessions": "[]", "session_closed": False, "host": None,
-    "next_attempt_at": None, "started_at": None, "finished_at": None,
-    "heartbeat_at": None, "launched_at": None, "cancel_requested_at": None, **_NEW_ATTEMPT,
+    "next_attempt_at": None, "promised_checkpoint_id": None, "started_at": None,
+    "finished_at": None, "heartbeat_at": None, "launched_at": None,
+    "cancel_requested_at": None, **_NEW_ATTEMPT,
 }  # fmt: skip
 
 
@@ -218,7 +219,7 @@ def cancel(tx: Tx, run_id: str, experiment_id: str | None = None) -> Cancelled:
     run = lock(tx, run_id, experiment_id)
     status = RunStatus(run.status)
     if status in (RunStatus.SUCCEEDED, RunStatus.FAILED):
-        last = checkpoints.newest(tx, run)
+        last = checkpoints.get_newest(tx, run)
         where = f"its last checkpoint is {last.ckpt_path}" if last else "it left no checkpoint"
         raise RunFinished(
             f"The run has already {status.value}; {where}.",
@@ -226,19 +227,21 @@ def cancel(tx: Tx, run_id: str, experiment_id: str | None = None) -> Cancelled:
             ckpt_path=last.ckpt_path if last else None,
         )
     if status in (RunStatus.CANCELLING, RunStatus.CANCELLED):
-        return Cancelled(run, checkpoints.promise(tx, run))
+        return Cancelled(run, promises.ensure(tx, run))
     if status is RunStatus.QUEUED:
         run = move(
             tx, run, RunStatus.CANCELLED, reason=Reason.CANCEL_REQUESTED,
             detail="Cancelled while queued.", cancel_requested_at=tx.now, next_attempt_at=None,
         )  # fmt: skip
-        why = "No trainer ran when it was cancelled." if run.attempt else "The run never started."
-        return Cancelled(run, checkpoints.settle(tx, run, why))
+        never = run.attempt == 0
+        cause = "The run never started." if never else "No trainer ran when it was cancelled."
+        unknown = not never and run.heartbeat_at is None
+        return Cancelled(run, promises.resolve(tx, run, cause, unknown=unknown))
     run = move(
         tx, run, RunStatus.CANCELLING, reason=Reason.CANCEL_REQUESTED,
         cancel_requested_at=tx.now,
     )  # fmt: skip
-    return Cancelled(run, checkpoints.promise(tx, run))
+    return Cancelled(run, promises.ensure(tx, run))
 
 
 def resume(
@@ -263,10 +266,10 @@ def resume(
             errors=[{"pointer": "/override_hyperparams", "detail": f"merged, they {error}"}],
         ) from error
     source = _source(tx, parent, request.ckpt_path)
-    if source.state == State.LOST:
+    if source.state in GONE:
         ready = ready_in_lineage(tx, parent)
         raise CheckpointLost(
-            f"{source.ckpt_path} is lost: {source.reason} "
+            f"{source.ckpt_path} is {source.state}: {source.reason} "
             + (f"Ready: {', '.join(ready)}." if ready else "No other checkpoint is ready."),
             ready=ready,
         )
@@ -313,20 +316,19 @@ def _source(tx: Tx, parent: Run, ckpt_path: str | None) -> Checkpoint:
                 errors=[{"pointer": "/ckpt_path", "detail": "belongs to another run"}],
             )
         return checkpoints.declare(tx, get(tx, path.run_id), ckpt_path)
-    promised = None
-    if parent.cancel_requested_at is not None:
-        promised = checkpoints.promise(tx, parent)
-        if promised.state == State.PENDING:
-            return promised
-    newest = checkpoints.newest(tx, parent)
+    promised = promises.get(tx, parent)
+    if promised is not None and promised.state == State.PENDING:
+        return promised
+    newest = checkpoints.get_newest(tx, parent)
     if newest is not None:
         return newest
-    if promised is not None and promised.state != State.LOST:
+    if promised is not None and promised.state not in GONE:
         return promised
-    if (source := checkpoints.inherited(tx, parent)) is not None:
+    if (source := checkpoints.lock_inherited(tx, parent)) is not None:
         return source
     if RunStatus(parent.status) in LAUNCHED:
         advice = "wait for one, or cancel the run first"
     else:
         advice = "name one with ckpt_path, or submit a new run"
-    raise Conflict(f"Run {parent.id} has no checkpoint to resume from; {advice}.")
+    why = f" {promised.reason}" if promised is not None and promised.reason else ""
+    raise Conflict(f"Run {parent.id} has no checkpoint to resume from; {advice}.{why}")

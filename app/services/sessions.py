@@ -113,6 +113,6 @@ def _start(tx: Tx, run: Run) -> tuple[int, int | None]:
     attempt."""
     if run.source_checkpoint_id is None:
         return 0, None
-    held = checkpoints.stored(tx, checkpoints.get(tx, run.source_checkpoint_id))
+    held = checkpoints.get_stored(tx, checkpoints.get(tx, run.source_checkpoint_id))
     step = runs.get(tx, held.run_id).step if held.step is None else held.step
     return step, held.attempt or run.source_attempt

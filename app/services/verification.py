@@ -30,7 +30,7 @@ from app.trainer.checkpoint import CheckpointError, Manifest, verify
 SMALL_BYTES = 64 << 20
 
 
-class Finding(NamedTuple):
+class VerificationResult(NamedTuple):
     """What was found under a path: the manifest that all files match, or what is wrong.
 
     `expected`: the SHA-256 of the manifest that was on record before; None: none was.
@@ -46,17 +46,19 @@ def directory(data_dir: Path, path: object) -> Path:
     return (data_dir / str(path).lstrip("/")).absolute()
 
 
-def look(data_dir: Path, path: CheckpointPath, expected: str | None) -> Finding:
+def verify_files(data_dir: Path, path: CheckpointPath, expected: str | None) -> VerificationResult:
     """Compares the files with their manifest, every byte. Raises CheckpointUnreadable."""
     failpoint("checkpoint.reading")
     try:
         with parent(data_dir, path) as folder:
-            return Finding(path, expected, verify(directory(data_dir, path), folder))
+            return VerificationResult(path, expected, verify(directory(data_dir, path), folder))
     except (FileNotFoundError, NotADirectoryError) as error:
-        return Finding(path, expected, f"No checkpoint directory at {path}: {error.strerror}.")
+        return VerificationResult(
+            path, expected, f"No checkpoint directory at {path}: {error.strerror}."
+        )
     except CheckpointError as error:
         text = str(error)
-        return Finding(path, expected, f"{text[:1].upper()}{text[1:]}.")
+        return VerificationResult(path, expected, f"{text[:1].upper()}{text[1:]}.")
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -73,7 +75,7 @@ def is_small(data_dir: Path, path: object) -> bool:
     return True
 
 
-def present(data_dir: Path, path: object) -> bool:
+def has_files(data_dir: Path, path: object) -> bool:
     """Whether there is something to look at under a path, as far as that can be told now."""
     try:
         with parent(data_dir, path) as folder:
@@ -95,51 +97,49 @@ def _unreadable(path: object, error: OSError) -> CheckpointUnreadable:
     return CheckpointUnreadable(reason, retry_after=5)
 
 
-def record(tx: Tx, findings: Sequence[Finding]) -> list[Checkpoint]:
+def record_results(tx: Tx, findings: Sequence[VerificationResult]) -> list[Checkpoint]:
     """Makes ready what is whole, and lost what is not; each checkpoint as it is then."""
     for finding in findings:
-        checkpoints.judged(tx, *finding)
-    found = [checkpoints.at(tx, str(finding.path)) for finding in findings]
+        checkpoints.apply_verification(tx, *finding)
+    found = [checkpoints.get_by_path(tx, str(finding.path)) for finding in findings]
     return [each for each in found if each is not None]
 
 
 async def inspect(
     db: Database, readers: Readers, data_dir: Path, experiment_id: str, request: VerifyRequest
-) -> list[Finding]:
+) -> list[VerificationResult]:
     """Looks at the files of all checkpoints that `request` selects.
 
     Raises NotFound; CheckpointUnreadable when one cannot be read now: then nothing is recorded.
     """
-    wanted = await db.scan(selected, experiment_id, request)
+    wanted = await db.scan(select, experiment_id, request)
     try:
         name = await readers.run(data_dirs.identity, data_dir)
     except OSError as error:
         raise _unreadable("The data directory", error) from error
     await db.read(data_dirs.check, name)
     return [
-        await readers.run(look, data_dir, paths.parse(each.ckpt_path), each.sha256)
+        await readers.run(verify_files, data_dir, paths.parse(each.ckpt_path), each.sha256)
         for each in wanted
         # One that was never here (an external run's, kept elsewhere) is not lost.
-        if each.state != State.DECLARED or present(data_dir, each.ckpt_path)
+        if each.state != State.DECLARED or has_files(data_dir, each.ckpt_path)
     ]
 
 
-def selected(tx: Tx, experiment_id: str, request: VerifyRequest) -> list[Checkpoint]:
+def select(tx: Tx, experiment_id: str, request: VerifyRequest) -> list[Checkpoint]:
     """The checkpoints with files of an experiment, or of a run, or the one under a path."""
     if request.ckpt_path is not None:
-        named = checkpoints.at(tx, request.ckpt_path)
+        named = checkpoints.get_by_path(tx, request.ckpt_path)
         if named is None or named.experiment_id != experiment_id:
             raise NotFound(f"There is no checkpoint {request.ckpt_path} in {experiment_id}.")
-        found = [checkpoints.stored(tx, named)]
+        found = [checkpoints.get_stored(tx, named)]
     elif request.run_id is not None:
-        found = checkpoints.of_run(tx, runs.get(tx, request.run_id, experiment_id).id)
+        found = checkpoints.list_of_run(tx, runs.get(tx, request.run_id, experiment_id).id)
     else:
         experiments.get(tx, experiment_id)
-        found = checkpoints.of_experiment(tx, experiment_id)
+        found = checkpoints.list_of_experiment(tx, experiment_id)
     return [
         each
         for each in found
-        if each.stored_as_id is None
-        and each.state in (State.READY, State.LOST, State.DECLARED)
-        and each.reason not in checkpoints.DELETED
+        if each.stored_as_id is None and each.state in (State.READY, State.LOST, State.DECLARED)
     ]

@@ -124,6 +124,8 @@ class Run(SQLModel, table=True):
     pace_clock: str | None = None
     # When a run that waits to be tried again may start.
     next_attempt_at: str | None = None
+    # The checkpoint that the answer to a cancel named.
+    promised_checkpoint_id: str | None = None
     # When the step last moved; NULL while this attempt has not made one.
     last_progress_at: str | None = None
     created_at: str
@@ -147,6 +149,7 @@ class Checkpoint(SQLModel, table=True):
         Index("ix_checkpoint_created", "created_at", "id"),
         _order("ix_checkpoint_experiment_marked", "experiment_id", "marked_at", "id"),
         Index("ix_checkpoint_stored_as", "stored_as_id"),
+        Index("ix_checkpoint_run_saved", "run_id", "saved_at", "id"),
     )
 
     id: str = Field(primary_key=True)
@@ -156,7 +159,7 @@ class Checkpoint(SQLModel, table=True):
     # The attempt of the run that saved it, or promised it.
     attempt: int | None = None
     state: str
-    # Why it is lost, empty or a fallback, in one sentence.
+    # Why it is lost, deleted, empty or a fallback, in one sentence for people.
     reason: str | None = None
     step: int | None = Field(default=None, sa_type=BigInteger)
     size_bytes: int | None = Field(default=None, sa_type=BigInteger)

@@ -127,8 +127,8 @@ class Desk:
     queue: QueueSnapshot | None = None
     # Runs that may have more checkpoints than their recipes keep, and how many those keep;
     # whether files of deleted ones may still be there.
-    crowded: dict[str, int] = field(default_factory=dict)
-    doomed: bool = False
+    over_limit: dict[str, int] = field(default_factory=dict)
+    pending_deletion: bool = False
     tidied_at: float = float("-inf")
     # When each error that lasts was last logged (monotonic).
     logged_at: dict[object, float] = field(default_factory=dict)
@@ -153,10 +153,10 @@ class Desk:
         for job, _ in self.jobs.values():
             job.cancel()
         self.attempts.clear()
-        self.crowded.clear()
+        self.over_limit.clear()
         self.unreadable.clear()
         self.queue = None
-        self.doomed = False
+        self.pending_deletion = False
         self.tidied_at = float("-inf")
 
     async def in_place(self) -> bool:
@@ -247,12 +247,14 @@ class Desk:
         else:
             self.woken.set()
 
-    async def look(self, path: CheckpointPath, expected: str | None) -> verification.Finding:
+    async def look(
+        self, path: CheckpointPath, expected: str | None
+    ) -> verification.VerificationResult:
         """Reads a checkpoint; no small one waits until 100 GB of others are read."""
         data_dir = self.settings.data_dir
         small = await self.quick_readers.run(verification.is_small, data_dir, path)
         readers = self.quick_readers if small else self.readers
-        return await readers.run(verification.look, data_dir, path, expected)
+        return await readers.run(verification.verify_files, data_dir, path, expected)
 
     async def reading(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs what reads checkpoints, a few at a time, in a thread that holds up no shutdown."""

@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from app import files
-from app.domain import paths
 from app.domain.evidence import Evidence
 from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
@@ -15,7 +14,7 @@ from app.domain.lifecycle import Reason, RunStatus
 from app.domain.recipes import Recipe, StallAction
 from app.errors import Busy, Unavailable
 from app.launchers.base import LauncherError, Observation
-from app.services import checkpoints, launches, verification
+from app.services import checkpoints, launches, promises, verification
 from app.store.tables import Run
 from app.supervisor import launching, planning, spool, verifying
 from app.supervisor.desk import Desk
@@ -298,8 +297,7 @@ async def _external(desk: Desk, run: Run) -> None:
     """An external run ends by what its trainer reports, or by its silence."""
     settings, over = desk.settings, bool(run.finished)
     if run.status == RunStatus.CANCELLING:
-        path = paths.CheckpointPath(run.experiment_id, run.id, paths.stop_name(run.attempt))
-        promised = await desk.db.read(checkpoints.at, str(path))
+        promised = await desk.db.read(promises.get, run)
         attempt = desk.attempt(run)
         if attempt.stop_sent_at is None:  # it is told with the answer to its next report
             attempt.stop_sent_at = desk.attention
@@ -310,7 +308,7 @@ async def _external(desk: Desk, run: Run) -> None:
         over = await _condemn(desk, run, Reason.HEARTBEAT_LOST, detail)
     if not over:
         return
-    known = await desk.db.read(checkpoints.of_run, run.id)
+    known = await desk.db.read(checkpoints.list_of_run, run.id)
     if await asyncio.to_thread(verifying.waiting, desk, known):
         return  # until they are read
     absent = frozenset(each.id for each in known)

@@ -1,4 +1,4 @@
-"""Tidying: what may be forgotten is, now and then; surplus checkpoints as they come."""
+"""Housekeeping: expired idempotency keys now and then, prunable checkpoints as they come."""
 
 import logging
 import time
@@ -13,28 +13,30 @@ log = logging.getLogger(__name__)
 
 
 async def tidy(desk: Desk) -> None:
-    """Forgets idempotency keys past their time, and checkpoints that recipes do not keep."""
-    keep = retention.kept(desk.recipes)
+    """Delete idempotency keys past their time, and checkpoints that recipes do not keep."""
+    limits = retention.configured_limits(desk.recipes)
     if time.monotonic() - desk.tidied_at >= EVERY_SECONDS:
-        desk.tidied_at = time.monotonic()
         await desk.db.write(idempotency.expire)
-        desk.crowded |= await desk.db.scan(retention.crowded, keep)
-        desk.doomed = True
-    while desk.crowded:
-        run_id, number = desk.crowded.popitem()
-        desk.doomed |= bool(await desk.db.write(retention.delete, run_id, number))
-    if desk.doomed and _ABOUT not in desk.jobs:
-        desk.doomed = False
-        desk.begin(_ABOUT, _remove(desk))
+        desk.over_limit |= await desk.db.scan(retention.over_limit, limits)
+        desk.pending_deletion = True
+        desk.tidied_at = time.monotonic()
+    for run_id, number in list(desk.over_limit.items()):
+        desk.pending_deletion |= bool(await desk.db.write(retention.delete, run_id, number))
+        # Only now: a write that was rejected (Busy, a full disk) is tried again next time.
+        if desk.over_limit.get(run_id) == number:
+            del desk.over_limit[run_id]
+    if desk.pending_deletion and _ABOUT not in desk.jobs:
+        desk.pending_deletion = False
+        desk.begin(_ABOUT, _remove_files(desk))
 
 
-async def _remove(desk: Desk) -> None:
-    for each in await desk.db.read(retention.doomed):
+async def _remove_files(desk: Desk) -> None:
+    for checkpoint in await desk.db.read(retention.list_pending_deletion):
         if not await desk.in_place():
-            return  # what is elsewhere is not gone
+            return  # a data directory that is away has not lost its files
         try:
-            await desk.reading(retention.remove, desk.settings.data_dir, each)
-        except OSError as error:  # one that cannot go must not keep all others on the disk
-            log.error("%s could not be deleted: %s; it is tried again", each.ckpt_path, error)
+            await desk.reading(retention.remove, desk.settings.data_dir, checkpoint)
+        except OSError as error:  # one that cannot be removed must not keep all others on the disk
+            log.error("%s could not be deleted: %s; it is tried again", checkpoint.ckpt_path, error)
             continue
-        await desk.db.write(retention.gone, [each])
+        await desk.db.write(retention.record_files_removed, [checkpoint])

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from app import files
 from app.domain import paths
+from app.domain.lifecycle import GONE
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
 from app.services import checkpoints, runs, verification
 from app.services.launches import Source
-from app.services.verification import Finding
+from app.services.verification import VerificationResult
 from app.store.tables import Checkpoint, Run
 from app.supervisor.desk import Desk
 from app.trainer.checkpoint import MANIFEST
@@ -29,7 +30,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 8.0
 async def verify(desk: Desk) -> None:
     """Looks at every checkpoint that was announced and not yet seen."""
     waiting = [
-        each for each in await desk.db.read(checkpoints.pending) if each.ckpt_path not in desk.jobs
+        each
+        for each in await desk.db.read(checkpoints.list_pending)
+        if each.ckpt_path not in desk.jobs
     ]
     if waiting:  # the disk may hang: that must hold up the duties only, not the server
         for each in await asyncio.to_thread(_there, desk.settings.data_dir, waiting):
@@ -43,7 +46,7 @@ def waiting(desk: Desk, known: list[Checkpoint]) -> bool:
 
 
 def _there(data_dir: Path, waiting: list[Checkpoint]) -> list[Checkpoint]:
-    return [each for each in waiting if verification.present(data_dir, each.ckpt_path)]
+    return [each for each in waiting if verification.has_files(data_dir, each.ckpt_path)]
 
 
 def begin(desk: Desk, path: CheckpointPath, expected: str | None, *, last: bool = False) -> None:
@@ -64,14 +67,14 @@ async def check(desk: Desk, path: CheckpointPath, expected: str | None, *, last:
         await asyncio.sleep(LONGEST_PAUSE)  # and begins anew
         return
     if finding is None:
-        finding = Finding(path, expected, desk.unreadable[about][1])
+        finding = VerificationResult(path, expected, desk.unreadable[about][1])
     desk.unreadable.pop(about, None)
     await record(desk, finding)
 
 
 async def read(
     desk: Desk, about: str, path: CheckpointPath, expected: str | None
-) -> Finding | None:
+) -> VerificationResult | None:
     """Compares the files with their manifest, every byte.
 
     What cannot be read now is tried again, for a minute of all the work `about` it. None: it
@@ -90,14 +93,14 @@ async def read(
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-async def record(desk: Desk, finding: Finding) -> Checkpoint | None:
+async def record(desk: Desk, finding: VerificationResult) -> Checkpoint | None:
     """Records what was found; the checkpoint as it is then."""
-    found = next(iter(await desk.db.write(verification.record, [finding])), None)
+    found = next(iter(await desk.db.write(verification.record_results, [finding])), None)
     if found is not None and found.state == State.READY:
         run = await desk.db.read(runs.get, found.run_id)
         recipe = desk.recipe(run)
         if recipe is not None and recipe.keep_checkpoints:
-            desk.crowded[run.id] = recipe.keep_checkpoints
+            desk.over_limit[run.id] = recipe.keep_checkpoints
     return found
 
 
@@ -107,7 +110,7 @@ async def settled(desk: Desk, run: Run) -> frozenset[str] | None:
     directory = verification.directory(
         desk.settings.data_dir, f"/ckpts/{run.experiment_id}/{run.id}"
     )
-    known = {each.ckpt_path: each for each in await desk.db.read(checkpoints.of_run, run.id)}
+    known = {each.ckpt_path: each for each in await desk.db.read(checkpoints.list_of_run, run.id)}
     reading = False
     try:
         names = await asyncio.to_thread(_committed, directory)
@@ -139,7 +142,7 @@ async def first_good(
         stored = each.stored
         if stored.state == State.EMPTY:
             return each, why
-        if stored.state == State.LOST:
+        if stored.state in GONE:
             continue
         finding = await read(desk, about, paths.parse(stored.ckpt_path), stored.sha256)
         if finding is not None:

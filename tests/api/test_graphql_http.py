@@ -13,7 +13,7 @@ from graphql import get_introspection_query
 
 from app.graphql import limits
 from app.services import verification
-from app.services.verification import Finding
+from app.services.verification import VerificationResult
 from tests.api.conftest import Api, running
 from tests.support.graphql import Graph
 
@@ -282,13 +282,13 @@ def test_reading_a_checkpoint_may_take_longer_and_under_a_key_happens_once(
 ) -> None:
     read = []
 
-    def slow(data_dir: Path, path: Any, expected: str | None) -> Finding:
+    def slow(data_dir: Path, path: Any, expected: str | None) -> VerificationResult:
         time.sleep(0.5)
         read.append(str(path))
-        return Finding(path, expected, "It is torn.")
+        return VerificationResult(path, expected, "It is torn.")
 
     monkeypatch.setattr(limits, "SECONDS", 0.2)
-    monkeypatch.setattr(verification, "look", slow)
+    monkeypatch.setattr(verification, "verify_files", slow)
     graph = Graph(api.send)
     wanted = {"ckptPath": declared, "idempotencyKey": "graphql"}
     for replayed in (False, True):

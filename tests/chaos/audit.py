@@ -104,7 +104,7 @@ def _new_keys(now: dict[str, Any], event: Event, told: list[Event]) -> set[str]:
 
 
 def _promise_kept(tx: Tx, cancel: Acknowledged) -> bool:
-    promised = checkpoints.at(tx, json.loads(cancel.content)["ckpt_path"])
+    promised = checkpoints.get_by_path(tx, json.loads(cancel.content)["ckpt_path"])
     return promised is not None and promised.state in ("ready", "empty", "declared", "lost")
 
 
@@ -144,12 +144,12 @@ def launched_once(run: Run, data_dir: Path) -> list[str]:
 def files(tx: Tx, run: Run, data_dir: Path) -> list[str]:
     """Every ready checkpoint is whole; every promise is settled; nothing partial is left."""
     found = []
-    for each in checkpoints.of_run(tx, run.id):
+    for each in checkpoints.list_of_run(tx, run.id):
         if each.state == "pending":
             found.append(f"{each.ckpt_path} is still pending")
         if each.state == "ready" and each.stored_as_id is None:
             path = paths.parse(each.ckpt_path)
-            manifest = verification.look(data_dir, path, each.sha256).manifest
+            manifest = verification.verify_files(data_dir, path, each.sha256).manifest
             if isinstance(manifest, str) or manifest.sha256 != each.sha256:
                 found.append(f"{each.ckpt_path} is ready and not whole: {manifest}")
     place = verification.directory(data_dir, f"/ckpts/{run.experiment_id}/{run.id}")

@@ -3,7 +3,7 @@
 import pytest
 
 from app.domain.evidence import Evidence
-from app.domain.lifecycle import Reason
+from app.domain.lifecycle import Reason, RunStatus
 from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.domain.requests import MarkRequest, ResumeRequest
@@ -28,7 +28,7 @@ async def judge(stage: Stage, found: Checkpoint, verdict: Manifest | str) -> Che
     """Verification has looked at a checkpoint as it is on record."""
     _, _, _, run, name = found.ckpt_path.split("/")
     path = CheckpointPath(found.experiment_id, run, name)
-    return await stage.db.write(checkpoints.judged, path, found.sha256, verdict)
+    return await stage.db.write(checkpoints.apply_verification, path, found.sha256, verdict)
 
 
 async def resumed(stage: Stage, run: Run) -> Run:
@@ -68,7 +68,7 @@ async def test_a_child_of_a_promise_that_fell_back_starts_from_the_fallback(db: 
         await db.read(checkpoints.get, promised.id),
     ):
         assert (path.state, path.step, path.sha256) == ("ready", 5, fallback.sha256)
-        assert (await db.read(checkpoints.stored, path)).id == fallback.id
+        assert (await db.read(checkpoints.get_stored, path)).id == fallback.id
 
     await judge(stage, fallback, "It is damaged.")
     assert (await stage.named(parent, "cancel-1")).state == "lost"
@@ -349,3 +349,127 @@ async def test_an_external_trainers_newest_announced_checkpoint_can_be_resumed(
 
     child = await resumed(stage, run)
     assert (child.start_step, child.status_reason) == (7, "waiting_for_trainer")
+
+
+async def stages(stage: Stage, run: Run, *saves: tuple[str, int]) -> None:
+    """One script trains in stages, each counting its steps from 1, and saves as it goes."""
+    for name, step in saves:
+        await stage.saves(run, name, step, name)
+
+
+async def test_the_newest_is_what_was_saved_last_and_not_the_highest_step(db: Database) -> None:
+    """The second stage of a script counts from 1 again: its work is newer all the same."""
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+    await stages(stage, run, ("sft-400", 400), ("dpo-100", 100))
+
+    queued = await db.write(lambda tx: runs.move(tx, runs.get(tx, run.id), RunStatus.QUEUED))
+    assert (await stage.claim(queued)).start_step == 100, "a retry"
+    assert (await resumed(stage, run)).source_ckpt_path == path_of(run, "dpo-100")
+    await cancelled(stage, run)
+    await stage.ends(await stage.get(run), signal=9)
+    fallback = await db.read(checkpoints.get_stored, await stage.named(run, "cancel-2"))
+    assert fallback.ckpt_path == path_of(run, "dpo-100"), "a cancel without a save"
+
+
+async def test_those_of_one_report_are_saved_in_its_order(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+    names = ["c", "a", "b"]
+    saved = [{"name": n, "step": 9 - i, "sha256": str(i) * 64} for i, n in enumerate(names)]
+    await stage.report(run, checkpoints=saved)
+    by_time = sorted(await stage.checkpoints(run), key=lambda each: each.saved_at or "")
+    assert [each.ckpt_path for each in by_time] == [path_of(run, name) for name in names]
+
+    await stage.report(run, checkpoints=saved[:1])
+    again = await stage.named(run, "c")
+    assert again == by_time[0], "repeated, it was not saved again"
+
+
+async def test_a_fallback_goes_back_in_the_order_of_saving(db: Database) -> None:
+    """A child of "dpo-200" whose files are damaged starts from "dpo-100", not from "sft-400"."""
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+    await stages(stage, run, ("sft-400", 400), ("dpo-100", 100), ("dpo-200", 200), ("dpo-300", 300))
+    child = await resumed_at(stage, run, run, "dpo-200")
+    line = [each.stored.ckpt_path for each in await db.read(launches.sources, child)]
+    assert line == [path_of(run, name) for name in ("dpo-200", "dpo-100", "sft-400")]
+
+
+async def test_what_nobody_reported_was_saved_when_its_manifest_says(db: Database) -> None:
+    """Found when their trainer is gone, and read in any order: but not in the future, nor before
+    the launch; and what is no time is now."""
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+    assert run.launched_at is not None
+    for name, step, created_at in (
+        ("second", 1, "2999-01-01T00:00:00Z"), ("third", 2, "yesterday"),
+        ("fourth", 3, "0001-01-01T00:00:00+23:00"), ("first", 9, "1999-01-01T00:00:00Z"),
+    ):  # fmt: skip
+        path = CheckpointPath(run.experiment_id, run.id, name)
+        found = manifest(step, name)._replace(created_at=created_at)
+        await db.write(checkpoints.apply_verification, path, None, found)
+    ready = await db.read(checkpoints.list_ready, run.id)
+    assert [each.step for each in ready] == [3, 2, 1, 9]
+    assert all(run.launched_at <= (each.saved_at or "") <= each.created_at for each in ready)
+
+
+def path_of(run: Run, name: str) -> str:
+    return f"/ckpts/{run.experiment_id}/{run.id}/{name}"
+
+
+@pytest.mark.parametrize("verified", [True, False])
+async def test_a_checkpoint_of_the_trainers_own_never_stands_for_the_promise(
+    db: Database, verified: bool
+) -> None:
+    """It took the name "cancel-1" first: the promise is where its next commit to that name goes."""
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+    if verified:
+        await stage.saves(run, "cancel-1", 3, "its own")
+    else:
+        own = {"name": "cancel-1", "step": 3, "sha256": "0" * 64}
+        await stage.report(run, checkpoints=[own])
+
+    promised = await cancelled(stage, run)
+    assert (promised.ckpt_path, promised.state) == (path_of(run, "cancel-1.2"), "pending")
+    assert (await cancelled(stage, run)).id == promised.id, "a repeated cancel names the same"
+    assert (await stage.report(run)).stop_checkpoint == "cancel-1.2"
+    await stage.saves(run, "cancel-1.2", 8, "its stop")
+    await stage.ends(run, exit_code=0)
+
+    assert (await cancelled(stage, run)).step == 8
+    assert (await resumed(stage, run)).source_ckpt_path == promised.ckpt_path
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+async def test_what_a_trainer_that_does_not_report_has_saved_is_not_known(
+    db: Database, attempts: int
+) -> None:
+    """It may have trained for hours: "no step" would be a guess, and a resume at 0 its price."""
+    stage = await Stage.open(db)
+    recipe = Recipe("tiny", ("true",), max_attempts=2, requires_report=False)
+    run = await stage.run("starting")
+    await db.write(launches.running, run.id, 1)
+    if attempts == 2:
+        await db.write(launches.end, run.id, 1, Evidence(False, signal=9), recipe, frozenset())
+    promised = await cancelled(stage, run)
+    if attempts == 1:
+        evidence = Evidence(False, exit_code=0, requires_report=False)
+        await db.write(launches.end, run.id, 1, evidence, recipe, frozenset({promised.id}))
+        promised = await cancelled(stage, run)
+
+    assert promised.state == "lost"
+    assert promised.reason is not None and "is not known" in promised.reason
+    with pytest.raises(Conflict, match=r"name one with ckpt_path, or submit a new run.*not known"):
+        await resumed(stage, run)
+
+
+async def test_a_trainer_that_was_never_started_has_taken_no_step(db: Database) -> None:
+    """The control of the test above."""
+    stage = await Stage.open(db)
+    run = await stage.run("starting")
+    promised = await cancelled(stage, run)
+    evidence = Evidence(False, launch_error="No such program.", requires_report=False)
+    await db.write(launches.end, run.id, 1, evidence, None, frozenset({promised.id}))
+    assert (await cancelled(stage, run)).state == "empty"

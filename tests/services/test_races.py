@@ -75,7 +75,7 @@ async def test_a_checkpoint_found_good_while_the_run_ends_stays_good(
     await meet(
         db,
         database_url,
-        lambda tx: checkpoints.judged(
+        lambda tx: checkpoints.apply_verification(
             tx, CheckpointPath(run.experiment_id, run.id, "a"), announced.sha256, manifest(5)
         ),
         db.write(
@@ -95,7 +95,7 @@ async def test_a_mark_and_a_new_state_both_stay(db: Database, database_url: str)
         db,
         database_url,
         lambda tx: marks.mark(tx, stage.experiment, mark(run, SAVED, release_tag="v1")),
-        db.write(lambda tx: checkpoints.lost(tx, saved, "The disk is gone.")),
+        db.write(lambda tx: checkpoints.mark_lost(tx, saved, "The disk is gone.")),
     )
 
     both = await stage.named(run, SAVED)
@@ -114,7 +114,7 @@ async def test_what_a_cancel_falls_back_on_is_known_to_be_lost(
     await meet(
         db,
         database_url,
-        lambda tx: checkpoints.judged(
+        lambda tx: checkpoints.apply_verification(
             tx, CheckpointPath(run.experiment_id, run.id, SAVED), saved.sha256, "Bit rot."
         ),
         db.write(

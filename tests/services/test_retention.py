@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,19 @@ from app.domain import paths
 from app.domain.lifecycle import RunStatus
 from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
-from app.errors import CheckpointLost, CheckpointUnreadable
+from app.errors import Busy, CheckpointLost, CheckpointUnreadable
 from app.launchers.local import LocalLauncher
 from app.services import checkpoints, data_dirs, launches, marks, retention, runs, verification
 from app.settings import Settings
 from app.store.database import Database
-from app.store.tables import Run
+from app.store.sql import Tx
+from app.store.tables import Checkpoint, Run
 from app.supervisor import verifying
 from app.supervisor.desk import Desk
 from app.supervisor.tidying import tidy
 from app.trainer import checkpoint
 from tests.support.database import Databases
-from tests.support.stage import RECIPES, Stage
+from tests.support.stage import RECIPES, Stage, manifest
 
 pytestmark = pytest.mark.anyio
 
@@ -42,8 +44,14 @@ async def trained(stage: Stage, steps: int = 6) -> Run:
 
 
 async def left(stage: Stage, run: Run) -> list[str]:
-    ready = await stage.db.read(checkpoints.ready, run.id)
+    ready = await stage.db.read(checkpoints.list_ready, run.id)
     return sorted(each.ckpt_path.rsplit("/", 1)[1] for each in ready)
+
+
+async def pending_deletion(stage: Stage, run: Run) -> list[Checkpoint]:
+    """The deleted checkpoints of a run whose files may still be there."""
+    found = await stage.db.read(retention.list_pending_deletion)
+    return [each for each in found if each.run_id == run.id]
 
 
 async def resume(stage: Stage, run: Run, name: str) -> Run:
@@ -147,15 +155,16 @@ async def test_files_go_after_the_record_and_a_crash_in_between_is_made_good(
     directory = verification.directory(tmp_path, second.ckpt_path)
     shutil.move(directory, directory.with_name(f".trash-{second.id}"))
 
-    doomed = [each for each in await db.read(retention.doomed) if each.run_id == run.id]
+    doomed = await pending_deletion(stage, run)
     assert {each.id for each in doomed} == {first.id, second.id}
     for each in doomed:
         retention.remove(tmp_path, each)
-    await db.write(retention.gone, doomed)
+    await db.write(retention.record_files_removed, doomed)
 
-    assert not {each.run_id for each in await db.read(retention.doomed)} & {run.id}
+    assert not await pending_deletion(stage, run)
     assert [each.name for each in directory.parent.iterdir()] == ["s3"]
-    assert (await stage.named(run, "s1")).reason == "Deleted by retention."
+    assert {(await stage.named(run, name)).state for name in ("s1", "s2")} == {"deleted"}
+    assert (await stage.named(run, "s1")).files_removed_at is not None
 
 
 async def test_what_cannot_be_deleted_keeps_nothing_else_on_the_disk(
@@ -176,17 +185,17 @@ async def test_what_cannot_be_deleted_keeps_nothing_else_on_the_disk(
     settings = Settings(data_dir=tmp_path)
     desk = Desk(db, settings, {}, "s" * 32, LocalLauncher(gpus=[]), "http://127.0.0.1:1")
 
-    desk.crowded[run.id] = 1
+    desk.over_limit[run.id] = 1
     await tidy(desk)
     await asyncio.gather(*[job for job, _ in desk.jobs.values()])
 
     kept = {each.name for each in s4.parent.iterdir()}
     assert kept == {f".trash-{(await stage.named(run, 's1')).id}", "s4"}
     assert elsewhere.is_dir()
-    doomed = [each for each in await db.read(retention.doomed) if each.run_id == run.id]
+    doomed = await pending_deletion(stage, run)
     assert [each.step for each in doomed] == [1], "it is tried again"
     shutil.rmtree(s1.parent)
-    await db.write(retention.gone, doomed)
+    await db.write(retention.record_files_removed, doomed)
 
 
 async def test_what_is_elsewhere_for_a_while_is_not_taken_for_deleted(
@@ -198,20 +207,22 @@ async def test_what_is_elsewhere_for_a_while_is_not_taken_for_deleted(
     settings = Settings(data_dir=data_dir)
     desk = Desk(db, settings, {}, "s" * 32, LocalLauncher(gpus=[]), "http://127.0.0.1:1")
     desk.data_dir = data_dirs.named(data_dir)
-    s1 = verification.directory(data_dir, (await stage.named(run, "s1")).ckpt_path)
-    s1.mkdir(parents=True)
+    files = verification.directory(data_dir, (await stage.named(run, "s1")).ckpt_path)
+    files.mkdir(parents=True)
 
-    async def tidied() -> str | None:
-        desk.doomed = True
+    async def removed() -> bool:
+        desk.pending_deletion = True
         await tidy(desk)
         await asyncio.gather(*[job for job, _ in desk.jobs.values()])
-        return (await stage.named(run, "s1")).reason
+        s1 = await stage.named(run, "s1")
+        assert s1.state == "deleted"
+        return s1.files_removed_at is not None
 
-    desk.crowded[run.id] = 1
+    desk.over_limit[run.id] = 1
     data_dir.rename(tmp_path / "away")
-    assert await tidied() == checkpoints.DELETING
+    assert not await removed()
     (tmp_path / "away").rename(data_dir)
-    assert await tidied() == "Deleted by retention." and not s1.exists()
+    assert await removed() and not files.exists()
 
 
 async def test_a_name_written_again_while_its_old_files_go_is_a_checkpoint(db: Database) -> None:
@@ -219,7 +230,7 @@ async def test_a_name_written_again_while_its_old_files_go_is_a_checkpoint(db: D
     run = await trained(stage, 3)
     removed = await db.write(retention.delete, run.id, 1)
     await stage.saves(run, "s1", 1, "written again")
-    await db.write(retention.gone, removed)
+    await db.write(retention.record_files_removed, removed)
     again = await stage.named(run, "s1")
     assert (again.state, again.reason) == ("ready", None)
 
@@ -240,8 +251,8 @@ async def test_a_checkpoint_committed_under_the_name_of_a_deleted_one_keeps_its_
         _, manifest = checkpoint.commit(temporary, name, step)
         saved = {"name": name, "step": step, "sha256": manifest.sha256}
         await stage.report(run, checkpoints=[saved])
-        finding = verification.look(tmp_path, path, manifest.sha256)
-        await db.write(verification.record, [finding])
+        finding = verification.verify_files(tmp_path, path, manifest.sha256)
+        await db.write(verification.record_results, [finding])
         return directory
 
     await saves("a", 1)
@@ -251,7 +262,7 @@ async def test_a_checkpoint_committed_under_the_name_of_a_deleted_one_keeps_its_
     again = await saves("a", 3)
     for each in deleted:
         retention.remove(tmp_path, each)
-    await db.write(retention.gone, deleted)
+    await db.write(retention.record_files_removed, deleted)
     assert (await stage.named(run, "a")).state == "ready"
     assert checkpoint.verify(again).step == 3
 
@@ -280,7 +291,7 @@ async def test_a_link_in_the_place_of_a_runs_directory_leads_to_no_foreign_files
     swapped.symlink_to(foreign)
 
     with pytest.raises(CheckpointUnreadable, match="is not a directory of the service"):
-        verification.look(tmp_path, path, manifest.sha256)
+        verification.verify_files(tmp_path, path, manifest.sha256)
     for each in await db.write(retention.delete, run.id, 1):
         with pytest.raises(files.Unusable):
             retention.remove(tmp_path, each)
@@ -289,3 +300,56 @@ async def test_a_link_in_the_place_of_a_runs_directory_leads_to_no_foreign_files
     assert checkpoint.verify(foreign / "s1") == manifest
     assert (foreign / ".tmp-theirs").exists()
     swapped.unlink()
+
+
+async def test_two_stages_that_each_count_from_one_keep_the_work_of_the_last(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+    for name, step in (("sft-200", 200), ("sft-400", 400), ("dpo-100", 100), ("dpo-200", 200)):
+        await stage.saves(run, name, step, name)
+        await db.write(retention.delete, run.id, 2)
+    assert await left(stage, run) == ["dpo-100", "dpo-200"]
+
+
+async def test_a_run_whose_deletion_was_turned_away_is_not_forgotten(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when too many writes wait: the next turn deletes, not the look at all runs after ten
+    minutes."""
+    stage = await Stage.open(db)
+    run = await trained(stage, 2)
+    desk = Desk(
+        db, Settings(data_dir=tmp_path), {}, "s" * 32, LocalLauncher(gpus=[]), "http://127.0.0.1:1"
+    )
+    desk.tidied_at = time.monotonic()
+    desk.over_limit[run.id] = 1
+    with monkeypatch.context() as busy:
+        busy.setattr(retention, "delete", refused)
+        with pytest.raises(Busy):
+            await tidy(desk)
+    assert await left(stage, run) == ["s1", "s2"]
+
+    await tidy(desk)
+    assert await left(stage, run) == ["s2"] and not desk.over_limit
+
+
+def refused(tx: Tx, run_id: str, keep: int) -> None:
+    raise Busy("Too much is waiting.", retry_after=1)
+
+
+async def test_what_was_deleted_is_told_apart_from_what_was_lost(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await trained(stage, 3)
+    s2 = await stage.named(run, "s2")
+    path = CheckpointPath(run.experiment_id, run.id, "s2")
+    await db.write(checkpoints.apply_verification, path, s2.sha256, "It is damaged.")
+    await db.write(retention.delete, run.id, 1)
+    states = {each.ckpt_path.rsplit("/", 1)[1]: each.state for each in await stage.checkpoints(run)}
+    assert states == {"s1": "deleted", "s2": "lost", "s3": "ready"}
+    assert [each.step for each in await pending_deletion(stage, run)] == [1]
+    with pytest.raises(CheckpointLost, match="is deleted: Retention deleted it"):
+        await resume(stage, run, "s1")
+
+    s1 = {"name": "s1", "step": 1, "sha256": manifest(1, "1").sha256}
+    await stage.report(run, checkpoints=[s1])
+    assert (await stage.named(run, "s1")).state == "deleted", "told once more, it is not back"

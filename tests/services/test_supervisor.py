@@ -102,11 +102,11 @@ async def test_a_start_cancelled_before_its_first_step_is_made_when_we_lead_agai
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
     run = await stage.submit()
     desk.turn(leads=True)
-    desk.crowded[run.id], desk.doomed = 1, True
+    desk.over_limit[run.id], desk.pending_deletion = 1, True
     launching._begin(desk, run, TINY, Allocation(), [])
     desk.turn(leads=False)
     await jobs(desk)
-    assert (desk.starting, desk.crowded, desk.doomed) == ({}, {}, False)
+    assert (desk.starting, desk.over_limit, desk.pending_deletion) == ({}, {}, False)
     desk.turn(leads=True)
     await launch(desk)
     assert launcher.launched == [run.id]
@@ -151,7 +151,7 @@ async def test_a_path_that_stands_for_another_is_not_looked_for(db: Database) ->
     await db.write(runs.cancel, child.id)
     (promised,) = await stage.checkpoints(child)
     assert promised.state == "pending" and promised.stored_as_id is not None
-    assert [each.run_id for each in await db.read(checkpoints.pending)] == [parent.id]
+    assert [each.run_id for each in await db.read(checkpoints.list_pending)] == [parent.id]
 
 
 async def test_who_has_reported_meanwhile_is_not_silent(db: Database) -> None:

@@ -20,7 +20,7 @@ from app.domain.requests import ResumeRequest, VerifyRequest
 from app.errors import CheckpointUnreadable
 from app.services import runs, verification
 from app.services.reading import Readers
-from app.services.verification import Finding
+from app.services.verification import VerificationResult
 from app.store.database import Database
 from app.store.tables import Run
 from app.supervisor import launching, verifying
@@ -117,13 +117,13 @@ async def test_a_small_one_waits_for_no_large_ones(
 ) -> None:
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
     run, go = await stage.run("running"), threading.Event()
-    look = verification.look
+    look = verification.verify_files
 
-    def slowly(data_dir: Path, path: CheckpointPath, expected: str | None) -> Finding:
+    def slowly(data_dir: Path, path: CheckpointPath, expected: str | None) -> VerificationResult:
         assert path.name == "step-000009" or go.wait(20)
         return look(data_dir, path, expected)
 
-    monkeypatch.setattr(verification, "look", slowly)
+    monkeypatch.setattr(verification, "verify_files", slowly)
     for step in range(1, READERS + 1):
         name = f"step-{step:06d}"
         await save(stage, run, tmp_path, name, step)
@@ -244,5 +244,5 @@ async def test_verify_says_that_it_cannot_tell_and_changes_nothing(
     with away(run, tmp_path), pytest.raises(CheckpointUnreadable, match="could not be read"):
         await verification.inspect(*arguments)
     assert set((await states(stage, run)).values()) == {"ready"}
-    found = await db.write(verification.record, await verification.inspect(*arguments))
+    found = await db.write(verification.record_results, await verification.inspect(*arguments))
     assert [each.state for each in found] == ["ready", "ready"]

@@ -34,7 +34,7 @@ from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.errors import RunFinished, SessionActive, StaleAttempt
 from app.main import create_app
-from app.services import checkpoints, events, launches, runs, sessions
+from app.services import checkpoints, events, launches, promises, runs, sessions
 from app.settings import Settings
 from app.store.database import Database, connect
 from app.store.tables import Run
@@ -58,12 +58,16 @@ LIVE = (S.STARTING, S.RUNNING, S.CANCELLING)
 
 @dataclass(eq=False)
 class Saved:
-    """A checkpoint in the model; one that stands for another shares its fate."""
+    """A checkpoint in the model; one that stands for another shares its fate.
+
+    `own_saved_at` counts what was saved; 0: nothing ever was under this name.
+    """
 
     name: str
     own_state: str
     own_step: int | None
     stands_for: "Saved | None" = None
+    own_saved_at: int = 0
 
     @property
     def state(self) -> str:
@@ -72,6 +76,10 @@ class Saved:
     @property
     def step(self) -> int | None:
         return self.stands_for.step if self.stands_for else self.own_step
+
+    @property
+    def saved_at(self) -> int:
+        return self.stands_for.saved_at if self.stands_for else self.own_saved_at
 
     @property
     def step_or_0(self) -> int:
@@ -95,6 +103,7 @@ class Model:
     attempt: int = 0
     step: int = 0
     finished: bool = False
+    reported: bool = False
     named: bool = False  # its trainer has told its session
     saved: dict[str, Saved] = field(default_factory=dict)
 
@@ -103,7 +112,7 @@ class Model:
         good = [s for s in self.saved.values() if s.state == "ready"]
         if not good and self.recipe is None:
             good = [s for s in self.saved.values() if s.state == "declared" and s.step is not None]
-        return max(good, key=lambda s: s.step or 0, default=None)
+        return max(good, key=lambda s: s.saved_at, default=None)
 
     def line(self) -> Iterator["Model"]:
         """This run and those it comes from."""
@@ -118,24 +127,26 @@ class Model:
 
     def inherited(self) -> Saved | None:
         """What it goes back to beyond itself: its source, else what is ready before that."""
-        run, limit = self, float("inf")
+        run = self
         while run.source is not None:
             if run.source.state != "lost":
                 return run.source
-            if run.source.step is not None:
-                limit = min(limit, run.source.step)
+            limit = run.source.saved_at or float("inf")
             run = run.keeper(run.source)
-            ready = [s for s in run.saved.values() if s.state == "ready" and s.step_or_0 <= limit]
+            ready = [s for s in run.saved.values() if s.state == "ready" and s.saved_at <= limit]
             if ready:
-                return max(ready, key=lambda s: s.step_or_0)
+                return max(ready, key=lambda s: s.saved_at)
         return self.source
 
     @property
     def promise(self) -> Saved | None:
         return self.saved.get(f"cancel-{self.attempt}")
 
-    def settle(self) -> None:
-        """The outcome of the promise, now that the trainer is gone."""
+    def settle(self, unknown: bool) -> None:
+        """The outcome of the promise, now that the trainer is gone.
+
+        `unknown`: it never reported and need not, so that nobody knows what it did.
+        """
         promise = self.saved.setdefault(
             f"cancel-{self.attempt}", Saved(f"cancel-{self.attempt}", "pending", None)
         )
@@ -145,8 +156,9 @@ class Model:
         if target is not None and target.state != "lost":
             promise.stands_for = target
         elif promise.state == "pending":
-            promise.own_state = "empty" if self.step == 0 else "lost"
-            promise.own_step = 0 if self.step == 0 else None
+            empty = self.step == 0 and not unknown
+            promise.own_state = "empty" if empty else "lost"
+            promise.own_step = 0 if empty else None
 
 
 def is_file(each: Saved) -> bool:
@@ -199,7 +211,7 @@ class Lifecycle(RuleBasedStateMachine):
     def open(self) -> None:
         self.stage = self.world.runner.run(Stage.open(self.world.db))
         self.runs: list[Model] = []
-        self.marks = 0
+        self.marks = self.saves = 0
 
     # Users.
 
@@ -230,7 +242,7 @@ class Lifecycle(RuleBasedStateMachine):
             )
         elif run.status == S.QUEUED:
             run.status = S.CANCELLED
-            run.settle()
+            run.settle(unknown=run.attempt > 0 and not run.reported)
         if face == "rest":
             status, answer = self.world.rest("POST", self.at(run) + "/cancel")
             assert status == (409 if not ok else 200 if run.status == S.CANCELLED else 202)
@@ -328,7 +340,7 @@ class Lifecycle(RuleBasedStateMachine):
         source = next((s for s in found if s.stored.state in ("ready", "empty", "declared")), None)
         if source is not None and source.stored.state == "declared":  # it is not there
             path = paths.parse(source.stored.ckpt_path)
-            self.world.do(checkpoints.judged, path, None, "It is not there.")
+            self.world.do(checkpoints.apply_verification, path, None, "It is not there.")
             self.known(str(path)).own_state, source = "lost", None
         if source is None and run.source is not None:
             assert run.source.state == "lost"
@@ -337,10 +349,10 @@ class Lifecycle(RuleBasedStateMachine):
             return
         claimed = self.world.do(launches.claim, row, [], source, None, None)
         run.attempt += 1
-        run.status, run.finished = S.STARTING, False
-        own = [s.step or 0 for s in run.saved.values() if s.state == "ready"]
-        if own and run.attempt > 1:
-            expected = {max(own)}
+        run.status, run.finished, run.reported = S.STARTING, False, False
+        own = run.newest()
+        if own is not None and run.attempt > 1:
+            expected = {own.step_or_0}
         elif run.source is not None and run.source.state != "lost":
             expected = {run.source.step or 0}
         elif source is None:
@@ -380,7 +392,7 @@ class Lifecycle(RuleBasedStateMachine):
             FINISHED: Evidence(False, exit_code=0),
         }[how]
         recipe = RECIPES[run.recipe or ""]
-        absent = frozenset(c.id for c in self.world.see(checkpoints.of_run, run.id))
+        absent = frozenset(c.id for c in self.world.see(checkpoints.list_of_run, run.id))
         self.world.do(launches.end, run.id, run.attempt, found, recipe, absent)
         self.ended(run, how, recipe.max_attempts)
 
@@ -391,7 +403,7 @@ class Lifecycle(RuleBasedStateMachine):
         reason = Reason.HEARTBEAT_LOST
         seen = self.world.see(runs.get, run.id)
         self.world.do(launches.condemn, seen, reason, "No report.")
-        absent = frozenset(c.id for c in self.world.see(checkpoints.of_run, run.id))
+        absent = frozenset(c.id for c in self.world.see(checkpoints.list_of_run, run.id))
         self.world.do(launches.end, run.id, run.attempt, Evidence(False), None, absent)
         self.ended(run, FINISHED if run.finished else CONDEMNED, 1)
 
@@ -402,7 +414,7 @@ class Lifecycle(RuleBasedStateMachine):
                 each.own_state = "lost"
         if run.status == S.CANCELLING:
             run.status = S.CANCELLED
-            run.settle()
+            run.settle(unknown=how == SILENT_SUCCESS and not run.reported)
         elif how in (SILENT_SUCCESS, FINISHED) or (how == HALFWAY and run.finished):
             run.status = S.SUCCEEDED
         elif how in (CRASH, KILLED) and run.attempt < max_attempts:
@@ -417,7 +429,7 @@ class Lifecycle(RuleBasedStateMachine):
         (hurt, *_) = [each for each in run.saved.values() if is_file(each)]
         path = CheckpointPath(self.stage.experiment, run.id, hurt.name)
         expected = manifest(hurt.step or 0).sha256
-        self.world.do(checkpoints.judged, path, expected, "It vanished.")
+        self.world.do(checkpoints.apply_verification, path, expected, "It vanished.")
         hurt.own_state = "lost"
 
     # Trainers.
@@ -439,7 +451,7 @@ class Lifecycle(RuleBasedStateMachine):
         receipt = self.world.runner.run(self.stage.report(row, step=step, finished=finished))
         if run.status in (S.QUEUED, S.STARTING):
             run.status = S.RUNNING
-        run.step, run.finished = step, run.finished or finished
+        run.step, run.finished, run.reported = step, run.finished or finished, True
         assert receipt.status == run.status
         assert receipt.should_stop == (run.status == S.CANCELLING)
 
@@ -481,10 +493,12 @@ class Lifecycle(RuleBasedStateMachine):
         if run.recipe is not None and seen:
             path = CheckpointPath(row.experiment_id, run.id, name)
             verdict = manifest(step) if good else "It is damaged."
-            self.world.do(checkpoints.judged, path, sha256, verdict)
+            self.world.do(checkpoints.apply_verification, path, sha256, verdict)
             state = "ready" if good else "lost"
         known = run.saved.setdefault(name, Saved(name, state, step))
-        known.own_state, known.own_step = state, step
+        self.saves += 1
+        known.own_state, known.own_step, known.own_saved_at = state, step, self.saves
+        run.reported = True
 
     @precondition(lambda self: self.some(lambda r: r.attempt > 1 or r.status in TERMINAL))
     @rule(pick=PICK)
@@ -599,7 +613,7 @@ def test_the_machine_finds_a_planted_bug(
 ) -> None:
     judge = evidences.judge
     if bug == "cancel_is_forgotten":
-        monkeypatch.setattr(checkpoints, "settle", lambda tx, run: checkpoints.promise(tx, run))
+        monkeypatch.setattr(promises, "resolve", lambda tx, run, *a, **k: promises.get(tx, run))
     elif bug == "exit_code_decides":
         success = Verdict(S.SUCCEEDED, None, None)
         monkeypatch.setattr(

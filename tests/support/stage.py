@@ -81,7 +81,9 @@ class Stage:
         await self.report(run, checkpoints=[{"name": name, "step": step, "sha256": sha256}])
         if run.recipe is not None:
             path = CheckpointPath(run.experiment_id, run.id, name)
-            await self.db.write(checkpoints.judged, path, sha256, manifest(step, content))
+            await self.db.write(
+                checkpoints.apply_verification, path, sha256, manifest(step, content)
+            )
 
     async def ends(self, run: Run, **evidence: Any) -> Run:
         """The trainer is gone; its promised checkpoints that are not ready are not there."""
@@ -126,12 +128,12 @@ class Stage:
         return run
 
     async def checkpoints(self, run: Run) -> list[Checkpoint]:
-        return await self.db.read(checkpoints.of_run, run.id)
+        return await self.db.read(checkpoints.list_of_run, run.id)
 
     async def named(self, run: Run, name: str) -> Checkpoint:
         """The checkpoint of this name."""
         path = str(CheckpointPath(run.experiment_id, run.id, name))
-        found = await self.db.read(checkpoints.at, path)
+        found = await self.db.read(checkpoints.get_by_path, path)
         assert found is not None
         return found
 

@@ -1,5 +1,6 @@
 """Migrations: up, check, down on both databases; killed halfway; from several servers at once."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, create_engine, inspect
+from sqlalchemy import MetaData, create_engine, inspect, text
 
 from app.domain.ids import new_id
 from app.domain.requests import ResumeRequest
-from app.services import metrics, progress, runs
+from app.services import checkpoints, metrics, progress, retention, runs
 from app.store import migrate
 from app.store.database import connect
 from app.store.sql import Statement, columns, every
@@ -255,6 +256,78 @@ async def test_the_sessions_of_an_external_run_get_a_column_of_their_own(
     migrate.downgrade(empty_database_url, "0002")
     stored_at(empty_database_url, "0002")
     assert (await rows(empty_database_url))[0].sessions == '["one", "two"]'
+
+
+@pytest.mark.anyio
+async def test_checkpoints_and_promises_of_an_old_database_get_their_columns(
+    empty_database_url: str,
+) -> None:
+    """What retention took was "lost" with one of two sentences, a promise was known by its name,
+    and the newest was the highest step."""
+
+    def row(name: str, state: str = "ready", **more: Any) -> dict[str, Any]:
+        path = f"/ckpts/{EXPERIMENT['id']}/{RUN['id']}/{name}"
+        nothing = dict.fromkeys(("reason", "stored_as_id"))
+        return CHECKPOINT | nothing | {
+            "id": new_id("ckpt"), "ckpt_path": path, "state": state, **more,
+        }  # fmt: skip
+
+    def at(minute: int) -> str:
+        return AT.replace("T00:00", f"T00:{minute:02}")
+
+    sft, dpo = row("sft", step=400, created_at=at(2)), row("dpo", step=100, created_at=at(3))
+    last = row("last", step=300, created_at=at(1))  # written again and again under one name
+    alias = row("cancel-1", stored_as_id=dpo["id"], step=100, created_at=at(5))
+    gone = row("gone", "lost", reason="Deleted by retention.")
+    going = row("going", "lost", reason="Retention is deleting it.")
+    damaged = row("damaged", "lost", reason="It is damaged.")
+    named = row("named", "declared", step=None)
+    rows = [sft, dpo, last, alias, gone, going, damaged, named]
+    again = {
+        "experiment_id": EXPERIMENT["id"], "type": "checkpoint.pending", "run_id": RUN["id"],
+        "data": json.dumps({"checkpoint_id": last["id"]}),
+    }  # fmt: skip
+    migrate.upgrade(empty_database_url, "0002")
+    engine, stored = create_engine(empty_database_url), MetaData()
+    stored.reflect(engine)
+    run = RUN | {"status": "cancelled", "cancel_requested_at": AT}
+    with engine.begin() as connection:
+        connection.execute(stored.tables["experiment"].insert(), EXPERIMENT)
+        connection.execute(stored.tables["run"].insert(), run)
+        connection.execute(stored.tables["checkpoint"].insert(), rows)
+        for seq, minute in ((1, 1), (2, 4)):
+            connection.execute(
+                stored.tables["event"].insert(), again | {"seq": seq, "at": at(minute)}
+            )
+    engine.dispose()
+
+    db = connect(empty_database_url)
+    await db.start()
+    try:
+        ready = await db.read(checkpoints.list_ready, RUN["id"])
+        assert [each.id for each in ready if each.id != alias["id"]] == [
+            last["id"], dpo["id"], sft["id"],
+        ]  # fmt: skip
+        known = {each.id: each for each in await db.read(checkpoints.list_of_run, RUN["id"])}
+        assert known[alias["id"]].saved_at == known[dpo["id"]].saved_at
+        assert known[named["id"]].saved_at is None
+        states = [known[each["id"]].state for each in (gone, going, damaged)]
+        assert states == ["deleted", "deleted", "lost"]
+        waiting = await db.read(retention.list_pending_deletion)
+        assert [each.id for each in waiting] == [going["id"]]
+        cancelled = await db.write(runs.cancel, RUN["id"])
+        assert cancelled.checkpoint.id == alias["id"]
+    finally:
+        await db.stop()
+
+    migrate.downgrade(empty_database_url, "0002")
+    engine = create_engine(empty_database_url)
+    with engine.connect() as connection:
+        lost = connection.execute(
+            text("SELECT id, reason FROM checkpoint WHERE state = 'lost'")
+        ).all()
+    engine.dispose()
+    assert dict(map(tuple, lost)) == {each["id"]: each["reason"] for each in (gone, going, damaged)}
 
 
 @postgresql_only  # a SQLite file belongs to one server

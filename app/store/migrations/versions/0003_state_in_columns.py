@@ -22,6 +22,7 @@ _RUN = (
     "pace_clock",
     "next_attempt_at",
     "last_progress_at",
+    "promised_checkpoint_id",
 )
 _CHECKPOINT = ("saved_at", "files_removed_at")
 
@@ -80,10 +81,20 @@ def upgrade() -> None:
     # The nonce of an external run held the sessions of its trainers, with blanks between them.
     external = sa.and_(_run.c.recipe.is_(None), _run.c.nonce.is_not(None))
     _move("nonce", external, lambda held: {"sessions": json.dumps(held.split()), "nonce": None})
+    _fill_saved_at()
+    _mark_deleted()
+    _name_promised()
+    op.create_index("ix_checkpoint_run_saved", "checkpoint", ["run_id", "saved_at", "id"])
 
 
 def downgrade() -> None:
     """Take it back."""
+    op.drop_index("ix_checkpoint_run_saved", "checkpoint")
+    for gone, reason in (("NULL", _DELETING), ("NOT NULL", _DELETED)):
+        op.execute(
+            f"UPDATE checkpoint SET state = 'lost', reason = '{reason}' "  # noqa: S608
+            f"WHERE state = 'deleted' AND files_removed_at IS {gone}"
+        )
     op.execute(
         "UPDATE run SET status_reason = termination_reason, status_detail = termination_detail"
         " WHERE status IN ('starting', 'running') AND termination_reason IS NOT NULL"
@@ -111,3 +122,61 @@ def _move(
     connection = op.get_bind()
     for run_id, held in connection.execute(sa.select(_run.c.id, _run.c[column]).where(where)).all():
         connection.execute(sa.update(_run).where(_run.c.id == run_id).values(changes(held)))
+
+
+_DELETING, _DELETED = "Retention is deleting it.", "Deleted by retention."
+
+
+def _fill_saved_at() -> None:
+    """A checkpoint was saved when it last became pending, else when it became known."""
+    connection = op.get_bind()
+    announced = {}
+    for at, data in connection.execute(
+        sa.text(
+            "SELECT at, data FROM event WHERE type = 'checkpoint.pending' "
+            "ORDER BY experiment_id, seq"
+        )
+    ):
+        announced[json.loads(data).get("checkpoint_id")] = at
+    rows = connection.execute(
+        sa.text(
+            "SELECT id, created_at FROM checkpoint "
+            "WHERE step IS NOT NULL AND state <> 'empty' AND stored_as_id IS NULL"
+        )
+    ).all()
+    if rows:
+        connection.execute(
+            sa.text("UPDATE checkpoint SET saved_at = :at WHERE id = :id"),
+            [{"id": id, "at": announced.get(id, created_at)} for id, created_at in rows],
+        )
+    # Once for each link of the longest chain of aliases.
+    while connection.execute(
+        sa.text(
+            "UPDATE checkpoint SET saved_at = (SELECT stored.saved_at FROM checkpoint AS stored "
+            "WHERE stored.id = checkpoint.stored_as_id) WHERE saved_at IS NULL AND EXISTS ("
+            "SELECT 1 FROM checkpoint AS stored WHERE stored.id = checkpoint.stored_as_id "
+            "AND stored.saved_at IS NOT NULL)"
+        )
+    ).rowcount:
+        pass
+
+
+def _mark_deleted() -> None:
+    """What retention took was lost, with one of two sentences for its reason."""
+    op.execute(
+        "UPDATE checkpoint SET state = 'deleted', files_removed_at = created_at "  # noqa: S608
+        f"WHERE state = 'lost' AND reason = '{_DELETED}'"
+    )
+    op.execute(
+        "UPDATE checkpoint SET state = 'deleted' "  # noqa: S608
+        f"WHERE state = 'lost' AND reason = '{_DELETING}'"
+    )
+
+
+def _name_promised() -> None:
+    """The promise of a cancelled run was known by its name alone."""
+    op.execute(
+        "UPDATE run SET promised_checkpoint_id = (SELECT id FROM checkpoint "
+        "WHERE ckpt_path = '/ckpts/' || run.experiment_id || '/' || run.id || '/cancel-' || "
+        "run.attempt) WHERE cancel_requested_at IS NOT NULL"
+    )
