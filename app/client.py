@@ -9,9 +9,7 @@ from urllib.error import HTTPError, URLError
 import orjson
 
 from app.errors import ServiceError, Unavailable
-
-# A proxy of the environment would be asked for our own address, too.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+from app.trainer.delivery import explain
 
 
 def call(
@@ -24,11 +22,17 @@ def call(
     key: str | None = None,
     timeout: float | None = 30,
 ) -> Any:
-    """The answer's JSON. Raises ServiceError with what the service says; Unavailable.
+    """Make one request and return the answer's JSON.
 
     Args:
+        url: the service's address, with its prefix.
+        token: the API token, or None.
         key: an Idempotency-Key.
         timeout: seconds; None waits for as long as the answer takes.
+
+    Raises:
+        ServiceError: the service refuses; with its own words.
+        Unavailable: no service answers there, and why.
     """
     headers = {"Content-Type": "application/json"}
     if token:
@@ -37,11 +41,31 @@ def call(
         headers["Idempotency-Key"] = key
     data = None if body is None else orjson.dumps(body)
     request = urllib.request.Request(url + path, data, headers, method=method)  # noqa: S310
+    # A proxy of the environment would be asked for our own address, too.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with _OPENER.open(request, timeout=timeout) as response:
-            return json.load(response)
+        with opener.open(request, timeout=timeout) as response:
+            return _read(url, response.status, response.read())
     except HTTPError as error:
-        raise ServiceError(json.load(error)["detail"]) from None
+        with error:
+            answer = _read(url, error.code, error.read())
+        if not isinstance(answer, dict) or "detail" not in answer or "code" not in answer:
+            raise _not_ours(url, error.code) from None
+        raise ServiceError(str(answer["detail"])) from None
     except (OSError, HTTPException) as error:
         why = error.reason if isinstance(error, URLError) else error
+        why = explain(why) if isinstance(why, Exception) else why
         raise Unavailable(f"the service at {url} does not answer: {why}") from error
+
+
+def _read(url: str, status: int, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        raise _not_ours(url, status) from None
+
+
+def _not_ours(url: str, status: int) -> Unavailable:
+    return Unavailable(
+        f"{url} answers {status}, and not as this service does: check the address, its prefix too"
+    )

@@ -49,13 +49,15 @@ class Buffer:
     def add(self, points: list[Point], **news: Any) -> None:
         """Keep points, and fields of the next report that replace their older values.
 
-        Hyperparameters join those that wait.
+        Hyperparameters join those that wait, and of steps the highest is reported.
         """
         with self._lock:
             self._points.extend(points)
             if "effective_hyperparams" in news:
                 waiting = self._news.get("effective_hyperparams", {})
                 news["effective_hyperparams"] = {**waiting, **news["effective_hyperparams"]}
+            if "step" in news:
+                news["step"] = max(news["step"], self._news.get("step", 0))
             self._news.update(news)
             if len(self._points) == self._points.maxlen and not self._overflowed:
                 self._overflowed = True
@@ -78,6 +80,9 @@ class Buffer:
             if len(saved) > BATCH_CHECKPOINTS:
                 body["checkpoints"] = saved[:BATCH_CHECKPOINTS]
                 self._news["checkpoints"] = saved[BATCH_CHECKPOINTS:]
+            if self._points and "step" in body:
+                # Until its points follow, the service takes the highest step of those here.
+                self._news["step"] = body.pop("step")
             for last in ("finished", "closing"):
                 if not self.empty and body.pop(last, False):
                     self._news[last] = True  # last words come last

@@ -51,6 +51,7 @@ class Courier:
         self._heartbeat_seconds = heartbeat_seconds
         self._delivering, self._warned = True, set[str]()
         self._trouble = ""
+        self._unwanted: set[str] = set()  # metrics that are more than the run may have
         self._in_transit = self._stalled = False
         self._other_since = math.inf  # when the service first said that another process reports
         self.open = self._open_spool(directory)
@@ -210,6 +211,11 @@ class Courier:
 
         Silence would end a training that is well, and so would an end that nobody heard of.
         """
+        if self._unwanted:
+            body = json.loads(line)
+            for key in self._unwanted & body.get("metrics", {}).keys():
+                del body["metrics"][key]
+            line = json.dumps(body).encode()
         reply = self._link.post(line)
         if reply.of_batch or reply.too_large:
             self._refusals = 0
@@ -239,6 +245,8 @@ class Courier:
         return reply
 
     def _drop(self, body: dict[str, Any], reply: Reply) -> None:
+        if reply.code == "run_limit" and len(body.get("metrics", {})) == 1:
+            self._unwanted |= body["metrics"].keys()
         name = splitting.name_of(body)
         anonymous = splitting.rest_of(body) == body  # the rest of one of which was told
         if name in self._warned or (anonymous and self._warned) or len(self._warned) >= 20:

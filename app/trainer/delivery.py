@@ -238,7 +238,7 @@ class Link:
             except (OSError, http.client.HTTPException) as error:
                 self.close()
                 if not reused or isinstance(error, TimeoutError):
-                    return Reply(0, {}, trouble=f"{self._origin}: {_trouble(error)}")
+                    return Reply(0, {}, trouble=f"{self._origin}: {explain(error)}")
                 # The server had closed an idle connection: that says nothing about a new one.
 
     def close(self) -> None:
@@ -342,10 +342,10 @@ def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None
 
 
-def _trouble(error: Exception) -> str:
-    """Return what a person can do about a connection that failed."""
+def explain(error: Exception) -> str:
+    """Return why a connection failed, and what a person can do about it."""
     if isinstance(error, TimeoutError):
-        return f"no answer within {TIMEOUT_SECONDS:g} seconds"
+        return "it gave no answer in time"
     import ssl
 
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -3,7 +3,7 @@
 from typing import Any
 
 _CONTENT = ("effective_hyperparams", "metrics", "checkpoints")
-_LAST = ("batch", "finished", "closing")
+_LAST = ("batch", "step", "finished", "closing")
 
 
 def split(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -48,19 +48,23 @@ def name_of(body: dict[str, Any]) -> str:
     return f"report {body.get('batch')}"
 
 
+def _steps(column: Any) -> list[int]:
+    return column["steps"] if isinstance(column, dict) and "steps" in column else []
+
+
 def _halves(content: Any) -> tuple[Any, Any] | None:
     if isinstance(content, list):
         middle = len(content) // 2
         return (content[:middle], content[middle:]) if middle else None
     if len(content) > 1:
-        items = list(content.items())
+        # Metrics of the training loop first: the service learns from them where it began.
+        last = max((max(_steps(item), default=0) for item in content.values()), default=0)
+        items = sorted(content.items(), key=lambda item: last not in _steps(item[1]))
         middle = len(items) // 2
         return dict(items[:middle]), dict(items[middle:])
     ((key, column),) = content.items()
-    if not isinstance(column, dict) or "steps" not in column:  # one hyperparameter
-        return None
-    middle = len(column["steps"]) // 2
-    if not middle:
+    middle = len(_steps(column)) // 2
+    if not middle:  # one point, or one hyperparameter
         return None
     return (
         {key: {name: values[:middle] for name, values in column.items()}},

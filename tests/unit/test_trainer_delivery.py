@@ -73,6 +73,36 @@ def test_of_a_refused_report_only_what_is_refused_is_dropped(
     assert told.count("refused hyperparameter 'bad'") == 1
 
 
+def test_metrics_beyond_a_runs_limit_are_sent_once_and_not_with_each_report(
+    server: ReportServer,
+) -> None:
+    limit = {"code": "run_limit", "detail": "A run may have at most 10,000 metric keys."}
+    server.judge = lambda body: (422, limit) if "more" in body.get("metrics", {}) else None
+    with attach(server) as training:
+        for step in range(5):
+            training.log(step, loss=1.0, more=1.0)
+            wait_until(lambda step=step: len(server.points()) == step + 1, "the loss")  # type: ignore[misc]
+    refused = [status for _, status, _ in server.requests].count(422)
+    assert refused == 2, "the first report, and its half"
+
+
+def test_a_report_tells_the_highest_step_that_its_points_reach(
+    server: ReportServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a branch would seem to begin at a step whose points come later."""
+    monkeypatch.setattr("app.trainer.buffer.BATCH_POINTS", 10)
+    server.mode = "503"
+    with attach(server) as training:
+        wait_until(lambda: server.requests, "a first report that fails, so that the others wait")
+        for step in range(1, 26):
+            training.log(step, loss=1.0)
+        training.log(24, loss=2.0)
+        training.log(4096 * 25, tokens=1.0, total_steps=100)
+        server.mode = "ok"
+    told = [body.get("step") for body in server.taken.values() if "metrics" in body]
+    assert told == [None, None, 25]
+
+
 def test_a_run_that_is_over_is_told_in_one_line_that_says_how_to_go_on(
     server: ReportServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
