@@ -83,6 +83,8 @@ class Recipe:
     retry_on: tuple[str, ...] = RETRY_REASONS
     retry_seconds: float = 10.0
     """The pause before the second attempt; it doubles with each further one, up to an hour."""
+    max_log_mb: int = 256
+    """What a run's output may take of the disk: of more, the beginning and the newest are kept."""
     keep_checkpoints: int = 0
     """How many checkpoints of a run to keep; 0: all."""
     working_dir: Path | None = None
@@ -299,6 +301,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "max_attempts": _whole(1),
     "retry_on": _retry_on,
     "retry_seconds": _pause,
+    "max_log_mb": _whole(1),
     "keep_checkpoints": _whole(0),
     "working_dir": lambda value: Path(_string(value)),
     "requires_report": _boolean,

@@ -36,6 +36,8 @@ class LaunchPlan:
     """Random, of letters, digits, '-' and '_'; the whole process tree carries LLM_TRAIN_NONCE."""
     stop_signal: int
     grace_seconds: float
+    max_log_bytes: int = 256 << 20
+    """What the run's output takes of the disk, about; the middle of what is more is dropped."""
 
 
 @dataclass(frozen=True)

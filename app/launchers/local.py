@@ -9,6 +9,8 @@ the handles of wrappers that it must reap, and the pulses that it watches.
     stop.json       a stop or kill was asked for
     exit.json       how it ended
 
+    ../train.log, ../dropped.json   what its trainers printed, and which bytes are no longer there
+
 Servers on several machines, or in several containers, may share these files. What became of a
 wrapper of another place (`wrapper.place`) is told by exit.json and by its pulse; it is asked to
 end by stop.json alone.
@@ -107,6 +109,7 @@ class LocalLauncher:
             "cwd": None if plan.cwd is None else os.fsencode(plan.cwd),
             "stop_signal": int(plan.stop_signal),
             "grace_seconds": float(plan.grace_seconds),
+            "max_log_bytes": plan.max_log_bytes,
             "failpoints": failpoints.armed("wrapper."),
         }
         failpoints.failpoint("launch.before_spawn")

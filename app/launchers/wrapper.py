@@ -31,6 +31,8 @@ PULSE_SECONDS = 2.0
 _RESERVED = ".exit.json"
 _SAFE = posix.O_NOFOLLOW | posix.O_NONBLOCK  # for names that the trainer can put links or FIFOs at
 _SWEEP_SECONDS = 0.02
+_LOG_SECONDS = 0.25
+_PUNCHES = True  # for tests: as if the file system could not make holes
 _GIVE_UP_SECONDS = 5.0
 _place = ""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -57,7 +59,8 @@ if order := sys.stdin.buffer.read():  # else the server died before it gave one
 
 def main(order: "dict[str, Any]") -> None:
     """Carry out the order: `directory` (of the attempt), `nonce`, `argv`, `env`, `cwd`,
-    `stop_signal`, `grace_seconds`, `failpoints`. Ends silently if the attempt is taken."""
+    `stop_signal`, `grace_seconds`, `max_log_bytes`, `failpoints`. Ends silently if the attempt is
+    taken."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     signal.signal(signal.SIGCHLD, lambda *_: None)  # BSDs drop a blocked signal that is ignored
     null = posix.open("/dev/null", posix.O_RDWR)
@@ -108,6 +111,9 @@ def _train(folder: int, order: "dict[str, Any]", started: float) -> dict[str, ob
         _thread.start_new_thread(
             _pulse, (folder, started)
         )  # not earlier: that would delay the trainer
+        _thread.start_new_thread(
+            _limit_log, (_text(order["directory"]).rpartition("/")[0], order["max_log_bytes"])
+        )
     except RuntimeError:
         pass  # no more threads; for servers of this place nothing changes
     code, stop_sent, killed = _watch(trainer, order["stop_signal"], order["grace_seconds"])
@@ -328,6 +334,71 @@ def _pulse(folder: int, started: float) -> None:
         if request != heard:
             heard = request
             posix.kill(posix.getpid(), request)
+
+
+def _limit_log(run_dir: str, most: int) -> None:
+    """Keep what train.log takes of the disk near `most` bytes: its beginning and its end stay, what
+    is between becomes a hole. So no offset changes, and no trainer waits for us as at a pipe.
+
+    `dropped.json` says which bytes those are: {"start": …, "end": …}; just before the end stands
+    how many, for people. Our stdout is the log; until we end.
+    """
+    head, tail = max(most // 8, 4096) & -4096, most // 2
+    kept_from = 0
+    while True:
+        time.sleep(_LOG_SECONDS)
+        try:
+            size = posix.fstat(1).st_size
+            if size - kept_from <= most - head:
+                continue
+            cut = (size - tail) & -4096
+            if cut > head:
+                _drop_output(run_dir, head, cut)
+            kept_from = cut
+        except (OSError, ImportError):
+            continue  # such as a full disk: this makes room, so it is tried again
+
+
+def _drop_output(run_dir: str, start: int, cut: int) -> None:
+    """Make a hole of the log's bytes from `start` to `cut`, and say so in its last ones."""
+    said = b"\n[%d bytes of output were dropped here: the recipe's max_log_mb]\n" % (cut - start)
+    folder = open_directory(run_dir)
+    try:
+        # Our own descriptor appends whatever the offset.
+        path = "/proc/self/fd/1" if _LINUX else "train.log"
+        flags = posix.O_RDWR | (0 if _LINUX else _SAFE)
+        log = posix.open(path, flags, dir_fd=folder)
+        try:
+            dropped: dict[str, object] = {"start": start, "end": cut - len(said)}
+            replace(folder, "dropped.json", _json(dropped))  # first: a hole reads as zeros
+            if not _punch_hole(log, start, cut - start):
+                # What is printed between these lines is lost, uncounted: only file systems that
+                # make no holes, such as NFS before 4.2, need them.
+                size = posix.fstat(log).st_size
+                kept = posix.pread(log, size - cut, cut)
+                posix.truncate(log, start)
+                posix.truncate(log, size)
+                posix.pwrite(log, kept, cut)
+            posix.pwrite(log, said, cut - len(said))
+        finally:
+            posix.close(log)
+    finally:
+        posix.close(folder)
+
+
+def _punch_hole(file: int, start: int, length: int) -> bool:
+    """Free these bytes of a file; False where the system or the file system cannot."""
+    if not (_LINUX and _PUNCHES):
+        return False
+    import _ctypes
+
+    class Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
+        _type_ = "l"
+
+    keep_size_and_punch_hole = 3
+    address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "fallocate")  # type: ignore[arg-type]
+    arguments = (file, keep_size_and_punch_hole, Long(start), Long(length))
+    return bool(_ctypes.call_cdeclfunction(address, arguments) == 0)
 
 
 def _write_age(folder: int, seconds: float) -> None:

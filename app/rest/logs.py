@@ -44,7 +44,8 @@ class LogsQuery(BaseModel):
     responses=documented(404)
     | {
         200: {
-            "description": "What the trainer printed, as it is.",
+            "description": "What the trainer printed, as it is, but for what exceeded the "
+            "recipe's `max_log_mb`.",
             "content": {"text/plain": {"schema": {"type": "string"}}},
             "headers": {
                 "X-Next-Offset": {
@@ -74,7 +75,8 @@ async def logs(
         content = _nothing() if head else _follow(state.db, run_id, run_dir, start)
         return StreamingResponse(content, media_type=TYPE)
     part = await asyncio.to_thread(train_log.read, run_dir, start, query.limit)
-    return Response(part, media_type=TYPE, headers={"X-Next-Offset": str(start + len(part))})
+    headers = {"X-Next-Offset": str(part.next_offset)}
+    return Response(part.content, media_type=TYPE, headers=headers)
 
 
 async def _follow(db: Database, run_id: str, run_dir: Path, offset: int) -> AsyncIterator[bytes]:
@@ -83,9 +85,9 @@ async def _follow(db: Database, run_id: str, run_dir: Path, offset: int) -> Asyn
             changed.clear()
             # Asked before reading: what was written before the end is then read for certain.
             over = (await db.read(runs.get, run_id)).status in TERMINAL
-            while content := await asyncio.to_thread(train_log.read, run_dir, offset, CHUNK):
-                offset += len(content)
-                yield content
+            while (part := await asyncio.to_thread(train_log.read, run_dir, offset, CHUNK)).content:
+                offset = part.next_offset
+                yield part.content
             if over:
                 return
             with suppress(TimeoutError):

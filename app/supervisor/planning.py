@@ -43,6 +43,7 @@ def plan(desk: Desk, run: Run, recipe: Recipe) -> LaunchPlan:
         nonce=run.nonce,
         stop_signal=int(recipe.stop_signal),
         grace_seconds=recipe.grace_seconds,
+        max_log_bytes=recipe.max_log_mb << 20,
     )
 
 

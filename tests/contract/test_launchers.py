@@ -32,6 +32,7 @@ from app.launchers import LAUNCHERS as REGISTERED
 from app.launchers import get_launcher, local, processes, wrapper
 from app.launchers.base import Launcher, LauncherError, LaunchPlan, Observation
 from app.launchers.local import LocalLauncher, parse_gpus
+from app.services import train_log
 from tests.support.server import REPOSITORY, reap, wait_until
 
 LAUNCHERS: dict[str, Callable[[], Launcher]] = {
@@ -191,6 +192,48 @@ def test_output_of_all_attempts_is_appended_to_one_log(attempts: Attempts) -> No
         attempts.launcher.launch(attempts.plan(script, attempt=attempt))
         attempts.over(attempt)
     assert sorted(attempts.log().splitlines()) == ["err 1", "err 2", "out 1", "out 2"]
+
+
+@pytest.mark.parametrize("punch", [True, False])
+def test_a_log_keeps_its_beginning_and_its_end_and_its_offsets(
+    attempts: Attempts, monkeypatch: pytest.MonkeyPatch, punch: bool
+) -> None:
+    """The trainer prints 64 MiB where 1 MiB is allowed, faster than any look at its log.
+
+    Without `punch`: on a file system that makes no holes but by truncating.
+    """
+    if not punch:
+        source = Path(wrapper.__file__).read_text().replace("_PUNCHES = True", "_PUNCHES = False")
+        monkeypatch.setattr(local, "_CODE", compile(source, "wrapper", "exec"))
+    script = READY + textwrap.dedent("""
+        print("the first line")
+        for number in range(1 << 20):
+            print(f"{number:063}")
+        print("before the last", flush=True)
+        (run / "ready").touch()
+        while not (run / "go").exists():
+            time.sleep(0.01)
+        print("the last line", flush=True)
+    """)
+    attempts.launcher.launch(replace(attempts.plan(script), max_log_bytes=1 << 20))
+    wait_until((attempts.root / "ready").exists, "all is printed", 30)
+    log = attempts.root / "train.log"
+    wait_until(lambda: log.stat().st_blocks * 512 < 2 << 20, lambda: f"{log.stat()}")
+    (attempts.root / "go").touch()
+    assert attempts.over().exit_code == 0
+    printed = len("the first line\n") + 64 * (1 << 20) + len("before the last\nthe last line\n")
+    size = train_log.size(attempts.root)
+    assert size == printed if punch else printed * 0.8 < size <= printed
+
+    content, offset = b"", 0
+    while (part := train_log.read(attempts.root, offset, 65_536)).content:
+        content, offset = content + part.content, part.next_offset
+    assert offset == size
+    assert len(content) < 1 << 20 and b"\0" not in content
+    lines = content.decode().splitlines()
+    assert (lines[0], lines[-2:]) == ("the first line", ["before the last", "the last line"])
+    [said] = [line for line in lines if "bytes of output were dropped here" in line]
+    assert size - len(content) <= int(said[1:].split()[0]) < size
 
 
 def test_a_command_that_cannot_run_says_why(attempts: Attempts) -> None:
