@@ -64,8 +64,8 @@ def main() -> None:
 
 
 def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
 
 
@@ -112,22 +112,28 @@ def _verify(arguments: argparse.Namespace) -> None:
     from pydantic import ValidationError
 
     from app import upkeep
+    from app.domain.lifecycle import CheckpointState
     from app.domain.requests import VerifyRequest
     from app.errors import ServiceError
     from app.main import load_settings
 
+    async def verify(request: VerifyRequest) -> bool:
+        whole = True
+        async for each in upkeep.verify(load_settings(), arguments.experiment, request):
+            print(f"{each.state:10} {each.ckpt_path} {each.reason or ''}".rstrip(), flush=True)
+            whole &= each.state not in (CheckpointState.LOST, upkeep.UNREADABLE)
+        return whole
+
     try:
         request = VerifyRequest(run_id=arguments.run, ckpt_path=arguments.path)
-        found = asyncio.run(upkeep.verify(load_settings(), arguments.experiment, request))
+        whole = asyncio.run(verify(request))
     except ValidationError as error:
         wrong = error.errors()[0]
         option = {"run_id": "--run", "ckpt_path": "--path"}[str(wrong["loc"][0])]
         sys.exit(f"llm-train: {option}: {wrong['msg'].removeprefix('Value error, ')}")
     except (ServiceError, ValueError) as error:
         sys.exit(f"llm-train: {error}")
-    for each in found:
-        print(f"{each.state:8} {each.ckpt_path} {each.reason or ''}".rstrip())
-    sys.exit(any(each.state == "lost" for each in found))
+    sys.exit(not whole)
 
 
 def _prune(arguments: argparse.Namespace) -> None:

@@ -26,35 +26,46 @@ _INSTEAD_OF_PRUNING = (
 )
 
 
+UNREADABLE = "unreadable"
+
+
 class Verified(NamedTuple):
-    """A checkpoint, as it was found."""
+    """A checkpoint, as it was found; the state `UNREADABLE` is the command's own."""
 
     ckpt_path: str
     state: str
     reason: str | None
 
 
-async def verify(settings: Settings, experiment_id: str, request: VerifyRequest) -> list[Verified]:
-    """Reads every byte of the checkpoints that are selected, or lets the server do so that has
-    the database. Raises ServiceError.
+async def verify(
+    settings: Settings, experiment_id: str, request: VerifyRequest
+) -> AsyncIterator[Verified]:
+    """Read every byte of the checkpoints that are selected, or let the server do so that has
+    the database; yield each as it is verified. Raises ServiceError.
     """
     if not is_id(experiment_id, "exp"):
         raise NotFound(f"There is no experiment {experiment_id!a}.")
     try:
         async with _database(settings) as db:
-            findings = await verification.inspect(
+            async for each in verification.verify_each(
                 db, Readers(1), settings.data_dir, experiment_id, request
-            )
-            judged = await db.write(verification.record_results, findings)
-            return [Verified(each.ckpt_path, each.state, each.reason) for each in judged]
+            ):
+                row, unreadable = each
+                state, reason = row.state, row.reason
+                if unreadable is not None:
+                    state, reason = UNREADABLE, unreadable.detail
+                yield Verified(row.ckpt_path, state, reason)
+            return
     except Unavailable as error:
         if not isinstance(error.__cause__, InUse) or not (url := error.__cause__.where):
             raise
     path = f"/v1/experiments/{experiment_id}/checkpoints/verify"
     body = request.model_dump(exclude_none=True)
     answer = client.call(url, settings.api_token, "POST", path, body, timeout=None)
-    found = answer["checkpoints"]
-    return [Verified(each["ckpt_path"], each["state"], each["reason"]) for each in found]
+    for each in answer["checkpoints"]:
+        yield Verified(each["ckpt_path"], each["state"], each["reason"])
+    for each in answer["unreadable"]:
+        yield Verified(each["ckpt_path"], UNREADABLE, each["reason"])
 
 
 class Pruned(NamedTuple):

@@ -257,7 +257,7 @@ async def _inspect(values: Values, context: Context) -> None:
     request = VerifyRequest(ckpt_path=values["ckpt_path"])
     experiment_id = paths.parse(values["ckpt_path"]).experiment_id
     context.limit.reschedule(None)
-    values["findings"] = await verification.inspect(
+    await verification.verify_all(
         context.db, context.readers, context.data_dir, experiment_id, request
     )
 
@@ -265,7 +265,6 @@ async def _inspect(values: Values, context: Context) -> None:
 @mutation(VerifyCheckpointInput, VerifyCheckpointPayload, before=_inspect)
 def verify_checkpoint(tx: Tx, values: Values, context: Context) -> Rows:
     """Read every byte of a checkpoint again: is it still what was committed?"""
-    verification.record_results(tx, values.get("findings", []))
     return {"checkpoint": checkpoints.get_by_path(tx, values["ckpt_path"])}
 
 

@@ -11,7 +11,7 @@ from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, ExperimentId, takes
 from app.rest.problems import documented
 from app.services import experiments, retention, verification
-from app.services.verification import VerificationResult
+from app.services.verification import Verified
 from app.store.sql import Tx
 from app.store.tables import Checkpoint
 
@@ -27,19 +27,22 @@ router = APIRouter(
     "/checkpoints/verify", response_model=schemas.VerifyAnswer, **takes(VerifyRequest, 404, 409)
 )
 async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> Response:
-    """Read checkpoints again, every byte: one, those of a run, or all of the experiment."""
+    """Read checkpoints again, every byte: one, those of a run, or all of the experiment.
+
+    Each result is on record as it comes. Those that cannot be read now are listed as `unreadable`
+    and stay what they are; if not one can be read, the answer is 503.
+    """
     body = await read(request, VerifyRequest)
     state = request.app.state
 
-    async def look() -> list[VerificationResult]:
+    async def verify() -> list[Verified]:
         data_dir = state.settings.data_dir
-        return await verification.inspect(state.db, state.readers, data_dir, experiment_id, body)
+        return await verification.verify_all(state.db, state.readers, data_dir, experiment_id, body)
 
-    return answers.respond(
-        await answers.perform(
-            request, verification.record_results, before=look, view=views.verified
-        )
+    answer = await answers.perform(
+        request, verification.read_again, before=verify, view=views.verified
     )
+    return answers.respond(answer)
 
 
 class RetentionQuery(BaseModel):

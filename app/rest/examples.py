@@ -120,7 +120,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "CheckpointAnswer": _CHECKPOINT,
     "CheckpointsAnswer": {"checkpoints": [_CHECKPOINT], "next": None},
-    "VerifyAnswer": {"ready": 1, "lost": 0, "checkpoints": [_CHECKPOINT]},
+    "VerifyAnswer": {
+        "ready": 1,
+        "lost": 0,
+        "checkpoints": [_CHECKPOINT],
+        "unreadable": [],
+    },
     "RetentionAnswer": {"size_bytes": 1_402_881, "checkpoints": [_CHECKPOINT]},
     "EventsAnswer": {"events": [_EVENT], "next": "2"},
     "MetricsAnswer": {

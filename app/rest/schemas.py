@@ -133,12 +133,22 @@ class RunAnswer(Answer):
     )
 
 
+class UnreadableCheckpoint(Answer):
+    """A checkpoint that could not be read now."""
+
+    ckpt_path: str
+    reason: str
+
+
 class VerifyAnswer(Answer):
     """The checkpoints whose files were read, as they are now."""
 
     ready: int = Field(description="How many are whole and unchanged.")
     lost: int = Field(description="How many are missing or damaged; `reason` says how.")
     checkpoints: list[CheckpointAnswer]
+    unreadable: list[UnreadableCheckpoint] = Field(
+        description="Those that could not be read now; they stay what they were."
+    )
 
 
 class RetentionAnswer(Answer):

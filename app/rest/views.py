@@ -9,6 +9,7 @@ from app.domain.lifecycle import CheckpointState as State
 from app.services.experiments import Detail
 from app.services.progress import eta_seconds, overrides, progress, status_detail
 from app.services.runs import Cancelled
+from app.services.verification import Verified
 from app.store.tables import Checkpoint, Event, Experiment, MetricLatest, Run
 
 
@@ -116,13 +117,19 @@ def checkpoint(row: Checkpoint) -> dict[str, Any]:
     }
 
 
-def verified(rows: list[Checkpoint]) -> dict[str, Any]:
+def verified(results: list[Verified]) -> dict[str, Any]:
     """VerifyAnswer."""
+    rows = [result.checkpoint for result in results if result.unreadable is None]
     states = [row.state for row in rows]
     return {
         "ready": states.count(State.READY),
         "lost": states.count(State.LOST),
         "checkpoints": [checkpoint(row) for row in rows],
+        "unreadable": [
+            {"ckpt_path": result.checkpoint.ckpt_path, "reason": result.unreadable.detail}
+            for result in results
+            if result.unreadable is not None
+        ],
     }
 
 

@@ -1,14 +1,14 @@
 """Verification: only a directory whose files match its manifest is a ready checkpoint.
 
-selected(tx, …)     which checkpoints an operator asks for
-look(data_dir, …)   reads every byte; in a thread, outside any transaction
-record(tx, …)       what was found, unless the record changed while the files were read
+select(tx, …)            which checkpoints an operator asks for
+verify_files(…)          reads every byte; in a thread, outside any transaction
+record_results(tx, …)    records the result, unless the record changed while the files were read
 
-`inspect` is the first two; the faces hand what it returns to `record`.
+`verify_each` is all three, one checkpoint after the other: what was found is on record at once.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +39,13 @@ class VerificationResult(NamedTuple):
     path: CheckpointPath
     expected: str | None
     manifest: Manifest | str
+
+
+class Verified(NamedTuple):
+    """A checkpoint as it is on record after its verification; `unreadable`: why there was none."""
+
+    checkpoint: Checkpoint
+    unreadable: CheckpointUnreadable | None = None
 
 
 def directory(data_dir: Path, path: object) -> Path:
@@ -105,25 +112,51 @@ def record_results(tx: Tx, findings: Sequence[VerificationResult]) -> list[Check
     return [each for each in found if each is not None]
 
 
-async def inspect(
+async def verify_each(
     db: Database, readers: Readers, data_dir: Path, experiment_id: str, request: VerifyRequest
-) -> list[VerificationResult]:
-    """Looks at the files of all checkpoints that `request` selects.
+) -> AsyncIterator[Verified]:
+    """Verify all checkpoints that `request` selects; yield each one as soon as it is recorded.
 
-    Raises NotFound; CheckpointUnreadable when one cannot be read now: then nothing is recorded.
+    One that cannot be read now stays what it is, and those after it are verified all the same.
+    Raises NotFound; Unavailable if this is not the data directory of the database.
     """
-    wanted = await db.scan(select, experiment_id, request)
+    selected = await db.scan(select, experiment_id, request)
     try:
         name = await readers.run(data_dirs.identity, data_dir)
     except OSError as error:
         raise _unreadable("The data directory", error) from error
     await db.read(data_dirs.check, name)
-    return [
-        await readers.run(verify_files, data_dir, paths.parse(each.ckpt_path), each.sha256)
-        for each in wanted
+    for checkpoint in selected:
         # One that was never here (an external run's, kept elsewhere) is not lost.
-        if each.state != State.DECLARED or has_files(data_dir, each.ckpt_path)
-    ]
+        if checkpoint.state == State.DECLARED and not has_files(data_dir, checkpoint.ckpt_path):
+            continue
+        path = paths.parse(checkpoint.ckpt_path)
+        try:
+            result = await readers.run(verify_files, data_dir, path, checkpoint.sha256)
+        except CheckpointUnreadable as error:
+            yield Verified(checkpoint, error)
+            continue
+        for recorded in await db.write(record_results, [result]):
+            yield Verified(recorded)
+
+
+async def verify_all(
+    db: Database, readers: Readers, data_dir: Path, experiment_id: str, request: VerifyRequest
+) -> list[Verified]:
+    """Verify all checkpoints that `request` selects, and record each result as it comes.
+
+    Raises like `verify_each`; CheckpointUnreadable if not one of them could be read.
+    """
+    verified = [each async for each in verify_each(db, readers, data_dir, experiment_id, request)]
+    errors = [each.unreadable for each in verified if each.unreadable is not None]
+    if errors and len(errors) == len(verified):
+        raise errors[0]
+    return verified
+
+
+def read_again(tx: Tx, verified: Sequence[Verified]) -> list[Verified]:
+    """Return what was verified with each checkpoint as it is now."""
+    return [each._replace(checkpoint=checkpoints.get(tx, each.checkpoint.id)) for each in verified]
 
 
 def select(tx: Tx, experiment_id: str, request: VerifyRequest) -> list[Checkpoint]:

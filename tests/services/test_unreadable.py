@@ -242,7 +242,30 @@ async def test_verify_says_that_it_cannot_tell_and_changes_nothing(
     request = VerifyRequest(run_id=run.id)
     arguments = (db, Readers(1), tmp_path, stage.experiment, request)
     with away(run, tmp_path), pytest.raises(CheckpointUnreadable, match="could not be read"):
-        await verification.inspect(*arguments)
+        await verification.verify_all(*arguments)
     assert set((await states(stage, run)).values()) == {"ready"}
-    found = await db.write(verification.record_results, await verification.inspect(*arguments))
-    assert [each.state for each in found] == ["ready", "ready"]
+    verified = await verification.verify_all(*arguments)
+    assert [each.checkpoint.state for each in verified] == ["ready", "ready"]
+
+
+async def test_one_that_cannot_be_read_throws_away_nothing_that_is_found(
+    db: Database, tmp_path: Path
+) -> None:
+    """It may take hours: each result is on record before the next checkpoint is read."""
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    first = await parent_with(stage, desk, tmp_path, 1)
+    second = await parent_with(stage, desk, tmp_path, 2, 3)
+    (place_of(second, tmp_path) / "step-000002/state.bin").write_bytes(b"damaged")
+
+    on_record = []
+    with away(first, tmp_path):
+        everything = (db, Readers(1), tmp_path, stage.experiment, VerifyRequest())
+        async for each in verification.verify_each(*everything):
+            found = await states(stage, second)
+            on_record.append((each.unreadable is None, found["step-000002"], found["step-000003"]))
+        verified = await verification.verify_all(*everything)
+    assert on_record == [
+        (False, "ready", "ready"), (True, "lost", "ready"), (True, "lost", "ready"),
+    ]  # fmt: skip
+    assert [each.unreadable is None for each in verified] == [False, True, True]
+    assert await states(stage, first) == {"step-000001": "ready"}, "it stays what it is"
