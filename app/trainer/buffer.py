@@ -33,6 +33,7 @@ class Buffer:
         self._points: deque[Point] = deque(maxlen=BUFFERED_POINTS)
         self._news: dict[str, Any] = {}
         self._overflowed = False
+        self._total = 0  # not known
 
     def __len__(self) -> int:
         """How many points wait."""
@@ -49,21 +50,30 @@ class Buffer:
     def add(self, points: list[Point], **news: Any) -> None:
         """Keep points, and fields of the next report that replace their older values.
 
-        Hyperparameters join those that wait, and of steps the highest is reported.
+        Hyperparameters join those that wait; of steps of the training loop the highest counts.
         """
         with self._lock:
             self._points.extend(points)
+            self._advance(news)
             if "effective_hyperparams" in news:
                 waiting = self._news.get("effective_hyperparams", {})
                 news["effective_hyperparams"] = {**waiting, **news["effective_hyperparams"]}
-            if "step" in news:
-                news["step"] = max(news["step"], self._news.get("step", 0))
             self._news.update(news)
             if len(self._points) == self._points.maxlen and not self._overflowed:
                 self._overflowed = True
                 warn(
                     f"nothing could be sent for long: only the newest {BUFFERED_POINTS} points wait"
                 )
+
+    def _advance(self, news: dict[str, Any]) -> None:
+        """Leave of `step` only what moves the progress: one beyond the total is on another axis."""
+        total = self._total = news.get("total_steps", self._total)
+        waiting = self._news.get("step", -1)
+        if total and waiting > total:
+            del self._news["step"]
+            waiting = -1
+        if "step" in news and (news["step"] <= waiting or (total and news["step"] > total)):
+            del news["step"]
 
     def announce(self, checkpoint: dict[str, Any]) -> None:
         """Keep the news of a committed checkpoint."""
