@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before uvicorn minds it: no traceback
@@ -44,7 +45,7 @@ try:
         routes,
         service,
     )
-    from app.services import data_dirs
+    from app.services import data_dirs, secret
     from app.services.idempotency import InFlight
     from app.services.reading import Readers
     from app.settings import PREFIX, Settings, misspelt
@@ -68,12 +69,13 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     `db`: the settings' database when it was prepared before, so that what is wrong with it
     could be said in one line.
     """
-    db = db or connect(settings.database_url)
+    db = db or connect(settings.database_url, settings.database_connections)
     recipes = read_recipes(settings.recipes)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await db.start()
+        app.state.secret = settings.secret or await _kept_secret(db, settings.data_dir)
         supervisor = Supervisor(db, settings, recipes, app.state.secret, app.state.api_url)
         app.state.db, app.state.supervisor = db, supervisor
         task = asyncio.create_task(supervisor.run())
@@ -106,9 +108,6 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.recipes = recipes
     data_dirs.make(settings.data_dir)
-    app.state.secret = settings.secret or data_dirs.once(
-        settings.data_dir, "secret", secrets.token_urlsafe(48)
-    )
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
     app.state.inflow = reports.Inflow(db)
@@ -123,12 +122,22 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     )
     problems.install(app)
     # In this order they are looked through: what is asked most comes first.
+    app.include_router(routes.hot)
     for part in (routes, reports, lists, metrics, logs, service, checkpoints):
         app.include_router(part.router)
     app.include_router(docs.router)
     app.include_router(graphql_router(settings), include_in_schema=False)
     mount_static(app)
     return app
+
+
+async def _kept_secret(db: Database, data_dir: Path) -> str:
+    """The secret that the servers of this database share, made by the first of them."""
+    kept = await db.read(secret.get)
+    if kept is None:
+        new = secret.read_file(data_dir) or secrets.token_urlsafe(48)
+        kept = await db.write(secret.keep, new)
+    return kept
 
 
 def prepare(settings: Settings) -> FastAPI:
@@ -139,7 +148,7 @@ def prepare(settings: Settings) -> FastAPI:
     try:
         if settings.failpoint is not None:
             failpoints.activate(*settings.failpoint.split(":", 1))
-        db = connect(settings.database_url)
+        db = connect(settings.database_url, settings.database_connections)
         db.prepare()
         # Before anything is made in it: it may be the wrong one.
         place = settings.data_dir.absolute()

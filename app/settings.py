@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     database_url: str = "sqlite:///app.db"
+    # PostgreSQL: as many connections as this server opens at most.
+    database_connections: Annotated[int, Field(ge=5, le=200)] = 16
     data_dir: Path = Path("data")
     # A TOML file whose recipes join the built-in ones.
     recipes: Path | None = None
@@ -44,7 +46,7 @@ class Settings(BaseSettings):
     # External trainers: the longest silence, and the time to react to a cancel.
     external_heartbeat_seconds: Annotated[float, Field(gt=0)] = 60.0
     external_grace_seconds: Annotated[float, Field(ge=0)] = 30.0
-    # Signs run tokens; made and kept in the data directory when not given.
+    # Signs run tokens; made and kept in the database when not given.
     secret: Annotated[str, Field(min_length=32)] | None = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
     introspection: bool = True

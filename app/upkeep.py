@@ -17,7 +17,7 @@ from app.errors import NotFound, Unavailable
 from app.services import data_dirs, retention, verification
 from app.services.reading import Readers
 from app.settings import Settings
-from app.store.database import Database, InUse, connect
+from app.store.database import FEWEST, Database, InUse, connect
 from app.store.tables import Checkpoint
 
 _INSTEAD_OF_PRUNING = (
@@ -101,7 +101,7 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> Pruned:
 @asynccontextmanager
 async def _database(settings: Settings, instead: str | None = None) -> AsyncIterator[Database]:
     """The database of the service; `instead`: what to do by hand while a server has it."""
-    db = connect(settings.database_url)
+    db = connect(settings.database_url, connections=FEWEST)
     try:
         await asyncio.to_thread(db.prepare, make=False)
         await db.start()

@@ -8,6 +8,7 @@
 * `build_environment`: what a trainer finds in its environment, and nothing else.
 """
 
+import codecs
 import math
 import re
 import signal
@@ -42,6 +43,10 @@ DEFAULT_ENV_ALLOW = (
 _RESERVED = "LLM_TRAIN_"
 """The service's own variables; its secrets are among them, so none is ever passed on."""
 
+_OTHER_MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's
+    codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
+}  # fmt: skip
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
@@ -118,11 +123,31 @@ def read_recipes(file: Path | None) -> Mapping[str, Recipe]:
     if file is None:
         return parse_recipes("", "built-in")
     try:
-        return parse_recipes(file.read_text("utf-8"), str(file))
+        content = file.read_bytes()
     except OSError as error:
         raise RecipeError(f"{file}: {error.strerror}.") from error
+    return parse_recipes(_decode(content, str(file)), str(file))
+
+
+def _decode(content: bytes, source: str) -> str:
+    """The text of a TOML file, with or without UTF-8's byte order mark. Raises RecipeError."""
+    for mark in (
+        codecs.BOM_UTF32_LE,
+        codecs.BOM_UTF32_BE,
+        codecs.BOM_UTF16_LE,
+        codecs.BOM_UTF16_BE,
+    ):
+        if content.startswith(mark):
+            kind = "UTF-32" if len(mark) == 4 else "UTF-16"
+            raise RecipeError(f"{source}: it is {kind}, and TOML is UTF-8: save it as UTF-8.")
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{file}: not valid TOML: not UTF-8.") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RecipeError(
+            f"{source}: not UTF-8 at line {line} (the byte 0x{content[error.start]:02x}): "
+            "save it as UTF-8."
+        ) from error
 
 
 def parse_recipes(text: str, source: str) -> Mapping[str, Recipe]:

@@ -35,7 +35,8 @@ def _events(tx: Tx, ids: list[str]) -> list[tables.Event | None]:
     found: list[tables.Event | None] = []
     for id in ids:
         experiment_id, _, seq = id.partition(":")
-        known = seq.isascii() and seq.isdigit() and len(seq) < 19
+        number = seq.isascii() and seq.isdigit() and len(seq) < 19
+        known = number and is_id(experiment_id, "exp")
         after = events.after(tx, experiment_id, int(seq) - 1, 1) if known else []
         found.append(next((event for event in after if str(event.seq) == seq), None))
     return found

@@ -13,7 +13,7 @@ from app.domain.lifecycle import CheckpointState, RunStatus
 from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
 from app.rest import schemas, views
-from app.rest.parameters import DirectRoute, ExperimentId
+from app.rest.parameters import DocumentedRoute, ExperimentId
 from app.rest.problems import documented
 from app.services import experiments, keyset, listing
 from app.services.cursors import Order, Page, Window
@@ -31,7 +31,7 @@ MOST_BYTES = 16_000_000
 # An index would have to be written with every report.
 _SCANS = "By `step` the whole list is read for each page; every other order walks an index."
 
-router = APIRouter(prefix="/v1/experiments", route_class=DirectRoute)
+router = APIRouter(prefix="/v1/experiments", route_class=DocumentedRoute)
 
 Render = Callable[..., list[dict[str, Any]]]
 
@@ -167,7 +167,12 @@ async def _answer(
         getattr(query, "metric_key", None),
     )
     if (order.field == "metric") != (order.metric_key is not None):
-        raise InvalidInput("The order `metric` and `metric_key` go together.")
+        raise InvalidInput(
+            "The order `metric` and `metric_key` go together.",
+            errors=[
+                {"pointer": "", "parameter": "metric_key", "detail": "goes with the order `metric`"}
+            ],
+        )
     window = Window(query.limit, query.after)
     db = request.app.state.db
     keys = getattr(query, "keys", None) or None

@@ -9,17 +9,17 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.points import MAX_STEP
-from app.domain.requests import MetricKey
+from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
 from app.rest import schemas
-from app.rest.parameters import DirectRoute, ExperimentId, RunId
+from app.rest.parameters import DocumentedRoute, ExperimentId, RunId
 from app.rest.problems import documented
 from app.services import metrics, runs
 from app.services.metrics import Series, Window
 from app.store.sql import Tx
 
 router = APIRouter(
-    prefix="/v1/experiments/{experiment_id}", tags=["metrics"], route_class=DirectRoute
+    prefix="/v1/experiments/{experiment_id}", tags=["metrics"], route_class=DocumentedRoute
 )
 
 _Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
@@ -57,7 +57,10 @@ class MetricsQuery(BaseModel):
         if self.after_step is None:
             return Window(self.from_step, self.to_step, self.points, self.limit)
         if self.points is not None:
-            raise InvalidInput("Pages (`after_step`) hold every point; leave out `points`.")
+            raise InvalidInput(
+                "Pages (`after_step`) hold every point; leave out `points`.",
+                errors=[{"pointer": "", "parameter": "points", "detail": "not with `after_step`"}],
+            )
         low = max(self.from_step, self.after_step + 1)
         return Window(low, self.to_step, None, self.limit)
 
@@ -65,7 +68,7 @@ class MetricsQuery(BaseModel):
 class ComparisonQuery(MetricsQuery):
     """Which points of which runs."""
 
-    run_ids: list[str] = Field(min_length=1, max_length=200, description="Repeated, one each.")
+    run_ids: list[Name] = Field(min_length=1, max_length=200, description="Repeated, one each.")
 
 
 @router.get(

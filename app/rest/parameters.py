@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, cast, get_origin
+from typing import Annotated, Any, cast
 
 from fastapi import Path, Request, Response
-from fastapi.routing import APIRoute
-from pydantic import BaseModel, ValidationError
-from starlette.datastructures import QueryParams
+from fastapi.routing import APIRoute, _effective_route_context_var
+from pydantic import BaseModel
 
 from app.domain.ids import PATTERN
 from app.domain.requests import EXPERIMENT_ID, RUN_ID
@@ -50,45 +49,37 @@ class DocumentedRoute(APIRoute):
 
 
 class DirectRoute(DocumentedRoute):
-    """A route whose handler takes the request, ids from the path and one model of the query.
+    """A route that takes the request and ids from the path, and is asked very often.
 
-    FastAPI finds and documents it, and refuses what is wrong with these; its general
-    machinery for parameters, half of what a request costs, is not needed for right ones.
+    FastAPI finds and documents it, and refuses what is no id; its general machinery, half of what
+    such a request costs, is left out only where it has nothing else to do. Any dependency, of the
+    route, a router or the app, and any other parameter brings it back.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         general = super().get_route_handler()
         endpoint = cast(Callable[..., Coroutine[Any, Any, Response]], self.endpoint)
+        # Of an included router FastAPI keeps what was added to its routes apart from them.
+        context = _effective_route_context_var.get()
         dependant = self.dependant
-        assert not (dependant.header_params or dependant.body_params)
-        queries = [
-            (each.name, _reader(each.field_info.annotation)) for each in dependant.query_params
-        ]
+        if context is not None and context.original_route is self:
+            dependant = context.dependant
+        if (
+            dependant.dependencies
+            or dependant.query_params
+            or dependant.header_params
+            or dependant.cookie_params
+            or dependant.body_params
+        ):
+            return general
 
         async def direct(request: Request) -> Response:
             ids = request.path_params
             if all(_IDS[name](value) for name, value in ids.items()):
-                try:
-                    query = {name: read(request.query_params) for name, read in queries}
-                except ValidationError:
-                    return await general(request)
-                return await endpoint(request, **ids, **query)
+                return await endpoint(request, **ids)
             return await general(request)
 
         return direct
-
-
-def _reader(model: Any) -> Callable[[QueryParams], BaseModel]:
-    """A query as this model, like FastAPI reads it: the last of what is repeated, but for lists."""
-    lists = {
-        name for name, each in model.model_fields.items() if get_origin(each.annotation) is list
-    }
-
-    def read(given: QueryParams) -> BaseModel:
-        values = {name: given.getlist(name) if name in lists else given[name] for name in given}
-        return cast(BaseModel, model.model_validate(values))
-
-    return read
 
 
 def takes(

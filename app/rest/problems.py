@@ -61,10 +61,12 @@ _MEANING = {
     401: "No token, or one that is not right.",
     403: "This Host or Origin is not allowed here.",
     404: "No such experiment, run or checkpoint.",
+    408: "The request took too long to arrive.",
     409: "The present state does not allow it.",
     413: "The body is too large.",
-    415: "The body is not sent as application/json.",
+    415: "The body is not sent as application/json, or is compressed.",
     422: "A field is missing, unknown, of the wrong type or out of range.",
+    431: "The request line and its headers are too large.",
     429: "Too much is waiting; see Retry-After.",
     500: "A bug; the service's log has the details.",
     503: "The service cannot answer now; see Retry-After.",
@@ -72,7 +74,7 @@ _MEANING = {
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}}}
 _HEADERS = {401: _CHALLENGE, 409: _RETRY_AFTER, 429: _RETRY_AFTER, 503: _RETRY_AFTER}
-_ANYWHERE = (401, 403, 413, 429, 500, 503)
+_ANYWHERE = (401, 403, 408, 413, 429, 431, 500, 503)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from app.errors import Busy, Unauthorized
 from app.guard import bearer
 from app.rest import answers, schemas
 from app.rest.body import read
-from app.rest.parameters import DirectRoute, RunId, takes
+from app.rest.parameters import DocumentedRoute, RunId, takes
 from app.rest.problems import documented
 from app.services import launches, reports
 from app.services.data_dirs import identity
@@ -27,7 +27,7 @@ MAX_WAITING_BYTES = 16 * 1024 * 1024
 MAX_AT_ONCE = 4
 BODY_SECONDS = 30.0
 
-router = APIRouter(prefix="/v1", route_class=DirectRoute)
+router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
 
 
 class Inflow:

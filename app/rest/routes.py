@@ -14,14 +14,16 @@ from app.domain.requests import (
 )
 from app.rest import answers, schemas, views
 from app.rest.body import read
-from app.rest.parameters import DirectRoute, ExperimentId, RunId, takes
+from app.rest.parameters import DirectRoute, DocumentedRoute, ExperimentId, RunId, takes
 from app.rest.problems import documented
 from app.services import checkpoints, experiments, marks, metrics, runs
 from app.store.sql import Tx
 
 MOST_IN_DETAIL = 500
 
-router = APIRouter(prefix="/v1", route_class=DirectRoute)
+router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
+# What is asked most: the status of a run.
+hot = APIRouter(prefix="/v1", route_class=DirectRoute)
 
 
 @router.post(
@@ -62,7 +64,7 @@ async def submit_run(request: Request, experiment_id: ExperimentId) -> Response:
     return answers.respond(answers.with_run_token(answer, state.secret))
 
 
-@router.get(
+@hot.get(
     "/experiments/{experiment_id}/runs/{run_id}/status", response_model=schemas.RunStatusAnswer,
     responses=documented(404), tags=["runs"],
 )  # fmt: skip

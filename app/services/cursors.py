@@ -81,7 +81,7 @@ def parse(cursor: str, order: Order, argument: str, *, nullable: bool = True) ->
     except (ValueError, TypeError, binascii.Error):
         raise InvalidInput(
             f"{argument!r} is not a cursor of this list in this order; "
-            "take one from its pageInfo or edges.",
-            errors=[{"pointer": f"/{argument}", "detail": "not a cursor of this list"}],
+            "use one that an answer of this list has given.",
+            errors=[{"pointer": "", "parameter": argument, "detail": "not a cursor of this list"}],
         ) from None
     return value, tie

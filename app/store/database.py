@@ -20,6 +20,11 @@ from app.errors import Unavailable
 from app.store.changes import Changes
 from app.store.sql import Tx
 
+CONNECTIONS = 16
+"""So many connections a server opens to PostgreSQL, unless it is told otherwise."""
+FEWEST = 5
+"""A writer, a reader, a scanner, the leader's and the listener's."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 UseCase = Callable[Concatenate[Tx, P], R]
@@ -107,12 +112,18 @@ class Database(ABC):
         """Lets another process lead, where there may be one."""
 
 
-def connect(url: str) -> Database:
+def connect(url: str, connections: int = CONNECTIONS) -> Database:
     """The database behind a `sqlite:///` or `postgresql+psycopg://` URL. Not yet started.
 
-    Raises ValueError for another URL, Unavailable without PostgreSQL's driver.
+    `connections`: how many to PostgreSQL at most, `FEWEST` or more. Raises ValueError for another
+    URL, Unavailable without PostgreSQL's driver.
     """
     if url.startswith("sqlite:///") and url != "sqlite:///" and ":memory:" not in url:
+        if "?" in url:
+            raise ValueError(
+                "LLM_TRAIN_DATABASE_URL: a SQLite file takes no options, and this service sets its "
+                f"own: leave out {url[url.index('?') :]!r}"
+            )
         from app.store.sqlite import SqliteDatabase
 
         return SqliteDatabase(url)
@@ -123,7 +134,7 @@ def connect(url: str) -> Database:
             raise Unavailable(
                 'PostgreSQL needs its driver: pip install "llm-train-api[postgres]"'
             ) from error
-        return PostgresDatabase(url)
+        return PostgresDatabase(url, connections)
     raise ValueError(
         "LLM_TRAIN_DATABASE_URL must be sqlite:///FILE or postgresql+psycopg://… "
         f"(it begins with {url.split(':', 1)[0]!r})"

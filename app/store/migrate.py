@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, inspect, pool, text
+from sqlalchemy import URL, Connection, create_engine, event, inspect, pool, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
@@ -117,9 +117,12 @@ def create(url: str) -> bool:
 @contextmanager
 def in_one_transaction(url: str) -> Iterator[Connection]:
     """A connection whose changes to the schema are all made, or none."""
+    target: str | URL = url
     if url.startswith("postgresql://"):
-        url = url.replace("postgresql://", "postgresql+psycopg://", 1)
-    engine = create_engine(url, poolclass=pool.NullPool)
+        target = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    elif url.startswith("sqlite:///"):  # the very path that is opened later, not parsed again
+        target = URL.create("sqlite", database=url.removeprefix("sqlite:///"))
+    engine = create_engine(target, poolclass=pool.NullPool)
     sqlite = engine.dialect.name == "sqlite"
     if sqlite:
         event.listen(engine, "connect", _leave_transactions_alone)

@@ -20,14 +20,17 @@ from psycopg import errors as pg
 
 from app.errors import Busy, Unavailable
 from app.store import migrate
-from app.store.database import Database, P, R, UseCase
-from app.store.postgresql_connections import Connection, for_caller, is_over, open_connection
+from app.store.database import CONNECTIONS, Database, P, R, UseCase
+from app.store.postgresql_connections import (
+    Connection,
+    for_caller,
+    is_over,
+    open_connection,
+    require_room,
+)
 from app.store.postgresql_reading import AnotherStatement, OneStatement, Reading
 from app.store.sql import Tx
 
-WRITERS = 8
-READERS = 4
-SCANNERS = 2
 MAX_WAITING = 2_000
 TRIES = 5
 _CHANNEL = "llm_train"
@@ -43,9 +46,15 @@ class PostgresDatabase(Database):
 
     dialect = "postgresql"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, connections: int = CONNECTIONS) -> None:
         super().__init__()
         self.url = url
+        self.most = connections
+        # One is the leader's and one the listener's; of 16, eight write, four read, two scan.
+        workers = connections - 2
+        self.scanners = max(1, workers // 7)
+        self.readers = max(1, workers * 2 // 7)
+        self.writers = workers - self.scanners - self.readers
         self.dsn = url.replace("postgresql+psycopg://", "postgresql://", 1)
         self._prepared = False
         self._local = threading.local()
@@ -67,6 +76,7 @@ class PostgresDatabase(Database):
             if not make:
                 migrate.require(self.url)
             migrate.bring_up(self.url)
+            require_room(self.dsn, self.most)
         except (psycopg.Error, Unavailable) as error:
             reason = str(error).strip().replace("\n", " ")
             raise Unavailable(f"the PostgreSQL database cannot be used: {reason}") from error
@@ -86,9 +96,9 @@ class PostgresDatabase(Database):
         if not self._prepared:
             await asyncio.to_thread(self.prepare)
         self._loop = asyncio.get_running_loop()
-        self._writers = _threads(WRITERS, "writer")
-        self._readers = _threads(READERS, "reader", self._only_read)
-        self._scanners = _threads(SCANNERS, "scanner", self._only_read)
+        self._writers = _threads(self.writers, "writer")
+        self._readers = _threads(self.readers, "reader", self._only_read)
+        self._scanners = _threads(self.scanners, "scanner", self._only_read)
         self._leading = _threads(1, "leader")
         self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
         self._listener.start()

@@ -4,12 +4,14 @@ import logging
 import os
 import select
 import socket
+import time
 from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from app.errors import Unavailable
+from app.store.database import FEWEST
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -21,6 +23,17 @@ _KEEP_ALIVE = (
 _READ_ONLY = (
     "SET default_transaction_read_only = on; SET default_transaction_isolation = 'repeatable read'"
 )
+
+# How many connections this user may have, and how many there are beside this one.
+_ROOM = """
+SELECT current_setting('max_connections')::int - CASE WHEN rolsuper THEN 0 ELSE
+         current_setting('superuser_reserved_connections')::int
+         + coalesce(current_setting('reserved_connections', true)::int, 0) END,
+       (SELECT count(*) FROM pg_stat_activity
+         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid())
+  FROM pg_roles WHERE rolname = current_user
+"""
+ROOM_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +47,28 @@ def open_connection(dsn: str, *, reads: bool) -> Connection:
     if reads:
         connection.execute(_READ_ONLY)
     return connection
+
+
+def require_room(dsn: str, wanted: int) -> None:
+    """Raise Unavailable if PostgreSQL has no room for this many connections.
+
+    Those of a server that was killed a moment ago still count, so it waits `ROOM_SECONDS` for them.
+    """
+    with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
+        deadline = time.monotonic() + ROOM_SECONDS
+        while True:
+            most, used = connection.execute(_ROOM).fetchall()[0]
+            room = most - used
+            if room >= wanted:
+                return
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+    lower = f"set LLM_TRAIN_DATABASE_CONNECTIONS to {room} or less, or " if room >= FEWEST else ""
+    raise Unavailable(
+        f"of its {most} connections {used} are in use, and this server opens up to {wanted}: "
+        f"{lower}raise PostgreSQL's max_connections"
+    )
 
 
 def is_over(connection: Connection) -> bool:
@@ -67,6 +102,8 @@ def for_caller(error: BaseException, connection: Connection | None) -> BaseExcep
     if not away:
         return error
     log.error("the database failed: %s", error)
-    unavailable = Unavailable("The database does not answer; try again.", retry_after=2)
+    unavailable = Unavailable(
+        "The database does not answer; the log says why. Try again.", retry_after=2
+    )
     unavailable.__cause__ = error
     return unavailable

@@ -8,6 +8,7 @@ updates or fails on a stale snapshot, which no busy timeout cures.
 """
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -20,6 +21,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psutil
 
 from app.errors import Busy, ServiceError, Unavailable
 from app.store import migrate
@@ -41,6 +44,8 @@ _NOT_OUR_FAULT = {
     sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_READONLY,
 }
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +89,18 @@ class SqliteDatabase(Database):
             if not make:
                 migrate.require(self.url)
             self.take()
+            make_private(self.path)
             migrate.bring_up(self.url)
             self._reader = self._connect(query_only=True)
             self._writer = self._connect()
         except (sqlite3.Error, OSError, Unavailable) as error:
             self._close()
             why = (isinstance(error, OSError) and error.strerror) or error
+            if isinstance(error, OSError) and error.errno in _NO_LOCKS:
+                why = (
+                    f"its file system ({file_system(self.path)}) has no locks; put it on a disk of "
+                    "this machine, or use PostgreSQL (LLM_TRAIN_DATABASE_URL)"
+                )
             if isinstance(error, FileNotFoundError):
                 why = f"there is no directory {self.path.parent}"
             raise Unavailable(
@@ -284,8 +295,44 @@ def own(lock: Path) -> int:
         where = os.pread(descriptor, 1000, 0).decode()
         os.close(descriptor)
         raise InUse(where) from error
+    except OSError:  # the file system has no locks
+        os.close(descriptor)
+        raise
     os.ftruncate(descriptor, 0)  # what it says is of another life
     return descriptor
+
+
+def make_private(path: Path) -> None:
+    """Make the database a file of its owner only, and prove that it can be locked.
+
+    It holds the secret of the run tokens. SQLite gives its other files the same mode, and says
+    "database is locked" of a file system that has no locks. Raises OSError. Only before SQLite has
+    the file open: to close it ends every lock that this process has on it.
+    """
+    if path.is_dir():
+        return  # SQLite tells what is wrong with it
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+    except BlockingIOError:
+        pass  # another program reads it
+    finally:
+        os.close(descriptor)
+    for suffix in ("", "-wal", "-shm"):
+        file = path.with_name(path.name + suffix)
+        with suppress(FileNotFoundError, PermissionError):  # another user's, who lets us write
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+
+
+def file_system(path: Path) -> str:
+    """Return the kind of the file system that a file is on, such as "nfs4"."""
+    found = [
+        each
+        for each in psutil.disk_partitions(all=True)
+        if path.resolve().is_relative_to(each.mountpoint)
+    ]
+    return max(found, key=lambda each: len(each.mountpoint)).fstype if found else "unknown"
 
 
 def _in_snapshot(connection: sqlite3.Connection, work: Callable[[Tx], R]) -> R:

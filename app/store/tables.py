@@ -199,6 +199,15 @@ class DataDir(SQLModel, table=True):
     path: str
 
 
+class ServiceSecret(SQLModel, table=True):
+    """The secret from which run tokens are derived: one row, made by the first server."""
+
+    __tablename__ = "service_secret"
+
+    id: int = Field(primary_key=True, sa_type=Integer)
+    secret: str
+
+
 class IdempotencyKey(SQLModel, table=True):
     """The first answer to a request that came with an Idempotency-Key."""
 

@@ -1,6 +1,7 @@
 """/graphql before strangers: everything odd is a clear refusal, quickly, and nothing changes."""
 
 import hashlib
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -27,6 +28,15 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     with running(tmp_path_factory.mktemp("http")) as api:
         Graph(api.send).experiment()
         yield api
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory, module_database_url: str) -> Iterator[Graph]:
+    """On both databases, with a run."""
+    with running(tmp_path_factory.mktemp("stored"), database_url=module_database_url) as api:
+        graph = Graph(api.send)
+        graph.run(graph.experiment())
+        yield graph
 
 
 def post(api: Api, content: bytes | str, content_type: str = "application/json") -> Any:
@@ -326,3 +336,36 @@ def test_an_answer_stored_by_another_version_is_replayed(api: Api) -> None:
         database.commit()
     again = create()
     assert (again["replayed"], again["experiment"]) == (True, first | {"goal": None})
+
+
+HOSTILE = ["\0", "\0:1", "exp_\0:1", ":1", "run_\0", "\ud800:1", "a\0b"]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_no_text_from_outside_is_a_bug_of_the_service(stored: Graph, text: str) -> None:
+    """NUL, which PostgreSQL does not take, and lone surrogates, wherever a text may stand."""
+    literal = json.dumps(text)
+    for query in (
+        f"node(id: {literal}) {{ id }}",
+        f"nodes(ids: [{literal}]) {{ id }}",
+        f"experiment(id: {literal}) {{ id }}",
+        f"run(id: {literal}) {{ id }}",
+        f"checkpoint(id: {literal}) {{ id }}",
+        f"experiments(filter: {{taskType: {literal}}}) {{ totalCount }}",
+        f"experiments(filter: {{tags: [{literal}]}}) {{ totalCount }}",
+        f"experiments(filter: {{search: {literal}}}) {{ totalCount }}",
+        f"experiments(after: {literal}) {{ totalCount nodes {{ id }} }}",
+        f"runs(filter: {{experimentId: {literal}}}) {{ totalCount }}",
+        f"runs(filter: {{parentRunId: {literal}}}) {{ totalCount }}",
+        f"runs(filter: {{metric: {{key: {literal}, min: 1}}}}) {{ totalCount }}",
+        f"runs(orderBy: {{field: METRIC, metricKey: {literal}}}) {{ nodes {{ id }} }}",
+        f"runs {{ nodes {{ metricSeries(keys: [{literal}]) {{ key }} }} }}",
+        f"checkpoints(filter: {{runId: {literal}}}) {{ totalCount }}",
+    ):
+        body = '{"query": ' + json.dumps("{ " + query + " }") + "}"
+        answer = stored.send(
+            "POST", "/graphql", content=body, headers={"content-type": "application/json"}
+        )
+        assert answer.status_code in (200, 400), answer.text
+        codes = {each["extensions"]["code"] for each in answer.json().get("errors", ())}
+        assert codes <= {"BAD_USER_INPUT", "GRAPHQL_PARSE_FAILED", "BAD_REQUEST"}, (query, codes)

@@ -73,7 +73,7 @@ def test_every_error_is_a_problem_and_every_route_names_its_own(document: dict[s
             content = answers[status]["content"]
             assert list(content) == ["application/problem+json"], name
             assert content["application/problem+json"]["schema"]["$ref"].endswith("/Problem")
-        expected = {"401", "403", "413", "429", "500", "503"}
+        expected = {"401", "403", "408", "413", "429", "431", "500", "503"}
         if "{" in name:
             expected |= {"404"}
         if name.startswith("POST"):

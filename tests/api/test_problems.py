@@ -119,3 +119,43 @@ def test_a_log_line_is_one_line_of_json_with_its_traceback() -> None:
     )
     assert "test_problems.py" in told["exception"] and "ValueError: two\nlines" in told["exception"]
     assert json.loads(line.encode(errors="backslashreplace")) == told  # as stderr writes it
+
+
+UNSTORABLE = ("%00", "a%00b", "%ED%A0%80", "%FF")
+"""NUL, which PostgreSQL does not take, a lone surrogate, and a byte that is no UTF-8."""
+
+
+@pytest.mark.parametrize("text", UNSTORABLE)
+def test_no_text_in_a_query_is_a_bug_of_the_service(api: Api, text: str) -> None:
+    experiment = api.post("/v1/experiments", {"name": "a", "task_type": "b"})["experiment_id"]
+    run = api.post(f"/v1/experiments/{experiment}/runs", {"model": "m"})["run_id"]
+    asked = 0
+    for path, operations in api.send("GET", "/openapi.json").json()["paths"].items():
+        here = path.format(experiment_id=experiment, run_id=run)
+        for each in operations.get("get", {}).get("parameters", ()):
+            if each["in"] == "query":
+                asked += 1
+                answer = api.send("GET", f"{here}?{each['name']}={text}")
+                assert answer.status_code < 500, (path, each["name"], answer.text)
+    assert asked >= 40
+
+
+def test_a_wrong_cursor_is_told_as_the_parameter_that_it_is(api: Api) -> None:
+    experiment = api.post("/v1/experiments", {"name": "a", "task_type": "b"})["experiment_id"]
+    for path in ("", f"/{experiment}/runs", f"/{experiment}/checkpoints", f"/{experiment}/events"):
+        told = problem(api.send("GET", f"/v1/experiments{path}?after=x"), "invalid_input")
+        (wrong,) = told["errors"]
+        assert (wrong["pointer"], wrong["parameter"]) == ("", "after")
+
+
+def test_parameters_that_do_not_go_together_are_named(api: Api) -> None:
+    experiment = api.post("/v1/experiments", {"name": "a", "task_type": "b"})["experiment_id"]
+    runs = f"/v1/experiments/{experiment}/runs"
+    run = api.post(runs, {"model": "m"})["run_id"]
+    for path, names in (
+        (f"{runs}?order=metric", {"metric_key"}),
+        (f"{runs}?metric_key=loss", {"metric_key"}),
+        (f"{runs}/{run}/metrics?points=10&after_step=1", {"points"}),
+    ):
+        told = problem(api.send("GET", path), "invalid_input")
+        assert {each["parameter"] for each in told["errors"]} == names

@@ -18,7 +18,6 @@ from typing import Any
 import httpx
 import psutil
 
-from app.domain.tokens import run_token
 from tests.support.server import wait_until
 from tests.support.service import TERMINAL, Home, Service, home, orphans
 
@@ -128,9 +127,7 @@ class Client(threading.Thread):
         step = self.random.randrange(1, 1000)
         body = {"attempt": 1, "step": step, "total_steps": 1000,
                 "points": [{"key": self.name, "step": step, "value": float(step)}]}  # fmt: skip
-        secret = (self.place.path / "data" / "secret").read_text()
-        token = run_token(secret, run["run_id"])
-        headers = {"Authorization": f"Bearer {token}"}
+        headers = {"Authorization": f"Bearer {run['run_token']}"}
         self.post("report", f"/runs/{run['run_id']}/reports", body, headers)
 
     def read(self, run: dict[str, Any]) -> None:

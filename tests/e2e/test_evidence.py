@@ -12,6 +12,7 @@ from tests.support.server import wait_until
 from tests.support.service import Service, alive, home, running
 
 RETRY = "max_attempts = 3"
+SECRET = "s" * 40
 
 
 @pytest.fixture(scope="module")
@@ -123,15 +124,11 @@ def test_late_reports_of_an_older_attempt_are_refused_and_change_nothing(service
     wait_until(lambda: service.status(run)["attempt"] == 2, "the second attempt")
     service.stepping(run, 17)
     late = {"attempt": 1, "batch": 999, "step": 39, "finished": True}
-    token = {"Authorization": f"Bearer {_token(service, run)}"}
-    answer = service.post(f"/runs/{run}/reports", late, 409, **token)
+    token = service.trainer(run, 2).environ()["LLM_TRAIN_RUN_TOKEN"]
+    answer = service.post(f"/runs/{run}/reports", late, 409, Authorization=f"Bearer {token}")
     assert answer["code"] == "stale_attempt"
     assert service.status(run)["step"] < 39
     assert service.ended(run)["status"] == "failed"
-
-
-def _token(service: Service, run: str) -> str:
-    return run_token((service.data_dir / "secret").read_text(), run)
 
 
 def test_an_external_run_that_falls_silent_or_ignores_a_cancel_gets_its_outcome(
@@ -139,11 +136,13 @@ def test_an_external_run_that_falls_silent_or_ignores_a_cancel_gets_its_outcome(
 ) -> None:
     with (
         home(tmp_path) as place,
-        place.serve(EXTERNAL_HEARTBEAT_SECONDS="1", EXTERNAL_GRACE_SECONDS="0.5") as service,
+        place.serve(
+            EXTERNAL_HEARTBEAT_SECONDS="1", EXTERNAL_GRACE_SECONDS="0.5", SECRET=SECRET
+        ) as service,
     ):
         for cancel in (False, True):
             run = service.submit(None)
-            token = {"Authorization": f"Bearer {_token(service, run)}"}
+            token = {"Authorization": f"Bearer {run_token(SECRET, run)}"}
             saved = {"name": "step-5", "step": 5}
             body = {"attempt": 1, "batch": 1, "step": 7, "checkpoints": [saved]}
             service.post(f"/runs/{run}/reports", body, 200, **token)

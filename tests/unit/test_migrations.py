@@ -23,7 +23,7 @@ from tests.support.database import postgresql_only
 
 TABLES = {
     "checkpoint", "data_dir", "event", "experiment", "experiment_tag", "idempotency_key",
-    "metric_latest", "metric_chunk", "metric_series", "run",
+    "metric_latest", "metric_chunk", "metric_series", "run", "service_secret",
 }  # fmt: skip
 
 

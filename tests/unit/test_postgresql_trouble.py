@@ -26,7 +26,7 @@ from app.domain.requests import ExperimentRequest
 from app.errors import Unavailable
 from app.services import experiments
 from app.store.database import Database
-from app.store.postgresql import WRITERS, PostgresDatabase
+from app.store.postgresql import PostgresDatabase
 from app.store.postgresql_connections import for_caller
 from app.store.sql import Statement, Tx
 from app.store.tables import ExperimentTag
@@ -36,6 +36,7 @@ pytestmark = [pytest.mark.anyio, postgresql_only]
 
 ONE = Statement[tuple[int]](text("SELECT 1"))
 TAG = Statement[Any](insert(ExperimentTag))
+WRITERS = PostgresDatabase("postgresql://").writers
 
 
 def create(tx: Tx) -> str:

@@ -147,6 +147,26 @@ SERVER = {
 }
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path, encoding: str) -> None:
+    # Editors on Windows write one.
+    file = tmp_path / "recipes.toml"
+    file.write_text('recipes.a.command = ["ä"]', encoding)
+    assert read_recipes(file)["a"].command == ("ä",)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [("utf-16", "UTF-16"), ("utf-32", "UTF-32"), ("latin-1", r"at line 2 \(the byte 0xe4\)")],
+)
+def test_another_encoding_is_named_with_its_place(tmp_path: Path, encoding: str, said: str) -> None:
+    file = tmp_path / "recipes.toml"
+    file.write_text('# Recipes\nrecipes.a.command = ["ä"]', encoding)
+    with pytest.raises(RecipeError, match=said) as wrong:
+        read_recipes(file)
+    assert str(file) in str(wrong.value) and "save it as UTF-8" in str(wrong.value)
+
+
 def test_by_default_no_secret_passes() -> None:
     environment = build(BUILT_IN[0], SERVER, {"LLM_TRAIN_RUN_ID": "run_1"})
     assert environment == {

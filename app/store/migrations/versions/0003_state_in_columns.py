@@ -42,6 +42,12 @@ _IGNORED = "The trainer ignored "
 
 def upgrade() -> None:
     """Apply this revision."""
+    op.create_table(
+        "service_secret",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("secret", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
     op.add_column("run", sa.Column("sessions", sa.Text(), nullable=False, server_default="[]"))
     op.add_column(
         "run", sa.Column("session_closed", sa.Boolean(), nullable=False, server_default=sa.false())
@@ -95,6 +101,7 @@ def downgrade() -> None:
             f"UPDATE checkpoint SET state = 'lost', reason = '{reason}' "  # noqa: S608
             f"WHERE state = 'deleted' AND files_removed_at IS {gone}"
         )
+    op.drop_table("service_secret")
     op.execute(
         "UPDATE run SET status_reason = termination_reason, status_detail = termination_detail"
         " WHERE status IN ('starting', 'running') AND termination_reason IS NOT NULL"

@@ -1,0 +1,39 @@
+"""The secret that signs run tokens: one row of the database, so that every server signs alike.
+
+Until 0003 it was a file of the data directory, which servers need not share. The file of the first
+server that starts is taken over, so that the tokens of external trainers stay valid.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert
+
+from app.store.sql import Statement, Tx, every
+from app.store.tables import ServiceSecret
+
+_ONE = 1
+_KEPT = Statement(every(ServiceSecret), ServiceSecret)
+_INSERT = Statement[Any](insert(ServiceSecret))
+
+
+def get(tx: Tx) -> str | None:
+    """Return the secret; None before the first server has kept one."""
+    row = tx.first(_KEPT)
+    return row.secret if row is not None else None
+
+
+def keep(tx: Tx, secret: str) -> str:
+    """Return the secret, which is `secret` from now on if there was none."""
+    kept = get(tx)
+    if kept is None:
+        tx.run(_INSERT, id=_ONE, secret=secret)
+    return kept or secret
+
+
+def read_file(data_dir: Path) -> str | None:
+    """Return the secret of an earlier version's data directory. Raises OSError."""
+    try:
+        return (data_dir / "secret").read_text() or None
+    except FileNotFoundError:
+        return None
