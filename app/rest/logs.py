@@ -1,6 +1,7 @@
 """What a trainer printed: the run's log, whole, in part, or as it grows."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,10 +12,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.lifecycle import TERMINAL
-from app.errors import NotFound
+from app.errors import InvalidInput, NotFound
+from app.rest import log_events
 from app.rest.parameters import ExperimentId, RunId
 from app.rest.problems import documented
 from app.services import runs, train_log
+from app.services.train_log import Part
 from app.store.database import Database
 
 CHUNK = 256 * 1024
@@ -45,8 +48,13 @@ class LogsQuery(BaseModel):
     | {
         200: {
             "description": "What the trainer printed, as it is, but for what exceeded the "
-            "recipe's `max_log_mb`.",
-            "content": {"text/plain": {"schema": {"type": "string"}}},
+            "recipe's `max_log_mb`; to a client that accepts "
+            "`text/event-stream`, with `follow`, as events: whole lines, with the offset after "
+            "them as `id`, comments while nothing comes, and `end` after the last.",
+            "content": {
+                "text/plain": {"schema": {"type": "string"}},
+                "text/event-stream": {"schema": {"type": "string"}},
+            },
             "headers": {
                 "X-Next-Offset": {
                     "description": "The `offset` to go on from; not with `follow`.",
@@ -69,17 +77,55 @@ async def logs(
         raise NotFound("An external run's output is with its own trainer; the service has none.")
     run_dir: Path = state.settings.data_dir / "runs" / run_id
     size = await asyncio.to_thread(train_log.size, run_dir)
-    start = query.offset if query.offset >= 0 else max(0, size + query.offset)
+    start = _resumed(request)
+    if start is None:
+        start = query.offset if query.offset >= 0 else max(0, size + query.offset)
     if query.follow:
+        nothing_left = run.status in TERMINAL and start >= size
         head = "head" in request.scope
-        content = _nothing() if head else _follow(state.db, run_id, run_dir, start)
-        return StreamingResponse(content, media_type=TYPE)
+        parts = _nothing() if head else _follow(state.db, run_id, run_dir, start)
+        return _stream(request, parts, start, nothing_left)
     part = await asyncio.to_thread(train_log.read, run_dir, start, query.limit)
     headers = {"X-Next-Offset": str(part.next_offset)}
     return Response(part.content, media_type=TYPE, headers=headers)
 
 
-async def _follow(db: Database, run_id: str, run_dir: Path, offset: int) -> AsyncIterator[bytes]:
+def _resumed(request: Request) -> int | None:
+    """Return the offset that a reconnecting EventSource goes on from. Raises InvalidInput."""
+    last = request.headers.getlist("last-event-id")
+    if not last:
+        return None
+    if len(last) > 1 or not re.fullmatch(r"[0-9]{1,15}", last[0]):
+        raise InvalidInput(
+            "Last-Event-ID must be the id of an event of this log.",
+            errors=[{"pointer": "", "header": "Last-Event-ID", "detail": "not an id of this log"}],
+        )
+    return int(last[0])
+
+
+def _stream(
+    request: Request, parts: AsyncIterator[Part], start: int, nothing_left: bool
+) -> Response:
+    """The growing log, as it is or as events; nginx passes on what comes when it comes."""
+    headers = {"X-Accel-Buffering": "no"}
+    if "text/event-stream" not in request.headers.get("accept", "").lower():
+        return StreamingResponse(_content(parts), media_type=TYPE, headers=headers)
+    if nothing_left and "last-event-id" in request.headers:
+        return Response(status_code=204)  # which tells an EventSource not to connect again
+    if "head" in request.scope:
+        return Response(media_type=log_events.TYPE, headers=headers)
+    events = log_events.events(parts, start)
+    return StreamingResponse(events, media_type=log_events.TYPE, headers=headers)
+
+
+async def _content(parts: AsyncIterator[Part]) -> AsyncIterator[bytes]:
+    async for part in parts:
+        if part.content:
+            yield part.content
+
+
+async def _follow(db: Database, run_id: str, run_dir: Path, offset: int) -> AsyncIterator[Part]:
+    """Yield the log as it grows until the run has ended; an empty part while nothing comes."""
     with db.changes.subscribe(run_id) as changed:
         while True:
             changed.clear()
@@ -87,13 +133,14 @@ async def _follow(db: Database, run_id: str, run_dir: Path, offset: int) -> Asyn
             over = (await db.read(runs.get, run_id)).status in TERMINAL
             while (part := await asyncio.to_thread(train_log.read, run_dir, offset, CHUNK)).content:
                 offset = part.next_offset
-                yield part.content
+                yield part
             if over:
                 return
             with suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), LOOK_SECONDS)
+            yield part
 
 
-async def _nothing() -> AsyncIterator[bytes]:
+async def _nothing() -> AsyncIterator[Part]:
     return
     yield

@@ -9,7 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
+from app.rest import log_events
 from tests.api.conftest import Api
+from tests.api.problem import problem
 from tests.support.server import wait_until
 
 BYTES = bytes(range(256)) + "损失 1.83\n".encode() + b"\xff\xfe\x00"
@@ -50,9 +52,12 @@ class Run:
 class Stream:
     """A `follow` under way; keeps what came, or (`keep=False`) only how much."""
 
-    def __init__(self, run: Run, query: str = "", keep: bool = True) -> None:
+    def __init__(
+        self, run: Run, query: str = "", keep: bool = True, accept: str = "*/*", last: str = ""
+    ) -> None:
         self.api, self.run = run.api, run
         self.content, self.size, self.largest = b"", 0, 0
+        self.status, self.headers = 0, dict[str, str]()
         self.keep = keep
         self.gone = asyncio.Event()
         path = f"{run.path}/logs"
@@ -60,7 +65,8 @@ class Stream:
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": "GET",
             "http_version": "1.1", "scheme": "http", "path": path, "raw_path": path.encode(),
             "query_string": f"follow=true{query}".encode(), "root_path": "", "state": {},
-            "headers": [(b"host", b"localhost")], "client": ("127.0.0.1", 1), "server": None,
+            "headers": [(b"host", b"localhost"), *self._told(accept, last)],
+            "client": ("127.0.0.1", 1), "server": None,
         }  # fmt: skip
         self.done: Future[Any] = asyncio.run_coroutine_threadsafe(
             self.api.app(scope, self._receive, self._send), self.api.loop
@@ -70,7 +76,19 @@ class Stream:
         await self.gone.wait()
         return {"type": "http.disconnect"}
 
+    def _told(self, accept: str, last: str) -> list[tuple[bytes, bytes]]:
+        told = [(b"accept", accept.encode()), (b"last-event-id", last.encode())]
+        return [header for header in told if header[1]]
+
+    def ended(self) -> int:
+        """Its status, when it is over."""
+        self.done.result(10)
+        return self.status
+
     async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
         body = message.get("body", b"")
         self.size += len(body)
         self.largest = max(self.largest, len(body))
@@ -193,3 +211,78 @@ def test_a_log_of_1_gb_costs_no_memory(run: Run) -> None:
     assert highest - before < 50_000_000
     content, offset = run.read()
     assert len(content) == offset == 8 * 1024 * 1024
+
+
+# As server-sent events.
+
+
+def parsed(content: bytes) -> list[tuple[str, str, str]]:
+    """The events as a browser's EventSource sees them: id, type and data."""
+    found = []
+    for block in content.decode().split("\n\n"):
+        fields: dict[str, list[str]] = {"id": [], "event": ["message"], "data": []}
+        for line in block.splitlines():
+            name, _, value = line.partition(": ")
+            fields.get(name, []).append(value)
+        if fields["data"]:
+            found.append((fields["id"][-1], fields["event"][-1], "\n".join(fields["data"])))
+    return found
+
+
+def test_events_are_whole_lines_and_go_on_where_a_connection_broke(run: Run) -> None:
+    run.write("损失 1.83\nstep 2".encode())
+    stream = Stream(run, accept="text/event-stream")
+    wait_until(lambda: "损失".encode() in stream.content, "the first line")
+    assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert stream.headers["x-accel-buffering"] == "no"
+    run.write(b" loss 1.7\r\n 10%\r 20%\r 30%")
+    wait_until(lambda: b"20%" in stream.content, "the bar moves on")
+    stream.leave()
+    stream.done.result(10)
+    before = parsed(stream.content)
+    assert "\n".join(data for *_, data in before) == "损失 1.83\nstep 2 loss 1.7\n 10%\n 20%"
+
+    again = Stream(run, accept="text/event-stream", last=before[-1][0])
+    run.write(b" 100%\nthe last words")
+    run.cancel()
+    again.done.result(10)
+    *rest, (end, kind, _) = parsed(again.content)
+    assert "\n".join(data for *_, data in rest) == " 30% 100%\nthe last words"
+    assert (kind, int(end)) == ("end", run.log.stat().st_size)
+    # A browser that connects again after the end is told to stop.
+    assert Stream(run, accept="text/event-stream", last=end).ended() == 204
+
+
+def test_a_silent_trainers_stream_is_kept_open(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_events, "KEEP_ALIVE_SECONDS", 0.3)
+    stream = Stream(run, accept="text/event-stream")
+    wait_until(lambda: stream.content.count(b": the run goes on\n\n") >= 2, "comments come")
+    assert parsed(stream.content) == []
+    stream.leave()
+    stream.done.result(10)
+
+
+@pytest.mark.parametrize("line", [b"x", "损".encode(), b"\x80", b"\xff"])
+def test_a_line_without_an_end_comes_in_parts(run: Run, line: bytes) -> None:
+    content = line * (700_000 // len(line))
+    run.write(content)
+    run.cancel()
+    stream = Stream(run, accept="text/event-stream")
+    stream.done.result(10)
+    *parts, _ = parsed(stream.content)
+    assert len(parts) > 1
+    assert "".join(data for *_, data in parts) == content.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("last", ["x", "-1", "1e3", "9" * 30, "²", "1, 2"])
+def test_an_id_that_is_no_offset_is_refused(run: Run, last: str) -> None:
+    headers = {"accept": "text/event-stream", "last-event-id": last}
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    answer = run.api.send("GET", f"{run.path}/logs?follow=true", headers=raw)
+    (wrong,) = problem(answer, "invalid_input")["errors"]
+    assert wrong["header"] == "Last-Event-ID"
+
+
+def test_a_proxy_is_told_to_pass_on_what_it_gets(run: Run) -> None:
+    answer = run.api.send("HEAD", f"{run.path}/logs?follow=true")
+    assert answer.headers["x-accel-buffering"] == "no"

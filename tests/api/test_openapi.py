@@ -78,6 +78,8 @@ def test_every_error_is_a_problem_and_every_route_names_its_own(document: dict[s
             expected |= {"404"}
         if name.startswith("POST"):
             expected |= {"400", "415", "422", "409"}
+        if name.endswith("/spec"):
+            expected |= {"409"}  # the run has ended
         if any(each["in"] == "query" for each in operation.get("parameters", ())):
             expected |= {"422"}
         assert errors == expected, name
