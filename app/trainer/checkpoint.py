@@ -24,7 +24,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,7 +127,9 @@ def commit(
         links = [entry for entry in entries if isinstance(entry, Link)]
         if not files:
             raise CheckpointError("nothing was written into the checkpoint")
-        created_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        created_at = (
+            datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        )
         content = json.dumps(
             {
                 "format": 1,

@@ -116,7 +116,8 @@ class Courier:
         self.deliver(timeout)
         lost = not self._buffer.empty or self._in_transit or len(self._spool) > 0
         if lost and self._delivering and self._spool.in_memory and not self._other_reports:
-            warn(f"the service does not answer ({self._trouble}): the last reports are lost")
+            why = f" ({self._trouble})" if self._trouble else ""
+            warn(f"the service does not answer{why}: the last reports are lost")
         self.open = False
         self._wake.set()
         self._ended.wait(DISK_SECONDS)

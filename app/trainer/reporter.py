@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from app.trainer import checkpoint, specs
 from app.trainer.buffer import Point, warn
@@ -45,6 +45,9 @@ MAX_EFFECTIVE_BYTES = MAX_OBJECT_BYTES
 MAX_KEYS = 10_000  # metrics of a run
 MAX_WARNINGS = 100  # of values that are dropped
 CLOSE_SECONDS = 5.0
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 _current: "Reporter | None" = None
 _reporters: "weakref.WeakSet[Reporter]" = weakref.WeakSet()
@@ -133,7 +136,7 @@ class Reporter:
         *,
         strict: bool = False,
         take_over: bool = False,
-    ) -> Self:
+    ) -> "Self":
         """Return the reporter of this process, as LLM_TRAIN_* describes it.
 
         Until it is closed, later calls return the same one. In the main thread it also makes
@@ -487,7 +490,7 @@ class Reporter:
             self._courier.close(timeout)
             atexit.unregister(self.close)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(
