@@ -192,17 +192,18 @@ WRONG: list[Any] = [{"a": {}}, [[]], "", 1.5, True, "1"]
 @each_route
 @changes_nothing
 def test_a_field_of_the_wrong_type(story: Story, route: Route) -> None:
-    for name, field in bodies[route.model].model_fields.items():
+    for name in bodies[route.model].model_fields:
+        refused = 0
         for wrong in WRONG:
             try:
                 field_adapter(route.model, name, wrong)
             except ValueError:
+                refused += 1
                 good = {**story.good(route), name: wrong}
                 told = problem(story.send(route.path, json.dumps(good).encode()))
                 assert told["code"] in ("invalid_input", "bad_checkpoint_path", "unknown_recipe")
                 assert all(each["pointer"].split("/")[1] == name for each in told["errors"])
-            else:
-                assert field.annotation is not None  # it takes this one
+        assert refused, f"{name} takes everything"
 
 
 def field_adapter(model: str, name: str, value: Any) -> Any:

@@ -218,7 +218,8 @@ def test_a_log_keeps_its_beginning_and_its_end_and_its_offsets(
     attempts.launcher.launch(replace(attempts.plan(script), max_log_bytes=1 << 20))
     wait_until((attempts.root / "ready").exists, "all is printed", 30)
     log = attempts.root / "train.log"
-    wait_until(lambda: log.stat().st_blocks * 512 < 2 << 20, lambda: f"{log.stat()}")
+    limit = (1 << 20) + 16_384  # what a hole's edges take besides
+    wait_until(lambda: log.stat().st_blocks * 512 < limit, lambda: f"{log.stat()}")
     (attempts.root / "go").touch()
     assert attempts.over().exit_code == 0
     printed = len("the first line\n") + 64 * (1 << 20) + len("before the last\nthe last line\n")
@@ -229,7 +230,7 @@ def test_a_log_keeps_its_beginning_and_its_end_and_its_offsets(
     while (part := train_log.read(attempts.root, offset, 65_536)).content:
         content, offset = content + part.content, part.next_offset
     assert offset == size
-    assert len(content) < 1 << 20 and b"\0" not in content
+    assert len(content) < limit and b"\0" not in content
     lines = content.decode().splitlines()
     assert (lines[0], lines[-2:]) == ("the first line", ["before the last", "the last line"])
     [said] = [line for line in lines if "bytes of output were dropped here" in line]
@@ -956,8 +957,9 @@ def test_the_wrapper_imports_nothing_slow() -> None:
     assert not loaded & {"os", "enum", "signal", "json", "re", "typing", "subprocess", "ctypes"}
 
 
-def test_spawn_latency_is_printed(attempts: Attempts) -> None:
-    """Figures, not a verdict: `pytest -s` shows them. The bench judges the ratio."""
+def test_a_launch_is_no_more_than_six_bare_starts(attempts: Attempts) -> None:
+    """The best of seven each, in turns: other work on the machine slows both. Control: 0.2 s of
+    sleep in `launch`."""
 
     def first_line(start: Callable[[], object], mark: Path) -> float:
         began = time.perf_counter()
@@ -984,8 +986,7 @@ def test_spawn_latency_is_printed(attempts: Attempts) -> None:
             first_line(lambda: attempts.launcher.launch(replace(plan, argv=argv)), mark)  # noqa: B023
         )
         attempts.over(attempt)
-    low, high = sorted(bare)[3], sorted(ours)[3]
-    print(f"\nfirst line: bare Popen {low:.1f} ms, launch() {high:.1f} ms, {high / low:.2f} x")
+    assert min(ours) <= 6 * min(bare), f"launch: {ours} ms, bare: {bare} ms"
 
 
 # --- the machine ---------------------------------------------------------------------------
