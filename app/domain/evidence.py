@@ -7,7 +7,16 @@ has not failed "by exit code". `judge` is the whole rule.
 import signal
 from typing import NamedTuple
 
+from app.domain.last_words import Clues
 from app.domain.lifecycle import Reason, RunStatus
+
+_FATAL = frozenset(
+    int(each)
+    for each in (
+        signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGILL, signal.SIGABRT, signal.SIGBUS,
+        signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV, signal.SIGPIPE, signal.SIGTERM,
+    )
+)  # fmt: skip
 
 
 class Evidence(NamedTuple):
@@ -19,6 +28,7 @@ class Evidence(NamedTuple):
     signal: int | None = None
     # The service ended it with SIGKILL.
     killed: bool = False
+    # The kernel ended a process for lack of memory, of this tree or of one beside it.
     out_of_memory: bool = False
     launch_error: str | None = None
     # Why the service itself ended it (heartbeat lost, time limit), if it did, in one sentence.
@@ -29,8 +39,8 @@ class Evidence(NamedTuple):
     step: int = 0
     total_steps: int | None = None
     requires_report: bool = True
-    # The last line of its log.
-    last_words: str = ""
+    # What its log says.
+    clues: Clues = Clues()
 
 
 class Verdict(NamedTuple):
@@ -47,25 +57,55 @@ def judge(evidence: Evidence) -> Verdict:
     if e.cancel_asked:
         return Verdict(RunStatus.CANCELLED, Reason.CANCEL_REQUESTED, _end(e) or None)
     done = reached_end(e)
+    halfway = bool(e.total_steps) and e.step < (e.total_steps or 0)
     clean = e.signal is None and not e.exit_code and not e.vanished
     if e.ended_by_service is not None and not (done and clean):
         return _failed(e.ended_by_service, " ".join(filter(None, (e.why, _end(e)))))
     if e.launch_error is not None and not e.finished:
         return _failed(Reason.LAUNCHER_ERROR, e.launch_error)
-    if e.out_of_memory:
-        return _failed(Reason.OUT_OF_MEMORY, "Killed by the kernel: out of memory.")
+    if _ran_out_of_memory(e):
+        return _failed(Reason.OUT_OF_MEMORY, _end(e) + " The kernel was out of memory.")
     if e.vanished and not e.finished:
         return _failed(Reason.LAUNCHER_ERROR, "The process is gone and left no exit code.")
-    if e.signal is not None:
+    if e.signal is not None or _child_signal(e) is not None:
         return _failed(Reason.SIGNAL, _end(e))
     if e.exit_code:
         return _failed(Reason.EXIT_CODE, _end(e))
-    if done or (not e.requires_report and not e.stop_sent):
+    if done:
         return Verdict(RunStatus.SUCCEEDED, None, None)
-    of = f" of {e.total_steps}" if e.total_steps is not None else ""
-    return _failed(
-        Reason.UNFINISHED, f"Exited with code 0 at step {e.step}{of}, without its last step."
-    )
+    if e.requires_report or halfway:
+        of = f" of {e.total_steps}" if e.total_steps is not None else ""
+        detail = f"Exited with code 0 at step {e.step}{of}, without its last step."
+        return _failed(Reason.UNFINISHED, detail)
+    # Of a trainer that does not report, it is known only whether it was asked to stop. Who signals
+    # the trainer alone leaves no trace in the kernel, but mostly one in its log.
+    if e.stop_sent:
+        return _failed(Reason.UNFINISHED, _end(e))
+    if e.clues.signal_noted:
+        detail = "Exited with code 0 after a stop signal from outside, which its log tells of."
+        return _failed(Reason.UNFINISHED, detail)
+    return Verdict(RunStatus.SUCCEEDED, None, None)
+
+
+def _ran_out_of_memory(e: Evidence) -> bool:
+    """Return True if the kernel's count of kills explains how the trainer ended.
+
+    The count is shared with other runs: it must not blame memory for an error that was logged.
+    """
+    if not e.out_of_memory:
+        return False
+    by = e.signal or _child_signal(e)
+    return by == signal.SIGKILL or (by is None and bool(e.exit_code) and not e.clues.error)
+
+
+def _child_signal(e: Evidence) -> int | None:
+    """Return the signal that ended a process of the trainer, by its log or by its exit code."""
+    if not e.exit_code:
+        return None
+    if e.clues.child_signal is not None:
+        return e.clues.child_signal
+    # A shell, and what is like one, exits with 128 + the signal that ended its command.
+    return e.exit_code - 128 if e.exit_code - 128 in _FATAL else None
 
 
 def reached_end(e: Evidence) -> bool:
@@ -80,6 +120,8 @@ def nothing_saved(e: Evidence) -> str:
     """Return why a cancelled trainer left no checkpoint, in one sentence."""
     if e.launch_error is not None:
         return "The trainer never began."
+    if e.clues.workers_killed:
+        return "The trainer's launcher killed its workers before they had saved."
     if e.killed:
         return "The trainer was killed before it had saved."
     if e.vanished or e.signal is not None:
@@ -93,13 +135,28 @@ def _failed(reason: Reason, detail: str) -> Verdict:
 
 def _end(e: Evidence) -> str:
     if e.signal is not None:
-        try:
-            name = signal.Signals(e.signal).name
-        except ValueError:
-            name = "signal"
-        return f"Ended by {name} ({e.signal})."
+        return f"Ended by {_named(e.signal)}.{_words(e)}"
     if e.exit_code is not None:
-        words = f" Its last words: {e.last_words}" if e.exit_code and e.last_words else ""
         when = " after the stop signal" if e.stop_sent else ""
-        return f"Exited with code {e.exit_code}{when}.{words}"
+        by = _child_signal(e)
+        child = f" {_named(by)} ended one of its processes." if by is not None else ""
+        return f"Exited with code {e.exit_code}{when}.{child}{_words(e) if e.exit_code else ''}"
     return "The process is gone." if e.vanished else ""
+
+
+def _named(number: int) -> str:
+    try:
+        return f"{signal.Signals(number).name} ({number})"
+    except ValueError:
+        return f"signal ({number})"
+
+
+def _words(e: Evidence) -> str:
+    """Return the cause that its log gives; nothing where this service, or SIGKILL, is the cause."""
+    if e.killed or signal.SIGKILL in (e.signal, _child_signal(e)):
+        return ""
+    if error := e.clues.error or e.clues.follow_up:
+        return f" The last error in its log: {error}"
+    if e.exit_code and e.clues.last_line:
+        return f" Its last words: {e.clues.last_line}"
+    return ""

@@ -71,7 +71,8 @@ class Recipe:
     name: str
     command: tuple[str, ...]
     description: str = ""
-    stop_signal: signal.Signals = signal.SIGTERM
+    stop_signal: signal.Signals | None = signal.SIGTERM
+    """None: the stop file and the answers to reports alone ask the trainer to stop."""
     grace_seconds: float = 30.0
     env: Mapping[str, str] = field(default_factory=dict)
     env_allow: tuple[str, ...] = DEFAULT_ENV_ALLOW
@@ -262,10 +263,14 @@ def _command(value: Any) -> tuple[str, ...]:
     return command
 
 
-def _stop_signal(value: Any) -> signal.Signals:
+def _stop_signal(value: Any) -> signal.Signals | None:
+    if value == "none":
+        return None
     wanted = signal.Signals.__members__.get(_string(value))
     if wanted is None or wanted.name in ("SIGKILL", "SIGSTOP"):
-        raise ValueError(f"{value!r} is no signal that a trainer can catch, like 'SIGTERM'")
+        raise ValueError(
+            f"{value!r} is no signal that a trainer can catch, like 'SIGTERM', nor 'none'"
+        )
     return wanted
 
 

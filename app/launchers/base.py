@@ -35,6 +35,7 @@ class LaunchPlan:
     nonce: str
     """Random, of letters, digits, '-' and '_'; the whole process tree carries LLM_TRAIN_NONCE."""
     stop_signal: int
+    """0: none; then the trainer is asked to stop by its stop.json alone."""
     grace_seconds: float
     max_log_bytes: int = 256 << 20
     """What the run's output takes of the disk, about; the middle of what is more is dropped."""
@@ -55,8 +56,9 @@ class Observation:
     has, by a clock that nobody sets (elsewhere, as of its last pulse); None: it is not on record.
 
     `stop_sent` of an exited attempt: the trainer got the stop signal; else: a stop was asked for.
-    `killed`: the trainer was ended by this service with SIGKILL. `oom`: the kernel probably
-    ended it for lack of memory.
+    `killed`: the trainer was ended by this service with SIGKILL. `oom`: it failed, and shortly
+    before the kernel had ended a process for lack of memory, in this control group (of this
+    tree, or of one beside it). `log_start`: where its own output begins in train.log.
     """
 
     state: Literal["absent", "alive", "exited", "vanished"]
@@ -67,6 +69,7 @@ class Observation:
     killed: bool = False
     oom: bool = False
     detail: str = ""
+    log_start: int = 0
     ran_seconds: float | None = field(default=None, compare=False)
 
     @property

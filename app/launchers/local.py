@@ -395,6 +395,7 @@ def _exited(record: dict[str, Any] | None) -> Observation | None:
         killed=killed,
         oom=oom,
         detail=detail,
+        log_start=int(_number(record, "log_start") or 0),
     )
 
 

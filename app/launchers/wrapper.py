@@ -34,6 +34,7 @@ _SWEEP_SECONDS = 0.02
 _LOG_SECONDS = 0.25
 _PUNCHES = True  # for tests: as if the file system could not make holes
 _GIVE_UP_SECONDS = 5.0
+_OOM_SECONDS = 60.0
 _place = ""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LINUX = sys.platform == "linux"
@@ -97,7 +98,8 @@ def _train(folder: int, order: "dict[str, Any]", started: float) -> dict[str, ob
     # so that one of the two always sees the other.
     if _exists("stop.json", folder):
         return {"detail": "Stopped before the trainer began."}
-    started_at, ooms = now(), _oom_kills()
+    started_at, log_start = now(), posix.fstat(1).st_size
+    ooms = [_oom_kills()]
     try:
         trainer, error = _start(order["argv"], order["env"], order["cwd"])
     except (OSError, ImportError) as lack:  # of processes, descriptors, memory
@@ -108,9 +110,9 @@ def _train(folder: int, order: "dict[str, Any]", started: float) -> dict[str, ob
     _failpoint(order, "wrapper.spawned")
     reserve(folder)
     try:
-        _thread.start_new_thread(
-            _pulse, (folder, started)
-        )  # not earlier: that would delay the trainer
+        window = int((_OOM_SECONDS + order["grace_seconds"]) / PULSE_SECONDS)
+        # Not earlier: that would delay the trainer.
+        _thread.start_new_thread(_pulse, (folder, started, ooms, window))
         _thread.start_new_thread(
             _limit_log, (_text(order["directory"]).rpartition("/")[0], order["max_log_bytes"])
         )
@@ -124,7 +126,8 @@ def _train(folder: int, order: "dict[str, Any]", started: float) -> dict[str, ob
         "signal": -code if code < 0 else None,
         "stop_sent": stop_sent,
         "killed": killed,
-        "oom": code == -signal.SIGKILL and not killed and _oom_kills() > ooms,
+        "oom": code != 0 and not killed and _oom_kills() > ooms[0],
+        "log_start": log_start,
         "started_at": started_at,
         "ended_at": ended_at,
         "detail": _end_descendants(trainer),
@@ -159,6 +162,7 @@ def write_exit(folder: int, **outcome: object) -> None:
         "stop_sent": False,
         "killed": False,
         "oom": False,
+        "log_start": 0,
         "started_at": None,
         "ended_at": now(),
         "detail": "",
@@ -298,7 +302,8 @@ def _watch(trainer: int, stop_signal: int, grace_seconds: float) -> tuple[int, b
                 signal.setitimer(signal.ITIMER_REAL, max(grace_seconds, 1e-6))
                 # Not the group: a data loader's workers would die of it, and the trainer of
                 # them, before it can save. As under Kubernetes, the command's process decides.
-                posix.kill(trainer, stop_signal)  # not yet reaped, so the pid is still its own
+                # It is not yet reaped, so the pid is still its own. Signal 0 is none.
+                posix.kill(trainer, stop_signal)
                 _signal_group(trainer, signal.SIGCONT)  # a paused trainer shall hear it too
         else:  # told to kill, out of grace, or time to sweep again
             killed = True
@@ -307,14 +312,19 @@ def _watch(trainer: int, stop_signal: int, grace_seconds: float) -> tuple[int, b
             signal.setitimer(signal.ITIMER_REAL, _SWEEP_SECONDS)
 
 
-def _pulse(folder: int, started: float) -> None:
+def _pulse(folder: int, started: float, ooms: list[int], window: int) -> None:
     """Show that we live, and look for what a server of another place asked, until we end.
+
+    `ooms` keeps the last `window` counts of the kernel's kills: one of long ago, which other runs
+    of this control group may have caused, does not explain the end of this one.
 
     In a thread, so that a disk that hangs holds up neither the grace nor a kill.
     """
     heard = None
     while True:
         time.sleep(PULSE_SECONDS)
+        ooms.append(_oom_kills())
+        del ooms[:-window]
         try:
             _write_age(folder, time.monotonic() - started)
         except OSError:
@@ -490,7 +500,9 @@ def _oom_kills() -> int:
                     paths.append(f"/sys/fs/cgroup{group}/memory.events")
     except OSError:
         return 0
-    for path in [*paths, "/proc/vmstat"]:
+    # In a container without a namespace for them, groups have paths that are not there.
+    here = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"]
+    for path in [*paths, *here, "/proc/vmstat"]:
         try:
             with open(path) as file:
                 for line in file:

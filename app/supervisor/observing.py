@@ -2,11 +2,8 @@
 
 import asyncio
 import logging
-import os
 from contextlib import suppress
-from pathlib import Path
 
-from app import files
 from app.domain.evidence import Evidence
 from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
@@ -16,14 +13,13 @@ from app.errors import Busy, Unavailable
 from app.launchers.base import LauncherError, Observation
 from app.services import checkpoints, launches, promises, verification
 from app.store.tables import Run
-from app.supervisor import launching, planning, spool, verifying
+from app.supervisor import launching, logs, planning, spool, verifying
 from app.supervisor.desk import Desk
 
 RELAUNCH_SECONDS = 5.0
 # The wrapper kills at the grace's end and a second later at most; one on another machine may
 # have heard of the stop two seconds late.
 OVERDUE_SECONDS = 4.0
-LAST_WORDS = 200
 TAKE_IN_SECONDS = 0.2
 """How long a turn waits for what a trainer left: nearly always it is little."""
 
@@ -259,7 +255,7 @@ async def _over(desk: Desk, run: Run, found: Observation) -> None:
         launch_error=found.detail if found.never_ran else None,
         stop_sent=found.stop_sent,
         requires_report=recipe.requires_report if recipe else True,
-        last_words=await asyncio.to_thread(last_words, run_dir / "train.log"),
+        clues=await asyncio.to_thread(logs.find_clues, run_dir, run.attempt, found.log_start),
     )
     if await desk.db.write(launches.end, run.id, run.attempt, evidence, recipe, absent):
         desk.forget(run)
@@ -275,22 +271,6 @@ async def _take_in(desk: Desk, run: Run, found: Observation) -> None:
     await asyncio.to_thread(verifying.sweep, saved)
     desk.attempt(run).is_over = True
     desk.woken.set()  # what it held is free
-
-
-def last_words(log_file: Path) -> str:
-    """The last line of a log that says something, printable and of bounded length."""
-    try:
-        run_dir = log_file.parent
-        with files.directory(run_dir.parent, run_dir.name) as folder:
-            log_descriptor = files.open_file(folder, log_file.name)
-        with os.fdopen(log_descriptor, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-            tail = file.read(4096).decode(errors="replace")
-    except OSError:
-        return ""
-    lines = ["".join(c if c.isprintable() else " " for c in line) for line in tail.splitlines()]
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return last if len(last) <= LAST_WORDS else last[: LAST_WORDS - 1] + "…"
 
 
 async def _external(desk: Desk, run: Run) -> None:

@@ -1,6 +1,7 @@
 """A launch, built purely: the plan for the launcher and the spec for the trainer."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,18 @@ def plan(desk: Desk, run: Run, recipe: Recipe) -> LaunchPlan:
         # Also where none was asked for: a run must not use GPUs that nobody counted.
         **Allocation(gpus=tuple(load(run.gpus))).environment(),
     }
+    # Else torchrun kills its workers 30 s after the stop signal, whatever the grace of the recipe.
+    patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(recipe.grace_seconds))}
     assert run.nonce is not None
     return LaunchPlan(
         run_id=run.id,
         attempt=run.attempt,
         run_dir=run_dir,
         argv=recipe.argv(desk.settings.python),
-        env=build_environment(recipe, desk.settings.environment, own),
+        env=patience | build_environment(recipe, desk.settings.environment, own),
         cwd=recipe.working_dir,
         nonce=run.nonce,
-        stop_signal=int(recipe.stop_signal),
+        stop_signal=int(recipe.stop_signal or 0),
         grace_seconds=recipe.grace_seconds,
         max_log_bytes=recipe.max_log_mb << 20,
     )

@@ -186,6 +186,30 @@ def test_the_end_of_a_trainer_is_recorded(
     assert not (end.stop_sent or end.killed or end.oom or end.never_ran or end.detail)
 
 
+@pytest.mark.parametrize(("code", "kills", "oom"), [(1, 1, True), (1, 0, False), (0, 1, False)])
+def test_a_kill_for_memory_is_told_whatever_the_exit_code(
+    attempts: Attempts, code: int, kills: int, oom: bool
+) -> None:
+    """A rank is killed, and its launcher exits with 1. The kernel's count is the test's."""
+    run = attempts.root
+    (run / "attempt-1").mkdir()
+    (run / "count").write_text("7")
+    wrapping = f"""if True:
+        from pathlib import Path
+        from app.launchers import wrapper
+        wrapper._oom_kills = lambda: int(Path({str(run / "count")!r}).read_text())
+        script = "open({str(run / "count")!r}, 'w').write('{7 + kills}'); raise SystemExit({code})"
+        wrapper.main({{
+            "directory": {os.fsencode(run / "attempt-1")!r}, "nonce": "n", "env": {{}}, "cwd": None,
+            "argv": [{os.fsencode(sys.executable)!r}, b"-c", script.encode()],
+            "stop_signal": 15, "grace_seconds": 1.0, "failpoints": {{}}, "max_log_bytes": 10**9,
+        }})
+    """
+    subprocess.run([sys.executable, "-c", wrapping], cwd=REPOSITORY, check=True)
+    end = attempts.over()
+    assert (end.exit_code, end.oom) == (code, oom)
+
+
 def test_output_of_all_attempts_is_appended_to_one_log(attempts: Attempts) -> None:
     for attempt in (1, 2):
         script = f"import sys; print('out', {attempt}); print('err', {attempt}, file=sys.stderr)"
@@ -345,6 +369,31 @@ def test_a_stop_is_obeyed_within_the_grace(attempts: Attempts, number: signal.Si
     end = attempts.over()
     assert (end.exit_code, end.signal, end.stop_sent, end.killed) == (0, None, True, False)
     assert (attempts.root / "saved").read_text() == "step 12"
+
+
+def test_without_a_stop_signal_the_stop_file_alone_asks_the_trainer(attempts: Attempts) -> None:
+    """A launcher such as torchrun would pass a signal on, and kill its workers soon after."""
+    script = READY + textwrap.dedent("""
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(3))
+        (run / "ready").touch()
+        while not (run / "attempt-1" / "stop.json").exists():
+            time.sleep(0.01)
+        (run / "seen").touch()
+        time.sleep(60 if (run / "deaf").exists() else 0)
+    """)
+    attempts.launcher.launch(replace(attempts.plan(script), stop_signal=0, grace_seconds=30))
+    wait_until((attempts.root / "ready").exists, attempts.log)
+    attempts.launcher.stop(attempts.root, 1)
+    end = attempts.over()
+    assert (end.exit_code, end.stop_sent, end.killed) == (0, True, False)
+    (attempts.root / "deaf").touch()
+    (attempts.root / "seen").unlink()
+    script = script.replace("attempt-1", "attempt-2")
+    attempts.launcher.launch(replace(attempts.plan(script, attempt=2), stop_signal=0))
+    attempts.identity(2)
+    attempts.launcher.stop(attempts.root, 2)
+    end = attempts.over(2)
+    assert end.never_ran or (end.signal, end.killed) == (9, True), "the grace holds all the same"
 
 
 def test_the_trainer_alone_hears_the_stop_and_hears_it_once(attempts: Attempts) -> None:

@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 
 from app.domain.evidence import Evidence, judge
+from app.domain.last_words import Clues
 from app.domain.lifecycle import Reason
 
 LOST = {"ended_by_service": Reason.HEARTBEAT_LOST, "why": "No report for 60 seconds."}
 LIMIT = {"ended_by_service": Reason.TIME_LIMIT, "why": "The time limit is over."}
 TRAINED = {"step": 10, "total_steps": 10}
+KILLED = Clues(child_signal=9)
 HALFWAY = {"step": 5, "total_steps": 10}
 
 CASES: list[tuple[str, dict[str, Any], str, str | None]] = [
@@ -26,6 +28,54 @@ CASES: list[tuple[str, dict[str, Any], str, str | None]] = [
     ),
     ("exit 3", HALFWAY | {"exit_code": 3}, "failed", "exit_code"),
     ("exit 3 after the last step", TRAINED | {"exit_code": 3}, "failed", "exit_code"),
+    (
+        "exit 0 at a step before the last, no report due",
+        HALFWAY | {"exit_code": 0, "requires_report": False},
+        "failed",
+        "unfinished",
+    ),
+    (
+        "exit 0, no report due, and its log tells of a SIGTERM",
+        {"exit_code": 0, "requires_report": False, "clues": Clues(signal_noted=True)},
+        "failed",
+        "unfinished",
+    ),
+    (
+        "finished, though its log tells of a SIGTERM",
+        {"exit_code": 0, "finished": True, "clues": Clues(signal_noted=True)},
+        "succeeded",
+        None,
+    ),
+    ("a shell whose command was killed", {"exit_code": 137}, "failed", "signal"),
+    ("a shell whose command aborted", {"exit_code": 134}, "failed", "signal"),
+    ("an exit code that is no signal", {"exit_code": 255}, "failed", "exit_code"),
+    ("a launcher whose worker was killed", {"exit_code": 1, "clues": KILLED}, "failed", "signal"),
+    (
+        "a launcher whose worker the kernel killed for memory",
+        {"exit_code": 1, "clues": KILLED, "out_of_memory": True},
+        "failed",
+        "out_of_memory",
+    ),
+    (
+        "a shell whose command the kernel killed for memory",
+        {"exit_code": 137, "out_of_memory": True},
+        "failed",
+        "out_of_memory",
+    ),
+    (
+        "a rank killed for memory, of which there are only the others' complaints",
+        {"exit_code": 1, "clues": Clues(follow_up="Connection reset"), "out_of_memory": True},
+        "failed",
+        "out_of_memory",
+    ),
+    (
+        "an error of its own, while a neighbour was killed for memory",
+        {"exit_code": 1, "clues": Clues(error="ValueError: x"), "out_of_memory": True},
+        "failed",
+        "exit_code",
+    ),
+    ("a crash beside that", {"signal": 11, "out_of_memory": True}, "failed", "signal"),
+    ("success beside that", TRAINED | {"exit_code": 0, "out_of_memory": True}, "succeeded", None),
     ("killed from outside", {"signal": 9}, "failed", "signal"),
     ("out of memory", {"signal": 9, "out_of_memory": True}, "failed", "out_of_memory"),
     ("gone without a trace", {"vanished": True}, "failed", "launcher_error"),
@@ -66,8 +116,21 @@ def test_the_detail_says_what_a_user_needs() -> None:
 
     assert detail(signal=9) == "Ended by SIGKILL (9)."
     assert detail(signal=9, **LOST) == "No report for 60 seconds. Ended by SIGKILL (9)."
-    assert detail(exit_code=1, last_words="CUDA out of memory") == (
+    assert detail(exit_code=1, clues=Clues(last_line="CUDA out of memory")) == (
         "Exited with code 1. Its last words: CUDA out of memory"
+    )
+    assert detail(exit_code=1, clues=Clues(error="ValueError: x", last_line="step 3")) == (
+        "Exited with code 1. The last error in its log: ValueError: x"
+    )
+    assert detail(exit_code=1, clues=Clues(child_signal=9, follow_up="Connection closed")) == (
+        "Exited with code 1. SIGKILL (9) ended one of its processes."
+    )
+    assert detail(exit_code=137, out_of_memory=True) == (
+        "Exited with code 137. SIGKILL (9) ended one of its processes."
+        " The kernel was out of memory."
+    )
+    assert detail(signal=6, clues=Clues(error="what(): CUDA error")) == (
+        "Ended by SIGABRT (6). The last error in its log: what(): CUDA error"
     )
     assert detail(exit_code=1, stop_sent=True) == "Exited with code 1 after the stop signal."
     stopped = Evidence(cancel_asked=True, exit_code=0, stop_sent=True)

@@ -66,6 +66,11 @@ def test_every_key_is_read() -> None:
     assert plain.requires_report and plain.env_allow == DEFAULT_ENV_ALLOW
 
 
+def test_a_recipe_may_do_without_a_stop_signal() -> None:
+    parsed = parse_recipes(recipe('stop_signal = "none"'), "recipes.toml")
+    assert parsed["sft"].stop_signal is None
+
+
 def test_only_a_leading_python_is_the_servers() -> None:
     recipes = parse_recipes(FULL, "recipes.toml")
     assert recipes["sft"].argv("/venv/python") == ("/venv/python", "train.py", "{python}")
@@ -103,6 +108,7 @@ def recipe(line: str, name: str = "sft") -> str:
         (recipe("comand = 1"), "[recipes.sft] comand: unknown; known are command, "),
         (recipe("[recipes.sft.nested]"), "[recipes.sft] nested: unknown"),
         (recipe('stop_signal = "SIGKILL"'), "stop_signal: 'SIGKILL' is no signal that a trainer"),
+        (recipe('stop_signal = "NONE"'), "nor 'none'"),
         (recipe('stop_signal = "TERM"'), "stop_signal: 'TERM' is no signal"),
         (recipe("stop_signal = 15"), "stop_signal: must be a string"),
         (recipe("grace_seconds = -1"), "grace_seconds: must be a number of seconds, 0 or more"),

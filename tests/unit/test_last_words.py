@@ -1,0 +1,164 @@
+"""Why a trainer ended, from logs as launchers and libraries really write them."""
+
+import pytest
+
+from app.domain.last_words import MOST_CHARACTERS, read_clues
+
+CRASH = """\
+[rank1]: Traceback (most recent call last):
+[rank1]:   File "/srv/train.py", line 7, in <module>
+[rank1]:     raise ValueError("the loss is not finite at step 5")
+[rank1]:     ^^^^^^^^^^^^^^^^
+[rank1]: ValueError: the loss is not finite at step 5
+"""
+PEER = """\
+[rank0]: Traceback (most recent call last):
+[rank0]:   File "/srv/train.py", line 18, in <module>
+[rank0]:     work.wait()
+[rank0]: RuntimeError: [gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:28800.
+"""
+FOOTER = """\
+W1126 15:20:21.793000 22829 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process \
+22833 closing signal SIGTERM
+E1126 15:20:21.829000 22829 torch/distributed/elastic/multiprocessing/api.py:1002] failed \
+(exitcode: {code}) local_rank: 1 (pid: 22834) of binary: /usr/bin/python3
+Traceback (most recent call last):
+  File "/usr/bin/torchrun", line 8, in <module>
+    sys.exit(main())
+             ^^^^^^
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+w.py FAILED
+------------------------------------------------------------
+Failures:
+[1]:
+  time      : 2026-11-26_15:20:21
+  host      : localhost
+  rank      : 0 (local_rank: 0)
+  exitcode  : -15 (pid: 22833)  (SIGTERM)
+  error_file: <N/A>
+  traceback : Signal 15 (SIGTERM) received by PID 22833
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-26_15:20:21
+  host      : localhost
+  rank      : 1 (local_rank: 1)
+  exitcode  : {code} (pid: 22834)
+  error_file: <N/A>
+  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html
+============================================================
+"""
+"""As torchrun 2.13 writes it."""
+DDP = (
+    "[rank0]:[W1126 15:20:21.7 ProcessGroupNCCL.cpp:1524] Warning: WARNING: "
+    "destroy_process_group() was not called before program exit (function operator())\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("log", "error"),
+    [
+        (CRASH, "ValueError: the loss is not finite at step 5"),
+        (CRASH + PEER + FOOTER.format(code=1), "ValueError: the loss is not finite at step 5"),
+        (CRASH + DDP * 2, "ValueError: the loss is not finite at step 5"),
+        (CRASH.replace("[rank1]: ", ""), "ValueError: the loss is not finite at step 5"),
+        (CRASH.replace("[rank1]: ", "1: "), "ValueError: the loss is not finite at step 5"),
+        (
+            "\r 50%|#####     | 5/10 [00:01<00:01]Traceback (most recent call last):\n"
+            "  File 'a'\n\x1b[1;35mtorch.OutOfMemoryError\x1b[0m: CUDA out of memory.\nstep 6\n",
+            "torch.OutOfMemoryError: CUDA out of memory.",
+        ),
+        (
+            "Traceback (most recent call last):\nstep 7 loss 0.1\n  File 'a'\nstep 8\nmy.Stop\n",
+            "my.Stop",
+        ),
+        (
+            "Traceback (most recent call last):\n  File 'a'\nKeyError: 'x'\n\nDuring handling of"
+            " the above exception, another exception occurred:\n\nTraceback (most recent call"
+            " last):\n  File 'b'\nRuntimeError: no such column\n",
+            "RuntimeError: no such column",
+        ),
+        ("usage: train.py [-h]\ntrain.py: error: unrecognized arguments: --lr\n",
+         "train.py: error: unrecognized arguments: --lr"),
+        ("terminate called after throwing an instance of 'c10::Error'\n"
+         "  what(): invalid device\n", "what(): invalid device"),
+        ("step 1\nstep 2\n", ""),
+    ],
+)  # fmt: skip
+def test_the_last_error_of_any_rank_is_found_before_what_launchers_add(
+    log: str, error: str
+) -> None:
+    assert read_clues(log).error == error
+
+
+def test_an_error_that_follows_from_a_peers_end_counts_only_where_there_is_no_other() -> None:
+    alone = read_clues(PEER + FOOTER.format(code=-9))
+    assert alone.error == "" and "Connection closed by peer" in alone.follow_up
+    assert read_clues(CRASH + PEER).follow_up == ""
+
+
+@pytest.mark.parametrize(
+    ("log", "number"),
+    [
+        (PEER + FOOTER.format(code=-9), 9),
+        (CRASH + PEER + FOOTER.format(code=1), None),
+        ("RuntimeError: DataLoader worker (pid 5) is killed by signal: Killed.\n", 9),
+        ("torch.multiprocessing.spawn.ProcessExitedException: process 1 terminated with signal"
+         " SIGKILL\n", 9),
+        ("subprocess.CalledProcessError: Command 'x' died with <Signals.SIGSEGV: 11>.\n", 11),
+        ("[2026-11-26] [ERROR] [launch.py:325:sigkill_handler] ['python'] exits with return code"
+         " = -9\n", 9),
+        ("run.sh: line 3:   812 Killed                  python train.py\n", 9),
+        ("died with <Signals.SIGNONE: 1000>\nstep 3\n", None),
+        ("step 3\n", None),
+    ],
+)  # fmt: skip
+def test_a_launcher_tells_which_signal_ended_its_process(log: str, number: int | None) -> None:
+    assert read_clues(log).child_signal == number
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("loading\n  \nstep 9 \x07done\n\n", "step 9  done"),
+        ("\x1b[32mall is well\x1b[0m\n====\n", "all is well"),
+        ("\r10%|#         | 1/10\r20%|##        | 2/10 [00:01<00:08]\n", ""),
+        ("reading\n\r20%|##        | 2/10 [00:01<00:08]", "reading"),
+        ("first\rsecond\r\n", "second"),
+        ("no data\n" + DDP, "no data"),
+        ("x" * 1000, "x" * (MOST_CHARACTERS - 1) + "…"),
+        ("=====\n", "====="),
+        ("", ""),
+    ],
+)
+def test_last_words_are_what_a_person_would_read(log: str, words: str) -> None:
+    assert read_clues(log).last_line == words
+
+
+@pytest.mark.parametrize(
+    ("line", "noted"),
+    [
+        ("[rank: 0] Received SIGTERM: 15", True),
+        ("SIGTERM received, will request JIT checkpoint after 3s", True),
+        ("W api.py:753] Received 15 death signal, shutting down workers", False),
+        ("caught signal 15; saving", True),
+        ("SIGTERM handler installed", False),
+    ],
+)
+def test_a_trainer_that_writes_of_a_signal_was_asked_to_stop(line: str, noted: bool) -> None:
+    assert read_clues(line).signal_noted is noted
+
+
+def test_a_launcher_that_lost_patience_with_its_workers_says_so() -> None:
+    line = (
+        "W1126 15:20:10.616000 22388 torch/distributed/elastic/multiprocessing/api.py:1047] "
+        "Unable to shutdown process 22462 via 15, forcefully exiting via 9\n"
+    )
+    assert read_clues(line).workers_killed and not read_clues(CRASH).workers_killed
+
+
+def test_a_hostile_log_is_read_in_a_moment() -> None:
+    """64 KiB of anything: no expression may backtrack for ever."""
+    for piece in ("\x1b[", "\x1b]", "%|", "received ", "a.", "[rank1]: ", "exitcode ", "- ", "\r"):
+        read_clues(piece * (65_536 // len(piece)))
