@@ -23,6 +23,7 @@ ServiceError
 ├── HeadTooLarge        431 head_too_large       the request line and its headers
 ├── Busy                429 busy                 queue full; `retry_after` seconds
 │   └── SessionActive     429 session_active       another trainer reports on the run
+├── Timeout             503 timeout              given up; it took too long
 └── Unavailable         503 unavailable
     └── CheckpointUnreadable 503 checkpoint_unreadable
 """
@@ -182,6 +183,12 @@ class SessionActive(Busy):
     """Another session reports on this run: try again once it is silent, or take over."""
 
     code, title = "session_active", "Session active"
+
+
+class Timeout(ServiceError):
+    """The operation was given up; of a mutation, what was under way may be done all the same."""
+
+    status, code, title = 503, "timeout", "Timeout"
 
 
 class Unavailable(ServiceError):

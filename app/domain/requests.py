@@ -84,7 +84,8 @@ JsonObject = Annotated[
     AfterValidator(bounded),
     Field(description=f"At most {MAX_OBJECT_BYTES} bytes as JSON and {MAX_DEPTH} levels deep."),
 ]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(clean)]
+MAX_NAME = 200
+Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME), AfterValidator(clean)]
 Text = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(clean)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 ReleaseTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]

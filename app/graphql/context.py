@@ -71,17 +71,25 @@ class Context:
         self._batches: dict[Hashable, list[_Asked]] = {}
 
     def load(
-        self, name: Hashable, keys: list[Any], read: Reader, *, long: bool = False
+        self,
+        name: Hashable,
+        keys: list[Any],
+        read: Reader,
+        *,
+        long: bool = False,
+        searches: bool = False,
     ) -> asyncio.Future[list[Any]]:
         """What `read` answers for these keys, read together with all that ask the same `name`.
 
-        `read` gets distinct keys and answers in their order. `long`: not on the event loop.
+        `read` gets distinct keys and answers in their order. `long`: not on the event loop;
+        `searches`: as one of the few searches that may be under way.
         """
         loop = asyncio.get_running_loop()
         batch = self._batches.get(name)
         if batch is None:
             batch = self._batches[name] = []
-            loop.call_soon(self._start, name, read, long)
+            how = self.db.search if searches else self.db.scan if long else self.db.read
+            loop.call_soon(self._start, name, read, how)
         batch.append(_Asked(keys, loop.create_future()))
         return batch[-1].answer
 
@@ -90,15 +98,15 @@ class Context:
         for task in self._tasks:
             task.cancel()
 
-    def _start(self, name: Hashable, read: Reader, long: bool) -> None:
-        task = asyncio.create_task(self._finish(self._batches.pop(name), read, long))
+    def _start(self, name: Hashable, read: Reader, how: Callable[..., Any]) -> None:
+        task = asyncio.create_task(self._finish(self._batches.pop(name), read, how))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _finish(self, batch: "list[_Asked]", read: Reader, long: bool) -> None:
+    async def _finish(self, batch: "list[_Asked]", read: Reader, how: Callable[..., Any]) -> None:
         keys = list(dict.fromkeys(key for asked in batch for key in asked.keys))
         try:
-            answers = await (self.db.scan if long else self.db.read)(read, keys)
+            answers = await how(read, keys)
             found = dict(zip(keys, answers, strict=True))
             for asked in batch:
                 if not asked.answer.done():
@@ -144,7 +152,7 @@ class Context:
 
         long = bool(filters) or order.field not in ("created_at", "seq")
         name = ("pages", listed.table, column, order, window, long and dump(filters))
-        return self.load(name, ids, read, long=long)
+        return self.load(name, ids, read, long=long, searches=keyset.SEARCH in filters)
 
     def counts(
         self, listed: Listing[Any], filters: dict[str, Any], column: str | None, ids: list[Any]
@@ -156,7 +164,8 @@ class Context:
                 return [keyset.count(tx, listed, filters)]
             return keyset.counts(tx, listed, column, ids, filters)
 
-        return self.load(("counts", listed.table, column, dump(filters)), ids, read, long=True)
+        name = ("counts", listed.table, column, dump(filters))
+        return self.load(name, ids, read, long=True, searches=keyset.SEARCH in filters)
 
 
 def _by_ids(table: type[Any], budget: Budget, tx: Tx, ids: list[Any]) -> list[Any]:

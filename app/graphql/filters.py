@@ -7,11 +7,12 @@ from typing import Any
 import strawberry
 
 from app.domain.lifecycle import CheckpointState, RunStatus
+from app.domain.requests import MAX_NAME
 from app.errors import InvalidInput
 from app.graphql.describe import attribute, enum, input, optional
 from app.graphql.scalars import DateTime
 from app.services.cursors import Order
-from app.services.keyset import Listing
+from app.services.keyset import SEARCH, Listing
 from app.services.listing import EVENTS
 
 for _enum, _description in (
@@ -46,7 +47,7 @@ class ExperimentFilter:
     owner: str | None = optional("Exactly this owner.")
     base_model: str | None = optional("Exactly this base model.")
     tags: list[str] | None = optional("Has every one of these tags.")
-    search: str | None = optional("The id, or text in what describes it.")
+    search: str | None = optional("The id, or text in what describes it; at most 200 characters.")
     created_after: DateTime | None = optional("Created at this moment or later.")
     created_before: DateTime | None = optional("Created before this moment.")
 
@@ -64,7 +65,9 @@ class RunFilter:
     tags: list[str] | None = optional("The experiment has every one of these tags.")
     task_type: str | None = optional("The experiment has exactly this task type.")
     owner: str | None = optional("The experiment has exactly this owner.")
-    search: str | None = optional("The id, or text in the model, recipe or notes.")
+    search: str | None = optional(
+        "The id, or text in the model, recipe or notes: 1 to 200 characters."
+    )
     created_after: DateTime | None = optional("Created at this moment or later.")
     created_before: DateTime | None = optional("Created before this moment.")
     metric: MetricRange | None = optional("The latest value of one metric.")
@@ -172,6 +175,11 @@ def filters(chosen: Any) -> dict[str, Any]:
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str):
                 plain(text)
+    search = found.get(SEARCH)
+    if search is not None and len(search) > MAX_NAME:
+        raise InvalidInput(f"`search` must be at most {MAX_NAME} characters.")
+    if search == "":
+        del found[SEARCH]
     if "metric" in found:
         wanted = found["metric"]
         found["metric"] = (plain(wanted.key), wanted.min, wanted.max)

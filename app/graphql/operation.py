@@ -28,7 +28,7 @@ from strawberry.extensions import MaskErrors
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.schema.schema import validate_document
 
-from app.errors import Busy, InvalidInput, ServiceError
+from app.errors import Busy, InvalidInput, ServiceError, Timeout
 from app.graphql import limits
 from app.graphql.context import Context
 from app.graphql.executor import FastExecutor
@@ -50,12 +50,6 @@ def _validate(schema: GraphQLSchema, query: str, rules: tuple[Any, ...]) -> list
     except GraphQLError as error:
         return [error]
     return validate_document(schema, document, rules)
-
-
-class Timeout(ServiceError):
-    """The operation was given up; of a mutation, what was under way may be done all the same."""
-
-    status, code, title = 503, "timeout", "Timeout"
 
 
 class LimitedExecutor(FastExecutor):

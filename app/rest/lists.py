@@ -177,17 +177,19 @@ async def _answer(
     db = request.app.state.db
     keys = getattr(query, "keys", None) or None
     asked = name, of, query.filters(), order, window, partial(render, keys=keys)
+    searches = keyset.SEARCH in query.filters()
     parent = None
     if experiment_id is not None:
         parent = ("experiment_id", experiment_id)
         # Its events outnumber its runs and checkpoints: few of them, and the list is short work,
         # if its runs do not have a thousand metrics each.
         last_seq = (await db.read(experiments.get, experiment_id)).last_seq
-        if last_seq <= FEW and query.limit <= PART:
+        if last_seq <= FEW and query.limit <= PART and not searches:
             with suppress(listing.TooMany):
                 body = await db.read(_body, parent, *asked, FEW_METRICS, False)
                 return Response(body, media_type="application/json")
-    body = await db.scan(_body, parent, *asked, METRICS, True)
+    scan = db.search if searches else db.scan
+    body = await scan(_body, parent, *asked, METRICS, True)
     return Response(body, media_type="application/json")
 
 

@@ -6,10 +6,19 @@ from sqlalchemy import bindparam, func, insert, select
 
 from app.domain.ids import new_id
 from app.domain.requests import ExperimentRequest
+from app.domain.texts import searchable
 from app.errors import NotFound
 from app.services import events
 from app.store.sql import Statement, Tx, as_dict, columns, dump, every, row_type
-from app.store.tables import Checkpoint, Event, Experiment, ExperimentTag, MetricLatest, Run
+from app.store.tables import (
+    Checkpoint,
+    Event,
+    Experiment,
+    ExperimentSearch,
+    ExperimentTag,
+    MetricLatest,
+    Run,
+)
 
 _experiment = columns(Experiment)
 _run = columns(Run)
@@ -17,6 +26,9 @@ _checkpoint = columns(Checkpoint)
 _latest = columns(MetricLatest)
 
 _INSERT = Statement[Any](insert(Experiment))
+_INSERT_TEXT = Statement[Any](
+    insert(ExperimentSearch).values(id=bindparam("id"), text=bindparam("text")).inline()
+)
 _INSERT_TAG = Statement[Any](insert(ExperimentTag))
 _BY_ID = Statement(every(Experiment).where(_experiment.id == bindparam("id")), Experiment)
 _RUNS = Statement(
@@ -90,6 +102,10 @@ def create(tx: Tx, request: ExperimentRequest) -> Experiment:
         last_seq=0,
     )
     tx.run(_INSERT, **as_dict(experiment))
+    text = searchable(
+        (request.name, request.goal, request.owner, request.base_model, request.task_type)
+    )
+    tx.run(_INSERT_TEXT, id=experiment.id, text=text)
     for tag in dict.fromkeys(request.tags):
         tx.run(_INSERT_TAG, tag=tag, experiment_id=experiment.id)
     events.append(tx, experiment.id, "experiment.created", name=request.name)

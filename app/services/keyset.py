@@ -6,6 +6,9 @@ order, so a page neither repeats nor skips a row when others come or go. Rows th
 value they are ordered by come last, in either direction: they are read by a second statement,
 so that each of the two walks an index. An index on the values of a metric holds those of every
 list, so SQLite is told not to walk it for a short one, and reads many lists one by one.
+
+A text is looked for in the first rows of the list, where a common one fills the page; only then
+the index of texts is asked, which for a common one would find nearly all rows.
 """
 
 import math
@@ -27,16 +30,21 @@ from sqlalchemy import (
     true,
     tuple_,
 )
+from sqlalchemy.sql.util import ClauseAdapter
 
+from app.domain.texts import fold
 from app.services.cursors import METRIC, Order, Page, RowT, Window, parse
 from app.store.json_lists import listed, one_of
+from app.store.search import GRAM, PREFIX, grams
 from app.store.sql import Statement, Tx, columns, dump, row_type
 from app.store.tables import MetricLatest
 
 Parent = tuple[str, str]
 
+SEARCH = "search"
 MOST = 100
 FEW = 2_000
+PEEKED = 2_000
 REMEMBERED = 512  # statements; clients choose among thousands of combinations
 _latest = columns(MetricLatest)
 
@@ -80,6 +88,8 @@ class _Shape(NamedTuple):
     dialect: str | None
     # In the order by a metric: the list is short, so its rows are found first and then sorted.
     short: bool = False
+    # Only the first `PEEKED` rows of the list are looked at; of all filters but the indexed ones.
+    peek: bool = False
 
 
 @lru_cache(REMEMBERED)
@@ -91,7 +101,9 @@ def _statement(shape: _Shape) -> Statement[Any]:
     of_row = and_(_latest.run_id == tie, _latest.key == bindparam("metric_key"))
     if metric:
         selected.append((sort if shape.valued else null()).label("metric_value"))
-    query = select(*selected).where(*(listing.filters[name] for name in sorted(shape.filters)))
+    names = sorted(shape.filters)
+    later = [name for name in names if shape.peek and name not in ("experiment_id", *INDEXED)]
+    query = select(*selected).where(*(listing.filters[name] for name in names if name not in later))
     if metric and shape.short:
         # A concatenation, so that SQLite does not walk the values of all other lists.
         of_row = and_(_latest.run_id == tie.op("||")(""), _latest.key == bindparam("metric_key"))
@@ -114,7 +126,22 @@ def _statement(shape: _Shape) -> Statement[Any]:
         query = _of_each(query, shape)
     elif shape.parent is not None:
         query = query.where(listing.column(shape.parent) == bindparam("parent"))
+    if shape.peek:
+        query = _among_first(query, [listing.filters[name] for name in later], shape)
     return Statement(query, None if metric else listing.table)
+
+
+def _among_first(query: Select[Any], conditions: list[Any], shape: _Shape) -> Select[Any]:
+    """Those of the first rows of `query` that meet more conditions."""
+    first = query.limit(PEEKED).subquery("first_rows")
+    adapted: Any = ClauseAdapter(first).traverse
+    sort = first.c.metric_value if shape.field == METRIC else first.c[shape.field]
+    return (
+        select(*first.c)
+        .where(*map(adapted, conditions))
+        .order_by(*_directed([sort, first.c[shape.listing.tie.name]], shape))
+        .limit(bindparam("most"))
+    )
 
 
 def _directed(by: list[Any], shape: _Shape) -> list[Any]:
@@ -166,12 +193,34 @@ def _params(listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any]
             params["filter_key"] = key
             params["filter_min"] = -math.inf if least is None else least
             params["filter_max"] = math.inf if greatest is None else greatest
-        elif name == "search":
-            params["search_id"] = value
-            params[name] = "%" + re.sub(r"([\\%_])", r"\\\1", value) + "%"
+        elif name.startswith(SEARCH):
+            params |= _search_params(name, value)
         else:
             params[name] = value if isinstance(value, str | bool) else dump(list(value))
     return params
+
+
+def _search_params(name: str, value: str) -> dict[str, Any]:
+    term = fold(value)
+    params = {"search_id": value, "search": term}
+    if name == "search_match":
+        params["search_grams"] = grams(term)
+    elif name == "search_all":
+        literal = re.sub(r"([\\%_])", r"\\\1", term[:PREFIX])
+        params["search_prefix"] = f"%{literal}%"
+    return params
+
+
+def _indexed_search(tx: Tx, filters: Mapping[str, Any]) -> dict[str, Any]:
+    """The filters, with the way of finding a text in a long list."""
+    term = fold(filters[SEARCH])
+    narrow = tx.dialect == "sqlite" and len(term) >= GRAM
+    return _with_search(filters, "search_match" if narrow else "search_all")
+
+
+def _with_search(filters: Mapping[str, Any], name: str) -> dict[str, Any]:
+    rest = {each: value for each, value in filters.items() if each != SEARCH}
+    return rest | {name: filters[SEARCH]}
 
 
 def _parts(
@@ -236,14 +285,26 @@ def page(
 
     Raises InvalidInput for a cursor that is not of this list.
     """
+    found: list[Any]
     spread = listing.spread or ""
     if parent is not None and parent[0] == "experiment_id":
         filters, parent = {**filters, parent[0]: parent[1]}, None
+    if SEARCH in filters:
+        walked = _with_search(filters, "search_walk")
+        if parent is not None or _short(tx, listing, filters):
+            filters = walked
+        else:
+            if spread not in filters:
+                first = _parts(listing, walked, order, window)[0]
+                found = tx.all(_statement(first[0]._replace(peek=True)), **first[1])
+                if len(found) > window.size:
+                    return _page(listing, found, order, window)
+            filters = _indexed_search(tx, filters)
     if parent is None and spread in filters and order.field == "created_at":
         rest = {name: value for name, value in filters.items() if name != spread}
         if not any(name in rest for name in INDEXED):
             return _merged(tx, listing, rest, order, window, (spread, filters[spread]))
-    found: list[Any] = []
+    found = []
     short = order.field == METRIC and tx.dialect == "sqlite"
     short = short and (parent is not None or _short(tx, listing, filters))
     for shape, params in _parts(listing, filters, order, window):
@@ -258,7 +319,7 @@ def page(
 
 
 def _short(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
-    """Whether so few rows pass the filters that have an index. PostgreSQL knows by itself."""
+    """Whether so few rows pass the filters that have an index."""
     if any(name in filters for name in INDEXED):
         return True
     if "experiment_id" not in filters:
@@ -309,6 +370,7 @@ def pages(
     """The same page of the list of each parent: the rows whose column `parent` holds its id."""
     # One walk for all would be along the values of every run there is.
     alone = len(parents) == 1 or (order.field == METRIC and tx.dialect == "sqlite")
+    alone = alone or SEARCH in filters
     if alone:
         return [page(tx, listing, filters, order, window, (parent, each)) for each in parents]
     found: dict[str, list[Any]] = {each: [] for each in parents}
@@ -326,6 +388,8 @@ def count(
     """How many rows a list has."""
     if parent is not None:
         return counts(tx, listing, parent[0], [parent[1]], filters)[0]
+    if SEARCH in filters:
+        filters = _indexed_search(tx, filters)
     found = tx.first(_count(listing, frozenset(filters), None, False), **_params(listing, filters))
     return int(found[0]) if found else 0
 
@@ -335,6 +399,10 @@ def counts(
 ) -> list[int]:
     """How many rows the list of each parent has."""
     many = len(parents) > 1
+    if SEARCH in filters:
+        short = all(_short(tx, listing, {**filters, parent: each}) for each in parents)
+        walk = _with_search(filters, "search_walk")
+        filters = walk if short else _indexed_search(tx, filters)
     params = _params(listing, filters)
     params["parents" if many else "parent"] = dump(list(parents)) if many else parents[0]
     found = dict(tx.all(_count(listing, frozenset(filters), parent, many), **params))

@@ -7,13 +7,26 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, cast
 
-from sqlalchemy import bindparam, exists, or_, select
+from sqlalchemy import String, bindparam, exists, literal_column, or_, select
+from sqlalchemy import table as from_name
+from sqlalchemy import text as literal
+from sqlmodel import SQLModel
 
 from app.services.cursors import RowT
 from app.services.keyset import Listing
 from app.store.json_lists import listed, one_of
+from app.store.search import Position, index_name
 from app.store.sql import Statement, Tx, columns, dump, every
-from app.store.tables import Checkpoint, Event, Experiment, ExperimentTag, MetricLatest, Run
+from app.store.tables import (
+    Checkpoint,
+    Event,
+    Experiment,
+    ExperimentSearch,
+    ExperimentTag,
+    MetricLatest,
+    Run,
+    RunSearch,
+)
 
 _experiment = columns(Experiment)
 _run = columns(Run)
@@ -24,10 +37,26 @@ _latest = columns(MetricLatest)
 _limited = cast(Any, MetricLatest).__table__.alias("limited").c
 
 
-def _contains(id: Any, *texts: Any) -> Any:
-    """It has exactly this id, or one of its texts contains this text."""
-    found = (text.ilike(bindparam("search"), escape="\\") for text in texts)
-    return or_(id == bindparam("search_id"), *found)
+def _searched(id: Any, table: type[SQLModel]) -> dict[str, Any]:
+    """The ways of finding the rows with a text; `keyset` takes the one that reads the least.
+
+    `search_walk`: compares the text of each row of the list. `search_match`: asks SQLite's
+    index first. `search_all`: reads all texts, if PostgreSQL does not know better by its index.
+    """
+    text, wanted = columns(table), bindparam("search", type_=String)
+    index = index_name(str(table.__tablename__))
+    contains = Position(text.text, wanted) > 0
+    rowid: Any = literal_column("rowid")
+    matched = select(rowid).select_from(from_name(index))
+    matched = matched.where(literal(f"{index} MATCH :search_grams"))
+    itself = select(bindparam("search_id", type_=String))
+    found = select(text.id).where(contains)
+    prefix = text.text.like(bindparam("search_prefix"), escape="\\")
+    return {
+        "search_walk": or_(exists().where(text.id == id, contains), id == bindparam("search_id")),
+        "search_match": id.in_(found.where(text.number.in_(matched)).union_all(itself)),
+        "search_all": id.in_(found.where(prefix).union_all(itself)),
+    }
 
 
 def _tagged(experiment_id: Any) -> Any:
@@ -59,12 +88,9 @@ EXPERIMENTS = Listing(
     | _within(_experiment.created_at, "created_after", "created_before")
     | {
         "tags": _tagged(_experiment.id),
-        "search": _contains(
-            _experiment.id, _experiment.name, _experiment.goal, _experiment.owner,
-            _experiment.base_model, _experiment.task_type,
-        ),
-    },
-)  # fmt: skip
+    }
+    | _searched(_experiment.id, ExperimentSearch),
+)
 RUNS = Listing(
     Run,
     _run.id,
@@ -86,8 +112,8 @@ RUNS = Listing(
             _limited.value >= bindparam("filter_min"),
             _limited.value <= bindparam("filter_max"),
         ),
-        "search": _contains(_run.id, _run.model, _run.recipe, _run.notes),
     }
+    | _searched(_run.id, RunSearch)
     | {
         name: exists().where(
             _experiment.id == _run.experiment_id, getattr(_experiment, name) == bindparam(name)

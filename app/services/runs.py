@@ -10,6 +10,7 @@ from app.domain.ids import new_id
 from app.domain.lifecycle import GONE, LAUNCHED, MOVES, TERMINAL, Reason, RunStatus
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.requests import ResumeRequest, RunRequest, bounded
+from app.domain.texts import searchable
 from app.errors import (
     BadCheckpointPath,
     CheckpointLost,
@@ -34,11 +35,14 @@ from app.store.sql import (
     load,
     row_type,
 )
-from app.store.tables import Checkpoint, Run
+from app.store.tables import Checkpoint, Run, RunSearch
 
 _run = columns(Run)
 
 _INSERT = Statement[Any](insert(Run))
+_INSERT_TEXT = Statement[Any](
+    insert(RunSearch).values(id=bindparam("id"), text=bindparam("text")).inline()
+)
 _BY_ID = by_id(Run)
 _LOCK = Statement(every(Run).where(_run.id == bindparam("id")).with_for_update(), Run)
 _CHILDREN = Statement(
@@ -157,6 +161,7 @@ def _queue(tx: Tx, run: Run) -> None:
         reason=run.status_reason,
     )  # fmt: skip
     tx.run(_INSERT, **as_dict(run))
+    tx.run(_INSERT_TEXT, id=run.id, text=searchable((run.model, run.recipe, run.notes)))
     tx.touch(SUPERVISOR)
 
 

@@ -2,7 +2,8 @@
 
     run = await db.write(runs.cancel, run_id)      one committed transaction
     run = await db.read(runs.get, run_id)          a short read, where it is fastest
-    rows = await db.scan(runs.search, filters)     a read that may take long
+    rows = await db.scan(keyset.page, …)           a read that may take long
+    rows = await db.search(keyset.page, …)         one that looks through texts
 
 A use case that decides on what it has read locks it first (`with_for_update`); on SQLite,
 where one transaction writes at a time, that costs nothing and changes nothing.
@@ -10,13 +11,14 @@ where one transaction writes at a time, that costs nothing and changes nothing.
 `sqlite.py` and `postgresql.py` hold the two implementations; `connect` picks by URL.
 """
 
+import asyncio
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from app.errors import Unavailable
+from app.errors import Timeout, Unavailable
 from app.store.changes import Changes
 from app.store.sql import Tx
 
@@ -24,6 +26,8 @@ CONNECTIONS = 16
 """So many connections a server opens to PostgreSQL, unless it is told otherwise."""
 FEWEST = 5
 """A writer, a reader, a scanner, the leader's and the listener's."""
+SEARCHES = 1
+SEARCH_SECONDS = 10.0
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,6 +49,7 @@ class Database(ABC):
 
     def __init__(self) -> None:
         self.changes = Changes()
+        self._searching = asyncio.Semaphore(SEARCHES)
         # When something to be written was last turned away, on the monotonic clock.
         self.missed_at = -math.inf
 
@@ -102,6 +107,25 @@ class Database(ABC):
 
         Cancelled, it ends at once, in the database too: no thread is left with it.
         """
+
+    async def search(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs a scan that looks through texts: few at a time, so that other scans go on meanwhile.
+
+        Raises Timeout.
+        """
+        try:
+            async with asyncio.timeout(SEARCH_SECONDS), self._searching:
+                return await self._look_through(use_case, *args, **kwargs)
+        except TimeoutError:
+            raise Timeout(
+                f"The search took longer than {SEARCH_SECONDS:g} s; look for a longer text, or "
+                "within one experiment.",
+                retry_after=5,
+            ) from None
+
+    async def _look_through(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """`scan` for a search."""
+        return await self.scan(use_case, *args, **kwargs)
 
     @abstractmethod
     async def lead(self) -> bool:

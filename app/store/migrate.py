@@ -15,14 +15,15 @@ from sqlalchemy import URL, Connection, create_engine, event, inspect, pool, tex
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
-import app.store.tables  # noqa: F401  (fills the metadata)
 from app.errors import Unavailable
+from app.store import search  # and with it the metadata
 
 HEAD = "0003"
 """The newest revision in `migrations/versions`; a test keeps it so."""
 
 METADATA = SQLModel.metadata
 _ONE_AT_A_TIME = 0x6C6C6D6D  # several servers may start together on one PostgreSQL
+_INDEXING = 0x6C6C6D69
 _SCRIPTS = Path(__file__).parent / "migrations"
 _REVISION = "SELECT version_num FROM alembic_version"
 
@@ -67,13 +68,17 @@ def bring_up(url: str) -> None:
     error when it cannot even be read.
     """
     found = _known_revision(url)
-    if found == HEAD:
-        return
     try:
-        if found is not None or not create(url):
+        if found != HEAD and (found is not None or not create(url)):
             upgrade(url)
     except DBAPIError as error:
         raise Unavailable(f"its tables cannot be made: {error.orig}") from error
+    _index_texts(url)
+
+
+def _index_texts(url: str) -> None:
+    if not url.startswith("sqlite:///"):
+        search.ensure_index(url.replace("postgresql+psycopg://", "postgresql://", 1), _INDEXING)
 
 
 def require(url: str) -> None:
@@ -152,6 +157,8 @@ def upgrade(url: str, to: str = "head") -> None:
     from alembic import command
 
     command.upgrade(config(url), to)
+    if to == "head":
+        _index_texts(url)
 
 
 def downgrade(url: str, to: str) -> None:

@@ -33,6 +33,7 @@ BATCH = 64
 MAX_WAITING = 2_000
 SCANNERS = 4
 LOOK = 500_000  # so many instructions of SQLite's machine, some milliseconds, between two looks
+SEARCH_LOOK = 10_000  # the same where each may compare a long text
 
 _NOT_OUR_FAULT = {
     sqlite3.SQLITE_BUSY,
@@ -168,21 +169,27 @@ class SqliteDatabase(Database):
         return _in_snapshot(self._reader, lambda tx: use_case(tx, *args, **kwargs))
 
     async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._in_scanner(LOOK, lambda tx: use_case(tx, *args, **kwargs))
+
+    async def _look_through(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._in_scanner(SEARCH_LOOK, lambda tx: use_case(tx, *args, **kwargs))
+
+    async def _in_scanner(self, look: int, use_case: Callable[[Tx], R]) -> R:
         self._check_open()
         given_up = threading.Event()
-        work = partial(self._scan, given_up, lambda tx: use_case(tx, *args, **kwargs))
+        work = partial(self._scan, given_up, look, use_case)
         try:
             return await self._loop.run_in_executor(self._scanners, work)
         finally:
             given_up.set()
 
-    def _scan(self, given_up: threading.Event, work: Callable[[Tx], R]) -> R:
+    def _scan(self, given_up: threading.Event, look: int, work: Callable[[Tx], R]) -> R:
         try:
             connection = self._idle.get_nowait()
         except queue.Empty:
             connection = self._connect(query_only=True)
         # Not `interrupt()`, which would miss a scan that is between two statements.
-        connection.set_progress_handler(given_up.is_set, LOOK)
+        connection.set_progress_handler(given_up.is_set, look)
         try:
             return _in_snapshot(connection, work)
         finally:

@@ -20,6 +20,11 @@ def _order(name: str, *columns: str) -> Index:
     return Index(name, *columns, sqlite_where=known, postgresql_where=known)
 
 
+def _counted() -> Column[int]:
+    """A primary key that the database counts up."""
+    return Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+
+
 class Experiment(SQLModel, table=True):
     """A line of work: runs, checkpoints and one gapless event history."""
 
@@ -136,6 +141,29 @@ class Run(SQLModel, table=True):
     cancel_requested_at: str | None = None
 
 
+class ExperimentSearch(SQLModel, table=True):
+    """The text that an experiment is found by, folded (`store.search`)."""
+
+    __tablename__ = "experiment_search"
+    __table_args__ = (Index("ux_experiment_search", "id", unique=True),)
+
+    # The index refers to it. Not a rowid of SQLite's own, which VACUUM may change.
+    number: int | None = Field(default=None, sa_column=_counted())
+    id: str
+    text: str = Field(sa_type=Text)
+
+
+class RunSearch(SQLModel, table=True):
+    """The text that a run is found by, folded (`store.search`)."""
+
+    __tablename__ = "run_search"
+    __table_args__ = (Index("ux_run_search", "id", unique=True),)
+
+    number: int | None = Field(default=None, sa_column=_counted())
+    id: str
+    text: str = Field(sa_type=Text)
+
+
 class Checkpoint(SQLModel, table=True):
     """A checkpoint under its logical path, and what the service knows of it."""
 
@@ -229,10 +257,7 @@ class MetricSeries(SQLModel, table=True):
     __tablename__ = "metric_series"
     __table_args__ = (Index("ux_metric_series", "run_id", "attempt", "key", unique=True),)
 
-    id: int | None = Field(
-        default=None,
-        sa_column=Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-    )
+    id: int | None = Field(default=None, sa_column=_counted())
     run_id: str = Field(foreign_key="run.id")
     attempt: int
     key: str

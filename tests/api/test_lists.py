@@ -1,5 +1,6 @@
 """REST lists, and /detail of an experiment that outgrew one answer."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from app.rest import lists, routes
 from app.services import experiments
 from tests.api.conftest import Api, running
 from tests.support.database import Databases
+from tests.support.graphql import Graph
 from tests.support.story import Json, Story
 
 
@@ -130,6 +132,42 @@ def test_a_page_that_would_be_too_large_ends_early_and_says_where_to_go_on(
         page = story.get("/runs", limit=1000, after=after)
         seen, after = seen + page["runs"], page["next"]
     assert seen == whole
+
+
+def test_texts_are_never_searched_on_the_event_loop(
+    api: Api, story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6,000 runs with long notes blocked even /healthz for 9.6 s."""
+    db = api.app.state.db
+    search, searched = db.search, []
+
+    async def counted(use_case: Any, *args: Any) -> Any:
+        def elsewhere(tx: Any, *args: Any) -> Any:
+            searched.append(threading.current_thread().name)
+            return use_case(tx, *args)
+
+        return await search(elsewhere, *args)
+
+    monkeypatch.setattr(db, "search", counted)
+    assert len(story.get("/runs", search="MODEL-1")["runs"]) == 4
+    pages = 'runs(filter: {search: "model-1"}) { totalCount nodes { id } }'
+    query = f'{{ experiment(id: "{story.id}") {{ {pages} }} {pages} }}'
+    found = story.ok("POST", "/graphql", json={"query": query})["data"]
+    assert found["experiment"]["runs"]["totalCount"] == 4
+    assert len(found["experiment"]["runs"]["nodes"]) == 4
+    assert len(searched) >= 5
+    assert all(name.startswith("scanner") for name in searched), searched
+
+
+@pytest.mark.parametrize("length", [201, 49_999, 50_001])
+def test_a_search_has_a_longest_text_alike_in_rest_and_graphql(api: Api, length: int) -> None:
+    graph = Graph(api.send)
+    for listed, kind in (("runs", "RunFilter"), ("experiments", "ExperimentFilter")):
+        query = f"query ($f: {kind}) {{ {listed}(filter: $f) {{ totalCount }} }}"
+        assert graph.code(query, f={"search": "x" * length}) == "BAD_USER_INPUT"
+        assert graph.data(query, f={"search": "x" * 200})[listed]["totalCount"] == 0
+    answer = api.send("GET", "/v1/experiments", params={"search": "x" * length})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
 
 
 def test_experiments_are_listed_by_what_describes_them(api: Api) -> None:

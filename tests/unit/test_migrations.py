@@ -14,7 +14,16 @@ from sqlalchemy import MetaData, create_engine, inspect, text
 
 from app.domain.ids import new_id
 from app.domain.requests import ResumeRequest
-from app.services import checkpoints, metrics, progress, retention, runs
+from app.services import (
+    checkpoints,
+    keyset,
+    listing,
+    metrics,
+    progress,
+    retention,
+    runs,
+)
+from app.services.cursors import Order, Window
 from app.store import migrate
 from app.store.database import connect
 from app.store.sql import Statement, columns, every
@@ -24,6 +33,7 @@ from tests.support.database import postgresql_only
 TABLES = {
     "checkpoint", "data_dir", "event", "experiment", "experiment_tag", "idempotency_key",
     "metric_latest", "metric_chunk", "metric_series", "run", "service_secret",
+    "run_search", "experiment_search",
 }  # fmt: skip
 
 
@@ -31,7 +41,7 @@ def tables(url: str) -> set[str]:
     engine = create_engine(url)
     found = set(inspect(engine).get_table_names())
     engine.dispose()
-    return found - {"alembic_version"}
+    return {each for each in found if "_search_index" not in each} - {"alembic_version"}
 
 
 def test_head_is_the_newest_revision() -> None:
@@ -49,7 +59,11 @@ def schema(url: str) -> Mapping[str, object]:
             sorted((each["name"], str(each["type"]), each["nullable"]) for each in columns),
             found.get_pk_constraint(table)["constrained_columns"],
             sorted(str(key["constrained_columns"]) for key in found.get_foreign_keys(table)),
-            sorted((str(i["name"]), str(i["column_names"])) for i in found.get_indexes(table)),
+            sorted(
+                (str(i["name"]), str(i["column_names"]))
+                for i in found.get_indexes(table)
+                if "_search_index" not in str(i["name"])
+            ),
         )
         for table in found.get_table_names()
         if (columns := found.get_columns(table))
@@ -137,7 +151,7 @@ RUN: dict[str, Any] = {
     "id": new_id("run"), "experiment_id": EXPERIMENT["id"], "root_run_id": "itself", "model": "m",
     "dataset": "{}", "hyperparams": '{"lr":0.1}', "override_hyperparams": "{}", "resources": "{}",
     "status": "succeeded", "attempt": 1, "start_step": 0, "step": 3, "last_batch": 3,
-    "finished": True, "gpus": "[]", "created_at": AT,
+    "finished": True, "gpus": "[]", "created_at": AT, "notes": "預训练 预训练 Llama",
 }  # fmt: skip
 CHECKPOINT: dict[str, Any] = {
     "id": new_id("ckpt"), "experiment_id": EXPERIMENT["id"], "run_id": RUN["id"],
@@ -174,6 +188,7 @@ async def rows(url: str) -> list[Run]:
 @pytest.mark.anyio
 async def test_what_the_first_version_stored_is_there_after_the_upgrade_and_can_be_gone_on_with(
     empty_database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     migrate.upgrade(empty_database_url, "0001")
     engine, stored = create_engine(empty_database_url), MetaData()
@@ -183,9 +198,21 @@ async def test_what_the_first_version_stored_is_there_after_the_upgrade_and_can_
             connection.execute(stored.tables[name].insert(), row)
     engine.dispose()
 
+    monkeypatch.setattr(keyset, "FEW", 0)  # what is found is found by the index
+    monkeypatch.setattr(keyset, "PEEKED", 0)
+    keyset._statement.cache_clear()
     db = connect(empty_database_url)
     await db.start()
     try:
+        stored_texts: list[tuple[Any, str]] = [
+            (listing.RUNS, "预训练 LLAMA"), (listing.EXPERIMENTS, "old"),
+        ]  # fmt: skip
+        for listed, term in stored_texts:
+            page = await db.search(
+                keyset.page, listed, {"search": term}, Order("created_at"), Window()
+            )
+            assert len(page.rows) == 1, term
+        keyset._statement.cache_clear()
         assert (await db.read(runs.get, RUN["id"])).hyperparams == RUN["hyperparams"]
         child = await db.write(runs.resume, RUN["id"], ResumeRequest(), ())
     finally:

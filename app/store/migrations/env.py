@@ -4,12 +4,19 @@ from alembic import context
 
 from app.store.migrate import METADATA, in_one_transaction
 
+
+def _ours(name: str | None, kind: str, parents: object) -> bool:
+    """Leave out the indexes of texts: SQLite's are tables, PostgreSQL's may not be there."""
+    return kind not in ("table", "index") or "_search_index" not in (name or "")
+
+
 with in_one_transaction(context.config.attributes["url"]) as connection:
     context.configure(
         connection=connection,
         target_metadata=METADATA,
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,
+        include_name=_ours,
         transactional_ddl=True,
     )
     with context.begin_transaction():

@@ -4,7 +4,8 @@ Revises: 0002
 """
 
 import json
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -91,6 +92,7 @@ def upgrade() -> None:
     _mark_deleted()
     _name_promised()
     op.create_index("ix_checkpoint_run_saved", "checkpoint", ["run_id", "saved_at", "id"])
+    _add_search()
 
 
 def downgrade() -> None:
@@ -102,6 +104,10 @@ def downgrade() -> None:
             f"WHERE state = 'deleted' AND files_removed_at IS {gone}"
         )
     op.drop_table("service_secret")
+    for table in _SEARCHED:
+        if op.get_bind().dialect.name == "sqlite":
+            op.execute(f"DROP TABLE {table}_search_index")
+        op.drop_table(f"{table}_search")
     op.execute(
         "UPDATE run SET status_reason = termination_reason, status_detail = termination_detail"
         " WHERE status IN ('starting', 'running') AND termination_reason IS NOT NULL"
@@ -186,4 +192,57 @@ def _name_promised() -> None:
         "UPDATE run SET promised_checkpoint_id = (SELECT id FROM checkpoint "
         "WHERE ckpt_path = '/ckpts/' || run.experiment_id || '/' || run.id || '/cancel-' || "
         "run.attempt) WHERE cancel_requested_at IS NOT NULL"
+    )
+
+
+_SEARCHED = {
+    "experiment": ("name", "goal", "owner", "base_model", "task_type"),
+    "run": ("model", "recipe", "notes"),
+}
+
+
+def _add_search() -> None:
+    """Add the tables of folded texts, of the rows that there are, and on SQLite their index."""
+    connection = op.get_bind()
+    for table, fields in _SEARCHED.items():
+        name = f"{table}_search"
+        op.create_table(
+            name,
+            sa.Column(
+                "number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
+            ),
+            sa.Column("id", sa.String(), nullable=False),
+            sa.Column("text", sa.Text(), nullable=False),
+            sa.PrimaryKeyConstraint("number"),
+        )
+        op.create_index(f"ux_{name}", name, ["id"], unique=True)
+        source = sa.table(table, *map(sa.column, ("id", *fields)))
+        texts = sa.table(name, sa.column("id"), sa.column("text"))
+        last = ""
+        while rows := connection.execute(
+            sa.select(source).where(source.c.id > last).order_by(source.c.id).limit(500)
+        ).all():
+            connection.execute(
+                texts.insert(), [{"id": row[0], "text": _folded(row[1:])} for row in rows]
+            )
+            last = rows[-1][0]
+        if connection.dialect.name == "sqlite":
+            for statement in _index(name):
+                op.execute(statement)
+
+
+def _folded(fields: Iterable[str | None]) -> str:
+    text = "\x1f".join(field for field in fields if field)
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
+def _index(name: str) -> tuple[str, ...]:
+    index = f"{name}_index"
+    return (
+        f"CREATE VIRTUAL TABLE {index} USING fts5(text, content='{name}',"
+        " content_rowid='number', tokenize='trigram case_sensitive 1', detail='none',"
+        " columnsize=0)",
+        f"CREATE TRIGGER {name}_added AFTER INSERT ON {name} BEGIN"  # noqa: S608 - our own names
+        f" INSERT INTO {index}(rowid, text) VALUES (new.number, new.text); END",
+        f"INSERT INTO {index}({index}) VALUES ('rebuild')",  # noqa: S608
     )

@@ -1,0 +1,195 @@
+"""Text search: whatever is part of a text is found, in short and long lists, and stops nobody."""
+
+import asyncio
+import logging
+import time
+from itertools import product
+from typing import Any
+
+import psycopg
+import pytest
+
+from app.domain.requests import ExperimentRequest, RunRequest
+from app.domain.texts import fold
+from app.errors import Timeout
+from app.services import experiments, keyset, listing, runs
+from app.services.cursors import Order, Window
+from app.store import database
+from app.store.database import Database, connect
+from app.store.sql import Tx
+from tests.support.database import PostgreSQL, postgresql_only
+
+pytestmark = pytest.mark.anyio
+
+NOTES = [
+    "Learning rate 1e-4, warm-up 10 %", "学习率太高，损失发散", "训练", "LoRA r=16 \"quoted\" it's",
+    "über Größe", "u\u0308ber gro\u0308sse", "a_b\\c%d", "🦙🦙 llama", "x" * 10_000, "ab", "",
+    "İstanbul", "line\nbreak", "NEAR AND OR NOT *", "xxb" + "x" * 500,
+]  # fmt: skip
+TERMS = [
+    "learning", "RATE 1E", "1e-4", "%", "_", "\\", "a_b", "a_b\\c%d", "率", "学习", "学习率",
+    "太高，损失", "训练", '"', 'r=16 "q', "'s", "über", "ÜBER", "größe", "🦙", "🦙🦙 l", "x" * 200,
+    "x" * 199 + "b",
+    "a", "ab", "abc", "nothing", "e\nb", "AND OR", "*", "model-1", "MODEL", "demo",
+]  # fmt: skip
+LONG = {"FEW": 0, "PEEKED": 0}
+"""Lists are long from the first row on: what is found is found by the index."""
+
+
+def _story(tx: Tx) -> str:
+    experiment = experiments.create(tx, ExperimentRequest(name="e", task_type="sft"))
+    for number, notes in enumerate(NOTES):
+        request = RunRequest(model=f"model-{number}", notes=notes, recipe="demo")
+        runs.submit(tx, experiment.id, request, {"demo"})
+    return experiment.id
+
+
+async def _found(db: Database, term: str, **filters: Any) -> list[Any]:
+    asked = {"search": term} | filters
+    page = await db.search(keyset.page, listing.RUNS, asked, Order("created_at"), Window(100))
+    assert len(page.rows) == await db.search(keyset.count, listing.RUNS, asked)
+    return page.rows
+
+
+@pytest.mark.parametrize("sizes", [{}, {"FEW": 0}, {"FEW": 0, "PEEKED": 3}, LONG], ids=str)
+async def test_every_part_of_a_text_is_found_in_either_case_and_any_script(
+    db: Database, monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int]
+) -> None:
+    for name, value in sizes.items():
+        monkeypatch.setattr(keyset, name, value)
+    monkeypatch.setattr(keyset, "_statement", keyset._statement.__wrapped__)  # PEEKED is in it
+    experiment = await db.write(_story)
+    for term in TERMS:
+        for filters in ({}, {"experiment_id": experiment}):
+            found = await _found(db, term, **filters)
+            texts = [fold(f"{row.model}\n{row.recipe}\n{row.notes}") for row in found]
+            assert all(fold(term) in text for text in texts), term
+            expected = [
+                number
+                for number, notes in enumerate(NOTES)
+                if any(fold(term) in fold(each) for each in (f"model-{number}", "demo", notes))
+            ]
+            numbers = sorted(int(row.model.removeprefix("model-")) for row in found)
+            assert numbers == expected, term
+    (row,) = await _found(db, found[0].id) if found else await _found(db, "model-14")
+    assert row.model
+
+
+async def test_a_search_goes_with_every_order_filter_and_page(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyset, "FEW", 0)
+    experiment = await db.write(_story)
+    orders = [Order(field, down, "loss" if field == "metric" else None)
+              for field, down in product(listing.RUNS.orders, (True, False))]  # fmt: skip
+    for peeked, order, backward in product((0, 4, 2000), orders, (False, True)):
+        monkeypatch.setattr(keyset, "PEEKED", peeked)
+        keyset._statement.cache_clear()
+        filters = {"search": "demo", "status": ["queued"], "model": "model-3"}
+        page = await db.search(
+            keyset.page, listing.RUNS, filters, order, Window(2, backward=backward)
+        )
+        assert [row.model for row in page.rows] == ["model-3"], order
+        seen: list[str] = []
+        cursor = None
+        while True:
+            window = Window(4, before=cursor) if backward else Window(4, cursor)
+            window = window._replace(backward=backward)
+            page = await db.search(keyset.page, listing.RUNS, {"search": "demo"}, order, window)
+            seen += [row.id for row in page.rows]
+            if not (page.has_previous if backward else page.has_next):
+                break
+            cursor = page.cursor(0 if backward else len(page.rows) - 1)
+        assert len(seen) == len(set(seen)) == len(NOTES), (peeked, order, backward)
+    ids = [experiment, experiment[:-1] + "0"]
+    both = await db.search(
+        keyset.pages, listing.RUNS, "experiment_id", ids, {"search": "demo"},
+        Order("created_at"), Window(50),
+    )  # fmt: skip
+    assert [len(page.rows) for page in both] == [len(NOTES), 0]
+    counts = await db.search(keyset.counts, listing.RUNS, "experiment_id", ids, {"search": "demo"})
+    assert counts == [len(NOTES), 0]
+    keyset._statement.cache_clear()
+
+
+HOSTILE = ("x" * 199 + "b", "b" + "x" * 199)
+"""Each is compared at every place of a text of x's, nearly to its end."""
+
+
+@pytest.fixture
+async def hostile(db: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """2,000 runs whose notes have all trigrams of the hostile searches, and not these texts."""
+    for name, value in LONG.items():
+        monkeypatch.setattr(keyset, name, value)
+    keyset._statement.cache_clear()
+    experiment = await db.write(_story)
+    notes = "xxb bxx " + "x" * 9_990
+    request = RunRequest(model="m", notes=notes)
+
+    def submit(tx: Tx) -> None:
+        for _ in range(200):
+            runs.submit(tx, experiment, request, ())
+
+    for _ in range(10):
+        await db.write(submit)
+    return db
+
+
+def quick(tx: Tx) -> int:
+    return 1
+
+
+async def test_a_hostile_search_holds_up_neither_the_loop_nor_other_reads(
+    hostile: Database,
+) -> None:
+    """Four of them held every scanner for 170 s."""
+    searches = [
+        asyncio.create_task(hostile.search(keyset.count, listing.RUNS, {"search": term}))
+        for term in HOSTILE * 4
+    ]
+    await asyncio.sleep(0.1)
+    slowest = 0.0
+    for _ in range(20):
+        start = time.perf_counter()
+        assert await hostile.scan(quick) == 1
+        slowest = max(slowest, time.perf_counter() - start)
+    assert slowest < 1
+    for search in searches:
+        search.cancel()
+    await asyncio.gather(*searches, return_exceptions=True)
+    start = time.perf_counter()
+    assert await hostile.search(quick) == 1, "those that were given up have left their place"
+    assert time.perf_counter() - start < 2
+
+
+async def test_a_search_that_takes_too_long_ends_and_says_so(
+    hostile: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "SEARCH_SECONDS", 0.01)
+    with pytest.raises(Timeout, match=r"longer than 0\.01 s"):
+        await hostile.search(keyset.count, listing.RUNS, {"search": HOSTILE[0]})
+    monkeypatch.undo()
+    assert await hostile.search(quick) == 1
+
+
+@postgresql_only
+async def test_without_the_right_to_make_an_index_texts_are_found_all_the_same(
+    empty_database_url: str, postgresql: PostgreSQL, caplog: pytest.LogCaptureFixture
+) -> None:
+    owner = empty_database_url.replace("+psycopg", "")
+    postgresql.execute("CREATE ROLE plain LOGIN")
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute("GRANT ALL ON SCHEMA public TO plain")
+    with caplog.at_level(logging.WARNING):
+        db = connect(empty_database_url.replace("postgres@", "plain@"))
+        await db.start()
+    try:
+        assert "CREATE EXTENSION pg_trgm as an administrator" in caplog.text
+        await db.write(_story)
+        assert len(await _found(db, "学习")) == 1
+        assert len(await _found(db, "demo")) == len(NOTES)
+    finally:
+        await db.stop()
+        with psycopg.connect(owner, autocommit=True) as connection:
+            connection.execute("DROP OWNED BY plain")
+        postgresql.execute("DROP ROLE plain")
