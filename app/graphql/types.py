@@ -5,7 +5,6 @@ edge goes through a batch of the context, so the number of statements does not g
 number of rows.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Optional
@@ -107,19 +106,13 @@ class Experiment(Node):
         return found
 
 
-def _finite_value(row: Row) -> float | None:
-    """The value; null where it is NaN or infinite."""
-    value: float | None = row.value
-    return value if value is not None and math.isfinite(value) else None
-
-
 @output
 class Metric:
     """The latest value of one metric of a run."""
 
     key: str = attribute("The metric's key, such as `loss`.")
     step: Long = attribute("The step it was reported for.")
-    value: float | None = field(_finite_value)
+    value: float | None = attribute("The value; null where it is NaN or infinite.")
     wall_time: float | None = attribute("When the trainer took it, in unix seconds.")
 
 
