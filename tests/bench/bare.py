@@ -136,11 +136,12 @@ async def submit(
 RUN_COLUMNS = (
     "id, experiment_id, root_run_id, model, dataset, hyperparams, override_hyperparams, resources,"
     " notes, status, status_reason, attempt, start_step, step, last_batch, finished, gpus,"
-    " created_at"
+    " sessions, session_closed, pace_steps, pace_seconds, history_bytes, created_at"
 )
 INSERT_RUN = (
     f"INSERT INTO run ({RUN_COLUMNS}) VALUES"
-    " (?, ?, ?, ?, ?, ?, '{}', ?, ?, 'queued', 'waiting_for_trainer', 0, 0, 0, 0, 0, '[]', ?)"
+    " (?, ?, ?, ?, ?, ?, '{}', ?, ?, 'queued', 'waiting_for_trainer', 0, 0, 0, 0, 0, '[]',"
+    " '[]', 0, 0, 0, 0, ?)"
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from app.domain.tokens import run_token
 from tests.support.server import wait_until
-from tests.support.service import Service, alive, home, running
+from tests.support.service import Service, alive, home
 
 RETRY = "max_attempts = 3"
 SECRET = "s" * 40
@@ -19,14 +19,17 @@ SECRET = "s" * 40
 def service(
     tmp_path_factory: pytest.TempPathFactory, module_database_url: str
 ) -> Iterator[Service]:
-    with running(
-        tmp_path_factory.mktemp("evidence"),
-        module_database_url,
-        crashes=RETRY,
-        hangs_before_first_report="start_seconds = 1",
-        ignores_term="heartbeat_seconds = 1.5",
-        finishes="grace_seconds = 1",
-    ) as service:
+    with (
+        home(
+            tmp_path_factory.mktemp("evidence"),
+            module_database_url,
+            crashes=RETRY,
+            hangs_before_first_report="start_seconds = 1",
+            ignores_term="heartbeat_seconds = 1.5",
+            finishes="grace_seconds = 1",
+        ) as place,
+        place.serve(SECRET=SECRET) as service,
+    ):
         yield service
 
 
@@ -124,8 +127,8 @@ def test_late_reports_of_an_older_attempt_are_refused_and_change_nothing(service
     wait_until(lambda: service.status(run)["attempt"] == 2, "the second attempt")
     service.stepping(run, 17)
     late = {"attempt": 1, "batch": 999, "step": 39, "finished": True}
-    token = service.trainer(run, 2).environ()["LLM_TRAIN_RUN_TOKEN"]
-    answer = service.post(f"/runs/{run}/reports", late, 409, Authorization=f"Bearer {token}")
+    token = {"Authorization": f"Bearer {run_token(SECRET, run)}"}
+    answer = service.post(f"/runs/{run}/reports", late, 409, **token)
     assert answer["code"] == "stale_attempt"
     assert service.status(run)["step"] < 39
     assert service.ended(run)["status"] == "failed"
