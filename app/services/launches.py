@@ -18,11 +18,11 @@ from app.domain.lifecycle import LAUNCHED, CheckpointState, Reason, RunStatus
 from app.domain.recipes import Recipe, StallAction
 from app.services import checkpoints, data_dirs, events, promises, runs
 from app.services.verification import directory
+from app.store import tables
 from app.store.sql import Statement, Tx, columns, dump, every, load
 from app.store.tables import Checkpoint, Run
 
 _run = columns(Run)
-_OLDEST = (_run.created_at, _run.id)
 
 _QUEUED = Statement(
     every(Run)
@@ -45,12 +45,43 @@ _WAITING = Statement[tuple[int]](
         _run.id <= bindparam("id"),
     )
 )
-_LAUNCHED = Statement(
-    every(Run)
-    .where(_run.status.in_([status.value for status in sorted(LAUNCHED)]))
-    .order_by(*_OLDEST),
-    Run,
-)
+
+
+class LiveRun(NamedTuple):
+    """What the supervisor has to know of a run that may have a trainer, twice a second."""
+
+    id: str
+    experiment_id: str
+    recipe: str | None
+    status: str
+    status_reason: str | None
+    status_detail: str | None
+    termination_reason: str | None
+    attempt: int
+    nonce: str | None
+    host: str | None
+    gpus: str
+    resources: str
+    step: int
+    finished: bool
+    launched_at: str | None
+    heartbeat_at: str | None
+    last_progress_at: str | None
+    promised_checkpoint_id: str | None
+
+
+AnyRun = Run | LiveRun
+
+
+def _live(where: Any) -> Statement[tuple[Any, ...]]:
+    found = select(*[_run[name] for name in LiveRun._fields])
+    return Statement(found.where(where).order_by(_run.id))
+
+
+# In the words of the indexes.
+_LAUNCHED = _live(tables.LAUNCHED)
+_EXTERNAL = _live(tables.EXTERNAL)
+_ENDING = _live(tables.ENDING)
 
 
 class Source(NamedTuple):
@@ -77,9 +108,19 @@ def waiting(tx: Tx, up_to: Place) -> int:
     return found[0] if found else 0
 
 
-def launched(tx: Tx) -> list[Run]:
-    """Every run that may have a trainer, ours or external."""
-    return tx.all(_LAUNCHED)
+def launched(tx: Tx) -> list[LiveRun]:
+    """Return the runs of recipes that may have a trainer, oldest first."""
+    return [LiveRun(*row) for row in tx.all(_LAUNCHED)]
+
+
+def external(tx: Tx) -> list[LiveRun]:
+    """Return the external runs that have a trainer. They may be thousands."""
+    return [LiveRun(*row) for row in tx.all(_EXTERNAL)]
+
+
+def external_ending(tx: Tx) -> list[LiveRun]:
+    """Return the external runs that have finished, or are to end."""
+    return [LiveRun(*row) for row in tx.all(_ENDING)]
 
 
 def sources(tx: Tx, run: Run) -> list[Source]:
@@ -220,7 +261,7 @@ def running(tx: Tx, run_id: str, attempt: int) -> None:
         runs.move(tx, run, RunStatus.RUNNING)
 
 
-def condemn(tx: Tx, seen: Run, reason: Reason, detail: str) -> bool:
+def condemn(tx: Tx, seen: AnyRun, reason: Reason, detail: str) -> bool:
     """Records why the service is about to end a trainer, before it does; whether it may.
 
     `seen`: the run as it was when that was decided. Who has reported since is not silent.
@@ -249,7 +290,7 @@ NOTICES = (Reason.STALLED, Reason.SERVICE_ERROR)
 
 
 def set_notice(
-    tx: Tx, seen: Run, reason: Reason | None, detail: str | None, before: str | None = None
+    tx: Tx, seen: AnyRun, reason: Reason | None, detail: str | None, before: str | None = None
 ) -> None:
     """Record what is wrong with a launched run that goes on; None: what was, `before`, is not.
 

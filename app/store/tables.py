@@ -12,6 +12,16 @@ from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, Te
 from sqlmodel import Field, SQLModel
 
 _QUEUE = text("status = 'queued' AND recipe IS NOT NULL")
+_LIVE = "status IN ('cancelling', 'running', 'starting')"
+LAUNCHED = text(f"{_LIVE} AND recipe IS NOT NULL")
+"""Runs of recipes that may have a trainer."""
+EXTERNAL = text(f"{_LIVE} AND recipe IS NULL")
+"""Runs that may have a trainer which somebody else has started."""
+ENDING = text(
+    f"{_LIVE} AND recipe IS NULL"
+    " AND (finished OR status = 'cancelling' OR termination_reason IS NOT NULL)"
+)
+"""Those of them that end soon."""
 
 
 def _order(name: str, *columns: str) -> Index:
@@ -63,6 +73,8 @@ class Run(SQLModel, table=True):
         Index("ix_run_experiment_status", "experiment_id", "status", "created_at", "id"),
         # Only what the supervisor may launch: thousands of external runs may wait beside it.
         Index("ix_run_queue", "status", "id", sqlite_where=_QUEUE, postgresql_where=_QUEUE),
+        Index("ix_run_launched", "status", "id", sqlite_where=LAUNCHED, postgresql_where=LAUNCHED),
+        Index("ix_run_ending", "status", "id", sqlite_where=ENDING, postgresql_where=ENDING),
         Index("ix_run_status", "status", "created_at", "id"),
         Index("ix_run_created", "created_at", "id"),
         _order("ix_run_experiment_started", "experiment_id", "started_at", "id"),

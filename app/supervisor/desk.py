@@ -16,12 +16,11 @@ from app.domain.recipes import Recipe
 from app.domain.resources import Allocation, Reservations, Resources
 from app.launchers.base import Launcher
 from app.services import data_dirs, verification
-from app.services.launches import Place
+from app.services.launches import AnyRun, Place
 from app.services.reading import Readers
 from app.settings import Settings
 from app.store.database import Database
 from app.store.sql import load
-from app.store.tables import Run
 
 Attempt = tuple[str, int]
 P = ParamSpec("P")
@@ -130,6 +129,8 @@ class Desk:
     over_limit: dict[str, int] = field(default_factory=dict)
     pending_deletion: bool = False
     tidied_at: float = float("-inf")
+    # When the external runs that train were last read (monotonic).
+    externals_seen_at: float = float("-inf")
     # When each error that lasts was last logged (monotonic).
     logged_at: dict[object, float] = field(default_factory=dict)
 
@@ -158,6 +159,7 @@ class Desk:
         self.queue = None
         self.pending_deletion = False
         self.tidied_at = float("-inf")
+        self.externals_seen_at = float("-inf")
 
     async def in_place(self) -> bool:
         """Whether the data directory is still there: what is not in it may be elsewhere."""
@@ -177,7 +179,7 @@ class Desk:
         self.logged_at[key] = now
         log.error(*words, exc_info=error)
 
-    def attempt(self, run: Run) -> AttemptState:
+    def attempt(self, run: AnyRun) -> AttemptState:
         """Return what is remembered of a run's current attempt."""
         return self.attempts.setdefault((run.id, run.attempt), AttemptState())
 
@@ -200,20 +202,20 @@ class Desk:
             asyncio.get_running_loop().remove_reader(descriptor)
             os.close(descriptor)
 
-    def forget(self, run: Run) -> None:
+    def forget(self, run: AnyRun) -> None:
         """Drop what is remembered of an attempt whose end is recorded."""
         attempt = self.attempts.pop((run.id, run.attempt), None)
         if attempt is not None:
             self._unwatch(attempt)
 
-    def silence(self, run: Run) -> float:
+    def silence(self, run: AnyRun) -> float:
         """Return the seconds for which this supervisor listened in vain for a run's trainer."""
         attempt, sign = self.attempt(run), run.heartbeat_at or run.launched_at or ""
         if attempt.last_heartbeat is None or attempt.last_heartbeat[0] != sign:
             attempt.last_heartbeat = (sign, self.attention)
         return self.attention - attempt.last_heartbeat[1]
 
-    def progress_age(self, run: Run) -> float:
+    def progress_age(self, run: AnyRun) -> float:
         """Return the seconds for which this supervisor listened in vain for a further step."""
         attempt, sign = self.attempt(run), run.last_progress_at or run.launched_at or ""
         if attempt.last_progress is None or attempt.last_progress[0] != sign:
@@ -264,11 +266,11 @@ class Desk:
         """The run's directory, absolute."""
         return (self.settings.data_dir / "runs" / run_id).absolute()
 
-    def recipe(self, run: Run) -> Recipe | None:
+    def recipe(self, run: AnyRun) -> Recipe | None:
         """The run's recipe, if the operator still configures it."""
         return self.recipes.get(run.recipe or "")
 
-    def resources(self, run: Run) -> Resources:
+    def resources(self, run: AnyRun) -> Resources:
         """What the run asked for, else what its recipe needs."""
         asked = load(run.resources)
         if asked:

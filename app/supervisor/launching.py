@@ -18,7 +18,7 @@ from app.domain.resources import Allocation, Capacity, Resources, Shortage
 from app.errors import Busy, Unavailable
 from app.launchers.base import LauncherError
 from app.services import launches, runs
-from app.services.launches import Place, Source, WaitingReason
+from app.services.launches import AnyRun, LiveRun, Place, Source, WaitingReason
 from app.store.sql import load
 from app.store.tables import Run
 from app.supervisor import planning, retrying, verifying
@@ -69,7 +69,7 @@ async def _in_use(desk: Desk) -> list[Allocation]:
     """Return what runs hold on this machine; those on others hold nothing here."""
     in_use = [*desk.starting.values()]
     for run in await desk.db.read(launches.launched):
-        here = run.recipe is not None and run.host in (None, desk.launcher.host)
+        here = run.host in (None, desk.launcher.host)
         # What a dead trainer held is free, though its checkpoints may still be read.
         if here and run.id not in desk.starting and not desk.attempt(run).is_over:
             in_use.append(_held(desk, run))
@@ -132,7 +132,7 @@ async def _snapshot(desk: Desk, machine: object) -> QueueSnapshot:
     return last
 
 
-def _held(desk: Desk, run: Run) -> Allocation:
+def _held(desk: Desk, run: LiveRun) -> Allocation:
     try:
         resources = desk.resources(run)
     except ValueError:  # its GPUs are on record beside what it asked for
@@ -235,7 +235,7 @@ async def _claim_and_launch(
         await act(desk, claimed, recipe)
 
 
-async def act(desk: Desk, run: Run, recipe: Recipe) -> None:
+async def act(desk: Desk, run: AnyRun, recipe: Recipe) -> None:
     """Launches a claimed attempt. Safe to repeat: the launcher starts it once at most."""
     desk.attempt(run).launched_at = desk.clock()
     try:

@@ -11,12 +11,13 @@ from app.domain.lifecycle import Reason, RunStatus
 from app.domain.recipes import Recipe, StallAction
 from app.errors import Busy, Unavailable
 from app.launchers.base import LauncherError, Observation
-from app.services import checkpoints, launches, promises, verification
-from app.store.tables import Run
+from app.services import checkpoints, launches, verification
+from app.services.launches import LiveRun
 from app.supervisor import launching, logs, planning, spool, verifying
 from app.supervisor.desk import Desk
 
 RELAUNCH_SECONDS = 5.0
+EXTERNAL_SECONDS = 5.0
 # The wrapper kills at the grace's end and a second later at most; one on another machine may
 # have heard of the stop two seconds late.
 OVERDUE_SECONDS = 4.0
@@ -33,9 +34,9 @@ async def observe(desk: Desk) -> None:
     a look at the disk, all in one thread.
     """
     launched = await desk.db.read(launches.launched)
-    unsure = [run for run in launched if run.recipe is not None and _must_be_looked_at(desk, run)]
+    unsure = [run for run in launched if _must_be_looked_at(desk, run)]
     found = await asyncio.to_thread(_look, desk, unsure) if unsure else {}
-    for run in launched:
+    for run in [*launched, *await _external_runs(desk)]:
         try:
             await _observe(desk, run, found.get(run.id))
             if _notice(desk, run) is Reason.SERVICE_ERROR:
@@ -47,14 +48,26 @@ async def observe(desk: Desk) -> None:
                 await _tell_trouble(desk, run, error)
 
 
-def _notice(desk: Desk, run: Run) -> Reason | None:
+async def _external_runs(desk: Desk) -> list[LiveRun]:
+    """Return the external runs that are to be looked at now.
+
+    Those that train are read off the event loop, and as often as their silence has to be noticed.
+    """
+    seconds = min(EXTERNAL_SECONDS, desk.settings.external_heartbeat_seconds / 4)
+    if desk.clock() - desk.externals_seen_at < seconds:
+        return await desk.db.read(launches.external_ending)
+    desk.externals_seen_at = desk.clock()
+    return await desk.db.scan(launches.external)
+
+
+def _notice(desk: Desk, run: LiveRun) -> Reason | None:
     """Return what is on record as wrong with a run that goes on."""
     if run.termination_reason is None and run.status_reason in launches.NOTICES:
         return Reason(run.status_reason)
     return desk.attempt(run).notice
 
 
-async def _set_notice(desk: Desk, run: Run, reason: Reason | None, detail: str = "") -> None:
+async def _set_notice(desk: Desk, run: LiveRun, reason: Reason | None, detail: str = "") -> None:
     """Record what is wrong with a run that goes on, once; None: nothing is any more."""
     attempt, before = desk.attempt(run), _notice(desk, run)
     if before == reason:
@@ -66,7 +79,7 @@ async def _set_notice(desk: Desk, run: Run, reason: Reason | None, detail: str =
     attempt.notice = reason
 
 
-async def _tell_trouble(desk: Desk, run: Run, error: Exception) -> None:
+async def _tell_trouble(desk: Desk, run: LiveRun, error: Exception) -> None:
     if isinstance(error, Busy | Unavailable) and not isinstance(error, LauncherError):
         return
     if isinstance(error, OSError):
@@ -76,12 +89,12 @@ async def _tell_trouble(desk: Desk, run: Run, error: Exception) -> None:
     await _set_notice(desk, run, Reason.SERVICE_ERROR, detail)
 
 
-def _must_be_looked_at(desk: Desk, run: Run) -> bool:
+def _must_be_looked_at(desk: Desk, run: LiveRun) -> bool:
     attempt = desk.attempt(run)
     return attempt.exit_fd is None or not attempt.address_written
 
 
-def _look(desk: Desk, runs: list[Run]) -> dict[str, Observation | Exception]:
+def _look(desk: Desk, runs: list[LiveRun]) -> dict[str, Observation | Exception]:
     found: dict[str, Observation | Exception] = {}
     for run in runs:
         try:
@@ -91,7 +104,7 @@ def _look(desk: Desk, runs: list[Run]) -> dict[str, Observation | Exception]:
     return found
 
 
-async def _observe(desk: Desk, run: Run, found: Observation | Exception | None) -> None:
+async def _observe(desk: Desk, run: LiveRun, found: Observation | Exception | None) -> None:
     if run.recipe is None:
         await _external(desk, run)
     elif isinstance(found, Exception):
@@ -110,7 +123,7 @@ async def _observe(desk: Desk, run: Run, found: Observation | Exception | None) 
         await _over(desk, run, found)
 
 
-async def _adopt(desk: Desk, run: Run) -> None:
+async def _adopt(desk: Desk, run: LiveRun) -> None:
     """Watch for the end of a living trainer, and tell it where this server is."""
     attempt, run_dir = desk.attempt(run), desk.run_dir(run.id)
     if not attempt.is_watched:
@@ -121,7 +134,7 @@ async def _adopt(desk: Desk, run: Run) -> None:
         attempt.address_written = True
 
 
-async def _alive(desk: Desk, run: Run) -> None:
+async def _alive(desk: Desk, run: LiveRun) -> None:
     if run.status == RunStatus.CANCELLING:
         await _stop(desk, run)
         return
@@ -148,7 +161,7 @@ async def _alive(desk: Desk, run: Run) -> None:
         await desk.db.write(launches.running, run.id, run.attempt)
 
 
-async def _check_progress(desk: Desk, run: Run, recipe: Recipe) -> None:
+async def _check_progress(desk: Desk, run: LiveRun, recipe: Recipe) -> None:
     """Act on a trainer that lives and takes no further step, as its recipe says."""
     if run.termination_reason == Reason.STALLED:
         await _stop(desk, run)
@@ -168,7 +181,7 @@ async def _check_progress(desk: Desk, run: Run, recipe: Recipe) -> None:
         await _stop(desk, run)
 
 
-async def _stop(desk: Desk, run: Run) -> None:
+async def _stop(desk: Desk, run: LiveRun) -> None:
     """Asks the trainer to stop, once. Its wrapper sees to the rest; if it cannot, we do."""
     attempt, run_dir = desk.attempt(run), desk.run_dir(run.id)
     if attempt.stop_sent_at is None:
@@ -180,7 +193,7 @@ async def _stop(desk: Desk, run: Run) -> None:
         await asyncio.to_thread(desk.launcher.kill, run_dir, run.attempt)
 
 
-async def _condemn(desk: Desk, run: Run, reason: Reason, detail: str) -> bool:
+async def _condemn(desk: Desk, run: LiveRun, reason: Reason, detail: str) -> bool:
     """Whether the service may end this trainer; why is on record before it does."""
     if run.termination_reason == reason:
         return True
@@ -193,7 +206,7 @@ async def _condemn(desk: Desk, run: Run, reason: Reason, detail: str) -> bool:
         return True
 
 
-async def _absent(desk: Desk, run: Run) -> None:
+async def _absent(desk: Desk, run: LiveRun) -> None:
     """Claimed, and not a trace: the server died before it launched, or the launch is young."""
     if not await desk.in_place():
         return
@@ -228,7 +241,7 @@ async def _absent(desk: Desk, run: Run) -> None:
         await launching.act(desk, run, recipe)
 
 
-async def _over(desk: Desk, run: Run, found: Observation) -> None:
+async def _over(desk: Desk, run: LiveRun, found: Observation) -> None:
     """Takes in what the trainer left on disk, then records how it ended."""
     attempt, run_dir, recipe = desk.attempt(run), desk.run_dir(run.id), desk.recipe(run)
     if not attempt.is_over:
@@ -261,7 +274,7 @@ async def _over(desk: Desk, run: Run, found: Observation) -> None:
         desk.forget(run)
 
 
-async def _take_in(desk: Desk, run: Run, found: Observation) -> None:
+async def _take_in(desk: Desk, run: LiveRun, found: Observation) -> None:
     """Ends what is left of the trainer's processes, and takes in or removes what it left."""
     if found.state == "vanished":
         await asyncio.to_thread(desk.launcher.kill, desk.run_dir(run.id), run.attempt, run.nonce)
@@ -273,11 +286,12 @@ async def _take_in(desk: Desk, run: Run, found: Observation) -> None:
     desk.woken.set()  # what it held is free
 
 
-async def _external(desk: Desk, run: Run) -> None:
+async def _external(desk: Desk, run: LiveRun) -> None:
     """An external run ends by what its trainer reports, or by its silence."""
     settings, over = desk.settings, bool(run.finished)
     if run.status == RunStatus.CANCELLING:
-        promised = await desk.db.read(promises.get, run)
+        named = run.promised_checkpoint_id
+        promised = None if named is None else await desk.db.read(checkpoints.get, named)
         attempt = desk.attempt(run)
         if attempt.stop_sent_at is None:  # it is told with the answer to its next report
             attempt.stop_sent_at = desk.attention

@@ -14,13 +14,13 @@ from app.domain.resources import Allocation
 from app.domain.tokens import run_token
 from app.launchers.base import LaunchPlan
 from app.services import launches
-from app.services.launches import Source
+from app.services.launches import AnyRun, Source
 from app.store.sql import load
 from app.store.tables import Run
 from app.supervisor.desk import Desk
 
 
-def plan(desk: Desk, run: Run, recipe: Recipe) -> LaunchPlan:
+def plan(desk: Desk, run: AnyRun, recipe: Recipe) -> LaunchPlan:
     """What the launcher needs to start this attempt."""
     run_dir = desk.run_dir(run.id)
     own = {

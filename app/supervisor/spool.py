@@ -16,7 +16,7 @@ from app import files
 from app.domain.reports import ReportRequest
 from app.errors import Busy, InvalidInput, RunLimit, ServiceError, Unavailable
 from app.services import reports
-from app.store.tables import Run
+from app.services.launches import LiveRun
 from app.supervisor.desk import Desk
 from app.supervisor.verifying import PATIENCE_SECONDS
 
@@ -29,7 +29,7 @@ LONGEST_LINE = 1 << 30
 log = logging.getLogger(__name__)
 
 
-async def deliver(desk: Desk, run: Run) -> None:
+async def deliver(desk: Desk, run: LiveRun) -> None:
     """Ingests what was not delivered; batches that arrived count once.
 
     Raises OSError while it cannot be read and the minute after which it is given up is not over;
@@ -46,7 +46,7 @@ async def deliver(desk: Desk, run: Run) -> None:
     desk.unreadable.pop(about, None)
 
 
-async def _deliver(desk: Desk, run: Run, about: str) -> None:
+async def _deliver(desk: Desk, run: LiveRun, about: str) -> None:
     file = await asyncio.to_thread(_open, desk.run_dir(run.id), run.attempt)
     if file is None:
         return
@@ -106,7 +106,7 @@ def _lines(file: BinaryIO, longest: int) -> Iterator[bytes]:
         yield line
 
 
-async def _ingest(desk: Desk, run: Run, line: bytes) -> None:
+async def _ingest(desk: Desk, run: LiveRun, line: bytes) -> None:
     """Ingest one batch; as the reporter does, without what is refused where something is."""
     body = json.loads(line)
     unwanted = ["effective_hyperparams", "metrics"]

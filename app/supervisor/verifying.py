@@ -16,9 +16,9 @@ from app.domain.lifecycle import CheckpointState as State
 from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
 from app.services import checkpoints, runs, verification
-from app.services.launches import Source
+from app.services.launches import LiveRun, Source
 from app.services.verification import VerificationResult
-from app.store.tables import Checkpoint, Run
+from app.store.tables import Checkpoint
 from app.supervisor.desk import Desk
 from app.trainer.checkpoint import MANIFEST
 
@@ -104,7 +104,7 @@ async def record(desk: Desk, finding: VerificationResult) -> Checkpoint | None:
     return found
 
 
-async def settled(desk: Desk, run: Run) -> frozenset[str] | None:
+async def settled(desk: Desk, run: LiveRun) -> frozenset[str] | None:
     """Once all that a dead trainer committed is verified, announced or not: the ids of the
     promised checkpoints of which there are no files. None: something is still being read."""
     directory = verification.directory(

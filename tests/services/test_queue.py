@@ -1,9 +1,17 @@
 """The queue that the supervisor looks at, however many runs wait for trainers of their own."""
 
 import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from app.services import launches
+from app.store.database import Database
+from app.supervisor.observing import observe
 from tests.support.database import sqlite_only
+from tests.support.desk import Recorder, open_desk
+from tests.support.stage import Stage
 
 
 @sqlite_only  # the planner of PostgreSQL decides by what the table holds
@@ -15,3 +23,51 @@ def test_external_runs_that_wait_are_not_read_past(database_url: str) -> None:
             "SEARCH run USING INDEX ix_run_queue (status=? AND id>?)"
         ]
     connection.close()
+
+
+@sqlite_only
+def test_external_runs_that_train_are_not_read_past_to_find_those_of_the_service(
+    database_url: str,
+) -> None:
+    with sqlite3.connect(database_url.removeprefix("sqlite:///")) as connection:
+        for statement, index in (
+            (launches._LAUNCHED, "ix_run_launched"),
+            (launches._ENDING, "ix_run_ending"),
+        ):
+            text, own = statement.compiled("sqlite")
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {text}", own)
+            assert f"SEARCH run USING INDEX {index} (status=?)" in [row[3] for row in plan]
+    connection.close()
+
+
+@pytest.mark.anyio
+async def test_external_runs_that_train_are_read_off_the_loop_and_not_at_every_look(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    external = [await stage.run("running", recipe=None) for _ in range(3)]
+    own = await stage.run("running")
+    reads: list[str] = []
+    scans: list[str] = []
+    for names, method in ((reads, "read"), (scans, "scan")):
+        monkeypatch.setattr(db, method, noted(names, getattr(db, method)))
+    for _ in range(3):
+        await observe(desk)
+    assert reads.count(own.id) == 3
+    assert scans == [each.id for each in external]
+    assert not set(reads) & set(scans)
+    await stage.report(external[1], finished=True)
+    await observe(desk)
+    assert (await stage.get(external[1])).status == "succeeded"
+
+
+def noted(names: list[str], method: Any) -> Any:
+    """The method of a database, which notes the ids of the runs that it reads."""
+
+    async def reading(use_case: Any, *args: Any) -> Any:
+        found = await method(use_case, *args)
+        if isinstance(found, list):
+            names.extend(each.id for each in found if isinstance(each, launches.LiveRun))
+        return found
+
+    return reading

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app import files
 from app.domain.lifecycle import Reason
 from app.domain.requests import ResumeRequest, RunRequest
 from app.domain.resources import Allocation
@@ -126,18 +127,18 @@ async def test_no_disk_is_looked_at_on_the_event_loop(
         def exit_fd(self, run_dir: Path, attempt: int) -> None:
             looked["exit_fd"] = threading.current_thread()
 
-    exists = Path.exists
+    exists = files.exists
 
-    def seen(path: Path) -> bool:
-        if path.is_relative_to(tmp_path):
-            looked[path.name] = threading.current_thread()
-        return exists(path)
+    def seen(folder: int, name: str) -> bool:
+        looked[name] = threading.current_thread()
+        return exists(folder, name)
 
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, Alive())
     run = await stage.run("running")
     desk.run_dir(run.id).mkdir(parents=True)
     await stage.report(run, checkpoints=[{"name": "announced", "step": 5}])
-    monkeypatch.setattr(Path, "exists", seen)
+    (tmp_path / "ckpts" / run.experiment_id / run.id).mkdir(parents=True)
+    monkeypatch.setattr(files, "exists", seen)
     await observe(desk)
     await verify(desk)
     assert looked.keys() >= {"observe", "exit_fd", "announced"}

@@ -38,6 +38,12 @@ _run = sa.table(
     sa.column("attempt", sa.Integer),
     sa.column("effective_attempt", sa.Integer),
 )
+_LIVE = "status IN ('cancelling', 'running', 'starting')"
+_INDEXES = {
+    "ix_run_launched": f"{_LIVE} AND recipe IS NOT NULL",
+    "ix_run_ending": f"{_LIVE} AND recipe IS NULL"
+    " AND (finished OR status = 'cancelling' OR termination_reason IS NOT NULL)",
+}
 _IGNORED = "The trainer ignored "
 
 
@@ -67,6 +73,9 @@ def upgrade() -> None:
         op.add_column("run", sa.Column(name, sa.String(), nullable=True))
     for name in _CHECKPOINT:
         op.add_column("checkpoint", sa.Column(name, sa.String(), nullable=True))
+    for name, rows in _INDEXES.items():
+        where = sa.text(rows)
+        op.create_index(name, "run", ["status", "id"], sqlite_where=where, postgresql_where=where)
     # Until now the decision to end a trainer stood in status_reason, and nothing else did there.
     op.execute(
         "UPDATE run SET termination_reason = status_reason, termination_detail = status_detail"
@@ -97,6 +106,13 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Take it back."""
+    for name in _INDEXES:
+        op.drop_index(name, "run")
+    # The version before takes any reason of a running run for the decision to end it.
+    op.execute(
+        "UPDATE run SET status_reason = NULL, status_detail = NULL"
+        " WHERE status IN ('starting', 'running') AND termination_reason IS NULL"
+    )
     op.drop_index("ix_checkpoint_run_saved", "checkpoint")
     for gone, reason in (("NULL", _DELETING), ("NOT NULL", _DELETED)):
         op.execute(
