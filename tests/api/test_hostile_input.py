@@ -1,7 +1,7 @@
 """Every POST route × every kind of bad input: a problem that points, and nothing changed."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -117,6 +117,17 @@ each_route = pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
 changes_nothing = pytest.mark.usefixtures("unchanged")
 
 
+def on_two_routes(name: str, values: Iterable[Any], ids: Iterable[str]) -> pytest.MarkDecorator:
+    """Each value on two routes, so that each route meets values of all kinds: one reader reads
+    the bodies of all routes, and `test_every_route_has_the_one_reader` sees to that."""
+    routes = list(ROUTES.items())
+    cases = []
+    for number, (value, label) in enumerate(zip(values, ids, strict=True)):
+        for operation, route in (routes[number % len(routes)], routes[(number + 3) % len(routes)]):
+            cases.append(pytest.param(route, value, id=f"{operation}-{label}"))
+    return pytest.mark.parametrize(("route", name), cases)
+
+
 def test_the_table_holds_every_post_route(api: Api) -> None:
     app: FastAPI = api.app
     posts = {
@@ -170,8 +181,7 @@ VALUES: dict[str, tuple[bytes, str]] = {
 }
 
 
-@each_route
-@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@on_two_routes("value", VALUES.values(), VALUES)
 @changes_nothing
 def test_a_value_that_is_not_taken(story: Story, route: Route, value: tuple[bytes, str]) -> None:
     raw, code = value
@@ -187,6 +197,21 @@ def test_a_value_that_is_not_taken(story: Story, route: Route, value: tuple[byte
 
 
 WRONG: list[Any] = [{"a": {}}, [[]], "", 1.5, True, "1"]
+
+
+@each_route
+@changes_nothing
+def test_every_route_has_the_one_reader(story: Story, route: Route) -> None:
+    """One refusal of each step that a body goes through: its type, its size, JSON, its fields."""
+    for content, headers, code in [
+        (b"{}", {"content-type": "text/plain"}, "unsupported_media_type"),
+        (b"{}", {"idempotency-key": "x" * 256}, "invalid_input"),
+        (b"x" * 10_000_000, {}, "body_too_large"),
+        (rb'"\ud800"', {}, "malformed_body"),
+        (b"[" * DEEP, {}, "malformed_body"),
+        (b'{"surprise": NaN}', {}, "invalid_input"),
+    ]:
+        problem(story.send(route.path, content, headers), code)
 
 
 @each_route
@@ -233,8 +258,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
 }  # fmt: skip
 
 
-@each_route
-@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+@on_two_routes("body", BODIES.values(), BODIES)
 @changes_nothing
 def test_a_body_that_is_not_taken(story: Story, route: Route, body: tuple[bytes, str]) -> None:
     content, code = body
@@ -259,22 +283,20 @@ def test_of_a_repeated_key_the_last_counts_as_everywhere(story: Story) -> None:
     assert story.send("/v1/experiments", body).json()["name"] == "last"
 
 
-@each_route
-@pytest.mark.parametrize(
-    "types",
-    [
-        [],
-        ["text/plain"],
-        ["application/x-www-form-urlencoded"],
-        ["multipart/form-data; boundary=x"],
-        ["application/jsonx"],
-        ["application/json, text/plain"],
-        ["text/plain", "application/json"],
-        ["application/json", "application/json"],
-        [""],
-    ],
-    ids=", ".join,
-)
+TYPES = [
+    [],
+    ["text/plain"],
+    ["application/x-www-form-urlencoded"],
+    ["multipart/form-data; boundary=x"],
+    ["application/jsonx"],
+    ["application/json, text/plain"],
+    ["text/plain", "application/json"],
+    ["application/json", "application/json"],
+    [""],
+]
+
+
+@on_two_routes("types", TYPES, map(", ".join, TYPES))
 @changes_nothing
 def test_a_body_of_another_type(story: Story, route: Route, types: list[str]) -> None:
     answer = story.api.send(
@@ -294,13 +316,21 @@ def test_a_body_of_json_by_another_name(story: Story, type: str) -> None:
     assert story.send("/v1/experiments", body, {"content-type": type}).status_code == 201
 
 
-@each_route
-@pytest.mark.parametrize(
-    "keys",
-    [[b""], [b'""'], [b"x" * 256], [b'"' + b"x" * 256 + b'"'], [b"a\tb"], [b"a\x00b"],
-     [b"a\r\nSet-Cookie: b"], [b"caf\xc3\xa9"], [b"a", b"a"], [b"a", b"b"]],
-    ids=repr,
-)  # fmt: skip
+KEYS = [
+    [b""],
+    [b'""'],
+    [b"x" * 256],
+    [b'"' + b"x" * 256 + b'"'],
+    [b"a\tb"],
+    [b"a\x00b"],
+    [b"a\r\nSet-Cookie: b"],
+    [b"caf\xc3\xa9"],
+    [b"a", b"a"],
+    [b"a", b"b"],
+]
+
+
+@on_two_routes("keys", KEYS, map(repr, KEYS))
 @changes_nothing
 def test_a_bad_idempotency_key(story: Story, route: Route, keys: list[bytes]) -> None:
     answer = story.api.send(
