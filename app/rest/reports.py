@@ -4,7 +4,6 @@ Reports are let in only as fast as they are written.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,17 +23,25 @@ from app.services.reports import Receipt
 from app.store.database import Database
 
 MAX_WAITING_BYTES = 16 * 1024 * 1024
-MAX_AT_ONCE = 4
+MAX_OF_RUN = 64
 BODY_SECONDS = 30.0
 
 router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
 
 
+class _Line:
+    """The reports of one run that wait or are worked on."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.turn = asyncio.Lock()
+
+
 class Inflow:
     """The reports that are being read or wait to be written, in bytes of their bodies.
 
-    One run has at most `MAX_AT_ONCE` of them, so that it does not keep the others out: a trainer
-    sends the next one when the last is acknowledged.
+    Those of one run are worked on one by one, so that it does not keep the others out, and at most
+    `MAX_OF_RUN` of them wait: a trainer sends the next one when the last is acknowledged.
     `turn`: who holds it parses a report. Where a hundred come at once, other requests are
     answered between them.
     """
@@ -42,28 +49,34 @@ class Inflow:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._held = 0
-        self._of_run: Counter[str] = Counter()
+        self._of_run: dict[str, _Line] = {}
         self.turn = asyncio.Lock()
 
     @contextmanager
-    def hold(self, run_id: str, size: int) -> Iterator[None]:
-        """Count one report while it is worked on. Raises Busy where there are too many."""
-        if self._of_run[run_id] >= MAX_AT_ONCE:
+    def hold(self, run_id: str, size: int) -> Iterator[asyncio.Lock]:
+        """Count one report while it is worked on. Raises Busy where there are too many.
+
+        Yields the lock that the reports of this run take one after the other.
+        """
+        line = self._of_run.get(run_id) or _Line()
+        if line.length >= MAX_OF_RUN:
             raise Busy(
-                f"{MAX_AT_ONCE} reports of this run are being read; send them one by one.",
+                f"{MAX_OF_RUN} reports of this run are waiting; send them one by one.",
                 retry_after=1,
             )
         if self._held and self._held + size > MAX_WAITING_BYTES:
             self._db.miss()
             raise Busy("Too many reports are waiting; send this one again.", retry_after=1)
         self._held += size
-        self._of_run[run_id] += 1
+        self._of_run[run_id] = line
+        line.length += 1
         try:
-            yield
+            yield line.turn
         finally:
             self._held -= size
-            self._of_run[run_id] -= 1
-            self._of_run += Counter()  # forgets those of 0
+            line.length -= 1
+            if not line.length:
+                del self._of_run[run_id]
 
 
 @router.post(
@@ -77,7 +90,7 @@ async def report(request: Request, run_id: RunId) -> Response:
     announced = request.headers.get("content-length", "")
     # A body of unknown length may be as large as any.
     size = int(announced) if announced.isdigit() else state.settings.max_body_bytes
-    with state.inflow.hold(run_id, size):
+    with state.inflow.hold(run_id, size) as turn_of_run:
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 await request.body()
@@ -86,12 +99,13 @@ async def report(request: Request, run_id: RunId) -> Response:
                 f"The body took longer than {BODY_SECONDS:g} s, and others wait; send it again.",
                 retry_after=1,
             ) from None
-        async with state.inflow.turn:
-            body = await read(request, ReportRequest, state.settings.max_body_bytes)
-            await asyncio.sleep(0)  # one a round of the loop, and no more
-        return answers.respond(
-            await answers.perform(request, reports.ingest, run_id, body, view=Receipt._asdict)
-        )
+        async with turn_of_run:
+            async with state.inflow.turn:
+                body = await read(request, ReportRequest, state.settings.max_body_bytes)
+                await asyncio.sleep(0)  # one a round of the loop, and no more
+            return answers.respond(
+                await answers.perform(request, reports.ingest, run_id, body, view=Receipt._asdict)
+            )
 
 
 @router.get(

@@ -174,7 +174,7 @@ def test_one_run_that_sends_many_reports_at_once_does_not_keep_the_others_out(
 ) -> None:
     trainer, other = story.submit(), story.submit()
     with ExitStack() as held:
-        for _ in range(rest_reports.MAX_AT_ONCE):
+        for _ in range(rest_reports.MAX_OF_RUN):
             held.enter_context(api.app.state.inflow.hold(trainer.id, 1))
         answer = trainer.send(step=1)
         assert (answer.status_code, answer.json()["code"]) == (429, "busy")
