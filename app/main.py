@@ -26,13 +26,13 @@ try:
     from pydantic import ValidationError
 
     from app import connections
+    from app.db.database import Database, connect
     from app.domain import failpoints
     from app.domain.recipes import RecipeError, read_recipes
     from app.errors import ServiceError
     from app.graphql.mount import graphql_router
     from app.guard import Guard
     from app.jsonlines import JsonLines
-    from app.pages import mount_static
     from app.rest import (
         checkpoints,
         docs,
@@ -49,8 +49,8 @@ try:
     from app.services.idempotency import InFlight
     from app.services.reading import Readers
     from app.settings import PREFIX, Settings, misspelt
-    from app.store.database import Database, connect
     from app.supervisor import Supervisor, misplaced
+    from app.web.pages import mount_static
 
     if find_spec("strawberry") is None:  # imported by the first request that needs it
         raise ModuleNotFoundError(name="strawberry")

@@ -112,7 +112,7 @@ class Recipe:
 BUILT_IN = (
     Recipe(
         name="demo",
-        command=("{python}", "-m", "app.trainer.demo"),
+        command=("{python}", "-m", "app.recipes.demo"),
         description="A small character-level language model; trains in seconds on a CPU.",
         grace_seconds=10.0,
     ),

@@ -15,9 +15,9 @@ from typing import Any, cast
 
 from sqlalchemy import Text
 
+from app.db.sql import columns
 from app.errors import Busy, ServiceError
 from app.graphql import limits
-from app.store.sql import columns
 
 OBJECT = 200
 """Bytes of an object in an answer, beside its values."""

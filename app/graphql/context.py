@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 from starlette.requests import HTTPConnection
 
+from app.db import keyset, listing
+from app.db.cursors import Order, Window
+from app.db.database import Database
+from app.db.keyset import Listing
+from app.db.sql import Tx, dump
 from app.graphql.budget import Budget, Memory
-from app.services import keyset, listing
-from app.services.cursors import Order, Window
 from app.services.idempotency import InFlight
-from app.services.keyset import Listing
 from app.services.reading import Readers
-from app.store.database import Database
-from app.store.sql import Tx, dump
 
 Reader = Callable[[Tx, list[Any]], Sequence[Any]]
 PART = 500

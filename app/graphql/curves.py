@@ -3,15 +3,16 @@
 import math
 from typing import Any, NamedTuple
 
+from app.db import listing
+from app.db.sql import Tx
+from app.db.tables import MetricLatest
 from app.domain.points import MAX_STEP
 from app.errors import InvalidInput
 from app.graphql.budget import OBJECT, VALUE, Budget, TooLarge
 from app.graphql.filters import plain
 from app.graphql.limits import KEYS, METRICS, MOST_POINTS
-from app.services import listing, metrics
+from app.services import metrics
 from app.services.metrics import Window
-from app.store.sql import Tx
-from app.store.tables import MetricLatest
 
 LEAST_POINTS = 10
 POINT = 3 * VALUE

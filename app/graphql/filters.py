@@ -6,14 +6,14 @@ from typing import Any
 
 import strawberry
 
+from app.db.cursors import Order
+from app.db.keyset import SEARCH, Listing
+from app.db.listing import EVENTS
 from app.domain.lifecycle import CheckpointState, RunStatus
 from app.domain.requests import MAX_NAME
 from app.errors import InvalidInput
 from app.graphql.describe import attribute, enum, input, optional
 from app.graphql.scalars import DateTime
-from app.services.cursors import Order
-from app.services.keyset import SEARCH, Listing
-from app.services.listing import EVENTS
 
 for _enum, _description in (
     (RunStatus, "Where a run is."),

@@ -6,7 +6,7 @@ runs them against the schema, so they cannot rot.
 
 from fastapi.responses import HTMLResponse
 
-from app.pages import page
+from app.web.pages import page
 
 EXAMPLES = (
     """\

@@ -28,7 +28,7 @@ from graphql import (
 )
 from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
 
-from app.services.keyset import MOST
+from app.db.keyset import MOST
 
 CHARACTERS = 200_000
 TOKENS = 4_000

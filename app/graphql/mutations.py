@@ -15,6 +15,8 @@ from strawberry.tools import create_type
 from strawberry.types.field import StrawberryField
 from strawberry.utils.str_converters import to_camel_case
 
+from app.db import tables
+from app.db.sql import Tx, as_dict, dump, load, revive
 from app.domain import paths
 from app.domain.requests import (
     ExperimentRequest,
@@ -41,8 +43,6 @@ from app.graphql.queries import Query
 from app.graphql.types import Checkpoint, Experiment, Run
 from app.services import checkpoints, experiments, idempotency, marks, runs, verification
 from app.services.idempotency import Answer
-from app.store import tables
-from app.store.sql import Tx, as_dict, dump, load, revive
 
 _INPUT = strawberry.argument(description="What is wanted.")
 _TABLES: dict[str, type[Any]] = {

@@ -5,16 +5,16 @@ from typing import Annotated, Any
 
 import strawberry
 
+from app.db import listing, tables
+from app.db.keyset import MOST
+from app.db.sql import Tx
 from app.domain.ids import is_id
 from app.errors import InvalidInput
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
 from app.graphql.describe import Info, field, output
 from app.graphql.filters import ExperimentFilter, ExperimentOrder
 from app.graphql.types import Checkpoint, Experiment, Run, checkpoints, runs
-from app.services import events, listing
-from app.services.keyset import MOST
-from app.store import tables
-from app.store.sql import Tx
+from app.services import events
 
 Id = Annotated[strawberry.ID, strawberry.argument(description="Its id.")]
 Ids = Annotated[list[strawberry.ID], strawberry.argument(description="Their ids, at most 100.")]

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import strawberry
 
+from app.db import tables
+from app.db.sql import Tx
 from app.domain.ids import is_id
 from app.domain.lifecycle import TERMINAL
 from app.errors import NotFound
@@ -17,8 +19,6 @@ from app.graphql.queries import Id
 from app.graphql.scalars import Long
 from app.graphql.types import Event, Run
 from app.services import events, experiments, runs
-from app.store import tables
-from app.store.sql import Tx
 
 BATCH = 200
 

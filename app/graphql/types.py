@@ -11,6 +11,9 @@ from typing import Annotated, Any, Optional
 
 import strawberry
 
+from app.db import listing, tables
+from app.db.keyset import Listing
+from app.db.sql import dump, load
 from app.domain.lifecycle import CheckpointState, RunStatus
 from app.graphql import curves
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
@@ -23,10 +26,7 @@ from app.graphql.filters import (
     RunOrder,
 )
 from app.graphql.scalars import DateTime, Json, Long
-from app.services import listing, progress
-from app.services.keyset import Listing
-from app.store import tables
-from app.store.sql import dump, load
+from app.services import progress
 
 EventFilters = Annotated[EventFilter | None, strawberry.argument(description="Which events.")]
 Row = strawberry.Parent[Any]

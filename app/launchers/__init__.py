@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from app.launchers.base import Launcher
 
-LAUNCHERS = {"local": "app.launchers.local:LocalLauncher"}
+LAUNCHERS = {"local": "app.launchers.local.launcher:LocalLauncher"}
 
 
 def get_launcher(name: str, **options: Any) -> Launcher:

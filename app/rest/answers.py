@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request, Response
 
+from app.db.sql import Tx, dump
 from app.domain.tokens import run_token
 from app.errors import InvalidInput
 from app.services import idempotency
 from app.services.idempotency import Answer
-from app.store.sql import Tx, dump
 
 R = TypeVar("R")
 

@@ -5,6 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.db.sql import Tx
+from app.db.tables import Checkpoint
 from app.domain.requests import VerifyRequest
 from app.rest import answers, schemas, views
 from app.rest.body import read
@@ -12,8 +14,6 @@ from app.rest.parameters import DocumentedRoute, ExperimentId, takes
 from app.rest.problems import documented
 from app.services import experiments, retention, verification
 from app.services.verification import Verified
-from app.store.sql import Tx
-from app.store.tables import Checkpoint
 
 READERS = 2
 """Checkpoints that are read at a time for those who ask; the supervisor has its own."""

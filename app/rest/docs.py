@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from app.pages import page
+from app.web.pages import page
 
 router = APIRouter(include_in_schema=False)
 

@@ -9,16 +9,17 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.db import keyset, listing
+from app.db.cursors import Order, Page, Window
+from app.db.keyset import Listing, Parent
+from app.db.sql import Tx
 from app.domain.lifecycle import CheckpointState, RunStatus
 from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
 from app.rest import schemas, views
 from app.rest.parameters import DocumentedRoute, ExperimentId
 from app.rest.problems import documented
-from app.services import experiments, keyset, listing
-from app.services.cursors import Order, Page, Window
-from app.services.keyset import Listing, Parent
-from app.store.sql import Tx
+from app.services import experiments
 
 FEW = 20_000
 FEW_METRICS = 2_000

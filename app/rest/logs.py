@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.db.database import Database
 from app.domain.lifecycle import TERMINAL
 from app.errors import InvalidInput, NotFound
 from app.rest import log_events
@@ -18,7 +19,6 @@ from app.rest.parameters import ExperimentId, RunId
 from app.rest.problems import documented
 from app.services import runs, train_log
 from app.services.train_log import Part
-from app.store.database import Database
 
 CHUNK = 256 * 1024
 MOST = 8 * 1024 * 1024

@@ -8,6 +8,7 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.db.sql import Tx
 from app.domain.points import MAX_STEP
 from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
@@ -16,7 +17,6 @@ from app.rest.parameters import DocumentedRoute, ExperimentId, RunId
 from app.rest.problems import documented
 from app.services import metrics, runs
 from app.services.metrics import Series, Window
-from app.store.sql import Tx
 
 router = APIRouter(
     prefix="/v1/experiments/{experiment_id}", tags=["metrics"], route_class=DocumentedRoute

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from fastapi import APIRouter, Request, Response
 
+from app.db.database import Database
 from app.domain.reports import ReportRequest
 from app.domain.tokens import run_token, same
 from app.errors import Busy, Unauthorized
@@ -20,7 +21,6 @@ from app.rest.problems import documented
 from app.services import launches, reports
 from app.services.data_dirs import identity
 from app.services.reports import Receipt
-from app.store.database import Database
 
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 MAX_OF_RUN = 64

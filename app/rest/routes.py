@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from app.db.sql import Tx
 from app.domain.lifecycle import TERMINAL
 from app.domain.requests import (
     CancelRequest,
@@ -17,7 +18,6 @@ from app.rest.body import read
 from app.rest.parameters import DirectRoute, DocumentedRoute, ExperimentId, RunId, takes
 from app.rest.problems import documented
 from app.services import checkpoints, experiments, marks, metrics, runs
-from app.store.sql import Tx
 
 MOST_IN_DETAIL = 500
 

@@ -4,11 +4,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter, Request, Response
 
+from app.db.sql import Tx
 from app.errors import Unavailable
 from app.rest import answers, schemas
 from app.rest.parameters import DocumentedRoute
 from app.rest.problems import documented
-from app.store.sql import Tx
 
 NAME = "LLM Train API"
 try:

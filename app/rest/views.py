@@ -5,12 +5,12 @@ from typing import Any
 
 from orjson import Fragment
 
+from app.db.tables import Checkpoint, Event, Experiment, MetricLatest, Run
 from app.domain.lifecycle import CheckpointState as State
 from app.services.experiments import Detail
 from app.services.progress import eta_seconds, overrides, progress, status_detail
 from app.services.runs import Cancelled
 from app.services.verification import Verified
-from app.store.tables import Checkpoint, Event, Experiment, MetricLatest, Run
 
 
 def experiment(row: Experiment) -> dict[str, Any]:

@@ -12,16 +12,11 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
+from llm_train.checkpoint import Manifest
 from sqlalchemy import bindparam, func, insert, select
 
-from app.domain import paths
-from app.domain.ids import new_id, timestamp
-from app.domain.lifecycle import GONE
-from app.domain.lifecycle import CheckpointState as State
-from app.errors import NotFound
-from app.services import events
-from app.store.changes import SUPERVISOR
-from app.store.sql import (
+from app.db.changes import SUPERVISOR
+from app.db.sql import (
     Statement,
     Tx,
     as_dict,
@@ -32,8 +27,13 @@ from app.store.sql import (
     evolve,
     row_type,
 )
-from app.store.tables import Checkpoint, Run
-from app.trainer.checkpoint import Manifest
+from app.db.tables import Checkpoint, Run
+from app.domain import paths
+from app.domain.ids import new_id, timestamp
+from app.domain.lifecycle import GONE
+from app.domain.lifecycle import CheckpointState as State
+from app.errors import NotFound
+from app.services import events
 
 _checkpoint = columns(Checkpoint)
 

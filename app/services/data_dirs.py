@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import bindparam, insert, select, update
 
 from app import files
+from app.db.sql import Statement, Tx, columns, every
+from app.db.tables import DataDir, Run
 from app.domain.lifecycle import LAUNCHED
 from app.errors import Unavailable
-from app.store.sql import Statement, Tx, columns, every
-from app.store.tables import DataDir, Run
 
 _ONE = 1
 _MOST_BYTES = 4096

@@ -4,9 +4,9 @@ from typing import Any
 
 from sqlalchemy import bindparam, insert, update
 
+from app.db.sql import Statement, Tx, columns, dump, every
+from app.db.tables import Event, Experiment
 from app.errors import NotFound
-from app.store.sql import Statement, Tx, columns, dump, every
-from app.store.tables import Event, Experiment
 
 _experiment = columns(Experiment)
 _event = columns(Event)

@@ -4,13 +4,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, insert, select
 
-from app.domain.ids import new_id
-from app.domain.requests import ExperimentRequest
-from app.domain.texts import searchable
-from app.errors import NotFound
-from app.services import events
-from app.store.sql import Statement, Tx, as_dict, columns, dump, every, row_type
-from app.store.tables import (
+from app.db.sql import Statement, Tx, as_dict, columns, dump, every, row_type
+from app.db.tables import (
     Checkpoint,
     Event,
     Experiment,
@@ -19,6 +14,11 @@ from app.store.tables import (
     MetricLatest,
     Run,
 )
+from app.domain.ids import new_id
+from app.domain.requests import ExperimentRequest
+from app.domain.texts import searchable
+from app.errors import NotFound
+from app.services import events
 
 _experiment = columns(Experiment)
 _run = columns(Run)

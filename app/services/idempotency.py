@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, delete, insert, select
 
+from app.db.sql import Statement, Tx, columns
+from app.db.tables import IdempotencyKey
 from app.domain.ids import timestamp
 from app.errors import InvalidInput, KeyInFlight, KeyReused
-from app.store.sql import Statement, Tx, columns
-from app.store.tables import IdempotencyKey
 
 KEPT = timedelta(hours=48)
 MAX_LENGTH = 255

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, literal_column, select
 
+from app.db import tables
+from app.db.sql import Statement, Tx, columns, dump, every, load
+from app.db.tables import Checkpoint, Run
 from app.domain import evidence
 from app.domain.evidence import Evidence
 from app.domain.ids import timestamp_after
@@ -18,9 +21,6 @@ from app.domain.lifecycle import LAUNCHED, CheckpointState, Reason, RunStatus
 from app.domain.recipes import Recipe, StallAction
 from app.services import checkpoints, data_dirs, events, promises, runs
 from app.services.verification import directory
-from app.store import tables
-from app.store.sql import Statement, Tx, columns, dump, every, load
-from app.store.tables import Checkpoint, Run
 
 _run = columns(Run)
 

@@ -1,9 +1,9 @@
 """What the trainers of one run may add to its experiment's history, apart from points."""
 
+from app.db.sql import Tx
+from app.db.tables import Run
 from app.errors import RunLimit
 from app.services import runs
-from app.store.sql import Tx
-from app.store.tables import Run
 
 MAX_HISTORY_BYTES = 16 * 1024 * 1024
 ENTRY_BYTES = 1024

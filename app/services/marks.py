@@ -2,12 +2,12 @@
 
 from sqlalchemy import bindparam
 
+from app.db.sql import Statement, Tx, columns, dump, every, load
+from app.db.tables import Checkpoint
 from app.domain import paths
 from app.domain.requests import MarkRequest
 from app.errors import BadCheckpointPath, ReleaseTagTaken
 from app.services import checkpoints, events, runs
-from app.store.sql import Statement, Tx, columns, dump, every, load
-from app.store.tables import Checkpoint
 
 _checkpoint = columns(Checkpoint)
 

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, delete, func, insert, select, text, update
 
+from app.db import chunks
+from app.db.chunks import Range
+from app.db.json_lists import one_of
+from app.db.sql import Statement, Tx, by_id, columns, dump, every
+from app.db.tables import MetricChunk, MetricLatest, MetricSeries, Run
 from app.domain import points
 from app.domain.points import MAX_STEP, Column
 from app.errors import InvalidInput, NotFound, RunLimit
-from app.services import checkpoints, chunks
-from app.services.chunks import Range
-from app.store.json_lists import one_of
-from app.store.sql import Statement, Tx, by_id, columns, dump, every
-from app.store.tables import MetricChunk, MetricLatest, MetricSeries, Run
+from app.services import checkpoints
 
 MAX_KEYS = 10_000
 MAX_KEYED_ATTEMPTS = 10

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from app.db.sql import load
+from app.db.tables import Run
 from app.domain import hyperparams
 from app.domain.lifecycle import Reason, RunStatus
-from app.store.sql import load
-from app.store.tables import Run
 
 
 def status_detail(row: Run) -> str | None:

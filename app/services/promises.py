@@ -12,12 +12,12 @@ goes (see `trainer.checkpoint.commit`).
 
 from itertools import count
 
+from app.db.sql import Tx, changing
+from app.db.tables import Checkpoint, Run
 from app.domain import paths
 from app.domain.lifecycle import GONE
 from app.domain.lifecycle import CheckpointState as State
 from app.services import checkpoints
-from app.store.sql import Tx, changing
-from app.store.tables import Checkpoint, Run
 
 _NAME_PROMISED = changing(Run, frozenset({"promised_checkpoint_id"}))
 

@@ -16,6 +16,10 @@ from typing import Any, NamedTuple, cast
 
 from sqlalchemy import bindparam, func, select
 
+from app.db.changes import SUPERVISOR
+from app.db.sql import Statement, Tx, dump, load
+from app.db.sql import columns as columns_of
+from app.db.tables import Checkpoint, Run
 from app.domain import hyperparams, paths, points
 from app.domain.lifecycle import TERMINAL, CheckpointState, RunStatus
 from app.domain.points import MAX_STEP
@@ -33,10 +37,6 @@ from app.services import (
     runs,
     sessions,
 )
-from app.store.changes import SUPERVISOR
-from app.store.sql import Statement, Tx, dump, load
-from app.store.sql import columns as columns_of
-from app.store.tables import Checkpoint, Run
 
 MAX_PENDING = 200
 """Checkpoints of a run that wait to be verified."""

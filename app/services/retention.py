@@ -16,18 +16,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llm_train.checkpoint import MANIFEST, MAX_MANIFEST_BYTES
 from sqlalchemy import bindparam, exists, func, or_, select, true, update
 from sqlalchemy.orm import aliased
 
 from app import files
+from app.db.sql import Statement, Tx, columns, every
+from app.db.tables import Checkpoint, Run
 from app.domain import paths
 from app.domain.lifecycle import GONE, TERMINAL
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.recipes import Recipe
 from app.services import checkpoints, runs, verification
-from app.store.sql import Statement, Tx, columns, every
-from app.store.tables import Checkpoint, Run
-from app.trainer.checkpoint import MANIFEST, MAX_MANIFEST_BYTES
 
 _checkpoint = columns(Checkpoint)
 _run = columns(Run)

@@ -5,6 +5,21 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, insert
 
+from app.db.changes import SUPERVISOR
+from app.db.sql import (
+    Statement,
+    Tx,
+    as_dict,
+    by_id,
+    changing,
+    columns,
+    dump,
+    every,
+    evolve,
+    load,
+    row_type,
+)
+from app.db.tables import Checkpoint, Run, RunSearch
 from app.domain import paths
 from app.domain.ids import new_id
 from app.domain.lifecycle import GONE, LAUNCHED, MOVES, TERMINAL, Reason, RunStatus
@@ -21,21 +36,6 @@ from app.errors import (
     UnknownRecipe,
 )
 from app.services import checkpoints, events, promises
-from app.store.changes import SUPERVISOR
-from app.store.sql import (
-    Statement,
-    Tx,
-    as_dict,
-    by_id,
-    changing,
-    columns,
-    dump,
-    every,
-    evolve,
-    load,
-    row_type,
-)
-from app.store.tables import Checkpoint, Run, RunSearch
 
 _run = columns(Run)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from app.store.sql import Statement, Tx, every
-from app.store.tables import ServiceSecret
+from app.db.sql import Statement, Tx, every
+from app.db.tables import ServiceSecret
 
 _ONE = 1
 _KEPT = Statement(every(ServiceSecret), ServiceSecret)

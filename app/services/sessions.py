@@ -9,13 +9,13 @@ The rules are told to trainers in `app.domain.reports.ReportRequest`.
 import math
 import time
 
+from app.db.sql import Tx, dump, load
+from app.db.tables import Run
 from app.domain.ids import seconds_between
 from app.domain.lifecycle import RunStatus
 from app.domain.reports import ReportRequest
 from app.errors import InvalidInput, RunFinished, SessionActive, StaleAttempt
 from app.services import checkpoints, limits, runs
-from app.store.sql import Tx, dump, load
-from app.store.tables import Run
 
 MAX_SESSIONS = 50
 MAX_BATCHES_AHEAD = 1_000_000

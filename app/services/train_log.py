@@ -1,7 +1,7 @@
 """A run's train.log: what its trainers printed, read in parts.
 
 The file is the trainer's. An offset counts every byte that was printed, also those that the wrapper
-has dropped since (`_limit_log` in app/launchers/wrapper.py), which are passed over.
+has dropped since (`_limit_log` in app/agent/wrapper.py), which are passed over.
 """
 
 import json

@@ -13,7 +13,12 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from llm_train.checkpoint import CheckpointError, Manifest, verify
+
 from app import files
+from app.db.database import Database
+from app.db.sql import Tx
+from app.db.tables import Checkpoint
 from app.domain import paths
 from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
@@ -22,10 +27,6 @@ from app.domain.requests import VerifyRequest
 from app.errors import CheckpointUnreadable, NotFound
 from app.services import checkpoints, data_dirs, experiments, runs
 from app.services.reading import Readers
-from app.store.database import Database
-from app.store.sql import Tx
-from app.store.tables import Checkpoint
-from app.trainer.checkpoint import CheckpointError, Manifest, verify
 
 SMALL_BYTES = 64 << 20
 

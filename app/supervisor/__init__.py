@@ -12,17 +12,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from app.db.changes import SUPERVISOR
+from app.db.database import Database
+from app.db.tables import DataDir
 from app.domain.recipes import Recipe
 from app.launchers import get_launcher
 from app.services import data_dirs
 from app.settings import Settings
-from app.store.changes import SUPERVISOR
-from app.store.database import Database
-from app.store.tables import DataDir
-from app.supervisor.desk import Desk
-from app.supervisor.launching import launch
-from app.supervisor.observing import observe
-from app.supervisor.tidying import tidy
+from app.supervisor.cleanup import tidy
+from app.supervisor.reconcile import observe
+from app.supervisor.schedule import launch
+from app.supervisor.state import Desk
 from app.supervisor.verifying import verify
 
 TURN_SECONDS = 0.5

@@ -4,10 +4,10 @@
 the monotonic clock from when this supervisor first saw it: a clock that is set moves no attempt.
 """
 
+from app.db.tables import Run
 from app.domain.ids import seconds_between, timestamp
 from app.domain.recipes import Recipe
-from app.store.tables import Run
-from app.supervisor.desk import Desk
+from app.supervisor.state import Desk
 
 
 def seconds_left(desk: Desk, run: Run, recipe: Recipe) -> float:

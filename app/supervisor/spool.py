@@ -17,7 +17,7 @@ from app.domain.reports import ReportRequest
 from app.errors import Busy, InvalidInput, RunLimit, ServiceError, Unavailable
 from app.services import reports
 from app.services.launches import LiveRun
-from app.supervisor.desk import Desk
+from app.supervisor.state import Desk
 from app.supervisor.verifying import PATIENCE_SECONDS
 
 MOST_LINES = 100

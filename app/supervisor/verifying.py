@@ -9,7 +9,10 @@ import shutil
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+from llm_train.checkpoint import MANIFEST
+
 from app import files
+from app.db.tables import Checkpoint
 from app.domain import paths
 from app.domain.lifecycle import GONE
 from app.domain.lifecycle import CheckpointState as State
@@ -18,9 +21,7 @@ from app.errors import CheckpointUnreadable
 from app.services import checkpoints, runs, verification
 from app.services.launches import LiveRun, Source
 from app.services.verification import VerificationResult
-from app.store.tables import Checkpoint
-from app.supervisor.desk import Desk
-from app.trainer.checkpoint import MANIFEST
+from app.supervisor.state import Desk
 
 PATIENCE_SECONDS = 60.0
 """How long what cannot be read is tried again, in seconds of the supervisor's attention."""

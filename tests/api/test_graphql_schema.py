@@ -221,7 +221,7 @@ def test_a_bug_is_masked_and_logged(
     def broken(*_: Any) -> None:
         raise RuntimeError("secret inside")
 
-    monkeypatch.setattr("app.services.keyset.page", broken)
+    monkeypatch.setattr("app.db.keyset.page", broken)
     (error,) = graph.ask("{ runs { totalCount nodes { id } } }")["errors"]
     assert error["extensions"] == {"code": "INTERNAL_SERVER_ERROR"}
     assert "secret" not in error["message"]

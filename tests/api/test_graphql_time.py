@@ -11,8 +11,8 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from app.db.sql import Statement, Tx
 from app.graphql import limits
-from app.store.sql import Statement, Tx
 from tests.api.conftest import Api
 from tests.support.graphql import Graph, connected
 
@@ -42,8 +42,8 @@ def slow(api: Api, run: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest
         return tx.first(SLOW)
 
     monkeypatch.setattr(limits, "SECONDS", 0.4)
-    monkeypatch.setattr("app.services.keyset.count", count)
-    monkeypatch.setattr("app.services.keyset.counts", count)
+    monkeypatch.setattr("app.db.keyset.count", count)
+    monkeypatch.setattr("app.db.keyset.counts", count)
     start = time.perf_counter()
     yield monkeypatch
     monkeypatch.undo()

@@ -15,10 +15,10 @@ import httpx
 import psycopg
 import pytest
 
+from app.db.database import Database
 from app.domain.ids import timestamp
 from app.services import idempotency
 from app.services.idempotency import Answer
-from app.store.database import Database
 from tests.support.database import Databases
 from tests.support.server import running_server, wait_until
 

@@ -6,13 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from app.db.database import connect
+from app.db.sql import Tx, load
+from app.db.tables import Event, Run
 from app.domain import paths
 from app.domain.lifecycle import MOVES, TERMINAL, RunStatus
 from app.services import checkpoints, events, metrics, runs, verification
 from app.services.metrics import Window
-from app.store.database import connect
-from app.store.sql import Tx, load
-from app.store.tables import Event, Run
 from tests.chaos.storm import Acknowledged, Story
 
 

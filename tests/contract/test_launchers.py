@@ -27,11 +27,14 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from app.agent import wrapper
 from app.domain import failpoints
 from app.launchers import LAUNCHERS as REGISTERED
-from app.launchers import get_launcher, local, processes, wrapper
+from app.launchers import get_launcher
 from app.launchers.base import Launcher, LauncherError, LaunchPlan, Observation
-from app.launchers.local import LocalLauncher, parse_gpus
+from app.launchers.local import launcher as local_launcher
+from app.launchers.local import processes
+from app.launchers.local.launcher import LocalLauncher, parse_gpus
 from app.services import train_log
 from tests.support.server import REPOSITORY, reap, wait_until
 
@@ -228,7 +231,7 @@ def test_a_log_keeps_its_beginning_and_its_end_and_its_offsets(
     """
     if not punch:
         source = Path(wrapper.__file__).read_text().replace("_PUNCHES = True", "_PUNCHES = False")
-        monkeypatch.setattr(local, "_CODE", compile(source, "wrapper", "exec"))
+        monkeypatch.setattr(local_launcher, "_CODE", compile(source, "wrapper", "exec"))
     script = READY + textwrap.dedent("""
         print("the first line")
         for number in range(1 << 20):
@@ -754,7 +757,7 @@ def test_a_stranger_with_the_recorded_pid_is_never_signalled(
             path.write_text(json.dumps(record))
             assert launcher.observe(attempts.root, 1).state == "alive"  # control: all three right
             path.write_text(json.dumps(record | {wrong: {"start_time": 1}.get(wrong, "other")}))
-            monkeypatch.setattr(local, "SILENT_SECONDS", 0.3)  # until one elsewhere is gone
+            monkeypatch.setattr(local_launcher, "SILENT_SECONDS", 0.3)
             assert attempts.over().state == "vanished"
             assert launcher.exit_fd(attempts.root, 1) is None
             if wrong != "start_time":  # else it carries the attempt's nonce: one of its own
@@ -775,7 +778,7 @@ def test_a_trainer_that_the_first_version_launched_outlives_the_upgrade(
     record, path = attempts.identity(), attempts.root / "attempt-1" / "identity.json"
     boot = str(record.pop("place")).partition("/")[0]
     path.write_text(json.dumps(record | {"boot_id": "an earlier one"}))
-    monkeypatch.setattr(local, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(local_launcher, "SILENT_SECONDS", 0.0)
     assert attempts.launcher.observe(attempts.root, 1).state == "vanished"
     path.write_text(json.dumps(record | {"boot_id": boot}))
     assert attempts.launcher.observe(attempts.root, 1).state == "alive"
@@ -796,7 +799,7 @@ def test_a_pid_that_nobody_has_is_vanished(attempts: Attempts) -> None:
 
 def test_who_lacks_descriptors_does_not_take_a_living_trainer_for_gone(attempts: Attempts) -> None:
     attempts.start(SLEEP)
-    identity = local._identity(attempts.identity())
+    identity = local_launcher._identity(attempts.identity())
     assert identity is not None and identity.is_alive()
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, usual[1]))
@@ -821,7 +824,7 @@ def test_an_exit_written_during_the_look_is_not_taken_for_vanished(
         (attempts.root / "later").rename(record)
         return False
 
-    monkeypatch.setattr("app.launchers.processes.Identity.is_alive", ends_now)
+    monkeypatch.setattr("app.launchers.local.processes.Identity.is_alive", ends_now)
     assert attempts.launcher.observe(attempts.root, 1).exit_code == 4
 
 
@@ -1081,7 +1084,7 @@ def test_gpus_are_what_the_driver_lists(tmp_path: Path, monkeypatch: pytest.Monk
     driver.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/asked\nprintf '{LISTING}'\n")
     driver.chmod(0o755)
     now = 1000.0
-    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(local_launcher, "time", SimpleNamespace(monotonic=lambda: now))
     launcher = LocalLauncher(visible="1")
     for _ in range(3):
         assert launcher.capacity().gpus == (("1", "NVIDIA A100"),)
@@ -1109,8 +1112,8 @@ def test_a_driver_that_hangs_holds_up_nobody(
     driver.write_text(f"#!/bin/sh\n{wait}printf '{LISTING}'\n")
     driver.chmod(0o755)
     now = 1000.0
-    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(local, "_FIRST_GPU_SECONDS", 0.2)
+    monkeypatch.setattr(local_launcher, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(local_launcher, "_FIRST_GPU_SECONDS", 0.2)
     launcher = LocalLauncher()
     begun = time.monotonic()
     for _ in range(5):

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from app.db.sql import Tx
 from app.domain.lifecycle import RunStatus
 from app.services import runs
-from app.store.sql import Tx
 from tests.api.conftest import Api, running
 from tests.support.graphql import Graph
 

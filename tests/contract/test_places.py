@@ -21,9 +21,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.launchers import local, wrapper
+from app.agent import wrapper
 from app.launchers.base import LauncherError, Observation
-from app.launchers.local import LocalLauncher
+from app.launchers.local import launcher as local_launcher
+from app.launchers.local.launcher import LocalLauncher
 from tests.contract.test_launchers import ESCAPES, READY, SERVER, SLEEP, is_running, survivors
 from tests.support.places import ELSEWHERE, move
 from tests.support.server import REPOSITORY, wait_until
@@ -95,7 +96,7 @@ def elsewhere(root: Path, script: str) -> Iterator[Elsewhere]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than a pulse takes, shorter than the ten seconds of a real server."""
-    monkeypatch.setattr(local, "SILENT_SECONDS", SILENT)
+    monkeypatch.setattr(local_launcher, "SILENT_SECONDS", SILENT)
 
 
 def test_a_trainer_elsewhere_is_alive_as_long_as_its_wrapper_is(tmp_path: Path) -> None:

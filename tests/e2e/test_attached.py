@@ -17,7 +17,7 @@ from tests.support.service import Service, running
 
 TRAINS = """
 import json, os, pathlib, sys
-from app.trainer import Reporter
+from llm_train import Reporter
 reporter = Reporter.from_env()
 lr, weight, start = reporter.hyperparams["lr"], 0.0, 0
 if reporter.resume_path:
@@ -41,7 +41,7 @@ for step in range(start + 1, 10**9):
 
 SAVES = """
 import sys, time
-from app.trainer import Reporter
+from llm_train import Reporter
 reporter = Reporter.from_env()
 begun = time.monotonic()
 for step in (1, 2, 3):
@@ -115,7 +115,7 @@ def test_who_saves_at_once_is_verified_and_waits_for_no_service_that_stalls(
 
 
 EVALUATES = """
-from app.trainer import Reporter
+from llm_train import Reporter
 with Reporter.from_env() as reporter:
     for step in range(5):
         reporter.log(step, accuracy=0.5)

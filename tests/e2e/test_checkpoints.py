@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from app.store.database import InUse
-from app.store.sqlite import own
+from app.db.database import InUse
+from app.db.sqlite import own
 from tests.support import commands
 from tests.support.server import wait_until
 from tests.support.service import Service, home, running

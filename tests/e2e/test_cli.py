@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.store.migrate import HEAD
+from app.db.migrate import HEAD
 from tests.api.conftest import running
 from tests.support import commands
 from tests.support.server import REPOSITORY, end_trainers
@@ -18,7 +18,7 @@ def llm_train(tmp_path: Path, *arguments: str, timeout: float = 60) -> str:
     """The output of a command that ends well and complains of nothing."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("LLM_TRAIN_")}
     done = subprocess.run(
-        [sys.executable, "-m", "app.cli", *arguments],
+        [sys.executable, "-m", "app.cli.main", *arguments],
         cwd=REPOSITORY,
         env=clean
         | {

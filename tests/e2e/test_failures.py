@@ -25,14 +25,14 @@ from sqlalchemy import inspect
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
+from app.db import migrate
 from app.main import bind, load_settings
-from app.store import migrate
 from tests.support.commands import llm_train
 from tests.support.database import postgresql_only
 from tests.support.server import REPOSITORY, end_trainers, running_server, wait_until
 
 SERVE = [sys.executable, "-m", "app.main"]
-CLI = [sys.executable, "-m", "app.cli"]
+CLI = [sys.executable, "-m", "app.cli.main"]
 TOKEN = "a-token-of-some-length"
 EXPERIMENT = "exp_" + "0" * 26
 

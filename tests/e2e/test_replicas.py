@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from websockets.sync.client import connect
 
-from app.launchers.local import SILENT_SECONDS
+from app.launchers.local.launcher import SILENT_SECONDS
 from tests.support.database import postgresql_only
 from tests.support.places import ELSEWHERE, move
 from tests.support.server import running_server, wait_until

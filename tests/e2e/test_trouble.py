@@ -60,7 +60,7 @@ def test_a_server_short_of_descriptors_takes_no_checkpoint_for_lost(tmp_path: Pa
 
 LEAVES = """
 import sys, time
-from app.trainer import Reporter
+from llm_train import Reporter
 reporter = Reporter.from_env()
 reporter.log(1, 1, loss=0.5)
 reporter.finish()
@@ -70,7 +70,7 @@ print("exported")
 
 HANGS = """
 import os, signal
-from app.trainer import Reporter
+from llm_train import Reporter
 reporter = Reporter.from_env()
 reporter.log(1, 1, loss=0.5)
 reporter.finish()
@@ -80,7 +80,7 @@ os.kill(os.getpid(), signal.SIGSTOP)
 
 STALLS = """
 import time
-from app.trainer import Reporter
+from llm_train import Reporter
 reporter = Reporter.from_env()
 for step in range(1, 11):
     reporter.log(step, 1000, loss=0.5)
@@ -90,7 +90,7 @@ while True:
 
 
 REFUSED = """
-from app.trainer import Reporter
+from llm_train import Reporter
 reporter = Reporter.from_env()
 reporter.effective(seed=2**70, layers=list(range(9000)))
 for step in range(1, 6):

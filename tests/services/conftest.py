@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.store.database import connect
+from app.db.database import connect
 
 Write = Callable[..., Any]
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
+from app.db.database import Database
+from app.db.tables import Run
 from app.domain.recipes import Recipe
-from app.launchers.local import LocalLauncher
+from app.launchers.local.launcher import LocalLauncher
 from app.services import runs
-from app.store.database import Database
-from app.store.tables import Run
-from app.supervisor import launching, planning
-from app.supervisor.desk import Desk
-from app.supervisor.observing import observe
+from app.supervisor import launch_config, schedule
+from app.supervisor.reconcile import observe
+from app.supervisor.state import Desk
 from tests.support.desk import TINY, open_desk
 from tests.support.stage import Stage
 from tests.unit.test_last_words import CRASH, DDP, FOOTER, PEER
@@ -37,7 +37,7 @@ async def until_over(desk: Desk, stage: Stage, run: Run) -> Run:
     began = time.monotonic()
     while (now := await stage.get(run)).finished_at is None:
         assert time.monotonic() - began < 20, now
-        await launching.launch(desk)
+        await schedule.launch(desk)
         await observe(desk)
         await asyncio.sleep(0.02)
     return now
@@ -155,7 +155,7 @@ async def test_a_launcher_that_killed_its_workers_is_named_where_their_save_is_m
         began = time.monotonic()
         while not (desk.run_dir(run.id) / "ready").exists():
             assert time.monotonic() - began < 20
-            await launching.launch(desk)
+            await schedule.launch(desk)
             await asyncio.sleep(0.02)
         await stage.report(await stage.get(run), batch=1, step=5, total_steps=10)
         await db.write(runs.cancel, run.id)
@@ -174,5 +174,5 @@ async def test_a_launcher_that_killed_its_workers_is_named_where_their_save_is_m
 async def test_a_recipe_may_tell_torchrun_another_grace(db: Database, tmp_path: Path) -> None:
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, LocalLauncher(gpus=[]))
     recipe = Recipe("tiny", ("true",), env={"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "7"})
-    plan = planning.plan(desk, await stage.run("starting"), recipe)
+    plan = launch_config.plan(desk, await stage.run("starting"), recipe)
     assert plan.env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "7"

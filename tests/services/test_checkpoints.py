@@ -1,7 +1,10 @@
 """Promises and findings: whatever happens, a checkpoint's state is what is known of its files."""
 
 import pytest
+from llm_train.checkpoint import Manifest
 
+from app.db.database import Database
+from app.db.tables import Checkpoint, Run
 from app.domain.evidence import Evidence
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.paths import CheckpointPath
@@ -9,9 +12,6 @@ from app.domain.recipes import Recipe
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost, Conflict
 from app.services import checkpoints, launches, marks, runs
-from app.store.database import Database
-from app.store.tables import Checkpoint, Run
-from app.trainer.checkpoint import Manifest
 from tests.support.database import Databases
 from tests.support.stage import RECIPES, Stage, manifest
 

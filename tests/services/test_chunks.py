@@ -8,14 +8,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.db import chunks
+from app.db.chunks import Range
+from app.db.sql import Statement, Tx, columns, every
+from app.db.tables import MetricChunk, MetricSeries
 from app.domain import points
 from app.domain.points import Column
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, RunRequest
-from app.services import chunks, experiments, reports, runs
-from app.services.chunks import Range
-from app.store.sql import Statement, Tx, columns, every
-from app.store.tables import MetricChunk, MetricSeries
+from app.services import experiments, reports, runs
 from tests.services.conftest import Write
 
 steps = st.integers(0, 60) | st.sampled_from([10**9, points.MAX_STEP])

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from app.db import chunks
+from app.db.sql import Tx
 from app.domain.lifecycle import RunStatus
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, ResumeRequest, RunRequest
 from app.errors import InvalidInput
-from app.services import chunks, experiments, metrics, reports, runs
+from app.services import experiments, metrics, reports, runs
 from app.services.metrics import Window
-from app.store.sql import Tx
 from tests.services.conftest import Write
 
 KEYS = ("loss", "eval/loss")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from app.db.database import Database, connect
 from app.errors import Unavailable
 from app.services import data_dirs, launches
-from app.store.database import Database, connect
 from tests.support.database import postgresql_only
 from tests.support.stage import Stage
 

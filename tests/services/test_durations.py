@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from app.db.database import Database
+from app.db.tables import Run
 from app.launchers.base import Observation
 from app.services import progress
-from app.store.database import Database
-from app.store.tables import Run
-from app.supervisor.observing import observe
+from app.supervisor.reconcile import observe
 from tests.support.clock import WallClock
 from tests.support.desk import Recorder, open_desk
 from tests.support.stage import Stage

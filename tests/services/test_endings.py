@@ -2,9 +2,9 @@
 
 import pytest
 
+from app.db.database import Database
 from app.domain.lifecycle import Reason
 from app.services import launches, runs
-from app.store.database import Database
 from tests.support.stage import Stage
 
 pytestmark = pytest.mark.anyio

@@ -9,14 +9,15 @@ from typing import Any
 import orjson
 import pytest
 
+from app.db import keyset, listing
+from app.db.cursors import Order, Window
+from app.db.database import Database
+from app.db.keyset import Listing
+from app.db.sql import Tx
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, MarkRequest, RunRequest
 from app.errors import InvalidInput
-from app.services import checkpoints, experiments, keyset, listing, marks, reports, runs
-from app.services.cursors import Order, Window
-from app.services.keyset import Listing
-from app.store.database import Database
-from app.store.sql import Tx
+from app.services import checkpoints, experiments, marks, reports, runs
 from tests.support.database import sqlite_only
 
 pytestmark = pytest.mark.anyio

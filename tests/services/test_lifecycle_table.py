@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from app.db.database import Database
+from app.db.tables import Run
 from app.domain.lifecycle import MOVES, TERMINAL, RunStatus
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import ServiceError
 from app.services import checkpoints, marks, runs
-from app.store.database import Database
-from app.store.tables import Run
 from tests.support.database import Databases
 from tests.support.stage import RECIPES, SAVED, Stage
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from app.db.database import Database
 from app.services import launches
-from app.store.database import Database
-from app.supervisor.observing import observe
+from app.supervisor.reconcile import observe
 from tests.support.database import sqlite_only
 from tests.support.desk import Recorder, open_desk
 from tests.support.stage import Stage

@@ -12,14 +12,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from app.db.database import Database
+from app.db.sql import Tx
+from app.db.tables import Checkpoint
 from app.domain.evidence import Evidence
 from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost, ServiceError
 from app.services import checkpoints, launches, marks, retention, runs
-from app.store.database import Database
-from app.store.sql import Tx
-from app.store.tables import Checkpoint
 from tests.support.database import postgresql_only
 from tests.support.server import wait_until
 from tests.support.stage import RECIPES, SAVED, Stage, manifest

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from app.db.database import Database
 from app.domain.lifecycle import Reason
 from app.errors import RunFinished
 from app.services import launches
-from app.store.database import Database
 from tests.support.stage import Stage
 
 pytestmark = pytest.mark.anyio

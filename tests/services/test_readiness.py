@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from app import supervisor as supervising
+from app.db.database import Database
 from app.domain.recipes import BUILT_IN
 from app.settings import Settings
-from app.store.database import Database
 from app.supervisor import Supervisor
 
 pytestmark = pytest.mark.anyio

@@ -6,23 +6,23 @@ import time
 from pathlib import Path
 
 import pytest
+from llm_train import checkpoint
 
 from app import files
+from app.db.database import Database
+from app.db.sql import Tx
+from app.db.tables import Checkpoint, Run
 from app.domain import paths
 from app.domain.lifecycle import RunStatus
 from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import Busy, CheckpointLost, CheckpointUnreadable
-from app.launchers.local import LocalLauncher
+from app.launchers.local.launcher import LocalLauncher
 from app.services import checkpoints, data_dirs, launches, marks, retention, runs, verification
 from app.settings import Settings
-from app.store.database import Database
-from app.store.sql import Tx
-from app.store.tables import Checkpoint, Run
 from app.supervisor import verifying
-from app.supervisor.desk import Desk
-from app.supervisor.tidying import tidy
-from app.trainer import checkpoint
+from app.supervisor.cleanup import tidy
+from app.supervisor.state import Desk
 from tests.support.database import Databases
 from tests.support.stage import RECIPES, Stage, manifest
 

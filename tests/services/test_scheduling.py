@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from app.db.database import Database
+from app.db.sql import Statement
+from app.db.tables import Run
 from app.domain.evidence import Evidence
 from app.domain.ids import seconds_between, timestamp
 from app.domain.recipes import Recipe, RecipeError, parse_recipes
 from app.domain.requests import RunRequest
 from app.services import launches
-from app.store.database import Database
-from app.store.sql import Statement
-from app.store.tables import Run
 from app.supervisor import retrying
-from app.supervisor.observing import observe
+from app.supervisor.reconcile import observe
 from tests.support.desk import Recorder, launch, open_desk
 from tests.support.stage import Stage
 

@@ -9,14 +9,14 @@ from typing import Any
 import psycopg
 import pytest
 
+from app.db import database, keyset, listing
+from app.db.cursors import Order, Window
+from app.db.database import Database, connect
+from app.db.sql import Tx
 from app.domain.requests import ExperimentRequest, RunRequest
 from app.domain.texts import fold
 from app.errors import Timeout
-from app.services import experiments, keyset, listing, runs
-from app.services.cursors import Order, Window
-from app.store import database
-from app.store.database import Database, connect
-from app.store.sql import Tx
+from app.services import experiments, runs
 from tests.support.database import PostgreSQL, postgresql_only
 
 pytestmark = pytest.mark.anyio

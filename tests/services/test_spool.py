@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from app.db.database import Database
+from app.db.tables import Run
 from app.domain.lifecycle import Reason
 from app.services import limits, metrics
-from app.store.database import Database
-from app.store.tables import Run
-from app.supervisor.desk import Desk
-from app.supervisor.observing import observe
+from app.supervisor.reconcile import observe
+from app.supervisor.state import Desk
 from tests.support.desk import Recorder, jobs, open_desk
 from tests.support.stage import Stage, record_exit
 

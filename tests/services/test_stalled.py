@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
+from app.db.database import Database
+from app.db.tables import Run
 from app.domain.recipes import Recipe, RecipeError, StallAction, parse_recipes
 from app.errors import Unavailable
 from app.launchers.base import Observation
 from app.services import launches, progress, runs
-from app.store.database import Database
-from app.store.tables import Run
-from app.supervisor.desk import Desk
-from app.supervisor.observing import observe
+from app.supervisor.reconcile import observe
+from app.supervisor.state import Desk
 from tests.support.desk import Recorder, open_desk
 from tests.support.stage import Stage
 

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 from app import files
+from app.db.database import Database
 from app.domain.lifecycle import Reason
 from app.domain.requests import ResumeRequest, RunRequest
 from app.domain.resources import Allocation
 from app.errors import Busy, ServiceError, Unavailable
 from app.launchers.base import Observation
-from app.launchers.processes import NONCE
+from app.launchers.local.processes import NONCE
 from app.services import checkpoints, launches, reports, runs
 from app.settings import PREFIX, TRAINERS
-from app.store.database import Database
-from app.supervisor import launching
-from app.supervisor.observing import observe
+from app.supervisor import schedule
+from app.supervisor.reconcile import observe
 from app.supervisor.verifying import verify
 from tests.support.desk import TINY, Recorder, jobs, launch, open_desk
 from tests.support.stage import RECIPES, Stage, record_exit
@@ -104,7 +104,7 @@ async def test_a_start_cancelled_before_its_first_step_is_made_when_we_lead_agai
     run = await stage.submit()
     desk.turn(leads=True)
     desk.over_limit[run.id], desk.pending_deletion = 1, True
-    launching._begin(desk, run, TINY, Allocation(), [])
+    schedule._begin(desk, run, TINY, Allocation(), [])
     desk.turn(leads=False)
     await jobs(desk)
     assert (desk.starting, desk.over_limit, desk.pending_deletion) == ({}, {}, False)
@@ -188,7 +188,7 @@ async def test_a_run_whose_id_is_older_than_those_that_wait_is_found(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock was set back, or a transaction of another server took longer."""
-    monkeypatch.setattr(launching, "COUNT_SECONDS", 0.0)
+    monkeypatch.setattr(schedule, "COUNT_SECONDS", 0.0)
     launcher = Recorder()
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
     await stage.submit(resources={"count": 99})
@@ -204,7 +204,7 @@ async def test_a_run_whose_id_is_older_than_those_that_wait_is_found(
 async def test_a_run_of_an_unknown_recipe_waits_for_a_server_that_knows_it(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launching, "COUNT_SECONDS", 0.0)
+    monkeypatch.setattr(schedule, "COUNT_SECONDS", 0.0)
     launcher = Recorder()
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
     desk.recipes = {"other": TINY}
@@ -212,7 +212,7 @@ async def test_a_run_of_an_unknown_recipe_waits_for_a_server_that_knows_it(
     await launch(desk)
     # What stays in the queue is counted, so that it need not be looked at again.
     assert desk.queue is not None
-    assert await launching._snapshot(desk, desk.queue.machine) is desk.queue
+    assert await schedule._snapshot(desk, desk.queue.machine) is desk.queue
     younger = await db.write(
         runs.submit, stage.experiment, RunRequest(model="m", recipe="other"), desk.recipes
     )

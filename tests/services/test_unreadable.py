@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from llm_train import checkpoint
 
+from app.db.database import Database
+from app.db.tables import Run
 from app.domain import paths
 from app.domain.paths import CheckpointPath
 from app.domain.requests import ResumeRequest, VerifyRequest
@@ -21,13 +24,10 @@ from app.errors import CheckpointUnreadable
 from app.services import runs, verification
 from app.services.reading import Readers
 from app.services.verification import VerificationResult
-from app.store.database import Database
-from app.store.tables import Run
-from app.supervisor import launching, verifying
-from app.supervisor.desk import READERS, Desk
-from app.supervisor.observing import observe
+from app.supervisor import schedule, verifying
+from app.supervisor.reconcile import observe
+from app.supervisor.state import READERS, Desk
 from app.supervisor.verifying import begin
-from app.trainer import checkpoint
 from tests.support import desk as desk_support
 from tests.support.desk import Recorder, open_desk
 from tests.support.disk import exchange
@@ -148,11 +148,11 @@ async def test_a_launch_waits_for_its_checkpoint_and_says_why(db: Database, tmp_
     parent = await parent_with(stage, desk, tmp_path, 5)
     child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
-        await launching.launch(desk)
+        await schedule.launch(desk)
         async with asyncio.timeout(10):
             while not desk.unreadable:
                 await turns(desk, 1)
-        await launching.launch(desk)
+        await schedule.launch(desk)
         waits = await stage.get(child)
         assert (waits.status, waits.status_reason) == ("queued", "waiting_for_checkpoint")
         assert "is not a directory of the service" in (waits.status_detail or "")
@@ -180,7 +180,7 @@ async def test_a_launch_gives_up_after_a_minute_and_the_checkpoint_stays_what_it
     await stage.ends(parent, exit_code=0)
     child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
-        await launching.launch(desk)
+        await schedule.launch(desk)
         await turns(desk)
         await jobs(desk)
     begun = await stage.get(child)
@@ -197,7 +197,7 @@ async def test_with_nothing_else_to_start_from_the_run_fails_and_says_why(
     parent = await parent_with(stage, desk, tmp_path, 5)
     child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
-        await launching.launch(desk)
+        await schedule.launch(desk)
         await turns(desk)
         await jobs(desk)
     failed = await stage.get(child)

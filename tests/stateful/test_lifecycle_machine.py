@@ -26,6 +26,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from app.db.database import Database, connect
+from app.db.tables import Run
 from app.domain import evidence as evidences
 from app.domain import paths
 from app.domain.evidence import Evidence, Verdict
@@ -36,8 +38,6 @@ from app.errors import RunFinished, SessionActive, StaleAttempt
 from app.main import create_app
 from app.services import checkpoints, events, launches, promises, runs, sessions
 from app.settings import Settings
-from app.store.database import Database, connect
-from app.store.tables import Run
 from tests.support.stage import Stage, manifest
 
 S = RunStatus

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from app.cli import main
+from app.cli.main import main
 
 
 class Done(NamedTuple):

@@ -25,8 +25,8 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from app.store import migrate
-from app.store.database import Database, connect
+from app.db import migrate
+from app.db.database import Database, connect
 from tests.support.server import wait_until
 
 DIALECTS = ("sqlite", "postgresql")

@@ -3,13 +3,13 @@
 import asyncio
 from pathlib import Path
 
+from app.db.database import Database
 from app.domain.recipes import Recipe
 from app.launchers.base import LaunchPlan
-from app.launchers.local import LocalLauncher
+from app.launchers.local.launcher import LocalLauncher
 from app.settings import Settings
-from app.store.database import Database
-from app.supervisor import launching
-from app.supervisor.desk import Desk
+from app.supervisor import schedule
+from app.supervisor.state import Desk
 
 TINY = Recipe("tiny", ("true",))
 
@@ -41,5 +41,5 @@ async def jobs(desk: Desk) -> None:
 
 async def launch(desk: Desk) -> None:
     """One launching step, and the starts that it began."""
-    await launching.launch(desk)
+    await schedule.launch(desk)
     await jobs(desk)

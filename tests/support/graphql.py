@@ -12,7 +12,7 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-from app.store.sql import Tx
+from app.db.sql import Tx
 
 PROTOCOL = websockets.Subprotocol("graphql-transport-ws")
 

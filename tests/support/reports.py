@@ -16,7 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from app.trainer import Reporter
+from llm_train import Reporter
+
 from tests.support.server import REPOSITORY
 
 MODES = ("ok", "500", "503", "hang", "drop before reading", "drop before answering", "not JSON")

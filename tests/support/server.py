@@ -24,7 +24,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from app.launchers import local
+from app.launchers.local import launcher as local_launcher
 
 REPOSITORY = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -147,8 +147,8 @@ def reap(below: Path = Path("/")) -> None:
     """
 
     def reaped() -> bool:
-        local._reap()
-        return not any(directory.is_relative_to(below) for directory in local._children)
+        local_launcher._reap()
+        return not any(directory.is_relative_to(below) for directory in local_launcher._children)
 
     wait_until(reaped, "the wrappers are gone")
 

@@ -9,18 +9,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from llm_train.checkpoint import Manifest
+
+from app.agent import wrapper
+from app.db.database import Database
+from app.db.sql import Statement, every
+from app.db.tables import Checkpoint, DataDir, Event, Run
 from app.domain.evidence import Evidence
 from app.domain.lifecycle import Reason
 from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, RunRequest
-from app.launchers import wrapper
 from app.services import checkpoints, events, experiments, launches, reports, runs
-from app.store.database import Database
-from app.store.sql import Statement, every
-from app.store.tables import Checkpoint, DataDir, Event, Run
-from app.trainer.checkpoint import Manifest
 
 RECIPES = ("tiny",)
 SAVED = "step-000005"

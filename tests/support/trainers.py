@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from app.trainer import Reporter
+from llm_train import Reporter
 
 NAMES = (
     "obedient",

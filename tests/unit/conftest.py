@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llm_train import courier, delivery
 
-from app.trainer import courier, delivery
 from tests.support.reports import ReportServer
 
 

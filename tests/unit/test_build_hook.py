@@ -18,7 +18,7 @@ import pytest
 from hatchling.bridge.app import Application
 from hatchling.build import build_wheel
 
-from app.build_hook import VENDOR, WebFiles, registry
+from app.web.build_hook import VENDOR, WebFiles, registry
 from tests.support.server import REPOSITORY, free_port
 
 
@@ -149,4 +149,4 @@ def test_the_wheel_has_every_pinned_file_and_so_has_the_tree_of_an_editable_inst
     }
     assert pinned <= names
     assert all(Path(file).is_file() for file in pinned)
-    assert "app/build_hook.py" not in names
+    assert "app/web/build_hook.py" not in names

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app import client
+from app.cli import client
 from app.errors import ServiceError, Unavailable
 from tests.support.reports import ReportServer
 

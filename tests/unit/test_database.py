@@ -29,15 +29,15 @@ from sqlalchemy import (
 )
 from sqlalchemy import update as update_
 
+from app.db import postgresql, sqlite
+from app.db.database import Database, connect
+from app.db.postgresql import PostgresDatabase
+from app.db.sql import Statement, Tx
+from app.db.sqlite import own
+from app.db.tables import Event
 from app.domain.requests import ExperimentRequest
 from app.errors import Busy, Unavailable
 from app.services import events, experiments
-from app.store import postgresql, sqlite
-from app.store.database import Database, connect
-from app.store.postgresql import PostgresDatabase
-from app.store.sql import Statement, Tx
-from app.store.sqlite import own
-from app.store.tables import Event
 from tests.support.database import postgresql_only, sqlite_only
 from tests.support.disk import unsynced_pages
 from tests.support.server import free_port, wait_until
@@ -563,7 +563,7 @@ async def test_whatever_goes_wrong_while_listening_it_listens_again(
 
     database = connect(database_url)
     database.prepare()
-    monkeypatch.setattr("app.store.postgresql.psycopg.connect", fails_once)
+    monkeypatch.setattr("app.db.postgresql.psycopg.connect", fails_once)
     await database.start()
     with database.changes.subscribe("exp_1") as woken:
         await listens(database, woken)

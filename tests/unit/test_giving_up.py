@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app.store.database import Database
-from app.store.sql import Statement, Tx
+from app.db.database import Database
+from app.db.sql import Statement, Tx
 
 pytestmark = pytest.mark.anyio
 

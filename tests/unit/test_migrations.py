@@ -12,22 +12,14 @@ from typing import Any
 import pytest
 from sqlalchemy import MetaData, create_engine, inspect, text
 
+from app.db import keyset, listing, migrate
+from app.db.cursors import Order, Window
+from app.db.database import connect
+from app.db.sql import Statement, columns, every
+from app.db.tables import Run
 from app.domain.ids import new_id
 from app.domain.requests import ResumeRequest
-from app.services import (
-    checkpoints,
-    keyset,
-    listing,
-    metrics,
-    progress,
-    retention,
-    runs,
-)
-from app.services.cursors import Order, Window
-from app.store import migrate
-from app.store.database import connect
-from app.store.sql import Statement, columns, every
-from app.store.tables import Run
+from app.services import checkpoints, metrics, progress, retention, runs
 from tests.support.database import postgresql_only
 
 TABLES = {
@@ -101,7 +93,7 @@ KILLED = """
 import os, signal, sys
 from itertools import count
 from sqlalchemy import Engine, event
-from app.store import migrate
+from app.db import migrate
 
 statements = count(1)
 
@@ -361,7 +353,7 @@ async def test_checkpoints_and_promises_of_an_old_database_get_their_columns(
 def test_servers_that_start_together_on_an_empty_database_all_start(
     empty_database_url: str,
 ) -> None:
-    start = f"from app.store.database import connect; connect({empty_database_url!r}).prepare()"
+    start = f"from app.db.database import connect; connect({empty_database_url!r}).prepare()"
     with ThreadPoolExecutor() as pool:
         servers = pool.map(
             lambda _: subprocess.run(
@@ -375,7 +367,7 @@ def test_servers_that_start_together_on_an_empty_database_all_start(
 
 def test_a_database_that_is_up_to_date_needs_no_alembic(database_url: str) -> None:
     start = (
-        "import sys; from app.store.database import connect;"
+        "import sys; from app.db.database import connect;"
         f"connect({database_url!r}).prepare(); sys.exit('alembic' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", start]).returncode == 0

@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from fastapi.testclient import TestClient
 
-from app import pages
 from app.graphql.ide import graphiql
 from app.rest import docs
+from app.web import pages
 
 
 @pytest.fixture

@@ -22,14 +22,14 @@ import psycopg
 import pytest
 from sqlalchemy import insert, text
 
+from app.db.database import Database
+from app.db.postgresql import PostgresDatabase
+from app.db.postgresql_connections import for_caller
+from app.db.sql import Statement, Tx
+from app.db.tables import ExperimentTag
 from app.domain.requests import ExperimentRequest
 from app.errors import Unavailable
 from app.services import experiments
-from app.store.database import Database
-from app.store.postgresql import PostgresDatabase
-from app.store.postgresql_connections import for_caller
-from app.store.sql import Statement, Tx
-from app.store.tables import ExperimentTag
 from tests.support.database import PostgreSQL, postgresql_only
 
 pytestmark = [pytest.mark.anyio, postgresql_only]

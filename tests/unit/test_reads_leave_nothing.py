@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 from sqlalchemy import text
 
-from app.store.database import Database
-from app.store.sql import Statement, Tx
+from app.db.database import Database
+from app.db.sql import Statement, Tx
 from tests.support.graphql import statements
 
 pytestmark = pytest.mark.anyio

@@ -79,7 +79,7 @@ def test_only_a_leading_python_is_the_servers() -> None:
 
 def test_the_demo_is_built_in_and_a_file_may_replace_it() -> None:
     demo = read_recipes(None)["demo"]
-    assert demo.argv("py") == ("py", "-m", "app.trainer.demo") and demo.grace_seconds == 10
+    assert demo.argv("py") == ("py", "-m", "app.recipes.demo") and demo.grace_seconds == 10
     assert parse_recipes("", "empty.toml") == {recipe.name: recipe for recipe in BUILT_IN}
     replaced = parse_recipes('recipes.demo.command = ["mine"]', "r.toml")
     assert list(replaced) == ["demo"] and replaced["demo"].command == ("mine",)

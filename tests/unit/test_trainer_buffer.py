@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
+from llm_train.buffer import Buffer
+from llm_train.values import Unfit, read_key
 from pydantic import TypeAdapter, ValidationError
 
 from app.domain.requests import MetricKey
-from app.trainer.buffer import Buffer
-from app.trainer.values import Unfit, read_key
 
 LOGGED: dict[str, tuple[list[dict[str, Any]], int | None]] = {
     "a step back": ([{"step": 100}, {"step": 99}], 100),

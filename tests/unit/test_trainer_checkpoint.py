@@ -21,8 +21,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from app.trainer.checkpoint import (
+from llm_train.checkpoint import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     CheckpointError,
@@ -30,6 +29,7 @@ from app.trainer.checkpoint import (
     commit,
     verify,
 )
+
 from tests.support.server import REPOSITORY, wait_until
 
 FILES = {"model.npz": b"m" * 5000, "state.json": b"{}", "shards/0/w": b"w" * 70, "empty": b""}
@@ -107,7 +107,7 @@ def test_what_cannot_be_a_checkpoint_is_not_committed(
 def test_what_verify_would_refuse_for_its_size_is_not_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.trainer.checkpoint.MAX_MANIFEST_BYTES", 1000)
+    monkeypatch.setattr("llm_train.checkpoint.MAX_MANIFEST_BYTES", 1000)
     with pytest.raises(CheckpointError, match="larger than 1000 bytes"):
         save(tmp_path, "a", {str(number): b"" for number in range(20)})
     assert not (tmp_path / "a").exists()
@@ -339,7 +339,7 @@ def test_a_manifest_never_makes_verify_read_without_end(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from app.trainer.checkpoint import begin, commit
+from llm_train.checkpoint import begin, commit
 for step in range(1, 100_000):
     temporary = begin(Path(sys.argv[1]), f"step-{step:06d}")
     for n in range(3):

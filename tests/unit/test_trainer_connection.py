@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llm_train import Reporter, courier, delivery, specs
 
-from app.trainer import Reporter, courier, delivery, specs
 from tests.support.reports import ReportServer
 
 

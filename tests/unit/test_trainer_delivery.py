@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llm_train import Reporter, courier, reporter
 
-from app.trainer import Reporter, courier, reporter
 from tests.support.reports import ReportServer, attach, points_of, spooled
 from tests.support.server import wait_until
 
@@ -90,7 +90,7 @@ def test_a_report_tells_the_highest_step_that_its_points_reach(
     server: ReportServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a branch would seem to begin at a step whose points come later."""
-    monkeypatch.setattr("app.trainer.buffer.BATCH_POINTS", 10)
+    monkeypatch.setattr("llm_train.buffer.BATCH_POINTS", 10)
     server.mode = "503"
     with attach(server) as training:
         wait_until(lambda: server.requests, "a first report that fails, so that the others wait")
@@ -264,7 +264,7 @@ def test_closing_is_bounded_when_the_file_system_hangs(
 def test_a_hanging_disk_delays_a_training_once_and_not_each_step(
     server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.trainer.buffer.BUFFERED_POINTS", 5000)
+    monkeypatch.setattr("llm_train.buffer.BUFFERED_POINTS", 5000)
     back = threading.Event()
     training = attach(server, tmp_path)
     wait_until(lambda: server.taken, "the first report")

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llm_train import checkpoint
 
-from app.trainer import charlm, checkpoint, demo
+from app.recipes import charlm, demo
 from tests.support.reports import ReportServer
 from tests.support.server import REPOSITORY, wait_until
 
@@ -46,7 +47,7 @@ class Run:
 
     def start(self, **env: str) -> "Run":
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "app.trainer.demo"],
+            [sys.executable, "-W", "error", "-m", "app.recipes.demo"],
             cwd=REPOSITORY,
             env={
                 **os.environ,

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llm_train import Reporter, buffer, checkpoint, delivery, ranks, specs
 
-from app.trainer import Reporter, buffer, checkpoint, delivery, ranks, specs
 from tests.support.reports import MODES, ReportServer, attach, points_of, spooled, start
 from tests.support.server import wait_until
 
@@ -344,7 +344,7 @@ def test_the_audit_sees_a_lost_and_a_changed_batch() -> None:
 
 TRAINER = """
     import sys, time
-    from app.trainer import Reporter
+    from llm_train import Reporter
     reporter = Reporter.from_env()
     for step in range(1, 501):
         reporter.log(step, total_steps=500, loss=step / 7)
@@ -830,7 +830,7 @@ def test_a_stop_file_is_enough_when_the_signal_was_lost(
 FORK = """
     import os, signal, sys, time, warnings
     warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 on: fork beside threads
-    from app.trainer import Reporter
+    from llm_train import Reporter
     reporter = Reporter.from_env()
     reporter.log(1, loss=1.0)
     worker = os.fork()

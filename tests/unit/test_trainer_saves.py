@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llm_train import Reporter, checkpoint
+from llm_train.checkpoint import CheckpointError
 
-from app.trainer import Reporter, checkpoint
-from app.trainer.checkpoint import CheckpointError
 from tests.support.reports import ReportServer, attach
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 import pytest
+from llm_train import checkpoint
 
-from app.trainer import checkpoint
 from tests.support.reports import ReportServer
 from tests.support.server import REPOSITORY, wait_until
 from tests.support.trainers import argv

@@ -6,15 +6,15 @@ import subprocess
 from types import FrameType
 
 import pytest
+from llm_train import Reporter
 
-from app.trainer import Reporter
 from tests.support.reports import ReportServer, start
 
 pytestmark = pytest.mark.usefixtures("environment")
 
 PREPARES = """
     import signal, time
-    from app.trainer import Reporter
+    from llm_train import Reporter
     reporter = Reporter.from_env()
     reporter.effective(learning_rate=0.1)
     {installed}

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llm_train import Reporter, reporter, values
 
 from app.domain.requests import MAX_OBJECT_BYTES, bounded
-from app.trainer import Reporter, reporter, values
 from tests.support.reports import ReportServer, attach
 from tests.support.server import wait_until
 

@@ -1,0 +1,1 @@
+"""`llm-train`: a module for each group of commands."""

@@ -1,0 +1,71 @@
+"""One request to a running service, as this package's own commands make them."""
+
+import json
+import urllib.request
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError, URLError
+
+import orjson
+from llm_train.delivery import explain
+
+from app.errors import ServiceError, Unavailable
+
+
+def call(
+    url: str,
+    token: str | None,
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    key: str | None = None,
+    timeout: float | None = 30,
+) -> Any:
+    """Make one request and return the answer's JSON.
+
+    Args:
+        url: the service's address, with its prefix.
+        token: the API token, or None.
+        key: an Idempotency-Key.
+        timeout: seconds; None waits for as long as the answer takes.
+
+    Raises:
+        ServiceError: the service refuses; with its own words.
+        Unavailable: no service answers there, and why.
+    """
+    headers = {"Content-Type": "application/json"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    if key:
+        headers["Idempotency-Key"] = key
+    data = None if body is None else orjson.dumps(body)
+    request = urllib.request.Request(url + path, data, headers, method=method)  # noqa: S310
+    # A proxy of the environment would be asked for our own address, too.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=timeout) as response:
+            return _read(url, response.status, response.read())
+    except HTTPError as error:
+        with error:
+            answer = _read(url, error.code, error.read())
+        if not isinstance(answer, dict) or "detail" not in answer or "code" not in answer:
+            raise _not_ours(url, error.code) from None
+        raise ServiceError(str(answer["detail"])) from None
+    except (OSError, HTTPException) as error:
+        why = error.reason if isinstance(error, URLError) else error
+        why = explain(why) if isinstance(why, Exception) else why
+        raise Unavailable(f"the service at {url} does not answer: {why}") from error
+
+
+def _read(url: str, status: int, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        raise _not_ours(url, status) from None
+
+
+def _not_ours(url: str, status: int) -> Unavailable:
+    return Unavailable(
+        f"{url} answers {status}, and not as this service does: check the address, its prefix too"
+    )

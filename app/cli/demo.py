@@ -1,0 +1,212 @@
+"""`llm-train demo`: the whole story in front of your eyes, over the public API only.
+
+Serves in a thread and then is an ordinary client: creates an experiment, submits a run
+of the built-in recipe, watches it, cancels it part way, resumes it with a lower learning
+rate, marks the result as a release, and asks GraphQL for all of it at once.
+"""
+
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from app.cli import client
+from app.errors import ServiceError
+from app.jsonlines import JsonLines
+from app.main import bind
+from app.settings import Settings
+
+try:
+    import numpy  # noqa: F401  (the recipe's)
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"llm-train: the demo needs {missing.name}; install it with: "
+        'pip install "llm-train-api[demo]"  (in a checkout: pip install -e ".[demo]")'
+    )
+
+HYPERPARAMS = {"learning_rate": 0.008, "steps": 1200, "step_delay_ms": 4}
+LOWER = {"learning_rate": 0.002}
+NESTED = """\
+query Story($id: ID!) {
+  experiment(id: $id) {
+    name
+    runs(first: 10) {
+      nodes {
+        id status step parent { id }
+        metrics { key value step }
+        checkpoints(first: 1) { nodes { ckptPath state step tagType releaseTag } }
+      }
+    }
+  }
+}"""
+TERMINAL = ("succeeded", "failed", "cancelled")
+
+
+class Story:
+    """A client with a console."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self.url = url
+        self.token = token
+        self.console = Console(highlight=False)
+
+    def call(self, method: str, path: str, body: object = None, key: str | None = None) -> Any:
+        """One request; the answer's JSON."""
+        try:
+            return client.call(self.url, self.token, method, path, body, key=key)
+        except ServiceError as error:
+            sys.exit(f"llm-train: {method} {path}: {error}")
+
+    def say(self, text: str) -> None:
+        """A heading of the story."""
+        self.console.print(f"\n[bold cyan]▶[/] [bold]{text}[/]")
+
+    def show(self, method: str, path: str, body: object = None) -> None:
+        """The request that is about to be made."""
+        data = "" if body is None else "  " + json.dumps(body, ensure_ascii=False)
+        self.console.print(f"  [green]{method}[/] {path}[dim]{data}[/]", soft_wrap=True)
+
+    def watch(self, run: str, *, until_step: int | None = None) -> dict[str, Any]:
+        """A progress bar until the run ends or has passed a step; its last status."""
+        columns = (
+            TextColumn("  {task.fields[status]:<10}"),
+            BarColumn(40),
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("loss [bold]{task.fields[loss]}[/]"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            task = progress.add_task("", total=HYPERPARAMS["steps"], status="queued", loss="…")
+            while True:
+                now = self.call("GET", f"{run}/status")
+                loss = now["metrics"].get("loss")
+                progress.update(
+                    task,
+                    completed=now["step"],
+                    status=now["status"],
+                    loss=f"{loss['value']:.3f}" if loss else "…",
+                )
+                if now["status"] in TERMINAL or (until_step and now["step"] >= until_step):
+                    return dict(now)
+                time.sleep(0.1)
+
+    def tell_checkpoint(self, path: str, checkpoint: dict[str, Any]) -> None:
+        """One line about a checkpoint."""
+        text = f"  {path}: [bold]{checkpoint['state']}[/]"
+        if checkpoint["sha256"]:
+            text += f" at step {checkpoint['step']}, {checkpoint['size_bytes'] / 1e6:.1f} MB"
+        self.console.print(text, soft_wrap=True)
+
+    def tell(self) -> None:
+        """From the first experiment to the release. Raises SystemExit where it goes wrong."""
+        say, show, call = self.say, self.show, self.call
+        say("Create an experiment")
+        body: dict[str, Any] = {"name": "tiny-lm", "task_type": "pretrain", "tags": ["demo"]}
+        show("POST", "/v1/experiments", body)
+        experiment = call("POST", "/v1/experiments", body)["experiment_id"]
+        base = f"/v1/experiments/{experiment}"
+        self.console.print(f"  {experiment}")
+
+        say("Submit a run: a character-level model on CPython's own help texts")
+        body = {"model": "char-lm", "recipe": "demo", "hyperparams": HYPERPARAMS}
+        show("POST", f"{base}/runs", body)
+        first = call("POST", f"{base}/runs", body, key=f"{experiment}-first")["run_id"]
+        now = self.watch(f"{base}/runs/{first}", until_step=int(HYPERPARAMS["steps"]) // 2)
+        if now["status"] in TERMINAL:
+            sys.exit(f"llm-train: the run {now['status']}: {now['status_detail']}")
+
+        say("Cancel it half-way: the answer names the checkpoint before it is written")
+        show("POST", f"{base}/runs/{first}/cancel")
+        answer = call("POST", f"{base}/runs/{first}/cancel")
+        path = answer["ckpt_path"]
+        self.tell_checkpoint(path, answer["checkpoint"])
+        while answer["status"] not in TERMINAL:
+            time.sleep(0.05)
+            answer = call("POST", f"{base}/runs/{first}/cancel")
+        saved = answer["checkpoint"]
+        self.tell_checkpoint(path, saved)
+
+        say("Resume it with a lower learning rate")
+        body = {"ckpt_path": path, "override_hyperparams": LOWER}
+        show("POST", f"{base}/runs/{first}/resume", body)
+        second = call("POST", f"{base}/runs/{first}/resume", body)["run_id"]
+        now = self.watch(f"{base}/runs/{second}")
+        if now["status"] != "succeeded":
+            sys.exit(f"llm-train: the resumed run {now['status']}: {now['status_detail']}")
+        step, last = saved["step"], now["metrics"]["loss"]
+        # The curve of a resumed run begins with that of the run it was resumed from.
+        window = f"keys=loss&from_step={step}&to_step={step}"
+        curve = call("GET", f"{base}/runs/{second}/metrics?{window}")["series"][0]
+        self.console.print(
+            f"  the loss went on from {curve['values'][0]:.3f} at step {step} "
+            f"to {last['value']:.3f} at step {last['step']}"
+        )
+
+        say("Mark the result as a release")
+        body = {
+            "run_id": second, "ckpt_path": now["ckpt_path"], "tag_type": "release",
+            "release_tag": "v1.0.0", "metrics": {"val_loss": now["metrics"]["val_loss"]["value"]},
+        }  # fmt: skip
+        show("POST", f"{base}/checkpoints/mark", body)
+        call("POST", f"{base}/checkpoints/mark", body)
+
+        say("Ask GraphQL for all of it at once")
+        self.console.print(NESTED, style="dim")
+        answer = call("POST", "/graphql", {"query": NESTED, "variables": {"id": experiment}})
+        self.console.print(_compact(answer["data"]), style="green", soft_wrap=True)
+
+
+def _compact(value: Any, indent: int = 2) -> str:
+    """JSON whose innermost objects stand on one line each."""
+    flat = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or len(flat) + indent <= 100:
+        return flat
+    pad = " " * (indent + 2)
+    if isinstance(value, list):
+        items = [pad + _compact(item, indent + 2) for item in value]
+        return "[\n" + ",\n".join(items) + "\n" + " " * indent + "]"
+    items = [f'{pad}"{key}": {_compact(item, indent + 2)}' for key, item in value.items()]
+    return "{\n" + ",\n".join(items) + "\n" + " " * indent + "}"
+
+
+def run(settings: Settings, *, stay: bool = True) -> None:
+    """Serves and tells the story; then, if `stay`, serves until Ctrl-C."""
+    logging.basicConfig(level=logging.WARNING, handlers=[JsonLines.handler()])
+    server, sock = bind(settings)
+    url: str = server.config.app.state.api_url  # type: ignore[union-attr]
+    # Not `Thread.join`: in Python 3.11 one that Ctrl-C interrupts takes the thread for ended.
+    ended = threading.Event()
+
+    def serve() -> None:
+        try:
+            server.run(sockets=[sock])
+        finally:
+            ended.set()
+
+    threading.Thread(target=serve, daemon=True).start()
+    story = Story(url, settings.api_token)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.default_int_handler)
+    try:
+        while not server.started:
+            if ended.is_set():
+                sys.exit("llm-train: the service did not start; see the lines above.")
+            time.sleep(0.02)
+        story.tell()
+        if stay:
+            story.say("The service goes on; Ctrl-C ends it")
+            for name, path in (("REST", "/docs"), ("GraphQL", "/graphql")):
+                story.console.print(f"  {name:<8} {url}{path}")
+            ended.wait()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)  # some wrappers of commands send it twice
+        server.should_exit = True
+        ended.wait(10)

@@ -1,0 +1,116 @@
+"""`llm-train verify` and `llm-train prune`: what operators do to checkpoints by hand.
+
+Both work on the database itself, and make none. SQLite belongs to one process: while a server
+has it, `verify` asks that server, which has left its address with its lock.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from app.cli import client
+from app.db.database import FEWEST, Database, InUse, connect
+from app.db.tables import Checkpoint
+from app.domain.ids import is_id
+from app.domain.recipes import read_recipes
+from app.domain.requests import VerifyRequest
+from app.errors import NotFound, Unavailable
+from app.services import data_dirs, retention, verification
+from app.services.reading import Readers
+from app.settings import Settings
+
+_INSTEAD_OF_PRUNING = (
+    "stop it first, or let it delete by its recipes' keep_checkpoints; "
+    "GET /v1/experiments/{experiment_id}/retention shows what would be deleted"
+)
+
+
+UNREADABLE = "unreadable"
+
+
+class Verified(NamedTuple):
+    """A checkpoint, as it was found; the state `UNREADABLE` is the command's own."""
+
+    ckpt_path: str
+    state: str
+    reason: str | None
+
+
+async def verify(
+    settings: Settings, experiment_id: str, request: VerifyRequest
+) -> AsyncIterator[Verified]:
+    """Read every byte of the checkpoints that are selected, or let the server do so that has
+    the database; yield each as it is verified. Raises ServiceError.
+    """
+    if not is_id(experiment_id, "exp"):
+        raise NotFound(f"There is no experiment {experiment_id!a}.")
+    try:
+        async with _database(settings) as db:
+            async for each in verification.verify_each(
+                db, Readers(1), settings.data_dir, experiment_id, request
+            ):
+                row, unreadable = each
+                state, reason = row.state, row.reason
+                if unreadable is not None:
+                    state, reason = UNREADABLE, unreadable.detail
+                yield Verified(row.ckpt_path, state, reason)
+            return
+    except Unavailable as error:
+        if not isinstance(error.__cause__, InUse) or not (url := error.__cause__.where):
+            raise
+    path = f"/v1/experiments/{experiment_id}/checkpoints/verify"
+    body = request.model_dump(exclude_none=True)
+    answer = client.call(url, settings.api_token, "POST", path, body, timeout=None)
+    for each in answer["checkpoints"]:
+        yield Verified(each["ckpt_path"], each["state"], each["reason"])
+    for each in answer["unreadable"]:
+        yield Verified(each["ckpt_path"], UNREADABLE, each["reason"])
+
+
+class Pruned(NamedTuple):
+    """The checkpoints that are deleted, and by path why others could not be."""
+
+    deleted: list[Checkpoint]
+    left: dict[str, OSError]
+
+
+async def prune(settings: Settings, keep: int | None, dry_run: bool) -> Pruned:
+    """Deletes all but the newest `keep` checkpoints of each run (None: as its recipe says).
+
+    Answers what is deleted, or with `dry_run` would be. Raises RecipeError, Unavailable.
+    """
+    wanted = keep or retention.configured_limits(read_recipes(settings.recipes))
+    async with _database(settings, _INSTEAD_OF_PRUNING) as db:
+        if dry_run:
+            return Pruned(await db.scan(retention.plan, wanted), {})
+        deleted: list[Checkpoint] = []
+        left: dict[str, OSError] = {}
+        for run_id, number in (await db.scan(retention.over_limit, wanted)).items():
+            deleted += await db.write(retention.delete, run_id, number)
+        for each in await db.read(retention.list_pending_deletion):
+            try:
+                retention.remove(settings.data_dir, each)
+            except OSError as error:  # one that cannot go must not keep all others on the disk
+                left[each.ckpt_path] = error
+                continue
+            await db.write(retention.record_files_removed, [each])
+        return Pruned([each for each in deleted if each.ckpt_path not in left], left)
+
+
+@asynccontextmanager
+async def _database(settings: Settings, instead: str | None = None) -> AsyncIterator[Database]:
+    """The database of the service; `instead`: what to do by hand while a server has it."""
+    db = connect(settings.database_url, connections=FEWEST)
+    try:
+        await asyncio.to_thread(db.prepare, make=False)
+        await db.start()
+    except Unavailable as error:
+        if instead and isinstance(error.__cause__, InUse):
+            raise Unavailable(f"{error}; {instead}") from error
+        raise
+    try:
+        await db.read(data_dirs.check, data_dirs.identity(settings.data_dir))
+        yield db
+    finally:
+        await db.stop()

@@ -1,0 +1,165 @@
+"""`Database`: where use cases run.
+
+    run = await db.write(runs.cancel, run_id)      one committed transaction
+    run = await db.read(runs.get, run_id)          a short read, where it is fastest
+    rows = await db.scan(keyset.page, …)           a read that may take long
+    rows = await db.search(keyset.page, …)         one that looks through texts
+
+A use case that decides on what it has read locks it first (`with_for_update`); on SQLite,
+where one transaction writes at a time, that costs nothing and changes nothing.
+
+`sqlite.py` and `postgresql.py` hold the two implementations; `connect` picks by URL.
+"""
+
+import asyncio
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+from app.db.changes import Changes
+from app.db.sql import Tx
+from app.errors import Timeout, Unavailable
+
+CONNECTIONS = 16
+"""So many connections a server opens to PostgreSQL, unless it is told otherwise."""
+FEWEST = 5
+"""A writer, a reader, a scanner, the leader's and the listener's."""
+SEARCHES = 1
+SEARCH_SECONDS = 10.0
+
+P = ParamSpec("P")
+R = TypeVar("R")
+UseCase = Callable[Concatenate[Tx, P], R]
+
+
+class InUse(OSError):
+    """Another process has what only one may have; `where`: the URL it serves at, or empty."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__("another server is using it" + (f", at {where}" if where else ""))
+        self.where = where
+
+
+class Database(ABC):
+    """Runs use cases, plain functions f(tx, …), in transactions."""
+
+    dialect: str
+
+    def __init__(self) -> None:
+        self.changes = Changes()
+        self._searching = asyncio.Semaphore(SEARCHES)
+        # When something to be written was last turned away, on the monotonic clock.
+        self.missed_at = -math.inf
+
+    def miss(self) -> None:
+        """What somebody wanted written is turned away: whoever is silent may not have been."""
+        self.missed_at = time.monotonic()
+
+    @abstractmethod
+    def take(self) -> None:
+        """Takes the database for this process, where only one may have it.
+
+        Raises OSError; InUse when another has it.
+        """
+
+    @abstractmethod
+    def announce(self, url: str) -> None:
+        """Tells whoever finds the database in use where this process serves."""
+
+    @abstractmethod
+    def prepare(self, *, make: bool = True) -> None:
+        """Takes the database for this process and brings it to this version's schema.
+
+        Without `make`, one that was never this service's stays as it is. Raises Unavailable:
+        one sentence for whoever started the server.
+        """
+
+    @abstractmethod
+    def look(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs a read in this thread, between `prepare` and `start`. Raises Unavailable."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Prepares where that was not done, and begins to work. Raises Unavailable."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Finishes what is under way and closes every connection."""
+
+    @abstractmethod
+    async def write(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs it in a transaction that is on disk when this returns.
+
+        The use case may be run again from the start (after a conflict), so it must not
+        act on anything but the transaction. Cancelled, it may be done or not, but never
+        half. Raises Busy when too much is waiting, Unavailable when the database fails.
+        """
+
+    @abstractmethod
+    async def read(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs a read of a few rows on one snapshot."""
+
+    @abstractmethod
+    async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs a read that may take long on one snapshot, off the event loop.
+
+        Cancelled, it ends at once, in the database too: no thread is left with it.
+        """
+
+    async def search(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs a scan that looks through texts: few at a time, so that other scans go on meanwhile.
+
+        Raises Timeout.
+        """
+        try:
+            async with asyncio.timeout(SEARCH_SECONDS), self._searching:
+                return await self._look_through(use_case, *args, **kwargs)
+        except TimeoutError:
+            raise Timeout(
+                f"The search took longer than {SEARCH_SECONDS:g} s; look for a longer text, or "
+                "within one experiment.",
+                retry_after=5,
+            ) from None
+
+    async def _look_through(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """`scan` for a search."""
+        return await self.scan(use_case, *args, **kwargs)
+
+    @abstractmethod
+    async def lead(self) -> bool:
+        """Whether this process is the one whose supervisor works; tries to become it."""
+
+    @abstractmethod
+    async def resign(self) -> None:
+        """Lets another process lead, where there may be one."""
+
+
+def connect(url: str, connections: int = CONNECTIONS) -> Database:
+    """The database behind a `sqlite:///` or `postgresql+psycopg://` URL. Not yet started.
+
+    `connections`: how many to PostgreSQL at most, `FEWEST` or more. Raises ValueError for another
+    URL, Unavailable without PostgreSQL's driver.
+    """
+    if url.startswith("sqlite:///") and url != "sqlite:///" and ":memory:" not in url:
+        if "?" in url:
+            raise ValueError(
+                "LLM_TRAIN_DATABASE_URL: a SQLite file takes no options, and this service sets its "
+                f"own: leave out {url[url.index('?') :]!r}"
+            )
+        from app.db.sqlite import SqliteDatabase
+
+        return SqliteDatabase(url)
+    if url.startswith(("postgresql+psycopg://", "postgresql://")):
+        try:
+            from app.db.postgresql import PostgresDatabase
+        except ImportError as error:
+            raise Unavailable(
+                'PostgreSQL needs its driver: pip install "llm-train-api[postgres]"'
+            ) from error
+        return PostgresDatabase(url, connections)
+    raise ValueError(
+        "LLM_TRAIN_DATABASE_URL must be sqlite:///FILE or postgresql+psycopg://… "
+        f"(it begins with {url.split(':', 1)[0]!r})"
+    )

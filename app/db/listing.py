@@ -1,0 +1,187 @@
+"""What can be listed, by what: experiments, runs, checkpoints, events. And rows by id.
+
+`app.db.keyset` reads the pages.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, cast
+
+from sqlalchemy import String, bindparam, exists, literal_column, or_, select
+from sqlalchemy import table as from_name
+from sqlalchemy import text as literal
+from sqlmodel import SQLModel
+
+from app.db.cursors import RowT
+from app.db.json_lists import listed, one_of
+from app.db.keyset import Listing
+from app.db.search import Position, index_name
+from app.db.sql import Statement, Tx, columns, dump, every
+from app.db.tables import (
+    Checkpoint,
+    Event,
+    Experiment,
+    ExperimentSearch,
+    ExperimentTag,
+    MetricLatest,
+    Run,
+    RunSearch,
+)
+
+_experiment = columns(Experiment)
+_run = columns(Run)
+_checkpoint = columns(Checkpoint)
+_event = columns(Event)
+_latest = columns(MetricLatest)
+# Another name, since the order by a metric reads the same table.
+_limited = cast(Any, MetricLatest).__table__.alias("limited").c
+
+
+def _searched(id: Any, table: type[SQLModel]) -> dict[str, Any]:
+    """The ways of finding the rows with a text; `keyset` takes the one that reads the least.
+
+    `search_walk`: compares the text of each row of the list. `search_match`: asks SQLite's
+    index first. `search_all`: reads all texts, if PostgreSQL does not know better by its index.
+    """
+    text, wanted = columns(table), bindparam("search", type_=String)
+    index = index_name(str(table.__tablename__))
+    contains = Position(text.text, wanted) > 0
+    rowid: Any = literal_column("rowid")
+    matched = select(rowid).select_from(from_name(index))
+    matched = matched.where(literal(f"{index} MATCH :search_grams"))
+    itself = select(bindparam("search_id", type_=String))
+    found = select(text.id).where(contains)
+    prefix = text.text.like(bindparam("search_prefix"), escape="\\")
+    return {
+        "search_walk": or_(exists().where(text.id == id, contains), id == bindparam("search_id")),
+        "search_match": id.in_(found.where(text.number.in_(matched)).union_all(itself)),
+        "search_all": id.in_(found.where(prefix).union_all(itself)),
+    }
+
+
+def _tagged(experiment_id: Any) -> Any:
+    """The experiment has every one of the tags."""
+    tags, held = listed("tags"), columns(ExperimentTag)
+    has = exists().where(held.tag == tags.c.value, held.experiment_id == experiment_id)
+    has = has.correlate_except(ExperimentTag)
+    return ~exists(select(tags.c.value).where(~has))
+
+
+def _equal(table: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(table, name) == bindparam(name) for name in names}
+
+
+def _within(column: Any, after: str, before: str) -> dict[str, Any]:
+    return {after: column >= bindparam(after), before: column < bindparam(before)}
+
+
+def _among(column: Any, name: str) -> Any:
+    # A concatenation, so that the index of a status does not lure from that of an experiment.
+    return one_of(column.op("||")(""), name)
+
+
+EXPERIMENTS = Listing(
+    Experiment,
+    _experiment.id,
+    {"created_at": _experiment.created_at, "name": _experiment.name},
+    _equal(_experiment, "task_type", "owner", "base_model")
+    | _within(_experiment.created_at, "created_after", "created_before")
+    | {
+        "tags": _tagged(_experiment.id),
+    }
+    | _searched(_experiment.id, ExperimentSearch),
+)
+RUNS = Listing(
+    Run,
+    _run.id,
+    {
+        "created_at": _run.created_at,
+        "started_at": _run.started_at,
+        "finished_at": _run.finished_at,
+        "step": _run.step,
+        "metric": _latest.value,
+    },
+    _equal(_run, "experiment_id", "model", "recipe", "root_run_id", "parent_run_id")
+    | _within(_run.created_at, "created_after", "created_before")
+    | {
+        "status": _among(_run.status, "status"),
+        "tags": _tagged(_run.experiment_id),
+        "metric": exists().where(
+            _limited.run_id == _run.id,
+            _limited.key == bindparam("filter_key"),
+            _limited.value >= bindparam("filter_min"),
+            _limited.value <= bindparam("filter_max"),
+        ),
+    }
+    | _searched(_run.id, RunSearch)
+    | {
+        name: exists().where(
+            _experiment.id == _run.experiment_id, getattr(_experiment, name) == bindparam(name)
+        )
+        for name in ("task_type", "owner")
+    },
+    spread="status",
+)
+CHECKPOINTS = Listing(
+    Checkpoint,
+    _checkpoint.id,
+    {
+        "created_at": _checkpoint.created_at,
+        "marked_at": _checkpoint.marked_at,
+        "step": _checkpoint.step,
+    },
+    _equal(_checkpoint, "experiment_id", "run_id", "tag_type", "release_tag")
+    | {
+        "state": _among(_checkpoint.state, "state"),
+        "marked": (_checkpoint.marked_at.is_not(None)) == bindparam("marked"),
+    },
+    spread="state",
+)
+EVENTS = Listing(
+    Event, _event.seq, {"seq": _event.seq}, _equal(_event, "experiment_id", "run_id", "type")
+)
+
+
+@cache
+def _with_ids(table: type[RowT]) -> Statement[RowT]:
+    return Statement(every(table).where(one_of(columns(table).id, "ids")), table)
+
+
+def _latest_statement(*conditions: Any) -> Statement[MetricLatest]:
+    chosen = every(MetricLatest).where(one_of(_latest.run_id, "ids"), *conditions)
+    return Statement(
+        chosen.order_by(_latest.run_id, _latest.key).limit(bindparam("most")), MetricLatest
+    )
+
+
+_LATEST = _latest_statement()
+_LATEST_NAMED = _latest_statement(one_of(_latest.key, "keys"))
+
+
+def by_ids(tx: Tx, table: type[RowT], ids: Sequence[str]) -> list[RowT | None]:
+    """The rows with these ids, None where there is none."""
+    rows: list[Any] = tx.all(_with_ids(table), ids=dump(list(ids)))
+    found = {row.id: row for row in rows}
+    return [found.get(each) for each in ids]
+
+
+class TooMany(Exception):
+    """There are more rows than there may be where they are read."""
+
+
+def latest_metrics(
+    tx: Tx, run_ids: Sequence[str], most: int = 2**62, keys: Sequence[str] | None = None
+) -> list[list[MetricLatest]]:
+    """The latest value of each key of each run, by key; of all keys without `keys`.
+
+    Raises TooMany where they are more than `most`.
+    """
+    found: dict[str, list[MetricLatest]] = {each: [] for each in run_ids}
+    named = {} if keys is None else {"keys": dump(list(keys))}
+    statement = _LATEST if keys is None else _LATEST_NAMED
+    rows = tx.all(statement, ids=dump(list(run_ids)), most=most + 1, **named)
+    if len(rows) > most:
+        raise TooMany
+    for row in rows:
+        found[row.run_id].append(row)
+    return list(found.values())

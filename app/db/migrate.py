@@ -1,0 +1,168 @@
+"""Bringing a database to this version's schema.
+
+At every start the stored revision is compared with `HEAD`. An empty database gets the
+tables as they are now; Alembic, slow to import and large, is loaded only to upgrade one
+that has tables. A test holds the two ways to the same schema.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, create_engine, event, inspect, pool, text
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import SQLModel
+
+from app.db import search  # and with it the metadata
+from app.errors import Unavailable
+
+HEAD = "0003"
+"""The newest revision in `migrations/versions`; a test keeps it so."""
+
+METADATA = SQLModel.metadata
+_ONE_AT_A_TIME = 0x6C6C6D6D  # several servers may start together on one PostgreSQL
+_INDEXING = 0x6C6C6D69
+_SCRIPTS = Path(__file__).parent / "migrations"
+_REVISION = "SELECT version_num FROM alembic_version"
+
+
+def config(url: str) -> Any:
+    """Alembic's configuration for a database URL."""
+    from alembic.config import Config
+
+    settings = Config()
+    settings.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    settings.attributes["url"] = url
+    return settings
+
+
+def revision(url: str) -> str | None:
+    """The revision a database is at; None for an empty one. Raises the driver's error."""
+    if url.startswith("sqlite:///"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            try:
+                row = connection.execute(_REVISION).fetchone()
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):
+                    raise
+                return None
+        return row[0] if row else None
+    import psycopg
+
+    with psycopg.connect(
+        url.replace("postgresql+psycopg://", "postgresql://", 1), connect_timeout=5
+    ) as postgres:
+        try:
+            found: Any = postgres.execute(_REVISION).fetchone()
+        except psycopg.errors.UndefinedTable:
+            return None
+        return found[0] if found else None
+
+
+def bring_up(url: str) -> None:
+    """Creates or upgrades the tables where that is needed.
+
+    Raises Unavailable for a database of a newer version, or one that refuses; the driver's
+    error when it cannot even be read.
+    """
+    found = _known_revision(url)
+    try:
+        if found != HEAD and (found is not None or not create(url)):
+            upgrade(url)
+    except DBAPIError as error:
+        raise Unavailable(f"its tables cannot be made: {error.orig}") from error
+    _index_texts(url)
+
+
+def _index_texts(url: str) -> None:
+    if not url.startswith("sqlite:///"):
+        search.ensure_index(url.replace("postgresql+psycopg://", "postgresql://", 1), _INDEXING)
+
+
+def require(url: str) -> None:
+    """Leaves the database as it is; raises Unavailable for one that was never this service's."""
+    where = "set LLM_TRAIN_DATABASE_URL as the service has it"
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        raise Unavailable(f"there is no such file; {where}")  # to look into it would make it
+    if _known_revision(url) is None:
+        raise Unavailable(f"there are no tables of this service in it; {where}")
+
+
+def _known_revision(url: str) -> str | None:
+    found = revision(url)
+    if found is None or found == HEAD:
+        return found
+    known = {path.name.partition("_")[0] for path in (_SCRIPTS / "versions").glob("*.py")}
+    if found not in known:
+        raise Unavailable(
+            f"it is of a newer version of this service (its schema is {found}, this version's "
+            f"{HEAD}): start that version, or restore a backup from before it"
+        )
+    return found
+
+
+def create(url: str) -> bool:
+    """Makes the tables of an empty database, in one transaction; False when it has some."""
+    with in_one_transaction(url) as connection:
+        if inspect(connection).get_table_names():
+            return False
+        METADATA.create_all(connection)
+        connection.execute(
+            text(
+                "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL,"
+                " CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+            )
+        )
+        connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
+        return True
+
+
+@contextmanager
+def in_one_transaction(url: str) -> Iterator[Connection]:
+    """A connection whose changes to the schema are all made, or none."""
+    target: str | URL = url
+    if url.startswith("postgresql://"):
+        target = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    elif url.startswith("sqlite:///"):  # the very path that is opened later, not parsed again
+        target = URL.create("sqlite", database=url.removeprefix("sqlite:///"))
+    engine = create_engine(target, poolclass=pool.NullPool)
+    sqlite = engine.dialect.name == "sqlite"
+    if sqlite:
+        event.listen(engine, "connect", _leave_transactions_alone)
+        event.listen(engine, "begin", _begin_immediately)
+    with engine.connect() as connection:
+        if not sqlite:
+            connection.execute(text(f"SELECT pg_advisory_lock({_ONE_AT_A_TIME})"))
+            connection.commit()
+        yield connection
+        connection.commit()
+    engine.dispose()
+
+
+def _leave_transactions_alone(connection: sqlite3.Connection, record: object) -> None:
+    """The driver would begin only at the first INSERT, and leave half a schema after a crash."""
+    connection.isolation_level = None
+    # A table that is being rewritten would break references to it.
+    connection.execute("PRAGMA foreign_keys=OFF")
+
+
+def _begin_immediately(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def upgrade(url: str, to: str = "head") -> None:
+    """Creates or upgrades the tables, in one transaction."""
+    from alembic import command
+
+    command.upgrade(config(url), to)
+    if to == "head":
+        _index_texts(url)
+
+
+def downgrade(url: str, to: str) -> None:
+    """Takes migrations back, in one transaction."""
+    from alembic import command
+
+    command.downgrade(config(url), to)

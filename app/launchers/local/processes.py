@@ -1,0 +1,134 @@
+"""Processes, told apart beyond doubt: a pid alone names a stranger as soon as it is reused.
+
+An `Identity` is a pid with the place where it is one, its start time and a random nonce that
+the process carries in its environment. On Linux a pidfd, opened before the check, closes the
+last gap.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.agent import wrapper
+from app.agent.wrapper import start_time
+
+NONCE = "LLM_TRAIN_NONCE"
+
+_LINUX = sys.platform == "linux"
+_GIVE_UP_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One process of one place. None: the system that recorded it could not know."""
+
+    pid: int
+    start_time: int | None
+    place: str
+    nonce: str
+
+    def is_here(self) -> bool:
+        """Whether its pid means anything to us."""
+        return self.place == wrapper.place()
+
+    def is_alive(self) -> bool:
+        """Whether the process exists here and is the recorded one. A zombie has ended.
+
+        Raises OSError when that cannot be looked up now, for want of descriptors say.
+        """
+        return (
+            self.is_here()
+            and self.start_time == start_time(self.pid)
+            and _nonce(self.pid) == self.nonce
+        )
+
+
+def send(identity: Identity, number: int) -> bool:
+    """Signal this very process, or nobody. False: it has ended."""
+    descriptor = watch(identity)
+    try:
+        if descriptor is not None:
+            signal.pidfd_send_signal(descriptor, number)
+            return True
+        if identity.is_alive():  # no pidfds here, or forbidden as in some containers
+            os.kill(identity.pid, number)
+            return True
+        return False
+    except ProcessLookupError:
+        return False
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def watch(identity: Identity) -> int | None:
+    """A pidfd of this very process, readable when it ends; None: it has, or there are none here."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        descriptor = os.pidfd_open(identity.pid)
+    except OSError:
+        return None
+    alive = False
+    try:
+        alive = identity.is_alive()
+    finally:
+        if not alive:
+            os.close(descriptor)
+    return descriptor if alive else None
+
+
+def kill_tree(nonce: str) -> int:
+    """SIGKILL to every process that carries `nonce`, until none is left; how many there were.
+
+    Gives up on those that two seconds of it do not end.
+    """
+    killed = set()
+    deadline = time.monotonic() + _GIVE_UP_SECONDS
+    while (found := list(_carriers(nonce))) and time.monotonic() < deadline:
+        for identity in found:
+            with suppress(PermissionError):
+                send(identity, signal.SIGKILL)
+            killed.add(identity)
+        time.sleep(0.005)
+    return len(killed)
+
+
+def _carriers(nonce: str) -> Iterator[Identity]:
+    """The living processes whose environment holds `nonce`, this one excepted."""
+    here = wrapper.place()
+    for pid in _pids():
+        if pid != os.getpid() and _nonce(pid) == nonce:
+            yield Identity(pid, start_time(pid), here, nonce)
+
+
+def _pids() -> list[int]:
+    if _LINUX:
+        return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    import psutil
+
+    return psutil.pids()
+
+
+def _nonce(pid: int) -> str | None:
+    """The nonce in a process's environment; None if it has none, has ended or is not ours."""
+    if not _LINUX:
+        import psutil
+
+        try:
+            return psutil.Process(pid).environ().get(NONCE)
+        except (psutil.Error, OSError):
+            return None
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    for variable in environment.split(b"\0"):
+        if variable.startswith(NONCE.encode() + b"="):
+            return variable.partition(b"=")[2].decode(errors="replace")
+    return None

@@ -1,0 +1,1 @@
+"""Built-in recipes: training programs that the service ships."""

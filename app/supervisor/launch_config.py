@@ -1,0 +1,79 @@
+"""A launch, built purely: the plan for the launcher and the spec for the trainer."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from app import files
+from app.db.sql import load
+from app.db.tables import Run
+from app.domain import paths
+from app.domain.lifecycle import CheckpointState as State
+from app.domain.recipes import Recipe, build_environment
+from app.domain.resources import Allocation
+from app.domain.tokens import run_token
+from app.launchers.base import LaunchPlan
+from app.services import launches
+from app.services.launches import AnyRun, Source
+from app.supervisor.state import Desk
+
+
+def plan(desk: Desk, run: AnyRun, recipe: Recipe) -> LaunchPlan:
+    """What the launcher needs to start this attempt."""
+    run_dir = desk.run_dir(run.id)
+    own = {
+        "LLM_TRAIN_API_URL": desk.api_url,
+        "LLM_TRAIN_RUN_ID": run.id,
+        "LLM_TRAIN_RUN_TOKEN": run_token(desk.secret, run.id),
+        "LLM_TRAIN_ATTEMPT": str(run.attempt),
+        "LLM_TRAIN_RUN_DIR": str(run_dir),
+        "PYTHONUNBUFFERED": "1",  # what a trainer prints is read while it trains
+        # Also where none was asked for: a run must not use GPUs that nobody counted.
+        **Allocation(gpus=tuple(load(run.gpus))).environment(),
+    }
+    # Else torchrun kills its workers 30 s after the stop signal, whatever the grace of the recipe.
+    patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(recipe.grace_seconds))}
+    assert run.nonce is not None
+    return LaunchPlan(
+        run_id=run.id,
+        attempt=run.attempt,
+        run_dir=run_dir,
+        argv=recipe.argv(desk.settings.python),
+        env=patience | build_environment(recipe, desk.settings.environment, own),
+        cwd=recipe.working_dir,
+        nonce=run.nonce,
+        stop_signal=int(recipe.stop_signal or 0),
+        grace_seconds=recipe.grace_seconds,
+        max_log_bytes=recipe.max_log_mb << 20,
+    )
+
+
+def spec(
+    desk: Desk, run: Run, recipe: Recipe, gpus: Sequence[str], source: Source | None
+) -> dict[str, Any]:
+    """What the trainer of the run's next attempt shall do, and from which checkpoint."""
+    if source is not None and source.stored.state != State.READY:
+        source = None
+    attempt = run.attempt + 1
+    return {
+        **launches.spec_of(run, source, desk.settings.data_dir),
+        "attempt": attempt,
+        "gpus": list(gpus),
+        "stop_checkpoint": paths.stop_name(attempt),
+        "heartbeat_seconds": recipe.heartbeat_seconds,
+    }
+
+
+def write_spec(run_dir: Path, content: dict[str, Any]) -> None:
+    """Puts spec.json into the run's directory, whole or not at all."""
+    with files.directory(run_dir.parent, run_dir.name, make=True) as folder:
+        files.write(folder, "spec.json", json.dumps(content, indent=1).encode())
+
+
+def write_address(desk: Desk, run_id: str) -> None:
+    """Tells a trainer that another server launched where this one is."""
+    run_dir = desk.run_dir(run_id)
+    with files.directory(run_dir.parent, run_dir.name) as folder:
+        files.write(folder, "api_url", desk.api_url.encode())

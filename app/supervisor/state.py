@@ -1,0 +1,279 @@
+"""What the duties share: the database, the launcher, and the little they remember."""
+
+import asyncio
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from app.db.database import Database
+from app.db.sql import load
+from app.domain.lifecycle import Reason
+from app.domain.paths import CheckpointPath
+from app.domain.recipes import Recipe
+from app.domain.resources import Allocation, Reservations, Resources
+from app.launchers.base import Launcher
+from app.services import data_dirs, verification
+from app.services.launches import AnyRun, Place
+from app.services.reading import Readers
+from app.settings import Settings
+
+Attempt = tuple[str, int]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+READERS = 4
+"""Checkpoints that are read at a time; as many more that are small."""
+MOST_ATTENTION = 1.0
+"""The longest time between two turns that counts as having watched."""
+ECHO_SECONDS = 15.0
+"""How long trainers may take to come again with what was turned away."""
+
+THROTTLE_SECONDS = 60.0
+MOST_THROTTLED = 10_000
+
+SLOW_SECONDS = 1.0
+"""How long a start may take before the run says what it waits for."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class QueueSnapshot:
+    """How far the queue was looked at, and what was found up to there.
+
+    While the machine is the same and nothing in the queue could start, the next look goes on from
+    it.
+    """
+
+    machine: object
+    counted_at: float
+    """When the waiting runs were last counted (monotonic)."""
+    place: Place = field(default_factory=Place)
+    waiting: int = 0
+    reservations: Reservations = field(default_factory=Reservations)
+    holders: list[str] = field(default_factory=list)
+    """The runs that the reservations are for."""
+    look_again_at: float = math.inf
+    """When a run that has been passed over may start (monotonic)."""
+    is_stuck: bool = True
+    """Nothing up to `place` could start."""
+
+
+@dataclass
+class AttemptState:
+    """What the supervisor remembers of one attempt. All of it is a cache."""
+
+    # The last heartbeat, and the `attention` at which it was first seen.
+    last_heartbeat: tuple[str, float] | None = None
+    # When the launcher was called, or the attempt was first missed (monotonic).
+    launched_at: float | None = None
+    # The last progress, and the `attention` at which it was first seen.
+    last_progress: tuple[str, float] | None = None
+    # When its trainer began (monotonic): its own word, else when it was first seen.
+    began_at: float | None = None
+    # The `attention` at which its trainer was asked to stop.
+    stop_sent_at: float | None = None
+    # Turns readable when the process of the attempt ends; None when it has, or where there is none.
+    exit_fd: int | None = None
+    # Its process is observed, and its trainer knows where this server is.
+    is_watched: bool = False
+    address_written: bool = False
+    # Its processes are gone and its spool is taken in.
+    is_over: bool = False
+    # When the next attempt may start (monotonic), where this one is to be tried again.
+    retry_at: float | None = None
+    # What the run's `status_reason` says of it while it goes on, and the sentence that this hides.
+    notice: Reason | None = None
+    hidden_detail: str | None = None
+    # Why its trainer was stopped, while the database could not record it.
+    unrecorded: tuple[Reason, str] | None = None
+
+
+@dataclass
+class Desk:
+    """All of it can be forgotten: a restarted server reads the rest from database and disk."""
+
+    db: Database
+    settings: Settings
+    recipes: Mapping[str, Recipe]
+    secret: str
+    launcher: Launcher
+    api_url: str
+    clock: Callable[[], float] = time.monotonic
+    # The name of the data directory, which the database holds while we lead.
+    data_dir: str | None = None
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    leads: bool = False
+    # Seconds during which this supervisor watched. It stands still while the server, or the
+    # whole machine, sleeps, or turns reports away (a full disk): silence that nobody could have
+    # heard is not a trainer's fault.
+    attention: float = 0.0
+    turned_at: float = field(init=False)
+    attempts: dict[Attempt, AttemptState] = field(default_factory=dict)
+    # Work that takes long and that no duty waits for, by what it is about.
+    jobs: dict[str, tuple[asyncio.Task[Any], float]] = field(default_factory=dict)
+    # Work that could not read a checkpoint: since when (in attention), and the last reason.
+    unreadable: dict[str, tuple[float, str]] = field(default_factory=dict)
+    # Runs that are being started, and what is set aside for them.
+    starting: dict[str, Allocation] = field(default_factory=dict)
+    readers: Readers = field(default_factory=lambda: Readers(READERS))
+    quick_readers: Readers = field(default_factory=lambda: Readers(READERS))
+    queue: QueueSnapshot | None = None
+    # Runs that may have more checkpoints than their recipes keep, and how many those keep;
+    # whether files of deleted ones may still be there.
+    over_limit: dict[str, int] = field(default_factory=dict)
+    pending_deletion: bool = False
+    tidied_at: float = float("-inf")
+    # When the external runs that train were last read (monotonic).
+    externals_seen_at: float = float("-inf")
+    # When each error that lasts was last logged (monotonic).
+    logged_at: dict[object, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.turned_at = self.clock()
+
+    def turn(self, leads: bool) -> None:
+        """A new turn begins; whoever does not lead any more forgets everything."""
+        now = self.clock()
+        if now - self.db.missed_at > ECHO_SECONDS:
+            self.attention += min(now - self.turned_at, MOST_ATTENTION)
+        self.turned_at = now
+        if self.leads and not leads:
+            self.close()
+        self.leads = leads
+
+    def close(self) -> None:
+        """Lets go of every descriptor and of the work under way."""
+        for attempt in self.attempts.values():
+            self._unwatch(attempt)
+        for job, _ in self.jobs.values():
+            job.cancel()
+        self.attempts.clear()
+        self.over_limit.clear()
+        self.unreadable.clear()
+        self.queue = None
+        self.pending_deletion = False
+        self.tidied_at = float("-inf")
+        self.externals_seen_at = float("-inf")
+
+    async def in_place(self) -> bool:
+        """Whether the data directory is still there: what is not in it may be elsewhere."""
+        found = await asyncio.to_thread(data_dirs.identity, self.settings.data_dir)
+        if found != self.data_dir:
+            away = self.settings.data_dir.absolute()
+            self.log_throttled("data_dir", "the data directory %s is away", away)
+        return found == self.data_dir
+
+    def log_throttled(self, key: object, *words: Any, error: BaseException | None = None) -> None:
+        """Log an error that lasts, at most once a minute for each `key`, with its traceback."""
+        now = self.clock()
+        if now - self.logged_at.get(key, float("-inf")) < THROTTLE_SECONDS:
+            return
+        if len(self.logged_at) >= MOST_THROTTLED:
+            self.logged_at.clear()
+        self.logged_at[key] = now
+        log.error(*words, exc_info=error)
+
+    def attempt(self, run: AnyRun) -> AttemptState:
+        """Return what is remembered of a run's current attempt."""
+        return self.attempts.setdefault((run.id, run.attempt), AttemptState())
+
+    def watch(self, attempt: AttemptState, descriptor: int | None) -> None:
+        """Wake the loop when this attempt's process ends: when its descriptor is readable."""
+        self._unwatch(attempt)
+        if descriptor is None:
+            return
+        attempt.exit_fd = descriptor
+
+        def ended() -> None:
+            self._unwatch(attempt)
+            self.woken.set()
+
+        asyncio.get_running_loop().add_reader(descriptor, ended)
+
+    def _unwatch(self, attempt: AttemptState) -> None:
+        descriptor, attempt.exit_fd = attempt.exit_fd, None
+        if descriptor is not None:
+            asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
+
+    def forget(self, run: AnyRun) -> None:
+        """Drop what is remembered of an attempt whose end is recorded."""
+        attempt = self.attempts.pop((run.id, run.attempt), None)
+        if attempt is not None:
+            self._unwatch(attempt)
+
+    def silence(self, run: AnyRun) -> float:
+        """Return the seconds for which this supervisor listened in vain for a run's trainer."""
+        attempt, sign = self.attempt(run), run.heartbeat_at or run.launched_at or ""
+        if attempt.last_heartbeat is None or attempt.last_heartbeat[0] != sign:
+            attempt.last_heartbeat = (sign, self.attention)
+        return self.attention - attempt.last_heartbeat[1]
+
+    def progress_age(self, run: AnyRun) -> float:
+        """Return the seconds for which this supervisor listened in vain for a further step."""
+        attempt, sign = self.attempt(run), run.last_progress_at or run.launched_at or ""
+        if attempt.last_progress is None or attempt.last_progress[0] != sign:
+            # A run that is known to be stalled is so until it goes on, also after a restart.
+            known = attempt.last_progress is None and run.status_reason == Reason.STALLED
+            attempt.last_progress = (sign, -math.inf if known else self.attention)
+        return self.attention - attempt.last_progress[1]
+
+    def begin(self, about: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
+        """Starts work that no duty waits for; its end wakes the loop.
+
+        What has to follow it belongs into a callback of the task: work that is cancelled
+        before its first step runs no `finally`.
+        """
+        assert about not in self.jobs
+        job = asyncio.create_task(work)
+        self.jobs[about] = job, self.attention
+        job.add_done_callback(lambda done: self._done(about, done))
+        return job
+
+    def slow(self, about: str) -> bool:
+        """Whether this work takes long enough to tell somebody."""
+        return about in self.jobs and self.attention - self.jobs[about][1] > SLOW_SECONDS
+
+    def _done(self, about: str, job: asyncio.Task[Any]) -> None:
+        self.jobs.pop(about, None)
+        if job.cancelled():
+            return
+        if error := job.exception():
+            self.log_throttled(about, "%s failed; it is tried again", about, error=error)
+        else:
+            self.woken.set()
+
+    async def look(
+        self, path: CheckpointPath, expected: str | None
+    ) -> verification.VerificationResult:
+        """Reads a checkpoint; no small one waits until 100 GB of others are read."""
+        data_dir = self.settings.data_dir
+        small = await self.quick_readers.run(verification.is_small, data_dir, path)
+        readers = self.quick_readers if small else self.readers
+        return await readers.run(verification.verify_files, data_dir, path, expected)
+
+    async def reading(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Runs what reads checkpoints, a few at a time, in a thread that holds up no shutdown."""
+        return await self.readers.run(function, *args, **kwargs)
+
+    def run_dir(self, run_id: str) -> Path:
+        """The run's directory, absolute."""
+        return (self.settings.data_dir / "runs" / run_id).absolute()
+
+    def recipe(self, run: AnyRun) -> Recipe | None:
+        """The run's recipe, if the operator still configures it."""
+        return self.recipes.get(run.recipe or "")
+
+    def resources(self, run: AnyRun) -> Resources:
+        """What the run asked for, else what its recipe needs."""
+        asked = load(run.resources)
+        if asked:
+            return Resources.from_dict(asked)
+        recipe = self.recipe(run)
+        return recipe.resources if recipe else Resources()

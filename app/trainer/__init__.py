@@ -1,8 +1,0 @@
-"""What runs beside the training code: the reporter, checkpoints, the demo recipe.
-
-Imports nothing from the rest of app, and only the standard library (the demo: NumPy).
-"""
-
-from app.trainer.reporter import Reporter
-
-__all__ = ["Reporter"]
