@@ -577,6 +577,7 @@ def _world(path: Path) -> Iterator[World]:
     )  # fmt: skip
     db = connect(f"sqlite:///{path}/app.db")
     app.state.db = db  # and no supervisor: the machine is it
+    app.state.secret = "s" * 32
     with asyncio.Runner() as runner:
         runner.run(db.start())
         transport = httpx.ASGITransport(app)
