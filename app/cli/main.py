@@ -116,12 +116,13 @@ def _verify(arguments: argparse.Namespace) -> None:
     from app.domain.requests import VerifyRequest
     from app.errors import ServiceError
     from app.main import load_settings
+    from app.services import verification
 
     async def verify(request: VerifyRequest) -> bool:
         whole = True
         async for each in maintenance.verify(load_settings(), arguments.experiment, request):
             print(f"{each.state:10} {each.ckpt_path} {each.reason or ''}".rstrip(), flush=True)
-            whole &= each.state not in (CheckpointState.LOST, maintenance.UNREADABLE)
+            whole &= each.state not in (CheckpointState.LOST, verification.UNREADABLE)
         return whole
 
     try:

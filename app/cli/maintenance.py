@@ -26,11 +26,11 @@ _INSTEAD_OF_PRUNING = (
 )
 
 
-UNREADABLE = "unreadable"
+POLL_SECONDS = 0.5
 
 
 class Verified(NamedTuple):
-    """A checkpoint, as it was found; the state `UNREADABLE` is the command's own."""
+    """A checkpoint, as it was found; the state `unreadable` is the command's own."""
 
     ckpt_path: str
     state: str
@@ -53,19 +53,25 @@ async def verify(
                 row, unreadable = each
                 state, reason = row.state, row.reason
                 if unreadable is not None:
-                    state, reason = UNREADABLE, unreadable.detail
+                    state, reason = verification.UNREADABLE, unreadable.detail
                 yield Verified(row.ckpt_path, state, reason)
             return
     except Unavailable as error:
         if not isinstance(error.__cause__, InUse) or not (url := error.__cause__.where):
             raise
-    path = f"/v1/experiments/{experiment_id}/checkpoints/verify"
+    path = f"/v1/experiments/{experiment_id}/verifications"
     body = request.model_dump(exclude_none=True)
-    answer = client.call(url, settings.api_token, "POST", path, body, timeout=None)
-    for each in answer["checkpoints"]:
-        yield Verified(each["ckpt_path"], each["state"], each["reason"])
-    for each in answer["unreadable"]:
-        yield Verified(each["ckpt_path"], UNREADABLE, each["reason"])
+    answer = client.call(url, settings.api_token, "POST", path, body)
+    path, after = f"{path}/{answer['verification_id']}", 0
+    while True:
+        answer = client.call(url, settings.api_token, "GET", f"{path}?after={after}")
+        for each in answer["findings"]:
+            after = each["seq"]
+            yield Verified(each["ckpt_path"], each["outcome"], each["reason"])
+        if answer["finished_at"] is not None and not answer["findings"]:
+            return
+        if not answer["findings"]:
+            await asyncio.sleep(POLL_SECONDS)
 
 
 class Pruned(NamedTuple):

@@ -217,6 +217,37 @@ class Checkpoint(SQLModel, table=True):
     created_at: str
 
 
+class Verification(SQLModel, table=True):
+    """A verification of many checkpoints, which the leading server works off in the background."""
+
+    __table_args__ = (Index("ix_verification_finished", "finished_at", "id"),)
+
+    id: str = Field(primary_key=True)
+    experiment_id: str = Field(foreign_key="experiment.id")
+    # Which checkpoints: those of a run, or the one of a path; neither: all of the experiment.
+    run_id: str | None = None
+    ckpt_path: str | None = None
+    # How many there were at its start.
+    total: int
+    created_at: str
+    finished_at: str | None = None
+
+
+class VerificationFinding(SQLModel, table=True):
+    """What a verification found of one checkpoint, recorded as soon as it was read."""
+
+    __tablename__ = "verification_finding"
+
+    verification_id: str = Field(primary_key=True, foreign_key="verification.id")
+    seq: int = Field(primary_key=True)
+    checkpoint_id: str = Field(foreign_key="checkpoint.id")
+    ckpt_path: str
+    # The checkpoint's state then, or `unreadable`.
+    outcome: str
+    reason: str | None = None
+    at: str
+
+
 class Event(SQLModel, table=True):
     """One entry of an experiment's append-only history; `seq` has no gaps."""
 

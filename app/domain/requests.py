@@ -17,6 +17,7 @@ from app.domain.text import clean
 
 EXPERIMENT_ID = "exp_0cc4q1wv6a2gkx8m3r5t7z9bdf"
 RUN_ID = "run_0cc4q1x3h7p2n4s6v8y0c1e3gj"
+VERIFICATION_ID = "vfy_0cc4q1zt8b3k5m7p9s1v3x5z7a"
 """What the documented examples name."""
 
 MAX_OBJECT_BYTES = 64 * 1024

@@ -10,9 +10,9 @@ from app.db.tables import Checkpoint
 from app.domain.requests import VerifyRequest
 from app.rest import answers, schemas, views
 from app.rest.body import read
-from app.rest.parameters import DocumentedRoute, ExperimentId, takes
+from app.rest.parameters import DocumentedRoute, ExperimentId, VerificationId, takes
 from app.rest.problems import documented
-from app.services import experiments, retention, verification
+from app.services import experiments, retention, verification, verifications
 from app.services.verification import Verified
 
 READERS = 2
@@ -43,6 +43,47 @@ async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> R
         request, verification.read_again, before=verify, view=views.verified
     )
     return answers.respond(answer)
+
+
+@router.post(
+    "/verifications", status_code=202, response_model=schemas.VerificationAnswer,
+    **takes(VerifyRequest, 404, 409),
+)  # fmt: skip
+async def start_verification(request: Request, experiment_id: ExperimentId) -> Response:
+    """Read checkpoints again in the background: one, those of a run, or all of the experiment.
+
+    Each result is on record as it comes, and a server that is started again goes on. While the same
+    verification is under way, that one is the answer.
+    """
+    body = await read(request, VerifyRequest)
+    answer = await answers.perform(
+        request, verifications.start, experiment_id, body, view=views.verification, status=202
+    )
+    return answers.respond(answer)
+
+
+class VerificationQuery(BaseModel):
+    """Which findings."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+
+
+@router.get(
+    "/verifications/{verification_id}", response_model=schemas.VerificationAnswer,
+    responses=documented(404, 422),
+)  # fmt: skip
+async def get_verification(
+    request: Request,
+    experiment_id: ExperimentId,
+    verification_id: VerificationId,
+    query: Annotated[VerificationQuery, Query()],
+) -> Response:
+    """The progress of a verification, and its findings behind number `after`, at most 1,000."""
+    db = request.app.state.db
+    found = await db.read(verifications.get, verification_id, experiment_id, query.after)
+    return answers.json(views.verification(found))
 
 
 class RetentionQuery(BaseModel):

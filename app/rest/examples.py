@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.domain.requests import EXPERIMENT_ID, RUN_ID
+from app.domain.requests import EXPERIMENT_ID, RUN_ID, VERIFICATION_ID
 
 _PATH = f"/ckpts/{EXPERIMENT_ID}/{RUN_ID}/step-000100"
 _CREATED, _STARTED, _SEEN = (
@@ -125,6 +125,22 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "lost": 0,
         "checkpoints": [_CHECKPOINT],
         "unreadable": [],
+    },
+    "VerificationAnswer": {
+        "verification_id": VERIFICATION_ID,
+        "experiment_id": EXPERIMENT_ID,
+        "run_id": None,
+        "ckpt_path": None,
+        "total": 2,
+        "verified": 1,
+        "ready": 1,
+        "lost": 0,
+        "unreadable": 0,
+        "findings": [
+            {"seq": 1, "ckpt_path": _PATH, "outcome": "ready", "reason": None, "at": _SEEN}
+        ],
+        "created_at": _SEEN,
+        "finished_at": None,
     },
     "RetentionAnswer": {"size_bytes": 1_402_881, "checkpoints": [_CHECKPOINT]},
     "EventsAnswer": {"events": [_EVENT], "next": "2"},

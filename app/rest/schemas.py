@@ -151,6 +151,33 @@ class VerifyAnswer(Answer):
     )
 
 
+class FindingAnswer(Answer):
+    """What a verification found of one checkpoint."""
+
+    seq: int
+    ckpt_path: str
+    outcome: str = Field(description="The checkpoint's state then, or `unreadable`.")
+    reason: str | None
+    at: Time
+
+
+class VerificationAnswer(Answer):
+    """A verification in the background: its progress, and what it found."""
+
+    verification_id: str
+    experiment_id: str
+    run_id: str | None
+    ckpt_path: str | None
+    total: int = Field(description="How many checkpoints there were at its start.")
+    verified: int = Field(description="How many have a finding.")
+    ready: int
+    lost: int
+    unreadable: int = Field(description="How many could not be read; they stay what they were.")
+    findings: list[FindingAnswer]
+    created_at: Time
+    finished_at: Time | None = Field(description="null while it is under way.")
+
+
 class RetentionAnswer(Answer):
     """What retention would delete."""
 

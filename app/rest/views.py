@@ -10,7 +10,8 @@ from app.domain.lifecycle import CheckpointState as State
 from app.services.experiments import Detail
 from app.services.progress import eta_seconds, overrides, progress, status_detail
 from app.services.runs import Cancelled
-from app.services.verification import Verified
+from app.services.verification import UNREADABLE, Verified
+from app.services.verifications import Progress
 
 
 def experiment(row: Experiment) -> dict[str, Any]:
@@ -130,6 +131,34 @@ def verified(results: list[Verified]) -> dict[str, Any]:
             for result in results
             if result.unreadable is not None
         ],
+    }
+
+
+def verification(progress: Progress) -> dict[str, Any]:
+    """VerificationAnswer."""
+    row, counts, findings = progress
+    return {
+        "verification_id": row.id,
+        "experiment_id": row.experiment_id,
+        "run_id": row.run_id,
+        "ckpt_path": row.ckpt_path,
+        "total": row.total,
+        "verified": sum(counts.values()),
+        "ready": counts.get(State.READY, 0),
+        "lost": counts.get(State.LOST, 0),
+        "unreadable": counts.get(UNREADABLE, 0),
+        "findings": [
+            {
+                "seq": finding.seq,
+                "ckpt_path": finding.ckpt_path,
+                "outcome": finding.outcome,
+                "reason": finding.reason,
+                "at": finding.at,
+            }
+            for finding in findings
+        ],
+        "created_at": row.created_at,
+        "finished_at": row.finished_at,
     }
 
 

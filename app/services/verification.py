@@ -28,6 +28,8 @@ from app.errors import CheckpointUnreadable, NotFound
 from app.services import checkpoints, data_dirs, experiments, runs
 from app.services.reading import Readers
 
+UNREADABLE = "unreadable"
+"""The outcome of one that could not be read: no state, since it stays what it is."""
 SMALL_BYTES = 64 << 20
 
 

@@ -23,7 +23,7 @@ from app.supervisor.cleanup import tidy
 from app.supervisor.reconcile import observe
 from app.supervisor.schedule import launch
 from app.supervisor.state import Desk
-from app.supervisor.verifying import verify
+from app.supervisor.verifying import verify, verify_requested
 
 TURN_SECONDS = 0.5
 ASK_AGAIN_SECONDS = 5.0
@@ -38,6 +38,7 @@ DUTIES: tuple[Callable[[Desk], Awaitable[None]], ...] = (
     launch,  # first: a start does not wait for a look at every run under way
     observe,
     verify,
+    verify_requested,
     tidy,
 )
 

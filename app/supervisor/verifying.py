@@ -5,6 +5,7 @@ the record changed meanwhile, and its end wakes the loop.
 """
 
 import asyncio
+import logging
 import shutil
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -12,13 +13,13 @@ from pathlib import Path
 from llm_train.checkpoint import MANIFEST
 
 from app import files
-from app.db.tables import Checkpoint
+from app.db.tables import Checkpoint, Verification
 from app.domain import paths
 from app.domain.lifecycle import GONE
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
-from app.services import checkpoints, runs, verification
+from app.services import checkpoints, runs, verification, verifications
 from app.services.launches import LiveRun, Source
 from app.services.verification import VerificationResult
 from app.supervisor.state import Desk
@@ -26,6 +27,9 @@ from app.supervisor.state import Desk
 PATIENCE_SECONDS = 60.0
 """How long what cannot be read is tried again, in seconds of the supervisor's attention."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 8.0
+_REQUESTED = "the requested verification"
+
+log = logging.getLogger(__name__)
 
 
 async def verify(desk: Desk) -> None:
@@ -38,6 +42,42 @@ async def verify(desk: Desk) -> None:
     if waiting:  # the disk may hang: that must hold up the duties only, not the server
         for each in await asyncio.to_thread(_there, desk.settings.data_dir, waiting):
             begin(desk, paths.parse(each.ckpt_path), each.sha256)
+
+
+async def verify_requested(desk: Desk) -> None:
+    """Work off the verifications that operators asked for, one at a time."""
+    unfinished = await desk.db.read(verifications.list_unfinished)
+    if unfinished and _REQUESTED not in desk.jobs:
+        desk.begin(_REQUESTED, _work_off(desk, unfinished[0]))
+
+
+async def _work_off(desk: Desk, unfinished: Verification) -> None:
+    """Read what has no finding yet; another server goes on from there."""
+    for checkpoint in await desk.db.scan(verifications.list_remaining, unfinished):
+        if not await desk.in_place():
+            await asyncio.sleep(LONGEST_PAUSE)
+            return
+        about = (unfinished.id, checkpoint)
+        try:
+            result = await _read_again(desk, checkpoint)
+        except CheckpointUnreadable as error:
+            await desk.db.write(verifications.record_unreadable, *about, error.detail)
+        except Exception:  # one hostile checkpoint must not end the verification of the others
+            log.exception("%s could not be verified", checkpoint.ckpt_path)
+            why = "It could not be read; the log of the server says why."
+            await desk.db.write(verifications.record_unreadable, *about, why)
+        else:
+            await desk.db.write(verifications.record_result, *about, result)
+    await desk.db.write(verifications.finish, unfinished.id)
+
+
+async def _read_again(desk: Desk, checkpoint: Checkpoint) -> VerificationResult | None:
+    """Return None for one that was never here (an external run's, kept elsewhere): not lost."""
+    if checkpoint.state == State.DECLARED and not await asyncio.to_thread(
+        verification.has_files, desk.settings.data_dir, checkpoint.ckpt_path
+    ):
+        return None
+    return await desk.look(paths.parse(checkpoint.ckpt_path), checkpoint.sha256)
 
 
 def waiting(desk: Desk, known: list[Checkpoint]) -> bool:

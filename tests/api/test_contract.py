@@ -138,6 +138,9 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     call("POST", f"{base}/checkpoints/mark", mark | {"ckpt_path": mark["ckpt_path"] + "-2"})
     call("POST", f"{base}/checkpoints/mark", mark | {"ckpt_path": "/etc/passwd"})
     call("POST", f"{base}/checkpoints/verify", {"run_id": run["run_id"]})
+    started = call("POST", f"{base}/verifications", {"run_id": run["run_id"]}).json()
+    call("GET", f"{base}/verifications/{started['verification_id']}")
+    call("GET", f"{base}/verifications/{started['verification_id']}?after=-1")
     call("GET", f"{base}/retention?keep=1")
     call("GET", f"{base}/retention?keep=0")
     for path in ("detail", "runs", "checkpoints", "events", "runs?limit=1", "runs?limit=0"):

@@ -58,6 +58,9 @@ ROUTES = {
         None,
         changes=False,  # there is none yet
     ),
+    "start_verification": Route(
+        "/v1/experiments/{experiment}/verifications", {"run_id": "{run}"}, "VerifyRequest", None
+    ),
     "report": Route(
         "/v1/runs/{run}/reports",
         {"session": "s", "batch": 1, "step": 1, "effective_hyperparams": {"lr": 0.1}},

@@ -84,6 +84,7 @@ POSTS: dict[str, tuple[Json, Json]] = {
          "tag_type": "candidate"},
     ),
     "/experiments/{experiment_id}/checkpoints/verify": ({}, {"run_id": "{run_id}"}),
+    "/experiments/{experiment_id}/verifications": ({}, {"run_id": "{run_id}"}),
     "/runs/{run_id}/reports": ({"attempt": 1, "step": 3}, {"attempt": 1, "step": 4}),
 }  # fmt: skip
 

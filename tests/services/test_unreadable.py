@@ -21,9 +21,10 @@ from app.domain import paths
 from app.domain.paths import CheckpointPath
 from app.domain.requests import ResumeRequest, VerifyRequest
 from app.errors import CheckpointUnreadable
-from app.services import runs, verification
+from app.services import runs, verification, verifications
 from app.services.reading import Readers
 from app.services.verification import VerificationResult
+from app.services.verifications import Progress
 from app.supervisor import schedule, verifying
 from app.supervisor.reconcile import observe
 from app.supervisor.state import READERS, Desk
@@ -269,3 +270,52 @@ async def test_one_that_cannot_be_read_throws_away_nothing_that_is_found(
     ]  # fmt: skip
     assert [each.unreadable is None for each in verified] == [False, True, True]
     assert await states(stage, first) == {"step-000001": "ready"}, "it stays what it is"
+
+
+async def test_a_verification_in_the_background_goes_on_where_a_dead_server_left_it(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    first = await parent_with(stage, desk, tmp_path, 1)
+    second = await parent_with(stage, desk, tmp_path, 2, 3)
+    (place_of(second, tmp_path) / "step-000002/state.bin").write_bytes(b"damaged")
+    started, _, _ = await db.write(verifications.start, stage.experiment, VerifyRequest())
+    again = await db.write(verifications.start, stage.experiment, VerifyRequest())
+    assert again.verification.id == started.id, "the same is asked for once"
+
+    async def progress() -> Progress:
+        return await db.read(verifications.get, started.id, stage.experiment)
+
+    verify_files, go = verification.verify_files, threading.Event()
+    read: list[str] = []
+
+    def slowly(
+        data_dir: Path, path: CheckpointPath, expected: str | None
+    ) -> verification.VerificationResult:
+        read.append(path.name)
+        assert path.name != "step-000003" or go.wait(20)
+        return verify_files(data_dir, path, expected)
+
+    monkeypatch.setattr(verification, "verify_files", slowly)
+    try:
+        with away(first, tmp_path):
+            await verifying.verify_requested(desk)
+            async with asyncio.timeout(10):
+                while "step-000003" not in read:
+                    await turns(desk, 1)
+        found = await progress()
+        assert (found.verification.total, found.counts) == (3, {"unreadable": 1, "lost": 1})
+        assert found.verification.finished_at is None
+        desk.close()  # the server dies in the middle of the third
+    finally:
+        go.set()
+    await jobs(desk)
+
+    await verifying.verify_requested(restarted := open_desk(db, tmp_path, Recorder()))
+    await jobs(restarted)
+    found = await progress()
+    assert found.verification.finished_at is not None
+    outcomes = {each.ckpt_path.rpartition("/")[2]: each.outcome for each in found.findings}
+    assert outcomes == {"step-000001": "unreadable", "step-000002": "lost", "step-000003": "ready"}
+    assert read.count("step-000002") == 1, "what has a finding is not read again"
+    assert await states(stage, first) == {"step-000001": "ready"}

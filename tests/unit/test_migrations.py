@@ -26,6 +26,7 @@ TABLES = {
     "checkpoint", "data_dir", "event", "experiment", "experiment_tag", "idempotency_key",
     "metric_latest", "metric_chunk", "metric_series", "run", "service_secret",
     "run_search", "experiment_search",
+    "verification", "verification_finding",
 }  # fmt: skip
 
 

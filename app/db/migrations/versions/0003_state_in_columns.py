@@ -102,6 +102,7 @@ def upgrade() -> None:
     _name_promised()
     op.create_index("ix_checkpoint_run_saved", "checkpoint", ["run_id", "saved_at", "id"])
     _add_search()
+    _create_verifications()
 
 
 def downgrade() -> None:
@@ -113,6 +114,8 @@ def downgrade() -> None:
         "UPDATE run SET status_reason = NULL, status_detail = NULL"
         " WHERE status IN ('starting', 'running') AND termination_reason IS NULL"
     )
+    op.drop_table("verification_finding")
+    op.drop_table("verification")
     op.drop_index("ix_checkpoint_run_saved", "checkpoint")
     for gone, reason in (("NULL", _DELETING), ("NOT NULL", _DELETED)):
         op.execute(
@@ -261,4 +264,33 @@ def _index(name: str) -> tuple[str, ...]:
         f"CREATE TRIGGER {name}_added AFTER INSERT ON {name} BEGIN"  # noqa: S608 - our own names
         f" INSERT INTO {index}(rowid, text) VALUES (new.number, new.text); END",
         f"INSERT INTO {index}({index}) VALUES ('rebuild')",  # noqa: S608
+    )
+
+
+def _create_verifications() -> None:
+    op.create_table(
+        "verification",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("experiment_id", sa.String(), nullable=False),
+        sa.Column("run_id", sa.String(), nullable=True),
+        sa.Column("ckpt_path", sa.String(), nullable=True),
+        sa.Column("total", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.String(), nullable=False),
+        sa.Column("finished_at", sa.String(), nullable=True),
+        sa.ForeignKeyConstraint(["experiment_id"], ["experiment.id"]),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index("ix_verification_finished", "verification", ["finished_at", "id"])
+    op.create_table(
+        "verification_finding",
+        sa.Column("verification_id", sa.String(), nullable=False),
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("checkpoint_id", sa.String(), nullable=False),
+        sa.Column("ckpt_path", sa.String(), nullable=False),
+        sa.Column("outcome", sa.String(), nullable=False),
+        sa.Column("reason", sa.String(), nullable=True),
+        sa.Column("at", sa.String(), nullable=False),
+        sa.ForeignKeyConstraint(["verification_id"], ["verification.id"]),
+        sa.ForeignKeyConstraint(["checkpoint_id"], ["checkpoint.id"]),
+        sa.PrimaryKeyConstraint("verification_id", "seq"),
     )
