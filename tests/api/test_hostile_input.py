@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 from fastapi import FastAPI
 
+from app.domain.requests import VERIFICATION_ID
 from app.rest.parameters import bodies
 from tests.api.conftest import Api, running
 from tests.api.problem import problem
@@ -373,12 +374,14 @@ IDS = {
 def test_an_id_that_is_none_is_not_found_on_any_route(story: Story, id: str) -> None:
     tried = 0
     for path, operations in story.api.app.openapi()["paths"].items():
-        for name in ("experiment", "run"):
+        for name, prefix in (("experiment", "exp"), ("run", "run"), ("verification", "vfy")):
             if f"{{{name}_id}}" not in path:
                 continue
-            wrong = id.format(prefix=name[:3])
+            wrong = id.format(prefix=prefix)
             url = path.replace(f"{{{name}_id}}", wrong)
-            url = url.format(experiment_id=story.experiment, run_id=story.run)
+            url = url.format(
+                experiment_id=story.experiment, run_id=story.run, verification_id=VERIFICATION_ID
+            )
             for method in operations:
                 good = next(
                     (r.good for o, r in ROUTES.items() if o == operations[method]["operationId"]),
