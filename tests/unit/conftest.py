@@ -44,6 +44,7 @@ def environment(
     monkeypatch.setenv("LLM_TRAIN_RUN_TOKEN", "secret")
     monkeypatch.setenv("LLM_TRAIN_ATTEMPT", "1")
     monkeypatch.setenv("LLM_TRAIN_RUN_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)  # for what is saved where the service does not say
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     yield
     for number, handler in handlers.items():

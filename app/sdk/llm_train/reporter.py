@@ -113,7 +113,6 @@ class Reporter:
         self._rank_0 = is_rank_0()
         self._strict = strict
         self._step = 0  # the last one logged
-        self._total = 0  # 0: not known
         self._keys: set[str] = set()
         self._costs: dict[str, int] = {}  # bytes of each reported hyperparameter
         self._warned: set[Any] = set()
@@ -308,16 +307,13 @@ class Reporter:
                 progress["total_steps"] = read_count(total_steps)
             except Unfit as error:
                 self._drop("total_steps", f"total_steps {_predicate(error)}")
-            else:
-                self._total = progress["total_steps"]
         points: list[Point] = []
         try:
             at = read_count(step)
         except Unfit as error:
             self._drop("step", f"step {_predicate(error)}: its metrics are dropped")
         else:
-            if not self._total or at <= self._total:  # else it counts something else
-                self._step = progress["step"] = at
+            self._step = progress["step"] = at
             points = self._points(at, {**metrics, **more} if metrics else more)
         if self._courier and (points or progress):
             self._courier.add(points, **progress)
