@@ -26,7 +26,8 @@ try:
     from pydantic import ValidationError
 
     from app import connections
-    from app.db.database import Database, connect
+    from app.db.connect import connect
+    from app.db.database import Database
     from app.domain import failpoints
     from app.domain.recipes import RecipeError, read_recipes
     from app.errors import ServiceError

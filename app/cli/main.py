@@ -88,7 +88,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _migrate(arguments: argparse.Namespace) -> None:
     from app.db import migrate
-    from app.db.database import connect
+    from app.db.connect import connect
     from app.main import load_settings
 
     url = load_settings().database_url
@@ -96,7 +96,7 @@ def _migrate(arguments: argparse.Namespace) -> None:
         sys.exit("llm-train: --to base drops every table with all that is in it; add --yes")
     try:
         database = connect(url)  # knows what is wrong with a URL
-        database.take()  # from here to the end of this process
+        database.acquire_lock()  # from here to the end of this process
         before = migrate.revision(url)
         if arguments.to == "base":
             migrate.downgrade(url, "base")

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from app.cli import client
-from app.db.database import FEWEST, Database, InUse, connect
+from app.db.connect import connect
+from app.db.database import FEWEST, Database, InUse
 from app.db.tables import Checkpoint
 from app.domain.ids import is_id
 from app.domain.recipes import read_recipes

@@ -8,7 +8,7 @@
 A use case that decides on what it has read locks it first (`with_for_update`); on SQLite,
 where one transaction writes at a time, that costs nothing and changes nothing.
 
-`sqlite.py` and `postgresql.py` hold the two implementations; `connect` picks by URL.
+`sqlite.py` and `postgresql.py` implement it; `connect.py` picks one by URL.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from app.db.changes import Changes
 from app.db.sql import Tx
-from app.errors import Timeout, Unavailable
+from app.errors import Timeout
 
 CONNECTIONS = 16
 """So many connections a server opens to PostgreSQL, unless it is told otherwise."""
@@ -50,18 +50,18 @@ class Database(ABC):
     def __init__(self) -> None:
         self.changes = Changes()
         self._searching = asyncio.Semaphore(SEARCHES)
-        # When something to be written was last turned away, on the monotonic clock.
-        self.missed_at = -math.inf
+        # When a write was last rejected, on the monotonic clock.
+        self.write_rejected_at = -math.inf
 
-    def miss(self) -> None:
-        """What somebody wanted written is turned away: whoever is silent may not have been."""
-        self.missed_at = time.monotonic()
+    def record_rejected_write(self) -> None:
+        """Record that a write was rejected; heartbeat timeouts ignore this period."""
+        self.write_rejected_at = time.monotonic()
 
     @abstractmethod
-    def take(self) -> None:
-        """Takes the database for this process, where only one may have it.
+    def acquire_lock(self) -> None:
+        """Acquire the database for this process, where only one may have it.
 
-        Raises OSError; InUse when another has it.
+        Raises OSError; InUse if another process has it.
         """
 
     @abstractmethod
@@ -128,38 +128,9 @@ class Database(ABC):
         return await self.scan(use_case, *args, **kwargs)
 
     @abstractmethod
-    async def lead(self) -> bool:
-        """Whether this process is the one whose supervisor works; tries to become it."""
+    async def acquire_leadership(self) -> bool:
+        """Return True if this process is the leader, whose supervisor works; try to become it."""
 
     @abstractmethod
-    async def resign(self) -> None:
-        """Lets another process lead, where there may be one."""
-
-
-def connect(url: str, connections: int = CONNECTIONS) -> Database:
-    """The database behind a `sqlite:///` or `postgresql+psycopg://` URL. Not yet started.
-
-    `connections`: how many to PostgreSQL at most, `FEWEST` or more. Raises ValueError for another
-    URL, Unavailable without PostgreSQL's driver.
-    """
-    if url.startswith("sqlite:///") and url != "sqlite:///" and ":memory:" not in url:
-        if "?" in url:
-            raise ValueError(
-                "LLM_TRAIN_DATABASE_URL: a SQLite file takes no options, and this service sets its "
-                f"own: leave out {url[url.index('?') :]!r}"
-            )
-        from app.db.sqlite import SqliteDatabase
-
-        return SqliteDatabase(url)
-    if url.startswith(("postgresql+psycopg://", "postgresql://")):
-        try:
-            from app.db.postgresql import PostgresDatabase
-        except ImportError as error:
-            raise Unavailable(
-                'PostgreSQL needs its driver: pip install "llm-train-api[postgres]"'
-            ) from error
-        return PostgresDatabase(url, connections)
-    raise ValueError(
-        "LLM_TRAIN_DATABASE_URL must be sqlite:///FILE or postgresql+psycopg://… "
-        f"(it begins with {url.split(':', 1)[0]!r})"
-    )
+    async def release_leadership(self) -> None:
+        """Let another process become the leader."""

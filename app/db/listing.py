@@ -16,7 +16,7 @@ from app.db.cursors import RowT
 from app.db.json_lists import listed, one_of
 from app.db.keyset import Listing
 from app.db.search import Position, index_name
-from app.db.sql import Statement, Tx, columns, dump, every
+from app.db.sql import Statement, Tx, columns, dump, select_all
 from app.db.tables import (
     Checkpoint,
     Event,
@@ -144,11 +144,11 @@ EVENTS = Listing(
 
 @cache
 def _with_ids(table: type[RowT]) -> Statement[RowT]:
-    return Statement(every(table).where(one_of(columns(table).id, "ids")), table)
+    return Statement(select_all(table).where(one_of(columns(table).id, "ids")), table)
 
 
 def _latest_statement(*conditions: Any) -> Statement[MetricLatest]:
-    chosen = every(MetricLatest).where(one_of(_latest.run_id, "ids"), *conditions)
+    chosen = select_all(MetricLatest).where(one_of(_latest.run_id, "ids"), *conditions)
     return Statement(
         chosen.order_by(_latest.run_id, _latest.key).limit(bindparam("most")), MetricLatest
     )

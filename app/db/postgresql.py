@@ -65,7 +65,7 @@ class PostgresDatabase(Database):
         self._leader: Connection | None = None
         self._stopping = threading.Event()
 
-    def take(self) -> None:
+    def acquire_lock(self) -> None:
         pass  # any number of servers share it
 
     def announce(self, url: str) -> None:
@@ -141,7 +141,7 @@ class PostgresDatabase(Database):
         if self._stopping.is_set():
             raise Unavailable("The server is stopping.", retry_after=2)
         if self._waiting >= MAX_WAITING:
-            self.miss()
+            self.record_rejected_write()
             raise Busy("Too many requests are waiting; try again in a second.", retry_after=1)
         future: asyncio.Future[R] = self._loop.create_future()
         self._waiting += 1
@@ -151,7 +151,7 @@ class PostgresDatabase(Database):
     def _resolve(self, future: asyncio.Future[R], result: Any, error: BaseException | None) -> None:
         self._waiting -= 1
         if isinstance(error, Unavailable):
-            self.miss()
+            self.record_rejected_write()
         if future.done():
             return  # its caller went away; the work is committed all the same
         if error is None:
@@ -226,10 +226,10 @@ class PostgresDatabase(Database):
 
     # Who leads, and what changes elsewhere.
 
-    async def lead(self) -> bool:
+    async def acquire_leadership(self) -> bool:
         return await self._loop.run_in_executor(self._leading, self._try_lead)
 
-    async def resign(self) -> None:
+    async def release_leadership(self) -> None:
         await self._loop.run_in_executor(self._leading, self._give_up)
 
     def _give_up(self) -> None:

@@ -70,18 +70,18 @@ def as_dict(row: SQLModel) -> dict[str, Any]:
     return cast(dict[str, Any], cast(Any, row)._asdict())
 
 
-def revive(table: type[TableT], stored: Mapping[str, Any]) -> TableT:
+def from_dict(table: type[TableT], stored: Mapping[str, Any]) -> TableT:
     """The row that `as_dict` made a dictionary of, perhaps in another version of the schema."""
     make = _row_type(table)
     return cast(TableT, make(*map(stored.get, make._fields)))
 
 
-def evolve(row: TableT, **changes: Any) -> TableT:
+def replace(row: TableT, **changes: Any) -> TableT:
     """A copy of a row with some attributes changed."""
     return cast(TableT, cast(Any, row)._replace(**changes))
 
 
-def every(table: type[SQLModel]) -> Select[Any]:
+def select_all(table: type[SQLModel]) -> Select[Any]:
     """`SELECT` of every column of `table`, in the order of its row type."""
     return select(*columns(table))
 
@@ -89,7 +89,7 @@ def every(table: type[SQLModel]) -> Select[Any]:
 class Statement(Generic[T]):
     """A Core statement, compiled once per dialect.
 
-    `row` is the table whose whole rows it selects (`every(Run)`); without it, rows stay
+    `row` is the table whose whole rows it selects (`select_all(Run)`); without it, rows stay
     the driver's tuples.
     """
 
@@ -112,7 +112,7 @@ class Statement(Generic[T]):
 
 def by_id(table: type[TableT]) -> Statement[TableT]:
     """The row whose `id` is given."""
-    return Statement(every(table).where(columns(table).id == bindparam("id")), table)
+    return Statement(select_all(table).where(columns(table).id == bindparam("id")), table)
 
 
 @cache
@@ -128,7 +128,7 @@ class Tx:
     """One transaction, as a use case sees it.
 
     A use case reads and writes through it and never commits. `now` is the transaction's
-    time; `touch(topic)` tells waiting subscribers, once it is committed, to look again.
+    time; `notify(topic)` tells waiting subscribers, once it is committed, to look again.
     """
 
     def __init__(self, cursor: Any, dialect: str) -> None:
@@ -172,6 +172,6 @@ class Tx:
         self._cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (number,))
         return cast(bool, self._cursor.fetchone()[0])
 
-    def touch(self, *topics: str) -> None:
-        """After the commit, wakes whoever waits for one of these topics."""
+    def notify(self, *topics: str) -> None:
+        """Wake the subscribers of these topics after the commit."""
         self.topics.update(topics)

@@ -78,7 +78,7 @@ class SqliteDatabase(Database):
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._open: list[sqlite3.Connection] = []
 
-    def take(self) -> None:
+    def acquire_lock(self) -> None:
         self._owner = own(self.path.with_name(self.path.name + "-owner"))
 
     def announce(self, url: str) -> None:
@@ -89,7 +89,7 @@ class SqliteDatabase(Database):
         try:
             if not make:
                 migrate.require(self.url)
-            self.take()
+            self.acquire_lock()
             make_private(self.path)
             migrate.bring_up(self.url)
             self._reader = self._connect(query_only=True)
@@ -156,7 +156,7 @@ class SqliteDatabase(Database):
     async def write(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         self._check_open()
         if self._waiting >= MAX_WAITING:
-            self.miss()
+            self.record_rejected_write()
             raise Busy("Too many writes are waiting; try again in a second.", retry_after=1)
         future: asyncio.Future[R] = self._loop.create_future()
         self._waiting += 1
@@ -199,10 +199,10 @@ class SqliteDatabase(Database):
         if self._stopping:
             raise Unavailable("The server is stopping.", retry_after=2)
 
-    async def lead(self) -> bool:
+    async def acquire_leadership(self) -> bool:
         return True  # one process owns the file
 
-    async def resign(self) -> None:
+    async def release_leadership(self) -> None:
         pass
 
     # The writer thread.
@@ -279,7 +279,7 @@ class SqliteDatabase(Database):
         self._waiting -= len(answers)
         for future, result, error in answers:
             if isinstance(error, Unavailable):
-                self.miss()
+                self.record_rejected_write()
             if future.done():
                 continue  # its caller went away; the work is committed all the same
             if error is None:

@@ -16,7 +16,7 @@ from strawberry.types.field import StrawberryField
 from strawberry.utils.str_converters import to_camel_case
 
 from app.db import tables
-from app.db.sql import Tx, as_dict, dump, load, revive
+from app.db.sql import Tx, as_dict, dump, from_dict, load
 from app.domain import paths
 from app.domain.requests import (
     ExperimentRequest,
@@ -181,7 +181,7 @@ async def _perform(info: Info, values: Values, use_case: Any, before: Any) -> tu
         answer = await context.db.write(
             idempotency.once, keyed, lambda tx: _answer(use_case(tx, values, context))
         )
-    rows = {name: revive(_TABLES[name], row) for name, row in load(answer.body).items()}
+    rows = {name: from_dict(_TABLES[name], row) for name, row in load(answer.body).items()}
     return rows, answer.replayed
 
 

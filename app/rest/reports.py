@@ -65,7 +65,7 @@ class Inflow:
                 retry_after=1,
             )
         if self._held and self._held + size > MAX_WAITING_BYTES:
-            self._db.miss()
+            self._db.record_rejected_write()
             raise Busy("Too many reports are waiting; send this one again.", retry_after=1)
         self._held += size
         self._of_run[run_id] = line

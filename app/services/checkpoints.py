@@ -23,9 +23,9 @@ from app.db.sql import (
     by_id,
     changing,
     columns,
-    every,
-    evolve,
+    replace,
     row_type,
+    select_all,
 )
 from app.db.tables import Checkpoint, Run
 from app.domain import paths
@@ -39,17 +39,17 @@ _checkpoint = columns(Checkpoint)
 
 _INSERT = Statement[Any](insert(Checkpoint))
 _BY_ID = by_id(Checkpoint)
-_by_path = every(Checkpoint).where(_checkpoint.ckpt_path == bindparam("path"))
+_by_path = select_all(Checkpoint).where(_checkpoint.ckpt_path == bindparam("path"))
 _BY_PATH = Statement(_by_path, Checkpoint)
 _LOCK_BY_PATH = Statement(_by_path.with_for_update(), Checkpoint)
-_oldest_first = every(Checkpoint).order_by(_checkpoint.created_at, _checkpoint.id)
+_oldest_first = select_all(Checkpoint).order_by(_checkpoint.created_at, _checkpoint.id)
 _OF_EXPERIMENT = Statement(
     _oldest_first.where(_checkpoint.experiment_id == bindparam("experiment")), Checkpoint
 )
 _OF_RUN = Statement(_oldest_first.where(_checkpoint.run_id == bindparam("run")), Checkpoint)
 # `is_not(None)` also keeps PostgreSQL from sorting NULL before every time.
 _newest_first = (
-    every(Checkpoint)
+    select_all(Checkpoint)
     .where(
         _checkpoint.run_id == bindparam("run"),
         _checkpoint.state == bindparam("state"),
@@ -63,7 +63,7 @@ _LAST_SAVED = Statement[tuple[str | None]](
     select(func.max(_checkpoint.saved_at)).where(_checkpoint.run_id == bindparam("run"))
 )
 _pending = (
-    every(Checkpoint)
+    select_all(Checkpoint)
     .where(_checkpoint.state == State.PENDING.value, _checkpoint.stored_as_id.is_(None))
     .order_by(_checkpoint.id)
 )
@@ -72,7 +72,9 @@ _LOCK_PENDING = Statement(
     _pending.where(_checkpoint.run_id == bindparam("run")).with_for_update(), Checkpoint
 )
 _ALIASES = Statement(
-    every(Checkpoint).where(_checkpoint.stored_as_id == bindparam("id")).order_by(_checkpoint.id),
+    select_all(Checkpoint)
+    .where(_checkpoint.stored_as_id == bindparam("id"))
+    .order_by(_checkpoint.id),
     Checkpoint,
 )
 _RUN = by_id(Run)
@@ -208,7 +210,7 @@ def create(tx: Tx, run: Run, name: str, state: State, **facts: Any) -> Checkpoin
 def change(tx: Tx, checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     """Write attributes of a checkpoint."""
     tx.run(changing(Checkpoint, frozenset(changes)), key=checkpoint.id, **changes)
-    return evolve(checkpoint, **changes)
+    return replace(checkpoint, **changes)
 
 
 def _append_event(tx: Tx, checkpoint: Checkpoint) -> None:
@@ -222,7 +224,7 @@ def _append_event(tx: Tx, checkpoint: Checkpoint) -> None:
         step=checkpoint.step,
         reason=checkpoint.reason,
     )
-    tx.touch(SUPERVISOR)
+    tx.notify(SUPERVISOR)
 
 
 def set_state(tx: Tx, checkpoint: Checkpoint, state: State, **facts: Any) -> Checkpoint:
@@ -263,7 +265,7 @@ def record_saved(
         if same and checkpoint.state in (State.READY, *GONE):
             return checkpoint
         if same and checkpoint.state == state and checkpoint.attempt == run.attempt:
-            tx.touch(SUPERVISOR)
+            tx.notify(SUPERVISOR)
             return checkpoint
         if checkpoint.state == State.READY and checkpoint.marked_at is not None:
             return checkpoint
@@ -275,7 +277,7 @@ def record_saved(
         return create(tx, run, name, state, **facts)
     if checkpoint.state == state:
         if state is State.PENDING:
-            tx.touch(SUPERVISOR)
+            tx.notify(SUPERVISOR)
         return change(tx, checkpoint, **facts)
     return set_state(
         tx, checkpoint, state, reason=None, stored_as_id=None, files_removed_at=None, **facts

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import bindparam, insert, select, update
 
 from app import files
-from app.db.sql import Statement, Tx, columns, every
+from app.db.sql import Statement, Tx, columns, select_all
 from app.db.tables import DataDir, Run
 from app.domain.lifecycle import LAUNCHED
 from app.errors import Unavailable
@@ -29,12 +29,12 @@ from app.errors import Unavailable
 _ONE = 1
 _MOST_BYTES = 4096
 _data_dir, _run = columns(DataDir), columns(Run)
-_SEEN = Statement(every(DataDir), DataDir)
-_HELD = Statement(every(DataDir).with_for_update(), DataDir)
-_SHARED = Statement(every(DataDir).with_for_update(read=True), DataDir)
+_SEEN = Statement(select_all(DataDir), DataDir)
+_HELD = Statement(select_all(DataDir).with_for_update(), DataDir)
+_SHARED = Statement(select_all(DataDir).with_for_update(read=True), DataDir)
 _INSERT = Statement[Any](insert(DataDir))
 _UPDATE = Statement[Any](update(DataDir).values(name=bindparam("name"), path=bindparam("path")))
-_TOUCH = Statement[Any](update(DataDir).values(path=_data_dir.path))
+_WRITE_AGAIN = Statement[Any](update(DataDir).values(path=_data_dir.path))
 _UNDER_WAY = Statement[tuple[str]](
     select(_run.id)
     .where(_run.status.in_([each.value for each in sorted(LAUNCHED)]), _run.recipe.is_not(None))
@@ -94,9 +94,9 @@ def probe(data_dir: Path) -> None:
         os.unlink(name, dir_fd=folder)
 
 
-def touch(tx: Tx) -> None:
+def write_again(tx: Tx) -> None:
     """Write to the database what is there already."""
-    tx.run(_TOUCH)
+    tx.run(_WRITE_AGAIN)
 
 
 def adopt(tx: Tx, name: str, path: str) -> Adoption:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, insert, update
 
-from app.db.sql import Statement, Tx, columns, dump, every
+from app.db.sql import Statement, Tx, columns, dump, select_all
 from app.db.tables import Event, Experiment
 from app.errors import NotFound
 
@@ -19,14 +19,14 @@ _NEXT_SEQ = Statement[tuple[int]](
 )
 _INSERT = Statement[Any](insert(Event))
 _AFTER = Statement(
-    every(Event)
+    select_all(Event)
     .where(_event.experiment_id == bindparam("experiment"), _event.seq > bindparam("after"))
     .order_by(_event.seq)
     .limit(bindparam("most")),
     Event,
 )
 _NEWEST = Statement(
-    every(Event)
+    select_all(Event)
     .where(_event.experiment_id == bindparam("experiment"))
     .order_by(_event.seq.desc())
     .limit(bindparam("most")),
@@ -49,9 +49,9 @@ def append(tx: Tx, experiment_id: str, type: str, *, run_id: str | None = None, 
         run_id=run_id,
         data=dump({key: value for key, value in data.items() if value is not None}),
     )
-    tx.touch(experiment_id)
+    tx.notify(experiment_id)
     if run_id is not None:
-        tx.touch(run_id)
+        tx.notify(run_id)
     return seq
 
 

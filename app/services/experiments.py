@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, insert, select
 
-from app.db.sql import Statement, Tx, as_dict, columns, dump, every, row_type
+from app.db.sql import Statement, Tx, as_dict, columns, dump, row_type, select_all
 from app.db.tables import (
     Checkpoint,
     Event,
@@ -30,16 +30,16 @@ _INSERT_TEXT = Statement[Any](
     insert(ExperimentSearch).values(id=bindparam("id"), text=bindparam("text")).inline()
 )
 _INSERT_TAG = Statement[Any](insert(ExperimentTag))
-_BY_ID = Statement(every(Experiment).where(_experiment.id == bindparam("id")), Experiment)
+_BY_ID = Statement(select_all(Experiment).where(_experiment.id == bindparam("id")), Experiment)
 _RUNS = Statement(
-    every(Run)
+    select_all(Run)
     .where(_run.experiment_id == bindparam("experiment"))
     .order_by(_run.created_at.desc(), _run.id.desc())
     .limit(bindparam("most")),
     Run,
 )
 _CHECKPOINTS = Statement(
-    every(Checkpoint)
+    select_all(Checkpoint)
     .where(_checkpoint.experiment_id == bindparam("experiment"))
     .order_by(_checkpoint.created_at.desc(), _checkpoint.id.desc())
     .limit(bindparam("most")),
@@ -54,11 +54,11 @@ _COUNT_RUNS, _COUNT_CHECKPOINTS = (
     )
 )  # fmt: skip
 _LATEST = Statement(
-    every(MetricLatest)
+    select_all(MetricLatest)
     .where(
         _latest.run_id.in_(
             # The same page of runs again, so that one statement serves any number.
-            every(Run)
+            select_all(Run)
             .with_only_columns(_run.id)
             .where(_run.experiment_id == bindparam("experiment"))
             .order_by(_run.created_at.desc(), _run.id.desc())

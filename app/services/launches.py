@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import bindparam, func, literal_column, select
 
 from app.db import tables
-from app.db.sql import Statement, Tx, columns, dump, every, load
+from app.db.sql import Statement, Tx, columns, dump, load, select_all
 from app.db.tables import Checkpoint, Run
 from app.domain import evidence
 from app.domain.evidence import Evidence
@@ -25,7 +25,7 @@ from app.services.verification import directory
 _run = columns(Run)
 
 _QUEUED = Statement(
-    every(Run)
+    select_all(Run)
     .where(
         # In the words of the index ix_run_queue; by id, which is by time, as that one is.
         _run.status == literal_column("'queued'"),

@@ -2,7 +2,7 @@
 
 from sqlalchemy import bindparam
 
-from app.db.sql import Statement, Tx, columns, dump, every, load
+from app.db.sql import Statement, Tx, columns, dump, load, select_all
 from app.db.tables import Checkpoint
 from app.domain import paths
 from app.domain.requests import MarkRequest
@@ -12,7 +12,7 @@ from app.services import checkpoints, events, runs
 _checkpoint = columns(Checkpoint)
 
 _BY_RELEASE = Statement(
-    every(Checkpoint).where(
+    select_all(Checkpoint).where(
         _checkpoint.experiment_id == bindparam("experiment"),
         _checkpoint.release_tag == bindparam("release"),
     ),

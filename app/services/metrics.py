@@ -15,7 +15,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, text, update
 from app.db import chunks
 from app.db.chunks import Range
 from app.db.json_lists import one_of
-from app.db.sql import Statement, Tx, by_id, columns, dump, every
+from app.db.sql import Statement, Tx, by_id, columns, dump, select_all
 from app.db.tables import MetricChunk, MetricLatest, MetricSeries, Run
 from app.domain import points
 from app.domain.points import MAX_STEP, Column
@@ -78,7 +78,7 @@ _SET_LATEST = Statement[Any](
     )
 )
 _LATEST_OF = Statement(
-    every(MetricLatest).where(_latest.run_id == bindparam("run")).order_by(_latest.key),
+    select_all(MetricLatest).where(_latest.run_id == bindparam("run")).order_by(_latest.key),
     MetricLatest,
 )
 

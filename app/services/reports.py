@@ -103,7 +103,7 @@ def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
     if report.checkpoints:
         run = _announce(tx, run, report.checkpoints)
     if report.finished:
-        tx.touch(SUPERVISOR)
+        tx.notify(SUPERVISOR)
     return run
 
 

@@ -21,7 +21,7 @@ from sqlalchemy import bindparam, exists, func, or_, select, true, update
 from sqlalchemy.orm import aliased
 
 from app import files
-from app.db.sql import Statement, Tx, columns, every
+from app.db.sql import Statement, Tx, columns, select_all
 from app.db.tables import Checkpoint, Run
 from app.domain import paths
 from app.domain.lifecycle import GONE, TERMINAL
@@ -73,7 +73,7 @@ _has_files_to_remove = (
     & _checkpoint.stored_as_id.is_(None)
 )
 _PENDING_DELETION = Statement(
-    every(Checkpoint).where(_has_files_to_remove).order_by(_checkpoint.id), Checkpoint
+    select_all(Checkpoint).where(_has_files_to_remove).order_by(_checkpoint.id), Checkpoint
 )
 # Guarded by the state: a trainer may have saved under the same name again.
 _FILES_REMOVED = Statement[Any](

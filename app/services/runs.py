@@ -14,10 +14,10 @@ from app.db.sql import (
     changing,
     columns,
     dump,
-    every,
-    evolve,
     load,
+    replace,
     row_type,
+    select_all,
 )
 from app.db.tables import Checkpoint, Run, RunSearch
 from app.domain import paths
@@ -44,9 +44,10 @@ _INSERT_TEXT = Statement[Any](
     insert(RunSearch).values(id=bindparam("id"), text=bindparam("text")).inline()
 )
 _BY_ID = by_id(Run)
-_LOCK = Statement(every(Run).where(_run.id == bindparam("id")).with_for_update(), Run)
+_LOCK = Statement(select_all(Run).where(_run.id == bindparam("id")).with_for_update(), Run)
 _CHILDREN = Statement(
-    every(Run).where(_run.parent_run_id == bindparam("id")).order_by(_run.created_at, _run.id), Run
+    select_all(Run).where(_run.parent_run_id == bindparam("id")).order_by(_run.created_at, _run.id),
+    Run,
 )
 
 
@@ -162,7 +163,7 @@ def _queue(tx: Tx, run: Run) -> None:
     )  # fmt: skip
     tx.run(_INSERT, **as_dict(run))
     tx.run(_INSERT_TEXT, id=run.id, text=searchable((run.model, run.recipe, run.notes)))
-    tx.touch(SUPERVISOR)
+    tx.notify(SUPERVISOR)
 
 
 def change(tx: Tx, run: Run, **changes: Any) -> Run:
@@ -170,8 +171,8 @@ def change(tx: Tx, run: Run, **changes: Any) -> Run:
     statement = changing(Run, frozenset(changes), "status")
     if tx.run(statement, key=run.id, from_status=run.status, **changes) != 1:
         raise Conflict(f"Run {run.id} is no longer {run.status}; look again.")
-    tx.touch(run.id)
-    return evolve(run, **changes)
+    tx.notify(run.id)
+    return replace(run, **changes)
 
 
 def move(
@@ -212,7 +213,7 @@ def move(
         reason=moved.status_reason, detail=detail, attempt=moved.attempt, step=moved.step,
         **(data or {}),
     )  # fmt: skip
-    tx.touch(SUPERVISOR)
+    tx.notify(SUPERVISOR)
     return moved
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from app.db.sql import Statement, Tx, every
+from app.db.sql import Statement, Tx, select_all
 from app.db.tables import ServiceSecret
 
 _ONE = 1
-_KEPT = Statement(every(ServiceSecret), ServiceSecret)
+_KEPT = Statement(select_all(ServiceSecret), ServiceSecret)
 _INSERT = Statement[Any](insert(ServiceSecret))
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, insert, select
 
-from app.db.sql import Statement, Tx, as_dict, by_id, changing, columns, every, row_type
+from app.db.sql import Statement, Tx, as_dict, by_id, changing, columns, row_type, select_all
 from app.db.tables import Checkpoint, Verification, VerificationFinding
 from app.domain.ids import new_id
 from app.domain.requests import VerifyRequest
@@ -26,13 +26,13 @@ _verification, _finding = columns(Verification), columns(VerificationFinding)
 _INSERT = Statement[Any](insert(Verification))
 _BY_ID = by_id(Verification)
 _UNFINISHED = Statement(
-    every(Verification).where(_verification.finished_at.is_(None)).order_by(_verification.id),
+    select_all(Verification).where(_verification.finished_at.is_(None)).order_by(_verification.id),
     Verification,
 )
 _INSERT_FINDING = Statement[Any](insert(VerificationFinding))
 _own = _finding.verification_id == bindparam("verification")
 _FINDINGS = Statement(
-    every(VerificationFinding)
+    select_all(VerificationFinding)
     .where(_own, _finding.seq > bindparam("after"))
     .order_by(_finding.seq)
     .limit(MAX_FINDINGS),

@@ -121,7 +121,7 @@ class Supervisor:
         if time.monotonic() - self._probed_at < PROBE_SECONDS:
             return
         try:
-            await self.desk.db.write(data_dirs.touch)
+            await self.desk.db.write(data_dirs.write_again)
             await asyncio.to_thread(data_dirs.probe, self.desk.settings.data_dir)
             self._unwritable = None
         except Exception as error:
@@ -136,7 +136,7 @@ class Supervisor:
         if self.misplaced and time.monotonic() < self._ask_again:
             return False
         self._ask_again = time.monotonic() + ASK_AGAIN_SECONDS
-        leads = await desk.db.lead()
+        leads = await desk.db.acquire_leadership()
         if leads and desk.leads:
             return True
         if not leads and not self.misplaced:
@@ -154,7 +154,7 @@ class Supervisor:
             desk.log_throttled(
                 "data_dir", "this server does not lead: %s", misplaced(place, adoption.before)
             )
-            await desk.db.resign()
+            await desk.db.release_leadership()
         return adoption.ours
 
     async def stop(self) -> None:

@@ -140,7 +140,7 @@ class Desk:
     def turn(self, leads: bool) -> None:
         """A new turn begins; whoever does not lead any more forgets everything."""
         now = self.clock()
-        if now - self.db.missed_at > ECHO_SECONDS:
+        if now - self.db.write_rejected_at > ECHO_SECONDS:
             self.attention += min(now - self.turned_at, MOST_ATTENTION)
         self.turned_at = now
         if self.leads and not leads:

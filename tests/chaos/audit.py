@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from app.db.database import connect
+from app.db.connect import connect
 from app.db.sql import Tx, load
 from app.db.tables import Event, Run
 from app.domain import paths

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.db.database import connect
+from app.db.connect import connect
 
 Write = Callable[..., Any]
 

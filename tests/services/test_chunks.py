@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.db import chunks
 from app.db.chunks import Range
-from app.db.sql import Statement, Tx, columns, every
+from app.db.sql import Statement, Tx, columns, select_all
 from app.db.tables import MetricChunk, MetricSeries
 from app.domain import points
 from app.domain.points import Column
@@ -30,7 +30,7 @@ def new_series(tx: Tx) -> int:
     reports.ingest(
         tx, run.id, ReportRequest.model_validate({"points": [{"key": "k", "step": 0, "value": 0}]})
     )
-    found = tx.all(Statement(every(MetricSeries), MetricSeries))
+    found = tx.all(Statement(select_all(MetricSeries), MetricSeries))
     series_id = next(row.id for row in found if row.run_id == run.id)
     assert series_id is not None
     tx.run(chunks._DROP, series=series_id, first=0)
@@ -40,7 +40,7 @@ def new_series(tx: Tx) -> int:
 def stored(tx: Tx, series_id: int) -> list[MetricChunk]:
     chunk = columns(MetricChunk)
     statement = Statement(
-        every(MetricChunk).where(chunk.series_id == series_id).order_by(chunk.first_step),
+        select_all(MetricChunk).where(chunk.series_id == series_id).order_by(chunk.first_step),
         MetricChunk,
     )
     return tx.all(statement)

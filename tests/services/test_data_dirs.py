@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.db.database import Database, connect
+from app.db.connect import connect
+from app.db.database import Database
 from app.errors import Unavailable
 from app.services import data_dirs, launches
 from tests.support.database import postgresql_only

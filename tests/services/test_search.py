@@ -10,8 +10,9 @@ import psycopg
 import pytest
 
 from app.db import database, keyset, listing
+from app.db.connect import connect
 from app.db.cursors import Order, Window
-from app.db.database import Database, connect
+from app.db.database import Database
 from app.db.sql import Tx
 from app.domain.requests import ExperimentRequest, RunRequest
 from app.domain.texts import fold

@@ -26,7 +26,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from app.db.database import Database, connect
+from app.db.connect import connect
+from app.db.database import Database
 from app.db.tables import Run
 from app.domain import evidence as evidences
 from app.domain import paths

@@ -26,7 +26,8 @@ import psycopg
 import pytest
 
 from app.db import migrate
-from app.db.database import Database, connect
+from app.db.connect import connect
+from app.db.database import Database
 from tests.support.server import wait_until
 
 DIALECTS = ("sqlite", "postgresql")

@@ -13,7 +13,7 @@ from llm_train.checkpoint import Manifest
 
 from app.agent import wrapper
 from app.db.database import Database
-from app.db.sql import Statement, every
+from app.db.sql import Statement, select_all
 from app.db.tables import Checkpoint, DataDir, Event, Run
 from app.domain.evidence import Evidence
 from app.domain.lifecycle import Reason
@@ -25,7 +25,7 @@ from app.services import checkpoints, events, experiments, launches, reports, ru
 
 RECIPES = ("tiny",)
 SAVED = "step-000005"
-_DATA_DIR = Statement(every(DataDir), DataDir)
+_DATA_DIR = Statement(select_all(DataDir), DataDir)
 
 
 def manifest(step: int, content: str = "") -> Manifest:

@@ -30,7 +30,8 @@ from sqlalchemy import (
 from sqlalchemy import update as update_
 
 from app.db import postgresql, sqlite
-from app.db.database import Database, connect
+from app.db.connect import connect
+from app.db.database import Database
 from app.db.postgresql import PostgresDatabase
 from app.db.sql import Statement, Tx
 from app.db.sqlite import own
@@ -488,7 +489,7 @@ async def listens(db: Database, woken: asyncio.Event) -> None:
     """Returns once changes of exp_1 arrive, after the wake-up for all that was missed before."""
     async with asyncio.timeout(10):
         while not woken.is_set():
-            await db.write(lambda tx: tx.touch("exp_1"))
+            await db.write(lambda tx: tx.notify("exp_1"))
             await asyncio.sleep(0.02)
 
 
@@ -503,7 +504,7 @@ async def test_a_change_wakes_the_subscribers_of_the_other_server(
             async with asyncio.timeout(1):
                 for _ in range(5):
                     woken.clear()
-                    await db.write(lambda tx: tx.touch("exp_1"))
+                    await db.write(lambda tx: tx.notify("exp_1"))
                     await woken.wait()
             assert not not_.is_set()
 
@@ -513,12 +514,18 @@ async def test_one_server_leads_and_the_other_takes_over_when_it_is_gone(
     db: Database, database_url: str
 ) -> None:
     async with another(db, database_url) as second:
-        assert [await each.lead() for each in (db, second, db, second)] == [True, False] * 2
+        assert [await each.acquire_leadership() for each in (db, second, db, second)] == [
+            True,
+            False,
+        ] * 2
         async with another(db, database_url) as third:
-            assert not await third.lead()
+            assert not await third.acquire_leadership()
         _end_connections(database_url)
-        assert [await db.lead(), await second.lead()] == [False, False]  # both notice
-        assert [await second.lead(), await db.lead()] == [True, False]
+        assert [await db.acquire_leadership(), await second.acquire_leadership()] == [
+            False,
+            False,
+        ]  # both notice
+        assert [await second.acquire_leadership(), await db.acquire_leadership()] == [True, False]
 
 
 @postgresql_only

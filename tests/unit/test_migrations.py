@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import MetaData, create_engine, inspect, text
 
 from app.db import keyset, listing, migrate
+from app.db.connect import connect
 from app.db.cursors import Order, Window
-from app.db.database import connect
-from app.db.sql import Statement, columns, every
+from app.db.sql import Statement, columns, select_all
 from app.db.tables import Run
 from app.domain.ids import new_id
 from app.domain.requests import ResumeRequest
@@ -172,7 +172,7 @@ async def rows(url: str) -> list[Run]:
     db = connect(url)
     await db.start()
     try:
-        statement = Statement(every(Run).order_by(columns(Run).id), Run)
+        statement = Statement(select_all(Run).order_by(columns(Run).id), Run)
         return await db.read(lambda tx: tx.all(statement))
     finally:
         await db.stop()
@@ -354,7 +354,7 @@ async def test_checkpoints_and_promises_of_an_old_database_get_their_columns(
 def test_servers_that_start_together_on_an_empty_database_all_start(
     empty_database_url: str,
 ) -> None:
-    start = f"from app.db.database import connect; connect({empty_database_url!r}).prepare()"
+    start = f"from app.db.connect import connect; connect({empty_database_url!r}).prepare()"
     with ThreadPoolExecutor() as pool:
         servers = pool.map(
             lambda _: subprocess.run(
@@ -368,7 +368,7 @@ def test_servers_that_start_together_on_an_empty_database_all_start(
 
 def test_a_database_that_is_up_to_date_needs_no_alembic(database_url: str) -> None:
     start = (
-        "import sys; from app.db.database import connect;"
+        "import sys; from app.db.connect import connect;"
         f"connect({database_url!r}).prepare(); sys.exit('alembic' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", start]).returncode == 0

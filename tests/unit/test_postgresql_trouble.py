@@ -101,7 +101,7 @@ async def test_no_request_waits_for_a_thread_that_the_system_does_not_give(
 
     monkeypatch.setattr(threading.Thread, "start", refused)
     everything = [way(twice) for way in (db.write, db.read, db.scan) for _ in range(20)]
-    assert await _outcomes(*everything, db.lead()) == {int, bool}
+    assert await _outcomes(*everything, db.acquire_leadership()) == {int, bool}
 
 
 async def test_who_has_no_descriptor_for_a_connection_is_told_to_come_back(db: Database) -> None:
