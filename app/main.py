@@ -51,6 +51,7 @@ try:
     from app.services.reading import Readers
     from app.settings import PREFIX, Settings, misspelt
     from app.supervisor import Supervisor, misplaced
+    from app.version import VERSION
     from app.web.pages import mount_static
 
     if find_spec("strawberry") is None:  # imported by the first request that needs it
@@ -97,7 +98,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
 
     app = FastAPI(
         title=service.NAME,
-        version=service.VERSION,
+        version=VERSION,
         description="A control plane for LLM training: experiments, runs and checkpoints.",
         lifespan=lifespan,
         docs_url=None,

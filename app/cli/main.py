@@ -6,6 +6,7 @@ migrate         bring the database to this version's schema, or back
 verify          read checkpoints again, every byte
 prune           delete all but the newest checkpoints of each run
 export-schema   print the GraphQL schema (`schema.graphql` is its copy)
+help            print a page of the guide
 """
 
 import argparse
@@ -25,11 +26,20 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
-    """The entry point of the command `llm-train`."""
+    """Run the command line of `llm-train`."""
     # Ctrl-C just ends it, wherever it is: what matters is on disk, and uvicorn minds its own.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.disable()  # until start-up has made what stays
+    arguments = _parser().parse_args()
+    {
+        "serve": _serve, "demo": _demo, "migrate": _migrate, "verify": _verify, "prune": _prune,
+        "export-schema": _export_schema, "help": _help,
+    }[arguments.command](arguments)  # fmt: skip
+
+
+def _parser() -> _Parser:
     parser = _Parser(prog="llm-train", description="A control plane for LLM training.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, help: str) -> argparse.ArgumentParser:
@@ -39,8 +49,9 @@ def main() -> None:
         ("serve", "Serve REST and GraphQL; configure it by LLM_TRAIN_* variables."),
         ("demo", "Serve, and watch a real language model train, stop, resume and be released."),
     ):
-        each = command(name, help)
-        each.add_argument("--port", type=int, help="instead of LLM_TRAIN_PORT (8000)")
+        command(name, help).add_argument(
+            "--port", type=int, help="instead of LLM_TRAIN_PORT (8000)"
+        )
     demo = commands.choices["demo"]
     demo.add_argument("--exit", action="store_true", help="end when the story is told")
     migrate = command("migrate", "Bring the database to this version's schema, or back to another.")
@@ -55,12 +66,19 @@ def main() -> None:
     prune.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
     export = command("export-schema", "Print the GraphQL schema.")
     export.add_argument("--check", type=Path, metavar="FILE", help="fail when FILE differs")
+    guide = command("help", "Print a page of the guide; without a topic, which pages there are.")
+    guide.add_argument("topic", nargs="?", help="such as `recipes` or `zh/concepts`")
+    return parser
 
-    arguments = parser.parse_args()
-    {
-        "serve": _serve, "demo": _demo, "migrate": _migrate, "verify": _verify, "prune": _prune,
-        "export-schema": _export_schema,
-    }[arguments.command](arguments)  # fmt: skip
+
+class _Version(argparse.Action):
+    """Prints the version: looked up only when it is asked for, since that reads the disk."""
+
+    def __call__(self, *_: object) -> None:
+        from app.version import VERSION
+
+        print(f"llm-train {VERSION}")
+        sys.exit(0)
 
 
 def _positive(text: str) -> int:
@@ -168,6 +186,19 @@ def _export_schema(arguments: argparse.Namespace) -> None:
         print(sdl(), end="")
     elif not file.is_file() or file.read_text() != sdl():
         sys.exit(f"llm-train: {file} is missing or stale: llm-train export-schema > {file}")
+
+
+def _help(arguments: argparse.Namespace) -> None:
+    from app.errors import NotFound
+    from app.web import guide
+
+    if arguments.topic is None:
+        print("\n".join(guide.topics()))
+        return
+    try:
+        print(guide.read(arguments.topic))
+    except NotFound as error:
+        sys.exit(f"llm-train: {error}")
 
 
 if __name__ == "__main__":

@@ -336,3 +336,6 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "working_dir": lambda value: Path(_string(value)),
     "requires_report": _boolean,
 }
+
+KEYS = tuple(_PARSERS)
+"""Every key that a recipe may have."""

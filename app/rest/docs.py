@@ -1,9 +1,10 @@
-"""/docs: Swagger UI from local files, so that it works without the internet."""
+"""Pages for people: Swagger UI at /docs and the guide at /guide, from local files alone."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from app.web.pages import page
+from app.web import guide
+from app.web.pages import HEADERS, page
 
 router = APIRouter(include_in_schema=False)
 
@@ -17,3 +18,11 @@ async def swagger_ui(request: Request) -> HTMLResponse:
         scripts=("vendor/swagger-ui-dist/swagger-ui-bundle.js", "swagger.js"),
         settings={"openapi": request.app.openapi_url.lstrip("/")},
     )
+
+
+@router.get("/guide")
+@router.get("/guide/{topic:path}")
+async def show_guide(request: Request, topic: str = "concepts") -> HTMLResponse:
+    """Return one page of the guide; links between pages may carry their file's `.md`."""
+    found = guide.page_of(topic.removesuffix(".md"), request.scope["root_path"])
+    return HTMLResponse(found, headers=HEADERS)

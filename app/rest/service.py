@@ -1,7 +1,5 @@
 """What the service says of itself: metadata, liveness, readiness."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from fastapi import APIRouter, Request, Response
 
 from app.db.sql import Tx
@@ -9,13 +7,9 @@ from app.errors import Unavailable
 from app.rest import answers, schemas
 from app.rest.parameters import DocumentedRoute
 from app.rest.problems import documented
+from app.version import VERSION
 
 NAME = "LLM Train API"
-try:
-    VERSION = version("llm-train-api")
-except PackageNotFoundError:  # run from a checkout that was never installed
-    VERSION = "0"
-
 router = APIRouter(tags=["service"], route_class=DocumentedRoute)
 
 

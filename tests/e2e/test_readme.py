@@ -1,4 +1,4 @@
-"""What the README shows works as it stands, with only the ids replaced."""
+"""The README and the pages of `app/docs` show what works as it stands, but for the ids."""
 
 import os
 import re
@@ -11,16 +11,22 @@ from typing import Any
 import httpx
 import pytest
 
+from app.domain.lifecycle import CheckpointState, Reason, RunStatus
+from app.domain.recipes import KEYS as RECIPE_KEYS
 from app.domain.recipes import parse_recipes
 from app.settings import Settings
+from app.web import guide
 from tests.support.server import REPOSITORY, Server, wait_until
 
 README = (REPOSITORY / "README.md").read_text()
+PAGES = {"README": README} | {topic: guide.read(topic) for topic in guide.topics()}
 
 
-def block(language: str, heading: str) -> str:
-    """The first block of this language under this heading."""
-    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+def block(language: str, heading: str, page: str = "README") -> str:
+    """Return the first block of this language under this heading; without one, of the page."""
+    section = PAGES[page]
+    if heading:
+        section = section.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
     assert found is not None
     return found[1]
@@ -48,12 +54,18 @@ def curl(command: str, base: str) -> httpx.Response:
     return httpx.request(method, url, content=data, headers=headers)
 
 
+@pytest.fixture(scope="module", params=["README", "zh/quickstart"])
+def page(request: pytest.FixtureRequest) -> str:
+    """The pages that show the whole sequence."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def answers(server: Server) -> list[tuple[str, httpx.Response]]:
-    """Every curl of the README in order, each with its answer."""
+def answers(server: Server, page: str) -> list[tuple[str, httpx.Response]]:
+    """Every curl of the page in order, each with its answer."""
     variables: dict[str, str] = {}
     told: list[tuple[str, httpx.Response]] = []
-    script = block("bash", "REST").replace("\\\n", " ")
+    script = block("bash", "REST", page).replace("\\\n", " ")
     for line in script.splitlines():
         if found := re.match(r"export (\w+)=\S+ +# (\w+) of the answer", line):
             variables[found[1]] = told[-1][1].json()[found[2]]
@@ -86,26 +98,29 @@ def test_the_sequence_tells_one_story(answers: list[tuple[str, httpx.Response]])
 
 
 def test_the_graphql_query_is_answered(
-    server: Server, answers: list[tuple[str, httpx.Response]]
+    server: Server, page: str, answers: list[tuple[str, httpx.Response]]
 ) -> None:
     experiment = answers[0][1].json()["experiment_id"]
     answer: dict[str, Any] = httpx.post(
         f"{server.url}/graphql",
-        json={"query": block("graphql", "GraphQL"), "variables": {"id": experiment}},
+        json={"query": block("graphql", "GraphQL", page), "variables": {"id": experiment}},
     ).json()
     assert "errors" not in answer
     assert len(answer["data"]["experiment"]["runs"]["nodes"]) == 2
 
 
-def test_the_recipe_is_one_that_the_service_reads() -> None:
-    assert "sft" in parse_recipes(block("toml", "Your own trainer"), "README")
+def test_the_recipe_is_one_that_the_service_reads_and_shows_every_key() -> None:
+    text = block("toml", "", "recipes")
+    assert "sft" in parse_recipes(text, "recipes.md")
+    shown = set(re.findall(r"^(?:# )?(\w+) =", text, re.MULTILINE))
+    assert shown | {"description", "env_allow"} == set(RECIPE_KEYS)
 
 
 BEFORE_THE_LOOP = """\
 import pickle
 class torch:
     save = lambda state, path: path.write_bytes(pickle.dumps(state))
-start, steps, loss, state = 0, 5, 0.5, {}
+steps, loss = 5, 0.5
 """
 
 
@@ -134,8 +149,54 @@ def test_the_training_loop_attaches_by_the_variables_and_its_curve_is_there(
     wait_until(lambda: httpx.get(f"{detail}/status").json()["status"] == "succeeded", "it is over")
 
 
-def test_every_setting_named_in_the_table_exists() -> None:
-    table = README.split("## Configuration", 1)[1].split("\n## ", 1)[0]
-    named = re.findall(r"`([A-Z_]+)`", table.split("| --- |", 1)[1])
-    rows = [name for name in named if name.lower() in Settings.model_fields]
-    assert {"HOST", "PORT", "DATABASE_URL", "DATA_DIR", "RECIPES", "API_TOKEN"} <= set(rows)
+def rows(page: str, heading: str) -> list[str]:
+    """Return the first cell of each row of the table whose first heading is this one."""
+    table = PAGES[page].split(f"| {heading} |", 1)[1].split("\n\n", 1)[0]
+    return re.findall(r"^\| `([^`]+)`", table, re.MULTILINE)
+
+
+def test_every_setting_is_explained_and_every_explained_one_exists() -> None:
+    assert sorted(rows("configuration", "`LLM_TRAIN_…`")) == sorted(
+        map(str.upper, Settings.model_fields)
+    )
+    first = README.split("| `LLM_TRAIN_…` |", 1)[1].split("\n\n", 1)[0]
+    assert {name.lower() for name in re.findall(r"`([A-Z_]+)`", first)} <= set(
+        Settings.model_fields
+    )
+
+
+@pytest.mark.parametrize("language", ["", "zh/"])
+def test_every_status_reason_and_state_is_explained(language: str) -> None:
+    status, state = ("状态", "状态") if language else ("Status", "State")
+    assert sorted(rows(f"{language}concepts", status)) == sorted(map(str, RunStatus))
+    checkpoints = PAGES[f"{language}concepts"].rpartition(f"| {state} |")[2]
+    assert re.findall(r"^\| `(\w+)`", checkpoints, re.MULTILINE) == [
+        str(s) for s in CheckpointState
+    ]
+    if not language:
+        assert set(rows("concepts", "`status_reason`")) == {str(each) for each in Reason}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_file(page: str) -> None:
+    here = REPOSITORY / "README.md" if page == "README" else guide.DOCS / f"{page}.md"
+    links = re.findall(r"\]\(([^)#]+)\)", PAGES[page])
+    assert [link for link in links if not (here.parent / link).is_file()] == []
+
+
+def test_the_readme_is_read_in_five_minutes() -> None:
+    assert len(README.split()) <= 1000
+
+
+@pytest.mark.parametrize("topic", guide.topics())
+def test_the_guide_shows_each_page_with_its_tables_and_code(server: Server, topic: str) -> None:
+    answer = httpx.get(f"{server.url}/guide/{topic}")
+    assert answer.status_code == 200 and f">{PAGES[topic].splitlines()[0][2:]}</h1>" in answer.text
+    assert ("<table>" in answer.text) == ("\n| ---" in PAGES[topic])
+
+
+def test_a_page_that_is_none_is_named_with_those_that_are(server: Server) -> None:
+    answer = httpx.get(f"{server.url}/guide/../../etc/passwd")
+    assert answer.status_code == 404
+    answer = httpx.get(f"{server.url}/guide/nothing")
+    assert answer.status_code == 404 and "recipes" in answer.json()["detail"]
