@@ -1,1 +1,10 @@
-"""The agent: starts, stops and judges one trainer, on the machine where that runs."""
+"""The agent: starts one trainer, ends it when asked to, and records how it ended.
+
+    claim → start the trainer → pulse until it ends → end its descendants → exit record
+
+* `mailbox`: how the agent and the service talk: the verbs `claim`, `pulse`, `log` and `exit`.
+* `directory`: these verbs on files that both can read; `http`: the same over HTTP.
+
+The package uses the standard library only, runs on Python 3.10 and later, and imports itself
+relatively: it is `app.agent` in the server, and `agent` on a machine that got its source alone.
+"""

@@ -131,6 +131,12 @@ class Run(SQLModel, table=True):
     history_bytes: int = Field(default=0, sa_type=BigInteger)
     # The machine whose GPUs these are; NULL while the run is not launched.
     host: str | None = None
+    # Where this attempt runs: the launcher's name, and its engine's id of the job.
+    launcher: str | None = None
+    engine_id: str | None = None
+    # When the attempt was given to the launcher, and when its agent claimed it.
+    submitted_at: str | None = None
+    claimed_at: str | None = None
     # Why the service is about to end this attempt's trainer, from its decision to the end.
     termination_reason: str | None = None
     termination_detail: str | None = None

@@ -20,6 +20,7 @@ class Reason(StrEnum):
 
     WAITING_FOR_RESOURCES = "waiting_for_resources"
     WAITING_FOR_CHECKPOINT = "waiting_for_checkpoint"
+    WAITING_FOR_CLUSTER = "waiting_for_cluster"
     WAITING_FOR_TRAINER = "waiting_for_trainer"
     RETRYING = "retrying"
     SERVICE_ERROR = "service_error"
@@ -31,6 +32,10 @@ class Reason(StrEnum):
     HEARTBEAT_LOST = "heartbeat_lost"
     STALLED = "stalled"
     TIME_LIMIT = "time_limit"
+    PREEMPTED = "preempted"
+    NODE_FAILED = "node_failed"
+    STOPPED_ELSEWHERE = "stopped_elsewhere"
+    LOST = "lost"
     LAUNCHER_ERROR = "launcher_error"
     CHECKPOINT_MISSING = "checkpoint_missing"
 

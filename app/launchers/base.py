@@ -1,17 +1,30 @@
-"""What every launcher promises: one trainer per attempt, watched and ended by its run directory.
+"""The contract of a launcher: it gets an agent started, and says what it knows of the attempt.
 
-Build a `LaunchPlan` purely, `launch` it, then `observe` what became of it. All calls are
-synchronous and know nothing but the plan, the files under the run directory and the kernel,
-so any later server process can go on where an earlier one stopped, also on another machine
-that has the same files.
+    offer, check → submit(job) → look(keys), twice a second → stop or kill
+
+The agent (app/agent) starts, stops and judges the trainer; a launcher only has it started, and
+reports what its engine (this machine, Slurm, Ray) knows. All calls are synchronous, may be slow,
+and run in a thread.
+
+How to add a launcher:
+
+1. Write a class with the attributes and methods of `Launcher`. It is made with the options of its
+   table `[launchers.NAME]` as keyword arguments, and `context`, a `LauncherContext`. Import only
+   `app.domain`, `app.errors`, `app.agent` and `app.launchers`.
+2. Register it under the entry point group `llm_train.launchers`: `kind = "module:Class"`.
+3. Add it to LAUNCHERS in tests/contract/test_launchers.py, and pass that suite.
+4. Name it in the file of LLM_TRAIN_RECIPES: `[launchers.NAME]` with `kind`, and `launcher = "NAME"`
+   in the recipes that shall run there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from app.domain.resources import Capacity
+from app.agent.mailbox import ExitRecord, LaunchConfig
+from app.domain.resources import Allocation, Capacity, Resources, Shortage
 from app.errors import Unavailable
 
 
@@ -19,6 +32,173 @@ class LauncherError(Unavailable):
     """The launcher could not begin; no trainer of this attempt exists because of the call."""
 
     code, title = "launcher_error", "Launcher error"
+
+
+class Unreachable(Exception):
+    """The engine could not be asked: there is no news, and no run changes its state."""
+
+
+class Key(NamedTuple):
+    """One attempt of one run. Every engine's job carries it as its name: ids of engines repeat."""
+
+    run_id: str
+    attempt: int
+
+    @property
+    def name(self) -> str:
+        """Return the name of the engine's job: `<run>.<attempt>`."""
+        return f"{self.run_id}.{self.attempt}"
+
+
+@dataclass(frozen=True)
+class DirectoryMailboxAddress:
+    """The attempt's directory lies in `run_dir`, which the agent's machine can read and write."""
+
+    run_dir: Path
+
+
+@dataclass(frozen=True)
+class HttpMailboxAddress:
+    """The agent asks the service at `api_url`; its claim shows the single-use `claim_code`."""
+
+    api_url: str
+    claim_code: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt, to be started."""
+
+    key: Key
+    resources: Resources
+    allocation: Allocation | None
+    """What the service itself has set aside for it; None: the engine decides."""
+    mailbox: DirectoryMailboxAddress | HttpMailboxAddress
+    config: LaunchConfig | None
+    """How to start the trainer; None: the agent gets it with its claim."""
+
+    @property
+    def time_limit_minutes(self) -> float | None:
+        """Return the run's time limit; None if it has none."""
+        return self.resources.time_limit_minutes
+
+
+class Submission(NamedTuple):
+    """The engine's answer to a submission. `doubt`: nobody knows whether the job exists."""
+
+    engine_id: str | None
+    doubt: bool = False
+
+
+class JobState(StrEnum):
+    """What is known of an attempt.
+
+    * absent: the engine has no such job. Submitting it is safe.
+    * queued: it waits in the engine's queue.
+    * running: its agent lives, or so the engine says.
+    * ended: it is over. Without an exit record and a cause it is lost: the agent was killed from
+      outside, or is gone with its machine.
+    * unknown: it may be any of these.
+    """
+
+    ABSENT = "absent"
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+
+
+class Cause(StrEnum):
+    """Why the engine ended a job."""
+
+    PREEMPTED = "preempted"
+    TIME_LIMIT = "time_limit"
+    NODE_FAILED = "node_failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    STOPPED_ELSEWHERE = "stopped_elsewhere"
+    NEVER_STARTED = "never_started"
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What the launcher knows of one attempt."""
+
+    state: JobState
+    engine_id: str | None = None
+    word: str = ""
+    """The engine's own name of the state, such as PENDING."""
+    reason_text: str = ""
+    """The engine's own reason, for people."""
+    nodes: tuple[str, ...] = ()
+    record: ExitRecord | None = None
+    """The agent's exit record, where the launcher shares the service's files."""
+    exit_code: int | None = None
+    signal: int | None = None
+    """The end as the engine tells it; the agent's record comes first."""
+    cause: Cause | None = None
+    stop_sent: bool = False
+    """A stop or kill was asked for."""
+    pid: int | None = None
+    """The agent's process, where it lives on this machine."""
+    ran_seconds: float | None = field(default=None, compare=False)
+    """How long the attempt has run, by a clock that nobody sets; None: it is not on record."""
+
+
+@dataclass(frozen=True)
+class LauncherContext:
+    """What every launcher may know of the service it runs in."""
+
+    data_dir: Path
+    environment: Mapping[str, str]
+
+
+class Launcher(Protocol):
+    """Where trainers run. See the module's docstring for how to add one."""
+
+    name: str
+    owns_queue: bool
+    """True: submitted jobs wait in the engine's queue. False: the service submits what fits."""
+    shares_files: bool
+    """True: agents and trainers see the service's data directory under the same paths."""
+
+    def offer(self) -> Capacity | None:
+        """Return what the idle engine could give; None: only the engine knows."""
+
+    def check(self, resources: Resources) -> Shortage | None:
+        """Return why a run with these resources can never start here; None if it may."""
+
+    def submit(self, job: Job) -> Submission:
+        """Have the agent of an attempt started. Its trainer starts at most once, however often
+        this is called. Raises LauncherError if it cannot begin, Unreachable."""
+
+    def look(self, keys: Sequence[Key]) -> Mapping[Key, JobStatus]:
+        """Return what is known of each attempt, with one question to the engine.
+
+        A key that is missing in the answer is unknown. Raises Unreachable.
+        """
+
+    def stop(self, keys: Sequence[Key]) -> None:
+        """Have the agents send the stop signal and kill after the grace. Returns at once.
+
+        Again: changes nothing. An attempt that has not begun never will.
+        """
+
+    def kill(self, keys: Sequence[Key]) -> None:
+        """End the process trees now. Returns at once, or when what was lost is ended."""
+
+    def strays(self) -> Sequence[Key]:
+        """Return the attempts that the engine still has, also those that nobody wants any more."""
+
+
+@runtime_checkable
+class WakesUp(Protocol):
+    """A launcher that can wake the service when an attempt ends. It is optional."""
+
+    def exit_fd(self, key: Key) -> int | None:
+        """Return a descriptor that turns readable when the attempt is over; the caller closes it.
+
+        None where nothing is alive or the system has no such thing.
+        """
 
 
 @dataclass(frozen=True)
@@ -78,7 +258,7 @@ class Observation:
         return self.state == "exited" and self.exit_code is None and self.signal is None
 
 
-class Launcher(Protocol):
+class RunDirLauncher(Protocol):
     """Where trainers run."""
 
     name: str

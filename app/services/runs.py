@@ -148,6 +148,7 @@ _BLANK: dict[str, Any] = {
     "status": RunStatus.QUEUED.value, "status_detail": None, "attempt": 0, "history_bytes": 0,
     "total_steps": None, "last_batch": 0, "finished": False, "gpus": "[]",
     "nonce": None, "sessions": "[]", "session_closed": False, "host": None,
+    "launcher": None, "engine_id": None, "submitted_at": None, "claimed_at": None,
     "next_attempt_at": None, "promised_checkpoint_id": None, "started_at": None,
     "finished_at": None, "heartbeat_at": None, "launched_at": None,
     "cancel_requested_at": None, **_NEW_ATTEMPT,

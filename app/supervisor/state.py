@@ -16,7 +16,7 @@ from app.domain.lifecycle import Reason
 from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.domain.resources import Allocation, Reservations, Resources
-from app.launchers.base import Launcher
+from app.launchers.base import RunDirLauncher
 from app.services import data_dirs, verification
 from app.services.launches import AnyRun, Place
 from app.services.reading import Readers
@@ -102,7 +102,7 @@ class Desk:
     settings: Settings
     recipes: Mapping[str, Recipe]
     secret: str
-    launcher: Launcher
+    launcher: RunDirLauncher
     api_url: str
     clock: Callable[[], float] = time.monotonic
     # The name of the data directory, which the database holds while we lead.

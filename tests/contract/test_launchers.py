@@ -31,14 +31,14 @@ from app.agent import wrapper
 from app.domain import failpoints
 from app.launchers import LAUNCHERS as REGISTERED
 from app.launchers import get_launcher
-from app.launchers.base import Launcher, LauncherError, LaunchPlan, Observation
+from app.launchers.base import LauncherError, LaunchPlan, Observation, RunDirLauncher
 from app.launchers.local import launcher as local_launcher
 from app.launchers.local import processes
 from app.launchers.local.launcher import LocalLauncher, parse_gpus
 from app.services import train_log
 from tests.support.server import REPOSITORY, reap, wait_until
 
-LAUNCHERS: dict[str, Callable[[], Launcher]] = {
+LAUNCHERS: dict[str, Callable[[], RunDirLauncher]] = {
     "local": lambda: get_launcher("local", gpus=["A100"]),
 }
 GRACE = 0.6
@@ -75,7 +75,7 @@ ESCAPES = READY + textwrap.dedent("""
 
 
 @pytest.fixture(params=list(LAUNCHERS))
-def make_launcher(request: pytest.FixtureRequest) -> Callable[[], Launcher]:
+def make_launcher(request: pytest.FixtureRequest) -> Callable[[], RunDirLauncher]:
     return LAUNCHERS[request.param]
 
 
@@ -83,7 +83,7 @@ def make_launcher(request: pytest.FixtureRequest) -> Callable[[], Launcher]:
 class Attempts:
     """Plans under one test's directory; ends whatever they started."""
 
-    launcher: Launcher
+    launcher: RunDirLauncher
     root: Path
     nonces: list[str] = field(default_factory=list)
 
@@ -110,7 +110,7 @@ class Attempts:
         wait_until((self.root / "ready").exists, self.log, 20)
         return plan
 
-    def over(self, attempt: int = 1, launcher: Launcher | None = None) -> Observation:
+    def over(self, attempt: int = 1, launcher: RunDirLauncher | None = None) -> Observation:
         """Wait for the end and return it."""
         observe = (launcher or self.launcher).observe
         wait_until(
@@ -132,7 +132,7 @@ class Attempts:
 
 
 @pytest.fixture
-def attempts(make_launcher: Callable[[], Launcher], tmp_path: Path) -> Iterator[Attempts]:
+def attempts(make_launcher: Callable[[], RunDirLauncher], tmp_path: Path) -> Iterator[Attempts]:
     made = Attempts(make_launcher(), tmp_path / "run")
     made.root.mkdir()
     yield made
@@ -560,7 +560,7 @@ COUNTED = READY + "open(run / 'starts', 'a').write('x'); (run / 'ready').touch()
 
 
 def test_ten_launches_of_one_attempt_make_one_trainer(
-    attempts: Attempts, make_launcher: Callable[[], Launcher], arm: Callable[[str, str], None]
+    attempts: Attempts, make_launcher: Callable[[], RunDirLauncher], arm: Callable[[str, str], None]
 ) -> None:
     """The ten wrappers wait for each other just before the claim. Control: with a look whether
     identity.json exists, then a rename, instead of the link there are several trainers."""
@@ -700,7 +700,7 @@ def test_a_restarted_server_watches_stops_and_reads_the_exit_of_a_trainer(
 
 
 def test_how_long_a_trainer_has_run_is_known_to_every_server_that_comes_later(
-    attempts: Attempts, make_launcher: Callable[[], Launcher]
+    attempts: Attempts, make_launcher: Callable[[], RunDirLauncher]
 ) -> None:
     before = time.monotonic()
     attempts.start(SLEEP)
@@ -1044,7 +1044,7 @@ def test_a_launch_is_no_more_than_six_bare_starts(attempts: Attempts) -> None:
 # --- the machine ---------------------------------------------------------------------------
 
 
-def test_capacity_is_the_machines(make_launcher: Callable[[], Launcher]) -> None:
+def test_capacity_is_the_machines(make_launcher: Callable[[], RunDirLauncher]) -> None:
     capacity = make_launcher().capacity()
     assert 1 <= capacity.cpus <= (os.cpu_count() or 1)
     assert capacity.memory_gb == pytest.approx(psutil.virtual_memory().total / 1e9, rel=0.01)

@@ -18,6 +18,10 @@ depends_on = None
 
 _RUN = (
     "host",
+    "launcher",
+    "engine_id",
+    "submitted_at",
+    "claimed_at",
     "termination_reason",
     "termination_detail",
     "pace_clock",
@@ -80,6 +84,11 @@ def upgrade() -> None:
     op.execute(
         "UPDATE run SET termination_reason = status_reason, termination_detail = status_detail"
         " WHERE status IN ('starting', 'running') AND status_reason IS NOT NULL"
+    )
+    # A living run keeps the launcher that it has, and a clock for what comes after its claim.
+    op.execute(
+        "UPDATE run SET launcher = 'local', submitted_at = launched_at, claimed_at = launched_at"  # noqa: S608
+        f" WHERE {_LIVE} AND recipe IS NOT NULL"
     )
     # What the trainer of a running run ignored stood in the detail; it follows from the overrides.
     ignores = sa.and_(_run.c.status == "running", _run.c.status_detail.contains(_IGNORED))
