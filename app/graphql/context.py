@@ -20,6 +20,7 @@ from app.db.database import Database
 from app.db.keyset import Listing
 from app.db.sql import Tx, dump
 from app.graphql.budget import Budget, Memory
+from app.graphql.documents import Documents
 from app.services.idempotency import InFlight
 from app.services.reading import Readers
 
@@ -31,7 +32,7 @@ PART = 500
 class Context:
     """One for each request or websocket, and from it one `for_operation`."""
 
-    def __init__(self, connection: HTTPConnection, memory: Memory) -> None:
+    def __init__(self, connection: HTTPConnection, memory: Memory, documents: Documents) -> None:
         state = connection.app.state
         self.db: Database = state.db
         self.recipes: Mapping[str, Any] = state.recipes
@@ -42,6 +43,7 @@ class Context:
         self.caller: str = connection.scope["caller"]
         self.connection_params: dict[str, Any] = {}
         self.memory = memory
+        self.documents = documents
         self.shared = connection.scope["type"] == "websocket"
         self._answers: list[Budget] = []
         self._begin(None)

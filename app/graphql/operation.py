@@ -8,20 +8,16 @@ lower-case codes of REST appear in `userErrors`.
 import logging
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any
 
 from graphql import (
     DocumentNode,
     ExecutionResult,
     GraphQLError,
-    GraphQLSchema,
     GraphQLSyntaxError,
     NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
     OperationType,
-    get_operation_ast,
-    parse,
 )
 from strawberry.exceptions import MissingQueryError
 from strawberry.extensions import MaskErrors
@@ -34,22 +30,6 @@ from app.graphql.context import Context
 from app.graphql.executor import FastExecutor
 
 log = logging.getLogger(__name__)
-REMEMBERED = 256
-
-
-@lru_cache(REMEMBERED)
-def _parse(query: str) -> DocumentNode:
-    return parse(query, max_tokens=limits.TOKENS)
-
-
-@lru_cache(REMEMBERED)
-def _validate(schema: GraphQLSchema, query: str, rules: tuple[Any, ...]) -> list[GraphQLError]:
-    document = _parse(query)
-    try:
-        limits.check_repetitions(document)
-    except GraphQLError as error:
-        return [error]
-    return validate_document(schema, document, rules)
 
 
 class LimitedExecutor(FastExecutor):
@@ -111,7 +91,7 @@ class Operation(MaskErrors):
         context.parse_options["max_tokens"] = limits.TOKENS
         # Where it does not parse, Strawberry tries again and knows what to do with the error.
         with suppress(GraphQLError, RecursionError):
-            context.graphql_document = _parse(context.query or "")
+            context.graphql_document = context.context.documents.parse(context.query or "")
         yield
 
     def on_validate(self) -> Iterator[None]:
@@ -133,9 +113,7 @@ class Operation(MaskErrors):
             )
             try:
                 self.cost = limits.check(schema, document, chosen, context.variables or {})
-                context.pre_execution_errors = _validate(
-                    schema, context.query or "", tuple(context.validation_rules)
-                )
+                context.pre_execution_errors = self._validate(document)
                 if chosen.operation is OperationType.SUBSCRIPTION:
                     context.context.memory.watch(1 + self.cost)
                     self.watched = 1 + self.cost
@@ -144,6 +122,17 @@ class Operation(MaskErrors):
             except GraphQLError as error:
                 context.pre_execution_errors = [error]
         yield
+
+    def _validate(self, document: DocumentNode) -> list[GraphQLError]:
+        context = self.execution_context
+        query, documents = context.query or "", context.context.documents
+        if documents.is_valid(query):
+            return []
+        limits.check_repetitions(document)
+        errors = validate_document(context.schema._schema, document, context.validation_rules)
+        if not errors:
+            documents.add(query, document)
+        return errors
 
     def get_results(self) -> dict[str, Any]:
         if self.cost is None:
@@ -177,14 +166,6 @@ class Closed(Operation):
     def on_validate(self) -> Iterator[None]:
         self.execution_context.validation_rules += (NoSchemaIntrospectionCustomRule,)
         yield from super().on_validate()
-
-
-def subscribes(query: str, name: str | None) -> bool:
-    """Whether this is a subscription."""
-    with suppress(GraphQLError, RecursionError):
-        operation = get_operation_ast(_parse(query), name)
-        return operation is not None and operation.operation is OperationType.SUBSCRIPTION
-    return False
 
 
 _CLIENTS = (

@@ -4,12 +4,15 @@ What the GraphQL over HTTP specification asks for and what is not for strangers:
 only (a form on another site cannot send one), mutations by POST only, no batches, no uploads.
 """
 
+from contextlib import suppress
 from datetime import timedelta
 from json import JSONDecodeError
 from typing import Any
 
 import orjson
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
+from graphql import GraphQLError, get_operation_ast
+from graphql import OperationType as OperationKind
 from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,9 +35,8 @@ from app.domain.tokens import same
 from app.graphql import limits
 from app.graphql.budget import Memory
 from app.graphql.context import Context
+from app.graphql.documents import Documents
 from app.graphql.ide import graphiql
-from app.graphql.operation import subscribes
-from app.graphql.persisted import PersistedQueries
 from app.graphql.schema import Schema
 from app.settings import Settings
 
@@ -73,8 +75,8 @@ class GraphQLApp(GraphQL[Context, None]):
             connection_init_wait_timeout=timedelta(seconds=8),
         )
         self.api_token = settings.api_token
-        self.persisted = PersistedQueries()
         self.memory = Memory()
+        self.documents = Documents()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -107,7 +109,7 @@ class GraphQLApp(GraphQL[Context, None]):
         return True  # the guard has judged it
 
     async def get_context(self, request: Request | WebSocket, response: Any) -> Context:
-        context = Context(request, self.memory)
+        context = Context(request, self.memory, self.documents)
         request.scope["graphql"] = context
         return context
 
@@ -126,7 +128,6 @@ class GraphQLApp(GraphQL[Context, None]):
         return (
             request.method == "GET"
             and "query" not in request.query_params
-            and "extensions" not in request.query_params
             and "text/html" in _accept(request)
         )
 
@@ -148,30 +149,23 @@ class GraphQLApp(GraphQL[Context, None]):
         else:
             raise Refused(415, "Send the request as JSON: `Content-Type: application/json`.")
         data = _request_data(body)
-        data.query = self._query(data)
+        if not data.query:
+            raise Refused(400, "The request has no `query`.")
         # Clients list every type that they can read, so a stream is answered to those that
         # can read nothing else, and to subscriptions.
         accept = _accept(request)
-        streams = "json" not in accept or subscribes(data.query, data.operation_name)
-        if streams and "text/event-stream" in accept:
+        if "text/event-stream" in accept and (
+            "json" not in accept or self._subscribes(data.query, data.operation_name)
+        ):
             data.protocol = "sse"
         return data
 
-    def _query(self, data: GraphQLRequestData) -> str:
-        """The query as sent, or the persisted one with the hash that was sent."""
-        persisted = (data.extensions or {}).get("persistedQuery")
-        if isinstance(persisted, dict):
-            sha256 = str(persisted.get("sha256Hash"))
-            if data.query is None:
-                found = self.persisted.find(sha256)
-                if found is None:
-                    raise Refused(200, "PersistedQueryNotFound", "PERSISTED_QUERY_NOT_FOUND")
-                return found
-            if not self.persisted.add(sha256, data.query):
-                raise Refused(400, "The hash is not that of the query.")
-        if not data.query:
-            raise Refused(400, "The request has no `query`.")
-        return data.query
+    def _subscribes(self, query: str, name: str | None) -> bool:
+        """Return True if the operation is a subscription."""
+        with suppress(GraphQLError, RecursionError):
+            operation = get_operation_ast(self.documents.parse(query), name)
+            return operation is not None and operation.operation is OperationKind.SUBSCRIPTION
+        return False
 
     # Between: the execution.
 

@@ -44,8 +44,21 @@ class LogsQuery(BaseModel):
 
 @router.get(
     "/experiments/{experiment_id}/runs/{run_id}/logs", response_class=Response,
+    openapi_extra={
+        "parameters": [
+            {
+                "name": "Last-Event-ID",
+                "in": "header",
+                "required": False,
+                "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
+                "description": "The `id` of the last event received: go on after it, whatever "
+                "`offset` says. An EventSource that connects again sends it.",
+            }
+        ]
+    },
     responses=documented(404)
     | {
+        204: {"description": "The run has ended, and nothing follows `Last-Event-ID`."},
         200: {
             "description": "What the trainer printed, as it is, but for what exceeded the "
             "recipe's `max_log_mb`; to a client that accepts "

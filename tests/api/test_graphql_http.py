@@ -1,6 +1,5 @@
 """/graphql before strangers: everything odd is a clear refusal, quickly, and nothing changes."""
 
-import hashlib
 import json
 import sqlite3
 import time
@@ -245,21 +244,6 @@ def test_the_modern_media_type_tells_by_status_that_nothing_was_executed(api: Ap
         kind = MODERN if MODERN in accept else "application/json"
         assert answer.headers["content-type"] == f"{kind}; charset=utf-8"
         assert ("data" in answer.json()) == (status == 200 and "nothing" not in query)
-
-
-def test_a_persisted_query_is_sent_once(api: Api) -> None:
-    query = "{ experiments { totalCount } }"
-    sha256 = hashlib.sha256(query.encode()).hexdigest()
-    extensions = {"persistedQuery": {"version": 1, "sha256Hash": sha256}}
-
-    def send(**body: Any) -> Any:
-        return api.send("POST", "/graphql", json=body | {"extensions": extensions}).json()
-
-    assert send()["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_NOT_FOUND"
-    assert send(query=query)["data"] == {"experiments": {"totalCount": 1}}
-    assert send()["data"] == {"experiments": {"totalCount": 1}}
-    assert "hash" in send(query="{ __typename }")["errors"][0]["message"]
-    assert send()["data"] == {"experiments": {"totalCount": 1}}
 
 
 def test_the_schema_can_be_kept_to_oneself(tmp_path: Path) -> None:

@@ -98,6 +98,10 @@ def test_headers_are_documented(document: dict[str, Any]) -> None:
             assert all("Idempotent-Replayed" in each["headers"] for each in done), name
     logs = document["paths"]["/v1/experiments/{experiment_id}/runs/{run_id}/logs"]["get"]
     assert "X-Next-Offset" in logs["responses"]["200"]["headers"]
+    assert "Last-Event-ID" in {
+        each["name"] for each in logs["parameters"] if each["in"] == "header"
+    }
+    assert "204" in logs["responses"]
 
 
 def test_security_schemes_say_what_opens_what(document: dict[str, Any]) -> None:
