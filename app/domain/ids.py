@@ -33,6 +33,19 @@ def timestamp(moment: datetime | None = None) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
+def parse_timestamp(text: object) -> str:
+    """Return a time from outside in the form of `timestamp`. Raises ValueError."""
+    if not isinstance(text, str):
+        raise ValueError("must be a string such as 2026-01-31T12:00:00Z")
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("must have an offset, such as Z or +01:00")
+    try:
+        return timestamp(moment)
+    except OverflowError:
+        raise ValueError("is out of range") from None
+
+
 def seconds_between(earlier: str, later: str) -> float:
     """Seconds from one timestamp to another."""
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()

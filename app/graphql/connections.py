@@ -10,7 +10,7 @@ from app.db.cursors import Page, Window
 from app.db.keyset import MOST, Listing
 from app.errors import InvalidInput
 from app.graphql.describe import Info, attribute, each, edge, field, interface, output
-from app.graphql.filters import filters, order
+from app.graphql.filters import conditions, order
 from app.graphql.limits import DEFAULT_SIZE
 
 T = TypeVar("T")
@@ -121,7 +121,7 @@ async def connect(
     row: Any = None,
 ) -> Any:
     """A page of a list: of all, or of those that name the row (or each of `Rows`) in `column`."""
-    context, chosen, sorting = info.context, filters(filter), order(order_by, listed)
+    context, chosen, sorting = info.context, conditions(filter), order(order_by, listed)
 
     async def load(parents: list[Any]) -> list[Any]:
         ids = [parent and parent.id for parent in parents]

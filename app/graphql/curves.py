@@ -6,15 +6,14 @@ from typing import Any, NamedTuple
 from app.db import listing
 from app.db.sql import Tx
 from app.db.tables import MetricLatest
+from app.domain.filters import MAX_KEYS, MAX_LATEST, MAX_POINTS, MIN_POINTS
 from app.domain.points import MAX_STEP
 from app.errors import InvalidInput
 from app.graphql.budget import OBJECT, VALUE, Budget, TooLarge
 from app.graphql.filters import plain
-from app.graphql.limits import KEYS, METRICS, MOST_POINTS
 from app.services import metrics
 from app.services.metrics import Window
 
-LEAST_POINTS = 10
 POINT = 3 * VALUE
 
 
@@ -34,8 +33,8 @@ def window(from_step: int | None, to_step: int | None, points: int) -> Window:
     high = MAX_STEP if to_step is None else to_step
     if not 0 <= low <= high <= MAX_STEP:
         raise InvalidInput("`fromStep` and `toStep` must be steps, and the first not the greater.")
-    if not LEAST_POINTS <= points <= MOST_POINTS:
-        raise InvalidInput(f"`points` must be {LEAST_POINTS} to {MOST_POINTS:,}.")
+    if not MIN_POINTS <= points <= MAX_POINTS:
+        raise InvalidInput(f"`points` must be {MIN_POINTS} to {MAX_POINTS:,}.")
     return Window(low, high, points)
 
 
@@ -43,8 +42,8 @@ def named(keys: list[str] | None) -> tuple[str, ...] | None:
     """The metrics that are asked for, each once; None is all. Raises InvalidInput."""
     if keys is None:
         return None
-    if len(keys) > KEYS:
-        raise InvalidInput(f"Name at most {KEYS} `keys` at once.")
+    if len(keys) > MAX_KEYS:
+        raise InvalidInput(f"Name at most {MAX_KEYS} `keys` at once.")
     return tuple(dict.fromkeys(map(plain, keys)))
 
 
@@ -53,10 +52,10 @@ def latest(
 ) -> list[list[MetricLatest]]:
     """The latest values of each run. Raises TooLarge."""
     try:
-        found = listing.latest_metrics(tx, run_ids, METRICS, keys)
+        found = listing.latest_metrics(tx, run_ids, MAX_LATEST, keys)
     except listing.TooMany:
         raise TooLarge(
-            f"These runs have more than {METRICS:,} metrics: name those that you need "
+            f"These runs have more than {MAX_LATEST:,} metrics: name those that you need "
             "(`metrics(keys: …)`), or ask for fewer runs at once."
         ) from None
     budget.charge(sum(map(len, found)) * OBJECT)

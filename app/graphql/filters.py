@@ -1,16 +1,22 @@
-"""What lists can be filtered and sorted by."""
+"""Filters and orders of lists as GraphQL inputs.
+
+The fields, their types and limits are those of `app.domain.filters`, which validates the values;
+`conditions` and `order` translate an input for `app.db.keyset`.
+"""
 
 from dataclasses import fields
 from enum import Enum
 from typing import Any
 
 import strawberry
+from pydantic import ValidationError
+from strawberry.utils.str_converters import to_camel_case
 
 from app.db.cursors import Order
-from app.db.keyset import SEARCH, Listing
+from app.db.keyset import Listing
 from app.db.listing import EVENTS
+from app.domain import filters
 from app.domain.lifecycle import CheckpointState, RunStatus
-from app.domain.requests import MAX_NAME
 from app.errors import InvalidInput
 from app.graphql.describe import attribute, enum, input, optional
 from app.graphql.scalars import DateTime
@@ -132,7 +138,7 @@ def _direction() -> Any:
 class ExperimentOrder:
     """How experiments are sorted; newest first when not given."""
 
-    field: ExperimentOrderField = attribute("By what.")
+    field: ExperimentOrderField = attribute("Sort field.")
     direction: OrderDirection = _direction()
 
 
@@ -140,7 +146,7 @@ class ExperimentOrder:
 class RunOrder:
     """How runs are sorted; newest first when not given."""
 
-    field: RunOrderField = attribute("By what.")
+    field: RunOrderField = attribute("Sort field.")
     direction: OrderDirection = _direction()
     metric_key: str | None = optional("Which metric, for the field METRIC.")
 
@@ -149,7 +155,7 @@ class RunOrder:
 class CheckpointOrder:
     """How checkpoints are sorted; newest first when not given."""
 
-    field: CheckpointOrderField = attribute("By what.")
+    field: CheckpointOrderField = attribute("Sort field.")
     direction: OrderDirection = _direction()
 
 
@@ -168,22 +174,28 @@ def plain(text: str) -> str:
     return text
 
 
-def filters(chosen: Any) -> dict[str, Any]:
-    """A filter input as the filters of a listing. Raises InvalidInput."""
-    found = given(chosen)
-    for value in found.values():
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str):
-                plain(text)
-    search = found.get(SEARCH)
-    if search is not None and len(search) > MAX_NAME:
-        raise InvalidInput(f"`search` must be at most {MAX_NAME} characters.")
-    if search == "":
-        del found[SEARCH]
-    if "metric" in found:
-        wanted = found["metric"]
-        found["metric"] = (plain(wanted.key), wanted.min, wanted.max)
-    return found
+def conditions(chosen: Any) -> dict[str, Any]:
+    """Return a filter input as the conditions of a listing. Raises InvalidInput."""
+    if chosen is None:
+        return {}
+    kind, values = _KINDS[type(chosen)], given(chosen)
+    if (wanted := values.pop("metric", None)) is not None:
+        values |= {"metric": wanted.key, "metric_min": wanted.min, "metric_max": wanted.max}
+    try:
+        return filters.conditions(kind, kind.model_validate(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(["filter", *(to_camel_case(str(part)) for part in first["loc"])])
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"`{path}`: {message}.") from None
+
+
+_KINDS: dict[type, type[filters.Filter]] = {
+    ExperimentFilter: filters.ExperimentFilter,
+    RunFilter: filters.AnyRunFilter,
+    CheckpointFilter: filters.AnyCheckpointFilter,
+    EventFilter: filters.EventFilter,
+}
 
 
 def order(chosen: Any, listed: Listing[Any]) -> Order:

@@ -29,6 +29,7 @@ from graphql import (
 from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
 
 from app.db.keyset import MOST
+from app.domain.filters import MAX_POINTS
 
 CHARACTERS = 200_000
 TOKENS = 4_000
@@ -37,14 +38,11 @@ FIELDS = 1_000
 ALIASES = 50
 PAIRS = 5_000
 DEFAULT_SIZE = 20
-MOST_POINTS = 10_000
 NODES = 10_000
 LISTED = 10  # a plain list, such as a run's metrics, counts as so many objects
 POINTS = 100  # so many points of a curve count as one object
 WATCHED = 1_000  # objects in one answer of a subscription, which comes with every change
 ALL_WATCHED = 100_000  # the same of all subscriptions of this server together
-METRICS = 20_000  # latest values read at once
-KEYS = 200  # metrics named in one field
 ANSWER_BYTES = 64_000_000
 ALL_ANSWERS_BYTES = 256_000_000
 SECONDS = 20.0
@@ -224,7 +222,7 @@ def _page(given: dict[str, Any]) -> int:
 
 
 def _points(given: dict[str, Any]) -> int:
-    return min(max(given.get("points") or 0, 0), MOST_POINTS)
+    return min(max(given.get("points") or 0, 0), MAX_POINTS)
 
 
 def _length(given: dict[str, Any], name: str) -> int:

@@ -1,28 +1,15 @@
 """The scalars that GraphQL lacks, over what rows hold: ISO text, JSON text, 64-bit integers."""
 
-from datetime import datetime
 from typing import Any, NewType
 
 import strawberry
 from orjson import Fragment
 
-from app.domain.ids import timestamp
+from app.domain.ids import parse_timestamp
 
 DateTime = NewType("DateTime", str)
 Json = NewType("Json", str)
 Long = NewType("Long", int)
-
-
-def _moment(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("DateTime must be a string such as 2026-01-31T12:00:00Z")
-    moment = datetime.fromisoformat(value)
-    if moment.tzinfo is None:
-        raise ValueError("DateTime must have an offset, such as Z or +01:00")
-    try:
-        return timestamp(moment)
-    except OverflowError:
-        raise ValueError("DateTime is out of range") from None
 
 
 def _long(value: Any) -> int:
@@ -42,7 +29,7 @@ SCALARS: dict[object, Any] = {
         name="DateTime",
         description="A moment: ISO 8601 with offset; answers are UTC with microseconds.",
         specified_by_url="https://datatracker.ietf.org/doc/html/rfc3339",
-        parse_value=_moment,
+        parse_value=parse_timestamp,
     ),
     # Rows hold JSON as text, which is passed on as it is.
     Json: strawberry.scalar(

@@ -14,6 +14,7 @@ import strawberry
 from app.db import listing, tables
 from app.db.keyset import Listing
 from app.db.sql import dump, load
+from app.domain.filters import MAX_KEYS, MAX_POINTS, MIN_POINTS
 from app.domain.lifecycle import CheckpointState, RunStatus
 from app.graphql import curves
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
@@ -30,6 +31,7 @@ from app.services import progress
 
 EventFilters = Annotated[EventFilter | None, strawberry.argument(description="Which events.")]
 Row = strawberry.Parent[Any]
+_KEYS = f"Which metrics, at most {MAX_KEYS}; all if left out."
 
 
 def one(table: type[Any], column: str, description: str) -> Any:
@@ -199,7 +201,7 @@ class Run(Node):
         info: Info,
         keys: Annotated[
             list[str] | None,
-            strawberry.argument(description="Which metrics, at most 200; all if left out."),
+            strawberry.argument(description=_KEYS),
         ] = None,
     ) -> list[Metric]:
         """The latest value of each metric, by key."""
@@ -220,12 +222,15 @@ class Run(Node):
         info: Info,
         keys: Annotated[
             list[str] | None,
-            strawberry.argument(description="Which metrics, at most 200; all if left out."),
+            strawberry.argument(description=_KEYS),
         ] = None,
         from_step: Annotated[Long | None, strawberry.argument(description="First step.")] = None,
         to_step: Annotated[Long | None, strawberry.argument(description="Last step.")] = None,
         points: Annotated[
-            int, strawberry.argument(description="At most so many of each, 10 to 10,000.")
+            int,
+            strawberry.argument(
+                description=f"At most so many of each, {MIN_POINTS} to {MAX_POINTS:,}."
+            ),
         ] = 1000,
     ) -> list[MetricSeries]:
         """Its metrics over the steps, going on from the runs that it was resumed from."""

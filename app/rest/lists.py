@@ -13,8 +13,17 @@ from app.db import keyset, listing
 from app.db.cursors import Order, Page, Window
 from app.db.keyset import Listing, Parent
 from app.db.sql import Tx
-from app.domain.lifecycle import CheckpointState, RunStatus
-from app.domain.requests import MetricKey, Name
+from app.domain.filters import (
+    MAX_KEYS,
+    MAX_LATEST,
+    CheckpointFilter,
+    EventFilter,
+    ExperimentFilter,
+    Filter,
+    RunFilter,
+    conditions,
+)
+from app.domain.requests import MetricKey
 from app.errors import InvalidInput
 from app.rest import schemas, views
 from app.rest.parameters import DocumentedRoute, ExperimentId
@@ -25,12 +34,12 @@ FEW = 20_000
 FEW_METRICS = 2_000
 PART = 100
 """So many rows are read at once; more are never read on the event loop."""
-METRICS = 20_000
-"""Latest values that are read at once."""
+METRICS = MAX_LATEST
 MOST_BYTES = 16_000_000
 """A page of this size ends, however many rows were asked for."""
 # An index would have to be written with every report.
-_SCANS = "By `step` the whole list is read for each page; every other order walks an index."
+_ORDER = "Sort field; `-` sorts downwards."
+_SCANS = " By `step` the whole list is read for each page; every other order walks an index."
 
 router = APIRouter(prefix="/v1/experiments", route_class=DocumentedRoute)
 
@@ -38,75 +47,52 @@ Render = Callable[..., list[dict[str, Any]]]
 
 
 class PageQuery(BaseModel):
-    """Which page of a list."""
+    """One page of a list."""
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: Annotated[int, Field(ge=1, le=1_000)] = 50
-    after: str | None = Field(default=None, description="The `next` of the page before.")
-
-    def filters(self) -> dict[str, Any]:
-        """What was asked for, without what says how to list it."""
-        asked = self.model_dump(
-            exclude={"limit", "after", "order", "metric_key", "keys"}, mode="json"
-        )
-        return {name: value for name, value in asked.items() if value not in (None, [])}
+    limit: Annotated[int, Field(ge=1, le=1_000, description="Rows in a page.")] = 50
+    after: str | None = Field(default=None, description="`next` of the page before.")
 
 
-class ExperimentsQuery(PageQuery):
-    """Which experiments."""
+class ExperimentsQuery(PageQuery, ExperimentFilter):
+    """Filters, order and page of experiments."""
 
-    task_type: Name | None = None
-    owner: Name | None = None
-    base_model: Name | None = None
-    tags: list[Name] = Field(default_factory=list, description="Repeated; all of them.")
-    search: Name | None = None
-    order: Literal["created_at", "-created_at", "name", "-name"] = "-created_at"
+    order: Literal["created_at", "-created_at", "name", "-name"] = Field(
+        default="-created_at", description=_ORDER
+    )
 
 
-class RunsQuery(PageQuery):
-    """Which runs."""
+class RunsQuery(PageQuery, RunFilter):
+    """Filters, order and page of runs, and the metrics shown with them."""
 
-    status: list[RunStatus] = Field(default_factory=list, description="Repeated; any of them.")
-    model: Name | None = None
-    recipe: Name | None = None
-    parent_run_id: Name | None = None
-    root_run_id: Name | None = None
-    search: Name | None = None
     order: Literal[
         "created_at", "-created_at", "started_at", "-started_at", "finished_at", "-finished_at",
         "step", "-step", "metric", "-metric",
-    ] = Field(default="-created_at", description=_SCANS)  # fmt: skip
+    ] = Field(default="-created_at", description=_ORDER + _SCANS)  # fmt: skip
     metric_key: MetricKey | None = Field(
-        default=None, description="With the order `metric`: the key whose latest value counts."
+        default=None, description="With the order `metric`: sort by the latest value of this key."
     )
     keys: list[MetricKey] = Field(
         default_factory=list,
-        max_length=200,
-        description="Whose latest values are shown; may be repeated; none: all. Runs with "
+        max_length=MAX_KEYS,
+        description="Metrics to show with each run; repeatable; all if left out. Runs with "
         "thousands of metrics end a page early: go on with `next`, or name the keys.",
     )
 
 
-class CheckpointsQuery(PageQuery):
-    """Which checkpoints."""
+class CheckpointsQuery(PageQuery, CheckpointFilter):
+    """Filters, order and page of checkpoints."""
 
-    run_id: Name | None = None
-    state: list[CheckpointState] = Field(default_factory=list, description="Repeated; any of them.")
-    tag_type: Name | None = None
-    release_tag: Name | None = None
-    marked: bool | None = None
     order: Literal[
         "created_at", "-created_at", "marked_at", "-marked_at", "step", "-step"
-    ] = Field(default="-created_at", description=_SCANS)  # fmt: skip
+    ] = Field(default="-created_at", description=_ORDER + _SCANS)  # fmt: skip
 
 
-class EventsQuery(PageQuery):
-    """Which events."""
+class EventsQuery(PageQuery, EventFilter):
+    """Filters, order and page of events."""
 
-    run_id: Name | None = None
-    type: Name | None = None
-    order: Literal["seq", "-seq"] = "seq"
+    order: Literal["seq", "-seq"] = Field(default="seq", description=_ORDER)
 
 
 @router.get(
@@ -116,7 +102,9 @@ async def list_experiments(
     request: Request, query: Annotated[ExperimentsQuery, Query()]
 ) -> Response:
     """Experiments."""
-    return await _answer(request, None, "experiments", listing.EXPERIMENTS, query, _experiments)
+    return await _answer(
+        request, None, "experiments", listing.EXPERIMENTS, ExperimentFilter, query, _experiments
+    )
 
 
 @router.get(
@@ -127,7 +115,7 @@ async def list_runs(
     request: Request, experiment_id: ExperimentId, query: Annotated[RunsQuery, Query()]
 ) -> Response:
     """Runs of an experiment, with their latest metrics."""
-    return await _answer(request, experiment_id, "runs", listing.RUNS, query, _runs)
+    return await _answer(request, experiment_id, "runs", listing.RUNS, RunFilter, query, _runs)
 
 
 @router.get(
@@ -139,7 +127,13 @@ async def list_checkpoints(
 ) -> Response:
     """Checkpoints of an experiment."""
     return await _answer(
-        request, experiment_id, "checkpoints", listing.CHECKPOINTS, query, _checkpoints
+        request,
+        experiment_id,
+        "checkpoints",
+        listing.CHECKPOINTS,
+        CheckpointFilter,
+        query,
+        _checkpoints,
     )
 
 
@@ -151,7 +145,9 @@ async def list_events(
     request: Request, experiment_id: ExperimentId, query: Annotated[EventsQuery, Query()]
 ) -> Response:
     """The history of an experiment, oldest first."""
-    return await _answer(request, experiment_id, "events", listing.EVENTS, query, _events)
+    return await _answer(
+        request, experiment_id, "events", listing.EVENTS, EventFilter, query, _events
+    )
 
 
 async def _answer(
@@ -159,6 +155,7 @@ async def _answer(
     experiment_id: str | None,
     name: str,
     of: Listing[Any],
+    kind: type[Filter],
     query: Any,
     render: Render,
 ) -> Response:
@@ -174,11 +171,12 @@ async def _answer(
                 {"pointer": "", "parameter": "metric_key", "detail": "goes with the order `metric`"}
             ],
         )
+    filters = conditions(kind, query)
     window = Window(query.limit, query.after)
     db = request.app.state.db
     keys = getattr(query, "keys", None) or None
-    asked = name, of, query.filters(), order, window, partial(render, keys=keys)
-    searches = keyset.SEARCH in query.filters()
+    asked = name, of, filters, order, window, partial(render, keys=keys)
+    searches = keyset.SEARCH in filters
     parent = None
     if experiment_id is not None:
         parent = ("experiment_id", experiment_id)

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.db.sql import Tx
+from app.domain.filters import MAX_KEYS, MAX_POINTS, MIN_POINTS
 from app.domain.points import MAX_STEP
 from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
@@ -31,11 +32,13 @@ class MetricsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     keys: list[MetricKey] = Field(
-        default_factory=list, max_length=200, description="May be repeated; none: all keys."
+        default_factory=list,
+        max_length=MAX_KEYS,
+        description="Metrics; repeatable; all if left out.",
     )
     from_step: _Step = 0
     to_step: _Step = MAX_STEP
-    points: Annotated[int, Field(ge=10, le=20_000)] | None = Field(
+    points: Annotated[int, Field(ge=MIN_POINTS, le=MAX_POINTS)] | None = Field(
         default=None,
         description="At most so many of each curve, chosen so that every spike survives "
         "(MinMax: the lowest and the highest of each group).",

@@ -45,7 +45,7 @@ class DocumentedRoute(APIRoute):
         self, path: str, endpoint: Callable[..., Any], *, response_model: Any = None, **more: Any
     ) -> None:
         super().__init__(path, endpoint, response_model=None, **more)
-        if response_model is not None:
+        if isinstance(response_model, type):
             answered[self.name] = response_model
 
 

@@ -16,7 +16,8 @@ ROUTERS = [
     routes.hot, routes.router, reports.router, lists.router, metrics.router, logs.router,
     service.router, checkpoints.router,
 ]  # fmt: skip
-IDS = {"experiment_id": f"exp_{'0' * 26}", "run_id": f"run_{'0' * 26}"}
+PREFIXES = {"experiment_id": "exp", "run_id": "run", "verification_id": "vfy"}
+IDS = {name: f"{prefix}_{'0' * 26}" for name, prefix in PREFIXES.items()}
 
 
 def no_entry() -> None:

@@ -86,6 +86,63 @@ def test_runs_are_filtered_and_carry_their_latest_metrics(story: Story) -> None:
     assert best[: len(losses)] == [run for run in best if run["metrics"]]
 
 
+@pytest.mark.parametrize(
+    ("asked", "filter"),
+    [
+        ({"metric": "loss", "metric_min": 6.0}, {"metric": {"key": "loss", "min": 6.0}}),
+        (
+            {"metric": "loss", "metric_min": 4.0, "metric_max": 9.0},
+            {"metric": {"key": "loss", "min": 4.0, "max": 9.0}},
+        ),
+        ({"tags": ["zh", "sft"]}, {"tags": ["zh", "sft"]}),
+        ({"tags": ["zh", "en"]}, {"tags": ["zh", "en"]}),
+        ({"task_type": "sft"}, {"taskType": "sft"}),
+        ({"owner": "nobody"}, {"owner": "nobody"}),
+        ({"created_after": "2020-01-01T00:00:00Z"}, {"createdAfter": "2020-01-01T00:00:00Z"}),
+        (
+            {"created_before": "2020-01-01T01:00:00+01:00"},
+            {"createdBefore": "2020-01-01T01:00:00+01:00"},
+        ),
+        ({"model": "model-1", "search": ""}, {"model": "model-1", "search": ""}),
+    ],
+)
+def test_rest_and_graphql_find_the_same_runs(
+    api: Api, asked: dict[str, Any], filter: dict[str, Any]
+) -> None:
+    story = Story(api.send, tags=["sft", "zh"], task_type="sft")
+    for number in range(4):
+        trainer = story.submit(model=f"model-{number % 2}")
+        point = {"key": "loss", "step": number, "value": 10.0 - 2 * number}
+        trainer.report(points=[point])
+    query = "query($f: RunFilter) { runs(filter: $f) { nodes { id } } }"
+    nodes = Graph(api.send).data(query, f=filter | {"experimentId": story.id})
+    found = [run["run_id"] for run in story.get("/runs", **asked)["runs"]]
+    assert found == [node["id"] for node in nodes["runs"]["nodes"]]
+    none = asked.keys() & {"created_before", "owner"} or asked.get("tags") == ["zh", "en"]
+    assert bool(found) is not bool(none)
+
+
+@pytest.mark.parametrize(
+    ("asked", "filter"),
+    [
+        ({"owner": "x" * 201}, {"owner": "x" * 201}),
+        ({"model": ""}, {"model": ""}),
+        ({"tags": ["x"] * 51}, {"tags": ["x"] * 51}),
+        ({"metric": "a\nb"}, {"metric": {"key": "a\nb"}}),
+        ({"created_after": "yesterday"}, {"createdAfter": "yesterday"}),
+        ({"created_after": "2020-01-01T00:00:00"}, {"createdAfter": "2020-01-01T00:00:00"}),
+    ],
+)
+def test_rest_and_graphql_refuse_the_same_filters(
+    api: Api, story: Story, asked: dict[str, Any], filter: dict[str, Any]
+) -> None:
+    answer = api.send("GET", f"/v1/experiments/{story.id}/runs", params=asked)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+    query = "query($f: RunFilter) { runs(filter: $f) { nodes { id } } }"
+    code = Graph(api.send).code(query, f=filter)
+    assert code in ("BAD_USER_INPUT", "GRAPHQL_VALIDATION_FAILED")
+
+
 def test_runs_of_many_metrics_are_not_listed_on_the_event_loop(
     api: Api, story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:

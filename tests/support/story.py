@@ -16,9 +16,9 @@ class Sends(Protocol):
 class Story:
     """One experiment."""
 
-    def __init__(self, send: Sends) -> None:
+    def __init__(self, send: Sends, **fields: Any) -> None:
         self.send = send
-        body = {"name": "story", "task_type": "test"}
+        body = {"name": "story", "task_type": "test"} | fields
         self.id = str(self.ok("POST", "/v1/experiments", json=body)["experiment_id"])
         self.path = f"/v1/experiments/{self.id}"
 
