@@ -7,7 +7,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 
 import orjson
-from llm_train.delivery import explain
+from llm_train.connection import explain
 
 from app.errors import ServiceError, Unavailable
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_train import courier, delivery
+from llm_train import connection, sender
 
 from tests.support.reports import ReportServer
 
@@ -22,9 +22,9 @@ from tests.support.reports import ReportServer
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReportServer]:
     """A server that takes reports; a reporter beside it has no second to lose."""
-    monkeypatch.setattr(courier, "SEAL_SECONDS", 0.05)
-    monkeypatch.setattr(courier, "BACKOFF_SECONDS", (0.02, 0.1))
-    monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(sender, "FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(sender, "BACKOFF_SECONDS", (0.02, 0.1))
+    monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 0.3)
     server = ReportServer()
     yield server
     server.stop()

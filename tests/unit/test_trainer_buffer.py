@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from llm_train.buffer import Buffer
-from llm_train.values import Unfit, read_key
+from llm_train.values import InvalidValue, read_key
 from pydantic import TypeAdapter, ValidationError
 
 from app.domain.requests import MetricKey
@@ -54,7 +54,7 @@ def test_the_reporter_takes_exactly_the_names_that_the_service_takes(key: str) -
     def taken(read: Any) -> bool:
         try:
             return bool(read(key))
-        except (Unfit, ValidationError):
+        except (InvalidValue, ValidationError):
             return False
 
     assert taken(read_key) == taken(TypeAdapter(MetricKey).validate_python)

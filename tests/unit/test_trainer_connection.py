@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_train import Reporter, courier, delivery, specs
+from llm_train import Reporter, connection, sender, specs
 
 from tests.support.reports import ReportServer
 
@@ -56,8 +56,8 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     proxy.server_close()
 
 
-def post(url: str) -> delivery.Reply:
-    link = delivery.Link(url, "/v1/runs/run_1/reports", "secret")
+def post(url: str) -> connection.Response:
+    link = connection.ApiConnection(url, "/v1/runs/run_1/reports", "secret")
     reply = link.post(b'{"attempt": 1, "batch": 1}')
     link.close()
     return reply
@@ -96,9 +96,9 @@ def test_an_untrusted_certificate_and_a_wrong_prefix_are_told_as_what_they_are(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(courier, "SILENCE_SECONDS", 0.1)
-    monkeypatch.setattr(specs, "PATIENCE_SECONDS", 0)
-    monkeypatch.setattr(specs, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(sender, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(specs, "SPEC_TIMEOUT_SECONDS", 0)
+    monkeypatch.setattr(specs, "RETRY_SECONDS", 0.01)
     given: dict[str, Any] = {"api_url": secure + "/prefix", "run_id": "run_1", "token": "secret"}
     with Reporter(**given) as training, pytest.raises(ConnectionError, match="SSL_CERT_FILE"):
         training.log(1, loss=1.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_train import Reporter, courier, reporter
+from llm_train import Reporter, reporter, sender
 
 from tests.support.reports import ReportServer, attach, points_of, spooled
 from tests.support.server import wait_until
@@ -111,7 +111,7 @@ def test_a_run_that_is_over_is_told_in_one_line_that_says_how_to_go_on(
         over = {"code": "run_finished", "detail": "The run is failed; nothing more is recorded."}
         server.judge = lambda body: (409, over)
         training.log(1, loss=1.0)
-        wait_until(lambda: not training._courier.open, "the refusal")  # type: ignore[union-attr]
+        wait_until(lambda: not training._sender.open, "the refusal")  # type: ignore[union-attr]
         training.log(2, loss=1.0)
     (line,) = capfd.readouterr().err.splitlines()
     assert "the run is over" in line
@@ -216,12 +216,12 @@ def test_a_second_process_does_not_wait_for_the_originals_end(
     one_session: ReportServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its points would become a new attempt when the original has closed."""
-    monkeypatch.setattr(courier, "OTHER_SESSION_SECONDS", 0.2)
+    monkeypatch.setattr(sender, "OTHER_SESSION_SECONDS", 0.2)
     first = attach(one_session, attempt=None)
     wait_until(lambda: one_session.taken, "the first")
     with Reporter.from_env() as second:
         second.log(9, accuracy=1.0)
-        told = second._courier
+        told = second._sender
         wait_until(lambda: not (told and told.open), "the second gives up")
         first.close()
     assert one_session.points() == []

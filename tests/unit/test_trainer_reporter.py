@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llm_train import Reporter, buffer, checkpoint, delivery, ranks, specs
+from llm_train import Reporter, buffer, checkpoint, connection, ranks, specs
+from llm_train.spool import Spool
 
 from tests.support.reports import MODES, ReportServer, attach, points_of, spooled, start
 from tests.support.server import wait_until
@@ -33,7 +34,7 @@ from tests.support.server import wait_until
 def test_who_attaches_learns_what_the_run_shall_do(
     server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(specs, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(specs, "RETRY_SECONDS", 0.01)
     (tmp_path / "id").write_text("ours")
     (tmp_path / "earlier").mkdir()
     server.spec = {
@@ -78,8 +79,8 @@ def test_who_cannot_learn_what_to_do_does_not_train_something_else(
     with attach(server, attempt=None) as training:
         with pytest.raises(PermissionError, match="no such run"):
             _ = training.hyperparams
-        monkeypatch.setattr(specs, "PATIENCE_SECONDS", 0)
-        monkeypatch.setattr(specs, "PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr(specs, "SPEC_TIMEOUT_SECONDS", 0)
+        monkeypatch.setattr(specs, "RETRY_SECONDS", 0.01)
         server.mode = "503"
         with pytest.raises(ConnectionError):
             _ = training.hyperparams
@@ -142,8 +143,8 @@ def test_a_save_never_waits_for_the_service(
     server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 30.0)
-    monkeypatch.setattr(specs, "FIRST_ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 30.0)
+    monkeypatch.setattr(specs, "FIRST_RESPONSE_SECONDS", 0.1)
     server.mode = trouble
     if trouble == "away":
         server.stop()
@@ -410,7 +411,7 @@ def test_memory_is_bounded_without_a_spool(
     training = attach(server)
     for step in range(12_000):
         training.log(step, loss=1.0)
-    assert training._courier and len(training._courier._buffer) == 5000
+    assert training._sender and len(training._sender._buffer) == 5000
     server.start()
     training.finish()
     training.close()
@@ -435,7 +436,7 @@ def test_a_full_disk_moves_the_spool_into_memory_and_back(tmp_path: Path) -> Non
     lines = [
         json.dumps({"attempt": 1, "batch": n, "x": "y" * 80}).encode() + b"\n" for n in range(30)
     ]
-    spool = delivery.Spool(tmp_path / "reports.jsonl", {"attempt": 1})
+    spool = Spool(tmp_path / "reports.jsonl", {"attempt": 1})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
@@ -531,9 +532,9 @@ def test_when_nobody_answers_it_follows_the_address_in_its_directory(
     ["", "no url", "http://[", "http://a:b", "http://a..b", "http://a b", "http://a/ä", "x:///"],
 )
 def test_an_address_that_is_none_changes_nothing(server: ReportServer, unusable: str) -> None:
-    link = delivery.Link(server.url + "/", "/v1/runs/run_1/reports", "secret")
+    link = connection.ApiConnection(server.url + "/", "/v1/runs/run_1/reports", "secret")
     with pytest.raises(ValueError):
-        link.aim(unusable)
+        link.set_url(unusable)
     assert link.post(b'{"attempt": 1, "batch": 1}').delivered
     link.close()
 
@@ -549,20 +550,22 @@ def test_what_can_make_no_request_is_refused_at_once(wrong: dict[str, str]) -> N
 
 
 def test_a_token_from_a_file_may_end_its_line(server: ReportServer) -> None:
-    link = delivery.Link(server.url, "/v1/runs/run_1/reports", "secret\n")
+    link = connection.ApiConnection(server.url, "/v1/runs/run_1/reports", "secret\n")
     assert link.post(b'{"attempt": 1, "batch": 1}').delivered
     link.close()
 
 
 def test_an_answer_that_cannot_be_read_is_none(server: ReportServer) -> None:
     server.mode = "not JSON"
-    link = delivery.Link(server.url, "/v1/runs/run_1/reports", "secret")
+    link = connection.ApiConnection(server.url, "/v1/runs/run_1/reports", "secret")
     reply = link.post(b'{"attempt": 1, "batch": 1}')
-    assert (reply.status, reply.answer, reply.worth_retrying) == (0, {}, True)
+    assert (reply.status, reply.body, reply.is_retryable) == (0, {}, True)
     link.close()
 
 
-@pytest.mark.parametrize(("kind", "work"), [(delivery.Link, "post"), (buffer.Buffer, "take")])
+@pytest.mark.parametrize(
+    ("kind", "work"), [(connection.ApiConnection, "post"), (buffer.Buffer, "take")]
+)
 def test_an_error_of_our_own_delays_reports_and_does_not_end_them(
     server: ReportServer,
     monkeypatch: pytest.MonkeyPatch,
@@ -626,7 +629,7 @@ def test_a_refusal_ends_the_reports_and_not_the_training(
         wait_until(lambda: server.taken, "the first report")
         server.mode = status
         training.log(1, loss=1.0)
-        told = training._courier
+        told = training._sender
         wait_until(lambda: told and not told._delivering, "the refusal")
         server.mode = "ok"
         for step in range(2, 50):

@@ -264,7 +264,7 @@ def test_each_report_holds_what_is_new_so_that_no_value_spoils_later_ones(
     with attach(server) as training:
         training.effective(lr=0.5)
         training.effective({"lr": 0.25, "betas": [0.9, 0.95]})
-        training._courier.deliver(5)  # type: ignore[union-attr]
+        training._sender.deliver(5)  # type: ignore[union-attr]
         training.effective(seed=1)
     told = [b["effective_hyperparams"] for b in server.taken.values() if len(b) > 2]
     assert told == [{"lr": 0.25, "betas": [0.9, 0.95]}, {"seed": 1}]
@@ -272,8 +272,8 @@ def test_each_report_holds_what_is_new_so_that_no_value_spoils_later_ones(
 
 def test_the_caps_of_trainer_and_service_are_the_same_to_the_byte() -> None:
     fits: dict[str, Any] = {"ids": list(range(10_000)), "note": 'é\n"\\', "rate": 1e-05}
-    fits["rest"] = "x" * (MAX_OBJECT_BYTES - len('"rest":"",') - values.size(fits))
-    assert values.size(fits) == MAX_OBJECT_BYTES == reporter.MAX_EFFECTIVE_BYTES
+    fits["rest"] = "x" * (MAX_OBJECT_BYTES - len('"rest":"",') - values.json_size(fits))
+    assert values.json_size(fits) == MAX_OBJECT_BYTES == reporter.MAX_EFFECTIVE_BYTES
     assert bounded(fits)
     with pytest.raises(ValueError, match="larger than 65536 bytes"):
         bounded({**fits, "rest": fits["rest"] + "x" * 9})

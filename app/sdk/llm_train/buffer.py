@@ -75,7 +75,7 @@ class Buffer:
         if "step" in news and (news["step"] <= waiting or (total and news["step"] > total)):
             del news["step"]
 
-    def announce(self, checkpoint: dict[str, Any]) -> None:
+    def add_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the news of a committed checkpoint."""
         with self._lock:
             self._news.setdefault("checkpoints", []).append(checkpoint)

@@ -4,7 +4,7 @@
     reporter.log(step, total_steps=total_steps, loss=loss)
     reporter.finish()
 
-The training thread only appends to a buffer; what happens to it then (courier.py, delivery.py)
+The training thread only appends to a buffer; what happens to it then (sender.py, delivery.py)
 never reaches the training. A server that is away costs nothing but the delay.
 
 Ranks: only rank 0 reports (ranks.py). The others see the same spec, hyperparameters and stop
@@ -25,20 +25,20 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from llm_train import checkpoint, specs
 from llm_train.buffer import Point, warn
-from llm_train.courier import HEARTBEAT_SECONDS, Courier
-from llm_train.delivery import Link
+from llm_train.connection import ApiConnection
 from llm_train.ranks import is_rank_0
 from llm_train.saving import Saved, Saving
+from llm_train.sender import HEARTBEAT_SECONDS, ReportSender
 from llm_train.stopping import StopRequest
 from llm_train.values import (
     MAX_OBJECT_BYTES,
-    Unfit,
+    InvalidValue,
     describe,
-    plain,
+    json_size,
     read_count,
     read_key,
     read_number,
-    size,
+    to_json,
 )
 
 MAX_EFFECTIVE_BYTES = MAX_OBJECT_BYTES
@@ -102,7 +102,9 @@ class Reporter:
         self._own_dir = Path(checkpoint_dir) if checkpoint_dir else None
         self._run_id = run_id
         served = bool(api_url and run_id and token)
-        self._asked = specs.Asked(api_url, run_id, token) if served and not run_dir else None
+        self._remote_spec = (
+            specs.RemoteSpec(api_url, run_id, token) if served and not run_dir else None
+        )
         self._chosen_dir: Path | None = None
         self._shares = False
         self._stop = StopRequest(
@@ -116,15 +118,15 @@ class Reporter:
         self._keys: set[str] = set()
         self._costs: dict[str, int] = {}  # bytes of each reported hyperparameter
         self._warned: set[Any] = set()
-        self._courier: Courier | None = None
+        self._sender: ReportSender | None = None
         self._launched = attempt is not None
         if served and self._rank_0:
-            link = Link(api_url, f"/v1/runs/{run_id}/reports", token)
+            connection = ApiConnection(api_url, f"/v1/runs/{run_id}/reports", token)
             address = Path(run_dir) / "api_url" if run_dir else None
             heartbeat = _heartbeat(self._spec or {})
-            courier = Courier(self._stop, link, identity, attempt_dir, address, heartbeat)
-            if courier.open:
-                self._courier = courier
+            sender = ReportSender(self._stop, connection, identity, attempt_dir, address, heartbeat)
+            if sender.open:
+                self._sender = sender
                 atexit.register(self.close)
         _reporters.add(self)
 
@@ -179,7 +181,7 @@ class Reporter:
             strict=strict,
             take_over=take_over,
         )
-        if reporter._courier or (env["RUN_ID"] and not reporter._rank_0):
+        if reporter._sender or (env["RUN_ID"] and not reporter._rank_0):
             reporter._stop.listen()
         _current = reporter
         return reporter
@@ -197,7 +199,7 @@ class Reporter:
                 f"{self._run_dir}/spec.json is not there, so what to do is not known: the run's "
                 "directory has been removed, or is not mounted on this machine"
             )
-        return self._asked.get() if self._asked else self._spec
+        return self._remote_spec.get() if self._remote_spec else self._spec
 
     @property
     def hyperparams(self) -> dict[str, Any]:
@@ -214,7 +216,7 @@ class Reporter:
         if not resume:
             return None
         path = Path(resume["path"])
-        if self._asked and not (specs.shared(self.spec) and path.is_dir()):
+        if self._remote_spec and not (specs.shared(self.spec) and path.is_dir()):
             raise FileNotFoundError(
                 f"the run goes on from {resume['ckpt_path']}, step {resume['step']}, which is not "
                 "on this machine: mount the service's DATA_DIR, or load your own copy"
@@ -239,11 +241,11 @@ class Reporter:
                 f"{chosen}, where the service does not find them"
             )
             return chosen
-        if self._asked is None:
+        if self._remote_spec is None:
             return Path(self._spec.get("checkpoint_dir") or self._own_dir or "checkpoints")
         if self._own_dir is not None:
             return self._own_dir
-        verified = specs.verified_dir(self._asked.known())
+        verified = specs.verified_dir(self._remote_spec.get_known())
         self._shares = verified is not None
         return verified or Path("checkpoints", self._run_id)
 
@@ -257,8 +259,8 @@ class Reporter:
     @property
     def should_stop(self) -> bool:
         """True once a stop signal came or the service asked to stop: save and return."""
-        self._stop.begun = True
-        return self._stop.asked
+        self._stop.loop_started = True
+        return self._stop.requested
 
     def listen(self) -> None:
         """Make SIGTERM and SIGINT set `should_stop`, as `from_env` does. May be repeated.
@@ -297,7 +299,7 @@ class Reporter:
         Example:
             reporter.log(step, {"val/loss": val_loss}, total_steps=1000, loss=loss)
         """
-        self._stop.begun = True
+        self._stop.loop_started = True
         if metrics is not None and not isinstance(metrics, Mapping):
             # The second argument of earlier versions.
             metrics, total_steps = None, metrics if total_steps is None else total_steps
@@ -305,18 +307,18 @@ class Reporter:
         if total_steps is not None:
             try:
                 progress["total_steps"] = read_count(total_steps)
-            except Unfit as error:
+            except InvalidValue as error:
                 self._drop("total_steps", f"total_steps {_predicate(error)}")
         points: list[Point] = []
         try:
             at = read_count(step)
-        except Unfit as error:
+        except InvalidValue as error:
             self._drop("step", f"step {_predicate(error)}: its metrics are dropped")
         else:
             self._step = progress["step"] = at
             points = self._points(at, {**metrics, **more} if metrics else more)
-        if self._courier and (points or progress):
-            self._courier.add(points, **progress)
+        if self._sender and (points or progress):
+            self._sender.add(points, **progress)
 
     def _points(self, step: int, metrics: Mapping[Any, Any]) -> list[Point]:
         now, points = time.time(), []
@@ -325,10 +327,10 @@ class Reporter:
                 if key not in self._keys:
                     read_key(key)
                     if len(self._keys) >= MAX_KEYS:
-                        raise Unfit(f"a run has at most {MAX_KEYS:,} metrics")
+                        raise InvalidValue(f"a run has at most {MAX_KEYS:,} metrics")
                     self._keys.add(key)
                 points.append(Point(key, step, read_number(value), now))
-            except Unfit as error:
+            except InvalidValue as error:
                 self._drop(key, f"metric {describe(key)} is dropped: {error}")
         return points
 
@@ -354,21 +356,23 @@ class Reporter:
         costs = dict(self._costs)
         for key, value in {**(hyperparams or {}), **more}.items():
             try:
-                entry = plain({key: value})
-                cost = {name: size(entry) - 1 for name in entry}  # one brace stands for the comma
+                entry = to_json({key: value})
+                cost = {
+                    name: json_size(entry) - 1 for name in entry
+                }  # one brace stands for the comma
                 total = 1 + sum((costs | cost).values())
                 if total > MAX_EFFECTIVE_BYTES:
-                    raise Unfit(
+                    raise InvalidValue(
                         f"hyperparameters must not be larger than {MAX_EFFECTIVE_BYTES:,} bytes "
                         f"in all, and this makes {total:,}"
                     )
                 used |= entry
                 costs |= cost
-            except Unfit as error:
+            except InvalidValue as error:
                 self._drop(("effective", key), f"hyperparameter {key!r:.60} is dropped: {error}")
         self._costs = costs
-        if self._courier and used:
-            self._courier.add([], effective_hyperparams=used)
+        if self._sender and used:
+            self._sender.add([], effective_hyperparams=used)
 
     def _drop(self, about: Any, message: str) -> None:
         """Say once that a value is dropped. Raises ValueError where the reporter is strict."""
@@ -423,15 +427,15 @@ class Reporter:
             OSError: the directory cannot be made.
             RuntimeError: this is not rank 0.
         """
-        self._stop.begun = True
+        self._stop.loop_started = True
         if not self._rank_0:
             raise RuntimeError("call checkpoint() on rank 0 only: it commits one directory")
         try:
             at = read_count(step)
-        except Unfit as error:
+        except InvalidValue as error:
             at = self._step
             self._drop("checkpoint", f"checkpoint(): step {_predicate(error)}; it gets step {at}")
-        expected = self._stop.asked and not self._stop_checkpoint_used
+        expected = self._stop.requested and not self._stop_checkpoint_used
         promised = expected and name in (None, self._stop.checkpoint)
         if promised:
             name = self._stop.checkpoint
@@ -444,8 +448,8 @@ class Reporter:
 
         def announce(saved: Saved) -> None:
             self._stop_checkpoint_used |= promised
-            if self._courier:
-                self._courier.announce(
+            if self._sender:
+                self._sender.add_checkpoint(
                     {
                         "name": saved.directory.name,
                         "step": at,
@@ -463,11 +467,11 @@ class Reporter:
         A process that the service launched is still heard of until it exits: it may have a model
         to export, and one that hangs instead must not be taken for alive.
         """
-        if self._courier:
-            self._courier.add([], finished=True)
-        if self._courier and self._launched:
-            self._stop.forget()
-            self._courier.deliver(CLOSE_SECONDS)
+        if self._sender:
+            self._sender.add([], finished=True)
+        if self._sender and self._launched:
+            self._stop.stop_listening()
+            self._sender.deliver(CLOSE_SECONDS)
         else:
             self.close()
 
@@ -479,11 +483,11 @@ class Reporter:
         global _current
         if _current is self:
             _current = None
-        self._stop.forget()
-        if self._asked:
-            self._asked.close()
-        if self._courier:
-            self._courier.close(timeout)
+        self._stop.stop_listening()
+        if self._remote_spec:
+            self._remote_spec.close()
+        if self._sender:
+            self._sender.close(timeout)
             atexit.unregister(self.close)
 
     def __enter__(self) -> "Self":
@@ -499,9 +503,9 @@ class Reporter:
 
     def _after_fork(self) -> None:
         """A forked child (a DataLoader's worker) reports nothing and dies of SIGTERM as usual."""
-        if self._courier:
-            self._courier.abandon()
-        self._stop.forget()
+        if self._sender:
+            self._sender.close_after_fork()
+        self._stop.stop_listening()
 
 
 def _after_fork() -> None:
@@ -520,5 +524,5 @@ def _heartbeat(spec: dict[str, Any]) -> float:
     return min(HEARTBEAT_SECONDS, allowed / 3)
 
 
-def _predicate(error: Unfit) -> str:
+def _predicate(error: InvalidValue) -> str:
     return str(error).removeprefix("it ")

@@ -10,11 +10,11 @@ from typing import Any
 
 from llm_train import checkpoint
 from llm_train.buffer import warn
-from llm_train.delivery import Link
+from llm_train.connection import ApiConnection
 
-PATIENCE_SECONDS = 60.0
-PAUSE_SECONDS = 1.0
-FIRST_ANSWER_SECONDS = 1.0
+SPEC_TIMEOUT_SECONDS = 60.0
+RETRY_SECONDS = 1.0
+FIRST_RESPONSE_SECONDS = 1.0
 
 
 def read(run_dir: Path) -> dict[str, Any] | None:
@@ -34,24 +34,26 @@ def read(run_dir: Path) -> dict[str, Any] | None:
     return spec
 
 
-class Asked:
+class RemoteSpec:
     """The spec of a trainer that attaches by itself.
 
     It is asked for from the start and in the background, because a save must not wait for it.
     """
 
     def __init__(self, api_url: str, run_id: str, token: str) -> None:
-        """Raises ValueError like Link."""
-        self._link = partial(Link, api_url, f"/v1/runs/{run_id}/spec", token)
+        """Raises ValueError like ApiConnection."""
+        self._connect = partial(ApiConnection, api_url, f"/v1/runs/{run_id}/spec", token)
         self._spec: dict[str, Any] | None = None
         self._trouble = ""
         # Flags and no lock: a forked child could find it held by a thread that it does not have.
         self._tried, self._closed = False, False
-        self._patient_until = time.monotonic() + FIRST_ANSWER_SECONDS
-        thread = threading.Thread(target=self._learn, args=(self._link(),), daemon=True)
+        self._patient_until = time.monotonic() + FIRST_RESPONSE_SECONDS
+        thread = threading.Thread(
+            target=self._fetch_in_background, args=(self._connect(),), daemon=True
+        )
         thread.start()
 
-    def known(self) -> dict[str, Any]:
+    def get_known(self) -> dict[str, Any]:
         """What is known by now, maybe nothing. Just after attaching, the first answer is due."""
         while not self._tried and time.monotonic() < self._patient_until:
             time.sleep(0.01)
@@ -61,9 +63,9 @@ class Asked:
         """Raises ConnectionError after a minute without an answer, PermissionError when the service
         refuses: to train with other hyperparameters than were asked for would be worse.
         """
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        with closing(self._link()) as link:
-            while self._spec is None and (pause := self._try(link)):
+        deadline = time.monotonic() + SPEC_TIMEOUT_SECONDS
+        with closing(self._connect()) as connection:
+            while self._spec is None and (pause := self._fetch(connection)):
                 if time.monotonic() > deadline:
                     raise ConnectionError(
                         f"the service does not answer ({self._trouble}), so what to do is not known"
@@ -75,23 +77,23 @@ class Asked:
         """Ask no more in the background."""
         self._closed = True
 
-    def _learn(self, link: Link) -> None:
-        with closing(link), suppress(PermissionError):
-            while not self._closed and self._spec is None and (pause := self._try(link)):
+    def _fetch_in_background(self, connection: ApiConnection) -> None:
+        with closing(connection), suppress(PermissionError):
+            while not self._closed and self._spec is None and (pause := self._fetch(connection)):
                 self._tried = True
                 time.sleep(pause)
         self._tried = True
 
-    def _try(self, link: Link) -> float:
+    def _fetch(self, connection: ApiConnection) -> float:
         """0 with an answer, else the seconds until another try."""
-        reply = link.get()
-        if reply.delivered:
-            self._spec = reply.answer
+        response = connection.get()
+        if response.delivered:
+            self._spec = response.body
             return 0
-        self._trouble = reply.why
-        if reply.worth_retrying:
-            return max(PAUSE_SECONDS, reply.retry_after)
-        why = reply.answer.get("detail") or f"status {reply.status}"
+        self._trouble = response.reason
+        if response.is_retryable:
+            return max(RETRY_SECONDS, response.retry_after)
+        why = response.body.get("detail") or f"status {response.status}"
         raise PermissionError(f"the service does not say what this run shall do: {why}")
 
 

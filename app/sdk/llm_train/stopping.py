@@ -1,8 +1,8 @@
-"""Stop requests: by a signal, a file, or the service's answer.
+"""Stop requests: by a signal, a file, or the service's response to a report.
 
 A signal that arrives before the training loop has begun keeps its former meaning: a process that
-loads data or a model has no step after which it could save, so nobody would act on a request that
-is put off. The loop has begun with its first `log`, `should_stop` or `checkpoint`.
+loads data or a model has no step after which it could save. The loop has begun with its first
+`log`, `should_stop` or `checkpoint`.
 """
 
 import signal
@@ -14,31 +14,51 @@ from typing import Any
 
 
 class StopRequest:
-    """`asked` turns true once and for all; `checkpoint` is the name promised for the save.
+    """The request to save and stop: `Reporter.stop_request`.
 
-    `begun` is set by the training loop; from then on a signal sets `asked` and nothing else.
+    Attributes:
+        requested: True from the first signal, stop file or response that asks to stop; never
+            False again. A framework's own stop condition may set it as well.
+        checkpoint: the name that the service has promised to whoever cancelled the run; the
+            first checkpoint without a name that is saved after the request gets it.
+        loop_started: True once the training loop runs. Until then signals are not taken.
+
+    Example (a trainer whose framework has a flag of its own):
+        stop = reporter.stop_request
+        if stop.requested:
+            trainer.should_stop = True
     """
 
-    def __init__(self, checkpoint: str, file: Path | None) -> None:
-        self.asked = False
-        self.begun = False
+    def __init__(self, checkpoint: str, file: Path | None = None) -> None:
+        """Make a request that is not made yet.
+
+        Args:
+            checkpoint: the name for the checkpoint saved after a stop.
+            file: a file whose existence is a request as well.
+        """
+        self.requested = False
+        self.loop_started = False
         self.checkpoint = checkpoint
         self._file = file
         # The handler before the last `listen`, which a signal is passed on to, and the one before
-        # the first: a framework that took the signal in between may call us from its own handler.
+        # the first: a framework that took the signal in between may call ours from its own.
         self._previous: dict[int, Any] = {}
         self._original: dict[int, Any] = {}
         self._listening = False
         self._handling = False
 
-    def look(self) -> None:
-        """Ask if the stop file is there: the signal may have been lost or swallowed on its way."""
+    def check_file(self) -> None:
+        """Set `requested` if the stop file exists: a framework may have swallowed the signal."""
         with suppress(OSError):
             if self._file and self._file.exists():
-                self.asked = True
+                self.requested = True
 
     def listen(self) -> None:
-        """Make SIGTERM and SIGINT ask. May be repeated. Does nothing outside the main thread."""
+        """Make SIGTERM and SIGINT set `requested`; a second SIGINT acts as it did before.
+
+        May be repeated: after a framework has installed handlers of its own, this joins them
+        (they are called as well). Does nothing outside the main thread.
+        """
         if threading.current_thread() is not threading.main_thread():
             return
         self._listening = True
@@ -49,8 +69,8 @@ class StopRequest:
                 self._previous[number] = handler
                 signal.signal(number, self._on_signal)
 
-    def forget(self) -> None:
-        """Give the signals back, unless another handler has taken them since."""
+    def stop_listening(self) -> None:
+        """Restore the former handlers, unless others have been installed since."""
         if threading.current_thread() is threading.main_thread():
             self._listening = False
             for number, previous in self._previous.items():
@@ -58,26 +78,28 @@ class StopRequest:
                     signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Handle SIGTERM or SIGINT, and call the handler that was there before."""
         if self._handling or not self._listening:  # called by a handler that was set after ours
-            return _pass_on(self._original.get(number), number, frame)
+            return _call_handler(self._original.get(number), number, frame)
         self._handling = True
         previous = self._previous[number]
         try:
-            if self.begun:
-                self.asked = True
+            if self.loop_started:
+                self.requested = True
                 if number == signal.SIGINT:  # a second Ctrl-C means it
                     signal.signal(number, signal.SIG_DFL if previous is None else previous)
                 if previous is not signal.default_int_handler:
-                    _pass_on(previous, number, frame)
+                    _call_handler(previous, number, frame)
             elif previous is signal.SIG_DFL and signal.getsignal(number) == self._on_signal:
                 signal.signal(number, previous)
                 signal.raise_signal(number)
             else:
-                _pass_on(previous, number, frame)
+                _call_handler(previous, number, frame)
         finally:
             self._handling = False
 
 
-def _pass_on(handler: Any, number: int, frame: FrameType | None) -> None:
+def _call_handler(handler: Any, number: int, frame: FrameType | None) -> None:
+    """Call a signal handler, if it is one (and not SIG_DFL, SIG_IGN or None)."""
     if callable(handler):
         handler(number, frame)

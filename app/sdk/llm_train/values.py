@@ -2,10 +2,10 @@
 
 read_key, read_number    a metric's name, and its value: a number, or what holds one
 read_count               a step
-plain                    a hyperparameter as JSON: a number, or readable text
+to_json                  a hyperparameter as JSON: a number, or readable text
 
-Each raises Unfit, and nothing else, for a value that a report cannot hold: arbitrary objects come
-in, so every method of theirs that is called may raise anything.
+Each raises InvalidValue, and nothing else, for a value that a report cannot hold. The values are
+arbitrary objects, so every method of theirs that is called may raise anything.
 """
 
 import dataclasses
@@ -27,19 +27,19 @@ NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
-class Unfit(ValueError):
+class InvalidValue(ValueError):
     """A value that a report cannot hold; the message completes the sentence "X: it …"."""
 
 
 def read_key(key: Any) -> str:
-    """Return the name of a metric. Raises Unfit."""
+    """Return the name of a metric. Raises InvalidValue."""
     if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable():
-        raise Unfit("a metric's name must be 1 to 200 printable characters")
+        raise InvalidValue("a metric's name must be 1 to 200 printable characters")
     return key
 
 
 def read_number(value: Any) -> float:
-    """Return the one number that `value` is or holds (`.item()`). Raises Unfit."""
+    """Return the one number that `value` is or holds (`.item()`). Raises InvalidValue."""
     if type(value) is float:
         return value
     try:
@@ -47,11 +47,11 @@ def read_number(value: Any) -> float:
             raise TypeError
         return float(value.item() if hasattr(value, "item") else value)
     except Exception:
-        raise Unfit(f"it must be one number, not {describe(value)}") from None
+        raise InvalidValue(f"it must be one number, not {describe(value)}") from None
 
 
 def read_count(value: Any) -> int:
-    """Return a step, or a number of steps. Raises Unfit."""
+    """Return a step, or a number of steps. Raises InvalidValue."""
     if type(value) is int and 0 <= value < 2**63:
         return value
     try:
@@ -65,20 +65,20 @@ def read_count(value: Any) -> int:
     except Exception:
         count = -1
     if not 0 <= count < 2**63:
-        raise Unfit(f"it must be a whole number from 0, not {describe(value)}")
+        raise InvalidValue(f"it must be a whole number from 0, not {describe(value)}")
     return count
 
 
-def plain(values: Mapping[Any, Any]) -> dict[str, Any]:
+def to_json(values: Mapping[Any, Any]) -> dict[str, Any]:
     """Return a JSON object: numbers as numbers, containers as such, the rest as readable text.
 
-    Raises Unfit when that is larger than the service takes of all hyperparameters of a run.
+    Raises InvalidValue when that is larger than the service takes of all hyperparameters of a run.
     """
     room = [MAX_OBJECT_BYTES]
-    return {_text(str(key)): _plain(value, 2, room) for key, value in values.items()}
+    return {_text(str(key)): _to_json(value, 2, room) for key, value in values.items()}
 
 
-def size(value: Any) -> int:
+def json_size(value: Any) -> int:
     """Return the bytes of `value` as compact JSON in UTF-8."""
     return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
 
@@ -92,16 +92,16 @@ def describe(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _plain(value: Any, depth: int, room: list[int]) -> Any:
+def _to_json(value: Any, depth: int, room: list[int]) -> Any:
     """`room`: how many bytes are left, at least one for each value; a list, to be shared."""
     room[0] -= 1
     if room[0] < 0:
-        raise Unfit(f"it is larger than {MAX_OBJECT_BYTES:,} bytes")
+        raise InvalidValue(f"it is larger than {MAX_OBJECT_BYTES:,} bytes")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, enum.Enum):
         named = value.value if isinstance(value.value, str | int | float) else value.name
-        return _plain(named, depth, room)
+        return _to_json(named, depth, room)
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, int):
@@ -114,17 +114,17 @@ def _plain(value: Any, depth: int, room: list[int]) -> Any:
                 value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
             if isinstance(value, Mapping):
                 return {
-                    _text(str(key)): _plain(item, depth + 1, room) for key, item in value.items()
+                    _text(str(key)): _to_json(item, depth + 1, room) for key, item in value.items()
                 }
             if isinstance(value, set | frozenset):
                 value = sorted(value, key=str)
             if isinstance(value, list | tuple):
-                return [_plain(item, depth + 1, room) for item in value]
+                return [_to_json(item, depth + 1, room) for item in value]
         if hasattr(value, "item"):
-            return _plain(_shortest(value), depth, room)
+            return _to_json(_shortest(value), depth, room)
         if callable(value) and hasattr(value, "__qualname__"):
             return _text(f"{value.__module__}.{value.__qualname__}")
-    except Unfit:
+    except InvalidValue:
         raise
     except Exception:  # noqa: S110 - shown as text, like any other object
         pass

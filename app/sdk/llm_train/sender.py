@@ -1,7 +1,10 @@
-"""From the training's buffer to the service: two daemon threads, for as long as it takes.
+"""Delivers what the training logs, in two daemon threads.
 
-One seals the buffer into a numbered batch about every second and puts it into the spool; the other
-sends the spool's batches in order. Nothing the network or the server does reaches the training.
+buffer (buffer.py) → one thread flushes it every second as a numbered batch → spool (spool.py)
+spool → the other thread posts the batches in order (connection.py) → the service
+response → acknowledged batches leave the spool; a stop request reaches stopping.py
+
+Nothing that the network or the service does reaches the training thread.
 """
 
 import json
@@ -16,10 +19,11 @@ from typing import Any
 
 from llm_train import checkpoint, splitting
 from llm_train.buffer import BATCH_POINTS, Buffer, Point, warn
-from llm_train.delivery import Link, Reply, Spool
+from llm_train.connection import ApiConnection, Response
+from llm_train.spool import Spool
 from llm_train.stopping import StopRequest
 
-SEAL_SECONDS = 1.0
+FLUSH_SECONDS = 1.0
 HEARTBEAT_SECONDS = 4.0
 SILENCE_SECONDS = 10.0
 BACKOFF_SECONDS = 0.25, 5.0  # first and longest pause between two tries
@@ -28,60 +32,71 @@ OTHER_SESSION_SECONDS = 30.0  # twice the silence after which the service lets a
 REFUSALS_PER_BATCH = 64
 
 
-class Courier:
-    """Takes what the training says to the service, and brings a stop request back.
+class ReportSender:
+    """Sends reports of one process to the service, and receives its stop request.
 
-    `identity`: the fields that begin every report. `directory`: the attempt's, for the spool;
-    None: batches wait in memory. `address`: a file with the server's address, should it move.
-    `open` is False once nothing more will be taken: closed, refused, or another process of this
-    attempt reports already. Without news it reports every `heartbeat_seconds`.
+    `open` is False once nothing more is accepted: it is closed, the service refuses every report,
+    or another process of this attempt reports already.
     """
 
     def __init__(
         self,
         stop: StopRequest,
-        link: Link,
+        connection: ApiConnection,
         identity: dict[str, Any],
         directory: Path | None,
         address: Path | None,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
-        self._buffer, self._stop, self._link = Buffer(), stop, link
+        """Open the spool and start the two threads.
+
+        Args:
+            stop: set when the service asks the trainer to stop.
+            connection: to the run's reports.
+            identity: the fields that begin every report.
+            directory: the attempt's directory, for the spool; None keeps batches in memory.
+            address: a file with the service's URL, read again when it does not respond.
+            heartbeat_seconds: the longest time without a report.
+        """
+        self._buffer, self._stop, self._connection = Buffer(), stop, connection
         self._identity, self._address = identity, address
         self._heartbeat_seconds = heartbeat_seconds
         self._delivering, self._warned = True, set[str]()
         self._trouble = ""
-        self._unwanted: set[str] = set()  # metrics that are more than the run may have
-        self._in_transit = self._stalled = False
+        self._refused_metrics: set[str] = set()  # metrics that are more than the run may have
+        self._flushing = self._stalled = False
         self._other_since = math.inf  # when the service first said that another process reports
         self.open = self._open_spool(directory)
         if not self.open:
             return
         self._batch = self._spool.last_batch
-        self._sealed_at = -math.inf
+        self._flushed_at = -math.inf
         self._wake, self._closing = threading.Event(), threading.Event()
         self._ended = threading.Event()
         # An empty first batch: the service learns that the trainer lives, and a reporter
-        # without a spool learns from the answer which number an earlier one had reached.
-        self._seal()
-        for duty in (self._seal_forever, self._deliver_forever):
+        # without a spool learns from the response which number an earlier one had reached.
+        self._flush()
+        for loop in (self._flush_forever, self._send_forever):
             threading.Thread(
-                target=self._see_to, args=(duty,), name=f"reporter{duty.__name__}", daemon=True
+                target=self._keep_running,
+                args=(loop,),
+                name=f"reporter{loop.__name__}",
+                daemon=True,
             ).start()
 
     def add(self, points: list[Point], **news: Any) -> None:
-        """Points, and fields of the next report that replace their older values."""
+        """Queue points, and fields of the next report that replace their older values."""
         if self.open:
             self._buffer.add(points, **news)
             if len(self._buffer) >= BATCH_POINTS and not self._spool.in_memory:
                 self._wake.set()
                 if not self._stalled:
-                    self._keep_pace()
+                    self._apply_backpressure()
 
-    def announce(self, checkpoint: dict[str, Any]) -> None:
-        """The news of a committed checkpoint, to be told at once."""
+    def add_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Queue a committed checkpoint, and send it at once."""
         if self.open:
-            self._buffer.announce(checkpoint)
+            self._buffer.add_checkpoint(checkpoint)
             self._wake.set()
 
     def deliver(self, timeout: float) -> None:
@@ -94,27 +109,27 @@ class Courier:
         left, moved = len(self._buffer), time.monotonic()
         while self.open:  # not in a forked child, where nobody would do the work
             # In the order in which a report moves on, or one could be in none of the three.
-            unsealed = not self._buffer.empty or self._in_transit
-            owed = unsealed or len(self._spool) > 0
+            unflushed = not self._buffer.empty or self._flushing
+            owed = unflushed or len(self._spool) > 0
             now = time.monotonic()
             if len(self._buffer) < left:
                 left, moved = len(self._buffer), now
             sending = owed and self._delivering and not self._other_reports and now < deadline
-            writing = unsealed and not self._spool.in_memory and now < moved + DISK_SECONDS
+            writing = unflushed and not self._spool.in_memory and now < moved + DISK_SECONDS
             if not (sending or writing):
                 return
             self._wake.set()
             time.sleep(0.01)
 
     def close(self, timeout: float) -> None:
-        """Deliver, and say nothing more."""
+        """Deliver for at most `timeout` seconds, then accept nothing more."""
         if not self.open:
             return
         if "session" in self._identity:
             self._buffer.add([], closing=True)
         self._closing.set()
         self.deliver(timeout)
-        lost = not self._buffer.empty or self._in_transit or len(self._spool) > 0
+        lost = not self._buffer.empty or self._flushing or len(self._spool) > 0
         if lost and self._delivering and self._spool.in_memory and not self._other_reports:
             why = f" ({self._trouble})" if self._trouble else ""
             warn(f"the service does not answer{why}: the last reports are lost")
@@ -124,17 +139,17 @@ class Courier:
 
     @property
     def _other_reports(self) -> bool:
-        """True while the service says that another process reports on the run."""
+        """Return True while the service says that another process reports on the run."""
         return self._other_since < math.inf
 
-    def abandon(self) -> None:
-        """In a forked child, which has neither the threads nor their locks: say nothing more."""
+    def close_after_fork(self) -> None:
+        """Accept nothing more in a forked child, which has neither the threads nor their locks."""
         if self.open:
             self.open = False
-            self._spool.abandon()
+            self._spool.close_after_fork()
 
     def _open_spool(self, directory: Path | None) -> bool:
-        """False when another process of this attempt reports already."""
+        """Open the spool. Return False if another process of this attempt reports already."""
         try:
             if directory:
                 directory.mkdir(parents=True, exist_ok=True)
@@ -147,51 +162,54 @@ class Courier:
             self._spool = Spool(None, self._identity)
         return True
 
-    def _see_to(self, duty: Callable[[], None]) -> None:
-        """Whatever happens in a thread of ours, its end would silence a training that is well."""
-        said = ""
+    def _keep_running(self, loop: Callable[[], None]) -> None:
+        """Run a loop again after an error: without it a healthy training would seem dead."""
+        last_error = ""
         while self.open:
             try:
-                duty()
+                loop()
             except Exception as error:
-                if said != (said := repr(error)):
-                    warn(f"reports are in trouble ({said}); trying again")
+                if last_error != (last_error := repr(error)):
+                    warn(f"reports are in trouble ({last_error}); trying again")
                 self._pause(BACKOFF_SECONDS[1])
             else:
                 break
-        if duty == self._seal_forever:
+        if loop == self._flush_forever:
             self._spool.close()
             self._ended.set()
 
     def _pause(self, seconds: float) -> None:
+        """Wait; while closing, only briefly."""
         if self._closing.wait(seconds):
             time.sleep(BACKOFF_SECONDS[0])
 
-    def _seal_forever(self) -> None:
+    def _flush_forever(self) -> None:
+        """Flush the buffer and check for a stop file, about every second."""
         while self.open:
-            self._wake.wait(min(SEAL_SECONDS, self._heartbeat_seconds))
+            self._wake.wait(min(FLUSH_SECONDS, self._heartbeat_seconds))
             self._wake.clear()
-            self._stop.look()
-            self._seal()
+            self._stop.check_file()
+            self._flush()
 
-    def _deliver_forever(self) -> None:
+    def _send_forever(self) -> None:
+        """Post the spool's batches in order, with pauses while the service does not respond."""
         jitter = random.Random()  # noqa: S311 - the training owns the global generator's state
         pause, tried_since = BACKOFF_SECONDS[0], math.inf
         while self._delivering and self.open:
-            line = self._spool.head(SEAL_SECONDS)
+            line = self._spool.head(FLUSH_SECONDS)
             if line is None:
                 continue
-            reply = self._post(line)
-            if reply.delivered:
-                self._acknowledge(json.loads(line)["batch"], reply.answer)
+            response = self._post(line)
+            if response.delivered:
+                self._acknowledge(json.loads(line)["batch"], response.body)
                 self._other_since = math.inf
                 pause, tried_since = BACKOFF_SECONDS[0], math.inf
-            elif reply.code == "session_active":
-                if self._yield():
+            elif response.code == "session_active":
+                if self._give_way():
                     break
-                self._pause(max(pause, reply.retry_after))
-            elif reply.worth_retrying:
-                self._trouble = reply.why
+                self._pause(max(pause, response.retry_after))
+            elif response.is_retryable:
+                self._trouble = response.reason
                 tried_since = min(tried_since, time.monotonic())
                 if tried_since > 0 and time.monotonic() - tried_since > SILENCE_SECONDS:
                     warn(
@@ -199,67 +217,69 @@ class Courier:
                         "reports wait"
                     )
                     tried_since = -math.inf  # said once
-                self._pause(max(pause * jitter.uniform(0.5, 1.0), reply.retry_after))
+                self._pause(max(pause * jitter.uniform(0.5, 1.0), response.retry_after))
                 pause = min(pause * 2, BACKOFF_SECONDS[1])
-                if not reply.status:
-                    self._follow()
+                if not response.status:
+                    self._reload_url()
             else:
-                self._refused(reply)
-        self._link.close()
+                self._refused(response)
+        self._connection.close()
 
-    def _post(self, line: bytes) -> Reply:
-        """Of a batch that is not what the service takes, at least the rest shall arrive.
+    def _post(self, line: bytes) -> Response:
+        """Post one batch; if it is refused for its content, post the rest of it.
 
-        Silence would end a training that is well, and so would an end that nobody heard of.
+        A batch that is never accepted would block the later ones, heartbeats too, and end a
+        healthy training.
         """
-        if self._unwanted:
+        if self._refused_metrics:
             body = json.loads(line)
-            for key in self._unwanted & body.get("metrics", {}).keys():
+            for key in self._refused_metrics & body.get("metrics", {}).keys():
                 del body["metrics"][key]
             line = json.dumps(body).encode()
-        reply = self._link.post(line)
-        if reply.of_batch or reply.too_large:
+        response = self._connection.post(line)
+        if response.refuses_batch or response.too_large:
             self._refusals = 0
-            reply = self._post_in_parts(json.loads(line), reply)
-        return reply
+            response = self._post_in_parts(json.loads(line), response)
+        return response
 
-    def _post_in_parts(self, body: dict[str, Any], reply: Reply) -> Reply:
-        """Send a report in halves, down to the items that the service refuses; these are dropped.
+    def _post_in_parts(self, body: dict[str, Any], response: Response) -> Response:
+        """Post a report in halves, down to the items that the service refuses, and drop these.
 
-        What only a proxy refuses is never dropped.
+        Items that only a proxy refuses are never dropped.
         """
-        self._refusals += reply.of_batch
+        self._refusals += response.refuses_batch
         halves = splitting.split(body) if self._refusals <= REFUSALS_PER_BATCH else None
-        if halves is None and not reply.of_batch:
-            return reply
+        if halves is None and not response.refuses_batch:
+            return response
         rest = splitting.rest_of(body)
         if halves is None:
-            self._drop(body, reply)
+            self._drop(body, response)
             if rest is None or rest == body:
-                return Reply(200, {})
+                return Response(200, {})
         for half in halves or filter(None, (rest,)):
-            reply = self._link.post(json.dumps(half).encode())
-            if reply.of_batch or reply.too_large:
-                reply = self._post_in_parts(half, reply)
-            if not reply.delivered:
+            response = self._connection.post(json.dumps(half).encode())
+            if response.refuses_batch or response.too_large:
+                response = self._post_in_parts(half, response)
+            if not response.delivered:
                 break
-        return reply
+        return response
 
-    def _drop(self, body: dict[str, Any], reply: Reply) -> None:
-        if reply.code == "run_limit" and len(body.get("metrics", {})) == 1:
-            self._unwanted |= body["metrics"].keys()
+    def _drop(self, body: dict[str, Any], response: Response) -> None:
+        """Warn once about an item that the service refuses."""
+        if response.code == "run_limit" and len(body.get("metrics", {})) == 1:
+            self._refused_metrics |= body["metrics"].keys()
         name = splitting.name_of(body)
         anonymous = splitting.rest_of(body) == body  # the rest of one of which was told
         if name in self._warned or (anonymous and self._warned) or len(self._warned) >= 20:
             return
         self._warned.add(name)
-        warn(f"the service refused {name} ({reply.why}); what it refuses is dropped")
+        warn(f"the service refused {name} ({response.reason}); what it refuses is dropped")
 
-    def _yield(self) -> bool:
-        """Another process reports on this run. True when this one gives up.
+    def _give_way(self) -> bool:
+        """Handle that another process reports on this run. Return True to give up.
 
-        That other one may also be dead, and this one its successor: it is waited for until the
-        service must have noticed.
+        The other process may be dead and this one its successor, so this waits until the
+        service must have noticed that.
         """
         now = time.monotonic()
         if not self._other_reports:
@@ -275,68 +295,73 @@ class Courier:
         self._wake.set()
         return True
 
-    def _follow(self) -> None:
-        """Nobody answers. A server that took over has left its address in the run's directory."""
+    def _reload_url(self) -> None:
+        """Read the service's URL again: a server that took over writes it to the run directory."""
         if self._address:
             with suppress(OSError, ValueError):
-                self._link.aim(self._address.read_text())
+                self._connection.set_url(self._address.read_text())
 
-    def _acknowledge(self, batch: int, answer: dict[str, Any]) -> None:
-        if answer.get("should_stop") is True:
-            name = answer.get("stop_checkpoint")
+    def _acknowledge(self, batch: int, body: dict[str, Any]) -> None:
+        """Remove an accepted batch from the spool, and take a stop request from the response."""
+        if body.get("should_stop") is True:
+            name = body.get("stop_checkpoint")
             if isinstance(name, str) and checkpoint.NAME.fullmatch(name):
                 self._stop.checkpoint = name
-            self._stop.asked = True
-        reached = answer.get("batch")
+            self._stop.requested = True
+        reached = body.get("batch")
         if self._spool.in_memory and isinstance(reached, int):
             self._batch = max(self._batch, reached)
         self._spool.pop(batch)
         if len(self._buffer) >= BATCH_POINTS:
             self._wake.set()
 
-    def _refused(self, reply: Reply) -> None:
-        """Sending ends here; a spool on disk goes on, unless the service wants no more of us."""
+    def _refused(self, response: Response) -> None:
+        """Stop sending for good. A spool on disk goes on, unless the service refuses the run."""
         self._delivering = False
-        if reply.status == 409:
+        if response.status == 409:
             self.open = False
             self._spool.close()
             self._wake.set()
-        if reply.code == "run_finished":
+        if response.code == "run_finished":
             own = (
                 ", and start this trainer with that one's LLM_TRAIN_RUN_ID and LLM_TRAIN_RUN_TOKEN"
             )
             if "attempt" in self._identity:  # the service starts the new run's trainer
                 own = ""
             return warn(
-                f"the service refused a report, for the run is over ({reply.why}) Training goes "
-                f"on, and nothing of it is recorded ({len(self._buffer)} points and all that "
-                "follow). To go on, resume the run from a checkpoint, which makes a new run" + own
+                f"the service refused a report, for the run is over ({response.reason}) "
+                "Training goes on, and nothing of it is recorded "
+                f"({len(self._buffer)} points and all that follow). To go on, resume the run from "
+                f"a checkpoint, which makes a new run{own}"
             )
-        warn(f"the service refused a report ({reply.why}); no more will be sent")
+        warn(f"the service refused a report ({response.reason}); no more will be sent")
 
-    def _keep_pace(self) -> None:
-        """Where points come faster than they are written down (a replay of a whole history), the
-        training waits for the spool on its own disk, and for nobody else; a second at most."""
+    def _apply_backpressure(self) -> None:
+        """Block the training while points arrive faster than the spool's disk takes them.
+
+        Only a replay of a whole history does that. The wait is for the local disk alone, and
+        ends after a second.
+        """
         deadline = time.monotonic() + 1
         while self._buffer.half_full and self.open and not self._spool.in_memory:
             if time.monotonic() > deadline:
-                self._stalled = True  # the disk hangs: the training waits for it once
+                self._stalled = True  # the disk hangs: do not wait for it again
                 return
             time.sleep(0.001)
 
-    def _seal(self) -> None:
-        """Move the buffer into the spool, batch by batch; without one, only when all is sent."""
+    def _flush(self) -> None:
+        """Move the buffer into the spool, batch by batch; in memory, only when all is sent."""
         try:
             while not (self._spool.in_memory and len(self._spool)):
-                self._in_transit = True
+                self._flushing = True
                 body = self._buffer.take()
-                rested = time.monotonic() - self._sealed_at
+                rested = time.monotonic() - self._flushed_at
                 if not body and (len(self._spool) or rested < self._heartbeat_seconds):
                     return
                 self._batch += 1
                 body = {**self._identity, "batch": self._batch, **body}
                 self._spool.append(json.dumps(body, separators=(",", ":")).encode() + b"\n")
-                self._sealed_at = time.monotonic()
+                self._flushed_at = time.monotonic()
                 self._stalled = False
         finally:
-            self._in_transit = False
+            self._flushing = False
