@@ -14,7 +14,7 @@ from app.domain.reports import ReportRequest
 from app.domain.tokens import run_token, same
 from app.errors import Busy, Unauthorized
 from app.guard import bearer
-from app.rest import answers, schemas
+from app.rest import responses, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, RunId, takes
 from app.rest.problems import documented
@@ -103,8 +103,10 @@ async def report(request: Request, run_id: RunId) -> Response:
             async with state.inflow.turn:
                 body = await read(request, ReportRequest, state.settings.max_body_bytes)
                 await asyncio.sleep(0)  # one a round of the loop, and no more
-            return answers.respond(
-                await answers.perform(request, reports.ingest, run_id, body, view=Receipt._asdict)
+            return responses.respond(
+                await responses.perform(
+                    request, lambda tx: reports.ingest(tx, run_id, body), Receipt._asdict
+                )
             )
 
 
@@ -124,7 +126,9 @@ async def run_spec(request: Request, run_id: RunId) -> Response:
     # Who trains a run needs its paths, and nobody afterwards.
     wanted = launches.spec if request.scope["caller"] == "api" else reports.spec
     found = await state.db.read(wanted, run_id, data_dir)
-    return answers.json({**found, "data_dir": {"path": str(data_dir), "name": identity(data_dir)}})
+    return responses.json(
+        {**found, "data_dir": {"path": str(data_dir), "name": identity(data_dir)}}
+    )
 
 
 def _check_token(request: Request, run_id: str) -> None:
