@@ -5,8 +5,8 @@ accepts until no descriptor is left: a few hundred idle clients would stop the s
 launch. So
 
 * a head is at most `MAX_HEAD` bytes, and whatever is no body of a request with it;
-* a client has `HEAD_SECONDS` for a head, `BODY_SECONDS` for a body, `STALL_SECONDS` to go on
-  reading an answer;
+* a client has `HEAD_SECONDS` for a head, `BODY_SECONDS` for a body (for a file that is uploaded as
+  much more as it takes at `UPLOAD_RATE`), `STALL_SECONDS` to go on reading an answer;
 * with `most_connections()` open, the one that has been waited for longest makes room.
 
 HttpConnection, WebSocketConnection  uvicorn's protocols with these bounds
@@ -31,6 +31,8 @@ MAX_HEAD = 64 * 1024
 HEAD_SECONDS = 10.0
 BODY_SECONDS = 60.0
 STALL_SECONDS = 60.0
+UPLOAD_RATE = 64 * 1024
+"""Bytes a second at which a file must arrive, beyond the first minute."""
 WEBSOCKET_BYTES = 1024 * 1024
 """The largest message of a websocket: a query and its variables."""
 BACKLOG = 256
@@ -90,6 +92,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._advanced = True
+        if self.parser.get_method() == b"PUT":
+            self.deadline += len(body) / UPLOAD_RATE
         super().on_body(body)
 
     def on_message_complete(self) -> None:

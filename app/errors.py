@@ -14,6 +14,8 @@ ServiceError
 ├── Conflict            409 conflict
 │   ├── RunFinished       409 run_finished
 │   ├── StaleAttempt      409 stale_attempt
+│   ├── AttemptClaimed    409 attempt_claimed      another agent has it
+│   ├── LogOffset         409 log_offset           `offset` says where the output goes on
 │   ├── CheckpointLost    409 checkpoint_lost
 │   ├── ReleaseTagTaken   409 release_tag_taken
 │   └── KeyInFlight       409 idempotency_key_in_flight
@@ -129,6 +131,18 @@ class StaleAttempt(Conflict):
     """A report of an older attempt of a run; it changed nothing."""
 
     code, title = "stale_attempt", "Stale attempt"
+
+
+class AttemptClaimed(Conflict):
+    """Another agent has claimed the attempt."""
+
+    code, title = "attempt_claimed", "Attempt claimed"
+
+
+class LogOffset(Conflict):
+    """The output that was sent does not begin where the service's ends; `offset` says where."""
+
+    code, title = "log_offset", "Log offset"
 
 
 class CheckpointLost(Conflict):

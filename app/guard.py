@@ -3,7 +3,8 @@
 One ASGI middleware for REST and GraphQL: Host and Origin against an allowlist (a web page
 elsewhere must not drive a local service, not even by DNS rebinding), CORS for pages of hosts
 that the operator named, the API token when one is configured (every route but health; trainers
-come with their run's token), and the cap on bodies, whether or not their length was announced.
+come with their run's token), and the cap on bodies, whether or not their length was announced: a
+file of a checkpoint may be larger than any other body.
 """
 
 import asyncio
@@ -33,10 +34,15 @@ ANONYMOUS = "anonymous"
 websocket of GraphQL."""
 
 _OPEN = {"/healthz", "/readyz"}
+_FILE = re.compile(r"/v1/runs/[^/]+/attempts/[^/]+/checkpoints/[^/]+/files/.+")
 _TRAINERS = {
-    "POST": re.compile(r"/v1/runs/[^/]+/reports"),
-    "GET": re.compile(r"/v1/runs/[^/]+/spec"),
+    "POST": re.compile(
+        r"/v1/runs/[^/]+/(reports|attempts/[^/]+/(claim|pulse|log|exit|checkpoints/[^/]+/commit))"
+    ),
+    "GET": re.compile(r"/v1/runs/[^/]+/(spec|attempts/[^/]+/resume/.+)"),
+    "PUT": _FILE,
 }
+"""What asks for the token of a run or an attempt itself."""
 _PREFLIGHT = b"access-control-request-method"
 _LOOKED_AT = {
     b"host", b"origin", b"authorization", b"content-length", b"content-encoding",
@@ -116,9 +122,11 @@ class Guard:
         origins: Collection[str],
         api_token: str | None,
         max_body: int,
+        max_file: int = 0,
         root_path: str = "",
     ) -> None:
         self.app = app
+        self.max_file = max_file
         self.hosts = AllowedHosts(hosts)
         self.origins = AllowedHosts(origins)
         self.api_token = api_token
@@ -135,7 +143,9 @@ class Guard:
             # The server itself leaves the body out; a body without an end asks `head`.
             scope = {**scope, "method": "GET", "head": True}
         headers = _headers(scope)
-        exchange = _Exchange(receive, send, headers, self.max_body)
+        is_file = scope.get("method") == "PUT" and _FILE.fullmatch(scope["path"])
+        max_body = self.max_file if is_file else self.max_body
+        exchange = _Exchange(receive, send, headers, max_body)
         try:
             self._check_host(scope, headers)
             exchange.cors = cors = self._cors(headers)
@@ -144,7 +154,7 @@ class Guard:
                 return
             scope["caller"] = self._caller(scope, headers.get(b"authorization", ""))
             if exchange.unread:
-                _check_body(headers, self.max_body)
+                _check_body(headers, max_body)
         except ServiceError as error:
             await _refuse(error, scope, exchange.send)
             return

@@ -35,6 +35,7 @@ try:
     from app.guard import Guard
     from app.jsonlines import JsonLines
     from app.rest import (
+        attempts,
         checkpoints,
         docs,
         lists,
@@ -49,6 +50,7 @@ try:
     from app.services import data_dirs, secret
     from app.services.idempotency import InFlight
     from app.services.reading import Readers
+    from app.services.uploads import Uploads
     from app.settings import PREFIX, Settings, misspelt
     from app.supervisor import Supervisor, misplaced
     from app.version import VERSION
@@ -112,6 +114,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     data_dirs.make(settings.data_dir)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
+    app.state.uploads = Uploads(settings.data_dir, settings.max_upload_bytes)
     app.state.inflow = reports.Inflow(db)
     app.state.readers = Readers(checkpoints.READERS)
     app.add_middleware(
@@ -120,12 +123,13 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
         origins=settings.origins,
         api_token=settings.api_token,
         max_body=settings.max_body_bytes,
+        max_file=settings.max_upload_bytes,
         root_path=settings.root_path,
     )
     problems.install(app)
     # In this order they are looked through: what is asked most comes first.
     app.include_router(routes.hot)
-    for part in (routes, reports, lists, metrics, logs, service, checkpoints):
+    for part in (routes, reports, attempts, lists, metrics, logs, service, checkpoints):
         app.include_router(part.router)
     app.include_router(docs.router)
     app.include_router(graphql_router(settings), include_in_schema=False)

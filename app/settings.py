@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -49,6 +50,10 @@ class Settings(BaseSettings):
     # Signs run tokens; made and kept in the database when not given.
     secret: Annotated[str, Field(min_length=32)] | None = None
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8 * 1024 * 1024
+    # Where agents on other machines reach this service: "https://train.example.com/prefix".
+    public_url: str | None = None
+    # What one run may upload of a checkpoint before it is committed.
+    max_upload_gb: Annotated[float, Field(gt=0, le=1e6)] = 1000.0
     introspection: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # For tests: where to die, e.g. "launch.spawned:kill".
@@ -83,6 +88,21 @@ class Settings(BaseSettings):
                 ) from None
         return [name.lower() for name in names]
 
+    @field_validator("public_url")
+    @classmethod
+    def _public(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname)
+            good = good and (parts.port is None or parts.port > 0) and "@" not in parts.netloc
+        except ValueError:
+            good = False
+        if not good or parts.query or parts.fragment or not re.fullmatch("[!-~]+", value):
+            raise ValueError(f"{value!r} is not a URL like https://train.example.com/prefix")
+        return value.rstrip("/")
+
     @field_validator("root_path")
     @classmethod
     def _path(cls, value: str) -> str:
@@ -112,9 +132,17 @@ class Settings(BaseSettings):
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Every name that a Host may have: loopback's, the bound one, the allowed."""
+        """Every name that a Host may have: loopback's, the bound one, the public, the allowed."""
         own = f"[{self.host}]" if ":" in self.host else self.host
-        return frozenset({"127.0.0.1", "localhost", "[::1]", own.lower(), *self.allowed_hosts})
+        public = {urlsplit(self.public_url).hostname or ""} if self.public_url else set()
+        public = {f"[{name}]" if ":" in name else name for name in public}
+        local = {"127.0.0.1", "localhost", "[::1]", own.lower()}
+        return frozenset(local | public | {*self.allowed_hosts})
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """`max_upload_gb` in bytes."""
+        return int(self.max_upload_gb * 1e9)
 
     @property
     def origins(self) -> frozenset[str]:

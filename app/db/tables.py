@@ -223,6 +223,30 @@ class Checkpoint(SQLModel, table=True):
     created_at: str
 
 
+class Attempt(SQLModel, table=True):
+    """An attempt whose agent does not share the service's files: its mailbox over HTTP."""
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id")
+    number: int = Field(primary_key=True, sa_type=Integer)
+    # What the trainer shall do, without anything secret.
+    spec: str = Field(sa_type=Text)
+    # The logical path of the checkpoint whose files it starts from.
+    resume_path: str | None = None
+    # SHA-256 of the code that its job carries through the engine.
+    claim_sha256: str
+    # The random name of the agent that claimed it, where that runs, and when it was last heard of.
+    agent: str | None = None
+    host: str | None = None
+    claimed_at: str | None = None
+    pulse_at: str | None = None
+    # How long it has run by the agent's monotonic clock, at the last pulse.
+    ran_seconds: float = Field(default=0.0, sa_type=Float(53))
+    # What the service asked of the agent: NULL, stop or kill.
+    stop: str | None = None
+    # The exit record, as JSON.
+    exit: str | None = Field(default=None, sa_type=Text)
+
+
 class Verification(SQLModel, table=True):
     """A verification of many checkpoints, which the leading server works off in the background."""
 

@@ -5,7 +5,8 @@
     grace_seconds = 60
 
 * `read_recipes`: the built-in recipes and those of a file, each key checked.
-* `build_environment`: what a trainer finds in its environment, and nothing else.
+* `build_environment`: what a trainer finds in its environment, and nothing else;
+  `build_remote_environment`: what one on another machine finds beside that one's own.
 """
 
 import codecs
@@ -189,6 +190,18 @@ def build_environment(
         if (name in exact or name.startswith(prefixes)) and not name.startswith(_RESERVED)
     }
     return allowed | dict(recipe.env) | dict(run_env)
+
+
+def build_remote_environment(
+    recipe: Recipe, server_env: Mapping[str, str], run_env: Mapping[str, str]
+) -> dict[str, str]:
+    """Return what a trainer on another machine gets beside that machine's own environment.
+
+    Of the server's variables only those that the recipe names itself (`HF_TOKEN`): paths and
+    devices are the machine's.
+    """
+    named = tuple(name for name in recipe.env_allow if name not in DEFAULT_ENV_ALLOW)
+    return build_environment(replace(recipe, env_allow=named), server_env, run_env)
 
 
 def _recipe(name: str, table: Any) -> Recipe:

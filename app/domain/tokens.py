@@ -1,19 +1,53 @@
-"""Run tokens: derived from the server's secret, never stored.
+"""Tokens of runs: derived from the server's secret, never stored.
 
-A token may report on its one run and do nothing else.
+    run_token       rt_…      an external trainer: the reports and the spec of its run
+    claim_code      ac_N_…    travels with a job through a cluster: good for one claim
+    attempt_token   at_N_…    the answer to that claim: for all else of attempt N
+
+None is good for another run or attempt, or for anything else.
 """
 
 import base64
 import hashlib
 import hmac
+import re
+
+_OF_ATTEMPT = re.compile(r"at_([1-9][0-9]{0,8})_[A-Za-z0-9_-]{43}")
 
 
 def run_token(secret: str, run_id: str) -> str:
-    """The token that may report on this run."""
-    digest = hmac.digest(secret.encode(), b"run:" + run_id.encode(), hashlib.sha256)
-    return "rt_" + base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    """Return the token that may report on this run."""
+    return f"rt_{_sign(secret, f'run:{run_id}')}"
+
+
+def claim_code(secret: str, run_id: str, attempt: int) -> str:
+    """Return the code that an agent exchanges for the token of its attempt."""
+    return f"ac_{attempt}_{_sign(secret, f'claim:{run_id}:{attempt}')}"
+
+
+def attempt_token(secret: str, run_id: str, attempt: int) -> str:
+    """Return the token of one attempt's agent and trainer."""
+    return f"at_{attempt}_{_sign(secret, f'attempt:{run_id}:{attempt}')}"
+
+
+def attempt_of(token: str, secret: str, run_id: str) -> int | None:
+    """Return the attempt of this run whose token this is; None if it is no attempt's token."""
+    named = _OF_ATTEMPT.fullmatch(token)
+    if named is None or not same(token, attempt_token(secret, run_id, int(named[1]))):
+        return None
+    return int(named[1])
+
+
+def digest(code: str) -> str:
+    """Return what is stored of a code: its SHA-256."""
+    return hashlib.sha256(code.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def same(given: str, expected: str) -> bool:
-    """Compares two tokens in constant time."""
+    """Return True if two tokens are equal; compares in constant time."""
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
+
+
+def _sign(secret: str, about: str) -> str:
+    signature = hmac.digest(secret.encode(), about.encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(signature).decode().rstrip("=")

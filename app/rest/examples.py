@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from app.domain.attempts import AGENT
 from app.domain.requests import EXPERIMENT_ID, RUN_ID, VERIFICATION_ID
 
 _PATH = f"/ckpts/{EXPERIMENT_ID}/{RUN_ID}/step-000100"
@@ -88,6 +89,18 @@ _EVENT = {
 }
 _LISTS = f"/v1/experiments/{EXPERIMENT_ID}"
 
+_EXIT = {
+    "format": 1,
+    "exit_code": 0,
+    "signal": None,
+    "stop_sent": False,
+    "killed": False,
+    "oom": False,
+    "log_start": 0,
+    "started_at": _STARTED,
+    "ended_at": _SEEN,
+    "detail": "",
+}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "HealthAnswer": {"status": "ok"},
     "ServiceAnswer": {
@@ -189,4 +202,30 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "should_stop": False,
         "stop_checkpoint": None,
     },
+    "ClaimRequest": {"agent": AGENT, "host": "gpu-17"},
+    "ClaimAnswer": {
+        "run_id": RUN_ID,
+        "attempt": 1,
+        "token": "at_1_uKEMwyYXfGnn94Un14SfT8oxpADaX3tQECY0mVW8Uco",
+        "config": {
+            "argv": ["{python}", "train.py"],
+            "env": {"LLM_TRAIN_RUN_ID": RUN_ID, "LLM_TRAIN_ATTEMPT": "1"},
+            "cwd": "/home/alice/sft",
+            "nonce": "hS2zJ0t8Yd3m",
+            "stop_signal": 15,
+            "grace_seconds": 30.0,
+            "max_log_bytes": 268_435_456,
+            "failpoints": {},
+        },
+        "spec": {"format": 1, "run_id": RUN_ID, "files": "http"},
+        "log_offset": 0,
+        "pulse_seconds": 2.0,
+    },
+    "PulseRequest": {"ran_seconds": 61.5, "heard": None},
+    "PulseAnswer": {"order": "go"},
+    "LogAnswer": {"offset": 4096},
+    "ExitRequest": _EXIT,
+    "ExitAnswer": {"run_id": RUN_ID, "attempt": 1, "record": _EXIT},
+    "FileAnswer": {"path": "model.safetensors", "size": 1_402_881},
+    "CommitAnswer": {"ckpt_path": _PATH, "name": "step-000100"},
 }

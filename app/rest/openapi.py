@@ -17,6 +17,7 @@ TAGS = {
     "checkpoints": "What runs leave behind: mark candidates and releases.",
     "metrics": "Curves of what trainers measured.",
     "trainers": "What a training process tells of its own run.",
+    "agents": "How an agent on a machine without the service's files starts and watches a trainer.",
     "service": "The service itself.",
 }
 _SCHEMES = {
@@ -29,6 +30,16 @@ _SCHEMES = {
         "type": "http",
         "scheme": "basic",
         "description": "Any user name, and the API token as the password.",
+    },
+    "claimCode": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The code that an attempt's job carries, for its claim.",
+    },
+    "attemptToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The answer to a claim: for everything else of that attempt.",
     },
     "runToken": {
         "type": "http",
@@ -82,6 +93,9 @@ def _document(app: FastAPI, needs_token: bool) -> dict[str, Any]:
             _complete(operation, answered.get(operation["operationId"]))
             if path in ("/healthz", "/readyz"):
                 operation["security"] = []
+            elif operation["tags"] == ["agents"]:
+                scheme = "claimCode" if path.endswith("/claim") else "attemptToken"
+                operation["security"] = [{scheme: []}]
             elif operation["tags"] == ["trainers"]:
                 operation["security"] = [{"runToken": []}, {"apiToken": []}]
     return document

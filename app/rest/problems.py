@@ -164,7 +164,7 @@ def _parameters(request: Request) -> list[str]:
 def _methods(app: FastAPI, request: Request) -> str:
     """The methods of all routes at this path, not only of the first."""
     found: set[str] = set()
-    for method in ("GET", "POST"):
+    for method in ("GET", "POST", "PUT"):
         scope = {**request.scope, "method": method}
         if any(route.matches(scope)[0] is Match.FULL for route in app.router.routes):
             found.add(method)

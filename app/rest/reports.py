@@ -11,10 +11,10 @@ from fastapi import APIRouter, Request, Response
 
 from app.db.database import Database
 from app.domain.reports import ReportRequest
-from app.domain.tokens import run_token, same
+from app.domain.tokens import attempt_of, run_token, same
 from app.errors import Busy, Unauthorized
 from app.guard import bearer
-from app.rest import responses, schemas
+from app.rest import answers, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, RunId, takes
 from app.rest.problems import documented
@@ -86,7 +86,7 @@ class Inflow:
 async def report(request: Request, run_id: RunId) -> Response:
     """A trainer's report on its own run, with the run's token."""
     state = request.app.state
-    _check_token(request, run_id)
+    attempt = _check_token(request, run_id)
     announced = request.headers.get("content-length", "")
     # A body of unknown length may be as large as any.
     size = int(announced) if announced.isdigit() else state.settings.max_body_bytes
@@ -102,11 +102,11 @@ async def report(request: Request, run_id: RunId) -> Response:
         async with turn_of_run:
             async with state.inflow.turn:
                 body = await read(request, ReportRequest, state.settings.max_body_bytes)
+                if attempt not in (None, body.attempt):
+                    raise Unauthorized(f"This token reports on attempt {attempt} only.")
                 await asyncio.sleep(0)  # one a round of the loop, and no more
-            return responses.respond(
-                await responses.perform(
-                    request, lambda tx: reports.ingest(tx, run_id, body), Receipt._asdict
-                )
+            return answers.respond(
+                await answers.perform(request, reports.ingest, run_id, body, view=Receipt._asdict)
             )
 
 
@@ -126,14 +126,18 @@ async def run_spec(request: Request, run_id: RunId) -> Response:
     # Who trains a run needs its paths, and nobody afterwards.
     wanted = launches.spec if request.scope["caller"] == "api" else reports.spec
     found = await state.db.read(wanted, run_id, data_dir)
-    return responses.json(
-        {**found, "data_dir": {"path": str(data_dir), "name": identity(data_dir)}}
-    )
+    return answers.json({**found, "data_dir": {"path": str(data_dir), "name": identity(data_dir)}})
 
 
-def _check_token(request: Request, run_id: str) -> None:
+def _check_token(request: Request, run_id: str) -> int | None:
+    """Return the attempt whose token came; None: that of the run, or of the whole service."""
+    if request.scope["caller"] == "api":
+        return None
     token = bearer(request.headers.get("authorization", ""))
-    if request.scope["caller"] != "api" and (
-        token is None or not same(token, run_token(request.app.state.secret, run_id))
-    ):
+    secret = request.app.state.secret
+    if token is not None and same(token, run_token(secret, run_id)):
+        return None
+    attempt = None if token is None else attempt_of(token, secret, run_id)
+    if attempt is None:
         raise Unauthorized("Send the run's token: `Authorization: Bearer rt_…`.")
+    return attempt

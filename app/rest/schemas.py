@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.agent.mailbox import Order
 from app.domain.lifecycle import CheckpointState, Reason, RunStatus
 
 Time = Annotated[
@@ -317,6 +318,65 @@ class SpecAnswer(Answer):
     checkpoint_dir: str = Field(description="Where the service looks for checkpoints.")
     resume: ResumeSpec | None
     data_dir: DataDirAnswer
+
+
+class LaunchAnswer(Answer):
+    """How to start the trainer."""
+
+    argv: list[str] = Field(description="`{python}` stands for the agent's own interpreter.")
+    env: dict[str, str] = Field(description="Beside the machine's own environment.")
+    cwd: str | None
+    nonce: str
+    stop_signal: int = Field(description="0: none.")
+    grace_seconds: float
+    max_log_bytes: int
+    failpoints: dict[str, str]
+
+
+class ClaimAnswer(Answer):
+    """A claimed attempt."""
+
+    run_id: str
+    attempt: int
+    token: str = Field(description="For everything else of this attempt.")
+    config: LaunchAnswer
+    spec: dict[str, Any] = Field(description="What the trainer shall do.")
+    log_offset: int = Field(description="How much of the attempt's output has arrived.")
+    pulse_seconds: float
+
+
+class PulseAnswer(Answer):
+    """What the agent shall do."""
+
+    order: Order
+
+
+class LogAnswer(Answer):
+    """How much of the attempt's output has arrived."""
+
+    offset: int
+
+
+class ExitAnswer(Answer):
+    """How the attempt ended, as it is on record."""
+
+    run_id: str
+    attempt: int
+    record: dict[str, Any]
+
+
+class FileAnswer(Answer):
+    """A file that has arrived."""
+
+    path: str
+    size: int
+
+
+class CommitAnswer(Answer):
+    """A checkpoint that stands."""
+
+    ckpt_path: str
+    name: str
 
 
 class HealthAnswer(Answer):

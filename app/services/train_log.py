@@ -2,8 +2,15 @@
 
 The file is the trainer's. An offset counts every byte that was printed, also those that the wrapper
 has dropped since (`_limit_log` in app/agent/wrapper.py), which are passed over.
+
+read(…), size(…)    for those who look
+append(…)           the output of an agent that does not share the service's files, piece by piece
+
+Where the output of such an attempt begins stands in `log_owner.json` beside the log, before its
+first byte does: so the log's size alone says what has arrived, also after a crash.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -12,7 +19,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app import files
-from app.errors import NotFound
+from app.agent import wrapper
+from app.errors import LogOffset, NotFound, StaleAttempt
+
+_OWNER = "log_owner.json"
+_DROPPED = "dropped.json"
 
 
 class Part(NamedTuple):
@@ -74,7 +85,92 @@ def _open(run_dir: Path) -> Iterator[_Log]:
 def _dropped(folder: int) -> range:
     """Return the offsets of what the wrapper has dropped; empty where nothing tells of any."""
     try:
-        record = json.loads(files.read(folder, "dropped.json", 1024))
+        record = json.loads(files.read(folder, _DROPPED, 1024))
         return range(int(record["start"]), int(record["end"]))
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return range(0)
+
+
+def append(run_dir: Path, attempt: int, offset: int, content: bytes, most: int) -> int:
+    """Add output of an attempt to the log, and return how much of the attempt's is there then.
+
+    The log takes about `most` bytes of the disk; the middle of a longer one is dropped.
+
+    Args:
+        offset: where `content` begins in the attempt's output. What is there already is passed
+            over, so a piece may be sent again.
+
+    Raises:
+        LogOffset: there would be a gap; its `offset` says where the output goes on.
+        StaleAttempt: a later attempt has begun to write.
+        NotFound: the trainer has put something else in the place of the log.
+        OSError: the disk refuses.
+    """
+    with _own(run_dir, attempt) as (folder, log, start):
+        end = os.fstat(log).st_size
+        there = end - start
+        if offset > there or offset + len(content) < there:
+            raise LogOffset(f"The output goes on at byte {there}.", offset=there)
+        rest = memoryview(content)[there - offset :]
+        while rest:
+            written = os.pwrite(log, rest, end)
+            rest, end = rest[written:], end + written
+        _drop_middle(folder, log, end, most)
+        return end - start
+
+
+def received(run_dir: Path, attempt: int) -> tuple[int, int]:
+    """Return where the output of an attempt begins in the log, and how much of it is there.
+
+    Raises like `append`.
+    """
+    with _own(run_dir, attempt) as (_, log, start):
+        return start, os.fstat(log).st_size - start
+
+
+@contextmanager
+def _own(run_dir: Path, attempt: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the run's directory, its log, locked, and where the attempt's output begins."""
+    try:
+        with files.directory(run_dir.parent, run_dir.name, make=True) as folder:
+            log = files.open_file(folder, "train.log", os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX)  # one writer, of whichever server
+                yield folder, log, _start(folder, log, attempt)
+            finally:
+                os.close(log)
+    except files.Unusable as error:
+        raise NotFound(f"The log cannot be written: {error.strerror}.") from error
+
+
+def _start(folder: int, log: int, attempt: int) -> int:
+    """Return where the output of the attempt begins: at the log's end, if it is new."""
+    try:
+        record = json.loads(files.read(folder, _OWNER, 1024))
+        owner, start = int(record["attempt"]), int(record["start"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        owner, start = 0, 0
+    if owner > attempt:
+        raise StaleAttempt(f"Attempt {attempt} of this run is over.", attempt=owner)
+    if owner < attempt:
+        start = os.fstat(log).st_size
+        files.write(folder, _OWNER, json.dumps({"attempt": attempt, "start": start}).encode())
+    return start
+
+
+def _drop_middle(folder: int, log: int, size: int, most: int) -> None:
+    """Make a hole of the middle of a log that is too long, as the agent does where it can."""
+    head, tail = max(most // 8, 4096) & -4096, most // 2
+    kept_from = _dropped(folder).stop
+    cut = (size - tail) & -4096
+    if size - kept_from <= most - head or cut <= head:
+        return
+    said = b"\n[%d bytes of output were dropped here: the recipe's max_log_mb]\n" % (cut - head)
+    record = {"start": head, "end": cut - len(said)}
+    files.write(folder, _DROPPED, json.dumps(record).encode())  # first: a hole reads as zeros
+    if not wrapper._punch_hole(log, head, cut - head):
+        kept = os.pread(log, size - cut, cut)
+        os.truncate(log, head)
+        os.truncate(log, size)
+        os.pwrite(log, kept, cut)
+    os.pwrite(log, said, cut - len(said))

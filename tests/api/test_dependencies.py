@@ -9,15 +9,16 @@ import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 
-from app.rest import checkpoints, lists, logs, metrics, reports, routes, service
+from app.rest import attempts, checkpoints, lists, logs, metrics, reports, routes, service
 from app.rest.parameters import DirectRoute, ExperimentId, RunId
 
 ROUTERS = [
     routes.hot, routes.router, reports.router, lists.router, metrics.router, logs.router,
-    service.router, checkpoints.router,
+    service.router, checkpoints.router, attempts.router,
 ]  # fmt: skip
 PREFIXES = {"experiment_id": "exp", "run_id": "run", "verification_id": "vfy"}
 IDS = {name: f"{prefix}_{'0' * 26}" for name, prefix in PREFIXES.items()}
+IDS |= {"attempt": "1", "name": "step-1", "file": "model.bin"}
 
 
 def no_entry() -> None:

@@ -23,7 +23,7 @@ from app.services import checkpoints, metrics, progress, retention, runs
 from tests.support.database import postgresql_only
 
 TABLES = {
-    "checkpoint", "data_dir", "event", "experiment", "experiment_tag", "idempotency_key",
+    "attempt", "checkpoint", "data_dir", "event", "experiment", "experiment_tag", "idempotency_key",
     "metric_latest", "metric_chunk", "metric_series", "run", "service_secret",
     "run_search", "experiment_search",
     "verification", "verification_finding",

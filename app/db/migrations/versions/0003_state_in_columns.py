@@ -112,6 +112,7 @@ def upgrade() -> None:
     op.create_index("ix_checkpoint_run_saved", "checkpoint", ["run_id", "saved_at", "id"])
     _add_search()
     _create_verifications()
+    _create_attempts()
 
 
 def downgrade() -> None:
@@ -123,6 +124,7 @@ def downgrade() -> None:
         "UPDATE run SET status_reason = NULL, status_detail = NULL"
         " WHERE status IN ('starting', 'running') AND termination_reason IS NULL"
     )
+    op.drop_table("attempt")
     op.drop_table("verification_finding")
     op.drop_table("verification")
     op.drop_index("ix_checkpoint_run_saved", "checkpoint")
@@ -302,4 +304,24 @@ def _create_verifications() -> None:
         sa.ForeignKeyConstraint(["verification_id"], ["verification.id"]),
         sa.ForeignKeyConstraint(["checkpoint_id"], ["checkpoint.id"]),
         sa.PrimaryKeyConstraint("verification_id", "seq"),
+    )
+
+
+def _create_attempts() -> None:
+    op.create_table(
+        "attempt",
+        sa.Column("run_id", sa.String(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("spec", sa.Text(), nullable=False),
+        sa.Column("resume_path", sa.String(), nullable=True),
+        sa.Column("claim_sha256", sa.String(), nullable=False),
+        sa.Column("agent", sa.String(), nullable=True),
+        sa.Column("host", sa.String(), nullable=True),
+        sa.Column("claimed_at", sa.String(), nullable=True),
+        sa.Column("pulse_at", sa.String(), nullable=True),
+        sa.Column("ran_seconds", sa.Float(53), nullable=False),
+        sa.Column("stop", sa.String(), nullable=True),
+        sa.Column("exit", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["run_id"], ["run.id"]),
+        sa.PrimaryKeyConstraint("run_id", "number"),
     )

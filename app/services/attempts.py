@@ -1,0 +1,235 @@
+"""Attempts whose agent does not share the service's files: the service's side of its mailbox.
+
+create(tx, …)        with the submission: the code that its job carries, and what is to be done
+claim(tx, …)         the first agent that shows the code wins, and may ask again
+pulse(tx, …)         the agent lives; the answer is what it shall do
+finish(tx, …)        how the attempt ended
+request_stop(tx, …)  from the supervisor, which also reads the rows: `get`, `list_live`
+
+An attempt that is not the run's current one any more is over: its agent is told so, and nothing
+that it says is recorded. The output and the checkpoints of an attempt are files: `train_log`,
+`uploads`. The same words over HTTP are in app/rest/attempts.py and app/agent/http.py.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, insert, update
+
+from app.agent.mailbox import ExitRecord, LaunchConfig, Order
+from app.db.changes import SUPERVISOR
+from app.db.sql import Statement, Tx, as_dict, columns, dump, load, replace, row_type, select_all
+from app.db.tables import Attempt, Run
+from app.domain.attempts import ExitRequest, Stop
+from app.domain.lifecycle import LAUNCHED, TERMINAL, RunStatus
+from app.domain.recipes import Recipe, build_remote_environment
+from app.domain.tokens import digest, same
+from app.errors import AttemptClaimed, NotFound, RunFinished, StaleAttempt, Unauthorized
+from app.services import runs
+
+NEVER_BEGAN = "Stopped before the trainer began."
+
+_attempt, _run = columns(Attempt), columns(Run)
+_INSERT = Statement[Any](insert(Attempt))
+_key = (_attempt.run_id == bindparam("run"), _attempt.number == bindparam("nr"))
+_BY_KEY = Statement(select_all(Attempt).where(*_key), Attempt)
+_LIVE = Statement(
+    select_all(Attempt)
+    .join(_run.id.table, (_run.id == _attempt.run_id) & (_run.attempt == _attempt.number))
+    .where(_run.status.not_in([each.value for each in sorted(TERMINAL)]))
+    .order_by(_attempt.run_id),
+    Attempt,
+)
+
+
+class Claim(NamedTuple):
+    """A claimed attempt, and its run."""
+
+    run: Run
+    attempt: Attempt
+
+
+def create(
+    tx: Tx, run: Run, code: str, spec: dict[str, Any], resume_path: str | None = None
+) -> Attempt:
+    """Record the run's current attempt, which the agent that shows `code` may claim.
+
+    Args:
+        spec: what the trainer shall do; without secrets.
+        resume_path: the logical path of the checkpoint whose files the agent may download.
+    """
+    attempt = row_type(Attempt)(
+        run_id=run.id, number=run.attempt, spec=dump(spec), resume_path=resume_path,
+        claim_sha256=digest(code), agent=None, host=None, claimed_at=None, pulse_at=None,
+        ran_seconds=0.0, stop=None, exit=None,
+    )  # fmt: skip
+    tx.run(_INSERT, **as_dict(attempt))
+    return attempt
+
+
+def get(tx: Tx, run_id: str, number: int) -> Attempt:
+    """Return the attempt. Raises NotFound."""
+    attempt = tx.first(_BY_KEY, run=run_id, nr=number)
+    if attempt is None:
+        raise NotFound(f"Run {run_id} has no attempt {number} that is reached over HTTP.")
+    return attempt
+
+
+def list_live(tx: Tx) -> list[Attempt]:
+    """Return the current attempts of all runs that have not ended."""
+    return tx.all(_LIVE)
+
+
+def claim(tx: Tx, run_id: str, number: int, code: str, agent: str, host: str | None) -> Claim:
+    """Give the attempt to the first agent that shows its code; the same agent may ask again.
+
+    A run that waits in an engine's queue begins to start. Raises Unauthorized, NotFound,
+    AttemptClaimed, RunFinished, StaleAttempt.
+    """
+    run = runs.lock(tx, run_id)
+    attempt = tx.first(_BY_KEY, run=run_id, nr=number)
+    if attempt is None or not same(digest(code), attempt.claim_sha256):
+        raise Unauthorized("Send the claim code of this attempt: `Authorization: Bearer ac_…`.")
+    _check_current(run, attempt)
+    if attempt.agent is not None:
+        if attempt.agent != agent:
+            raise AttemptClaimed("Another agent has claimed this attempt; start nothing.")
+        return Claim(run, attempt)
+    if attempt.stop is not None or run.status == RunStatus.CANCELLING:
+        raise StaleAttempt("The attempt was stopped before its trainer began; start nothing.")
+    if run.status == RunStatus.QUEUED:
+        run = runs.move(
+            tx, run, RunStatus.STARTING, launched_at=tx.now, claimed_at=tx.now, heartbeat_at=None
+        )
+    else:
+        run = runs.change(tx, run, claimed_at=tx.now)
+    attempt = _change(tx, attempt, agent=agent, host=host, claimed_at=tx.now, pulse_at=tx.now)
+    tx.notify(SUPERVISOR)
+    return Claim(run, attempt)
+
+
+def launch_config(
+    claim: Claim, recipe: Recipe, environment: Mapping[str, str], token: str, api_url: str
+) -> LaunchConfig:
+    """Return how the agent shall start the trainer.
+
+    Its machine's own environment and interpreter are used: `{python}` stands for that one.
+    """
+    run = claim.run
+    own = {
+        "LLM_TRAIN_API_URL": api_url,
+        "LLM_TRAIN_RUN_ID": run.id,
+        "LLM_TRAIN_RUN_TOKEN": token,
+        "LLM_TRAIN_ATTEMPT": str(run.attempt),
+        "PYTHONUNBUFFERED": "1",
+    }
+    # Else torchrun kills its workers 30 s after the stop signal, whatever the grace of the recipe.
+    patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(recipe.grace_seconds))}
+    return {
+        "argv": list(recipe.argv("{python}")),
+        "env": patience | build_remote_environment(recipe, environment, own),
+        "cwd": str(recipe.working_dir) if recipe.working_dir else None,
+        "nonce": run.nonce or "",
+        "stop_signal": int(recipe.stop_signal or 0),
+        "grace_seconds": recipe.grace_seconds,
+        "max_log_bytes": recipe.max_log_mb << 20,
+        "failpoints": {},
+    }
+
+
+def pulse(tx: Tx, run_id: str, number: int, ran_seconds: float) -> Order:
+    """Record that the agent lives, and return what it shall do. Raises NotFound."""
+    run, attempt = runs.lock(tx, run_id), get(tx, run_id, number)
+    if not is_current(run, attempt):
+        return "over"
+    attempt = _change(tx, attempt, pulse_at=tx.now, ran_seconds=ran_seconds)
+    return _order(run, attempt)
+
+
+def get_order(tx: Tx, run_id: str, number: int) -> Order:
+    """Return what the agent of an attempt shall do. Raises NotFound."""
+    run, attempt = runs.get(tx, run_id), get(tx, run_id, number)
+    return _order(run, attempt) if is_current(run, attempt) else "over"
+
+
+def _order(run: Run, attempt: Attempt) -> Order:
+    if attempt.stop is not None:
+        return "kill" if attempt.stop == Stop.KILL else "stop"
+    return "stop" if run.status == RunStatus.CANCELLING else "go"
+
+
+def is_current(run: Run, attempt: Attempt) -> bool:
+    """Return True if what the agent of this claimed attempt says still counts."""
+    return run.attempt == attempt.number and run.status in LAUNCHED and attempt.exit is None
+
+
+def get_current(tx: Tx, run_id: str, number: int) -> Claim:
+    """Return the attempt and its run. Raises NotFound, and Conflict if it is over."""
+    run, attempt = runs.get(tx, run_id), get(tx, run_id, number)
+    _check_current(run, attempt)
+    return Claim(run, attempt)
+
+
+def _check_current(run: Run, attempt: Attempt) -> None:
+    if RunStatus(run.status) in TERMINAL:
+        raise RunFinished(f"The run is {run.status}; nothing more is recorded.")
+    if run.attempt != attempt.number or attempt.exit is not None:
+        raise StaleAttempt(f"Attempt {attempt.number} of this run is over.", attempt=run.attempt)
+
+
+def finish(tx: Tx, run_id: str, number: int, record: ExitRequest, log_start: int) -> Attempt:
+    """Record how the attempt ended. The first record stays, whatever is sent again.
+
+    Raises NotFound; Conflict if the attempt was over without one.
+    """
+    run, attempt = runs.lock(tx, run_id), get(tx, run_id, number)
+    if attempt.exit is not None:
+        return attempt
+    _check_current(run, attempt)
+    return _finish(tx, attempt, ExitRecord(**record.model_dump(exclude={"format", "log_start"}),
+                                           log_start=log_start))  # fmt: skip
+
+
+def request_stop(tx: Tx, run_id: str, number: int, *, kill: bool = False) -> Attempt:
+    """Ask the agent to stop its trainer, or to kill it; one that has not begun never will.
+
+    Again: changes nothing, but that a kill follows a stop. Raises NotFound.
+    """
+    runs.lock(tx, run_id)
+    attempt = get(tx, run_id, number)
+    if attempt.exit is not None or attempt.stop == Stop.KILL:
+        return attempt
+    if attempt.agent is None:
+        return _finish(tx, attempt, ExitRecord(detail=NEVER_BEGAN))
+    wanted = Stop.KILL if kill else Stop.STOP
+    if attempt.stop != wanted:
+        attempt = _change(tx, attempt, stop=wanted.value)
+        tx.notify(run_id)
+    return attempt
+
+
+def get_exit(attempt: Attempt) -> ExitRecord | None:
+    """Return how the attempt ended; None while it has not."""
+    if attempt.exit is None:
+        return None
+    record = load(attempt.exit)
+    return ExitRecord(**{name: record[name] for name in ExitRecord._fields})
+
+
+def _finish(tx: Tx, attempt: Attempt, record: ExitRecord) -> Attempt:
+    tx.notify(SUPERVISOR, attempt.run_id)
+    return _change(tx, attempt, exit=dump(record.to_dict()))
+
+
+def _change(tx: Tx, attempt: Attempt, **changes: Any) -> Attempt:
+    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in changes}
+    key = frozenset(changes)
+    if key not in _UPDATES:
+        _UPDATES[key] = Statement[Any](update(Attempt).where(*_key).values(values))
+    new = {f"new_{name}": value for name, value in changes.items()}
+    tx.run(_UPDATES[key], run=attempt.run_id, nr=attempt.number, **new)
+    return replace(attempt, **changes)
+
+
+_UPDATES: dict[frozenset[str], Statement[Any]] = {}
