@@ -12,7 +12,6 @@ every start, and without it a search reads all texts.
 import logging
 from typing import Any, cast
 
-import psycopg
 from sqlalchemy import DDL, Integer, event
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -84,6 +83,8 @@ def ensure_index(dsn: str, lock: int) -> None:
     Holds the advisory lock meanwhile: servers may start together. Raises the driver's error only
     where the database cannot be reached.
     """
+    import psycopg  # an extra: SQLite works without it
+
     with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
         names = [index_name(str(table.__tablename__)) for table in TABLES]
         found: Any = connection.execute(

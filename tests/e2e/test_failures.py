@@ -127,7 +127,7 @@ def test_the_port_is_taken(tmp_path: Path, command: list[str]) -> None:
         ({"INTROSPECTION": "maybe"}, "LLM_TRAIN_INTROSPECTION: "),
         ({"RECIPES": "/no/such/recipes.toml"}, "_RECIPES: /no/such/recipes.toml: no such file"),
         ({"RECIPES": "/dev"}, "LLM_TRAIN_RECIPES: /dev: is a directory"),
-        ({"RECIPES": sys.executable}, f"LLM_TRAIN_RECIPES: {sys.executable}: not valid TOML"),
+        ({"RECIPES": sys.executable}, f"LLM_TRAIN_RECIPES: {sys.executable}: not UTF-8"),
         ({"RECIPES": str(REPOSITORY / "README.md")}, "README.md: not valid TOML"),
         ({"FAILPOINT": "launch.spawned:dance"}, "'dance' is no action"),
     ],
@@ -194,7 +194,7 @@ def test_places_that_may_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "app.db").unlink()
     (tmp_path / "app.db").touch(0o444)
     told = line(SERVE, environment(tmp_path), before=like_anyone)
-    assert "readonly database" in told
+    assert f"the database {tmp_path}/app.db cannot be used: Permission denied" in told
 
 
 def test_a_second_server_on_the_same_database(tmp_path: Path) -> None:
@@ -222,6 +222,15 @@ def test_a_dependency_is_not_installed(
     env = environment(tmp_path, **more) | {"PYTHONPATH": str(tmp_path)}
     told = line(command, env)
     assert advice in told and (missing in told or missing == "psycopg")
+
+
+def test_extras_that_are_not_installed_are_not_missed_by_the_service(tmp_path: Path) -> None:
+    extras = ("psycopg", "numpy", "rich")
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nsys.modules |= dict.fromkeys({extras!r})\n"
+    )
+    with running_server(tmp_path, command=("env", f"PYTHONPATH={tmp_path}", *SERVE)) as server:
+        assert server.database_url.startswith("sqlite:")
 
 
 @pytest.mark.parametrize(
