@@ -263,6 +263,9 @@ def record_saved(
         else:
             same = sha256 == checkpoint.sha256
         if same and checkpoint.state in (State.READY, *GONE):
+            if checkpoint.id == run.promised_checkpoint_id:
+                # Its files may have been found before the saves that precede it were reported.
+                return change(tx, checkpoint, saved_at=_next_saved_at(tx, run))
             return checkpoint
         if same and checkpoint.state == state and checkpoint.attempt == run.attempt:
             tx.notify(SUPERVISOR)

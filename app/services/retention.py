@@ -4,8 +4,8 @@ plan(tx, …)      the dry run: what would be deleted
 delete(tx, …)    records the prunable checkpoints of one run as deleted, which is the decision
 remove(…)        removes the files; after a crash in between, `list_pending_deletion` has them
 
-Never deleted: a marked checkpoint, one that has an alias, the source of a run that is not over,
-and what a live run started from.
+Never deleted: a marked checkpoint, the one that a cancel promised, one that has an alias, the
+source of a run that is not over, and what a live run started from.
 """
 
 import hashlib
@@ -127,6 +127,7 @@ def prunable(tx: Tx, run: Run, keep: int) -> list[Checkpoint]:
         checkpoint
         for checkpoint in with_files[keep:]
         if checkpoint.marked_at is None
+        and checkpoint.id != run.promised_checkpoint_id
         and checkpoint.id not in needed
         and checkpoint.step != started_from
     ]

@@ -127,6 +127,29 @@ async def test_what_a_cancelled_runs_path_stands_for_is_kept(db: Database) -> No
     assert await left(stage, run) == ["s1", "s2"]
 
 
+async def test_a_promise_that_was_found_before_the_saves_before_it_were_reported_is_the_newest(
+    db: Database,
+) -> None:
+    """The trainer saves often, is cancelled, saves the promised one: its files are there before
+    its last reports are."""
+    stage = await Stage.open(db)
+    run = await trained(stage, 1)
+    await db.write(runs.cancel, run.id)
+    path = CheckpointPath(run.experiment_id, run.id, "cancel-1")
+    await db.write(checkpoints.apply_verification, path, None, manifest(4))
+
+    await stage.saves(run, "s2", 2, content="2")
+    await stage.saves(run, "s3", 3, content="3")
+    await db.write(retention.delete, run.id, 1)
+    assert await left(stage, run) == ["cancel-1", "s3"], "what was promised is kept"
+
+    await stage.saves(run, "cancel-1", 4)
+    newest = await db.read(checkpoints.get_newest_ready, run.id)
+    assert newest is not None and newest.ckpt_path == str(path)
+    await db.write(retention.delete, run.id, 1)
+    assert await left(stage, run) == ["cancel-1"]
+
+
 async def test_what_a_live_attempt_started_from_is_kept(db: Database) -> None:
     stage = await Stage.open(db)
     run = await trained(stage, 2)
