@@ -105,7 +105,9 @@ def _new_keys(now: dict[str, Any], event: Event, told: list[Event]) -> set[str]:
 
 def _promise_kept(tx: Tx, cancel: Acknowledged) -> bool:
     promised = checkpoints.get_by_path(tx, json.loads(cancel.content)["ckpt_path"])
-    return promised is not None and promised.state in ("ready", "empty", "declared", "lost")
+    return promised is not None and promised.state in (
+        "ready", "empty", "declared", "lost", "deleted",
+    )  # fmt: skip
 
 
 def _reported(tx: Tx, report: Acknowledged) -> list[str]:

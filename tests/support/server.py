@@ -73,6 +73,7 @@ def running_server(
     *,
     command: Sequence[str] = (sys.executable, "-m", "app.main"),
     port: int | None = None,
+    code: Path = REPOSITORY,
     timeout: float = 30.0,
     keep_trainers: bool = False,
     **settings: str,
@@ -83,6 +84,7 @@ def running_server(
         settings: more settings without their prefix: `MAX_LOCAL_RUNS="2"`.
         port: to start again where a server was before; a free one otherwise.
         command: another program that reads the same environment.
+        code: the checkout whose `app` is served.
         keep_trainers: leave what the server launched alive, for a test that starts it again; it is
             killed otherwise.
 
@@ -102,7 +104,7 @@ def running_server(
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
-            cwd=REPOSITORY,
+            cwd=code,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -141,7 +143,7 @@ def end_trainers(data_dir: Path) -> None:
 
 
 def reap(below: Path = Path("/")) -> None:
-    """Wait for the ended agents that this very process has launched, as a server would go on to.
+    """Wait for the ended wrappers that this very process has launched, as a server would go on to.
 
     A child that nobody has waited for is a ResourceWarning when the tests end.
     """
@@ -150,7 +152,7 @@ def reap(below: Path = Path("/")) -> None:
         local_launcher._reap()
         return not any(directory.is_relative_to(below) for directory in local_launcher._children)
 
-    wait_until(reaped, "the agents are gone")
+    wait_until(reaped, "the wrappers are gone")
 
 
 def alive(process: psutil.Process) -> bool:

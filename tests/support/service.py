@@ -156,12 +156,12 @@ class Service:
         wait_until(lambda: not alive(self.pid), "the server is dead")
 
     def trainer(self, run: str, attempt: int = 1) -> psutil.Process:
-        """The trainer's process, a child of its agent."""
-        children = wait_until(self.agent(run, attempt).children, "the trainer's process")
+        """The trainer's process, a child of its wrapper."""
+        children = wait_until(self.wrapper(run, attempt).children, "the trainer's process")
         return children[0]
 
-    def agent(self, run: str, attempt: int = 1) -> psutil.Process:
-        """The agent's process."""
+    def wrapper(self, run: str, attempt: int = 1) -> psutil.Process:
+        """The wrapper's process."""
         file = self.data_dir / "runs" / run / f"attempt-{attempt}" / "identity.json"
         wait_until(file.exists, f"{file} exists")
         return psutil.Process(json.loads(file.read_bytes())["pid"])
@@ -182,12 +182,15 @@ class Home:
     port: int = field(default_factory=free_port)
     experiment: str = ""
     settings: dict[str, str] = field(default_factory=dict)
+    code: Path = REPOSITORY
 
     @contextmanager
     def serve(self, **settings: str) -> Iterator[Service]:
         """A server here; the same experiment again after the first."""
         environment: dict[str, Any] = self.settings | settings
-        with running_server(self.path, port=self.port, keep_trainers=True, **environment) as server:
+        with running_server(
+            self.path, port=self.port, code=self.code, keep_trainers=True, **environment
+        ) as server:
             service = Service(server.url, server.pid, self.path, server.log, self.experiment)
             with service.http:
                 self.experiment = service.experiment or service.open()
@@ -221,7 +224,7 @@ def running(tmp_path: Path, database_url: str | None = None, **overrides: str) -
 
 
 def orphans(tmp_path: Path) -> list[psutil.Process]:
-    """The processes of runs under this directory, agents and trainers."""
+    """The processes of runs under this directory, wrappers and trainers."""
     found = []
     for process in psutil.process_iter():
         try:
