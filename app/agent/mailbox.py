@@ -9,6 +9,7 @@ To add one: 1. implement the `Mailbox` protocol, with the standard library only;
 exit record.
 """
 
+import time
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 Order = Literal["go", "stop", "kill", "over"]
@@ -80,8 +81,8 @@ class Mailbox(Protocol):
     def claim(self) -> LaunchConfig | None:
         """Take the attempt, and return how to start it. The first agent wins.
 
-        Returns None if another agent has it, or if it was stopped before it began: then the agent
-        must end without a trainer. The agent that won gets the same answer again.
+        Returns None if another agent has it, or if it is over: then the agent must end without a
+        trainer. The agent that won gets the same answer again.
         """
 
     def pulse(self, ran_seconds: float) -> Order:
@@ -91,7 +92,18 @@ class Mailbox(Protocol):
         """
 
     def log(self) -> None:
-        """Deliver the output that has not been delivered; do nothing where files are shared."""
+        """Take care of the output so far, several times a second: deliver what has not been
+        delivered, or, where files are shared, keep the log within its limit."""
+
+    def prepare_finish(self) -> None:
+        """Make sure that `finish` can succeed, such as on a disk that the trainer fills."""
 
     def finish(self, record: ExitRecord) -> None:
-        """Deliver the exit record. It is durable when this returns."""
+        """Deliver the rest of the output and the exit record, which is durable on return."""
+
+
+def now() -> str:
+    """Return the time: UTC, ISO 8601 with offset."""
+    seconds = time.time()
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1e6):06d}+00:00"

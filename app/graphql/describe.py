@@ -50,6 +50,11 @@ def edge(resolver: Callable[..., Any], description: str | None = None) -> Any:
     )
 
 
+def mutation(resolver: Callable[..., Any]) -> Any:
+    """A mutation; its docstring is the description."""
+    return strawberry.mutation(resolver, description=doc(resolver))
+
+
 def subscription(resolver: Callable[..., Any]) -> Any:
     """A subscription; its docstring is the description."""
     return strawberry.subscription(resolver, description=doc(resolver))

@@ -40,7 +40,7 @@ from app.errors import (
     UnsupportedMediaType,
 )
 from app.guard import bearer
-from app.rest import answers, schemas
+from app.rest import responses, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, RunId, bodies
 from app.rest.problems import documented
@@ -103,7 +103,7 @@ async def claim_attempt(request: Request, run_id: RunId, attempt: AttemptNumber)
     address = state.settings.public_url or state.api_url
     config = attempts.launch_config(claim, recipe, state.settings.environment, token, address)
     _, received = await _on_disk(train_log.received, _run_dir(request, run_id), attempt)
-    return answers.json(
+    return responses.json(
         {
             "run_id": run_id,
             "attempt": attempt,
@@ -141,7 +141,7 @@ async def pulse(
                 await changed.wait()
                 changed.clear()
                 order = await db.read(attempts.get_order, run_id, attempt)
-    return answers.json({"order": order})
+    return responses.json({"order": order})
 
 
 class LogQuery(BaseModel):
@@ -173,7 +173,7 @@ async def append_log(
     most = (recipe.max_log_mb if recipe else 256) << 20
     run_dir = _run_dir(request, run_id)
     offset = await _on_disk(train_log.append, run_dir, attempt, query.offset, content, most)
-    return answers.json({"offset": offset})
+    return responses.json({"offset": offset})
 
 
 @router.post("/exit", response_model=schemas.ExitAnswer, **_json_body(ExitRequest))
@@ -184,7 +184,9 @@ async def record_exit(request: Request, run_id: RunId, attempt: AttemptNumber) -
     start, _ = await _on_disk(train_log.received, _run_dir(request, run_id), attempt)
     db = request.app.state.db
     ended: Attempt = await db.write(attempts.finish, run_id, attempt, body, start)
-    return answers.json({"run_id": run_id, "attempt": attempt, "record": load(ended.exit or "{}")})
+    return responses.json(
+        {"run_id": run_id, "attempt": attempt, "record": load(ended.exit or "{}")}
+    )
 
 
 @router.put(
@@ -215,7 +217,7 @@ async def put_file(
             size = await uploads.put(data_dir, path, attempt, file, request.stream())
         except OSError as error:
             raise _refused(error) from error
-    return answers.json({"path": file, "size": size})
+    return responses.json({"path": file, "size": size})
 
 
 @router.post(
@@ -249,7 +251,7 @@ async def commit_checkpoint(
             sha256=done.manifest.sha256,
         ).ckpt_path  # fmt: skip
 
-    return answers.json({"ckpt_path": await state.db.write(record), "name": done.name})
+    return responses.json({"ckpt_path": await state.db.write(record), "name": done.name})
 
 
 @router.get(

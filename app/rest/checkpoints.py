@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.db.sql import Tx
 from app.db.tables import Checkpoint
 from app.domain.requests import VerifyRequest
-from app.rest import answers, schemas, views
+from app.rest import responses, schemas, views
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, ExperimentId, VerificationId, takes
 from app.rest.problems import documented
@@ -35,14 +35,18 @@ async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> R
     body = await read(request, VerifyRequest)
     state = request.app.state
 
-    async def verify() -> list[Verified]:
-        data_dir = state.settings.data_dir
-        return await verification.verify_all(state.db, state.readers, data_dir, experiment_id, body)
+    found: list[Verified] = []
 
-    answer = await answers.perform(
-        request, verification.read_again, before=verify, view=views.verified
+    async def verify() -> None:
+        data_dir = state.settings.data_dir
+        found[:] = await verification.verify_all(
+            state.db, state.readers, data_dir, experiment_id, body
+        )
+
+    stored = await responses.perform(
+        request, lambda tx: verification.read_again(tx, found), views.verified, prepare=verify
     )
-    return answers.respond(answer)
+    return responses.respond(stored)
 
 
 @router.post(
@@ -56,10 +60,10 @@ async def start_verification(request: Request, experiment_id: ExperimentId) -> R
     verification is under way, that one is the answer.
     """
     body = await read(request, VerifyRequest)
-    answer = await answers.perform(
-        request, verifications.start, experiment_id, body, view=views.verification, status=202
+    stored = await responses.perform(
+        request, lambda tx: verifications.start(tx, experiment_id, body), views.verification, 202
     )
-    return answers.respond(answer)
+    return responses.respond(stored)
 
 
 class VerificationQuery(BaseModel):
@@ -83,7 +87,7 @@ async def get_verification(
     """The progress of a verification, and its findings behind number `after`, at most 1,000."""
     db = request.app.state.db
     found = await db.read(verifications.get, verification_id, experiment_id, query.after)
-    return answers.json(views.verification(found))
+    return responses.json(views.verification(found))
 
 
 class RetentionQuery(BaseModel):
@@ -109,4 +113,4 @@ async def retention_plan(
         experiments.get(tx, experiment_id)
         return retention.plan(tx, wanted, experiment_id)
 
-    return answers.json(views.surplus(await state.db.scan(plan)))
+    return responses.json(views.surplus(await state.db.scan(plan)))

@@ -14,7 +14,7 @@ from app.domain.reports import ReportRequest
 from app.domain.tokens import attempt_of, run_token, same
 from app.errors import Busy, Unauthorized
 from app.guard import bearer
-from app.rest import answers, schemas
+from app.rest import responses, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, RunId, takes
 from app.rest.problems import documented
@@ -105,8 +105,10 @@ async def report(request: Request, run_id: RunId) -> Response:
                 if attempt not in (None, body.attempt):
                     raise Unauthorized(f"This token reports on attempt {attempt} only.")
                 await asyncio.sleep(0)  # one a round of the loop, and no more
-            return answers.respond(
-                await answers.perform(request, reports.ingest, run_id, body, view=Receipt._asdict)
+            return responses.respond(
+                await responses.perform(
+                    request, lambda tx: reports.ingest(tx, run_id, body), Receipt._asdict
+                )
             )
 
 
@@ -126,7 +128,9 @@ async def run_spec(request: Request, run_id: RunId) -> Response:
     # Who trains a run needs its paths, and nobody afterwards.
     wanted = launches.spec if request.scope["caller"] == "api" else reports.spec
     found = await state.db.read(wanted, run_id, data_dir)
-    return answers.json({**found, "data_dir": {"path": str(data_dir), "name": identity(data_dir)}})
+    return responses.json(
+        {**found, "data_dir": {"path": str(data_dir), "name": identity(data_dir)}}
+    )
 
 
 def _check_token(request: Request, run_id: str) -> int | None:

@@ -13,7 +13,7 @@ from app.domain.requests import (
     ResumeRequest,
     RunRequest,
 )
-from app.rest import answers, schemas, views
+from app.rest import responses, schemas, views
 from app.rest.body import read
 from app.rest.parameters import DirectRoute, DocumentedRoute, ExperimentId, RunId, takes
 from app.rest.problems import documented
@@ -34,8 +34,10 @@ hot = APIRouter(prefix="/v1", route_class=DirectRoute)
 async def create_experiment(request: Request) -> Response:
     """Create an experiment."""
     body = await read(request, ExperimentRequest)
-    return answers.respond(
-        await answers.perform(request, experiments.create, body, view=views.experiment, status=201)
+    return responses.respond(
+        await responses.perform(
+            request, lambda tx: experiments.create(tx, body), views.experiment, status=201
+        )
     )
 
 
@@ -46,7 +48,7 @@ async def create_experiment(request: Request) -> Response:
 async def experiment_detail(request: Request, experiment_id: ExperimentId) -> Response:
     """Metadata, a summary of every run, checkpoints and the event history."""
     found = await request.app.state.db.scan(experiments.detail, experiment_id, MOST_IN_DETAIL)
-    return answers.json(views.detail(found, request.scope["root_path"]))
+    return responses.json(views.detail(found, request.scope["root_path"]))
 
 
 @router.post(
@@ -58,10 +60,10 @@ async def submit_run(request: Request, experiment_id: ExperimentId) -> Response:
     """Submit a training run. Without a recipe it waits for a trainer that attaches."""
     body = await read(request, RunRequest)
     state = request.app.state
-    answer = await answers.perform(
-        request, runs.submit, experiment_id, body, state.recipes, view=views.run, status=201
+    stored = await responses.perform(
+        request, lambda tx: runs.submit(tx, experiment_id, body, state.recipes), views.run, 201
     )
-    return answers.respond(answers.with_run_token(answer, state.secret))
+    return responses.respond(responses.with_run_token(stored, state.secret))
 
 
 @hot.get(
@@ -70,7 +72,7 @@ async def submit_run(request: Request, experiment_id: ExperimentId) -> Response:
 )  # fmt: skip
 async def run_status(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """Status, progress and latest metrics."""
-    return answers.json(await request.app.state.db.read(_status, experiment_id, run_id))
+    return responses.json(await request.app.state.db.read(_status, experiment_id, run_id))
 
 
 def _status(tx: Tx, experiment_id: str, run_id: str) -> dict[str, Any]:
@@ -87,9 +89,9 @@ def _status(tx: Tx, experiment_id: str, run_id: str) -> dict[str, Any]:
 async def cancel_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """Cancel. The answer names the checkpoint; a repeated cancel names the same one."""
     await read(request, CancelRequest)
-    return answers.respond(
-        await answers.perform(
-            request, runs.cancel, run_id, experiment_id, view=views.cancelled,
+    return responses.respond(
+        await responses.perform(
+            request, lambda tx: runs.cancel(tx, run_id, experiment_id), views.cancelled,
             status=lambda result: 200 if result.run.status in TERMINAL else 202,
         )
     )  # fmt: skip
@@ -104,11 +106,11 @@ async def resume_run(request: Request, experiment_id: ExperimentId, run_id: RunI
     """A new run from a checkpoint of this run, with hyperparameters overridden."""
     body = await read(request, ResumeRequest)
     state = request.app.state
-    answer = await answers.perform(
-        request, runs.resume, run_id, body, state.recipes, experiment_id, view=views.run,
-        status=201,
+    stored = await responses.perform(
+        request, lambda tx: runs.resume(tx, run_id, body, state.recipes, experiment_id),
+        views.run, status=201,
     )  # fmt: skip
-    return answers.respond(answers.with_run_token(answer, state.secret))
+    return responses.respond(responses.with_run_token(stored, state.secret))
 
 
 @router.post(
@@ -119,6 +121,8 @@ async def resume_run(request: Request, experiment_id: ExperimentId, run_id: RunI
 async def mark_checkpoint(request: Request, experiment_id: ExperimentId) -> Response:
     """Put a tag, a release tag and metrics onto a checkpoint."""
     body = await read(request, MarkRequest)
-    return answers.respond(
-        await answers.perform(request, marks.mark, experiment_id, body, view=views.checkpoint)
+    return responses.respond(
+        await responses.perform(
+            request, lambda tx: marks.mark(tx, experiment_id, body), views.checkpoint
+        )
     )

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.db.sql import Tx
 from app.errors import Unavailable
-from app.rest import answers, schemas
+from app.rest import responses, schemas
 from app.rest.parameters import DocumentedRoute
 from app.rest.problems import documented
 from app.version import VERSION
@@ -17,7 +17,7 @@ router = APIRouter(tags=["service"], route_class=DocumentedRoute)
 async def metadata(request: Request) -> Response:
     """Name, version and links."""
     prefix = request.scope["root_path"]
-    return answers.json(
+    return responses.json(
         {
             "name": NAME,
             "version": VERSION,
@@ -31,8 +31,8 @@ async def metadata(request: Request) -> Response:
 
 @router.get("/healthz", response_model=schemas.HealthAnswer, responses=documented())
 async def healthz() -> Response:
-    """The process answers."""
-    return answers.json({"status": "ok"})
+    """The process responses."""
+    return responses.json({"status": "ok"})
 
 
 @router.get("/readyz", response_model=schemas.HealthAnswer, responses=documented())
@@ -48,7 +48,7 @@ async def readyz(request: Request) -> Response:
         )
     if (trouble := request.app.state.supervisor.trouble()) is not None:
         raise Unavailable(trouble, retry_after=5)
-    return answers.json({"status": "ready"})
+    return responses.json({"status": "ready"})
 
 
 def _nothing(tx: Tx) -> None:

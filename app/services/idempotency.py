@@ -1,6 +1,6 @@
-"""Idempotency-Key: the first answer is stored in the transaction that does the work.
+"""Idempotency-Key: the first response is stored in the transaction that does the work.
 
-The same key with the same request replays that answer byte for byte, across restarts;
+The same key with the same request replays that response byte for byte, across restarts;
 with another request it is KeyReused. A key belongs to one caller, method and route. An
 error changes nothing and so is not stored: the retry is judged afresh. Two requests with
 one key at the same time: the second is KeyInFlight, whichever server it came to.
@@ -32,8 +32,8 @@ _INSERT = Statement[Any](insert(IdempotencyKey))
 _EXPIRE = Statement[Any](delete(IdempotencyKey).where(_key.created_at < bindparam("before")))
 
 
-class Answer(NamedTuple):
-    """What the client gets: status, JSON text, and whether it was stored before."""
+class StoredResponse(NamedTuple):
+    """A response: its status, its JSON text, and True in `replayed` if it was stored before."""
 
     status: int
     body: str
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
 
 class KeyedRequest(NamedTuple):
-    """A request that came with a key. `scope`: caller, method and route."""
+    """A request with its idempotency key. `scope` is the caller, the method and the route."""
 
     scope: str
     key: str
@@ -49,7 +49,7 @@ class KeyedRequest(NamedTuple):
 
 
 def keyed(caller: str, method: str, route: str, key: str, body: bytes) -> KeyedRequest:
-    """Reads the bare or the quoted form of a key. Raises InvalidInput."""
+    """Return a request with its key, which may be quoted. Raises InvalidInput."""
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
     if not 1 <= len(key) <= MAX_LENGTH or not key.isascii() or not key.isprintable():
@@ -60,11 +60,14 @@ def keyed(caller: str, method: str, route: str, key: str, body: bytes) -> KeyedR
     return KeyedRequest(f"{caller} {method} {route}", key, hashlib.sha256(body).hexdigest())
 
 
-def once(tx: Tx, request: KeyedRequest, work: Callable[[Tx], Answer]) -> Answer:
-    """Does the work, or replays its first answer. Raises KeyReused, KeyInFlight."""
+def once(tx: Tx, request: KeyedRequest, work: Callable[[Tx], StoredResponse]) -> StoredResponse:
+    """Do the work and store its response, or return the first one.
+
+    Raises KeyReused, KeyInFlight.
+    """
     if not tx.claim(f"{request.scope} {request.key}"):
         raise _in_flight()
-    first = stored(tx, request)
+    first = find_stored(tx, request)
     if first is not None:
         return first
     answer = work(tx)
@@ -80,26 +83,26 @@ def once(tx: Tx, request: KeyedRequest, work: Callable[[Tx], Answer]) -> Answer:
     return answer
 
 
-def stored(tx: Tx, request: KeyedRequest) -> Answer | None:
-    """The first answer to this request, if there was one. Raises KeyReused."""
+def find_stored(tx: Tx, request: KeyedRequest) -> StoredResponse | None:
+    """Return the first response to this request, None if there was none. Raises KeyReused."""
     found = tx.first(_FIND, scope=request.scope, key=request.key)
     if found is None:
         return None
     sha256, status, body = found
     if sha256 != request.request_sha256:
         raise KeyReused("This Idempotency-Key was used with another request; choose a new key.")
-    return Answer(status, body, replayed=True)
+    return StoredResponse(status, body, replayed=True)
 
 
 class InFlight:
-    """The keys that this process is working on now."""
+    """The keys of the requests that this process is working on."""
 
     def __init__(self) -> None:
         self._keys: set[tuple[str, str]] = set()
 
     @contextmanager
     def claim(self, request: KeyedRequest) -> Iterator[None]:
-        """Holds a key while its request is worked on. Raises KeyInFlight."""
+        """Hold a key while its request is worked on. Raises KeyInFlight."""
         name = (request.scope, request.key)
         if name in self._keys:
             raise _in_flight()
@@ -118,5 +121,5 @@ def _in_flight() -> KeyInFlight:
 
 
 def expire(tx: Tx) -> int:
-    """Forgets keys older than `KEPT`; how many."""
+    """Delete keys older than `KEPT`; return their number."""
     return tx.run(_EXPIRE, before=timestamp(datetime.now(UTC) - KEPT))

@@ -1,7 +1,7 @@
 """A run's train.log: what its trainers printed, read in parts.
 
-The file is the trainer's. An offset counts every byte that was printed, also those that the wrapper
-has dropped since (`_limit_log` in app/agent/wrapper.py), which are passed over.
+The file is the trainer's. An offset counts every byte that was printed, also those that the agent
+has dropped since (`LogLimit` in app/agent/directory.py), which are passed over.
 
 read(…), size(…)    for those who look
 append(…)           the output of an agent that does not share the service's files, piece by piece
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app import files
-from app.agent import wrapper
+from app.agent.directory import punch_hole
 from app.errors import LogOffset, NotFound, StaleAttempt
 
 _OWNER = "log_owner.json"
@@ -83,7 +83,7 @@ def _open(run_dir: Path) -> Iterator[_Log]:
 
 
 def _dropped(folder: int) -> range:
-    """Return the offsets of what the wrapper has dropped; empty where nothing tells of any."""
+    """Return the offsets of what the agent has dropped; empty where nothing tells of any."""
     try:
         record = json.loads(files.read(folder, _DROPPED, 1024))
         return range(int(record["start"]), int(record["end"]))
@@ -168,7 +168,7 @@ def _drop_middle(folder: int, log: int, size: int, most: int) -> None:
     said = b"\n[%d bytes of output were dropped here: the recipe's max_log_mb]\n" % (cut - head)
     record = {"start": head, "end": cut - len(said)}
     files.write(folder, _DROPPED, json.dumps(record).encode())  # first: a hole reads as zeros
-    if not wrapper._punch_hole(log, head, cut - head):
+    if not punch_hole(log, head, cut - head):
         kept = os.pread(log, size - cut, cut)
         os.truncate(log, head)
         os.truncate(log, size)

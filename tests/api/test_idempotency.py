@@ -18,7 +18,7 @@ import pytest
 from app.db.database import Database
 from app.domain.ids import timestamp
 from app.services import idempotency
-from app.services.idempotency import Answer
+from app.services.idempotency import StoredResponse
 from tests.support.database import Databases
 from tests.support.server import running_server, wait_until
 
@@ -287,13 +287,13 @@ def test_a_mutation_keeps_the_same_promise(servers: Servers) -> None:
 
 @pytest.mark.anyio
 async def test_keys_are_kept_for_a_day_at_least_and_not_for_ever(db: Database) -> None:
-    def ask(hours_ago: float) -> Callable[..., Answer]:
+    def ask(hours_ago: float) -> Callable[..., StoredResponse]:
         keyed = idempotency.keyed("local", "POST", "/x", f"{hours_ago}", b"")
         at = timestamp(datetime.now(UTC) - timedelta(hours=hours_ago))
 
-        def work(tx: Any) -> Answer:
+        def work(tx: Any) -> StoredResponse:
             tx.now = at
-            return Answer(200, "{}")
+            return StoredResponse(200, "{}")
 
         return lambda tx: idempotency.once(tx, keyed, work)
 

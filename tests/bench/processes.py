@@ -154,7 +154,7 @@ def launch(bench: Workbench) -> list[Figure]:
         return seen * 1_000
 
     launched, bare = in_turns(8 if bench.quick else 30, ours, popen)
-    work, target = "POST run → trainer executing", Target("at most", 3)
+    work, target = "POST run → trainer executing", Target("at most", 6)
     return [figure("launch", work, "ms p50", launched, bare, target)]
 
 

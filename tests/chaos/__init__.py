@@ -1,4 +1,4 @@
-"""What survives: servers, trainers and wrappers killed at random, then an audit of everything.
+"""What survives: servers, trainers and agents killed at random, then an audit of everything.
 
     python -m tests.chaos --kills 50 [--seed N] [--minutes M] [--database postgresql]
     python -m tests.chaos --cancels 1000      cancels racing with start, checkpoint, end

@@ -18,7 +18,7 @@ from tests.support.database import Databases, postgresql_server
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
-    parser.add_argument("--kills", type=int, default=0, help="of servers, wrappers and trainers")
+    parser.add_argument("--kills", type=int, default=0, help="of servers, agents and trainers")
     parser.add_argument("--minutes", type=float, help="kill for so long, instead of so often")
     parser.add_argument("--server-kills", type=int, default=0, help="under eight writers")
     parser.add_argument("--cancels", type=int, default=0)

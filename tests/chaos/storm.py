@@ -206,7 +206,7 @@ class Client(threading.Thread):
 def storm(
     directory: Path, kills: int, seed: int, minutes: float | None = None, **settings: str
 ) -> Story:
-    """Kill servers, wrappers and trainers `kills` times (or for `minutes`) under load."""
+    """Kill servers, agents and trainers `kills` times (or for `minutes`) under load."""
     dice = random.Random(seed)
     story = Story()
     with home(directory, **RECIPES) as place:
@@ -231,7 +231,7 @@ def storm(
                 story.slowest_start = max(story.slowest_start, time.monotonic() - since)
                 while True:
                     time.sleep(dice.uniform(0.0, 0.8))
-                    victim = dice.choice(("server", "server", "trainer", "wrapper"))
+                    victim = dice.choice(("server", "server", "trainer", "agent"))
                     if victim == "server" or not more():
                         service.kill()
                         story.kills["server"] += 1
@@ -249,12 +249,12 @@ def storm(
 
 
 def kill_one(directory: Path, victim: str, dice: random.Random) -> int:
-    """kill -9 to a wrapper, or to a process below one."""
+    """kill -9 to an agent, or to a process below one."""
     found = []
     for process in orphans(directory):
         with suppress(psutil.NoSuchProcess):
-            is_wrapper = "wrapper" in " ".join(process.cmdline())
-            if is_wrapper == (victim == "wrapper"):
+            is_agent = "agent.main" in " ".join(process.cmdline())
+            if is_agent == (victim == "agent"):
                 found.append(process)
     if not found:
         return 0

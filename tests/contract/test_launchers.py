@@ -7,7 +7,6 @@ not through the code under test.
 import errno
 import json
 import os
-import posix
 import resource
 import secrets
 import shutil
@@ -23,11 +22,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from select import select
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
-from app.agent import wrapper
+from app.agent import directory as attempt_files
+from app.agent.mailbox import ExitRecord
+from app.agent.main import command
+from app.agent.process import host_namespace, start_time
 from app.domain import failpoints
 from app.launchers import LAUNCHERS as REGISTERED
 from app.launchers import get_launcher
@@ -197,18 +200,18 @@ def test_a_kill_for_memory_is_told_whatever_the_exit_code(
     run = attempts.root
     (run / "attempt-1").mkdir()
     (run / "count").write_text("7")
-    wrapping = f"""if True:
+    agent = f"""if True:
         from pathlib import Path
-        from app.agent import wrapper
-        wrapper._oom_kills = lambda: int(Path({str(run / "count")!r}).read_text())
+        from app.agent import main, process
+        from app.agent.directory import DirectoryMailbox
+        process.oom_kills = lambda: int(Path({str(run / "count")!r}).read_text())
         script = "open({str(run / "count")!r}, 'w').write('{7 + kills}'); raise SystemExit({code})"
-        wrapper.main({{
-            "directory": {os.fsencode(run / "attempt-1")!r}, "nonce": "n", "env": {{}}, "cwd": None,
-            "argv": [{os.fsencode(sys.executable)!r}, b"-c", script.encode()],
+        main.run(DirectoryMailbox({str(run)!r}, 1, {{
+            "nonce": "n", "env": {{}}, "cwd": None, "argv": [{sys.executable!r}, "-c", script],
             "stop_signal": 15, "grace_seconds": 1.0, "failpoints": {{}}, "max_log_bytes": 10**9,
-        }})
+        }}))
     """
-    subprocess.run([sys.executable, "-c", wrapping], cwd=REPOSITORY, check=True)
+    subprocess.run([sys.executable, "-c", agent], cwd=REPOSITORY, check=True)
     end = attempts.over()
     assert (end.exit_code, end.oom) == (code, oom)
 
@@ -230,8 +233,12 @@ def test_a_log_keeps_its_beginning_and_its_end_and_its_offsets(
     Without `punch`: on a file system that makes no holes but by truncating.
     """
     if not punch:
-        source = Path(wrapper.__file__).read_text().replace("_PUNCHES = True", "_PUNCHES = False")
-        monkeypatch.setattr(local_launcher, "_CODE", compile(source, "wrapper", "exec"))
+        never = "from agent.directory import LogLimit; LogLimit.punches = False"
+        monkeypatch.setattr(
+            local_launcher, "command", lambda *words: [
+                word.replace("; main(", f"; {never}; main(") for word in command(*words)
+            ],
+        )  # fmt: skip
     script = READY + textwrap.dedent("""
         print("the first line")
         for number in range(1 << 20):
@@ -302,14 +309,14 @@ def test_the_working_directory_is_the_plans(attempts: Attempts) -> None:
 def test_a_disk_that_is_full_for_a_while_does_not_lose_the_exit_code(attempts: Attempts) -> None:
     script = "(run / 'ready').touch()\nwhile not (run / 'go').exists(): time.sleep(0.01)\n"
     attempts.start(READY + script + "raise SystemExit(7)")
-    wrapping = psutil.Process(int(str(attempts.identity()["pid"])))
-    usual = wrapping.rlimit(psutil.RLIMIT_FSIZE)
-    wrapping.rlimit(psutil.RLIMIT_FSIZE, (0, usual[1]))  # EFBIG, as ENOSPC on a full disk
+    agent = psutil.Process(int(str(attempts.identity()["pid"])))
+    usual = agent.rlimit(psutil.RLIMIT_FSIZE)
+    agent.rlimit(psutil.RLIMIT_FSIZE, (0, usual[1]))  # EFBIG, as ENOSPC on a full disk
     (attempts.root / "go").touch()
-    wait_until(lambda: not wrapping.children(), "the end of the trainer")
-    assert is_running(wrapping.pid)
+    wait_until(lambda: not agent.children(), "the end of the trainer")
+    assert is_running(agent.pid)
     assert attempts.launcher.observe(attempts.root, 1).state == "alive"
-    wrapping.rlimit(psutil.RLIMIT_FSIZE, usual)
+    agent.rlimit(psutil.RLIMIT_FSIZE, usual)
     assert attempts.over().exit_code == 7
 
 
@@ -317,34 +324,36 @@ def test_an_end_is_told_although_the_trainer_filled_the_disk(
     attempts: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process: to fill a disk takes one of its own. Control: nothing reserved."""
-    folder = os.open(attempts.root, os.O_RDONLY)
-    wrapper.reserve(folder)
+    config: Any = {"max_log_bytes": 1}
+    (attempts.root / "attempt-1").mkdir()
+    mailbox = attempt_files.DirectoryMailbox(str(attempts.root), 1, config)
+    mailbox.prepare_finish()
 
     def full(path: str, flags: int, mode: int = 0o777, *, dir_fd: int) -> int:
-        if flags & os.O_CREAT and not (attempts.root / path).exists():
+        if flags & os.O_CREAT and not (attempts.root / "attempt-1" / path).exists():
             raise OSError(errno.ENOSPC, "No space left on device")
         return os.open(path, flags, mode, dir_fd=dir_fd)
 
-    monkeypatch.setattr(wrapper, "posix", SimpleNamespace(**vars(posix) | {"open": full}))
-    wrapper.write_exit(folder, exit_code=1)
-    record = json.loads((attempts.root / "exit.json").read_bytes())
+    monkeypatch.setattr(attempt_files, "os", SimpleNamespace(**vars(os) | {"open": full}))
+    mailbox.finish(ExitRecord(exit_code=1))
+    record = json.loads((attempts.root / "attempt-1" / "exit.json").read_bytes())
     assert record["exit_code"] == 1
     with pytest.raises(OSError, match="No space"):
-        wrapper.write_exit(folder, exit_code=2)
-    os.close(folder)
+        mailbox.finish(ExitRecord(exit_code=2))
+    os.close(mailbox.folder)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets the limits of another process")
 def test_a_machine_without_descriptors_is_said_and_no_trainer_runs(
     attempts: Attempts, arm: Callable[[str, str], None]
 ) -> None:
-    """Control: without the `except` in the wrapper the attempt is vanished."""
+    """Control: without the `except` in the agent the attempt is vanished."""
     release = attempts.root / "release"
-    arm("wrapper.identity_saved", f"wait:{release}")
+    arm("agent.identity_saved", f"wait:{release}")
     attempts.launcher.launch(attempts.plan(READY + "(run / 'ran').touch()"))
-    wrapping = psutil.Process(int(str(attempts.identity()["pid"])))
-    one_more = wrapping.num_fds() + 1  # enough to write exit.json, not for a pipe
-    wrapping.rlimit(psutil.RLIMIT_NOFILE, (one_more, one_more))
+    agent = psutil.Process(int(str(attempts.identity()["pid"])))
+    one_more = agent.num_fds() + 1  # enough to write exit.json, not for a pipe
+    agent.rlimit(psutil.RLIMIT_NOFILE, (one_more, one_more))
     release.touch()
     end = attempts.over()
     assert end.never_ran and "Too many open files" in end.detail
@@ -402,7 +411,7 @@ def test_without_a_stop_signal_the_stop_file_alone_asks_the_trainer(attempts: At
 def test_the_trainer_alone_hears_the_stop_and_hears_it_once(attempts: Attempts) -> None:
     """A data loader's workers must not die under a trainer that is about to save, and a second
     stop must not interrupt the saving that the first began. Controls: with `killpg` for `kill`
-    in the wrapper there are two pids, with `not stop_sent` taken out two lines."""
+    in the agent there are two pids, with `not stop_sent` taken out two lines."""
     script = READY + textwrap.dedent("""
         def note(*_):
             with (run / "heard").open("a") as file:
@@ -446,7 +455,7 @@ def test_a_stop_that_is_ignored_ends_in_a_kill_between_grace_and_a_second_later(
     assert not end.oom
 
 
-def test_a_paused_trainer_and_its_paused_wrapper_hear_the_stop(attempts: Attempts) -> None:
+def test_a_paused_trainer_and_its_paused_agent_hear_the_stop(attempts: Attempts) -> None:
     attempts.start(SLEEP)
     supervising = psutil.Process(attempts.launcher.observe(attempts.root, 1).pid)
     [trainer] = supervising.children()
@@ -489,10 +498,10 @@ def test_no_descendant_outlives_the_attempt(attempts: Attempts, how: str) -> Non
     if how != "exit":
         assert time.monotonic() - asked <= GRACE + 1
     assert end.killed is (how != "exit")
-    wait_until(lambda: not survivors(plan.nonce), "the end of the wrapper", 1)
+    wait_until(lambda: not survivors(plan.nonce), "the end of the agent", 1)
 
 
-def test_control_without_a_wrapper_the_same_children_do_survive(tmp_path: Path) -> None:
+def test_control_without_an_agent_the_same_children_do_survive(tmp_path: Path) -> None:
     """So the test above looks for something that is really hard to end."""
     env = {"PATH": os.environ["PATH"], "RUN": str(tmp_path), "LLM_TRAIN_NONCE": tmp_path.name}
     with subprocess.Popen([sys.executable, "-c", ESCAPES], env=env, process_group=0) as bare:
@@ -517,7 +526,7 @@ def test_an_attempt_stopped_before_its_launch_never_runs(attempts: Attempts, how
     assert not (attempts.root / "ran").exists()
 
 
-@pytest.mark.parametrize("instant", ["wrapper.started", "wrapper.identity_saved"])
+@pytest.mark.parametrize("instant", ["agent.started", "agent.identity_saved"])
 def test_a_stop_during_the_launch_is_never_lost(
     attempts: Attempts, arm: Callable[[str, str], None], instant: str
 ) -> None:
@@ -527,14 +536,14 @@ def test_a_stop_during_the_launch_is_never_lost(
     arm(instant, f"wait:{release}")
     plan = attempts.plan(READY + "(run / 'ran').touch(); time.sleep(60)")
     attempts.launcher.launch(plan)
-    wait_until(lambda: survivors(plan.nonce), "the wrapper")
-    if instant == "wrapper.identity_saved":
+    wait_until(lambda: survivors(plan.nonce), "the agent")
+    if instant == "agent.identity_saved":
         attempts.identity()
     attempts.launcher.stop(attempts.root, 1)
     release.touch()
     end = attempts.over()
     assert end.never_ran
-    wait_until(lambda: not survivors(plan.nonce), "the end of the wrapper")
+    wait_until(lambda: not survivors(plan.nonce), "the end of the agent")
     assert not (attempts.root / "ran").exists()
 
 
@@ -562,14 +571,14 @@ COUNTED = READY + "open(run / 'starts', 'a').write('x'); (run / 'ready').touch()
 def test_ten_launches_of_one_attempt_make_one_trainer(
     attempts: Attempts, make_launcher: Callable[[], RunDirLauncher], arm: Callable[[str, str], None]
 ) -> None:
-    """The ten wrappers wait for each other just before the claim. Control: with a look whether
+    """The ten agents wait for each other just before the claim. Control: with a look whether
     identity.json exists, then a rename, instead of the link there are several trainers."""
     release = attempts.root / "release"
-    arm("wrapper.started", f"wait:{release}")
+    arm("agent.started", f"wait:{release}")
     plans = [attempts.plan(COUNTED) for _ in range(10)]
     with ThreadPoolExecutor(10) as pool:
         list(pool.map(lambda plan: make_launcher().launch(plan), plans))
-    wait_until(lambda: all(survivors(nonce) for nonce in attempts.nonces), "ten wrappers")
+    wait_until(lambda: all(survivors(nonce) for nonce in attempts.nonces), "ten agents")
     release.touch()
     wait_until((attempts.root / "ready").exists, attempts.log)
     winner = attempts.identity()["nonce"]
@@ -577,7 +586,7 @@ def test_ten_launches_of_one_attempt_make_one_trainer(
         lambda: not [n for n in attempts.nonces if n != winner and survivors(n)], "losers leave"
     )
     assert (attempts.root / "starts").read_text() == "x"
-    assert len(survivors(str(winner))) == 2  # the wrapper and its trainer
+    assert len(survivors(str(winner))) == 2  # the agent and its trainer
     attempts.launcher.kill(attempts.root, 1)
     attempts.over()
     # Control: another attempt does count.
@@ -595,13 +604,13 @@ def test_a_claim_has_one_winner(tmp_path: Path) -> None:
 
     def claim(claimant: int, folder: int) -> bool:
         barrier.wait()
-        return wrapper.claim(folder, {"pid": claimant})
+        return attempt_files.claim(folder, {"pid": claimant})
 
     with ThreadPoolExecutor(8) as pool:
         for number in range(10):
             directory = tmp_path / str(number)
             directory.mkdir()
-            folder = wrapper.open_directory(str(directory))
+            folder = attempt_files.open_directory(str(directory))
             won = list(pool.map(claim, range(8), [folder] * 8))
             os.close(folder)
             assert won.count(True) == 1
@@ -667,16 +676,16 @@ def test_a_server_killed_before_it_spawned_leaves_the_attempt_to_its_successor(
 def test_a_server_killed_between_spawn_and_claim_makes_no_second_trainer(
     attempts: Attempts,
 ) -> None:
-    """The successor sees no identity and launches again; the first wrapper wakes up later."""
+    """The successor sees no identity and launches again; the first agent wakes up later."""
     release = attempts.root / "release"
-    armed = ("launch.spawned=kill", f"wrapper.started=wait:{release}")
+    armed = ("launch.spawned=kill", f"agent.started=wait:{release}")
     with server(attempts, COUNTED, *armed) as first:
         assert first.wait() == -signal.SIGKILL
-    wait_until(lambda: survivors(attempts.nonces[0]), "the first wrapper")
+    wait_until(lambda: survivors(attempts.nonces[0]), "the first agent")
     assert attempts.launcher.observe(attempts.root, 1).state == "absent"
     attempts.start(COUNTED)
     release.touch()
-    wait_until(lambda: not survivors(attempts.nonces[0]), "the first wrapper leaves")
+    wait_until(lambda: not survivors(attempts.nonces[0]), "the first agent leaves")
     assert (attempts.root / "starts").read_text() == "x"
     assert len(survivors(attempts.nonces[1])) == 2
 
@@ -724,8 +733,10 @@ def test_the_grace_is_enforced_although_the_server_dies_meanwhile(attempts: Atte
     assert (end.signal, end.stop_sent, end.killed) == (9, True, True)
 
 
-def test_a_wrapper_whose_server_died_before_the_order_does_nothing() -> None:
-    done = subprocess.run(wrapper.COMMAND, stdin=subprocess.DEVNULL, capture_output=True)
+def test_an_agent_whose_server_died_before_the_order_does_nothing() -> None:
+    done = subprocess.run(
+        command("directory", "/nowhere", "1"), stdin=subprocess.DEVNULL, capture_output=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
@@ -746,8 +757,8 @@ def test_a_stranger_with_the_recorded_pid_is_never_signalled(
         record: dict[str, object] = {
             "format": 1,
             "pid": stranger.pid,
-            "start_time": wrapper.start_time(stranger.pid),
-            "place": wrapper.place(),
+            "start_time": start_time(stranger.pid),
+            "place": host_namespace(),
             "nonce": nonce,
         }
         launcher, directory = attempts.launcher, attempts.root / "attempt-1"
@@ -772,7 +783,7 @@ def test_a_stranger_with_the_recorded_pid_is_never_signalled(
 def test_a_trainer_that_the_first_version_launched_outlives_the_upgrade(
     attempts: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its wrapper told the boot of the machine, and no place. Controls: without the look at the
+    """Its agent told the boot of the machine, and no place. Controls: without the look at the
     boot the launcher raises; taken for one of here after another boot, it is alive."""
     attempts.start(SLEEP)
     record, path = attempts.identity(), attempts.root / "attempt-1" / "identity.json"
@@ -791,7 +802,7 @@ def test_a_pid_that_nobody_has_is_vanished(attempts: Attempts) -> None:
     record = attempts.identity()
     attempts.launcher.kill(attempts.root, 1)
     attempts.over()
-    wait_until(lambda: not survivors(plan.nonce), "the end of the wrapper")
+    wait_until(lambda: not survivors(plan.nonce), "the end of the agent")
     (attempts.root / "attempt-1" / "exit.json").unlink()
     seen = attempts.launcher.observe(attempts.root, 1)
     assert (seen.state, seen.pid, seen.stop_sent) == ("vanished", record["pid"], True)
@@ -854,7 +865,7 @@ def test_all_works_where_there_are_no_pidfds(
     assert not survivors(plan.nonce)
 
 
-# --- the wrapper dies ----------------------------------------------------------------------
+# --- the agent dies ----------------------------------------------------------------------
 
 
 def test_a_tree_whose_records_were_removed_is_ended_by_its_nonce(attempts: Attempts) -> None:
@@ -867,7 +878,7 @@ def test_a_tree_whose_records_were_removed_is_ended_by_its_nonce(attempts: Attem
     assert found.never_ran and found.detail == "Its files were removed."
 
 
-def test_a_trainer_dies_with_its_wrapper_and_kill_ends_the_rest(attempts: Attempts) -> None:
+def test_a_trainer_dies_with_its_agent_and_kill_ends_the_rest(attempts: Attempts) -> None:
     """Control: without PR_SET_PDEATHSIG the trainer lives on."""
     plan = attempts.start(ESCAPES + "time.sleep(60)")
     with subprocess.Popen(
@@ -892,13 +903,13 @@ def test_a_trainer_dies_with_its_wrapper_and_kill_ends_the_rest(attempts: Attemp
 @pytest.mark.parametrize(
     ("instant", "state", "ran"),
     [
-        ("wrapper.started", "exited", False),
-        ("wrapper.identity_saved", "vanished", False),
-        ("wrapper.spawned", "vanished", None),
-        ("wrapper.trainer_ended", "vanished", True),
+        ("agent.started", "exited", False),
+        ("agent.identity_saved", "vanished", False),
+        ("agent.spawned", "vanished", None),
+        ("agent.trainer_ended", "vanished", True),
     ],
 )
-def test_a_wrapper_killed_at_any_instant_has_a_stated_outcome(
+def test_an_agent_killed_at_any_instant_has_a_stated_outcome(
     attempts: Attempts,
     arm: Callable[[str, str], None],
     instant: str,
@@ -926,7 +937,7 @@ def test_a_wrapper_killed_at_any_instant_has_a_stated_outcome(
 def test_a_trainer_finds_its_environment_and_nothing_else(
     attempts: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Control: with the wrapper's os.environ passed on, LC_CTYPE appears beside ours."""
+    """Control: with the agent's os.environ passed on, LC_CTYPE appears beside ours."""
     monkeypatch.setenv("LLM_TRAIN_API_TOKEN", "secret")
     plan = attempts.plan(argv=("cat", "/proc/self/environ"))
     attempts.launcher.launch(replace(plan, env={**plan.env, "名": "a=b\nc"}))
@@ -938,7 +949,7 @@ def test_a_trainer_finds_its_environment_and_nothing_else(
 
 @pytest.mark.skipif(shutil.which("localedef") is None, reason="makes a locale")
 def test_a_trainer_may_have_another_locale_than_the_server(attempts: Attempts) -> None:
-    """Control: with names sent as text, a wrapper under GB2312 does not find its directory."""
+    """Control: with names sent as text, an agent under GB2312 does not find its directory."""
     locale = attempts.root / "locale" / "zh_CN.GB2312"
     locale.parent.mkdir()
     made = subprocess.run(["localedef", "-i", "zh_CN", "-f", "GB2312", str(locale)])
@@ -994,19 +1005,6 @@ def test_no_zombie_is_left(attempts: Attempts) -> None:
 
 
 # --- speed ---------------------------------------------------------------------------------
-
-
-def test_the_wrapper_imports_nothing_slow() -> None:
-    """Each of these costs every trainer 2 to 10 ms. Control: `import signal` brings enum."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", "-X", "importtime", wrapper.__file__],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "encodings.utf_8" in loaded
-    assert not loaded & {"os", "enum", "signal", "json", "re", "typing", "subprocess", "ctypes"}
 
 
 def test_a_launch_is_no_more_than_six_bare_starts(attempts: Attempts) -> None:

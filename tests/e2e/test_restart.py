@@ -63,9 +63,9 @@ def test_a_run_that_ended_meanwhile_has_its_true_end(
         with place.serve() as service:
             run = service.submit(trainer, steps=100, step_seconds=0.02)
             service.stepping(run)
-            wrapper = service.wrapper(run)
+            agent = service.agent(run)
             service.kill()
-        wait_until(lambda: not wrapper.is_running(), "it ended while the server was away", 20)
+        wait_until(lambda: not agent.is_running(), "it ended while the server was away", 20)
         with place.serve() as service:
             ended = service.ended(run)
             known = points(service, run)

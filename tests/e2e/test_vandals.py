@@ -11,7 +11,7 @@ import pytest
 from tests.support.server import wait_until
 from tests.support.service import Service, running
 
-CANCELLED_BY_SECONDS = 15.0  # the grace of 3 s, five turns of the wrapper, and a busy machine
+CANCELLED_BY_SECONDS = 15.0  # the grace of 3 s, five turns of the agent, and a busy machine
 
 NOT_A_FILE = ("os.mkfifo(p)", "p.mkdir()", "p.symlink_to('/etc/passwd')")
 RECORDS = [
@@ -58,13 +58,13 @@ def is_well(service: Service) -> None:
 def test_a_vandal_is_cancelled_and_everybody_else_trains(service: Service, deed: str) -> None:
     tracebacks = service.log.read_text().count("Traceback")
     run = service.submit("vandal", deed=deed, steps=100_000)
-    wrapping = service.wrapper(run)
+    agent = service.agent(run)
     service.stepping(run, 3)
     wait_until(lambda: service.status(run)["step"] >= 5 or finished(service, run), "it has done it")
     service.cancel(run)
     ended = service.ended(run, CANCELLED_BY_SECONDS)
     assert ended["status"] in ("cancelled", "failed"), ended
-    wait_until(lambda: not wrapping.is_running(), "its wrapper has ended")
+    wait_until(lambda: not agent.is_running(), "its agent has ended")
     is_well(service)
     assert service.log.read_text().count("Traceback") == tracebacks
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from app import files
+from app.agent.process import NONCE
 from app.db.database import Database
 from app.domain.lifecycle import Reason
 from app.domain.requests import ResumeRequest, RunRequest
 from app.domain.resources import Allocation
 from app.errors import Busy, ServiceError, Unavailable
 from app.launchers.base import Observation
-from app.launchers.local.processes import NONCE
 from app.services import checkpoints, launches, reports, runs
 from app.settings import PREFIX, TRAINERS
 from app.supervisor import schedule

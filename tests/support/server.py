@@ -143,7 +143,7 @@ def end_trainers(data_dir: Path) -> None:
 
 
 def reap(below: Path = Path("/")) -> None:
-    """Wait for the ended wrappers that this very process has launched, as a server would go on to.
+    """Wait for the ended agents that this very process has launched, as a server would go on to.
 
     A child that nobody has waited for is a ResourceWarning when the tests end.
     """
@@ -152,7 +152,7 @@ def reap(below: Path = Path("/")) -> None:
         local_launcher._reap()
         return not any(directory.is_relative_to(below) for directory in local_launcher._children)
 
-    wait_until(reaped, "the wrappers are gone")
+    wait_until(reaped, "the agents are gone")
 
 
 def alive(process: psutil.Process) -> bool:

@@ -156,12 +156,12 @@ class Service:
         wait_until(lambda: not alive(self.pid), "the server is dead")
 
     def trainer(self, run: str, attempt: int = 1) -> psutil.Process:
-        """The trainer's process, a child of its wrapper."""
-        children = wait_until(self.wrapper(run, attempt).children, "the trainer's process")
+        """The trainer's process, a child of its agent."""
+        children = wait_until(self.agent(run, attempt).children, "the trainer's process")
         return children[0]
 
-    def wrapper(self, run: str, attempt: int = 1) -> psutil.Process:
-        """The wrapper's process."""
+    def agent(self, run: str, attempt: int = 1) -> psutil.Process:
+        """The agent's process."""
         file = self.data_dir / "runs" / run / f"attempt-{attempt}" / "identity.json"
         wait_until(file.exists, f"{file} exists")
         return psutil.Process(json.loads(file.read_bytes())["pid"])
@@ -224,7 +224,7 @@ def running(tmp_path: Path, database_url: str | None = None, **overrides: str) -
 
 
 def orphans(tmp_path: Path) -> list[psutil.Process]:
-    """The processes of runs under this directory, wrappers and trainers."""
+    """The processes of runs under this directory, agents and trainers."""
     found = []
     for process in psutil.process_iter():
         try:

@@ -11,7 +11,8 @@ from typing import Any
 
 from llm_train.checkpoint import Manifest
 
-from app.agent import wrapper
+from app.agent import directory
+from app.agent.mailbox import ExitRecord
 from app.db.database import Database
 from app.db.sql import Statement, select_all
 from app.db.tables import Checkpoint, DataDir, Event, Run
@@ -33,11 +34,11 @@ def manifest(step: int, content: str = "") -> Manifest:
     return Manifest(step, (), "2026-01-01T00:00:00Z", hashlib.sha256(content.encode()).hexdigest())
 
 
-def record_exit(attempt: Path, **outcome: object) -> None:
-    """The wrapper of an attempt writes down how it ended; `attempt` is its directory."""
-    folder = wrapper.open_directory(str(attempt))
+def record_exit(attempt: Path, **outcome: Any) -> None:
+    """The agent of an attempt writes down how it ended; `attempt` is its directory."""
+    folder = directory.open_directory(str(attempt))
     try:
-        wrapper.write_exit(folder, **outcome)
+        directory.write_exit(folder, ExitRecord(**outcome))
     finally:
         os.close(folder)
 

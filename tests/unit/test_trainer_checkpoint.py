@@ -107,7 +107,7 @@ def test_what_cannot_be_a_checkpoint_is_not_committed(
 def test_what_verify_would_refuse_for_its_size_is_not_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_train.checkpoint.MAX_MANIFEST_BYTES", 1000)
+    monkeypatch.setattr("llm_train.manifest.MAX_MANIFEST_BYTES", 1000)
     with pytest.raises(CheckpointError, match="larger than 1000 bytes"):
         save(tmp_path, "a", {str(number): b"" for number in range(20)})
     assert not (tmp_path / "a").exists()

@@ -726,7 +726,7 @@ def test_a_signal_asks_to_stop_and_the_next_checkpoint_is_the_promised_one(
             with training.checkpoint(step) as directory:
                 (directory / "weights").write_bytes(b"w")
         os.kill(os.getpid(), signal.SIGTERM)  # forwarded twice, by torchrun say: no harm
-    assert signal.getsignal(number) != training._stop._on_signal
+    assert signal.getsignal(number) != training.stop_request._on_signal
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["cancel-1", "step-000004"]
     announced = [c["name"] for body in server.taken.values() for c in body.get("checkpoints", [])]
     assert announced == ["cancel-1", "step-000004"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llm_train import Reporter, reporter, values
+from llm_train import Reporter, logged, values
 
 from app.domain.requests import MAX_OBJECT_BYTES, bounded
 from tests.support.reports import ReportServer, attach
@@ -120,7 +120,7 @@ def test_trainers_that_give_total_steps_by_position_go_on_working(server: Report
 def test_of_more_metrics_than_a_run_may_have_the_known_ones_still_arrive(
     server: ReportServer, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporter, "MAX_KEYS", 3)
+    monkeypatch.setattr(logged, "MAX_KEYS", 3)
     with attach(server) as training:
         for step in range(5):
             training.log(step, {"loss": 1.0, "accuracy": 1.0, f"example-{step}": 1.0})
@@ -136,7 +136,7 @@ def test_a_trainer_that_is_wrong_in_many_ways_is_told_of_so_many_and_no_more(
         for step in range(1000):
             training.log(step, {f"note-{step}": "text", "loss": 1.0})
     told = capfd.readouterr().err.splitlines()
-    assert len(told) == reporter.MAX_WARNINGS + 1
+    assert len(told) == logged.MAX_WARNINGS + 1
     assert "no more is said" in told[-1]
     assert len(server.points()) == 1000
 
@@ -273,7 +273,7 @@ def test_each_report_holds_what_is_new_so_that_no_value_spoils_later_ones(
 def test_the_caps_of_trainer_and_service_are_the_same_to_the_byte() -> None:
     fits: dict[str, Any] = {"ids": list(range(10_000)), "note": 'é\n"\\', "rate": 1e-05}
     fits["rest"] = "x" * (MAX_OBJECT_BYTES - len('"rest":"",') - values.json_size(fits))
-    assert values.json_size(fits) == MAX_OBJECT_BYTES == reporter.MAX_EFFECTIVE_BYTES
+    assert values.json_size(fits) == MAX_OBJECT_BYTES == logged.MAX_EFFECTIVE_BYTES
     assert bounded(fits)
     with pytest.raises(ValueError, match="larger than 65536 bytes"):
         bounded({**fits, "rest": fits["rest"] + "x" * 9})

@@ -1,10 +1,10 @@
-"""Trainers on this machine: each under a wrapper (wrapper.py) in a session of its own.
+"""Trainers on this machine: each under an agent (app/agent) in a session of its own.
 
 What is known of an attempt stands in its directory; a launcher keeps nothing in memory but
-the handles of wrappers that it must reap, and the pulses that it watches.
+the handles of agents that it must reap, and the pulses that it watches.
 
-    identity.json   the wrapper that claimed the attempt, linked into place once; its time is
-                    renewed as long as the wrapper lives
+    identity.json   the agent that claimed the attempt, linked into place once; its time is
+                    renewed as long as the agent lives
     age.json        how long it has run, renewed with that time
     stop.json       a stop or kill was asked for
     exit.json       how it ended
@@ -12,12 +12,11 @@ the handles of wrappers that it must reap, and the pulses that it watches.
     ../train.log, ../dropped.json   what its trainers printed, and which bytes are no longer there
 
 Servers on several machines, or in several containers, may share these files. What became of a
-wrapper of another place (`wrapper.place`) is told by exit.json and by its pulse; it is asked to
+agent of another host namespace is told by exit.json and by its pulse; it is asked to
 end by stop.json alone.
 """
 
 import json
-import marshal
 import os
 import shutil
 import signal
@@ -28,27 +27,28 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
 from app import files
-from app.agent import wrapper
+from app.agent import directory as attempt_files
+from app.agent.mailbox import ExitRecord, LaunchConfig, now
+from app.agent.main import STOPPED, command
+from app.agent.process import KILL, NONCE, STOP, host_namespace
 from app.domain import failpoints
 from app.domain.resources import Capacity, Gpu
 from app.launchers.base import LauncherError, LaunchPlan, Observation
 from app.launchers.local import processes
-from app.launchers.local.processes import NONCE, Identity
+from app.launchers.local.processes import Identity
 
 _children: dict[Path, list[subprocess.Popen[bytes]]] = {}
 """Wrappers that this process spawned and must reap, by attempt; they outlive any launcher."""
 _children_lock = threading.Lock()
 
 SILENT_SECONDS = 10.0
-"""After so long without a pulse, all of it watched, a wrapper elsewhere is gone."""
+"""After so long without a pulse, all of it watched, an agent elsewhere is gone."""
 _MOST_RECORD = 1 << 16  # bytes of identity.json, stop.json, exit.json
 _MOST_WATCHED = 1.0  # of the time between two looks: of the rest we cannot know
 
-_CODE = cast(Any, wrapper.__loader__).get_code(wrapper.__name__)
-_NEVER_BEGAN = "Stopped before the trainer began."
 _GPU_SECONDS = 60.0
 _FIRST_GPU_SECONDS = 2.0  # a start waits no longer for a slow driver
 _GPU_QUERY = ("--query-gpu=index,uuid,name", "--format=csv,noheader")
@@ -66,7 +66,7 @@ class _Pulse:
     silence: float = 0.0
 
     def look(self, beat: int) -> bool:
-        """Whether the wrapper counts as alive, with what is seen now."""
+        """Whether the agent counts as alive, with what is seen now."""
         now = time.monotonic()
         watched = min(now - self.looked_at, _MOST_WATCHED)
         self.silence = 0.0 if beat != self.beat else self.silence + watched
@@ -87,7 +87,7 @@ class LocalLauncher:
     def __init__(self, gpus: Sequence[str] | None = None, visible: str | None = None) -> None:
         self._fixed = None if gpus is None else tuple(Gpu(str(i), t) for i, t in enumerate(gpus))
         self._visible = visible
-        self.host = wrapper.place().partition("/")[0]  # of every container on this machine
+        self.host = host_namespace().partition("/")[0]  # of every container on this machine
         self._pulses: dict[Path, _Pulse] = {}
         self._found: tuple[Gpu, ...] = ()
         self._asked_at = 0.0
@@ -102,16 +102,15 @@ class LocalLauncher:
         _reap()
         directory = _directory(plan.run_dir, plan.attempt)
         env = {**plan.env, NONCE: plan.nonce}
-        order = {  # names as bytes: the trainer's locale may not be the server's
-            "directory": os.fsencode(directory),
+        config: LaunchConfig = {
+            "argv": list(plan.argv),
+            "env": dict(plan.env),
+            "cwd": None if plan.cwd is None else str(plan.cwd),
             "nonce": plan.nonce,
-            "argv": [os.fsencode(word) for word in plan.argv],
-            "env": {os.fsencode(name): os.fsencode(value) for name, value in env.items()},
-            "cwd": None if plan.cwd is None else os.fsencode(plan.cwd),
             "stop_signal": int(plan.stop_signal),
             "grace_seconds": float(plan.grace_seconds),
             "max_log_bytes": plan.max_log_bytes,
-            "failpoints": failpoints.armed("wrapper."),
+            "failpoints": failpoints.armed("agent."),
         }
         failpoints.failpoint("launch.before_spawn")
         try:
@@ -121,7 +120,7 @@ class LocalLauncher:
             log = _open_log(plan.run_dir)
             try:
                 child = subprocess.Popen(  # noqa: S603 - this very interpreter
-                    (*wrapper.COMMAND, plan.run_id, str(plan.attempt)),
+                    command("directory", str(plan.run_dir.absolute()), str(plan.attempt)),
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -131,13 +130,13 @@ class LocalLauncher:
             finally:
                 os.close(log)
         except (OSError, ValueError) as error:
-            raise LauncherError(f"The trainer's wrapper could not be started: {error}.") from error
+            raise LauncherError(f"The trainer's agent could not be started: {error}.") from error
         with _children_lock:
             _children.setdefault(directory, []).append(child)
         assert child.stdin is not None
         try:
             with child.stdin as pipe:
-                pipe.write(marshal.dumps((_CODE, order)))
+                pipe.write(json.dumps(config).encode())
         except BrokenPipeError:
             pass  # it died at once; `observe` finds it ended without a claim
         failpoints.failpoint("launch.spawned")
@@ -161,7 +160,7 @@ class LocalLauncher:
         record = _read(folder, "identity.json")
         if record is None:
             return Observation("absent", stop_sent=stop_sent)
-        identity, detail = _identity(record), "Its wrapper was killed from outside."
+        identity, detail = _identity(record), "Its agent was killed from outside."
         if identity is not None and not identity.is_here():
             pulse = self._pulses.setdefault(directory, _Pulse(record["beat"], time.monotonic()))
             if pulse.look(record["beat"]):
@@ -178,12 +177,12 @@ class LocalLauncher:
         return Observation("vanished", pid=pid, stop_sent=stop_sent, detail=detail)
 
     def stop(self, run_dir: Path, attempt: int) -> None:
-        self._end(run_dir, attempt, kill=False, detail=_NEVER_BEGAN)
+        self._end(run_dir, attempt, kill=False, detail=STOPPED)
 
     def kill(self, run_dir: Path, attempt: int, nonce: str | None = None) -> None:
-        detail = _NEVER_BEGAN
+        detail = STOPPED
         if nonce is not None:
-            # First: a wrapper that outlived its trainer would tell its end over what we tell.
+            # First: an agent that outlived its trainer would tell its end over what we tell.
             processes.kill_tree(nonce)
             detail = "Its files were removed."
         self._end(run_dir, attempt, kill=True, detail=detail)
@@ -216,9 +215,9 @@ class LocalLauncher:
         if not identity.is_here():
             if unasked is not None:
                 raise LauncherError(f"The stop could not be recorded: {unasked}.")
-            return  # its wrapper looks for the request at every pulse
-        if processes.send(identity, wrapper.KILL if kill else wrapper.STOP):
-            processes.send(identity, signal.SIGCONT)  # a paused wrapper could not act
+            return  # its agent looks for the request at every pulse
+        if processes.send(identity, KILL if kill else STOP):
+            processes.send(identity, signal.SIGCONT)  # a paused agent could not act
         else:
             processes.kill_tree(identity.nonce)  # nobody is left to watch over the grace
 
@@ -277,7 +276,7 @@ def _ask_nvidia() -> str | None:
 
 
 def _reap() -> None:
-    """Collect ended wrappers. An attempt whose last one failed before its claim is over."""
+    """Collect ended agents. An attempt whose last one failed before its claim is over."""
     with _children_lock:
         for directory, children in list(_children.items()):
             codes = [child.poll() for child in children]
@@ -285,11 +284,9 @@ def _reap() -> None:
                 continue
             del _children[directory]
             if failed := [code for code in codes if code]:
-                detail = (
-                    f"The wrapper failed ({failed[-1]}) before it began; train.log may say why."
-                )
+                detail = f"The agent failed ({failed[-1]}) before it began; train.log may say why."
                 with suppress(OSError):  # the attempt stays absent
-                    folder = wrapper.open_directory(str(directory))
+                    folder = attempt_files.open_directory(str(directory))
                     try:
                         _fence(folder, detail)
                     finally:
@@ -300,19 +297,19 @@ def _request_stop(folder: int, kill: bool) -> None:
     """Write stop.json; a kill is never taken back to a stop. What is no request is replaced."""
     asked = (_read(folder, "stop.json") or {}).get("kill")
     if not isinstance(asked, bool) or kill > asked:
-        request = {"kill": kill, "at": wrapper.now()}
+        request = {"kill": kill, "at": now()}
         files.write(folder, "stop.json", json.dumps(request).encode())
 
 
 def _fence(folder: int, detail: str) -> bool:
-    """End an attempt that no wrapper has claimed: none can any more. False: one has."""
+    """End an attempt that no agent has claimed: none can any more. False: one has."""
     record = _read(folder, "identity.json")
-    if record is None and wrapper.claim(folder, {"format": 1, "pid": None}):
+    if record is None and attempt_files.claim(folder, {"format": 1, "pid": None}):
         record = {}
     if record is None or _identity(record):
         return False
     if not _exited(_read(folder, "exit.json")):
-        wrapper.write_exit(folder, detail=detail)
+        attempt_files.write_exit(folder, ExitRecord(ended_at=now(), detail=detail))
     return True
 
 
@@ -363,12 +360,12 @@ def _number(record: dict[str, Any], key: str) -> float | None:
 
 
 def _identity(record: dict[str, Any]) -> Identity | None:
-    """The wrapper that a record names. None: the attempt was claimed without one, or the record
-    is not what a wrapper wrote."""
+    """The agent that a record names. None: the attempt was claimed without one, or the record
+    is not what an agent wrote."""
     pid, began, nonce = record.get("pid"), record.get("start_time"), record.get("nonce")
     place = record.get("place")
-    if place is None:  # of a wrapper of the first version: it told the boot alone
-        here = wrapper.place()
+    if place is None:  # of an agent of the first version: it told the boot alone
+        here = host_namespace()
         place = here if record.get("boot_id") in (None, here.partition("/")[0]) else ""
     if not _is_number(pid) or not isinstance(nonce, str) or not isinstance(place, str):
         return None
@@ -378,7 +375,7 @@ def _identity(record: dict[str, Any]) -> Identity | None:
 
 
 def _exited(record: dict[str, Any] | None) -> Observation | None:
-    """The end that exit.json tells; None: it tells none that a wrapper could have written."""
+    """The end that exit.json tells; None: it tells none that an agent could have written."""
     record = record or {}
     code, number, detail = (record.get(key) for key in ("exit_code", "signal", "detail"))
     if (

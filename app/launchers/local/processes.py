@@ -14,10 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.agent import wrapper
-from app.agent.wrapper import start_time
-
-NONCE = "LLM_TRAIN_NONCE"
+from app.agent.process import NONCE, host_namespace, start_time
 
 _LINUX = sys.platform == "linux"
 _GIVE_UP_SECONDS = 2.0
@@ -34,7 +31,7 @@ class Identity:
 
     def is_here(self) -> bool:
         """Whether its pid means anything to us."""
-        return self.place == wrapper.place()
+        return self.place == host_namespace()
 
     def is_alive(self) -> bool:
         """Whether the process exists here and is the recorded one. A zombie has ended.
@@ -101,7 +98,7 @@ def kill_tree(nonce: str) -> int:
 
 def _carriers(nonce: str) -> Iterator[Identity]:
     """The living processes whose environment holds `nonce`, this one excepted."""
-    here = wrapper.place()
+    here = host_namespace()
     for pid in _pids():
         if pid != os.getpid() and _nonce(pid) == nonce:
             yield Identity(pid, start_time(pid), here, nonce)

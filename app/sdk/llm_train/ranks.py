@@ -1,4 +1,4 @@
-"""Which process of a distributed training is the one that reports and commits checkpoints."""
+"""Ranks: finds out whether this process of a distributed training reports and commits."""
 
 import os
 
@@ -12,12 +12,16 @@ _LAUNCHERS = (
 
 
 def is_rank_0() -> bool:
-    """Whether this process is rank 0, as its launcher says, or alone.
+    """Return True if this process is rank 0, as its launcher says, or the only one.
 
-    RANK decides where it is set: by torchrun, accelerate, DeepSpeed, or by hand (RANK=0 where each
+    RANK decides if it is set: by torchrun, accelerate, DeepSpeed, or by hand (RANK=0 where each
     task of one srun is a training of its own). Next come the variables of an MPI, and Slurm's
     last: below an mpirun it counts that one's daemons, and in a batch script, an interactive shell
     or a single task it is 0. LOCAL_RANK alone is what Lightning gives to processes that it starts.
+
+    Example:
+        if is_rank_0():
+            print("training starts")
     """
     get = os.environ.get
     if rank := get("RANK"):

@@ -1,53 +1,41 @@
-"""Reporter: what a training loop says to the service, in three lines, and can do without.
+"""Reporter: connects a training loop with the service, in three lines; works without it, too.
 
     reporter = Reporter.from_env()
-    reporter.log(step, total_steps=total_steps, loss=loss)
+    reporter.log(step, {"loss": loss}, total_steps=total_steps)
     reporter.finish()
 
-The training thread only appends to a buffer; what happens to it then (sender.py, delivery.py)
-never reaches the training. A server that is away costs nothing but the delay.
+`log` checks the values (logged.py) and appends them to a buffer; sender.py delivers them in the
+background. specs.py has the run's spec, saving.py and checkpoint.py save, stopping.py stops.
+A service that does not respond delays reports and nothing else.
 
-Ranks: only rank 0 reports (ranks.py). The others see the same spec, hyperparameters and stop
-signals, and stay silent. Ranks can notice a stop at different steps: broadcast rank 0's
+Ranks: only rank 0 reports (ranks.py). The others have the same spec, hyperparameters and stop
+signals, and send nothing. Ranks can notice a stop at different steps: broadcast rank 0's
 `should_stop`. Reading a GPU tensor's value waits for the GPU, so log such metrics every few steps.
 """
 
 import atexit
 import os
 import secrets
-import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeVar
 
 from llm_train import checkpoint, specs
-from llm_train.buffer import Point, warn
+from llm_train.buffer import warn
 from llm_train.connection import ApiConnection
+from llm_train.logged import LoggedValues
 from llm_train.ranks import is_rank_0
-from llm_train.saving import Saved, Saving
+from llm_train.saving import CheckpointDirectory, Saved, Saving
 from llm_train.sender import HEARTBEAT_SECONDS, ReportSender
 from llm_train.stopping import StopRequest
-from llm_train.values import (
-    MAX_OBJECT_BYTES,
-    InvalidValue,
-    describe,
-    json_size,
-    read_count,
-    read_key,
-    read_number,
-    to_json,
-)
+from llm_train.values import describe
 
-MAX_EFFECTIVE_BYTES = MAX_OBJECT_BYTES
-MAX_KEYS = 10_000  # metrics of a run
-MAX_WARNINGS = 100  # of values that are dropped
 CLOSE_SECONDS = 5.0
 
-if TYPE_CHECKING:
-    from typing import Self  # of Python 3.11
+_Self = TypeVar("_Self", bound="Reporter")  # typing.Self is of Python 3.11
 
 _current: "Reporter | None" = None
 _reporters: "weakref.WeakSet[Reporter]" = weakref.WeakSet()
@@ -56,12 +44,10 @@ _reporters: "weakref.WeakSet[Reporter]" = weakref.WeakSet()
 class Reporter:
     """Reports one attempt of one run. All methods may be called from any thread.
 
-    Without `api_url`, `run_id` and `token` it says nothing, and still commits checkpoints. A
-    trainer that the service launched has an `attempt` and a `run_dir`: what is undelivered lies in
-    `attempt-N/reports.jsonl` there. For one that attaches by itself memory holds the newest
-    100,000 points, starting it again makes a new attempt, and the service is asked for the spec.
-    Its checkpoints go to `checkpoint_dir`; if None, to where the service verifies them when both
-    have the same files, and to `checkpoints/RUN_ID` when not, or when that is not known yet.
+    Without `api_url`, `run_id` and `token` it sends nothing, and still commits checkpoints. A
+    trainer that the service launched has an `attempt` and a `run_dir`; undelivered reports are in
+    `attempt-N/reports.jsonl` there. One that attaches by itself keeps the newest 100,000 points
+    in memory, gets the spec from the service, and makes a new attempt each time it starts.
     """
 
     def __init__(
@@ -81,50 +67,51 @@ class Reporter:
         Args:
             api_url, run_id, token: the service, the run and its `run_token`.
             attempt, run_dir: of a trainer that the service launched.
-            checkpoint_dir: where a trainer that attaches by itself saves.
+            checkpoint_dir: where a trainer that attaches by itself saves. None: where the service
+                verifies checkpoints if both have the same files, else `checkpoints/RUN_ID`.
             strict: raise ValueError for a value that would be dropped with a warning (for tests).
             take_over: replace another process that reports on the run now. Without, this one is
                 silent while that one reports. For a trainer that attaches by itself.
 
         Raises:
             ValueError: a URL, id, token or spec.json that cannot be one.
+
+        Example:
+            with Reporter(api_url="http://127.0.0.1:8000", run_id=run_id, token=token) as reporter:
+                train(reporter)
         """
-        identity: dict[str, Any] = {"attempt": attempt}
-        if attempt is None:
-            identity = {
-                "session": secrets.token_hex(16),
-                **({"take_over": True} if take_over else {}),
-            }
-        attempt_dir = Path(run_dir) / f"attempt-{attempt}" if run_dir and attempt else None
-        # None: the directory of a launched trainer is gone, or not mounted here.
-        self._spec = specs.read(Path(run_dir)) if run_dir else {}
-        self._run_dir = run_dir
-        self._own_dir = Path(checkpoint_dir) if checkpoint_dir else None
-        self._run_id = run_id
         served = bool(api_url and run_id and token)
-        self._remote_spec = (
-            specs.RemoteSpec(api_url, run_id, token) if served and not run_dir else None
+        attempt_dir = Path(run_dir) / f"attempt-{attempt}" if run_dir and attempt else None
+        self._spec: specs.LaunchedSpec | specs.RemoteSpec
+        if served and not run_dir:
+            self._spec = specs.RemoteSpec(api_url, run_id, token)
+        else:
+            self._spec = specs.LaunchedSpec(Path(run_dir) if run_dir else None)
+        spec = self._spec.launched
+        self._directory = CheckpointDirectory(
+            self._spec, run_id, Path(checkpoint_dir) if checkpoint_dir else None
         )
-        self._chosen_dir: Path | None = None
-        self._shares = False
-        self._stop = StopRequest(
-            str((self._spec or {}).get("stop_checkpoint") or f"cancel-{attempt or 1}"),
+        self._launched = attempt is not None
+        self.stop_request = StopRequest(
+            str(spec.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
             attempt_dir and attempt_dir / "stop.json",
         )
         self._stop_checkpoint_used = False
         self._rank_0 = is_rank_0()
-        self._strict = strict
-        self._step = 0  # the last one logged
-        self._keys: set[str] = set()
-        self._costs: dict[str, int] = {}  # bytes of each reported hyperparameter
-        self._warned: set[Any] = set()
+        self._values = LoggedValues(strict)
         self._sender: ReportSender | None = None
-        self._launched = attempt is not None
         if served and self._rank_0:
-            connection = ApiConnection(api_url, f"/v1/runs/{run_id}/reports", token)
-            address = Path(run_dir) / "api_url" if run_dir else None
-            heartbeat = _heartbeat(self._spec or {})
-            sender = ReportSender(self._stop, connection, identity, attempt_dir, address, heartbeat)
+            identity: dict[str, Any] = {"attempt": attempt}
+            if attempt is None:
+                identity = {"session": secrets.token_hex(16), **_if(take_over, take_over=True)}
+            sender = ReportSender(
+                self.stop_request,
+                ApiConnection(api_url, f"/v1/runs/{run_id}/reports", token),
+                identity,
+                attempt_dir,
+                Path(run_dir) / "api_url" if run_dir else None,
+                _heartbeat_seconds(spec),
+            )
             if sender.open:
                 self._sender = sender
                 atexit.register(self.close)
@@ -132,19 +119,18 @@ class Reporter:
 
     @classmethod
     def from_env(
-        cls,
+        cls: type[_Self],
         checkpoint_dir: Path | str | None = None,
         *,
         strict: bool = False,
         take_over: bool = False,
-    ) -> "Self":
+    ) -> _Self:
         """Return the reporter of this process, as LLM_TRAIN_* describes it.
 
         Until it is closed, later calls return the same one. In the main thread it also makes
-        SIGTERM and SIGINT set `should_stop`, once the training loop has begun: with the first
-        `log`, `should_stop` or `checkpoint`. Until then they act as before, since nobody would
-        act on `should_stop` while data is prepared. A second SIGINT acts as before, too. Without
-        LLM_TRAIN_RUN_ID it says nothing and handles no signals.
+        SIGTERM and SIGINT set `should_stop` from the first `log`, `should_stop` or `checkpoint`
+        on; before that, and for a second SIGINT, they act as without it. Without LLM_TRAIN_RUN_ID
+        it sends nothing and handles no signals.
 
         Args:
             checkpoint_dir: where checkpoints are saved, unless the service has launched this
@@ -162,7 +148,7 @@ class Reporter:
         global _current
         if isinstance(_current, cls):
             if checkpoint_dir is not None:
-                _current._move_checkpoints(Path(checkpoint_dir))
+                _current._directory.move(Path(checkpoint_dir), _current._launched)
             return _current
         env = {
             name: os.environ.get(f"LLM_TRAIN_{name}", "")
@@ -182,24 +168,22 @@ class Reporter:
             take_over=take_over,
         )
         if reporter._sender or (env["RUN_ID"] and not reporter._rank_0):
-            reporter._stop.listen()
+            reporter.stop_request.listen()
         _current = reporter
         return reporter
 
     @property
     def spec(self) -> dict[str, Any]:
-        """What the run shall do: `hyperparams`, `model`, `dataset`, `resume` and so on.
+        """The run as it was submitted: `hyperparams`, `model`, `dataset`, `resume` and so on.
 
-        Empty without the service. Raises ConnectionError or PermissionError when a trainer that
-        attaches by itself cannot learn it, FileNotFoundError when the directory of one that the
-        service launched is not there: to train something else would be worse.
+        Empty without the service.
+
+        Raises:
+            ConnectionError: a trainer that attaches by itself gets no response for a minute.
+            PermissionError: the service refuses it.
+            FileNotFoundError: the run directory of a launched trainer is gone or not mounted.
         """
-        if self._spec is None:
-            raise FileNotFoundError(
-                f"{self._run_dir}/spec.json is not there, so what to do is not known: the run's "
-                "directory has been removed, or is not mounted on this machine"
-            )
-        return self._remote_spec.get() if self._remote_spec else self._spec
+        return self._spec.get()
 
     @property
     def hyperparams(self) -> dict[str, Any]:
@@ -210,13 +194,20 @@ class Reporter:
     def resume_path(self) -> Path | None:
         """The directory of the checkpoint to start from, or None to start afresh.
 
-        Raises like `spec`, and FileNotFoundError when the checkpoint is not on this machine.
+        Raises:
+            FileNotFoundError: the checkpoint is not on this machine.
+            ConnectionError, PermissionError: like `spec`.
+
+        Example:
+            if reporter.resume_path is not None:
+                state = torch.load(reporter.resume_path / "state.pt")
         """
         resume = self.spec.get("resume")
         if not resume:
             return None
         path = Path(resume["path"])
-        if self._remote_spec and not (specs.shared(self.spec) and path.is_dir()):
+        remote = isinstance(self._spec, specs.RemoteSpec)
+        if remote and not (specs.is_shared(self.spec) and path.is_dir()):
             raise FileNotFoundError(
                 f"the run goes on from {resume['ckpt_path']}, step {resume['step']}, which is not "
                 "on this machine: mount the service's DATA_DIR, or load your own copy"
@@ -225,51 +216,46 @@ class Reporter:
 
     @property
     def checkpoint_dir(self) -> Path:
-        """Where checkpoints are committed, by what is known when it is first asked for.
+        """The directory that checkpoints are committed in, chosen when it is first read.
 
-        Raises nothing and waits for nobody: work is saved somewhere at least.
+        It never raises and does not wait for the service: a save must not fail for that.
         """
-        if self._chosen_dir is None:
-            self._chosen_dir = self._choose_dir()
-        return self._chosen_dir
+        return self._directory.get()
 
-    def _choose_dir(self) -> Path:
-        if self._spec is None:
-            chosen = (self._own_dir or Path("checkpoints", self._run_id)).absolute()
-            warn(
-                f"the run's directory {self._run_dir} is not there: checkpoints are saved in "
-                f"{chosen}, where the service does not find them"
-            )
-            return chosen
-        if self._remote_spec is None:
-            return Path(self._spec.get("checkpoint_dir") or self._own_dir or "checkpoints")
-        if self._own_dir is not None:
-            return self._own_dir
-        verified = specs.verified_dir(self._remote_spec.get_known())
-        self._shares = verified is not None
-        return verified or Path("checkpoints", self._run_id)
-
-    def _move_checkpoints(self, directory: Path) -> None:
-        """A later call of from_env() names a directory."""
-        if self._chosen_dir is None:
-            self._own_dir = directory
-        elif self._chosen_dir.absolute() != directory.absolute() and not self._launched:
-            warn(f"checkpoints are saved in {self._chosen_dir} already, and so not in {directory}")
+    @property
+    def is_rank_0(self) -> bool:
+        """True if this process is the one that reports and commits checkpoints; see `is_rank_0`."""
+        return self._rank_0
 
     @property
     def should_stop(self) -> bool:
-        """True once a stop signal came or the service asked to stop: save and return."""
-        self._stop.loop_started = True
-        return self._stop.requested
+        """True once a stop signal came or the service asked to stop: save and return.
+
+        Read it once a step. From the first time on, SIGTERM and SIGINT set it instead of ending
+        the process.
+
+        Example:
+            if reporter.should_stop:
+                with reporter.checkpoint(step) as directory:
+                    save(directory)
+                return
+        """
+        self.stop_request.loop_started = True
+        return self.stop_request.requested
 
     def listen(self) -> None:
         """Make SIGTERM and SIGINT set `should_stop`, as `from_env` does. May be repeated.
 
-        For frameworks that take these signals while they start (Hugging Face's just-in-time
-        checkpoints): called after that, it joins them instead of replacing them. Does nothing
+        For frameworks that install handlers while they start (Hugging Face's just-in-time
+        checkpoints): called after that, this joins them instead of replacing them. Does nothing
         outside the main thread.
+
+        Example:
+            class Report(TrainerCallback):
+                def on_train_begin(self, *_, **__):
+                    reporter.listen()
         """
-        self._stop.listen()
+        self.stop_request.listen()
 
     def log(
         self,
@@ -299,40 +285,15 @@ class Reporter:
         Example:
             reporter.log(step, {"val/loss": val_loss}, total_steps=1000, loss=loss)
         """
-        self._stop.loop_started = True
+        self.stop_request.loop_started = True
         if metrics is not None and not isinstance(metrics, Mapping):
             # The second argument of earlier versions.
             metrics, total_steps = None, metrics if total_steps is None else total_steps
-        progress: dict[str, Any] = {}
-        if total_steps is not None:
-            try:
-                progress["total_steps"] = read_count(total_steps)
-            except InvalidValue as error:
-                self._drop("total_steps", f"total_steps {_predicate(error)}")
-        points: list[Point] = []
-        try:
-            at = read_count(step)
-        except InvalidValue as error:
-            self._drop("step", f"step {_predicate(error)}: its metrics are dropped")
-        else:
-            self._step = progress["step"] = at
-            points = self._points(at, {**metrics, **more} if metrics else more)
+        points, progress = self._values.read_log(
+            step, {**metrics, **more} if metrics else more, total_steps
+        )
         if self._sender and (points or progress):
             self._sender.add(points, **progress)
-
-    def _points(self, step: int, metrics: Mapping[Any, Any]) -> list[Point]:
-        now, points = time.time(), []
-        for key, value in metrics.items():
-            try:
-                if key not in self._keys:
-                    read_key(key)
-                    if len(self._keys) >= MAX_KEYS:
-                        raise InvalidValue(f"a run has at most {MAX_KEYS:,} metrics")
-                    self._keys.add(key)
-                points.append(Point(key, step, read_number(value), now))
-            except InvalidValue as error:
-                self._drop(key, f"metric {describe(key)} is dropped: {error}")
-        return points
 
     def effective(self, hyperparams: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Report hyperparameters that are really in use, defaults included.
@@ -352,37 +313,9 @@ class Reporter:
         Example:
             reporter.effective(vars(args), learning_rate=scheduler.base_lrs[0])
         """
-        used: dict[str, Any] = {}
-        costs = dict(self._costs)
-        for key, value in {**(hyperparams or {}), **more}.items():
-            try:
-                entry = to_json({key: value})
-                cost = {
-                    name: json_size(entry) - 1 for name in entry
-                }  # one brace stands for the comma
-                total = 1 + sum((costs | cost).values())
-                if total > MAX_EFFECTIVE_BYTES:
-                    raise InvalidValue(
-                        f"hyperparameters must not be larger than {MAX_EFFECTIVE_BYTES:,} bytes "
-                        f"in all, and this makes {total:,}"
-                    )
-                used |= entry
-                costs |= cost
-            except InvalidValue as error:
-                self._drop(("effective", key), f"hyperparameter {key!r:.60} is dropped: {error}")
-        self._costs = costs
+        used = self._values.read_hyperparams({**(hyperparams or {}), **more})
         if self._sender and used:
             self._sender.add([], effective_hyperparams=used)
-
-    def _drop(self, about: Any, message: str) -> None:
-        """Say once that a value is dropped. Raises ValueError where the reporter is strict."""
-        if self._strict:
-            raise ValueError(message)
-        if about not in self._warned and len(self._warned) <= MAX_WARNINGS:
-            self._warned.add(about)
-            if len(self._warned) > MAX_WARNINGS:
-                message = "more values are dropped, of which no more is said"
-            warn(message)
 
     @contextmanager
     def checkpoint(self, step: SupportsIndex | float, name: str | None = None) -> Iterator[Path]:
@@ -418,35 +351,33 @@ class Reporter:
         """Begin a checkpoint that is committed later, or by another thread.
 
         For asynchronous saves, and for those that several ranks write together: rank 0 begins,
-        broadcasts `path`, and commits when all ranks are through.
+        broadcasts `path`, and commits when all ranks have written.
 
         Args:
             step, name: as in `checkpoint`.
 
+        Returns:
+            The checkpoint's `path` to write to, and `commit` and `abandon` to end it.
+
         Raises:
             OSError: the directory cannot be made.
             RuntimeError: this is not rank 0.
+
+        Example:
+            saving = reporter.begin_checkpoint(step) if reporter.is_rank_0 else None
+            path = broadcast(saving and saving.path)
+            save_shard(path / f"rank-{rank}.pt")
+            barrier()
+            if saving:
+                saving.commit()
         """
-        self._stop.loop_started = True
+        self.stop_request.loop_started = True
         if not self._rank_0:
             raise RuntimeError("call checkpoint() on rank 0 only: it commits one directory")
-        try:
-            at = read_count(step)
-        except InvalidValue as error:
-            at = self._step
-            self._drop("checkpoint", f"checkpoint(): step {_predicate(error)}; it gets step {at}")
-        expected = self._stop.requested and not self._stop_checkpoint_used
-        promised = expected and name in (None, self._stop.checkpoint)
-        if promised:
-            name = self._stop.checkpoint
-        elif name is None:
-            name = f"step-{at:06d}"
-        else:
-            wanted, name = name, checkpoint.safe_name(str(name), f"step-{at:06d}")
-            if name != wanted:
-                warn(f"checkpoint {describe(wanted)} is saved as {name!r}")
+        at = self._values.read_checkpoint_step(step)
+        name, promised = self._name_checkpoint(at, name)
 
-        def announce(saved: Saved) -> None:
+        def report(saved: Saved) -> None:
             self._stop_checkpoint_used |= promised
             if self._sender:
                 self._sender.add_checkpoint(
@@ -455,42 +386,59 @@ class Reporter:
                         "step": at,
                         "size_bytes": saved.manifest.size_bytes,
                         "sha256": saved.manifest.sha256,
-                        **({"in_data_dir": True} if self._shares else {}),
+                        **_if(self._directory.is_shared, in_data_dir=True),
                     }
                 )
 
-        return Saving(self.checkpoint_dir, name, at, announce)
+        return Saving(self.checkpoint_dir, name, at, report)
+
+    def _name_checkpoint(self, step: int, name: str | None) -> tuple[str, bool]:
+        """Return the next checkpoint's name, and True if it is the one promised to a cancel."""
+        promised = self.stop_request.checkpoint
+        expected = self.stop_request.requested and not self._stop_checkpoint_used
+        if expected and name in (None, promised):
+            return promised, True
+        default = f"step-{step:06d}"
+        if name is None:
+            return default, False
+        safe = checkpoint.safe_name(str(name), default)
+        if safe != name:
+            warn(f"checkpoint {describe(name)} is saved as {safe!r}")
+        return safe, False
 
     def finish(self) -> None:
-        """Say that the training reached its own end. Not for a stopped training.
+        """Report that the training loop reached its own end. Not for a training that was stopped.
 
-        A process that the service launched is still heard of until it exits: it may have a model
-        to export, and one that hangs instead must not be taken for alive.
+        A trainer that the service launched keeps sending heartbeats until it exits (it may export
+        a model), and signals act as before.
         """
         if self._sender:
             self._sender.add([], finished=True)
         if self._sender and self._launched:
-            self._stop.stop_listening()
+            self.stop_request.stop_listening()
             self._sender.deliver(CLOSE_SECONDS)
         else:
             self.close()
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
-        """Deliver what is buffered, for at most `timeout` seconds; the rest stays in the spool.
+        """Deliver what is buffered; the rest stays in the spool. Runs at exit by itself.
 
-        Runs at exit by itself. What is logged afterwards is dropped, signals act as before.
+        What is logged afterwards is dropped, and signals act as before.
+
+        Args:
+            timeout: the most seconds to wait for the service.
         """
         global _current
         if _current is self:
             _current = None
-        self._stop.stop_listening()
-        if self._remote_spec:
-            self._remote_spec.close()
+        self.stop_request.stop_listening()
+        self._spec.close()
         if self._sender:
             self._sender.close(timeout)
             atexit.unregister(self.close)
 
-    def __enter__(self) -> "Self":
+    def __enter__(self: _Self) -> _Self:
+        """Return the reporter; leaving the block closes it."""
         return self
 
     def __exit__(
@@ -499,16 +447,18 @@ class Reporter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Close the reporter."""
         self.close()
 
     def _after_fork(self) -> None:
-        """A forked child (a DataLoader's worker) reports nothing and dies of SIGTERM as usual."""
+        """Send nothing from a forked child (a DataLoader's worker), which SIGTERM ends as usual."""
         if self._sender:
             self._sender.close_after_fork()
-        self._stop.stop_listening()
+        self.stop_request.stop_listening()
 
 
 def _after_fork() -> None:
+    """Silence every reporter of the parent."""
     for reporter in list(_reporters):
         reporter._after_fork()
 
@@ -516,13 +466,14 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _heartbeat(spec: dict[str, Any]) -> float:
-    """Seconds between two heartbeats: three for each silence that would be the run's end."""
+def _heartbeat_seconds(spec: dict[str, Any]) -> float:
+    """Return the seconds between two heartbeats: three in the silence that would end the run."""
     allowed = spec.get("heartbeat_seconds")
     if not isinstance(allowed, (int, float)) or allowed <= 0:
         return HEARTBEAT_SECONDS
     return min(HEARTBEAT_SECONDS, allowed / 3)
 
 
-def _predicate(error: InvalidValue) -> str:
-    return str(error).removeprefix("it ")
+def _if(condition: bool, **fields: Any) -> dict[str, Any]:
+    """Return the fields, or none of them."""
+    return fields if condition else {}

@@ -1,4 +1,4 @@
-"""One checkpoint from its first byte to its commit: `Reporter.checkpoint` in two steps."""
+"""One checkpoint from its first byte to its commit, and the directory that it is saved in."""
 
 import shutil
 from collections.abc import Callable
@@ -6,9 +6,55 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_train import checkpoint
+from llm_train import checkpoint, specs
 from llm_train.buffer import warn
 from llm_train.checkpoint import CheckpointError, Manifest
+
+
+class CheckpointDirectory:
+    """The directory for a run's checkpoints, chosen at the first save.
+
+    `is_shared` is True once it is the one where the service verifies checkpoints of a trainer
+    that attached by itself.
+    """
+
+    def __init__(
+        self, spec: specs.LaunchedSpec | specs.RemoteSpec, run_id: str, own: Path | None
+    ) -> None:
+        """Choose nothing yet. `own` is the directory that the training script names."""
+        self._spec, self._run_id, self._own = spec, run_id, own
+        self._chosen: Path | None = None
+        self.is_shared = False
+
+    def get(self) -> Path:
+        """Return the directory. Never raises, and waits a second for the service at most."""
+        if self._chosen is None:
+            self._chosen = self._choose()
+        return self._chosen
+
+    def move(self, directory: Path, launched: bool) -> None:
+        """Use another directory of the training script, unless one is in use already."""
+        if self._chosen is None:
+            self._own = directory
+        elif self._chosen.absolute() != directory.absolute() and not launched:
+            warn(f"checkpoints are saved in {self._chosen} already, and so not in {directory}")
+
+    def _choose(self) -> Path:
+        """Return the spec's directory, the script's own, or a default, and note if it is shared."""
+        if isinstance(self._spec, specs.RemoteSpec):
+            if self._own is not None:
+                return self._own
+            verified = specs.get_verified_dir(self._spec.get_known())
+            self.is_shared = verified is not None
+            return verified or Path("checkpoints", self._run_id)
+        if self._spec.missing_dir:
+            chosen = (self._own or Path("checkpoints", self._run_id)).absolute()
+            warn(
+                f"the run's directory {self._spec.missing_dir} is not there: checkpoints are saved "
+                f"in {chosen}, where the service does not find them"
+            )
+            return chosen
+        return Path(self._spec.launched.get("checkpoint_dir") or self._own or "checkpoints")
 
 
 class Saved(NamedTuple):
@@ -19,10 +65,15 @@ class Saved(NamedTuple):
 
 
 class Saving:
-    """A checkpoint that is being written.
+    """A checkpoint that is being written: what `Reporter.begin_checkpoint` returns.
 
-    `path` is a temporary directory for its files. One call of `commit` or `abandon` ends it, from
-    any thread. A process that dies before leaves nothing under the checkpoint's name.
+    One call of `commit` or `abandon` ends it, from any thread. A process that dies before that
+    leaves nothing under the checkpoint's name.
+
+    Attributes:
+        path: a temporary directory for the checkpoint's files.
+        name: the name that it will be committed under; `.2` follows if that is taken.
+        step: the step of the training loop.
 
     Example (an asynchronous save):
         saving = reporter.begin_checkpoint(step)
@@ -32,20 +83,32 @@ class Saving:
         )
     """
 
-    def __init__(
-        self, parent: Path, name: str, step: int, announce: Callable[[Saved], None]
-    ) -> None:
-        """Raises OSError when the directory cannot be made."""
-        self.name, self.step = name, step
-        self.path = checkpoint.begin(parent, name)
-        self._announce = announce
+    def __init__(self, parent: Path, name: str, step: int, report: Callable[[Saved], None]) -> None:
+        """Make the temporary directory in `parent`.
 
-    def commit(self) -> Path:
-        """Commit the files and report the checkpoint; return the directory where they are now.
+        Args:
+            parent: the directory of the run's checkpoints.
+            name, step: of the checkpoint.
+            report: called with the committed checkpoint.
 
         Raises:
-            CheckpointError: what was written is no checkpoint (nothing at all, a pipe, …). The
-                files are kept, and the message says where.
+            OSError: the directory cannot be made.
+        """
+        self.name, self.step = name, step
+        self.path = checkpoint.begin(parent, name)
+        self._report = report
+
+    def commit(self) -> Path:
+        """Commit the files and report the checkpoint.
+
+        Blocks while every file is hashed and written to disk.
+
+        Returns:
+            The directory of the committed checkpoint.
+
+        Raises:
+            CheckpointError: the files are no checkpoint (nothing was written, a pipe, …). They
+                are kept, and the message names their directory.
             OSError: the disk refuses. The files are removed, or the next save would fail, too.
         """
         try:
@@ -55,15 +118,15 @@ class Saving:
         except BaseException:
             self.abandon()
             raise
-        self._announce(saved)
+        self._report(saved)
         return saved.directory
 
     def abandon(self) -> None:
-        """Remove what was written."""
+        """Remove the files. Nothing is reported."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _kept(self) -> str:
-        """Move the files out of the service's reach, which removes temporary directories."""
+        """Rename the temporary directory, which the service would remove. Return a sentence."""
         kept = self.path.with_name(self.path.name.replace(".tmp-", "uncommitted-", 1))
         with suppress(OSError):
             if any(self.path.iterdir()):

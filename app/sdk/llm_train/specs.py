@@ -1,4 +1,8 @@
-"""What a trainer shall do: from the spec.json of its run's directory, or asked of the service."""
+"""The spec of a run: from spec.json in its directory, or from the service.
+
+LaunchedSpec    of a trainer that the service launched, or of one without a service: empty
+RemoteSpec      of a trainer that attaches by itself
+"""
 
 import json
 import threading
@@ -17,11 +21,42 @@ RETRY_SECONDS = 1.0
 FIRST_RESPONSE_SECONDS = 1.0
 
 
-def read(run_dir: Path) -> dict[str, Any] | None:
-    """The spec of a trainer that the service launched; None where there is none.
+class LaunchedSpec:
+    """The spec.json of a run directory. Without a directory it is empty."""
 
-    Raises ValueError for one that cannot be read as a JSON object.
-    """
+    def __init__(self, run_dir: Path | None) -> None:
+        """Read the file. Raises ValueError if it is not a JSON object."""
+        self._run_dir = run_dir
+        self._spec = _read(run_dir) if run_dir else {}
+
+    @property
+    def launched(self) -> dict[str, Any]:
+        """Return what spec.json says, or an empty dictionary."""
+        return self._spec or {}
+
+    @property
+    def missing_dir(self) -> Path | None:
+        """Return the run directory if it has no spec.json: removed, or not mounted here."""
+        return self._run_dir if self._spec is None else None
+
+    def get(self) -> dict[str, Any]:
+        """Return the spec. Raises FileNotFoundError if it is missing.
+
+        Training with other hyperparameters than the submitted ones would be worse.
+        """
+        if self._spec is None:
+            raise FileNotFoundError(
+                f"{self._run_dir}/spec.json is not there, so what to do is not known: the run's "
+                "directory has been removed, or is not mounted on this machine"
+            )
+        return self._spec
+
+    def close(self) -> None:
+        """Do nothing: there is no request to end."""
+
+
+def _read(run_dir: Path) -> dict[str, Any] | None:
+    """Return a run directory's spec.json, or None if there is none."""
     path = run_dir / "spec.json"
     try:
         spec = json.loads(path.read_bytes())
@@ -37,11 +72,13 @@ def read(run_dir: Path) -> dict[str, Any] | None:
 class RemoteSpec:
     """The spec of a trainer that attaches by itself.
 
-    It is asked for from the start and in the background, because a save must not wait for it.
+    It is requested in the background from the start, because a save must not wait for it.
     """
 
+    launched: dict[str, Any] = {}  # noqa: RUF012 - never written
+
     def __init__(self, api_url: str, run_id: str, token: str) -> None:
-        """Raises ValueError like ApiConnection."""
+        """Request the spec in the background. Raises ValueError like ApiConnection."""
         self._connect = partial(ApiConnection, api_url, f"/v1/runs/{run_id}/spec", token)
         self._spec: dict[str, Any] | None = None
         self._trouble = ""
@@ -54,14 +91,20 @@ class RemoteSpec:
         thread.start()
 
     def get_known(self) -> dict[str, Any]:
-        """What is known by now, maybe nothing. Just after attaching, the first answer is due."""
+        """Return the spec if it has arrived, else an empty dictionary.
+
+        Just after the start this waits for the first response, for a second at most.
+        """
         while not self._tried and time.monotonic() < self._patient_until:
             time.sleep(0.01)
         return self._spec or {}
 
     def get(self) -> dict[str, Any]:
-        """Raises ConnectionError after a minute without an answer, PermissionError when the service
-        refuses: to train with other hyperparameters than were asked for would be worse.
+        """Return the spec, after waiting for it.
+
+        Raises:
+            ConnectionError: there is no response for a minute.
+            PermissionError: the service refuses.
         """
         deadline = time.monotonic() + SPEC_TIMEOUT_SECONDS
         with closing(self._connect()) as connection:
@@ -74,10 +117,11 @@ class RemoteSpec:
         return self._spec or {}
 
     def close(self) -> None:
-        """Ask no more in the background."""
+        """Stop requesting in the background."""
         self._closed = True
 
     def _fetch_in_background(self, connection: ApiConnection) -> None:
+        """Request the spec until it comes, is refused or is no longer wanted."""
         with closing(connection), suppress(PermissionError):
             while not self._closed and self._spec is None and (pause := self._fetch(connection)):
                 self._tried = True
@@ -85,7 +129,7 @@ class RemoteSpec:
         self._tried = True
 
     def _fetch(self, connection: ApiConnection) -> float:
-        """0 with an answer, else the seconds until another try."""
+        """Request the spec once. Return 0 if it came, else the seconds until another try."""
         response = connection.get()
         if response.delivered:
             self._spec = response.body
@@ -97,8 +141,8 @@ class RemoteSpec:
         raise PermissionError(f"the service does not say what this run shall do: {why}")
 
 
-def shared(spec: dict[str, Any]) -> bool:
-    """Whether the service's data directory is this machine's too."""
+def is_shared(spec: dict[str, Any]) -> bool:
+    """Return True if the service's data directory is mounted on this machine."""
     data_dir = spec.get("data_dir") or {"path": "", "name": None}
     try:
         name = Path(data_dir["path"], "id").read_text(errors="replace")
@@ -107,9 +151,9 @@ def shared(spec: dict[str, Any]) -> bool:
     return bool(name == data_dir["name"])
 
 
-def verified_dir(spec: dict[str, Any]) -> Path | None:
-    """Where the service verifies checkpoints, if this process shares it and can write there."""
-    if not shared(spec):
+def get_verified_dir(spec: dict[str, Any]) -> Path | None:
+    """Return where the service verifies checkpoints, if this process can write there."""
+    if not is_shared(spec):
         return None
     directory = Path(spec["checkpoint_dir"])
     try:

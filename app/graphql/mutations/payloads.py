@@ -1,0 +1,149 @@
+"""What all mutations share: the payload, its `userErrors`, and `perform`.
+
+Errors that the caller can mend become `userErrors`; a server that is busy or unavailable is a
+top-level error. With an `idempotencyKey` the first response is stored, as rows.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import orjson
+import strawberry
+from pydantic import BaseModel, ValidationError
+from strawberry.utils.str_converters import to_camel_case
+
+from app.db import tables
+from app.db.sql import Tx, as_dict, dump, from_dict, load
+from app.domain.tokens import run_token
+from app.errors import Busy, ServiceError, Unavailable
+from app.graphql.describe import Info, attribute, field, output
+from app.graphql.filters import given, plain
+from app.graphql.queries import Query
+from app.services import idempotency
+from app.services.idempotency import StoredResponse
+from app.services.perform import perform as perform_write
+
+KEY = "The same key with the same input replays the first response."
+
+_TABLES: dict[str, type[Any]] = {
+    "experiment": tables.Experiment,
+    "run": tables.Run,
+    "checkpoint": tables.Checkpoint,
+}
+M = TypeVar("M", bound=BaseModel)
+P = TypeVar("P", bound="Payload")
+Rows = dict[str, Any]
+"""Rows by the payload's fields."""
+
+
+@output
+class UserError:
+    """Something that the caller can understand and mend. Nothing was changed."""
+
+    code: str = attribute("Stable code, such as `invalid_input` or `run_finished`.")
+    message: str = attribute("What is wrong and what to do, in one sentence.")
+    field: list[str] | None = attribute("Path of the input field that is wrong.")
+
+
+@output
+class Payload:
+    """Fields of every payload."""
+
+    user_errors: list[UserError] = strawberry.field(
+        default_factory=list, description="What was wrong; empty on success."
+    )
+    replayed: bool = strawberry.field(
+        default=False, description="True if this is the stored response to an earlier request."
+    )
+
+    @field
+    def query(self) -> Query:
+        """The root query, as of after this mutation."""
+        return Query()
+
+
+async def perform(
+    info: Info,
+    input: Any,
+    payload: type[P],
+    work: Callable[[Tx], Rows],
+    prepare: Callable[[], Awaitable[None]] | None = None,
+) -> P:
+    """Run a use case as one write, at most once per `idempotencyKey`, and return its payload.
+
+    Args:
+        work: may raise pydantic's ValidationError and any ServiceError.
+        prepare: a slow, read-only step before the transaction; skipped on a replay.
+    """
+
+    def store(tx: Tx) -> StoredResponse:
+        rows = {name: as_dict(row) for name, row in work(tx).items()}
+        return StoredResponse(200, dump(rows))
+
+    context = info.context
+    try:
+        keyed = _keyed(info, given_values(input))
+        stored = await perform_write(context.db, context.in_flight, keyed, store, prepare)
+    except ValidationError as error:
+        return payload(user_errors=list(map(_field_error, error.errors())))
+    except (Busy, Unavailable):
+        raise
+    except ServiceError as error:
+        return payload(user_errors=list(_service_errors(error)))
+    rows = {name: from_dict(_TABLES[name], row) for name, row in load(stored.body).items()}
+    return payload(replayed=stored.replayed, **rows)
+
+
+def request_of(model: type[M], input: Any, *others: str) -> M:
+    """Return an input as REST's request. Raises ValidationError.
+
+    Args:
+        others: fields of the input that are no fields of the request.
+    """
+    values = given_values(input)
+    return model(
+        **{key: value for key, value in values.items() if key not in (*_NO_FIELD, *others)}
+    )
+
+
+def given_values(input: Any) -> dict[str, Any]:
+    """Return the fields of an input that were given, inputs within it as dictionaries."""
+    return {
+        name: given(value) if hasattr(value, "__strawberry_definition__") else value
+        for name, value in given(input).items()
+    }
+
+
+def token_of(info: Info, run: Any) -> str | None:
+    """Return the token of an external run, None for another or for no run."""
+    external = run is not None and run.recipe is None
+    return run_token(info.context.secret, run.id) if external else None
+
+
+_NO_FIELD = ("idempotency_key",)
+
+
+def _keyed(info: Info, values: dict[str, Any]) -> idempotency.KeyedRequest | None:
+    key = values.pop("idempotency_key", None)
+    # An id is looked up as it is; PostgreSQL takes no NUL.
+    plain(values.get("run_id", "") + values.get("experiment_id", ""))
+    if key is None:
+        return None
+    body = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
+    return idempotency.keyed(info.context.caller, "MUTATION", info.field_name, key, body)
+
+
+def _field_error(error: Any) -> UserError:
+    path = [to_camel_case(str(part)) for part in error["loc"]]
+    message = error["msg"].removeprefix("Value error, ")
+    return UserError(
+        code="invalid_input", message=f"{'.'.join(path)}: {message}.", field=["input", *path]
+    )
+
+
+def _service_errors(error: ServiceError) -> Iterator[UserError]:
+    for details in error.errors:
+        path = ["input", *map(to_camel_case, details["pointer"].split("/")[1:])]
+        yield UserError(code=error.code, message=error.detail, field=path)
+    if not error.errors:
+        yield UserError(code=error.code, message=error.detail, field=None)

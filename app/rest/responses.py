@@ -1,0 +1,80 @@
+"""Responses: a write and its JSON, the replay of a stored one, and JSON of a read.
+
+The response to a POST is rendered inside the transaction that does the work, because it is stored
+there when the request came with an Idempotency-Key.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import Request, Response
+
+from app.db.sql import Tx, dump
+from app.domain.tokens import run_token
+from app.errors import InvalidInput
+from app.services import idempotency
+from app.services.idempotency import KeyedRequest, StoredResponse
+from app.services.perform import perform as perform_write
+
+R = TypeVar("R")
+
+
+async def perform(
+    request: Request,
+    work: Callable[[Tx], R],
+    view: Callable[[R], Mapping[str, Any]],
+    status: int | Callable[[R], int] = 200,
+    prepare: Callable[[], Awaitable[None]] | None = None,
+) -> StoredResponse:
+    """Run a use case as one write, at most once per Idempotency-Key, and render its result.
+
+    Args:
+        prepare: a slow, read-only step before the transaction; skipped on a replay.
+    """
+
+    def render(tx: Tx) -> StoredResponse:
+        result = work(tx)
+        code = status if isinstance(status, int) else status(result)
+        return StoredResponse(code, dump(view(result)))
+
+    state = request.app.state
+    keyed = await _keyed(request)
+    return await perform_write(state.db, state.in_flight, keyed, render, prepare)
+
+
+async def _keyed(request: Request) -> KeyedRequest | None:
+    """Return the request with its Idempotency-Key, or None without one. Raises InvalidInput."""
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    if len(keys) > 1:
+        raise InvalidInput(
+            "Send one Idempotency-Key.",
+            errors=[{"pointer": "", "header": "Idempotency-Key", "detail": "repeated"}],
+        )
+    caller, path, body = request.scope["caller"], request.url.path, await request.body()
+    return idempotency.keyed(caller, request.method, path, keys[0], body)
+
+
+def respond(stored: StoredResponse) -> Response:
+    """Return the stored or fresh response, byte for byte."""
+    headers = {"Idempotent-Replayed": "true"} if stored.replayed else None
+    return Response(stored.body, stored.status, headers, "application/json")
+
+
+def with_run_token(stored: StoredResponse, secret: str) -> StoredResponse:
+    """Add the run's token to the response about an external run.
+
+    It is added on the way out, so that what is stored under an Idempotency-Key never holds it.
+    """
+    run = orjson.loads(stored.body)
+    if run["recipe"] is not None:
+        return stored
+    token = run_token(secret, run["run_id"])
+    return stored._replace(body=f'{stored.body[:-1]},"run_token":"{token}"}}')
+
+
+def json(view: Mapping[str, Any]) -> Response:
+    """Return a response of this JSON."""
+    return Response(orjson.dumps(view), media_type="application/json")
