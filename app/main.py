@@ -49,9 +49,10 @@ try:
     )
     from app.services import data_dirs, secret
     from app.services.idempotency import InFlight
-    from app.services.reading import Readers
     from app.services.uploads import Uploads
     from app.settings import PREFIX, Settings, misspelt
+    from app.storage import data_dir, get_storage
+    from app.storage.readers import Readers
     from app.supervisor import Supervisor, misplaced
     from app.version import VERSION
     from app.web.pages import mount_static
@@ -111,7 +112,8 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     openapi.describe(app, needs_token=settings.api_token is not None)
     app.state.settings = settings
     app.state.recipes = recipes
-    data_dirs.make(settings.data_dir)
+    data_dir.make(settings.data_dir)
+    app.state.storage = get_storage(settings.storage, settings.data_dir)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
     app.state.uploads = Uploads(settings.data_dir, settings.max_upload_bytes)
@@ -137,11 +139,11 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     return app
 
 
-async def _kept_secret(db: Database, data_dir: Path) -> str:
+async def _kept_secret(db: Database, place: Path) -> str:
     """The secret that the servers of this database share, made by the first of them."""
     kept = await db.read(secret.get)
     if kept is None:
-        new = secret.read_file(data_dir) or secrets.token_urlsafe(48)
+        new = secret.read_file(place) or secrets.token_urlsafe(48)
         kept = await db.write(secret.keep, new)
     return kept
 
@@ -158,7 +160,7 @@ def prepare(settings: Settings) -> FastAPI:
         db.prepare()
         # Before anything is made in it: it may be the wrong one.
         place = settings.data_dir.absolute()
-        if runs_are := db.look(data_dirs.foreign, data_dirs.identity(place)):
+        if runs_are := db.look(data_dirs.get_foreign, data_dir.identity(place)):
             sys.exit(f"llm-train: {misplaced(place, runs_are)}")
         return create_app(settings, db)
     except RecipeError as error:

@@ -31,6 +31,8 @@ class Settings(BaseSettings):
     # PostgreSQL: as many connections as this server opens at most.
     database_connections: Annotated[int, Field(ge=5, le=200)] = 16
     data_dir: Path = Path("data")
+    # Where checkpoints are kept: in the data directory, or what another package brings.
+    storage: str = "directory:"
     # A TOML file whose recipes join the built-in ones.
     recipes: Path | None = None
     # What every request must bring; without one, only this machine can connect.

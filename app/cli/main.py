@@ -171,8 +171,8 @@ def _prune(arguments: argparse.Namespace) -> None:
     total = sum(each.size_bytes or 0 for each in found)
     what = "would be deleted" if arguments.dry_run else "deleted"
     print(f"{total:>16,} bytes in {len(found)} checkpoints {what}")
-    for path, why in left.items():
-        print(f"llm-train: {path} could not be deleted: {why}", file=sys.stderr)
+    for why in left.values():
+        print(f"llm-train: {why}", file=sys.stderr)
     if left:
         sys.exit(1)
 

@@ -13,13 +13,16 @@ from app.cli import client
 from app.db.connect import connect
 from app.db.database import FEWEST, Database, InUse
 from app.db.tables import Checkpoint
+from app.domain import paths
 from app.domain.ids import is_id
 from app.domain.recipes import read_recipes
 from app.domain.requests import VerifyRequest
-from app.errors import NotFound, Unavailable
+from app.errors import CheckpointUnreadable, NotFound, Unavailable
 from app.services import data_dirs, retention, verification
-from app.services.reading import Readers
 from app.settings import Settings
+from app.storage import get_storage
+from app.storage.base import CheckpointStorage
+from app.storage.readers import Readers
 
 _INSTEAD_OF_PRUNING = (
     "stop it first, or let it delete by its recipes' keep_checkpoints; "
@@ -49,7 +52,7 @@ async def verify(
     try:
         async with _database(settings) as db:
             async for each in verification.verify_each(
-                db, Readers(1), settings.data_dir, experiment_id, request
+                db, Readers(1), _storage(settings), experiment_id, request
             ):
                 row, unreadable = each
                 state, reason = row.state, row.reason
@@ -79,7 +82,7 @@ class Pruned(NamedTuple):
     """The checkpoints that are deleted, and by path why others could not be."""
 
     deleted: list[Checkpoint]
-    left: dict[str, OSError]
+    left: dict[str, CheckpointUnreadable]
 
 
 async def prune(settings: Settings, keep: int | None, dry_run: bool) -> Pruned:
@@ -88,17 +91,20 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> Pruned:
     Answers what is deleted, or with `dry_run` would be. Raises RecipeError, Unavailable.
     """
     wanted = keep or retention.configured_limits(read_recipes(settings.recipes))
+    storage = _storage(settings)
     async with _database(settings, _INSTEAD_OF_PRUNING) as db:
         if dry_run:
             return Pruned(await db.scan(retention.plan, wanted), {})
         deleted: list[Checkpoint] = []
-        left: dict[str, OSError] = {}
+        left: dict[str, CheckpointUnreadable] = {}
         for run_id, number in (await db.scan(retention.over_limit, wanted)).items():
             deleted += await db.write(retention.delete, run_id, number)
         for each in await db.read(retention.list_pending_deletion):
             try:
-                retention.remove(settings.data_dir, each)
-            except OSError as error:  # one that cannot go must not keep all others on the disk
+                storage.delete(paths.parse(each.ckpt_path), each.sha256)
+            except (
+                CheckpointUnreadable
+            ) as error:  # one that cannot go must not keep all others on the disk
                 left[each.ckpt_path] = error
                 continue
             await db.write(retention.record_files_removed, [each])
@@ -117,7 +123,11 @@ async def _database(settings: Settings, instead: str | None = None) -> AsyncIter
             raise Unavailable(f"{error}; {instead}") from error
         raise
     try:
-        await db.read(data_dirs.check, data_dirs.identity(settings.data_dir))
+        await data_dirs.require_in_place(db, Readers(1), _storage(settings))
         yield db
     finally:
         await db.stop()
+
+
+def _storage(settings: Settings) -> CheckpointStorage:
+    return get_storage(settings.storage, settings.data_dir)

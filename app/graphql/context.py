@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from starlette.requests import HTTPConnection
@@ -22,7 +21,8 @@ from app.db.sql import Tx, dump
 from app.graphql.budget import Budget, Memory
 from app.graphql.documents import Documents
 from app.services.idempotency import InFlight
-from app.services.reading import Readers
+from app.storage.base import CheckpointStorage
+from app.storage.readers import Readers
 
 Reader = Callable[[Tx, list[Any]], Sequence[Any]]
 PART = 500
@@ -37,7 +37,7 @@ class Context:
         self.db: Database = state.db
         self.recipes: Mapping[str, Any] = state.recipes
         self.secret: str = state.secret
-        self.data_dir: Path = state.settings.data_dir
+        self.storage: CheckpointStorage = state.storage
         self.readers: Readers = state.readers
         self.in_flight: InFlight = state.in_flight
         self.caller: str = connection.scope["caller"]

@@ -38,9 +38,8 @@ async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> R
     found: list[Verified] = []
 
     async def verify() -> None:
-        data_dir = state.settings.data_dir
         found[:] = await verification.verify_all(
-            state.db, state.readers, data_dir, experiment_id, body
+            state.db, state.readers, state.storage, experiment_id, body
         )
 
     stored = await responses.perform(

@@ -19,8 +19,8 @@ from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, RunId, takes
 from app.rest.problems import documented
 from app.services import launches, reports
-from app.services.data_dirs import identity
 from app.services.reports import Receipt
+from app.storage import data_dir as data_dirs
 
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 MAX_OF_RUN = 64
@@ -127,9 +127,9 @@ async def run_spec(request: Request, run_id: RunId) -> Response:
     data_dir = state.settings.data_dir.absolute()
     # Who trains a run needs its paths, and nobody afterwards.
     wanted = launches.spec if request.scope["caller"] == "api" else reports.spec
-    found = await state.db.read(wanted, run_id, data_dir)
+    found = await state.db.read(wanted, run_id, state.storage)
     return responses.json(
-        {**found, "data_dir": {"path": str(data_dir), "name": identity(data_dir)}}
+        {**found, "data_dir": {"path": str(data_dir), "name": data_dirs.identity(data_dir)}}
     )
 
 

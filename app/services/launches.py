@@ -6,7 +6,6 @@ attempt its number and its nonce; whatever happens later is recorded against tha
 
 import secrets
 from collections.abc import Sequence, Set
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, literal_column, select
@@ -14,13 +13,13 @@ from sqlalchemy import bindparam, func, literal_column, select
 from app.db import tables
 from app.db.sql import Statement, Tx, columns, dump, load, select_all
 from app.db.tables import Checkpoint, Run
-from app.domain import evidence
+from app.domain import evidence, paths
 from app.domain.evidence import Evidence
 from app.domain.ids import timestamp_after
 from app.domain.lifecycle import LAUNCHED, CheckpointState, Reason, RunStatus
 from app.domain.recipes import Recipe, StallAction
 from app.services import checkpoints, data_dirs, events, promises, runs
-from app.services.verification import directory
+from app.storage.base import CheckpointStorage
 
 _run = columns(Run)
 
@@ -139,7 +138,7 @@ def sources(tx: Tx, run: Run) -> list[Source]:
     return found
 
 
-def spec_of(run: Run, source: Source | None, data_dir: Path) -> dict[str, Any]:
+def spec_of(run: Run, source: Source | None, storage: CheckpointStorage) -> dict[str, Any]:
     """What every trainer of a run shall do, wherever it runs: the heart of spec.json."""
     return {
         "format": 1,
@@ -151,16 +150,16 @@ def spec_of(run: Run, source: Source | None, data_dir: Path) -> dict[str, Any]:
         "hyperparams": load(run.hyperparams),
         "resources": load(run.resources),
         "notes": run.notes or "",
-        "checkpoint_dir": str(directory(data_dir, f"/ckpts/{run.experiment_id}/{run.id}")),
+        "checkpoint_dir": storage.location(run.experiment_id, run.id),
         "resume": None if source is None else {
             "ckpt_path": source.named.ckpt_path,
-            "path": str(directory(data_dir, source.stored.ckpt_path)),
+            "path": storage.location(*paths.parse(source.stored.ckpt_path)),
             "step": source.stored.step,
         },
     }  # fmt: skip
 
 
-def spec(tx: Tx, run_id: str, data_dir: Path) -> dict[str, Any]:
+def spec(tx: Tx, run_id: str, storage: CheckpointStorage) -> dict[str, Any]:
     """What a trainer that attaches by itself shall do. Raises NotFound.
 
     It starts from the checkpoint that the run was resumed from, whatever became of that: what
@@ -173,7 +172,7 @@ def spec(tx: Tx, run_id: str, data_dir: Path) -> dict[str, Any]:
         source = Source(named, checkpoints.get_stored(tx, named))
         if source.stored.state == CheckpointState.EMPTY:
             source = None
-    return spec_of(run, source, data_dir)
+    return spec_of(run, source, storage)
 
 
 class WaitingReason(NamedTuple):

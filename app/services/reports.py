@@ -11,7 +11,6 @@ What a report may hold is in `app.domain.reports`, which process may send it in 
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from sqlalchemy import bindparam, func, select
@@ -37,6 +36,7 @@ from app.services import (
     runs,
     sessions,
 )
+from app.storage.base import CheckpointStorage
 
 MAX_PENDING = 200
 """Checkpoints of a run that wait to be verified."""
@@ -208,12 +208,12 @@ def _announce(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
     return run
 
 
-def spec(tx: Tx, run_id: str, data_dir: Path) -> dict[str, Any]:
+def spec(tx: Tx, run_id: str, storage: CheckpointStorage) -> dict[str, Any]:
     """Return what the trainer of a run shall do. Raises NotFound, RunFinished."""
     run = runs.get(tx, run_id)
     if RunStatus(run.status) in TERMINAL:
         raise RunFinished(f"The run is {run.status}; there is nothing more to do.")
-    return launches.spec(tx, run_id, data_dir)
+    return launches.spec(tx, run_id, storage)
 
 
 def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:

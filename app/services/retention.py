@@ -2,32 +2,26 @@
 
 plan(tx, …)      the dry run: what would be deleted
 delete(tx, …)    records the prunable checkpoints of one run as deleted, which is the decision
-remove(…)        removes the files; after a crash in between, `list_pending_deletion` has them
+
+The storage removes the files afterwards (`CheckpointStorage.delete`), which `record_files_removed`
+records; after a crash in between they are in `list_pending_deletion`.
 
 Never deleted: a marked checkpoint, the one that a cancel promised, one that has an alias, the
 source of a run that is not over, and what a live run started from.
 """
 
-import hashlib
-import os
-import shutil
-import stat
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from llm_train.checkpoint import MANIFEST, MAX_MANIFEST_BYTES
 from sqlalchemy import bindparam, exists, func, or_, select, true, update
 from sqlalchemy.orm import aliased
 
-from app import files
 from app.db.sql import Statement, Tx, columns, select_all
 from app.db.tables import Checkpoint, Run
-from app.domain import paths
 from app.domain.lifecycle import GONE, TERMINAL
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.recipes import Recipe
-from app.services import checkpoints, runs, verification
+from app.services import checkpoints, runs
 
 _checkpoint = columns(Checkpoint)
 _run = columns(Run)
@@ -136,7 +130,7 @@ def prunable(tx: Tx, run: Run, keep: int) -> list[Checkpoint]:
 def delete(tx: Tx, run_id: str, keep: int) -> list[Checkpoint]:
     """Record the prunable checkpoints of a run as deleted, with an event each.
 
-    Their files are removed afterwards (`remove`, `record_files_removed`).
+    Their files are removed afterwards.
     """
     run = runs.lock(tx, run_id)
     for checkpoint in prunable(tx, run, keep):
@@ -157,34 +151,3 @@ def record_files_removed(tx: Tx, removed: Sequence[Checkpoint]) -> None:
     """Record that the files of deleted checkpoints are gone. May be repeated."""
     for checkpoint in removed:
         tx.run(_FILES_REMOVED, key=checkpoint.id, at=tx.now)
-
-
-def remove(data_dir: Path, checkpoint: Checkpoint) -> None:
-    """Remove the files; at no time does a part of them look like a checkpoint.
-
-    Another checkpoint that was committed under the name since stays. Raises OSError.
-    """
-    name, trash = paths.parse(checkpoint.ckpt_path).name, f".trash-{checkpoint.id}"
-    try:
-        with verification.parent(data_dir, checkpoint.ckpt_path) as folder:
-            known = (None, checkpoint.sha256)
-            if files.exists(folder, name) and _manifest_sha256(folder, name) in known:
-                os.rename(name, trash, src_dir_fd=folder, dst_dir_fd=folder)
-            if not files.exists(folder, trash):
-                return
-            if stat.S_ISLNK(os.stat(trash, dir_fd=folder, follow_symlinks=False).st_mode):
-                os.unlink(trash, dir_fd=folder)  # what an operator moved elsewhere stays
-            else:
-                shutil.rmtree(trash, dir_fd=folder)
-    except FileNotFoundError:
-        return
-
-
-def _manifest_sha256(folder: int, name: str) -> str | None:
-    """Return the SHA-256 of the manifest in a directory, or None if there is none."""
-    try:
-        with files.inner(folder, name) as opened:
-            content = files.read(opened, MANIFEST, MAX_MANIFEST_BYTES)
-    except (FileNotFoundError, files.Unusable):
-        return None
-    return hashlib.sha256(content).hexdigest()

@@ -10,7 +10,7 @@ verification that each saved checkpoint gets. `Uploads` bounds what waits.
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,6 @@ from llm_train.checkpoint import MANIFEST, CheckpointError, Manifest
 from app import files
 from app.domain.paths import CheckpointPath
 from app.errors import Conflict, InvalidInput, NotFound, RunLimit
-from app.services import verification
 
 WRITE_BYTES = 1024 * 1024
 READ_BYTES = 1024 * 1024
@@ -96,7 +95,7 @@ class _Draft:
 
     def __init__(self, data_dir: Path, path: CheckpointPath, attempt: int, file: str) -> None:
         *folders, self._name = file.split("/")
-        run = verification.directory(data_dir, path).parent
+        run = _run_directory(data_dir, path)
         with files.directory(
             run.parents[1], run.parent.name, run.name, _waiting(path, attempt), *folders, make=True
         ) as folder:
@@ -157,7 +156,7 @@ def commit(data_dir: Path, path: CheckpointPath, attempt: int, content: bytes) -
         raise InvalidInput(
             f"The manifest: {error}.", errors=[{"pointer": "", "detail": str(error)}]
         ) from None
-    run = verification.directory(data_dir, path).parent
+    run = _run_directory(data_dir, path)
     with files.directory(run.parents[1], run.parent.name, run.name, make=True) as parent:
         for name in checkpoint.candidate_names(path.name):
             if _has_manifest(parent, name, content):
@@ -253,7 +252,7 @@ def open_file(data_dir: Path, path: CheckpointPath, file: str) -> int:
     *folders, name = file.split("/")
     try:
         with (
-            verification.parent(data_dir, path) as parent,
+            _open_run(data_dir, path) as parent,
             files.inner(parent, path.name) as folder,
             _inner(folder, folders) as opened,
         ):
@@ -278,7 +277,7 @@ def _waiting(path: CheckpointPath, attempt: int) -> str:
 
 def _waiting_bytes(data_dir: Path, path: CheckpointPath) -> int:
     """Return how much a run has sent that is not committed."""
-    run = verification.directory(data_dir, path).parent
+    run = _run_directory(data_dir, path)
     size = 0
     try:
         with files.directory(run.parents[1], run.parent.name, run.name) as folder:
@@ -292,3 +291,11 @@ def _waiting_bytes(data_dir: Path, path: CheckpointPath) -> int:
     except (FileNotFoundError, NotADirectoryError, files.Unusable):
         return 0
     return size
+
+
+def _run_directory(data_dir: Path, path: CheckpointPath) -> Path:
+    return data_dir.absolute() / "ckpts" / path.experiment_id / path.run_id
+
+
+def _open_run(data_dir: Path, path: CheckpointPath) -> AbstractContextManager[int]:
+    return files.directory(data_dir / "ckpts", path.experiment_id, path.run_id)

@@ -19,6 +19,7 @@ from app.domain.recipes import Recipe
 from app.launchers import get_launcher
 from app.services import data_dirs
 from app.settings import Settings
+from app.storage import data_dir
 from app.supervisor.cleanup import tidy
 from app.supervisor.reconcile import observe
 from app.supervisor.schedule import launch
@@ -122,7 +123,7 @@ class Supervisor:
             return
         try:
             await self.desk.db.write(data_dirs.write_again)
-            await asyncio.to_thread(data_dirs.probe, self.desk.settings.data_dir)
+            await asyncio.to_thread(data_dir.probe, self.desk.settings.data_dir)
             self._unwritable = None
         except Exception as error:
             self.desk.log_throttled("write", "nothing can be written", error=error)
@@ -142,9 +143,9 @@ class Supervisor:
         if not leads and not self.misplaced:
             return False
         place = desk.settings.data_dir.absolute()
-        desk.data_dir = await asyncio.to_thread(data_dirs.named, place)
+        desk.data_dir = await asyncio.to_thread(data_dir.get_name, place)
         if not leads:
-            self.misplaced = bool(await desk.db.read(data_dirs.foreign, desk.data_dir))
+            self.misplaced = bool(await desk.db.read(data_dirs.get_foreign, desk.data_dir))
             return False
         adoption = await desk.db.write(data_dirs.adopt, desk.data_dir, str(place))
         self.misplaced = not adoption.ours

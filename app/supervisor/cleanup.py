@@ -3,6 +3,8 @@
 import logging
 import time
 
+from app.domain import paths
+from app.errors import CheckpointUnreadable
 from app.services import idempotency, retention
 from app.supervisor.state import Desk
 
@@ -35,8 +37,12 @@ async def _remove_files(desk: Desk) -> None:
         if not await desk.in_place():
             return  # a data directory that is away has not lost its files
         try:
-            await desk.reading(retention.remove, desk.settings.data_dir, checkpoint)
-        except OSError as error:  # one that cannot be removed must not keep all others on the disk
-            log.error("%s could not be deleted: %s; it is tried again", checkpoint.ckpt_path, error)
+            await desk.reading(
+                desk.storage.delete, paths.parse(checkpoint.ckpt_path), checkpoint.sha256
+            )
+        except (
+            CheckpointUnreadable
+        ) as error:  # one that cannot be removed must not keep all others on the disk
+            log.error("%s It is tried again.", error.detail)
             continue
         await desk.db.write(retention.record_files_removed, [checkpoint])

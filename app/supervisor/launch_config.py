@@ -58,7 +58,7 @@ def spec(
         source = None
     attempt = run.attempt + 1
     return {
-        **launches.spec_of(run, source, desk.settings.data_dir),
+        **launches.spec_of(run, source, desk.storage),
         "attempt": attempt,
         "gpus": list(gpus),
         "stop_checkpoint": paths.stop_name(attempt),

@@ -9,9 +9,9 @@ from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.recipes import Recipe, StallAction
-from app.errors import Busy, Unavailable
+from app.errors import Busy, CheckpointUnreadable, Unavailable
 from app.launchers.base import LauncherError, Observation
-from app.services import checkpoints, launches, verification
+from app.services import checkpoints, launches
 from app.services.launches import LiveRun
 from app.supervisor import launch_config, logs, schedule, spool, verifying
 from app.supervisor.state import Desk
@@ -280,8 +280,8 @@ async def _take_in(desk: Desk, run: LiveRun, found: Observation) -> None:
         await asyncio.to_thread(desk.launcher.kill, desk.run_dir(run.id), run.attempt, run.nonce)
     failpoint("end.before_spool")
     await spool.deliver(desk, run)
-    saved = verification.directory(desk.settings.data_dir, f"/ckpts/{run.experiment_id}/{run.id}")
-    await asyncio.to_thread(verifying.sweep, saved)
+    with suppress(CheckpointUnreadable):
+        await asyncio.to_thread(desk.storage.remove_drafts, run.experiment_id, run.id)
     desk.attempt(run).is_over = True
     desk.woken.set()  # what it held is free
 

@@ -17,10 +17,12 @@ from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.domain.resources import Allocation, Reservations, Resources
 from app.launchers.base import RunDirLauncher
-from app.services import data_dirs, verification
+from app.services import verification
 from app.services.launches import AnyRun, Place
-from app.services.reading import Readers
 from app.settings import Settings
+from app.storage import data_dir, get_storage
+from app.storage.base import CheckpointStorage
+from app.storage.readers import Readers
 
 Attempt = tuple[str, int]
 P = ParamSpec("P")
@@ -28,6 +30,7 @@ R = TypeVar("R")
 
 READERS = 4
 """Checkpoints that are read at a time; as many more that are small."""
+SMALL_BYTES = 64 << 20
 MOST_ATTENTION = 1.0
 """The longest time between two turns that counts as having watched."""
 ECHO_SECONDS = 15.0
@@ -105,6 +108,7 @@ class Desk:
     launcher: RunDirLauncher
     api_url: str
     clock: Callable[[], float] = time.monotonic
+    storage: CheckpointStorage = field(init=False)
     # The name of the data directory, which the database holds while we lead.
     data_dir: str | None = None
     woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -136,6 +140,7 @@ class Desk:
 
     def __post_init__(self) -> None:
         self.turned_at = self.clock()
+        self.storage = get_storage(self.settings.storage, self.settings.data_dir)
 
     def turn(self, leads: bool) -> None:
         """A new turn begins; whoever does not lead any more forgets everything."""
@@ -163,7 +168,7 @@ class Desk:
 
     async def in_place(self) -> bool:
         """Whether the data directory is still there: what is not in it may be elsewhere."""
-        found = await asyncio.to_thread(data_dirs.identity, self.settings.data_dir)
+        found = await asyncio.to_thread(data_dir.identity, self.settings.data_dir)
         if found != self.data_dir:
             away = self.settings.data_dir.absolute()
             self.log_throttled("data_dir", "the data directory %s is away", away)
@@ -253,10 +258,9 @@ class Desk:
         self, path: CheckpointPath, expected: str | None
     ) -> verification.VerificationResult:
         """Reads a checkpoint; no small one waits until 100 GB of others are read."""
-        data_dir = self.settings.data_dir
-        small = await self.quick_readers.run(verification.is_small, data_dir, path)
-        readers = self.quick_readers if small else self.readers
-        return await readers.run(verification.verify_files, data_dir, path, expected)
+        size = await self.quick_readers.run(self.storage.size, path, SMALL_BYTES)
+        readers = self.quick_readers if size <= SMALL_BYTES else self.readers
+        return await readers.run(verification.verify_files, self.storage, path, expected)
 
     async def reading(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs what reads checkpoints, a few at a time, in a thread that holds up no shutdown."""

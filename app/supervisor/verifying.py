@@ -6,13 +6,7 @@ the record changed meanwhile, and its end wakes the loop.
 
 import asyncio
 import logging
-import shutil
-from contextlib import AbstractContextManager, suppress
-from pathlib import Path
 
-from llm_train.checkpoint import MANIFEST
-
-from app import files
 from app.db.tables import Checkpoint, Verification
 from app.domain import paths
 from app.domain.lifecycle import GONE
@@ -22,6 +16,7 @@ from app.errors import CheckpointUnreadable
 from app.services import checkpoints, runs, verification, verifications
 from app.services.launches import LiveRun, Source
 from app.services.verification import VerificationResult
+from app.storage.base import CheckpointStorage
 from app.supervisor.state import Desk
 
 PATIENCE_SECONDS = 60.0
@@ -40,7 +35,7 @@ async def verify(desk: Desk) -> None:
         if each.ckpt_path not in desk.jobs
     ]
     if waiting:  # the disk may hang: that must hold up the duties only, not the server
-        for each in await asyncio.to_thread(_there, desk.settings.data_dir, waiting):
+        for each in await asyncio.to_thread(_there, desk.storage, waiting):
             begin(desk, paths.parse(each.ckpt_path), each.sha256)
 
 
@@ -73,21 +68,21 @@ async def _work_off(desk: Desk, unfinished: Verification) -> None:
 
 async def _read_again(desk: Desk, checkpoint: Checkpoint) -> VerificationResult | None:
     """Return None for one that was never here (an external run's, kept elsewhere): not lost."""
-    if checkpoint.state == State.DECLARED and not await asyncio.to_thread(
-        verification.has_files, desk.settings.data_dir, checkpoint.ckpt_path
-    ):
-        return None
-    return await desk.look(paths.parse(checkpoint.ckpt_path), checkpoint.sha256)
+    path = paths.parse(checkpoint.ckpt_path)
+    exists = checkpoint.state != State.DECLARED or await asyncio.to_thread(
+        desk.storage.exists, path
+    )
+    return await desk.look(path, checkpoint.sha256) if exists else None
 
 
 def waiting(desk: Desk, known: list[Checkpoint]) -> bool:
     """Whether one of these is there and not yet looked at."""
     unseen = [each for each in known if each.state == State.PENDING and each.stored_as_id is None]
-    return bool(_there(desk.settings.data_dir, unseen))
+    return bool(_there(desk.storage, unseen))
 
 
-def _there(data_dir: Path, waiting: list[Checkpoint]) -> list[Checkpoint]:
-    return [each for each in waiting if verification.has_files(data_dir, each.ckpt_path)]
+def _there(storage: CheckpointStorage, waiting: list[Checkpoint]) -> list[Checkpoint]:
+    return [each for each in waiting if storage.exists(paths.parse(each.ckpt_path))]
 
 
 def begin(desk: Desk, path: CheckpointPath, expected: str | None, *, last: bool = False) -> None:
@@ -148,18 +143,14 @@ async def record(desk: Desk, finding: VerificationResult) -> Checkpoint | None:
 async def settled(desk: Desk, run: LiveRun) -> frozenset[str] | None:
     """Once all that a dead trainer committed is verified, announced or not: the ids of the
     promised checkpoints of which there are no files. None: something is still being read."""
-    directory = verification.directory(
-        desk.settings.data_dir, f"/ckpts/{run.experiment_id}/{run.id}"
-    )
     known = {each.ckpt_path: each for each in await desk.db.read(checkpoints.list_of_run, run.id)}
     reading = False
     try:
-        names = await asyncio.to_thread(_committed, directory)
-    except OSError:  # each that was promised is tried then, and has its minute
+        committed = await asyncio.to_thread(desk.storage.list_run, run.experiment_id, run.id)
+    except CheckpointUnreadable:  # each that was promised is tried then, and has its minute
         promised = [each for each in known.values() if each.state == State.PENDING]
-        names = [paths.parse(e.ckpt_path).name for e in promised if e.stored_as_id is None]
-    for name in names:
-        path = CheckpointPath(run.experiment_id, run.id, name)
+        committed = [paths.parse(e.ckpt_path) for e in promised if e.stored_as_id is None]
+    for path in committed:
         each = known.pop(str(path), None)
         if each is None or each.state in (State.PENDING, State.DECLARED):
             begin(desk, path, each.sha256 if each else None, last=True)
@@ -195,36 +186,3 @@ async def first_good(
         if stored.state == State.DECLARED:
             return None, why
     return None, why
-
-
-def sweep(directory: Path) -> None:
-    """Removes what dead trainers of a run began to write and did not commit."""
-    with suppress(OSError), _open(directory) as folder:
-        for name in files.names(folder):
-            if name.startswith(".tmp-"):
-                shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
-
-
-def _committed(directory: Path) -> list[str]:
-    """The names under which there may be a checkpoint. Raises OSError when none can be told."""
-    try:
-        with _open(directory) as folder:
-            names = files.names(folder)
-            return [name for name in names if paths.is_name(name) and _has_manifest(folder, name)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _has_manifest(folder: int, name: str) -> bool:
-    try:
-        with files.inner(folder, name) as opened:
-            return files.is_file(opened, MANIFEST)
-    except (FileNotFoundError, files.Unusable):
-        return False
-    except OSError:  # whoever reads it finds out
-        return True
-
-
-def _open(directory: Path) -> AbstractContextManager[int]:
-    """Open the directory of a run's checkpoints, never through a link."""
-    return files.directory(directory.parents[1], directory.parent.name, directory.name)

@@ -15,7 +15,8 @@ import pytest
 from app.db.sql import Tx
 from app.domain.ids import new_id
 from app.domain.tokens import attempt_token, claim_code
-from app.services import attempts, data_dirs, launches, runs
+from app.services import attempts, launches, runs
+from app.storage import data_dir
 from tests.api.conftest import Api, running
 from tests.api.problem import problem
 from tests.support.database import Databases
@@ -54,7 +55,7 @@ class Remote:
     def launch(self, resume_path: str | None = None) -> None:
         """The supervisor submits the run's next attempt."""
 
-        place = data_dirs.named(self.api.settings.data_dir)
+        place = data_dir.get_name(self.api.settings.data_dir)
 
         def submit(tx: Tx) -> int:
             run = launches.claim(tx, runs.get(tx, self.run), [], None, None, place)

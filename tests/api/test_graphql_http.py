@@ -14,6 +14,7 @@ from graphql import get_introspection_query
 from app.graphql import limits
 from app.services import verification
 from app.services.verification import VerificationResult
+from app.storage.base import CheckpointStorage
 from tests.api.conftest import Api, running
 from tests.support.graphql import Graph
 
@@ -276,7 +277,7 @@ def test_reading_a_checkpoint_may_take_longer_and_under_a_key_happens_once(
 ) -> None:
     read = []
 
-    def slow(data_dir: Path, path: Any, expected: str | None) -> VerificationResult:
+    def slow(storage: CheckpointStorage, path: Any, expected: str | None) -> VerificationResult:
         time.sleep(0.5)
         read.append(str(path))
         return VerificationResult(path, expected, "It is torn.")

@@ -13,6 +13,7 @@ from app.domain import paths
 from app.domain.lifecycle import MOVES, TERMINAL, RunStatus
 from app.services import checkpoints, events, metrics, runs, verification
 from app.services.metrics import Window
+from app.storage import get_storage
 from tests.chaos.storm import Acknowledged, Story
 
 
@@ -145,14 +146,15 @@ def launched_once(run: Run, data_dir: Path) -> list[str]:
 
 def files(tx: Tx, run: Run, data_dir: Path) -> list[str]:
     """Every ready checkpoint is whole; every promise is settled; nothing partial is left."""
+    storage = get_storage("directory:", data_dir)
     found = []
     for each in checkpoints.list_of_run(tx, run.id):
         if each.state == "pending":
             found.append(f"{each.ckpt_path} is still pending")
         if each.state == "ready" and each.stored_as_id is None:
             path = paths.parse(each.ckpt_path)
-            manifest = verification.verify_files(data_dir, path, each.sha256).manifest
+            manifest = verification.verify_files(storage, path, each.sha256).manifest
             if isinstance(manifest, str) or manifest.sha256 != each.sha256:
                 found.append(f"{each.ckpt_path} is ready and not whole: {manifest}")
-    place = verification.directory(data_dir, f"/ckpts/{run.experiment_id}/{run.id}")
+    place = data_dir / "ckpts" / run.experiment_id / run.id
     return found + [f"{partial} is left" for partial in place.glob(".t*")]

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from llm_train import checkpoint
 
-from app import files
 from app.db.database import Database
 from app.db.sql import Tx
 from app.db.tables import Checkpoint, Run
@@ -18,9 +17,10 @@ from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import Busy, CheckpointLost, CheckpointUnreadable
 from app.launchers.local.launcher import LocalLauncher
-from app.services import checkpoints, data_dirs, launches, marks, retention, runs, verification
+from app.services import checkpoints, launches, marks, retention, runs, verification
 from app.settings import Settings
-from app.supervisor import verifying
+from app.storage import data_dir as data_dir_file
+from app.storage import get_storage
 from app.supervisor.cleanup import tidy
 from app.supervisor.state import Desk
 from tests.support.database import Databases
@@ -52,6 +52,15 @@ async def pending_deletion(stage: Stage, run: Run) -> list[Checkpoint]:
     """The deleted checkpoints of a run whose files may still be there."""
     found = await stage.db.read(retention.list_pending_deletion)
     return [each for each in found if each.run_id == run.id]
+
+
+def place_of(data_dir: Path, path: object) -> Path:
+    return data_dir / str(path).lstrip("/")
+
+
+def remove(data_dir: Path, deleted: Checkpoint) -> None:
+    storage = get_storage("directory:", data_dir)
+    storage.delete(paths.parse(deleted.ckpt_path), deleted.sha256)
 
 
 async def resume(stage: Stage, run: Run, name: str) -> Run:
@@ -169,19 +178,19 @@ async def test_files_go_after_the_record_and_a_crash_in_between_is_made_good(
     stage = await Stage.open(db)
     run = await trained(stage, 3)
     for name in await left(stage, run):
-        directory = verification.directory(tmp_path, (await stage.named(run, name)).ckpt_path)
+        directory = place_of(tmp_path, (await stage.named(run, name)).ckpt_path)
         directory.mkdir(parents=True)
         (directory / "weights").write_text("1")
     first, second = await db.write(retention.delete, run.id, 1)
     # The server dies here once, and once in the middle of the removal.
-    retention.remove(tmp_path, first)
-    directory = verification.directory(tmp_path, second.ckpt_path)
-    shutil.move(directory, directory.with_name(f".trash-{second.id}"))
+    remove(tmp_path, first)
+    directory = place_of(tmp_path, second.ckpt_path)
+    shutil.move(directory, directory.with_name(".trash-s2"))
 
     doomed = await pending_deletion(stage, run)
     assert {each.id for each in doomed} == {first.id, second.id}
     for each in doomed:
-        retention.remove(tmp_path, each)
+        remove(tmp_path, each)
     await db.write(retention.record_files_removed, doomed)
 
     assert not await pending_deletion(stage, run)
@@ -196,7 +205,7 @@ async def test_what_cannot_be_deleted_keeps_nothing_else_on_the_disk(
     stage = await Stage.open(db)
     run = await trained(stage, 4)
     s1, s2, s3, s4 = [
-        verification.directory(tmp_path, (await stage.named(run, name)).ckpt_path)
+        place_of(tmp_path, (await stage.named(run, name)).ckpt_path)
         for name in await left(stage, run)
     ]
     for each in (s2, s3, s4):
@@ -213,7 +222,7 @@ async def test_what_cannot_be_deleted_keeps_nothing_else_on_the_disk(
     await asyncio.gather(*[job for job, _ in desk.jobs.values()])
 
     kept = {each.name for each in s4.parent.iterdir()}
-    assert kept == {f".trash-{(await stage.named(run, 's1')).id}", "s4"}
+    assert kept == {".trash-s1", "s4"}
     assert elsewhere.is_dir()
     doomed = await pending_deletion(stage, run)
     assert [each.step for each in doomed] == [1], "it is tried again"
@@ -229,8 +238,8 @@ async def test_what_is_elsewhere_for_a_while_is_not_taken_for_deleted(
     data_dir = tmp_path / "mounted"
     settings = Settings(data_dir=data_dir)
     desk = Desk(db, settings, {}, "s" * 32, LocalLauncher(gpus=[]), "http://127.0.0.1:1")
-    desk.data_dir = data_dirs.named(data_dir)
-    files = verification.directory(data_dir, (await stage.named(run, "s1")).ckpt_path)
+    desk.data_dir = data_dir_file.get_name(data_dir)
+    files = place_of(data_dir, (await stage.named(run, "s1")).ckpt_path)
     files.mkdir(parents=True)
 
     async def removed() -> bool:
@@ -267,14 +276,16 @@ async def test_a_checkpoint_committed_under_the_name_of_a_deleted_one_keeps_its_
 
     async def saves(name: str, step: int) -> Path:
         path = CheckpointPath(run.experiment_id, run.id, name)
-        directory = verification.directory(tmp_path, path)
+        directory = place_of(tmp_path, path)
         temporary = checkpoint.begin(directory.parent, name)
         (temporary / "weights").write_text(str(step))
         shutil.rmtree(directory, ignore_errors=True)
         _, manifest = checkpoint.commit(temporary, name, step)
         saved = {"name": name, "step": step, "sha256": manifest.sha256}
         await stage.report(run, checkpoints=[saved])
-        finding = verification.verify_files(tmp_path, path, manifest.sha256)
+        finding = verification.verify_files(
+            get_storage("directory:", tmp_path), path, manifest.sha256
+        )
         await db.write(verification.record_results, [finding])
         return directory
 
@@ -284,7 +295,7 @@ async def test_a_checkpoint_committed_under_the_name_of_a_deleted_one_keeps_its_
     assert [each.step for each in deleted] == [1]
     again = await saves("a", 3)
     for each in deleted:
-        retention.remove(tmp_path, each)
+        remove(tmp_path, each)
     await db.write(retention.record_files_removed, deleted)
     assert (await stage.named(run, "a")).state == "ready"
     assert checkpoint.verify(again).step == 3
@@ -292,7 +303,7 @@ async def test_a_checkpoint_committed_under_the_name_of_a_deleted_one_keeps_its_
     deleted = await db.write(retention.delete, run.id, 1)
     assert [each.step for each in deleted] == [2]
     for each in deleted:
-        retention.remove(tmp_path, each)
+        remove(tmp_path, each)
     assert [each.name for each in again.parent.iterdir()] == ["a"], "the control"
 
 
@@ -309,17 +320,19 @@ async def test_a_link_in_the_place_of_a_runs_directory_leads_to_no_foreign_files
     (temporary / "weights").write_text("of somebody else")
     _, manifest = checkpoint.commit(temporary, "s1", 1)
     (foreign / ".tmp-theirs").mkdir()
-    swapped = verification.directory(tmp_path, s1.ckpt_path).parent
+    swapped = place_of(tmp_path, s1.ckpt_path).parent
     swapped.parent.mkdir(parents=True)
     swapped.symlink_to(foreign)
 
     with pytest.raises(CheckpointUnreadable, match="is not a directory of the service"):
-        verification.verify_files(tmp_path, path, manifest.sha256)
+        verification.verify_files(get_storage("directory:", tmp_path), path, manifest.sha256)
     for each in await db.write(retention.delete, run.id, 1):
-        with pytest.raises(files.Unusable):
-            retention.remove(tmp_path, each)
-    verifying.sweep(swapped)
-    assert verification.is_small(tmp_path, path)
+        with pytest.raises(CheckpointUnreadable, match="is not a directory of the service"):
+            remove(tmp_path, each)
+    storage = get_storage("directory:", tmp_path)
+    with pytest.raises(CheckpointUnreadable):
+        storage.remove_drafts(run.experiment_id, run.id)
+    assert storage.size(path, 1 << 30) == 0
     assert checkpoint.verify(foreign / "s1") == manifest
     assert (foreign / ".tmp-theirs").exists()
     swapped.unlink()

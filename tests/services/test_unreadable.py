@@ -22,9 +22,10 @@ from app.domain.paths import CheckpointPath
 from app.domain.requests import ResumeRequest, VerifyRequest
 from app.errors import CheckpointUnreadable
 from app.services import runs, verification, verifications
-from app.services.reading import Readers
 from app.services.verification import VerificationResult
 from app.services.verifications import Progress
+from app.storage.base import CheckpointStorage
+from app.storage.readers import Readers
 from app.supervisor import schedule, verifying
 from app.supervisor.reconcile import observe
 from app.supervisor.state import READERS, Desk
@@ -120,9 +121,11 @@ async def test_a_small_one_waits_for_no_large_ones(
     run, go = await stage.run("running"), threading.Event()
     look = verification.verify_files
 
-    def slowly(data_dir: Path, path: CheckpointPath, expected: str | None) -> VerificationResult:
+    def slowly(
+        storage: CheckpointStorage, path: CheckpointPath, expected: str | None
+    ) -> VerificationResult:
         assert path.name == "step-000009" or go.wait(20)
-        return look(data_dir, path, expected)
+        return look(storage, path, expected)
 
     monkeypatch.setattr(verification, "verify_files", slowly)
     for step in range(1, READERS + 1):
@@ -241,7 +244,7 @@ async def test_verify_says_that_it_cannot_tell_and_changes_nothing(
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
     run = await parent_with(stage, desk, tmp_path, 3, 5)
     request = VerifyRequest(run_id=run.id)
-    arguments = (db, Readers(1), tmp_path, stage.experiment, request)
+    arguments = (db, Readers(1), desk.storage, stage.experiment, request)
     with away(run, tmp_path), pytest.raises(CheckpointUnreadable, match="could not be read"):
         await verification.verify_all(*arguments)
     assert set((await states(stage, run)).values()) == {"ready"}
@@ -260,7 +263,7 @@ async def test_one_that_cannot_be_read_throws_away_nothing_that_is_found(
 
     on_record = []
     with away(first, tmp_path):
-        everything = (db, Readers(1), tmp_path, stage.experiment, VerifyRequest())
+        everything = (db, Readers(1), desk.storage, stage.experiment, VerifyRequest())
         async for each in verification.verify_each(*everything):
             found = await states(stage, second)
             on_record.append((each.unreadable is None, found["step-000002"], found["step-000003"]))
@@ -290,11 +293,11 @@ async def test_a_verification_in_the_background_goes_on_where_a_dead_server_left
     read: list[str] = []
 
     def slowly(
-        data_dir: Path, path: CheckpointPath, expected: str | None
+        storage: CheckpointStorage, path: CheckpointPath, expected: str | None
     ) -> verification.VerificationResult:
         read.append(path.name)
         assert path.name != "step-000003" or go.wait(20)
-        return verify_files(data_dir, path, expected)
+        return verify_files(storage, path, expected)
 
     monkeypatch.setattr(verification, "verify_files", slowly)
     try:

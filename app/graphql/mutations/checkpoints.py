@@ -81,7 +81,7 @@ class CheckpointMutations:
             experiment_id = paths.parse(input.ckpt_path).experiment_id
             context.limit.reschedule(None)  # its files may hold 100 GB
             await verification.verify_all(
-                context.db, context.readers, context.data_dir, experiment_id, request
+                context.db, context.readers, context.storage, experiment_id, request
             )
 
         return await perform(

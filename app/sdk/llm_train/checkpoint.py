@@ -15,14 +15,12 @@ symbolic link.
 
 import errno
 import itertools
-import json
 import os
 import re
 import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
 from pathlib import Path
 
 from llm_train.descriptors import (
@@ -42,6 +40,7 @@ from llm_train.manifest import (
     File,
     Link,
     Manifest,
+    build,
     check_path,
     parse,
     safe_name,
@@ -61,6 +60,7 @@ __all__ = [
     "candidate_names",
     "check_path",
     "commit",
+    "load",
     "parse",
     "safe_name",
     "verify",
@@ -118,19 +118,7 @@ def commit(
         links = [entry for entry in entries if isinstance(entry, Link)]
         if not files:
             raise CheckpointError("nothing was written into the checkpoint")
-        created_at = (
-            datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        )
-        content = json.dumps(
-            {
-                "format": 1,
-                "step": step,
-                "files": [file._asdict() for file in files],
-                **({"links": [link._asdict() for link in links]} if links else {}),
-                "created_at": created_at,
-            },
-            indent=1,
-        ).encode()
+        content = build(step, files, links)
         manifest = parse(content)  # what verify would refuse is refused now
         with open(
             MANIFEST, "xb", opener=lambda path, flags: os.open(path, flags, 0o666, dir_fd=root)
@@ -181,6 +169,12 @@ def verify(directory: Path, parent: int | None = None) -> Manifest:
     if expected:
         raise CheckpointError(f"{min(expected)!r} is missing")
     return manifest
+
+
+def load(directory: Path, parent: int | None = None) -> Manifest:
+    """Return the manifest of `directory` without reading its files. Raises like `verify`."""
+    with open_directory(directory, parent) as root:
+        return _load(root)
 
 
 def _compare(

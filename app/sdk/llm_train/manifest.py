@@ -1,12 +1,14 @@
 """The manifest of a checkpoint: its files, sizes and SHA-256, and what may be in it.
 
-`parse` validates the bytes of a manifest.json, which may come from anybody; checkpoint.py writes
-them and compares them with a directory.
+`build` makes the bytes of a manifest.json, and `parse` validates them, which may come from anybody;
+checkpoint.py compares them with a directory.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 MANIFEST = "manifest.json"
@@ -66,6 +68,25 @@ def safe_name(name: str, default: str) -> str:
     if not NAME.fullmatch(name):
         name = _UNSAFE.sub("-", name).lstrip(".-")[:128].rstrip("-") or default
     return f"own-{name}" if _RESERVED.fullmatch(name) else name
+
+
+def build(step: int, files: Sequence[File], links: Sequence[Link] = ()) -> bytes:
+    """Return the bytes of a manifest.json.
+
+    Args:
+        step: the step of the training loop.
+        files: sorted by path, as are `links`.
+        links: the symbolic links.
+    """
+    created_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    content = {
+        "format": 1,
+        "step": step,
+        "files": [file._asdict() for file in files],
+        **({"links": [link._asdict() for link in links]} if links else {}),
+        "created_at": created_at.replace("+00:00", "Z"),
+    }
+    return json.dumps(content, indent=1).encode()
 
 
 def parse(content: bytes) -> Manifest:

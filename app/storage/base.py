@@ -1,0 +1,134 @@
+"""The contract of a storage: it keeps the files of checkpoints under their logical paths.
+
+    draft = storage.begin(path)                    nothing is visible under the path yet
+    storage.write(draft, "model.bin", chunks)      once for each file, or for each piece of one
+    committed = storage.commit(draft, step)        now the checkpoint exists, whole, for ever
+    manifest = storage.verify(committed.path)      every byte against the manifest
+
+`directory.py` keeps them in the data directory, where trainers of this machine save by
+themselves with the same protocol (`llm_train.checkpoint`). What the service knows of a checkpoint
+is in the database (`app.services.checkpoints`); which may be deleted, `app.services.retention`.
+
+How to add a storage
+--------------------
+1. Write a class with the methods of `CheckpointStorage`. Commit must be atomic: until it returns
+   nothing is found under the path, and of two writers of one path the second gets another name.
+   `tests/support/memory_storage.py` is the smallest one.
+2. Add a function `open_storage(url, data_dir)` that returns it (the class itself, if it takes these
+   two), and raises ValueError with one sentence for a URL that it does not understand.
+3. Name that function in your package as an entry point; its name is the scheme of the URL:
+
+       [project.entry-points."llm_train.storage"]
+       s3 = "your_package.s3:open_storage"
+
+4. Add yours to `STORAGES` in `tests/contract/test_storage.py`, which holds every storage to this
+   contract, and run it.
+5. Choose it with `LLM_TRAIN_STORAGE=s3://bucket/prefix`.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+from llm_train.manifest import MANIFEST, Manifest
+
+from app.domain.paths import CheckpointPath
+
+__all__ = ["MANIFEST", "CheckpointStorage", "Committed", "Damaged", "Draft", "Manifest"]
+
+
+class Damaged(Exception):
+    """A checkpoint is missing, torn or changed, or cannot become one; one sentence says why.
+
+    What cannot be read at the moment is not damaged: that is `app.errors.CheckpointUnreadable`.
+    """
+
+
+class Draft(NamedTuple):
+    """A checkpoint that is being written. The storage chose `key`, which may be kept or sent."""
+
+    path: CheckpointPath
+    key: str
+
+
+class Committed(NamedTuple):
+    """A committed checkpoint. Its path is another than the draft's if that was taken."""
+
+    path: CheckpointPath
+    manifest: Manifest
+
+
+class CheckpointStorage(Protocol):
+    """Keeps the files of checkpoints under their logical paths.
+
+    Methods block for as long as the storage takes, so callers use a thread. They may be called
+    from several threads at a time and, unless it says otherwise, be repeated. A committed
+    checkpoint never changes. Every method raises CheckpointUnreadable if the storage
+    cannot answer now (it is away, no descriptors are left, access is denied): nothing may be
+    concluded from that.
+    """
+
+    def begin(self, path: CheckpointPath) -> Draft:
+        """Start a checkpoint that is to be committed under `path`."""
+
+    def write(self, draft: Draft, file: str, content: Iterable[bytes], offset: int = 0) -> int:
+        """Write a file of a draft from `offset` on; return its size now.
+
+        `file` is a relative POSIX path. What was written behind `offset` before is dropped, so a
+        broken transfer is continued, or begun again. Raises Damaged for a path that a manifest
+        cannot list, an offset behind the file's end, and a draft that does not exist.
+        """
+
+    def commit(self, draft: Draft, step: int) -> Committed:
+        """Turn a draft into a checkpoint of training step `step`. Not to be repeated.
+
+        Raises Damaged if the draft holds no files or does not exist.
+        """
+
+    def abandon(self, draft: Draft) -> None:
+        """Remove a draft; one that does not exist is not an error."""
+
+    def remove_drafts(self, experiment_id: str, run_id: str) -> None:
+        """Remove every draft of a run, of which nothing writes any more."""
+
+    def verify(self, path: CheckpointPath) -> Manifest:
+        """Read every byte of a checkpoint, and return the manifest that all files match.
+
+        Raises Damaged if something is missing, extra, truncated or changed.
+        """
+
+    def manifest(self, path: CheckpointPath) -> Manifest:
+        """Return the manifest, without reading the files. Raises Damaged if there is none."""
+
+    def size(self, path: CheckpointPath, most: int) -> int:
+        """Return the bytes of a checkpoint, as far as known; counting may end above `most`."""
+
+    def exists(self, path: CheckpointPath) -> bool:
+        """Return True if there is something under the path, whole or not, or it is not known."""
+
+    def read(self, path: CheckpointPath, file: str, offset: int = 0) -> Iterator[bytes]:
+        """Yield the bytes of a file (also of manifest.json) from `offset` on.
+
+        They are not compared with the manifest: the reader does that. Raises Damaged if there is
+        no such file.
+        """
+
+    def delete(self, path: CheckpointPath, sha256: str | None) -> None:
+        """Remove the checkpoint whose manifest has this digest, or that has none.
+
+        Another one that was committed under the path since stays. At no time does a part of
+        the files look like a checkpoint; after a crash in between it is repeated.
+        """
+
+    def list_run(self, experiment_id: str, run_id: str) -> list[CheckpointPath]:
+        """Return the paths of a run under which there is a manifest, sorted by name."""
+
+    def is_in_place(self, data_dir: str) -> bool:
+        """Return True if the files are here that the database knows of: a wrong or unmounted
+        place must not be taken for lost files. `data_dir` is the name of the database's data
+        directory (`data_dir.py`); a storage outside of it checks its own place.
+        """
+
+    def location(self, experiment_id: str, run_id: str, name: str | None = None) -> str | None:
+        """Return the directory in which a trainer of this machine saves the checkpoints of a
+        run, or finds the one called `name`. None: it must read and write through the service.
+        """

@@ -1,0 +1,236 @@
+"""Checkpoints in the data directory: `ckpts/{experiment_id}/{run_id}/{name}/`.
+
+The manifest and the commit protocol are the trainer's (`llm_train.checkpoint`): trainers of this
+machine save there by themselves, and others through `begin`, `write` and `commit`. A trainer may
+put links and worse there, so every directory below `ckpts` is opened relative to its parent and
+never through a link (`app.files`).
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from llm_train import checkpoint
+from llm_train.descriptors import CHUNK
+from llm_train.manifest import MANIFEST, MAX_MANIFEST_BYTES, CheckpointError, Manifest, check_path
+
+from app import files
+from app.domain import paths
+from app.domain.paths import CheckpointPath
+from app.errors import CheckpointUnreadable
+from app.storage import data_dir as data_dirs
+from app.storage.base import Committed, Damaged, Draft
+
+_KEY = re.compile(r"[0-9a-f]{8}")
+_DRAFT, _TRASH = ".tmp-", ".trash-"
+
+
+class DirectoryStorage:
+    """Implements `CheckpointStorage` in the data directory. URL: `directory:`."""
+
+    def __init__(self, url: str, data_dir: Path) -> None:
+        if url.partition(":")[2]:
+            raise ValueError(
+                f"LLM_TRAIN_STORAGE: {url!r}: this storage is in LLM_TRAIN_DATA_DIR and has no "
+                "place of its own"
+            )
+        self._data_dir = data_dir.absolute()
+        self._top = self._data_dir / "ckpts"
+
+    def begin(self, path: CheckpointPath) -> Draft:
+        with _answering(path, "written"):
+            with suppress(FileNotFoundError), self._open_run(path):
+                pass  # a link in the place of the run's directory ends here
+            temporary = checkpoint.begin(self._directory(path).parent, path.name)
+        return Draft(path, temporary.name.rpartition("-")[2])
+
+    def write(self, draft: Draft, file: str, content: Iterable[bytes], offset: int = 0) -> int:
+        with _answering(draft.path, "written"), ExitStack() as stack:
+            check_path(file)
+            folder = stack.enter_context(self._open_draft(draft))
+            *directories, name = file.split("/")
+            try:
+                for directory in directories:
+                    with suppress(FileExistsError):
+                        os.mkdir(directory, dir_fd=folder)
+                    folder = stack.enter_context(files.inner(folder, directory))
+                opened = files.open_file(folder, name, os.O_WRONLY | os.O_CREAT)
+            except OSError as error:
+                if error.errno == errno.ENAMETOOLONG or isinstance(error, files.Unusable):
+                    raise CheckpointError(f"{file!r:.200}: {error.strerror}") from None
+                raise
+            with os.fdopen(opened, "wb") as stream:
+                if offset > os.fstat(opened).st_size:
+                    raise CheckpointError(f"{file!r:.200} has fewer than {offset} bytes")
+                os.ftruncate(opened, offset)
+                stream.seek(offset)
+                for chunk in content:
+                    stream.write(chunk)
+                return stream.tell()
+
+    def commit(self, draft: Draft, step: int) -> Committed:
+        with _answering(draft.path, "committed"):
+            with self._open_draft(draft):
+                pass
+            final, manifest = checkpoint.commit(self._temporary(draft), draft.path.name, step)
+        return Committed(draft.path._replace(name=final.name), manifest)
+
+    def abandon(self, draft: Draft) -> None:
+        name = self._temporary(draft).name
+        missing = suppress(FileNotFoundError, NotADirectoryError)
+        with _answering(draft.path, "removed"), missing, self._open_run(draft.path) as folder:
+            shutil.rmtree(name, dir_fd=folder)
+
+    def remove_drafts(self, experiment_id: str, run_id: str) -> None:
+        path = CheckpointPath(experiment_id, run_id, "")
+        missing = suppress(FileNotFoundError, NotADirectoryError)
+        with _answering(path, "removed"), missing, self._open_run(path) as folder:
+            for name in files.names(folder):
+                if name.startswith(_DRAFT):
+                    shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
+
+    def verify(self, path: CheckpointPath) -> Manifest:
+        with _answering(path), self._open_run(path) as folder:
+            return checkpoint.verify(self._directory(path), folder)
+
+    def manifest(self, path: CheckpointPath) -> Manifest:
+        with _answering(path), self._open_run(path) as folder:
+            return checkpoint.load(self._directory(path), folder)
+
+    def size(self, path: CheckpointPath, most: int) -> int:
+        size = 0
+        with suppress(OSError), self._open_run(path) as folder:
+            for _, _, names, inner in os.fwalk(path.name, dir_fd=folder):
+                for name in names:
+                    size += os.stat(name, dir_fd=inner, follow_symlinks=False).st_size
+                if size > most:
+                    break
+        return size
+
+    def exists(self, path: CheckpointPath) -> bool:
+        try:
+            with self._open_run(path) as folder:
+                return files.exists(folder, path.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+
+    def read(self, path: CheckpointPath, file: str, offset: int = 0) -> Iterator[bytes]:
+        with _answering(path), ExitStack() as stack:
+            if file != MANIFEST:
+                check_path(file)
+            folder = stack.enter_context(self._open_run(path))
+            *directories, name = [path.name, *file.split("/")]
+            try:
+                for directory in directories:
+                    folder = stack.enter_context(files.inner(folder, directory))
+                opened = files.open_file(folder, name)
+            except (FileNotFoundError, files.Unusable) as error:
+                raise CheckpointError(f"{file!r:.200}: {error.strerror}") from None
+            stream = stack.enter_context(os.fdopen(opened, "rb"))
+            stream.seek(offset)
+            while chunk := stream.read(CHUNK):
+                yield chunk
+
+    def delete(self, path: CheckpointPath, sha256: str | None) -> None:
+        name, trash = path.name, f"{_TRASH}{path.name}"
+        missing = suppress(FileNotFoundError)
+        with _answering(path, "deleted"), missing, self._open_run(path) as folder:
+            _remove(folder, trash)  # what a server that died has left
+            if files.exists(folder, name) and _digest(folder, name) in (None, sha256):
+                os.rename(name, trash, src_dir_fd=folder, dst_dir_fd=folder)
+                _remove(folder, trash)
+
+    def list_run(self, experiment_id: str, run_id: str) -> list[CheckpointPath]:
+        path = CheckpointPath(experiment_id, run_id, "")
+        try:
+            with _answering(path), self._open_run(path) as folder:
+                return [
+                    path._replace(name=name)
+                    for name in files.names(folder)
+                    if paths.is_name(name) and _has_manifest(folder, name)
+                ]
+        except Damaged:  # the run has no directory
+            return []
+
+    def is_in_place(self, data_dir: str) -> bool:
+        with _answering("The data directory"):
+            return data_dirs.identity(self._data_dir) == data_dir
+
+    def location(self, experiment_id: str, run_id: str, name: str | None = None) -> str | None:
+        directory = self._top / experiment_id / run_id
+        return str(directory if name is None else directory / name)
+
+    def _directory(self, path: CheckpointPath) -> Path:
+        return self._top / path.experiment_id / path.run_id / path.name
+
+    def _temporary(self, draft: Draft) -> Path:
+        key = draft.key if _KEY.fullmatch(draft.key) else "none"
+        return self._directory(draft.path).with_name(f"{_DRAFT}{draft.path.name}-{key}")
+
+    def _open_run(self, path: CheckpointPath) -> AbstractContextManager[int]:
+        """Open the directory of a run's checkpoints."""
+        return files.directory(self._top, path.experiment_id, path.run_id)
+
+    @contextmanager
+    def _open_draft(self, draft: Draft) -> Iterator[int]:
+        with ExitStack() as stack:
+            try:
+                run = stack.enter_context(self._open_run(draft.path))
+                opened = stack.enter_context(files.inner(run, self._temporary(draft).name))
+            except (FileNotFoundError, NotADirectoryError):
+                raise CheckpointError(f"{draft.path} is not being written") from None
+            yield opened
+
+
+@contextmanager
+def _answering(path: object, done: str = "read") -> Iterator[None]:
+    """Raise Damaged for what is wrong with the files, CheckpointUnreadable for the disk."""
+    try:
+        yield
+    except CheckpointError as error:
+        text = str(error)
+        raise Damaged(f"{text[:1].upper()}{text[1:]}.") from None
+    except OSError as error:
+        if done == "read" and isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise Damaged(f"No checkpoint directory at {path}: {error.strerror}.") from None
+        raise CheckpointUnreadable(
+            f"{path} could not be {done}: {error.strerror}.", retry_after=5
+        ) from error
+
+
+def _remove(folder: int, name: str) -> None:
+    """Remove a directory, or the link to one that an operator moved elsewhere."""
+    if not files.exists(folder, name):
+        return
+    if stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=folder)
+    else:
+        shutil.rmtree(name, dir_fd=folder)
+
+
+def _digest(folder: int, name: str) -> str | None:
+    """Return the SHA-256 of the manifest in a directory, valid or not; None if there is none."""
+    try:
+        with files.inner(folder, name) as opened:
+            content = files.read(opened, MANIFEST, MAX_MANIFEST_BYTES)
+    except (FileNotFoundError, files.Unusable):
+        return None
+    return hashlib.sha256(content).hexdigest()
+
+
+def _has_manifest(folder: int, name: str) -> bool:
+    try:
+        with files.inner(folder, name) as opened:
+            return files.is_file(opened, MANIFEST)
+    except (FileNotFoundError, files.Unusable):
+        return False
+    except OSError:  # reading it will tell
+        return True
