@@ -4,6 +4,7 @@
     run = await db.read(runs.get, run_id)          a short read, where it is fastest
     rows = await db.scan(keyset.page, …)           a read that may take long
     rows = await db.search(keyset.page, …)         one that looks through texts
+    rows = await db.fetch(effort, keyset.page, …)  one of these three, by what the read may cost
 
 A use case that decides on what it has read locks it first (`with_for_update`); on SQLite,
 where one transaction writes at a time, that costs nothing and changes nothing.
@@ -16,6 +17,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from enum import Enum
 from typing import Concatenate, ParamSpec, TypeVar
 
 from app.db.changes import Changes
@@ -32,6 +34,14 @@ SEARCH_SECONDS = 10.0
 P = ParamSpec("P")
 R = TypeVar("R")
 UseCase = Callable[Concatenate[Tx, P], R]
+
+
+class Effort(Enum):
+    """What a read may cost. It decides where the read runs: see `Database.fetch`."""
+
+    SHORT = "short"
+    LONG = "long"
+    SEARCH = "search"
 
 
 class InUse(OSError):
@@ -107,6 +117,18 @@ class Database(ABC):
 
         Cancelled, it ends at once, in the database too: no thread is left with it.
         """
+
+    async def fetch(
+        self, effort: Effort, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Run a read where its effort belongs: the event loop, a thread, or one of few searches."""
+        match effort:
+            case Effort.SHORT:
+                return await self.read(use_case, *args, **kwargs)
+            case Effort.LONG:
+                return await self.scan(use_case, *args, **kwargs)
+            case Effort.SEARCH:
+                return await self.search(use_case, *args, **kwargs)
 
     async def search(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs a scan that looks through texts: few at a time, so that other scans go on meanwhile.

@@ -33,6 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.util import ClauseAdapter
 
 from app.db.cursors import METRIC, Order, Page, RowT, Window, parse
+from app.db.database import Effort
 from app.db.json_lists import listed, one_of
 from app.db.search import GRAM, PREFIX, grams
 from app.db.sql import Statement, Tx, columns, dump, row_type
@@ -43,6 +44,8 @@ Parent = tuple[str, str]
 
 SEARCH = "search"
 MOST = 100
+SHORT_LIST = 20_000
+"""Rows of a list that is read on the event loop whatever the filter."""
 FEW = 2_000
 PEEKED = 2_000
 REMEMBERED = 512  # statements; clients choose among thousands of combinations
@@ -90,6 +93,24 @@ class _Shape(NamedTuple):
     short: bool = False
     # Only the first `PEEKED` rows of the list are looked at; of all filters but the indexed ones.
     peek: bool = False
+
+
+def effort(
+    filters: Mapping[str, Any], order: Order, window: Window, length: int | None = None
+) -> Effort:
+    """Return what reading a page may cost.
+
+    Args:
+        length: rows that the list has at most, where that is known.
+    """
+    if SEARCH in filters:
+        return Effort.SEARCH
+    if window.size > MOST:
+        return Effort.LONG
+    if length is not None and length <= SHORT_LIST:
+        return Effort.SHORT
+    # Without filters, and in the order of creation, a page is a walk of an index.
+    return Effort.LONG if filters or order.field not in ("created_at", "seq") else Effort.SHORT
 
 
 @lru_cache(REMEMBERED)

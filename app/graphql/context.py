@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 
 from app.db import keyset, listing
 from app.db.cursors import Order, Window
-from app.db.database import Database
+from app.db.database import Database, Effort
 from app.db.keyset import Listing
 from app.db.sql import Tx, dump
 from app.graphql.budget import Budget, Memory
@@ -77,21 +77,17 @@ class Context:
         name: Hashable,
         keys: list[Any],
         read: Reader,
-        *,
-        long: bool = False,
-        searches: bool = False,
+        effort: Effort = Effort.SHORT,
     ) -> asyncio.Future[list[Any]]:
-        """What `read` answers for these keys, read together with all that ask the same `name`.
+        """Return the values of these keys, read together with all loads of the same `name`.
 
-        `read` gets distinct keys and answers in their order. `long`: not on the event loop;
-        `searches`: as one of the few searches that may be under way.
+        `read` gets distinct keys and returns their values in the same order.
         """
         loop = asyncio.get_running_loop()
         batch = self._batches.get(name)
         if batch is None:
             batch = self._batches[name] = []
-            how = self.db.search if searches else self.db.scan if long else self.db.read
-            loop.call_soon(self._start, name, read, how)
+            loop.call_soon(self._start, name, read, effort)
         batch.append(_Asked(keys, loop.create_future()))
         return batch[-1].answer
 
@@ -100,15 +96,15 @@ class Context:
         for task in self._tasks:
             task.cancel()
 
-    def _start(self, name: Hashable, read: Reader, how: Callable[..., Any]) -> None:
-        task = asyncio.create_task(self._finish(self._batches.pop(name), read, how))
+    def _start(self, name: Hashable, read: Reader, effort: Effort) -> None:
+        task = asyncio.create_task(self._finish(self._batches.pop(name), read, effort))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _finish(self, batch: "list[_Asked]", read: Reader, how: Callable[..., Any]) -> None:
+    async def _finish(self, batch: "list[_Asked]", read: Reader, effort: Effort) -> None:
         keys = list(dict.fromkeys(key for asked in batch for key in asked.keys))
         try:
-            answers = await how(read, keys)
+            answers = await self.db.fetch(effort, read, keys)
             found = dict(zip(keys, answers, strict=True))
             for asked in batch:
                 if not asked.answer.done():
@@ -152,9 +148,8 @@ class Context:
                 found += pages
             return found
 
-        long = bool(filters) or order.field not in ("created_at", "seq")
-        name = ("pages", listed.table, column, order, window, long and dump(filters))
-        return self.load(name, ids, read, long=long, searches=keyset.SEARCH in filters)
+        name = ("pages", listed.table, column, order, window, dump(filters))
+        return self.load(name, ids, read, keyset.effort(filters, order, window))
 
     def counts(
         self, listed: Listing[Any], filters: dict[str, Any], column: str | None, ids: list[Any]
@@ -167,7 +162,8 @@ class Context:
             return keyset.counts(tx, listed, column, ids, filters)
 
         name = ("counts", listed.table, column, dump(filters))
-        return self.load(name, ids, read, long=True, searches=keyset.SEARCH in filters)
+        effort = Effort.SEARCH if keyset.SEARCH in filters else Effort.LONG
+        return self.load(name, ids, read, effort)
 
 
 def _by_ids(table: type[Any], budget: Budget, tx: Tx, ids: list[Any]) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Optional
 import strawberry
 
 from app.db import listing, tables
+from app.db.database import Effort
 from app.db.keyset import Listing
 from app.db.sql import dump, load
 from app.domain.filters import MAX_KEYS, MAX_POINTS, MIN_POINTS
@@ -211,7 +212,8 @@ class Run(Node):
             ids = [run.id for run in runs]
             read = partial(curves.latest, named, info.context.budget)
             # Of one run they are few; of a list they may be thousands.
-            return info.context.load(("metrics", named), ids, read, long=len(ids) > 1)
+            effort = Effort.SHORT if len(ids) == 1 else Effort.LONG
+            return info.context.load(("metrics", named), ids, read, effort)
 
         found: list[Metric] = await each(self, load)
         return found
@@ -240,7 +242,7 @@ class Run(Node):
         def load(runs: list[Any]) -> Any:
             ids = [run.id for run in runs]
             read = partial(curves.read, named, asked, info.context.budget)
-            return info.context.load(("series", named, asked), ids, read, long=True)
+            return info.context.load(("series", named, asked), ids, read, Effort.LONG)
 
         found: list[MetricSeries] = await each(self, load)
         return found

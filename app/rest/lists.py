@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.db import keyset, listing
 from app.db.cursors import Order, Page, Window
+from app.db.database import Effort
 from app.db.keyset import Listing, Parent
 from app.db.sql import Tx
 from app.domain.filters import (
@@ -30,7 +31,6 @@ from app.rest.parameters import DocumentedRoute, ExperimentId
 from app.rest.problems import documented
 from app.services import experiments
 
-FEW = 20_000
 FEW_METRICS = 2_000
 PART = 100
 """So many rows are read at once; more are never read on the event loop."""
@@ -176,19 +176,18 @@ async def _answer(
     db = request.app.state.db
     keys = getattr(query, "keys", None) or None
     asked = name, of, filters, order, window, partial(render, keys=keys)
-    searches = keyset.SEARCH in filters
-    parent = None
+    parent, length = None, None
     if experiment_id is not None:
         parent = ("experiment_id", experiment_id)
-        # Its events outnumber its runs and checkpoints: few of them, and the list is short work,
-        # if its runs do not have a thousand metrics each.
-        last_seq = (await db.read(experiments.get, experiment_id)).last_seq
-        if last_seq <= FEW and query.limit <= PART and not searches:
-            with suppress(listing.TooMany):
-                body = await db.read(_body, parent, *asked, FEW_METRICS, False)
-                return Response(body, media_type="application/json")
-    scan = db.search if searches else db.scan
-    body = await scan(_body, parent, *asked, METRICS, True)
+        # Its events outnumber its runs and its checkpoints.
+        length = (await db.read(experiments.get, experiment_id)).last_seq
+    effort = keyset.effort(filters, order, window, length)
+    if effort is Effort.SHORT:
+        with suppress(listing.TooMany):  # runs with a thousand metrics each are long after all
+            body = await db.fetch(effort, _body, parent, *asked, FEW_METRICS, False)
+            return Response(body, media_type="application/json")
+        effort = Effort.LONG
+    body = await db.fetch(effort, _body, parent, *asked, METRICS, True)
     return Response(body, media_type="application/json")
 
 

@@ -84,8 +84,7 @@ def test_no_keys_are_no_metrics_and_cost_nothing(graph: Graph) -> None:
 def test_metrics_of_many_runs_are_bound_by_what_is_read(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "METRICS", 500)
-    monkeypatch.setattr("app.graphql.curves.METRICS", 500)
+    monkeypatch.setattr("app.graphql.curves.MAX_LATEST", 500)
     experiment = graph.experiment()
     for _ in range(3):
         reporting(graph, experiment, 300)
