@@ -1,6 +1,6 @@
 """`/v1` lists: filtered, sorted, page by page. `next` of an answer is the next `after`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -43,7 +43,7 @@ _SCANS = " By `step` the whole list is read for each page; every other order wal
 
 router = APIRouter(prefix="/v1/experiments", route_class=DocumentedRoute)
 
-Render = Callable[..., list[dict[str, Any]]]
+Render = Callable[..., Sequence[object]]
 
 
 class PageQuery(BaseModel):
@@ -225,7 +225,7 @@ def _body(
 
 def _shown(
     tx: Tx, page: Page[Any], render: Render, most: int
-) -> tuple[Page[Any], list[dict[str, Any]]]:
+) -> tuple[Page[Any], Sequence[object]]:
     """The page, cut to what has at most so many latest values, but to one run at the least."""
     while len(page.rows) > 1:
         try:
@@ -235,18 +235,20 @@ def _shown(
     return page, render(tx, page, most=2**62)
 
 
-def _experiments(tx: Tx, page: Page[Any], **_: Any) -> list[dict[str, Any]]:
+def _experiments(tx: Tx, page: Page[Any], **_: Any) -> list[schemas.ExperimentAnswer]:
     return [views.experiment(row) for row in page.rows]
 
 
-def _runs(tx: Tx, page: Page[Any], *, keys: list[str] | None, most: int) -> list[dict[str, Any]]:
+def _runs(
+    tx: Tx, page: Page[Any], *, keys: list[str] | None, most: int
+) -> list[schemas.RunSummary]:
     latest = listing.latest_metrics(tx, [row.id for row in page.rows], most, keys)
     return [views.run_summary(*each) for each in zip(page.rows, latest, strict=True)]
 
 
-def _checkpoints(tx: Tx, page: Page[Any], **_: Any) -> list[dict[str, Any]]:
+def _checkpoints(tx: Tx, page: Page[Any], **_: Any) -> list[schemas.CheckpointAnswer]:
     return [views.checkpoint(row) for row in page.rows]
 
 
-def _events(tx: Tx, page: Page[Any], **_: Any) -> list[dict[str, Any]]:
+def _events(tx: Tx, page: Page[Any], **_: Any) -> list[schemas.EventAnswer]:
     return [views.event(row) for row in page.rows]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -119,17 +119,22 @@ def _body(
     return orjson.dumps({"series": [_series(each) for each in found]})
 
 
-def _series(row: Series) -> dict[str, Any]:
-    """SeriesAnswer. orjson writes null for every number that JSON does not have."""
-    return row._asdict() | {
+def _series(row: Series) -> schemas.SeriesAnswer:
+    """Return `SeriesAnswer`. orjson writes null for every number that JSON does not have."""
+    return {
+        "run_id": row.run_id,
+        "key": row.key,
+        "attempt": row.attempt,
         "steps": list(row.steps),
         "values": list(row.values),
         "wall_times": list(row.wall_times),
+        "downsampled": row.downsampled,
+        "next_after_step": row.next_after_step,
         "special": _special(row),
     }
 
 
-def _special(row: Series) -> list[dict[str, Any]]:
+def _special(row: Series) -> list[schemas.SpecialValue]:
     if math.isfinite(sum(row.values)):
         return []
     return [

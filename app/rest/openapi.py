@@ -4,8 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
 
 from app.rest.examples import EXAMPLES
 from app.rest.parameters import answered, bodies
@@ -74,10 +73,11 @@ def _document(app: FastAPI, needs_token: bool) -> dict[str, Any]:
         routes=app.routes,
         tags=[{"name": name, "description": text} for name, text in TAGS.items()],
     )
-    models: dict[type[BaseModel], Any] = dict.fromkeys((Problem, *bodies.values()), "validation")
+    models: dict[type, Any] = dict.fromkeys((Problem, *bodies.values()), "validation")
     models |= dict.fromkeys(answered.values(), "serialization")
-    _, definitions = models_json_schema(
-        list(models.items()), ref_template="#/components/schemas/{model}"
+    _, definitions = TypeAdapter.json_schemas(
+        [(model, mode, TypeAdapter(model)) for model, mode in models.items()],
+        ref_template="#/components/schemas/{model}",
     )
     components = document["components"]
     components["schemas"] |= definitions["$defs"]
@@ -101,7 +101,7 @@ def _document(app: FastAPI, needs_token: bool) -> dict[str, Any]:
     return document
 
 
-def _complete(operation: dict[str, Any], model: type[BaseModel] | None) -> None:
+def _complete(operation: dict[str, Any], model: type | None) -> None:
     responses = operation["responses"]
     if "application/json" in responses.get("422", {}).get("content", {}):
         # FastAPI's own. A malformed id in a path is a 404 here.

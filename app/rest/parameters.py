@@ -26,7 +26,7 @@ _KEY = {
 }
 bodies: dict[str, type[BaseModel]] = {}
 """Every model that a route takes, by the name of its schema."""
-answered: dict[str, type[BaseModel]] = {}
+answered: dict[str, type] = {}
 """The model of what each operation answers."""
 
 _IDS = {

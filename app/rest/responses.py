@@ -5,7 +5,7 @@ there when the request came with an Idempotency-Key.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import orjson
 from fastapi import Request, Response
@@ -23,7 +23,7 @@ R = TypeVar("R")
 async def perform(
     request: Request,
     work: Callable[[Tx], R],
-    view: Callable[[R], Mapping[str, Any]],
+    view: Callable[[R], Mapping[str, object]],
     status: int | Callable[[R], int] = 200,
     prepare: Callable[[], Awaitable[None]] | None = None,
 ) -> StoredResponse:
@@ -75,6 +75,6 @@ def with_run_token(stored: StoredResponse, secret: str) -> StoredResponse:
     return stored._replace(body=f'{stored.body[:-1]},"run_token":"{token}"}}')
 
 
-def json(view: Mapping[str, Any]) -> Response:
+def json(view: Mapping[str, object]) -> Response:
     """Return a response of this JSON."""
     return Response(orjson.dumps(view), media_type="application/json")

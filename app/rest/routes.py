@@ -1,7 +1,5 @@
 """`/v1`: the documented paths, and what machines need. Parse, one use case, return."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 
 from app.db.sql import Tx
@@ -75,7 +73,7 @@ async def run_status(request: Request, experiment_id: ExperimentId, run_id: RunI
     return responses.json(await request.app.state.db.read(_status, experiment_id, run_id))
 
 
-def _status(tx: Tx, experiment_id: str, run_id: str) -> dict[str, Any]:
+def _status(tx: Tx, experiment_id: str, run_id: str) -> schemas.RunStatusAnswer:
     run = runs.get(tx, run_id, experiment_id)
     newest = checkpoints.get_newest_ready(tx, run_id)
     return views.run_status(run, metrics.latest(tx, run_id), newest)

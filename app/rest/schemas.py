@@ -1,25 +1,36 @@
-"""The documented answers, as Pydantic models for OpenAPI; `views` builds the bytes."""
+"""Responses as types: mypy checks `views` against them, and OpenAPI is made of them.
 
-from typing import Annotated, Any
+Nothing is validated with them when a request is answered. Stored JSON text is passed on as it is
+(an `orjson.Fragment`), so fields that hold it are `Any` with the schema that clients see.
 
-from pydantic import BaseModel, ConfigDict, Field
+How to add a field: here, in `views`, and in the example of `examples`; then the same in GraphQL.
+"""
 
-from app.agent.mailbox import Order
-from app.domain.lifecycle import CheckpointState, Reason, RunStatus
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeAlias
 
+from pydantic import Field, WithJsonSchema
+from typing_extensions import TypedDict
+
+if TYPE_CHECKING:  # rows hold the enums' values
+    CheckpointState: TypeAlias = str
+    Reason: TypeAlias = str
+    RunStatus: TypeAlias = str
+    Order: TypeAlias = str
+else:
+    from app.agent.mailbox import Order
+    from app.domain.lifecycle import CheckpointState, Reason, RunStatus
+
+Json = Annotated[Any, WithJsonSchema({"additionalProperties": True, "type": "object"})]
+Texts = Annotated[Any, WithJsonSchema({"items": {"type": "string"}, "type": "array"})]
+_NUMBER = {"anyOf": [{"type": "number"}, {"type": "null"}]}
+Numbers = Annotated[Any, WithJsonSchema({"additionalProperties": _NUMBER, "type": "object"})]
 Time = Annotated[
     str,
     Field(description="UTC, ISO 8601 with offset.", json_schema_extra={"format": "date-time"}),
 ]
 
 
-class Answer(BaseModel):
-    """What these have in common: nobody validates with them, so no validator is built."""
-
-    model_config = ConfigDict(defer_build=True)
-
-
-class ExperimentAnswer(Answer):
+class ExperimentAnswer(TypedDict):
     """An experiment."""
 
     experiment_id: str
@@ -29,44 +40,50 @@ class ExperimentAnswer(Answer):
     version: str | None
     base_model: str | None
     owner: str | None
-    param_config: dict[str, Any]
-    tags: list[str]
+    param_config: Json
+    tags: Texts
     created_at: Time
 
 
-class CheckpointAnswer(Answer):
+class CheckpointAnswer(TypedDict):
     """A checkpoint and what the service knows of it."""
 
     checkpoint_id: str
     experiment_id: str
     run_id: str
-    ckpt_path: str = Field(description="Logical path /ckpts/{experiment_id}/{run_id}/{name}.")
+    ckpt_path: Annotated[
+        str, Field(description="Logical path /ckpts/{experiment_id}/{run_id}/{name}.")
+    ]
     state: CheckpointState
-    reason: str | None = Field(description="Why it is lost, deleted, empty or a fallback.")
+    reason: Annotated[
+        str | None, Field(description="Why it is lost, deleted, empty or a fallback.")
+    ]
     step: int | None
     size_bytes: int | None
-    sha256: str | None = Field(description="SHA-256 of the manifest.")
-    stored_as: str | None = Field(
-        description="Id of the checkpoint whose files this path stands for, if not its own."
-    )
+    sha256: Annotated[str | None, Field(description="SHA-256 of the manifest.")]
+    stored_as: Annotated[
+        str | None,
+        Field(description="Id of the checkpoint whose files this path stands for, if not its own."),
+    ]
     tag_type: str | None
     release_tag: str | None
-    metrics: dict[str, float | None]
+    metrics: Numbers
     marked_at: Time | None
-    saved_at: Time | None = Field(
-        description="When it was saved: the newest of a run is the one that was saved last."
-    )
+    saved_at: Annotated[
+        Time | None,
+        Field(description="When it was saved: the newest of a run is the one that was saved last."),
+    ]
     created_at: Time
 
 
-class MetricValue(Answer):
+class MetricValue(TypedDict):
     """The latest value of a key; null where it is NaN or infinite."""
 
     value: float | None
     step: int
 
 
-class RunSummary(Answer):
+class RunSummary(TypedDict):
     """A run at a glance."""
 
     run_id: str
@@ -78,15 +95,17 @@ class RunSummary(Answer):
     status_reason: Reason | None
     status_detail: str | None
     attempt: int
-    progress: float | None = Field(description="0 to 1; null while the total is not known.")
+    progress: Annotated[
+        float | None, Field(description="0 to 1; null while the total is not known.")
+    ]
     step: int
     total_steps: int | None
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
-    next_attempt_at: Time | None = Field(
-        description="When a run that waits to be tried again may start."
-    )
+    next_attempt_at: Annotated[
+        Time | None, Field(description="When a run that waits to be tried again may start.")
+    ]
     metrics: dict[str, MetricValue]
 
 
@@ -95,98 +114,104 @@ class RunStatusAnswer(RunSummary):
 
     eta_seconds: float | None
     heartbeat_at: Time | None
-    last_progress_at: Time | None = Field(description="When it last took a further step.")
-    ckpt_path: str | None = Field(description="The newest ready checkpoint.")
+    last_progress_at: Annotated[Time | None, Field(description="When it last took a further step.")]
+    ckpt_path: Annotated[str | None, Field(description="The newest ready checkpoint.")]
 
 
-class Override(Answer):
+class Override(TypedDict):
     """What became of one overridden hyperparameter."""
 
     requested: Any
     effective: Any
-    applied: bool | None = Field(description="null until the trainer has reported.")
+    applied: Annotated[bool | None, Field(description="null until the trainer has reported.")]
 
 
-class RunAnswer(Answer):
+class RunAnswer(TypedDict):
     """A submitted or resumed run."""
 
     run_id: str
     experiment_id: str
     parent_run_id: str | None
     root_run_id: str
-    ckpt_path: str | None = Field(description="The checkpoint that it was resumed from.")
+    ckpt_path: Annotated[str | None, Field(description="The checkpoint that it was resumed from.")]
     attempt: int
     model: str
     recipe: str | None
-    dataset: dict[str, Any]
-    hyperparams: dict[str, Any]
-    override_hyperparams: dict[str, Any]
-    effective_hyperparams: dict[str, Any] | None
+    dataset: Json
+    hyperparams: Json
+    override_hyperparams: Json
+    effective_hyperparams: Json | None
     overrides: dict[str, Override]
-    resources: dict[str, Any]
+    resources: Json
     notes: str | None
     status: RunStatus
     status_reason: Reason | None
     status_detail: str | None
     created_at: Time
-    run_token: str | None = Field(
-        default=None, description="External runs only: may report on this run, nothing else."
-    )
+    run_token: NotRequired[
+        Annotated[
+            str | None,
+            Field(description="External runs only: may report on this run, nothing else."),
+        ]
+    ]
 
 
-class UnreadableCheckpoint(Answer):
+class UnreadableCheckpoint(TypedDict):
     """A checkpoint that could not be read now."""
 
     ckpt_path: str
     reason: str
 
 
-class VerifyAnswer(Answer):
+class VerifyAnswer(TypedDict):
     """The checkpoints whose files were read, as they are now."""
 
-    ready: int = Field(description="How many are whole and unchanged.")
-    lost: int = Field(description="How many are missing or damaged; `reason` says how.")
+    ready: Annotated[int, Field(description="How many are whole and unchanged.")]
+    lost: Annotated[int, Field(description="How many are missing or damaged; `reason` says how.")]
     checkpoints: list[CheckpointAnswer]
-    unreadable: list[UnreadableCheckpoint] = Field(
-        description="Those that could not be read now; they stay what they were."
-    )
+    unreadable: Annotated[
+        list[UnreadableCheckpoint],
+        Field(description="Those that could not be read now; they stay what they were."),
+    ]
 
 
-class FindingAnswer(Answer):
+class FindingAnswer(TypedDict):
     """What a verification found of one checkpoint."""
 
     seq: int
     ckpt_path: str
-    outcome: str = Field(description="The checkpoint's state then, or `unreadable`.")
+    outcome: Annotated[str, Field(description="The checkpoint's state then, or `unreadable`.")]
     reason: str | None
     at: Time
 
 
-class VerificationAnswer(Answer):
+class VerificationAnswer(TypedDict):
     """A verification in the background: its progress, and what it found."""
 
     verification_id: str
     experiment_id: str
     run_id: str | None
     ckpt_path: str | None
-    total: int = Field(description="How many checkpoints there were at its start.")
-    verified: int = Field(description="How many have a finding.")
+    total: Annotated[int, Field(description="How many checkpoints there were at its start.")]
+    verified: Annotated[int, Field(description="How many have a finding.")]
     ready: int
     lost: int
-    unreadable: int = Field(description="How many could not be read; they stay what they were.")
+    unreadable: Annotated[
+        int, Field(description="How many could not be read; they stay what they were.")
+    ]
     findings: list[FindingAnswer]
     created_at: Time
-    finished_at: Time | None = Field(description="null while it is under way.")
+    finished_at: Annotated[Time | None, Field(description="null while it is under way.")]
 
 
-class RetentionAnswer(Answer):
+class RetentionAnswer(TypedDict):
     """What retention would delete."""
 
-    size_bytes: int = Field(description="How much space that would free.")
+    size_bytes: Annotated[int, Field(description="How much space that would free.")]
     checkpoints: list[CheckpointAnswer]
 
 
-class CancelAnswer(Answer):
+class CancelAnswer(TypedDict):
     """202 while the trainer is still saving, 200 once it is done."""
 
     run_id: str
@@ -195,20 +220,20 @@ class CancelAnswer(Answer):
     checkpoint: CheckpointAnswer
 
 
-class EventAnswer(Answer):
+class EventAnswer(TypedDict):
     """One entry of the history."""
 
     seq: int
     type: str
     at: Time
     run_id: str | None
-    data: dict[str, Any]
+    data: Json
 
 
-class PageAnswer(Answer):
+class PageAnswer(TypedDict):
     """One page of a list."""
 
-    next: str | None = Field(description="The `after` of the next page, if there is one.")
+    next: Annotated[str | None, Field(description="The `after` of the next page, if there is one.")]
 
 
 class ExperimentsAnswer(PageAnswer):
@@ -235,7 +260,7 @@ class EventsAnswer(PageAnswer):
     events: list[EventAnswer]
 
 
-class DetailAnswer(Answer):
+class DetailAnswer(TypedDict):
     """An experiment with its newest runs, checkpoints and events, each oldest first.
 
     At most 500 of each, and of runs with hundreds of metrics fewer; `totals` says how many there
@@ -250,60 +275,68 @@ class DetailAnswer(Answer):
     events: list[EventAnswer]
 
 
-class SpecialValue(Answer):
+class SpecialValue(TypedDict):
     """A value that JSON has no number for."""
 
     step: int
-    value: str = Field(description="NaN, Infinity or -Infinity.")
+    value: Annotated[str, Field(description="NaN, Infinity or -Infinity.")]
 
 
-class SeriesAnswer(Answer):
+class SeriesAnswer(TypedDict):
     """Points of one key of one run, as columns, steps ascending."""
 
     run_id: str
     key: str
-    attempt: int | None = Field(description="Only with `raw`; null for a run's curve.")
+    attempt: Annotated[int | None, Field(description="Only with `raw`; null for a run's curve.")]
     steps: list[int]
-    values: list[float | None] = Field(description="null where NaN or infinite; see `special`.")
-    wall_times: list[float | None] = Field(description="Unix seconds; null when not given.")
-    downsampled: bool = Field(description="Whether `points` left any out.")
-    next_after_step: int | None = Field(description="There are more: `after_step` for them.")
+    values: Annotated[
+        list[float | None], Field(description="null where NaN or infinite; see `special`.")
+    ]
+    wall_times: Annotated[
+        list[float | None], Field(description="Unix seconds; null when not given.")
+    ]
+    downsampled: Annotated[bool, Field(description="Whether `points` left any out.")]
+    next_after_step: Annotated[
+        int | None, Field(description="There are more: `after_step` for them.")
+    ]
     special: list[SpecialValue]
 
 
-class MetricsAnswer(Answer):
+class MetricsAnswer(TypedDict):
     """Curves, run by run and key by key."""
 
     series: list[SeriesAnswer]
 
 
-class ReceiptAnswer(Answer):
+class ReceiptAnswer(TypedDict):
     """The answer to a report."""
 
     run_id: str
     status: RunStatus
     attempt: int
-    batch: int = Field(description="The last batch of this attempt that was taken in.")
+    batch: Annotated[int, Field(description="The last batch of this attempt that was taken in.")]
     should_stop: bool
-    stop_checkpoint: str | None = Field(description="The name to save under when stopping.")
+    stop_checkpoint: Annotated[
+        str | None, Field(description="The name to save under when stopping.")
+    ]
 
 
-class ResumeSpec(Answer):
+class ResumeSpec(TypedDict):
     """Where a resumed run starts."""
 
     ckpt_path: str
-    path: str = Field(description="The directory, in the service's DATA_DIR.")
+    path: Annotated[str, Field(description="The directory, in the service's DATA_DIR.")]
     step: int | None
 
 
-class DataDirAnswer(Answer):
+class DataDirAnswer(TypedDict):
     """The service's DATA_DIR."""
 
     path: str
-    name: str | None = Field(description="What its file `id` says.")
+    name: Annotated[str | None, Field(description="What its file `id` says.")]
 
 
-class SpecAnswer(Answer):
+class SpecAnswer(TypedDict):
     """What the trainer of a run shall do."""
 
     format: int
@@ -311,81 +344,83 @@ class SpecAnswer(Answer):
     experiment_id: str
     recipe: str | None
     model: str
-    dataset: dict[str, Any]
-    hyperparams: dict[str, Any]
-    resources: dict[str, Any]
+    dataset: Json
+    hyperparams: Json
+    resources: Json
     notes: str
-    checkpoint_dir: str = Field(description="Where the service looks for checkpoints.")
+    checkpoint_dir: Annotated[str, Field(description="Where the service looks for checkpoints.")]
     resume: ResumeSpec | None
     data_dir: DataDirAnswer
 
 
-class LaunchAnswer(Answer):
+class LaunchAnswer(TypedDict):
     """How to start the trainer."""
 
-    argv: list[str] = Field(description="`{python}` stands for the agent's own interpreter.")
-    env: dict[str, str] = Field(description="Beside the machine's own environment.")
+    argv: Annotated[
+        list[str], Field(description="`{python}` stands for the agent's own interpreter.")
+    ]
+    env: Annotated[dict[str, str], Field(description="Beside the machine's own environment.")]
     cwd: str | None
     nonce: str
-    stop_signal: int = Field(description="0: none.")
+    stop_signal: Annotated[int, Field(description="0: none.")]
     grace_seconds: float
     max_log_bytes: int
     failpoints: dict[str, str]
 
 
-class ClaimAnswer(Answer):
+class ClaimAnswer(TypedDict):
     """A claimed attempt."""
 
     run_id: str
     attempt: int
-    token: str = Field(description="For everything else of this attempt.")
+    token: Annotated[str, Field(description="For everything else of this attempt.")]
     config: LaunchAnswer
-    spec: dict[str, Any] = Field(description="What the trainer shall do.")
-    log_offset: int = Field(description="How much of the attempt's output has arrived.")
+    spec: Annotated[Json, Field(description="What the trainer shall do.")]
+    log_offset: Annotated[int, Field(description="How much of the attempt's output has arrived.")]
     pulse_seconds: float
 
 
-class PulseAnswer(Answer):
+class PulseAnswer(TypedDict):
     """What the agent shall do."""
 
     order: Order
 
 
-class LogAnswer(Answer):
+class LogAnswer(TypedDict):
     """How much of the attempt's output has arrived."""
 
     offset: int
 
 
-class ExitAnswer(Answer):
+class ExitAnswer(TypedDict):
     """How the attempt ended, as it is on record."""
 
     run_id: str
     attempt: int
-    record: dict[str, Any]
+    record: Json
 
 
-class FileAnswer(Answer):
+class FileAnswer(TypedDict):
     """A file that has arrived."""
 
     path: str
     size: int
 
 
-class CommitAnswer(Answer):
+class CommitAnswer(TypedDict):
     """A checkpoint that stands."""
 
     ckpt_path: str
     name: str
 
 
-class HealthAnswer(Answer):
+class HealthAnswer(TypedDict):
     """`ok` of the process, `ready` of the service."""
 
     status: str
 
 
-class ServiceAnswer(Answer):
+class ServiceAnswer(TypedDict):
     """What this service is and where its faces are."""
 
     name: str

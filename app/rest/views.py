@@ -1,12 +1,12 @@
-"""Rows as the documented JSON. Stored JSON text is passed on as it is."""
+"""Rows as the responses of `schemas`, which mypy checks. Stored JSON text is passed on as it is."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from orjson import Fragment
 
 from app.db.tables import Checkpoint, Event, Experiment, MetricLatest, Run
 from app.domain.lifecycle import CheckpointState as State
+from app.rest import schemas
 from app.services.experiments import Detail
 from app.services.progress import eta_seconds, overrides, progress, status_detail
 from app.services.runs import Cancelled
@@ -14,8 +14,8 @@ from app.services.verification import UNREADABLE, Verified
 from app.services.verifications import Progress
 
 
-def experiment(row: Experiment) -> dict[str, Any]:
-    """ExperimentAnswer."""
+def experiment(row: Experiment) -> schemas.ExperimentAnswer:
+    """Return `ExperimentAnswer`."""
     return {
         "experiment_id": row.id,
         "name": row.name,
@@ -30,9 +30,9 @@ def experiment(row: Experiment) -> dict[str, Any]:
     }
 
 
-def run(row: Run) -> dict[str, Any]:
-    """RunAnswer."""
-    view: dict[str, Any] = {
+def run(row: Run) -> schemas.RunAnswer:
+    """Return `RunAnswer`."""
+    return {
         "run_id": row.id,
         "experiment_id": row.experiment_id,
         "parent_run_id": row.parent_run_id,
@@ -53,16 +53,15 @@ def run(row: Run) -> dict[str, Any]:
         "overrides": overrides(row),
         "resources": Fragment(row.resources),
     }
-    return view
 
 
-def metrics(rows: Iterable[MetricLatest]) -> dict[str, Any]:
-    """The latest value of each key, with its step."""
+def metrics(rows: Iterable[MetricLatest]) -> dict[str, schemas.MetricValue]:
+    """Return the latest value of each key, with its step."""
     return {row.key: {"value": row.value, "step": row.step} for row in rows}
 
 
-def run_summary(row: Run, latest: Iterable[MetricLatest]) -> dict[str, Any]:
-    """RunSummary."""
+def run_summary(row: Run, latest: Iterable[MetricLatest]) -> schemas.RunSummary:
+    """Return `RunSummary`."""
     return {
         "run_id": row.id,
         "experiment_id": row.experiment_id,
@@ -86,9 +85,10 @@ def run_summary(row: Run, latest: Iterable[MetricLatest]) -> dict[str, Any]:
 
 def run_status(
     row: Run, latest: Iterable[MetricLatest], newest: Checkpoint | None
-) -> dict[str, Any]:
-    """RunStatusAnswer."""
-    return run_summary(row, latest) | {
+) -> schemas.RunStatusAnswer:
+    """Return `RunStatusAnswer`."""
+    return {
+        **run_summary(row, latest),
         "eta_seconds": eta_seconds(row),
         "heartbeat_at": row.heartbeat_at,
         "last_progress_at": row.last_progress_at,
@@ -96,8 +96,8 @@ def run_status(
     }
 
 
-def checkpoint(row: Checkpoint) -> dict[str, Any]:
-    """CheckpointAnswer."""
+def checkpoint(row: Checkpoint) -> schemas.CheckpointAnswer:
+    """Return `CheckpointAnswer`."""
     return {
         "checkpoint_id": row.id,
         "experiment_id": row.experiment_id,
@@ -118,8 +118,8 @@ def checkpoint(row: Checkpoint) -> dict[str, Any]:
     }
 
 
-def verified(results: list[Verified]) -> dict[str, Any]:
-    """VerifyAnswer."""
+def verified(results: list[Verified]) -> schemas.VerifyAnswer:
+    """Return `VerifyAnswer`."""
     rows = [result.checkpoint for result in results if result.unreadable is None]
     states = [row.state for row in rows]
     return {
@@ -134,8 +134,8 @@ def verified(results: list[Verified]) -> dict[str, Any]:
     }
 
 
-def verification(progress: Progress) -> dict[str, Any]:
-    """VerificationAnswer."""
+def verification(progress: Progress) -> schemas.VerificationAnswer:
+    """Return `VerificationAnswer`."""
     row, counts, findings = progress
     return {
         "verification_id": row.id,
@@ -162,16 +162,16 @@ def verification(progress: Progress) -> dict[str, Any]:
     }
 
 
-def surplus(rows: list[Checkpoint]) -> dict[str, Any]:
-    """RetentionAnswer."""
+def surplus(rows: list[Checkpoint]) -> schemas.RetentionAnswer:
+    """Return `RetentionAnswer`."""
     return {
         "size_bytes": sum(row.size_bytes or 0 for row in rows),
         "checkpoints": [checkpoint(row) for row in rows],
     }
 
 
-def cancelled(result: Cancelled) -> dict[str, Any]:
-    """CancelAnswer."""
+def cancelled(result: Cancelled) -> schemas.CancelAnswer:
+    """Return `CancelAnswer`."""
     return {
         "run_id": result.run.id,
         "status": result.run.status,
@@ -180,8 +180,8 @@ def cancelled(result: Cancelled) -> dict[str, Any]:
     }
 
 
-def event(row: Event) -> dict[str, Any]:
-    """EventAnswer."""
+def event(row: Event) -> schemas.EventAnswer:
+    """Return `EventAnswer`."""
     return {
         "seq": row.seq,
         "type": row.type,
@@ -191,8 +191,8 @@ def event(row: Event) -> dict[str, Any]:
     }
 
 
-def detail(row: Detail, prefix: str = "") -> dict[str, Any]:
-    """DetailAnswer. `prefix`: the path of the service as its clients see it."""
+def detail(row: Detail, prefix: str = "") -> schemas.DetailAnswer:
+    """Return `DetailAnswer`; `prefix` is the path of the service as its clients see it."""
     path = f"{prefix}/v1/experiments/{row.experiment.id}"
     return {
         "experiment": experiment(row.experiment),
