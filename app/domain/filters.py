@@ -10,7 +10,7 @@ How to add a filter:
 3. add the field to the input in `app/graphql/filters.py` and export the schema.
 """
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -19,7 +19,8 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
 
 from app.domain.ids import parse_timestamp
@@ -92,11 +93,12 @@ class RunFilter(Filter):
     metric_min: Number | None = Field(None, description="Smallest latest value of `metric`.")
     metric_max: Number | None = Field(None, description="Largest latest value of `metric`.")
 
-    @model_validator(mode="after")
-    def _a_range_has_a_metric(self) -> Self:
-        if self.metric is None and (self.metric_min, self.metric_max) != (None, None):
-            raise ValueError("`metric_min` and `metric_max` need `metric`")
-        return self
+    @field_validator("metric_min", "metric_max")
+    @classmethod
+    def _check_metric(cls, bound: float | None, info: ValidationInfo) -> float | None:
+        if bound is not None and info.data.get("metric") is None:
+            raise ValueError("goes with `metric`")
+        return bound
 
 
 class CheckpointFilter(Filter):

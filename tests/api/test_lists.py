@@ -143,6 +143,12 @@ def test_rest_and_graphql_refuse_the_same_filters(
     assert code in ("BAD_USER_INPUT", "GRAPHQL_VALIDATION_FAILED")
 
 
+def test_a_range_without_its_metric_is_refused(story: Story) -> None:
+    answer = story.send("GET", f"{story.path}/runs", params={"metric_max": 0})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["parameter"] == "metric_max"
+
+
 def test_runs_of_many_metrics_are_not_listed_on_the_event_loop(
     api: Api, story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
