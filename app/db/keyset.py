@@ -35,7 +35,7 @@ from sqlalchemy.sql.util import ClauseAdapter
 from app.db.cursors import METRIC, Order, Page, RowT, Window, parse
 from app.db.database import Effort
 from app.db.json_lists import listed, one_of
-from app.db.search import GRAM, PREFIX, grams
+from app.db.search import GRAM, LIKE_ESCAPE, PREFIX, grams
 from app.db.sql import Statement, Tx, columns, dump, row_type
 from app.db.tables import MetricLatest
 from app.domain.texts import fold
@@ -227,7 +227,7 @@ def _search_params(name: str, value: str) -> dict[str, Any]:
     if name == "search_match":
         params["search_grams"] = grams(term)
     elif name == "search_all":
-        literal = re.sub(r"([\\%_])", r"\\\1", term[:PREFIX])
+        literal = re.sub(f"([{LIKE_ESCAPE}%_])", rf"{LIKE_ESCAPE}\1", term[:PREFIX])
         params["search_prefix"] = f"%{literal}%"
     return params
 

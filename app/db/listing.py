@@ -15,7 +15,7 @@ from sqlmodel import SQLModel
 from app.db.cursors import RowT
 from app.db.json_lists import listed, one_of
 from app.db.keyset import Listing
-from app.db.search import Position, index_name
+from app.db.search import LIKE_ESCAPE, Position, index_name
 from app.db.sql import Statement, Tx, columns, dump, select_all
 from app.db.tables import (
     Checkpoint,
@@ -51,7 +51,7 @@ def _searched(id: Any, table: type[SQLModel]) -> dict[str, Any]:
     matched = matched.where(literal(f"{index} MATCH :search_grams"))
     itself = select(bindparam("search_id", type_=String))
     found = select(text.id).where(contains)
-    prefix = text.text.like(bindparam("search_prefix"), escape="\\")
+    prefix = text.text.like(bindparam("search_prefix"), escape=LIKE_ESCAPE)
     return {
         "search_walk": or_(exists().where(text.id == id, contains), id == bindparam("search_id")),
         "search_match": id.in_(found.where(text.number.in_(matched)).union_all(itself)),

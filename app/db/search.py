@@ -25,6 +25,8 @@ MOST_GRAMS = 8
 """Each further gram narrows less than it costs."""
 PREFIX = 32
 """So many characters PostgreSQL compares at every place of a text before the whole."""
+LIKE_ESCAPE = "!"
+"""No backslash: SQLAlchemy 2.0 doubles one unless it has seen the server's settings."""
 
 log = logging.getLogger(__name__)
 
