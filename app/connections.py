@@ -1,4 +1,4 @@
-"""Connections: what a client may hold before it has said what it wants.
+"""Connections: bounds on what a client holds before its request is complete.
 
 uvicorn bounds neither the head of a request nor the time that a client may take, and asyncio
 accepts until no descriptor is left: a few hundred idle clients would stop the service and every

@@ -1,4 +1,4 @@
-"""The door, before any route: who may come in, from where, and how large.
+"""The guard in front of every route: tokens, hosts and origins, and the size of bodies.
 
 One ASGI middleware for REST and GraphQL: Host and Origin against an allowlist (a web page
 elsewhere must not drive a local service, not even by DNS rebinding), CORS for pages of hosts
@@ -80,7 +80,7 @@ CHALLENGES = ("Bearer", 'Basic realm="LLM Train API"')
 
 
 def problem(error: ServiceError) -> bytes:
-    """An error as RFC 9457 `application/problem+json`."""
+    """Return an error as RFC 9457 `application/problem+json`."""
     body = {
         "type": f"urn:llm-train-api:{error.code}",
         "title": error.title,
@@ -95,13 +95,13 @@ def problem(error: ServiceError) -> bytes:
 
 
 def bearer(authorization: str) -> str | None:
-    """The token of an Authorization header."""
+    """Return the token of an Authorization header, or None."""
     scheme, _, token = authorization.partition(" ")
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def password(authorization: str) -> str | None:
-    """The password of an Authorization header: how a browser sends a token."""
+    """Return the password of an Authorization header: how a browser sends a token."""
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":
         return None
@@ -112,7 +112,7 @@ def password(authorization: str) -> str | None:
 
 
 class Guard:
-    """Lets a request pass or answers it. `scope["caller"]` is who passed."""
+    """Pass a request on, with its caller in `scope["caller"]`, or refuse it."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class Guard:
             raise _forbidden("Host")
 
     def _cors(self, headers: dict[bytes, str]) -> Headers:
-        """Headers that let a page of another host read the answer. Raises Forbidden."""
+        """Return headers that let a page of another host read the response. Raises Forbidden."""
         origin = headers.get(b"origin")
         host = headers.get(b"host", "")
         if origin is None or (is_same_site(origin, host) and self.hosts.allows(host)):
@@ -267,7 +267,7 @@ def _below(root_path: str, path: str) -> str:
 
 
 def _headers(scope: Scope) -> dict[bytes, str]:
-    """The headers that decide. A repeated one is joined, and so means nothing to anyone."""
+    """Return the headers that decide. Repeated ones are joined, so that none of them is used."""
     found: dict[bytes, str] = {}
     for name, value in scope["headers"]:
         if name in _LOOKED_AT:
@@ -289,7 +289,7 @@ async def _drain(receive: Receive) -> None:
 
 
 async def _refuse(error: ServiceError, scope: Scope, send: Send) -> None:
-    """Answers in the place of the app: in GraphQL's form to GraphQL's clients."""
+    """Send an error in place of the app, in GraphQL's form at /graphql."""
     if scope["path"].startswith("/graphql"):
         media = b"application/json"
         body = orjson.dumps(

@@ -1,4 +1,4 @@
-"""What a client may ask, validated once for REST and GraphQL.
+"""Requests, validated once for REST and GraphQL.
 
 Every request is a closed Pydantic model: unknown fields, wrong types and numbers that
 JSON cannot carry are refused. Free-form objects (`param_config`, `dataset`, …) have caps
@@ -18,7 +18,7 @@ from app.domain.text import clean
 EXPERIMENT_ID = "exp_0cc4q1wv6a2gkx8m3r5t7z9bdf"
 RUN_ID = "run_0cc4q1x3h7p2n4s6v8y0c1e3gj"
 VERIFICATION_ID = "vfy_0cc4q1zt8b3k5m7p9s1v3x5z7a"
-"""What the documented examples name."""
+"""Ids of the documented examples."""
 
 MAX_OBJECT_BYTES = 64 * 1024
 MAX_DEPTH = 16
@@ -134,7 +134,7 @@ class ExperimentRequest(Request):
 
 
 class ResourcesRequest(Resources):
-    """What a run needs of the machine it runs on."""
+    """Resources that a run needs."""
 
 
 class RunRequest(Request):
@@ -164,7 +164,7 @@ class RunRequest(Request):
 
 
 class CancelRequest(Request):
-    """Cancel a run. There is nothing to say about it."""
+    """Cancel a run; no fields."""
 
 
 class ResumeRequest(Request):

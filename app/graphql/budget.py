@@ -64,7 +64,7 @@ class Memory:
         self.watched += objects
 
     def unwatch(self, objects: int) -> None:
-        """A subscription that was counted has ended."""
+        """Stop counting a subscription that has ended."""
         self.watched -= objects
 
 
@@ -108,7 +108,7 @@ class Budget:
         self.charge(size)
 
     def release(self) -> None:
-        """The answer is sent; what it has taken is free again. May be repeated."""
+        """Give back everything, after the answer was sent. May be repeated."""
         with self._lock:
             self._memory.release(self.used)
             self.used = 0

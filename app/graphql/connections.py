@@ -16,57 +16,55 @@ from app.graphql.limits import DEFAULT_SIZE
 T = TypeVar("T")
 
 First = Annotated[
-    int | None, strawberry.argument(description=f"How many from the start, 1 to {MOST}.")
+    int | None, strawberry.argument(description=f"Number of rows from the start, 1 to {MOST}.")
 ]
 Last = Annotated[
-    int | None, strawberry.argument(description=f"How many from the end, 1 to {MOST}.")
+    int | None, strawberry.argument(description=f"Number of rows from the end, 1 to {MOST}.")
 ]
-After = Annotated[str | None, strawberry.argument(description="Only what follows this cursor.")]
-Before = Annotated[
-    str | None, strawberry.argument(description="Only what comes before this cursor.")
-]
+After = Annotated[str | None, strawberry.argument(description="Only rows after this cursor.")]
+Before = Annotated[str | None, strawberry.argument(description="Only rows before this cursor.")]
 
 
 @interface
 class Node:
-    """Whatever has an id and can be fetched again with it."""
+    """An object with a global id, by which it can be fetched again."""
 
     id: strawberry.ID = attribute("Globally unique id, the same as in REST.")
 
 
 @output
 class PageInfo:
-    """Where a page lies in its list."""
+    """Position of a page in its list."""
 
     page: strawberry.Private[Page[Any]]
 
     @field
     def has_next_page(self) -> bool:
-        """There is more after this page."""
+        """True if rows follow this page."""
         return self.page.has_next
 
     @field
     def has_previous_page(self) -> bool:
-        """There is more before this page."""
+        """True if rows precede this page."""
         return self.page.has_previous
 
     @field
     def start_cursor(self) -> str | None:
-        """The cursor of the first row."""
+        """Cursor of the first row."""
         return self.page.cursor(0) if self.page.rows else None
 
     @field
     def end_cursor(self) -> str | None:
-        """The cursor of the last row."""
+        """Cursor of the last row."""
         return self.page.cursor(len(self.page.rows) - 1) if self.page.rows else None
 
 
 @output
 class Edge(Generic[T]):
-    """A row and its place in the list."""
+    """A row and its position in the list."""
 
     node: T = attribute("The row.")
-    cursor: str = attribute("The row's place, for `after` and `before`.")
+    cursor: str = attribute("Position of the row, for `after` and `before`.")
 
 
 @output
@@ -88,19 +86,19 @@ class Connection(Generic[T]):
 
     @field
     def page_info(self) -> PageInfo:
-        """Where this page lies in the list."""
+        """Position of this page in the list."""
         return PageInfo(page=self.page)
 
     @edge
     async def total_count(self) -> int:
-        """How many rows the whole list has."""
+        """Number of rows in the whole list."""
         # All in `Rows` are parts of the same list, so the first can count them all.
         found: int = await each(self, lambda all: all[0].counts([one.id for one in all]))
         return found
 
 
 def window(first: int | None, after: str | None, last: int | None, before: str | None) -> Window:
-    """The page that the arguments of a connection ask for. Raises InvalidInput."""
+    """Return the window that the arguments of a connection describe. Raises InvalidInput."""
     if first is not None and last is not None:
         raise InvalidInput("Give `first` or `last`, not both.")
     size = last if first is None else first
@@ -120,7 +118,7 @@ async def connect(
     column: str | None = None,
     row: Any = None,
 ) -> Any:
-    """A page of a list: of all, or of those that name the row (or each of `Rows`) in `column`."""
+    """Return a page of a list: of all rows, or of those with the id of `row` in `column`."""
     context, chosen, sorting = info.context, conditions(filter), order(order_by, listed)
 
     async def load(parents: list[Any]) -> list[Any]:

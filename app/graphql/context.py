@@ -1,8 +1,8 @@
-"""What resolvers get: the way to a transaction, and batches that make one read of many.
+"""The context of resolvers: access to the database, and batches that join many reads into one.
 
-Resolvers that run side by side call `load` with the keys that each of them needs; a moment
-later one read answers them all. Nothing is cached, so a mutation, a later operation of the
-same websocket and the next event of a subscription all see the present.
+Sibling resolvers call `load` with the keys that each needs; in the next round of the event loop
+one read serves them all. Nothing is cached, so a mutation, a later operation of the same
+websocket and the next event of a subscription see current rows.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from app.storage.readers import Readers
 
 Reader = Callable[[Tx, list[Any]], Sequence[Any]]
 PART = 500
-"""So many rows are read before they are counted."""
+"""Rows read at once, before they are charged to the budget."""
 
 
 class Context:
-    """One for each request or websocket, and from it one `for_operation`."""
+    """Request context. `for_operation()` copies it with batches and a timeout of its own."""
 
     def __init__(self, connection: HTTPConnection, memory: Memory, documents: Documents) -> None:
         state = connection.app.state
@@ -49,18 +49,18 @@ class Context:
         self._begin(None)
 
     def apart(self) -> "Context":
-        """A context for one of many operations on a websocket, whose answers are its own."""
+        """Return a context for one of many operations on a websocket, with budgets of its own."""
         own = copy(self)
         own._answers = []
         return own
 
     def release(self) -> None:
-        """The answers that were made so far are sent."""
+        """Release the budgets of the answers that were sent."""
         while self._answers:
             self._answers.pop().release()
 
     def for_operation(self, seconds: float) -> "Context":
-        """What one operation, or one answer of a subscription, gets: its own reads and limit."""
+        """Return the context of one operation, or of one answer of a subscription."""
         own = copy(self)
         own._begin(seconds)
         return own
@@ -92,7 +92,7 @@ class Context:
         return batch[-1].answer
 
     def cancel(self) -> None:
-        """Gives up the reads that are under way, down to the database."""
+        """Cancel the reads that are under way, down to the database."""
         for task in self._tasks:
             task.cancel()
 
@@ -118,7 +118,7 @@ class Context:
                 asked.answer.cancel()  # where this read was given up
 
     async def rows(self, table: type[Any], ids: list[str | None]) -> list[Any]:
-        """The rows with these ids, None where there is none."""
+        """Return the rows with these ids, None where there is none."""
         if all(id is None for id in ids):
             return [None] * len(ids)
         return await self.load(table.__name__, ids, partial(_by_ids, table, self.budget))
@@ -132,7 +132,10 @@ class Context:
         column: str | None,
         ids: list[Any],
     ) -> asyncio.Future[list[Any]]:
-        """The same page of the parts of a list whose `column` holds an id; of all without one."""
+        """Return the same page of each part of a list: its rows whose `column` holds an id.
+
+        Without `column` the one part is the whole list.
+        """
         budget = self.budget
 
         def read(tx: Tx, ids: list[Any]) -> Sequence[Any]:
@@ -154,7 +157,7 @@ class Context:
     def counts(
         self, listed: Listing[Any], filters: dict[str, Any], column: str | None, ids: list[Any]
     ) -> asyncio.Future[list[int]]:
-        """How many rows such parts have."""
+        """Return the number of rows of such parts."""
 
         def read(tx: Tx, ids: list[Any]) -> Sequence[int]:
             if column is None:

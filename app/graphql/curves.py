@@ -28,7 +28,7 @@ class Curve(NamedTuple):
 
 
 def window(from_step: int | None, to_step: int | None, points: int) -> Window:
-    """Which points are asked for. Raises InvalidInput."""
+    """Return the range of points to read. Raises InvalidInput."""
     low = 0 if from_step is None else from_step
     high = MAX_STEP if to_step is None else to_step
     if not 0 <= low <= high <= MAX_STEP:
@@ -39,7 +39,7 @@ def window(from_step: int | None, to_step: int | None, points: int) -> Window:
 
 
 def named(keys: list[str] | None) -> tuple[str, ...] | None:
-    """The metrics that are asked for, each once; None is all. Raises InvalidInput."""
+    """Return the metrics to read, each once; None is all. Raises InvalidInput."""
     if keys is None:
         return None
     if len(keys) > MAX_KEYS:
@@ -50,7 +50,7 @@ def named(keys: list[str] | None) -> tuple[str, ...] | None:
 def latest(
     keys: tuple[str, ...] | None, budget: Budget, tx: Tx, run_ids: list[str]
 ) -> list[list[MetricLatest]]:
-    """The latest values of each run. Raises TooLarge."""
+    """Return the latest values of each run. Raises TooLarge."""
     try:
         found = listing.latest_metrics(tx, run_ids, MAX_LATEST, keys)
     except listing.TooMany:
@@ -65,7 +65,7 @@ def latest(
 def read(
     keys: tuple[str, ...] | None, asked: Window, budget: Budget, tx: Tx, run_ids: list[str]
 ) -> list[list[Curve]]:
-    """The curves of each run. No keys are no curves; None is all keys."""
+    """Return the curves of each run. No keys are no curves; None is all keys."""
     found: dict[str, list[Curve]] = {each: [] for each in run_ids}
     for one in metrics.series(tx, run_ids, keys, asked) if keys != () else ():
         budget.charge(len(one.steps) * POINT)

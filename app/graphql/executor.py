@@ -125,7 +125,7 @@ def _around(
     before: Callable[[Column], Column],
     after: Callable[[Column, Column], Column] = lambda values, found: found,
 ) -> Step | None:
-    """A step with something done to the column before it, and to what it found after it."""
+    """Return a step with `before` applied to its column and `after` to its result."""
     if step is None:
         return None
     run = step.run
@@ -139,14 +139,14 @@ def _around(
 
 
 def _value(executor: FastExecutor, kind: Any, details: Any) -> Step | None:
-    """How to complete values of this type, or None: the reference executor must."""
+    """Return the step that completes values of a type; None: the reference executor must."""
     if is_non_null_type(kind):
         return _around(_given(executor, kind.of_type, details), _without_nulls)
     return _around(_given(executor, kind, details), _not_null, _with_nulls)
 
 
 def _has_nulls(values: Column) -> bool:
-    """Whether there are nulls. Raises at what is no value but stands for one."""
+    """Return True if a value is None. Raises NotEligible for an exception or an awaitable."""
     kinds = set(map(type, values))
     if any(issubclass(kind, Exception) or hasattr(kind, "__await__") for kind in kinds):
         raise NotEligible
@@ -171,7 +171,7 @@ def _with_nulls(values: Column, found: Column) -> Column:
 
 
 def _given(executor: FastExecutor, kind: Any, details: Any) -> Step | None:
-    """The same for values none of which is null."""
+    """Return the step that completes values of a type, none of which is None."""
     if is_leaf_type(kind):
         return Step(_leaf(executor, kind))
     if is_list_type(kind):
@@ -225,7 +225,7 @@ def _object(executor: FastExecutor, kind: GraphQLObjectType, details: Any) -> St
 
 
 def _column(executor: FastExecutor, parent: GraphQLObjectType, details: Any) -> Step | None:
-    """How to read and complete one field of every row, or None."""
+    """Return the step that reads and completes one field of every row, or None."""
     node = details[0].node
     if node.name.value == "__typename":
         return Step(lambda rows: [parent.name] * len(rows))
@@ -247,7 +247,7 @@ def _column(executor: FastExecutor, parent: GraphQLObjectType, details: Any) -> 
 def _reader(
     executor: FastExecutor, parent: GraphQLObjectType, definition: GraphQLField, details: Any
 ) -> Step | None:
-    """How to read one field of every row: an attribute, a function of the row, an edge."""
+    """Return the step that reads one field of every row: an attribute, a function or an edge."""
     field = definition.extensions.get("strawberry-definition")
     if field is None or field.extensions or definition.resolve is None:
         return None

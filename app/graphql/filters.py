@@ -22,15 +22,15 @@ from app.graphql.describe import attribute, enum, input, optional
 from app.graphql.scalars import DateTime
 
 for _enum, _description in (
-    (RunStatus, "Where a run is."),
-    (CheckpointState, "What the service knows about a checkpoint."),
+    (RunStatus, "Status of a run."),
+    (CheckpointState, "State of a checkpoint."),
 ):
     strawberry.enum(_enum, description=_description)
 
 
 @enum
 class OrderDirection(Enum):
-    """Which way a list is sorted."""
+    """Sort direction."""
 
     ASC = "asc"
     DESC = "desc"
@@ -41,26 +41,26 @@ class MetricRange:
     """The latest value of a metric lies in a range, ends included."""
 
     key: str = attribute("The metric's key.")
-    min: float | None = optional("The least value.")
-    max: float | None = optional("The greatest value.")
+    min: float | None = optional("Smallest value.")
+    max: float | None = optional("Largest value.")
 
 
 @input
 class ExperimentFilter:
-    """Which experiments; all conditions that are given must hold."""
+    """Conditions on experiments; all that are given must hold."""
 
     task_type: str | None = optional("Exactly this task type.")
     owner: str | None = optional("Exactly this owner.")
     base_model: str | None = optional("Exactly this base model.")
     tags: list[str] | None = optional("Has every one of these tags.")
     search: str | None = optional("The id, or text in what describes it; at most 200 characters.")
-    created_after: DateTime | None = optional("Created at this moment or later.")
-    created_before: DateTime | None = optional("Created before this moment.")
+    created_after: DateTime | None = optional("Created at this time or later.")
+    created_before: DateTime | None = optional("Created before this time.")
 
 
 @input
 class RunFilter:
-    """Which runs; all conditions that are given must hold."""
+    """Conditions on runs; all that are given must hold."""
 
     experiment_id: strawberry.ID | None = optional("Of this experiment.")
     status: list[RunStatus] | None = optional("In one of these statuses.")
@@ -74,14 +74,14 @@ class RunFilter:
     search: str | None = optional(
         "The id, or text in the model, recipe or notes: 1 to 200 characters."
     )
-    created_after: DateTime | None = optional("Created at this moment or later.")
-    created_before: DateTime | None = optional("Created before this moment.")
+    created_after: DateTime | None = optional("Created at this time or later.")
+    created_before: DateTime | None = optional("Created before this time.")
     metric: MetricRange | None = optional("The latest value of one metric.")
 
 
 @input
 class CheckpointFilter:
-    """Which checkpoints; all conditions that are given must hold."""
+    """Conditions on checkpoints; all that are given must hold."""
 
     experiment_id: strawberry.ID | None = optional("Of this experiment.")
     run_id: strawberry.ID | None = optional("Of this run.")
@@ -93,7 +93,7 @@ class CheckpointFilter:
 
 @input
 class EventFilter:
-    """Which events; all conditions that are given must hold."""
+    """Conditions on events; all that are given must hold."""
 
     run_id: strawberry.ID | None = optional("Of this run.")
     type: str | None = optional("Of exactly this type.")
@@ -101,7 +101,7 @@ class EventFilter:
 
 @enum
 class ExperimentOrderField(Enum):
-    """What experiments can be sorted by."""
+    """Sort fields of experiments."""
 
     CREATED_AT = "created_at"
     NAME = "name"
@@ -109,7 +109,7 @@ class ExperimentOrderField(Enum):
 
 @enum
 class RunOrderField(Enum):
-    """What runs can be sorted by; by `STEP` the whole list is read for each page."""
+    """Sort fields of runs; by `STEP` the whole list is read for each page."""
 
     CREATED_AT = "created_at"
     STARTED_AT = "started_at"
@@ -120,7 +120,7 @@ class RunOrderField(Enum):
 
 @enum
 class CheckpointOrderField(Enum):
-    """What checkpoints can be sorted by; by `STEP` the whole list is read for each page."""
+    """Sort fields of checkpoints; by `STEP` the whole list is read for each page."""
 
     CREATED_AT = "created_at"
     MARKED_AT = "marked_at"
@@ -129,14 +129,14 @@ class CheckpointOrderField(Enum):
 
 def _direction() -> Any:
     return strawberry.field(
-        description="Which way; those that lack the value come last either way.",
+        description="Sort direction; rows without a value come last in either.",
         default=OrderDirection.DESC,
     )
 
 
 @input
 class ExperimentOrder:
-    """How experiments are sorted; newest first when not given."""
+    """Order of experiments; newest first if left out."""
 
     field: ExperimentOrderField = attribute("Sort field.")
     direction: OrderDirection = _direction()
@@ -144,23 +144,23 @@ class ExperimentOrder:
 
 @input
 class RunOrder:
-    """How runs are sorted; newest first when not given."""
+    """Order of runs; newest first if left out."""
 
     field: RunOrderField = attribute("Sort field.")
     direction: OrderDirection = _direction()
-    metric_key: str | None = optional("Which metric, for the field METRIC.")
+    metric_key: str | None = optional("Key of the metric, for the field METRIC.")
 
 
 @input
 class CheckpointOrder:
-    """How checkpoints are sorted; newest first when not given."""
+    """Order of checkpoints; newest first if left out."""
 
     field: CheckpointOrderField = attribute("Sort field.")
     direction: OrderDirection = _direction()
 
 
 def given(values: Any) -> dict[str, Any]:
-    """The fields of an input that were given."""
+    """Return the fields of an input that were given."""
     if values is None:
         return {}
     named = {each.name: getattr(values, each.name) for each in fields(values)}
@@ -168,7 +168,7 @@ def given(values: Any) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    """A text to search by. Raises InvalidInput for a NUL, which PostgreSQL does not even find."""
+    """Return a text to look up. Raises InvalidInput for NUL, which PostgreSQL rejects."""
     if "\0" in text:
         raise InvalidInput("A text must not hold NUL.")
     return text
@@ -199,7 +199,7 @@ _KINDS: dict[type, type[filters.Filter]] = {
 
 
 def order(chosen: Any, listed: Listing[Any]) -> Order:
-    """An order input as the order of a listing. Raises InvalidInput."""
+    """Return an order input as the order of a listing. Raises InvalidInput."""
     if chosen is None:
         return Order("seq", descending=False) if listed is EVENTS else Order("created_at")
     metric_key = given(chosen).get("metric_key")

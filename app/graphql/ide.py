@@ -86,7 +86,7 @@ query Browse {
 
 
 def graphiql() -> HTMLResponse:
-    """The GraphiQL page; it talks to the address that it was loaded from."""
+    """Return the GraphiQL page; it sends to the address that it was loaded from."""
     return page(
         "LLM Train API: GraphiQL",
         styles=(

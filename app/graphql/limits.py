@@ -1,4 +1,4 @@
-"""What one operation may cost, known before it is executed.
+"""Limits of one operation, checked before it is executed.
 
 `check` walks the operation with its fragments expanded and counts the objects that the
 answer may hold: the sizes of nested connections multiply. A fragment is measured once for
@@ -63,7 +63,7 @@ def check(
     operation: OperationDefinitionNode,
     variables: dict[str, Any],
 ) -> int:
-    """The objects that the answer may hold. Raises GraphQLError beyond a limit."""
+    """Return the number of objects that the answer may hold. Raises GraphQLError beyond a limit."""
     values = get_variable_values(schema, operation.variable_definitions or (), variables)
     if isinstance(values, list):  # they are refused before anything is executed
         values = VariableValues({}, {})
@@ -89,7 +89,7 @@ def _too_complex(message: str) -> GraphQLError:
 
 
 def check_repetitions(document: DocumentNode) -> None:
-    """Refuses what asks for the same fields again and again. Raises GraphQLError.
+    """Refuse a document that repeats fields too often. Raises GraphQLError.
 
     Validation compares all fields that answer under one name in one place with each other: of
     three hundred equal fields, each of which has two more below, it takes seconds.
@@ -149,7 +149,7 @@ class _Walk:
     def selections(
         self, selected: SelectionSetNode | None, parent: GraphQLNamedType | None, page: int
     ) -> _Size:
-        """`page`: how many rows the connection has whose fields these are."""
+        """Return the size of a selection; `page` is the number of rows of its connection."""
         depth = fields = aliases = nodes = 0
         for each in selected.selections if selected else ():
             if isinstance(each, FieldNode):
@@ -203,7 +203,7 @@ class _Walk:
         )
 
     def arguments(self, definition: GraphQLField | None, node: FieldNode) -> dict[str, Any]:
-        """The arguments as the resolver gets them; none where validation will refuse them."""
+        """Return the arguments as the resolver gets them; none if validation will refuse them."""
         if definition is None or not COUNTED & definition.args.keys():
             return {}
         try:
@@ -213,7 +213,7 @@ class _Walk:
 
 
 COUNTED = {"first", "last", "ids", "keys", "points"}
-"""Arguments that say how much is read."""
+"""Arguments that decide how much is read."""
 
 
 def _page(given: dict[str, Any]) -> int:
@@ -226,6 +226,6 @@ def _points(given: dict[str, Any]) -> int:
 
 
 def _length(given: dict[str, Any], name: str) -> int:
-    """How many are named; where none need to be, what a list counts as."""
+    """Return how many values are given; without the argument, what a list counts as."""
     named = given.get(name)
     return LISTED if named is None else len(named)

@@ -33,6 +33,6 @@ class _WhenAsked:
 
 
 def graphql_router(settings: Settings) -> APIRouter:
-    """The router of the GraphQL face."""
+    """Return the router of the GraphQL API."""
     app = _WhenAsked(settings)
     return APIRouter(routes=[Route("/graphql", app), WebSocketRoute("/graphql", app)])

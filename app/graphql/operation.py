@@ -161,7 +161,7 @@ class Operation(MaskErrors):
 
 
 class Closed(Operation):
-    """Tells nothing of the schema."""
+    """The extension with introspection off."""
 
     def on_validate(self) -> Iterator[None]:
         self.execution_context.validation_rules += (NoSchemaIntrospectionCustomRule,)
@@ -175,7 +175,7 @@ _CLIENTS = (
 
 
 def is_bug(error: GraphQLError) -> bool:
-    """Whether this is no fault of the client's."""
+    """Return True if the service is at fault, and not the client."""
     original = error.original_error
     if original is None or isinstance(original, _CLIENTS):
         return False
@@ -184,7 +184,7 @@ def is_bug(error: GraphQLError) -> bool:
 
 
 def log_bugs(errors: list[GraphQLError]) -> None:
-    """Logs what is the service's own fault; a client's mistakes are its own."""
+    """Log the errors that are faults of the service, not those of clients."""
     for error in errors:
         if is_bug(error):
             log.error("%s", error, exc_info=error.original_error)

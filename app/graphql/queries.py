@@ -1,4 +1,4 @@
-"""Query: what can be asked."""
+"""Query: the root of all reads."""
 
 import asyncio
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ _TABLES = {"exp": tables.Experiment, "run": tables.Run, "ckpt": tables.Checkpoin
 
 
 async def node(info: Info, id: str) -> Any:
-    """Whatever has this id, or None."""
+    """Return the object with this id, or None."""
     prefix = id.partition("_")[0]
     if ":" in id:
         return (await info.context.load("event", [id], _events))[0]
@@ -48,17 +48,17 @@ async def _of_table(info: Info, id: str, prefix: str) -> Any:
 
 @output
 class Query:
-    """Everything that can be asked."""
+    """Everything that can be read."""
 
     @field
     async def node(self, info: Info, id: Id) -> Node | None:
-        """Whatever has this id; null if nothing has."""
+        """The object with this id; null if there is none."""
         found: Node | None = await node(info, id)
         return found
 
     @field
     async def nodes(self, info: Info, ids: Ids) -> list[Node | None]:
-        """Whatever has these ids, in their order."""
+        """The objects with these ids, in the same order."""
         if len(ids) > MOST:
             raise InvalidInput(f"Ask for at most {MOST} nodes at once.")
         return list(await asyncio.gather(*(node(info, id) for id in ids)))
@@ -86,10 +86,11 @@ class Query:
         self, info: Info, first: First = None, after: After = None, last: Last = None,
         before: Before = None,
         filter: Annotated[
-            ExperimentFilter | None, strawberry.argument(description="Which experiments.")
+            ExperimentFilter | None,
+            strawberry.argument(description="Conditions that all must hold."),
         ] = None,
         order_by: Annotated[
-            ExperimentOrder | None, strawberry.argument(description="In which order.")
+            ExperimentOrder | None, strawberry.argument(description="Sort field and direction.")
         ] = None,
     ) -> Connection[Experiment]:  # fmt: skip
         """Experiments, newest first."""

@@ -238,7 +238,7 @@ def _accept(request: Any) -> str:
 
 
 def _request_data(body: Any) -> GraphQLRequestData:
-    """The parts of a request, of the right types. Raises Refused."""
+    """Return the parts of a request, with their types checked. Raises Refused."""
     if not isinstance(body, dict):
         raise Refused(400, "The request must be one JSON object; batches are not answered.")
     for name, kind, what in (

@@ -41,5 +41,5 @@ class Schema(strawberry.Schema):
 
 
 def sdl() -> str:
-    """The schema definition, for `schema.graphql`, with a final newline."""
+    """Return the schema definition, for `schema.graphql`, with a final newline."""
     return Schema().as_str() + "\n"

@@ -1,4 +1,4 @@
-"""Subscription: what can be watched.
+"""Subscription: runs and events as they change.
 
 A subscriber holds one flag that a commit sets; it then reads what is new at its own pace, so
 a slow one costs no memory and loses nothing. `afterSeq` goes on where a connection broke.
@@ -24,20 +24,18 @@ BATCH = 200
 
 AfterSeq = Annotated[
     Long | None,
-    strawberry.argument(
-        description="The last `seq` that is already known; left out: only what is to come."
-    ),
+    strawberry.argument(description="Last `seq` already received; left out: only future events."),
 ]
 
 
 def checked(id: str, prefix: str) -> None:
-    """Raises NotFound for what is no id."""
+    """Check that a text is an id. Raises NotFound."""
     if not is_id(id, prefix):
         raise NotFound(f"There is nothing with the id {id!r}.")
 
 
 def _news(tx: Tx, id: str, seq: int | None) -> tuple[list[tables.Event], int, bool]:
-    """The next events after `seq`, the last `seq` there is, and whether there will be no more."""
+    """Return the next events after `seq`, the last `seq`, and True if the run has ended."""
     run = runs.get(tx, id) if is_id(id, "run") else None
     experiment = experiments.get(tx, run.experiment_id if run else id)
     found = [] if seq is None else events.after(tx, experiment.id, seq, BATCH)
@@ -45,7 +43,7 @@ def _news(tx: Tx, id: str, seq: int | None) -> tuple[list[tables.Event], int, bo
 
 
 async def _history(info: Info, id: str, seq: int | None) -> AsyncIterator[Event]:
-    """What happens to an experiment or a run after `seq`, or from now on."""
+    """Yield the events of an experiment or a run after `seq`, or from now on."""
     db = info.context.db
     with db.changes.subscribe(id) as changed:
         while True:
@@ -63,7 +61,7 @@ async def _history(info: Info, id: str, seq: int | None) -> AsyncIterator[Event]
 
 @output
 class Subscription:
-    """Everything that can be watched."""
+    """Everything that can be subscribed to."""
 
     @subscription
     async def run(self, info: Info, id: Id) -> AsyncIterator[Run]:

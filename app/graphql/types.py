@@ -30,13 +30,15 @@ from app.graphql.filters import (
 from app.graphql.scalars import DateTime, Json, Long
 from app.services import progress
 
-EventFilters = Annotated[EventFilter | None, strawberry.argument(description="Which events.")]
+EventFilters = Annotated[
+    EventFilter | None, strawberry.argument(description="Conditions on the events; all must hold.")
+]
 Row = strawberry.Parent[Any]
-_KEYS = f"Which metrics, at most {MAX_KEYS}; all if left out."
+_KEYS = f"Metrics, at most {MAX_KEYS}; all if left out."
 
 
 def one(table: type[Any], column: str, description: str) -> Any:
-    """An edge to the row whose id is in `column`."""
+    """Return an edge to the row whose id is in `column`."""
 
     async def resolve(row: Row, info: Info) -> Any:
         def load(rows: list[Any]) -> Any:
@@ -50,9 +52,11 @@ def one(table: type[Any], column: str, description: str) -> Any:
 def connection(
     listed: Listing[Any], filters: Any, orders: Any, what: str
 ) -> Callable[[str | None, str], Any]:
-    """Makes connections to rows of a list: to all, or to those that name the row in `column`."""
-    Which = Annotated[filters | None, strawberry.argument(description=f"Which {what}.")]
-    Sorted = Annotated[orders | None, strawberry.argument(description="In which order.")]
+    """Return a maker of connections: to all rows of a list, or to those with the id in `column`."""
+    Which = Annotated[
+        filters | None, strawberry.argument(description=f"Conditions on the {what}; all must hold.")
+    ]
+    Sorted = Annotated[orders | None, strawberry.argument(description="Sort field and direction.")]
 
     def to(column: str | None, description: str) -> Any:
         async def resolve(
@@ -75,14 +79,14 @@ checkpoints = connection(listing.CHECKPOINTS, CheckpointFilter, CheckpointOrder,
 class Experiment(Node):
     """A line of work: runs, checkpoints and one gapless event history."""
 
-    name: str = attribute("What people call it.")
-    task_type: str = attribute("What kind of training, such as `pretrain` or `sft`.")
-    goal: str | None = attribute("What it is for.")
+    name: str = attribute("Name for people.")
+    task_type: str = attribute("Kind of training, such as `pretrain` or `sft`.")
+    goal: str | None = attribute("Purpose.")
     version: str | None = attribute("The experiment's own version.")
     base_model: str | None = attribute("The model it starts from.")
-    owner: str | None = attribute("Who it belongs to.")
+    owner: str | None = attribute("Person or team that owns it.")
     param_config: Json = attribute("Parameters common to its runs, as given.")
-    created_at: DateTime = attribute("When it was created.")
+    created_at: DateTime = attribute("Time of creation.")
     last_seq: Long = attribute("The number of its last event; `afterSeq` of a subscription.")
 
     @field
@@ -116,7 +120,7 @@ class Metric:
     key: str = attribute("The metric's key, such as `loss`.")
     step: Long = attribute("The step it was reported for.")
     value: float | None = attribute("The value; null where it is NaN or infinite.")
-    wall_time: float | None = attribute("When the trainer took it, in unix seconds.")
+    wall_time: float | None = attribute("Time of the measurement, in unix seconds.")
 
 
 @output
@@ -126,50 +130,54 @@ class MetricSeries:
     key: str = attribute("The metric's key.")
     steps: list[Long] = attribute("The steps.")
     values: list[float | None] = attribute("The values; null where NaN or infinite.")
-    wall_times: list[float | None] = attribute("When they were taken, in unix seconds.")
+    wall_times: list[float | None] = attribute("Times of the measurements, in unix seconds.")
     downsampled: bool = attribute("Points were left out; those shown keep the curve's shape.")
 
 
 @output
 class HyperparamOverride:
-    """What became of one hyperparameter that a resume overrode."""
+    """Receipt of one overridden hyperparameter: requested, effective, applied."""
 
     key: str = attribute("The hyperparameter's name.")
-    requested: Json = attribute("The value that was asked for.")
-    effective: Json | None = attribute("The value that the trainer says it uses.")
-    applied: bool | None = attribute("Whether they are the same; null until the trainer reported.")
+    requested: Json = attribute("Requested value.")
+    effective: Json | None = attribute("Value that the trainer reports to use.")
+    applied: bool | None = attribute("True if they are equal; null until the trainer has reported.")
 
 
 @output
 class Run(Node):
-    """One training run: what was asked, where it is, what it reported."""
+    """One training run: its request, its status and its reports."""
 
     model: str = attribute("The model to train.")
-    recipe: str | None = attribute("What the service executes; null for an external trainer.")
+    recipe: str | None = attribute("Recipe that the service executes; null for an external run.")
     dataset: Json = attribute("The data, as given.")
-    hyperparams: Json = attribute("What was asked for: the parent's, overridden.")
-    override_hyperparams: Json = attribute("What a resume asked to change.")
-    effective_hyperparams: Json | None = attribute("What the trainer says it uses.")
-    resources: Json = attribute("What it needs of a machine.")
+    hyperparams: Json = attribute("Requested hyperparameters: the parent's, overridden.")
+    override_hyperparams: Json = attribute("Hyperparameters that a resume overrides.")
+    effective_hyperparams: Json | None = attribute(
+        "Hyperparameters that the trainer reports to use."
+    )
+    resources: Json = attribute("Requested resources.")
     notes: str | None = attribute("Free text.")
-    status: RunStatus = attribute("Where it is.")
-    status_reason: str | None = attribute("Why, as a stable code such as `waiting_for_resources`.")
-    attempt: int = attribute("How many times it was launched.")
-    step: Long = attribute("The last step that it reported.")
-    total_steps: Long | None = attribute("How many steps it will take, once known.")
-    created_at: DateTime = attribute("When it was submitted.")
-    started_at: DateTime | None = attribute("When it first ran.")
-    finished_at: DateTime | None = attribute("When it ended.")
+    status: RunStatus = attribute("Status.")
+    status_reason: str | None = attribute(
+        "Reason of the status: a stable code such as `waiting_for_resources`."
+    )
+    attempt: int = attribute("Number of launches.")
+    step: Long = attribute("Last reported step.")
+    total_steps: Long | None = attribute("Total number of steps, once known.")
+    created_at: DateTime = attribute("Time of submission.")
+    started_at: DateTime | None = attribute("Time of its first start.")
+    finished_at: DateTime | None = attribute("Time of its end.")
     next_attempt_at: DateTime | None = attribute(
         "When it may start again, where it waits to be tried again."
     )
-    heartbeat_at: DateTime | None = attribute("When its trainer was last heard of.")
-    last_progress_at: DateTime | None = attribute("When it last took a further step.")
-    cancel_requested_at: DateTime | None = attribute("When its cancellation was asked for.")
+    heartbeat_at: DateTime | None = attribute("Last heartbeat of the trainer.")
+    last_progress_at: DateTime | None = attribute("Time of its last progress.")
+    cancel_requested_at: DateTime | None = attribute("Time of the cancel request.")
 
     @field
     def status_detail(self) -> str | None:
-        """Why, in one sentence."""
+        """Reason of the status in one sentence."""
         return progress.status_detail(self)  # type: ignore[arg-type]
 
     @field
@@ -179,12 +187,12 @@ class Run(Node):
 
     @field
     def eta_seconds(self) -> float | None:
-        """Seconds until its last step at the present pace."""
+        """Seconds until its last step at the current pace."""
         return progress.eta_seconds(self)  # type: ignore[arg-type]
 
     @field
     def overrides(self) -> list[HyperparamOverride]:
-        """What became of each overridden hyperparameter."""
+        """Receipts of the overridden hyperparameters."""
         found = progress.overrides(self)  # type: ignore[arg-type]
         return [
             HyperparamOverride(
@@ -263,22 +271,22 @@ class Run(Node):
 
 @output
 class Checkpoint(Node):
-    """A checkpoint under its logical path, and what the service knows of it."""
+    """A checkpoint under its logical path."""
 
     ckpt_path: str = attribute("Logical path: /ckpts/{experiment}/{run}/{name}.")
-    state: CheckpointState = attribute("What the service knows about it.")
+    state: CheckpointState = attribute("State, as verified against its manifest.")
     reason: str | None = attribute("Why it is lost, deleted, empty or a fallback, in one sentence.")
-    step: Long | None = attribute("The step it was saved at.")
-    size_bytes: Long | None = attribute("The size of its files together.")
+    step: Long | None = attribute("Step at which it was saved.")
+    size_bytes: Long | None = attribute("Size of its files.")
     sha256: str | None = attribute("SHA-256 of its manifest.")
-    tag_type: str | None = attribute("What it was marked as, such as `candidate` or `release`.")
+    tag_type: str | None = attribute("Tag it was marked with, such as `candidate` or `release`.")
     release_tag: str | None = attribute("Its release tag, unique in the experiment.")
     metrics: Json = attribute("The metrics it was marked with: an object of numbers.")
-    marked_at: DateTime | None = attribute("When it was last marked.")
+    marked_at: DateTime | None = attribute("Time of the last mark.")
     saved_at: DateTime | None = attribute(
         "When it was saved: the newest of a run is the one that was saved last."
     )
-    created_at: DateTime = attribute("When the service first knew of it.")
+    created_at: DateTime = attribute("Time at which it was first recorded.")
 
     run: Run = one(tables.Run, "run_id", "The run that it belongs to.")
     experiment: Experiment = one(
@@ -303,9 +311,9 @@ class Event(Node):
         return strawberry.ID(f"{self.experiment_id}:{self.seq}")
 
     seq: Long = attribute("Its number in the experiment: 1, 2, 3 … without gaps.")
-    type: str = attribute("What happened, such as `run.succeeded`.")
-    at: DateTime = attribute("When.")
-    data: Json = attribute("The particulars: an object.")
+    type: str = attribute("Type, such as `run.succeeded`.")
+    at: DateTime = attribute("Time.")
+    data: Json = attribute("Details: an object.")
 
     experiment: Experiment = one(
         tables.Experiment, "experiment_id", "The experiment whose history this is."

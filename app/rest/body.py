@@ -12,14 +12,14 @@ from app.errors import BodyTooLarge, InvalidInput, MalformedBody, ServiceError, 
 M = TypeVar("M", bound=BaseModel)
 
 MOST_BYTES = 1024 * 1024
-"""Enough for every request but a trainer's report."""
+"""Largest body of a request other than a trainer's report."""
 MOST_ERRORS = 20
 _LONGEST_NAME = 200
 _JSON = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 
 
 async def read(request: Request, model: type[M], most: int = MOST_BYTES) -> M:
-    """The body as `model`; an absent body is an empty object.
+    """Return the body as `model`; an absent body is an empty object.
 
     Read in one pass straight from the bytes: a detour through Python objects would turn
     integers beyond 64 bits into other numbers before anyone could object. Raises
@@ -66,7 +66,7 @@ def _refusal(error: ValidationError, body: bytes, model: type[BaseModel]) -> Ser
 
 
 def _fields(model: Any, location: tuple[int | str, ...]) -> list[str]:
-    """The fields of the model at a place of a model; none where that is not plain to see."""
+    """Return the fields of the model at a location within a model; none if it is a union."""
     for part in location:
         field = getattr(model, "model_fields", {}).get(part)
         kinds = (field.annotation, *get_args(field.annotation)) if field else ()
@@ -75,7 +75,7 @@ def _fields(model: Any, location: tuple[int | str, ...]) -> list[str]:
 
 
 def _pointer(location: tuple[int | str, ...], type: str, document: Any) -> str:
-    """Where it is in the document, as a JSON pointer.
+    """Return a location in the document as a JSON pointer.
 
     Pydantic's locations also name what it tried (the members of a union, `[key]`); they end
     where the document does, but for the name of a field that is missing.
@@ -96,7 +96,7 @@ def _pointer(location: tuple[int | str, ...], type: str, document: Any) -> str:
 
 
 def invalid(errors: list[dict[str, str]]) -> InvalidInput:
-    """One error that names the first wrong field and lists them all, up to a point."""
+    """Return an error that names the first wrong field and lists at most `MOST_ERRORS`."""
     where = errors[0].get("parameter") or errors[0]["pointer"] or "The body"
     more = f" And {len(errors) - 1} more." if len(errors) > 1 else ""
     return InvalidInput(f"{where}: {errors[0]['detail']}.{more}", errors=errors[:MOST_ERRORS])

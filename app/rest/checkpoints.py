@@ -1,4 +1,4 @@
-"""What operators ask of checkpoints: whether they are whole, and which are surplus."""
+"""`/v1/…`: verification of checkpoints, and what retention would delete."""
 
 from typing import Annotated
 
@@ -10,13 +10,13 @@ from app.db.tables import Checkpoint
 from app.domain.requests import VerifyRequest
 from app.rest import responses, schemas, views
 from app.rest.body import read
-from app.rest.parameters import DocumentedRoute, ExperimentId, VerificationId, takes
+from app.rest.parameters import DocumentedRoute, ExperimentId, VerificationId, accepts_json
 from app.rest.problems import documented
 from app.services import experiments, retention, verification, verifications
 from app.services.verification import Verified
 
 READERS = 2
-"""Checkpoints that are read at a time for those who ask; the supervisor has its own."""
+"""Checkpoints read at a time for requests; the supervisor has readers of its own."""
 
 router = APIRouter(
     prefix="/v1/experiments/{experiment_id}", tags=["checkpoints"], route_class=DocumentedRoute
@@ -24,7 +24,9 @@ router = APIRouter(
 
 
 @router.post(
-    "/checkpoints/verify", response_model=schemas.VerifyAnswer, **takes(VerifyRequest, 404, 409)
+    "/checkpoints/verify",
+    response_model=schemas.VerifyAnswer,
+    **accepts_json(VerifyRequest, 404, 409),
 )
 async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> Response:
     """Read checkpoints again, every byte: one, those of a run, or all of the experiment.
@@ -50,7 +52,7 @@ async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> R
 
 @router.post(
     "/verifications", status_code=202, response_model=schemas.VerificationAnswer,
-    **takes(VerifyRequest, 404, 409),
+    **accepts_json(VerifyRequest, 404, 409),
 )  # fmt: skip
 async def start_verification(request: Request, experiment_id: ExperimentId) -> Response:
     """Read checkpoints again in the background: one, those of a run, or all of the experiment.
@@ -66,7 +68,7 @@ async def start_verification(request: Request, experiment_id: ExperimentId) -> R
 
 
 class VerificationQuery(BaseModel):
-    """Which findings."""
+    """One page of findings."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -83,14 +85,14 @@ async def get_verification(
     verification_id: VerificationId,
     query: Annotated[VerificationQuery, Query()],
 ) -> Response:
-    """The progress of a verification, and its findings behind number `after`, at most 1,000."""
+    """Return the progress of a verification, and at most 1,000 findings after number `after`."""
     db = request.app.state.db
     found = await db.read(verifications.get, verification_id, experiment_id, query.after)
     return responses.json(views.verification(found))
 
 
 class RetentionQuery(BaseModel):
-    """What would be kept."""
+    """How many checkpoints are kept."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -101,9 +103,9 @@ class RetentionQuery(BaseModel):
 async def retention_plan(
     request: Request, experiment_id: ExperimentId, query: Annotated[RetentionQuery, Query()]
 ) -> Response:
-    """A dry run: what keeping the newest `keep` checkpoints of each run would delete.
+    """Return what keeping the newest `keep` checkpoints of each run would delete: a dry run.
 
-    Without `keep`, what the recipes' own `keep_checkpoints` would.
+    Without `keep`, each recipe's `keep_checkpoints` is used.
     """
     state = request.app.state
     wanted = query.keep or retention.configured_limits(state.recipes)

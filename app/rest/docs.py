@@ -11,7 +11,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/docs")
 async def swagger_ui(request: Request) -> HTMLResponse:
-    """The page for the app's own OpenAPI document."""
+    """Return the page for the app's own OpenAPI document."""
     return page(
         f"{request.app.title}: REST",
         styles=("vendor/swagger-ui-dist/swagger-ui.css",),

@@ -1,4 +1,4 @@
-"""`/v1` lists: filtered, sorted, page by page. `next` of an answer is the next `after`."""
+"""`/v1` lists: filtered, sorted, page by page. `next` of a response is the next `after`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -33,10 +33,10 @@ from app.services import experiments
 
 FEW_METRICS = 2_000
 PART = 100
-"""So many rows are read at once; more are never read on the event loop."""
+"""Rows read at once; more are never read on the event loop."""
 METRICS = MAX_LATEST
 MOST_BYTES = 16_000_000
-"""A page of this size ends, however many rows were asked for."""
+"""A page of this size ends, whatever `limit` says."""
 # An index would have to be written with every report.
 _ORDER = "Sort field; `-` sorts downwards."
 _SCANS = " By `step` the whole list is read for each page; every other order walks an index."
@@ -101,7 +101,7 @@ class EventsQuery(PageQuery, EventFilter):
 async def list_experiments(
     request: Request, query: Annotated[ExperimentsQuery, Query()]
 ) -> Response:
-    """Experiments."""
+    """List experiments."""
     return await _answer(
         request, None, "experiments", listing.EXPERIMENTS, ExperimentFilter, query, _experiments
     )
@@ -114,7 +114,7 @@ async def list_experiments(
 async def list_runs(
     request: Request, experiment_id: ExperimentId, query: Annotated[RunsQuery, Query()]
 ) -> Response:
-    """Runs of an experiment, with their latest metrics."""
+    """List the runs of an experiment, with their latest metrics."""
     return await _answer(request, experiment_id, "runs", listing.RUNS, RunFilter, query, _runs)
 
 
@@ -125,7 +125,7 @@ async def list_runs(
 async def list_checkpoints(
     request: Request, experiment_id: ExperimentId, query: Annotated[CheckpointsQuery, Query()]
 ) -> Response:
-    """Checkpoints of an experiment."""
+    """List the checkpoints of an experiment."""
     return await _answer(
         request,
         experiment_id,
@@ -144,7 +144,7 @@ async def list_checkpoints(
 async def list_events(
     request: Request, experiment_id: ExperimentId, query: Annotated[EventsQuery, Query()]
 ) -> Response:
-    """The history of an experiment, oldest first."""
+    """List the events of an experiment, oldest first."""
     return await _answer(
         request, experiment_id, "events", listing.EVENTS, EventFilter, query, _events
     )
@@ -203,9 +203,9 @@ def _body(
     most: int,
     cut: bool,
 ) -> bytes:
-    """The bytes, made where the rows were read, a part at a time.
+    """Return the response as bytes, rendered a part at a time in the thread that reads the rows.
 
-    An answer of `MOST_BYTES` ends early, like a smaller page, and says where the next one begins.
+    A response of `MOST_BYTES` ends early, like a smaller page, and `next` is where it ended.
     A part whose runs have more than `most` latest values is cut; without `cut`, TooMany is raised.
     """
     parts: list[bytes] = []
@@ -226,7 +226,7 @@ def _body(
 def _shown(
     tx: Tx, page: Page[Any], render: Render, most: int
 ) -> tuple[Page[Any], Sequence[object]]:
-    """The page, cut to what has at most so many latest values, but to one run at the least."""
+    """Return the page cut to at most `most` latest values, but with at least one run."""
     while len(page.rows) > 1:
         try:
             return page, render(tx, page, most=most)

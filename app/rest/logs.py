@@ -1,4 +1,4 @@
-"""What a trainer printed: the run's log, whole, in part, or as it grows."""
+"""The run's log (the trainer's output), whole, in part, or as it grows."""
 
 import asyncio
 import re
@@ -22,14 +22,14 @@ from app.services.train_log import Part
 
 CHUNK = 256 * 1024
 MOST = 8 * 1024 * 1024
-LOOK_SECONDS = 0.25  # a growing file announces nothing
+POLL_SECONDS = 0.25  # there is no notification of a growing file
 TYPE = "text/plain; charset=utf-8"
 
 router = APIRouter(prefix="/v1", tags=["runs"])
 
 
 class LogsQuery(BaseModel):
-    """Which part of the log."""
+    """A part of the log."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,7 +60,7 @@ class LogsQuery(BaseModel):
     | {
         204: {"description": "The run has ended, and nothing follows `Last-Event-ID`."},
         200: {
-            "description": "What the trainer printed, as it is, but for what exceeded the "
+            "description": "The trainer's output, unchanged, but for what exceeded the "
             "recipe's `max_log_mb`; to a client that accepts "
             "`text/event-stream`, with `follow`, as events: whole lines, with the offset after "
             "them as `id`, comments while nothing comes, and `end` after the last.",
@@ -83,7 +83,7 @@ async def logs(
     run_id: RunId,
     query: Annotated[LogsQuery, Query()],
 ) -> Response:
-    """The trainer's output."""
+    """Return the trainer's output."""
     state = request.app.state
     run = await state.db.read(runs.get, run_id, experiment_id)
     if run.recipe is None:
@@ -119,7 +119,7 @@ def _resumed(request: Request) -> int | None:
 def _stream(
     request: Request, parts: AsyncIterator[Part], start: int, nothing_left: bool
 ) -> Response:
-    """The growing log, as it is or as events; nginx passes on what comes when it comes."""
+    """Return the growing log, as it is or as events, unbuffered by nginx."""
     headers = {"X-Accel-Buffering": "no"}
     if "text/event-stream" not in request.headers.get("accept", "").lower():
         return StreamingResponse(_content(parts), media_type=TYPE, headers=headers)
@@ -150,7 +150,7 @@ async def _follow(db: Database, run_id: str, run_dir: Path, offset: int) -> Asyn
             if over:
                 return
             with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(changed.wait(), POLL_SECONDS)
             yield part
 
 

@@ -27,7 +27,7 @@ _Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
 
 
 class MetricsQuery(BaseModel):
-    """Which points. Without `points`, every one, page by page."""
+    """A range of points. Without `points`, all of them, page by page."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -56,7 +56,7 @@ class MetricsQuery(BaseModel):
     )
 
     def window(self) -> Window:
-        """Raises InvalidInput."""
+        """Return the range to read. Raises InvalidInput."""
         if self.after_step is None:
             return Window(self.from_step, self.to_step, self.points, self.limit)
         if self.points is not None:
@@ -69,7 +69,7 @@ class MetricsQuery(BaseModel):
 
 
 class ComparisonQuery(MetricsQuery):
-    """Which points of which runs."""
+    """A range of points of several runs."""
 
     run_ids: list[Name] = Field(min_length=1, max_length=200, description="Repeated, one each.")
 
@@ -83,7 +83,7 @@ async def run_metrics(
     run_id: RunId,
     query: Annotated[MetricsQuery, Query()],
 ) -> Response:
-    """The curves of a run, which go on from those of the run it was resumed from."""
+    """Return the curves of a run, which continue those of the run it was resumed from."""
     return await _answer(request, experiment_id, [run_id], query)
 
 
@@ -91,7 +91,7 @@ async def run_metrics(
 async def compare_metrics(
     request: Request, experiment_id: ExperimentId, query: Annotated[ComparisonQuery, Query()]
 ) -> Response:
-    """The curves of several runs in one answer, to compare them."""
+    """Return the curves of several runs, to compare them."""
     return await _answer(request, experiment_id, query.run_ids, query)
 
 
@@ -112,7 +112,7 @@ def _body(
     window: Window,
     raw: bool,
 ) -> bytes:
-    """The bytes, made in the thread that read the points."""
+    """Return the response as bytes, rendered in the thread that reads the points."""
     for run_id in run_ids:
         runs.get(tx, run_id, experiment_id)
     found = metrics.series(tx, run_ids, keys, window, raw=raw)

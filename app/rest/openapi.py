@@ -1,4 +1,4 @@
-"""/openapi.json: what FastAPI finds in the routes, and what it cannot know."""
+"""/openapi.json: FastAPI's document of the routes, completed with models, errors and security."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from app.rest.parameters import answered, bodies
 from app.rest.problems import Problem, documented
 
 TAGS = {
-    "experiments": "What is worked on: a task, and the runs under it.",
+    "experiments": "A task, and the runs under it.",
     "runs": "Trainings: submit, watch, cancel, resume.",
-    "checkpoints": "What runs leave behind: mark candidates and releases.",
-    "metrics": "Curves of what trainers measured.",
-    "trainers": "What a training process tells of its own run.",
+    "checkpoints": "Saved states of runs: mark candidates and releases, verify.",
+    "metrics": "Curves of metrics.",
+    "trainers": "Reports of a trainer on its own run.",
     "agents": "How an agent on a machine without the service's files starts and watches a trainer.",
     "service": "The service itself.",
 }
@@ -55,7 +55,7 @@ _REPLAYED = {
 
 
 def describe(app: FastAPI, *, needs_token: bool) -> None:
-    """Makes `app.openapi()` tell everything; the document is made when first asked for."""
+    """Make `app.openapi()` return the complete document, built on first use."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -1,4 +1,4 @@
-"""What routes have in common: ids in paths, and how a POST takes its body and its key."""
+"""Shared by routes: ids in paths, route classes, and what a POST with JSON documents."""
 
 import re
 from collections.abc import Callable, Coroutine
@@ -25,9 +25,9 @@ _KEY = {
     "description": "The same key with the same body replays the first answer.",
 }
 bodies: dict[str, type[BaseModel]] = {}
-"""Every model that a route takes, by the name of its schema."""
+"""Request models, by the name of their schema."""
 answered: dict[str, type] = {}
-"""The model of what each operation answers."""
+"""The response type of each operation."""
 
 _IDS = {
     name: re.compile(PATTERN.format(prefix)).fullmatch
@@ -50,11 +50,11 @@ class DocumentedRoute(APIRoute):
 
 
 class DirectRoute(DocumentedRoute):
-    """A route that takes the request and ids from the path, and is asked very often.
+    """A hot route with no parameters but the request and ids in the path.
 
-    FastAPI finds and documents it, and refuses what is no id; its general machinery, half of what
-    such a request costs, is left out only where it has nothing else to do. Any dependency, of the
-    route, a router or the app, and any other parameter brings it back.
+    FastAPI matches and documents it, and rejects malformed ids. Its parameter handling, half of
+    the cost of such a request, is skipped. Any dependency (of the route, a router or the app) or
+    other parameter brings it back.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -83,14 +83,14 @@ class DirectRoute(DocumentedRoute):
         return direct
 
 
-def takes(
+def accepts_json(
     model: type[BaseModel], *errors: int, also: dict[int, str] | None = None
 ) -> dict[str, Any]:
-    """The decorator's arguments for a route that reads `model` and heeds an Idempotency-Key.
+    """Return the decorator's arguments for a route that reads `model` and an Idempotency-Key.
 
     Args:
-        errors: the statuses it may refuse with, beside those of every body.
-        also: other statuses of the same answer, with what they mean.
+        errors: error statuses beside those of every body.
+        also: other statuses of success, with their meaning.
     """
     bodies[model.__name__] = model
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}

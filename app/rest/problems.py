@@ -1,4 +1,4 @@
-"""Every error of the REST face as `application/problem+json`."""
+"""Every error of REST as `application/problem+json`."""
 
 import logging
 from typing import Any
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class FieldError(BaseModel):
-    """One thing that is wrong with the request."""
+    """One error in the request."""
 
     pointer: str = Field(description="JSON pointer into the body; empty: not one field of it.")
     parameter: str | None = Field(None, description="The query parameter, if it is one.")
@@ -57,19 +57,19 @@ class Problem(BaseModel):
 
 
 _MEANING = {
-    400: "The body is not JSON that this service reads.",
-    401: "No token, or one that is not right.",
-    403: "This Host or Origin is not allowed here.",
+    400: "The body is not valid JSON.",
+    401: "The token is missing or wrong.",
+    403: "This Host or Origin is not allowed.",
     404: "No such experiment, run or checkpoint.",
     408: "The request took too long to arrive.",
-    409: "The present state does not allow it.",
+    409: "The current state does not allow it.",
     413: "The body is too large.",
-    415: "The body is not sent as application/json, or is compressed.",
+    415: "The body is not application/json, or is compressed.",
     422: "A field is missing, unknown, of the wrong type or out of range.",
     431: "The request line and its headers are too large.",
-    429: "Too much is waiting; see Retry-After.",
+    429: "Too many requests are waiting; see Retry-After.",
     500: "A bug; the service's log has the details.",
-    503: "The service cannot answer now; see Retry-After.",
+    503: "The service is not available now; see Retry-After.",
 }
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _CHALLENGE = {"WWW-Authenticate": {"schema": {"type": "string"}}}
@@ -78,7 +78,7 @@ _ANYWHERE = (401, 403, 408, 413, 429, 431, 500, 503)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI entries of the errors that a route may answer with, beside those of any."""
+    """Return the OpenAPI entries of a route's errors: `statuses` and those of every route."""
     return {
         status: {
             "description": _MEANING[status],
@@ -90,7 +90,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def answer(error: ServiceError) -> Response:
-    """The response that tells this error."""
+    """Return the response for an error."""
     response = Response(guard.problem(error), error.status, media_type=MEDIA_TYPE)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
@@ -100,7 +100,7 @@ def answer(error: ServiceError) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Makes the app answer every error in this form."""
+    """Register the handlers that render every error of the app in this form."""
 
     async def service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
@@ -156,13 +156,13 @@ def install(app: FastAPI) -> None:
 
 
 def _parameters(request: Request) -> list[str]:
-    """What the route's query may hold."""
+    """Return the names of the route's query parameters."""
     models = [each.field_info.annotation for each in request.scope["route"].dependant.query_params]
     return [name for model in models for name in model.model_fields]
 
 
 def _methods(app: FastAPI, request: Request) -> str:
-    """The methods of all routes at this path, not only of the first."""
+    """Return the methods of all routes at this path, not only of the first."""
     found: set[str] = set()
     for method in ("GET", "POST", "PUT"):
         scope = {**request.scope, "method": method}

@@ -1,6 +1,6 @@
-"""`/v1/runs/{run_id}/…`: what trainers shall do, and what they report, with the run's token.
+"""`/v1/runs/{run_id}/…`: the spec that a trainer reads and its reports, with the run's token.
 
-Reports are let in only as fast as they are written.
+Reports are accepted only as fast as they are written.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from app.errors import Busy, Unauthorized
 from app.guard import bearer
 from app.rest import responses, schemas
 from app.rest.body import read
-from app.rest.parameters import DocumentedRoute, RunId, takes
+from app.rest.parameters import DocumentedRoute, RunId, accepts_json
 from app.rest.problems import documented
 from app.services import launches, reports
 from app.services.reports import Receipt
@@ -30,7 +30,7 @@ router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
 
 
 class _Line:
-    """The reports of one run that wait or are worked on."""
+    """The reports of one run that are waiting or being worked on."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -81,10 +81,10 @@ class Inflow:
 
 @router.post(
     "/runs/{run_id}/reports", response_model=schemas.ReceiptAnswer, tags=["trainers"],
-    **takes(ReportRequest, 404, 409),
+    **accepts_json(ReportRequest, 404, 409),
 )  # fmt: skip
 async def report(request: Request, run_id: RunId) -> Response:
-    """A trainer's report on its own run, with the run's token."""
+    """Record a trainer's report on its own run, with the run's token."""
     state = request.app.state
     attempt = _check_token(request, run_id)
     announced = request.headers.get("content-length", "")
@@ -117,10 +117,10 @@ async def report(request: Request, run_id: RunId) -> Response:
     responses=documented(404, 409),
 )  # fmt: skip
 async def run_spec(request: Request, run_id: RunId) -> Response:
-    """What a trainer that attaches by itself shall do, with the run's token.
+    """Return the spec of a run for a trainer that attaches by itself, with the run's token.
 
-    Paths are the service's. Who finds `data_dir.name` in the file `id` of `data_dir.path` has
-    the same files, and saves where the service verifies.
+    Paths are the service's. A trainer that finds `data_dir.name` in the file `id` of
+    `data_dir.path` sees the same files, and saves where the service verifies.
     """
     state = request.app.state
     _check_token(request, run_id)

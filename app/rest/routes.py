@@ -1,4 +1,12 @@
-"""`/v1`: the documented paths, and what machines need. Parse, one use case, return."""
+"""`/v1`: the documented paths. Each parses its request, runs one use case and returns.
+
+How to add an endpoint:
+1. add its request to `app.domain.requests`, its response to `schemas` with an example in
+   `examples`, and its rendering to `views`;
+2. add a route here or in the file of its resource: a POST has `**accepts_json(Request, …)` and
+   goes through `responses.perform`, a GET reads with `db.read` or `db.scan`;
+3. a new file's router is included in `app.main`.
+"""
 
 from fastapi import APIRouter, Request, Response
 
@@ -13,21 +21,21 @@ from app.domain.requests import (
 )
 from app.rest import responses, schemas, views
 from app.rest.body import read
-from app.rest.parameters import DirectRoute, DocumentedRoute, ExperimentId, RunId, takes
+from app.rest.parameters import DirectRoute, DocumentedRoute, ExperimentId, RunId, accepts_json
 from app.rest.problems import documented
 from app.services import checkpoints, experiments, marks, metrics, runs
 
 MOST_IN_DETAIL = 500
 
 router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
-# What is asked most: the status of a run.
+# The most frequent request: the status of a run.
 hot = APIRouter(prefix="/v1", route_class=DirectRoute)
 
 
 @router.post(
     "/experiments", status_code=201, response_model=schemas.ExperimentAnswer,
     tags=["experiments"],
-    **takes(ExperimentRequest, 409),
+    **accepts_json(ExperimentRequest, 409),
 )  # fmt: skip
 async def create_experiment(request: Request) -> Response:
     """Create an experiment."""
@@ -44,7 +52,7 @@ async def create_experiment(request: Request) -> Response:
     responses=documented(404), tags=["experiments"],
 )  # fmt: skip
 async def experiment_detail(request: Request, experiment_id: ExperimentId) -> Response:
-    """Metadata, a summary of every run, checkpoints and the event history."""
+    """Return metadata, a summary of every run, checkpoints and the event history."""
     found = await request.app.state.db.scan(experiments.detail, experiment_id, MOST_IN_DETAIL)
     return responses.json(views.detail(found, request.scope["root_path"]))
 
@@ -52,7 +60,7 @@ async def experiment_detail(request: Request, experiment_id: ExperimentId) -> Re
 @router.post(
     "/experiments/{experiment_id}/runs", status_code=201, response_model=schemas.RunAnswer,
     tags=["runs"],
-    **takes(RunRequest, 404, 409),
+    **accepts_json(RunRequest, 404, 409),
 )  # fmt: skip
 async def submit_run(request: Request, experiment_id: ExperimentId) -> Response:
     """Submit a training run. Without a recipe it waits for a trainer that attaches."""
@@ -69,7 +77,7 @@ async def submit_run(request: Request, experiment_id: ExperimentId) -> Response:
     responses=documented(404), tags=["runs"],
 )  # fmt: skip
 async def run_status(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
-    """Status, progress and latest metrics."""
+    """Return status, progress and latest metrics."""
     return responses.json(await request.app.state.db.read(_status, experiment_id, run_id))
 
 
@@ -82,7 +90,7 @@ def _status(tx: Tx, experiment_id: str, run_id: str) -> schemas.RunStatusAnswer:
 @router.post(
     "/experiments/{experiment_id}/runs/{run_id}/cancel", response_model=schemas.CancelAnswer,
     tags=["runs"],
-    **takes(CancelRequest, 404, 409, also={202: "The trainer is still saving."}),
+    **accepts_json(CancelRequest, 404, 409, also={202: "The trainer is still saving."}),
 )  # fmt: skip
 async def cancel_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """Cancel. The answer names the checkpoint; a repeated cancel names the same one."""
@@ -98,10 +106,10 @@ async def cancel_run(request: Request, experiment_id: ExperimentId, run_id: RunI
 @router.post(
     "/experiments/{experiment_id}/runs/{run_id}/resume", status_code=201,
     response_model=schemas.RunAnswer, tags=["runs"],
-    **takes(ResumeRequest, 404, 409),
+    **accepts_json(ResumeRequest, 404, 409),
 )  # fmt: skip
 async def resume_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
-    """A new run from a checkpoint of this run, with hyperparameters overridden."""
+    """Create a run from a checkpoint of this run, with hyperparameters overridden."""
     body = await read(request, ResumeRequest)
     state = request.app.state
     stored = await responses.perform(
@@ -114,7 +122,7 @@ async def resume_run(request: Request, experiment_id: ExperimentId, run_id: RunI
 @router.post(
     "/experiments/{experiment_id}/checkpoints/mark", response_model=schemas.CheckpointAnswer,
     tags=["checkpoints"],
-    **takes(MarkRequest, 404, 409),
+    **accepts_json(MarkRequest, 404, 409),
 )  # fmt: skip
 async def mark_checkpoint(request: Request, experiment_id: ExperimentId) -> Response:
     """Put a tag, a release tag and metrics onto a checkpoint."""

@@ -1,4 +1,4 @@
-"""What the service says of itself: metadata, liveness, readiness."""
+"""The service itself: metadata, liveness, readiness."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -15,7 +15,7 @@ router = APIRouter(tags=["service"], route_class=DocumentedRoute)
 
 @router.get("/", response_model=schemas.ServiceAnswer, responses=documented())
 async def metadata(request: Request) -> Response:
-    """Name, version and links."""
+    """Return name, version and links."""
     prefix = request.scope["root_path"]
     return responses.json(
         {
@@ -31,14 +31,17 @@ async def metadata(request: Request) -> Response:
 
 @router.get("/healthz", response_model=schemas.HealthAnswer, responses=documented())
 async def healthz() -> Response:
-    """The process responses."""
+    """Return 200 while the process runs."""
     return responses.json({"status": "ok"})
 
 
 @router.get("/readyz", response_model=schemas.HealthAnswer, responses=documented())
 async def readyz(request: Request) -> Response:
-    """The database answers, the supervisor's loop came round within 15 s, the database and the
-    data directory could be written within the last 10 s, and the latter is the runs'."""
+    """Return 200 if the service can work.
+
+    The database can be read, the supervisor's loop ran within the last 15 s, the database and the
+    data directory could be written within the last 10 s, and the latter is that of the runs.
+    """
     await request.app.state.db.read(_nothing)
     if request.app.state.supervisor.misplaced:
         raise Unavailable(
@@ -52,4 +55,4 @@ async def readyz(request: Request) -> Response:
 
 
 def _nothing(tx: Tx) -> None:
-    """Opens and closes a snapshot."""
+    """Read nothing: the snapshot alone shows that the database works."""

@@ -1,4 +1,4 @@
-"""What the two web pages (GraphiQL, Swagger UI) share.
+"""Shared by the web pages (GraphiQL, Swagger UI).
 
 `page` builds one from files under `app/web/static` and forbids the browser to load anything else;
 `mount_static` serves those files. The third-party ones are fetched when the package is built
@@ -72,7 +72,7 @@ or build a wheel there with <code>pip wheel --no-deps .</code> and install that 
 def page(
     title: str, *, styles: Sequence[str], scripts: Sequence[str], settings: object
 ) -> HTMLResponse:
-    """A page of files under `app/web/static`; its scripts find `settings` as JSON in `#settings`.
+    """Return a page of files under `app/web/static`; its scripts read `settings` from `#settings`.
 
     503 with a plain explanation if one of the files is not there.
     """
