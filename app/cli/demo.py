@@ -56,23 +56,23 @@ class Story:
         self.console = Console(highlight=False)
 
     def call(self, method: str, path: str, body: object = None, key: str | None = None) -> Any:
-        """One request; the answer's JSON."""
+        """Make one request; return the JSON of its response."""
         try:
             return client.call(self.url, self.token, method, path, body, key=key)
         except ServiceError as error:
             sys.exit(f"llm-train: {method} {path}: {error}")
 
     def say(self, text: str) -> None:
-        """A heading of the story."""
+        """Print a heading of the story."""
         self.console.print(f"\n[bold cyan]▶[/] [bold]{text}[/]")
 
     def show(self, method: str, path: str, body: object = None) -> None:
-        """The request that is about to be made."""
+        """Print the request that is about to be made."""
         data = "" if body is None else "  " + json.dumps(body, ensure_ascii=False)
         self.console.print(f"  [green]{method}[/] {path}[dim]{data}[/]", soft_wrap=True)
 
     def watch(self, run: str, *, until_step: int | None = None) -> dict[str, Any]:
-        """A progress bar until the run ends or has passed a step; its last status."""
+        """Show a progress bar until the run ends or has passed a step; return its last status."""
         columns = (
             TextColumn("  {task.fields[status]:<10}"),
             BarColumn(40),
@@ -96,14 +96,14 @@ class Story:
                 time.sleep(0.1)
 
     def tell_checkpoint(self, path: str, checkpoint: dict[str, Any]) -> None:
-        """One line about a checkpoint."""
+        """Print one line about a checkpoint."""
         text = f"  {path}: [bold]{checkpoint['state']}[/]"
         if checkpoint["sha256"]:
             text += f" at step {checkpoint['step']}, {checkpoint['size_bytes'] / 1e6:.1f} MB"
         self.console.print(text, soft_wrap=True)
 
     def tell(self) -> None:
-        """From the first experiment to the release. Raises SystemExit where it goes wrong."""
+        """Tell it from the first experiment to the release. Raises SystemExit if a step fails."""
         say, show, call = self.say, self.show, self.call
         say("Create an experiment")
         body: dict[str, Any] = {"name": "tiny-lm", "task_type": "pretrain", "tags": ["demo"]}
@@ -162,7 +162,7 @@ class Story:
 
 
 def _compact(value: Any, indent: int = 2) -> str:
-    """JSON whose innermost objects stand on one line each."""
+    """Return JSON whose innermost objects are on one line each."""
     flat = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, dict | list) or len(flat) + indent <= 100:
         return flat
@@ -175,7 +175,7 @@ def _compact(value: Any, indent: int = 2) -> str:
 
 
 def run(settings: Settings, *, stay: bool = True) -> None:
-    """Serves and tells the story; then, if `stay`, serves until Ctrl-C."""
+    """Serve and tell the story; then, if `stay`, serve until Ctrl-C."""
     logging.basicConfig(level=logging.WARNING, handlers=[JsonLines.handler()])
     server, sock = bind(settings)
     url: str = server.config.app.state.api_url  # type: ignore[union-attr]

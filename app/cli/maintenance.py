@@ -86,7 +86,7 @@ class Pruned(NamedTuple):
 
 
 async def prune(settings: Settings, keep: int | None, dry_run: bool) -> Pruned:
-    """Deletes all but the newest `keep` checkpoints of each run (None: as its recipe says).
+    """Delete all but the newest `keep` checkpoints of each run (None: as its recipe says).
 
     Answers what is deleted, or with `dry_run` would be. Raises RecipeError, Unavailable.
     """
@@ -113,7 +113,7 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> Pruned:
 
 @asynccontextmanager
 async def _database(settings: Settings, instead: str | None = None) -> AsyncIterator[Database]:
-    """The database of the service; `instead`: what to do by hand while a server has it."""
+    """Open the service's database; `instead` says what to do while a server has it."""
     db = connect(settings.database_url, connections=FEWEST)
     try:
         await asyncio.to_thread(db.prepare, make=False)

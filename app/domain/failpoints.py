@@ -17,19 +17,19 @@ class FailpointReached(Exception):
 
 
 def activate(name: str, action: str) -> None:
-    """Arm `name`. Raises ValueError for an unknown action."""
+    """Activate `name`. Raises ValueError for an unknown action."""
     if action not in ("kill", "raise") and not action.startswith("wait:"):
         raise ValueError(f"{action!r} is no action of a failpoint: kill, raise or wait:PATH")
     _armed[name] = action
 
 
 def armed(prefix: str) -> dict[str, str]:
-    """The armed names that start with `prefix`, with their actions."""
+    """Return the armed names that start with `prefix`, with their actions."""
     return {name: action for name, action in _armed.items() if name.startswith(prefix)}
 
 
 def failpoint(name: str) -> None:
-    """The instant `name`; costs one look-up unless armed."""
+    """Run the action of the failpoint `name`, if it is armed; costs one look-up if not."""
     action = _armed.get(name)
     if action is None:
         return

@@ -16,7 +16,7 @@ class Override(NamedTuple):
 
 
 def overrides(requested: Mapping[str, Any], effective: Mapping[str, Any] | None) -> list[Override]:
-    """Each requested override beside what the trainer reported to use."""
+    """Return each requested override beside the value that the trainer reported to use."""
     used = effective or {}
     return [
         Override(key, value, used.get(key), same(value, used[key]) if key in used else None)
@@ -39,7 +39,7 @@ def _as_json(value: Any) -> str:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two JSON values mean the same: 1 and 1.0 do, 1 and true do not.
+    """Return True if two JSON values mean the same: 1 and 1.0 do, 1 and true do not.
 
     A number may differ from a fraction by what a 32-bit float loses; two integers may not, or
     another seed would be the same.

@@ -17,18 +17,18 @@ _PATTERN = re.compile(PATTERN.format("(exp|run|ckpt|vfy)"))
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id, e.g. `run_0695t3q0c4…`."""
+    """Return a fresh id, e.g. `run_0695t3q0c4…`."""
     bits = (time.time_ns() // 1000) << 74 | secrets.randbits(74)
     return prefix + "_" + "".join([_PAIRS[bits >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def is_id(text: str, prefix: str) -> bool:
-    """Whether `text` has the shape of an id with this prefix."""
+    """Return True if `text` has the shape of an id with this prefix."""
     return text.startswith(prefix + "_") and _PATTERN.fullmatch(text) is not None
 
 
 def timestamp(moment: datetime | None = None) -> str:
-    """UTC, ISO 8601 with offset, always 32 characters, so that text order is time order."""
+    """Return UTC in ISO 8601, always 32 characters, so that text order is time order."""
     moment = moment or datetime.now(UTC)
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
@@ -47,7 +47,7 @@ def parse_timestamp(text: object) -> str:
 
 
 def seconds_between(earlier: str, later: str) -> float:
-    """Seconds from one timestamp to another."""
+    """Return the seconds from one timestamp to another."""
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
 
 

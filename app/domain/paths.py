@@ -25,7 +25,7 @@ class CheckpointPath(NamedTuple):
 
 
 def parse(text: str) -> CheckpointPath:
-    """The parts of a logical path. Raises BadCheckpointPath."""
+    """Return the parts of a logical path. Raises BadCheckpointPath."""
     parts = text.split("/")
     if (
         len(parts) == 5
@@ -43,10 +43,10 @@ def parse(text: str) -> CheckpointPath:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` may be the last segment of a checkpoint path."""
+    """Return True if `text` may be the last segment of a checkpoint path."""
     return _NAME.fullmatch(text) is not None
 
 
 def stop_name(attempt: int) -> str:
-    """The name under which a trainer that is asked to stop saves its work."""
+    """Return the name under which a trainer that is asked to stop saves its work."""
     return f"cancel-{attempt}"

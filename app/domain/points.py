@@ -26,18 +26,18 @@ class Column(NamedTuple):
     wall_times: Sequence[float]
 
     def cut(self, begin: int, end: int) -> "Column":
-        """The points from one index up to another."""
+        """Return the points from one index up to another."""
         steps, values, wall_times = self
         return Column(steps[begin:end], values[begin:end], wall_times[begin:end])
 
     @property
     def finite(self) -> bool:
-        """Whether every value is a finite number (False also where their sum is not)."""
+        """Return True if every value is a finite number (False also if their sum is not)."""
         return math.isfinite(sum(self.values))
 
 
 def ordered(column: Column) -> Column:
-    """The same points with strictly increasing steps; of points at one step the last wins."""
+    """Return the points with strictly increasing steps; of points at one step the last wins."""
     steps = column.steps
     if all(map(lt, steps, islice(steps, 1, None))):
         return column
@@ -46,7 +46,7 @@ def ordered(column: Column) -> Column:
 
 
 def joined(parts: Iterable[Column]) -> Column:
-    """Columns one after the other."""
+    """Join columns one after the other."""
     steps, values, wall_times = array("q"), array("d"), array("d")
     for part in parts:
         steps.extend(part.steps)
@@ -56,13 +56,13 @@ def joined(parts: Iterable[Column]) -> Column:
 
 
 def between(column: Column, first: int, last: int) -> Column:
-    """The points of an ordered column whose steps are from `first` to `last`, both included."""
+    """Return the points of an ordered column from step `first` to `last`, both included."""
     steps = column.steps
     return column.cut(bisect_left(steps, first), bisect_right(steps, last))
 
 
 def pack(column: Column) -> bytes:
-    """24 bytes a point: all steps as int64, all values and all wall times as float64.
+    """Pack 24 bytes a point: all steps as int64, all values and all wall times as float64.
 
     In the byte order of the machine, which is the same wherever this runs.
     """
@@ -71,7 +71,7 @@ def pack(column: Column) -> bytes:
 
 
 def unpack(data: bytes) -> Column:
-    """The column that was packed. Nothing becomes a Python object before it is looked at."""
+    """Return the column that was packed. Nothing becomes a Python object before it is read."""
     third = len(data) // 3
     steps, values, wall_times = array("q"), array("d"), array("d")
     steps.frombytes(data[:third])
@@ -81,7 +81,7 @@ def unpack(data: bytes) -> Column:
 
 
 def thin(column: Column, most: int) -> Column:
-    """At most `most` points (5 or more): the first, the last, and MinMax of equal groups.
+    """Return at most `most` points (5 or more): the first, the last, and MinMax of equal groups.
 
     Of each group the lowest and the highest finite point are kept, and the first that is not
     finite where there is one, so no spike and no NaN is lost, whatever the series.
@@ -98,14 +98,14 @@ def thin(column: Column, most: int) -> Column:
 
 
 def sketch(column: Column) -> Column:
-    """MinMax of eight groups of a chunk: what `thin` may be given instead of a long series."""
+    """Return MinMax of eight groups of a chunk, which `thin` accepts in place of a long series."""
     if len(column.steps) <= 4 * SKETCH_GROUPS:
         return column
     return _take(column, _extremes(column, SKETCH_GROUPS))
 
 
 def _extremes(column: Column, groups: int) -> list[int]:
-    """The indices that MinMax keeps, ascending."""
+    """Return the indices that MinMax keeps, ascending."""
     values = list(column.values)
     n = len(values)
     finite = math.isfinite(sum(values))

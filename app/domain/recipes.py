@@ -100,7 +100,7 @@ class Recipe:
     """Success needs a reported finish; False: exit code 0 without a stop is success."""
 
     def argv(self, python: str) -> tuple[str, ...]:
-        """The command, with `python` (the server's interpreter) for a leading `{python}`."""
+        """Return the command, with the server's interpreter for a leading `{python}`."""
         first, *rest = self.command
         return (python if first == "{python}" else first, *rest)
 
@@ -121,7 +121,7 @@ BUILT_IN = (
 
 
 def read_recipes(file: Path | None) -> Mapping[str, Recipe]:
-    """The built-in recipes, and those of a TOML file. Raises RecipeError."""
+    """Return the built-in recipes, and those of a TOML file. Raises RecipeError."""
     if file is None:
         return parse_recipes("", "built-in")
     try:
@@ -132,7 +132,7 @@ def read_recipes(file: Path | None) -> Mapping[str, Recipe]:
 
 
 def _decode(content: bytes, source: str) -> str:
-    """The text of a TOML file, with or without UTF-8's byte order mark. Raises RecipeError."""
+    """Return the text of a TOML file, without a byte order mark. Raises RecipeError."""
     for mark in (
         codecs.BOM_UTF32_LE,
         codecs.BOM_UTF32_BE,
@@ -153,7 +153,7 @@ def _decode(content: bytes, source: str) -> str:
 
 
 def parse_recipes(text: str, source: str) -> Mapping[str, Recipe]:
-    """The built-in recipes, with those of the TOML `text` added or put in their place.
+    """Return the built-in recipes, with those of the TOML `text` added or put in their place.
 
     `source` names the file in errors. Raises RecipeError.
     """
@@ -178,7 +178,7 @@ def parse_recipes(text: str, source: str) -> Mapping[str, Recipe]:
 def build_environment(
     recipe: Recipe, server_env: Mapping[str, str], run_env: Mapping[str, str]
 ) -> dict[str, str]:
-    """A trainer's environment: allowed variables of the server, the recipe's own, the run's.
+    """Return a trainer's environment: allowed variables of the server, the recipe's, the run's.
 
     Later ones win. No LLM_TRAIN_ variable passes from the server, whatever the patterns say.
     """
@@ -205,7 +205,7 @@ def build_remote_environment(
 
 
 def _recipe(name: str, table: Any) -> Recipe:
-    """One table, checked. Raises ValueError led by the key."""
+    """Return one table as a recipe. Raises ValueError led by the key."""
     if not _NAME.fullmatch(name):
         raise ValueError(
             "name: must be 1 to 64 of a-z, 0-9, '_' and '-', starting with a letter or digit"

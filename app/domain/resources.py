@@ -57,7 +57,7 @@ class Resources(BaseModel):
 
     @property
     def gpus(self) -> int:
-        """How many GPUs; a `gpu_type` without a `count` asks for one."""
+        """Return the number of GPUs; a `gpu_type` without a `count` asks for one."""
         if self.count is not None:
             return self.count
         return 0 if self.gpu_type is None else 1
@@ -88,7 +88,7 @@ class Allocation:
     memory_gb: float = 0
 
     def environment(self) -> dict[str, str]:
-        """The variables that show a trainer exactly its own GPUs, numbered as the driver does."""
+        """Return the variables that show a trainer only its own GPUs, in the driver's order."""
         return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
@@ -161,7 +161,7 @@ class Reservations:
     def allocate(
         self, request: Resources, capacity: Capacity, in_use: Iterable[Allocation]
     ) -> Allocation | Shortage:
-        """As the function `allocate`, without what is kept back."""
+        """Allocate like the function `allocate`, without the amounts that are kept back."""
         found = allocate(request, capacity, [*in_use, *self.held])
         if isinstance(found, Allocation) or found.impossible:
             return found
@@ -189,7 +189,7 @@ class Reservations:
 def _amounts(
     request: Resources, capacity: Capacity, held: Sequence[Allocation]
 ) -> tuple[tuple[Kind, float, float, float, str], ...]:
-    """For what is divisible: the amount that is needed, held and there, and the need in words."""
+    """Return the amounts needed, held and present of what is divisible, and the need in words."""
     cpus, memory = request.cpus or 0, request.memory_gb or 0
     used_cpus = math.fsum(allocation.cpus for allocation in held)
     used_memory = math.fsum(allocation.memory_gb for allocation in held)
@@ -209,7 +209,7 @@ def _free(gpus: Iterable[str], held: Iterable[Allocation]) -> list[str]:
 
 
 def _is_type(gpu: Gpu, wanted: str | None) -> bool:
-    """Whether the wanted words stand in the GPU's name, in any case.
+    """Return True if the wanted words are in the GPU's name, in any case.
 
     Whole words only: who asks for an A10, L4 or H200 must not get an A100, L40 or GH200.
     """

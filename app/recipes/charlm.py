@@ -32,7 +32,7 @@ def init(
     hidden: int,
     dtype: npt.DTypeLike = np.float32,
 ) -> Params:
-    """Random parameters, scaled so that each layer's outputs start near unit variance."""
+    """Return random parameters, scaled so that each layer's outputs start near unit variance."""
 
     def normal(*shape: int, scale: float = 1.0) -> Floats:
         return np.asarray(rng.standard_normal(shape) * scale / np.sqrt(shape[0]), dtype)
@@ -48,13 +48,13 @@ def init(
 
 
 def loss(params: Params, windows: Ints, targets: Ints) -> float:
-    """Mean cross-entropy in nats per character. `windows` (B, C), `targets` (B,)."""
+    """Return the mean cross-entropy in nats per character. `windows` (B, C), `targets` (B,)."""
     _, _, log_probabilities = _forward(params, windows)
     return float(-log_probabilities[np.arange(len(targets)), targets].mean())
 
 
 def gradients(params: Params, windows: Ints, targets: Ints) -> tuple[float, Params]:
-    """The loss as above and its gradient with respect to each parameter."""
+    """Return the loss as above and its gradient with respect to each parameter."""
     inputs, hidden, log_probabilities = _forward(params, windows)
     rows = np.arange(len(targets))
     value = float(-log_probabilities[rows, targets].mean())
@@ -78,7 +78,7 @@ def gradients(params: Params, windows: Ints, targets: Ints) -> tuple[float, Para
 
 
 def _forward(params: Params, windows: Ints) -> tuple[Floats, Floats, Floats]:
-    """The inputs (B, C·E), the hidden layer (B, H), the log-probabilities (B, V)."""
+    """Return the inputs (B, C·E), the hidden layer (B, H) and the log-probabilities (B, V)."""
     inputs = params["embedding"][windows].reshape(len(windows), -1)
     hidden = np.tanh(inputs @ params["w1"] + params["b1"])
     logits = hidden @ params["w2"] + params["b2"]
@@ -125,7 +125,7 @@ class Text:
     """
 
     def __init__(self, text: str, context: int) -> None:
-        """Raises ValueError when the text is too short to hold anything out."""
+        """Split the text. Raises ValueError if it is too short to hold anything out."""
         self.vocabulary = "".join(sorted(set(text)))
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         alphabet = np.frombuffer(self.vocabulary.encode("utf-32-le"), np.uint32)
@@ -137,17 +137,17 @@ class Text:
         self._train, self._held_out = numbers[:split], numbers[split:]
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple[Ints, Ints]:
-        """Random windows of the training part (size, context), and what follows each (size,)."""
+        """Return random training windows (size, context), and the next characters (size,)."""
         at = rng.integers(len(self._context), len(self._train), size)
         return self._train[at[:, None] + self._context], self._train[at]
 
     def held_out(self, size: int) -> tuple[Ints, Ints]:
-        """Always the same windows, spread evenly over the held-out part."""
+        """Return always the same windows, spread evenly over the held-out part."""
         at = np.linspace(len(self._context), len(self._held_out) - 1, size).astype(np.intp)
         return self._held_out[at[:, None] + self._context], self._held_out[at]
 
     def unigram_entropy(self) -> float:
-        """What guessing by frequency alone costs on the training part, in nats per character."""
+        """Return the cost of guessing by frequency alone, in nats per character."""
         counts = np.bincount(self._train, minlength=len(self.vocabulary))
         p = counts[counts > 0] / len(self._train)
         return float(-(p * np.log(p)).sum())

@@ -41,7 +41,7 @@ class Hyperparams:
     step_delay_ms: int = 0
 
     def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, then constant, or a half cosine down to a tenth at the last step."""
+        """Return the rate: linear warm-up, then constant or a half cosine down to a tenth."""
         rate = self.learning_rate * min(1.0, step / WARM_UP_STEPS)
         if self.lr_schedule == "cosine":
             rate *= 0.55 + 0.45 * math.cos(math.pi * step / self.steps)
@@ -66,7 +66,7 @@ class CannotTrain(Exception):
 
 
 def read_hyperparams(given: dict[str, Any]) -> Hyperparams:
-    """Raises CannotTrain for an unknown name, a wrong type or a value out of range."""
+    """Return checked hyperparameters. Raises CannotTrain for a bad name, type or value."""
     kinds = {field.name: type(field.default) for field in fields(Hyperparams)}
     for name, value in given.items():
         if name not in kinds:
@@ -84,7 +84,7 @@ def read_hyperparams(given: dict[str, Any]) -> Hyperparams:
 
 
 def read_text(dataset: dict[str, Any]) -> tuple[str, str]:
-    """The dataset's name and text. A client picks a name; only the operator names a file."""
+    """Return the dataset's name and text. A client picks a name; only the operator names a file."""
     file = os.environ.get("DEMO_TEXT")
     names = ["pydoc-topics", *(["text-file"] if file else [])]
     name, split = dataset.get("name", names[-1]), dataset.get("split", "train")
@@ -148,7 +148,7 @@ def train(reporter: Reporter) -> None:
 
 
 def resume(training: "charlm.Training", directory: Path, steps: int) -> None:
-    """Raises CannotTrain when the checkpoint is damaged, of another model, or already there."""
+    """Load a checkpoint. Raises CannotTrain if it is damaged, of another model, or at the end."""
     try:
         checkpoint.verify(directory)
         training.load(directory)

@@ -35,7 +35,7 @@ _NEWEST = Statement(
 
 
 def append(tx: Tx, experiment_id: str, type: str, *, run_id: str | None = None, **data: Any) -> int:
-    """Writes one event and wakes those who watch; its `seq`. Raises NotFound."""
+    """Write one event, wake its subscribers and return its `seq`. Raises NotFound."""
     row = tx.first(_NEXT_SEQ, experiment=experiment_id)
     if row is None:
         raise NotFound(f"There is no experiment {experiment_id}.")
@@ -56,10 +56,10 @@ def append(tx: Tx, experiment_id: str, type: str, *, run_id: str | None = None, 
 
 
 def after(tx: Tx, experiment_id: str, seq: int, most: int) -> list[Event]:
-    """Up to `most` events with a greater seq, oldest first."""
+    """Return up to `most` events with a greater seq, oldest first."""
     return tx.all(_AFTER, experiment=experiment_id, after=seq, most=most)
 
 
 def newest(tx: Tx, experiment_id: str, most: int) -> list[Event]:
-    """The last `most` events of an experiment, oldest first."""
+    """Return the last `most` events of an experiment, oldest first."""
     return tx.all(_NEWEST, experiment=experiment_id, most=most)[::-1]

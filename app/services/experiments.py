@@ -87,7 +87,7 @@ class Detail(NamedTuple):
 
 
 def create(tx: Tx, request: ExperimentRequest) -> Experiment:
-    """A new experiment, with its first event."""
+    """Create an experiment, with its first event."""
     experiment = row_type(Experiment)(
         id=new_id("exp"),
         name=request.name,
@@ -113,7 +113,7 @@ def create(tx: Tx, request: ExperimentRequest) -> Experiment:
 
 
 def get(tx: Tx, experiment_id: str) -> Experiment:
-    """The experiment. Raises NotFound."""
+    """Return the experiment. Raises NotFound."""
     experiment = tx.first(_BY_ID, id=experiment_id)
     if experiment is None:
         raise NotFound(f"There is no experiment {experiment_id}.")
@@ -121,7 +121,7 @@ def get(tx: Tx, experiment_id: str) -> Experiment:
 
 
 def detail(tx: Tx, experiment_id: str, most: int) -> Detail:
-    """The experiment and its newest `most` runs, checkpoints and events. Raises NotFound.
+    """Return the experiment and its newest `most` runs, checkpoints and events. Raises NotFound.
 
     Fewer runs, where they have more than `MOST_VALUES` metrics together.
     """

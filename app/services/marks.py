@@ -21,7 +21,7 @@ _BY_RELEASE = Statement(
 
 
 def mark(tx: Tx, experiment_id: str, request: MarkRequest) -> Checkpoint:
-    """Puts a tag, a release tag and metrics onto a checkpoint; the same again changes nothing.
+    """Put a tag, a release tag and metrics onto a checkpoint; the same again changes nothing.
 
     Raises NotFound, BadCheckpointPath, ReleaseTagTaken (it names the holder).
     """

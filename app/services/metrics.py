@@ -110,7 +110,7 @@ class Window(NamedTuple):
 
 
 def write(tx: Tx, run: Run, batch: Mapping[str, Column]) -> None:
-    """Stores points of the run's present attempt; no column is empty.
+    """Store points of the run's current attempt; no column is empty.
 
     Raises RunLimit for too many keys.
     """
@@ -156,7 +156,7 @@ def _set_latest(tx: Tx, run: Run, ordered: Mapping[str, Column]) -> None:
 
 
 def begun(tx: Tx, run: Run) -> bool:
-    """Whether the run's present attempt has reported any points."""
+    """Return True if the run's current attempt has reported any points."""
     return tx.first(_BEGUN, run=run.id, attempt=run.attempt) is not None
 
 
@@ -175,7 +175,7 @@ def branch(tx: Tx, run: Run) -> None:
 
 
 def latest(tx: Tx, run_id: str) -> list[MetricLatest]:
-    """The latest value of each key of a run, by key."""
+    """Return the latest value of each key of a run, by key."""
     return tx.all(_LATEST_OF, run=run_id)
 
 
@@ -187,7 +187,7 @@ def series(
     *,
     raw: bool = False,
 ) -> list[Series]:
-    """The curves of these runs, run by run, key by key (all keys when none are named).
+    """Return the curves of these runs, run by run, key by key (all keys when none are named).
 
     Each is what survived: a resumed run's goes on from its parent's. With `raw`, each attempt
     of each run is a series of its own, with everything it reported. When there are many
@@ -233,7 +233,7 @@ class _Part(NamedTuple):
 def _series_of(
     tx: Tx, run_id: str, keys: Sequence[str] | None, window: Window, raw: bool
 ) -> list[tuple[str, int | None, list[Range]]]:
-    """For each curve of a run: key, attempt, and the ranges it is made of, oldest first."""
+    """Return key, attempt and ranges of each curve of a run, oldest range first."""
     low, high = window.from_step, window.to_step
     if raw:
         return [
@@ -247,7 +247,7 @@ def _series_of(
 def _curves(
     tx: Tx, run: Run, keys: Sequence[str] | None, low: int, high: int, *, own: bool = False
 ) -> list[tuple[str, list[Range]]]:
-    """What survives of each key, oldest first; with `own`, of what this very run reported."""
+    """Return the surviving ranges of each key, oldest first; with `own`, of this run alone."""
     curves: dict[str, list[Range]] = {key: [] for key in keys or ()}
     ceiling = high  # the last step that no later attempt superseded
     newest = run.attempt  # later ones are another branch

@@ -35,7 +35,7 @@ def _overrides(row: Run) -> list[hyperparams.Override]:
 
 
 def overrides(row: Run) -> dict[str, Any]:
-    """Per overridden hyperparameter: requested, effective, and whether it was applied."""
+    """Return requested and effective value of each override, and whether it was applied."""
     return {
         each.key: {
             "requested": each.requested,
@@ -47,7 +47,7 @@ def overrides(row: Run) -> dict[str, Any]:
 
 
 def progress(row: Run) -> float | None:
-    """0 to 1, or None while the total is not known."""
+    """Return a number from 0 to 1, or None while the total is not known."""
     if row.status == RunStatus.SUCCEEDED:
         return 1.0
     if not row.total_steps:
@@ -56,7 +56,7 @@ def progress(row: Run) -> float | None:
 
 
 def eta_seconds(row: Run) -> float | None:
-    """Seconds to the last step at the pace of this attempt so far; None while that is not known."""
+    """Return the seconds to the last step at the pace of this attempt, or None if not known."""
     if row.status != RunStatus.RUNNING or not row.total_steps or not row.pace_steps:
         return None
     if row.status_reason == Reason.STALLED:

@@ -63,7 +63,7 @@ class Receipt(NamedTuple):
 
 
 def ingest(tx: Tx, run_id: str, report: ReportRequest) -> Receipt:
-    """Takes in one report. Raises NotFound, StaleAttempt, RunFinished, InvalidInput."""
+    """Record one report. Raises NotFound, StaleAttempt, RunFinished, InvalidInput."""
     run = runs.lock(tx, run_id)
     if RunStatus(run.status) in TERMINAL:
         raise RunFinished(f"The run is {run.status}; nothing more is recorded.")
@@ -241,7 +241,7 @@ def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
 
 
 def _columns(report: ReportRequest) -> dict[str, points.Column]:
-    """The points of a report by key, rows after columns."""
+    """Return the points of a report by key, rows after columns."""
     found: dict[str, list[points.Column]] = {}
     for key, given in report.metrics.items():
         if given.steps:
@@ -266,7 +266,7 @@ def _columns(report: ReportRequest) -> dict[str, points.Column]:
 
 
 def _numbers(values: Sequence[float | str | None]) -> Sequence[float]:
-    """The same numbers as floats; what is missing is NaN."""
+    """Return the same numbers as floats; a missing one is NaN."""
     if set(map(type, values)) == {float}:
         return cast(Sequence[float], values)
     return [math.nan if value is None else float(value) for value in values]

@@ -59,12 +59,12 @@ class Cancelled(NamedTuple):
 
 
 def get(tx: Tx, run_id: str, experiment_id: str | None = None) -> Run:
-    """The run (of this experiment, when one is given). Raises NotFound."""
+    """Return the run (of this experiment, when one is given). Raises NotFound."""
     return _checked(tx.first(_BY_ID, id=run_id), run_id, experiment_id)
 
 
 def lock(tx: Tx, run_id: str, experiment_id: str | None = None) -> Run:
-    """The run, held against other writers until the transaction ends. Raises NotFound."""
+    """Lock the run against other writers until the transaction ends. Raises NotFound."""
     return _checked(tx.first(_LOCK, id=run_id), run_id, experiment_id)
 
 
@@ -76,12 +76,12 @@ def _checked(run: Run | None, run_id: str, experiment_id: str | None) -> Run:
 
 
 def children(tx: Tx, run_id: str) -> list[Run]:
-    """The runs resumed from this one, oldest first."""
+    """Return the runs resumed from this one, oldest first."""
     return tx.all(_CHILDREN, id=run_id)
 
 
 def _ancestors(tx: Tx, run: Run) -> list[str]:
-    """The run and those it goes back to, itself first."""
+    """Return the run and those it goes back to, itself first."""
     found = [run.id]
     while run.parent_run_id is not None:
         run = get(tx, run.parent_run_id)
@@ -90,7 +90,7 @@ def _ancestors(tx: Tx, run: Run) -> list[str]:
 
 
 def ready_in_lineage(tx: Tx, run: Run) -> list[str]:
-    """The paths of every ready checkpoint of a run and the runs it was resumed from."""
+    """Return the paths of every ready checkpoint of a run and the runs it was resumed from."""
     return [
         each.ckpt_path
         for ancestor in _ancestors(tx, run)
@@ -99,7 +99,7 @@ def ready_in_lineage(tx: Tx, run: Run) -> list[str]:
 
 
 def submit(tx: Tx, experiment_id: str, request: RunRequest, recipes: Collection[str]) -> Run:
-    """A new queued run. Raises NotFound, UnknownRecipe."""
+    """Submit a new queued run. Raises NotFound, UnknownRecipe."""
     _check_recipe(
         request.recipe, recipes, errors=[{"pointer": "/recipe", "detail": "unknown recipe"}]
     )
@@ -168,7 +168,7 @@ def _queue(tx: Tx, run: Run) -> None:
 
 
 def change(tx: Tx, run: Run, **changes: Any) -> Run:
-    """Writes attributes of a run, guarded by its status. Raises Conflict when it moved on."""
+    """Write attributes of a run, guarded by its status. Raises Conflict when it moved on."""
     statement = changing(Run, frozenset(changes), "status")
     if tx.run(statement, key=run.id, from_status=run.status, **changes) != 1:
         raise Conflict(f"Run {run.id} is no longer {run.status}; look again.")
@@ -186,7 +186,7 @@ def move(
     data: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Run:
-    """Takes a run to another status and writes the event: the only way a status changes.
+    """Move a run to another status and write the event: the only way a status changes.
 
     How a launch began (`status_detail` of starting) is still told while the run is running, and
     so is the decision to end it. A new attempt begins without the decision on the last one.
@@ -219,7 +219,7 @@ def move(
 
 
 def cancel(tx: Tx, run_id: str, experiment_id: str | None = None) -> Cancelled:
-    """Asks a run to stop and save. The answer names the checkpoint and its state.
+    """Ask a run to stop and save. The result names the checkpoint and its state.
 
     Raises NotFound, RunFinished (succeeded or failed; it names the last checkpoint).
     """
@@ -258,7 +258,7 @@ def resume(
     recipes: Collection[str],
     experiment_id: str | None = None,
 ) -> Run:
-    """A child run from a checkpoint of this run, hyperparameters overridden.
+    """Create a child run from a checkpoint of this run, hyperparameters overridden.
 
     Raises NotFound, UnknownRecipe, BadCheckpointPath, CheckpointLost, Conflict (nothing to
     resume from), InvalidInput (what they are then is more than a submission may hold).
@@ -313,7 +313,7 @@ def resume(
 
 
 def _source(tx: Tx, parent: Run, ckpt_path: str | None) -> Checkpoint:
-    """The checkpoint that a resume starts from."""
+    """Return the checkpoint that a resume starts from."""
     if ckpt_path is not None:
         path = paths.parse(ckpt_path)
         if path.experiment_id != parent.experiment_id or path.run_id not in _ancestors(tx, parent):

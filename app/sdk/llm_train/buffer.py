@@ -36,7 +36,7 @@ class Buffer:
         self._total = 0  # not known
 
     def __len__(self) -> int:
-        """How many points wait."""
+        """Return the number of points that wait."""
         return len(self._points)
 
     @property
@@ -81,7 +81,7 @@ class Buffer:
             self._news.setdefault("checkpoints", []).append(checkpoint)
 
     def take(self) -> dict[str, Any]:
-        """The fields of the next report, as much as one may hold; {} when there is nothing."""
+        """Return the fields of the next report, as many as it may hold; {} when there are none."""
         with self._lock:
             count = min(len(self._points), BATCH_POINTS)
             points = [self._points.popleft() for _ in range(count)]
@@ -102,7 +102,7 @@ class Buffer:
 
 
 def warn(message: str) -> None:
-    """One line for whoever reads the training's log."""
+    """Write one line to stderr."""
     with suppress(Exception):  # that may be nobody: a pipe whose reader is gone
         sys.stderr.write(f"llm-train reporter: {message}\n")
 

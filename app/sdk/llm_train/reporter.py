@@ -174,7 +174,7 @@ class Reporter:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The run as it was submitted: `hyperparams`, `model`, `dataset`, `resume` and so on.
+        """Return the run as submitted: `hyperparams`, `model`, `dataset`, `resume` and so on.
 
         Empty without the service.
 
@@ -187,12 +187,12 @@ class Reporter:
 
     @property
     def hyperparams(self) -> dict[str, Any]:
-        """The hyperparameters that the run was submitted with. Raises like `spec`."""
+        """Return the hyperparameters that the run was submitted with. Raises like `spec`."""
         return dict(self.spec.get("hyperparams") or {})
 
     @property
     def resume_path(self) -> Path | None:
-        """The directory of the checkpoint to start from, or None to start afresh.
+        """Return the directory of the checkpoint to start from, or None to start afresh.
 
         Raises:
             FileNotFoundError: the checkpoint is not on this machine.
@@ -216,7 +216,7 @@ class Reporter:
 
     @property
     def checkpoint_dir(self) -> Path:
-        """The directory that checkpoints are committed in, chosen when it is first read.
+        """Return the directory that checkpoints are committed in, chosen when it is first read.
 
         It never raises and does not wait for the service: a save must not fail for that.
         """
@@ -224,12 +224,12 @@ class Reporter:
 
     @property
     def is_rank_0(self) -> bool:
-        """True if this process is the one that reports and commits checkpoints; see `is_rank_0`."""
+        """Return True if this process reports and commits; see the function `is_rank_0`."""
         return self._rank_0
 
     @property
     def should_stop(self) -> bool:
-        """True once a stop signal came or the service asked to stop: save and return.
+        """Return True once a stop signal came or the service asked to stop: save and return.
 
         Read it once a step. From the first time on, SIGTERM and SIGINT set it instead of ending
         the process.

@@ -93,7 +93,7 @@ def describe(value: Any) -> str:
 
 
 def _to_json(value: Any, depth: int, room: list[int]) -> Any:
-    """`room`: how many bytes are left, at least one for each value; a list, to be shared."""
+    """Return a value as JSON. `room` is the number of bytes left, at least one for each value."""
     room[0] -= 1
     if room[0] < 0:
         raise InvalidValue(f"it is larger than {MAX_OBJECT_BYTES:,} bytes")
