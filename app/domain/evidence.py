@@ -20,7 +20,7 @@ _FATAL = frozenset(
 
 
 class Evidence(NamedTuple):
-    """What is known when a trainer is gone."""
+    """The facts known when a trainer is gone."""
 
     cancel_asked: bool
     vanished: bool = False
@@ -31,7 +31,7 @@ class Evidence(NamedTuple):
     # The kernel ended a process for lack of memory, of this tree or of one beside it.
     out_of_memory: bool = False
     launch_error: str | None = None
-    # Why the service itself ended it (heartbeat lost, time limit), if it did, in one sentence.
+    # The reason for which the service ended it (heartbeat lost, time limit), and its sentence.
     ended_by_service: Reason | None = None
     why: str | None = None
     stop_sent: bool = False
@@ -39,11 +39,11 @@ class Evidence(NamedTuple):
     step: int = 0
     total_steps: int | None = None
     requires_report: bool = True
-    # What its log says.
+    # Causes found in its log.
     clues: Clues = Clues()
 
 
-class Verdict(NamedTuple):
+class Outcome(NamedTuple):
     """The terminal status, its stable reason and one sentence."""
 
     status: RunStatus
@@ -51,11 +51,11 @@ class Verdict(NamedTuple):
     detail: str | None
 
 
-def judge(evidence: Evidence) -> Verdict:
-    """The terminal status of a run whose trainer is gone."""
+def derive_outcome(evidence: Evidence) -> Outcome:
+    """Return the terminal status of a run whose trainer is gone, with its reason."""
     e = evidence
     if e.cancel_asked:
-        return Verdict(RunStatus.CANCELLED, Reason.CANCEL_REQUESTED, _end(e) or None)
+        return Outcome(RunStatus.CANCELLED, Reason.CANCEL_REQUESTED, _end(e) or None)
     done = reached_end(e)
     halfway = bool(e.total_steps) and e.step < (e.total_steps or 0)
     clean = e.signal is None and not e.exit_code and not e.vanished
@@ -72,7 +72,7 @@ def judge(evidence: Evidence) -> Verdict:
     if e.exit_code:
         return _failed(Reason.EXIT_CODE, _end(e))
     if done:
-        return Verdict(RunStatus.SUCCEEDED, None, None)
+        return Outcome(RunStatus.SUCCEEDED, None, None)
     if e.requires_report or halfway:
         of = f" of {e.total_steps}" if e.total_steps is not None else ""
         detail = f"Exited with code 0 at step {e.step}{of}, without its last step."
@@ -84,7 +84,7 @@ def judge(evidence: Evidence) -> Verdict:
     if e.clues.signal_noted:
         detail = "Exited with code 0 after a stop signal from outside, which its log tells of."
         return _failed(Reason.UNFINISHED, detail)
-    return Verdict(RunStatus.SUCCEEDED, None, None)
+    return Outcome(RunStatus.SUCCEEDED, None, None)
 
 
 def _ran_out_of_memory(e: Evidence) -> bool:
@@ -129,8 +129,8 @@ def nothing_saved(e: Evidence) -> str:
     return "The trainer saved nothing when it was stopped."
 
 
-def _failed(reason: Reason, detail: str) -> Verdict:
-    return Verdict(RunStatus.FAILED, reason, detail)
+def _failed(reason: Reason, detail: str) -> Outcome:
+    return Outcome(RunStatus.FAILED, reason, detail)
 
 
 def _end(e: Evidence) -> str:

@@ -19,7 +19,7 @@ from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, RunId, accepts_json
 from app.rest.problems import documented
 from app.services import launches, reports
-from app.services.reports import Receipt
+from app.services.reports import ReportResponse
 from app.storage import data_dir as data_dirs
 
 MAX_WAITING_BYTES = 16 * 1024 * 1024
@@ -107,7 +107,7 @@ async def report(request: Request, run_id: RunId) -> Response:
                 await asyncio.sleep(0)  # one a round of the loop, and no more
             return responses.respond(
                 await responses.perform(
-                    request, lambda tx: reports.ingest(tx, run_id, body), Receipt._asdict
+                    request, lambda tx: reports.ingest(tx, run_id, body), ReportResponse._asdict
                 )
             )
 

@@ -351,8 +351,8 @@ def end(
         step=run.step,
         total_steps=run.total_steps,
     )
-    verdict = evidence.judge(found)
-    status, reason, detail = verdict
+    outcome = evidence.derive_outcome(found)
+    status, reason, detail = outcome
     next_attempt_at = None
     failed = status is RunStatus.FAILED
     if recipe is not None and failed and is_retried(recipe, reason, attempt):
@@ -361,7 +361,7 @@ def end(
         next_attempt_at = timestamp_after(tx.now, pause) if pause else None
         after = f" after a pause of {pause:g} seconds" if pause else ""
         detail = (
-            f"Attempt {attempt} of {recipe.max_attempts}: {verdict.detail} Trying again{after}."
+            f"Attempt {attempt} of {recipe.max_attempts}: {outcome.detail} Trying again{after}."
         )
     ended = runs.move(
         tx, run, status, reason=reason, detail=detail, gpus="[]", nonce=None,

@@ -51,7 +51,7 @@ _PENDING = Statement[tuple[int]](
 )
 
 
-class Receipt(NamedTuple):
+class ReportResponse(NamedTuple):
     """The answer to a report. `batch` is the last one of this attempt that was taken in."""
 
     run_id: str
@@ -62,7 +62,7 @@ class Receipt(NamedTuple):
     stop_checkpoint: str | None
 
 
-def ingest(tx: Tx, run_id: str, report: ReportRequest) -> Receipt:
+def ingest(tx: Tx, run_id: str, report: ReportRequest) -> ReportResponse:
     """Record one report. Raises NotFound, StaleAttempt, RunFinished, InvalidInput."""
     run = runs.lock(tx, run_id)
     if RunStatus(run.status) in TERMINAL:
@@ -81,7 +81,7 @@ def ingest(tx: Tx, run_id: str, report: ReportRequest) -> Receipt:
         sessions.check_batch(run, report)
         run = _take_in(tx, run, report)
     stop = run.status == RunStatus.CANCELLING
-    return Receipt(
+    return ReportResponse(
         run.id, run.status, run.attempt, run.last_batch, stop,
         _stop_name(tx, run) if stop else None,
     )  # fmt: skip

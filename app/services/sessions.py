@@ -109,8 +109,10 @@ def _silence(tx: Tx, run: Run) -> float:
 
 
 def _start(tx: Tx, run: Run) -> tuple[int, int | None]:
-    """The highest step that the first attempt of an external run can go on from, and of which
-    attempt."""
+    """Return the highest step that an external run's first attempt can start from.
+
+    The second item is the attempt which that step belongs to, or None.
+    """
     if run.source_checkpoint_id is None:
         return 0, None
     held = checkpoints.get_stored(tx, checkpoints.get(tx, run.source_checkpoint_id))

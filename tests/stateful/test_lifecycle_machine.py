@@ -31,7 +31,7 @@ from app.db.database import Database
 from app.db.tables import Run
 from app.domain import evidence as evidences
 from app.domain import paths
-from app.domain.evidence import Evidence, Verdict
+from app.domain.evidence import Evidence, Outcome
 from app.domain.lifecycle import MOVES, TERMINAL, Reason, RunStatus
 from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
@@ -613,13 +613,15 @@ def test_every_legal_move_and_no_other(world: World) -> None:
 def test_the_machine_finds_a_planted_bug(
     world: World, monkeypatch: pytest.MonkeyPatch, bug: str
 ) -> None:
-    judge = evidences.judge
+    derive = evidences.derive_outcome
     if bug == "cancel_is_forgotten":
         monkeypatch.setattr(promises, "resolve", lambda tx, run, *a, **k: promises.get(tx, run))
     elif bug == "exit_code_decides":
-        success = Verdict(S.SUCCEEDED, None, None)
+        success = Outcome(S.SUCCEEDED, None, None)
         monkeypatch.setattr(
-            evidences, "judge", lambda e: judge(e) if e.cancel_asked or e.exit_code else success
+            evidences,
+            "derive_outcome",
+            lambda e: derive(e) if e.cancel_asked or e.exit_code else success,
         )
     else:
         monkeypatch.setattr(paths, "stop_name", lambda attempt: f"cancel-{attempt + 1}")

@@ -72,7 +72,7 @@ class Stage:
         assert claimed is not None
         return claimed
 
-    async def report(self, run: Run, **report: Any) -> reports.Receipt:
+    async def report(self, run: Run, **report: Any) -> reports.ReportResponse:
         """The trainer reports, as the attempt that the run had when it was read."""
         body = ReportRequest.model_validate({"attempt": run.attempt or 1} | report)
         return await self.db.write(reports.ingest, run.id, body)

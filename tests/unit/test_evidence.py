@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.evidence import Evidence, judge
+from app.domain.evidence import Evidence, derive_outcome
 from app.domain.last_words import Clues
 from app.domain.lifecycle import Reason
 
@@ -99,20 +99,20 @@ CASES: list[tuple[str, dict[str, Any], str, str | None]] = [
 def test_the_verdict_follows_the_evidence(
     evidence: dict[str, Any], status: str, reason: str | None
 ) -> None:
-    verdict = judge(Evidence(cancel_asked=False, **evidence))
-    assert (verdict.status, verdict.reason) == (status, reason)
-    assert (verdict.detail is None) == (status == "succeeded")
+    outcome = derive_outcome(Evidence(cancel_asked=False, **evidence))
+    assert (outcome.status, outcome.reason) == (status, reason)
+    assert (outcome.detail is None) == (status == "succeeded")
 
 
 @pytest.mark.parametrize("evidence", [c[1] for c in CASES], ids=[c[0] for c in CASES])
 def test_after_a_cancel_every_end_is_cancelled(evidence: dict[str, Any]) -> None:
-    verdict = judge(Evidence(cancel_asked=True, **evidence))
-    assert (verdict.status, verdict.reason) == ("cancelled", "cancel_requested")
+    outcome = derive_outcome(Evidence(cancel_asked=True, **evidence))
+    assert (outcome.status, outcome.reason) == ("cancelled", "cancel_requested")
 
 
 def test_the_detail_says_what_a_user_needs() -> None:
     def detail(**evidence: Any) -> str | None:
-        return judge(Evidence(cancel_asked=False, **evidence)).detail
+        return derive_outcome(Evidence(cancel_asked=False, **evidence)).detail
 
     assert detail(signal=9) == "Ended by SIGKILL (9)."
     assert detail(signal=9, **LOST) == "No report for 60 seconds. Ended by SIGKILL (9)."
@@ -134,7 +134,7 @@ def test_the_detail_says_what_a_user_needs() -> None:
     )
     assert detail(exit_code=1, stop_sent=True) == "Exited with code 1 after the stop signal."
     stopped = Evidence(cancel_asked=True, exit_code=0, stop_sent=True)
-    assert judge(stopped).detail == "Exited with code 0 after the stop signal."
+    assert derive_outcome(stopped).detail == "Exited with code 0 after the stop signal."
     assert detail(exit_code=0, **HALFWAY) == (
         "Exited with code 0 at step 5 of 10, without its last step."
     )
