@@ -15,6 +15,7 @@ import time
 
 from . import process
 from .directory import DirectoryMailbox
+from .http import HttpMailbox
 from .mailbox import ExitRecord, LaunchConfig, Mailbox, now
 from .process import KILL, STOP
 
@@ -36,9 +37,21 @@ def command(*arguments: str, python: str = sys.executable) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Run one attempt: `directory RUN_DIR ATTEMPT`, with the launch config as JSON on stdin."""
+    """Run one attempt.
+
+    `directory RUN_DIR ATTEMPT`, with the launch config as JSON on stdin; or `http API_URL RUN_ID
+    ATTEMPT DIRECTORY`, with the claim code on stdin or in LLM_TRAIN_CLAIM_CODE. DIRECTORY is this
+    machine's, and the attempt's own.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    _, run_dir, attempt = arguments
+    kind, *where = arguments
+    if kind == "http":
+        code = os.environ.pop("LLM_TRAIN_CLAIM_CODE", "") or sys.stdin.readline().strip()
+        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+        api_url, run_id, attempt, directory = where
+        run(HttpMailbox(api_url, run_id, int(attempt), code, directory))
+        return
+    run_dir, attempt = where
     text = sys.stdin.buffer.read()
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     if text:  # else the service died before it gave one

@@ -134,13 +134,14 @@ async def pulse(
     _check_token(request, run_id, attempt)
     db = request.app.state.db
     body = await read(request, PulseRequest)
-    order = await db.write(attempts.pulse, run_id, attempt, body.ran_seconds)
-    with suppress(TimeoutError), db.changes.subscribe(run_id) as changed:
-        async with asyncio.timeout(query.wait):
-            while order == (body.heard or "go"):
-                await changed.wait()
-                changed.clear()
-                order = await db.read(attempts.get_order, run_id, attempt)
+    with db.changes.subscribe(run_id) as changed:  # before the order is read: none is missed
+        order = await db.write(attempts.pulse, run_id, attempt, body.ran_seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(query.wait):
+                while order == (body.heard or "go"):
+                    await changed.wait()
+                    changed.clear()
+                    order = await db.read(attempts.get_order, run_id, attempt)
     return responses.json({"order": order})
 
 

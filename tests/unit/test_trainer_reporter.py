@@ -264,6 +264,23 @@ def test_without_a_service_it_is_silent_and_still_commits(
     assert training.should_stop is False
 
 
+def test_a_checkpoint_that_an_agent_uploads_is_not_announced_before_it_has_arrived(
+    server: ReportServer, tmp_path: Path
+) -> None:
+    spec = {"checkpoint_dir": str(tmp_path / "saved"), "files": "http"}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    (tmp_path / "attempt-1").mkdir()
+    with Reporter(
+        api_url=server.url, run_id="run_1", token="secret", attempt=1, run_dir=tmp_path
+    ) as training:
+        with training.checkpoint(3) as directory:
+            (directory / "model.bin").write_bytes(b"x")
+        training.log(4, loss=1.0)
+    assert (tmp_path / "saved/step-000003/manifest.json").exists()
+    reports = list(server.taken.values())
+    assert reports and not [report for report in reports if "checkpoints" in report]
+
+
 def test_a_checkpoint_is_committed_and_announced(server: ReportServer, tmp_path: Path) -> None:
     with attach(server, checkpoint_dir=tmp_path) as training:
         for _ in range(2):

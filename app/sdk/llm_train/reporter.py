@@ -379,7 +379,8 @@ class Reporter:
 
         def report(saved: Saved) -> None:
             self._stop_checkpoint_used |= promised
-            if self._sender:
+            # An agent that uploads makes a checkpoint known when all of it has arrived.
+            if self._sender and self._spec.launched.get("files") != "http":
                 self._sender.add_checkpoint(
                     {
                         "name": saved.directory.name,
