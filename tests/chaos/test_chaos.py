@@ -2,6 +2,8 @@
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,8 +14,19 @@ import pytest
 from tests.chaos import races
 from tests.chaos.audit import audit
 from tests.chaos.storm import Story, storm
+from tests.support.server import REPOSITORY
 
 SEED = 20_260_101
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("arguments", ["--kills 20", "--server-kills 40"])
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_longer_storm(arguments: str, database: str) -> None:
+    command = [sys.executable, "-m", "tests.chaos", *arguments.split(), "--database", database]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)
 
 
 class Scene(NamedTuple):

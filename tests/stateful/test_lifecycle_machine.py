@@ -39,9 +39,12 @@ from app.errors import RunFinished, SessionActive, StaleAttempt
 from app.main import create_app
 from app.services import checkpoints, events, launches, promises, runs, sessions
 from app.settings import Settings
+from tests.support.database import postgresql_heavy
 from tests.support.stage import Stage, manifest
 
 S = RunStatus
+pytestmark = postgresql_heavy
+
 RECIPES = {
     "once": Recipe("once", ("true",)),
     "twice": Recipe("twice", ("true",), max_attempts=2),
@@ -562,21 +565,22 @@ class Lifecycle(RuleBasedStateMachine):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with _world(tmp_path_factory.mktemp("machine")) as found, pytest.MonkeyPatch.context() as patch:
+def world(tmp_path_factory: pytest.TempPathFactory, module_database_url: str) -> Iterator[World]:
+    path = tmp_path_factory.mktemp("machine")
+    with _world(path, module_database_url) as found, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sessions, "QUIET_SECONDS", 3600.0)  # a walk may take longer than a trainer
         yield found
 
 
 @contextmanager
-def _world(path: Path) -> Iterator[World]:
+def _world(path: Path, database_url: str) -> Iterator[World]:
     tables = "".join(f'[recipes.{name}]\ncommand = ["true"]\n' for name in RECIPES)
     (path / "recipes.toml").write_text(tables)
     app = create_app(
-        Settings(database_url=f"sqlite:///{path}/app.db", data_dir=path / "data",
+        Settings(database_url=database_url, data_dir=path / "data",
                  recipes=path / "recipes.toml")
     )  # fmt: skip
-    db = connect(f"sqlite:///{path}/app.db")
+    db = connect(database_url)
     app.state.db = db  # and no supervisor: the machine is it
     app.state.secret = "s" * 32
     with asyncio.Runner() as runner:

@@ -197,6 +197,10 @@ def empty_database_url(databases: Databases) -> Iterator[str]:
 
 sqlite_only = pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
 postgresql_only = pytest.mark.parametrize("databases", ["postgresql"], indirect=True)
+postgresql_heavy = pytest.mark.parametrize(
+    "databases", ["sqlite", pytest.param("postgresql", marks=pytest.mark.heavy)], indirect=True
+)
+"""On PostgreSQL only where there is time: see `heavy` in pyproject.toml."""
 
 
 @pytest.fixture
