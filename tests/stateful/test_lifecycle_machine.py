@@ -619,7 +619,7 @@ def test_the_machine_finds_a_planted_bug(
 ) -> None:
     derive = evidences.derive_outcome
     if bug == "cancel_is_forgotten":
-        monkeypatch.setattr(promises, "resolve", lambda tx, run, *a, **k: promises.get(tx, run))
+        monkeypatch.setattr(promises, "resolve", lambda tx, run, *a, **k: promises.ensure(tx, run))
     elif bug == "exit_code_decides":
         success = Outcome(S.SUCCEEDED, None, None)
         monkeypatch.setattr(
