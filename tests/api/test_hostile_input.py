@@ -380,14 +380,17 @@ def test_an_id_that_is_none_is_not_found_on_any_route(story: Story, id: str) -> 
             wrong = id.format(prefix=prefix)
             url = path.replace(f"{{{name}_id}}", wrong)
             url = url.format(
-                experiment_id=story.experiment, run_id=story.run, verification_id=VERIFICATION_ID
-            )
+                experiment_id=story.experiment, run_id=story.run, verification_id=VERIFICATION_ID,
+                attempt=1, name="step-1", file="weights.bin",
+            )  # fmt: skip
             for method in operations:
                 good = next(
                     (r.good for o, r in ROUTES.items() if o == operations[method]["operationId"]),
                     {},
                 )
                 body = json.loads(story.fill(json.dumps(good)))
+                if path.endswith("/claim"):
+                    body = {"agent": "an-agent-of-its-own-0123456789"}
                 headers = {"authorization": f"Bearer {story.token}"}
                 more = {"json": body} if method == "post" else {}
                 params = (
