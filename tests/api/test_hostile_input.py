@@ -393,11 +393,8 @@ def test_an_id_that_is_none_is_not_found_on_any_route(story: Story, id: str) -> 
                     body = {"agent": "an-agent-of-its-own-0123456789"}
                 headers = {"authorization": f"Bearer {story.token}"}
                 more = {"json": body} if method == "post" else {}
-                params = (
-                    {"run_ids": story.run}
-                    if operations[method]["operationId"] == "compare_metrics"
-                    else {}
-                )
+                needed = {"compare_metrics": {"run_ids": story.run}, "append_log": {"offset": 0}}
+                params = needed.get(operations[method]["operationId"], {})
                 answer = story.api.send(method.upper(), url, headers=headers, params=params, **more)
                 # Their tokens are one run's, or one attempt's: of no other is anything told.
                 own_token = path.endswith(("/reports", "/spec")) or "/attempts/" in path
