@@ -296,10 +296,19 @@ def test_a_checkpoint_is_there_when_it_is_committed_and_not_before(remote: Remot
     assert remote.ok("checkpoints/step-000005/commit", manifest) == committed, "a lost answer"
     assert (directory / "step-000005/optim/state.bin").read_bytes() == b""
     assert (directory / "step-000005/manifest.json").read_bytes() == manifest
-    answer = remote.api.post(
-        f"/v1/experiments/{remote.experiment}/checkpoints/verify", {"run_id": remote.run}
-    )
-    assert answer is not None
+    (known,) = remote.api.send("GET", f"/v1/experiments/{remote.experiment}/detail").json()[
+        "checkpoints"
+    ]
+    assert (known["state"], known["step"], known["size_bytes"]) == ("pending", 5, 3000)
+    assert known["ckpt_path"] == path, "it becomes ready when it has been read"
+
+
+def test_a_file_may_be_larger_than_any_other_body(remote: Remote) -> None:
+    remote.claim()
+    large = b"x" * (remote.api.settings.max_body_bytes + 1)
+    manifest = remote.save("large", {"model.bin": large})
+    assert remote.ok("checkpoints/large/commit", manifest)["name"] == "large"
+    problem(remote.send("exit", large), "body_too_large")
 
 
 def test_another_checkpoint_of_the_same_name_gets_the_next_one(remote: Remote) -> None:
