@@ -29,7 +29,7 @@ try:
     from app.db.connect import connect
     from app.db.database import Database
     from app.domain import failpoints
-    from app.domain.recipes import RecipeError, read_recipes
+    from app.domain.recipes import RecipeError, read_configuration
     from app.errors import ServiceError
     from app.graphql.mount import graphql_router
     from app.guard import Guard
@@ -53,7 +53,7 @@ try:
     from app.settings import PREFIX, Settings, misspelt
     from app.storage import data_dir, get_storage
     from app.storage.readers import Readers
-    from app.supervisor import Supervisor, misplaced
+    from app.supervisor import Supervisor, make_launchers, misplaced
     from app.version import VERSION
     from app.web.pages import mount_static
 
@@ -75,13 +75,16 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     could be said in one line.
     """
     db = db or connect(settings.database_url, settings.database_connections)
-    recipes = read_recipes(settings.recipes)
+    recipes, tables = read_configuration(settings.recipes)
+    launchers = make_launchers(settings, tables)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await db.start()
         app.state.secret = settings.secret or await _kept_secret(db, settings.data_dir)
-        supervisor = Supervisor(db, settings, recipes, app.state.secret, app.state.api_url)
+        supervisor = Supervisor(
+            db, settings, recipes, app.state.secret, app.state.api_url, launchers
+        )
         app.state.db, app.state.supervisor = db, supervisor
         task = asyncio.create_task(supervisor.run())
         # What start-up made stays; the collector need not walk it again and again.

@@ -17,6 +17,9 @@ LAUNCHED = text(f"{_LIVE} AND recipe IS NOT NULL")
 """Runs of recipes that may have a trainer."""
 EXTERNAL = text(f"{_LIVE} AND recipe IS NULL")
 """Runs that may have a trainer which somebody else has started."""
+SUBMITTED = text("status = 'queued' AND submitted_at IS NOT NULL")
+"""Runs that wait in the queue of an engine."""
+
 ENDING = text(
     f"{_LIVE} AND recipe IS NULL"
     " AND (finished OR status = 'cancelling' OR termination_reason IS NOT NULL)"
@@ -74,6 +77,9 @@ class Run(SQLModel, table=True):
         # Only what the supervisor may launch: thousands of external runs may wait beside it.
         Index("ix_run_queue", "status", "id", sqlite_where=_QUEUE, postgresql_where=_QUEUE),
         Index("ix_run_launched", "status", "id", sqlite_where=LAUNCHED, postgresql_where=LAUNCHED),
+        Index(
+            "ix_run_submitted", "status", "id", sqlite_where=SUBMITTED, postgresql_where=SUBMITTED
+        ),
         Index("ix_run_ending", "status", "id", sqlite_where=ENDING, postgresql_where=ENDING),
         Index("ix_run_status", "status", "created_at", "id"),
         Index("ix_run_created", "created_at", "id"),

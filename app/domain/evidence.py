@@ -5,6 +5,7 @@ has not failed "by exit code". `judge` is the whole rule.
 """
 
 import signal
+from enum import StrEnum
 from typing import NamedTuple
 
 from app.domain.last_words import Clues
@@ -19,6 +20,27 @@ _FATAL = frozenset(
 )  # fmt: skip
 
 
+class Cause(StrEnum):
+    """Why the engine that ran a job says that it ended it."""
+
+    PREEMPTED = "preempted"
+    TIME_LIMIT = "time_limit"
+    NODE_FAILED = "node_failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    STOPPED_ELSEWHERE = "stopped_elsewhere"
+    NEVER_STARTED = "never_started"
+
+
+_REASON_OF_CAUSE = {
+    Cause.PREEMPTED: Reason.PREEMPTED,
+    Cause.TIME_LIMIT: Reason.TIME_LIMIT,
+    Cause.NODE_FAILED: Reason.NODE_FAILED,
+    Cause.OUT_OF_MEMORY: Reason.OUT_OF_MEMORY,
+    Cause.STOPPED_ELSEWHERE: Reason.STOPPED_ELSEWHERE,
+    Cause.NEVER_STARTED: Reason.LAUNCHER_ERROR,
+}
+
+
 class Evidence(NamedTuple):
     """The facts known when a trainer is gone."""
 
@@ -31,6 +53,9 @@ class Evidence(NamedTuple):
     # The kernel ended a process for lack of memory, of this tree or of one beside it.
     out_of_memory: bool = False
     launch_error: str | None = None
+    # Why the engine ended the job, and its own words; the exit code comes first.
+    cause: Cause | None = None
+    cause_detail: str = ""
     # The reason for which the service ended it (heartbeat lost, time limit), and its sentence.
     ended_by_service: Reason | None = None
     why: str | None = None
@@ -63,10 +88,12 @@ def derive_outcome(evidence: Evidence) -> Outcome:
         return _failed(e.ended_by_service, " ".join(filter(None, (e.why, _end(e)))))
     if e.launch_error is not None and not e.finished:
         return _failed(Reason.LAUNCHER_ERROR, e.launch_error)
+    if e.cause is not None and not e.finished and (not e.exit_code or e.stop_sent):
+        return _failed(_REASON_OF_CAUSE[e.cause], " ".join(filter(None, (e.cause_detail, _end(e)))))
     if _ran_out_of_memory(e):
         return _failed(Reason.OUT_OF_MEMORY, _end(e) + " The kernel was out of memory.")
     if e.vanished and not e.finished:
-        return _failed(Reason.LAUNCHER_ERROR, "The process is gone and left no exit code.")
+        return _failed(Reason.LOST, "The process is gone and left no exit code.")
     if e.signal is not None or _child_signal(e) is not None:
         return _failed(Reason.SIGNAL, _end(e))
     if e.exit_code:

@@ -18,14 +18,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.domain.resources import Resources
 
 LONGEST_PAUSE = 3600.0
 """Seconds up to which the pause between attempts is doubled."""
 LONGEST_CONFIGURED_PAUSE = 86_400.0
-RETRY_REASONS = ("exit_code", "signal", "heartbeat_lost", "launcher_error")
+RETRY_REASONS = (
+    "exit_code", "signal", "heartbeat_lost", "launcher_error",
+    "preempted", "node_failed", "stopped_elsewhere", "lost",
+)  # fmt: skip
+LOCAL = "local"
+"""The launcher of this machine, which is always there."""
 
 DEFAULT_ENV_ALLOW = (
     # who and where
@@ -55,6 +60,21 @@ _PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
 
 class RecipeError(ValueError):
     """The recipes cannot be used as they are; the message names file, recipe and key."""
+
+
+class LauncherTable(NamedTuple):
+    """One table `[launchers.NAME]`: the kind of launcher, and the options that it is made with."""
+
+    name: str
+    kind: str
+    options: Mapping[str, Any]
+
+
+class Configuration(NamedTuple):
+    """What the operator configured in the file of LLM_TRAIN_RECIPES, by name."""
+
+    recipes: Mapping[str, "Recipe"]
+    launchers: Mapping[str, LauncherTable]
 
 
 class StallAction(StrEnum):
@@ -96,6 +116,8 @@ class Recipe:
     """How many checkpoints of a run to keep; 0: all."""
     working_dir: Path | None = None
     """Where the command starts; None: where the server did."""
+    launcher: str = LOCAL
+    """Where it runs: a table `[launchers.NAME]`, or this machine."""
     requires_report: bool = True
     """Success needs a reported finish; False: exit code 0 without a stop is success."""
 
@@ -121,14 +143,19 @@ BUILT_IN = (
 
 
 def read_recipes(file: Path | None) -> Mapping[str, Recipe]:
-    """Return the built-in recipes, and those of a TOML file. Raises RecipeError."""
+    """Return the built-in recipes and those of a TOML file. Raises RecipeError."""
+    return read_configuration(file).recipes
+
+
+def read_configuration(file: Path | None) -> Configuration:
+    """Return the built-in recipes and launchers, and those of a TOML file. Raises RecipeError."""
     if file is None:
-        return parse_recipes("", "built-in")
+        return parse_configuration("", "built-in")
     try:
         content = file.read_bytes()
     except OSError as error:
         raise RecipeError(f"{file}: {error.strerror}.") from error
-    return parse_recipes(_decode(content, str(file)), str(file))
+    return parse_configuration(_decode(content, str(file)), str(file))
 
 
 def _decode(content: bytes, source: str) -> str:
@@ -153,26 +180,44 @@ def _decode(content: bytes, source: str) -> str:
 
 
 def parse_recipes(text: str, source: str) -> Mapping[str, Recipe]:
-    """Return the built-in recipes, with those of the TOML `text` added or put in their place.
+    """Return the recipes of `parse_configuration`."""
+    return parse_configuration(text, source).recipes
 
-    `source` names the file in errors. Raises RecipeError.
-    """
+
+def parse_configuration(text: str, source: str) -> Configuration:
+    """Return the built-in recipes and launchers, with those of the TOML `text` added or put in
+    their place. `source` names the file in errors. Raises RecipeError."""
     recipes = {recipe.name: recipe for recipe in BUILT_IN}
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{source}: not valid TOML: {error}.") from error
-    tables = document.pop("recipes", {})
+    tables, launcher_tables = document.pop("recipes", {}), document.pop("launchers", {})
     if document:
-        raise RecipeError(f"{source}: {next(iter(document))}: unknown; use [recipes.NAME] tables.")
-    if not isinstance(tables, dict):
-        raise RecipeError(f"{source}: recipes: must be a table of recipes.")
+        raise RecipeError(
+            f"{source}: {next(iter(document))}: unknown; use [recipes.NAME] and [launchers.NAME] "
+            "tables."
+        )
+    for key, value in (("recipes", tables), ("launchers", launcher_tables)):
+        if not isinstance(value, dict):
+            raise RecipeError(f"{source}: {key}: must be a table of {key}.")
+    launchers = {LOCAL: LauncherTable(LOCAL, LOCAL, {})}
+    for name, table in launcher_tables.items():
+        try:
+            launchers[name] = _launcher(name, table)
+        except ValueError as error:
+            raise RecipeError(f"{source}: [launchers.{name}] {error}.") from error
     for name, table in tables.items():
         try:
             recipes[name] = _recipe(name, table)
         except ValueError as error:
             raise RecipeError(f"{source}: [recipes.{name}] {error}.") from error
-    return recipes
+        if (wanted := recipes[name].launcher) not in launchers:
+            raise RecipeError(
+                f"{source}: [recipes.{name}] launcher: there is no [launchers.{wanted}]; "
+                f"there are: {', '.join(sorted(launchers))}."
+            )
+    return Configuration(recipes, launchers)
 
 
 def build_environment(
@@ -204,14 +249,28 @@ def build_remote_environment(
     return build_environment(replace(recipe, env_allow=named), server_env, run_env)
 
 
-def _recipe(name: str, table: Any) -> Recipe:
-    """Return one table as a recipe. Raises ValueError led by the key."""
+def _check_table(name: str, table: Any) -> None:
     if not _NAME.fullmatch(name):
         raise ValueError(
             "name: must be 1 to 64 of a-z, 0-9, '_' and '-', starting with a letter or digit"
         )
     if not isinstance(table, dict):
         raise ValueError("must be a table")
+
+
+def _launcher(name: str, table: Any) -> LauncherTable:
+    """Check one table; its options are the launcher's own. Raises ValueError led by the key."""
+    _check_table(name, table)
+    options = dict(table)
+    kind = _string(options.pop("kind", name if name == LOCAL else ""))
+    if not kind or (kind == LOCAL) != (name == LOCAL):
+        raise ValueError("kind: must name a kind of launcher; only [launchers.local] is 'local'")
+    return LauncherTable(name, kind, options)
+
+
+def _recipe(name: str, table: Any) -> Recipe:
+    """Check one table. Raises ValueError led by the key."""
+    _check_table(name, table)
     if "command" not in table:
         raise ValueError("command: required")
     recipe = Recipe(name, ())
@@ -348,6 +407,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "keep_checkpoints": _whole(0),
     "working_dir": lambda value: Path(_string(value)),
     "requires_report": _boolean,
+    "launcher": _string,
 }
 
 KEYS = tuple(_PARSERS)

@@ -77,6 +77,10 @@ class Capacity:
     cpus: float
     memory_gb: float
     gpus: tuple[Gpu, ...] = ()
+    host: str | None = None
+    """The machine whose GPUs these are; None: of more than one."""
+    places: int | None = None
+    """How many runs it takes at a time; None: as many as fit."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Allocation:
     gpus: tuple[str, ...] = ()
     cpus: float = 0
     memory_gb: float = 0
+    host: str | None = None
+    """The machine that has it."""
 
     def environment(self) -> dict[str, str]:
         """Return the variables that show a trainer only its own GPUs, in the driver's order."""
@@ -142,7 +148,9 @@ def allocate(
             much = "much" if kind is Kind.MEMORY else "many"
             taken = f"other runs hold too {much} of the {total:.5g} here"
             return Shortage(f"Needs {what}; {taken}.", False, kind)
-    return Allocation(tuple(free[: request.gpus]), request.cpus or 0, request.memory_gb or 0)
+    return Allocation(
+        tuple(free[: request.gpus]), request.cpus or 0, request.memory_gb or 0, capacity.host
+    )
 
 
 @dataclass

@@ -1,14 +1,39 @@
-"""Where trainers run, found by name and imported when chosen."""
+"""Where trainers run: the contract (base.py), this machine (local/), and others by entry point.
+
+A launcher is found by its kind: the built-in ones, and those of the entry point group GROUP.
+`base.py` says how to add one.
+"""
 
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any, cast
 
-from app.launchers.base import RunDirLauncher
+from app.domain.recipes import LauncherTable, RecipeError
+from app.launchers.base import Launcher, LauncherContext
 
-LAUNCHERS = {"local": "app.launchers.local.launcher:LocalLauncher"}
+GROUP = "llm_train.launchers"
+BUILT_IN = {"local": "app.launchers.local.launcher:LocalLauncher"}
 
 
-def get_launcher(name: str, **options: Any) -> RunDirLauncher:
-    """The launcher `name`, made with its own options. Raises KeyError for an unknown name."""
-    module, _, attribute = LAUNCHERS[name].partition(":")
-    return cast(RunDirLauncher, getattr(import_module(module), attribute)(**options))
+def make_launcher(table: LauncherTable, context: LauncherContext) -> Launcher:
+    """Make the launcher of one table. Raises RecipeError for an unknown kind or a bad option."""
+    make = _find(table.kind)
+    if make is None:
+        known = sorted({*BUILT_IN, *(each.name for each in entry_points(group=GROUP))})
+        raise RecipeError(
+            f"[launchers.{table.name}] kind: {table.kind!r} is unknown; there are: "
+            f"{', '.join(known)}."
+        )
+    try:
+        return cast(Launcher, make(context=context, name=table.name, **table.options))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"[launchers.{table.name}] {error}.") from error
+
+
+def _find(kind: str) -> Any:
+    if kind in BUILT_IN:
+        module, _, attribute = BUILT_IN[kind].partition(":")
+        return getattr(import_module(module), attribute)
+    for found in entry_points(group=GROUP, name=kind):
+        return found.load()
+    return None

@@ -16,9 +16,11 @@ from app.db.tables import Checkpoint, Run
 from app.domain import evidence, paths
 from app.domain.evidence import Evidence
 from app.domain.ids import timestamp_after
-from app.domain.lifecycle import LAUNCHED, CheckpointState, Reason, RunStatus
-from app.domain.recipes import Recipe, StallAction
-from app.services import checkpoints, data_dirs, events, promises, runs
+from app.domain.lifecycle import LAUNCHED, TERMINAL, CheckpointState, Reason, RunStatus
+from app.domain.recipes import LOCAL, Recipe, StallAction
+from app.domain.tokens import claim_code
+from app.errors import NotFound
+from app.services import attempts, checkpoints, data_dirs, events, promises, runs
 from app.storage.base import CheckpointStorage
 
 _run = columns(Run)
@@ -29,6 +31,7 @@ _QUEUED = Statement(
         # In the words of the index ix_run_queue; by id, which is by time, as that one is.
         _run.status == literal_column("'queued'"),
         _run.recipe.is_not(None),
+        _run.submitted_at.is_(None),
         _run.id > bindparam("id"),
     )
     .order_by(_run.id)
@@ -41,6 +44,7 @@ _WAITING = Statement[tuple[int]](
     .where(
         _run.status == literal_column("'queued'"),
         _run.recipe.is_not(None),
+        _run.submitted_at.is_(None),
         _run.id <= bindparam("id"),
     )
 )
@@ -59,6 +63,10 @@ class LiveRun(NamedTuple):
     attempt: int
     nonce: str | None
     host: str | None
+    launcher: str | None
+    engine_id: str | None
+    submitted_at: str | None
+    claimed_at: str | None
     gpus: str
     resources: str
     step: int
@@ -79,6 +87,7 @@ def _live(where: Any) -> Statement[tuple[Any, ...]]:
 
 # In the words of the indexes.
 _LAUNCHED = _live(tables.LAUNCHED)
+_SUBMITTED = _live(tables.SUBMITTED)
 _EXTERNAL = _live(tables.EXTERNAL)
 _ENDING = _live(tables.ENDING)
 
@@ -110,6 +119,24 @@ def waiting(tx: Tx, up_to: Place) -> int:
 def launched(tx: Tx) -> list[LiveRun]:
     """Return the runs of recipes that may have a trainer, oldest first."""
     return [LiveRun(*row) for row in tx.all(_LAUNCHED)]
+
+
+def submitted(tx: Tx) -> list[LiveRun]:
+    """Return the runs that wait in the queue of an engine, oldest first."""
+    return [LiveRun(*row) for row in tx.all(_SUBMITTED)]
+
+
+def unwanted(tx: Tx, keys: Sequence[tuple[str, int]]) -> list[Any]:
+    """Return the attempts among `keys` that are no run's current one, or whose run has ended."""
+    found = []
+    for key in keys:
+        try:
+            run = runs.get(tx, key[0])
+        except NotFound:  # of another service
+            continue
+        if run.attempt != key[1] or RunStatus(run.status) in TERMINAL:
+            found.append(key)
+    return found
 
 
 def external(tx: Tx) -> list[LiveRun]:
@@ -212,26 +239,98 @@ def claim(
     data_dir: str | None,
     host: str | None = None,
 ) -> Run | None:
-    """Gives a queued run its next attempt in a data directory, with GPUs of the machine `host`.
+    """Give a queued run its next attempt on this machine, with GPUs of the machine `host`.
 
-    None when the run or its checkpoint has changed, or the directory is not the database's.
+    Returns None if the run or its checkpoint has changed, or the directory is not the database's.
     """
-    now = runs.lock(tx, run.id)
-    if not data_dirs.holds(tx, data_dir):
-        return None
-    if now.status != RunStatus.QUEUED or now.attempt != run.attempt:
+    now = _lock_queued(tx, run, source, data_dir)
+    if now is None:
         return None
     named = source.named if source else None
-    if source is not None and checkpoints.get(tx, source.stored.id).state != source.stored.state:
-        return None
-    start = 0 if named is None else named.step or 0
     return runs.move(
         tx, now, RunStatus.STARTING, detail=detail,
         data={"ckpt_path": named.ckpt_path if named else None, "gpus": list(gpus) or None},
-        attempt=now.attempt + 1, nonce=secrets.token_urlsafe(18), gpus=dump(list(gpus)),
-        host=host, next_attempt_at=None, launched_at=tx.now, heartbeat_at=None,
-        last_batch=0, finished=False, start_step=start, step=start,
-        **_launched_from(tx, now, named),
+        launched_at=tx.now, launcher=LOCAL, host=host, gpus=dump(list(gpus)),
+        submitted_at=tx.now, claimed_at=tx.now, **_next_attempt(tx, now, named),
+    )  # fmt: skip
+
+
+def submit(
+    tx: Tx, run: Run, launcher: str, source: Source | None, data_dir: str | None, secret: str,
+    spec: dict[str, Any], detail: str,
+) -> Run | None:  # fmt: skip
+    """Give a queued run its next attempt, which an agent claims over HTTP.
+
+    The run stays queued until then. Returns None if the run or its checkpoint has changed, or the
+    directory is not the database's.
+    """
+    now = _lock_queued(tx, run, source, data_dir)
+    if now is None:
+        return None
+    named = source.named if source else None
+    reason = Reason.WAITING_FOR_CLUSTER.value
+    changed = runs.change(
+        tx, now, launcher=launcher, submitted_at=tx.now, status_reason=reason,
+        status_detail=detail, **_next_attempt(tx, now, named),
+    )  # fmt: skip
+    events.append(
+        tx, run.experiment_id, "run.submitted", run_id=run.id, reason=reason, detail=detail,
+        attempt=changed.attempt, ckpt_path=named.ckpt_path if named else None,
+    )  # fmt: skip
+    code = claim_code(secret, run.id, changed.attempt)
+    path = None if source is None else source.stored.ckpt_path
+    attempts.create(tx, changed, code, spec, path)
+    return changed
+
+
+def _lock_queued(tx: Tx, run: Run, source: Source | None, data_dir: str | None) -> Run | None:
+    """Return the run, if it may get the attempt after `run.attempt` from this source."""
+    now = runs.lock(tx, run.id)
+    if not data_dirs.holds(tx, data_dir) or now.submitted_at is not None:
+        return None
+    if now.status != RunStatus.QUEUED or now.attempt != run.attempt:
+        return None
+    if source is not None and checkpoints.get(tx, source.stored.id).state != source.stored.state:
+        return None
+    return now
+
+
+def _next_attempt(tx: Tx, run: Run, named: Checkpoint | None) -> dict[str, Any]:
+    start = 0 if named is None else named.step or 0
+    return {
+        "attempt": run.attempt + 1, "nonce": secrets.token_urlsafe(18), "engine_id": None,
+        "next_attempt_at": None, "heartbeat_at": None, "last_batch": 0, "finished": False,
+        "start_step": start, "step": start, **_launched_from(tx, run, named),
+    }  # fmt: skip
+
+
+def record_engine_id(tx: Tx, run_id: str, attempt: int, engine_id: str) -> None:
+    """Record the engine's id of the job of a run's current attempt."""
+    run = runs.lock(tx, run_id)
+    if run.attempt == attempt and run.engine_id != engine_id:
+        runs.change(tx, run, engine_id=engine_id)
+
+
+def end_submission(
+    tx: Tx, run_id: str, attempt: int, found: Evidence, recipe: Recipe | None
+) -> None:
+    """Record that the engine has ended a job that no agent had claimed: a failure, or a retry."""
+    run = runs.lock(tx, run_id)
+    if run.status != RunStatus.QUEUED or run.attempt != attempt or run.submitted_at is None:
+        return
+    outcome = evidence.derive_outcome(found)
+    if recipe is None or not is_retried(recipe, outcome.reason, attempt):
+        runs.move(tx, run, RunStatus.FAILED, reason=outcome.reason, detail=outcome.detail)
+        return
+    pause = recipe.pause_after(attempt)
+    detail = f"Attempt {attempt} of {recipe.max_attempts}: {outcome.detail} Trying again."
+    runs.change(
+        tx, run, status_reason=Reason.RETRYING.value, status_detail=detail,
+        next_attempt_at=timestamp_after(tx.now, pause) if pause else None, **runs.NOT_SUBMITTED,
+    )  # fmt: skip
+    events.append(
+        tx, run.experiment_id, "run.waiting", run_id=run.id, reason=Reason.RETRYING.value,
+        detail=detail,
     )  # fmt: skip
 
 
@@ -239,7 +338,7 @@ def requeue(tx: Tx, run_id: str, attempt: int, detail: str) -> None:
     """Put a run back whose claimed attempt can never begin, so that it is claimed anew."""
     run = runs.lock(tx, run_id)
     if run.status == RunStatus.STARTING and run.attempt == attempt:
-        runs.move(tx, run, RunStatus.QUEUED, detail=detail, gpus="[]", nonce=None, host=None)
+        runs.move(tx, run, RunStatus.QUEUED, detail=detail)
 
 
 def _launched_from(tx: Tx, run: Run, source: Checkpoint | None) -> dict[str, Any]:
@@ -283,6 +382,8 @@ def condemn(tx: Tx, seen: AnyRun, reason: Reason, detail: str) -> bool:
         )  # fmt: skip
     return True
 
+
+_RELEASED = {"gpus": "[]", "nonce": None, "host": None}
 
 NOTICES = (Reason.STALLED, Reason.SERVICE_ERROR)
 """Reasons of a launched run that goes on."""
@@ -364,8 +465,8 @@ def end(
             f"Attempt {attempt} of {recipe.max_attempts}: {outcome.detail} Trying again{after}."
         )
     ended = runs.move(
-        tx, run, status, reason=reason, detail=detail, gpus="[]", nonce=None,
-        host=None, next_attempt_at=next_attempt_at,
+        tx, run, status, reason=reason, detail=detail, next_attempt_at=next_attempt_at,
+        **_RELEASED,
         data={
             "next_attempt_at": next_attempt_at,
             "exit_code": found.exit_code,

@@ -143,6 +143,11 @@ _NEW_ATTEMPT: dict[str, Any] = {
     "termination_reason": None, "termination_detail": None,
     "pace_steps": 0, "pace_seconds": 0.0, "pace_clock": None, "last_progress_at": None,
 }  # fmt: skip
+NOT_SUBMITTED: dict[str, Any] = {
+    "gpus": "[]", "nonce": None, "host": None, "engine_id": None, "submitted_at": None,
+    "claimed_at": None,
+}  # fmt: skip
+"""Columns of a run that waits and is with no launcher."""
 _BLANK: dict[str, Any] = {
     "effective_hyperparams": None, "effective_attempt": None,
     "status": RunStatus.QUEUED.value, "status_detail": None, "attempt": 0, "history_bytes": 0,
@@ -199,6 +204,8 @@ def move(
         reason = Reason(run.termination_reason) if run.termination_reason else reason
     if to is RunStatus.STARTING:
         changes |= _NEW_ATTEMPT
+    if to is RunStatus.QUEUED:
+        changes |= NOT_SUBMITTED
     changes |= {
         "status": to.value,
         "status_reason": reason.value if reason else None,

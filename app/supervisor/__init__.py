@@ -15,15 +15,16 @@ from pathlib import Path
 from app.db.changes import SUPERVISOR
 from app.db.database import Database
 from app.db.tables import DataDir
-from app.domain.recipes import Recipe
-from app.launchers import get_launcher
+from app.domain.recipes import LOCAL, LauncherTable, Recipe, RecipeError
+from app.launchers import make_launcher
+from app.launchers.base import Launcher, LauncherContext
 from app.services import data_dirs
 from app.settings import Settings
 from app.storage import data_dir
 from app.supervisor.cleanup import tidy
-from app.supervisor.reconcile import observe
+from app.supervisor.reconcile import end_strays, observe
 from app.supervisor.schedule import launch
-from app.supervisor.state import Desk
+from app.supervisor.state import Desk, uses_files
 from app.supervisor.verifying import verify, verify_requested
 
 TURN_SECONDS = 0.5
@@ -41,6 +42,7 @@ DUTIES: tuple[Callable[[Desk], Awaitable[None]], ...] = (
     verify,
     verify_requested,
     tidy,
+    end_strays,
 )
 
 
@@ -50,6 +52,23 @@ def misplaced(place: Path, runs_are: DataDir) -> str:
         f"{place} is not the data directory of this database, whose runs are under way in "
         f"{runs_are.path}: set LLM_TRAIN_DATA_DIR to that"
     )
+
+
+def make_launchers(settings: Settings, tables: Mapping[str, LauncherTable]) -> dict[str, Launcher]:
+    """Make the configured launchers, by name. Raises RecipeError."""
+    context = LauncherContext(settings.data_dir, settings.environment)
+    launchers = {}
+    for name, table in tables.items():
+        if name == LOCAL:
+            own = {"gpus": settings.gpus, "max_runs": settings.max_local_runs}
+            table = table._replace(options=own | dict(table.options))
+        launchers[name] = launcher = make_launcher(table, context)
+        if not uses_files(launcher) and settings.public_url is None:
+            raise RecipeError(
+                f"[launchers.{name}] set LLM_TRAIN_PUBLIC_URL: the address at which its machines "
+                "reach this service"
+            )
+    return launchers
 
 
 class Supervisor:
@@ -62,10 +81,9 @@ class Supervisor:
         recipes: Mapping[str, Recipe],
         secret: str,
         api_url: str,
+        launchers: Mapping[str, Launcher],
     ) -> None:
-        visible = settings.environment.get("CUDA_VISIBLE_DEVICES")
-        launcher = get_launcher("local", gpus=settings.gpus, visible=visible)
-        self.desk = Desk(db, settings, recipes, secret, launcher, api_url)
+        self.desk = Desk(db, settings, recipes, secret, launchers, api_url)
         self._stopping = False
         self._turning = False
         self._turned_at = self._probed_at = float("-inf")

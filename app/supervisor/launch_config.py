@@ -1,4 +1,4 @@
-"""A launch, built purely: the plan for the launcher and the spec for the trainer."""
+"""A launch, built purely: the job for the launcher and the spec for the trainer."""
 
 import json
 import math
@@ -7,22 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from app import files
+from app.agent.mailbox import LaunchConfig
 from app.db.sql import load
 from app.db.tables import Run
 from app.domain import paths
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.recipes import Recipe, build_environment
 from app.domain.resources import Allocation
-from app.domain.tokens import run_token
-from app.launchers.base import LaunchPlan
+from app.domain.tokens import claim_code, run_token
+from app.launchers.base import DirectoryMailboxAddress, HttpMailboxAddress, Job
 from app.services import launches
 from app.services.launches import AnyRun, Source
-from app.supervisor.state import Desk
+from app.supervisor.state import Desk, key_of
 
 
-def plan(desk: Desk, run: AnyRun, recipe: Recipe) -> LaunchPlan:
-    """What the launcher needs to start this attempt."""
+def local_job(desk: Desk, run: AnyRun, recipe: Recipe) -> Job:
+    """Return the job of an attempt whose agent shares the service's files."""
     run_dir = desk.run_dir(run.id)
+    allocation = Allocation(gpus=tuple(load(run.gpus)), host=run.host)
     own = {
         "LLM_TRAIN_API_URL": desk.api_url,
         "LLM_TRAIN_RUN_ID": run.id,
@@ -31,29 +33,45 @@ def plan(desk: Desk, run: AnyRun, recipe: Recipe) -> LaunchPlan:
         "LLM_TRAIN_RUN_DIR": str(run_dir),
         "PYTHONUNBUFFERED": "1",  # what a trainer prints is read while it trains
         # Also where none was asked for: a run must not use GPUs that nobody counted.
-        **Allocation(gpus=tuple(load(run.gpus))).environment(),
+        **allocation.environment(),
     }
     # Else torchrun kills its workers 30 s after the stop signal, whatever the grace of the recipe.
     patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(recipe.grace_seconds))}
     assert run.nonce is not None
-    return LaunchPlan(
-        run_id=run.id,
-        attempt=run.attempt,
-        run_dir=run_dir,
-        argv=recipe.argv(desk.settings.python),
-        env=patience | build_environment(recipe, desk.settings.environment, own),
-        cwd=recipe.working_dir,
-        nonce=run.nonce,
-        stop_signal=int(recipe.stop_signal or 0),
-        grace_seconds=recipe.grace_seconds,
-        max_log_bytes=recipe.max_log_mb << 20,
-    )
+    config: LaunchConfig = {
+        "argv": list(recipe.argv(desk.settings.python)),
+        "env": patience | build_environment(recipe, desk.settings.environment, own),
+        "cwd": str(recipe.working_dir) if recipe.working_dir else None,
+        "nonce": run.nonce,
+        "stop_signal": int(recipe.stop_signal or 0),
+        "grace_seconds": recipe.grace_seconds,
+        "max_log_bytes": recipe.max_log_mb << 20,
+        "failpoints": {},
+    }
+    mailbox = DirectoryMailboxAddress(run_dir)
+    return Job(key_of(run), desk.resources(run), allocation, mailbox, config)
+
+
+def remote_job(desk: Desk, run: AnyRun) -> Job:
+    """Return the job of an attempt whose agent asks the service over HTTP for all it needs."""
+    code = claim_code(desk.secret, run.id, run.attempt)
+    mailbox = HttpMailboxAddress(desk.settings.public_url or desk.api_url, code)
+    return Job(key_of(run), desk.resources(run), None, mailbox, None)
+
+
+def remote_spec(desk: Desk, run: Run, recipe: Recipe, source: Source | None) -> dict[str, Any]:
+    """Return the spec of the next attempt for a trainer that shares no files with the service."""
+    content = spec(desk, run, recipe, (), source) | {"files": "http"}
+    del content["checkpoint_dir"]
+    if content["resume"] is not None:
+        del content["resume"]["path"]
+    return content
 
 
 def spec(
     desk: Desk, run: Run, recipe: Recipe, gpus: Sequence[str], source: Source | None
 ) -> dict[str, Any]:
-    """What the trainer of the run's next attempt shall do, and from which checkpoint."""
+    """Return what the trainer of the run's next attempt must do, and from which checkpoint."""
     if source is not None and source.stored.state != State.READY:
         source = None
     attempt = run.attempt + 1
@@ -67,13 +85,13 @@ def spec(
 
 
 def write_spec(run_dir: Path, content: dict[str, Any]) -> None:
-    """Puts spec.json into the run's directory, whole or not at all."""
+    """Put spec.json into the run's directory, whole or not at all."""
     with files.directory(run_dir.parent, run_dir.name, make=True) as folder:
         files.write(folder, "spec.json", json.dumps(content, indent=1).encode())
 
 
 def write_address(desk: Desk, run_id: str) -> None:
-    """Tells a trainer that another server launched where this one is."""
+    """Record this server's address for a trainer that another server launched."""
     run_dir = desk.run_dir(run_id)
     with files.directory(run_dir.parent, run_dir.name) as folder:
         files.write(folder, "api_url", desk.api_url.encode())

@@ -3,24 +3,40 @@
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import replace
 
-from app.domain.evidence import Evidence
+from app.agent.mailbox import ExitRecord
+from app.db.tables import Attempt
+from app.domain.evidence import Cause, Evidence
 from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason, RunStatus
-from app.domain.recipes import Recipe, StallAction
+from app.domain.recipes import LOCAL, Recipe, StallAction
 from app.errors import Busy, CheckpointUnreadable, Unavailable
-from app.launchers.base import LauncherError, Observation
-from app.services import checkpoints, launches
+from app.launchers.base import (
+    EndsLeftovers,
+    JobState,
+    JobStatus,
+    Key,
+    LauncherError,
+    Unreachable,
+    WakesUp,
+)
+from app.services import attempts, checkpoints, launches
 from app.services.launches import LiveRun
 from app.supervisor import launch_config, logs, schedule, spool, verifying
-from app.supervisor.state import Desk
+from app.supervisor.state import Desk, key_of, uses_files
 
 RELAUNCH_SECONDS = 5.0
 EXTERNAL_SECONDS = 5.0
-# The wrapper kills at the grace's end and a second later at most; one on another machine may
+# The agent kills at the grace's end and a second later at most; one on another machine may
 # have heard of the stop two seconds late.
 OVERDUE_SECONDS = 4.0
+AGENT_SILENT_SECONDS = 30.0
+"""After so long without a pulse an agent that is reached over HTTP counts as gone."""
+MISSING_SECONDS = 15.0
+"""For so long an engine must not know a job before that counts as its end."""
+STRAYS_SECONDS = 60.0
 TAKE_IN_SECONDS = 0.2
 """How long a turn waits for what a trainer left: nearly always it is little."""
 
@@ -34,11 +50,12 @@ async def observe(desk: Desk) -> None:
     a look at the disk, all in one thread.
     """
     launched = await desk.db.read(launches.launched)
+    launched += await desk.db.read(launches.submitted)
     unsure = [run for run in launched if _must_be_looked_at(desk, run)]
-    found = await asyncio.to_thread(_look, desk, unsure) if unsure else {}
+    found = await _look(desk, unsure)
     for run in [*launched, *await _external_runs(desk)]:
         try:
-            await _observe(desk, run, found.get(run.id))
+            await _observe(desk, run, found.get(key_of(run)))
             if _notice(desk, run) is Reason.SERVICE_ERROR:
                 await _set_notice(desk, run, None)
         except Exception as error:
@@ -94,30 +111,74 @@ def _must_be_looked_at(desk: Desk, run: LiveRun) -> bool:
     return attempt.exit_fd is None or not attempt.address_written
 
 
-def _look(desk: Desk, runs: list[LiveRun]) -> dict[str, Observation | Exception]:
-    found: dict[str, Observation | Exception] = {}
-    for run in runs:
+async def _look(desk: Desk, unsure: list[LiveRun]) -> dict[Key, JobStatus]:
+    """Return what the launchers and the agents' mailboxes know, with one question to each."""
+    keys: dict[str, list[Key]] = {}
+    for run in unsure:
+        keys.setdefault(run.launcher or LOCAL, []).append(key_of(run))
+    found: dict[Key, JobStatus] = {}
+    for name, wanted in keys.items():
+        found |= dict.fromkeys(wanted, JobStatus(JobState.UNKNOWN))
         try:
-            found[run.id] = desk.launcher.observe(desk.run_dir(run.id), run.attempt)
-        except Exception as error:
-            found[run.id] = error
+            if name not in desk.launchers:
+                raise Unreachable(f"The launcher {name!r} is not configured on this server.")
+            found |= await asyncio.to_thread(desk.launchers[name].look, wanted)
+        except Unreachable as error:
+            desk.log_throttled(name, "%s cannot be reached: %s", name, error)
+    if any(not uses_files(launcher) for launcher in desk.launchers.values()):
+        by_key = {key_of(run): run for run in unsure}
+        for row in await desk.db.read(attempts.list_live):
+            key = Key(row.run_id, row.number)
+            if key in by_key:
+                found[key] = _with_mailbox(desk, by_key[key], found[key], row)
     return found
 
 
-async def _observe(desk: Desk, run: LiveRun, found: Observation | Exception | None) -> None:
+def _with_mailbox(desk: Desk, run: LiveRun, engine: JobStatus, row: Attempt) -> JobStatus:
+    """Return what is known of an attempt: the agent's word comes before the engine's.
+
+    An engine that says that a job has ended, or that it has none, may be wrong: that counts only
+    when the agent has been silent for a while, and the latter when it says so for a while.
+    """
+    attempt = desk.attempt(run)
+    if engine.state is not JobState.ABSENT:
+        attempt.missing_since = None
+    elif attempt.missing_since is None:
+        attempt.missing_since = desk.attention
+    if (record := attempts.get_exit(row)) is not None:
+        return replace(engine, state=JobState.ENDED, record=record)
+    if row.agent is not None:
+        sign = row.pulse_at or ""
+        if attempt.last_pulse is None or attempt.last_pulse[0] != sign:
+            attempt.last_pulse = sign, desk.attention
+        if desk.attention - attempt.last_pulse[1] < AGENT_SILENT_SECONDS:
+            return replace(engine, state=JobState.RUNNING, ran_seconds=row.ran_seconds)
+    if engine.state is JobState.ABSENT:
+        if desk.attention - (attempt.missing_since or 0.0) < MISSING_SECONDS:
+            return replace(engine, state=JobState.UNKNOWN)
+        if row.agent is not None:
+            return replace(engine, state=JobState.ENDED)
+    return engine
+
+
+async def _observe(desk: Desk, run: LiveRun, found: JobStatus | None) -> None:
     if run.recipe is None:
         await _external(desk, run)
-    elif isinstance(found, Exception):
+    elif run.status == RunStatus.QUEUED:
+        if found is not None:
+            await _waiting_in_cluster(desk, run, found)
+    elif found is not None and found.state is JobState.UNKNOWN:
         await _alive(desk, run)  # it may be: what cannot be seen is stopped like all others
-        raise found
-    elif found is None or found.state == "alive":
+        if found.error is not None:
+            raise found.error
+    elif found is None or found.state in (JobState.RUNNING, JobState.QUEUED):
         attempt = desk.attempt(run)
         attempt.is_over = False  # its machine may have been cut off, and be back
         if attempt.began_at is None and found is not None and found.ran_seconds is not None:
             attempt.began_at = desk.clock() - found.ran_seconds
         await _alive(desk, run)  # first: a full or slow disk must not keep it from being stopped
         await _adopt(desk, run)
-    elif found.state == "absent":
+    elif found.state is JobState.ABSENT:
         await _absent(desk, run)
     else:
         await _over(desk, run, found)
@@ -125,9 +186,11 @@ async def _observe(desk: Desk, run: LiveRun, found: Observation | Exception | No
 
 async def _adopt(desk: Desk, run: LiveRun) -> None:
     """Watch for the end of a living trainer, and tell it where this server is."""
-    attempt, run_dir = desk.attempt(run), desk.run_dir(run.id)
-    if not attempt.is_watched:
-        desk.watch(attempt, await asyncio.to_thread(desk.launcher.exit_fd, run_dir, run.attempt))
+    attempt, launcher = desk.attempt(run), desk.launcher(run)
+    if not uses_files(launcher):
+        return
+    if not attempt.is_watched and isinstance(launcher, WakesUp):
+        desk.watch(attempt, await asyncio.to_thread(launcher.exit_fd, key_of(run)))
         attempt.is_watched = True
     if not attempt.address_written:
         await asyncio.to_thread(launch_config.write_address, desk, run.id)
@@ -155,7 +218,7 @@ async def _alive(desk: Desk, run: LiveRun) -> None:
     if recipe.heartbeat_seconds and silence > allowed:
         detail = f"No report for {allowed:g} seconds."
         if await _condemn(desk, run, Reason.HEARTBEAT_LOST, detail):
-            await asyncio.to_thread(desk.launcher.kill, desk.run_dir(run.id), run.attempt)
+            await _request_end(desk, run, kill=True)
     await _check_progress(desk, run, recipe)
     if run.status == RunStatus.STARTING and not recipe.heartbeat_seconds:
         await desk.db.write(launches.running, run.id, run.attempt)
@@ -182,15 +245,34 @@ async def _check_progress(desk: Desk, run: LiveRun, recipe: Recipe) -> None:
 
 
 async def _stop(desk: Desk, run: LiveRun) -> None:
-    """Asks the trainer to stop, once. Its wrapper sees to the rest; if it cannot, we do."""
-    attempt, run_dir = desk.attempt(run), desk.run_dir(run.id)
+    """Ask the trainer to stop, once. Its agent sees to the rest; if it cannot, we do."""
+    attempt = desk.attempt(run)
     if attempt.stop_sent_at is None:
-        await asyncio.to_thread(desk.launcher.stop, run_dir, run.attempt)
+        await _request_end(desk, run, kill=False)
         attempt.stop_sent_at = desk.attention
     recipe = desk.recipe(run)
     grace = recipe.grace_seconds if recipe else Recipe("", ()).grace_seconds
     if desk.attention - attempt.stop_sent_at > grace + OVERDUE_SECONDS:
-        await asyncio.to_thread(desk.launcher.kill, run_dir, run.attempt)
+        await _request_end(desk, run, kill=True)
+
+
+async def _request_end(desk: Desk, run: LiveRun, *, kill: bool) -> None:
+    """Ask the agent to stop or kill its trainer; a kill goes through the engine as well."""
+    launcher, keys = desk.launcher(run), [key_of(run)]
+    if not uses_files(launcher):
+        await desk.db.write(attempts.request_stop, run.id, run.attempt, kill=kill)
+        if not kill:
+            return
+    await asyncio.to_thread(launcher.kill if kill else launcher.stop, keys)
+
+
+async def _end_leftovers(desk: Desk, run: LiveRun) -> None:
+    """End what may be left of an attempt, and make sure that it never begins."""
+    launcher, key = desk.launcher(run), key_of(run)
+    if isinstance(launcher, EndsLeftovers) and run.nonce is not None:
+        await asyncio.to_thread(launcher.end_leftovers, key, run.nonce)
+    else:
+        await _request_end(desk, run, kill=True)
 
 
 async def _condemn(desk: Desk, run: LiveRun, reason: Reason, detail: str) -> bool:
@@ -216,21 +298,20 @@ async def _absent(desk: Desk, run: LiveRun) -> None:
         if attempt.launched_at is None:
             attempt.launched_at = desk.clock()
         if desk.clock() - attempt.launched_at > RELAUNCH_SECONDS:
-            await asyncio.to_thread(
-                desk.launcher.kill, desk.run_dir(run.id), run.attempt, run.nonce
-            )
+            await _end_leftovers(desk, run)
             desk.woken.set()
         return
-    if run.host not in (None, desk.launcher.host):
+    offer = await asyncio.to_thread(desk.launcher(run).offer)
+    if offer is not None and offer.host is not None and run.host not in (None, offer.host):
         # Claimed on a machine that is gone, with GPUs of that one: it must not begin here.
-        await asyncio.to_thread(desk.launcher.kill, desk.run_dir(run.id), run.attempt, run.nonce)
+        await _end_leftovers(desk, run)
         detail = "The machine that was to run it is gone; it is started on another."
         await desk.db.write(launches.requeue, run.id, run.attempt, detail)
         desk.forget(run)
         return
     if run.status == RunStatus.CANCELLING or recipe is None:
         # From here on it can never begin; the next look finds it over.
-        await asyncio.to_thread(desk.launcher.kill, desk.run_dir(run.id), run.attempt, run.nonce)
+        await _end_leftovers(desk, run)
         desk.woken.set()
         return
     if run.id in desk.starting:
@@ -238,11 +319,11 @@ async def _absent(desk: Desk, run: LiveRun) -> None:
     since = attempt.launched_at
     if since is None or desk.clock() - since > RELAUNCH_SECONDS:
         log.info("run %s: launching attempt %d again", run.id, run.attempt)
-        await schedule.act(desk, run, recipe)
+        await schedule.submit(desk, run, recipe)
 
 
-async def _over(desk: Desk, run: LiveRun, found: Observation) -> None:
-    """Takes in what the trainer left on disk, then records how it ended."""
+async def _over(desk: Desk, run: LiveRun, found: JobStatus) -> None:
+    """Take in what the trainer left on disk, then record how it ended."""
     attempt, run_dir, recipe = desk.attempt(run), desk.run_dir(run.id), desk.recipe(run)
     if not attempt.is_over:
         # What it left may be large, and the other runs do not wait for that.
@@ -258,26 +339,87 @@ async def _over(desk: Desk, run: LiveRun, found: Observation) -> None:
     if attempt.unrecorded is not None:
         await desk.db.write(launches.condemn, run, *attempt.unrecorded)
     failpoint("end.before_record")
-    evidence = Evidence(
-        cancel_asked=False,
-        vanished=found.state == "vanished",
-        exit_code=found.exit_code,
-        signal=found.signal,
-        killed=found.killed,
-        out_of_memory=found.oom,
-        launch_error=found.detail if found.never_ran else None,
-        stop_sent=found.stop_sent,
-        requires_report=recipe.requires_report if recipe else True,
-        clues=await asyncio.to_thread(logs.find_clues, run_dir, run.attempt, found.log_start),
+    record = found.record or ExitRecord()
+    clues = await asyncio.to_thread(logs.find_clues, run_dir, run.attempt, record.log_start)
+    evidence = _evidence(found)._replace(
+        requires_report=recipe.requires_report if recipe else True, clues=clues
     )
     if await desk.db.write(launches.end, run.id, run.attempt, evidence, recipe, absent):
         desk.forget(run)
 
 
-async def _take_in(desk: Desk, run: LiveRun, found: Observation) -> None:
-    """Ends what is left of the trainer's processes, and takes in or removes what it left."""
-    if found.state == "vanished":
-        await asyncio.to_thread(desk.launcher.kill, desk.run_dir(run.id), run.attempt, run.nonce)
+def _evidence(found: JobStatus) -> Evidence:
+    """Return what is known of an end: by the agent's record, else by the engine."""
+    record = found.record
+    if record is None:
+        return Evidence(
+            cancel_asked=False,
+            vanished=found.exit_code is None and found.signal is None,
+            exit_code=found.exit_code,
+            signal=found.signal,
+            stop_sent=found.stop_sent,
+            cause=found.cause,
+            cause_detail=found.reason_text,
+        )
+    return Evidence(
+        cancel_asked=False,
+        exit_code=record.exit_code,
+        signal=record.signal,
+        killed=record.killed,
+        out_of_memory=record.oom,
+        launch_error=record.detail if record.never_ran else None,
+        stop_sent=record.stop_sent,
+        cause=found.cause,
+        cause_detail=found.reason_text,
+    )
+
+
+async def _waiting_in_cluster(desk: Desk, run: LiveRun, found: JobStatus) -> None:
+    """Record the engine's words on a submitted job, or its end before an agent claimed it."""
+    recipe = desk.recipe(run)
+    if found.state is JobState.ENDED:
+        cause = found.cause or Cause.NEVER_STARTED
+        words = found.reason_text or "The job ended before it began."
+        record = found.record
+        evidence = Evidence(
+            cancel_asked=False, cause=cause, cause_detail=record.detail if record else words
+        )
+        await desk.db.write(launches.end_submission, run.id, run.attempt, evidence, recipe)
+        desk.forget(run)
+    elif found.state is JobState.ABSENT and recipe is not None and run.id not in desk.starting:
+        # The claim makes a second submission harmless.
+        desk.attempt(run).missing_since = None
+        await schedule.submit(desk, run, recipe)
+    elif found.engine_id is not None or found.word:
+        job = f"{run.launcher} job {found.engine_id}" if found.engine_id else f"{run.launcher}"
+        said = found.reason_text or found.word
+        reason = launches.WaitingReason(run.id, Reason.WAITING_FOR_CLUSTER, f"{job}: {said}")
+        if (run.status_reason, run.status_detail) != reason[1:]:
+            await desk.db.write(launches.set_waiting_reasons, [reason])
+        if found.engine_id is not None and found.engine_id != run.engine_id:
+            record_id = launches.record_engine_id
+            await desk.db.write(record_id, run.id, run.attempt, found.engine_id)
+
+
+async def end_strays(desk: Desk) -> None:
+    """Kill the jobs that engines still have although their runs want them no more."""
+    if desk.clock() - desk.strays_ended_at < STRAYS_SECONDS:
+        return
+    desk.strays_ended_at = desk.clock()
+    for name, launcher in desk.launchers.items():
+        try:
+            known = await asyncio.to_thread(launcher.strays)
+            unwanted = await desk.db.read(launches.unwanted, known) if known else []
+            if unwanted:
+                await asyncio.to_thread(launcher.kill, unwanted)
+        except Unreachable as error:
+            desk.log_throttled(name, "%s cannot be reached: %s", name, error)
+
+
+async def _take_in(desk: Desk, run: LiveRun, found: JobStatus) -> None:
+    """End what is left of the trainer's processes, and take in or remove what it left."""
+    if found.record is None:
+        await _end_leftovers(desk, run)
     failpoint("end.before_spool")
     await spool.deliver(desk, run)
     with suppress(CheckpointUnreadable):

@@ -8,6 +8,7 @@ there is no trace only has to launch it.
 """
 
 import asyncio
+from dataclasses import dataclass
 
 from app.db.sql import load
 from app.db.tables import Run
@@ -15,14 +16,14 @@ from app.domain.evidence import Evidence
 from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason, RunStatus
-from app.domain.recipes import Recipe
+from app.domain.recipes import LOCAL, Recipe
 from app.domain.resources import Allocation, Capacity, Resources, Shortage
 from app.errors import Busy, Unavailable
-from app.launchers.base import LauncherError
+from app.launchers.base import Launcher, LauncherError, Unreachable
 from app.services import launches, runs
 from app.services.launches import AnyRun, LiveRun, Place, Source, WaitingReason
 from app.supervisor import launch_config, retrying, verifying
-from app.supervisor.state import Desk, QueueSnapshot
+from app.supervisor.state import Desk, QueueSnapshot, uses_files
 
 QUEUE_PAGE = 200
 COUNT_SECONDS = 5.0
@@ -43,14 +44,14 @@ async def launch(desk: Desk) -> None:
     """
     if not await desk.db.read(launches.queued, Place(), 1) or not await desk.in_place():
         return
-    in_use = await _in_use(desk)
-    capacity = await asyncio.to_thread(desk.launcher.capacity)
-    queue = await _snapshot(desk, (capacity, tuple(in_use)))
+    engines = await _engines(desk)
+    machine = tuple((name, e.capacity, tuple(e.in_use)) for name, e in engines.items())
+    queue = await _snapshot(desk, machine)
     while page := await desk.db.read(launches.queued, queue.place, QUEUE_PAGE):
         waiting: list[WaitingReason] = []
         for run in page:
             try:
-                reason = await _start_or_wait(desk, run, queue, capacity, in_use)
+                reason = await _start_or_wait(desk, run, queue, engines)
             except Exception as error:
                 desk.log_throttled(run.id, "run %s cannot be started", run.id, error=error)
                 queue.waiting += 1
@@ -65,19 +66,43 @@ async def launch(desk: Desk) -> None:
     desk.queue = queue if queue.is_stuck else None
 
 
-async def _in_use(desk: Desk) -> list[Allocation]:
-    """Return what runs hold on this machine; those on others hold nothing here."""
-    in_use = [*desk.starting.values()]
-    for run in await desk.db.read(launches.launched):
-        here = run.host in (None, desk.launcher.host)
+@dataclass
+class Engine:
+    """A launcher as the queue sees it in one step."""
+
+    launcher: Launcher
+    capacity: Capacity | None
+    """None: the engine admits, or cannot be asked now."""
+    in_use: list[Allocation]
+    trouble: str | None = None
+    """Why the engine cannot be asked now."""
+
+
+async def _engines(desk: Desk) -> dict[str, Engine]:
+    """Return what each launcher offers, and what runs hold of it."""
+    engines = {}
+    for name, launcher in desk.launchers.items():
+        engines[name] = engine = Engine(launcher, None, [])
+        try:
+            engine.capacity = await asyncio.to_thread(launcher.offer)
+        except Unreachable as error:
+            engine.trouble = str(error) or "The cluster cannot be reached."
+    for launcher_name, allocation in desk.starting.values():
+        engines[launcher_name].in_use.append(allocation)
+    live = await desk.db.read(launches.launched)
+    for run in [*live, *await desk.db.read(launches.submitted)]:
+        held_by = engines.get(run.launcher or LOCAL)
+        if held_by is None or held_by.capacity is None:
+            continue
+        here = held_by.capacity.host is None or run.host in (None, held_by.capacity.host)
         # What a dead trainer held is free, though its checkpoints may still be read.
         if here and run.id not in desk.starting and not desk.attempt(run).is_over:
-            in_use.append(_held(desk, run))
-    return in_use
+            held_by.in_use.append(_held(desk, run))
+    return engines
 
 
 async def _start_or_wait(
-    desk: Desk, run: Run, queue: QueueSnapshot, capacity: Capacity, in_use: list[Allocation]
+    desk: Desk, run: Run, queue: QueueSnapshot, engines: dict[str, Engine]
 ) -> WaitingReason | None:
     """Begin the start of a queued run, or return why it waits; None: that is on record."""
     recipe = desk.recipe(run)
@@ -93,25 +118,45 @@ async def _start_or_wait(
         queue.waiting += 1
         queue.look_again_at = min(queue.look_again_at, desk.clock() + left)
         return None
-    resources = desk.resources(run)
-    found = queue.reservations.allocate(resources, capacity, in_use)
-    if isinstance(found, Shortage):
+    engine = engines.get(recipe.launcher)
+    if engine is None or engine.trouble is not None:
         queue.waiting += 1
-        if not found.impossible and queue.reservations.add(resources, capacity, in_use):
-            queue.holders.append(run.id)
-        return WaitingReason(run.id, Reason.WAITING_FOR_RESOURCES, found.detail)
-    if len(in_use) >= (places := desk.settings.max_local_runs):
+        queue.look_again_at = min(queue.look_again_at, desk.clock() + FAILED_SECONDS)
+        unknown = f"The launcher {recipe.launcher!r} is not configured on this server."
+        detail = engine.trouble if engine and engine.trouble else unknown
+        return WaitingReason(run.id, Reason.WAITING_FOR_CLUSTER, detail)
+    found = _admit(desk, run, queue, engine)
+    if isinstance(found, str):
         queue.waiting += 1
-        detail = f"Needs a place to run; all {places} are taken."
-        return WaitingReason(run.id, Reason.WAITING_FOR_RESOURCES, detail)
+        return WaitingReason(run.id, Reason.WAITING_FOR_RESOURCES, found)
     queue.is_stuck = False
     sources = await _sources(desk, run)
     if sources and sources[0].stored.state == State.PENDING:
         detail = f"{sources[0].named.ckpt_path} is still being written."
         return WaitingReason(run.id, Reason.WAITING_FOR_CHECKPOINT, detail)
-    in_use.append(found)
+    engine.in_use.append(found)
     _begin(desk, run, recipe, found, sources)
     return None
+
+
+def _admit(desk: Desk, run: Run, queue: QueueSnapshot, engine: Engine) -> Allocation | str:
+    """Return what is set aside for a run, or why it must wait.
+
+    An engine with a queue of its own admits all that it could ever run.
+    """
+    resources, capacity, in_use = desk.resources(run), engine.capacity, engine.in_use
+    if engine.launcher.owns_queue or capacity is None:
+        shortage = engine.launcher.check(resources)
+        return shortage.detail if shortage else Allocation()
+    reservations = queue.reservations[engine.launcher.name]
+    found = reservations.allocate(resources, capacity, in_use)
+    if isinstance(found, Shortage):
+        if not found.impossible and reservations.add(resources, capacity, in_use):
+            queue.holders.append(run.id)
+        return found.detail
+    if capacity.places is not None and len(in_use) >= capacity.places:
+        return f"Needs a place to run; all {capacity.places} are taken."
+    return found
 
 
 async def _snapshot(desk: Desk, machine: object) -> QueueSnapshot:
@@ -180,7 +225,7 @@ def _about(run: Run) -> str:
 def _begin(
     desk: Desk, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
 ) -> None:
-    desk.starting[run.id] = allocation
+    desk.starting[run.id] = recipe.launcher, allocation
     desk.forget(run)  # the attempt before
     job = desk.begin(_about(run), _start(desk, run, recipe, allocation, sources))
 
@@ -224,24 +269,63 @@ async def _claim_and_launch(
         instead = source.named.ckpt_path if source else "the beginning"
         why = unread or f"{sources[0].named.ckpt_path} is lost."
         detail = f"{why} This starts from {instead}."
+    if not uses_files(desk.launcher(run)):
+        await _submit(desk, run, recipe, source, detail)
+        return
     spec = launch_config.spec(desk, run, recipe, allocation.gpus, source)
     await asyncio.to_thread(launch_config.write_spec, desk.run_dir(run.id), spec)
     failpoint("launch.before_claim")
     claimed = await desk.db.write(
-        launches.claim, run, allocation.gpus, source, detail, desk.data_dir, desk.launcher.host
+        launches.claim, run, allocation.gpus, source, detail, desk.data_dir, allocation.host
     )
     if claimed is not None:
         failpoint("launch.claimed")
-        await act(desk, claimed, recipe)
+        await submit(desk, claimed, recipe)
 
 
-async def act(desk: Desk, run: AnyRun, recipe: Recipe) -> None:
-    """Launches a claimed attempt. Safe to repeat: the launcher starts it once at most."""
+async def _submit(
+    desk: Desk, run: Run, recipe: Recipe, source: Source | None, detail: str | None
+) -> None:
+    """Record the next attempt and give it to an engine, where its agent claims it."""
+    ready = source if source is not None and source.stored.state == State.READY else None
+    content = launch_config.remote_spec(desk, run, recipe, ready)
+    words = " ".join(filter(None, (detail, f"Submitted to {recipe.launcher}.")))
+    failpoint("launch.before_claim")
+    submitted = await desk.db.write(
+        launches.submit, run, recipe.launcher, ready, desk.data_dir, desk.secret, content, words
+    )
+    if submitted is not None:
+        failpoint("launch.claimed")
+        await submit(desk, submitted, recipe)
+
+
+async def submit(desk: Desk, run: AnyRun, recipe: Recipe) -> None:
+    """Give a recorded attempt to its launcher. Safe to repeat: it starts once at most."""
     desk.attempt(run).launched_at = desk.clock()
+    launcher = desk.launcher(run)
+    if not uses_files(launcher):
+        await _submit_remote(desk, launcher, run, recipe)
+        return
     try:
-        plan = launch_config.plan(desk, run, recipe)
-        await asyncio.to_thread(desk.launcher.launch, plan)
+        job = launch_config.local_job(desk, run, recipe)
+        await asyncio.to_thread(launcher.submit, job)
     except (LauncherError, OSError) as error:
         evidence = Evidence(False, launch_error=str(error))
         await desk.db.write(launches.end, run.id, run.attempt, evidence, recipe, frozenset())
         desk.forget(run)
+
+
+async def _submit_remote(desk: Desk, launcher: Launcher, run: AnyRun, recipe: Recipe) -> None:
+    job = launch_config.remote_job(desk, run)
+    try:
+        submission = await asyncio.to_thread(launcher.submit, job)
+    except Unreachable as error:  # whether the engine has the job is seen when it is looked at
+        desk.log_throttled(launcher.name, "%s cannot be reached: %s", launcher.name, error)
+    except LauncherError as error:
+        evidence = Evidence(False, launch_error=str(error))
+        await desk.db.write(launches.end_submission, run.id, run.attempt, evidence, recipe)
+        desk.forget(run)
+    else:
+        if submission.engine_id is not None:
+            record = launches.record_engine_id
+            await desk.db.write(record, run.id, run.attempt, submission.engine_id)

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from app.db.database import Database
 from app.db.sql import load
-from app.domain.lifecycle import Reason
+from app.domain.lifecycle import Reason, RunStatus
 from app.domain.paths import CheckpointPath
-from app.domain.recipes import Recipe
+from app.domain.recipes import LOCAL, Recipe
 from app.domain.resources import Allocation, Reservations, Resources
-from app.launchers.base import RunDirLauncher
+from app.launchers.base import Key, Launcher, Unreachable
 from app.services import verification
 from app.services.launches import AnyRun, Place
 from app.settings import Settings
@@ -58,7 +59,10 @@ class QueueSnapshot:
     """When the waiting runs were last counted (monotonic)."""
     place: Place = field(default_factory=Place)
     waiting: int = 0
-    reservations: Reservations = field(default_factory=Reservations)
+    # For each launcher that lets the service admit, by name.
+    reservations: defaultdict[str, Reservations] = field(
+        default_factory=lambda: defaultdict(Reservations)
+    )
     holders: list[str] = field(default_factory=list)
     """The runs that the reservations are for."""
     look_again_at: float = math.inf
@@ -81,6 +85,10 @@ class AttemptState:
     began_at: float | None = None
     # The `attention` at which its trainer was asked to stop.
     stop_sent_at: float | None = None
+    # The last pulse of an agent that is reached over HTTP, and the `attention` at which it was
+    # first seen; and since when its engine has no such job (attention).
+    last_pulse: tuple[str, float] | None = None
+    missing_since: float | None = None
     # Turns readable when the process of the attempt ends; None when it has, or where there is none.
     exit_fd: int | None = None
     # Its process is observed, and its trainer knows where this server is.
@@ -105,7 +113,7 @@ class Desk:
     settings: Settings
     recipes: Mapping[str, Recipe]
     secret: str
-    launcher: RunDirLauncher
+    launchers: Mapping[str, Launcher]
     api_url: str
     clock: Callable[[], float] = time.monotonic
     storage: CheckpointStorage = field(init=False)
@@ -123,8 +131,8 @@ class Desk:
     jobs: dict[str, tuple[asyncio.Task[Any], float]] = field(default_factory=dict)
     # Work that could not read a checkpoint: since when (in attention), and the last reason.
     unreadable: dict[str, tuple[float, str]] = field(default_factory=dict)
-    # Runs that are being started, and what is set aside for them.
-    starting: dict[str, Allocation] = field(default_factory=dict)
+    # Runs that are being started: by which launcher, and what of it is set aside for them.
+    starting: dict[str, tuple[str, Allocation]] = field(default_factory=dict)
     readers: Readers = field(default_factory=lambda: Readers(READERS))
     quick_readers: Readers = field(default_factory=lambda: Readers(READERS))
     queue: QueueSnapshot | None = None
@@ -133,6 +141,7 @@ class Desk:
     over_limit: dict[str, int] = field(default_factory=dict)
     pending_deletion: bool = False
     tidied_at: float = float("-inf")
+    strays_ended_at: float = float("-inf")
     # When the external runs that train were last read (monotonic).
     externals_seen_at: float = float("-inf")
     # When each error that lasts was last logged (monotonic).
@@ -274,6 +283,19 @@ class Desk:
         """The run's recipe, if the operator still configures it."""
         return self.recipes.get(run.recipe or "")
 
+    def launcher(self, run: AnyRun) -> Launcher:
+        """Return the launcher that has the run's attempt, or that its recipe names.
+
+        Raises Unreachable if the operator configures it no longer.
+        """
+        name = run.launcher
+        if name is None or (run.status == RunStatus.QUEUED and run.submitted_at is None):
+            recipe = self.recipe(run)
+            name = recipe.launcher if recipe else LOCAL
+        if name not in self.launchers:
+            raise Unreachable(f"The launcher {name!r} is not configured on this server.")
+        return self.launchers[name]
+
     def resources(self, run: AnyRun) -> Resources:
         """What the run asked for, else what its recipe needs."""
         asked = load(run.resources)
@@ -281,3 +303,16 @@ class Desk:
             return Resources.from_dict(asked)
         recipe = self.recipe(run)
         return recipe.resources if recipe else Resources()
+
+
+def key_of(run: AnyRun) -> Key:
+    """Return the name of a run's current attempt."""
+    return Key(run.id, run.attempt)
+
+
+def uses_files(launcher: Launcher) -> bool:
+    """Return True if agents of this launcher have their mailbox in the data directory.
+
+    Such a run starts when it is submitted; all others start when their agent claims them.
+    """
+    return launcher.shares_files and not launcher.owns_queue

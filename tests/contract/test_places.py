@@ -25,10 +25,21 @@ import pytest
 from app import files
 from app.agent.main import PULSE_SECONDS
 from app.agent.process import host_namespace
-from app.launchers.base import LauncherError, Observation
-from app.launchers.local import launcher as local_launcher
+from app.launchers.base import Key, LauncherError
+from app.launchers.local import launcher as launcher_module
 from app.launchers.local.launcher import LocalLauncher
-from tests.contract.test_launchers import ESCAPES, READY, SERVER, SLEEP, is_running, survivors
+from tests.support.desk import local_launcher
+from tests.support.launchers import (
+    ESCAPES,
+    READY,
+    RUN,
+    SERVER,
+    SLEEP,
+    Seen,
+    is_running,
+    look,
+    survivors,
+)
 from tests.support.places import ELSEWHERE, move
 from tests.support.server import REPOSITORY, wait_until
 
@@ -41,6 +52,9 @@ SAVES = READY + textwrap.dedent("""
     time.sleep(60)
 """)
 SILENT = PULSE_SECONDS + 1.5
+
+
+KEY = Key(RUN, 1)
 
 
 @dataclass
@@ -62,26 +76,27 @@ class Elsewhere:
             each for each in survivors(self.nonce) if "agent.main" in " ".join(each.cmdline())
         )
 
-    def observe(self) -> Observation:
-        return self.launcher.observe(self.root, 1)
+    def observe(self) -> Seen:
+        return look(self.launcher, KEY)
 
-    def over(self) -> Observation:
+    def over(self) -> Seen:
         wait_until(
-            lambda: self.observe().state != "alive", lambda: f"the end of {self.observe()}", 20
+            lambda: self.observe().state != "running", lambda: f"the end of {self.observe()}", 20
         )
         return self.observe()
 
 
 @contextmanager
 def elsewhere(root: Path, script: str) -> Iterator[Elsewhere]:
-    root.mkdir()
+    data_dir, root = root, root / "runs" / RUN
+    root.mkdir(parents=True)
     nonce = secrets.token_hex(8)
-    command = [sys.executable, "-c", SERVER, str(root), "local", nonce, script, os.environ["PATH"]]
+    command = [sys.executable, "-c", SERVER, str(data_dir), nonce, script, os.environ["PATH"]]
     with subprocess.Popen(
         [*ELSEWHERE, *command],
         cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as server:  # fmt: skip
-        made = Elsewhere(root, nonce, LocalLauncher(), server)
+        made = Elsewhere(root, nonce, local_launcher(data_dir), server)
         try:
             wait_until(lambda: (root / "ready").exists(), "the trainer", 20)
             move(made.identity)
@@ -98,16 +113,16 @@ def elsewhere(root: Path, script: str) -> Iterator[Elsewhere]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than a pulse takes, shorter than the ten seconds of a real server."""
-    monkeypatch.setattr(local_launcher, "SILENT_SECONDS", SILENT)
+    monkeypatch.setattr(launcher_module, "SILENT_SECONDS", SILENT)
 
 
 def test_a_trainer_elsewhere_is_alive_as_long_as_its_agent_is(tmp_path: Path) -> None:
     with elsewhere(tmp_path / "run", SLEEP) as there:
         until = time.monotonic() + SILENT + 2 * PULSE_SECONDS
         while time.monotonic() < until:
-            assert there.observe() == Observation("alive")
+            assert there.observe() == Seen("running")
             time.sleep(0.1)
-        assert there.launcher.exit_fd(there.root, 1) is None
+        assert there.launcher.exit_fd(KEY) is None
 
 
 def test_how_long_a_trainer_elsewhere_has_run_comes_with_its_pulse(tmp_path: Path) -> None:
@@ -121,8 +136,8 @@ def test_how_long_a_trainer_elsewhere_has_run_comes_with_its_pulse(tmp_path: Pat
 def test_a_clock_that_is_wrong_there_changes_nothing(tmp_path: Path) -> None:
     with elsewhere(tmp_path / "run", SLEEP) as there:
         os.utime(there.identity, (0, 0))  # as of a machine that thinks it is 1970
-        assert there.observe().state == "alive"
-        assert there.launcher.observe(there.root, 1).state == "alive"
+        assert there.observe().state == "running"
+        assert there.observe().state == "running"
 
 
 def test_time_in_which_nobody_looked_is_no_silence(tmp_path: Path) -> None:
@@ -130,19 +145,19 @@ def test_time_in_which_nobody_looked_is_no_silence(tmp_path: Path) -> None:
     with elsewhere(tmp_path / "run", SLEEP) as there:
         agent = there.agent()
         agent.suspend()
-        assert there.observe().state == "alive"
+        assert there.observe().state == "running"
         time.sleep(SILENT + 0.5)
-        assert there.observe().state == "alive"
+        assert there.observe().state == "running"
         agent.resume()
         beat = there.identity.stat().st_mtime_ns
         wait_until(lambda: there.identity.stat().st_mtime_ns != beat, "a pulse")
-        assert there.observe().state == "alive"
+        assert there.observe().state == "running"
 
 
 def test_a_stop_from_elsewhere_is_obeyed_within_the_grace(tmp_path: Path) -> None:
     with elsewhere(tmp_path / "run", SAVES) as there:
         asked = time.monotonic()
-        there.launcher.stop(there.root, 1)
+        there.launcher.stop([KEY])
         assert time.monotonic() - asked < 0.3
         end = there.over()
         assert (end.exit_code, end.stop_sent, end.killed) == (0, True, False)
@@ -154,23 +169,23 @@ def test_a_kill_from_elsewhere_ends_the_whole_tree(tmp_path: Path) -> None:
     with elsewhere(tmp_path / "run", ESCAPES + "time.sleep(60)") as there:
         trainers = [each for each in survivors(there.nonce) if each != there.agent()]
         assert len(trainers) >= 5
-        there.launcher.stop(there.root, 1)
-        there.launcher.kill(there.root, 1)
+        there.launcher.stop([KEY])
+        there.launcher.kill([KEY])
         end = there.over()
-        assert end.state == "exited" and end.killed
+        assert end.state == "ended" and end.killed
         assert not any(is_running(each.pid) for each in trainers)
 
 
 def test_what_is_gone_there_is_vanished_and_nobody_here_is_touched(tmp_path: Path) -> None:
     with elsewhere(tmp_path / "run", SLEEP) as there:
         pid = json.loads(there.identity.read_text())["pid"]
-        assert there.observe().state == "alive"
+        assert there.observe().state == "running"
         there.agent().kill()
         there.server.kill()
         wait_until(lambda: not survivors(there.nonce), "the end of that machine")
         began = time.monotonic()
         end = there.over()
-        assert (end.state, end.pid) == ("vanished", None)
+        assert (end.state, end.pid) == ("lost", None)
         assert "No sign of life" in end.detail
         assert SILENT - PULSE_SECONDS < time.monotonic() - began < SILENT + 2
         # A process here with the very same nonce, such as of a copy of that machine.
@@ -180,7 +195,7 @@ def test_what_is_gone_there_is_vanished_and_nobody_here_is_touched(tmp_path: Pat
             record = json.loads(there.identity.read_text())
             for wrong in (pid, stranger.pid):
                 there.identity.write_text(json.dumps(record | {"pid": wrong}))
-                there.launcher.kill(there.root, 1)
+                there.launcher.kill([KEY])
             with pytest.raises(subprocess.TimeoutExpired):
                 stranger.wait(0.3)
             stranger.kill()
@@ -190,11 +205,11 @@ def test_a_machine_that_was_cut_off_ends_its_trainer_when_it_is_back(tmp_path: P
     with elsewhere(tmp_path / "run", SLEEP) as there:
         agent = there.agent()
         agent.suspend()
-        assert there.over().state == "vanished"
-        there.launcher.kill(there.root, 1)
-        assert there.observe().state == "vanished"
+        assert there.over().state == "lost"
+        there.launcher.kill([KEY])
+        assert there.observe().state == "lost"
         agent.resume()
-        wait_until(lambda: there.observe().state == "exited", "it hears of the kill")
+        wait_until(lambda: there.observe().state == "ended", "it hears of the kill")
         end = there.observe()
         assert (end.signal, end.killed) == (signal.SIGKILL, True)
 
@@ -208,7 +223,7 @@ def test_a_request_that_cannot_be_recorded_is_an_error(
     with elsewhere(tmp_path / "run", SLEEP) as there:
         monkeypatch.setattr(files, "write", full)
         with pytest.raises(LauncherError):
-            there.launcher.stop(there.root, 1)
+            there.launcher.stop([KEY])
 
 
 def test_what_stands_where_a_request_belongs_does_not_keep_a_trainer_from_it(
@@ -216,7 +231,7 @@ def test_what_stands_where_a_request_belongs_does_not_keep_a_trainer_from_it(
 ) -> None:
     with elsewhere(tmp_path / "run", SLEEP) as there:
         (there.root / "attempt-1" / "stop.json").mkdir()
-        there.launcher.stop(there.root, 1)
+        there.launcher.stop([KEY])
         assert there.over().signal == signal.SIGTERM
 
 

@@ -79,7 +79,7 @@ def test_with_its_agent_killed_nothing_of_a_run_is_left(service: Service) -> Non
     trainer = service.trainer(run)
     service.agent(run).kill()
     ended = service.ended(run)
-    assert (ended["status"], ended["status_reason"]) == ("failed", "launcher_error")
+    assert (ended["status"], ended["status_reason"]) == ("failed", "lost")
     assert not alive(trainer.pid) and not alive(daemon)
 
 

@@ -95,7 +95,8 @@ def test_an_agent_killed_at_any_instant_leaves_a_stated_end_and_no_process(
         if ended["status"] == "succeeded":
             assert instant == "agent.trainer_ended", "it had said that it finished"
         else:
-            assert (ended["status"], ended["status_reason"]) == ("failed", "launcher_error")
+            why = "launcher_error" if instant == "agent.started" else "lost"
+            assert (ended["status"], ended["status_reason"]) == ("failed", why)
         wait_until(lambda: not orphans(tmp_path), "no process is left")
         assert len(service.launches(run)) <= 1
 

@@ -16,12 +16,11 @@ import pytest
 from app.db.database import Database
 from app.db.tables import Run
 from app.domain.recipes import Recipe
-from app.launchers.local.launcher import LocalLauncher
 from app.services import runs
 from app.supervisor import launch_config, schedule
 from app.supervisor.reconcile import observe
 from app.supervisor.state import Desk
-from tests.support.desk import TINY, open_desk
+from tests.support.desk import TINY, local_launcher, open_desk
 from tests.support.stage import Stage
 from tests.unit.test_last_words import CRASH, DDP, FOOTER, PEER
 
@@ -45,7 +44,7 @@ async def until_over(desk: Desk, stage: Stage, run: Run) -> Run:
 
 async def train(db: Database, data_dir: Path, *command: str, **more: Any) -> Run:
     """A run of this command that was left alone, as it ended."""
-    stage, desk = await Stage.open(db), open_desk(db, data_dir, LocalLauncher(gpus=[]))
+    stage, desk = await Stage.open(db), open_desk(db, data_dir, local_launcher())
     desk.recipes = {"tiny": replace(TINY, command=command, heartbeat_seconds=0, **more)}
     try:
         return await until_over(desk, stage, await stage.submit())
@@ -148,7 +147,7 @@ IMPATIENT = """
 async def test_a_launcher_that_killed_its_workers_is_named_where_their_save_is_missed(
     db: Database, tmp_path: Path
 ) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, LocalLauncher(gpus=[]))
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, local_launcher())
     desk.recipes = {"tiny": replace(TINY, command=python(IMPATIENT), grace_seconds=44.5)}
     run = await stage.submit()
     try:
@@ -172,7 +171,8 @@ async def test_a_launcher_that_killed_its_workers_is_named_where_their_save_is_m
 
 
 async def test_a_recipe_may_tell_torchrun_another_grace(db: Database, tmp_path: Path) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, LocalLauncher(gpus=[]))
+    stage, desk = await Stage.open(db), open_desk(db, tmp_path, local_launcher())
     recipe = Recipe("tiny", ("true",), env={"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "7"})
-    plan = launch_config.plan(desk, await stage.run("starting"), recipe)
-    assert plan.env["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "7"
+    job = launch_config.local_job(desk, await stage.run("starting"), recipe)
+    assert job.config is not None
+    assert job.config["env"]["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "7"

@@ -8,11 +8,11 @@ import pytest
 
 from app.db.database import Database
 from app.db.tables import Run
-from app.launchers.base import Observation
+from app.launchers.base import JobState, JobStatus
 from app.services import progress
 from app.supervisor.reconcile import observe
 from tests.support.clock import WallClock
-from tests.support.desk import Recorder, open_desk
+from tests.support.desk import Seen, open_desk
 from tests.support.stage import Stage
 
 pytestmark = pytest.mark.anyio
@@ -23,22 +23,9 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     return WallClock(monkeypatch)
 
 
-class Training(Recorder):
-    """A trainer that lives, and has run for so long."""
-
-    def __init__(self, ran_seconds: float | None) -> None:
-        super().__init__()
-        self.found = Observation("alive", ran_seconds=ran_seconds)
-        self.stopped = 0
-
-    def observe(self, run_dir: Path, attempt: int) -> Observation:
-        return self.found
-
-    def exit_fd(self, run_dir: Path, attempt: int) -> None:
-        return None
-
-    def stop(self, run_dir: Path, attempt: int) -> None:
-        self.stopped += 1
+def training(ran_seconds: float | None) -> Seen:
+    """A launcher whose trainers live, and have run for so long."""
+    return Seen(JobStatus(JobState.RUNNING, ran_seconds=ran_seconds))
 
 
 async def limited(stage: Stage, minutes: float) -> Run:
@@ -51,30 +38,32 @@ async def limited(stage: Stage, minutes: float) -> Run:
 async def test_a_time_limit_is_held_to_however_the_clock_is_set(
     db: Database, tmp_path: Path, wall: WallClock
 ) -> None:
-    stage, launcher = await Stage.open(db), Training(20.0)
+    stage, launcher = await Stage.open(db), training(20.0)
     desk = open_desk(db, tmp_path, launcher)
     run = await limited(stage, 1)
     desk.run_dir(run.id).mkdir(parents=True)
     wall.shift(hours=2)
     await observe(desk)
-    assert launcher.stopped == 0 and (await stage.get(run)).termination_reason is None
+    assert not launcher.stopped and (await stage.get(run)).termination_reason is None
     wall.shift(hours=-4)
-    launcher.found = replace(launcher.found, ran_seconds=61.0)
+    launcher.status = replace(launcher.status, ran_seconds=61.0)
     await observe(open_desk(db, tmp_path, launcher))  # a server that has just been started
-    assert launcher.stopped == 1 and (await stage.get(run)).termination_reason == "time_limit"
+    assert (
+        launcher.stopped == [run.id] and (await stage.get(run)).termination_reason == "time_limit"
+    )
 
 
 async def test_a_time_limit_holds_where_the_start_was_not_recorded(
     db: Database, tmp_path: Path, wall: WallClock
 ) -> None:
     """By a wrapper of an earlier version: it counts from when this server first saw it."""
-    stage, launcher = await Stage.open(db), Training(None)
+    stage, launcher = await Stage.open(db), training(None)
     desk = open_desk(db, tmp_path, launcher)
     run = await limited(stage, 1e-3)
     desk.run_dir(run.id).mkdir(parents=True)
     wall.shift(hours=2)
     await observe(desk)
-    assert launcher.stopped == 0
+    assert not launcher.stopped
     began = time.monotonic()
     while not launcher.stopped:
         await observe(desk)

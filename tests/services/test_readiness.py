@@ -22,7 +22,7 @@ async def supervised(db: Database, data_dir: Path) -> AsyncIterator[Supervisor]:
     """A supervisor whose loop turns."""
     settings = Settings(data_dir=data_dir)
     recipes = {each.name: each for each in BUILT_IN}
-    supervisor = Supervisor(db, settings, recipes, "s" * 32, "http://127.0.0.1:1")
+    supervisor = Supervisor(db, settings, recipes, "s" * 32, "http://127.0.0.1:1", {})
     task = asyncio.create_task(supervisor.run())
     try:
         yield supervisor

@@ -16,7 +16,6 @@ from app.domain.lifecycle import RunStatus
 from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import Busy, CheckpointLost, CheckpointUnreadable
-from app.launchers.local.launcher import LocalLauncher
 from app.services import checkpoints, launches, marks, retention, runs, verification
 from app.settings import Settings
 from app.storage import data_dir as data_dir_file
@@ -215,7 +214,7 @@ async def test_what_cannot_be_deleted_keeps_nothing_else_on_the_disk(
     s2.rename(elsewhere)
     s2.symlink_to(elsewhere)
     settings = Settings(data_dir=tmp_path)
-    desk = Desk(db, settings, {}, "s" * 32, LocalLauncher(gpus=[]), "http://127.0.0.1:1")
+    desk = Desk(db, settings, {}, "s" * 32, {}, "http://127.0.0.1:1")
 
     desk.over_limit[run.id] = 1
     await tidy(desk)
@@ -237,7 +236,7 @@ async def test_what_is_elsewhere_for_a_while_is_not_taken_for_deleted(
     run = await trained(stage, 2)
     data_dir = tmp_path / "mounted"
     settings = Settings(data_dir=data_dir)
-    desk = Desk(db, settings, {}, "s" * 32, LocalLauncher(gpus=[]), "http://127.0.0.1:1")
+    desk = Desk(db, settings, {}, "s" * 32, {}, "http://127.0.0.1:1")
     desk.data_dir = data_dir_file.get_name(data_dir)
     files = place_of(data_dir, (await stage.named(run, "s1")).ckpt_path)
     files.mkdir(parents=True)
@@ -354,9 +353,7 @@ async def test_a_run_whose_deletion_was_turned_away_is_not_forgotten(
     minutes."""
     stage = await Stage.open(db)
     run = await trained(stage, 2)
-    desk = Desk(
-        db, Settings(data_dir=tmp_path), {}, "s" * 32, LocalLauncher(gpus=[]), "http://127.0.0.1:1"
-    )
+    desk = Desk(db, Settings(data_dir=tmp_path), {}, "s" * 32, {}, "http://127.0.0.1:1")
     desk.tidied_at = time.monotonic()
     desk.over_limit[run.id] = 1
     with monkeypatch.context() as busy:

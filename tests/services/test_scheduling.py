@@ -208,7 +208,7 @@ async def test_small_runs_do_not_overtake_one_that_needs_every_cpu_for_ever(
     db: Database, tmp_path: Path
 ) -> None:
     launcher = Recorder()
-    cpus = launcher.capacity().cpus
+    cpus = launcher.offer().cpus
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher, places=100)
     running = await stage.submit(resources={"cpus": cpus / 2})
     await launch(desk)

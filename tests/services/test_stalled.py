@@ -12,48 +12,30 @@ from typing import Any
 
 import pytest
 
+from app.agent.mailbox import ExitRecord
 from app.db.database import Database
 from app.db.tables import Run
 from app.domain.recipes import Recipe, RecipeError, StallAction, parse_recipes
 from app.errors import Unavailable
-from app.launchers.base import Observation
+from app.launchers.base import JobState, JobStatus
 from app.services import launches, progress, runs
 from app.supervisor.reconcile import observe
 from app.supervisor.state import Desk
-from tests.support.desk import Recorder, open_desk
+from tests.support.desk import Seen, open_desk
 from tests.support.stage import Stage
 
 pytestmark = pytest.mark.anyio
 
 
-class Alive(Recorder):
-    """Every trainer lives, until it is told to stop."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stopped: list[str] = []
-        self.trouble: OSError | None = None
-        self.gone = False
-
-    def observe(self, run_dir: Path, attempt: int) -> Observation:
-        if self.trouble is not None:
-            raise self.trouble
-        if self.gone:
-            return Observation("exited", signal=15, stop_sent=True)
-        return Observation("alive", pid=1)
-
-    def exit_fd(self, run_dir: Path, attempt: int) -> None:
-        return None
-
-    def stop(self, run_dir: Path, attempt: int) -> None:
-        self.stopped.append(run_dir.name)
+RUNNING = JobStatus(JobState.RUNNING, pid=1)
+GONE = JobStatus(JobState.ENDED, record=ExitRecord(signal=15, stop_sent=True))
 
 
 async def open_stalled(
     db: Database, data_dir: Path, recipe: Recipe
-) -> tuple[Stage, Desk, Alive, Run]:
+) -> tuple[Stage, Desk, Seen, Run]:
     """A run that took five of ten steps, of which nothing but heartbeats came for two minutes."""
-    launcher = Alive()
+    launcher = Seen(RUNNING)
     stage, desk = await Stage.open(db), open_desk(db, data_dir, launcher, recipe)
     run = await stage.run("running")
     desk.run_dir(run.id).mkdir(parents=True)
@@ -116,7 +98,7 @@ async def test_a_recipe_may_have_a_stalled_run_stopped_or_tried_again(
     stage, desk, launcher, run = await open_stalled(db, tmp_path, recipe)
     await observe(desk)
     assert launcher.stopped == [run.id]
-    launcher.gone = True
+    launcher.status = GONE
     for _ in range(2):
         await observe(desk)
     ended = await stage.get(run)
@@ -130,7 +112,7 @@ async def test_silence_of_progress_is_no_stall_where_none_is_to_be_expected(
 ) -> None:
     seconds = change.get("stall_seconds", 120)
     recipe = Recipe("tiny", ("true",), heartbeat_seconds=1000, stall_seconds=seconds)
-    launcher = Alive()
+    launcher = Seen(RUNNING)
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher, recipe)
     desk.settings = desk.settings.model_copy(update={"external_heartbeat_seconds": 1000.0})
     run = await stage.run("running", recipe=None if "external" in change else "tiny")
@@ -154,7 +136,7 @@ def test_a_recipe_that_retries_what_stalls_has_attempts_left() -> None:
 async def test_a_disk_that_takes_no_address_keeps_no_trainer_from_being_stopped(
     db: Database, tmp_path: Path
 ) -> None:
-    launcher = Alive()
+    launcher = Seen(RUNNING)
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
     run = await stage.run("running")
     (tmp_path / "runs").touch()  # nothing can be written below it
@@ -166,7 +148,7 @@ async def test_a_disk_that_takes_no_address_keeps_no_trainer_from_being_stopped(
 async def test_a_time_limit_holds_while_the_database_can_record_nothing(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    launcher = Alive()
+    launcher = Seen(RUNNING)
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
     run = await stage.submit(resources={"time_limit_minutes": 1})
     run = await stage.claim(run)
@@ -186,7 +168,7 @@ async def test_a_time_limit_holds_while_the_database_can_record_nothing(
     await observe(desk)
     assert launcher.stopped == [run.id]
     monkeypatch.setattr(db, "write", write)
-    launcher.gone = True
+    launcher.status = GONE
     for _ in range(2):
         await observe(desk)
     ended = await stage.get(run)
@@ -196,12 +178,12 @@ async def test_a_time_limit_holds_while_the_database_can_record_nothing(
 async def test_an_attempt_that_cannot_be_read_says_so_once_and_is_stopped_when_that_is_due(
     db: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    launcher = Alive()
+    launcher = Seen(RUNNING)
     stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
     run, other = await stage.run("running"), await stage.run("running")
     for each in (run, other):
         desk.run_dir(each.id).mkdir(parents=True)
-    launcher.trouble = OSError(errno.EIO, "Input/output error")
+    launcher.status = JobStatus(JobState.UNKNOWN, error=OSError(errno.EIO, "Input/output error"))
     for _ in range(3):
         await observe(desk)
     troubled = await stage.get(run)
@@ -213,7 +195,7 @@ async def test_an_attempt_that_cannot_be_read_says_so_once_and_is_stopped_when_t
     await db.write(runs.cancel, run.id)
     await observe(desk)
     assert launcher.stopped == [run.id]
-    launcher.trouble = None
+    launcher.status = RUNNING
     await observe(desk)
     assert (await stage.get(other)).status_reason is None
     assert (await types(stage, other))[-1] == "run.recovered"

@@ -7,6 +7,7 @@ the others wait behind, `starting` cleared by a `finally`, disks looked at on th
 import json
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from app.domain.lifecycle import Reason
 from app.domain.requests import ResumeRequest, RunRequest
 from app.domain.resources import Allocation
 from app.errors import Busy, ServiceError, Unavailable
-from app.launchers.base import Observation
+from app.launchers.base import JobState, JobStatus, Key
 from app.services import checkpoints, launches, reports, runs
 from app.settings import PREFIX, TRAINERS
 from app.supervisor import schedule
@@ -120,11 +121,11 @@ async def test_no_disk_is_looked_at_on_the_event_loop(
     looked: dict[str, threading.Thread] = {}
 
     class Alive(Recorder):
-        def observe(self, run_dir: Path, attempt: int) -> Observation:
-            looked["observe"] = threading.current_thread()
-            return Observation("alive", pid=1)
+        def look(self, keys: Sequence[Key]) -> Mapping[Key, JobStatus]:
+            looked["look"] = threading.current_thread()
+            return {key: JobStatus(JobState.RUNNING, pid=1) for key in keys}
 
-        def exit_fd(self, run_dir: Path, attempt: int) -> None:
+        def exit_fd(self, key: Key) -> None:
             looked["exit_fd"] = threading.current_thread()
 
     exists = files.exists
@@ -141,7 +142,7 @@ async def test_no_disk_is_looked_at_on_the_event_loop(
     monkeypatch.setattr(files, "exists", seen)
     await observe(desk)
     await verify(desk)
-    assert looked.keys() >= {"observe", "exit_fd", "announced"}
+    assert looked.keys() >= {"look", "exit_fd", "announced"}
     assert threading.main_thread() not in looked.values()
 
 

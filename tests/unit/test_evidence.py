@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.evidence import Evidence, derive_outcome
+from app.domain.evidence import Cause, Evidence, derive_outcome
 from app.domain.last_words import Clues
 from app.domain.lifecycle import Reason
 
@@ -78,7 +78,32 @@ CASES: list[tuple[str, dict[str, Any], str, str | None]] = [
     ("success beside that", TRAINED | {"exit_code": 0, "out_of_memory": True}, "succeeded", None),
     ("killed from outside", {"signal": 9}, "failed", "signal"),
     ("out of memory", {"signal": 9, "out_of_memory": True}, "failed", "out_of_memory"),
-    ("gone without a trace", {"vanished": True}, "failed", "launcher_error"),
+    ("gone without a trace", {"vanished": True}, "failed", "lost"),
+    (
+        "preempted after it saved",
+        {"exit_code": 0, "stop_sent": True, "cause": Cause.PREEMPTED},
+        "failed",
+        "preempted",
+    ),
+    (
+        "preempted at its own end",
+        {"exit_code": 0, "finished": True, "cause": Cause.PREEMPTED},
+        "succeeded",
+        None,
+    ),
+    (
+        "its own error before the node failed",
+        {"exit_code": 3, "cause": Cause.NODE_FAILED},
+        "failed",
+        "exit_code",
+    ),
+    ("gone with its node", {"vanished": True, "cause": Cause.NODE_FAILED}, "failed", "node_failed"),
+    (
+        "cancelled at the engine",
+        {"signal": 15, "cause": Cause.STOPPED_ELSEWHERE},
+        "failed",
+        "stopped_elsewhere",
+    ),
     ("gone once it had finished", {"vanished": True, "finished": True}, "succeeded", None),
     ("never began", {"launch_error": "No such file."}, "failed", "launcher_error"),
     (

@@ -93,7 +93,10 @@ def recipe(line: str, name: str = "sft") -> str:
     ("text", "message"),
     [
         ("[recipes", "r.toml: not valid TOML: "),
-        ("[recipe.sft]", "r.toml: recipe: unknown; use [recipes.NAME] tables."),
+        (
+            "[recipe.sft]",
+            "r.toml: recipe: unknown; use [recipes.NAME] and [launchers.NAME] tables.",
+        ),
         ("recipes = 1", "r.toml: recipes: must be a table of recipes."),
         ("[recipes]\nsft = 1", "r.toml: [recipes.sft] must be a table."),
         ("[recipes.sft]", "r.toml: [recipes.sft] command: required."),

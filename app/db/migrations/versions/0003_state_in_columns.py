@@ -45,6 +45,7 @@ _run = sa.table(
 _LIVE = "status IN ('cancelling', 'running', 'starting')"
 _INDEXES = {
     "ix_run_launched": f"{_LIVE} AND recipe IS NOT NULL",
+    "ix_run_submitted": "status = 'queued' AND submitted_at IS NOT NULL",
     "ix_run_ending": f"{_LIVE} AND recipe IS NULL"
     " AND (finished OR status = 'cancelling' OR termination_reason IS NOT NULL)",
 }

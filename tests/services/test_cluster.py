@@ -1,0 +1,223 @@
+"""An engine that owns its queue: a run is submitted at once, and starts when its agent claims it.
+
+The engine is played by `Cluster`, which shares no files and only writes down what it is asked.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.agent.mailbox import ExitRecord
+from app.db.database import Database
+from app.db.tables import Run
+from app.domain.attempts import ExitRequest
+from app.domain.evidence import Cause
+from app.domain.recipes import Recipe
+from app.domain.resources import Kind, Resources, Shortage
+from app.domain.tokens import claim_code
+from app.launchers.base import (
+    HttpMailboxAddress,
+    Job,
+    JobState,
+    JobStatus,
+    Key,
+    Submission,
+    Unreachable,
+)
+from app.services import attempts, runs
+from app.settings import Settings
+from app.supervisor import reconcile
+from app.supervisor.reconcile import end_strays, observe
+from app.supervisor.state import Desk
+from tests.support.desk import jobs, launch
+from tests.support.stage import Stage
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "s" * 32
+PENDING = JobStatus(JobState.QUEUED, engine_id="4711", word="PENDING", reason_text="Resources")
+RUNNING = JobStatus(JobState.RUNNING, engine_id="4711", word="RUNNING")
+
+
+class Cluster:
+    """An engine with a queue; what it says of every job is `status`."""
+
+    name, owns_queue, shares_files = "slurm", True, False
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.killed: list[Key] = []
+        self.status = PENDING
+        self.reachable = True
+
+    def offer(self) -> None:
+        return None
+
+    def check(self, resources: Resources) -> Shortage | None:
+        too_many = (resources.nodes or 1) > 3
+        return (
+            Shortage("Needs 9 nodes; the partition has 3.", True, Kind.NODES) if too_many else None
+        )
+
+    def submit(self, job: Job) -> Submission:
+        self.jobs.append(job)
+        return Submission("4711")
+
+    def look(self, keys: Sequence[Key]) -> Mapping[Key, JobStatus]:
+        if not self.reachable:
+            raise Unreachable("slurmctld does not answer")
+        return dict.fromkeys(keys, self.status)
+
+    def stop(self, keys: Sequence[Key]) -> None:
+        raise AssertionError("the mailbox is the way")
+
+    def kill(self, keys: Sequence[Key]) -> None:
+        self.killed += keys
+
+    def strays(self) -> Sequence[Key]:
+        return [job.key for job in self.jobs]
+
+
+async def open_cluster(db: Database, data_dir: Path, **more: object) -> tuple[Stage, Desk, Cluster]:
+    recipe = replace(Recipe("tiny", ("true",), launcher="slurm"), **more)  # type: ignore[arg-type]
+    cluster, stage = Cluster(), await Stage.open(db)
+    settings = Settings(data_dir=data_dir, public_url="https://train.example.com")
+    desk = Desk(db, settings, {"tiny": recipe}, SECRET, {"slurm": cluster}, "http://127.0.0.1:1")
+    return stage, desk, cluster
+
+
+async def claim(stage: Stage, run: Run) -> Run:
+    """The agent claims the run's current attempt."""
+    code = claim_code(SECRET, run.id, run.attempt)
+    await stage.db.write(attempts.claim, run.id, run.attempt, code, "a" * 16, "node-1")
+    return await stage.get(run)
+
+
+async def test_a_run_waits_in_the_queue_of_its_engine_and_starts_when_its_agent_claims_it(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, desk, cluster = await open_cluster(db, tmp_path)
+    run = await stage.submit()
+    await launch(desk)
+    await launch(desk)
+    [job] = cluster.jobs
+    assert job.config is None and job.key == (run.id, 1)
+    assert job.mailbox == HttpMailboxAddress(
+        "https://train.example.com", claim_code(SECRET, run.id, 1)
+    )
+    await observe(desk)
+    run = await stage.get(run)
+    assert (run.status, run.status_reason) == ("queued", "waiting_for_cluster")
+    assert run.status_detail == "slurm job 4711: Resources"
+    assert (run.launcher, run.engine_id, run.claimed_at) == ("slurm", "4711", None)
+    run = await claim(stage, run)
+    assert (run.status, run.attempt) == ("starting", 1) and run.claimed_at is not None
+    await stage.report(run, batch=1, step=10, total_steps=10)
+    record = ExitRequest.model_validate(ExitRecord(exit_code=0).to_dict())
+    await db.write(attempts.finish, run.id, 1, record, 0)
+    await observe(desk)
+    await jobs(desk)
+    await observe(desk)
+    run = await stage.get(run)
+    assert (run.status, run.launcher, run.engine_id) == ("succeeded", "slurm", "4711")
+
+
+async def test_an_engine_that_cannot_be_reached_changes_no_state(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, desk, cluster = await open_cluster(db, tmp_path)
+    queued, run = await stage.submit(), await stage.submit()
+    await launch(desk)
+    run = await claim(stage, await stage.get(run))
+    await stage.report(run, batch=1, step=5, total_steps=10)
+    cluster.reachable = False
+    for _ in range(3):
+        desk.attention += 20
+        await observe(desk)
+    assert (await stage.get(queued)).status == "queued"
+    assert (await stage.get(run)).status == "running"
+
+
+async def test_a_living_agent_is_believed_before_its_engine(db: Database, tmp_path: Path) -> None:
+    """Two schedulers called a job ended while it trained: a second attempt would run beside it."""
+    stage, desk, cluster = await open_cluster(db, tmp_path, max_attempts=2)
+    run = await stage.submit()
+    await launch(desk)
+    run = await claim(stage, await stage.get(run))
+    await stage.report(run, batch=1, step=5, total_steps=10)
+    cluster.status = JobStatus(
+        JobState.ENDED, "4711", cause=Cause.NODE_FAILED, reason_text="Node node-1 failed."
+    )
+    await observe(desk)
+    assert (await stage.get(run)).status == "running"
+    desk.attention += reconcile.AGENT_SILENT_SECONDS + 1
+    await observe(desk)
+    await jobs(desk)
+    await observe(desk)
+    run = await stage.get(run)
+    assert (run.status, run.status_reason, run.submitted_at) == ("queued", "retrying", None)
+    assert "Node node-1 failed." in (run.status_detail or "")
+
+
+async def test_a_job_that_its_engine_does_not_know_is_submitted_again_and_a_trainer_is_not(
+    db: Database, tmp_path: Path
+) -> None:
+    """One empty answer is not believed. To submit twice is harmless: one claim wins."""
+    stage, desk, cluster = await open_cluster(db, tmp_path)
+    waits, trains = await stage.submit(), await stage.submit()
+    await launch(desk)
+    trains = await claim(stage, await stage.get(trains))
+    await stage.report(trains, batch=1, step=5, total_steps=10)
+    cluster.status = JobStatus(JobState.ABSENT)
+    await observe(desk)
+    assert len(cluster.jobs) == 2
+    desk.attention += reconcile.MISSING_SECONDS + 1
+    await observe(desk)
+    assert [job.key for job in cluster.jobs[2:]] == [(waits.id, 1)]
+    desk.attention += reconcile.AGENT_SILENT_SECONDS
+    await observe(desk)
+    await jobs(desk)
+    await observe(desk)
+    lost = await stage.get(trains)
+    assert (lost.status, lost.status_reason) == ("failed", "lost")
+
+
+async def test_a_job_that_its_engine_ended_before_it_began_says_why(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, desk, cluster = await open_cluster(db, tmp_path)
+    run = await stage.submit()
+    await launch(desk)
+    words = "Job 4711 was cancelled by root."
+    cluster.status = JobStatus(
+        JobState.ENDED, "4711", cause=Cause.STOPPED_ELSEWHERE, reason_text=words
+    )
+    await observe(desk)
+    run = await stage.get(run)
+    assert (run.status, run.status_reason, run.status_detail) == (
+        "failed", "stopped_elsewhere", words,
+    )  # fmt: skip
+
+
+async def test_a_cancel_in_the_queue_is_immediate_and_the_job_is_taken_back(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, desk, cluster = await open_cluster(db, tmp_path)
+    cancelled, stays = await stage.submit(), await stage.submit()
+    await launch(desk)
+    await db.write(runs.cancel, cancelled.id)
+    assert (await stage.get(cancelled)).status == "cancelled"
+    await end_strays(desk)
+    assert cluster.killed == [(cancelled.id, 1)]
+    assert (await stage.get(stays)).status == "queued"
+
+
+async def test_what_an_engine_can_never_run_is_not_submitted(db: Database, tmp_path: Path) -> None:
+    stage, desk, cluster = await open_cluster(db, tmp_path)
+    run = await stage.submit(resources={"nodes": 9})
+    await launch(desk)
+    run = await stage.get(run)
+    assert cluster.jobs == [] and run.status_reason == "waiting_for_resources"
+    assert run.status_detail == "Needs 9 nodes; the partition has 3."
