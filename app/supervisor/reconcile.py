@@ -180,7 +180,8 @@ async def _observe(desk: Desk, run: LiveRun, found: JobStatus | None) -> None:
         await _adopt(desk, run)
     elif found.state is JobState.ABSENT:
         await _absent(desk, run)
-    else:
+    elif found.record is not None or run.id not in desk.starting:
+        # The launch that is in progress replaces what a trainer has put in its directory's place.
         await _over(desk, run, found)
 
 

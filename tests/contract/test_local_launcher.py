@@ -675,41 +675,6 @@ def test_no_zombie_is_left(attempts: Attempts) -> None:
     wait_until(lambda: not zombies(), lambda: str(zombies()), 2)
 
 
-# --- speed ---------------------------------------------------------------------------------
-
-
-def test_a_launch_is_no_more_than_six_bare_starts(attempts: Attempts) -> None:
-    """The best of seven each, in turns: other work on the machine slows both. Control: 0.2 s of
-    sleep in `launch`."""
-
-    def first_line(start: Callable[[], object], mark: Path) -> float:
-        began = time.perf_counter()
-        start()
-        while not mark.exists():
-            assert time.perf_counter() - began < 20
-            time.sleep(0.0002)
-        return (time.perf_counter() - began) * 1e3
-
-    bare, ours = [], []
-    for attempt in range(1, 8):
-        plan = attempts.plan(attempt=attempt)
-        mark = attempts.root / f"mark-{attempt}"
-        argv = (sys.executable, "-c", f"open({str(mark)!r}, 'w')")
-        with subprocess.Popen([sys.executable, "-c", "pass"], env=plan.env) as warm:
-            warm.wait()
-        process: list[subprocess.Popen[bytes]] = []
-        bare.append(
-            first_line(lambda: process.append(subprocess.Popen(argv, env=plan.env)), mark)  # noqa: B023
-        )
-        process[0].wait()
-        mark.unlink()
-        ours.append(
-            first_line(lambda: attempts.submit(replace(plan, argv=argv)), mark)  # noqa: B023
-        )
-        attempts.over(attempt)
-    assert min(ours) <= 6 * min(bare), f"launch: {ours} ms, bare: {bare} ms"
-
-
 # --- the machine ---------------------------------------------------------------------------
 
 
