@@ -280,10 +280,14 @@ def test_the_number_of_statements_does_not_grow_with_the_lists(
             graph.do("resumeRun", "run { id }", runId=run, overrideHyperparams={"a": 1})
 
     def asked(n: int) -> int:
-        with statements() as seen:
-            data = graph.data("{" + EDGES % {"n": n} + "}")
-            assert len(data["experiments"]["edges"]) == n
-        return len(seen)
+        """Return the fewest statements of three times: the supervisor's come in between."""
+        counts = []
+        for _ in range(3):
+            with statements() as seen:
+                data = graph.data("{" + EDGES % {"n": n} + "}")
+                assert len(data["experiments"]["edges"]) == n
+            counts.append(len(seen))
+        return min(counts)
 
     assert asked(2) <= most
     assert asked(4) <= most
