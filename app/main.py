@@ -53,7 +53,7 @@ try:
     from app.settings import PREFIX, Settings, misspelt
     from app.storage import data_dir, get_storage
     from app.storage.readers import Readers
-    from app.supervisor import Supervisor, make_launchers, misplaced
+    from app.supervisor import Supervisor, make_launchers, wrong_data_dir
     from app.version import VERSION
     from app.web.pages import mount_static
 
@@ -164,7 +164,7 @@ def prepare(settings: Settings) -> FastAPI:
         # Before anything is made in it: it may be the wrong one.
         place = settings.data_dir.absolute()
         if runs_are := db.look(data_dirs.get_foreign, data_dir.identity(place)):
-            sys.exit(f"llm-train: {misplaced(place, runs_are)}")
+            sys.exit(f"llm-train: {wrong_data_dir(place, runs_are)}")
         return create_app(settings, db)
     except RecipeError as error:
         sys.exit(f"llm-train: LLM_TRAIN_RECIPES: {error}")

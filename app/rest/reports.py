@@ -126,7 +126,7 @@ async def run_spec(request: Request, run_id: RunId) -> Response:
     _check_token(request, run_id)
     data_dir = state.settings.data_dir.absolute()
     # Who trains a run needs its paths, and nobody afterwards.
-    wanted = launches.spec if request.scope["caller"] == "api" else reports.spec
+    wanted = launches.get_spec if request.scope["caller"] == "api" else reports.spec
     found = await state.db.read(wanted, run_id, state.storage)
     return responses.json(
         {**found, "data_dir": {"path": str(data_dir), "name": data_dirs.identity(data_dir)}}

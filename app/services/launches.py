@@ -99,34 +99,34 @@ class Source(NamedTuple):
     stored: Checkpoint
 
 
-class Place(NamedTuple):
+class QueueCursor(NamedTuple):
     """A place in the queue: behind the run of this id."""
 
     id: str = ""
 
 
-def queued(tx: Tx, after: Place, most: int) -> list[Run]:
+def list_queued(tx: Tx, after: QueueCursor, most: int) -> list[Run]:
     """Runs with a recipe that wait to be launched, oldest first."""
     return tx.all(_QUEUED, **after._asdict(), most=most)
 
 
-def waiting(tx: Tx, up_to: Place) -> int:
+def count_waiting(tx: Tx, up_to: QueueCursor) -> int:
     """How many runs with a recipe wait to be launched up to a place in the queue."""
     found = tx.first(_WAITING, **up_to._asdict())
     return found[0] if found else 0
 
 
-def launched(tx: Tx) -> list[LiveRun]:
+def list_launched(tx: Tx) -> list[LiveRun]:
     """Return the runs of recipes that may have a trainer, oldest first."""
     return [LiveRun(*row) for row in tx.all(_LAUNCHED)]
 
 
-def submitted(tx: Tx) -> list[LiveRun]:
+def list_submitted(tx: Tx) -> list[LiveRun]:
     """Return the runs that wait in the queue of an engine, oldest first."""
     return [LiveRun(*row) for row in tx.all(_SUBMITTED)]
 
 
-def unwanted(tx: Tx, keys: Sequence[tuple[str, int]]) -> list[Any]:
+def list_unwanted(tx: Tx, keys: Sequence[tuple[str, int]]) -> list[Any]:
     """Return the attempts among `keys` that are no run's current one, or whose run has ended."""
     found = []
     for key in keys:
@@ -139,17 +139,17 @@ def unwanted(tx: Tx, keys: Sequence[tuple[str, int]]) -> list[Any]:
     return found
 
 
-def external(tx: Tx) -> list[LiveRun]:
+def list_external(tx: Tx) -> list[LiveRun]:
     """Return the external runs that have a trainer. They may be thousands."""
     return [LiveRun(*row) for row in tx.all(_EXTERNAL)]
 
 
-def external_ending(tx: Tx) -> list[LiveRun]:
+def list_ending_external(tx: Tx) -> list[LiveRun]:
     """Return the external runs that have finished, or are to end."""
     return [LiveRun(*row) for row in tx.all(_ENDING)]
 
 
-def sources(tx: Tx, run: Run) -> list[Source]:
+def list_sources(tx: Tx, run: Run) -> list[Source]:
     """Checkpoints that a launch may start from, best first.
 
     A retry starts from its own newest; a resumed run from the one it was asked to; when
@@ -165,7 +165,7 @@ def sources(tx: Tx, run: Run) -> list[Source]:
     return found
 
 
-def spec_of(run: Run, source: Source | None, storage: CheckpointStorage) -> dict[str, Any]:
+def make_spec(run: Run, source: Source | None, storage: CheckpointStorage) -> dict[str, Any]:
     """What every trainer of a run shall do, wherever it runs: the heart of spec.json."""
     return {
         "format": 1,
@@ -186,7 +186,7 @@ def spec_of(run: Run, source: Source | None, storage: CheckpointStorage) -> dict
     }  # fmt: skip
 
 
-def spec(tx: Tx, run_id: str, storage: CheckpointStorage) -> dict[str, Any]:
+def get_spec(tx: Tx, run_id: str, storage: CheckpointStorage) -> dict[str, Any]:
     """What a trainer that attaches by itself shall do. Raises NotFound.
 
     It starts from the checkpoint that the run was resumed from, whatever became of that: what
@@ -199,7 +199,7 @@ def spec(tx: Tx, run_id: str, storage: CheckpointStorage) -> dict[str, Any]:
         source = Source(named, checkpoints.get_stored(tx, named))
         if source.stored.state == CheckpointState.EMPTY:
             source = None
-    return spec_of(run, source, storage)
+    return make_spec(run, source, storage)
 
 
 class WaitingReason(NamedTuple):
@@ -223,7 +223,7 @@ def set_waiting_reasons(tx: Tx, waiting: Sequence[WaitingReason]) -> None:
         )
 
 
-def refuse(tx: Tx, run_id: str, reason: Reason, detail: str) -> None:
+def fail_queued(tx: Tx, run_id: str, reason: Reason, detail: str) -> None:
     """Fails a queued run that can never start."""
     run = runs.lock(tx, run_id)
     if run.status == RunStatus.QUEUED:
@@ -352,14 +352,14 @@ def _launched_from(tx: Tx, run: Run, source: Checkpoint | None) -> dict[str, Any
     }
 
 
-def running(tx: Tx, run_id: str, attempt: int) -> None:
+def mark_running(tx: Tx, run_id: str, attempt: int) -> None:
     """The trainer of a recipe that does not report is alive."""
     run = runs.lock(tx, run_id)
     if run.status == RunStatus.STARTING and run.attempt == attempt:
         runs.move(tx, run, RunStatus.RUNNING)
 
 
-def condemn(tx: Tx, seen: AnyRun, reason: Reason, detail: str) -> bool:
+def request_termination(tx: Tx, seen: AnyRun, reason: Reason, detail: str) -> bool:
     """Records why the service is about to end a trainer, before it does; whether it may.
 
     `seen`: the run as it was when that was decided. Who has reported since is not silent.
@@ -423,7 +423,7 @@ def is_retried(recipe: Recipe, reason: Reason | None, attempt: int) -> bool:
     return wanted and attempt < recipe.max_attempts
 
 
-def end(
+def finish_attempt(
     tx: Tx, run_id: str, attempt: int, found: Evidence, recipe: Recipe | None, absent: Set[str]
 ) -> bool:
     """Records the end of an attempt: a terminal status from the evidence, or a retry.

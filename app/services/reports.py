@@ -213,7 +213,7 @@ def spec(tx: Tx, run_id: str, storage: CheckpointStorage) -> dict[str, Any]:
     run = runs.get(tx, run_id)
     if RunStatus(run.status) in TERMINAL:
         raise RunFinished(f"The run is {run.status}; there is nothing more to do.")
-    return launches.spec(tx, run_id, storage)
+    return launches.get_spec(tx, run_id, storage)
 
 
 def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:

@@ -18,17 +18,17 @@ from app.domain.tokens import claim_code, run_token
 from app.launchers.base import DirectoryMailboxAddress, HttpMailboxAddress, Job
 from app.services import launches
 from app.services.launches import AnyRun, Source
-from app.supervisor.state import Desk, key_of
+from app.supervisor.state import SupervisorState, key_of
 
 
-def local_job(desk: Desk, run: AnyRun, recipe: Recipe) -> Job:
+def local_job(state: SupervisorState, run: AnyRun, recipe: Recipe) -> Job:
     """Return the job of an attempt whose agent shares the service's files."""
-    run_dir = desk.run_dir(run.id)
+    run_dir = state.run_dir(run.id)
     allocation = Allocation(gpus=tuple(load(run.gpus)), host=run.host)
     own = {
-        "LLM_TRAIN_API_URL": desk.api_url,
+        "LLM_TRAIN_API_URL": state.api_url,
         "LLM_TRAIN_RUN_ID": run.id,
-        "LLM_TRAIN_RUN_TOKEN": run_token(desk.secret, run.id),
+        "LLM_TRAIN_RUN_TOKEN": run_token(state.secret, run.id),
         "LLM_TRAIN_ATTEMPT": str(run.attempt),
         "LLM_TRAIN_RUN_DIR": str(run_dir),
         "PYTHONUNBUFFERED": "1",  # what a trainer prints is read while it trains
@@ -39,8 +39,8 @@ def local_job(desk: Desk, run: AnyRun, recipe: Recipe) -> Job:
     patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(recipe.grace_seconds))}
     assert run.nonce is not None
     config: LaunchConfig = {
-        "argv": list(recipe.argv(desk.settings.python)),
-        "env": patience | build_environment(recipe, desk.settings.environment, own),
+        "argv": list(recipe.argv(state.settings.python)),
+        "env": patience | build_environment(recipe, state.settings.environment, own),
         "cwd": str(recipe.working_dir) if recipe.working_dir else None,
         "nonce": run.nonce,
         "stop_signal": int(recipe.stop_signal or 0),
@@ -49,19 +49,21 @@ def local_job(desk: Desk, run: AnyRun, recipe: Recipe) -> Job:
         "failpoints": {},
     }
     mailbox = DirectoryMailboxAddress(run_dir)
-    return Job(key_of(run), desk.resources(run), allocation, mailbox, config)
+    return Job(key_of(run), state.resources(run), allocation, mailbox, config)
 
 
-def remote_job(desk: Desk, run: AnyRun) -> Job:
+def remote_job(state: SupervisorState, run: AnyRun) -> Job:
     """Return the job of an attempt whose agent asks the service over HTTP for all it needs."""
-    code = claim_code(desk.secret, run.id, run.attempt)
-    mailbox = HttpMailboxAddress(desk.settings.public_url or desk.api_url, code)
-    return Job(key_of(run), desk.resources(run), None, mailbox, None)
+    code = claim_code(state.secret, run.id, run.attempt)
+    mailbox = HttpMailboxAddress(state.settings.public_url or state.api_url, code)
+    return Job(key_of(run), state.resources(run), None, mailbox, None)
 
 
-def remote_spec(desk: Desk, run: Run, recipe: Recipe, source: Source | None) -> dict[str, Any]:
+def remote_spec(
+    state: SupervisorState, run: Run, recipe: Recipe, source: Source | None
+) -> dict[str, Any]:
     """Return the spec of the next attempt for a trainer that shares no files with the service."""
-    content = spec(desk, run, recipe, (), source) | {"files": "http"}
+    content = spec(state, run, recipe, (), source) | {"files": "http"}
     del content["checkpoint_dir"]
     if content["resume"] is not None:
         del content["resume"]["path"]
@@ -69,14 +71,14 @@ def remote_spec(desk: Desk, run: Run, recipe: Recipe, source: Source | None) -> 
 
 
 def spec(
-    desk: Desk, run: Run, recipe: Recipe, gpus: Sequence[str], source: Source | None
+    state: SupervisorState, run: Run, recipe: Recipe, gpus: Sequence[str], source: Source | None
 ) -> dict[str, Any]:
     """Return what the trainer of the run's next attempt must do, and from which checkpoint."""
     if source is not None and source.stored.state != State.READY:
         source = None
     attempt = run.attempt + 1
     return {
-        **launches.spec_of(run, source, desk.storage),
+        **launches.make_spec(run, source, state.storage),
         "attempt": attempt,
         "gpus": list(gpus),
         "stop_checkpoint": paths.stop_name(attempt),
@@ -90,8 +92,8 @@ def write_spec(run_dir: Path, content: dict[str, Any]) -> None:
         files.write(folder, "spec.json", json.dumps(content, indent=1).encode())
 
 
-def write_address(desk: Desk, run_id: str) -> None:
+def write_address(state: SupervisorState, run_id: str) -> None:
     """Record this server's address for a trainer that another server launched."""
-    run_dir = desk.run_dir(run_id)
+    run_dir = state.run_dir(run_id)
     with files.directory(run_dir.parent, run_dir.name) as folder:
-        files.write(folder, "api_url", desk.api_url.encode())
+        files.write(folder, "api_url", state.api_url.encode())

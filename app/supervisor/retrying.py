@@ -7,15 +7,15 @@ the monotonic clock from when this supervisor first saw it: a clock that is set 
 from app.db.tables import Run
 from app.domain.ids import seconds_between, timestamp
 from app.domain.recipes import Recipe
-from app.supervisor.state import Desk
+from app.supervisor.state import SupervisorState
 
 
-def seconds_left(desk: Desk, run: Run, recipe: Recipe) -> float:
+def seconds_left(state: SupervisorState, run: Run, recipe: Recipe) -> float:
     """Return the seconds until a queued run may start; 0 or less where it may now."""
     if run.next_attempt_at is None:
         return 0.0
-    attempt = desk.attempt(run)
+    attempt = state.attempt(run)
     if attempt.retry_at is None:
         left = seconds_between(timestamp(), run.next_attempt_at)
-        attempt.retry_at = desk.clock() + min(max(left, 0.0), recipe.pause_after(run.attempt))
-    return attempt.retry_at - desk.clock()
+        attempt.retry_at = state.clock() + min(max(left, 0.0), recipe.pause_after(run.attempt))
+    return attempt.retry_at - state.clock()

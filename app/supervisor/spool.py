@@ -17,7 +17,7 @@ from app.domain.reports import ReportRequest
 from app.errors import Busy, InvalidInput, RunLimit, ServiceError, Unavailable
 from app.services import reports
 from app.services.launches import LiveRun
-from app.supervisor.state import Desk
+from app.supervisor.state import SupervisorState
 from app.supervisor.verifying import PATIENCE_SECONDS
 
 MOST_LINES = 100
@@ -29,7 +29,7 @@ LONGEST_LINE = 1 << 30
 log = logging.getLogger(__name__)
 
 
-async def deliver(desk: Desk, run: LiveRun) -> None:
+async def deliver(state: SupervisorState, run: LiveRun) -> None:
     """Ingests what was not delivered; batches that arrived count once.
 
     Raises OSError while it cannot be read and the minute after which it is given up is not over;
@@ -37,25 +37,25 @@ async def deliver(desk: Desk, run: LiveRun) -> None:
     """
     about = f"the spool of {run.id}, attempt {run.attempt}"
     try:
-        await _deliver(desk, run, about)
+        await _deliver(state, run, about)
     except OSError as error:
-        since, _ = desk.unreadable.setdefault(about, (desk.attention, str(error)))
-        if desk.attention - since < PATIENCE_SECONDS:
+        since, _ = state.unreadable.setdefault(about, (state.listening_seconds, str(error)))
+        if state.listening_seconds - since < PATIENCE_SECONDS:
             raise
         log.error("run %s: %s; what was not delivered is lost", run.id, error)
-    desk.unreadable.pop(about, None)
+    state.unreadable.pop(about, None)
 
 
-async def _deliver(desk: Desk, run: LiveRun, about: str) -> None:
-    file = await asyncio.to_thread(_open, desk.run_dir(run.id), run.attempt)
+async def _deliver(state: SupervisorState, run: LiveRun, about: str) -> None:
+    file = await asyncio.to_thread(_open, state.run_dir(run.id), run.attempt)
     if file is None:
         return
     refused = 0
     with file:
-        while some := await asyncio.to_thread(_some, file, desk.settings.max_body_bytes):
+        while some := await asyncio.to_thread(_some, file, state.settings.max_body_bytes):
             for line in some:
                 try:
-                    await _ingest(desk, run, line)
+                    await _ingest(state, run, line)
                 except (Busy, Unavailable):
                     raise
                 except (ValueError, RecursionError, ServiceError) as error:
@@ -106,7 +106,7 @@ def _lines(file: BinaryIO, longest: int) -> Iterator[bytes]:
         yield line
 
 
-async def _ingest(desk: Desk, run: LiveRun, line: bytes) -> None:
+async def _ingest(state: SupervisorState, run: LiveRun, line: bytes) -> None:
     """Ingest one batch; as the reporter does, without what is refused where something is."""
     body = json.loads(line)
     unwanted = ["effective_hyperparams", "metrics"]
@@ -114,7 +114,7 @@ async def _ingest(desk: Desk, run: LiveRun, line: bytes) -> None:
         try:
             report = ReportRequest.model_validate(body)
             if report.attempt == run.attempt:
-                await desk.db.write(reports.ingest, run.id, report)
+                await state.db.write(reports.ingest, run.id, report)
             return
         except RunLimit as error:  # it names the part that is too much
             if body.pop(error.errors[0]["pointer"].removeprefix("/"), None) is None:

@@ -1,4 +1,4 @@
-"""What the duties share: the database, the launcher, and the little they remember."""
+"""What the steps share: the database, the launcher, and the little they remember."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ from app.domain.recipes import LOCAL, Recipe
 from app.domain.resources import Allocation, Reservations, Resources
 from app.launchers.base import Key, Launcher, Unreachable
 from app.services import verification
-from app.services.launches import AnyRun, Place
+from app.services.launches import AnyRun, QueueCursor
 from app.settings import Settings
 from app.storage import data_dir, get_storage
 from app.storage.base import CheckpointStorage
@@ -32,9 +32,9 @@ R = TypeVar("R")
 READERS = 4
 """Checkpoints that are read at a time; as many more that are small."""
 SMALL_BYTES = 64 << 20
-MOST_ATTENTION = 1.0
-"""The longest time between two turns that counts as having watched."""
-ECHO_SECONDS = 15.0
+MAX_GAP_SECONDS = 1.0
+"""The longest time between two ticks during which reports could be received."""
+RESEND_SECONDS = 15.0
 """How long trainers may take to come again with what was turned away."""
 
 THROTTLE_SECONDS = 60.0
@@ -57,7 +57,7 @@ class QueueSnapshot:
     machine: object
     counted_at: float
     """When the waiting runs were last counted (monotonic)."""
-    place: Place = field(default_factory=Place)
+    cursor: QueueCursor = field(default_factory=QueueCursor)
     waiting: int = 0
     # For each launcher that lets the service admit, by name.
     reservations: defaultdict[str, Reservations] = field(
@@ -75,18 +75,18 @@ class QueueSnapshot:
 class AttemptState:
     """What the supervisor remembers of one attempt. All of it is a cache."""
 
-    # The last heartbeat, and the `attention` at which it was first seen.
+    # The last heartbeat, and the `listening_seconds` at which it was first seen.
     last_heartbeat: tuple[str, float] | None = None
     # When the launcher was called, or the attempt was first missed (monotonic).
     launched_at: float | None = None
-    # The last progress, and the `attention` at which it was first seen.
+    # The last progress, and the `listening_seconds` at which it was first seen.
     last_progress: tuple[str, float] | None = None
     # When its trainer began (monotonic): its own word, else when it was first seen.
     began_at: float | None = None
-    # The `attention` at which its trainer was asked to stop.
+    # The `listening_seconds` at which its trainer was asked to stop.
     stop_sent_at: float | None = None
-    # The last pulse of an agent that is reached over HTTP, and the `attention` at which it was
-    # first seen; and since when its engine has no such job (attention).
+    # The last pulse of an agent that is reached over HTTP, and the `listening_seconds` at which it
+    # was first seen; and since when (the same) its engine has no such job.
     last_pulse: tuple[str, float] | None = None
     missing_since: float | None = None
     # Turns readable when the process of the attempt ends; None when it has, or where there is none.
@@ -95,7 +95,7 @@ class AttemptState:
     is_watched: bool = False
     address_written: bool = False
     # Its processes are gone and its spool is taken in.
-    is_over: bool = False
+    is_finished: bool = False
     # When the next attempt may start (monotonic), where this one is to be tried again.
     retry_at: float | None = None
     # What the run's `status_reason` says of it while it goes on, and the sentence that this hides.
@@ -106,7 +106,7 @@ class AttemptState:
 
 
 @dataclass
-class Desk:
+class SupervisorState:
     """All of it can be forgotten: a restarted server reads the rest from database and disk."""
 
     db: Database
@@ -119,17 +119,17 @@ class Desk:
     storage: CheckpointStorage = field(init=False)
     # The name of the data directory, which the database holds while we lead.
     data_dir: str | None = None
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     leads: bool = False
     # Seconds during which this supervisor watched. It stands still while the server, or the
     # whole machine, sleeps, or turns reports away (a full disk): silence that nobody could have
     # heard is not a trainer's fault.
-    attention: float = 0.0
-    turned_at: float = field(init=False)
+    listening_seconds: float = 0.0
+    ticked_at: float = field(init=False)
     attempts: dict[Attempt, AttemptState] = field(default_factory=dict)
-    # Work that takes long and that no duty waits for, by what it is about.
+    # Work that takes long and that no step waits for, by what it is about.
     jobs: dict[str, tuple[asyncio.Task[Any], float]] = field(default_factory=dict)
-    # Work that could not read a checkpoint: since when (in attention), and the last reason.
+    # Work that could not read a checkpoint: since when (`listening_seconds`), and the last reason.
     unreadable: dict[str, tuple[float, str]] = field(default_factory=dict)
     # Runs that are being started: by which launcher, and what of it is set aside for them.
     starting: dict[str, tuple[str, Allocation]] = field(default_factory=dict)
@@ -140,7 +140,7 @@ class Desk:
     # whether files of deleted ones may still be there.
     over_limit: dict[str, int] = field(default_factory=dict)
     pending_deletion: bool = False
-    tidied_at: float = float("-inf")
+    cleaned_up_at: float = float("-inf")
     strays_ended_at: float = float("-inf")
     # When the external runs that train were last read (monotonic).
     externals_seen_at: float = float("-inf")
@@ -148,15 +148,15 @@ class Desk:
     logged_at: dict[object, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.turned_at = self.clock()
+        self.ticked_at = self.clock()
         self.storage = get_storage(self.settings.storage, self.settings.data_dir)
 
-    def turn(self, leads: bool) -> None:
-        """A new turn begins; whoever does not lead any more forgets everything."""
+    def begin_tick(self, leads: bool) -> None:
+        """Begin a tick. A server that no longer leads forgets everything."""
         now = self.clock()
-        if now - self.db.write_rejected_at > ECHO_SECONDS:
-            self.attention += min(now - self.turned_at, MOST_ATTENTION)
-        self.turned_at = now
+        if now - self.db.write_rejected_at > RESEND_SECONDS:
+            self.listening_seconds += min(now - self.ticked_at, MAX_GAP_SECONDS)
+        self.ticked_at = now
         if self.leads and not leads:
             self.close()
         self.leads = leads
@@ -172,10 +172,10 @@ class Desk:
         self.unreadable.clear()
         self.queue = None
         self.pending_deletion = False
-        self.tidied_at = float("-inf")
+        self.cleaned_up_at = float("-inf")
         self.externals_seen_at = float("-inf")
 
-    async def in_place(self) -> bool:
+    async def has_data_dir(self) -> bool:
         """Whether the data directory is still there: what is not in it may be elsewhere."""
         found = await asyncio.to_thread(data_dir.identity, self.settings.data_dir)
         if found != self.data_dir:
@@ -206,7 +206,7 @@ class Desk:
 
         def ended() -> None:
             self._unwatch(attempt)
-            self.woken.set()
+            self.wakeup.set()
 
         asyncio.get_running_loop().add_reader(descriptor, ended)
 
@@ -222,12 +222,12 @@ class Desk:
         if attempt is not None:
             self._unwatch(attempt)
 
-    def silence(self, run: AnyRun) -> float:
+    def heartbeat_age(self, run: AnyRun) -> float:
         """Return the seconds for which this supervisor listened in vain for a run's trainer."""
         attempt, sign = self.attempt(run), run.heartbeat_at or run.launched_at or ""
         if attempt.last_heartbeat is None or attempt.last_heartbeat[0] != sign:
-            attempt.last_heartbeat = (sign, self.attention)
-        return self.attention - attempt.last_heartbeat[1]
+            attempt.last_heartbeat = (sign, self.listening_seconds)
+        return self.listening_seconds - attempt.last_heartbeat[1]
 
     def progress_age(self, run: AnyRun) -> float:
         """Return the seconds for which this supervisor listened in vain for a further step."""
@@ -235,24 +235,24 @@ class Desk:
         if attempt.last_progress is None or attempt.last_progress[0] != sign:
             # A run that is known to be stalled is so until it goes on, also after a restart.
             known = attempt.last_progress is None and run.status_reason == Reason.STALLED
-            attempt.last_progress = (sign, -math.inf if known else self.attention)
-        return self.attention - attempt.last_progress[1]
+            attempt.last_progress = (sign, -math.inf if known else self.listening_seconds)
+        return self.listening_seconds - attempt.last_progress[1]
 
-    def begin(self, about: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
-        """Starts work that no duty waits for; its end wakes the loop.
+    def start_job(self, about: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
+        """Starts work that no step waits for; its end wakes the loop.
 
         What has to follow it belongs into a callback of the task: work that is cancelled
         before its first step runs no `finally`.
         """
         assert about not in self.jobs
         job = asyncio.create_task(work)
-        self.jobs[about] = job, self.attention
+        self.jobs[about] = job, self.listening_seconds
         job.add_done_callback(lambda done: self._done(about, done))
         return job
 
-    def slow(self, about: str) -> bool:
+    def is_slow(self, about: str) -> bool:
         """Whether this work takes long enough to tell somebody."""
-        return about in self.jobs and self.attention - self.jobs[about][1] > SLOW_SECONDS
+        return about in self.jobs and self.listening_seconds - self.jobs[about][1] > SLOW_SECONDS
 
     def _done(self, about: str, job: asyncio.Task[Any]) -> None:
         self.jobs.pop(about, None)
@@ -261,9 +261,9 @@ class Desk:
         if error := job.exception():
             self.log_throttled(about, "%s failed; it is tried again", about, error=error)
         else:
-            self.woken.set()
+            self.wakeup.set()
 
-    async def look(
+    async def verify_files(
         self, path: CheckpointPath, expected: str | None
     ) -> verification.VerificationResult:
         """Reads a checkpoint; no small one waits until 100 GB of others are read."""
@@ -271,7 +271,7 @@ class Desk:
         readers = self.quick_readers if size <= SMALL_BYTES else self.readers
         return await readers.run(verification.verify_files, self.storage, path, expected)
 
-    async def reading(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def run_reader(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs what reads checkpoints, a few at a time, in a thread that holds up no shutdown."""
         return await self.readers.run(function, *args, **kwargs)
 

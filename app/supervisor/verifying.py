@@ -1,6 +1,6 @@
 """Verifying: what was announced or found is read, in the background, before it is ready.
 
-A checkpoint may hold 100 GB: no duty waits for the reading. Its result is recorded unless
+A checkpoint may hold 100 GB: no step waits for the reading. Its result is recorded unless
 the record changed meanwhile, and its end wakes the loop.
 """
 
@@ -17,151 +17,157 @@ from app.services import checkpoints, runs, verification, verifications
 from app.services.launches import LiveRun, Source
 from app.services.verification import VerificationResult
 from app.storage.base import CheckpointStorage
-from app.supervisor.state import Desk
+from app.supervisor.state import SupervisorState
 
 PATIENCE_SECONDS = 60.0
-"""How long what cannot be read is tried again, in seconds of the supervisor's attention."""
+"""How long what cannot be read is tried again, in listening seconds."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 8.0
 _REQUESTED = "the requested verification"
 
 log = logging.getLogger(__name__)
 
 
-async def verify(desk: Desk) -> None:
+async def verify(state: SupervisorState) -> None:
     """Looks at every checkpoint that was announced and not yet seen."""
     waiting = [
         each
-        for each in await desk.db.read(checkpoints.list_pending)
-        if each.ckpt_path not in desk.jobs
+        for each in await state.db.read(checkpoints.list_pending)
+        if each.ckpt_path not in state.jobs
     ]
-    if waiting:  # the disk may hang: that must hold up the duties only, not the server
-        for each in await asyncio.to_thread(_there, desk.storage, waiting):
-            begin(desk, paths.parse(each.ckpt_path), each.sha256)
+    if waiting:  # the disk may hang: that must hold up the steps only, not the server
+        for each in await asyncio.to_thread(_there, state.storage, waiting):
+            begin(state, paths.parse(each.ckpt_path), each.sha256)
 
 
-async def verify_requested(desk: Desk) -> None:
+async def verify_requested(state: SupervisorState) -> None:
     """Work off the verifications that operators asked for, one at a time."""
-    unfinished = await desk.db.read(verifications.list_unfinished)
-    if unfinished and _REQUESTED not in desk.jobs:
-        desk.begin(_REQUESTED, _work_off(desk, unfinished[0]))
+    unfinished = await state.db.read(verifications.list_unfinished)
+    if unfinished and _REQUESTED not in state.jobs:
+        state.start_job(_REQUESTED, _work_off(state, unfinished[0]))
 
 
-async def _work_off(desk: Desk, unfinished: Verification) -> None:
+async def _work_off(state: SupervisorState, unfinished: Verification) -> None:
     """Read what has no finding yet; another server goes on from there."""
-    for checkpoint in await desk.db.scan(verifications.list_remaining, unfinished):
-        if not await desk.in_place():
+    for checkpoint in await state.db.scan(verifications.list_remaining, unfinished):
+        if not await state.has_data_dir():
             await asyncio.sleep(LONGEST_PAUSE)
             return
         about = (unfinished.id, checkpoint)
         try:
-            result = await _read_again(desk, checkpoint)
+            result = await _read_again(state, checkpoint)
         except CheckpointUnreadable as error:
-            await desk.db.write(verifications.record_unreadable, *about, error.detail)
+            await state.db.write(verifications.record_unreadable, *about, error.detail)
         except Exception:  # one hostile checkpoint must not end the verification of the others
             log.exception("%s could not be verified", checkpoint.ckpt_path)
             why = "It could not be read; the log of the server says why."
-            await desk.db.write(verifications.record_unreadable, *about, why)
+            await state.db.write(verifications.record_unreadable, *about, why)
         else:
-            await desk.db.write(verifications.record_result, *about, result)
-    await desk.db.write(verifications.finish, unfinished.id)
+            await state.db.write(verifications.record_result, *about, result)
+    await state.db.write(verifications.finish, unfinished.id)
 
 
-async def _read_again(desk: Desk, checkpoint: Checkpoint) -> VerificationResult | None:
+async def _read_again(state: SupervisorState, checkpoint: Checkpoint) -> VerificationResult | None:
     """Return None for one that was never here (an external run's, kept elsewhere): not lost."""
     path = paths.parse(checkpoint.ckpt_path)
     exists = checkpoint.state != State.DECLARED or await asyncio.to_thread(
-        desk.storage.exists, path
+        state.storage.exists, path
     )
-    return await desk.look(path, checkpoint.sha256) if exists else None
+    return await state.verify_files(path, checkpoint.sha256) if exists else None
 
 
-def waiting(desk: Desk, known: list[Checkpoint]) -> bool:
+def waiting(state: SupervisorState, known: list[Checkpoint]) -> bool:
     """Whether one of these is there and not yet looked at."""
     unseen = [each for each in known if each.state == State.PENDING and each.stored_as_id is None]
-    return bool(_there(desk.storage, unseen))
+    return bool(_there(state.storage, unseen))
 
 
 def _there(storage: CheckpointStorage, waiting: list[Checkpoint]) -> list[Checkpoint]:
     return [each for each in waiting if storage.exists(paths.parse(each.ckpt_path))]
 
 
-def begin(desk: Desk, path: CheckpointPath, expected: str | None, *, last: bool = False) -> None:
+def begin(
+    state: SupervisorState, path: CheckpointPath, expected: str | None, *, last: bool = False
+) -> None:
     """Starts reading one checkpoint, unless that is under way."""
-    if str(path) not in desk.jobs:
-        desk.begin(str(path), check(desk, path, expected, last=last))
+    if str(path) not in state.jobs:
+        state.start_job(str(path), check(state, path, expected, last=last))
 
 
-async def check(desk: Desk, path: CheckpointPath, expected: str | None, *, last: bool) -> None:
+async def check(
+    state: SupervisorState, path: CheckpointPath, expected: str | None, *, last: bool
+) -> None:
     """Reads a checkpoint and records what was found.
 
     One that cannot be read stays what it is; with `last`, for want of its trainer, it is lost
     when the patience is over.
     """
     about = str(path)
-    finding = await read(desk, about, path, expected)
+    finding = await read(state, about, path, expected)
     if finding is None and not last:
         await asyncio.sleep(LONGEST_PAUSE)  # and begins anew
         return
     if finding is None:
-        finding = VerificationResult(path, expected, desk.unreadable[about][1])
-    desk.unreadable.pop(about, None)
-    await record(desk, finding)
+        finding = VerificationResult(path, expected, state.unreadable[about][1])
+    state.unreadable.pop(about, None)
+    await record(state, finding)
 
 
 async def read(
-    desk: Desk, about: str, path: CheckpointPath, expected: str | None
+    state: SupervisorState, about: str, path: CheckpointPath, expected: str | None
 ) -> VerificationResult | None:
     """Compares the files with their manifest, every byte.
 
     What cannot be read now is tried again, for a minute of all the work `about` it. None: it
-    still cannot be read, and `desk.unreadable[about]` says why.
+    still cannot be read, and `state.unreadable[about]` says why.
     """
     pause = FIRST_PAUSE
     while True:
         try:
-            return await desk.look(path, expected)
+            return await state.verify_files(path, expected)
         except CheckpointUnreadable as error:
-            since = desk.unreadable[about][0] if about in desk.unreadable else desk.attention
-            desk.unreadable[about] = since, error.detail
-        if desk.attention - since >= PATIENCE_SECONDS:
+            since = (
+                state.unreadable[about][0] if about in state.unreadable else state.listening_seconds
+            )
+            state.unreadable[about] = since, error.detail
+        if state.listening_seconds - since >= PATIENCE_SECONDS:
             return None
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-async def record(desk: Desk, finding: VerificationResult) -> Checkpoint | None:
+async def record(state: SupervisorState, finding: VerificationResult) -> Checkpoint | None:
     """Records what was found; the checkpoint as it is then."""
-    found = next(iter(await desk.db.write(verification.record_results, [finding])), None)
+    found = next(iter(await state.db.write(verification.record_results, [finding])), None)
     if found is not None and found.state == State.READY:
-        run = await desk.db.read(runs.get, found.run_id)
-        recipe = desk.recipe(run)
+        run = await state.db.read(runs.get, found.run_id)
+        recipe = state.recipe(run)
         if recipe is not None and recipe.keep_checkpoints:
-            desk.over_limit[run.id] = recipe.keep_checkpoints
+            state.over_limit[run.id] = recipe.keep_checkpoints
     return found
 
 
-async def settled(desk: Desk, run: LiveRun) -> frozenset[str] | None:
+async def verify_committed(state: SupervisorState, run: LiveRun) -> frozenset[str] | None:
     """Once all that a dead trainer committed is verified, announced or not: the ids of the
     promised checkpoints of which there are no files. None: something is still being read."""
-    known = {each.ckpt_path: each for each in await desk.db.read(checkpoints.list_of_run, run.id)}
+    known = {each.ckpt_path: each for each in await state.db.read(checkpoints.list_of_run, run.id)}
     reading = False
     try:
-        committed = await asyncio.to_thread(desk.storage.list_run, run.experiment_id, run.id)
+        committed = await asyncio.to_thread(state.storage.list_run, run.experiment_id, run.id)
     except CheckpointUnreadable:  # each that was promised is tried then, and has its minute
         promised = [each for each in known.values() if each.state == State.PENDING]
         committed = [paths.parse(e.ckpt_path) for e in promised if e.stored_as_id is None]
     for path in committed:
         each = known.pop(str(path), None)
         if each is None or each.state in (State.PENDING, State.DECLARED):
-            begin(desk, path, each.sha256 if each else None, last=True)
+            begin(state, path, each.sha256 if each else None, last=True)
             reading = True
     if reading:
         return None
     return frozenset(each.id for each in known.values() if each.state == State.PENDING)
 
 
-async def first_good(
-    desk: Desk, about: str, candidates: list[Source]
+async def find_good_source(
+    state: SupervisorState, about: str, candidates: list[Source]
 ) -> tuple[Source | None, str | None]:
     """The first candidate whose files match their manifest; damaged ones become lost.
 
@@ -176,13 +182,13 @@ async def first_good(
             return each, why
         if stored.state in GONE:
             continue
-        finding = await read(desk, about, paths.parse(stored.ckpt_path), stored.sha256)
+        finding = await read(state, about, paths.parse(stored.ckpt_path), stored.sha256)
         if finding is not None:
-            found = await record(desk, finding)
+            found = await record(state, finding)
             if found is not None and found.state == State.READY:
                 return Source(found if each.named.id == stored.id else each.named, found), why
         elif each is candidates[0]:
-            why = desk.unreadable[about][1]
+            why = state.unreadable[about][1]
         if stored.state == State.DECLARED:
             return None, why
     return None, why

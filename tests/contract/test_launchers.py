@@ -16,7 +16,6 @@ from app.domain.recipes import LauncherTable, RecipeError
 from app.launchers import BUILT_IN, make_launcher
 from app.launchers.base import Launcher, LauncherContext
 from app.launchers.local.launcher import LocalLauncher
-from tests.support.desk import local_launcher
 from tests.support.launchers import (
     DEAF,
     ESCAPES,
@@ -31,6 +30,7 @@ from tests.support.launchers import (
     survivors,
 )
 from tests.support.server import reap, wait_until
+from tests.support.supervisor import local_launcher
 
 LAUNCHERS: dict[str, Callable[[Path], Launcher]] = {
     "local": lambda data_dir: local_launcher(data_dir, gpus=["A100"]),

@@ -36,7 +36,6 @@ from app.launchers.local import gpus, processes, records
 from app.launchers.local import launcher as launcher_module
 from app.launchers.local.gpus import parse_gpus
 from app.services import train_log
-from tests.support.desk import local_launcher
 from tests.support.launchers import (
     COUNTED,
     DEAF,
@@ -51,6 +50,7 @@ from tests.support.launchers import (
     survivors,
 )
 from tests.support.server import REPOSITORY, reap, wait_until
+from tests.support.supervisor import local_launcher
 
 
 @pytest.fixture

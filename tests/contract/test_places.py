@@ -28,7 +28,6 @@ from app.agent.process import host_namespace
 from app.launchers.base import Key, LauncherError
 from app.launchers.local import launcher as launcher_module
 from app.launchers.local.launcher import LocalLauncher
-from tests.support.desk import local_launcher
 from tests.support.launchers import (
     ESCAPES,
     READY,
@@ -42,6 +41,7 @@ from tests.support.launchers import (
 )
 from tests.support.places import ELSEWHERE, move
 from tests.support.server import REPOSITORY, wait_until
+from tests.support.supervisor import local_launcher
 
 SAVES = READY + textwrap.dedent("""
     def save(*_):

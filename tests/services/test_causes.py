@@ -19,9 +19,9 @@ from app.domain.recipes import Recipe
 from app.services import runs
 from app.supervisor import launch_config, schedule
 from app.supervisor.reconcile import observe
-from app.supervisor.state import Desk
-from tests.support.desk import TINY, local_launcher, open_desk
+from app.supervisor.state import SupervisorState
 from tests.support.stage import Stage
+from tests.support.supervisor import TINY, local_launcher, open_state
 from tests.unit.test_last_words import CRASH, DDP, FOOTER, PEER
 
 pytestmark = pytest.mark.anyio
@@ -31,25 +31,25 @@ def python(script: str) -> tuple[str, ...]:
     return (sys.executable, "-c", textwrap.dedent(script))
 
 
-async def until_over(desk: Desk, stage: Stage, run: Run) -> Run:
+async def until_over(state: SupervisorState, stage: Stage, run: Run) -> Run:
     """The supervisor's loop, until a run has ended."""
     began = time.monotonic()
     while (now := await stage.get(run)).finished_at is None:
         assert time.monotonic() - began < 20, now
-        await schedule.launch(desk)
-        await observe(desk)
+        await schedule.launch(state)
+        await observe(state)
         await asyncio.sleep(0.02)
     return now
 
 
 async def train(db: Database, data_dir: Path, *command: str, **more: Any) -> Run:
     """A run of this command that was left alone, as it ended."""
-    stage, desk = await Stage.open(db), open_desk(db, data_dir, local_launcher())
-    desk.recipes = {"tiny": replace(TINY, command=command, heartbeat_seconds=0, **more)}
+    stage, state = await Stage.open(db), open_state(db, data_dir, local_launcher())
+    state.recipes = {"tiny": replace(TINY, command=command, heartbeat_seconds=0, **more)}
     try:
-        return await until_over(desk, stage, await stage.submit())
+        return await until_over(state, stage, await stage.submit())
     finally:
-        desk.close()
+        state.close()
 
 
 @pytest.mark.parametrize(
@@ -147,32 +147,32 @@ IMPATIENT = """
 async def test_a_launcher_that_killed_its_workers_is_named_where_their_save_is_missed(
     db: Database, tmp_path: Path
 ) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, local_launcher())
-    desk.recipes = {"tiny": replace(TINY, command=python(IMPATIENT), grace_seconds=44.5)}
+    stage, state = await Stage.open(db), open_state(db, tmp_path, local_launcher())
+    state.recipes = {"tiny": replace(TINY, command=python(IMPATIENT), grace_seconds=44.5)}
     run = await stage.submit()
     try:
         began = time.monotonic()
-        while not (desk.run_dir(run.id) / "ready").exists():
+        while not (state.run_dir(run.id) / "ready").exists():
             assert time.monotonic() - began < 20
-            await schedule.launch(desk)
+            await schedule.launch(state)
             await asyncio.sleep(0.02)
         await stage.report(await stage.get(run), batch=1, step=5, total_steps=10)
         await db.write(runs.cancel, run.id)
-        ended = await until_over(desk, stage, run)
+        ended = await until_over(state, stage, run)
     finally:
-        desk.close()
+        state.close()
     assert ended.status == "cancelled"
     promised = await stage.named(ended, "cancel-1")
     assert promised.reason == (
         "The trainer's launcher killed its workers before they had saved."
         " It was at step 5, and there is no earlier checkpoint."
     )
-    assert (desk.run_dir(run.id) / "train.log").read_text().startswith("grace 45\n")
+    assert (state.run_dir(run.id) / "train.log").read_text().startswith("grace 45\n")
 
 
 async def test_a_recipe_may_tell_torchrun_another_grace(db: Database, tmp_path: Path) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, local_launcher())
+    stage, state = await Stage.open(db), open_state(db, tmp_path, local_launcher())
     recipe = Recipe("tiny", ("true",), env={"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "7"})
-    job = launch_config.local_job(desk, await stage.run("starting"), recipe)
+    job = launch_config.local_job(state, await stage.run("starting"), recipe)
     assert job.config is not None
     assert job.config["env"]["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "7"

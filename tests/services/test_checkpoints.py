@@ -148,7 +148,7 @@ async def test_a_fallback_never_leaves_the_line_that_led_to_the_checkpoint(db: D
     first, second = await three_generations(stage)
 
     async def from_where(run: Run) -> list[str | None]:
-        found = await db.read(launches.sources, run)
+        found = await db.read(launches.list_sources, run)
         return [each.stored.ckpt_path for each in found]
 
     def paths(*saved: tuple[Run, str]) -> list[str]:
@@ -293,7 +293,7 @@ async def test_an_end_waits_for_what_was_announced_while_it_was_prepared(db: Dat
     await stage.report(run, checkpoints=[{"name": "late", "step": 5}])
     evidence = Evidence(cancel_asked=False, exit_code=3)
 
-    assert not await db.write(launches.end, run.id, 1, evidence, None, frozenset())
+    assert not await db.write(launches.finish_attempt, run.id, 1, evidence, None, frozenset())
     assert (await stage.get(run)).status == "running"
     assert (await stage.named(run, "late")).state == "pending"
 
@@ -311,7 +311,9 @@ async def test_a_retry_starts_from_the_newest_ready_checkpoint_as_the_next_attem
     pending = await stage.named(run, "never-committed")
 
     evidence = Evidence(cancel_asked=False, exit_code=3)
-    assert await db.write(launches.end, run.id, 1, evidence, recipe, frozenset({pending.id}))
+    assert await db.write(
+        launches.finish_attempt, run.id, 1, evidence, recipe, frozenset({pending.id})
+    )
     queued = await stage.get(run)
     assert (queued.status, queued.status_reason) == ("queued", Reason.RETRYING)
     assert (await stage.named(run, "never-committed")).state == "lost"
@@ -319,10 +321,15 @@ async def test_a_retry_starts_from_the_newest_ready_checkpoint_as_the_next_attem
     again = await stage.claim(queued)
     assert (again.attempt, again.start_step, again.step) == (2, 5, 5)
     await db.write(
-        launches.end, run.id, 1, Evidence(False, exit_code=0, finished=True), recipe, frozenset()
+        launches.finish_attempt,
+        run.id,
+        1,
+        Evidence(False, exit_code=0, finished=True),
+        recipe,
+        frozenset(),
     )
     assert (await stage.get(run)).status == "starting", "the first attempt's end came late"
-    await db.write(launches.end, run.id, 2, evidence, recipe, frozenset())
+    await db.write(launches.finish_attempt, run.id, 2, evidence, recipe, frozenset())
     assert (await stage.get(run)).status == "failed", "two attempts, and no third"
 
 
@@ -330,7 +337,7 @@ async def test_a_claim_fails_when_its_checkpoint_was_lost_meanwhile(db: Database
     stage = await Stage.open(db)
     parent = await stage.run("succeeded", saved=True)
     child = await resumed(stage, parent)
-    (source,) = await db.read(launches.sources, child)
+    (source,) = await db.read(launches.list_sources, child)
     await judge(stage, source.stored, "It vanished.")
 
     assert await db.write(launches.claim, child, [], source, None, None) is None
@@ -392,7 +399,7 @@ async def test_a_fallback_goes_back_in_the_order_of_saving(db: Database) -> None
     run = await stage.run("running")
     await stages(stage, run, ("sft-400", 400), ("dpo-100", 100), ("dpo-200", 200), ("dpo-300", 300))
     child = await resumed_at(stage, run, run, "dpo-200")
-    line = [each.stored.ckpt_path for each in await db.read(launches.sources, child)]
+    line = [each.stored.ckpt_path for each in await db.read(launches.list_sources, child)]
     assert line == [path_of(run, name) for name in ("dpo-200", "dpo-100", "sft-400")]
 
 
@@ -450,13 +457,17 @@ async def test_what_a_trainer_that_does_not_report_has_saved_is_not_known(
     stage = await Stage.open(db)
     recipe = Recipe("tiny", ("true",), max_attempts=2, requires_report=False)
     run = await stage.run("starting")
-    await db.write(launches.running, run.id, 1)
+    await db.write(launches.mark_running, run.id, 1)
     if attempts == 2:
-        await db.write(launches.end, run.id, 1, Evidence(False, signal=9), recipe, frozenset())
+        await db.write(
+            launches.finish_attempt, run.id, 1, Evidence(False, signal=9), recipe, frozenset()
+        )
     promised = await cancelled(stage, run)
     if attempts == 1:
         evidence = Evidence(False, exit_code=0, requires_report=False)
-        await db.write(launches.end, run.id, 1, evidence, recipe, frozenset({promised.id}))
+        await db.write(
+            launches.finish_attempt, run.id, 1, evidence, recipe, frozenset({promised.id})
+        )
         promised = await cancelled(stage, run)
 
     assert promised.state == "lost"
@@ -471,5 +482,5 @@ async def test_a_trainer_that_was_never_started_has_taken_no_step(db: Database) 
     run = await stage.run("starting")
     promised = await cancelled(stage, run)
     evidence = Evidence(False, launch_error="No such program.", requires_report=False)
-    await db.write(launches.end, run.id, 1, evidence, None, frozenset({promised.id}))
+    await db.write(launches.finish_attempt, run.id, 1, evidence, None, frozenset({promised.id}))
     assert (await cancelled(stage, run)).state == "empty"

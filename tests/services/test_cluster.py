@@ -30,9 +30,9 @@ from app.services import attempts, runs
 from app.settings import Settings
 from app.supervisor import reconcile
 from app.supervisor.reconcile import end_strays, observe
-from app.supervisor.state import Desk
-from tests.support.desk import jobs, launch
+from app.supervisor.state import SupervisorState
 from tests.support.stage import Stage
+from tests.support.supervisor import jobs, launch
 
 pytestmark = pytest.mark.anyio
 
@@ -80,12 +80,16 @@ class Cluster:
         return [job.key for job in self.jobs]
 
 
-async def open_cluster(db: Database, data_dir: Path, **more: object) -> tuple[Stage, Desk, Cluster]:
+async def open_cluster(
+    db: Database, data_dir: Path, **more: object
+) -> tuple[Stage, SupervisorState, Cluster]:
     recipe = replace(Recipe("tiny", ("true",), launcher="slurm"), **more)  # type: ignore[arg-type]
     cluster, stage = Cluster(), await Stage.open(db)
     settings = Settings(data_dir=data_dir, public_url="https://train.example.com")
-    desk = Desk(db, settings, {"tiny": recipe}, SECRET, {"slurm": cluster}, "http://127.0.0.1:1")
-    return stage, desk, cluster
+    state = SupervisorState(
+        db, settings, {"tiny": recipe}, SECRET, {"slurm": cluster}, "http://127.0.0.1:1"
+    )
+    return stage, state, cluster
 
 
 async def claim(stage: Stage, run: Run) -> Run:
@@ -98,16 +102,16 @@ async def claim(stage: Stage, run: Run) -> Run:
 async def test_a_run_waits_in_the_queue_of_its_engine_and_starts_when_its_agent_claims_it(
     db: Database, tmp_path: Path
 ) -> None:
-    stage, desk, cluster = await open_cluster(db, tmp_path)
+    stage, state, cluster = await open_cluster(db, tmp_path)
     run = await stage.submit()
-    await launch(desk)
-    await launch(desk)
+    await launch(state)
+    await launch(state)
     [job] = cluster.jobs
     assert job.config is None and job.key == (run.id, 1)
     assert job.mailbox == HttpMailboxAddress(
         "https://train.example.com", claim_code(SECRET, run.id, 1)
     )
-    await observe(desk)
+    await observe(state)
     run = await stage.get(run)
     assert (run.status, run.status_reason) == ("queued", "waiting_for_cluster")
     assert run.status_detail == "slurm job 4711: Resources"
@@ -117,9 +121,9 @@ async def test_a_run_waits_in_the_queue_of_its_engine_and_starts_when_its_agent_
     await stage.report(run, batch=1, step=10, total_steps=10)
     record = ExitRequest.model_validate(ExitRecord(exit_code=0).to_dict())
     await db.write(attempts.finish, run.id, 1, record, 0)
-    await observe(desk)
-    await jobs(desk)
-    await observe(desk)
+    await observe(state)
+    await jobs(state)
+    await observe(state)
     run = await stage.get(run)
     assert (run.status, run.launcher, run.engine_id) == ("succeeded", "slurm", "4711")
 
@@ -127,35 +131,35 @@ async def test_a_run_waits_in_the_queue_of_its_engine_and_starts_when_its_agent_
 async def test_an_engine_that_cannot_be_reached_changes_no_state(
     db: Database, tmp_path: Path
 ) -> None:
-    stage, desk, cluster = await open_cluster(db, tmp_path)
+    stage, state, cluster = await open_cluster(db, tmp_path)
     queued, run = await stage.submit(), await stage.submit()
-    await launch(desk)
+    await launch(state)
     run = await claim(stage, await stage.get(run))
     await stage.report(run, batch=1, step=5, total_steps=10)
     cluster.reachable = False
     for _ in range(3):
-        desk.attention += 20
-        await observe(desk)
+        state.listening_seconds += 20
+        await observe(state)
     assert (await stage.get(queued)).status == "queued"
     assert (await stage.get(run)).status == "running"
 
 
 async def test_a_living_agent_is_believed_before_its_engine(db: Database, tmp_path: Path) -> None:
     """Two schedulers called a job ended while it trained: a second attempt would run beside it."""
-    stage, desk, cluster = await open_cluster(db, tmp_path, max_attempts=2)
+    stage, state, cluster = await open_cluster(db, tmp_path, max_attempts=2)
     run = await stage.submit()
-    await launch(desk)
+    await launch(state)
     run = await claim(stage, await stage.get(run))
     await stage.report(run, batch=1, step=5, total_steps=10)
     cluster.status = JobStatus(
         JobState.ENDED, "4711", cause=Cause.NODE_FAILED, reason_text="Node node-1 failed."
     )
-    await observe(desk)
+    await observe(state)
     assert (await stage.get(run)).status == "running"
-    desk.attention += reconcile.AGENT_SILENT_SECONDS + 1
-    await observe(desk)
-    await jobs(desk)
-    await observe(desk)
+    state.listening_seconds += reconcile.AGENT_SILENT_SECONDS + 1
+    await observe(state)
+    await jobs(state)
+    await observe(state)
     run = await stage.get(run)
     assert (run.status, run.status_reason, run.submitted_at) == ("queued", "retrying", None)
     assert "Node node-1 failed." in (run.status_detail or "")
@@ -165,21 +169,21 @@ async def test_a_job_that_its_engine_does_not_know_is_submitted_again_and_a_trai
     db: Database, tmp_path: Path
 ) -> None:
     """One empty answer is not believed. To submit twice is harmless: one claim wins."""
-    stage, desk, cluster = await open_cluster(db, tmp_path)
+    stage, state, cluster = await open_cluster(db, tmp_path)
     waits, trains = await stage.submit(), await stage.submit()
-    await launch(desk)
+    await launch(state)
     trains = await claim(stage, await stage.get(trains))
     await stage.report(trains, batch=1, step=5, total_steps=10)
     cluster.status = JobStatus(JobState.ABSENT)
-    await observe(desk)
+    await observe(state)
     assert len(cluster.jobs) == 2
-    desk.attention += reconcile.MISSING_SECONDS + 1
-    await observe(desk)
+    state.listening_seconds += reconcile.MISSING_SECONDS + 1
+    await observe(state)
     assert [job.key for job in cluster.jobs[2:]] == [(waits.id, 1)]
-    desk.attention += reconcile.AGENT_SILENT_SECONDS
-    await observe(desk)
-    await jobs(desk)
-    await observe(desk)
+    state.listening_seconds += reconcile.AGENT_SILENT_SECONDS
+    await observe(state)
+    await jobs(state)
+    await observe(state)
     lost = await stage.get(trains)
     assert (lost.status, lost.status_reason) == ("failed", "lost")
 
@@ -187,14 +191,14 @@ async def test_a_job_that_its_engine_does_not_know_is_submitted_again_and_a_trai
 async def test_a_job_that_its_engine_ended_before_it_began_says_why(
     db: Database, tmp_path: Path
 ) -> None:
-    stage, desk, cluster = await open_cluster(db, tmp_path)
+    stage, state, cluster = await open_cluster(db, tmp_path)
     run = await stage.submit()
-    await launch(desk)
+    await launch(state)
     words = "Job 4711 was cancelled by root."
     cluster.status = JobStatus(
         JobState.ENDED, "4711", cause=Cause.STOPPED_ELSEWHERE, reason_text=words
     )
-    await observe(desk)
+    await observe(state)
     run = await stage.get(run)
     assert (run.status, run.status_reason, run.status_detail) == (
         "failed", "stopped_elsewhere", words,
@@ -204,20 +208,20 @@ async def test_a_job_that_its_engine_ended_before_it_began_says_why(
 async def test_a_cancel_in_the_queue_is_immediate_and_the_job_is_taken_back(
     db: Database, tmp_path: Path
 ) -> None:
-    stage, desk, cluster = await open_cluster(db, tmp_path)
+    stage, state, cluster = await open_cluster(db, tmp_path)
     cancelled, stays = await stage.submit(), await stage.submit()
-    await launch(desk)
+    await launch(state)
     await db.write(runs.cancel, cancelled.id)
     assert (await stage.get(cancelled)).status == "cancelled"
-    await end_strays(desk)
+    await end_strays(state)
     assert cluster.killed == [(cancelled.id, 1)]
     assert (await stage.get(stays)).status == "queued"
 
 
 async def test_what_an_engine_can_never_run_is_not_submitted(db: Database, tmp_path: Path) -> None:
-    stage, desk, cluster = await open_cluster(db, tmp_path)
+    stage, state, cluster = await open_cluster(db, tmp_path)
     run = await stage.submit(resources={"nodes": 9})
-    await launch(desk)
+    await launch(state)
     run = await stage.get(run)
     assert cluster.jobs == [] and run.status_reason == "waiting_for_resources"
     assert run.status_detail == "Needs 9 nodes; the partition has 3."

@@ -12,8 +12,8 @@ from app.launchers.base import JobState, JobStatus
 from app.services import progress
 from app.supervisor.reconcile import observe
 from tests.support.clock import WallClock
-from tests.support.desk import Seen, open_desk
 from tests.support.stage import Stage
+from tests.support.supervisor import Seen, open_state
 
 pytestmark = pytest.mark.anyio
 
@@ -39,15 +39,15 @@ async def test_a_time_limit_is_held_to_however_the_clock_is_set(
     db: Database, tmp_path: Path, wall: WallClock
 ) -> None:
     stage, launcher = await Stage.open(db), training(20.0)
-    desk = open_desk(db, tmp_path, launcher)
+    state = open_state(db, tmp_path, launcher)
     run = await limited(stage, 1)
-    desk.run_dir(run.id).mkdir(parents=True)
+    state.run_dir(run.id).mkdir(parents=True)
     wall.shift(hours=2)
-    await observe(desk)
+    await observe(state)
     assert not launcher.stopped and (await stage.get(run)).termination_reason is None
     wall.shift(hours=-4)
     launcher.status = replace(launcher.status, ran_seconds=61.0)
-    await observe(open_desk(db, tmp_path, launcher))  # a server that has just been started
+    await observe(open_state(db, tmp_path, launcher))  # a server that has just been started
     assert (
         launcher.stopped == [run.id] and (await stage.get(run)).termination_reason == "time_limit"
     )
@@ -58,15 +58,15 @@ async def test_a_time_limit_holds_where_the_start_was_not_recorded(
 ) -> None:
     """By a wrapper of an earlier version: it counts from when this server first saw it."""
     stage, launcher = await Stage.open(db), training(None)
-    desk = open_desk(db, tmp_path, launcher)
+    state = open_state(db, tmp_path, launcher)
     run = await limited(stage, 1e-3)
-    desk.run_dir(run.id).mkdir(parents=True)
+    state.run_dir(run.id).mkdir(parents=True)
     wall.shift(hours=2)
-    await observe(desk)
+    await observe(state)
     assert not launcher.stopped
     began = time.monotonic()
     while not launcher.stopped:
-        await observe(desk)
+        await observe(state)
         assert time.monotonic() - began < 10
     assert (await stage.get(run)).termination_reason == "time_limit"
 

@@ -17,7 +17,7 @@ async def test_a_decision_to_end_a_trainer_outlives_the_reports_that_come_after_
     stage = await Stage.open(db)
     starting = await stage.run("starting")
     over = "The time limit of 1 minutes is over."
-    assert await db.write(launches.condemn, starting, Reason.TIME_LIMIT, over)
+    assert await db.write(launches.request_termination, starting, Reason.TIME_LIMIT, over)
     await stage.report(starting, batch=1, step=5, total_steps=10)
     shown = await stage.get(starting)
     assert (shown.status, shown.status_reason) == ("running", "time_limit")
@@ -32,7 +32,9 @@ async def test_a_retry_does_not_inherit_the_reason_for_which_the_last_attempt_wa
 ) -> None:
     stage = await Stage.open(db)
     run = await stage.run("running")
-    await db.write(launches.condemn, run, Reason.HEARTBEAT_LOST, "No report for 60 seconds.")
+    await db.write(
+        launches.request_termination, run, Reason.HEARTBEAT_LOST, "No report for 60 seconds."
+    )
     again = await stage.claim(await stage.retries(run, signal=9))
     await stage.report(again, batch=1, step=7)
     ended = await stage.ends(again, exit_code=3)

@@ -10,8 +10,8 @@ from app.db.database import Database
 from app.services import launches
 from app.supervisor.reconcile import observe
 from tests.support.database import sqlite_only
-from tests.support.desk import Recorder, open_desk
 from tests.support.stage import Stage
+from tests.support.supervisor import Recorder, open_state
 
 
 @sqlite_only  # the planner of PostgreSQL decides by what the table holds
@@ -44,7 +44,7 @@ def test_external_runs_that_train_are_not_read_past_to_find_those_of_the_service
 async def test_external_runs_that_train_are_read_off_the_loop_and_not_at_every_look(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
     external = [await stage.run("running", recipe=None) for _ in range(3)]
     own = await stage.run("running")
     reads: list[str] = []
@@ -52,12 +52,12 @@ async def test_external_runs_that_train_are_read_off_the_loop_and_not_at_every_l
     for names, method in ((reads, "read"), (scans, "scan")):
         monkeypatch.setattr(db, method, noted(names, getattr(db, method)))
     for _ in range(3):
-        await observe(desk)
+        await observe(state)
     assert reads.count(own.id) == 3
     assert scans == [each.id for each in external]
     assert not set(reads) & set(scans)
     await stage.report(external[1], finished=True)
-    await observe(desk)
+    await observe(state)
     assert (await stage.get(external[1])).status == "succeeded"
 
 

@@ -79,7 +79,12 @@ async def test_a_checkpoint_found_good_while_the_run_ends_stays_good(
             tx, CheckpointPath(run.experiment_id, run.id, "a"), announced.sha256, manifest(5)
         ),
         db.write(
-            launches.end, run.id, 1, Evidence(cancel_asked=False), None, frozenset({announced.id})
+            launches.finish_attempt,
+            run.id,
+            1,
+            Evidence(cancel_asked=False),
+            None,
+            frozenset({announced.id}),
         ),
     )
 
@@ -118,7 +123,12 @@ async def test_what_a_cancel_falls_back_on_is_known_to_be_lost(
             tx, CheckpointPath(run.experiment_id, run.id, SAVED), saved.sha256, "Bit rot."
         ),
         db.write(
-            launches.end, run.id, 1, Evidence(cancel_asked=False), None, frozenset({promised.id})
+            launches.finish_attempt,
+            run.id,
+            1,
+            Evidence(cancel_asked=False),
+            None,
+            frozenset({promised.id}),
         ),
     )
 

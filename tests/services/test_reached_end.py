@@ -75,7 +75,7 @@ async def test_an_external_trainer_that_falls_silent_before_its_last_step_has_no
     for report in batches(STORIES[name][0], 1):
         await stage.report(run, **report)
     run = await stage.get(run)
-    await stage.db.write(launches.condemn, run, Reason.HEARTBEAT_LOST, "Silence.")
+    await stage.db.write(launches.request_termination, run, Reason.HEARTBEAT_LOST, "Silence.")
     ended = await stage.ends(run)
     assert (ended.status, ended.status_reason) == ("failed", "heartbeat_lost")
 

@@ -20,8 +20,8 @@ from app.services import checkpoints, launches, marks, retention, runs, verifica
 from app.settings import Settings
 from app.storage import data_dir as data_dir_file
 from app.storage import get_storage
-from app.supervisor.cleanup import tidy
-from app.supervisor.state import Desk
+from app.supervisor.cleanup import clean_up
+from app.supervisor.state import SupervisorState
 from tests.support.database import Databases
 from tests.support.stage import RECIPES, Stage, manifest
 
@@ -168,7 +168,7 @@ async def test_what_a_live_attempt_started_from_is_kept(db: Database) -> None:
         await stage.saves(again, f"s{step}", step, content=str(step))
     await db.write(retention.delete, run.id, 1)
     assert await left(stage, run) == ["s2", "s4"]
-    assert await db.read(launches.sources, await stage.get(run))
+    assert await db.read(launches.list_sources, await stage.get(run))
 
 
 async def test_files_go_after_the_record_and_a_crash_in_between_is_made_good(
@@ -214,11 +214,11 @@ async def test_what_cannot_be_deleted_keeps_nothing_else_on_the_disk(
     s2.rename(elsewhere)
     s2.symlink_to(elsewhere)
     settings = Settings(data_dir=tmp_path)
-    desk = Desk(db, settings, {}, "s" * 32, {}, "http://127.0.0.1:1")
+    state = SupervisorState(db, settings, {}, "s" * 32, {}, "http://127.0.0.1:1")
 
-    desk.over_limit[run.id] = 1
-    await tidy(desk)
-    await asyncio.gather(*[job for job, _ in desk.jobs.values()])
+    state.over_limit[run.id] = 1
+    await clean_up(state)
+    await asyncio.gather(*[job for job, _ in state.jobs.values()])
 
     kept = {each.name for each in s4.parent.iterdir()}
     assert kept == {".trash-s1", "s4"}
@@ -236,20 +236,20 @@ async def test_what_is_elsewhere_for_a_while_is_not_taken_for_deleted(
     run = await trained(stage, 2)
     data_dir = tmp_path / "mounted"
     settings = Settings(data_dir=data_dir)
-    desk = Desk(db, settings, {}, "s" * 32, {}, "http://127.0.0.1:1")
-    desk.data_dir = data_dir_file.get_name(data_dir)
+    state = SupervisorState(db, settings, {}, "s" * 32, {}, "http://127.0.0.1:1")
+    state.data_dir = data_dir_file.get_name(data_dir)
     files = place_of(data_dir, (await stage.named(run, "s1")).ckpt_path)
     files.mkdir(parents=True)
 
     async def removed() -> bool:
-        desk.pending_deletion = True
-        await tidy(desk)
-        await asyncio.gather(*[job for job, _ in desk.jobs.values()])
+        state.pending_deletion = True
+        await clean_up(state)
+        await asyncio.gather(*[job for job, _ in state.jobs.values()])
         s1 = await stage.named(run, "s1")
         assert s1.state == "deleted"
         return s1.files_removed_at is not None
 
-    desk.over_limit[run.id] = 1
+    state.over_limit[run.id] = 1
     data_dir.rename(tmp_path / "away")
     assert not await removed()
     (tmp_path / "away").rename(data_dir)
@@ -353,17 +353,17 @@ async def test_a_run_whose_deletion_was_turned_away_is_not_forgotten(
     minutes."""
     stage = await Stage.open(db)
     run = await trained(stage, 2)
-    desk = Desk(db, Settings(data_dir=tmp_path), {}, "s" * 32, {}, "http://127.0.0.1:1")
-    desk.tidied_at = time.monotonic()
-    desk.over_limit[run.id] = 1
+    state = SupervisorState(db, Settings(data_dir=tmp_path), {}, "s" * 32, {}, "http://127.0.0.1:1")
+    state.cleaned_up_at = time.monotonic()
+    state.over_limit[run.id] = 1
     with monkeypatch.context() as busy:
         busy.setattr(retention, "delete", refused)
         with pytest.raises(Busy):
-            await tidy(desk)
+            await clean_up(state)
     assert await left(stage, run) == ["s1", "s2"]
 
-    await tidy(desk)
-    assert await left(stage, run) == ["s2"] and not desk.over_limit
+    await clean_up(state)
+    assert await left(stage, run) == ["s2"] and not state.over_limit
 
 
 def refused(tx: Tx, run_id: str, keep: int) -> None:

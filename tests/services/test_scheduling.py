@@ -19,8 +19,8 @@ from app.domain.requests import RunRequest
 from app.services import launches
 from app.supervisor import retrying
 from app.supervisor.reconcile import observe
-from tests.support.desk import Recorder, launch, open_desk
 from tests.support.stage import Stage
+from tests.support.supervisor import Recorder, launch, open_state
 
 pytestmark = pytest.mark.anyio
 
@@ -41,12 +41,12 @@ async def test_a_run_that_cannot_be_looked_at_waits_with_a_reason_and_the_others
 ) -> None:
     """An older version stored what this one cannot read."""
     launcher = Recorder()
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
     broken = await stage.submit()
     await db.write(lambda tx: tx.run(_RESOURCES))
     fine = await stage.submit()
     for _ in range(3):
-        await launch(desk)
+        await launch(state)
     assert launcher.launched == [fine.id]
     waits = await stage.get(broken)
     assert (waits.status, waits.status_reason) == ("queued", "service_error")
@@ -66,9 +66,9 @@ async def test_a_waiting_run_is_told_a_new_reason_and_not_each_new_number(
 ) -> None:
     """200 runs wait while ten others end, one after the other."""
     launcher = Recorder(("A100",) * 12)
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher, places=100)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher, places=100)
     running = [await stage.submit(resources={"count": 1}) for _ in range(12)]
-    await launch(desk)
+    await launch(state)
     assert sorted(launcher.launched) == [each.id for each in running]
     for _ in range(200):
         await stage.submit(resources={"count": 12})
@@ -80,11 +80,13 @@ async def test_a_waiting_run_is_told_a_new_reason_and_not_each_new_number(
         return await write(use_case, *args, **kwargs)
 
     monkeypatch.setattr(db, "write", counted)
-    await launch(desk)
+    await launch(state)
     assert (await count_waiting(stage), transactions) == (200, 1)
     for run in running[:10]:
-        await write(launches.end, run.id, 1, Evidence(False, exit_code=1), None, frozenset())
-        await launch(desk)
+        await write(
+            launches.finish_attempt, run.id, 1, Evidence(False, exit_code=1), None, frozenset()
+        )
+        await launch(state)
     assert (await count_waiting(stage), transactions) == (200, 1)
 
 
@@ -93,27 +95,27 @@ async def test_attempts_that_fail_at_once_are_tried_again_after_longer_and_longe
 ) -> None:
     recipe = Recipe("tiny", ("false",), max_attempts=4, retry_seconds=10)
     launcher = Recorder()
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher, recipe)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher, recipe)
     run = await stage.submit()
     clock = time.monotonic()
-    desk.clock = lambda: clock
+    state.clock = lambda: clock
     for attempt, pause in enumerate((10, 20, 40), start=1):
-        await launch(desk)
+        await launch(state)
         assert len(launcher.launched) == attempt
         crash = Evidence(False, exit_code=1)
-        await db.write(launches.end, run.id, attempt, crash, recipe, frozenset())
+        await db.write(launches.finish_attempt, run.id, attempt, crash, recipe, frozenset())
         waits = await stage.get(run)
         assert (waits.status, waits.status_reason) == ("queued", "retrying")
         assert waits.next_attempt_at is not None
         ended = (await stage.events())[-1]
         assert abs(seconds_between(ended.at, waits.next_attempt_at) - pause) < 1
-        await launch(desk)
+        await launch(state)
         clock += pause - 2
-        await launch(desk)
+        await launch(state)
         assert len(launcher.launched) == attempt
         assert (await stage.get(run)).status_reason == "retrying"
         clock += 2
-    await launch(desk)
+    await launch(state)
     started = await stage.get(run)
     assert (started.status, started.next_attempt_at) == ("starting", None)
 
@@ -124,17 +126,19 @@ async def test_a_clock_that_is_set_moves_no_attempt_that_is_waited_for(
 ) -> None:
     recipe = Recipe("tiny", ("false",), max_attempts=2, retry_seconds=10)
     launcher = Recorder()
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher, recipe)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher, recipe)
     run = await stage.submit()
-    await launch(desk)
-    await db.write(launches.end, run.id, 1, Evidence(False, exit_code=1), recipe, frozenset())
-    await launch(desk)
+    await launch(state)
+    await db.write(
+        launches.finish_attempt, run.id, 1, Evidence(False, exit_code=1), recipe, frozenset()
+    )
+    await launch(state)
     now = time.time()
     monkeypatch.setattr(retrying, "timestamp", lambda: timestamp(moment(now + clock_moved)))
-    await launch(desk)
+    await launch(state)
     assert len(launcher.launched) == 1
-    desk.clock = lambda: time.monotonic() + 11
-    await launch(desk)
+    state.clock = lambda: time.monotonic() + 11
+    await launch(state)
     assert len(launcher.launched) == 2
 
 
@@ -149,14 +153,14 @@ async def test_what_a_run_on_another_machine_holds_is_free_on_ours(
     there, here = Recorder(("A100",)), Recorder(("A100",))
     there.host = "another machine"
     stage = await Stage.open(db)
-    desk = open_desk(db, tmp_path, there, places=1)
+    state = open_state(db, tmp_path, there, places=1)
     old = await stage.submit(resources={"count": 1})
-    await launch(desk)
+    await launch(state)
     assert (await stage.get(old)).host == "another machine"
-    desk = open_desk(db, tmp_path, here, places=1)
+    state = open_state(db, tmp_path, here, places=1)
     new = await stage.submit(resources={"count": 1})
     third = await stage.submit(resources={"count": 1})
-    await launch(desk)
+    await launch(state)
     assert here.launched == [new.id]
     assert ((await stage.get(new)).host, (await stage.get(new)).gpus) == (here.host, '["0"]')
     assert (await stage.get(third)).status == "queued"
@@ -171,17 +175,17 @@ async def test_a_claim_of_a_machine_that_died_is_made_anew_with_gpus_of_ours(
     there.host = "another machine"
     stage = await Stage.open(db)
     holds = await stage.submit(resources={"count": 1})
-    await launch(open_desk(db, tmp_path, here))
+    await launch(open_state(db, tmp_path, here))
     claimed = await stage.submit(resources={"count": 1})
-    await launch(open_desk(db, tmp_path, there))
+    await launch(open_state(db, tmp_path, there))
     assert there.launched == [claimed.id]  # and never began
-    desk = open_desk(db, tmp_path, here)
-    await observe(desk)
-    await launch(desk)
+    state = open_state(db, tmp_path, here)
+    await observe(state)
+    await launch(state)
     assert claimed.id not in here.launched
     assert (await stage.get(claimed)).status == "queued"
     await stage.ends(await stage.get(holds))
-    await launch(desk)
+    await launch(state)
     assert here.launched[-1] == claimed.id
     assert (await stage.get(claimed)).attempt == 2
 
@@ -190,15 +194,15 @@ async def test_a_run_that_waits_for_one_kind_of_gpu_does_not_hold_up_another_kin
     db: Database, tmp_path: Path
 ) -> None:
     launcher = Recorder(("H100", "T4", "T4"))
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
     first = await stage.submit(resources={"gpu_type": "H100"})
     waits = await stage.submit(resources={"gpu_type": "H100"})
     behind = await stage.submit(resources={"gpu_type": "H100"})
     small = await stage.submit(resources={"gpu_type": "T4"})
     any_kind = await stage.submit(resources={"count": 1})
-    await launch(desk)
+    await launch(state)
     assert sorted(launcher.launched) == [first.id, small.id, any_kind.id]
-    await launch(desk)
+    await launch(state)
     detail = (await stage.get(waits)).status_detail
     assert detail == "Needs 1 × H100; other runs hold too many of the 1 here."
     assert (await stage.get(behind)).status_detail == "Waits behind an older run that needs GPUs."
@@ -209,16 +213,16 @@ async def test_small_runs_do_not_overtake_one_that_needs_every_cpu_for_ever(
 ) -> None:
     launcher = Recorder()
     cpus = launcher.offer().cpus
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher, places=100)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher, places=100)
     running = await stage.submit(resources={"cpus": cpus / 2})
-    await launch(desk)
+    await launch(state)
     large = await stage.submit(resources={"cpus": cpus})
     small = await stage.submit(resources={"cpus": cpus / 2})
     gpu = await stage.submit(resources={"count": 1})
     free = await stage.submit()
-    await launch(desk)
+    await launch(state)
     assert sorted(launcher.launched) == [running.id, gpu.id, free.id]
     assert (await stage.get(small)).status_detail == "Waits behind an older run that needs CPUs."
     await stage.ends(await stage.get(running))
-    await launch(desk)
+    await launch(state)
     assert launcher.launched[3:] == [large.id]

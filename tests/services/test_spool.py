@@ -17,17 +17,17 @@ from app.db.tables import Run
 from app.domain.lifecycle import Reason
 from app.services import limits, metrics
 from app.supervisor.reconcile import observe
-from app.supervisor.state import Desk
-from tests.support.desk import Recorder, jobs, open_desk
+from app.supervisor.state import SupervisorState
 from tests.support.stage import Stage, record_exit
+from tests.support.supervisor import Recorder, jobs, open_state
 
 pytestmark = pytest.mark.anyio
 
 
-async def exited(stage: Stage, desk: Desk) -> tuple[Run, Path]:
+async def exited(stage: Stage, state: SupervisorState) -> tuple[Run, Path]:
     """A run whose trainer has just exited with code 0; its spool, which is yet to be made."""
     run = await stage.run("running")
-    directory = desk.run_dir(run.id) / "attempt-1"
+    directory = state.run_dir(run.id) / "attempt-1"
     directory.mkdir(parents=True)
     record_exit(directory, exit_code=0)
     return run, directory / "reports.jsonl"
@@ -37,13 +37,13 @@ async def exited(stage: Stage, desk: Desk) -> tuple[Run, Path]:
 async def test_a_spool_that_is_no_file_holds_up_no_end(
     db: Database, tmp_path: Path, kind: Callable[[Path], None]
 ) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
-    run, spool = await exited(stage, desk)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
+    run, spool = await exited(stage, state)
     kind(spool)
     release = threading.Timer(3, lambda: kind is os.mkdir or spool.write_bytes(b""))
-    release.start()  # a duty that waits for a writer would wait for ever
+    release.start()  # a step that waits for a writer would wait for ever
     began = time.monotonic()
-    await observe(desk)
+    await observe(state)
     took = time.monotonic() - began
     release.cancel()
     assert (await stage.get(run)).status_reason == Reason.UNFINISHED
@@ -53,8 +53,8 @@ async def test_a_spool_that_is_no_file_holds_up_no_end(
 async def test_a_spool_that_cannot_be_read_is_waited_for_and_given_up_after_a_minute(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
-    runs = [await exited(stage, desk) for _ in range(2)]
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
+    runs = [await exited(stage, state) for _ in range(2)]
     really, broken = os.open, {run.id for run, _ in runs}
     for _, path in runs:
         path.write_text(json.dumps({"attempt": 1, "batch": 2, "finished": True}) + "\n")
@@ -67,15 +67,15 @@ async def test_a_spool_that_cannot_be_read_is_waited_for_and_given_up_after_a_mi
         return really(path, *more, **named)
 
     monkeypatch.setattr(os, "open", fails)
-    await observe(desk)
-    desk.attention += 59
-    await observe(desk)
+    await observe(state)
+    state.listening_seconds += 59
+    await observe(state)
     assert [(await stage.get(run)).status for run, _ in runs] == ["running", "running"]
 
     broken.remove(runs[0][0].id)
-    await observe(desk)
-    desk.attention += 1
-    await observe(desk)
+    await observe(state)
+    state.listening_seconds += 1
+    await observe(state)
     assert [(await stage.get(run)).status for run, _ in runs] == ["succeeded", "failed"]
 
 
@@ -83,22 +83,22 @@ async def test_points_are_taken_in_though_more_checkpoints_are_announced_than_a_
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "MAX_HISTORY_BYTES", 0)
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
-    run, spool = await exited(stage, desk)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
+    run, spool = await exited(stage, state)
     report: dict[str, Any] = {"attempt": 1, "batch": 2, "finished": True}
     report["metrics"] = {"loss": {"steps": [6], "values": [1.0]}}
     report["checkpoints"] = [{"name": "step-6", "step": 6}]
     report["effective_hyperparams"] = {"seed": 1}
     spool.write_text(json.dumps(report) + "\n")
-    await observe(desk)
+    await observe(state)
     ended = await stage.get(run)
     assert (ended.status, ended.step) == ("succeeded", 6)
     assert [row.key for row in await db.read(metrics.latest, run.id)] == ["loss"]
 
 
 async def test_a_line_that_is_no_request_is_never_in_memory(db: Database, tmp_path: Path) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
-    run, spool = await exited(stage, desk)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
+    run, spool = await exited(stage, state)
     with spool.open("wb") as file:  # the holes that a power cut leaves read as zeros
         for batch in (2, 3):
             file.write(json.dumps({"attempt": 1, "batch": batch, "step": 5 + batch}).encode())
@@ -108,12 +108,12 @@ async def test_a_line_that_is_no_request_is_never_in_memory(db: Database, tmp_pa
         file.write(json.dumps({"attempt": 1, "batch": 4, "finished": True}).encode())
     tracemalloc.start()
     try:
-        await observe(desk)
-        await jobs(desk)
+        await observe(state)
+        await jobs(state)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    await observe(desk)
+    await observe(state)
     ended = await stage.get(run)
     assert (ended.status, ended.step, ended.last_batch) == ("succeeded", 8, 4)
     assert peak < 64 << 20
@@ -123,17 +123,17 @@ async def test_a_spool_of_30_gb_delays_neither_other_runs_nor_its_own_end(
     db: Database, tmp_path: Path
 ) -> None:
     """Sparse, so that a trainer makes it in no time; and one of a million lines of nothing."""
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
-    huge, spool = await exited(stage, desk)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
+    huge, spool = await exited(stage, state)
     with spool.open("wb") as file:
         file.truncate(30 << 30)
-    noisy, spool = await exited(stage, desk)
+    noisy, spool = await exited(stage, state)
     spool.write_bytes(b"\n" * 1_000_000)
     began = time.monotonic()
-    await observe(desk)
+    await observe(state)
     assert time.monotonic() - began < 2
-    await jobs(desk)
-    await observe(desk)
+    await jobs(state)
+    await observe(state)
     assert time.monotonic() - began < 20
     for run in (huge, noisy):
         assert (await stage.get(run)).status_reason == Reason.UNFINISHED

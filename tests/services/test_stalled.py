@@ -20,9 +20,9 @@ from app.errors import Unavailable
 from app.launchers.base import JobState, JobStatus
 from app.services import launches, progress, runs
 from app.supervisor.reconcile import observe
-from app.supervisor.state import Desk
-from tests.support.desk import Seen, open_desk
+from app.supervisor.state import SupervisorState
 from tests.support.stage import Stage
+from tests.support.supervisor import Seen, open_state
 
 pytestmark = pytest.mark.anyio
 
@@ -33,21 +33,21 @@ GONE = JobStatus(JobState.ENDED, record=ExitRecord(signal=15, stop_sent=True))
 
 async def open_stalled(
     db: Database, data_dir: Path, recipe: Recipe
-) -> tuple[Stage, Desk, Seen, Run]:
+) -> tuple[Stage, SupervisorState, Seen, Run]:
     """A run that took five of ten steps, of which nothing but heartbeats came for two minutes."""
     launcher = Seen(RUNNING)
-    stage, desk = await Stage.open(db), open_desk(db, data_dir, launcher, recipe)
+    stage, state = await Stage.open(db), open_state(db, data_dir, launcher, recipe)
     run = await stage.run("running")
-    desk.run_dir(run.id).mkdir(parents=True)
+    state.run_dir(run.id).mkdir(parents=True)
     await stage.report(run, step=6)
-    await observe(desk)
-    desk.attention += 119
+    await observe(state)
+    state.listening_seconds += 119
     await stage.report(run)
-    await observe(desk)
+    await observe(state)
     assert (await stage.get(run)).status_reason is None
-    desk.attention += 2
+    state.listening_seconds += 2
     await stage.report(run)
-    return stage, desk, launcher, run
+    return stage, state, launcher, run
 
 
 async def types(stage: Stage, run: Run) -> list[str]:
@@ -58,16 +58,16 @@ async def test_a_run_that_takes_no_further_step_is_stalled_until_it_goes_on(
     db: Database, tmp_path: Path
 ) -> None:
     recipe = Recipe("tiny", ("true",), heartbeat_seconds=1000, stall_seconds=120)
-    stage, desk, launcher, run = await open_stalled(db, tmp_path, recipe)
+    stage, state, launcher, run = await open_stalled(db, tmp_path, recipe)
     for _ in range(2):
-        await observe(desk)
+        await observe(state)
     stalled = await stage.get(run)
     assert (stalled.status, stalled.status_reason) == ("running", "stalled")
     assert stalled.status_detail == "No further step than 6 for 120 seconds."
     assert progress.eta_seconds(stalled) is None
     assert (await types(stage, run))[-1] == "run.stalled"
     # Another server knows it from the record, and does not call it recovered.
-    other = open_desk(db, tmp_path, launcher, recipe)
+    other = open_state(db, tmp_path, launcher, recipe)
     for _ in range(2):
         await observe(other)
     assert (await stage.get(run)).status_reason == "stalled"
@@ -95,12 +95,12 @@ async def test_a_recipe_may_have_a_stalled_run_stopped_or_tried_again(
         on_stall=action,
         max_attempts=2,
     )
-    stage, desk, launcher, run = await open_stalled(db, tmp_path, recipe)
-    await observe(desk)
+    stage, state, launcher, run = await open_stalled(db, tmp_path, recipe)
+    await observe(state)
     assert launcher.stopped == [run.id]
     launcher.status = GONE
     for _ in range(2):
-        await observe(desk)
+        await observe(state)
     ended = await stage.get(run)
     assert (ended.status, ended.status_reason) == (status, reason)
     assert "No further step than 6 for 120 seconds." in (ended.status_detail or "")
@@ -113,15 +113,15 @@ async def test_silence_of_progress_is_no_stall_where_none_is_to_be_expected(
     seconds = change.get("stall_seconds", 120)
     recipe = Recipe("tiny", ("true",), heartbeat_seconds=1000, stall_seconds=seconds)
     launcher = Seen(RUNNING)
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher, recipe)
-    desk.settings = desk.settings.model_copy(update={"external_heartbeat_seconds": 1000.0})
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher, recipe)
+    state.settings = state.settings.model_copy(update={"external_heartbeat_seconds": 1000.0})
     run = await stage.run("running", recipe=None if "external" in change else "tiny")
-    desk.run_dir(run.id).mkdir(parents=True)
+    state.run_dir(run.id).mkdir(parents=True)
     if "finished" in change:
         await stage.report(run, finished=True)
-    await observe(desk)
-    desk.attention += 500
-    await observe(desk)
+    await observe(state)
+    state.listening_seconds += 500
+    await observe(state)
     assert (await stage.get(run)).status_reason is None
 
 
@@ -137,11 +137,11 @@ async def test_a_disk_that_takes_no_address_keeps_no_trainer_from_being_stopped(
     db: Database, tmp_path: Path
 ) -> None:
     launcher = Seen(RUNNING)
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
     run = await stage.run("running")
     (tmp_path / "runs").touch()  # nothing can be written below it
     await db.write(runs.cancel, run.id)
-    await observe(desk)
+    await observe(state)
     assert launcher.stopped == [run.id]
 
 
@@ -149,28 +149,28 @@ async def test_a_time_limit_holds_while_the_database_can_record_nothing(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launcher = Seen(RUNNING)
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
     run = await stage.submit(resources={"time_limit_minutes": 1})
     run = await stage.claim(run)
     await stage.report(run, step=1)
-    desk.run_dir(run.id).mkdir(parents=True)
-    await observe(desk)
-    start = desk.clock()
-    desk.clock = lambda: start + 61
+    state.run_dir(run.id).mkdir(parents=True)
+    await observe(state)
+    start = state.clock()
+    state.clock = lambda: start + 61
     write = db.write
 
     async def full(use_case: Any, *args: Any, **kwargs: Any) -> Any:
-        if use_case is launches.condemn:
+        if use_case is launches.request_termination:
             raise Unavailable("The disk is full.")
         return await write(use_case, *args, **kwargs)
 
     monkeypatch.setattr(db, "write", full)
-    await observe(desk)
+    await observe(state)
     assert launcher.stopped == [run.id]
     monkeypatch.setattr(db, "write", write)
     launcher.status = GONE
     for _ in range(2):
-        await observe(desk)
+        await observe(state)
     ended = await stage.get(run)
     assert (ended.status, ended.status_reason) == ("failed", "time_limit")
 
@@ -179,13 +179,13 @@ async def test_an_attempt_that_cannot_be_read_says_so_once_and_is_stopped_when_t
     db: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     launcher = Seen(RUNNING)
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
     run, other = await stage.run("running"), await stage.run("running")
     for each in (run, other):
-        desk.run_dir(each.id).mkdir(parents=True)
+        state.run_dir(each.id).mkdir(parents=True)
     launcher.status = JobStatus(JobState.UNKNOWN, error=OSError(errno.EIO, "Input/output error"))
     for _ in range(3):
-        await observe(desk)
+        await observe(state)
     troubled = await stage.get(run)
     assert (troubled.status, troubled.status_reason) == ("running", "service_error")
     assert "Input/output error" in (troubled.status_detail or "")
@@ -193,9 +193,9 @@ async def test_an_attempt_that_cannot_be_read_says_so_once_and_is_stopped_when_t
     assert len(told) == 2 and run.id in told[0] and other.id in told[1]
     assert (await types(stage, run))[-1] == "run.service_error"
     await db.write(runs.cancel, run.id)
-    await observe(desk)
+    await observe(state)
     assert launcher.stopped == [run.id]
     launcher.status = RUNNING
-    await observe(desk)
+    await observe(state)
     assert (await stage.get(other)).status_reason is None
     assert (await types(stage, other))[-1] == "run.recovered"

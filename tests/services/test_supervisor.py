@@ -26,8 +26,8 @@ from app.settings import PREFIX, TRAINERS
 from app.supervisor import schedule
 from app.supervisor.reconcile import observe
 from app.supervisor.verifying import verify
-from tests.support.desk import TINY, Recorder, jobs, launch, open_desk
 from tests.support.stage import RECIPES, Stage, record_exit
+from tests.support.supervisor import TINY, Recorder, jobs, launch, open_state
 
 pytestmark = pytest.mark.anyio
 
@@ -36,9 +36,9 @@ pytestmark = pytest.mark.anyio
 async def test_what_a_trainer_left_is_taken_in_before_its_end_is_judged(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: ServiceError
 ) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
     run = await stage.run("running")
-    directory = desk.run_dir(run.id) / "attempt-1"
+    directory = state.run_dir(run.id) / "attempt-1"
     directory.mkdir(parents=True)
     bodies = [{"attempt": 1, "batch": 2 + n, "step": 5 + n, "total_steps": 255} for n in range(250)]
     lines = [json.dumps(each) for each in bodies]
@@ -59,12 +59,12 @@ async def test_what_a_trainer_left_is_taken_in_before_its_end_is_judged(
 
     monkeypatch.setattr(db, "write", fails_at_times)
     for _ in range(2):
-        await observe(desk)
-        await jobs(desk)
+        await observe(state)
+        await jobs(state)
         assert (await stage.get(run)).status == "running"
-    await observe(desk)
-    await jobs(desk)
-    await observe(desk)
+    await observe(state)
+    await jobs(state)
+    await observe(state)
     ended = await stage.get(run)
     assert (ended.status, ended.step, ended.last_batch) == ("succeeded", 255, 252)
 
@@ -73,26 +73,26 @@ async def test_who_waits_behind_a_run_is_free_when_that_one_is_cancelled(
     db: Database, tmp_path: Path
 ) -> None:
     launcher = Recorder()
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
     holds = await stage.submit(resources={"count": 1})
-    await launch(desk)
+    await launch(state)
     large = await stage.submit(resources={"count": 2})
     behind = await stage.submit(resources={"count": 1})
     for _ in range(2):
-        await launch(desk)
+        await launch(state)
     waits = await stage.get(behind)
     assert waits.status_detail == "Waits behind an older run that needs GPUs."
     assert launcher.launched == [holds.id]
     await db.write(runs.cancel, large.id)
-    await launch(desk)
+    await launch(state)
     assert launcher.launched == [holds.id, behind.id]
 
 
 async def test_the_settings_know_what_a_trainer_gets(db: Database, tmp_path: Path) -> None:
     launcher = Recorder()
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
     await stage.submit()
-    await launch(desk)
+    await launch(state)
     names = {name for name in launcher.env if name.startswith(PREFIX)} | {NONCE}
     assert names == {PREFIX + name for name in TRAINERS}
 
@@ -101,16 +101,16 @@ async def test_a_start_cancelled_before_its_first_step_is_made_when_we_lead_agai
     db: Database, tmp_path: Path
 ) -> None:
     launcher = Recorder()
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
     run = await stage.submit()
-    desk.turn(leads=True)
-    desk.over_limit[run.id], desk.pending_deletion = 1, True
-    schedule._begin(desk, run, TINY, Allocation(), [])
-    desk.turn(leads=False)
-    await jobs(desk)
-    assert (desk.starting, desk.over_limit, desk.pending_deletion) == ({}, {}, False)
-    desk.turn(leads=True)
-    await launch(desk)
+    state.begin_tick(leads=True)
+    state.over_limit[run.id], state.pending_deletion = 1, True
+    schedule._begin(state, run, TINY, Allocation(), [])
+    state.begin_tick(leads=False)
+    await jobs(state)
+    assert (state.starting, state.over_limit, state.pending_deletion) == ({}, {}, False)
+    state.begin_tick(leads=True)
+    await launch(state)
     assert launcher.launched == [run.id]
 
 
@@ -134,14 +134,14 @@ async def test_no_disk_is_looked_at_on_the_event_loop(
         looked[name] = threading.current_thread()
         return exists(folder, name)
 
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Alive())
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Alive())
     run = await stage.run("running")
-    desk.run_dir(run.id).mkdir(parents=True)
+    state.run_dir(run.id).mkdir(parents=True)
     await stage.report(run, checkpoints=[{"name": "announced", "step": 5}])
     (tmp_path / "ckpts" / run.experiment_id / run.id).mkdir(parents=True)
     monkeypatch.setattr(files, "exists", seen)
-    await observe(desk)
-    await verify(desk)
+    await observe(state)
+    await verify(state)
     assert looked.keys() >= {"look", "exit_fd", "announced"}
     assert threading.main_thread() not in looked.values()
 
@@ -160,10 +160,10 @@ async def test_who_has_reported_meanwhile_is_not_silent(db: Database) -> None:
     stage = await Stage.open(db)
     seen = await stage.run("running")
     await stage.report(seen, batch=2, step=6)
-    assert not await db.write(launches.condemn, seen, Reason.HEARTBEAT_LOST, "Silence.")
+    assert not await db.write(launches.request_termination, seen, Reason.HEARTBEAT_LOST, "Silence.")
     now = await stage.get(seen)
     assert now.status_reason is None
-    assert await db.write(launches.condemn, now, Reason.HEARTBEAT_LOST, "Silence.")
+    assert await db.write(launches.request_termination, now, Reason.HEARTBEAT_LOST, "Silence.")
     assert (await stage.get(seen)).termination_reason == "heartbeat_lost"
 
 
@@ -171,17 +171,17 @@ async def test_a_start_that_the_disk_refuses_says_so_and_is_made_when_it_can(
     db: Database, tmp_path: Path
 ) -> None:
     launcher = Recorder()
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
     run = await stage.submit()
     in_the_way = tmp_path / "runs"
     in_the_way.touch()
     for _ in range(2):
-        await launch(desk)
+        await launch(state)
     waits = await stage.get(run)
     assert (waits.status, waits.status_reason) == ("queued", "waiting_for_resources")
     assert waits.status_detail == "Its directory cannot be written: Not a directory."
     in_the_way.unlink()
-    await launch(desk)
+    await launch(state)
     assert launcher.launched == [run.id]
 
 
@@ -191,14 +191,14 @@ async def test_a_run_whose_id_is_older_than_those_that_wait_is_found(
     """A clock was set back, or a transaction of another server took longer."""
     monkeypatch.setattr(schedule, "COUNT_SECONDS", 0.0)
     launcher = Recorder()
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
     await stage.submit(resources={"count": 99})
-    await launch(desk)
+    await launch(state)
     now = time.time_ns()
     with monkeypatch.context() as clock:
         clock.setattr(time, "time_ns", lambda: now - 3600 * 10**9)
         late = await stage.submit()
-    await launch(desk)
+    await launch(state)
     assert launcher.launched == [late.id]
 
 
@@ -207,17 +207,17 @@ async def test_a_run_of_an_unknown_recipe_waits_for_a_server_that_knows_it(
 ) -> None:
     monkeypatch.setattr(schedule, "COUNT_SECONDS", 0.0)
     launcher = Recorder()
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
-    desk.recipes = {"other": TINY}
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
+    state.recipes = {"other": TINY}
     run = await stage.submit(resources={"count": 2})
-    await launch(desk)
+    await launch(state)
     # What stays in the queue is counted, so that it need not be looked at again.
-    assert desk.queue is not None
-    assert await schedule._snapshot(desk, desk.queue.machine) is desk.queue
+    assert state.queue is not None
+    assert await schedule._snapshot(state, state.queue.machine) is state.queue
     younger = await db.write(
-        runs.submit, stage.experiment, RunRequest(model="m", recipe="other"), desk.recipes
+        runs.submit, stage.experiment, RunRequest(model="m", recipe="other"), state.recipes
     )
-    await launch(desk)
+    await launch(state)
     waits = await stage.get(run)
     assert (waits.status, waits.status_reason) == ("queued", "waiting_for_resources")
     assert waits.status_detail == (
@@ -225,7 +225,7 @@ async def test_a_run_of_an_unknown_recipe_waits_for_a_server_that_knows_it(
         "LLM_TRAIN_RECIPES and restart the server, or cancel the run."
     )
     assert launcher.launched == [younger.id]
-    await launch(open_desk(db, tmp_path, launcher))
+    await launch(open_state(db, tmp_path, launcher))
     assert launcher.launched == [younger.id, run.id]
     events = [each.type for each in await stage.events() if each.run_id == run.id]
     assert events == ["run.queued", "run.waiting", "run.starting"]

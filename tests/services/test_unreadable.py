@@ -28,12 +28,12 @@ from app.storage.base import CheckpointStorage
 from app.storage.readers import Readers
 from app.supervisor import schedule, verifying
 from app.supervisor.reconcile import observe
-from app.supervisor.state import READERS, Desk
+from app.supervisor.state import READERS, SupervisorState
 from app.supervisor.verifying import begin
-from tests.support import desk as desk_support
-from tests.support.desk import Recorder, open_desk
+from tests.support import supervisor as supervisor_support
 from tests.support.disk import exchange
 from tests.support.stage import RECIPES, Stage, record_exit
+from tests.support.supervisor import Recorder, open_state
 
 pytestmark = pytest.mark.anyio
 
@@ -70,24 +70,24 @@ def away(run: Run, data_dir: Path) -> Iterator[None]:
         loop.unlink()
 
 
-async def jobs(desk: Desk) -> None:
-    await asyncio.wait_for(desk_support.jobs(desk), 10)
+async def jobs(state: SupervisorState) -> None:
+    await asyncio.wait_for(supervisor_support.jobs(state), 10)
 
 
-async def turns(desk: Desk, number: int = 70) -> None:
-    """So much of the supervisor's attention passes, a second each."""
+async def ticks(state: SupervisorState, number: int = 70) -> None:
+    """Let so many ticks pass, a second each."""
     for _ in range(number):
-        desk.attention += 1
+        state.listening_seconds += 1
         await asyncio.sleep(0.02)
 
 
-async def parent_with(stage: Stage, desk: Desk, data_dir: Path, *steps: int) -> Run:
+async def parent_with(stage: Stage, state: SupervisorState, data_dir: Path, *steps: int) -> Run:
     """A run that has ended and left checkpoints, verified."""
     run = await stage.run("running")
     for step in steps:
         await save(stage, run, data_dir, f"step-{step:06d}", step)
-    await verifying.verify(desk)
-    await jobs(desk)
+    await verifying.verify(state)
+    await jobs(state)
     await stage.report(run, batch=2, step=10, finished=True)
     return await stage.ends(run, exit_code=0)
 
@@ -100,24 +100,24 @@ async def states(stage: Stage, run: Run) -> dict[str, str]:
 async def test_an_announced_one_stays_pending_until_it_can_be_read(
     db: Database, tmp_path: Path
 ) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
     run = await stage.run("running")
     await save(stage, run, tmp_path, "step-000005", 5)
     with away(run, tmp_path):
         announced = await stage.named(run, "step-000005")
-        begin(desk, paths.parse(announced.ckpt_path), announced.sha256)
-        await turns(desk)
+        begin(state, paths.parse(announced.ckpt_path), announced.sha256)
+        await ticks(state)
         assert await states(stage, run) == {"step-000005": "pending"}
-    await jobs(desk)
-    await verifying.verify(desk)
-    await jobs(desk)
+    await jobs(state)
+    await verifying.verify(state)
+    await jobs(state)
     assert await states(stage, run) == {"step-000005": "ready"}
 
 
 async def test_a_small_one_waits_for_no_large_ones(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
     run, go = await stage.run("running"), threading.Event()
     look = verification.verify_files
 
@@ -132,37 +132,37 @@ async def test_a_small_one_waits_for_no_large_ones(
         name = f"step-{step:06d}"
         await save(stage, run, tmp_path, name, step)
         os.truncate(place_of(run, tmp_path) / name / "state.bin", 1 << 30)  # a hole, as if 100 GB
-    await verifying.verify(desk)
+    await verifying.verify(state)
     await save(stage, run, tmp_path, "step-000009", 9)
-    await verifying.verify(desk)
+    await verifying.verify(state)
     try:
         async with asyncio.timeout(10):
             while (await states(stage, run))["step-000009"] == "pending":
-                await turns(desk, 1)
+                await ticks(state, 1)
         found = await states(stage, run)
         assert found.pop("step-000009") == "ready" and set(found.values()) == {"pending"}
     finally:
         go.set()
-        await jobs(desk)
+        await jobs(state)
 
 
 async def test_a_launch_waits_for_its_checkpoint_and_says_why(db: Database, tmp_path: Path) -> None:
     launcher = Recorder()
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
-    parent = await parent_with(stage, desk, tmp_path, 5)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
+    parent = await parent_with(stage, state, tmp_path, 5)
     child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
-        await schedule.launch(desk)
+        await schedule.launch(state)
         async with asyncio.timeout(10):
-            while not desk.unreadable:
-                await turns(desk, 1)
-        await schedule.launch(desk)
+            while not state.unreadable:
+                await ticks(state, 1)
+        await schedule.launch(state)
         waits = await stage.get(child)
         assert (waits.status, waits.status_reason) == ("queued", "waiting_for_checkpoint")
         assert "is not a directory of the service" in (waits.status_detail or "")
         assert "tried again" in (waits.status_detail or "")
-    await jobs(desk)
-    assert launcher.launched == [child.id] and desk.unreadable == {}
+    await jobs(state)
+    assert launcher.launched == [child.id] and state.unreadable == {}
     begun = await stage.get(child)
     assert (begun.start_step, begun.status_detail) == (5, None)
     assert await states(stage, parent) == {"step-000005": "ready"}
@@ -172,21 +172,21 @@ async def test_a_launch_gives_up_after_a_minute_and_the_checkpoint_stays_what_it
     db: Database, tmp_path: Path
 ) -> None:
     launcher = Recorder()
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, launcher)
-    grandparent = await parent_with(stage, desk, tmp_path, 3)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
+    grandparent = await parent_with(stage, state, tmp_path, 3)
     parent = await db.write(runs.resume, grandparent.id, ResumeRequest(), RECIPES)
     parent = await stage.claim(parent)
     await stage.report(parent, batch=1, step=5, total_steps=10)
     await save(stage, parent, tmp_path, "step-000005", 5)
-    await verifying.verify(desk)
-    await jobs(desk)
+    await verifying.verify(state)
+    await jobs(state)
     await stage.report(parent, batch=2, step=10, finished=True)
     await stage.ends(parent, exit_code=0)
     child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
-        await schedule.launch(desk)
-        await turns(desk)
-        await jobs(desk)
+        await schedule.launch(state)
+        await ticks(state)
+        await jobs(state)
     begun = await stage.get(child)
     assert (begun.status, begun.start_step) == ("starting", 3)
     assert "could not be read" in (begun.status_detail or "")
@@ -197,13 +197,13 @@ async def test_a_launch_gives_up_after_a_minute_and_the_checkpoint_stays_what_it
 async def test_with_nothing_else_to_start_from_the_run_fails_and_says_why(
     db: Database, tmp_path: Path
 ) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
-    parent = await parent_with(stage, desk, tmp_path, 5)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
+    parent = await parent_with(stage, state, tmp_path, 5)
     child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
-        await schedule.launch(desk)
-        await turns(desk)
-        await jobs(desk)
+        await schedule.launch(state)
+        await ticks(state)
+        await jobs(state)
     failed = await stage.get(child)
     assert (failed.status, failed.status_reason) == ("failed", "checkpoint_missing")
     assert "could not be read" in (failed.status_detail or "")
@@ -213,24 +213,24 @@ async def test_with_nothing_else_to_start_from_the_run_fails_and_says_why(
 async def test_the_promise_of_a_cancel_is_settled_in_bounded_time(
     db: Database, tmp_path: Path
 ) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
     run = await stage.run("running")
     await save(stage, run, tmp_path, "step-000005", 5)
-    await verifying.verify(desk)
-    await jobs(desk)
+    await verifying.verify(state)
+    await jobs(state)
     await db.write(runs.cancel, run.id)
     await save(stage, run, tmp_path, "cancel-1", 6)
-    directory = desk.run_dir(run.id) / "attempt-1"
+    directory = state.run_dir(run.id) / "attempt-1"
     directory.mkdir(parents=True)
     record_exit(directory, exit_code=0, stop_sent=True)
     with away(run, tmp_path):
-        await observe(desk)
-        await turns(desk, 30)
-        await observe(desk)
+        await observe(state)
+        await ticks(state, 30)
+        await observe(state)
         assert (await stage.get(run)).status == "cancelling"
-        await turns(desk)
-        await jobs(desk)
-        await observe(desk)
+        await ticks(state)
+        await jobs(state)
+        await observe(state)
         assert (await stage.get(run)).status == "cancelled"
     promised = await stage.named(run, "cancel-1")
     assert (promised.state, promised.step) == ("ready", 5)
@@ -241,10 +241,10 @@ async def test_the_promise_of_a_cancel_is_settled_in_bounded_time(
 async def test_verify_says_that_it_cannot_tell_and_changes_nothing(
     db: Database, tmp_path: Path
 ) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
-    run = await parent_with(stage, desk, tmp_path, 3, 5)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
+    run = await parent_with(stage, state, tmp_path, 3, 5)
     request = VerifyRequest(run_id=run.id)
-    arguments = (db, Readers(1), desk.storage, stage.experiment, request)
+    arguments = (db, Readers(1), state.storage, stage.experiment, request)
     with away(run, tmp_path), pytest.raises(CheckpointUnreadable, match="could not be read"):
         await verification.verify_all(*arguments)
     assert set((await states(stage, run)).values()) == {"ready"}
@@ -256,14 +256,14 @@ async def test_one_that_cannot_be_read_throws_away_nothing_that_is_found(
     db: Database, tmp_path: Path
 ) -> None:
     """It may take hours: each result is on record before the next checkpoint is read."""
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
-    first = await parent_with(stage, desk, tmp_path, 1)
-    second = await parent_with(stage, desk, tmp_path, 2, 3)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
+    first = await parent_with(stage, state, tmp_path, 1)
+    second = await parent_with(stage, state, tmp_path, 2, 3)
     (place_of(second, tmp_path) / "step-000002/state.bin").write_bytes(b"damaged")
 
     on_record = []
     with away(first, tmp_path):
-        everything = (db, Readers(1), desk.storage, stage.experiment, VerifyRequest())
+        everything = (db, Readers(1), state.storage, stage.experiment, VerifyRequest())
         async for each in verification.verify_each(*everything):
             found = await states(stage, second)
             on_record.append((each.unreadable is None, found["step-000002"], found["step-000003"]))
@@ -278,9 +278,9 @@ async def test_one_that_cannot_be_read_throws_away_nothing_that_is_found(
 async def test_a_verification_in_the_background_goes_on_where_a_dead_server_left_it(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage, desk = await Stage.open(db), open_desk(db, tmp_path, Recorder())
-    first = await parent_with(stage, desk, tmp_path, 1)
-    second = await parent_with(stage, desk, tmp_path, 2, 3)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
+    first = await parent_with(stage, state, tmp_path, 1)
+    second = await parent_with(stage, state, tmp_path, 2, 3)
     (place_of(second, tmp_path) / "step-000002/state.bin").write_bytes(b"damaged")
     started, _, _ = await db.write(verifications.start, stage.experiment, VerifyRequest())
     again = await db.write(verifications.start, stage.experiment, VerifyRequest())
@@ -302,19 +302,19 @@ async def test_a_verification_in_the_background_goes_on_where_a_dead_server_left
     monkeypatch.setattr(verification, "verify_files", slowly)
     try:
         with away(first, tmp_path):
-            await verifying.verify_requested(desk)
+            await verifying.verify_requested(state)
             async with asyncio.timeout(10):
                 while "step-000003" not in read:
-                    await turns(desk, 1)
+                    await ticks(state, 1)
         found = await progress()
         assert (found.verification.total, found.counts) == (3, {"unreadable": 1, "lost": 1})
         assert found.verification.finished_at is None
-        desk.close()  # the server dies in the middle of the third
+        state.close()  # the server dies in the middle of the third
     finally:
         go.set()
-    await jobs(desk)
+    await jobs(state)
 
-    await verifying.verify_requested(restarted := open_desk(db, tmp_path, Recorder()))
+    await verifying.verify_requested(restarted := open_state(db, tmp_path, Recorder()))
     await jobs(restarted)
     found = await progress()
     assert found.verification.finished_at is not None

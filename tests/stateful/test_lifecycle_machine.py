@@ -340,7 +340,7 @@ class Lifecycle(RuleBasedStateMachine):
     def launch(self, pick: int) -> None:
         run = self.pick(pick, self.launchable)
         row = self.row(run)
-        found = self.world.see(launches.sources, row)
+        found = self.world.see(launches.list_sources, row)
         source = next((s for s in found if s.stored.state in ("ready", "empty", "declared")), None)
         if source is not None and source.stored.state == "declared":  # it is not there
             path = paths.parse(source.stored.ckpt_path)
@@ -348,7 +348,9 @@ class Lifecycle(RuleBasedStateMachine):
             self.known(str(path)).own_state, source = "lost", None
         if source is None and run.source is not None:
             assert run.source.state == "lost"
-            self.world.do(launches.refuse, run.id, Reason.CHECKPOINT_MISSING, "Nothing is left.")
+            self.world.do(
+                launches.fail_queued, run.id, Reason.CHECKPOINT_MISSING, "Nothing is left."
+            )
             run.status = S.FAILED
             return
         claimed = self.world.do(launches.claim, row, [], source, None, None)
@@ -397,7 +399,7 @@ class Lifecycle(RuleBasedStateMachine):
         }[how]
         recipe = RECIPES[run.recipe or ""]
         absent = frozenset(c.id for c in self.world.see(checkpoints.list_of_run, run.id))
-        self.world.do(launches.end, run.id, run.attempt, found, recipe, absent)
+        self.world.do(launches.finish_attempt, run.id, run.attempt, found, recipe, absent)
         self.ended(run, how, recipe.max_attempts)
 
     @precondition(lambda self: self.some(lambda r: r.status in LIVE and r.recipe is None))
@@ -406,9 +408,9 @@ class Lifecycle(RuleBasedStateMachine):
         run = self.pick(pick, lambda r: r.status in LIVE and r.recipe is None)
         reason = Reason.HEARTBEAT_LOST
         seen = self.world.see(runs.get, run.id)
-        self.world.do(launches.condemn, seen, reason, "No report.")
+        self.world.do(launches.request_termination, seen, reason, "No report.")
         absent = frozenset(c.id for c in self.world.see(checkpoints.list_of_run, run.id))
-        self.world.do(launches.end, run.id, run.attempt, Evidence(False), None, absent)
+        self.world.do(launches.finish_attempt, run.id, run.attempt, Evidence(False), None, absent)
         self.ended(run, FINISHED if run.finished else CONDEMNED, 1)
 
     def ended(self, run: Model, how: str, max_attempts: int) -> None:

@@ -170,10 +170,10 @@ class RemoteService:
 
         def submission(tx: Tx) -> Run:
             run = runs.get(tx, run_id)
-            source = next(iter(launches.sources(tx, run)), None)
+            source = next(iter(launches.list_sources(tx, run)), None)
             claimed = launches.claim(tx, run, [], source, None, place)
             assert claimed is not None
-            spec = launches.spec_of(claimed, source, self.app.state.storage) | {
+            spec = launches.make_spec(claimed, source, self.app.state.storage) | {
                 "files": "http", "attempt": claimed.attempt, "heartbeat_seconds": 30,
                 "stop_checkpoint": f"cancel-{claimed.attempt}",
             }  # fmt: skip
@@ -205,7 +205,7 @@ class RemoteService:
                 launch_error=record.detail if record.never_ran else None,
             )  # fmt: skip
             absent = frozenset(each.id for each in checkpoints.lock_pending(tx, key.run_id))
-            return launches.end(tx, *key, evidence, Recipe("", ()), absent)
+            return launches.finish_attempt(tx, *key, evidence, Recipe("", ()), absent)
 
         self.write(finish)
         return self.status(key)

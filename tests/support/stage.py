@@ -64,7 +64,7 @@ class Stage:
 
     async def claim(self, run: Run) -> Run:
         """The supervisor claims a launch, from the best source there is."""
-        found = await self.db.read(launches.sources, run)
+        found = await self.db.read(launches.list_sources, run)
         source = found[0] if found else None
         held = await self.db.read(lambda tx: tx.first(_DATA_DIR))
         name = held.name if held else None
@@ -91,14 +91,16 @@ class Stage:
         """The trainer is gone; its promised checkpoints that are not ready are not there."""
         absent = frozenset(each.id for each in await self.checkpoints(run))
         found = Evidence(cancel_asked=False, **evidence)
-        await self.db.write(launches.end, run.id, run.attempt, found, None, absent)
+        await self.db.write(launches.finish_attempt, run.id, run.attempt, found, None, absent)
         return await self.get(run)
 
     async def retries(self, run: Run, **evidence: Any) -> Run:
         """An attempt fails under a recipe that allows another one."""
         recipe = Recipe("tiny", ("true",), max_attempts=3)
         found = Evidence(cancel_asked=False, **evidence)
-        await self.db.write(launches.end, run.id, run.attempt, found, recipe, frozenset())
+        await self.db.write(
+            launches.finish_attempt, run.id, run.attempt, found, recipe, frozenset()
+        )
         queued = await self.get(run)
         assert (queued.status, queued.status_reason) == ("queued", "retrying")
         return queued
@@ -122,7 +124,9 @@ class Stage:
         if status == "succeeded":
             await self.report(run, finished=True)
         if status == "failed":
-            await self.db.write(launches.condemn, run, Reason.HEARTBEAT_LOST, "Silence.")
+            await self.db.write(
+                launches.request_termination, run, Reason.HEARTBEAT_LOST, "Silence."
+            )
         if status in ("cancelled", "succeeded", "failed"):
             await self.ends(run)
         run = await self.get(run)

@@ -10,7 +10,7 @@ from app.launchers.base import Job, JobStatus, Key, LauncherContext, Submission
 from app.launchers.local.launcher import LocalLauncher
 from app.settings import Settings
 from app.supervisor import schedule
-from app.supervisor.state import Desk
+from app.supervisor.state import SupervisorState
 
 TINY = Recipe("tiny", ("true",))
 
@@ -55,21 +55,23 @@ class Seen(Recorder):
         self.stopped += [key.run_id for key in keys]
 
 
-def open_desk(
+def open_state(
     db: Database, data_dir: Path, launcher: LocalLauncher, recipe: Recipe = TINY, places: int = 4
-) -> Desk:
+) -> SupervisorState:
     """A supervisor of one recipe, which is called `tiny`."""
     settings = Settings(data_dir=data_dir, max_local_runs=places)
     launcher.data_dir, launcher.max_runs = data_dir, places
-    return Desk(db, settings, {"tiny": recipe}, "s" * 32, {"local": launcher}, "http://127.0.0.1:1")
+    return SupervisorState(
+        db, settings, {"tiny": recipe}, "s" * 32, {"local": launcher}, "http://127.0.0.1:1"
+    )
 
 
-async def jobs(desk: Desk) -> None:
+async def jobs(state: SupervisorState) -> None:
     """Until the work under way has ended, or was cancelled."""
-    await asyncio.gather(*[job for job, _ in desk.jobs.values()], return_exceptions=True)
+    await asyncio.gather(*[job for job, _ in state.jobs.values()], return_exceptions=True)
 
 
-async def launch(desk: Desk) -> None:
+async def launch(state: SupervisorState) -> None:
     """One launching step, and the starts that it began."""
-    await schedule.launch(desk)
-    await jobs(desk)
+    await schedule.launch(state)
+    await jobs(state)
