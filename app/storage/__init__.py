@@ -1,7 +1,8 @@
 """Where the files of checkpoints are kept, found by the scheme of a URL.
 
 `base.py` is the contract, with the steps to add a storage; `directory.py` the one of the data
-directory, whose own identity is in `data_dir.py`; `readers.py` the threads that read.
+directory, whose own identity is in `data_dir.py`; `readers.py` the threads that read, `streams.py`
+what is between them and the event loop. `artifacts.py` keeps the other files of runs.
 """
 
 from importlib import import_module
