@@ -5,6 +5,8 @@ demo            the service, and a real model that trains, is cancelled, resumed
 migrate         bring the database to this version's schema, or back
 verify          read checkpoints again, every byte
 prune           delete all but the newest checkpoints of each run
+backup          copy everything the service knows into a folder, while it runs
+restore         bring a backup back
 export-schema   print the GraphQL schema (`schema.graphql` is its copy)
 help            print a page of the guide
 """
@@ -33,7 +35,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     {
         "serve": _serve, "demo": _demo, "migrate": _migrate, "verify": _verify, "prune": _prune,
-        "export-schema": _export_schema, "help": _help,
+        "backup": _backup, "restore": _restore, "export-schema": _export_schema, "help": _help,
     }[arguments.command](arguments)  # fmt: skip
 
 
@@ -64,6 +66,13 @@ def _parser() -> _Parser:
     prune = command("prune", "Delete all but the newest checkpoints of each run.")
     prune.add_argument("--keep", type=_positive, help="how many; else as each recipe says")
     prune.add_argument("--dry-run", action="store_true", help="only show what would be deleted")
+    backup = command("backup", "Copy everything the service knows into a folder, while it runs.")
+    backup.add_argument("folder", type=Path, help="a new one")
+    backup.add_argument(
+        "--database-only", action="store_true", help="leave out the data directory's files"
+    )
+    restore = command("restore", "Bring a backup back, into an empty database and data directory.")
+    restore.add_argument("folder", type=Path, help="what `llm-train backup` has made")
     export = command("export-schema", "Print the GraphQL schema.")
     export.add_argument("--check", type=Path, metavar="FILE", help="fail when FILE differs")
     guide = command("help", "Print a page of the guide; without a topic, which pages there are.")
@@ -175,6 +184,38 @@ def _prune(arguments: argparse.Namespace) -> None:
         print(f"llm-train: {why}", file=sys.stderr)
     if left:
         sys.exit(1)
+
+
+def _backup(arguments: argparse.Namespace) -> None:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from app.cli import backup
+    from app.errors import ServiceError
+    from app.main import load_settings
+
+    try:
+        made = backup.backup(
+            load_settings(), arguments.folder, with_files=not arguments.database_only
+        )
+    except (ServiceError, ValueError, OSError, SQLAlchemyError) as error:
+        sys.exit("llm-train: the backup failed: " + " ".join(str(error).split()))
+    for name in made.missing:
+        print(f"llm-train: {name} was deleted meanwhile", file=sys.stderr)
+    print(f"{made.rows:,} rows and {made.files:,} files, {made.size_bytes:,} bytes")
+
+
+def _restore(arguments: argparse.Namespace) -> None:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from app.cli import backup
+    from app.errors import ServiceError
+    from app.main import load_settings
+
+    try:
+        restored = backup.restore(load_settings(), arguments.folder)
+    except (ServiceError, ValueError, OSError, SQLAlchemyError) as error:
+        sys.exit("llm-train: nothing can be restored: " + " ".join(str(error).split()))
+    print(f"{restored.rows:,} rows and {restored.files:,} files, {restored.size_bytes:,} bytes")
 
 
 def _export_schema(arguments: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, create_engine, event, inspect, pool, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, pool, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
@@ -120,14 +120,40 @@ def create(url: str) -> bool:
 
 
 @contextmanager
-def in_one_transaction(url: str) -> Iterator[Connection]:
-    """A connection whose changes to the schema are all made, or none."""
+def in_one_snapshot(url: str) -> Iterator[Connection]:
+    """Yield a connection that reads one snapshot of a database of this version, row by row.
+
+    Raises Unavailable if the database is empty or of another version.
+    """
+    require(url)
+    if (found := revision(url)) != HEAD:
+        raise Unavailable(f"its schema is {found}, this version's {HEAD}: run llm-train migrate")
+    engine = _engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _leave_transactions_alone)
+        event.listen(engine, "begin", _begin_reading)
+    else:
+        engine = engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+    with engine.connect() as connection:
+        yield connection.execution_options(yield_per=1_000)
+    engine.dispose()
+
+
+def _engine(url: str) -> Engine:
     target: str | URL = url
     if url.startswith("postgresql://"):
         target = url.replace("postgresql://", "postgresql+psycopg://", 1)
     elif url.startswith("sqlite:///"):  # the very path that is opened later, not parsed again
         target = URL.create("sqlite", database=url.removeprefix("sqlite:///"))
-    engine = create_engine(target, poolclass=pool.NullPool)
+    return create_engine(target, poolclass=pool.NullPool)
+
+
+@contextmanager
+def in_one_transaction(url: str) -> Iterator[Connection]:
+    """A connection whose changes to the schema are all made, or none."""
+    engine = _engine(url)
     sqlite = engine.dialect.name == "sqlite"
     if sqlite:
         event.listen(engine, "connect", _leave_transactions_alone)
@@ -148,6 +174,10 @@ def _leave_transactions_alone(connection: sqlite3.Connection, record: object) ->
     connection.execute("PRAGMA foreign_keys=OFF")
 
 
+def _begin_reading(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
 def _begin_immediately(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
@@ -159,6 +189,15 @@ def upgrade(url: str, to: str = "head") -> None:
     command.upgrade(config(url), to)
     if to == "head":
         _index_texts(url)
+
+
+def upgrade_within(connection: Connection, to: str) -> None:
+    """Create or upgrade the tables in the transaction of a connection."""
+    from alembic import command
+
+    settings = config("")
+    settings.attributes["connection"] = connection
+    command.upgrade(settings, to)
 
 
 def downgrade(url: str, to: str) -> None:

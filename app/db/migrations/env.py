@@ -1,4 +1,9 @@
-"""Alembic's entry: runs the migrations on one connection, all of them or none."""
+"""Alembic's entry: runs the migrations on one connection, all of them or none.
+
+The connection is a new one, or that of the caller's transaction (`migrate.upgrade_within`).
+"""
+
+from contextlib import nullcontext
 
 from alembic import context
 
@@ -10,7 +15,10 @@ def _ours(name: str | None, kind: str, parents: object) -> bool:
     return kind not in ("table", "index") or "_search_index" not in (name or "")
 
 
-with in_one_transaction(context.config.attributes["url"]) as connection:
+_attributes = context.config.attributes
+_given = _attributes.get("connection")
+
+with nullcontext(_given) if _given else in_one_transaction(_attributes["url"]) as connection:
     context.configure(
         connection=connection,
         target_metadata=METADATA,
