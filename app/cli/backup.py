@@ -197,7 +197,7 @@ def _compare(path: Path, found: list[Any], written: list[Any]) -> None:
 
 def _end_launched(why: str, tx: Tx) -> None:
     """End every run that had a trainer: neither its process nor its later points are here."""
-    for run in launches.launched(tx):
+    for run in launches.list_launched(tx):
         lost = Evidence(cancel_asked=False, vanished=True, ended_by_service=Reason.LOST, why=why)
         pending = {checkpoint.id for checkpoint in checkpoints.lock_pending(tx, run.id)}
-        launches.end(tx, run.id, run.attempt, lost, None, pending)
+        launches.finish_attempt(tx, run.id, run.attempt, lost, None, pending)
