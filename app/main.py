@@ -119,7 +119,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.storage = get_storage(settings.storage, settings.data_dir)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
-    app.state.uploads = Uploads(settings.data_dir, settings.max_upload_bytes)
+    app.state.uploads = Uploads(app.state.storage, settings.max_upload_bytes)
     app.state.inflow = reports.Inflow(db)
     app.state.readers = Readers(checkpoints.READERS)
     app.add_middleware(

@@ -7,7 +7,6 @@ The other end is app/agent/http.py, the rules are in app/services/attempts.py.
 """
 
 import asyncio
-import os
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
-from llm_train.checkpoint import MANIFEST
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.db.sql import Tx, load
@@ -44,9 +42,9 @@ from app.rest import responses, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, RunId, bodies
 from app.rest.problems import documented
-from app.services import attempts, checkpoints, runs, train_log, uploads
+from app.services import attempts, checkpoints, runs, train_log
 from app.services.attempts import Claim
-from app.services.uploads import Committed
+from app.storage.base import Committed
 
 PULSE_SECONDS = 2.0
 """How often an agent sends a pulse that waits for nothing."""
@@ -209,15 +207,9 @@ async def put_file(
             "Send the file's size as Content-Length.",
             errors=[{"pointer": "", "header": "Content-Length", "detail": "required"}],
         )
-    uploads.check_file_path(file)
     claim = await state.db.read(attempts.get_current, run_id, attempt)
     path = _path(claim, name)
-    data_dir = state.settings.data_dir
-    with state.uploads.hold(path, int(length)):
-        try:
-            size = await uploads.put(data_dir, path, attempt, file, request.stream())
-        except OSError as error:
-            raise _refused(error) from error
+    size = await state.uploads.put(path, attempt, file, int(length), request.stream())
     return responses.json({"path": file, "size": size})
 
 
@@ -238,21 +230,18 @@ async def commit_checkpoint(
     content = await _body(request, MAX_MANIFEST_BYTES, JSON)
     claim = await state.db.read(attempts.get_current, run_id, attempt)
     path = _path(claim, name)
-    done: Committed = await _on_disk(
-        uploads.commit, state.settings.data_dir, path, attempt, content
-    )
-    state.uploads.forget(run_id)
+    done: Committed = await state.uploads.commit(path, attempt, content)
 
     def record(tx: Tx) -> str:
         run = runs.lock(tx, run_id)
         if not attempts.is_current(run, attempts.get(tx, run_id, attempt)):
-            return str(path._replace(name=done.name))  # found at the attempt's end
+            return str(done.path)  # found at the attempt's end
         return checkpoints.record_saved(
-            tx, run, done.name, step=done.manifest.step, size_bytes=done.manifest.size_bytes,
-            sha256=done.manifest.sha256,
+            tx, run, done.path.name, step=done.manifest.step,
+            size_bytes=done.manifest.size_bytes, sha256=done.manifest.sha256,
         ).ckpt_path  # fmt: skip
 
-    return responses.json({"ckpt_path": await state.db.write(record), "name": done.name})
+    return responses.json({"ckpt_path": await state.db.write(record), "name": done.path.name})
 
 
 @router.get(
@@ -269,17 +258,11 @@ async def resume_file(
     claim = await state.db.read(attempts.get_current, run_id, attempt)
     if claim.attempt.resume_path is None:
         raise NotFound("This attempt starts from no checkpoint.")
-    if file != MANIFEST:
-        uploads.check_file_path(file)
     path = paths.parse(claim.attempt.resume_path)
-    opened = await _on_disk(uploads.open_file, state.settings.data_dir, path, file)
-    size = os.fstat(opened).st_size
+    size, content = await state.uploads.read(path, file)
     if "head" in request.scope:
-        os.close(opened)
-        opened, size = -1, 0
-    content = uploads.read_file(opened, size)
-    headers = {"Content-Length": str(size)}
-    return StreamingResponse(content, media_type=BYTES, headers=headers)
+        return Response(media_type=BYTES)
+    return StreamingResponse(content, media_type=BYTES, headers={"Content-Length": str(size)})
 
 
 def _check_token(request: Request, run_id: str, attempt: int) -> None:

@@ -2,8 +2,10 @@
 
     draft = storage.begin(path)                    nothing is visible under the path yet
     storage.write(draft, "model.bin", chunks)      once for each file, or for each piece of one
-    committed = storage.commit(draft, step)        now the checkpoint exists, whole, for ever
-    manifest = storage.verify(committed.path)      every byte against the manifest
+    committed = storage.commit(draft, manifest)    now the checkpoint exists, whole, for ever
+    storage.verify(committed.path)                 every byte against the manifest
+
+The manifest is the trainer's, byte for byte: a checkpoint has the same SHA-256 in every storage.
 
 `directory.py` keeps them in the data directory, where trainers of this machine save by
 themselves with the same protocol (`llm_train.checkpoint`). What the service knows of a checkpoint
@@ -26,6 +28,7 @@ How to add a storage
 5. Choose it with `LLM_TRAIN_STORAGE=s3://bucket/prefix`.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -33,7 +36,23 @@ from llm_train.manifest import MANIFEST, Manifest
 
 from app.domain.paths import CheckpointPath
 
-__all__ = ["MANIFEST", "CheckpointStorage", "Committed", "Damaged", "Draft", "Manifest"]
+__all__ = [
+    "MANIFEST",
+    "CheckpointStorage",
+    "Committed",
+    "Damaged",
+    "Draft",
+    "Incomplete",
+    "Manifest",
+    "is_key",
+]
+
+_KEY = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+
+
+def is_key(text: str) -> bool:
+    """Return True if a caller may give a draft this key."""
+    return _KEY.fullmatch(text) is not None
 
 
 class Damaged(Exception):
@@ -43,8 +62,19 @@ class Damaged(Exception):
     """
 
 
+class Incomplete(Damaged):
+    """A draft lacks files of its manifest, or has them in another size: `files` says which."""
+
+    def __init__(self, files: list[str]) -> None:
+        super().__init__(
+            f"{len(files)} files of the manifest are missing or of another size, such as "
+            f"{files[0]!r:.200}."
+        )
+        self.files = files
+
+
 class Draft(NamedTuple):
-    """A checkpoint that is being written. The storage chose `key`, which may be kept or sent."""
+    """A checkpoint that is being written. With its path, `key` is all that names it."""
 
     path: CheckpointPath
     key: str
@@ -67,21 +97,29 @@ class CheckpointStorage(Protocol):
     concluded from that.
     """
 
-    def begin(self, path: CheckpointPath) -> Draft:
-        """Start a checkpoint that is to be committed under `path`."""
+    def begin(self, path: CheckpointPath, key: str | None = None) -> Draft:
+        """Start a checkpoint that is to be committed under `path`.
+
+        With a `key` (`is_key`) of the caller's it may be repeated: the draft of this path and key
+        is gone on with. Without one it is new.
+        """
 
     def write(self, draft: Draft, file: str, content: Iterable[bytes], offset: int = 0) -> int:
         """Write a file of a draft from `offset` on; return its size now.
 
         `file` is a relative POSIX path. What was written behind `offset` before is dropped, so a
-        broken transfer is continued, or begun again. Raises Damaged for a path that a manifest
-        cannot list, an offset behind the file's end, and a draft that does not exist.
+        broken transfer is continued, or begun again. If `content` raises, so does this, and the
+        file is what it was, or cut off. Raises Damaged for a path that a manifest cannot list, an
+        offset behind the file's end, and a draft that does not exist.
         """
 
-    def commit(self, draft: Draft, step: int) -> Committed:
-        """Turn a draft into a checkpoint of training step `step`. Not to be repeated.
+    def commit(self, draft: Draft, content: bytes) -> Committed:
+        """Turn a draft into a checkpoint whose manifest.json is `content`.
 
-        Raises Damaged if the draft holds no files or does not exist.
+        Sizes are compared; that the bytes are right is for `verify` to find. What the manifest
+        does not list is dropped, links are made. Repeated, also after the answer was lost, it
+        returns the same. Raises Damaged for what is no manifest, and if the draft does not exist;
+        Incomplete if files are missing, and then the draft stays.
         """
 
     def abandon(self, draft: Draft) -> None:
@@ -89,6 +127,9 @@ class CheckpointStorage(Protocol):
 
     def remove_drafts(self, experiment_id: str, run_id: str) -> None:
         """Remove every draft of a run, of which nothing writes any more."""
+
+    def draft_bytes(self, experiment_id: str, run_id: str) -> int:
+        """Return the bytes of all drafts of a run, about."""
 
     def verify(self, path: CheckpointPath) -> Manifest:
         """Read every byte of a checkpoint, and return the manifest that all files match.

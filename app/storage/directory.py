@@ -8,27 +8,36 @@ never through a link (`app.files`).
 
 import errno
 import hashlib
+import itertools
 import os
-import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from llm_train import checkpoint
 from llm_train.descriptors import CHUNK
-from llm_train.manifest import MANIFEST, MAX_MANIFEST_BYTES, CheckpointError, Manifest, check_path
+from llm_train.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    CheckpointError,
+    Manifest,
+    check_path,
+    parse,
+)
 
 from app import files
 from app.domain import paths
 from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
 from app.storage import data_dir as data_dirs
-from app.storage.base import Committed, Damaged, Draft
+from app.storage.base import Committed, Damaged, Draft, Incomplete, is_key
 
-_KEY = re.compile(r"[0-9a-f]{8}")
 _DRAFT, _TRASH = ".tmp-", ".trash-"
+_NO_PLACE = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR)
 
 
 class DirectoryStorage:
@@ -43,12 +52,15 @@ class DirectoryStorage:
         self._data_dir = data_dir.absolute()
         self._top = self._data_dir / "ckpts"
 
-    def begin(self, path: CheckpointPath) -> Draft:
+    def begin(self, path: CheckpointPath, key: str | None = None) -> Draft:
+        draft = Draft(path, secrets.token_hex(4) if key is None else key)
         with _answering(path, "written"):
             with suppress(FileNotFoundError), self._open_run(path):
                 pass  # a link in the place of the run's directory ends here
-            temporary = checkpoint.begin(self._directory(path).parent, path.name)
-        return Draft(path, temporary.name.rpartition("-")[2])
+            if not is_key(draft.key):
+                raise CheckpointError(f"{draft.key!r:.200} is no key of a draft")
+            checkpoint.begin(self._directory(path).parent, path.name, draft.key)
+        return draft
 
     def write(self, draft: Draft, file: str, content: Iterable[bytes], offset: int = 0) -> int:
         with _answering(draft.path, "written"), ExitStack() as stack:
@@ -60,9 +72,11 @@ class DirectoryStorage:
                     with suppress(FileExistsError):
                         os.mkdir(directory, dir_fd=folder)
                     folder = stack.enter_context(files.inner(folder, directory))
+                if not offset:
+                    return _replace_file(folder, name, content)
                 opened = files.open_file(folder, name, os.O_WRONLY | os.O_CREAT)
             except OSError as error:
-                if error.errno == errno.ENAMETOOLONG or isinstance(error, files.Unusable):
+                if error.errno in _NO_PLACE or isinstance(error, files.Unusable):
                     raise CheckpointError(f"{file!r:.200}: {error.strerror}") from None
                 raise
             with os.fdopen(opened, "wb") as stream:
@@ -70,16 +84,35 @@ class DirectoryStorage:
                     raise CheckpointError(f"{file!r:.200} has fewer than {offset} bytes")
                 os.ftruncate(opened, offset)
                 stream.seek(offset)
-                for chunk in content:
-                    stream.write(chunk)
-                return stream.tell()
+                return _fill(stream, content)
 
-    def commit(self, draft: Draft, step: int) -> Committed:
-        with _answering(draft.path, "committed"):
-            with self._open_draft(draft):
-                pass
-            final, manifest = checkpoint.commit(self._temporary(draft), draft.path.name, step)
-        return Committed(draft.path._replace(name=final.name), manifest)
+    def commit(self, draft: Draft, content: bytes) -> Committed:
+        path = draft.path
+        with _answering(path, "committed"):
+            manifest = parse(content)
+            names = checkpoint.candidate_names(path.name)
+            with suppress(FileNotFoundError), self._open_run(path) as parent:
+                for name in itertools.takewhile(lambda name: files.exists(parent, name), names):
+                    if _digest(parent, name) == manifest.sha256:  # the answer was lost
+                        return Committed(path._replace(name=name), manifest)
+            with self._open_draft(draft) as folder:
+                _complete(folder, manifest, content)
+            with self._open_run(path) as parent:
+                name = self._publish(parent, draft)
+                os.fsync(parent)
+        return Committed(path._replace(name=name), manifest)
+
+    def _publish(self, parent: int, draft: Draft) -> str:
+        """Rename a whole draft to the first name that is free, and return that."""
+        temporary = self._temporary(draft).name
+        for name in checkpoint.candidate_names(draft.path.name):
+            try:
+                os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+                return name
+            except OSError as error:  # rename itself decides, so two writers cannot both win
+                if error.errno not in checkpoint.TAKEN:
+                    raise
+        raise AssertionError("there is always another name")
 
     def abandon(self, draft: Draft) -> None:
         name = self._temporary(draft).name
@@ -95,6 +128,16 @@ class DirectoryStorage:
                 if name.startswith(_DRAFT):
                     shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
 
+    def draft_bytes(self, experiment_id: str, run_id: str) -> int:
+        path = CheckpointPath(experiment_id, run_id, "")
+        missing = suppress(FileNotFoundError, NotADirectoryError)
+        size = 0
+        with _answering(path), missing, self._open_run(path) as folder:
+            for name in files.names(folder):
+                if name.startswith(_DRAFT):
+                    size += _tree_size(folder, name)
+        return size
+
     def verify(self, path: CheckpointPath) -> Manifest:
         with _answering(path), self._open_run(path) as folder:
             return checkpoint.verify(self._directory(path), folder)
@@ -104,14 +147,9 @@ class DirectoryStorage:
             return checkpoint.load(self._directory(path), folder)
 
     def size(self, path: CheckpointPath, most: int) -> int:
-        size = 0
         with suppress(OSError), self._open_run(path) as folder:
-            for _, _, names, inner in os.fwalk(path.name, dir_fd=folder):
-                for name in names:
-                    size += os.stat(name, dir_fd=inner, follow_symlinks=False).st_size
-                if size > most:
-                    break
-        return size
+            return _tree_size(folder, path.name, most)
+        return 0
 
     def exists(self, path: CheckpointPath) -> bool:
         try:
@@ -172,7 +210,7 @@ class DirectoryStorage:
         return self._top / path.experiment_id / path.run_id / path.name
 
     def _temporary(self, draft: Draft) -> Path:
-        key = draft.key if _KEY.fullmatch(draft.key) else "none"
+        key = draft.key if is_key(draft.key) else "none"
         return self._directory(draft.path).with_name(f"{_DRAFT}{draft.path.name}-{key}")
 
     def _open_run(self, path: CheckpointPath) -> AbstractContextManager[int]:
@@ -204,6 +242,91 @@ def _answering(path: object, done: str = "read") -> Iterator[None]:
         raise CheckpointUnreadable(
             f"{path} could not be {done}: {error.strerror}.", retry_after=5
         ) from error
+
+
+def _replace_file(folder: int, name: str, content: Iterable[bytes]) -> int:
+    """Write a file in the place of one of this name, which stays until all has come."""
+    draft = f".part-{secrets.token_hex(8)}"
+    opened = files.open_file(folder, draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        with os.fdopen(opened, "wb") as stream:
+            size = _fill(stream, content)
+        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(draft, dir_fd=folder)
+        raise
+    return size
+
+
+def _fill(stream: IO[bytes], content: Iterable[bytes]) -> int:
+    """Write the rest of a file, to the disk; return its size."""
+    for chunk in content:
+        stream.write(chunk)
+    stream.flush()
+    os.fsync(stream.fileno())
+    return stream.tell()
+
+
+def _complete(folder: int, manifest: Manifest, content: bytes) -> None:
+    """Compare a draft's sizes with its manifest, make the links, and write the manifest."""
+    expected = {file.path: file.size for file in manifest.files}
+    wrong = sorted(path for path, size in expected.items() if _size(folder, path) != size)
+    if wrong:
+        raise Incomplete(wrong)
+    for top, folders, names, opened in os.fwalk(".", topdown=False, dir_fd=folder):
+        prefix = top[2:] + "/" if top != "." else ""
+        for name in names:
+            if prefix + name not in expected and prefix + name != MANIFEST:
+                os.unlink(name, dir_fd=opened)
+        for name in folders:
+            with suppress(OSError):
+                os.rmdir(name, dir_fd=opened)  # an empty one is in no manifest
+        os.fsync(opened)
+    for link in manifest.links:
+        *folders, name = link.path.split("/")
+        with _inner(folder, folders, make=True) as opened:
+            with suppress(FileExistsError):
+                os.symlink(link.target, name, dir_fd=opened)
+            os.fsync(opened)
+    files.write(folder, MANIFEST, content)
+    os.fsync(folder)
+
+
+@contextmanager
+def _inner(folder: int, names: list[str], make: bool = False) -> Iterator[int]:
+    """Open a folder of a draft, never through a link."""
+    with ExitStack() as stack:
+        for name in names:
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=folder)
+            folder = stack.enter_context(files.inner(folder, name))
+        yield folder
+
+
+def _size(folder: int, path: str) -> int | None:
+    *folders, name = path.split("/")
+    try:
+        with _inner(folder, folders) as opened:
+            file = files.open_file(opened, name)
+    except (FileNotFoundError, files.Unusable):
+        return None
+    try:
+        return os.fstat(file).st_size
+    finally:
+        os.close(file)
+
+
+def _tree_size(folder: int, name: str, most: int = 1 << 62) -> int:
+    """Return the bytes below a directory; counting may end above `most`."""
+    size = 0
+    for _, _, names, inner in os.fwalk(name, dir_fd=folder):
+        for file in names:
+            size += os.stat(file, dir_fd=inner, follow_symlinks=False).st_size
+        if size > most:
+            break
+    return size
 
 
 def _remove(folder: int, name: str) -> None:

@@ -5,17 +5,29 @@ Control: `app/storage/base.py` says how to add one; the one in memory was made b
 
 import hashlib
 import importlib
+import json
+import re
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from llm_train.manifest import File, build
 
 from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
 from app.storage import STORAGES as BUILT_IN
 from app.storage import get_storage
-from app.storage.base import MANIFEST, CheckpointStorage, Committed, Damaged, Draft
+from app.storage.base import (
+    MANIFEST,
+    CheckpointStorage,
+    Committed,
+    Damaged,
+    Draft,
+    Incomplete,
+)
+from app.storage.streams import Aborted
 from tests.support.disk import exchange
 from tests.support.memory_storage import MemoryStorage
 
@@ -45,23 +57,46 @@ def save(
     draft = storage.begin(path)
     storage.write(draft, "optimizer/state.bin", [b"adam"])
     storage.write(draft, "model.bin", [content])
-    return storage.commit(draft, step=100)
+    return storage.commit(draft, manifest(content))
+
+
+def manifest(model: bytes = b"w", step: int = 100, **others: bytes) -> bytes:
+    """As a trainer writes it, of "model.bin" and others."""
+    content = {"model.bin": model, **(others or {"optimizer/state.bin": b"adam"})}
+    return build(
+        step,
+        [
+            File(path, len(content[path]), hashlib.sha256(content[path]).hexdigest())
+            for path in sorted(content)
+        ],
+    )
+
+
+def only(model: bytes) -> bytes:
+    """The manifest of "model.bin" alone."""
+    listed = File("model.bin", len(model), hashlib.sha256(model).hexdigest())
+    return re.sub(
+        rb'"created_at": ".*"', b'"created_at": "2026-01-01T00:00:00Z"', build(7, [listed])
+    )
 
 
 def test_a_committed_checkpoint_is_whole_and_is_read_back(storage: CheckpointStorage) -> None:
-    path, manifest = save(storage, content=b"weights")
+    path, found = save(storage, content=b"weights")
 
-    assert path == PATH and manifest.step == 100
-    assert {file.path: file.size for file in manifest.files} == {
+    assert path == PATH and found.step == 100
+    assert {file.path: file.size for file in found.files} == {
         "model.bin": 7, "optimizer/state.bin": 4,
     }  # fmt: skip
-    assert storage.verify(path) == storage.manifest(path) == manifest
+    assert storage.verify(path) == storage.manifest(path) == found
     assert storage.exists(path) and storage.list_run(*path[:2]) == [path]
     assert storage.size(path, 1 << 30) >= 11
     assert b"".join(storage.read(path, "model.bin")) == b"weights"
     assert b"".join(storage.read(path, "optimizer/state.bin", offset=2)) == b"am"
-    said = hashlib.sha256(b"".join(storage.read(path, MANIFEST))).hexdigest()
-    assert said == manifest.sha256
+    content = b"".join(storage.read(path, MANIFEST))
+    assert hashlib.sha256(content).hexdigest() == found.sha256
+    assert json.loads(content) == json.loads(manifest(b"weights")) | {
+        "created_at": found.created_at
+    }, "it is the trainer's"
 
 
 def test_until_the_commit_there_is_nothing_and_an_abandoned_draft_leaves_nothing(
@@ -75,7 +110,7 @@ def test_until_the_commit_there_is_nothing_and_an_abandoned_draft_leaves_nothing
     storage.abandon(draft)
     storage.abandon(draft)
     with pytest.raises(Damaged):
-        storage.commit(draft, 1)
+        storage.commit(draft, manifest())
     assert not storage.exists(PATH) and storage.list_run(*PATH[:2]) == []
 
 
@@ -98,9 +133,51 @@ def test_a_broken_transfer_goes_on_where_it_ended(storage: CheckpointStorage) ->
     assert storage.write(draft, "model.bin", [b"XYZ"], offset=4) == 7
     with pytest.raises(Damaged):
         storage.write(draft, "model.bin", [b"behind a gap"], offset=8)
-    path, _ = storage.commit(draft, 1)
+    path, _ = storage.commit(draft, only(b"abcdXYZ"))
     assert b"".join(storage.read(path, "model.bin")) == b"abcdXYZ"
     storage.verify(path)
+
+
+def test_a_sender_that_breaks_off_leaves_nothing_that_could_be_committed(
+    storage: CheckpointStorage,
+) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"abc"
+        raise Aborted("the sender is gone")
+
+    draft = storage.begin(PATH)
+    with pytest.raises(Aborted):
+        storage.write(draft, "model.bin", broken())
+    with pytest.raises(Incomplete) as incomplete:
+        storage.commit(draft, only(b"abcdef"))
+    assert incomplete.value.files == ["model.bin"]
+    storage.write(draft, "model.bin", [b"abcdef"])
+    storage.write(draft, "surplus.bin", [b"dropped"])
+    path, found = storage.commit(draft, only(b"abcdef"))
+    assert storage.verify(path) == found and [file.path for file in found.files] == ["model.bin"]
+
+
+def test_a_draft_of_the_callers_key_is_gone_on_with_and_its_commit_is_repeated(
+    storage: CheckpointStorage,
+) -> None:
+    content = only(b"abc")
+    storage.write(storage.begin(PATH, "attempt-1"), "model.bin", [b"abc"])
+    assert storage.draft_bytes(*PATH[:2]) >= 3
+    other = storage.begin(PATH, "attempt-2")
+    first = storage.commit(storage.begin(PATH, "attempt-1"), content)
+    assert first.path == PATH
+    assert storage.commit(Draft(PATH, "attempt-1"), content) == first, "the answer was lost"
+    with pytest.raises(Damaged):
+        storage.commit(Draft(PATH, "attempt-1"), only(b"xyz"))
+    storage.write(other, "model.bin", [b"xyz"])
+    second = storage.commit(other, only(b"xyz"))
+    assert second.path == PATH._replace(name="step-000100.2")
+    assert storage.commit(other, only(b"xyz")) == second
+    assert storage.commit(Draft(PATH, "attempt-1"), content) == first
+    assert storage.list_run(*PATH[:2]) == [first.path, second.path]
+    for key in ("", "../x", "A", "x" * 65, "a.b"):
+        with pytest.raises(Damaged):
+            storage.begin(PATH, key)
 
 
 def test_two_writers_of_one_name_both_keep_their_work(storage: CheckpointStorage) -> None:
@@ -119,8 +196,9 @@ def test_two_writers_of_one_name_both_keep_their_work(storage: CheckpointStorage
 
 
 def test_nothing_is_no_checkpoint(storage: CheckpointStorage) -> None:
-    with pytest.raises(Damaged):
-        storage.commit(storage.begin(PATH), 1)
+    for content in (b"", b"{}", manifest(), b'{"format": 1, "step": 1, "files": []}'):
+        with pytest.raises(Damaged):
+            storage.commit(storage.begin(PATH), content)
     with pytest.raises(Damaged):
         storage.write(Draft(PATH, "../../etc"), "passwd", [b"x"])
     with pytest.raises(Damaged):
@@ -139,8 +217,8 @@ def test_no_file_is_written_or_read_outside_of_its_checkpoint(
     storage.write(draft, "model.bin", [b"w"])
     with pytest.raises(Damaged):
         storage.write(draft, "model.bin/below", [b"a file"])
-    path, manifest = storage.commit(draft, 1)
-    assert storage.verify(path) == manifest and len(manifest.files) == 1
+    path, found = storage.commit(draft, only(b"w"))
+    assert storage.verify(path) == found and len(found.files) == 1
     if file != MANIFEST:
         with pytest.raises(Damaged):
             list(storage.read(path, file))
@@ -194,7 +272,7 @@ def test_what_is_not_what_was_committed_is_damaged(
 def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path: Path) -> None:
     """Of the directory: a loop of links stands for a disk that answers with errors."""
     storage = get_storage("directory:", tmp_path)
-    path, manifest = save(storage)
+    path, saved = save(storage)
     place, loop = tmp_path / "ckpts" / path.experiment_id, tmp_path / "loop"
     loop.symlink_to(loop)
     exchange(place, loop)
@@ -202,27 +280,27 @@ def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path: Path) -> Non
     for ask in (
         lambda: storage.begin(path),
         lambda: storage.write(draft, "model.bin", [b""]),
-        lambda: storage.commit(draft, 1),
+        lambda: storage.commit(draft, only(b"")),
         lambda: storage.verify(path),
         lambda: storage.manifest(path),
         lambda: list(storage.read(path, "model.bin")),
-        lambda: storage.delete(path, manifest.sha256),
+        lambda: storage.delete(path, saved.sha256),
         lambda: storage.list_run(*path[:2]),
     ):
         with pytest.raises(CheckpointUnreadable):
             ask()
     assert storage.exists(path)
     exchange(place, loop)
-    assert storage.verify(path) == manifest
+    assert storage.verify(path) == saved
 
 
 def test_a_server_that_dies_while_it_deletes_leaves_no_half_checkpoint(tmp_path: Path) -> None:
     storage = get_storage("directory:", tmp_path)
-    path, manifest = save(storage)
+    path, saved = save(storage)
     directory = Path(storage.location(*path) or "")
     shutil.move(directory, directory.with_name(f".trash-{path.name}"))
     assert not storage.exists(path) and storage.list_run(*path[:2]) == []
-    storage.delete(path, manifest.sha256)
+    storage.delete(path, saved.sha256)
     assert list(directory.parent.iterdir()) == []
 
 

@@ -6,12 +6,22 @@ Made by the steps in `app/storage/base.py` alone; the contract suite holds it to
 import hashlib
 import secrets
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
-from llm_train.manifest import CheckpointError, File, build, check_path, parse
+from llm_train.checkpoint import candidate_names
+from llm_train.manifest import CheckpointError, check_path, parse
 
 from app.domain.paths import CheckpointPath
-from app.storage.base import MANIFEST, Committed, Damaged, Draft, Manifest
+from app.storage.base import (
+    MANIFEST,
+    Committed,
+    Damaged,
+    Draft,
+    Incomplete,
+    Manifest,
+    is_key,
+)
 
 Files = dict[str, bytes]
 
@@ -23,9 +33,11 @@ class MemoryStorage:
         self.drafts: dict[Draft, Files] = {}
         self.committed: dict[CheckpointPath, Files] = {}
 
-    def begin(self, path: CheckpointPath) -> Draft:
-        draft = Draft(path, secrets.token_hex(4))
-        self.drafts[draft] = {}
+    def begin(self, path: CheckpointPath, key: str | None = None) -> Draft:
+        draft = Draft(path, secrets.token_hex(4) if key is None else key)
+        if not is_key(draft.key):
+            raise Damaged(f"{draft.key!r} is no key of a draft.")
+        self.drafts.setdefault(draft, {})
         return draft
 
     def write(self, draft: Draft, file: str, content: Iterable[bytes], offset: int = 0) -> int:
@@ -38,25 +50,32 @@ class MemoryStorage:
             raise Damaged(f"{file} has fewer than {offset} bytes.")
         if any(file.startswith(f"{other}/") for other in files):
             raise Damaged(f"{file} is below a file.")
+        if any(other.startswith(f"{file}/") for other in files):
+            raise Damaged(f"{file} is a folder.")
         files[file] = files.get(file, b"")[:offset] + b"".join(content)
         return len(files[file])
 
-    def commit(self, draft: Draft, step: int) -> Committed:
+    def commit(self, draft: Draft, content: bytes) -> Committed:
+        try:
+            manifest = parse(content)
+        except CheckpointError as error:
+            raise Damaged(f"{error}.") from None
+        names = list(islice(candidate_names(draft.path.name), len(self.committed) + 1))
+        for path in (draft.path._replace(name=name) for name in names):
+            if self.committed.get(path, {}).get(MANIFEST) == content:
+                return Committed(path, manifest)
         files = self._files(draft)
-        if not files:
-            raise Damaged("Nothing was written into the checkpoint.")
-        listed = [
-            File(name, len(data), hashlib.sha256(data).hexdigest())
-            for name, data in sorted(files.items())
-        ]
-        content = build(step, listed)
-        path, number = draft.path, 1
-        while self.committed.setdefault(path, files) is not files:
-            number += 1
-            path = draft.path._replace(name=f"{draft.path.name[:120]}.{number}")
-        files[MANIFEST] = content
+        expected = {file.path: file.size for file in manifest.files}
+        if wrong := [
+            file for file in expected if len(files.get(file, b"x" * 99)) != expected[file]
+        ]:
+            raise Incomplete(wrong)
+        whole = {file: files[file] for file in expected} | {MANIFEST: content}
+        for path in (draft.path._replace(name=name) for name in names):
+            if self.committed.setdefault(path, whole) is whole:
+                break
         del self.drafts[draft]
-        return Committed(path, parse(content))
+        return Committed(path, manifest)
 
     def abandon(self, draft: Draft) -> None:
         self.drafts.pop(draft, None)
@@ -65,6 +84,10 @@ class MemoryStorage:
         for draft in list(self.drafts):
             if draft.path[:2] == (experiment_id, run_id):
                 self.abandon(draft)
+
+    def draft_bytes(self, experiment_id: str, run_id: str) -> int:
+        own = [files for d, files in self.drafts.items() if d.path[:2] == (experiment_id, run_id)]
+        return sum(len(content) for files in own for content in files.values())
 
     def verify(self, path: CheckpointPath) -> Manifest:
         manifest, files = self.manifest(path), self.committed[path]

@@ -70,8 +70,14 @@ TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 """Errors of a rename onto a name that is taken."""
 
 
-def begin(parent: Path, name: str) -> Path:
+def begin(parent: Path, name: str, key: str | None = None) -> Path:
     """Make a temporary directory in `parent` for the files of checkpoint `name`.
+
+    Args:
+        parent: is made if it is missing.
+        name: the checkpoint's name.
+        key: tells several of this name apart; with it, one that is there already is returned.
+            None: a random one.
 
     Raises:
         ValueError: `name` cannot name a checkpoint; see `safe_name`.
@@ -87,8 +93,8 @@ def begin(parent: Path, name: str) -> Path:
             f"{name!r} cannot name a checkpoint: use 1 to 128 of A-Z a-z 0-9 . _ -, no leading dot"
         )
     _make_directory(parent)
-    temporary = parent / f".tmp-{name}-{secrets.token_hex(4)}"
-    temporary.mkdir()
+    temporary = parent / f".tmp-{name}-{key or secrets.token_hex(4)}"
+    temporary.mkdir(exist_ok=key is not None)
     return temporary
 
 
