@@ -29,7 +29,7 @@ def api(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The app, whose supervisor only leads: what it does to an attempt is played by the test."""
     url = databases.migrated()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.supervisor.DUTIES", ())
+        patch.setattr("app.supervisor.STEPS", ())
         with running(tmp_path_factory.mktemp("api"), database_url=url) as api:
             yield api
     databases.drop(url)

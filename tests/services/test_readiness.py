@@ -50,10 +50,10 @@ async def test_a_loop_that_does_not_come_round_is_told(
 
     async with supervised(db, tmp_path / "data") as supervisor:
         await until(lambda: supervisor.trouble() is None)
-        monkeypatch.setattr(supervising, "DUTIES", (hangs,))
+        monkeypatch.setattr(supervising, "STEPS", (hangs,))
         await until(stuck.is_set)
         await until(lambda: "has not come round" in (supervisor.trouble() or ""))
-        monkeypatch.setattr(supervising, "DUTIES", ())
+        monkeypatch.setattr(supervising, "STEPS", ())
         released.set()
         await until(lambda: supervisor.trouble() is None)
     assert supervisor.trouble() == "The supervisor is not running; see the log."

@@ -252,7 +252,7 @@ class RemoteService:
 def remote_service(home: Path, recipes: Path, database_url: str) -> Iterator[RemoteService]:
     """A service with a launcher that shares no files."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.supervisor.DUTIES", (verify, verify_requested))
+        patch.setattr("app.supervisor.STEPS", (verify, verify_requested))
         service = RemoteService(home, recipes, database_url)
         try:
             yield service
