@@ -53,7 +53,7 @@ try:
     from app.settings import PREFIX, Settings, misspelt
     from app.storage import data_dir, get_storage
     from app.storage.readers import Readers
-    from app.supervisor import Supervisor, make_launchers, wrong_data_dir
+    from app.supervisor import Supervisor, describe_wrong_data_dir, make_launchers
     from app.version import VERSION
     from app.web.pages import mount_static
 

@@ -1,8 +1,14 @@
-"""The background loop: launch, observe, expire, verify; one short step each.
+"""The background loop: schedule, reconcile, verify, clean up; one short step each.
 
 Each tick runs every step once; a step that fails is logged and tried again at the next. The
 loop ticks when something changes (a commit that touches `SUPERVISOR`, the end of a trainer)
 and at least twice a second. Of several servers on one database, one leads.
+
+How to add a step
+1. Write `async def your_step(state: SupervisorState) -> None` in a file of its own, which may be
+   called at any time, again after a crash, and by the leader only.
+2. Work that takes long is a job (`state.start_job`), which no step waits for.
+3. Add the step to STEPS.
 """
 
 import asyncio
@@ -22,7 +28,7 @@ from app.services import data_dirs
 from app.settings import Settings
 from app.storage import data_dir
 from app.supervisor.cleanup import clean_up
-from app.supervisor.reconcile import end_strays, observe
+from app.supervisor.reconcile import end_strays, reconcile
 from app.supervisor.schedule import launch
 from app.supervisor.state import SupervisorState, uses_files
 from app.supervisor.verifying import verify, verify_requested
@@ -38,7 +44,7 @@ log = logging.getLogger(__name__)
 
 STEPS: tuple[Callable[[SupervisorState], Awaitable[None]], ...] = (
     launch,  # first: a start does not wait for a look at every run under way
-    observe,
+    reconcile,
     verify,
     verify_requested,
     clean_up,
@@ -46,8 +52,8 @@ STEPS: tuple[Callable[[SupervisorState], Awaitable[None]], ...] = (
 )
 
 
-def wrong_data_dir(place: Path, runs_are: DataDir) -> str:
-    """What is wrong when a server sees another data directory than the runs under way."""
+def describe_wrong_data_dir(place: Path, runs_are: DataDir) -> str:
+    """Return what is wrong when a server sees another data directory than the runs under way."""
     return (
         f"{place} is not the data directory of this database, whose runs are under way in "
         f"{runs_are.path}: set LLM_TRAIN_DATA_DIR to that"
@@ -72,7 +78,7 @@ def make_launchers(settings: Settings, tables: Mapping[str, LauncherTable]) -> d
 
 
 class Supervisor:
-    """Turns until it is stopped."""
+    """The loop, from `run` to `stop`."""
 
     def __init__(
         self,
@@ -90,7 +96,7 @@ class Supervisor:
         self._unwritable: str | None = None
         self._ask_again = 0.0
         self.wrong_data_dir = False
-        """Whether runs are under way in another data directory than ours."""
+        """True while runs are under way in another data directory than ours."""
 
     def trouble(self) -> str | None:
         """Say what keeps this server from its work now; None if nothing does."""
@@ -102,7 +108,7 @@ class Supervisor:
         return self._unwritable
 
     async def run(self) -> None:
-        """Turns until `stop`. A dead server stops no training: nothing is ended on the way out."""
+        """Tick until `stop`. A dead server stops no training: nothing is ended on the way out."""
         self._running, self._ticked_at = True, time.monotonic()
         try:
             with self.state.db.changes.subscribe(SUPERVISOR) as wakeup:
@@ -136,7 +142,7 @@ class Supervisor:
         self._ticked_at = time.monotonic()
 
     async def _probe(self) -> None:
-        """Try now and then to write, as the next report or start will have to."""
+        """Write now and then, as the next report or start will have to."""
         if time.monotonic() - self._probed_at < PROBE_SECONDS:
             return
         try:
@@ -150,7 +156,10 @@ class Supervisor:
         self._probed_at = time.monotonic()
 
     async def _leads(self) -> bool:
-        """Whether we lead, which nobody may who does not see the runs' directories."""
+        """Return True if this server is the leader.
+
+        A server that cannot read the run directories never becomes leader.
+        """
         state = self.state
         if self.wrong_data_dir and time.monotonic() < self._ask_again:
             return False
@@ -171,7 +180,9 @@ class Supervisor:
             log.info("the data directory is %s now, no longer %s", place, adoption.before.path)
         elif adoption.before is not None:
             state.log_throttled(
-                "data_dir", "this server does not lead: %s", wrong_data_dir(place, adoption.before)
+                "data_dir",
+                "this server does not lead: %s",
+                describe_wrong_data_dir(place, adoption.before),
             )
             await state.db.release_leadership()
         return adoption.ours

@@ -17,7 +17,8 @@ from app.domain.resources import Allocation
 from app.domain.tokens import claim_code, run_token
 from app.launchers.base import DirectoryMailboxAddress, HttpMailboxAddress, Job
 from app.services import launches
-from app.services.launches import AnyRun, Source
+from app.services.launches import Source
+from app.services.live_runs import AnyRun
 from app.supervisor.state import SupervisorState, key_of
 
 

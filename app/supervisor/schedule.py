@@ -1,10 +1,7 @@
-"""Launching: queued runs, oldest first, as far as the machine's resources go.
+"""Scheduling: queued runs, oldest first, as far as the resources of their launchers go.
 
-    find a good checkpoint → write the spec → claim → launch
-
-is one job for each start, so that a large checkpoint or a slow disk holds up nothing else.
-The spec is on disk before the claim is on record: whoever finds a claimed attempt of which
-there is no trace only has to launch it.
+Each start is a job of its own (`start`), so that a large checkpoint or a slow disk holds up
+nothing else.
 """
 
 import asyncio
@@ -12,24 +9,22 @@ from dataclasses import dataclass
 
 from app.db.sql import load
 from app.db.tables import Run
-from app.domain.evidence import Evidence
-from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason, RunStatus
-from app.domain.recipes import LOCAL, Recipe
+from app.domain.recipes import LOCAL
 from app.domain.resources import Allocation, Capacity, Resources, Shortage
-from app.errors import Busy, Unavailable
-from app.launchers.base import Launcher, LauncherError, Unreachable
-from app.services import launches, runs
-from app.services.launches import AnyRun, LiveRun, QueueCursor, Source, WaitingReason
-from app.supervisor import launch_config, retrying, verifying
-from app.supervisor.state import QueueSnapshot, SupervisorState, uses_files
+from app.launchers.base import Launcher, Unreachable
+from app.services import launches, live_runs, runs
+from app.services.launches import Source, WaitingReason
+from app.services.live_runs import LiveRun, QueueCursor
+from app.supervisor import retrying
+from app.supervisor.start import begin_start, name_of_start, service_error
+from app.supervisor.state import QueueSnapshot, SupervisorState
 
 QUEUE_PAGE = 200
 COUNT_SECONDS = 5.0
 FAILED_SECONDS = 5.0
 """After so long a run at which the service failed is looked at again."""
-MOST_OF_ERROR = 300
 UNKNOWN_RECIPE = (
     "The recipe {!r} is not configured on this server: add it to the file of LLM_TRAIN_RECIPES "
     "and restart the server, or cancel the run."
@@ -43,14 +38,14 @@ async def launch(state: SupervisorState) -> None:
     at which this fails holds up no other.
     """
     if (
-        not await state.db.read(launches.list_queued, QueueCursor(), 1)
+        not await state.db.read(live_runs.list_queued, QueueCursor(), 1)
         or not await state.has_data_dir()
     ):
         return
     engines = await _engines(state)
     machine = tuple((name, e.capacity, tuple(e.in_use)) for name, e in engines.items())
     queue = await _snapshot(state, machine)
-    while page := await state.db.read(launches.list_queued, queue.cursor, QUEUE_PAGE):
+    while page := await state.db.read(live_runs.list_queued, queue.cursor, QUEUE_PAGE):
         waiting: list[WaitingReason] = []
         for run in page:
             try:
@@ -92,8 +87,8 @@ async def _engines(state: SupervisorState) -> dict[str, Engine]:
             engine.trouble = str(error) or "The cluster cannot be reached."
     for launcher_name, allocation in state.starting.values():
         engines[launcher_name].in_use.append(allocation)
-    live = await state.db.read(launches.list_launched)
-    for run in [*live, *await state.db.read(launches.list_submitted)]:
+    live = await state.db.read(live_runs.list_launched)
+    for run in [*live, *await state.db.read(live_runs.list_submitted)]:
         held_by = engines.get(run.launcher or LOCAL)
         if held_by is None or held_by.capacity is None:
             continue
@@ -138,7 +133,7 @@ async def _start_or_wait(
         detail = f"{sources[0].named.ckpt_path} is still being written."
         return WaitingReason(run.id, Reason.WAITING_FOR_CHECKPOINT, detail)
     engine.in_use.append(found)
-    _begin(state, run, recipe, found, sources)
+    begin_start(state, run, recipe, found, sources)
     return None
 
 
@@ -176,7 +171,7 @@ async def _snapshot(state: SupervisorState, machine: object) -> QueueSnapshot:
             return new
     # A clock that was set back, or a slow transaction, puts a new run before those that were seen.
     if now - last.counted_at >= COUNT_SECONDS:
-        if await state.db.read(launches.count_waiting, last.cursor) != last.waiting:
+        if await state.db.read(live_runs.count_waiting, last.cursor) != last.waiting:
             return new
         last.counted_at = now
     return last
@@ -190,24 +185,9 @@ def _held(state: SupervisorState, run: LiveRun) -> Allocation:
     return Allocation(tuple(load(run.gpus)), resources.cpus or 0, resources.memory_gb or 0)
 
 
-def service_error(run: Run, error: Exception) -> WaitingReason:
-    """Return why a queued run waits at which the service itself has failed."""
-    return WaitingReason(run.id, Reason.SERVICE_ERROR, describe_failure(error))
-
-
-def describe_failure(error: Exception) -> str:
-    """Return one sentence about a failure of the service itself."""
-    what = f"{type(error).__name__}: {error}"[:MOST_OF_ERROR]
-    return f"The service failed at this run, and tries again: {what}"
-
-
-async def _wait(state: SupervisorState, reason: WaitingReason) -> None:
-    await state.db.write(launches.set_waiting_reasons, [reason])
-
-
 def _slow(state: SupervisorState, run: Run) -> WaitingReason | None:
     """Return why a start that takes long is not over yet."""
-    about = _about(run)
+    about = name_of_start(run)
     if about in state.unreadable:
         detail = f"{state.unreadable[about][1]} It is tried again."
     elif run.source_ckpt_path is not None and state.is_slow(about):
@@ -221,120 +201,3 @@ async def _sources(state: SupervisorState, run: Run) -> list[Source]:
     if run.source_checkpoint_id is None and run.attempt == 0:
         return []
     return await state.db.read(launches.list_sources, run)
-
-
-def _about(run: Run) -> str:
-    return f"the start of {run.id}"
-
-
-def _begin(
-    state: SupervisorState, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
-) -> None:
-    state.starting[run.id] = recipe.launcher, allocation
-    state.forget(run)  # the attempt before
-    job = state.start_job(_about(run), _start(state, run, recipe, allocation, sources))
-
-    def ended(_: object) -> None:
-        state.starting.pop(run.id)
-        state.unreadable.pop(_about(run), None)
-
-    job.add_done_callback(ended)
-
-
-async def _start(
-    state: SupervisorState, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
-) -> None:
-    """Make one start; where the service fails at it, the run says so."""
-    try:
-        await _claim_and_launch(state, run, recipe, allocation, sources)
-    except (Busy, Unavailable):  # the database's, which can record nothing now
-        raise
-    except OSError as error:  # such as a full disk: that passes
-        detail = f"Its directory cannot be written: {error.strerror}."
-        await _wait(state, WaitingReason(run.id, Reason.WAITING_FOR_RESOURCES, detail))
-        raise
-    except Exception as error:
-        await _wait(state, service_error(run, error))
-        raise
-
-
-async def _claim_and_launch(
-    state: SupervisorState, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
-) -> None:
-    """Finds a good checkpoint where one is needed, claims the launch and makes it."""
-    source, unread = await verifying.find_good_source(state, _about(run), sources)
-    detail = None
-    if source is None and run.source_checkpoint_id is not None:
-        ready = await state.db.read(runs.ready_in_lineage, run)
-        exists = f"Ready: {', '.join(ready)}." if ready else "No checkpoint is ready."
-        detail = f"{unread or f'{sources[0].named.ckpt_path} has no intact files.'} {exists}"
-        await state.db.write(launches.fail_queued, run.id, Reason.CHECKPOINT_MISSING, detail)
-        return
-    if sources and (source is None or source.named.id != sources[0].named.id):
-        instead = source.named.ckpt_path if source else "the beginning"
-        why = unread or f"{sources[0].named.ckpt_path} is lost."
-        detail = f"{why} This starts from {instead}."
-    if not uses_files(state.launcher(run)):
-        await _submit(state, run, recipe, source, detail)
-        return
-    spec = launch_config.spec(state, run, recipe, allocation.gpus, source)
-    await asyncio.to_thread(launch_config.write_spec, state.run_dir(run.id), spec)
-    failpoint("launch.before_claim")
-    claimed = await state.db.write(
-        launches.claim, run, allocation.gpus, source, detail, state.data_dir, allocation.host
-    )
-    if claimed is not None:
-        failpoint("launch.claimed")
-        await submit(state, claimed, recipe)
-
-
-async def _submit(
-    state: SupervisorState, run: Run, recipe: Recipe, source: Source | None, detail: str | None
-) -> None:
-    """Record the next attempt and give it to an engine, where its agent claims it."""
-    ready = source if source is not None and source.stored.state == State.READY else None
-    content = launch_config.remote_spec(state, run, recipe, ready)
-    words = " ".join(filter(None, (detail, f"Submitted to {recipe.launcher}.")))
-    failpoint("launch.before_claim")
-    submitted = await state.db.write(
-        launches.submit, run, recipe.launcher, ready, state.data_dir, state.secret, content, words
-    )
-    if submitted is not None:
-        failpoint("launch.claimed")
-        await submit(state, submitted, recipe)
-
-
-async def submit(state: SupervisorState, run: AnyRun, recipe: Recipe) -> None:
-    """Give a recorded attempt to its launcher. Safe to repeat: it starts once at most."""
-    state.attempt(run).launched_at = state.clock()
-    launcher = state.launcher(run)
-    if not uses_files(launcher):
-        await _submit_remote(state, launcher, run, recipe)
-        return
-    try:
-        job = launch_config.local_job(state, run, recipe)
-        await asyncio.to_thread(launcher.submit, job)
-    except (LauncherError, OSError) as error:
-        evidence = Evidence(False, launch_error=str(error))
-        await state.db.write(
-            launches.finish_attempt, run.id, run.attempt, evidence, recipe, frozenset()
-        )
-        state.forget(run)
-
-
-async def _submit_remote(
-    state: SupervisorState, launcher: Launcher, run: AnyRun, recipe: Recipe
-) -> None:
-    job = launch_config.remote_job(state, run)
-    try:
-        submission = await asyncio.to_thread(launcher.submit, job)
-    except Unreachable as error:  # whether the engine has the job is seen when it is looked at
-        state.log_throttled(launcher.name, "%s cannot be reached: %s", launcher.name, error)
-    except LauncherError as error:
-        evidence = Evidence(False, launch_error=str(error))
-        await state.db.write(launches.end_submission, run.id, run.attempt, evidence, recipe)
-        state.forget(run)
-    else:
-        if submission.engine_id is not None:
-            record = launches.record_engine_id
-            await state.db.write(record, run.id, run.attempt, submission.engine_id)

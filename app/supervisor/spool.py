@@ -16,7 +16,7 @@ from app import files
 from app.domain.reports import ReportRequest
 from app.errors import Busy, InvalidInput, RunLimit, ServiceError, Unavailable
 from app.services import reports
-from app.services.launches import LiveRun
+from app.services.live_runs import LiveRun
 from app.supervisor.state import SupervisorState
 from app.supervisor.verifying import PATIENCE_SECONDS
 

@@ -19,7 +19,7 @@ from app.domain.recipes import LOCAL, Recipe
 from app.domain.resources import Allocation, Reservations, Resources
 from app.launchers.base import Key, Launcher, Unreachable
 from app.services import verification
-from app.services.launches import AnyRun, QueueCursor
+from app.services.live_runs import AnyRun, QueueCursor
 from app.settings import Settings
 from app.storage import data_dir, get_storage
 from app.storage.base import CheckpointStorage

@@ -14,7 +14,8 @@ from app.domain.lifecycle import CheckpointState as State
 from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
 from app.services import checkpoints, runs, verification, verifications
-from app.services.launches import LiveRun, Source
+from app.services.launches import Source
+from app.services.live_runs import LiveRun
 from app.services.verification import VerificationResult
 from app.storage.base import CheckpointStorage
 from app.supervisor.state import SupervisorState
@@ -75,8 +76,8 @@ async def _read_again(state: SupervisorState, checkpoint: Checkpoint) -> Verific
     return await state.verify_files(path, checkpoint.sha256) if exists else None
 
 
-def waiting(state: SupervisorState, known: list[Checkpoint]) -> bool:
-    """Whether one of these is there and not yet looked at."""
+def has_unread(state: SupervisorState, known: list[Checkpoint]) -> bool:
+    """Return True if one of these checkpoints has files that are not yet verified."""
     unseen = [each for each in known if each.state == State.PENDING and each.stored_as_id is None]
     return bool(_there(state.storage, unseen))
 

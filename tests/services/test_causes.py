@@ -18,7 +18,7 @@ from app.db.tables import Run
 from app.domain.recipes import Recipe
 from app.services import runs
 from app.supervisor import launch_config, schedule
-from app.supervisor.reconcile import observe
+from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
 from tests.support.stage import Stage
 from tests.support.supervisor import TINY, local_launcher, open_state
@@ -37,7 +37,7 @@ async def until_over(state: SupervisorState, stage: Stage, run: Run) -> Run:
     while (now := await stage.get(run)).finished_at is None:
         assert time.monotonic() - began < 20, now
         await schedule.launch(state)
-        await observe(state)
+        await reconcile(state)
         await asyncio.sleep(0.02)
     return now
 

@@ -11,7 +11,7 @@ from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost, Conflict
-from app.services import checkpoints, launches, marks, runs
+from app.services import checkpoints, endings, launches, marks, runs
 from tests.support.database import Databases
 from tests.support.stage import RECIPES, Stage, manifest
 
@@ -293,7 +293,7 @@ async def test_an_end_waits_for_what_was_announced_while_it_was_prepared(db: Dat
     await stage.report(run, checkpoints=[{"name": "late", "step": 5}])
     evidence = Evidence(cancel_asked=False, exit_code=3)
 
-    assert not await db.write(launches.finish_attempt, run.id, 1, evidence, None, frozenset())
+    assert not await db.write(endings.finish_attempt, run.id, 1, evidence, None, frozenset())
     assert (await stage.get(run)).status == "running"
     assert (await stage.named(run, "late")).state == "pending"
 
@@ -312,7 +312,7 @@ async def test_a_retry_starts_from_the_newest_ready_checkpoint_as_the_next_attem
 
     evidence = Evidence(cancel_asked=False, exit_code=3)
     assert await db.write(
-        launches.finish_attempt, run.id, 1, evidence, recipe, frozenset({pending.id})
+        endings.finish_attempt, run.id, 1, evidence, recipe, frozenset({pending.id})
     )
     queued = await stage.get(run)
     assert (queued.status, queued.status_reason) == ("queued", Reason.RETRYING)
@@ -321,7 +321,7 @@ async def test_a_retry_starts_from_the_newest_ready_checkpoint_as_the_next_attem
     again = await stage.claim(queued)
     assert (again.attempt, again.start_step, again.step) == (2, 5, 5)
     await db.write(
-        launches.finish_attempt,
+        endings.finish_attempt,
         run.id,
         1,
         Evidence(False, exit_code=0, finished=True),
@@ -329,7 +329,7 @@ async def test_a_retry_starts_from_the_newest_ready_checkpoint_as_the_next_attem
         frozenset(),
     )
     assert (await stage.get(run)).status == "starting", "the first attempt's end came late"
-    await db.write(launches.finish_attempt, run.id, 2, evidence, recipe, frozenset())
+    await db.write(endings.finish_attempt, run.id, 2, evidence, recipe, frozenset())
     assert (await stage.get(run)).status == "failed", "two attempts, and no third"
 
 
@@ -460,13 +460,13 @@ async def test_what_a_trainer_that_does_not_report_has_saved_is_not_known(
     await db.write(launches.mark_running, run.id, 1)
     if attempts == 2:
         await db.write(
-            launches.finish_attempt, run.id, 1, Evidence(False, signal=9), recipe, frozenset()
+            endings.finish_attempt, run.id, 1, Evidence(False, signal=9), recipe, frozenset()
         )
     promised = await cancelled(stage, run)
     if attempts == 1:
         evidence = Evidence(False, exit_code=0, requires_report=False)
         await db.write(
-            launches.finish_attempt, run.id, 1, evidence, recipe, frozenset({promised.id})
+            endings.finish_attempt, run.id, 1, evidence, recipe, frozenset({promised.id})
         )
         promised = await cancelled(stage, run)
 
@@ -482,5 +482,5 @@ async def test_a_trainer_that_was_never_started_has_taken_no_step(db: Database) 
     run = await stage.run("starting")
     promised = await cancelled(stage, run)
     evidence = Evidence(False, launch_error="No such program.", requires_report=False)
-    await db.write(launches.finish_attempt, run.id, 1, evidence, None, frozenset({promised.id}))
+    await db.write(endings.finish_attempt, run.id, 1, evidence, None, frozenset({promised.id}))
     assert (await cancelled(stage, run)).state == "empty"

@@ -28,8 +28,8 @@ from app.launchers.base import (
 )
 from app.services import attempts, runs
 from app.settings import Settings
-from app.supervisor import reconcile
-from app.supervisor.reconcile import end_strays, observe
+from app.supervisor import job_status
+from app.supervisor.reconcile import end_strays, reconcile
 from app.supervisor.state import SupervisorState
 from tests.support.stage import Stage
 from tests.support.supervisor import jobs, launch
@@ -111,7 +111,7 @@ async def test_a_run_waits_in_the_queue_of_its_engine_and_starts_when_its_agent_
     assert job.mailbox == HttpMailboxAddress(
         "https://train.example.com", claim_code(SECRET, run.id, 1)
     )
-    await observe(state)
+    await reconcile(state)
     run = await stage.get(run)
     assert (run.status, run.status_reason) == ("queued", "waiting_for_cluster")
     assert run.status_detail == "slurm job 4711: Resources"
@@ -121,9 +121,9 @@ async def test_a_run_waits_in_the_queue_of_its_engine_and_starts_when_its_agent_
     await stage.report(run, batch=1, step=10, total_steps=10)
     record = ExitRequest.model_validate(ExitRecord(exit_code=0).to_dict())
     await db.write(attempts.finish, run.id, 1, record, 0)
-    await observe(state)
+    await reconcile(state)
     await jobs(state)
-    await observe(state)
+    await reconcile(state)
     run = await stage.get(run)
     assert (run.status, run.launcher, run.engine_id) == ("succeeded", "slurm", "4711")
 
@@ -139,7 +139,7 @@ async def test_an_engine_that_cannot_be_reached_changes_no_state(
     cluster.reachable = False
     for _ in range(3):
         state.listening_seconds += 20
-        await observe(state)
+        await reconcile(state)
     assert (await stage.get(queued)).status == "queued"
     assert (await stage.get(run)).status == "running"
 
@@ -154,12 +154,12 @@ async def test_a_living_agent_is_believed_before_its_engine(db: Database, tmp_pa
     cluster.status = JobStatus(
         JobState.ENDED, "4711", cause=Cause.NODE_FAILED, reason_text="Node node-1 failed."
     )
-    await observe(state)
+    await reconcile(state)
     assert (await stage.get(run)).status == "running"
-    state.listening_seconds += reconcile.AGENT_SILENT_SECONDS + 1
-    await observe(state)
+    state.listening_seconds += job_status.AGENT_SILENT_SECONDS + 1
+    await reconcile(state)
     await jobs(state)
-    await observe(state)
+    await reconcile(state)
     run = await stage.get(run)
     assert (run.status, run.status_reason, run.submitted_at) == ("queued", "retrying", None)
     assert "Node node-1 failed." in (run.status_detail or "")
@@ -175,15 +175,15 @@ async def test_a_job_that_its_engine_does_not_know_is_submitted_again_and_a_trai
     trains = await claim(stage, await stage.get(trains))
     await stage.report(trains, batch=1, step=5, total_steps=10)
     cluster.status = JobStatus(JobState.ABSENT)
-    await observe(state)
+    await reconcile(state)
     assert len(cluster.jobs) == 2
-    state.listening_seconds += reconcile.MISSING_SECONDS + 1
-    await observe(state)
+    state.listening_seconds += job_status.MISSING_SECONDS + 1
+    await reconcile(state)
     assert [job.key for job in cluster.jobs[2:]] == [(waits.id, 1)]
-    state.listening_seconds += reconcile.AGENT_SILENT_SECONDS
-    await observe(state)
+    state.listening_seconds += job_status.AGENT_SILENT_SECONDS
+    await reconcile(state)
     await jobs(state)
-    await observe(state)
+    await reconcile(state)
     lost = await stage.get(trains)
     assert (lost.status, lost.status_reason) == ("failed", "lost")
 
@@ -198,7 +198,7 @@ async def test_a_job_that_its_engine_ended_before_it_began_says_why(
     cluster.status = JobStatus(
         JobState.ENDED, "4711", cause=Cause.STOPPED_ELSEWHERE, reason_text=words
     )
-    await observe(state)
+    await reconcile(state)
     run = await stage.get(run)
     assert (run.status, run.status_reason, run.status_detail) == (
         "failed", "stopped_elsewhere", words,

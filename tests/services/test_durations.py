@@ -10,7 +10,7 @@ from app.db.database import Database
 from app.db.tables import Run
 from app.launchers.base import JobState, JobStatus
 from app.services import progress
-from app.supervisor.reconcile import observe
+from app.supervisor.reconcile import reconcile
 from tests.support.clock import WallClock
 from tests.support.stage import Stage
 from tests.support.supervisor import Seen, open_state
@@ -43,11 +43,11 @@ async def test_a_time_limit_is_held_to_however_the_clock_is_set(
     run = await limited(stage, 1)
     state.run_dir(run.id).mkdir(parents=True)
     wall.shift(hours=2)
-    await observe(state)
+    await reconcile(state)
     assert not launcher.stopped and (await stage.get(run)).termination_reason is None
     wall.shift(hours=-4)
     launcher.status = replace(launcher.status, ran_seconds=61.0)
-    await observe(open_state(db, tmp_path, launcher))  # a server that has just been started
+    await reconcile(open_state(db, tmp_path, launcher))  # a server that has just been started
     assert (
         launcher.stopped == [run.id] and (await stage.get(run)).termination_reason == "time_limit"
     )
@@ -62,11 +62,11 @@ async def test_a_time_limit_holds_where_the_start_was_not_recorded(
     run = await limited(stage, 1e-3)
     state.run_dir(run.id).mkdir(parents=True)
     wall.shift(hours=2)
-    await observe(state)
+    await reconcile(state)
     assert not launcher.stopped
     began = time.monotonic()
     while not launcher.stopped:
-        await observe(state)
+        await reconcile(state)
         assert time.monotonic() - began < 10
     assert (await stage.get(run)).termination_reason == "time_limit"
 

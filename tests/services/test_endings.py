@@ -4,7 +4,7 @@ import pytest
 
 from app.db.database import Database
 from app.domain.lifecycle import Reason
-from app.services import launches, runs
+from app.services import endings, runs
 from tests.support.stage import Stage
 
 pytestmark = pytest.mark.anyio
@@ -17,7 +17,7 @@ async def test_a_decision_to_end_a_trainer_outlives_the_reports_that_come_after_
     stage = await Stage.open(db)
     starting = await stage.run("starting")
     over = "The time limit of 1 minutes is over."
-    assert await db.write(launches.request_termination, starting, Reason.TIME_LIMIT, over)
+    assert await db.write(endings.request_termination, starting, Reason.TIME_LIMIT, over)
     await stage.report(starting, batch=1, step=5, total_steps=10)
     shown = await stage.get(starting)
     assert (shown.status, shown.status_reason) == ("running", "time_limit")
@@ -33,7 +33,7 @@ async def test_a_retry_does_not_inherit_the_reason_for_which_the_last_attempt_wa
     stage = await Stage.open(db)
     run = await stage.run("running")
     await db.write(
-        launches.request_termination, run, Reason.HEARTBEAT_LOST, "No report for 60 seconds."
+        endings.request_termination, run, Reason.HEARTBEAT_LOST, "No report for 60 seconds."
     )
     again = await stage.claim(await stage.retries(run, signal=9))
     await stage.report(again, batch=1, step=7)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from app.db.database import Database
-from app.services import launches
-from app.supervisor.reconcile import observe
+from app.services import live_runs
+from app.supervisor.reconcile import reconcile
 from tests.support.database import sqlite_only
 from tests.support.stage import Stage
 from tests.support.supervisor import Recorder, open_state
@@ -16,7 +16,7 @@ from tests.support.supervisor import Recorder, open_state
 
 @sqlite_only  # the planner of PostgreSQL decides by what the table holds
 def test_external_runs_that_wait_are_not_read_past(database_url: str) -> None:
-    statement, own = launches._QUEUED.compiled("sqlite")
+    statement, own = live_runs._QUEUED.compiled("sqlite")
     with sqlite3.connect(database_url.removeprefix("sqlite:///")) as connection:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", {**own, "id": "", "most": 1})
         assert [row[3] for row in plan] == [
@@ -31,8 +31,8 @@ def test_external_runs_that_train_are_not_read_past_to_find_those_of_the_service
 ) -> None:
     with sqlite3.connect(database_url.removeprefix("sqlite:///")) as connection:
         for statement, index in (
-            (launches._LAUNCHED, "ix_run_launched"),
-            (launches._ENDING, "ix_run_ending"),
+            (live_runs._LAUNCHED, "ix_run_launched"),
+            (live_runs._ENDING, "ix_run_ending"),
         ):
             text, own = statement.compiled("sqlite")
             plan = connection.execute(f"EXPLAIN QUERY PLAN {text}", own)
@@ -52,12 +52,12 @@ async def test_external_runs_that_train_are_read_off_the_loop_and_not_at_every_l
     for names, method in ((reads, "read"), (scans, "scan")):
         monkeypatch.setattr(db, method, noted(names, getattr(db, method)))
     for _ in range(3):
-        await observe(state)
+        await reconcile(state)
     assert reads.count(own.id) == 3
     assert scans == [each.id for each in external]
     assert not set(reads) & set(scans)
     await stage.report(external[1], finished=True)
-    await observe(state)
+    await reconcile(state)
     assert (await stage.get(external[1])).status == "succeeded"
 
 
@@ -67,7 +67,7 @@ def noted(names: list[str], method: Any) -> Any:
     async def reading(use_case: Any, *args: Any) -> Any:
         found = await method(use_case, *args)
         if isinstance(found, list):
-            names.extend(each.id for each in found if isinstance(each, launches.LiveRun))
+            names.extend(each.id for each in found if isinstance(each, live_runs.LiveRun))
         return found
 
     return reading

@@ -11,7 +11,7 @@ import pytest
 from app.db.database import Database
 from app.domain.lifecycle import Reason
 from app.errors import RunFinished
-from app.services import launches
+from app.services import endings
 from tests.support.stage import Stage
 
 pytestmark = pytest.mark.anyio
@@ -75,7 +75,7 @@ async def test_an_external_trainer_that_falls_silent_before_its_last_step_has_no
     for report in batches(STORIES[name][0], 1):
         await stage.report(run, **report)
     run = await stage.get(run)
-    await stage.db.write(launches.request_termination, run, Reason.HEARTBEAT_LOST, "Silence.")
+    await stage.db.write(endings.request_termination, run, Reason.HEARTBEAT_LOST, "Silence.")
     ended = await stage.ends(run)
     assert (ended.status, ended.status_reason) == ("failed", "heartbeat_lost")
 

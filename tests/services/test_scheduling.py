@@ -16,9 +16,9 @@ from app.domain.evidence import Evidence
 from app.domain.ids import seconds_between, timestamp
 from app.domain.recipes import Recipe, RecipeError, parse_recipes
 from app.domain.requests import RunRequest
-from app.services import launches
+from app.services import endings
 from app.supervisor import retrying
-from app.supervisor.reconcile import observe
+from app.supervisor.reconcile import reconcile
 from tests.support.stage import Stage
 from tests.support.supervisor import Recorder, launch, open_state
 
@@ -84,7 +84,7 @@ async def test_a_waiting_run_is_told_a_new_reason_and_not_each_new_number(
     assert (await count_waiting(stage), transactions) == (200, 1)
     for run in running[:10]:
         await write(
-            launches.finish_attempt, run.id, 1, Evidence(False, exit_code=1), None, frozenset()
+            endings.finish_attempt, run.id, 1, Evidence(False, exit_code=1), None, frozenset()
         )
         await launch(state)
     assert (await count_waiting(stage), transactions) == (200, 1)
@@ -103,7 +103,7 @@ async def test_attempts_that_fail_at_once_are_tried_again_after_longer_and_longe
         await launch(state)
         assert len(launcher.launched) == attempt
         crash = Evidence(False, exit_code=1)
-        await db.write(launches.finish_attempt, run.id, attempt, crash, recipe, frozenset())
+        await db.write(endings.finish_attempt, run.id, attempt, crash, recipe, frozenset())
         waits = await stage.get(run)
         assert (waits.status, waits.status_reason) == ("queued", "retrying")
         assert waits.next_attempt_at is not None
@@ -130,7 +130,7 @@ async def test_a_clock_that_is_set_moves_no_attempt_that_is_waited_for(
     run = await stage.submit()
     await launch(state)
     await db.write(
-        launches.finish_attempt, run.id, 1, Evidence(False, exit_code=1), recipe, frozenset()
+        endings.finish_attempt, run.id, 1, Evidence(False, exit_code=1), recipe, frozenset()
     )
     await launch(state)
     now = time.time()
@@ -180,7 +180,7 @@ async def test_a_claim_of_a_machine_that_died_is_made_anew_with_gpus_of_ours(
     await launch(open_state(db, tmp_path, there))
     assert there.launched == [claimed.id]  # and never began
     state = open_state(db, tmp_path, here)
-    await observe(state)
+    await reconcile(state)
     await launch(state)
     assert claimed.id not in here.launched
     assert (await stage.get(claimed)).status == "queued"

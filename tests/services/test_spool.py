@@ -16,7 +16,7 @@ from app.db.database import Database
 from app.db.tables import Run
 from app.domain.lifecycle import Reason
 from app.services import limits, metrics
-from app.supervisor.reconcile import observe
+from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
 from tests.support.stage import Stage, record_exit
 from tests.support.supervisor import Recorder, jobs, open_state
@@ -43,7 +43,7 @@ async def test_a_spool_that_is_no_file_holds_up_no_end(
     release = threading.Timer(3, lambda: kind is os.mkdir or spool.write_bytes(b""))
     release.start()  # a step that waits for a writer would wait for ever
     began = time.monotonic()
-    await observe(state)
+    await reconcile(state)
     took = time.monotonic() - began
     release.cancel()
     assert (await stage.get(run)).status_reason == Reason.UNFINISHED
@@ -67,15 +67,15 @@ async def test_a_spool_that_cannot_be_read_is_waited_for_and_given_up_after_a_mi
         return really(path, *more, **named)
 
     monkeypatch.setattr(os, "open", fails)
-    await observe(state)
+    await reconcile(state)
     state.listening_seconds += 59
-    await observe(state)
+    await reconcile(state)
     assert [(await stage.get(run)).status for run, _ in runs] == ["running", "running"]
 
     broken.remove(runs[0][0].id)
-    await observe(state)
+    await reconcile(state)
     state.listening_seconds += 1
-    await observe(state)
+    await reconcile(state)
     assert [(await stage.get(run)).status for run, _ in runs] == ["succeeded", "failed"]
 
 
@@ -90,7 +90,7 @@ async def test_points_are_taken_in_though_more_checkpoints_are_announced_than_a_
     report["checkpoints"] = [{"name": "step-6", "step": 6}]
     report["effective_hyperparams"] = {"seed": 1}
     spool.write_text(json.dumps(report) + "\n")
-    await observe(state)
+    await reconcile(state)
     ended = await stage.get(run)
     assert (ended.status, ended.step) == ("succeeded", 6)
     assert [row.key for row in await db.read(metrics.latest, run.id)] == ["loss"]
@@ -108,12 +108,12 @@ async def test_a_line_that_is_no_request_is_never_in_memory(db: Database, tmp_pa
         file.write(json.dumps({"attempt": 1, "batch": 4, "finished": True}).encode())
     tracemalloc.start()
     try:
-        await observe(state)
+        await reconcile(state)
         await jobs(state)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    await observe(state)
+    await reconcile(state)
     ended = await stage.get(run)
     assert (ended.status, ended.step, ended.last_batch) == ("succeeded", 8, 4)
     assert peak < 64 << 20
@@ -130,10 +130,10 @@ async def test_a_spool_of_30_gb_delays_neither_other_runs_nor_its_own_end(
     noisy, spool = await exited(stage, state)
     spool.write_bytes(b"\n" * 1_000_000)
     began = time.monotonic()
-    await observe(state)
+    await reconcile(state)
     assert time.monotonic() - began < 2
     await jobs(state)
-    await observe(state)
+    await reconcile(state)
     assert time.monotonic() - began < 20
     for run in (huge, noisy):
         assert (await stage.get(run)).status_reason == Reason.UNFINISHED

@@ -18,8 +18,8 @@ from app.db.tables import Run
 from app.domain.recipes import Recipe, RecipeError, StallAction, parse_recipes
 from app.errors import Unavailable
 from app.launchers.base import JobState, JobStatus
-from app.services import launches, progress, runs
-from app.supervisor.reconcile import observe
+from app.services import endings, progress, runs
+from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
 from tests.support.stage import Stage
 from tests.support.supervisor import Seen, open_state
@@ -40,10 +40,10 @@ async def open_stalled(
     run = await stage.run("running")
     state.run_dir(run.id).mkdir(parents=True)
     await stage.report(run, step=6)
-    await observe(state)
+    await reconcile(state)
     state.listening_seconds += 119
     await stage.report(run)
-    await observe(state)
+    await reconcile(state)
     assert (await stage.get(run)).status_reason is None
     state.listening_seconds += 2
     await stage.report(run)
@@ -60,7 +60,7 @@ async def test_a_run_that_takes_no_further_step_is_stalled_until_it_goes_on(
     recipe = Recipe("tiny", ("true",), heartbeat_seconds=1000, stall_seconds=120)
     stage, state, launcher, run = await open_stalled(db, tmp_path, recipe)
     for _ in range(2):
-        await observe(state)
+        await reconcile(state)
     stalled = await stage.get(run)
     assert (stalled.status, stalled.status_reason) == ("running", "stalled")
     assert stalled.status_detail == "No further step than 6 for 120 seconds."
@@ -69,11 +69,11 @@ async def test_a_run_that_takes_no_further_step_is_stalled_until_it_goes_on(
     # Another server knows it from the record, and does not call it recovered.
     other = open_state(db, tmp_path, launcher, recipe)
     for _ in range(2):
-        await observe(other)
+        await reconcile(other)
     assert (await stage.get(run)).status_reason == "stalled"
     await stage.report(run, step=7)
     for _ in range(2):
-        await observe(other)
+        await reconcile(other)
     goes_on = await stage.get(run)
     assert (goes_on.status, goes_on.status_reason, goes_on.status_detail) == ("running", None, None)
     assert (await types(stage, run))[-2:] == ["run.stalled", "run.recovered"]
@@ -96,11 +96,11 @@ async def test_a_recipe_may_have_a_stalled_run_stopped_or_tried_again(
         max_attempts=2,
     )
     stage, state, launcher, run = await open_stalled(db, tmp_path, recipe)
-    await observe(state)
+    await reconcile(state)
     assert launcher.stopped == [run.id]
     launcher.status = GONE
     for _ in range(2):
-        await observe(state)
+        await reconcile(state)
     ended = await stage.get(run)
     assert (ended.status, ended.status_reason) == (status, reason)
     assert "No further step than 6 for 120 seconds." in (ended.status_detail or "")
@@ -119,9 +119,9 @@ async def test_silence_of_progress_is_no_stall_where_none_is_to_be_expected(
     state.run_dir(run.id).mkdir(parents=True)
     if "finished" in change:
         await stage.report(run, finished=True)
-    await observe(state)
+    await reconcile(state)
     state.listening_seconds += 500
-    await observe(state)
+    await reconcile(state)
     assert (await stage.get(run)).status_reason is None
 
 
@@ -141,7 +141,7 @@ async def test_a_disk_that_takes_no_address_keeps_no_trainer_from_being_stopped(
     run = await stage.run("running")
     (tmp_path / "runs").touch()  # nothing can be written below it
     await db.write(runs.cancel, run.id)
-    await observe(state)
+    await reconcile(state)
     assert launcher.stopped == [run.id]
 
 
@@ -154,23 +154,23 @@ async def test_a_time_limit_holds_while_the_database_can_record_nothing(
     run = await stage.claim(run)
     await stage.report(run, step=1)
     state.run_dir(run.id).mkdir(parents=True)
-    await observe(state)
+    await reconcile(state)
     start = state.clock()
     state.clock = lambda: start + 61
     write = db.write
 
     async def full(use_case: Any, *args: Any, **kwargs: Any) -> Any:
-        if use_case is launches.request_termination:
+        if use_case is endings.request_termination:
             raise Unavailable("The disk is full.")
         return await write(use_case, *args, **kwargs)
 
     monkeypatch.setattr(db, "write", full)
-    await observe(state)
+    await reconcile(state)
     assert launcher.stopped == [run.id]
     monkeypatch.setattr(db, "write", write)
     launcher.status = GONE
     for _ in range(2):
-        await observe(state)
+        await reconcile(state)
     ended = await stage.get(run)
     assert (ended.status, ended.status_reason) == ("failed", "time_limit")
 
@@ -185,7 +185,7 @@ async def test_an_attempt_that_cannot_be_read_says_so_once_and_is_stopped_when_t
         state.run_dir(each.id).mkdir(parents=True)
     launcher.status = JobStatus(JobState.UNKNOWN, error=OSError(errno.EIO, "Input/output error"))
     for _ in range(3):
-        await observe(state)
+        await reconcile(state)
     troubled = await stage.get(run)
     assert (troubled.status, troubled.status_reason) == ("running", "service_error")
     assert "Input/output error" in (troubled.status_detail or "")
@@ -193,9 +193,9 @@ async def test_an_attempt_that_cannot_be_read_says_so_once_and_is_stopped_when_t
     assert len(told) == 2 and run.id in told[0] and other.id in told[1]
     assert (await types(stage, run))[-1] == "run.service_error"
     await db.write(runs.cancel, run.id)
-    await observe(state)
+    await reconcile(state)
     assert launcher.stopped == [run.id]
     launcher.status = RUNNING
-    await observe(state)
+    await reconcile(state)
     assert (await stage.get(other)).status_reason is None
     assert (await types(stage, other))[-1] == "run.recovered"

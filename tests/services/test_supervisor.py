@@ -21,10 +21,10 @@ from app.domain.requests import ResumeRequest, RunRequest
 from app.domain.resources import Allocation
 from app.errors import Busy, ServiceError, Unavailable
 from app.launchers.base import JobState, JobStatus, Key
-from app.services import checkpoints, launches, reports, runs
+from app.services import checkpoints, endings, reports, runs
 from app.settings import PREFIX, TRAINERS
-from app.supervisor import schedule
-from app.supervisor.reconcile import observe
+from app.supervisor import schedule, start
+from app.supervisor.reconcile import reconcile
 from app.supervisor.verifying import verify
 from tests.support.stage import RECIPES, Stage, record_exit
 from tests.support.supervisor import TINY, Recorder, jobs, launch, open_state
@@ -59,12 +59,12 @@ async def test_what_a_trainer_left_is_taken_in_before_its_end_is_judged(
 
     monkeypatch.setattr(db, "write", fails_at_times)
     for _ in range(2):
-        await observe(state)
+        await reconcile(state)
         await jobs(state)
         assert (await stage.get(run)).status == "running"
-    await observe(state)
+    await reconcile(state)
     await jobs(state)
-    await observe(state)
+    await reconcile(state)
     ended = await stage.get(run)
     assert (ended.status, ended.step, ended.last_batch) == ("succeeded", 255, 252)
 
@@ -105,7 +105,7 @@ async def test_a_start_cancelled_before_its_first_step_is_made_when_we_lead_agai
     run = await stage.submit()
     state.begin_tick(leads=True)
     state.over_limit[run.id], state.pending_deletion = 1, True
-    schedule._begin(state, run, TINY, Allocation(), [])
+    start.begin_start(state, run, TINY, Allocation(), [])
     state.begin_tick(leads=False)
     await jobs(state)
     assert (state.starting, state.over_limit, state.pending_deletion) == ({}, {}, False)
@@ -140,7 +140,7 @@ async def test_no_disk_is_looked_at_on_the_event_loop(
     await stage.report(run, checkpoints=[{"name": "announced", "step": 5}])
     (tmp_path / "ckpts" / run.experiment_id / run.id).mkdir(parents=True)
     monkeypatch.setattr(files, "exists", seen)
-    await observe(state)
+    await reconcile(state)
     await verify(state)
     assert looked.keys() >= {"look", "exit_fd", "announced"}
     assert threading.main_thread() not in looked.values()
@@ -160,10 +160,10 @@ async def test_who_has_reported_meanwhile_is_not_silent(db: Database) -> None:
     stage = await Stage.open(db)
     seen = await stage.run("running")
     await stage.report(seen, batch=2, step=6)
-    assert not await db.write(launches.request_termination, seen, Reason.HEARTBEAT_LOST, "Silence.")
+    assert not await db.write(endings.request_termination, seen, Reason.HEARTBEAT_LOST, "Silence.")
     now = await stage.get(seen)
     assert now.status_reason is None
-    assert await db.write(launches.request_termination, now, Reason.HEARTBEAT_LOST, "Silence.")
+    assert await db.write(endings.request_termination, now, Reason.HEARTBEAT_LOST, "Silence.")
     assert (await stage.get(seen)).termination_reason == "heartbeat_lost"
 
 

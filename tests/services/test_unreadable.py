@@ -27,7 +27,7 @@ from app.services.verifications import Progress
 from app.storage.base import CheckpointStorage
 from app.storage.readers import Readers
 from app.supervisor import schedule, verifying
-from app.supervisor.reconcile import observe
+from app.supervisor.reconcile import reconcile
 from app.supervisor.state import READERS, SupervisorState
 from app.supervisor.verifying import begin
 from tests.support import supervisor as supervisor_support
@@ -224,13 +224,13 @@ async def test_the_promise_of_a_cancel_is_settled_in_bounded_time(
     directory.mkdir(parents=True)
     record_exit(directory, exit_code=0, stop_sent=True)
     with away(run, tmp_path):
-        await observe(state)
+        await reconcile(state)
         await ticks(state, 30)
-        await observe(state)
+        await reconcile(state)
         assert (await stage.get(run)).status == "cancelling"
         await ticks(state)
         await jobs(state)
-        await observe(state)
+        await reconcile(state)
         assert (await stage.get(run)).status == "cancelled"
     promised = await stage.named(run, "cancel-1")
     assert (promised.state, promised.step) == ("ready", 5)

@@ -37,7 +37,7 @@ from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.errors import RunFinished, SessionActive, StaleAttempt
 from app.main import create_app
-from app.services import checkpoints, events, launches, promises, runs, sessions
+from app.services import checkpoints, endings, events, launches, promises, runs, sessions
 from app.settings import Settings
 from tests.support.database import postgresql_heavy
 from tests.support.stage import Stage, manifest
@@ -399,7 +399,7 @@ class Lifecycle(RuleBasedStateMachine):
         }[how]
         recipe = RECIPES[run.recipe or ""]
         absent = frozenset(c.id for c in self.world.see(checkpoints.list_of_run, run.id))
-        self.world.do(launches.finish_attempt, run.id, run.attempt, found, recipe, absent)
+        self.world.do(endings.finish_attempt, run.id, run.attempt, found, recipe, absent)
         self.ended(run, how, recipe.max_attempts)
 
     @precondition(lambda self: self.some(lambda r: r.status in LIVE and r.recipe is None))
@@ -408,9 +408,9 @@ class Lifecycle(RuleBasedStateMachine):
         run = self.pick(pick, lambda r: r.status in LIVE and r.recipe is None)
         reason = Reason.HEARTBEAT_LOST
         seen = self.world.see(runs.get, run.id)
-        self.world.do(launches.request_termination, seen, reason, "No report.")
+        self.world.do(endings.request_termination, seen, reason, "No report.")
         absent = frozenset(c.id for c in self.world.see(checkpoints.list_of_run, run.id))
-        self.world.do(launches.finish_attempt, run.id, run.attempt, Evidence(False), None, absent)
+        self.world.do(endings.finish_attempt, run.id, run.attempt, Evidence(False), None, absent)
         self.ended(run, FINISHED if run.finished else CONDEMNED, 1)
 
     def ended(self, run: Model, how: str, max_attempts: int) -> None:

@@ -30,7 +30,7 @@ from app.domain.resources import Capacity, Resources, Shortage
 from app.domain.tokens import claim_code
 from app.launchers.base import HttpMailboxAddress, Job, JobState, JobStatus, Key, Submission
 from app.main import create_app
-from app.services import attempts, checkpoints, launches, runs
+from app.services import attempts, checkpoints, endings, launches, runs
 from app.settings import Settings
 from app.storage import data_dir
 from app.supervisor.verifying import verify, verify_requested
@@ -205,7 +205,7 @@ class RemoteService:
                 launch_error=record.detail if record.never_ran else None,
             )  # fmt: skip
             absent = frozenset(each.id for each in checkpoints.lock_pending(tx, key.run_id))
-            return launches.finish_attempt(tx, *key, evidence, Recipe("", ()), absent)
+            return endings.finish_attempt(tx, *key, evidence, Recipe("", ()), absent)
 
         self.write(finish)
         return self.status(key)

@@ -22,7 +22,7 @@ from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, RunRequest
-from app.services import checkpoints, events, experiments, launches, reports, runs
+from app.services import checkpoints, endings, events, experiments, launches, reports, runs
 
 RECIPES = ("tiny",)
 SAVED = "step-000005"
@@ -91,16 +91,14 @@ class Stage:
         """The trainer is gone; its promised checkpoints that are not ready are not there."""
         absent = frozenset(each.id for each in await self.checkpoints(run))
         found = Evidence(cancel_asked=False, **evidence)
-        await self.db.write(launches.finish_attempt, run.id, run.attempt, found, None, absent)
+        await self.db.write(endings.finish_attempt, run.id, run.attempt, found, None, absent)
         return await self.get(run)
 
     async def retries(self, run: Run, **evidence: Any) -> Run:
         """An attempt fails under a recipe that allows another one."""
         recipe = Recipe("tiny", ("true",), max_attempts=3)
         found = Evidence(cancel_asked=False, **evidence)
-        await self.db.write(
-            launches.finish_attempt, run.id, run.attempt, found, recipe, frozenset()
-        )
+        await self.db.write(endings.finish_attempt, run.id, run.attempt, found, recipe, frozenset())
         queued = await self.get(run)
         assert (queued.status, queued.status_reason) == ("queued", "retrying")
         return queued
@@ -124,9 +122,7 @@ class Stage:
         if status == "succeeded":
             await self.report(run, finished=True)
         if status == "failed":
-            await self.db.write(
-                launches.request_termination, run, Reason.HEARTBEAT_LOST, "Silence."
-            )
+            await self.db.write(endings.request_termination, run, Reason.HEARTBEAT_LOST, "Silence.")
         if status in ("cancelled", "succeeded", "failed"):
             await self.ends(run)
         run = await self.get(run)

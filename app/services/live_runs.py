@@ -1,0 +1,135 @@
+"""The runs that the supervisor looks at: those that wait in its queue, and those under way.
+
+Several thousand rows may be read twice a second, so runs under way are light `LiveRun` rows. What
+is decided about them is in `launches` (starts) and `endings` (ends).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, func, literal_column, select
+
+from app.db import tables
+from app.db.sql import Statement, Tx, columns, select_all
+from app.db.tables import Run
+from app.domain.lifecycle import TERMINAL, RunStatus
+from app.errors import NotFound
+from app.services import runs
+
+_run = columns(Run)
+
+_QUEUED = Statement(
+    select_all(Run)
+    .where(
+        # In the words of the index ix_run_queue; by id, which is by time, as that one is.
+        _run.status == literal_column("'queued'"),
+        _run.recipe.is_not(None),
+        _run.submitted_at.is_(None),
+        _run.id > bindparam("id"),
+    )
+    .order_by(_run.id)
+    .limit(bindparam("most")),
+    Run,
+)
+_WAITING = Statement[tuple[int]](
+    select(func.count())
+    .select_from(Run)
+    .where(
+        _run.status == literal_column("'queued'"),
+        _run.recipe.is_not(None),
+        _run.submitted_at.is_(None),
+        _run.id <= bindparam("id"),
+    )
+)
+
+
+class LiveRun(NamedTuple):
+    """What the supervisor has to know of a run that may have a trainer, twice a second."""
+
+    id: str
+    experiment_id: str
+    recipe: str | None
+    status: str
+    status_reason: str | None
+    status_detail: str | None
+    termination_reason: str | None
+    attempt: int
+    nonce: str | None
+    host: str | None
+    launcher: str | None
+    engine_id: str | None
+    submitted_at: str | None
+    claimed_at: str | None
+    gpus: str
+    resources: str
+    step: int
+    finished: bool
+    launched_at: str | None
+    heartbeat_at: str | None
+    last_progress_at: str | None
+    promised_checkpoint_id: str | None
+
+
+AnyRun = Run | LiveRun
+
+
+def _live(where: Any) -> Statement[tuple[Any, ...]]:
+    found = select(*[_run[name] for name in LiveRun._fields])
+    return Statement(found.where(where).order_by(_run.id))
+
+
+# In the words of the indexes.
+_LAUNCHED = _live(tables.LAUNCHED)
+_SUBMITTED = _live(tables.SUBMITTED)
+_EXTERNAL = _live(tables.EXTERNAL)
+_ENDING = _live(tables.ENDING)
+
+
+class QueueCursor(NamedTuple):
+    """A place in the queue: behind the run of this id."""
+
+    id: str = ""
+
+
+def list_queued(tx: Tx, after: QueueCursor, most: int) -> list[Run]:
+    """Runs with a recipe that wait to be launched, oldest first."""
+    return tx.all(_QUEUED, **after._asdict(), most=most)
+
+
+def count_waiting(tx: Tx, up_to: QueueCursor) -> int:
+    """How many runs with a recipe wait to be launched up to a place in the queue."""
+    found = tx.first(_WAITING, **up_to._asdict())
+    return found[0] if found else 0
+
+
+def list_launched(tx: Tx) -> list[LiveRun]:
+    """Return the runs of recipes that may have a trainer, oldest first."""
+    return [LiveRun(*row) for row in tx.all(_LAUNCHED)]
+
+
+def list_submitted(tx: Tx) -> list[LiveRun]:
+    """Return the runs that wait in the queue of an engine, oldest first."""
+    return [LiveRun(*row) for row in tx.all(_SUBMITTED)]
+
+
+def list_unwanted(tx: Tx, keys: Sequence[tuple[str, int]]) -> list[Any]:
+    """Return the attempts among `keys` that are no run's current one, or whose run has ended."""
+    found = []
+    for key in keys:
+        try:
+            run = runs.get(tx, key[0])
+        except NotFound:  # of another service
+            continue
+        if run.attempt != key[1] or RunStatus(run.status) in TERMINAL:
+            found.append(key)
+    return found
+
+
+def list_external(tx: Tx) -> list[LiveRun]:
+    """Return the external runs that have a trainer. They may be thousands."""
+    return [LiveRun(*row) for row in tx.all(_EXTERNAL)]
+
+
+def list_ending_external(tx: Tx) -> list[LiveRun]:
+    """Return the external runs that have finished, or are to end."""
+    return [LiveRun(*row) for row in tx.all(_ENDING)]

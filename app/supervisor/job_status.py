@@ -1,0 +1,75 @@
+"""What is known of each attempt now: the agent's word, else the engine's.
+
+A launcher is asked once for all of its attempts. Agents that are reached over HTTP have left
+theirs in the database; those with a mailbox on disk are read by their launcher.
+"""
+
+import asyncio
+from dataclasses import replace
+
+from app.db.tables import Attempt
+from app.domain.recipes import LOCAL
+from app.launchers.base import JobState, JobStatus, Key, Unreachable
+from app.services import attempts
+from app.services.live_runs import LiveRun
+from app.supervisor.state import SupervisorState, key_of, uses_files
+
+AGENT_SILENT_SECONDS = 30.0
+"""After so long without a pulse an agent that is reached over HTTP counts as gone."""
+MISSING_SECONDS = 15.0
+"""For so long an engine must not know a job before that counts as its end."""
+
+
+async def get_statuses(state: SupervisorState, live: list[LiveRun]) -> dict[Key, JobStatus]:
+    """Return the status of the current attempt of each run.
+
+    UNKNOWN stands for those whose launcher cannot be reached.
+    """
+    keys: dict[str, list[Key]] = {}
+    for run in live:
+        keys.setdefault(run.launcher or LOCAL, []).append(key_of(run))
+    statuses: dict[Key, JobStatus] = {}
+    for name, wanted in keys.items():
+        statuses |= dict.fromkeys(wanted, JobStatus(JobState.UNKNOWN))
+        try:
+            if name not in state.launchers:
+                raise Unreachable(f"The launcher {name!r} is not configured on this server.")
+            statuses |= await asyncio.to_thread(state.launchers[name].look, wanted)
+        except Unreachable as error:
+            state.log_throttled(name, "%s cannot be reached: %s", name, error)
+    if any(not uses_files(launcher) for launcher in state.launchers.values()):
+        by_key = {key_of(run): run for run in live}
+        for row in await state.db.read(attempts.list_live):
+            key = Key(row.run_id, row.number)
+            if key in by_key:
+                statuses[key] = _with_mailbox(state, by_key[key], statuses[key], row)
+    return statuses
+
+
+def _with_mailbox(
+    state: SupervisorState, run: LiveRun, engine: JobStatus, row: Attempt
+) -> JobStatus:
+    """Return what is known of an attempt: the agent's word comes before the engine's.
+
+    An engine that says that a job has ended, or that it has none, may be wrong: that counts only
+    when the agent has been silent for a while, and the latter when it says so for a while.
+    """
+    attempt = state.attempt(run)
+    if engine.state is not JobState.ABSENT:
+        attempt.missing_since = None
+    elif attempt.missing_since is None:
+        attempt.missing_since = state.listening_seconds
+    if (record := attempts.get_exit(row)) is not None:
+        return replace(engine, state=JobState.ENDED, record=record)
+    if row.agent is not None:
+        sign = row.pulse_at or ""
+        if attempt.last_pulse is None or attempt.last_pulse[0] != sign:
+            attempt.last_pulse = sign, state.listening_seconds
+        if state.listening_seconds - attempt.last_pulse[1] < AGENT_SILENT_SECONDS:
+            return replace(engine, state=JobState.RUNNING, ran_seconds=row.ran_seconds)
+    if engine.state is JobState.ABSENT:
+        if state.listening_seconds - (attempt.missing_since or 0.0) < MISSING_SECONDS:
+            return replace(engine, state=JobState.UNKNOWN)
+        if row.agent is not None:
+            return replace(engine, state=JobState.ENDED)
+    return engine

@@ -1,0 +1,163 @@
+"""One start, a job of its own: find a good checkpoint → write the spec → claim → submit.
+
+spec.json is on disk before the claim is on record, so that after a crash any server can launch
+the claimed attempt.
+"""
+
+import asyncio
+
+from app.db.tables import Run
+from app.domain.evidence import Evidence
+from app.domain.failpoints import failpoint
+from app.domain.lifecycle import CheckpointState as State
+from app.domain.lifecycle import Reason
+from app.domain.recipes import Recipe
+from app.domain.resources import Allocation
+from app.errors import Busy, Unavailable
+from app.launchers.base import Launcher, LauncherError, Unreachable
+from app.services import endings, launches, runs
+from app.services.launches import Source, WaitingReason
+from app.services.live_runs import AnyRun
+from app.supervisor import launch_config, verifying
+from app.supervisor.state import SupervisorState, uses_files
+
+MAX_ERROR_LENGTH = 300
+NO_FILES = " has no intact files."
+
+
+def name_of_start(run: Run) -> str:
+    """Return the name of the job that starts a run."""
+    return f"the start of {run.id}"
+
+
+def begin_start(
+    state: SupervisorState, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
+) -> None:
+    """Begin the start of a queued run with what is set aside for it."""
+    state.starting[run.id] = recipe.launcher, allocation
+    state.forget(run)  # the attempt before
+    job = state.start_job(name_of_start(run), _start(state, run, recipe, allocation, sources))
+
+    def ended(_: object) -> None:
+        state.starting.pop(run.id)
+        state.unreadable.pop(name_of_start(run), None)
+
+    job.add_done_callback(ended)
+
+
+async def _start(
+    state: SupervisorState, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
+) -> None:
+    """Make one start; where the service fails at it, the run says so."""
+    try:
+        await _claim_and_launch(state, run, recipe, allocation, sources)
+    except (Busy, Unavailable):  # the database's, which can record nothing now
+        raise
+    except OSError as error:  # such as a full disk: that passes
+        detail = f"Its directory cannot be written: {error.strerror}."
+        await _record_waiting(state, WaitingReason(run.id, Reason.WAITING_FOR_RESOURCES, detail))
+        raise
+    except Exception as error:
+        await _record_waiting(state, service_error(run, error))
+        raise
+
+
+async def _claim_and_launch(
+    state: SupervisorState, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
+) -> None:
+    """Find a good checkpoint where one is needed, claim the launch and make it."""
+    source, unread = await verifying.find_good_source(state, name_of_start(run), sources)
+    if source is None and run.source_checkpoint_id is not None:
+        await _fail_without_source(state, run, unread or sources[0].named.ckpt_path + NO_FILES)
+        return
+    detail = None
+    if sources and (source is None or source.named.id != sources[0].named.id):
+        instead = source.named.ckpt_path if source else "the beginning"
+        why = unread or f"{sources[0].named.ckpt_path} is lost."
+        detail = f"{why} This starts from {instead}."
+    if not uses_files(state.launcher(run)):
+        await _submit(state, run, recipe, source, detail)
+        return
+    spec = launch_config.spec(state, run, recipe, allocation.gpus, source)
+    await asyncio.to_thread(launch_config.write_spec, state.run_dir(run.id), spec)
+    failpoint("launch.before_claim")
+    claimed = await state.db.write(
+        launches.claim, run, allocation.gpus, source, detail, state.data_dir, allocation.host
+    )
+    if claimed is not None:
+        failpoint("launch.claimed")
+        await submit(state, claimed, recipe)
+
+
+async def _fail_without_source(state: SupervisorState, run: Run, why: str) -> None:
+    ready = await state.db.read(runs.ready_in_lineage, run)
+    exists = f"Ready: {', '.join(ready)}." if ready else "No checkpoint is ready."
+    reason = Reason.CHECKPOINT_MISSING
+    await state.db.write(launches.fail_queued, run.id, reason, f"{why} {exists}")
+
+
+async def _submit(
+    state: SupervisorState, run: Run, recipe: Recipe, source: Source | None, detail: str | None
+) -> None:
+    """Record the next attempt and give it to an engine, where its agent claims it."""
+    ready = source if source is not None and source.stored.state == State.READY else None
+    content = launch_config.remote_spec(state, run, recipe, ready)
+    words = " ".join(filter(None, (detail, f"Submitted to {recipe.launcher}.")))
+    failpoint("launch.before_claim")
+    submitted = await state.db.write(
+        launches.submit, run, recipe.launcher, ready, state.data_dir, state.secret, content, words
+    )
+    if submitted is not None:
+        failpoint("launch.claimed")
+        await submit(state, submitted, recipe)
+
+
+async def submit(state: SupervisorState, run: AnyRun, recipe: Recipe) -> None:
+    """Give a recorded attempt to its launcher. Safe to repeat: it starts once at most."""
+    state.attempt(run).launched_at = state.clock()
+    launcher = state.launcher(run)
+    if not uses_files(launcher):
+        await _submit_remote(state, launcher, run, recipe)
+        return
+    try:
+        job = launch_config.local_job(state, run, recipe)
+        await asyncio.to_thread(launcher.submit, job)
+    except (LauncherError, OSError) as error:
+        evidence = Evidence(False, launch_error=str(error))
+        await state.db.write(
+            endings.finish_attempt, run.id, run.attempt, evidence, recipe, frozenset()
+        )
+        state.forget(run)
+
+
+async def _submit_remote(
+    state: SupervisorState, launcher: Launcher, run: AnyRun, recipe: Recipe
+) -> None:
+    job = launch_config.remote_job(state, run)
+    try:
+        submission = await asyncio.to_thread(launcher.submit, job)
+    except Unreachable as error:  # whether the engine has the job is seen when it is looked at
+        state.log_throttled(launcher.name, "%s cannot be reached: %s", launcher.name, error)
+    except LauncherError as error:
+        evidence = Evidence(False, launch_error=str(error))
+        await state.db.write(endings.end_submission, run.id, run.attempt, evidence, recipe)
+        state.forget(run)
+    else:
+        if submission.engine_id is not None:
+            record = launches.record_engine_id
+            await state.db.write(record, run.id, run.attempt, submission.engine_id)
+
+
+def service_error(run: Run, error: Exception) -> WaitingReason:
+    """Return why a queued run waits at which the service itself has failed."""
+    return WaitingReason(run.id, Reason.SERVICE_ERROR, describe_failure(error))
+
+
+def describe_failure(error: Exception) -> str:
+    """Return one sentence about a failure of the service itself."""
+    what = f"{type(error).__name__}: {error}"[:MAX_ERROR_LENGTH]
+    return f"The service failed at this run, and tries again: {what}"
+
+
+async def _record_waiting(state: SupervisorState, reason: WaitingReason) -> None:
+    await state.db.write(launches.set_waiting_reasons, [reason])
