@@ -164,7 +164,7 @@ def prepare(settings: Settings) -> FastAPI:
         # Before anything is made in it: it may be the wrong one.
         place = settings.data_dir.absolute()
         if runs_are := db.look(data_dirs.get_foreign, data_dir.identity(place)):
-            sys.exit(f"llm-train: {wrong_data_dir(place, runs_are)}")
+            sys.exit(f"llm-train: {describe_wrong_data_dir(place, runs_are)}")
         return create_app(settings, db)
     except RecipeError as error:
         sys.exit(f"llm-train: LLM_TRAIN_RECIPES: {error}")
