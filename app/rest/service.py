@@ -43,7 +43,7 @@ async def readyz(request: Request) -> Response:
     data directory could be written within the last 10 s, and the latter is that of the runs.
     """
     await request.app.state.db.read(_nothing)
-    if request.app.state.supervisor.misplaced:
+    if request.app.state.supervisor.wrong_data_dir:
         raise Unavailable(
             "This server does not see the data directory in which runs are under way: "
             "set LLM_TRAIN_DATA_DIR; the log says to what.",
