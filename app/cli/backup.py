@@ -26,7 +26,7 @@ from app.domain.evidence import Evidence
 from app.domain.ids import timestamp
 from app.domain.lifecycle import Reason
 from app.errors import Unavailable
-from app.services import checkpoints, launches
+from app.services import checkpoints, endings, live_runs
 from app.settings import Settings
 from app.version import VERSION
 
@@ -197,7 +197,7 @@ def _compare(path: Path, found: list[Any], written: list[Any]) -> None:
 
 def _end_launched(why: str, tx: Tx) -> None:
     """End every run that had a trainer: neither its process nor its later points are here."""
-    for run in launches.list_launched(tx):
+    for run in live_runs.list_launched(tx):
         lost = Evidence(cancel_asked=False, vanished=True, ended_by_service=Reason.LOST, why=why)
         pending = {checkpoint.id for checkpoint in checkpoints.lock_pending(tx, run.id)}
-        launches.finish_attempt(tx, run.id, run.attempt, lost, None, pending)
+        endings.finish_attempt(tx, run.id, run.attempt, lost, None, pending)
