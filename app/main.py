@@ -43,6 +43,7 @@ try:
         metrics,
         openapi,
         problems,
+        prometheus,
         reports,
         routes,
         service,
@@ -122,6 +123,8 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.uploads = Uploads(app.state.storage, settings.max_upload_bytes)
     app.state.inflow = reports.Inflow(db)
     app.state.readers = Readers(checkpoints.READERS)
+    app.state.request_times = prometheus.request_times()
+    app.add_middleware(prometheus.RequestTimes)
     app.add_middleware(
         Guard,
         hosts=settings.hosts,
@@ -134,7 +137,9 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     problems.install(app)
     # In this order they are looked through: what is asked most comes first.
     app.include_router(routes.hot)
-    for part in (routes, reports, attempts, lists, metrics, logs, service, checkpoints):
+    for part in (
+        routes, reports, attempts, lists, metrics, logs, service, checkpoints, prometheus,
+    ):  # fmt: skip
         app.include_router(part.router)
     app.include_router(docs.router)
     app.include_router(graphql_router(settings), include_in_schema=False)

@@ -48,7 +48,7 @@ class Inflow:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._held = 0
+        self.held = 0
         self._of_run: dict[str, _Line] = {}
         self.turn = asyncio.Lock()
 
@@ -64,16 +64,16 @@ class Inflow:
                 f"{MAX_OF_RUN} reports of this run are waiting; send them one by one.",
                 retry_after=1,
             )
-        if self._held and self._held + size > MAX_WAITING_BYTES:
+        if self.held and self.held + size > MAX_WAITING_BYTES:
             self._db.record_rejected_write()
             raise Busy("Too many reports are waiting; send this one again.", retry_after=1)
-        self._held += size
+        self.held += size
         self._of_run[run_id] = line
         line.length += 1
         try:
             yield line.turn
         finally:
-            self._held -= size
+            self.held -= size
             line.length -= 1
             if not line.length:
                 del self._of_run[run_id]

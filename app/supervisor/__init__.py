@@ -102,10 +102,13 @@ class Supervisor:
         """Say what keeps this server from its work now; None if nothing does."""
         if not self._running:
             return "The supervisor is not running; see the log."
-        since = time.monotonic() - self._ticked_at
-        if since > STUCK_SECONDS:
+        if (since := self.tick_age()) > STUCK_SECONDS:
             return f"The supervisor's loop has not come round for {since:.0f} s; see the log."
         return self._unwritable
+
+    def tick_age(self) -> float:
+        """Return the seconds since the loop last came round."""
+        return time.monotonic() - self._ticked_at
 
     async def run(self) -> None:
         """Tick until `stop`. A dead server stops no training: nothing is ended on the way out."""

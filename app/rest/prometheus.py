@@ -1,0 +1,167 @@
+"""`/metrics`: what Prometheus reads of this server and of the runs that are under way.
+
+Requests are counted in plain numbers as they pass (`RequestTimes`); everything else is read when
+Prometheus asks, so that nothing is paid for where nobody does.
+"""
+
+import asyncio
+import shutil
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy import func, literal_column, select
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.db.sql import Statement, Tx, columns
+from app.db.tables import Run
+from app.domain.lifecycle import TERMINAL, RunStatus
+from app.rest.problems import documented
+from app.version import VERSION
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+router = APIRouter(tags=["service"])
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the durations, in seconds; one more bucket has none."""
+
+_run = columns(Run)
+_LIVE = [status for status in RunStatus if status not in TERMINAL]
+_COUNTS = Statement[tuple[str, str | None, int]](
+    select(_run.status, _run.status_reason, func.count())
+    # In the words of the index ix_run_status: the ended runs, of which there may be a million,
+    # are not read.
+    .where(_run.status.in_([literal_column(f"'{status}'") for status in _LIVE]))
+    .group_by(_run.status, _run.status_reason)
+)
+
+
+class _Durations:
+    """How often one operation was answered with one status, and how long that took."""
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BUCKETS) + 1)
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one request."""
+        self.buckets[bisect_left(BUCKETS, seconds)] += 1
+        self.seconds += seconds
+
+
+class RequestTimes:
+    """ASGI middleware that counts requests by operation and status, until the response starts.
+
+    A stream that is followed for hours is no slow request.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+
+        async def measure(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # Named by the route: a path would make a series of each id.
+                name = getattr(scope.get("route"), "name", "none")
+                key = (name, message["status"])
+                scope["app"].state.request_times[key].add(time.perf_counter() - began)
+            await send(message)
+
+        await self.app(scope, receive, measure)
+
+
+Times = defaultdict[tuple[str, int], _Durations]
+
+
+def request_times() -> Times:
+    """Return an empty table for `app.state.request_times`."""
+    return defaultdict(_Durations)
+
+
+@router.get("/metrics", response_class=Response, responses=documented())
+async def metrics(request: Request) -> Response:
+    """Return measurements of this server and of live runs, in Prometheus's text format."""
+    from prometheus_client import (  # few servers are asked
+        CONTENT_TYPE_LATEST,
+        CollectorRegistry,
+        GCCollector,
+        ProcessCollector,
+        generate_latest,
+    )
+
+    state = request.app.state
+    counts = await state.db.scan(_count_live_runs)
+    disk = await asyncio.to_thread(shutil.disk_usage, state.settings.data_dir)
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    registry.register(_Collector(state, counts, disk.free))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _count_live_runs(tx: Tx) -> list[tuple[str, str | None, int]]:
+    return tx.all(_COUNTS)
+
+
+class _Collector:
+    """Everything of one answer, in the form that `prometheus_client` renders."""
+
+    def __init__(
+        self, state: Any, counts: Sequence[tuple[str, str | None, int]], free_bytes: int
+    ) -> None:
+        self._state = state
+        self._counts = counts
+        self._free_bytes = free_bytes
+
+    def collect(self) -> "Iterator[Metric]":
+        """Yield each metric with its samples."""
+        from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+
+        yield InfoMetricFamily(
+            "llm_train_service", "The version that serves.", value={"version": VERSION}
+        )
+        runs = GaugeMetricFamily(
+            "llm_train_runs", "Runs that have not ended, by status and reason.",
+            labels=["status", "reason"],
+        )  # fmt: skip
+        for status, reason, count in self._counts:
+            runs.add_metric([status, reason or ""], count)
+        yield runs
+        supervisor = self._state.supervisor
+        for name, help, value in (
+            ("ready", "1 if the service can work, as /readyz says.", supervisor.trouble() is None),
+            ("leader", "1 if this server's supervisor works.", supervisor.state.leads),
+            ("tick_age_seconds", "Since the supervisor's loop came round.", supervisor.tick_age()),
+            ("data_dir_free_bytes", "Free space of the data directory's disk.", self._free_bytes),
+            ("reports_waiting_bytes", "Bodies of reports in work.", self._state.inflow.held),
+        ):
+            yield GaugeMetricFamily(f"llm_train_{name}", help, value=float(value))
+        yield self._durations()
+
+    def _durations(self) -> "Metric":
+        from prometheus_client.core import HistogramMetricFamily
+
+        family = HistogramMetricFamily(
+            "llm_train_http_request_seconds",
+            "Time until the response began, by operation and status.",
+            labels=["operation", "status"],
+        )
+        bounds = [*map(str, BUCKETS), "+Inf"]
+        # A copy: requests go on while this is rendered.
+        for (operation, status), durations in list(self._state.request_times.items()):
+            cumulative, total = [], 0
+            for bound, count in zip(bounds, durations.buckets, strict=True):
+                total += count
+                cumulative.append((bound, total))
+            family.add_metric([operation, str(status)], cumulative, durations.seconds)
+        return family
