@@ -89,7 +89,7 @@ def request_times() -> Times:
 
 
 @router.get("/metrics", response_class=Response, responses=documented())
-async def metrics(request: Request) -> Response:
+async def service_metrics(request: Request) -> Response:
     """Return measurements of this server and of live runs, in Prometheus's text format."""
     from prometheus_client import (  # few servers are asked
         CONTENT_TYPE_LATEST,
