@@ -25,15 +25,12 @@ try:
     from fastapi import FastAPI
     from pydantic import ValidationError
 
-    from app import connections
     from app.db.connect import connect
     from app.db.database import Database
     from app.domain import failpoints
     from app.domain.recipes import RecipeError, read_configuration
     from app.errors import ServiceError
     from app.graphql.mount import graphql_router
-    from app.guard import Guard
-    from app.jsonlines import JsonLines
     from app.rest import (
         attempts,
         checkpoints,
@@ -48,6 +45,9 @@ try:
         routes,
         service,
     )
+    from app.server import connections
+    from app.server.guard import Guard
+    from app.server.jsonlines import JsonLines
     from app.services import data_dirs, secret
     from app.services.idempotency import InFlight
     from app.services.uploads import Uploads

@@ -15,8 +15,8 @@ from typing import Any
 
 from app.cli import client
 from app.errors import ServiceError
-from app.jsonlines import JsonLines
 from app.main import bind
+from app.server.jsonlines import JsonLines
 from app.settings import Settings
 
 try:

@@ -37,11 +37,11 @@ from app.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from app.guard import bearer
 from app.rest import responses, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, RunId, bodies
 from app.rest.problems import documented
+from app.server.guard import bearer
 from app.services import attempts, checkpoints, runs, train_log
 from app.services.attempts import Claim
 from app.storage.base import Committed

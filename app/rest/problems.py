@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from app import guard
 from app.errors import MethodNotAllowed, NotFound, ServiceError
 from app.rest.body import invalid
+from app.server import guard
 
 MEDIA_TYPE = "application/problem+json"
 

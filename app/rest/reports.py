@@ -13,11 +13,11 @@ from app.db.database import Database
 from app.domain.reports import ReportRequest
 from app.domain.tokens import attempt_of, run_token, same
 from app.errors import Busy, Unauthorized
-from app.guard import bearer
 from app.rest import responses, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, RunId, accepts_json
 from app.rest.problems import documented
+from app.server.guard import bearer
 from app.services import launches, reports
 from app.services.reports import ReportResponse
 from app.storage import data_dir as data_dirs

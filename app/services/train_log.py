@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from app import files
 from app.agent.directory import punch_hole
 from app.errors import LogOffset, NotFound, StaleAttempt
+from app.storage import files
 
 _OWNER = "log_owner.json"
 _DROPPED = "dropped.json"

@@ -2,7 +2,8 @@
 
 `base.py` is the contract, with the steps to add a storage; `directory.py` the one of the data
 directory, whose own identity is in `data_dir.py`; `readers.py` the threads that read, `streams.py`
-what is between them and the event loop. `artifacts.py` keeps the other files of runs.
+what is between them and the event loop. `artifacts.py` keeps the other files of runs, `files.py`
+opens what a trainer can reach, for every room that reads a directory of a run.
 """
 
 from importlib import import_module

@@ -19,8 +19,8 @@ from typing import NamedTuple, Protocol
 from llm_train.descriptors import CHUNK
 from llm_train.manifest import CheckpointError, check_path
 
-from app import files
 from app.errors import Conflict, InvalidInput, NotFound, Unavailable
+from app.storage import files
 
 _DRAFT = ".part-"
 

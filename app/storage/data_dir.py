@@ -11,7 +11,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from app import files
+from app.storage import files
 
 _MAX_BYTES = 4096
 

@@ -3,7 +3,7 @@
 The manifest and the commit protocol are the trainer's (`llm_train.checkpoint`): trainers of this
 machine save there by themselves, and others through `begin`, `write` and `commit`. A trainer may
 put links and worse there, so every directory below `ckpts` is opened relative to its parent and
-never through a link (`app.files`).
+never through a link (`app.storage.files`).
 """
 
 import errno
@@ -29,11 +29,11 @@ from llm_train.manifest import (
     parse,
 )
 
-from app import files
 from app.domain import paths
 from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
 from app.storage import data_dir as data_dirs
+from app.storage import files
 from app.storage.base import Committed, Damaged, Draft, Incomplete, is_key
 
 _DRAFT, _TRASH = ".tmp-", ".trash-"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app import files
 from app.agent.mailbox import LaunchConfig
 from app.db.sql import load
 from app.db.tables import Run
@@ -19,6 +18,7 @@ from app.launchers.base import DirectoryMailboxAddress, HttpMailboxAddress, Job
 from app.services import launches
 from app.services.launches import Source
 from app.services.live_runs import AnyRun
+from app.storage import files
 from app.supervisor.state import SupervisorState, key_of
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from app import files
 from app.domain.last_words import Clues, read_clues
+from app.storage import files
 
 TAIL = 65_536
 """How many bytes of a log are read."""

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from app import files
 from app.domain.reports import ReportRequest
 from app.errors import Busy, InvalidInput, RunLimit, ServiceError, Unavailable
 from app.services import reports
 from app.services.live_runs import LiveRun
+from app.storage import files
 from app.supervisor.state import SupervisorState
 from app.supervisor.verifying import PATIENCE_SECONDS
 

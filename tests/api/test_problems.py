@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app import errors
-from app.jsonlines import JsonLines
+from app.server.jsonlines import JsonLines
 from tests.api.conftest import Api
 from tests.api.problem import problem, tree
 

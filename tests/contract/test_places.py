@@ -22,12 +22,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app import files
 from app.agent.main import PULSE_SECONDS
 from app.agent.process import host_namespace
 from app.launchers.base import Key, LauncherError
 from app.launchers.local import launcher as launcher_module
 from app.launchers.local.launcher import LocalLauncher
+from app.storage import files
 from tests.support.launchers import (
     ESCAPES,
     READY,

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from app import files
 from app.agent.process import NONCE
 from app.db.database import Database
 from app.domain.lifecycle import Reason
@@ -23,6 +22,7 @@ from app.errors import Busy, ServiceError, Unavailable
 from app.launchers.base import JobState, JobStatus, Key
 from app.services import checkpoints, endings, reports, runs
 from app.settings import PREFIX, TRAINERS
+from app.storage import files
 from app.supervisor import schedule, start
 from app.supervisor.reconcile import reconcile
 from app.supervisor.verifying import verify

@@ -8,7 +8,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.connections import BODY_SECONDS, UPLOAD_RATE, HttpConnection
+from app.server.connections import BODY_SECONDS, UPLOAD_RATE, HttpConnection
 
 
 async def reads_nothing(scope: Any, receive: Any, send: Any) -> None:

@@ -20,7 +20,6 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from app import files
 from app.agent import directory as attempt_files
 from app.agent.mailbox import ExitRecord, LaunchConfig, now
 from app.agent.main import STOPPED, command
@@ -39,6 +38,7 @@ from app.launchers.base import (
 from app.launchers.local import processes
 from app.launchers.local.gpus import GpuList
 from app.launchers.local.records import get_number, read_exit, read_identity, read_record
+from app.storage import files
 
 _children: dict[Path, list[subprocess.Popen[bytes]]] = {}
 """Agents that this process spawned and must reap, by attempt; they outlive any launcher."""

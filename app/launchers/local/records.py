@@ -8,10 +8,10 @@ import os
 import signal
 from typing import Any, TypeGuard
 
-from app import files
 from app.agent.mailbox import ExitRecord
 from app.agent.process import host_namespace
 from app.launchers.local.processes import Identity
+from app.storage import files
 
 _MOST_RECORD = 1 << 16
 

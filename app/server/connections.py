@@ -24,8 +24,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
-from app import guard
 from app.errors import HeadTooLarge, RequestTimeout, ServiceError, Unavailable
+from app.server import guard
 
 MAX_HEAD = 64 * 1024
 HEAD_SECONDS = 10.0
