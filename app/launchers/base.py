@@ -153,6 +153,10 @@ class Launcher(Protocol):
     """True: submitted jobs wait in the engine's queue. False: the service submits what fits."""
     shares_files: bool
     """True: agents and trainers see the service's data directory under the same paths."""
+    look_seconds: float
+    """How long an answer of `look` is good; 0: it is asked at every tick."""
+    max_pending: int | None
+    """How many jobs may wait in the engine's own queue at a time; None: any number."""
 
     def offer(self) -> Capacity | None:
         """Return what the idle engine could give; None: only the engine knows."""

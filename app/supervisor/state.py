@@ -16,8 +16,8 @@ from app.db.sql import load
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.paths import CheckpointPath
 from app.domain.recipes import LOCAL, Recipe
-from app.domain.resources import Allocation, Reservations, Resources
-from app.launchers.base import Key, Launcher, Unreachable
+from app.domain.resources import Allocation, Capacity, Reservations, Resources
+from app.launchers.base import JobStatus, Key, Launcher, Unreachable
 from app.services import verification
 from app.services.live_runs import AnyRun, QueueCursor
 from app.settings import Settings
@@ -89,6 +89,8 @@ class AttemptState:
     # was first seen; and since when (the same) its engine has no such job.
     last_pulse: tuple[str, float] | None = None
     missing_since: float | None = None
+    # Since when (the same) its agent's record of an end waits for the engine's word on that.
+    record_since: float | None = None
     # Turns readable when the process of the attempt ends; None when it has, or where there is none.
     exit_fd: int | None = None
     # Its process is observed, and its trainer knows where this server is.
@@ -103,6 +105,29 @@ class AttemptState:
     hidden_detail: str | None = None
     # Why its trainer was stopped, while the database could not record it.
     unrecorded: tuple[Reason, str] | None = None
+
+
+@dataclass
+class EngineState:
+    """The last answers of a launcher whose agents are elsewhere. All of it is a cache."""
+
+    # All calls of the launcher: a controller that hangs holds up its own runs alone.
+    thread: Readers = field(default_factory=lambda: Readers(1))
+    # What it said of which attempts, and when it was asked (monotonic).
+    found: Mapping[Key, JobStatus] = field(default_factory=dict)
+    asked: frozenset[Key] = frozenset()
+    looked_at: float = -math.inf
+    # What it offers, and why nothing can be submitted to it now.
+    capacity: Capacity | None = None
+    trouble: str | None = "It has not answered yet."
+    offered_at: float = -math.inf
+    # What waited in its queue at the last tick.
+    submitted: frozenset[Key] = frozenset()
+    strays_at: float = -math.inf
+    # What it shall stop and kill, and when it was last told so (monotonic).
+    to_stop: set[Key] = field(default_factory=set)
+    to_kill: set[Key] = field(default_factory=set)
+    told: dict[tuple[Key, bool], float] = field(default_factory=dict)
 
 
 @dataclass
@@ -141,7 +166,8 @@ class SupervisorState:
     over_limit: dict[str, int] = field(default_factory=dict)
     pending_deletion: bool = False
     cleaned_up_at: float = float("-inf")
-    strays_ended_at: float = float("-inf")
+    # Launchers whose agents are elsewhere, by name.
+    engines: dict[str, EngineState] = field(default_factory=dict)
     # When the external runs that train were last read (monotonic).
     externals_seen_at: float = float("-inf")
     # When each error that lasts was last logged (monotonic).
@@ -170,6 +196,7 @@ class SupervisorState:
         self.attempts.clear()
         self.over_limit.clear()
         self.unreadable.clear()
+        self.engines.clear()
         self.queue = None
         self.pending_deletion = False
         self.cleaned_up_at = float("-inf")
@@ -196,6 +223,10 @@ class SupervisorState:
     def attempt(self, run: AnyRun) -> AttemptState:
         """Return what is remembered of a run's current attempt."""
         return self.attempts.setdefault((run.id, run.attempt), AttemptState())
+
+    def engine(self, name: str) -> EngineState:
+        """Return what is remembered of a launcher's engine."""
+        return self.engines.setdefault(name, EngineState())
 
     def watch(self, attempt: AttemptState, descriptor: int | None) -> None:
         """Wake the loop when this attempt's process ends: when its descriptor is readable."""

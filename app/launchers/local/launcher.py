@@ -77,6 +77,8 @@ class LocalLauncher:
     """
 
     owns_queue, shares_files = False, True
+    look_seconds: float = 0.0
+    max_pending: int | None = None
 
     def __init__(
         self,
