@@ -33,6 +33,12 @@ def _order(name: str, *columns: str) -> Index:
     return Index(name, *columns, sqlite_where=known, postgresql_where=known)
 
 
+def _known(name: str, *columns: str) -> Index:
+    """An index of the rows that have the first of these columns."""
+    known = text(f"{columns[0]} IS NOT NULL")
+    return Index(name, *columns, sqlite_where=known, postgresql_where=known)
+
+
 def _counted() -> Column[int]:
     """A primary key that the database counts up."""
     return Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
@@ -117,6 +123,8 @@ class Run(SQLModel, table=True):
     status_detail: str | None = None
     # Launches so far, which is also the number that fences reports.
     attempt: int
+    # How many of these were preempted: they do not count for the recipe's max_attempts.
+    preemptions: int = Field(default=0, sa_type=Integer)
     # The step that the present attempt started from.
     start_step: int = Field(sa_type=BigInteger)
     step: int = Field(sa_type=BigInteger)
@@ -232,6 +240,8 @@ class Checkpoint(SQLModel, table=True):
 class Attempt(SQLModel, table=True):
     """An attempt whose agent does not share the service's files: its mailbox over HTTP."""
 
+    __table_args__ = (_known("ix_attempt_failed", "reason", "claimed_at"),)
+
     run_id: str = Field(primary_key=True, foreign_key="run.id")
     number: int = Field(primary_key=True, sa_type=Integer)
     # What the trainer shall do, without anything secret.
@@ -251,6 +261,9 @@ class Attempt(SQLModel, table=True):
     stop: str | None = None
     # The exit record, as JSON.
     exit: str | None = Field(default=None, sa_type=Text)
+    # The engine's names of the machines that it ran on, as a JSON list, and why it failed.
+    nodes: str | None = Field(default=None, sa_type=Text)
+    reason: str | None = None
 
 
 class Verification(SQLModel, table=True):

@@ -62,7 +62,7 @@ def create(
     attempt = row_type(Attempt)(
         run_id=run.id, number=run.attempt, spec=dump(spec), resume_path=resume_path,
         claim_sha256=digest(code), agent=None, host=None, claimed_at=None, pulse_at=None,
-        ran_seconds=0.0, stop=None, exit=None,
+        ran_seconds=0.0, stop=None, exit=None, nodes=None, reason=None,
     )  # fmt: skip
     tx.run(_INSERT, **as_dict(attempt))
     return attempt

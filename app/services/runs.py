@@ -150,8 +150,8 @@ NOT_SUBMITTED: dict[str, Any] = {
 """Columns of a run that waits and is with no launcher."""
 _BLANK: dict[str, Any] = {
     "effective_hyperparams": None, "effective_attempt": None,
-    "status": RunStatus.QUEUED.value, "status_detail": None, "attempt": 0, "history_bytes": 0,
-    "total_steps": None, "last_batch": 0, "finished": False, "gpus": "[]",
+    "status": RunStatus.QUEUED.value, "status_detail": None, "attempt": 0, "preemptions": 0,
+    "history_bytes": 0, "total_steps": None, "last_batch": 0, "finished": False, "gpus": "[]",
     "nonce": None, "sessions": "[]", "session_closed": False, "host": None,
     "launcher": None, "engine_id": None, "submitted_at": None, "claimed_at": None,
     "next_attempt_at": None, "promised_checkpoint_id": None, "started_at": None,

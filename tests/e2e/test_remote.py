@@ -1,6 +1,6 @@
 """Training on a machine that shares no files with the service: claim, reports, log, checkpoints.
 
-The supervisor's part (submit, end) is played by the test; agent, trainer and service are real.
+The launcher of these tests starts processes on this machine that know a URL and a claim code.
 """
 
 import json
@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from app.launchers.base import Key
 from tests.support.remote import RemoteService, remote_service
-from tests.support.server import wait_until
-from tests.support.service import recipes
+from tests.support.server import alive, wait_until
 
 
 @pytest.fixture
 def service(tmp_path: Path, database_url: str) -> Iterator[RemoteService]:
-    with remote_service(tmp_path, recipes(tmp_path), database_url) as service:
+    again = "max_attempts = 2\nretry_seconds = 0"
+    with remote_service(tmp_path, database_url, finishes=again) as service:
         yield service
 
 
@@ -32,7 +33,7 @@ def printed(text: str) -> list[str]:
 
 
 def test_a_run_trains_where_no_file_is_shared(service: RemoteService) -> None:
-    key = service.launch(service.submit("finishes", steps=20, step_seconds=0.05))
+    key = service.submit("finishes", steps=20, step_seconds=0.05)
     service.stepping(key)
     (trainer,) = service.launcher.trainers()
     elsewhere, here = str(service.launcher.directory), str(service.data_dir)
@@ -53,7 +54,7 @@ def test_a_run_trains_where_no_file_is_shared(service: RemoteService) -> None:
 def test_a_cancel_saves_and_the_resumed_run_goes_on_from_the_download(
     service: RemoteService,
 ) -> None:
-    key = service.launch(service.submit("obedient", steps=400, checkpoint_every=1000))
+    key = service.submit("obedient", steps=400, checkpoint_every=1000)
     service.stepping(key, 3)
     promised = service.cancel(key)
     assert promised["checkpoint"]["state"] == "pending"
@@ -61,9 +62,7 @@ def test_a_cancel_saves_and_the_resumed_run_goes_on_from_the_download(
     (saved,) = service.checkpoints(key.run_id).values()
     assert (saved["state"], saved["ckpt_path"]) == ("ready", promised["ckpt_path"])
 
-    path = f"/v1/experiments/{service.experiment}/runs/{key.run_id}/resume"
-    body = {"override_hyperparams": {"steps": saved["step"] + 5}}
-    child = service.launch(service.http.post(path, json=body).json()["run_id"])
+    child = service.resume(key, override_hyperparams={"steps": saved["step"] + 5})
     status = service.end(child)
     assert (status["status"], status["step"]) == ("succeeded", saved["step"] + 5)
     steps = range(saved["step"] + 1, saved["step"] + 6)
@@ -71,21 +70,22 @@ def test_a_cancel_saves_and_the_resumed_run_goes_on_from_the_download(
 
 
 def test_a_damaged_download_starts_no_trainer(service: RemoteService) -> None:
-    key = service.launch(service.submit("obedient", steps=400, checkpoint_every=1000))
+    key = service.submit("obedient", steps=400, checkpoint_every=1000)
     service.stepping(key, 3)
     service.cancel(key)
     service.end(key)
     (saved,) = service.checkpoints(key.run_id).values()
-    (service.data_dir / saved["ckpt_path"][1:] / "state.json").write_text("{}")
-    path = f"/v1/experiments/{service.experiment}/runs/{key.run_id}/resume"
-    child = service.launch(service.http.post(path, json={}).json()["run_id"])
+    damaged = service.data_dir / saved["ckpt_path"][1:] / "state.json"
+    service.launcher.before_start = lambda: damaged.write_text("{}")  # after it was verified
+    child = service.resume(key)
     status = service.end(child)
     assert (status["status"], status["status_reason"]) == ("failed", "launcher_error")
     assert saved["ckpt_path"] in status["status_detail"] and service.log(child) == ""
 
 
 def test_two_agents_of_one_attempt_make_one_trainer(service: RemoteService) -> None:
-    key = service.launch(service.submit("finishes", steps=20), agents=3)
+    service.launcher.copies = 3
+    key = service.submit("finishes", steps=20)
     service.stepping(key)
     assert len(service.launcher.trainers()) == 1
     assert service.end(key)["status"] == "succeeded"
@@ -95,7 +95,7 @@ def test_two_agents_of_one_attempt_make_one_trainer(service: RemoteService) -> N
 def test_a_service_that_is_started_again_loses_no_output_and_doubles_none(
     service: RemoteService,
 ) -> None:
-    key = service.launch(service.submit("finishes", steps=60, step_seconds=0.1))
+    key = service.submit("finishes", steps=60, step_seconds=0.1)
     service.stepping(key, 2)
     for _ in range(2):
         before = service.status(key)["step"]
@@ -109,7 +109,7 @@ def test_a_service_that_is_started_again_loses_no_output_and_doubles_none(
 
 
 def test_what_the_trainer_could_not_deliver_arrives_after_its_end(service: RemoteService) -> None:
-    key = service.launch(service.submit("finishes", steps=40, step_seconds=0.1))
+    key = service.submit("finishes", steps=40, step_seconds=0.1)
     service.stepping(key, 2)
     (trainer,) = service.launcher.trainers()
     service.stop()
@@ -120,3 +120,48 @@ def test_what_the_trainer_could_not_deliver_arrives_after_its_end(service: Remot
     assert (status["status"], status["step"]) == ("succeeded", 40)
     assert printed(service.log(key)) == lines(range(1, 41), 40)
     assert service.checkpoints(key.run_id)["step-000040"]["state"] == "ready"
+
+
+def test_a_cancel_ends_a_trainer_that_ignores_it_within_the_grace(service: RemoteService) -> None:
+    key = service.submit("ignores_term", steps=4000)
+    service.stepping(key, 2)
+    service.cancel(key)
+    status = service.end(key)
+    assert status["status"] == "cancelled" and service.launcher.trainers() == []
+    assert service.launcher.stopped == [], "the mailbox is the way, the engine the backstop"
+
+
+def test_a_stop_that_the_mailbox_does_not_deliver_goes_through_the_engine(
+    service: RemoteService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as by a service that its agents cannot reach any more, while the engine still can."""
+    monkeypatch.setattr("app.services.attempts._order", lambda run, attempt: "go")
+    key = service.submit("ignores_term", steps=4000)
+    service.stepping(key, 2)
+    service.cancel(key)
+    assert service.end(key)["status"] == "cancelled"
+    assert key in service.launcher.stopped and service.launcher.trainers() == []
+
+
+def test_an_attempt_that_was_given_up_records_nothing_beside_the_next_one(
+    service: RemoteService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine was cut off: the service gave it up, and it comes back while the next trains."""
+    monkeypatch.setattr("app.supervisor.reconcile.AGENT_SILENT_SECONDS", 2.0)
+    key = service.submit("finishes", steps=100, step_seconds=0.1)
+    service.stepping(key, 12)
+    (agent,) = service.launcher.agents(key)
+    (trainer,) = agent.children()
+    for process in (agent, trainer):
+        process.suspend()
+    service.launcher.forget(key)  # the engine says that it has ended
+    wait_until(lambda: service.status(key)["attempt"] == 2, "the next attempt", 30)
+    later = Key(key.run_id, 2)
+    service.stepping(later, 15)
+    for process in (trainer, agent):
+        process.resume()
+    assert service.end(later)["status"] == "succeeded"
+    wait_until(lambda: not alive(trainer) and not alive(agent), "the end of the first", 20)
+    starts = [int(line.split()[1].partition("/")[0]) for line in printed(service.log(key))]
+    second = starts.index(11, 11)  # from the checkpoint of step 10
+    assert starts[second:] == list(range(11, 101)), "nothing of the first attempt after that"

@@ -3,6 +3,8 @@
 The engine is played by `Cluster`, which shares no files and only writes down what it is asked.
 """
 
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from app.agent.mailbox import ExitRecord
 from app.db.database import Database
+from app.db.sql import Tx
 from app.db.tables import Run
 from app.domain.attempts import ExitRequest
 from app.domain.evidence import Cause
@@ -47,6 +50,8 @@ class Cluster:
     name, owns_queue, shares_files = "slurm", True, False
 
     def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.answers.set()
         self.jobs: list[Job] = []
         self.killed: list[Key] = []
         self.status = PENDING
@@ -66,6 +71,7 @@ class Cluster:
         return Submission("4711")
 
     def look(self, keys: Sequence[Key]) -> Mapping[Key, JobStatus]:
+        self.answers.wait(20)
         if not self.reachable:
             raise Unreachable("slurmctld does not answer")
         return dict.fromkeys(keys, self.status)
@@ -225,3 +231,95 @@ async def test_what_an_engine_can_never_run_is_not_submitted(db: Database, tmp_p
     run = await stage.get(run)
     assert cluster.jobs == [] and run.status_reason == "waiting_for_resources"
     assert run.status_detail == "Needs 9 nodes; the partition has 3."
+
+
+async def test_an_engine_that_hangs_holds_up_no_step_of_the_supervisor(
+    db: Database, tmp_path: Path
+) -> None:
+    """A frozen controller keeps `squeue` waiting for a minute; runs elsewhere must not wait."""
+    stage, state, cluster = await open_cluster(db, tmp_path)
+    await stage.submit()
+    await launch(state)
+    cluster.answers.clear()
+    began = time.monotonic()
+    try:
+        for _ in range(3):
+            await observe(state)
+        assert time.monotonic() - began < 3
+    finally:
+        cluster.answers.set()
+    await jobs(state)
+    await observe(state)
+    assert len(cluster.jobs) == 1
+
+
+async def test_no_more_jobs_wait_in_the_queue_of_an_engine_than_it_allows(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, state, cluster = await open_cluster(db, tmp_path)
+    cluster.max_pending = 2
+    first, _, third = [await stage.submit() for _ in range(3)]
+    await launch(state)
+    await launch(state)
+    assert len(cluster.jobs) == 2
+    waits = await stage.get(third)
+    assert (waits.status_reason, waits.status_detail) == (
+        "waiting_for_cluster", "At most 2 jobs wait in the queue of slurm at a time.",
+    )  # fmt: skip
+    await claim(stage, await stage.get(first))
+    await launch(state)
+    assert [job.key.run_id for job in cluster.jobs[2:]] == [third.id]
+
+
+async def test_what_a_preemption_stopped_and_let_save_waits_for_the_engine_to_say_so(
+    db: Database, tmp_path: Path
+) -> None:
+    """The agent tells first that its trainer ended with 0; by that alone it had given up.
+
+    A preemption counts for none of the recipe's attempts: this recipe has one.
+    """
+    stage, state, cluster = await open_cluster(db, tmp_path)
+    run = await stage.submit()
+    for number in (1, 2):
+        cluster.status = RUNNING
+        await launch(state)
+        run = await claim(stage, await stage.get(run))
+        await stage.report(run, batch=1, step=5, total_steps=10)
+        record = ExitRequest.model_validate(ExitRecord(exit_code=0, stop_sent=True).to_dict())
+        await db.write(attempts.finish, run.id, number, record, 0)
+        await observe(state)
+        assert (await stage.get(run)).status == "running"
+        cluster.status = JobStatus(
+            JobState.ENDED, "4711", cause=Cause.PREEMPTED, reason_text="Slurm preempted job 4711."
+        )
+        await observe(state)
+        await jobs(state)
+        await observe(state)
+        run = await stage.get(run)
+        assert (run.status, run.status_reason, run.preemptions) == ("queued", "retrying", number)
+        assert "Slurm preempted job 4711." in (run.status_detail or "")
+        await db.write(_retry_now, run.id)
+
+
+async def test_an_end_of_which_the_engine_says_nothing_more_is_recorded_all_the_same(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, state, cluster = await open_cluster(db, tmp_path)
+    run = await stage.submit()
+    await launch(state)
+    cluster.status = RUNNING
+    run = await claim(stage, await stage.get(run))
+    await stage.report(run, batch=1, step=5, total_steps=10)
+    record = ExitRequest.model_validate(ExitRecord(signal=9).to_dict())
+    await db.write(attempts.finish, run.id, 1, record, 0)
+    await observe(state)
+    state.listening_seconds += reconcile.ENGINE_WORD_SECONDS + 1
+    await observe(state)
+    await jobs(state)
+    await observe(state)
+    run = await stage.get(run)
+    assert (run.status, run.status_reason) == ("failed", "signal")
+
+
+def _retry_now(tx: Tx, run_id: str) -> None:
+    runs.change(tx, runs.lock(tx, run_id), next_attempt_at=None)
