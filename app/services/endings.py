@@ -84,7 +84,7 @@ def end_submission(
     if run.status != RunStatus.QUEUED or run.attempt != attempt or run.submitted_at is None:
         return
     outcome = evidence.derive_outcome(facts)
-    retry = find_retry(recipe, outcome, attempt)
+    retry = find_retry(recipe, outcome, attempt, run.preemptions)
     if retry is None:
         runs.move(tx, run, RunStatus.FAILED, reason=outcome.reason, detail=outcome.detail)
         return
@@ -92,7 +92,7 @@ def end_submission(
     next_attempt_at = timestamp_after(tx.now, retry.pause) if retry.pause else None
     runs.change(
         tx, run, status_reason=reason, status_detail=retry.detail,
-        next_attempt_at=next_attempt_at, **runs.NOT_SUBMITTED,
+        next_attempt_at=next_attempt_at, preemptions=retry.preemptions, **runs.NOT_SUBMITTED,
     )  # fmt: skip
     events.append(
         tx, run.experiment_id, "run.waiting", run_id=run.id, reason=reason, detail=retry.detail
@@ -118,7 +118,7 @@ def finish_attempt(
         return False
     facts = _add_recorded(facts, run)
     outcome = evidence.derive_outcome(facts)
-    retry = find_retry(recipe, outcome, attempt)
+    retry = find_retry(recipe, outcome, attempt, run.preemptions)
     if retry is not None:
         outcome = evidence.Outcome(RunStatus.QUEUED, Reason.RETRYING, retry.detail)
     next_attempt_at = timestamp_after(tx.now, retry.pause) if retry and retry.pause else None
@@ -128,7 +128,8 @@ def finish_attempt(
     }  # fmt: skip
     ended = runs.move(
         tx, run, outcome.status, reason=outcome.reason, detail=outcome.detail, data=data,
-        next_attempt_at=next_attempt_at, **_RELEASED,
+        next_attempt_at=next_attempt_at,
+        preemptions=retry.preemptions if retry else run.preemptions, **_RELEASED,
     )  # fmt: skip
     if facts.cancel_asked:
         reports = facts.requires_report and (recipe is None or recipe.heartbeat_seconds > 0)

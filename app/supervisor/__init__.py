@@ -28,7 +28,8 @@ from app.services import data_dirs
 from app.settings import Settings
 from app.storage import data_dir
 from app.supervisor.cleanup import clean_up
-from app.supervisor.reconcile import end_strays, reconcile
+from app.supervisor.engines import end_jobs
+from app.supervisor.reconcile import reconcile
 from app.supervisor.schedule import launch
 from app.supervisor.state import SupervisorState, uses_files
 from app.supervisor.verifying import verify, verify_requested
@@ -48,7 +49,7 @@ STEPS: tuple[Callable[[SupervisorState], Awaitable[None]], ...] = (
     verify,
     verify_requested,
     clean_up,
-    end_strays,
+    end_jobs,
 )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from app.launchers.base import JobStatus, Key, Launcher, Unreachable
-from app.services import launches
+from app.services import live_runs
 from app.supervisor.state import EngineState, SupervisorState, key_of, uses_files
 
 ANSWER_SECONDS = 0.2
@@ -71,18 +71,18 @@ async def _ask(
     await asyncio.wait({state.jobs[about][0]}, timeout=ANSWER_SECONDS)
 
 
-def request_end(state: SupervisorState, launcher: Launcher, key: Key, *, kill: bool) -> None:
+def request_end(state: SupervisorState, launcher: Launcher, key: Key, *, forced: bool) -> None:
     """Have the engine stop or kill an attempt at the end of this tick; now and then, again."""
     engine = state.engine(launcher.name)
-    now, told = state.clock(), engine.told.get((key, kill), float("-inf"))
+    now, told = state.clock(), engine.told.get((key, forced), float("-inf"))
     if now - told >= REPEAT_SECONDS:
-        engine.told[key, kill] = now
-        (engine.to_kill if kill else engine.to_stop).add(key)
+        engine.told[key, forced] = now
+        (engine.to_kill if forced else engine.to_stop).add(key)
 
 
 async def end_jobs(state: SupervisorState) -> None:
     """Tell each engine what to end, and end the jobs that no run wants any more."""
-    submitted = await state.db.read(launches.list_submitted)
+    submitted = await state.db.read(live_runs.list_submitted)
     for name, launcher in state.launchers.items():
         if uses_files(launcher):
             continue
@@ -110,7 +110,7 @@ async def _end_jobs(state: SupervisorState, launcher: Launcher, strays: bool) ->
         if strays:
             engine.strays_at = now
             known = await engine.thread.run(launcher.strays)
-            unwanted = await state.db.read(launches.list_unwanted, known) if known else []
+            unwanted = await state.db.read(live_runs.list_unwanted, known) if known else []
             if unwanted:
                 await engine.thread.run(launcher.kill, unwanted)
     except Unreachable as error:

@@ -7,17 +7,22 @@ theirs in the database; those with a mailbox on disk are read by their launcher.
 import asyncio
 from dataclasses import replace
 
+from app.agent.mailbox import ExitRecord
 from app.db.tables import Attempt
+from app.domain.lifecycle import RunStatus
 from app.domain.recipes import LOCAL
 from app.launchers.base import JobState, JobStatus, Key, Unreachable
 from app.services import attempts
 from app.services.live_runs import LiveRun
+from app.supervisor import engines
 from app.supervisor.state import SupervisorState, key_of, uses_files
 
 AGENT_SILENT_SECONDS = 30.0
 """After so long without a pulse an agent that is reached over HTTP counts as gone."""
 MISSING_SECONDS = 15.0
 """For so long an engine must not know a job before that counts as its end."""
+ENGINE_WORD_SECONDS = 15.0
+"""For so long an end that nobody here asked for waits for the engine to say why."""
 
 
 async def get_statuses(state: SupervisorState, live: list[LiveRun]) -> dict[Key, JobStatus]:
@@ -34,7 +39,11 @@ async def get_statuses(state: SupervisorState, live: list[LiveRun]) -> dict[Key,
         try:
             if name not in state.launchers:
                 raise Unreachable(f"The launcher {name!r} is not configured on this server.")
-            statuses |= await asyncio.to_thread(state.launchers[name].look, wanted)
+            launcher = state.launchers[name]
+            if uses_files(launcher):
+                statuses |= await asyncio.to_thread(launcher.look, wanted)
+            else:
+                statuses |= await engines.look(state, launcher, wanted)
         except Unreachable as error:
             state.log_throttled(name, "%s cannot be reached: %s", name, error)
     if any(not uses_files(launcher) for launcher in state.launchers.values()):
@@ -60,6 +69,8 @@ def _with_mailbox(
     elif attempt.missing_since is None:
         attempt.missing_since = state.listening_seconds
     if (record := attempts.get_exit(row)) is not None:
+        if _waits_for_cause(state, run, engine, record):
+            return replace(engine, state=JobState.UNKNOWN)
         return replace(engine, state=JobState.ENDED, record=record)
     if row.agent is not None:
         sign = row.pulse_at or ""
@@ -73,3 +84,22 @@ def _with_mailbox(
         if row.agent is not None:
             return replace(engine, state=JobState.ENDED)
     return engine
+
+
+def _waits_for_cause(
+    state: SupervisorState, run: LiveRun, engine: JobStatus, record: ExitRecord
+) -> bool:
+    """Return True if the engine, which has not ended the job yet, may still say why it did.
+
+    An agent records its trainer's end before its engine does: a trainer that a preemption has
+    stopped, and that saved and exited with 0, would otherwise count as one that gave up.
+    """
+    attempt = state.attempt(run)
+    if engine.state not in (JobState.RUNNING, JobState.UNKNOWN) or record.never_ran:
+        return False
+    asked = run.status == RunStatus.CANCELLING or run.termination_reason is not None
+    if asked or run.finished or not (record.stop_sent or record.signal or record.oom):
+        return False
+    if attempt.record_since is None:
+        attempt.record_since = state.listening_seconds
+    return state.listening_seconds - attempt.record_since < ENGINE_WORD_SECONDS

@@ -12,7 +12,7 @@ from contextlib import suppress
 from app.domain.evidence import Cause, Evidence
 from app.domain.lifecycle import Reason, RunStatus
 from app.errors import Busy, Unavailable
-from app.launchers.base import JobState, JobStatus, Unreachable, WakesUp
+from app.launchers.base import JobState, JobStatus, WakesUp
 from app.services import endings, launches, live_runs
 from app.services.live_runs import LiveRun
 from app.supervisor import external, launch_config, notices
@@ -24,7 +24,6 @@ from app.supervisor.state import SupervisorState, key_of, uses_files
 from app.supervisor.terminate import end_leftovers
 
 RELAUNCH_SECONDS = 5.0
-STRAYS_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +145,8 @@ async def _handle_submitted(state: SupervisorState, run: LiveRun, status: JobSta
     elif status.state is JobState.ABSENT and recipe is not None and run.id not in state.starting:
         # The claim makes a second submission harmless.
         state.attempt(run).missing_since = None
-        await submit(state, run, recipe)
+        if (about := f"submission of {run.id}") not in state.jobs:
+            state.start_job(about, submit(state, run, recipe))
     elif status.engine_id is not None or status.word:
         await _record_engine_words(state, run, status)
 
@@ -160,18 +160,3 @@ async def _record_engine_words(state: SupervisorState, run: LiveRun, status: Job
     if status.engine_id is not None and status.engine_id != run.engine_id:
         record_id = launches.record_engine_id
         await state.db.write(record_id, run.id, run.attempt, status.engine_id)
-
-
-async def end_strays(state: SupervisorState) -> None:
-    """Kill the jobs that engines still have although their runs want them no more."""
-    if state.clock() - state.strays_ended_at < STRAYS_SECONDS:
-        return
-    state.strays_ended_at = state.clock()
-    for name, launcher in state.launchers.items():
-        try:
-            known = await asyncio.to_thread(launcher.strays)
-            unwanted = await state.db.read(live_runs.list_unwanted, known) if known else []
-            if unwanted:
-                await asyncio.to_thread(launcher.kill, unwanted)
-        except Unreachable as error:
-            state.log_throttled(name, "%s cannot be reached: %s", name, error)

@@ -13,13 +13,14 @@ from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.recipes import LOCAL
 from app.domain.resources import Allocation, Capacity, Resources, Shortage
-from app.launchers.base import Launcher, Unreachable
+from app.launchers.base import Launcher
 from app.services import launches, live_runs, runs
 from app.services.launches import Source, WaitingReason
 from app.services.live_runs import LiveRun, QueueCursor
 from app.supervisor import retrying
+from app.supervisor.engines import offer
 from app.supervisor.start import begin_start, name_of_start, service_error
-from app.supervisor.state import QueueSnapshot, SupervisorState
+from app.supervisor.state import QueueSnapshot, SupervisorState, uses_files
 
 QUEUE_PAGE = 200
 COUNT_SECONDS = 5.0
@@ -43,7 +44,7 @@ async def launch(state: SupervisorState) -> None:
     ):
         return
     engines = await _engines(state)
-    machine = tuple((name, e.capacity, tuple(e.in_use)) for name, e in engines.items())
+    machine = tuple((name, e.capacity, tuple(e.in_use), e.waiting) for name, e in engines.items())
     queue = await _snapshot(state, machine)
     while page := await state.db.read(live_runs.list_queued, queue.cursor, QUEUE_PAGE):
         waiting: list[WaitingReason] = []
@@ -74,6 +75,8 @@ class Engine:
     in_use: list[Allocation]
     trouble: str | None = None
     """Why the engine cannot be asked now."""
+    waiting: int = 0
+    """How many jobs wait in the engine's own queue."""
 
 
 async def _engines(state: SupervisorState) -> dict[str, Engine]:
@@ -81,15 +84,19 @@ async def _engines(state: SupervisorState) -> dict[str, Engine]:
     engines = {}
     for name, launcher in state.launchers.items():
         engines[name] = engine = Engine(launcher, None, [])
-        try:
+        if uses_files(launcher):
             engine.capacity = await asyncio.to_thread(launcher.offer)
-        except Unreachable as error:
-            engine.trouble = str(error) or "The cluster cannot be reached."
+        else:
+            known = await offer(state, launcher)
+            engine.capacity, engine.trouble = known.capacity, known.trouble
     for launcher_name, allocation in state.starting.values():
         engines[launcher_name].in_use.append(allocation)
+        engines[launcher_name].waiting += 1
     live = await state.db.read(live_runs.list_launched)
     for run in [*live, *await state.db.read(live_runs.list_submitted)]:
         held_by = engines.get(run.launcher or LOCAL)
+        if held_by is not None and run.status == RunStatus.QUEUED and run.id not in state.starting:
+            held_by.waiting += 1
         if held_by is None or held_by.capacity is None:
             continue
         here = held_by.capacity.host is None or run.host in (None, held_by.capacity.host)
@@ -124,6 +131,11 @@ async def _start_or_wait(
         detail = engine.trouble if engine and engine.trouble else unknown
         return WaitingReason(run.id, Reason.WAITING_FOR_CLUSTER, detail)
     found = _admit(state, run, queue, engine)
+    most = engine.launcher.max_pending
+    if not isinstance(found, str) and most is not None and engine.waiting >= most:
+        queue.waiting += 1
+        detail = f"At most {most} jobs wait in the queue of {recipe.launcher} at a time."
+        return WaitingReason(run.id, Reason.WAITING_FOR_CLUSTER, detail)
     if isinstance(found, str):
         queue.waiting += 1
         return WaitingReason(run.id, Reason.WAITING_FOR_RESOURCES, found)
@@ -133,6 +145,7 @@ async def _start_or_wait(
         detail = f"{sources[0].named.ckpt_path} is still being written."
         return WaitingReason(run.id, Reason.WAITING_FOR_CHECKPOINT, detail)
     engine.in_use.append(found)
+    engine.waiting += 1
     begin_start(state, run, recipe, found, sources)
     return None
 

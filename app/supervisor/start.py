@@ -135,7 +135,7 @@ async def _submit_remote(
 ) -> None:
     job = launch_config.remote_job(state, run)
     try:
-        submission = await asyncio.to_thread(launcher.submit, job)
+        submission = await state.engine(launcher.name).thread.run(launcher.submit, job)
     except Unreachable as error:  # whether the engine has the job is seen when it is looked at
         state.log_throttled(launcher.name, "%s cannot be reached: %s", launcher.name, error)
     except LauncherError as error:

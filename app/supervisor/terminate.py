@@ -8,11 +8,14 @@ from app.errors import Busy, Unavailable
 from app.launchers.base import EndsLeftovers
 from app.services import attempts, endings
 from app.services.live_runs import LiveRun
+from app.supervisor import engines
 from app.supervisor.state import SupervisorState, key_of, uses_files
 
 # The agent kills at the grace's end and a second later at most; one on another machine may
 # have been told of the stop two seconds late.
 OVERDUE_SECONDS = 4.0
+ENGINE_STOP_SECONDS = 5.0
+"""After so long a stop that an agent has not carried out goes through its engine as well."""
 
 
 async def request_termination(
@@ -42,7 +45,10 @@ async def stop(state: SupervisorState, run: LiveRun) -> None:
         attempt.stop_sent_at = state.listening_seconds
     recipe = state.recipe(run)
     grace = recipe.grace_seconds if recipe else Recipe("", ()).grace_seconds
-    if state.listening_seconds - attempt.stop_sent_at > grace + OVERDUE_SECONDS:
+    launcher, waited = state.launcher(run), state.listening_seconds - attempt.stop_sent_at
+    if waited > ENGINE_STOP_SECONDS and not uses_files(launcher):
+        engines.request_end(state, launcher, key_of(run), forced=False)
+    if waited > grace + OVERDUE_SECONDS:
         await kill(state, run)
 
 
@@ -52,12 +58,13 @@ async def kill(state: SupervisorState, run: LiveRun) -> None:
 
 
 async def _request_end(state: SupervisorState, run: LiveRun, *, forced: bool) -> None:
-    launcher, keys = state.launcher(run), [key_of(run)]
-    if not uses_files(launcher):
-        await state.db.write(attempts.request_stop, run.id, run.attempt, kill=forced)
-        if not forced:
-            return
-    await asyncio.to_thread(launcher.kill if forced else launcher.stop, keys)
+    launcher, key = state.launcher(run), key_of(run)
+    if uses_files(launcher):
+        await asyncio.to_thread(launcher.kill if forced else launcher.stop, [key])
+        return
+    await state.db.write(attempts.request_stop, run.id, run.attempt, kill=forced)
+    if forced:
+        engines.request_end(state, launcher, key, forced=True)
 
 
 async def end_leftovers(state: SupervisorState, run: LiveRun) -> None:

@@ -147,7 +147,7 @@ def test_an_attempt_that_was_given_up_records_nothing_beside_the_next_one(
     service: RemoteService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its machine was cut off: the service gave it up, and it comes back while the next trains."""
-    monkeypatch.setattr("app.supervisor.reconcile.AGENT_SILENT_SECONDS", 2.0)
+    monkeypatch.setattr("app.supervisor.job_status.AGENT_SILENT_SECONDS", 2.0)
     key = service.submit("finishes", steps=100, step_seconds=0.1)
     service.stepping(key, 12)
     (agent,) = service.launcher.agents(key)

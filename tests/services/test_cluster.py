@@ -32,7 +32,8 @@ from app.launchers.base import (
 from app.services import attempts, runs
 from app.settings import Settings
 from app.supervisor import job_status
-from app.supervisor.reconcile import end_strays, reconcile
+from app.supervisor.engines import end_jobs
+from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
 from tests.support.stage import Stage
 from tests.support.supervisor import jobs, launch
@@ -48,6 +49,8 @@ class Cluster:
     """An engine with a queue; what it says of every job is `status`."""
 
     name, owns_queue, shares_files = "slurm", True, False
+    look_seconds: float = 0.0
+    max_pending: int | None = None
 
     def __init__(self) -> None:
         self.answers = threading.Event()
@@ -185,6 +188,7 @@ async def test_a_job_that_its_engine_does_not_know_is_submitted_again_and_a_trai
     assert len(cluster.jobs) == 2
     state.listening_seconds += job_status.MISSING_SECONDS + 1
     await reconcile(state)
+    await jobs(state)
     assert [job.key for job in cluster.jobs[2:]] == [(waits.id, 1)]
     state.listening_seconds += job_status.AGENT_SILENT_SECONDS
     await reconcile(state)
@@ -219,7 +223,8 @@ async def test_a_cancel_in_the_queue_is_immediate_and_the_job_is_taken_back(
     await launch(state)
     await db.write(runs.cancel, cancelled.id)
     assert (await stage.get(cancelled)).status == "cancelled"
-    await end_strays(state)
+    await end_jobs(state)
+    await jobs(state)
     assert cluster.killed == [(cancelled.id, 1)]
     assert (await stage.get(stays)).status == "queued"
 
@@ -244,12 +249,12 @@ async def test_an_engine_that_hangs_holds_up_no_step_of_the_supervisor(
     began = time.monotonic()
     try:
         for _ in range(3):
-            await observe(state)
+            await reconcile(state)
         assert time.monotonic() - began < 3
     finally:
         cluster.answers.set()
     await jobs(state)
-    await observe(state)
+    await reconcile(state)
     assert len(cluster.jobs) == 1
 
 
@@ -287,14 +292,14 @@ async def test_what_a_preemption_stopped_and_let_save_waits_for_the_engine_to_sa
         await stage.report(run, batch=1, step=5, total_steps=10)
         record = ExitRequest.model_validate(ExitRecord(exit_code=0, stop_sent=True).to_dict())
         await db.write(attempts.finish, run.id, number, record, 0)
-        await observe(state)
+        await reconcile(state)
         assert (await stage.get(run)).status == "running"
         cluster.status = JobStatus(
             JobState.ENDED, "4711", cause=Cause.PREEMPTED, reason_text="Slurm preempted job 4711."
         )
-        await observe(state)
+        await reconcile(state)
         await jobs(state)
-        await observe(state)
+        await reconcile(state)
         run = await stage.get(run)
         assert (run.status, run.status_reason, run.preemptions) == ("queued", "retrying", number)
         assert "Slurm preempted job 4711." in (run.status_detail or "")
@@ -312,11 +317,11 @@ async def test_an_end_of_which_the_engine_says_nothing_more_is_recorded_all_the_
     await stage.report(run, batch=1, step=5, total_steps=10)
     record = ExitRequest.model_validate(ExitRecord(signal=9).to_dict())
     await db.write(attempts.finish, run.id, 1, record, 0)
-    await observe(state)
-    state.listening_seconds += reconcile.ENGINE_WORD_SECONDS + 1
-    await observe(state)
+    await reconcile(state)
+    state.listening_seconds += job_status.ENGINE_WORD_SECONDS + 1
+    await reconcile(state)
     await jobs(state)
-    await observe(state)
+    await reconcile(state)
     run = await stage.get(run)
     assert (run.status, run.status_reason) == ("failed", "signal")
 
