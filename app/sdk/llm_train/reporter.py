@@ -228,6 +228,15 @@ class Reporter:
         return self._rank_0
 
     @property
+    def is_reporting(self) -> bool:
+        """Return True if reports of this process go to a service.
+
+        False without one, on ranks other than 0, and in a process that is silent because another
+        one reports on the run. An integration saves nothing of its own accord then.
+        """
+        return self._sender is not None
+
+    @property
     def should_stop(self) -> bool:
         """Return True once a stop signal came or the service asked to stop: save and return.
 

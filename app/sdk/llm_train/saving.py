@@ -98,10 +98,14 @@ class Saving:
         self.path = checkpoint.begin(parent, name)
         self._report = report
 
-    def commit(self) -> Path:
+    def commit(self, *, give_back: Path | None = None) -> Path:
         """Commit the files and report the checkpoint.
 
         Blocks while every file is hashed and written to disk.
+
+        Args:
+            give_back: a directory of the same file system that the files were moved from. They
+                return there if they cannot be committed.
 
         Returns:
             The directory of the committed checkpoint.
@@ -113,9 +117,12 @@ class Saving:
         """
         try:
             saved = Saved(*checkpoint.commit(self.path, self.name, self.step, warn))
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}{self._kept()}") from None
-        except BaseException:
+        except BaseException as error:
+            if give_back is not None:
+                for path in self.path.iterdir():
+                    path.rename(give_back / path.name)
+            if isinstance(error, CheckpointError):
+                raise CheckpointError(f"{error}{self._kept()}") from None
             self.abandon()
             raise
         self._report(saved)

@@ -1,0 +1,35 @@
+"""What a trainer of the truth table does on command, by the hyperparameter `deed`.
+
+`after_step` is called by each training loop; rank 0 acts, or the last rank where there are several.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from llm_train import Reporter
+
+AT = 5
+
+
+def after_step(step: int) -> None:
+    """Do the deed of this run, if it is due."""
+    deed = Reporter.from_env().hyperparams.get("deed")
+    last = int(os.environ.get("WORLD_SIZE", "1")) - 1
+    if step != AT or deed is None or int(os.environ.get("RANK", "0")) != last:
+        return
+    run_dir = Path(os.environ["LLM_TRAIN_RUN_DIR"])
+    (run_dir / "deed.pid").write_text(str(os.getpid()))
+    if deed == "exit":
+        os._exit(0)  # as if something in it called sys.exit(0) and nobody noticed
+    if deed == "oom":
+        while not (run_dir / "go").exists():  # until the test has limited its memory
+            time.sleep(0.01)
+        taken = [bytearray(os.urandom(1 << 20) * 16) for _ in range(200)]
+        raise AssertionError(f"{len(taken)} pieces of 16 MiB are there")
+
+
+def spoil(loss, step: int):  # type: ignore[no-untyped-def]
+    """Return the loss, as NaN from the step of the deed on if that is `nan`."""
+    nan = Reporter.from_env().hyperparams.get("deed") == "nan" and step >= AT
+    return loss * float("nan") if nan else loss
