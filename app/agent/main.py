@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from . import process
+from . import placeholders, process
 from .directory import DirectoryMailbox
 from .http import HttpMailbox
 from .mailbox import ExitRecord, LaunchConfig, Mailbox, now
@@ -87,7 +87,8 @@ def _train(mailbox: Mailbox, config: LaunchConfig, began: float) -> ExitRecord |
     started = ExitRecord(started_at=now(), log_start=os.fstat(mailbox.output).st_size)
     ooms = [process.oom_kills()]
     try:
-        trainer = process.start(config, mailbox.output)
+        argv = placeholders.fill_paths(config["argv"], config["env"]["LLM_TRAIN_RUN_DIR"])
+        trainer = process.start({**config, "argv": argv}, mailbox.output)
     except process.CannotStart as error:
         return started._replace(detail=str(error), ended_at=now())
     _failpoint(config, "agent.spawned")

@@ -2,6 +2,7 @@
 
     [recipes.sft]
     command = ["{python}", "train.py"]   # an argv list; no shell ever sees it
+    # {run_dir}, {resume_path} and {hyperparams.NAME} are filled in, each within its word
     grace_seconds = 60
 
 * `read_recipes`: the built-in recipes and those of a file, each key checked.
@@ -20,6 +21,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llm_train.arguments import BadArgument, to_argument
+
+from app.agent import placeholders
 from app.domain.resources import Resources
 
 LONGEST_PAUSE = 3600.0
@@ -53,6 +57,8 @@ _OTHER_MARKS = {  # the longer ones first: UTF-32's begins as UTF-16's
     codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16",
 }  # fmt: skip
+_HYPERPARAMS = "hyperparams."
+_PASSED = re.compile(r"\{hyperparams\.([^{}]+)\}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATTERN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
@@ -121,10 +127,34 @@ class Recipe:
     requires_report: bool = True
     """Success needs a reported finish; False: exit code 0 without a stop is success."""
 
-    def argv(self, python: str) -> tuple[str, ...]:
-        """Return the command, with the server's interpreter for a leading `{python}`."""
+    def argv(self, python: str, hyperparams: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+        """Return the command, with the server's interpreter for a leading `{python}` and each
+        `{hyperparams.NAME}`. A placeholder of a hyperparameter that the run does not have is left
+        out; paths are filled in by the agent. Raises BadArgument."""
         first, *rest = self.command
-        return (python if first == "{python}" else first, *rest)
+        given = hyperparams or {}
+        values = {
+            f"{_HYPERPARAMS}{name}": None if (value := given.get(name)) is None
+            else to_argument(name, value)
+            for name in self.passed_hyperparams
+        }  # fmt: skip
+        words = [python if first == "{python}" else first, *rest]
+        return tuple(placeholders.fill(words, values))
+
+    @property
+    def passed_hyperparams(self) -> list[str]:
+        """Return the names of the hyperparameters that the command has placeholders for."""
+        return sorted({name for word in self.command for name in _PASSED.findall(word)})
+
+    def check_hyperparams(self, hyperparams: Mapping[str, Any]) -> tuple[str, str] | None:
+        """Return the name of a hyperparameter that the command cannot take, and why; else None."""
+        for name in self.passed_hyperparams:
+            try:
+                if hyperparams.get(name) is not None:
+                    to_argument(name, hyperparams[name])
+            except BadArgument as error:
+                return name, str(error)
+        return None
 
     def pause_after(self, attempt: int) -> float:
         """Return the seconds from the end of a failed attempt to the next one."""

@@ -127,7 +127,7 @@ def launch_config(
     # Else torchrun kills its workers 30 s after the stop signal, whatever the grace of the recipe.
     patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(recipe.grace_seconds))}
     return {
-        "argv": list(recipe.argv("{python}")),
+        "argv": list(recipe.argv("{python}", load(run.hyperparams))),
         "env": patience | build_remote_environment(recipe, environment, own),
         "cwd": str(recipe.working_dir) if recipe.working_dir else None,
         "nonce": run.nonce or "",

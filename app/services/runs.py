@@ -1,6 +1,6 @@
 """Runs: submit, find, cancel, resume, and `move`, the one door for status changes."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, insert
@@ -24,6 +24,7 @@ from app.domain import paths
 from app.domain.ids import new_id
 from app.domain.lifecycle import GONE, LAUNCHED, MOVES, TERMINAL, Reason, RunStatus
 from app.domain.lifecycle import CheckpointState as State
+from app.domain.recipes import Recipe
 from app.domain.requests import ResumeRequest, RunRequest, bounded
 from app.domain.texts import searchable
 from app.errors import (
@@ -98,11 +99,12 @@ def ready_in_lineage(tx: Tx, run: Run) -> list[str]:
     ]
 
 
-def submit(tx: Tx, experiment_id: str, request: RunRequest, recipes: Collection[str]) -> Run:
-    """Submit a new queued run. Raises NotFound, UnknownRecipe."""
+def submit(tx: Tx, experiment_id: str, request: RunRequest, recipes: Mapping[str, Recipe]) -> Run:
+    """Submit a new queued run. Raises NotFound, UnknownRecipe, InvalidInput."""
     _check_recipe(
         request.recipe, recipes, errors=[{"pointer": "/recipe", "detail": "unknown recipe"}]
     )
+    _check_passed(request.recipe, recipes, request.hyperparams, "/hyperparams")
     run_id = new_id("run")
     run = row_type(Run)(
         **_BLANK,
@@ -130,12 +132,25 @@ def submit(tx: Tx, experiment_id: str, request: RunRequest, recipes: Collection[
 
 
 def _check_recipe(
-    recipe: str | None, recipes: Collection[str], errors: list[dict[str, str]] | None = None
+    recipe: str | None, recipes: Mapping[str, Recipe], errors: list[dict[str, str]] | None = None
 ) -> None:
     if recipe is not None and recipe not in recipes:
         raise UnknownRecipe(
             f"There is no recipe {recipe!r}; there are: {', '.join(sorted(recipes))}.",
             errors=errors,
+        )
+
+
+def _check_passed(
+    recipe: str | None, recipes: Mapping[str, Recipe], hyperparams: dict[str, Any], pointer: str
+) -> None:
+    """Raise InvalidInput for a hyperparameter that the recipe's command cannot take."""
+    if recipe is not None and (bad := recipes[recipe].check_hyperparams(hyperparams)):
+        name, why = bad
+        pointer += "/" + name.replace("~", "~0").replace("/", "~1")
+        raise InvalidInput(
+            f"The command of recipe {recipe!r} takes this from the run, and cannot: {why}.",
+            errors=[{"pointer": pointer, "detail": why}],
         )
 
 
@@ -262,7 +277,7 @@ def resume(
     tx: Tx,
     run_id: str,
     request: ResumeRequest,
-    recipes: Collection[str],
+    recipes: Mapping[str, Recipe],
     experiment_id: str | None = None,
 ) -> Run:
     """Create a child run from a checkpoint of this run, hyperparameters overridden.
@@ -279,6 +294,7 @@ def resume(
             f"The hyperparameters of run {parent.id}, overridden, {error}; override fewer.",
             errors=[{"pointer": "/override_hyperparams", "detail": f"merged, they {error}"}],
         ) from error
+    _check_passed(parent.recipe, recipes, hyperparams, "/override_hyperparams")
     source = _source(tx, parent, request.ckpt_path)
     if source.state in GONE:
         ready = ready_in_lineage(tx, parent)

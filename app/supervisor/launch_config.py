@@ -22,8 +22,10 @@ from app.storage import files
 from app.supervisor.state import SupervisorState, key_of
 
 
-def local_job(state: SupervisorState, run: AnyRun, recipe: Recipe) -> Job:
-    """Return the job of an attempt whose agent shares the service's files."""
+def local_job(
+    state: SupervisorState, run: AnyRun, recipe: Recipe, hyperparams: dict[str, Any]
+) -> Job:
+    """Return the job of an attempt whose agent shares the service's files. Raises BadArgument."""
     run_dir = state.run_dir(run.id)
     allocation = Allocation(gpus=tuple(load(run.gpus)), host=run.host)
     own = {
@@ -40,7 +42,7 @@ def local_job(state: SupervisorState, run: AnyRun, recipe: Recipe) -> Job:
     patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(recipe.grace_seconds))}
     assert run.nonce is not None
     config: LaunchConfig = {
-        "argv": list(recipe.argv(state.settings.python)),
+        "argv": list(recipe.argv(state.settings.python, hyperparams)),
         "env": patience | build_environment(recipe, state.settings.environment, own),
         "cwd": str(recipe.working_dir) if recipe.working_dir else None,
         "nonce": run.nonce,

@@ -5,7 +5,11 @@ the claimed attempt.
 """
 
 import asyncio
+from typing import Any
 
+from llm_train.arguments import BadArgument
+
+from app.db.sql import load
 from app.db.tables import Run
 from app.domain.evidence import Evidence
 from app.domain.failpoints import failpoint
@@ -120,9 +124,12 @@ async def submit(state: SupervisorState, run: AnyRun, recipe: Recipe) -> None:
         await _submit_remote(state, launcher, run, recipe)
         return
     try:
-        job = launch_config.local_job(state, run, recipe)
+        hyperparams: dict[str, Any] = {}
+        if recipe.passed_hyperparams:
+            hyperparams = load((await state.db.read(runs.get, run.id)).hyperparams)
+        job = launch_config.local_job(state, run, recipe, hyperparams)
         await asyncio.to_thread(launcher.submit, job)
-    except (LauncherError, OSError) as error:
+    except (LauncherError, BadArgument, OSError) as error:
         evidence = Evidence(False, launch_error=str(error))
         await state.db.write(
             endings.finish_attempt, run.id, run.attempt, evidence, recipe, frozenset()

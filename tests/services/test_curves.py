@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from app.db import chunks
 from app.db.sql import Tx
 from app.domain.lifecycle import RunStatus
+from app.domain.recipes import read_recipes
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, ResumeRequest, RunRequest
 from app.errors import InvalidInput
@@ -76,7 +77,7 @@ class Story:
         self.experiment_id = experiments.create(tx, request).id
         self.recipe = recipe
         asked = RunRequest(model="m", recipe=recipe)
-        self.runs = [Lineage(runs.submit(tx, self.experiment_id, asked, {"demo"}).id)]
+        self.runs = [Lineage(runs.submit(tx, self.experiment_id, asked, read_recipes(None)).id)]
         self.value = 0.0
         self.launch(tx, self.runs[0], 0)
 
@@ -138,7 +139,9 @@ class Story:
         source, (step, branch) = saved[which % len(saved)]
         path = f"/ckpts/{self.experiment_id}/{source.id}/step-{step}"
         child = Lineage(
-            runs.resume(tx, parent.id, ResumeRequest(ckpt_path=path), ["demo"]).id, source, branch
+            runs.resume(tx, parent.id, ResumeRequest(ckpt_path=path), read_recipes(None)).id,
+            source,
+            branch,
         )
         self.runs.append(child)
         self.launch(tx, child, step)
@@ -260,7 +263,7 @@ def test_a_resumed_run_goes_on_from_its_checkpoint_whatever_axes_its_metrics_hav
     write: Write, together: bool
 ) -> None:
     _, parent = parent_of_ten_steps(write, None)
-    child = write(runs.resume, parent, ResumeRequest(), ["demo"]).id
+    child = write(runs.resume, parent, ResumeRequest(), read_recipes(None)).id
     for metrics_ in [{k: v for each in AXES for k, v in each.items()}] if together else AXES:
         reported(write, child, metrics=metrics_)
     found = steps_of(write, child)

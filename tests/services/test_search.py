@@ -14,6 +14,7 @@ from app.db.connect import connect
 from app.db.cursors import Order, Window
 from app.db.database import Database
 from app.db.sql import Tx
+from app.domain.recipes import read_recipes
 from app.domain.requests import ExperimentRequest, RunRequest
 from app.domain.texts import fold
 from app.errors import Timeout
@@ -41,7 +42,7 @@ def _story(tx: Tx) -> str:
     experiment = experiments.create(tx, ExperimentRequest(name="e", task_type="sft"))
     for number, notes in enumerate(NOTES):
         request = RunRequest(model=f"model-{number}", notes=notes, recipe="demo")
-        runs.submit(tx, experiment.id, request, {"demo"})
+        runs.submit(tx, experiment.id, request, read_recipes(None))
     return experiment.id
 
 
@@ -129,7 +130,7 @@ async def hostile(db: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
 
     def submit(tx: Tx) -> None:
         for _ in range(200):
-            runs.submit(tx, experiment, request, ())
+            runs.submit(tx, experiment, request, {})
 
     for _ in range(10):
         await db.write(submit)

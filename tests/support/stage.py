@@ -24,7 +24,7 @@ from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, RunRequest
 from app.services import checkpoints, endings, events, experiments, launches, reports, runs
 
-RECIPES = ("tiny",)
+RECIPES = {"tiny": Recipe("tiny", ("true",))}
 SAVED = "step-000005"
 _DATA_DIR = Statement(select_all(DataDir), DataDir)
 

@@ -207,7 +207,7 @@ async def test_what_the_first_version_stored_is_there_after_the_upgrade_and_can_
             assert len(page.rows) == 1, term
         keyset._statement.cache_clear()
         assert (await db.read(runs.get, RUN["id"])).hyperparams == RUN["hyperparams"]
-        child = await db.write(runs.resume, RUN["id"], ResumeRequest(), ())
+        child = await db.write(runs.resume, RUN["id"], ResumeRequest(), {})
     finally:
         await db.stop()
     assert (child.source_ckpt_path, child.start_step) == (CHECKPOINT["ckpt_path"], 3)

@@ -1,9 +1,9 @@
 """Several ranks of one PyTorch training stop at the same step, and save one checkpoint together.
 
-    ranks = Ranks()                                  # on every rank, after init_process_group
-    for step in ...:
-        if ranks.should_stop():                      # the same answer on every rank
-            ...
+ranks = Ranks()                                  # on every rank, after init_process_group
+for step in ...:
+    if ranks.should_stop():                      # the same answer on every rank
+        ...
 """
 
 from typing import Any

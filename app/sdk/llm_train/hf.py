@@ -126,9 +126,7 @@ class LLMTrainCallback(TrainerCallback):
             self._stop(control, save=True)
             raise _EvaluationStopped
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Report the numbers that the Trainer logs, under its names."""
         if self._is_training and state.is_world_process_zero and logs:
             numbers = {key: value for key, value in logs.items() if _is_number(value)}
@@ -169,7 +167,9 @@ class LLMTrainCallback(TrainerCallback):
 
     def _commit(self, source: Path, step: int) -> Path:
         """Commit a directory of the Trainer's. Only what answers the stop takes the stop's name."""
-        saving = self.reporter.begin_checkpoint(step, None if self._stopping else f"step-{step:06d}")
+        saving = self.reporter.begin_checkpoint(
+            step, None if self._stopping else f"step-{step:06d}"
+        )
         moved = self.move and source.stat().st_dev == saving.path.stat().st_dev
         try:
             # Never hard links: the Trainer writes optimizer.pt and others in place if it saves the

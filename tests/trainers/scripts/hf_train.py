@@ -5,7 +5,13 @@ import sys
 import torch
 from deeds import after_step, spoil
 from llm_train.hf import LLMTrainCallback, resume_path
-from transformers import HfArgumentParser, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    HfArgumentParser,
+    LlamaForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 
 class Deeds(TrainerCallback):

@@ -1,0 +1,67 @@
+"""Recipes of real trainers: PyTorch, Hugging Face, TRL and Lightning with tiny models, on CPUs.
+
+`recipes(path, inputs)` writes a recipes file with all of `TRAINERS`; tests/trainers runs them.
+"""
+
+import json
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[1] / "trainers" / "scripts"
+
+_TORCHRUN = ["{python}", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+_ARGUMENTS = [
+    "--output_dir={run_dir}/out",
+    "--max_steps={hyperparams.max_steps}",
+    "--learning_rate={hyperparams.learning_rate}",
+    "--save_steps={hyperparams.save_steps}",
+    "--eval_strategy={hyperparams.eval_strategy}",
+    "--eval_steps={hyperparams.eval_steps}",
+    "--run_name={hyperparams.eval_copies}",
+    "--lr_scheduler_type=constant",
+    "--per_device_train_batch_size=2",
+    "--logging_steps=1",
+    "--report_to=none",
+    "--disable_tqdm=true",
+    "--use_cpu=true",
+]
+_HF = [str(SCRIPTS / "hf_train.py"), "MODEL", *_ARGUMENTS]
+_TRL = [
+    "{python}", "-m", "llm_train.hf", "--pass=learning_rate,max_steps,save_steps",
+    "-m", "trl.scripts.sft", "--model_name_or_path=MODEL", "--dataset_name=SFT",
+    "--output_dir={run_dir}/out", "--per_device_train_batch_size=2", "--logging_steps=1",
+    "--report_to=none", "--lr_scheduler_type=constant", "--use_cpu=true", "--max_length=32",
+    "--bf16=false",
+]  # fmt: skip
+
+TRAINERS: dict[str, list[str]] = {
+    "hf": ["{python}", *_HF],
+    "hf-jit": ["{python}", *_HF, "--enable_jit_checkpoint=true"],
+    "hf-ddp": [*_TORCHRUN, *_HF],
+    "trl": _TRL,
+}
+"""Commands by recipe, with MODEL and SFT for the inputs. One with two ranks has `-ddp` or `-fsdp`
+in its name."""
+
+_LINES = """
+grace_seconds = 15
+heartbeat_seconds = 6
+retry_seconds = 0
+env = { OMP_NUM_THREADS = "1", HF_HUB_OFFLINE = "1", TOKENIZERS_PARALLELISM = "false" }
+"""
+
+
+def recipes(path: Path, inputs: Path, **overrides: str) -> Path:
+    """Write the recipes; `overrides`: more tables, by name, of which the text is their lines."""
+    tables = []
+    for name, command in TRAINERS.items():
+        words = [
+            word.replace("MODEL", str(inputs / "model")).replace("SFT", str(inputs / "sft"))
+            for word in command
+        ]
+        tables.append(f"[recipes.{name}]\ncommand = {json.dumps(words)}{_LINES}")
+        # One rank that stands still is seen by the silence of progress alone.
+        stalls = _LINES.replace("15", "2") + 'stall_seconds = 6\non_stall = "stop"\n'
+        tables.append(f"[recipes.{name}-stalls]\ncommand = {json.dumps(words)}{stalls}")
+    file = path / "recipes.toml"
+    file.write_text("\n".join(tables))
+    return file

@@ -1,0 +1,124 @@
+"""The truth table: each way to end, for each trainer that people use, gets its true outcome."""
+
+import math
+import signal
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.real_trainers import TRAINERS
+from tests.support.server import wait_until
+from tests.support.service import Service
+
+SECONDS = 90.0
+LONG: dict[str, Any] = {"max_steps": 100_000, "save_steps": 100_000, "learning_rate": 0.001}
+
+
+def started(service: Service, trainer: str, **hyperparams: Any) -> str:
+    """A run that has made a few steps."""
+    run = service.submit(trainer, **(LONG | hyperparams))
+    service.stepping(run, 3, SECONDS)
+    return run
+
+
+def saved(service: Service, run: str) -> Any:
+    """The newest ready checkpoint, which is at the run's own step."""
+    status = service.status(run)
+    name = status["ckpt_path"].rsplit("/", 1)[1]
+    checkpoint = service.checkpoints(run)[name]
+    assert checkpoint["state"] == "ready", checkpoint
+    assert checkpoint["step"] == status["step"]
+    return checkpoint
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_cancel_leaves_the_promised_checkpoint_of_the_step_it_stopped_at(
+    service: Service, trainer: str
+) -> None:
+    run = started(service, trainer)
+    promised = service.cancel(run, 202)["ckpt_path"]
+    ended = service.ended(run, SECONDS)
+    assert ended["status"] == "cancelled"
+    assert saved(service, run)["ckpt_path"] == promised
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_stop_signal_from_outside_is_no_success_and_leaves_a_checkpoint(
+    service: Service, trainer: str, number: signal.Signals
+) -> None:
+    run = started(service, trainer)
+    service.trainer(run).send_signal(number)
+    ended = service.ended(run, SECONDS)
+    expected = "exit_code" if "ddp" in trainer else "unfinished"
+    assert (ended["status"], ended["status_reason"]) == ("failed", expected), ended
+    saved(service, run)
+
+
+@pytest.mark.parametrize("first", [None, signal.SIGTERM])
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_kill_is_told_as_that(
+    service: Service, trainer: str, first: signal.Signals | None
+) -> None:
+    run = started(service, trainer)
+    process = service.trainer(run)
+    if first is not None:
+        process.send_signal(first)
+    process.kill()
+    ended = service.ended(run, SECONDS)
+    assert (ended["status"], ended["status_reason"]) == ("failed", "signal"), ended
+
+
+@pytest.mark.parametrize("trainer", [name for name in TRAINERS if "ddp" not in name])
+def test_a_trainer_that_stands_still_is_missed_and_ended(service: Service, trainer: str) -> None:
+    run = started(service, trainer)
+    service.trainer(run).send_signal(signal.SIGSTOP)
+    ended = service.ended(run, SECONDS)
+    assert (ended["status"], ended["status_reason"]) == ("failed", "heartbeat_lost"), ended
+
+
+@pytest.mark.parametrize("trainer", [name for name in TRAINERS if "ddp" in name])
+def test_one_rank_that_stands_still_stalls_the_run(service: Service, trainer: str) -> None:
+    run = started(service, f"{trainer}-stalls")
+    rank(service, run, 1).send_signal(signal.SIGSTOP)
+    ended = service.ended(run, SECONDS)
+    assert (ended["status"], ended["status_reason"]) == ("failed", "stalled"), ended
+
+
+@pytest.mark.parametrize("trainer", [name for name in TRAINERS if "ddp" in name])
+def test_a_killed_rank_is_told_as_that(service: Service, trainer: str) -> None:
+    run = started(service, trainer)
+    rank(service, run, 1).kill()
+    ended = service.ended(run, SECONDS)
+    assert (ended["status"], ended["status_reason"]) == ("failed", "signal"), ended
+
+
+@pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "trl"])
+def test_exit_0_in_the_middle_is_no_success(service: Service, trainer: str) -> None:
+    ended = service.ended(service.submit(trainer, **LONG, deed="exit"), SECONDS)
+    assert ended["status"] == "failed"
+    assert ended["status_reason"] in ("unfinished", "exit_code"), ended
+
+
+@pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "trl"])
+def test_a_loss_that_is_nan_is_told_as_nan(service: Service, trainer: str) -> None:
+    hyperparams = LONG | {"max_steps": 8, "deed": "nan"}
+    run = service.submit(trainer, **hyperparams)
+    ended = service.ended(run, SECONDS)
+    assert (ended["status"], ended["step"]) == ("succeeded", 8), ended
+    losses = dict(service.losses(run))
+    assert all(value is not None and math.isfinite(value) for value in map(losses.get, range(1, 4)))
+    assert losses[7] is None or math.isnan(losses[7])
+
+
+def rank(service: Service, run: str, number: int) -> psutil.Process:
+    """The process of one rank below torchrun."""
+
+    def find() -> psutil.Process | None:
+        for process in service.trainer(run).children(recursive=True):
+            if process.environ().get("RANK") == str(number):
+                return process
+        return None
+
+    return wait_until(find, f"rank {number}")
