@@ -121,4 +121,6 @@ def rank(service: Service, run: str, number: int) -> psutil.Process:
                 return process
         return None
 
-    return wait_until(find, f"rank {number}")
+    found = wait_until(find, f"rank {number}")
+    assert found is not None
+    return found

@@ -38,8 +38,8 @@ def test_only_what_the_command_names_reaches_it(
 
 HOSTILE = [
     "--output_dir=/etc", "-x", "1 --steps 2", "1\n2", "", "a" * 257, "$(id)", "`id`", "a;b", "a|b",
-    "a&b", "a>b", "${oc.env:TOKEN}", "{run_dir}", "{hyperparams.lr}", "@file", "~root", "'a'", '"a"',
-    "a\\b", "\0", "a\0--steps", "é", "\u202e1", "+a", ":a", "=a", [1], {"a": 1}, ["--x"],
+    "a&b", "a>b", "${oc.env:TOKEN}", "{run_dir}", "{hyperparams.lr}", "@file", "~root", "'a'",
+    '"a"', "a\\b", "\0", "a\0--steps", "é", "\u202e1", "+a", ":a", "=a", [1], {"a": 1}, ["--x"],
     float("nan"), float("inf"),
 ]  # fmt: skip
 

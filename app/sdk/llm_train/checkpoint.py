@@ -60,6 +60,7 @@ __all__ = [
     "candidate_names",
     "check_path",
     "commit",
+    "is_committed",
     "load",
     "parse",
     "safe_name",
@@ -181,6 +182,11 @@ def load(directory: Path, parent: int | None = None) -> Manifest:
     """Return the manifest of `directory` without reading its files. Raises like `verify`."""
     with open_directory(directory, parent) as root:
         return _load(root)
+
+
+def is_committed(directory: Path) -> bool:
+    """Return True if `directory` is a checkpoint: it may be damaged since, and is not read."""
+    return (directory / MANIFEST).is_file()
 
 
 def _compare(

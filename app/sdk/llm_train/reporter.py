@@ -28,7 +28,7 @@ from llm_train.buffer import warn
 from llm_train.connection import ApiConnection
 from llm_train.logged import LoggedValues
 from llm_train.ranks import is_rank_0
-from llm_train.saving import CheckpointDirectory, Saved, Saving
+from llm_train.saving import CheckpointDirectory, Saved, Saving, note_saved, read_saved
 from llm_train.sender import HEARTBEAT_SECONDS, ReportSender
 from llm_train.stopping import StopRequest
 from llm_train.values import describe
@@ -92,6 +92,8 @@ class Reporter:
             self._spec, run_id, Path(checkpoint_dir) if checkpoint_dir else None
         )
         self._launched = attempt is not None
+        self._attempt_dir = attempt_dir
+        self._newest = read_saved(attempt_dir) if attempt_dir else None
         self.stop_request = StopRequest(
             str(spec.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
             attempt_dir and attempt_dir / "stop.json",
@@ -194,6 +196,9 @@ class Reporter:
     def resume_path(self) -> Path | None:
         """Return the directory of the checkpoint to start from, or None to start afresh.
 
+        In a process that was started again within an attempt (`torchrun --max-restarts`) it is the
+        newest one of that attempt. It stays the same as long as this process lives.
+
         Raises:
             FileNotFoundError: the checkpoint is not on this machine.
             ConnectionError, PermissionError: like `spec`.
@@ -203,6 +208,8 @@ class Reporter:
                 state = torch.load(reporter.resume_path / "state.pt")
         """
         resume = self.spec.get("resume")
+        if self._newest and checkpoint.is_committed(self.checkpoint_dir / self._newest):
+            return self.checkpoint_dir / self._newest
         if not resume:
             return None
         path = Path(resume["path"])
@@ -388,6 +395,8 @@ class Reporter:
 
         def report(saved: Saved) -> None:
             self._stop_checkpoint_used |= promised
+            if self._attempt_dir:
+                note_saved(self._attempt_dir, saved.directory.name)
             # An agent that uploads makes a checkpoint known when all of it has arrived.
             if self._sender and self._spec.launched.get("files") != "http":
                 self._sender.add_checkpoint(

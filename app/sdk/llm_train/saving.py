@@ -1,5 +1,7 @@
 """One checkpoint from its first byte to its commit, and the directory that it is saved in."""
 
+import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,6 +11,9 @@ from typing import NamedTuple
 from llm_train import checkpoint, specs
 from llm_train.buffer import warn
 from llm_train.checkpoint import CheckpointError, Manifest
+
+NEWEST = "newest.json"
+"""The file in an attempt's directory that names its newest checkpoint."""
 
 
 class CheckpointDirectory:
@@ -55,6 +60,23 @@ class CheckpointDirectory:
             )
             return chosen
         return Path(self._spec.launched.get("checkpoint_dir") or self._own or "checkpoints")
+
+
+def note_saved(attempt_dir: Path, name: str) -> None:
+    """Record the newest checkpoint of an attempt, for a later process of the same attempt."""
+    draft = attempt_dir / f".{NEWEST}-{os.getpid()}"
+    with suppress(OSError):  # such as a full disk: that process starts from an earlier one
+        draft.write_text(json.dumps({"name": name}))
+        draft.replace(attempt_dir / NEWEST)
+
+
+def read_saved(attempt_dir: Path) -> str | None:
+    """Return the name of the newest checkpoint that a process of this attempt has committed."""
+    try:
+        name = json.loads((attempt_dir / NEWEST).read_bytes())["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return name if isinstance(name, str) and checkpoint.NAME.fullmatch(name) else None
 
 
 class Saved(NamedTuple):
