@@ -2,11 +2,12 @@
 
 put        adds points; those of a step that is there already replace it
 page       every point of a range, up to so many
+pages      every point of a range, piece by piece
 last       the last point up to a step
 overview   the points of a range, thinned
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ TAIL = 32
 # A range with more points than this for each one asked for is answered from the sketches,
 # which hold one of 32: what is read and thinned then stays near what is answered.
 SKETCHED = 64
+# Points that are in memory at once while a whole curve is read.
+PAGE = 65_536
 # Ranges that overlap are read in full up to so many points.
 MERGED = 1_000_000
 
@@ -173,6 +176,28 @@ def page(tx: Tx, ranges: Sequence[Range], most: int) -> Column:
         if missing <= 0:
             break
     return points.joined(found)
+
+
+def pages(tx: Tx, ranges: Sequence[Range]) -> Iterator[Column]:
+    """Yield every point of a curve, steps ascending, so many at a time that they fit in memory."""
+    for group in _apart(ranges):
+        low = min(each.low for each in group)
+        while True:
+            left = [each._replace(low=max(each.low, low)) for each in group if each.high >= low]
+            column = _merged([_first(tx, each, PAGE) for each in left]).cut(0, PAGE)
+            if not column.steps:
+                break
+            yield column
+            low = column.steps[-1] + 1
+
+
+def ends(tx: Tx, ranges: Sequence[Range]) -> tuple[int, int] | None:
+    """Return the first and the last step of a curve, or None if it has no points."""
+    first = page(tx, ranges, 1).steps
+    if not first:
+        return None
+    lasts = [(each.low, last(tx, each.series_id, each.high).steps) for each in ranges]
+    return first[0], max(steps[0] for low, steps in lasts if steps and steps[0] >= low)
 
 
 def _apart(ranges: Sequence[Range]) -> list[list[Range]]:

@@ -415,6 +415,15 @@ def count(
     return int(found[0]) if found else 0
 
 
+def matching(
+    tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]
+) -> tuple[frozenset[str], dict[str, Any]]:
+    """Return the conditions to read a whole list by: their names in it, and their parameters."""
+    if SEARCH in filters:
+        filters = _indexed_search(tx, filters)
+    return frozenset(filters), _params(listing, filters)
+
+
 def counts(
     tx: Tx, listing: Listing[Any], parent: str, parents: Sequence[str], filters: Mapping[str, Any]
 ) -> list[int]:

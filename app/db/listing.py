@@ -104,6 +104,7 @@ RUNS = Listing(
     _equal(_run, "experiment_id", "model", "recipe", "root_run_id", "parent_run_id")
     | _within(_run.created_at, "created_after", "created_before")
     | {
+        "ids": one_of(_run.id, "ids"),
         "status": _among(_run.status, "status"),
         "tags": _tagged(_run.experiment_id),
         "metric": exists().where(

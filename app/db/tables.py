@@ -300,6 +300,8 @@ class VerificationFinding(SQLModel, table=True):
 class Event(SQLModel, table=True):
     """One entry of an experiment's append-only history; `seq` has no gaps."""
 
+    __table_args__ = (Index("ix_event_run", "run_id", "seq"),)
+
     experiment_id: str = Field(primary_key=True, foreign_key="experiment.id")
     seq: int = Field(primary_key=True, sa_type=BigInteger)
     type: str

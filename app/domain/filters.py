@@ -30,10 +30,14 @@ from app.domain.text import clean
 
 MAX_VALUES = 50
 """Values of one filter: an experiment has no more tags."""
+MAX_IDS = 500
+"""Ids in one filter."""
 MAX_KEYS = 200
 """Metrics named in one request."""
 MIN_POINTS, MAX_POINTS = 10, 20_000
 """Points of a downsampled series."""
+MAX_BUCKETS = 5_000
+"""Buckets of a curve's bands."""
 MAX_LATEST = 20_000
 """Latest metric values read at once."""
 
@@ -70,6 +74,9 @@ class ExperimentFilter(Filter):
 class RunFilter(Filter):
     """Conditions on the runs of an experiment."""
 
+    ids: Annotated[list[Name], Field(max_length=MAX_IDS)] = Field(
+        default_factory=list, description="One of these runs; repeatable."
+    )
     status: Annotated[list[RunStatus], Field(max_length=MAX_VALUES)] = Field(
         default_factory=list, description="One of these statuses; repeatable."
     )

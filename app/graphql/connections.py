@@ -7,11 +7,12 @@ from typing import Annotated, Any, Generic, TypeVar
 import strawberry
 
 from app.db.cursors import Page, Window
-from app.db.keyset import MOST, Listing
+from app.db.keyset import Listing
 from app.errors import InvalidInput
 from app.graphql.describe import Info, attribute, each, edge, field, interface, output
 from app.graphql.filters import conditions, order
 from app.graphql.limits import DEFAULT_SIZE
+from app.graphql.limits import PAGE as MOST
 
 T = TypeVar("T")
 

@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import HTTPConnection
 
@@ -24,6 +25,7 @@ from app.services.idempotency import InFlight
 from app.storage.base import CheckpointStorage
 from app.storage.readers import Readers
 
+T = TypeVar("T")
 Reader = Callable[[Tx, list[Any]], Sequence[Any]]
 PART = 500
 """Rows read at once, before they are charged to the budget."""
@@ -37,6 +39,7 @@ class Context:
         self.db: Database = state.db
         self.recipes: Mapping[str, Any] = state.recipes
         self.secret: str = state.secret
+        self.data_dir: Path = state.settings.data_dir
         self.storage: CheckpointStorage = state.storage
         self.readers: Readers = state.readers
         self.in_flight: InFlight = state.in_flight
@@ -167,6 +170,11 @@ class Context:
         name = ("counts", listed.table, column, dump(filters))
         effort = Effort.SEARCH if keyset.SEARCH in filters else Effort.LONG
         return self.load(name, ids, read, effort)
+
+    async def grouped(self, read: Callable[..., T], filters: dict[str, Any], *more: Any) -> T:
+        """Read groups of the rows that match, where such a read belongs."""
+        effort = Effort.SEARCH if keyset.SEARCH in filters else Effort.LONG
+        return await self.db.fetch(effort, read, filters, *more)
 
 
 def _by_ids(table: type[Any], budget: Budget, tx: Tx, ids: list[Any]) -> list[Any]:

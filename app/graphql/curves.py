@@ -6,15 +6,23 @@ from typing import Any, NamedTuple
 from app.db import listing
 from app.db.sql import Tx
 from app.db.tables import MetricLatest
-from app.domain.filters import MAX_KEYS, MAX_LATEST, MAX_POINTS, MIN_POINTS
+from app.domain.filters import MAX_BUCKETS, MAX_KEYS, MAX_LATEST, MAX_POINTS, MIN_POINTS
 from app.domain.points import MAX_STEP
 from app.errors import InvalidInput
 from app.graphql.budget import OBJECT, VALUE, Budget, TooLarge
 from app.graphql.filters import plain
-from app.services import metrics
-from app.services.metrics import Window
+from app.services import metrics, overviews
+from app.services.metrics import Series, Window
 
 POINT = 3 * VALUE
+BUCKET = 7 * VALUE
+
+
+class Special(NamedTuple):
+    """One SpecialValue."""
+
+    step: int
+    value: str
 
 
 class Curve(NamedTuple):
@@ -25,17 +33,52 @@ class Curve(NamedTuple):
     values: list[float | None]
     wall_times: list[float | None]
     downsampled: bool
+    special: list[Special]
+
+
+class Band(NamedTuple):
+    """One MetricBand."""
+
+    key: str
+    steps: list[int]
+    means: list[float | None]
+    lows: list[float | None]
+    highs: list[float | None]
+    counts: list[int]
+    special: list[int]
+    wall_times: list[float | None]
+
+
+class Buckets(NamedTuple):
+    """The arguments of `metricBands`, checked."""
+
+    from_step: int | None
+    to_step: int | None
+    number: int
 
 
 def window(from_step: int | None, to_step: int | None, points: int) -> Window:
     """Return the range of points to read. Raises InvalidInput."""
+    low, high = _range(from_step, to_step)
+    if not MIN_POINTS <= points <= MAX_POINTS:
+        raise InvalidInput(f"`points` must be {MIN_POINTS} to {MAX_POINTS:,}.")
+    return Window(low, high, points)
+
+
+def range_of(from_step: int | None, to_step: int | None, buckets: int) -> Buckets:
+    """Return the buckets to read. Raises InvalidInput."""
+    _range(from_step, to_step)
+    if not MIN_POINTS <= buckets <= MAX_BUCKETS:
+        raise InvalidInput(f"`buckets` must be {MIN_POINTS} to {MAX_BUCKETS:,}.")
+    return Buckets(from_step, to_step, buckets)
+
+
+def _range(from_step: int | None, to_step: int | None) -> tuple[int, int]:
     low = 0 if from_step is None else from_step
     high = MAX_STEP if to_step is None else to_step
     if not 0 <= low <= high <= MAX_STEP:
         raise InvalidInput("`fromStep` and `toStep` must be steps, and the first not the greater.")
-    if not MIN_POINTS <= points <= MAX_POINTS:
-        raise InvalidInput(f"`points` must be {MIN_POINTS} to {MAX_POINTS:,}.")
-    return Window(low, high, points)
+    return low, high
 
 
 def named(keys: list[str] | None) -> tuple[str, ...] | None:
@@ -68,11 +111,37 @@ def read(
     """Return the curves of each run. No keys are no curves; None is all keys."""
     found: dict[str, list[Curve]] = {each: [] for each in run_ids}
     for one in metrics.series(tx, run_ids, keys, asked) if keys != () else ():
-        budget.charge(len(one.steps) * POINT)
-        curve = Curve(
-            one.key, list(one.steps), _finite(one.values), _finite(one.wall_times), one.downsampled
-        )
-        found[one.run_id].append(curve)
+        found[one.run_id].append(curve(one, budget))
+    return list(found.values())
+
+
+def curve(series: Series, budget: Budget) -> Curve:
+    """Return one series as GraphQL can say it, charged to the budget."""
+    budget.charge(len(series.steps) * POINT)
+    special = [Special(*each) for each in metrics.special_values(series)]
+    budget.charge(len(special) * OBJECT)
+    return Curve(
+        series.key,
+        list(series.steps),
+        _finite(series.values),
+        _finite(series.wall_times),
+        series.downsampled,
+        special,
+    )
+
+
+def bands(
+    keys: tuple[str, ...] | None, asked: Buckets, budget: Budget, tx: Tx, run_ids: list[str]
+) -> list[list[Band]]:
+    """Return the bands of each run. No keys are no bands; None is all keys."""
+    found: dict[str, list[Band]] = {each: [] for each in run_ids}
+    for run_id, key, row in overviews.metric_bands(tx, run_ids, keys, *asked) if keys != () else ():
+        budget.charge(len(row.steps) * BUCKET)
+        band = Band(
+            key, list(row.steps), _finite(row.means), _finite(row.lows), _finite(row.highs),
+            list(row.counts), list(row.special), _finite(row.wall_times),
+        )  # fmt: skip
+        found[run_id].append(band)
     return list(found.values())
 
 

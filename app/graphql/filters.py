@@ -63,6 +63,7 @@ class RunFilter:
     """Conditions on runs; all that are given must hold."""
 
     experiment_id: strawberry.ID | None = optional("Of this experiment.")
+    ids: list[strawberry.ID] | None = optional("One of these runs, at most 500.")
     status: list[RunStatus] | None = optional("In one of these statuses.")
     model: str | None = optional("Of exactly this model.")
     recipe: str | None = optional("Of exactly this recipe.")

@@ -28,7 +28,6 @@ from graphql import (
 )
 from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
 
-from app.db.keyset import MOST
 from app.domain.filters import MAX_POINTS
 
 CHARACTERS = 200_000
@@ -38,9 +37,12 @@ FIELDS = 1_000
 ALIASES = 50
 PAIRS = 5_000
 DEFAULT_SIZE = 20
+PAGE = 500  # rows of the largest page
 NODES = 10_000
 LISTED = 10  # a plain list, such as a run's metrics, counts as so many objects
-POINTS = 100  # so many points of a curve count as one object
+POINTS = 100  # so many points of a curve, or buckets of its bands, count as one object
+LOG_BYTES = 1_000  # so many bytes of a log count as one object
+CHANGED = 100  # runs in one answer of `runsChanged`
 WATCHED = 1_000  # objects in one answer of a subscription, which comes with every change
 ALL_WATCHED = 100_000  # the same of all subscriptions of this server together
 ANSWER_BYTES = 64_000_000
@@ -194,8 +196,16 @@ class _Walk:
                 nodes *= _length(given, "ids")
             elif name in ("nodes", "edges"):
                 nodes *= page
-            elif kind.name == "MetricSeries":
+            elif kind.name in ("MetricSeries", "MetricBand"):
                 nodes *= _length(given, "keys") * (1 + _points(given) // POINTS)
+            elif kind.name == "LogPart":
+                nodes += max(given.get("limit") or 0, 0) // LOG_BYTES
+            elif name == "runsChanged":
+                nodes *= CHANGED
+            elif kind.name == "ComparedParam":
+                nodes *= LISTED * max(1, _length(given, "ids"))
+            elif kind.name == "Facet":
+                nodes *= max(1, _page(given))
             elif is_list_type(get_nullable_type(definition.type)):
                 nodes *= _length(given, "keys")
         return _Size(
@@ -212,17 +222,17 @@ class _Walk:
             return {}
 
 
-COUNTED = {"first", "last", "ids", "keys", "points"}
+COUNTED = {"first", "last", "ids", "keys", "points", "buckets", "limit"}
 """Arguments that decide how much is read."""
 
 
 def _page(given: dict[str, Any]) -> int:
     sizes = [given[name] for name in ("first", "last") if given.get(name) is not None]
-    return min(max([0, *sizes]), MOST) if sizes else DEFAULT_SIZE
+    return min(max([0, *sizes]), PAGE) if sizes else DEFAULT_SIZE
 
 
 def _points(given: dict[str, Any]) -> int:
-    return min(max(given.get("points") or 0, 0), MAX_POINTS)
+    return min(max(given.get("points") or given.get("buckets") or 0, 0), MAX_POINTS)
 
 
 def _length(given: dict[str, Any], name: str) -> int:

@@ -6,18 +6,31 @@ from typing import Annotated, Any
 import strawberry
 
 from app.db import listing, tables
+from app.db.groups import MAX_VALUES, RunFacet
 from app.db.keyset import MOST
 from app.db.sql import Tx
 from app.domain.ids import is_id
 from app.errors import InvalidInput
+from app.graphql import summaries
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
 from app.graphql.describe import Info, field, output
-from app.graphql.filters import ExperimentFilter, ExperimentOrder
+from app.graphql.filters import ExperimentFilter, ExperimentOrder, RunFilter
+from app.graphql.summaries import DEFAULT_FACETS
 from app.graphql.types import Checkpoint, Experiment, Run, checkpoints, runs
+from app.graphql.values import ComparedParam, Facet, Recipe, StatusCount
 from app.services import events
+from app.services.overviews import MAX_COMPARED
 
 Id = Annotated[strawberry.ID, strawberry.argument(description="Its id.")]
 Ids = Annotated[list[strawberry.ID], strawberry.argument(description="Their ids, at most 100.")]
+RunsFilter = Annotated[
+    RunFilter | None, strawberry.argument(description="Conditions on the runs; all must hold.")
+]
+Prefix = Annotated[str, strawberry.argument(description="Only those that begin with this text.")]
+FirstValues = Annotated[
+    int, strawberry.argument(description=f"At most so many, 1 to {MAX_VALUES}.")
+]
+strawberry.enum(RunFacet, description="A column of runs whose values are counted.")
 _TABLES = {"exp": tables.Experiment, "run": tables.Run, "ckpt": tables.Checkpoint}
 
 
@@ -104,3 +117,48 @@ class Query:
     checkpoints: Connection[Checkpoint] = checkpoints(
         None, "Checkpoints of all experiments, newest first."
     )
+
+    @field
+    async def run_counts(self, info: Info, filter: RunsFilter = None) -> list[StatusCount]:
+        """How many of the runs that match are in each status; those with none are left out."""
+        found: Any = await summaries.counts(info.context, filter)
+        return list(found)
+
+    @field
+    async def facets(
+        self, info: Info,
+        field: Annotated[RunFacet, strawberry.argument(description="Which values.")],
+        filter: RunsFilter = None, prefix: Prefix = "", first: FirstValues = DEFAULT_FACETS,
+    ) -> list[Facet]:  # fmt: skip
+        """The values that the newest 10,000 runs which match have, the most frequent first."""
+        found: Any = await summaries.facets(info.context, field, filter, prefix, first)
+        return list(found)
+
+    @field
+    async def metric_keys(
+        self, info: Info, filter: RunsFilter = None, prefix: Prefix = "",
+        first: FirstValues = DEFAULT_FACETS,
+    ) -> list[Facet]:  # fmt: skip
+        """The metrics that the newest 10,000 runs which match reported, the most frequent first."""
+        found: Any = await summaries.metric_keys(info.context, filter, prefix, first)
+        return list(found)
+
+    @field
+    async def compare_runs(
+        self, info: Info,
+        ids: Annotated[
+            list[strawberry.ID],
+            strawberry.argument(description=f"The runs, at most {MAX_COMPARED}."),
+        ],
+        only_different: Annotated[
+            bool, strawberry.argument(description="Leave out what is the same in all of them.")
+        ] = True,
+    ) -> list[ComparedParam]:  # fmt: skip
+        """The parameters of runs side by side."""
+        found: Any = await summaries.compare(info.context, list(ids), only_different)
+        return list(found)
+
+    @field
+    def recipes(self, info: Info) -> list[Recipe]:
+        """The recipes that a new run may name, by name."""
+        return [info.context.recipes[name] for name in sorted(info.context.recipes)]

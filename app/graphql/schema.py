@@ -1,9 +1,18 @@
 """The schema, assembled."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import strawberry
-from graphql import GraphQLError, GraphQLInterfaceType, GraphQLObjectType
+from graphql import (
+    GraphQLArgument,
+    GraphQLError,
+    GraphQLInputField,
+    GraphQLInputObjectType,
+    GraphQLInterfaceType,
+    GraphQLObjectType,
+    Undefined,
+)
 from strawberry.schema.config import StrawberryConfig
 
 from app.graphql.mutations import Mutation
@@ -32,12 +41,23 @@ class Schema(strawberry.Schema):
         for each in self._schema.type_map.values():
             if isinstance(each, GraphQLObjectType):
                 each.is_type_of = None
+                for field in each.fields.values():
+                    _without_null_defaults(field.args.values())
+            elif isinstance(each, GraphQLInputObjectType):
+                _without_null_defaults(each.fields.values())
         node = self._schema.type_map["Node"]
         assert isinstance(node, GraphQLInterfaceType)
         node.resolve_type = lambda row, info, abstract: type(row).__name__
 
     def process_errors(self, errors: list[GraphQLError], execution_context: Any = None) -> None:
         log_bugs(errors)
+
+
+def _without_null_defaults(values: Iterable[GraphQLArgument | GraphQLInputField]) -> None:
+    """Let what is left out stay out: `= null` says nothing, and clients' types stumble over it."""
+    for value in values:
+        if value.default_value is None:
+            value.default_value = Undefined
 
 
 def sdl() -> str:

@@ -1,4 +1,4 @@
-"""Subscription: runs and events as they change.
+"""Subscription: runs, events, metrics and logs as they change.
 
 A subscriber holds one flag that a commit sets; it then reads what is new at its own pace, so
 a slow one costs no memory and loses nothing. `afterSeq` goes on where a connection broke.
@@ -11,16 +11,26 @@ import strawberry
 
 from app.db import tables
 from app.db.sql import Tx
+from app.domain.filters import MAX_KEYS
 from app.domain.ids import is_id
 from app.domain.lifecycle import TERMINAL
 from app.errors import NotFound
+from app.graphql import live
 from app.graphql.describe import Info, output, subscription
+from app.graphql.filters import RunFilter
+from app.graphql.logs import LOG_TAIL
 from app.graphql.queries import Id
 from app.graphql.scalars import Long
 from app.graphql.types import Event, Run
+from app.graphql.values import LogPart, MetricSeries
 from app.services import events, experiments, runs
 
 BATCH = 200
+
+Seconds = Annotated[
+    float,
+    strawberry.argument(description="What changes within so many seconds comes as one answer."),
+]
 
 AfterSeq = Annotated[
     Long | None,
@@ -94,3 +104,54 @@ class Subscription:
         """The history of an experiment as it is written."""
         checked(experiment_id, "exp")
         return _history(info, experiment_id, after_seq)
+
+    @subscription
+    async def runs_changed(
+        self,
+        info: Info,
+        filter: Annotated[
+            RunFilter | None, strawberry.argument(description="Conditions on the runs.")
+        ] = None,
+        seconds: Seconds = 1.0,
+    ) -> AsyncIterator[list[Run]]:
+        """Runs that changed, those of a moment together, at most 100 in one answer. Conditions
+        that a run may cease to meet (`status`, `metric`) are not applied, so that a list gets
+        the runs that leave it, too."""
+        return live.changed_runs(info.context, filter, seconds)  # type: ignore[return-value]
+
+    @subscription
+    async def run_metrics(
+        self,
+        info: Info,
+        run_id: Id,
+        keys: Annotated[
+            list[str] | None,
+            strawberry.argument(description=f"Metrics, at most {MAX_KEYS}; all if left out."),
+        ] = None,
+        after_step: Annotated[
+            Long | None,
+            strawberry.argument(description="Last step already received; left out: only future."),
+        ] = None,
+        seconds: Seconds = 1.0,
+    ) -> AsyncIterator[list[MetricSeries]]:
+        """New points of a run's metrics until it has ended. A series replaces everything from its
+        first step on: a new attempt may begin before points that were already received."""
+        checked(run_id, "run")
+        found = live.new_points(info.context, run_id, keys, after_step, seconds)
+        return found  # type: ignore[return-value]
+
+    @subscription
+    async def run_log(
+        self,
+        info: Info,
+        run_id: Id,
+        offset: Annotated[
+            Long,
+            strawberry.argument(
+                description="`nextOffset` of the last part received; negative: from the end."
+            ),
+        ] = LOG_TAIL,
+    ) -> AsyncIterator[LogPart]:
+        """The output of a run's trainer as it is printed, until the run has ended."""
+        checked(run_id, "run")
+        return live.output(info.context, run_id, offset)  # type: ignore[return-value]

@@ -7,7 +7,7 @@ number of rows.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, cast
 
 import strawberry
 
@@ -15,9 +15,9 @@ from app.db import listing, tables
 from app.db.database import Effort
 from app.db.keyset import Listing
 from app.db.sql import dump, load
-from app.domain.filters import MAX_KEYS, MAX_POINTS, MIN_POINTS
+from app.domain.filters import MAX_BUCKETS, MAX_KEYS, MAX_POINTS, MIN_POINTS
 from app.domain.lifecycle import CheckpointState, RunStatus
-from app.graphql import curves
+from app.graphql import curves, logs, summaries
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
 from app.graphql.describe import Info, attribute, each, edge, field, output
 from app.graphql.filters import (
@@ -27,7 +27,16 @@ from app.graphql.filters import (
     RunFilter,
     RunOrder,
 )
+from app.graphql.logs import LOG_TAIL, MAX_LOG
 from app.graphql.scalars import DateTime, Json, Long
+from app.graphql.values import (
+    HyperparamOverride,
+    LogPart,
+    Metric,
+    MetricBand,
+    MetricSeries,
+    StatusCount,
+)
 from app.services import progress
 
 EventFilters = Annotated[
@@ -101,6 +110,12 @@ class Experiment(Node):
     )
 
     @edge
+    async def run_counts(self, info: Info) -> list[StatusCount]:
+        """How many of its runs are in each status; those with none are left out."""
+        found: list[StatusCount] = await each(self, partial(summaries.counts_of, info.context))
+        return found
+
+    @edge
     async def events(
         self, info: Info, first: First = None, after: After = None, last: Last = None,
         before: Before = None, filter: EventFilters = None,
@@ -111,37 +126,6 @@ class Experiment(Node):
             info, listing.EVENTS, page, filter, None, "experiment_id", self
         )
         return found
-
-
-@output
-class Metric:
-    """The latest value of one metric of a run."""
-
-    key: str = attribute("The metric's key, such as `loss`.")
-    step: Long = attribute("The step it was reported for.")
-    value: float | None = attribute("The value; null where it is NaN or infinite.")
-    wall_time: float | None = attribute("Time of the measurement, in unix seconds.")
-
-
-@output
-class MetricSeries:
-    """The curve of one metric, as columns of equal length, steps ascending."""
-
-    key: str = attribute("The metric's key.")
-    steps: list[Long] = attribute("The steps.")
-    values: list[float | None] = attribute("The values; null where NaN or infinite.")
-    wall_times: list[float | None] = attribute("Times of the measurements, in unix seconds.")
-    downsampled: bool = attribute("Points were left out; those shown keep the curve's shape.")
-
-
-@output
-class HyperparamOverride:
-    """Receipt of one overridden hyperparameter: requested, effective, applied."""
-
-    key: str = attribute("The hyperparameter's name.")
-    requested: Json = attribute("Requested value.")
-    effective: Json | None = attribute("Value that the trainer reports to use.")
-    applied: bool | None = attribute("True if they are equal; null until the trainer has reported.")
 
 
 @output
@@ -253,6 +237,64 @@ class Run(Node):
             return info.context.load(("series", named, asked), ids, read, Effort.LONG)
 
         found: list[MetricSeries] = await each(self, load)
+        return found
+
+    @edge
+    async def metric_bands(
+        self,
+        info: Info,
+        keys: Annotated[list[str] | None, strawberry.argument(description=_KEYS)] = None,
+        from_step: Annotated[
+            Long | None, strawberry.argument(description="First step; left out: the curve's own.")
+        ] = None,
+        to_step: Annotated[
+            Long | None, strawberry.argument(description="Last step; left out: the curve's own.")
+        ] = None,
+        buckets: Annotated[
+            int,
+            strawberry.argument(
+                description="Equal ranges of steps, at most so many with points, "
+                f"{MIN_POINTS} to {MAX_BUCKETS:,}."
+            ),
+        ] = 500,
+    ) -> list[MetricBand]:
+        """Its metrics in buckets of steps, with the true mean, lowest and highest of each."""
+        named = curves.named(keys)
+        asked = curves.range_of(from_step, to_step, buckets)
+
+        def load(runs: list[Any]) -> Any:
+            ids = [run.id for run in runs]
+            read = partial(curves.bands, named, asked, info.context.budget)
+            return info.context.load(("bands", named, asked), ids, read, Effort.LONG)
+
+        found: list[MetricBand] = await each(self, load)
+        return found
+
+    @field
+    async def log(
+        self,
+        info: Info,
+        offset: Annotated[
+            Long, strawberry.argument(description="First byte; negative: from the end.")
+        ] = LOG_TAIL,
+        limit: Annotated[
+            int, strawberry.argument(description=f"At most so many bytes, 1 to {MAX_LOG:,}.")
+        ] = -LOG_TAIL,
+    ) -> LogPart | None:
+        """A piece of the trainer's output; null for an external run, which keeps its own."""
+        found: Any = await logs.part(info.context, self, offset, limit)
+        return cast(LogPart | None, found)
+
+    @edge
+    async def events(
+        self, info: Info, first: First = None, after: After = None, last: Last = None,
+        before: Before = None, filter: EventFilters = None,
+    ) -> Connection["Event"]:  # fmt: skip
+        """Its part of the experiment's history, oldest first."""
+        page = window(first, after, last, before)
+        found: Connection[Event] = await connect(
+            info, listing.EVENTS, page, filter, None, "run_id", self
+        )
         return found
 
     experiment: Experiment = one(

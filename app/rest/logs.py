@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -11,18 +10,15 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.db.database import Database
 from app.domain.lifecycle import TERMINAL
-from app.errors import InvalidInput, NotFound
+from app.errors import InvalidInput
 from app.rest import log_events
 from app.rest.parameters import ExperimentId, RunId
 from app.rest.problems import documented
-from app.services import runs, train_log
+from app.services import log_streams, train_log
 from app.services.train_log import Part
 
-CHUNK = 256 * 1024
 MOST = 8 * 1024 * 1024
-POLL_SECONDS = 0.25  # there is no notification of a growing file
 TYPE = "text/plain; charset=utf-8"
 
 router = APIRouter(prefix="/v1", tags=["runs"])
@@ -85,9 +81,7 @@ async def logs(
 ) -> Response:
     """Return the trainer's output."""
     state = request.app.state
-    run = await state.db.read(runs.get, run_id, experiment_id)
-    if run.recipe is None:
-        raise NotFound("An external run's output is with its own trainer; the service has none.")
+    run = await state.db.read(log_streams.get_run, run_id, experiment_id)
     run_dir: Path = state.settings.data_dir / "runs" / run_id
     size = await asyncio.to_thread(train_log.size, run_dir)
     start = _resumed(request)
@@ -96,7 +90,7 @@ async def logs(
     if query.follow:
         nothing_left = run.status in TERMINAL and start >= size
         head = "head" in request.scope
-        parts = _nothing() if head else _follow(state.db, run_id, run_dir, start)
+        parts = _nothing() if head else log_streams.follow(state.db, run_id, run_dir, start)
         return _stream(request, parts, start, nothing_left)
     part = await asyncio.to_thread(train_log.read, run_dir, start, query.limit)
     headers = {"X-Next-Offset": str(part.next_offset)}
@@ -135,23 +129,6 @@ async def _content(parts: AsyncIterator[Part]) -> AsyncIterator[bytes]:
     async for part in parts:
         if part.content:
             yield part.content
-
-
-async def _follow(db: Database, run_id: str, run_dir: Path, offset: int) -> AsyncIterator[Part]:
-    """Yield the log as it grows until the run has ended; an empty part while nothing comes."""
-    with db.changes.subscribe(run_id) as changed:
-        while True:
-            changed.clear()
-            # Asked before reading: what was written before the end is then read for certain.
-            over = (await db.read(runs.get, run_id)).status in TERMINAL
-            while (part := await asyncio.to_thread(train_log.read, run_dir, offset, CHUNK)).content:
-                offset = part.next_offset
-                yield part
-            if over:
-                return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), POLL_SECONDS)
-            yield part
 
 
 async def _nothing() -> AsyncIterator[Part]:

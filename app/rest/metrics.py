@@ -1,6 +1,5 @@
 """`/v1/…/metrics`: curves of one run, or of several to compare."""
 
-import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -130,18 +129,5 @@ def _series(row: Series) -> schemas.SeriesAnswer:
         "wall_times": list(row.wall_times),
         "downsampled": row.downsampled,
         "next_after_step": row.next_after_step,
-        "special": _special(row),
+        "special": [{"step": step, "value": value} for step, value in metrics.special_values(row)],
     }
-
-
-def _special(row: Series) -> list[schemas.SpecialValue]:
-    if math.isfinite(sum(row.values)):
-        return []
-    return [
-        {"step": step, "value": _NAMES[str(value)]}
-        for step, value in zip(row.steps, row.values, strict=True)
-        if not math.isfinite(value)
-    ]
-
-
-_NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}

@@ -193,6 +193,39 @@ def series(
     of each run is a series of its own, with everything it reported. When there are many
     series, each gets fewer points (`MAX_ANSWERED` in all). Raises NotFound, InvalidInput.
     """
+    found = _all(tx, run_ids, keys, window, raw)
+    share = MAX_ANSWERED // max(1, len(found))
+    window = window._replace(
+        limit=min(window.limit, share), points=window.points and min(window.points, share)
+    )
+    return [_read(tx, window, *each) for each in found]
+
+
+def special_values(row: Series) -> list[tuple[int, str]]:
+    """Return step and name (NaN, Infinity, -Infinity) of the points that JSON has no number for."""
+    if math.isfinite(sum(row.values)):
+        return []
+    return [
+        (step, _NAMES[str(value)])
+        for step, value in zip(row.steps, row.values, strict=True)
+        if not math.isfinite(value)
+    ]
+
+
+_NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
+def ranges(
+    tx: Tx, run_ids: Sequence[str], keys: Sequence[str] | None, low: int, high: int
+) -> list[tuple[str, str, list[Range]]]:
+    """Return run, key and surviving ranges of each curve. Raises NotFound, InvalidInput."""
+    found = _all(tx, run_ids, keys, Window(low, high), raw=False)
+    return [(run_id, key, of_key) for run_id, key, _, of_key in found]
+
+
+def _all(
+    tx: Tx, run_ids: Sequence[str], keys: Sequence[str] | None, window: Window, raw: bool
+) -> list[tuple[str, str, int | None, list[Range]]]:
     found = []
     for run_id in dict.fromkeys(run_ids):
         found += [(run_id, *each) for each in _series_of(tx, run_id, keys, window, raw)]
@@ -201,11 +234,7 @@ def series(
                 f"These are {len(found):,} series or more, and one answer holds {MAX_SERIES:,}; "
                 "name the keys that you need."
             )
-    share = MAX_ANSWERED // max(1, len(found))
-    window = window._replace(
-        limit=min(window.limit, share), points=window.points and min(window.points, share)
-    )
-    return [_read(tx, window, *each) for each in found]
+    return found
 
 
 def _read(

@@ -1,0 +1,110 @@
+"""Bands of a curve: of each of many equal groups the mean, the lowest, the highest, and how many.
+
+A chart that smooths MinMax points shows another curve than the one reported, since those are the
+extremes. The mean of every point of a group may be smoothed, weighted by `counts`.
+"""
+
+import math
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from app.domain.points import Column
+
+
+class Bands(NamedTuple):
+    """Columns of equal length, one entry for each group that has points.
+
+    `steps` is the middle of the group's points. Where none of them is finite, mean, low and high
+    are NaN, and so is a wall time that is not known. `special` counts NaN and infinities, of
+    which mean, low and high take no notice.
+    """
+
+    steps: Sequence[int]
+    means: Sequence[float]
+    lows: Sequence[float]
+    highs: Sequence[float]
+    counts: Sequence[int]
+    special: Sequence[int]
+    wall_times: Sequence[float]
+
+
+def bands(pieces: Iterable[Column], first: int, last: int, groups: int) -> Bands:
+    """Return the bands of an ordered curve, in at most `groups` equal ranges of steps.
+
+    Args:
+        pieces: the curve, one piece after the other.
+        first: the step at which the first range begins.
+        last: the step at which the last range ends.
+    """
+    width = max(1, -(-(last - first + 1) // groups))
+    found = Bands._make(array(kind) for kind in "qdddqqd")
+    group: _Group | None = None
+    for column in pieces:
+        begin, size = 0, len(column.steps)
+        while begin < size:
+            number = (column.steps[begin] - first) // width
+            end = bisect_left(column.steps, first + (number + 1) * width, begin)
+            if group is None or group.number != number:
+                _add(found, group)
+                group = _Group(number, column.steps[begin])
+            group.add(column.cut(begin, end))
+            begin = end
+    _add(found, group)
+    return found
+
+
+class _Group:
+    """The points of one range, as far as they were read."""
+
+    def __init__(self, number: int, first: int) -> None:
+        self.number = number
+        self.first = self.last = first
+        self.values = _Mean()
+        self.wall_times = _Mean()
+        self.special = 0
+        self.low, self.high = math.inf, -math.inf
+
+    def add(self, column: Column) -> None:
+        """Add points that follow those before."""
+        values, self.last = column.values, column.steps[-1]
+        if not column.finite:
+            values = list(filter(math.isfinite, values))
+            self.special += len(column.values) - len(values)
+        if values:
+            self.low, self.high = min(self.low, min(values)), max(self.high, max(values))
+            self.values.add(values)
+        if known := list(filter(math.isfinite, column.wall_times)):
+            self.wall_times.add(known)
+
+
+class _Mean:
+    """A mean that grows, and stays finite where the sum would not."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.value = math.nan
+
+    def add(self, values: Sequence[float]) -> None:
+        new, before = len(values), self.count
+        try:
+            mean = math.fsum(values) / new
+        except OverflowError:
+            mean = math.fsum(value / new for value in values)
+        self.count = before + new
+        if before:
+            mean = self.value * (before / self.count) + mean * (new / self.count)
+        self.value = mean
+
+
+def _add(found: Bands, group: _Group | None) -> None:
+    if group is None:
+        return
+    low, high = (group.low, group.high) if group.values.count else (math.nan, math.nan)
+    row = (
+        (group.first + group.last) // 2, group.values.value, low, high,
+        group.values.count, group.special, group.wall_times.value,
+    )  # fmt: skip
+    for column, value in zip(found, row, strict=True):
+        column.append(value)  # type: ignore[attr-defined]

@@ -1,0 +1,153 @@
+"""What subscriptions yield: runs that changed, new points, new output.
+
+A subscriber holds one flag (or the ids of what changed) that a commit sets; it then reads what is
+new at its own pace, so a slow one costs no memory and loses nothing. Changes within `seconds` come
+as one answer.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from app.db import keyset, listing
+from app.db.cursors import Order, Window
+from app.db.database import Effort
+from app.db.sql import Tx
+from app.db.tables import Run
+from app.domain.lifecycle import TERMINAL
+from app.domain.points import MAX_STEP
+from app.errors import InvalidInput
+from app.graphql import curves, limits, logs
+from app.graphql.context import Context
+from app.graphql.curves import Curve
+from app.graphql.filters import RunFilter, conditions
+from app.services import log_streams, metrics, runs
+from app.services.log_streams import TextPart
+
+SHORTEST, LONGEST = 0.1, 60.0
+NEW_POINTS = 1_000
+"""Points of a metric in one answer; the rest follows in the next."""
+CHANGING = ("status", "metric", "metric_min", "metric_max")
+"""Conditions that a run may meet today and not tomorrow."""
+
+
+def interval(seconds: float) -> float:
+    """Return the seconds between two answers. Raises InvalidInput."""
+    if not SHORTEST <= seconds <= LONGEST:
+        raise InvalidInput(f"`seconds` must be {SHORTEST:g} to {LONGEST:g}.")
+    return seconds
+
+
+async def changed_runs(
+    context: Context, chosen: RunFilter | None, seconds: float
+) -> AsyncIterator[list[Run]]:
+    """Yield the runs that changed and meet the conditions that a run cannot cease to meet.
+
+    So a list by status also gets those which have left it.
+    """
+    db, wait = context.db, interval(seconds)
+    filters = {name: value for name, value in conditions(chosen).items() if name not in CHANGING}
+    # By their ids they are few, whatever the other conditions.
+    effort = Effort.SEARCH if keyset.SEARCH in filters else Effort.SHORT
+    with db.changes.collect("run_") as changed:
+        while True:
+            await changed.event.wait()
+            await asyncio.sleep(wait)
+            if changed.take_lost():
+                yield await db.fetch(effort, _newest, filters)
+            while ids := changed.take(limits.CHANGED):
+                if rows := await db.fetch(effort, _matching, filters, ids):
+                    yield rows
+
+
+def _matching(tx: Tx, filters: dict[str, Any], ids: list[str]) -> list[Run]:
+    window = Window(len(ids))
+    return keyset.page(tx, listing.RUNS, filters | {"ids": ids}, Order("created_at"), window).rows
+
+
+def _newest(tx: Tx, filters: dict[str, Any]) -> list[Run]:
+    """Return the first page of a list: what changed while nobody was told is likely there."""
+    window = Window(limits.CHANGED)
+    return keyset.page(tx, listing.RUNS, filters, Order("created_at"), window).rows
+
+
+async def new_points(
+    context: Context,
+    run_id: str,
+    keys: list[str] | None,
+    after_step: int | None,
+    seconds: float,
+) -> AsyncIterator[list[Curve]]:
+    """Yield what is new of a run's metrics until it has ended. Raises InvalidInput, NotFound."""
+    db, wait = context.db, interval(seconds)
+    if after_step is not None and not 0 <= after_step <= MAX_STEP:
+        raise InvalidInput("`afterStep` must be a step.")
+    cursor = _Cursor(run_id, curves.named(keys), after_step)
+    with db.changes.subscribe(run_id) as changed:
+        while True:
+            changed.clear()
+            found = await db.scan(cursor.read)
+            if found:
+                budget = context.for_operation(limits.SECONDS).budget
+                try:
+                    answer = [curves.curve(series, budget) for series in found]
+                finally:
+                    budget.release()
+                yield answer
+            elif cursor.ended:
+                return
+            elif not found:
+                await changed.wait()
+            await asyncio.sleep(0 if cursor.more else wait)
+
+
+class _Cursor:
+    """Where a subscriber is in each metric of a run."""
+
+    def __init__(self, run_id: str, keys: tuple[str, ...] | None, after: int | None) -> None:
+        self.run_id = run_id
+        self.keys = keys
+        self.after = after
+        self.ended = False
+        self.more = False
+        self._last: dict[str, int] = {}
+        self._attempt: int | None = None
+
+    def read(self, tx: Tx) -> list[metrics.Series]:
+        """Return the points after those that were read, and remember that they were."""
+        run = runs.get(tx, self.run_id)
+        self.ended = run.status in TERMINAL
+        latest = {row.key: row.step for row in metrics.latest(tx, run.id)}
+        if self.keys is not None:
+            latest = {key: latest[key] for key in self.keys if key in latest}
+        if self._attempt is None and self.after is None:
+            self._last = dict(latest)
+        if self._attempt not in (None, run.attempt):
+            # Points past the start of a new attempt are superseded, and its own come again.
+            self._last = {key: min(step, run.start_step) for key, step in self._last.items()}
+        self._attempt = run.attempt
+        behind: dict[int, list[str]] = {}
+        for key, step in latest.items():
+            last = self._last.get(key, -1 if self.after is None else self.after)
+            if step > last:
+                behind.setdefault(last, []).append(key)
+        self.more = False
+        found = []
+        for last, keys in sorted(behind.items()):
+            window = metrics.Window(from_step=last + 1, limit=NEW_POINTS)
+            for series in metrics.series(tx, [run.id], keys, window):
+                if series.steps:
+                    found.append(series)
+                    self._last[series.key] = series.steps[-1]
+                self.more |= series.next_after_step is not None
+        return found
+
+
+async def output(context: Context, run_id: str, offset: int) -> AsyncIterator[TextPart]:
+    """Yield a run's log as it grows until it has ended. Raises InvalidInput, NotFound."""
+    logs.checked(offset)
+    await context.db.read(log_streams.get_run, run_id)
+    async for part in log_streams.follow_text(
+        context.db, run_id, logs.run_dir(context, run_id), offset
+    ):
+        yield part

@@ -1,0 +1,124 @@
+"""Objects without an id: what a run, an experiment or a list of runs is described by.
+
+Resolvers hand over rows and named tuples whose attributes have the same names.
+"""
+
+import strawberry
+
+from app.domain.comparison import Section
+from app.domain.lifecycle import RunStatus
+from app.graphql.describe import attribute, output
+from app.graphql.scalars import Json, Long
+
+strawberry.enum(Section, name="ParamSection", description="Where a parameter stands in a run.")
+_FINITE = "null where a bucket has no finite value"
+
+
+@output
+class Metric:
+    """The latest value of one metric of a run."""
+
+    key: str = attribute("The metric's key, such as `loss`.")
+    step: Long = attribute("The step it was reported for.")
+    value: float | None = attribute("The value; null where it is NaN or infinite.")
+    wall_time: float | None = attribute("Time of the measurement, in unix seconds.")
+
+
+@output
+class SpecialValue:
+    """A point whose value JSON has no number for."""
+
+    step: Long = attribute("The step.")
+    value: str = attribute("`NaN`, `Infinity` or `-Infinity`.")
+
+
+@output
+class MetricSeries:
+    """The curve of one metric, as columns of equal length, steps ascending."""
+
+    key: str = attribute("The metric's key.")
+    steps: list[Long] = attribute("The steps.")
+    values: list[float | None] = attribute("The values; null where NaN or infinite.")
+    wall_times: list[float | None] = attribute("Times of the measurements, in unix seconds.")
+    downsampled: bool = attribute("Points were left out; those shown keep the curve's shape.")
+    special: list[SpecialValue] = attribute("The points that are NaN or infinite, and which.")
+
+
+@output
+class MetricBand:
+    """The curve of one metric in buckets, as columns of equal length, steps ascending.
+
+    Every point counts, so a mean may be smoothed (weighted by `counts`) where a downsampled
+    series may not. Buckets without points are left out.
+    """
+
+    key: str = attribute("The metric's key.")
+    steps: list[Long] = attribute("The middle of each bucket's points.")
+    means: list[float | None] = attribute(f"The mean of each bucket's finite values; {_FINITE}.")
+    lows: list[float | None] = attribute(f"The lowest finite value of each; {_FINITE}.")
+    highs: list[float | None] = attribute(f"The highest finite value of each; {_FINITE}.")
+    counts: list[int] = attribute("How many finite values each bucket has.")
+    special: list[int] = attribute("How many values of each bucket are NaN or infinite.")
+    wall_times: list[float | None] = attribute(
+        "The mean time of each bucket's measurements, in unix seconds; null if not known."
+    )
+
+
+@output
+class HyperparamOverride:
+    """Receipt of one overridden hyperparameter: requested, effective, applied."""
+
+    key: str = attribute("The hyperparameter's name.")
+    requested: Json = attribute("Requested value.")
+    effective: Json | None = attribute("Value that the trainer reports to use.")
+    applied: bool | None = attribute("True if they are equal; null until the trainer has reported.")
+
+
+@output
+class LogPart:
+    """A piece of a run's log, cut between characters. What is not UTF-8 becomes U+FFFD."""
+
+    text: str = attribute("The text, as it was printed: with `\\r` and escape sequences.")
+    offset: Long = attribute("Its first byte.")
+    next_offset: Long = attribute("The `offset` of the piece after it.")
+    total_bytes: Long = attribute("Size of the log by now.")
+
+
+@output
+class StatusCount:
+    """How many runs are in one status."""
+
+    status: RunStatus = attribute("The status.")
+    count: int = attribute("Number of runs.")
+
+
+@output
+class Facet:
+    """A value that runs have, and how many have it."""
+
+    value: str = attribute("The value.")
+    count: int = attribute("Number of runs.")
+
+
+@output
+class ComparedParam:
+    """One parameter of several runs."""
+
+    section: Section = attribute("Where it stands in a run.")
+    key: str = attribute("Its name; of a nested object, dotted: `optimizer.betas`.")
+    values: list[Json | None] = attribute(
+        "Its value in each run, in the order of `ids`; null where a run lacks it."
+    )
+    differs: bool = attribute("True if the runs do not all have the same value.")
+
+
+@output
+class Recipe:
+    """A way to train that the operator configured."""
+
+    name: str = attribute("Its name, as `recipe` of a new run.")
+    description: str = attribute("What it trains, in the operator's words.")
+    launcher: str = attribute("Where its runs are launched.")
+    max_attempts: int = attribute("How often a run is started at most.")
+    grace_seconds: float = attribute("Time to save in, after the stop signal.")
+    keep_checkpoints: int = attribute("How many checkpoints of a run are kept; 0: all.")
