@@ -5,7 +5,10 @@ import plugin from "@graphql-eslint/eslint-plugin";
 
 const VALUES = {
   suffixes: ["Connection", "Edge", "Payload"],
-  types: ["PageInfo", "UserError", "Metric", "MetricSeries", "HyperparamOverride"],
+  types: [
+    "PageInfo", "UserError", "Metric", "MetricSeries", "MetricBand", "SpecialValue",
+    "HyperparamOverride", "LogPart", "StatusCount", "Facet", "ComparedParam", "Recipe",
+  ],
 };
 const EDGES = { withEdgeSuffix: true, shouldImplementNode: true, listTypeCanWrapOnlyEdgeType: false };
 
