@@ -11,8 +11,8 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,9 +28,11 @@ try:
     from app.db.connect import connect
     from app.db.database import Database
     from app.domain import failpoints
-    from app.domain.recipes import RecipeError, read_configuration
+    from app.domain.recipe_file import read_configuration
+    from app.domain.recipes import Recipe, RecipeError
     from app.errors import ServiceError
     from app.graphql.mount import graphql_router
+    from app.launchers.base import Launcher
     from app.rest import (
         attempts,
         checkpoints,
@@ -70,14 +72,48 @@ log = logging.getLogger("app")
 
 
 def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
-    """The whole service on one FastAPI app. Raises RecipeError for a bad recipe file.
+    """Make the whole service, one FastAPI app. Raises RecipeError for a bad recipe file.
 
-    `db`: the settings' database when it was prepared before, so that what is wrong with it
-    could be said in one line.
+    Args:
+        db: the settings' database when it was prepared before, so that what is wrong with it
+            could be said in one line.
     """
     db = db or connect(settings.database_url, settings.database_connections)
     recipes, tables = read_configuration(settings.recipes)
-    launchers = make_launchers(settings, tables)
+    app = FastAPI(
+        title=service.NAME,
+        version=VERSION,
+        description="A control plane for LLM training: experiments, runs and checkpoints.",
+        lifespan=_lifespan(settings, db, recipes, make_launchers(settings, tables)),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    openapi.describe(app, needs_token=settings.api_token is not None)
+    app.state.settings = settings
+    app.state.recipes = recipes
+    data_dir.make(settings.data_dir)
+    app.state.storage = get_storage(settings.storage, settings.data_dir)
+    app.state.api_url = f"http://127.0.0.1:{settings.port}"
+    app.state.in_flight = InFlight()
+    app.state.uploads = Uploads(app.state.storage, settings.max_upload_bytes)
+    app.state.inflow = reports.Inflow(db)
+    app.state.readers = Readers(checkpoints.READERS)
+    app.state.request_times = prometheus.request_times()
+    _add_middleware(app, settings)
+    problems.install(app)
+    _include_routes(app, settings)
+    return app
+
+
+def _lifespan(
+    settings: Settings,
+    db: Database,
+    recipes: Mapping[str, Recipe],
+    launchers: Mapping[str, Launcher],
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Return what runs from start to stop: the database, and the supervisor on it."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -103,27 +139,11 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
             await db.stop()
             log.info("stopped; what it has launched goes on")
 
-    app = FastAPI(
-        title=service.NAME,
-        version=VERSION,
-        description="A control plane for LLM training: experiments, runs and checkpoints.",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
-    )
-    openapi.describe(app, needs_token=settings.api_token is not None)
-    app.state.settings = settings
-    app.state.recipes = recipes
-    data_dir.make(settings.data_dir)
-    app.state.storage = get_storage(settings.storage, settings.data_dir)
-    app.state.api_url = f"http://127.0.0.1:{settings.port}"
-    app.state.in_flight = InFlight()
-    app.state.uploads = Uploads(app.state.storage, settings.max_upload_bytes)
-    app.state.inflow = reports.Inflow(db)
-    app.state.readers = Readers(checkpoints.READERS)
-    app.state.request_times = prometheus.request_times()
+    return lifespan
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """Add what each request passes, the last one first."""
     app.add_middleware(prometheus.RequestTimes)
     app.add_middleware(
         Guard,
@@ -134,21 +154,21 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
         max_file=settings.max_upload_bytes,
         root_path=settings.root_path,
     )
-    problems.install(app)
-    # In this order they are looked through: what is asked most comes first.
-    app.include_router(routes.hot)
+
+
+def _include_routes(app: FastAPI, settings: Settings) -> None:
+    """Add the routes of every API, in the order in which they are looked through."""
+    app.include_router(routes.hot)  # what is asked most
     for part in (
-        routes, reports, attempts, lists, metrics, logs, service, checkpoints, prometheus,
+        routes, reports, attempts, lists, metrics, logs, service, checkpoints, prometheus, docs,
     ):  # fmt: skip
         app.include_router(part.router)
-    app.include_router(docs.router)
     app.include_router(graphql_router(settings), include_in_schema=False)
     mount_static(app)
-    return app
 
 
 async def _kept_secret(db: Database, place: Path) -> str:
-    """The secret that the servers of this database share, made by the first of them."""
+    """Return the secret that the servers of this database share, made by the first of them."""
     kept = await db.read(secret.get)
     if kept is None:
         new = secret.read_file(place) or secrets.token_urlsafe(48)
@@ -157,7 +177,7 @@ async def _kept_secret(db: Database, place: Path) -> str:
 
 
 def prepare(settings: Settings) -> FastAPI:
-    """Checks what a newcomer can get wrong, migrates, and makes the app.
+    """Check what a newcomer can get wrong, migrate, and make the app.
 
     Raises SystemExit with one line that says what to do.
     """
@@ -180,7 +200,7 @@ def prepare(settings: Settings) -> FastAPI:
 
 
 def load_settings(**overrides: object) -> Settings:
-    """The settings of this process; one line on stderr about variables that are none.
+    """Return the settings of this process; write one line about variables that are none.
 
     Raises SystemExit with one line for a wrong one.
     """
@@ -195,7 +215,7 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def bind(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
-    """A server and the socket it shall serve; who connects waits until it runs.
+    """Return a server and the socket it will serve; a client that connects waits until it runs.
 
     Raises SystemExit with one line that says what to do.
     """
@@ -232,7 +252,7 @@ def bind(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; `::` is every address of the machine, IPv4 as well."""
+    """Return a listening socket; `::` is every address of the machine, IPv4 as well."""
     everything = host == "::" and socket.has_dualstack_ipv6()
     return socket.create_server(
         (host, port),
@@ -243,23 +263,23 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _address(host: str, port: int) -> str:
-    """Where this machine's own trainers reach the service."""
+    """Return the URL at which this machine's own trainers reach the service."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def serve(settings: Settings) -> None:
-    """Serves until SIGINT or SIGTERM, and says where it does."""
+    """Serve until SIGINT or SIGTERM."""
     logging.basicConfig(level=settings.log_level.upper(), handlers=[JsonLines.handler()])
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # Its warnings are of broken requests: whoever sends them would fill the log.
+    # Its warnings are about broken requests: their senders would fill the log.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     server, sock = bind(settings)
     server.run(sockets=[sock])
 
 
 def main() -> None:
-    """`python -m app.main`."""
+    """Run `python -m app.main`."""
     if len(sys.argv) > 1:
         sys.exit("llm-train: python -m app.main takes no arguments; see llm-train --help")
     serve(load_settings())

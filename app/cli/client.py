@@ -22,11 +22,10 @@ def call(
     key: str | None = None,
     timeout: float | None = 30,
 ) -> Any:
-    """Make one request and return the answer's JSON.
+    """Make one request and return the JSON of its response.
 
     Args:
         url: the service's address, with its prefix.
-        token: the API token, or None.
         key: an Idempotency-Key.
         timeout: seconds; None waits for as long as the answer takes.
 
@@ -34,11 +33,11 @@ def call(
         ServiceError: the service refuses; with its own words.
         Unavailable: no service answers there, and why.
     """
-    headers = {"Content-Type": "application/json"}
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
-    if key:
-        headers["Idempotency-Key"] = key
+    headers = {
+        "Content-Type": "application/json",
+        **({"Authorization": f"Bearer {token}"} if token else {}),
+        **({"Idempotency-Key": key} if key else {}),
+    }
     data = None if body is None else orjson.dumps(body)
     request = urllib.request.Request(url + path, data, headers, method=method)  # noqa: S310
     # A proxy of the environment would be asked for our own address, too.
@@ -48,13 +47,10 @@ def call(
             return _read(url, response.status, response.read())
     except HTTPError as error:
         with error:
-            answer = _read(url, error.code, error.read())
-        if not isinstance(answer, dict) or "detail" not in answer or "code" not in answer:
-            raise _not_ours(url, error.code) from None
-        raise ServiceError(str(answer["detail"])) from None
+            raise _refusal(url, error.code, error.read()) from None
     except (OSError, HTTPException) as error:
-        why = error.reason if isinstance(error, URLError) else error
-        why = explain(why) if isinstance(why, Exception) else why
+        cause = error.reason if isinstance(error, URLError) else error
+        why = explain(cause) if isinstance(cause, Exception) else cause
         raise Unavailable(f"the service at {url} does not answer: {why}") from error
 
 
@@ -63,6 +59,14 @@ def _read(url: str, status: int, content: bytes) -> Any:
         return json.loads(content)
     except ValueError:
         raise _not_ours(url, status) from None
+
+
+def _refusal(url: str, status: int, content: bytes) -> ServiceError:
+    """Return the error that an answer of this service states."""
+    answer = _read(url, status, content)
+    if not isinstance(answer, dict) or "detail" not in answer or "code" not in answer:
+        return _not_ours(url, status)
+    return ServiceError(str(answer["detail"]))
 
 
 def _not_ours(url: str, status: int) -> Unavailable:

@@ -54,6 +54,7 @@ class Story:
         self.url = url
         self.token = token
         self.console = Console(highlight=False)
+        self.base = ""
 
     def call(self, method: str, path: str, body: object = None, key: str | None = None) -> Any:
         """Make one request; return the JSON of its response."""
@@ -104,61 +105,78 @@ class Story:
 
     def tell(self) -> None:
         """Tell it from the first experiment to the release. Raises SystemExit if a step fails."""
-        say, show, call = self.say, self.show, self.call
-        say("Create an experiment")
-        body: dict[str, Any] = {"name": "tiny-lm", "task_type": "pretrain", "tags": ["demo"]}
-        show("POST", "/v1/experiments", body)
-        experiment = call("POST", "/v1/experiments", body)["experiment_id"]
-        base = f"/v1/experiments/{experiment}"
-        self.console.print(f"  {experiment}")
+        experiment = self.create_experiment()
+        self.base = f"/v1/experiments/{experiment}"
+        first = self.train_half(experiment)
+        saved = self.cancel(first)
+        second, status = self.resume(first, saved)
+        self.mark(second, status)
+        self.say("Ask GraphQL for all of it at once")
+        self.console.print(NESTED, style="dim")
+        answer = self.call("POST", "/graphql", {"query": NESTED, "variables": {"id": experiment}})
+        self.console.print(_compact(answer["data"]), style="green", soft_wrap=True)
 
-        say("Submit a run: a character-level model on CPython's own help texts")
+    def post(self, path: str, body: object = None, key: str | None = None) -> Any:
+        """Show a POST, make it, and return the JSON of its response."""
+        self.show("POST", path, body)
+        return self.call("POST", path, body, key)
+
+    def create_experiment(self) -> str:
+        """Create the experiment and return its id."""
+        self.say("Create an experiment")
+        body = {"name": "tiny-lm", "task_type": "pretrain", "tags": ["demo"]}
+        experiment = str(self.post("/v1/experiments", body)["experiment_id"])
+        self.console.print(f"  {experiment}")
+        return experiment
+
+    def train_half(self, experiment: str) -> str:
+        """Submit a run, watch it to its middle, and return its id."""
+        self.say("Submit a run: a character-level model on CPython's own help texts")
         body = {"model": "char-lm", "recipe": "demo", "hyperparams": HYPERPARAMS}
-        show("POST", f"{base}/runs", body)
-        first = call("POST", f"{base}/runs", body, key=f"{experiment}-first")["run_id"]
-        now = self.watch(f"{base}/runs/{first}", until_step=int(HYPERPARAMS["steps"]) // 2)
+        run = str(self.post(f"{self.base}/runs", body, f"{experiment}-first")["run_id"])
+        half = int(HYPERPARAMS["steps"]) // 2
+        now = self.watch(f"{self.base}/runs/{run}", until_step=half)
         if now["status"] in TERMINAL:
             sys.exit(f"llm-train: the run {now['status']}: {now['status_detail']}")
+        return run
 
-        say("Cancel it half-way: the answer names the checkpoint before it is written")
-        show("POST", f"{base}/runs/{first}/cancel")
-        answer = call("POST", f"{base}/runs/{first}/cancel")
-        path = answer["ckpt_path"]
-        self.tell_checkpoint(path, answer["checkpoint"])
+    def cancel(self, run: str) -> dict[str, Any]:
+        """Cancel the run and return the checkpoint that it left."""
+        self.say("Cancel it half-way: the answer names the checkpoint before it is written")
+        answer = self.post(f"{self.base}/runs/{run}/cancel")
+        self.tell_checkpoint(answer["ckpt_path"], answer["checkpoint"])
         while answer["status"] not in TERMINAL:
             time.sleep(0.05)
-            answer = call("POST", f"{base}/runs/{first}/cancel")
-        saved = answer["checkpoint"]
-        self.tell_checkpoint(path, saved)
+            answer = self.call("POST", f"{self.base}/runs/{run}/cancel")
+        self.tell_checkpoint(answer["ckpt_path"], answer["checkpoint"])
+        return {**answer["checkpoint"], "ckpt_path": answer["ckpt_path"]}
 
-        say("Resume it with a lower learning rate")
-        body = {"ckpt_path": path, "override_hyperparams": LOWER}
-        show("POST", f"{base}/runs/{first}/resume", body)
-        second = call("POST", f"{base}/runs/{first}/resume", body)["run_id"]
-        now = self.watch(f"{base}/runs/{second}")
+    def resume(self, run: str, saved: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Resume from the checkpoint to the end; return the new run's id and last status."""
+        self.say("Resume it with a lower learning rate")
+        body = {"ckpt_path": saved["ckpt_path"], "override_hyperparams": LOWER}
+        child = str(self.post(f"{self.base}/runs/{run}/resume", body)["run_id"])
+        now = self.watch(f"{self.base}/runs/{child}")
         if now["status"] != "succeeded":
             sys.exit(f"llm-train: the resumed run {now['status']}: {now['status_detail']}")
         step, last = saved["step"], now["metrics"]["loss"]
         # The curve of a resumed run begins with that of the run it was resumed from.
         window = f"keys=loss&from_step={step}&to_step={step}"
-        curve = call("GET", f"{base}/runs/{second}/metrics?{window}")["series"][0]
+        curve = self.call("GET", f"{self.base}/runs/{child}/metrics?{window}")["series"][0]
         self.console.print(
             f"  the loss went on from {curve['values'][0]:.3f} at step {step} "
             f"to {last['value']:.3f} at step {last['step']}"
         )
+        return child, now
 
-        say("Mark the result as a release")
+    def mark(self, run: str, now: dict[str, Any]) -> None:
+        """Mark the run's checkpoint as a release."""
+        self.say("Mark the result as a release")
         body = {
-            "run_id": second, "ckpt_path": now["ckpt_path"], "tag_type": "release",
+            "run_id": run, "ckpt_path": now["ckpt_path"], "tag_type": "release",
             "release_tag": "v1.0.0", "metrics": {"val_loss": now["metrics"]["val_loss"]["value"]},
         }  # fmt: skip
-        show("POST", f"{base}/checkpoints/mark", body)
-        call("POST", f"{base}/checkpoints/mark", body)
-
-        say("Ask GraphQL for all of it at once")
-        self.console.print(NESTED, style="dim")
-        answer = call("POST", "/graphql", {"query": NESTED, "variables": {"id": experiment}})
-        self.console.print(_compact(answer["data"]), style="green", soft_wrap=True)
+        self.post(f"{self.base}/checkpoints/mark", body)
 
 
 def _compact(value: Any, indent: int = 2) -> str:

@@ -105,21 +105,7 @@ def train(reporter: Reporter) -> None:
     from app.recipes import charlm
 
     asked = read_hyperparams(reporter.hyperparams)
-    dataset, characters = read_text(reporter.spec.get("dataset") or {})
-    if len(characters) < 20 * asked.context:
-        raise CannotTrain(f"{dataset} is too short for a context of {asked.context}")
-    text = charlm.Text(characters, asked.context)
-    training = charlm.Training(text, asked.context, asked.hidden, asked.seed)
-    say(
-        f"{sum(array.size for array in training.params.values()):,} parameters; {dataset}: "
-        f"{len(characters):,} characters, {len(text.vocabulary)} different ones; "
-        f"guessing by their frequency would cost {text.unigram_entropy():.3f} nats each"
-    )
-    if reporter.resume_path:
-        resume(training, reporter.resume_path, asked.steps)
-        say(f"resumed at step {training.step} from {reporter.resume_path.name}")
-    reporter.effective(**asdict(asked), dataset=dataset)
-
+    text, training = prepare(reporter, asked)
     held_out = text.held_out(EVALUATE_WINDOWS)
     while training.step < asked.steps:
         started = time.perf_counter()
@@ -147,6 +133,27 @@ def train(reporter: Reporter) -> None:
     reporter.finish()
 
 
+def prepare(reporter: Reporter, asked: Hyperparams) -> "tuple[charlm.Text, charlm.Training]":
+    """Return the text and a model at its first step, or where the run resumes from."""
+    from app.recipes import charlm
+
+    dataset, characters = read_text(reporter.spec.get("dataset") or {})
+    if len(characters) < 20 * asked.context:
+        raise CannotTrain(f"{dataset} is too short for a context of {asked.context}")
+    text = charlm.Text(characters, asked.context)
+    training = charlm.Training(text, asked.context, asked.hidden, asked.seed)
+    say(
+        f"{sum(array.size for array in training.params.values()):,} parameters; {dataset}: "
+        f"{len(characters):,} characters, {len(text.vocabulary)} different ones; "
+        f"guessing by their frequency would cost {text.unigram_entropy():.3f} nats each"
+    )
+    if reporter.resume_path:
+        resume(training, reporter.resume_path, asked.steps)
+        say(f"resumed at step {training.step} from {reporter.resume_path.name}")
+    reporter.effective(**asdict(asked), dataset=dataset)
+    return text, training
+
+
 def resume(training: "charlm.Training", directory: Path, steps: int) -> None:
     """Load a checkpoint. Raises CannotTrain if it is damaged, of another model, or at the end."""
     try:
@@ -162,11 +169,13 @@ def resume(training: "charlm.Training", directory: Path, steps: int) -> None:
 
 
 def say(line: str) -> None:
+    """Print a line at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def main() -> int:
+    """Run the recipe and return its exit code."""
     # One thread: the sums of a matrix product then have one order, on any number of cores.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
     try:

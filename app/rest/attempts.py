@@ -42,7 +42,7 @@ from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, RunId, bodies
 from app.rest.problems import documented
 from app.server.guard import bearer
-from app.services import attempts, checkpoints, runs, train_log
+from app.services import attempts, runs, saves, train_log
 from app.services.attempts import Claim
 from app.storage.base import Committed
 
@@ -236,7 +236,7 @@ async def commit_checkpoint(
         run = runs.lock(tx, run_id)
         if not attempts.is_current(run, attempts.get(tx, run_id, attempt)):
             return str(done.path)  # found at the attempt's end
-        return checkpoints.record_saved(
+        return saves.record_saved(
             tx, run, done.path.name, step=done.manifest.step,
             size_bytes=done.manifest.size_bytes, sha256=done.manifest.sha256,
         ).ckpt_path  # fmt: skip

@@ -101,72 +101,77 @@ def answer(error: ServiceError) -> Response:
 
 def install(app: FastAPI) -> None:
     """Register the handlers that render every error of the app in this form."""
+    app.add_exception_handler(ServiceError, _on_service_error)
+    app.add_exception_handler(RequestValidationError, _on_bad_parameter)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_bug)
 
-    async def service_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ServiceError)
-        return answer(error)
 
-    async def bad_parameter(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        found = error.errors()
-        for each in found:
-            if each["loc"][0] == "path":
-                wrong = f"{each['input']!r:.80} is no {each['loc'][1]}"
-                return answer(NotFound(f"In the path, {wrong}; see /docs."))
-        return answer(
-            invalid(
-                [
-                    {
-                        "pointer": "",
-                        "parameter": str(each["loc"][1]),
-                        "detail": f"unknown; known are {', '.join(_parameters(request))}"
-                        if each["type"] == "extra_forbidden"
-                        else each["msg"].removeprefix("Value error, "),
-                    }
-                    for each in found
-                ]
-            )
+async def _on_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    return answer(error)
+
+
+async def _on_bad_parameter(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    details = error.errors()
+    for detail in details:
+        if detail["loc"][0] == "path":
+            wrong = f"{detail['input']!r:.80} is no {detail['loc'][1]}"
+            return answer(NotFound(f"In the path, {wrong}; see /docs."))
+    return answer(
+        invalid(
+            [
+                {
+                    "pointer": "",
+                    "parameter": str(detail["loc"][1]),
+                    "detail": f"unknown; known are {', '.join(_parameters(request))}"
+                    if detail["type"] == "extra_forbidden"
+                    else detail["msg"].removeprefix("Value error, "),
+                }
+                for detail in details
+            ]
         )
+    )
 
-    async def http_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        if error.status_code == 404:
-            return answer(NotFound("There is nothing at this path; see /docs."))
-        if error.status_code == 405:
-            methods = _methods(app, request)
-            response = answer(MethodNotAllowed(f"This path knows {methods}; see /docs."))
-            response.headers["Allow"] = methods
-            return response
-        return answer(ServiceError(error.detail))
 
-    async def gone(request: Request, error: Exception) -> Response:
-        return Response(status_code=400)  # for nobody: the client left before it was through
-
-    async def bug(request: Request, error: Exception) -> Response:
-        response = answer(ServiceError("A bug in the service; its log has the details."))
-        response.raw_headers += guard.SECURITY  # this answer is given outside of the guard
-        response.headers["Connection"] = "close"  # as uvicorn does after a bug, without a word
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return answer(NotFound("There is nothing at this path; see /docs."))
+    if error.status_code == 405:
+        methods = _methods(request)
+        response = answer(MethodNotAllowed(f"This path knows {methods}; see /docs."))
+        response.headers["Allow"] = methods
         return response
+    return answer(ServiceError(error.detail))
 
-    app.add_exception_handler(ServiceError, service_error)
-    app.add_exception_handler(RequestValidationError, bad_parameter)
-    app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(ClientDisconnect, gone)
-    app.add_exception_handler(Exception, bug)
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # for nobody: the client left before it was through
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    response = answer(ServiceError("A bug in the service; its log has the details."))
+    response.raw_headers += guard.SECURITY  # this response is sent outside of the guard
+    response.headers["Connection"] = "close"  # as uvicorn does after a bug, without a word
+    return response
 
 
 def _parameters(request: Request) -> list[str]:
     """Return the names of the route's query parameters."""
-    models = [each.field_info.annotation for each in request.scope["route"].dependant.query_params]
+    parameters = request.scope["route"].dependant.query_params
+    models = [parameter.field_info.annotation for parameter in parameters]
     return [name for model in models for name in model.model_fields]
 
 
-def _methods(app: FastAPI, request: Request) -> str:
+def _methods(request: Request) -> str:
     """Return the methods of all routes at this path, not only of the first."""
     found: set[str] = set()
     for method in ("GET", "POST", "PUT"):
         scope = {**request.scope, "method": method}
-        if any(route.matches(scope)[0] is Match.FULL for route in app.router.routes):
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
             found.add(method)
     # What no route knows by its whole path is a file of /static.
     return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set()))) or "GET, HEAD"

@@ -34,6 +34,7 @@ from app.services import (
     progress,
     promises,
     runs,
+    saves,
     sessions,
 )
 from app.storage.base import CheckpointStorage
@@ -195,7 +196,7 @@ def _announce(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
     """
     run = limits.charge(tx, run, limits.ENTRY_BYTES * len(saved), "/checkpoints")
     for each in saved:
-        checkpoints.record_saved(
+        saves.record_saved(
             tx, run, each.name, elsewhere=run.recipe is None and not each.in_data_dir,
             step=each.step, size_bytes=each.size_bytes, sha256=each.sha256,
         )  # fmt: skip

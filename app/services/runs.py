@@ -214,23 +214,18 @@ def move(
     """
     if to not in MOVES[RunStatus(run.status)]:
         raise AssertionError(f"no move from {run.status} to {to}")
-    if to is RunStatus.RUNNING:
-        detail = detail or run.termination_detail or run.status_detail
-        reason = Reason(run.termination_reason) if run.termination_reason else reason
     if to is RunStatus.STARTING:
         changes |= _NEW_ATTEMPT
-    if to is RunStatus.QUEUED:
+    elif to is RunStatus.QUEUED:
         changes |= NOT_SUBMITTED
-    changes |= {
-        "status": to.value,
-        "status_reason": reason.value if reason else None,
-        "status_detail": detail,
-    }
-    if to is RunStatus.RUNNING and run.started_at is None:
-        changes["started_at"] = tx.now
-    if to in TERMINAL:
+    elif to is RunStatus.RUNNING:
+        detail = detail or run.termination_detail or run.status_detail
+        reason = Reason(run.termination_reason) if run.termination_reason else reason
+        changes["started_at"] = run.started_at or tx.now
+    elif to in TERMINAL:
         changes["finished_at"] = tx.now
-    moved = change(tx, run, **changes)
+    word = reason.value if reason else None
+    moved = change(tx, run, status=to.value, status_reason=word, status_detail=detail, **changes)
     events.append(
         tx, run.experiment_id, f"run.{to.value}", run_id=run.id,
         reason=moved.status_reason, detail=detail, attempt=moved.attempt, step=moved.step,
@@ -282,34 +277,15 @@ def resume(
 ) -> Run:
     """Create a child run from a checkpoint of this run, hyperparameters overridden.
 
-    Raises NotFound, UnknownRecipe, BadCheckpointPath, CheckpointLost, Conflict (nothing to
-    resume from), InvalidInput (what they are then is more than a submission may hold).
+    Raises NotFound, UnknownRecipe, BadCheckpointPath, CheckpointLost, Conflict, InvalidInput.
     """
     parent = lock(tx, run_id, experiment_id)
     _check_recipe(parent.recipe, recipes)
-    try:
-        hyperparams = bounded(load(parent.hyperparams) | request.override_hyperparams)
-    except ValueError as error:
-        raise InvalidInput(
-            f"The hyperparameters of run {parent.id}, overridden, {error}; override fewer.",
-            errors=[{"pointer": "/override_hyperparams", "detail": f"merged, they {error}"}],
-        ) from error
+    hyperparams = _merge(parent, request)
     _check_passed(parent.recipe, recipes, hyperparams, "/override_hyperparams")
     source = _source(tx, parent, request.ckpt_path)
     if source.state in GONE:
-        ready = ready_in_lineage(tx, parent)
-        raise CheckpointLost(
-            f"{source.ckpt_path} is {source.state}: {source.reason} "
-            + (f"Ready: {', '.join(ready)}." if ready else "No other checkpoint is ready."),
-            ready=ready,
-        )
-    start = source.step or 0
-    if parent.recipe is None:
-        reason = Reason.WAITING_FOR_TRAINER
-    elif source.state == State.PENDING:
-        reason = Reason.WAITING_FOR_CHECKPOINT
-    else:
-        reason = None
+        raise _lost(source, ready_in_lineage(tx, parent))
     child = row_type(Run)(
         **_BLANK,
         id=new_id("run"),
@@ -326,13 +302,37 @@ def resume(
         override_hyperparams=dump(request.override_hyperparams),
         resources=parent.resources,
         notes=request.notes,
-        status_reason=reason.value if reason else None,
-        start_step=start,
-        step=start,
+        status_reason=_waiting_reason(parent, source),
+        start_step=source.step or 0,
+        step=source.step or 0,
         created_at=tx.now,
     )
     _queue(tx, child)
     return child
+
+
+def _waiting_reason(parent: Run, source: Checkpoint) -> str | None:
+    if parent.recipe is None:
+        return Reason.WAITING_FOR_TRAINER.value
+    return Reason.WAITING_FOR_CHECKPOINT.value if source.state == State.PENDING else None
+
+
+def _merge(parent: Run, request: ResumeRequest) -> dict[str, Any]:
+    """Return the parent's hyperparameters with those that are overridden. Raises InvalidInput."""
+    try:
+        return bounded(load(parent.hyperparams) | request.override_hyperparams)
+    except ValueError as error:
+        raise InvalidInput(
+            f"The hyperparameters of run {parent.id}, overridden, {error}; override fewer.",
+            errors=[{"pointer": "/override_hyperparams", "detail": f"merged, they {error}"}],
+        ) from error
+
+
+def _lost(source: Checkpoint, ready: list[str]) -> CheckpointLost:
+    others = f"Ready: {', '.join(ready)}." if ready else "No other checkpoint is ready."
+    return CheckpointLost(
+        f"{source.ckpt_path} is {source.state}: {source.reason} {others}", ready=ready
+    )
 
 
 def _source(tx: Tx, parent: Run, ckpt_path: str | None) -> Checkpoint:

@@ -57,17 +57,26 @@ def attach(tx: Tx, run: Run, report: ReportRequest) -> tuple[Run, bool]:
     if report.session == current:
         return run, True
     if report.session is None:
-        if report.batch is not None:
-            raise InvalidInput(
-                "A batch is counted by the session that sends it; send the session, or no batch.",
-                errors=[{"pointer": "/session", "detail": "is required with a batch"}],
-            )
+        _refuse_batch(report)
         return run, True
     if report.session in sessions:
         raise stale(run)
     # A trainer without a session may begin to send one, unless it has counted its batches.
     if current is None and run.last_batch == 0:
         return runs.change(tx, run, sessions=dump([report.session])), True
+    return _replace_session(tx, run, report)
+
+
+def _refuse_batch(report: ReportRequest) -> None:
+    if report.batch is not None:
+        raise InvalidInput(
+            "A batch is counted by the session that sends it; send the session, or no batch.",
+            errors=[{"pointer": "/session", "detail": "is required with a batch"}],
+        )
+
+
+def _replace_session(tx: Tx, run: Run, report: ReportRequest) -> tuple[Run, bool]:
+    """Let a new session follow the current one, if that has closed or reports no more."""
     if run.finished:
         raise RunFinished("The trainer of this run has finished; nothing more is recorded.")
     wait = 0 if report.take_over or run.session_closed else QUIET_SECONDS - _silence(tx, run)

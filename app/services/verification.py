@@ -21,7 +21,7 @@ from app.domain.lifecycle import CheckpointState as State
 from app.domain.paths import CheckpointPath
 from app.domain.requests import VerifyRequest
 from app.errors import CheckpointUnreadable, NotFound
-from app.services import checkpoints, data_dirs, experiments, runs
+from app.services import checkpoints, data_dirs, experiments, runs, saves
 from app.storage.base import CheckpointStorage, Damaged, Manifest
 from app.storage.readers import Readers
 
@@ -61,7 +61,7 @@ def verify_files(
 def record_results(tx: Tx, findings: Sequence[VerificationResult]) -> list[Checkpoint]:
     """Make ready what is whole and lost what is not; return each checkpoint as it is then."""
     for finding in findings:
-        checkpoints.apply_verification(tx, *finding)
+        saves.apply_verification(tx, *finding)
     found = [checkpoints.get_by_path(tx, str(finding.path)) for finding in findings]
     return [each for each in found if each is not None]
 

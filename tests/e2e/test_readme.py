@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from app.domain.lifecycle import CheckpointState, Reason, RunStatus
-from app.domain.recipes import KEYS as RECIPE_KEYS
-from app.domain.recipes import parse_recipes
+from app.domain.recipe_file import KEYS as RECIPE_KEYS
+from app.domain.recipe_file import parse_recipes
 from app.settings import Settings
 from app.web import guide
 from tests.support.server import REPOSITORY, Server, wait_until

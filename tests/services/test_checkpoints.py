@@ -11,7 +11,7 @@ from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost, Conflict
-from app.services import checkpoints, endings, launches, marks, runs
+from app.services import checkpoints, endings, launches, marks, runs, saves
 from tests.support.database import Databases
 from tests.support.stage import RECIPES, Stage, manifest
 
@@ -28,7 +28,7 @@ async def judge(stage: Stage, found: Checkpoint, verdict: Manifest | str) -> Che
     """Verification has looked at a checkpoint as it is on record."""
     _, _, _, run, name = found.ckpt_path.split("/")
     path = CheckpointPath(found.experiment_id, run, name)
-    return await stage.db.write(checkpoints.apply_verification, path, found.sha256, verdict)
+    return await stage.db.write(saves.apply_verification, path, found.sha256, verdict)
 
 
 async def resumed(stage: Stage, run: Run) -> Run:
@@ -415,7 +415,7 @@ async def test_what_nobody_reported_was_saved_when_its_manifest_says(db: Databas
     ):  # fmt: skip
         path = CheckpointPath(run.experiment_id, run.id, name)
         found = manifest(step, name)._replace(created_at=created_at)
-        await db.write(checkpoints.apply_verification, path, None, found)
+        await db.write(saves.apply_verification, path, None, found)
     ready = await db.read(checkpoints.list_ready, run.id)
     assert [each.step for each in ready] == [3, 2, 1, 9]
     assert all(run.launched_at <= (each.saved_at or "") <= each.created_at for each in ready)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from app.db import chunks
 from app.db.sql import Tx
 from app.domain.lifecycle import RunStatus
-from app.domain.recipes import read_recipes
+from app.domain.recipe_file import read_recipes
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, ResumeRequest, RunRequest
 from app.errors import InvalidInput

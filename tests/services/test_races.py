@@ -19,7 +19,7 @@ from app.domain.evidence import Evidence
 from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost, ServiceError
-from app.services import checkpoints, endings, marks, retention, runs
+from app.services import checkpoints, endings, marks, retention, runs, saves
 from tests.support.database import postgresql_only
 from tests.support.server import wait_until
 from tests.support.stage import RECIPES, SAVED, Stage, manifest
@@ -75,7 +75,7 @@ async def test_a_checkpoint_found_good_while_the_run_ends_stays_good(
     await meet(
         db,
         database_url,
-        lambda tx: checkpoints.apply_verification(
+        lambda tx: saves.apply_verification(
             tx, CheckpointPath(run.experiment_id, run.id, "a"), announced.sha256, manifest(5)
         ),
         db.write(
@@ -119,7 +119,7 @@ async def test_what_a_cancel_falls_back_on_is_known_to_be_lost(
     await meet(
         db,
         database_url,
-        lambda tx: checkpoints.apply_verification(
+        lambda tx: saves.apply_verification(
             tx, CheckpointPath(run.experiment_id, run.id, SAVED), saved.sha256, "Bit rot."
         ),
         db.write(

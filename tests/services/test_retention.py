@@ -16,7 +16,7 @@ from app.domain.lifecycle import RunStatus
 from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import Busy, CheckpointLost, CheckpointUnreadable
-from app.services import checkpoints, launches, marks, retention, runs, verification
+from app.services import checkpoints, launches, marks, retention, runs, saves, verification
 from app.settings import Settings
 from app.storage import data_dir as data_dir_file
 from app.storage import get_storage
@@ -144,7 +144,7 @@ async def test_a_promise_that_was_found_before_the_saves_before_it_were_reported
     run = await trained(stage, 1)
     await db.write(runs.cancel, run.id)
     path = CheckpointPath(run.experiment_id, run.id, "cancel-1")
-    await db.write(checkpoints.apply_verification, path, None, manifest(4))
+    await db.write(saves.apply_verification, path, None, manifest(4))
 
     await stage.saves(run, "s2", 2, content="2")
     await stage.saves(run, "s3", 3, content="3")
@@ -375,7 +375,7 @@ async def test_what_was_deleted_is_told_apart_from_what_was_lost(db: Database) -
     run = await trained(stage, 3)
     s2 = await stage.named(run, "s2")
     path = CheckpointPath(run.experiment_id, run.id, "s2")
-    await db.write(checkpoints.apply_verification, path, s2.sha256, "It is damaged.")
+    await db.write(saves.apply_verification, path, s2.sha256, "It is damaged.")
     await db.write(retention.delete, run.id, 1)
     states = {each.ckpt_path.rsplit("/", 1)[1]: each.state for each in await stage.checkpoints(run)}
     assert states == {"s1": "deleted", "s2": "lost", "s3": "ready"}

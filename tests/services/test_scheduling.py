@@ -14,7 +14,8 @@ from app.db.sql import Statement
 from app.db.tables import Run
 from app.domain.evidence import Evidence
 from app.domain.ids import seconds_between, timestamp
-from app.domain.recipes import Recipe, RecipeError, parse_recipes
+from app.domain.recipe_file import parse_recipes
+from app.domain.recipes import Recipe, RecipeError
 from app.domain.requests import RunRequest
 from app.services import endings
 from app.supervisor import retrying

@@ -14,7 +14,7 @@ from app.db.connect import connect
 from app.db.cursors import Order, Window
 from app.db.database import Database
 from app.db.sql import Tx
-from app.domain.recipes import read_recipes
+from app.domain.recipe_file import read_recipes
 from app.domain.requests import ExperimentRequest, RunRequest
 from app.domain.texts import fold
 from app.errors import Timeout

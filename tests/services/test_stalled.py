@@ -15,7 +15,8 @@ import pytest
 from app.agent.mailbox import ExitRecord
 from app.db.database import Database
 from app.db.tables import Run
-from app.domain.recipes import Recipe, RecipeError, StallAction, parse_recipes
+from app.domain.recipe_file import parse_recipes
+from app.domain.recipes import Recipe, RecipeError, StallAction
 from app.errors import Unavailable
 from app.launchers.base import JobState, JobStatus
 from app.services import endings, progress, runs

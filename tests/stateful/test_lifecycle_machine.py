@@ -37,7 +37,7 @@ from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.errors import RunFinished, SessionActive, StaleAttempt
 from app.main import create_app
-from app.services import checkpoints, endings, events, launches, promises, runs, sessions
+from app.services import checkpoints, endings, events, launches, promises, runs, saves, sessions
 from app.settings import Settings
 from tests.support.database import postgresql_heavy
 from tests.support.stage import Stage, manifest
@@ -344,7 +344,7 @@ class Lifecycle(RuleBasedStateMachine):
         source = next((s for s in found if s.stored.state in ("ready", "empty", "declared")), None)
         if source is not None and source.stored.state == "declared":  # it is not there
             path = paths.parse(source.stored.ckpt_path)
-            self.world.do(checkpoints.apply_verification, path, None, "It is not there.")
+            self.world.do(saves.apply_verification, path, None, "It is not there.")
             self.known(str(path)).own_state, source = "lost", None
         if source is None and run.source is not None:
             assert run.source.state == "lost"
@@ -435,7 +435,7 @@ class Lifecycle(RuleBasedStateMachine):
         (hurt, *_) = [each for each in run.saved.values() if is_file(each)]
         path = CheckpointPath(self.stage.experiment, run.id, hurt.name)
         expected = manifest(hurt.step or 0).sha256
-        self.world.do(checkpoints.apply_verification, path, expected, "It vanished.")
+        self.world.do(saves.apply_verification, path, expected, "It vanished.")
         hurt.own_state = "lost"
 
     # Trainers.
@@ -499,7 +499,7 @@ class Lifecycle(RuleBasedStateMachine):
         if run.recipe is not None and seen:
             path = CheckpointPath(row.experiment_id, run.id, name)
             verdict = manifest(step) if good else "It is damaged."
-            self.world.do(checkpoints.apply_verification, path, sha256, verdict)
+            self.world.do(saves.apply_verification, path, sha256, verdict)
             state = "ready" if good else "lost"
         known = run.saved.setdefault(name, Saved(name, state, step))
         self.saves += 1

@@ -22,7 +22,7 @@ from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, RunRequest
-from app.services import checkpoints, endings, events, experiments, launches, reports, runs
+from app.services import checkpoints, endings, events, experiments, launches, reports, runs, saves
 
 RECIPES = {"tiny": Recipe("tiny", ("true",))}
 SAVED = "step-000005"
@@ -83,9 +83,7 @@ class Stage:
         await self.report(run, checkpoints=[{"name": name, "step": step, "sha256": sha256}])
         if run.recipe is not None:
             path = CheckpointPath(run.experiment_id, run.id, name)
-            await self.db.write(
-                checkpoints.apply_verification, path, sha256, manifest(step, content)
-            )
+            await self.db.write(saves.apply_verification, path, sha256, manifest(step, content))
 
     async def ends(self, run: Run, **evidence: Any) -> Run:
         """The trainer is gone; its promised checkpoints that are not ready are not there."""

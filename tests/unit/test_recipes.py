@@ -5,14 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.domain.recipes import (
-    BUILT_IN,
-    DEFAULT_ENV_ALLOW,
-    Recipe,
-    RecipeError,
-    parse_recipes,
-    read_recipes,
-)
+from app.domain.recipe_file import parse_recipes, read_recipes
+from app.domain.recipes import BUILT_IN, DEFAULT_ENV_ALLOW, Recipe, RecipeError
 from app.domain.recipes import build_environment as build
 from app.domain.resources import Resources
 

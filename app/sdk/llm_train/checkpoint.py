@@ -134,17 +134,22 @@ def commit(
             stream.flush()
             os.fsync(stream.fileno())
         os.fsync(root)
+    final = _rename_to_free(temporary, name)
+    fsync_directory(final.parent)
+    return final, manifest
 
+
+def _rename_to_free(temporary: Path, name: str) -> Path:
+    """Give the directory the first of the candidate names that is free; return its new path."""
     for candidate in candidate_names(name):
         final = temporary.with_name(candidate)
         try:
             temporary.rename(final)
-            break
+            return final
         except OSError as error:  # rename itself decides, so two writers cannot both win
             if error.errno not in TAKEN:
                 raise
-    fsync_directory(final.parent)
-    return final, manifest
+    raise AssertionError("unreachable")
 
 
 def candidate_names(name: str) -> Iterator[str]:

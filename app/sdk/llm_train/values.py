@@ -100,8 +100,7 @@ def _to_json(value: Any, depth: int, room: list[int]) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, enum.Enum):
-        named = value.value if isinstance(value.value, str | int | float) else value.name
-        return _to_json(named, depth, room)
+        value = value.value if isinstance(value.value, str | int | float) else value.name
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, int):
