@@ -166,7 +166,7 @@ def test_reports_that_would_fill_memory_are_held_back_before_they_are_read(
     assert int(answer.headers["Retry-After"]) >= 1
     assert trainer.status()["status"] == "queued", "nothing was done"
     trainer.report(step=1)
-    assert api.app.state.inflow._held == 0
+    assert api.app.state.inflow.held == 0
 
 
 def test_one_run_that_sends_many_reports_at_once_does_not_keep_the_others_out(
@@ -257,7 +257,7 @@ def test_a_sender_that_hangs_does_not_keep_the_others_out(
     headers = {"Authorization": f"Bearer {trainer.run['run_token']}"}
     answer = api.send("POST", path, content=never_whole(), headers=headers)
     assert (answer.status_code, "send it again" in answer.text) == (429, True)
-    assert api.app.state.inflow._held == 0
+    assert api.app.state.inflow.held == 0
     assert trainer.status()["status"] == "queued", "nothing was done"
 
 
