@@ -306,7 +306,7 @@ def test_operators_verify_and_prune_from_the_command_line(tmp_path: Path) -> Non
     assert code == 1 and [line.split()[0] for line in lines] == ["unreadable"] * 3
     assert all("could not be read: " in line for line in lines)
     code, (line,) = llm_train("prune", "--keep", "0")
-    assert code == 2 and "argument --keep: '0' is not a whole number from 1" in line
+    assert code == 2 and "'0' is not a whole number from 1" in line
     place.unlink()
     place.with_name("aside").rename(place)
     code, lines = llm_train("verify", service.experiment)

@@ -78,4 +78,4 @@ def test_export_schema_prints_the_file_in_the_repository(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["demo", "--help"]])
 def test_help_is_an_answer(tmp_path: Path, arguments: list[str]) -> None:
-    assert llm_train(tmp_path, *arguments).startswith("usage: llm-train")
+    assert llm_train(tmp_path, *arguments).startswith("Usage: llm-train")

@@ -10,7 +10,7 @@ from configparser import RawConfigParser
 from pathlib import Path
 from typing import Any
 
-from app.cli.main import _parser
+from app.cli.main import cli
 from app.settings import Settings
 from app.version import VERSION
 from app.web import guide
@@ -30,7 +30,10 @@ def block(language: str) -> str:
 def check_command(words: list[str]) -> None:
     """Fail unless these words are a command that an install brings."""
     assert Path(words[0]).name in PROJECT["scripts"]
-    _parser().parse_args(words[1:])
+    context = cli.make_context("llm-train", words[1:])
+    name, command, rest = cli.resolve_command(context, context._protected_args + context.args)
+    assert command is not None
+    command.make_context(name, rest, parent=context)
 
 
 def test_the_systemd_unit_starts_the_service_and_spares_its_trainers(tmp_path: Path) -> None:

@@ -1,0 +1,29 @@
+"""Commands that serve: `serve`, `demo`."""
+
+import click
+
+PORT = click.option("--port", type=int, help="Instead of LLM_TRAIN_PORT (8000).")
+
+
+def _overrides(port: int | None) -> dict[str, object]:
+    return {} if port is None else {"port": port}
+
+
+@click.command()
+@PORT
+def serve(port: int | None) -> None:
+    """Serve REST and GraphQL; configure it by LLM_TRAIN_* variables."""
+    from app import main
+
+    main.serve(main.load_settings(**_overrides(port)))
+
+
+@click.command()
+@PORT
+@click.option("--exit", "leave", is_flag=True, help="End when the story is told.")
+def demo(port: int | None, leave: bool) -> None:
+    """Serve, and watch a real language model train, stop, resume and be released."""
+    from app.cli.demo import run
+    from app.main import load_settings
+
+    run(load_settings(**_overrides(port)), stay=not leave)
