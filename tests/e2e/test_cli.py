@@ -76,6 +76,12 @@ def test_export_schema_prints_the_file_in_the_repository(tmp_path: Path) -> None
     assert commands.llm_train("export-schema", "--check", str(file)) == (0, "", "")
 
 
+def test_without_a_command_the_commands_are_shown() -> None:
+    done = commands.llm_train()
+    assert (done.status, done.out) == (2, "")
+    assert all(name in done.err for name in ("serve", "backup", "prune", "export-schema"))
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["demo", "--help"]])
 def test_help_is_an_answer(tmp_path: Path, arguments: list[str]) -> None:
     assert llm_train(tmp_path, *arguments).startswith("Usage: llm-train")

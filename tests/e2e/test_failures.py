@@ -236,7 +236,6 @@ def test_extras_that_are_not_installed_are_not_missed_by_the_service(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "status", "expected"),
     [
-        ([], 2, "Usage: llm-train"),
         (["train"], 2, "No such command 'train'"),
         (["serve", "--prot", "1"], 2, "No such option '--prot'"),
         (["serve", "--port", "x"], 2, "'--port': 'x' is not a valid integer"),
