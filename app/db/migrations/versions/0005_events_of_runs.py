@@ -1,12 +1,12 @@
 """An index for the events of a run.
 
-Revises: 0003
+Revises: 0004
 """
 
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
