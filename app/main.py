@@ -79,7 +79,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
             could be said in one line.
     """
     db = db or connect(settings.database_url, settings.database_connections)
-    recipes, tables = read_configuration(settings.recipes)
+    recipes, tables, stores = read_configuration(settings.recipes)
     app = FastAPI(
         title=service.NAME,
         version=VERSION,
@@ -94,7 +94,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.settings = settings
     app.state.recipes = recipes
     data_dir.make(settings.data_dir)
-    app.state.storage = get_storage(settings.storage, settings.data_dir)
+    app.state.storage = get_storage(settings.storage, settings.data_dir, stores)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
     app.state.uploads = Uploads(app.state.storage, settings.max_upload_bytes)
@@ -190,7 +190,9 @@ def prepare(settings: Settings) -> FastAPI:
         place = settings.data_dir.absolute()
         if runs_are := db.look(data_dirs.get_foreign, data_dir.identity(place)):
             sys.exit(f"llm-train: {describe_wrong_data_dir(place, runs_are)}")
-        return create_app(settings, db)
+        app = create_app(settings, db)
+        app.state.storage.prepare()
+        return app
     except RecipeError as error:
         sys.exit(f"llm-train: LLM_TRAIN_RECIPES: {error}")
     except (ServiceError, ValueError) as error:

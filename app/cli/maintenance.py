@@ -15,7 +15,7 @@ from app.db.database import FEWEST, Database, InUse
 from app.db.tables import Checkpoint
 from app.domain import paths
 from app.domain.ids import is_id
-from app.domain.recipe_file import read_recipes
+from app.domain.recipe_file import read_configuration, read_recipes
 from app.domain.requests import VerifyRequest
 from app.errors import CheckpointUnreadable, NotFound, Unavailable
 from app.services import data_dirs, retention, verification
@@ -130,4 +130,5 @@ async def _database(settings: Settings, instead: str | None = None) -> AsyncIter
 
 
 def _storage(settings: Settings) -> CheckpointStorage:
-    return get_storage(settings.storage, settings.data_dir)
+    stores = read_configuration(settings.recipes).stores
+    return get_storage(settings.storage, settings.data_dir, stores)

@@ -28,6 +28,7 @@ from app.domain.recipes import (
     StallAction,
 )
 from app.domain.resources import Resources
+from app.domain.stores import StoreTable, parse_store
 
 LONGEST_CONFIGURED_PAUSE = 86_400.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -40,6 +41,7 @@ class Configuration(NamedTuple):
 
     recipes: Mapping[str, "Recipe"]
     launchers: Mapping[str, LauncherTable]
+    stores: Mapping[str, StoreTable]
 
 
 def read_recipes(file: Path | None) -> Mapping[str, Recipe]:
@@ -93,12 +95,14 @@ def parse_configuration(text: str, source: str) -> Configuration:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{source}: not valid TOML: {error}.") from error
     tables, launcher_tables = document.pop("recipes", {}), document.pop("launchers", {})
+    store_tables = document.pop("stores", {})
     if document:
         raise RecipeError(
-            f"{source}: {next(iter(document))}: unknown; use [recipes.NAME] and [launchers.NAME] "
-            "tables."
+            f"{source}: {next(iter(document))}: unknown; use [recipes.NAME], [launchers.NAME] and "
+            "[stores.NAME] tables."
         )
-    for key, value in (("recipes", tables), ("launchers", launcher_tables)):
+    kinds = {"recipes": tables, "launchers": launcher_tables, "stores": store_tables}
+    for key, value in kinds.items():
         if not isinstance(value, dict):
             raise RecipeError(f"{source}: {key}: must be a table of {key}.")
     launchers = {LOCAL: LauncherTable(LOCAL, LOCAL, {})}
@@ -117,7 +121,14 @@ def parse_configuration(text: str, source: str) -> Configuration:
                 f"{source}: [recipes.{name}] launcher: there is no [launchers.{wanted}]; "
                 f"there are: {', '.join(sorted(launchers))}."
             )
-    return Configuration(recipes, launchers)
+    stores = {}
+    for name, table in store_tables.items():
+        try:
+            _check_table(name, table)
+            stores[name] = parse_store(name, table)
+        except ValueError as error:
+            raise RecipeError(f"{source}: [stores.{name}] {error}.") from error
+    return Configuration(recipes, launchers, stores)
 
 
 def _check_table(name: str, table: Any) -> None:

@@ -6,28 +6,55 @@ what is between them and the event loop. `artifacts.py` keeps the other files of
 opens what a trainer can reach, for every room that reads a directory of a run.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, cast
 
+from app.domain.stores import StoreTable
 from app.storage.base import CheckpointStorage
 
 GROUP = "llm_train.storage"
-STORAGES = {"directory": "app.storage.directory:DirectoryStorage"}
+_BUCKET = "app.storage.buckets:open_storage"
+STORAGES = {
+    "directory": "app.storage.directory:DirectoryStorage",
+    **dict.fromkeys(("s3", "gs", "az", "abfs", "abfss"), _BUCKET),
+}
 """The built-in ones; those of other packages are found by entry point."""
 
 
-def get_storage(url: str, data_dir: Path) -> CheckpointStorage:
-    """Open the storage of a URL, such as "directory:". Raises ValueError for an unknown one."""
-    scheme = url.partition(":")[0]
+def get_storage(
+    wanted: str, data_dir: Path, stores: Mapping[str, StoreTable] | None = None
+) -> CheckpointStorage:
+    """Open the storage of a URL, such as "directory:", or of one of the configured `stores`.
+
+    Raises ValueError for an unknown one, and for one that cannot be opened.
+    """
+    table = (stores or {}).get(wanted)
+    url, options = (wanted, {}) if table is None else (table.url, dict(table.options))
+    scheme, colon, _ = url.partition(":")
     opener: Any = None
-    if scheme in STORAGES:
-        module, _, attribute = STORAGES[scheme].partition(":")
-        opener = getattr(import_module(module), attribute)
+    if scheme in STORAGES and colon:
+        opener = _load(STORAGES[scheme])
     for found in () if opener else entry_points(group=GROUP, name=scheme):
         opener = found.load()
     if opener is None:
         known = sorted({*STORAGES, *entry_points(group=GROUP).names})
-        raise ValueError(f"LLM_TRAIN_STORAGE: {url!r} begins with none of {', '.join(known)}")
-    return cast(CheckpointStorage, opener(url, data_dir))
+        names = "".join(f", [stores.{name}]" for name in stores or ())
+        raise ValueError(
+            f"LLM_TRAIN_STORAGE: {wanted!r} begins with none of {', '.join(known)}{names}"
+        )
+    return cast(CheckpointStorage, opener(url, data_dir, **options))
+
+
+def _load(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as missing:
+        if missing.name != "obstore":
+            raise
+        raise ValueError(
+            "LLM_TRAIN_STORAGE: object stores need a package: pip install 'llm-train-api[s3]'"
+        ) from None

@@ -14,13 +14,17 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+from urllib.parse import quote, unquote
 
 from llm_train.descriptors import CHUNK
 from llm_train.manifest import CheckpointError, check_path
 
 from app.errors import Conflict, InvalidInput, NotFound, Unavailable
 from app.storage import files
+
+if TYPE_CHECKING:  # the extra [s3] may not be installed
+    from app.storage.objects import Bucket
 
 _DRAFT = ".part-"
 
@@ -188,6 +192,75 @@ def _answering(path: str) -> Iterator[None]:
         ) from error
 
 
-def open_artifacts(url: str, data_dir: Path) -> ArtifactStorage:
-    """Return the artifacts beside the checkpoints of the storage with this URL."""
-    return DirectoryArtifacts(data_dir)
+class BucketArtifacts:
+    """Implements `ArtifactStorage` in a bucket, under `artifacts/`."""
+
+    def __init__(self, bucket: "Bucket") -> None:
+        self._bucket = bucket
+
+    def put(self, owner: Owner, file: str, content: Iterable[bytes]) -> int:
+        key = self._key(owner, file)
+        self._check_free(owner, file)
+        size = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal size
+            for piece in content:
+                size += len(piece)
+                yield piece
+
+        self._bucket.put_stream(key, counted())
+        return size
+
+    def _check_free(self, owner: Owner, file: str) -> None:
+        """Raise Conflict where a folder has the name, or a file that of a folder on the way."""
+        names = file.split("/")
+        parents = ["/".join(names[:count]) for count in range(1, len(names))]
+        is_below = any(self._bucket.head(self._key(owner, parent)) for parent in parents)
+        if is_below or self._bucket.entries(self._key(owner, file)):
+            raise Conflict(f"{file!r:.200} is a folder, or a file is on the way to it.")
+
+    def size(self, owner: Owner, file: str) -> int:
+        found = self._bucket.head(self._key(owner, file))
+        if found is None:
+            raise NotFound(f"There is no artifact {file!r:.200}.")
+        return found.size
+
+    def read(self, owner: Owner, file: str, offset: int = 0) -> Iterator[bytes]:
+        if offset >= self.size(owner, file):  # a range that begins at the end is refused
+            return
+        try:
+            yield from self._bucket.stream(self._key(owner, file), offset)
+        except FileNotFoundError:
+            raise NotFound(f"There is no artifact {file!r:.200}.") from None
+
+    def list_folder(self, owner: Owner, folder: str = "") -> list[Artifact]:
+        top = self._key(owner, folder) if folder else _top(owner)
+        prefix = f"{folder}/" if folder else ""
+        found: dict[str, Artifact] = {}
+        for key, entry in self._bucket.entries(top).items():
+            name, is_below, _ = unquote(key.removeprefix(f"{top}/")).partition("/")
+            found[name] = Artifact(prefix + name, 0 if is_below else entry.size, bool(is_below))
+        return [found[name] for name in sorted(found)]
+
+    def delete(self, owner: Owner, path: str) -> None:
+        key = self._key(owner, path)
+        self._bucket.delete([key, *self._bucket.entries(key)])
+
+    def _key(self, owner: Owner, path: str) -> str:
+        return f"{_top(owner)}/{'/'.join(map(_quoted, check(path)))}"
+
+
+def _top(owner: Owner) -> str:
+    return f"artifacts/{owner.experiment_id}/{owner.run_id}"
+
+
+def _quoted(name: str) -> str:
+    """Return a name as it stands in a key: stores and URLs take other characters for something."""
+    return quote(name, safe=" !'()*+,=@")
+
+
+def open_artifacts(storage: object, data_dir: Path) -> ArtifactStorage:
+    """Return the artifacts beside the checkpoints of a storage: in its bucket, if it has one."""
+    bucket = getattr(storage, "bucket", None)
+    return DirectoryArtifacts(data_dir) if bucket is None else BucketArtifacts(bucket)

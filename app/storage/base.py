@@ -44,6 +44,7 @@ __all__ = [
     "Draft",
     "Incomplete",
     "Manifest",
+    "Transfer",
     "is_key",
 ]
 
@@ -73,6 +74,15 @@ class Incomplete(Damaged):
         self.files = files
 
 
+class Transfer(NamedTuple):
+    """A piece of a file, and the URL that takes it (PUT) or has it (GET), for a while."""
+
+    file: str
+    offset: int
+    size: int
+    url: str
+
+
 class Draft(NamedTuple):
     """A checkpoint that is being written. With its path, `key` is all that names it."""
 
@@ -96,6 +106,12 @@ class CheckpointStorage(Protocol):
     cannot answer now (it is away, no descriptors are left, access is denied): nothing may be
     concluded from that.
     """
+
+    def prepare(self) -> None:
+        """Check, once when a server starts, that the storage can keep checkpoints.
+
+        Raises ValueError with one sentence if it cannot.
+        """
 
     def begin(self, path: CheckpointPath, key: str | None = None) -> Draft:
         """Start a checkpoint that is to be committed under `path`.
@@ -173,3 +189,23 @@ class CheckpointStorage(Protocol):
         """Return the directory in which a trainer of this machine saves the checkpoints of a
         run, or finds the one called `name`. None: it must read and write through the service.
         """
+
+    def stage(self, experiment_id: str, run_id: str, source: CheckpointPath | None) -> None:
+        """Make `location` fit for a trainer that is about to start on this machine.
+
+        Names that are taken are taken there, too, and the checkpoint that it starts from is there.
+        Raises Damaged if that one is not what was committed.
+        """
+
+    def sign_uploads(self, draft: Draft, content: bytes) -> list[Transfer] | None:
+        """Return where a trainer without credentials puts what the storage lacks of a draft.
+
+        `content` is the manifest that will be committed. None: the storage has no such URLs.
+        Raises Damaged for what is no manifest, and for a draft that does not exist.
+        """
+
+    def sign_downloads(self, path: CheckpointPath) -> list[Transfer] | None:
+        """Return where the pieces of a checkpoint are had without credentials, or None."""
+
+    def clean_up(self) -> None:
+        """Do what can wait, every few minutes: remove what nobody will commit, and the like."""

@@ -52,6 +52,9 @@ class DirectoryStorage:
         self._data_dir = data_dir.absolute()
         self._top = self._data_dir / "ckpts"
 
+    def prepare(self) -> None:
+        """Do nothing: `data_dir.make` has looked at the directory."""
+
     def begin(self, path: CheckpointPath, key: str | None = None) -> Draft:
         draft = Draft(path, secrets.token_hex(4) if key is None else key)
         with _answering(path, "written"):
@@ -205,6 +208,83 @@ class DirectoryStorage:
     def location(self, experiment_id: str, run_id: str, name: str | None = None) -> str | None:
         directory = self._top / experiment_id / run_id
         return str(directory if name is None else directory / name)
+
+    def stage(self, experiment_id: str, run_id: str, source: CheckpointPath | None) -> None:
+        """Do nothing: everything is at its location."""
+
+    def sign_uploads(self, draft: Draft, content: bytes) -> None:
+        """Return None: trainers elsewhere send files through the service."""
+
+    def sign_downloads(self, path: CheckpointPath) -> None:
+        """Return None, as `sign_uploads`."""
+
+    def clean_up(self) -> None:
+        """Do nothing: drafts are removed with the attempt that they are of."""
+
+    # ------------------------------------- copies of what is in a store (staged.py)
+
+    def list_runs(self) -> list[tuple[str, str]]:
+        """Return the experiment and run of every directory of checkpoints, sorted."""
+        with _answering("The data directory"), suppress(FileNotFoundError):
+            return sorted(
+                (run.parent.name, run.name) for run in self._top.glob("*/*") if run.is_dir()
+            )
+        return []
+
+    def is_whole(self, path: CheckpointPath) -> bool:
+        """Return True if all files of the manifest are there, in their sizes."""
+        try:
+            with _answering(path), self._open_run(path) as run, files.inner(run, path.name) as top:
+                listed = checkpoint.load(self._directory(path), run).files
+                return all(_size(top, file.path) == file.size for file in listed)
+        except Damaged:
+            return False
+
+    def modified_at(self, path: CheckpointPath) -> float:
+        """Return when the checkpoint was committed here, in seconds since 1970."""
+        with _answering(path), self._open_run(path) as run, files.inner(run, path.name) as top:
+            return os.stat(MANIFEST, dir_fd=top, follow_symlinks=False).st_mtime
+
+    def strip(self, path: CheckpointPath) -> None:
+        """Remove all files of a checkpoint but manifest.json, which keeps its name taken."""
+        with _answering(path, "removed"), self._open_run(path) as run:
+            for top, folders, names, opened in os.fwalk(path.name, topdown=False, dir_fd=run):
+                for name in names:
+                    if (top, name) != (path.name, MANIFEST):
+                        os.unlink(name, dir_fd=opened)
+                for name in folders:
+                    with suppress(NotADirectoryError):  # a link to a directory
+                        os.rmdir(name, dir_fd=opened)
+                        continue
+                    os.unlink(name, dir_fd=opened)
+
+    def put_stub(self, path: CheckpointPath, content: bytes) -> None:
+        """Take a name, as `strip` leaves it; one that is taken stays what it is."""
+        draft = self.begin(path, "stub")
+        with _answering(path, "written"), self._open_run(path) as run:
+            temporary = self._temporary(draft).name
+            with files.inner(run, temporary) as folder:
+                files.write(folder, MANIFEST, content)
+            try:
+                os.rename(temporary, path.name, src_dir_fd=run, dst_dir_fd=run)
+            except OSError as error:
+                shutil.rmtree(temporary, dir_fd=run)
+                if error.errno not in checkpoint.TAKEN:
+                    raise
+
+    def restore(self, draft: Draft, content: bytes) -> None:
+        """Commit a draft under its very name, in the place of what `strip` has left of it."""
+        path, manifest = draft.path, parse(content)
+        with _answering(path, "written"):
+            with self._open_draft(draft) as folder:
+                _complete(folder, manifest, content)
+            with self._open_run(path) as run:
+                if files.exists(run, path.name) and _digest(run, path.name) == manifest.sha256:
+                    os.rename(path.name, f"{_TRASH}{path.name}", src_dir_fd=run, dst_dir_fd=run)
+                temporary = self._temporary(draft).name
+                os.rename(temporary, path.name, src_dir_fd=run, dst_dir_fd=run)
+                os.fsync(run)
+                _remove(run, f"{_TRASH}{path.name}")
 
     def _directory(self, path: CheckpointPath) -> Path:
         return self._top / path.experiment_id / path.run_id / path.name

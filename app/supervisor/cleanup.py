@@ -10,6 +10,7 @@ from app.supervisor.state import SupervisorState
 
 EVERY_SECONDS = 600.0
 _ABOUT = "retention"
+_STORAGE = "the storage's housekeeping"
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ async def clean_up(state: SupervisorState) -> None:
         state.over_limit |= await state.db.scan(retention.over_limit, limits)
         state.pending_deletion = True
         state.cleaned_up_at = time.monotonic()
+        if _STORAGE not in state.jobs:
+            state.start_job(_STORAGE, state.run_reader(state.storage.clean_up))
     for run_id, number in list(state.over_limit.items()):
         state.pending_deletion |= bool(await state.db.write(retention.delete, run_id, number))
         # Only now: a write that was rejected (Busy, a full disk) is tried again next time.

@@ -11,6 +11,7 @@ from llm_train.arguments import BadArgument
 
 from app.db.sql import load
 from app.db.tables import Run
+from app.domain import paths
 from app.domain.evidence import Evidence
 from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
@@ -82,6 +83,9 @@ async def _claim_and_launch(
     if not uses_files(state.launcher(run)):
         await _submit(state, run, recipe, source, detail)
         return
+    ready = source is not None and source.stored.state == State.READY
+    start_from = paths.parse(source.stored.ckpt_path) if source and ready else None
+    await state.run_reader(state.storage.stage, run.experiment_id, run.id, start_from)
     spec = launch_config.spec(state, run, recipe, allocation.gpus, source)
     await asyncio.to_thread(launch_config.write_spec, state.run_dir(run.id), spec)
     failpoint("launch.before_claim")

@@ -15,6 +15,7 @@ from app.db.database import Database
 from app.db.sql import load
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.paths import CheckpointPath
+from app.domain.recipe_file import read_configuration
 from app.domain.recipes import LOCAL, Recipe
 from app.domain.resources import Allocation, Capacity, Reservations, Resources
 from app.launchers.base import JobStatus, Key, Launcher, Unreachable
@@ -175,7 +176,8 @@ class SupervisorState:
 
     def __post_init__(self) -> None:
         self.ticked_at = self.clock()
-        self.storage = get_storage(self.settings.storage, self.settings.data_dir)
+        stores = read_configuration(self.settings.recipes).stores
+        self.storage = get_storage(self.settings.storage, self.settings.data_dir, stores)
 
     def begin_tick(self, leads: bool) -> None:
         """Begin a tick. A server that no longer leads forgets everything."""

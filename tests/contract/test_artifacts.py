@@ -11,13 +11,16 @@ from app.errors import Conflict, InvalidInput, NotFound, Unavailable
 from app.storage.artifacts import Artifact, ArtifactStorage, Owner, open_artifacts
 from app.storage.readers import Readers
 from app.storage.streams import BUFFER_BYTES, drain, pour
+from tests.support.buckets import make_bucket, staged_in
 
 OWNER = Owner("exp_0a", "run_0b")
 
 
-@pytest.fixture
-def artifacts(tmp_path: Path) -> ArtifactStorage:
-    return open_artifacts("directory:", tmp_path / "data")
+@pytest.fixture(params=["directory", "bucket"])
+def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStorage:
+    data_dir = tmp_path / "data"
+    storage = None if request.param == "directory" else staged_in(make_bucket(), data_dir)
+    return open_artifacts(storage, data_dir)
 
 
 def test_a_file_is_put_read_listed_and_deleted(artifacts: ArtifactStorage) -> None:
@@ -72,13 +75,25 @@ def test_a_hostile_path_is_refused(artifacts: ArtifactStorage, path: str) -> Non
             ask()
 
 
-def test_a_file_is_no_folder_and_a_link_leads_nowhere(tmp_path: Path) -> None:
-    artifacts = open_artifacts("directory:", tmp_path / "data")
+def test_a_file_is_no_folder(artifacts: ArtifactStorage) -> None:
     artifacts.put(OWNER, "a/b", [b"x"])
     with pytest.raises(Conflict):
         artifacts.put(OWNER, "a", [b"x"])
     with pytest.raises(Conflict):
         artifacts.put(OWNER, "a/b/c", [b"x"])
+
+
+@pytest.mark.parametrize("name", ["a b.txt", "100%.txt", "ü/ö.bin", "#?&.md", "%2e%2e"])
+def test_any_name_is_kept(artifacts: ArtifactStorage, name: str) -> None:
+    artifacts.put(OWNER, name, [b"x"])
+    folder = name.rpartition("/")[0]
+    assert artifacts.list_folder(OWNER, folder) == [Artifact(name, 1)]
+    assert b"".join(artifacts.read(OWNER, name)) == b"x"
+
+
+def test_a_link_leads_nowhere(tmp_path: Path) -> None:
+    artifacts = open_artifacts(None, tmp_path / "data")
+    artifacts.put(OWNER, "a/b", [b"x"])
     outside = tmp_path / "outside"
     outside.write_text("secret")
     folder = tmp_path / "data" / "artifacts" / OWNER.experiment_id / OWNER.run_id / "a"
@@ -91,7 +106,7 @@ def test_a_file_is_no_folder_and_a_link_leads_nowhere(tmp_path: Path) -> None:
 def test_a_disk_that_fails_is_no_missing_file(tmp_path: Path) -> None:
     (tmp_path / "artifacts").symlink_to(tmp_path / "artifacts")
     with pytest.raises(Unavailable):
-        open_artifacts("directory:", tmp_path).size(OWNER, "model.txt")
+        open_artifacts(None, tmp_path).size(OWNER, "model.txt")
 
 
 async def _body(pieces: int, sent: list[int], fail: bool = False) -> AsyncIterator[bytes]:
@@ -122,7 +137,7 @@ def test_a_body_streams_into_a_call_that_blocks_and_waits_for_it() -> None:
 
 
 def test_a_broken_body_ends_the_call_and_a_call_that_fails_ends_the_body(tmp_path: Path) -> None:
-    artifacts = open_artifacts("directory:", tmp_path)
+    artifacts = open_artifacts(None, tmp_path)
     sent: list[int] = []
 
     def fail(pieces: Iterator[bytes]) -> int:
@@ -144,7 +159,7 @@ def test_a_broken_body_ends_the_call_and_a_call_that_fails_ends_the_body(tmp_pat
 
 
 def test_a_file_streams_out_and_is_closed_when_nobody_wants_the_rest(tmp_path: Path) -> None:
-    artifacts, closed = open_artifacts("directory:", tmp_path), list[str]()
+    artifacts, closed = open_artifacts(None, tmp_path), list[str]()
     artifacts.put(OWNER, "a", [b"x" * (5 << 20)])
 
     def watched() -> Iterator[bytes]:

@@ -27,12 +27,15 @@ from app.storage.base import (
     Draft,
     Incomplete,
 )
+from app.storage.s3 import S3Storage
+from app.storage.staged import StagedStorage
 from app.storage.streams import Aborted
+from tests.support import buckets
 from tests.support.disk import exchange
 from tests.support.memory_storage import MemoryStorage
 
 PATH = CheckpointPath("exp_0a", "run_0b", "step-000100")
-STORAGES = ["directory", "memory"]
+STORAGES = ["directory", "memory", "bucket", "staged"]
 
 
 @pytest.fixture(params=STORAGES)
@@ -48,7 +51,14 @@ def storage(
     )
     monkeypatch.syspath_prepend(package.parent)
     importlib.invalidate_caches()
-    return get_storage(f"{request.param}:", tmp_path / "data")
+    data_dir = tmp_path / "data"
+    if request.param in ("bucket", "staged"):
+        bucket = buckets.make_bucket()
+        make = buckets.store_in if request.param == "bucket" else buckets.staged_in
+        return make(bucket, data_dir)
+    storage = get_storage(f"{request.param}:", data_dir)
+    storage.prepare()
+    return storage
 
 
 def save(
@@ -249,6 +259,9 @@ def damage(storage: CheckpointStorage, data_dir: Path, how: str) -> None:
         else:
             del files[MANIFEST if how == "no manifest" else "model.bin"]
         return
+    if isinstance(storage, S3Storage | StagedStorage):
+        buckets.damage(storage.bucket, how)
+        return
     directory = Path(storage.location(*PATH) or "")
     if how in ("changed", "extra"):
         (directory / ("model.bin" if how == "changed" else "more.bin")).write_bytes(b"W")
@@ -305,11 +318,12 @@ def test_a_server_that_dies_while_it_deletes_leaves_no_half_checkpoint(tmp_path:
 
 
 def test_a_wrong_url_says_what_there_is(tmp_path: Path, storage: CheckpointStorage) -> None:
-    with pytest.raises(ValueError, match="directory, memory"):
+    with pytest.raises(ValueError, match="directory, gs, memory, s3"):
         get_storage("floppy://a", tmp_path)
     with pytest.raises(ValueError, match="no place of its own"):
         get_storage("directory:/mnt", tmp_path)
 
 
 def test_every_built_in_storage_is_held_to_this_contract() -> None:
-    assert set(BUILT_IN) <= set(STORAGES)
+    of_buckets = {"s3", "gs", "az", "abfs", "abfss"}  # one class, here over a bucket in memory
+    assert set(BUILT_IN) == {*STORAGES[:1], *of_buckets}

@@ -33,6 +33,9 @@ class MemoryStorage:
         self.drafts: dict[Draft, Files] = {}
         self.committed: dict[CheckpointPath, Files] = {}
 
+    def prepare(self) -> None:
+        """Memory is always ready."""
+
     def begin(self, path: CheckpointPath, key: str | None = None) -> Draft:
         draft = Draft(path, secrets.token_hex(4) if key is None else key)
         if not is_key(draft.key):
@@ -128,6 +131,18 @@ class MemoryStorage:
 
     def location(self, experiment_id: str, run_id: str, name: str | None = None) -> str | None:
         return None
+
+    def stage(self, experiment_id: str, run_id: str, source: CheckpointPath | None) -> None:
+        """There is no location."""
+
+    def sign_uploads(self, draft: Draft, content: bytes) -> None:
+        """There are no URLs."""
+
+    def sign_downloads(self, path: CheckpointPath) -> None:
+        """There are no URLs."""
+
+    def clean_up(self) -> None:
+        """Drafts go with the process."""
 
     def _files(self, draft: Draft) -> Files:
         if draft not in self.drafts:

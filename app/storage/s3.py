@@ -1,0 +1,234 @@
+"""Checkpoints in an object store: what is committed. Drafts are in s3_drafts.py, keys in keys.py.
+
+A listing may lack what is there, so nothing is called missing without a request for its very key,
+and not while the bucket lacks the mark of this service: "not found" is also the answer of a bucket
+that was removed.
+"""
+
+import hashlib
+import itertools
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from llm_train.manifest import File
+
+from app.domain import paths
+from app.domain.paths import CheckpointPath
+from app.errors import CheckpointUnreadable
+from app.storage.base import MANIFEST, Damaged, Draft, Manifest, Transfer
+from app.storage.envelope import Envelope, Piece, parse_envelope
+from app.storage.keys import COMMITTED, DRAFT, draft_of, manifest_key, place_of, run_folder
+from app.storage.objects import Bucket, Entry
+from app.storage.s3_drafts import THREADS, URL_SECONDS, S3Drafts
+
+
+class S3Storage(S3Drafts):
+    """Implements `CheckpointStorage` in a bucket. `attested`: verify by checksums, not by bytes."""
+
+    def __init__(self, bucket: Bucket, mark: Path, *, attested: bool = False) -> None:
+        """`mark`: the file with the name that the bucket had when the service began with it."""
+        self.bucket, self.attested, self._mark = bucket, attested, mark
+
+    def prepare(self) -> None:
+        """Check that the bucket can keep checkpoints, and is the one that this service began with.
+
+        Raises ValueError in one sentence; CheckpointUnreadable if it cannot answer now, and it
+        could never before.
+        """
+        known = self._known()
+        try:
+            self.bucket.probe()
+            found = self.bucket.identity(None if known else secrets.token_hex(16))
+        except CheckpointUnreadable:
+            if known is None:
+                raise
+            return  # it was fine, and will be again
+        if known is None and found is not None:
+            self._mark.write_text(found)
+        elif found != known:
+            raise ValueError(
+                f"LLM_TRAIN_STORAGE: {self.bucket.url} is not the store that this service keeps "
+                f"its checkpoints in; if they were moved there, remove {self._mark}"
+            )
+
+    def _known(self) -> str | None:
+        try:
+            return self._mark.read_text()
+        except FileNotFoundError:
+            return None
+
+    def verify(self, path: CheckpointPath) -> Manifest:
+        envelope = self._require(path)
+        place = place_of(envelope.draft)
+        there = self.bucket.entries(place)
+        listed = {piece.key for pieces in envelope.pieces.values() for piece in pieces}
+        for key in sorted(there):
+            name = key.removeprefix(f"{place}/")
+            if name not in listed and name not in (DRAFT, COMMITTED):
+                raise Damaged(f"{name!r:.200} is not in the manifest.")
+        with ThreadPoolExecutor(THREADS) as pool:
+            work = [
+                pool.submit(self._verify_file, place, file, envelope.pieces[file.path], there)
+                for file in envelope.manifest.files
+            ]
+            try:
+                for future in work:
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        return envelope.manifest
+
+    def _verify_file(
+        self, place: str, file: File, pieces: list[Piece], there: dict[str, Entry]
+    ) -> None:
+        """Raise Damaged unless a file is what the manifest says."""
+        is_attested = self.attested
+        for piece in pieces:
+            key = f"{place}/{piece.key}"
+            entry = there.get(key)
+            if entry is None or entry.size != piece.size or entry.tag != piece.tag:
+                entry = self.bucket.head(key)  # the listing may be old
+            if entry is None:
+                self._require_in_place()
+                raise Damaged(f"{file.path!r:.200} is missing.")
+            if entry.size != piece.size:
+                raise Damaged(
+                    f"{file.path!r:.200} has {entry.size} bytes where {piece.size} were written."
+                )
+            is_attested &= piece.tag is not None and entry.tag == piece.tag
+        if is_attested:
+            return
+        digest = hashlib.sha256()
+        for content in self._stream(place, pieces, 0, file.path):
+            digest.update(content)
+        if digest.hexdigest() != file.sha256:
+            raise Damaged(f"{file.path!r:.200} is not what was written: SHA-256 differs.")
+
+    def manifest(self, path: CheckpointPath) -> Manifest:
+        return self._require(path).manifest
+
+    def size(self, path: CheckpointPath, most: int) -> int:
+        try:
+            found = self._load(path)
+        except (CheckpointUnreadable, Damaged):
+            return 0
+        return 0 if found is None else found.manifest.size_bytes
+
+    def exists(self, path: CheckpointPath) -> bool:
+        try:
+            if self.bucket.head(manifest_key(path)) is not None:
+                return True
+            return bool(self._orphans(path))
+        except CheckpointUnreadable:
+            return True
+
+    def read(self, path: CheckpointPath, file: str, offset: int = 0) -> Iterator[bytes]:
+        envelope = self._require(path)
+        if file == MANIFEST:
+            yield envelope.content[offset:]
+            return
+        if file not in envelope.pieces:
+            raise Damaged(f"There is no file {file!r:.200} in {path}.")
+        yield from self._stream(place_of(envelope.draft), envelope.pieces[file], offset, file)
+
+    def _stream(self, place: str, pieces: list[Piece], offset: int, file: str) -> Iterator[bytes]:
+        for piece in pieces:
+            if offset >= piece.size:
+                offset -= piece.size
+                continue
+            try:
+                yield from self.bucket.stream(f"{place}/{piece.key}", offset)
+            except FileNotFoundError:
+                self._require_in_place()
+                raise Damaged(f"{file!r:.200} is missing.") from None
+            offset = 0
+
+    def delete(self, path: CheckpointPath, sha256: str | None) -> None:
+        content = self.bucket.get(manifest_key(path))
+        if content is None:
+            self._remove_orphans(path)
+            return
+        try:
+            envelope = parse_envelope(path, content)
+        except Damaged:
+            self.bucket.delete([manifest_key(path)])
+            self._remove_orphans(path)
+            return
+        if envelope.manifest.sha256 != sha256:
+            return
+        # A draft again: after a crash in between the sweep finishes it.
+        marker = f"{place_of(envelope.draft)}/{DRAFT}"
+        self.bucket.put(marker, b"")
+        self.bucket.delete([manifest_key(path)])
+        self._remove_objects(envelope.draft)
+        self.bucket.delete([marker])
+
+    def _remove_orphans(self, path: CheckpointPath) -> None:
+        for draft in self._orphans(path):
+            self.bucket.put(f"{place_of(draft)}/{DRAFT}", b"")
+            self.abandon(draft)
+
+    def _orphans(self, path: CheckpointPath) -> list[Draft]:
+        """Return what was committed under a path and has no manifest any more."""
+        keys = self.bucket.entries(f"{run_folder(path)}/{path.name}")
+        marked = [draft_of(key) for key in keys if key.endswith(f"/{COMMITTED}")]
+        return [each for each in marked if each is not None and not self._is_committed(each)]
+
+    def list_run(self, experiment_id: str, run_id: str) -> list[CheckpointPath]:
+        prefix = f"ckpts/{experiment_id}/{run_id}"
+        names = [
+            key.split("/")[3]
+            for key in self.bucket.entries(prefix)
+            if key.count("/") == 4 and key.endswith(f"/{MANIFEST}")
+        ]
+        return [
+            CheckpointPath(experiment_id, run_id, name)
+            for name in sorted(names)
+            if paths.is_name(name)
+        ]
+
+    def is_in_place(self, data_dir: str) -> bool:
+        known = self._known()
+        return known is not None and self.bucket.identity() == known
+
+    def location(self, experiment_id: str, run_id: str, name: str | None = None) -> str | None:
+        return None
+
+    def stage(self, experiment_id: str, run_id: str, source: CheckpointPath | None) -> None:
+        """Do nothing: there is no location (staged.py)."""
+
+    def sign_downloads(self, path: CheckpointPath) -> list[Transfer]:
+        envelope = self._require(path)
+        place = place_of(envelope.draft)
+        found: list[tuple[str, int, Piece]] = []
+        for file, pieces in envelope.pieces.items():
+            starts = itertools.accumulate((piece.size for piece in pieces), initial=0)
+            found += [(file, at, piece) for at, piece in zip(starts, pieces, strict=False)]
+        keys = [f"{place}/{piece.key}" for _, _, piece in found]
+        urls = self.bucket.sign("GET", keys, URL_SECONDS)
+        return [
+            Transfer(file, at, piece.size, url)
+            for (file, at, piece), url in zip(found, urls, strict=True)
+        ]
+
+    def _require_in_place(self) -> None:
+        """Raise CheckpointUnreadable if the bucket is not the one that the service began with."""
+        known = self._known()
+        if known is not None and self.bucket.identity() != known:
+            raise CheckpointUnreadable(
+                f"{self.bucket.url} is not the store of this service any more.", retry_after=5
+            )
+
+    def _load(self, path: CheckpointPath) -> Envelope | None:
+        content = self.bucket.get(manifest_key(path))
+        return None if content is None else parse_envelope(path, content)
+
+    def _require(self, path: CheckpointPath) -> Envelope:
+        found = self._load(path)
+        if found is None:
+            self._require_in_place()
+            raise Damaged(f"There is no manifest at {path}.")
+        return found

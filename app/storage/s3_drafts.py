@@ -1,0 +1,287 @@
+"""Drafts in an object store: written, committed by one conditional put, or swept.
+
+Each draft has objects of its own, so nobody overwrites what another has committed. The put of the
+manifest is the commit; where `name` is taken, `name.2/manifest.json` lists the same objects, which
+stay where they are. Drafts that nobody committed go after a day.
+"""
+
+import itertools
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+from llm_train.checkpoint import candidate_names
+from llm_train.manifest import CheckpointError, File, check_path, parse
+
+from app.domain.paths import CheckpointPath
+from app.storage.base import (
+    MANIFEST,
+    Committed,
+    Damaged,
+    Draft,
+    Incomplete,
+    Manifest,
+    Transfer,
+    is_key,
+)
+from app.storage.envelope import Envelope, Piece, parse_envelope
+from app.storage.keys import (
+    COMMITTED,
+    DRAFT,
+    check_conflicts,
+    draft_of,
+    in_pieces,
+    manifest_key,
+    part_key,
+    parts_of,
+    place_of,
+    plan_objects,
+    run_folder,
+    slug_of,
+    slugs_of,
+)
+from app.storage.objects import Bucket, Entry
+
+DRAFT_SECONDS = 86_400.0
+"""For so long a draft may wait for its commit; the bucket or the service may be away."""
+THREADS = 4
+URL_SECONDS = 3600.0
+_CANDIDATES_MISSING = 3
+
+
+class S3Drafts:
+    """The half of `CheckpointStorage` that writes."""
+
+    bucket: Bucket
+
+    def begin(self, path: CheckpointPath, key: str | None = None) -> Draft:
+        draft = Draft(path, secrets.token_hex(8) if key is None else key)
+        if not is_key(draft.key):
+            raise Damaged(f"{draft.key!r:.200} is no key of a draft.")
+        self.bucket.put(f"{place_of(draft)}/{DRAFT}", b"")
+        return draft
+
+    def write(self, draft: Draft, file: str, content: Iterable[bytes], offset: int = 0) -> int:
+        try:
+            check_path(file)
+        except CheckpointError as error:
+            raise Damaged(sentence(error)) from None
+        place, slug = place_of(draft), slug_of(file)
+        there = self._list_draft(draft)
+        check_conflicts(slug, slugs_of(there, place))
+        parts = parts_of(there, place, slug)
+        start, head = self._cut(there, place, slug, offset)
+        # Before the new ones, so that of a transfer that breaks off a shorter file is left.
+        self.bucket.delete(key for key, at in parts.items() if at > start or not offset)
+        size, written = self._send(place, slug, start, itertools.chain((head,), content))
+        old = [*(key for key, at in parts.items() if at >= start), f"{place}/files/{slug}"]
+        self.bucket.delete(key for key in old if key in there and key not in written)
+        return size
+
+    def _list_draft(self, draft: Draft) -> dict[str, Entry]:
+        """Return the objects of a draft. Raises Damaged if there is none."""
+        if not is_key(draft.key):
+            raise Damaged(f"{draft.path} is not being written.")
+        there = self.bucket.entries(place_of(draft))
+        marker = f"{place_of(draft)}/{DRAFT}"
+        if marker not in there and self.bucket.head(marker) is None:
+            raise Damaged(f"{draft.path} is not being written.")
+        return there
+
+    def _cut(
+        self, there: dict[str, Entry], place: str, slug: str, offset: int
+    ) -> tuple[int, bytes]:
+        """Return where a file is written on from, at the beginning of an object, and the bytes
+        that come first. Raises Damaged if the file ends before `offset`."""
+        if not offset:
+            return 0, b""
+        whole = f"{place}/files/{slug}"
+        pieces = parts_of(there, place, slug) or ({whole: 0} if whole in there else {})
+        for key, start in pieces.items():
+            end = start + there[key].size
+            if offset == end and key != whole:
+                return offset, b""
+            if start <= offset <= end:
+                return start, (self.bucket.get(key) or b"")[: offset - start]
+        raise Damaged(f"{slug!r:.200} has fewer than {offset} bytes.")
+
+    def _send(
+        self, place: str, slug: str, start: int, content: Iterable[bytes]
+    ) -> tuple[int, set[str]]:
+        """Write a file from `start` on, in one object if it is small; return its size and keys."""
+        written: set[str] = set()
+        position, waiting = start, deque[Future[None]]()
+        with ThreadPoolExecutor(THREADS) as pool:
+            for piece, is_last in in_pieces(content):
+                is_whole = is_last and position == 0
+                key = f"{place}/files/{slug}" if is_whole else part_key(place, slug, position)
+                if piece or is_whole:
+                    waiting.append(pool.submit(self.bucket.put, key, piece))
+                    written.add(key)
+                position += len(piece)
+                while len(waiting) >= THREADS:
+                    waiting.popleft().result()
+            for future in waiting:
+                future.result()
+        return position, written
+
+    def commit(self, draft: Draft, content: bytes) -> Committed:
+        try:
+            manifest = parse(content)
+        except CheckpointError as error:
+            raise Damaged(sentence(error)) from None
+        if (done := self._find(draft, content)) is not None:
+            return done
+        there = self._list_draft(draft)
+        pieces = self._pieces(draft, manifest, there)
+        envelope = Envelope(draft, content, manifest, pieces)
+        path = self._publish(envelope)
+        place = place_of(draft)
+        listed = {f"{place}/{piece.key}" for found in pieces.values() for piece in found}
+        self.bucket.put(f"{place}/{COMMITTED}", b"")
+        self.bucket.delete([key for key in there if key not in listed] + [f"{place}/{DRAFT}"])
+        return Committed(path, manifest)
+
+    def _find(self, draft: Draft, content: bytes) -> Committed | None:
+        """Return what was committed of a draft, whose answer was lost."""
+        for name in candidate_names(draft.path.name):
+            path = draft.path._replace(name=name)
+            stored = self.bucket.get(manifest_key(path))
+            if stored is None:
+                return None
+            with suppress(Damaged):  # somebody else's, which has the name
+                found = parse_envelope(path, stored)
+                if found.draft == draft and found.content == content:
+                    return Committed(path, found.manifest)
+        raise AssertionError("there is always another name")
+
+    def _publish(self, envelope: Envelope) -> CheckpointPath:
+        """Create the manifest under the first name that is free: this is the commit."""
+        content = envelope.dump()
+        for name in candidate_names(envelope.draft.path.name):
+            path = envelope.draft.path._replace(name=name)
+            if self.bucket.create(manifest_key(path), content):
+                return path
+            # A put whose answer was lost looks like a defeat.
+            if self.bucket.get(manifest_key(path)) == content:
+                return path
+        raise AssertionError("there is always another name")
+
+    def _pieces(
+        self, draft: Draft, manifest: Manifest, there: dict[str, Entry]
+    ) -> dict[str, list[Piece]]:
+        """Return the objects of each file. Raises Incomplete."""
+        place = place_of(draft)
+        names = {file.path for file in manifest.files}
+        for name in names:
+            check_conflicts(name, names)
+        found = {file.path: self._pieces_of(place, file, there) for file in manifest.files}
+        if wrong := [path for path, pieces in found.items() if pieces is None]:
+            raise Incomplete(wrong)
+        return {path: pieces for path, pieces in found.items() if pieces is not None}
+
+    def _pieces_of(self, place: str, file: File, there: dict[str, Entry]) -> list[Piece] | None:
+        slug, parts, end = slug_of(file.path), list[Piece](), 0
+        for key, start in parts_of(there, place, slug).items():
+            if start == end:
+                parts.append(Piece(key.removeprefix(f"{place}/"), there[key].size, there[key].tag))
+                end += there[key].size
+        if parts and end == file.size:
+            return parts
+        key = f"{place}/files/{slug}"
+        whole = there.get(key) or self.bucket.head(key)
+        if whole is None or whole.size != file.size:
+            return None
+        return [Piece(f"files/{slug}", whole.size, whole.tag)]
+
+    def abandon(self, draft: Draft) -> None:
+        if not is_key(draft.key):
+            return
+        marker = f"{place_of(draft)}/{DRAFT}"
+        if self.bucket.head(marker) is None:
+            return
+        if self._is_committed(draft):  # by a server that died before it could say so
+            self.bucket.put(f"{place_of(draft)}/{COMMITTED}", b"")
+        else:
+            self._remove_objects(draft)
+        self.bucket.delete([marker])
+
+    def _remove_objects(self, draft: Draft) -> None:
+        marker = f"{place_of(draft)}/{DRAFT}"
+        self.bucket.delete(key for key in self.bucket.entries(place_of(draft)) if key != marker)
+
+    def _is_committed(self, draft: Draft) -> bool:
+        """Return True if a manifest lists the objects of a draft. Asks for each by its key."""
+        run = run_folder(draft.path)
+        listed = {
+            name
+            for key in self.bucket.entries(run)
+            if key.endswith(f"/{MANIFEST}") and (name := key.split("/")[-2])
+        }
+        missing = 0
+        for name in itertools.chain(sorted(listed), candidate_names(draft.path.name)):
+            path = draft.path._replace(name=name)
+            content = self.bucket.get(manifest_key(path))
+            with suppress(Damaged):  # somebody else's
+                if content is not None and parse_envelope(path, content).draft == draft:
+                    return True
+            missing += content is None
+            if missing >= _CANDIDATES_MISSING:
+                return False
+        return False
+
+    def remove_drafts(self, experiment_id: str, run_id: str) -> None:
+        for draft in self._drafts(f"ckpts/{experiment_id}/{run_id}"):
+            self.abandon(draft)
+
+    def _drafts(self, prefix: str) -> list[Draft]:
+        marked = [key for key in self.bucket.entries(prefix) if key.endswith(f"/{DRAFT}")]
+        return [draft for key in marked if (draft := draft_of(key)) is not None]
+
+    def draft_bytes(self, experiment_id: str, run_id: str) -> int:
+        there = self.bucket.entries(f"ckpts/{experiment_id}/{run_id}")
+        drafts = tuple(key.removesuffix(DRAFT) for key in there if key.endswith(f"/{DRAFT}"))
+        return sum(entry.size for key, entry in there.items() if key.startswith(drafts))
+
+    def clean_up(self) -> None:
+        """Remove what nobody committed within a day, and what came after it was abandoned."""
+        before = time.time() - DRAFT_SECONDS
+        groups: dict[Draft, list[tuple[str, Entry]]] = {}
+        for key, entry in self.bucket.entries("ckpts").items():
+            if (draft := draft_of(key)) is not None:
+                groups.setdefault(draft, []).append((key, entry))
+        for draft, objects in groups.items():
+            if max(entry.modified_at for _, entry in objects) > before:
+                continue
+            names = {key.rpartition("/")[2] for key, _ in objects}
+            if DRAFT in names:
+                self.abandon(draft)
+            elif COMMITTED not in names and not self._is_committed(draft):
+                self._remove_objects(draft)
+
+    def sign_uploads(self, draft: Draft, content: bytes) -> list[Transfer]:
+        try:
+            manifest = parse(content)
+        except CheckpointError as error:
+            raise Damaged(sentence(error)) from None
+        there, place = self._list_draft(draft), place_of(draft)
+        wanted: list[tuple[File, int, int, str]] = []
+        for file in manifest.files:
+            if self._pieces_of(place, file, there) is None:
+                wanted += [(file, at, size, key) for at, size, key in plan_objects(place, file)]
+        missing = [
+            each for each in wanted if each[3] not in there or there[each[3]].size != each[2]
+        ]
+        urls = self.bucket.sign("PUT", [key for _, _, _, key in missing], URL_SECONDS)
+        return [
+            Transfer(file.path, at, size, url)
+            for (file, at, size, _), url in zip(missing, urls, strict=True)
+        ]
+
+
+def sentence(error: Exception) -> str:
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."

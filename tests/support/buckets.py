@@ -1,0 +1,54 @@
+"""Buckets for tests: in memory, or of the server that LLM_TRAIN_TEST_S3 names (its URL)."""
+
+import os
+import secrets
+from pathlib import Path
+
+from obstore.store import MemoryStore
+
+from app.storage.buckets import MARK, open_bucket
+from app.storage.objects import Bucket
+from app.storage.s3 import S3Storage
+from app.storage.staged import StagedStorage
+
+SERVER = "LLM_TRAIN_TEST_S3"
+NAME = "checkpoints"
+"""The bucket, which the server has."""
+
+
+def make_bucket() -> Bucket:
+    """Return a bucket, or a prefix of one, in which nothing is."""
+    if (server := os.environ.get(SERVER)) is None:
+        return Bucket(MemoryStore(), "memory:")
+    return open_bucket(f"s3://{NAME}/{secrets.token_hex(8)}", endpoint=server)
+
+
+def store_in(bucket: Bucket, data_dir: Path, *, attested: bool = False) -> S3Storage:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    store = S3Storage(bucket, data_dir / MARK, attested=attested)
+    store.prepare()
+    return store
+
+
+def staged_in(bucket: Bucket, data_dir: Path) -> StagedStorage:
+    return StagedStorage(store_in(bucket, data_dir), data_dir)
+
+
+def key_of(bucket: Bucket, end: str) -> str:
+    """Return the key of the only object that ends so."""
+    (key,) = [key for key in bucket.entries("ckpts") if key.endswith(end)]
+    return key
+
+
+def damage(bucket: Bucket, how: str) -> None:
+    """As by a bad disk, or a hand: of a checkpoint with the file "model.bin"."""
+    model = key_of(bucket, "/files/model.bin")
+    if how == "changed":
+        content = bucket.get(model) or b""
+        bucket.put(model, bytes([content[0] ^ 1]) + content[1:])
+    elif how == "extra":
+        bucket.put(model.replace("model.bin", "more.bin"), b"W")
+    elif how == "missing":
+        bucket.delete([model])
+    else:
+        bucket.delete([key_of(bucket, "/manifest.json")])
