@@ -50,7 +50,10 @@ def _check_url(key: str, value: str) -> None:
     try:
         parts = urlsplit(value)
         good = bool(parts.scheme and parts.netloc) and not (parts.query or parts.fragment)
+        has_secret = parts.password is not None
     except ValueError:
-        good = False
-    if not good or ("@" in value.partition("//")[2].partition("/")[0] and parts.scheme == "s3"):
-        raise ValueError(f"{key}: {value!r:.200} is not a URL, or holds credentials")
+        good, has_secret = False, False
+    if has_secret:
+        raise ValueError(f"{key}: a URL may not hold credentials; they are the environment's")
+    if not good:
+        raise ValueError(f"{key}: {value!r:.200} is not a URL")

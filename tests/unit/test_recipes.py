@@ -89,7 +89,7 @@ def recipe(line: str, name: str = "sft") -> str:
         ("[recipes", "r.toml: not valid TOML: "),
         (
             "[recipe.sft]",
-            "r.toml: recipe: unknown; use [recipes.NAME] and [launchers.NAME] tables.",
+            "r.toml: recipe: unknown; use [recipes.NAME], [launchers.NAME] and [stores.NAME] tables.",
         ),
         ("recipes = 1", "r.toml: recipes: must be a table of recipes."),
         ("[recipes]\nsft = 1", "r.toml: [recipes.sft] must be a table."),
@@ -128,6 +128,15 @@ def recipe(line: str, name: str = "sft") -> str:
         (recipe('env = { LLM_TRAIN_RUN_ID = "1" }'), "env: LLM_TRAIN_RUN_ID: LLM_TRAIN_* belongs"),
         (recipe('env_allow = ["LLM_TRAIN_*"]'), "env_allow: LLM_TRAIN_*: LLM_TRAIN_* is never"),
         (recipe('env_allow = ["A*B"]'), "env_allow: 'A*B' is neither a name nor"),
+        ("stores = 1", "stores: must be a table of stores"),
+        ("[stores.main]", "[stores.main] url: required"),
+        ("stores.main.url = 7", "[stores.main] url: must be a string"),
+        ('stores.main.url = "bucket"', "[stores.main] url: 'bucket' is not a URL"),
+        ('stores.main.url = "s3://key:secret@bucket"', "url: a URL may not hold credentials"),
+        ('stores.main = { url = "s3://b", secret = "x" }', "[stores.main] secret: unknown; known"),
+        ('stores.main = { url = "s3://b", trainers = "own" }', "trainers: must be one of signed"),
+        ('stores.main = { url = "s3://b", endpoint = "x" }', "endpoint: 'x' is not a URL"),
+        ('stores.Main.url = "s3://b"', "[stores.Main] name: must be 1 to 64 of a-z"),
     ],
 )
 def test_what_is_wrong_is_named_with_file_recipe_and_key(text: str, message: str) -> None:
