@@ -89,7 +89,7 @@ def recipe(line: str, name: str = "sft") -> str:
         ("[recipes", "r.toml: not valid TOML: "),
         (
             "[recipe.sft]",
-            "r.toml: recipe: unknown; use [recipes.NAME], [launchers.NAME] and [stores.NAME] tables.",
+            "r.toml: recipe: unknown; use [recipes.NAME], [launchers.NAME] and [stores.NAME] ",
         ),
         ("recipes = 1", "r.toml: recipes: must be a table of recipes."),
         ("[recipes]\nsft = 1", "r.toml: [recipes.sft] must be a table."),
