@@ -18,6 +18,7 @@ ServiceError
 │   ├── LogOffset         409 log_offset           `offset` says where the output goes on
 │   ├── CheckpointLost    409 checkpoint_lost
 │   ├── ReleaseTagTaken   409 release_tag_taken
+│   ├── NameTaken         409 name_taken           an experiment of a tracking client
 │   └── KeyInFlight       409 idempotency_key_in_flight
 ├── RequestTimeout      408 request_timeout      the client took too long to send it
 ├── BodyTooLarge        413 body_too_large
@@ -155,6 +156,12 @@ class ReleaseTagTaken(Conflict):
     """Another checkpoint of the experiment holds this release tag."""
 
     code, title = "release_tag_taken", "Release tag taken"
+
+
+class NameTaken(Conflict):
+    """A tracking client creates an experiment under a name that one has."""
+
+    code, title = "name_taken", "Name taken"
 
 
 class KeyInFlight(Conflict):

@@ -33,6 +33,8 @@ try:
     from app.errors import ServiceError
     from app.graphql.mount import graphql_router
     from app.launchers.base import Launcher
+    from app.mlflow import artifacts
+    from app.mlflow.mount import mlflow_router
     from app.rest import (
         attempts,
         checkpoints,
@@ -55,6 +57,7 @@ try:
     from app.services.uploads import Uploads
     from app.settings import PREFIX, Settings, misspelt
     from app.storage import data_dir, get_storage
+    from app.storage.artifacts import open_artifacts
     from app.storage.readers import Readers
     from app.supervisor import Supervisor, describe_wrong_data_dir, make_launchers
     from app.version import VERSION
@@ -95,6 +98,8 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.recipes = recipes
     data_dir.make(settings.data_dir)
     app.state.storage = get_storage(settings.storage, settings.data_dir, stores)
+    app.state.artifacts = open_artifacts(settings.storage, settings.data_dir, stores)
+    app.state.receivers = Readers(artifacts.RECEIVERS)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
     app.state.uploads = Uploads(app.state.storage, settings.max_upload_bytes)
@@ -164,6 +169,7 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     ):  # fmt: skip
         app.include_router(part.router)
     app.include_router(graphql_router(settings), include_in_schema=False)
+    app.include_router(mlflow_router())
     mount_static(app)
 
 

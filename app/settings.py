@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     gpus: Annotated[list[str] | None, NoDecode] = None
     # External trainers: the longest silence, and the time to react to a cancel.
     external_heartbeat_seconds: Annotated[float, Field(gt=0)] = 60.0
+    # The longest silence of a run that an MLflow or W&B client has created; 0: any.
+    tracking_heartbeat_seconds: Annotated[float, Field(ge=0)] = 3600.0
     external_grace_seconds: Annotated[float, Field(ge=0)] = 30.0
     # Signs run tokens; made and kept in the database when not given.
     secret: Annotated[str, Field(min_length=32)] | None = None

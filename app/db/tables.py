@@ -163,6 +163,8 @@ class Run(SQLModel, table=True):
     next_attempt_at: str | None = None
     # The checkpoint that the answer to a cancel named.
     promised_checkpoint_id: str | None = None
+    # The longest silence of an external run's trainer; NULL: the setting's, 0: any.
+    heartbeat_seconds: float | None = Field(default=None, sa_type=Float(53))
     # When the step last moved; NULL while this attempt has not made one.
     last_progress_at: str | None = None
     created_at: str
@@ -319,6 +321,58 @@ class DataDir(SQLModel, table=True):
     # Random, as in its file `id`; and where the server saw it that wrote this.
     name: str
     path: str
+
+
+class Alias(SQLModel, table=True):
+    """The name under which a tracking client knows an experiment or a run, unique in its scope."""
+
+    scope: str = Field(primary_key=True)
+    name: str = Field(primary_key=True, sa_type=Text)
+    target_id: str
+
+
+class Label(SQLModel, table=True):
+    """A key and a value that a tracking client has put onto an experiment, a run or a model."""
+
+    owner_id: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    value: str = Field(sa_type=Text)
+
+
+class LoggedModel(SQLModel, table=True):
+    """A model that a tracking client has logged; its files are artifacts of its own."""
+
+    __tablename__ = "logged_model"
+    __table_args__ = (
+        Index("ix_logged_model_experiment", "experiment_id", "created_at", "id"),
+        Index("ix_logged_model_run", "run_id"),
+    )
+
+    id: str = Field(primary_key=True)
+    experiment_id: str = Field(foreign_key="experiment.id")
+    # The run that made it.
+    run_id: str | None = Field(default=None, foreign_key="run.id")
+    name: str
+    model_type: str | None = None
+    # What its client says of it: pending, ready or failed.
+    state: str
+    params: str = Field(sa_type=Text)
+    # JSON list of its newest metrics, as they were logged.
+    metrics: str = Field(sa_type=Text)
+    created_at: str
+    updated_at: str
+
+
+class RunLink(SQLModel, table=True):
+    """A data set that a run has read, or a model that it has read or made."""
+
+    __tablename__ = "run_link"
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id")
+    # dataset, model_input or model_output
+    kind: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    content: str = Field(sa_type=Text)
 
 
 class ServiceSecret(SQLModel, table=True):

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     NODE_FAILED = "node_failed"
     STOPPED_ELSEWHERE = "stopped_elsewhere"
     LOST = "lost"
+    REPORTED_FAILURE = "reported_failure"
     LAUNCHER_ERROR = "launcher_error"
     CHECKPOINT_MISSING = "checkpoint_missing"
 

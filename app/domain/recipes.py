@@ -171,6 +171,25 @@ def build_environment(
     return allowed | dict(recipe.env) | dict(run_env)
 
 
+def with_tracking(
+    environment: Mapping[str, str], api_url: str, run_id: str, token: str
+) -> dict[str, str]:
+    """Add the variables by which an unmodified MLflow client reports into its recipe's run.
+
+    `token` is the attempt's: what is left of an earlier attempt cannot report any more. A recipe
+    that names a server of its own (MLFLOW_TRACKING_URI) keeps that.
+    """
+    if "MLFLOW_TRACKING_URI" in environment:
+        return dict(environment)
+    return {
+        **environment,
+        "MLFLOW_TRACKING_URI": f"{api_url}/mlflow",
+        "MLFLOW_RUN_ID": run_id,
+        "MLFLOW_TRACKING_USERNAME": run_id,
+        "MLFLOW_TRACKING_PASSWORD": token,
+    }
+
+
 def build_remote_environment(
     recipe: Recipe, server_env: Mapping[str, str], run_env: Mapping[str, str]
 ) -> dict[str, str]:

@@ -2,11 +2,19 @@
 
 from typing import Annotated, Literal, NotRequired, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator, with_config
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+    with_config,
+)
 from typing_extensions import TypedDict
 
 from app.domain import paths
 from app.domain.requests import JsonObject, MetricKey, Request
+from app.domain.text import clean
 
 MAX_POINTS = 50_000
 
@@ -99,6 +107,10 @@ class ReportRequest(Request):
     On an external run a report with `batch` has a `session`, and no batch is more than a million
     ahead of the last one. Without `session` and `batch`, a single report (by hand) is added to
     what the present trainer reports.
+
+    `finished`: the training loop has reached its end. `failed`: the trainer of an external run
+    gives up, in one sentence why; the run fails with `reported_failure`. How the trainer of a
+    recipe ends is known by itself.
     """
 
     attempt: Annotated[int, Field(ge=1, lt=2**31)] | None = None
@@ -117,6 +129,7 @@ class ReportRequest(Request):
     )
     effective_hyperparams: JsonObject | None = None
     finished: bool = False
+    failed: Annotated[str, StringConstraints(max_length=2000), AfterValidator(clean)] | None = None
 
     @model_validator(mode="after")
     def _not_too_many(self) -> "ReportRequest":

@@ -22,6 +22,7 @@ from app.db.sql import Tx, dump
 from app.graphql.budget import Budget, Memory
 from app.graphql.documents import Documents
 from app.services.idempotency import InFlight
+from app.storage.artifacts import ArtifactStorage
 from app.storage.base import CheckpointStorage
 from app.storage.readers import Readers
 
@@ -41,6 +42,7 @@ class Context:
         self.secret: str = state.secret
         self.data_dir: Path = state.settings.data_dir
         self.storage: CheckpointStorage = state.storage
+        self.artifacts: ArtifactStorage = state.artifacts
         self.readers: Readers = state.readers
         self.in_flight: InFlight = state.in_flight
         self.caller: str = connection.scope["caller"]

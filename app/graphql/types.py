@@ -29,6 +29,7 @@ from app.graphql.filters import (
 )
 from app.graphql.logs import LOG_TAIL, MAX_LOG
 from app.graphql.scalars import DateTime, Json, Long
+from app.graphql.tracking import Artifact, LoggedModel, artifacts_of, labels_of, models_of
 from app.graphql.values import (
     HyperparamOverride,
     LogPart,
@@ -104,6 +105,7 @@ class Experiment(Node):
         found: list[str] = load(self.tags)
         return found
 
+    labels: Json = labels_of("id", "it")
     runs: Connection["Run"] = runs("experiment_id", "Its runs, newest first.")
     checkpoints: Connection["Checkpoint"] = checkpoints(
         "experiment_id", "The checkpoints of its runs, newest first."
@@ -296,6 +298,13 @@ class Run(Node):
             info, listing.EVENTS, page, filter, None, "run_id", self
         )
         return found
+
+    labels: Json = labels_of("id", "it")
+    models: list[LoggedModel] = edge(models_of)
+    artifacts: list[Artifact] = artifacts_of(
+        lambda row: (row.experiment_id, row.id),
+        "The entries of a folder of files that tracking clients have logged.",
+    )
 
     experiment: Experiment = one(
         tables.Experiment, "experiment_id", "The experiment it belongs to."

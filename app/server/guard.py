@@ -4,7 +4,7 @@ One ASGI middleware for REST and GraphQL: Host and Origin against an allowlist (
 elsewhere must not drive a local service, not even by DNS rebinding), CORS for pages of hosts
 that the operator named, the API token when one is configured (every route but health; trainers
 come with their run's token), and the cap on bodies, whether or not their length was announced: a
-file of a checkpoint may be larger than any other body.
+file of a checkpoint, and an artifact, may be larger than any other body.
 """
 
 import asyncio
@@ -34,7 +34,12 @@ ANONYMOUS = "anonymous"
 websocket of GraphQL."""
 
 _OPEN = {"/healthz", "/readyz"}
-_FILE = re.compile(r"/v1/runs/[^/]+/attempts/[^/]+/checkpoints/[^/]+/files/.+")
+_FILE = re.compile(
+    r"/v1/runs/[^/]+/attempts/[^/]+/checkpoints/[^/]+/files/.+"
+    r"|/mlflow/api/2\.0/mlflow-artifacts/artifacts/.+"
+)
+_TRACKING = "/mlflow/"
+"""Below this a trainer comes with the token of its run, whatever the method."""
 _TRAINERS = {
     "POST": re.compile(
         r"/v1/runs/[^/]+/(reports|attempts/[^/]+/(claim|pulse|log|exit|checkpoints/[^/]+/commit))"
@@ -190,7 +195,8 @@ class Guard:
             inside = path == "/graphql"  # a browser's first message brings the token
         else:
             trainers = _TRAINERS.get(scope["method"])
-            inside = path in _OPEN or bool(trainers and trainers.fullmatch(path))
+            inside = path in _OPEN or path.startswith(_TRACKING)
+            inside = inside or bool(trainers and trainers.fullmatch(path))
         if inside:
             return ANONYMOUS
         raise Unauthorized(

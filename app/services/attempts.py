@@ -23,7 +23,7 @@ from app.db.sql import Statement, Tx, as_dict, columns, dump, load, replace, row
 from app.db.tables import Attempt, Run
 from app.domain.attempts import ExitRequest, Stop
 from app.domain.lifecycle import LAUNCHED, TERMINAL, RunStatus
-from app.domain.recipes import Recipe, build_remote_environment
+from app.domain.recipes import Recipe, build_remote_environment, with_tracking
 from app.domain.tokens import digest, same
 from app.errors import AttemptClaimed, NotFound, RunFinished, StaleAttempt, Unauthorized
 from app.services import runs
@@ -124,11 +124,12 @@ def launch_config(
         "LLM_TRAIN_ATTEMPT": str(run.attempt),
         "PYTHONUNBUFFERED": "1",
     }
+    env = build_remote_environment(recipe, environment, own)
     # Else torchrun kills its workers 30 s after the stop signal, whatever the grace of the recipe.
     patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(recipe.grace_seconds))}
     return {
         "argv": list(recipe.argv("{python}", load(run.hyperparams))),
-        "env": patience | build_remote_environment(recipe, environment, own),
+        "env": patience | with_tracking(env, api_url, run.id, token),
         "cwd": str(recipe.working_dir) if recipe.working_dir else None,
         "nonce": run.nonce or "",
         "stop_signal": int(recipe.stop_signal or 0),

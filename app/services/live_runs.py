@@ -66,6 +66,7 @@ class LiveRun(NamedTuple):
     finished: bool
     launched_at: str | None
     heartbeat_at: str | None
+    heartbeat_seconds: float | None
     last_progress_at: str | None
     promised_checkpoint_id: str | None
 

@@ -20,7 +20,7 @@ from app.db.sql import Statement, Tx, dump, load
 from app.db.sql import columns as columns_of
 from app.db.tables import Checkpoint, Run
 from app.domain import hyperparams, paths, points
-from app.domain.lifecycle import TERMINAL, CheckpointState, RunStatus
+from app.domain.lifecycle import TERMINAL, CheckpointState, Reason, RunStatus
 from app.domain.points import MAX_STEP
 from app.domain.reports import MetricRow, ReportRequest, SavedCheckpoint
 from app.domain.requests import bounded
@@ -103,7 +103,7 @@ def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
     metrics.write(tx, run, columns)
     if report.checkpoints:
         run = _announce(tx, run, report.checkpoints)
-    if report.finished:
+    if report.finished or report.failed is not None:
         tx.notify(SUPERVISOR)
     return run
 
@@ -134,6 +134,9 @@ def _progress(tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points
     changes |= progress.measure_pace(run, reached)
     if report.finished:
         changes["finished"] = True
+    if report.failed is not None and run.recipe is None and run.termination_reason is None:
+        changes["termination_reason"] = Reason.REPORTED_FAILURE.value
+        changes["termination_detail"] = report.failed or "Its trainer reports that it has failed."
     if run.recipe is None and report.session is not None:
         changes["session_closed"] = report.closing
     if run.status == RunStatus.STARTING:

@@ -99,8 +99,18 @@ def ready_in_lineage(tx: Tx, run: Run) -> list[str]:
     ]
 
 
-def submit(tx: Tx, experiment_id: str, request: RunRequest, recipes: Mapping[str, Recipe]) -> Run:
-    """Submit a new queued run. Raises NotFound, UnknownRecipe, InvalidInput."""
+def submit(
+    tx: Tx,
+    experiment_id: str,
+    request: RunRequest,
+    recipes: Mapping[str, Recipe],
+    heartbeat_seconds: float | None = None,
+) -> Run:
+    """Submit a new queued run. Raises NotFound, UnknownRecipe, InvalidInput.
+
+    Args:
+        heartbeat_seconds: the longest silence of the trainer of an external run; 0: any.
+    """
     _check_recipe(
         request.recipe, recipes, errors=[{"pointer": "/recipe", "detail": "unknown recipe"}]
     )
@@ -125,6 +135,7 @@ def submit(tx: Tx, experiment_id: str, request: RunRequest, recipes: Mapping[str
         status_reason=Reason.WAITING_FOR_TRAINER.value if request.recipe is None else None,
         start_step=0,
         step=0,
+        heartbeat_seconds=heartbeat_seconds,
         created_at=tx.now,
     )
     _queue(tx, run)
@@ -305,6 +316,7 @@ def resume(
         status_reason=_waiting_reason(parent, source),
         start_step=source.step or 0,
         step=source.step or 0,
+        heartbeat_seconds=parent.heartbeat_seconds,
         created_at=tx.now,
     )
     _queue(tx, child)

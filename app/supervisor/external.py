@@ -1,6 +1,7 @@
 """External runs, whose trainer somebody else started: they end by its reports, or its silence."""
 
 import asyncio
+import math
 
 from app.domain.evidence import Evidence
 from app.domain.lifecycle import CheckpointState as State
@@ -53,7 +54,12 @@ async def _has_ended(state: SupervisorState, run: LiveRun) -> bool:
             if promised.state != State.PENDING:
                 return True
         return bool(run.finished)
-    if run.finished or state.heartbeat_age(run) <= settings.external_heartbeat_seconds:
-        return bool(run.finished)
-    detail = f"No report for {settings.external_heartbeat_seconds:g} seconds."
+    if run.finished or run.termination_reason == Reason.REPORTED_FAILURE:
+        return True
+    allowed = settings.external_heartbeat_seconds
+    if run.heartbeat_seconds is not None:
+        allowed = run.heartbeat_seconds or math.inf
+    if state.heartbeat_age(run) <= allowed:
+        return False
+    detail = f"No report for {allowed:g} seconds."
     return await request_termination(state, run, Reason.HEARTBEAT_LOST, detail)

@@ -11,9 +11,9 @@ from app.db.sql import load
 from app.db.tables import Run
 from app.domain import paths
 from app.domain.lifecycle import CheckpointState as State
-from app.domain.recipes import Recipe, build_environment
+from app.domain.recipes import Recipe, build_environment, with_tracking
 from app.domain.resources import Allocation
-from app.domain.tokens import claim_code, run_token
+from app.domain.tokens import attempt_token, claim_code, run_token
 from app.launchers.base import DirectoryMailboxAddress, HttpMailboxAddress, Job
 from app.services import launches
 from app.services.launches import Source
@@ -38,12 +38,14 @@ def local_job(
         # Also where none was asked for: a run must not use GPUs that nobody counted.
         **allocation.environment(),
     }
+    environment = build_environment(recipe, state.settings.environment, own)
+    token = attempt_token(state.secret, run.id, run.attempt)
     # Else torchrun kills its workers 30 s after the stop signal, whatever the grace of the recipe.
     patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(math.ceil(recipe.grace_seconds))}
     assert run.nonce is not None
     config: LaunchConfig = {
         "argv": list(recipe.argv(state.settings.python, hyperparams)),
-        "env": patience | build_environment(recipe, state.settings.environment, own),
+        "env": patience | with_tracking(environment, state.api_url, run.id, token),
         "cwd": str(recipe.working_dir) if recipe.working_dir else None,
         "nonce": run.nonce,
         "stop_signal": int(recipe.stop_signal or 0),

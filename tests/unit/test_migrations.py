@@ -23,7 +23,9 @@ from app.services import checkpoints, metrics, progress, retention, runs
 from tests.support.database import postgresql_only
 
 TABLES = {
-    "attempt", "checkpoint", "data_dir", "event", "experiment", "experiment_tag", "idempotency_key",
+    "alias", "attempt", "checkpoint", "data_dir", "event", "experiment", "experiment_tag",
+    "idempotency_key",
+    "label", "logged_model", "run_link",
     "metric_latest", "metric_chunk", "metric_series", "run", "service_secret",
     "run_search", "experiment_search",
     "verification", "verification_finding",

@@ -1,0 +1,68 @@
+"""Who calls: somebody who may see everything, or the trainer of one run.
+
+A trainer sends its run's id as the user name and its token as the password (basic
+authentication): MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, which recipes set. It
+reaches its own run only: whatever experiment or run it creates is its own.
+"""
+
+import base64
+import binascii
+from typing import NamedTuple
+
+from fastapi import Request
+
+from app.domain.ids import is_id
+from app.domain.tokens import attempt_of, run_token, same
+from app.errors import Forbidden, Unauthorized
+from app.server.guard import ANONYMOUS
+from app.services.tracking import Writer
+
+
+class Access(NamedTuple):
+    """What a caller may reach: with `run_id` that run alone; of a recipe's run, its attempt."""
+
+    run_id: str | None = None
+    attempt: int | None = None
+
+    def writer(self, run_id: str) -> Writer:
+        """Return who writes to a run. Raises Forbidden."""
+        self.check_run(run_id)
+        return Writer(run_id, self.attempt)
+
+    def check_run(self, run_id: str | None) -> None:
+        """Raise Forbidden for another run than the caller's own."""
+        if self.run_id is not None and run_id != self.run_id:
+            raise Forbidden("This token is good for its own run only.")
+
+
+def get_access(request: Request) -> Access:
+    """Return what the caller of a request may reach. Raises Unauthorized."""
+    caller = request.scope["caller"]
+    if caller == "api":
+        return Access()
+    user, token = _basic(request.headers.get("authorization", ""))
+    if is_id(user, "run"):
+        secret = request.app.state.secret
+        if same(token, run_token(secret, user)):
+            return Access(user)
+        attempt = attempt_of(token, secret, user)
+        if attempt is not None:
+            return Access(user, attempt)
+    elif caller != ANONYMOUS:
+        return Access()
+    raise Unauthorized(
+        "Send the API token as MLFLOW_TRACKING_TOKEN, or a run's id as MLFLOW_TRACKING_USERNAME "
+        "with its token as MLFLOW_TRACKING_PASSWORD."
+    )
+
+
+def _basic(authorization: str) -> tuple[str, str]:
+    """Return user name and password of an Authorization header; empty if it has none."""
+    scheme, _, encoded = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return "", ""
+    try:
+        user, _, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return "", ""
+    return user, password

@@ -1,0 +1,35 @@
+"""The router of `/mlflow`: all resources, and an answer in MLflow's form for what is not there."""
+
+from fastapi import APIRouter, Request, Response
+
+from app.errors import InvalidInput, NotFound
+from app.mlflow import artifacts, experiments, metrics, models, runs, search
+from app.mlflow.access import get_access
+from app.mlflow.routing import API, router
+
+_NEVER = ("experiments", "runs")
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def mlflow_router() -> APIRouter:
+    """Return the router of every endpoint."""
+    routes = router()
+    for part in (metrics, runs, experiments, search, models, artifacts):
+        routes.include_router(part.routes)
+    for resource in _NEVER:
+        for verb in ("delete", "restore"):
+            routes.add_api_route(f"{API}/{resource}/{verb}", _never, methods=["POST"])
+    routes.add_api_route(f"{API}/experiments/update", _never, methods=["POST"])
+    routes.add_api_route("/mlflow/{path:path}", _unknown, methods=_METHODS)
+    return routes
+
+
+async def _never(request: Request) -> Response:
+    get_access(request)
+    raise InvalidInput("This service keeps every run and every name: it never does that.")
+
+
+async def _unknown(request: Request, path: str) -> Response:
+    """Answer 404: clients go on without what a server does not have."""
+    get_access(request)
+    raise NotFound(f"/{path:.200} is not served here.")

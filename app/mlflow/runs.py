@@ -1,0 +1,127 @@
+"""Runs: create, get, update; tags, data sets and outputs."""
+
+from typing import Any
+
+from fastapi import Request, Response
+
+from app.db.sql import Tx
+from app.domain.tracking import NAME_LABEL
+from app.errors import NotFound
+from app.mlflow import bodies, views
+from app.mlflow.access import get_access
+from app.mlflow.experiments import resolve
+from app.mlflow.routing import API, json, router
+from app.services import labels, models, runs, tracking
+
+routes = router()
+
+
+@routes.post(f"{API}/runs/create")
+async def create_run(request: Request) -> Response:
+    """Create an external run; the trainer of one run gets that one."""
+    access, body = get_access(request), await bodies.read(request, bodies.CreateRun)
+    heartbeat = request.app.state.settings.tracking_heartbeat_seconds
+    labelled = bodies.as_dict(body.tags)
+    name = body.run_name or labelled.get(NAME_LABEL, "")
+
+    def create(tx: Tx) -> views.View:
+        if access.run_id is not None:
+            run = runs.get(tx, access.run_id)
+            labels.set_labels(tx, run.id, labelled | ({NAME_LABEL: name} if name else {}))
+        else:
+            experiment = resolve(tx, access, body.experiment_id)
+            run = tracking.create_run(tx, experiment.id, name, labelled, heartbeat)
+        return views.runs(tx, [run])[0]
+
+    return json({"run": await request.app.state.db.write(create)})
+
+
+@routes.get(f"{API}/runs/get")
+async def get_run(request: Request) -> Response:
+    body = bodies.read_query(request, bodies.OfRun)
+    get_access(request).check_run(body.run)
+
+    def find(tx: Tx) -> views.View:
+        return views.runs(tx, [runs.get(tx, body.run)])[0]
+
+    return json({"run": await request.app.state.db.read(find)})
+
+
+@routes.post(f"{API}/runs/update")
+async def update_run(request: Request) -> Response:
+    """Rename a run, and take in what its client says of its end."""
+    body = await bodies.read(request, bodies.UpdateRun)
+    writer = get_access(request).writer(body.run)
+
+    def update(tx: Tx) -> views.View:
+        run = runs.lock(tx, body.run)
+        if body.status is not None:
+            run = tracking.end(tx, writer, body.status)
+        if body.run_name:
+            labels.set_labels(tx, run.id, {NAME_LABEL: body.run_name})
+        return views.run_info(run, labels.get_labels(tx, run.id))
+
+    return json({"run_info": await request.app.state.db.write(update)})
+
+
+@routes.post(f"{API}/runs/set-tag")
+async def set_tag(request: Request) -> Response:
+    body = await bodies.read(request, bodies.RunTag)
+    get_access(request).check_run(body.run)
+
+    def set_label(tx: Tx) -> None:
+        labels.set_labels(tx, runs.lock(tx, body.run).id, {body.key: body.value})
+
+    await request.app.state.db.write(set_label)
+    return json({})
+
+
+@routes.post(f"{API}/runs/delete-tag")
+async def delete_tag(request: Request) -> Response:
+    body = await bodies.read(request, bodies.RunTag)
+    get_access(request).check_run(body.run)
+
+    def delete(tx: Tx) -> None:
+        if not labels.delete_label(tx, runs.lock(tx, body.run).id, body.key):
+            raise NotFound(f"The run has no tag {body.key!r:.300}.")
+
+    await request.app.state.db.write(delete)
+    return json({})
+
+
+@routes.post(f"{API}/runs/log-inputs")
+async def log_inputs(request: Request) -> Response:
+    body = await bodies.read(request, bodies.LogInputs)
+    get_access(request).check_run(body.run)
+    links: list[tuple[str, str, dict[str, Any]]] = [
+        (
+            "dataset",
+            f"{each.dataset.name} {each.dataset.digest}",
+            {
+                "tags": [tag.model_dump() for tag in each.tags],
+                "dataset": each.dataset.model_dump(by_alias=True),
+            },
+        )
+        for each in body.datasets
+    ]
+    links += [("model_input", each.model_id, {"model_id": each.model_id}) for each in body.models]
+    await request.app.state.db.write(_link, body.run, links)
+    return json({})
+
+
+@routes.post(f"{API}/runs/outputs")
+async def log_outputs(request: Request) -> Response:
+    body = await bodies.read(request, bodies.LogOutputs)
+    get_access(request).check_run(body.run)
+    links = [("model_output", each.model_id, each.model_dump()) for each in body.models]
+    await request.app.state.db.write(_link, body.run, links)
+    return json({})
+
+
+def _link(tx: Tx, run_id: str, links: list[tuple[str, str, dict[str, Any]]]) -> None:
+    """Record links of a run, whose models exist. Raises NotFound, RunLimit."""
+    runs.lock(tx, run_id)
+    for kind, key, _ in links:
+        if kind != "dataset":
+            models.get(tx, key)
+    labels.set_links(tx, run_id, links)

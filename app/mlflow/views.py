@@ -1,0 +1,138 @@
+"""Rows in MLflow's words: int64 as JSON numbers, NaN and infinities as texts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from app.db.listing import latest_metrics
+from app.db.sql import Tx, load
+from app.db.tables import Experiment, LoggedModel, MetricLatest, Run, RunLink
+from app.domain.artifacts import artifact_root
+from app.domain.lifecycle import TERMINAL, Reason, RunStatus
+from app.domain.tracking import NAME_LABEL, as_text, milliseconds, wire_number
+from app.services import labels
+from app.services.models import STATES
+
+View = dict[str, Any]
+
+STATUS = {
+    "queued": "SCHEDULED",
+    "starting": "RUNNING",
+    "running": "RUNNING",
+    "cancelling": "RUNNING",
+    "succeeded": "FINISHED",
+    "failed": "FAILED",
+    "cancelled": "KILLED",
+}
+_MODEL_STATUS = {state: status for status, state in STATES.items()}
+
+
+def pairs(values: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return tags or parameters as MLflow lists them."""
+    return [{"key": key, "value": as_text(value)} for key, value in values.items()]
+
+
+def experiment(row: Experiment, labelled: Mapping[str, str], name: str | None = None) -> View:
+    """Return an `Experiment`; a caller that knows it by another name gets that."""
+    created = milliseconds(row.created_at)
+    return {
+        "experiment_id": row.id,
+        "name": name or row.name,
+        "artifact_location": f"mlflow-artifacts:/{row.id}",
+        "lifecycle_stage": "active",
+        "creation_time": created,
+        "last_update_time": created,
+        "tags": pairs(labelled),
+    }
+
+
+def run_info(row: Run, labelled: Mapping[str, str]) -> View:
+    """Return a `RunInfo`. The status is this service's own."""
+    info = {
+        "run_id": row.id,
+        "run_uuid": row.id,
+        "experiment_id": row.experiment_id,
+        "run_name": labelled.get(NAME_LABEL) or row.model,
+        "user_id": labelled.get("mlflow.user", ""),
+        "status": _status(row),
+        "start_time": milliseconds(row.started_at or row.created_at),
+        "lifecycle_stage": "active",
+        "artifact_uri": f"mlflow-artifacts:/{artifact_root(row.experiment_id, row.id)}",
+    }
+    if row.finished_at is not None:
+        info["end_time"] = milliseconds(row.finished_at)
+    return info
+
+
+def _status(row: Run) -> str:
+    """Return the status; that of an external run whose end is told, and not yet recorded."""
+    if row.recipe is None and row.status not in TERMINAL:
+        if row.termination_reason == Reason.REPORTED_FAILURE:
+            return "FAILED"
+        if row.finished:
+            return "KILLED" if row.status == RunStatus.CANCELLING else "FINISHED"
+    return STATUS[row.status]
+
+
+def params(row: Run) -> dict[str, Any]:
+    """Return the parameters of a run: what was requested, and what its trainer uses instead."""
+    requested: dict[str, Any] = load(row.hyperparams)
+    used: dict[str, Any] = load(row.effective_hyperparams or "{}")
+    return requested | used
+
+
+def metric(row: MetricLatest) -> View:
+    """Return a `Metric`."""
+    return {
+        "key": row.key,
+        "value": wire_number(row.value),
+        "step": row.step,
+        "timestamp": int((row.wall_time or 0) * 1000),
+    }
+
+
+def runs(tx: Tx, rows: Sequence[Run]) -> list[View]:
+    """Return each `Run` with its metrics, parameters, tags, data sets and models."""
+    ids = [row.id for row in rows]
+    if not ids:
+        return []
+    metrics = latest_metrics(tx, ids)
+    labelled, linked = labels.list_labels(tx, ids), labels.list_links(tx, ids)
+    return [
+        {
+            "info": run_info(row, labelled[row.id]),
+            "data": {
+                "metrics": list(map(metric, latest)),
+                "params": pairs(params(row)),
+                "tags": pairs(labelled[row.id]),
+            },
+            **_links(linked[row.id]),
+        }
+        for row, latest in zip(rows, metrics, strict=True)
+    ]
+
+
+def _links(links: Iterable[RunLink]) -> View:
+    found: dict[str, list[Any]] = {"dataset": [], "model_input": [], "model_output": []}
+    for link in links:
+        found[link.kind].append(labels.content_of(link))
+    inputs = {"dataset_inputs": found["dataset"], "model_inputs": found["model_input"]}
+    return {"inputs": inputs, "outputs": {"model_outputs": found["model_output"]}}
+
+
+def model(row: LoggedModel, labelled: Mapping[str, str]) -> View:
+    """Return a `LoggedModel`."""
+    return {
+        "info": {
+            "model_id": row.id,
+            "experiment_id": row.experiment_id,
+            "name": row.name,
+            "model_type": row.model_type or "",
+            "creation_timestamp_ms": milliseconds(row.created_at),
+            "last_updated_timestamp_ms": milliseconds(row.updated_at),
+            "artifact_uri": f"mlflow-artifacts:/{artifact_root(row.experiment_id, row.id)}",
+            "status": _MODEL_STATUS[row.state],
+            "source_run_id": row.run_id or "",
+            "tags": pairs(labelled),
+        },
+        "data": {"params": pairs(load(row.params)), "metrics": load(row.metrics)},
+    }
