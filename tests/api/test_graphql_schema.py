@@ -230,11 +230,11 @@ def test_a_bug_is_masked_and_logged(
 
 EDGES = """
   experiments(first: %(n)d) { totalCount edges { cursor node {
-    id tags runCounts { status count }
+    id tags labels runCounts { status count }
     events(first: 5) { totalCount nodes { id seq experiment { id } run { id } } }
     checkpoints(first: %(n)d) { nodes { id run { id } experiment { id } storedAs { id } } }
     runs(first: %(n)d) { totalCount pageInfo { endCursor } nodes {
-      id metrics { key value } overrides { key }
+      id metrics { key value } overrides { key } labels models { id }
       experiment { id } parent { id } root { id } sourceCheckpoint { id }
       children(first: 5) { totalCount nodes { id } }
       events(first: 2) { nodes { id } }

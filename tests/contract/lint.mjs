@@ -7,7 +7,7 @@ const VALUES = {
   suffixes: ["Connection", "Edge", "Payload"],
   types: [
     "PageInfo", "UserError", "Metric", "MetricSeries", "MetricBand", "SpecialValue",
-    "HyperparamOverride", "LogPart", "StatusCount", "Facet", "ComparedParam", "Recipe",
+    "HyperparamOverride", "LogPart", "Artifact", "StatusCount", "Facet", "ComparedParam", "Recipe",
   ],
 };
 const EDGES = { withEdgeSuffix: true, shouldImplementNode: true, listTypeCanWrapOnlyEdgeType: false };

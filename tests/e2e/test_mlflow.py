@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from tests.support.server import wait_until
-from tests.support.service import home
+from tests.support.server import running_server, wait_until
+from tests.support.service import Service, home
 
 SCRIPT = r"""
 import base64, json, os, sys, time, urllib.request
@@ -63,9 +63,10 @@ def write_recipes(path: Path) -> Path:
 
 def test_an_unmodified_script_reports_into_its_recipes_own_run(tmp_path: Path) -> None:
     token = "a-token-for-all-of-the-api"
-    with home(tmp_path) as place:
-        file = write_recipes(tmp_path)
-        with place.serve(RECIPES=str(file), API_TOKEN=token) as service:
+    recipes = str(write_recipes(tmp_path))
+    with running_server(tmp_path, RECIPES=recipes, API_TOKEN=token) as server:
+        service = Service(server.url, server.pid, tmp_path, server.log)
+        with service.http:
             service.http.headers["Authorization"] = f"Bearer {token}"
             service.open()
             good, bad = service.submit("good", lr=0.5), service.submit("bad", lr=0.5)
@@ -110,7 +111,7 @@ def test_what_is_left_of_an_earlier_attempt_cannot_report(tmp_path: Path) -> Non
         answer = service.http.post(
             f"{service.url}/mlflow/api/2.0/mlflow/runs/log-metric",
             json={"run_id": run, "key": "loss", "value": 1.0, "step": 9000},
-            auth=(run, first),
+            auth=(run, str(first)),
         )
         assert (answer.status_code, answer.json()["error_code"]) == (409, "INVALID_STATE")
         assert service.status(run)["step"] < 9000
