@@ -264,7 +264,7 @@ def test_artifacts_are_streamed_listed_and_replaced(api: Api) -> None:
     taken = api.send("PUT", f"{F}/{uri}/big.bin/x", content=b"")
     assert (taken.status_code, taken.json()["error_code"]) == (409, "INVALID_STATE")
     assert api.send("PUT", f"{F}/{uri}/notes", content=b"").status_code == 409
-    assert not list((api.settings.data_dir / "artifacts" / ".incoming").iterdir())
+    assert not list((api.settings.data_dir / "artifacts").rglob(".part-*"))
 
 
 @pytest.mark.parametrize(
@@ -303,8 +303,8 @@ def test_a_link_among_the_artifacts_leads_nowhere(api: Api) -> None:
     place = api.settings.data_dir / "artifacts" / info["experiment_id"] / run
     (place / "link").symlink_to("/etc")
     (place / "file").symlink_to("/etc/hostname")
-    assert api.send("GET", f"{F}/{uri}/link/hostname").status_code == 404
-    assert api.send("GET", f"{F}/{uri}/file").status_code == 404
+    assert api.send("GET", f"{F}/{uri}/link/hostname").status_code == 409
+    assert api.send("GET", f"{F}/{uri}/file").status_code == 409
     assert api.send("PUT", f"{F}/{uri}/link/x", content=b"").status_code == 409
     names = [each["path"] for each in api.send("GET", F, params={"path": uri}).json()["files"]]
     assert names == ["a"]
