@@ -98,7 +98,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.recipes = recipes
     data_dir.make(settings.data_dir)
     app.state.storage = get_storage(settings.storage, settings.data_dir, stores)
-    app.state.artifacts = open_artifacts(settings.storage, settings.data_dir, stores)
+    app.state.artifacts = open_artifacts(app.state.storage, settings.data_dir)
     app.state.receivers = Readers(artifacts.RECEIVERS)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
