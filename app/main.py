@@ -48,6 +48,7 @@ try:
         reports,
         routes,
         service,
+        webhooks,
     )
     from app.server import connections
     from app.server.guard import Guard
@@ -165,7 +166,8 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     """Add the routes of every API, in the order in which they are looked through."""
     app.include_router(routes.hot)  # what is asked most
     for part in (
-        routes, reports, attempts, lists, metrics, logs, service, checkpoints, prometheus, docs,
+        routes, reports, attempts, lists, metrics, logs, service, checkpoints, webhooks, prometheus,
+        docs,
     ):  # fmt: skip
         app.include_router(part.router)
     app.include_router(graphql_router(settings), include_in_schema=False)

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.hosts import AllowedHosts, is_host
+from app.domain.webhooks import Network
 
 PREFIX = "LLM_TRAIN_"
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)*")
@@ -58,6 +59,8 @@ class Settings(BaseSettings):
     public_url: str | None = None
     # What one run may upload of a checkpoint before it is committed.
     max_upload_gb: Annotated[float, Field(gt=0, le=1e6)] = 1000.0
+    # Private networks in which webhooks may be: "10.0.0.0/8,127.0.0.1/32".
+    webhook_networks: Annotated[list[Network], NoDecode] = []
     introspection: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # For tests: where to die, e.g. "launch.spawned:kill".
@@ -72,7 +75,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} is no address and no name of a host") from None
         return value
 
-    @field_validator("allowed_hosts", "gpus", mode="before")
+    @field_validator("allowed_hosts", "gpus", "webhook_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):

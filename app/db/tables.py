@@ -20,6 +20,8 @@ EXTERNAL = text(f"{_LIVE} AND recipe IS NULL")
 SUBMITTED = text("status = 'queued' AND submitted_at IS NOT NULL")
 """Runs that wait in the queue of an engine."""
 
+_PENDING = text("state = 'pending'")
+
 ENDING = text(
     f"{_LIVE} AND recipe IS NULL"
     " AND (finished OR status = 'cancelling' OR termination_reason IS NOT NULL)"
@@ -310,6 +312,52 @@ class Event(SQLModel, table=True):
     at: str
     run_id: str | None = None
     data: str = Field(sa_type=Text)
+
+
+class Webhook(SQLModel, table=True):
+    """A URL that is told of events."""
+
+    id: str = Field(primary_key=True)
+    url: str
+    name: str | None = None
+    # JSON list of the event types to tell of; empty: all.
+    types: str = Field(sa_type=Text)
+    # Only events of this experiment; NULL: of all.
+    experiment_id: str | None = Field(default=None, foreign_key="experiment.id")
+    format: str
+    created_at: str
+    # Nothing is sent while it is paused, and why it is.
+    paused_at: str | None = None
+    paused_reason: str | None = None
+    # Since when nothing was received; NULL while the last attempt was.
+    failing_since: str | None = None
+
+
+class WebhookDelivery(SQLModel, table=True):
+    """One message to one webhook, from its event to its end."""
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (
+        Index("ix_webhook_delivery", "webhook_id", "id"),
+        Index(
+            "ix_webhook_delivery_due", "webhook_id", "next_attempt_at", "id",
+            sqlite_where=_PENDING, postgresql_where=_PENDING,
+        ),
+        Index("ix_webhook_delivery_created", "created_at"),
+    )  # fmt: skip
+
+    id: str = Field(primary_key=True)
+    webhook_id: str = Field(foreign_key="webhook.id")
+    type: str
+    body: str = Field(sa_type=Text)
+    state: str
+    attempts: int
+    next_attempt_at: str
+    last_attempt_at: str | None = None
+    # The HTTP status of the last attempt's answer, and why it was not received.
+    last_status: int | None = None
+    last_error: str | None = None
+    created_at: str
 
 
 class DataDir(SQLModel, table=True):

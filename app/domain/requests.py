@@ -167,6 +167,10 @@ class CancelRequest(Request):
     """Cancel a run; no fields."""
 
 
+class EmptyRequest(Request):
+    """No fields."""
+
+
 class ResumeRequest(Request):
     """Resume a run from a checkpoint: a child run with the parent's data, overridden."""
 

@@ -101,7 +101,43 @@ _EXIT = {
     "ended_at": _SEEN,
     "detail": "",
 }
+_WEBHOOK = {
+    "webhook_id": "whk_0cc4q1zt8b3k5m7p9s1v3x5z7a",
+    "url": "https://hooks.example.com/training",
+    "name": None,
+    "types": ["run.failed", "run.stalled"],
+    "experiment_id": EXPERIMENT_ID,
+    "format": "standard",
+    "created_at": _CREATED,
+    "paused_at": None,
+    "paused_reason": None,
+    "failing_since": None,
+}
+_DELIVERY = {
+    "delivery_id": "dlv_0cc4q20a4c6e8g0j2m4p6r8t0v",
+    "webhook_id": _WEBHOOK["webhook_id"],
+    "type": "run.failed",
+    "state": "pending",
+    "attempts": 1,
+    "next_attempt_at": _SEEN,
+    "last_attempt_at": _SEEN,
+    "last_status": 503,
+    "last_error": "answered 503",
+    "created_at": _SEEN,
+    "message": {
+        "type": "run.failed",
+        "timestamp": _SEEN,
+        "data": {"experiment_id": EXPERIMENT_ID, "run_id": RUN_ID, "reason": "out_of_memory"},
+    },
+}
+
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "WebhookAnswer": _WEBHOOK,
+    "NewWebhookAnswer": _WEBHOOK
+    | {"signing_secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="},
+    "WebhooksAnswer": {"webhooks": [_WEBHOOK]},
+    "DeliveryAnswer": _DELIVERY,
+    "DeliveriesAnswer": {"deliveries": [_DELIVERY], "next": None},
     "HealthAnswer": {"status": "ok"},
     "ServiceAnswer": {
         "name": "LLM Train API",

@@ -17,6 +17,7 @@ TAGS = {
     "metrics": "Curves of metrics.",
     "trainers": "Reports of a trainer on its own run.",
     "agents": "How an agent on a machine without the service's files starts and watches a trainer.",
+    "webhooks": "URLs that are told of events, and the messages that are sent to them.",
     "service": "The service itself.",
 }
 _SCHEMES = {

@@ -5,7 +5,7 @@ there when the request came with an Idempotency-Key.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request, Response
@@ -63,16 +63,25 @@ def respond(stored: StoredResponse) -> Response:
     return Response(stored.body, stored.status, headers, "application/json")
 
 
-def with_run_token(stored: StoredResponse, secret: str) -> StoredResponse:
-    """Add the run's token to the response about an external run.
-
-    It is added on the way out, so that what is stored under an Idempotency-Key never holds it.
+def extend(
+    stored: StoredResponse, more: Callable[[dict[str, Any]], Mapping[str, object]]
+) -> StoredResponse:
+    """Add secrets to a response on the way out, so that what is stored under an Idempotency-Key
+    never holds them.
     """
-    run = orjson.loads(stored.body)
-    if run["recipe"] is not None:
+    added = more(orjson.loads(stored.body))
+    if not added:
         return stored
-    token = run_token(secret, run["run_id"])
-    return stored._replace(body=f'{stored.body[:-1]},"run_token":"{token}"}}')
+    return stored._replace(body=f"{stored.body[:-1]},{dump(added)[1:]}")
+
+
+def with_run_token(stored: StoredResponse, secret: str) -> StoredResponse:
+    """Add the run's token to the response about an external run."""
+
+    def token(run: dict[str, Any]) -> dict[str, str]:
+        return {} if run["recipe"] is not None else {"run_token": run_token(secret, run["run_id"])}
+
+    return extend(stored, token)
 
 
 def json(view: Mapping[str, object]) -> Response:

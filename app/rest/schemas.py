@@ -429,3 +429,55 @@ class ServiceAnswer(TypedDict):
     openapi: str
     graphql: str
     health: str
+
+
+class WebhookAnswer(TypedDict):
+    """A URL that is told of events."""
+
+    webhook_id: str
+    url: str
+    name: str | None
+    types: Annotated[list[str], Field(description="The events to tell of; empty: all.")]
+    experiment_id: Annotated[str | None, Field(description="Only its events; null: those of all.")]
+    format: str
+    created_at: Time
+    paused_at: Annotated[Time | None, Field(description="Nothing is sent while it is paused.")]
+    paused_reason: str | None
+    failing_since: Annotated[
+        Time | None, Field(description="Since when nothing was received; null while all is well.")
+    ]
+
+
+class NewWebhookAnswer(WebhookAnswer):
+    """A new webhook, with the secret that its messages are signed with."""
+
+    signing_secret: str
+
+
+class WebhooksAnswer(TypedDict):
+    """All webhooks."""
+
+    webhooks: list[WebhookAnswer]
+
+
+class DeliveryAnswer(TypedDict):
+    """One message to one webhook."""
+
+    delivery_id: Annotated[str, Field(description="Also `webhook-id` of each attempt.")]
+    webhook_id: str
+    type: str
+    state: str
+    attempts: int
+    next_attempt_at: Time | None
+    last_attempt_at: Time | None
+    last_status: Annotated[int | None, Field(description="HTTP status of the last answer.")]
+    last_error: Annotated[str | None, Field(description="Why it was not received.")]
+    created_at: Time
+    message: Json
+
+
+class DeliveriesAnswer(TypedDict):
+    """One page of messages, newest first."""
+
+    deliveries: list[DeliveryAnswer]
+    next: Annotated[str | None, Field(description="`after` of the next page.")]

@@ -74,7 +74,7 @@ _CORS = [
     ),
 ]
 PREFLIGHT = [
-    (b"access-control-allow-methods", b"GET, HEAD, POST"),
+    (b"access-control-allow-methods", b"GET, HEAD, POST, PATCH, DELETE"),
     (
         b"access-control-allow-headers",
         b"Accept, Authorization, Content-Type, Idempotency-Key, Last-Event-ID",

@@ -6,7 +6,9 @@ from sqlalchemy import bindparam, insert, update
 
 from app.db.sql import Statement, Tx, columns, dump, select_all
 from app.db.tables import Event, Experiment
+from app.domain.webhooks import EVENT_TYPES
 from app.errors import NotFound
+from app.services import webhooks
 
 _experiment = columns(Experiment)
 _event = columns(Event)
@@ -40,6 +42,7 @@ def append(tx: Tx, experiment_id: str, type: str, *, run_id: str | None = None, 
     if row is None:
         raise NotFound(f"There is no experiment {experiment_id}.")
     seq = row[0]
+    data = {key: value for key, value in data.items() if value is not None}
     tx.run(
         _INSERT,
         experiment_id=experiment_id,
@@ -47,8 +50,10 @@ def append(tx: Tx, experiment_id: str, type: str, *, run_id: str | None = None, 
         type=type,
         at=tx.now,
         run_id=run_id,
-        data=dump({key: value for key, value in data.items() if value is not None}),
+        data=dump(data),
     )
+    if type in EVENT_TYPES:
+        webhooks.enqueue(tx, experiment_id, type, run_id, seq, data)
     tx.notify(experiment_id)
     if run_id is not None:
         tx.notify(run_id)

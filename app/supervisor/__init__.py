@@ -28,6 +28,7 @@ from app.services import data_dirs
 from app.settings import Settings
 from app.storage import data_dir
 from app.supervisor.cleanup import clean_up
+from app.supervisor.deliver import deliver
 from app.supervisor.engines import end_jobs
 from app.supervisor.reconcile import reconcile
 from app.supervisor.schedule import launch
@@ -50,6 +51,7 @@ STEPS: tuple[Callable[[SupervisorState], Awaitable[None]], ...] = (
     verify_requested,
     clean_up,
     end_jobs,
+    deliver,
 )
 
 

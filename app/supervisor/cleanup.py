@@ -5,7 +5,7 @@ import time
 
 from app.domain import paths
 from app.errors import CheckpointUnreadable
-from app.services import idempotency, retention
+from app.services import idempotency, retention, webhooks
 from app.supervisor.state import SupervisorState
 
 EVERY_SECONDS = 600.0
@@ -16,10 +16,11 @@ log = logging.getLogger(__name__)
 
 
 async def clean_up(state: SupervisorState) -> None:
-    """Delete idempotency keys past their time, and checkpoints that recipes do not keep."""
+    """Delete keys and messages past their time, and checkpoints that recipes do not keep."""
     limits = retention.configured_limits(state.recipes)
     if time.monotonic() - state.cleaned_up_at >= EVERY_SECONDS:
         await state.db.write(idempotency.expire)
+        await state.db.write(webhooks.expire)
         state.over_limit |= await state.db.scan(retention.over_limit, limits)
         state.pending_deletion = True
         state.cleaned_up_at = time.monotonic()

@@ -147,7 +147,18 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
         call("GET", f"{base}/{path}")
     call("GET", "/v1/experiments?tags=t&order=name")
 
-    no_json = {"logs", "service_metrics"}  # tests/api/test_logs.py, test_prometheus.py
+    hook = call("POST", "/v1/webhooks", {"url": "https://hooks.example.com"}).json()["webhook_id"]
+    call("POST", "/v1/webhooks", {"url": "ftp://hooks.example.com"})
+    call("PATCH", f"/v1/webhooks/{hook}", {"paused": True, "types": ["run.failed"]})
+    sent = call("POST", f"/v1/webhooks/{hook}/test").json()["delivery_id"]
+    call("POST", f"/v1/webhooks/{hook}/deliveries/{sent}/redeliver")
+    for path in ("", f"/{hook}", f"/{hook}/deliveries", f"/{hook}/deliveries?limit=0"):
+        call("GET", f"/v1/webhooks{path}")
+    assert judge.api.send("DELETE", f"/v1/webhooks/{hook}").status_code == 204
+    call("GET", f"/v1/webhooks/{hook}")
+
+    # tests/api/test_logs.py, test_prometheus.py; an answer without a body
+    no_json = {"logs", "service_metrics", "delete_webhook"}
     everything = {
         each["operationId"]
         for item in judge.document["paths"].values()

@@ -9,16 +9,25 @@ import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 
-from app.rest import attempts, checkpoints, lists, logs, metrics, reports, routes, service
+from app.rest import (
+    attempts,
+    checkpoints,
+    lists,
+    logs,
+    metrics,
+    prometheus,
+    reports,
+    routes,
+    service,
+    webhooks,
+)
 from app.rest.parameters import DirectRoute, ExperimentId, RunId
+from tests.api.paths import PARAMETERS
 
 ROUTERS = [
     routes.hot, routes.router, reports.router, lists.router, metrics.router, logs.router,
-    service.router, checkpoints.router, attempts.router,
+    service.router, checkpoints.router, attempts.router, prometheus.router, webhooks.router,
 ]  # fmt: skip
-PREFIXES = {"experiment_id": "exp", "run_id": "run", "verification_id": "vfy"}
-IDS = {name: f"{prefix}_{'0' * 26}" for name, prefix in PREFIXES.items()}
-IDS |= {"attempt": "1", "name": "step-1", "file": "model.bin"}
 
 
 def no_entry() -> None:
@@ -63,7 +72,10 @@ async def test_no_route_leaves_out_a_dependency(build: Callable[[], FastAPI]) ->
     tried = 0
     for path, operations in app.openapi()["paths"].items():
         for method in operations:
-            assert await status(app, method.upper(), path.format(**IDS)) == 418, (method, path)
+            assert await status(app, method.upper(), path.format(**PARAMETERS)) == 418, (
+                method,
+                path,
+            )
             tried += 1
     assert tried >= 20
 
@@ -77,4 +89,4 @@ async def test_a_route_of_its_own_asks_for_its_own(tmp_path: Path) -> None:
         return Response()
 
     app.include_router(router)
-    assert await status(app, "GET", "/{experiment_id}/{run_id}".format(**IDS)) == 418
+    assert await status(app, "GET", "/{experiment_id}/{run_id}".format(**PARAMETERS)) == 418

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.api.conftest import Api, running
+from tests.api.paths import PARAMETERS
 from tests.api.problem import problem
 
 TOKEN = "an-api-token-of-some-length"
@@ -241,13 +242,8 @@ WRONG = [
 
 def routes(api: Api) -> list[tuple[str, str]]:
     """Every route but the agents', who have tokens of their own; ids filled in."""
-    ids = {
-        "experiment_id": "exp_0cc4q1wv6a2gkx8m3r5t7z9bdf",
-        "run_id": "run_0cc4q1x3h7p2n4s6v8y0c1e3gj",
-        "verification_id": "vfy_0cc4q1x3h7p2n4s6v8y0c1e3gj",
-    }
     found = [
-        (method.upper(), path.format(**ids))
+        (method.upper(), path.format(**PARAMETERS))
         for path, operations in api.app.openapi()["paths"].items()
         for method, operation in operations.items()
         if operation["tags"] != ["agents"]
@@ -390,7 +386,7 @@ def test_a_run_token_opens_nothing_else(closed: Api) -> None:
     key = {"authorization": f"Bearer {run['run_token']}"}
     for method, path in routes(closed):
         if path not in ("/healthz", "/readyz"):
-            path = path.replace("exp_0cc4q1wv6a2gkx8m3r5t7z9bdf", made["experiment_id"])
+            path = path.replace(PARAMETERS["experiment_id"], made["experiment_id"])
             answer = closed.send(method, path, headers=key, json={} if method == "POST" else None)
             assert answer.status_code == 401, path
     spec = closed.send("GET", f"/v1/runs/{run['run_id']}/spec", headers=key)

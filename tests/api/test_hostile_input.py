@@ -7,20 +7,21 @@ from typing import Any, NamedTuple
 import pytest
 from fastapi import FastAPI
 
-from app.domain.requests import VERIFICATION_ID
 from app.rest.parameters import bodies
 from tests.api.conftest import Api, running
+from tests.api.paths import PARAMETERS, PREFIXES
 from tests.api.problem import problem
 
 
 class Route(NamedTuple):
-    """A POST route: its path, a body that it takes, and where that body takes free JSON."""
+    """A route: its path, a body that it takes, and where that body takes free JSON."""
 
     path: str
     good: dict[str, Any]
     model: str
     free: str | None
     changes: bool = True
+    method: str = "POST"
 
 
 CKPT = "/ckpts/{experiment}/{run}/step-1"
@@ -62,6 +63,19 @@ ROUTES = {
     "start_verification": Route(
         "/v1/experiments/{experiment}/verifications", {"run_id": "{run}"}, "VerifyRequest", None
     ),
+    "create_webhook": Route(
+        "/v1/webhooks",
+        {"url": "https://hooks.example.com/x", "types": ["run.failed"], "format": "slack"},
+        "WebhookRequest",
+        None,
+    ),
+    "update_webhook": Route(
+        "/v1/webhooks/{webhook}", {"name": "a"}, "WebhookUpdate", None, method="PATCH"
+    ),
+    "test_webhook": Route("/v1/webhooks/{webhook}/test", {}, "EmptyRequest", None),
+    "redeliver": Route(
+        "/v1/webhooks/{webhook}/deliveries/{delivery}/redeliver", {}, "EmptyRequest", None
+    ),
     "report": Route(
         "/v1/runs/{run}/reports",
         {"session": "s", "batch": 1, "step": 1, "effective_hyperparams": {"lr": 0.1}},
@@ -80,19 +94,24 @@ class Story(NamedTuple):
     token: str
     other_experiment: str
     other_run: str
+    webhook: str
+    delivery: str
 
     def fill(self, text: str) -> str:
-        return text.replace("{experiment}", self.experiment).replace("{run}", self.run)
+        for name in ("experiment", "run", "webhook", "delivery"):
+            text = text.replace(f"{{{name}}}", getattr(self, name))
+        return text
 
     def good(self, route: Route) -> dict[str, Any]:
         filled: dict[str, Any] = json.loads(self.fill(json.dumps(route.good)))
         return filled
 
-    def send(self, path: str, content: bytes, headers: Any = ()) -> Any:
+    def send(self, route: Route, content: bytes, headers: Any = ()) -> Any:
         told = dict(headers)
         told.setdefault("content-type", "application/json")
         told.setdefault("authorization", f"Bearer {self.token}")
-        return self.api.send("POST", self.fill(path), content=content, headers=list(told.items()))
+        path, headers = self.fill(route.path), list(told.items())
+        return self.api.send(route.method, path, content=content, headers=headers)
 
 
 def tell(api: Api) -> Story:
@@ -102,7 +121,19 @@ def tell(api: Api) -> Story:
     )
     run = api.post(f"/v1/experiments/{experiment}/runs", {"model": "m"})
     foreign = api.post(f"/v1/experiments/{other}/runs", {"model": "m"})
-    return Story(api, experiment, run["run_id"], run["run_token"], other, foreign["run_id"])
+    webhook = api.post("/v1/webhooks", {"url": "https://hooks.example.com"})["webhook_id"]
+    api.send("PATCH", f"/v1/webhooks/{webhook}", json={"paused": True})
+    delivery = api.post(f"/v1/webhooks/{webhook}/test", {})["delivery_id"]
+    return Story(
+        api,
+        experiment,
+        run["run_id"],
+        run["run_token"],
+        other,
+        foreign["run_id"],
+        webhook,
+        delivery,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +163,16 @@ def on_two_routes(name: str, values: Iterable[Any], ids: Iterable[str]) -> pytes
     return pytest.mark.parametrize(("route", name), cases)
 
 
-def test_the_table_holds_every_post_route(api: Api) -> None:
+def test_the_table_holds_every_route_with_a_body(api: Api) -> None:
     app: FastAPI = api.app
-    posts = [path["post"] for path in app.openapi()["paths"].values() if "post" in path]
+    with_body = [
+        operation
+        for operations in app.openapi()["paths"].values()
+        for method, operation in operations.items()
+        if method in ("post", "patch")
+    ]
     # An agent's own routes: tests/api/test_attempts.py.
-    people = {post["operationId"] for post in posts if post["tags"] != ["agents"]}
+    people = {each["operationId"] for each in with_body if each["tags"] != ["agents"]}
     assert people == set(ROUTES)
 
 
@@ -148,7 +184,7 @@ def test_the_good_body_is_taken_and_does_change_the_database(
     with running(tmp_path_factory.mktemp("good")) as api:
         story = tell(api)
         before = api.digest()
-        answer = story.send(route.path, json.dumps(story.good(route)).encode())
+        answer = story.send(route, json.dumps(story.good(route)).encode())
         assert answer.status_code in (200, 201, 202), answer.text
         assert (api.digest() != before) == route.changes
 
@@ -195,7 +231,7 @@ def test_a_value_that_is_not_taken(story: Story, route: Route, value: tuple[byte
         field = "step"  # a metric is a number of any size; it has no such field
     good[field] = {"key": "VALUE"}
     body = json.dumps(good).encode().replace(b'"VALUE"', raw)
-    told = problem(story.send(route.path, body), code)
+    told = problem(story.send(route, body), code)
     if code == "invalid_input":
         assert [each["pointer"].split("/")[1] for each in told["errors"]] == [field]
 
@@ -215,7 +251,7 @@ def test_every_route_has_the_one_reader(story: Story, route: Route) -> None:
         (b"[" * DEEP, {}, "malformed_body"),
         (b'{"surprise": NaN}', {}, "invalid_input"),
     ]:
-        problem(story.send(route.path, content, headers), code)
+        problem(story.send(route, content, headers), code)
 
 
 @each_route
@@ -229,7 +265,7 @@ def test_a_field_of_the_wrong_type(story: Story, route: Route) -> None:
             except ValueError:
                 refused += 1
                 good = {**story.good(route), name: wrong}
-                told = problem(story.send(route.path, json.dumps(good).encode()))
+                told = problem(story.send(route, json.dumps(good).encode()))
                 assert told["code"] in ("invalid_input", "bad_checkpoint_path", "unknown_recipe")
                 assert all(each["pointer"].split("/")[1] == name for each in told["errors"])
         assert refused, f"{name} takes everything"
@@ -266,7 +302,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
 @changes_nothing
 def test_a_body_that_is_not_taken(story: Story, route: Route, body: tuple[bytes, str]) -> None:
     content, code = body
-    answer = story.send(route.path, content)
+    answer = story.send(route, content)
     problem(answer, code)
     assert len(answer.content) < 10_000  # a refusal is never as long as what it refuses
 
@@ -276,7 +312,7 @@ def test_a_body_that_is_not_taken(story: Story, route: Route, body: tuple[bytes,
 def test_no_body_is_an_empty_object_and_names_what_is_required(
     story: Story, operation: str
 ) -> None:
-    told = problem(story.send(ROUTES[operation].path, b""), "invalid_input")
+    told = problem(story.send(ROUTES[operation], b""), "invalid_input")
     assert {"detail": "required", "pointer": "/" + next(iter(ROUTES[operation].good))} in told[
         "errors"
     ]
@@ -284,7 +320,7 @@ def test_no_body_is_an_empty_object_and_names_what_is_required(
 
 def test_of_a_repeated_key_the_last_counts_as_everywhere(story: Story) -> None:
     body = b'{"name": "first", "task_type": "a", "name": "last"}'
-    assert story.send("/v1/experiments", body).json()["name"] == "last"
+    assert story.send(ROUTES["create_experiment"], body).json()["name"] == "last"
 
 
 TYPES = [
@@ -304,7 +340,7 @@ TYPES = [
 @changes_nothing
 def test_a_body_of_another_type(story: Story, route: Route, types: list[str]) -> None:
     answer = story.api.send(
-        "POST",
+        route.method,
         story.fill(route.path),
         content=json.dumps(story.good(route)).encode(),
         headers=[("authorization", f"Bearer {story.token}"), *(("content-type", t) for t in types)],
@@ -317,7 +353,7 @@ def test_a_body_of_another_type(story: Story, route: Route, types: list[str]) ->
 )
 def test_a_body_of_json_by_another_name(story: Story, type: str) -> None:
     body = b'{"name": "a", "task_type": "b"}'
-    assert story.send("/v1/experiments", body, {"content-type": type}).status_code == 201
+    assert story.send(ROUTES["create_experiment"], body, {"content-type": type}).status_code == 201
 
 
 KEYS = [
@@ -338,7 +374,7 @@ KEYS = [
 @changes_nothing
 def test_a_bad_idempotency_key(story: Story, route: Route, keys: list[bytes]) -> None:
     answer = story.api.send(
-        "POST",
+        route.method,
         story.fill(route.path),
         content=json.dumps(story.good(route)).encode(),
         headers=[
@@ -374,15 +410,13 @@ IDS = {
 def test_an_id_that_is_none_is_not_found_on_any_route(story: Story, id: str) -> None:
     tried = 0
     for path, operations in story.api.app.openapi()["paths"].items():
-        for name, prefix in (("experiment", "exp"), ("run", "run"), ("verification", "vfy")):
-            if f"{{{name}_id}}" not in path:
+        for name, prefix in PREFIXES.items():
+            if f"{{{name}}}" not in path:
                 continue
             wrong = id.format(prefix=prefix)
-            url = path.replace(f"{{{name}_id}}", wrong)
-            url = url.format(
-                experiment_id=story.experiment, run_id=story.run, verification_id=VERIFICATION_ID,
-                attempt=1, name="step-1", file="weights.bin",
-            )  # fmt: skip
+            url = path.replace(f"{{{name}}}", wrong)
+            existing = {"experiment_id": story.experiment, "run_id": story.run}
+            url = url.format(**PARAMETERS | existing)
             for method in operations:
                 good = next(
                     (r.good for o, r in ROUTES.items() if o == operations[method]["operationId"]),
@@ -392,7 +426,7 @@ def test_an_id_that_is_none_is_not_found_on_any_route(story: Story, id: str) -> 
                 if path.endswith("/claim"):
                     body = {"agent": "an-agent-of-its-own-0123456789"}
                 headers = {"authorization": f"Bearer {story.token}"}
-                more = {"json": body} if method == "post" else {}
+                more = {"json": body} if method in ("post", "patch") else {}
                 needed = {"compare_metrics": {"run_ids": story.run}, "append_log": {"offset": 0}}
                 params = needed.get(operations[method]["operationId"], {})
                 answer = story.api.send(method.upper(), url, headers=headers, params=params, **more)
@@ -440,7 +474,7 @@ def test_a_checkpoint_path_outside_of_the_run(story: Story, operation: str, path
         e=story.experiment, r=story.run, other_e=story.other_experiment, other_r=story.other_run
     )
     body = {**story.good(ROUTES[operation]), "ckpt_path": path}
-    answer = story.send(ROUTES[operation].path, json.dumps(body).encode())
+    answer = story.send(ROUTES[operation], json.dumps(body).encode())
     told = problem(answer, "bad_checkpoint_path")
     assert [each["pointer"] for each in told["errors"]] == ["/ckpt_path"]
 
@@ -478,7 +512,7 @@ def test_a_bad_parameter_of_the_log_is_named(story: Story, query: str) -> None:
 def test_a_number_of_a_report_that_is_none(
     story: Story, report: str, pointer: str, value: str
 ) -> None:
-    answer = story.send(ROUTES["report"].path, report.replace("X", value).encode())
+    answer = story.send(ROUTES["report"], report.replace("X", value).encode())
     told = problem(answer, "invalid_input")
     assert [each["pointer"] for each in told["errors"]] == [pointer]
 
@@ -497,14 +531,14 @@ def test_a_number_of_a_report_that_is_none(
 def test_a_pointer_leads_to_the_very_place(
     story: Story, body: dict[str, Any], pointers: list[str]
 ) -> None:
-    told = problem(story.send(ROUTES["report"].path, json.dumps(body).encode()), "invalid_input")
+    told = problem(story.send(ROUTES["report"], json.dumps(body).encode()), "invalid_input")
     assert [each["pointer"] for each in told["errors"]] == pointers
 
 
 def test_only_reports_may_be_larger_than_a_megabyte(story: Story) -> None:
     for operation, route in ROUTES.items():
         padded = json.dumps(story.good(route)).encode() + b" " * 1_100_000
-        answer = story.send(route.path, padded)
+        answer = story.send(route, padded)
         if operation == "report":
             assert answer.status_code == 200, answer.text
         else:

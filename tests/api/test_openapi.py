@@ -76,7 +76,7 @@ def test_every_error_is_a_problem_and_every_route_names_its_own(document: dict[s
         expected = {"401", "403", "408", "413", "429", "431", "500", "503"}
         if "{" in name:
             expected |= {"404"}
-        if name.startswith("POST"):
+        if name.startswith(("POST", "PATCH")):
             expected |= {"400", "415", "422", "409"}
         if name.endswith("/spec") or operation["tags"] == ["agents"]:
             expected |= {"409"}  # the run, or the attempt, has ended
@@ -94,7 +94,7 @@ def test_every_error_is_a_problem_and_every_route_names_its_own(document: dict[s
 def test_headers_are_documented(document: dict[str, Any]) -> None:
     for name, operation in operations(document).items():
         # What an agent sends may be repeated without a key, and a claim's token is never stored.
-        if name.startswith("POST") and operation["tags"] != ["agents"]:
+        if name.startswith(("POST", "PATCH")) and operation["tags"] != ["agents"]:
             keys = [each["name"] for each in operation["parameters"] if each["in"] == "header"]
             assert keys == ["Idempotency-Key"], name
             done = [each for status, each in operation["responses"].items() if status[0] == "2"]

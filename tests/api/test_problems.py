@@ -11,6 +11,7 @@ import pytest
 from app import errors
 from app.server.jsonlines import JsonLines
 from tests.api.conftest import Api
+from tests.api.paths import PARAMETERS
 from tests.api.problem import problem, tree
 
 
@@ -95,10 +96,7 @@ def test_an_unknown_parameter_is_told_the_known_ones(api: Api) -> None:
         if not known or operations["get"]["tags"] == ["agents"]:
             continue
         asked += 1
-        verification = f"vfy_{'0' * 26}"
-        here = path.format(
-            experiment_id=f"exp_{'0' * 26}", run_id=f"run_{'0' * 26}", verification_id=verification
-        )
+        here = path.format(**PARAMETERS)
         told = problem(api.send("GET", f"{here}?kep=1"), "invalid_input")
         (detail,) = [each["detail"] for each in told["errors"] if each["parameter"] == "kep"]
         assert detail == f"unknown; known are {', '.join(known)}"
@@ -134,10 +132,7 @@ def test_no_text_in_a_query_is_a_bug_of_the_service(api: Api, text: str) -> None
     run = api.post(f"/v1/experiments/{experiment}/runs", {"model": "m"})["run_id"]
     asked = 0
     for path, operations in api.send("GET", "/openapi.json").json()["paths"].items():
-        here = path.format(
-            experiment_id=experiment, run_id=run, verification_id=f"vfy_{'0' * 26}", attempt=1,
-            name="step-1", file="model.bin",
-        )  # fmt: skip
+        here = path.format(**PARAMETERS | {"experiment_id": experiment, "run_id": run})
         for each in operations.get("get", {}).get("parameters", ()):
             if each["in"] == "query":
                 asked += 1

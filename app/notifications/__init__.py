@@ -1,0 +1,7 @@
+"""Messages to the outside: the one place from which this service calls somebody.
+
+    services.webhooks (what is due) → supervisor.deliver → `webhook.send` → services.webhooks
+
+Only public addresses are called, and those that the operator allows. Knows `domain` and `errors`
+only.
+"""
