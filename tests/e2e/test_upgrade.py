@@ -1,7 +1,7 @@
-"""A server is replaced by this version while runs train: the former version's training goes on.
+"""A server is replaced by this version while runs train: a published version's training goes on.
 
-former.tar.xz is `app` of commit d5bd900 and its trainers for tests: database revision 0002, the
-SDK, the wrapper and the files of a run of that time.
+published-VERSION.tar.xz is that version's `app` and its trainers for tests: the schema, the SDK,
+the agent and the files of a run of that time. 0.1.0 is commit d5bd900, 0.2.0 is 0dfbe87.
 """
 
 import json
@@ -23,33 +23,49 @@ from tests.support.service import Service, home
 FOREVER: dict[str, Any] = {"steps": 10**6, "step_seconds": 0.02, "checkpoint_every": 5}
 
 
+# The state that each version gave to checkpoints which retention had deleted.
+DELETED = {"0.1.0": "lost", "0.2.0": "deleted"}
+
+
+@pytest.fixture(params=DELETED)
+def version(request: pytest.FixtureRequest) -> str:
+    """A published version."""
+    return str(request.param)
+
+
 @pytest.fixture
-def former(tmp_path: Path) -> Path:
-    """The former version's code."""
-    with tarfile.open(Path(__file__).with_name("former.tar.xz")) as archive:
+def former(tmp_path: Path, version: str) -> Path:
+    """The code of that version."""
+    with tarfile.open(Path(__file__).with_name(f"published-{version}.tar.xz")) as archive:
         archive.extractall(tmp_path / "former", filter="data")
     return tmp_path / "former"
+
+
+def environment(code: Path) -> dict[str, str]:
+    """Return variables under which Python finds the SDK of this code, and not the installed one."""
+    return {"PYTHONPATH": str(code / "app" / "sdk")}
 
 
 @contextmanager
 def attached(service: Service, run: dict[str, Any], code: Path) -> Iterator[None]:
     """A trainer that somebody started by hand, with the SDK of this code."""
-    environment = {
+    variables = environment(code) | {
         "PATH": os.environ["PATH"],
         "LLM_TRAIN_API_URL": service.url,
         "LLM_TRAIN_RUN_ID": run["run_id"],
         "LLM_TRAIN_RUN_TOKEN": run["run_token"],
     }
-    with subprocess.Popen(trainers.argv("obedient"), cwd=code, env=environment) as trainer:
+    with subprocess.Popen(trainers.argv("obedient"), cwd=code, env=variables) as trainer:
         try:
             yield
         finally:
             trainer.kill()
 
 
-def by_retention(service: Service, run: str) -> list[str]:
-    """The checkpoints that the former version has deleted; it called them lost."""
-    return [name for name, c in service.checkpoints(run).items() if c["state"] == "lost"]
+def by_retention(service: Service, run: str, version: str) -> list[str]:
+    """Return the checkpoints that a version has deleted."""
+    found = service.checkpoints(run).items()
+    return [name for name, c in found if c["state"] == DELETED[version]]
 
 
 def contiguous(service: Service, run: str, least: int) -> bool:
@@ -58,16 +74,23 @@ def contiguous(service: Service, run: str, least: int) -> bool:
     return steps == list(range(1, len(steps) + 1)) and len(steps) >= least
 
 
-def test_runs_checkpoints_and_tokens_of_the_former_version_go_on_under_this_one(
-    tmp_path: Path, former: Path, empty_database_url: str
+def test_runs_checkpoints_and_tokens_of_a_published_version_go_on_under_this_one(
+    tmp_path: Path,
+    version: str,
+    former: Path,
+    empty_database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    sdk = environment(former)["PYTHONPATH"]
     recipes = tmp_path / "recipes.toml"  # with nothing that the former version did not know
     with home(tmp_path, empty_database_url) as place:
         recipes.write_text(
             f"[recipes.obedient]\ncommand = {json.dumps(trainers.argv('obedient'))}\n"
             f"working_dir = {json.dumps(str(former))}\nkeep_checkpoints = 2\n"
+            f"[recipes.obedient.env]\nPYTHONPATH = {json.dumps(sdk)}\n"
         )
         place.code = former
+        monkeypatch.setenv("PYTHONPATH", sdk)
         with place.serve() as service:
             runs = f"/experiments/{service.experiment}/runs"
             launched, stopping = (service.submit("obedient", **FOREVER) for _ in range(2))
@@ -77,12 +100,13 @@ def test_runs_checkpoints_and_tokens_of_the_former_version_go_on_under_this_one(
             with attached(service, external, former):
                 for run in (launched, by_hand, stopping):
                     service.stepping(run, 30)
-                taken = wait_until(lambda: by_retention(service, launched), "retention")
+                taken = wait_until(lambda: by_retention(service, launched, version), "retention")
                 before = {run: service.status(run)["step"] for run in (launched, by_hand)}
                 os.kill(service.trainer(stopping).pid, signal.SIGSTOP)  # it saves after the upgrade
                 promised = service.cancel(stopping, 202)["ckpt_path"]
                 service.kill()
                 place.code = REPOSITORY
+                monkeypatch.delenv("PYTHONPATH")
                 with place.serve() as service:
                     for run, step in before.items():
                         assert service.stepping(run, step + 100)["status"] == "running"
