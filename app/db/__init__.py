@@ -1,0 +1,20 @@
+"""The database: tables, statements compiled once, transactions, SQLite and PostgreSQL.
+
+    Database.write(use_case, …) → Tx → Statement → rows, or SQLModel objects → commit → topics
+
+tables, migrations       the schema, and how an older one is brought to it
+sql, database, changes   statements, transactions, and who is woken after a commit
+keyset, listing, search  pages of long lists; chunks: the points of a metric
+sqlite, postgresql…      the two engines: threads, connections, what can go wrong with them
+
+How to add a column of runs that clients see:
+
+1. `tables.py`: a field of `Run` with a default, which every new row gets.
+2. `migrations/versions/NNNN_….py`: `op.add_column`; the number after the last one, its
+   `down_revision` the last one's.
+3. `app/rest/schemas.py`: the field, in `RunSummary` for lists and the status, in `RunAnswer` for a
+   submission. A column of the same name is copied, and shown in the examples, by itself.
+4. `app/graphql/types.py`: an `attribute` of `Run`.
+
+Then `llm-train export-schema schema.graphql`. A use case sets it with `runs.change`.
+"""

@@ -65,6 +65,20 @@ def row_type(table: type[TableT]) -> type[TableT]:
     return cast(type[TableT], _row_type(table))
 
 
+@cache
+def _defaults(table: type[SQLModel]) -> dict[str, Any]:
+    fields = table.model_fields.items()
+    return {name: field.get_default() for name, field in fields if not field.is_required()}
+
+
+def new_row(table: type[TableT], **values: Any) -> TableT:
+    """Return a row to be inserted: these values, else the defaults of the table's columns.
+
+    Raises TypeError for a name that is no column, or a column that has neither.
+    """
+    return row_type(table)(**_defaults(table) | values)
+
+
 def as_dict(row: SQLModel) -> dict[str, Any]:
     """The attributes of a row, by name."""
     return cast(dict[str, Any], cast(Any, row)._asdict())

@@ -77,7 +77,10 @@ class ExperimentTag(SQLModel, table=True):
 
 
 class Run(SQLModel, table=True):
-    """One training run: what was asked, where it is, what it reported last."""
+    """One training run: what was asked, where it is, what it reported last.
+
+    A new run has the defaults here (`sql.new_row`).
+    """
 
     __table_args__ = (
         Index("ix_run_experiment", "experiment_id", "created_at", "id"),
@@ -113,30 +116,30 @@ class Run(SQLModel, table=True):
     recipe: str | None = None
     dataset: str = Field(sa_type=Text)
     hyperparams: str = Field(sa_type=Text)
-    override_hyperparams: str = Field(sa_type=Text)
+    override_hyperparams: str = Field(default="{}", sa_type=Text)
     effective_hyperparams: str | None = Field(default=None, sa_type=Text)
     # The attempt whose trainer told them last.
     effective_attempt: int | None = None
     resources: str = Field(sa_type=Text)
     notes: str | None = None
 
-    status: str
+    status: str = "queued"
     status_reason: str | None = None
     status_detail: str | None = None
     # Launches so far, which is also the number that fences reports.
-    attempt: int
+    attempt: int = 0
     # How many of these were preempted: they do not count for the recipe's max_attempts.
     preemptions: int = Field(default=0, sa_type=Integer)
     # The step that the present attempt started from.
-    start_step: int = Field(sa_type=BigInteger)
-    step: int = Field(sa_type=BigInteger)
+    start_step: int = Field(default=0, sa_type=BigInteger)
+    step: int = Field(default=0, sa_type=BigInteger)
     total_steps: int | None = Field(default=None, sa_type=BigInteger)
     # The last batch of reports of this attempt; the same one again changes nothing.
-    last_batch: int = Field(sa_type=BigInteger)
+    last_batch: int = Field(default=0, sa_type=BigInteger)
     # The trainer said that its training loop reached its own end.
     finished: bool = False
     # JSON list of the GPUs this run holds while it is launched.
-    gpus: str
+    gpus: str = "[]"
     # Random, in the environment of this attempt's processes; NULL for an external run.
     nonce: str | None = None
     # JSON list of the sessions of an external run's trainers, newest last.
@@ -232,7 +235,7 @@ class Checkpoint(SQLModel, table=True):
     stored_as_id: str | None = None
     tag_type: str | None = None
     release_tag: str | None = None
-    metrics: str = Field(sa_type=Text)
+    metrics: str = Field(default="{}", sa_type=Text)
     marked_at: str | None = None
     # When its files were committed, as far as the service knows: what "newest" means.
     saved_at: str | None = None

@@ -1,0 +1,10 @@
+"""Rules and value types: what is true of runs, checkpoints and recipes, whoever asks.
+
+Pure: no SQL, no HTTP, no files but the operator's own. Other rooms ask these; they import nothing
+of the app but `app.errors` and each other.
+
+lifecycle, evidence, retries  how a run moves, how it has ended, whether it is tried again
+recipes, recipe_file          what a run may execute; resources: what it needs and gets
+requests, reports, filters    what clients and trainers may send, validated once for every API
+ids, paths, points, text(s), tokens, hosts  the small types that all of these are made of
+"""

@@ -1,85 +1,63 @@
-"""One example of every answer and of the report, by the name of its schema."""
+"""One example of every answer and of the report, by the name of its schema.
 
+Those of experiments, runs and checkpoints are made of rows by `views`, as the answers are.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
+from app.db.sql import new_row, replace
+from app.db.tables import Checkpoint, Experiment, MetricLatest, Run
 from app.domain.attempts import AGENT
 from app.domain.requests import EXPERIMENT_ID, RUN_ID, VERIFICATION_ID
+from app.rest import views
 
 _PATH = f"/ckpts/{EXPERIMENT_ID}/{RUN_ID}/step-000100"
 _CREATED, _STARTED, _SEEN = (
     f"2026-01-05T09:{minute}:00.000000+00:00" for minute in ("30", "31", "35")
 )
-_EXPERIMENT = {
-    "experiment_id": EXPERIMENT_ID,
-    "name": "qwen-sft-zh",
-    "task_type": "sft",
-    "goal": "Instruction following in Chinese",
-    "version": "v1",
-    "base_model": "Qwen2.5-7B",
-    "owner": "alice",
-    "param_config": {"learning_rate": 2e-5, "epochs": 3},
-    "tags": ["sft", "zh"],
-    "created_at": _CREATED,
-}
-_SUMMARY = {
-    "run_id": RUN_ID,
-    "experiment_id": EXPERIMENT_ID,
-    "parent_run_id": None,
-    "model": "char-lm",
-    "recipe": "demo",
-    "status": "running",
-    "status_reason": None,
-    "status_detail": None,
-    "attempt": 1,
-    "progress": 0.3,
-    "step": 120,
-    "total_steps": 400,
-    "created_at": _CREATED,
-    "started_at": _STARTED,
-    "finished_at": None,
-    "next_attempt_at": None,
-    "metrics": {"loss": {"value": 1.83, "step": 120}},
-}
-_RUN = {
-    "run_id": RUN_ID,
-    "experiment_id": EXPERIMENT_ID,
-    "parent_run_id": None,
-    "root_run_id": RUN_ID,
-    "ckpt_path": None,
-    "attempt": 0,
-    "model": "Qwen2.5-7B",
-    "recipe": None,
-    "dataset": {"name": "alpaca-zh", "split": "train"},
-    "hyperparams": {"learning_rate": 2e-5, "batch_size": 16},
-    "override_hyperparams": {},
-    "effective_hyperparams": None,
-    "overrides": {},
-    "resources": {"gpu_type": "A100", "count": 4},
-    "notes": "first try",
-    "status": "queued",
-    "status_reason": "waiting_for_trainer",
-    "status_detail": None,
-    "created_at": _CREATED,
-    "run_token": "rt_uKEMwyYXfGnn94Un14SfT8oxpADaX3tQECY0mVW8Uco",
-}
-_CHECKPOINT = {
-    "checkpoint_id": "ckpt_0cc4q1y5k9r2t4v6x8z0b1d3fh",
-    "experiment_id": EXPERIMENT_ID,
-    "run_id": RUN_ID,
-    "ckpt_path": _PATH,
-    "state": "ready",
-    "reason": None,
-    "step": 100,
-    "size_bytes": 1_402_881,
-    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-    "stored_as": None,
-    "tag_type": "release",
-    "release_tag": "v1.0.0",
-    "metrics": {"val_loss": 1.83},
-    "marked_at": _SEEN,
-    "saved_at": _STARTED,
-    "created_at": _STARTED,
-}
+
+
+def _show(view: Mapping[str, object]) -> dict[str, Any]:
+    """Return an answer as its JSON is read."""
+    shown: dict[str, Any] = orjson.loads(orjson.dumps(view))
+    return shown
+
+
+_LOSS = MetricLatest(run_id=RUN_ID, key="loss", step=120, value=1.83)
+_QUEUED = new_row(
+    Run, id=RUN_ID, experiment_id=EXPERIMENT_ID, root_run_id=RUN_ID, model="Qwen2.5-7B",
+    dataset='{"name": "alpaca-zh", "split": "train"}', notes="first try", created_at=_CREATED,
+    hyperparams='{"learning_rate": 2e-5, "batch_size": 16}',
+    resources='{"gpu_type": "A100", "count": 4}', status_reason="waiting_for_trainer",
+)  # fmt: skip
+_TRAINING = replace(
+    _QUEUED, model="char-lm", recipe="demo", status="running", status_reason=None, attempt=1,
+    step=120, total_steps=400, started_at=_STARTED, heartbeat_at=_SEEN, last_progress_at=_SEEN,
+    pace_steps=120, pace_seconds=24.0,
+)  # fmt: skip
+_SAVED = new_row(
+    Checkpoint, id="ckpt_0cc4q1y5k9r2t4v6x8z0b1d3fh", experiment_id=EXPERIMENT_ID, run_id=RUN_ID,
+    ckpt_path=_PATH, state="ready", step=100, size_bytes=1_402_881, tag_type="release",
+    sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    release_tag="v1.0.0", metrics='{"val_loss": 1.83}', marked_at=_SEEN, saved_at=_STARTED,
+    created_at=_STARTED,
+)  # fmt: skip
+_EXPERIMENT = _show(
+    views.experiment(
+        new_row(
+            Experiment, id=EXPERIMENT_ID, name="qwen-sft-zh", task_type="sft",
+            goal="Instruction following in Chinese", version="v1", base_model="Qwen2.5-7B",
+            owner="alice", param_config='{"learning_rate": 2e-5, "epochs": 3}',
+            tags='["sft", "zh"]', created_at=_CREATED, last_seq=1,
+        )
+    )
+)  # fmt: skip
+_SUMMARY = _show(views.run_summary(_TRAINING, [_LOSS]))
+_RUN = _show(views.run(_QUEUED)) | {"run_token": "rt_uKEMwyYXfGnn94Un14SfT8oxpADaX3tQECY0mVW8Uco"}
+_CHECKPOINT = _show(views.checkpoint(_SAVED))
 _EVENT = {
     "seq": 2,
     "type": "run.queued",
@@ -159,8 +137,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "RunAnswer": _RUN,
     "RunsAnswer": {"runs": [_SUMMARY], "next": None},
-    "RunStatusAnswer": _SUMMARY
-    | {"eta_seconds": 56.0, "heartbeat_at": _SEEN, "last_progress_at": _SEEN, "ckpt_path": _PATH},
+    "RunStatusAnswer": _show(views.run_status(_TRAINING, [_LOSS], _SAVED)),
     "CancelAnswer": {
         "run_id": RUN_ID,
         "status": "cancelled",

@@ -3,7 +3,8 @@
 Nothing is validated with them when a request is answered. Stored JSON text is passed on as it is
 (an `orjson.Fragment`), so fields that hold it are `Any` with the schema that clients see.
 
-How to add a field: here, in `views`, and in the example of `examples`; then the same in GraphQL.
+How to add a field: here; a column of the same name is copied by `views`, anything else is written
+there. `examples` shows it by itself. Then the same in app/graphql/types.py.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypeAlias
@@ -24,6 +25,8 @@ Json = Annotated[Any, WithJsonSchema({"additionalProperties": True, "type": "obj
 Texts = Annotated[Any, WithJsonSchema({"items": {"type": "string"}, "type": "array"})]
 _NUMBER = {"anyOf": [{"type": "number"}, {"type": "null"}]}
 Numbers = Annotated[Any, WithJsonSchema({"additionalProperties": _NUMBER, "type": "object"})]
+JSON_TYPES = (Json, Json | None, Texts, Numbers)
+"""Types of fields that are stored as JSON text."""
 Time = Annotated[
     str,
     Field(description="UTC, ISO 8601 with offset.", json_schema_extra={"format": "date-time"}),

@@ -1,8 +1,15 @@
-"""Rows as the responses of `schemas`, which mypy checks. Stored JSON text is passed on as it is."""
+"""Rows as the responses of `schemas`.
 
-from collections.abc import Iterable
+A field of a response that is a column of the table is copied by its name (`copier`), JSON columns
+as the text they are stored as; only what has another name, or is derived, is written here.
+"""
+
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from typing import Any, TypeVar, cast, get_type_hints
 
 from orjson import Fragment
+from sqlmodel import SQLModel
 
 from app.db.tables import Checkpoint, Event, Experiment, MetricLatest, Run
 from app.domain.lifecycle import CheckpointState as State
@@ -13,46 +20,49 @@ from app.services.runs import Cancelled
 from app.services.verification import UNREADABLE, Verified
 from app.services.verifications import Progress
 
+AnswerT = TypeVar("AnswerT")
+
+
+def copier(answer: type[AnswerT], table: type[SQLModel], *derived: str) -> Callable[..., AnswerT]:
+    """Return a function that makes this answer of a row of `table` and its derived fields.
+
+    Raises TypeError if a field of the answer is neither a column nor among `derived`.
+    """
+    hints = get_type_hints(answer, include_extras=True)
+    copied = tuple(name for name in hints if name in table.model_fields and name not in derived)
+    if missing := cast(Any, answer).__required_keys__ - {*copied, *derived}:
+        raise TypeError(f"{answer.__name__}: no column and not derived: {sorted(missing)}")
+    json = tuple(name for name in copied if hints[name] in schemas.JSON_TYPES)
+    values = attrgetter(*copied)
+
+    def make(row: SQLModel, **made: Any) -> AnswerT:
+        made.update(zip(copied, values(row), strict=True))
+        for name in json:
+            made[name] = Fragment(made[name] or "null")
+        return cast(AnswerT, made)
+
+    return make
+
+
+_DERIVED = ("run_id", "status_detail", "progress", "metrics")
+_experiment = copier(schemas.ExperimentAnswer, Experiment, "experiment_id")
+_run = copier(schemas.RunAnswer, Run, "run_id", "ckpt_path", "status_detail", "overrides")
+_run_summary = copier(schemas.RunSummary, Run, *_DERIVED)
+_run_status = copier(schemas.RunStatusAnswer, Run, *_DERIVED, "eta_seconds", "ckpt_path")
+_checkpoint = copier(schemas.CheckpointAnswer, Checkpoint, "checkpoint_id", "stored_as")
+
 
 def experiment(row: Experiment) -> schemas.ExperimentAnswer:
     """Return `ExperimentAnswer`."""
-    return {
-        "experiment_id": row.id,
-        "name": row.name,
-        "task_type": row.task_type,
-        "goal": row.goal,
-        "version": row.version,
-        "base_model": row.base_model,
-        "owner": row.owner,
-        "param_config": Fragment(row.param_config),
-        "tags": Fragment(row.tags),
-        "created_at": row.created_at,
-    }
+    return _experiment(row, experiment_id=row.id)
 
 
 def run(row: Run) -> schemas.RunAnswer:
     """Return `RunAnswer`."""
-    return {
-        "run_id": row.id,
-        "experiment_id": row.experiment_id,
-        "parent_run_id": row.parent_run_id,
-        "root_run_id": row.root_run_id,
-        "ckpt_path": row.source_ckpt_path,
-        "attempt": row.attempt,
-        "status": row.status,
-        "status_reason": row.status_reason,
-        "status_detail": status_detail(row),
-        "created_at": row.created_at,
-        "recipe": row.recipe,
-        "model": row.model,
-        "notes": row.notes,
-        "dataset": Fragment(row.dataset),
-        "hyperparams": Fragment(row.hyperparams),
-        "override_hyperparams": Fragment(row.override_hyperparams),
-        "effective_hyperparams": Fragment(row.effective_hyperparams or "null"),
-        "overrides": overrides(row),
-        "resources": Fragment(row.resources),
-    }
+    return _run(
+        row, run_id=row.id, ckpt_path=row.source_ckpt_path, status_detail=status_detail(row),
+        overrides=overrides(row),
+    )  # fmt: skip
 
 
 def metrics(rows: Iterable[MetricLatest]) -> dict[str, schemas.MetricValue]:
@@ -62,60 +72,26 @@ def metrics(rows: Iterable[MetricLatest]) -> dict[str, schemas.MetricValue]:
 
 def run_summary(row: Run, latest: Iterable[MetricLatest]) -> schemas.RunSummary:
     """Return `RunSummary`."""
-    return {
-        "run_id": row.id,
-        "experiment_id": row.experiment_id,
-        "parent_run_id": row.parent_run_id,
-        "model": row.model,
-        "recipe": row.recipe,
-        "status": row.status,
-        "status_reason": row.status_reason,
-        "status_detail": status_detail(row),
-        "attempt": row.attempt,
-        "progress": progress(row),
-        "step": row.step,
-        "total_steps": row.total_steps,
-        "created_at": row.created_at,
-        "started_at": row.started_at,
-        "finished_at": row.finished_at,
-        "next_attempt_at": row.next_attempt_at,
-        "metrics": metrics(latest),
-    }
+    return _run_summary(
+        row, run_id=row.id, status_detail=status_detail(row), progress=progress(row),
+        metrics=metrics(latest),
+    )  # fmt: skip
 
 
 def run_status(
     row: Run, latest: Iterable[MetricLatest], newest: Checkpoint | None
 ) -> schemas.RunStatusAnswer:
     """Return `RunStatusAnswer`."""
-    return {
-        **run_summary(row, latest),
-        "eta_seconds": eta_seconds(row),
-        "heartbeat_at": row.heartbeat_at,
-        "last_progress_at": row.last_progress_at,
-        "ckpt_path": newest.ckpt_path if newest else None,
-    }
+    return _run_status(
+        row, run_id=row.id, status_detail=status_detail(row), progress=progress(row),
+        metrics=metrics(latest), eta_seconds=eta_seconds(row),
+        ckpt_path=newest.ckpt_path if newest else None,
+    )  # fmt: skip
 
 
 def checkpoint(row: Checkpoint) -> schemas.CheckpointAnswer:
     """Return `CheckpointAnswer`."""
-    return {
-        "checkpoint_id": row.id,
-        "experiment_id": row.experiment_id,
-        "run_id": row.run_id,
-        "ckpt_path": row.ckpt_path,
-        "state": row.state,
-        "reason": row.reason,
-        "step": row.step,
-        "size_bytes": row.size_bytes,
-        "sha256": row.sha256,
-        "stored_as": row.stored_as_id,
-        "tag_type": row.tag_type,
-        "release_tag": row.release_tag,
-        "metrics": Fragment(row.metrics),
-        "marked_at": row.marked_at,
-        "saved_at": row.saved_at,
-        "created_at": row.created_at,
-    }
+    return _checkpoint(row, checkpoint_id=row.id, stored_as=row.stored_as_id)
 
 
 def verified(results: list[Verified]) -> schemas.VerifyAnswer:

@@ -1,0 +1,20 @@
+"""Use cases: what may be done, decided in one transaction, shared by every API.
+
+    await db.write(runs.cancel, run_id)   the edge opens the transaction, no use case commits
+
+A use case is a plain function `f(tx, …)`. It raises `app.errors` with a sentence for people, and
+changes nothing then; each change of a status and its event are one transaction.
+
+runs, experiments, marks, events     what clients ask for
+reports, sessions, saves, metrics    what trainers send; attempts: what remote agents send
+launches, live_runs, endings         what the supervisor decides
+checkpoints, promises, verification(s), retention, uploads   files and what is known of them
+perform, idempotency                 one write, at most once per key
+
+How to add a use case:
+
+1. Add its request to `app.domain.requests`, if clients send one.
+2. Write `f(tx, …)` here, in the file of its resource. Lock the row it changes (`runs.lock`), move a
+   status by `runs.move` alone, and append an event (`events.append`).
+3. Give it an endpoint (`app/rest/routes.py`), a mutation (`app/graphql/mutations`), or both.
+"""

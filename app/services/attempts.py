@@ -19,7 +19,7 @@ from sqlalchemy import bindparam, insert, update
 
 from app.agent.mailbox import ExitRecord, LaunchConfig, Order
 from app.db.changes import SUPERVISOR
-from app.db.sql import Statement, Tx, as_dict, columns, dump, load, replace, row_type, select_all
+from app.db.sql import Statement, Tx, as_dict, columns, dump, load, new_row, replace, select_all
 from app.db.tables import Attempt, Run
 from app.domain.attempts import ExitRequest, Stop
 from app.domain.lifecycle import LAUNCHED, TERMINAL, RunStatus
@@ -59,10 +59,9 @@ def create(
         spec: what the trainer shall do; without secrets.
         resume_path: the logical path of the checkpoint whose files the agent may download.
     """
-    attempt = row_type(Attempt)(
-        run_id=run.id, number=run.attempt, spec=dump(spec), resume_path=resume_path,
-        claim_sha256=digest(code), agent=None, host=None, claimed_at=None, pulse_at=None,
-        ran_seconds=0.0, stop=None, exit=None, nodes=None, reason=None,
+    attempt = new_row(
+        Attempt, run_id=run.id, number=run.attempt, spec=dump(spec), resume_path=resume_path,
+        claim_sha256=digest(code),
     )  # fmt: skip
     tx.run(_INSERT, **as_dict(attempt))
     return attempt

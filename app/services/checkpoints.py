@@ -21,8 +21,8 @@ from app.db.sql import (
     by_id,
     changing,
     columns,
+    new_row,
     replace,
-    row_type,
     select_all,
 )
 from app.db.tables import Checkpoint, Run
@@ -184,19 +184,16 @@ def origin(tx: Tx, checkpoint: Checkpoint) -> tuple[str, int | None]:
 
 def create(tx: Tx, run: Run, name: str, state: State, **facts: Any) -> Checkpoint:
     """Insert a checkpoint of a run and append its event."""
-    checkpoint = row_type(Checkpoint)(
+    checkpoint = new_row(
+        Checkpoint,
         id=new_id("ckpt"),
         experiment_id=run.experiment_id,
         run_id=run.id,
         ckpt_path=str(paths.CheckpointPath(run.experiment_id, run.id, name)),
         state=state.value,
         created_at=tx.now,
-        **{
-            "reason": None, "attempt": None, "step": None, "size_bytes": None, "sha256": None,
-            "stored_as_id": None, "tag_type": None, "release_tag": None,
-            "metrics": "{}", "marked_at": None, "saved_at": None, "files_removed_at": None,
-        } | facts,
-    )  # fmt: skip
+        **facts,
+    )
     tx.run(_INSERT, **as_dict(checkpoint))
     _append_event(tx, checkpoint)
     return checkpoint

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, insert, select
 
-from app.db.sql import Statement, Tx, as_dict, columns, dump, row_type, select_all
+from app.db.sql import Statement, Tx, as_dict, columns, dump, new_row, select_all
 from app.db.tables import (
     Checkpoint,
     Event,
@@ -88,7 +88,8 @@ class Detail(NamedTuple):
 
 def create(tx: Tx, request: ExperimentRequest) -> Experiment:
     """Create an experiment, with its first event."""
-    experiment = row_type(Experiment)(
+    experiment = new_row(
+        Experiment,
         id=new_id("exp"),
         name=request.name,
         task_type=request.task_type,

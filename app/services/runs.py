@@ -15,8 +15,8 @@ from app.db.sql import (
     columns,
     dump,
     load,
+    new_row,
     replace,
-    row_type,
     select_all,
 )
 from app.db.tables import Checkpoint, Run, RunSearch
@@ -116,25 +116,18 @@ def submit(
     )
     _check_passed(request.recipe, recipes, request.hyperparams, "/hyperparams")
     run_id = new_id("run")
-    run = row_type(Run)(
-        **_BLANK,
+    run = new_row(
+        Run,
         id=run_id,
         experiment_id=experiment_id,
-        parent_run_id=None,
         root_run_id=run_id,
-        source_checkpoint_id=None,
-        source_ckpt_path=None,
-        source_attempt=None,
         model=request.model,
         recipe=request.recipe,
         dataset=dump(request.dataset),
         hyperparams=dump(request.hyperparams),
-        override_hyperparams="{}",
         resources=dump(request.resources.model_dump(exclude_none=True)),
         notes=request.notes,
         status_reason=Reason.WAITING_FOR_TRAINER.value if request.recipe is None else None,
-        start_step=0,
-        step=0,
         heartbeat_seconds=heartbeat_seconds,
         created_at=tx.now,
     )
@@ -174,16 +167,6 @@ NOT_SUBMITTED: dict[str, Any] = {
     "claimed_at": None,
 }  # fmt: skip
 """Columns of a run that waits and is with no launcher."""
-_BLANK: dict[str, Any] = {
-    "effective_hyperparams": None, "effective_attempt": None,
-    "status": RunStatus.QUEUED.value, "status_detail": None, "attempt": 0, "preemptions": 0,
-    "history_bytes": 0, "total_steps": None, "last_batch": 0, "finished": False, "gpus": "[]",
-    "nonce": None, "sessions": "[]", "session_closed": False, "host": None,
-    "launcher": None, "engine_id": None, "submitted_at": None, "claimed_at": None,
-    "next_attempt_at": None, "promised_checkpoint_id": None, "started_at": None,
-    "finished_at": None, "heartbeat_at": None, "launched_at": None,
-    "cancel_requested_at": None, **_NEW_ATTEMPT,
-}  # fmt: skip
 
 
 def _queue(tx: Tx, run: Run) -> None:
@@ -297,8 +280,8 @@ def resume(
     source = _source(tx, parent, request.ckpt_path)
     if source.state in GONE:
         raise _lost(source, ready_in_lineage(tx, parent))
-    child = row_type(Run)(
-        **_BLANK,
+    child = new_row(
+        Run,
         id=new_id("run"),
         experiment_id=parent.experiment_id,
         parent_run_id=parent.id,

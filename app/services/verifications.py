@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, insert, select
 
-from app.db.sql import Statement, Tx, as_dict, by_id, changing, columns, row_type, select_all
+from app.db.sql import Statement, Tx, as_dict, by_id, changing, columns, new_row, select_all
 from app.db.tables import Checkpoint, Verification, VerificationFinding
 from app.domain.ids import new_id
 from app.domain.requests import VerifyRequest
@@ -63,8 +63,8 @@ def start(tx: Tx, experiment_id: str, request: VerifyRequest) -> Progress:
     for unfinished in tx.all(_UNFINISHED):
         if (unfinished.experiment_id, unfinished.run_id, unfinished.ckpt_path) == wanted:
             return get(tx, unfinished.id, experiment_id)
-    started = row_type(Verification)(
-        id=new_id("vfy"), experiment_id=experiment_id, run_id=request.run_id,
+    started = new_row(
+        Verification, id=new_id("vfy"), experiment_id=experiment_id, run_id=request.run_id,
         ckpt_path=request.ckpt_path, total=len(selected), created_at=tx.now,
         finished_at=None if selected else tx.now,
     )  # fmt: skip

@@ -1,0 +1,91 @@
+"""A column of runs that REST and GraphQL show takes four edits, as app/db/__init__.py says.
+
+They are made in a copy of the package, which then serves.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import app
+
+SOURCE = Path(app.__file__).parent
+MIGRATION = """\
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "9999", "{head}", None, None
+
+
+def upgrade() -> None:
+    op.add_column("run", sa.Column("queue_name", sa.String(), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("run", "queue_name")
+"""
+CLIENT = """
+import json, sys
+from fastapi.testclient import TestClient
+from app.main import prepare
+from app.settings import Settings
+
+service = prepare(Settings())
+with TestClient(service, base_url="http://localhost") as client:
+    experiment = client.post("/v1/experiments", json={"name": "e", "task_type": "sft"}).json()
+    runs = f"/v1/experiments/{experiment['experiment_id']}/runs"
+    submitted = client.post(runs, json={"model": "m"}).json()
+    status = client.get(f"{runs}/{submitted['run_id']}/status").json()
+    query = "{ runs { nodes { model queueName } } }"
+    nodes = client.post("/graphql", json={"query": query}).json()["data"]["runs"]["nodes"]
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+example = schemas["RunAnswer"]["examples"][0]
+json.dump([submitted["queue_name"], status["queue_name"], nodes, example["queue_name"]], sys.stdout)
+"""
+
+
+def edit(file: Path, before: str, after: str) -> None:
+    text = file.read_text()
+    assert text.count(before) == 1, f"{file}: {before!r}"
+    file.write_text(text.replace(before, after))
+
+
+def head(versions: Path) -> str:
+    texts = [file.read_text() for file in versions.glob("*.py")]
+    known = {re.findall(r'^revision = "(\w+)"', text, re.M)[0] for text in texts}
+    (last,) = known - set(re.findall(r'^down_revision = "(\w+)"', "\n".join(texts), re.M))
+    return last
+
+
+def test_adding_a_column_touches_four_places(tmp_path: Path) -> None:
+    package = tmp_path / "app"
+    shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    column = "    queue_name: str | None = None\n"
+    edit(package / "db/tables.py", "    # Launches so far,", f"{column}    # Launches so far,")
+    versions = package / "db/migrations/versions"
+    (versions / "9999_queue_name.py").write_text(MIGRATION.format(head=head(versions)))
+    schemas = package / "rest/schemas.py"
+    shown = "    queue_name: str | None\n"
+    edit(schemas, "    progress: Annotated[\n", f"{shown}    progress: Annotated[\n")
+    edit(schemas, "    overrides: dict", f"{shown}    overrides: dict")
+    attribute = '    queue_name: str | None = attribute("Its queue.")\n'
+    edit(package / "graphql/types.py", '    attempt: int = attribute("Number of l',
+         attribute + '    attempt: int = attribute("Number of l')  # fmt: skip
+
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    ran = subprocess.run(
+        [sys.executable, "-c", CLIENT],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env=environment | {
+            "PYTHONPATH": f"{tmp_path}:{package / 'sdk'}",
+            "LLM_TRAIN_DATA_DIR": str(tmp_path / "data"),
+            "LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}",
+        },
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    expected = [None, None, [{"model": "m", "queueName": None}], None]
+    assert json.loads(ran.stdout) == expected
