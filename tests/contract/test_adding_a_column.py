@@ -57,6 +57,7 @@ def edit(file: Path, before: str, after: str) -> None:
 def head(versions: Path) -> str:
     texts = [file.read_text() for file in versions.glob("*.py")]
     known = {re.findall(r'^revision = "(\w+)"', text, re.M)[0] for text in texts}
+    last: str
     (last,) = known - set(re.findall(r'^down_revision = "(\w+)"', "\n".join(texts), re.M))
     return last
 

@@ -14,7 +14,6 @@ from strawberry.utils.str_converters import to_camel_case
 
 from app.db import tables
 from app.db.sql import Tx, as_dict, dump, from_dict, load
-from app.domain.tokens import run_token
 from app.errors import Busy, ServiceError, Unavailable
 from app.graphql.describe import Info, attribute, field, output
 from app.graphql.filters import given, plain
@@ -112,12 +111,6 @@ def given_values(input: Any) -> dict[str, Any]:
         name: given(value) if hasattr(value, "__strawberry_definition__") else value
         for name, value in given(input).items()
     }
-
-
-def token_of(info: Info, run: Any) -> str | None:
-    """Return the token of an external run, None for another or for no run."""
-    external = run is not None and run.recipe is None
-    return run_token(info.context.secret, run.id) if external else None
 
 
 _NO_FIELD = ("idempotency_key",)

@@ -1,13 +1,14 @@
 """Mutations of runs: create, cancel, resume."""
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import strawberry
 
 from app.db.sql import Tx
 from app.domain.requests import ResumeRequest, RunRequest
+from app.domain.tokens import run_token
 from app.graphql.describe import Info, attribute, input, mutation, optional, output
-from app.graphql.mutations.payloads import KEY, Payload, Rows, perform, request_of, token_of
+from app.graphql.mutations.payloads import KEY, Payload, Rows, perform, request_of
 from app.graphql.scalars import Json
 from app.graphql.types import Checkpoint, Run
 from app.services import runs
@@ -91,6 +92,17 @@ ToResume = Annotated[
 ]
 
 
+NewRunT = TypeVar("NewRunT", CreateRunPayload, ResumeRunPayload)
+
+
+def _with_token(info: Info, payload: NewRunT) -> NewRunT:
+    """Add the token of an external run, which is stored with no answer."""
+    run = payload.run
+    if run is not None and run.recipe is None:
+        payload.run_token = run_token(info.context.secret, run.id)
+    return payload
+
+
 @output
 class RunMutations:
     """Mutations of runs."""
@@ -99,13 +111,11 @@ class RunMutations:
     async def create_run(self, info: Info, input: NewRun) -> CreateRunPayload:
         """Submit a training run. Without a recipe it waits for a trainer that attaches."""
 
-        def work(tx: Tx) -> Rows:
+        def submit(tx: Tx) -> Rows:
             request = request_of(RunRequest, input, "experiment_id")
             return {"run": runs.submit(tx, input.experiment_id, request, info.context.recipes)}
 
-        payload = await perform(info, input, CreateRunPayload, work)
-        payload.run_token = token_of(info, payload.run)
-        return payload
+        return _with_token(info, await perform(info, input, CreateRunPayload, submit))
 
     @mutation
     async def cancel_run(self, info: Info, input: ToCancel) -> CancelRunPayload:
@@ -118,10 +128,8 @@ class RunMutations:
     async def resume_run(self, info: Info, input: ToResume) -> ResumeRunPayload:
         """Create a run from a checkpoint of this run, with hyperparameters overridden."""
 
-        def work(tx: Tx) -> Rows:
+        def resume(tx: Tx) -> Rows:
             request = request_of(ResumeRequest, input, "run_id")
             return {"run": runs.resume(tx, input.run_id, request, info.context.recipes)}
 
-        payload = await perform(info, input, ResumeRunPayload, work)
-        payload.run_token = token_of(info, payload.run)
-        return payload
+        return _with_token(info, await perform(info, input, ResumeRunPayload, resume))
