@@ -1,4 +1,4 @@
-"""Property-based tests that schemathesis derives from both faces' own descriptions."""
+"""Property-based tests that schemathesis derives from both APIs' own descriptions."""
 
 import subprocess
 import sys
@@ -12,7 +12,14 @@ SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 
 
 @pytest.mark.parametrize(
-    ("description", "examples"), [("/openapi.json", 15), ("/graphql", 5)], ids=["REST", "GraphQL"]
+    ("description", "examples"),
+    [
+        ("/openapi.json", 5),
+        ("/graphql", 3),
+        pytest.param("/openapi.json", 25, marks=pytest.mark.heavy),
+        pytest.param("/graphql", 10, marks=pytest.mark.heavy),
+    ],
+    ids=["REST", "GraphQL", "REST, longer", "GraphQL, longer"],
 )
 def test_no_generated_request_finds_a_broken_promise(
     server: Server, tmp_path: Path, description: str, examples: int

@@ -3,8 +3,6 @@
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from app.graphql.ide import EXAMPLES
 from tests.support.node import NODE, npm_packages, run_module
 from tests.support.server import REPOSITORY
@@ -27,30 +25,23 @@ export function codes(answer: MarkCheckpointMutation): string[] {
 """
 
 
-def lint(sdl: Path) -> list[str]:
+FAULTY = {
+    "require-description": "type Query { a: Int }",
+    "relay": '"A" type Query { "b" b: RunConnection } "C" type RunConnection { a: Int }',
+}
+
+
+def test_graphql_eslint_has_no_complaint_and_complains_when_there_is_cause(tmp_path: Path) -> None:
+    for rule, sdl in FAULTY.items():
+        (tmp_path / f"{rule}.graphql").write_text(sdl)
     packages = npm_packages(
         "eslint@9.39.1", "@graphql-eslint/eslint-plugin@4.4.1", "graphql@16.15.0"
     )
-    messages: list[str] = run_module(packages, HERE / "lint.mjs", str(sdl))
-    return messages
-
-
-def test_graphql_eslint_has_no_complaint() -> None:
-    messages = lint(SDL)
-    assert not messages, "\n".join(messages)
-
-
-@pytest.mark.parametrize(
-    ("sdl", "rule"),
-    [
-        ("type Query { a: Int }", "require-description"),
-        ('"A" type Query { "b" b: RunConnection } "C" type RunConnection { a: Int }', "relay"),
-    ],
-)
-def test_graphql_eslint_complains_when_there_is_cause(tmp_path: Path, sdl: str, rule: str) -> None:
-    file = tmp_path / "schema.graphql"
-    file.write_text(sdl)
-    assert any(rule in message for message in lint(file))
+    files = [SDL, *(tmp_path / f"{rule}.graphql" for rule in FAULTY)]
+    ours, *faulty = run_module(packages, HERE / "lint.mjs", *map(str, files))
+    assert not ours, "\n".join(ours)
+    for rule, messages in zip(FAULTY, faulty, strict=True):
+        assert any(rule in message for message in messages)
 
 
 def test_a_frontends_generated_types_compile_and_are_exact(tmp_path: Path) -> None:

@@ -386,6 +386,15 @@ def test_ctrl_c_while_it_is_still_starting(tmp_path: Path, command: list[str]) -
     assert interrupted(command, env, lambda text: "import 'fastapi" in text, 3)
 
 
+SHORT_DEMO = """
+import sys
+from app.cli import demo, main
+demo.HYPERPARAMS["steps"] = 300
+sys.argv = ["llm-train", "demo"]
+main.main()
+"""
+
+
 @pytest.mark.parametrize(
     ("when", "how", "again"),
     [
@@ -400,7 +409,8 @@ def test_an_interrupted_demo_closes_its_database(
 ) -> None:
     try:
         env = environment(tmp_path)
-        interrupted([*CLI, "demo"], env, lambda text: when in text, 4, how, again)
+        command = [sys.executable, "-c", SHORT_DEMO]
+        interrupted(command, env, lambda text: when in text, 4, how, again)
         assert sorted(each.name for each in tmp_path.glob("app.db*")) == ["app.db", "app.db-owner"]
     finally:
         end_trainers(tmp_path / "data")

@@ -338,7 +338,9 @@ class Lifecycle(RuleBasedStateMachine):
     @precondition(lambda self: self.some(self.launchable))
     @rule(pick=PICK)
     def launch(self, pick: int) -> None:
-        run = self.pick(pick, self.launchable)
+        self.start(self.pick(pick, self.launchable))
+
+    def start(self, run: Model) -> None:
         row = self.row(run)
         found = self.world.see(launches.list_sources, row)
         source = next((s for s in found if s.stored.state in ("ready", "empty", "declared")), None)
@@ -390,6 +392,21 @@ class Lifecycle(RuleBasedStateMachine):
         run = self.pick(pick, lambda r: r.status in LIVE and r.recipe is not None)
         if reported or (how == FINISHED and not run.finished):
             self.report(pick, 1, how == FINISHED, run)
+        self.end_as(run, how)
+
+    @precondition(lambda self: self.some(self.may_fail_twice))
+    @rule(pick=PICK)
+    def fail_at_once(self, pick: int) -> None:
+        """Seldom by chance alone: no report comes between the start and the end."""
+        run = self.pick(pick, self.may_fail_twice)
+        self.start(run)
+        if run.status == S.STARTING:
+            self.end_as(run, CRASH)
+
+    def may_fail_twice(self, run: Model) -> bool:
+        return self.launchable(run) and run.recipe == "twice" and run.attempt == 0
+
+    def end_as(self, run: Model, how: str) -> None:
         found = {
             SILENT_SUCCESS: Evidence(False, exit_code=0, requires_report=False),
             CRASH: Evidence(False, exit_code=3),
@@ -596,21 +613,22 @@ def _world(path: Path, database_url: str) -> Iterator[World]:
 
 QUICK = settings(
     derandomize=False,  # Hypothesis' own profile for CI would walk the same way every round
-    max_examples=40, stateful_step_count=40, deadline=None, database=None, print_blob=True,
+    max_examples=12, stateful_step_count=40, deadline=None, database=None, print_blob=True,
     phases=[Phase.generate],  # a failing walk is short enough, and shrinking it takes minutes
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
-ROUNDS = 1, 10
-"""At least, and at most: until every legal move was seen."""
+MOST_ROUNDS = 20
+"""Until every legal move was seen."""
 
 
-def test_every_legal_move_and_no_other(world: World) -> None:
+@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.heavy)])
+def test_every_legal_move_and_no_other(world: World, rounds: int) -> None:
     Lifecycle.world = world
     Lifecycle.seen = set()
     legal = {(old, new) for old in S for new in MOVES[old]}
-    for number in range(ROUNDS[1]):
+    for number in range(MOST_ROUNDS):
         run_state_machine_as_test(Lifecycle, settings=QUICK)
-        if legal == Lifecycle.seen and number + 1 >= ROUNDS[0]:
+        if legal == Lifecycle.seen and number + 1 >= rounds:
             break
     assert legal == Lifecycle.seen
 
@@ -633,7 +651,7 @@ def test_the_machine_finds_a_planted_bug(
         monkeypatch.setattr(paths, "stop_name", lambda attempt: f"cancel-{attempt + 1}")
     Lifecycle.world = world
     with pytest.raises((AssertionError, BaseExceptionGroup)) as found:
-        run_state_machine_as_test(Lifecycle, settings=QUICK)
+        run_state_machine_as_test(Lifecycle, settings=settings(QUICK, max_examples=100))
     assert {type(error) for error in leaves(found.value)} == {AssertionError}
 
 
