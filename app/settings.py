@@ -129,17 +129,17 @@ class Settings(BaseSettings):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """This process's environment, of which recipes pass a part on to trainers."""
+        """Return this process's environment, of which recipes pass a part on to trainers."""
         return os.environ
 
     @property
     def python(self) -> str:
-        """The interpreter that serves, which recipes may name."""
+        """Return the interpreter that serves, which recipes may name."""
         return sys.executable
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Every name that a Host may have: loopback's, the bound one, the public, the allowed."""
+        """Return every allowed Host: loopback's names, the bound, public and configured ones."""
         own = f"[{self.host}]" if ":" in self.host else self.host
         public = {urlsplit(self.public_url).hostname or ""} if self.public_url else set()
         public = {f"[{name}]" if ":" in name else name for name in public}
@@ -148,17 +148,17 @@ class Settings(BaseSettings):
 
     @property
     def max_upload_bytes(self) -> int:
-        """`max_upload_gb` in bytes."""
+        """Return `max_upload_gb` in bytes."""
         return int(self.max_upload_gb * 1e9)
 
     @property
     def origins(self) -> frozenset[str]:
-        """The hosts whose pages may use the service from a browser."""
+        """Return the hosts whose pages may use the service from a browser."""
         return frozenset(filter(is_host, self.allowed_hosts))
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can connect."""
+        """Return True if only this machine can connect."""
         if self.host == "localhost":
             return True
         try:
@@ -168,7 +168,7 @@ class Settings(BaseSettings):
 
 
 def misspelt() -> str | None:
-    """One line about variables that look like settings and are none; None: there are no such."""
+    """Return one line about variables that look like settings and are none, or None."""
     known = {name.upper() for name in Settings.model_fields}
     found = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX)]
     wrong = [name for name in found if name.upper()[len(PREFIX) :] not in known | TRAINERS]

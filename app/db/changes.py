@@ -72,7 +72,7 @@ class Changes:
 
     @contextmanager
     def collect(self, prefix: str) -> Iterator[Collector]:
-        """A collector of the topics that begin with `prefix` and change meanwhile."""
+        """Return a collector of the topics that begin with `prefix` and change meanwhile."""
         collector = Collector(prefix)
         self._collectors.add(collector)
         try:
@@ -82,7 +82,7 @@ class Changes:
 
     @contextmanager
     def subscribe(self, *topics: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever one of the topics changes.
+        """Return an event that is set whenever one of the topics changes.
 
         Clear it *before* reading, so that a change during the read wakes again.
         """

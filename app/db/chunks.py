@@ -255,15 +255,15 @@ def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
 
 
 def last(tx: Tx, series_id: int, high: int) -> Column:
-    """The last point of a series up to step `high`, or none."""
+    """Return the last point of a series up to step `high`, or none."""
     row = tx.first(_LAST, series=series_id, high=high)
     found = points.between(points.unpack(row[0] if row else b""), 0, high)
     return found.cut(max(0, len(found.steps) - 1), len(found.steps))
 
 
 def _sketched(tx: Tx, of: Range) -> tuple[list[Column], bool]:
-    """The sketches of a range, and in full the chunks at its two ends; whether any point of the
-    range is not in them."""
+    """Return the sketches of a range, and in full the chunks at its two ends; whether any point of
+    the range is not in them."""
     found = tx.all(_SKETCHES, **_params(of))
     parts = [points.unpack(sketch) for _, _, sketch in found]
     less = any(len(parts[i].steps) < found[i][1] for i in range(1, len(found) - 1))
@@ -274,7 +274,7 @@ def _sketched(tx: Tx, of: Range) -> tuple[list[Column], bool]:
 
 
 def _load(tx: Tx, series_id: int, first: int, last: int) -> Column:
-    """The points of all chunks that begin between these two steps."""
+    """Return the points of all chunks that begin between these two steps."""
     found = tx.all(_DATA, series=series_id, first=first, last=last)
     return points.joined(points.unpack(data) for (data,) in found)
 

@@ -43,11 +43,11 @@ class Page(NamedTuple, Generic[RowT]):
     has_previous: bool
 
     def first(self, number: int) -> "Page[RowT]":
-        """The same page, ended after so many rows."""
+        """Return the same page, ended after so many rows."""
         return self._replace(rows=self.rows[:number], values=self.values[:number], has_next=True)
 
     def cursor(self, index: int) -> str:
-        """The cursor of a row of this page."""
+        """Return the cursor of a row of this page."""
         row: Any = self.rows[index]
         value = self.values[index] if self.order.field == METRIC else getattr(row, self.order.field)
         # JSON has no infinities; their repr is a number to `float` all the same.
@@ -57,7 +57,7 @@ class Page(NamedTuple, Generic[RowT]):
 
 
 def parse(cursor: str, order: Order, argument: str, *, nullable: bool = True) -> tuple[Any, Any]:
-    """What a cursor stands for: the sort value and the tie-breaker. Raises InvalidInput.
+    """Return the sort value and the tie-breaker of a cursor. Raises InvalidInput.
 
     `nullable`: whether a row may lack the value.
     """

@@ -146,7 +146,7 @@ class Database(ABC):
             ) from None
 
     async def _look_through(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """`scan` for a search."""
+        """Run a search, as `scan` does."""
         return await self.scan(use_case, *args, **kwargs)
 
     @abstractmethod

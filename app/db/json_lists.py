@@ -25,10 +25,10 @@ def _postgresql(element: Any, compiler: Any, **options: Any) -> str:
 
 
 def listed(name: str) -> Any:
-    """A table with one column `value`: the strings of the JSON list bound to `name`."""
+    """Return a table with one column `value`: the strings of the JSON list bound to `name`."""
     return _Listed(bindparam(name)).table_valued("value", name=name)
 
 
 def one_of(column: Any, name: str) -> Any:
-    """Whether a column is one of the strings of the JSON list bound to `name`."""
+    """Return the condition that a column is one of the strings of the JSON list bound to `name`."""
     return column.in_(select(listed(name).c.value))

@@ -71,7 +71,7 @@ class Listing(Generic[RowT]):
         return getattr(columns(self.table), name)
 
     def lacks(self, field: str) -> bool:
-        """Whether a row may lack the value of this order."""
+        """Return True if a row may lack the value of this order."""
         return field == METRIC or bool(self.orders[field].nullable)
 
 
@@ -115,7 +115,7 @@ def effort(
 
 @lru_cache(REMEMBERED)
 def _statement(shape: _Shape) -> Statement[Any]:
-    """Rows of one page; for the order by a metric with its value behind the columns."""
+    """Return the rows of one page; for the order by a metric with its value behind the columns."""
     listing, metric = shape.listing, shape.field == METRIC
     sort, tie = listing.orders[shape.field], listing.tie
     selected = list(columns(listing.table))
@@ -153,7 +153,7 @@ def _statement(shape: _Shape) -> Statement[Any]:
 
 
 def _among_first(query: Select[Any], conditions: list[Any], shape: _Shape) -> Select[Any]:
-    """Those of the first rows of `query` that meet more conditions."""
+    """Return those of the first rows of `query` that meet more conditions."""
     first = query.limit(PEEKED).subquery("first_rows")
     adapted: Any = ClauseAdapter(first).traverse
     sort = first.c.metric_value if shape.field == METRIC else first.c[shape.field]
@@ -170,7 +170,7 @@ def _directed(by: list[Any], shape: _Shape) -> list[Any]:
 
 
 def _of_each(query: Select[Any], shape: _Shape) -> Select[Any]:
-    """The first rows of `query` for each of many parents, found through the index of each.
+    """Return the first rows of `query` for each of many parents, found through the index of each.
 
     A window function would read every row of every parent. SQLite has no LATERAL; there a
     correlated list of row numbers is the same walk.
@@ -205,7 +205,7 @@ def _count(
 
 
 def _params(listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any]:
-    """The filters as bound parameters. Lists travel as JSON."""
+    """Return the filters as bound parameters. Lists travel as JSON."""
     params: dict[str, Any] = {}
     for name, value in filters.items():
         assert name in listing.filters, name
@@ -233,7 +233,7 @@ def _search_params(name: str, value: str) -> dict[str, Any]:
 
 
 def _indexed_search(tx: Tx, filters: Mapping[str, Any]) -> dict[str, Any]:
-    """The filters, with the way of finding a text in a long list."""
+    """Return the filters, with the way of finding a text in a long list."""
     term = fold(filters[SEARCH])
     narrow = tx.dialect == "sqlite" and len(term) >= GRAM
     return _with_search(filters, "search_match" if narrow else "search_all")
@@ -247,7 +247,7 @@ def _with_search(filters: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _parts(
     listing: Listing[Any], filters: Mapping[str, Any], order: Order, window: Window
 ) -> list[tuple[_Shape, dict[str, Any]]]:
-    """The statements that make a page: of the rows that have the sort value, of the rest."""
+    """Return the statements that make a page: of the rows that have the sort value, of the rest."""
     params = _params(listing, filters) | {"most": window.size + 1}
     if order.field == METRIC:
         params["metric_key"] = order.metric_key
@@ -302,7 +302,7 @@ def page(
     window: Window,
     parent: Parent | None = None,
 ) -> Page[RowT]:
-    """One page of a list: of all, or of those whose column (`parent`) holds an id.
+    """Return one page of a list: of all, or of those whose column (`parent`) holds an id.
 
     Raises InvalidInput for a cursor that is not of this list.
     """
@@ -340,7 +340,7 @@ def page(
 
 
 def _short(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
-    """Whether so few rows pass the filters that have an index."""
+    """Return True if few rows pass the filters that have an index."""
     if any(name in filters for name in INDEXED):
         return True
     if "experiment_id" not in filters:
@@ -367,7 +367,7 @@ def _merged(
     window: Window,
     spread: tuple[str, Sequence[str]],
 ) -> Page[RowT]:
-    """A page of several lists in one: the first rows of each are enough to know it."""
+    """Return a page of several lists in one: the first rows of each are enough to know it."""
     name, values = spread
     ((shape, params),) = _parts(listing, filters, order, window)
     if len(values) == 1:
@@ -388,7 +388,7 @@ def pages(
     order: Order,
     window: Window,
 ) -> list[Page[RowT]]:
-    """The same page of the list of each parent: the rows whose column `parent` holds its id."""
+    """Return the same page for each parent: of the rows whose column `parent` holds its id."""
     # One walk for all would be along the values of every run there is.
     alone = len(parents) == 1 or (order.field == METRIC and tx.dialect == "sqlite")
     alone = alone or SEARCH in filters
@@ -406,7 +406,7 @@ def pages(
 def count(
     tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], parent: Parent | None = None
 ) -> int:
-    """How many rows a list has."""
+    """Return the number of rows of a list."""
     if parent is not None:
         return counts(tx, listing, parent[0], [parent[1]], filters)[0]
     if SEARCH in filters:
@@ -427,7 +427,7 @@ def matching(
 def counts(
     tx: Tx, listing: Listing[Any], parent: str, parents: Sequence[str], filters: Mapping[str, Any]
 ) -> list[int]:
-    """How many rows the list of each parent has."""
+    """Return the number of rows of the list of each parent."""
     many = len(parents) > 1
     if SEARCH in filters:
         short = all(_short(tx, listing, {**filters, parent: each}) for each in parents)

@@ -38,7 +38,7 @@ _limited = cast(Any, MetricLatest).__table__.alias("limited").c
 
 
 def _searched(id: Any, table: type[SQLModel]) -> dict[str, Any]:
-    """The ways of finding the rows with a text; `keyset` takes the one that reads the least.
+    """Return the ways of finding the rows with a text; `keyset` takes the one that reads the least.
 
     `search_walk`: compares the text of each row of the list. `search_match`: asks SQLite's
     index first. `search_all`: reads all texts, if PostgreSQL does not know better by its index.
@@ -60,7 +60,7 @@ def _searched(id: Any, table: type[SQLModel]) -> dict[str, Any]:
 
 
 def _tagged(experiment_id: Any) -> Any:
-    """The experiment has every one of the tags."""
+    """Return the condition that an experiment has every one of the tags."""
     tags, held = listed("tags"), columns(ExperimentTag)
     has = exists().where(held.tag == tags.c.value, held.experiment_id == experiment_id)
     has = has.correlate_except(ExperimentTag)
@@ -160,7 +160,7 @@ _LATEST_NAMED = _latest_statement(one_of(_latest.key, "keys"))
 
 
 def by_ids(tx: Tx, table: type[RowT], ids: Sequence[str]) -> list[RowT | None]:
-    """The rows with these ids, None where there is none."""
+    """Return the rows with these ids, None where there is none."""
     rows: list[Any] = tx.all(_with_ids(table), ids=dump(list(ids)))
     found = {row.id: row for row in rows}
     return [found.get(each) for each in ids]
@@ -173,7 +173,7 @@ class TooMany(Exception):
 def latest_metrics(
     tx: Tx, run_ids: Sequence[str], most: int = 2**62, keys: Sequence[str] | None = None
 ) -> list[list[MetricLatest]]:
-    """The latest value of each key of each run, by key; of all keys without `keys`.
+    """Return the latest value of each key of each run, by key; of all keys without `keys`.
 
     Raises TooMany where they are more than `most`.
     """

@@ -29,7 +29,7 @@ _REVISION = "SELECT version_num FROM alembic_version"
 
 
 def config(url: str) -> Any:
-    """Alembic's configuration for a database URL."""
+    """Return Alembic's configuration for a database URL."""
     from alembic.config import Config
 
     settings = Config()
@@ -39,7 +39,7 @@ def config(url: str) -> Any:
 
 
 def revision(url: str) -> str | None:
-    """The revision a database is at; None for an empty one. Raises the driver's error."""
+    """Return the revision a database is at; None for an empty one. Raises the driver's error."""
     if url.startswith("sqlite:///"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
             try:
@@ -152,7 +152,7 @@ def _engine(url: str) -> Engine:
 
 @contextmanager
 def in_one_transaction(url: str) -> Iterator[Connection]:
-    """A connection whose changes to the schema are all made, or none."""
+    """Yield a connection whose changes to the schema are all made, or none."""
     engine = _engine(url)
     sqlite = engine.dialect.name == "sqlite"
     if sqlite:
@@ -168,7 +168,10 @@ def in_one_transaction(url: str) -> Iterator[Connection]:
 
 
 def _leave_transactions_alone(connection: sqlite3.Connection, record: object) -> None:
-    """The driver would begin only at the first INSERT, and leave half a schema after a crash."""
+    """Begin a transaction now.
+
+    The driver would begin at the first INSERT, and leave half a schema after a crash.
+    """
     connection.isolation_level = None
     # A table that is being rewritten would break references to it.
     connection.execute("PRAGMA foreign_keys=OFF")

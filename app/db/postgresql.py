@@ -175,7 +175,7 @@ class PostgresDatabase(Database):
         return connection
 
     def _connection(self) -> Connection:
-        """This worker thread's connection, made anew when the last one broke."""
+        """Return this worker thread's connection, made anew when the last one broke."""
         connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None or is_over(connection):
             if connection is not None:
@@ -290,7 +290,7 @@ def _code(use_case: Any) -> object:
 def _threads(
     number: int, name: str, initializer: Callable[[], None] | None = None
 ) -> ThreadPoolExecutor:
-    """Threads that are there before a request needs one: later the system may give no more."""
+    """Start threads before a request needs one: later the system may give no more."""
     pool, begin = ThreadPoolExecutor(number, name, initializer), threading.Event()
     try:
         for _ in range(number):

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 def open_connection(dsn: str, *, reads: bool) -> Connection:
-    """A new connection, outside of any transaction; `reads`: it can do nothing else."""
+    """Return a new connection, outside of any transaction; `reads`: it can do nothing else."""
     connection = psycopg.connect(
         dsn, autocommit=True, connect_timeout=5, fallback_application_name=_NAME
     )
@@ -72,7 +72,7 @@ def require_room(dsn: str, wanted: int) -> None:
 
 
 def is_over(connection: Connection) -> bool:
-    """Whether an idle connection can be used no more, such as after a restart of the database.
+    """Return True if an idle connection has ended, such as by a restart of the database.
 
     All that a server says on an idle connection is that it ends it (or that its operator
     changed a setting: then a new one does no harm, either).
@@ -89,7 +89,7 @@ def is_over(connection: Connection) -> bool:
 
 
 def for_caller(error: BaseException, connection: Connection | None) -> BaseException:
-    """A database that is away is no bug: the caller is told to come back.
+    """Turn the driver's error into Unavailable where the database is away.
 
     `connection`: the one that it happened on. When the server ends it at an inconvenient moment,
     the driver finds "2 results from COMMIT" or a message of the wrong length, as other errors.

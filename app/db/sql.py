@@ -34,7 +34,7 @@ def _dialect(name: str) -> Dialect:
 
 
 def dump(value: object) -> str:
-    """JSON text as it is stored."""
+    """Return JSON text as it is stored."""
     return orjson.dumps(value).decode()
 
 
@@ -42,7 +42,7 @@ load = orjson.loads
 
 
 def columns(table: type[SQLModel], alias: str | None = None) -> Any:
-    """The columns of a table (under another name), to select all in the order of its row type."""
+    """Return the columns of a table (under another name), in the order of its row type."""
     own = cast(Any, table).__table__
     return own.columns if alias is None else own.alias(alias).columns
 
@@ -58,7 +58,7 @@ def _maker(table: type[SQLModel]) -> Callable[[tuple[Any, ...]], Any]:
 
 
 def row_type(table: type[TableT]) -> type[TableT]:
-    """A light, read-only stand-in for rows of `table`: the same attributes, as a tuple.
+    """Return a light, read-only stand-in for rows of `table`: the same attributes, as a tuple.
 
     The type is told as the table's, since its attributes are exactly those.
     """
@@ -80,23 +80,23 @@ def new_row(table: type[TableT], **values: Any) -> TableT:
 
 
 def as_dict(row: SQLModel) -> dict[str, Any]:
-    """The attributes of a row, by name."""
+    """Return the attributes of a row, by name."""
     return cast(dict[str, Any], cast(Any, row)._asdict())
 
 
 def from_dict(table: type[TableT], stored: Mapping[str, Any]) -> TableT:
-    """The row that `as_dict` made a dictionary of, perhaps in another version of the schema."""
+    """Return the row of a dictionary of `as_dict`, made perhaps with another schema."""
     make = _row_type(table)
     return cast(TableT, make(*map(stored.get, make._fields)))
 
 
 def replace(row: TableT, **changes: Any) -> TableT:
-    """A copy of a row with some attributes changed."""
+    """Return a copy of a row with some attributes changed."""
     return cast(TableT, cast(Any, row)._replace(**changes))
 
 
 def select_all(table: type[SQLModel]) -> Select[Any]:
-    """`SELECT` of every column of `table`, in the order of its row type."""
+    """Return the `SELECT` of every column of `table`, in the order of its row type."""
     return select(*columns(table))
 
 
@@ -113,7 +113,7 @@ class Statement(Generic[T]):
         self.make: Any = _maker(cast(Any, row)) if row is not None else None
 
     def compiled(self, dialect: str) -> tuple[str, dict[str, Any]]:
-        """The text for one dialect, and the values that the clause itself holds."""
+        """Return the text for one dialect, and the values that the clause itself holds."""
         found = self._compiled.get(dialect)
         if found is None:
             compiled = cast(Any, self._clause).compile(
@@ -125,13 +125,16 @@ class Statement(Generic[T]):
 
 
 def by_id(table: type[TableT]) -> Statement[TableT]:
-    """The row whose `id` is given."""
+    """Return the statement for the row whose `id` is given."""
     return Statement(select_all(table).where(columns(table).id == bindparam("id")), table)
 
 
 @cache
 def changing(table: type[SQLModel], names: frozenset[str], *guards: str) -> Statement[Any]:
-    """Sets columns of the row whose id is `key`, if each guard still is what `from_GUARD` says."""
+    """Return the statement that sets columns of the row whose id is `key`.
+
+    It changes nothing unless each guard still is what `from_GUARD` says.
+    """
     own = columns(table)
     held = [own[guard] == bindparam(f"from_{guard}") for guard in guards]
     values: dict[str, Any] = {name: bindparam(name) for name in names}
@@ -156,7 +159,7 @@ class Tx:
         self._cursor.execute(text, own | params if own else params)
 
     def first(self, statement: Statement[T], **params: Any) -> T | None:
-        """The first row, or None."""
+        """Return the first row, or None."""
         self._execute(statement, params)
         row = self._cursor.fetchone()
         if row is None or statement.make is None:
@@ -164,22 +167,22 @@ class Tx:
         return cast(T, statement.make(row))
 
     def all(self, statement: Statement[T], **params: Any) -> list[T]:
-        """Every row."""
+        """Return every row."""
         self._execute(statement, params)
         rows = self._cursor.fetchall()
         return list(map(statement.make, rows)) if statement.make else rows
 
     def run(self, statement: Statement[Any], **params: Any) -> int:
-        """Executes a write; the number of rows it changed."""
+        """Execute a write and return the number of rows it changed."""
         self._execute(statement, params)
         return cast(int, self._cursor.rowcount)
 
     def many(self, statement: Statement[Any], rows: Iterable[Mapping[str, Any]]) -> None:
-        """Executes a write once for each mapping of parameters."""
+        """Execute a write once for each mapping of parameters."""
         self._cursor.executemany(statement.compiled(self.dialect)[0], rows)
 
     def claim(self, name: str) -> bool:
-        """Whether this transaction, and no other under way, holds `name` until it ends."""
+        """Return True if this transaction, and no other, holds `name` until it ends."""
         if self.dialect == "sqlite":
             return True  # one transaction writes at a time
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)

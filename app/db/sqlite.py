@@ -290,7 +290,7 @@ class SqliteDatabase(Database):
 
 
 def own(lock: Path) -> int:
-    """Takes a lock file for this process's life. Raises InUse when another holds it.
+    """Take a lock file for this process's life. Raises InUse when another holds it.
 
     Group commit, wake-ups and keys in flight live in one process: a second server on the
     same file would be a slow and confusing one.
@@ -355,7 +355,7 @@ def _in_snapshot(connection: sqlite3.Connection, work: Callable[[Tx], R]) -> R:
 
 
 def _for_caller(error: BaseException) -> BaseException:
-    """What the disk did to us is no bug: the caller is told to come back."""
+    """Turn an error of the disk into Unavailable."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None or isinstance(error, ServiceError) or code & 0xFF not in _NOT_OUR_FAULT:
         return error

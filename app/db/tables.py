@@ -30,19 +30,22 @@ ENDING = text(
 
 
 def _order(name: str, *columns: str) -> Index:
-    """An index for an order by a time that comes later: the rows that lack it cost nothing."""
+    """Return an index for an order by a time that comes later.
+
+    The rows that lack it cost nothing.
+    """
     known = text(f"{columns[-2]} IS NOT NULL")
     return Index(name, *columns, sqlite_where=known, postgresql_where=known)
 
 
 def _known(name: str, *columns: str) -> Index:
-    """An index of the rows that have the first of these columns."""
+    """Return an index of the rows that have the first of these columns."""
     known = text(f"{columns[0]} IS NOT NULL")
     return Index(name, *columns, sqlite_where=known, postgresql_where=known)
 
 
 def _counted() -> Column[int]:
-    """A primary key that the database counts up."""
+    """Return a primary key that the database counts up."""
     return Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
 
 

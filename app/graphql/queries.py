@@ -120,7 +120,7 @@ class Query:
 
     @field
     async def run_counts(self, info: Info, filter: RunsFilter = None) -> list[StatusCount]:
-        """How many of the runs that match are in each status; those with none are left out."""
+        """Number of matching runs in each status; those with none are left out."""
         found: Any = await summaries.counts(info.context, filter)
         return list(found)
 

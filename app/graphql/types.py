@@ -113,7 +113,7 @@ class Experiment(Node):
 
     @edge
     async def run_counts(self, info: Info) -> list[StatusCount]:
-        """How many of its runs are in each status; those with none are left out."""
+        """Number of its runs in each status; those with none are left out."""
         found: list[StatusCount] = await each(self, partial(summaries.counts_of, info.context))
         return found
 

@@ -252,7 +252,7 @@ async def commit_checkpoint(
 async def resume_file(
     request: Request, run_id: RunId, attempt: AttemptNumber, file: str
 ) -> Response:
-    """A file of the checkpoint that the attempt starts from; `manifest.json` lists them."""
+    """Send a file of the checkpoint that the attempt starts from; `manifest.json` lists them."""
     _check_token(request, run_id, attempt)
     state = request.app.state
     claim = await state.db.read(attempts.get_current, run_id, attempt)

@@ -10,7 +10,7 @@ class JsonLines(logging.Formatter):
     """A record as one line of JSON, its exception included."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """At, level, logger, message and, for an exception, its traceback."""
+        """Return the time, level, logger, message and, for an exception, its traceback."""
         line = {
             "at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),
@@ -23,7 +23,7 @@ class JsonLines(logging.Formatter):
 
     @classmethod
     def handler(cls) -> logging.Handler:
-        """A handler that writes such lines to stderr."""
+        """Return a handler that writes such lines to stderr."""
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(cls())
         handler.addFilter(_no_cut_stream)
@@ -31,7 +31,7 @@ class JsonLines(logging.Formatter):
 
 
 def _no_cut_stream(record: logging.LogRecord) -> bool:
-    """Leaves out what uvicorn calls errors when the end of the server cuts open streams."""
+    """Return False for what uvicorn calls errors when the end of the server cuts open streams."""
     raised = record.exc_info[1] if record.exc_info else None
     return not (
         isinstance(raised, CancelledError) or str(record.msg).startswith("Cancel %s running task")

@@ -21,9 +21,9 @@ from app.services.live_runs import AnyRun
 
 
 def request_termination(tx: Tx, seen: AnyRun, reason: Reason, detail: str) -> bool:
-    """Records why the service is about to end a trainer, before it does; whether it may.
+    """Record why the service is about to end a trainer, before it does; return True if it may.
 
-    `seen`: the run as it was when that was decided. Who has reported since is not silent.
+    `seen`: the run as it was when that was decided. One that has reported since is not ended.
     """
     run = runs.lock(tx, seen.id)
     if run.attempt != seen.attempt or run.status not in (RunStatus.STARTING, RunStatus.RUNNING):

@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
 
 def list_sources(tx: Tx, run: Run) -> list[Source]:
-    """Checkpoints that a launch may start from, best first.
+    """Return the checkpoints that a launch may start from, best first.
 
     A retry starts from its own newest; a resumed run from the one it was asked to; when
     those turn out damaged, from the newest before them, up the lineage.
@@ -42,7 +42,7 @@ def list_sources(tx: Tx, run: Run) -> list[Source]:
 
 
 def make_spec(run: Run, source: Source | None, storage: CheckpointStorage) -> dict[str, Any]:
-    """What every trainer of a run shall do, wherever it runs: the heart of spec.json."""
+    """Return what every trainer of a run must do, wherever it runs: the core of spec.json."""
     return {
         "format": 1,
         "run_id": run.id,
@@ -63,7 +63,7 @@ def make_spec(run: Run, source: Source | None, storage: CheckpointStorage) -> di
 
 
 def get_spec(tx: Tx, run_id: str, storage: CheckpointStorage) -> dict[str, Any]:
-    """What a trainer that attaches by itself shall do. Raises NotFound.
+    """Return what a trainer that attaches by itself must do. Raises NotFound.
 
     It starts from the checkpoint that the run was resumed from, whatever became of that: what
     cannot be read is its trainer's to say, who must not begin from nothing instead.
@@ -100,7 +100,7 @@ def set_waiting_reasons(tx: Tx, waiting: Sequence[WaitingReason]) -> None:
 
 
 def fail_queued(tx: Tx, run_id: str, reason: Reason, detail: str) -> None:
-    """Fails a queued run that can never start."""
+    """Fail a queued run that can never start."""
     run = runs.lock(tx, run_id)
     if run.status == RunStatus.QUEUED:
         runs.move(tx, run, RunStatus.FAILED, reason=reason, detail=detail)
@@ -195,7 +195,7 @@ def requeue(tx: Tx, run_id: str, attempt: int, detail: str) -> None:
 
 
 def _launched_from(tx: Tx, run: Run, source: Checkpoint | None) -> dict[str, Any]:
-    """A resumed run records what it really started from: what it named may be damaged by then."""
+    """Return the columns that record what a resumed run really started from."""
     if source is None or source.run_id == run.id:
         return {}
     return {
@@ -206,7 +206,7 @@ def _launched_from(tx: Tx, run: Run, source: Checkpoint | None) -> dict[str, Any
 
 
 def mark_running(tx: Tx, run_id: str, attempt: int) -> None:
-    """The trainer of a recipe that does not report is alive."""
+    """Record that the trainer of a recipe that does not report is alive."""
     run = runs.lock(tx, run_id)
     if run.status == RunStatus.STARTING and run.attempt == attempt:
         runs.move(tx, run, RunStatus.RUNNING)

@@ -87,18 +87,18 @@ _ENDING = _live(tables.ENDING)
 
 
 class QueueCursor(NamedTuple):
-    """A place in the queue: behind the run of this id."""
+    """A position in the queue: behind the run of this id."""
 
     id: str = ""
 
 
 def list_queued(tx: Tx, after: QueueCursor, most: int) -> list[Run]:
-    """Runs with a recipe that wait to be launched, oldest first."""
+    """Return the runs with a recipe that wait to be launched, oldest first."""
     return tx.all(_QUEUED, **after._asdict(), most=most)
 
 
 def count_waiting(tx: Tx, up_to: QueueCursor) -> int:
-    """How many runs with a recipe wait to be launched up to a place in the queue."""
+    """Return how many runs with a recipe wait to be launched, up to a position in the queue."""
     found = tx.first(_WAITING, **up_to._asdict())
     return found[0] if found else 0
 

@@ -20,7 +20,7 @@ class Readers:
         self._free = asyncio.Semaphore(number)
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """What the function returns. A reading that nobody waits for any more goes on, and
+        """Return what the function returns. A reading that nobody waits for any more goes on, and
         counts, until its end."""
         await self._free.acquire()
         loop = asyncio.get_running_loop()

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 async def deliver(state: SupervisorState, run: LiveRun) -> None:
-    """Ingests what was not delivered; batches that arrived count once.
+    """Ingest what was not delivered; batches that arrived count once.
 
     Raises OSError while it cannot be read and the minute after which it is given up is not over;
     Busy and Unavailable. Then all of it is to be tried again.
@@ -79,7 +79,7 @@ def _open(run_dir: Path, attempt: int) -> BinaryIO | None:
 
 
 def _some(file: BinaryIO, longest: int) -> list[bytes]:
-    """The next lines: as many as may be, or `longest` bytes of them and one more line."""
+    """Return the next lines: as many as may be, or `longest` bytes of them and one more line."""
     found: list[bytes] = []
     size = 0
     for line in _lines(file, longest):
@@ -91,7 +91,7 @@ def _some(file: BinaryIO, longest: int) -> list[bytes]:
 
 
 def _lines(file: BinaryIO, longest: int) -> Iterator[bytes]:
-    """The lines of a file; of one that is too long for a request, its beginning.
+    """Yield the lines of a file; of one that is too long for a request, its beginning.
 
     After a line that is longer than any hole of a power cut, nothing more is read.
     """

@@ -190,7 +190,7 @@ class SupervisorState:
         self.leads = leads
 
     def close(self) -> None:
-        """Lets go of every descriptor and of the work under way."""
+        """Let go of every descriptor and of the work under way."""
         for attempt in self.attempts.values():
             self._unwatch(attempt)
         for job, _ in self.jobs.values():
@@ -205,7 +205,7 @@ class SupervisorState:
         self.externals_seen_at = float("-inf")
 
     async def has_data_dir(self) -> bool:
-        """Whether the data directory is still there: what is not in it may be elsewhere."""
+        """Return True if the data directory is still there: what is not in it may be elsewhere."""
         found = await asyncio.to_thread(data_dir.identity, self.settings.data_dir)
         if found != self.data_dir:
             away = self.settings.data_dir.absolute()
@@ -272,7 +272,7 @@ class SupervisorState:
         return self.listening_seconds - attempt.last_progress[1]
 
     def start_job(self, about: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
-        """Starts work that no step waits for; its end wakes the loop.
+        """Start work that no step waits for; its end wakes the loop.
 
         What has to follow it belongs into a callback of the task: work that is cancelled
         before its first step runs no `finally`.
@@ -284,7 +284,7 @@ class SupervisorState:
         return job
 
     def is_slow(self, about: str) -> bool:
-        """Whether this work takes long enough to tell somebody."""
+        """Return True if this work takes long enough to tell somebody."""
         return about in self.jobs and self.listening_seconds - self.jobs[about][1] > SLOW_SECONDS
 
     def _done(self, about: str, job: asyncio.Task[Any]) -> None:
@@ -299,21 +299,21 @@ class SupervisorState:
     async def verify_files(
         self, path: CheckpointPath, expected: str | None
     ) -> verification.VerificationResult:
-        """Reads a checkpoint; no small one waits until 100 GB of others are read."""
+        """Read a checkpoint; no small one waits until 100 GB of others are read."""
         size = await self.quick_readers.run(self.storage.size, path, SMALL_BYTES)
         readers = self.quick_readers if size <= SMALL_BYTES else self.readers
         return await readers.run(verification.verify_files, self.storage, path, expected)
 
     async def run_reader(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Runs what reads checkpoints, a few at a time, in a thread that holds up no shutdown."""
+        """Run what reads checkpoints, a few at a time, in a thread that holds up no shutdown."""
         return await self.readers.run(function, *args, **kwargs)
 
     def run_dir(self, run_id: str) -> Path:
-        """The run's directory, absolute."""
+        """Return the run's directory, absolute."""
         return (self.settings.data_dir / "runs" / run_id).absolute()
 
     def recipe(self, run: AnyRun) -> Recipe | None:
-        """The run's recipe, if the operator still configures it."""
+        """Return the run's recipe, if the operator still configures it."""
         return self.recipes.get(run.recipe or "")
 
     def launcher(self, run: AnyRun) -> Launcher:
@@ -330,7 +330,7 @@ class SupervisorState:
         return self.launchers[name]
 
     def resources(self, run: AnyRun) -> Resources:
-        """What the run asked for, else what its recipe needs."""
+        """Return what the run asked for, else what its recipe needs."""
         asked = load(run.resources)
         if asked:
             return Resources.from_dict(asked)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 async def verify(state: SupervisorState) -> None:
-    """Looks at every checkpoint that was announced and not yet seen."""
+    """Look at every checkpoint that was announced and not yet seen."""
     waiting = [
         each
         for each in await state.db.read(checkpoints.list_pending)
@@ -89,7 +89,7 @@ def _there(storage: CheckpointStorage, waiting: list[Checkpoint]) -> list[Checkp
 def begin(
     state: SupervisorState, path: CheckpointPath, expected: str | None, *, last: bool = False
 ) -> None:
-    """Starts reading one checkpoint, unless that is under way."""
+    """Start reading one checkpoint, unless that is under way."""
     if str(path) not in state.jobs:
         state.start_job(str(path), check(state, path, expected, last=last))
 
@@ -97,7 +97,7 @@ def begin(
 async def check(
     state: SupervisorState, path: CheckpointPath, expected: str | None, *, last: bool
 ) -> None:
-    """Reads a checkpoint and records what was found.
+    """Read a checkpoint and records what was found.
 
     One that cannot be read stays what it is; with `last`, for want of its trainer, it is lost
     when the patience is over.
@@ -116,7 +116,7 @@ async def check(
 async def read(
     state: SupervisorState, about: str, path: CheckpointPath, expected: str | None
 ) -> VerificationResult | None:
-    """Compares the files with their manifest, every byte.
+    """Compare the files with their manifest, every byte.
 
     What cannot be read now is tried again, for a minute of all the work `about` it. None: it
     still cannot be read, and `state.unreadable[about]` says why.
@@ -137,7 +137,7 @@ async def read(
 
 
 async def record(state: SupervisorState, finding: VerificationResult) -> Checkpoint | None:
-    """Records what was found; the checkpoint as it is then."""
+    """Record what was found; return the checkpoint as it is then."""
     found = next(iter(await state.db.write(verification.record_results, [finding])), None)
     if found is not None and found.state == State.READY:
         run = await state.db.read(runs.get, found.run_id)
@@ -148,7 +148,7 @@ async def record(state: SupervisorState, finding: VerificationResult) -> Checkpo
 
 
 async def verify_committed(state: SupervisorState, run: LiveRun) -> frozenset[str] | None:
-    """Once all that a dead trainer committed is verified, announced or not: the ids of the
+    """Verify all that a dead trainer committed, announced or not; return the ids of the
     promised checkpoints of which there are no files. None: something is still being read."""
     known = {each.ckpt_path: each for each in await state.db.read(checkpoints.list_of_run, run.id)}
     reading = False
@@ -170,7 +170,7 @@ async def verify_committed(state: SupervisorState, run: LiveRun) -> frozenset[st
 async def find_good_source(
     state: SupervisorState, about: str, candidates: list[Source]
 ) -> tuple[Source | None, str | None]:
-    """The first candidate whose files match their manifest; damaged ones become lost.
+    """Return the first candidate whose files match their manifest; damaged ones become lost.
 
     One that cannot be read is waited for, then passed over as it is: the second answer says so
     of the first candidate. A checkpoint that was ready may be replaced by the next good one.

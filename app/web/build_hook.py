@@ -66,7 +66,7 @@ def _fetch(package: dict[str, Any], scratch: Path, vendor: Path) -> None:
 
 
 def registry(environ: Mapping[str, str]) -> str:
-    """The npm registry that the user configured: npm's environment, then ~/.npmrc."""
+    """Return the npm registry that the user configured: npm's environment, then ~/.npmrc."""
     settings = {name.lower(): value for name, value in environ.items()}
     if configured := settings.get("npm_config_registry"):
         return configured

@@ -30,11 +30,11 @@ class Identity:
     nonce: str
 
     def is_here(self) -> bool:
-        """Whether its pid means anything to us."""
+        """Return True if its pid is one of this host's namespace."""
         return self.place == host_namespace()
 
     def is_alive(self) -> bool:
-        """Whether the process exists here and is the recorded one. A zombie has ended.
+        """Return True if the process exists here and is the recorded one. A zombie has ended.
 
         Raises OSError when that cannot be looked up now, for want of descriptors say.
         """
@@ -64,7 +64,10 @@ def send(identity: Identity, number: int) -> bool:
 
 
 def watch(identity: Identity) -> int | None:
-    """A pidfd of this very process, readable when it ends; None: it has, or there are none here."""
+    """Return a pidfd of this very process, readable when it ends.
+
+    None if it has ended, or the system has no pidfds.
+    """
     if not hasattr(os, "pidfd_open"):
         return None
     try:
@@ -81,7 +84,7 @@ def watch(identity: Identity) -> int | None:
 
 
 def kill_tree(nonce: str) -> int:
-    """SIGKILL to every process that carries `nonce`, until none is left; how many there were.
+    """Kill every process that carries `nonce`, until none is left; return how many there were.
 
     Gives up on those that two seconds of it do not end.
     """
@@ -97,7 +100,7 @@ def kill_tree(nonce: str) -> int:
 
 
 def _carriers(nonce: str) -> Iterator[Identity]:
-    """The living processes whose environment holds `nonce`, this one excepted."""
+    """Return the living processes whose environment holds `nonce`, this one excepted."""
     here = host_namespace()
     for pid in _pids():
         if pid != os.getpid() and _nonce(pid) == nonce:
@@ -113,7 +116,10 @@ def _pids() -> list[int]:
 
 
 def _nonce(pid: int) -> str | None:
-    """The nonce in a process's environment; None if it has none, has ended or is not ours."""
+    """Return the nonce in a process's environment.
+
+    None if it has none, the process has ended, or belongs to another user.
+    """
     if not _LINUX:
         import psutil
 
