@@ -16,8 +16,8 @@ from app.db.sql import (
     columns,
     dump,
     load,
+    new_row,
     replace,
-    row_type,
     select_all,
 )
 from app.db.tables import LoggedModel
@@ -64,7 +64,8 @@ def create(
         runs.get(tx, run_id, experiment_id)
         if len(list_of_runs(tx, [run_id])[run_id]) >= MAX_LINKS:
             raise RunLimit(f"A run may log at most {MAX_LINKS:,} models.")
-    model = row_type(LoggedModel)(
+    model = new_row(
+        LoggedModel,
         id=f"m-{secrets.token_hex(16)}", experiment_id=experiment_id, run_id=run_id, name=name,
         model_type=model_type, state="pending", params=dump(dict(params)), metrics="[]",
         created_at=tx.now, updated_at=tx.now,
