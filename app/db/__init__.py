@@ -16,5 +16,5 @@ How to add a column of runs that clients see:
    submission. A column of the same name is copied, and shown in the examples, by itself.
 4. `app/graphql/types.py`: an `attribute` of `Run`.
 
-Then `llm-train export-schema schema.graphql`. A use case sets it with `runs.change`.
+Then `llm-train export-schema > schema.graphql`. A use case sets it with `runs.change`.
 """

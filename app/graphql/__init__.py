@@ -8,5 +8,5 @@ documents, limits, budget, executor   what an operation may cost, and how it cos
 
 How to add a field: an `attribute` (a column of the same name), `field` or `edge` of its type in
 `types`; a mutation: `mutations`; a filter of lists: `app.domain.filters`. Then
-`llm-train export-schema schema.graphql`.
+`llm-train export-schema > schema.graphql`.
 """
