@@ -96,8 +96,13 @@ def derive_outcome(evidence: Evidence) -> Outcome:
         return _failed(Reason.LOST, "The process is gone and left no exit code.")
     if e.signal is not None or _child_signal(e) is not None:
         return _failed(Reason.SIGNAL, _end(e))
+    if e.exit_code and e.clues.launcher_signal is not None:
+        by = _named(e.clues.launcher_signal)
+        detail = f"{by} from outside stopped its launcher, which exited with code {e.exit_code}."
+        return _failed(Reason.SIGNAL, detail)
     if e.exit_code:
-        return _failed(Reason.EXIT_CODE, _end(e))
+        memory = e.clues.memory_error
+        return _failed(Reason.OUT_OF_MEMORY if memory else Reason.EXIT_CODE, _end(e))
     if done:
         return Outcome(RunStatus.SUCCEEDED, None, None)
     if e.requires_report or halfway:

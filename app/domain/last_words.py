@@ -29,7 +29,7 @@ _ERROR = re.compile(
 # What other ranks write because one has ended; what launchers write, and whoever is interrupted.
 _OF_A_PEER = re.compile(
     r"Connection (?:closed|reset) by|[Bb]roken ?[Pp]ipe|remote process exited"
-    r"|communicator was aborted"
+    r"|communicator was aborted|DataLoader worker \(pid\(?s?\)? [\d, ]+\) exited unexpectedly"
 )
 _OF_A_LAUNCHER = re.compile(
     r"(?:[\w.]+\.)?(?:ChildFailedError|SignalException|CalledProcessError|ProcessExitedException"
@@ -52,6 +52,9 @@ _CHILD_ENDED = re.compile(
     r"|died with <Signals\.(?P<python>SIG\w+)|return code = (?P<deepspeed>-\d+)"
     r"|(?:killed by signal:|line \d+: +\d+) (?P<words>Killed|Segmentation fault|Bus error|Aborted)"
 )
+# Of a GPU, or of an address space with a limit: the kernel killed nothing for these.
+_OUT_OF_MEMORY = re.compile(r"(?:[A-Za-z_]\w*\.)*(?:OutOfMemoryError|_?(?:Array)?MemoryError)\b")
+_LAUNCHER_STOPPED = re.compile(r"SignalException: Process \d+ got signal: (\d+)")
 _WORKERS_KILLED = re.compile(r"Unable to shutdown process \d+ via .*, forcefully exiting via")
 _SIGNAL_NOTED = re.compile(
     r"(?:received|caught|got|handling)\b.{0,40}?"
@@ -66,15 +69,18 @@ class Clues(NamedTuple):
 
     `error`: the last error that does not only follow from another process's end; `follow_up`: the
     last one that does. `last_line`: the last line that is no launcher's footer or bar.
-    `child_signal`: the signal that ended a process of a launcher. `workers_killed`: a launcher ran
-    out of patience with its workers and killed them. `signal_noted`: the trainer wrote that it was
-    asked to stop by a signal.
+    `child_signal`: the signal that ended a process of a launcher; `launcher_signal`: the one that
+    stopped the launcher. `memory_error`: the error is that memory could not be allocated.
+    `workers_killed`: a launcher ran out of patience with its workers and killed them.
+    `signal_noted`: the trainer wrote that it was asked to stop by a signal.
     """
 
     error: str = ""
     follow_up: str = ""
     last_line: str = ""
     child_signal: int | None = None
+    launcher_signal: int | None = None
+    memory_error: bool = False
     workers_killed: bool = False
     signal_noted: bool = False
 
@@ -90,6 +96,8 @@ def read_clues(log: str) -> Clues:
         follow_up=_short(errors[-1] if errors and not own else ""),
         last_line=_short(last or next((x.strip() for x in reversed(lines) if x.strip()), "")),
         child_signal=_child_signal(lines),
+        launcher_signal=int(stopped[-1]) if (stopped := _LAUNCHER_STOPPED.findall(log)) else None,
+        memory_error=bool(own and _OUT_OF_MEMORY.match(own[-1])),
         workers_killed=any(_WORKERS_KILLED.search(line) for line in lines),
         signal_noted=any(_SIGNAL_NOTED.search(line) for line in lines),
     )

@@ -25,10 +25,12 @@ from app.domain.resources import Resources
 
 LONGEST_PAUSE = 3600.0
 """Seconds up to which the pause between attempts is doubled."""
-RETRY_REASONS = (
+DEFAULT_RETRY_ON = (
     "exit_code", "signal", "heartbeat_lost", "launcher_error",
     "preempted", "node_failed", "stopped_elsewhere", "lost",
 )  # fmt: skip
+RETRY_REASONS = (*DEFAULT_RETRY_ON, "unfinished", "out_of_memory")
+"""Reasons that `retry_on` may name."""
 LOCAL = "local"
 """The launcher of this machine, which is always there."""
 
@@ -95,7 +97,7 @@ class Recipe:
     resources: Resources = field(default_factory=Resources)
     """What a run needs that does not say so itself."""
     max_attempts: int = 1
-    retry_on: tuple[str, ...] = RETRY_REASONS
+    retry_on: tuple[str, ...] = DEFAULT_RETRY_ON
     retry_seconds: float = 10.0
     """The pause before the second attempt; it doubles with each further one, up to an hour."""
     max_log_mb: int = 256

@@ -17,6 +17,7 @@ _ARGUMENTS = [
     "--eval_strategy={hyperparams.eval_strategy}",
     "--eval_steps={hyperparams.eval_steps}",
     "--run_name={hyperparams.eval_copies}",
+    "--load_best_model_at_end={hyperparams.best}",
     "--lr_scheduler_type=constant",
     "--per_device_train_batch_size=2",
     "--logging_steps=1",
@@ -44,16 +45,19 @@ in its name."""
 
 _LINES = """
 grace_seconds = 15
-heartbeat_seconds = 6
+heartbeat_seconds = 10
 retry_seconds = 0
 env = { OMP_NUM_THREADS = "1", HF_HUB_OFFLINE = "1", TOKENIZERS_PARALLELISM = "false" }
 """
 
 
+_OTHERS = {"hf-restarts": [*_TORCHRUN[:-1], "--nproc-per-node=1", "--max-restarts=1", *_HF]}
+
+
 def recipes(path: Path, inputs: Path, **overrides: str) -> Path:
     """Write the recipes; `overrides`: more tables, by name, of which the text is their lines."""
     tables = []
-    for name, command in TRAINERS.items():
+    for name, command in (TRAINERS | _OTHERS).items():
         words = [
             word.replace("MODEL", str(inputs / "model")).replace("SFT", str(inputs / "sft"))
             for word in command

@@ -7,9 +7,10 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.memory_limit import limited_group, move
 from tests.support.real_trainers import TRAINERS
 from tests.support.server import wait_until
-from tests.support.service import Service
+from tests.support.service import Service, alive
 
 SECONDS = 90.0
 LONG: dict[str, Any] = {"max_steps": 100_000, "save_steps": 100_000, "learning_rate": 0.001}
@@ -51,7 +52,7 @@ def test_a_stop_signal_from_outside_is_no_success_and_leaves_a_checkpoint(
     run = started(service, trainer)
     service.trainer(run).send_signal(number)
     ended = service.ended(run, SECONDS)
-    expected = "exit_code" if "ddp" in trainer else "unfinished"
+    expected = "signal" if "ddp" in trainer else "unfinished"  # torchrun exits with code 1
     assert (ended["status"], ended["status_reason"]) == ("failed", expected), ended
     saved(service, run)
 
@@ -110,6 +111,24 @@ def test_a_loss_that_is_nan_is_told_as_nan(service: Service, trainer: str) -> No
     losses = dict(service.losses(run))
     assert all(value is not None and math.isfinite(value) for value in map(losses.get, range(1, 4)))
     assert losses[7] is None or math.isnan(losses[7])
+
+
+@pytest.mark.parametrize("trainer", [name for name in TRAINERS if name != "trl"])
+def test_a_process_that_the_kernel_kills_for_memory_is_out_of_memory(
+    service: Service, trainer: str
+) -> None:
+    with limited_group(256 << 20) as group:
+        if group is None:
+            return  # without rights to make a control group nothing can be shown here
+        run = service.submit(trainer, **LONG, deed="oom")
+        run_dir = service.data_dir / "runs" / run
+        wait_until((run_dir / "deed.pid").exists, "the trainer is at its deed", SECONDS)
+        agent = service.agent(run)
+        move(group, [agent.pid, *(child.pid for child in agent.children(recursive=True))])
+        (run_dir / "go").touch()
+        ended = service.ended(run, SECONDS)
+        wait_until(lambda: not alive(agent.pid), "the agent is gone")
+    assert (ended["status"], ended["status_reason"]) == ("failed", "out_of_memory"), ended
 
 
 def rank(service: Service, run: str, number: int) -> psutil.Process:

@@ -158,6 +158,42 @@ def test_a_launcher_that_lost_patience_with_its_workers_says_so() -> None:
     assert read_clues(line).workers_killed and not read_clues(CRASH).workers_killed
 
 
+@pytest.mark.parametrize(
+    ("log", "number"),
+    [
+        (
+            "torch.distributed.elastic.multiprocessing.api.SignalException: "
+            "Process 17934 got signal: 15\n",
+            15,
+        ),
+        (CRASH, None),
+    ],
+)
+def test_a_launcher_that_was_stopped_says_by_what(log: str, number: int | None) -> None:
+    assert read_clues(log).launcher_signal == number
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", True),
+        ("torch.cuda.OutOfMemoryError: CUDA out of memory.", True),
+        ("MemoryError", True),
+        ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate 8 GiB", True),
+        ("ValueError: OutOfMemoryError", False),
+    ],
+)
+def test_an_allocation_that_failed_is_a_lack_of_memory(error: str, is_memory: bool) -> None:
+    log = f"Traceback (most recent call last):\n  File 'a'\n{error}\n"
+    assert read_clues(log).memory_error is is_memory
+
+
+def test_a_worker_that_is_gone_is_no_cause_of_its_own() -> None:
+    log = "RuntimeError: DataLoader worker (pid(s) 41, 42) exited unexpectedly\n"
+    clues = read_clues(log)
+    assert clues.error == "" and "exited unexpectedly" in clues.follow_up
+
+
 def test_a_hostile_log_is_read_in_a_moment() -> None:
     """64 KiB of anything: no expression may backtrack for ever."""
     for piece in ("\x1b[", "\x1b]", "%|", "received ", "a.", "[rank1]: ", "exitcode ", "- ", "\r"):

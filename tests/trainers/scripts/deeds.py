@@ -20,6 +20,8 @@ def after_step(step: int) -> None:
         return
     run_dir = Path(os.environ["LLM_TRAIN_RUN_DIR"])
     (run_dir / "deed.pid").write_text(str(os.getpid()))
+    if deed == "crash once" and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
+        raise RuntimeError("a crash that a restart cures")
     if deed == "exit":
         os._exit(0)  # as if something in it called sys.exit(0) and nobody noticed
     if deed == "oom":
@@ -27,6 +29,13 @@ def after_step(step: int) -> None:
             time.sleep(0.01)
         taken = [bytearray(os.urandom(1 << 20) * 16) for _ in range(200)]
         raise AssertionError(f"{len(taken)} pieces of 16 MiB are there")
+
+
+def prepare() -> None:
+    """Prepare data for longer than anybody waits, if that is the deed of this run."""
+    if Reporter.from_env().hyperparams.get("deed") == "prepare":
+        (Path(os.environ["LLM_TRAIN_RUN_DIR"]) / "deed.pid").write_text(str(os.getpid()))
+        time.sleep(600)
 
 
 def spoil(loss, step: int):  # type: ignore[no-untyped-def]

@@ -3,7 +3,8 @@
 import sys
 
 import torch
-from deeds import after_step, spoil
+from deeds import after_step, prepare, spoil
+from llm_train import Reporter
 from llm_train.hf import LLMTrainCallback, resume_path
 from transformers import (
     HfArgumentParser,
@@ -26,6 +27,8 @@ class Spoiled(Trainer):
 
 model_path, *arguments = sys.argv[1:]
 (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(arguments)
+move = bool(Reporter.from_env().hyperparams.get("move"))
+print("starts from", resume_path())
 rows = torch.randint(3, 500, (256, 32), generator=torch.Generator().manual_seed(0))
 data = [{"input_ids": row, "labels": row} for row in rows]
 trainer = Spoiled(
@@ -33,6 +36,9 @@ trainer = Spoiled(
     args=args,
     train_dataset=data,
     eval_dataset=data * int(args.run_name or 1),
-    callbacks=[Deeds(), LLMTrainCallback()],
+    callbacks=[Deeds(), LLMTrainCallback(move=move)],
 )
+prepare()
 trainer.train(resume_from_checkpoint=resume_path())
+if args.load_best_model_at_end:
+    print("loaded the best model", trainer.state.best_model_checkpoint)
