@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from llm_train.descriptors import (
@@ -31,15 +31,18 @@ from llm_train.descriptors import (
     read_link,
     read_sha256,
 )
+from llm_train.hashing import hash_files
 from llm_train.manifest import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     NAME,
+    NO_QUALITY,
     UNLISTABLE,
     CheckpointError,
     File,
     Link,
     Manifest,
+    Quality,
     build,
     check_path,
     parse,
@@ -56,6 +59,7 @@ __all__ = [
     "File",
     "Link",
     "Manifest",
+    "Quality",
     "begin",
     "candidate_names",
     "check_path",
@@ -100,7 +104,13 @@ def begin(parent: Path, name: str, key: str | None = None) -> Path:
 
 
 def commit(
-    temporary: Path, name: str, step: int, note: Callable[[str], None] = lambda message: None
+    temporary: Path,
+    name: str,
+    step: int,
+    note: Callable[[str], None] = lambda message: None,
+    *,
+    quality: Quality = NO_QUALITY,
+    hashed: Iterable[File] = (),
 ) -> tuple[Path, Manifest]:
     """Turn a directory from `begin` into a checkpoint; return its directory and manifest.
 
@@ -112,6 +122,8 @@ def commit(
         name: the checkpoint's name.
         step: the step of the training loop.
         note: called with a sentence for each file that is not saved as it was written.
+        quality: what the trainer knows of the model.
+        hashed: files that somebody else has hashed and written to disk, such as another rank.
 
     Raises:
         CheckpointError: there is nothing to commit, or something other than files, directories
@@ -119,13 +131,16 @@ def commit(
         OSError: the disk refuses.
     """
     with open_directory(temporary) as root:
-        prepared = _Preparation(temporary, note).prepare(root, "")
-        entries = sorted(prepared, key=lambda entry: entry.path)
-        files = [entry for entry in entries if isinstance(entry, File)]
-        links = [entry for entry in entries if isinstance(entry, Link)]
-        if not files:
+        entries = list(_Preparation(temporary, note).prepare(root, ""))
+        sizes = {path: size for path, size in entries if isinstance(size, int)}
+        if not sizes:
             raise CheckpointError("nothing was written into the checkpoint")
-        content = build(step, files, links)
+        files = [file for file in hashed if sizes.get(file.path) == file.size]
+        for file in files:
+            del sizes[file.path]
+        files += hash_files(root, sizes)
+        links = [Link(path, target) for path, target in entries if isinstance(target, str)]
+        content = build(step, sorted(files), sorted(links), quality)
         manifest = parse(content)  # what verify would refuse is refused now
         with open(
             MANIFEST, "xb", opener=lambda path, flags: os.open(path, flags, 0o666, dir_fd=root)
@@ -225,13 +240,14 @@ def _compare(
 
 
 class _Preparation:
-    """Prepares everything in a directory for a manifest, with hashes and fsync."""
+    """Prepares everything in a directory for a manifest, and its directories with fsync."""
 
     def __init__(self, top: Path, note: Callable[[str], None]) -> None:
         self._top, self._note = top, note
 
-    def prepare(self, directory: int, prefix: str) -> Iterator[File | Link]:
-        """Yield the entries of the manifest; rename, copy or drop what it cannot list."""
+    def prepare(self, directory: int, prefix: str) -> Iterator[tuple[str, int | str]]:
+        """Yield the path of each entry of the manifest with a file's size or a link's target;
+        rename, copy or drop what it cannot list."""
         with os.scandir(directory) as entries:
             names = sorted(entry.name for entry in entries)
         for name in names:
@@ -245,7 +261,7 @@ class _Preparation:
                     if target != read_link(directory, name):
                         os.unlink(name, dir_fd=directory)
                         os.symlink(target, name, dir_fd=directory)
-                    yield Link(path, target)
+                    yield path, target
                     continue
                 if not self._resolve(directory, name, path):
                     continue
@@ -256,7 +272,7 @@ class _Preparation:
                 elif status.st_nlink > 1:  # the file could be changed by its other name
                     _copy(directory, name)
                 else:
-                    yield _hash_and_sync(opened, path)
+                    yield path, status.st_size
                     continue
             if stat.S_ISDIR(status.st_mode):
                 yield from inner
@@ -264,7 +280,7 @@ class _Preparation:
                     os.rmdir(name, dir_fd=directory)
             else:
                 with open_entry(directory, name, path, stat.S_IFREG) as opened:
-                    yield _hash_and_sync(opened, path)
+                    yield path, os.fstat(opened).st_size
         os.fsync(directory)
 
     def _listable(self, directory: int, prefix: str, name: str) -> str:
@@ -303,14 +319,6 @@ class _Preparation:
             )
         _copy(directory, name)
         return True
-
-
-def _hash_and_sync(opened: int, path: str) -> File:
-    """Return the entry of an open file, which is on disk then."""
-    size = os.fstat(opened).st_size
-    digest = read_sha256(opened, size, path)
-    os.fsync(opened)
-    return File(path, size, digest)
 
 
 def _copy(directory: int, name: str) -> None:

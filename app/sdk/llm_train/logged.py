@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_train.buffer import Point, warn
+from llm_train.manifest import MAX_METRICS
 from llm_train.values import (
     MAX_OBJECT_BYTES,
     InvalidValue,
@@ -79,6 +80,19 @@ class LoggedValues:
                 self._drop(("effective", key), f"hyperparameter {key!r:.60} is dropped: {error}")
         self._sizes = sizes
         return used
+
+    def read_metrics(self, metrics: Mapping[Any, Any]) -> dict[str, float]:
+        """Return the metrics of a checkpoint; a bad one is dropped."""
+        read: dict[str, float] = {}
+        for key, value in metrics.items():
+            try:
+                if len(read) >= MAX_METRICS:
+                    raise InvalidValue(f"a checkpoint has at most {MAX_METRICS} metrics")
+                read[read_key(key)] = read_number(value)
+            except InvalidValue as error:
+                about = f"metric {describe(key)} of a checkpoint is dropped: {error}"
+                self._drop(("checkpoint", describe(key)), about)
+        return read
 
     def read_checkpoint_step(self, step: Any) -> int:
         """Return a checkpoint's step, or the last logged one for a bad value: no save is lost."""

@@ -6,10 +6,13 @@ checkpoint.py compares them with a directory.
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
+
+from llm_train.values import MAX_KEY_LENGTH, NOT_FINITE
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
@@ -17,6 +20,7 @@ NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 MAX_MANIFEST_BYTES = 4 << 20  # about 25,000 files
 MAX_PATH = 1024
 MAX_DEPTH = 64
+MAX_METRICS = 200
 
 UNLISTABLE = re.compile("[\0\ud800-\udfff]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -43,6 +47,19 @@ class Link(NamedTuple):
     target: str
 
 
+class Quality(NamedTuple):
+    """What the trainer knows of the model in a checkpoint.
+
+    `healthy`: False if the weights hold NaN or an infinity; None: nobody has looked.
+    """
+
+    metrics: Mapping[str, float] = {}
+    healthy: bool | None = None
+
+
+NO_QUALITY = Quality()
+
+
 class Manifest(NamedTuple):
     """The files of a committed checkpoint. `sha256` is the hash of manifest.json itself."""
 
@@ -51,6 +68,7 @@ class Manifest(NamedTuple):
     created_at: str
     sha256: str
     links: tuple[Link, ...] = ()
+    quality: Quality = NO_QUALITY
 
     @property
     def size_bytes(self) -> int:
@@ -70,13 +88,19 @@ def safe_name(name: str, default: str) -> str:
     return f"own-{name}" if _RESERVED.fullmatch(name) else name
 
 
-def build(step: int, files: Sequence[File], links: Sequence[Link] = ()) -> bytes:
+def build(
+    step: int,
+    files: Sequence[File],
+    links: Sequence[Link] = (),
+    quality: Quality = NO_QUALITY,
+) -> bytes:
     """Return the bytes of a manifest.json.
 
     Args:
         step: the step of the training loop.
         files: sorted by path, as are `links`.
         links: the symbolic links.
+        quality: what the trainer knows of the model.
     """
     created_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     content = {
@@ -84,6 +108,8 @@ def build(step: int, files: Sequence[File], links: Sequence[Link] = ()) -> bytes
         "step": step,
         "files": [file._asdict() for file in files],
         **({"links": [link._asdict() for link in links]} if links else {}),
+        **({"metrics": _to_json(quality.metrics)} if quality.metrics else {}),
+        **({} if quality.healthy is None else {"healthy": quality.healthy}),
         "created_at": created_at.replace("+00:00", "Z"),
     }
     return json.dumps(content, indent=1).encode()
@@ -120,7 +146,37 @@ def parse(content: bytes) -> Manifest:
             raise CheckpointError(f"{MANIFEST}: files and links must be sorted by path, each once")
     if not {file.path for file in parsed}.isdisjoint(link.path for link in parsed_links):
         raise CheckpointError(f"{MANIFEST}: a path is a file and a link")
-    return Manifest(step, parsed, created_at, hashlib.sha256(content).hexdigest(), parsed_links)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Manifest(step, parsed, created_at, sha256, parsed_links, _parse_quality(data))
+
+
+def _to_json(metrics: Mapping[str, float]) -> dict[str, float | str]:
+    return {
+        key: value if math.isfinite(value) else NOT_FINITE[str(value)]
+        for key, value in metrics.items()
+    }
+
+
+def _parse_quality(data: dict[str, Any]) -> Quality:
+    """Return what a manifest says of the model. Raises CheckpointError."""
+    metrics, healthy = data.get("metrics", {}), data.get("healthy")
+    wrong = CheckpointError(f"{MANIFEST}: metrics must be at most {MAX_METRICS} numbers by name")
+    if not isinstance(metrics, dict) or len(metrics) > MAX_METRICS:
+        raise wrong
+    if healthy is not None and type(healthy) is not bool:
+        raise CheckpointError(f"{MANIFEST}: healthy must be true or false")
+    parsed = {}
+    for key, value in metrics.items():
+        is_text = isinstance(value, str)
+        if value not in NOT_FINITE.values() if is_text else type(value) not in (int, float):
+            raise wrong
+        try:
+            parsed[key] = float(value)
+        except OverflowError:
+            raise wrong from None
+        if not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable():
+            raise wrong
+    return Quality(parsed, healthy)
 
 
 def _parse_file(entry: Any) -> File:

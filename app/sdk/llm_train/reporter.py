@@ -24,7 +24,9 @@ from types import TracebackType
 from typing import Any, SupportsIndex, TypeVar
 
 from llm_train import checkpoint, specs
+from llm_train.background import BackgroundCommit
 from llm_train.buffer import warn
+from llm_train.checkpoint import Quality
 from llm_train.connection import ApiConnection
 from llm_train.logged import LoggedValues
 from llm_train.ranks import is_rank_0
@@ -99,6 +101,7 @@ class Reporter:
             attempt_dir and attempt_dir / "stop.json",
         )
         self._stop_checkpoint_used = False
+        self._commit = BackgroundCommit()
         self._rank_0 = is_rank_0()
         self._values = LoggedValues(strict)
         self._sender: ReportSender | None = None
@@ -334,7 +337,15 @@ class Reporter:
             self._sender.add([], effective_hyperparams=used)
 
     @contextmanager
-    def checkpoint(self, step: SupportsIndex | float, name: str | None = None) -> Iterator[Path]:
+    def checkpoint(
+        self,
+        step: SupportsIndex | float,
+        name: str | None = None,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        healthy: bool | None = None,
+        background: bool = False,
+    ) -> Iterator[Path]:
         """Save a checkpoint: write its files into the directory that this yields.
 
         Leaving the block commits and reports it; a block that raises leaves nothing behind. Only
@@ -346,6 +357,13 @@ class Reporter:
                 does not take are replaced, with a warning; where the name is taken, `.2` follows.
                 After a stop request the first checkpoint without a name gets the one that the
                 canceller was promised.
+            metrics: numbers that say how good the model is, such as `{"eval_loss": 1.8}`: a recipe
+                may keep the best. One with NaN or an infinity is never taken for a good one.
+            healthy: False if the weights hold NaN or an infinity, with the same effect.
+            background: hash the files and write them to disk in a thread while the training goes
+                on. The next save waits for that, and so do `finish`, `close` and the process's
+                end; an error is raised by the next save in the background, or by `finish`. After a
+                stop request it is ignored: what answers a stop is there when this returns.
 
         Raises:
             CheckpointError, OSError: the checkpoint could not be committed; see `Saving.commit`.
@@ -355,22 +373,35 @@ class Reporter:
             with reporter.checkpoint(step) as directory:
                 torch.save(model.state_dict(), directory / "model.pt")
         """
-        saving = self.begin_checkpoint(step, name)
+        if background:
+            self._commit.wait()
+            self._commit.check()
+        saving = self.begin_checkpoint(step, name, metrics=metrics, healthy=healthy)
         try:
             yield saving.path
         except BaseException:
             saving.abandon()
             raise
-        saving.commit()
+        if background and not self.stop_request.requested:
+            self._commit.start(saving.commit, f"checkpoint {saving.name}")
+        else:
+            saving.commit()
 
-    def begin_checkpoint(self, step: SupportsIndex | float, name: str | None = None) -> Saving:
+    def begin_checkpoint(
+        self,
+        step: SupportsIndex | float,
+        name: str | None = None,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        healthy: bool | None = None,
+    ) -> Saving:
         """Begin a checkpoint that is committed later, or by another thread.
 
         For asynchronous saves, and for those that several ranks write together: rank 0 begins,
         broadcasts `path`, and commits when all ranks have written.
 
         Args:
-            step, name: as in `checkpoint`.
+            step, name, metrics, healthy: as in `checkpoint`.
 
         Returns:
             The checkpoint's `path` to write to, and `commit` and `abandon` to end it.
@@ -390,7 +421,9 @@ class Reporter:
         self.stop_request.loop_started = True
         if not self._rank_0:
             raise RuntimeError("call checkpoint() on rank 0 only: it commits one directory")
+        self._commit.wait()  # the newest checkpoint is the one that is committed last
         at = self._values.read_checkpoint_step(step)
+        quality = Quality(self._values.read_metrics(metrics or {}), healthy)
         name, promised = self._name_checkpoint(at, name)
 
         def report(saved: Saved) -> None:
@@ -409,7 +442,7 @@ class Reporter:
                     }
                 )
 
-        return Saving(self.checkpoint_dir, name, at, report)
+        return Saving(self.checkpoint_dir, name, at, report, quality)
 
     def _name_checkpoint(self, step: int, name: str | None) -> tuple[str, bool]:
         """Return the next checkpoint's name, and True if it is the one promised to a cancel."""
@@ -430,7 +463,13 @@ class Reporter:
 
         A trainer that the service launched keeps sending heartbeats until it exits (it may export
         a model), and signals act as before.
+
+        Raises:
+            CheckpointError, OSError: the last checkpoint was saved in the background and could not
+                be committed.
         """
+        self._commit.wait()
+        self._commit.check()
         if self._sender:
             self._sender.add([], finished=True)
         if self._sender and self._launched:
@@ -450,6 +489,7 @@ class Reporter:
         global _current
         if _current is self:
             _current = None
+        self._commit.wait()
         self.stop_request.stop_listening()
         self._spec.close()
         if self._sender:
@@ -471,6 +511,7 @@ class Reporter:
 
     def _after_fork(self) -> None:
         """Send nothing from a forked child (a DataLoader's worker), which SIGTERM ends as usual."""
+        self._commit.forget()
         if self._sender:
             self._sender.close_after_fork()
         self.stop_request.stop_listening()

@@ -3,14 +3,15 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from llm_train import checkpoint, specs
 from llm_train.buffer import warn
-from llm_train.checkpoint import CheckpointError, Manifest
+from llm_train.checkpoint import CheckpointError, File, Manifest, Quality
+from llm_train.manifest import NO_QUALITY
 
 NEWEST = "newest.json"
 """The file in an attempt's directory that names its newest checkpoint."""
@@ -96,6 +97,7 @@ class Saving:
         path: a temporary directory for the checkpoint's files.
         name: the name that it will be committed under; `.2` follows if that is taken.
         step: the step of the training loop.
+        quality: what the trainer knows of the model; it may be set until the commit.
 
     Example (an asynchronous save):
         saving = reporter.begin_checkpoint(step)
@@ -105,13 +107,21 @@ class Saving:
         )
     """
 
-    def __init__(self, parent: Path, name: str, step: int, report: Callable[[Saved], None]) -> None:
+    def __init__(
+        self,
+        parent: Path,
+        name: str,
+        step: int,
+        report: Callable[[Saved], None],
+        quality: Quality = NO_QUALITY,
+    ) -> None:
         """Make the temporary directory in `parent`.
 
         Args:
             parent: the directory of the run's checkpoints.
             name, step: of the checkpoint.
             report: called with the committed checkpoint.
+            quality: what the trainer knows of the model.
 
         Raises:
             OSError: the directory cannot be made.
@@ -119,8 +129,9 @@ class Saving:
         self.name, self.step = name, step
         self.path = checkpoint.begin(parent, name)
         self._report = report
+        self.quality = quality
 
-    def commit(self, *, give_back: Path | None = None) -> Path:
+    def commit(self, *, give_back: Path | None = None, hashed: Iterable[File] = ()) -> Path:
         """Commit the files and report the checkpoint.
 
         Blocks while every file is hashed and written to disk.
@@ -128,6 +139,7 @@ class Saving:
         Args:
             give_back: a directory of the same file system that the files were moved from. They
                 return there if they cannot be committed.
+            hashed: files that another rank has hashed and written to disk.
 
         Returns:
             The directory of the committed checkpoint.
@@ -138,7 +150,11 @@ class Saving:
             OSError: the disk refuses. The files are removed, or the next save would fail, too.
         """
         try:
-            saved = Saved(*checkpoint.commit(self.path, self.name, self.step, warn))
+            saved = Saved(
+                *checkpoint.commit(
+                    self.path, self.name, self.step, warn, quality=self.quality, hashed=hashed
+                )
+            )
         except BaseException as error:
             if give_back is not None:
                 for path in self.path.iterdir():
