@@ -39,9 +39,13 @@ TRAINERS: dict[str, list[str]] = {
     "hf-jit": ["{python}", *_HF, "--enable_jit_checkpoint=true"],
     "hf-ddp": [*_TORCHRUN, *_HF],
     "trl": _TRL,
+    "lightning": ["{python}", str(SCRIPTS / "lightning_train.py")],
+    "lightning-ddp": [*_TORCHRUN, str(SCRIPTS / "lightning_train.py")],
+    "loop": ["{python}", str(SCRIPTS / "loop.py")],
+    "loop-ddp": [*_TORCHRUN, str(SCRIPTS / "loop.py")],
+    "fsdp-ddp": [*_TORCHRUN, str(SCRIPTS / "fsdp.py")],
 }
-"""Commands by recipe, with MODEL and SFT for the inputs. One with two ranks has `-ddp` or `-fsdp`
-in its name."""
+"""Commands by recipe, with MODEL and SFT for the inputs. `-ddp`: with two ranks."""
 
 _LINES = """
 grace_seconds = 15
@@ -54,15 +58,17 @@ env = { OMP_NUM_THREADS = "1", HF_HUB_OFFLINE = "1", TOKENIZERS_PARALLELISM = "f
 _OTHERS = {"hf-restarts": [*_TORCHRUN[:-1], "--nproc-per-node=1", "--max-restarts=1", *_HF]}
 
 
-def recipes(path: Path, inputs: Path, **overrides: str) -> Path:
-    """Write the recipes; `overrides`: more tables, by name, of which the text is their lines."""
+def recipes(path: Path, inputs: Path) -> Path:
+    """Write the recipes file. Of each trainer there is one more that stalls soon."""
     tables = []
     for name, command in (TRAINERS | _OTHERS).items():
         words = [
             word.replace("MODEL", str(inputs / "model")).replace("SFT", str(inputs / "sft"))
             for word in command
         ]
-        tables.append(f"[recipes.{name}]\ncommand = {json.dumps(words)}{_LINES}")
+        starts_twice = name in _OTHERS
+        lines = _LINES.replace("seconds = 10", "seconds = 60") if starts_twice else _LINES
+        tables.append(f"[recipes.{name}]\ncommand = {json.dumps(words)}{lines}")
         # One rank that stands still is seen by the silence of progress alone.
         stalls = _LINES.replace("15", "2") + 'stall_seconds = 6\non_stall = "stop"\n'
         tables.append(f"[recipes.{name}-stalls]\ncommand = {json.dumps(words)}{stalls}")

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from llm_train import Reporter, checkpoint, hashing
-from llm_train.checkpoint import CheckpointError, Quality
+from llm_train.checkpoint import CheckpointError, File, Quality
+from llm_train.descriptors import open_directory
 
 from tests.support.reports import ReportServer, attach
 from tests.support.server import wait_until
@@ -85,11 +86,14 @@ def test_a_commit_that_failed_is_raised_by_the_next_save_and_by_finish(
     server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with attach(server, checkpoint_dir=tmp_path) as training:
-        for follow_up in (lambda: save(training, 2, background=True), training.finish):
+        for finishes in (False, True):
             with training.checkpoint(1, background=True):
                 pass  # nothing was written into it
             with pytest.raises(CheckpointError, match="nothing was written"):
-                follow_up()
+                if finishes:
+                    training.finish()
+                else:
+                    save(training, 2, background=True)
         save(training, 3)
         assert list(tmp_path.glob(".tmp-*")) == [], "nothing is left of what was not saved"
         assert checkpoint.verify(tmp_path / "step-000003").step == 3
@@ -132,11 +136,16 @@ def test_what_another_rank_has_hashed_is_not_read_again_but_a_wrong_size_is(
 ) -> None:
     read: list[str] = []
     hash_one = hashing._hash
-    monkeypatch.setattr(hashing, "_hash", lambda *args: (read.append(args[1]), hash_one(*args))[1])
+
+    def noted(root: int, path: str, size: int) -> File:
+        read.append(path)
+        return hash_one(root, path, size)
+
+    monkeypatch.setattr(hashing, "_hash", noted)
     temporary = checkpoint.begin(tmp_path, "a")
     for name in ("own", "theirs", "grown"):
         (temporary / name).write_text("abc")
-    with checkpoint.open_directory(temporary) as root:
+    with open_directory(temporary) as root:
         hashed = hashing.hash_files(root, {"theirs": 3, "grown": 3})
     (temporary / "grown").write_text("abcd")
     read.clear()

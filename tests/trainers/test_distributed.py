@@ -1,0 +1,45 @@
+"""Several ranks save one checkpoint: whole, or not at all, at once or in the background."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.service import Service
+
+SECONDS = 90.0
+SHORT: dict[str, Any] = {"max_steps": 12, "save_steps": 4, "learning_rate": 0.001}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_shards_of_all_ranks_are_one_checkpoint_that_a_resumed_run_loads(
+    service: Service, asynchronous: bool
+) -> None:
+    run = service.submit("fsdp-ddp", **SHORT, asynchronous=asynchronous)
+    ended = service.ended(run, SECONDS)
+    assert (ended["status"], ended["step"]) == ("succeeded", 12), ended
+    saved = service.checkpoints(run)
+    assert saved.keys() == {"step-000004", "step-000008", "step-000012"}
+    for checkpoint in saved.values():
+        assert checkpoint["state"] == "ready"
+        names = {path.name for path in service.directory(checkpoint).iterdir()}
+        assert {"__0_0.distcp", "__1_0.distcp", ".metadata", "manifest.json"} <= names
+    path = saved["step-000008"]["ckpt_path"]
+    child = service.resume(run, ckpt_path=path, override_hyperparams={"max_steps": 14})["run_id"]
+    ended = service.ended(child, SECONDS)
+    assert (ended["status"], ended["step"]) == ("succeeded", 14), ended
+    first = min(step for step, _ in service.losses(child))
+    assert first == 9, "it goes on from the checkpoint"
+
+
+def test_a_rank_that_fails_leaves_nothing_of_the_checkpoint_and_all_ranks_know(
+    service: Service,
+) -> None:
+    run = service.submit("fsdp-ddp", **SHORT, deed="save fails")
+    ended = service.ended(run, SECONDS)
+    assert (ended["status"], ended["step"]) == ("succeeded", 12), ended
+    assert service.checkpoints(run).keys() == {"step-000004", "step-000012"}
+    log = (service.data_dir / "runs" / run / "train.log").read_text()
+    assert "rank 1: OSError('rank 1 has no room')" in log
+    assert "rank 0: CheckpointError(" in log and "rank 1 has no room" in log.split("rank 0:")[1]
+    folder = service.data_dir / "ckpts" / service.experiment / run
+    assert sorted(path.name for path in folder.iterdir()) == ["step-000004", "step-000012"]
