@@ -31,7 +31,7 @@ def test_a_resumed_run_trains_with_the_rate_that_it_was_given(service: Service) 
 
 
 def test_a_cancel_during_a_long_validation_saves_within_the_grace(service: Service) -> None:
-    validates = {"val_check_interval": 3, "validation": 1_000_000}
+    validates: dict[str, Any] = {"val_check_interval": 3, "validation": 1_000_000}
     run = service.submit(
         "lightning", max_steps=100_000, save_steps=100_000, learning_rate=0.001, **validates
     )
