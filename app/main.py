@@ -28,6 +28,7 @@ try:
     from app.db.connect import connect
     from app.db.database import Database
     from app.domain import failpoints
+    from app.domain.browser_sessions import BrowserSessions
     from app.domain.recipe_file import read_configuration
     from app.domain.recipes import Recipe, RecipeError
     from app.errors import ServiceError
@@ -37,7 +38,9 @@ try:
     from app.mlflow.mount import mlflow_router
     from app.rest import (
         attempts,
+        browser_session,
         checkpoints,
+        dashboard,
         docs,
         lists,
         logs,
@@ -51,7 +54,7 @@ try:
         webhooks,
     )
     from app.server import connections
-    from app.server.guard import Guard
+    from app.server.guard import Guard, Headers
     from app.server.jsonlines import JsonLines
     from app.services import data_dirs, secret
     from app.services.idempotency import InFlight
@@ -62,6 +65,7 @@ try:
     from app.storage.readers import Readers
     from app.supervisor import Supervisor, describe_wrong_data_dir, make_launchers
     from app.version import VERSION
+    from app.web import sign_in
     from app.web.pages import mount_static
 
     if find_spec("strawberry") is None:  # imported by the first request that needs it
@@ -103,6 +107,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.receivers = Readers(artifacts.RECEIVERS)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
+    app.state.sessions = None
     app.state.uploads = Uploads(app.state.storage, settings.max_upload_bytes)
     app.state.inflow = reports.Inflow(db)
     app.state.readers = Readers(checkpoints.READERS)
@@ -125,6 +130,8 @@ def _lifespan(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await db.start()
         app.state.secret = settings.secret or await _kept_secret(db, settings.data_dir)
+        if settings.api_token is not None:
+            app.state.sessions = BrowserSessions(app.state.secret, settings.api_token)
         supervisor = Supervisor(
             db, settings, recipes, app.state.secret, app.state.api_url, launchers
         )
@@ -159,6 +166,8 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         max_body=settings.max_body_bytes,
         max_file=settings.max_upload_bytes,
         root_path=settings.root_path,
+        sessions=lambda: app.state.sessions,
+        sign_in_page=lambda path, language: _sign_in_page(path, language, settings.root_path),
     )
 
 
@@ -167,12 +176,22 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     app.include_router(routes.hot)  # what is asked most
     for part in (
         routes, reports, attempts, lists, metrics, logs, service, checkpoints, webhooks, prometheus,
-        docs,
+        docs, dashboard, browser_session,
     ):  # fmt: skip
         app.include_router(part.router)
     app.include_router(graphql_router(settings), include_in_schema=False)
     app.include_router(mlflow_router())
     mount_static(app)
+
+
+def _sign_in_page(path: str, language: str, root_path: str) -> tuple[bytes, Headers]:
+    """Return the page that a browser without a session gets, and its headers."""
+    body, policy = sign_in.page(path, language, root_path)
+    return body, [
+        (b"content-type", b"text/html; charset=utf-8"),
+        (b"content-security-policy", policy.encode()),
+        (b"vary", b"Accept, Accept-Language, Cookie"),
+    ]
 
 
 async def _kept_secret(db: Database, place: Path) -> str:

@@ -95,7 +95,7 @@ def answer(error: ServiceError) -> Response:
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
-        response.headers["WWW-Authenticate"] = guard.CHALLENGES[0]
+        response.headers["WWW-Authenticate"] = guard.CHALLENGE
     return response
 
 
@@ -169,7 +169,7 @@ def _parameters(request: Request) -> list[str]:
 def _methods(request: Request) -> str:
     """Return the methods of all routes at this path, not only of the first."""
     found: set[str] = set()
-    for method in ("GET", "POST", "PUT"):
+    for method in ("GET", "POST", "PUT", "DELETE"):
         scope = {**request.scope, "method": method}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
             found.add(method)

@@ -8,6 +8,7 @@ from app.rest import responses, schemas
 from app.rest.parameters import DocumentedRoute
 from app.rest.problems import documented
 from app.version import VERSION
+from app.web import dashboard
 
 NAME = "LLM Train API"
 router = APIRouter(tags=["service"], route_class=DocumentedRoute)
@@ -15,9 +16,11 @@ router = APIRouter(tags=["service"], route_class=DocumentedRoute)
 
 @router.get("/", response_model=schemas.ServiceAnswer, responses=documented())
 async def metadata(request: Request) -> Response:
-    """Return name, version and links."""
+    """Return name, version and links; to a browser, the dashboard."""
+    if "text/html" in request.headers.get("accept", "").lower():
+        return dashboard.page("/", request.app.state.settings.root_path)
     prefix = request.scope["root_path"]
-    return responses.json(
+    response = responses.json(
         {
             "name": NAME,
             "version": VERSION,
@@ -27,6 +30,8 @@ async def metadata(request: Request) -> Response:
             "health": f"{prefix}/healthz",
         }
     )
+    response.headers["Vary"] = "Accept"
+    return response
 
 
 @router.get("/healthz", response_model=schemas.HealthAnswer, responses=documented())

@@ -2,21 +2,23 @@
 
 One ASGI middleware for REST and GraphQL: Host and Origin against an allowlist (a web page
 elsewhere must not drive a local service, not even by DNS rebinding), CORS for pages of hosts
-that the operator named, the API token when one is configured (every route but health; trainers
-come with their run's token), and the cap on bodies, whether or not their length was announced: a
-file of a checkpoint, and an artifact, may be larger than any other body.
+that the operator named, the API token or a browser's session when a token is configured (every
+route but health; trainers come with their run's token; a navigation without either gets the
+sign-in page at the same address), and the cap on bodies, whether or not their length was
+announced: a file of a checkpoint, and an artifact, may be larger than any other body.
 """
 
 import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.domain.browser_sessions import BrowserSessions
 from app.domain.hosts import AllowedHosts, is_origin_allowed, is_same_site
 from app.domain.tokens import same
 from app.errors import (
@@ -34,6 +36,8 @@ ANONYMOUS = "anonymous"
 websocket of GraphQL."""
 
 _OPEN = {"/healthz", "/readyz"}
+_SIGN_IN = "/session"
+_SAFE = ("GET", "HEAD", "OPTIONS")
 _FILE = re.compile(
     r"/v1/runs/[^/]+/attempts/[^/]+/checkpoints/[^/]+/files/.+"
     r"|/mlflow/api/2\.0/mlflow-artifacts/artifacts/.+"
@@ -51,7 +55,7 @@ _TRAINERS = {
 _PREFLIGHT = b"access-control-request-method"
 _LOOKED_AT = {
     b"host", b"origin", b"authorization", b"content-length", b"content-encoding",
-    b"transfer-encoding", _PREFLIGHT,
+    b"transfer-encoding", b"cookie", b"accept", b"accept-language", _PREFLIGHT,
 }  # fmt: skip
 _STARTS = {"http.response.start", "websocket.http.response.start"}
 
@@ -81,7 +85,12 @@ PREFLIGHT = [
     ),
     (b"access-control-max-age", b"600"),
 ]
-CHALLENGES = ("Bearer", 'Basic realm="LLM Train API"')
+# A token is taken as the password of Basic as well, but not asked for in this way: for a challenge
+# of Basic a browser opens a dialog of its own, also over a page that would ask by itself.
+CHALLENGE = "Bearer"
+
+SignInPage = Callable[[str, str], tuple[bytes, Headers]]
+"""Returns the page for a path and an Accept-Language: its body and its headers."""
 
 
 def problem(error: ServiceError) -> bytes:
@@ -129,8 +138,12 @@ class Guard:
         max_body: int,
         max_file: int = 0,
         root_path: str = "",
+        sessions: Callable[[], BrowserSessions | None] = lambda: None,
+        sign_in_page: SignInPage | None = None,
     ) -> None:
         self.app = app
+        self.sessions = sessions
+        self.sign_in_page = sign_in_page
         self.max_file = max_file
         self.hosts = AllowedHosts(hosts)
         self.origins = AllowedHosts(origins)
@@ -157,9 +170,16 @@ class Guard:
             if cors and scope.get("method") == "OPTIONS" and _PREFLIGHT in headers:
                 await _answer(204, [*PREFLIGHT], b"", scope, exchange.send)
                 return
-            scope["caller"] = self._caller(scope, headers.get(b"authorization", ""))
+            scope["caller"] = self._caller(scope, headers)
             if exchange.unread:
                 _check_body(headers, max_body)
+        except Unauthorized as error:
+            if self.sign_in_page is not None and _is_navigation(scope, headers):
+                body, more = self.sign_in_page(scope["path"], headers.get(b"accept-language", ""))
+                await _answer(401, more, body, scope, exchange.send)
+            else:
+                await _refuse(error, scope, exchange.send)
+            return
         except ServiceError as error:
             await _refuse(error, scope, exchange.send)
             return
@@ -184,24 +204,44 @@ class Guard:
             raise _forbidden("Origin")
         return [(b"access-control-allow-origin", origin.encode("latin-1")), *_CORS]
 
-    def _caller(self, scope: Scope, authorization: str) -> str:
+    def _caller(self, scope: Scope, headers: dict[bytes, str]) -> str:
         if self.api_token is None:
             return "local"
+        authorization = headers.get(b"authorization", "")
         token = bearer(authorization) or password(authorization)
         if token is not None and same(token, self.api_token):
             return "api"
         path = scope["path"]
+        if not authorization and path != _SIGN_IN and self._has_session(scope, headers):
+            return "api"
         if scope["type"] == "websocket":
             inside = path == "/graphql"  # a browser's first message brings the token
         else:
             trainers = _TRAINERS.get(scope["method"])
             inside = path in _OPEN or path.startswith(_TRACKING)
             inside = inside or bool(trainers and trainers.fullmatch(path))
+            inside = inside or (path == _SIGN_IN and scope["method"] not in _SAFE)
         if inside:
             return ANONYMOUS
         raise Unauthorized(
-            "Send the API token: `Authorization: Bearer …`, or in a browser as the password."
+            "Send the API token: `Authorization: Bearer …`; in a browser, sign in at the dashboard."
         )
+
+    def _has_session(self, scope: Scope, headers: dict[bytes, str]) -> bool:
+        """Return True if a browser's cookie lets it do this. Raises Forbidden.
+
+        `_cors` has judged an Origin. Browsers send one with whatever changes something and with
+        every WebSocket; where it is missing, no page of ours has sent the request.
+        """
+        cookies = headers.get(b"cookie")
+        sessions = self.sessions() if cookies else None
+        if sessions is None or not sessions.is_valid(cookies or ""):
+            return False
+        if b"origin" in headers or scope.get("method") in _SAFE:
+            return True
+        if scope["type"] == "websocket":
+            return False
+        raise Forbidden("With a session, send `Origin` as browsers do; or send the API token.")
 
 
 class _Exchange:
@@ -278,8 +318,15 @@ def _headers(scope: Scope) -> dict[bytes, str]:
     for name, value in scope["headers"]:
         if name in _LOOKED_AT:
             text = value.decode("latin-1")
-            found[name] = f"{found[name]}, {text}" if name in found else text
+            # HTTP/2 splits cookies into several headers; no other header may be repeated.
+            separator = "; " if name == b"cookie" else ", "
+            found[name] = f"{found[name]}{separator}{text}" if name in found else text
     return found
+
+
+def _is_navigation(scope: Scope, headers: dict[bytes, str]) -> bool:
+    """Return True if a browser asks for a page to show."""
+    return scope.get("method") == "GET" and "text/html" in headers.get(b"accept", "").lower()
 
 
 async def _drain(receive: Receive) -> None:
@@ -305,7 +352,7 @@ async def _refuse(error: ServiceError, scope: Scope, send: Send) -> None:
         media, body = b"application/problem+json", problem(error)
     headers = [(b"content-type", media)]
     if error.status == 401:
-        headers += [(b"www-authenticate", challenge.encode()) for challenge in CHALLENGES]
+        headers.append((b"www-authenticate", CHALLENGE.encode()))
     if error.status == 415:
         headers.append((b"accept-encoding", b"identity"))
     await _answer(error.status, headers, body, scope, send)

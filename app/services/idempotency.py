@@ -83,6 +83,18 @@ def once(tx: Tx, request: KeyedRequest, work: Callable[[Tx], StoredResponse]) ->
     return answer
 
 
+def use_once(tx: Tx, scope: str, key: str) -> bool:
+    """Record that a one-time code is used; return False if it was before.
+
+    Every server of the database agrees, and the record goes when it is older than `KEPT`.
+    """
+    if not tx.claim(f"{scope} {key}") or tx.first(_FIND, scope=scope, key=key) is not None:
+        return False
+    row = {"request_sha256": "", "status": 0, "body": "", "created_at": tx.now}
+    tx.run(_INSERT, scope=scope, key=key, **row)
+    return True
+
+
 def find_stored(tx: Tx, request: KeyedRequest) -> StoredResponse | None:
     """Return the first response to this request, None if there was none. Raises KeyReused."""
     found = tx.first(_FIND, scope=request.scope, key=request.key)

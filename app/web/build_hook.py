@@ -1,9 +1,9 @@
 """Build hook: brings the web pages' third-party files into `app/web/static/vendor`.
 
-Hatchling runs it for `pip install .` and `pip install -e .`, so /graphql and /docs need no
-internet when the service runs. pyproject.toml pins each npm package by its hash; Node is not
-needed. A registry that cannot be reached costs only the two pages: the install succeeds, and
-they say what to do. Not part of the installed package.
+Hatchling runs it for `pip install .` and `pip install -e .`, so the dashboard, /graphql and /docs
+need no internet when the service runs. pyproject.toml pins each npm package by its hash; Node is
+not needed. A registry that cannot be reached costs only the pages: the install succeeds, and they
+say what to do. Not part of the installed package.
 """
 
 import json
@@ -43,8 +43,9 @@ class WebFiles(BuildHookInterface[BuilderConfig]):
                     _fetch(package, Path(scratch, "package"), fetched)
             except (OSError, HTTPException, ValueError) as error:
                 self.app.display_warning(
-                    f"GraphiQL and /docs will be missing: {package['name']} could not be fetched "
-                    f"({error}). Install again where an npm registry answers."
+                    "The dashboard, GraphiQL and /docs will be missing: "
+                    f"{package['name']} could not be fetched ({error}). "
+                    "Install again where an npm registry answers."
                 )
                 return
             (fetched / stamp.name).write_text(pins)

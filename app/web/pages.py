@@ -1,4 +1,4 @@
-"""Shared by the web pages (GraphiQL, Swagger UI).
+"""Shared by the web pages (the dashboard, GraphiQL, Swagger UI).
 
 `page` builds one from files under `app/web/static` and forbids the browser to load anything else;
 `mount_static` serves those files. The third-party ones are fetched when the package is built
@@ -78,8 +78,7 @@ def page(
     """
     title = html.escape(title)
     if missing := [file for file in (*styles, *scripts) if not (STATIC / file).is_file()]:
-        files = "".join(f"<li><code>{file}</code></li>" for file in missing)
-        return HTMLResponse(MISSING.format(title=title, files=files), 503, HEADERS)
+        return missing_page(title, missing)
     content = PAGE.format(
         title=title,
         url=URL,
@@ -88,6 +87,21 @@ def page(
         settings=json.dumps(settings).replace("<", "\\u003c"),
     )
     return HTMLResponse(content, headers=HEADERS)
+
+
+def missing_page(title: str, missing: Sequence[str]) -> HTMLResponse:
+    """Return a page, with 503, that names the files which were not fetched and says what to do."""
+    files = "".join(f"<li><code>{html.escape(file)}</code></li>" for file in missing)
+    return HTMLResponse(MISSING.format(title=title, files=files), 503, HEADERS)
+
+
+def root_of(path: str, root_path: str = "") -> str:
+    """Return the way from the page at `path` to the root of the service, for its links.
+
+    It is relative, so that it holds under a prefix that a proxy strips without a word. Where the
+    operator set ROOT_PATH the prefix is known, and the address may also be the prefix itself.
+    """
+    return f"{root_path}/" if root_path else "../" * (path.count("/") - 1) or "./"
 
 
 def mount_static(app: FastAPI) -> None:

@@ -136,7 +136,8 @@ def test_a_page_of_a_host_that_the_operator_named_may_read_the_answers(
     token = {"authorization": f"Bearer {TOKEN}"}
     for path, headers in (("/", token), ("/v1/nothing", token), ("/v1/nothing", {})):
         answer = get(closed, headers | {"origin": origin}, path)
-        assert (answer.headers[CORS], answer.headers["vary"]) == (origin, "Origin")
+        assert answer.headers[CORS] == origin
+        assert "Origin" in answer.headers["vary"]
         assert "access-control-allow-credentials" not in answer.headers
 
 
@@ -263,7 +264,7 @@ def test_every_route_but_health_needs_the_token(closed: Api) -> None:
         assert answer.status_code == 401, path
         if not path.endswith(("/reports", "/spec")):
             challenges = answer.headers.get_list("www-authenticate")
-            assert challenges == ["Bearer", 'Basic realm="LLM Train API"']
+            assert challenges == ["Bearer"]
         right = closed.send(method, path, headers={"authorization": RIGHT[0]})
         assert right.status_code != 401, path
     assert tried > 15

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from tests.support.node import CACHE, npm_packages, run_module
 
@@ -90,7 +90,13 @@ def watch(page: Page) -> list[str]:
 
     page.on("request", lambda request: external(request.url))
     page.on("websocket", lambda socket: external(socket.url))
-    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
+
+    def failed(request: Request) -> None:
+        # A page that is left gives up what it was waiting for; that is no failure of the service.
+        if request.failure != "net::ERR_ABORTED":
+            problems.append(f"failed: {request.url}")
+
+    page.on("requestfailed", failed)
     page.on("pageerror", lambda error: problems.append(f"error: {error}"))
     page.on(
         "console",

@@ -117,7 +117,7 @@ def test_when_a_fetch_fails_the_build_succeeds_and_keeps_what_it_had(
         monkeypatch.setenv("NPM_CONFIG_REGISTRY", f"http://127.0.0.1:{free_port()}")
     assert build(tmp_path, PIN, PIN | {"name": "unknown"}) == before
     warning = capsys.readouterr().err
-    assert warning.startswith("GraphiQL and /docs will be missing")
+    assert warning.startswith("The dashboard, GraphiQL and /docs will be missing")
     assert warning.count("\n") == 1
 
 

@@ -1,0 +1,78 @@
+"""/session: a browser signs in with the API token, or with a one-time code, and gets a cookie.
+
+POST /session       {"token": …} or {"code": …} → 204 and the cookie
+DELETE /session     204; the cookie ends
+POST /session/code  a code for one sign-in, for who has the token: `llm-train open` prints a link
+
+They are for browsers and for `llm-train open` alone, so they are no part of the REST contract.
+"""
+
+import hashlib
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict
+
+from app.domain.browser_sessions import CODE_SECONDS, BrowserSessions
+from app.domain.tokens import same
+from app.errors import Unauthorized
+from app.rest import body, responses
+from app.services import idempotency
+
+MOST_BYTES = 4096
+router = APIRouter(include_in_schema=False)
+
+
+class SignIn(BaseModel):
+    """One of the two."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token: str | None = None
+    code: str | None = None
+
+
+@router.post("/session")
+async def sign_in(request: Request) -> Response:
+    """Begin a session. Raises Unauthorized."""
+    given = await body.read(request, SignIn, MOST_BYTES)
+    sessions: BrowserSessions | None = request.app.state.sessions
+    if sessions is None:  # the service asks nobody for a token
+        return Response(status_code=204)
+    if given.code is not None:
+        digest = hashlib.sha256(given.code.encode("utf-8", "replace")).hexdigest()
+        genuine = sessions.is_code(given.code) and await request.app.state.db.write(
+            idempotency.use_once, "sign-in code", digest
+        )
+        if not genuine:
+            raise Unauthorized(
+                "This link was used before or is too old; `llm-train open` makes another."
+            )
+    elif not same(given.token or "", request.app.state.settings.api_token):
+        raise Unauthorized("This is not the API token (LLM_TRAIN_API_TOKEN of the service).")
+    return _with_cookie(sessions.cookie(secure=_is_https(request)))
+
+
+@router.delete("/session")
+async def sign_out(request: Request) -> Response:
+    """End the browser's session."""
+    sessions: BrowserSessions | None = request.app.state.sessions
+    if sessions is None:
+        return Response(status_code=204)
+    return _with_cookie(sessions.ended(secure=_is_https(request)))
+
+
+@router.post("/session/code")
+async def make_code(request: Request) -> Response:
+    """Return a one-time code; null where no token is asked for."""
+    sessions: BrowserSessions | None = request.app.state.sessions
+    code = sessions.code() if sessions is not None else None
+    return responses.json({"code": code, "expires_in_seconds": CODE_SECONDS})
+
+
+def _is_https(request: Request) -> bool:
+    """Return True if the browser came over TLS, which a proxy may have ended."""
+    return request.headers.get("origin", "").lower().startswith("https:")
+
+
+def _with_cookie(cookie: str) -> Response:
+    return Response(status_code=204, headers={"Set-Cookie": cookie})

@@ -1,0 +1,163 @@
+// One chart: the curves of several runs, with what is known of each stretch: the mean smoothed over
+// the faint raw mean, over the area between the least and the most.
+import { signal } from "@preact/signals";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
+import { options, zooming } from "./plot.js";
+import { along, halfLife, SERIES, smooth } from "./curves.js";
+import { clock, duration, number } from "./format.js";
+import { Swatch } from "./parts.js";
+import { t } from "./words.js";
+import { h, tags } from "./dom.js";
+
+const { div, span, h3 } = tags;
+
+/** @type {typeof import("uplot")} */
+const uPlot = /** @type {any} */ (globalThis).uPlot;
+
+export const COLORS = [
+  "#3b7ddd", "#e07b39", "#2a9d6f", "#c7457d", "#8961c9", "#b58b00", "#2aa1b3", "#d2544a",
+  "#6b8e23", "#8a8f99",
+];
+/** @param {number} i */
+export const colorOf = (i) => COLORS[i % COLORS.length];
+
+/**
+ * @typedef {object} Line
+ * @property {string} id
+ * @property {string} label
+ * @property {string} color
+ * @property {import("./curves.js").Band & { special?: number[] }} band
+ * @property {import("./curves.js").Band} [other] the metric that x is taken from
+ * @property {number} [from] the step from which on it is this run's own, not its parent's
+ *
+ * @typedef {object} View
+ * @property {string} x step, time, clock or the key of a metric
+ * @property {boolean} log
+ * @property {number} smoothing 0 to 1
+ * @property {boolean} outliers they do not stretch the axis
+ *
+ * @typedef {[number, number]} Range
+ */
+
+/** @type {import("@preact/signals").Signal<number>} */
+const themes = signal(0);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (themes.value += 1));
+
+/**
+ * @param {{ title: string, lines: Line[], view: View, height?: number, syncKey?: string,
+ *   zoom?: (range: Range | null) => void, pick?: (id: string) => void }} props
+ */
+export function Chart({ title, lines, view, height = 210, syncKey = "page", zoom }) {
+  const place = useRef(/** @type {HTMLDivElement | null} */ (null));
+  const plot = useRef(/** @type {import("uplot") | null} */ (null));
+  const [at, setAt] = useState(/** @type {number | null} */ (null));
+  const zoomed = useRef(zoom);
+  zoomed.current = zoom;
+
+  const bands = lines.map(({ band }) => band);
+  const data = useMemo(() => columns(lines, view), [...bands, lines.length, view.x, view.log, view.smoothing]);
+  const shape = JSON.stringify([lines.map(({ id, color, from }) => [id, color, from]), view, height, themes.value]);
+
+  useLayoutEffect(() => {
+    const element = /** @type {HTMLDivElement} */ (place.current);
+    const wanted = options({ element, lines, view, height, syncKey, setAt, zoom: zooming(zoomed) });
+    const drawn = new uPlot(wanted, data, element);
+    plot.current = drawn;
+    const sizes = new ResizeObserver(() => drawn.setSize({ width: element.clientWidth, height }));
+    sizes.observe(element);
+    return () => {
+      sizes.disconnect();
+      drawn.destroy();
+    };
+  }, [shape]);
+  useEffect(() => {
+    if (plot.current && plot.current.data !== data) plot.current.setData(data, true);
+  }, [data]);
+
+  const hidden = view.log ? lines.reduce((sum, { band }) => sum + nonPositive(band.means), 0) : 0;
+  const broken = lines.reduce((sum, { band }) => sum + (band.special ?? []).reduce((a, b) => a + b, 0), 0);
+  const x = data[0];
+  const index = at ?? x.length - 1;
+  return div(
+    { class: "chart", "data-key": title },
+    div({ class: "chart-head" },
+      h3({ title }, title),
+      hidden ? span({ class: "note" }, t("{n} not on a log scale", { n: hidden })) : null,
+      broken ? span({ class: "note bad", "data-special": broken }, t("{n} × NaN or ∞", { n: broken })) : null),
+    div({ class: "plot", ref: place, role: "img", "aria-label": spoken(title, lines, data) }),
+    div({ class: "legend" },
+      span({ class: "legend-x" }, x.length ? xText(x[index], view.x) : ""),
+      lines.map((line, i) =>
+        span({ key: line.id, class: "legend-line" },
+          h(Swatch, { color: line.color }),
+          lines.length > 1 ? `${line.label} ` : "",
+          h(Value, { value: near(data[1 + SERIES * i], index) })))),
+  );
+}
+
+/** @param {{ value: number | undefined }} props */
+const Value = ({ value }) => span({ class: "value", "data-value": value }, number(value));
+
+/** What the picture shows, for who does not see it.
+ * @param {string} title @param {Line[]} lines @param {uPlot.AlignedData} data */
+const spoken = (title, lines, data) =>
+  t("Curve of {what}", { what: title }) + lines.map(({ label }, i) => `; ${label}: ${number(near(data[1 + SERIES * i], data[0].length - 1))}`).join("");
+
+/** The value at a place, or the last one before it. @param {any} column @param {number} index */
+function near(column, index) {
+  for (let i = index; i >= 0 && i > index - 200; i--) {
+    const value = column?.[i];
+    if (value !== undefined && value !== null) return /** @type {number} */ (value);
+  }
+  return undefined;
+}
+
+/** @param {number} x @param {string} kind */
+function xText(x, kind) {
+  if (kind === "step") return t("step {n}", { n: number(x) });
+  if (kind === "time") return duration(x);
+  if (kind === "clock") return clock(new Date(x * 1000).toISOString());
+  return `${kind} ${number(x)}`;
+}
+
+/** @param {(number | null)[]} values */
+const nonPositive = (values) => values.filter((value) => value !== null && value <= 0).length;
+
+/**
+ * x, and of each line its smoothed mean, raw mean, least and most on that x.
+ *
+ * @param {Line[]} lines @param {View} view
+ * @returns {uPlot.AlignedData}
+ */
+export function columns(lines, view) {
+  const positive = (/** @type {(number | null)[]} */ values) =>
+    view.log ? values.map((value) => (value !== null && value > 0 ? value : null)) : values;
+  const tables = lines.map(({ band, other }) => {
+    const x = along(band, view.x, other);
+    const half = halfLife(x, view.smoothing);
+    const raw = positive(band.means);
+    const wide = band.counts.some((count) => count > 1);
+    const none = new Array(x.length).fill(null);
+    return [
+      x,
+      half ? positive(smooth(x, band.means, band.counts, half)) : raw,
+      half ? raw : none,
+      wide ? positive(band.lows) : none,
+      wide ? positive(band.highs) : none,
+    ];
+  });
+  if (!tables.length) return /** @type {any} */ ([[]]);
+  // One curve, or several on the same x, need no join.
+  const [first] = tables;
+  if (tables.every(([x]) => same(x, first[0])))
+    return /** @type {any} */ ([first[0], ...tables.flatMap(([, ...ys]) => ys)]);
+  return uPlot.join(/** @type {any} */ (tables), tables.map((table) => table.map(() => 2)));
+}
+
+/** @param {ArrayLike<unknown>} a @param {ArrayLike<unknown>} b */
+function same(a, b) {
+  if (a === b) return true;
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+}

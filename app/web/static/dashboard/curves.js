@@ -1,0 +1,181 @@
+// What becomes of a curve before it is drawn. Pure functions, so that a test can hold them.
+
+/**
+ * A curve as the service sums it up: of each stretch of steps the mean, the least and the most, and
+ * of how many points. A single point is a stretch of one.
+ *
+ * @typedef {object} Band
+ * @property {string} key
+ * @property {number[]} steps
+ * @property {(number | null)[]} means
+ * @property {(number | null)[]} lows
+ * @property {(number | null)[]} highs
+ * @property {number[]} counts
+ * @property {(number | null)[]} wallTimes
+ */
+
+/** Columns that one line takes in a chart: its smoothed mean, raw mean, least and most. */
+export const SERIES = 4;
+
+/**
+ * Smooths along x: at each place the line that fits best what lies around it, where a value `half` so
+ * much x away weighs half. An average of what came before would lag behind a falling loss, and one to
+ * both sides would bend the ends. Stretches weigh as many points as they hold: smoothing points that
+ * were picked to keep a curve's shape is off by what the picking left out. A null (NaN) stays one and
+ * does not poison the rest.
+ *
+ * @param {ArrayLike<number>} x @param {ArrayLike<number | null>} means @param {ArrayLike<number>} counts
+ * @param {number} half more than 0
+ */
+export function smooth(x, means, counts, half) {
+  /** @type {(number | null)[]} */
+  const out = new Array(means.length).fill(null);
+  const known = Array.from(means, (_, i) => i).filter((i) => means[i] !== null);
+  // Weighted sums of 1, u, u² and of y, uy, where u is the distance from the place in half-lives.
+  const sums = [0, 1, 2, 3, 4].map(() => new Float64Array(means.length));
+  for (const order of [known, known.toReversed()]) {
+    let [w, wu, wuu, wy, wuy] = [0, 0, 0, 0, 0];
+    let before = x[order[0]];
+    for (const i of order) {
+      const moved = (x[i] - before) / half;
+      const kept = 2 ** -Math.abs(moved);
+      [w, wu, wuu] = [w * kept, (wu - moved * w) * kept, (wuu - 2 * moved * wu + moved * moved * w) * kept];
+      [wy, wuy] = [wy * kept, (wuy - moved * wy) * kept];
+      [w, wu, wuu, wy, wuy].forEach((sum, k) => (sums[k][i] += sum));
+      w += counts[i];
+      wy += /** @type {number} */ (means[i]) * counts[i];
+      before = x[i];
+    }
+  }
+  for (const i of known) {
+    const [w, wu, wuu, wy, wuy] = sums.map((sum) => sum[i]);
+    const all = w + counts[i];
+    const ally = wy + /** @type {number} */ (means[i]) * counts[i];
+    const spread = all * wuu - wu * wu;
+    out[i] = spread > 1e-9 * all * wuu ? (wuu * ally - wu * wuy) / spread : ally / all;
+  }
+  return out;
+}
+
+/** How much x halves a value's weight: from nothing to a quarter of the curve.
+ * @param {ArrayLike<number>} x @param {number} smoothing 0 to 1 */
+export const halfLife = (x, smoothing) => (x.length ? ((x[x.length - 1] - x[0]) * smoothing ** 3) / 4 : 0);
+
+/**
+ * The range that holds the curves but for what lies far out, as box plots know it. Nothing is
+ * hidden: only the axis does not stretch to it.
+ *
+ * @param {ArrayLike<number | null | undefined>[]} columns
+ * @returns {[number, number] | null}
+ */
+export function typical(columns) {
+  /** @type {number[]} */
+  const found = [];
+  for (const column of columns)
+    for (let i = 0; i < column.length; i++) {
+      const value = column[i];
+      if (value !== null && value !== undefined) found.push(value);
+    }
+  if (found.length < 20) return null;
+  found.sort((a, b) => a - b);
+  const at = (/** @type {number} */ share) => found[Math.floor(share * (found.length - 1))];
+  const spread = (at(0.75) - at(0.25)) * 3 || Math.abs(at(0.5)) * 0.1 || 1;
+  return [Math.max(found[0], at(0.02) - spread), Math.min(found[found.length - 1], at(0.98) + spread)];
+}
+
+/**
+ * x of each stretch: its step, seconds since the curve's own beginning, the clock, or the value that
+ * another metric had then.
+ *
+ * @param {Band} band @param {string} kind @param {Band} [other]
+ */
+export function along(band, kind, other) {
+  if (kind === "step" || (!other && kind !== "time" && kind !== "clock")) return band.steps;
+  if (other) return rising(band.steps.map((step) => valueAt(other, step)));
+  const first = band.wallTimes.find((time) => time !== null) ?? 0;
+  const start = kind === "time" ? first : 0;
+  return rising(band.wallTimes.map((time) => (time === null ? null : time - start)));
+}
+
+/** Numbers that never fall; what is missing is as the one before. @param {(number | null)[]} values */
+function rising(values) {
+  let last = values.find((value) => value !== null) ?? 0;
+  return values.map((value) => (last = Math.max(last, value ?? last)));
+}
+
+/** The mean at a step, between its neighbours; null outside. @param {Band} band @param {number} step */
+export function valueAt(band, step) {
+  const { steps, means } = band;
+  let low = 0;
+  let high = steps.length - 1;
+  if (high < 0 || step < steps[0] || step > steps[high]) return null;
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (steps[middle] <= step) low = middle;
+    else high = middle;
+  }
+  const [a, b] = [means[low], means[high]];
+  if (a === null || b === null || steps[high] === steps[low]) return steps[high] === step ? b : a;
+  return a + ((b - a) * (step - steps[low])) / (steps[high] - steps[low]);
+}
+
+/**
+ * New points onto a curve. A point of a step that is there replaces what is from there on: a new
+ * attempt took it back.
+ *
+ * @param {Band} known
+ * @param {{ steps: number[], values: (number | null)[], wallTimes: (number | null)[] }} news
+ * @returns {Band}
+ */
+export function extend(known, news) {
+  if (!news.steps.length) return known;
+  let end = known.steps.length;
+  while (end && known.steps[end - 1] >= news.steps[0]) end -= 1;
+  return {
+    key: known.key,
+    steps: known.steps.slice(0, end).concat(news.steps),
+    means: known.means.slice(0, end).concat(news.values),
+    lows: known.lows.slice(0, end).concat(news.values),
+    highs: known.highs.slice(0, end).concat(news.values),
+    counts: known.counts.slice(0, end).concat(news.steps.map(() => 1)),
+    wallTimes: known.wallTimes.slice(0, end).concat(news.wallTimes),
+  };
+}
+
+/** @param {string} key @returns {Band} */
+export const empty = (key) => ({ key, steps: [], means: [], lows: [], highs: [], counts: [], wallTimes: [] });
+
+/**
+ * Several curves as one: at each step of the longest the mean of all that are there, and one standard
+ * deviation to either side.
+ *
+ * @param {Band[]} bands @returns {Band}
+ */
+export function together(bands) {
+  const longest = bands.reduce((a, b) => (b.steps.length > a.steps.length ? b : a));
+  const out = empty(longest.key);
+  longest.steps.forEach((step, i) => {
+    const values = bands.map((band) => valueAt(band, step)).filter((value) => value !== null);
+    if (!values.length) return;
+    const mean = values.reduce((a, b) => a + b) / values.length;
+    const spread = Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / values.length);
+    out.steps.push(step);
+    out.means.push(mean);
+    out.lows.push(mean - spread);
+    out.highs.push(mean + spread);
+    out.counts.push(values.length);
+    out.wallTimes.push(longest.wallTimes[i]);
+  });
+  return out;
+}
+
+/**
+ * What a terminal would show: `\r` goes back to the start of the line (progress bars), colours go.
+ *
+ * @param {string} text
+ */
+export function printed(text) {
+  // eslint-disable-next-line no-control-regex
+  const bare = text.replace(/\x1b\[[0-9;?]*[ -/]*[@-~]/g, "");
+  return bare.includes("\r") ? bare.replace(/\r+\n/g, "\n").replace(/[^\n]*\r(?=[^\n])/g, "") : bare;
+}

@@ -1,0 +1,164 @@
+// The service: queries and mutations by POST, everything live over one WebSocket a tab.
+// One, because a browser opens six HTTP/1.1 connections to a host: six tabs that each hold an event
+// stream leave none for the seventh, and a pressed Cancel does not go through.
+import { signal } from "@preact/signals";
+import { root } from "./route.js";
+import { t } from "./words.js";
+
+/** @typedef {import("./generated.js").Operations} Operations */
+/**
+ * @template {keyof Operations} N
+ * @typedef {import("./generated.js").Document<N>} Document
+ */
+
+/** @type {import("@preact/signals").Signal<"connecting" | "live" | "away">} */
+export const connection = signal("connecting");
+/** The session has ended: signing in again is all that helps. */
+export const signedOut = signal(false);
+
+const url = new URL("graphql", root);
+const PING_SECONDS = 20;
+
+/** Something that the service refused, or that it could not be reached. */
+export class Refused extends Error {
+  /** @param {string} message @param {string} code */
+  constructor(message, code) {
+    super(message);
+    this.code = code;
+  }
+}
+
+/**
+ * @template {keyof Operations} N
+ * @param {Document<N>} document
+ * @param {Operations[N]["variables"]} variables
+ * @returns {Promise<Operations[N]["result"]>}
+ */
+export async function ask(document, variables) {
+  const response = await fetch(url, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", Accept: "application/json" },
+    body: JSON.stringify({ query: document, variables }),
+  }).catch(() => {
+    throw new Refused(t("The service does not answer."), "UNREACHABLE");
+  });
+  if (response.status === 401) signedOut.value = true;
+  const answer = await response.json().catch(() => {
+    throw new Refused(t("The service does not answer."), "UNREACHABLE");
+  });
+  if (answer.errors) throw new Refused(answer.errors[0].message, answer.errors[0].extensions?.code ?? "");
+  return answer.data;
+}
+
+/** A key under which the service does a mutation once, however often it is sent. */
+export const once = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("");
+
+/**
+ * @typedef {object} Watch
+ * @property {string} document
+ * @property {object} variables read anew when it is subscribed again: a caller moves it forward
+ * @property {(data: any) => void} next
+ * @property {() => void} [resumed]
+ */
+
+/** @type {Map<string, Watch>} */
+const watches = new Map();
+/** @type {WebSocket | null} */
+let socket = null;
+let ready = false;
+let count = 0;
+let failures = 0;
+let broken = false;
+
+/**
+ * Calls `next` with each answer until the returned function is called. After a break it subscribes
+ * again, with `variables` as they are then, and calls `resumed`, so that what was missed can be
+ * asked for.
+ *
+ * @template {keyof Operations} N
+ * @param {Document<N>} document
+ * @param {Operations[N]["variables"]} variables
+ * @param {(data: Operations[N]["result"]) => void} next
+ * @param {() => void} [resumed]
+ * @returns {() => void}
+ */
+export function watch(document, variables, next, resumed) {
+  const id = `w${++count}`;
+  watches.set(id, { document, variables, next, resumed });
+  if (ready) begin(id);
+  else connect();
+  return () => {
+    if (!watches.delete(id)) return;
+    if (ready) send({ id, type: "complete" });
+  };
+}
+
+/** @param {object} message */
+const send = (message) => socket?.send(JSON.stringify(message));
+
+/** @param {string} id */
+function begin(id) {
+  const found = watches.get(id);
+  if (!found || !ready) return;
+  send({ id, type: "subscribe", payload: { query: found.document, variables: found.variables } });
+}
+
+/** Opens the tab's WebSocket, and again whenever it breaks: a page says by it whether it is live. */
+export function connect() {
+  if (socket || signedOut.value) return;
+  const there = new URL(url);
+  there.protocol = there.protocol === "https:" ? "wss:" : "ws:";
+  const opened = (socket = new WebSocket(there, "graphql-transport-ws"));
+  let answered = true;
+  // Proxies cut a connection on which nothing moves, and a dead one looks just like a quiet one.
+  const pings = setInterval(() => {
+    if (!ready) return;
+    if (!answered) return opened.close(4000);
+    answered = false;
+    send({ type: "ping" });
+  }, PING_SECONDS * 1000);
+  opened.onopen = () => send({ type: "connection_init" });
+  opened.onmessage = ({ data }) => {
+    answered = true;
+    const message = JSON.parse(data);
+    if (message.type === "connection_ack") acknowledged();
+    else if (message.type === "next") {
+      if (message.payload.data) watches.get(message.id)?.next(message.payload.data);
+    } else if (message.type === "ping") send({ type: "pong" });
+    else if (message.type === "complete") watches.delete(message.id);
+    else if (message.type === "error") failed(message.id, message.payload?.[0]);
+  };
+  opened.onclose = ({ code }) => {
+    clearInterval(pings);
+    socket = null;
+    ready = false;
+    if (code === 4403) signedOut.value = true;
+    failures += 1;
+    broken = true;
+    connection.value = failures > 1 ? "away" : "connecting";
+    setTimeout(connect, Math.min(15_000, 250 * 2 ** failures) * (0.5 + Math.random() / 2));
+  };
+}
+
+function acknowledged() {
+  const again = broken;
+  ready = true;
+  broken = false;
+  failures = 0;
+  connection.value = "live";
+  for (const [id, { resumed }] of [...watches]) {
+    begin(id);
+    if (again) resumed?.();
+  }
+}
+
+/** A subscription that the service refused; what it may answer later is tried again.
+ * @param {string} id @param {{ message: string, extensions?: { code: string } } | undefined} error */
+function failed(id, error) {
+  const code = error?.extensions?.code ?? "";
+  if (/^(BUSY|UNAVAILABLE|TIMEOUT)$/.test(code)) setTimeout(begin, 5_000, id);
+  else {
+    watches.delete(id);
+    if (code !== "NOT_FOUND") console.error(error?.message);
+  }
+}

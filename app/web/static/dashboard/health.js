@@ -1,0 +1,70 @@
+// The corner: is what is shown live, is the service well, and what else it has.
+import { useEffect, useState } from "preact/hooks";
+import { connection, signedOut } from "./graphql.js";
+import { root } from "./route.js";
+import { t } from "./words.js";
+import { h, tags } from "./dom.js";
+
+const { div, span, a, button, details, summary, p } = tags;
+const SECONDS = 30;
+
+/** @typedef {{ well: boolean, said: string }} Health */
+
+/** @returns {Promise<Health>} */
+async function look() {
+  try {
+    const response = await fetch(new URL("readyz", root));
+    const answer = await response.json();
+    return response.ok ? { well: true, said: "" } : { well: false, said: answer.detail ?? String(response.status) };
+  } catch {
+    return { well: false, said: t("The service does not answer.") };
+  }
+}
+
+export function Health() {
+  const [health, setHealth] = useState(/** @type {Health} */ ({ well: true, said: "" }));
+  const [version, setVersion] = useState("");
+  useEffect(() => {
+    const check = () => document.hidden || look().then(setHealth);
+    check();
+    fetch(root, { headers: { Accept: "application/json" } })
+      .then((response) => response.json())
+      .then((about) => setVersion(about.version ?? ""), () => {});
+    const timer = setInterval(check, SECONDS * 1000);
+    return () => clearInterval(timer);
+  }, []);
+
+  const state = connection.value === "away" ? "away" : !health.well ? "unwell" : connection.value;
+  const words = { live: t("live"), connecting: t("connecting"), away: t("not live"), unwell: t("in trouble") };
+  return details(
+    { class: "health" },
+    summary({ class: `state ${state}` }, span({ role: "status", "data-state": state }, words[state])),
+    div(
+      { class: "popover" },
+      p({ class: state === "live" ? "good" : "bad" },
+        state === "away" ? t("The connection broke; trying again.") : health.said || t("The service works.")),
+      p({ class: "faint" }, `LLM Train API ${version}`),
+      link("guide/dashboard", t("Guide")),
+      link("graphql", "GraphiQL"),
+      link("docs", t("REST documentation")),
+      button({ type: "button", class: "quiet", onClick: signOut }, t("Sign out")),
+    ),
+  );
+}
+
+/** @param {string} to @param {string} text */
+const link = (to, text) => a({ href: new URL(to, root).href, target: "_blank" }, text);
+
+async function signOut() {
+  await fetch(new URL("session", root), { method: "DELETE" });
+  location.reload();
+}
+
+/** What is shown over the page when the session has ended. */
+export const SignedOut = () =>
+  signedOut.value
+    ? div({ class: "trouble banner", role: "alert" }, span({}, t("Your session has ended.")),
+        button({ type: "button", class: "primary", onClick: () => location.reload() }, t("Sign in")))
+    : null;
+
+export { h };

@@ -1,0 +1,217 @@
+// Every document that the dashboard sends. A test holds each against the schema, and generates the
+// types of their variables and results (generated.d.ts).
+
+/** @typedef {keyof import("./generated.js").Operations} Name */
+
+/** @template {Name} N @param {N} _name @param {string} text */
+const graphql = (_name, text) => /** @type {import("./generated.js").Document<N>} */ (text);
+
+const ROW = `
+  id model recipe status statusReason step totalSteps progress etaSeconds notes
+  createdAt startedAt finishedAt heartbeatAt hyperparams
+  experiment { id name owner }
+  parent { id }
+`;
+const CHECKPOINT = "id ckptPath state reason step sizeBytes tagType releaseTag metrics createdAt markedAt";
+const ERRORS = "userErrors { code message field }";
+
+export const RUNS = graphql("Runs", `
+  query Runs($filter: RunFilter, $after: String, $first: Int!, $order: RunOrder, $keys: [String!]!) {
+    runs(first: $first, after: $after, filter: $filter, orderBy: $order) {
+      totalCount
+      pageInfo { hasNextPage endCursor }
+      nodes { ${ROW} metrics(keys: $keys) { key step value } }
+    }
+  }`);
+
+export const RUNS_CHANGED = graphql("RunsChanged", `
+  subscription RunsChanged($filter: RunFilter, $keys: [String!]!) {
+    runsChanged(filter: $filter, seconds: 1) { ${ROW} metrics(keys: $keys) { key step value } }
+  }`);
+
+export const COUNTS = graphql("Counts", `
+  query Counts($filter: RunFilter) { runCounts(filter: $filter) { status count } }`);
+
+export const KEYS = graphql("Keys", `
+  query Keys($filter: RunFilter) { metricKeys(filter: $filter, first: 100) { value count } }`);
+
+export const FACETS = graphql("Facets", `
+  query Facets {
+    models: facets(field: MODEL, first: 50) { value count }
+    recipes: facets(field: RECIPE, first: 50) { value count }
+    owners: facets(field: OWNER, first: 50) { value count }
+  }`);
+
+export const SPARKS = graphql("Sparks", `
+  query Sparks($ids: [ID!]!, $keys: [String!]) {
+    nodes(ids: $ids) { ... on Run { id metricBands(keys: $keys, buckets: 60) { key means } } }
+  }`);
+
+export const RUN = graphql("Run", `
+  query Run($id: ID!) {
+    run(id: $id) {
+      id model recipe status statusReason statusDetail attempt step totalSteps progress etaSeconds
+      notes createdAt startedAt finishedAt heartbeatAt lastProgressAt nextAttemptAt cancelRequestedAt
+      dataset hyperparams overrideHyperparams effectiveHyperparams resources
+      overrides { key requested effective applied }
+      metrics { key step value }
+      experiment { id name lastSeq }
+      parent { id }
+      root { id }
+      sourceCheckpoint { ckptPath step }
+      checkpoints(first: 50) { totalCount nodes { ${CHECKPOINT} } }
+    }
+  }`);
+
+export const RUN_NOW = graphql("RunNow", `
+  subscription RunNow($id: ID!) {
+    run(id: $id) {
+      id status statusReason statusDetail attempt step totalSteps progress etaSeconds
+      startedAt finishedAt heartbeatAt lastProgressAt nextAttemptAt cancelRequestedAt
+      effectiveHyperparams
+      metrics { key step value }
+    }
+  }`);
+
+export const BANDS = graphql("Bands", `
+  query Bands($ids: [ID!]!, $keys: [String!], $from: Long, $to: Long, $buckets: Int!) {
+    nodes(ids: $ids) {
+      ... on Run {
+        id
+        metricBands(keys: $keys, fromStep: $from, toStep: $to, buckets: $buckets) {
+          key steps means lows highs counts special wallTimes
+        }
+      }
+    }
+  }`);
+
+export const RUN_METRICS = graphql("RunMetrics", `
+  subscription RunMetrics($id: ID!, $keys: [String!], $after: Long) {
+    runMetrics(runId: $id, keys: $keys, afterStep: $after, seconds: 1) { key steps values wallTimes }
+  }`);
+
+export const RUN_LOG = graphql("RunLog", `
+  subscription RunLog($id: ID!, $offset: Long!) {
+    runLog(runId: $id, offset: $offset) { text offset nextOffset totalBytes }
+  }`);
+
+export const LOG_PART = graphql("LogPart", `
+  query LogPart($id: ID!, $offset: Long!, $limit: Int!) {
+    run(id: $id) { log(offset: $offset, limit: $limit) { text offset nextOffset totalBytes } }
+  }`);
+
+export const RUN_HISTORY = graphql("RunHistory", `
+  query RunHistory($id: ID!, $before: String) {
+    run(id: $id) {
+      experiment { lastSeq }
+      events(last: 50, before: $before) {
+        pageInfo { hasPreviousPage startCursor }
+        nodes { id seq type at data }
+      }
+    }
+  }`);
+
+export const RUN_EVENTS = graphql("RunEvents", `
+  subscription RunEvents($id: ID!, $after: Long) {
+    runEvents(runId: $id, afterSeq: $after) { id seq type at data }
+  }`);
+
+export const LINEAGE = graphql("Lineage", `
+  query Lineage($root: ID!) {
+    runs(first: 100, filter: { rootRunId: $root }, orderBy: { field: CREATED_AT, direction: ASC }) {
+      nodes {
+        id status step createdAt overrideHyperparams
+        parent { id }
+        sourceCheckpoint { step }
+      }
+    }
+  }`);
+
+export const COMPARED = graphql("Compared", `
+  query Compared($ids: [ID!]!, $onlyDifferent: Boolean!) {
+    compareRuns(ids: $ids, onlyDifferent: $onlyDifferent) { section key values differs }
+    nodes(ids: $ids) {
+      ... on Run {
+        id model status step createdAt hyperparams
+        experiment { id name }
+        sourceCheckpoint { step }
+        metrics { key step value }
+      }
+    }
+  }`);
+
+export const EXPERIMENTS = graphql("Experiments", `
+  query Experiments($filter: ExperimentFilter, $after: String) {
+    experiments(first: 50, after: $after, filter: $filter) {
+      totalCount
+      pageInfo { hasNextPage endCursor }
+      nodes {
+        id name taskType goal owner tags createdAt baseModel
+        runCounts { status count }
+        runs(first: 1) { nodes { id createdAt } }
+      }
+    }
+  }`);
+
+export const EXPERIMENT = graphql("Experiment", `
+  query Experiment($id: ID!) {
+    experiment(id: $id) {
+      id name taskType goal version baseModel owner paramConfig tags createdAt lastSeq
+      runCounts { status count }
+      runs(first: 10) { totalCount nodes { ${ROW} } }
+      checkpoints(first: 50, filter: { marked: true }) {
+        totalCount
+        nodes { ${CHECKPOINT} run { id } }
+      }
+      events(last: 50) { nodes { id seq type at data } }
+    }
+  }`);
+
+export const EXPERIMENT_EVENTS = graphql("ExperimentEvents", `
+  subscription ExperimentEvents($id: ID!, $after: Long) {
+    experimentEvents(experimentId: $id, afterSeq: $after) { id seq type at data }
+  }`);
+
+export const CHECKPOINTS = graphql("Checkpoints", `
+  query Checkpoints($filter: CheckpointFilter, $order: CheckpointOrder, $after: String) {
+    checkpoints(first: 50, after: $after, filter: $filter, orderBy: $order) {
+      totalCount
+      pageInfo { hasNextPage endCursor }
+      nodes { ${CHECKPOINT} run { id status hyperparams } experiment { id name } }
+    }
+  }`);
+
+export const RECIPES = graphql("Recipes", `
+  query Recipes {
+    recipes { name description launcher maxAttempts graceSeconds keepCheckpoints }
+  }`);
+
+export const CREATE_EXPERIMENT = graphql("CreateExperiment", `
+  mutation CreateExperiment($input: CreateExperimentInput!) {
+    createExperiment(input: $input) { experiment { id } ${ERRORS} }
+  }`);
+
+export const CREATE_RUN = graphql("CreateRun", `
+  mutation CreateRun($input: CreateRunInput!) {
+    createRun(input: $input) { run { id } runToken ${ERRORS} }
+  }`);
+
+export const CANCEL = graphql("Cancel", `
+  mutation Cancel($input: CancelRunInput!) {
+    cancelRun(input: $input) { run { id status } checkpoint { ckptPath state } ${ERRORS} }
+  }`);
+
+export const RESUME = graphql("Resume", `
+  mutation Resume($input: ResumeRunInput!) {
+    resumeRun(input: $input) { run { id } runToken ${ERRORS} }
+  }`);
+
+export const MARK = graphql("Mark", `
+  mutation Mark($input: MarkCheckpointInput!) {
+    markCheckpoint(input: $input) { checkpoint { id } ${ERRORS} }
+  }`);
+
+export const VERIFY = graphql("Verify", `
+  mutation Verify($input: VerifyCheckpointInput!) {
+    verifyCheckpoint(input: $input) { checkpoint { id state reason } ${ERRORS} }
+  }`);

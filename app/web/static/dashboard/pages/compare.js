@@ -1,0 +1,170 @@
+// Several runs side by side: only where they differ, and their curves in one chart each; or the mean
+// and spread of groups that share a hyperparameter (seeds).
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { ask, watch } from "../graphql.js";
+import { BANDS, COMPARED, RUNS_CHANGED } from "../operations.js";
+import { href, params, set, several } from "../route.js";
+import { called, flat, number, plain } from "../format.js";
+import { ACTIVE, Empty, Loading, RunLink, Status, Swatch, Trouble, useTitle } from "../parts.js";
+import { Chart, colorOf } from "../chart.js";
+import { Controls, viewOf } from "../controls.js";
+import { together } from "../curves.js";
+import { byImportance } from "../run/curves.js";
+import { t } from "../words.js";
+import { h, tags } from "../dom.js";
+
+const { div, h1, h2, p, section, table, tbody, thead, tr, td, th, input, label, a, select, option, span } = tags;
+
+/**
+ * @typedef {import("../generated.js").Operations["Compared"]["result"]} Compared
+ * @typedef {Extract<NonNullable<Compared["nodes"][number]>, { model: string }>} ComparedRun
+ * @typedef {import("../curves.js").Band} Band
+ */
+
+export const MOST = 20;
+const CHARTS = 12;
+const BUCKETS = 400;
+
+export function Compare() {
+  const query = params.value;
+  const ids = several(query, "runs").slice(0, MOST);
+  const hidden = new Set(several(query, "hide"));
+  const view = viewOf(query, 0.5);
+  const { runs, rows, error, again } = useCompared(ids, query.has("same"));
+  useTitle(t("Compare"));
+  const found = query.get("keys") ?? "";
+  const all = useMemo(() => [...new Set(runs.flatMap(({ metrics }) => metrics.map(({ key }) => key)))].sort(byImportance), [runs]);
+  const keys = all.filter((key) => key.toLowerCase().includes(found.toLowerCase())).slice(0, CHARTS);
+  const bands = useBands(runs, view.x.match(/^(step|time|clock)$/) ? keys : [...new Set([...keys, view.x])]);
+  const by = query.get("by") ?? "";
+
+  if (!ids.length)
+    return div({ class: "page" }, h1({}, t("Compare")),
+      h(Empty, { title: t("Nothing is selected yet.") }, p({}, t("Select two runs or more in the list, then press Compare.")), a({ class: "button primary", href: href("") }, t("Runs"))));
+  if (error) return div({ class: "page" }, h(Trouble, { error, again }));
+  if (!runs.length) return div({ class: "page" }, h(Loading, {}));
+
+  const color = Object.fromEntries(ids.map((id, i) => [id, colorOf(i)]));
+  const shown = runs.filter(({ id }) => !hidden.has(id));
+  const names = [...new Set(runs.flatMap(({ hyperparams }) => Object.keys(flat(hyperparams))))].sort();
+  const lines = (/** @type {string} */ key) =>
+    by ? groupLines(shown, by, (id) => bands[id]?.[key]) : shown.flatMap((run) => {
+      const band = bands[run.id]?.[key];
+      return band ? [{ id: run.id, label: called(run), color: color[run.id], band, other: bands[run.id]?.[view.x], from: run.sourceCheckpoint?.step ?? undefined }] : [];
+    });
+
+  return div(
+    { class: "page" },
+    div({ class: "bar" }, h1({}, t("Compare"), span({ class: "total" }, runs.length)),
+      input({ type: "search", placeholder: t("Which metrics"), "aria-label": t("Which metrics"), value: found, onInput: (event) => set({ keys: event.currentTarget.value }) }),
+      h(Controls, { view, keys: by ? [] : all }),
+      names.length
+        ? label({ class: "slider" }, t("Group by"), select({ value: by, class: by ? "on" : "", onChange: (event) => set({ by: event.currentTarget.value }) },
+            option({ value: "" }, t("nothing")), names.map((name) => option({ key: name, value: name }, name))))
+        : null),
+    by ? p({ class: "faint" }, t("Lines are means over the runs of a group, areas one standard deviation.")) : null,
+    div({ class: "charts big" }, keys.map((key) => h(Chart, { key, title: key, view, height: 270, syncKey: "compare", lines: lines(key) }))),
+    all.length > keys.length && !found ? p({ class: "faint" }, t("{n} more metrics: say which.", { n: all.length - keys.length })) : null,
+    h(Differences, { runs, rows, keys, color, hidden, same: query.has("same") }),
+  );
+}
+
+/** @param {{ runs: ComparedRun[], rows: Compared["compareRuns"], keys: string[], color: Record<string, string>, hidden: Set<string>, same: boolean }} props */
+function Differences({ runs, rows, keys, color, hidden, same }) {
+  const show = (/** @type {string} */ id) => {
+    const next = new Set(hidden);
+    if (!next.delete(id)) next.add(id);
+    set({ hide: [...next].join(",") });
+  };
+  return section({ "aria-label": t("Differences") },
+    div({ class: "bar" }, h2({}, same ? t("Parameters") : t("What differs")),
+      label({ class: "check" }, input({ type: "checkbox", checked: same, onChange: () => set({ same: !same }) }), t("also what is the same"))),
+    div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Differences") }, table(
+      { class: "plain diff" },
+      thead({}, tr({}, th({}, span({ class: "hidden" }, t("Parameter"))), runs.map((run) =>
+        th({ key: run.id, scope: "col" },
+          label({ class: "check" },
+            input({ type: "checkbox", checked: !hidden.has(run.id), "aria-label": t("Show {run}", { run: called(run) }), onChange: () => show(run.id) }),
+            h(Swatch, { color: color[run.id] })),
+          h(RunLink, { run }), " ", h(Status, { status: run.status }))))),
+      tbody({},
+        rows.length ? null : tr({}, th({ class: "faint", colSpan: runs.length + 1 }, t("Their parameters do not differ."))),
+        rows.map(({ section: part, key, values, differs }) =>
+          tr({ key: `${part}.${key}`, class: differs ? "differs" : "", "data-param": key }, th({ scope: "row" }, part === "HYPERPARAMS" || part === "RUN" ? key : `${part.toLowerCase()}.${key}`),
+            values.map((value, i) => td({ key: i, class: "number" }, value === null ? "–" : plain(value))))),
+        keys.map((key) => {
+          const last = runs.map(({ metrics }) => metrics.find((metric) => metric.key === key)?.value ?? null);
+          const finite = last.filter((value) => value !== null);
+          const best = /loss|error|perplexity|ppl/i.test(key) ? Math.min(...finite) : Math.max(...finite);
+          const tells = finite.length > 1 && new Set(finite).size > 1 && /loss|error|perplexity|ppl|acc|score|reward|f1|bleu/i.test(key);
+          return tr({ key: `m.${key}`, class: "metric" }, th({ scope: "row" }, key, span({ class: "faint" }, ` ${t("last")}`)),
+            last.map((value, i) => td({ key: i, class: `number ${tells && value === best ? "best" : ""}` }, number(value))));
+        })))));
+}
+
+/** One line for each value of a hyperparameter: the mean of its runs, and their spread.
+ * @param {ComparedRun[]} runs @param {string} by @param {(id: string) => Band | undefined} bandOf */
+function groupLines(runs, by, bandOf) {
+  /** @type {Map<string, Band[]>} */
+  const groups = new Map();
+  for (const run of runs) {
+    const value = plain(flat(run.hyperparams)[by]);
+    const band = bandOf(run.id);
+    if (band?.steps.length) groups.set(value, [...(groups.get(value) ?? []), band]);
+  }
+  return [...groups].sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true })).map(([value, members], i) =>
+    ({ id: value, label: `${by} ${value} (${members.length})`, color: colorOf(i), band: together(members) }));
+}
+
+/** @param {string[]} ids @param {boolean} same */
+function useCompared(ids, same) {
+  const [found, setFound] = useState(/** @type {{ runs: ComparedRun[], rows: Compared["compareRuns"] }} */ ({ runs: [], rows: [] }));
+  const [error, setError] = useState(/** @type {Error | null} */ (null));
+  const load = () => {
+    if (ids.length)
+      ask(COMPARED, { ids, onlyDifferent: !same }).then(({ nodes, compareRuns }) => {
+        setFound({ runs: /** @type {ComparedRun[]} */ (nodes.filter((node) => node && "model" in node)), rows: compareRuns });
+        setError(null);
+      }, setError);
+  };
+  useEffect(load, [ids.join(), same]);
+  return { ...found, error, again: load };
+}
+
+/** @param {ComparedRun[]} runs @param {string[]} keys */
+function useBands(runs, keys) {
+  const [bands, setBands] = useState(/** @type {Record<string, Record<string, Band>>} */ ({}));
+  const ids = runs.map(({ id }) => id);
+  const what = `${ids.join()} ${keys.join("\n")}`;
+  useEffect(() => {
+    if (!ids.length || !keys.length) return;
+    let over = false;
+    const load = async (/** @type {string[]} */ some) => {
+      // A few runs at a time: what one answer may hold is limited.
+      for (let i = 0; i < some.length && !over; i += 5) {
+        const { nodes } = await ask(BANDS, { ids: some.slice(i, i + 5), keys, from: null, to: null, buckets: BUCKETS }).catch(() => ({ nodes: [] }));
+        if (over) return;
+        setBands((before) => {
+          const next = { ...before };
+          for (const node of nodes)
+            if (node && "metricBands" in node) next[node.id] = Object.fromEntries(node.metricBands.map((band) => [band.key, band]));
+          return next;
+        });
+      }
+    };
+    load(ids);
+    if (!runs.some(({ status }) => ACTIVE.includes(status))) return () => { over = true; };
+    const changed = new Set();
+    let loading = Promise.resolve();
+    const end = watch(RUNS_CHANGED, { filter: { ids }, keys: [] }, ({ runsChanged }) => {
+      for (const { id } of runsChanged) changed.add(id);
+      loading = loading.then(() => {
+        const some = /** @type {string[]} */ ([...changed]);
+        changed.clear();
+        return load(some);
+      });
+    });
+    return () => { over = true; end(); };
+  }, [what]);
+  return bands;
+}

@@ -1,0 +1,90 @@
+// All experiments: what each is for, and how its runs are doing.
+import { useEffect, useState } from "preact/hooks";
+import { ask, once } from "../graphql.js";
+import { CREATE_EXPERIMENT, EXPERIMENTS } from "../operations.js";
+import { go, href, params, set } from "../route.js";
+import { ago, clock } from "../format.js";
+import { Empty, Loading, Trouble, useTitle } from "../parts.js";
+import { Dialog } from "../dialog.js";
+import { t } from "../words.js";
+import { h, tags } from "../dom.js";
+
+const { div, h1, span, a, input, button, label, table, thead, tbody, tr, th, td, p } = tags;
+
+/** @typedef {import("../generated.js").Operations["Experiments"]["result"]["experiments"]["nodes"][number]} Row */
+
+export function Experiments() {
+  const search = params.value.get("q") ?? "";
+  const [rows, setRows] = useState(/** @type {Row[]} */ ([]));
+  const [total, setTotal] = useState(/** @type {number | null} */ (null));
+  const [next, setNext] = useState(/** @type {string | null} */ (null));
+  const [error, setError] = useState(/** @type {Error | null} */ (null));
+  const [asking, setAsking] = useState(false);
+  useTitle(t("Experiments"));
+  const load = (/** @type {string | null} */ after) =>
+    ask(EXPERIMENTS, { filter: search ? { search: search.slice(0, 200) } : null, after }).then(({ experiments }) => {
+      setRows((known) => (after ? known : []).concat(experiments.nodes));
+      setTotal(experiments.totalCount);
+      setNext(experiments.pageInfo.hasNextPage ? experiments.pageInfo.endCursor : null);
+      setError(null);
+    }, setError);
+  useEffect(() => { load(null); }, [search]);
+
+  return div(
+    { class: "page" },
+    div({ class: "bar" }, h1({}, t("Experiments"), total === null ? null : span({ class: "total" }, total)),
+      input({ type: "search", placeholder: t("Search"), "aria-label": t("Search"), value: search, onInput: (event) => set({ q: event.currentTarget.value }) }),
+      span({ class: "space" }),
+      button({ type: "button", class: "primary", onClick: () => setAsking(true) }, t("New experiment…"))),
+    h(Trouble, { error, again: () => load(null) }),
+    total === null && !error ? h(Loading, {}) : null,
+    total === 0 ? h(Empty, { title: search ? t("No experiment is like this.") : t("No experiments yet.") }, p({}, t("An experiment holds the runs of one line of work."))) : null,
+    rows.length
+      ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Experiments") }, table({ class: "plain list" },
+          thead({}, tr({}, [t("Name"), t("Runs"), t("Kind"), t("Owner"), t("Tags"), t("Last run"), t("Created")].map((name) => th({ key: name, scope: "col" }, name)))),
+          tbody({}, rows.map((row) =>
+            tr({ key: row.id, "data-experiment": row.id },
+              td({}, a({ href: href(`experiments/${row.id}`), class: "strong" }, row.name), row.goal ? div({ class: "faint sub clip" }, row.goal) : null),
+              td({}, h(Counts, { counts: row.runCounts, experiment: row.id })),
+              td({}, row.taskType), td({}, row.owner ?? "–"),
+              td({}, row.tags.map((tag) => span({ key: tag, class: "tag" }, tag))),
+              td({ class: "faint" }, row.runs.nodes[0] ? ago(row.runs.nodes[0].createdAt) : "–"),
+              td({ class: "faint", title: clock(row.createdAt) }, ago(row.createdAt)))))))
+      : null,
+    next ? button({ type: "button", onClick: () => load(next) }, t("More")) : null,
+    asking ? h(NewExperiment, { close: () => setAsking(false), made: (id) => go(`experiments/${id}`) }) : null,
+  );
+}
+
+/** How many runs in which status, each a link to them.
+ * @param {{ counts: { status: string, count: number }[], experiment: string }} props */
+export const Counts = ({ counts, experiment }) =>
+  counts.length
+    ? span({ class: "counts" }, counts.map(({ status, count }) =>
+        a({ key: status, href: href(`?experiment=${experiment}&status=${status.toLowerCase()}`), title: t(status.toLowerCase()), "aria-label": `${count} ${t(status.toLowerCase())}` },
+          span({ class: `dot ${status.toLowerCase()}` }), count)))
+    : span({ class: "faint" }, t("none"));
+
+/** @param {{ close: () => void, made: (id: string) => void }} props */
+export function NewExperiment({ close, made }) {
+  const [key] = useState(once);
+  return h(Dialog, {
+    title: t("New experiment"), action: t("Create"), close,
+    act: async (data) => {
+      const text = (/** @type {string} */ name) => String(data.get(name) ?? "").trim();
+      const { createExperiment } = await ask(CREATE_EXPERIMENT, { input: {
+        name: text("name"), taskType: text("task"), goal: text("goal") || null, owner: text("owner") || null,
+        baseModel: text("base") || null, tags: text("tags") ? text("tags").split(/[\s,]+/) : null, idempotencyKey: key,
+      } });
+      if (createExperiment.experiment) made(createExperiment.experiment.id);
+      return createExperiment.userErrors[0]?.message;
+    },
+  },
+    label({ class: "field" }, t("Name"), input({ name: "name", required: true, autoFocus: true })),
+    label({ class: "field" }, t("Kind"), input({ name: "task", required: true, defaultValue: "pretrain", list: "kinds" }),
+      tags.datalist({ id: "kinds" }, ["pretrain", "sft", "dpo", "rlhf", "eval"].map((kind) => tags.option({ key: kind, value: kind })))),
+    label({ class: "field" }, t("Goal"), input({ name: "goal" })),
+    label({ class: "field" }, t("Base model"), input({ name: "base" })),
+    label({ class: "field" }, t("Owner"), input({ name: "owner" })),
+    label({ class: "field" }, t("Tags"), input({ name: "tags", placeholder: "sft, zh" })));
+}

@@ -1,0 +1,116 @@
+// What the service can train, and the form that submits a run.
+import { useEffect, useState } from "preact/hooks";
+import { ask, once } from "../graphql.js";
+import { CREATE_RUN, EXPERIMENTS, RECIPES } from "../operations.js";
+import { go, href, params, set } from "../route.js";
+import { duration, parsed } from "../format.js";
+import { Params, Resources, Token, resourcesOf, valueOf } from "../fields.js";
+import { Empty, Loading, Trouble, useTitle } from "../parts.js";
+import { Dialog } from "../dialog.js";
+import { NewExperiment } from "./experiments.js";
+import { t } from "../words.js";
+import { h, tags } from "../dom.js";
+
+const { div, h1, h2, p, span, section, form, label, input, select, option, button, dl, dt, dd, a, code } = tags;
+
+/**
+ * @typedef {import("../generated.js").Operations} Operations
+ * @typedef {Operations["Recipes"]["result"]["recipes"][number]} Recipe
+ */
+/** In the address, a trainer of your own; no recipe may be called so. */
+const EXTERNAL = "-";
+
+export function Recipes() {
+  const [recipes, setRecipes] = useState(/** @type {Recipe[] | null} */ (null));
+  const [error, setError] = useState(/** @type {Error | null} */ (null));
+  useTitle(t("Recipes"));
+  useEffect(() => { ask(RECIPES, {}).then(({ recipes }) => setRecipes(recipes), setError); }, []);
+  const chosen = params.value.get("recipe") ?? recipes?.[0]?.name ?? EXTERNAL;
+  if (error) return div({ class: "page" }, h(Trouble, { error }));
+  if (!recipes) return div({ class: "page" }, h(Loading, {}));
+  return div(
+    { class: "page" },
+    div({ class: "bar" }, h1({}, t("Recipes"), span({ class: "total" }, recipes.length))),
+    p({ class: "faint" }, t("A recipe is what a run executes; the operator configures it. A client chooses it by name and passes data, never a command.")),
+    div({ class: "recipes" },
+      div({ class: "cards", role: "radiogroup", "aria-label": t("Recipe") },
+        [...recipes, null].map((recipe) => h(Card, { key: recipe?.name ?? EXTERNAL, recipe, on: (recipe?.name ?? EXTERNAL) === chosen })),
+        recipes.length ? null : h(Empty, { title: t("No recipe is configured.") }, p({}, code({}, "LLM_TRAIN_RECIPES")))),
+      h(Submit, { key: chosen, recipe: recipes.find(({ name }) => name === chosen) ?? null })),
+  );
+}
+
+/** @param {{ recipe: Recipe | null, on: boolean }} props */
+const Card = ({ recipe, on }) =>
+  button({ type: "button", role: "radio", "aria-checked": on, class: "card", "data-recipe": recipe?.name ?? EXTERNAL, onClick: () => set({ recipe: recipe ? recipe.name : EXTERNAL }) },
+    span({ class: "strong" }, recipe?.name ?? t("A trainer of your own")),
+    span({ class: "faint" }, recipe ? recipe.description : t("You start it where you like; it reports here.")),
+    recipe
+      ? dl({ class: "small" },
+          dt({}, t("Runs on")), dd({}, recipe.launcher),
+          dt({}, t("Time to save")), dd({}, duration(recipe.graceSeconds)),
+          dt({}, t("Attempts")), dd({}, recipe.maxAttempts),
+          dt({}, t("Checkpoints kept")), dd({}, recipe.keepCheckpoints || t("all")))
+      : null);
+
+/** @param {{ recipe: Recipe | null }} props */
+function Submit({ recipe }) {
+  const [experiments, setExperiments] = useState(/** @type {{ id: string, name: string }[] | null} */ (null));
+  const [experiment, setExperiment] = useState(params.value.get("experiment") ?? "");
+  const [rows, setRows] = useState(/** @type {import("../fields.js").Row[]} */ ([]));
+  const [wrong, setWrong] = useState("");
+  const [busy, setBusy] = useState(false);
+  const [asking, setAsking] = useState(false);
+  const [token, setToken] = useState(/** @type {{ id: string, token: string } | null} */ (null));
+  const [key, setKey] = useState(once);
+  const load = () => ask(EXPERIMENTS, { filter: null, after: null }).then(({ experiments }) => {
+    setExperiments(experiments.nodes);
+    setExperiment((known) => known || experiments.nodes[0]?.id || "");
+  }, (error) => setWrong(error.message));
+  useEffect(() => { load(); }, []);
+
+  const submit = async (/** @type {Event} */ event) => {
+    event.preventDefault();
+    const data = new FormData(/** @type {HTMLFormElement} */ (event.currentTarget));
+    const text = (/** @type {string} */ name) => String(data.get(name) ?? "").trim();
+    setBusy(true);
+    setWrong("");
+    try {
+      const dataset = text("dataset");
+      const { createRun } = await ask(CREATE_RUN, { input: {
+        experimentId: experiment, model: text("model"), recipe: recipe?.name ?? null,
+        dataset: dataset ? (dataset.startsWith("{") ? parsed(dataset) : { name: dataset }) : null,
+        hyperparams: valueOf(rows), resources: resourcesOf(data), notes: text("notes") || null, idempotencyKey: key,
+      } });
+      setKey(once());
+      if (createRun.run && createRun.runToken) setToken({ id: createRun.run.id, token: createRun.runToken });
+      else if (createRun.run) go(`runs/${createRun.run.id}`);
+      else setWrong(createRun.userErrors[0]?.message ?? "");
+    } catch (error) {
+      setWrong(/** @type {Error} */ (error).message);
+    }
+    setBusy(false);
+  };
+  return section({ "aria-label": t("New run"), class: "submit" },
+    h2({}, recipe ? t("New run of {recipe}", { recipe: recipe.name }) : t("New run of a trainer of your own")),
+    form({ onSubmit: submit },
+      label({ class: "field" }, t("Experiment"),
+        span({ class: "with-button" },
+          select({ required: true, value: experiment, onChange: (event) => setExperiment(event.currentTarget.value) },
+            experiments?.length ? null : option({ value: "" }, experiments ? t("none yet") : "…"),
+            experiments?.map(({ id, name }) => option({ key: id, value: id }, name))),
+          button({ type: "button", onClick: () => setAsking(true) }, t("New…")))),
+      label({ class: "field" }, t("Model"), input({ name: "model", required: true, placeholder: recipe?.name === "demo" ? "char-lm" : "Qwen2.5-7B", defaultValue: recipe?.name === "demo" ? "char-lm" : "" })),
+      label({ class: "field" }, t("Dataset"), input({ name: "dataset", placeholder: t('a name, or JSON such as {"name": "alpaca-zh"}') })),
+      h(Params, { legend: t("Hyperparameters"), rows, set: setRows }),
+      h(Resources, { values: null }),
+      label({ class: "field" }, t("Notes"), input({ name: "notes" })),
+      wrong ? p({ class: "trouble", role: "alert" }, wrong) : null,
+      p({ class: "faint" }, recipe
+        ? t("The run is queued and starts as soon as there is room on {launcher}.", { launcher: recipe.launcher })
+        : t("The run waits for your trainer; a token is shown that lets it report.")),
+      div({ class: "buttons" }, a({ class: "button", href: href("") }, t("Not now")),
+        button({ type: "submit", class: "primary", disabled: busy || !experiment }, busy ? t("Working…") : t("Submit")))),
+    asking ? h(NewExperiment, { close: () => setAsking(false), made: (id) => { setAsking(false); setExperiment(id); load(); } }) : null,
+    token ? h(Dialog, { title: t("The run waits for its trainer"), close: () => go(`runs/${token.id}`) }, h(Token, { runId: token.id, token: token.token })) : null);
+}

@@ -1,0 +1,173 @@
+// How uPlot draws a chart: axes, colours, the shared cursor, zoom, and the marks of a resume.
+import { SERIES, typical } from "./curves.js";
+import { brief, duration } from "./format.js";
+
+/** @type {typeof import("uplot")} */
+const uPlot = /** @type {any} */ (globalThis).uPlot;
+
+/**
+ * @param {{ current?: ((range: [number, number] | null) => void) }} latest what the page wants now
+ */
+export const zooming = (latest) => (/** @type {[number, number] | null} */ range) => latest.current?.(range);
+
+/**
+ * @param {object} chart
+ * @param {HTMLElement} chart.element
+ * @param {import("./chart.js").Line[]} chart.lines
+ * @param {import("./chart.js").View} chart.view
+ * @param {number} chart.height
+ * @param {string} chart.syncKey charts with the same one share a cursor
+ * @param {(index: number | null) => void} chart.setAt is told where the cursor is
+ * @param {(range: [number, number] | null) => void} chart.zoom
+ * @returns {uPlot.Options}
+ */
+export function options({ element, lines, view, height, syncKey, setAt, zoom }) {
+  const grid = { stroke: shade(element, "line"), width: 1 };
+  const axis = { stroke: shade(element, "faint"), grid, ticks: { show: false }, font: "11px system-ui" };
+  return {
+    width: element.clientWidth || 300,
+    height,
+    legend: { show: false },
+    padding: [8, 14, 0, 0],
+    cursor: {
+      sync: { key: `${syncKey}:${view.x}`, scales: ["x", null] },
+      drag: { x: true, y: false, setScale: false },
+      points: { size: 6 },
+    },
+    scales: {
+      x: { time: view.x === "clock" },
+      y: { distr: view.log ? 3 : 1, range: (u, low, high) => range(u, view, low, high) },
+    },
+    axes: [
+      { ...axis, size: 26, gap: 4, values: xValues(view.x) },
+      {
+        ...axis, size: 52, gap: 4,
+        splits: view.log ? logSplits : undefined,
+        filter: view.log ? (_, all) => all : undefined,
+        values: (_, all) => all.map((value) => (value === null ? "" : brief(value))),
+      },
+    ],
+    series: [{}, ...lines.flatMap(({ color }) => drawn(color, view))],
+    bands: lines.map(({ color }, i) => ({
+      series: [1 + SERIES * i + 3, 1 + SERIES * i + 2],
+      fill: `${color}26`,
+    })),
+    hooks: {
+      setCursor: [(u) => setAt(u.cursor.left !== undefined && u.cursor.left < 0 ? null : (u.cursor.idx ?? null))],
+      setSelect: [
+        (u) => {
+          const { left, width } = u.select;
+          if (width >= 8) zoom([u.posToVal(left, "x"), u.posToVal(left + width, "x")]);
+          u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+        },
+      ],
+      ready: [(u) => u.over.addEventListener("dblclick", () => zoom(null))],
+      draw: [(u) => marks(u, lines, view)],
+    },
+  };
+}
+
+/** The series of one line, in the order of `columns`.
+ * @param {string} color @param {import("./chart.js").View} view @returns {uPlot.Series[]} */
+function drawn(color, view) {
+  const common = { points: { show: false }, spanGaps: false };
+  return [
+    { ...common, stroke: color, width: 1.75, points: { show: lonely, size: 5, fill: color } },
+    { ...common, stroke: color, width: 1, alpha: view.smoothing ? 0.35 : 0 },
+    { ...common, width: 0 },
+    { ...common, width: 0 },
+  ];
+}
+
+/** Points are drawn where a line cannot be. @type {uPlot.Series.Points.Show} */
+const lonely = (u, series) => {
+  const values = u.data[series];
+  let known = 0;
+  for (let i = 0; i < values.length && known < 3; i++) if (values[i] !== null && values[i] !== undefined) known += 1;
+  return known < 3;
+};
+
+/** What y spans. @param {uPlot} u @param {import("./chart.js").View} view
+ * @param {number | null} low @param {number | null} high @returns {[number, number]} */
+function range(u, view, low, high) {
+  const smoothed = u.data.slice(1).filter((_, i) => i % SERIES < 2);
+  const found = view.outliers ? typical(/** @type {any} */ (smoothed)) : null;
+  let [from, to] = found ?? [low ?? 1, high ?? (view.log ? 10 : 1)];
+  // A log scale that reaches 0, or has no extent, has endless ticks.
+  if (view.log) return from > 0 && to > from ? [from * 0.95, to * 1.05] : [(from > 0 ? from : 1) / 2, (to > 0 ? to : 1) * 2];
+  if (!(to > from)) [from, to] = [from - (Math.abs(from) * 0.05 || 0.5), to + (Math.abs(to) * 0.05 || 0.5)];
+  return /** @type {[number, number]} */ (uPlot.rangeNum(from, to, 0.06, true));
+}
+
+/** @param {string} kind @returns {uPlot.Axis.Values | undefined} */
+function xValues(kind) {
+  if (kind === "clock") return undefined;
+  return (_, all) => all.map((value) => (kind === "time" ? duration(value) : brief(value)));
+}
+
+/**
+ * Ticks of a log axis that are of use within one decade, too.
+ *
+ * @type {uPlot.Axis.Splits}
+ */
+const logSplits = (_, _axis, low, high) => {
+  const decades = Math.log10(high / low);
+  if (!(decades > 0) || !Number.isFinite(decades)) return [];
+  const steps = decades > 6 ? [1] : decades > 1.5 ? [1, 2, 5] : decades > 0.5 ? [1, 1.5, 2, 3, 4, 5, 7] : [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9];
+  const apart = decades > 12 ? Math.ceil(decades / 8) : 1;
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += apart)
+    for (const step of steps) {
+      const value = +(step * 10 ** power).toPrecision(3);
+      if (value >= low && value <= high) found.push(value);
+    }
+  return found;
+};
+
+/** A dashed line where a run was resumed; a notch at the bottom where values are NaN or infinite.
+ * @param {uPlot} u @param {import("./chart.js").Line[]} lines @param {import("./chart.js").View} view */
+function marks(u, lines, view) {
+  const { ctx, bbox } = u;
+  ctx.save();
+  for (const { from, color, band } of lines) {
+    ctx.strokeStyle = ctx.fillStyle = color;
+    if (from !== undefined && view.x === "step") {
+      const x = Math.round(u.valToPos(from, "x", true));
+      if (x >= bbox.left && x <= bbox.left + bbox.width) {
+        ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
+        ctx.beginPath();
+        ctx.moveTo(x, bbox.top);
+        ctx.lineTo(x, bbox.top + bbox.height);
+        ctx.stroke();
+      }
+    }
+    if (!band.special || view.x !== "step") continue;
+    ctx.fillStyle = shade(u.root, "bad");
+    band.special.forEach((count, i) => {
+      if (!count) return;
+      const x = u.valToPos(band.steps[i], "x", true);
+      if (x < bbox.left || x > bbox.left + bbox.width) return;
+      const size = 4 * devicePixelRatio;
+      const bottom = bbox.top + bbox.height;
+      ctx.beginPath();
+      ctx.moveTo(x, bottom - 2 * size);
+      ctx.lineTo(x - size, bottom);
+      ctx.lineTo(x + size, bottom);
+      ctx.fill();
+    });
+  }
+  ctx.restore();
+}
+
+/**
+ * A colour as a canvas takes it: the text of a custom property may be `light-dark(…)`.
+ *
+ * @param {HTMLElement} element @param {string} name a class whose `color` it is
+ */
+function shade(element, name) {
+  const probe = element.appendChild(document.createElement("i"));
+  probe.className = `shade-${name}`;
+  const { color } = getComputedStyle(probe);
+  probe.remove();
+  return color;
+}

@@ -1,0 +1,33 @@
+// What a run saved, newest first, and what can be done with it.
+import { ago, clock, number, size } from "../format.js";
+import { Copy, Status } from "../parts.js";
+import { t } from "../words.js";
+import { h, tags } from "../dom.js";
+
+const { section, h2, table, tbody, tr, td, span, div, button, p } = tags;
+
+/** @typedef {import("../pages/run.js").Checkpoint} Checkpoint */
+
+/**
+ * @param {{ run: import("../pages/run.js").RunDetail, active: boolean,
+ *   act: (what: { mark: Checkpoint } | { resume: Checkpoint }) => void }} props
+ */
+export const Checkpoints = ({ run, active, act }) =>
+  section({ "aria-label": t("Checkpoints") },
+    h2({}, t("Checkpoints"), span({ class: "total" }, run.checkpoints.totalCount)),
+    run.checkpoints.nodes.length
+      ? div({ class: "scroll", tabIndex: 0, role: "region", "aria-label": t("Checkpoints") }, table({ class: "plain" }, tbody({}, run.checkpoints.nodes.map((checkpoint) =>
+          tr({ key: checkpoint.id, "data-checkpoint": checkpoint.ckptPath, "data-state": checkpoint.state },
+            td({}, h(Status, { status: checkpoint.state }), h(Tags, { checkpoint }),
+              div({ class: "faint sub clip", title: checkpoint.reason ?? checkpoint.ckptPath }, checkpoint.reason ?? checkpoint.ckptPath.split("/").pop())),
+            td({ class: "number" }, checkpoint.step === null ? "–" : t("step {n}", { n: number(checkpoint.step) }),
+              div({ class: "faint sub", title: clock(checkpoint.createdAt) }, `${size(checkpoint.sizeBytes)} · ${ago(checkpoint.createdAt)}`)),
+            td({ class: "actions" },
+              checkpoint.state === "READY" ? button({ type: "button", class: "quiet", onClick: () => act({ resume: checkpoint }) }, t("Resume…")) : null,
+              checkpoint.state === "READY" ? button({ type: "button", class: "quiet", onClick: () => act({ mark: checkpoint }) }, t("Mark…")) : null,
+              h(Copy, { text: checkpoint.ckptPath })))))))
+      : p({ class: "faint" }, active ? t("None saved yet.") : t("It saved none.")));
+
+/** @param {{ checkpoint: { tagType: string | null, releaseTag: string | null } }} props */
+export const Tags = ({ checkpoint: { tagType, releaseTag } }) =>
+  tagType ? span({ class: `tag ${tagType}` }, releaseTag ? `${tagType} ${releaseTag}` : tagType) : null;

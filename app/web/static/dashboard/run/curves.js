@@ -1,0 +1,168 @@
+// The curves of one run: read as bands, then live point by point.
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { ask, watch } from "../graphql.js";
+import { BANDS, RUN_METRICS } from "../operations.js";
+import { params, root, set } from "../route.js";
+import { called } from "../format.js";
+import { Chart, colorOf } from "../chart.js";
+import { Controls, viewOf } from "../controls.js";
+import { empty, extend } from "../curves.js";
+import { Empty } from "../parts.js";
+import { t } from "../words.js";
+import { h, tags } from "../dom.js";
+
+const { div, section, h2, h3, input, a, details, summary, span } = tags;
+
+/**
+ * @typedef {import("../curves.js").Band & { special?: number[] }} Band
+ * @typedef {import("../pages/run.js").RunDetail} RunDetail
+ */
+
+const BUCKETS = 600;
+/** So many single points may follow the bands before all is read anew. */
+const MANY = 1500;
+const SYSTEM = /^(sys|system|gpu|cpu|mem|memory|disk|net|network)[./_]/i;
+
+/** @param {{ run: RunDetail, active: boolean }} props */
+export function Curves({ run, active }) {
+  const query = params.value;
+  const view = viewOf(query, 0.35);
+  const range = query.has("from") && view.x === "step"
+    ? /** @type {[number, number]} */ ([Number(query.get("from")), Number(query.get("to"))]) : null;
+  const find = query.get("keys") ?? "";
+  const all = useMemo(() => run.metrics.map(({ key }) => key).sort(byImportance), [run.metrics.map(({ key }) => key).join("\n")]);
+  const keys = all.filter((key) => key.toLowerCase().includes(find.toLowerCase()));
+  const [seen, setSeen] = useState(/** @type {Set<string>} */ (new Set()));
+  const wanted = all.filter((key) => seen.has(key) || key === view.x);
+  const bands = useBands(run, wanted, range, active);
+  const zoom = (/** @type {[number, number] | null} */ found) =>
+    set(found && view.x === "step" ? { from: Math.floor(found[0]), to: Math.ceil(found[1]) } : { from: null, to: null });
+
+  const chart = (/** @type {string} */ key) =>
+    h(Slot, {
+      key, name: key, seen: seen.has(key), see: () => setSeen((known) => (known.has(key) ? known : new Set(known).add(key))),
+      chart: () => h(Chart, {
+        title: key, view, zoom, syncKey: run.id,
+        lines: bands[key]
+          ? [{ id: run.id, label: called(run), color: colorOf(0), band: bands[key], other: bands[view.x],
+              from: run.sourceCheckpoint?.step ?? undefined }]
+          : [],
+      }),
+    });
+  const groups = grouped(keys);
+  return section(
+    { "aria-label": t("Metrics"), class: "curves" },
+    div({ class: "bar" }, h2({}, t("Metrics")),
+      all.length > 4
+        ? input({ type: "search", placeholder: t("Which"), value: find, "aria-label": t("Which metrics"), onInput: (event) => set({ keys: event.currentTarget.value }) })
+        : null,
+      h(Controls, { view, keys: all, zoomed: Boolean(range) }),
+      span({ class: "space" }),
+      a({ class: "quiet button", download: `${run.id}.json`, href: new URL(`v1/experiments/${run.experiment.id}/runs/${run.id}/metrics`, root).href }, "JSON")),
+    all.length ? null : h(Empty, { title: active ? t("No metrics yet.") : t("It reported no metrics.") }),
+    groups.map(([name, members]) =>
+      name === ""
+        ? div({ key: "", class: "charts" }, members.map(chart))
+        : details({ key: name, class: "group", open: !SYSTEM.test(`${name}/`) || Boolean(find) },
+            summary({}, h3({}, name), span({ class: "faint" }, ` ${members.length}`)),
+            div({ class: "charts" }, members.map(chart)))),
+  );
+}
+
+/** A chart that is made when it comes into sight: a run may have hundreds.
+ * @param {{ name: string, seen: boolean, see: () => void, chart: () => any }} props */
+function Slot({ name, seen, see, chart }) {
+  const place = useRef(/** @type {HTMLDivElement | null} */ (null));
+  useEffect(() => {
+    if (seen) return;
+    const observer = new IntersectionObserver((entries) => entries.some(({ isIntersecting }) => isIntersecting) && see(), { rootMargin: "300px" });
+    observer.observe(/** @type {Element} */ (place.current));
+    return () => observer.disconnect();
+  }, [seen]);
+  return seen ? chart() : div({ class: "chart waiting", ref: place }, h3({}, name));
+}
+
+/** Metrics of one prefix together; `loss` and its like first, what the machine reports last.
+ * @param {string[]} keys @returns {[string, string[]][]} */
+function grouped(keys) {
+  /** @type {Map<string, string[]>} */
+  const groups = new Map();
+  for (const key of keys) {
+    const prefix = SYSTEM.test(key) ? key.split(/[./_]/)[0] : key.includes("/") ? key.slice(0, key.indexOf("/")) : "";
+    groups.set(prefix, [...(groups.get(prefix) ?? []), key]);
+  }
+  const system = (/** @type {string} */ name) => SYSTEM.test(`${name}/`);
+  // A prefix that one metric alone has is no group.
+  const together = (/** @type {[string, string[]]} */ [name, members]) => name !== "" && (members.length > 1 || system(name));
+  const all = [...groups];
+  const first = all.filter((group) => !together(group)).flatMap(([, members]) => members).sort(byImportance);
+  const rest = all.filter(together).sort(([a], [b]) => Number(system(a)) - Number(system(b)));
+  return first.length ? [["", first], ...rest] : rest;
+}
+
+/** @param {string} a @param {string} b */
+export const byImportance = (a, b) => rank(a) - rank(b) || a.localeCompare(b);
+const rank = (/** @type {string} */ key) => (key === "loss" ? 0 : /loss/i.test(key) ? 1 : SYSTEM.test(key) ? 9 : 5);
+
+/**
+ * @param {RunDetail} run @param {string[]} keys @param {[number, number] | null} range @param {boolean} active
+ * @returns {Record<string, Band>}
+ */
+function useBands(run, keys, range, active) {
+  const [bands, setBands] = useState(/** @type {Record<string, Band>} */ ({}));
+  const latest = useRef(bands);
+  latest.current = bands;
+  const [version, setVersion] = useState(0);
+  const stamp = `${run.id} ${run.attempt} ${range?.join() ?? ""} ${version}`;
+  const asked = useRef({ stamp: "", keys: new Set() });
+  if (asked.current.stamp !== stamp) asked.current = { stamp, keys: new Set() };
+
+  useEffect(() => {
+    const missing = keys.filter((key) => !asked.current.keys.has(key));
+    if (!missing.length) return;
+    const { keys: known } = asked.current;
+    for (const key of missing) known.add(key);
+    ask(BANDS, { ids: [run.id], keys: missing, from: range?.[0] ?? null, to: range?.[1] ?? null, buckets: BUCKETS }).then(
+      ({ nodes: [node] }) => {
+        if (asked.current.keys !== known || !node || !("metricBands" in node)) return;
+        const found = Object.fromEntries(node.metricBands.map((band) => [band.key, /** @type {Band} */ (band)]));
+        setBands((before) => ({ ...before, ...found }));
+      }, () => missing.forEach((key) => known.delete(key)));
+  }, [keys.join("\n"), stamp]);
+
+  // Live: every metric of the run over one subscription, from the last step that is known.
+  const from = useRef({ id: run.id, keys: /** @type {string[] | null} */ (null), after: /** @type {number | null} */ (null) });
+  useEffect(() => {
+    if (!active || range) return;
+    from.current = { id: run.id, keys: null, after: run.step };
+    return watch(RUN_METRICS, from.current, ({ runMetrics }) => {
+      let many = false;
+      const news = runMetrics.filter(({ steps }) => steps.length);
+      for (const { steps } of news) from.current.after = Math.max(from.current.after ?? 0, steps[steps.length - 1]);
+      setBands((before) => {
+        const next = { ...before };
+        for (const series of news) {
+          if (!asked.current.keys.has(series.key)) continue;
+          next[series.key] = special(extend(next[series.key] ?? empty(series.key), series), next[series.key], series.values);
+        }
+        return next;
+      });
+      for (const { key } of news) many ||= (latest.current[key]?.steps.length ?? 0) > BUCKETS + MANY;
+      if (many) setVersion((n) => n + 1);
+    }, () => setVersion((n) => n + 1));
+  }, [run.id, active, Boolean(range)]);
+  // What came between the first answer and the subscription, and the last points of a run that ended.
+  useEffect(() => {
+    if (!active) setVersion((n) => n + 1);
+  }, [active]);
+  return bands;
+}
+
+/** A curve that was extended, with the places where it is NaN or infinite.
+ * @param {Band} band @param {Band | undefined} before @param {(number | null)[]} values @returns {Band} */
+function special(band, before, values) {
+  const kept = (before?.special ?? []).slice(0, band.steps.length - values.length);
+  while (kept.length < band.steps.length - values.length) kept.push(0);
+  return { ...band, special: [...kept, ...values.map((value) => Number(value === null))] };
+}
+

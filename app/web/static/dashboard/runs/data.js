@@ -1,0 +1,128 @@
+// The rows of the list of runs: loaded as far as somebody scrolled, and live.
+import { useEffect, useRef, useState } from "preact/hooks";
+import { ask, watch } from "../graphql.js";
+import { COUNTS, RUNS, RUNS_CHANGED, SPARKS } from "../operations.js";
+
+/**
+ * @typedef {import("../generated.js").Operations} Operations
+ * @typedef {Operations["Runs"]["result"]["runs"]["nodes"][number]} RunRow
+ * @typedef {{ filter: NonNullable<Operations["Runs"]["variables"]["filter"]>, order: Operations["Runs"]["variables"]["order"] }} Asked
+ */
+
+const PAGE = 100;
+
+/**
+ * @param {Asked} query
+ * @param {string[]} keys of the metrics that are shown. Of all, the answers would be too large.
+ */
+export function useRuns(query, keys) {
+  const what = JSON.stringify(keys);
+  const wanted = JSON.stringify(query);
+  const [rows, setRows] = useState(/** @type {RunRow[]} */ ([]));
+  const [total, setTotal] = useState(/** @type {number | null} */ (null));
+  const [counts, setCounts] = useState(/** @type {Record<string, number>} */ ({}));
+  const [error, setError] = useState(/** @type {Error | null} */ (null));
+  const last = useRef("");
+  // Of the list as it is now asked for: answers to an earlier question are dropped.
+  const now = useRef({ wanted, cursor: /** @type {string | null} */ (null), loading: false, known: new Set() });
+
+  /** @param {boolean} fresh from the top, instead of what follows */
+  async function load(fresh) {
+    const list = now.current;
+    if (list.loading) return;
+    list.loading = true;
+    try {
+      const { runs } = await ask(RUNS, { ...query, keys, first: PAGE, after: fresh ? null : list.cursor });
+      if (now.current !== list) return;
+      setTotal(runs.totalCount);
+      setError(null);
+      setRows((known) => {
+        const ids = new Set(runs.nodes.map(({ id }) => id));
+        // What was loaded further down stays, so that the place of the scroll bar does.
+        const next = fresh
+          ? runs.nodes.concat(known.slice(PAGE).filter(({ id }) => !ids.has(id)))
+          : known.filter(({ id }) => !ids.has(id)).concat(runs.nodes);
+        if (!fresh || next.length <= PAGE) list.cursor = runs.pageInfo.endCursor;
+        list.known = new Set(next.map(({ id }) => id));
+        return next;
+      });
+    } catch (wrong) {
+      if (now.current === list) setError(/** @type {Error} */ (wrong));
+    } finally {
+      list.loading = false;
+    }
+  }
+
+  useEffect(() => {
+    now.current = { wanted, cursor: null, loading: false, known: new Set() };
+    if (last.current !== wanted) {
+      setRows([]);
+      setTotal(null);
+    }
+    last.current = wanted;
+    load(true);
+    const { status, ...filter } = query.filter;
+    const count = () => ask(COUNTS, { filter }).then(({ runCounts }) =>
+      setCounts(Object.fromEntries(runCounts.map(({ status, count }) => [status, count]))), () => {});
+    count();
+    const reload = later(() => load(true), 700);
+    const recount = later(count, 700);
+    const end = watch(RUNS_CHANGED, { filter, keys }, ({ runsChanged }) => {
+      recount();
+      const fresh = new Map(runsChanged.map((run) => [run.id, run]));
+      const { known } = now.current;
+      // Where a run belongs that was not there, or no longer fits, the service knows.
+      if (runsChanged.some(({ id, status: is }) => !known.has(id) || (status && !status.includes(is)))) reload();
+      setRows((before) => before.map((row) => fresh.get(row.id) ?? row));
+    }, () => { load(true); count(); });
+    return () => { end(); reload.stop(); recount.stop(); };
+  }, [wanted, what]);
+
+  return { rows, total, counts, error, more: () => load(false), again: () => load(true) };
+}
+
+/** Does something soon: at once if it was not done for a while, else when the while is over.
+ * @param {() => void} work @param {number} apart */
+function later(work, apart) {
+  let last = 0;
+  let timer = 0;
+  const wait = () => {
+    if (timer) return;
+    timer = setTimeout(() => { timer = 0; last = Date.now(); work(); }, Math.max(0, last + apart - Date.now()));
+  };
+  wait.stop = () => clearTimeout(timer);
+  return wait;
+}
+
+/**
+ * The curves of the rows in sight. Those of all rows, or of all metrics, would be too much to ask for.
+ *
+ * @param {RunRow[]} rows @param {string} key
+ */
+export function useSparks(rows, key) {
+  const [sparks, setSparks] = useState(/** @type {Map<string, { values: (number | null)[], step: number }>} */ (new Map()));
+  const busy = useRef(false);
+  // An active run's curve is asked for again when its run has gone on, but not with every step.
+  const due = rows.filter(({ id, step }) => {
+    const known = sparks.get(`${key} ${id}`);
+    return !known || (known.step !== step && (step - known.step) * 60 >= step);
+  });
+  const ids = due.slice(0, 60).map(({ id }) => id);
+  useEffect(() => {
+    if (!ids.length || !key || busy.current) return;
+    busy.current = true;
+    const steps = new Map(due.map(({ id, step }) => [id, step]));
+    ask(SPARKS, { ids, keys: [key] }).then(({ nodes }) => {
+      setSparks((known) => {
+        const next = new Map(known);
+        ids.forEach((id, i) => {
+          const node = nodes[i];
+          const values = node && "metricBands" in node ? node.metricBands[0]?.means ?? [] : [];
+          next.set(`${key} ${id}`, { values, step: steps.get(id) ?? 0 });
+        });
+        return next;
+      });
+    }, () => {}).finally(() => (busy.current = false));
+  }, [ids.join(), key, sparks]);
+  return (/** @type {string} */ id) => sparks.get(`${key} ${id}`)?.values ?? [];
+}

@@ -1,0 +1,92 @@
+// Above the list of runs: search, status, filters, columns.
+import { useEffect, useState } from "preact/hooks";
+import { ask } from "../graphql.js";
+import { FACETS } from "../operations.js";
+import { set, several } from "../route.js";
+import { STATUSES } from "../parts.js";
+import { DEFAULT, possible } from "./columns.js";
+import { FILTERS } from "./query.js";
+import { t } from "../words.js";
+import { tags } from "../dom.js";
+
+const { div, button, details, summary, label, input, select, option, span, fieldset, legend } = tags;
+
+/** @param {{ query: URLSearchParams, counts: Record<string, number> }} props */
+export function StatusChips({ query, counts }) {
+  const chosen = several(query, "status");
+  const toggle = (/** @type {string} */ status) => {
+    const next = new Set(chosen);
+    if (!next.delete(status)) next.add(status);
+    set({ status: [...next].join(",") });
+  };
+  return div({ class: "chips", role: "group", "aria-label": t("Status") }, STATUSES.map((each) => {
+    const status = each.toLowerCase();
+    return button(
+      { key: status, type: "button", class: `chip ${status}`, "aria-pressed": chosen.includes(status), onClick: () => toggle(status) },
+      span({ class: `dot ${status}` }), t(status), span({ class: "count" }, String(counts[each] ?? 0)));
+  }));
+}
+
+/** @param {{ query: URLSearchParams, names: Record<string, string> }} props names: of what ids stand for */
+export function Filters({ query, names }) {
+  const [facets, setFacets] = useState(/** @type {Record<string, string[]>} */ ({}));
+  const load = () => ask(FACETS, {}).then(({ models, recipes, owners }) => setFacets({
+    model: models.map(({ value }) => value), recipe: recipes.map(({ value }) => value), owner: owners.map(({ value }) => value),
+  }), () => {});
+  return [
+    details({ key: "filter", class: "menu", onToggle: (event) => event.currentTarget.open && load() },
+      summary({ class: "button" }, t("Filter")),
+      div({ class: "popover" }, FILTERS.filter(([key]) => key !== "experiment").map(([key, name]) =>
+        label({ key, class: "stacked" }, t(name),
+          select({ value: query.get(key) ?? "", onChange: (event) => set({ [key]: event.currentTarget.value }) },
+            option({ value: "" }, t("any")),
+            [...new Set([...(facets[key] ?? []), query.get(key) ?? ""])].filter(Boolean).map((value) =>
+              option({ key: value, value }, value))))))),
+    FILTERS.filter(([key]) => query.get(key)).map(([key, name]) =>
+      button({ key, type: "button", class: "filter", onClick: () => set({ [key]: null }), "aria-label": t("Without the filter {name}", { name: t(name) }) },
+        span({ class: "faint" }, t(name)), ` ${names[query.get(key) ?? ""] ?? query.get(key)} `, span({ "aria-hidden": "true" }, "×"))),
+  ];
+}
+
+/** @param {{ shown: string[], rows: import("./data.js").RunRow[], metric: string, metrics: string[] }} props */
+export function ColumnMenu({ shown, rows, metric, metrics }) {
+  const [find, setFind] = useState("");
+  const all = possible(rows, metric, metrics).filter(({ name, key }) => `${name} ${key}`.toLowerCase().includes(find.toLowerCase()));
+  const write = (/** @type {string[]} */ next) => set({ cols: next.join() === DEFAULT.join() ? null : next.join() });
+  const group = (/** @type {string} */ title, /** @type {typeof all} */ columns) =>
+    columns.length
+      ? fieldset({}, legend({}, title), columns.map(({ key, name }) =>
+          label({ key, class: "check" },
+            input({ type: "checkbox", checked: shown.includes(key),
+              onChange: () => write(shown.includes(key) ? shown.filter((each) => each !== key) : [...shown, key]) }), name)))
+      : null;
+  return details({ class: "menu right" },
+    summary({ class: "button" }, t("Columns")),
+    div({ class: "popover tall" },
+      input({ type: "search", placeholder: t("Find"), "aria-label": t("Find a column"), value: find, onInput: (event) => setFind(event.currentTarget.value) }),
+      metrics.length
+        ? label({ class: "stacked" }, t("Curve of"), select({ value: metric, onChange: (event) => set({ metric: event.currentTarget.value }) },
+            metrics.map((key) => option({ key, value: key }, key))))
+        : null,
+      group(t("Run"), all.filter(({ key }) => !/^[mh]:/.test(key))),
+      group(t("Last value of metrics"), all.filter(({ key }) => key.startsWith("m:"))),
+      group(t("Hyperparameters"), all.filter(({ key }) => key.startsWith("h:"))),
+      button({ type: "button", class: "quiet", onClick: () => set({ cols: null }) }, t("As at first"))));
+}
+
+/** Closes menus when somebody clicks elsewhere or presses Escape. */
+export function useMenus() {
+  useEffect(() => {
+    const close = (/** @type {Event} */ event) => {
+      if (event instanceof KeyboardEvent && event.key !== "Escape") return;
+      for (const menu of document.querySelectorAll("details.menu[open], details.health[open]"))
+        if (event instanceof KeyboardEvent || !menu.contains(/** @type {Node} */ (event.target))) menu.removeAttribute("open");
+    };
+    addEventListener("click", close);
+    addEventListener("keydown", close);
+    return () => {
+      removeEventListener("click", close);
+      removeEventListener("keydown", close);
+    };
+  }, []);
+}

@@ -1,0 +1,33 @@
+"use strict";
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const { root, away } = JSON.parse(byId("settings").textContent);
+
+  async function signIn(body) {
+    byId("button").disabled = true;
+    byId("wrong").textContent = "";
+    try {
+      const response = await fetch(new URL(root + "session", location.href), {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify(body),
+      });
+      if (response.ok) return location.reload();
+      // The service's own sentence: behind a proxy it is often about the Origin, not the token.
+      byId("wrong").textContent = (await response.json()).detail;
+    } catch {
+      byId("wrong").textContent = away;
+    }
+    byId("button").disabled = false;
+  }
+
+  byId("form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    signIn({ token: byId("token").value.trim() });
+  });
+  const code = /^#code=(.+)$/.exec(location.hash);
+  if (code) {
+    history.replaceState(null, "", location.pathname + location.search);
+    signIn({ code: decodeURIComponent(code[1]) });
+  }
+})();

@@ -1,0 +1,70 @@
+"""The dashboard in a real browser that is cut off from the internet: it is live, and steers.
+
+The `page` fixture fails a test if the page asked another host for anything, wrote an error or a
+warning (a violation of its Content-Security-Policy is one) into its console, or a request failed.
+"""
+
+import time
+
+from playwright.sync_api import Page, expect
+
+from tests.support.dashboard import Dashboard, experiment, external, submit
+from tests.support.server import Server
+
+
+def test_a_run_that_curl_submits_shows_within_two_seconds(page: Page, server: Server) -> None:
+    dashboard = Dashboard(page, server.url).open()
+    url = server.url
+    submit(url, experiment(url), recipe="demo", hyperparams={"steps": 30})  # GraphQL is loaded
+    page.wait_for_selector("[data-run]")
+    run = submit(url, experiment(url), recipe="demo", hyperparams={"steps": 30})["run_id"]
+    began = time.monotonic()
+    dashboard.row(run).wait_for()
+    assert time.monotonic() - began < 2
+    page.wait_for_selector(f"[data-run={run}][data-status=SUCCEEDED]", timeout=30_000)
+    assert dashboard.total() == 2
+    expect(dashboard.row(run).locator("polyline")).to_be_attached()
+    expect(page.locator(".chip.succeeded .count")).to_have_text("2")
+
+
+def test_one_run_grows_before_ones_eyes_and_is_cancelled(page: Page, server: Server) -> None:
+    url = server.url
+    trainer = external(url, experiment(url), hyperparams={"learning_rate": 0.003})
+    trainer.points("loss", [1, 2, 3], [3.0, "NaN", 2.0], step=3, total_steps=10)
+    dashboard = Dashboard(page, url).open(f"runs/{trainer.run}?s=0")
+    value = dashboard.chart("loss").locator("[data-value]")
+    expect(value).to_have_attribute("data-value", "2")
+    expect(dashboard.chart("loss").locator("[data-special='1']")).to_be_visible()
+    trainer.points("loss", [4], [1.5], step=4)
+    expect(value).to_have_attribute("data-value", "1.5")
+    expect(page.get_by_text("4 of 10 steps").first).to_be_visible()
+
+    page.get_by_role("button", name="Cancel…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("saves a checkpoint first")).to_be_visible()
+    dialog.get_by_role("button", name="Cancel the run").click()
+    expect(page.locator(".bar.title .status")).to_have_text("cancelling")
+    trainer.report(finished=False)
+    expect(page.locator("[data-reason=cancel_requested]")).to_be_visible()
+
+
+def test_the_keyboard_finds_selects_and_opens(page: Page, server: Server) -> None:
+    url = server.url
+    own = experiment(url)
+    runs = [external(url, own, notes=f"number {n}").run for n in range(3)]
+    dashboard = Dashboard(page, url).open(f"?experiment={own}")
+    expect(page.locator("[data-run]")).to_have_count(3)
+    page.keyboard.press("/")
+    page.keyboard.type("number 1")
+    expect(page.locator("[data-run]")).to_have_count(1)
+    assert "q=number+1" in page.url
+    page.keyboard.press("Escape")
+    page.reload()  # what it shows is in its address
+    dashboard.row(runs[1]).wait_for()
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    expect(dashboard.row(runs[1]).get_by_role("checkbox")).to_be_checked()
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"**/runs/{runs[1]}")
+    page.go_back()
+    dashboard.row(runs[1]).wait_for()

@@ -1,0 +1,225 @@
+"""Every page of the dashboard: nothing serious for axe, in both themes, on a phone, in Chinese."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support.browser import watch
+from tests.support.dashboard import Dashboard, experiment, external, submit
+from tests.support.node import npm_packages
+from tests.support.server import Server, wait_until
+
+pytestmark = pytest.mark.heavy
+
+AXE = "axe-core@4.14.1"
+PHONE = {"width": 390, "height": 844}
+
+
+@dataclass(frozen=True)
+class Story:
+    """Runs in every state that a page may have to show."""
+
+    experiment: str
+    parent: str
+    child: str
+    external: str
+    failed: str
+
+
+@pytest.fixture(scope="module")
+def story(server: Server) -> Iterator[Story]:
+    url = server.url
+    own = experiment(url)
+
+    def status(run: str) -> Any:
+        return httpx.get(f"{url}/v1/experiments/{own}/runs/{run}/status", timeout=30).json()
+
+    def ended(run: str) -> Any:
+        final = ("succeeded", "failed", "cancelled")
+        return wait_until(lambda: (s := status(run))["status"] in final and s, "it ends", 60)
+
+    hyperparams = {"steps": 60, "checkpoint_every": 20, "learning_rate": 0.008}
+    parent = submit(url, own, recipe="demo", hyperparams=hyperparams, notes="a note")["run_id"]
+    failed = submit(url, own, recipe="demo", hyperparams={"steps": "many"})["run_id"]
+    ended(parent)
+    ended(failed)
+    resume = f"{url}/v1/experiments/{own}/runs/{parent}/resume"
+    body = {"override_hyperparams": {"learning_rate": 0.002, "steps": 90}}
+    child = httpx.post(resume, json=body, timeout=30).json()["run_id"]
+    ended(child)
+    trainer = external(url, own, hyperparams={"learning_rate": 1, "seed": 2})
+    metrics = {
+        key: {"steps": list(range(50)), "values": [1 / (1 + n) for n in range(50)]}
+        for key in ("loss", "val/loss", "val/accuracy", "system/gpu_util")
+    }
+    trainer.report(metrics=metrics, step=49, total_steps=100)
+    checkpoints = httpx.get(f"{url}/v1/experiments/{own}/detail", timeout=30).json()["checkpoints"]
+    ready = next(each for each in checkpoints if each["state"] == "ready")
+    mark = {"run_id": ready["run_id"], "ckpt_path": ready["ckpt_path"], "tag_type": "release",
+            "release_tag": "v1", "metrics": {"val_loss": 1.5}}  # fmt: skip
+    httpx.post(f"{url}/v1/experiments/{own}/checkpoints/mark", json=mark).raise_for_status()
+    yield Story(own, parent, child, trainer.run, failed)
+
+
+def addresses(story: Story) -> dict[str, str]:
+    return {
+        "runs": "?cols=status,progress,spark,model,h:learning_rate,m:loss",
+        "nothing found": "?q=nothing+is+like+this",
+        "child": f"runs/{story.child}",
+        "external": f"runs/{story.external}?log=1&o=1&x=time",
+        "failed": f"runs/{story.failed}",
+        "compare": f"compare?runs={story.parent},{story.child},{story.external}",
+        "grouped": f"compare?runs={story.parent},{story.child},{story.external}&by=learning_rate",
+        "compare nothing": "compare",
+        "experiments": "experiments",
+        "experiment": f"experiments/{story.experiment}",
+        "checkpoints": "checkpoints",
+        "recipes": "recipes",
+        "no such run": "runs/run_0",
+    }
+
+
+def audit(page: Page) -> list[str]:
+    """What axe calls serious or worse."""
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    return [
+        f"{each['id']}: {node['html'][:200]} {node['failureSummary']}"
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_any_page(
+    browser: Browser, server: Server, story: Story, scheme: Any
+) -> None:
+    axe = npm_packages(AXE) / "node_modules" / "axe-core" / "axe.min.js"
+    complaints = {}
+    # The page's own policy would forbid a test's script.
+    with browser.new_context(bypass_csp=True, color_scheme=scheme) as context:
+        page = context.new_page()
+        for name, path in addresses(story).items():
+            Dashboard(page, server.url).open(path)
+            settled(page)
+            page.add_script_tag(path=axe)
+            if found := audit(page):
+                complaints[name] = found
+        Dashboard(page, server.url).open(f"runs/{story.child}")
+        for button in ("Resume…", "Mark…", "Run again…"):
+            page.locator(".bar.title").get_by_role("button", name=button).click()
+            page.add_script_tag(path=axe)
+            if found := audit(page):
+                complaints[button] = found
+            page.keyboard.press("Escape")
+    assert not complaints, complaints
+
+
+def settled(page: Page) -> None:
+    """Wait until a page shows what it has."""
+    expect(page.locator(".loading")).to_have_count(0)
+
+
+def test_a_phone_shows_every_page_without_scrolling_sideways(
+    browser: Browser, server: Server, story: Story
+) -> None:
+    with browser.new_context(viewport=PHONE, is_mobile=True, has_touch=True) as context:  # type: ignore[arg-type]
+        page = context.new_page()
+        problems = watch(page)
+        for name, path in addresses(story).items():
+            Dashboard(page, server.url).open(path)
+            settled(page)
+            wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert wide <= 0, name
+        assert not problems
+
+
+def test_a_chinese_browser_gets_chinese_pages(
+    browser: Browser, server: Server, story: Story
+) -> None:
+    with browser.new_context(locale="zh-CN") as context:
+        page = context.new_page()
+        problems = watch(page)
+        Dashboard(page, server.url).open(f"runs/{story.child}")
+        expect(page.get_by_role("button", name="恢复…").first).to_be_visible()
+        assert page.locator("html").get_attribute("lang") == "zh"
+        for path in addresses(story).values():
+            Dashboard(page, server.url).open(path)
+            settled(page)
+        assert not problems
+
+
+def test_a_child_shows_its_receipts_its_lineage_and_where_it_was_resumed(
+    page: Page, server: Server, story: Story
+) -> None:
+    Dashboard(page, server.url).open(f"runs/{story.child}")
+    receipt = page.locator("[data-receipt=learning_rate]")
+    expect(receipt).to_contain_text("applied")
+    lineage = page.get_by_role("region", name="Lineage")
+    expect(lineage.get_by_role("link", name=story.parent[-6:])).to_be_visible()
+    expect(lineage.locator(".here")).to_contain_text("from step 60")
+    expect(page.locator("[data-checkpoint]").first).to_contain_text("ready")
+
+
+def test_a_failed_run_says_why(page: Page, server: Server, story: Story) -> None:
+    Dashboard(page, server.url).open(f"runs/{story.failed}")
+    expect(page.locator("[data-reason]")).to_contain_text("exit code")
+    assert page.locator("pre.log").inner_text().strip()
+
+
+def test_only_what_differs_is_compared(page: Page, server: Server, story: Story) -> None:
+    dashboard = Dashboard(page, server.url)
+    dashboard.open(f"compare?runs={story.parent},{story.child}")
+    expect(page.locator("[data-param=learning_rate]")).to_contain_text("0.002")
+    expect(page.locator("[data-param=checkpoint_every]")).to_have_count(0)
+    page.get_by_label("also what is the same").check()
+    expect(page.locator("[data-param=checkpoint_every]")).to_be_visible()
+    assert "same=1" in page.url
+    expect(dashboard.chart("loss").locator(".legend-line")).to_have_count(2)
+
+
+def test_a_run_is_submitted_resumed_and_released_by_clicking(
+    page: Page, server: Server, story: Story
+) -> None:
+    dashboard = Dashboard(page, server.url).open(f"recipes?experiment={story.experiment}")
+    page.get_by_role("button", name="+ Add").click()
+    page.get_by_label("Name of a hyperparameter").fill("steps")
+    page.get_by_label("Value of steps").fill("40")
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/runs/run_*")
+    title = page.locator(".bar.title")
+    expect(title.locator(".status")).to_have_text("succeeded", timeout=30_000)
+
+    title.get_by_role("button", name="Resume…").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("steps", exact=True).fill("50")
+    expect(dialog.get_by_text("steps 40 → 50")).to_be_visible()
+    first = page.url
+    dialog.get_by_role("button", name="Resume", exact=True).click()
+    page.wait_for_url(lambda url: url != first)
+    expect(title.locator(".status")).to_have_text("succeeded", timeout=30_000)
+    expect(page.locator("[data-receipt=steps]")).to_contain_text("applied")
+
+    title.get_by_role("button", name="Mark…").click()
+    dialog.get_by_label("Tag", exact=True).fill("release")
+    dialog.get_by_label("Release tag").fill(f"v{time.time_ns()}")
+    dialog.get_by_role("button", name="Mark", exact=True).click()
+    expect(page.locator(".tag.release").first).to_be_visible()
+    dashboard.open("checkpoints?kind=release")
+    expect(page.locator("[data-checkpoint]").first.get_by_text("release v")).to_be_visible()
+
+
+def test_a_release_tag_that_is_taken_is_refused_with_the_services_sentence(
+    page: Page, server: Server, story: Story
+) -> None:
+    Dashboard(page, server.url).open(f"runs/{story.child}")
+    page.locator(".bar.title").get_by_role("button", name="Mark…").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Release tag").fill("v1")
+    dialog.get_by_role("button", name="Mark", exact=True).click()
+    expect(dialog.get_by_role("alert")).to_contain_text("v1")

@@ -1,0 +1,219 @@
+"""Signing in: directly, under a prefix of nginx, behind jupyter-server-proxy; and who may not."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.support.browser import watch
+from tests.support.dashboard import Dashboard
+from tests.support.proxies import jupyter, nginx
+from tests.support.server import Server, free_port, running_server
+
+pytestmark = pytest.mark.heavy
+
+TOKEN = "an-api-token-of-some-length"
+BEARER = {"authorization": f"Bearer {TOKEN}"}
+EXPECTED = ("401 (Unauthorized)",)
+"""What the console says of a navigation without a session; it is what the service answered."""
+
+
+@contextmanager
+def tab(browser: Browser, url: str) -> Iterator[tuple[Page, list[str]]]:
+    """A tab of a new profile at an address, and what went wrong in it."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        problems = watch(page)
+        page.goto(url)
+        yield page, problems
+    unexpected = [each for each in problems if not each.endswith(EXPECTED)]
+    assert not unexpected, unexpected
+
+
+def sign_in(page: Page) -> None:
+    page.get_by_label("API token").fill(TOKEN)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_selector("[data-state=live]")
+
+
+def sessions(page: Page) -> list[Any]:
+    """The cookies of services of ours; Jupyter has some of its own."""
+    return [each for each in page.context.cookies() if each["name"].startswith("llm_train_")]
+
+
+def the_whole_story(browser: Browser, address: str, server: Server) -> None:
+    """Sign in at an address below the root, look around, change something, sign out."""
+    body = {"name": "signed in", "task_type": "test"}
+    made = httpx.post(f"{server.url}/v1/experiments", json=body, headers=BEARER).json()
+    path = f"/experiments/{made['experiment_id']}"
+    with tab(browser, address + path) as (page, _):
+        sign_in(page)
+        assert page.url == address + path  # no redirect went astray
+        expect(page.get_by_role("heading", name="signed in")).to_be_visible()
+        page.get_by_role("link", name="New run").first.click()
+        page.get_by_role("textbox", name="Model").fill("tiny")
+        page.locator("[data-recipe='-']").click()
+        page.get_by_role("textbox", name="Model").fill("tiny")
+        page.get_by_role("button", name="Submit").click()
+        expect(page.get_by_role("dialog").get_by_text("LLM_TRAIN_RUN_TOKEN")).to_be_visible()
+        page.get_by_role("button", name="Close").click()
+        page.wait_for_url("**/runs/run_*")
+        page.reload()
+        page.wait_for_selector("[data-state=live]")
+        (cookie,) = sessions(page)
+        assert cookie["httpOnly"]
+        assert cookie["sameSite"] == "Strict"
+        # The folder of the address as the browser knows it, a proxy's prefix included.
+        assert cookie["path"] == (urlsplit(address).path or "/")
+        page.locator(".health summary").click()
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("API token")).to_be_visible()
+        assert not sessions(page)
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_server(tmp_path_factory.mktemp("closed"), API_TOKEN=TOKEN) as server:
+        yield server
+
+
+def test_directly(browser: Browser, closed: Server) -> None:
+    the_whole_story(browser, closed.url, closed)
+
+
+def test_behind_an_nginx_that_strips_a_prefix(
+    browser: Browser, closed: Server, tmp_path: Path
+) -> None:
+    with nginx(tmp_path / "nginx", closed.url) as address:
+        the_whole_story(browser, address, closed)
+
+
+def test_behind_an_nginx_that_keeps_the_prefix(browser: Browser, tmp_path: Path) -> None:
+    with (
+        running_server(tmp_path, API_TOKEN=TOKEN, ROOT_PATH="/train") as server,
+        nginx(tmp_path / "nginx", server.url, strips=False) as address,
+    ):
+        the_whole_story(browser, address, server)
+
+
+def test_behind_jupyter_server_proxy(browser: Browser, closed: Server, tmp_path: Path) -> None:
+    port = urlsplit(closed.url).port
+    assert port is not None
+    with jupyter(tmp_path / "jupyter", port) as address:
+        the_whole_story(browser, address, closed)
+
+
+def test_a_proxy_that_hides_the_host_is_told_apart_from_a_wrong_token(
+    browser: Browser, closed: Server, tmp_path: Path
+) -> None:
+    with (
+        nginx(tmp_path / "nginx", closed.url, host="") as address,
+        browser.new_context() as context,
+    ):
+        page = context.new_page()
+        page.goto(f"{address}/")
+        page.get_by_label("API token").fill(TOKEN)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("alert")).to_contain_text("LLM_TRAIN_ALLOWED_HOSTS")
+
+
+def test_a_wrong_token_says_so_and_a_link_signs_in_once(browser: Browser, closed: Server) -> None:
+    with tab(browser, closed.url) as (page, problems):
+        page.get_by_label("API token").fill("not the token at all")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("alert")).to_contain_text("not the API token")
+        problems.clear()
+    code = httpx.post(f"{closed.url}/session/code", headers=BEARER).json()["code"]
+    with tab(browser, f"{closed.url}/compare#code={code}") as (page, _):
+        page.wait_for_selector("[data-state=live]")
+        assert page.url == f"{closed.url}/compare"
+    with tab(browser, f"{closed.url}/#code={code}") as (page, _):
+        expect(page.get_by_role("alert")).to_contain_text("used before")
+
+
+def test_when_the_session_has_ended_the_page_says_so(browser: Browser, closed: Server) -> None:
+    with tab(browser, closed.url) as (page, problems):
+        sign_in(page)
+        page.context.clear_cookies()
+        page.get_by_role("link", name="Experiments").click()
+        banner = page.get_by_text("Your session has ended.")
+        banner.wait_for()
+        page.locator(".banner").get_by_role("button", name="Sign in").click()
+        expect(page.get_by_label("API token")).to_be_visible()
+        problems.clear()
+
+
+def test_another_origin_gets_nothing_with_the_cookie(browser: Browser, closed: Server) -> None:
+    """A page of another port is the same site, so a browser sends it the cookie."""
+    with running_server_of_a_page() as elsewhere, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(closed.url)
+        sign_in(page)
+        evil = context.new_page()
+        evil.goto(elsewhere)
+        result = evil.evaluate(
+            """async (url) => {
+                const post = await fetch(url + "/v1/experiments", {
+                    method: "POST", credentials: "include", mode: "no-cors",
+                    headers: {"Content-Type": "text/plain"},
+                    body: '{"name": "evil", "task_type": "x"}',
+                }).then(() => "sent", () => "refused");
+                const socket = await new Promise((done) => {
+                    const opened = new WebSocket(url.replace("http", "ws") + "/graphql",
+                                                 "graphql-transport-ws");
+                    opened.onopen = () => done("open");
+                    opened.onerror = () => done("refused");
+                });
+                const read = await fetch(url + "/v1/experiments", {credentials: "include"})
+                    .then((answer) => answer.text(), () => "refused");
+                return { post, socket, read };
+            }""",
+            closed.url,
+        )
+        assert result["socket"] == "refused"
+        assert result["read"] == "refused"
+        names = httpx.get(f"{closed.url}/v1/experiments", headers=BEARER).text
+        assert "evil" not in names
+
+
+@contextmanager
+def running_server_of_a_page() -> Iterator[str]:
+    """An empty page on another port of this machine."""
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<title>elsewhere</title>")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", free_port()), Page) as server:
+        threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_dashboards_of_two_services_do_not_sign_each_other_out(
+    browser: Browser, closed: Server, tmp_path: Path
+) -> None:
+    with (
+        running_server(tmp_path, API_TOKEN=TOKEN) as other,
+        tab(browser, closed.url) as (page, _),
+    ):
+        sign_in(page)
+        page.goto(other.url)  # another port of the same host, so the same cookies
+        sign_in(page)
+        Dashboard(page, closed.url).open()
+        Dashboard(page, other.url).open()
+        assert len(sessions(page)) == 2

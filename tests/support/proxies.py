@@ -1,0 +1,124 @@
+"""Real proxies in front of a server: nginx, and JupyterHub's jupyter-server-proxy."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+from tests.support.node import CACHE
+from tests.support.server import free_port, wait_until
+
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+JUPYTER = ("jupyter-server==2.21.1", "jupyter-server-proxy==4.6.0")
+CONF = """
+daemon off; master_process off; worker_processes 1;
+pid {dir}/pid; error_log {dir}/error.log;
+events {{ worker_connections 100; }}
+http {{
+    access_log off;
+    client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi;
+    uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;
+    map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}
+    server {{
+        listen 127.0.0.1:{port};
+        location /train/ {{
+            proxy_pass {url}{passed};
+            proxy_http_version 1.1;
+            {host}
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_upgrade;
+        }}
+    }}
+}}
+"""
+
+
+@contextmanager
+def nginx(
+    directory: Path, url: str, *, strips: bool = True, host: str = "$http_host"
+) -> Iterator[str]:
+    """Serve `url` under /train, and yield the address.
+
+    Args:
+        strips: nginx takes the prefix away before it passes a request on.
+        host: the Host that it passes on; empty: as nginx does by default.
+    """
+    assert NGINX is not None, "nginx is not installed"
+    directory.mkdir()
+    port = free_port()
+    conf = directory / "nginx.conf"
+    header = f"proxy_set_header Host {host};" if host else ""
+    passed = "/" if strips else ""
+    conf.write_text(CONF.format(dir=directory, port=port, url=url, host=header, passed=passed))
+    process = subprocess.Popen([NGINX, "-c", conf, "-e", directory / "error.log"])
+    address = f"http://127.0.0.1:{port}/train"
+    try:
+        _answers(f"{address}/healthz")
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextmanager
+def jupyter(directory: Path, port: int) -> Iterator[str]:
+    """Serve a port of this machine under /proxy/{port} of a Jupyter server, and yield the address.
+
+    The Jupyter server asks for no token of its own.
+    """
+    python = _jupyter_python()
+    directory.mkdir()
+    own = free_port()
+    environment = {
+        **os.environ,
+        "HOME": str(directory),
+        "JUPYTER_CONFIG_DIR": str(directory / "config"),
+        "JUPYTER_DATA_DIR": str(directory / "share"),
+        "JUPYTER_RUNTIME_DIR": str(directory / "runtime"),
+    }
+    command = [
+        str(python), "-m", "jupyter_server", f"--ServerApp.port={own}", "--ServerApp.ip=127.0.0.1",
+        "--ServerApp.open_browser=False", "--ServerApp.allow_root=True", "--ServerApp.token=",
+        "--ServerApp.password=", f"--ServerApp.root_dir={directory}",
+        "--ServerApp.jpserver_extensions={'jupyter_server_proxy': True}",
+    ]  # fmt: skip
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=directory)
+        address = f"http://127.0.0.1:{own}/proxy/{port}"
+        try:
+            _answers(f"{address}/healthz")
+            yield address
+        finally:
+            process.terminate()
+            process.wait(15)
+
+
+def _answers(url: str) -> None:
+    def answers() -> bool:
+        with suppress(httpx.TransportError):
+            return httpx.get(url, timeout=5).status_code == 200
+        return False
+
+    wait_until(answers, f"{url} answers", 40)
+
+
+def _jupyter_python() -> Path:
+    """The interpreter of an environment with Jupyter, made once in the git-ignored `.cache`."""
+    place = CACHE / "jupyter" / "-".join(each.replace("==", "-") for each in JUPYTER)
+    python = place / "bin" / "python"
+    if not python.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
+            new = Path(scratch, "new")
+            venv.create(new, with_pip=True, symlinks=True)
+            pip = [str(new / "bin" / "python"), "-m", "pip", "install", "-q", *JUPYTER]
+            subprocess.run(pip, check=True, timeout=300)
+            with suppress(OSError):  # a test beside this one was faster
+                new.rename(place)
+    return python

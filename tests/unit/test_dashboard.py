@@ -1,0 +1,112 @@
+"""The dashboard's shell and files: strict about scripts, kept by browsers, honest when missing."""
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+from urllib.parse import urljoin
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from app.rest import dashboard, problems
+from app.settings import Settings
+from app.web import dashboard as shell
+from app.web import pages
+from app.web.pages import root_of
+
+
+@pytest.fixture
+def client() -> TestClient:
+    app = FastAPI(docs_url=None, redoc_url=None)
+    app.state.settings = Settings()
+    problems.install(app)
+    app.include_router(dashboard.router)
+    return TestClient(app)
+
+
+def files(text: str) -> list[str]:
+    return re.findall(r'(?:src|href)="([^"]+)"', text)
+
+
+@pytest.mark.parametrize(
+    ("path", "root"),
+    [("/", "./"), ("/compare", "./"), ("/runs/run_1", "../"), ("/guide/zh/concepts", "../../")],
+)
+def test_a_page_knows_the_way_to_the_root(path: str, root: str) -> None:
+    assert root_of(path) == root
+    assert root_of(path, "/train") == "/train/"
+
+
+@pytest.mark.parametrize("path", ["/compare", "/runs/run_1", "/experiments/exp_1", "/recipes"])
+def test_every_file_that_a_page_names_is_there_and_is_kept(client: TestClient, path: str) -> None:
+    page = client.get(path)
+    assert page.status_code == 200
+    assert page.headers["cache-control"] == "no-cache"
+    found = files(page.text)
+    assert len(found) > 30
+    for address in found:
+        answer = client.get(urljoin(path, address))
+        assert answer.status_code == 200, address
+        assert "immutable" in answer.headers["cache-control"]
+        kind = {".js": "javascript", ".mjs": "javascript", ".css": "css", ".svg": "svg"}
+        assert kind[Path(address).suffix] in answer.headers["content-type"]
+
+
+def test_scripts_come_from_here_and_the_import_map_is_allowed_by_its_hash(
+    client: TestClient,
+) -> None:
+    page = client.get("/runs/run_1")
+    policy = page.headers["content-security-policy"]
+    inline = re.findall(r"<script(?: type=\"importmap\")?>(.*?)</script>", page.text, re.DOTALL)
+    assert len(inline) == 1
+    digest = base64.b64encode(hashlib.sha256(inline[0].encode()).digest()).decode()
+    assert f"script-src 'self' 'sha256-{digest}'; style-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert "style=" not in page.text
+
+
+def test_a_file_is_packed_for_who_can_unpack_it(client: TestClient) -> None:
+    address = next(each for each in files(client.get("/compare").text) if "main.js" in each)
+    packed = client.get(f"/{address}", headers={"accept-encoding": "gzip"})
+    plain = client.get(f"/{address}", headers={"accept-encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert packed.text == plain.text
+    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"])
+
+
+def test_a_page_of_another_version_gets_this_ones_files_but_must_not_keep_them(
+    client: TestClient,
+) -> None:
+    answer = client.get("/assets/0123456789abcdef/dashboard/main.js")
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
+
+
+@pytest.mark.parametrize(
+    "path", ["dashboard/none.js", "../dashboard.py", "%2e%2e/%2e%2e/__init__.py", "", "dashboard"]
+)
+def test_nothing_but_the_dashboards_files_is_served(client: TestClient, path: str) -> None:
+    assert client.get(f"/assets/0123456789abcdef/{path}").status_code == 404
+
+
+def test_a_changed_file_changes_every_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: TestClient
+) -> None:
+    before = shell._assets().digest
+    (tmp_path / "dashboard").mkdir()
+    (tmp_path / "dashboard" / "main.js").write_text("1")
+    monkeypatch.setattr(pages, "STATIC", tmp_path)
+    assert shell._assets().digest != before
+
+
+def test_without_its_npm_files_the_page_says_what_to_do(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "STATIC", tmp_path)
+    page = client.get("/compare")
+    assert page.status_code == 503
+    assert "preact.mjs" in page.text
+    assert "NPM_CONFIG_REGISTRY" in page.text
+    assert "<script" not in page.text
