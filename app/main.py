@@ -39,9 +39,11 @@ try:
     from app.rest import (
         attempts,
         browser_session,
+        catalog,
         checkpoints,
         dashboard,
         docs,
+        entities,
         lists,
         logs,
         metrics,
@@ -162,6 +164,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         Guard,
         hosts=settings.hosts,
         origins=settings.origins,
+        allowed_origins=settings.allowed_origins,
         api_token=settings.api_token,
         max_body=settings.max_body_bytes,
         max_file=settings.max_upload_bytes,
@@ -175,10 +178,11 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     """Add the routes of every API, in the order in which they are looked through."""
     app.include_router(routes.hot)  # what is asked most
     for part in (
-        routes, reports, attempts, lists, metrics, logs, service, checkpoints, webhooks, prometheus,
-        docs, dashboard, browser_session,
+        routes, reports, attempts, lists, entities, catalog, metrics, logs, service, checkpoints,
+        webhooks, prometheus, docs, dashboard, browser_session,
     ):  # fmt: skip
         app.include_router(part.router)
+    app.include_router(lists.everywhere)
     app.include_router(graphql_router(settings), include_in_schema=False)
     app.include_router(mlflow_router())
     mount_static(app)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.domain.hosts import AllowedHosts, is_host
+from app.domain.hosts import AllowedHosts, is_host, is_origin
 from app.domain.webhooks import Network
 
 PREFIX = "LLM_TRAIN_"
@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     # "gpu.example.com:8443" for that port only, "*.cluster.local", "10.0.0.0/8". Pages in browsers
     # may be of the hosts that are named, not of those that only match a pattern.
     allowed_hosts: Annotated[list[str], NoDecode] = []
+    # Frontends elsewhere whose pages may call the service: "https://ui.example.com:8443".
+    allowed_origins: Annotated[list[str], NoDecode] = []
     # The path under which a proxy serves this service, such as "/training".
     root_path: str = ""
     max_local_runs: Annotated[int, Field(ge=1, le=1000)] = 4
@@ -75,7 +77,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} is no address and no name of a host") from None
         return value
 
-    @field_validator("allowed_hosts", "gpus", "webhook_networks", mode="before")
+    @field_validator("allowed_hosts", "allowed_origins", "gpus", "webhook_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -94,6 +96,14 @@ class Settings(BaseSettings):
                     "*.cluster.local or 10.0.0.0/8"
                 ) from None
         return [name.lower() for name in names]
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if not is_origin(origin.lower()):
+                raise ValueError(f"{origin!r} is not an origin like https://ui.example.com:8443")
+        return [origin.lower() for origin in origins]
 
     @field_validator("public_url")
     @classmethod

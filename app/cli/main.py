@@ -19,6 +19,13 @@ import click
 from app.cli.errors import Exit, Refused, show_usage_error
 
 COMMANDS = {
+    "Runs": {
+        "submit": "submitting", "ls": "looking", "show": "looking", "watch": "looking",
+        "logs": "looking", "cancel": "submitting", "resume": "submitting", "mark": "submitting",
+        "update": "submitting", "compare": "looking", "diff": "looking", "export": "exporting",
+        "recipes": "access", "experiments": "access", "login": "access", "completion": "access",
+        "mcp": "agents",
+    },
     "The service": {
         "serve": "serving", "demo": "serving", "help": "pages", "export-schema": "pages",
     },

@@ -1,10 +1,12 @@
-"""Lists of any length in one prepared statement: they are bound as JSON."""
+"""JSON in statements: lists of any length, bound as JSON, and numbers in stored objects."""
 
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Float, String, bindparam, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+
+from app.db.sql import dump
 
 
 class _Listed(FunctionElement[Any]):
@@ -22,6 +24,59 @@ def _sqlite(element: Any, compiler: Any, **options: Any) -> str:
 @compiles(_Listed, "postgresql")
 def _postgresql(element: Any, compiler: Any, **options: Any) -> str:
     return f"json_array_elements_text(CAST({compiler.process(element.clauses, **options)} AS json))"
+
+
+class JsonNumber(FunctionElement[float]):
+    """The number that a stored JSON object has under a name; NULL where it has none there.
+
+    The name is bound in two forms, as a key of the object itself and as a path into nested ones:
+    `param_key` and `param_path` (see `number_params`).
+    """
+
+    inherit_cache = True
+    type = Float()
+
+
+def number_params(name: str) -> dict[str, str]:
+    """Return the parameters of `JsonNumber` for a name such as `lr` or `optimizer.lr`.
+
+    The name holds no quotes, no backslashes and no control characters.
+    """
+    parts = name.split(".")
+    return {
+        "param_key": dump([name]),
+        "param_path": dump(parts),
+        "param_key_path": f'$."{name}"',
+        "param_path_path": "$" + "".join(f'."{part}"' for part in parts),
+    }
+
+
+@compiles(JsonNumber, "sqlite")
+def _sqlite_number(element: Any, compiler: Any, **options: Any) -> str:
+    column = compiler.process(element.clauses, **options)
+    cases = [
+        f"CASE WHEN json_type({column}, {path}) IN ('integer', 'real')"
+        f" THEN json_extract({column}, {path}) END"
+        for path in (_bound(name, compiler) for name in ("param_key_path", "param_path_path"))
+    ]
+    return f"coalesce({', '.join(cases)})"
+
+
+@compiles(JsonNumber, "postgresql")
+def _postgresql_number(element: Any, compiler: Any, **options: Any) -> str:
+    column = f"CAST({compiler.process(element.clauses, **options)} AS jsonb)"
+    cases = []
+    for name in ("param_key", "param_path"):
+        keys = f"ARRAY(SELECT json_array_elements_text(CAST({_bound(name, compiler)} AS json)))"
+        found = f"({column} #> {keys})"
+        cases.append(
+            f"CASE WHEN jsonb_typeof({found}) = 'number' THEN CAST({found} AS double precision) END"
+        )
+    return f"coalesce({', '.join(cases)})"
+
+
+def _bound(name: str, compiler: Any) -> str:
+    return str(compiler.process(bindparam(name, type_=String)))
 
 
 def listed(name: str) -> Any:

@@ -34,7 +34,7 @@ from sqlalchemy.sql.util import ClauseAdapter
 
 from app.db.cursors import METRIC, Order, Page, RowT, Window, parse
 from app.db.database import Effort
-from app.db.json_lists import listed, one_of
+from app.db.json_lists import listed, number_params, one_of
 from app.db.search import GRAM, LIKE_ESCAPE, PREFIX, grams
 from app.db.sql import Statement, Tx, columns, dump, row_type
 from app.db.tables import MetricLatest
@@ -43,6 +43,10 @@ from app.domain.texts import fold
 Parent = tuple[str, str]
 
 SEARCH = "search"
+COVERED = {"experiment_id", "status"}
+"""Filters of runs for which an index holds all that a count needs."""
+UNVALUED = ("active", "archived")
+"""Conditions without a parameter."""
 MOST = 100
 SHORT_LIST = 20_000
 """Rows of a list that is read on the event loop whatever the filter."""
@@ -110,7 +114,8 @@ def effort(
     if length is not None and length <= SHORT_LIST:
         return Effort.SHORT
     # Without filters, and in the order of creation, a page is a walk of an index.
-    return Effort.LONG if filters or order.field not in ("created_at", "seq") else Effort.SHORT
+    filtered = filters.keys() - {"active"}
+    return Effort.LONG if filtered or order.field not in ("created_at", "seq") else Effort.SHORT
 
 
 @lru_cache(REMEMBERED)
@@ -204,6 +209,20 @@ def _count(
     return Statement(select(column, func.count()).where(own, *conditions).group_by(column))
 
 
+def split_archived(
+    listing: Listing[Any], filters: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return two filters whose counts differ by what `filters` counts, or None.
+
+    Rows that are not archived are counted as all less those that are: these are few and have an
+    index of their own. The table itself would have to be read for each row otherwise.
+    """
+    rest = {name: value for name, value in filters.items() if name != "active"}
+    if "active" not in filters or listing.spread != "status" or rest.keys() - COVERED:
+        return None
+    return rest, rest | {"archived": True}
+
+
 def _params(listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the filters as bound parameters. Lists travel as JSON."""
     params: dict[str, Any] = {}
@@ -214,6 +233,13 @@ def _params(listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any]
             params["filter_key"] = key
             params["filter_min"] = -math.inf if least is None else least
             params["filter_max"] = math.inf if greatest is None else greatest
+        elif name == "hyperparam":
+            key, least, greatest = value
+            params |= number_params(key)
+            params["param_min"] = -math.inf if least is None else least
+            params["param_max"] = math.inf if greatest is None else greatest
+        elif name in UNVALUED:
+            continue
         elif name.startswith(SEARCH):
             params |= _search_params(name, value)
         else:
@@ -409,9 +435,11 @@ def count(
     """Return the number of rows of a list."""
     if parent is not None:
         return counts(tx, listing, parent[0], [parent[1]], filters)[0]
-    if SEARCH in filters:
-        filters = _indexed_search(tx, filters)
-    found = tx.first(_count(listing, frozenset(filters), None, False), **_params(listing, filters))
+    if (split := split_archived(listing, filters)) is not None:
+        every, archived = (count(tx, listing, each) for each in split)
+        return every - archived
+    names, params = matching(tx, listing, filters)
+    found = tx.first(_count(listing, names, None, False), **params)
     return int(found[0]) if found else 0
 
 
@@ -428,6 +456,9 @@ def counts(
     tx: Tx, listing: Listing[Any], parent: str, parents: Sequence[str], filters: Mapping[str, Any]
 ) -> list[int]:
     """Return the number of rows of the list of each parent."""
+    if parent == "experiment_id" and (split := split_archived(listing, filters)) is not None:
+        every, archived = (counts(tx, listing, parent, parents, each) for each in split)
+        return [number - gone for number, gone in zip(every, archived, strict=True)]
     many = len(parents) > 1
     if SEARCH in filters:
         short = all(_short(tx, listing, {**filters, parent: each}) for each in parents)

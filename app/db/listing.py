@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, cast
 
-from sqlalchemy import String, bindparam, exists, literal_column, or_, select
+from sqlalchemy import String, and_, bindparam, exists, literal_column, or_, select
 from sqlalchemy import table as from_name
 from sqlalchemy import text as literal
 from sqlmodel import SQLModel
 
 from app.db.cursors import RowT
-from app.db.json_lists import listed, one_of
+from app.db.json_lists import JsonNumber, listed, one_of
 from app.db.keyset import Listing
 from app.db.search import LIKE_ESCAPE, Position, index_name
 from app.db.sql import Statement, Tx, columns, dump, select_all
@@ -26,6 +26,7 @@ from app.db.tables import (
     MetricLatest,
     Run,
     RunSearch,
+    RunTag,
 )
 
 _experiment = columns(Experiment)
@@ -59,12 +60,19 @@ def _searched(id: Any, table: type[SQLModel]) -> dict[str, Any]:
     }
 
 
-def _tagged(experiment_id: Any) -> Any:
-    """Return the condition that an experiment has every one of the tags."""
-    tags, held = listed("tags"), columns(ExperimentTag)
-    has = exists().where(held.tag == tags.c.value, held.experiment_id == experiment_id)
+def _tagged(experiment_id: Any, run_id: Any = None) -> Any:
+    """Return the condition that an experiment, or a run of it, has every one of the tags."""
+    tags, held, own = listed("tags"), columns(ExperimentTag), columns(RunTag)
+    has: Any = exists().where(held.tag == tags.c.value, held.experiment_id == experiment_id)
     has = has.correlate_except(ExperimentTag)
+    if run_id is not None:
+        of_run = exists().where(own.tag == tags.c.value, own.run_id == run_id)
+        has = or_(has, of_run.correlate_except(RunTag))
     return ~exists(select(tags.c.value).where(~has))
+
+
+def _archived(column: Any) -> dict[str, Any]:
+    return {"active": column.is_(None), "archived": column.is_not(None)}
 
 
 def _equal(table: Any, *names: str) -> dict[str, Any]:
@@ -89,6 +97,7 @@ EXPERIMENTS = Listing(
     | {
         "tags": _tagged(_experiment.id),
     }
+    | _archived(_experiment.archived_at)
     | _searched(_experiment.id, ExperimentSearch),
 )
 RUNS = Listing(
@@ -101,19 +110,25 @@ RUNS = Listing(
         "step": _run.step,
         "metric": _latest.value,
     },
-    _equal(_run, "experiment_id", "model", "recipe", "root_run_id", "parent_run_id")
+    _equal(_run, "experiment_id", "model", "recipe", "name", "root_run_id", "parent_run_id")
     | _within(_run.created_at, "created_after", "created_before")
     | {
         "ids": one_of(_run.id, "ids"),
+        "id_ends": _run.id.like("run!_%" + bindparam("id_ends", type_=String), escape=LIKE_ESCAPE),
         "status": _among(_run.status, "status"),
-        "tags": _tagged(_run.experiment_id),
+        "tags": _tagged(_run.experiment_id, _run.id),
         "metric": exists().where(
             _limited.run_id == _run.id,
             _limited.key == bindparam("filter_key"),
             _limited.value >= bindparam("filter_min"),
             _limited.value <= bindparam("filter_max"),
         ),
+        "hyperparam": and_(
+            JsonNumber(_run.hyperparams) >= bindparam("param_min"),
+            JsonNumber(_run.hyperparams) <= bindparam("param_max"),
+        ),
     }
+    | _archived(_run.archived_at)
     | _searched(_run.id, RunSearch)
     | {
         name: exists().where(

@@ -46,6 +46,9 @@ def sqlite_index(table: str) -> tuple[str, ...]:
         f"CREATE TRIGGER {table}_added AFTER INSERT ON {table} BEGIN"  # noqa: S608 - our own names
         f" INSERT INTO {index}(rowid, text) VALUES (new.number, new.text); END",
         f"INSERT INTO {index}({index}) VALUES ('rebuild')",  # noqa: S608
+        f"CREATE TRIGGER {table}_changed AFTER UPDATE ON {table} BEGIN"  # noqa: S608
+        f" INSERT INTO {index}({index}, rowid, text) VALUES ('delete', old.number, old.text);"
+        f" INSERT INTO {index}(rowid, text) VALUES (new.number, new.text); END",
     )
 
 

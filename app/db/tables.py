@@ -13,6 +13,8 @@ from sqlmodel import Field, SQLModel
 
 _QUEUE = text("status = 'queued' AND recipe IS NOT NULL")
 _LIVE = "status IN ('cancelling', 'running', 'starting')"
+_NAMED = text("name IS NOT NULL")
+ARCHIVED = text("archived_at IS NOT NULL")
 LAUNCHED = text(f"{_LIVE} AND recipe IS NOT NULL")
 """Runs of recipes that may have a trainer."""
 EXTERNAL = text(f"{_LIVE} AND recipe IS NULL")
@@ -68,6 +70,8 @@ class Experiment(SQLModel, table=True):
     tags: str = Field(sa_type=Text)
     created_at: str
     last_seq: int = Field(sa_type=BigInteger)
+    notes: str | None = None
+    archived_at: str | None = None
 
 
 class ExperimentTag(SQLModel, table=True):
@@ -89,7 +93,26 @@ class Run(SQLModel, table=True):
         Index("ix_run_experiment", "experiment_id", "created_at", "id"),
         Index("ix_run_experiment_status", "experiment_id", "status", "created_at", "id"),
         # Only what the supervisor may launch: thousands of external runs may wait beside it.
-        Index("ix_run_queue", "status", "id", sqlite_where=_QUEUE, postgresql_where=_QUEUE),
+        Index(
+            "ix_run_queue",
+            "status",
+            "priority",
+            "id",
+            sqlite_where=_QUEUE,
+            postgresql_where=_QUEUE,
+        ),
+        Index(
+            "ix_run_name", "name", "created_at", "id", sqlite_where=_NAMED, postgresql_where=_NAMED
+        ),
+        Index(
+            "ix_run_archived",
+            "experiment_id",
+            "status",
+            "created_at",
+            "id",
+            sqlite_where=ARCHIVED,
+            postgresql_where=ARCHIVED,
+        ),
         Index("ix_run_launched", "status", "id", sqlite_where=LAUNCHED, postgresql_where=LAUNCHED),
         Index(
             "ix_run_submitted", "status", "id", sqlite_where=SUBMITTED, postgresql_where=SUBMITTED
@@ -125,6 +148,12 @@ class Run(SQLModel, table=True):
     effective_attempt: int | None = None
     resources: str = Field(sa_type=Text)
     notes: str | None = None
+    name: str | None = None
+    # JSON list; `RunTag` holds them for filters.
+    tags: str = Field(default="[]", sa_type=Text)
+    archived_at: str | None = None
+    # Its rank in the queue (`domain.priority`): the lower starts first.
+    priority: int = Field(default=1, sa_type=Integer)
 
     status: str = "queued"
     status_reason: str | None = None
@@ -181,6 +210,15 @@ class Run(SQLModel, table=True):
     heartbeat_at: str | None = None
     launched_at: str | None = None
     cancel_requested_at: str | None = None
+
+
+class RunTag(SQLModel, table=True):
+    """One tag of one run, for filters; `Run.tags` holds them in order."""
+
+    __tablename__ = "run_tag"
+
+    tag: str = Field(primary_key=True)
+    run_id: str = Field(primary_key=True, foreign_key="run.id")
 
 
 class ExperimentSearch(SQLModel, table=True):

@@ -53,6 +53,15 @@ Moment = Annotated[
 Tags = Annotated[list[Name], Field(max_length=MAX_VALUES)]
 
 
+RANGES = ("metric", "hyperparam")
+"""Filters by a key and the range of its value."""
+IdEnd = Annotated[str, StringConstraints(pattern="^[0-9a-hjkmnp-tv-z]{4,26}$")]
+ParamName = Annotated[str, StringConstraints(pattern=r'^[^\x00-\x1f"\\]{1,200}$')]
+"""No quotes: SQLite's paths cannot name a key with one."""
+Archived = Annotated[bool | None, BeforeValidator(lambda value: None if value == "any" else value)]
+_ARCHIVED = "Archived, or not; `any` for both."
+
+
 class Filter(BaseModel):
     """Conditions on the rows of a list; all that are given must hold."""
 
@@ -69,6 +78,7 @@ class ExperimentFilter(Filter):
     search: Search | None = Field(None, description="The id, or text in any descriptive field.")
     created_after: Moment | None = Field(None, description="Created at this time or later.")
     created_before: Moment | None = Field(None, description="Created before this time.")
+    archived: Archived = Field(False, description=_ARCHIVED)
 
 
 class RunFilter(Filter):
@@ -77,6 +87,8 @@ class RunFilter(Filter):
     ids: Annotated[list[Name], Field(max_length=MAX_IDS)] = Field(
         default_factory=list, description="One of these runs; repeatable."
     )
+    id_ends: IdEnd | None = Field(None, description="Its id ends with this text.")
+    name: Name | None = Field(None, description="Exactly this name.")
     status: Annotated[list[RunStatus], Field(max_length=MAX_VALUES)] = Field(
         default_factory=list, description="One of these statuses; repeatable."
     )
@@ -85,12 +97,13 @@ class RunFilter(Filter):
     parent_run_id: Name | None = Field(None, description="Resumed from this run.")
     root_run_id: Name | None = Field(None, description="In the lineage that began with this run.")
     tags: Tags = Field(
-        default_factory=list, description="The experiment has every one of these tags; repeatable."
+        default_factory=list,
+        description="The run or its experiment has every one of these tags; repeatable.",
     )
     task_type: Name | None = Field(None, description="The experiment has exactly this task type.")
     owner: Name | None = Field(None, description="The experiment has exactly this owner.")
     search: Search | None = Field(
-        None, description="The id, or text in the model, recipe or notes."
+        None, description="The id, or text in the model, recipe, name, tags or notes."
     )
     created_after: Moment | None = Field(None, description="Created at this time or later.")
     created_before: Moment | None = Field(None, description="Created before this time.")
@@ -99,12 +112,21 @@ class RunFilter(Filter):
     )
     metric_min: Number | None = Field(None, description="Smallest latest value of `metric`.")
     metric_max: Number | None = Field(None, description="Largest latest value of `metric`.")
+    hyperparam: ParamName | None = Field(
+        None,
+        description="Name of the hyperparameter whose number is within the given range; of a "
+        "nested object, dotted: `optimizer.lr`.",
+    )
+    hyperparam_min: Number | None = Field(None, description="Smallest value of `hyperparam`.")
+    hyperparam_max: Number | None = Field(None, description="Largest value of `hyperparam`.")
+    archived: Archived = Field(False, description=_ARCHIVED)
 
-    @field_validator("metric_min", "metric_max")
+    @field_validator("metric_min", "metric_max", "hyperparam_min", "hyperparam_max")
     @classmethod
-    def _check_metric(cls, bound: float | None, info: ValidationInfo) -> float | None:
-        if bound is not None and info.data.get("metric") is None:
-            raise ValueError("goes with `metric`")
+    def _check_range(cls, bound: float | None, info: ValidationInfo) -> float | None:
+        name = str(info.field_name).rpartition("_")[0]
+        if bound is not None and info.data.get(name) is None:
+            raise ValueError(f"goes with `{name}`")
         return bound
 
 
@@ -147,7 +169,11 @@ def conditions(kind: type[Filter], values: Filter) -> dict[str, Any]:
         values: where an empty list and an empty search are no condition.
     """
     given = values.model_dump(mode="json", include=set(kind.model_fields), exclude_none=True)
-    key, low, high = (given.pop(name, None) for name in ("metric", "metric_min", "metric_max"))
-    if key is not None:
-        given["metric"] = (key, low, high)
+    for field in RANGES:
+        key, low, high = (given.pop(field + end, None) for end in ("", "_min", "_max"))
+        if key is not None:
+            given[field] = (key, low, high)
+    # Two conditions with an index each, in the place of one with a value.
+    if (archived := given.pop("archived", None)) is not None:
+        given["archived" if archived else "active"] = True
     return {name: value for name, value in given.items() if value not in ([], "")}

@@ -17,6 +17,12 @@ def is_host(text: str) -> bool:
     return _split(text) is not None
 
 
+def is_origin(text: str) -> bool:
+    """Return True if `text` is a lower-case origin, such as `https://ui.example.com:8443`."""
+    site = _site(text)
+    return site is not None and is_host(site)
+
+
 def _split(host: str) -> tuple[str, str] | None:
     """Return the name without its final dot, and the port or ""; None if `host` is no host."""
     found = _HOST.fullmatch(host)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from app.domain.ids import PATTERN
+from app.domain.priority import Priority
 from app.domain.resources import Resources
 from app.domain.text import clean
 
@@ -97,6 +98,9 @@ MetricKey = Annotated[
 """The same names as those that the Reporter sends."""
 
 
+Tags = Annotated[list[Name], Field(max_length=50)]
+
+
 class Request(BaseModel):
     """A closed request: unknown fields are an error, and nothing is coerced."""
 
@@ -130,7 +134,8 @@ class ExperimentRequest(Request):
     base_model: Name | None = None
     owner: Name | None = None
     param_config: JsonObject = Field(default_factory=dict)
-    tags: Annotated[list[Name], Field(max_length=50)] = Field(default_factory=list)
+    tags: Tags = Field(default_factory=list)
+    notes: Text | None = None
 
 
 class ResourcesRequest(Resources):
@@ -161,6 +166,9 @@ class RunRequest(Request):
     hyperparams: JsonObject = Field(default_factory=dict)
     resources: ResourcesRequest = Field(default_factory=ResourcesRequest)
     notes: Text | None = None
+    name: Name | None = None
+    tags: Tags = Field(default_factory=list)
+    priority: Priority = Priority.NORMAL
 
 
 class CancelRequest(Request):
@@ -188,7 +196,50 @@ class ResumeRequest(Request):
 
     ckpt_path: Text | None = None
     override_hyperparams: JsonObject = Field(default_factory=dict)
+    resources: ResourcesRequest | None = Field(
+        default=None, description="What is given here overrides the resources of the resumed run."
+    )
     notes: Text | None = None
+    name: Name | None = None
+    tags: Tags | None = Field(default=None, description="Left out: those of the resumed run.")
+    priority: Priority | None = Field(
+        default=None, description="Left out: that of the resumed run."
+    )
+
+
+class UpdateRunRequest(Request):
+    """Change what describes a run. What is left out stays; null removes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "baseline", "tags": ["paper"]}]}
+    )
+
+    name: Name | None = None
+    notes: Text | None = None
+    tags: Tags = Field(default_factory=list)
+    priority: Priority = Field(
+        default_factory=lambda: Priority.NORMAL,
+        description="Its place in the queue; for a run that is queued.",
+    )
+    archived: bool = Field(
+        default_factory=bool, description="Kept out of lists; only a run that has ended."
+    )
+
+
+class UpdateExperimentRequest(Request):
+    """Change what describes an experiment. What is left out stays; null removes."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"notes": "superseded by v2"}]})
+
+    name: Name = Field(default_factory=str)
+    goal: Text | None = None
+    owner: Name | None = None
+    notes: Text | None = None
+    tags: Tags = Field(default_factory=list)
+    archived: bool = Field(
+        default_factory=bool,
+        description="Kept out of lists, together with its runs that have ended.",
+    )
 
 
 class MarkRequest(Request):

@@ -10,7 +10,7 @@ from app.db.cursors import Page, Window
 from app.db.keyset import Listing
 from app.errors import InvalidInput
 from app.graphql.describe import Info, attribute, each, edge, field, interface, output
-from app.graphql.filters import conditions, order
+from app.graphql.filters import conditions, order, unarchived
 from app.graphql.limits import DEFAULT_SIZE
 from app.graphql.limits import PAGE as MOST
 
@@ -120,7 +120,8 @@ async def connect(
     row: Any = None,
 ) -> Any:
     """Return a page of a list: of all rows, or of those with the id of `row` in `column`."""
-    context, chosen, sorting = info.context, conditions(filter), order(order_by, listed)
+    context, sorting = info.context, order(order_by, listed)
+    chosen = unarchived(listed) if filter is None else conditions(filter)
 
     async def load(parents: list[Any]) -> list[Any]:
         ids = [parent and parent.id for parent in parents]

@@ -82,6 +82,11 @@ def enum(cls: EnumT) -> EnumT:
     return strawberry.enum(cls, description=doc(cls))
 
 
+def clearable(description: str) -> Any:
+    """Return an input field that may be left out; null is a value, which removes."""
+    return strawberry.field(description=description, default=strawberry.UNSET)
+
+
 def optional(description: str) -> Any:
     """Return an input field that may be left out."""
     return strawberry.field(description=description, default=None)

@@ -46,6 +46,19 @@ class MetricRange:
 
 
 @input
+class ParamRange:
+    """The number of a hyperparameter lies in a range, ends included."""
+
+    key: str = attribute("Its name; of a nested object, dotted: `optimizer.lr`.")
+    min: float | None = optional("Smallest value.")
+    max: float | None = optional("Largest value.")
+
+
+def _archived() -> Any:
+    return strawberry.field(description="Archived, or not; null for both.", default=False)
+
+
+@input
 class ExperimentFilter:
     """Conditions on experiments; all that are given must hold."""
 
@@ -56,6 +69,7 @@ class ExperimentFilter:
     search: str | None = optional("The id, or text in what describes it; at most 200 characters.")
     created_after: DateTime | None = optional("Created at this time or later.")
     created_before: DateTime | None = optional("Created before this time.")
+    archived: bool | None = _archived()
 
 
 @input
@@ -64,20 +78,24 @@ class RunFilter:
 
     experiment_id: strawberry.ID | None = optional("Of this experiment.")
     ids: list[strawberry.ID] | None = optional("One of these runs, at most 500.")
+    id_ends: str | None = optional("Its id ends with these 4 to 26 characters.")
+    name: str | None = optional("Of exactly this name.")
     status: list[RunStatus] | None = optional("In one of these statuses.")
     model: str | None = optional("Of exactly this model.")
     recipe: str | None = optional("Of exactly this recipe.")
     parent_run_id: strawberry.ID | None = optional("Resumed from this run.")
     root_run_id: strawberry.ID | None = optional("In the lineage that began with this run.")
-    tags: list[str] | None = optional("The experiment has every one of these tags.")
+    tags: list[str] | None = optional("The run or its experiment has every one of these tags.")
     task_type: str | None = optional("The experiment has exactly this task type.")
     owner: str | None = optional("The experiment has exactly this owner.")
     search: str | None = optional(
-        "The id, or text in the model, recipe or notes: 1 to 200 characters."
+        "The id, or text in the model, recipe, name, tags or notes: 1 to 200 characters."
     )
     created_after: DateTime | None = optional("Created at this time or later.")
     created_before: DateTime | None = optional("Created before this time.")
     metric: MetricRange | None = optional("The latest value of one metric.")
+    hyperparam: ParamRange | None = optional("The number of one hyperparameter.")
+    archived: bool | None = _archived()
 
 
 @input
@@ -164,8 +182,13 @@ def given(values: Any) -> dict[str, Any]:
     """Return the fields of an input that were given."""
     if values is None:
         return {}
-    named = {each.name: getattr(values, each.name) for each in fields(values)}
-    return {name: value for name, value in named.items() if value is not None}
+    found = {}
+    for each in fields(values):
+        value = getattr(values, each.name)
+        # In a field that null clears, what was left out is UNSET.
+        if value is not (strawberry.UNSET if each.default is strawberry.UNSET else None):
+            found[each.name] = value
+    return found
 
 
 def plain(text: str) -> str:
@@ -180,8 +203,11 @@ def conditions(chosen: Any) -> dict[str, Any]:
     if chosen is None:
         return {}
     kind, values = _KINDS[type(chosen)], given(chosen)
-    if (wanted := values.pop("metric", None)) is not None:
-        values |= {"metric": wanted.key, "metric_min": wanted.min, "metric_max": wanted.max}
+    if hasattr(chosen, "archived"):
+        values["archived"] = chosen.archived
+    for name in filters.RANGES:
+        if (wanted := values.pop(name, None)) is not None:
+            values |= {name: wanted.key, f"{name}_min": wanted.min, f"{name}_max": wanted.max}
     try:
         return filters.conditions(kind, kind.model_validate(values))
     except ValidationError as error:
@@ -189,6 +215,11 @@ def conditions(chosen: Any) -> dict[str, Any]:
         path = ".".join(["filter", *(to_camel_case(str(part)) for part in first["loc"])])
         message = first["msg"].removeprefix("Value error, ")
         raise InvalidInput(f"`{path}`: {message}.") from None
+
+
+def unarchived(listed: Listing[Any]) -> dict[str, Any]:
+    """Return the conditions of a list without a filter."""
+    return {"active": True} if "active" in listed.filters else {}
 
 
 _KINDS: dict[type, type[filters.Filter]] = {

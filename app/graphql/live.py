@@ -11,7 +11,6 @@ from typing import Any
 
 from app.db import keyset, listing
 from app.db.cursors import Order, Window
-from app.db.database import Effort
 from app.db.sql import Tx
 from app.db.tables import Run
 from app.domain.lifecycle import TERMINAL
@@ -27,7 +26,7 @@ from app.services.log_streams import TextPart
 SHORTEST, LONGEST = 0.1, 60.0
 NEW_POINTS = 1_000
 """Points of a metric in one answer; the rest follows in the next."""
-CHANGING = ("status", "metric", "metric_min", "metric_max")
+CHANGING = ("status", "metric", "name", "tags", "search", "active", "archived")
 """Conditions that a run may meet today and not tomorrow."""
 
 
@@ -47,16 +46,17 @@ async def changed_runs(
     """
     db, wait = context.db, interval(seconds)
     filters = {name: value for name, value in conditions(chosen).items() if name not in CHANGING}
-    # By their ids they are few, whatever the other conditions.
-    effort = Effort.SEARCH if keyset.SEARCH in filters else Effort.SHORT
+    only = set(filters.pop("ids", ()))
     with db.changes.collect("run_") as changed:
         while True:
             await changed.event.wait()
             await asyncio.sleep(wait)
             if changed.take_lost():
-                yield await db.fetch(effort, _newest, filters)
+                yield await db.scan(_newest, filters, sorted(only))
             while ids := changed.take(limits.CHANGED):
-                if rows := await db.fetch(effort, _matching, filters, ids):
+                wanted = [id for id in ids if not only or id in only]
+                # By their ids they are few, whatever the other conditions.
+                if wanted and (rows := await db.read(_matching, filters, wanted)):
                     yield rows
 
 
@@ -65,9 +65,10 @@ def _matching(tx: Tx, filters: dict[str, Any], ids: list[str]) -> list[Run]:
     return keyset.page(tx, listing.RUNS, filters | {"ids": ids}, Order("created_at"), window).rows
 
 
-def _newest(tx: Tx, filters: dict[str, Any]) -> list[Run]:
+def _newest(tx: Tx, filters: dict[str, Any], only: list[str]) -> list[Run]:
     """Return the first page of a list: what changed while nobody was told is likely there."""
     window = Window(limits.CHANGED)
+    filters = filters | ({"ids": only} if only else {})
     return keyset.page(tx, listing.RUNS, filters, Order("created_at"), window).rows
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from app.db import groups
 from app.db.database import Effort
 from app.db.groups import Counted, RunFacet
+from app.db.listing import RUNS
 from app.db.sql import Tx, dump
 from app.domain.comparison import MISSING, Section
 from app.domain.ids import is_id
@@ -14,7 +15,7 @@ from app.domain.lifecycle import RunStatus
 from app.errors import InvalidInput, NotFound
 from app.graphql.budget import OBJECT, VALUE, Budget
 from app.graphql.context import Context
-from app.graphql.filters import RunFilter, conditions, plain
+from app.graphql.filters import RunFilter, conditions, plain, unarchived
 from app.services import overviews
 
 DEFAULT_FACETS = 50
@@ -54,7 +55,7 @@ def _counts(rows: list[Counted]) -> list[Count]:
 
 async def counts(context: Context, chosen: RunFilter | None) -> list[Count]:
     """Return how many of the runs that match are in each status."""
-    filters = conditions(chosen)
+    filters = _conditions(chosen)
     return _counts(await context.grouped(groups.by_status, filters))
 
 
@@ -70,7 +71,7 @@ async def facets(
 ) -> list[Value]:
     """Return the most frequent values of a column of runs."""
     found = await context.grouped(
-        partial(_facet, field), conditions(chosen), plain(prefix), _size(first)
+        partial(_facet, field), _conditions(chosen), plain(prefix), _size(first)
     )
     return [Value(*row) for row in found]
 
@@ -84,9 +85,13 @@ async def metric_keys(
 ) -> list[Value]:
     """Return the most frequent keys of metrics."""
     found = await context.grouped(
-        groups.metric_keys, conditions(chosen), plain(prefix), _size(first)
+        groups.metric_keys, _conditions(chosen), plain(prefix), _size(first)
     )
     return [Value(*row) for row in found]
+
+
+def _conditions(chosen: RunFilter | None) -> dict[str, Any]:
+    return unarchived(RUNS) if chosen is None else conditions(chosen)
 
 
 def _size(first: int) -> int:

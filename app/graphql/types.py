@@ -17,6 +17,8 @@ from app.db.keyset import Listing
 from app.db.sql import dump, load
 from app.domain.filters import MAX_BUCKETS, MAX_KEYS, MAX_POINTS, MIN_POINTS
 from app.domain.lifecycle import CheckpointState, RunStatus
+from app.domain.priority import Priority
+from app.domain.resources import Resources as StoredResources
 from app.graphql import curves, logs, summaries
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
 from app.graphql.describe import Info, attribute, each, edge, field, output
@@ -36,6 +38,7 @@ from app.graphql.values import (
     Metric,
     MetricBand,
     MetricSeries,
+    Resources,
     StatusCount,
 )
 from app.services import progress
@@ -96,6 +99,8 @@ class Experiment(Node):
     base_model: str | None = attribute("The model it starts from.")
     owner: str | None = attribute("Person or team that owns it.")
     param_config: Json = attribute("Parameters common to its runs, as given.")
+    notes: str | None = attribute("Free text.")
+    archived_at: DateTime | None = attribute("Time at which it was archived.")
     created_at: DateTime = attribute("Time of creation.")
     last_seq: Long = attribute("The number of its last event; `afterSeq` of a subscription.")
 
@@ -142,8 +147,9 @@ class Run(Node):
     effective_hyperparams: Json | None = attribute(
         "Hyperparameters that the trainer reports to use."
     )
-    resources: Json = attribute("Requested resources.")
     notes: str | None = attribute("Free text.")
+    name: str | None = attribute("Name for people.")
+    archived_at: DateTime | None = attribute("Time at which it was archived.")
     status: RunStatus = attribute("Status.")
     status_reason: str | None = attribute(
         "Reason of the status: a stable code such as `waiting_for_resources`."
@@ -160,6 +166,23 @@ class Run(Node):
     heartbeat_at: DateTime | None = attribute("Last heartbeat of the trainer.")
     last_progress_at: DateTime | None = attribute("Time of its last progress.")
     cancel_requested_at: DateTime | None = attribute("Time of the cancel request.")
+
+    @field
+    def tags(self) -> list[str]:
+        """Tags, in the order given."""
+        found: list[str] = load(self.tags)
+        return found
+
+    @field
+    def priority(self) -> Priority:
+        """Its place in the queue."""
+        return Priority.of_rank(self.priority)
+
+    @field
+    def resources(self) -> Resources:
+        """Requested resources."""
+        found: Any = StoredResources.model_construct(**load(self.resources))
+        return cast(Resources, found)
 
     @field
     def status_detail(self) -> str | None:

@@ -7,10 +7,12 @@ import strawberry
 
 from app.domain.comparison import Section
 from app.domain.lifecycle import RunStatus
+from app.domain.priority import Priority
 from app.graphql.describe import attribute, output
 from app.graphql.scalars import Json, Long
 
 strawberry.enum(Section, name="ParamSection", description="Where a parameter stands in a run.")
+strawberry.enum(Priority, description="When a queued run is started: before or after others.")
 _FINITE = "null where a bucket has no finite value"
 
 
@@ -113,12 +115,25 @@ class ComparedParam:
 
 
 @output
+class Resources:
+    """Resources that a run needs; null where it does not say."""
+
+    gpu_type: str | None = attribute("Type of GPU, such as `A100`.")
+    count: int | None = attribute("Number of GPUs.")
+    cpus: float | None = attribute("Number of CPU cores.")
+    memory_gb: float | None = attribute("Memory in GB.")
+    nodes: int | None = attribute("Number of machines.")
+    time_limit_minutes: float | None = attribute("Minutes after which the run is stopped.")
+
+
+@output
 class Recipe:
     """A way to train that the operator configured."""
 
     name: str = attribute("Its name, as `recipe` of a new run.")
     description: str = attribute("What it trains, in the operator's words.")
     launcher: str = attribute("Where its runs are launched.")
+    resources: Resources = attribute("What a run needs that does not say so itself.")
     max_attempts: int = attribute("How often a run is started at most.")
     grace_seconds: float = attribute("Time to save in, after the stop signal.")
     keep_checkpoints: int = attribute("How many checkpoints of a run are kept; 0: all.")

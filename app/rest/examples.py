@@ -136,6 +136,40 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "events": [_EVENT],
     },
     "RunAnswer": _RUN,
+    "RunDetailAnswer": _show(views.run_detail(_TRAINING, [_LOSS], _SAVED)),
+    "CountsAnswer": {"counts": {"running": 2, "succeeded": 40}},
+    "ComparisonAnswer": {
+        "run_ids": [RUN_ID, "run_0cc4q1x3h7p2n4s6v8y0c1e3gk"],
+        "params": [
+            {"section": "hyperparams", "key": "lr", "values": [3e-4, 1e-3], "differs": True}
+        ],
+    },
+    "RecipesAnswer": {
+        "recipes": [
+            {
+                "name": "demo",
+                "description": "A small character-level language model.",
+                "launcher": "local",
+                "resources": {},
+                "max_attempts": 1,
+                "grace_seconds": 10.0,
+                "keep_checkpoints": 0,
+            }
+        ]
+    },
+    "CapacityAnswer": {
+        "launchers": [
+            {
+                "name": "local",
+                "cpus": 16.0,
+                "memory_gb": 128.0,
+                "gpus": {"A100": 2},
+                "max_runs": 4,
+                "active": 1,
+            }
+        ],
+        "queued": 0,
+    },
     "RunsAnswer": {"runs": [_SUMMARY], "next": None},
     "RunStatusAnswer": _show(views.run_status(_TRAINING, [_LOSS], _SAVED)),
     "CancelAnswer": {

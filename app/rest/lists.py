@@ -17,6 +17,7 @@ from app.db.sql import Tx
 from app.domain.filters import (
     MAX_KEYS,
     MAX_LATEST,
+    AnyRunFilter,
     CheckpointFilter,
     EventFilter,
     ExperimentFilter,
@@ -42,6 +43,8 @@ _ORDER = "Sort field; `-` sorts downwards."
 _SCANS = " By `step` the whole list is read for each page; every other order walks an index."
 
 router = APIRouter(prefix="/v1/experiments", route_class=DocumentedRoute)
+
+everywhere = APIRouter(prefix="/v1", route_class=DocumentedRoute)
 
 Render = Callable[..., Sequence[object]]
 
@@ -81,6 +84,10 @@ class RunsQuery(PageQuery, RunFilter):
     )
 
 
+class AllRunsQuery(RunsQuery, AnyRunFilter):
+    """The same of the runs of all experiments."""
+
+
 class CheckpointsQuery(PageQuery, CheckpointFilter):
     """Filters, order and page of checkpoints."""
 
@@ -116,6 +123,14 @@ async def list_runs(
 ) -> Response:
     """List the runs of an experiment, with their latest metrics."""
     return await _answer(request, experiment_id, "runs", listing.RUNS, RunFilter, query, _runs)
+
+
+@everywhere.get(
+    "/runs", response_model=schemas.RunsAnswer, responses=documented(422), tags=["runs"]
+)
+async def list_all_runs(request: Request, query: Annotated[AllRunsQuery, Query()]) -> Response:
+    """List the runs of all experiments, with their latest metrics."""
+    return await _answer(request, None, "runs", listing.RUNS, AnyRunFilter, query, _runs)
 
 
 @router.get(

@@ -57,9 +57,15 @@ async def _keyed(request: Request) -> KeyedRequest | None:
     return idempotency.keyed(caller, request.method, path, keys[0], body)
 
 
-def respond(stored: StoredResponse) -> Response:
-    """Return the stored or fresh response, byte for byte."""
-    headers = {"Idempotent-Replayed": "true"} if stored.replayed else None
+def respond(stored: StoredResponse, location: str | None = None) -> Response:
+    """Return the stored or fresh response, byte for byte.
+
+    Args:
+        location: where a new resource is, with `{field}` for fields of the response.
+    """
+    headers = {"Idempotent-Replayed": "true"} if stored.replayed else {}
+    if location is not None:
+        headers["Location"] = location.format_map(orjson.loads(stored.body))
     return Response(stored.body, stored.status, headers, "application/json")
 
 

@@ -26,6 +26,9 @@ from app.rest.problems import documented
 from app.services import checkpoints, experiments, marks, metrics, runs
 
 MOST_IN_DETAIL = 500
+EXPERIMENT = "/v1/experiments/{experiment_id}"
+RUN = EXPERIMENT + "/runs/{run_id}"
+"""Where what a 201 has made is found."""
 
 router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
 # The most frequent request: the status of a run.
@@ -43,7 +46,8 @@ async def create_experiment(request: Request) -> Response:
     return responses.respond(
         await responses.perform(
             request, lambda tx: experiments.create(tx, body), views.experiment, status=201
-        )
+        ),
+        f"{request.scope['root_path']}{EXPERIMENT}",
     )
 
 
@@ -69,7 +73,9 @@ async def submit_run(request: Request, experiment_id: ExperimentId) -> Response:
     stored = await responses.perform(
         request, lambda tx: runs.submit(tx, experiment_id, body, state.recipes), views.run, 201
     )
-    return responses.respond(responses.with_run_token(stored, state.secret))
+    return responses.respond(
+        responses.with_run_token(stored, state.secret), f"{request.scope['root_path']}{RUN}"
+    )
 
 
 @hot.get(
@@ -116,7 +122,9 @@ async def resume_run(request: Request, experiment_id: ExperimentId, run_id: RunI
         request, lambda tx: runs.resume(tx, run_id, body, state.recipes, experiment_id),
         views.run, status=201,
     )  # fmt: skip
-    return responses.respond(responses.with_run_token(stored, state.secret))
+    return responses.respond(
+        responses.with_run_token(stored, state.secret), f"{request.scope['root_path']}{RUN}"
+    )
 
 
 @router.post(

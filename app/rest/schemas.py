@@ -16,10 +16,14 @@ if TYPE_CHECKING:  # rows hold the enums' values
     CheckpointState: TypeAlias = str
     Reason: TypeAlias = str
     RunStatus: TypeAlias = str
+    Priority: TypeAlias = str
+    Section: TypeAlias = str
     Order: TypeAlias = str
 else:
     from app.agent.mailbox import Order
+    from app.domain.comparison import Section
     from app.domain.lifecycle import CheckpointState, Reason, RunStatus
+    from app.domain.priority import Priority
 
 Json = Annotated[Any, WithJsonSchema({"additionalProperties": True, "type": "object"})]
 Texts = Annotated[Any, WithJsonSchema({"items": {"type": "string"}, "type": "array"})]
@@ -45,6 +49,8 @@ class ExperimentAnswer(TypedDict):
     owner: str | None
     param_config: Json
     tags: Texts
+    notes: str | None
+    archived_at: Time | None
     created_at: Time
 
 
@@ -92,6 +98,10 @@ class RunSummary(TypedDict):
     run_id: str
     experiment_id: str
     parent_run_id: str | None
+    name: str | None
+    tags: Texts
+    priority: Priority
+    archived_at: Time | None
     model: str
     recipe: str | None
     status: RunStatus
@@ -147,6 +157,10 @@ class RunAnswer(TypedDict):
     overrides: dict[str, Override]
     resources: Json
     notes: str | None
+    name: str | None
+    tags: Texts
+    priority: Priority
+    archived_at: Time | None
     status: RunStatus
     status_reason: Reason | None
     status_detail: str | None
@@ -157,6 +171,84 @@ class RunAnswer(TypedDict):
             Field(description="External runs only: may report on this run, nothing else."),
         ]
     ]
+
+
+class RunDetailAnswer(RunAnswer):
+    """All of a run: its request, where it is, and what became of its overrides."""
+
+    progress: float | None
+    step: int
+    total_steps: int | None
+    eta_seconds: float | None
+    started_at: Time | None
+    finished_at: Time | None
+    next_attempt_at: Time | None
+    heartbeat_at: Time | None
+    last_progress_at: Time | None
+    metrics: dict[str, MetricValue]
+    newest_ckpt_path: Annotated[str | None, Field(description="The newest ready checkpoint.")]
+
+
+class CountsAnswer(TypedDict):
+    """How many runs are in each status; those with none are left out."""
+
+    counts: dict[RunStatus, int]
+
+
+class ComparedParam(TypedDict):
+    """One parameter of several runs."""
+
+    section: Section
+    key: Annotated[str, Field(description="Of a nested object, dotted: `optimizer.betas`.")]
+    values: Annotated[
+        list[Any], Field(description="In the order of `run_ids`; null where a run lacks it.")
+    ]
+    differs: bool
+
+
+class ComparisonAnswer(TypedDict):
+    """The parameters of runs side by side."""
+
+    run_ids: list[str]
+    params: list[ComparedParam]
+
+
+class RecipeAnswer(TypedDict):
+    """A way to train that the operator configured."""
+
+    name: str
+    description: str
+    launcher: Annotated[str, Field(description="Where its runs are launched.")]
+    resources: Annotated[Json, Field(description="What a run needs that does not say so itself.")]
+    max_attempts: int
+    grace_seconds: float
+    keep_checkpoints: Annotated[int, Field(description="0: all.")]
+
+
+class RecipesAnswer(TypedDict):
+    """The recipes that a new run may name."""
+
+    recipes: list[RecipeAnswer]
+
+
+class LauncherAnswer(TypedDict):
+    """Where runs are launched, and what there is in all; null where only the engine knows."""
+
+    name: str
+    cpus: float | None
+    memory_gb: float | None
+    gpus: Annotated[dict[str, int] | None, Field(description="GPUs by their type.")]
+    max_runs: int | None
+    active: Annotated[
+        int, Field(description="Runs that it has been given and that have not ended.")
+    ]
+
+
+class CapacityAnswer(TypedDict):
+    """What runs may get."""
+
+    launchers: list[LauncherAnswer]
+    queued: Annotated[int, Field(description="Runs of recipes that wait.")]
 
 
 class UnreadableCheckpoint(TypedDict):

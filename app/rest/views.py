@@ -13,6 +13,8 @@ from sqlmodel import SQLModel
 
 from app.db.tables import Checkpoint, Event, Experiment, MetricLatest, Run
 from app.domain.lifecycle import CheckpointState as State
+from app.domain.priority import Priority
+from app.domain.recipes import Recipe
 from app.rest import schemas
 from app.services.experiments import Detail
 from app.services.progress import eta_seconds, overrides, progress, status_detail
@@ -44,12 +46,20 @@ def copier(answer: type[AnswerT], table: type[SQLModel], *derived: str) -> Calla
     return make
 
 
-_DERIVED = ("run_id", "status_detail", "progress", "metrics")
+_DERIVED = ("run_id", "status_detail", "progress", "metrics", "priority")
 _experiment = copier(schemas.ExperimentAnswer, Experiment, "experiment_id")
-_run = copier(schemas.RunAnswer, Run, "run_id", "ckpt_path", "status_detail", "overrides")
+_OF_RUN = ("run_id", "ckpt_path", "status_detail", "overrides", "priority")
+_run = copier(schemas.RunAnswer, Run, *_OF_RUN)
+_run_detail = copier(
+    schemas.RunDetailAnswer, Run, *_OF_RUN,
+    "progress", "eta_seconds", "metrics", "newest_ckpt_path",
+)  # fmt: skip
 _run_summary = copier(schemas.RunSummary, Run, *_DERIVED)
 _run_status = copier(schemas.RunStatusAnswer, Run, *_DERIVED, "eta_seconds", "ckpt_path")
 _checkpoint = copier(schemas.CheckpointAnswer, Checkpoint, "checkpoint_id", "stored_as")
+
+_PRIORITIES = [priority.value for priority in Priority]
+"""By the rank that rows hold."""
 
 
 def experiment(row: Experiment) -> schemas.ExperimentAnswer:
@@ -61,7 +71,7 @@ def run(row: Run) -> schemas.RunAnswer:
     """Return `RunAnswer`."""
     return _run(
         row, run_id=row.id, ckpt_path=row.source_ckpt_path, status_detail=status_detail(row),
-        overrides=overrides(row),
+        overrides=overrides(row), priority=_PRIORITIES[row.priority],
     )  # fmt: skip
 
 
@@ -74,7 +84,7 @@ def run_summary(row: Run, latest: Iterable[MetricLatest]) -> schemas.RunSummary:
     """Return `RunSummary`."""
     return _run_summary(
         row, run_id=row.id, status_detail=status_detail(row), progress=progress(row),
-        metrics=metrics(latest),
+        metrics=metrics(latest), priority=_PRIORITIES[row.priority],
     )  # fmt: skip
 
 
@@ -84,9 +94,34 @@ def run_status(
     """Return `RunStatusAnswer`."""
     return _run_status(
         row, run_id=row.id, status_detail=status_detail(row), progress=progress(row),
-        metrics=metrics(latest), eta_seconds=eta_seconds(row),
-        ckpt_path=newest.ckpt_path if newest else None,
+        metrics=metrics(latest), priority=_PRIORITIES[row.priority],
+        eta_seconds=eta_seconds(row), ckpt_path=newest.ckpt_path if newest else None,
     )  # fmt: skip
+
+
+def run_detail(
+    row: Run, latest: Iterable[MetricLatest], newest: Checkpoint | None
+) -> schemas.RunDetailAnswer:
+    """Return `RunDetailAnswer`."""
+    return _run_detail(
+        row, run_id=row.id, ckpt_path=row.source_ckpt_path, status_detail=status_detail(row),
+        overrides=overrides(row), priority=_PRIORITIES[row.priority], progress=progress(row),
+        eta_seconds=eta_seconds(row), metrics=metrics(latest),
+        newest_ckpt_path=newest.ckpt_path if newest else None,
+    )  # fmt: skip
+
+
+def recipe(row: Recipe) -> schemas.RecipeAnswer:
+    """Return `RecipeAnswer`."""
+    return {
+        "name": row.name,
+        "description": row.description,
+        "launcher": row.launcher,
+        "resources": row.resources.model_dump(exclude_none=True),
+        "max_attempts": row.max_attempts,
+        "grace_seconds": row.grace_seconds,
+        "keep_checkpoints": row.keep_checkpoints,
+    }
 
 
 def checkpoint(row: Checkpoint) -> schemas.CheckpointAnswer:

@@ -74,7 +74,7 @@ _CORS = [
     (b"vary", b"Origin"),
     (
         b"access-control-expose-headers",
-        b"Idempotent-Replayed, Retry-After, X-Next-Offset, WWW-Authenticate",
+        b"Idempotent-Replayed, Location, Retry-After, X-Next-Offset, WWW-Authenticate",
     ),
 ]
 PREFLIGHT = [
@@ -134,6 +134,7 @@ class Guard:
         *,
         hosts: Collection[str],
         origins: Collection[str],
+        allowed_origins: Collection[str] = (),
         api_token: str | None,
         max_body: int,
         max_file: int = 0,
@@ -147,6 +148,7 @@ class Guard:
         self.max_file = max_file
         self.hosts = AllowedHosts(hosts)
         self.origins = AllowedHosts(origins)
+        self.allowed_origins = frozenset(allowed_origins)
         self.api_token = api_token
         self.max_body = max_body
         self.root_path = root_path
@@ -200,7 +202,7 @@ class Guard:
         host = headers.get(b"host", "")
         if origin is None or (is_same_site(origin, host) and self.hosts.allows(host)):
             return []
-        if not is_origin_allowed(origin, self.origins):
+        if origin not in self.allowed_origins and not is_origin_allowed(origin, self.origins):
             raise _forbidden("Origin")
         return [(b"access-control-allow-origin", origin.encode("latin-1")), *_CORS]
 

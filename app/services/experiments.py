@@ -2,9 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, insert, select
+from sqlalchemy import bindparam, delete, func, insert, select
 
-from app.db.sql import Statement, Tx, as_dict, columns, dump, new_row, select_all
+from app.db.sql import Statement, Tx, as_dict, columns, dump, load, new_row, select_all
 from app.db.tables import (
     Checkpoint,
     Event,
@@ -30,6 +30,9 @@ _INSERT_TEXT = Statement[Any](
     insert(ExperimentSearch).values(id=bindparam("id"), text=bindparam("text")).inline()
 )
 _INSERT_TAG = Statement[Any](insert(ExperimentTag))
+_DELETE_TAGS = Statement[Any](
+    delete(ExperimentTag).where(columns(ExperimentTag).experiment_id == bindparam("id"))
+)
 _BY_ID = Statement(select_all(Experiment).where(_experiment.id == bindparam("id")), Experiment)
 _RUNS = Statement(
     select_all(Run)
@@ -101,16 +104,28 @@ def create(tx: Tx, request: ExperimentRequest) -> Experiment:
         tags=dump(request.tags),
         created_at=tx.now,
         last_seq=0,
+        notes=request.notes,
+        archived_at=None,
     )
     tx.run(_INSERT, **as_dict(experiment))
-    text = searchable(
-        (request.name, request.goal, request.owner, request.base_model, request.task_type)
-    )
-    tx.run(_INSERT_TEXT, id=experiment.id, text=text)
-    for tag in dict.fromkeys(request.tags):
-        tx.run(_INSERT_TAG, tag=tag, experiment_id=experiment.id)
+    tx.run(_INSERT_TEXT, id=experiment.id, text=search_text(experiment))
+    if request.tags:
+        set_tags(tx, experiment)
     events.append(tx, experiment.id, "experiment.created", name=request.name)
     return experiment
+
+
+def search_text(experiment: Experiment) -> str:
+    """Return the text that an experiment is found by."""
+    row = experiment
+    return searchable((row.name, row.goal, row.owner, row.base_model, row.task_type, row.notes))
+
+
+def set_tags(tx: Tx, experiment: Experiment) -> None:
+    """Store the tags of an experiment for filters, in the place of those that it had."""
+    tx.run(_DELETE_TAGS, id=experiment.id)
+    tags = dict.fromkeys(load(experiment.tags))
+    tx.many(_INSERT_TAG, [{"tag": tag, "experiment_id": experiment.id} for tag in tags])
 
 
 def get(tx: Tx, experiment_id: str) -> Experiment:

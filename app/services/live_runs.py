@@ -7,7 +7,7 @@ is decided about them is in `launches` (starts) and `endings` (ends).
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, literal_column, select
+from sqlalchemy import bindparam, func, literal_column, select, tuple_
 
 from app.db import tables
 from app.db.sql import Statement, Tx, columns, select_all
@@ -21,13 +21,13 @@ _run = columns(Run)
 _QUEUED = Statement(
     select_all(Run)
     .where(
-        # In the words of the index ix_run_queue; by id, which is by time, as that one is.
+        # In the words of the index ix_run_queue; within a priority by id, which is by time.
         _run.status == literal_column("'queued'"),
         _run.recipe.is_not(None),
         _run.submitted_at.is_(None),
-        _run.id > bindparam("id"),
+        tuple_(_run.priority, _run.id) > tuple_(bindparam("priority"), bindparam("id")),
     )
-    .order_by(_run.id)
+    .order_by(_run.priority, _run.id)
     .limit(bindparam("most")),
     Run,
 )
@@ -38,7 +38,7 @@ _WAITING = Statement[tuple[int]](
         _run.status == literal_column("'queued'"),
         _run.recipe.is_not(None),
         _run.submitted_at.is_(None),
-        _run.id <= bindparam("id"),
+        tuple_(_run.priority, _run.id) <= tuple_(bindparam("priority"), bindparam("id")),
     )
 )
 
@@ -87,13 +87,14 @@ _ENDING = _live(tables.ENDING)
 
 
 class QueueCursor(NamedTuple):
-    """A position in the queue: behind the run of this id."""
+    """A position in the queue: behind the run of this priority's rank and this id."""
 
+    priority: int = -1
     id: str = ""
 
 
 def list_queued(tx: Tx, after: QueueCursor, most: int) -> list[Run]:
-    """Return the runs with a recipe that wait to be launched, oldest first."""
+    """Return runs with a recipe that wait to be launched, by priority, then oldest first."""
     return tx.all(_QUEUED, **after._asdict(), most=most)
 
 

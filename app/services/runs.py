@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, insert
+from sqlalchemy import bindparam, delete, insert
 
 from app.db.changes import SUPERVISOR
 from app.db.sql import (
@@ -19,7 +19,7 @@ from app.db.sql import (
     replace,
     select_all,
 )
-from app.db.tables import Checkpoint, Run, RunSearch
+from app.db.tables import Checkpoint, Run, RunSearch, RunTag
 from app.domain import paths
 from app.domain.ids import new_id
 from app.domain.lifecycle import GONE, LAUNCHED, MOVES, TERMINAL, Reason, RunStatus
@@ -44,6 +44,8 @@ _INSERT = Statement[Any](insert(Run))
 _INSERT_TEXT = Statement[Any](
     insert(RunSearch).values(id=bindparam("id"), text=bindparam("text")).inline()
 )
+_INSERT_TAG = Statement[Any](insert(RunTag))
+_DELETE_TAGS = Statement[Any](delete(RunTag).where(columns(RunTag).run_id == bindparam("id")))
 _BY_ID = by_id(Run)
 _LOCK = Statement(select_all(Run).where(_run.id == bindparam("id")).with_for_update(), Run)
 _CHILDREN = Statement(
@@ -127,6 +129,9 @@ def submit(
         hyperparams=dump(request.hyperparams),
         resources=dump(request.resources.model_dump(exclude_none=True)),
         notes=request.notes,
+        name=request.name,
+        tags=dump(request.tags),
+        priority=request.priority.rank,
         status_reason=Reason.WAITING_FOR_TRAINER.value if request.recipe is None else None,
         heartbeat_seconds=heartbeat_seconds,
         created_at=tx.now,
@@ -177,8 +182,21 @@ def _queue(tx: Tx, run: Run) -> None:
         reason=run.status_reason,
     )  # fmt: skip
     tx.run(_INSERT, **as_dict(run))
-    tx.run(_INSERT_TEXT, id=run.id, text=searchable((run.model, run.recipe, run.notes)))
+    tx.run(_INSERT_TEXT, id=run.id, text=search_text(run))
+    if run.tags != "[]":
+        set_tags(tx, run)
     tx.notify(SUPERVISOR)
+
+
+def search_text(run: Run) -> str:
+    """Return the text that a run is found by."""
+    return searchable((run.model, run.recipe, run.notes, run.name, *load(run.tags)))
+
+
+def set_tags(tx: Tx, run: Run) -> None:
+    """Store the tags of a run for filters, in the place of those that it had."""
+    tx.run(_DELETE_TAGS, id=run.id)
+    tx.many(_INSERT_TAG, [{"tag": tag, "run_id": run.id} for tag in dict.fromkeys(load(run.tags))])
 
 
 def change(tx: Tx, run: Run, **changes: Any) -> Run:
@@ -294,8 +312,11 @@ def resume(
         dataset=parent.dataset,
         hyperparams=dump(hyperparams),
         override_hyperparams=dump(request.override_hyperparams),
-        resources=parent.resources,
+        resources=_resources(parent, request),
         notes=request.notes,
+        name=request.name,
+        tags=parent.tags if request.tags is None else dump(request.tags),
+        priority=parent.priority if request.priority is None else request.priority.rank,
         status_reason=_waiting_reason(parent, source),
         start_step=source.step or 0,
         step=source.step or 0,
@@ -328,6 +349,12 @@ def _lost(source: Checkpoint, ready: list[str]) -> CheckpointLost:
     return CheckpointLost(
         f"{source.ckpt_path} is {source.state}: {source.reason} {others}", ready=ready
     )
+
+
+def _resources(parent: Run, request: ResumeRequest) -> str:
+    if request.resources is None:
+        return parent.resources
+    return dump(load(parent.resources) | request.resources.model_dump(exclude_none=True))
 
 
 def _source(tx: Tx, parent: Run, ckpt_path: str | None) -> Checkpoint:

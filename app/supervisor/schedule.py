@@ -60,7 +60,7 @@ async def launch(state: SupervisorState) -> None:
                 waiting.append(reason)
         if waiting:
             await state.db.write(launches.set_waiting_reasons, waiting)
-        queue.cursor = QueueCursor(page[-1].id)
+        queue.cursor = QueueCursor(page[-1].priority, page[-1].id)
         await asyncio.sleep(0)  # a long queue must not hold up requests
     state.queue = queue if queue.is_stuck else None
 

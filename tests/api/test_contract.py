@@ -117,6 +117,19 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     ):
         call("GET", f"{mine}/{path}")
     call("GET", f"{base}/metrics?run_ids={run['run_id']}")
+    call("GET", mine)
+    call("GET", base)
+    call("PATCH", mine, {"name": "first", "tags": ["a"], "notes": None})
+    call("PATCH", mine, {"archived": True})
+    call("PATCH", mine, {"tags": [""]})
+    call("PATCH", base, {"notes": "on record", "archived": False})
+    call("GET", f"/v1/runs?experiment_id={experiment}&tags=a&keys=loss")
+    call("GET", "/v1/runs?limit=0")
+    call("GET", f"/v1/runs/counts?experiment_id={experiment}")
+    call("GET", f"/v1/runs/compare?only_different=false&run_ids={run['run_id']}")
+    call("GET", "/v1/runs/compare?run_ids=x")
+    call("GET", "/v1/recipes")
+    call("GET", "/v1/capacity")
     assert call("POST", f"{mine}/cancel").status_code == 202
     call("POST", reports, {"session": "s", "batch": 2}, **token)
     child = call(

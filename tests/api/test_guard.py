@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gzip
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -139,6 +140,18 @@ def test_a_page_of_a_host_that_the_operator_named_may_read_the_answers(
         assert answer.headers[CORS] == origin
         assert "Origin" in answer.headers["vary"]
         assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_a_frontend_elsewhere_is_let_in_by_its_whole_origin(tmp_path: Path) -> None:
+    origin = "https://ui.example.org:8443"
+    with running(tmp_path, allowed_origins=[origin], api_token=TOKEN) as api:
+        asked = api.send("OPTIONS", "/v1/experiments", headers=PREFLIGHT | {"origin": origin})
+        assert (asked.status_code, asked.headers[CORS]) == (204, origin)
+        assert get(api, {"origin": origin, "authorization": f"Bearer {TOKEN}"}).status_code == 200
+        for other in ("http://ui.example.org:8443", "https://ui.example.org", "null", ""):
+            problem(get(api, {"origin": other}), "forbidden")
+        # Its name is no name of the service.
+        problem(get(api, {"host": "ui.example.org:8443"}), "forbidden")
 
 
 @pytest.mark.parametrize(

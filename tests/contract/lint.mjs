@@ -7,7 +7,8 @@ const VALUES = {
   suffixes: ["Connection", "Edge", "Payload"],
   types: [
     "PageInfo", "UserError", "Metric", "MetricSeries", "MetricBand", "SpecialValue",
-    "HyperparamOverride", "LogPart", "Artifact", "StatusCount", "Facet", "ComparedParam", "Recipe",
+    "HyperparamOverride", "Resources", "LogPart", "Artifact", "StatusCount", "Facet",
+    "ComparedParam", "Recipe",
   ],
 };
 const EDGES = { withEdgeSuffix: true, shouldImplementNode: true, listTypeCanWrapOnlyEdgeType: false };

@@ -7,20 +7,27 @@ from typing import Any
 import pytest
 
 from app.db.database import Database
-from app.services import live_runs
+from app.domain.priority import Priority
+from app.domain.recipes import BUILT_IN
+from app.domain.requests import ExperimentRequest, RunRequest, UpdateRunRequest
+from app.services import edits, experiments, live_runs, runs
+from app.services.live_runs import QueueCursor
 from app.supervisor.reconcile import reconcile
 from tests.support.database import sqlite_only
 from tests.support.stage import Stage
 from tests.support.supervisor import Recorder, open_state
+
+RECIPES = {recipe.name: recipe for recipe in BUILT_IN}
 
 
 @sqlite_only  # the planner of PostgreSQL decides by what the table holds
 def test_external_runs_that_wait_are_not_read_past(database_url: str) -> None:
     statement, own = live_runs._QUEUED.compiled("sqlite")
     with sqlite3.connect(database_url.removeprefix("sqlite:///")) as connection:
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", {**own, "id": "", "most": 1})
+        params = {**own, "priority": -1, "id": "", "most": 1}
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", params)
         assert [row[3] for row in plan] == [
-            "SEARCH run USING INDEX ix_run_queue (status=? AND id>?)"
+            "SEARCH run USING INDEX ix_run_queue (status=? AND (priority,id)>(?,?))"
         ]
     connection.close()
 
@@ -59,6 +66,29 @@ async def test_external_runs_that_train_are_read_off_the_loop_and_not_at_every_l
     await stage.report(external[1], finished=True)
     await reconcile(state)
     assert (await stage.get(external[1])).status == "succeeded"
+
+
+@pytest.mark.anyio
+async def test_the_queue_is_by_priority_and_then_by_time(db: Database) -> None:
+    experiment = await db.write(experiments.create, ExperimentRequest(name="e", task_type="t"))
+    ids = {}
+    for name in ("low", "normal", "high", "late normal", "late high"):
+        request = RunRequest(model="m", recipe="demo", priority=Priority(name.split()[-1]))
+        ids[name] = (await db.write(runs.submit, experiment.id, request, RECIPES)).id
+
+    async def queue() -> list[str]:
+        """Return the names in the order of the queue, read a run at a time."""
+        found, cursor = [], QueueCursor()
+        while page := await db.read(live_runs.list_queued, cursor, 1):
+            cursor = QueueCursor(page[0].priority, page[0].id)
+            found.append(page[0].id)
+            assert await db.read(live_runs.count_waiting, cursor) == len(found)
+        return [name for id in found for name in ids if ids[name] == id]
+
+    assert await queue() == ["high", "late high", "normal", "late normal", "low"]
+    change = UpdateRunRequest(priority=Priority.HIGH)
+    await db.write(edits.update_run, ids["low"], change)
+    assert await queue() == ["low", "high", "late high", "normal", "late normal"]
 
 
 def noted(names: list[str], method: Any) -> Any:

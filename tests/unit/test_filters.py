@@ -11,13 +11,13 @@ from app.domain import filters
 from app.graphql import filters as inputs
 from app.rest import lists
 
-RANGE = {"metric", "metric_min", "metric_max"}
+RANGES = {f"{name}{end}" for name in filters.RANGES for end in ("", "_min", "_max")}
 
 
 def names(input: type) -> set[str]:
     """The fields of a GraphQL input, a metric's range spread out."""
     found = {field.name for field in fields(input)}
-    return found | RANGE if "metric" in found else found
+    return found | RANGES if "metric" in found else found
 
 
 LISTS: list[Any] = [
@@ -40,8 +40,9 @@ def test_both_apis_list_by_the_same_filters_and_orders(
     assert names(input) - {"experiment_id"} == set(shared.model_fields)
     known = {name for name in rows.filters if not name.startswith("search_")}
     known |= {"search"} if "search_walk" in rows.filters else set()
-    known |= RANGE if "metric" in known else set()
-    assert known - {"experiment_id"} == set(shared.model_fields)
+    known |= RANGES if "metric" in known else set()
+    # Archived or not is one question, and two conditions.
+    assert known - {"experiment_id", "active"} == set(shared.model_fields)
     orders = {each.removeprefix("-") for each in get_args(query.model_fields["order"].annotation)}
     assert orders == set(rows.orders)
     assert order is None or {each.value for each in order} == orders

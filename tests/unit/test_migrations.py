@@ -27,7 +27,7 @@ TABLES = {
     "idempotency_key",
     "label", "logged_model", "run_link",
     "metric_latest", "metric_chunk", "metric_series", "run", "service_secret",
-    "run_search", "experiment_search", "webhook", "webhook_delivery",
+    "run_search", "experiment_search", "run_tag", "webhook", "webhook_delivery",
     "verification", "verification_finding",
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ top-level error. With an `idempotencyKey` the first response is stored, as rows.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
 import orjson
@@ -108,8 +109,7 @@ def request_of(model: type[M], input: Any, *others: str) -> M:
 def given_values(input: Any) -> dict[str, Any]:
     """Return the fields of an input that were given, inputs within it as dictionaries."""
     return {
-        name: given(value) if hasattr(value, "__strawberry_definition__") else value
-        for name, value in given(input).items()
+        name: given(value) if is_dataclass(value) else value for name, value in given(input).items()
     }
 
 

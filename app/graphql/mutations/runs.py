@@ -5,13 +5,14 @@ from typing import Annotated, TypeVar
 import strawberry
 
 from app.db.sql import Tx
-from app.domain.requests import ResumeRequest, RunRequest
+from app.domain.priority import Priority
+from app.domain.requests import ResumeRequest, RunRequest, UpdateRunRequest
 from app.domain.tokens import run_token
-from app.graphql.describe import Info, attribute, input, mutation, optional, output
+from app.graphql.describe import Info, attribute, clearable, input, mutation, optional, output
 from app.graphql.mutations.payloads import KEY, Payload, Rows, perform, request_of
 from app.graphql.scalars import Json
 from app.graphql.types import Checkpoint, Run
-from app.services import runs
+from app.services import edits, runs
 
 _EXTERNAL = "External runs only: the token that may report on this run, and nothing else."
 
@@ -39,6 +40,9 @@ class CreateRunInput:
     hyperparams: Json | None = optional("Hyperparameters: an object.")
     resources: ResourcesInput | None = optional("Resources that it needs.")
     notes: str | None = optional("Free text.")
+    name: str | None = optional("Name for people.")
+    tags: list[str] | None = optional("Tags to find it by.")
+    priority: Priority | None = optional("Its place in the queue; NORMAL if left out.")
     idempotency_key: str | None = optional(KEY)
 
 
@@ -57,7 +61,24 @@ class ResumeRunInput:
     run_id: strawberry.ID = attribute("The run to resume.")
     ckpt_path: str | None = optional("The checkpoint; left out: the newest ready one.")
     override_hyperparams: Json | None = optional("Hyperparameters to change: an object.")
+    resources: ResourcesInput | None = optional("Resources to change.")
     notes: str | None = optional("Free text.")
+    name: str | None = optional("Name for people.")
+    tags: list[str] | None = optional("Its tags; left out: those of the resumed run.")
+    priority: Priority | None = optional("Left out: that of the resumed run.")
+    idempotency_key: str | None = optional(KEY)
+
+
+@input
+class UpdateRunInput:
+    """What describes a run. A field that is left out stays; null removes."""
+
+    run_id: strawberry.ID = attribute("The run.")
+    name: str | None = clearable("Name for people.")
+    notes: str | None = clearable("Free text.")
+    tags: list[str] | None = optional("Tags to find it by.")
+    priority: Priority | None = optional("Its place in the queue.")
+    archived: bool | None = optional("Keep it out of lists; only a run that has ended.")
     idempotency_key: str | None = optional(KEY)
 
 
@@ -85,6 +106,16 @@ class ResumeRunPayload(Payload):
     run_token: str | None = optional(_EXTERNAL)
 
 
+@output
+class UpdateRunPayload(Payload):
+    """The run, changed."""
+
+    run: Run | None = optional("The run.")
+
+
+ToUpdate = Annotated[
+    UpdateRunInput, strawberry.argument(description="The run, and what to change.")
+]
 NewRun = Annotated[CreateRunInput, strawberry.argument(description="Fields of the new run.")]
 ToCancel = Annotated[CancelRunInput, strawberry.argument(description="The run to cancel.")]
 ToResume = Annotated[
@@ -133,3 +164,13 @@ class RunMutations:
             return {"run": runs.resume(tx, input.run_id, request, info.context.recipes)}
 
         return _with_token(info, await perform(info, input, ResumeRunPayload, resume))
+
+    @mutation
+    async def update_run(self, info: Info, input: ToUpdate) -> UpdateRunPayload:
+        """Change name, notes, tags, priority or archive of a run."""
+
+        def work(tx: Tx) -> Rows:
+            request = request_of(UpdateRunRequest, input, "run_id")
+            return {"run": edits.update_run(tx, input.run_id, request)}
+
+        return await perform(info, input, UpdateRunPayload, work)

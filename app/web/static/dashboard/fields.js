@@ -59,7 +59,7 @@ export const RESOURCES = [
   ["timeLimitMinutes", "time_limit_minutes", t("Time limit in minutes")],
 ];
 
-/** @param {{ values: Record<string, string | number> | null }} props */
+/** @param {{ values: Record<string, string | number | null> | null }} props */
 export const Resources = ({ values }) =>
   fieldset({ class: "grid" }, legend({}, t("Resources")), RESOURCES.map(([name, rest, text]) =>
     label({ key: name }, text, input({

@@ -74,7 +74,7 @@ export interface Operations {
   };
   Run: {
     variables: { id: string };
-    result: { run: { id: string; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; statusDetail: string | null; attempt: number; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; lastProgressAt: string | null; nextAttemptAt: string | null; cancelRequestedAt: string | null; dataset: any; hyperparams: any; overrideHyperparams: any; effectiveHyperparams: any | null; resources: any; overrides: (({ key: string; requested: any; effective: any | null; applied: boolean | null }))[]; metrics: (({ key: string; step: number; value: number | null }))[]; experiment: { id: string; name: string; lastSeq: number }; parent: { id: string } | null; root: { id: string }; sourceCheckpoint: { ckptPath: string; step: number | null } | null; checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null }))[] }) } | null };
+    result: { run: { id: string; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; statusDetail: string | null; attempt: number; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; lastProgressAt: string | null; nextAttemptAt: string | null; cancelRequestedAt: string | null; dataset: any; hyperparams: any; overrideHyperparams: any; effectiveHyperparams: any | null; resources: ({ gpuType: string | null; count: number | null; cpus: number | null; memoryGb: number | null; nodes: number | null; timeLimitMinutes: number | null }); overrides: (({ key: string; requested: any; effective: any | null; applied: boolean | null }))[]; metrics: (({ key: string; step: number; value: number | null }))[]; experiment: { id: string; name: string; lastSeq: number }; parent: { id: string } | null; root: { id: string }; sourceCheckpoint: { ckptPath: string; step: number | null } | null; checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null }))[] }) } | null };
   };
   Runs: {
     variables: { filter?: RunFilter | null; after?: string | null; first: number; order?: RunOrder | null; keys: (string)[] };
@@ -146,6 +146,7 @@ export interface CreateExperimentInput {
   owner?: string | null;
   paramConfig?: any | null;
   tags?: (string)[] | null;
+  notes?: string | null;
   idempotencyKey?: string | null;
 }
 
@@ -157,6 +158,9 @@ export interface CreateRunInput {
   hyperparams?: any | null;
   resources?: ResourcesInput | null;
   notes?: string | null;
+  name?: string | null;
+  tags?: (string)[] | null;
+  priority?: Priority | null;
   idempotencyKey?: string | null;
 }
 
@@ -168,6 +172,7 @@ export interface ExperimentFilter {
   search?: string | null;
   createdAfter?: string | null;
   createdBefore?: string | null;
+  archived?: boolean | null;
 }
 
 export interface MarkCheckpointInput {
@@ -187,7 +192,15 @@ export interface MetricRange {
 
 export type OrderDirection = "ASC" | "DESC";
 
+export interface ParamRange {
+  key: string;
+  min?: number | null;
+  max?: number | null;
+}
+
 export type ParamSection = "RUN" | "HYPERPARAMS" | "DATASET" | "RESOURCES";
+
+export type Priority = "HIGH" | "NORMAL" | "LOW";
 
 export interface ResourcesInput {
   gpuType?: string | null;
@@ -202,13 +215,19 @@ export interface ResumeRunInput {
   runId: string;
   ckptPath?: string | null;
   overrideHyperparams?: any | null;
+  resources?: ResourcesInput | null;
   notes?: string | null;
+  name?: string | null;
+  tags?: (string)[] | null;
+  priority?: Priority | null;
   idempotencyKey?: string | null;
 }
 
 export interface RunFilter {
   experimentId?: string | null;
   ids?: (string)[] | null;
+  idEnds?: string | null;
+  name?: string | null;
   status?: (RunStatus)[] | null;
   model?: string | null;
   recipe?: string | null;
@@ -221,6 +240,8 @@ export interface RunFilter {
   createdAfter?: string | null;
   createdBefore?: string | null;
   metric?: MetricRange | null;
+  hyperparam?: ParamRange | null;
+  archived?: boolean | null;
 }
 
 export interface RunOrder {

@@ -52,7 +52,8 @@ export const RUN = graphql("Run", `
     run(id: $id) {
       id model recipe status statusReason statusDetail attempt step totalSteps progress etaSeconds
       notes createdAt startedAt finishedAt heartbeatAt lastProgressAt nextAttemptAt cancelRequestedAt
-      dataset hyperparams overrideHyperparams effectiveHyperparams resources
+      dataset hyperparams overrideHyperparams effectiveHyperparams
+      resources { gpuType count cpus memoryGb nodes timeLimitMinutes }
       overrides { key requested effective applied }
       metrics { key step value }
       experiment { id name lastSeq }

@@ -1,0 +1,173 @@
+"""What commands that talk to a service share: the client, errors, references, tables, JSON."""
+
+import functools
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from app.cli.errors import Exit, Refused
+
+if TYPE_CHECKING:
+    from llm_train.client import Client
+    from llm_train.runs import Run
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+COMPLETION_SECONDS = 1.5
+"""A shell does not wait longer for names to complete."""
+OUTCOMES = {"failed": Exit.RUN_FAILED, "cancelled": Exit.RUN_CANCELLED}
+_COLOURS = {
+    "running": "blue", "starting": "blue", "succeeded": "green", "failed": "red",
+    "queued": "yellow", "cancelling": "magenta", "cancelled": "bright_black",
+}  # fmt: skip
+# Escape sequences of a name or a note would act in the terminal of whoever lists it.
+_CONTROL = {code: "�" for code in (*range(32), *range(127, 160))}
+
+
+def client(timeout: float = 30.0) -> "Client":
+    """Return the client of the service that is configured. Raises Refused for a bad address."""
+    from llm_train.client import Client
+
+    try:
+        return Client(timeout=timeout)
+    except ValueError as error:
+        raise Refused(f"LLM_TRAIN_API_URL: {error}") from error
+
+
+def calls_service(command: Callable[P, T]) -> Callable[P, T]:
+    """Make a command that ends with the service's own sentence and the exit code for it."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        from llm_train.requests import ApiError, NoService
+
+        try:
+            return command(*args, **kwargs)
+        except NoService as error:
+            hint = "" if error.status else "; LLM_TRAIN_API_URL names another"
+            raise Refused(f"{error}{hint}", Exit.NO_SERVICE) from error
+        except ApiError as error:
+            wanting = error.status == 404 or error.code == "ambiguous"
+            raise Refused(error, Exit.NOT_FOUND if wanting else Exit.REFUSED) from error
+
+    return run
+
+
+def complete_run(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the ends of the newest runs' ids, and their names."""
+    items = []
+    for row in _completions(lambda: [run.data for run in client(COMPLETION_SECONDS).runs()]):
+        about = " ".join(filter(None, (row["status"], row["name"], row["model"])))
+        items += [(row["run_id"][-6:], about), (row["name"] or "", about)]
+    items.append(("@last", "the newest run"))
+    return _matching(items, incomplete)
+
+
+def complete_recipe(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the names of the recipes."""
+    rows = _completions(lambda: client(COMPLETION_SECONDS).recipes())
+    return _matching([(row["name"], row["description"]) for row in rows], incomplete)
+
+
+def complete_experiment(
+    _: click.Context, __: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return the names of the newest experiments."""
+    rows = _completions(lambda: client(COMPLETION_SECONDS).experiments(limit=50))
+    return _matching([(row["name"], row["task_type"]) for row in rows], incomplete)
+
+
+def _completions(read: Callable[[], Iterable[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    from llm_train.requests import ApiError
+
+    try:
+        return list(read())
+    except (ApiError, Refused):
+        return []
+
+
+def _matching(items: Iterable[tuple[str, str]], incomplete: str) -> list[CompletionItem]:
+    found = {value: about for value, about in items if value and value.startswith(incomplete)}
+    return [CompletionItem(plain(value), help=plain(about)) for value, about in found.items()]
+
+
+RUN = click.argument("run", shell_complete=complete_run)
+RUNS = click.argument("runs", nargs=-1, required=True, shell_complete=complete_run)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def parameters(
+    _: click.Context, parameter: click.Parameter, given: Sequence[str]
+) -> dict[str, Any]:
+    """Return NAME=VALUE options as a dictionary; a VALUE that is JSON is what it says."""
+    found = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not (name and equals):
+            raise click.BadParameter(f"{each!r} is not NAME=VALUE")
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    def refuse(constant: str) -> Any:
+        raise click.BadParameter(f"{constant} is no number that JSON has")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except ValueError:
+        return text
+
+
+def print_json(document: Any) -> None:
+    """Print a JSON document."""
+    click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+def plain(value: object) -> str:
+    """Return a text without characters that a terminal would obey."""
+    return str(value).translate(_CONTROL)
+
+
+def number(value: float | None) -> str:
+    """Return a metric's value for people."""
+    return "NaN" if value is None else f"{value:.4g}"
+
+
+def status(name: str) -> str:
+    """Return a status in its colour, which `click.echo` leaves out where nobody sees it."""
+    return click.style(name, fg=_COLOURS.get(name))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return aligned columns. On a terminal lines end where it does; in a pipe nothing is cut."""
+    lines = [list(head), *(list(map(str, row)) for row in rows)]
+    widths = [max(len(click.unstyle(line[i])) for line in lines) for i in range(len(head))]
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    out = []
+    for line in lines:
+        padded = [
+            cell + " " * (width - len(click.unstyle(cell)))
+            for cell, width in zip(line, widths, strict=True)
+        ]
+        out.append(_cut("  ".join(padded).rstrip(), room))
+    return "\n".join(out)
+
+
+def _cut(line: str, room: int | None) -> str:
+    if room is None or len(click.unstyle(line)) <= room:
+        return line
+    while len(click.unstyle(line)) > room - 1:
+        line = line[:-1]
+    return line + "…" + ("\x1b[0m" if "\x1b" in line else "")
+
+
+def end_with(run: "Run") -> None:
+    """End the command with the exit code of a run's outcome."""
+    raise SystemExit(int(OUTCOMES.get(run.status, Exit.DONE)))

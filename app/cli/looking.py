@@ -1,0 +1,219 @@
+"""Commands that show runs: `ls`, `show`, `watch`, `logs`, `compare`, `diff`."""
+
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from app.cli import api
+
+REFRESH_SECONDS = 2.0
+STATUSES = ("queued", "starting", "running", "cancelling", "succeeded", "failed", "cancelled")
+TAIL_BYTES = 200
+"""About so many bytes a line of the end of a log has at most, when lines are asked for."""
+
+
+def _age(moment: str) -> str:
+    seconds = int((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{max(0, seconds)}s"
+
+
+def _steps(row: dict[str, Any]) -> str:
+    total = row["total_steps"]
+    return f"{row['step']}/{total}" if total else str(row["step"])
+
+
+@click.command()
+@click.option(
+    "-s", "--status", "statuses", multiple=True, type=click.Choice(STATUSES),
+    help="Only these; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "-e", "--experiment", shell_complete=api.complete_experiment, help="Only of this one."
+)
+@click.option("-t", "--tag", "tags", multiple=True, help="Only with this tag; may be repeated.")
+@click.option("--search", help="Only with this text.")
+@click.option(
+    "-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 10_000),
+    help="At most so many.",
+)  # fmt: skip
+@click.option("-a", "--all", "archived", is_flag=True, help="Archived ones, too.")
+@click.option("-q", "--quiet", is_flag=True, help="Only ids.")
+@click.option("-w", "--watch", "watching", is_flag=True, help="Again every two seconds.")
+@api.JSON
+@api.calls_service
+def ls(
+    statuses: tuple[str, ...], experiment: str | None, tags: tuple[str, ...], search: str | None,
+    limit: int, archived: bool, quiet: bool, watching: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """List runs, newest first."""
+    client = api.client()
+    filters = {
+        "status": list(statuses), "tags": list(tags), "search": search, "keys": ["loss"],
+        "archived": "any" if archived else None,
+    }  # fmt: skip
+    while True:
+        rows = [run.data for run in client.runs(experiment, limit=limit, **filters)]
+        if as_json:
+            api.print_json(rows)
+        elif quiet:
+            click.echo("".join(row["run_id"] + "\n" for row in rows), nl=False)
+        else:
+            if watching and sys.stdout.isatty():
+                click.clear()
+            click.echo(_listed(rows))
+        if not watching:
+            return
+        time.sleep(REFRESH_SECONDS)
+
+
+def _listed(rows: list[dict[str, Any]]) -> str:
+    head = ("RUN", "STATUS", "STEP", "LOSS", "AGE", "MODEL", "NAME")
+    return api.table(
+        head,
+        [
+            (
+                row["run_id"][-6:],
+                api.status(row["status"]),
+                _steps(row),
+                api.number(row["metrics"]["loss"]["value"]) if row["metrics"] else "",
+                _age(row["created_at"]),
+                api.plain(row["model"]),
+                api.plain(row["name"] or ""),
+            )
+            for row in rows
+        ],
+    )
+
+
+@click.command()
+@api.RUN
+@api.JSON
+@api.calls_service
+def show(run: str, as_json: bool) -> None:
+    """Show one run: status, metrics, hyperparameters, receipts."""
+    data = api.client().run(run).data
+    if as_json:
+        api.print_json(data)
+        return
+    lines = [
+        ("status", f"{api.status(data['status'])} {data['status_detail'] or ''}".rstrip()),
+        ("experiment", data["experiment_id"]),
+        ("name", data["name"]),
+        ("tags", ", ".join(data["tags"])),
+        ("model", data["model"]),
+        ("recipe", data["recipe"] or "external"),
+        ("step", _steps(data)),
+        ("resumed from", data["ckpt_path"]),
+        ("checkpoint", data["newest_ckpt_path"]),
+        ("notes", data["notes"]),
+    ]
+    lines += [(f"param {key}", value) for key, value in data["hyperparams"].items()]
+    for key, receipt in data["overrides"].items():
+        seen = {True: "applied", False: "IGNORED", None: "not reported yet"}[receipt["applied"]]
+        lines.append((f"override {key}", f"{receipt['requested']} ({seen})"))
+    lines += [(key, api.number(metric["value"])) for key, metric in data["metrics"].items()]
+    click.echo(data["run_id"])
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        if value not in (None, ""):
+            styled = value if name == "status" else api.plain(value)
+            click.echo(f"  {api.plain(name):<{width}}  {styled}")
+
+
+@click.command()
+@api.RUN
+@api.calls_service
+def watch(run: str) -> None:
+    """Show a run's progress until it has ended; its outcome is the exit code."""
+    found = api.client().run(run).watch()
+    if found.data["status_detail"]:
+        click.echo(api.plain(found.data["status_detail"]), err=True)
+    api.end_with(found)
+
+
+@click.command()
+@api.RUN
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+@click.option(
+    "-n", "--tail", type=click.IntRange(min=-1), default=100, show_default=True,
+    help="The last lines; -1: all.",
+)  # fmt: skip
+@api.calls_service
+def logs(run: str, follow: bool, tail: int) -> None:
+    """Print what a run's trainer printed."""
+    found = api.client().run(run)
+    connection, path = found.connection, f"{found.path}/logs"
+    offset = 0 if tail < 0 else -TAIL_BYTES * max(tail, 1)
+    out = sys.stdout.buffer
+    with connection.open("GET", path, query={"offset": offset}) as response:
+        content, after = response.read(), int(response.headers["X-Next-Offset"])
+    lines = content.splitlines(keepends=True)
+    out.write(b"".join(lines if tail < 0 else lines[-tail:] if tail else []))
+    out.flush()
+    if not follow:
+        # More than one answer holds comes in pieces.
+        while tail < 0 and content:
+            with connection.open("GET", path, query={"offset": after}) as response:
+                content, after = response.read(), int(response.headers["X-Next-Offset"])
+            out.write(content)
+        out.flush()
+        return
+    query = {"offset": after, "follow": "true"}
+    with connection.open("GET", path, query=query, timeout=86_400) as response:
+        while chunk := response.read1(65_536):
+            out.write(chunk)
+            out.flush()
+    api.end_with(found.refresh())
+
+
+def _cells(values: list[Any]) -> list[str]:
+    return ["–" if value is None else api.plain(value) for value in values]
+
+
+@click.command()
+@api.RUNS
+@click.option("-a", "--all", "everything", is_flag=True, help="Also what is the same.")
+@api.JSON
+@api.calls_service
+def compare(runs: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Show where runs differ, and the last values of their metrics."""
+    client = api.client()
+    found = [client.run(run) for run in runs]
+    compared = client.compare(*found, everything=everything)
+    last = {
+        key: [run.data["metrics"].get(key, {}).get("value") for run in found]
+        for key in dict.fromkeys(key for run in found for key in run.data["metrics"])
+    }
+    if as_json:
+        api.print_json({**compared, "metrics": last})
+        return
+    rows = [(api.plain(row["key"]), *_cells(row["values"])) for row in compared["params"]]
+    for key, values in last.items():
+        shown = ("–" if value is None else api.number(value) for value in values)
+        rows.append((f"{api.plain(key)} (last)", *shown))
+    click.echo(api.table(("", *(run.id[-6:] for run in found)), rows))
+
+
+@click.command()
+@click.argument("one", shell_complete=api.complete_run)
+@click.argument("other", shell_complete=api.complete_run)
+@api.JSON
+@api.calls_service
+def diff(one: str, other: str, as_json: bool) -> None:
+    """Show what ONE run has and the OTHER has differently, as lines with - and +."""
+    client = api.client()
+    compared = client.compare(client.run(one), client.run(other))
+    if as_json:
+        api.print_json(compared)
+        return
+    for row in compared["params"]:
+        for sign, value, colour in zip("-+", row["values"], ("red", "green"), strict=True):
+            if value is not None:
+                line = f"{sign} {row['section']}.{row['key']}: {value}"
+                click.secho(api.plain(line), fg=colour)

@@ -1,0 +1,134 @@
+"""`/v1`: what there is to choose from and how much: recipes, capacity, counts of runs."""
+
+import asyncio
+from collections import Counter
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.db import groups, keyset
+from app.db.database import Effort
+from app.db.sql import Tx
+from app.domain import comparison
+from app.domain.filters import AnyRunFilter, conditions
+from app.domain.lifecycle import RunStatus
+from app.domain.priority import Priority
+from app.domain.recipes import LOCAL
+from app.domain.requests import Name
+from app.domain.resources import Capacity
+from app.errors import InvalidInput
+from app.launchers.base import Launcher, Unreachable
+from app.rest import responses, schemas, views
+from app.rest.parameters import DocumentedRoute
+from app.rest.problems import documented
+from app.services import live_runs, overviews
+from app.services.live_runs import QueueCursor
+from app.services.overviews import MAX_COMPARED
+
+MOST_COMPARED = 1_000_000
+"""Values and characters of keys in one comparison."""
+
+router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
+
+
+@router.get("/recipes", response_model=schemas.RecipesAnswer, responses=documented(), tags=["runs"])
+async def list_recipes(request: Request) -> Response:
+    """List the recipes that a new run may name, by name."""
+    recipes = request.app.state.recipes
+    return responses.json({"recipes": [views.recipe(recipes[name]) for name in sorted(recipes)]})
+
+
+@router.get(
+    "/runs/counts", response_model=schemas.CountsAnswer, responses=documented(422), tags=["runs"]
+)
+async def count_runs(request: Request, query: Annotated[AnyRunFilter, Query()]) -> Response:
+    """Count the runs of all experiments by status."""
+    filters = conditions(AnyRunFilter, query)
+    effort = Effort.SEARCH if keyset.SEARCH in filters else Effort.LONG
+    found = dict(await request.app.state.db.fetch(effort, groups.by_status, filters))
+    counts = {status.value: found[status] for status in RunStatus if status in found}
+    return responses.json({"counts": counts})
+
+
+class CompareQuery(BaseModel):
+    """Runs to compare."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_ids: list[Name] = Field(
+        min_length=1, max_length=MAX_COMPARED, description="Repeated, one each."
+    )
+    only_different: bool = Field(True, description="Leave out what is the same in all of them.")
+
+
+@router.get(
+    "/runs/compare", response_model=schemas.ComparisonAnswer, responses=documented(404, 422),
+    tags=["runs"],
+)  # fmt: skip
+async def compare_runs(request: Request, query: Annotated[CompareQuery, Query()]) -> Response:
+    """Return the parameters of runs side by side."""
+    body = await request.app.state.db.scan(_compare, query.run_ids, query.only_different)
+    return Response(body, media_type="application/json")
+
+
+def _compare(tx: Tx, run_ids: list[str], only_different: bool) -> bytes:
+    rows: list[schemas.ComparedParam] = []
+    size = 0
+    for row in overviews.compare(tx, run_ids):
+        if row.differs or not only_different:
+            values = [None if value is comparison.MISSING else value for value in row.values]
+            rows.append(
+                {"section": row.section, "key": row.key, "values": values, "differs": row.differs}
+            )
+            size += len(row.key) + len(values)
+            if size > MOST_COMPARED:
+                raise InvalidInput("These runs differ in too much for one answer; compare fewer.")
+    return orjson.dumps({"run_ids": run_ids, "params": rows})
+
+
+@router.get(
+    "/capacity", response_model=schemas.CapacityAnswer, responses=documented(), tags=["runs"]
+)
+async def get_capacity(request: Request) -> Response:
+    """Return what each launcher has in all, and how many runs are with it."""
+    state = request.app.state
+    active, queued = await state.db.scan(_under_way)
+    launchers = state.supervisor.state.launchers
+    offers = await asyncio.gather(*(asyncio.to_thread(_offer, each) for each in launchers.values()))
+    return responses.json(
+        {
+            "launchers": [
+                _launcher(name, offer, active[name])
+                for name, offer in zip(launchers, offers, strict=True)
+            ],
+            "queued": queued,
+        }
+    )
+
+
+def _under_way(tx: Tx) -> tuple[Counter[str], int]:
+    given = [*live_runs.list_launched(tx), *live_runs.list_submitted(tx)]
+    waiting = live_runs.count_waiting(tx, QueueCursor(priority=len(Priority)))
+    return Counter(run.launcher or LOCAL for run in given), waiting
+
+
+def _offer(launcher: Launcher) -> Capacity | None:
+    try:
+        return launcher.offer()
+    except Unreachable:
+        return None
+
+
+def _launcher(name: str, offer: Capacity | None, active: int) -> dict[str, Any]:
+    if offer is None:
+        there: dict[str, Any] = dict.fromkeys(("cpus", "memory_gb", "gpus", "max_runs"))
+    else:
+        there = {
+            "cpus": offer.cpus,
+            "memory_gb": offer.memory_gb,
+            "gpus": Counter(gpu.type for gpu in offer.gpus),
+            "max_runs": offer.places,
+        }
+    return {"name": name, **there, "active": active}

@@ -1,0 +1,112 @@
+"""Changes to what describes a run or an experiment: name, notes, tags, archive.
+
+None of it changes what a run does, but for the priority, which orders the queue. An event names
+what was changed; a change that changes nothing writes none.
+"""
+
+from typing import Any
+
+from sqlalchemy import bindparam, literal_column, null, update
+
+from app.db.changes import SUPERVISOR
+from app.db.sql import Statement, Tx, changing, columns, dump, replace, select_all
+from app.db.tables import Experiment, ExperimentSearch, Run, RunSearch
+from app.domain.lifecycle import TERMINAL, RunStatus
+from app.domain.requests import UpdateExperimentRequest, UpdateRunRequest
+from app.errors import Conflict, NotFound
+from app.services import events, experiments, runs
+
+_run = columns(Run)
+_experiment = columns(Experiment)
+
+_LOCK = Statement(
+    select_all(Experiment).where(_experiment.id == bindparam("id")).with_for_update(), Experiment
+)
+_SET_RUN_TEXT, _SET_EXPERIMENT_TEXT = (
+    Statement[Any](
+        update(table).where(columns(table).id == bindparam("key")).values(text=bindparam("words"))
+    )
+    for table in (RunSearch, ExperimentSearch)
+)
+_ENDED = _run.status.in_([literal_column(f"'{status.value}'") for status in sorted(TERMINAL)])
+_ARCHIVE_RUNS = Statement[Any](
+    update(Run)
+    .where(_run.experiment_id == bindparam("experiment"), _run.archived_at.is_(None), _ENDED)
+    .values(archived_at=bindparam("at"))
+)
+_RESTORE_RUNS = Statement[Any](
+    update(Run)
+    .where(_run.experiment_id == bindparam("experiment"), _run.archived_at == bindparam("at"))
+    .values(archived_at=null())
+)
+
+
+def update_run(
+    tx: Tx, run_id: str, request: UpdateRunRequest, experiment_id: str | None = None
+) -> Run:
+    """Change the fields of a run that were given. Raises NotFound, Conflict.
+
+    A run that has not ended cannot be archived: it would go on unseen.
+    """
+    run = runs.lock(tx, run_id, experiment_id)
+    changes: dict[str, Any] = {}
+    for name in request.model_fields_set:
+        value = getattr(request, name)
+        match name:
+            case "tags":
+                changes["tags"] = dump(value)
+            case "priority":
+                changes["priority"] = value.rank
+            case "archived":
+                changes["archived_at"] = (run.archived_at or tx.now) if value else None
+            case _:
+                changes[name] = value
+    changes = {name: value for name, value in changes.items() if getattr(run, name) != value}
+    if changes.get("archived_at") and RunStatus(run.status) not in TERMINAL:
+        raise Conflict(f"Run {run.id} is {run.status}; cancel it before it is archived.")
+    if not changes:
+        return run
+    if "priority" in changes:
+        tx.notify(SUPERVISOR)
+    run = runs.change(tx, run, **changes)
+    if "tags" in changes:
+        runs.set_tags(tx, run)
+    if changes.keys() & {"name", "notes", "tags"}:
+        tx.run(_SET_RUN_TEXT, key=run.id, words=runs.search_text(run))
+    events.append(tx, run.experiment_id, "run.updated", run_id=run.id, changed=_named(changes))
+    return run
+
+
+def update_experiment(tx: Tx, experiment_id: str, request: UpdateExperimentRequest) -> Experiment:
+    """Change the fields of an experiment that were given. Raises NotFound.
+
+    Its runs that have ended are archived with it, and come back with it.
+    """
+    experiment = tx.first(_LOCK, id=experiment_id)
+    if experiment is None:
+        raise NotFound(f"There is no experiment {experiment_id}.")
+    changes: dict[str, Any] = {}
+    for name in request.model_fields_set:
+        value = getattr(request, name)
+        if name == "archived":
+            changes["archived_at"] = (experiment.archived_at or tx.now) if value else None
+        else:
+            changes[name] = dump(value) if name == "tags" else value
+    changes = {name: value for name, value in changes.items() if getattr(experiment, name) != value}
+    if not changes:
+        return experiment
+    if "archived_at" in changes:
+        at = changes["archived_at"] or experiment.archived_at
+        statement = _ARCHIVE_RUNS if changes["archived_at"] else _RESTORE_RUNS
+        tx.run(statement, experiment=experiment.id, at=at)
+    tx.run(changing(Experiment, frozenset(changes)), key=experiment.id, **changes)
+    experiment = replace(experiment, **changes)
+    if "tags" in changes:
+        experiments.set_tags(tx, experiment)
+    tx.run(_SET_EXPERIMENT_TEXT, key=experiment.id, words=experiments.search_text(experiment))
+    seq = events.append(tx, experiment.id, "experiment.updated", changed=_named(changes))
+    return replace(experiment, last_seq=seq)
+
+
+def _named(changes: dict[str, Any]) -> list[str]:
+    return sorted("archived" if name == "archived_at" else name for name in changes)
