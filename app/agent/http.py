@@ -51,6 +51,8 @@ class HttpMailbox:
         self._began = time.monotonic()
         self._heard: Order = "go"
         self._spool_offset = 0
+        self._directory = os.path.abspath(directory)
+        self._shares_files = False
         self._is_ready = threading.Event()
 
     def claim(self) -> "LaunchConfig | None":
@@ -60,19 +62,23 @@ class HttpMailbox:
         """
         answer = self._ask_for_claim()
         if answer is None:
+            self._remove()
             return None
         self._client.token = answer["token"]
         config, spec = answer["config"], answer["spec"]
-        os.makedirs(self._checkpoints, exist_ok=True)
+        self._shares_files = spec.get("files") != "http"
         self._output.limit = config["max_log_bytes"]
         self._output.offset = answer["log_offset"]
-        spec["checkpoint_dir"] = self._checkpoints
-        if spec.get("resume") and not self._download(spec):
-            return None
+        if not self._shares_files:
+            os.makedirs(self._checkpoints, exist_ok=True)
+            spec["checkpoint_dir"] = self._checkpoints
+            if spec.get("resume") and not self._download(spec):
+                return None
         with open(os.path.join(self.run_dir, "spec.json"), "w") as file:
             json.dump(spec, file, indent=1)
         self._is_ready.set()
-        self._start(self._upload)
+        if not self._shares_files:
+            self._start(self._upload)
         return self._here(config)
 
     def _ask_for_claim(self) -> "dict[str, Any] | None":
@@ -173,15 +179,23 @@ class HttpMailbox:
         try:
             self._output.send()
             self._deliver_reports()
-            self._uploads.run()
+            if not self._shares_files:
+                self._uploads.run()
             self._client.post(f"{self._path}/exit", record.to_dict())
         except Refused as error:
             if error.status not in (404, 409):
                 raise NoNews(str(error)) from error
             _say(f"the service takes nothing more of this attempt: {error}")
-            return
-        for directory in (self.run_dir, self._checkpoints):
-            shutil.rmtree(directory, ignore_errors=True)
+        self._remove()
+
+    def close(self) -> None:
+        """Remove what an attempt has left that another one has replaced."""
+        if self._heard == "over":
+            self._remove()
+
+    def _remove(self) -> None:
+        """Remove what this attempt has on this machine: the service has it, or wants none."""
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _deliver_reports(self) -> None:
         """Send the reports that the trainer could not, in order; each counts once."""

@@ -49,7 +49,9 @@ def main(arguments: list[str]) -> None:
         code = os.environ.pop("LLM_TRAIN_CLAIM_CODE", "") or sys.stdin.readline().strip()
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         api_url, run_id, attempt, directory = where
-        run(HttpMailbox(api_url, run_id, int(attempt), code, directory))
+        mailbox = HttpMailbox(api_url, run_id, int(attempt), code, directory)
+        run(mailbox)
+        mailbox.close()
         return
     run_dir, attempt = where
     text = sys.stdin.buffer.read()

@@ -12,7 +12,10 @@ from app.domain.recipes import LauncherTable, RecipeError
 from app.launchers.base import Launcher, LauncherContext
 
 GROUP = "llm_train.launchers"
-BUILT_IN = {"local": "app.launchers.local.launcher:LocalLauncher"}
+BUILT_IN = {
+    "local": "app.launchers.local.launcher:LocalLauncher",
+    "slurm": "app.launchers.slurm.launcher:SlurmLauncher",
+}
 
 
 def make_launcher(table: LauncherTable, context: LauncherContext) -> Launcher:

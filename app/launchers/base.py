@@ -128,6 +128,8 @@ class JobStatus:
     cause: Cause | None = None
     stop_sent: bool = False
     """A stop or kill was asked for."""
+    is_suspended: bool = False
+    """The engine keeps its processes from running: their silence means nothing."""
     pid: int | None = None
     """The agent's process, where it lives on this machine."""
     error: Exception | None = None

@@ -67,8 +67,14 @@ def remote_job(state: SupervisorState, run: AnyRun) -> Job:
 def remote_spec(
     state: SupervisorState, run: Run, recipe: Recipe, source: Source | None
 ) -> dict[str, Any]:
-    """Return the spec of the next attempt for a trainer that shares no files with the service."""
-    content = spec(state, run, recipe, (), source) | {"files": "http"}
+    """Return the spec of the next attempt for a trainer whose agent has its mailbox over HTTP.
+
+    Without shared files that one fetches and uploads checkpoints, and knows where.
+    """
+    content = spec(state, run, recipe, (), source)
+    if state.launcher(run).shares_files:
+        return content
+    content |= {"files": "http"}
     del content["checkpoint_dir"]
     if content["resume"] is not None:
         del content["resume"]["path"]

@@ -1,0 +1,147 @@
+"""One job of Slurm, built purely: the arguments of sbatch, and the script on its stdin.
+
+Anybody on the cluster may read both: they hold names, numbers and the agent's source. The claim
+code is in the job's environment, which Slurm shows to nobody.
+"""
+
+import base64
+import math
+import shlex
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from app.agent import bundle
+from app.domain.resources import Resources
+from app.launchers.base import HttpMailboxAddress, Job, Key
+
+CLAIM_CODE = "LLM_TRAIN_CLAIM_CODE"
+_MARGIN_MINUTES = 1.0
+_SCRIPT = """\
+#!/bin/sh
+# The agent of attempt {attempt} of {run}. It claims the attempt at {url}.
+umask 077
+directory=$(mktemp -d "{base}/llm-train-XXXXXXXX") || exit 70
+cd "$directory" || exit 70
+base64 -d > agent.zip <<'END' || exit 70
+{bundle}
+END
+exec {python} -I -S agent.zip http {url} {run} {attempt} "$directory"
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a table `[launchers.NAME]`. Raises ValueError for one that is wrong."""
+
+    partition: str | None = None
+    account: str | None = None
+    options: Sequence[str] = ()
+    """Further arguments of sbatch."""
+    files: Literal["shared", "none"] = "none"
+    """shared: the nodes see the service's data directory under the same path."""
+    python: str = "python3"
+    """The interpreter on the nodes: of the agent, and for `{python}` in recipes."""
+    directory: str | None = None
+    """Where agents keep their files on a node; None: its TMPDIR."""
+    look_seconds: float = 2.0
+    max_pending: int | None = None
+    warn_seconds: int = 120
+    """How long before the time limit of a job its trainer is asked to stop and save."""
+    default_minutes: float = 1440.0
+    """The time limit of a run that names none."""
+    gpu_types: dict[str, str] = field(default_factory=dict)
+    """A run's gpu_type, and what Slurm calls it."""
+    call_seconds: float = 20.0
+    """How long a command of Slurm may take."""
+
+    def __post_init__(self) -> None:
+        for name in ("partition", "account", "directory"):
+            _check(name, getattr(self, name), str, None)
+        _check("python", self.python, str)
+        _check("options", self.options, list, tuple)
+        if not all(isinstance(option, str) and option.startswith("-") for option in self.options):
+            raise ValueError("options: must be a list of sbatch's options, like '--qos=high'")
+        if self.files not in ("shared", "none"):
+            raise ValueError("files: must be 'shared' or 'none'")
+        for name in ("look_seconds", "default_minutes", "call_seconds"):
+            _check_number(name, getattr(self, name), above=0)
+        _check_number("warn_seconds", self.warn_seconds, above=-1)
+        if self.warn_seconds > 65_535 or not isinstance(self.warn_seconds, int):
+            raise ValueError("warn_seconds: must be a whole number, 65535 at most")
+        if self.max_pending is not None:
+            _check("max_pending", self.max_pending, int)
+            _check_number("max_pending", self.max_pending, above=0)
+        _check("gpu_types", self.gpu_types, dict)
+        if not all(isinstance(value, str) for value in self.gpu_types.values()):
+            raise ValueError("gpu_types: must be a table of strings")
+
+
+def _check(name: str, value: Any, *kinds: type | None) -> None:
+    allowed = tuple(type(None) if kind is None else kind for kind in kinds)
+    if not isinstance(value, allowed) or isinstance(value, bool):
+        wanted = " or ".join("nothing" if kind is None else kind.__name__ for kind in kinds)
+        raise ValueError(f"{name}: must be {wanted}")
+
+
+def _check_number(name: str, value: Any, above: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > above:
+        raise ValueError(f"{name}: must be a number above {above}")
+
+
+def arguments(
+    job: Job, options: Options, gpu: str | None, minutes: float, log: Path | None
+) -> list[str]:
+    """Return the arguments of sbatch for a job; the operator's options come before the identity.
+
+    `gpu`: what Slurm calls the type; '': any. `log`: where the batch script's own output goes.
+    """
+    asked = job.resources
+    found = [] if options.partition is None else [f"--partition={options.partition}"]
+    if options.account is not None:
+        found.append(f"--account={options.account}")
+    found += [f"--nodes={asked.nodes or 1}", "--ntasks-per-node=1", f"--time={math.ceil(minutes)}"]
+    if options.warn_seconds:
+        found.append(f"--signal=B:TERM@{options.warn_seconds}")
+    if asked.cpus is not None:
+        found.append(f"--cpus-per-task={math.ceil(asked.cpus)}")
+    if asked.memory_gb is not None:
+        found.append(f"--mem={memory_mb(asked)}M")
+    if asked.gpus:
+        found.append(f"--gres=gpu:{gpu}:{asked.gpus}" if gpu else f"--gres=gpu:{asked.gpus}")
+    return [
+        *found, "--open-mode=append", f"--output={log or '/dev/null'}", *options.options,
+        # Requeued, a job would begin again under the same attempt.
+        "--no-requeue", f"--job-name={job.key.name}", f"--export={CLAIM_CODE}",
+    ]  # fmt: skip
+
+
+def memory_mb(asked: Resources) -> int:
+    """Return the memory asked for in Slurm's unit, 2^20 bytes."""
+    return math.ceil((asked.memory_gb or 0) * 1e9 / (1 << 20))
+
+
+def minutes(asked: Resources, options: Options, most_seconds: float | None) -> float:
+    """Return the job's time limit: the run's own, which the service sees to, comes first."""
+    if asked.time_limit_minutes is None:
+        wanted = options.default_minutes
+    else:
+        wanted = asked.time_limit_minutes + options.warn_seconds / 60 + _MARGIN_MINUTES
+    return wanted if most_seconds is None else min(wanted, most_seconds / 60)
+
+
+def script(job: Job, options: Options) -> str:
+    """Return the batch script: it unpacks the agent, and becomes it."""
+    assert isinstance(job.mailbox, HttpMailboxAddress)
+    base = shlex.quote(options.directory) if options.directory else "${TMPDIR:-/tmp}"
+    packed = base64.b64encode(bundle.make()).decode()
+    return _SCRIPT.format(
+        run=_quoted(job.key), attempt=job.key.attempt, url=shlex.quote(job.mailbox.api_url),
+        base=base, python=shlex.quote(options.python), bundle="\n".join(textwrap.wrap(packed, 76)),
+    )  # fmt: skip
+
+
+def _quoted(key: Key) -> str:
+    return shlex.quote(key.run_id)

@@ -1,0 +1,210 @@
+"""Slurm as a launcher: submit, look, stop and kill, each with one or two commands for all jobs."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.domain.evidence import Cause
+from app.domain.resources import Kind, Resources, Shortage
+from app.launchers.base import (
+    HttpMailboxAddress,
+    Job,
+    JobState,
+    JobStatus,
+    Key,
+    LauncherContext,
+    LauncherError,
+    Submission,
+    Unreachable,
+)
+from app.launchers.slurm import job as jobs
+from app.launchers.slurm.client import JobRow, NodeGroup, Refused, SlurmClient
+from app.launchers.slurm.states import SENTENCES, STATES, STOPPED
+
+_NAME = re.compile(r"(run_[0-9a-z]+)\.([1-9][0-9]*)")
+_EARLY_SECONDS = 90.0
+"""Slurm may send its warning a minute early, and looks at limits twice a minute."""
+_ORDER = (JobState.RUNNING, JobState.QUEUED, JobState.UNKNOWN, JobState.ENDED)
+
+
+class SlurmLauncher:
+    """Runs agents as batch jobs. For its options see `jobs.Options`.
+
+    It keeps nothing but the last answer of sinfo: all can be asked again.
+    """
+
+    owns_queue = True
+
+    def __init__(self, context: LauncherContext, name: str = "slurm", **options: Any) -> None:
+        self.name, self.options = name, jobs.Options(**options)
+        self.shares_files = self.options.files == "shared"
+        self.look_seconds: float = self.options.look_seconds
+        self.max_pending: int | None = self.options.max_pending
+        self._data_dir = context.data_dir.absolute()
+        environment = {
+            key: value for key, value in context.environment.items() if not key.startswith("LLM_")
+        }
+        self._client = SlurmClient(environment, self.options.call_seconds)
+        self._groups: list[NodeGroup] = []
+
+    def offer(self) -> None:
+        """Return nothing: Slurm decides. Remembers what its partition has, for `check`."""
+        try:
+            self._groups = self._client.nodes(self.options.partition)
+        except Refused as error:
+            raise Unreachable(f"Slurm refuses sinfo: {error}.") from error
+
+    def check(self, resources: Resources) -> Shortage | None:
+        """Return what no node of the partition has, or how many more it would need."""
+        groups = self._groups
+        if not groups:
+            return None
+        where = f"partition {groups[0].partition.rstrip('*')}"
+        gpu = self._gpu(resources)
+        if resources.gpus and gpu is None:
+            known = ", ".join(sorted({kind for group in groups for kind in group.gpus if kind}))
+            detail = f"Needs GPUs of type {resources.gpu_type}; {where} has: {known or 'none'}."
+            return Shortage(detail, True, Kind.GPUS)
+        for kind, asked, has, unit in (
+            (Kind.GPUS, resources.gpus, max(_gpus(group, gpu) for group in groups), "GPUs a node"),
+            (Kind.CPUS, resources.cpus or 0, max(g.cpus for g in groups), "CPUs a node"),
+            (
+                Kind.MEMORY, jobs.memory_mb(resources), max(g.memory_mb for g in groups),
+                "MB of memory a node",
+            ),
+            (Kind.NODES, resources.nodes or 1, sum(g.nodes for g in groups), "nodes"),
+        ):  # fmt: skip
+            if asked > has:
+                return Shortage(f"Needs {asked:g} {unit}; {where} has {has}.", True, kind)
+        most, limit = self._most_seconds(), resources.time_limit_minutes
+        if most is not None and limit is not None and limit * 60 > most:
+            detail = f"Needs {limit:g} minutes; {where} allows {most / 60:g}."
+            return Shortage(detail, True, Kind.NODES)
+        return None
+
+    def _most_seconds(self) -> float | None:
+        limits = [group.seconds_limit for group in self._groups]
+        known = [limit for limit in limits if limit is not None]
+        return min(known) if known and len(known) == len(limits) else None
+
+    def _gpu(self, resources: Resources) -> str | None:
+        """Return what Slurm calls the GPU type; '' for any; None if there is no such type.
+
+        Only names of the operator's table or of Slurm itself get into a command.
+        """
+        wanted = resources.gpu_type
+        if wanted is None:
+            return ""
+        table = {key.casefold(): value for key, value in self.options.gpu_types.items()}
+        if (known := table.get(wanted.casefold())) is not None:
+            return known
+        offered = {kind for group in self._groups for kind in group.gpus if kind}
+        return next((kind for kind in offered if kind.casefold() == wanted.casefold()), None)
+
+    def submit(self, job: Job) -> Submission:
+        """Submit a batch job. A second one of the same attempt would start no second trainer."""
+        assert isinstance(job.mailbox, HttpMailboxAddress)
+        gpu, log = self._gpu(job.resources), None
+        if gpu is None:
+            raise LauncherError(f"Slurm has no GPUs of type {job.resources.gpu_type}.")
+        if self.shares_files:  # a folder that is missing fails the job without a word
+            folder = self._data_dir / "runs" / job.key.run_id
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            log = folder / f"slurm-{job.key.attempt}.log"
+        minutes = jobs.minutes(job.resources, self.options, self._most_seconds())
+        arguments = jobs.arguments(job, self.options, gpu, minutes, log)
+        secrets = {jobs.CLAIM_CODE: job.mailbox.claim_code}
+        try:
+            return Submission(
+                self._client.submit(arguments, jobs.script(job, self.options), secrets)
+            )
+        except Unreachable:  # also after it was taken in: the next look tells
+            return Submission(None, doubt=True)
+        except Refused as error:
+            raise LauncherError(f"Slurm refuses the job: {error}.") from error
+
+    def look(self, keys: Sequence[Key]) -> Mapping[Key, JobStatus]:
+        """Return the state of each attempt's job; of several, of the one that has come furthest."""
+        rows = self._active()
+        forgotten = [key.name for key in keys if key.name not in rows]
+        try:
+            for row in self._client.ended(forgotten):
+                rows.setdefault(row.name, []).append(row)
+        except (Refused, Unreachable):
+            pass  # an accounting that is away tells no less than none
+        return {key: self._status(rows.get(key.name, [])) for key in keys}
+
+    def _active(self) -> dict[str, list[JobRow]]:
+        try:
+            jobs_of_user = self._client.jobs()
+        except Refused as error:
+            raise Unreachable(f"Slurm refuses squeue: {error}.") from error
+        rows: dict[str, list[JobRow]] = {}
+        for row in jobs_of_user:
+            rows.setdefault(row.name, []).append(row)
+        return rows
+
+    def _status(self, rows: list[JobRow]) -> JobStatus:
+        if not rows:
+            return JobStatus(JobState.ABSENT)
+        return min((self._status_of(row) for row in rows), key=lambda s: _ORDER.index(s.state))
+
+    def _status_of(self, row: JobRow) -> JobStatus:
+        state, cause = STATES.get(row.state, (JobState.UNKNOWN, None))
+        text = "" if row.reason in ("None", "") else row.reason
+        exit_code = signal = None
+        if state is JobState.ENDED:
+            code = os.waitstatus_to_exitcode(row.status)
+            exit_code, signal = (code, None) if code >= 0 else (None, -code)
+            near = row.seconds_limit is not None and row.seconds_used >= (
+                row.seconds_limit - self.options.warn_seconds - _EARLY_SECONDS
+            )
+            if cause is None and near:  # it obeyed the warning: its end looks like any other
+                cause, text = Cause.TIME_LIMIT, SENTENCES["TIMEOUT"]
+            else:
+                words = f"Slurm job {{id}} ended: {row.state}, exit code {code}."
+                text = SENTENCES.get(row.state, words)
+            on = f": {', '.join(row.nodes)}" if row.nodes else ""
+            limit = f"{(row.seconds_limit or 0) / 60:g} minutes"
+            text = text.format(id=row.id, on=on, limit=limit)
+        return JobStatus(
+            state, engine_id=row.id, word=row.state, reason_text=text, nodes=row.nodes,
+            exit_code=exit_code, signal=signal, cause=cause, is_suspended=row.state in STOPPED,
+        )  # fmt: skip
+
+    def stop(self, keys: Sequence[Key]) -> None:
+        """Send SIGTERM to the agents alone: any other signal would reach a trainer's workers."""
+        rows = self._rows(keys)
+        running = [row.id for row in rows if STATES.get(row.state, (None,))[0] is JobState.RUNNING]
+        self._client.cancel(running, "--batch", "--signal=TERM")
+        # Signals to a pending job keep scancel waiting for a minute and a half.
+        self._client.cancel([row.id for row in rows if row.id not in running], "--state=PENDING")
+
+    def kill(self, keys: Sequence[Key]) -> None:
+        """Cancel the jobs: SIGTERM to all processes, and SIGKILL after Slurm's KillWait."""
+        self._client.cancel([row.id for row in self._rows(keys)])
+
+    def _rows(self, keys: Sequence[Key]) -> list[JobRow]:
+        names = {key.name for key in keys}
+        return [
+            row
+            for name, rows in self._active().items()
+            for row in rows
+            if name in names and STATES.get(row.state, (None,))[0] is not JobState.ENDED
+        ]
+
+    def strays(self) -> Sequence[Key]:
+        """Return the attempts of all jobs under names like ours that have not ended."""
+        found = []
+        for name, rows in self._active().items():
+            match = _NAME.fullmatch(name)
+            ended = all(STATES.get(row.state, (None,))[0] is JobState.ENDED for row in rows)
+            if match is not None and not ended:
+                found.append(Key(match[1], int(match[2])))
+        return found
+
+
+def _gpus(group: NodeGroup, kind: str | None) -> int:
+    """Return how many GPUs of a type a node of this group has; of any type for ''."""
+    return group.gpus.get(kind, 0) if kind else sum(group.gpus.values())

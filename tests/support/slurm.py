@@ -1,0 +1,236 @@
+"""A real Slurm on this machine: munged, slurmctld, and several slurmd, each a node of its own.
+
+    with slurm_cluster(directory, nodes=2) as slurm:
+        slurm.run("sinfo")
+
+Needs root, as slurmd does, and the packages slurmctld, slurmd, slurm-client and munge. Everything
+lives under one directory, and what is left of it at the end is killed by pid.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from tests.support.server import wait_until
+
+CPUS, MEMORY_MB = 4, 2000
+_READY = ("idle", "mixed", "allocated", "completing")
+
+# Without NoInAddrAny daemons would listen everywhere; without batch_sched_delay each start and
+# end of a job takes 2 to 3 seconds.
+_CONFIG = """\
+ClusterName=lab
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={root}/munge.sock
+CredType=cred/munge
+StateSaveLocation={root}/state
+SlurmdSpoolDir={root}/spool/%n
+SlurmctldPidFile={root}/slurmctld.pid
+SlurmdPidFile={root}/slurmd.%n.pid
+SlurmctldLogFile={root}/slurmctld.log
+SlurmdLogFile={root}/slurmd.%n.log
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1,bf_interval=1
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+DefMemPerCPU=100
+SlurmdParameters=config_overrides
+ReturnToService=2
+SlurmdTimeout=10
+MessageTimeout=5
+KillWait=3
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+GresTypes=gpu
+{nodes}
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+"""
+
+
+class SlurmCluster:
+    """Nodes n1, n2, …, each with 4 CPUs and 2 GPUs that are none; partitions main and urgent."""
+
+    def __init__(self, root: Path, nodes: int) -> None:
+        self.root, self.names = root, [f"n{i + 1}" for i in range(nodes)]
+        self.environment = {
+            **os.environ,
+            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",
+            "SLURM_CONF": str(root / "slurm.conf"),
+        }
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        self._write()
+        self._start_munge()
+        self.start_controller("-c")
+        for name in self.names:
+            self.start_node(name)
+        self.wait_ready()
+
+    def _write(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+        for name in ("state", "spool", "dev"):
+            (self.root / name).mkdir(parents=True)
+        self.root.chmod(0o755)
+        for number in range(2):  # slurmd counts these device files, and opens none
+            os.mknod(self.root / "dev" / f"gpu{number}", 0o020666, os.makedev(1, 3))
+        host, ports = socket.gethostname(), free_ports(len(self.names) + 2)
+        nodes = "\n".join(
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} "
+            f"RealMemory={MEMORY_MB} Gres=gpu:a100:2 State=UNKNOWN"
+            for name, port in zip(self.names, ports[2:], strict=True)
+        )
+        config = _CONFIG.format(host=host, ports=ports, root=self.root, nodes=nodes)
+        (self.root / "slurm.conf").write_text(config)
+        every = f"n[1-{len(self.names)}]"
+        gpus = (
+            f"AutoDetect=off\nNodeName={every} Name=gpu Type=a100 File={self.root}/dev/gpu[0-1]\n"
+        )
+        (self.root / "gres.conf").write_text(gpus)
+
+    def _start_munge(self) -> None:
+        key, at = self.root / "munge.key", self.root / "munge.sock"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        self._spawn(
+            "munged", "munged", "--foreground", "--force", f"--socket={at}", f"--key-file={key}",
+            f"--pid-file={self.root}/munged.pid", f"--log-file={self.root}/munged.log",
+            f"--seed-file={self.root}/munge.seed",
+        )  # fmt: skip
+        wait_until(at.exists, self.logs)
+
+    def start_controller(self, *arguments: str) -> None:
+        self._spawn("slurmctld", "slurmctld", "-D", *arguments)
+
+    def start_node(self, name: str) -> None:
+        self._spawn(name, "slurmd", "-D", "-N", name)
+
+    def _spawn(self, name: str, *command: str) -> None:
+        with (self.root / f"{name}.out").open("ab") as out:
+            self._processes[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self.environment,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def wait_ready(self, *names: str) -> None:
+        """Wait until the nodes (by default all) can take jobs."""
+        wanted = names or tuple(self.names)
+
+        def ready() -> bool:
+            lines = self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T", check=False)
+            states = dict(line.split() for line in lines.splitlines() if " " in line)
+            return all(states.get(name, "").rstrip("*") in _READY for name in wanted)
+
+        wait_until(ready, self.logs, 30)
+
+    def run(self, *command: str, check: bool = True, script: str | None = None) -> str:
+        """Run one of Slurm's commands; its output."""
+        done = subprocess.run(
+            command, input=script, capture_output=True, text=True, env=self.environment, timeout=60
+        )
+        assert not check or done.returncode == 0, f"{command}: {done.stderr}"
+        return done.stdout
+
+    def jobs(self) -> list[str]:
+        """The names of all jobs that have not ended."""
+        return self.run("squeue", "-h", "-o", "%j").split()
+
+    def job_id(self, name: str) -> str:
+        """The id of the job of this name."""
+        return self.run("squeue", "-h", "-t", "all", "-n", name, "-o", "%i").split()[-1]
+
+    def daemon(self, name: str) -> psutil.Process:
+        """slurmctld, munged or a node's slurmd."""
+        return psutil.Process(self._processes[name].pid)
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """End a daemon, and wait for that."""
+        process = self._processes.pop(name)
+        process.send_signal(number)
+        process.wait(20)
+
+    def kill_node(self, name: str) -> None:
+        """Kill all of a node at once, as a power cut would: slurmd, its steps and their jobs."""
+        self.kill(name)
+        for process in self.members(f"SLURMD_NODENAME={name}"):
+            process.kill()
+        for process in self.members():
+            with suppress(psutil.Error):
+                if "slurmstepd" in process.name() and not process.children():
+                    process.kill()
+
+    def members(self, mark: str = "") -> list[psutil.Process]:
+        """The processes of this cluster and its jobs, without the test's own."""
+        conf = f"SLURM_CONF={self.root / 'slurm.conf'}"
+        found = []
+        for process in psutil.process_iter():
+            try:
+                environment = Path(f"/proc/{process.pid}/environ").read_text(errors="replace")
+            except OSError:
+                continue
+            variables = environment.split("\0")
+            if conf in variables and (not mark or mark in variables):
+                found.append(process)
+        return found
+
+    def logs(self) -> str:
+        """The end of every log, for a failed assertion."""
+        files = sorted([*self.root.glob("*.log"), *self.root.glob("*.out")])
+        return "\n".join(f"--- {f.name}\n{f.read_text(errors='replace')[-1500:]}" for f in files)
+
+    def stop(self) -> None:
+        for name in [*self.names, "slurmctld", "munged"]:
+            if name in self._processes:
+                with suppress(subprocess.TimeoutExpired):
+                    self.kill(name, signal.SIGTERM)
+        # The steps of jobs that have not ended outlive their slurmd.
+        for process in self.members():
+            with suppress(psutil.Error):
+                process.kill()
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that were free a moment ago, each another one."""
+    sockets = [socket.socket() for _ in range(number)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@contextmanager
+def slurm_cluster(root: Path, nodes: int) -> Iterator[SlurmCluster]:
+    """A cluster that is ready; nothing of it is left afterwards."""
+    cluster = SlurmCluster(root, nodes)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def in_path(environment: Mapping[str, str]) -> bool:
+    """Return True if Slurm's daemons are installed."""
+    return all(shutil.which(each, path=environment["PATH"]) for each in ("slurmctld", "slurmd"))
