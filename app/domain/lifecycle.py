@@ -24,6 +24,7 @@ class Reason(StrEnum):
     WAITING_FOR_TRAINER = "waiting_for_trainer"
     RETRYING = "retrying"
     SERVICE_ERROR = "service_error"
+    SUSPENDED = "suspended"
     CANCEL_REQUESTED = "cancel_requested"
     EXIT_CODE = "exit_code"
     SIGNAL = "signal"

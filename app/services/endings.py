@@ -46,7 +46,7 @@ def request_termination(tx: Tx, seen: AnyRun, reason: Reason, detail: str) -> bo
 
 _RELEASED = {"gpus": "[]", "nonce": None, "host": None}
 
-NOTICES = (Reason.STALLED, Reason.SERVICE_ERROR)
+NOTICES = (Reason.STALLED, Reason.SERVICE_ERROR, Reason.SUSPENDED)
 """Reasons of a launched run that goes on."""
 
 

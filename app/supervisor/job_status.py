@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from app.agent.mailbox import ExitRecord
 from app.db.tables import Attempt
+from app.domain.evidence import Cause
 from app.domain.lifecycle import RunStatus
 from app.domain.recipes import LOCAL
 from app.launchers.base import JobState, JobStatus, Key, Unreachable
@@ -71,10 +72,14 @@ def _with_mailbox(
     if (record := attempts.get_exit(row)) is not None:
         if _waits_for_cause(state, run, engine, record):
             return replace(engine, state=JobState.UNKNOWN)
+        if engine.cause is Cause.TIME_LIMIT and not (record.stop_sent or record.signal):
+            engine = replace(engine, cause=None)  # it ended by itself, shortly before
         return replace(engine, state=JobState.ENDED, record=record)
     if row.agent is not None:
         sign = row.pulse_at or ""
         if attempt.last_pulse is None or attempt.last_pulse[0] != sign:
+            attempt.last_pulse = sign, state.listening_seconds
+        if engine.is_suspended:  # its agent is stopped as well, and may be for hours
             attempt.last_pulse = sign, state.listening_seconds
         if state.listening_seconds - attempt.last_pulse[1] < AGENT_SILENT_SECONDS:
             return replace(engine, state=JobState.RUNNING, ran_seconds=row.ran_seconds)

@@ -70,6 +70,7 @@ async def _reconcile(state: SupervisorState, run: LiveRun, status: JobStatus | N
         attempt.is_finished = False  # its machine may have been cut off, and be back
         if attempt.began_at is None and status is not None and status.ran_seconds is not None:
             attempt.began_at = state.clock() - status.ran_seconds
+        await _check_suspended(state, run, status)
         # First: a full or slow disk must not keep it from being stopped.
         await check_running(state, run)
         await _adopt(state, run)
@@ -78,6 +79,16 @@ async def _reconcile(state: SupervisorState, run: LiveRun, status: JobStatus | N
     elif status.record is not None or run.id not in state.starting:
         # The launch that is in progress replaces what a trainer has put in its directory's place.
         await finish(state, run, status)
+
+
+async def _check_suspended(state: SupervisorState, run: LiveRun, status: JobStatus | None) -> None:
+    """Record that the engine keeps a job from running, for as long as it does."""
+    if status is not None and status.is_suspended:
+        state.pause_clocks(run)
+        detail = f"{run.launcher} job {status.engine_id} is suspended."
+        await notices.record(state, run, Reason.SUSPENDED, detail)
+    elif notices.get(state, run) is Reason.SUSPENDED:
+        await notices.record(state, run, None)
 
 
 async def _adopt(state: SupervisorState, run: LiveRun) -> None:

@@ -154,6 +154,7 @@ async def _submit_remote(
         await state.db.write(endings.end_submission, run.id, run.attempt, evidence, recipe)
         state.forget(run)
     else:
+        failpoint("launch.submitted")
         if submission.engine_id is not None:
             record = launches.record_engine_id
             await state.db.write(record, run.id, run.attempt, submission.engine_id)

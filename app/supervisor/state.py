@@ -271,6 +271,12 @@ class SupervisorState:
             attempt.last_progress = (sign, -math.inf if known else self.listening_seconds)
         return self.listening_seconds - attempt.last_progress[1]
 
+    def pause_clocks(self, run: AnyRun) -> None:
+        """Count no time against a trainer that is kept from running."""
+        attempt, now = self.attempt(run), self.listening_seconds
+        attempt.last_heartbeat = run.heartbeat_at or run.launched_at or "", now
+        attempt.last_progress = run.last_progress_at or run.launched_at or "", now
+
     def start_job(self, about: str, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
         """Start work that no step waits for; its end wakes the loop.
 

@@ -2,11 +2,15 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support import buckets
 from tests.support.ministack import CREDENTIALS, Gate, ministack
+from tests.support.service import Service
+from tests.support.slurm import SlurmCluster, slurm_cluster
+from tests.support.slurm_home import SlurmHome, slurm_home
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +28,26 @@ def gate(s3: str) -> Iterator[Gate]:
     """A way to that server that can be shut."""
     with Gate(s3) as gate:
         yield gate
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """Three nodes; what a test breaks of it, the test mends."""
+    with slurm_cluster(tmp_path_factory.mktemp("slurm"), 3) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def home(tmp_path: Path, slurm: SlurmCluster) -> Iterator[SlurmHome]:
+    with slurm_home(tmp_path, slurm) as home:
+        yield home
+
+
+@pytest.fixture
+def service(home: SlurmHome) -> Iterator[Service]:
+    """A server whose trainers run on Slurm."""
+    with home.serve() as service:
+        yield service
 
 
 @pytest.fixture(autouse=True)

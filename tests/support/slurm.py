@@ -54,14 +54,14 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=10
 MessageTimeout=5
-KillWait=3
+KillWait=10
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 GresTypes=gpu
 {nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=2
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
 

@@ -53,6 +53,9 @@ def main(name: str) -> None:
     if run_dir := os.environ.get("LLM_TRAIN_RUN_DIR"):
         with (Path(run_dir) / "launches.txt").open("a") as ledger:
             ledger.write(f"{os.environ['LLM_TRAIN_ATTEMPT']} {os.getpid()}\n")
+    if path := os.environ.get("TRAINERS_LEDGER"):  # on a machine whose run directory is its own
+        with Path(path).open("a") as starts:
+            starts.write(f"{os.environ['LLM_TRAIN_RUN_ID']} {os.environ['LLM_TRAIN_ATTEMPT']}\n")
     if name == "hangs_before_first_report":
         say(f"pid {os.getpid()} hangs")
         wait_for_ever()

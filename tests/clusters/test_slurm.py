@@ -1,0 +1,262 @@
+"""Runs on a real Slurm: from the submission to the end, and whatever the cluster does meanwhile."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.server import wait_until
+from tests.support.service import Service, alive
+from tests.support.slurm import SlurmCluster
+from tests.support.slurm_home import SlurmHome, output, steps
+
+
+@contextmanager
+def down(slurm: SlurmCluster) -> Iterator[None]:
+    """The partition takes jobs, and starts none."""
+    slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
+    try:
+        yield
+    finally:
+        slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
+
+
+def wait_detail(service: Service, run: str, words: str) -> None:
+    """Wait until a run says this of its state."""
+    wait_until(
+        lambda: words in (service.status(run)["status_detail"] or ""),
+        lambda: f"{words}: {service.status(run)}", 20,
+    )  # fmt: skip
+
+
+def wait_attempt(service: Service, run: str, attempt: int) -> None:
+    """Wait until a run has been tried again."""
+    wait_until(
+        lambda: service.status(run)["attempt"] == attempt, lambda: str(service.status(run)), 90
+    )
+
+
+def retries(service: Service, run: str) -> list[str]:
+    """Why a run was tried again, each time."""
+    events = [event["data"] for event in service.events(run)]
+    return [data["detail"] for data in events if data.get("reason") == "retrying"]
+
+
+def test_a_run_trains_saves_on_a_cancel_and_goes_on_from_there(
+    service: Service, home: SlurmHome, slurm: SlurmCluster
+) -> None:
+    """Nothing is shared: the checkpoint travels to the service, and from there to the next node."""
+    run = service.submit("obedient", steps=400, checkpoint_every=1000)
+    status = service.stepping(run, 3, 30)
+    assert status["status"] == "running"
+    shown = slurm.run("scontrol", "show", "job", slurm.job_id(f"{run}.1"))
+    shown += "".join(" ".join(process.cmdline()) for process in slurm.members())
+    assert "ac_1_" not in shown and "at_1_" not in shown, "tokens in sight of everybody"
+    promised = service.cancel(run)
+    assert service.ended(run, 30)["status"] == "cancelled"
+    (saved,) = service.checkpoints(run).values()
+    assert (saved["state"], saved["ckpt_path"]) == ("ready", promised["ckpt_path"])
+
+    child = service.resume(run, override_hyperparams={"steps": saved["step"] + 5})["run_id"]
+    assert service.ended(child, 30)["status"] == "succeeded"
+    last = saved["step"] + 5
+    assert steps(output(service, child)) == list(range(last - 4, last + 1))
+    directory = service.directory(service.checkpoints(child)[f"step-{last:06d}"])
+    assert json.loads((directory / "state.json").read_text())["step"] == last
+    wait_until(lambda: not list(home.nodes.iterdir()), "nothing is left on the nodes")
+
+
+def test_a_run_waits_in_slurms_queue_in_its_words_and_that_is_no_time_to_start(
+    service: Service, home: SlurmHome, slurm: SlurmCluster
+) -> None:
+    """`finishes` has 8 seconds to its first report here: the queue's do not count."""
+    with down(slurm):
+        run = service.submit("finishes", steps=10)
+        cancelled = service.submit("finishes", steps=10)
+        for waiting in (run, cancelled):
+            wait_detail(service, waiting, "PartitionDown")
+        status = service.status(run)
+        job = slurm.job_id(f"{run}.1")
+        assert (status["status"], status["status_reason"]) == ("queued", "waiting_for_cluster")
+        assert status["status_detail"] == f"slurm job {job}: PartitionDown"
+        assert service.cancel(cancelled)["status"] == "cancelled"
+        wait_until(lambda: slurm.jobs() == [f"{run}.1"], "the cancelled job is taken back", 20)
+        time.sleep(9)
+        assert service.status(run)["status"] == "queued"
+    assert service.ended(run, 30)["status"] == "succeeded"
+    assert home.starts(run) == [1] and home.starts(cancelled) == []
+
+
+def test_what_the_partition_can_never_run_is_not_submitted(
+    service: Service, slurm: SlurmCluster
+) -> None:
+    path = f"/experiments/{service.experiment}/runs"
+    for resources, words in (
+        ({"nodes": 9}, "Needs 9 nodes; partition main has 3."),
+        ({"count": 3, "gpu_type": "NVIDIA A100"}, "Needs 3 GPUs a node; partition main has 2."),
+        ({"gpu_type": "$(reboot)"}, "Needs GPUs of type $(reboot); partition main has: a100."),
+        ({"memory_gb": 64}, "Needs 61036 MB of memory a node; partition main has 2000."),
+    ):
+        body = {"model": "m", "recipe": "finishes", "resources": resources}
+        run = service.post(path, body, 201)["run_id"]
+        wait_detail(service, run, words)
+    assert slurm.jobs() == []
+
+
+def test_a_trainer_finds_the_gpus_that_slurm_gave_it(service: Service, home: SlurmHome) -> None:
+    body = {
+        "model": "m", "recipe": "finishes", "hyperparams": {"steps": 400},
+        "resources": {"gpu_type": "nvidia a100", "count": 2, "cpus": 2, "memory_gb": 0.5},
+    }  # fmt: skip
+    run = service.post(f"/experiments/{service.experiment}/runs", body, 201)["run_id"]
+    service.stepping(run, 1, 30)
+    environment = home.trainer(run).environ()
+    assert environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert (environment["SLURM_CPUS_PER_TASK"], environment["SLURM_MEM_PER_NODE"]) == ("2", "477")
+
+
+def test_a_controller_that_is_frozen_during_the_submission_makes_one_trainer(
+    service: Service, home: SlurmHome, slurm: SlurmCluster
+) -> None:
+    """sbatch says that it timed out, and the job may run all the same: nobody knows."""
+    other = service.submit("finishes", steps=400, step_seconds=0.05)
+    before = service.stepping(other, 1, 30)["step"]
+    slurm.daemon("slurmctld").suspend()
+    try:
+        run = service.submit("finishes", steps=20)
+        time.sleep(12)
+        assert service.status(run)["status"] == "queued"
+        assert service.status(other)["step"] > before + 50, "no news is no end"
+    finally:
+        slurm.daemon("slurmctld").resume()
+    assert service.ended(run, 60)["status"] == "succeeded"
+    assert home.starts(run) == [1]
+    wait_until(lambda: f"{run}.1" not in slurm.jobs(), "no second job stays", 20)
+    assert home.starts(run) == [1] and steps(output(service, run)) == list(range(1, 21))
+    assert service.ended(other, 60)["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_controller_that_is_started_again_makes_no_second_trainer(
+    service: Service, home: SlurmHome, slurm: SlurmCluster, number: signal.Signals
+) -> None:
+    """Killed, it may not know that it has started a job: it kills that one, and starts it again
+    under the same name, which --no-requeue does not forbid. Its agent's claim is refused."""
+    run = service.submit("finishes", steps=160, step_seconds=0.1)
+    service.stepping(run, 20, 60)
+    slurm.kill("slurmctld", number)
+    before = service.status(run)["step"]
+    service.stepping(run, before + 20, 30)
+    slurm.start_controller()
+    slurm.wait_ready()
+    assert service.ended(run, 90)["status"] == "succeeded"
+    starts = home.starts(run)
+    assert starts == [1] if number == signal.SIGTERM else starts in ([1], [1, 2]), slurm.logs()
+
+
+@pytest.mark.parametrize("at", ["before_claim", "claimed", "submitted"])
+def test_a_server_that_is_killed_at_the_submission_makes_one_trainer(
+    home: SlurmHome, at: str
+) -> None:
+    with home.serve(FAILPOINT=f"launch.{at}:kill") as dies:
+        run = dies.submit("finishes", steps=20)
+        wait_until(lambda: not alive(dies.pid), "the server is dead", 30)
+    with home.serve() as service:
+        assert service.ended(run, 60)["status"] == "succeeded"
+        assert home.starts(run) == [1] and steps(output(service, run)) == list(range(1, 21))
+
+
+def test_a_server_that_is_killed_again_and_again_loses_no_point(home: SlurmHome) -> None:
+    with home.serve() as service:
+        run = service.submit("finishes", steps=80, step_seconds=0.1)
+        service.stepping(run, 2, 30)
+        service.kill()
+    for _ in range(2):
+        with home.serve() as service:
+            before = service.status(run)["step"]
+            service.stepping(run, before + 5, 30)
+            service.kill()
+    with home.serve() as service:
+        assert service.ended(run, 60)["status"] == "succeeded"
+        assert home.starts(run) == [1]
+        assert [step for step, _ in service.losses(run)] == list(range(1, 81))
+        assert steps(output(service, run)) == list(range(1, 81))
+
+
+def test_an_outside_scancel_is_told_and_what_it_saved_is_kept(
+    service: Service, slurm: SlurmCluster
+) -> None:
+    run = service.submit("obedient", steps=4000, checkpoint_every=5000)
+    service.stepping(run, 3, 30)
+    slurm.run("scancel", slurm.job_id(f"{run}.1"))
+    wait_attempt(service, run, 2)
+    (told,) = retries(service, run)
+    assert "was cancelled, and not by this service" in told
+    (saved,) = service.checkpoints(run).values()
+    assert saved["state"] == "ready"
+    first = saved["step"]
+    service.stepping(run, first + 3, 30)
+    slurm.run("scancel", slurm.job_id(f"{run}.2"))
+    ended = service.ended(run, 60)
+    assert (ended["status"], ended["status_reason"]) == ("failed", "stopped_elsewhere")
+    assert steps(output(service, run)) == list(range(1, ended["step"] + 1))
+
+
+def test_a_preempted_run_goes_on_from_what_it_saved(service: Service, slurm: SlurmCluster) -> None:
+    run = service.submit("obedient", steps=150, step_seconds=0.1, checkpoint_every=1000)
+    service.stepping(run, 10, 60)
+    urgent = slurm.run(
+        "sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive",
+        "--output=/dev/null", script="#!/bin/sh\nsleep 1\n",
+    ).strip()  # fmt: skip
+    wait_attempt(service, run, 2)
+    slurm.run("scancel", urgent)
+    assert service.ended(run, 60)["status"] == "succeeded"
+    assert steps(output(service, run)) == list(range(1, 151))
+    (told,) = retries(service, run)
+    assert told.startswith("Attempt 1 was preempted: Slurm preempted job ")
+
+
+def test_a_suspended_job_is_told_and_its_silence_ends_nothing(
+    service: Service, slurm: SlurmCluster, home: SlurmHome
+) -> None:
+    """Its recipe allows eight seconds of silence."""
+    run = service.submit("finishes", steps=100, step_seconds=0.1)
+    service.stepping(run, 5, 30)
+    job = slurm.job_id(f"{run}.1")
+    slurm.run("scontrol", "suspend", job)
+    wait_until(lambda: service.status(run)["status_reason"] == "suspended", "it is told", 20)
+    assert service.status(run)["status_detail"] == f"slurm job {job} is suspended."
+    time.sleep(10)
+    status = service.status(run)
+    assert (status["status"], status["status_reason"]) == ("running", "suspended")
+    slurm.run("scontrol", "resume", job)
+    assert service.ended(run, 60)["status"] == "succeeded"
+    assert home.starts(run) == [1]
+
+
+def test_a_node_that_dies_is_told_and_the_run_goes_on_elsewhere(
+    service: Service, slurm: SlurmCluster, home: SlurmHome
+) -> None:
+    run = service.submit("obedient", steps=60, step_seconds=0.1)
+    service.stepping(run, 12, 30)
+    (node,) = slurm.run("squeue", "-h", "-n", f"{run}.1", "-o", "%N").split()
+    slurm.kill_node(node)
+    try:
+        wait_until(
+            lambda: service.status(run)["attempt"] == 2,
+            lambda: f"{service.status(run)} {slurm.run('squeue', '-t', 'all')}",
+            90,
+        )
+        (told,) = retries(service, run)
+        assert f"failed: {node}" in told
+        assert service.ended(run, 60)["status"] == "succeeded"
+        assert home.starts(run) == [1, 2]
+        second = steps(output(service, run))
+        assert second[-50:] == list(range(11, 61)), "from the checkpoint of step 10"
+    finally:
+        slurm.start_node(node)
+        slurm.wait_ready()

@@ -1,0 +1,21 @@
+"""Slurm's own time limit: its warning comes half a minute before, give or take a minute."""
+
+from tests.support.slurm_home import SlurmHome
+
+
+def test_slurm_warns_before_its_time_limit_and_the_trainer_saves(
+    home: SlurmHome,
+) -> None:
+    """A run that names no limit has the launcher's: here two minutes, with a warning before."""
+    file = home.path / "recipes.toml"
+    text = file.read_text().replace(
+        "default_minutes = 10", "default_minutes = 2\nwarn_seconds = 30"
+    )
+    file.write_text(text)
+    with home.serve() as service:
+        run = service.submit("obedient", steps=40_000, checkpoint_every=50_000)
+        ended = service.ended(run, 150)
+        assert (ended["status"], ended["status_reason"]) == ("failed", "time_limit")
+        assert "at its time limit of 2 minutes" in ended["status_detail"]
+        (saved,) = service.checkpoints(run).values()
+        assert saved["state"] == "ready"
