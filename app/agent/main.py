@@ -89,7 +89,7 @@ def _train(mailbox: Mailbox, config: LaunchConfig, began: float) -> ExitRecord |
     started = ExitRecord(started_at=now(), log_start=os.fstat(mailbox.output).st_size)
     ooms = [process.oom_kills()]
     try:
-        argv = placeholders.fill_paths(config["argv"], config["env"]["LLM_TRAIN_RUN_DIR"])
+        argv = placeholders.fill_paths(config["argv"], config["env"].get("LLM_TRAIN_RUN_DIR", ""))
         trainer = process.start({**config, "argv": argv}, mailbox.output)
     except process.CannotStart as error:
         return started._replace(detail=str(error), ended_at=now())
