@@ -53,6 +53,7 @@ try:
         reports,
         routes,
         service,
+        trainer_files,
         webhooks,
     )
     from app.server import connections
@@ -178,8 +179,8 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     """Add the routes of every API, in the order in which they are looked through."""
     app.include_router(routes.hot)  # what is asked most
     for part in (
-        routes, reports, attempts, lists, entities, catalog, metrics, logs, service, checkpoints,
-        webhooks, prometheus, docs, dashboard, browser_session,
+        routes, reports, attempts, trainer_files, lists, entities, catalog, metrics, logs, service,
+        checkpoints, webhooks, prometheus, docs, dashboard, browser_session,
     ):  # fmt: skip
         app.include_router(part.router)
     app.include_router(lists.everywhere)

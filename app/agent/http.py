@@ -77,7 +77,8 @@ class HttpMailbox:
         with open(os.path.join(self.run_dir, "spec.json"), "w") as file:
             json.dump(spec, file, indent=1)
         self._is_ready.set()
-        if not self._shares_files:
+        self._uploads.is_shared_work = bool(spec.get("store"))
+        if not self._shares_files and not self._uploads.is_shared_work:
             self._start(self._upload)
         return self._here(config)
 

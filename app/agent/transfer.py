@@ -33,6 +33,7 @@ class Uploads:
         self._client, self._path, self._directory = client, f"{path}/checkpoints", directory
         self._done: set[str] = set()  # names
         self._sent: set[tuple[str, str]] = set()  # names and files of one that is under way
+        self.is_shared_work = False  # True: the trainer uploads, and this what it has left
         self._lock = threading.Lock()
 
     def run(self) -> None:
@@ -65,7 +66,19 @@ class Uploads:
                 continue  # not a checkpoint
         return [(name, content) for _, name, content in sorted(found)]
 
+    def _is_committed(self, name: str, content: bytes) -> bool:
+        """Return True if the trainer's own upload has arrived: a commit says so by itself."""
+        try:
+            self._client.post(f"{self._path}/{name}/commit", content, json_type=True)
+        except Refused as error:
+            if error.answer.get("files"):
+                return False
+            raise
+        return True
+
     def _upload(self, name: str, content: bytes) -> None:
+        if self.is_shared_work and self._is_committed(name, content):
+            return
         for entry in _files(content):
             path = entry["path"]
             if (name, path) in self._sent:

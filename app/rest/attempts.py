@@ -72,7 +72,7 @@ def _json_body(model: type[BaseModel]) -> dict[str, Any]:
     }
 
 
-def _raw_body(media_type: str, *errors: int) -> dict[str, Any]:
+def raw_body(media_type: str, *errors: int) -> dict[str, Any]:
     """Return the decorator's arguments for a route that takes the body as it is."""
     schema = {"type": "object"} if media_type == JSON else {"type": "string", "format": "binary"}
     body = {"required": True, "content": {media_type: {"schema": schema}}}
@@ -155,7 +155,7 @@ class LogQuery(BaseModel):
 
 @router.post(
     "/log", response_model=schemas.LogAnswer,
-    **_raw_body(BYTES, 400, 415),
+    **raw_body(BYTES, 400, 415),
 )  # fmt: skip
 async def append_log(
     request: Request, run_id: RunId, attempt: AttemptNumber, query: Annotated[LogQuery, Query()]
@@ -166,7 +166,7 @@ async def append_log(
     """
     _check_token(request, run_id, attempt)
     state = request.app.state
-    content = await _body(request, MAX_LOG_BYTES, BYTES)
+    content = await read_raw(request, MAX_LOG_BYTES, BYTES)
     claim = await state.db.read(attempts.get_current, run_id, attempt)
     recipe = state.recipes.get(claim.run.recipe)
     most = (recipe.max_log_mb if recipe else 256) << 20
@@ -190,7 +190,7 @@ async def record_exit(request: Request, run_id: RunId, attempt: AttemptNumber) -
 
 @router.put(
     "/checkpoints/{name}/files/{file:path}", response_model=schemas.FileAnswer,
-    **_raw_body(BYTES),
+    **raw_body(BYTES),
 )  # fmt: skip
 async def put_file(
     request: Request, run_id: RunId, attempt: AttemptNumber, name: CheckpointName, file: str
@@ -215,7 +215,7 @@ async def put_file(
 
 @router.post(
     "/checkpoints/{name}/commit", response_model=schemas.CommitAnswer,
-    **_raw_body(JSON, 400, 415),
+    **raw_body(JSON, 400, 415),
 )  # fmt: skip
 async def commit_checkpoint(
     request: Request, run_id: RunId, attempt: AttemptNumber, name: CheckpointName
@@ -227,7 +227,7 @@ async def commit_checkpoint(
     """
     _check_token(request, run_id, attempt)
     state = request.app.state
-    content = await _body(request, MAX_MANIFEST_BYTES, JSON)
+    content = await read_raw(request, MAX_MANIFEST_BYTES, JSON)
     claim = await state.db.read(attempts.get_current, run_id, attempt)
     path = _path(claim, name)
     done: Committed = await state.uploads.commit(path, attempt, content)
@@ -271,7 +271,7 @@ def _check_token(request: Request, run_id: str, attempt: int) -> None:
         raise Unauthorized("Send the token of this attempt: `Authorization: Bearer at_…`.")
 
 
-async def _body(request: Request, most: int, media_type: str) -> bytes:
+async def read_raw(request: Request, most: int, media_type: str) -> bytes:
     """Return the body as it is. Raises BodyTooLarge before it is all in memory."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != media_type:
         raise UnsupportedMediaType(f"Send it with the header `Content-Type: {media_type}`.")

@@ -86,7 +86,7 @@ class Inflow:
 async def report(request: Request, run_id: RunId) -> Response:
     """Record a trainer's report on its own run, with the run's token."""
     state = request.app.state
-    attempt = _check_token(request, run_id)
+    attempt = check_trainer(request, run_id)
     announced = request.headers.get("content-length", "")
     # A body of unknown length may be as large as any.
     size = int(announced) if announced.isdigit() else state.settings.max_body_bytes
@@ -123,7 +123,7 @@ async def run_spec(request: Request, run_id: RunId) -> Response:
     `data_dir.path` sees the same files, and saves where the service verifies.
     """
     state = request.app.state
-    _check_token(request, run_id)
+    check_trainer(request, run_id)
     data_dir = state.settings.data_dir.absolute()
     # Who trains a run needs its paths, and nobody afterwards.
     wanted = launches.get_spec if request.scope["caller"] == "api" else reports.spec
@@ -133,7 +133,7 @@ async def run_spec(request: Request, run_id: RunId) -> Response:
     )
 
 
-def _check_token(request: Request, run_id: str) -> int | None:
+def check_trainer(request: Request, run_id: str) -> int | None:
     """Return the attempt whose token came; None: that of the run, or of the whole service."""
     if request.scope["caller"] == "api":
         return None

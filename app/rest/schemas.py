@@ -446,6 +446,9 @@ class SpecAnswer(TypedDict):
     checkpoint_dir: Annotated[str, Field(description="Where the service looks for checkpoints.")]
     resume: ResumeSpec | None
     data_dir: DataDirAnswer
+    store: Annotated[
+        bool, Field(description="Checkpoints go into an object store, by signed URLs.")
+    ]
 
 
 class LaunchAnswer(TypedDict):
@@ -507,6 +510,33 @@ class CommitAnswer(TypedDict):
 
     ckpt_path: str
     name: str
+
+
+class TransferAnswer(TypedDict):
+    """A piece of a file and its URL."""
+
+    file: str
+    offset: int
+    size: int
+    url: str
+
+
+class UploadsAnswer(TypedDict):
+    """What is missing of a checkpoint; null: the storage has no URLs."""
+
+    uploads: list[TransferAnswer] | None
+    headers: Annotated[dict[str, str], Field(description="To send with each PUT.")]
+    expires_seconds: float
+
+
+class ResumeAnswer(TypedDict):
+    """The files of the checkpoint that a run starts from; `manifest` is its manifest.json."""
+
+    ckpt_path: str
+    sha256: str
+    manifest: str
+    downloads: list[TransferAnswer]
+    expires_seconds: float
 
 
 class HealthAnswer(TypedDict):

@@ -46,9 +46,10 @@ _TRACKING = "/mlflow/"
 """Below this a trainer comes with the token of its run, whatever the method."""
 _TRAINERS = {
     "POST": re.compile(
-        r"/v1/runs/[^/]+/(reports|attempts/[^/]+/(claim|pulse|log|exit|checkpoints/[^/]+/commit))"
+        r"/v1/runs/[^/]+/(reports|checkpoints/[^/]+/(uploads|commit)"
+        r"|attempts/[^/]+/(claim|pulse|log|exit|checkpoints/[^/]+/commit))"
     ),
-    "GET": re.compile(r"/v1/runs/[^/]+/(spec|attempts/[^/]+/resume/.+)"),
+    "GET": re.compile(r"/v1/runs/[^/]+/(spec|resume|attempts/[^/]+/resume/.+)"),
     "PUT": _FILE,
 }
 """What asks for the token of a run or an attempt itself."""

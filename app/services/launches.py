@@ -53,6 +53,7 @@ def make_spec(run: Run, source: Source | None, storage: CheckpointStorage) -> di
         "hyperparams": load(run.hyperparams),
         "resources": load(run.resources),
         "notes": run.notes or "",
+        "store": storage.has_urls,
         "checkpoint_dir": storage.location(run.experiment_id, run.id),
         "resume": None if source is None else {
             "ckpt_path": source.named.ckpt_path,

@@ -102,7 +102,7 @@ def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
         run = _effective(tx, run, report.effective_hyperparams)
     metrics.write(tx, run, columns)
     if report.checkpoints:
-        run = _announce(tx, run, report.checkpoints)
+        run = announce(tx, run, report.checkpoints)
     if report.finished or report.failed is not None:
         tx.notify(SUPERVISOR)
     return run
@@ -192,7 +192,7 @@ def _go_on(tx: Tx, run: Run, step: int, columns: dict[str, points.Column]) -> Ru
     return run
 
 
-def _announce(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
+def announce(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
     """Record what the trainer has saved. Raises RunLimit.
 
     One that is not announced is verified at the end of its attempt.

@@ -12,7 +12,7 @@ import time
 from app.db.sql import Tx, dump, load
 from app.db.tables import Run
 from app.domain.ids import seconds_between
-from app.domain.lifecycle import RunStatus
+from app.domain.lifecycle import TERMINAL, RunStatus
 from app.domain.reports import ReportRequest
 from app.errors import InvalidInput, RunFinished, SessionActive, StaleAttempt
 from app.services import checkpoints, limits, runs
@@ -28,6 +28,24 @@ def stale(run: Run) -> StaleAttempt:
     return StaleAttempt(
         f"This report is not of the run's present attempt, {run.attempt}.", attempt=run.attempt
     )
+
+
+def require_current(run: Run, attempt: int | None, session: str | None) -> None:
+    """Raise unless the trainer that sends this is the one that reports on the run.
+
+    StaleAttempt: it was replaced. SessionActive: it is not known yet, or another one reports.
+    """
+    if RunStatus(run.status) in TERMINAL:
+        raise RunFinished(f"The run is {run.status}; nothing more is recorded.")
+    if run.recipe is not None:
+        if attempt != run.attempt or run.status == RunStatus.QUEUED:
+            raise stale(run)
+        return
+    sessions: list[str] = load(run.sessions)
+    if session is None or session not in sessions:
+        raise SessionActive("Report with this session first.", retry_after=1)
+    if session != sessions[-1]:
+        raise stale(run)
 
 
 def check_batch(run: Run, report: ReportRequest) -> None:

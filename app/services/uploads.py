@@ -12,18 +12,36 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 from llm_train.manifest import MANIFEST, CheckpointError, check_path, parse
 
 from app.domain.paths import CheckpointPath
 from app.errors import Conflict, InvalidInput, NotFound, RunLimit
-from app.storage.base import CheckpointStorage, Committed, Damaged, Incomplete
+from app.storage.base import (
+    CheckpointStorage,
+    Committed,
+    Damaged,
+    Draft,
+    Incomplete,
+    Manifest,
+    Transfer,
+)
 from app.storage.readers import Readers
 from app.storage.streams import drain, pour
 
 MOST_AT_A_TIME = 64
 """Files that arrive at the same time; each has a thread."""
 MOST_NAMED = 1000
+MOST_SIGNED = 1000
+"""URLs in one answer; those of what is missing then come with the next."""
+
+
+class Signed(NamedTuple):
+    """A checkpoint's manifest.json, and the URLs of the pieces of its files."""
+
+    manifest: bytes
+    downloads: list[Transfer]
 
 
 class Uploads:
@@ -67,17 +85,20 @@ class Uploads:
     def _hold(self, run_id: str, size: int) -> Iterator[None]:
         """Count a file that is about to arrive. Raises RunLimit if it is too much."""
         if self._held.get(run_id, 0) + size > self._most:
-            raise RunLimit(
-                f"The files of this run that wait to be committed may have {self._most} bytes: "
-                "commit the checkpoint, or raise LLM_TRAIN_MAX_UPLOAD_GB.",
-                errors=[{"pointer": "", "detail": "too much waits to be committed"}],
-            )
+            raise self._too_much()
         self._held[run_id] = self._held.get(run_id, 0) + size
         try:
             yield
         except BaseException:
             self._held[run_id] = max(0, self._held.get(run_id, 0) - size)
             raise
+
+    def _too_much(self) -> RunLimit:
+        return RunLimit(
+            f"The files of this run that wait to be committed may have {self._most} bytes: "
+            "commit the checkpoint, or raise LLM_TRAIN_MAX_UPLOAD_GB.",
+            errors=[{"pointer": "", "detail": "too much waits to be committed"}],
+        )
 
     async def commit(self, path: CheckpointPath, attempt: int, content: bytes) -> Committed:
         """Turn the files that were sent into a checkpoint. May be repeated: the answer is the same.
@@ -96,14 +117,64 @@ class Uploads:
 
     def _commit(self, path: CheckpointPath, attempt: int, content: bytes) -> Committed:
         check_manifest(content)
+        return self._commit_draft(self._storage.begin(path, _key(attempt)), content)
+
+    def _commit_draft(self, draft: Draft, content: bytes) -> Committed:
         try:
-            return self._storage.commit(self._storage.begin(path, _key(attempt)), content)
+            return self._storage.commit(draft, content)
         except Incomplete as error:
             raise Conflict(
                 f"{error} Send them, then commit again.", files=error.files[:MOST_NAMED]
             ) from None
         except Damaged as error:
             raise Conflict(f"The checkpoint cannot be committed: {error}") from None
+
+    async def sign(self, path: CheckpointPath, content: bytes) -> list[Transfer] | None:
+        """Return where the trainer puts what the storage lacks of a checkpoint, the first of it.
+
+        None: the storage has no such URLs. Nothing: all has come, commit it.
+
+        Args:
+            content: the bytes of its manifest.json.
+
+        Raises:
+            InvalidInput: that is no manifest.
+            RunLimit: it is larger than what may wait.
+        """
+        manifest = check_manifest(content)
+        if manifest.size_bytes > self._most:
+            raise self._too_much()
+        return await asyncio.to_thread(self._sign, path, manifest.sha256, content)
+
+    def _sign(self, path: CheckpointPath, sha256: str, content: bytes) -> list[Transfer] | None:
+        try:
+            wanted = self._storage.sign_uploads(self._begin_signed(path, sha256), content)
+        except Damaged as error:  # it was committed meanwhile, or removed
+            raise Conflict(f"The checkpoint cannot be uploaded: {error}") from None
+        return None if wanted is None else wanted[:MOST_SIGNED]
+
+    async def commit_signed(self, path: CheckpointPath, content: bytes) -> Committed:
+        """Turn what the trainer put there into a checkpoint; as `commit`."""
+        sha256 = check_manifest(content).sha256
+        draft = Draft(path, _signed_key(sha256))
+        return await asyncio.to_thread(self._commit_draft, draft, content)
+
+    def _begin_signed(self, path: CheckpointPath, sha256: str) -> Draft:
+        return self._storage.begin(path, _signed_key(sha256))
+
+    async def sign_downloads(self, path: CheckpointPath) -> Signed | None:
+        """Return the manifest of a checkpoint and where its files are; None: there are no URLs.
+
+        Raises NotFound.
+        """
+        try:
+            wanted = await asyncio.to_thread(self._storage.sign_downloads, path)
+            if wanted is None:
+                return None
+            content = await asyncio.to_thread(_read_manifest, self._storage, path)
+        except Damaged as error:
+            raise NotFound(f"The checkpoint {path} cannot be had: {error}") from None
+        return Signed(content, wanted)
 
     async def read(self, path: CheckpointPath, file: str) -> "tuple[int, AsyncIterator[bytes]]":
         """Return the size and the bytes of a file of a checkpoint, or of its manifest.json.
@@ -152,10 +223,15 @@ def check_file_path(text: str) -> None:
         ) from None
 
 
-def check_manifest(content: bytes) -> None:
-    """Raise InvalidInput if these are not the bytes of a manifest.json."""
+def _signed_key(sha256: str) -> str:
+    """Return the key of a draft that is gone on with whenever the same checkpoint is sent."""
+    return sha256[:32]
+
+
+def check_manifest(content: bytes) -> Manifest:
+    """Return the manifest of these bytes. Raises InvalidInput."""
     try:
-        parse(content)
+        return parse(content)
     except CheckpointError as error:
         raise InvalidInput(
             f"The manifest: {error}.", errors=[{"pointer": "", "detail": str(error)}]

@@ -38,6 +38,8 @@ class VerificationResult(NamedTuple):
     path: CheckpointPath
     expected: str | None
     manifest: Manifest | str
+    is_attested: bool = False
+    """Whole by the checksums that the storage keeps: no byte was read."""
 
 
 class Verified(NamedTuple):
@@ -53,7 +55,8 @@ def verify_files(
     """Compare the files with their manifest, every byte. Blocks. Raises CheckpointUnreadable."""
     failpoint("checkpoint.reading")
     try:
-        return VerificationResult(path, expected, storage.verify(path))
+        manifest = storage.verify(path)
+        return VerificationResult(path, expected, manifest, storage.is_attested)
     except Damaged as damage:
         return VerificationResult(path, expected, str(damage))
 
@@ -61,7 +64,7 @@ def verify_files(
 def record_results(tx: Tx, findings: Sequence[VerificationResult]) -> list[Checkpoint]:
     """Make ready what is whole and lost what is not; return each checkpoint as it is then."""
     for finding in findings:
-        saves.apply_verification(tx, *finding)
+        saves.apply_verification(tx, finding.path, finding.expected, finding.manifest)
     found = [checkpoints.get_by_path(tx, str(finding.path)) for finding in findings]
     return [each for each in found if each is not None]
 

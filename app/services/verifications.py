@@ -21,6 +21,7 @@ from app.services import verification
 from app.services.verification import VerificationResult
 
 MAX_FINDINGS = 1000
+ATTESTED = "By the sizes and checksums that the object store keeps; no byte was read."
 
 _verification, _finding = columns(Verification), columns(VerificationFinding)
 _INSERT = Statement[Any](insert(Verification))
@@ -104,8 +105,9 @@ def record_result(
     tx: Tx, verification_id: str, checkpoint: Checkpoint, result: VerificationResult | None
 ) -> None:
     """Record what was found of a checkpoint; None: it has no files here, and needs none."""
+    how = ATTESTED if result is not None and result.is_attested else None
     for recorded in verification.record_results(tx, [result]) if result else [checkpoint]:
-        _add(tx, verification_id, checkpoint, recorded.state, recorded.reason)
+        _add(tx, verification_id, checkpoint, recorded.state, recorded.reason or how)
 
 
 def record_unreadable(tx: Tx, verification_id: str, checkpoint: Checkpoint, why: str) -> None:

@@ -48,6 +48,8 @@ __all__ = [
     "is_key",
 ]
 
+URL_SECONDS = 3600.0
+"""How long a signed URL lasts."""
 _KEY = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
@@ -106,6 +108,15 @@ class CheckpointStorage(Protocol):
     cannot answer now (it is away, no descriptors are left, access is denied): nothing may be
     concluded from that.
     """
+
+    @property
+    def has_urls(self) -> bool:
+        """Return True if trainers elsewhere get URLs from `sign_uploads` and `sign_downloads`."""
+
+    @property
+    def is_attested(self) -> bool:
+        """Return True if `verify` compares checksums that the storage keeps with those at the
+        commit, and reads only what differs; else it reads every byte."""
 
     def prepare(self) -> None:
         """Check, once when a server starts, that the storage can keep checkpoints.

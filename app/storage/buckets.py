@@ -36,4 +36,4 @@ def open_storage(
     """Return the storage of a bucket. Raises ValueError for a URL that is none."""
     bucket = open_bucket(url, endpoint, region)
     store = S3Storage(bucket, data_dir / MARK, attested=verify == "attested")
-    return StagedStorage(store, data_dir, signs=trainers == "signed")
+    return StagedStorage(store, data_dir, has_urls=trainers == "signed")

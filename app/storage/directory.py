@@ -209,6 +209,8 @@ class DirectoryStorage:
         directory = self._top / experiment_id / run_id
         return str(directory if name is None else directory / name)
 
+    has_urls = is_attested = False
+
     def stage(self, experiment_id: str, run_id: str, source: CheckpointPath | None) -> None:
         """Do nothing: everything is at its location."""
 

@@ -17,11 +17,11 @@ from llm_train.manifest import File
 from app.domain import paths
 from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
-from app.storage.base import MANIFEST, Damaged, Draft, Manifest, Transfer
+from app.storage.base import MANIFEST, URL_SECONDS, Damaged, Draft, Manifest, Transfer
 from app.storage.envelope import Envelope, Piece, parse_envelope
 from app.storage.keys import COMMITTED, DRAFT, draft_of, manifest_key, place_of, run_folder
 from app.storage.objects import Bucket, Entry
-from app.storage.s3_drafts import THREADS, URL_SECONDS, S3Drafts
+from app.storage.s3_drafts import THREADS, S3Drafts
 
 
 class S3Storage(S3Drafts):
@@ -29,7 +29,7 @@ class S3Storage(S3Drafts):
 
     def __init__(self, bucket: Bucket, mark: Path, *, attested: bool = False) -> None:
         """`mark`: the file with the name that the bucket had when the service began with it."""
-        self.bucket, self.attested, self._mark = bucket, attested, mark
+        self.bucket, self.is_attested, self._mark = bucket, attested, mark
 
     def prepare(self) -> None:
         """Check that the bucket can keep checkpoints, and is the one that this service began with.
@@ -85,7 +85,7 @@ class S3Storage(S3Drafts):
         self, place: str, file: File, pieces: list[Piece], there: dict[str, Entry]
     ) -> None:
         """Raise Damaged unless a file is what the manifest says."""
-        is_attested = self.attested
+        is_attested = self.is_attested
         for piece in pieces:
             key = f"{place}/{piece.key}"
             entry = there.get(key)
@@ -196,6 +196,8 @@ class S3Storage(S3Drafts):
 
     def location(self, experiment_id: str, run_id: str, name: str | None = None) -> str | None:
         return None
+
+    has_urls = True
 
     def stage(self, experiment_id: str, run_id: str, source: CheckpointPath | None) -> None:
         """Do nothing: there is no location (staged.py)."""

@@ -19,6 +19,7 @@ from llm_train.manifest import CheckpointError, File, check_path, parse
 from app.domain.paths import CheckpointPath
 from app.storage.base import (
     MANIFEST,
+    URL_SECONDS,
     Committed,
     Damaged,
     Draft,
@@ -48,7 +49,6 @@ from app.storage.objects import Bucket, Entry
 DRAFT_SECONDS = 86_400.0
 """For so long a draft may wait for its commit; the bucket or the service may be away."""
 THREADS = 4
-URL_SECONDS = 3600.0
 _CANDIDATES_MISSING = 3
 
 

@@ -42,16 +42,20 @@ log = logging.getLogger(__name__)
 class StagedStorage:
     """Implements `CheckpointStorage`: in a store, with the data directory before it."""
 
-    def __init__(self, store: S3Storage, data_dir: Path, *, signs: bool = True) -> None:
-        """`signs`: trainers elsewhere get URLs of the store, instead of sending to the service."""
+    def __init__(self, store: S3Storage, data_dir: Path, *, has_urls: bool = True) -> None:
+        """`has_urls`: trainers elsewhere get URLs of the store; else they send to the service."""
         self.store, self.local = store, DirectoryStorage("directory:", data_dir)
-        self._signs = signs
+        self.has_urls = has_urls
         self._swept_at = time.monotonic()
 
     @property
     def bucket(self) -> Bucket:
         """The bucket, which keeps other files of runs as well (artifacts.py)."""
         return self.store.bucket
+
+    @property
+    def is_attested(self) -> bool:
+        return self.store.is_attested
 
     def prepare(self) -> None:
         self.store.prepare()
@@ -198,10 +202,10 @@ class StagedStorage:
             raise
 
     def sign_uploads(self, draft: Draft, content: bytes) -> list[Transfer] | None:
-        return self.store.sign_uploads(draft, content) if self._signs else None
+        return self.store.sign_uploads(draft, content) if self.has_urls else None
 
     def sign_downloads(self, path: CheckpointPath) -> list[Transfer] | None:
-        return self.store.sign_downloads(path) if self._signs else None
+        return self.store.sign_downloads(path) if self.has_urls else None
 
     def clean_up(self) -> None:
         """Take in what could not be when it was verified, and free the disk of old copies."""

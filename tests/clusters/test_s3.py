@@ -4,39 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from app.domain import paths
-from app.storage.buckets import open_storage
-from app.storage.staged import StagedStorage
-from tests.support.buckets import NAME
+from tests.support.ministack import Gate
 from tests.support.server import REPOSITORY, wait_until
-from tests.support.service import Home, home
-
-
-def store_table(url: str, prefix: str, **options: str) -> str:
-    """The table `[stores.main]` of a prefix of the bucket."""
-    table = {"url": f"s3://{NAME}/{prefix}", "endpoint": url, **options}
-    return "\n[stores.main]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in table.items())
-
-
-@contextmanager
-def home_in(
-    tmp_path: Path, url: str, store: dict[str, str] | None = None, **recipes: str
-) -> Iterator[Home]:
-    """A place for services whose checkpoints are in the bucket."""
-    with home(tmp_path, **recipes) as place:
-        place.settings["STORAGE"] = "main"
-        with Path(place.settings["RECIPES"]).open("a") as file:
-            file.write(store_table(url, tmp_path.name, **store or {}))
-        yield place
-
-
-def storage_of(place: Home, url: str) -> StagedStorage:
-    """The same storage, of another process."""
-    return open_storage(f"s3://{NAME}/{place.path.name}", place.path / "data", endpoint=url)
+from tests.support.stores import home_in, storage_of
 
 
 def test_the_contract_of_storages_holds_on_the_server(s3: str) -> None:
@@ -84,3 +59,63 @@ def test_a_run_saves_is_cancelled_resumed_and_released_over_s3(s3: str, tmp_path
             "the files of the deleted ones are gone from the bucket",
         )
         assert not [key for key in bucket.bucket.entries("ckpts") if key.endswith("/.draft")]
+
+
+@pytest.mark.parametrize("verify", ["bytes", "attested"])
+def test_a_flipped_byte_and_a_deleted_object_are_found_and_the_finding_tells_how(
+    s3: str, tmp_path: Path, verify: str
+) -> None:
+    with home_in(tmp_path, s3, {"verify": verify}) as place, place.serve() as service:
+        run = service.submit("obedient", steps=12, checkpoint_every=4, step_seconds=0.01)
+        assert service.ended(run)["status"] == "succeeded"
+        bucket = storage_of(place, s3).bucket
+        keys = [key for key in bucket.entries("ckpts") if key.endswith("state.json")]
+        flipped, deleted, _ = sorted(keys)
+        content = bucket.get(flipped) or b""
+        bucket.put(flipped, bytes([content[0] ^ 1]) + content[1:])
+        bucket.delete([deleted])
+        path = f"/experiments/{service.experiment}/verifications"
+        started = service.post(path, {"run_id": run})
+        found = wait_until(
+            lambda: (
+                (now := service.get(f"{path}/{started['verification_id']}"))["finished_at"] and now
+            ),
+            "all are verified",
+        )
+        outcomes = {f["ckpt_path"][-2:]: (f["outcome"], f["reason"]) for f in found["findings"]}
+        assert outcomes.pop("04")[0] == outcomes["08"][0] == "lost"
+        assert "state.json' is missing" in outcomes.pop("08")[1]
+        told = "By the sizes and checksums that the object store keeps; no byte was read."
+        assert outcomes == {"12": ("ready", told if verify == "attested" else None)}
+
+
+def test_a_server_that_ignores_if_none_match_is_refused_at_start(
+    gate: Gate, tmp_path: Path
+) -> None:
+    gate.is_careless = True
+    with (
+        home_in(tmp_path, gate.url) as place,
+        pytest.raises(AssertionError, match="use a store that honours If-None-Match"),
+        place.serve(),
+    ):
+        pass
+    gate.is_careless = False
+    with home_in(tmp_path, gate.url) as place, place.serve():
+        pass
+
+
+def test_while_the_bucket_is_away_runs_go_on_and_are_resumed(
+    gate: Gate, s3: str, tmp_path: Path
+) -> None:
+    with home_in(tmp_path, gate.url) as place, place.serve() as service:
+        gate.shut()
+        run = service.submit("obedient", steps=400, checkpoint_every=5, step_seconds=0.02)
+        service.stepping(run, 7, timeout=60)
+        promised = service.cancel(run)
+        assert service.ended(run, timeout=90)["status"] == "cancelled"
+        name = promised["ckpt_path"].rsplit("/", 1)[1]
+        assert service.checkpoints(run)[name]["state"] == "ready", "it is whole, here"
+        gate.is_shut = False
+        place_of = storage_of(place, s3)
+        place_of.clean_up()  # as the service does every ten minutes
+        assert place_of.store.verify(paths.parse(promised["ckpt_path"]))

@@ -132,6 +132,8 @@ class MemoryStorage:
     def location(self, experiment_id: str, run_id: str, name: str | None = None) -> str | None:
         return None
 
+    has_urls = is_attested = False
+
     def stage(self, experiment_id: str, run_id: str, source: CheckpointPath | None) -> None:
         """There is no location."""
 

@@ -76,13 +76,16 @@ class ApiConnection:
     server; a server on this machine is always reached directly.
     """
 
-    def __init__(self, api_url: str, path: str, token: str) -> None:
+    def __init__(
+        self, api_url: str, path: str, token: str, max_bytes: int = MAX_RESPONSE_BYTES
+    ) -> None:
         """Set the service and the path; nothing is sent yet.
 
         Args:
             api_url: `http(s)://host[:port]/prefix`.
             path: the path below that, such as `/v1/runs/run_1/reports`.
             token: the run's token.
+            max_bytes: the longest response that is read.
 
         Raises:
             ValueError: the URL, the path or the token cannot be sent.
@@ -93,7 +96,7 @@ class ApiConnection:
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._http: http.client.HTTPConnection | None = None
         self._target, self._more = "", dict[str, str]()
-        self._resource = path
+        self._resource, self._max_bytes = path, max_bytes
         self.set_url(api_url)
 
     def set_url(self, api_url: str) -> None:
@@ -169,7 +172,7 @@ class ApiConnection:
         assert self._http is not None
         self._http.request(method, self._target, body, {**self._headers, **self._more})
         received = self._http.getresponse()
-        content = received.read(MAX_RESPONSE_BYTES)
+        content = received.read(self._max_bytes)
         if not received.isclosed():
             raise http.client.HTTPException("the response is too long")
         try:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, SupportsIndex, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 from llm_train import checkpoint, specs
 from llm_train.background import BackgroundCommit
@@ -34,6 +34,9 @@ from llm_train.saving import CheckpointDirectory, Saved, Saving, note_saved, rea
 from llm_train.sender import HEARTBEAT_SECONDS, ReportSender
 from llm_train.stopping import StopRequest
 from llm_train.values import describe
+
+if TYPE_CHECKING:
+    from llm_train.transfers import Uploader
 
 CLOSE_SECONDS = 5.0
 
@@ -105,10 +108,15 @@ class Reporter:
         self._rank_0 = is_rank_0()
         self._values = LoggedValues(strict)
         self._sender: ReportSender | None = None
+        self._uploader: Uploader | None = None
+        self._downloaded: Path | None = None
+        self._served = (api_url, run_id, token) if served else None
+        self._identity: dict[str, Any] = {} if attempt is None else {"attempt": attempt}
         if served and self._rank_0:
             identity: dict[str, Any] = {"attempt": attempt}
             if attempt is None:
                 identity = {"session": secrets.token_hex(16), **_if(take_over, take_over=True)}
+            self._identity = {key: identity[key] for key in identity if key != "take_over"}
             sender = ReportSender(
                 self.stop_request,
                 ApiConnection(api_url, f"/v1/runs/{run_id}/reports", token),
@@ -199,6 +207,7 @@ class Reporter:
     def resume_path(self) -> Path | None:
         """Return the directory of the checkpoint to start from, or None to start afresh.
 
+        What is in the service's bucket is downloaded, once for all processes of this machine.
         In a process that was started again within an attempt (`torchrun --max-restarts`) it is the
         newest one of that attempt. It stays the same as long as this process lives.
 
@@ -215,14 +224,22 @@ class Reporter:
             return self.checkpoint_dir / self._newest
         if not resume:
             return None
-        path = Path(resume["path"])
-        remote = isinstance(self._spec, specs.RemoteSpec)
-        if remote and not (specs.is_shared(self.spec) and path.is_dir()):
+        path = Path(resume["path"] or "")
+        if not isinstance(self._spec, specs.RemoteSpec):
+            return path
+        from llm_train import transfers
+
+        if specs.is_shared(self.spec) and transfers.is_complete(path):
+            return path
+        if self._downloaded is None and self._served and self.spec.get("store"):
+            service = transfers.Service(*self._served, self._identity)
+            self._downloaded = transfers.fetch(service, transfers.cache_directory())
+        if self._downloaded is None:
             raise FileNotFoundError(
                 f"the run goes on from {resume['ckpt_path']}, step {resume['step']}, which is not "
                 "on this machine: mount the service's DATA_DIR, or load your own copy"
             )
-        return path
+        return self._downloaded
 
     @property
     def checkpoint_dir(self) -> Path:
@@ -431,18 +448,42 @@ class Reporter:
             if self._attempt_dir:
                 note_saved(self._attempt_dir, saved.directory.name)
             # An agent that uploads makes a checkpoint known when all of it has arrived.
-            if self._sender and self._spec.launched.get("files") != "http":
-                self._sender.add_checkpoint(
-                    {
-                        "name": saved.directory.name,
-                        "step": at,
-                        "size_bytes": saved.manifest.size_bytes,
-                        "sha256": saved.manifest.sha256,
-                        **_if(self._directory.is_shared, in_data_dir=True),
-                    }
-                )
+            if self._sender:
+                news = {
+                    "name": saved.directory.name,
+                    "step": at,
+                    "size_bytes": saved.manifest.size_bytes,
+                    "sha256": saved.manifest.sha256,
+                    **_if(self._directory.is_shared, in_data_dir=True),
+                }
+                if self._uses_store():
+                    self._get_uploader(self._sender).add(saved.directory, news)
+                elif self._spec.launched.get("files") != "http":
+                    self._sender.add_checkpoint(news)
 
         return Saving(self.checkpoint_dir, name, at, report, quality)
+
+    def _uses_store(self) -> bool:
+        """Return True if this process uploads its checkpoints into the service's bucket."""
+        if isinstance(self._spec, specs.LaunchedSpec):
+            spec = self._spec.launched
+            return spec.get("files") == "http" and bool(spec.get("store"))
+        return not self._directory.is_shared and bool(self._spec.get_known().get("store"))
+
+    def _get_uploader(self, sender: ReportSender) -> "Uploader":
+        """Return what uploads in the background, started by the first checkpoint."""
+        from llm_train import transfers  # most trainers need it never, and start without it
+
+        if self._uploader is None:
+            assert self._served is not None
+            service = transfers.Service(*self._served, self._identity)
+            self._uploader = transfers.Uploader(service, sender.add_checkpoint)
+        return self._uploader
+
+    def _wait_for_uploads(self) -> None:
+        """Wait for the last uploads while they move on: after its end nothing more is taken."""
+        if self._uploader is not None:
+            self._uploader.wait()
 
     def _name_checkpoint(self, step: int, name: str | None) -> tuple[str, bool]:
         """Return the next checkpoint's name, and True if it is the one promised to a cancel."""
@@ -470,6 +511,8 @@ class Reporter:
         """
         self._commit.wait()
         self._commit.check()
+        if not self._launched:
+            self._wait_for_uploads()
         if self._sender:
             self._sender.add([], finished=True)
         if self._sender and self._launched:
@@ -491,6 +534,7 @@ class Reporter:
             _current = None
         self._commit.wait()
         self.stop_request.stop_listening()
+        self._wait_for_uploads()
         self._spec.close()
         if self._sender:
             self._sender.close(timeout)
@@ -512,6 +556,7 @@ class Reporter:
     def _after_fork(self) -> None:
         """Send nothing from a forked child (a DataLoader's worker), which SIGTERM ends as usual."""
         self._commit.forget()
+        self._uploader = None  # its thread is the parent's
         if self._sender:
             self._sender.close_after_fork()
         self.stop_request.stop_listening()
