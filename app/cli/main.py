@@ -31,7 +31,8 @@ COMMANDS = {
     },
     "The database and the checkpoints of a service": {
         "migrate": "database", "backup": "database", "restore": "database",
-        "verify": "checkpoints", "prune": "checkpoints",
+        "verify": "checkpoints", "prune": "checkpoints", "move-checkpoints": "moving",
+        "export-checkpoint": "moving", "import-checkpoint": "moving",
     },
 }  # fmt: skip
 """The module of each command, by the heading it is listed under."""

@@ -7,21 +7,25 @@ has it, `verify` asks that server, which has left its address with its lock.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import NamedTuple
+
+from llm_train import checkpoint
 
 from app.cli import client
 from app.db.connect import connect
 from app.db.database import FEWEST, Database, InUse
+from app.db.sql import Tx
 from app.db.tables import Checkpoint
 from app.domain import paths
 from app.domain.ids import is_id
 from app.domain.recipe_file import read_configuration, read_recipes
 from app.domain.requests import VerifyRequest
 from app.errors import CheckpointUnreadable, NotFound, Unavailable
-from app.services import data_dirs, retention, verification
+from app.services import checkpoints, data_dirs, retention, runs, verification
 from app.settings import Settings
 from app.storage import get_storage
-from app.storage.base import CheckpointStorage
+from app.storage.base import MANIFEST, CheckpointStorage, Committed, Incomplete, Manifest
 from app.storage.readers import Readers
 
 _INSTEAD_OF_PRUNING = (
@@ -52,7 +56,7 @@ async def verify(
     try:
         async with _database(settings) as db:
             async for each in verification.verify_each(
-                db, Readers(1), _storage(settings), experiment_id, request
+                db, Readers(1), open_storage(settings), experiment_id, request
             ):
                 row, unreadable = each
                 state, reason = row.state, row.reason
@@ -91,7 +95,7 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> Pruned:
     Answers what is deleted, or with `dry_run` would be. Raises RecipeError, Unavailable.
     """
     wanted = keep or retention.configured_limits(read_recipes(settings.recipes))
-    storage = _storage(settings)
+    storage = open_storage(settings)
     async with _database(settings, _INSTEAD_OF_PRUNING) as db:
         if dry_run:
             return Pruned(await db.scan(retention.plan, wanted), {})
@@ -123,12 +127,57 @@ async def _database(settings: Settings, instead: str | None = None) -> AsyncIter
             raise Unavailable(f"{error}; {instead}") from error
         raise
     try:
-        await data_dirs.require_in_place(db, Readers(1), _storage(settings))
+        await data_dirs.require_in_place(db, Readers(1), open_storage(settings))
         yield db
     finally:
         await db.stop()
 
 
-def _storage(settings: Settings) -> CheckpointStorage:
+def open_storage(settings: Settings) -> CheckpointStorage:
+    """Open the storage that the service would use. Raises RecipeError, ValueError."""
     stores = read_configuration(settings.recipes).stores
     return get_storage(settings.storage, settings.data_dir, stores)
+
+
+async def import_checkpoint(
+    settings: Settings, folder: Path, run_id: str, instead: str
+) -> Checkpoint:
+    """Store the checkpoint in a folder as one of a run; return its record.
+
+    Repeated, it returns the same. Raises ServiceError, CheckpointError, Damaged, OSError.
+    """
+    storage = open_storage(settings)
+    manifest = await asyncio.to_thread(checkpoint.verify, folder)
+    async with _database(settings, instead) as db:
+        run = await db.read(runs.get, run_id)
+        name = checkpoint.safe_name(folder.name, f"imported-{manifest.step:06d}")
+        path = paths.CheckpointPath(run.experiment_id, run.id, name)
+        done = await asyncio.to_thread(_store, storage, path, folder, manifest)
+        result = await asyncio.to_thread(
+            verification.verify_files, storage, done.path, manifest.sha256
+        )
+        (found,) = await db.write(_record_import, run_id, result)
+        return found
+
+
+def _record_import(
+    tx: Tx, run_id: str, result: verification.VerificationResult
+) -> list[Checkpoint]:
+    known = checkpoints.get_by_path(tx, str(result.path))
+    expected = known.sha256 if known is not None else None
+    return verification.record_results(tx, [result._replace(expected=expected)])
+
+
+def _store(
+    storage: CheckpointStorage, path: paths.CheckpointPath, folder: Path, manifest: Manifest
+) -> Committed:
+    """Copy a checkpoint from a folder into the storage, unless it is there."""
+    content = (folder / MANIFEST).read_bytes()
+    draft = storage.begin(path, manifest.sha256[:32])
+    try:
+        return storage.commit(draft, content)
+    except Incomplete as incomplete:
+        for file in incomplete.files:
+            with (folder / file).open("rb") as stream:
+                storage.write(draft, file, iter(lambda: stream.read(1 << 20), b""))
+        return storage.commit(draft, content)
