@@ -6,6 +6,7 @@ the record changed meanwhile, and its end wakes the loop.
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from app.db.tables import Checkpoint, Verification
 from app.domain import paths
@@ -17,7 +18,7 @@ from app.services import checkpoints, runs, verification, verifications
 from app.services.launches import Source
 from app.services.live_runs import LiveRun
 from app.services.verification import VerificationResult
-from app.storage.base import CheckpointStorage
+from app.storage.base import CheckpointStorage, Damaged
 from app.supervisor.state import SupervisorState
 
 PATIENCE_SECONDS = 60.0
@@ -157,6 +158,10 @@ async def verify_committed(state: SupervisorState, run: LiveRun) -> frozenset[st
     except CheckpointUnreadable:  # each that was promised is tried then, and has its minute
         promised = [each for each in known.values() if each.state == State.PENDING]
         committed = [paths.parse(e.ckpt_path) for e in promised if e.stored_as_id is None]
+    pending = [c for c in known.values() if c.state == State.PENDING and c.stored_as_id is None]
+    unlisted = {paths.parse(each.ckpt_path) for each in pending} - set(committed)
+    if unlisted:  # a listing of an object store may lag
+        committed = [*committed, *await asyncio.to_thread(_committed, state.storage, unlisted)]
     for path in committed:
         each = known.pop(str(path), None)
         if each is None or each.state in (State.PENDING, State.DECLARED):
@@ -165,6 +170,22 @@ async def verify_committed(state: SupervisorState, run: LiveRun) -> frozenset[st
     if reading:
         return None
     return frozenset(each.id for each in known.values() if each.state == State.PENDING)
+
+
+def _committed(
+    storage: CheckpointStorage, candidates: Iterable[CheckpointPath]
+) -> list[CheckpointPath]:
+    """Return those that have a manifest, or may have one."""
+    found = []
+    for path in candidates:
+        try:
+            storage.manifest(path)
+        except Damaged:
+            continue
+        except CheckpointUnreadable:
+            pass  # each has its minute
+        found.append(path)
+    return found
 
 
 async def find_good_source(

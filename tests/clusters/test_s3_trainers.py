@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,11 +18,13 @@ from llm_train.connection import Response
 
 from app.domain import paths
 from app.storage.buckets import open_storage
+from app.storage.staged import StagedStorage
 from tests.support import buckets
 from tests.support.ministack import CREDENTIALS, Gate
+from tests.support.remote import RemoteService, remote_service
 from tests.support.server import REPOSITORY, wait_until
 from tests.support.service import Service
-from tests.support.stores import home_in, storage_of
+from tests.support.stores import home_in, storage_of, store_table
 
 TRAINER = """
 import json, os, sys, time
@@ -189,10 +193,60 @@ def test_an_expired_url_is_renewed(
     assert storage.store.verify(draft.path) == manifest
 
 
+@contextmanager
+def remote(tmp_path: Path, url: str) -> Iterator[RemoteService]:
+    """A service whose launcher shares no files, and whose checkpoints are in the bucket."""
+    database, table = f"sqlite:///{tmp_path / 'app.db'}", store_table(url, tmp_path.name)
+    with remote_service(tmp_path, database, table) as service:
+        yield service
+
+
+def bucket_of(service: RemoteService, url: str, tmp_path: Path) -> StagedStorage:
+    return open_storage(f"s3://{buckets.NAME}/{tmp_path.name}", service.data_dir, endpoint=url)
+
+
+def test_a_launched_trainer_elsewhere_uploads_by_itself_and_is_resumed(
+    s3: str, tmp_path: Path
+) -> None:
+    with remote(tmp_path, s3) as service:
+        key = service.submit("obedient", steps=400, checkpoint_every=10, step_seconds=0.02)
+        service.stepping(key, 12)
+        promised = service.cancel(key)
+        assert service.end(key)["status"] == "cancelled"
+        saved = service.checkpoints(key.run_id)
+        name = promised["ckpt_path"].rpartition("/")[2]
+        assert {each["state"] for each in saved.values()} == {"ready"} and name in saved
+        storage = bucket_of(service, s3, tmp_path)
+        for each in saved.values():  # by the trainer: the key of the agent's is the attempt
+            about = f"ckpts{each['ckpt_path'].removeprefix('/ckpts')}/{each['sha256'][:32]}"
+            assert storage.bucket.entries(about)
+        assert not storage.local.list_runs(), "nothing of it is on the service's disk"
+        child = service.resume(key, override_hyperparams={"steps": saved[name]["step"] + 5})
+        assert service.end(child)["step"] == saved[name]["step"] + 5
+
+
+def test_what_a_killed_trainer_has_saved_is_uploaded_by_its_agent(
+    gate: Gate, s3: str, tmp_path: Path
+) -> None:
+    with remote(tmp_path, gate.url) as service:
+        key = service.submit("obedient", steps=400, checkpoint_every=5, step_seconds=0.02)
+        service.stepping(key, 2)
+        gate.shut()
+        service.stepping(key, 12)
+        (trainer,) = service.launcher.trainers()
+        trainer.kill()
+        gate.is_shut = False
+        assert service.end(key)["status"] == "failed"
+        saved = service.checkpoints(key.run_id)
+        assert {"step-000005", "step-000010"} <= set(saved)
+        assert {each["state"] for each in saved.values()} == {"ready"}
+
+
 KILLED = """
 import os, sys, time, random
 from pathlib import Path
 from app.storage.buckets import open_storage
+from app.storage.staged import StagedStorage
 from app.domain.paths import CheckpointPath
 url, endpoint, data_dir, count = sys.argv[1:]
 for number in range(int(count)):

@@ -144,8 +144,8 @@ class RemoteLauncher:
 class RemoteService:
     """The service, and its launcher."""
 
-    def __init__(self, home: Path, database_url: str, **overrides: str) -> None:
-        """`overrides`: lines for recipes, by trainer."""
+    def __init__(self, home: Path, database_url: str, store: str = "", **overrides: str) -> None:
+        """`overrides`: lines for recipes, by trainer. `store`: a table `[stores.main]`."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir = home / "data"
@@ -153,10 +153,10 @@ class RemoteService:
         file = recipes(home, **lines)
         elsewhere = home / "elsewhere"
         table = f'\n[launchers.remote]\nkind = "remote"\ndirectory = "{elsewhere}"\n'
-        file.write_text(file.read_text() + table)
+        file.write_text(file.read_text() + table + store)
         self.settings = Settings(
             database_url=database_url, data_dir=self.data_dir, recipes=file,
-            public_url=self.url, port=self.port,
+            public_url=self.url, port=self.port, storage="main" if store else "directory:",
         )  # fmt: skip
         self.http = httpx.Client(base_url=self.url, timeout=20)
         self.start()
@@ -166,6 +166,7 @@ class RemoteService:
     def start(self) -> None:
         """Serve, as a new process would."""
         app = create_app(self.settings)
+        app.state.storage.prepare()
         config = uvicorn.Config(
             app, port=self.port, ws="none", log_config=None, timeout_graceful_shutdown=1
         )
@@ -232,11 +233,13 @@ class RemoteService:
 
 
 @contextmanager
-def remote_service(home: Path, database_url: str, **overrides: str) -> Iterator[RemoteService]:
+def remote_service(
+    home: Path, database_url: str, store: str = "", **overrides: str
+) -> Iterator[RemoteService]:
     """A service with a launcher that shares no files."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BUILT_IN, "remote", f"{__name__}:RemoteLauncher")
-        service = RemoteService(home, database_url, **overrides)
+        service = RemoteService(home, database_url, store, **overrides)
         try:
             yield service
         finally:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -233,6 +234,27 @@ def test_a_file_that_was_sent_is_not_sent_again(peer: Peer, tmp_path: Path) -> N
         ("PUT", "/checkpoints/step-1/files/a"),
         ("POST", "/checkpoints/step-1/commit"),
         ("POST", "/checkpoints/step-1/commit"),
+    ]
+
+
+def test_what_the_trainer_uploads_itself_is_sent_only_if_it_has_not_arrived(
+    peer: Peer, tmp_path: Path
+) -> None:
+    for name in ("step-1", "step-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_bytes(b"x")
+        (tmp_path / name / "manifest.json").write_bytes(manifest("a", b"x"))
+        os.utime(tmp_path / name / "manifest.json", ns=(int(name[-1]), int(name[-1])))
+    uploads = transfer.Uploads(Client(peer.url, ""), "", str(tmp_path))
+    uploads.is_shared_work = True
+    missing = (409, {"code": "conflict", "detail": "1 file is missing", "files": ["a"]})
+    peer.script = [(200, {"name": "step-1"}), missing, (200, {}), (200, {"name": "step-2"})]
+    uploads.run()
+    assert [(method, path) for method, path, *_ in peer.asked] == [
+        ("POST", "/checkpoints/step-1/commit"),
+        ("POST", "/checkpoints/step-2/commit"),
+        ("PUT", "/checkpoints/step-2/files/a"),
+        ("POST", "/checkpoints/step-2/commit"),
     ]
 
 
