@@ -67,6 +67,12 @@ _EVENT = {
 }
 _LISTS = f"/v1/experiments/{EXPERIMENT_ID}"
 
+_TRANSFER = {
+    "file": "model.safetensors",
+    "offset": 0,
+    "size": 1_402_881,
+    "url": "https://bucket.s3.amazonaws.com/ckpts/…?X-Amz-Signature=…",
+}
 _EXIT = {
     "format": 1,
     "exit_code": 0,
@@ -240,6 +246,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "checkpoint_dir": f"/srv/data/ckpts/{EXPERIMENT_ID}/{RUN_ID}",
         "resume": None,
         "data_dir": {"path": "/srv/data", "name": "5f0c6b0d"},
+        "store": False,
     },
     "ReceiptAnswer": {
         "run_id": RUN_ID,
@@ -275,4 +282,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "ExitAnswer": {"run_id": RUN_ID, "attempt": 1, "record": _EXIT},
     "FileAnswer": {"path": "model.safetensors", "size": 1_402_881},
     "CommitAnswer": {"ckpt_path": _PATH, "name": "step-000100"},
+    "UploadsAnswer": {"uploads": [_TRANSFER], "headers": {}, "expires_seconds": 3600.0},
+    "ResumeAnswer": {
+        "ckpt_path": _PATH,
+        "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "manifest": '{"format": 1, "step": 100, …}',
+        "downloads": [_TRANSFER],
+        "expires_seconds": 3600.0,
+    },
 }

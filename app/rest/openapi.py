@@ -97,6 +97,8 @@ def _document(app: FastAPI, needs_token: bool) -> dict[str, Any]:
             elif operation["tags"] == ["agents"]:
                 scheme = "claimCode" if path.endswith("/claim") else "attemptToken"
                 operation["security"] = [{scheme: []}]
+                if "/attempts/" not in path:  # a trainer's, wherever it was started
+                    operation["security"] = [{"runToken": []}, {"attemptToken": []}]
             elif operation["tags"] == ["trainers"]:
                 operation["security"] = [{"runToken": []}, {"apiToken": []}]
     return document

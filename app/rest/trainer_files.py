@@ -23,7 +23,7 @@ from app.rest.reports import check_trainer
 from app.services import trainer_files
 from app.storage.base import URL_SECONDS, Transfer
 
-router = APIRouter(prefix="/v1/runs/{run_id}", tags=["trainers"], route_class=DocumentedRoute)
+router = APIRouter(prefix="/v1/runs/{run_id}", tags=["agents"], route_class=DocumentedRoute)
 
 NO_URLS = "The storage of this service has no URLs: trainers share its data directory."
 
@@ -35,7 +35,11 @@ class TrainerQuery(BaseModel):
 
     attempt: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     session: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
-    take_over: bool = False
+    key: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")] | None = Field(
+        None,
+        description="Of a checkpoint that several ranks send: each sends the manifest of its own "
+        "files, and one commits that of all.",
+    )
 
 
 Trainer = Annotated[TrainerQuery, Query()]
@@ -58,7 +62,7 @@ async def plan_uploads(
     path = await state.db.read(
         trainer_files.get_path, run_id, name, trainer.attempt, trainer.session
     )
-    wanted = await state.uploads.sign(path, content)
+    wanted = await state.uploads.sign(path, content, trainer.key)
     return responses.json({
         "uploads": None if wanted is None else list(map(Transfer._asdict, wanted)),
         "headers": _headers(wanted),
@@ -81,7 +85,7 @@ async def commit_upload(
     state, who = request.app.state, (trainer.attempt, trainer.session)
     content = await read_raw(request, MAX_MANIFEST_BYTES, JSON)
     path = await state.db.read(trainer_files.get_path, run_id, name, *who)
-    done = await state.uploads.commit_signed(path, content)
+    done = await state.uploads.commit_signed(path, content, trainer.key)
     await state.db.write(trainer_files.record_committed, run_id, done, *who)
     return responses.json({"ckpt_path": str(done.path), "name": done.path.name})
 

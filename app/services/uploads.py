@@ -129,13 +129,16 @@ class Uploads:
         except Damaged as error:
             raise Conflict(f"The checkpoint cannot be committed: {error}") from None
 
-    async def sign(self, path: CheckpointPath, content: bytes) -> list[Transfer] | None:
+    async def sign(
+        self, path: CheckpointPath, content: bytes, key: str | None = None
+    ) -> list[Transfer] | None:
         """Return where the trainer puts what the storage lacks of a checkpoint, the first of it.
 
         None: the storage has no such URLs. Nothing: all has come, commit it.
 
         Args:
-            content: the bytes of its manifest.json.
+            content: the bytes of its manifest.json, or of one of a part of its files.
+            key: what the parts of one checkpoint have in common.
 
         Raises:
             InvalidInput: that is no manifest.
@@ -144,23 +147,23 @@ class Uploads:
         manifest = check_manifest(content)
         if manifest.size_bytes > self._most:
             raise self._too_much()
-        return await asyncio.to_thread(self._sign, path, manifest.sha256, content)
+        key = key or _signed_key(manifest.sha256)
+        return await asyncio.to_thread(self._sign, path, key, content)
 
-    def _sign(self, path: CheckpointPath, sha256: str, content: bytes) -> list[Transfer] | None:
+    def _sign(self, path: CheckpointPath, key: str, content: bytes) -> list[Transfer] | None:
         try:
-            wanted = self._storage.sign_uploads(self._begin_signed(path, sha256), content)
+            wanted = self._storage.sign_uploads(self._storage.begin(path, key), content)
         except Damaged as error:  # it was committed meanwhile, or removed
             raise Conflict(f"The checkpoint cannot be uploaded: {error}") from None
         return None if wanted is None else wanted[:MOST_SIGNED]
 
-    async def commit_signed(self, path: CheckpointPath, content: bytes) -> Committed:
+    async def commit_signed(
+        self, path: CheckpointPath, content: bytes, key: str | None = None
+    ) -> Committed:
         """Turn what the trainer put there into a checkpoint; as `commit`."""
         sha256 = check_manifest(content).sha256
-        draft = Draft(path, _signed_key(sha256))
+        draft = Draft(path, key or _signed_key(sha256))
         return await asyncio.to_thread(self._commit_draft, draft, content)
-
-    def _begin_signed(self, path: CheckpointPath, sha256: str) -> Draft:
-        return self._storage.begin(path, _signed_key(sha256))
 
     async def sign_downloads(self, path: CheckpointPath) -> Signed | None:
         """Return the manifest of a checkpoint and where its files are; None: there are no URLs.

@@ -1,5 +1,6 @@
 """Trainers that hold no credentials and share no files: uploads and downloads by signed URLs."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import obstore
 import pytest
-from llm_train import transfers
-from llm_train.checkpoint import begin, commit
+from llm_train import Reporter, parts, transfers
+from llm_train.checkpoint import CheckpointError, begin, commit
 from llm_train.connection import Response
 
 from app.domain import paths
@@ -240,6 +241,45 @@ def test_what_a_killed_trainer_has_saved_is_uploaded_by_its_agent(
         saved = service.checkpoints(key.run_id)
         assert {"step-000005", "step-000010"} <= set(saved)
         assert {each["state"] for each in saved.values()} == {"ready"}
+
+
+def test_ranks_without_a_common_file_system_save_one_checkpoint(s3: str, tmp_path: Path) -> None:
+    with home_in(tmp_path, s3) as place, place.serve() as service:
+        body = {"model": "tiny"}
+        made = service.post(f"/experiments/{service.experiment}/runs", body, 201)
+        run = made["run_id"]
+        with Reporter(api_url=service.url, run_id=run, token=made["run_token"]) as reporter:
+            reporter.log(1, loss=0.5)
+            service.until(run, "running")
+            plan = json.loads(json.dumps(parts.begin(reporter, 7)))
+            sent = []
+            for rank in range(3):
+                directory = tmp_path / f"node-{rank}" / "shard"
+                (directory / "sub").mkdir(parents=True)
+                (directory / f"rank-{rank}.bin").write_bytes(b"%d" % rank * 100_000)
+                (directory / f"sub/{rank}").write_bytes(b"")
+                if rank < 2:
+                    sent.append(parts.send(reporter, plan, directory))
+            missing = [*sent, [f._asdict() for f in parts.list_files(directory)]]
+            with pytest.raises(CheckpointError, match="missing"):
+                parts.commit(reporter, plan, missing)
+            assert service.checkpoints(run) == {}, "a rank that died leaves no checkpoint"
+            sent.append(parts.send(reporter, plan, directory))
+            with pytest.raises(CheckpointError, match="two ranks"):
+                parts.commit(reporter, plan, [*sent, sent[0]])
+            assert parts.commit(reporter, plan, sent) == "step-000007"
+            saved = wait_until(
+                lambda: (
+                    (now := service.checkpoints(run)["step-000007"])["state"] == "ready" and now
+                ),
+                "it is verified",
+            )
+        found = storage_of(place, s3).store
+        path = paths.parse(saved["ckpt_path"])
+        assert [file.path for file in found.manifest(path).files] == [
+            "rank-0.bin", "rank-1.bin", "rank-2.bin", "sub/0", "sub/1", "sub/2",
+        ]  # fmt: skip
+        assert b"".join(found.read(path, "rank-2.bin")) == b"2" * 100_000
 
 
 KILLED = """

@@ -36,7 +36,7 @@ from llm_train.stopping import StopRequest
 from llm_train.values import describe
 
 if TYPE_CHECKING:
-    from llm_train.transfers import Uploader
+    from llm_train.transfers import Service, Uploader
 
 CLOSE_SECONDS = 5.0
 
@@ -229,11 +229,13 @@ class Reporter:
             return path
         from llm_train import transfers
 
-        if specs.is_shared(self.spec) and transfers.is_complete(path):
+        store = bool(self.spec.get("store"))  # of an older copy there only the manifest is left
+        here = transfers.is_complete(path) if store else path.is_dir()
+        if specs.is_shared(self.spec) and here:
             return path
-        if self._downloaded is None and self._served and self.spec.get("store"):
-            service = transfers.Service(*self._served, self._identity)
-            self._downloaded = transfers.fetch(service, transfers.cache_directory())
+        if self._downloaded is None and self._served and store:
+            cache = transfers.cache_directory()
+            self._downloaded = transfers.fetch(self._get_service(), cache)
         if self._downloaded is None:
             raise FileNotFoundError(
                 f"the run goes on from {resume['ckpt_path']}, step {resume['step']}, which is not "
@@ -475,10 +477,16 @@ class Reporter:
         from llm_train import transfers  # most trainers need it never, and start without it
 
         if self._uploader is None:
-            assert self._served is not None
-            service = transfers.Service(*self._served, self._identity)
-            self._uploader = transfers.Uploader(service, sender.add_checkpoint)
+            self._uploader = transfers.Uploader(self._get_service(), sender.add_checkpoint)
         return self._uploader
+
+    def _get_service(self) -> "Service":
+        """Return how the service is asked about files. Raises RuntimeError without one."""
+        from llm_train import transfers
+
+        if self._served is None:
+            raise RuntimeError("there is no service: this reporter sends nothing")
+        return transfers.Service(*self._served, self._identity)
 
     def _wait_for_uploads(self) -> None:
         """Wait for the last uploads while they move on: after its end nothing more is taken."""

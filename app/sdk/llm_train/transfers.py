@@ -132,13 +132,9 @@ class Uploader:
             if not uploads:
                 break
             try:
-                put = partial(_put, directory, answer.body.get("headers") or {})
-                with ThreadPoolExecutor(THREADS) as pool:
-                    sent = list(pool.map(put, uploads))
-            except _Away as error:
+                put_all(directory, answer.body, uploads)
+            except Away as error:
                 return str(error)
-            if not any(sent):
-                return "the bucket refuses every URL as expired; are the clocks right?"
             self._trouble_since = math.inf
         answer = self._service.ask(f"{path}/commit", content)
         return None if answer.delivered else self._refused(directory, answer)
@@ -150,8 +146,17 @@ class Uploader:
         return None
 
 
-class _Away(Exception):
+class Away(Exception):
     """The bucket does not answer, or not yet; the message says how."""
+
+
+def put_all(directory: Path, answer: dict[str, Any], uploads: list[dict[str, Any]]) -> None:
+    """Send pieces of files to their URLs; ask for the next ones then. Raises Away, OSError."""
+    put = partial(_put, directory, answer.get("headers") or {})
+    with ThreadPoolExecutor(THREADS) as pool:
+        sent = list(pool.map(put, uploads))
+    if not any(sent):
+        raise Away("the bucket refuses every URL as expired; are the clocks right?")
 
 
 class _Slice:
@@ -173,7 +178,7 @@ class _Slice:
 
 
 def _put(directory: Path, more: dict[str, str], upload: dict[str, Any]) -> bool:
-    """Send one piece of a file; the bucket compares its MD5. Raises _Away, OSError.
+    """Send one piece of a file; the bucket compares its MD5. Raises Away, OSError.
 
     Returns False if its URL is refused, as one is that has expired.
     """
@@ -193,7 +198,7 @@ def _put(directory: Path, more: dict[str, str], upload: dict[str, Any]) -> bool:
     ):
         text = response.read(2000)
         if response.status >= 300 and response.status not in _EXPIRED:
-            raise _Away(f"the bucket answers {response.status}: {text[:300]!r}")
+            raise Away(f"the bucket answers {response.status}: {text[:300]!r}")
         return bool(response.status < 300)
 
 
@@ -201,7 +206,7 @@ def _put(directory: Path, more: dict[str, str], upload: dict[str, Any]) -> bool:
 def _open(
     method: str, url: str, body: Any = None, headers: "dict[str, str] | None" = None
 ) -> Iterator[Any]:
-    """Yield the response to a request. Raises _Away for what the network does."""
+    """Yield the response to a request. Raises Away for what the network does."""
     import http.client
 
     parts = urlsplit(url)
@@ -223,7 +228,7 @@ def _open(
             connection.request(method, target, body, headers)
             yield connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
-        raise _Away(f"{parts.scheme}://{host}: {explain(error)}") from error
+        raise Away(f"{parts.scheme}://{host}: {explain(error)}") from error
 
 
 def is_complete(directory: Path) -> bool:
@@ -257,7 +262,7 @@ def fetch(service: Service, cache: Path, patience: float = 600.0) -> Path:
             final = cache / str(answer.body["sha256"])
             try:
                 return _fetch(answer, final)
-            except _Away as error:
+            except Away as error:
                 trouble = str(error)
         elif answer.is_retryable:
             trouble = answer.reason
@@ -269,7 +274,7 @@ def fetch(service: Service, cache: Path, patience: float = 600.0) -> Path:
 
 
 def _fetch(answer: Response, final: Path) -> Path:
-    """Download what `answer` lists, unless another process has. Raises _Away."""
+    """Download what `answer` lists, unless another process has. Raises Away."""
     final.parent.mkdir(parents=True, exist_ok=True)
     _drop_old(final.parent)
     with final.with_name(f"{final.name}.lock").open("a") as lock:
@@ -299,7 +304,7 @@ def _fetch(answer: Response, final: Path) -> Path:
             verify(temporary)
         except CheckpointError as error:
             shutil.rmtree(temporary)
-            raise _Away(f"what came is not what was saved: {error}") from None
+            raise Away(f"what came is not what was saved: {error}") from None
         temporary.rename(final)
         return final
 
@@ -313,17 +318,17 @@ def _drop_old(cache: Path) -> None:
 
 
 def _get(directory: Path, download: dict[str, Any]) -> None:
-    """Write one piece of a file. Raises _Away."""
+    """Write one piece of a file. Raises Away."""
     left = download["size"]
     with (
         _open("GET", download["url"]) as response,
         (directory / download["file"]).open("r+b") as file,
     ):
         if response.status != 200:
-            raise _Away(f"the bucket answers {response.status}: {response.read(300)!r}")
+            raise Away(f"the bucket answers {response.status}: {response.read(300)!r}")
         file.seek(download["offset"])
         while left and (content := response.read(min(left, CHUNK))):
             file.write(content)
             left -= len(content)
     if left:
-        raise _Away("the bucket's answer was cut off")
+        raise Away("the bucket's answer was cut off")
