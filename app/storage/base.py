@@ -8,8 +8,10 @@
 The manifest is the trainer's, byte for byte: a checkpoint has the same SHA-256 in every storage.
 
 `directory.py` keeps them in the data directory, where trainers of this machine save by
-themselves with the same protocol (`llm_train.checkpoint`). What the service knows of a checkpoint
-is in the database (`app.services.checkpoints`); which may be deleted, `app.services.retention`.
+themselves with the same protocol (`llm_train.checkpoint`); `s3.py` in an object store, with
+`staged.py` before it for those trainers; `buckets.py` opens it. What the service knows of a
+checkpoint is in the database (`app.services.checkpoints`); which may be deleted,
+`app.services.retention`.
 
 How to add a storage
 --------------------
@@ -17,15 +19,16 @@ How to add a storage
    nothing is found under the path, and of two writers of one path the second gets another name.
    `tests/support/memory_storage.py` is the smallest one.
 2. Add a function `open_storage(url, data_dir)` that returns it (the class itself, if it takes these
-   two), and raises ValueError with one sentence for a URL that it does not understand.
+   two), and raises ValueError with one sentence for a URL that it does not understand. What a table
+   `[stores.NAME]` says beside the URL comes as keyword arguments.
 3. Name that function in your package as an entry point; its name is the scheme of the URL:
 
        [project.entry-points."llm_train.storage"]
-       s3 = "your_package.s3:open_storage"
+       tape = "your_package.tape:open_storage"
 
 4. Add yours to `STORAGES` in `tests/contract/test_storage.py`, which holds every storage to this
    contract, and run it.
-5. Choose it with `LLM_TRAIN_STORAGE=s3://bucket/prefix`.
+5. Choose it with `LLM_TRAIN_STORAGE=tape://library/shelf`.
 """
 
 import re
