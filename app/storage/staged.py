@@ -147,7 +147,8 @@ class StagedStorage:
         return self.store.manifest(path)
 
     def size(self, path: CheckpointPath, most: int) -> int:
-        return self.local.size(path, most) or self.store.size(path, most)
+        here = self.local.is_whole(path)
+        return (self.local if here else self.store).size(path, most)
 
     def exists(self, path: CheckpointPath) -> bool:
         return self.local.exists(path) or self.store.exists(path)

@@ -54,6 +54,7 @@ def test_what_is_verified_is_in_the_bucket_and_only_the_newest_is_here_too(
     second, _ = save(storage, "step-2")
     storage.verify(second)
     assert here(storage, first) == {MANIFEST}, "it keeps the name taken"
+    assert storage.size(first, 1 << 30) == manifest.size_bytes
     assert save(storage, "step-1", b"other")[0].name == "step-1.2"
     assert b"".join(storage.read(first, "model.bin")) == b"weights"
     assert storage.list_run(*RUN) == [first, CheckpointPath(*RUN, "step-1.2"), second]
