@@ -18,7 +18,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -153,10 +152,40 @@ class Away(Exception):
 def put_all(directory: Path, answer: dict[str, Any], uploads: list[dict[str, Any]]) -> None:
     """Send pieces of files to their URLs; ask for the next ones then. Raises Away, OSError."""
     put = partial(_put, directory, answer.get("headers") or {})
-    with ThreadPoolExecutor(THREADS) as pool:
-        sent = list(pool.map(put, uploads))
-    if not any(sent):
+    if not any(_run_all(put, uploads)):
         raise Away("the bucket refuses every URL as expired; are the clocks right?")
+
+
+def _run_all(function: Callable[[dict[str, Any]], Any], items: list[dict[str, Any]]) -> list[Any]:
+    """Return what the function returns for each item, called in THREADS threads. Raises its error.
+
+    An executor takes nothing any more while the process exits, and the last upload is made then.
+    """
+    results, errors = [None] * len(items), list[Exception]()
+    waiting, lock = enumerate(items), threading.Lock()
+
+    def work() -> None:
+        while not errors:
+            with lock:
+                number, item = next(waiting, (-1, {}))
+            if number < 0:
+                return
+            try:
+                results[number] = function(item)
+            except Exception as error:
+                errors.append(error)
+
+    helpers = [threading.Thread(target=work, daemon=True) for _ in items[1:THREADS]]
+    with suppress(RuntimeError):  # the system gives no more threads
+        for helper in helpers:
+            helper.start()
+    work()
+    for helper in helpers:
+        if helper.ident is not None:
+            helper.join()
+    if errors:
+        raise errors[0]
+    return results
 
 
 class _Slice:
@@ -292,8 +321,7 @@ def _fetch(answer: Response, final: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as opened:
                 opened.truncate(file.size)
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(lambda each: _get(temporary, each), answer.body["downloads"]))
+        _run_all(partial(_get, temporary), answer.body["downloads"])
         for link in manifest.links:
             path = temporary / link.path
             path.parent.mkdir(parents=True, exist_ok=True)
