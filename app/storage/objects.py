@@ -11,12 +11,12 @@ the same verbs here; only S3 is tested.
 
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import obstore
+from llm_train.threads import run_all
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import from_url
 
@@ -155,8 +155,8 @@ class Bucket:
         Some servers ignore If-None-Match: two trainers would overwrite each other's commit.
         """
         key = f"{_PROBE}{secrets.token_hex(8)}"
-        with ThreadPoolExecutor(RACERS) as pool:
-            winners = list(pool.map(lambda number: self.create(key, b"%d" % number), range(RACERS)))
+        racers = range(RACERS)
+        winners = run_all(lambda number: self.create(key, b"%d" % number), racers, RACERS)
         won, content = winners.count(True), self.get(key)
         again = self.create(key, b"late")
         self.delete([key])

@@ -9,10 +9,10 @@ import hashlib
 import itertools
 import secrets
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from llm_train.manifest import File
+from llm_train.threads import run_all
 
 from app.domain import paths
 from app.domain.paths import CheckpointPath
@@ -21,7 +21,7 @@ from app.storage.base import MANIFEST, URL_SECONDS, Damaged, Draft, Manifest, Tr
 from app.storage.envelope import Envelope, Piece, parse_envelope
 from app.storage.keys import COMMITTED, DRAFT, draft_of, manifest_key, place_of, run_folder
 from app.storage.objects import Bucket, Entry
-from app.storage.s3_drafts import THREADS, S3Drafts
+from app.storage.s3_drafts import S3Drafts
 
 
 class S3Storage(S3Drafts):
@@ -68,17 +68,10 @@ class S3Storage(S3Drafts):
             name = key.removeprefix(f"{place}/")
             if name not in listed and name not in (DRAFT, COMMITTED):
                 raise Damaged(f"{name!r:.200} is not in the manifest.")
-        with ThreadPoolExecutor(THREADS) as pool:
-            work = [
-                pool.submit(self._verify_file, place, file, envelope.pieces[file.path], there)
-                for file in envelope.manifest.files
-            ]
-            try:
-                for future in work:
-                    future.result()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        run_all(
+            lambda file: self._verify_file(place, file, envelope.pieces[file.path], there),
+            envelope.manifest.files,
+        )
         return envelope.manifest
 
     def _verify_file(

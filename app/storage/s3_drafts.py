@@ -8,13 +8,12 @@ stay where they are. Drafts that nobody committed go after a day.
 import itertools
 import secrets
 import time
-from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
 from llm_train.checkpoint import candidate_names
 from llm_train.manifest import CheckpointError, File, check_path, parse
+from llm_train.threads import THREADS, run_all
 
 from app.domain.paths import CheckpointPath
 from app.storage.base import (
@@ -48,7 +47,6 @@ from app.storage.objects import Bucket, Entry
 
 DRAFT_SECONDS = 86_400.0
 """For so long a draft may wait for its commit; the bucket or the service may be away."""
-THREADS = 4
 _CANDIDATES_MISSING = 3
 
 
@@ -113,19 +111,17 @@ class S3Drafts:
     ) -> tuple[int, set[str]]:
         """Write a file from `start` on, in one object if it is small; return its size and keys."""
         written: set[str] = set()
-        position, waiting = start, deque[Future[None]]()
-        with ThreadPoolExecutor(THREADS) as pool:
-            for piece, is_last in in_pieces(content):
-                is_whole = is_last and position == 0
-                key = f"{place}/files/{slug}" if is_whole else part_key(place, slug, position)
-                if piece or is_whole:
-                    waiting.append(pool.submit(self.bucket.put, key, piece))
-                    written.add(key)
-                position += len(piece)
-                while len(waiting) >= THREADS:
-                    waiting.popleft().result()
-            for future in waiting:
-                future.result()
+        position, batch = start, list[tuple[str, bytes]]()
+        for piece, is_last in in_pieces(content):
+            is_whole = is_last and position == 0
+            key = f"{place}/files/{slug}" if is_whole else part_key(place, slug, position)
+            if piece or is_whole:
+                batch.append((key, piece))
+                written.add(key)
+            position += len(piece)
+            if is_last or len(batch) == THREADS:
+                run_all(lambda entry: self.bucket.put(*entry), batch)
+                batch = []
         return position, written
 
     def commit(self, draft: Draft, content: bytes) -> Committed:

@@ -10,11 +10,11 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from llm_train.manifest import File, parse
+from llm_train.threads import run_all
 
 from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
@@ -30,7 +30,6 @@ from app.storage.base import (
 from app.storage.directory import DirectoryStorage
 from app.storage.objects import Bucket
 from app.storage.s3 import S3Storage
-from app.storage.s3_drafts import THREADS
 
 COPY_SECONDS = 86_400.0
 """How long the newest copy of a run stays here beside the store."""
@@ -107,8 +106,7 @@ class StagedStorage:
         try:
             committed = self.store.commit(draft, content)
         except Incomplete as incomplete:
-            with ThreadPoolExecutor(THREADS) as pool:
-                list(pool.map(lambda file: self._copy(path, draft, file), incomplete.files))
+            run_all(lambda file: self._copy(path, draft, file), incomplete.files)
             committed = self.store.commit(draft, content)
         if committed.path != path:
             self.store.delete(committed.path, manifest.sha256)
@@ -195,8 +193,7 @@ class StagedStorage:
             self.local.write(draft, file.path, _checked(pieces, file))
 
         try:
-            with ThreadPoolExecutor(THREADS) as pool:
-                list(pool.map(fetch, manifest.files))
+            run_all(fetch, manifest.files)
             self.local.restore(draft, content)
         except BaseException:
             self.local.abandon(draft)

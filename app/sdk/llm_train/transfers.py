@@ -29,8 +29,8 @@ from llm_train.checkpoint import load, verify
 from llm_train.connection import ApiConnection, Response, explain, proxy_of
 from llm_train.descriptors import CHUNK
 from llm_train.manifest import MANIFEST, CheckpointError, parse
+from llm_train.threads import run_all
 
-THREADS = 4
 TIMEOUT_SECONDS = 60.0
 PAUSE_SECONDS = 1.0, 30.0
 MAX_ANSWER_BYTES = 64 << 20
@@ -152,40 +152,8 @@ class Away(Exception):
 def put_all(directory: Path, answer: dict[str, Any], uploads: list[dict[str, Any]]) -> None:
     """Send pieces of files to their URLs; ask for the next ones then. Raises Away, OSError."""
     put = partial(_put, directory, answer.get("headers") or {})
-    if not any(_run_all(put, uploads)):
+    if not any(run_all(put, uploads)):
         raise Away("the bucket refuses every URL as expired; are the clocks right?")
-
-
-def _run_all(function: Callable[[dict[str, Any]], Any], items: list[dict[str, Any]]) -> list[Any]:
-    """Return what the function returns for each item, called in THREADS threads. Raises its error.
-
-    An executor takes nothing any more while the process exits, and the last upload is made then.
-    """
-    results, errors = [None] * len(items), list[Exception]()
-    waiting, lock = enumerate(items), threading.Lock()
-
-    def work() -> None:
-        while not errors:
-            with lock:
-                number, item = next(waiting, (-1, {}))
-            if number < 0:
-                return
-            try:
-                results[number] = function(item)
-            except Exception as error:
-                errors.append(error)
-
-    helpers = [threading.Thread(target=work, daemon=True) for _ in items[1:THREADS]]
-    with suppress(RuntimeError):  # the system gives no more threads
-        for helper in helpers:
-            helper.start()
-    work()
-    for helper in helpers:
-        if helper.ident is not None:
-            helper.join()
-    if errors:
-        raise errors[0]
-    return results
 
 
 class _Slice:
@@ -321,7 +289,7 @@ def _fetch(answer: Response, final: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as opened:
                 opened.truncate(file.size)
-        _run_all(partial(_get, temporary), answer.body["downloads"])
+        run_all(partial(_get, temporary), answer.body["downloads"])
         for link in manifest.links:
             path = temporary / link.path
             path.parent.mkdir(parents=True, exist_ok=True)
