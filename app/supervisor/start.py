@@ -80,12 +80,14 @@ async def _claim_and_launch(
         instead = source.named.ckpt_path if source else "the beginning"
         why = unread or f"{sources[0].named.ckpt_path} is lost."
         detail = f"{why} This starts from {instead}."
-    if not uses_files(state.launcher(run)):
+    launcher = state.launcher(run)
+    if launcher.shares_files:
+        ready = source is not None and source.stored.state == State.READY
+        start_from = paths.parse(source.stored.ckpt_path) if source and ready else None
+        await state.run_reader(state.storage.stage, run.experiment_id, run.id, start_from)
+    if not uses_files(launcher):
         await _submit(state, run, recipe, source, detail)
         return
-    ready = source is not None and source.stored.state == State.READY
-    start_from = paths.parse(source.stored.ckpt_path) if source and ready else None
-    await state.run_reader(state.storage.stage, run.experiment_id, run.id, start_from)
     spec = launch_config.spec(state, run, recipe, allocation.gpus, source)
     await asyncio.to_thread(launch_config.write_spec, state.run_dir(run.id), spec)
     failpoint("launch.before_claim")
