@@ -145,7 +145,7 @@ def put(tx: Tx, series_id: int, column: Column) -> None:
             parts.insert(0, points.unpack(previous[1]))
         whole = points.ordered(points.joined(parts))
         if whole.steps[0] < first:
-            tx.run(_DROP, series=series_id, first=first)
+            tx.send(_DROP, series=series_id, first=first)
         _put(tx, series_id, whole)
 
 
@@ -154,7 +154,7 @@ def _put(tx: Tx, series_id: int, column: Column) -> None:
     pieces = -(-total // CHUNK)
     for begin, end in pairwise([total * piece // pieces for piece in range(pieces + 1)]):
         piece = column.cut(begin, end)
-        tx.run(
+        tx.send(
             _PUT,
             series=series_id,
             first=piece.steps[0],

@@ -1,22 +1,26 @@
-"""PostgreSQL: a few worker threads, each with its own connection; LISTEN for changes.
+"""PostgreSQL: several servers may share one database.
 
-Several servers may share one database. A use case locks the rows it decides on
-(`FOR UPDATE`); one that loses a race (deadlock, unique key) is run again and then sees
-the winner. One server at a time leads: it holds an advisory lock on a connection of its
-own, which the database frees the moment that server dies.
+write   a few threads, each with a connection; waiting use cases share a transaction
+        (`postgresql_writes`)
+read    on the event loop; waiting reads share a snapshot (`postgresql_reads`)
+scan    a few threads of their own, one snapshot each; can be given up (`postgresql_scans`)
+
+A use case locks the rows it decides on (`FOR UPDATE`); one that loses a race (deadlock, unique
+key) is run again and then sees the winner. LISTEN tells of changes. One server at a time leads: it
+holds an advisory lock on a connection of its own, which the database frees the moment that server
+dies.
 """
 
 import asyncio
 import logging
+import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import psycopg
-from psycopg import errors as pg
 
 from app.db import migrate
 from app.db.database import CONNECTIONS, Database, P, R, UseCase
@@ -27,16 +31,16 @@ from app.db.postgresql_connections import (
     open_connection,
     require_room,
 )
-from app.db.postgresql_reading import AnotherStatement, OneStatement, Reading
+from app.db.postgresql_pipeline import Cursor, Pipeline
+from app.db.postgresql_reads import BEGIN, SharedReads
+from app.db.postgresql_scans import Scan
+from app.db.postgresql_writes import BATCH, CHANNEL, Job, Outcome, commit
 from app.db.sql import Tx
 from app.errors import Busy, Unavailable
 
 MAX_WAITING = 2_000
-TRIES = 5
-_CHANNEL = "llm_train"
+STOP_SECONDS, STOP_LOOKS = 5.0, 500
 _LEADER_LOCK = 0x6C6C6D74  # "llmt"
-_LOST_RACE = (pg.SerializationFailure, pg.DeadlockDetected, pg.UniqueViolation)
-_NOTIFY = "SELECT pg_notify(%s, topic) FROM unnest(%s::text[]) AS topic"
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +62,8 @@ class PostgresDatabase(Database):
         self.dsn = url.replace("postgresql+psycopg://", "postgresql://", 1)
         self._prepared = False
         self._local = threading.local()
-        # Code objects and classes, of which there are as many as there is source code.
-        self._needs_transaction: set[object] = set()
         self._connections: set[Connection] = set()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._waiting = 0
         self._leader: Connection | None = None
         self._stopping = threading.Event()
@@ -84,11 +87,8 @@ class PostgresDatabase(Database):
 
     def look(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            with (
-                psycopg.connect(self.dsn, connect_timeout=5) as connection,
-                connection.cursor() as cursor,
-            ):
-                return use_case(Tx(cursor, self.dialect), *args, **kwargs)
+            with open_connection(self.dsn, reads=True) as connection:
+                return in_snapshot(Pipeline(connection), lambda tx: use_case(tx, *args, **kwargs))
         except psycopg.Error as error:
             raise for_caller(error, None) from error
 
@@ -96,20 +96,34 @@ class PostgresDatabase(Database):
         if not self._prepared:
             await asyncio.to_thread(self.prepare)
         self._loop = asyncio.get_running_loop()
-        self._writers = _threads(self.writers, "writer")
-        self._readers = _threads(self.readers, "reader", self._only_read)
-        self._scanners = _threads(self.scanners, "scanner", self._only_read)
+        self._scanners = _threads(self.scanners, "scanner")
         self._leading = _threads(1, "leader")
+        self._opening = _threads(1, "opener")
+        self._reads = SharedReads(self.readers, self._open_for_reads)
+        self._writers = [
+            threading.Thread(target=self._write_loop, name="writer", daemon=True)
+            for _ in range(self.writers)
+        ]
         self._listener = threading.Thread(target=self._listen, name="listener", daemon=True)
-        self._listener.start()
+        for thread in (*self._writers, self._listener):
+            thread.start()
 
     async def stop(self) -> None:
         if self._stopping.is_set():
             return
         self._stopping.set()
+        for _ in self._writers:
+            self._jobs.put(None)
+        for thread in self._writers:
+            await asyncio.to_thread(thread.join)
         with suppress(psycopg.Error):  # the listener would wake by itself, later
-            await self._loop.run_in_executor(self._writers, self._wake)
-        for pool in (self._writers, self._readers, self._scanners, self._leading):
+            await self._loop.run_in_executor(self._opening, self._wake)
+        for _ in range(STOP_LOOKS):  # what was accepted is finished
+            if not self._waiting:
+                break
+            await asyncio.sleep(STOP_SECONDS / STOP_LOOKS)
+        self._reads.close()
+        for pool in (self._scanners, self._leading, self._opening):
             await asyncio.to_thread(pool.shutdown)
         await asyncio.to_thread(self._listener.join)
         for connection in self._connections:
@@ -117,112 +131,108 @@ class PostgresDatabase(Database):
         self._connections.clear()
 
     async def write(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        work = partial(self._write, lambda tx: use_case(tx, *args, **kwargs))
-        return await self._run(self._writers, work)
+        self._admit()
+        future: asyncio.Future[R] = self._loop.create_future()
+        self._waiting += 1
+        self._jobs.put(Job(lambda tx: use_case(tx, *args, **kwargs), future))
+        return await future
 
     async def read(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._given(self._readers, use_case, lambda tx: use_case(tx, *args, **kwargs))
+        self._admit()
+        self._waiting += 1
+        try:
+            found: R = await self._reads.read(lambda tx: use_case(tx, *args, **kwargs))
+            return found
+        except Unavailable:
+            self.record_rejected_write()
+            raise
+        finally:
+            self._waiting -= 1
 
     async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._given(self._scanners, use_case, lambda tx: use_case(tx, *args, **kwargs))
-
-    async def _given(
-        self, pool: ThreadPoolExecutor, use_case: Callable[..., R], work: Callable[[Tx], R]
-    ) -> R:
-        reading = Reading()
+        self._admit()
+        self._waiting += 1
+        scan = Scan()
+        work = partial(self._scan, scan, lambda tx: use_case(tx, *args, **kwargs))
         try:
-            return await self._run(pool, partial(self._read, reading, use_case, work))
+            return await self._loop.run_in_executor(self._scanners, work)
         except asyncio.CancelledError:
-            reading.given_up = True
-            self._loop.run_in_executor(None, reading.end)
+            scan.given_up = True
+            self._loop.run_in_executor(None, scan.end)
             raise
+        finally:
+            self._waiting -= 1
 
-    async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], R]) -> R:
+    def _admit(self) -> None:
         if self._stopping.is_set():
             raise Unavailable("The server is stopping.", retry_after=2)
         if self._waiting >= MAX_WAITING:
             self.record_rejected_write()
             raise Busy("Too many requests are waiting; try again in a second.", retry_after=1)
-        future: asyncio.Future[R] = self._loop.create_future()
-        self._waiting += 1
-        pool.submit(self._work, work, future)
-        return await future
 
-    def _resolve(self, future: asyncio.Future[R], result: Any, error: BaseException | None) -> None:
-        self._waiting -= 1
-        if isinstance(error, Unavailable):
-            self.record_rejected_write()
-        if future.done():
-            return  # its caller went away; the work is committed all the same
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+    def _resolve(self, outcomes: list[Outcome]) -> None:
+        self._waiting -= len(outcomes)
+        for future, result, error in outcomes:
+            if isinstance(error, Unavailable):
+                self.record_rejected_write()
+            if future.done():
+                continue  # its caller went away; the work is committed all the same
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
 
-    # The worker threads.
+    # The threads.
 
-    def _work(self, work: Callable[[], R], future: asyncio.Future[R]) -> None:
-        result, error = None, None
+    def _write_loop(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            batch = [job]
+            with suppress(queue.Empty):
+                while len(batch) < BATCH:
+                    following = self._jobs.get_nowait()
+                    if following is None:
+                        self._jobs.put(None)
+                        break
+                    batch.append(following)
+            outcomes = commit(self._own_writer, batch)
+            # Bound as an argument: a closure would resolve the futures of the next batch.
+            self._loop.call_soon_threadsafe(self._resolve, outcomes)
+
+    def _scan(self, scan: Scan, work: Callable[[Tx], R]) -> R:
+        connection: Connection | None = None
         try:
-            result = work()
-        except BaseException as raised:
-            error = for_caller(raised, getattr(self._local, "connection", None))
-        self._loop.call_soon_threadsafe(self._resolve, future, result, error)
+            pipeline = self._own_pipeline(reads=True)
+            connection = pipeline.connection
+            with scan.on(connection):
+                return in_snapshot(pipeline, work)
+        except BaseException as error:
+            raise for_caller(error, connection) from error
 
-    def _connect(self) -> Connection:
-        connection = open_connection(self.dsn, reads=getattr(self._local, "reads", False))
+    def _own_writer(self) -> Pipeline:
+        return self._own_pipeline(reads=False)
+
+    def _own_pipeline(self, *, reads: bool) -> Pipeline:
+        """Return this thread's connection, made anew when the last one broke."""
+        pipeline: Pipeline | None = getattr(self._local, "pipeline", None)
+        if pipeline is None or is_over(pipeline.connection):
+            if pipeline is not None:
+                self._connections.discard(pipeline.connection)
+                pipeline.connection.close()
+            pipeline = self._local.pipeline = Pipeline(self._connect(reads=reads))
+        return pipeline
+
+    def _connect(self, *, reads: bool) -> Connection:
+        connection = open_connection(self.dsn, reads=reads)
         self._connections.add(connection)
         return connection
 
-    def _connection(self) -> Connection:
-        """Return this worker thread's connection, made anew when the last one broke."""
-        connection: Connection | None = getattr(self._local, "connection", None)
-        if connection is None or is_over(connection):
-            if connection is not None:
-                self._connections.discard(connection)
-                connection.close()
-            connection = self._local.connection = self._connect()
-        return connection
-
-    def _only_read(self) -> None:
-        self._local.reads = True
-
-    def _write(self, work: Callable[[Tx], R]) -> R:
-        for _ in range(TRIES - 1):
-            try:
-                return self._write_once(work)
-            except _LOST_RACE:
-                continue
-        return self._write_once(work)
-
-    def _write_once(self, work: Callable[[Tx], R]) -> R:
-        connection = self._connection()
-        with connection.transaction(), connection.cursor() as cursor:
-            tx = Tx(cursor, self.dialect)
-            result = work(tx)
-            if tx.topics:
-                cursor.execute(_NOTIFY, (_CHANNEL, list(tx.topics)))
-        return result
-
-    def _read(self, reading: Reading, use_case: Callable[..., R], work: Callable[[Tx], R]) -> R:
-        """One statement is a snapshot by itself, and costs a third of a transaction.
-
-        A use case that turns out to need more is begun again in one, as it is from then on.
-        """
-        connection = self._connection()
-        code = _code(use_case)
-        with reading.on(connection):
-            if code not in self._needs_transaction:
-                try:
-                    with connection.cursor() as cursor:
-                        return work(Tx(OneStatement(cursor), self.dialect))
-                except AnotherStatement:
-                    self._needs_transaction.add(code)
-            with connection.transaction(), connection.cursor() as cursor:
-                return work(Tx(cursor, self.dialect))
+    def _open_for_reads(self) -> asyncio.Future[Connection]:
+        opening = partial(open_connection, self.dsn, reads=True)
+        return self._loop.run_in_executor(self._opening, opening)
 
     def _wake(self) -> None:
-        self._connection().execute(_NOTIFY, (_CHANNEL, [""]))
+        with psycopg.connect(self.dsn, autocommit=True, connect_timeout=5) as connection:
+            connection.execute("SELECT pg_notify(%s, '')", (CHANNEL,))
 
     # Who leads, and what changes elsewhere.
 
@@ -241,7 +251,7 @@ class PostgresDatabase(Database):
     def _try_lead(self) -> bool:
         try:
             if self._leader is None:
-                self._leader = self._connect()
+                self._leader = self._connect(reads=False)
                 self._led = False
             if self._led:
                 self._leader.execute("SELECT 1")  # the lock lives as long as the connection
@@ -261,13 +271,12 @@ class PostgresDatabase(Database):
         while not self._stopping.is_set():
             try:
                 with psycopg.connect(self.dsn, autocommit=True, connect_timeout=5) as connection:
-                    connection.execute(f"LISTEN {_CHANNEL}")
+                    connection.execute(f"LISTEN {CHANNEL}")
                     # Whatever was announced while nobody listened is not known: wake all.
                     self._loop.call_soon_threadsafe(self.changes.publish_all)
                     while not self._stopping.is_set():
-                        topics = {
-                            note.payload for note in connection.notifies(timeout=0.5, stop_after=1)
-                        }
+                        notes = connection.notifies(timeout=0.5, stop_after=1)
+                        topics = {topic for note in notes for topic in note.payload.split()}
                         if topics:
                             self._loop.call_soon_threadsafe(self.changes.publish, topics)
             except Exception as error:  # whatever it was: it must not stop to listen for ever
@@ -276,22 +285,24 @@ class PostgresDatabase(Database):
                 self._stopping.wait(1)
 
 
-def _code(use_case: Any) -> object:
-    """Return what is the same for every call of a use case.
+def in_snapshot(pipeline: Pipeline, work: Callable[[Tx], R]) -> R:
+    """Run a read on one snapshot and wait for each of its answers."""
+    pipeline.send(BEGIN)
+    try:
+        result = work(Tx(Cursor(pipeline), "postgresql"))
+    except BaseException:
+        try:
+            pipeline.finish("ROLLBACK")
+        except psycopg.Error:  # then the next read begins on a new connection
+            pipeline.connection.close()
+        raise
+    pipeline.finish("COMMIT")
+    return result
 
-    A `partial`, a closure or an instance is made anew for each call, and as a key of a set it
-    would be kept for ever.
-    """
-    while isinstance(use_case, partial):
-        use_case = use_case.func
-    return getattr(use_case, "__code__", type(use_case))
 
-
-def _threads(
-    number: int, name: str, initializer: Callable[[], None] | None = None
-) -> ThreadPoolExecutor:
-    """Start threads before a request needs one: later the system may give no more."""
-    pool, begin = ThreadPoolExecutor(number, name, initializer), threading.Event()
+def _threads(number: int, name: str) -> ThreadPoolExecutor:
+    """Threads that are there before a request needs one: later the system may give no more."""
+    pool, begin = ThreadPoolExecutor(number, name), threading.Event()
     try:
         for _ in range(number):
             pool.submit(begin.wait)  # busy, so that the next one gets a thread of its own

@@ -10,10 +10,10 @@ import hashlib
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import orjson
-from sqlalchemy import Dialect, Executable, Select, bindparam, select, update
+from sqlalchemy import Dialect, Executable, Select, SelectBase, bindparam, select, update
 from sqlmodel import SQLModel
 
 from app.domain.ids import timestamp
@@ -28,9 +28,11 @@ def _dialect(name: str) -> Dialect:
         from sqlalchemy.dialects import sqlite
 
         return sqlite.dialect(paramstyle="named")
-    from sqlalchemy.dialects import postgresql
+    # Its statements are numbered ($1) and say their types, as the protocol of PostgreSQL has it;
+    # neither it nor this needs asyncpg itself.
+    from sqlalchemy.dialects.postgresql import asyncpg
 
-    return cast(Dialect, cast(Any, postgresql).psycopg.dialect())
+    return cast(Dialect, cast(Any, asyncpg).dialect())
 
 
 def dump(value: object) -> str:
@@ -100,6 +102,23 @@ def select_all(table: type[SQLModel]) -> Select[Any]:
     return select(*columns(table))
 
 
+class Compiled(NamedTuple):
+    """A statement in one dialect.
+
+    `own`: the values that the clause itself holds. `names`: which value each of PostgreSQL's
+    numbered parameters has; None where parameters go by name.
+    """
+
+    text: str
+    own: dict[str, Any]
+    names: tuple[str, ...] | None
+
+    def bind(self, params: Mapping[str, Any]) -> Any:
+        """Return the parameters as the driver takes them."""
+        given = {**self.own, **params} if self.own else params
+        return given if self.names is None else [given[name] for name in self.names]
+
+
 class Statement(Generic[T]):
     """A Core statement, compiled once per dialect.
 
@@ -109,18 +128,20 @@ class Statement(Generic[T]):
 
     def __init__(self, clause: Executable, row: type[T] | None = None) -> None:
         self._clause = clause
-        self._compiled: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._compiled: dict[str, Compiled] = {}
         self.make: Any = _maker(cast(Any, row)) if row is not None else None
+        self.writes = not isinstance(clause, SelectBase)
 
-    def compiled(self, dialect: str) -> tuple[str, dict[str, Any]]:
-        """Return the text for one dialect, and the values that the clause itself holds."""
+    def compiled(self, dialect: str) -> Compiled:
+        """Return the text for one dialect, and how its parameters are bound."""
         found = self._compiled.get(dialect)
         if found is None:
             compiled = cast(Any, self._clause).compile(
                 dialect=_dialect(dialect), compile_kwargs={"render_postcompile": True}
             )
             own = {key: value for key, value in compiled.params.items() if value is not None}
-            found = self._compiled[dialect] = (str(compiled), own)
+            names = tuple(compiled.positiontup) if dialect == "postgresql" else None
+            found = self._compiled[dialect] = Compiled(str(compiled), own, names)
         return found
 
 
@@ -153,10 +174,14 @@ class Tx:
         self.dialect = dialect
         self.now = timestamp()
         self.topics: set[str] = set()
+        self.wrote = False
+        self.late: dict[Callable[[Tx, list[Any]], None], list[Any]] = {}
 
-    def _execute(self, statement: Statement[Any], params: dict[str, Any]) -> None:
-        text, own = statement.compiled(self.dialect)
-        self._cursor.execute(text, own | params if own else params)
+    def _execute(self, statement: Statement[Any], params: Mapping[str, Any]) -> None:
+        compiled = statement.compiled(self.dialect)
+        if statement.writes:
+            self.wrote = True
+        self._cursor.execute(compiled.text, compiled.bind(params))
 
     def first(self, statement: Statement[T], **params: Any) -> T | None:
         """Return the first row, or None."""
@@ -177,18 +202,46 @@ class Tx:
         self._execute(statement, params)
         return cast(int, self._cursor.rowcount)
 
+    def send(self, statement: Statement[Any], **params: Any) -> None:
+        """Execute a write whose number of rows is not needed.
+
+        PostgreSQL gets it together with the next statement that has an answer, which also raises
+        what is wrong with it.
+        """
+        self._execute(statement, params)
+
     def many(self, statement: Statement[Any], rows: Iterable[Mapping[str, Any]]) -> None:
-        """Execute a write once for each mapping of parameters."""
-        self._cursor.executemany(statement.compiled(self.dialect)[0], rows)
+        """Execute a write once for each mapping of parameters, as `send` does."""
+        compiled = statement.compiled(self.dialect)
+        self.wrote = True
+        self._cursor.executemany(compiled.text, [compiled.bind(row) for row in rows])
+
+    def before_commit(self, write: Callable[["Tx", list[T]], None], item: T) -> None:
+        """Let `write` write this item just before the commit.
+
+        Use cases that share a transaction share that call, which gets their items in order: what
+        it locks is locked for the commit alone, and once.
+        """
+        self.late.setdefault(write, []).append(item)
 
     def claim(self, name: str) -> bool:
-        """Return True if this transaction, and no other, holds `name` until it ends."""
+        """Return True if this transaction, and no other under way, holds `name` until it ends."""
         if self.dialect == "sqlite":
             return True  # one transaction writes at a time
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
-        self._cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (number,))
+        self._cursor.execute("SELECT pg_try_advisory_xact_lock($1::bigint)", [number])
         return cast(bool, self._cursor.fetchone()[0])
 
     def notify(self, *topics: str) -> None:
         """Wake the subscribers of these topics after the commit."""
         self.topics.update(topics)
+
+
+def finish(tx: Tx, parts: Iterable[Tx]) -> None:
+    """Write through `tx` what several use cases of its transaction left for its end."""
+    late: dict[Callable[[Tx, list[Any]], None], list[Any]] = {}
+    for part in parts:
+        for write, items in part.late.items():
+            late.setdefault(write, []).extend(items)
+    for write, items in late.items():
+        write(tx, items)

@@ -26,7 +26,7 @@ import psutil
 
 from app.db import migrate
 from app.db.database import Database, InUse, P, R, UseCase
-from app.db.sql import Tx
+from app.db.sql import Tx, finish
 from app.errors import Busy, ServiceError, Unavailable
 
 BATCH = 64
@@ -229,6 +229,7 @@ class SqliteDatabase(Database):
         """Runs a batch in one transaction, or else each job in its own. Never raises."""
         answers: list[_Answer] = []
         topics: set[str] = set()
+        done: list[Tx] = []
         begun = False
         try:
             writer = self._writer
@@ -241,12 +242,14 @@ class SqliteDatabase(Database):
                 try:
                     answers.append(_Answer(job.future, job.work(tx), None))
                     topics |= tx.topics
+                    done.append(tx)
                 except Exception as error:
                     # A full disk can make SQLite itself roll back, and what follows would
                     # be committed statement by statement.
                     if writer.total_changes != before or not writer.in_transaction:
                         raise
                     answers.append(_Answer(job.future, None, _for_caller(error)))
+            finish(Tx(cursor, self.dialect), done)
             cursor.execute("COMMIT")
         except BaseException as error:
             self._roll_back()

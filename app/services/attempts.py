@@ -63,7 +63,7 @@ def create(
         Attempt, run_id=run.id, number=run.attempt, spec=dump(spec), resume_path=resume_path,
         claim_sha256=digest(code),
     )  # fmt: skip
-    tx.run(_INSERT, **as_dict(attempt))
+    tx.send(_INSERT, **as_dict(attempt))
     return attempt
 
 
@@ -228,7 +228,7 @@ def _change(tx: Tx, attempt: Attempt, **changes: Any) -> Attempt:
     if key not in _UPDATES:
         _UPDATES[key] = Statement[Any](update(Attempt).where(*_key).values(values))
     new = {f"new_{name}": value for name, value in changes.items()}
-    tx.run(_UPDATES[key], run=attempt.run_id, nr=attempt.number, **new)
+    tx.send(_UPDATES[key], run=attempt.run_id, nr=attempt.number, **new)
     return replace(attempt, **changes)
 
 

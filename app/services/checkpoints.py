@@ -194,14 +194,14 @@ def create(tx: Tx, run: Run, name: str, state: State, **facts: Any) -> Checkpoin
         created_at=tx.now,
         **facts,
     )
-    tx.run(_INSERT, **as_dict(checkpoint))
+    tx.send(_INSERT, **as_dict(checkpoint))
     _append_event(tx, checkpoint)
     return checkpoint
 
 
 def change(tx: Tx, checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
     """Write attributes of a checkpoint."""
-    tx.run(changing(Checkpoint, frozenset(changes)), key=checkpoint.id, **changes)
+    tx.send(changing(Checkpoint, frozenset(changes)), key=checkpoint.id, **changes)
     return replace(checkpoint, **changes)
 
 

@@ -43,21 +43,21 @@ class Adoption(NamedTuple):
 
 def write_again(tx: Tx) -> None:
     """Write to the database what is there already, to try whether it can be written."""
-    tx.run(_WRITE_AGAIN)
+    tx.send(_WRITE_AGAIN)
 
 
 def adopt(tx: Tx, name: str, path: str) -> Adoption:
     """Make this the data directory of the database, unless runs are under way in another."""
     held = tx.first(_HELD)
     if held is None:
-        tx.run(_INSERT, id=_ONE, name=name, path=path)
+        tx.send(_INSERT, id=_ONE, name=name, path=path)
         return Adoption(True)
     if held.name == name:
         return Adoption(True)
     # A claim of a launch shares this lock, so one of the two transactions waits.
     if tx.first(_UNDER_WAY) is not None:
         return Adoption(False, held)
-    tx.run(_UPDATE, name=name, path=path)
+    tx.send(_UPDATE, name=name, path=path)
     return Adoption(True, held)
 
 

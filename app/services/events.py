@@ -1,8 +1,14 @@
-"""The append-only history of an experiment: one event for every change, seq without gaps."""
+"""The append-only history of an experiment: one event for every change, seq without gaps.
 
-from typing import Any
+append    hands an event over → its transaction's end numbers and writes it, with all others
 
-from sqlalchemy import bindparam, insert, update
+Numbers are given out just before the commit, since that holds the experiment's row until the
+events are on disk: every other transaction that adds an event to it waits for so long.
+"""
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, insert, select, update
 
 from app.db.sql import Statement, Tx, columns, dump, select_all
 from app.db.tables import Event, Experiment
@@ -13,11 +19,14 @@ from app.services import webhooks
 _experiment = columns(Experiment)
 _event = columns(Event)
 
-_NEXT_SEQ = Statement[tuple[int]](
+_LAST_SEQ = Statement[tuple[int]](
     update(Experiment)
     .where(_experiment.id == bindparam("experiment"))
-    .values(last_seq=_experiment.last_seq + 1)
+    .values(last_seq=_experiment.last_seq + bindparam("more"))
     .returning(_experiment.last_seq)
+)
+_EXPERIMENT = Statement[tuple[str]](
+    select(_experiment.id).where(_experiment.id == bindparam("experiment"))
 )
 _INSERT = Statement[Any](insert(Event))
 _AFTER = Statement(
@@ -36,6 +45,7 @@ _NEWEST = Statement(
 )
 
 
+<<<<<<< HEAD
 def append(tx: Tx, experiment_id: str, type: str, *, run_id: str | None = None, **data: Any) -> int:
     """Write one event, wake its subscribers and return its `seq`. Raises NotFound."""
     row = tx.first(_NEXT_SEQ, experiment=experiment_id)
@@ -54,10 +64,53 @@ def append(tx: Tx, experiment_id: str, type: str, *, run_id: str | None = None, 
     )
     if type in EVENT_TYPES:
         webhooks.enqueue(tx, experiment_id, type, run_id, seq, data)
+=======
+def check_experiment(tx: Tx, experiment_id: str) -> None:
+    """Raise NotFound if there is no such experiment."""
+    if tx.first(_EXPERIMENT, experiment=experiment_id) is None:
+        raise _no_experiment(experiment_id)
+
+
+def _no_experiment(experiment_id: str) -> NotFound:
+    return NotFound(f"There is no experiment {experiment_id}.")
+
+
+class NewEvent(NamedTuple):
+    """An event that has no number yet."""
+
+    experiment_id: str
+    type: str
+    at: str
+    run_id: str | None
+    data: str
+
+
+def append(
+    tx: Tx, experiment_id: str, type: str, *, run_id: str | None = None, **data: Any
+) -> None:
+    """Add one event and wake its subscribers.
+
+    The transaction fails with NotFound at its end if there is no such experiment.
+    """
+    found = dump({key: value for key, value in data.items() if value is not None})
+    tx.before_commit(_write, NewEvent(experiment_id, type, tx.now, run_id, found))
+>>>>>>> 9b12881 (PostgreSQL: waiting writes share a transaction, waiting reads a snapshot on the event loop; events get their numbers just before the commit; the bench runs on both databases)
     tx.notify(experiment_id)
     if run_id is not None:
         tx.notify(run_id)
-    return seq
+
+
+def _write(tx: Tx, events: list[NewEvent]) -> None:
+    by_experiment: dict[str, list[NewEvent]] = {}
+    for event in events:
+        by_experiment.setdefault(event.experiment_id, []).append(event)
+    # In one order everywhere, so that no two transactions wait for each other.
+    for experiment_id, new in sorted(by_experiment.items()):
+        row = tx.first(_LAST_SEQ, experiment=experiment_id, more=len(new))
+        if row is None:
+            raise _no_experiment(experiment_id)
+        first = row[0] - len(new) + 1
+        tx.many(_INSERT, [{**e._asdict(), "seq": seq} for seq, e in enumerate(new, first)])
 
 
 def after(tx: Tx, experiment_id: str, seq: int, most: int) -> list[Event]:

@@ -107,8 +107,8 @@ def create(tx: Tx, request: ExperimentRequest) -> Experiment:
         notes=request.notes,
         archived_at=None,
     )
-    tx.run(_INSERT, **as_dict(experiment))
-    tx.run(_INSERT_TEXT, id=experiment.id, text=search_text(experiment))
+    tx.send(_INSERT, **as_dict(experiment))
+    tx.send(_INSERT_TEXT, id=experiment.id, text=search_text(experiment))
     if request.tags:
         set_tags(tx, experiment)
     events.append(tx, experiment.id, "experiment.created", name=request.name)

@@ -71,7 +71,7 @@ def once(tx: Tx, request: KeyedRequest, work: Callable[[Tx], StoredResponse]) ->
     if first is not None:
         return first
     answer = work(tx)
-    tx.run(
+    tx.send(
         _INSERT,
         scope=request.scope,
         key=request.key,

@@ -162,7 +162,7 @@ def begun(tx: Tx, run: Run) -> bool:
 
 def branch(tx: Tx, run: Run) -> None:
     """Let the run's attempt begin at its `start_step`, with the latest values up to there."""
-    tx.run(_SET_BRANCH, run=run.id, of_attempt=run.attempt, start=run.start_step)
+    tx.send(_SET_BRANCH, run=run.id, of_attempt=run.attempt, start=run.start_step)
     superseded = {row.key for row in latest(tx, run.id) if row.step > run.start_step}
     if not superseded:
         return

@@ -32,7 +32,7 @@ def ensure(tx: Tx, run: Run) -> Checkpoint:
     promised = get(tx, run)
     if promised is None:
         promised = _create(tx, run)
-        tx.run(_NAME_PROMISED, key=run.id, promised_checkpoint_id=promised.id)
+        tx.send(_NAME_PROMISED, key=run.id, promised_checkpoint_id=promised.id)
     return promised
 
 

@@ -150,4 +150,4 @@ def list_pending_deletion(tx: Tx) -> list[Checkpoint]:
 def record_files_removed(tx: Tx, removed: Sequence[Checkpoint]) -> None:
     """Record that the files of deleted checkpoints are gone. May be repeated."""
     for checkpoint in removed:
-        tx.run(_FILES_REMOVED, key=checkpoint.id, at=tx.now)
+        tx.send(_FILES_REMOVED, key=checkpoint.id, at=tx.now)

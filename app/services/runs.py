@@ -117,6 +117,7 @@ def submit(
         request.recipe, recipes, errors=[{"pointer": "/recipe", "detail": "unknown recipe"}]
     )
     _check_passed(request.recipe, recipes, request.hyperparams, "/hyperparams")
+    events.check_experiment(tx, experiment_id)
     run_id = new_id("run")
     run = new_row(
         Run,
@@ -175,14 +176,13 @@ NOT_SUBMITTED: dict[str, Any] = {
 
 
 def _queue(tx: Tx, run: Run) -> None:
-    # The event first: it is what notices that there is no such experiment.
     events.append(
         tx, run.experiment_id, "run.queued", run_id=run.id, model=run.model, recipe=run.recipe,
         parent_run_id=run.parent_run_id, ckpt_path=run.source_ckpt_path,
         reason=run.status_reason,
     )  # fmt: skip
-    tx.run(_INSERT, **as_dict(run))
-    tx.run(_INSERT_TEXT, id=run.id, text=search_text(run))
+    tx.send(_INSERT, **as_dict(run))
+    tx.send(_INSERT_TEXT, id=run.id, text=search_text(run))
     if run.tags != "[]":
         set_tags(tx, run)
     tx.notify(SUPERVISOR)

@@ -27,7 +27,7 @@ def keep(tx: Tx, secret: str) -> str:
     """Return the secret, which is `secret` from now on if there was none."""
     kept = get(tx)
     if kept is None:
-        tx.run(_INSERT, id=_ONE, secret=secret)
+        tx.send(_INSERT, id=_ONE, secret=secret)
     return kept or secret
 
 

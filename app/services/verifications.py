@@ -69,7 +69,7 @@ def start(tx: Tx, experiment_id: str, request: VerifyRequest) -> Progress:
         ckpt_path=request.ckpt_path, total=len(selected), created_at=tx.now,
         finished_at=None if selected else tx.now,
     )  # fmt: skip
-    tx.run(_INSERT, **as_dict(started))
+    tx.send(_INSERT, **as_dict(started))
     return Progress(started, {}, [])
 
 
@@ -119,7 +119,7 @@ def _add(
     tx: Tx, verification_id: str, checkpoint: Checkpoint, outcome: str, reason: str | None
 ) -> None:
     row = tx.first(_LAST, verification=verification_id)
-    tx.run(
+    tx.send(
         _INSERT_FINDING, verification_id=verification_id, seq=((row and row[0]) or 0) + 1,
         checkpoint_id=checkpoint.id, ckpt_path=checkpoint.ckpt_path, outcome=outcome,
         reason=reason, at=tx.now,
@@ -128,7 +128,7 @@ def _add(
 
 def finish(tx: Tx, verification_id: str) -> None:
     """Record that every checkpoint of a verification has a finding. May be repeated."""
-    tx.run(_FINISH, key=verification_id, finished_at=tx.now)
+    tx.send(_FINISH, key=verification_id, finished_at=tx.now)
 
 
 _FINISH = changing(Verification, frozenset({"finished_at"}))

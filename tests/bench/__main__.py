@@ -62,6 +62,9 @@ def main() -> int:
         metavar="NAME",
         help=", ".join([*ROWS, *PEERS]),
     )
+    parser.add_argument(
+        "--database", choices=("sqlite", "postgresql"), default="sqlite", help="on which database"
+    )
     parser.add_argument("--peers", action="store_true", help="MLflow and Trackio too, from PyPI")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", action="store_true", help="print the table for the README")
@@ -70,7 +73,7 @@ def main() -> int:
     began, figures, broken = time.monotonic(), [], []
     with tempfile.TemporaryDirectory(prefix="llm-train-bench-") as name:
         on = machine(Path(name))
-        with workbench(Path(name), asked.quick) as bench:
+        with workbench(Path(name), asked.quick, asked.database) as bench:
             for row in asked.only or [*ROWS, *(PEERS if asked.peers else ())]:
                 print(f"{row} …", end=" ", file=sys.stderr, flush=True)
                 at = time.monotonic()

@@ -6,11 +6,10 @@ with other ids), copies the file for the bare cell and starts that too.
 """
 
 import json
-import sqlite3
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +17,16 @@ from typing import Any
 
 import orjson
 
+from app.db import migrate
+from tests.bench.databases import (
+    Database,
+    Postgres,
+    copy_postgresql,
+    copy_sqlite,
+    open_database,
+)
 from tests.bench.load import request, run_load
+from tests.support.database import postgresql_server
 from tests.support.server import Server, running_server
 
 STATUSES = ("succeeded", "failed", "succeeded", "cancelled")
@@ -47,6 +55,7 @@ class Workbench:
 
     directory: Path
     quick: bool
+    dialect: str
     ours: Server
     bare: Server
     experiments: dict[str, str] = field(default_factory=dict)  # by name: "1k", "10k", …
@@ -55,12 +64,6 @@ class Workbench:
     @property
     def repetitions(self) -> int:
         return 3 if self.quick else 7
-
-
-def open_database(server: Server) -> "closing[sqlite3.Connection]":
-    """The server's own database, beside it."""
-    path = server.database_url.removeprefix("sqlite:///")
-    return closing(sqlite3.connect(path, timeout=30, isolation_level=None))
 
 
 def port(server: Server) -> int:
@@ -114,7 +117,7 @@ def reports(
 
 
 def clone(
-    database: sqlite3.Connection,
+    database: Database,
     table: str,
     like: str,
     count: int,
@@ -132,10 +135,7 @@ def clone(
                     row[index] = change(number)
                 yield row
 
-    insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
-    database.execute("BEGIN IMMEDIATE")
-    database.executemany(insert, copies())
-    database.execute("COMMIT")
+    database.insert(table, names, copies())
 
 
 def copy_id(prototype: str, number: int) -> str:
@@ -169,11 +169,10 @@ def fill(bench: Workbench) -> None:
         for (name, size), base in zip(SIZES.items(), (0, 100_000, 200_000, 300_000), strict=True):
             copy_runs(database, run_id, bench.experiments[name], size, base)
         copy_checkpoints(database, marked["checkpoint_id"], run_id, bench.experiments["nested"])
+        database.analyze()
 
 
-def copy_runs(
-    database: sqlite3.Connection, run_id: str, experiment_id: str, size: int, base: int
-) -> None:
+def copy_runs(database: Database, run_id: str, experiment_id: str, size: int, base: int) -> None:
     def ids(number: int) -> str:
         return copy_id(run_id, base + number)
 
@@ -195,7 +194,7 @@ def copy_runs(
 
 
 def copy_checkpoints(
-    database: sqlite3.Connection, checkpoint_id: str, run_id: str, experiment_id: str
+    database: Database, checkpoint_id: str, run_id: str, experiment_id: str
 ) -> None:
     """Ten for every run of the nested experiment."""
 
@@ -216,7 +215,7 @@ def copy_checkpoints(
 
 
 @contextmanager
-def workbench(directory: Path, quick: bool) -> Iterator[Workbench]:
+def workbench(directory: Path, quick: bool, dialect: str) -> Iterator[Workbench]:
     """Both servers, filled and warm; ended and checked for leftovers when the block is left."""
     ours_directory, bare_directory = directory / "ours", directory / "bare"
     ours_directory.mkdir()
@@ -224,15 +223,43 @@ def workbench(directory: Path, quick: bool) -> Iterator[Workbench]:
     script, recipes = directory / "first_line.py", directory / "recipes.toml"
     script.write_text(FIRST_LINE)
     recipes.write_text(RECIPE.format(script=json.dumps(str(script))))
-    with running_server(ours_directory, RECIPES=str(recipes)) as ours:
-        bench = Workbench(directory, quick, ours, ours)
+    with (
+        databases(dialect, ours_directory, bare_directory) as (own_url, bare_url),
+        running_server(ours_directory, RECIPES=str(recipes), DATABASE_URL=own_url) as ours,
+    ):
+        bench = Workbench(directory, quick, dialect, ours, ours)
         fill(bench)
+        command = (sys.executable, "-m", BARE[dialect])
         with open_database(ours) as source:
-            target = sqlite3.connect(bare_directory / "app.db")
-            source.backup(target)
-            target.close()
-        command = (sys.executable, "-m", "tests.bench.bare")
-        with running_server(bare_directory, command=command) as bench.bare:
+            copy_database(source, bare_url)
+        with running_server(bare_directory, command=command, DATABASE_URL=bare_url) as bench.bare:
             history = reports(bench.history_run, "columns", 1, HISTORY_BATCHES)
             run_load(port(bench.bare), [history]).expect(200)
             yield bench
+
+
+BARE = {"sqlite": "tests.bench.bare", "postgresql": "tests.bench.bare_postgresql"}
+
+
+@contextmanager
+def databases(dialect: str, *directories: Path) -> Iterator[list[str]]:
+    """One database for each directory, in it or on a PostgreSQL server of our own."""
+    if dialect == "sqlite":
+        yield [f"sqlite:///{directory / 'app.db'}" for directory in directories]
+        return
+    with postgresql_server(durable=True) as server:
+        for directory in directories:
+            server.execute(f"CREATE DATABASE {directory.name}")
+        yield [server.url(directory.name) for directory in directories]
+
+
+def copy_database(source: Database, target: str) -> None:
+    """Copy the whole database to the URL of an empty one."""
+    if target.startswith("sqlite"):
+        copy_sqlite(source, target)
+        return
+    migrate.bring_up(target)
+    copy = Postgres(target)
+    copy_postgresql(source, copy)
+    copy.analyze()
+    copy.connection.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import processes, rows
+from tests.bench.databases import open_database
 from tests.bench.fixture import (
     KEYS,
     MODELS,
@@ -23,7 +24,6 @@ from tests.bench.fixture import (
     call,
     clone,
     copy_id,
-    open_database,
     port,
 )
 from tests.bench.load import request, run_load

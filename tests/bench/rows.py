@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from tests.bench.databases import open_database
 from tests.bench.fixture import (
     KEYS,
     MODELS,
@@ -21,7 +22,6 @@ from tests.bench.fixture import (
     Workbench,
     call,
     new_run,
-    open_database,
     port,
     reports,
 )
@@ -150,8 +150,7 @@ def points(server: Server, run_ids: Sequence[str]) -> int:
     """How many points of these runs the server's database holds, however it packs them."""
     runs = f"run_id IN ({', '.join('?' * len(run_ids))})"
     with open_database(server) as database:
-        tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
-        if "bare_point" in tables:
+        if database.has_table("bare_point"):
             count, table, series = "count(*)", "bare_point", "bare_series"
         else:
             count, table, series = "sum(count)", "metric_chunk", "metric_series"
@@ -195,9 +194,8 @@ def ingest_by(
 
 
 def executemany(bench: Workbench, sizes: Sequence[int], each: int) -> float:
-    """Points a second by raw sqlite3 without HTTP: the same batches, each committed (WAL, FULL)."""
+    """Points a second by the raw driver without HTTP: the same batches, each durably committed."""
     with open_database(bench.bare) as database:
-        database.execute("PRAGMA synchronous = FULL")
         (last,) = database.execute("SELECT max(series_id) FROM bare_point").fetchone()
         series = itertools.count(max(last, 10**9) + 1)
         trainers = [
@@ -213,10 +211,7 @@ def executemany(bench: Workbench, sizes: Sequence[int], each: int) -> float:
             for per_key, ids in trainers
         ]
         start = time.perf_counter()
-        for rows in work:
-            database.execute("BEGIN IMMEDIATE")
-            database.executemany("INSERT INTO bare_point VALUES (?, ?, ?, ?)", rows)
-            database.execute("COMMIT")
+        database.insert_committed(work)
         return each * sum(sizes) / (time.perf_counter() - start)
 
 

