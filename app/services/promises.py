@@ -97,7 +97,7 @@ def resolve(tx: Tx, run: Run, cause: str, *, unknown: bool) -> Checkpoint:
 
 def _find_fallback(tx: Tx, run: Run) -> tuple[Checkpoint | None, str]:
     """Return the newest good checkpoint that leads to a run's end, and what it is."""
-    newest = checkpoints.get_newest(tx, run)
+    newest = _lock_newest(tx, run)
     if newest is not None:
         return newest, "the newest checkpoint of this run"
     source = checkpoints.lock_inherited(tx, run)
@@ -106,3 +106,12 @@ def _find_fallback(tx: Tx, run: Run) -> tuple[Checkpoint | None, str]:
     if source.id == run.source_checkpoint_id:
         return source, "the checkpoint this run was resumed from"
     return source, "the newest one before the lost one this run was resumed from"
+
+
+def _lock_newest(tx: Tx, run: Run) -> Checkpoint | None:
+    """Return the newest good checkpoint of a run, locked: it may be found to be lost just now."""
+    while (newest := checkpoints.get_newest(tx, run)) is not None:
+        locked = checkpoints.lock_by_path(tx, newest.ckpt_path)
+        if locked is not None and locked.state == newest.state:
+            return locked
+    return None

@@ -22,9 +22,11 @@ import psycopg
 import pytest
 from sqlalchemy import insert, text
 
+from app.db import postgresql
 from app.db.database import Database
 from app.db.postgresql import PostgresDatabase
-from app.db.postgresql_connections import for_caller
+from app.db.postgresql_pipeline import Pipeline
+from app.db.postgresql_writes import Job, commit
 from app.db.sql import Statement, Tx
 from app.db.tables import ExperimentTag
 from app.domain.requests import ExperimentRequest
@@ -56,11 +58,21 @@ class Wrong(Exception):
     """What a use case raises."""
 
 
+_finish = Pipeline.finish
+
+
+def _finish_without_rollback(pipeline: Pipeline, command: str) -> None:
+    if command == "ROLLBACK":
+        raise psycopg.errors.QueryCanceled
+    _finish(pipeline, command)
+
+
 async def test_a_rollback_that_failed_leaves_no_connection_in_a_transaction(
     db: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is written on such a connection would be answered, and never be committed."""
     all_busy = threading.Barrier(WRITERS)
+    monkeypatch.setattr(postgresql, "BATCH", 1)
 
     def wrong(tx: Tx) -> None:
         twice(tx)
@@ -68,7 +80,7 @@ async def test_a_rollback_that_failed_leaves_no_connection_in_a_transaction(
         raise Wrong
 
     with monkeypatch.context() as patch:
-        patch.setattr(psycopg.Transaction, "_get_rollback_commands", lambda _: [b"SELECT 1 / 0"])
+        patch.setattr(Pipeline, "finish", _finish_without_rollback)
         assert await _outcomes(*(db.write(wrong) for _ in range(WRITERS))) == {Wrong}
     written = await asyncio.gather(*(db.write(create) for _ in range(2 * WRITERS)))
     with psycopg.connect(database_url.replace("+psycopg", "")) as stranger:
@@ -88,7 +100,7 @@ async def test_a_read_whose_rollback_was_cancelled_spoils_no_other(
 
     call = getattr(db, way)
     with monkeypatch.context() as patch:
-        patch.setattr(psycopg.Transaction, "_get_rollback_commands", lambda _: [])
+        patch.setattr(Pipeline, "finish", _finish_without_rollback)
         await _outcomes(*(call(fails) for _ in range(20)))
     assert await _outcomes(*(call(twice) for _ in range(20))) == {int}
 
@@ -197,7 +209,9 @@ def test_wherever_a_connection_ends_it_was_the_database(
     for line.most in range(messages):
         outcomes.append(_write(url))
     assert messages > 40
-    assert outcomes == [Unavailable] * messages
+    assert outcomes[:-1] == [Unavailable] * (messages - 1)
+    # The last message follows the confirmation of the COMMIT.
+    assert outcomes[-1] in (Unavailable, str)
     line.most = None
     assert _write(url) is str
 
@@ -205,13 +219,11 @@ def test_wherever_a_connection_ends_it_was_the_database(
 def _write(url: str) -> type:
     """What becomes of a write on a new connection, as a caller is told it."""
     database = PostgresDatabase(url)
-    try:
-        return type(database._write(create))
-    except Exception as error:
-        return type(for_caller(error, getattr(database._local, "connection", None)))
-    finally:
-        for connection in database._connections:
-            connection.close()
+    nobody: Any = None
+    (outcome,) = commit(database._own_writer, [Job(create, nobody)])
+    for connection in database._connections:
+        connection.close()
+    return type(outcome.error or outcome.result)
 
 
 async def _outcomes(*calls: Awaitable[object]) -> set[type]:
