@@ -287,7 +287,7 @@ class PostgresDatabase(Database):
 
 def in_snapshot(pipeline: Pipeline, work: Callable[[Tx], R]) -> R:
     """Run a read on one snapshot and wait for each of its answers."""
-    pipeline.send(BEGIN)
+    pipeline.command(BEGIN)
     try:
         result = work(Tx(Cursor(pipeline), "postgresql"))
     except BaseException:

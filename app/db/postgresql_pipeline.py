@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import errors
 from psycopg.adapt import Transformer
-from psycopg.pq import ExecStatus
+from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
 from app.db.postgresql_connections import Connection
@@ -66,11 +66,18 @@ class Pipeline:
         self._pg.send_query_prepared(name, encoded, formats, result_format=_BINARY)
         return self._await(Answer())
 
+    def command(self, text: str) -> Answer:
+        """Queue one that has no parameters and is not prepared, such as BEGIN.
+
+        Where a transaction has failed, nothing could be prepared or forgotten before ROLLBACK.
+        """
+        self._pg.send_query_params(text.encode(), None)
+        return self._await(Answer())
+
     def _prepare(self, text: str) -> bytes:
         if len(self._names) >= PREPARED:
             _, old = self._names.popitem(last=False)
-            self._pg.send_query_params(b"DEALLOCATE " + old, None)
-            self._await(Answer())
+            self.command(f"DEALLOCATE {old.decode()}")
         self._made += 1
         name = self._names[text] = b"s%d" % self._made
         self._pg.send_prepare(name, text.encode())
@@ -112,6 +119,8 @@ class Pipeline:
         elif status in (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED):
             if self.error is None:
                 self.error = result
+            if result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) in (b"FATAL", b"PANIC"):
+                raise errors.error_from_result(result)  # the connection ends with it
             if answer.prepares is not None:
                 self._names.pop(answer.prepares, None)
 
@@ -141,7 +150,7 @@ class Pipeline:
         """Execute COMMIT or ROLLBACK and wait for it. Raises psycopg's error."""
         if command == "ROLLBACK":
             self.sync()  # what follows an error is skipped until then
-        answer = self.send(command)
+        answer = self.command(command)
         self.wait(self.sync())
         result = self.take(answer)
         if result.command_status != command.encode():

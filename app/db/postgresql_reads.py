@@ -97,7 +97,7 @@ class _Lane:
         self._active = [read for read in batch if not read.future.done()]
         if self._active:
             self.busy = True
-            self._pipeline.send(BEGIN)
+            self._pipeline.command(BEGIN)
             for read in list(self._active):
                 read.thread = greenlet(_run)
                 self._resume(read, read, self._pipeline)
@@ -134,7 +134,7 @@ class _Lane:
         """Send what the reads have asked, or the end of their snapshot."""
         assert self._pipeline is not None
         if not self._active and self.busy:
-            self._pipeline.send("COMMIT")
+            self._pipeline.command("COMMIT")
             self._pipeline.sync()
             self.busy = False
         if not self.busy and self._waiting:
@@ -182,7 +182,7 @@ class _Lane:
             others = [read, *others]
         self._give_back(others, alone=True)
         self._pipeline.sync()
-        self._pipeline.send("ROLLBACK")
+        self._pipeline.command("ROLLBACK")
         self._pipeline.sync()
         self.busy = False
         return True

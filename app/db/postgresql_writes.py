@@ -74,7 +74,7 @@ def _all_failed(batch: list[Job], error: BaseException) -> list[Outcome]:
 def _together(pipeline: Pipeline, batch: list[Job]) -> list[Outcome]:
     outcomes, done = [], []
     cursor = Cursor(pipeline)
-    pipeline.send("BEGIN")
+    pipeline.command("BEGIN")
     for job in batch:
         tx = Tx(cursor, "postgresql")
         try:
@@ -93,7 +93,7 @@ def _alone(connect: Callable[[], Pipeline], job: Job) -> Outcome:
         pipeline: Pipeline | None = None
         try:
             pipeline = connect()
-            pipeline.send("BEGIN")
+            pipeline.command("BEGIN")
             cursor = Cursor(pipeline)
             tx = Tx(cursor, "postgresql")
             result = job.work(tx)

@@ -7,7 +7,6 @@ process, so its own storage call is timed there, without HTTP.
 
 import json
 import shutil
-import sqlite3
 import subprocess
 import venv
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import processes, rows
-from tests.bench.databases import open_database
+from tests.bench.databases import Database, open_database
 from tests.bench.fixture import (
     KEYS,
     MODELS,
@@ -144,7 +143,7 @@ class Mlflow:
             answer = call(server, "POST" if body else "GET", f"{API}/{path}", body)
             rows.same(f"MLflow's {what}", len(answer[key]), wanted)
 
-    def copy_runs(self, database: sqlite3.Connection, run_id: str) -> None:
+    def copy_runs(self, database: Database, run_id: str) -> None:
         """10 k runs with the variety of ours, each with its tag, parameters and latest metrics."""
         vary: dict[str, dict[str, Callable[[int], Any]]] = {
             "runs": {"status": lambda number: STATUSES[number % len(STATUSES)]},
