@@ -22,8 +22,7 @@ RECIPES = {recipe.name: recipe for recipe in BUILT_IN}
 
 @sqlite_only  # the planner of PostgreSQL decides by what the table holds
 def test_external_runs_that_wait_are_not_read_past(database_url: str) -> None:
-    statement, own = live_runs._QUEUED.compiled("sqlite")
-    statement, own, _ = launches._QUEUED.compiled("sqlite")
+    statement, own, _ = live_runs._QUEUED.compiled("sqlite")
     with sqlite3.connect(database_url.removeprefix("sqlite:///")) as connection:
         params = {**own, "priority": -1, "id": "", "most": 1}
         plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", params)
