@@ -31,7 +31,7 @@ class _Read:
         self.thread: greenlet | None = None
         self.answer = Answer()
         self.alone = False  # since a batch with it has failed
-        self.tried = False  # on a connection that was lost
+        self.losses = 0  # connections that were lost under it
 
 
 class SharedReads:
@@ -40,7 +40,9 @@ class SharedReads:
     def __init__(self, connections: int, connect: Callable[[], asyncio.Future[Connection]]) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Read] = deque()
-        self._lanes = [_Lane(self._loop, self._waiting, connect) for _ in range(connections)]
+        self._lanes = [
+            _Lane(self._loop, self._waiting, connect, connections) for _ in range(connections)
+        ]
         self._scheduled = False
 
     def read(self, work: Callable[[Tx], Any]) -> asyncio.Future[Any]:
@@ -74,8 +76,10 @@ class _Lane:
         loop: asyncio.AbstractEventLoop,
         waiting: deque[_Read],
         connect: Callable[[], asyncio.Future[Connection]],
+        lanes: int,
     ) -> None:
         self._loop, self._waiting, self._connect = loop, waiting, connect
+        self._lanes = lanes
         self._pipeline: Pipeline | None = None
         self._descriptor = -1
         self._active: list[_Read] = []
@@ -89,6 +93,14 @@ class _Lane:
             self.busy = True
             self._connect().add_done_callback(self._connected)
             return
+        try:
+            self._begin(self._pipeline)
+        except psycopg.Error as error:
+            self._lost(error)
+        else:
+            self._send()
+
+    def _begin(self, pipeline: Pipeline) -> None:
         batch = [self._waiting.popleft()]
         while self._waiting and len(batch) < BATCH and not batch[0].alone:
             if self._waiting[0].alone:
@@ -97,11 +109,10 @@ class _Lane:
         self._active = [read for read in batch if not read.future.done()]
         if self._active:
             self.busy = True
-            self._pipeline.command(BEGIN)
+            pipeline.command(BEGIN)
             for read in list(self._active):
                 read.thread = greenlet(_run)
-                self._resume(read, read, self._pipeline)
-        self._send()
+                self._resume(read, read, pipeline)
 
     def _connected(self, opening: asyncio.Future[Connection]) -> None:
         self.busy = False
@@ -133,18 +144,29 @@ class _Lane:
     def _send(self) -> None:
         """Send what the reads have asked, or the end of their snapshot."""
         assert self._pipeline is not None
-        if not self._active and self.busy:
-            self._pipeline.command("COMMIT")
-            self._pipeline.sync()
-            self.busy = False
-        if not self.busy and self._waiting:
-            self.begin()
-        elif self._pipeline.flush() and not self._writing:
+        try:
+            if not self._active and self.busy:
+                self._pipeline.command("COMMIT")
+                self._pipeline.sync()
+                self.busy = False
+            unsent = self._pipeline.flush()
+        except psycopg.Error as error:
+            self._lost(error)
+            return
+        if unsent and not self._writing:
             self._writing = True
             self._loop.add_writer(self._descriptor, self._writable)
+        if not self.busy and self._waiting:
+            self.begin()
 
     def _writable(self) -> None:
-        if self._pipeline is None or not self._pipeline.go_on():
+        assert self._pipeline is not None
+        try:
+            unsent = self._pipeline.go_on()
+        except psycopg.Error as error:
+            self._lost(error)
+            return
+        if not unsent:
             self._writing = False
             self._loop.remove_writer(self._descriptor)
 
@@ -191,20 +213,22 @@ class _Lane:
         """Let reads begin again from their start."""
         self._active = []
         for read in reversed(reads):
-            assert read.thread is not None
-            read.thread.throw(GreenletExit)
+            if read.thread is not None:
+                read.thread.throw(GreenletExit)
             read.alone |= alone
             self._waiting.appendleft(read)
 
     def _lost(self, error: psycopg.Error) -> None:
-        """The connection is over. Its reads begin again on another one, once."""
+        """The connection is over. Its reads begin again: all others may be over as well, but no
+        new one."""
         assert self._pipeline is not None
         connection, reads = self._pipeline.connection, self._active
         self._disconnect()
-        for read in [read for read in reads if read.tried]:
-            _fail(read, for_caller(error, connection))
+        told = for_caller(error, connection)
         for read in reads:
-            read.tried = True
+            read.losses += 1
+            if read.losses > self._lanes:
+                _fail(read, told)
         self._give_back([read for read in reads if not read.future.done()])
         self.busy = False
         if self._waiting:
@@ -237,6 +261,8 @@ def _run(read: _Read, pipeline: Pipeline) -> None:
     except GreenletExit:
         raise
     except BaseException as error:
+        while pipeline.connection.closed:  # until the lane finds it so, and gives the read back
+            loop.switch(Answer())
         _fail(read, for_caller(error, pipeline.connection))
     else:
         if not read.future.done():
