@@ -12,7 +12,7 @@ import gzip
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from sqlalchemy import (
@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from app.db import migrate
-from app.db.sql import Tx
+from app.db.sql import Tx, write_late
 from app.errors import Unavailable
 
 _ROWS = 1_000
@@ -76,11 +76,22 @@ def import_rows(
         migrate.upgrade_within(connection, revision)
         counts = _fill(connection, folder)
         migrate.upgrade_within(connection, migrate.HEAD)
-        cursor = connection.connection.cursor()
-        finish(Tx(cursor, connection.dialect.name))
+        cursor = _cursor(connection)
+        tx = Tx(cursor, connection.dialect.name)
+        finish(tx)
+        write_late(tx, [tx])
         cursor.close()
     migrate.bring_up(url)
     return counts
+
+
+def _cursor(connection: Connection) -> Any:
+    """Return a cursor of the driver that takes statements as `Tx` has them."""
+    if connection.dialect.name == "sqlite":
+        return connection.connection.cursor()
+    import psycopg  # an extra: SQLite works without it
+
+    return psycopg.RawCursor(cast(Any, connection.connection.driver_connection))
 
 
 def _fill(connection: Connection, folder: Path) -> dict[str, int]:

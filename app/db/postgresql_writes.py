@@ -17,7 +17,7 @@ from psycopg import errors as pg
 
 from app.db.postgresql_connections import for_caller
 from app.db.postgresql_pipeline import Cursor, Pipeline
-from app.db.sql import Tx, finish
+from app.db.sql import Tx, write_late
 
 BATCH = 32
 TRIES = 5
@@ -110,8 +110,9 @@ def _alone(connect: Callable[[], Pipeline], job: Job) -> Outcome:
 
 
 def _end(pipeline: Pipeline, cursor: Cursor, parts: list[Tx]) -> None:
-    finish(Tx(cursor, "postgresql"), parts)
-    for text in _packed(set().union(*(part.topics for part in parts))):
+    last = Tx(cursor, "postgresql")
+    write_late(last, parts)
+    for text in _packed(last.topics.union(*(part.topics for part in parts))):
         pipeline.send(_NOTIFY, [text])
     pipeline.finish("COMMIT")
 

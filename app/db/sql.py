@@ -237,7 +237,7 @@ class Tx:
         self.topics.update(topics)
 
 
-def finish(tx: Tx, parts: Iterable[Tx]) -> None:
+def write_late(tx: Tx, parts: Iterable[Tx]) -> None:
     """Write through `tx` what several use cases of its transaction left for its end."""
     late: dict[Callable[[Tx, list[Any]], None], list[Any]] = {}
     for part in parts:

@@ -26,7 +26,7 @@ import psutil
 
 from app.db import migrate
 from app.db.database import Database, InUse, P, R, UseCase
-from app.db.sql import Tx, finish
+from app.db.sql import Tx, write_late
 from app.errors import Busy, ServiceError, Unavailable
 
 BATCH = 64
@@ -249,7 +249,9 @@ class SqliteDatabase(Database):
                     if writer.total_changes != before or not writer.in_transaction:
                         raise
                     answers.append(_Answer(job.future, None, _for_caller(error)))
-            finish(Tx(cursor, self.dialect), done)
+            last = Tx(cursor, self.dialect)
+            write_late(last, done)
+            topics |= last.topics
             cursor.execute("COMMIT")
         except BaseException as error:
             self._roll_back()

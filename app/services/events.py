@@ -45,26 +45,6 @@ _NEWEST = Statement(
 )
 
 
-<<<<<<< HEAD
-def append(tx: Tx, experiment_id: str, type: str, *, run_id: str | None = None, **data: Any) -> int:
-    """Write one event, wake its subscribers and return its `seq`. Raises NotFound."""
-    row = tx.first(_NEXT_SEQ, experiment=experiment_id)
-    if row is None:
-        raise NotFound(f"There is no experiment {experiment_id}.")
-    seq = row[0]
-    data = {key: value for key, value in data.items() if value is not None}
-    tx.run(
-        _INSERT,
-        experiment_id=experiment_id,
-        seq=seq,
-        type=type,
-        at=tx.now,
-        run_id=run_id,
-        data=dump(data),
-    )
-    if type in EVENT_TYPES:
-        webhooks.enqueue(tx, experiment_id, type, run_id, seq, data)
-=======
 def check_experiment(tx: Tx, experiment_id: str) -> None:
     """Raise NotFound if there is no such experiment."""
     if tx.first(_EXPERIMENT, experiment=experiment_id) is None:
@@ -82,7 +62,7 @@ class NewEvent(NamedTuple):
     type: str
     at: str
     run_id: str | None
-    data: str
+    data: dict[str, Any]
 
 
 def append(
@@ -92,9 +72,8 @@ def append(
 
     The transaction fails with NotFound at its end if there is no such experiment.
     """
-    found = dump({key: value for key, value in data.items() if value is not None})
+    found = {key: value for key, value in data.items() if value is not None}
     tx.before_commit(_write, NewEvent(experiment_id, type, tx.now, run_id, found))
->>>>>>> 9b12881 (PostgreSQL: waiting writes share a transaction, waiting reads a snapshot on the event loop; events get their numbers just before the commit; the bench runs on both databases)
     tx.notify(experiment_id)
     if run_id is not None:
         tx.notify(run_id)
@@ -109,8 +88,11 @@ def _write(tx: Tx, events: list[NewEvent]) -> None:
         row = tx.first(_LAST_SEQ, experiment=experiment_id, more=len(new))
         if row is None:
             raise _no_experiment(experiment_id)
-        first = row[0] - len(new) + 1
-        tx.many(_INSERT, [{**e._asdict(), "seq": seq} for seq, e in enumerate(new, first)])
+        numbered = list(enumerate(new, row[0] - len(new) + 1))
+        tx.many(_INSERT, [{**e._asdict(), "seq": seq, "data": dump(e.data)} for seq, e in numbered])
+        for seq, e in numbered:
+            if e.type in EVENT_TYPES:
+                webhooks.enqueue(tx, experiment_id, e.type, e.run_id, seq, e.data)
 
 
 def after(tx: Tx, experiment_id: str, seq: int, most: int) -> list[Event]:
