@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, case, delete, func, null, select, text
+from sqlalchemy import bindparam, case, delete, func, null, select, text, tuple_, update
 
 from app.db.sql import Statement, Tx, columns
 from app.db.tables import MetricChunk
-from app.domain import points
+from app.domain import packing, points
 from app.domain.points import MAX_STEP, Column
 
 CHUNK = 512
@@ -99,6 +99,23 @@ _PUT = Statement[Any](
         " ON CONFLICT (series_id, first_step) DO UPDATE SET last_step = excluded.last_step,"
         " count = excluded.count, sketch = excluded.sketch, data = excluded.data"
     )
+)
+_PLAIN = Statement[tuple[int, int, bytes, bytes]](
+    select(_chunk.series_id, _chunk.first_step, _chunk.sketch, _chunk.data)
+    .where(
+        tuple_(_chunk.series_id, _chunk.first_step)
+        > tuple_(bindparam("after_series"), bindparam("after_step")),
+        func.length(_chunk.data) == points.PLAIN_BYTES * _chunk.count,
+        _chunk.count >= packing.FEWEST,
+    )
+    .order_by(_chunk.series_id, _chunk.first_step)
+    .limit(bindparam("most"))
+)
+# A report may have added points to it since it was read.
+_REPLACE = Statement[Any](
+    update(MetricChunk)
+    .where(_series, _chunk.first_step == bindparam("first"), _chunk.data == bindparam("old"))
+    .values(data=bindparam("new"), sketch=bindparam("new_sketch"))
 )
 _DROP = Statement[Any](delete(MetricChunk).where(_series, _chunk.first_step == bindparam("first")))
 
@@ -259,6 +276,31 @@ def last(tx: Tx, series_id: int, high: int) -> Column:
     row = tx.first(_LAST, series=series_id, high=high)
     found = points.between(points.unpack(row[0] if row else b""), 0, high)
     return found.cut(max(0, len(found.steps) - 1), len(found.steps))
+
+
+class PlainChunk(NamedTuple):
+    """A chunk as earlier versions stored it: 24 bytes a point."""
+
+    series_id: int
+    first_step: int
+    sketch: bytes
+    data: bytes
+
+
+def list_plain(tx: Tx, after: tuple[int, int], most: int) -> list[PlainChunk]:
+    """Return the next chunks, after a series and step, that are not packed."""
+    rows = tx.all(_PLAIN, after_series=after[0], after_step=after[1], most=most)
+    return [PlainChunk(*row) for row in rows]
+
+
+def pack_again(tx: Tx, chunks: Sequence[PlainChunk]) -> None:
+    """Pack chunks, where they are still as they were read. May be repeated."""
+    for chunk in chunks:
+        tx.send(
+            _REPLACE, series=chunk.series_id, first=chunk.first_step, old=chunk.data,
+            new=points.pack(points.unpack(chunk.data)),
+            new_sketch=points.pack(points.unpack(chunk.sketch)),
+        )  # fmt: skip
 
 
 def _sketched(tx: Tx, of: Range) -> tuple[list[Column], bool]:

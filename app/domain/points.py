@@ -2,7 +2,7 @@
 
 Column    equally long steps, values and wall times; what is missing is NaN
 ordered   steps strictly increasing, the last value of a step winning
-pack      a column as bytes, 24 a point; `unpack` is its inverse
+pack      a column as bytes; `unpack` is its inverse
 thin      at most so many points that draw the same picture (MinMax)
 """
 
@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from itertools import islice, pairwise
 from operator import itemgetter, lt
 from typing import NamedTuple
+
+from app.domain import packing
 
 SKETCH_GROUPS = 8
 MAX_STEP = 2**63 - 1
@@ -61,22 +63,45 @@ def between(column: Column, first: int, last: int) -> Column:
     return column.cut(bisect_left(steps, first), bisect_right(steps, last))
 
 
-def pack(column: Column) -> bytes:
-    """Pack 24 bytes a point: all steps as int64, all values and all wall times as float64.
+PLAIN_BYTES = 24
+_PACKED = 1
+"""The first byte of packed columns. Plain ones have none, but a length of 24 bytes a point."""
 
-    In the byte order of the machine, which is the same wherever this runs.
+
+def pack(column: Column) -> bytes:
+    """Pack a column: the values' lanes, what is not regular in the steps and the wall times.
+
+    Of a few points plainly, 24 bytes each: steps as int64, values and wall times as float64.
     """
-    steps, values, wall_times = column
-    return b"".join((array("q", steps), array("d", values), array("d", wall_times)))
+    steps = array("q", column.steps).tobytes()
+    values = array("d", column.values).tobytes()
+    wall_times = array("d", column.wall_times).tobytes()
+    count = len(steps) // 8
+    packed_steps = packing.rising(steps) if count >= packing.FEWEST else None
+    if packed_steps is None:
+        return steps + values + wall_times
+    rising_times = packing.rising(wall_times)
+    parts = (
+        bytes((_PACKED, rising_times is not None)), count.to_bytes(4, "little"),
+        packed_steps, packing.lanes(values), rising_times or packing.lanes(wall_times),
+    )  # fmt: skip
+    data = b"".join(parts)
+    return data + b"\0" if len(data) % PLAIN_BYTES == 0 else data
 
 
 def unpack(data: bytes) -> Column:
     """Return the column that was packed. Nothing becomes a Python object before it is read."""
-    third = len(data) // 3
     steps, values, wall_times = array("q"), array("d"), array("d")
-    steps.frombytes(data[:third])
-    values.frombytes(data[third : 2 * third])
-    wall_times.frombytes(data[2 * third :])
+    if len(data) % PLAIN_BYTES == 0:
+        third = len(data) // 3
+        parts = data[:third], data[third : 2 * third], data[2 * third :]
+    else:
+        reader, count = packing.Reader(data, 6), int.from_bytes(data[2:6], "little")
+        taken = reader.rising(count), reader.lanes(count)
+        parts = *taken, reader.rising(count) if data[1] else reader.lanes(count)
+    steps.frombytes(parts[0])
+    values.frombytes(parts[1])
+    wall_times.frombytes(parts[2])
     return Column(steps, values, wall_times)
 
 

@@ -1,8 +1,10 @@
 """Housekeeping: expired idempotency keys now and then, prunable checkpoints as they come."""
 
+import asyncio
 import logging
 import time
 
+from app.db import chunks
 from app.domain import paths
 from app.errors import CheckpointUnreadable
 from app.services import idempotency, retention, webhooks
@@ -11,6 +13,10 @@ from app.supervisor.state import SupervisorState
 EVERY_SECONDS = 600.0
 _ABOUT = "retention"
 _STORAGE = "the storage's housekeeping"
+_POINTS = "points of earlier versions"
+_CHUNKS = 100
+_PAUSE_SECONDS = 0.5
+"""Between two writes of repacked points: trainers come first."""
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +32,8 @@ async def clean_up(state: SupervisorState) -> None:
         state.cleaned_up_at = time.monotonic()
         if _STORAGE not in state.jobs:
             state.start_job(_STORAGE, state.run_reader(state.storage.clean_up))
+    if state.plain_points is not None and _POINTS not in state.jobs:
+        state.start_job(_POINTS, _pack_points(state))
     for run_id, number in list(state.over_limit.items()):
         state.pending_deletion |= bool(await state.db.write(retention.delete, run_id, number))
         # Only now: a write that was rejected (Busy, a full disk) is tried again next time.
@@ -50,3 +58,14 @@ async def _remove_files(state: SupervisorState) -> None:
             log.error("%s It is tried again.", error.detail)
             continue
         await state.db.write(retention.record_files_removed, [checkpoint])
+
+
+async def _pack_points(state: SupervisorState) -> None:
+    """Pack the points that earlier versions stored plainly, a few at a time."""
+    while state.plain_points is not None:
+        found = await state.db.scan(chunks.list_plain, state.plain_points, _CHUNKS)
+        if found:
+            await state.db.write(chunks.pack_again, found)
+        last = found[-1] if len(found) == _CHUNKS else None
+        state.plain_points = (last.series_id, last.first_step) if last else None
+        await asyncio.sleep(_PAUSE_SECONDS if last else 0)

@@ -166,6 +166,8 @@ class SupervisorState:
     # whether files of deleted ones may still be there.
     over_limit: dict[str, int] = field(default_factory=dict)
     pending_deletion: bool = False
+    # Where the walk over points that an earlier version stored is; None once it has ended.
+    plain_points: tuple[int, int] | None = (-1, -1)
     cleaned_up_at: float = float("-inf")
     # Launchers whose agents are elsewhere, by name.
     engines: dict[str, EngineState] = field(default_factory=dict)

@@ -1,15 +1,18 @@
 """The store of points against a dictionary: whatever comes, in whatever order, is there once."""
 
 import math
+from array import array
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text as text_
 
 from app.db import chunks
 from app.db.chunks import Range
+from app.db.database import Database
 from app.db.sql import Statement, Tx, columns, select_all
 from app.db.tables import MetricChunk, MetricSeries
 from app.domain import points
@@ -77,7 +80,7 @@ def test_points_are_kept_once_and_the_last_value_of_a_step_wins(
         model |= dict(batch)
     rows = write(stored, series_id)
     assert all(one.last_step < other.first_step for one, other in pairwise(rows))
-    assert all(row.count == len(row.data) // 24 <= size for row in rows)
+    assert all(row.count == len(points.unpack(row.data).steps) <= size for row in rows)
     whole = Column(sorted(model), [model[step] for step in sorted(model)], ())
     assert text(points.joined(points.unpack(row.data) for row in rows)) == text(whole)
     page = write(chunks.page, [Range(series_id, low, high)], limit)
@@ -156,3 +159,55 @@ def test_an_overview_of_a_long_series_comes_from_its_sketches_and_keeps_a_spike(
     assert (column.steps[0], column.steps[-1]) == (10, 99_990)
     assert {54_321, 77_777} <= set(column.steps)
     assert sum(read) <= 2 * chunks.CHUNK, "only the two ends are read in full"
+
+
+@pytest.mark.anyio
+async def test_points_of_earlier_versions_are_packed_in_place(db: Database) -> None:
+    """Also those that get new points just when they are packed."""
+
+    def fill(tx: Tx) -> int:
+        series_id = new_series(tx)
+        for first in range(0, 2_000, 400):
+            chunks.put(tx, series_id, column(first, 400))
+        for chunk in stored(tx, series_id):
+            plain = plain_bytes(points.unpack(chunk.data))
+            tx.run(
+                _AS_BEFORE, series=series_id, first=chunk.first_step, data=plain,
+                sketch=plain_bytes(points.unpack(chunk.sketch)),
+            )  # fmt: skip
+        return series_id
+
+    series_id = await db.write(fill)
+    old = await db.read(stored, series_id)
+    assert sum(len(each.data) for each in old) == 24 * 2_000
+    first = await db.scan(chunks.list_plain, (-1, -1), 2)
+    await db.write(chunks.put, series_id, column(400, 1, value=-1.0))
+    await db.write(chunks.pack_again, first)
+    rest = await db.scan(chunks.list_plain, (first[1].series_id, first[1].first_step), 100)
+    await db.write(chunks.pack_again, rest)
+    assert await db.scan(chunks.list_plain, (-1, -1), 100) == []
+    packed = await db.read(stored, series_id)
+    assert sum(len(each.data) for each in packed) < 10 * 2_000
+    whole = await db.read(lambda tx: chunks.page(tx, [Range(series_id, 0, 10**6)], 10**6))
+    assert list(whole.steps) == list(range(2_000))
+    assert whole.values[400] == -1.0
+    assert list(whole.values[401:]) == [float(step) for step in range(401, 2_000)]
+
+
+def column(first: int, count: int, value: float | None = None) -> Column:
+    steps = range(first, first + count)
+    values = [float(step) if value is None else value for step in steps]
+    return Column(steps, values, [1.7e9 + step / 3 for step in steps])
+
+
+def plain_bytes(of: Column) -> bytes:
+    steps, values, wall_times = of
+    return b"".join((array("q", steps), array("d", values), array("d", wall_times)))
+
+
+_AS_BEFORE = Statement[Any](
+    text_(
+        "UPDATE metric_chunk SET data = :data, sketch = :sketch"
+        " WHERE series_id = :series AND first_step = :first"
+    )
+)
