@@ -91,7 +91,7 @@ def use_once(tx: Tx, scope: str, key: str) -> bool:
     if not tx.claim(f"{scope} {key}") or tx.first(_FIND, scope=scope, key=key) is not None:
         return False
     row = {"request_sha256": "", "status": 0, "body": "", "created_at": tx.now}
-    tx.run(_INSERT, scope=scope, key=key, **row)
+    tx.send(_INSERT, scope=scope, key=key, **row)
     return True
 
 

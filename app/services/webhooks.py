@@ -175,7 +175,7 @@ def enqueue(
 
 def _add(tx: Tx, webhook_id: str, type: str, body: str) -> str:
     delivery_id = new_id("dlv")
-    tx.run(
+    tx.send(
         _INSERT_DELIVERY, id=delivery_id, webhook_id=webhook_id, type=type, body=body,
         state=DeliveryState.PENDING.value, attempts=0, next_attempt_at=tx.now, last_attempt_at=None,
         last_status=None, last_error=None, created_at=tx.now,
