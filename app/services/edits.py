@@ -104,8 +104,8 @@ def update_experiment(tx: Tx, experiment_id: str, request: UpdateExperimentReque
     if "tags" in changes:
         experiments.set_tags(tx, experiment)
     tx.run(_SET_EXPERIMENT_TEXT, key=experiment.id, words=experiments.search_text(experiment))
-    seq = events.append(tx, experiment.id, "experiment.updated", changed=_named(changes))
-    return replace(experiment, last_seq=seq)
+    events.append(tx, experiment.id, "experiment.updated", changed=_named(changes))
+    return replace(experiment, last_seq=experiment.last_seq + 1)
 
 
 def _named(changes: dict[str, Any]) -> list[str]:
