@@ -136,12 +136,13 @@ async def submit(
 RUN_COLUMNS = (
     "id, experiment_id, root_run_id, model, dataset, hyperparams, override_hyperparams, resources,"
     " notes, status, status_reason, attempt, start_step, step, last_batch, finished, gpus,"
-    " sessions, session_closed, pace_steps, pace_seconds, history_bytes, created_at"
+    " sessions, session_closed, pace_steps, pace_seconds, history_bytes, tags, priority,"
+    " preemptions, created_at"
 )
 INSERT_RUN = (
     f"INSERT INTO run ({RUN_COLUMNS}) VALUES"
     " (?, ?, ?, ?, ?, ?, '{}', ?, ?, 'queued', 'waiting_for_trainer', 0, 0, 0, 0, 0, '[]',"
-    " '[]', 0, 0, 0, 0, ?)"
+    " '[]', 0, 0, 0, 0, '[]', 1, 0, ?)"
 )
 
 

@@ -61,7 +61,7 @@ app.get("/healthz")(health)
 INSERT_RUN = f"""
 INSERT INTO run ({RUN_COLUMNS}) VALUES
 (%s, %s, %s, %s, %s, %s, '{{}}', %s, %s, 'queued', 'waiting_for_trainer', 0, 0, 0, 0, false, '[]',
- '[]', false, 0, 0, 0, %s)
+ '[]', false, 0, 0, 0, '[]', 1, 0, %s)
 """.encode()
 
 
