@@ -2,6 +2,7 @@
 
 import json
 import urllib.request
+from collections.abc import Iterable
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -39,6 +40,33 @@ def call(
         **({"Idempotency-Key": key} if key else {}),
     }
     data = None if body is None else orjson.dumps(body)
+    return _send(url, method, path, data, headers, timeout)
+
+
+def send(
+    url: str,
+    token: str | None,
+    method: str,
+    path: str,
+    body: Iterable[bytes],
+    *,
+    timeout: float | None,
+) -> Any:
+    """Make one request whose body is sent in pieces. Raises as `call` does."""
+    headers = {"Content-Type": "application/octet-stream"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    return _send(url, method, path, body, headers, timeout)
+
+
+def _send(
+    url: str,
+    method: str,
+    path: str,
+    data: bytes | Iterable[bytes] | None,
+    headers: dict[str, str],
+    timeout: float | None,
+) -> Any:
     request = urllib.request.Request(url + path, data, headers, method=method)  # noqa: S310
     # A proxy of the environment would be asked for our own address, too.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -64,6 +92,8 @@ def _read(url: str, status: int, content: bytes) -> Any:
 def _refusal(url: str, status: int, content: bytes) -> ServiceError:
     """Return the error that an answer of this service states."""
     answer = _read(url, status, content)
+    if isinstance(answer, dict) and {"error_code", "message"} <= answer.keys():  # of /mlflow
+        return ServiceError(str(answer["message"]))
     if not isinstance(answer, dict) or "detail" not in answer or "code" not in answer:
         return _not_ours(url, status)
     return ServiceError(str(answer["detail"]))

@@ -12,6 +12,7 @@ import importlib
 import signal
 import sys
 from collections.abc import Sequence
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -34,6 +35,7 @@ COMMANDS = {
         "verify": "checkpoints", "prune": "checkpoints", "move-checkpoints": "moving",
         "export-checkpoint": "moving", "import-checkpoint": "moving",
     },
+    "Other stores": {"import": "importing"},
 }  # fmt: skip
 """The module of each command, by the heading it is listed under."""
 
@@ -52,7 +54,9 @@ class Commands(click.Group):
         if name not in _MODULES:
             return None
         module = importlib.import_module(f"app.cli.{_MODULES[name]}")
-        command: click.Command = getattr(module, name.replace("-", "_"))
+        command: click.Command = getattr(
+            module, f"{name}_" if iskeyword(name) else name.replace("-", "_")
+        )
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

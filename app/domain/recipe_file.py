@@ -264,6 +264,15 @@ def _stall_action(value: Any) -> StallAction:
         raise ValueError(f"must be one of {', '.join(StallAction)}") from None
 
 
+def _folders(value: Any) -> str:
+    pattern = _string(value)
+    parts = pattern.split("/")
+    fits = all(part and part not in (".", "..") for part in parts)
+    if len(pattern) > 200 or not fits or any("**" in part and part != "**" for part in parts):
+        raise ValueError("must be a folder of the run's directory, such as 'runs' or 'runs/**'")
+    return pattern
+
+
 def _resources(value: Any) -> Resources:
     if not isinstance(value, dict):
         raise ValueError("must be a table")
@@ -290,6 +299,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "working_dir": lambda value: Path(_string(value)),
     "requires_report": _boolean,
     "launcher": _string,
+    "tensorboard": _folders,
 }
 
 KEYS = tuple(_PARSERS)

@@ -108,6 +108,8 @@ class Recipe:
     """Where the command starts; None: where the server did."""
     launcher: str = LOCAL
     """Where it runs: a table `[launchers.NAME]`, or this machine."""
+    tensorboard: str = ""
+    """Which folders of the run's directory hold event files of TensorBoard to follow; "": none."""
     requires_report: bool = True
     """Success needs a reported finish; False: exit code 0 without a stop is success."""
 

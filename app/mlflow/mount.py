@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from app.errors import InvalidInput, NotFound
-from app.mlflow import artifacts, experiments, metrics, models, runs, search
+from app.mlflow import artifacts, experiments, imports, metrics, models, runs, search
 from app.mlflow.access import get_access
 from app.mlflow.routing import API, router
 
@@ -14,7 +14,7 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 def mlflow_router() -> APIRouter:
     """Return the router of every endpoint."""
     routes = router()
-    for part in (metrics, runs, experiments, search, models, artifacts):
+    for part in (metrics, runs, experiments, search, models, artifacts, imports):
         routes.include_router(part.routes)
     for resource in _NEVER:
         for verb in ("delete", "restore"):

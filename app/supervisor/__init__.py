@@ -30,6 +30,7 @@ from app.storage import data_dir
 from app.supervisor.cleanup import clean_up
 from app.supervisor.deliver import deliver
 from app.supervisor.engines import end_jobs
+from app.supervisor.event_files import follow_event_files
 from app.supervisor.reconcile import reconcile
 from app.supervisor.schedule import launch
 from app.supervisor.state import SupervisorState, uses_files
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 STEPS: tuple[Callable[[SupervisorState], Awaitable[None]], ...] = (
     launch,  # first: a start does not wait for a look at every run under way
     reconcile,
+    follow_event_files,
     verify,
     verify_requested,
     clean_up,

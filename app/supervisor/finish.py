@@ -10,7 +10,7 @@ from app.errors import CheckpointUnreadable
 from app.launchers.base import JobStatus
 from app.services import endings
 from app.services.live_runs import LiveRun
-from app.supervisor import logs, spool, verifying
+from app.supervisor import event_files, logs, spool, verifying
 from app.supervisor.state import SupervisorState
 from app.supervisor.terminate import end_leftovers
 
@@ -49,6 +49,9 @@ async def _take_in(state: SupervisorState, run: LiveRun, status: JobStatus) -> N
     """End what is left of the trainer's processes, and take in or remove what it left."""
     if status.record is None:
         await end_leftovers(state, run)
+    recipe = state.recipe(run)
+    if recipe is not None and recipe.tensorboard:
+        await event_files.deliver_rest(state, run, recipe)
     failpoint("end.before_spool")
     await spool.deliver(state, run)
     with suppress(CheckpointUnreadable):

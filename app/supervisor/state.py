@@ -24,6 +24,7 @@ from app.services.live_runs import AnyRun, QueueCursor
 from app.settings import Settings
 from app.storage import data_dir, get_storage
 from app.storage.base import CheckpointStorage
+from app.storage.event_files import EventFiles
 from app.storage.readers import Readers
 
 Attempt = tuple[str, int]
@@ -104,6 +105,8 @@ class AttemptState:
     # What the run's `status_reason` says of it while it goes on, and the sentence that this hides.
     notice: Reason | None = None
     hidden_detail: str | None = None
+    # TensorBoard's files, as far as they are read.
+    event_files: EventFiles | None = None
     # Why its trainer was stopped, while the database could not record it.
     unrecorded: tuple[Reason, str] | None = None
 
@@ -173,6 +176,7 @@ class SupervisorState:
     engines: dict[str, EngineState] = field(default_factory=dict)
     # When the external runs that train were last read (monotonic).
     externals_seen_at: float = float("-inf")
+    event_files_read_at: float = float("-inf")
     # When each error that lasts was last logged (monotonic).
     logged_at: dict[object, float] = field(default_factory=dict)
 
@@ -205,6 +209,7 @@ class SupervisorState:
         self.pending_deletion = False
         self.cleaned_up_at = float("-inf")
         self.externals_seen_at = float("-inf")
+        self.event_files_read_at = float("-inf")
 
     async def has_data_dir(self) -> bool:
         """Return True if the data directory is still there: what is not in it may be elsewhere."""
