@@ -455,6 +455,20 @@ class LoggedModel(SQLModel, table=True):
     updated_at: str
 
 
+class HealthFinding(SQLModel, table=True):
+    """What a health rule has found of one metric of one attempt, once."""
+
+    __tablename__ = "health_finding"
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id")
+    attempt: int = Field(primary_key=True, sa_type=Integer)
+    rule: str = Field(primary_key=True)
+    key: str = Field(primary_key=True)
+    step: int = Field(sa_type=BigInteger)
+    # event; or what is being done about it: stop, retry
+    action: str
+
+
 class RunLink(SQLModel, table=True):
     """A data set that a run has read, or a model that it has read or made."""
 

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     UNFINISHED = "unfinished"
     HEARTBEAT_LOST = "heartbeat_lost"
     STALLED = "stalled"
+    UNHEALTHY = "unhealthy"
     TIME_LIMIT = "time_limit"
     PREEMPTED = "preempted"
     NODE_FAILED = "node_failed"

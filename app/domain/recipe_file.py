@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.domain.health import MAX_WINDOW, MIN_WINDOW, HealthAction, HealthRule, Rule
 from app.domain.recipes import (
     BUILT_IN,
     LOCAL,
@@ -163,6 +164,8 @@ def _recipe(name: str, table: Any) -> Recipe:
             recipe = replace(recipe, **{key: _PARSERS[key](value)})
         except ValueError as error:
             raise ValueError(f"{key}: {error}") from error
+    if recipe.max_attempts == 1 and any(r.action is HealthAction.RETRY for r in recipe.health):
+        raise ValueError("health: 'retry' needs max_attempts of 2 or more")
     if recipe.on_stall is StallAction.RETRY and recipe.max_attempts == 1:
         raise ValueError("on_stall: 'retry' needs max_attempts of 2 or more")
     return recipe
@@ -264,6 +267,39 @@ def _stall_action(value: Any) -> StallAction:
         raise ValueError(f"must be one of {', '.join(StallAction)}") from None
 
 
+def _health(value: Any) -> tuple[Rule, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise ValueError("must be a list of tables")
+    return tuple(map(_health_rule, value))
+
+
+def _health_rule(table: dict[str, Any]) -> Rule:
+    """Check one rule. Raises ValueError."""
+    known = {"rule", "metric", "value", "window", "action"}
+    if unknown := table.keys() - known:
+        raise ValueError(f"{min(unknown)}: unknown; known are {', '.join(sorted(known))}")
+    try:
+        rule, action = HealthRule(table.get("rule", "")), HealthAction(table.get("action", "event"))
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; rule is one of {', '.join(HealthRule)}, action of {', '.join(HealthAction)}"
+        ) from None
+    metric = _string(table["metric"]) if "metric" in table else None
+    if metric is None and rule is not HealthRule.NAN:
+        raise ValueError(f"a rule {rule.value!r} needs its metric")
+    value = table.get("value", 8.0 if rule is HealthRule.SPIKE else None)
+    if rule is HealthRule.NAN:
+        value = 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"a rule {rule.value!r} needs its value, a number")
+    if rule is HealthRule.SPIKE and value <= 0:
+        raise ValueError("the value of a spike must be more than 0")
+    window = _whole(MIN_WINDOW)(table.get("window", 50))
+    if window > MAX_WINDOW:
+        raise ValueError(f"window: must be {MAX_WINDOW:,} at most")
+    return Rule(rule, metric, float(value), window, action)
+
+
 def _folders(value: Any) -> str:
     pattern = _string(value)
     parts = pattern.split("/")
@@ -299,6 +335,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "working_dir": lambda value: Path(_string(value)),
     "requires_report": _boolean,
     "launcher": _string,
+    "health": _health,
     "tensorboard": _folders,
 }
 

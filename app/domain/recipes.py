@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from llm_train.arguments import BadArgument, to_argument
 
 from app.agent import placeholders
+from app.domain.health import Rule
 from app.domain.resources import Resources
 
 LONGEST_PAUSE = 3600.0
@@ -108,6 +109,8 @@ class Recipe:
     """Where the command starts; None: where the server did."""
     launcher: str = LOCAL
     """Where it runs: a table `[launchers.NAME]`, or this machine."""
+    health: tuple[Rule, ...] = ()
+    """What its metrics may not be; that one is NaN is an event in any case."""
     tensorboard: str = ""
     """Which folders of the run's directory hold event files of TensorBoard to follow; "": none."""
     requires_report: bool = True

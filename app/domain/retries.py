@@ -17,12 +17,18 @@ class Retry(NamedTuple):
 
 
 def find_retry(
-    recipe: Recipe | None, outcome: Outcome, attempt: int, preemptions: int = 0
+    recipe: Recipe | None,
+    outcome: Outcome,
+    attempt: int,
+    preemptions: int = 0,
+    *,
+    is_wanted: bool = False,
 ) -> Retry | None:
     """Return the retry that a recipe wants after this end of its attempt, or None.
 
     A recipe that is no longer configured (None) retries nothing. A preemption is nobody's
-    failure: it counts for none of the recipe's attempts.
+    failure: it counts for none of the recipe's attempts. `is_wanted`: it was ended in order to be
+    tried again.
     """
     if recipe is None or outcome.status is not RunStatus.FAILED:
         return None
@@ -30,7 +36,8 @@ def find_retry(
     if number >= recipe.max_attempts and not was_preempted:
         return None
     stalled = outcome.reason is Reason.STALLED and recipe.on_stall is StallAction.RETRY
-    if not stalled and outcome.reason not in recipe.retry_on:
+    wanted = stalled or (is_wanted and outcome.reason is Reason.UNHEALTHY)
+    if not wanted and outcome.reason not in recipe.retry_on:
         return None
     pause = recipe.retry_seconds if was_preempted else recipe.pause_after(number)
     of = "was preempted" if was_preempted else f"of {recipe.max_attempts}"

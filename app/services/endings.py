@@ -16,7 +16,7 @@ from app.domain.ids import timestamp_after
 from app.domain.lifecycle import LAUNCHED, Reason, RunStatus
 from app.domain.recipes import Recipe
 from app.domain.retries import find_retry
-from app.services import checkpoints, events, promises, runs
+from app.services import checkpoints, events, health, promises, runs
 from app.services.live_runs import AnyRun
 
 
@@ -118,7 +118,8 @@ def finish_attempt(
         return False
     facts = _add_recorded(facts, run)
     outcome = evidence.derive_outcome(facts)
-    retry = find_retry(recipe, outcome, attempt, run.preemptions)
+    is_wanted = outcome.reason is Reason.UNHEALTHY and health.wants_retry(tx, run)
+    retry = find_retry(recipe, outcome, attempt, run.preemptions, is_wanted=is_wanted)
     if retry is not None:
         outcome = evidence.Outcome(RunStatus.QUEUED, Reason.RETRYING, retry.detail)
     next_attempt_at = timestamp_after(tx.now, retry.pause) if retry and retry.pause else None

@@ -14,7 +14,7 @@ from app.domain import paths
 from app.domain.lifecycle import CheckpointState, Reason, RunStatus
 from app.domain.recipes import LOCAL
 from app.domain.tokens import claim_code
-from app.services import attempts, checkpoints, data_dirs, events, runs
+from app.services import attempts, checkpoints, data_dirs, events, health, runs
 from app.storage.base import CheckpointStorage
 
 
@@ -31,7 +31,9 @@ def list_sources(tx: Tx, run: Run) -> list[Source]:
     A retry starts from its own newest; a resumed run from the one it was asked to; when
     those turn out damaged, from the newest before them, up the lineage.
     """
-    found = [Source(each, each) for each in checkpoints.list_ready(tx, run.id) if run.attempt > 0]
+    own = checkpoints.list_ready(tx, run.id) if run.attempt > 0 else []
+    findings = health.list_of_run(tx, run.id) if own else []
+    found = [Source(each, each) for each in own if not health.is_tainted(findings, each)]
     seen = {each.stored.id for each in found}
     for each in checkpoints.lineage(tx, run):
         stored = checkpoints.get_stored(tx, each)

@@ -28,6 +28,7 @@ from app.errors import InvalidInput, RunFinished, RunLimit
 from app.services import (
     checkpoints,
     events,
+    health,
     launches,
     limits,
     metrics,
@@ -101,6 +102,7 @@ def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
     if report.effective_hyperparams is not None:
         run = _effective(tx, run, report.effective_hyperparams)
     metrics.write(tx, run, columns)
+    run = health.check_finite(tx, run, columns)
     if report.checkpoints:
         run = announce(tx, run, report.checkpoints)
     if report.finished or report.failed is not None:

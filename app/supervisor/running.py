@@ -5,6 +5,7 @@ from app.domain.recipes import Recipe, StallAction
 from app.services import launches
 from app.services.live_runs import LiveRun
 from app.supervisor import notices
+from app.supervisor.health import check_health
 from app.supervisor.state import SupervisorState
 from app.supervisor.terminate import kill, request_termination, stop
 
@@ -20,6 +21,7 @@ async def check_running(state: SupervisorState, run: LiveRun) -> None:
     await _check_time_limit(state, run)
     await _check_heartbeat(state, run, recipe)
     await _check_progress(state, run, recipe)
+    await check_health(state, run, recipe)
     if run.status == RunStatus.STARTING and not recipe.heartbeat_seconds:
         await state.db.write(launches.mark_running, run.id, run.attempt)
 

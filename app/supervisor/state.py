@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from app.db.database import Database
 from app.db.sql import load
+from app.domain.health import HealthWatch
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.paths import CheckpointPath
 from app.domain.recipe_file import read_configuration
@@ -105,6 +106,8 @@ class AttemptState:
     # What the run's `status_reason` says of it while it goes on, and the sentence that this hides.
     notice: Reason | None = None
     hidden_detail: str | None = None
+    # How far its metrics are looked at by the rules of its recipe.
+    health: HealthWatch | None = None
     # TensorBoard's files, as far as they are read.
     event_files: EventFiles | None = None
     # Why its trainer was stopped, while the database could not record it.
