@@ -24,7 +24,7 @@ from tests.support.database import postgresql_only
 
 TABLES = {
     "alias", "attempt", "checkpoint", "data_dir", "event", "experiment", "experiment_tag",
-    "idempotency_key",
+    "health_finding", "idempotency_key",
     "label", "logged_model", "run_link",
     "metric_latest", "metric_chunk", "metric_series", "run", "service_secret",
     "run_search", "experiment_search", "run_tag", "webhook", "webhook_delivery",
