@@ -87,7 +87,8 @@ def test_rules_of_a_recipe_are_read_with_their_defaults() -> None:
         '[{ rule = "above", metric = "a" }]', '[{ rule = "above", metric = "a", value = nan }]',
         '[{ rule = "spike", metric = "a", value = 0 }]', '[{ rule = "nan", action = "pray" }]',
         '[{ rule = "spike", metric = "a", window = 3 }]', '[{ rule = "nan", colour = "red" }]',
-        '[{ rule = "spike", metric = "a", window = 100000 }]', '[{ rule = "nan", action = "retry" }]',
+        '[{ rule = "spike", metric = "a", window = 100000 }]',
+        '[{ rule = "nan", action = "retry" }]',
     ],
 )  # fmt: skip
 def test_a_rule_that_makes_no_sense_is_refused(health: str) -> None:
