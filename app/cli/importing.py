@@ -1,6 +1,7 @@
 """`llm-train import mlflow SOURCE`: runs of another store, into a running service."""
 
 import math
+import sqlite3
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -51,8 +52,10 @@ def mlflow(source: str, url: str, token: str | None, only: str | None, no_artifa
                 told[_try(opened, target, run, not no_artifacts)] += 1
     except ModuleNotFoundError as error:
         raise Refused(f"{error.name} is missing: pip install 'llm-train-api[mlflow]'") from error
-    except mlflow_sources.BadSource as error:
+    except (mlflow_sources.BadSource, OSError, sqlite3.Error) as error:
         raise Refused(error) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refused(f"{source} is not as MLflow leaves it: {error!r}") from error
     except Unavailable as error:
         raise Refused(error, Exit.NO_SERVICE) from error
     click.echo(
@@ -85,14 +88,15 @@ class Target:
 
 
 def _try(source: "Source", target: Target, run: "SourceRun", artifacts: bool) -> str:
-    """Take over one run; what the service refuses holds up no other."""
+    """Take over one run; one that is refused, or cannot be read, holds up no other."""
+    from app.cli.mlflow_sources import BadSource
     from app.errors import ServiceError, Unavailable
 
     try:
         return _import(source, target, run, artifacts)
     except Unavailable:
         raise
-    except ServiceError as error:
+    except (ServiceError, BadSource) as error:
         click.echo(f"llm-train: {run.run_id}: {error}", err=True)
         return "refused"
 

@@ -116,10 +116,7 @@ class FileStore:
             key = path.relative_to(top).as_posix()
             with path.open(encoding="utf-8") as lines:
                 for line in lines:
-                    parts = line.split()
-                    if len(parts) >= 2:
-                        step = int(parts[2]) if len(parts) > 2 else 0
-                        yield Point(key, float(parts[1]), int(parts[0]), step)
+                    yield _point(path, key, line.split())
 
     def artifacts(self, run: SourceRun) -> Iterator[tuple[str, BinaryIO]]:
         return _local_artifacts(run.artifact_uri)
@@ -267,6 +264,14 @@ class Server:
                     yield path, file
 
 
+def _point(path: Path, key: str, parts: list[str]) -> Point:
+    """Return the point of one line: time, value, and in all but the oldest stores the step."""
+    try:
+        return Point(key, float(parts[1]), int(parts[0]), int(parts[2]) if len(parts) > 2 else 0)
+    except (IndexError, ValueError):
+        raise BadSource(f"{path}: {' '.join(parts)[:80]!r} is no value of a metric") from None
+
+
 def _local_artifacts(text: str) -> Iterator[tuple[str, BinaryIO]]:
     if "://" in text:
         raise BadSource(f"its artifacts are at {text}, which only MLflow can read")
@@ -303,5 +308,7 @@ def _meta(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadSource(f"{folder / 'meta.yaml'} cannot be read: {error}") from None
+        raise BadSource(
+            f"{folder / 'meta.yaml'} cannot be read: {' '.join(str(error).split())}"
+        ) from None
     return about if isinstance(about, dict) else {}

@@ -89,7 +89,9 @@ def test_a_nan_of_an_external_run_is_an_event_and_one_of_the_machine_is_none(
     tmp_path: Path,
 ) -> None:
     with home(tmp_path) as place, place.serve() as service:
-        run = service.submit(None)
+        path = f"/experiments/{service.experiment}/runs"
+        made = service.post(path, {"model": "m"}, 201)
+        run, token = made["run_id"], f"Bearer {made['run_token']}"
         body = {
             "metrics": {
                 "loss": {"steps": [1, 2, 3], "values": [1.0, "NaN", "NaN"]},
@@ -98,6 +100,6 @@ def test_a_nan_of_an_external_run_is_an_event_and_one_of_the_machine_is_none(
             }
         }
         for _ in range(2):
-            service.post(f"/runs/{run}/reports", body, 200)
+            service.post(f"/runs/{run}/reports", body, 200, Authorization=token)
         (finding,) = findings(service, run)
         assert (finding["key"], finding["step"]) == ("loss", 2)

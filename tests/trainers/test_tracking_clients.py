@@ -1,0 +1,147 @@
+"""Unmodified clients: MLflow, Hugging Face's and Lightning's integrations, TensorBoard's writer."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.server import Server, running_server
+from tests.support.service import Service
+
+SCRIPTS = Path(__file__).parent / "scripts"
+SECONDS = 90.0
+TOKEN = "a-token-for-all-of-the-api"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("tracking")
+    commands = {
+        "fluent": [str(SCRIPTS / "mlflow_fluent.py")],
+        "hf": [str(SCRIPTS / "hf_mlflow.py"), str(inputs / "model"), "{run_dir}/out"],
+        "lightning": [str(SCRIPTS / "lightning_mlflow.py"), "{run_dir}/out"],
+        "tensorboard": [str(SCRIPTS / "summary_writer.py"), "{run_dir}"],
+    }
+    tables = [
+        f"[recipes.{name}]\ncommand = {json.dumps(['{python}', *command])}\n"
+        f'requires_report = false\ntensorboard = "runs/**"\nenv = {{ OMP_NUM_THREADS = "1" }}\n'
+        for name, command in commands.items()
+    ]
+    (folder / "recipes.toml").write_text("\n".join(tables))
+    recipes = str(folder / "recipes.toml")
+    with running_server(folder, RECIPES=recipes, API_TOKEN=TOKEN) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service(server: Server) -> Iterator[Service]:
+    service = Service(server.url, server.pid, server.data_dir.parent, server.log)
+    with service.http:
+        service.http.headers["Authorization"] = f"Bearer {TOKEN}"
+        service.open()
+        yield service
+
+
+def done(service: Service, recipe: str, **hyperparams: Any) -> tuple[str, Any]:
+    run = service.submit(recipe, **hyperparams)
+    ended = service.ended(run, SECONDS)
+    log = (service.data_dir / "runs" / run / "train.log").read_text()
+    assert ended["status"] == "succeeded", f"{ended}\n{log}"
+    return run, ended
+
+
+def used(service: Service, run: str) -> Any:
+    query = "query($id: ID!) { run(id: $id) { effectiveHyperparams labels models { state } } }"
+    body = {"query": query, "variables": {"id": run}}
+    return service.http.post(f"{service.url}/graphql", json=body).json()["data"]["run"]
+
+
+def test_a_script_of_mlflow_reports_into_its_recipes_own_run(service: Service) -> None:
+    run, ended = done(service, "fluent", learning_rate=1e-4)
+    assert (ended["step"], ended["metrics"]["loss"]["value"]) == (21, 0.05)
+    answer = used(service, run)
+    assert answer["effectiveHyperparams"] == {
+        "learning_rate": 1e-4, "flag": True, "layers": [1, 2],
+    }  # fmt: skip
+    assert (answer["labels"]["team"], answer["models"]) == ("nlp", [{"state": "ready"}])
+    files = service.data_dir / "artifacts" / service.experiment / run
+    assert (files / "notes" / "a b.txt").read_text() == "hello"
+
+
+def test_the_same_script_by_hand_makes_an_external_run(service: Service) -> None:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")
+    }
+    environment |= {
+        "MLFLOW_TRACKING_URI": f"{service.url}/mlflow", "MLFLOW_TRACKING_TOKEN": TOKEN,
+    }  # fmt: skip
+    script = str(SCRIPTS / "mlflow_fluent.py")
+    result = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "all as it was logged" in result.stdout
+
+
+def test_a_hugging_face_trainer_that_reports_to_mlflow_needs_no_line(service: Service) -> None:
+    run, ended = done(service, "hf")
+    assert ended["step"] == 12
+    assert 0 < ended["metrics"]["loss"]["value"] < 10
+    answer = used(service, run)
+    assert answer["effectiveHyperparams"]["learning_rate"] == 0.001
+    assert answer["effectiveHyperparams"]["max_steps"] == 12
+
+
+def test_lightnings_logger_reports_into_its_recipes_own_run(service: Service) -> None:
+    run, ended = done(service, "lightning")
+    assert ended["step"] == 11, "it counts the steps of its metrics from 0"
+    assert used(service, run)["effectiveHyperparams"] == {"lr": 0.1}
+
+
+def test_pytorchs_event_files_become_metrics(service: Service) -> None:
+    run, ended = done(service, "tensorboard")
+    assert ended["step"] == 30
+    path = f"/experiments/{service.experiment}/runs/{run}/metrics"
+    curves = {each["key"]: each for each in service.get(path)["series"]}
+    assert set(curves) == {"loss/train", "loss/new", "final"}
+    assert curves["loss/train"]["steps"] == list(range(1, 31))
+    assert curves["loss/new"]["values"][3] == 0.25
+    assert curves["loss/train"]["values"][6] in (None, "NaN")
+
+
+STORE = """
+import os, sys, math, mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+mlflow.set_experiment("of a real store")
+with mlflow.start_run(run_name="one: yes", tags={"a": "b"}):
+    mlflow.log_params({"lr": 0.1, "text": "line one\\nline two"})
+    for step in range(1, 30):
+        mlflow.log_metric("val/loss", math.nan if step == 5 else 1 / step, step=step)
+    mlflow.log_metric("inf", math.inf, step=1)
+    mlflow.log_text("hello", "notes/a.txt")
+"""
+
+
+@pytest.mark.parametrize("kind", ["directory", "database"])
+def test_what_mlflow_itself_has_stored_is_imported(
+    service: Service, tmp_path: Path, kind: str
+) -> None:
+    place = tmp_path / ("mlruns" if kind == "directory" else "mlflow.db")
+    uri = f"file:{place}" if kind == "directory" else f"sqlite:///{place}"
+    environment = os.environ | {"MLFLOW_ALLOW_FILE_STORE": "true"}
+    subprocess.run(
+        [sys.executable, "-c", STORE, uri], cwd=tmp_path, env=environment, check=True, timeout=120
+    )
+    command = [
+        sys.executable, "-m", "app.cli.main", "import", "mlflow", str(place),
+        "--url", service.url, "--token", TOKEN,
+    ]  # fmt: skip
+    for expected in ("1 runs imported, 0 known", "0 runs imported, 1 known"):
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert result.returncode == 0, result.stderr
+        assert expected in result.stdout
