@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from app.db.sql import Tx
 from app.domain.artifacts import ArtifactPath, artifact_path
-from app.errors import Forbidden, InvalidInput, NotFound
+from app.errors import Conflict, Forbidden, InvalidInput, NotFound
 from app.mlflow.access import Access, get_access
 from app.mlflow.routing import ARTIFACTS, json, router
 from app.services import models, runs
@@ -26,7 +26,10 @@ routes = router()
 async def list_artifacts(request: Request) -> Response:
     folder = await _resolve(request, request.query_params.get("path", ""))
     owner, path = _place(folder)
-    found = await asyncio.to_thread(_storage(request).list_folder, owner, path)
+    try:
+        found = await asyncio.to_thread(_storage(request).list_folder, owner, path)
+    except Conflict:  # a file: clients ask in order to know
+        found = []
     return json(
         {
             "files": [

@@ -258,6 +258,8 @@ def test_artifacts_are_streamed_listed_and_replaced(api: Api) -> None:
     ]
     inner = api.send("GET", F, params={"path": f"{uri}/notes"}).json()["files"]
     assert inner == [{"path": "a b.txt", "is_dir": False, "file_size": 2}]
+    of_a_file = api.send("GET", F, params={"path": f"{uri}/notes/a b.txt"})
+    assert of_a_file.json() == {"files": []}, "so a client knows that it is one"
     page = api.send("GET", f"{F}/{uri}/notes/a b.txt")
     assert page.headers["content-disposition"] == "attachment"
     assert api.send("GET", f"{F}/{uri}/none").json()["error_code"] == "RESOURCE_DOES_NOT_EXIST"
