@@ -26,8 +26,10 @@ async def create_run(request: Request) -> Response:
 
     def create(tx: Tx) -> views.View:
         if access.run_id is not None:
-            run = runs.get(tx, access.run_id)
-            labels.set_labels(tx, run.id, labelled | ({NAME_LABEL: name} if name else {}))
+            run = runs.lock(tx, access.run_id)
+            labels.set_labels(tx, run.id, labelled)
+            if name and run.name is None:
+                run = tracking.rename(tx, run.id, name)
         else:
             experiment = resolve(tx, access, body.experiment_id)
             run = tracking.create_run(tx, experiment.id, name, labelled, heartbeat)
@@ -58,7 +60,7 @@ async def update_run(request: Request) -> Response:
         if body.status is not None:
             run = tracking.end(tx, writer, body.status)
         if body.run_name:
-            labels.set_labels(tx, run.id, {NAME_LABEL: body.run_name})
+            run = tracking.rename(tx, run.id, body.run_name)
         return views.run_info(run, labels.get_labels(tx, run.id))
 
     return json({"run_info": await request.app.state.db.write(update)})

@@ -51,7 +51,7 @@ def run_info(row: Run, labelled: Mapping[str, str]) -> View:
         "run_id": row.id,
         "run_uuid": row.id,
         "experiment_id": row.experiment_id,
-        "run_name": labelled.get(NAME_LABEL) or row.model,
+        "run_name": labelled.get(NAME_LABEL) or row.name or row.model,
         "user_id": labelled.get("mlflow.user", ""),
         "status": _status(row),
         "start_time": milliseconds(row.started_at or row.created_at),

@@ -19,10 +19,10 @@ from app.db.sql import Statement, Tx, columns, load, select_all
 from app.db.tables import Experiment, Run
 from app.domain.lifecycle import TERMINAL, RunStatus
 from app.domain.reports import MetricColumns, ReportRequest
-from app.domain.requests import MAX_NAME, ExperimentRequest, RunRequest
+from app.domain.requests import MAX_NAME, ExperimentRequest, RunRequest, UpdateRunRequest
 from app.domain.tracking import NAME_LABEL, moves_progress, typed
 from app.errors import InvalidInput, NameTaken
-from app.services import experiments, labels, reports, runs
+from app.services import edits, experiments, labels, reports, runs
 
 BY_NAME = "experiment"
 """Scope of the names of experiments."""
@@ -87,11 +87,17 @@ def create_run(
     Raises NotFound.
     """
     model = name or experiments.get(tx, experiment_id).name
-    request = RunRequest(model=model[:MAX_NAME])
+    request = RunRequest(model=model[:MAX_NAME], name=name[:MAX_NAME] or None)
     run = runs.submit(tx, experiment_id, request, {}, heartbeat_seconds)
     labels.set_labels(tx, run.id, {**labelled, NAME_LABEL: name or f"run-{run.id[-6:]}"})
     reports.ingest(tx, run.id, ReportRequest())
     return runs.get(tx, run.id)
+
+
+def rename(tx: Tx, run_id: str, name: str) -> Run:
+    """Give a run the name that a client has for it. Raises NotFound."""
+    labels.set_labels(tx, run_id, {NAME_LABEL: name})
+    return edits.update_run(tx, run_id, UpdateRunRequest(name=name[:MAX_NAME]))
 
 
 def log(tx: Tx, writer: Writer, points: Iterable[Point], params: Mapping[str, str]) -> None:

@@ -193,6 +193,7 @@ def test_what_a_client_says_ends_an_external_run(api: Api) -> None:
         assert (view(api, run)["info"]["status"], view(api, run)["info"]["run_name"]) == (
             word, "renamed",
         )  # fmt: skip
+        assert status(api, run)["name"] == "renamed"
         late = post(api, "runs/log-metric", {"run_id": run, "key": "a", "value": 1.0}, 409)
         assert late["error_code"] == "INVALID_STATE"
     assert told == {
