@@ -54,6 +54,7 @@ try:
         routes,
         service,
         trainer_files,
+        usage,
         webhooks,
     )
     from app.server import connections
@@ -180,7 +181,7 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     app.include_router(routes.hot)  # what is asked most
     for part in (
         routes, reports, attempts, trainer_files, lists, entities, catalog, metrics, logs, service,
-        checkpoints, webhooks, prometheus, docs, dashboard, browser_session,
+        checkpoints, usage, webhooks, prometheus, docs, dashboard, browser_session,
     ):  # fmt: skip
         app.include_router(part.router)
     app.include_router(lists.everywhere)

@@ -358,6 +358,28 @@ class Event(SQLModel, table=True):
     data: str = Field(sa_type=Text)
 
 
+class AttemptUsage(SQLModel, table=True):
+    """What one attempt took, recorded when it ended (`services.usage` says what is counted)."""
+
+    __tablename__ = "attempt_usage"
+    __table_args__ = (
+        Index("ix_attempt_usage_experiment", "experiment_id", "ended_at"),
+        Index("ix_attempt_usage_ended", "ended_at"),
+    )
+
+    run_id: str = Field(primary_key=True, foreign_key="run.id")
+    attempt: int = Field(primary_key=True, sa_type=Integer)
+    experiment_id: str = Field(foreign_key="experiment.id")
+    ended_at: str
+    # The status to which the run went: queued, if it was tried again.
+    outcome: str
+    gpus: int
+    used_seconds: float = Field(sa_type=Float(53))
+    wasted_seconds: float = Field(sa_type=Float(53))
+    waited_seconds: float = Field(sa_type=Float(53))
+    saved_seconds: float = Field(sa_type=Float(53))
+
+
 class Webhook(SQLModel, table=True):
     """A URL that is told of events."""
 

@@ -116,6 +116,23 @@ _DELIVERY = {
 }
 
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "UsageAnswer": {
+        "usage": [
+            {
+                "group": "2026-01",
+                "attempts": 12,
+                "used_seconds": 90_000.0,
+                "wasted_seconds": 1_800.0,
+                "waited_seconds": 600.0,
+                "saved_seconds": 21_600.0,
+                "gpu_hours_used": 100.0,
+                "gpu_hours_wasted": 2.0,
+                "gpu_hours_saved": 24.0,
+                "goodput": 0.98,
+            }
+        ],
+        "next": None,
+    },
     "WebhookAnswer": _WEBHOOK,
     "NewWebhookAnswer": _WEBHOOK
     | {"signing_secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="},

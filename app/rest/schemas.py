@@ -606,3 +606,29 @@ class DeliveriesAnswer(TypedDict):
 
     deliveries: list[DeliveryAnswer]
     next: Annotated[str | None, Field(description="`after` of the next page.")]
+
+
+class Usage(TypedDict):
+    """What ended attempts took, summed over a run, an experiment or a month."""
+
+    group: Annotated[str, Field(description="Id of the run or experiment, or month (2026-01).")]
+    attempts: int
+    used_seconds: float
+    wasted_seconds: Annotated[
+        float, Field(description="Work after the last good checkpoint of attempts that failed.")
+    ]
+    waited_seconds: Annotated[float, Field(description="In the queue, before each attempt.")]
+    saved_seconds: Annotated[
+        float, Field(description="What steps before a checkpoint would have taken once more.")
+    ]
+    gpu_hours_used: float
+    gpu_hours_wasted: float
+    gpu_hours_saved: float
+    goodput: Annotated[float | None, Field(description="Share of the time that was not wasted.")]
+
+
+class UsageAnswer(TypedDict):
+    """One page of sums."""
+
+    usage: list[Usage]
+    next: Annotated[str | None, Field(description="`after` of the next page.")]

@@ -36,7 +36,7 @@ from app.errors import (
     RunFinished,
     UnknownRecipe,
 )
-from app.services import checkpoints, events, promises
+from app.services import checkpoints, events, promises, usage
 
 _run = columns(Run)
 
@@ -243,6 +243,8 @@ def move(
         reason=moved.status_reason, detail=detail, attempt=moved.attempt, step=moved.step,
         **(data or {}),
     )  # fmt: skip
+    if RunStatus(run.status) in LAUNCHED and to not in LAUNCHED:
+        usage.record(tx, run, to)
     tx.notify(SUPERVISOR)
     return moved
 

@@ -170,6 +170,14 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     assert judge.api.send("DELETE", f"/v1/webhooks/{hook}").status_code == 204
     call("GET", f"/v1/webhooks/{hook}")
 
+    for asked in (
+        "",
+        "?by=run",
+        f"?experiment_id={experiment}&since=2026-01-01T00:00:00Z",
+        "?by=x",
+    ):
+        call("GET", f"/v1/usage{asked}")
+
     # tests/api/test_logs.py, test_prometheus.py; an answer without a body
     no_json = {"logs", "service_metrics", "delete_webhook"}
     everything = {

@@ -19,6 +19,7 @@ from app.rest import (
     reports,
     routes,
     service,
+    usage,
     webhooks,
 )
 from app.rest.parameters import DirectRoute, ExperimentId, RunId
@@ -27,6 +28,7 @@ from tests.api.paths import PARAMETERS
 ROUTERS = [
     routes.hot, routes.router, reports.router, lists.router, metrics.router, logs.router,
     service.router, checkpoints.router, attempts.router, prometheus.router, webhooks.router,
+    usage.router,
 ]  # fmt: skip
 
 

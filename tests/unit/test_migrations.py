@@ -28,6 +28,7 @@ TABLES = {
     "label", "logged_model", "run_link",
     "metric_latest", "metric_chunk", "metric_series", "run", "service_secret",
     "run_search", "experiment_search", "run_tag", "webhook", "webhook_delivery",
+    "attempt_usage",
     "verification", "verification_finding",
 }  # fmt: skip
 

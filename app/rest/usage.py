@@ -1,0 +1,71 @@
+"""`/v1/usage`: what runs took of the machines, and what of it was wasted or saved."""
+
+import csv
+import io
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.domain.ids import PATTERN, parse_timestamp
+from app.rest import responses, schemas
+from app.rest.parameters import DocumentedRoute
+from app.rest.problems import documented
+from app.services import usage
+from app.services.usage import MAX_GROUPS, Account, By, Period
+
+router = APIRouter(prefix="/v1", tags=["service"], route_class=DocumentedRoute)
+
+Time = Annotated[str, BeforeValidator(parse_timestamp)]
+
+
+class UsageQuery(BaseModel):
+    """What is summed, and how."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    by: By = Field(default=By.MONTH, description="A sum for each of these.")
+    experiment_id: Annotated[str | None, Field(pattern=PATTERN.format("exp"))] = None
+    since: Time | None = Field(default=None, description="Attempts that ended at or after it.")
+    until: Time | None = Field(default=None, description="Attempts that ended before it.")
+    after: str = Field(default="", max_length=100, description="`next` of the page before.")
+    limit: Annotated[int, Field(ge=1, le=MAX_GROUPS)] = MAX_GROUPS
+    csv: bool = Field(default=False, description="Answer with a table in CSV, without `next`.")
+
+
+@router.get("/usage", response_model=schemas.UsageAnswer, responses=documented(422))
+async def get_usage(request: Request, query: Annotated[UsageQuery, Query()]) -> Response:
+    """Return the time that ended attempts used, wasted, waited and saved, by run, experiment or
+    month; times GPUs as well.
+    """
+    period = Period(query.since or "", query.until or "9", query.experiment_id)
+    db = request.app.state.db
+    rows = await db.scan(usage.account, query.by, period, query.after, query.limit + 1)
+    page = rows[: query.limit]
+    if query.csv:
+        return Response(_table(page), media_type="text/csv; charset=utf-8")
+    more = page[-1].group if len(rows) > query.limit else None
+    return responses.json({"usage": list(map(_view, page)), "next": more})
+
+
+def _view(account: Account) -> schemas.Usage:
+    return {
+        "group": account.group,
+        "attempts": account.attempts,
+        "used_seconds": account.used_seconds,
+        "wasted_seconds": account.wasted_seconds,
+        "waited_seconds": account.waited_seconds,
+        "saved_seconds": account.saved_seconds,
+        "gpu_hours_used": account.gpu_used_seconds / 3600,
+        "gpu_hours_wasted": account.gpu_wasted_seconds / 3600,
+        "gpu_hours_saved": account.gpu_saved_seconds / 3600,
+        "goodput": account.goodput,
+    }
+
+
+def _table(page: list[Account]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(schemas.Usage.__annotations__))
+    writer.writeheader()
+    writer.writerows(map(_view, page))
+    return text.getvalue()

@@ -1,0 +1,159 @@
+"""The account of work: what each attempt took of the machines, and what of it was kept.
+
+    an attempt ends → `record` (in the transaction of its end) → `account` sums rows on request
+
+For an attempt:
+
+* used: from its start to its end, once for each GPU that the run asked for;
+* wasted: what it did after its last good checkpoint, all of it if there is none; nothing if the
+  run succeeded;
+* waited: from the moment when the run could have started (its submission, or the end of the
+  attempt before) to its start;
+* saved: what the steps before its first one would have taken at its own pace, because it was
+  resumed from a checkpoint instead of begun anew.
+
+Times are differences of this service's clock. The attempt of a run that is under way is counted
+when it ends.
+"""
+
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from sqlalchemy import String, bindparam, func, insert, or_, select
+from sqlalchemy import cast as sql_cast
+
+from app.db.sql import Statement, Tx, columns, load
+from app.db.tables import AttemptUsage, Checkpoint, Run
+from app.domain.ids import seconds_between
+from app.domain.lifecycle import CheckpointState, RunStatus
+from app.domain.resources import Resources
+
+MAX_GROUPS = 1_000
+
+_usage = columns(AttemptUsage)
+_checkpoint = columns(Checkpoint)
+
+_INSERT = Statement[Any](insert(AttemptUsage))
+_LAST_END = Statement[tuple[str | None]](
+    select(func.max(_usage.ended_at)).where(_usage.run_id == bindparam("run"))
+)
+_LAST_SAVED = Statement[tuple[str | None]](
+    select(func.max(_checkpoint.saved_at)).where(
+        _checkpoint.run_id == bindparam("run"),
+        _checkpoint.attempt == bindparam("attempt"),
+        or_(
+            _checkpoint.state == CheckpointState.READY.value,
+            _checkpoint.state == CheckpointState.DELETED.value,
+        ),
+    )
+)
+
+
+class By(StrEnum):
+    """What the account is grouped by."""
+
+    RUN = "run"
+    EXPERIMENT = "experiment"
+    MONTH = "month"
+
+
+class Account(NamedTuple):
+    """The sums of one run, experiment or month, in seconds; `gpu_…` times the GPUs of each run."""
+
+    group: str
+    attempts: int
+    used_seconds: float
+    wasted_seconds: float
+    waited_seconds: float
+    saved_seconds: float
+    gpu_used_seconds: float
+    gpu_wasted_seconds: float
+    gpu_saved_seconds: float
+
+    @property
+    def goodput(self) -> float | None:
+        """Return the share of the GPU time, or of the time without GPUs, that was not wasted."""
+        used, wasted = self.gpu_used_seconds, self.gpu_wasted_seconds
+        if not used:
+            used, wasted = self.used_seconds, self.wasted_seconds
+        return 1 - wasted / used if used else None
+
+
+def record(tx: Tx, run: Run, outcome: RunStatus) -> None:
+    """Record the attempt of a run that ends now. `run`: as it was under way."""
+    began_at = run.claimed_at or run.launched_at or run.started_at
+    if began_at is None:
+        return  # its launch failed
+    last = tx.first(_LAST_END, run=run.id)
+    saved = tx.first(_LAST_SAVED, run=run.id, attempt=run.attempt)
+    used = _between(began_at, tx.now)
+    kept_until = (saved and saved[0]) or began_at
+    wasted = 0.0 if outcome is RunStatus.SUCCEEDED else min(used, _between(kept_until, tx.now))
+    # Measured, else what is known of a run that ended before it could be.
+    seconds, steps = run.pace_seconds, run.pace_steps
+    if not steps:
+        seconds, steps = used, max(0, run.step - run.start_step)
+    resources = Resources.from_dict(load(run.resources))
+    # What it holds on this machine, which its recipe may say; else what it asked an engine for.
+    gpus = len(load(run.gpus)) or resources.gpus * (resources.nodes or 1)
+    tx.run(
+        _INSERT, run_id=run.id, attempt=run.attempt, experiment_id=run.experiment_id,
+        ended_at=tx.now, outcome=outcome.value, gpus=gpus,
+        used_seconds=used, wasted_seconds=wasted,
+        waited_seconds=_between((last and last[0]) or run.created_at, began_at),
+        saved_seconds=run.start_step * seconds / steps if steps else 0.0,
+    )  # fmt: skip
+
+
+def _between(earlier: str, later: str) -> float:
+    """Return the seconds between two times; none where the clock was set back."""
+    return max(0.0, seconds_between(earlier, later))
+
+
+def _grouped(group: Any) -> Statement[tuple[Any, ...]]:
+    sums = [
+        func.sum(_usage[name])
+        for name in ("used_seconds", "wasted_seconds", "waited_seconds", "saved_seconds")
+    ]
+    weighted = [
+        func.sum(_usage[name] * _usage.gpus)
+        for name in ("used_seconds", "wasted_seconds", "saved_seconds")
+    ]
+    experiment = sql_cast(bindparam("experiment"), String)
+    return Statement(
+        select(group.label("grouped"), func.count(), *sums, *weighted)
+        .where(
+            or_(experiment.is_(None), _usage.experiment_id == experiment),
+            _usage.ended_at >= bindparam("since"),
+            _usage.ended_at < bindparam("until"),
+            group > bindparam("after"),
+        )
+        .group_by(group)
+        .order_by(group)
+        .limit(bindparam("most"))
+    )
+
+
+_ACCOUNTS = {
+    By.RUN: _grouped(_usage.run_id),
+    By.EXPERIMENT: _grouped(_usage.experiment_id),
+    By.MONTH: _grouped(func.substr(_usage.ended_at, 1, 7)),
+}
+
+
+class Period(NamedTuple):
+    """Attempts that ended in a time, of one experiment or of all."""
+
+    since: str = ""
+    until: str = "9"
+    """Later than every time."""
+    experiment_id: str | None = None
+
+
+def account(tx: Tx, by: By, period: Period, after: str, most: int) -> list[Account]:
+    """Return the sums by run, experiment or month, sorted by that, those after one of them."""
+    rows = tx.all(
+        _ACCOUNTS[by], since=period.since, until=period.until, experiment=period.experiment_id,
+        after=after, most=most,
+    )  # fmt: skip
+    return [Account(*row) for row in rows]
