@@ -5,13 +5,15 @@ import json
 import re
 from typing import Any
 
-import llm_train
 import pytest
 from llm_train import ApiError, Client, client, runs
 from llm_train.requests import Connection
 from llm_train.runs import RunFailed
 
 from tests.api.conftest import Api
+from tests.support.database import sqlite_only
+
+pytestmark = sqlite_only  # the client sees no difference
 
 
 @pytest.fixture
@@ -146,14 +148,3 @@ def test_a_request_whose_answer_was_lost_is_not_done_twice(
     run = made.submit(experiment, model="m")
     assert [each.id for each in made.runs(experiment)] == [run.id]
     assert len(lost) == 1
-
-
-def test_a_trainer_does_not_pay_for_the_client() -> None:
-    import subprocess
-    import sys
-
-    code = "import llm_train, sys; print('llm_train.client' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
-    with pytest.raises(AttributeError):
-        _ = llm_train.no_such_name

@@ -3,6 +3,8 @@
 import inspect
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +99,11 @@ def test_one_rank_reports_and_commits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not training.is_rank_0
     with pytest.raises(RuntimeError, match="rank 0 only"):
         training.begin_checkpoint(1)
+
+
+def test_a_trainer_does_not_pay_for_the_client() -> None:
+    code = "import llm_train, sys; print('llm_train.client' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = llm_train.no_such_name
