@@ -96,7 +96,8 @@ class DirectoryStorage:
             names = checkpoint.candidate_names(path.name)
             with suppress(FileNotFoundError), self._open_run(path) as parent:
                 for name in itertools.takewhile(lambda name: files.exists(parent, name), names):
-                    if _digest(parent, name) == manifest.sha256:  # the answer was lost
+                    if _digest(parent, name) == manifest.sha256:
+                        self.abandon(draft)  # the answer was lost, or two have sent it
                         return Committed(path._replace(name=name), manifest)
             with self._open_draft(draft) as folder:
                 _complete(folder, manifest, content)

@@ -129,41 +129,50 @@ class S3Drafts:
             manifest = parse(content)
         except CheckpointError as error:
             raise Damaged(sentence(error)) from None
-        if (done := self._find(draft, content)) is not None:
+        if (done := self._find(draft.path, content)) is not None:
+            self.abandon(draft)
             return done
         there = self._list_draft(draft)
         pieces = self._pieces(draft, manifest, there)
         envelope = Envelope(draft, content, manifest, pieces)
         path = self._publish(envelope)
+        if path is None:  # another sender of the very same was faster
+            return self.commit(draft, content)
         place = place_of(draft)
         listed = {f"{place}/{piece.key}" for found in pieces.values() for piece in found}
         self.bucket.put(f"{place}/{COMMITTED}", b"")
         self.bucket.delete([key for key in there if key not in listed] + [f"{place}/{DRAFT}"])
         return Committed(path, manifest)
 
-    def _find(self, draft: Draft, content: bytes) -> Committed | None:
-        """Return what was committed of a draft, whose answer was lost."""
-        for name in candidate_names(draft.path.name):
-            path = draft.path._replace(name=name)
-            stored = self.bucket.get(manifest_key(path))
+    def _find(self, path: CheckpointPath, content: bytes) -> Committed | None:
+        """Return the checkpoint of this manifest: its answer was lost, or two have sent it."""
+        for name in candidate_names(path.name):
+            candidate = path._replace(name=name)
+            stored = self.bucket.get(manifest_key(candidate))
             if stored is None:
                 return None
             with suppress(Damaged):  # somebody else's, which has the name
-                found = parse_envelope(path, stored)
-                if found.draft == draft and found.content == content:
-                    return Committed(path, found.manifest)
+                found = parse_envelope(candidate, stored)
+                if found.content == content:
+                    return Committed(candidate, found.manifest)
         raise AssertionError("there is always another name")
 
-    def _publish(self, envelope: Envelope) -> CheckpointPath:
-        """Create the manifest under the first name that is free: this is the commit."""
+    def _publish(self, envelope: Envelope) -> CheckpointPath | None:
+        """Create the manifest under the first name that is free: this is the commit.
+
+        Returns None if the same checkpoint was committed from another draft meanwhile.
+        """
         content = envelope.dump()
         for name in candidate_names(envelope.draft.path.name):
             path = envelope.draft.path._replace(name=name)
             if self.bucket.create(manifest_key(path), content):
                 return path
-            # A put whose answer was lost looks like a defeat.
-            if self.bucket.get(manifest_key(path)) == content:
+            stored = self.bucket.get(manifest_key(path)) or b""
+            if stored == content:  # a put whose answer was lost looks like a defeat
                 return path
+            with suppress(Damaged):
+                if parse_envelope(path, stored).content == envelope.content:
+                    return None
         raise AssertionError("there is always another name")
 
     def _pieces(

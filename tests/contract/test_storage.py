@@ -205,6 +205,21 @@ def test_two_writers_of_one_name_both_keep_their_work(storage: CheckpointStorage
     assert all(storage.verify(each.path) == each.manifest for each in found)
 
 
+def test_a_checkpoint_that_two_have_sent_is_one(storage: CheckpointStorage) -> None:
+    """As by a trainer, and by the agent that sends what the trainer may have left."""
+    content = only(b"abc")
+    for key in ("of-the-trainer", "attempt-1"):
+        draft = storage.begin(PATH, key)
+        storage.write(draft, "model.bin", [b"abc"])
+        assert storage.commit(draft, content).path == PATH
+    assert storage.commit(storage.begin(PATH, "attempt-2"), content).path == PATH
+    assert storage.list_run(*PATH[:2]) == [PATH]
+    assert storage.verify(PATH).files
+    storage.remove_drafts(*PATH[:2])
+    assert storage.draft_bytes(*PATH[:2]) == 0
+    assert storage.verify(PATH).files
+
+
 def test_nothing_is_no_checkpoint(storage: CheckpointStorage) -> None:
     for content in (b"", b"{}", manifest(), b'{"format": 1, "step": 1, "files": []}'):
         with pytest.raises(Damaged):

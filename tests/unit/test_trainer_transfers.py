@@ -145,9 +145,12 @@ def test_a_service_that_is_away_is_waited_for(service: Scripted) -> None:
 
 def test_what_is_away_too_long_leaves_the_copy_here(service: Scripted) -> None:
     service.failures = [Response(0, {}, trouble="away")] * 1000
-    done, _ = upload(service)
-    assert not done and verify(service.directory)
+    uploader = transfers.Uploader(service, lambda news: None)
+    uploader.add(service.directory, {})
+    assert not uploader.wait(0.2)
+    assert verify(service.directory)
     service.failures.clear()
+    assert uploader.wait(5.0), "it goes on when there is an answer"
 
 
 def test_a_refused_checkpoint_stays_here_and_the_next_one_is_sent(
