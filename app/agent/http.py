@@ -40,6 +40,7 @@ class HttpMailbox:
         self.run_dir = os.path.join(os.path.abspath(directory), "runs", run_id)
         self._attempt_dir = os.path.join(self.run_dir, f"attempt-{attempt}")
         self._run_id, self._attempt, self._code = run_id, attempt, code
+        self._api_url = api_url
         self._client = Client(api_url, f"/v1/runs/{run_id}")
         self._path = f"/attempts/{attempt}"
         self._agent = os.urandom(16).hex()
@@ -53,6 +54,7 @@ class HttpMailbox:
         self._spool_offset = 0
         self._directory = os.path.abspath(directory)
         self._shares_files = False
+        self._is_stopping = False
         self._is_ready = threading.Event()
 
     def claim(self) -> "LaunchConfig | None":
@@ -65,6 +67,10 @@ class HttpMailbox:
             self._remove()
             return None
         self._client.token = answer["token"]
+        return self._take(answer)
+
+    def _take(self, answer: "dict[str, Any]") -> "LaunchConfig | None":
+        """Make the run's directory of what the claim has answered; None if it cannot begin."""
         config, spec = answer["config"], answer["spec"]
         self._shares_files = spec.get("files") != "http"
         self._output.limit = config["max_log_bytes"]
@@ -142,7 +148,7 @@ class HttpMailbox:
         Only the service's own word ends a trainer: without an answer it goes on.
         """
         heard = self._heard if self._heard in ("stop", "kill") else None
-        body = {"ran_seconds": round(ran_seconds, 1), "heard": heard}
+        body = {"ran_seconds": round(ran_seconds, 1), "heard": heard, **self._more()}
         # The first pulse looks for a stop, and the trainer waits for its answer.
         wait = WAIT_SECONDS if ran_seconds and self._is_ready.is_set() else 0
         try:
@@ -156,6 +162,14 @@ class HttpMailbox:
             self._write_stop()
         self._heard = order
         return order
+
+    def _more(self) -> "dict[str, Any]":
+        """Return what else a pulse tells."""
+        return {"stopping": True} if self._is_stopping else {}
+
+    def begin_stop(self) -> None:
+        """Tell the service with the next pulse that the trainer was asked to stop."""
+        self._is_stopping = True
 
     def _write_stop(self) -> None:
         """Write the stop request that trainers without a stop signal look for."""
@@ -182,12 +196,15 @@ class HttpMailbox:
             self._deliver_reports()
             if not self._shares_files:
                 self._uploads.run()
-            self._client.post(f"{self._path}/exit", record.to_dict())
+            self._report_exit(record)
         except Refused as error:
             if error.status not in (404, 409):
                 raise NoNews(str(error)) from error
             _say(f"the service takes nothing more of this attempt: {error}")
         self._remove()
+
+    def _report_exit(self, record: ExitRecord) -> None:
+        self._client.post(f"{self._path}/exit", record.to_dict())
 
     def close(self) -> None:
         """Remove what an attempt has left that another one has replaced."""

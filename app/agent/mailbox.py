@@ -22,7 +22,12 @@ Order = Literal["go", "stop", "kill", "over"]
 """
 
 
-class LaunchConfig(TypedDict):
+class _Input(TypedDict, total=False):
+    input: str
+    """A file that the command reads on its stdin; nothing by default."""
+
+
+class LaunchConfig(_Input):
     """What the agent needs to start the trainer. It is JSON, and may hold secrets."""
 
     argv: list[str]
@@ -90,6 +95,9 @@ class Mailbox(Protocol):
 
         `ran_seconds`: the time since the claim, by a clock that nobody sets.
         """
+
+    def begin_stop(self) -> None:
+        """Note that the trainer was asked to stop, by whomever. Returns at once."""
 
     def log(self) -> None:
         """Take care of the output so far, several times a second: deliver what has not been

@@ -17,6 +17,7 @@ from . import placeholders, process
 from .directory import DirectoryMailbox
 from .http import HttpMailbox
 from .mailbox import ExitRecord, LaunchConfig, Mailbox, now
+from .node import GangMailbox
 from .process import KILL, STOP
 
 PULSE_SECONDS = 2.0
@@ -40,16 +41,17 @@ def main(arguments: list[str]) -> None:
     """Run one attempt.
 
     `directory RUN_DIR ATTEMPT`, with the launch config as JSON on stdin; or `http API_URL RUN_ID
-    ATTEMPT DIRECTORY`, with the claim code on stdin or in LLM_TRAIN_CLAIM_CODE. DIRECTORY is this
-    machine's, and the attempt's own.
+    ATTEMPT DIRECTORY [PREFIX…]`, with the claim code on stdin or in LLM_TRAIN_CLAIM_CODE. DIRECTORY
+    is this machine's, and the attempt's own. PREFIX starts a command on each of several nodes.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     kind, *where = arguments
     if kind == "http":
         code = os.environ.pop("LLM_TRAIN_CLAIM_CODE", "") or sys.stdin.readline().strip()
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
-        api_url, run_id, attempt, directory = where
-        mailbox = HttpMailbox(api_url, run_id, int(attempt), code, directory)
+        api_url, run_id, attempt, directory, *prefix = where
+        own = api_url, run_id, int(attempt), code, directory
+        mailbox = GangMailbox(prefix, sys.path[0], *own) if prefix else HttpMailbox(*own)
         run(mailbox)
         mailbox.close()
         return
@@ -96,7 +98,9 @@ def _train(mailbox: Mailbox, config: LaunchConfig, began: float) -> ExitRecord |
     _failpoint(config, "agent.spawned")
     beside = _Background(mailbox, began, ooms, config["grace_seconds"])
     beside.start()  # not earlier: that would delay the trainer
-    code, stop_sent, killed = process.wait(trainer, config["stop_signal"], config["grace_seconds"])
+    code, stop_sent, killed = process.wait(
+        trainer, config["stop_signal"], config["grace_seconds"], mailbox.begin_stop
+    )
     _failpoint(config, "agent.trainer_ended")
     ended = started._replace(
         exit_code=code if code >= 0 else None,

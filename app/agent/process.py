@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 
 from .mailbox import LaunchConfig
@@ -45,15 +46,19 @@ def start(config: LaunchConfig, output: int) -> "subprocess.Popen[bytes]":
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     try:
-        return subprocess.Popen(
-            config["argv"],
-            env={**config["env"], NONCE: config["nonce"]},
-            cwd=config["cwd"],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            preexec_fn=prepare,
-        )
+        stdin = os.open(config.get("input", os.devnull), os.O_RDONLY)
+        try:
+            return subprocess.Popen(
+                config["argv"],
+                env={**config["env"], NONCE: config["nonce"]},
+                cwd=config["cwd"],
+                stdin=stdin,
+                stdout=output,
+                stderr=output,
+                preexec_fn=prepare,
+            )
+        finally:
+            os.close(stdin)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         reason, filename = getattr(error, "strerror", None), getattr(error, "filename", None)
         if filename is None:  # for want of processes, descriptors or memory
@@ -66,9 +71,12 @@ def start(config: LaunchConfig, output: int) -> "subprocess.Popen[bytes]":
 
 
 def wait(
-    trainer: "subprocess.Popen[bytes]", stop_signal: int, grace_seconds: float
+    trainer: "subprocess.Popen[bytes]",
+    stop_signal: int,
+    grace_seconds: float,
+    begin_stop: "Callable[[], None]",
 ) -> tuple[int, bool, bool]:
-    """Wait for the trainer's end, and end it when told to.
+    """Wait for the trainer's end, and end it when told to; call `begin_stop` when that begins.
 
     Returns its exit code (negative: the signal that ended it), whether the stop signal was sent,
     and whether the trainer was killed.
@@ -83,6 +91,7 @@ def wait(
         elif event == STOP:
             if not stop_sent and not killed:
                 stop_sent = True
+                begin_stop()
                 signal.setitimer(signal.ITIMER_REAL, max(grace_seconds, 1e-6))
                 # Not the group: a data loader's workers would die of it, and the trainer of
                 # them, before it can save. As under Kubernetes, the command's process decides.

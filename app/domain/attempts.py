@@ -45,6 +45,12 @@ class PulseRequest(_Request):
 
     ran_seconds: Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)] = 0.0
     heard: Stop | None = Field(None, description="The order that the agent carries out already.")
+    stopping: bool = Field(
+        False, description="The agent stops its trainer because its cluster wants that."
+    )
+    node: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
+        None, description="One of several nodes, which only asks: its agent claimed nothing."
+    )
 
 
 class ExitRequest(_Request):

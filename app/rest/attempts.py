@@ -133,7 +133,11 @@ async def pulse(
     db = request.app.state.db
     body = await read(request, PulseRequest)
     with db.changes.subscribe(run_id) as changed:  # before the order is read: none is missed
-        order = await db.write(attempts.pulse, run_id, attempt, body.ran_seconds)
+        if body.node is None:
+            pulse = attempts.pulse
+            order = await db.write(pulse, run_id, attempt, body.ran_seconds, stopping=body.stopping)
+        else:
+            order = await db.read(attempts.get_order, run_id, attempt)
         with suppress(TimeoutError):
             async with asyncio.timeout(query.wait):
                 while order == (body.heard or "go"):

@@ -138,12 +138,18 @@ def launch_config(
     }
 
 
-def pulse(tx: Tx, run_id: str, number: int, ran_seconds: float) -> Order:
-    """Record that the agent lives, and return what it shall do. Raises NotFound."""
+def pulse(tx: Tx, run_id: str, number: int, ran_seconds: float, *, stopping: bool = False) -> Order:
+    """Record that the agent lives, and return what it shall do. Raises NotFound.
+
+    `stopping`: its cluster has told it to stop; the agents on its other nodes are told by this.
+    """
     run, attempt = runs.lock(tx, run_id), get(tx, run_id, number)
     if not is_current(run, attempt):
         return "over"
-    attempt = _change(tx, attempt, pulse_at=tx.now, ran_seconds=ran_seconds)
+    stop = attempt.stop or (Stop.STOP.value if stopping else None)
+    if stop != attempt.stop:
+        tx.notify(run_id)
+    attempt = _change(tx, attempt, pulse_at=tx.now, ran_seconds=ran_seconds, stop=stop)
     return _order(run, attempt)
 
 

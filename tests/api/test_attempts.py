@@ -370,3 +370,15 @@ def test_the_agent_downloads_the_checkpoint_that_its_attempt_starts_from(remote:
     assert remote.send("resume/model.bin", method="GET").content == b"abc" * 700_000
     problem(remote.send("resume/nothing", method="GET"), "not_found")
     problem(remote.send("resume/..%2f..%2fx", method="GET"), "invalid_input")
+
+
+def test_an_agent_that_its_cluster_stops_tells_the_agents_of_its_other_nodes(
+    remote: Remote,
+) -> None:
+    """A node's agent only asks: a pulse of it says nothing of the agent that claimed."""
+    remote.claim()
+    before = remote.write(attempts.get, remote.run, 1)
+    assert remote.ok("pulse", {"node": 2, "ran_seconds": 9}) == {"order": "go"}
+    assert remote.write(attempts.get, remote.run, 1) == before
+    assert remote.ok("pulse", {"ran_seconds": 9, "stopping": True}) == {"order": "stop"}
+    assert remote.ok("pulse", {"node": 2}) == {"order": "stop"}

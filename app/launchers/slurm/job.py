@@ -28,8 +28,13 @@ cd "$directory" || exit 70
 base64 -d > agent.zip <<'END' || exit 70
 {bundle}
 END
-exec {python} -I -S agent.zip http {url} {run} {attempt} "$directory"
+exec {python} -I -S agent.zip http {url} {run} {attempt} "$directory"{nodes}
 """
+# One agent a node. A task that fails ends the others at once; one that is done waits for them.
+_SRUN = (
+    " srun --nodes={n} --ntasks={n} --ntasks-per-node=1{cpus} --export=ALL --label --unbuffered"
+    " --kill-on-bad-exit=1 --wait=0"
+)
 
 
 @dataclass(frozen=True)
@@ -136,10 +141,14 @@ def script(job: Job, options: Options) -> str:
     """Return the batch script: it unpacks the agent, and becomes it."""
     assert isinstance(job.mailbox, HttpMailboxAddress)
     base = shlex.quote(options.directory) if options.directory else "${TMPDIR:-/tmp}"
+    nodes, cpus = job.resources.nodes or 1, job.resources.cpus
+    per_task = "" if cpus is None else f" --cpus-per-task={math.ceil(cpus)}"
     packed = base64.b64encode(bundle.make()).decode()
     return _SCRIPT.format(
         run=_quoted(job.key), attempt=job.key.attempt, url=shlex.quote(job.mailbox.api_url),
-        base=base, python=shlex.quote(options.python), bundle="\n".join(textwrap.wrap(packed, 76)),
+        base=base, python=shlex.quote(options.python),
+        nodes=_SRUN.format(n=nodes, cpus=per_task) if nodes > 1 else "",
+        bundle="\n".join(textwrap.wrap(packed, 76)),
     )  # fmt: skip
 
 

@@ -1,0 +1,62 @@
+"""A trainer of several nodes in plain Python: `python -m tests.support.gang` on each of them.
+
+All ranks meet at MASTER_ADDR, print that, and step together. Rank 0 reports and saves. The rank
+that the hyperparameter `dies` names exits with 3 at step 3.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+RANK, NODES = int(os.environ["NODE_RANK"]), int(os.environ["NNODES"])
+os.environ["RANK"], os.environ["WORLD_SIZE"] = str(RANK), str(NODES)
+
+from llm_train import Reporter  # noqa: E402 - it reads these variables
+
+
+def meet() -> None:
+    """Return when every rank is here."""
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if RANK == 0:
+        with socket.create_server(address) as server:
+            peers = [server.accept()[0] for _ in range(NODES - 1)]
+            for peer in peers:
+                peer.sendall(b"1")
+                peer.close()
+        return
+    while True:
+        try:
+            with socket.create_connection(address, timeout=5) as peer:
+                assert peer.recv(1) == b"1"
+                return
+        except OSError:
+            time.sleep(0.1)
+
+
+def main() -> None:
+    reporter = Reporter.from_env()
+    steps, dies = int(reporter.hyperparams["steps"]), reporter.hyperparams.get("dies")
+    meet()
+    print(f"met {RANK}/{NODES} on {os.environ['SLURMD_NODENAME']}", flush=True)
+    for step in range(1, steps + 1):
+        time.sleep(0.1)
+        if RANK == 0:
+            reporter.log(step, total_steps=steps, loss=1 / step)
+        if dies == RANK and step == 3:
+            print(f"ValueError: rank {RANK} cannot go on", flush=True)
+            sys.exit(3)
+        if reporter.should_stop or step == steps:
+            if RANK == 0:
+                with reporter.checkpoint(step) as directory:
+                    Path(directory, "state.json").write_text(json.dumps({"step": step}))
+            print(f"left {RANK} at {'its end' if step == steps else 'a stop'}", flush=True)
+            break
+    if RANK == 0 and step == steps:
+        reporter.finish()
+
+
+if __name__ == "__main__":
+    main()
