@@ -34,6 +34,7 @@ _OF_A_PEER = re.compile(
 _OF_A_LAUNCHER = re.compile(
     r"(?:[\w.]+\.)?(?:ChildFailedError|SignalException|CalledProcessError|ProcessExitedException"
     r"|ProcessRaisedException|KeyboardInterrupt|SystemExit)\b"
+    r"|srun: error: .*: tasks? |slurmstepd\S*: error: \*\*\* (?:STEP|JOB) "
 )
 _NOISE = re.compile(
     r"[\W_]*$|[IWEF]\d{4} [\d:.]+ .*torch/distributed/|Failures:$|.* FAILED$"

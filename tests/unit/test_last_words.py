@@ -198,3 +198,15 @@ def test_a_hostile_log_is_read_in_a_moment() -> None:
     """64 KiB of anything: no expression may backtrack for ever."""
     for piece in ("\x1b[", "\x1b]", "%|", "received ", "a.", "[rank1]: ", "exitcode ", "- ", "\r"):
         read_clues(piece * (65_536 // len(piece)))
+
+
+def test_what_srun_writes_of_the_other_tasks_is_no_cause() -> None:
+    log = "\n".join(
+        [
+            "2: ValueError: rank 2 cannot go on",
+            "slurmstepd-n1: error: *** STEP 2.0 ON n1 CANCELLED AT 2026-11-26T20:06:20 ***",
+            "srun: error: n3: task 2: Exited with exit code 3",
+            "srun: error: n1-n2: tasks 0-1: Terminated",
+        ]
+    )
+    assert read_clues(log).error == "ValueError: rank 2 cannot go on"
