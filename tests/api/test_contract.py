@@ -10,7 +10,7 @@ import pytest
 
 from tests.api.conftest import Api, running
 from tests.api.problem import problem
-from tests.api.test_openapi import closed
+from tests.support.json_schema import closed
 
 Call = Callable[..., Any]
 

@@ -10,9 +10,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.api.test_wire import ask
 from tests.support.server import Server, wait_until
 from tests.support.service import Service, home
+from tests.support.wire import ask
 
 MANY = 1_300
 POST = b"POST /v1/experiments HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

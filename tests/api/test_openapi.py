@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import jsonschema_rs
 import pytest
 
 from tests.api.conftest import Api
 from tests.api.problem import STATUS
+from tests.support.json_schema import closed
 
 METHODS = ("get", "post", "put")
 
@@ -143,23 +143,3 @@ def test_every_request_and_every_answer_has_an_example(document: dict[str, Any])
             reference = schema.get("$ref", "").rpartition("/")[2]
             properties = schemas[reference]["properties"] if reference else {}
             assert not properties or reference in shown, f"{name}: no example of {reference}"
-
-
-def closed(document: dict[str, Any], name: str) -> jsonschema_rs.Validator:
-    """A validator for one schema that refuses every field which the schema does not name."""
-
-    def close(node: Any) -> Any:
-        if isinstance(node, list):
-            return [close(each) for each in node]
-        if not isinstance(node, dict):
-            return node
-        node = {key: close(value) for key, value in node.items() if key != "examples"}
-        if "properties" in node and "additionalProperties" not in node:
-            node["additionalProperties"] = False
-        return node
-
-    schemas = close(document["components"]["schemas"])
-    return jsonschema_rs.validator_for(
-        {"$ref": f"#/components/schemas/{name}", "components": {"schemas": schemas}},
-        validate_formats=True,
-    )

@@ -1,13 +1,12 @@
 """What arrives as bytes on a real connection: large, endless, lying and broken requests."""
 
 import json
-import re
 import socket
 import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import httpx
@@ -15,39 +14,10 @@ import psutil
 import pytest
 
 from tests.support.server import Server, running_server, wait_until
+from tests.support.wire import ask, connected
 
 BODY = b'{"name": "a", "task_type": "b"}'
 TEN_MB = b'{"name": "' + b"x" * 10_000_000 + b'"}'
-
-
-@contextmanager
-def connected(server: Server) -> Iterator[socket.socket]:
-    port = int(server.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        yield connection
-
-
-def ask(server: Server, request: bytes, *, shut: bool = False) -> tuple[int, bytes]:
-    """Status and all bytes of the answer to a raw request; 0: the server just hung up."""
-    with connected(server) as connection:
-        with suppress(ConnectionError):
-            connection.sendall(request)
-            if shut:
-                connection.shutdown(socket.SHUT_WR)
-        answer = b""
-        with suppress(ConnectionError, TimeoutError):
-            while b"\r\n\r\n" not in answer or not complete(answer):
-                if not (part := connection.recv(65536)):
-                    break
-                answer += part
-    found = re.match(rb"HTTP/1.1 (\d+)", answer)
-    return (int(found[1]) if found else 0), answer
-
-
-def complete(answer: bytes) -> bool:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
-    return length is not None and len(body) >= int(length[1])
 
 
 def post(*headers: bytes, body: bytes = b"", host: bytes = b"Host: localhost") -> bytes:

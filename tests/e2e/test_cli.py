@@ -14,11 +14,15 @@ from tests.support import commands
 from tests.support.server import REPOSITORY, end_trainers
 
 
-def llm_train(tmp_path: Path, *arguments: str, timeout: float = 60) -> str:
-    """The output of a command that ends well and complains of nothing."""
+def llm_train(tmp_path: Path, *arguments: str) -> str:
+    """The output of `llm-train`, which ends well and writes nothing to stderr."""
+    return output(tmp_path, [sys.executable, "-m", "app.cli.main", *arguments])
+
+
+def output(tmp_path: Path, command: list[str], timeout: float = 60) -> str:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("LLM_TRAIN_")}
     done = subprocess.run(
-        [sys.executable, "-m", "app.cli.main", *arguments],
+        command,
         cwd=REPOSITORY,
         env=clean
         | {
@@ -34,9 +38,10 @@ def llm_train(tmp_path: Path, *arguments: str, timeout: float = 60) -> str:
     return done.stdout
 
 
-def test_the_demo_tells_its_whole_story_and_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [300, pytest.param(1200, marks=pytest.mark.heavy)])
+def test_the_demo_tells_its_whole_story_and_ends(tmp_path: Path, steps: int) -> None:
     try:
-        told = llm_train(tmp_path, "demo", "--exit", timeout=240)
+        told = output(tmp_path, commands.demo_command("--exit", steps=steps), timeout=240)
     finally:
         end_trainers(tmp_path / "data")
     places = [

@@ -27,7 +27,7 @@ from websockets.typing import Subprotocol
 
 from app.db import migrate
 from app.main import bind, load_settings
-from tests.support.commands import llm_train
+from tests.support.commands import demo_command, llm_train
 from tests.support.database import postgresql_only
 from tests.support.server import REPOSITORY, end_trainers, running_server, wait_until
 
@@ -386,15 +386,6 @@ def test_ctrl_c_while_it_is_still_starting(tmp_path: Path, command: list[str]) -
     assert interrupted(command, env, lambda text: "import 'fastapi" in text, 3)
 
 
-SHORT_DEMO = """
-import sys
-from app.cli import demo, main
-demo.HYPERPARAMS["steps"] = 300
-sys.argv = ["llm-train", "demo"]
-main.main()
-"""
-
-
 @pytest.mark.parametrize(
     ("when", "how", "again"),
     [
@@ -409,7 +400,7 @@ def test_an_interrupted_demo_closes_its_database(
 ) -> None:
     try:
         env = environment(tmp_path)
-        command = [sys.executable, "-c", SHORT_DEMO]
+        command = demo_command(steps=300)
         interrupted(command, env, lambda text: when in text, 4, how, again)
         assert sorted(each.name for each in tmp_path.glob("app.db*")) == ["app.db", "app.db-owner"]
     finally:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from app.domain.lifecycle import RunStatus
+from tests.support.database import postgresql_heavy
 from tests.support.server import wait_until
 from tests.support.service import Home, Service, alive, home, orphans
 
@@ -53,6 +54,7 @@ def test_a_server_killed_at_any_instant_launches_once(
             assert len(service.detail()["runs"]) == 1
 
 
+@postgresql_heavy  # an agent knows nothing of the database
 @pytest.mark.parametrize(
     "instant",
     ["agent.started", "agent.identity_saved", "agent.spawned", "agent.trainer_ended"],
@@ -84,6 +86,7 @@ def test_a_server_killed_while_the_agent_is_at_any_instant_launches_once(
             assert_launched_once(service, run)
 
 
+@postgresql_heavy
 @pytest.mark.parametrize("instant", ["agent.started", "agent.identity_saved",
                                      "agent.spawned", "agent.trainer_ended"])  # fmt: skip
 def test_an_agent_killed_at_any_instant_leaves_a_stated_end_and_no_process(

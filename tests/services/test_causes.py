@@ -20,9 +20,9 @@ from app.services import runs
 from app.supervisor import launch_config, schedule
 from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
+from tests.support.logs import CRASH, DDP, FOOTER, PEER
 from tests.support.stage import Stage
 from tests.support.supervisor import TINY, local_launcher, open_state
-from tests.unit.test_last_words import CRASH, DDP, FOOTER, PEER
 
 pytestmark = pytest.mark.anyio
 

@@ -115,3 +115,34 @@ async def test_the_pace_is_that_of_this_attempt_and_of_time_that_was_measured(
     again = await stage.claim(await stage.retries(run, exit_code=1))
     await stage.report(again, batch=1, step=608)
     assert progress.eta_seconds(await stage.get(again)) is None
+
+
+class Ticks:
+    """A clock that a test moves, and what the supervisor counts as listening by it."""
+
+    def __init__(self, db: Database, tmp_path: Path) -> None:
+        self.now = 1000.0
+        self.state = open_state(db, tmp_path, training(None))
+        self.state.clock = lambda: self.now
+        self.state.ticked_at = self.now
+
+    def tick(self, after: float) -> float:
+        """Return the seconds that count of those before this tick."""
+        before, self.now = self.state.listening_seconds, self.now + after
+        self.state.begin_tick(leads=True)
+        return self.state.listening_seconds - before
+
+
+async def test_a_pause_of_the_machine_is_no_silence_of_its_trainers(
+    db: Database, tmp_path: Path
+) -> None:
+    ticks = Ticks(db, tmp_path)
+    assert ticks.tick(0.5) == 0.5
+    assert ticks.tick(3600.0) <= 1.0, "it was suspended for an hour"
+
+
+async def test_while_reports_are_rejected_nobody_is_silent(db: Database, tmp_path: Path) -> None:
+    ticks = Ticks(db, tmp_path)
+    db.write_rejected_at = ticks.now
+    assert sum(ticks.tick(1.0) for _ in range(10)) == 0.0, "trainers may be sending them again"
+    assert sum(ticks.tick(1.0) for _ in range(30)) >= 20.0

@@ -36,3 +36,15 @@ def llm_train(*arguments: str, **settings: str) -> Done:
                 return Done(1, out.getvalue(), err.getvalue() + ended.code + "\n")
             return Done(int(ended.code or 0), out.getvalue(), err.getvalue())
     return Done(0, out.getvalue(), err.getvalue())
+
+
+def demo_command(*arguments: str, steps: int) -> list[str]:
+    """Return the command line of `llm-train demo` whose runs train for so many steps."""
+    program = (
+        "import sys\n"
+        "from app.cli import demo, main\n"
+        f"demo.HYPERPARAMS['steps'] = {steps}\n"
+        f"sys.argv = {['llm-train', 'demo', *arguments]!r}\n"
+        "main.main()\n"
+    )
+    return [sys.executable, "-c", program]
