@@ -27,9 +27,9 @@ def overrides(requested: Mapping[str, Any], effective: Mapping[str, Any] | None)
 def ignored_sentence(overridden: Iterable[Override]) -> str | None:
     """Return what the trainer made of overrides that it ignored; None if it ignored none."""
     ignored = [
-        f"{each.key} = {_as_json(each.requested)} and uses {_as_json(each.effective)}"
-        for each in overridden
-        if each.applied is False
+        f"{override.key} = {_as_json(override.requested)} and uses {_as_json(override.effective)}"
+        for override in overridden
+        if override.applied is False
     ]
     return f"The trainer ignored {'; '.join(ignored)}." if ignored else None
 

@@ -133,6 +133,6 @@ class ReportRequest(Request):
 
     @model_validator(mode="after")
     def _not_too_many(self) -> "ReportRequest":
-        if sum(len(each.steps) for each in self.metrics.values()) > MAX_POINTS:
+        if sum(len(series.steps) for series in self.metrics.values()) > MAX_POINTS:
             raise ValueError(f"a report holds at most {MAX_POINTS:,} points; send several")
         return self

@@ -118,7 +118,7 @@ def read(
 def curve(series: Series, budget: Budget) -> Curve:
     """Return one series as GraphQL can say it, charged to the budget."""
     budget.charge(len(series.steps) * POINT)
-    special = [Special(*each) for each in metrics.special_values(series)]
+    special = [Special(*point) for point in metrics.special_values(series)]
     budget.charge(len(special) * OBJECT)
     return Curve(
         series.key,

@@ -182,16 +182,16 @@ def _given(executor: FastExecutor, kind: Any, details: Any) -> Step | None:
 
 
 def _joined(lists: Column) -> Column:
-    if any(type(each) is not list for each in lists):
+    if any(type(items) is not list for items in lists):
         raise NotEligible
-    return [item for each in lists for item in each]
+    return [item for items in lists for item in items]
 
 
 def _split(lists: Column, found: Column) -> Column:
     split, start = [], 0
-    for each in lists:
-        split.append(found[start : start + len(each)])
-        start += len(each)
+    for items in lists:
+        split.append(found[start : start + len(items)])
+        start += len(items)
     return split
 
 
@@ -260,7 +260,7 @@ def _reader(
             definition, first.node, executor.variable_values, first.fragment_variable_values
         )
         path = Path(None, first.node.name.value, parent.name)
-        nodes = [each.node for each in details]
+        nodes = [detail.node for detail in details]
         info = executor.build_resolve_info(definition, nodes, parent, path)
 
         async def edge(rows: Column) -> Any:

@@ -106,19 +106,19 @@ def check_repetitions(document: DocumentNode) -> None:
         seen: set[str] = set()
         waiting = list(selected)
         while waiting:
-            for each in waiting.pop().selections:
-                if isinstance(each, FieldNode):
-                    name = (each.alias or each.name).value
+            for selection in waiting.pop().selections:
+                if isinstance(selection, FieldNode):
+                    name = (selection.alias or selection.name).value
                     left -= 1 + found.get(name, 0)
                     found[name] = found.get(name, 0) + 1
-                    if each.selection_set:
-                        below.setdefault(name, []).append(each.selection_set)
-                elif isinstance(each, InlineFragmentNode):
-                    waiting.append(each.selection_set)
-                elif isinstance(each, FragmentSpreadNode) and each.name.value not in seen:
-                    seen.add(each.name.value)
-                    if each.name.value in fragments:
-                        waiting.append(fragments[each.name.value].selection_set)
+                    if selection.selection_set:
+                        below.setdefault(name, []).append(selection.selection_set)
+                elif isinstance(selection, InlineFragmentNode):
+                    waiting.append(selection.selection_set)
+                elif isinstance(selection, FragmentSpreadNode) and selection.name.value not in seen:
+                    seen.add(selection.name.value)
+                    if selection.name.value in fragments:
+                        waiting.append(fragments[selection.name.value].selection_set)
                 if left < 0:
                     raise _too_complex("The document asks for the same fields too many times.")
         if depth < DEPTH:

@@ -101,7 +101,9 @@ class Operation(MaskErrors):
         schema = context.schema._schema
         name = context._provided_operation_name
         operations = [
-            each for each in document.definitions if isinstance(each, OperationDefinitionNode)
+            definition
+            for definition in document.definitions
+            if isinstance(definition, OperationDefinitionNode)
         ]
         if name is None and len(operations) > 1:
             context.pre_execution_errors = [
@@ -109,7 +111,9 @@ class Operation(MaskErrors):
             ]
         else:
             chosen = next(
-                each for each in operations if name in (None, each.name and each.name.value)
+                operation
+                for operation in operations
+                if name in (None, operation.name and operation.name.value)
             )
             try:
                 self.cost = limits.check(schema, document, chosen, context.variables or {})

@@ -190,9 +190,9 @@ class GraphQLApp(GraphQL[Context, None]):
             ) from None
         except CannotGetOperationTypeError as error:
             raise Refused(400, error.as_http_error_reason()) from None
-        for each in result.errors or ():
-            if (each.extensions or {}).get("code") == "TIMEOUT":
-                raise Refused(503, each.message, "TIMEOUT")
+        for problem in result.errors or ():
+            if (problem.extensions or {}).get("code") == "TIMEOUT":
+                raise Refused(503, problem.message, "TIMEOUT")
         return result
 
     # After: what the response says.

@@ -38,13 +38,13 @@ class Schema(strawberry.Schema):
                 scalar_map=SCALARS, disable_field_suggestions=not introspection
             ),
         )
-        for each in self._schema.type_map.values():
-            if isinstance(each, GraphQLObjectType):
-                each.is_type_of = None
-                for field in each.fields.values():
+        for named_type in self._schema.type_map.values():
+            if isinstance(named_type, GraphQLObjectType):
+                named_type.is_type_of = None
+                for field in named_type.fields.values():
                     _without_null_defaults(field.args.values())
-            elif isinstance(each, GraphQLInputObjectType):
-                _without_null_defaults(each.fields.values())
+            elif isinstance(named_type, GraphQLInputObjectType):
+                _without_null_defaults(named_type.fields.values())
         node = self._schema.type_map["Node"]
         assert isinstance(node, GraphQLInterfaceType)
         node.resolve_type = lambda row, info, abstract: type(row).__name__

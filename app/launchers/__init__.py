@@ -22,7 +22,9 @@ def make_launcher(table: LauncherTable, context: LauncherContext) -> Launcher:
     """Make the launcher of one table. Raises RecipeError for an unknown kind or a bad option."""
     make = _find(table.kind)
     if make is None:
-        known = sorted({*BUILT_IN, *(each.name for each in entry_points(group=GROUP))})
+        known = sorted(
+            {*BUILT_IN, *(entry_point.name for entry_point in entry_points(group=GROUP))}
+        )
         raise RecipeError(
             f"[launchers.{table.name}] kind: {table.kind!r} is unknown; there are: "
             f"{', '.join(known)}."

@@ -70,7 +70,7 @@ def _fields(model: Any, location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         field = getattr(model, "model_fields", {}).get(part)
         kinds = (field.annotation, *get_args(field.annotation)) if field else ()
-        model = next((each for each in kinds if hasattr(each, "model_fields")), None)
+        model = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
     return list(getattr(model, "model_fields", ()))
 
 

@@ -109,13 +109,13 @@ def _complete(operation: dict[str, Any], model: type | None) -> None:
     if "application/json" in responses.get("422", {}).get("content", {}):
         # FastAPI's own. A malformed id in a path is a 404 here.
         del responses["422"]
-        if any(each["in"] == "query" for each in operation["parameters"]):
+        if any(parameter["in"] == "query" for parameter in operation["parameters"]):
             responses["422"] = documented(422)[422]
     done = [response for status, response in responses.items() if status.startswith("2")]
     if model is not None:
         schema = {"$ref": f"#/components/schemas/{model.__name__}"}
         for response in done:
             response["content"] = {"application/json": {"schema": schema}}
-    if any(each["name"] == "Idempotency-Key" for each in operation.get("parameters", ())):
+    if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ())):
         for response in done:
             response["headers"] = _REPLAYED

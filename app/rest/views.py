@@ -209,7 +209,7 @@ def detail(row: Detail, prefix: str = "") -> schemas.DetailAnswer:
         "experiment": experiment(row.experiment),
         "totals": row.totals,
         "links": {name: f"{path}/{name}" for name in (*row.totals, "metrics")},
-        "runs": [run_summary(each, row.metrics.get(each.id, ())) for each in row.runs],
-        "checkpoints": [checkpoint(each) for each in row.checkpoints],
-        "events": [event(each) for each in row.events],
+        "runs": [run_summary(summary, row.metrics.get(summary.id, ())) for summary in row.runs],
+        "checkpoints": [checkpoint(saved) for saved in row.checkpoints],
+        "events": [event(entry) for entry in row.events],
     }

@@ -116,7 +116,7 @@ class HttpConnection(HttpToolsProtocol):
         self._stalled_at = inf
 
     def handle_websocket_upgrade(self) -> None:
-        websockets = sum(isinstance(each, WebSocketsSansIOProtocol) for each in self.connections)
+        websockets = sum(isinstance(other, WebSocketsSansIOProtocol) for other in self.connections)
         if websockets >= self._most // 2:
             self.refuse(Unavailable("Too many websockets are open; try again later."))
         else:
@@ -148,9 +148,9 @@ class HttpConnection(HttpToolsProtocol):
     def _make_room(self) -> None:
         """Close the connection that has been waited for longest, or else this one."""
         waited = [
-            each
-            for each in self.connections
-            if isinstance(each, HttpConnection | WebSocketConnection) and each.deadline < inf
+            other
+            for other in self.connections
+            if isinstance(other, HttpConnection | WebSocketConnection) and other.deadline < inf
         ]
         min(waited, key=lambda each: each.deadline).transport.abort()
 

@@ -37,7 +37,7 @@ _BY_KEY = Statement(select_all(Attempt).where(*_key), Attempt)
 _LIVE = Statement(
     select_all(Attempt)
     .join(_run.id.table, (_run.id == _attempt.run_id) & (_run.attempt == _attempt.number))
-    .where(_run.status.not_in([each.value for each in sorted(TERMINAL)]))
+    .where(_run.status.not_in([status.value for status in sorted(TERMINAL)]))
     .order_by(_attempt.run_id),
     Attempt,
 )

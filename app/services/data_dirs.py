@@ -29,7 +29,7 @@ _UPDATE = Statement[Any](update(DataDir).values(name=bindparam("name"), path=bin
 _WRITE_AGAIN = Statement[Any](update(DataDir).values(path=_data_dir.path))
 _UNDER_WAY = Statement[tuple[str]](
     select(_run.id)
-    .where(_run.status.in_([each.value for each in sorted(LAUNCHED)]), _run.recipe.is_not(None))
+    .where(_run.status.in_([status.value for status in sorted(LAUNCHED)]), _run.recipe.is_not(None))
     .limit(1)
 )
 

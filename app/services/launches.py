@@ -35,11 +35,11 @@ def list_sources(tx: Tx, run: Run) -> list[Source]:
     findings = health.list_of_run(tx, run.id) if own else []
     found = [Source(each, each) for each in own if not health.is_tainted(findings, each)]
     seen = {each.stored.id for each in found}
-    for each in checkpoints.lineage(tx, run):
-        stored = checkpoints.get_stored(tx, each)
+    for checkpoint in checkpoints.lineage(tx, run):
+        stored = checkpoints.get_stored(tx, checkpoint)
         if stored.id not in seen:
             seen.add(stored.id)
-            found.append(Source(each, stored))
+            found.append(Source(checkpoint, stored))
     return found
 
 

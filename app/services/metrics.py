@@ -168,8 +168,8 @@ def branch(tx: Tx, run: Run) -> None:
         return
     tx.many(_FORGET_LATEST, [{"run": run.id, "key": key} for key in superseded])
     for key, ranges in _curves(tx, run, None, 0, MAX_STEP, own=True):
-        for each in ranges if key in superseded else ():
-            last = chunks.last(tx, each.series_id, each.high)
+        for superseded_range in ranges if key in superseded else ():
+            last = chunks.last(tx, superseded_range.series_id, superseded_range.high)
             if last.steps:  # a lower step does not replace a higher one
                 _set_latest(tx, run, {key: last})
 
@@ -228,7 +228,7 @@ def _all(
 ) -> list[tuple[str, str, int | None, list[Range]]]:
     found = []
     for run_id in dict.fromkeys(run_ids):
-        found += [(run_id, *each) for each in _series_of(tx, run_id, keys, window, raw)]
+        found += [(run_id, *curve) for curve in _series_of(tx, run_id, keys, window, raw)]
         if len(found) > MAX_SERIES:  # of many runs the first may be too many
             raise InvalidInput(
                 f"These are {len(found):,} series or more, and one answer holds {MAX_SERIES:,}; "
@@ -286,7 +286,7 @@ def _curves(
         parts: dict[int, list[_Part]] = {}
         for part in _parts(tx, run.id, keys):
             parts.setdefault(part.attempt, []).append(part)
-        for attempt in sorted((each for each in starts if each <= newest), reverse=True):
+        for attempt in sorted((number for number in starts if number <= newest), reverse=True):
             for part in parts.get(attempt, ()):
                 first = max(low, part.first)
                 if first <= ceiling:

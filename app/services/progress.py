@@ -37,12 +37,12 @@ def _overrides(row: Run) -> list[hyperparams.Override]:
 def overrides(row: Run) -> dict[str, Any]:
     """Return requested and effective value of each override, and whether it was applied."""
     return {
-        each.key: {
-            "requested": each.requested,
-            "effective": each.effective,
-            "applied": each.applied,
+        override.key: {
+            "requested": override.requested,
+            "effective": override.effective,
+            "applied": override.applied,
         }
-        for each in _overrides(row)
+        for override in _overrides(row)
     }
 
 

@@ -186,7 +186,7 @@ def _go_on(tx: Tx, run: Run, step: int, columns: dict[str, points.Column]) -> Ru
     A report may hold many steps; other axes are those whose key has no point at `step`.
     """
     loop = [column.steps for column in columns.values() if step in column.steps]
-    first = min((each for steps in loop for each in steps if each > 0), default=step)
+    first = min((number for steps in loop for number in steps if number > 0), default=step)
     if first > run.start_step:
         return run
     run = runs.change(tx, run, start_step=first - 1, step=first - 1)
@@ -200,10 +200,10 @@ def announce(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
     One that is not announced is verified at the end of its attempt.
     """
     run = limits.charge(tx, run, limits.ENTRY_BYTES * len(saved), "/checkpoints")
-    for each in saved:
+    for checkpoint in saved:
         saves.record_saved(
-            tx, run, each.name, elsewhere=run.recipe is None and not each.in_data_dir,
-            step=each.step, size_bytes=each.size_bytes, sha256=each.sha256,
+            tx, run, checkpoint.name, elsewhere=run.recipe is None and not checkpoint.in_data_dir,
+            step=checkpoint.step, size_bytes=checkpoint.size_bytes, sha256=checkpoint.sha256,
         )  # fmt: skip
     row = tx.first(_PENDING, run=run.id)
     if row is not None and row[0] > MAX_PENDING:
@@ -232,7 +232,7 @@ def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
             errors=[{"pointer": "/effective_hyperparams", "detail": str(error)}],
         ) from None
     overridden = hyperparams.overrides(load(run.override_hyperparams), used)
-    ignored = [each.key for each in overridden if each.applied is False]
+    ignored = [override.key for override in overridden if override.applied is False]
     told = run.effective_attempt == run.attempt or not ignored
     if dump(used) == run.effective_hyperparams and told:
         return run

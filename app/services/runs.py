@@ -95,9 +95,9 @@ def _ancestors(tx: Tx, run: Run) -> list[str]:
 def ready_in_lineage(tx: Tx, run: Run) -> list[str]:
     """Return the paths of every ready checkpoint of a run and the runs it was resumed from."""
     return [
-        each.ckpt_path
+        ready.ckpt_path
         for ancestor in _ancestors(tx, run)
-        for each in checkpoints.list_ready(tx, ancestor)
+        for ready in checkpoints.list_ready(tx, ancestor)
     ]
 
 

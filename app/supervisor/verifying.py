@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 async def verify(state: SupervisorState) -> None:
     """Look at every checkpoint that was announced and not yet seen."""
     waiting = [
-        each
-        for each in await state.db.read(checkpoints.list_pending)
-        if each.ckpt_path not in state.jobs
+        pending
+        for pending in await state.db.read(checkpoints.list_pending)
+        if pending.ckpt_path not in state.jobs
     ]
     if waiting:  # the disk may hang: that must hold up the steps only, not the server
-        for each in await asyncio.to_thread(_there, state.storage, waiting):
-            begin(state, paths.parse(each.ckpt_path), each.sha256)
+        for saved in await asyncio.to_thread(_list_present, state.storage, waiting):
+            begin(state, paths.parse(saved.ckpt_path), saved.sha256)
 
 
 async def verify_requested(state: SupervisorState) -> None:
@@ -79,12 +79,18 @@ async def _read_again(state: SupervisorState, checkpoint: Checkpoint) -> Verific
 
 def has_unread(state: SupervisorState, known: list[Checkpoint]) -> bool:
     """Return True if one of these checkpoints has files that are not yet verified."""
-    unseen = [each for each in known if each.state == State.PENDING and each.stored_as_id is None]
-    return bool(_there(state.storage, unseen))
+    unseen = [
+        checkpoint
+        for checkpoint in known
+        if checkpoint.state == State.PENDING and checkpoint.stored_as_id is None
+    ]
+    return bool(_list_present(state.storage, unseen))
 
 
-def _there(storage: CheckpointStorage, waiting: list[Checkpoint]) -> list[Checkpoint]:
-    return [each for each in waiting if storage.exists(paths.parse(each.ckpt_path))]
+def _list_present(storage: CheckpointStorage, waiting: list[Checkpoint]) -> list[Checkpoint]:
+    return [
+        checkpoint for checkpoint in waiting if storage.exists(paths.parse(checkpoint.ckpt_path))
+    ]
 
 
 def begin(
@@ -151,25 +157,32 @@ async def record(state: SupervisorState, finding: VerificationResult) -> Checkpo
 async def verify_committed(state: SupervisorState, run: LiveRun) -> frozenset[str] | None:
     """Verify all that a dead trainer committed, announced or not; return the ids of the
     promised checkpoints of which there are no files. None: something is still being read."""
-    known = {each.ckpt_path: each for each in await state.db.read(checkpoints.list_of_run, run.id)}
+    known = {
+        checkpoint.ckpt_path: checkpoint
+        for checkpoint in await state.db.read(checkpoints.list_of_run, run.id)
+    }
     reading = False
     try:
         committed = await asyncio.to_thread(state.storage.list_run, run.experiment_id, run.id)
     except CheckpointUnreadable:  # each that was promised is tried then, and has its minute
-        promised = [each for each in known.values() if each.state == State.PENDING]
+        promised = [
+            checkpoint for checkpoint in known.values() if checkpoint.state == State.PENDING
+        ]
         committed = [paths.parse(e.ckpt_path) for e in promised if e.stored_as_id is None]
     pending = [c for c in known.values() if c.state == State.PENDING and c.stored_as_id is None]
     unlisted = {paths.parse(each.ckpt_path) for each in pending} - set(committed)
     if unlisted:  # a listing of an object store may lag
         committed = [*committed, *await asyncio.to_thread(_committed, state.storage, unlisted)]
     for path in committed:
-        each = known.pop(str(path), None)
-        if each is None or each.state in (State.PENDING, State.DECLARED):
-            begin(state, path, each.sha256 if each else None, last=True)
+        checkpoint = known.pop(str(path), None)
+        if checkpoint is None or checkpoint.state in (State.PENDING, State.DECLARED):
+            begin(state, path, checkpoint.sha256 if checkpoint else None, last=True)
             reading = True
     if reading:
         return None
-    return frozenset(each.id for each in known.values() if each.state == State.PENDING)
+    return frozenset(
+        checkpoint.id for checkpoint in known.values() if checkpoint.state == State.PENDING
+    )
 
 
 def _committed(
@@ -198,18 +211,20 @@ async def find_good_source(
     One that a client declared either exists or does not.
     """
     why: str | None = None
-    for each in candidates:
-        stored = each.stored
+    for candidate in candidates:
+        stored = candidate.stored
         if stored.state == State.EMPTY:
-            return each, why
+            return candidate, why
         if stored.state in GONE:
             continue
         finding = await read(state, about, paths.parse(stored.ckpt_path), stored.sha256)
         if finding is not None:
             found = await record(state, finding)
             if found is not None and found.state == State.READY:
-                return Source(found if each.named.id == stored.id else each.named, found), why
-        elif each is candidates[0]:
+                return Source(
+                    found if candidate.named.id == stored.id else candidate.named, found
+                ), why
+        elif candidate is candidates[0]:
             why = state.unreadable[about][1]
         if stored.state == State.DECLARED:
             return None, why
