@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.test_replicas import leader, replica
 from tests.support.database import postgresql_only
+from tests.support.replicas import leader, replica
 from tests.support.server import REPOSITORY, alive, running_server, wait_until
 from tests.support.service import home
 
