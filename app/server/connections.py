@@ -63,6 +63,7 @@ class HttpConnection(HttpToolsProtocol):
         self._stalled_at = inf
         self._now = 0.0
         self._between = True  # no byte of the next request has come
+        self._was_late = False
         self._advanced = False
         self._head_bytes = 0
         self._most = most_connections()
@@ -75,6 +76,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._now = self.loop.time()
+        self._was_late = False
         if self._between:
             self._between = False
             self.deadline = self._now + HEAD_SECONDS
@@ -122,6 +124,9 @@ class HttpConnection(HttpToolsProtocol):
         else:
             super().handle_websocket_upgrade()
 
+    def timeout_keep_alive_handler(self) -> None:
+        """Leave idle connections to `close_if_late`."""
+
     def close_if_late(self, now: float) -> None:
         """Close a connection whose client has not gone on in time."""
         if now > self._stalled_at + STALL_SECONDS:
@@ -129,6 +134,10 @@ class HttpConnection(HttpToolsProtocol):
         elif now > self.deadline:
             if self.flow.read_paused:  # this service is the one that waits
                 self.deadline = now + BODY_SECONDS
+            elif self._between and not self._was_late:
+                # After a pause of this process uvloop runs timers before it reads: a request may
+                # have arrived, which would be reset. It is read before the next look.
+                self._was_late = True
             elif self._head_bytes:
                 self.refuse(RequestTimeout("The head of the request took too long; send it again."))
             else:

@@ -1,4 +1,4 @@
-"""A checkpoint's file may take hours to arrive, and a body that stands still may not."""
+"""Deadlines of connections: of uploads, of bodies that stand still, of idle clients."""
 
 import asyncio
 from typing import Any
@@ -38,3 +38,31 @@ async def test_only_a_file_that_goes_on_arriving_has_more_time(method: str, more
     connection.connection_lost(None)
     for task in state.tasks:
         task.cancel()
+
+
+async def says_ok(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.anyio
+async def test_a_request_that_came_while_the_service_was_held_up_is_not_reset() -> None:
+    """After a pause of the process uvloop runs what is due before it reads what has arrived."""
+    state = ServerState()
+    config = Config(says_ok, log_config=None, lifespan="off")
+    config.load()
+    connection = HttpConnection(config, state, {})
+    transport = Mock(**{"is_closing.return_value": False, "get_extra_info.return_value": None})
+    connection.connection_made(transport)
+    request = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
+    for _ in range(2):
+        connection.data_received(request)
+        await asyncio.wait(state.tasks)
+        late = connection.deadline + 60
+        connection.timeout_keep_alive_handler()
+        connection.close_if_late(late)
+        assert not (transport.abort.called or transport.close.called)
+    assert transport.write.call_count >= 2, "both were answered"
+    connection.close_if_late(late + 1)
+    assert transport.abort.called, "a client that sends nothing more is closed at the second look"
+    connection.connection_lost(None)
