@@ -201,7 +201,7 @@ def test_a_pulse_that_waits_is_answered_as_soon_as_there_is_something_to_do(remo
     )
     waiting.start()
     remote.cancel()
-    waiting.join(10)
+    waiting.join(60)  # one that waited its 20 s in vain would be told to go on
     assert answers == [{"order": "stop"}]
 
 

@@ -36,7 +36,7 @@ def test_no_point_is_lost_or_doubled_over_restarts(tmp_path: Path, database_url:
             wait_until(lambda: trained(service, run) >= restart * 80, "it trains on")  # noqa: B023
             with place.serve() as service:
                 before = service.status(run)["step"]
-                service.stepping(run, before + 1)
+                service.stepping(run, min(before + 1, 400))  # a busy machine may be at its end
                 service.kill()
         with place.serve() as service:
             assert service.ended(run)["status"] == "succeeded"
