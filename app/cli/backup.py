@@ -198,6 +198,6 @@ def _compare(path: Path, found: list[Any], written: list[Any]) -> None:
 def _end_launched(why: str, tx: Tx) -> None:
     """End every run that had a trainer: neither its process nor its later points are here."""
     for run in live_runs.list_launched(tx):
-        lost = Evidence(cancel_asked=False, vanished=True, ended_by_service=Reason.LOST, why=why)
+        lost = Evidence(cancel_asked=False, is_lost=True, ended_by_service=Reason.LOST, why=why)
         pending = {checkpoint.id for checkpoint in checkpoints.lock_pending(tx, run.id)}
         endings.finish_attempt(tx, run.id, run.attempt, lost, None, pending)

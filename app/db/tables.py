@@ -272,7 +272,7 @@ class Checkpoint(SQLModel, table=True):
     step: int | None = Field(default=None, sa_type=BigInteger)
     size_bytes: int | None = Field(default=None, sa_type=BigInteger)
     sha256: str | None = None
-    # A promise that fell back: the checkpoint whose files this path stands for.
+    # A promise that fell back: the checkpoint that this path is an alias of.
     stored_as_id: str | None = None
     tag_type: str | None = None
     release_tag: str | None = None
@@ -298,7 +298,7 @@ class Attempt(SQLModel, table=True):
     resume_path: str | None = None
     # SHA-256 of the code that its job carries through the engine.
     claim_sha256: str
-    # The random name of the agent that claimed it, where that runs, and when it was last heard of.
+    # The random name of the agent that claimed it, where that runs, and when its last pulse came.
     agent: str | None = None
     host: str | None = None
     claimed_at: str | None = None

@@ -1,14 +1,14 @@
 """How a run ended, from what is known and not from the exit code alone.
 
 A trainer that catches SIGTERM and exits 0 half-way has not succeeded; one that was killed
-has not failed "by exit code". `judge` is the whole rule.
+has not failed "by exit code". `derive_outcome` is the whole rule.
 """
 
 import signal
 from enum import StrEnum
 from typing import NamedTuple
 
-from app.domain.last_words import Clues
+from app.domain.clues import Clues
 from app.domain.lifecycle import Reason, RunStatus
 
 _FATAL = frozenset(
@@ -45,7 +45,7 @@ class Evidence(NamedTuple):
     """The facts known when a trainer is gone."""
 
     cancel_asked: bool
-    vanished: bool = False
+    is_lost: bool = False
     exit_code: int | None = None
     signal: int | None = None
     # The service ended it with SIGKILL.
@@ -83,7 +83,7 @@ def derive_outcome(evidence: Evidence) -> Outcome:
         return Outcome(RunStatus.CANCELLED, Reason.CANCEL_REQUESTED, _end(e) or None)
     done = reached_end(e)
     halfway = bool(e.total_steps) and e.step < (e.total_steps or 0)
-    clean = e.signal is None and not e.exit_code and not e.vanished
+    clean = e.signal is None and not e.exit_code and not e.is_lost
     if e.ended_by_service is not None and not (done and clean):
         return _failed(e.ended_by_service, " ".join(filter(None, (e.why, _end(e)))))
     if e.launch_error is not None and not e.finished:
@@ -92,7 +92,7 @@ def derive_outcome(evidence: Evidence) -> Outcome:
         return _failed(_REASON_OF_CAUSE[e.cause], " ".join(filter(None, (e.cause_detail, _end(e)))))
     if _ran_out_of_memory(e):
         return _failed(Reason.OUT_OF_MEMORY, _end(e) + " The kernel was out of memory.")
-    if e.vanished and not e.finished:
+    if e.is_lost and not e.finished:
         return _failed(Reason.LOST, "The process is gone and left no exit code.")
     if e.signal is not None or _child_signal(e) is not None:
         return _failed(Reason.SIGNAL, _end(e))
@@ -156,7 +156,7 @@ def nothing_saved(e: Evidence) -> str:
         return "The trainer's launcher killed its workers before they had saved."
     if e.killed:
         return "The trainer was killed before it had saved."
-    if e.vanished or e.signal is not None:
+    if e.is_lost or e.signal is not None:
         return "The trainer was gone before it had saved."
     return "The trainer saved nothing when it was stopped."
 
@@ -173,7 +173,7 @@ def _end(e: Evidence) -> str:
         by = _child_signal(e)
         child = f" {_named(by)} ended one of its processes." if by is not None else ""
         return f"Exited with code {e.exit_code}{when}.{child}{_words(e) if e.exit_code else ''}"
-    return "The process is gone." if e.vanished else ""
+    return "The process is gone." if e.is_lost else ""
 
 
 def _named(number: int) -> str:
@@ -190,5 +190,5 @@ def _words(e: Evidence) -> str:
     if error := e.clues.error or e.clues.follow_up:
         return f" The last error in its log: {error}"
     if e.exit_code and e.clues.last_line:
-        return f" Its last words: {e.clues.last_line}"
+        return f" Its last log line: {e.clues.last_line}"
     return ""

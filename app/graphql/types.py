@@ -369,7 +369,7 @@ class Checkpoint(Node):
     stored_as: Optional["Checkpoint"] = one(
         tables.Checkpoint,
         "stored_as_id",
-        "The checkpoint whose files this path stands for, if any.",
+        "The checkpoint that this path is an alias of, if any.",
     )
 
 

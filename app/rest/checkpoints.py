@@ -114,4 +114,4 @@ async def retention_plan(
         experiments.get(tx, experiment_id)
         return retention.plan(tx, wanted, experiment_id)
 
-    return responses.json(views.surplus(await state.db.scan(plan)))
+    return responses.json(views.prunable(await state.db.scan(plan)))

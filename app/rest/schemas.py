@@ -72,7 +72,7 @@ class CheckpointAnswer(TypedDict):
     sha256: Annotated[str | None, Field(description="SHA-256 of the manifest.")]
     stored_as: Annotated[
         str | None,
-        Field(description="Id of the checkpoint whose files this path stands for, if not its own."),
+        Field(description="Id of the checkpoint that this path is an alias of, if any."),
     ]
     tag_type: str | None
     release_tag: str | None
@@ -546,7 +546,7 @@ class HealthAnswer(TypedDict):
 
 
 class ServiceAnswer(TypedDict):
-    """What this service is and where its faces are."""
+    """What this service is, and the addresses of its APIs."""
 
     name: str
     version: str

@@ -173,7 +173,7 @@ def verification(progress: Progress) -> schemas.VerificationAnswer:
     }
 
 
-def surplus(rows: list[Checkpoint]) -> schemas.RetentionAnswer:
+def prunable(rows: list[Checkpoint]) -> schemas.RetentionAnswer:
     """Return `RetentionAnswer`."""
     return {
         "size_bytes": sum(row.size_bytes or 0 for row in rows),

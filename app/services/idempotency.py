@@ -2,7 +2,7 @@
 
 The same key with the same request replays that response byte for byte, across restarts;
 with another request it is KeyReused. A key belongs to one caller, method and route. An
-error changes nothing and so is not stored: the retry is judged afresh. Two requests with
+error changes nothing and so is not stored: the retry is decided afresh. Two requests with
 one key at the same time: the second is KeyInFlight, whichever server it came to.
 """
 

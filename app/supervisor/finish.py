@@ -66,7 +66,7 @@ def make_evidence(status: JobStatus) -> Evidence:
     if record is None:
         return Evidence(
             cancel_asked=False,
-            vanished=status.exit_code is None and status.signal is None,
+            is_lost=status.exit_code is None and status.signal is None,
             exit_code=status.exit_code,
             signal=status.signal,
             stop_sent=status.stop_sent,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from app.domain.last_words import Clues, read_clues
+from app.domain.clues import Clues, read_clues
 from app.storage import files
 
 TAIL = 65_536

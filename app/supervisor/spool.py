@@ -1,6 +1,6 @@
 """The spool: what a trainer could not deliver stands in its directory, a request body a line.
 
-It is taken in when the trainer is gone, before its end is judged. Whatever else stands there
+It is taken in when the trainer is gone, before its outcome is derived. Whatever else stands there
 holds up no end: the file is the trainer's, and disks break.
 """
 

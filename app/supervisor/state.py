@@ -153,9 +153,8 @@ class SupervisorState:
     data_dir: str | None = None
     wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     leads: bool = False
-    # Seconds during which this supervisor watched. It stands still while the server, or the
-    # whole machine, sleeps, or turns reports away (a full disk): silence that nobody could have
-    # heard is not a trainer's fault.
+    # Time during which reports could be received. It pauses while the process is suspended or
+    # writes are rejected (a full disk), so that heartbeats do not time out then.
     listening_seconds: float = 0.0
     ticked_at: float = field(init=False)
     attempts: dict[Attempt, AttemptState] = field(default_factory=dict)

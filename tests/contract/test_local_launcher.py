@@ -190,7 +190,7 @@ def test_an_end_is_told_although_the_trainer_filled_the_disk(
 def test_a_machine_without_descriptors_is_said_and_no_trainer_runs(
     attempts: Attempts, arm: Callable[[str, str], None]
 ) -> None:
-    """Control: without the `except` in the agent the attempt is vanished."""
+    """Control: without the `except` in the agent the attempt is lost."""
     release = attempts.root / "release"
     arm("agent.identity_saved", f"wait:{release}")
     attempts.submit(attempts.plan(READY + "(run / 'ran').touch()"))
@@ -494,7 +494,7 @@ def test_who_lacks_descriptors_does_not_take_a_living_trainer_for_gone(attempts:
 def test_an_exit_written_during_the_look_is_not_taken_for_vanished(
     attempts: Attempts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Control: without the second look at exit.json this says vanished."""
+    """Control: without the second look at exit.json this says lost."""
     attempts.submit(attempts.plan("raise SystemExit(4)"))
     attempts.over()
     record = attempts.root / "attempt-1" / "exit.json"

@@ -112,7 +112,7 @@ def test_retries_go_on_from_the_newest_ready_checkpoint_each_as_its_own_attempt(
     run = service.submit("crashes", steps=20, step_seconds=0.02, checkpoint_every=4)
     ended = service.ended(run)
     assert (ended["status"], ended["status_reason"]) == ("failed", "exit_code")
-    assert ended["status_detail"].startswith("Exited with code 3. Its last words: step 10/20")
+    assert ended["status_detail"].startswith("Exited with code 3. Its last log line: step 10/20")
     assert ended["attempt"] == 3 and service.launches(run) == [1, 2, 3]
     spec = json.loads((service.data_dir / "runs" / run / "spec.json").read_bytes())
     assert spec["resume"]["step"] == 8

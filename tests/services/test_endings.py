@@ -56,7 +56,7 @@ async def test_a_run_cancelled_between_two_attempts_does_not_blame_a_trainer(db:
     [
         ({"exit_code": 0, "stop_sent": True}, "The trainer saved nothing when it was stopped."),
         ({"signal": 9, "killed": True}, "The trainer was killed before it had saved."),
-        ({"vanished": True}, "The trainer was gone before it had saved."),
+        ({"is_lost": True}, "The trainer was gone before it had saved."),
         ({"signal": 11}, "The trainer was gone before it had saved."),
         ({"launch_error": "No such file."}, "The trainer never began."),
     ],

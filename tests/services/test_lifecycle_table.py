@@ -169,7 +169,7 @@ async def test_no_evidence_changes_a_terminal_run(db: Database, status: str) -> 
     run = await stage.run(status)
     history = await stage.events()
 
-    for evidence in ({"exit_code": 0, "finished": True}, {"signal": 9}, {"vanished": True}):
+    for evidence in ({"exit_code": 0, "finished": True}, {"signal": 9}, {"is_lost": True}):
         assert await stage.ends(run, **evidence) == run
     assert await stage.events() == history
 

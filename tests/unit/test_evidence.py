@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from app.domain.clues import Clues
 from app.domain.evidence import Cause, Evidence, derive_outcome
-from app.domain.last_words import Clues
 from app.domain.lifecycle import Reason
 
 LOST = {"ended_by_service": Reason.HEARTBEAT_LOST, "why": "No report for 60 seconds."}
@@ -96,7 +96,7 @@ CASES: list[tuple[str, dict[str, Any], str, str | None]] = [
     ("success beside that", TRAINED | {"exit_code": 0, "out_of_memory": True}, "succeeded", None),
     ("killed from outside", {"signal": 9}, "failed", "signal"),
     ("out of memory", {"signal": 9, "out_of_memory": True}, "failed", "out_of_memory"),
-    ("gone without a trace", {"vanished": True}, "failed", "lost"),
+    ("gone without a trace", {"is_lost": True}, "failed", "lost"),
     (
         "preempted after it saved",
         {"exit_code": 0, "stop_sent": True, "cause": Cause.PREEMPTED},
@@ -115,14 +115,14 @@ CASES: list[tuple[str, dict[str, Any], str, str | None]] = [
         "failed",
         "exit_code",
     ),
-    ("gone with its node", {"vanished": True, "cause": Cause.NODE_FAILED}, "failed", "node_failed"),
+    ("gone with its node", {"is_lost": True, "cause": Cause.NODE_FAILED}, "failed", "node_failed"),
     (
         "cancelled at the engine",
         {"signal": 15, "cause": Cause.STOPPED_ELSEWHERE},
         "failed",
         "stopped_elsewhere",
     ),
-    ("gone once it had finished", {"vanished": True, "finished": True}, "succeeded", None),
+    ("gone once it had finished", {"is_lost": True, "finished": True}, "succeeded", None),
     ("never began", {"launch_error": "No such file."}, "failed", "launcher_error"),
     (
         "its files were removed once it had finished",
@@ -160,7 +160,7 @@ def test_the_detail_says_what_a_user_needs() -> None:
     assert detail(signal=9) == "Ended by SIGKILL (9)."
     assert detail(signal=9, **LOST) == "No report for 60 seconds. Ended by SIGKILL (9)."
     assert detail(exit_code=1, clues=Clues(last_line="CUDA out of memory")) == (
-        "Exited with code 1. Its last words: CUDA out of memory"
+        "Exited with code 1. Its last log line: CUDA out of memory"
     )
     assert detail(exit_code=1, clues=Clues(error="ValueError: x", last_line="step 3")) == (
         "Exited with code 1. The last error in its log: ValueError: x"

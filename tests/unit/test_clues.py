@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.domain.last_words import MOST_CHARACTERS, read_clues
+from app.domain.clues import MOST_CHARACTERS, read_clues
 from tests.support.logs import CRASH, DDP, FOOTER, PEER
 
 
