@@ -76,10 +76,13 @@ class Budget:
         self.refused: ServiceError | None = None
         self._memory = memory
         self._lock = threading.Lock()
+        self._is_released = False
 
     def charge(self, size: int) -> None:
         """Count `size` more bytes. Raises TooLarge or Busy, from then on each time."""
         with self._lock:
+            if self._is_released:  # by a read that goes on in its thread though nobody waits for it
+                return
             if self.refused is None:
                 self.refused = self._refuse(size)
             if self.refused is not None:
@@ -108,8 +111,9 @@ class Budget:
         self.charge(size)
 
     def release(self) -> None:
-        """Give back everything, after the answer was sent. May be repeated."""
+        """Give back everything, after the answer was sent or given up. May be repeated."""
         with self._lock:
+            self._is_released = True
             self._memory.release(self.used)
             self.used = 0
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.graphql import limits
-from app.graphql.budget import Memory
+from app.graphql.budget import Budget, Memory
 from tests.api.conftest import Api
 from tests.support.graphql import Graph, connected, statements
 from tests.support.server import wait_until
@@ -207,5 +207,17 @@ async def test_subscriptions_have_a_bound_each_and_together(
         assert (await socket.next())["experiment"]["runs"]["nodes"] == [{"id": run}]
         assert await socket.next() is None
     # The last message is sent before the server gives back what it had set aside.
-    given_back = partial(wait_until, lambda: (memory.watched, memory.bytes) == (0, 0), "its end")
+    given_back = partial(
+        wait_until, lambda: (memory.watched, memory.bytes) == (0, 0), lambda: f"{vars(memory)}"
+    )
     await asyncio.to_thread(given_back)
+
+
+def test_a_read_that_goes_on_after_its_answer_was_given_up_takes_nothing() -> None:
+    """Once it was never given back: the reads of a closed subscription end in their threads."""
+    memory = Memory()
+    budget = Budget(memory)
+    budget.charge(100)
+    budget.release()
+    budget.charge(1004)
+    assert memory.bytes == 0
