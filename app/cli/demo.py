@@ -218,8 +218,8 @@ def run(settings: Settings, *, stay: bool = True) -> None:
         story.tell()
         if stay:
             story.say("The service goes on; Ctrl-C ends it")
-            for name, path in (("REST", "/docs"), ("GraphQL", "/graphql")):
-                story.console.print(f"  {name:<8} {url}{path}")
+            for name, path in (("Dashboard", "/"), ("REST", "/docs"), ("GraphQL", "/graphql")):
+                story.console.print(f"  {name:<9} {url}{path}")
             ended.wait()
     except KeyboardInterrupt:
         pass
