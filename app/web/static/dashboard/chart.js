@@ -79,7 +79,7 @@ export function Chart({ title, lines, view, height = 210, syncKey = "page", zoom
   const x = data[0];
   const index = at ?? x.length - 1;
   return div(
-    { class: "chart", "data-key": title },
+    { class: x.length ? "chart" : "chart nothing", "data-key": title },
     div({ class: "chart-head" },
       h3({ title }, title),
       hidden ? span({ class: "note" }, t("{n} not on a log scale", { n: hidden })) : null,
