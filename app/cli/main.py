@@ -24,8 +24,8 @@ COMMANDS = {
         "submit": "submitting", "ls": "looking", "show": "looking", "watch": "looking",
         "logs": "looking", "cancel": "submitting", "resume": "submitting", "mark": "submitting",
         "update": "submitting", "compare": "looking", "diff": "looking", "export": "exporting",
-        "recipes": "access", "experiments": "access", "login": "access", "completion": "access",
-        "mcp": "agents",
+        "open": "opening", "recipes": "access", "experiments": "access", "login": "access",
+        "completion": "access", "mcp": "agents",
     },
     "The service": {
         "serve": "serving", "demo": "serving", "help": "pages", "export-schema": "pages",

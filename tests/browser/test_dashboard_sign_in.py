@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import watch
+from tests.support.commands import llm_train
 from tests.support.dashboard import Dashboard
 from tests.support.proxies import jupyter, nginx
 from tests.support.server import Server, free_port, running_server
@@ -129,11 +130,14 @@ def test_a_wrong_token_says_so_and_a_link_signs_in_once(browser: Browser, closed
         page.get_by_role("button", name="Sign in").click()
         expect(page.get_by_role("alert")).to_contain_text("not the API token")
         problems.clear()
-    code = httpx.post(f"{closed.url}/session/code", headers=BEARER).json()["code"]
-    with tab(browser, f"{closed.url}/compare#code={code}") as (page, _):
+    printed = llm_train("open", API_URL=closed.url, API_TOKEN=TOKEN)
+    link = printed.out.strip()
+    assert link.startswith(f"{closed.url}/#code=")
+    assert TOKEN not in link
+    with tab(browser, link) as (page, _):
         page.wait_for_selector("[data-state=live]")
-        assert page.url == f"{closed.url}/compare"
-    with tab(browser, f"{closed.url}/#code={code}") as (page, _):
+        assert page.url == f"{closed.url}/"
+    with tab(browser, link) as (page, _):
         expect(page.get_by_role("alert")).to_contain_text("used before")
 
 

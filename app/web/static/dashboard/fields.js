@@ -52,18 +52,19 @@ export function Params({ legend: text, rows, set, before }) {
     button({ type: "button", class: "quiet", onClick: () => set([...rows, { key: "", value: "" }]) }, t("+ Add")));
 }
 
-/** @type {[string, string, string][]} GraphQL's name, REST's name, for people */
+/** @typedef {NonNullable<import("./generated.js").Operations["Run"]["result"]["run"]>["resources"]} RunResources */
+
+/** @type {[keyof RunResources, string][]} */
 export const RESOURCES = [
-  ["gpuType", "gpu_type", t("GPU type")], ["count", "count", t("GPUs")], ["nodes", "nodes", t("Machines")],
-  ["cpus", "cpus", t("CPU cores")], ["memoryGb", "memory_gb", t("Memory in GB")],
-  ["timeLimitMinutes", "time_limit_minutes", t("Time limit in minutes")],
+  ["gpuType", t("GPU type")], ["count", t("GPUs")], ["nodes", t("Machines")], ["cpus", t("CPU cores")],
+  ["memoryGb", t("Memory in GB")], ["timeLimitMinutes", t("Time limit in minutes")],
 ];
 
-/** @param {{ values: Record<string, string | number | null> | null }} props */
+/** @param {{ values: RunResources | null }} props */
 export const Resources = ({ values }) =>
-  fieldset({ class: "grid" }, legend({}, t("Resources")), RESOURCES.map(([name, rest, text]) =>
+  fieldset({ class: "grid" }, legend({}, t("Resources")), RESOURCES.map(([name, text]) =>
     label({ key: name }, text, input({
-      name, defaultValue: values?.[name] ?? values?.[rest] ?? "",
+      name, defaultValue: values?.[name] ?? "",
       ...(name === "gpuType" ? { placeholder: "A100" } : { type: "number", min: "0", step: name === "count" || name === "nodes" ? "1" : "any" }),
     }))));
 

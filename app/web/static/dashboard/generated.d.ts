@@ -18,7 +18,7 @@ export interface Operations {
   };
   Compared: {
     variables: { ids: (string)[]; onlyDifferent: boolean };
-    result: { compareRuns: (({ section: ParamSection; key: string; values: (any | null)[]; differs: boolean }))[]; nodes: ({ id: string; model: string; status: RunStatus; step: number; createdAt: string; hyperparams: any; experiment: { id: string; name: string }; sourceCheckpoint: { step: number | null } | null; metrics: (({ key: string; step: number; value: number | null }))[] } | {} | null)[] };
+    result: { compareRuns: (({ section: ParamSection; key: string; values: (any | null)[]; differs: boolean }))[]; nodes: ({ id: string; name: string | null; model: string; status: RunStatus; step: number; createdAt: string; hyperparams: any; experiment: { id: string; name: string }; sourceCheckpoint: { step: number | null } | null; metrics: (({ key: string; step: number; value: number | null }))[] } | {} | null)[] };
   };
   Counts: {
     variables: { filter?: RunFilter | null };
@@ -34,7 +34,7 @@ export interface Operations {
   };
   Experiment: {
     variables: { id: string };
-    result: { experiment: { id: string; name: string; taskType: string; goal: string | null; version: string | null; baseModel: string | null; owner: string | null; paramConfig: any; tags: (string)[]; createdAt: string; lastSeq: number; runCounts: ({ status: RunStatus; count: number })[]; runs: ({ totalCount: number; nodes: (({ id: string; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null }); parent: { id: string } | null }))[] }); checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null; run: { id: string } }))[] }); events: { nodes: ({ id: string; seq: number; type: string; at: string; data: any })[] } } | null };
+    result: { experiment: { id: string; name: string; taskType: string; goal: string | null; version: string | null; baseModel: string | null; owner: string | null; paramConfig: any; tags: (string)[]; notes: string | null; archivedAt: string | null; createdAt: string; lastSeq: number; runCounts: ({ status: RunStatus; count: number })[]; runs: ({ totalCount: number; nodes: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null }); parent: { id: string; name: string | null } | null }))[] }); checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null; run: { id: string } }))[] }); events: { nodes: ({ id: string; seq: number; type: string; at: string; data: any })[] } } | null };
   };
   Experiments: {
     variables: { filter?: ExperimentFilter | null; after?: string | null };
@@ -54,7 +54,7 @@ export interface Operations {
   };
   Lineage: {
     variables: { root: string };
-    result: { runs: ({ nodes: (({ id: string; status: RunStatus; step: number; createdAt: string; overrideHyperparams: any; parent: { id: string } | null; sourceCheckpoint: { step: number | null } | null }))[] }) };
+    result: { runs: ({ nodes: (({ id: string; name: string | null; status: RunStatus; step: number; createdAt: string; overrideHyperparams: any; parent: { id: string } | null; sourceCheckpoint: { step: number | null } | null }))[] }) };
   };
   LogPart: {
     variables: { id: string; offset: number; limit: number };
@@ -74,15 +74,15 @@ export interface Operations {
   };
   Run: {
     variables: { id: string };
-    result: { run: { id: string; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; statusDetail: string | null; attempt: number; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; lastProgressAt: string | null; nextAttemptAt: string | null; cancelRequestedAt: string | null; dataset: any; hyperparams: any; overrideHyperparams: any; effectiveHyperparams: any | null; resources: ({ gpuType: string | null; count: number | null; cpus: number | null; memoryGb: number | null; nodes: number | null; timeLimitMinutes: number | null }); overrides: (({ key: string; requested: any; effective: any | null; applied: boolean | null }))[]; metrics: (({ key: string; step: number; value: number | null }))[]; experiment: { id: string; name: string; lastSeq: number }; parent: { id: string } | null; root: { id: string }; sourceCheckpoint: { ckptPath: string; step: number | null } | null; checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null }))[] }) } | null };
+    result: { run: { id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; statusDetail: string | null; attempt: number; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; lastProgressAt: string | null; nextAttemptAt: string | null; cancelRequestedAt: string | null; dataset: any; hyperparams: any; overrideHyperparams: any; effectiveHyperparams: any | null; resources: ({ gpuType: string | null; count: number | null; cpus: number | null; memoryGb: number | null; nodes: number | null; timeLimitMinutes: number | null }); overrides: (({ key: string; requested: any; effective: any | null; applied: boolean | null }))[]; metrics: (({ key: string; step: number; value: number | null }))[]; experiment: { id: string; name: string; lastSeq: number }; parent: { id: string; name: string | null } | null; root: { id: string }; sourceCheckpoint: { ckptPath: string; step: number | null } | null; checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null }))[] }) } | null };
   };
   Runs: {
     variables: { filter?: RunFilter | null; after?: string | null; first: number; order?: RunOrder | null; keys: (string)[] };
-    result: { runs: ({ totalCount: number; pageInfo: ({ hasNextPage: boolean; endCursor: string | null }); nodes: (({ id: string; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null }); parent: { id: string } | null; metrics: (({ key: string; step: number; value: number | null }))[] }))[] }) };
+    result: { runs: ({ totalCount: number; pageInfo: ({ hasNextPage: boolean; endCursor: string | null }); nodes: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null }); parent: { id: string; name: string | null } | null; metrics: (({ key: string; step: number; value: number | null }))[] }))[] }) };
   };
   RunsChanged: {
     variables: { filter?: RunFilter | null; keys: (string)[] };
-    result: { runsChanged: (({ id: string; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null }); parent: { id: string } | null; metrics: (({ key: string; step: number; value: number | null }))[] }))[] };
+    result: { runsChanged: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null }); parent: { id: string; name: string | null } | null; metrics: (({ key: string; step: number; value: number | null }))[] }))[] };
   };
   RunEvents: {
     variables: { id: string; after?: number | null };
@@ -107,6 +107,14 @@ export interface Operations {
   Sparks: {
     variables: { ids: (string)[]; keys?: (string)[] | null };
     result: { nodes: ({ id: string; metricBands: (({ key: string; means: (number | null)[] }))[] } | {} | null)[] };
+  };
+  UpdateExperiment: {
+    variables: { input: UpdateExperimentInput };
+    result: { updateExperiment: ({ experiment: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
+  };
+  UpdateRun: {
+    variables: { input: UpdateRunInput };
+    result: { updateRun: ({ run: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
   };
   Verify: {
     variables: { input: VerifyCheckpointInput };
@@ -253,6 +261,27 @@ export interface RunOrder {
 export type RunOrderField = "CREATED_AT" | "STARTED_AT" | "FINISHED_AT" | "STEP" | "METRIC";
 
 export type RunStatus = "QUEUED" | "STARTING" | "RUNNING" | "CANCELLING" | "SUCCEEDED" | "FAILED" | "CANCELLED";
+
+export interface UpdateExperimentInput {
+  experimentId: string;
+  name?: string | null;
+  goal?: string | null;
+  owner?: string | null;
+  notes?: string | null;
+  tags?: (string)[] | null;
+  archived?: boolean | null;
+  idempotencyKey?: string | null;
+}
+
+export interface UpdateRunInput {
+  runId: string;
+  name?: string | null;
+  notes?: string | null;
+  tags?: (string)[] | null;
+  priority?: Priority | null;
+  archived?: boolean | null;
+  idempotencyKey?: string | null;
+}
 
 export interface VerifyCheckpointInput {
   ckptPath: string;

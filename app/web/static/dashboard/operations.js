@@ -7,10 +7,10 @@
 const graphql = (_name, text) => /** @type {import("./generated.js").Document<N>} */ (text);
 
 const ROW = `
-  id model recipe status statusReason step totalSteps progress etaSeconds notes
+  id name tags archivedAt priority model recipe status statusReason step totalSteps progress etaSeconds notes
   createdAt startedAt finishedAt heartbeatAt hyperparams
   experiment { id name owner }
-  parent { id }
+  parent { id name }
 `;
 const CHECKPOINT = "id ckptPath state reason step sizeBytes tagType releaseTag metrics createdAt markedAt";
 const ERRORS = "userErrors { code message field }";
@@ -50,14 +50,14 @@ export const SPARKS = graphql("Sparks", `
 export const RUN = graphql("Run", `
   query Run($id: ID!) {
     run(id: $id) {
-      id model recipe status statusReason statusDetail attempt step totalSteps progress etaSeconds
-      notes createdAt startedAt finishedAt heartbeatAt lastProgressAt nextAttemptAt cancelRequestedAt
+      id name tags archivedAt priority model recipe status statusReason statusDetail attempt step
+      totalSteps progress etaSeconds notes createdAt startedAt finishedAt heartbeatAt lastProgressAt nextAttemptAt cancelRequestedAt
       dataset hyperparams overrideHyperparams effectiveHyperparams
       resources { gpuType count cpus memoryGb nodes timeLimitMinutes }
       overrides { key requested effective applied }
       metrics { key step value }
       experiment { id name lastSeq }
-      parent { id }
+      parent { id name }
       root { id }
       sourceCheckpoint { ckptPath step }
       checkpoints(first: 50) { totalCount nodes { ${CHECKPOINT} } }
@@ -121,7 +121,7 @@ export const LINEAGE = graphql("Lineage", `
   query Lineage($root: ID!) {
     runs(first: 100, filter: { rootRunId: $root }, orderBy: { field: CREATED_AT, direction: ASC }) {
       nodes {
-        id status step createdAt overrideHyperparams
+        id name status step createdAt overrideHyperparams
         parent { id }
         sourceCheckpoint { step }
       }
@@ -133,7 +133,7 @@ export const COMPARED = graphql("Compared", `
     compareRuns(ids: $ids, onlyDifferent: $onlyDifferent) { section key values differs }
     nodes(ids: $ids) {
       ... on Run {
-        id model status step createdAt hyperparams
+        id name model status step createdAt hyperparams
         experiment { id name }
         sourceCheckpoint { step }
         metrics { key step value }
@@ -157,7 +157,7 @@ export const EXPERIMENTS = graphql("Experiments", `
 export const EXPERIMENT = graphql("Experiment", `
   query Experiment($id: ID!) {
     experiment(id: $id) {
-      id name taskType goal version baseModel owner paramConfig tags createdAt lastSeq
+      id name taskType goal version baseModel owner paramConfig tags notes archivedAt createdAt lastSeq
       runCounts { status count }
       runs(first: 10) { totalCount nodes { ${ROW} } }
       checkpoints(first: 50, filter: { marked: true }) {
@@ -200,6 +200,14 @@ export const CREATE_RUN = graphql("CreateRun", `
 export const CANCEL = graphql("Cancel", `
   mutation Cancel($input: CancelRunInput!) {
     cancelRun(input: $input) { run { id status } checkpoint { ckptPath state } ${ERRORS} }
+  }`);
+
+export const UPDATE_RUN = graphql("UpdateRun", `
+  mutation UpdateRun($input: UpdateRunInput!) { updateRun(input: $input) { run { id } ${ERRORS} } }`);
+
+export const UPDATE_EXPERIMENT = graphql("UpdateExperiment", `
+  mutation UpdateExperiment($input: UpdateExperimentInput!) {
+    updateExperiment(input: $input) { experiment { id } ${ERRORS} }
   }`);
 
 export const RESUME = graphql("Resume", `

@@ -6,12 +6,13 @@ import { href } from "../route.js";
 import { ago, clock, flat, number, plain, short, took } from "../format.js";
 import { Bar, Copy, Empty, Fact, Loading, RunLink, Status, Trouble, useTicks, useTitle } from "../parts.js";
 import { Counts } from "./experiments.js";
+import { EditExperiment } from "../run/edit.js";
 import { Events } from "../run/history.js";
 import { Tags } from "../run/checkpoints.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
-const { div, nav, a, h1, h2, span, p, section, table, thead, tbody, tr, td, th } = tags;
+const { div, nav, a, button, h1, h2, span, p, section, table, thead, tbody, tr, td, th } = tags;
 
 /** @typedef {NonNullable<import("../generated.js").Operations["Experiment"]["result"]["experiment"]>} Detail */
 
@@ -19,6 +20,7 @@ const { div, nav, a, h1, h2, span, p, section, table, thead, tbody, tr, td, th }
 export function Experiment({ id }) {
   const [found, setFound] = useState(/** @type {Detail | null | undefined} */ (undefined));
   const [error, setError] = useState(/** @type {Error | null} */ (null));
+  const [asking, setAsking] = useState(false);
   useTicks();
   useTitle(found?.name ?? "");
   useEffect(() => {
@@ -46,6 +48,7 @@ export function Experiment({ id }) {
     { class: "page" },
     nav({ class: "crumbs", "aria-label": t("Where this is") }, a({ href: href("experiments") }, t("Experiments")), " / ", span({}, found.name)),
     div({ class: "bar title" }, h1({}, found.name), span({ class: "id faint" }, found.id), h(Copy, { text: found.id, label: t("Copy id") }), span({ class: "space" }),
+      button({ type: "button", onClick: () => setAsking(true) }, t("Edit…")),
       a({ class: "button", href: href(`checkpoints?experiment=${id}`) }, t("Checkpoints")),
       a({ class: "button", href: href(`?experiment=${id}`) }, t("All runs")),
       a({ class: "button primary", href: href(`recipes?experiment=${id}`) }, t("New run"))),
@@ -59,6 +62,8 @@ export function Experiment({ id }) {
       found.tags.length ? h(Fact, { name: t("Tags") }, found.tags.map((tag) => span({ key: tag, class: "tag" }, tag))) : null,
       h(Fact, { name: t("Created") }, span({ title: clock(found.createdAt) }, ago(found.createdAt))),
       config.length ? h(Fact, { name: t("Common parameters") }, config.map(([key, value]) => `${key} ${plain(value)}`).join(" · ")) : null),
+    found.notes ? p({ class: "notes" }, found.notes) : null,
+    asking ? h(EditExperiment, { experiment: found, close: () => setAsking(false) }) : null,
     section({ "aria-label": t("Newest runs") }, h2({}, t("Newest runs"), span({ class: "total" }, found.runs.totalCount)),
       found.runs.nodes.length
         ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Newest runs") }, table({ class: "plain list" },

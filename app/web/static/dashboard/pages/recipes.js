@@ -80,7 +80,8 @@ function Submit({ recipe }) {
       const { createRun } = await ask(CREATE_RUN, { input: {
         experimentId: experiment, model: text("model"), recipe: recipe?.name ?? null,
         dataset: dataset ? (dataset.startsWith("{") ? parsed(dataset) : { name: dataset }) : null,
-        hyperparams: valueOf(rows), resources: resourcesOf(data), notes: text("notes") || null, idempotencyKey: key,
+        hyperparams: valueOf(rows), resources: resourcesOf(data), notes: text("notes") || null, name: text("name") || null,
+        tags: text("tags") ? text("tags").split(/[\s,]+/) : null, priority: /** @type {any} */ (text("priority")), idempotencyKey: key,
       } });
       setKey(once());
       if (createRun.run && createRun.runToken) setToken({ id: createRun.run.id, token: createRun.runToken });
@@ -101,9 +102,12 @@ function Submit({ recipe }) {
             experiments?.map(({ id, name }) => option({ key: id, value: id }, name))),
           button({ type: "button", onClick: () => setAsking(true) }, t("New…")))),
       label({ class: "field" }, t("Model"), input({ name: "model", required: true, placeholder: recipe?.name === "demo" ? "char-lm" : "Qwen2.5-7B", defaultValue: recipe?.name === "demo" ? "char-lm" : "" })),
+      label({ class: "field" }, t("Name"), input({ name: "name", placeholder: t("left out: its id") })),
       label({ class: "field" }, t("Dataset"), input({ name: "dataset", placeholder: t('a name, or JSON such as {"name": "alpaca-zh"}') })),
       h(Params, { legend: t("Hyperparameters"), rows, set: setRows }),
       h(Resources, { values: null }),
+      label({ class: "field" }, t("Priority"), select({ name: "priority", defaultValue: "NORMAL" }, ["HIGH", "NORMAL", "LOW"].map((each) => option({ key: each, value: each }, t(each.toLowerCase()))))),
+      label({ class: "field" }, t("Tags"), input({ name: "tags", placeholder: "sweep, zh" })),
       label({ class: "field" }, t("Notes"), input({ name: "notes" })),
       wrong ? p({ class: "trouble", role: "alert" }, wrong) : null,
       p({ class: "faint" }, recipe

@@ -3,15 +3,17 @@ import { useEffect, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
 import { RUN, RUN_NOW } from "../operations.js";
 import { href } from "../route.js";
-import { ago, called, clock, duration, number, plain, took } from "../format.js";
+import { ago, called, clock, duration, number, took } from "../format.js";
 import { ACTIVE, Bar, Copy, Empty, Fact, Loading, RunLink, Status, Steps, Trouble, useKeys, useTicks, useTitle } from "../parts.js";
 import { Curves } from "../run/curves.js";
 import { Checkpoints } from "../run/checkpoints.js";
 import { Hyperparams, Receipts } from "../run/config.js";
+import { RESOURCES } from "../fields.js";
 import { Lineage } from "../run/lineage.js";
 import { Log } from "../run/log.js";
 import { History } from "../run/history.js";
 import { Cancel, Mark, Rerun, Resume } from "../run/actions.js";
+import { EditRun } from "../run/edit.js";
 import { explained, t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -61,13 +63,14 @@ export function Run({ id }) {
     nav({ class: "crumbs", "aria-label": t("Where this is") },
       a({ href: href("") }, t("Runs")), " / ", a({ href: href(`experiments/${run.experiment.id}`) }, run.experiment.name), " / ", span({}, called(run))),
     div({ class: "bar title" },
-      h1({}, run.model), h(Status, { status: run.status }),
+      h1({}, run.name || run.model), h(Status, { status: run.status }),
       span({ class: "id faint" }, run.id), h(Copy, { text: run.id, label: t("Copy id") }),
       span({ class: "space" }),
       active ? button({ type: "button", class: "danger", disabled: run.status === "CANCELLING", onClick: () => setAsking("cancel") }, t("Cancel…")) : null,
       button({ type: "button", disabled: !ready.length, title: ready.length ? "" : t("There is no verified checkpoint yet."), onClick: () => setAsking("resume") }, t("Resume…")),
       button({ type: "button", disabled: !ready.length, onClick: () => setAsking({ mark: ready[0] }) }, t("Mark…")),
       button({ type: "button", onClick: () => setAsking("rerun") }, t("Run again…")),
+      button({ type: "button", onClick: () => setAsking("edit") }, t("Edit…")),
       a({ class: "button", href: href(`compare?runs=${[...new Set([run.root.id, run.id])].join(",")}`) }, t("Compare"))),
     h(Trouble, { error, again: load }),
     h(Why, { run, active }),
@@ -83,6 +86,7 @@ export function Run({ id }) {
     h(Log, { run }),
     h(History, { run, onEvent }),
     asking === "cancel" ? h(Cancel, { run, close }) : null,
+    asking === "edit" ? h(EditRun, { run, active, close }) : null,
     asking === "rerun" ? h(Rerun, { run, close }) : null,
     asking === "resume" ? h(Resume, { run, close }) : null,
     asking && typeof asking === "object" && "resume" in asking ? h(Resume, { run, close, from: asking.resume.ckptPath }) : null,
@@ -103,7 +107,7 @@ function Why({ run, active }) {
 
 /** @param {{ run: RunDetail, active: boolean }} props */
 function Facts({ run, active }) {
-  const resources = Object.entries(run.resources ?? {}).filter(([, value]) => value !== null);
+  const resources = RESOURCES.filter(([name]) => run.resources[name] !== null);
   return div(
     { class: "facts" },
     h(Fact, { name: t("Progress") }, h(Bar, { value: run.progress }), h(Steps, { run })),
@@ -113,10 +117,14 @@ function Facts({ run, active }) {
     active ? h(Fact, { name: t("Last heard of") }, ago(run.heartbeatAt)) : null,
     active && run.status === "RUNNING" ? h(Fact, { name: t("Last progress") }, ago(run.lastProgressAt)) : null,
     h(Fact, { name: t("Attempt") }, number(run.attempt)),
+    run.name ? h(Fact, { name: t("Model") }, run.model) : null,
     h(Fact, { name: t("Recipe") }, run.recipe ?? t("external")),
+    run.priority === "NORMAL" ? null : h(Fact, { name: t("Priority") }, t(run.priority.toLowerCase())),
+    run.tags.length ? h(Fact, { name: t("Tags") }, run.tags.map((tag) => span({ key: tag, class: "tag" }, tag))) : null,
+    run.archivedAt ? h(Fact, { name: t("Archived") }, ago(run.archivedAt)) : null,
     run.parent
       ? h(Fact, { name: t("Resumed from") }, h(RunLink, { run: run.parent }), run.sourceCheckpoint?.step != null ? ` ${t("at step {n}", { n: number(run.sourceCheckpoint.step) })}` : "")
       : null,
-    resources.length ? h(Fact, { name: t("Resources") }, resources.map(([key, value]) => `${key} ${plain(value)}`).join(" · ")) : null,
+    resources.length ? h(Fact, { name: t("Resources") }, resources.map(([name, text]) => `${text} ${run.resources[name]}`).join(" · ")) : null,
   );
 }

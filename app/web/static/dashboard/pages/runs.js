@@ -61,7 +61,7 @@ export function Runs() {
     div({ class: "bar" },
       h1({}, t("Runs"), total === null ? null : span({ class: "total", "data-total": total }, total.toLocaleString("en"))),
       input({
-        id: "search", type: "search", placeholder: t("Search id, model, recipe, notes"), value: query.get("q") ?? "",
+        id: "search", type: "search", placeholder: t("Search id, name, tags, model, notes"), value: query.get("q") ?? "",
         "aria-label": t("Search"), onInput: (event) => set({ q: event.currentTarget.value }),
         onKeyDown: (event) => event.key === "Escape" && event.currentTarget.blur(),
       }),

@@ -35,6 +35,7 @@ const FIXED = [
   { key: "model", name: t("Model"), kind: "clip", cell: ({ model }) => span({ title: model }, model) },
   { key: "recipe", name: t("Recipe"), kind: "clip", cell: ({ recipe }) => recipe ?? span({ class: "faint" }, t("external")) },
   { key: "owner", name: t("Owner"), kind: "clip", cell: ({ experiment }) => experiment.owner ?? "–" },
+  { key: "tags", name: t("Tags"), kind: "clip", cell: ({ tags: all }) => all.map((tag) => span({ key: tag, class: "tag" }, tag)) },
   { key: "notes", name: t("Notes"), kind: "clip", cell: ({ notes }) => span({ title: notes ?? "" }, notes ?? "–") },
   { key: "took", name: t("Duration"), kind: "number", cell: took },
   { key: "heard", name: t("Last heard of"), kind: "faint", cell: ({ heartbeatAt }) => ago(heartbeatAt) },

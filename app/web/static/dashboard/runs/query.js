@@ -31,6 +31,8 @@ export function asked(query) {
   if (query.get("model")) filter.model = query.get("model");
   if (query.get("recipe")) filter.recipe = query.get("recipe");
   if (query.get("owner")) filter.owner = query.get("owner");
+  if (query.get("tag")) filter.tags = several(query, "tag");
+  filter.archived = query.has("archived");
   const order = orderOf(query.get("sort") ?? "");
   return { filter, order };
 }

@@ -41,7 +41,8 @@ export function Filters({ query, names }) {
           select({ value: query.get(key) ?? "", onChange: (event) => set({ [key]: event.currentTarget.value }) },
             option({ value: "" }, t("any")),
             [...new Set([...(facets[key] ?? []), query.get(key) ?? ""])].filter(Boolean).map((value) =>
-              option({ key: value, value }, value))))))),
+              option({ key: value, value }, value))))),
+        label({ class: "check" }, input({ type: "checkbox", checked: query.has("archived"), onChange: (event) => set({ archived: event.currentTarget.checked }) }), t("Archived ones")))),
     FILTERS.filter(([key]) => query.get(key)).map(([key, name]) =>
       button({ key, type: "button", class: "filter", onClick: () => set({ [key]: null }), "aria-label": t("Without the filter {name}", { name: t(name) }) },
         span({ class: "faint" }, t(name)), ` ${names[query.get(key) ?? ""] ?? query.get(key)} `, span({ "aria-hidden": "true" }, "×"))),
