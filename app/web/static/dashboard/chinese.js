@@ -31,6 +31,7 @@ export const CHINESE = {
   stalled: "没有进展",
   "time limit": "超过时限",
   preempted: "被抢占",
+  suspended: "被挂起",
   "node failed": "节点故障",
   "stopped elsewhere": "在别处被停止",
   "launcher error": "启动器出错",
