@@ -32,6 +32,7 @@ export const CHINESE = {
   "time limit": "超过时限",
   preempted: "被抢占",
   suspended: "被挂起",
+  unhealthy: "指标异常",
   "node failed": "节点故障",
   "stopped elsewhere": "在别处被停止",
   "launcher error": "启动器出错",
