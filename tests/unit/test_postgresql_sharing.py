@@ -1,8 +1,8 @@
 """On PostgreSQL what waits together goes together, and what fails, fails alone.
 
-Each was seen red: a batch that is not run again when a statement fails in it, a read's error that
-reaches the reads which share its snapshot, a text that libpq would cut off at a NUL, a statement
-taken for prepared though an error had kept the server from it.
+Seen red: a batch that is not run again when a statement fails in it, a read's error that reaches
+the reads which share its snapshot, a text that libpq would cut off at a NUL, a statement forgotten
+where a transaction has failed, reads that a lost connection takes with it.
 """
 
 import asyncio
