@@ -277,6 +277,8 @@ class Checkpoint(SQLModel, table=True):
     tag_type: str | None = None
     release_tag: str | None = None
     metrics: str = Field(default="{}", sa_type=Text)
+    # False if its metrics or weights hold NaN or an infinity; NULL: nobody has looked.
+    healthy: bool | None = None
     marked_at: str | None = None
     # When its files were committed, as far as the service knows: what "newest" means.
     saved_at: str | None = None

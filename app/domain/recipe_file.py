@@ -23,6 +23,7 @@ from app.domain.recipes import (
     LOCAL,
     RESERVED,
     RETRY_REASONS,
+    BestMode,
     LauncherTable,
     Recipe,
     RecipeError,
@@ -309,6 +310,13 @@ def _folders(value: Any) -> str:
     return pattern
 
 
+def _best_mode(value: Any) -> BestMode:
+    try:
+        return BestMode(_string(value))
+    except ValueError:
+        raise ValueError(f"must be one of {', '.join(BestMode)}") from None
+
+
 def _resources(value: Any) -> Resources:
     if not isinstance(value, dict):
         raise ValueError("must be a table")
@@ -332,6 +340,8 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "retry_seconds": _pause,
     "max_log_mb": _whole(1),
     "keep_checkpoints": _whole(0),
+    "keep_best": _string,
+    "keep_best_mode": _best_mode,
     "working_dir": lambda value: Path(_string(value)),
     "requires_report": _boolean,
     "launcher": _string,

@@ -68,6 +68,13 @@ class LauncherTable(NamedTuple):
     options: Mapping[str, Any]
 
 
+class BestMode(StrEnum):
+    """Which value of a metric is the best."""
+
+    MIN = "min"
+    MAX = "max"
+
+
 class StallAction(StrEnum):
     """What is done about a trainer that lives and makes no progress."""
 
@@ -105,6 +112,9 @@ class Recipe:
     """What a run's output may take of the disk: of more, the beginning and the newest are kept."""
     keep_checkpoints: int = 0
     """How many checkpoints of a run to keep; 0: all."""
+    keep_best: str = ""
+    """The metric whose best checkpoint is kept besides; empty: none is."""
+    keep_best_mode: BestMode = BestMode.MIN
     working_dir: Path | None = None
     """Where the command starts; None: where the server did."""
     launcher: str = LOCAL

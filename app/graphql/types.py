@@ -355,7 +355,8 @@ class Checkpoint(Node):
     sha256: str | None = attribute("SHA-256 of its manifest.")
     tag_type: str | None = attribute("Tag it was marked with, such as `candidate` or `release`.")
     release_tag: str | None = attribute("Its release tag, unique in the experiment.")
-    metrics: Json = attribute("The metrics it was marked with: an object of numbers.")
+    metrics: Json = attribute("The metrics it was saved or marked with: an object of numbers.")
+    healthy: bool | None = attribute("False if its metrics or weights hold NaN; null: not known.")
     marked_at: DateTime | None = attribute("Time of the last mark.")
     saved_at: DateTime | None = attribute(
         "When it was saved: the newest of a run is the one that was saved last."

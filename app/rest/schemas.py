@@ -77,6 +77,10 @@ class CheckpointAnswer(TypedDict):
     tag_type: str | None
     release_tag: str | None
     metrics: Numbers
+    healthy: Annotated[
+        bool | None,
+        Field(description="false if its metrics or weights hold NaN; null: not known."),
+    ]
     marked_at: Time | None
     saved_at: Annotated[
         Time | None,

@@ -56,7 +56,7 @@ _run_detail = copier(
 )  # fmt: skip
 _run_summary = copier(schemas.RunSummary, Run, *_DERIVED)
 _run_status = copier(schemas.RunStatusAnswer, Run, *_DERIVED, "eta_seconds", "ckpt_path")
-_checkpoint = copier(schemas.CheckpointAnswer, Checkpoint, "checkpoint_id", "stored_as")
+_checkpoint = copier(schemas.CheckpointAnswer, Checkpoint, "checkpoint_id", "stored_as", "healthy")
 
 _PRIORITIES = [priority.value for priority in Priority]
 """By the rank that rows hold."""
@@ -126,7 +126,8 @@ def recipe(row: Recipe) -> schemas.RecipeAnswer:
 
 def checkpoint(row: Checkpoint) -> schemas.CheckpointAnswer:
     """Return `CheckpointAnswer`."""
-    return _checkpoint(row, checkpoint_id=row.id, stored_as=row.stored_as_id)
+    healthy = None if row.healthy is None else bool(row.healthy)  # SQLite has numbers
+    return _checkpoint(row, checkpoint_id=row.id, stored_as=row.stored_as_id, healthy=healthy)
 
 
 def verified(results: list[Verified]) -> schemas.VerifyAnswer:

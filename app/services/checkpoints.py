@@ -232,6 +232,11 @@ def set_state(tx: Tx, checkpoint: Checkpoint, state: State, **facts: Any) -> Che
     return changed
 
 
+def is_good(checkpoint: Checkpoint) -> bool:
+    """Return False if its metrics or weights are known to hold NaN or an infinity."""
+    return checkpoint.healthy is None or bool(checkpoint.healthy)  # SQLite has numbers
+
+
 def mark_lost(tx: Tx, checkpoint: Checkpoint, reason: str) -> Checkpoint:
     """Record that the files of a checkpoint are missing or damaged; `reason` is one sentence."""
     return set_state(tx, checkpoint, State.LOST, reason=reason)

@@ -29,18 +29,21 @@ def list_sources(tx: Tx, run: Run) -> list[Source]:
     """Return the checkpoints that a launch may start from, best first.
 
     A retry starts from its own newest; a resumed run from the one it was asked to; when
-    those turn out damaged, from the newest before them, up the lineage.
+    those turn out damaged, from the newest before them, up the lineage. Own ones with NaN in them
+    come last: the training would only fail again.
     """
     own = checkpoints.list_ready(tx, run.id) if run.attempt > 0 else []
     findings = health.list_of_run(tx, run.id) if own else []
-    found = [Source(each, each) for each in own if not health.is_tainted(findings, each)]
-    seen = {each.stored.id for each in found}
+    untainted = [Source(each, each) for each in own if not health.is_tainted(findings, each)]
+    unhealthy = [source for source in untainted if not checkpoints.is_good(source.stored)]
+    found = [source for source in untainted if checkpoints.is_good(source.stored)]
+    seen = {source.stored.id for source in untainted}
     for checkpoint in checkpoints.lineage(tx, run):
         stored = checkpoints.get_stored(tx, checkpoint)
         if stored.id not in seen:
             seen.add(stored.id)
             found.append(Source(checkpoint, stored))
-    return found
+    return found + unhealthy
 
 
 def make_spec(run: Run, source: Source | None, storage: CheckpointStorage) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def resolve(tx: Tx, run: Run, cause: str, *, unknown: bool) -> Checkpoint:
             tx, promised, State(fallback.state), reason=f"{reason} This is {origin}.",
             step=fallback.step, size_bytes=fallback.size_bytes, sha256=fallback.sha256,
             saved_at=fallback.saved_at, stored_as_id=fallback.id,
+            metrics=fallback.metrics, healthy=fallback.healthy,
         )  # fmt: skip
     if promised.state == State.LOST:
         return promised

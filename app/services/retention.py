@@ -6,21 +6,24 @@ delete(tx, …)    records the prunable checkpoints of one run as deleted, which
 The storage removes the files afterwards (`CheckpointStorage.delete`), which `record_files_removed`
 records; after a crash in between they are in `list_pending_deletion`.
 
+A checkpoint whose metrics or weights are known to hold NaN (`healthy` is False) never takes the
+place of a good one, and the best by a metric (`keep_best`) stays besides.
+
 Never deleted: a marked checkpoint, the one that a cancel promised, one that has an alias, the
 source of a run that is not over, and what a live run started from.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, exists, func, or_, select, true, update
 from sqlalchemy.orm import aliased
 
-from app.db.sql import Statement, Tx, columns, select_all
+from app.db.sql import Statement, Tx, columns, load, select_all
 from app.db.tables import Checkpoint, Run
 from app.domain.lifecycle import GONE, TERMINAL
 from app.domain.lifecycle import CheckpointState as State
-from app.domain.recipes import Recipe
+from app.domain.recipes import BestMode, Recipe
 from app.services import checkpoints, runs
 
 _checkpoint = columns(Checkpoint)
@@ -77,29 +80,49 @@ _FILES_REMOVED = Statement[Any](
 )
 
 
-Keep = Mapping[str, int] | int
+class Rule(NamedTuple):
+    """Which checkpoints of a run are kept: so many of the newest good ones, and the best."""
+
+    newest: int
+    best: str | None = None
+    highest: bool = False
+
+
+Limit = Rule | int
+Keep = Mapping[str, Limit] | int
 """How many checkpoints of a run are kept: by recipe, or one number for every recipe."""
 
 
-def configured_limits(recipes: Mapping[str, Recipe]) -> dict[str, int]:
-    """Return the `keep_checkpoints` of the recipes that have one."""
-    return {
-        name: recipe.keep_checkpoints for name, recipe in recipes.items() if recipe.keep_checkpoints
-    }
+def rule_of(recipe: Recipe) -> Rule | None:
+    """Return what a recipe keeps; None: all."""
+    if not recipe.keep_checkpoints:
+        return None
+    highest = recipe.keep_best_mode is BestMode.MAX
+    return Rule(recipe.keep_checkpoints, recipe.keep_best or None, highest)
 
 
-def over_limit(tx: Tx, keep: Keep, experiment_id: str | None = None) -> dict[str, int]:
-    """Return the ids of the runs with more ready checkpoints than are kept, and how many are."""
+def configured_limits(recipes: Mapping[str, Recipe]) -> dict[str, Limit]:
+    """Return what the recipes keep that do not keep all."""
+    return {name: rule for name, recipe in recipes.items() if (rule := rule_of(recipe))}
+
+
+def over_limit(tx: Tx, keep: Keep, experiment_id: str | None = None) -> dict[str, Limit]:
+    """Return the ids of the runs with more ready checkpoints than are kept, and what is kept."""
     if isinstance(keep, int):
         keep = {row[0]: keep for row in tx.all(_RECIPES)}
-    limits: dict[str, int] = {}
-    for recipe, number in keep.items():
+    limits: dict[str, Limit] = {}
+    for recipe, limit in keep.items():
+        number = _rule(limit).newest
         if experiment_id is None:
             rows = tx.all(_OVER_LIMIT, recipe=recipe, keep=number)
         else:
             rows = tx.all(_OVER_LIMIT_IN, recipe=recipe, keep=number, experiment=experiment_id)
-        limits |= {row[0]: number for row in rows}
+        limits |= {row[0]: limit for row in rows}
     return limits
+
+
+def _rule(limit: Limit) -> Rule:
+    return Rule(limit) if isinstance(limit, int) else limit
 
 
 def plan(tx: Tx, keep: Keep, experiment_id: str | None = None) -> list[Checkpoint]:
@@ -111,23 +134,41 @@ def plan(tx: Tx, keep: Keep, experiment_id: str | None = None) -> list[Checkpoin
     ]
 
 
-def prunable(tx: Tx, run: Run, keep: int) -> list[Checkpoint]:
-    """Return the checkpoints of a run that nothing needs, except the `keep` saved last."""
+def prunable(tx: Tx, run: Run, keep: Limit) -> list[Checkpoint]:
+    """Return the checkpoints of a run that nothing needs and the rule does not keep."""
     ready = checkpoints.list_ready(tx, run.id)
     with_files = [checkpoint for checkpoint in ready if checkpoint.stored_as_id is None]
     needed = {row[0] for row in tx.all(_NEEDED, run=run.id, root=run.root_run_id)}
     started_from = run.start_step if run.status not in TERMINAL else None
+    kept = _kept(with_files, _rule(keep))
     return [
         checkpoint
-        for checkpoint in with_files[keep:]
-        if checkpoint.marked_at is None
+        for checkpoint in with_files
+        if checkpoint.id not in kept
+        and checkpoint.marked_at is None
         and checkpoint.id != run.promised_checkpoint_id
         and checkpoint.id not in needed
         and checkpoint.step != started_from
     ]
 
 
-def delete(tx: Tx, run_id: str, keep: int) -> list[Checkpoint]:
+def _kept(newest_first: Sequence[Checkpoint], rule: Rule) -> set[str]:
+    """Return the ids of the checkpoints that a rule keeps: also the newest, whatever it is like."""
+    good = [each for each in newest_first if checkpoints.is_good(each)]
+    kept = [*newest_first[:1], *(good or newest_first)[: rule.newest]]
+    if rule.best is not None:
+        measured = [
+            (value, each)
+            for each in good
+            if (value := load(each.metrics).get(rule.best)) is not None
+        ]
+        if measured:
+            pick = max if rule.highest else min
+            kept.append(pick(measured, key=lambda pair: pair[0])[1])
+    return {each.id for each in kept}
+
+
+def delete(tx: Tx, run_id: str, keep: Limit) -> list[Checkpoint]:
     """Record the prunable checkpoints of a run as deleted, with an event each.
 
     Their files are removed afterwards.
@@ -136,7 +177,9 @@ def delete(tx: Tx, run_id: str, keep: int) -> list[Checkpoint]:
     for checkpoint in prunable(tx, run, keep):
         # Locked, so that nobody resumes from it or marks it from here on; then read again.
         checkpoints.lock_by_path(tx, checkpoint.ckpt_path)
-    reason = f"Retention deleted it: of this run the newest {keep} are kept."
+    rule = _rule(keep)
+    best = f", and the best by {rule.best}" if rule.best else ""
+    reason = f"Retention deleted it: of this run the newest {rule.newest} are kept{best}."
     return [
         checkpoints.mark_deleted(tx, checkpoint, reason) for checkpoint in prunable(tx, run, keep)
     ]

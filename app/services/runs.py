@@ -374,6 +374,9 @@ def _source(tx: Tx, parent: Run, ckpt_path: str | None) -> Checkpoint:
     if promised is not None and promised.state == State.PENDING:
         return promised
     newest = checkpoints.get_newest(tx, parent)
+    if newest is not None and not checkpoints.is_good(newest):
+        ready = checkpoints.list_ready(tx, parent.id)
+        newest = next((each for each in ready if checkpoints.is_good(each)), newest)
     if newest is not None:
         return newest
     if promised is not None and promised.state not in GONE:

@@ -1,13 +1,14 @@
 """Saves: what a trainer reports as saved, and what verification finds of it on disk."""
 
+import math
 from datetime import datetime, timedelta
 from typing import Any
 
-from llm_train.checkpoint import Manifest
+from llm_train.checkpoint import Manifest, Quality
 from sqlalchemy import bindparam, func, select
 
 from app.db.changes import SUPERVISOR
-from app.db.sql import Statement, Tx, columns
+from app.db.sql import Statement, Tx, columns, dump, load
 from app.db.tables import Checkpoint, Run
 from app.domain import paths
 from app.domain.ids import timestamp
@@ -102,6 +103,17 @@ def _committed_at(tx: Tx, run: Run, manifest: Manifest) -> str:
     return min(max(committed, earliest), tx.now)
 
 
+def _quality(checkpoint: Checkpoint | None, quality: Quality) -> dict[str, Any]:
+    """Return what the trainer said of the model; what a mark has said already stands."""
+    metrics = {key: value for key, value in quality.metrics.items() if math.isfinite(value)}
+    marked = load(checkpoint.metrics) if checkpoint else {}
+    finite = len(metrics) == len(quality.metrics)
+    return {
+        "metrics": dump(metrics | marked),
+        "healthy": quality.healthy if finite else False,
+    }
+
+
 def apply_verification(
     tx: Tx, path: paths.CheckpointPath, expected: str | None, manifest: Manifest | str
 ) -> Checkpoint | None:
@@ -129,6 +141,7 @@ def apply_verification(
     facts: dict[str, Any] = {
         "step": manifest.step, "size_bytes": manifest.size_bytes, "sha256": manifest.sha256,
         "saved_at": (checkpoint and checkpoint.saved_at) or _committed_at(tx, run, manifest),
+        **_quality(checkpoint, manifest.quality),
     }  # fmt: skip
     if checkpoint is None:
         return create(tx, run, path.name, State.READY, attempt=run.attempt, **facts)

@@ -20,7 +20,7 @@ from app.domain.recipe_file import read_configuration
 from app.domain.recipes import LOCAL, Recipe
 from app.domain.resources import Allocation, Capacity, Reservations, Resources
 from app.launchers.base import JobStatus, Key, Launcher, Unreachable
-from app.services import verification
+from app.services import retention, verification
 from app.services.live_runs import AnyRun, QueueCursor
 from app.settings import Settings
 from app.storage import data_dir, get_storage
@@ -169,7 +169,7 @@ class SupervisorState:
     queue: QueueSnapshot | None = None
     # Runs that may have more checkpoints than their recipes keep, and how many those keep;
     # whether files of deleted ones may still be there.
-    over_limit: dict[str, int] = field(default_factory=dict)
+    over_limit: dict[str, retention.Limit] = field(default_factory=dict)
     pending_deletion: bool = False
     # Where the walk over points that an earlier version stored is; None once it has ended.
     plain_points: tuple[int, int] | None = (-1, -1)

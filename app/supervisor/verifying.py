@@ -14,7 +14,7 @@ from app.domain.lifecycle import GONE
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
-from app.services import checkpoints, runs, verification, verifications
+from app.services import checkpoints, retention, runs, verification, verifications
 from app.services.launches import Source
 from app.services.live_runs import LiveRun
 from app.services.verification import VerificationResult
@@ -149,8 +149,8 @@ async def record(state: SupervisorState, finding: VerificationResult) -> Checkpo
     if found is not None and found.state == State.READY:
         run = await state.db.read(runs.get, found.run_id)
         recipe = state.recipe(run)
-        if recipe is not None and recipe.keep_checkpoints:
-            state.over_limit[run.id] = recipe.keep_checkpoints
+        if recipe is not None and (rule := retention.rule_of(recipe)):
+            state.over_limit[run.id] = rule
     return found
 
 

@@ -4,9 +4,11 @@ import asyncio
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from llm_train import checkpoint
+from llm_train.checkpoint import Quality
 
 from app.db.database import Database
 from app.db.sql import Tx
@@ -386,3 +388,52 @@ async def test_what_was_deleted_is_told_apart_from_what_was_lost(db: Database) -
     s1 = {"name": "s1", "step": 1, "sha256": manifest(1, "1").sha256}
     await stage.report(run, checkpoints=[s1])
     assert (await stage.named(run, "s1")).state == "deleted", "told once more, it is not back"
+
+
+async def saves_as(stage: Stage, run: Run, step: int, **quality: Any) -> None:
+    await stage.saves(run, f"s{step}", step, content=str(step), quality=Quality(**quality))
+
+
+async def test_the_best_by_a_metric_stays_besides_the_newest(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+    for step, loss in enumerate((3.0, 1.0, 2.0, 2.5, 2.7), start=1):
+        await saves_as(stage, run, step, metrics={"eval_loss": loss, "acc": loss})
+    lowest, highest = retention.Rule(2, "eval_loss"), retention.Rule(2, "acc", highest=True)
+    unknown = retention.Rule(2, "other")
+    for rule, steps in ((lowest, [3, 1]), (highest, [3, 2]), (unknown, [3, 2, 1])):
+        plan = await db.scan(retention.plan, {"tiny": rule}, stage.experiment)
+        assert [each.step for each in plan] == steps
+    deleted = await db.write(retention.delete, run.id, lowest)
+    assert await left(stage, run) == ["s2", "s4", "s5"]
+    assert deleted[0].reason == (
+        "Retention deleted it: of this run the newest 2 are kept, and the best by eval_loss."
+    )
+    kept = await stage.named(run, "s2")
+    assert (kept.metrics, kept.healthy) == ('{"eval_loss":1.0,"acc":1.0}', None)
+
+
+async def test_checkpoints_with_nan_never_take_the_place_of_good_ones(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+    for step in (1, 2, 3):
+        await saves_as(stage, run, step, metrics={"eval_loss": 1.0 + step}, healthy=True)
+    await saves_as(stage, run, 4, metrics={"eval_loss": float("nan")})
+    await saves_as(stage, run, 5, metrics={"eval_loss": 0.0}, healthy=False)
+    await saves_as(stage, run, 6, healthy=False)
+    await db.write(retention.delete, run.id, retention.Rule(2, "eval_loss"))
+    assert await left(stage, run) == ["s1", "s2", "s3", "s6"], "newest two, best and last"
+    await stage.retries(run, exit_code=1)
+    sources = await db.read(launches.list_sources, await stage.get(run))
+    assert [each.stored.step for each in sources] == [3, 2, 1, 6], "a retry starts from a good one"
+    child = await db.write(runs.resume, run.id, ResumeRequest(), RECIPES)
+    assert (child.source_ckpt_path or "").endswith("/s3"), "and so does a resume"
+
+
+async def test_where_none_is_good_the_newest_stay(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+    for step in (1, 2, 3, 4):
+        await saves_as(stage, run, step, healthy=False)
+    await db.write(retention.delete, run.id, 2)
+    assert await left(stage, run) == ["s3", "s4"]

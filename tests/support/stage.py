@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from llm_train.checkpoint import Manifest
+from llm_train.checkpoint import Manifest, Quality
+from llm_train.manifest import NO_QUALITY
 
 from app.agent import directory
 from app.agent.mailbox import ExitRecord
@@ -29,9 +30,10 @@ SAVED = "step-000005"
 _DATA_DIR = Statement(select_all(DataDir), DataDir)
 
 
-def manifest(step: int, content: str = "") -> Manifest:
+def manifest(step: int, content: str = "", quality: Quality = NO_QUALITY) -> Manifest:
     """What verification would have found."""
-    return Manifest(step, (), "2026-01-01T00:00:00Z", hashlib.sha256(content.encode()).hexdigest())
+    sha256 = hashlib.sha256(content.encode()).hexdigest()
+    return Manifest(step, (), "2026-01-01T00:00:00Z", sha256, quality=quality)
 
 
 def record_exit(attempt: Path, **outcome: Any) -> None:
@@ -77,13 +79,16 @@ class Stage:
         body = ReportRequest.model_validate({"attempt": run.attempt or 1} | report)
         return await self.db.write(reports.ingest, run.id, body)
 
-    async def saves(self, run: Run, name: str, step: int, content: str = "") -> None:
+    async def saves(
+        self, run: Run, name: str, step: int, content: str = "", quality: Quality = NO_QUALITY
+    ) -> None:
         """The trainer commits a checkpoint, and the service finds it good."""
         sha256 = manifest(step, content).sha256
         await self.report(run, checkpoints=[{"name": name, "step": step, "sha256": sha256}])
         if run.recipe is not None:
             path = CheckpointPath(run.experiment_id, run.id, name)
-            await self.db.write(saves.apply_verification, path, sha256, manifest(step, content))
+            found = manifest(step, content, quality)
+            await self.db.write(saves.apply_verification, path, sha256, found)
 
     async def ends(self, run: Run, **evidence: Any) -> Run:
         """The trainer is gone; its promised checkpoints that are not ready are not there."""

@@ -1,0 +1,20 @@
+"""Whether the metrics and weights of a checkpoint hold NaN.
+
+Revises: 0007
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("checkpoint", sa.Column("healthy", sa.Boolean(), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("checkpoint", "healthy")
