@@ -42,7 +42,8 @@ _SAVED = new_row(
     Checkpoint, id="ckpt_0cc4q1y5k9r2t4v6x8z0b1d3fh", experiment_id=EXPERIMENT_ID, run_id=RUN_ID,
     ckpt_path=_PATH, state="ready", step=100, size_bytes=1_402_881, tag_type="release",
     sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-    release_tag="v1.0.0", metrics='{"val_loss": 1.83}', healthy=True, marked_at=_SEEN, saved_at=_STARTED,
+    release_tag="v1.0.0", metrics='{"val_loss": 1.83}', healthy=True, marked_at=_SEEN,
+    saved_at=_STARTED,
     created_at=_STARTED,
 )  # fmt: skip
 _EXPERIMENT = _show(
