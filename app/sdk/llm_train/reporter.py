@@ -16,6 +16,7 @@ signals, and send nothing. Ranks can notice a stop at different steps: broadcast
 import atexit
 import os
 import secrets
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,9 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
-from llm_train import checkpoint, specs
+from llm_train import checkpoint, specs, system
 from llm_train.background import BackgroundCommit
-from llm_train.buffer import warn
+from llm_train.buffer import Point, warn
 from llm_train.checkpoint import Quality
 from llm_train.connection import ApiConnection
 from llm_train.logged import LoggedValues
@@ -66,6 +67,7 @@ class Reporter:
         checkpoint_dir: Path | str | None = None,
         strict: bool = False,
         take_over: bool = False,
+        system_seconds: float = system.SECONDS,
     ) -> None:
         """Start to report.
 
@@ -77,6 +79,7 @@ class Reporter:
             strict: raise ValueError for a value that would be dropped with a warning (for tests).
             take_over: replace another process that reports on the run now. Without, this one is
                 silent while that one reports. For a trainer that attaches by itself.
+            system_seconds: how often metrics of the machine are reported (system.py); 0: never.
 
         Raises:
             ValueError: a URL, id, token or spec.json that cannot be one.
@@ -105,6 +108,8 @@ class Reporter:
         )
         self._stop_checkpoint_used = False
         self._commit = BackgroundCommit()
+        self._system = system.SystemMetrics(self._log_system, system_seconds)
+        self._step = self._system_step = -1
         self._rank_0 = is_rank_0()
         self._values = LoggedValues(strict)
         self._sender: ReportSender | None = None
@@ -332,6 +337,15 @@ class Reporter:
         )
         if self._sender and (points or progress):
             self._sender.add(points, **progress)
+            self._step = progress.get("step", self._step)
+            self._system.start()
+
+    def _log_system(self, values: dict[str, float]) -> None:
+        """Report metrics of the machine, once at a step. They move no progress."""
+        if self._sender and self._step > self._system_step:
+            self._system_step = self._step
+            now = time.time()
+            self._sender.add([Point(key, self._step, value, now) for key, value in values.items()])
 
     def effective(self, hyperparams: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Report hyperparameters that are really in use, defaults included.
@@ -541,6 +555,7 @@ class Reporter:
         if _current is self:
             _current = None
         self._commit.wait()
+        self._system.close()
         self.stop_request.stop_listening()
         self._wait_for_uploads()
         self._spec.close()
