@@ -82,8 +82,16 @@ def test_moved_checkpoints_are_whole_and_the_best_of_them_is_still_found(service
         assert checkpoint["state"] == "ready"
         state = json.loads((service.directory(checkpoint) / "trainer_state.json").read_text())
         assert state["global_step"] == checkpoint["step"]
+        assert checkpoint["metrics"]["eval_loss"] > 0 and checkpoint["healthy"] is True
     log = (service.data_dir / "runs" / run / "train.log").read_text()
     assert "loaded the best model" in log and "Could not locate the best model" not in log
+
+
+def test_a_checkpoint_of_weights_that_are_nan_says_so(service: Service) -> None:
+    run = service.submit("hf", **SHORT | {"max_steps": 8}, deed="nan")  # from step 5 on
+    assert service.ended(run, SECONDS)["status"] == "succeeded"
+    saved = service.checkpoints(run)
+    assert (saved["step-000004"]["healthy"], saved["step-000008"]["healthy"]) == (True, False)
 
 
 def test_a_restart_within_an_attempt_goes_on_from_its_own_newest_checkpoint(

@@ -30,7 +30,7 @@ from transformers import trainer as trainer_module
 
 from llm_train.arguments import BadArgument, to_argument
 from llm_train.buffer import warn
-from llm_train.distributed import Ranks
+from llm_train.distributed import Ranks, all_finite
 from llm_train.rates import rescale
 from llm_train.reporter import Reporter
 
@@ -85,6 +85,7 @@ class LLMTrainCallback(TrainerCallback):
         self._ranks: Ranks | None = None
         self._stopping = self._is_training = False
         self._saved_step = -1
+        self._evaluated: tuple[int, dict[str, float]] = -1, {}
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, optimizer: Any = None, lr_scheduler: Any = None,
@@ -126,22 +127,33 @@ class LLMTrainCallback(TrainerCallback):
             self._stop(control, save=True)
             raise _EvaluationStopped
 
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        """Keep the metrics for the checkpoint of the same step."""
+        numbers = {key: value for key, value in (metrics or {}).items() if _is_number(value)}
+        self._evaluated = state.global_step, numbers
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Report the numbers that the Trainer logs, under its names."""
         if self._is_training and state.is_world_process_zero and logs:
             numbers = {key: value for key, value in logs.items() if _is_number(value)}
             self.reporter.log(state.global_step, numbers, total_steps=state.max_steps)
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         """Commit the checkpoint that the Trainer has written."""
         if not self._is_training or self._saved_step == state.global_step:
             return
         self._saved_step = state.global_step
+        healthy = model is None or all_finite(model)
         if self._ranks is not None:
-            self._ranks.barrier()  # the others' rng_state_R.pth may still be on its way
+            # All ranks take part: the others' rng_state_R.pth may still be on its way.
+            healthy = not self._ranks.any(not healthy)
         source = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and self.reporter.is_reporting and source.is_dir():
-            final = self._commit(source, state.global_step)
+            final = self._commit(source, state.global_step, healthy)
             if self.move and state.best_model_checkpoint == str(source):
                 state.best_model_checkpoint = str(final)
 
@@ -165,10 +177,12 @@ class LLMTrainCallback(TrainerCallback):
         control.should_evaluate = False  # it may be longer than the grace
         control.should_save = save
 
-    def _commit(self, source: Path, step: int) -> Path:
+    def _commit(self, source: Path, step: int, healthy: bool) -> Path:
         """Commit a directory of the Trainer's. Only what answers the stop takes the stop's name."""
+        name = None if self._stopping else f"step-{step:06d}"
+        at, metrics = self._evaluated
         saving = self.reporter.begin_checkpoint(
-            step, None if self._stopping else f"step-{step:06d}"
+            step, name, metrics=metrics if at == step else None, healthy=healthy
         )
         moved = self.move and source.stat().st_dev == saving.path.stat().st_dev
         try:

@@ -142,6 +142,7 @@ class Reporter:
         *,
         strict: bool = False,
         take_over: bool = False,
+        system_seconds: float = system.SECONDS,
     ) -> _Self:
         """Return the reporter of this process, as LLM_TRAIN_* describes it.
 
@@ -156,6 +157,7 @@ class Reporter:
             strict: raise ValueError for a value that would be dropped with a warning (for tests).
             take_over: replace another process that reports on the run now. Without, a process
                 that finds one (a spawned worker, an evaluation script) says so once and is silent.
+            system_seconds: how often metrics of the machine are reported; 0: never.
 
         Raises:
             ValueError: a variable has a value that cannot be one.
@@ -184,6 +186,7 @@ class Reporter:
             checkpoint_dir=checkpoint_dir,
             strict=strict,
             take_over=take_over,
+            system_seconds=system_seconds,
         )
         if reporter._sender or (env["RUN_ID"] and not reporter._rank_0):
             reporter.stop_request.listen()
