@@ -144,6 +144,8 @@ class Run(SQLModel, table=True):
     hyperparams: str = Field(sa_type=Text)
     override_hyperparams: str = Field(default="{}", sa_type=Text)
     effective_hyperparams: str | None = Field(default=None, sa_type=Text)
+    # What its trainer runs, as that reports it: commit, command, packages, machine.
+    source: str | None = Field(default=None, sa_type=Text)
     # The attempt whose trainer told them last.
     effective_attempt: int | None = None
     resources: str = Field(sa_type=Text)

@@ -17,6 +17,7 @@ class Section(StrEnum):
     HYPERPARAMS = "hyperparams"
     DATASET = "dataset"
     RESOURCES = "resources"
+    SOURCE = "source"
 
 
 class Parameter(NamedTuple):

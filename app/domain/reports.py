@@ -103,6 +103,9 @@ class ReportRequest(Request):
     attempts, or 16 MiB of `effective_hyperparams` that changed, and 10,000 metric keys. What
     exceeds that gets 422 `run_limit`; the pointer names the part to leave out.
 
+    `source` says what the trainer runs: its commit, command, packages and machine, without secrets.
+    The newest replaces the one before.
+
     `batch` counts the reports of one attempt; a batch that was taken in already changes nothing.
     On an external run a report with `batch` has a `session`, and no batch is more than a million
     ahead of the last one. Without `session` and `batch`, a single report (by hand) is added to
@@ -128,6 +131,7 @@ class ReportRequest(Request):
         default_factory=list
     )
     effective_hyperparams: JsonObject | None = None
+    source: JsonObject | None = None
     finished: bool = False
     failed: Annotated[str, StringConstraints(max_length=2000), AfterValidator(clean)] | None = None
 

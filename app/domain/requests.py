@@ -179,6 +179,10 @@ class EmptyRequest(Request):
     """No fields."""
 
 
+class RerunRequest(Request):
+    """Submit the same run again; no fields."""
+
+
 class ResumeRequest(Request):
     """Resume a run from a checkpoint: a child run with the parent's data, overridden."""
 

@@ -147,6 +147,7 @@ class Run(Node):
     effective_hyperparams: Json | None = attribute(
         "Hyperparameters that the trainer reports to use."
     )
+    source: Json | None = attribute("What its trainer runs: commit, command, packages and machine.")
     notes: str | None = attribute("Free text.")
     name: str | None = attribute("Name for people.")
     archived_at: DateTime | None = attribute("Time at which it was archived.")

@@ -16,6 +16,7 @@ from app.domain.requests import (
     CancelRequest,
     ExperimentRequest,
     MarkRequest,
+    RerunRequest,
     ResumeRequest,
     RunRequest,
 )
@@ -125,6 +126,22 @@ async def resume_run(request: Request, experiment_id: ExperimentId, run_id: RunI
     return responses.respond(
         responses.with_run_token(stored, state.secret), f"{request.scope['root_path']}{RUN}"
     )
+
+
+@router.post(
+    "/experiments/{experiment_id}/runs/{run_id}/rerun", status_code=201,
+    response_model=schemas.RunAnswer, tags=["runs"],
+    **accepts_json(RerunRequest, 404, 409),
+)  # fmt: skip
+async def rerun_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
+    """Submit a new run with all that this one was submitted with."""
+    await read(request, RerunRequest)
+    state = request.app.state
+    stored = await responses.perform(
+        request, lambda tx: runs.rerun(tx, run_id, state.recipes, experiment_id),
+        views.run, status=201,
+    )  # fmt: skip
+    return responses.respond(responses.with_run_token(stored, state.secret))
 
 
 @router.post(

@@ -158,6 +158,10 @@ class RunAnswer(TypedDict):
     hyperparams: Json
     override_hyperparams: Json
     effective_hyperparams: Json | None
+    source: Annotated[
+        Json | None,
+        Field(description="What its trainer runs: commit, command, packages and machine."),
+    ]
     overrides: dict[str, Override]
     resources: Json
     notes: str | None

@@ -69,4 +69,5 @@ def _parameters(row: Run) -> dict[Section, dict[str, Any]]:
         Section.HYPERPARAMS: load(row.hyperparams),
         Section.DATASET: load(row.dataset),
         Section.RESOURCES: load(row.resources),
+        Section.SOURCE: load(row.source or "{}"),
     }

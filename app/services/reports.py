@@ -101,6 +101,9 @@ def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
     run = _progress(tx, run, report, columns)
     if report.effective_hyperparams is not None:
         run = _effective(tx, run, report.effective_hyperparams)
+    if report.source is not None and (source := dump(report.source)) != run.source:
+        run = limits.charge(tx, run, limits.ENTRY_BYTES + len(source), "/source")
+        run = runs.change(tx, run, source=source)
     metrics.write(tx, run, columns)
     run = health.check_finite(tx, run, columns)
     if report.checkpoints:

@@ -359,6 +359,50 @@ def _resources(parent: Run, request: ResumeRequest) -> str:
     return dump(load(parent.resources) | request.resources.model_dump(exclude_none=True))
 
 
+def rerun(
+    tx: Tx, run_id: str, recipes: Mapping[str, Recipe], experiment_id: str | None = None
+) -> Run:
+    """Submit a run with all that this one was submitted with, its starting checkpoint included.
+
+    Raises NotFound, UnknownRecipe, CheckpointLost, InvalidInput.
+    """
+    run = get(tx, run_id, experiment_id)
+    _check_recipe(run.recipe, recipes)
+    _check_passed(run.recipe, recipes, load(run.hyperparams), "/hyperparams")
+    new, start, reason = new_id("run"), 0, None
+    if run.recipe is None:
+        reason = Reason.WAITING_FOR_TRAINER.value
+    if run.source_checkpoint_id is not None:
+        source = checkpoints.get(tx, run.source_checkpoint_id)
+        if source.state in GONE:
+            raise CheckpointLost(
+                f"The run started from {source.ckpt_path}, which is {source.state}: "
+                f"{source.reason}",
+                ready=ready_in_lineage(tx, run),
+            )
+        start = source.step or 0
+    again = new_row(
+        Run,
+        id=new,
+        root_run_id=new if run.parent_run_id is None else run.root_run_id,
+        status_reason=reason,
+        start_step=start,
+        step=start,
+        created_at=tx.now,
+        **{name: getattr(run, name) for name in _SUBMITTED},
+    )
+    _queue(tx, again)
+    return again
+
+
+_SUBMITTED = (
+    "experiment_id", "parent_run_id", "source_checkpoint_id", "source_ckpt_path", "source_attempt",
+    "model", "recipe", "dataset", "hyperparams", "override_hyperparams", "resources", "notes",
+    "name", "tags", "priority", "heartbeat_seconds",
+)  # fmt: skip
+"""Columns that a run was submitted with."""
+
+
 def _source(tx: Tx, parent: Run, ckpt_path: str | None) -> Checkpoint:
     """Return the checkpoint that a resume starts from."""
     if ckpt_path is not None:

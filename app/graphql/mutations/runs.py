@@ -82,6 +82,22 @@ class UpdateRunInput:
     idempotency_key: str | None = optional(KEY)
 
 
+@input
+class RerunRunInput:
+    """A run to submit again."""
+
+    run_id: strawberry.ID = attribute("The run.")
+    idempotency_key: str | None = optional(KEY)
+
+
+@output
+class RerunRunPayload(Payload):
+    """The new run."""
+
+    run: Run | None = optional("The run.")
+    run_token: str | None = optional(_EXTERNAL)
+
+
 @output
 class CreateRunPayload(Payload):
     """The new run."""
@@ -123,7 +139,8 @@ ToResume = Annotated[
 ]
 
 
-NewRunT = TypeVar("NewRunT", CreateRunPayload, ResumeRunPayload)
+ToRerun = Annotated[RerunRunInput, strawberry.argument(description="The run to submit again.")]
+NewRunT = TypeVar("NewRunT", CreateRunPayload, ResumeRunPayload, RerunRunPayload)
 
 
 def _with_token(info: Info, payload: NewRunT) -> NewRunT:
@@ -174,3 +191,12 @@ class RunMutations:
             return {"run": edits.update_run(tx, input.run_id, request)}
 
         return await perform(info, input, UpdateRunPayload, work)
+
+    @mutation
+    async def rerun_run(self, info: Info, input: ToRerun) -> RerunRunPayload:
+        """Submit a new run with all that this one was submitted with."""
+
+        def rerun(tx: Tx) -> Rows:
+            return {"run": runs.rerun(tx, input.run_id, info.context.recipes)}
+
+        return _with_token(info, await perform(info, input, RerunRunPayload, rerun))

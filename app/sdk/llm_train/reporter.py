@@ -16,6 +16,7 @@ signals, and send nothing. Ranks can notice a stop at different steps: broadcast
 import atexit
 import os
 import secrets
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
-from llm_train import checkpoint, specs, system
+from llm_train import checkpoint, source, specs, system
 from llm_train.background import BackgroundCommit
 from llm_train.buffer import Point, warn
 from llm_train.checkpoint import Quality
@@ -68,6 +69,7 @@ class Reporter:
         strict: bool = False,
         take_over: bool = False,
         system_seconds: float = system.SECONDS,
+        describe_source: bool = False,
     ) -> None:
         """Start to report.
 
@@ -80,6 +82,7 @@ class Reporter:
             take_over: replace another process that reports on the run now. Without, this one is
                 silent while that one reports. For a trainer that attaches by itself.
             system_seconds: how often metrics of the machine are reported (system.py); 0: never.
+            describe_source: report commit, command, packages and machine (source.py).
 
         Raises:
             ValueError: a URL, id, token or spec.json that cannot be one.
@@ -133,6 +136,10 @@ class Reporter:
             if sender.open:
                 self._sender = sender
                 atexit.register(self.close)
+                if describe_source:
+                    threading.Thread(
+                        target=self._report_source, name="reporter-source", daemon=True
+                    ).start()
         _reporters.add(self)
 
     @classmethod
@@ -143,6 +150,7 @@ class Reporter:
         strict: bool = False,
         take_over: bool = False,
         system_seconds: float = system.SECONDS,
+        describe_source: bool = True,
     ) -> _Self:
         """Return the reporter of this process, as LLM_TRAIN_* describes it.
 
@@ -158,6 +166,7 @@ class Reporter:
             take_over: replace another process that reports on the run now. Without, a process
                 that finds one (a spawned worker, an evaluation script) says so once and is silent.
             system_seconds: how often metrics of the machine are reported; 0: never.
+            describe_source: report commit, command, package versions and machine, without secrets.
 
         Raises:
             ValueError: a variable has a value that cannot be one.
@@ -187,6 +196,7 @@ class Reporter:
             strict=strict,
             take_over=take_over,
             system_seconds=system_seconds,
+            describe_source=describe_source,
         )
         if reporter._sender or (env["RUN_ID"] and not reporter._rank_0):
             reporter.stop_request.listen()
@@ -342,6 +352,11 @@ class Reporter:
             self._sender.add(points, **progress)
             self._step = progress.get("step", self._step)
             self._system.start()
+
+    def _report_source(self) -> None:
+        """Report what is run; in a thread, since git may be slow."""
+        if self._sender:
+            self._sender.add([], source=source.describe())
 
     def _log_system(self, values: dict[str, float]) -> None:
         """Report metrics of the machine, once at a step. They move no progress."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_CONTENT = ("effective_hyperparams", "metrics", "checkpoints")
+_CONTENT = ("source", "effective_hyperparams", "metrics", "checkpoints")
 _LAST = ("batch", "step", "finished", "closing")
 
 

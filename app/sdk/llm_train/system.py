@@ -215,6 +215,13 @@ class Gpu:
         """Keep the handle."""
         self._library, self._handle = library, handle
 
+    def name(self) -> str:
+        """Return its name, such as `NVIDIA H100 80GB HBM3`."""
+        text = ctypes.create_string_buffer(96)
+        if self._library.nvmlDeviceGetName(self._handle, text, ctypes.c_uint(len(text))):
+            return "unknown"
+        return text.value.decode(errors="replace")
+
     def read(self) -> dict[str, float]:
         """Return the values by name."""
         library, handle, values = self._library, self._handle, dict[str, float]()
@@ -229,6 +236,11 @@ class Gpu:
         if not library.nvmlDeviceGetTemperature(handle, 0, ctypes.byref(number)):
             values["temperature_c"] = float(number.value)
         return values
+
+
+def name_gpus() -> list[str]:
+    """Return the names of the GPUs of this process."""
+    return [gpu.name() for gpu in find_gpus()]
 
 
 def find_gpus() -> list[Gpu]:

@@ -1,0 +1,120 @@
+"""What a training runs, so that it can be run again: commit, command, packages, machine.
+
+`describe()` returns it as JSON. Values that look like secrets are masked, of changes that are not
+committed it holds the names of the files and a hash, and all of it has at most 48 KiB.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from llm_train.system import name_gpus
+
+MAX_BYTES = 48 * 1024
+MAX_TEXT = 2_000
+MAX_FILES = 100
+_GIT_SECONDS = 5
+_MASK = "***"
+_SECRET_NAME = re.compile(r"(token|secret|passw|api.?key|credential|auth)", re.IGNORECASE)
+_SECRET = re.compile(
+    r"\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|rt_|at_|ac_)[A-Za-z0-9_-]{12,}"
+    r"|eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"
+)
+_USER_OF_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+
+
+def describe() -> dict[str, Any]:
+    """Return what this process runs. Takes a second at most where git is slow, and never raises."""
+    parts = {
+        "git": _git, "command": _command, "packages": _packages, "python": platform.python_version,
+        "platform": platform.platform, "host": socket.gethostname, "gpus": name_gpus,
+        "working_dir": os.getcwd,
+    }  # fmt: skip
+    found: dict[str, Any] = {}
+    for name, read in parts.items():
+        try:
+            value = read()
+        except Exception:  # noqa: S112 - a part that cannot be had is left out
+            continue
+        if value not in (None, [], {}):
+            found[name] = value
+    return _fit(found)
+
+
+def mask(words: Sequence[str]) -> list[str]:
+    """Return the words of a command without secrets: `--token=***`, `--api-key ***`."""
+    masked: list[str] = []
+    hides = False
+    for word in words:
+        name, equals, value = word.partition("=")
+        if hides:
+            masked.append(_MASK)
+            hides = False
+        elif equals and _SECRET_NAME.search(name):
+            masked.append(f"{name}={_MASK}" if value else word)
+        else:
+            hides = word.startswith("-") and not equals and bool(_SECRET_NAME.search(word))
+            masked.append(_clean(word))
+    return masked
+
+
+def _clean(text: str) -> str:
+    text = _SECRET.sub(_MASK, _USER_OF_URL.sub(_MASK, text))
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
+
+
+def _command() -> list[str]:
+    return mask(getattr(sys, "orig_argv", None) or sys.argv)
+
+
+def _packages() -> dict[str, str]:
+    versions = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
+    return dict(sorted((name, version) for name, version in versions.items() if name))
+
+
+def _git() -> dict[str, Any] | None:
+    """Return commit, branch, remote and what is changed; None outside of a work tree."""
+    commit = _run_git("rev-parse", "HEAD")
+    if not commit:
+        return None
+    changed = (_run_git("status", "--porcelain", "--no-renames") or "").splitlines()
+    found: dict[str, Any] = {
+        "commit": commit,
+        "branch": _run_git("rev-parse", "--abbrev-ref", "HEAD"),
+        "remote": _clean(_run_git("config", "--get", "remote.origin.url") or "") or None,
+        "dirty": bool(changed),
+    }
+    if changed:
+        diff = _run_git("diff", "HEAD", "--no-ext-diff", "--no-textconv") or ""
+        found["changed_files"] = [_clean(line) for line in changed[:MAX_FILES]]
+        found["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest()
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _run_git(*arguments: str) -> str | None:
+    """Return what git says here; it runs no program that the repository's configuration names."""
+    command = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *arguments]
+    done = subprocess.run(  # noqa: S603 - fixed words
+        command, capture_output=True, timeout=_GIT_SECONDS, check=False,
+        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"},
+    )  # fmt: skip
+    if done.returncode:
+        return None
+    return done.stdout.decode(errors="replace").rstrip("\n")
+
+
+def _fit(found: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the largest parts until the rest is small enough."""
+    while len(json.dumps(found).encode()) > MAX_BYTES:
+        largest = max(found, key=lambda name: len(json.dumps(found[name])))
+        del found[largest]
+        found["left_out"] = sorted([*found.get("left_out", []), largest])
+    return found
