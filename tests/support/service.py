@@ -125,6 +125,15 @@ class Service:
         series = self.get(f"{path}?keys=loss&raw=true&limit=100000")["series"]
         return [p for each in series for p in zip(each["steps"], each["values"], strict=True)]
 
+    def overrides(self, run: str) -> dict[str, Any]:
+        """What became of each overridden hyperparameter of a run, by name."""
+        query = (
+            "query ($id: ID!) { run(id: $id) { overrides { key requested effective applied } } }"
+        )
+        body = {"query": query, "variables": {"id": run}}
+        answer = self.http.post(f"{self.url}/graphql", json=body).json()
+        return {each["key"]: each for each in answer["data"]["run"]["overrides"]}
+
     def directory(self, checkpoint: Any) -> Path:
         """Where the files of a checkpoint lie."""
         path: str = checkpoint["ckpt_path"]

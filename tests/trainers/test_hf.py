@@ -36,8 +36,7 @@ def test_a_resumed_run_trains_with_the_rate_that_it_was_given(
     ended = service.ended(child, SECONDS)
     assert (ended["status"], ended["step"]) == ("succeeded", 14), ended
     for name, value in overrides.items():
-        (told,) = [each for each in service.detail()["runs"] if each["run_id"] == child]
-        receipt = told["overrides"][name]
+        receipt = service.overrides(child)[name]
         assert (receipt["effective"], receipt["applied"]) == (value, True), receipt
     rates = metric(service, child, "learning_rate")
     assert min(rates) == 9 and max(rates) == 14, rates  # not from 0, and not twice

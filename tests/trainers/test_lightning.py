@@ -21,9 +21,8 @@ def test_a_resumed_run_trains_with_the_rate_that_it_was_given(service: Service) 
     )["run_id"]
     ended = service.ended(child, SECONDS)
     assert (ended["status"], ended["step"]) == ("succeeded", 14), ended
-    (told,) = [run for run in service.detail()["runs"] if run["run_id"] == child]
     for name, value in overrides.items():
-        receipt = told["overrides"][name]
+        receipt = service.overrides(child)[name]
         assert (receipt["effective"], receipt["applied"]) == (value, True), receipt
     rate = ended["metrics"]["learning_rate"]
     assert (rate["value"], rate["step"]) == (0.0002, 14)
