@@ -13,7 +13,10 @@ rank hashes its own files and says whether it succeeded → rank 0 commits, or r
 All ranks need to see one file system.
 
     saving = ranks.begin(step)                       # asynchronous: the training goes on at once
-    saving.commit_after(dcp.async_save(state, checkpoint_id=saving.path))
+    future = dcp.async_save(
+        state, checkpoint_id=saving.path, process_group=ranks.background_group
+    )
+    saving.commit_after(future)
 """
 
 import os
@@ -48,6 +51,8 @@ class Ranks:
 
     Attributes:
         rank, size: of this process, and how many there are.
+        background_group: the group for an asynchronous save, whose collectives run in a thread: in
+            the training's own group they would mix with those of its steps.
     """
 
     def __init__(self, reporter: Reporter | None = None) -> None:
@@ -55,12 +60,12 @@ class Ranks:
         self.reporter = reporter or Reporter.from_env()
         self.rank, self.size = 0, 1
         self._group: Any = None
-        self._background_group: Any = None  # its collectives run in another thread
+        self.background_group: Any = None  # its collectives run in another thread
         self._commit = BackgroundCommit()
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             self.rank, self.size = dist.get_rank(), dist.get_world_size()
             self._group = dist.new_group(backend="gloo")
-            self._background_group = dist.new_group(backend="gloo")
+            self.background_group = dist.new_group(backend="gloo")
 
     def should_stop(self) -> bool:
         """Return True on every rank if any rank was asked to stop; waits for all of them.
@@ -125,7 +130,10 @@ class Ranks:
 
         Example:
             saving = ranks.begin(step)
-            saving.commit_after(dcp.async_save(state, checkpoint_id=saving.path))
+            future = dcp.async_save(
+                state, checkpoint_id=saving.path, process_group=ranks.background_group
+            )
+            saving.commit_after(future)
         """
         self.wait()
         saving: Saving | None = None
@@ -175,7 +183,7 @@ class RanksSaving:
 
         def work() -> None:
             failure = future.exception()
-            self._settle(failure, self._ranks._background_group)
+            self._settle(failure, self._ranks.background_group)
             if failure is not None:
                 raise failure
 

@@ -106,7 +106,12 @@ class LLMTrainCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Join the signal handlers, apply the learning rate, and report what is in use."""
         self._stopping = False
-        self.reporter.listen()  # Lightning takes SIGTERM, and ours is called from its handler
+        # Lightning's own handler of SIGTERM broadcasts wherever a rank is: in the middle of another
+        # collective that ends in an error, and nothing is saved.
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        if not getattr(environment, "auto_requeue", False):
+            trainer._signal_connector.teardown()
+        self.reporter.listen()
         total = trainer.estimated_stepping_batches
         self._total = int(total) if total not in (float("inf"), -1) else None
         if self.reset_learning_rate and trainer.global_step:

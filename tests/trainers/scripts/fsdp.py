@@ -60,7 +60,10 @@ for step in range(start + 1, steps + 1):
             print(f"rank {ranks.rank}: {error!r}", flush=True)
     elif step % hyperparams["save_steps"] == 0:
         saving = ranks.begin(step)
-        saving.commit_after(dcp.async_save(state(step), checkpoint_id=saving.path))
+        future = dcp.async_save(
+            state(step), checkpoint_id=saving.path, process_group=ranks.background_group
+        )
+        saving.commit_after(future)
     if stopping:
         break
     after_step(step)
