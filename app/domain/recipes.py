@@ -161,6 +161,7 @@ class Recipe:
         return max(self.retry_seconds, min(doubled, LONGEST_PAUSE))
 
 
+_SFT_ENV_ALLOW = (*DEFAULT_ENV_ALLOW, "HF_SFT_DIR")
 BUILT_IN = (
     Recipe(
         name="demo",
@@ -168,7 +169,26 @@ BUILT_IN = (
         description="A small character-level language model; trains in seconds on a CPU.",
         grace_seconds=10.0,
     ),
-)
+    Recipe(
+        name="hf-sft",
+        command=("{python}", "-m", "app.recipes.hf_sft"),
+        description="Supervised fine-tuning with TRL: a model and a data set of the hub, or local.",
+        env_allow=_SFT_ENV_ALLOW,
+        grace_seconds=120.0,
+        start_seconds=1800.0,
+    ),
+    Recipe(
+        name="torchrun",
+        command=(
+            "{python}", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=auto",
+            "-m", "app.recipes.hf_sft",
+        ),
+        description="hf-sft with one rank for each GPU, or for each CPU where there is none.",
+        env_allow=_SFT_ENV_ALLOW,
+        grace_seconds=120.0,
+        start_seconds=1800.0,
+    ),
+)  # fmt: skip
 
 
 def build_environment(
