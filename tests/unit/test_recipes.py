@@ -35,7 +35,7 @@ command = ["/opt/run.sh"]
 
 def test_every_key_is_read() -> None:
     recipes = parse_recipes(FULL, "recipes.toml")
-    assert list(recipes) == ["demo", "sft", "a-1_x"]
+    assert list(recipes) == [*(recipe.name for recipe in BUILT_IN), "sft", "a-1_x"]
     assert recipes["sft"] == Recipe(
         name="sft",
         command=("{python}", "train.py", "{python}"),
