@@ -22,7 +22,8 @@ from app.cli.errors import Exit, Refused, show_usage_error
 COMMANDS = {
     "Runs": {
         "submit": "submitting", "ls": "looking", "show": "looking", "watch": "looking",
-        "logs": "looking", "cancel": "submitting", "resume": "submitting", "mark": "submitting",
+        "logs": "looking", "cancel": "submitting", "resume": "submitting", "rerun": "submitting",
+        "mark": "submitting",
         "update": "submitting", "compare": "looking", "diff": "looking", "export": "exporting",
         "open": "opening", "recipes": "access", "experiments": "access", "login": "access",
         "completion": "access", "mcp": "agents",

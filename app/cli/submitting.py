@@ -1,4 +1,4 @@
-"""Commands that change runs: `submit`, `cancel`, `resume`, `mark`, `update`."""
+"""Commands that change runs: `submit`, `cancel`, `resume`, `rerun`, `mark`, `update`."""
 
 from typing import Any
 
@@ -134,6 +134,16 @@ def resume(
         name=name, notes=notes,
     )  # fmt: skip
     _told(child, as_json, wait)
+
+
+@click.command()
+@api.RUN
+@WAIT
+@api.JSON
+@api.calls_service
+def rerun(run: str, wait: bool, as_json: bool) -> None:
+    """Submit a run again as it was; print the new run's id."""
+    _told(api.client().run(run).rerun(), as_json, wait)
 
 
 def _numbers(

@@ -231,3 +231,13 @@ def test_a_shell_completes_live_ids_and_recipes(served: Server, finished: str) -
     assert f"plain,{finished[-6:]}" in completed("llm-train show ")
     assert "plain,demo" in completed("llm-train submit -r d")
     assert "plain,compare" in completed("llm-train comp")
+
+
+def test_a_run_is_submitted_again_as_it_was(llm: Llm, finished: str) -> None:
+    again = document(llm("rerun", finished, "--json"))
+    before = document(llm("show", finished, "--json"))
+    assert again["run_id"] != finished
+    for name in ("model", "recipe", "dataset", "hyperparams", "resources", "name", "tags"):
+        assert again[name] == before[name], name
+    llm("cancel", again["run_id"])
+    llm("update", again["run_id"], "--name", "again")  # `first` is one run's name for the rest

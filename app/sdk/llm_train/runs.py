@@ -221,6 +221,15 @@ class Run:
         path = f"{self.path}/resume"
         return Run(self.connection, self.connection.request("POST", path, body))
 
+    def rerun(self) -> "Run":
+        """Submit a run with all that this one was submitted with, and return it.
+
+        Raises:
+            ApiError: its recipe, or the checkpoint that it started from, is no longer there.
+        """
+        path = f"{self.path}/rerun"
+        return Run(self.connection, self.connection.request("POST", path, {}))
+
     def mark(
         self,
         tag: str,
