@@ -49,7 +49,7 @@ TRAINERS: dict[str, list[str]] = {
 
 _LINES = """
 grace_seconds = 15
-heartbeat_seconds = 10
+heartbeat_seconds = 45
 retry_seconds = 0
 env = { OMP_NUM_THREADS = "1", HF_HUB_OFFLINE = "1", TOKENIZERS_PARALLELISM = "false" }
 """
@@ -59,19 +59,21 @@ _OTHERS = {"hf-restarts": [*_TORCHRUN[:-1], "--nproc-per-node=1", "--max-restart
 
 
 def recipes(path: Path, inputs: Path) -> Path:
-    """Write the recipes file. Of each trainer there is one more that stalls soon."""
+    """Write the recipes file. Each trainer has a second one, `-watched`, that is soon missed."""
     tables = []
     for name, command in (TRAINERS | _OTHERS).items():
         words = [
             word.replace("MODEL", str(inputs / "model")).replace("SFT", str(inputs / "sft"))
             for word in command
         ]
-        starts_twice = name in _OTHERS
-        lines = _LINES.replace("seconds = 10", "seconds = 60") if starts_twice else _LINES
-        tables.append(f"[recipes.{name}]\ncommand = {json.dumps(words)}{lines}")
+        tables.append(f"[recipes.{name}]\ncommand = {json.dumps(words)}{_LINES}")
         # One rank that stands still is seen by the silence of progress alone.
-        stalls = _LINES.replace("15", "2") + 'stall_seconds = 6\non_stall = "stop"\n'
-        tables.append(f"[recipes.{name}-stalls]\ncommand = {json.dumps(words)}{stalls}")
+        watched = _LINES.replace("seconds = 15", "seconds = 2")
+        if name.endswith("-ddp"):
+            watched += 'stall_seconds = 6\non_stall = "stop"\n'
+        else:
+            watched = watched.replace("seconds = 45", "seconds = 6")
+        tables.append(f"[recipes.{name}-watched]\ncommand = {json.dumps(words)}{watched}")
     file = path / "recipes.toml"
     file.write_text("\n".join(tables))
     return file

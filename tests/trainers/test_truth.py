@@ -80,7 +80,7 @@ def test_a_kill_is_told_as_that(
 
 @pytest.mark.parametrize("trainer", ["hf", "lightning", "loop"])
 def test_a_trainer_that_stands_still_is_missed_and_ended(service: Service, trainer: str) -> None:
-    run = started(service, trainer)
+    run = started(service, f"{trainer}-watched")
     service.trainer(run).send_signal(signal.SIGSTOP)
     ended = service.ended(run, SECONDS)
     assert (ended["status"], ended["status_reason"]) == ("failed", "heartbeat_lost"), ended
@@ -88,7 +88,7 @@ def test_a_trainer_that_stands_still_is_missed_and_ended(service: Service, train
 
 @pytest.mark.parametrize("trainer", RANKS)
 def test_one_rank_that_stands_still_stalls_the_run(service: Service, trainer: str) -> None:
-    run = started(service, f"{trainer}-stalls")
+    run = started(service, f"{trainer}-watched")
     rank(service, run, 1).send_signal(signal.SIGSTOP)
     ended = service.ended(run, SECONDS)
     assert (ended["status"], ended["status_reason"]) == ("failed", "stalled"), ended
