@@ -169,7 +169,7 @@ def _parameters(request: Request) -> list[str]:
 def _methods(request: Request) -> str:
     """Return the methods of all routes at this path, not only of the first."""
     found: set[str] = set()
-    for method in ("GET", "POST", "PUT", "DELETE"):
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
         scope = {**request.scope, "method": method}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
             found.add(method)
