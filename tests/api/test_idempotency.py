@@ -85,6 +85,10 @@ POSTS: dict[str, tuple[Json, Json]] = {
     ),
     "/experiments/{experiment_id}/checkpoints/verify": ({}, {"run_id": "{run_id}"}),
     "/experiments/{experiment_id}/verifications": ({}, {"run_id": "{run_id}"}),
+    "/experiments/{experiment_id}/runs/{run_id}/rerun": ({}, {}),
+    "/webhooks": ({"url": "https://a.example.com"}, {"url": "https://b.example.com"}),
+    "/webhooks/{webhook_id}/test": ({}, {}),
+    "/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": ({}, {}),
     "/runs/{run_id}/reports": ({"attempt": 1, "step": 3}, {"attempt": 1, "step": 4}),
 }  # fmt: skip
 
@@ -100,6 +104,7 @@ class Post:
     experiment: str
     headers: dict[str, str]
     run: str
+    webhook: str
 
     def __call__(self, key: str, body: Json | None = None, server: int = 0) -> httpx.Response:
         return self.servers.http.post(
@@ -117,13 +122,23 @@ class Post:
             self.servers.get(f"/experiments/{self.experiment}/detail"),
             self.servers.get(status),
             experiments,
+            self.servers.get("/webhooks"),
+            self.servers.get(f"/webhooks/{self.webhook}/deliveries"),
         )
 
 
 @pytest.fixture(params=POSTS)
 def post(request: pytest.FixtureRequest, servers: Servers, experiment: str) -> Post:
     run = submit(servers, experiment)
-    fill = {"experiment_id": experiment, "run_id": run["run_id"]}
+    webhook = servers.post("/webhooks", {"url": "https://a.example.com"}).json()["webhook_id"]
+    servers.http.patch(f"{servers.urls[0]}/v1/webhooks/{webhook}", json={"paused": True})
+    delivery = servers.post(f"/webhooks/{webhook}/test", {}).json()["delivery_id"]
+    fill = {
+        "experiment_id": experiment,
+        "run_id": run["run_id"],
+        "webhook_id": webhook,
+        "delivery_id": delivery,
+    }
     body, other = (
         {
             name: value.format(**fill) if isinstance(value, str) else value
@@ -132,9 +147,8 @@ def post(request: pytest.FixtureRequest, servers: Servers, experiment: str) -> P
         for each in POSTS[request.param]
     )
     headers = {"Authorization": f"Bearer {run['run_token']}"} if "reports" in request.param else {}
-    return Post(
-        servers, request.param.format(**fill), body, other, experiment, headers, run["run_id"]
-    )
+    path = request.param.format(**fill)
+    return Post(servers, path, body, other, experiment, headers, run["run_id"], webhook)
 
 
 def connection(url: str) -> Any:
