@@ -122,7 +122,8 @@ class Post:
             self.servers.get(f"/experiments/{self.experiment}/detail"),
             self.servers.get(status),
             experiments,
-            self.servers.get("/webhooks"),
+            # Not their states: to those that are not paused something is sent at any time.
+            [webhook["webhook_id"] for webhook in self.servers.get("/webhooks")["webhooks"]],
             self.servers.get(f"/webhooks/{self.webhook}/deliveries"),
         )
 
