@@ -22,6 +22,7 @@ from app.domain.requests import ExperimentRequest
 from app.errors import NotFound
 from app.services import events, experiments
 from tests.support.database import postgresql_only
+from tests.support.server import wait_until
 
 pytestmark = [pytest.mark.anyio, postgresql_only]
 
@@ -121,7 +122,13 @@ async def test_a_connection_that_ends_under_reads_is_replaced(
     db: Database, database_url: str
 ) -> None:
     """Reads change nothing, so they begin again on a new one."""
+    assert isinstance(db, PostgresDatabase)
     assert await db.read(lambda tx: tx.first(_SNAPSHOT))
+    # One that fails while it is being opened is told to the reads that wait for it.
+    lanes = db._reads._lanes
+    await asyncio.to_thread(
+        wait_until, lambda: all(lane._pipeline for lane in lanes), "all are open"
+    )
     reads = [asyncio.create_task(db.read(lambda tx: tx.first(_SNAPSHOT))) for _ in range(40)]
     await asyncio.sleep(0)
     with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as stranger:
