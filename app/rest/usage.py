@@ -28,7 +28,9 @@ class UsageQuery(BaseModel):
     experiment_id: Annotated[str | None, Field(pattern=PATTERN.format("exp"))] = None
     since: Time | None = Field(default=None, description="Attempts that ended at or after it.")
     until: Time | None = Field(default=None, description="Attempts that ended before it.")
-    after: str = Field(default="", max_length=100, description="`next` of the page before.")
+    after: Annotated[
+        str, Field(pattern="^[a-z0-9_-]{0,100}$", description="`next` of the page before.")
+    ] = ""
     limit: Annotated[int, Field(ge=1, le=MAX_GROUPS)] = MAX_GROUPS
     csv: bool = Field(default=False, description="Answer with a table in CSV, without `next`.")
 

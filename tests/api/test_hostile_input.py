@@ -63,6 +63,21 @@ ROUTES = {
     "start_verification": Route(
         "/v1/experiments/{experiment}/verifications", {"run_id": "{run}"}, "VerifyRequest", None
     ),
+    "rerun_run": Route("/v1/experiments/{experiment}/runs/{run}/rerun", {}, "RerunRequest", None),
+    "update_run": Route(
+        "/v1/experiments/{experiment}/runs/{run}",
+        {"name": "a", "tags": ["t"]},
+        "UpdateRunRequest",
+        None,
+        method="PATCH",
+    ),
+    "update_experiment": Route(
+        "/v1/experiments/{experiment}",
+        {"notes": "n"},
+        "UpdateExperimentRequest",
+        None,
+        method="PATCH",
+    ),
     "create_webhook": Route(
         "/v1/webhooks",
         {"url": "https://hooks.example.com/x", "types": ["run.failed"], "format": "slack"},
@@ -431,7 +446,7 @@ def test_an_id_that_is_none_is_not_found_on_any_route(story: Story, id: str) -> 
                 params = needed.get(operations[method]["operationId"], {})
                 answer = story.api.send(method.upper(), url, headers=headers, params=params, **more)
                 # Their tokens are one run's, or one attempt's: of no other is anything told.
-                own_token = path.endswith(("/reports", "/spec")) or "/attempts/" in path
+                own_token = path.startswith("/v1/runs/{run_id}/")
                 code = "unauthorized" if own_token and answer.status_code == 401 else "not_found"
                 problem(answer, code)
                 tried += 1
@@ -443,7 +458,7 @@ def test_a_run_of_another_experiment_is_not_found(story: Story) -> None:
     for path in story.api.app.openapi()["paths"]:
         if "{run_id}" in path and "{experiment_id}" in path:
             url = path.format(experiment_id=story.experiment, run_id=story.other_run)
-            method = "POST" if path.endswith(("cancel", "resume")) else "GET"
+            method = "POST" if path.endswith(("cancel", "resume", "rerun")) else "GET"
             problem(story.api.send(method, url), "not_found")
     body = {"run_id": story.other_run, "ckpt_path": "x", "tag_type": "candidate"}
     url = f"/v1/experiments/{story.experiment}/checkpoints/mark"

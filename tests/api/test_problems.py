@@ -66,7 +66,7 @@ def test_an_unknown_field_is_told_the_known_ones(api: Api) -> None:
     runs = f"/v1/experiments/{experiment}/runs"
     assert refused(runs, {"model": "m", "hyperparms": {}, "resources": {"gpus": 1}}) == {
         "/hyperparms": "unknown field; known are model, recipe, dataset, hyperparams, resources, "
-        "notes",
+        "notes, name, tags, priority",
         "/resources/gpus": "unknown field; known are gpu_type, count, cpus, memory_gb, nodes, "
         "time_limit_minutes",
     }
