@@ -143,6 +143,7 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     assert (told["resume"]["step"], told["hyperparams"]["lr"]) == (3, 0.01)
     assert call("POST", f"{base}/runs/{child['run_id']}/cancel").status_code == 200
     call("POST", f"{base}/runs/{child['run_id']}/resume")
+    call("POST", f"{mine}/rerun")
     mark = {
         "run_id": run["run_id"], "ckpt_path": f"/ckpts/{experiment}/{run['run_id']}/by-hand",
         "tag_type": "release", "release_tag": "v1", "metrics": {"loss": 1, "acc": 0.5},
