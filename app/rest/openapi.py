@@ -115,7 +115,8 @@ def _complete(operation: dict[str, Any], model: type | None) -> None:
     if model is not None:
         schema = {"$ref": f"#/components/schemas/{model.__name__}"}
         for response in done:
-            response["content"] = {"application/json": {"schema": schema}}
+            others = response.get("content", {})
+            response["content"] = {**others, "application/json": {"schema": schema}}
     if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ())):
         for response in done:
             response["headers"] = _REPLAYED

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -35,7 +35,12 @@ class UsageQuery(BaseModel):
     csv: bool = Field(default=False, description="Answer with a table in CSV, without `next`.")
 
 
-@router.get("/usage", response_model=schemas.UsageAnswer, responses=documented(422))
+_TABLE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/csv": {"schema": {"type": "string"}}}}
+}
+
+
+@router.get("/usage", response_model=schemas.UsageAnswer, responses=documented(422) | _TABLE)
 async def get_usage(request: Request, query: Annotated[UsageQuery, Query()]) -> Response:
     """Return the time that ended attempts used, wasted, waited and saved, by run, experiment or
     month; times GPUs as well.

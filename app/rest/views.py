@@ -34,7 +34,12 @@ def copier(answer: type[AnswerT], table: type[SQLModel], *derived: str) -> Calla
     copied = tuple(name for name in hints if name in table.model_fields and name not in derived)
     if missing := cast(Any, answer).__required_keys__ - {*copied, *derived}:
         raise TypeError(f"{answer.__name__}: no column and not derived: {sorted(missing)}")
-    json = tuple(name for name in copied if hints[name] in schemas.JSON_TYPES)
+    # A described field has its type within another `Annotated`.
+    json = tuple(
+        name
+        for name in copied
+        if {hints[name], getattr(hints[name], "__origin__", None)} & {*schemas.JSON_TYPES}
+    )
     values = attrgetter(*copied)
 
     def make(row: SQLModel, **made: Any) -> AnswerT:

@@ -34,7 +34,7 @@ class Judge:
         operation = self.document["paths"][template][method.lower()]
         told = operation["responses"][str(answer.status_code)]
         media = answer.headers["content-type"].partition(";")[0]
-        assert list(told["content"]) == [media], f"{method} {path}: {answer.text}"
+        assert media in told["content"], f"{method} {path}: {answer.text}"
         for name in ("idempotent-replayed", "retry-after", "x-next-offset", "www-authenticate"):
             assert (name not in answer.headers) or name in map(str.lower, told["headers"]), name
         if answer.status_code >= 400:
