@@ -206,7 +206,7 @@ export interface ParamRange {
   max?: number | null;
 }
 
-export type ParamSection = "RUN" | "HYPERPARAMS" | "DATASET" | "RESOURCES";
+export type ParamSection = "RUN" | "HYPERPARAMS" | "DATASET" | "RESOURCES" | "SOURCE";
 
 export type Priority = "HIGH" | "NORMAL" | "LOW";
 
