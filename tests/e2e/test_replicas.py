@@ -30,13 +30,8 @@ TAKEN_OVER_SECONDS = 10.0
 
 
 def losses(service: Service, run: str) -> dict[int, float]:
-    """Every point of a run's loss, by step; asserts that none came twice."""
-    answer = service.get(f"/experiments/{service.experiment}/runs/{run}/metrics?raw=true")
-    found = [
-        (step, value)
-        for series in answer["series"]
-        for step, value in zip(series["steps"], series["values"], strict=True)
-    ]
+    """Return every point of a run's loss, by step; assert that none came twice."""
+    found = service.losses(run)
     assert len(dict(found)) == len(found), "a point is there twice"
     return dict(found)
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
 import pytest
@@ -55,6 +56,23 @@ def test_until_the_loop_begins_the_scripts_own_handler_decides(server: ReportSer
 def test_a_ctrl_c_while_data_is_prepared_interrupts(server: ReportServer) -> None:
     with Reporter.from_env(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_no_handler_delays_a_signal_before_the_loop(server: ReportServer) -> None:
+    """Python's handlers wait for the end of a call that the signal came just before."""
+    with Reporter.from_env() as training:
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        training.log(1)
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_loop_in_another_thread_is_stopped_if_the_main_one_listens(server: ReportServer) -> None:
+    with Reporter.from_env() as training, ThreadPoolExecutor(1) as loop:
+        training.listen()
+        loop.submit(training.log, 1).result()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert training.should_stop
 
 
 @pytest.mark.parametrize("ask", ["should_stop", "log", "checkpoint"])

@@ -154,9 +154,9 @@ class Reporter:
     ) -> _Self:
         """Return the reporter of this process, as LLM_TRAIN_* describes it.
 
-        Until it is closed, later calls return the same one. In the main thread it also makes
-        SIGTERM and SIGINT set `should_stop` from the first `log`, `should_stop` or `checkpoint`
-        on; before that, and for a second SIGINT, they act as without it. Without LLM_TRAIN_RUN_ID
+        Until it is closed, later calls return the same one. From the first `log`, `should_stop` or
+        `checkpoint` in the main thread on, SIGTERM and SIGINT set `should_stop`; before that, and
+        for a second SIGINT, they act as without it. Without LLM_TRAIN_RUN_ID
         it sends nothing and handles no signals.
 
         Args:
@@ -199,7 +199,7 @@ class Reporter:
             describe_source=describe_source,
         )
         if reporter._sender or (env["RUN_ID"] and not reporter._rank_0):
-            reporter.stop_request.listen()
+            reporter.stop_request.listen_to_loop()
         _current = reporter
         return reporter
 
@@ -296,15 +296,15 @@ class Reporter:
                     save(directory)
                 return
         """
-        self.stop_request.loop_started = True
+        self.stop_request.begin_loop()
         return self.stop_request.requested
 
     def listen(self) -> None:
-        """Make SIGTERM and SIGINT set `should_stop`, as `from_env` does. May be repeated.
+        """Make SIGTERM and SIGINT set `should_stop` from the loop's begin on. May be repeated.
 
-        For frameworks that install handlers while they start (Hugging Face's just-in-time
-        checkpoints): called after that, this joins them instead of replacing them. Does nothing
-        outside the main thread.
+        For a training loop in another thread, and for frameworks that install handlers while they
+        start (Hugging Face's just-in-time checkpoints): called after that, this joins them instead
+        of replacing them. Does nothing outside the main thread.
 
         Example:
             class Report(TrainerCallback):
@@ -341,7 +341,7 @@ class Reporter:
         Example:
             reporter.log(step, {"val/loss": val_loss}, total_steps=1000, loss=loss)
         """
-        self.stop_request.loop_started = True
+        self.stop_request.begin_loop()
         if metrics is not None and not isinstance(metrics, Mapping):
             # The second argument of earlier versions.
             metrics, total_steps = None, metrics if total_steps is None else total_steps
@@ -469,7 +469,7 @@ class Reporter:
             if saving:
                 saving.commit()
         """
-        self.stop_request.loop_started = True
+        self.stop_request.begin_loop()
         if not self._rank_0:
             raise RuntimeError("call checkpoint() on rank 0 only: it commits one directory")
         self._commit.wait()  # the newest checkpoint is the one that is committed last

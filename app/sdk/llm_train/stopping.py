@@ -2,7 +2,8 @@
 
 A signal that arrives before the training loop has begun keeps its former meaning: a process that
 loads data or a model has no step after which it could save. The loop has begun with its first
-`log`, `should_stop` or `checkpoint`.
+`log`, `should_stop` or `checkpoint`. Until then no handler is installed: Python runs one only
+between two instructions, so that a signal at the wrong moment would wait for a long call's end.
 """
 
 import signal
@@ -40,6 +41,7 @@ class StopRequest:
         self.loop_started = False
         self.checkpoint = checkpoint
         self._file = file
+        self._listens_to_loop = False
         # The handler before the last `listen`, which a signal is passed on to, and the one before
         # the first: a framework that took the signal in between may call ours from its own.
         self._previous: dict[int, Any] = {}
@@ -53,11 +55,23 @@ class StopRequest:
             if self._file and self._file.exists():
                 self.requested = True
 
+    def listen_to_loop(self) -> None:
+        """Listen as soon as the training loop has begun."""
+        self._listens_to_loop = True
+
+    def begin_loop(self) -> None:
+        """Note that the training loop runs. May be repeated."""
+        if not self.loop_started:
+            self.loop_started = True
+            if self._listens_to_loop:
+                self.listen()
+
     def listen(self) -> None:
         """Make SIGTERM and SIGINT set `requested`; a second SIGINT acts as it did before.
 
         May be repeated: after a framework has installed handlers of its own, this joins them
-        (they are called as well). Does nothing outside the main thread.
+        (they are called as well). Does nothing outside the main thread: for a training loop in
+        another thread, call it in the main one.
         """
         if threading.current_thread() is not threading.main_thread():
             return
