@@ -21,6 +21,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Table,
+    delete,
     func,
     insert,
     inspect,
@@ -103,6 +104,7 @@ def _fill(connection: Connection, folder: Path) -> dict[str, int]:
     counts = {}
     for table in tables.sorted_tables:
         counts[table.name] = 0
+        connection.execute(delete(table))  # the default project, which the backup has as well
         stored = _read(folder / f"{table.name}.jsonl.gz", table)
         while rows := list(islice(stored, _ROWS)):
             connection.execute(insert(table), rows)

@@ -8,8 +8,23 @@ the service the same bytes, so that nothing is converted on the way:
 * Ids are prefixed, time-sortable text (`app.domain.ids`).
 """
 
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, Text, text
+from typing import Any, cast
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    Text,
+    event,
+    text,
+)
 from sqlmodel import Field, SQLModel
+
+from app.domain.permissions import DEFAULT_PROJECT
 
 _QUEUE = text("status = 'queued' AND recipe IS NOT NULL")
 _LIVE = "status IN ('cancelling', 'running', 'starting')"
@@ -51,12 +66,90 @@ def _counted() -> Column[int]:
     return Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
 
 
+class Project(SQLModel, table=True):
+    """What a team shares: experiments, and who may do what with them."""
+
+    __table_args__ = (Index("ux_project_name", "name", unique=True),)
+
+    id: str = Field(primary_key=True)
+    # Never changes: people and scripts name a project by it.
+    name: str
+    description: str | None = None
+    created_at: str
+
+
+_DEFAULT_PROJECT = DDL(  # type: ignore[no-untyped-call]
+    "INSERT INTO project (id, name, created_at) VALUES "  # noqa: S608
+    f"('{DEFAULT_PROJECT}', 'default', '2026-01-01T00:00:00.000000+00:00')"
+)
+event.listen(cast(Any, Project).__table__, "after_create", _DEFAULT_PROJECT)
+
+
+class User(SQLModel, table=True):
+    """A person or a service that holds tokens. It is disabled, never deleted: events name it."""
+
+    __tablename__ = "account"  # "user" is a word of SQL
+    __table_args__ = (
+        Index("ux_account_name", "name", unique=True),
+        Index("ux_account_subject", "issuer", "subject", unique=True),
+    )
+
+    id: str = Field(primary_key=True)
+    # Never changes, so that a history that names it stays true.
+    name: str
+    # `domain.permissions.UserKind`
+    kind: str
+    email: str | None = None
+    # May do everything in every project.
+    is_admin: bool = False
+    # Who signs in with OpenID Connect: the provider, and its name for the person.
+    issuer: str | None = None
+    subject: str | None = None
+    created_at: str
+    disabled_at: str | None = None
+
+
+class Membership(SQLModel, table=True):
+    """The role of a user in a project."""
+
+    __table_args__ = (Index("ix_membership_project", "project_id"),)
+
+    user_id: str = Field(primary_key=True, foreign_key="account.id")
+    project_id: str = Field(primary_key=True, foreign_key="project.id")
+    role: str
+    created_at: str
+
+
+class ApiToken(SQLModel, table=True):
+    """A token of a user. The token itself is shown once and stored nowhere."""
+
+    __tablename__ = "api_token"
+    __table_args__ = (
+        Index("ux_api_token_sha256", "sha256", unique=True),
+        Index("ix_api_token_user", "user_id"),
+    )
+
+    id: str = Field(primary_key=True)
+    user_id: str = Field(foreign_key="account.id")
+    name: str | None = None
+    # SHA-256 of 256 random bits: nothing is gained by a slow hash.
+    sha256: str
+    # The highest role that it may act in, whatever its user's.
+    scope: str
+    created_at: str
+    expires_at: str | None = None
+    revoked_at: str | None = None
+    # To some minutes: it is not written with every request.
+    last_used_at: str | None = None
+
+
 class Experiment(SQLModel, table=True):
     """A line of work: runs, checkpoints and one gapless event history."""
 
     __table_args__ = (
         Index("ix_experiment_created", "created_at", "id"),
         Index("ix_experiment_name", "name", "id"),
+        Index("ix_experiment_project", "project_id", "created_at", "id"),
     )
 
     id: str = Field(primary_key=True)
@@ -72,6 +165,8 @@ class Experiment(SQLModel, table=True):
     last_seq: int = Field(sa_type=BigInteger)
     notes: str | None = None
     archived_at: str | None = None
+    # No foreign key: SQLite adds none to a table that has rows. Projects are never deleted.
+    project_id: str = DEFAULT_PROJECT
 
 
 class ExperimentTag(SQLModel, table=True):

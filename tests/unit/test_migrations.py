@@ -18,6 +18,7 @@ from app.db.cursors import Order, Window
 from app.db.sql import Statement, columns, select_all
 from app.db.tables import Run
 from app.domain.ids import new_id
+from app.domain.permissions import DEFAULT_PROJECT
 from app.domain.requests import ResumeRequest
 from app.services import checkpoints, metrics, progress, retention, runs
 from tests.support.database import postgresql_only
@@ -28,7 +29,7 @@ TABLES = {
     "label", "logged_model", "run_link",
     "metric_latest", "metric_chunk", "metric_series", "run", "service_secret",
     "run_search", "experiment_search", "run_tag", "webhook", "webhook_delivery",
-    "attempt_usage",
+    "attempt_usage", "account", "api_token", "membership", "project",
     "verification", "verification_finding",
 }  # fmt: skip
 
@@ -380,3 +381,24 @@ def test_a_database_that_is_up_to_date_needs_no_alembic(database_url: str) -> No
 def test_connect_prepares_an_empty_database(empty_database_url: str) -> None:
     connect(empty_database_url).prepare()
     assert tables(empty_database_url) == TABLES
+
+
+def test_every_experiment_is_in_the_default_project_which_each_database_has_once(
+    empty_database_url: str,
+) -> None:
+    stored_at(empty_database_url, "0012")
+    migrate.bring_up(empty_database_url)
+    engine = create_engine(empty_database_url)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT project_id FROM experiment")).all() == [
+            (DEFAULT_PROJECT,)
+        ]
+        stored = connection.execute(text("SELECT * FROM project")).all()
+    engine.dispose()
+    migrate.downgrade(empty_database_url, "base")
+    with create_engine(empty_database_url).begin() as connection:
+        connection.execute(text("DROP TABLE alembic_version"))
+    assert migrate.create(empty_database_url)
+    with create_engine(empty_database_url).connect() as connection:
+        assert connection.execute(text("SELECT * FROM project")).all() == stored
+        assert stored[0][0] == DEFAULT_PROJECT

@@ -1,0 +1,54 @@
+"""Who may do what: roles in a project, and what each may do. The one table of it is `ROLES`.
+
+A user has a role in each project that it is a member of; an administrator has every right in every
+project. A token has a scope, the highest role that it may act in.
+"""
+
+from enum import StrEnum
+
+DEFAULT_PROJECT = "prj_00000000000000000000000000"
+"""The project of whatever names none, and of everything that was there before projects were."""
+
+
+class UserKind(StrEnum):
+    """Whom a user stands for."""
+
+    PERSON = "person"
+    SERVICE = "service"
+
+
+class Permission(StrEnum):
+    """What a request needs, in the project that it is about."""
+
+    READ = "read"
+    # Experiments, runs, candidates: the daily work.
+    WRITE = "write"
+    # Releases, deletion, webhooks: what others rely on, or cannot get back.
+    MAINTAIN = "maintain"
+    # Projects, members, users, tokens: the service itself.
+    ADMINISTER = "administer"
+
+
+class Role(StrEnum):
+    """A set of permissions, each role with those of the one before it."""
+
+    VIEWER = "viewer"
+    MEMBER = "member"
+    MAINTAINER = "maintainer"
+    ADMIN = "admin"
+
+    def may(self, permission: Permission) -> bool:
+        """Return True if this role has a permission."""
+        return permission in ROLES[self]
+
+    def capped(self, scope: "Role") -> "Role":
+        """Return the lower of this role and a token's scope."""
+        return min(self, scope, key=list(Role).index)
+
+
+ROLES: dict[Role, frozenset[Permission]] = {
+    Role.VIEWER: frozenset({Permission.READ}),
+    Role.MEMBER: frozenset({Permission.READ, Permission.WRITE}),
+    Role.MAINTAINER: frozenset({Permission.READ, Permission.WRITE, Permission.MAINTAIN}),
+    Role.ADMIN: frozenset(Permission),
+}
