@@ -6,15 +6,33 @@ The agent (app/agent) starts, stops and judges the trainer; a launcher only has 
 reports what its engine (this machine, Slurm, Ray) knows. All calls are synchronous, may be slow,
 and run in a thread.
 
-How to add a launcher:
+How to add a launcher
+---------------------
+1. Write a class with the attributes and methods of `Launcher`. It is made with `context`, a
+   `LauncherContext`, with its `name`, and with the options of its table as keyword arguments; it
+   raises ValueError with one sentence for an option that is wrong. Import only `app.domain`,
+   `app.errors`, `app.agent` and `app.launchers.base`. `tests/support/shed.py` is the smallest one.
+2. In `submit` have the agent started. Without shared files: bring `app.agent.bundle.make()` to the
+   machine as agent.zip, and run there, with the claim code in LLM_TRAIN_CLAIM_CODE,
 
-1. Write a class with the attributes and methods of `Launcher`. It is made with the options of its
-   table `[launchers.NAME]` as keyword arguments, and `context`, a `LauncherContext`. Import only
-   `app.domain`, `app.errors`, `app.agent` and `app.launchers`.
-2. Register it under the entry point group `llm_train.launchers`: `kind = "module:Class"`.
-3. Add it to LAUNCHERS in tests/contract/test_launchers.py, and pass that suite.
-4. Name it in the file of LLM_TRAIN_RECIPES: `[launchers.NAME]` with `kind`, and `launcher = "NAME"`
-   in the recipes that shall run there.
+       python3 -I -S agent.zip http API_URL RUN_ID ATTEMPT DIRECTORY
+
+   for any Python from 3.10 on. DIRECTORY is the attempt's own. The agent's signals are
+   `app.agent.process.STOP` and `KILL`; what it does in between is not the launcher's.
+3. Name the class in your package as an entry point; its name is the kind of the table:
+
+       [project.entry-points."llm_train.launchers"]
+       shed = "shed:Shed"
+
+4. Install the package beside the service, and name it in the file of LLM_TRAIN_RECIPES, with
+   LLM_TRAIN_PUBLIC_URL where agents share no files. `launcher = "site"` in a recipe chooses it:
+
+       [launchers.site]
+       kind = "shed"
+       directory = "/var/lib/shed"
+
+5. Hold it to the contract: `tests/support/launcher_contract.py` says how, in one class. One of this
+   repository also joins BUILT_IN in `app/launchers/__init__.py`.
 """
 
 from collections.abc import Mapping, Sequence

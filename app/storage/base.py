@@ -24,11 +24,11 @@ How to add a storage
 3. Name that function in your package as an entry point; its name is the scheme of the URL:
 
        [project.entry-points."llm_train.storage"]
-       tape = "your_package.tape:open_storage"
+       memory = "memory_storage:MemoryStorage"
 
-4. Add yours to `STORAGES` in `tests/contract/test_storage.py`, which holds every storage to this
-   contract, and run it.
-5. Choose it with `LLM_TRAIN_STORAGE=tape://library/shelf`.
+4. Install the package beside the service, and choose it with `LLM_TRAIN_STORAGE=memory:`.
+5. Add yours to `STORAGES` in `tests/contract/test_storage.py`, which holds every storage to this
+   contract, and run it. One of this repository also joins STORAGES in `app/storage/__init__.py`.
 """
 
 import re

@@ -1,13 +1,15 @@
 """What every storage of checkpoints promises, the built-in one and one that a newcomer adds.
 
-Control: `app/storage/base.py` says how to add one; the one in memory was made by those steps alone.
+`app/storage/base.py` says how to add one; the one in memory was made, and is installed here as a
+package of its own, by those steps alone.
 """
 
 import hashlib
-import importlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +19,8 @@ from llm_train.manifest import File, build
 
 from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
+from app.storage import GROUP, base, get_storage
 from app.storage import STORAGES as BUILT_IN
-from app.storage import get_storage
 from app.storage.base import (
     MANIFEST,
     CheckpointStorage,
@@ -30,35 +32,28 @@ from app.storage.base import (
 from app.storage.s3 import S3Storage
 from app.storage.staged import StagedStorage
 from app.storage.streams import Aborted
-from tests.support import buckets
+from tests.support import buckets, memory_storage
 from tests.support.disk import exchange
-from tests.support.memory_storage import MemoryStorage
+from tests.support.newcomer import installed
+from tests.support.server import REPOSITORY
 
 PATH = CheckpointPath("exp_0a", "run_0b", "step-000100")
 STORAGES = ["directory", "memory", "bucket", "staged"]
 
 
 @pytest.fixture(params=STORAGES)
-def storage(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> CheckpointStorage:
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CheckpointStorage]:
     """Each storage, found by the scheme of its URL; of another package's, by its entry point."""
-    package = tmp_path / "site" / "memory-1.0.dist-info"
-    package.mkdir(parents=True)
-    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: memory\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text(
-        f"[llm_train.storage]\nmemory = {MemoryStorage.__module__}:{MemoryStorage.__name__}\n"
-    )
-    monkeypatch.syspath_prepend(package.parent)
-    importlib.invalidate_caches()
-    data_dir = tmp_path / "data"
-    if request.param in ("bucket", "staged"):
-        bucket = buckets.make_bucket()
-        make = buckets.store_in if request.param == "bucket" else buckets.staged_in
-        return make(bucket, data_dir)
-    storage = get_storage(f"{request.param}:", data_dir)
-    storage.prepare()
-    return storage
+    with installed(tmp_path / "site", base.__doc__ or "", GROUP, memory_storage):
+        data_dir = tmp_path / "data"
+        if request.param in ("bucket", "staged"):
+            bucket = buckets.make_bucket()
+            make = buckets.store_in if request.param == "bucket" else buckets.staged_in
+            yield make(bucket, data_dir)
+            return
+        storage = get_storage(f"{request.param}:", data_dir)
+        storage.prepare()
+        yield storage
 
 
 def save(
@@ -265,8 +260,8 @@ def test_a_deletion_takes_the_checkpoint_that_was_meant_and_may_be_repeated(
 
 def damage(storage: CheckpointStorage, data_dir: Path, how: str) -> None:
     """As by a bad disk, or a hand."""
-    if isinstance(storage, MemoryStorage):
-        files = storage.committed[PATH]
+    if (committed := getattr(storage, "committed", None)) is not None:
+        files = committed[PATH]
         if how == "changed":
             files["model.bin"] = b"W"
         elif how == "extra":
@@ -342,3 +337,15 @@ def test_a_wrong_url_says_what_there_is(tmp_path: Path, storage: CheckpointStora
 def test_every_built_in_storage_is_held_to_this_contract() -> None:
     of_buckets = {"s3", "gs", "az", "abfs", "abfss"}  # one class, here over a bucket in memory
     assert set(BUILT_IN) == {*STORAGES[:1], *of_buckets}
+
+
+def test_another_process_finds_the_newcomer_by_its_entry_point(tmp_path: Path) -> None:
+    ask = (
+        "import pathlib, app.storage as s; "
+        "made = s.get_storage('memory:', pathlib.Path('.')); print(type(made).__module__)"
+    )
+    with installed(tmp_path / "site", base.__doc__ or "", GROUP, memory_storage):
+        found = subprocess.run(
+            [sys.executable, "-c", ask], capture_output=True, text=True, cwd=REPOSITORY
+        )
+    assert found.stdout.strip() == "memory_storage", found.stderr

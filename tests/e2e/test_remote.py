@@ -3,7 +3,6 @@
 The launcher of these tests starts processes on this machine that know a URL and a claim code.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,43 +29,6 @@ def lines(steps: range, of: int) -> list[str]:
 def printed(text: str) -> list[str]:
     """The steps in a log; the reporter warns there, too, that the service is away."""
     return [line.partition(" loss")[0] for line in text.splitlines() if line.startswith("step ")]
-
-
-def test_a_run_trains_where_no_file_is_shared(service: RemoteService) -> None:
-    key = service.submit("finishes", steps=20, step_seconds=0.05)
-    service.stepping(key)
-    (trainer,) = service.launcher.trainers()
-    elsewhere, here = str(service.launcher.directory), str(service.data_dir)
-    assert trainer.environ()["LLM_TRAIN_RUN_DIR"].startswith(elsewhere)
-    assert not [v for v in (*trainer.environ().values(), *trainer.cmdline()) if here in v]
-
-    status = service.end(key)
-    assert (status["status"], status["step"]) == ("succeeded", 20)
-    assert printed(service.log(key)) == lines(range(1, 21), 20)
-    saved = service.checkpoints(key.run_id)
-    assert {name: each["state"] for name, each in saved.items()} == {
-        "step-000010": "ready", "step-000020": "ready",
-    }  # fmt: skip
-    state = service.data_dir / saved["step-000020"]["ckpt_path"][1:] / "state.json"
-    assert json.loads(state.read_text())["step"] == 20
-
-
-def test_a_cancel_saves_and_the_resumed_run_goes_on_from_the_download(
-    service: RemoteService,
-) -> None:
-    key = service.submit("obedient", steps=400, checkpoint_every=1000)
-    service.stepping(key, 3)
-    promised = service.cancel(key)
-    assert promised["checkpoint"]["state"] == "pending"
-    assert service.end(key)["status"] == "cancelled"
-    (saved,) = service.checkpoints(key.run_id).values()
-    assert (saved["state"], saved["ckpt_path"]) == ("ready", promised["ckpt_path"])
-
-    child = service.resume(key, override_hyperparams={"steps": saved["step"] + 5})
-    status = service.end(child)
-    assert (status["status"], status["step"]) == ("succeeded", saved["step"] + 5)
-    steps = range(saved["step"] + 1, saved["step"] + 6)
-    assert printed(service.log(child)) == lines(steps, saved["step"] + 5)
 
 
 def test_a_damaged_download_starts_no_trainer(service: RemoteService) -> None:
@@ -120,15 +82,6 @@ def test_what_the_trainer_could_not_deliver_arrives_after_its_end(service: Remot
     assert (status["status"], status["step"]) == ("succeeded", 40)
     assert printed(service.log(key)) == lines(range(1, 41), 40)
     assert service.checkpoints(key.run_id)["step-000040"]["state"] == "ready"
-
-
-def test_a_cancel_ends_a_trainer_that_ignores_it_within_the_grace(service: RemoteService) -> None:
-    key = service.submit("ignores_term", steps=4000)
-    service.stepping(key, 2)
-    service.cancel(key)
-    status = service.end(key)
-    assert status["status"] == "cancelled" and service.launcher.trainers() == []
-    assert service.launcher.stopped == [], "the mailbox is the way, the engine the backstop"
 
 
 def test_a_stop_that_the_mailbox_does_not_deliver_goes_through_the_engine(

@@ -1,20 +1,21 @@
-"""What every launcher promises, with real processes. One joins by a line in LAUNCHERS.
+"""What an agent whose mailbox is a directory does with a trainer, started by the local launcher.
 
-What only this machine can promise is in test_local_launcher.py.
+What every launcher promises is in test_any_launcher.py; what only this machine can promise of
+pids, files and GPUs, in test_local_launcher.py.
 """
 
 import signal
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app.domain.recipes import LauncherTable, RecipeError
-from app.launchers import BUILT_IN, make_launcher
-from app.launchers.base import Launcher, LauncherContext
+from app.launchers import make_launcher
+from app.launchers.base import LauncherContext
 from app.launchers.local.launcher import LocalLauncher
 from tests.support.launchers import (
     DEAF,
@@ -32,19 +33,10 @@ from tests.support.launchers import (
 from tests.support.server import reap, wait_until
 from tests.support.supervisor import local_launcher
 
-LAUNCHERS: dict[str, Callable[[Path], Launcher]] = {
-    "local": lambda data_dir: local_launcher(data_dir, gpus=["A100"]),
-}
-
-
-@pytest.fixture(params=list(LAUNCHERS))
-def open_launcher(request: pytest.FixtureRequest) -> Callable[[Path], Launcher]:
-    return LAUNCHERS[request.param]
-
 
 @pytest.fixture
-def attempts(open_launcher: Callable[[Path], Launcher], tmp_path: Path) -> Iterator[Attempts]:
-    made = Attempts(open_launcher(tmp_path / "data"), tmp_path / "data")
+def attempts(tmp_path: Path) -> Iterator[Attempts]:
+    made = Attempts(local_launcher(tmp_path / "data", gpus=["A100"]), tmp_path / "data")
     made.root.mkdir(parents=True)
     yield made
     end_all(made.nonces)
@@ -70,14 +62,6 @@ def test_the_end_of_a_trainer_is_recorded(
     end = attempts.over()
     assert (end.state, end.exit_code, end.signal) == ("ended", exit_code, number)
     assert not (end.stop_sent or end.killed or end.oom or end.never_ran or end.detail)
-
-
-def test_output_of_all_attempts_is_appended_to_one_log(attempts: Attempts) -> None:
-    for attempt in (1, 2):
-        script = f"import sys; print('out', {attempt}); print('err', {attempt}, file=sys.stderr)"
-        attempts.submit(attempts.plan(script, attempt=attempt))
-        attempts.over(attempt)
-    assert sorted(attempts.log().splitlines()) == ["err 1", "err 2", "out 1", "out 2"]
 
 
 def test_a_command_that_cannot_run_says_why(attempts: Attempts) -> None:
@@ -246,20 +230,15 @@ def test_an_attempt_stopped_before_its_launch_never_runs(attempts: Attempts, how
 
 
 def test_how_long_a_trainer_has_run_is_known_to_every_server_that_comes_later(
-    attempts: Attempts, open_launcher: Callable[[Path], Launcher]
+    attempts: Attempts,
 ) -> None:
     before = time.monotonic()
     attempts.start(SLEEP)
     ready = time.monotonic()
-    for launcher in (attempts.launcher, open_launcher(attempts.data_dir)):
+    for launcher in (attempts.launcher, local_launcher(attempts.data_dir, gpus=["A100"])):
         at_least = time.monotonic() - ready
         ran = look(launcher, attempts.key()).ran_seconds
         assert ran is not None and at_least < ran < time.monotonic() - before
-
-
-def test_every_built_in_launcher_is_held_to_this_contract() -> None:
-    on_clusters = {"slurm"}  # what these promise is told as stories in tests/clusters
-    assert set(LAUNCHERS) | on_clusters >= set(BUILT_IN)
 
 
 def test_a_launcher_is_made_from_its_table_and_a_wrong_one_is_named(tmp_path: Path) -> None:
