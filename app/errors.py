@@ -18,6 +18,7 @@ ServiceError
 │   ├── LogOffset         409 log_offset           `offset` says where the output goes on
 │   ├── CheckpointLost    409 checkpoint_lost
 │   ├── ReleaseTagTaken   409 release_tag_taken
+│   ├── StillNeeded       409 still_needed         cannot be deleted; `needed_for` says why
 │   ├── NameTaken         409 name_taken           an experiment of a tracking client
 │   └── KeyInFlight       409 idempotency_key_in_flight
 ├── RequestTimeout      408 request_timeout      the client took too long to send it
@@ -156,6 +157,12 @@ class ReleaseTagTaken(Conflict):
     """Another checkpoint of the experiment holds this release tag."""
 
     code, title = "release_tag_taken", "Release tag taken"
+
+
+class StillNeeded(Conflict):
+    """It cannot be deleted: `needed_for` is why, `needed_by` lists runs or checkpoints."""
+
+    code, title = "still_needed", "Still needed"
 
 
 class NameTaken(Conflict):

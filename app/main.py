@@ -42,6 +42,7 @@ try:
         catalog,
         checkpoints,
         dashboard,
+        deletions,
         docs,
         entities,
         lists,
@@ -181,7 +182,7 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     app.include_router(routes.hot)  # what is asked most
     for part in (
         routes, reports, attempts, trainer_files, lists, entities, catalog, metrics, logs, service,
-        checkpoints, usage, webhooks, prometheus, docs, dashboard, browser_session,
+        checkpoints, usage, webhooks, deletions, prometheus, docs, dashboard, browser_session,
     ):  # fmt: skip
         app.include_router(part.router)
     app.include_router(lists.everywhere)

@@ -49,6 +49,8 @@ def sqlite_index(table: str) -> tuple[str, ...]:
         f"CREATE TRIGGER {table}_changed AFTER UPDATE ON {table} BEGIN"  # noqa: S608
         f" INSERT INTO {index}({index}, rowid, text) VALUES ('delete', old.number, old.text);"
         f" INSERT INTO {index}(rowid, text) VALUES (new.number, new.text); END",
+        f"CREATE TRIGGER {table}_removed AFTER DELETE ON {table} BEGIN"  # noqa: S608
+        f" INSERT INTO {index}({index}, rowid, text) VALUES ('delete', old.number, old.text); END",
     )
 
 

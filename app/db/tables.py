@@ -313,6 +313,7 @@ class RunTag(SQLModel, table=True):
     """One tag of one run, for filters; `Run.tags` holds them in order."""
 
     __tablename__ = "run_tag"
+    __table_args__ = (Index("ix_run_tag_run", "run_id"),)
 
     tag: str = Field(primary_key=True)
     run_id: str = Field(primary_key=True, foreign_key="run.id")
@@ -433,6 +434,7 @@ class VerificationFinding(SQLModel, table=True):
     """What a verification found of one checkpoint, recorded as soon as it was read."""
 
     __tablename__ = "verification_finding"
+    __table_args__ = (Index("ix_verification_finding_checkpoint", "checkpoint_id"),)
 
     verification_id: str = Field(primary_key=True, foreign_key="verification.id")
     seq: int = Field(primary_key=True)
@@ -458,7 +460,10 @@ class Event(SQLModel, table=True):
 
 
 class AttemptUsage(SQLModel, table=True):
-    """What one attempt took, recorded when it ended (`services.usage` says what is counted)."""
+    """What one attempt took, recorded when it ended (`services.usage` says what is counted).
+
+    It refers to nothing: the account stays when the run is deleted.
+    """
 
     __tablename__ = "attempt_usage"
     __table_args__ = (
@@ -466,9 +471,9 @@ class AttemptUsage(SQLModel, table=True):
         Index("ix_attempt_usage_ended", "ended_at"),
     )
 
-    run_id: str = Field(primary_key=True, foreign_key="run.id")
+    run_id: str = Field(primary_key=True)
     attempt: int = Field(primary_key=True, sa_type=Integer)
-    experiment_id: str = Field(foreign_key="experiment.id")
+    experiment_id: str
     ended_at: str
     # The status to which the run went: queued, if it was tried again.
     outcome: str
@@ -523,6 +528,34 @@ class WebhookDelivery(SQLModel, table=True):
     last_status: int | None = None
     last_error: str | None = None
     created_at: str
+
+
+class Deletion(SQLModel, table=True):
+    """A run or an experiment that was deleted: what stays of it."""
+
+    __table_args__ = (Index("ix_deletion_run", "run_id"), Index("ix_deletion_of", "experiment_id"))
+
+    id: str = Field(primary_key=True)
+    project_id: str
+    experiment_id: str
+    # NULL: the experiment, with all of its runs.
+    run_id: str | None = None
+    # The name that it had for people.
+    name: str | None = None
+    runs: int
+    checkpoints: int
+    size_bytes: int = Field(sa_type=BigInteger)
+    requested_at: str
+    # When its points and files were gone.
+    finished_at: str | None = None
+
+
+class Removal(SQLModel, table=True):
+    """A deleted run or logged model whose points and files are not yet gone."""
+
+    owner_id: str = Field(primary_key=True)
+    experiment_id: str
+    deletion_id: str = Field(foreign_key="deletion.id", index=True)
 
 
 class DataDir(SQLModel, table=True):
@@ -627,13 +660,16 @@ class IdempotencyKey(SQLModel, table=True):
 
 
 class MetricSeries(SQLModel, table=True):
-    """One key of one attempt of one run; points refer to it by a small integer."""
+    """One key of one attempt of one run; points refer to it by a small integer.
+
+    No foreign key: the series of a deleted run are removed after it, bit by bit.
+    """
 
     __tablename__ = "metric_series"
     __table_args__ = (Index("ux_metric_series", "run_id", "attempt", "key", unique=True),)
 
     id: int | None = Field(default=None, sa_column=_counted())
-    run_id: str = Field(foreign_key="run.id")
+    run_id: str
     attempt: int
     key: str
     # Points of earlier attempts (or of the parent) past this step are superseded.

@@ -9,7 +9,7 @@ from app.domain.comparison import Section
 from app.domain.lifecycle import RunStatus
 from app.domain.priority import Priority
 from app.graphql.describe import attribute, output
-from app.graphql.scalars import Json, Long
+from app.graphql.scalars import DateTime, Json, Long
 
 strawberry.enum(Section, name="ParamSection", description="Where a parameter stands in a run.")
 strawberry.enum(Priority, description="When a queued run is started: before or after others.")
@@ -137,3 +137,18 @@ class Recipe:
     max_attempts: int = attribute("How often a run is started at most.")
     grace_seconds: float = attribute("Time to save in, after the stop signal.")
     keep_checkpoints: int = attribute("How many checkpoints of a run are kept; 0: all.")
+
+
+@output
+class Deletion:
+    """A run or an experiment that was deleted: what stays of it."""
+
+    id: strawberry.ID = attribute("Id of the record.")
+    experiment_id: strawberry.ID = attribute("The experiment, or that of the run.")
+    run_id: strawberry.ID | None = attribute("The run; null: the experiment with all its runs.")
+    name: str | None = attribute("Its name; of a run without one its model.")
+    runs: int = attribute("How many runs were deleted.")
+    checkpoints: int = attribute("How many of their checkpoints were ready.")
+    size_bytes: Long = attribute("Size of these checkpoints.")
+    requested_at: DateTime = attribute("When it was deleted.")
+    finished_at: DateTime | None = attribute("When its points and files were gone.")

@@ -86,6 +86,17 @@ _EXIT = {
     "ended_at": _SEEN,
     "detail": "",
 }
+_DELETION = {
+    "deletion_id": "del_0cc4q1zt8b3k5m7p9s1v3x5z7a",
+    "experiment_id": EXPERIMENT_ID,
+    "run_id": RUN_ID,
+    "name": "baseline",
+    "runs": 1,
+    "checkpoints": 3,
+    "size_bytes": 4_096,
+    "requested_at": _CREATED,
+    "finished_at": None,
+}
 _WEBHOOK = {
     "webhook_id": "whk_0cc4q1zt8b3k5m7p9s1v3x5z7a",
     "url": "https://hooks.example.com/training",
@@ -134,6 +145,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         ],
         "next": None,
     },
+    "DeletionAnswer": _DELETION,
+    "DeletionsAnswer": {"deletions": [_DELETION], "next": None},
     "WebhookAnswer": _WEBHOOK,
     "NewWebhookAnswer": _WEBHOOK
     | {"signing_secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="},

@@ -564,6 +564,29 @@ class ServiceAnswer(TypedDict):
     health: str
 
 
+class DeletionAnswer(TypedDict):
+    """A run or an experiment that was deleted."""
+
+    deletion_id: str
+    experiment_id: str
+    run_id: Annotated[str | None, Field(description="Null: the experiment, with all its runs.")]
+    name: Annotated[str | None, Field(description="Its name; a run without one: its model.")]
+    runs: int
+    checkpoints: Annotated[int, Field(description="Those that were ready.")]
+    size_bytes: Annotated[int, Field(description="Of these checkpoints.")]
+    requested_at: Time
+    finished_at: Annotated[
+        Time | None, Field(description="When its points and files were gone; null until then.")
+    ]
+
+
+class DeletionsAnswer(TypedDict):
+    """One page of deletions, newest first."""
+
+    deletions: list[DeletionAnswer]
+    next: Annotated[str | None, Field(description="`after` of the next page.")]
+
+
 class WebhookAnswer(TypedDict):
     """A URL that is told of events."""
 

@@ -70,6 +70,9 @@ class ArtifactStorage(Protocol):
     def delete(self, owner: Owner, path: str) -> None:
         """Remove a file, or a folder with all in it. One that is not there is not an error."""
 
+    def remove_all(self, owner: Owner) -> None:
+        """Remove every file of an owner. May be repeated."""
+
 
 def check(path: str) -> list[str]:
     """Return the names in a relative path. Raises InvalidInput."""
@@ -155,6 +158,10 @@ class DirectoryArtifacts:
                 os.unlink(name, dir_fd=folder)
             except (IsADirectoryError, PermissionError):  # macOS has the second one
                 shutil.rmtree(name, dir_fd=folder)
+
+    def remove_all(self, owner: Owner) -> None:
+        with suppress(NotFound), _answering(""), files.directory(self._top, owner[0]) as folder:
+            files.remove(folder, owner.run_id)
 
     def _open(
         self, owner: Owner, folders: list[str], make: bool = False
@@ -246,6 +253,9 @@ class BucketArtifacts:
     def delete(self, owner: Owner, path: str) -> None:
         key = self._key(owner, path)
         self._bucket.delete([key, *self._bucket.entries(key)])
+
+    def remove_all(self, owner: Owner) -> None:
+        self._bucket.delete(self._bucket.entries(_top(owner)))
 
     def _key(self, owner: Owner, path: str) -> str:
         return f"{_top(owner)}/{'/'.join(map(_quoted, check(path)))}"

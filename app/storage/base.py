@@ -158,6 +158,12 @@ class CheckpointStorage(Protocol):
     def remove_drafts(self, experiment_id: str, run_id: str) -> None:
         """Remove every draft of a run, of which nothing writes any more."""
 
+    def remove_run(self, experiment_id: str, run_id: str) -> None:
+        """Remove all that belongs to a run: checkpoints, whole or not, and drafts.
+
+        Nobody writes or reads any of it. After a crash in between it is repeated.
+        """
+
     def draft_bytes(self, experiment_id: str, run_id: str) -> int:
         """Return the bytes of all drafts of a run, about."""
 

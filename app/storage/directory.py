@@ -12,7 +12,6 @@ import itertools
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -132,6 +131,13 @@ class DirectoryStorage:
                 if name.startswith(_DRAFT):
                     shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
 
+    def remove_run(self, experiment_id: str, run_id: str) -> None:
+        path = CheckpointPath(experiment_id, run_id, "")
+        missing = suppress(FileNotFoundError, NotADirectoryError)
+        own = files.directory(self._top, experiment_id)
+        with _answering(path, "removed"), missing, own as folder:
+            files.remove(folder, run_id)
+
     def draft_bytes(self, experiment_id: str, run_id: str) -> int:
         path = CheckpointPath(experiment_id, run_id, "")
         missing = suppress(FileNotFoundError, NotADirectoryError)
@@ -185,10 +191,10 @@ class DirectoryStorage:
         name, trash = path.name, f"{_TRASH}{path.name}"
         missing = suppress(FileNotFoundError)
         with _answering(path, "deleted"), missing, self._open_run(path) as folder:
-            _remove(folder, trash)  # what a server that died has left
+            files.remove(folder, trash)  # what a server that died has left
             if files.exists(folder, name) and _digest(folder, name) in (None, sha256):
                 os.rename(name, trash, src_dir_fd=folder, dst_dir_fd=folder)
-                _remove(folder, trash)
+                files.remove(folder, trash)
 
     def list_run(self, experiment_id: str, run_id: str) -> list[CheckpointPath]:
         path = CheckpointPath(experiment_id, run_id, "")
@@ -287,7 +293,7 @@ class DirectoryStorage:
                 temporary = self._temporary(draft).name
                 os.rename(temporary, path.name, src_dir_fd=run, dst_dir_fd=run)
                 os.fsync(run)
-                _remove(run, f"{_TRASH}{path.name}")
+                files.remove(run, f"{_TRASH}{path.name}")
 
     def _directory(self, path: CheckpointPath) -> Path:
         return self._top / path.experiment_id / path.run_id / path.name
@@ -410,16 +416,6 @@ def _tree_size(folder: int, name: str, most: int = 1 << 62) -> int:
         if size > most:
             break
     return size
-
-
-def _remove(folder: int, name: str) -> None:
-    """Remove a directory, or the link to one that an operator moved elsewhere."""
-    if not files.exists(folder, name):
-        return
-    if stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-        os.unlink(name, dir_fd=folder)
-    else:
-        shutil.rmtree(name, dir_fd=folder)
 
 
 def _digest(folder: int, name: str) -> str | None:

@@ -15,6 +15,7 @@ there is something else.
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -155,3 +156,13 @@ def _make_directory(folder: int, name: str) -> int:
         set_aside(folder, name)
         os.mkdir(name, 0o700, dir_fd=folder)
         return _open_directory(folder, name)
+
+
+def remove(folder: int, name: str) -> None:
+    """Remove a directory with all in it, a file, or a link; nothing if there is none."""
+    if not exists(folder, name):
+        return
+    if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+        shutil.rmtree(name, dir_fd=folder)
+    else:
+        os.unlink(name, dir_fd=folder)

@@ -159,6 +159,14 @@ class S3Storage(S3Drafts):
         self._remove_objects(envelope.draft)
         self.bucket.delete([marker])
 
+    def remove_run(self, experiment_id: str, run_id: str) -> None:
+        self._require_in_place()
+        folder = f"ckpts/{experiment_id}/{run_id}"
+        keys = self.bucket.entries(folder)
+        # The manifests first: without one, nothing that is left looks like a checkpoint.
+        self.bucket.delete([key for key in keys if key.endswith(f"/{MANIFEST}")])
+        self.bucket.delete(keys)
+
     def _remove_orphans(self, path: CheckpointPath) -> None:
         for draft in self._orphans(path):
             self.bucket.put(f"{place_of(draft)}/{DRAFT}", b"")

@@ -75,6 +75,10 @@ class StagedStorage:
         self.local.remove_drafts(experiment_id, run_id)
         self.store.remove_drafts(experiment_id, run_id)
 
+    def remove_run(self, experiment_id: str, run_id: str) -> None:
+        self.store.remove_run(experiment_id, run_id)
+        self.local.remove_run(experiment_id, run_id)
+
     def draft_bytes(self, experiment_id: str, run_id: str) -> int:
         return self.store.draft_bytes(experiment_id, run_id)
 

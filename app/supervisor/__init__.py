@@ -28,6 +28,7 @@ from app.services import data_dirs
 from app.settings import Settings
 from app.storage import data_dir
 from app.supervisor.cleanup import clean_up
+from app.supervisor.deleting import remove_deleted
 from app.supervisor.deliver import deliver
 from app.supervisor.engines import end_jobs
 from app.supervisor.event_files import follow_event_files
@@ -52,6 +53,7 @@ STEPS: tuple[Callable[[SupervisorState], Awaitable[None]], ...] = (
     verify,
     verify_requested,
     clean_up,
+    remove_deleted,
     end_jobs,
     deliver,
 )

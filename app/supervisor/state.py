@@ -24,6 +24,7 @@ from app.services import retention, verification
 from app.services.live_runs import AnyRun, QueueCursor
 from app.settings import Settings
 from app.storage import data_dir, get_storage
+from app.storage.artifacts import ArtifactStorage, open_artifacts
 from app.storage.base import CheckpointStorage
 from app.storage.event_files import EventFiles
 from app.storage.readers import Readers
@@ -149,6 +150,7 @@ class SupervisorState:
     api_url: str
     clock: Callable[[], float] = time.monotonic
     storage: CheckpointStorage = field(init=False)
+    artifacts: ArtifactStorage = field(init=False)
     # The name of the data directory, which the database holds while we lead.
     data_dir: str | None = None
     wakeup: asyncio.Event = field(default_factory=asyncio.Event)
@@ -186,6 +188,7 @@ class SupervisorState:
         self.ticked_at = self.clock()
         stores = read_configuration(self.settings.recipes).stores
         self.storage = get_storage(self.settings.storage, self.settings.data_dir, stores)
+        self.artifacts = open_artifacts(self.storage, self.settings.data_dir)
 
     def begin_tick(self, leads: bool) -> None:
         """Begin a tick. A server that no longer leads forgets everything."""

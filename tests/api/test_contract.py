@@ -143,7 +143,7 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     assert (told["resume"]["step"], told["hyperparams"]["lr"]) == (3, 0.01)
     assert call("POST", f"{base}/runs/{child['run_id']}/cancel").status_code == 200
     call("POST", f"{base}/runs/{child['run_id']}/resume")
-    call("POST", f"{mine}/rerun")
+    again = call("POST", f"{mine}/rerun").json()["run_id"]
     mark = {
         "run_id": run["run_id"], "ckpt_path": f"/ckpts/{experiment}/{run['run_id']}/by-hand",
         "tag_type": "release", "release_tag": "v1", "metrics": {"loss": 1, "acc": 0.5},
@@ -160,6 +160,15 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     for path in ("detail", "runs", "checkpoints", "events", "runs?limit=1", "runs?limit=0"):
         call("GET", f"{base}/{path}")
     call("GET", "/v1/experiments?tags=t&order=name")
+
+    call("POST", f"{base}/runs/{again}/cancel")
+    assert call("DELETE", f"{base}/runs/{again}").status_code == 202
+    call("DELETE", mine)
+    call("DELETE", base)
+    other = call("POST", "/v1/experiments", {"name": "c", "task_type": "sft"}).json()
+    call("DELETE", f"/v1/experiments/{other['experiment_id']}")
+    call("GET", "/v1/deletions?limit=1")
+    call("GET", "/v1/deletions?limit=0")
 
     hook = call("POST", "/v1/webhooks", {"url": "https://hooks.example.com"}).json()["webhook_id"]
     call("POST", "/v1/webhooks", {"url": "ftp://hooks.example.com"})

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from app.rest import (
     attempts,
     checkpoints,
+    deletions,
     lists,
     logs,
     metrics,
@@ -28,7 +29,7 @@ from tests.api.paths import PARAMETERS
 ROUTERS = [
     routes.hot, routes.router, reports.router, lists.router, metrics.router, logs.router,
     service.router, checkpoints.router, attempts.router, prometheus.router, webhooks.router,
-    usage.router,
+    usage.router, deletions.router,
 ]  # fmt: skip
 
 

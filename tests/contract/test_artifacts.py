@@ -47,6 +47,17 @@ def test_a_file_is_put_read_listed_and_deleted(artifacts: ArtifactStorage) -> No
         artifacts.size(OWNER, "notes.md")
 
 
+def test_an_owners_files_are_removed_and_no_others(artifacts: ArtifactStorage) -> None:
+    other = Owner(OWNER.experiment_id, "run_0bc")
+    for owner in (OWNER, other):
+        artifacts.put(owner, "plots/loss.png", [b"ab"])
+    artifacts.remove_all(OWNER)
+    artifacts.remove_all(OWNER)
+    assert artifacts.list_folder(OWNER) == []
+    assert artifacts.size(other, "plots/loss.png") == 2
+    artifacts.remove_all(Owner("exp_none", "run_none"))
+
+
 def test_what_breaks_on_the_way_changes_nothing(artifacts: ArtifactStorage) -> None:
     def broken() -> Iterator[bytes]:
         yield b"half"

@@ -258,6 +258,21 @@ def test_a_deletion_takes_the_checkpoint_that_was_meant_and_may_be_repeated(
     assert again.path == PATH and storage.verify(PATH) == again.manifest
 
 
+def test_a_runs_removal_takes_all_of_it_and_nothing_else(storage: CheckpointStorage) -> None:
+    other = PATH._replace(run_id="run_0bc")
+    for path in (PATH, PATH._replace(name="s2"), other):
+        save(storage, path)
+    draft = storage.begin(PATH._replace(name="s3"))
+    storage.write(draft, "model.bin", [b"half"])
+    storage.remove_run(PATH.experiment_id, PATH.run_id)
+    storage.remove_run(PATH.experiment_id, PATH.run_id)
+    assert storage.list_run(PATH.experiment_id, PATH.run_id) == []
+    assert not storage.exists(PATH)
+    assert storage.draft_bytes(PATH.experiment_id, PATH.run_id) == 0
+    assert storage.verify(other).step == 100
+    storage.remove_run("exp_none", "run_none")
+
+
 def damage(storage: CheckpointStorage, data_dir: Path, how: str) -> None:
     """As by a bad disk, or a hand."""
     if (committed := getattr(storage, "committed", None)) is not None:

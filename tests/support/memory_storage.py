@@ -88,6 +88,12 @@ class MemoryStorage:
             if draft.path[:2] == (experiment_id, run_id):
                 self.abandon(draft)
 
+    def remove_run(self, experiment_id: str, run_id: str) -> None:
+        self.remove_drafts(experiment_id, run_id)
+        for path in list(self.committed):
+            if path[:2] == (experiment_id, run_id):
+                del self.committed[path]
+
     def draft_bytes(self, experiment_id: str, run_id: str) -> int:
         own = [files for d, files in self.drafts.items() if d.path[:2] == (experiment_id, run_id)]
         return sum(len(content) for files in own for content in files.values())

@@ -24,8 +24,8 @@ from app.services import checkpoints, metrics, progress, retention, runs
 from tests.support.database import postgresql_only
 
 TABLES = {
-    "alias", "attempt", "checkpoint", "data_dir", "event", "experiment", "experiment_tag",
-    "health_finding", "idempotency_key",
+    "alias", "attempt", "checkpoint", "data_dir", "deletion", "event", "experiment",
+    "experiment_tag", "health_finding", "idempotency_key", "removal",
     "label", "logged_model", "run_link",
     "metric_latest", "metric_chunk", "metric_series", "run", "service_secret",
     "run_search", "experiment_search", "run_tag", "webhook", "webhook_delivery",

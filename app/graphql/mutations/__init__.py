@@ -11,10 +11,11 @@ How to add a mutation:
 
 from app.graphql.describe import output
 from app.graphql.mutations.checkpoints import CheckpointMutations
+from app.graphql.mutations.deletions import DeletionMutations
 from app.graphql.mutations.experiments import ExperimentMutations
 from app.graphql.mutations.runs import RunMutations
 
 
 @output
-class Mutation(ExperimentMutations, RunMutations, CheckpointMutations):
+class Mutation(ExperimentMutations, RunMutations, CheckpointMutations, DeletionMutations):
     """Everything that can be changed."""

@@ -29,6 +29,7 @@ _TABLES: dict[str, type[Any]] = {
     "experiment": tables.Experiment,
     "run": tables.Run,
     "checkpoint": tables.Checkpoint,
+    "deletion": tables.Deletion,
 }
 M = TypeVar("M", bound=BaseModel)
 P = TypeVar("P", bound="Payload")

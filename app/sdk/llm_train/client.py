@@ -118,6 +118,19 @@ class Client:
         body = {"name": experiment, "task_type": "train"}
         return str(self.connection.request("POST", "/v1/experiments", body)["experiment_id"])
 
+    def delete_experiment(self, experiment: str) -> "dict[str, Any]":
+        """Delete an experiment for good, with all of its runs; return the record.
+
+        Args:
+            experiment: an id, or the name of one; of several the newest is meant.
+
+        Raises:
+            ApiError: a run has not ended, or a checkpoint is a release.
+        """
+        path = f"/v1/experiments/{self.experiment_id(experiment)}"
+        deletion: dict[str, Any] = self.connection.request("DELETE", path)
+        return deletion
+
     def experiments(self, *, limit: int = 100, **filters: Any) -> "list[dict[str, Any]]":
         """Return experiments, newest first.
 

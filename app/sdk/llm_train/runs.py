@@ -272,6 +272,15 @@ class Run:
         self.connection.request("PATCH", self.path, changes)
         return self.refresh()
 
+    def delete(self) -> "dict[str, Any]":
+        """Delete it for good, with its points, logs, artifacts and checkpoints; return the record.
+
+        Raises:
+            ApiError: it has not ended, or a release or a resumed run needs it.
+        """
+        deletion: dict[str, Any] = self.connection.request("DELETE", self.path)
+        return deletion
+
     def _repr_html_(self) -> str:
         data = self.data
         rows = [("status", f"{self.status} {data.get('status_detail') or ''}")]

@@ -1,0 +1,79 @@
+"""`/v1`: deleting runs and experiments, and the record of what was deleted."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.db.sql import dump
+from app.db.tables import Deletion
+from app.domain.ids import PATTERN
+from app.rest import responses, schemas
+from app.rest.parameters import DocumentedRoute, ExperimentId, RunId
+from app.rest.problems import documented
+from app.services import deletion
+
+router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
+
+
+def view(row: Deletion) -> schemas.DeletionAnswer:
+    """Return `DeletionAnswer`."""
+    return {
+        "deletion_id": row.id,
+        "experiment_id": row.experiment_id,
+        "run_id": row.run_id,
+        "name": row.name,
+        "runs": row.runs,
+        "checkpoints": row.checkpoints,
+        "size_bytes": row.size_bytes,
+        "requested_at": row.requested_at,
+        "finished_at": row.finished_at,
+    }
+
+
+@router.delete(
+    "/experiments/{experiment_id}/runs/{run_id}", status_code=202,
+    response_model=schemas.DeletionAnswer, responses=documented(404, 409), tags=["runs"],
+)  # fmt: skip
+async def delete_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
+    """Delete a run that has ended, for good: rows, points, logs, artifacts and checkpoints.
+
+    It is gone at once; its files follow in the background. Repeated, the answer is the same.
+    """
+    return _accepted(await request.app.state.db.write(deletion.delete_run, run_id, experiment_id))
+
+
+@router.delete(
+    "/experiments/{experiment_id}", status_code=202, response_model=schemas.DeletionAnswer,
+    responses=documented(404, 409), tags=["experiments"],
+)  # fmt: skip
+async def delete_experiment(request: Request, experiment_id: ExperimentId) -> Response:
+    """Delete an experiment with all of its runs, which must have ended, for good."""
+    return _accepted(await request.app.state.db.write(deletion.delete_experiment, experiment_id))
+
+
+def _accepted(row: Deletion) -> Response:
+    return Response(dump(view(row)), 202, media_type="application/json")
+
+
+class DeletionsQuery(BaseModel):
+    """One page of deletions."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Annotated[int, Field(ge=1, le=1_000, description="Deletions in a page.")] = 50
+    after: Annotated[str | None, Field(pattern=PATTERN.format("del"))] = None
+
+
+@router.get(
+    "/deletions", response_model=schemas.DeletionsAnswer, responses=documented(422),
+    tags=["experiments"],
+)  # fmt: skip
+async def list_deletions(request: Request, query: Annotated[DeletionsQuery, Query()]) -> Response:
+    """List what was deleted, newest first. `next` is the next `after`."""
+    rows = await request.app.state.db.scan(deletion.list_newest, query.after, query.limit + 1)
+    page: dict[str, Any] = {
+        "deletions": list(map(view, rows[: query.limit])),
+        "next": rows[query.limit - 1].id if len(rows) > query.limit else None,
+    }
+    return responses.json(page)

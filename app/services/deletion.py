@@ -1,0 +1,306 @@
+"""Deletion: a run or an experiment goes, at once and whole; what is left of it is on record.
+
+delete_run, delete_experiment    one transaction: nobody finds it from here on
+list_removals                    whose points and files are still there
+remove_points, finish            what the supervisor does about them, a piece at a time
+
+A `Removal` is written in the transaction that deletes, so that after a crash at any time either
+nothing is deleted, or all that is left is found and removed. What stays is the `Deletion`, the
+event `run.deleted`, and the account of work. Of earlier events of the run their type and time stay,
+since the history has no gaps, and their details go.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import bindparam, delete, func, insert, or_, select, update
+
+from app.db.changes import SUPERVISOR
+from app.db.sql import (
+    Statement,
+    Tx,
+    as_dict,
+    by_id,
+    changing,
+    columns,
+    new_row,
+    select_all,
+)
+from app.db.tables import (
+    Alias,
+    Attempt,
+    Checkpoint,
+    Deletion,
+    Event,
+    Experiment,
+    ExperimentSearch,
+    ExperimentTag,
+    HealthFinding,
+    Label,
+    LoggedModel,
+    MetricChunk,
+    MetricLatest,
+    MetricSeries,
+    Removal,
+    Run,
+    RunLink,
+    RunSearch,
+    RunTag,
+    Verification,
+    VerificationFinding,
+    Webhook,
+    WebhookDelivery,
+)
+from app.domain.failpoints import failpoint
+from app.domain.ids import new_id
+from app.domain.lifecycle import TERMINAL, CheckpointState
+from app.errors import NotFound, StillNeeded
+from app.services import events, experiments, runs
+
+MOST_NAMED = 10
+"""Runs or checkpoints that a refusal names."""
+SERIES_AT_ONCE = 50
+"""Series whose points are removed in one transaction: trainers come first."""
+
+_run, _checkpoint, _event = columns(Run), columns(Checkpoint), columns(Event)
+_deletion, _removal, _series = columns(Deletion), columns(Removal), columns(MetricSeries)
+_model = columns(LoggedModel)
+_owners = select(_removal.owner_id).where(_removal.deletion_id == bindparam("deletion"))
+_experiment_is: Any = bindparam("experiment")
+
+
+class StillNeededFor(StrEnum):
+    """Why something cannot be deleted: the stable code in `needed_for`."""
+
+    RUN_NOT_ENDED = "run_not_ended"
+    RELEASE = "release"
+    RESUMED_RUN = "resumed_run"
+
+
+def _deleting(table: Any, where: Any) -> Statement[Any]:
+    return Statement(delete(table).where(where))
+
+
+_INSERT = Statement[Any](insert(Deletion))
+_INSERT_REMOVAL = Statement[Any](insert(Removal))
+_LOCK_EXPERIMENT = Statement[tuple[str]](
+    select(columns(Experiment).id).where(columns(Experiment).id == _experiment_is).with_for_update()
+)
+_LOCK_RUNS = Statement[tuple[str]](
+    select(_run.id).where(_run.experiment_id == _experiment_is).order_by(_run.id).with_for_update()
+)
+_LOCK_CHECKPOINTS = Statement[tuple[str, str | None, int | None]](
+    select(_checkpoint.state, _checkpoint.stored_as_id, _checkpoint.size_bytes)
+    .where(_checkpoint.run_id.in_(_owners))
+    .order_by(_checkpoint.id)
+    .with_for_update()
+)
+_OF_EXPERIMENT = _model.experiment_id == _experiment_is
+_MODELS = Statement[tuple[str]](select(_model.id).where(_model.run_id == bindparam("run")))
+_EXPERIMENT_MODELS = Statement[tuple[str]](select(_model.id).where(_OF_EXPERIMENT))
+_NOT_ENDED = Statement[tuple[str]](
+    select(_run.id)
+    .where(_run.id.in_(_owners), *[_run.status != status.value for status in sorted(TERMINAL)])
+    .order_by(_run.id)
+    .limit(MOST_NAMED)
+)
+_RELEASED = Statement[tuple[str]](
+    select(_checkpoint.ckpt_path)
+    .where(
+        _checkpoint.run_id.in_(_owners),
+        or_(_checkpoint.release_tag.is_not(None), _checkpoint.tag_type == "release"),
+    )
+    .order_by(_checkpoint.ckpt_path)
+    .limit(MOST_NAMED)
+)
+_RESUMED = Statement[tuple[str]](
+    select(_run.id)
+    .where(_run.parent_run_id.in_(_owners), _run.id.not_in(_owners))
+    .order_by(_run.id)
+    .limit(MOST_NAMED)
+)
+_ROWS_OF_RUNS = (
+    _deleting(
+        VerificationFinding,
+        columns(VerificationFinding).checkpoint_id.in_(
+            select(_checkpoint.id).where(_checkpoint.run_id.in_(_owners))
+        ),
+    ),
+    *(
+        _deleting(table, columns(table).run_id.in_(_owners))
+        for table in (Verification, Checkpoint, RunTag, Attempt, HealthFinding, RunLink)
+    ),
+    _deleting(MetricLatest, columns(MetricLatest).run_id.in_(_owners)),
+    _deleting(RunSearch, columns(RunSearch).id.in_(_owners)),
+    _deleting(LoggedModel, _model.id.in_(_owners)),
+    _deleting(Label, columns(Label).owner_id.in_(_owners)),
+    _deleting(Alias, columns(Alias).target_id.in_(_owners)),
+    _deleting(Run, _run.id.in_(_owners)),
+)
+_BLANK_EVENTS = Statement[Any](
+    update(Event).where(_event.run_id.in_(_owners)).values(data=bindparam("nothing"))
+)
+_ROWS_OF_EXPERIMENT = (
+    _deleting(
+        WebhookDelivery,
+        columns(WebhookDelivery).webhook_id.in_(
+            select(columns(Webhook).id).where(columns(Webhook).experiment_id == _experiment_is)
+        ),
+    ),
+    *(
+        _deleting(table, columns(table).experiment_id == _experiment_is)
+        for table in (Webhook, Verification, Event, ExperimentTag)
+    ),
+    _deleting(ExperimentSearch, columns(ExperimentSearch).id == _experiment_is),
+    _deleting(Label, columns(Label).owner_id == _experiment_is),
+    _deleting(Alias, columns(Alias).target_id == _experiment_is),
+    _deleting(Experiment, columns(Experiment).id == _experiment_is),
+)
+_BY_ID = by_id(Deletion)
+_OF_RUN = Statement(
+    select_all(Deletion).where(_deletion.run_id == bindparam("run")).limit(1), Deletion
+)
+_OF_WHOLE = Statement(
+    select_all(Deletion)
+    .where(_deletion.experiment_id == _experiment_is, _deletion.run_id.is_(None))
+    .limit(1),
+    Deletion,
+)
+_NEWEST = Statement(
+    select_all(Deletion)
+    .where(_deletion.id < bindparam("before"))
+    .order_by(_deletion.id.desc())
+    .limit(bindparam("most")),
+    Deletion,
+)
+_REMOVALS = Statement(
+    select_all(Removal).order_by(_removal.owner_id).limit(bindparam("most")), Removal
+)
+_SERIES = Statement[tuple[int]](
+    select(_series.id).where(_series.run_id == bindparam("run")).limit(SERIES_AT_ONCE)
+)
+_DELETE_CHUNKS = _deleting(MetricChunk, columns(MetricChunk).series_id == bindparam("series"))
+_DELETE_SERIES = _deleting(MetricSeries, _series.id == bindparam("series"))
+_DELETE_REMOVAL = _deleting(Removal, _removal.owner_id == bindparam("owner"))
+_LEFT = Statement[tuple[int]](
+    select(func.count()).select_from(Removal).where(_removal.deletion_id == bindparam("deletion"))
+)
+
+
+def delete_run(tx: Tx, run_id: str, experiment_id: str | None = None) -> Deletion:
+    """Delete a run that has ended; repeated, return the same. Raises NotFound, StillNeeded."""
+    earlier = tx.first(_OF_RUN, run=run_id)
+    if earlier is not None and experiment_id in (None, earlier.experiment_id):
+        return earlier
+    run = runs.lock(tx, run_id, experiment_id)
+    models = [row[0] for row in tx.all(_MODELS, run=run.id)]
+    experiment = experiments.get(tx, run.experiment_id)
+    name = run.name or run.model
+    deletion = _delete_runs(tx, experiment, run.id, name, [run.id, *models])
+    events.append(
+        tx, run.experiment_id, "run.deleted", run_id=run.id,
+        deletion_id=deletion.id, checkpoints=deletion.checkpoints, size_bytes=deletion.size_bytes,
+    )  # fmt: skip
+    failpoint("delete.rows")
+    return deletion
+
+
+def delete_experiment(tx: Tx, experiment_id: str) -> Deletion:
+    """Delete an experiment with its runs, all of which have ended; repeated, return the same.
+
+    Raises NotFound, StillNeeded.
+    """
+    earlier = tx.first(_OF_WHOLE, experiment=experiment_id)
+    if earlier is not None:
+        return earlier
+    tx.first(_LOCK_EXPERIMENT, experiment=experiment_id)
+    experiment = experiments.get(tx, experiment_id)
+    owners = [row[0] for row in tx.all(_LOCK_RUNS, experiment=experiment_id)]
+    owners += [row[0] for row in tx.all(_EXPERIMENT_MODELS, experiment=experiment_id)]
+    deletion = _delete_runs(tx, experiment, None, experiment.name, owners)
+    for statement in _ROWS_OF_EXPERIMENT:
+        tx.run(statement, experiment=experiment_id)
+    tx.notify(experiment_id)
+    failpoint("delete.rows")
+    return deletion
+
+
+def _delete_runs(
+    tx: Tx, experiment: Experiment, run_id: str | None, name: str, owners: list[str]
+) -> Deletion:
+    """Delete the rows of runs and logged models, and record what is still to be removed."""
+    deletion = new_row(
+        Deletion, id=new_id("del"), project_id=experiment.project_id, experiment_id=experiment.id,
+        run_id=run_id, name=name,
+        runs=sum(owner.startswith("run_") for owner in owners), checkpoints=0, size_bytes=0,
+        requested_at=tx.now, finished_at=None if owners else tx.now,
+    )  # fmt: skip
+    tx.send(_INSERT, **as_dict(deletion))
+    removals = {"experiment_id": experiment.id, "deletion_id": deletion.id}
+    tx.many(_INSERT_REMOVAL, [{"owner_id": owner, **removals} for owner in owners])
+    found = tx.all(_LOCK_CHECKPOINTS, deletion=deletion.id)
+    _check_not_needed(tx, deletion)
+    kept = [
+        size or 0 for state, alias, size in found if state == CheckpointState.READY and not alias
+    ]
+    counts = {"checkpoints": len(kept), "size_bytes": sum(kept)}
+    tx.run(changing(Deletion, frozenset(counts)), key=deletion.id, **counts)
+    tx.run(_BLANK_EVENTS, deletion=deletion.id, nothing="{}")
+    for statement in _ROWS_OF_RUNS:
+        tx.run(statement, deletion=deletion.id)
+    tx.notify(SUPERVISOR)
+    return get(tx, deletion.id)
+
+
+def _check_not_needed(tx: Tx, deletion: Deletion) -> None:
+    """Raise StillNeeded if somebody needs a run that is being deleted."""
+    for why, statement, sentence in (
+        (StillNeededFor.RUN_NOT_ENDED, _NOT_ENDED, "{} has not ended: cancel it first."),
+        (StillNeededFor.RELEASE, _RELEASED, "{} is a release, which stays."),
+        (
+            StillNeededFor.RESUMED_RUN, _RESUMED,
+            "{} was resumed from it and begins with its checkpoint and curves: delete that first.",
+        ),
+    ):  # fmt: skip
+        needed = [row[0] for row in tx.all(statement, deletion=deletion.id)]
+        if needed:
+            others = f" and {len(needed) - 1} more" if len(needed) > 1 else ""
+            raise StillNeeded(
+                sentence.format(needed[0] + others), needed_for=why.value, needed_by=needed
+            )
+
+
+def get(tx: Tx, deletion_id: str) -> Deletion:
+    """Return the record of a deletion. Raises NotFound."""
+    deletion = tx.first(_BY_ID, id=deletion_id)
+    if deletion is None:
+        raise NotFound(f"There is no deletion {deletion_id!a}.")
+    return deletion
+
+
+def list_newest(tx: Tx, before: str | None, most: int) -> list[Deletion]:
+    """Return records of deletions, newest first, those before an id."""
+    return tx.all(_NEWEST, before=before or "e", most=most)
+
+
+def list_removals(tx: Tx, most: int) -> list[Removal]:
+    """Return deleted runs and models whose points and files may still be there."""
+    return tx.all(_REMOVALS, most=most)
+
+
+def remove_points(tx: Tx, run_id: str) -> int:
+    """Remove some series of a deleted run with their points; return how many. May be repeated."""
+    series = [row[0] for row in tx.all(_SERIES, run=run_id)]
+    for series_id in series:
+        tx.run(_DELETE_CHUNKS, series=series_id)
+        tx.run(_DELETE_SERIES, series=series_id)
+    return len(series)
+
+
+def finish(tx: Tx, removal: Removal) -> None:
+    """Record that the points and files of a deleted run are gone. May be repeated."""
+    tx.run(_DELETE_REMOVAL, owner=removal.owner_id)
+    left = tx.first(_LEFT, deletion=removal.deletion_id)
+    if left is not None and left[0] == 0:
+        changes = {"finished_at": tx.now}
+        tx.run(changing(Deletion, frozenset(changes)), key=removal.deletion_id, **changes)
