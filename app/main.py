@@ -70,6 +70,7 @@ try:
     from app.storage.readers import Readers
     from app.supervisor import Supervisor, describe_wrong_data_dir, make_launchers
     from app.version import VERSION
+    from app.wandb.mount import wandb_router
     from app.web import sign_in
     from app.web.pages import mount_static
 
@@ -188,6 +189,7 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     app.include_router(lists.everywhere)
     app.include_router(graphql_router(settings), include_in_schema=False)
     app.include_router(mlflow_router())
+    app.include_router(wandb_router())
     mount_static(app)
 
 

@@ -211,20 +211,26 @@ def build_environment(
 def with_tracking(
     environment: Mapping[str, str], api_url: str, run_id: str, token: str
 ) -> dict[str, str]:
-    """Add the variables by which an unmodified MLflow client reports into its recipe's run.
+    """Add the variables by which unmodified clients of MLflow and W&B report into a recipe's run.
 
     `token` is the attempt's: what is left of an earlier attempt cannot report any more. A recipe
-    that names a server of its own (MLFLOW_TRACKING_URI) keeps that.
+    that names a server, a key or a mode of its own keeps that.
     """
-    if "MLFLOW_TRACKING_URI" in environment:
-        return dict(environment)
-    return {
-        **environment,
-        "MLFLOW_TRACKING_URI": f"{api_url}/mlflow",
-        "MLFLOW_RUN_ID": run_id,
-        "MLFLOW_TRACKING_USERNAME": run_id,
-        "MLFLOW_TRACKING_PASSWORD": token,
-    }
+    found = dict(environment)
+    if "MLFLOW_TRACKING_URI" not in environment:
+        found |= {
+            "MLFLOW_TRACKING_URI": f"{api_url}/mlflow",
+            "MLFLOW_RUN_ID": run_id,
+            "MLFLOW_TRACKING_USERNAME": run_id,
+            "MLFLOW_TRACKING_PASSWORD": token,
+        }
+    if environment.keys().isdisjoint(("WANDB_BASE_URL", "WANDB_API_KEY", "WANDB_MODE")):
+        found |= {
+            "WANDB_BASE_URL": f"{api_url}/wandb",
+            "WANDB_RUN_ID": run_id,
+            "WANDB_API_KEY": f"{run_id}-{token}",
+        }
+    return found
 
 
 def build_remote_environment(

@@ -7,8 +7,11 @@ Their parameters are texts, their clock is milliseconds, and a metric on an axis
 import ast
 import json
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+from app.domain.requests import bounded
 
 MAX_LABELS = 1_000
 """Labels of one experiment, run or model."""
@@ -38,6 +41,44 @@ def typed(text: str, requested: Any = None) -> Any:
     except (ValueError, RecursionError):
         value = _literal(text)
     return text if _is_not_json(value) else value
+
+
+def fit_hyperparams(
+    known: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what of a client's config can be kept beside what is known, and names of the rest.
+
+    A config may hold a model's whole configuration: where it is too large, the largest values go.
+    A number that JSON does not have is kept as a text.
+    """
+    values = {key: _finite(value) for key, value in config.items()}
+    left_out = [key for key, value in values.items() if not _fits({key: value})]
+    fitting = {key: value for key, value in values.items() if key not in set(left_out)}
+    sizes = {key: len(json.dumps(fitting[key])) for key in fitting}
+    while fitting and not _fits({**known, **fitting}):
+        largest = max(fitting, key=lambda key: sizes[key])
+        del fitting[largest]
+        left_out.append(largest)
+    return fitting, [key for key in left_out if key.isprintable()]
+
+
+def _fits(values: dict[str, Any]) -> bool:
+    try:
+        bounded(values)
+    except ValueError:
+        return False
+    return True
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return str(value)
+        case list():
+            return [_finite(item) for item in value]
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+    return value
 
 
 def _literal(text: str) -> Any:

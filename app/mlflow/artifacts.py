@@ -10,8 +10,8 @@ from fastapi.responses import StreamingResponse
 from app.db.sql import Tx
 from app.domain.artifacts import ArtifactPath, artifact_path
 from app.errors import Conflict, Forbidden, InvalidInput, NotFound
-from app.mlflow.access import Access, get_access
 from app.mlflow.routing import ARTIFACTS, json, router
+from app.server.tracking import Access, get_access
 from app.services import models, runs
 from app.storage.artifacts import ArtifactStorage, Owner
 from app.storage.streams import drain, pour

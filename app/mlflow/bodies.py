@@ -1,28 +1,19 @@
-"""Requests in MLflow's words. Unknown fields are ignored: clients of other versions send more."""
+"""Requests in MLflow's words. int64 may be texts, as protobuf's JSON has them."""
 
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-from fastapi import Request
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import AfterValidator, Field, StringConstraints
 
 from app.domain.requests import MetricKey, Name
 from app.domain.text import clean
 from app.domain.tracking import MAX_LABEL, MAX_LABEL_KEY
-from app.errors import BodyTooLarge, InvalidInput, MalformedBody, UnsupportedMediaType
-
-B = TypeVar("B", bound="Body")
+from app.server.bodies import Body
+from app.server.bodies import read as read
+from app.server.bodies import read_query as read_query
 
 MAX_POINTS = 50_000
 MAX_RESULTS = 50_000
 """So many results MLflow's clients may ask for; a page holds fewer."""
-_LONGEST = 200
 
 Key = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_LABEL_KEY), AfterValidator(clean)
@@ -32,12 +23,6 @@ Id = Annotated[str, StringConstraints(max_length=100)]
 OrderText = Annotated[str, StringConstraints(max_length=500)]
 Step = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Milliseconds = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-
-
-class Body(BaseModel):
-    """A request. int64 may be texts, as protobuf's JSON has them."""
-
-    model_config = ConfigDict(extra="ignore")
 
 
 class Tag(Body):
@@ -66,7 +51,7 @@ class Metric(Body):
 
 class CreateExperiment(Body):
     name: Name
-    tags: list[Tag] = []
+    tags: list[Tag] = Field(default_factory=list)
 
 
 class ExperimentTag(Tag):
@@ -76,7 +61,7 @@ class ExperimentTag(Tag):
 class CreateRun(Body):
     experiment_id: Id = "0"
     run_name: Annotated[str, StringConstraints(max_length=MAX_LABEL), AfterValidator(clean)] = ""
-    tags: list[Tag] = []
+    tags: list[Tag] = Field(default_factory=list)
 
 
 class OfRun(Body):
@@ -104,9 +89,9 @@ class LogParameter(OfRun, Tag):
 
 
 class LogBatch(OfRun):
-    metrics: Annotated[list[Metric], Field(max_length=MAX_POINTS)] = []
-    params: list[Tag] = []
-    tags: list[Tag] = []
+    metrics: Annotated[list[Metric], Field(max_length=MAX_POINTS)] = Field(default_factory=list)
+    params: list[Tag] = Field(default_factory=list)
+    tags: list[Tag] = Field(default_factory=list)
 
 
 class RunTag(OfRun, Tag):
@@ -125,7 +110,7 @@ class Dataset(Body):
 
 
 class DatasetInput(Body):
-    tags: list[Tag] = []
+    tags: list[Tag] = Field(default_factory=list)
     dataset: Dataset
 
 
@@ -135,12 +120,12 @@ class ModelLink(Body):
 
 
 class LogInputs(OfRun):
-    datasets: Annotated[list[DatasetInput], Field(max_length=1000)] = []
-    models: Annotated[list[ModelLink], Field(max_length=1000)] = []
+    datasets: Annotated[list[DatasetInput], Field(max_length=1000)] = Field(default_factory=list)
+    models: Annotated[list[ModelLink], Field(max_length=1000)] = Field(default_factory=list)
 
 
 class LogOutputs(OfRun):
-    models: Annotated[list[ModelLink], Field(max_length=1000)] = []
+    models: Annotated[list[ModelLink], Field(max_length=1000)] = Field(default_factory=list)
 
 
 class CreateModel(Body):
@@ -148,8 +133,8 @@ class CreateModel(Body):
     name: Annotated[str, StringConstraints(max_length=500), AfterValidator(clean)] = "model"
     model_type: Annotated[str, StringConstraints(max_length=500), AfterValidator(clean)] = ""
     source_run_id: Id = ""
-    params: list[Tag] = []
-    tags: list[Tag] = []
+    params: list[Tag] = Field(default_factory=list)
+    tags: list[Tag] = Field(default_factory=list)
 
 
 class UpdateModel(Body):
@@ -157,11 +142,11 @@ class UpdateModel(Body):
 
 
 class ModelTags(Body):
-    tags: list[Tag] = []
+    tags: list[Tag] = Field(default_factory=list)
 
 
 class ModelParams(Body):
-    params: list[Tag] = []
+    params: list[Tag] = Field(default_factory=list)
 
 
 class Search(Body):
@@ -170,52 +155,9 @@ class Search(Body):
     filter: Annotated[str, StringConstraints(max_length=10_000)] = ""
     order_by: Annotated[
         list[Annotated[str, StringConstraints(max_length=500)]], Field(max_length=10)
-    ] = []
+    ] = Field(default_factory=list)
     max_results: Annotated[int, Field(ge=0, le=MAX_RESULTS)] = 1000
     page_token: Annotated[str, StringConstraints(max_length=200)] = ""
-    experiment_ids: Annotated[list[Id], Field(max_length=1000)] = []
+    experiment_ids: Annotated[list[Id], Field(max_length=1000)] = Field(default_factory=list)
     run_view_type: str = "ACTIVE_ONLY"
     view_type: str = "ACTIVE_ONLY"
-
-
-async def read(request: Request, model: type[B]) -> B:
-    """Return the body as `model`. Raises UnsupportedMediaType, MalformedBody, InvalidInput.
-
-    Anything but JSON is refused by its type: what a page elsewhere can send without asking first
-    never counts as a request.
-    """
-    if (declared := request.headers.get("content-length", "")).isdigit():
-        most = request.app.state.settings.max_body_bytes
-        if int(declared) > most:
-            raise BodyTooLarge(f"A body may have at most {most} bytes; send less at once.")
-    content = await request.body()
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content and media_type != "application/json":
-        raise UnsupportedMediaType("Send JSON, with the header `Content-Type: application/json`.")
-    return parse(model, content or b"{}")
-
-
-def parse(model: type[B], content: bytes) -> B:
-    """Return JSON as `model`. Raises MalformedBody, InvalidInput."""
-    try:
-        return model.model_validate_json(content)
-    except ValidationError as error:
-        raise _refusal(error) from None
-
-
-def read_query(request: Request, model: type[B]) -> B:
-    """Return the query parameters as `model`. Raises InvalidInput."""
-    try:
-        return model.model_validate(dict(request.query_params))
-    except ValidationError as error:
-        raise _refusal(error) from None
-
-
-def _refusal(error: ValidationError) -> MalformedBody | InvalidInput:
-    if error.error_count() > 1000:  # to look at each would take seconds
-        return InvalidInput(f"{error.error_count()} things are wrong with this request.")
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
-        return MalformedBody(first["msg"].replace("Invalid", "The body is not", 1) + ".")
-    where = ".".join(str(part)[:_LONGEST] for part in first["loc"])
-    return InvalidInput(f"{where or 'The body'}: {first['msg'].removeprefix('Value error, ')}.")

@@ -10,8 +10,8 @@ from app.db.sql import Tx
 from app.db.tables import Experiment
 from app.errors import NotFound
 from app.mlflow import bodies, views
-from app.mlflow.access import Access, get_access
 from app.mlflow.routing import API, json, router
+from app.server.tracking import Access, get_access
 from app.services import experiments, labels, runs, tracking
 
 routes = router()

@@ -11,8 +11,9 @@ from app.domain.requests import Name
 from app.domain.text import clean
 from app.errors import Forbidden
 from app.mlflow import bodies
-from app.mlflow.access import get_access
 from app.mlflow.routing import json, router
+from app.server.bodies import Body
+from app.server.tracking import get_access
 from app.services import imports, tracking
 
 PATH = "/mlflow/import/runs"
@@ -20,7 +21,7 @@ PATH = "/mlflow/import/runs"
 routes = router()
 
 
-class Begin(bodies.Body):
+class Begin(Body):
     """A run of another store."""
 
     experiment: Name

@@ -6,11 +6,11 @@ from app.db.sql import Tx
 from app.db.tables import LoggedModel
 from app.errors import Forbidden, InvalidInput
 from app.mlflow import bodies, views
-from app.mlflow.access import Access, get_access
 from app.mlflow.experiments import resolve
 from app.mlflow.filters import Query, parse_filter, parse_order
 from app.mlflow.routing import API, json, router
 from app.mlflow.search import page_of
+from app.server.tracking import Access, get_access
 from app.services import labels, models
 
 routes = router()

@@ -4,8 +4,8 @@ from fastapi import APIRouter, Request, Response
 
 from app.errors import InvalidInput, NotFound
 from app.mlflow import artifacts, experiments, imports, metrics, models, runs, search
-from app.mlflow.access import get_access
 from app.mlflow.routing import API, router
+from app.server.tracking import get_access
 
 _NEVER = ("experiments", "runs")
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]

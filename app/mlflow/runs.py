@@ -8,9 +8,9 @@ from app.db.sql import Tx
 from app.domain.tracking import NAME_LABEL
 from app.errors import NotFound
 from app.mlflow import bodies, views
-from app.mlflow.access import get_access
 from app.mlflow.experiments import resolve
 from app.mlflow.routing import API, json, router
+from app.server.tracking import get_access
 from app.services import labels, models, runs, tracking
 
 routes = router()

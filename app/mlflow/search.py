@@ -14,10 +14,10 @@ from app.db.tables import Experiment, Run
 from app.domain.ids import is_id
 from app.errors import InvalidInput
 from app.mlflow import bodies, views
-from app.mlflow.access import Access, get_access
 from app.mlflow.experiments import resolve
 from app.mlflow.filters import Query, parse_filter, parse_order
 from app.mlflow.routing import API, json, router
+from app.server.tracking import Access, get_access
 from app.services import labels, runs, tracking
 
 BATCH = 500

@@ -5,7 +5,7 @@ elsewhere must not drive a local service, not even by DNS rebinding), CORS for p
 that the operator named, the API token or a browser's session when a token is configured (every
 route but health; trainers come with their run's token; a navigation without either gets the
 sign-in page at the same address), and the cap on bodies, whether or not their length was
-announced: a file of a checkpoint, and an artifact, may be larger than any other body.
+announced: a file of a checkpoint, an artifact and W&B's stream may be larger than other bodies.
 """
 
 import asyncio
@@ -41,9 +41,13 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 _FILE = re.compile(
     r"/v1/runs/[^/]+/attempts/[^/]+/checkpoints/[^/]+/files/.+"
     r"|/mlflow/api/2\.0/mlflow-artifacts/artifacts/.+"
+    r"|/wandb/files/[^/]+/[^/]+/[^/]+/.+"
 )
-_TRACKING = "/mlflow/"
-"""Below this a trainer comes with the token of its run, whatever the method."""
+_STREAM = re.compile(r"/wandb/files/[^/]+/[^/]+/[^/]+/file_stream")
+MAX_STREAM = 16 * 1024 * 1024
+"""Bytes of what W&B's client sends at once: up to 10 MB, and it gives up where that is refused."""
+_TRACKING = ("/mlflow/", "/wandb/graphql", "/wandb/files/")
+"""Below these a trainer comes with the token of its run, whatever the method."""
 _TRAINERS = {
     "POST": re.compile(
         r"/v1/runs/[^/]+/(reports|checkpoints/[^/]+/(uploads|commit)"
@@ -164,8 +168,7 @@ class Guard:
             # The server itself leaves the body out; a body without an end asks `head`.
             scope = {**scope, "method": "GET", "head": True}
         headers = _headers(scope)
-        is_file = scope.get("method") == "PUT" and _FILE.fullmatch(scope["path"])
-        max_body = self.max_file if is_file else self.max_body
+        max_body = self._max_body(scope)
         exchange = _Exchange(receive, send, headers, max_body)
         try:
             self._check_host(scope, headers)
@@ -190,6 +193,14 @@ class Guard:
             path = self.root_path + scope["path"]
             scope = {**scope, "path": path, "root_path": self.root_path}
         await self.app(scope, exchange.receive, exchange.send)
+
+    def _max_body(self, scope: Scope) -> int:
+        method, path = scope.get("method"), scope["path"]
+        if method == "PUT" and _FILE.fullmatch(path):
+            return self.max_file
+        if method == "POST" and _STREAM.fullmatch(path):
+            return max(self.max_body, MAX_STREAM)
+        return self.max_body
 
     def _check_host(self, scope: Scope, headers: dict[bytes, str]) -> None:
         # A probe names an address, or nothing at all; what it reads is no secret.

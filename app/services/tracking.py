@@ -2,7 +2,7 @@
 
     create_experiment, find_experiment    by name, which is unique among those of clients
     create_run                            an external run that has a trainer at once
-    log                                   metrics and parameters, as one report
+    log, report                           metrics and parameters, as one report
     end                                   what a client says of the end
 
 The lifecycle stays the service's own: what a client says ends an external run, of which nobody
@@ -101,7 +101,16 @@ def rename(tx: Tx, run_id: str, name: str) -> Run:
 
 
 def log(tx: Tx, writer: Writer, points: Iterable[Point], params: Mapping[str, str]) -> None:
-    """Record metrics and parameters as one report; the same again changes nothing.
+    """Record metrics and parameters, which are texts, as one report. Raises like `report`."""
+    requested = load(runs.get(tx, writer.run_id).hyperparams)
+    used = {key: typed(text, requested.get(key)) for key, text in params.items()}
+    report(tx, writer, points, used)
+
+
+def report(
+    tx: Tx, writer: Writer, points: Iterable[Point], used: Mapping[str, Any] | None = None
+) -> None:
+    """Record metrics and hyperparameters as one report; the same again changes nothing.
 
     Raises NotFound, RunFinished, StaleAttempt, InvalidInput, RunLimit.
     """
@@ -121,13 +130,11 @@ def log(tx: Tx, writer: Writer, points: Iterable[Point], params: Mapping[str, st
         column.wall_times.append(wall_time)
         if moves_progress(key, step) and reached < step <= last:
             reached = step
-    requested = load(run.hyperparams)
-    used = {key: typed(text, requested.get(key)) for key, text in params.items()}
-    report = ReportRequest.model_construct(
+    request = ReportRequest.model_construct(
         attempt=_attempt(writer, run), step=reached, metrics=columns,
-        effective_hyperparams=used or None,
+        effective_hyperparams=dict(used) if used else None,
     )  # fmt: skip
-    reports.ingest(tx, run.id, report)
+    reports.ingest(tx, run.id, request)
 
 
 def _attempt(writer: Writer, run: Run) -> int | None:

@@ -1,4 +1,4 @@
-"""Unmodified clients: MLflow, Hugging Face's and Lightning's integrations, TensorBoard's writer."""
+"""Unmodified clients: MLflow, W&B, the integrations of both, TensorBoard's writer."""
 
 import json
 import os
@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.server import Server, running_server
+from tests.support.server import Server, running_server, wait_until
 from tests.support.service import Service
 
 SCRIPTS = Path(__file__).parent / "scripts"
 SECONDS = 90.0
-TOKEN = "a-token-for-all-of-the-api"
+TOKEN = "a-token-for-all-of-the-api-of-forty-letters"
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Iterator[S
         "fluent": [str(SCRIPTS / "mlflow_fluent.py")],
         "hf": [str(SCRIPTS / "hf_mlflow.py"), str(inputs / "model"), "{run_dir}/out"],
         "lightning": [str(SCRIPTS / "lightning_mlflow.py"), "{run_dir}/out"],
+        "wandb": [str(SCRIPTS / "wandb_fluent.py"), "0"],
+        "wandb-lies": [str(SCRIPTS / "wandb_fluent.py"), "0", "then fails"],
+        "hf-wandb": [str(SCRIPTS / "hf_wandb.py"), str(inputs / "model"), "{run_dir}/out"],
         "tensorboard": [str(SCRIPTS / "summary_writer.py"), "{run_dir}"],
     }
     tables = [
@@ -101,6 +104,71 @@ def test_lightnings_logger_reports_into_its_recipes_own_run(service: Service) ->
     run, ended = done(service, "lightning")
     assert ended["step"] == 11, "it counts the steps of its metrics from 0"
     assert used(service, run)["effectiveHyperparams"] == {"lr": 0.1}
+
+
+def test_a_script_of_wandb_reports_into_its_recipes_own_run(service: Service) -> None:
+    run, ended = done(service, "wandb", learning_rate=1e-4)
+    assert (ended["step"], ended["metrics"]["loss"]["value"]) == (20, 0.05)
+    assert ended["metrics"]["val.acc"]["value"] == 1.0
+    answer = used(service, run)
+    assert answer["effectiveHyperparams"] == {
+        "learning_rate": 1e-4, "layers": [1, 2], "flag": True, "nothing": None, "late": 3,
+    }  # fmt: skip
+    assert answer["labels"]["wandb.summary.best"] == "0.75"
+    files = service.data_dir / "artifacts" / service.experiment / run / "wandb"
+    assert (files / "notes.txt").read_text() == "hello"
+    log = (service.data_dir / "runs" / run / "train.log").read_text()
+    assert "CreateArtifact is not served" in log and "all was logged" in log
+
+
+def test_what_wandb_says_of_the_end_of_a_recipes_run_is_no_evidence(service: Service) -> None:
+    run = service.submit("wandb-lies")
+    ended = service.ended(run, SECONDS)
+    assert (ended["status"], ended["status_reason"], ended["step"]) == ("failed", "exit_code", 20)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [(0, ("succeeded", None)), (3, ("failed", "reported_failure"))]
+)
+def test_a_script_of_wandb_by_hand_makes_an_external_run(
+    service: Service, tmp_path: Path, code: int, expected: tuple[str, str | None]
+) -> None:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("WANDB_")
+    }
+    environment |= {
+        "WANDB_BASE_URL": f"{service.url}/wandb", "WANDB_API_KEY": TOKEN,
+        "WANDB_RUN_ID": f"by-hand-{code}",
+    }  # fmt: skip
+    command = [sys.executable, str(SCRIPTS / "wandb_fluent.py"), str(code)]
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+        timeout=SECONDS,
+    )  # fmt: skip
+    assert "all was logged" in result.stdout, result.stderr
+    wait_until(lambda: expected in ends(service), "the run has ended")
+
+
+def ends(service: Service) -> list[tuple[str, str | None]]:
+    """Status and reason of each run of the script's own project."""
+    query = """{ experiments(first: 100) { nodes { name runs(first: 10) { nodes {
+        status statusReason } } } } }"""
+    answer = service.http.post(f"{service.url}/graphql", json={"query": query}).json()
+    return [
+        (run["status"].lower(), run["statusReason"])
+        for experiment in answer["data"]["experiments"]["nodes"]
+        if experiment["name"] == "a project of my own"
+        for run in experiment["runs"]["nodes"]
+    ]
+
+
+def test_a_hugging_face_trainer_that_reports_to_wandb_needs_no_line(service: Service) -> None:
+    run, ended = done(service, "hf-wandb")
+    assert ended["step"] == 12
+    assert 0 < ended["metrics"]["train/loss"]["value"] < 10
+    answer = used(service, run)
+    assert answer["effectiveHyperparams"]["learning_rate"] == 0.001
+    assert answer["effectiveHyperparams"]["max_steps"] == 12
 
 
 def test_pytorchs_event_files_become_metrics(service: Service) -> None:

@@ -1,8 +1,8 @@
-"""Who calls: somebody who may see everything, or the trainer of one run.
+"""Who calls in a tracking client's name: somebody who may see everything, or one run's trainer.
 
-A trainer sends its run's id as the user name and its token as the password (basic
-authentication): MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, which recipes set. It
-reaches its own run only: whatever experiment or run it creates is its own.
+A trainer brings its run's id and its token by basic authentication: MLflow's client as user name
+and password, W&B's as one key after the user name `api`. Recipes set the variables for both. Such a
+trainer reaches its own run only: whatever experiment or run it creates is its own.
 """
 
 import base64
@@ -16,6 +16,9 @@ from app.domain.tokens import attempt_of, run_token, same
 from app.errors import Forbidden, Unauthorized
 from app.server.guard import ANONYMOUS
 from app.services.tracking import Writer
+
+_KEY_USER = "api"
+"""The user name that W&B's client sends with its key, which is RUN_ID-TOKEN or an API token."""
 
 
 class Access(NamedTuple):
@@ -41,6 +44,8 @@ def get_access(request: Request) -> Access:
     if caller == "api":
         return Access()
     user, token = _basic(request.headers.get("authorization", ""))
+    if user == _KEY_USER:
+        user, _, token = token.partition("-")
     if is_id(user, "run"):
         secret = request.app.state.secret
         if same(token, run_token(secret, user)):
@@ -51,8 +56,8 @@ def get_access(request: Request) -> Access:
     elif caller != ANONYMOUS:
         return Access()
     raise Unauthorized(
-        "Send the API token as MLFLOW_TRACKING_TOKEN, or a run's id as MLFLOW_TRACKING_USERNAME "
-        "with its token as MLFLOW_TRACKING_PASSWORD."
+        "Send the API token (MLFLOW_TRACKING_TOKEN, WANDB_API_KEY), or a run's id with its token "
+        "(MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, WANDB_API_KEY=RUN_ID-TOKEN)."
     )
 
 
