@@ -9,6 +9,7 @@ ServiceError
 ├── MalformedBody       400 malformed_body       not JSON, not UTF-8, too deep
 ├── Unauthorized        401 unauthorized
 ├── Forbidden           403 forbidden
+│   └── NotPermitted      403 not_permitted        the role, or the token's scope, is too low
 ├── NotFound            404 not_found
 ├── MethodNotAllowed    405 method_not_allowed
 ├── Conflict            409 conflict
@@ -103,6 +104,12 @@ class Forbidden(ServiceError):
     """The Host or Origin is not allowed here, or the token may not do this."""
 
     status, code, title = 403, "forbidden", "Forbidden"
+
+
+class NotPermitted(Forbidden):
+    """The principal sees what this is about, and lacks the permission for it."""
+
+    code, title = "not_permitted", "Not permitted"
 
 
 class NotFound(ServiceError):

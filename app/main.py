@@ -50,15 +50,18 @@ try:
         metrics,
         openapi,
         problems,
+        projects,
         prometheus,
         reports,
         routes,
         service,
         trainer_files,
         usage,
+        users,
         webhooks,
     )
     from app.server import connections
+    from app.server.authentication import Authenticator
     from app.server.guard import Guard, Headers
     from app.server.jsonlines import JsonLines
     from app.services import data_dirs, secret
@@ -114,6 +117,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
     app.state.sessions = None
+    app.state.authenticator = None
     app.state.uploads = Uploads(app.state.storage, settings.max_upload_bytes)
     app.state.inflow = reports.Inflow(db)
     app.state.readers = Readers(checkpoints.READERS)
@@ -142,6 +146,7 @@ def _lifespan(
             db, settings, recipes, app.state.secret, app.state.api_url, launchers
         )
         app.state.db, app.state.supervisor = db, supervisor
+        app.state.authenticator = Authenticator(db)
         task = asyncio.create_task(supervisor.run())
         # What start-up made stays; the collector need not walk it again and again.
         gc.freeze()
@@ -155,6 +160,7 @@ def _lifespan(
         finally:
             await supervisor.stop()
             await task
+            await app.state.authenticator.stop()
             await db.stop()
             log.info("stopped; what it has launched goes on")
 
@@ -174,6 +180,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         max_file=settings.max_upload_bytes,
         root_path=settings.root_path,
         sessions=lambda: app.state.sessions,
+        authenticator=lambda: app.state.authenticator,
         sign_in_page=lambda path, language: _sign_in_page(path, language, settings.root_path),
     )
 
@@ -183,7 +190,8 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     app.include_router(routes.hot)  # what is asked most
     for part in (
         routes, reports, attempts, trainer_files, lists, entities, catalog, metrics, logs, service,
-        checkpoints, usage, webhooks, deletions, prometheus, docs, dashboard, browser_session,
+        checkpoints, usage, webhooks, deletions, projects, users, prometheus, docs, dashboard,
+        browser_session,
     ):  # fmt: skip
         app.include_router(part.router)
     app.include_router(lists.everywhere)

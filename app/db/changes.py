@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from app.db.acting import get_principal
+
 SUPERVISOR = "supervisor"
 
 
@@ -20,6 +22,7 @@ class Collector:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
+        self._owner = get_principal().topics
         self.event = asyncio.Event()
         # What changed is not known, so all may have.
         self.lost = False
@@ -29,6 +32,9 @@ class Collector:
         """Remember a topic that changed, if it is of this kind."""
         if topic.startswith(self.prefix):
             self._topics[topic] = None
+            self.event.set()
+        elif topic in self._owner:  # what its owner sees is looked at again
+            self.lost = True
             self.event.set()
 
     def take(self, most: int) -> list[str]:
@@ -84,9 +90,11 @@ class Changes:
     def subscribe(self, *topics: str) -> Iterator[asyncio.Event]:
         """Return an event that is set whenever one of the topics changes.
 
-        Clear it *before* reading, so that a change during the read wakes again.
+        Clear it *before* reading, so that a change during the read wakes again. It is set as well
+        when the token of whoever waits is revoked, or its memberships change.
         """
         event = asyncio.Event()
+        topics += get_principal().topics
         for topic in topics:
             self._waiting.setdefault(topic, set()).add(event)
         try:

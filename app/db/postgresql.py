@@ -23,6 +23,7 @@ from functools import partial
 import psycopg
 
 from app.db import migrate
+from app.db.acting import get_principal
 from app.db.database import CONNECTIONS, Database, P, R, UseCase
 from app.db.postgresql_connections import (
     Connection,
@@ -35,7 +36,9 @@ from app.db.postgresql_pipeline import Cursor, Pipeline
 from app.db.postgresql_reads import BEGIN, SharedReads
 from app.db.postgresql_scans import Scan
 from app.db.postgresql_writes import BATCH, CHANNEL, Job, Outcome, commit
+from app.db.restricted import open_tx
 from app.db.sql import Tx
+from app.domain.principals import SUPERVISOR, Principal
 from app.errors import Busy, Unavailable
 
 MAX_WAITING = 2_000
@@ -134,14 +137,16 @@ class PostgresDatabase(Database):
         self._admit()
         future: asyncio.Future[R] = self._loop.create_future()
         self._waiting += 1
-        self._jobs.put(Job(lambda tx: use_case(tx, *args, **kwargs), future))
+        self._jobs.put(Job(lambda tx: use_case(tx, *args, **kwargs), future, get_principal()))
         return await future
 
     async def read(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         self._admit()
         self._waiting += 1
         try:
-            found: R = await self._reads.read(lambda tx: use_case(tx, *args, **kwargs))
+            found: R = await self._reads.read(
+                lambda tx: use_case(tx, *args, **kwargs), get_principal()
+            )
             return found
         except Unavailable:
             self.record_rejected_write()
@@ -153,7 +158,7 @@ class PostgresDatabase(Database):
         self._admit()
         self._waiting += 1
         scan = Scan()
-        work = partial(self._scan, scan, lambda tx: use_case(tx, *args, **kwargs))
+        work = partial(self._scan, scan, lambda tx: use_case(tx, *args, **kwargs), get_principal())
         try:
             return await self._loop.run_in_executor(self._scanners, work)
         except asyncio.CancelledError:
@@ -198,13 +203,13 @@ class PostgresDatabase(Database):
             # Bound as an argument: a closure would resolve the futures of the next batch.
             self._loop.call_soon_threadsafe(self._resolve, outcomes)
 
-    def _scan(self, scan: Scan, work: Callable[[Tx], R]) -> R:
+    def _scan(self, scan: Scan, work: Callable[[Tx], R], principal: Principal) -> R:
         connection: Connection | None = None
         try:
             pipeline = self._own_pipeline(reads=True)
             connection = pipeline.connection
             with scan.on(connection):
-                return in_snapshot(pipeline, work)
+                return in_snapshot(pipeline, work, principal)
         except BaseException as error:
             raise for_caller(error, connection) from error
 
@@ -285,11 +290,13 @@ class PostgresDatabase(Database):
                 self._stopping.wait(1)
 
 
-def in_snapshot(pipeline: Pipeline, work: Callable[[Tx], R]) -> R:
+def in_snapshot(
+    pipeline: Pipeline, work: Callable[[Tx], R], principal: Principal = SUPERVISOR
+) -> R:
     """Run a read on one snapshot and wait for each of its answers."""
     pipeline.command(BEGIN)
     try:
-        result = work(Tx(Cursor(pipeline), "postgresql"))
+        result = work(open_tx(Cursor(pipeline), "postgresql", principal))
     except BaseException:
         try:
             pipeline.finish("ROLLBACK")

@@ -18,15 +18,20 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from app.db.postgresql_connections import Connection, for_caller
 from app.db.postgresql_pipeline import Answer, Cursor, Pipeline
+from app.db.restricted import open_tx
 from app.db.sql import Tx
+from app.domain.principals import Principal
 
 BATCH = 32
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 class _Read:
-    def __init__(self, work: Callable[[Tx], Any], future: asyncio.Future[Any]) -> None:
+    def __init__(
+        self, work: Callable[[Tx], Any], future: asyncio.Future[Any], principal: Principal
+    ) -> None:
         self.work = work
+        self.principal = principal
         self.future = future
         self.thread: greenlet | None = None
         self.answer = Answer()
@@ -45,10 +50,10 @@ class SharedReads:
         ]
         self._scheduled = False
 
-    def read(self, work: Callable[[Tx], Any]) -> asyncio.Future[Any]:
+    def read(self, work: Callable[[Tx], Any], principal: Principal) -> asyncio.Future[Any]:
         """Return the result of a read to come."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting.append(_Read(work, future))
+        self._waiting.append(_Read(work, future, principal))
         if not self._scheduled:  # so that all that come in one turn of the loop go together
             self._scheduled = True
             self._loop.call_soon(self._begin)
@@ -257,7 +262,7 @@ def _run(read: _Read, pipeline: Pipeline) -> None:
             loop.switch(answer)
 
     try:
-        result = read.work(Tx(Cursor(pipeline, wait), "postgresql"))
+        result = read.work(open_tx(Cursor(pipeline, wait), "postgresql", read.principal))
     except GreenletExit:
         raise
     except BaseException as error:

@@ -17,7 +17,9 @@ from psycopg import errors as pg
 
 from app.db.postgresql_connections import for_caller
 from app.db.postgresql_pipeline import Cursor, Pipeline
+from app.db.restricted import open_tx
 from app.db.sql import Tx, write_late
+from app.domain.principals import Principal
 
 BATCH = 32
 TRIES = 5
@@ -32,6 +34,7 @@ class Job(NamedTuple):
 
     work: Callable[[Tx], Any]
     future: asyncio.Future[Any]
+    principal: Principal
 
 
 class Outcome(NamedTuple):
@@ -76,7 +79,7 @@ def _together(pipeline: Pipeline, batch: list[Job]) -> list[Outcome]:
     cursor = Cursor(pipeline)
     pipeline.command("BEGIN")
     for job in batch:
-        tx = Tx(cursor, "postgresql")
+        tx = open_tx(cursor, "postgresql", job.principal)
         try:
             outcomes.append(Outcome(job.future, job.work(tx), None))
             done.append(tx)
@@ -95,7 +98,7 @@ def _alone(connect: Callable[[], Pipeline], job: Job) -> Outcome:
             pipeline = connect()
             pipeline.command("BEGIN")
             cursor = Cursor(pipeline)
-            tx = Tx(cursor, "postgresql")
+            tx = open_tx(cursor, "postgresql", job.principal)
             result = job.work(tx)
             _end(pipeline, cursor, [tx])
         except BaseException as error:

@@ -16,7 +16,10 @@ import orjson
 from sqlalchemy import Dialect, Executable, Select, SelectBase, bindparam, select, update
 from sqlmodel import SQLModel
 
+from app.db import visibility
 from app.domain.ids import timestamp
+from app.domain.permissions import Permission
+from app.domain.principals import SUPERVISOR, Principal
 
 T = TypeVar("T")
 TableT = TypeVar("TableT", bound=SQLModel)
@@ -129,8 +132,10 @@ class Statement(Generic[T]):
     def __init__(self, clause: Executable, row: type[T] | None = None) -> None:
         self._clause = clause
         self._compiled: dict[str, Compiled] = {}
+        self._limited: dict[str, Compiled] = {}
         self.make: Any = _maker(cast(Any, row)) if row is not None else None
         self.writes = not isinstance(clause, SelectBase)
+        self.locks = getattr(clause, "_for_update_arg", None) is not None
 
     def compiled(self, dialect: str) -> Compiled:
         """Return the text for one dialect, and how its parameters are bound."""
@@ -142,6 +147,21 @@ class Statement(Generic[T]):
             own = {key: value for key, value in compiled.params.items() if value is not None}
             names = tuple(compiled.positiontup) if dialect == "postgresql" else None
             found = self._compiled[dialect] = Compiled(str(compiled), own, names)
+        return found
+
+    def limited(self, dialect: str) -> Compiled:
+        """Return the text that finds only what the user `visibility.USER` sees."""
+        found = self._limited.get(dialect)
+        if found is None:
+            found = self.compiled(dialect)
+            text = visibility.limit(found.text, dialect)
+            if text is not None:
+                names = found.names
+                if names is not None:
+                    names = (*names, visibility.USER)
+                    text = text.replace(f":{visibility.USER}", f"${len(names)}::VARCHAR")
+                found = Compiled(text, found.own, names)
+            self._limited[dialect] = found
         return found
 
 
@@ -167,11 +187,13 @@ class Tx:
 
     A use case reads and writes through it and never commits. `now` is the transaction's
     time; `notify(topic)` tells waiting subscribers, once it is committed, to look again.
+    `principal` is who acts; for those that are not trusted it is a `restricted.RestrictedTx`.
     """
 
-    def __init__(self, cursor: Any, dialect: str) -> None:
+    def __init__(self, cursor: Any, dialect: str, principal: Principal = SUPERVISOR) -> None:
         self._cursor = cursor
         self.dialect = dialect
+        self.principal = principal
         self.now = timestamp()
         self.topics: set[str] = set()
         self.wrote = False
@@ -231,6 +253,18 @@ class Tx:
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
         self._cursor.execute("SELECT pg_try_advisory_xact_lock($1::bigint)", [number])
         return cast(bool, self._cursor.fetchone()[0])
+
+    def require(self, permission: Permission, experiment_id: str) -> None:
+        """Raise NotPermitted, or NotFound, unless the principal has a permission there."""
+
+    def require_project(self, permission: Permission, project_id: str) -> None:
+        """Raise NotPermitted, or NotFound, unless the principal has a permission there."""
+
+    def require_admin(self) -> None:
+        """Raise NotPermitted unless the principal administers the service."""
+
+    def allow_own(self) -> None:
+        """Let the principal write what is its own: its tokens."""
 
     def notify(self, *topics: str) -> None:
         """Wake the subscribers of these topics after the commit."""

@@ -25,8 +25,11 @@ from typing import Any, NamedTuple
 import psutil
 
 from app.db import migrate
+from app.db.acting import get_principal
 from app.db.database import Database, InUse, P, R, UseCase
+from app.db.restricted import open_tx
 from app.db.sql import Tx, write_late
+from app.domain.principals import SUPERVISOR, Principal
 from app.errors import Busy, ServiceError, Unavailable
 
 BATCH = 64
@@ -54,6 +57,7 @@ log = logging.getLogger(__name__)
 class _Job(NamedTuple):
     work: Callable[[Tx], Any]
     future: asyncio.Future[Any]
+    principal: Principal
 
 
 class _Answer(NamedTuple):
@@ -136,7 +140,7 @@ class SqliteDatabase(Database):
         return connection
 
     def look(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        return _in_snapshot(self._reader, lambda tx: use_case(tx, *args, **kwargs))
+        return _in_snapshot(self._reader, lambda tx: use_case(tx, *args, **kwargs), SUPERVISOR)
 
     async def start(self) -> None:
         if self._owner < 0:
@@ -160,13 +164,13 @@ class SqliteDatabase(Database):
             raise Busy("Too many writes are waiting; try again in a second.", retry_after=1)
         future: asyncio.Future[R] = self._loop.create_future()
         self._waiting += 1
-        self._jobs.put(_Job(lambda tx: use_case(tx, *args, **kwargs), future))
+        self._jobs.put(_Job(lambda tx: use_case(tx, *args, **kwargs), future, get_principal()))
         return await future
 
     async def read(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         # On the event loop: a short read costs less than the hop to a thread and back.
         self._check_open()
-        return _in_snapshot(self._reader, lambda tx: use_case(tx, *args, **kwargs))
+        return _in_snapshot(self._reader, lambda tx: use_case(tx, *args, **kwargs), get_principal())
 
     async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._in_scanner(LOOK, lambda tx: use_case(tx, *args, **kwargs))
@@ -177,13 +181,19 @@ class SqliteDatabase(Database):
     async def _in_scanner(self, look: int, use_case: Callable[[Tx], R]) -> R:
         self._check_open()
         given_up = threading.Event()
-        work = partial(self._scan, given_up, look, use_case)
+        work = partial(self._scan, given_up, look, use_case, get_principal())
         try:
             return await self._loop.run_in_executor(self._scanners, work)
         finally:
             given_up.set()
 
-    def _scan(self, given_up: threading.Event, look: int, work: Callable[[Tx], R]) -> R:
+    def _scan(
+        self,
+        given_up: threading.Event,
+        look: int,
+        work: Callable[[Tx], R],
+        principal: Principal,
+    ) -> R:
         try:
             connection = self._idle.get_nowait()
         except queue.Empty:
@@ -191,7 +201,7 @@ class SqliteDatabase(Database):
         # Not `interrupt()`, which would miss a scan that is between two statements.
         connection.set_progress_handler(given_up.is_set, look)
         try:
-            return _in_snapshot(connection, work)
+            return _in_snapshot(connection, work, principal)
         finally:
             self._idle.put(connection)
 
@@ -238,7 +248,7 @@ class SqliteDatabase(Database):
             begun = True
             for job in batch:
                 before = writer.total_changes
-                tx = Tx(cursor, self.dialect)
+                tx = open_tx(cursor, self.dialect, job.principal)
                 try:
                     answers.append(_Answer(job.future, job.work(tx), None))
                     topics |= tx.topics
@@ -347,11 +357,13 @@ def file_system(path: Path) -> str:
     return max(found, key=lambda each: len(each.mountpoint)).fstype if found else "unknown"
 
 
-def _in_snapshot(connection: sqlite3.Connection, work: Callable[[Tx], R]) -> R:
+def _in_snapshot(
+    connection: sqlite3.Connection, work: Callable[[Tx], R], principal: Principal
+) -> R:
     cursor = connection.cursor()
     try:
         cursor.execute("BEGIN")
-        return work(Tx(cursor, "sqlite"))
+        return work(open_tx(cursor, "sqlite", principal))
     except sqlite3.Error as error:
         raise _for_caller(error) from error
     finally:

@@ -1,11 +1,13 @@
 """Sessions of browsers: what a browser brings instead of the API token.
 
-    cookie()    llm_train_<instance>=<expiry>.<signature>, set when somebody signs in
-    is_valid()  does a Cookie header hold such a session
-    code()      good for one sign-in within a minute; travels in the fragment of a link
+    cookie()       llm_train_<instance>=<expiry>-<subject>.<signature>, set when somebody signs in
+    get_subject()  who has signed in, by a Cookie header
+    code()         good for one sign-in within a minute; travels in the fragment of a link
 
-Nothing is stored: the signature is an HMAC, so every server with the same secret accepts it. Its
-key is derived from the API token as well, so another token ends every session.
+The subject is the id of a user's token, with which the session ends; empty where
+LLM_TRAIN_API_TOKEN was shown. Nothing is stored: the signature is an HMAC, so every server with the
+same secret accepts it. Its key is derived from the API token as well, so another token ends every
+session.
 """
 
 import hashlib
@@ -30,36 +32,39 @@ class BrowserSessions:
         # would sign each other out if their cookies had the same name.
         self.name = f"llm_train_{self._sign('name')[:8]}"
 
-    def cookie(self, *, secure: bool) -> str:
+    def cookie(self, subject: str = "", *, secure: bool) -> str:
         """Return the Set-Cookie header of a new session.
 
         It has no Path: a browser then takes the folder of the address as the browser knows it, a
         proxy's prefix included.
         """
-        expiry = str(int(self._clock()) + SESSION_SECONDS)
-        value = f"{self.name}={expiry}.{self._sign(f'session:{expiry}')}"
+        about = f"{int(self._clock()) + SESSION_SECONDS}-{subject}"
+        value = f"{self.name}={about}.{self._sign(f'session:{about}')}"
         return f"{value}; Max-Age={SESSION_SECONDS}; HttpOnly; SameSite=Strict{_end(secure)}"
 
     def ended(self, *, secure: bool) -> str:
         """Return the Set-Cookie header that ends the session of a browser."""
         return f"{self.name}=; Max-Age=0; HttpOnly; SameSite=Strict{_end(secure)}"
 
-    def is_valid(self, cookies: str) -> bool:
-        """Return True if a Cookie header holds a session that has not expired."""
+    def get_subject(self, cookies: str) -> str | None:
+        """Return the subject of the session in a Cookie header; None without a valid one."""
         for cookie in cookies.split(";"):
             name, _, value = cookie.strip().partition("=")
             if name == self.name and self._holds("session", value):
-                return True
-        return False
+                return _part(value, 1)
+        return None
 
-    def code(self) -> str:
+    def code(self, subject: str = "") -> str:
         """Return a new code for one sign-in within `CODE_SECONDS`."""
-        about = f"{int(self._clock()) + CODE_SECONDS}-{secrets.token_hex(8)}"
+        about = f"{int(self._clock()) + CODE_SECONDS}-{subject}-{secrets.token_hex(8)}"
         return f"{about}.{self._sign(f'code:{about}')}"
 
-    def is_code(self, code: str) -> bool:
-        """Return True if the code is genuine and has not expired. It may have been used."""
-        return self._holds("code", code)
+    def subject_of_code(self, code: str) -> str | None:
+        """Return whom a code signs in; None unless it is genuine and has not expired.
+
+        It may have been used.
+        """
+        return _part(code, 1) if self._holds("code", code) else None
 
     def _holds(self, kind: str, value: str) -> bool:
         about, _, signature = value.partition(".")
@@ -70,6 +75,11 @@ class BrowserSessions:
 
     def _sign(self, text: str) -> str:
         return hmac.new(self._key, text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+
+
+def _part(value: str, number: int) -> str:
+    parts = value.partition(".")[0].split("-")
+    return parts[number] if number < len(parts) else ""
 
 
 def _end(secure: bool) -> str:

@@ -136,6 +136,9 @@ class ExperimentRequest(Request):
     param_config: JsonObject = Field(default_factory=dict)
     tags: Tags = Field(default_factory=list)
     notes: Text | None = None
+    project: Slug | None = Field(
+        default=None, description="Name of its project; left out: your only one, or the default."
+    )
 
 
 class ResourcesRequest(Resources):

@@ -19,8 +19,10 @@ from app.db.cursors import Order, Window
 from app.db.database import Database, Effort
 from app.db.keyset import Listing
 from app.db.sql import Tx, dump
+from app.domain.principals import Principal
 from app.graphql.budget import Budget, Memory
 from app.graphql.documents import Documents
+from app.server.authentication import Authenticator
 from app.services.idempotency import InFlight
 from app.storage.artifacts import ArtifactStorage
 from app.storage.base import CheckpointStorage
@@ -45,7 +47,8 @@ class Context:
         self.artifacts: ArtifactStorage = state.artifacts
         self.readers: Readers = state.readers
         self.in_flight: InFlight = state.in_flight
-        self.caller: str = connection.scope["caller"]
+        self.authenticator: Authenticator = state.authenticator
+        self.principal: Principal = connection.scope["principal"]
         self.connection_params: dict[str, Any] = {}
         self.memory = memory
         self.documents = documents

@@ -1,7 +1,7 @@
 """Query: the root of all reads."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import strawberry
 
@@ -16,9 +16,10 @@ from app.graphql.connections import After, Before, Connection, First, Last, Node
 from app.graphql.describe import Info, field, output
 from app.graphql.filters import ExperimentFilter, ExperimentOrder, RunFilter
 from app.graphql.summaries import DEFAULT_FACETS
+from app.graphql.team import ApiToken, Project, User, Viewer
 from app.graphql.types import Checkpoint, Experiment, Run, checkpoints, runs
 from app.graphql.values import ComparedParam, Facet, Recipe, StatusCount
-from app.services import events
+from app.services import api_tokens, events, me, projects, users
 from app.services.overviews import MAX_COMPARED
 
 Id = Annotated[strawberry.ID, strawberry.argument(description="Its id.")]
@@ -30,6 +31,7 @@ Prefix = Annotated[str, strawberry.argument(description="Only those that begin w
 FirstValues = Annotated[
     int, strawberry.argument(description=f"At most so many, 1 to {MAX_VALUES}.")
 ]
+UserName = Annotated[str | None, strawberry.argument(description="Name of a user.")]
 strawberry.enum(RunFacet, description="A column of runs whose values are counted.")
 _TABLES = {"exp": tables.Experiment, "run": tables.Run, "ckpt": tables.Checkpoint}
 
@@ -157,6 +159,30 @@ class Query:
         """The parameters of runs side by side."""
         found: Any = await summaries.compare(info.context, list(ids), only_different)
         return list(found)
+
+    @field
+    async def viewer(self, info: Info) -> Viewer:
+        """Who asks, and its roles."""
+        found: Any = await info.context.db.read(me.get)
+        return cast(Viewer, found)
+
+    @field
+    async def projects(self, info: Info) -> list[Project]:
+        """The projects that you are in, by name."""
+        found: list[Any] = await info.context.db.read(projects.list_all)
+        return found
+
+    @field
+    async def users(self, info: Info) -> list[User]:
+        """The users, by name. For administrators."""
+        found: list[Any] = await info.context.db.scan(users.list_all)
+        return found
+
+    @field
+    async def tokens(self, info: Info, user: UserName = None) -> list[ApiToken]:
+        """Your newest tokens; as an administrator, those of everybody, or of one user."""
+        found: list[Any] = await info.context.db.scan(api_tokens.list_tokens, user)
+        return found
 
     @field
     def recipes(self, info: Info) -> list[Recipe]:

@@ -31,6 +31,9 @@ from strawberry.types.execution import ExecutionResult, PreExecutionError
 from strawberry.types.graphql import OperationType
 from strawberry.types.unset import UnsetType
 
+from app.db.acting import act_as
+from app.domain import principals
+from app.domain.team import TOKEN_PREFIX
 from app.domain.tokens import same
 from app.graphql import limits
 from app.graphql.budget import Memory
@@ -38,6 +41,7 @@ from app.graphql.context import Context
 from app.graphql.documents import Documents
 from app.graphql.ide import graphiql
 from app.graphql.schema import Schema
+from app.server.guard import bearer
 from app.settings import Settings
 
 MODERN = "application/graphql-response+json"
@@ -115,13 +119,20 @@ class GraphQLApp(GraphQL[Context, None]):
 
     async def on_ws_connect(self, context: Context) -> UnsetType:
         # A browser cannot set headers on a websocket; the token comes in its first message.
-        if context.caller == "anonymous":
+        if context.principal == principals.ANONYMOUS:
             given = context.connection_params
             header = next((given[key] for key in given if key.lower() == "authorization"), "")
-            scheme, _, token = str(header).partition(" ")
-            if scheme.lower() != "bearer" or not same(token.strip(), self.api_token or ""):
+            token = bearer(str(header)) or ""
+            if token.startswith(TOKEN_PREFIX):
+                found = await context.authenticator.find(token)
+                if found is None:
+                    raise ConnectionRejectionError
+                context.principal = found
+            elif same(token, self.api_token or ""):
+                context.principal = principals.API_TOKEN
+            else:
                 raise ConnectionRejectionError
-            context.caller = "api"
+            act_as(context.principal)  # what this connection asks from now on
         return UnsetType()
 
     def should_render_graphql_ide(self, request: Any) -> bool:

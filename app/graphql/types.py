@@ -31,6 +31,7 @@ from app.graphql.filters import (
 )
 from app.graphql.logs import LOG_TAIL, MAX_LOG
 from app.graphql.scalars import DateTime, Json, Long
+from app.graphql.team import Project
 from app.graphql.tracking import Artifact, LoggedModel, artifacts_of, labels_of, models_of
 from app.graphql.values import (
     HyperparamOverride,
@@ -110,6 +111,7 @@ class Experiment(Node):
         found: list[str] = load(self.tags)
         return found
 
+    project: Project = one(tables.Project, "project_id", "Its project.")
     labels: Json = labels_of("id", "it")
     runs: Connection["Run"] = runs("experiment_id", "Its runs, newest first.")
     checkpoints: Connection["Checkpoint"] = checkpoints(

@@ -8,6 +8,7 @@ from fastapi import Request, Response
 
 from app.db.sql import Tx
 from app.db.tables import Experiment
+from app.domain.permissions import Permission
 from app.errors import NotFound
 from app.mlflow import bodies, views
 from app.mlflow.routing import API, json, router
@@ -72,6 +73,7 @@ async def set_tag(request: Request) -> Response:
 
     def set_label(tx: Tx) -> None:
         found = resolve(tx, access, body.experiment_id)
+        tx.require(Permission.WRITE, found.id)
         labels.set_labels(tx, found.id, {body.key: body.value})
 
     await request.app.state.db.write(set_label)

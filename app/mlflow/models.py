@@ -4,6 +4,7 @@ from fastapi import Request, Response
 
 from app.db.sql import Tx
 from app.db.tables import LoggedModel
+from app.domain.permissions import Permission
 from app.errors import Forbidden, InvalidInput
 from app.mlflow import bodies, views
 from app.mlflow.experiments import resolve
@@ -90,6 +91,7 @@ async def set_tags(request: Request, model_id: str) -> Response:
 
     def set_labels(tx: Tx) -> views.View:
         model = _own(tx, access, model_id)
+        tx.require(Permission.WRITE, model.experiment_id)
         labels.set_labels(tx, model.id, bodies.as_dict(body.tags))
         return _view(tx, model)
 
@@ -102,6 +104,7 @@ async def delete_tag(request: Request, model_id: str, key: str) -> Response:
 
     def delete(tx: Tx) -> views.View:
         model = _own(tx, access, model_id)
+        tx.require(Permission.WRITE, model.experiment_id)
         labels.delete_label(tx, model.id, key)
         return _view(tx, model)
 

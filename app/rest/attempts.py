@@ -17,6 +17,7 @@ from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.db.acting import act_as
 from app.db.sql import Tx, load
 from app.db.tables import Attempt
 from app.domain import paths
@@ -28,6 +29,7 @@ from app.domain.attempts import (
     PulseRequest,
 )
 from app.domain.paths import CheckpointPath
+from app.domain.principals import of_run
 from app.domain.tokens import attempt_of, attempt_token
 from app.errors import (
     BodyTooLarge,
@@ -91,6 +93,7 @@ async def claim_attempt(request: Request, run_id: RunId, attempt: AttemptNumber)
     code = bearer(request.headers.get("authorization", ""))
     if code is None:
         raise Unauthorized("Send the claim code of this attempt: `Authorization: Bearer ac_…`.")
+    act_as(of_run(run_id))  # which the code is looked at for
     claim = await state.db.write(attempts.claim, run_id, attempt, code, body.agent, body.host)
     recipe = state.recipes.get(claim.run.recipe)
     if recipe is None:
@@ -273,6 +276,7 @@ def _check_token(request: Request, run_id: str, attempt: int) -> None:
     token = bearer(request.headers.get("authorization", ""))
     if token is None or attempt_of(token, request.app.state.secret, run_id) != attempt:
         raise Unauthorized("Send the token of this attempt: `Authorization: Bearer at_…`.")
+    act_as(of_run(run_id))
 
 
 async def read_raw(request: Request, most: int, media_type: str) -> bytes:

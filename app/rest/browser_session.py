@@ -12,10 +12,14 @@ import hashlib
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
+from app.db.acting import acting_as
 from app.domain.browser_sessions import CODE_SECONDS, BrowserSessions
+from app.domain.principals import SUPERVISOR, Principal
+from app.domain.team import TOKEN_PREFIX
 from app.domain.tokens import same
 from app.errors import Unauthorized
 from app.rest import body, responses
+from app.server.authentication import Authenticator
 from app.services import idempotency
 
 MOST_BYTES = 4096
@@ -38,18 +42,35 @@ async def sign_in(request: Request) -> Response:
     sessions: BrowserSessions | None = request.app.state.sessions
     if sessions is None:  # the service asks nobody for a token
         return Response(status_code=204)
+    subject = ""
     if given.code is not None:
-        digest = hashlib.sha256(given.code.encode("utf-8", "replace")).hexdigest()
-        genuine = sessions.is_code(given.code) and await request.app.state.db.write(
+        subject = await _use_code(request, sessions, given.code)
+    elif (given.token or "").startswith(TOKEN_PREFIX):
+        authenticator: Authenticator = request.app.state.authenticator
+        found = await authenticator.find(given.token or "")
+        if found is None:
+            raise Unauthorized("This token is not known, was revoked, or has expired.")
+        subject = found.token_id or ""
+    elif not same(given.token or "", request.app.state.settings.api_token):
+        raise Unauthorized(
+            "This is neither a token of a user nor LLM_TRAIN_API_TOKEN of the service."
+        )
+    return _with_cookie(sessions.cookie(subject, secure=_is_https(request)))
+
+
+async def _use_code(request: Request, sessions: BrowserSessions, code: str) -> str:
+    """Return whom a one-time code signs in, and use it up. Raises Unauthorized."""
+    subject = sessions.subject_of_code(code)
+    digest = hashlib.sha256(code.encode("utf-8", "replace")).hexdigest()
+    with acting_as(SUPERVISOR):  # nobody has signed in yet
+        genuine = subject is not None and await request.app.state.db.write(
             idempotency.use_once, "sign-in code", digest
         )
-        if not genuine:
-            raise Unauthorized(
-                "This link was used before or is too old; `llm-train open` makes another."
-            )
-    elif not same(given.token or "", request.app.state.settings.api_token):
-        raise Unauthorized("This is not the API token (LLM_TRAIN_API_TOKEN of the service).")
-    return _with_cookie(sessions.cookie(secure=_is_https(request)))
+    if subject is None or not genuine:
+        raise Unauthorized(
+            "This link was used before or is too old; `llm-train open` makes another."
+        )
+    return subject
 
 
 @router.delete("/session")
@@ -65,7 +86,8 @@ async def sign_out(request: Request) -> Response:
 async def make_code(request: Request) -> Response:
     """Return a one-time code; null where no token is asked for."""
     sessions: BrowserSessions | None = request.app.state.sessions
-    code = sessions.code() if sessions is not None else None
+    principal: Principal = request.scope["principal"]
+    code = sessions.code(principal.token_id or "") if sessions is not None else None
     return responses.json({"code": code, "expires_in_seconds": CODE_SECONDS})
 
 

@@ -97,6 +97,22 @@ _DELETION = {
     "requested_at": _CREATED,
     "finished_at": None,
 }
+_PROJECT = {
+    "project_id": "prj_0cc4q1zt8b3k5m7p9s1v3x5z7a", "name": "speech",
+    "description": "Speech models", "created_at": _CREATED,
+}  # fmt: skip
+_USER = {
+    "user_id": "usr_0cc4q1zt8b3k5m7p9s1v3x5z7a", "name": "alice", "kind": "person",
+    "email": "alice@example.com", "is_admin": False, "created_at": _CREATED, "disabled_at": None,
+}  # fmt: skip
+_MEMBER = {
+    "user_id": _USER["user_id"], "user": "alice", "role": "member", "created_at": _CREATED,
+}  # fmt: skip
+_TOKEN = {
+    "token_id": "tok_0cc4q1zt8b3k5m7p9s1v3x5z7a", "user_id": _USER["user_id"], "user": "alice",
+    "name": "laptop", "scope": "member", "created_at": _CREATED, "expires_at": None,
+    "revoked_at": None, "last_used_at": _SEEN,
+}  # fmt: skip
 _WEBHOOK = {
     "webhook_id": "whk_0cc4q1zt8b3k5m7p9s1v3x5z7a",
     "url": "https://hooks.example.com/training",
@@ -147,6 +163,23 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "DeletionAnswer": _DELETION,
     "DeletionsAnswer": {"deletions": [_DELETION], "next": None},
+    "ProjectAnswer": _PROJECT,
+    "ProjectsAnswer": {"projects": [_PROJECT]},
+    "MemberAnswer": _MEMBER,
+    "MembersAnswer": {"members": [_MEMBER]},
+    "UserAnswer": _USER,
+    "UsersAnswer": {"users": [_USER]},
+    "TokenAnswer": _TOKEN,
+    "NewTokenAnswer": _TOKEN | {"token": "llmt_u7Kp0ZL1Qm8xR3vW5yB9cD2fG4hJ6kN1pS8tV0wX3zA"},
+    "TokensAnswer": {"tokens": [_TOKEN]},
+    "MeAnswer": {
+        "kind": "user",
+        "name": "alice",
+        "user_id": _USER["user_id"],
+        "scope": "member",
+        "is_admin": False,
+        "projects": [{"project_id": _PROJECT["project_id"], "project": "speech", "role": "member"}],
+    },
     "WebhookAnswer": _WEBHOOK,
     "NewWebhookAnswer": _WEBHOOK
     | {"signing_secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="},

@@ -18,13 +18,15 @@ TAGS = {
     "trainers": "Reports of a trainer on its own run.",
     "agents": "How an agent on a machine without the service's files starts and watches a trainer.",
     "webhooks": "URLs that are told of events, and the messages that are sent to them.",
+    "team": "Projects, their members, users and tokens.",
     "service": "The service itself.",
 }
 _SCHEMES = {
     "apiToken": {
         "type": "http",
         "scheme": "bearer",
-        "description": "LLM_TRAIN_API_TOKEN, where the operator has set one.",
+        "description": "A token of a user (`llmt_…`), or LLM_TRAIN_API_TOKEN, where the operator "
+        "has set one.",
     },
     "browser": {
         "type": "http",

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 
 from fastapi import APIRouter, Request, Response
 
+from app.db.acting import act_as, get_principal
 from app.db.database import Database
+from app.domain.principals import PrincipalKind, of_run
 from app.domain.reports import ReportRequest
 from app.domain.tokens import attempt_of, run_token, same
 from app.errors import Busy, Unauthorized
@@ -25,6 +27,8 @@ from app.storage import data_dir as data_dirs
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 MAX_OF_RUN = 64
 BODY_SECONDS = 30.0
+_ANY_RUN = {PrincipalKind.API_TOKEN, PrincipalKind.USER, PrincipalKind.SERVICE}
+"""Who reports on a run without its token, if it may write to it."""
 
 router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
 
@@ -126,7 +130,7 @@ async def run_spec(request: Request, run_id: RunId) -> Response:
     check_trainer(request, run_id)
     data_dir = state.settings.data_dir.absolute()
     # Who trains a run needs its paths, and nobody afterwards.
-    wanted = launches.get_spec if request.scope["caller"] == "api" else reports.spec
+    wanted = reports.spec if get_principal().kind is PrincipalKind.RUN else launches.get_spec
     found = await state.db.read(wanted, run_id, state.storage)
     return responses.json(
         {**found, "data_dir": {"path": str(data_dir), "name": data_dirs.identity(data_dir)}}
@@ -134,14 +138,18 @@ async def run_spec(request: Request, run_id: RunId) -> Response:
 
 
 def check_trainer(request: Request, run_id: str) -> int | None:
-    """Return the attempt whose token came; None: that of the run, or of the whole service."""
-    if request.scope["caller"] == "api":
+    """Return the attempt whose token came; None: that of the run, or of a user or the service.
+
+    The trainer of the run acts from now on. Raises Unauthorized.
+    """
+    if request.scope["principal"].kind in _ANY_RUN:
         return None
     token = bearer(request.headers.get("authorization", ""))
     secret = request.app.state.secret
-    if token is not None and same(token, run_token(secret, run_id)):
-        return None
-    attempt = None if token is None else attempt_of(token, secret, run_id)
-    if attempt is None:
-        raise Unauthorized("Send the run's token: `Authorization: Bearer rt_…`.")
+    attempt = None
+    if token is None or not same(token, run_token(secret, run_id)):
+        attempt = None if token is None else attempt_of(token, secret, run_id)
+        if attempt is None:
+            raise Unauthorized("Send the run's token: `Authorization: Bearer rt_…`.")
+    act_as(of_run(run_id))
     return attempt

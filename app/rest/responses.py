@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request, Response
 
+from app.db.acting import get_principal
 from app.db.sql import Tx, dump
 from app.domain.tokens import run_token
 from app.errors import InvalidInput
@@ -53,7 +54,7 @@ async def _keyed(request: Request) -> KeyedRequest | None:
             "Send one Idempotency-Key.",
             errors=[{"pointer": "", "header": "Idempotency-Key", "detail": "repeated"}],
         )
-    caller, path, body = request.scope["caller"], request.url.path, await request.body()
+    caller, path, body = get_principal().caller, request.url.path, await request.body()
     return idempotency.keyed(caller, request.method, path, keys[0], body)
 
 

@@ -19,10 +19,15 @@ if TYPE_CHECKING:  # rows hold the enums' values
     Priority: TypeAlias = str
     Section: TypeAlias = str
     Order: TypeAlias = str
+    PrincipalKind: TypeAlias = str
+    Role: TypeAlias = str
+    UserKind: TypeAlias = str
 else:
     from app.agent.mailbox import Order
     from app.domain.comparison import Section
     from app.domain.lifecycle import CheckpointState, Reason, RunStatus
+    from app.domain.permissions import Role, UserKind
+    from app.domain.principals import PrincipalKind
     from app.domain.priority import Priority
 
 Json = Annotated[Any, WithJsonSchema({"additionalProperties": True, "type": "object"})]
@@ -52,6 +57,7 @@ class ExperimentAnswer(TypedDict):
     notes: str | None
     archived_at: Time | None
     created_at: Time
+    project_id: str
 
 
 class CheckpointAnswer(TypedDict):
@@ -663,3 +669,96 @@ class UsageAnswer(TypedDict):
 
     usage: list[Usage]
     next: Annotated[str | None, Field(description="`after` of the next page.")]
+
+
+class ProjectAnswer(TypedDict):
+    """A project: what a team shares."""
+
+    project_id: str
+    name: str
+    description: str | None
+    created_at: Time
+
+
+class ProjectsAnswer(TypedDict):
+    """The projects that the caller sees."""
+
+    projects: list[ProjectAnswer]
+
+
+class MemberAnswer(TypedDict):
+    """A user, and its role in a project."""
+
+    user_id: str
+    user: str
+    role: Role
+    created_at: Time
+
+
+class MembersAnswer(TypedDict):
+    """The members of a project."""
+
+    members: list[MemberAnswer]
+
+
+class UserAnswer(TypedDict):
+    """A user or a service account."""
+
+    user_id: str
+    name: str
+    kind: UserKind
+    email: str | None
+    is_admin: bool
+    created_at: Time
+    disabled_at: Time | None
+
+
+class UsersAnswer(TypedDict):
+    """All users."""
+
+    users: list[UserAnswer]
+
+
+class TokenAnswer(TypedDict):
+    """A token, without the token itself."""
+
+    token_id: str
+    user_id: str
+    user: str
+    name: str | None
+    scope: Annotated[Role, Field(description="The highest role that it may act in.")]
+    created_at: Time
+    expires_at: Time | None
+    revoked_at: Time | None
+    last_used_at: Annotated[Time | None, Field(description="To some minutes.")]
+
+
+class NewTokenAnswer(TokenAnswer):
+    """A new token, and the token itself."""
+
+    token: Annotated[str | None, Field(description="Shown once: a replay has null.")]
+
+
+class TokensAnswer(TypedDict):
+    """Tokens, newest first."""
+
+    tokens: list[TokenAnswer]
+
+
+class RoleAnswer(TypedDict):
+    """A role in a project."""
+
+    project_id: str
+    project: str
+    role: Role
+
+
+class MeAnswer(TypedDict):
+    """Who asks."""
+
+    kind: PrincipalKind
+    name: str | None
+    user_id: str | None
+    scope: Role
+    is_admin: bool
+    projects: list[RoleAnswer]

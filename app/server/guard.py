@@ -18,8 +18,12 @@ from contextlib import suppress
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.db.acting import act_as
+from app.domain import principals
 from app.domain.browser_sessions import BrowserSessions
 from app.domain.hosts import AllowedHosts, is_origin_allowed, is_same_site
+from app.domain.principals import Principal
+from app.domain.team import TOKEN_PREFIX
 from app.domain.tokens import same
 from app.errors import (
     BodyTooLarge,
@@ -28,12 +32,9 @@ from app.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
+from app.server.authentication import Authenticator
 
 Headers = list[tuple[bytes, bytes]]
-
-ANONYMOUS = "anonymous"
-"""The caller who may ask for health, and is asked for a token further in: a trainer is, and a
-websocket of GraphQL."""
 
 _OPEN = {"/healthz", "/readyz"}
 _SIGN_IN = "/session"
@@ -131,7 +132,11 @@ def password(authorization: str) -> str | None:
 
 
 class Guard:
-    """Pass a request on, with its caller in `scope["caller"]`, or refuse it."""
+    """Pass a request on, with its principal in `scope["principal"]`, or refuse it.
+
+    The principal acts in every transaction of the request. An anonymous one may ask for health,
+    and is asked for a token further in: a trainer is, and a websocket of GraphQL.
+    """
 
     def __init__(
         self,
@@ -145,10 +150,12 @@ class Guard:
         max_file: int = 0,
         root_path: str = "",
         sessions: Callable[[], BrowserSessions | None] = lambda: None,
+        authenticator: Callable[[], Authenticator | None] = lambda: None,
         sign_in_page: SignInPage | None = None,
     ) -> None:
         self.app = app
         self.sessions = sessions
+        self.authenticator = authenticator
         self.sign_in_page = sign_in_page
         self.max_file = max_file
         self.hosts = AllowedHosts(hosts)
@@ -176,7 +183,8 @@ class Guard:
             if cors and scope.get("method") == "OPTIONS" and _PREFLIGHT in headers:
                 await _answer(204, [*PREFLIGHT], b"", scope, exchange.send)
                 return
-            scope["caller"] = self._caller(scope, headers)
+            principal = scope["principal"] = await self._principal(scope, headers)
+            act_as(principal)
             if exchange.unread:
                 _check_body(headers, max_body)
         except Unauthorized as error:
@@ -218,16 +226,22 @@ class Guard:
             raise _forbidden("Origin")
         return [(b"access-control-allow-origin", origin.encode("latin-1")), *_CORS]
 
-    def _caller(self, scope: Scope, headers: dict[bytes, str]) -> str:
-        if self.api_token is None:
-            return "local"
+    async def _principal(self, scope: Scope, headers: dict[bytes, str]) -> Principal:
         authorization = headers.get(b"authorization", "")
-        token = bearer(authorization) or password(authorization)
+        token = (bearer(authorization) or password(authorization)) if authorization else None
+        if token is not None and token.startswith(TOKEN_PREFIX):
+            return await self._user(token, scope)
+        if self.api_token is None:
+            return principals.LOCAL
         if token is not None and same(token, self.api_token):
-            return "api"
+            return principals.API_TOKEN
         path = scope["path"]
-        if not authorization and path != _SIGN_IN and self._has_session(scope, headers):
-            return "api"
+        if not authorization and path != _SIGN_IN:
+            session = self._session(scope, headers)
+            if session == "":
+                return principals.API_TOKEN
+            if session is not None and (found := await self._of_session(session)) is not None:
+                return found
         if scope["type"] == "websocket":
             inside = path == "/graphql"  # a browser's first message brings the token
         else:
@@ -236,25 +250,40 @@ class Guard:
             inside = inside or bool(trainers and trainers.fullmatch(path))
             inside = inside or (path == _SIGN_IN and scope["method"] not in _SAFE)
         if inside:
-            return ANONYMOUS
+            return principals.ANONYMOUS
         raise Unauthorized(
             "Send the API token: `Authorization: Bearer …`; in a browser, sign in at the dashboard."
         )
 
-    def _has_session(self, scope: Scope, headers: dict[bytes, str]) -> bool:
-        """Return True if a browser's cookie lets it do this. Raises Forbidden.
+    async def _user(self, token: str, scope: Scope) -> Principal:
+        """Return the user of a token. Raises Unauthorized, Busy after many wrong ones."""
+        authenticator = self.authenticator()
+        found = await authenticator.find(token) if authenticator is not None else None
+        if found is None:
+            raise Unauthorized("This token is not known, was revoked, or has expired.")
+        return found
+
+    async def _of_session(self, token_id: str) -> Principal | None:
+        authenticator = self.authenticator()
+        return await authenticator.find_by_id(token_id) if authenticator is not None else None
+
+    def _session(self, scope: Scope, headers: dict[bytes, str]) -> str | None:
+        """Return the token's id of a browser's session; empty: LLM_TRAIN_API_TOKEN's.
+
+        None if its cookie does not let it do this. Raises Forbidden.
 
         `_cors` has judged an Origin. Browsers send one with whatever changes something and with
         every WebSocket; where it is missing, no page of ours has sent the request.
         """
         cookies = headers.get(b"cookie")
         sessions = self.sessions() if cookies else None
-        if sessions is None or not sessions.is_valid(cookies or ""):
-            return False
+        subject = None if sessions is None else sessions.get_subject(cookies or "")
+        if subject is None:
+            return None
         if b"origin" in headers or scope.get("method") in _SAFE:
-            return True
+            return subject
         if scope["type"] == "websocket":
-            return False
+            return None
         raise Forbidden("With a session, send `Origin` as browsers do; or send the API token.")
 
 

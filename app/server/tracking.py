@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from fastapi import Request
 
+from app.db.acting import act_as
 from app.domain.ids import is_id
+from app.domain.principals import ANONYMOUS, Principal, PrincipalKind, of_run
 from app.domain.tokens import attempt_of, run_token, same
 from app.errors import Forbidden, Unauthorized
-from app.server.guard import ANONYMOUS
 from app.services.tracking import Writer
 
 _KEY_USER = "api"
@@ -40,20 +41,19 @@ class Access(NamedTuple):
 
 def get_access(request: Request) -> Access:
     """Return what the caller of a request may reach. Raises Unauthorized."""
-    caller = request.scope["caller"]
-    if caller == "api":
+    principal: Principal = request.scope["principal"]
+    if principal.kind in (PrincipalKind.API_TOKEN, PrincipalKind.USER, PrincipalKind.SERVICE):
         return Access()
     user, token = _basic(request.headers.get("authorization", ""))
     if user == _KEY_USER:
         user, _, token = token.partition("-")
     if is_id(user, "run"):
         secret = request.app.state.secret
-        if same(token, run_token(secret, user)):
-            return Access(user)
         attempt = attempt_of(token, secret, user)
-        if attempt is not None:
+        if attempt is not None or same(token, run_token(secret, user)):
+            act_as(of_run(user))
             return Access(user, attempt)
-    elif caller != ANONYMOUS:
+    elif principal != ANONYMOUS:
         return Access()
     raise Unauthorized(
         "Send the API token (MLFLOW_TRACKING_TOKEN, WANDB_API_KEY), or a run's id with its token "

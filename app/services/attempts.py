@@ -83,13 +83,15 @@ def list_live(tx: Tx) -> list[Attempt]:
 def claim(tx: Tx, run_id: str, number: int, code: str, agent: str, host: str | None) -> Claim:
     """Give the attempt to the first agent that shows its code; the same agent may ask again.
 
-    A run that waits in an engine's queue begins to start. Raises Unauthorized, NotFound,
-    AttemptClaimed, RunFinished, StaleAttempt.
+    A run that waits in an engine's queue begins to start. Raises Unauthorized, AttemptClaimed,
+    RunFinished, StaleAttempt.
     """
-    run = runs.lock(tx, run_id)
     attempt = tx.first(_BY_KEY, run=run_id, nr=number)
     if attempt is None or not same(digest(code), attempt.claim_sha256):
+        # Of a run that is not there alike: nobody learns which ones there are.
         raise Unauthorized("Send the claim code of this attempt: `Authorization: Bearer ac_…`.")
+    run = runs.lock(tx, run_id)
+    attempt = get(tx, run_id, number)  # as it is now that nobody else changes it
     _check_current(run, attempt)
     if attempt.agent is not None:
         if attempt.agent != agent:

@@ -12,6 +12,7 @@ from sqlalchemy import bindparam, insert, select, update
 
 from app.db.sql import Statement, Tx, columns, dump, select_all
 from app.db.tables import Event, Experiment
+from app.domain.permissions import Permission
 from app.domain.webhooks import EVENT_TYPES
 from app.errors import NotFound
 from app.services import webhooks
@@ -46,7 +47,8 @@ _NEWEST = Statement(
 
 
 def check_experiment(tx: Tx, experiment_id: str) -> None:
-    """Raise NotFound if there is no such experiment."""
+    """Raise NotFound if there is no such experiment, NotPermitted if it may not be written to."""
+    tx.require(Permission.WRITE, experiment_id)
     if tx.first(_EXPERIMENT, experiment=experiment_id) is None:
         raise _no_experiment(experiment_id)
 
@@ -70,8 +72,10 @@ def append(
 ) -> None:
     """Add one event and wake its subscribers.
 
-    The transaction fails with NotFound at its end if there is no such experiment.
+    The transaction fails with NotFound at its end if there is no such experiment. Raises
+    NotPermitted if the principal may not write there.
     """
+    tx.require(Permission.WRITE, experiment_id)
     found = {key: value for key, value in data.items() if value is not None}
     tx.before_commit(_write, NewEvent(experiment_id, type, tx.now, run_id, found))
     tx.notify(experiment_id)

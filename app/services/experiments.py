@@ -18,7 +18,7 @@ from app.domain.ids import new_id
 from app.domain.requests import ExperimentRequest
 from app.domain.texts import searchable
 from app.errors import NotFound
-from app.services import events
+from app.services import events, projects
 
 _experiment = columns(Experiment)
 _run = columns(Run)
@@ -90,7 +90,8 @@ class Detail(NamedTuple):
 
 
 def create(tx: Tx, request: ExperimentRequest) -> Experiment:
-    """Create an experiment, with its first event."""
+    """Create an experiment, with its first event. Raises NotPermitted, InvalidInput."""
+    project_id = projects.choose(tx, request.project)
     experiment = new_row(
         Experiment,
         id=new_id("exp"),
@@ -106,6 +107,7 @@ def create(tx: Tx, request: ExperimentRequest) -> Experiment:
         last_seq=0,
         notes=request.notes,
         archived_at=None,
+        project_id=project_id,
     )
     tx.send(_INSERT, **as_dict(experiment))
     tx.send(_INSERT_TEXT, id=experiment.id, text=search_text(experiment))

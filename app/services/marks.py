@@ -5,6 +5,7 @@ from sqlalchemy import bindparam
 from app.db.sql import Statement, Tx, columns, dump, load, select_all
 from app.db.tables import Checkpoint
 from app.domain import paths
+from app.domain.permissions import Permission
 from app.domain.requests import MarkRequest
 from app.errors import BadCheckpointPath, ReleaseTagTaken
 from app.services import checkpoints, events, runs
@@ -23,7 +24,7 @@ _BY_RELEASE = Statement(
 def mark(tx: Tx, experiment_id: str, request: MarkRequest) -> Checkpoint:
     """Put a tag, a release tag and metrics onto a checkpoint; the same again changes nothing.
 
-    Raises NotFound, BadCheckpointPath, ReleaseTagTaken (it names the holder).
+    Raises NotFound, NotPermitted, BadCheckpointPath, ReleaseTagTaken (it names the holder).
     """
     run = runs.get(tx, request.run_id, experiment_id)
     path = paths.parse(request.ckpt_path)
@@ -33,6 +34,7 @@ def mark(tx: Tx, experiment_id: str, request: MarkRequest) -> Checkpoint:
             errors=[{"pointer": "/ckpt_path", "detail": "belongs to another run"}],
         )
     if request.release_tag is not None:
+        tx.require(Permission.MAINTAIN, experiment_id)
         holder = tx.first(_BY_RELEASE, experiment=experiment_id, release=request.release_tag)
         if holder is not None and holder.ckpt_path != request.ckpt_path:
             raise ReleaseTagTaken(

@@ -21,6 +21,7 @@ from app.db.sql import (
     select_all,
 )
 from app.db.tables import LoggedModel
+from app.domain.permissions import Permission
 from app.domain.tracking import MAX_LINKS
 from app.errors import NotFound, RunLimit
 from app.services import experiments, labels, runs
@@ -60,6 +61,7 @@ def create(
 ) -> LoggedModel:  # fmt: skip
     """Create a model whose files are about to come. Raises NotFound, RunLimit."""
     experiments.get(tx, experiment_id)
+    tx.require(Permission.WRITE, experiment_id)
     if run_id is not None:
         runs.get(tx, run_id, experiment_id)
         if len(list_of_runs(tx, [run_id])[run_id]) >= MAX_LINKS:

@@ -18,11 +18,12 @@ from sqlalchemy import bindparam
 from app.db.sql import Statement, Tx, columns, load, select_all
 from app.db.tables import Experiment, Run
 from app.domain.lifecycle import TERMINAL, RunStatus
+from app.domain.permissions import DEFAULT_PROJECT
 from app.domain.reports import MetricColumns, ReportRequest
 from app.domain.requests import MAX_NAME, ExperimentRequest, RunRequest, UpdateRunRequest
 from app.domain.tracking import NAME_LABEL, moves_progress, typed
 from app.errors import InvalidInput, NameTaken
-from app.services import edits, experiments, labels, reports, runs
+from app.services import edits, experiments, labels, projects, reports, runs
 
 BY_NAME = "experiment"
 """Scope of the names of experiments."""
@@ -53,9 +54,14 @@ class Writer(NamedTuple):
     attempt: int | None = None
 
 
+def _scope(project_id: str) -> str:
+    """Return the scope of the names of a project's experiments."""
+    return BY_NAME if project_id == DEFAULT_PROJECT else f"{BY_NAME} {project_id}"
+
+
 def find_experiment(tx: Tx, name: str) -> Experiment | None:
     """Return the experiment that clients know under a name, else the newest that has it."""
-    known = labels.find(tx, BY_NAME, name)
+    known = labels.find(tx, _scope(projects.choose_to_read(tx)), name)
     if known is not None:
         return experiments.get(tx, known)
     return tx.first(_NEWEST_OF_NAME, wanted=name)
@@ -67,7 +73,9 @@ def create_experiment(
     """Create an experiment of a name that none has. Raises NameTaken."""
     if find_experiment(tx, name) is None:
         experiment = experiments.create(tx, ExperimentRequest(name=name, task_type=task_type))
-        if labels.add_alias(tx, BY_NAME, name, experiment.id):  # else another one was faster
+        if labels.add_alias(
+            tx, _scope(experiment.project_id), name, experiment.id
+        ):  # else another one was faster
             labels.set_labels(tx, experiment.id, labelled)
             return experiment
     raise NameTaken(f"Experiment {name!r:.300} already exists.")

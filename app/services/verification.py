@@ -19,6 +19,7 @@ from app.domain import paths
 from app.domain.failpoints import failpoint
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.paths import CheckpointPath
+from app.domain.permissions import Permission
 from app.domain.requests import VerifyRequest
 from app.errors import CheckpointUnreadable, NotFound
 from app.services import checkpoints, data_dirs, experiments, runs, saves
@@ -121,7 +122,11 @@ def read_again(tx: Tx, verified: Sequence[Verified]) -> list[Verified]:
 
 
 def select(tx: Tx, experiment_id: str, request: VerifyRequest) -> list[Checkpoint]:
-    """Return the checkpoints with files of an experiment or run, or the one under a path."""
+    """Return the checkpoints with files of an experiment or run, or the one under a path.
+
+    Raises NotFound, NotPermitted: what is verified may become lost.
+    """
+    tx.require(Permission.WRITE, experiment_id)
     if request.ckpt_path is not None:
         named = checkpoints.get_by_path(tx, request.ckpt_path)
         if named is None or named.experiment_id != experiment_id:

@@ -16,6 +16,7 @@ from app.db.sql import Statement, Tx, by_id, changing, columns, dump, load, repl
 from app.db.tables import Experiment, Webhook, WebhookDelivery
 from app.domain import webhooks
 from app.domain.ids import new_id, seconds_between, timestamp_after
+from app.domain.permissions import Permission
 from app.domain.webhooks import DeliveryState, WebhookRequest, WebhookUpdate
 from app.errors import Conflict, InvalidInput, NotFound
 
@@ -92,6 +93,7 @@ def create(tx: Tx, request: WebhookRequest) -> Webhook:
             f"There is no experiment {experiment_id}.",
             errors=[{"pointer": "/experiment_id", "detail": "there is none"}],
         )
+    _require(tx, experiment_id)
     count = tx.first(_COUNT)
     if count is not None and count[0] >= webhooks.MAX_WEBHOOKS:
         raise Conflict(f"There are {webhooks.MAX_WEBHOOKS} webhooks; delete one first.")
@@ -111,6 +113,14 @@ def create(tx: Tx, request: WebhookRequest) -> Webhook:
     return get(tx, values["id"])
 
 
+def _require(tx: Tx, experiment_id: str | None) -> None:
+    """Raise NotPermitted for somebody who may not be told of an experiment's, or of all, events."""
+    if experiment_id is None:
+        tx.require_admin()
+    else:
+        tx.require(Permission.MAINTAIN, experiment_id)
+
+
 def get(tx: Tx, webhook_id: str) -> Webhook:
     """Return a webhook. Raises NotFound."""
     webhook = tx.first(_BY_ID, id=webhook_id)
@@ -127,6 +137,7 @@ def list_all(tx: Tx) -> list[Webhook]:
 def update(tx: Tx, webhook_id: str, request: WebhookUpdate) -> Webhook:
     """Change a webhook, or pause it or let it go on. Raises NotFound."""
     webhook = get(tx, webhook_id)
+    _require(tx, webhook.experiment_id)
     given = request.model_dump(exclude_unset=True, exclude_none=True, mode="json")
     paused = given.pop("paused", None)
     if "types" in given:
@@ -148,7 +159,7 @@ def _change(tx: Tx, webhook: Webhook, **changes: Any) -> Webhook:
 
 def remove(tx: Tx, webhook_id: str) -> None:
     """Delete a webhook and its messages. Raises NotFound."""
-    get(tx, webhook_id)
+    _require(tx, get(tx, webhook_id).experiment_id)
     tx.run(_DELETE_DELIVERIES, webhook=webhook_id)
     tx.run(_DELETE, webhook=webhook_id)
 
@@ -186,7 +197,7 @@ def _add(tx: Tx, webhook_id: str, type: str, body: str) -> str:
 
 def send_test(tx: Tx, webhook_id: str) -> WebhookDelivery:
     """Write a message of the type `webhook.test` to one webhook. Raises NotFound."""
-    get(tx, webhook_id)
+    _require(tx, get(tx, webhook_id).experiment_id)
     body = dump(webhooks.message(webhooks.TEST, tx.now, {"webhook_id": webhook_id}))
     return get_delivery(tx, webhook_id, _add(tx, webhook_id, webhooks.TEST, body))
 
@@ -209,6 +220,7 @@ def list_deliveries(
 
 def redeliver(tx: Tx, webhook_id: str, delivery_id: str) -> WebhookDelivery:
     """Have a message sent once more, from now on with all attempts. Raises NotFound."""
+    _require(tx, get(tx, webhook_id).experiment_id)
     delivery = get_delivery(tx, webhook_id, delivery_id)
     tx.notify(SUPERVISOR)
     return _change_delivery(

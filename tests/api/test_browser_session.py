@@ -123,17 +123,17 @@ def test_sessions_and_codes_expire_and_end_with_the_token_or_the_secret() -> Non
     sessions = BrowserSessions("s" * 40, TOKEN, clock=lambda: now[0])
     cookie = sessions.cookie(secure=True).partition(";")[0]
     code = sessions.code()
-    assert sessions.is_valid(cookie)
-    assert sessions.is_code(code)
+    assert sessions.get_subject(cookie) == ""
+    assert sessions.subject_of_code(code) == ""
     for other in (BrowserSessions("s" * 40, TOKEN + "2"), BrowserSessions("t" * 40, TOKEN)):
         assert other.name != sessions.name
         renamed = cookie.replace(sessions.name, other.name)
-        assert not other.is_valid(renamed)
-        assert not other.is_code(code)
+        assert other.get_subject(renamed) is None
+        assert other.subject_of_code(code) is None
     now[0] += CODE_SECONDS
-    assert not sessions.is_code(code)
+    assert sessions.subject_of_code(code) is None
     now[0] += SESSION_SECONDS
-    assert not sessions.is_valid(cookie)
+    assert sessions.get_subject(cookie) is None
 
 
 def test_signing_out_ends_the_cookie(api: Api, cookie: str) -> None:
@@ -178,3 +178,21 @@ def test_where_no_token_is_asked_for_signing_in_changes_nothing(tmp_path: Any) -
         assert api.send("DELETE", "/session").status_code == 204
         page = api.send("GET", "/compare", headers=BROWSER)
         assert page.status_code in (200, 503)
+
+
+def test_a_session_belongs_to_the_user_who_has_signed_in_and_ends_with_its_token(api: Api) -> None:
+    body = {"name": "alice"}
+    assert api.send("POST", "/v1/users", json=body, headers=BEARER).status_code == 201
+    made = api.send("POST", "/v1/tokens", json={"user": "alice"}, headers=BEARER).json()
+    signed_in = sign_in(api, token=made["token"])
+    assert signed_in.status_code == 204
+    held = {"cookie": signed_in.headers["set-cookie"].partition(";")[0], "origin": HERE}
+    assert api.send("GET", "/v1/me", headers=held).json()["name"] == "alice"
+    # A link is of whoever asks for it: it gives nobody more rights.
+    code = api.send("POST", "/session/code", headers=held).json()["code"]
+    by_link = sign_in(api, code=code).headers["set-cookie"].partition(";")[0]
+    assert api.send("GET", "/v1/me", headers={"cookie": by_link}).json()["name"] == "alice"
+    assert sign_in(api, token=made["token"][:-1] + "_").status_code == 401
+    api.send("DELETE", f"/v1/tokens/{made['token_id']}", headers=BEARER)
+    for cookie in (held["cookie"], by_link):
+        assert api.send("GET", "/v1/me", headers={"cookie": cookie}).status_code == 401

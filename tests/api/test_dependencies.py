@@ -16,11 +16,13 @@ from app.rest import (
     lists,
     logs,
     metrics,
+    projects,
     prometheus,
     reports,
     routes,
     service,
     usage,
+    users,
     webhooks,
 )
 from app.rest.parameters import DirectRoute, ExperimentId, RunId
@@ -29,7 +31,7 @@ from tests.api.paths import PARAMETERS
 ROUTERS = [
     routes.hot, routes.router, reports.router, lists.router, metrics.router, logs.router,
     service.router, checkpoints.router, attempts.router, prometheus.router, webhooks.router,
-    usage.router, deletions.router,
+    usage.router, deletions.router, projects.router, users.router,
 ]  # fmt: skip
 
 

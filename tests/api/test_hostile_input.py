@@ -91,6 +91,23 @@ ROUTES = {
     "redeliver": Route(
         "/v1/webhooks/{webhook}/deliveries/{delivery}/redeliver", {}, "EmptyRequest", None
     ),
+    "create_project": Route("/v1/projects", {"name": "p"}, "ProjectRequest", None),
+    "set_member": Route(
+        "/v1/projects/prj_00000000000000000000000000/members",
+        {"user": "known", "role": "member"},
+        "MemberRequest",
+        None,
+    ),
+    "create_user": Route("/v1/users", {"name": "u", "email": "u@x.org"}, "UserRequest", None),
+    "update_user": Route(
+        "/v1/users/{user}", {"disabled": True}, "UserUpdate", None, method="PATCH"
+    ),
+    "create_token": Route(
+        "/v1/tokens",
+        {"user": "known", "scope": "viewer", "expires_at": "2999-01-01T00:00:00Z"},
+        "TokenRequest",
+        None,
+    ),
     "report": Route(
         "/v1/runs/{run}/reports",
         {"session": "s", "batch": 1, "step": 1, "effective_hyperparams": {"lr": 0.1}},
@@ -111,9 +128,10 @@ class Story(NamedTuple):
     other_run: str
     webhook: str
     delivery: str
+    user: str
 
     def fill(self, text: str) -> str:
-        for name in ("experiment", "run", "webhook", "delivery"):
+        for name in ("experiment", "run", "webhook", "delivery", "user"):
             text = text.replace(f"{{{name}}}", getattr(self, name))
         return text
 
@@ -148,6 +166,7 @@ def tell(api: Api) -> Story:
         foreign["run_id"],
         webhook,
         delivery,
+        api.post("/v1/users", {"name": "known"})["user_id"],
     )
 
 

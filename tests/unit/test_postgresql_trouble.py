@@ -29,6 +29,7 @@ from app.db.postgresql_pipeline import Pipeline
 from app.db.postgresql_writes import Job, commit
 from app.db.sql import Statement, Tx
 from app.db.tables import ExperimentTag
+from app.domain.principals import SUPERVISOR
 from app.domain.requests import ExperimentRequest
 from app.errors import Unavailable
 from app.services import experiments
@@ -220,7 +221,7 @@ def _write(url: str) -> type:
     """What becomes of a write on a new connection, as a caller is told it."""
     database = PostgresDatabase(url)
     nobody: Any = None
-    (outcome,) = commit(database._own_writer, [Job(create, nobody)])
+    (outcome,) = commit(database._own_writer, [Job(create, nobody, SUPERVISOR)])
     for connection in database._connections:
         connection.close()
     return type(outcome.error or outcome.result)

@@ -14,8 +14,11 @@ from app.graphql.mutations.checkpoints import CheckpointMutations
 from app.graphql.mutations.deletions import DeletionMutations
 from app.graphql.mutations.experiments import ExperimentMutations
 from app.graphql.mutations.runs import RunMutations
+from app.graphql.mutations.team import TeamMutations
 
 
 @output
-class Mutation(ExperimentMutations, RunMutations, CheckpointMutations, DeletionMutations):
+class Mutation(
+    ExperimentMutations, RunMutations, CheckpointMutations, DeletionMutations, TeamMutations
+):
     """Everything that can be changed."""

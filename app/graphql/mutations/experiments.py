@@ -26,6 +26,7 @@ class CreateExperimentInput:
     param_config: Json | None = optional("Parameters common to its runs: an object.")
     tags: list[str] | None = optional("Tags to find it by.")
     notes: str | None = optional("Free text.")
+    project: str | None = optional("Name of its project; left out: your only one, or the default.")
     idempotency_key: str | None = optional(KEY)
 
 

@@ -20,8 +20,10 @@ from app.graphql.describe import Info, attribute, field, output
 from app.graphql.filters import given, plain
 from app.graphql.queries import Query
 from app.services import idempotency
+from app.services.api_tokens import Token
 from app.services.idempotency import StoredResponse
 from app.services.perform import perform as perform_write
+from app.services.projects import Member
 
 KEY = "The same key with the same input replays the first response."
 
@@ -30,7 +32,10 @@ _TABLES: dict[str, type[Any]] = {
     "run": tables.Run,
     "checkpoint": tables.Checkpoint,
     "deletion": tables.Deletion,
+    "project": tables.Project,
+    "user": tables.User,
 }
+_TUPLES: dict[str, type[Any]] = {"member": Member, "api_token": Token}
 M = TypeVar("M", bound=BaseModel)
 P = TypeVar("P", bound="Payload")
 Rows = dict[str, Any]
@@ -91,8 +96,12 @@ async def perform(
         raise
     except ServiceError as error:
         return payload(user_errors=list(_service_errors(error)))
-    rows = {name: from_dict(_TABLES[name], row) for name, row in load(stored.body).items()}
+    rows = {name: _row(name, row) for name, row in load(stored.body).items()}
     return payload(replayed=stored.replayed, **rows)
+
+
+def _row(name: str, stored: dict[str, Any]) -> Any:
+    return _TUPLES[name](**stored) if name in _TUPLES else from_dict(_TABLES[name], stored)
 
 
 def request_of(model: type[M], input: Any, *others: str) -> M:
@@ -114,17 +123,18 @@ def given_values(input: Any) -> dict[str, Any]:
     }
 
 
+_LOOKED_UP = ("run_id", "experiment_id", "project_id", "user_id", "token_id")
 _NO_FIELD = ("idempotency_key",)
 
 
 def _keyed(info: Info, values: dict[str, Any]) -> idempotency.KeyedRequest | None:
     key = values.pop("idempotency_key", None)
     # An id is looked up as it is; PostgreSQL takes no NUL.
-    plain(values.get("run_id", "") + values.get("experiment_id", ""))
+    plain("".join(str(values.get(name, "")) for name in _LOOKED_UP))
     if key is None:
         return None
     body = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
-    return idempotency.keyed(info.context.caller, "MUTATION", info.field_name, key, body)
+    return idempotency.keyed(info.context.principal.caller, "MUTATION", info.field_name, key, body)
 
 
 def _field_error(error: Any) -> UserError:

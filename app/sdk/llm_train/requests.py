@@ -107,7 +107,7 @@ class Connection:
         """Make a request and return the JSON of the answer.
 
         Args:
-            method: GET, POST or PATCH.
+            method: GET, POST, PATCH or DELETE.
             path: such as `/v1/experiments`.
             body: what is sent as JSON; None sends nothing.
             query: parameters; a list is repeated, None is left out.
@@ -130,7 +130,7 @@ class Connection:
         """Make a request and return the open answer, which the caller reads and closes.
 
         Args:
-            method: GET, POST or PATCH.
+            method: GET, POST, PATCH or DELETE.
             path: such as `/v1/experiments`.
             body: what is sent as JSON; None sends nothing.
             query: parameters; a list is repeated, None is left out.
@@ -176,6 +176,8 @@ class Connection:
         return ApiError(str(problem["detail"]), status, str(problem["code"]), problem)
 
     def _json(self, status: int, content: bytes) -> Any:
+        if status == 204:
+            return None
         try:
             return json.loads(content)
         except ValueError:

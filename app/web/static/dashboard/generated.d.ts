@@ -155,6 +155,7 @@ export interface CreateExperimentInput {
   paramConfig?: any | null;
   tags?: (string)[] | null;
   notes?: string | null;
+  project?: string | null;
   idempotencyKey?: string | null;
 }
 

@@ -1,0 +1,181 @@
+"""Commands about who may use a service: `user`, `token`, `project`. They call the service."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from app.cli import api
+from app.cli.errors import Exit, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROLES = ("viewer", "member", "maintainer")
+
+
+def _call(method: str, path: str, body: "Mapping[str, Any] | None" = None) -> Any:
+    return api.client().connection.request(method, path, body)
+
+
+def _show(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+    if as_json:
+        api.print_json(rows)
+        return
+    head = [name.upper().replace("_", " ") for name in columns]
+    cells = [
+        ["-" if row[name] is None else api.plain(row[name]) for name in columns] for row in rows
+    ]
+    click.echo(api.table(head, cells))
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else api.plain(value)
+
+
+def _find(rows: list[dict[str, Any]], what: str, key: str, reference: str) -> str:
+    """Return the id of the row that a reference names, by its id or its name. Raises Refused."""
+    for row in rows:
+        if reference in (row[key], row["name"]):
+            return str(row[key])
+    raise Refused(f"there is no {what} {reference!r}", Exit.NOT_FOUND)
+
+
+def _user_id(reference: str) -> str:
+    return _find(_call("GET", "/v1/users")["users"], "user", "user_id", reference)
+
+
+def _project_id(reference: str) -> str:
+    return _find(_call("GET", "/v1/projects")["projects"], "project", "project_id", reference)
+
+
+@click.group()
+def user() -> None:
+    """Create, list and disable users."""
+
+
+@user.command("create")
+@click.argument("name")
+@click.option("--service", is_flag=True, help="A service account, not a person.")
+@click.option("--admin", is_flag=True, help="May do everything in every project.")
+@click.option("--email", help="Its address.")
+@api.calls_service
+def create_user(name: str, service: bool, admin: bool, email: str | None) -> None:
+    """Create a user NAME."""
+    kind = "service" if service else "person"
+    body = {"name": name, "kind": kind, "email": email, "is_admin": admin}
+    click.echo(_call("POST", "/v1/users", body)["user_id"])
+
+
+@user.command("ls")
+@api.JSON
+@api.calls_service
+def list_users(as_json: bool) -> None:
+    """List the users."""
+    columns = ("name", "kind", "is_admin", "email", "created_at", "disabled_at")
+    _show(_call("GET", "/v1/users")["users"], columns, as_json)
+
+
+@user.command("disable")
+@click.argument("name")
+@click.option("--undo", is_flag=True, help="Let it in again.")
+@api.calls_service
+def disable_user(name: str, undo: bool) -> None:
+    """Disable a user: none of its tokens and sessions is good any more, at once."""
+    _call("PATCH", f"/v1/users/{_user_id(name)}", {"disabled": not undo})
+
+
+@click.group()
+def token() -> None:
+    """Create, list and revoke tokens."""
+
+
+@token.command("create")
+@click.option("--user", help="Whose it is; left out: yours.")
+@click.option("--name", help="What it is for.")
+@click.option("--scope", type=click.Choice((*ROLES, "admin")), default="member", show_default=True)
+@click.option("--expires", help="A time such as 2027-01-31T00:00:00Z; left out: it does not.")
+@api.calls_service
+def create_token(user: str | None, name: str | None, scope: str, expires: str | None) -> None:
+    """Create a token and print it. It is shown this once.
+
+    SCOPE is the highest role that it may act in, whatever its user's.
+    """
+    body = {"user": user, "name": name, "scope": scope, "expires_at": expires}
+    click.echo(_call("POST", "/v1/tokens", body)["token"])
+
+
+@token.command("ls")
+@click.option("--user", help="Whose.")
+@api.JSON
+@api.calls_service
+def list_tokens(user: str | None, as_json: bool) -> None:
+    """List the newest tokens: yours; as an administrator, everybody's."""
+    from urllib.parse import quote
+
+    query = "" if user is None else f"?user={quote(user, safe='')}"
+    columns = ("token_id", "user", "name", "scope", "expires_at", "revoked_at", "last_used_at")
+    _show(_call("GET", f"/v1/tokens{query}")["tokens"], columns, as_json)
+
+
+@token.command("revoke")
+@click.argument("token_id")
+@api.calls_service
+def revoke_token(token_id: str) -> None:
+    """Revoke a token, at once and on every server."""
+    from urllib.parse import quote
+
+    _call("DELETE", f"/v1/tokens/{quote(token_id, safe='')}")
+
+
+@click.group()
+def project() -> None:
+    """Create and list projects, and say who is in them."""
+
+
+@project.command("create")
+@click.argument("name")
+@click.option("--description", help="What it is for.")
+@api.calls_service
+def create_project(name: str, description: str | None) -> None:
+    """Create a project NAME."""
+    body = {"name": name, "description": description}
+    click.echo(_call("POST", "/v1/projects", body)["project_id"])
+
+
+@project.command("ls")
+@api.JSON
+@api.calls_service
+def list_projects(as_json: bool) -> None:
+    """List the projects that you are in; as an administrator, all."""
+    columns = ("project_id", "name", "description", "created_at")
+    _show(_call("GET", "/v1/projects")["projects"], columns, as_json)
+
+
+@project.command("members")
+@click.argument("project")
+@api.JSON
+@api.calls_service
+def list_members(project: str, as_json: bool) -> None:
+    """List the members of a PROJECT."""
+    rows = _call("GET", f"/v1/projects/{_project_id(project)}/members")["members"]
+    _show(rows, ("user", "role", "created_at"), as_json)
+
+
+@project.command("add")
+@click.argument("project")
+@click.argument("user")
+@click.option("--role", type=click.Choice(ROLES), default="member", show_default=True)
+@api.calls_service
+def add_member(project: str, user: str, role: str) -> None:
+    """Give a USER a role in a PROJECT, in the place of the one that it has there."""
+    path = f"/v1/projects/{_project_id(project)}/members"
+    _call("POST", path, {"user": user, "role": role})
+
+
+@project.command("remove")
+@click.argument("project")
+@click.argument("user")
+@api.calls_service
+def remove_member(project: str, user: str) -> None:
+    """Take a USER's role in a PROJECT away."""
+    _call("DELETE", f"/v1/projects/{_project_id(project)}/members/{_user_id(user)}")

@@ -1,0 +1,77 @@
+"""What a user sees, as SQL: a prefix that puts a view of the same name before each table.
+
+    WITH experiment AS (SELECT * FROM experiment WHERE project_id IN (the user's projects)),
+         run AS (SELECT * FROM run WHERE EXISTS (its experiment)) SELECT … FROM run …
+
+So one place decides what every query can find, whatever it filters, joins or counts, and what is
+foreign is not there. Memberships are looked up in the same snapshot: one that was taken away is
+missed by the next statement.
+
+CONDITIONS  tables that are read by what a client names
+WITHIN      tables that are read by the ids of visible rows alone
+OWN         tables of the service, read by use cases that ask for a permission
+"""
+
+import re
+from functools import cache
+
+USER = "visible_to"
+"""The parameter that holds the user's id."""
+
+_PROJECTS = f"(SELECT project_id FROM membership WHERE user_id = :{USER})"  # noqa: S608
+_OF_EXPERIMENT = "EXISTS (SELECT 1 FROM experiment WHERE experiment.id = {0}.experiment_id)"
+CONDITIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "experiment": (
+        f"project_id IN {_PROJECTS}",
+        (),
+    ),
+    "project": (f"id IN {_PROJECTS}", ()),
+    "run": (_OF_EXPERIMENT, ("experiment",)),
+    "checkpoint": (_OF_EXPERIMENT, ("experiment",)),
+    "event": (_OF_EXPERIMENT, ("experiment",)),
+    "verification": (_OF_EXPERIMENT, ("experiment",)),
+    "attempt_usage": (_OF_EXPERIMENT, ("experiment",)),
+    "logged_model": (_OF_EXPERIMENT, ("experiment",)),
+    "webhook": (_OF_EXPERIMENT, ("experiment",)),
+    "webhook_delivery": (
+        "EXISTS (SELECT 1 FROM webhook WHERE webhook.id = {0}.webhook_id)",
+        ("webhook",),
+    ),
+    "alias": (
+        "(EXISTS (SELECT 1 FROM experiment WHERE experiment.id = {0}.target_id)"
+        " OR EXISTS (SELECT 1 FROM run WHERE run.id = {0}.target_id))",
+        ("experiment", "run"),
+    ),
+}
+"""What must hold of a visible row, and the views that it refers to, which come before it."""
+WITHIN = {
+    "attempt", "experiment_search", "experiment_tag", "health_finding", "label", "metric_chunk",
+    "metric_latest", "metric_series", "run_link", "run_search", "run_tag", "verification_finding",
+}  # fmt: skip
+OWN = {"account", "api_token", "data_dir", "idempotency_key", "membership", "service_secret"}
+_NAMES = re.compile(rf"\b({'|'.join(CONDITIONS)})\b")
+
+
+@cache
+def _view(name: str, dialect: str) -> str:
+    """Return the view of one table. SQLite: `rowid` is a column of no view unless it is named."""
+    condition = CONDITIONS[name][0].format(name)
+    columns, table = ("*", name) if dialect == "postgresql" else ("rowid, *", f"main.{name}")
+    return f"{name} AS NOT MATERIALIZED (SELECT {columns} FROM {table} WHERE {condition})"  # noqa: S608
+
+
+def limit(text: str, dialect: str) -> str | None:
+    """Return a SELECT that finds visible rows only; None if it reads no table of CONDITIONS."""
+    needed = set(_NAMES.findall(text))
+    if not needed:
+        return None
+    for name in reversed(CONDITIONS):
+        if name in needed:
+            needed.update(CONDITIONS[name][1])
+    views = ", ".join(_view(name, dialect) for name in _ORDER if name in needed)
+    if text.lstrip().upper().startswith("WITH "):
+        return f"WITH {views}, {text.lstrip()[5:]}"
+    return f"WITH {views} {text}"
+
+
+_ORDER = list(CONDITIONS)

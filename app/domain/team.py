@@ -1,0 +1,80 @@
+"""Requests about projects, their members, users and tokens; and what a token looks like."""
+
+import secrets
+from typing import Annotated
+
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
+
+from app.domain.ids import parse_timestamp
+from app.domain.permissions import Role, UserKind
+from app.domain.requests import Request, Slug, Text
+
+TOKEN_PREFIX = "llmt_"  # noqa: S105 - by which scanners find leaked ones
+MAX_USERS, MAX_PROJECTS, MAX_TOKENS = 10_000, 1_000, 100
+"""Of a service; of a user, tokens that are not revoked."""
+
+UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")]
+Moment = Annotated[str, BeforeValidator(parse_timestamp)]
+
+
+def new_token() -> str:
+    """Return a new token: 256 random bits."""
+    return TOKEN_PREFIX + secrets.token_urlsafe(32)
+
+
+class ProjectRequest(Request):
+    """Create a project. Its name never changes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "speech", "description": "Speech models"}]}
+    )
+
+    name: Slug
+    description: Text | None = None
+
+
+class MemberRequest(Request):
+    """Give a user a role in a project, in the place of the one that it has there."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"user": "alice", "role": "member"}]})
+
+    user: UserName
+    role: Annotated[Role, Field(description="`viewer`, `member` or `maintainer`.")]
+
+
+class UserRequest(Request):
+    """Create a user, or a service account. Its name never changes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "alice", "email": "alice@example.com"}]}
+    )
+
+    name: UserName
+    kind: UserKind = UserKind.PERSON
+    email: Text | None = None
+    is_admin: bool = Field(False, description="May do everything in every project.")
+
+
+class UserUpdate(Request):
+    """Change a user. What is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"disabled": True}]})
+
+    email: Text | None = None
+    is_admin: bool = Field(default_factory=bool, description="May do everything.")
+    disabled: bool = Field(
+        default_factory=bool, description="None of its tokens and sessions is good any more."
+    )
+
+
+class TokenRequest(Request):
+    """Create a token of a user."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"user": "alice", "name": "laptop", "scope": "member"}]}
+    )
+
+    user: UserName | None = Field(None, description="Left out: whoever asks.")
+    name: Text | None = Field(None, description="What it is for.")
+    scope: Role = Field(Role.MEMBER, description="The highest role that it may act in.")
+    expires_at: Moment | None = Field(None, description="Left out: it does not expire.")

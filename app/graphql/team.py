@@ -1,0 +1,101 @@
+"""Project, Member, User, ApiToken: who shares what, and how they are let in."""
+
+from functools import partial
+
+import strawberry
+
+from app.db.sql import Tx
+from app.domain.permissions import Role, UserKind
+from app.domain.principals import PrincipalKind
+from app.graphql.describe import Info, attribute, each, edge, output
+from app.graphql.scalars import DateTime
+from app.services import projects
+from app.services.projects import Member as MemberRow
+
+strawberry.enum(Role, description="What a user may do in a project; each role may more.")
+strawberry.enum(UserKind, description="Whom a user stands for.")
+strawberry.enum(PrincipalKind, description="What kind of principal acts.")
+
+
+@output
+class Member:
+    """A user and its role in a project."""
+
+    user_id: strawberry.ID = attribute("The user.")
+    user: str = attribute("Its name.")
+    role: Role = attribute("Its role.")
+    created_at: DateTime = attribute("Since when.")
+
+
+def _members(tx: Tx, ids: list[str]) -> list[list[MemberRow]]:
+    return [projects.list_members(tx, id) for id in ids]
+
+
+@output
+class Project:
+    """What a team shares: experiments, and who may do what with them."""
+
+    id: strawberry.ID = attribute("Its id.")
+    name: str = attribute("Its name, which never changes.")
+    description: str | None = attribute("What it is for.")
+    created_at: DateTime = attribute("Time of creation.")
+
+    @edge
+    async def members(self, info: Info) -> list[Member]:
+        """Its members, by name."""
+        load = partial(_load_members, info)
+        found: list[Member] = await each(self, load)
+        return found
+
+
+async def _load_members(info: Info, rows: list[Project]) -> list[list[MemberRow]]:
+    return await info.context.load("members", [row.id for row in rows], _members)
+
+
+@output
+class User:
+    """A person or a service that holds tokens."""
+
+    id: strawberry.ID = attribute("Its id.")
+    name: str = attribute("Its name, which never changes.")
+    kind: UserKind = attribute("Person or service.")
+    email: str | None = attribute("Its address.")
+    is_admin: bool = attribute("It may do everything in every project.")
+    created_at: DateTime = attribute("Time of creation.")
+    disabled_at: DateTime | None = attribute("When it was disabled.")
+
+
+@output
+class ApiToken:
+    """A token of a user, without the token itself."""
+
+    id: strawberry.ID = attribute("Its id.")
+    user_id: strawberry.ID = attribute("The user.")
+    user: str = attribute("Its name.")
+    name: str | None = attribute("What the token is for.")
+    scope: Role = attribute("The highest role that it may act in.")
+    created_at: DateTime = attribute("Time of creation.")
+    expires_at: DateTime | None = attribute("When it expires.")
+    revoked_at: DateTime | None = attribute("When it was revoked.")
+    last_used_at: DateTime | None = attribute("When it was last used, to some minutes.")
+
+
+@output
+class RoleInProject:
+    """A project and a role in it."""
+
+    project_id: strawberry.ID = attribute("The project.")
+    project: str = attribute("Its name.")
+    role: Role = attribute("The role.")
+
+
+@output
+class Viewer:
+    """Who asks."""
+
+    kind: PrincipalKind = attribute("What it is.")
+    name: str | None = attribute("Name of the user.")
+    user_id: strawberry.ID | None = attribute("The user.")
+    scope: Role = attribute("The highest role that its token may act in.")
+    is_admin: bool = attribute("It may do everything in every project.")
+    projects: list[RoleInProject] = attribute("Its roles.")

@@ -1,0 +1,95 @@
+"""`/v1/projects`: projects and their members."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+
+from app.db.tables import Project
+from app.domain.ids import PATTERN
+from app.domain.team import MemberRequest, ProjectRequest
+from app.rest import responses, schemas
+from app.rest.body import read
+from app.rest.parameters import DocumentedRoute, accepts_json
+from app.rest.problems import documented
+from app.services import projects
+from app.services.projects import Member
+
+router = APIRouter(prefix="/v1/projects", tags=["team"], route_class=DocumentedRoute)
+
+PROJECT_ID = "prj_0cc4q1zt8b3k5m7p9s1v3x5z7a"
+USER_ID = "usr_0cc4q1zt8b3k5m7p9s1v3x5z7a"
+ProjectId = Annotated[str, Path(pattern=PATTERN.format("prj"), examples=[PROJECT_ID])]
+UserId = Annotated[str, Path(pattern=PATTERN.format("usr"), examples=[USER_ID])]
+
+
+def view(project: Project) -> schemas.ProjectAnswer:
+    """Return `ProjectAnswer`."""
+    return {
+        "project_id": project.id,
+        "name": project.name,
+        "description": project.description,
+        "created_at": project.created_at,
+    }
+
+
+def _member(member: Member) -> schemas.MemberAnswer:
+    return {
+        "user_id": member.user_id,
+        "user": member.user,
+        "role": member.role,
+        "created_at": member.created_at,
+    }
+
+
+@router.post(
+    "", status_code=201, response_model=schemas.ProjectAnswer, **accepts_json(ProjectRequest, 409)
+)
+async def create_project(request: Request) -> Response:
+    """Create a project. For administrators."""
+    body = await read(request, ProjectRequest)
+    return responses.respond(
+        await responses.perform(request, lambda tx: projects.create(tx, body), view, 201)
+    )
+
+
+@router.get("", response_model=schemas.ProjectsAnswer, responses=documented())
+async def list_projects(request: Request) -> Response:
+    """List the projects that you are in, by name."""
+    rows = await request.app.state.db.read(projects.list_all)
+    return responses.json({"projects": list(map(view, rows))})
+
+
+@router.get("/{project_id}", response_model=schemas.ProjectAnswer, responses=documented(404))
+async def get_project(request: Request, project_id: ProjectId) -> Response:
+    """Return a project."""
+    return responses.json(view(await request.app.state.db.read(projects.get, project_id)))
+
+
+@router.get(
+    "/{project_id}/members", response_model=schemas.MembersAnswer, responses=documented(404)
+)
+async def list_members(request: Request, project_id: ProjectId) -> Response:
+    """List the members of a project, by name."""
+    rows = await request.app.state.db.read(projects.list_members, project_id)
+    return responses.json({"members": list(map(_member, rows))})
+
+
+@router.post(
+    "/{project_id}/members", response_model=schemas.MemberAnswer,
+    **accepts_json(MemberRequest, 404, 409),
+)  # fmt: skip
+async def set_member(request: Request, project_id: ProjectId) -> Response:
+    """Give a user a role in a project. For administrators."""
+    body = await read(request, MemberRequest)
+    return responses.respond(
+        await responses.perform(
+            request, lambda tx: projects.set_member(tx, project_id, body), _member
+        )
+    )
+
+
+@router.delete("/{project_id}/members/{user_id}", status_code=204, responses=documented(404))
+async def remove_member(request: Request, project_id: ProjectId, user_id: UserId) -> Response:
+    """Take a user's role in a project away. For administrators."""
+    await request.app.state.db.write(projects.remove_member, project_id, user_id)
+    return Response(status_code=204)

@@ -1,0 +1,99 @@
+"""Tokens of users to principals: found once, remembered until one is revoked.
+
+What is remembered is only whose a token is. Whether it is still good is asked by each of its
+transactions (`app.db.restricted`), so this may be wrong for a moment and lets nobody in.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from app.db.acting import acting_as
+from app.db.database import Database
+from app.domain.ids import timestamp
+from app.domain.principals import SUPERVISOR, Principal
+from app.services import api_tokens
+from app.services.api_tokens import Known
+
+REMEMBERED = 10_000
+NOTED_SECONDS = 300.0
+"""The use of a token is written at most so often."""
+
+
+class Authenticator:
+    """The tokens that this server has seen. Used on the event loop only."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._known: dict[str, Known] = {}
+        self._noted: dict[str, float] = {}
+        self._writes: set[asyncio.Task[Any]] = set()
+        self._changes = db.changes.collect("tok_")
+        self._revoked = self._changes.__enter__()
+        self._ended: dict[str, None] = {}
+
+    async def find(self, token: str) -> Principal | None:
+        """Return the user of a token; None for one that is not good."""
+        return await self._find(token, api_tokens.find)
+
+    async def find_by_id(self, token_id: str) -> Principal | None:
+        """Return the user of a token by its id, which a session holds."""
+        return await self._find(token_id, api_tokens.find_by_id)
+
+    def forget(self) -> None:
+        """Ask again whose each token is: one was revoked here, of which this server hears late."""
+        self._known.clear()
+
+    def has_ended(self, token_id: str) -> bool:
+        """Return True if this server was told that a token was revoked."""
+        self._take_revoked()
+        return token_id in self._ended
+
+    async def stop(self) -> None:
+        """Finish what is being written."""
+        self._changes.__exit__(None, None, None)
+        await asyncio.gather(*self._writes, return_exceptions=True)
+
+    async def _find(self, name: str, find: Callable[..., Known | None]) -> Principal | None:
+        self._take_revoked()
+        known = self._known.get(name)
+        if known is None:
+            with acting_as(SUPERVISOR):
+                known = await self._db.read(find, name)
+            if known is None:
+                return None
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[name] = known
+        if known.expires_at is not None and known.expires_at <= timestamp():
+            return None
+        self._note_use(str(known.principal.token_id))
+        return known.principal
+
+    def _take_revoked(self) -> None:
+        """Forget what was remembered if a token was revoked, or none can be known to be."""
+        if not self._revoked.event.is_set():
+            return
+        self._known.clear()
+        self._revoked.take_lost()
+        if len(self._ended) >= REMEMBERED:
+            self._ended.clear()
+        self._ended.update(dict.fromkeys(self._revoked.take(REMEMBERED)))
+
+    def _note_use(self, token_id: str) -> None:
+        now = time.monotonic()
+        if now - self._noted.get(token_id, -NOTED_SECONDS) < NOTED_SECONDS:
+            return
+        if len(self._noted) >= REMEMBERED:
+            self._noted.clear()
+        self._noted[token_id] = now
+        with acting_as(SUPERVISOR):
+            task = asyncio.create_task(self._db.write(api_tokens.note_use, token_id))
+        self._writes.add(task)
+        task.add_done_callback(self._noted_use)
+
+    def _noted_use(self, task: asyncio.Task[Any]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled():
+            task.exception()  # a busy database: the next use is noted

@@ -1,0 +1,197 @@
+"""Tokens of users: made, found, revoked. What is stored of one is its SHA-256.
+
+Every transaction of a token looks whether it is still good (`app.db.restricted`); here is who may
+make and revoke one.
+"""
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, func, insert, select, update
+
+from app.db.sql import Statement, Tx, as_dict, by_id, changing, columns, new_row, replace
+from app.db.tables import ApiToken, User
+from app.domain.ids import new_id, timestamp_after
+from app.domain.permissions import Role, UserKind
+from app.domain.principals import Principal, PrincipalKind
+from app.domain.team import MAX_TOKENS, TokenRequest
+from app.domain.tokens import digest
+from app.errors import Conflict, InvalidInput, NotFound, NotPermitted
+from app.services import users
+
+_token, _user = columns(ApiToken), columns(User)
+_BY_ID = by_id(ApiToken)
+_INSERT = Statement[Any](insert(ApiToken))
+_found = (
+    select(_token.id, _token.scope, _token.expires_at, _user.id, _user.name, _user.kind)
+    .select_from(ApiToken)
+    .join(User, _user.id == _token.user_id)
+    .where(_token.revoked_at.is_(None), _user.disabled_at.is_(None))
+)
+_FIND = Statement[tuple[Any, ...]](_found.where(_token.sha256 == bindparam("sha256")))
+_FIND_BY_ID = Statement[tuple[Any, ...]](_found.where(_token.id == bindparam("id")))
+_of_user = _token.user_id == bindparam("user")
+_COUNT = Statement[tuple[int]](
+    select(func.count()).select_from(ApiToken).where(_of_user, _token.revoked_at.is_(None))
+)
+_listed = select(
+    _token.id, _token.user_id, _user.name, _token.name, _token.scope, _token.created_at,
+    _token.expires_at, _token.revoked_at, _token.last_used_at,
+).join(User, _user.id == _token.user_id)  # fmt: skip
+_LIST = Statement[tuple[Any, ...]](_listed.order_by(_token.id.desc()).limit(bindparam("most")))
+_LIST_OF = Statement[tuple[Any, ...]](
+    _listed.where(_of_user).order_by(_token.id.desc()).limit(bindparam("most"))
+)
+_USED = Statement[Any](
+    update(ApiToken).where(_token.id == bindparam("key")).values(last_used_at=bindparam("at"))
+)
+LISTED = 1_000
+SESSION_SECONDS = 7 * 24 * 3600
+
+
+class Token(NamedTuple):
+    """A token as it is shown: never the token itself."""
+
+    id: str
+    user_id: str
+    user: str
+    name: str | None
+    scope: str
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    last_used_at: str | None
+
+
+class Known(NamedTuple):
+    """Whom a token belongs to, and until when."""
+
+    principal: Principal
+    expires_at: str | None
+
+
+def _of(row: ApiToken, user: str) -> Token:
+    return Token(
+        row.id, row.user_id, user, row.name, row.scope, row.created_at, row.expires_at,
+        row.revoked_at, row.last_used_at,
+    )  # fmt: skip
+
+
+def create(tx: Tx, request: TokenRequest, secret: str) -> Token:
+    """Record a token of a user: one's own, or as an administrator anybody's.
+
+    Raises NotPermitted, NotFound, InvalidInput, Conflict if the user has too many.
+
+    Args:
+        secret: the token, of which nothing but its digest is stored.
+    """
+    own = tx.principal.user_id
+    if request.user is None and own is None:
+        raise InvalidInput(
+            "Say whose token it is.", errors=[{"pointer": "/user", "detail": "required"}]
+        )
+    if request.user is not None and request.user != tx.principal.name:
+        tx.require_admin()
+        user = users.get_by_name(tx, request.user)
+    else:
+        assert own is not None
+        user = users.get(tx, own)
+        tx.allow_own()
+    if request.scope.capped(tx.principal.scope) is not request.scope:
+        raise NotPermitted(f"The scope of this token is {tx.principal.scope.value!r} itself.")
+    if request.expires_at is not None and request.expires_at <= tx.now:
+        raise InvalidInput(
+            "It would have expired already.",
+            errors=[{"pointer": "/expires_at", "detail": "is in the past"}],
+        )
+    if user.disabled_at is not None:
+        raise Conflict(f"User {user.name!r} is disabled.")
+    return _insert(tx, user, request.name, request.scope, request.expires_at, secret)
+
+
+def _insert(
+    tx: Tx, user: User, name: str | None, scope: Role, expires_at: str | None, secret: str
+) -> Token:
+    count = tx.first(_COUNT, user=user.id)
+    if count is not None and count[0] >= MAX_TOKENS:
+        raise Conflict(f"User {user.name!r} has {MAX_TOKENS} tokens; revoke one first.")
+    row = new_row(
+        ApiToken, id=new_id("tok"), user_id=user.id, name=name, sha256=digest(secret),
+        scope=scope.value, created_at=tx.now, expires_at=expires_at,
+    )  # fmt: skip
+    tx.run(_INSERT, **as_dict(row))
+    return _of(row, user.name)
+
+
+def create_session(tx: Tx, user: User, secret: str) -> Token:
+    """Record the token of a user's new browser session. Raises Conflict."""
+    expires_at = timestamp_after(tx.now, SESSION_SECONDS)
+    return _insert(tx, user, "browser session", Role.ADMIN, expires_at, secret)
+
+
+def list_tokens(tx: Tx, user_name: str | None) -> list[Token]:
+    """Return the newest tokens: one's own; as an administrator those of a user, or all.
+
+    Raises NotPermitted, NotFound.
+    """
+    own = tx.principal.user_id
+    if own is not None and user_name in (None, tx.principal.name):
+        rows = tx.all(_LIST_OF, user=own, most=LISTED)
+    else:
+        tx.require_admin()
+        if user_name is None:
+            rows = tx.all(_LIST, most=LISTED)
+        else:
+            rows = tx.all(_LIST_OF, user=users.get_by_name(tx, user_name).id, most=LISTED)
+    return [Token(*row) for row in rows]
+
+
+def revoke(tx: Tx, token_id: str) -> Token:
+    """Revoke a token: one's own, or as an administrator anybody's. Repeated, it changes nothing.
+
+    Every server is told, and closes what is open on its behalf. Raises NotFound.
+    """
+    row = tx.first(_BY_ID, id=token_id)
+    if row is None:
+        raise NotFound(f"There is no token {token_id!a}.")
+    if row.user_id == tx.principal.user_id:
+        tx.allow_own()
+    else:
+        try:
+            tx.require_admin()
+        except NotPermitted:  # and never a hint
+            raise NotFound(f"There is no token {token_id!a}.") from None
+    user = users.get(tx, row.user_id)
+    if row.revoked_at is not None:
+        return _of(row, user.name)
+    tx.run(changing(ApiToken, frozenset({"revoked_at"})), key=token_id, revoked_at=tx.now)
+    tx.notify(token_id)
+    return _of(replace(row, revoked_at=tx.now), user.name)
+
+
+def find(tx: Tx, secret: str) -> Known | None:
+    """Return whom a token belongs to; None for one that is not good."""
+    return _known(tx, tx.first(_FIND, sha256=digest(secret)))
+
+
+def find_by_id(tx: Tx, token_id: str) -> Known | None:
+    """Return whom a token belongs to, by its id; None for one that is not good."""
+    return _known(tx, tx.first(_FIND_BY_ID, id=token_id))
+
+
+def _known(tx: Tx, row: tuple[Any, ...] | None) -> Known | None:
+    if row is None:
+        return None
+    token_id, scope, expires_at, user_id, name, kind = row
+    if expires_at is not None and expires_at <= tx.now:
+        return None
+    is_service = kind == UserKind.SERVICE
+    principal = Principal(
+        PrincipalKind.SERVICE if is_service else PrincipalKind.USER,
+        name, user_id, token_id, Role(scope),
+    )  # fmt: skip
+    return Known(principal, expires_at)
+
+
+def note_use(tx: Tx, token_id: str) -> None:
+    """Record that a token is used."""
+    tx.run(_USED, key=token_id, at=tx.now)

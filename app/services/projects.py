@@ -1,0 +1,155 @@
+"""Projects, and the roles that users have in them."""
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, delete, func, insert, select
+
+from app.db.sql import Statement, Tx, as_dict, by_id, columns, new_row, select_all
+from app.db.tables import Membership, Project, User
+from app.domain.ids import new_id
+from app.domain.permissions import DEFAULT_PROJECT, Permission, Role
+from app.domain.team import MAX_PROJECTS, MemberRequest, ProjectRequest
+from app.errors import Conflict, InvalidInput, NameTaken, NotFound
+from app.services import users
+
+_project, _member, _user = columns(Project), columns(Membership), columns(User)
+_BY_ID = by_id(Project)
+_BY_NAME = Statement(select_all(Project).where(_project.name == bindparam("name")), Project)
+_ALL = Statement(select_all(Project).order_by(_project.name), Project)
+_COUNT = Statement[tuple[int]](select(func.count()).select_from(Project))
+_INSERT = Statement[Any](insert(Project))
+_INSERT_MEMBER = Statement[Any](insert(Membership))
+_own = (_member.project_id == bindparam("project"), _member.user_id == bindparam("user"))
+_DELETE_MEMBER = Statement[Any](delete(Membership).where(*_own))
+_MEMBERS = Statement[tuple[str, str, str, str]](
+    select(_user.id, _user.name, _member.role, _member.created_at)
+    .select_from(Membership)
+    .join(User, _user.id == _member.user_id)
+    .where(_member.project_id == bindparam("project"))
+    .order_by(_user.name)
+)
+_ROLES_OF = Statement[tuple[str, str, str]](
+    select(_project.id, _project.name, _member.role)
+    .select_from(Membership)
+    .join(Project, _project.id == _member.project_id)
+    .where(_member.user_id == bindparam("user"))
+    .order_by(_project.name)
+)
+
+
+class Member(NamedTuple):
+    """A user and its role in a project."""
+
+    user_id: str
+    user: str
+    role: str
+    created_at: str
+
+
+class RoleIn(NamedTuple):
+    """A project and the role of a user in it."""
+
+    project_id: str
+    project: str
+    role: str
+
+
+def create(tx: Tx, request: ProjectRequest) -> Project:
+    """Create a project. Raises NotPermitted, NameTaken, Conflict if there are too many."""
+    tx.require_admin()
+    if tx.first(_BY_NAME, name=request.name) is not None:
+        raise NameTaken(f"There is a project {request.name!r}.")
+    count = tx.first(_COUNT)
+    if count is not None and count[0] >= MAX_PROJECTS:
+        raise Conflict(f"There are {MAX_PROJECTS:,} projects.")
+    project = new_row(
+        Project, id=new_id("prj"), name=request.name, description=request.description,
+        created_at=tx.now,
+    )  # fmt: skip
+    tx.run(_INSERT, **as_dict(project))
+    return project
+
+
+def get(tx: Tx, project_id: str) -> Project:
+    """Return a project. Raises NotFound."""
+    project = tx.first(_BY_ID, id=project_id)
+    if project is None:
+        raise NotFound(f"There is no project {project_id!a}.")
+    return project
+
+
+def list_all(tx: Tx) -> list[Project]:
+    """Return the projects that the principal sees, by name."""
+    return tx.all(_ALL)
+
+
+def list_members(tx: Tx, project_id: str) -> list[Member]:
+    """Return the members of a project by name. Raises NotFound."""
+    get(tx, project_id)
+    return [Member(*row) for row in tx.all(_MEMBERS, project=project_id)]
+
+
+def roles_of(tx: Tx, user_id: str) -> list[RoleIn]:
+    """Return the role of a user in each of its projects."""
+    return [RoleIn(*row) for row in tx.all(_ROLES_OF, user=user_id)]
+
+
+def set_member(tx: Tx, project_id: str, request: MemberRequest) -> Member:
+    """Give a user a role in a project. Raises NotPermitted, NotFound, InvalidInput."""
+    tx.require_admin()
+    if request.role is Role.ADMIN:
+        raise InvalidInput(
+            "An administrator is one everywhere: update the user instead.",
+            errors=[{"pointer": "/role", "detail": "is no role in a project"}],
+        )
+    project, user = get(tx, project_id), users.get_by_name(tx, request.user)
+    tx.run(_DELETE_MEMBER, project=project.id, user=user.id)
+    tx.run(
+        _INSERT_MEMBER, project_id=project.id, user_id=user.id, role=request.role.value,
+        created_at=tx.now,
+    )  # fmt: skip
+    tx.notify(user.id)
+    return Member(user.id, user.name, request.role.value, tx.now)
+
+
+def remove_member(tx: Tx, project_id: str, user_id: str) -> None:
+    """Take a user's role in a project away. Raises NotPermitted, NotFound.
+
+    What is streamed to the user is looked at again at once.
+    """
+    tx.require_admin()
+    if not tx.run(_DELETE_MEMBER, project=project_id, user=user_id):
+        raise NotFound(f"User {user_id!a} is no member of project {project_id!a}.")
+    tx.notify(user_id)
+
+
+def choose_to_read(tx: Tx) -> str:
+    """Return the id of the project in which names are looked for that name no project."""
+    seen = [] if tx.principal.is_trusted else list_all(tx)
+    return seen[0].id if len(seen) == 1 else DEFAULT_PROJECT
+
+
+def choose(tx: Tx, name: str | None) -> str:
+    """Return the id of the project that a new experiment belongs to.
+
+    Without a name: the one project of whoever belongs to one alone, else the default one.
+    Raises NotPermitted, InvalidInput.
+    """
+    if name is not None:
+        project = tx.first(_BY_NAME, name=name)
+        if project is None:
+            raise InvalidInput(
+                f"There is no project {name!r}.",
+                errors=[{"pointer": "/project", "detail": "there is none"}],
+            )
+        project_id = project.id
+    else:
+        seen = [] if tx.principal.is_trusted else list_all(tx)
+        project_id = seen[0].id if len(seen) == 1 else DEFAULT_PROJECT
+        if seen and all(project.id != project_id for project in seen):
+            raise InvalidInput(
+                "Name the project; yours are: " + ", ".join(each.name for each in seen) + ".",
+                errors=[{"pointer": "/project", "detail": "required: you are in several"}],
+            )
+    tx.require_project(Permission.WRITE, project_id)
+    return project_id

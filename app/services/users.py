@@ -1,0 +1,87 @@
+"""Users and service accounts: whom tokens belong to. They are disabled, and never deleted."""
+
+from typing import Any
+
+from sqlalchemy import bindparam, func, insert, select
+
+from app.db.sql import (
+    Statement,
+    Tx,
+    as_dict,
+    by_id,
+    changing,
+    columns,
+    new_row,
+    replace,
+    select_all,
+)
+from app.db.tables import ApiToken, User
+from app.domain.ids import new_id
+from app.domain.team import MAX_USERS, UserRequest, UserUpdate
+from app.errors import Conflict, NameTaken, NotFound
+
+_user, _token = columns(User), columns(ApiToken)
+_BY_ID = by_id(User)
+_BY_NAME = Statement(select_all(User).where(_user.name == bindparam("name")), User)
+_ALL = Statement(select_all(User).order_by(_user.name), User)
+_COUNT = Statement[tuple[int]](select(func.count()).select_from(User))
+_INSERT = Statement[Any](insert(User))
+_TOKENS = Statement[tuple[str]](select(_token.id).where(_token.user_id == bindparam("user")))
+
+
+def create(tx: Tx, request: UserRequest) -> User:
+    """Create a user. Raises NotPermitted, NameTaken, Conflict if there are too many."""
+    tx.require_admin()
+    if tx.first(_BY_NAME, name=request.name) is not None:
+        raise NameTaken(f"There is a user {request.name!r}.")
+    count = tx.first(_COUNT)
+    if count is not None and count[0] >= MAX_USERS:
+        raise Conflict(f"There are {MAX_USERS:,} users.")
+    user = new_row(
+        User, id=new_id("usr"), name=request.name, kind=request.kind.value, email=request.email,
+        is_admin=request.is_admin, created_at=tx.now,
+    )  # fmt: skip
+    tx.run(_INSERT, **as_dict(user))
+    return user
+
+
+def get(tx: Tx, user_id: str) -> User:
+    """Return a user. Raises NotFound."""
+    user = tx.first(_BY_ID, id=user_id)
+    if user is None:
+        raise NotFound(f"There is no user {user_id!a}.")
+    return user
+
+
+def get_by_name(tx: Tx, name: str) -> User:
+    """Return the user of a name. Raises NotFound."""
+    user = tx.first(_BY_NAME, name=name)
+    if user is None:
+        raise NotFound(f"There is no user {name!a}.")
+    return user
+
+
+def list_all(tx: Tx) -> list[User]:
+    """Return every user by name. Raises NotPermitted."""
+    tx.require_admin()
+    return tx.all(_ALL)
+
+
+def update(tx: Tx, user_id: str, request: UserUpdate) -> User:
+    """Change a user, or disable it. Raises NotPermitted, NotFound.
+
+    Whoever waits on its behalf is woken, and then finds its tokens worthless.
+    """
+    tx.require_admin()
+    user = get(tx, user_id)
+    changes: dict[str, Any] = {
+        name: getattr(request, name) for name in request.model_fields_set - {"disabled"}
+    }
+    if "disabled" in request.model_fields_set:
+        changes["disabled_at"] = (user.disabled_at or tx.now) if request.disabled else None
+    changes = {name: value for name, value in changes.items() if getattr(user, name) != value}
+    if not changes:
+        return user
+    tx.run(changing(User, frozenset(changes)), key=user.id, **changes)
+    tx.notify(user.id, *(token_id for (token_id,) in tx.all(_TOKENS, user=user.id)))
+    return replace(user, **changes)
