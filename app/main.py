@@ -38,6 +38,7 @@ try:
     from app.mlflow.mount import mlflow_router
     from app.rest import (
         attempts,
+        audit,
         browser_session,
         catalog,
         checkpoints,
@@ -190,8 +191,8 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     app.include_router(routes.hot)  # what is asked most
     for part in (
         routes, reports, attempts, trainer_files, lists, entities, catalog, metrics, logs, service,
-        checkpoints, usage, webhooks, deletions, projects, users, prometheus, docs, dashboard,
-        browser_session,
+        checkpoints, usage, webhooks, deletions, projects, users, audit, prometheus, docs,
+        dashboard, browser_session,
     ):  # fmt: skip
         app.include_router(part.router)
     app.include_router(lists.everywhere)

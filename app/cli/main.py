@@ -28,7 +28,7 @@ COMMANDS = {
         "open": "opening", "recipes": "access", "experiments": "access", "login": "access",
         "completion": "access", "mcp": "agents",
     },
-    "The team": {"user": "team", "token": "team", "project": "team"},
+    "The team": {"user": "team", "token": "team", "project": "team", "audit": "team"},
     "The service": {
         "serve": "serving", "demo": "serving", "help": "pages", "export-schema": "pages",
     },

@@ -1,4 +1,4 @@
-"""Commands about who may use a service: `user`, `token`, `project`. They call the service."""
+"""Commands about who may use a service, which they call: `user`, `token`, `project`, `audit`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,26 @@ def revoke_token(token_id: str) -> None:
     from urllib.parse import quote
 
     _call("DELETE", f"/v1/tokens/{quote(token_id, safe='')}")
+
+
+@click.command()
+@click.option("--actor", help="Name of the user.")
+@click.option("--action", help="Such as `submit_run` or `sign_in`.")
+@click.option("--target", help="Id of what it was about.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@api.JSON
+@api.calls_service
+def audit(
+    actor: str | None, action: str | None, target: str | None, limit: int, as_json: bool
+) -> None:
+    """List who wrote what, and failed sign-ins, newest first."""
+    query = {"actor": actor, "action": action, "target_id": target, "limit": limit}
+    rows = api.client().connection.request("GET", "/v1/audit", query=query)["entries"]
+    if as_json:
+        api.print_json(rows)
+        return
+    shown = [row | {"actor": row["actor"]["name"] or row["actor"]["kind"]} for row in rows]
+    _show(shown, ("at", "actor", "action", "target_id", "outcome", "address"), False)
 
 
 @click.group()

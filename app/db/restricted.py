@@ -81,12 +81,16 @@ class RestrictedTx(Tx):
     def first(self, statement: Statement[T], **params: Any) -> T | None:
         """Return the first row that the user sees; one that is locked, only for who may write."""
         row = super().first(statement, **params)
-        return row if row is None or not statement.locks or self._is_writable(row) else None
+        if row is None or not statement.locks or statement.make is None:
+            return row  # of a statement for some columns the use case has asked before
+        return row if self._is_writable(row) else None
 
     def all(self, statement: Statement[T], **params: Any) -> list[T]:
         """Return every row that the user sees; those that are locked, only for who may write."""
         rows = super().all(statement, **params)
-        return [row for row in rows if self._is_writable(row)] if statement.locks else rows
+        if not statement.locks or statement.make is None:
+            return rows
+        return [row for row in rows if self._is_writable(row)]
 
     def many(self, statement: Statement[Any], rows: Iterable[Mapping[str, Any]]) -> None:
         """Execute a write for each of `rows`."""

@@ -457,6 +457,32 @@ class Event(SQLModel, table=True):
     at: str
     run_id: str | None = None
     data: str = Field(sa_type=Text)
+    # On whose behalf (`domain.principals`); NULL where it was written before that was kept.
+    actor_kind: str | None = None
+    actor_name: str | None = None
+
+
+class AuditEntry(SQLModel, table=True):
+    """One write of a user, or one sign-in that was refused."""
+
+    __tablename__ = "audit_entry"
+    __table_args__ = (
+        Index("ix_audit_entry_actor", "actor_name", "id"),
+        Index("ix_audit_entry_target", "target_id", "id"),
+    )
+
+    id: str = Field(primary_key=True)
+    at: str
+    actor_kind: str
+    actor_name: str | None = None
+    token_id: str | None = None
+    # The operation's name, as in the API.
+    action: str
+    target_id: str | None = None
+    # done or refused
+    outcome: str
+    # Of a sign-in that was refused: where it came from.
+    address: str | None = None
 
 
 class AttemptUsage(SQLModel, table=True):

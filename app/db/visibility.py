@@ -19,6 +19,10 @@ USER = "visible_to"
 """The parameter that holds the user's id."""
 
 _PROJECTS = f"(SELECT project_id FROM membership WHERE user_id = :{USER})"  # noqa: S608
+_DELETED = (
+    "EXISTS (SELECT 1 FROM deletion"
+    " WHERE deletion.experiment_id = {0}.experiment_id AND deletion.run_id IS NULL)"
+)
 _OF_EXPERIMENT = "EXISTS (SELECT 1 FROM experiment WHERE experiment.id = {0}.experiment_id)"
 CONDITIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "experiment": (
@@ -30,7 +34,11 @@ CONDITIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "checkpoint": (_OF_EXPERIMENT, ("experiment",)),
     "event": (_OF_EXPERIMENT, ("experiment",)),
     "verification": (_OF_EXPERIMENT, ("experiment",)),
-    "attempt_usage": (_OF_EXPERIMENT, ("experiment",)),
+    "deletion": (f"project_id IN {_PROJECTS}", ()),
+    "attempt_usage": (
+        f"({_OF_EXPERIMENT} OR {_DELETED})",  # the account of what was deleted stays
+        ("experiment", "deletion"),
+    ),
     "logged_model": (_OF_EXPERIMENT, ("experiment",)),
     "webhook": (_OF_EXPERIMENT, ("experiment",)),
     "webhook_delivery": (
@@ -48,7 +56,10 @@ WITHIN = {
     "attempt", "experiment_search", "experiment_tag", "health_finding", "label", "metric_chunk",
     "metric_latest", "metric_series", "run_link", "run_search", "run_tag", "verification_finding",
 }  # fmt: skip
-OWN = {"account", "api_token", "data_dir", "idempotency_key", "membership", "service_secret"}
+OWN = {
+    "account", "api_token", "audit_entry", "data_dir", "idempotency_key", "membership",
+    "removal", "service_secret",
+}  # fmt: skip
 _NAMES = re.compile(rf"\b({'|'.join(CONDITIONS)})\b")
 
 

@@ -13,7 +13,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 PATTERN = "^{}_[0-9a-hjkmnp-tv-z]{{26}}$"
 """What an id looks like, to be formatted with its prefix."""
-_PATTERN = re.compile(PATTERN.format("(exp|run|ckpt|vfy|whk|dlv|del|prj|usr|tok)"))
+_PATTERN = re.compile(PATTERN.format("(exp|run|ckpt|vfy|whk|dlv|del|prj|usr|tok|aud)"))
 
 
 def new_id(prefix: str) -> str:

@@ -52,7 +52,7 @@ class UserRequest(Request):
     name: UserName
     kind: UserKind = UserKind.PERSON
     email: Text | None = None
-    is_admin: bool = Field(False, description="May do everything in every project.")
+    is_admin: bool = Field(default=False, description="May do everything in every project.")
 
 
 class UserUpdate(Request):
@@ -74,7 +74,7 @@ class TokenRequest(Request):
         json_schema_extra={"examples": [{"user": "alice", "name": "laptop", "scope": "member"}]}
     )
 
-    user: UserName | None = Field(None, description="Left out: whoever asks.")
-    name: Text | None = Field(None, description="What it is for.")
-    scope: Role = Field(Role.MEMBER, description="The highest role that it may act in.")
-    expires_at: Moment | None = Field(None, description="Left out: it does not expire.")
+    user: UserName | None = Field(default=None, description="Left out: whoever asks.")
+    name: Text | None = Field(default=None, description="What it is for.")
+    scope: Role = Field(default=Role.MEMBER, description="The highest role that it may act in.")
+    expires_at: Moment | None = Field(default=None, description="Left out: it does not expire.")

@@ -126,5 +126,6 @@ def _long_texts(table: Any) -> Callable[[Any], tuple[Any, ...]]:
         for index, column in enumerate(columns(table))
         if isinstance(column.type, Text) or column.name in ("goal", "notes", "reason")
     ]
-    one = long[0]
-    return itemgetter(one, *long[1:]) if len(long) > 1 else lambda row: (row[one],)
+    if len(long) > 1:
+        return itemgetter(*long)
+    return lambda row: tuple(row[index] for index in long)

@@ -14,12 +14,12 @@ from app.errors import InvalidInput
 from app.graphql import summaries
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
 from app.graphql.describe import Info, field, output
-from app.graphql.filters import ExperimentFilter, ExperimentOrder, RunFilter
+from app.graphql.filters import ExperimentFilter, ExperimentOrder, RunFilter, plain
 from app.graphql.summaries import DEFAULT_FACETS
-from app.graphql.team import ApiToken, Project, User, Viewer
+from app.graphql.team import ApiToken, AuditEntry, Project, User, Viewer
 from app.graphql.types import Checkpoint, Experiment, Run, checkpoints, runs
 from app.graphql.values import ComparedParam, Facet, Recipe, StatusCount
-from app.services import api_tokens, events, me, projects, users
+from app.services import api_tokens, audit, events, me, projects, users
 from app.services.overviews import MAX_COMPARED
 
 Id = Annotated[strawberry.ID, strawberry.argument(description="Its id.")]
@@ -31,6 +31,7 @@ Prefix = Annotated[str, strawberry.argument(description="Only those that begin w
 FirstValues = Annotated[
     int, strawberry.argument(description=f"At most so many, 1 to {MAX_VALUES}.")
 ]
+MAX_AUDIT = 1_000
 UserName = Annotated[str | None, strawberry.argument(description="Name of a user.")]
 strawberry.enum(RunFacet, description="A column of runs whose values are counted.")
 _TABLES = {"exp": tables.Experiment, "run": tables.Run, "ckpt": tables.Checkpoint}
@@ -181,7 +182,43 @@ class Query:
     @field
     async def tokens(self, info: Info, user: UserName = None) -> list[ApiToken]:
         """Your newest tokens; as an administrator, those of everybody, or of one user."""
-        found: list[Any] = await info.context.db.scan(api_tokens.list_tokens, user)
+        found: list[Any] = await info.context.db.scan(
+            api_tokens.list_tokens, None if user is None else plain(user)
+        )
+        return found
+
+    @field
+    async def audit(
+        self, info: Info,
+        actor: Annotated[
+            str | None, strawberry.argument(description="Name of the user.")
+        ] = None,
+        action: Annotated[
+            str | None, strawberry.argument(description="Such as `createRun`, or `sign_in`.")
+        ] = None,
+        target_id: Annotated[
+            strawberry.ID | None, strawberry.argument(description="What it was about.")
+        ] = None,
+        outcome: Annotated[
+            str | None, strawberry.argument(description="`done` or `refused`.")
+        ] = None,
+        first: Annotated[
+            int, strawberry.argument(description="At most so many, 1 to 1,000.")
+        ] = 50,
+        after: Annotated[
+            strawberry.ID | None,
+            strawberry.argument(description="Id of the last entry of the page before."),
+        ] = None,
+    ) -> list[AuditEntry]:  # fmt: skip
+        """Who wrote what, and failed sign-ins, newest first. For administrators."""
+        if not 1 <= first <= MAX_AUDIT:
+            raise InvalidInput(f"`first` must be 1 to {MAX_AUDIT:,}.")
+        given = {
+            "actor": actor, "action": action, "target_id": target_id, "outcome": outcome,
+            "after": after,
+        }  # fmt: skip
+        filters = {name: plain(value) for name, value in given.items() if value is not None}
+        found: list[Any] = await info.context.db.scan(audit.list_entries, filters, first)
         return found
 
     @field

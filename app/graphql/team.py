@@ -18,6 +18,29 @@ strawberry.enum(PrincipalKind, description="What kind of principal acts.")
 
 
 @output
+class Actor:
+    """On whose behalf something was done."""
+
+    kind: PrincipalKind = attribute("What it is.")
+    name: str | None = attribute("Name of the user, or id of the run.")
+
+
+@output
+class AuditEntry:
+    """One write of a user or of the operator's token, or one sign-in that was refused."""
+
+    id: strawberry.ID = attribute("Its id: `after` of the next page.")
+    at: DateTime = attribute("Time.")
+    actor_kind: PrincipalKind = attribute("What kind of principal has acted.")
+    actor_name: str | None = attribute("Name of the user.")
+    token_id: strawberry.ID | None = attribute("The token that was used.")
+    action: str = attribute("Name of the operation, or `sign_in`.")
+    target_id: strawberry.ID | None = attribute("What it was about.")
+    outcome: str = attribute("`done` or `refused`.")
+    address: str | None = attribute("Where a refused sign-in came from.")
+
+
+@output
 class Member:
     """A user and its role in a project."""
 

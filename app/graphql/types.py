@@ -17,6 +17,7 @@ from app.db.keyset import Listing
 from app.db.sql import dump, load
 from app.domain.filters import MAX_BUCKETS, MAX_KEYS, MAX_POINTS, MIN_POINTS
 from app.domain.lifecycle import CheckpointState, RunStatus
+from app.domain.principals import PrincipalKind
 from app.domain.priority import Priority
 from app.domain.resources import Resources as StoredResources
 from app.graphql import curves, logs, summaries
@@ -31,7 +32,7 @@ from app.graphql.filters import (
 )
 from app.graphql.logs import LOG_TAIL, MAX_LOG
 from app.graphql.scalars import DateTime, Json, Long
-from app.graphql.team import Project
+from app.graphql.team import Actor, Project
 from app.graphql.tracking import Artifact, LoggedModel, artifacts_of, labels_of, models_of
 from app.graphql.values import (
     HyperparamOverride,
@@ -392,6 +393,14 @@ class Event(Node):
     type: str = attribute("Type, such as `run.succeeded`.")
     at: DateTime = attribute("Time.")
     data: Json = attribute("Details: an object.")
+
+    @field
+    def actor(self) -> Actor | None:
+        """On whose behalf it was done; null where it was not kept yet."""
+        row = cast(Any, self)
+        if row.actor_kind is None:
+            return None
+        return Actor(kind=PrincipalKind(row.actor_kind), name=row.actor_name)
 
     experiment: Experiment = one(
         tables.Experiment, "experiment_id", "The experiment whose history this is."

@@ -17,7 +17,7 @@ from app.domain.browser_sessions import CODE_SECONDS, BrowserSessions
 from app.domain.principals import SUPERVISOR, Principal
 from app.domain.team import TOKEN_PREFIX
 from app.domain.tokens import same
-from app.errors import Unauthorized
+from app.errors import ServiceError
 from app.rest import body, responses
 from app.server.authentication import Authenticator
 from app.services import idempotency
@@ -46,14 +46,13 @@ async def sign_in(request: Request) -> Response:
     if given.code is not None:
         subject = await _use_code(request, sessions, given.code)
     elif (given.token or "").startswith(TOKEN_PREFIX):
-        authenticator: Authenticator = request.app.state.authenticator
-        found = await authenticator.find(given.token or "")
+        found = await request.app.state.authenticator.find(given.token or "")
         if found is None:
-            raise Unauthorized("This token is not known, was revoked, or has expired.")
+            raise _refusal(request, "This token is not known, was revoked, or has expired.")
         subject = found.token_id or ""
     elif not same(given.token or "", request.app.state.settings.api_token):
-        raise Unauthorized(
-            "This is neither a token of a user nor LLM_TRAIN_API_TOKEN of the service."
+        raise _refusal(
+            request, "This is neither a token of a user nor LLM_TRAIN_API_TOKEN of the service."
         )
     return _with_cookie(sessions.cookie(subject, secure=_is_https(request)))
 
@@ -67,8 +66,8 @@ async def _use_code(request: Request, sessions: BrowserSessions, code: str) -> s
             idempotency.use_once, "sign-in code", digest
         )
     if subject is None or not genuine:
-        raise Unauthorized(
-            "This link was used before or is too old; `llm-train open` makes another."
+        raise _refusal(
+            request, "This link was used before or is too old; `llm-train open` makes another."
         )
     return subject
 
@@ -89,6 +88,12 @@ async def make_code(request: Request) -> Response:
     principal: Principal = request.scope["principal"]
     code = sessions.code(principal.token_id or "") if sessions is not None else None
     return responses.json({"code": code, "expires_in_seconds": CODE_SECONDS})
+
+
+def _refusal(request: Request, why: str) -> ServiceError:
+    address = request.client.host if request.client is not None else ""
+    authenticator: Authenticator = request.app.state.authenticator
+    return authenticator.refuse(address, why)
 
 
 def _is_https(request: Request) -> bool:

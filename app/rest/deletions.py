@@ -40,7 +40,8 @@ async def delete_run(request: Request, experiment_id: ExperimentId, run_id: RunI
 
     It is gone at once; its files follow in the background. Repeated, the answer is the same.
     """
-    return _accepted(await request.app.state.db.write(deletion.delete_run, run_id, experiment_id))
+    row = await responses.write(request, lambda tx: deletion.delete_run(tx, run_id, experiment_id))
+    return _accepted(row)
 
 
 @router.delete(
@@ -49,7 +50,8 @@ async def delete_run(request: Request, experiment_id: ExperimentId, run_id: RunI
 )  # fmt: skip
 async def delete_experiment(request: Request, experiment_id: ExperimentId) -> Response:
     """Delete an experiment with all of its runs, which must have ended, for good."""
-    return _accepted(await request.app.state.db.write(deletion.delete_experiment, experiment_id))
+    row = await responses.write(request, lambda tx: deletion.delete_experiment(tx, experiment_id))
+    return _accepted(row)
 
 
 def _accepted(row: Deletion) -> Response:

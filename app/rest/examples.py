@@ -64,6 +64,7 @@ _EVENT = {
     "type": "run.queued",
     "at": _CREATED,
     "run_id": RUN_ID,
+    "actor": {"kind": "user", "name": "alice"},
     "data": {"model": "char-lm", "recipe": "demo"},
 }
 _LISTS = f"/v1/experiments/{EXPERIMENT_ID}"
@@ -172,6 +173,21 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "TokenAnswer": _TOKEN,
     "NewTokenAnswer": _TOKEN | {"token": "llmt_u7Kp0ZL1Qm8xR3vW5yB9cD2fG4hJ6kN1pS8tV0wX3zA"},
     "TokensAnswer": {"tokens": [_TOKEN]},
+    "AuditAnswer": {
+        "entries": [
+            {
+                "entry_id": "aud_0cc4q1zt8b3k5m7p9s1v3x5z7a",
+                "at": _CREATED,
+                "actor": {"kind": "user", "name": "alice"},
+                "token_id": _TOKEN["token_id"],
+                "action": "submit_run",
+                "target_id": RUN_ID,
+                "outcome": "done",
+                "address": None,
+            }
+        ],
+        "next": None,
+    },
     "MeAnswer": {
         "kind": "user",
         "name": "alice",

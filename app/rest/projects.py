@@ -91,5 +91,5 @@ async def set_member(request: Request, project_id: ProjectId) -> Response:
 @router.delete("/{project_id}/members/{user_id}", status_code=204, responses=documented(404))
 async def remove_member(request: Request, project_id: ProjectId, user_id: UserId) -> Response:
     """Take a user's role in a project away. For administrators."""
-    await request.app.state.db.write(projects.remove_member, project_id, user_id)
+    await responses.write(request, lambda tx: projects.remove_member(tx, project_id, user_id))
     return Response(status_code=204)

@@ -111,7 +111,10 @@ async def report(request: Request, run_id: RunId) -> Response:
                 await asyncio.sleep(0)  # one a round of the loop, and no more
             return responses.respond(
                 await responses.perform(
-                    request, lambda tx: reports.ingest(tx, run_id, body), ReportResponse._asdict
+                    request,
+                    lambda tx: reports.ingest(tx, run_id, body),
+                    ReportResponse._asdict,
+                    is_audited=False,
                 )
             )
 

@@ -14,7 +14,8 @@ from app.db.acting import get_principal
 from app.db.sql import Tx, dump
 from app.domain.tokens import run_token
 from app.errors import InvalidInput
-from app.services import idempotency
+from app.services import audit, idempotency
+from app.services.audit import Action
 from app.services.idempotency import KeyedRequest, StoredResponse
 from app.services.perform import perform as perform_write
 
@@ -27,6 +28,7 @@ async def perform(
     view: Callable[[R], Mapping[str, object]],
     status: int | Callable[[R], int] = 200,
     prepare: Callable[[], Awaitable[None]] | None = None,
+    is_audited: bool = True,
 ) -> StoredResponse:
     """Run a use case as one write, at most once per Idempotency-Key, and render its result.
 
@@ -34,14 +36,31 @@ async def perform(
         prepare: a slow, read-only step before the transaction; skipped on a replay.
     """
 
+    action = action_of(request)
+
     def render(tx: Tx) -> StoredResponse:
         result = work(tx)
         code = status if isinstance(status, int) else status(result)
-        return StoredResponse(code, dump(view(result)))
+        answer = view(result)
+        if is_audited:
+            audit.record(tx, action, answer)
+        return StoredResponse(code, dump(answer))
 
     state = request.app.state
     keyed = await _keyed(request)
     return await perform_write(state.db, state.in_flight, keyed, render, prepare)
+
+
+async def write(request: Request, work: Callable[[Tx], R]) -> R:
+    """Run a use case as one write whose response has no body."""
+    result: R = await request.app.state.db.write(audit.recorded(action_of(request), work))
+    return result
+
+
+def action_of(request: Request) -> Action:
+    """Return what a request does, for the audit: its operation, and the last id of its path."""
+    ids = [value for name, value in request.path_params.items() if name.endswith("_id")]
+    return Action(request.scope["route"].name, ids[-1] if ids else None)
 
 
 async def _keyed(request: Request) -> KeyedRequest | None:

@@ -329,6 +329,13 @@ class CancelAnswer(TypedDict):
     checkpoint: CheckpointAnswer
 
 
+class Actor(TypedDict):
+    """On whose behalf something was done."""
+
+    kind: PrincipalKind
+    name: Annotated[str | None, Field(description="Name of the user, or id of the run.")]
+
+
 class EventAnswer(TypedDict):
     """One entry of the history."""
 
@@ -337,6 +344,7 @@ class EventAnswer(TypedDict):
     at: Time
     run_id: str | None
     data: Json
+    actor: Annotated[Actor | None, Field(description="Null where it was not kept yet.")]
 
 
 class PageAnswer(TypedDict):
@@ -762,3 +770,23 @@ class MeAnswer(TypedDict):
     scope: Role
     is_admin: bool
     projects: list[RoleAnswer]
+
+
+class AuditEntryAnswer(TypedDict):
+    """One write of a user or of the operator's token, or one sign-in that was refused."""
+
+    entry_id: str
+    at: Time
+    actor: Actor
+    token_id: str | None
+    action: Annotated[str, Field(description="Name of the operation, or `sign_in`.")]
+    target_id: Annotated[str | None, Field(description="Id of what it was about.")]
+    outcome: Annotated[str, Field(description="`done` or `refused`.")]
+    address: Annotated[str | None, Field(description="Where a refused sign-in came from.")]
+
+
+class AuditAnswer(TypedDict):
+    """One page of the audit, newest first."""
+
+    entries: list[AuditEntryAnswer]
+    next: Annotated[str | None, Field(description="`after` of the next page.")]

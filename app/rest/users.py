@@ -81,7 +81,7 @@ async def update_user(request: Request, user_id: UserId) -> Response:
 
 @router.post(
     "/tokens", status_code=201, response_model=schemas.NewTokenAnswer,
-    **accepts_json(TokenRequest, 404, 409),
+    **accepts_json(TokenRequest, 409),
 )  # fmt: skip
 async def create_token(request: Request) -> Response:
     """Create a token: your own, or as an administrator anybody's. This answer alone shows it.
@@ -104,7 +104,7 @@ class TokensQuery(BaseModel):
     user: UserName | None = None
 
 
-@router.get("/tokens", response_model=schemas.TokensAnswer, responses=documented(404, 422))
+@router.get("/tokens", response_model=schemas.TokensAnswer, responses=documented(422))
 async def list_tokens(request: Request, query: Annotated[TokensQuery, Query()]) -> Response:
     """List your newest tokens; as an administrator, those of everybody, or of one user."""
     rows = await request.app.state.db.scan(api_tokens.list_tokens, query.user)
@@ -114,7 +114,7 @@ async def list_tokens(request: Request, query: Annotated[TokensQuery, Query()]) 
 @router.delete("/tokens/{token_id}", status_code=204, responses=documented(404))
 async def revoke_token(request: Request, token_id: TokenId) -> Response:
     """Revoke a token, at once and on every server: yours, or as an administrator anybody's."""
-    await request.app.state.db.write(api_tokens.revoke, token_id)
+    await responses.write(request, lambda tx: api_tokens.revoke(tx, token_id))
     request.app.state.authenticator.forget()
     return Response(status_code=204)
 

@@ -205,7 +205,13 @@ def event(row: Event) -> schemas.EventAnswer:
         "at": row.at,
         "run_id": row.run_id,
         "data": Fragment(row.data),
+        "actor": actor(row.actor_kind, row.actor_name),
     }
+
+
+def actor(kind: str | None, name: str | None) -> schemas.Actor | None:
+    """Return `Actor`; None where it was not kept."""
+    return None if kind is None else {"kind": kind, "name": name}
 
 
 def detail(row: Detail, prefix: str = "") -> schemas.DetailAnswer:

@@ -103,7 +103,7 @@ async def update_webhook(request: Request, webhook_id: WebhookId) -> Response:
 @router.delete("/{webhook_id}", status_code=204, responses=documented(404))
 async def delete_webhook(request: Request, webhook_id: WebhookId) -> Response:
     """Delete a webhook, and its messages with it."""
-    await request.app.state.db.write(webhooks.remove, webhook_id)
+    await responses.write(request, lambda tx: webhooks.remove(tx, webhook_id))
     return Response(status_code=204)
 
 

@@ -11,9 +11,12 @@ from typing import Any
 
 from app.db.acting import acting_as
 from app.db.database import Database
+from app.db.sql import Tx
 from app.domain.ids import timestamp
 from app.domain.principals import SUPERVISOR, Principal
-from app.services import api_tokens
+from app.errors import Busy, ServiceError, Unauthorized
+from app.server.failed_sign_ins import FailedSignIns
+from app.services import api_tokens, audit
 from app.services.api_tokens import Known
 
 REMEMBERED = 10_000
@@ -32,6 +35,7 @@ class Authenticator:
         self._changes = db.changes.collect("tok_")
         self._revoked = self._changes.__enter__()
         self._ended: dict[str, None] = {}
+        self._failed = FailedSignIns()
 
     async def find(self, token: str) -> Principal | None:
         """Return the user of a token; None for one that is not good."""
@@ -40,6 +44,14 @@ class Authenticator:
     async def find_by_id(self, token_id: str) -> Principal | None:
         """Return the user of a token by its id, which a session holds."""
         return await self._find(token_id, api_tokens.find_by_id)
+
+    def refuse(self, address: str, why: str) -> ServiceError:
+        """Return the error for a token that is not right, which is counted and recorded."""
+        if self._failed.count(address):
+            return Busy("Too many wrong tokens; try again in a minute.", retry_after=60)
+        if self._failed.may_record():
+            self._write(audit.record_failed_sign_in, address)
+        return Unauthorized(why)
 
     def forget(self) -> None:
         """Ask again whose each token is: one was revoked here, of which this server hears late."""
@@ -88,12 +100,16 @@ class Authenticator:
         if len(self._noted) >= REMEMBERED:
             self._noted.clear()
         self._noted[token_id] = now
-        with acting_as(SUPERVISOR):
-            task = asyncio.create_task(self._db.write(api_tokens.note_use, token_id))
-        self._writes.add(task)
-        task.add_done_callback(self._noted_use)
+        self._write(api_tokens.note_use, token_id)
 
-    def _noted_use(self, task: asyncio.Task[Any]) -> None:
+    def _write(self, use_case: Callable[[Tx, str], None], about: str) -> None:
+        """Write something that no request waits for."""
+        with acting_as(SUPERVISOR):
+            task = asyncio.create_task(self._db.write(use_case, about))
+        self._writes.add(task)
+        task.add_done_callback(self._written)
+
+    def _written(self, task: asyncio.Task[Any]) -> None:
         self._writes.discard(task)
         if not task.cancelled():
-            task.exception()  # a busy database: the next use is noted
+            task.exception()  # a busy database: the next one is written

@@ -38,6 +38,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _OPEN = {"/healthz", "/readyz"}
 _SIGN_IN = "/session"
+_ASK = "Send the API token: `Authorization: Bearer …`; in a browser, sign in at the dashboard."
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _FILE = re.compile(
     r"/v1/runs/[^/]+/attempts/[^/]+/checkpoints/[^/]+/files/.+"
@@ -65,6 +66,8 @@ _LOOKED_AT = {
 }  # fmt: skip
 _STARTS = {"http.response.start", "websocket.http.response.start"}
 
+REVOKED = 4401
+"""The code with which a websocket ends whose token was revoked."""
 DRAIN_BYTES = 64 * 1024 * 1024
 DRAIN_SECONDS = 10.0
 
@@ -184,6 +187,7 @@ class Guard:
                 await _answer(204, [*PREFLIGHT], b"", scope, exchange.send)
                 return
             principal = scope["principal"] = await self._principal(scope, headers)
+            exchange.ended = self._ended(principal)
             act_as(principal)
             if exchange.unread:
                 _check_body(headers, max_body)
@@ -251,17 +255,31 @@ class Guard:
             inside = inside or (path == _SIGN_IN and scope["method"] not in _SAFE)
         if inside:
             return principals.ANONYMOUS
-        raise Unauthorized(
+        why = (
             "Send the API token: `Authorization: Bearer …`; in a browser, sign in at the dashboard."
         )
+        raise Unauthorized(why) if token is None else self._refusal(scope, why)
 
     async def _user(self, token: str, scope: Scope) -> Principal:
         """Return the user of a token. Raises Unauthorized, Busy after many wrong ones."""
         authenticator = self.authenticator()
         found = await authenticator.find(token) if authenticator is not None else None
         if found is None:
-            raise Unauthorized("This token is not known, was revoked, or has expired.")
+            raise self._refusal(scope, "This token is not known, was revoked, or has expired.")
         return found
+
+    def _ended(self, principal: Principal) -> Callable[[], bool]:
+        """Return what tells whether a principal's token was revoked since."""
+        authenticator, token_id = self.authenticator(), principal.token_id
+        if authenticator is None or token_id is None:
+            return _never
+        return lambda: authenticator.has_ended(token_id)
+
+    def _refusal(self, scope: Scope, why: str) -> ServiceError:
+        authenticator = self.authenticator()
+        if authenticator is None:
+            return Unauthorized(why)
+        return authenticator.refuse((scope.get("client") or ("",))[0], why)
 
     async def _of_session(self, token_id: str) -> Principal | None:
         authenticator = self.authenticator()
@@ -298,10 +316,14 @@ class _Exchange:
         self._left = max_body
         self._max_body = max_body
         self.cors: Headers = []
+        self.ended: Callable[[], bool] = _never
+        self._is_closed = False
         # More of the body may come.
         self.unread = headers.get(b"content-length", "0") != "0" or b"transfer-encoding" in headers
 
     async def receive(self) -> Message:
+        if self._is_closed:
+            return {"type": "websocket.disconnect", "code": REVOKED}
         message = await self._receive()
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
@@ -311,6 +333,11 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
+        if self._is_closed:
+            return
+        if message["type"] == "websocket.send" and self.ended():
+            self._is_closed = True
+            message = {"type": "websocket.close", "code": REVOKED, "reason": "Token revoked"}
         if message["type"] in _STARTS:
             headers = message["headers"] = [*message["headers"], *SECURITY, *self.cors]
             if all(name != b"cache-control" for name, _ in headers):
@@ -324,6 +351,10 @@ class _Exchange:
             await _drain(self._receive)
             message = {"type": "http.response.body"}
         await self._send(message)
+
+
+def _never() -> bool:
+    return False
 
 
 def _check_body(headers: dict[bytes, str], most: int) -> None:

@@ -79,7 +79,7 @@ def _of(row: ApiToken, user: str) -> Token:
 def create(tx: Tx, request: TokenRequest, secret: str) -> Token:
     """Record a token of a user: one's own, or as an administrator anybody's.
 
-    Raises NotPermitted, NotFound, InvalidInput, Conflict if the user has too many.
+    Raises NotPermitted, InvalidInput, Conflict if the user has too many.
 
     Args:
         secret: the token, of which nothing but its digest is stored.
@@ -131,7 +131,7 @@ def create_session(tx: Tx, user: User, secret: str) -> Token:
 def list_tokens(tx: Tx, user_name: str | None) -> list[Token]:
     """Return the newest tokens: one's own; as an administrator those of a user, or all.
 
-    Raises NotPermitted, NotFound.
+    Raises NotPermitted.
     """
     own = tx.principal.user_id
     if own is not None and user_name in (None, tx.principal.name):
@@ -141,7 +141,8 @@ def list_tokens(tx: Tx, user_name: str | None) -> list[Token]:
         if user_name is None:
             rows = tx.all(_LIST, most=LISTED)
         else:
-            rows = tx.all(_LIST_OF, user=users.get_by_name(tx, user_name).id, most=LISTED)
+            user = users.find_by_name(tx, user_name)
+            rows = [] if user is None else tx.all(_LIST_OF, user=user.id, most=LISTED)
     return [Token(*row) for row in rows]
 
 

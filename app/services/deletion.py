@@ -54,6 +54,7 @@ from app.db.tables import (
 from app.domain.failpoints import failpoint
 from app.domain.ids import new_id
 from app.domain.lifecycle import TERMINAL, CheckpointState
+from app.domain.permissions import Permission
 from app.errors import NotFound, StillNeeded
 from app.services import events, experiments, runs
 
@@ -193,6 +194,7 @@ def delete_run(tx: Tx, run_id: str, experiment_id: str | None = None) -> Deletio
     if earlier is not None and experiment_id in (None, earlier.experiment_id):
         return earlier
     run = runs.lock(tx, run_id, experiment_id)
+    tx.require(Permission.MAINTAIN, run.experiment_id)
     models = [row[0] for row in tx.all(_MODELS, run=run.id)]
     experiment = experiments.get(tx, run.experiment_id)
     name = run.name or run.model
@@ -213,6 +215,7 @@ def delete_experiment(tx: Tx, experiment_id: str) -> Deletion:
     earlier = tx.first(_OF_WHOLE, experiment=experiment_id)
     if earlier is not None:
         return earlier
+    tx.require(Permission.MAINTAIN, experiment_id)
     tx.first(_LOCK_EXPERIMENT, experiment=experiment_id)
     experiment = experiments.get(tx, experiment_id)
     owners = [row[0] for row in tx.all(_LOCK_RUNS, experiment=experiment_id)]

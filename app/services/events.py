@@ -65,6 +65,8 @@ class NewEvent(NamedTuple):
     at: str
     run_id: str | None
     data: dict[str, Any]
+    actor_kind: str
+    actor_name: str | None
 
 
 def append(
@@ -77,7 +79,9 @@ def append(
     """
     tx.require(Permission.WRITE, experiment_id)
     found = {key: value for key, value in data.items() if value is not None}
-    tx.before_commit(_write, NewEvent(experiment_id, type, tx.now, run_id, found))
+    actor = tx.principal
+    new = NewEvent(experiment_id, type, tx.now, run_id, found, actor.kind.value, actor.name)
+    tx.before_commit(_write, new)
     tx.notify(experiment_id)
     if run_id is not None:
         tx.notify(run_id)

@@ -18,7 +18,7 @@ from app.db.sql import (
 from app.db.tables import ApiToken, User
 from app.domain.ids import new_id
 from app.domain.team import MAX_USERS, UserRequest, UserUpdate
-from app.errors import Conflict, NameTaken, NotFound
+from app.errors import Conflict, InvalidInput, NameTaken, NotFound
 
 _user, _token = columns(User), columns(ApiToken)
 _BY_ID = by_id(User)
@@ -53,11 +53,18 @@ def get(tx: Tx, user_id: str) -> User:
     return user
 
 
+def find_by_name(tx: Tx, name: str) -> User | None:
+    """Return the user of a name; None if there is none."""
+    return tx.first(_BY_NAME, name=name)
+
+
 def get_by_name(tx: Tx, name: str) -> User:
-    """Return the user of a name. Raises NotFound."""
-    user = tx.first(_BY_NAME, name=name)
+    """Return the user that a request names. Raises InvalidInput."""
+    user = find_by_name(tx, name)
     if user is None:
-        raise NotFound(f"There is no user {name!a}.")
+        raise InvalidInput(
+            f"There is no user {name!a}.", errors=[{"pointer": "/user", "detail": "there is none"}]
+        )
     return user
 
 

@@ -56,7 +56,7 @@ def test_a_session_reads_and_changes_what_the_token_does(api: Api, cookie: str) 
 def test_the_cookie_is_for_this_service_in_this_browser_alone(api: Api) -> None:
     header = sign_in(api, token=TOKEN).headers["set-cookie"]
     name, *parts = re.split("; ", header)
-    assert re.fullmatch(r"llm_train_[0-9a-f]{8}=\d+\.[0-9a-f]{64}", name)
+    assert re.fullmatch(r"llm_train_[0-9a-f]{8}=\d+-\.[0-9a-f]{64}", name)
     assert parts == [f"Max-Age={SESSION_SECONDS}", "HttpOnly", "SameSite=Strict"]
     secure = api.send("POST", "/session", json={"token": TOKEN}, headers={"origin": HERE})
     assert "Secure" not in secure.headers["set-cookie"]

@@ -180,6 +180,25 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     assert judge.api.send("DELETE", f"/v1/webhooks/{hook}").status_code == 204
     call("GET", f"/v1/webhooks/{hook}")
 
+    project = call("POST", "/v1/projects", {"name": "speech"}).json()["project_id"]
+    user = call("POST", "/v1/users", {"name": "alice"}).json()["user_id"]
+    call("POST", "/v1/users", {"name": "alice"})
+    call("POST", f"/v1/projects/{project}/members", {"user": "alice", "role": "viewer"})
+    call("POST", f"/v1/projects/{project}/members", {"user": "nobody", "role": "viewer"})
+    token = call("POST", "/v1/tokens", {"user": "alice", "scope": "viewer"}).json()
+    for path in (
+        "projects", f"projects/{project}", f"projects/{project}/members", "users", "tokens",
+        "tokens?user=alice", "me", "audit", "audit?limit=0",
+    ):  # fmt: skip
+        call("GET", f"/v1/{path}")
+    asks = {"Authorization": f"Bearer {token['token']}"}
+    call("GET", "/v1/me", None, **asks)
+    call("POST", "/v1/experiments", {"name": "e", "task_type": "t"}, **asks)
+    call("PATCH", f"/v1/users/{user}", {"disabled": True})
+    call("GET", "/v1/me", None, **asks)
+    for path in (f"tokens/{token['token_id']}", f"projects/{project}/members/{user}"):
+        assert judge.api.send("DELETE", f"/v1/{path}").status_code == 204
+
     for asked in (
         "",
         "?by=run",
@@ -189,7 +208,7 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
         call("GET", f"/v1/usage{asked}")
 
     # tests/api/test_logs.py, test_prometheus.py; an answer without a body
-    no_json = {"logs", "service_metrics", "delete_webhook"}
+    no_json = {"logs", "service_metrics", "delete_webhook", "revoke_token", "remove_member"}
     everything = {
         each["operationId"]
         for item in judge.document["paths"].values()

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 
 from app.rest import (
     attempts,
+    audit,
     checkpoints,
     deletions,
     lists,
@@ -32,6 +33,7 @@ ROUTERS = [
     routes.hot, routes.router, reports.router, lists.router, metrics.router, logs.router,
     service.router, checkpoints.router, attempts.router, prometheus.router, webhooks.router,
     usage.router, deletions.router, projects.router, users.router,
+    audit.router,
 ]  # fmt: skip
 
 

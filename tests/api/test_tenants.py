@@ -29,6 +29,7 @@ from app.domain.ids import new_id
 from app.graphql.schema import sdl
 from tests.api.conftest import Api, running
 from tests.api.paths import PARAMETERS, PREFIXES
+from tests.support.server import wait_until
 from tests.support.tenants import API_TOKEN, Tenants, person, two_tenants
 
 SCHEMA = build_schema(sdl())
@@ -380,3 +381,51 @@ def test_every_table_is_one_that_users_see_in_part_or_one_of_the_service() -> No
 
     known = {*visibility.CONDITIONS, *visibility.WITHIN, *visibility.OWN}
     assert known == {table.name for table in SQLModel.metadata.sorted_tables}
+
+
+def test_each_event_and_write_names_who_did_it_and_administrators_list_them(
+    tenants: Tenants,
+) -> None:
+    admin, alice = tenants.operator, tenants.alice
+    events = alice.ok("GET", f"/v1/experiments/{tenants.made['experiment_id']}/events?limit=100")
+    actors = {event["type"]: event["actor"] for event in events["events"]}
+    assert actors["experiment.created"] == {"kind": "user", "name": "alice-amber"}
+    assert actors["checkpoint.marked"] == {"kind": "user", "name": "alice-amber"}
+    body = {"name": "audited", "task_type": "t"}
+    made = alice.ok("POST", "/v1/experiments", body)["experiment_id"]
+    run = alice.ok("POST", f"/v1/experiments/{made}/runs", {"model": "m"})
+    trainer = {"Authorization": f"Bearer {run['run_token']}"}
+    told = alice.service(
+        "POST", f"/v1/runs/{run['run_id']}/reports", json={"step": 1}, headers=trainer
+    )
+    assert told.status_code == 200
+    events = alice.ok("GET", f"/v1/experiments/{made}/events")["events"]
+    assert {"kind": "run", "name": run["run_id"]} in [event["actor"] for event in events]
+
+    for target, action in ((made, "create_experiment"), (run["run_id"], "submit_run")):
+        (entry,) = admin.ok("GET", f"/v1/audit?actor=alice-amber&target_id={target}")["entries"]
+        assert (entry["action"], entry["outcome"]) == (action, "done")
+    mine = admin.ok("GET", "/v1/audit?action=create_user")["entries"]
+    assert mine and {entry["actor"]["kind"] for entry in mine} == {"api_token"}
+    first = admin.ok("GET", "/v1/audit?limit=1")
+    second = admin.ok("GET", f"/v1/audit?limit=1&after={first['next']}")
+    assert first["entries"] != second["entries"]
+    refused = alice.send("GET", "/v1/audit")
+    assert (refused.status_code, refused.json()["code"]) == (403, "not_permitted")
+
+
+def test_wrong_tokens_are_recorded_and_an_address_may_send_few_of_them(tenants: Tenants) -> None:
+    service, headers = tenants.alice.service, {"Authorization": "Bearer llmt_" + "x" * 43}
+    codes = [service("GET", "/v1/me", headers=headers).status_code for _ in range(30)]
+    assert codes[0] == 401 and codes[-1] == 429
+    tenants.alice.ok("GET", "/v1/me")  # the right one passes all the same
+
+    def recorded() -> list[Any]:
+        found: list[Any] = tenants.operator.ok("GET", "/v1/audit?action=sign_in")["entries"]
+        return found
+
+    wait_until(lambda: bool(recorded()), "the entry of a wrong token")
+    assert {(entry["outcome"], entry["actor"]["kind"]) for entry in recorded()} == {
+        ("refused", "anonymous")
+    }
+    assert len(recorded()) <= 10

@@ -8,7 +8,7 @@ const VALUES = {
   types: [
     "PageInfo", "UserError", "Metric", "MetricSeries", "MetricBand", "SpecialValue",
     "HyperparamOverride", "Resources", "LogPart", "Artifact", "StatusCount", "Facet",
-    "ComparedParam", "Recipe",
+    "ComparedParam", "Recipe", "Actor", "Member", "RoleInProject", "Viewer",
   ],
 };
 const EDGES = { withEdgeSuffix: true, shouldImplementNode: true, listTypeCanWrapOnlyEdgeType: false };

@@ -47,13 +47,13 @@ pytestmark = pytest.mark.anyio
 
 _metadata = MetaData()
 _account = Table(
-    "account", _metadata, Column("id", Integer, primary_key=True), Column("value", Integer)
+    "purse", _metadata, Column("id", Integer, primary_key=True), Column("value", Integer)
 )
 _child = Table(
     "child",
     _metadata,
     Column("id", Integer, primary_key=True),
-    Column("parent", ForeignKey("account.id", deferrable=True, initially="DEFERRED")),
+    Column("parent", ForeignKey("purse.id", deferrable=True, initially="DEFERRED")),
 )
 _OPEN = Statement[Any](insert(_account))
 _PEEK = Statement[tuple[int]](select(_account.c.value).where(_account.c.id == bindparam("key")))
@@ -96,7 +96,7 @@ def committed(url: str) -> int:
         connection: Any = sqlite3.connect(url.removeprefix("sqlite:///"))
     else:
         connection = psycopg.connect(url.replace("+psycopg", ""))
-    row = connection.execute("SELECT value FROM account WHERE id = 1").fetchone()
+    row = connection.execute("SELECT value FROM purse WHERE id = 1").fetchone()
     connection.close()
     return int(row[0])
 
@@ -206,8 +206,8 @@ async def test_a_tool_that_writes_beside_the_server_locks_nobody_out(
         with beside(database_url) as connection:
             for _ in range(200):
                 connection.execute("BEGIN IMMEDIATE")
-                (value,) = connection.execute("SELECT value FROM account WHERE id = 1").fetchone()
-                connection.execute("UPDATE account SET value = ? WHERE id = 1", (value + 1,))
+                (value,) = connection.execute("SELECT value FROM purse WHERE id = 1").fetchone()
+                connection.execute("UPDATE purse SET value = ? WHERE id = 1", (value + 1,))
                 connection.execute("COMMIT")
 
     async def server() -> None:
@@ -224,10 +224,10 @@ async def test_control_the_two_do_collide_where_a_tool_reads_before_it_writes(
 ) -> None:
     with beside(database_url) as connection:
         connection.execute("BEGIN")
-        connection.execute("SELECT value FROM account WHERE id = 1").fetchone()
+        connection.execute("SELECT value FROM purse WHERE id = 1").fetchone()
         await accounts.write(add, 1)
         with pytest.raises(sqlite3.OperationalError, match="locked"):
-            connection.execute("UPDATE account SET value = 0 WHERE id = 1")
+            connection.execute("UPDATE purse SET value = 0 WHERE id = 1")
     assert await accounts.read(peek) == 1
 
 
@@ -404,7 +404,7 @@ async def test_a_statement_that_makes_sqlite_roll_back_undoes_no_neighbour(
     """As a full disk can. What follows in the batch must not commit statement by statement."""
 
     def fail(tx: Tx) -> None:
-        tx.run(Statement(text("INSERT OR ROLLBACK INTO account (id, value) VALUES (1, 0)")))
+        tx.run(Statement(text("INSERT OR ROLLBACK INTO purse (id, value) VALUES (1, 0)")))
 
     first, failed, second = await together(
         accounts, accounts.write(add, 1), accounts.write(fail), accounts.write(add, 1)

@@ -29,7 +29,7 @@ TABLES = {
     "label", "logged_model", "run_link",
     "metric_latest", "metric_chunk", "metric_series", "run", "service_secret",
     "run_search", "experiment_search", "run_tag", "webhook", "webhook_delivery",
-    "attempt_usage", "account", "api_token", "membership", "project",
+    "attempt_usage", "audit_entry", "account", "api_token", "membership", "project",
     "verification", "verification_finding",
 }  # fmt: skip
 

@@ -19,8 +19,9 @@ from app.errors import Busy, ServiceError, Unavailable
 from app.graphql.describe import Info, attribute, field, output
 from app.graphql.filters import given, plain
 from app.graphql.queries import Query
-from app.services import idempotency
+from app.services import audit, idempotency
 from app.services.api_tokens import Token
+from app.services.audit import Action
 from app.services.idempotency import StoredResponse
 from app.services.perform import perform as perform_write
 from app.services.projects import Member
@@ -84,11 +85,15 @@ async def perform(
 
     def store(tx: Tx) -> StoredResponse:
         rows = {name: as_dict(row) for name, row in work(tx).items()}
+        audit.record(tx, action, next(iter(rows.values()), None))
         return StoredResponse(200, dump(rows))
 
-    context = info.context
+    context, given = info.context, given_values(input)
+    action = Action(
+        info.field_name, next((given[name] for name in _TARGETS if name in given), None)
+    )
     try:
-        keyed = _keyed(info, given_values(input))
+        keyed = _keyed(info, given)
         stored = await perform_write(context.db, context.in_flight, keyed, store, prepare)
     except ValidationError as error:
         return payload(user_errors=list(map(_field_error, error.errors())))
@@ -123,6 +128,7 @@ def given_values(input: Any) -> dict[str, Any]:
     }
 
 
+_TARGETS = ("run_id", "user_id", "token_id", "experiment_id", "project_id")
 _LOOKED_UP = ("run_id", "experiment_id", "project_id", "user_id", "token_id")
 _NO_FIELD = ("idempotency_key",)
 

@@ -1,0 +1,99 @@
+"""The audit: what users and the operator's token wrote, and what was refused; for administrators.
+
+`services.perform` and the routes of REST record it in the transaction of the write. What trainers
+report, and what the service does by itself, is in the history of each experiment alone, whose
+events have an actor too.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from sqlalchemy import bindparam, insert
+
+from app.db.sql import Statement, Tx, columns, select_all
+from app.db.tables import AuditEntry
+from app.domain.ids import new_id
+from app.domain.principals import PrincipalKind
+
+T = TypeVar("T")
+
+SIGN_IN = "sign_in"
+"""The action of somebody whose token was not right."""
+_RECORDED = {PrincipalKind.API_TOKEN, PrincipalKind.USER, PrincipalKind.SERVICE}
+_entry = columns(AuditEntry)
+_INSERT = Statement[Any](insert(AuditEntry))
+FILTERS = ("actor", "action", "target_id", "outcome")
+_CONDITIONS: dict[str, Any] = {
+    "actor": _entry.actor_name == bindparam("actor"),
+    "action": _entry.action == bindparam("action"),
+    "target_id": _entry.target_id == bindparam("target_id"),
+    "outcome": _entry.outcome == bindparam("outcome"),
+    "since": _entry.at >= bindparam("since"),
+    "until": _entry.at < bindparam("until"),
+    "after": _entry.id < bindparam("after"),
+}
+_statements: dict[frozenset[str], Statement[AuditEntry]] = {}
+
+
+class Action(NamedTuple):
+    """What is done: the operation's name, and what it is about, if that is known before."""
+
+    name: str
+    target_id: str | None = None
+
+
+def record(tx: Tx, action: Action, made: Mapping[str, Any] | None = None) -> None:
+    """Record a write of a user. `made`: what it has made or changed, with its id."""
+    principal = tx.principal
+    if principal.kind not in _RECORDED:
+        return
+    made_id = next((str(made[name]) for name in _IDS if made.get(name)), None) if made else None
+    target_id = made_id or action.target_id
+    tx.send(
+        _INSERT, id=new_id("aud"), at=tx.now, actor_kind=principal.kind.value,
+        actor_name=principal.name, token_id=principal.token_id, action=action.name,
+        target_id=target_id, outcome="done", address=None,
+    )  # fmt: skip
+
+
+_IDS = (
+    "delivery_id", "webhook_id", "verification_id", "checkpoint_id", "run_id", "experiment_id",
+    "token_id", "user_id", "project_id", "id",
+)  # fmt: skip
+"""Fields that name what was made, the most particular first."""
+
+
+def recorded(action: Action, work: Callable[[Tx], T]) -> Callable[[Tx], T]:
+    """Return the same work, which is recorded in its transaction."""
+
+    def run(tx: Tx) -> T:
+        result = work(tx)
+        record(tx, action)
+        return result
+
+    return run
+
+
+def record_failed_sign_in(tx: Tx, address: str) -> None:
+    """Record that a token was not right. Whoever calls this bounds how often."""
+    tx.run(
+        _INSERT, id=new_id("aud"), at=tx.now, actor_kind=PrincipalKind.ANONYMOUS.value,
+        actor_name=None, token_id=None, action=SIGN_IN, target_id=None, outcome="refused",
+        address=address,
+    )  # fmt: skip
+
+
+def list_entries(tx: Tx, filters: Mapping[str, str], most: int) -> list[AuditEntry]:
+    """Return the newest entries that match. Raises NotPermitted.
+
+    Args:
+        filters: by the names of FILTERS; `since` and `until`, times; `after`, the id of the last
+            entry of the page before.
+    """
+    tx.require_admin()
+    names = frozenset(filters)
+    if names not in _statements:  # of which there are at most 128
+        query = select_all(AuditEntry).where(*(_CONDITIONS[name] for name in sorted(names)))
+        query = query.order_by(_entry.id.desc()).limit(bindparam("most"))
+        _statements[names] = Statement(query, AuditEntry)
+    return tx.all(_statements[names], most=most, **filters)

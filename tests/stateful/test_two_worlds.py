@@ -1,0 +1,156 @@
+"""Two tenants in one service see what each would see in a service of its own.
+
+Hypothesis interleaves what they do; each answer, and all that each sees at the end, is compared
+with that of a service where the other has never been. Ids and times are normalised.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.api.conftest import Api, running
+from tests.support.tenants import API_TOKEN, Person, operator, person
+
+_ID = re.compile(r"(exp|run|ckpt|vfy|whk|dlv|prj|usr|tok)_[0-9a-z]{26}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+(\+00:00|Z)")
+_CURSOR = re.compile(r'("next":)"[^"]*"')
+_numbers = count()
+
+OPERATIONS = (
+    "create", "submit", "report", "mark", "rename", "cancel", "archive", "list", "runs", "count",
+    "search", "detail", "usage", "metric", "mlflow", "graph", "webhook", "key",
+)  # fmt: skip
+
+
+@dataclass
+class World:
+    """One tenant in one service: what it has made there, and the names of its ids."""
+
+    user: Person
+    experiments: list[str] = field(default_factory=list)
+    runs: list[tuple[str, str]] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+
+    def normal(self, text: str) -> str:
+        text = _TIME.sub("TIME", _CURSOR.sub(r"\1null", text))
+        return _ID.sub(lambda id: self.names.setdefault(id[0], f"{id[1]}{len(self.names)}"), text)
+
+    def do(self, operation: str, nth: int, value: int) -> str:
+        """Do something; return what was answered."""
+        body: dict[str, Any]
+        experiment = self.experiments[nth % len(self.experiments)] if self.experiments else None
+        path = f"/v1/experiments/{experiment}"
+        owner, run = self.runs[nth % len(self.runs)] if self.runs else (None, None)
+        of_run = f"/v1/experiments/{owner}/runs/{run}"
+        match operation:
+            case "create":
+                body = {"name": f"name-{value}", "task_type": "t", "tags": [f"tag-{value}"]}
+                return self._made(*self._ask("POST", "/v1/experiments", body))
+            case "key":
+                body = {"name": f"keyed-{value}", "task_type": "t"}
+                key = {"Idempotency-Key": f"key-{value}"}
+                return self._ask("POST", "/v1/experiments", body, **key)[0]
+            case "submit" if experiment:
+                body = {"model": f"model-{value}", "name": f"run-{value}"}
+                text, made = self._ask("POST", f"{path}/runs", body)
+                self.runs.append((experiment, made["run_id"]))
+                return re.sub(r'"run_token":"[^"]*"', "", text)
+            case "report" if run:
+                points = {"steps": [value], "values": [value / 2]}
+                body = {"step": value, "metrics": {"loss": points}}
+                return self._ask("POST", f"/v1/runs/{run}/reports", body)[0]
+            case "mark" if run:
+                body = {
+                    "run_id": run, "ckpt_path": f"/ckpts/{owner}/{run}/c", "tag_type": "release",
+                    "release_tag": f"v{value}", "metrics": {},
+                }  # fmt: skip
+                return self._ask("POST", f"/v1/experiments/{owner}/checkpoints/mark", body)[0]
+            case "rename" if run:
+                return self._ask("PATCH", of_run, {"name": f"run-{value}"})[0]
+            case "cancel" if run:
+                return self._ask("POST", f"{of_run}/cancel", {})[0]
+            case "archive" if experiment:
+                return self._ask("PATCH", path, {"archived": bool(value % 2)})[0]
+            case "webhook" if experiment:
+                body = {"url": "https://hooks.example.com", "experiment_id": experiment}
+                text, _ = self._ask("POST", "/v1/webhooks", body)
+                return re.sub(r'"signing_secret":"[^"]*"', "", text)
+            case "graph":
+                query = """{ runs(first: 20) { totalCount nodes { id model experiment { id } } }
+                    experiments { totalCount nodes { id runCounts { status count } } }
+                    facets(field: MODEL) { value count } metricKeys { value count } }"""
+                return self._ask("POST", "/graphql", {"query": query})[0]
+            case "mlflow":
+                api = "/mlflow/api/2.0/mlflow/experiments/create"
+                return self._ask("POST", api, {"name": f"mlflow-{value}"})[0]
+            case _:
+                where = {
+                    "list": "/v1/experiments?archived=any", "runs": "/v1/runs?archived=any",
+                    "count": "/v1/runs/counts", "search": f"/v1/runs?search=run-{value}",
+                    "usage": "/v1/usage?by=run", "detail": f"{path}/detail",
+                    "metric": "/v1/runs?order=-metric&metric_key=loss",
+                }  # fmt: skip
+                return self._ask("GET", where.get(operation, "/v1/webhooks"))[0]
+
+    def _ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[str, Any]:
+        answer = self.user.send(method, path, json=body, headers=headers)
+        return f"{answer.status_code} {self.normal(answer.text)}", answer.json()
+
+    def _made(self, text: str, made: Any) -> str:
+        self.experiments.append(made["experiment_id"])
+        return text
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, Api, Api]]:
+    place = tmp_path_factory.mktemp("worlds")
+    with (
+        running(place / "shared", api_token=API_TOKEN) as shared,
+        running(place / "one", api_token=API_TOKEN) as one,
+        running(place / "two", api_token=API_TOKEN) as two,
+    ):
+        yield shared, one, two
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from((0, 1)), st.sampled_from(OPERATIONS), st.integers(0, 5), st.integers(1, 4)
+    ),
+    min_size=5,
+    max_size=30,
+)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=STEPS)
+def test_each_tenant_sees_what_it_would_see_alone(
+    services: tuple[Api, Api, Api], steps: list[tuple[int, str, int, int]]
+) -> None:
+    shared, *own = services
+    number = next(_numbers)
+    worlds = []
+    for tenant, alone in enumerate(own):
+        name = f"tenant-{tenant}-{number}"
+        pair = tuple(
+            World(person(operator(api.send), name, name, "maintainer")) for api in (shared, alone)
+        )
+        worlds.append(pair)
+    begin = [(tenant, "create", 0, 1) for tenant in (0, 1)]
+    begin += [(tenant, "submit", 0, 1) for tenant in (0, 1)]
+    look = [(t, each, 0, 1) for t in (0, 1) for each in OPERATIONS if each not in _WRITES]
+    for tenant, operation, nth, value in [*begin, *steps, *look]:
+        together, alone_ = (world.do(operation, nth, value) for world in worlds[tenant])
+        assert together == alone_, (tenant, operation, steps)
+
+
+_WRITES = {
+    "create", "submit", "report", "mark", "rename", "cancel", "archive", "mlflow", "webhook", "key",
+}  # fmt: skip
