@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import peers, processes, rows
+from tests.bench import peers, processes, rows, tenants
 from tests.bench.fixture import Workbench, workbench
 from tests.bench.report import FAR_OFF, Figure, machine, markdown, plain
 
@@ -24,6 +24,7 @@ ROWS: dict[str, Callable[[Workbench], list[Figure]]] = {
     "history": rows.history,
     "graphql": rows.graphql,
     "reads": rows.reads_while_ingesting,
+    "users": tenants.authenticated,
     "start": processes.start,
     "size": processes.size,
     "launch": processes.launch,
