@@ -214,8 +214,9 @@ def test_every_field_of_the_schema_answers_a_foreigner_as_if_nothing_was_there(
             assert answer.status_code == 200, (name, answer.text)
             assert "VALIDATION" not in answer.text and "TOO_COMPLEX" not in answer.text, answer.text
             text = answer.text
-            for value in map(str, variables.values()):
-                text = text.replace(value, "")
+            for value in variables.values():
+                for asked_for in value if isinstance(value, list) else [value]:
+                    text = text.replace(str(asked_for), "")
             assert not leaks(tenants, text), (name, text)
             data = (answer.json().get("data") or {}).get(name)
             if name in ("node", "experiment", "run", "checkpoint"):
@@ -388,7 +389,9 @@ def test_each_event_and_write_names_who_did_it_and_administrators_list_them(
 ) -> None:
     admin, alice = tenants.operator, tenants.alice
     events = alice.ok("GET", f"/v1/experiments/{tenants.made['experiment_id']}/events?limit=100")
-    actors = {event["type"]: event["actor"] for event in events["events"]}
+    actors: dict[str, Any] = {}
+    for event in events["events"]:
+        actors.setdefault(event["type"], event["actor"])
     assert actors["experiment.created"] == {"kind": "user", "name": "alice-amber"}
     assert actors["checkpoint.marked"] == {"kind": "user", "name": "alice-amber"}
     body = {"name": "audited", "task_type": "t"}

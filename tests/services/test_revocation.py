@@ -1,4 +1,4 @@
-"""Ten thousand races of a token's revocation against its use.
+"""Races of a token's revocation against its use: hundreds, and ten thousand with `-m heavy`.
 
 What begins after the answer to a revocation is refused, read or write, and on SQLite (where one
 transaction writes at a time) nothing of the token's is written after it either.
@@ -72,8 +72,10 @@ async def refused(db: Database, principal: Principal, experiment: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_begins_after_a_revocation_was_answered_is_refused(db: Database) -> None:
-    races = 10_000 if db.dialect == "sqlite" else 1_000
+@pytest.mark.parametrize("races", [500, pytest.param(10_000, marks=pytest.mark.heavy)])
+async def test_what_begins_after_a_revocation_was_answered_is_refused(
+    db: Database, races: int
+) -> None:
 
     def begin(tx: Tx) -> list[str]:
         users.create(tx, UserRequest(name="alice"))

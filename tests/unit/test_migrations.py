@@ -396,9 +396,11 @@ def test_every_experiment_is_in_the_default_project_which_each_database_has_once
         stored = connection.execute(text("SELECT * FROM project")).all()
     engine.dispose()
     migrate.downgrade(empty_database_url, "base")
-    with create_engine(empty_database_url).begin() as connection:
+    engine = create_engine(empty_database_url)
+    with engine.begin() as connection:
         connection.execute(text("DROP TABLE alembic_version"))
     assert migrate.create(empty_database_url)
-    with create_engine(empty_database_url).connect() as connection:
+    with engine.connect() as connection:
         assert connection.execute(text("SELECT * FROM project")).all() == stored
         assert stored[0][0] == DEFAULT_PROJECT
+    engine.dispose()
