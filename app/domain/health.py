@@ -10,7 +10,7 @@ from enum import StrEnum
 from statistics import median
 from typing import NamedTuple
 
-from app.domain.tracking import SYSTEM
+from app.domain.reports import SYSTEM
 
 MIN_WINDOW, MAX_WINDOW = 5, 1_000
 

@@ -17,6 +17,8 @@ from app.domain.requests import JsonObject, MetricKey, Request
 from app.domain.text import clean
 
 MAX_POINTS = 50_000
+SYSTEM = "system/"
+"""Prefix of the metrics of the machine."""
 
 T = TypeVar("T")
 
@@ -111,6 +113,10 @@ class ReportRequest(Request):
     ahead of the last one. Without `session` and `batch`, a single report (by hand) is added to
     what the present trainer reports.
 
+    `rank`: the report is of another rank than 0, and holds metrics `system/…` of its machine alone.
+    They are recorded at the run's step. Such a report proves no life of the trainer and moves no
+    progress; it is answered and not recorded before the trainer's first report.
+
     `finished`: the training loop has reached its end. `failed`: the trainer of an external run
     gives up, in one sentence why; the run fails with `reported_failure`. How the trainer of a
     recipe ends is known by itself.
@@ -119,6 +125,7 @@ class ReportRequest(Request):
     attempt: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     batch: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     session: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
+    rank: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     take_over: bool = False
     closing: bool = False
     step: Step | None = None
@@ -139,4 +146,14 @@ class ReportRequest(Request):
     def _not_too_many(self) -> "ReportRequest":
         if sum(len(series.steps) for series in self.metrics.values()) > MAX_POINTS:
             raise ValueError(f"a report holds at most {MAX_POINTS:,} points; send several")
+        return self
+
+    @model_validator(mode="after")
+    def _machine_alone(self) -> "ReportRequest":
+        if self.rank is None:
+            return self
+        if self.model_fields_set - {"rank", "attempt", "metrics"}:
+            raise ValueError("a report with a rank holds attempt and metrics, and nothing else")
+        if not all(key.startswith(SYSTEM) for key in self.metrics):
+            raise ValueError(f"a report with a rank holds metrics {SYSTEM}…, and no others")
         return self

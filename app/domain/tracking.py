@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from app.domain.reports import SYSTEM
 from app.domain.requests import bounded
 
 MAX_LABELS = 1_000
@@ -19,8 +20,6 @@ MAX_LABEL_KEY = 250
 MAX_LABEL = 8_000
 MAX_LINKS = 1_000
 """Data sets and models of one run."""
-SYSTEM = "system/"
-"""Prefix of the metrics of the machine: they have a step counter of their own."""
 NAME_LABEL = "mlflow.runName"
 """The label that is a run's name."""
 _WORDS = {"True": True, "False": False, "None": None}

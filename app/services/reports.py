@@ -70,7 +70,9 @@ def ingest(tx: Tx, run_id: str, report: ReportRequest) -> ReportResponse:
     if RunStatus(run.status) in TERMINAL:
         raise RunFinished(f"The run is {run.status}; nothing more is recorded.")
     belongs = True
-    if run.recipe is None:
+    if run.recipe is None and report.rank is not None:
+        pass  # it is no trainer that attaches
+    elif run.recipe is None:
         run, belongs = sessions.attach(tx, run, report)
     elif report.attempt is None:
         raise InvalidInput(
@@ -79,7 +81,9 @@ def ingest(tx: Tx, run_id: str, report: ReportRequest) -> ReportResponse:
         )
     elif report.attempt != run.attempt or run.status == RunStatus.QUEUED:
         raise sessions.stale(run)
-    if belongs and (report.batch is None or report.batch > run.last_batch):
+    if report.rank is not None:
+        _take_in_machine(tx, run, report)
+    elif belongs and (report.batch is None or report.batch > run.last_batch):
         sessions.check_batch(run, report)
         run = _take_in(tx, run, report)
     stop = run.status == RunStatus.CANCELLING
@@ -111,6 +115,18 @@ def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
     if report.finished or report.failed is not None:
         tx.notify(SUPERVISOR)
     return run
+
+
+def _take_in_machine(tx: Tx, run: Run, report: ReportRequest) -> None:
+    """Record metrics of another rank's machine: of each key the newest value, at the run's step."""
+    begun = run.attempt == 1 or (run.attempt > 1 and metrics.begun(tx, run))
+    if run.heartbeat_at is None or not begun:
+        return
+    newest = {
+        key: points.Column([run.step], column.values[-1:], column.wall_times[-1:])
+        for key, column in _columns(report).items()
+    }
+    metrics.write(tx, run, newest)
 
 
 def _progress(tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points.Column]) -> Run:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from app.domain.points import MAX_STEP
-from app.domain.tracking import SYSTEM
+from app.domain.reports import SYSTEM
 from app.errors import InvalidInput
 from app.services.tracking import Point
 

@@ -134,6 +134,37 @@ def test_what_is_no_point_is_refused_with_a_pointer_and_changes_nothing(
     assert trainer.status()["status"] == "queued"
 
 
+def test_another_ranks_machine_is_recorded_at_the_runs_step_and_proves_no_life(
+    story: Story,
+) -> None:
+    key = "system/rank8@b/cpu_percent"
+
+    def machine(value: float, **more: Any) -> Any:
+        column = {"steps": [0], "values": [value], "wall_times": [9.5]}
+        return trainer.send(rank=8, metrics={key: column}, **more)
+
+    trainer = story.submit()
+    assert machine(1.0).status_code == 200
+    assert trainer.status()["status"] == "queued", "it is no trainer that attaches"
+    trainer.report(session="s", batch=1, step=7, total_steps=10)
+    before = trainer.status()
+    assert machine(40.0).status_code == 200
+    assert machine(50.0).status_code == 200
+    found = trainer.status()
+    assert found["metrics"][key] == {"value": 50.0, "step": 7}
+    for name in ("step", "heartbeat_at", "last_progress_at", "status"):
+        assert found[name] == before[name], name
+    trainer.report(session="s", batch=2, step=8)
+    for wrong in (
+        {"rank": 8, "step": 9}, {"rank": 8, "finished": True}, {"rank": 8, "batch": 3},
+        {"rank": 0}, {"rank": 8, "session": "other"},
+        {"rank": 8, "metrics": {"loss": {"steps": [1], "values": [1.0]}}},
+    ):  # fmt: skip
+        answer = trainer.send(**wrong)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input"), wrong
+    assert trainer.status()["step"] == 8
+
+
 def test_the_largest_step_is_a_step(story: Story) -> None:
     trainer = story.submit()
     trainer.report(points=[{"key": "loss", "step": LARGEST, "value": 1}])

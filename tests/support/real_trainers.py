@@ -55,7 +55,12 @@ env = { OMP_NUM_THREADS = "1", HF_HUB_OFFLINE = "1", TOKENIZERS_PARALLELISM = "f
 """
 
 
-_OTHERS = {"hf-restarts": [*_TORCHRUN[:-1], "--nproc-per-node=1", "--max-restarts=1", *_HF]}
+_TRL_DEEDS = [*_TRL[:4], str(SCRIPTS / "trl_deeds.py"), *_TRL[6:]]
+_OTHERS = {
+    "trl-deeds": _TRL_DEEDS,
+    "hf-restarts": [*_TORCHRUN[:-1], "--nproc-per-node=1", "--max-restarts=1", *_HF],
+}
+"""`trl-deeds`: TRL's script, which exits early or fills the memory."""
 
 
 def recipes(path: Path, inputs: Path) -> Path:

@@ -86,6 +86,22 @@ def test_moved_checkpoints_are_whole_and_the_best_of_them_is_still_found(service
     assert "loaded the best model" in log and "Could not locate the best model" not in log
 
 
+@pytest.mark.parametrize("move", [False, True])
+def test_checkpoints_are_committed_in_the_background_in_their_order(
+    service: Service, move: bool
+) -> None:
+    run = service.submit("hf", **SHORT, background=True, move=move)
+    ended = service.ended(run, SECONDS)
+    assert (ended["status"], ended["step"]) == ("succeeded", 12), ended
+    saved = service.checkpoints(run)
+    assert list(saved) == ["step-000004", "step-000008", "step-000012"] or list(saved) == [
+        "step-000012", "step-000008", "step-000004",
+    ]  # fmt: skip
+    assert {checkpoint["state"] for checkpoint in saved.values()} == {"ready"}
+    left = [path.name for path in (service.data_dir / "runs" / run / "out").glob("checkpoint-*")]
+    assert len(left) == (0 if move else 3)
+
+
 def test_a_checkpoint_of_weights_that_are_nan_says_so(service: Service) -> None:
     run = service.submit("hf", **SHORT | {"max_steps": 8}, deed="nan")  # from step 5 on
     assert service.ended(run, SECONDS)["status"] == "succeeded"

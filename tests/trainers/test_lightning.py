@@ -29,6 +29,20 @@ def test_a_resumed_run_trains_with_the_rate_that_it_was_given(service: Service) 
     assert min(step for step, _ in service.losses(child)) == 9
 
 
+def test_a_stop_waits_for_the_commit_in_the_background(service: Service) -> None:
+    run = service.submit(
+        "lightning", max_steps=100_000, save_steps=4, learning_rate=0.001, background=True
+    )
+    service.stepping(run, 9, SECONDS)
+    promised = service.cancel(run, 202)["ckpt_path"]
+    ended = service.ended(run, SECONDS)
+    assert (ended["status"], ended["ckpt_path"]) == ("cancelled", promised)
+    saved = service.checkpoints(run)
+    assert {"step-000004", "step-000008", "cancel-1"} <= saved.keys()
+    assert {checkpoint["state"] for checkpoint in saved.values()} <= {"ready", "deleted"}
+    assert saved["cancel-1"]["step"] == ended["step"]
+
+
 def test_a_cancel_during_a_long_validation_saves_within_the_grace(service: Service) -> None:
     validates: dict[str, Any] = {"val_check_interval": 3, "validation": 1_000_000}
     run = service.submit(

@@ -102,7 +102,7 @@ def test_a_killed_rank_is_told_as_that(service: Service, trainer: str) -> None:
     assert (ended["status"], ended["status_reason"]) == ("failed", "signal"), ended
 
 
-@pytest.mark.parametrize("trainer", ["hf", "hf-jit", "lightning", "loop", *RANKS])
+@pytest.mark.parametrize("trainer", ["hf", "hf-jit", "trl-deeds", "lightning", "loop", *RANKS])
 def test_exit_0_in_the_middle_is_no_success(service: Service, trainer: str) -> None:
     ended = service.ended(service.submit(trainer, **LONG, deed="exit"), SECONDS)
     assert ended["status"] == "failed"
@@ -122,7 +122,7 @@ def test_a_loss_that_is_nan_is_told_as_nan(service: Service, trainer: str) -> No
     assert losses[7] is None or math.isnan(losses[7])
 
 
-@pytest.mark.parametrize("trainer", ["hf", "lightning", "loop", *RANKS])
+@pytest.mark.parametrize("trainer", ["hf", "trl-deeds", "lightning", "loop", *RANKS])
 def test_a_process_that_the_kernel_kills_for_memory_is_out_of_memory(
     service: Service, trainer: str
 ) -> None:

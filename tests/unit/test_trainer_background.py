@@ -1,6 +1,8 @@
 """Commits in the background: bounded, in order, finished before a stop and before the end."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -180,3 +182,27 @@ def test_a_manifest_with_wrong_metrics_is_none(wrong: dict[str, Any], tmp_path: 
     content = json.loads((directory / checkpoint.MANIFEST).read_bytes())
     with pytest.raises(CheckpointError, match="must be"):
         checkpoint.parse(json.dumps(content | wrong).encode())
+
+
+def test_the_end_of_a_process_waits_for_a_commit_whose_files_many_threads_hash(
+    tmp_path: Path,
+) -> None:
+    script = f"""
+import time
+from pathlib import Path
+from llm_train import Reporter, checkpoint, hashing
+hashing.os.cpu_count = lambda: 4
+commit = checkpoint.commit
+def slow(*args, **kwargs):
+    time.sleep(0.5)  # the interpreter is shutting down by then
+    return commit(*args, **kwargs)
+checkpoint.commit = slow
+with Reporter(checkpoint_dir={str(tmp_path)!r}).checkpoint(7, background=True) as directory:
+    for number in range(3):
+        (directory / str(number)).write_bytes(bytes(hashing.SMALL_BYTES))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert checkpoint.verify(tmp_path / "step-000007").step == 7

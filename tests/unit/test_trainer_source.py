@@ -47,6 +47,31 @@ def test_the_commit_and_what_is_changed(checkout: Path) -> None:
     assert source.describe()["git"]["diff_sha256"] != changed["diff_sha256"]
 
 
+def test_the_patch_is_kept_without_secrets_and_capped(checkout: Path) -> None:
+    secrets = {
+        "plain.py": "PASSWORD = 'hush-1'\nconfig = {'api_key': 'hush-2', 'lr': 0.1}\n",
+        "call.sh": "run --token hush-3 --lr 0.2 # sk-hush4aaaaaaaaaaaaaaaa\n",
+        "url.txt": "https://me:hush-5@example.com/x lr 0.3\n",
+        "key.txt": "-----BEGIN PRIVATE KEY-----\nhush-6\n-----END PRIVATE KEY-----\nlr = 0.4\n",
+        ".env": "HARMLESS=hush-7\n", "deep/my.pem": "hush-8\n", "deep/.env.local": "A=hush-9\n",
+    }  # fmt: skip
+    (checkout / "deep").mkdir()
+    for name in secrets:
+        (checkout / name).write_text("")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-m", "empty files")
+    for name, text in secrets.items():
+        (checkout / name).write_text(text)
+    found = source.describe()["git"]
+    assert "hush" not in json.dumps(found), found["diff"]
+    for shown in ("'lr': 0.1", "--lr 0.2", "lr 0.3", "+lr = 0.4", "+PASSWORD = ***"):
+        assert shown in found["diff"], found["diff"]
+    (checkout / "train.py").write_text("line of code\n" * 100_000)
+    large = source.describe()
+    assert len(large["git"]["diff"].encode()) <= source.MAX_DIFF + 10
+    assert large["git"]["diff"].endswith("…") and "packages" in large
+
+
 def test_no_program_of_the_repository_is_run(checkout: Path) -> None:
     hook = checkout / "hook.sh"
     hook.write_text(f"#!/bin/sh\ntouch {checkout}/ran\n")

@@ -2,8 +2,10 @@
 
 import ctypes
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +64,26 @@ def test_a_sample_is_cheap() -> None:
     assert min(costs) < system.SECONDS * system.MOST_OF_A_CORE / 5, costs
 
 
+def test_they_take_half_a_percent_of_a_core_however_often_they_are_asked_for() -> None:
+    script = """
+import time
+from llm_train.system import MOST_OF_A_CORE, SystemMetrics
+taken = []
+metrics = SystemMetrics(taken.append, 0.001)
+metrics.start()
+while len(taken) < 2:
+    time.sleep(0.01)
+began, used = time.monotonic(), time.process_time()
+time.sleep(3)
+print((time.process_time() - used) / (time.monotonic() - began) / MOST_OF_A_CORE, len(taken))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    ratio, taken = map(float, done.stdout.split())
+    assert ratio < 1.5 and taken > 3, done.stdout
+
+
 def test_where_a_sample_is_dear_there_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     def spend(self: Sampler) -> dict[str, float]:
         until = time.thread_time() + 0.02
@@ -113,6 +135,48 @@ def test_values_are_at_the_current_step_and_move_no_progress(server: ReportServe
     ]
     assert [step for step, _ in points] == [3, 4], "one for each step"
     assert all(told in (None, 3, 4) for _, told in points)
+
+
+@pytest.mark.parametrize(
+    ("rank", "local", "reports"), [("8", "0", True), ("9", "1", False), ("x", "0", False)]
+)
+def test_the_first_process_of_another_machine_reports_that_one(
+    server: ReportServer, monkeypatch: pytest.MonkeyPatch, rank: str, local: str, reports: bool
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("LOCAL_RANK", local)
+    monkeypatch.setattr(socket, "gethostname", lambda: "node/b")
+    server.judge = lambda body: (200, {})  # such a report has no batch
+    with attach(server, system_seconds=0.02) as training:
+        training.log(1, {"loss": 1.0})
+        if reports:
+            wait_until(lambda: len(server.requests) > 2, "it reports")
+        else:
+            time.sleep(0.2)
+    wait_until(lambda: not sampling(), "its thread and its connection are gone")
+    bodies = [body for _, _, body in server.requests]
+    assert bool(bodies) is reports
+    for body in bodies:
+        assert body.keys() == {"rank", "attempt", "metrics"} and body["rank"] == 8
+        column = body["metrics"]["system/rank8@node_b/memory_mb"]
+        assert column["steps"] == [0] and column["values"][0] > 1
+        assert all(key.startswith("system/rank8@node_b/") for key in body["metrics"])
+
+
+def test_a_machine_that_the_service_refuses_reports_no_more(
+    server: ReportServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "8")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    server.judge = lambda body: (409, {"code": "run_finished", "detail": "It is over."})
+    with attach(server, system_seconds=0.01):
+        wait_until(lambda: server.requests, "it reports")
+        wait_until(lambda: not sampling(), "it gives up")
+    assert len(server.requests) == 1
+
+
+def sampling() -> bool:
+    return any(thread.name == "reporter-system" for thread in threading.enumerate())
 
 
 def test_zero_seconds_are_no_metrics(server: ReportServer) -> None:

@@ -19,8 +19,9 @@ class BackgroundCommit:
         self._error: BaseException | None = None
 
     def start(self, commit: Callable[[], Any], what: str) -> None:
-        """Run `commit` in a thread, once the one before has ended."""
+        """Run `commit` in a thread, once the one before has ended. Raises that one's error."""
         self.wait()
+        self.check()
         self._thread = threading.Thread(
             target=self._run, args=(commit, what), name="checkpoint-commit"
         )

@@ -7,11 +7,11 @@ a checkpoint has more than one large file.
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from llm_train.descriptors import open_entry, read_sha256
 from llm_train.manifest import File
+from llm_train.threads import run_all
 
 THREADS = 8
 SMALL_BYTES = 8 << 20
@@ -29,8 +29,7 @@ def hash_files(root: int, sizes: Mapping[str, int]) -> list[File]:
     if threads < 2 or sum(sizes.values()) < SMALL_BYTES:
         return [_hash(root, path, size) for path, size in sizes.items()]
     largest_first = sorted(sizes.items(), key=lambda item: -item[1])
-    with ThreadPoolExecutor(threads, "checkpoint-hash") as pool:
-        return list(pool.map(lambda item: _hash(root, *item), largest_first))
+    return run_all(lambda item: _hash(root, *item), largest_first, threads)
 
 
 def _hash(root: int, path: str, size: int) -> File:

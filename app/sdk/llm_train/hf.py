@@ -70,6 +70,7 @@ class LLMTrainCallback(TrainerCallback):
         *,
         reset_learning_rate: bool = True,
         move: bool = False,
+        background: bool = False,
     ) -> None:
         """Report by `reporter`, or by `Reporter.from_env()`.
 
@@ -79,9 +80,12 @@ class LLMTrainCallback(TrainerCallback):
                 for parameter groups whose first is not at `args.learning_rate`.
             move: take the Trainer's own files instead of copying them, which costs no disk; its
                 `output_dir` then has no checkpoints left.
+            background: hash the files and write them to disk while the training goes on. What
+                answers a stop, and a moved checkpoint that is the best, are committed at once.
         """
         self.reporter = reporter or Reporter.from_env()
         self.reset_learning_rate, self.move = reset_learning_rate, move
+        self.background = background
         self._ranks: Ranks | None = None
         self._stopping = self._is_training = False
         self._saved_step = -1
@@ -153,8 +157,9 @@ class LLMTrainCallback(TrainerCallback):
             healthy = not self._ranks.any(not healthy)
         source = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and self.reporter.is_reporting and source.is_dir():
-            final = self._commit(source, state.global_step, healthy)
-            if self.move and state.best_model_checkpoint == str(source):
+            is_best = state.best_model_checkpoint == str(source)
+            final = self._commit(source, state.global_step, healthy, is_best)
+            if final is not None and self.move and is_best:
                 state.best_model_checkpoint = str(final)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -177,8 +182,11 @@ class LLMTrainCallback(TrainerCallback):
         control.should_evaluate = False  # it may be longer than the grace
         control.should_save = save
 
-    def _commit(self, source: Path, step: int, healthy: bool) -> Path:
-        """Commit a directory of the Trainer's. Only what answers the stop takes the stop's name."""
+    def _commit(self, source: Path, step: int, healthy: bool, is_best: bool) -> Path | None:
+        """Commit a directory of the Trainer's. Only what answers the stop takes the stop's name.
+
+        Returns where it is; None while it is committed in the background.
+        """
         name = None if self._stopping else f"step-{step:06d}"
         at, metrics = self._evaluated
         saving = self.reporter.begin_checkpoint(
@@ -196,10 +204,12 @@ class LLMTrainCallback(TrainerCallback):
         except BaseException:
             saving.abandon()
             raise
-        final = saving.commit(give_back=source if moved else None)
-        if moved:
-            source.rmdir()
-        return final
+        give_back = source if moved else None
+        # Of a moved one that is the best the Trainer needs to know the place.
+        if self.background and not self._stopping and not (moved and is_best):
+            saving.commit_in_background(give_back=give_back)
+            return None
+        return saving.commit(give_back=give_back)
 
     def _report_effective(self, args: Any, scheduler: Any) -> None:
         names = {*REPORTED, *self._hyperparams()}
@@ -266,6 +276,9 @@ def main(arguments: list[str]) -> None:
         help="hyperparameters of the run that the script gets as --NAME=VALUE, and no others",
     )  # fmt: skip
     parser.add_argument("--move", action="store_true", help="move checkpoints instead of copying")
+    parser.add_argument(
+        "--background", action="store_true", help="commit checkpoints while the training goes on"
+    )
     parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is a module's name")
     parser.add_argument("script")
     parser.add_argument("args", nargs=argparse.REMAINDER)
@@ -275,7 +288,7 @@ def main(arguments: list[str]) -> None:
         passed = _passed(Reporter.from_env().hyperparams, names)
     except BadArgument as error:
         parser.error(str(error))
-    install(move=asked.move)
+    install(move=asked.move, background=asked.background)
     sys.argv = [asked.script, *asked.args, *passed]
     if asked.module:
         runpy.run_module(asked.script, run_name="__main__", alter_sys=True)

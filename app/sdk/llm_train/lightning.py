@@ -46,9 +46,14 @@ def resume_path() -> str | None:
 class LLMTrainLogger(Logger):
     """Reports what is logged, and commits every checkpoint that ModelCheckpoint has written."""
 
-    def __init__(self, reporter: Reporter | None = None) -> None:
-        """Report by `reporter`, or by `Reporter.from_env()`."""
+    def __init__(self, reporter: Reporter | None = None, *, background: bool = False) -> None:
+        """Report by `reporter`, or by `Reporter.from_env()`.
+
+        Args:
+            background: commit checkpoints while the training goes on.
+        """
         super().__init__()
+        self.background = background
         self.reporter = reporter or Reporter.from_env()
         self.is_muted = False
 
@@ -81,7 +86,9 @@ class LLMTrainLogger(Logger):
         step = checkpoint_callback._last_global_step_saved
         score = checkpoint_callback.current_score
         metrics = {} if score is None else {checkpoint_callback.monitor: score}
-        with self.reporter.checkpoint(step, f"step-{step:06d}", metrics=metrics) as directory:
+        with self.reporter.checkpoint(
+            step, f"step-{step:06d}", metrics=metrics, background=self.background
+        ) as directory:
             copy = shutil.copytree if Path(saved).is_dir() else shutil.copyfile
             copy(saved, directory / FILE)
 

@@ -1,6 +1,7 @@
 """Ranks: finds out whether this process of a distributed training reports and commits."""
 
 import os
+from collections.abc import Iterable
 
 _LAUNCHERS = (
     "OMPI_COMM_WORLD_RANK",
@@ -28,3 +29,24 @@ def is_rank_0() -> bool:
         return rank == "0"
     rank = next(filter(None, map(get, _LAUNCHERS)), "0")
     return rank == "0" and (get("LOCAL_RANK") or "0") == "0"
+
+
+_LOCAL = (
+    "LOCAL_RANK",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "SLURM_LOCALID",
+)
+
+
+def get_node_rank() -> int | None:
+    """Return the rank of the first process on a machine that rank 0 is not on; others: None."""
+    if is_rank_0() or _first(_LOCAL) != "0":
+        return None
+    rank = _first(("RANK", *_LAUNCHERS)) or ""
+    return int(rank) if rank.isascii() and rank.isdigit() and int(rank) > 0 else None
+
+
+def _first(names: Iterable[str]) -> str | None:
+    return next(filter(None, map(os.environ.get, names)), None)

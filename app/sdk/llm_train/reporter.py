@@ -9,8 +9,9 @@ background. specs.py has the run's spec, saving.py and checkpoint.py save, stopp
 A service that does not respond delays reports and nothing else.
 
 Ranks: only rank 0 reports (ranks.py). The others have the same spec, hyperparameters and stop
-signals, and send nothing. Ranks can notice a stop at different steps: broadcast rank 0's
-`should_stop`. Reading a GPU tensor's value waits for the GPU, so log such metrics every few steps.
+signals, and send nothing but the metrics of other machines (nodes.py). Ranks can notice a stop at
+different steps: broadcast rank 0's `should_stop`. Reading a GPU tensor's value waits for the GPU,
+so log such metrics every few steps.
 """
 
 import atexit
@@ -31,6 +32,7 @@ from llm_train.buffer import Point, warn
 from llm_train.checkpoint import Quality
 from llm_train.connection import ApiConnection
 from llm_train.logged import LoggedValues
+from llm_train.nodes import start_node_metrics
 from llm_train.ranks import is_rank_0
 from llm_train.saving import CheckpointDirectory, Saved, Saving, note_saved, read_saved
 from llm_train.sender import HEARTBEAT_SECONDS, ReportSender
@@ -112,6 +114,7 @@ class Reporter:
         self._stop_checkpoint_used = False
         self._commit = BackgroundCommit()
         self._system = system.SystemMetrics(self._log_system, system_seconds)
+        self._node: system.SystemMetrics | None = None
         self._step = self._system_step = -1
         self._rank_0 = is_rank_0()
         self._values = LoggedValues(strict)
@@ -140,6 +143,11 @@ class Reporter:
                     threading.Thread(
                         target=self._report_source, name="reporter-source", daemon=True
                     ).start()
+        elif served:
+            self._node = start_node_metrics(
+                ApiConnection(api_url, f"/v1/runs/{run_id}/reports", token), attempt,
+                Path(run_dir) / "api_url" if run_dir else None, system_seconds,
+            )  # fmt: skip
         _reporters.add(self)
 
     @classmethod
@@ -434,7 +442,7 @@ class Reporter:
             saving.abandon()
             raise
         if background and not self.stop_request.requested:
-            self._commit.start(saving.commit, f"checkpoint {saving.name}")
+            saving.commit_in_background()
         else:
             saving.commit()
 
@@ -495,7 +503,7 @@ class Reporter:
                 elif self._spec.launched.get("files") != "http":
                     self._sender.add_checkpoint(news)
 
-        return Saving(self.checkpoint_dir, name, at, report, quality)
+        return Saving(self.checkpoint_dir, name, at, report, quality, self._commit)
 
     def _uses_store(self) -> bool:
         """Return True if this process uploads its checkpoints into the service's bucket."""
@@ -574,6 +582,8 @@ class Reporter:
             _current = None
         self._commit.wait()
         self._system.close()
+        if self._node:
+            self._node.close()
         self.stop_request.stop_listening()
         self._wait_for_uploads()
         self._spec.close()

@@ -5,10 +5,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from llm_train import checkpoint, specs
+from llm_train.background import BackgroundCommit
 from llm_train.buffer import warn
 from llm_train.checkpoint import CheckpointError, File, Manifest, Quality
 from llm_train.manifest import NO_QUALITY
@@ -114,6 +116,7 @@ class Saving:
         step: int,
         report: Callable[[Saved], None],
         quality: Quality = NO_QUALITY,
+        background: BackgroundCommit | None = None,
     ) -> None:
         """Make the temporary directory in `parent`.
 
@@ -122,10 +125,12 @@ class Saving:
             name, step: of the checkpoint.
             report: called with the committed checkpoint.
             quality: what the trainer knows of the model.
+            background: where commits in the background run.
 
         Raises:
             OSError: the directory cannot be made.
         """
+        self._background = background or BackgroundCommit()
         self.name, self.step = name, step
         self.path = checkpoint.begin(parent, name)
         self._report = report
@@ -138,7 +143,7 @@ class Saving:
 
         Args:
             give_back: a directory of the same file system that the files were moved from. They
-                return there if they cannot be committed.
+                return there if they cannot be committed; else it is removed, if it is empty.
             hashed: files that another rank has hashed and written to disk.
 
         Returns:
@@ -163,8 +168,23 @@ class Saving:
                 raise CheckpointError(f"{error}{self._kept()}") from None
             self.abandon()
             raise
+        if give_back is not None:
+            with suppress(OSError):
+                give_back.rmdir()
         self._report(saved)
         return saved.directory
+
+    def commit_in_background(self, *, give_back: Path | None = None) -> None:
+        """Commit in a thread while the training goes on; the next save waits for that.
+
+        Raises the error of the commit before this one. An error of this one is raised by the next
+        save in the background, or by `Reporter.finish`.
+
+        Args:
+            give_back: as in `commit`.
+        """
+        commit = partial(self.commit, give_back=give_back)
+        self._background.start(commit, f"checkpoint {self.name}")
 
     def abandon(self) -> None:
         """Remove the files. Nothing is reported."""

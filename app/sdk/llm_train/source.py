@@ -1,7 +1,8 @@
 """What a training runs, so that it can be run again: commit, command, packages, machine.
 
 `describe()` returns it as JSON. Values that look like secrets are masked, of changes that are not
-committed it holds the names of the files and a hash, and all of it has at most 48 KiB.
+committed it holds the names of the files, the patch (up to 24 KiB, without files that hold secrets
+by their name) and a hash of all of it, and all together has at most 48 KiB.
 """
 
 import hashlib
@@ -21,13 +22,20 @@ from llm_train.system import name_gpus
 MAX_BYTES = 48 * 1024
 MAX_TEXT = 2_000
 MAX_FILES = 100
+MAX_DIFF = 24 * 1024
 _GIT_SECONDS = 5
 _MASK = "***"
+_DIFF = "diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color"
 _SECRET_NAME = re.compile(r"(token|secret|passw|api.?key|credential|auth)", re.IGNORECASE)
 _SECRET = re.compile(
     r"\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|rt_|at_|ac_)[A-Za-z0-9_-]{12,}"
     r"|eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"
 )
+_SECRET_VALUE = re.compile(  # PASSWORD = "x", 'api_key': 'x', --token x
+    r"(?i)([\w.-]*(?:token|secret|passw|api.?key|credential|private.?key)[\w.-]*[\"']?\s*(?:[:=]|\s)\s*)"
+    r"(\"[^\"]*\"?|'[^']*'?|[^\s,;)\]}]+)"
+)
+_SECRET_FILES = (".env*", "*.pem", "*.key", "*.p12", "*.pfx", "*credential*", "*secret*", ".netrc")
 _USER_OF_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
@@ -93,10 +101,30 @@ def _git() -> dict[str, Any] | None:
         "dirty": bool(changed),
     }
     if changed:
-        diff = _run_git("diff", "HEAD", "--no-ext-diff", "--no-textconv") or ""
+        diff = _run_git(*_DIFF) or ""
         found["changed_files"] = [_clean(line) for line in changed[:MAX_FILES]]
         found["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest()
+        shown = _run_git(
+            *_DIFF, "--", ":/", *(f":(exclude,icase,top,glob)**/{n}" for n in _SECRET_FILES)
+        )
+        found["diff"] = mask_patch(shown or "") or None
     return {key: value for key, value in found.items() if value is not None}
+
+
+def mask_patch(patch: str) -> str:
+    """Return a patch without values that look like secrets, of MAX_DIFF bytes at most."""
+    lines: list[str] = []
+    in_key, room = False, MAX_DIFF
+    for line in patch.splitlines():
+        hides = in_key or "PRIVATE KEY-----" in line
+        in_key = hides and "-----END" not in line
+        masked = line[:1] + _MASK if hides else _SECRET_VALUE.sub(rf"\1{_MASK}", _clean(line))
+        room -= len(masked.encode()) + 1
+        if room < 0:
+            lines.append("…")
+            break
+        lines.append(masked)
+    return "\n".join(lines)
 
 
 def _run_git(*arguments: str) -> str | None:

@@ -7,6 +7,8 @@
     system/host_cpu_percent, system/host_memory_percent  of this machine
     system/gpu0/utilization_percent, …/memory_mb, …/memory_percent, …/power_w, …/temperature_c
 
+Those are of the machine that rank 0 is on; other machines' are `system/rank8@HOST/…` (nodes.py).
+
 From /proc and, for GPUs, NVML by ctypes: no package and no CUDA context. Its processes are those
 below the command that the service launched, torchrun and every rank on this machine included; for
 a trainer that attached by itself, those below this one. Linux only; elsewhere there are no metrics.
@@ -22,6 +24,7 @@ from typing import Any, NamedTuple
 
 SECONDS = 10.0
 MOST_OF_A_CORE = 0.005
+PREFIX = "system/"
 _NVML = "libnvidia-ml.so.1"
 
 
@@ -32,9 +35,14 @@ class SystemMetrics:
     (thousands of threads), they become fewer: they take at most 0.5 % of a core.
     """
 
-    def __init__(self, report: Callable[[dict[str, float]], None], seconds: float) -> None:
-        """Start nothing yet."""
-        self._report, self._seconds = report, seconds
+    def __init__(
+        self,
+        report: Callable[[dict[str, float]], None],
+        seconds: float,
+        at_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start nothing yet. `at_end` is called when the thread ends, also after an error."""
+        self._report, self._seconds, self._at_end = report, seconds, at_end
         self._closed = threading.Event()
         self._started = False
 
@@ -57,6 +65,8 @@ class SystemMetrics:
                 began = time.thread_time()
                 self._report(sampler.read())
                 pause = max(self._seconds, (time.thread_time() - began) / MOST_OF_A_CORE)
+        with suppress(Exception):
+            self._at_end()
 
 
 class _Counts(NamedTuple):

@@ -2,6 +2,7 @@
 
 import sys
 
+import lean  # noqa: F401 - before what it leaves out
 import torch
 from deeds import after_step, prepare, spoil
 from llm_train import Reporter
@@ -28,6 +29,7 @@ class Spoiled(Trainer):
 model_path, *arguments = sys.argv[1:]
 (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(arguments)
 move = bool(Reporter.from_env().hyperparams.get("move"))
+background = bool(Reporter.from_env().hyperparams.get("background"))
 print("starts from", resume_path())
 rows = torch.randint(3, 500, (256, 32), generator=torch.Generator().manual_seed(0))
 data = [{"input_ids": row, "labels": row} for row in rows]
@@ -36,7 +38,7 @@ trainer = Spoiled(
     args=args,
     train_dataset=data,
     eval_dataset=data * int(args.run_name or 1),
-    callbacks=[Deeds(), LLMTrainCallback(move=move)],
+    callbacks=[Deeds(), LLMTrainCallback(move=move, background=background)],
 )
 prepare()
 trainer.train(resume_from_checkpoint=resume_path())

@@ -2,6 +2,7 @@
 
 import os
 
+import lean  # noqa: F401 - before what it leaves out
 import torch
 from deeds import after_step, prepare, spoil
 from lightning.pytorch import LightningModule, Trainer
@@ -57,7 +58,7 @@ trainer = Trainer(
     num_sanity_val_steps=0,
     enable_progress_bar=False,
     default_root_dir=os.environ["LLM_TRAIN_RUN_DIR"],
-    logger=LLMTrainLogger(),
+    logger=LLMTrainLogger(background=bool(hyperparams.get("background"))),
     callbacks=[
         ModelCheckpoint(every_n_train_steps=save_steps, save_top_k=-1),
         Deeds(),
