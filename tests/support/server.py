@@ -6,6 +6,7 @@ its pid and asserts that nothing of it is left; the fixture `server` is one for 
 `wait_until` polls a condition with a deadline.
 """
 
+import atexit
 import os
 import shlex
 import signal
@@ -18,13 +19,15 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import psutil
 import pytest
 
 from app.launchers.local import launcher as local_launcher
+from tests.support.forks import Forked, ForkServer
 
 REPOSITORY = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -71,7 +74,7 @@ def free_port() -> int:
 def running_server(
     tmp_path: Path,
     *,
-    command: Sequence[str] = (sys.executable, "-m", "app.main"),
+    command: Sequence[str] | None = None,
     port: int | None = None,
     code: Path = REPOSITORY,
     timeout: float = 30.0,
@@ -83,7 +86,8 @@ def running_server(
     Args:
         settings: more settings without their prefix: `MAX_LOCAL_RUNS="2"`.
         port: to start again where a server was before; a free one otherwise.
-        command: another program that reads the same environment.
+        command: another program that reads the same environment, instead of a fork (`forks`) of
+            one that has imported the service.
         code: the checkout whose `app` is served.
         keep_trainers: leave what the server launched alive, for a test that starts it again; it is
             killed otherwise.
@@ -102,15 +106,7 @@ def running_server(
         **{f"LLM_TRAIN_{name}": value for name, value in settings.items()},
     }
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=code,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = _start(command, code, environment, output)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until(
@@ -130,6 +126,29 @@ def running_server(
             end_trainers(data_dir)
     assert not stuck, f"the server did not end on SIGTERM within 15 s\n{log.read_text()}"
     assert not (left := _group(process.pid)), f"the server left processes behind: {left}"
+
+
+def _start(
+    command: Sequence[str] | None, code: Path, environment: dict[str, str], output: BinaryIO
+) -> "subprocess.Popen[bytes] | Forked":
+    if command is None and code == REPOSITORY:
+        return _fork_server().start(code, environment, output)
+    return subprocess.Popen(
+        command or (sys.executable, "-m", "app.main"),
+        cwd=code,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+@cache
+def _fork_server() -> ForkServer:
+    server = ForkServer()
+    atexit.register(server.close)
+    return server
 
 
 def end_trainers(data_dir: Path) -> None:
@@ -187,7 +206,7 @@ def _healthy(url: str) -> bool:
         return False
 
 
-def _stop(process: subprocess.Popen[bytes]) -> bool:
+def _stop(process: "subprocess.Popen[bytes] | Forked") -> bool:
     """End the server by its pid; true if it had to be killed."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)

@@ -1,0 +1,179 @@
+"""Starts `python -m app.main` without waiting for its imports, which take longer than most tests.
+
+    ForkServer: one process for a test session that has imported the service, and serves nothing
+    fork        a child of it runs `app.main` as a fresh interpreter would, with the environment,
+                the directory and the output that it is given
+    Forked      what a test holds of that child: as much of `subprocess.Popen` as is needed
+
+What a fresh interpreter does of its own (missing packages, Ctrl-C while it imports) is tested with
+a command of its own, in tests/e2e/test_failures.py.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, TypedDict
+
+MAIN = "app.main"
+
+
+class Forked:
+    """A child of the fork server. Its exit status comes by a socket, as it is not ours to wait for.
+
+    Attributes:
+        pid: of the child.
+        returncode: as of `subprocess.Popen`; None while it runs.
+    """
+
+    def __init__(self, pid: int, status: socket.socket) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._status = status
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while it runs."""
+        return self._receive(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit status when it has ended. Raises subprocess.TimeoutExpired."""
+        code = self._receive(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired(MAIN, timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it is known to have ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless it is known to have ended."""
+        self.send_signal(signal.SIGKILL)
+
+    def _receive(self, timeout: float | None) -> int | None:
+        if self.returncode is None:
+            self._status.settimeout(timeout)
+            try:
+                text = self._status.recv(100)
+            except (BlockingIOError, TimeoutError):
+                return None
+            self._status.close()
+            self.returncode = int(text)
+        return self.returncode
+
+
+class ForkServer:
+    """The process that has imported the service. It ends when its socket is closed."""
+
+    def __init__(self) -> None:
+        self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with other:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.forks", str(other.fileno())],
+                env={**_without_settings(os.environ), "PYTHONUNBUFFERED": "1"},
+                pass_fds=[other.fileno()],
+                start_new_session=True,
+            )
+
+    def start(self, directory: Path, environment: Mapping[str, str], output: BinaryIO) -> Forked:
+        """Start `app.main` in a directory; its stdout and stderr go to `output`."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        request = json.dumps({"directory": str(directory), "environment": dict(environment)})
+        with theirs:
+            fds = [output.fileno(), theirs.fileno()]
+            socket.send_fds(self._socket, [request.encode()], fds)
+        return Forked(int(ours.recv(100)), ours)
+
+    def close(self) -> None:
+        """End the process. What it has started goes on."""
+        self._socket.close()
+        self._process.wait(30)
+
+
+def _without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    return {key: environment[key] for key in environment if not key.startswith("LLM_TRAIN_")}
+
+
+class Request(TypedDict):
+    """What a server is started with."""
+
+    directory: str
+    environment: dict[str, str]
+
+
+def _serve(requests: socket.socket) -> tuple[Request, int] | None:
+    """Fork a child for each request, and tell its exit status, until the other end is closed.
+
+    Return in each child its request and the output's descriptor, and None at the end.
+    """
+    children: dict[int, socket.socket] = {}
+    woken, wakes = socket.socketpair()
+    for end in (woken, wakes):
+        end.setblocking(False)
+    signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    selector = selectors.DefaultSelector()
+    selector.register(requests, selectors.EVENT_READ)
+    selector.register(woken, selectors.EVENT_READ)
+    while True:
+        ready = [key.fileobj for key, _ in selector.select()]
+        if woken in ready:
+            woken.recv(100)
+            _tell_ended(children)
+        if requests in ready:
+            text, fds, _, _ = socket.recv_fds(requests, 1 << 20, 2)
+            if not text:
+                return None
+            pid = os.fork()
+            if pid == 0:
+                return json.loads(text), fds[0]
+            os.close(fds[0])
+            children[pid] = socket.socket(fileno=fds[1])
+            children[pid].send(str(pid).encode())
+
+
+def _tell_ended(children: dict[int, socket.socket]) -> None:
+    for pid in list(children):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            with children.pop(pid) as told, suppress(OSError):  # its test may have ended
+                told.send(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _import_service() -> None:
+    """Import what a server imports until it serves, and for its first GraphQL request."""
+    importlib.import_module(MAIN)
+    importlib.import_module("app.graphql.router")
+    del sys.modules[MAIN]  # to be executed as __main__
+
+
+def _begin(request: Request, output: int) -> None:
+    """Make this child look like a process that has just been started."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), output, output)):
+        os.dup2(file, number)
+    os.closerange(3, 256)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    time.tzset()
+    os.chdir(request["directory"])
+    sys.argv = [MAIN]
+
+
+if __name__ == "__main__":
+    _import_service()
+    if (started := _serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
+        _begin(*started)
+        runpy.run_module(MAIN, run_name="__main__", alter_sys=True)
