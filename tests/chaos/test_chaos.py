@@ -16,10 +16,11 @@ from tests.chaos.audit import audit
 from tests.chaos.storm import Story, storm
 from tests.support.server import REPOSITORY
 
+pytestmark = pytest.mark.heavy
+
 SEED = 20_260_101
 
 
-@pytest.mark.heavy
 @pytest.mark.parametrize("arguments", ["--kills 20", "--server-kills 40"])
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_a_longer_storm(arguments: str, database: str) -> None:

@@ -11,15 +11,9 @@ from tests.support.server import Server
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
-    ("description", "examples"),
-    [
-        ("/openapi.json", 5),
-        ("/graphql", 3),
-        pytest.param("/openapi.json", 25, marks=pytest.mark.heavy),
-        pytest.param("/graphql", 10, marks=pytest.mark.heavy),
-    ],
-    ids=["REST", "GraphQL", "REST, longer", "GraphQL, longer"],
+    ("description", "examples"), [("/openapi.json", 12), ("/graphql", 6)], ids=["REST", "GraphQL"]
 )
 def test_no_generated_request_finds_a_broken_promise(
     server: Server, tmp_path: Path, description: str, examples: int
@@ -35,6 +29,6 @@ def test_no_generated_request_finds_a_broken_promise(
         cwd=tmp_path,  # it leaves its example database where it runs
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr

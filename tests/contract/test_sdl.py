@@ -3,6 +3,8 @@
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from app.graphql.ide import EXAMPLES
 from tests.support.node import NODE, npm_packages, run_module
 from tests.support.server import REPOSITORY
@@ -31,6 +33,7 @@ FAULTY = {
 }
 
 
+@pytest.mark.heavy
 def test_graphql_eslint_has_no_complaint_and_complains_when_there_is_cause(tmp_path: Path) -> None:
     for rule, sdl in FAULTY.items():
         (tmp_path / f"{rule}.graphql").write_text(sdl)
