@@ -1,5 +1,6 @@
 """Only what is on disk, whole and unchanged, is offered; reading it holds up nothing else."""
 
+import errno
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -320,7 +322,9 @@ def test_operators_verify_and_prune_from_the_command_line(tmp_path: Path) -> Non
     assert not service.directory(oldest).exists() and service.directory(newest).exists()
 
 
-def test_prune_goes_on_past_what_cannot_be_deleted_and_says_so(tmp_path: Path) -> None:
+def test_prune_goes_on_past_what_cannot_be_deleted_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Control: without going on, the second one is still there."""
     with running(tmp_path) as service:
         run = service.submit("finishes", steps=30, step_seconds=0.01)
@@ -328,8 +332,14 @@ def test_prune_goes_on_past_what_cannot_be_deleted_and_says_so(tmp_path: Path) -
         first, second, newest = sorted(
             service.checkpoints(run).values(), key=lambda each: each["step"]
         )
-    shutil.rmtree(service.directory(first))
-    service.directory(first).write_text("no directory")
+    rename, refused = os.rename, service.directory(first).name
+
+    def refuse(old: str, new: str, **more: Any) -> None:  # as of a directory that is a mount
+        if old == refused:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), old)
+        rename(old, new, **more)
+
+    monkeypatch.setattr(os, "rename", refuse)
     done = commands.llm_train(
         "prune", "--keep", "1", DATABASE_URL=f"sqlite:///{tmp_path}/app.db",
         DATA_DIR=f"{tmp_path}/data", RECIPES=f"{tmp_path}/recipes.toml",

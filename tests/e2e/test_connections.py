@@ -1,8 +1,5 @@
 """A PostgreSQL with few connections: each server says how many it needs, and keeps to that."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +10,7 @@ import psycopg
 import pytest
 
 from tests.support.database import PostgreSQL, postgresql_server
-from tests.support.server import REPOSITORY, running_server, wait_until
+from tests.support.server import refused_start, running_server, wait_until
 
 FEW = 11  # one of them for the test itself
 
@@ -24,22 +21,14 @@ def small() -> Iterator[PostgreSQL]:
         yield server
 
 
-def _server(small: PostgreSQL, tmp_path: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("LLM_TRAIN_")}
-    told = {"PORT": "0", "DATA_DIR": str(tmp_path / "data"), "DATABASE_URL": small.url("postgres")}
-    return subprocess.run(
-        [sys.executable, "-m", "app.main"],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
-        env=environment | {f"LLM_TRAIN_{key}": value for key, value in (told | settings).items()},
-    )  # fmt: skip
+def _refused(small: PostgreSQL, tmp_path: Path, **settings: str) -> str:
+    return refused_start(tmp_path, DATABASE_URL=small.url("postgres"), **settings)
 
 
 def test_a_server_that_needs_more_than_there_are_says_so_and_ends(
     small: PostgreSQL, tmp_path: Path
 ) -> None:
-    ended = _server(small, tmp_path)  # by default it may open 16
-    (line,) = ended.stderr.splitlines()
-    assert ended.returncode == 1
+    (line,) = _refused(small, tmp_path).splitlines()  # by default it may open 16
     assert f"of its {FEW} connections 0 are in use, and this server opens up to 16" in line
     assert f"set LLM_TRAIN_DATABASE_CONNECTIONS to {FEW} or less" in line
 
@@ -74,7 +63,7 @@ def test_two_servers_share_them_under_load_and_a_third_is_told(
         told: list[str] = []
 
         def is_told() -> bool:
-            told.append(_server(small, tmp_path, DATABASE_CONNECTIONS="5").stderr)
+            told.append(_refused(small, tmp_path, DATABASE_CONNECTIONS="5"))
             return "10 are in use" in told[-1]
 
         wait_until(is_told, lambda: told[-1], 30)

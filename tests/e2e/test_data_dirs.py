@@ -4,9 +4,6 @@ Control: with an adoption that always succeeds, and no look at the start, a seco
 same attempt runs in the other directory.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import pytest
 
 from tests.support.database import postgresql_only
 from tests.support.replicas import leader, replica
-from tests.support.server import REPOSITORY, alive, running_server, wait_until
+from tests.support.server import alive, refused_start, running_server, wait_until
 from tests.support.service import home
 
 
@@ -31,16 +28,8 @@ def test_a_server_started_with_the_wrong_data_directory_says_so_and_ends(
             service.stepping(run)
             trainer = service.trainer(run)
             service.kill()
-        settings = {**place.settings, **own, "DATA_DIR": str(wrong), "PORT": "0"}
-        done = subprocess.run(
-            [sys.executable, "-m", "app.main"],
-            cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
-            env={k: v for k, v in os.environ.items() if not k.startswith("LLM_TRAIN_")}
-            | {"LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}"}
-            | {f"LLM_TRAIN_{name}": value for name, value in settings.items()},
-        )  # fmt: skip
-        assert done.returncode == 1
-        (line,) = done.stderr.splitlines()
+        here = {"DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}", **place.settings, **own}
+        (line,) = refused_start(tmp_path, **here | {"DATA_DIR": str(wrong)}).splitlines()
         assert str(wrong) in line
         assert "set LLM_TRAIN_DATA_DIR to that" in line and f"{tmp_path}/data:" in line
         assert not wrong.exists() and alive(trainer)

@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, TypedDict
+from typing import IO, TypedDict
 
 MAIN = "app.main"
 
@@ -80,12 +80,12 @@ class ForkServer:
         with other:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.forks", str(other.fileno())],
-                env={**_without_settings(os.environ), "PYTHONUNBUFFERED": "1"},
+                env={**without_settings(os.environ), "PYTHONUNBUFFERED": "1"},
                 pass_fds=[other.fileno()],
                 start_new_session=True,
             )
 
-    def start(self, directory: Path, environment: Mapping[str, str], output: BinaryIO) -> Forked:
+    def start(self, directory: Path, environment: Mapping[str, str], output: IO[bytes]) -> Forked:
         """Start `app.main` in a directory; its stdout and stderr go to `output`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         request = json.dumps({"directory": str(directory), "environment": dict(environment)})
@@ -100,7 +100,8 @@ class ForkServer:
         self._process.wait(30)
 
 
-def _without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without the service's variables."""
     return {key: environment[key] for key in environment if not key.startswith("LLM_TRAIN_")}
 
 

@@ -21,13 +21,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO, TypeVar
 
 import psutil
 import pytest
 
 from app.launchers.local import launcher as local_launcher
-from tests.support.forks import Forked, ForkServer
+from tests.support.forks import Forked, ForkServer, without_settings
 
 REPOSITORY = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -97,7 +98,7 @@ def running_server(
     """
     port = port or free_port()
     data_dir, log = tmp_path / "data", tmp_path / "server.log"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("LLM_TRAIN_")} | {
+    environment = without_settings(os.environ) | {
         "PYTHONUNBUFFERED": "1",
         "LLM_TRAIN_HOST": "127.0.0.1",
         "LLM_TRAIN_PORT": str(port),
@@ -142,6 +143,20 @@ def _start(
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+
+
+def refused_start(tmp_path: Path, **settings: str) -> str:
+    """Start a server that is to refuse its settings; return what it has said on its way out."""
+    told = {"HOST": "127.0.0.1", "PORT": "0", "DATA_DIR": f"{tmp_path}/data"} | settings
+    environment = without_settings(os.environ) | {
+        f"LLM_TRAIN_{name}": value for name, value in told.items()
+    }
+    with TemporaryFile() as output:
+        status = _fork_server().start(REPOSITORY, environment, output).wait(60)
+        output.seek(0)
+        said = output.read().decode()
+    assert status == 1, said
+    return said
 
 
 @cache
