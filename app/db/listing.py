@@ -92,7 +92,7 @@ EXPERIMENTS = Listing(
     Experiment,
     _experiment.id,
     {"created_at": _experiment.created_at, "name": _experiment.name},
-    _equal(_experiment, "task_type", "owner", "base_model")
+    _equal(_experiment, "task_type", "owner", "base_model", "project_id")
     | _within(_experiment.created_at, "created_after", "created_before")
     | {
         "tags": _tagged(_experiment.id),
@@ -134,7 +134,7 @@ RUNS = Listing(
         name: exists().where(
             _experiment.id == _run.experiment_id, getattr(_experiment, name) == bindparam(name)
         )
-        for name in ("task_type", "owner")
+        for name in ("task_type", "owner", "project_id")
     },
     spread="status",
 )

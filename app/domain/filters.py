@@ -74,6 +74,7 @@ class ExperimentFilter(Filter):
     task_type: Name | None = Field(None, description="Exactly this task type.")
     owner: Name | None = Field(None, description="Exactly this owner.")
     base_model: Name | None = Field(None, description="Exactly this base model.")
+    project_id: Name | None = Field(None, description="Of this project.")
     tags: Tags = Field(default_factory=list, description="Every one of these tags; repeatable.")
     search: Search | None = Field(None, description="The id, or text in any descriptive field.")
     created_after: Moment | None = Field(None, description="Created at this time or later.")
@@ -102,6 +103,7 @@ class RunFilter(Filter):
     )
     task_type: Name | None = Field(None, description="The experiment has exactly this task type.")
     owner: Name | None = Field(None, description="The experiment has exactly this owner.")
+    project_id: Name | None = Field(None, description="The experiment is of this project.")
     search: Search | None = Field(
         None, description="The id, or text in the model, recipe, name, tags or notes."
     )

@@ -12,6 +12,8 @@ import hashlib
 import hmac
 import re
 
+OF_RUNS = ("rt_", "ac_", "at_")
+"""How they begin."""
 _OF_ATTEMPT = re.compile(r"at_([1-9][0-9]{0,8})_[A-Za-z0-9_-]{43}")
 
 

@@ -65,6 +65,7 @@ class ExperimentFilter:
     task_type: str | None = optional("Exactly this task type.")
     owner: str | None = optional("Exactly this owner.")
     base_model: str | None = optional("Exactly this base model.")
+    project_id: strawberry.ID | None = optional("Of this project.")
     tags: list[str] | None = optional("Has every one of these tags.")
     search: str | None = optional("The id, or text in what describes it; at most 200 characters.")
     created_after: DateTime | None = optional("Created at this time or later.")
@@ -88,6 +89,7 @@ class RunFilter:
     tags: list[str] | None = optional("The run or its experiment has every one of these tags.")
     task_type: str | None = optional("The experiment has exactly this task type.")
     owner: str | None = optional("The experiment has exactly this owner.")
+    project_id: strawberry.ID | None = optional("The experiment is of this project.")
     search: str | None = optional(
         "The id, or text in the model, recipe, name, tags or notes: 1 to 200 characters."
     )

@@ -131,6 +131,17 @@ def test_lists_counts_and_searches_hold_nothing_foreign(api: Api, tenants: Tenan
     assert (compared.status_code, leaks(tenants, compared.text.replace(run, ""))) == (404, [])
 
 
+def test_a_list_may_be_of_one_project(tenants: Tenants) -> None:
+    admin, amber, blue = tenants.operator, tenants.alice.project_id, tenants.bob.project_id
+    for path, name in (("/v1/experiments", "experiments"), ("/v1/runs", "runs")):
+        found = admin.ok("GET", f"{path}?project_id={amber}")[name]
+        assert tenants.made["experiment_id"] in {each["experiment_id"] for each in found}
+        others = admin.ok("GET", f"{path}?project_id={blue}")[name]
+        assert tenants.made["experiment_id"] not in {each["experiment_id"] for each in others}
+    counts = admin.ok("GET", f"/v1/runs/counts?project_id={amber}")["counts"]
+    assert sum(counts.values()) == len(admin.ok("GET", f"/v1/runs?project_id={amber}")["runs"])
+
+
 def scalar(name: str, kind: Any, tenants: Tenants) -> Any:
     """A value for an argument: one of alice's where its name says which."""
     if is_non_null_type(kind):

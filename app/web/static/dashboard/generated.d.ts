@@ -177,6 +177,7 @@ export interface ExperimentFilter {
   taskType?: string | null;
   owner?: string | null;
   baseModel?: string | null;
+  projectId?: string | null;
   tags?: (string)[] | null;
   search?: string | null;
   createdAfter?: string | null;
@@ -245,6 +246,7 @@ export interface RunFilter {
   tags?: (string)[] | null;
   taskType?: string | null;
   owner?: string | null;
+  projectId?: string | null;
   search?: string | null;
   createdAfter?: string | null;
   createdBefore?: string | null;
