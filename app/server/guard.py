@@ -24,7 +24,7 @@ from app.domain.browser_sessions import BrowserSessions
 from app.domain.hosts import AllowedHosts, is_origin_allowed, is_same_site
 from app.domain.principals import Principal
 from app.domain.team import TOKEN_PREFIX
-from app.domain.tokens import same
+from app.domain.tokens import OF_RUNS, same
 from app.errors import (
     BodyTooLarge,
     Forbidden,
@@ -38,7 +38,6 @@ Headers = list[tuple[bytes, bytes]]
 
 _OPEN = {"/healthz", "/readyz"}
 _SIGN_IN = "/session"
-_ASK = "Send the API token: `Authorization: Bearer …`; in a browser, sign in at the dashboard."
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _FILE = re.compile(
     r"/v1/runs/[^/]+/attempts/[^/]+/checkpoints/[^/]+/files/.+"
@@ -258,7 +257,9 @@ class Guard:
         why = (
             "Send the API token: `Authorization: Bearer …`; in a browser, sign in at the dashboard."
         )
-        raise Unauthorized(why) if token is None else self._refusal(scope, why)
+        if token is None or token.startswith(OF_RUNS):  # which is no guess of another one
+            raise Unauthorized(why)
+        raise self._refusal(scope, why)
 
     async def _user(self, token: str, scope: Scope) -> Principal:
         """Return the user of a token. Raises Unauthorized, Busy after many wrong ones."""

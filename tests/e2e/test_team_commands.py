@@ -1,0 +1,62 @@
+"""`llm-train project`, `user`, `token` and `audit` against a real service."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import Done, llm_train
+from tests.support.server import running_server
+from tests.support.tenants import API_TOKEN
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    with running_server(tmp_path, API_TOKEN=API_TOKEN) as server:
+        yield server.url
+
+
+def test_a_team_is_set_up_and_watched_from_the_command_line(url: str) -> None:
+    def llm(*arguments: str, token: str = API_TOKEN) -> Done:
+        return llm_train(*arguments, API_URL=url, API_TOKEN=token)
+
+    def done(*arguments: str, token: str = API_TOKEN) -> str:
+        ended = llm(*arguments, token=token)
+        assert ended.status == 0, (arguments, ended.err)
+        return ended.out.strip()
+
+    done("project", "create", "speech", "--description", "Speech models")
+    done("user", "create", "alice", "--email", "alice@example.com")
+    done("user", "create", "ci", "--service")
+    done("project", "add", "speech", "alice", "--role", "viewer")
+    token = done("token", "create", "--user", "alice", "--name", "laptop", "--scope", "member",
+                 "--expires", "2999-01-31T00:00:00Z")  # fmt: skip
+    assert token.startswith("llmt_")
+    assert [each["name"] for each in json.loads(done("project", "ls", "--json"))] == [
+        "default", "speech",
+    ]  # fmt: skip
+    assert [each["kind"] for each in json.loads(done("user", "ls", "--json"))] == [
+        "person", "service",
+    ]  # fmt: skip
+    assert "alice  viewer" in done("project", "members", "speech")
+
+    (mine,) = json.loads(done("token", "ls", "--json", token=token))
+    assert (mine["name"], mine["scope"]) == ("laptop", "member") and "token" not in mine
+    refused = llm("submit", "-r", "demo", token=token)
+    assert refused.status == 1 and "viewer" in refused.err
+    done("project", "add", "speech", "alice")
+    run = done("submit", "-r", "demo", "-p", "steps=5", token=token)
+    assert run in done("ls", "-q", token=token)
+
+    lines = done("audit", "--actor", "alice").splitlines()
+    assert len(lines) > 1 and all("alice" in line for line in lines[1:])
+    assert any("submit_run" in line and run in line for line in lines)
+    assert llm("audit", token=token).status == 1
+    done("token", "revoke", mine["token_id"])
+    assert llm("ls", token=token).status == 1
+    assert llm("token", "revoke", "tok_" + "0" * 26).status == 3
+    done("user", "disable", "ci")
+    done("project", "remove", "speech", "alice")
+    assert "alice" not in done("project", "members", "speech")
