@@ -1,9 +1,10 @@
 """The database: tables, statements compiled once, transactions, SQLite and PostgreSQL.
 
-    Database.write(use_case, …) → Tx → Statement → rows, or SQLModel objects → commit → topics
+    Database.write(use_case, …) → Tx → Query → SQLModel objects, or light rows → commit → topics
 
 tables, migrations       the schema, and how an older one is brought to it
-sql, database, changes   statements, transactions, and who is woken after a commit
+objects, rows            what a statement makes: objects of the tables, light rows for pages
+sql, database, changes   queries, transactions, and who is woken after a commit
 keyset, listing, search  pages of long lists; chunks: the points of a metric
 sqlite, postgresql…      the two engines: threads, connections, what can go wrong with them
 
@@ -16,5 +17,6 @@ How to add a column of runs that clients see:
    submission. A column of the same name is copied, and shown in the examples, by itself.
 4. `app/graphql/types.py`: an `attribute` of `Run`.
 
-Then `llm-train export-schema > schema.graphql`. A use case sets it with `runs.change`.
+Then `python -m tests.support.rows`, which declares it to the type checker, and `llm-train
+export-schema > schema.graphql`. A use case sets it with `runs.change`.
 """

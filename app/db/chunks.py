@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, case, delete, func, null, select, text, tuple_, update
+from sqlalchemy import Executable, case, delete, func, null, select, text, tuple_, update
 
-from app.db.sql import Statement, Tx, columns
+from app.db.sql import Tx, columns, query, statement
 from app.db.tables import MetricChunk
 from app.domain import packing, points
 from app.domain.points import MAX_STEP, Column
@@ -31,93 +31,158 @@ PAGE = 65_536
 MERGED = 1_000_000
 
 _chunk = columns(MetricChunk)
-_series = _chunk.series_id == bindparam("series")
+
+
+def _series(series: int) -> Any:
+    return _chunk.series_id == series
+
+
 # The chunk that holds `low` may begin before it.
 _earlier = columns(MetricChunk, alias="earlier")
-_beginning = func.coalesce(
-    select(func.max(_earlier.first_step))
-    .where(_earlier.series_id == bindparam("series"), _earlier.first_step <= bindparam("low"))
-    .scalar_subquery(),
-    bindparam("low"),
-)
-_IN_RANGE = (_series, _chunk.first_step >= _beginning, _chunk.first_step <= bindparam("high"))
 
-_HEADS = Statement[tuple[int, int, int]](
-    select(_chunk.first_step, _chunk.last_step, _chunk.count)
-    .where(*_IN_RANGE)
-    .order_by(_chunk.first_step)
-    .limit(bindparam("most"))
-)
+
+def _beginning(series: int, low: int) -> Any:
+    return func.coalesce(
+        select(func.max(_earlier.first_step))
+        .where(_earlier.series_id == series, _earlier.first_step <= low)
+        .scalar_subquery(),
+        low,
+    )
+
+
+def _in_range(high: int, series: int, low: int) -> Any:
+    return (
+        _series(series),
+        _chunk.first_step >= _beginning(series, low),
+        _chunk.first_step <= high,
+    )
+
+
+@query(tuple[int, int, int])
+def _heads(*, most: int, high: int, series: int, low: int) -> Executable:
+    return (
+        select(_chunk.first_step, _chunk.last_step, _chunk.count)
+        .where(*_in_range(high, series, low))
+        .order_by(_chunk.first_step)
+        .limit(most)
+    )
+
+
 # With the data of the first one, to which nearly every batch is added.
-_TOUCHED = Statement[tuple[int, int, int, bytes | None]](
-    select(
-        _chunk.first_step,
-        _chunk.last_step,
-        _chunk.count,
-        case((_chunk.first_step <= bindparam("low"), _chunk.data)),
+
+
+@query(tuple[int, int, int, bytes | None])
+def _touched(*, low: int, high: int, series: int) -> Executable:
+    return (
+        select(
+            _chunk.first_step,
+            _chunk.last_step,
+            _chunk.count,
+            case((_chunk.first_step <= low, _chunk.data)),
+        )
+        .where(*_in_range(high, series, low))
+        .order_by(_chunk.first_step)
     )
-    .where(*_IN_RANGE)
-    .order_by(_chunk.first_step)
-)
-_NEXT = Statement[tuple[int, int, int, bytes | None]](
-    select(_chunk.first_step, _chunk.last_step, _chunk.count, null())
-    .where(_series, _chunk.first_step > bindparam("high"))
-    .order_by(_chunk.first_step)
-    .limit(1)
-)
-_PREVIOUS = Statement[tuple[int, bytes]](
-    select(_chunk.count, _chunk.data)
-    .where(_series, _chunk.first_step < bindparam("first"))
-    .order_by(_chunk.first_step.desc())
-    .limit(1)
-)
-_SIZE = Statement[tuple[int | None]](select(func.sum(_chunk.count)).where(*_IN_RANGE))
-_DATA = Statement[tuple[bytes]](
-    select(_chunk.data)
-    .where(
-        _series,
-        _chunk.first_step >= bindparam("first"),
-        _chunk.first_step <= bindparam("last"),
+
+
+@query(tuple[int, int, int, bytes | None])
+def _next(*, high: int, series: int) -> Executable:
+    return (
+        select(_chunk.first_step, _chunk.last_step, _chunk.count, null())
+        .where(_series(series), _chunk.first_step > high)
+        .order_by(_chunk.first_step)
+        .limit(1)
     )
-    .order_by(_chunk.first_step)
-)
-_LAST = Statement[tuple[bytes]](
-    select(_chunk.data)
-    .where(_series, _chunk.first_step <= bindparam("high"))
-    .order_by(_chunk.first_step.desc())
-    .limit(1)
-)
-_SKETCHES = Statement[tuple[int, int, bytes]](
-    select(_chunk.first_step, _chunk.count, _chunk.sketch)
-    .where(*_IN_RANGE)
-    .order_by(_chunk.first_step)
-)
-_PUT = Statement[Any](
-    text(
+
+
+@query(tuple[int, bytes])
+def _previous(*, first: int, series: int) -> Executable:
+    return (
+        select(_chunk.count, _chunk.data)
+        .where(_series(series), _chunk.first_step < first)
+        .order_by(_chunk.first_step.desc())
+        .limit(1)
+    )
+
+
+@query(tuple[int | None])
+def _size(*, high: int, series: int, low: int) -> Executable:
+    return select(func.sum(_chunk.count)).where(*_in_range(high, series, low))
+
+
+@query(tuple[bytes])
+def _data(*, first: int, last: int, series: int) -> Executable:
+    return (
+        select(_chunk.data)
+        .where(
+            _series(series),
+            _chunk.first_step >= first,
+            _chunk.first_step <= last,
+        )
+        .order_by(_chunk.first_step)
+    )
+
+
+@query(tuple[bytes])
+def _last(*, high: int, series: int) -> Executable:
+    return (
+        select(_chunk.data)
+        .where(_series(series), _chunk.first_step <= high)
+        .order_by(_chunk.first_step.desc())
+        .limit(1)
+    )
+
+
+@query(tuple[int, int, bytes])
+def _sketches(*, high: int, series: int, low: int) -> Executable:
+    return (
+        select(_chunk.first_step, _chunk.count, _chunk.sketch)
+        .where(*_in_range(high, series, low))
+        .order_by(_chunk.first_step)
+    )
+
+
+@statement
+def _put_query(
+    *, series: int, first: int, last: int, count: int, sketch: bytes, data: bytes
+) -> Executable:
+    return text(
         "INSERT INTO metric_chunk (series_id, first_step, last_step, count, sketch, data)"
         " VALUES (:series, :first, :last, :count, :sketch, :data)"
         " ON CONFLICT (series_id, first_step) DO UPDATE SET last_step = excluded.last_step,"
         " count = excluded.count, sketch = excluded.sketch, data = excluded.data"
     )
-)
-_PLAIN = Statement[tuple[int, int, bytes, bytes]](
-    select(_chunk.series_id, _chunk.first_step, _chunk.sketch, _chunk.data)
-    .where(
-        tuple_(_chunk.series_id, _chunk.first_step)
-        > tuple_(bindparam("after_series"), bindparam("after_step")),
-        func.length(_chunk.data) == points.PLAIN_BYTES * _chunk.count,
-        _chunk.count >= packing.FEWEST,
+
+
+@query(tuple[int, int, bytes, bytes])
+def _plain(*, after_series: int, after_step: int, most: int) -> Executable:
+    return (
+        select(_chunk.series_id, _chunk.first_step, _chunk.sketch, _chunk.data)
+        .where(
+            tuple_(_chunk.series_id, _chunk.first_step) > tuple_(after_series, after_step),
+            func.length(_chunk.data) == points.PLAIN_BYTES * _chunk.count,
+            _chunk.count >= packing.FEWEST,
+        )
+        .order_by(_chunk.series_id, _chunk.first_step)
+        .limit(most)
     )
-    .order_by(_chunk.series_id, _chunk.first_step)
-    .limit(bindparam("most"))
-)
+
+
 # A report may have added points to it since it was read.
-_REPLACE = Statement[Any](
-    update(MetricChunk)
-    .where(_series, _chunk.first_step == bindparam("first"), _chunk.data == bindparam("old"))
-    .values(data=bindparam("new"), sketch=bindparam("new_sketch"))
-)
-_DROP = Statement[Any](delete(MetricChunk).where(_series, _chunk.first_step == bindparam("first")))
+
+
+@statement
+def _replace(*, first: int, old: bytes, new: bytes, new_sketch: bytes, series: int) -> Executable:
+    return (
+        update(MetricChunk)
+        .where(_series(series), _chunk.first_step == first, _chunk.data == old)
+        .values(data=new, sketch=new_sketch)
+    )
+
+
+@statement
+def _drop(*, first: int, series: int) -> Executable:
+    return delete(MetricChunk).where(_series(series), _chunk.first_step == first)
 
 
 class Range(NamedTuple):
@@ -135,9 +200,9 @@ class Range(NamedTuple):
 def put(tx: Tx, series_id: int, column: Column) -> None:
     """Adds the points of an ordered column: at the end, or among those that are there."""
     steps = column.steps
-    touched = tx.all(_TOUCHED, series=series_id, low=steps[0], high=steps[-1])
+    touched = tx.all(_touched, series=series_id, low=steps[0], high=steps[-1])
     if not touched:
-        touched += tx.all(_NEXT, series=series_id, high=steps[-1])
+        touched += tx.all(_next, series=series_id, high=steps[-1])
     if not touched:
         _put(tx, series_id, column)
         return
@@ -157,12 +222,12 @@ def put(tx: Tx, series_id: int, column: Column) -> None:
         parts = [old, new]
         # A tail that has grown up goes to the chunk before it.
         grown = count < TAIL <= size
-        previous = tx.first(_PREVIOUS, series=series_id, first=first) if grown else None
+        previous = tx.first(_previous, series=series_id, first=first) if grown else None
         if previous is not None and previous[0] + size <= CHUNK:
             parts.insert(0, points.unpack(previous[1]))
         whole = points.ordered(points.joined(parts))
         if whole.steps[0] < first:
-            tx.send(_DROP, series=series_id, first=first)
+            tx.send(_drop, series=series_id, first=first)
         _put(tx, series_id, whole)
 
 
@@ -172,7 +237,7 @@ def _put(tx: Tx, series_id: int, column: Column) -> None:
     for begin, end in pairwise([total * piece // pieces for piece in range(pieces + 1)]):
         piece = column.cut(begin, end)
         tx.send(
-            _PUT,
+            _put_query,
             series=series_id,
             first=piece.steps[0],
             last=piece.steps[-1],
@@ -235,7 +300,7 @@ def _merged(parts: Sequence[Column]) -> Column:
 def _first(tx: Tx, of: Range, most: int) -> Column:
     """Return the first `most` points of a range."""
     series_id, low, high = of
-    heads = tx.all(_HEADS, **_params(of), most=most + 1)
+    heads = tx.all(_heads, **_params(of), most=most + 1)
     # Of the first chunk any number may lie before the range.
     taken, certain = 0, 0
     for taken, head in enumerate(heads, 1):
@@ -252,7 +317,7 @@ def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
     """Return a curve in at most `most` points, and True if any were left out."""
     size = 0
     for each in ranges:
-        row = tx.first(_SIZE, **_params(each))
+        row = tx.first(_size, **_params(each))
         size += (row and row[0]) or 0
     groups = _apart(ranges)
     # What is left of two series does not tell which points of the older one are superseded.
@@ -273,7 +338,7 @@ def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
 
 def last(tx: Tx, series_id: int, high: int) -> Column:
     """Return the last point of a series up to step `high`, or none."""
-    row = tx.first(_LAST, series=series_id, high=high)
+    row = tx.first(_last, series=series_id, high=high)
     found = points.between(points.unpack(row[0] if row else b""), 0, high)
     return found.cut(max(0, len(found.steps) - 1), len(found.steps))
 
@@ -289,7 +354,7 @@ class PlainChunk(NamedTuple):
 
 def list_plain(tx: Tx, after: tuple[int, int], most: int) -> list[PlainChunk]:
     """Return the next chunks, after a series and step, that are not packed."""
-    rows = tx.all(_PLAIN, after_series=after[0], after_step=after[1], most=most)
+    rows = tx.all(_plain, after_series=after[0], after_step=after[1], most=most)
     return [PlainChunk(*row) for row in rows]
 
 
@@ -297,7 +362,7 @@ def pack_again(tx: Tx, chunks: Sequence[PlainChunk]) -> None:
     """Pack chunks, where they are still as they were read. May be repeated."""
     for chunk in chunks:
         tx.send(
-            _REPLACE, series=chunk.series_id, first=chunk.first_step, old=chunk.data,
+            _replace, series=chunk.series_id, first=chunk.first_step, old=chunk.data,
             new=points.pack(points.unpack(chunk.data)),
             new_sketch=points.pack(points.unpack(chunk.sketch)),
         )  # fmt: skip
@@ -306,7 +371,7 @@ def pack_again(tx: Tx, chunks: Sequence[PlainChunk]) -> None:
 def _sketched(tx: Tx, of: Range) -> tuple[list[Column], bool]:
     """Return the sketches of a range, and in full the chunks at its two ends; whether any point of
     the range is not in them."""
-    found = tx.all(_SKETCHES, **_params(of))
+    found = tx.all(_sketches, **_params(of))
     parts = [points.unpack(sketch) for _, _, sketch in found]
     less = any(len(parts[i].steps) < found[i][1] for i in range(1, len(found) - 1))
     for end in {0, len(found) - 1} if found else ():
@@ -317,7 +382,7 @@ def _sketched(tx: Tx, of: Range) -> tuple[list[Column], bool]:
 
 def _load(tx: Tx, series_id: int, first: int, last: int) -> Column:
     """Return the points of all chunks that begin between these two steps."""
-    found = tx.all(_DATA, series=series_id, first=first, last=last)
+    found = tx.all(_data, series=series_id, first=first, last=last)
     return points.joined(points.unpack(data) for (data,) in found)
 
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import orjson
-from sqlmodel import SQLModel
 
 from app.errors import InvalidInput
 
-RowT = TypeVar("RowT", bound=SQLModel)
+RowT = TypeVar("RowT", bound=tuple[Any, ...])
 
 METRIC = "metric"
 """The order by the latest value of one metric of the row."""

@@ -79,11 +79,15 @@ def _bound(name: str, compiler: Any) -> str:
     return str(compiler.process(bindparam(name, type_=String)))
 
 
-def listed(name: str) -> Any:
-    """Return a table with one column `value`: the strings of the JSON list bound to `name`."""
-    return _Listed(bindparam(name)).table_valued("value", name=name)
+def listed(items: Any) -> Any:
+    """Return a table with one column `value`: the strings of the JSON list bound to `items`.
+
+    That is a bound parameter, or the name of one.
+    """
+    bound = bindparam(items) if isinstance(items, str) else items
+    return _Listed(bound).table_valued("value", name=bound.key)
 
 
-def one_of(column: Any, name: str) -> Any:
-    """Return the condition that a column is one of the strings of the JSON list bound to `name`."""
-    return column.in_(select(listed(name).c.value))
+def one_of(column: Any, items: Any) -> Any:
+    """Return the condition that a column is one of the strings of a JSON list, as in `listed`."""
+    return column.in_(select(listed(items).c.value))

@@ -35,8 +35,9 @@ from sqlalchemy.sql.util import ClauseAdapter
 from app.db.cursors import METRIC, Order, Page, RowT, Window, parse
 from app.db.database import Effort
 from app.db.json_lists import listed, number_params, one_of
+from app.db.objects import Table, column_names
 from app.db.search import GRAM, LIKE_ESCAPE, PREFIX, grams
-from app.db.sql import Statement, Tx, columns, dump, row_type
+from app.db.sql import Statement, Tx, columns, dump
 from app.db.tables import MetricLatest
 from app.domain.texts import fold
 
@@ -58,14 +59,15 @@ _latest = columns(MetricLatest)
 
 @dataclass(frozen=True, eq=False)
 class Listing(Generic[RowT]):
-    """What one table can be listed by.
+    """What one table can be listed by, and its light rows.
 
     `tie` is the column that makes every order total. `orders` and `filters` are by name; the
     order `metric` is by the latest value of one metric of the row. `spread` names a filter by
     a list of values whose column has an index of its own, in the order of creation.
     """
 
-    table: type[RowT]
+    table: type[Table]
+    row: type[RowT]
     tie: Any
     orders: Mapping[str, Any]
     filters: Mapping[str, Any]
@@ -154,7 +156,7 @@ def _statement(shape: _Shape) -> Statement[Any]:
         query = query.where(listing.column(shape.parent) == bindparam("parent"))
     if shape.peek:
         query = _among_first(query, [listing.filters[name] for name in later], shape)
-    return Statement(query, None if metric else listing.table)
+    return Statement(query, None if metric else listing.row)
 
 
 def _among_first(query: Select[Any], conditions: list[Any], shape: _Shape) -> Select[Any]:
@@ -309,8 +311,7 @@ def _page(listing: Listing[Any], found: list[Any], order: Order, window: Window)
     values: Sequence[Any] = ()
     if order.field == METRIC:
         values = [row[-1] for row in found]
-        make = cast(Any, row_type(listing.table))._make
-        found = [make(row[:-1]) for row in found]
+        found = [listing.row.__new__(listing.row, *row[:-1]) for row in found]
     return Page(
         found,
         values,
@@ -421,7 +422,7 @@ def pages(
     if alone:
         return [page(tx, listing, filters, order, window, (parent, each)) for each in parents]
     found: dict[str, list[Any]] = {each: [] for each in parents}
-    place = row_type(listing.table)._fields.index(parent)  # type: ignore[attr-defined]
+    place = column_names(listing.table).index(parent)
     for shape, params in _parts(listing, filters, order, window):
         shape = shape._replace(parent=parent, dialect=tx.dialect)
         for row in tx.all(_statement(shape), parents=dump(list(parents)), **params):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, cast
 
-from sqlalchemy import String, and_, bindparam, exists, literal_column, or_, select
+from sqlalchemy import Executable, String, and_, bindparam, exists, literal_column, or_, select
 from sqlalchemy import table as from_name
 from sqlalchemy import text as literal
 from sqlmodel import SQLModel
@@ -15,8 +15,10 @@ from sqlmodel import SQLModel
 from app.db.cursors import RowT
 from app.db.json_lists import JsonNumber, listed, one_of
 from app.db.keyset import Listing
+from app.db.objects import Table
+from app.db.rows import CheckpointRow, EventRow, ExperimentRow, MetricLatestRow, RunRow
 from app.db.search import LIKE_ESCAPE, Position, index_name
-from app.db.sql import Statement, Tx, columns, dump, select_all
+from app.db.sql import Query, Tx, columns, dump, query, select_all
 from app.db.tables import (
     Checkpoint,
     Event,
@@ -90,6 +92,7 @@ def _among(column: Any, name: str) -> Any:
 
 EXPERIMENTS = Listing(
     Experiment,
+    ExperimentRow,
     _experiment.id,
     {"created_at": _experiment.created_at, "name": _experiment.name},
     _equal(_experiment, "task_type", "owner", "base_model", "project_id")
@@ -102,6 +105,7 @@ EXPERIMENTS = Listing(
 )
 RUNS = Listing(
     Run,
+    RunRow,
     _run.id,
     {
         "created_at": _run.created_at,
@@ -140,6 +144,7 @@ RUNS = Listing(
 )
 CHECKPOINTS = Listing(
     Checkpoint,
+    CheckpointRow,
     _checkpoint.id,
     {
         "created_at": _checkpoint.created_at,
@@ -154,29 +159,41 @@ CHECKPOINTS = Listing(
     spread="state",
 )
 EVENTS = Listing(
-    Event, _event.seq, {"seq": _event.seq}, _equal(_event, "experiment_id", "run_id", "type")
+    Event,
+    EventRow,
+    _event.seq,
+    {"seq": _event.seq},
+    _equal(_event, "experiment_id", "run_id", "type"),
 )
+OF_TABLE: dict[type[Table], Listing[Any]] = {
+    listed.table: listed for listed in (EXPERIMENTS, RUNS, CHECKPOINTS, EVENTS)
+}
 
 
 @cache
-def _with_ids(table: type[RowT]) -> Statement[RowT]:
-    return Statement(select_all(table).where(one_of(columns(table).id, "ids")), table)
+def _with_ids(listing: Listing[RowT]) -> Query[[str], RowT]:
+    @query(listing.row)
+    def find(ids: str) -> Executable:
+        return select_all(listing.table).where(one_of(columns(listing.table).id, ids))
+
+    return find
 
 
-def _latest_statement(*conditions: Any) -> Statement[MetricLatest]:
-    chosen = select_all(MetricLatest).where(one_of(_latest.run_id, "ids"), *conditions)
-    return Statement(
-        chosen.order_by(_latest.run_id, _latest.key).limit(bindparam("most")), MetricLatest
-    )
+@query(MetricLatestRow)
+def _latest_of(*, ids: str, most: int) -> Executable:
+    latest = select_all(MetricLatest).where(one_of(_latest.run_id, ids))
+    return latest.order_by(_latest.run_id, _latest.key).limit(most)
 
 
-_LATEST = _latest_statement()
-_LATEST_NAMED = _latest_statement(one_of(_latest.key, "keys"))
+@query(MetricLatestRow)
+def _latest_of_keys(*, ids: str, keys: str, most: int) -> Executable:
+    latest = select_all(MetricLatest).where(one_of(_latest.run_id, ids), one_of(_latest.key, keys))
+    return latest.order_by(_latest.run_id, _latest.key).limit(most)
 
 
-def by_ids(tx: Tx, table: type[RowT], ids: Sequence[str]) -> list[RowT | None]:
+def by_ids(tx: Tx, listing: Listing[RowT], ids: Sequence[str]) -> list[RowT | None]:
     """Return the rows with these ids, None where there is none."""
-    rows: list[Any] = tx.all(_with_ids(table), ids=dump(list(ids)))
+    rows: list[Any] = tx.all(_with_ids(listing), dump(list(ids)))
     found = {row.id: row for row in rows}
     return [found.get(each) for each in ids]
 
@@ -187,15 +204,17 @@ class TooMany(Exception):
 
 def latest_metrics(
     tx: Tx, run_ids: Sequence[str], most: int = 2**62, keys: Sequence[str] | None = None
-) -> list[list[MetricLatest]]:
+) -> list[list[MetricLatestRow]]:
     """Return the latest value of each key of each run, by key; of all keys without `keys`.
 
     Raises TooMany where they are more than `most`.
     """
-    found: dict[str, list[MetricLatest]] = {each: [] for each in run_ids}
-    named = {} if keys is None else {"keys": dump(list(keys))}
-    statement = _LATEST if keys is None else _LATEST_NAMED
-    rows = tx.all(statement, ids=dump(list(run_ids)), most=most + 1, **named)
+    found: dict[str, list[MetricLatestRow]] = {each: [] for each in run_ids}
+    ids = dump(list(run_ids))
+    if keys is None:
+        rows = tx.all(_latest_of, ids=ids, most=most + 1)
+    else:
+        rows = tx.all(_latest_of_keys, ids=ids, keys=dump(list(keys)), most=most + 1)
     if len(rows) > most:
         raise TooMany
     for row in rows:

@@ -10,18 +10,16 @@ Every transaction of a user
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from sqlalchemy import and_, bindparam, select
 
 from app.db import visibility
-from app.db.sql import Statement, Tx, columns
+from app.db.sql import P, Query, Statement, T, Tx, columns
 from app.db.tables import ApiToken, Experiment, Membership, Project, User
 from app.domain.permissions import Permission, Role
 from app.domain.principals import ANONYMOUS, Principal
 from app.errors import NotFound, NotPermitted, Unauthorized
-
-T = TypeVar("T")
 
 _token, _user, _experiment = columns(ApiToken), columns(User), columns(Experiment)
 _membership, _project = columns(Membership), columns(Project)
@@ -67,32 +65,34 @@ class RestrictedTx(Tx):
         self._roles: dict[str, Role | None] = {}
         self._may_write = False
 
-    def _execute(self, statement: Statement[Any], params: Mapping[str, Any]) -> None:
+    def _execute(self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]) -> None:
         self._authenticate()
-        if statement.writes:
+        whole = statement.compiled(self.dialect)
+        if whole.writes:
             self._admit_write()
-        if statement.writes or statement.locks or self._everywhere is not None:
-            super()._execute(statement, params)
+        if whole.writes or whole.locks or self._everywhere is not None:
+            super()._execute(statement, args, params)
             return
         compiled = statement.limited(self.dialect)
-        bound = compiled.bind({**params, visibility.USER: self.principal.user_id or ""})
+        user = {visibility.USER: self.principal.user_id or ""}
+        bound = compiled.bind({**statement(*args, **params), **user})
         self._cursor.execute(compiled.text, bound)
 
-    def first(self, statement: Statement[T], **params: Any) -> T | None:
+    def first(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> T | None:
         """Return the first row that the user sees; one that is locked, only for who may write."""
-        row = super().first(statement, **params)
-        if row is None or not statement.locks or statement.make is None:
+        row = super().first(statement, *args, **params)
+        if row is None or not statement.compiled(self.dialect).locks or statement.make is None:
             return row  # of a statement for some columns the use case has asked before
         return row if self._is_writable(row) else None
 
-    def all(self, statement: Statement[T], **params: Any) -> list[T]:
+    def all(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> list[T]:
         """Return every row that the user sees; those that are locked, only for who may write."""
-        rows = super().all(statement, **params)
-        if not statement.locks or statement.make is None:
+        rows = super().all(statement, *args, **params)
+        if not statement.compiled(self.dialect).locks or statement.make is None:
             return rows
         return [row for row in rows if self._is_writable(row)]
 
-    def many(self, statement: Statement[Any], rows: Iterable[Mapping[str, Any]]) -> None:
+    def many(self, statement: Query[..., Any], rows: Iterable[Mapping[str, Any]]) -> None:
         """Execute a write for each of `rows`."""
         self._authenticate()
         self._admit_write()
@@ -122,7 +122,7 @@ class RestrictedTx(Tx):
         self._is_known = True
         if self.principal == ANONYMOUS:
             return  # who sees nothing
-        super()._execute(_AUTHENTICATE, {"token": self.principal.token_id})
+        super()._execute(_AUTHENTICATE, (), {"token": self.principal.token_id})
         row = self._cursor.fetchone()
         if row is None or (row[1] is not None and row[1] <= self.now):
             self._is_known = False
@@ -153,7 +153,7 @@ class RestrictedTx(Tx):
         self._check(role, permission)
 
     def _find_role(self, id: str, find: Statement[Any]) -> Role | None:
-        super()._execute(find, {"id": id, "user": self.principal.user_id})
+        super()._execute(find, (), {"id": id, "user": self.principal.user_id})
         row = cast("tuple[str | None] | None", self._cursor.fetchone())
         if row is None or row[0] is None:
             return None

@@ -1,28 +1,31 @@
-"""Statements compiled once, rows without an ORM behind them, and the transaction.
+"""Queries: typed functions that are compiled once; and the transaction that executes them.
 
-The tables are SQLModel classes and every statement is built from them with SQLAlchemy;
-what SQLAlchemy is not used for is execution. Compiling and result processing cost five
-times what SQLite itself costs for a point read, so a `Statement` keeps the compiled text
-per dialect and `Tx` hands it to the driver's own cursor.
+    @query(Run) def _by_name(*, name: str) → tx.first(_by_name, name="first") → Run | None
+
+The tables are SQLModel classes and every statement is built from them with SQLAlchemy; what
+SQLAlchemy is not used for is execution. Compiling and result processing cost five times what
+SQLite itself costs for a point read, so a `Query` keeps the compiled text per dialect and `Tx`
+hands it to the driver's own cursor.
 """
 
 import hashlib
-from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from inspect import signature
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
 import orjson
-from sqlalchemy import Dialect, Executable, Select, SelectBase, bindparam, select, update
+from sqlalchemy import Dialect, Executable, Select, SelectBase, bindparam, insert, select, update
 from sqlmodel import SQLModel
 
 from app.db import visibility
+from app.db.objects import Table, TableT, as_dict, maker
 from app.domain.ids import timestamp
 from app.domain.permissions import Permission
 from app.domain.principals import SUPERVISOR, Principal
 
+P = ParamSpec("P")
 T = TypeVar("T")
-TableT = TypeVar("TableT", bound=SQLModel)
 
 
 @cache
@@ -47,61 +50,13 @@ load = orjson.loads
 
 
 def columns(table: type[SQLModel], alias: str | None = None) -> Any:
-    """Return the columns of a table (under another name), in the order of its row type."""
+    """Return the columns of a table (under another name)."""
     own = cast(Any, table).__table__
     return own.columns if alias is None else own.alias(alias).columns
 
 
-@cache
-def _row_type(table: type[SQLModel]) -> Any:
-    return namedtuple(table.__name__, columns(table).keys())
-
-
-def _maker(table: type[SQLModel]) -> Callable[[tuple[Any, ...]], Any]:
-    # Twice as fast as `_make`; the statement selects exactly the row's columns.
-    return partial(tuple.__new__, _row_type(table))
-
-
-def row_type(table: type[TableT]) -> type[TableT]:
-    """Return a light, read-only stand-in for rows of `table`: the same attributes, as a tuple.
-
-    The type is told as the table's, since its attributes are exactly those.
-    """
-    return cast(type[TableT], _row_type(table))
-
-
-@cache
-def _defaults(table: type[SQLModel]) -> dict[str, Any]:
-    fields = table.model_fields.items()
-    return {name: field.get_default() for name, field in fields if not field.is_required()}
-
-
-def new_row(table: type[TableT], **values: Any) -> TableT:
-    """Return a row to be inserted: these values, else the defaults of the table's columns.
-
-    Raises TypeError for a name that is no column, or a column that has neither.
-    """
-    return row_type(table)(**_defaults(table) | values)
-
-
-def as_dict(row: SQLModel) -> dict[str, Any]:
-    """Return the attributes of a row, by name."""
-    return cast(dict[str, Any], cast(Any, row)._asdict())
-
-
-def from_dict(table: type[TableT], stored: Mapping[str, Any]) -> TableT:
-    """Return the row of a dictionary of `as_dict`, made perhaps with another schema."""
-    make = _row_type(table)
-    return cast(TableT, make(*map(stored.get, make._fields)))
-
-
-def replace(row: TableT, **changes: Any) -> TableT:
-    """Return a copy of a row with some attributes changed."""
-    return cast(TableT, cast(Any, row)._replace(**changes))
-
-
 def select_all(table: type[SQLModel]) -> Select[Any]:
-    """Return the `SELECT` of every column of `table`, in the order of its row type."""
+    """Return the `SELECT` of every column of `table`, in the order of its light rows."""
     return select(*columns(table))
 
 
@@ -109,12 +64,14 @@ class Compiled(NamedTuple):
     """A statement in one dialect.
 
     `own`: the values that the clause itself holds. `names`: which value each of PostgreSQL's
-    numbered parameters has; None where parameters go by name.
+    numbered parameters has; None where parameters go by name. `locks`: it locks what it selects.
     """
 
     text: str
     own: dict[str, Any]
     names: tuple[str, ...] | None
+    writes: bool
+    locks: bool
 
     def bind(self, params: Mapping[str, Any]) -> Any:
         """Return the parameters as the driver takes them."""
@@ -122,31 +79,40 @@ class Compiled(NamedTuple):
         return given if self.names is None else [given[name] for name in self.names]
 
 
-class Statement(Generic[T]):
-    """A Core statement, compiled once per dialect.
+class Query(Generic[P, T]):
+    """A statement, compiled once per dialect; its parameters are those of the function `build`.
 
-    `row` is the table whose whole rows it selects (`select_all(Run)`); without it, rows stay
-    the driver's tuples.
+    That is called once, at the first use, with a bound parameter for each of its own; so the type
+    checker knows the names and types that every execution has to give. `row` is what becomes of a
+    row that selects all columns of a table (`select_all`): a table's object, or a light row; any
+    other stays the driver's tuple.
     """
 
-    def __init__(self, clause: Executable, row: type[T] | None = None) -> None:
-        self._clause = clause
+    def __init__(self, build: Callable[P, Executable], row: type[T] | None = None) -> None:
+        self._build: Callable[..., Executable] = build
         self._compiled: dict[str, Compiled] = {}
         self._limited: dict[str, Compiled] = {}
-        self.make: Any = _maker(cast(Any, row)) if row is not None else None
-        self.writes = not isinstance(clause, SelectBase)
-        self.locks = getattr(clause, "_for_update_arg", None) is not None
+        self.names = tuple(signature(build).parameters)
+        self.make: Callable[[Any], T] | None = None if row is None else _maker(row)
+
+    def __call__(self, *args: P.args, **params: P.kwargs) -> Mapping[str, Any]:
+        """Return parameters, for `Tx.many`."""
+        return {**params, **dict(zip(self.names, args, strict=False))}
 
     def compiled(self, dialect: str) -> Compiled:
         """Return the text for one dialect, and how its parameters are bound."""
         found = self._compiled.get(dialect)
         if found is None:
-            compiled = cast(Any, self._clause).compile(
+            clause = self._build(**{name: bindparam(name) for name in self.names})
+            compiled = cast(Any, clause).compile(
                 dialect=_dialect(dialect), compile_kwargs={"render_postcompile": True}
             )
             own = {key: value for key, value in compiled.params.items() if value is not None}
             names = tuple(compiled.positiontup) if dialect == "postgresql" else None
-            found = self._compiled[dialect] = Compiled(str(compiled), own, names)
+            writes = not isinstance(clause, SelectBase)
+            locks = getattr(clause, "_for_update_arg", None) is not None
+            found = Compiled(str(compiled), own, names, writes, locks)
+            self._compiled[dialect] = found
         return found
 
     def limited(self, dialect: str) -> Compiled:
@@ -160,14 +126,59 @@ class Statement(Generic[T]):
                 if names is not None:
                     names = (*names, visibility.USER)
                     text = text.replace(f":{visibility.USER}", f"${len(names)}::VARCHAR")
-                found = Compiled(text, found.own, names)
+                found = found._replace(text=text, names=names)
             self._limited[dialect] = found
         return found
 
 
-def by_id(table: type[TableT]) -> Statement[TableT]:
-    """Return the statement for the row whose `id` is given."""
-    return Statement(select_all(table).where(columns(table).id == bindparam("id")), table)
+def _maker(row: type[Any]) -> Callable[[Any], Any] | None:
+    if not isinstance(row, type):
+        return None  # such as tuple[int, str]
+    if issubclass(row, Table):
+        return maker(row)
+    # A light row. Twice as fast as `_make`; the statement selects exactly its columns.
+    return partial(tuple.__new__, row)
+
+
+def query(row: type[T]) -> Callable[[Callable[P, Executable]], Query[P, T]]:
+    """Make a function a query of objects of a table, of light rows or of plain tuples.
+
+    @query(Run)
+    def _by_name(*, name: str) -> Executable:
+        return select_all(Run).where(_run.name == name)
+
+    tx.all(_by_name, name="first")
+    """
+
+    def make(build: Callable[P, Executable]) -> Query[P, T]:
+        return Query(build, row)
+
+    return make
+
+
+def statement(build: Callable[P, Executable]) -> Query[P, Any]:
+    """Make a function a statement whose rows nobody reads, such as an update."""
+    return Query(build)
+
+
+class Statement(Query[..., T]):
+    """A clause that is put together at run time, so that its parameters are known only then."""
+
+    def __init__(self, clause: Executable, row: type[T] | None = None) -> None:
+        def build() -> Executable:
+            return clause
+
+        super().__init__(build, row)
+
+
+def by_id(table: type[TableT]) -> Query[[str], TableT]:
+    """Return the query for the object whose `id` is given."""
+
+    @query(table)
+    def find(id: str) -> Executable:
+        return select_all(table).where(columns(table).id == id)
+
+    return find
 
 
 @cache
@@ -180,6 +191,11 @@ def changing(table: type[SQLModel], names: frozenset[str], *guards: str) -> Stat
     held = [own[guard] == bindparam(f"from_{guard}") for guard in guards]
     values: dict[str, Any] = {name: bindparam(name) for name in names}
     return Statement(update(table).where(own.id == bindparam("key"), *held).values(values))
+
+
+@cache
+def _inserting(table: type[Table]) -> Statement[Any]:
+    return Statement(insert(table))
 
 
 class Tx:
@@ -199,44 +215,58 @@ class Tx:
         self.wrote = False
         self.late: dict[Callable[[Tx, list[Any]], None], list[Any]] = {}
 
-    def _execute(self, statement: Statement[Any], params: Mapping[str, Any]) -> None:
+    def _execute(self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]) -> None:
         compiled = statement.compiled(self.dialect)
-        if statement.writes:
+        if compiled.writes:
             self.wrote = True
+        if args:
+            params = {**params, **dict(zip(statement.names, args, strict=False))}
         self._cursor.execute(compiled.text, compiled.bind(params))
 
-    def first(self, statement: Statement[T], **params: Any) -> T | None:
+    def first(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> T | None:
         """Return the first row, or None."""
-        self._execute(statement, params)
+        self._execute(statement, args, params)
         row = self._cursor.fetchone()
         if row is None or statement.make is None:
             return cast("T | None", row)
-        return cast(T, statement.make(row))
+        return statement.make(row)
 
-    def all(self, statement: Statement[T], **params: Any) -> list[T]:
+    def all(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> list[T]:
         """Return every row."""
-        self._execute(statement, params)
+        self._execute(statement, args, params)
         rows = self._cursor.fetchall()
         return list(map(statement.make, rows)) if statement.make else rows
 
-    def run(self, statement: Statement[Any], **params: Any) -> int:
+    def run(self, statement: Query[P, Any], *args: P.args, **params: P.kwargs) -> int:
         """Execute a write and return the number of rows it changed."""
-        self._execute(statement, params)
+        self._execute(statement, args, params)
         return cast(int, self._cursor.rowcount)
 
-    def send(self, statement: Statement[Any], **params: Any) -> None:
+    def send(self, statement: Query[P, Any], *args: P.args, **params: P.kwargs) -> None:
         """Execute a write whose number of rows is not needed.
 
         PostgreSQL gets it together with the next statement that has an answer, which also raises
         what is wrong with it.
         """
-        self._execute(statement, params)
+        self._execute(statement, args, params)
 
-    def many(self, statement: Statement[Any], rows: Iterable[Mapping[str, Any]]) -> None:
-        """Execute a write once for each mapping of parameters, as `send` does."""
+    def many(self, statement: Query[..., Any], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Execute a write once for each of these parameters, as `send` does.
+
+        The statement itself makes them: `[_set(key="loss", step=1), …]`.
+        """
         compiled = statement.compiled(self.dialect)
         self.wrote = True
         self._cursor.executemany(compiled.text, [compiled.bind(row) for row in rows])
+
+    def insert(self, *objects: Table) -> None:
+        """Insert objects of one table, as `send` does."""
+        for table in dict.fromkeys(map(type, objects)):
+            own = [as_dict(row) for row in objects if type(row) is table]
+            if len(own) == 1:
+                self._execute(_inserting(table), (), own[0])
+            else:
+                self.many(_inserting(table), own)
 
     def before_commit(self, write: Callable[["Tx", list[T]], None], item: T) -> None:
         """Let `write` write this item just before the commit.

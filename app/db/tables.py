@@ -22,8 +22,9 @@ from sqlalchemy import (
     event,
     text,
 )
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
+from app.db.objects import Table
 from app.domain.permissions import DEFAULT_PROJECT
 
 _QUEUE = text("status = 'queued' AND recipe IS NOT NULL")
@@ -66,7 +67,7 @@ def _counted() -> Column[int]:
     return Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
 
 
-class Project(SQLModel, table=True):
+class Project(Table, table=True):
     """What a team shares: experiments, and who may do what with them."""
 
     __table_args__ = (Index("ux_project_name", "name", unique=True),)
@@ -85,7 +86,7 @@ _DEFAULT_PROJECT = DDL(  # type: ignore[no-untyped-call]
 event.listen(cast(Any, Project).__table__, "after_create", _DEFAULT_PROJECT)
 
 
-class User(SQLModel, table=True):
+class User(Table, table=True):
     """A person or a service that holds tokens. It is disabled, never deleted: events name it."""
 
     __tablename__ = "account"  # "user" is a word of SQL
@@ -109,7 +110,7 @@ class User(SQLModel, table=True):
     disabled_at: str | None = None
 
 
-class Membership(SQLModel, table=True):
+class Membership(Table, table=True):
     """The role of a user in a project."""
 
     __table_args__ = (Index("ix_membership_project", "project_id"),)
@@ -120,7 +121,7 @@ class Membership(SQLModel, table=True):
     created_at: str
 
 
-class ApiToken(SQLModel, table=True):
+class ApiToken(Table, table=True):
     """A token of a user. The token itself is shown once and stored nowhere."""
 
     __tablename__ = "api_token"
@@ -143,7 +144,7 @@ class ApiToken(SQLModel, table=True):
     last_used_at: str | None = None
 
 
-class Experiment(SQLModel, table=True):
+class Experiment(Table, table=True):
     """A line of work: runs, checkpoints and one gapless event history."""
 
     __table_args__ = (
@@ -169,7 +170,7 @@ class Experiment(SQLModel, table=True):
     project_id: str = DEFAULT_PROJECT
 
 
-class ExperimentTag(SQLModel, table=True):
+class ExperimentTag(Table, table=True):
     """One tag of one experiment, for filters; `Experiment.tags` holds them in order."""
 
     __tablename__ = "experiment_tag"
@@ -178,7 +179,7 @@ class ExperimentTag(SQLModel, table=True):
     experiment_id: str = Field(primary_key=True, foreign_key="experiment.id")
 
 
-class Run(SQLModel, table=True):
+class Run(Table, table=True):
     """One training run: what was asked, where it is, what it reported last.
 
     A new run has the defaults here (`sql.new_row`).
@@ -309,7 +310,7 @@ class Run(SQLModel, table=True):
     cancel_requested_at: str | None = None
 
 
-class RunTag(SQLModel, table=True):
+class RunTag(Table, table=True):
     """One tag of one run, for filters; `Run.tags` holds them in order."""
 
     __tablename__ = "run_tag"
@@ -319,7 +320,7 @@ class RunTag(SQLModel, table=True):
     run_id: str = Field(primary_key=True, foreign_key="run.id")
 
 
-class ExperimentSearch(SQLModel, table=True):
+class ExperimentSearch(Table, table=True):
     """The text that an experiment is found by, folded (`store.search`)."""
 
     __tablename__ = "experiment_search"
@@ -331,7 +332,7 @@ class ExperimentSearch(SQLModel, table=True):
     text: str = Field(sa_type=Text)
 
 
-class RunSearch(SQLModel, table=True):
+class RunSearch(Table, table=True):
     """The text that a run is found by, folded (`store.search`)."""
 
     __tablename__ = "run_search"
@@ -342,7 +343,7 @@ class RunSearch(SQLModel, table=True):
     text: str = Field(sa_type=Text)
 
 
-class Checkpoint(SQLModel, table=True):
+class Checkpoint(Table, table=True):
     """A checkpoint under its logical path, and what the service knows of it."""
 
     __table_args__ = (
@@ -385,7 +386,7 @@ class Checkpoint(SQLModel, table=True):
     created_at: str
 
 
-class Attempt(SQLModel, table=True):
+class Attempt(Table, table=True):
     """An attempt whose agent does not share the service's files: its mailbox over HTTP."""
 
     __table_args__ = (_known("ix_attempt_failed", "reason", "claimed_at"),)
@@ -414,7 +415,7 @@ class Attempt(SQLModel, table=True):
     reason: str | None = None
 
 
-class Verification(SQLModel, table=True):
+class Verification(Table, table=True):
     """A verification of many checkpoints, which the leading server works off in the background."""
 
     __table_args__ = (Index("ix_verification_finished", "finished_at", "id"),)
@@ -430,7 +431,7 @@ class Verification(SQLModel, table=True):
     finished_at: str | None = None
 
 
-class VerificationFinding(SQLModel, table=True):
+class VerificationFinding(Table, table=True):
     """What a verification found of one checkpoint, recorded as soon as it was read."""
 
     __tablename__ = "verification_finding"
@@ -446,7 +447,7 @@ class VerificationFinding(SQLModel, table=True):
     at: str
 
 
-class Event(SQLModel, table=True):
+class Event(Table, table=True):
     """One entry of an experiment's append-only history; `seq` has no gaps."""
 
     __table_args__ = (Index("ix_event_run", "run_id", "seq"),)
@@ -462,7 +463,7 @@ class Event(SQLModel, table=True):
     actor_name: str | None = None
 
 
-class AuditEntry(SQLModel, table=True):
+class AuditEntry(Table, table=True):
     """One write of a user, or one sign-in that was refused."""
 
     __tablename__ = "audit_entry"
@@ -485,7 +486,7 @@ class AuditEntry(SQLModel, table=True):
     address: str | None = None
 
 
-class AttemptUsage(SQLModel, table=True):
+class AttemptUsage(Table, table=True):
     """What one attempt took, recorded when it ended (`services.usage` says what is counted).
 
     It refers to nothing: the account stays when the run is deleted.
@@ -510,7 +511,7 @@ class AttemptUsage(SQLModel, table=True):
     saved_seconds: float = Field(sa_type=Float(53))
 
 
-class Webhook(SQLModel, table=True):
+class Webhook(Table, table=True):
     """A URL that is told of events."""
 
     id: str = Field(primary_key=True)
@@ -529,7 +530,7 @@ class Webhook(SQLModel, table=True):
     failing_since: str | None = None
 
 
-class WebhookDelivery(SQLModel, table=True):
+class WebhookDelivery(Table, table=True):
     """One message to one webhook, from its event to its end."""
 
     __tablename__ = "webhook_delivery"
@@ -556,7 +557,7 @@ class WebhookDelivery(SQLModel, table=True):
     created_at: str
 
 
-class Deletion(SQLModel, table=True):
+class Deletion(Table, table=True):
     """A run or an experiment that was deleted: what stays of it."""
 
     __table_args__ = (Index("ix_deletion_run", "run_id"), Index("ix_deletion_of", "experiment_id"))
@@ -576,7 +577,7 @@ class Deletion(SQLModel, table=True):
     finished_at: str | None = None
 
 
-class Removal(SQLModel, table=True):
+class Removal(Table, table=True):
     """A deleted run or logged model whose points and files are not yet gone."""
 
     owner_id: str = Field(primary_key=True)
@@ -584,7 +585,7 @@ class Removal(SQLModel, table=True):
     deletion_id: str = Field(foreign_key="deletion.id", index=True)
 
 
-class DataDir(SQLModel, table=True):
+class DataDir(Table, table=True):
     """The data directory in which the runs are launched: one row, made by the first leader."""
 
     __tablename__ = "data_dir"
@@ -595,7 +596,7 @@ class DataDir(SQLModel, table=True):
     path: str
 
 
-class Alias(SQLModel, table=True):
+class Alias(Table, table=True):
     """The name under which a tracking client knows an experiment or a run, unique in its scope."""
 
     scope: str = Field(primary_key=True)
@@ -603,7 +604,7 @@ class Alias(SQLModel, table=True):
     target_id: str
 
 
-class Label(SQLModel, table=True):
+class Label(Table, table=True):
     """A key and a value that a tracking client has put onto an experiment, a run or a model."""
 
     owner_id: str = Field(primary_key=True)
@@ -611,7 +612,7 @@ class Label(SQLModel, table=True):
     value: str = Field(sa_type=Text)
 
 
-class LoggedModel(SQLModel, table=True):
+class LoggedModel(Table, table=True):
     """A model that a tracking client has logged; its files are artifacts of its own."""
 
     __tablename__ = "logged_model"
@@ -635,7 +636,7 @@ class LoggedModel(SQLModel, table=True):
     updated_at: str
 
 
-class HealthFinding(SQLModel, table=True):
+class HealthFinding(Table, table=True):
     """What a health rule has found of one metric of one attempt, once."""
 
     __tablename__ = "health_finding"
@@ -649,7 +650,7 @@ class HealthFinding(SQLModel, table=True):
     action: str
 
 
-class RunLink(SQLModel, table=True):
+class RunLink(Table, table=True):
     """A data set that a run has read, or a model that it has read or made."""
 
     __tablename__ = "run_link"
@@ -661,7 +662,7 @@ class RunLink(SQLModel, table=True):
     content: str = Field(sa_type=Text)
 
 
-class ServiceSecret(SQLModel, table=True):
+class ServiceSecret(Table, table=True):
     """The secret from which run tokens are derived: one row, made by the first server."""
 
     __tablename__ = "service_secret"
@@ -670,7 +671,7 @@ class ServiceSecret(SQLModel, table=True):
     secret: str
 
 
-class IdempotencyKey(SQLModel, table=True):
+class IdempotencyKey(Table, table=True):
     """The first answer to a request that came with an Idempotency-Key."""
 
     __tablename__ = "idempotency_key"
@@ -685,7 +686,7 @@ class IdempotencyKey(SQLModel, table=True):
     created_at: str
 
 
-class MetricSeries(SQLModel, table=True):
+class MetricSeries(Table, table=True):
     """One key of one attempt of one run; points refer to it by a small integer.
 
     No foreign key: the series of a deleted run are removed after it, bit by bit.
@@ -702,7 +703,7 @@ class MetricSeries(SQLModel, table=True):
     start_step: int = Field(sa_type=BigInteger)
 
 
-class MetricChunk(SQLModel, table=True):
+class MetricChunk(Table, table=True):
     """Up to 512 points of a series with strictly increasing steps, packed (`domain.points`).
 
     One row for many points: what is written, fetched and turned into Python objects is a
@@ -723,7 +724,7 @@ class MetricChunk(SQLModel, table=True):
     data: bytes
 
 
-class MetricLatest(SQLModel, table=True):
+class MetricLatest(Table, table=True):
     """The value at the highest step of each key of a run that is not superseded.
 
     NULL is NaN or infinite; wall time is unix seconds, NULL when not given.

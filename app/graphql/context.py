@@ -185,7 +185,7 @@ class Context:
 def _by_ids(table: type[Any], budget: Budget, tx: Tx, ids: list[Any]) -> list[Any]:
     found: list[Any] = []
     for part in _parts(ids, PART):
-        rows = listing.by_ids(tx, table, part)
+        rows = listing.by_ids(tx, listing.OF_TABLE[table], part)
         budget.charge_rows(table, rows)
         found += rows
     return found

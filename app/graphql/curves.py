@@ -4,8 +4,8 @@ import math
 from typing import Any, NamedTuple
 
 from app.db import listing
+from app.db.rows import MetricLatestRow
 from app.db.sql import Tx
-from app.db.tables import MetricLatest
 from app.domain.filters import MAX_BUCKETS, MAX_KEYS, MAX_LATEST, MAX_POINTS, MIN_POINTS
 from app.domain.points import MAX_STEP
 from app.errors import InvalidInput
@@ -92,7 +92,7 @@ def named(keys: list[str] | None) -> tuple[str, ...] | None:
 
 def latest(
     keys: tuple[str, ...] | None, budget: Budget, tx: Tx, run_ids: list[str]
-) -> list[list[MetricLatest]]:
+) -> list[list[MetricLatestRow]]:
     """Return the latest values of each run. Raises TooLarge."""
     try:
         found = listing.latest_metrics(tx, run_ids, MAX_LATEST, keys)

@@ -11,8 +11,8 @@ from typing import Any
 
 from app.db import keyset, listing
 from app.db.cursors import Order, Window
+from app.db.rows import RunRow
 from app.db.sql import Tx
-from app.db.tables import Run
 from app.domain.lifecycle import TERMINAL
 from app.domain.points import MAX_STEP
 from app.errors import InvalidInput
@@ -39,7 +39,7 @@ def interval(seconds: float) -> float:
 
 async def changed_runs(
     context: Context, chosen: RunFilter | None, seconds: float
-) -> AsyncIterator[list[Run]]:
+) -> AsyncIterator[list[RunRow]]:
     """Yield the runs that changed and meet the conditions that a run cannot cease to meet.
 
     So a list by status also gets those which have left it.
@@ -60,12 +60,12 @@ async def changed_runs(
                     yield rows
 
 
-def _matching(tx: Tx, filters: dict[str, Any], ids: list[str]) -> list[Run]:
+def _matching(tx: Tx, filters: dict[str, Any], ids: list[str]) -> list[RunRow]:
     window = Window(len(ids))
     return keyset.page(tx, listing.RUNS, filters | {"ids": ids}, Order("created_at"), window).rows
 
 
-def _newest(tx: Tx, filters: dict[str, Any], only: list[str]) -> list[Run]:
+def _newest(tx: Tx, filters: dict[str, Any], only: list[str]) -> list[RunRow]:
     """Return the first page of a list: what changed while nobody was told is likely there."""
     window = Window(limits.CHANGED)
     filters = filters | ({"ids": only} if only else {})

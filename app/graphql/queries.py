@@ -8,6 +8,7 @@ import strawberry
 from app.db import listing, tables
 from app.db.groups import MAX_VALUES, RunFacet
 from app.db.keyset import MOST
+from app.db.rows import EventRow
 from app.db.sql import Tx
 from app.domain.ids import is_id
 from app.errors import InvalidInput
@@ -47,8 +48,8 @@ async def node(info: Info, id: str) -> Any:
     return (await info.context.rows(_TABLES[prefix], [id]))[0]
 
 
-def _events(tx: Tx, ids: list[str]) -> list[tables.Event | None]:
-    found: list[tables.Event | None] = []
+def _events(tx: Tx, ids: list[str]) -> list[EventRow | None]:
+    found: list[EventRow | None] = []
     for id in ids:
         experiment_id, _, seq = id.partition(":")
         number = seq.isascii() and seq.isdigit() and len(seq) < 19

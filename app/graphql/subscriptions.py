@@ -10,6 +10,7 @@ from typing import Annotated
 import strawberry
 
 from app.db import tables
+from app.db.rows import EventRow
 from app.db.sql import Tx
 from app.domain.filters import MAX_KEYS
 from app.domain.ids import is_id
@@ -44,7 +45,7 @@ def checked(id: str, prefix: str) -> None:
         raise NotFound(f"There is nothing with the id {id!r}.")
 
 
-def _news(tx: Tx, id: str, seq: int | None) -> tuple[list[tables.Event], int, bool]:
+def _news(tx: Tx, id: str, seq: int | None) -> tuple[list[EventRow], int, bool]:
     """Return the next events after `seq`, the last `seq`, and True if the run has ended."""
     run = runs.get(tx, id) if is_id(id, "run") else None
     experiment = experiments.get(tx, run.experiment_id if run else id)

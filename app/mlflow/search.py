@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fastapi import Request, Response
-from sqlalchemy import and_, bindparam, or_
+from sqlalchemy import Executable, and_, or_
 
 from app.db.json_lists import one_of
-from app.db.sql import Statement, Tx, columns, dump, select_all
+from app.db.sql import Tx, columns, dump, query, select_all
 from app.db.tables import Experiment, Run
 from app.domain.ids import is_id
 from app.errors import InvalidInput
@@ -29,25 +29,31 @@ _LAST = ("9999", "")
 routes = router()
 _run = columns(Run)
 _experiment = columns(Experiment)
-_RUNS = Statement(
-    select_all(Run)
-    .where(
-        one_of(_run.experiment_id, "experiments"),
-        or_(
-            _run.created_at < bindparam("created"),
-            and_(_run.created_at == bindparam("created"), _run.id < bindparam("after")),
-        ),
+
+
+@query(Run)
+def _runs(*, created: str, after: str, most: int, experiments: str) -> Executable:
+    return (
+        select_all(Run)
+        .where(
+            one_of(_run.experiment_id, experiments),
+            or_(
+                _run.created_at < created,
+                and_(_run.created_at == created, _run.id < after),
+            ),
+        )
+        .order_by(_run.created_at.desc(), _run.id.desc())
+        .limit(most)
     )
-    .order_by(_run.created_at.desc(), _run.id.desc())
-    .limit(bindparam("most")),
-    Run,
-)
-_EXPERIMENTS = Statement(
-    select_all(Experiment)
-    .order_by(_experiment.created_at.desc(), _experiment.id.desc())
-    .limit(bindparam("most")),
-    Experiment,
-)
+
+
+@query(Experiment)
+def _experiments(*, most: int) -> Executable:
+    return (
+        select_all(Experiment)
+        .order_by(_experiment.created_at.desc(), _experiment.id.desc())
+        .limit(most)
+    )
 
 
 class Page(NamedTuple):
@@ -99,7 +105,7 @@ def _newest(tx: Tx, ids: str, query: Query, body: bodies.Search) -> Page:
     scanned = 0
     while scanned < MAX_SCANNED:
         size = BATCH if query.conditions else min(BATCH, most - len(found))
-        rows = tx.all(_RUNS, experiments=ids, created=created, after=after, most=size)
+        rows = tx.all(_runs, experiments=ids, created=created, after=after, most=size)
         for row, view in zip(rows, views.runs(tx, rows), strict=True):
             created, after = row.created_at, row.id
             if all(condition.holds(view) for condition in query.conditions):
@@ -116,7 +122,7 @@ def _sorted_runs(tx: Tx, ids: str, query: Query, body: bodies.Search) -> Page:
     """Return a page in another order, for which all runs are looked at."""
     keys: list[tuple[Any, str]] = []
     (created, after), scanned = _LAST, 0
-    while rows := tx.all(_RUNS, experiments=ids, created=created, after=after, most=BATCH):
+    while rows := tx.all(_runs, experiments=ids, created=created, after=after, most=BATCH):
         scanned += len(rows)
         if scanned > MAX_SCANNED:
             raise InvalidInput(
@@ -145,7 +151,7 @@ async def search_experiments(request: Request) -> Response:
         if access.run_id is not None:
             rows = [resolve(tx, access, "")]
         else:
-            rows = tx.all(_EXPERIMENTS, most=MAX_SCANNED)
+            rows = tx.all(_experiments, most=MAX_SCANNED)
         labelled = labels.list_labels(tx, [row.id for row in rows])
         return [views.experiment(row, labelled[row.id]) for row in rows]
 

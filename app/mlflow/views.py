@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app.db.listing import latest_metrics
+from app.db.rows import AnyExperiment, AnyMetricLatest, AnyRun
 from app.db.sql import Tx, load
-from app.db.tables import Experiment, LoggedModel, MetricLatest, Run, RunLink
+from app.db.tables import LoggedModel, RunLink
 from app.domain.artifacts import artifact_root
 from app.domain.lifecycle import TERMINAL, Reason, RunStatus
 from app.domain.tracking import NAME_LABEL, as_text, milliseconds, wire_number
@@ -31,7 +32,7 @@ def pairs(values: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"key": key, "value": as_text(value)} for key, value in values.items()]
 
 
-def experiment(row: Experiment, labelled: Mapping[str, str], name: str | None = None) -> View:
+def experiment(row: AnyExperiment, labelled: Mapping[str, str], name: str | None = None) -> View:
     """Return an `Experiment`; a caller that knows it by another name gets that."""
     created = milliseconds(row.created_at)
     return {
@@ -45,7 +46,7 @@ def experiment(row: Experiment, labelled: Mapping[str, str], name: str | None = 
     }
 
 
-def run_info(row: Run, labelled: Mapping[str, str]) -> View:
+def run_info(row: AnyRun, labelled: Mapping[str, str]) -> View:
     """Return a `RunInfo`. The status is this service's own."""
     info = {
         "run_id": row.id,
@@ -63,7 +64,7 @@ def run_info(row: Run, labelled: Mapping[str, str]) -> View:
     return info
 
 
-def _status(row: Run) -> str:
+def _status(row: AnyRun) -> str:
     """Return the status; that of an external run whose end is told, and not yet recorded."""
     if row.recipe is None and row.status not in TERMINAL:
         if row.termination_reason == Reason.REPORTED_FAILURE:
@@ -73,14 +74,14 @@ def _status(row: Run) -> str:
     return STATUS[row.status]
 
 
-def params(row: Run) -> dict[str, Any]:
+def params(row: AnyRun) -> dict[str, Any]:
     """Return the parameters of a run: what was requested, and what its trainer uses instead."""
     requested: dict[str, Any] = load(row.hyperparams)
     used: dict[str, Any] = load(row.effective_hyperparams or "{}")
     return requested | used
 
 
-def metric(row: MetricLatest) -> View:
+def metric(row: AnyMetricLatest) -> View:
     """Return a `Metric`."""
     return {
         "key": row.key,
@@ -90,7 +91,7 @@ def metric(row: MetricLatest) -> View:
     }
 
 
-def runs(tx: Tx, rows: Sequence[Run]) -> list[View]:
+def runs(tx: Tx, rows: Sequence[AnyRun]) -> list[View]:
     """Return each `Run` with its metrics, parameters, tags, data sets and models."""
     ids = [row.id for row in rows]
     if not ids:

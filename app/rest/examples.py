@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from app.db.sql import new_row, replace
+from app.db.objects import replace
 from app.db.tables import Checkpoint, Experiment, MetricLatest, Run
 from app.domain.attempts import AGENT
 from app.domain.requests import EXPERIMENT_ID, RUN_ID, VERIFICATION_ID
@@ -27,8 +27,8 @@ def _show(view: Mapping[str, object]) -> dict[str, Any]:
 
 
 _LOSS = MetricLatest(run_id=RUN_ID, key="loss", step=120, value=1.83)
-_QUEUED = new_row(
-    Run, id=RUN_ID, experiment_id=EXPERIMENT_ID, root_run_id=RUN_ID, model="Qwen2.5-7B",
+_QUEUED = Run(
+    id=RUN_ID, experiment_id=EXPERIMENT_ID, root_run_id=RUN_ID, model="Qwen2.5-7B",
     dataset='{"name": "alpaca-zh", "split": "train"}', notes="first try", created_at=_CREATED,
     hyperparams='{"learning_rate": 2e-5, "batch_size": 16}',
     resources='{"gpu_type": "A100", "count": 4}', status_reason="waiting_for_trainer",
@@ -38,8 +38,8 @@ _TRAINING = replace(
     step=120, total_steps=400, started_at=_STARTED, heartbeat_at=_SEEN, last_progress_at=_SEEN,
     pace_steps=120, pace_seconds=24.0,
 )  # fmt: skip
-_SAVED = new_row(
-    Checkpoint, id="ckpt_0cc4q1y5k9r2t4v6x8z0b1d3fh", experiment_id=EXPERIMENT_ID, run_id=RUN_ID,
+_SAVED = Checkpoint(
+    id="ckpt_0cc4q1y5k9r2t4v6x8z0b1d3fh", experiment_id=EXPERIMENT_ID, run_id=RUN_ID,
     ckpt_path=_PATH, state="ready", step=100, size_bytes=1_402_881, tag_type="release",
     sha256="9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     release_tag="v1.0.0", metrics='{"val_loss": 1.83}', healthy=True, marked_at=_SEEN,
@@ -48,8 +48,8 @@ _SAVED = new_row(
 )  # fmt: skip
 _EXPERIMENT = _show(
     views.experiment(
-        new_row(
-            Experiment, id=EXPERIMENT_ID, name="qwen-sft-zh", task_type="sft",
+        Experiment(
+            id=EXPERIMENT_ID, name="qwen-sft-zh", task_type="sft",
             goal="Instruction following in Chinese", version="v1", base_model="Qwen2.5-7B",
             owner="alice", param_config='{"learning_rate": 2e-5, "epochs": 3}',
             tags='["sft", "zh"]', created_at=_CREATED, last_seq=1,

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
-from sqlalchemy import func, literal_column, select
+from sqlalchemy import Executable, func, literal_column, select
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.db.sql import Statement, Tx, columns
+from app.db.sql import Tx, columns, query
 from app.db.tables import Run
 from app.domain.lifecycle import TERMINAL, RunStatus
 from app.rest.problems import documented
@@ -32,13 +32,17 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 _run = columns(Run)
 _LIVE = [status for status in RunStatus if status not in TERMINAL]
-_COUNTS = Statement[tuple[str, str | None, int]](
-    select(_run.status, _run.status_reason, func.count())
-    # In the words of the index ix_run_status: the ended runs, of which there may be a million,
-    # are not read.
-    .where(_run.status.in_([literal_column(f"'{status}'") for status in _LIVE]))
-    .group_by(_run.status, _run.status_reason)
-)
+
+
+@query(tuple[str, str | None, int])
+def _counts() -> Executable:
+    return (
+        select(_run.status, _run.status_reason, func.count())
+        # In the words of the index ix_run_status: the ended runs, of which there may be a million,
+        # are not read.
+        .where(_run.status.in_([literal_column(f"'{status}'") for status in _LIVE]))
+        .group_by(_run.status, _run.status_reason)
+    )
 
 
 class _Durations:
@@ -110,7 +114,7 @@ async def service_metrics(request: Request) -> Response:
 
 
 def _count_live_runs(tx: Tx) -> list[tuple[str, str | None, int]]:
-    return tx.all(_COUNTS)
+    return tx.all(_counts)
 
 
 class _Collector:

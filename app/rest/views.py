@@ -11,7 +11,8 @@ from typing import Any, TypeVar, cast, get_type_hints
 from orjson import Fragment
 from sqlmodel import SQLModel
 
-from app.db.tables import Checkpoint, Event, Experiment, MetricLatest, Run
+from app.db.rows import AnyCheckpoint, AnyEvent, AnyExperiment, AnyMetricLatest, AnyRun
+from app.db.tables import Checkpoint, Experiment, Run
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.priority import Priority
 from app.domain.recipes import Recipe
@@ -42,7 +43,7 @@ def copier(answer: type[AnswerT], table: type[SQLModel], *derived: str) -> Calla
     )
     values = attrgetter(*copied)
 
-    def make(row: SQLModel, **made: Any) -> AnswerT:
+    def make(row: Any, **made: Any) -> AnswerT:
         made.update(zip(copied, values(row), strict=True))
         for name in json:
             made[name] = Fragment(made[name] or "null")
@@ -67,12 +68,12 @@ _PRIORITIES = [priority.value for priority in Priority]
 """By the rank that rows hold."""
 
 
-def experiment(row: Experiment) -> schemas.ExperimentAnswer:
+def experiment(row: AnyExperiment) -> schemas.ExperimentAnswer:
     """Return `ExperimentAnswer`."""
     return _experiment(row, experiment_id=row.id)
 
 
-def run(row: Run) -> schemas.RunAnswer:
+def run(row: AnyRun) -> schemas.RunAnswer:
     """Return `RunAnswer`."""
     return _run(
         row, run_id=row.id, ckpt_path=row.source_ckpt_path, status_detail=status_detail(row),
@@ -80,12 +81,12 @@ def run(row: Run) -> schemas.RunAnswer:
     )  # fmt: skip
 
 
-def metrics(rows: Iterable[MetricLatest]) -> dict[str, schemas.MetricValue]:
+def metrics(rows: Iterable[AnyMetricLatest]) -> dict[str, schemas.MetricValue]:
     """Return the latest value of each key, with its step."""
     return {row.key: {"value": row.value, "step": row.step} for row in rows}
 
 
-def run_summary(row: Run, latest: Iterable[MetricLatest]) -> schemas.RunSummary:
+def run_summary(row: AnyRun, latest: Iterable[AnyMetricLatest]) -> schemas.RunSummary:
     """Return `RunSummary`."""
     return _run_summary(
         row, run_id=row.id, status_detail=status_detail(row), progress=progress(row),
@@ -94,7 +95,7 @@ def run_summary(row: Run, latest: Iterable[MetricLatest]) -> schemas.RunSummary:
 
 
 def run_status(
-    row: Run, latest: Iterable[MetricLatest], newest: Checkpoint | None
+    row: AnyRun, latest: Iterable[AnyMetricLatest], newest: AnyCheckpoint | None
 ) -> schemas.RunStatusAnswer:
     """Return `RunStatusAnswer`."""
     return _run_status(
@@ -105,7 +106,7 @@ def run_status(
 
 
 def run_detail(
-    row: Run, latest: Iterable[MetricLatest], newest: Checkpoint | None
+    row: AnyRun, latest: Iterable[AnyMetricLatest], newest: AnyCheckpoint | None
 ) -> schemas.RunDetailAnswer:
     """Return `RunDetailAnswer`."""
     return _run_detail(
@@ -129,7 +130,7 @@ def recipe(row: Recipe) -> schemas.RecipeAnswer:
     }
 
 
-def checkpoint(row: Checkpoint) -> schemas.CheckpointAnswer:
+def checkpoint(row: AnyCheckpoint) -> schemas.CheckpointAnswer:
     """Return `CheckpointAnswer`."""
     healthy = None if row.healthy is None else bool(row.healthy)  # SQLite has numbers
     return _checkpoint(row, checkpoint_id=row.id, stored_as=row.stored_as_id, healthy=healthy)
@@ -179,7 +180,7 @@ def verification(progress: Progress) -> schemas.VerificationAnswer:
     }
 
 
-def prunable(rows: list[Checkpoint]) -> schemas.RetentionAnswer:
+def prunable(rows: list[AnyCheckpoint]) -> schemas.RetentionAnswer:
     """Return `RetentionAnswer`."""
     return {
         "size_bytes": sum(row.size_bytes or 0 for row in rows),
@@ -197,7 +198,7 @@ def cancelled(result: Cancelled) -> schemas.CancelAnswer:
     }
 
 
-def event(row: Event) -> schemas.EventAnswer:
+def event(row: AnyEvent) -> schemas.EventAnswer:
     """Return `EventAnswer`."""
     return {
         "seq": row.seq,

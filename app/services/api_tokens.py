@@ -6,9 +6,10 @@ make and revoke one.
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, func, select, update
 
-from app.db.sql import Statement, Tx, as_dict, by_id, changing, columns, new_row, replace
+from app.db.objects import replace
+from app.db.sql import Statement, Tx, by_id, changing, columns
 from app.db.tables import ApiToken, User
 from app.domain.ids import new_id, timestamp_after
 from app.domain.permissions import Role, UserKind
@@ -20,7 +21,6 @@ from app.services import users
 
 _token, _user = columns(ApiToken), columns(User)
 _BY_ID = by_id(ApiToken)
-_INSERT = Statement[Any](insert(ApiToken))
 _found = (
     select(_token.id, _token.scope, _token.expires_at, _user.id, _user.name, _user.kind)
     .select_from(ApiToken)
@@ -114,11 +114,11 @@ def _insert(
     count = tx.first(_COUNT, user=user.id)
     if count is not None and count[0] >= MAX_TOKENS:
         raise Conflict(f"User {user.name!r} has {MAX_TOKENS} tokens; revoke one first.")
-    row = new_row(
-        ApiToken, id=new_id("tok"), user_id=user.id, name=name, sha256=digest(secret),
+    row = ApiToken(
+        id=new_id("tok"), user_id=user.id, name=name, sha256=digest(secret),
         scope=scope.value, created_at=tx.now, expires_at=expires_at,
     )  # fmt: skip
-    tx.run(_INSERT, **as_dict(row))
+    tx.insert(row)
     return _of(row, user.name)
 
 
@@ -151,7 +151,7 @@ def revoke(tx: Tx, token_id: str) -> Token:
 
     Every server is told, and closes what is open on its behalf. Raises NotFound.
     """
-    row = tx.first(_BY_ID, id=token_id)
+    row = tx.first(_BY_ID, token_id)
     if row is None:
         raise NotFound(f"There is no token {token_id!a}.")
     if row.user_id == tx.principal.user_id:

@@ -13,13 +13,16 @@ that it says is recorded. The output and the checkpoints of an attempt are files
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, NamedTuple, Unpack
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import Executable, bindparam, update
 
 from app.agent.mailbox import ExitRecord, LaunchConfig, Order
 from app.db.changes import SUPERVISOR
-from app.db.sql import Statement, Tx, as_dict, columns, dump, load, new_row, replace, select_all
+from app.db.objects import replace
+from app.db.rows import AttemptChanges
+from app.db.sql import Statement, Tx, columns, dump, load, query, select_all
 from app.db.tables import Attempt, Run
 from app.domain.attempts import ExitRequest, Stop
 from app.domain.lifecycle import LAUNCHED, TERMINAL, RunStatus
@@ -31,16 +34,25 @@ from app.services import runs
 NEVER_BEGAN = "Stopped before the trainer began."
 
 _attempt, _run = columns(Attempt), columns(Run)
-_INSERT = Statement[Any](insert(Attempt))
-_key = (_attempt.run_id == bindparam("run"), _attempt.number == bindparam("nr"))
-_BY_KEY = Statement(select_all(Attempt).where(*_key), Attempt)
-_LIVE = Statement(
-    select_all(Attempt)
-    .join(_run.id.table, (_run.id == _attempt.run_id) & (_run.attempt == _attempt.number))
-    .where(_run.status.not_in([status.value for status in sorted(TERMINAL)]))
-    .order_by(_attempt.run_id),
-    Attempt,
-)
+
+
+def _key(run: Any, nr: Any) -> Any:
+    return (_attempt.run_id == run, _attempt.number == nr)
+
+
+@query(Attempt)
+def _by_key(*, run: str, nr: int) -> Executable:
+    return select_all(Attempt).where(*_key(run, nr))
+
+
+@query(Attempt)
+def _live() -> Executable:
+    return (
+        select_all(Attempt)
+        .join(_run.id.table, (_run.id == _attempt.run_id) & (_run.attempt == _attempt.number))
+        .where(_run.status.not_in([status.value for status in sorted(TERMINAL)]))
+        .order_by(_attempt.run_id)
+    )
 
 
 class Claim(NamedTuple):
@@ -59,17 +71,17 @@ def create(
         spec: what the trainer shall do; without secrets.
         resume_path: the logical path of the checkpoint whose files the agent may download.
     """
-    attempt = new_row(
-        Attempt, run_id=run.id, number=run.attempt, spec=dump(spec), resume_path=resume_path,
+    attempt = Attempt(
+        run_id=run.id, number=run.attempt, spec=dump(spec), resume_path=resume_path,
         claim_sha256=digest(code),
     )  # fmt: skip
-    tx.send(_INSERT, **as_dict(attempt))
+    tx.insert(attempt)
     return attempt
 
 
 def get(tx: Tx, run_id: str, number: int) -> Attempt:
     """Return the attempt. Raises NotFound."""
-    attempt = tx.first(_BY_KEY, run=run_id, nr=number)
+    attempt = tx.first(_by_key, run=run_id, nr=number)
     if attempt is None:
         raise NotFound(f"Run {run_id} has no attempt {number} that is reached over HTTP.")
     return attempt
@@ -77,7 +89,7 @@ def get(tx: Tx, run_id: str, number: int) -> Attempt:
 
 def list_live(tx: Tx) -> list[Attempt]:
     """Return the current attempts of all runs that have not ended."""
-    return tx.all(_LIVE)
+    return tx.all(_live)
 
 
 def claim(tx: Tx, run_id: str, number: int, code: str, agent: str, host: str | None) -> Claim:
@@ -86,7 +98,7 @@ def claim(tx: Tx, run_id: str, number: int, code: str, agent: str, host: str | N
     A run that waits in an engine's queue begins to start. Raises Unauthorized, AttemptClaimed,
     RunFinished, StaleAttempt.
     """
-    attempt = tx.first(_BY_KEY, run=run_id, nr=number)
+    attempt = tx.first(_by_key, run=run_id, nr=number)
     if attempt is None or not same(digest(code), attempt.claim_sha256):
         # Of a run that is not there alike: nobody learns which ones there are.
         raise Unauthorized("Send the claim code of this attempt: `Authorization: Bearer ac_…`.")
@@ -230,14 +242,16 @@ def _finish(tx: Tx, attempt: Attempt, record: ExitRecord) -> Attempt:
     return _change(tx, attempt, exit=dump(record.to_dict()))
 
 
-def _change(tx: Tx, attempt: Attempt, **changes: Any) -> Attempt:
-    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in changes}
-    key = frozenset(changes)
-    if key not in _UPDATES:
-        _UPDATES[key] = Statement[Any](update(Attempt).where(*_key).values(values))
-    new = {f"new_{name}": value for name, value in changes.items()}
-    tx.send(_UPDATES[key], run=attempt.run_id, nr=attempt.number, **new)
+def _change(tx: Tx, attempt: Attempt, **changes: Unpack[AttemptChanges]) -> Attempt:
+    tx.send(
+        _changing(frozenset(changes)), run=attempt.run_id, nr=attempt.number,
+        **{f"new_{name}": value for name, value in changes.items()},
+    )  # fmt: skip
     return replace(attempt, **changes)
 
 
-_UPDATES: dict[frozenset[str], Statement[Any]] = {}
+@cache
+def _changing(names: frozenset[str]) -> Statement[Any]:
+    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+    key = _key(bindparam("run"), bindparam("nr"))
+    return Statement(update(Attempt).where(*key).values(values))

@@ -9,22 +9,14 @@ The checkpoint that a cancel promises is in `promises`; marks are in `marks`. A 
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Unpack
 
-from sqlalchemy import bindparam, insert
+from sqlalchemy import Executable, Select
 
 from app.db.changes import SUPERVISOR
-from app.db.sql import (
-    Statement,
-    Tx,
-    as_dict,
-    by_id,
-    changing,
-    columns,
-    new_row,
-    replace,
-    select_all,
-)
+from app.db.objects import replace
+from app.db.rows import CheckpointChanges
+from app.db.sql import Tx, by_id, changing, columns, query, select_all
 from app.db.tables import Checkpoint, Run
 from app.domain import paths
 from app.domain.ids import new_id
@@ -35,49 +27,84 @@ from app.services import events
 
 _checkpoint = columns(Checkpoint)
 
-_INSERT = Statement[Any](insert(Checkpoint))
-_BY_ID = by_id(Checkpoint)
-_by_path = select_all(Checkpoint).where(_checkpoint.ckpt_path == bindparam("path"))
-_BY_PATH = Statement(_by_path, Checkpoint)
-_LOCK_BY_PATH = Statement(_by_path.with_for_update(), Checkpoint)
+
+_by_id = by_id(Checkpoint)
+
+
+@query(Checkpoint)
+def _by_path(path: str) -> Executable:
+    return select_all(Checkpoint).where(_checkpoint.ckpt_path == path)
+
+
+@query(Checkpoint)
+def _locked_by_path(path: str) -> Executable:
+    return select_all(Checkpoint).where(_checkpoint.ckpt_path == path).with_for_update()
+
+
 _oldest_first = select_all(Checkpoint).order_by(_checkpoint.created_at, _checkpoint.id)
-_OF_EXPERIMENT = Statement(
-    _oldest_first.where(_checkpoint.experiment_id == bindparam("experiment")), Checkpoint
-)
-_OF_RUN = Statement(_oldest_first.where(_checkpoint.run_id == bindparam("run")), Checkpoint)
-# `is_not(None)` also keeps PostgreSQL from sorting NULL before every time.
-_newest_first = (
-    select_all(Checkpoint)
-    .where(
-        _checkpoint.run_id == bindparam("run"),
-        _checkpoint.state == bindparam("state"),
-        _checkpoint.saved_at.is_not(None),
+
+
+@query(Checkpoint)
+def _of_experiment(*, experiment: str) -> Executable:
+    return _oldest_first.where(_checkpoint.experiment_id == experiment)
+
+
+@query(Checkpoint)
+def _of_run(*, run: str) -> Executable:
+    return _oldest_first.where(_checkpoint.run_id == run)
+
+
+def _newest_first(run: str, state: str) -> Select[Any]:
+    # `is_not(None)` also keeps PostgreSQL from sorting NULL before every time.
+    return (
+        select_all(Checkpoint)
+        .where(
+            _checkpoint.run_id == run,
+            _checkpoint.state == state,
+            _checkpoint.saved_at.is_not(None),
+        )
+        .order_by(_checkpoint.saved_at.desc(), _checkpoint.id.desc())
     )
-    .order_by(_checkpoint.saved_at.desc(), _checkpoint.id.desc())
-)
-_OF_STATE = Statement(_newest_first, Checkpoint)
-_NEWEST_OF_STATE = Statement(_newest_first.limit(1), Checkpoint)
-_pending = (
+
+
+@query(Checkpoint)
+def _of_state(*, run: str, state: str) -> Executable:
+    return _newest_first(run, state)
+
+
+@query(Checkpoint)
+def _newest_of_state(*, run: str, state: str) -> Executable:
+    return _newest_first(run, state).limit(1)
+
+
+_unverified = (
     select_all(Checkpoint)
     .where(_checkpoint.state == State.PENDING.value, _checkpoint.stored_as_id.is_(None))
     .order_by(_checkpoint.id)
 )
-_PENDING = Statement(_pending, Checkpoint)
-_LOCK_PENDING = Statement(
-    _pending.where(_checkpoint.run_id == bindparam("run")).with_for_update(), Checkpoint
-)
-_ALIASES = Statement(
-    select_all(Checkpoint)
-    .where(_checkpoint.stored_as_id == bindparam("id"))
-    .order_by(_checkpoint.id),
-    Checkpoint,
-)
-_RUN = by_id(Run)
+
+
+@query(Checkpoint)
+def _pending() -> Executable:
+    return _unverified
+
+
+@query(Checkpoint)
+def _lock_pending(*, run: str) -> Executable:
+    return _unverified.where(_checkpoint.run_id == run).with_for_update()
+
+
+@query(Checkpoint)
+def _aliases(*, id: str) -> Executable:
+    return select_all(Checkpoint).where(_checkpoint.stored_as_id == id).order_by(_checkpoint.id)
+
+
+_run_by_id = by_id(Run)
 
 
 def get(tx: Tx, checkpoint_id: str) -> Checkpoint:
     """Return the checkpoint. Raises NotFound."""
-    checkpoint = tx.first(_BY_ID, id=checkpoint_id)
+    checkpoint = tx.first(_by_id, checkpoint_id)
     if checkpoint is None:
         raise NotFound(f"There is no checkpoint {checkpoint_id}.")
     return checkpoint
@@ -85,42 +112,42 @@ def get(tx: Tx, checkpoint_id: str) -> Checkpoint:
 
 def get_by_path(tx: Tx, ckpt_path: str) -> Checkpoint | None:
     """Return the checkpoint of a logical path, without a lock."""
-    return tx.first(_BY_PATH, path=ckpt_path)
+    return tx.first(_by_path, ckpt_path)
 
 
 def lock_by_path(tx: Tx, ckpt_path: str) -> Checkpoint | None:
     """Return the checkpoint of a logical path, locked until the transaction ends."""
-    return tx.first(_LOCK_BY_PATH, path=ckpt_path)
+    return tx.first(_locked_by_path, ckpt_path)
 
 
 def list_of_run(tx: Tx, run_id: str) -> list[Checkpoint]:
     """Return all checkpoints of a run, in the order in which they became known."""
-    return tx.all(_OF_RUN, run=run_id)
+    return tx.all(_of_run, run=run_id)
 
 
 def list_of_experiment(tx: Tx, experiment_id: str) -> list[Checkpoint]:
     """Return all checkpoints of an experiment, in the order in which they became known."""
-    return tx.all(_OF_EXPERIMENT, experiment=experiment_id)
+    return tx.all(_of_experiment, experiment=experiment_id)
 
 
 def list_ready(tx: Tx, run_id: str) -> list[Checkpoint]:
     """Return the ready checkpoints of a run, newest (saved last) first."""
-    return tx.all(_OF_STATE, run=run_id, state=State.READY.value)
+    return tx.all(_of_state, run=run_id, state=State.READY.value)
 
 
 def get_newest_ready(tx: Tx, run_id: str) -> Checkpoint | None:
     """Return the ready checkpoint that a run saved last."""
-    return tx.first(_NEWEST_OF_STATE, run=run_id, state=State.READY.value)
+    return tx.first(_newest_of_state, run=run_id, state=State.READY.value)
 
 
 def list_pending(tx: Tx) -> list[Checkpoint]:
     """Return every checkpoint that is promised or not yet verified, without aliases."""
-    return tx.all(_PENDING)
+    return tx.all(_pending)
 
 
 def lock_pending(tx: Tx, run_id: str) -> list[Checkpoint]:
     """Return the checkpoints of a run that are promised or not yet verified, locked."""
-    return tx.all(_LOCK_PENDING, run=run_id)
+    return tx.all(_lock_pending, run=run_id)
 
 
 def get_newest(tx: Tx, run: Run) -> Checkpoint | None:
@@ -128,7 +155,7 @@ def get_newest(tx: Tx, run: Run) -> Checkpoint | None:
     that has none the one that its trainer reported last."""
     checkpoint = get_newest_ready(tx, run.id)
     if checkpoint is None and run.recipe is None:
-        checkpoint = tx.first(_NEWEST_OF_STATE, run=run.id, state=State.DECLARED.value)
+        checkpoint = tx.first(_newest_of_state, run=run.id, state=State.DECLARED.value)
     return checkpoint
 
 
@@ -160,7 +187,7 @@ def lock_inherited(tx: Tx, run: Run) -> Checkpoint | None:
 
 
 def _get_run(tx: Tx, checkpoint: Checkpoint) -> Run:
-    run = tx.first(_RUN, id=checkpoint.run_id)
+    run = tx.first(_run_by_id, checkpoint.run_id)
     assert run is not None
     return run
 
@@ -178,28 +205,29 @@ def origin(tx: Tx, checkpoint: Checkpoint) -> tuple[str, int | None]:
     Of one that only a client has named, that is the current attempt, as far as is known.
     """
     stored = get_stored(tx, checkpoint)
-    run = tx.first(_RUN, id=stored.run_id)
+    run = tx.first(_run_by_id, stored.run_id)
     return stored.run_id, stored.attempt or (run and run.attempt) or None
 
 
-def create(tx: Tx, run: Run, name: str, state: State, **facts: Any) -> Checkpoint:
+def create(
+    tx: Tx, run: Run, name: str, state: State, /, **facts: Unpack[CheckpointChanges]
+) -> Checkpoint:
     """Insert a checkpoint of a run and append its event."""
-    checkpoint = new_row(
-        Checkpoint,
+    checkpoint = Checkpoint(
         id=new_id("ckpt"),
         experiment_id=run.experiment_id,
         run_id=run.id,
         ckpt_path=str(paths.CheckpointPath(run.experiment_id, run.id, name)),
         state=state.value,
         created_at=tx.now,
-        **facts,
     )
-    tx.send(_INSERT, **as_dict(checkpoint))
+    checkpoint = replace(checkpoint, **facts)
+    tx.insert(checkpoint)
     _append_event(tx, checkpoint)
     return checkpoint
 
 
-def change(tx: Tx, checkpoint: Checkpoint, **changes: Any) -> Checkpoint:
+def change(tx: Tx, checkpoint: Checkpoint, **changes: Unpack[CheckpointChanges]) -> Checkpoint:
     """Write attributes of a checkpoint."""
     tx.send(changing(Checkpoint, frozenset(changes)), key=checkpoint.id, **changes)
     return replace(checkpoint, **changes)
@@ -219,11 +247,14 @@ def _append_event(tx: Tx, checkpoint: Checkpoint) -> None:
     tx.notify(SUPERVISOR)
 
 
-def set_state(tx: Tx, checkpoint: Checkpoint, state: State, **facts: Any) -> Checkpoint:
+def set_state(
+    tx: Tx, checkpoint: Checkpoint, state: State, /, **facts: Unpack[CheckpointChanges]
+) -> Checkpoint:
     """Give a checkpoint a new state, and the same to every alias of it."""
-    changed = change(tx, checkpoint, state=state.value, **facts)
+    facts["state"] = state.value
+    changed = change(tx, checkpoint, **facts)
     _append_event(tx, changed)
-    for alias in tx.all(_ALIASES, id=checkpoint.id):
+    for alias in tx.all(_aliases, id=checkpoint.id):
         set_state(
             tx, alias, state, step=changed.step, size_bytes=changed.size_bytes,
             sha256=changed.sha256, saved_at=changed.saved_at,

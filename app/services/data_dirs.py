@@ -7,12 +7,12 @@ get_foreign(tx, …)  at a server's start
 The directory itself and its name are in `app.storage.data_dir`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import Executable, select, update
 
 from app.db.database import Database
-from app.db.sql import Statement, Tx, columns, select_all
+from app.db.sql import Tx, columns, query, select_all, statement
 from app.db.tables import DataDir, Run
 from app.domain.lifecycle import LAUNCHED
 from app.errors import Unavailable
@@ -21,17 +21,42 @@ from app.storage.readers import Readers
 
 _ONE = 1
 _data_dir, _run = columns(DataDir), columns(Run)
-_SEEN = Statement(select_all(DataDir), DataDir)
-_HELD = Statement(select_all(DataDir).with_for_update(), DataDir)
-_SHARED = Statement(select_all(DataDir).with_for_update(read=True), DataDir)
-_INSERT = Statement[Any](insert(DataDir))
-_UPDATE = Statement[Any](update(DataDir).values(name=bindparam("name"), path=bindparam("path")))
-_WRITE_AGAIN = Statement[Any](update(DataDir).values(path=_data_dir.path))
-_UNDER_WAY = Statement[tuple[str]](
-    select(_run.id)
-    .where(_run.status.in_([status.value for status in sorted(LAUNCHED)]), _run.recipe.is_not(None))
-    .limit(1)
-)
+
+
+@query(DataDir)
+def _seen() -> Executable:
+    return select_all(DataDir)
+
+
+@query(DataDir)
+def _held() -> Executable:
+    return select_all(DataDir).with_for_update()
+
+
+@query(DataDir)
+def _shared() -> Executable:
+    return select_all(DataDir).with_for_update(read=True)
+
+
+@statement
+def _update(*, name: str, path: str) -> Executable:
+    return update(DataDir).values(name=name, path=path)
+
+
+@statement
+def _write_again() -> Executable:
+    return update(DataDir).values(path=_data_dir.path)
+
+
+@query(tuple[str])
+def _under_way() -> Executable:
+    return (
+        select(_run.id)
+        .where(
+            _run.status.in_([status.value for status in sorted(LAUNCHED)]), _run.recipe.is_not(None)
+        )
+        .limit(1)
+    )
 
 
 class Adoption(NamedTuple):
@@ -43,42 +68,42 @@ class Adoption(NamedTuple):
 
 def write_again(tx: Tx) -> None:
     """Write to the database what is there already, to try whether it can be written."""
-    tx.send(_WRITE_AGAIN)
+    tx.send(_write_again)
 
 
 def adopt(tx: Tx, name: str, path: str) -> Adoption:
     """Make this the data directory of the database, unless runs are under way in another."""
-    held = tx.first(_HELD)
+    held = tx.first(_held)
     if held is None:
-        tx.send(_INSERT, id=_ONE, name=name, path=path)
+        tx.insert(DataDir(id=_ONE, name=name, path=path))
         return Adoption(True)
     if held.name == name:
         return Adoption(True)
     # A claim of a launch shares this lock, so one of the two transactions waits.
-    if tx.first(_UNDER_WAY) is not None:
+    if tx.first(_under_way) is not None:
         return Adoption(False, held)
-    tx.send(_UPDATE, name=name, path=path)
+    tx.send(_update, name=name, path=path)
     return Adoption(True, held)
 
 
 def holds(tx: Tx, name: str | None) -> bool:
     """Return True if the database's runs are launched in this data directory, until the
     transaction ends. None is on record before the first leader."""
-    held = tx.first(_SHARED)
+    held = tx.first(_shared)
     return held is None or held.name == name
 
 
 def get_foreign(tx: Tx, name: str | None) -> DataDir | None:
     """Return the data directory in which runs are under way, if it is not this one."""
-    held = tx.first(_SEEN)
-    if held is None or held.name == name or tx.first(_UNDER_WAY) is None:
+    held = tx.first(_seen)
+    if held is None or held.name == name or tx.first(_under_way) is None:
         return None
     return held
 
 
 def get(tx: Tx) -> DataDir | None:
     """Return the data directory of the database; None before the first leader."""
-    return tx.first(_SEEN)
+    return tx.first(_seen)
 
 
 async def require_in_place(db: Database, readers: Readers, storage: CheckpointStorage) -> None:

@@ -6,10 +6,11 @@ what was changed; a change that changes nothing writes none.
 
 from typing import Any
 
-from sqlalchemy import bindparam, literal_column, null, update
+from sqlalchemy import Executable, literal_column, null, update
 
 from app.db.changes import SUPERVISOR
-from app.db.sql import Statement, Tx, changing, columns, dump, replace, select_all
+from app.db.objects import replace
+from app.db.sql import Tx, changing, columns, dump, query, select_all, statement
 from app.db.tables import Experiment, ExperimentSearch, Run, RunSearch
 from app.domain.lifecycle import TERMINAL, RunStatus
 from app.domain.requests import UpdateExperimentRequest, UpdateRunRequest
@@ -19,26 +20,41 @@ from app.services import events, experiments, runs
 _run = columns(Run)
 _experiment = columns(Experiment)
 
-_LOCK = Statement(
-    select_all(Experiment).where(_experiment.id == bindparam("id")).with_for_update(), Experiment
-)
-_SET_RUN_TEXT, _SET_EXPERIMENT_TEXT = (
-    Statement[Any](
-        update(table).where(columns(table).id == bindparam("key")).values(text=bindparam("words"))
-    )
-    for table in (RunSearch, ExperimentSearch)
-)
+
+@query(Experiment)
+def _lock(*, id: str) -> Executable:
+    return select_all(Experiment).where(_experiment.id == id).with_for_update()
+
+
+@statement
+def _set_run_text(*, id: str, words: str) -> Executable:
+    return update(RunSearch).where(columns(RunSearch).id == id).values(text=words)
+
+
+@statement
+def _set_experiment_text(*, id: str, words: str) -> Executable:
+    return update(ExperimentSearch).where(columns(ExperimentSearch).id == id).values(text=words)
+
+
 _ENDED = _run.status.in_([literal_column(f"'{status.value}'") for status in sorted(TERMINAL)])
-_ARCHIVE_RUNS = Statement[Any](
-    update(Run)
-    .where(_run.experiment_id == bindparam("experiment"), _run.archived_at.is_(None), _ENDED)
-    .values(archived_at=bindparam("at"))
-)
-_RESTORE_RUNS = Statement[Any](
-    update(Run)
-    .where(_run.experiment_id == bindparam("experiment"), _run.archived_at == bindparam("at"))
-    .values(archived_at=null())
-)
+
+
+@statement
+def _archive_runs(*, experiment: str, at: str) -> Executable:
+    return (
+        update(Run)
+        .where(_run.experiment_id == experiment, _run.archived_at.is_(None), _ENDED)
+        .values(archived_at=at)
+    )
+
+
+@statement
+def _restore_runs(*, experiment: str, at: str) -> Executable:
+    return (
+        update(Run)
+        .where(_run.experiment_id == experiment, _run.archived_at == at)
+        .values(archived_at=null())
+    )
 
 
 def update_run(
@@ -72,7 +88,7 @@ def update_run(
     if "tags" in changes:
         runs.set_tags(tx, run)
     if changes.keys() & {"name", "notes", "tags"}:
-        tx.run(_SET_RUN_TEXT, key=run.id, words=runs.search_text(run))
+        tx.run(_set_run_text, id=run.id, words=runs.search_text(run))
     events.append(tx, run.experiment_id, "run.updated", run_id=run.id, changed=_named(changes))
     return run
 
@@ -82,7 +98,7 @@ def update_experiment(tx: Tx, experiment_id: str, request: UpdateExperimentReque
 
     Its runs that have ended are archived with it, and come back with it.
     """
-    experiment = tx.first(_LOCK, id=experiment_id)
+    experiment = tx.first(_lock, id=experiment_id)
     if experiment is None:
         raise NotFound(f"There is no experiment {experiment_id}.")
     changes: dict[str, Any] = {}
@@ -96,14 +112,15 @@ def update_experiment(tx: Tx, experiment_id: str, request: UpdateExperimentReque
     if not changes:
         return experiment
     if "archived_at" in changes:
-        at = changes["archived_at"] or experiment.archived_at
-        statement = _ARCHIVE_RUNS if changes["archived_at"] else _RESTORE_RUNS
-        tx.run(statement, experiment=experiment.id, at=at)
+        if changes["archived_at"]:
+            tx.run(_archive_runs, experiment=experiment.id, at=changes["archived_at"])
+        elif experiment.archived_at:
+            tx.run(_restore_runs, experiment=experiment.id, at=experiment.archived_at)
     tx.run(changing(Experiment, frozenset(changes)), key=experiment.id, **changes)
     experiment = replace(experiment, **changes)
     if "tags" in changes:
         experiments.set_tags(tx, experiment)
-    tx.run(_SET_EXPERIMENT_TEXT, key=experiment.id, words=experiments.search_text(experiment))
+    tx.run(_set_experiment_text, id=experiment.id, words=experiments.search_text(experiment))
     events.append(tx, experiment.id, "experiment.updated", changed=_named(changes))
     return replace(experiment, last_seq=experiment.last_seq + 1)
 

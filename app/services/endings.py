@@ -8,6 +8,7 @@ end_submission(tx, …)       the same for a job that ended in the queue of its 
 
 from collections.abc import Set
 
+from app.db.rows import RunChanges
 from app.db.sql import Tx
 from app.db.tables import Run
 from app.domain import evidence
@@ -44,7 +45,7 @@ def request_termination(tx: Tx, seen: AnyRun, reason: Reason, detail: str) -> bo
     return True
 
 
-_RELEASED = {"gpus": "[]", "nonce": None, "host": None}
+_RELEASED: RunChanges = {"gpus": "[]", "nonce": None, "host": None}
 
 NOTICES = (Reason.STALLED, Reason.SERVICE_ERROR, Reason.SUSPENDED)
 """Reasons of a launched run that goes on."""
@@ -65,10 +66,10 @@ def set_notice(
         return
     if reason is Reason.STALLED and run.last_progress_at != seen.last_progress_at:
         return
-    changes = {"status_reason": reason.value if reason else None, "status_detail": detail}
-    if (run.status_reason, run.status_detail) == (changes["status_reason"], detail):
+    word = reason.value if reason else None
+    if (run.status_reason, run.status_detail) == (word, detail):
         return
-    runs.change(tx, run, **changes)
+    runs.change(tx, run, status_reason=word, status_detail=detail)
     events.append(
         tx, run.experiment_id, f"run.{reason.value}" if reason else "run.recovered",
         run_id=run.id, reason=reason.value if reason else before, detail=detail,
@@ -90,10 +91,11 @@ def end_submission(
         return
     reason = Reason.RETRYING.value
     next_attempt_at = timestamp_after(tx.now, retry.pause) if retry.pause else None
-    runs.change(
-        tx, run, status_reason=reason, status_detail=retry.detail,
-        next_attempt_at=next_attempt_at, preemptions=retry.preemptions, **runs.NOT_SUBMITTED,
-    )  # fmt: skip
+    changes: RunChanges = {
+        "status_reason": reason, "status_detail": retry.detail,
+        "next_attempt_at": next_attempt_at, "preemptions": retry.preemptions,
+    }  # fmt: skip
+    runs.change(tx, run, **runs.NOT_SUBMITTED | changes)
     events.append(
         tx, run.experiment_id, "run.waiting", run_id=run.id, reason=reason, detail=retry.detail
     )
@@ -127,10 +129,13 @@ def finish_attempt(
         "next_attempt_at": next_attempt_at, "exit_code": facts.exit_code,
         "signal": facts.signal, "finished": facts.finished or None,
     }  # fmt: skip
+    changes: RunChanges = {
+        "next_attempt_at": next_attempt_at,
+        "preemptions": retry.preemptions if retry else run.preemptions,
+    }
     ended = runs.move(
         tx, run, outcome.status, reason=outcome.reason, detail=outcome.detail, data=data,
-        next_attempt_at=next_attempt_at,
-        preemptions=retry.preemptions if retry else run.preemptions, **_RELEASED,
+        **_RELEASED | changes,
     )  # fmt: skip
     if facts.cancel_asked:
         reports = facts.requires_report and (recipe is None or recipe.heartbeat_seconds > 0)

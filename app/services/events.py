@@ -8,9 +8,10 @@ events are on disk: every other transaction that adds an event to it waits for s
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import Executable, select, update
 
-from app.db.sql import Statement, Tx, columns, dump, select_all
+from app.db.rows import EventRow
+from app.db.sql import Tx, columns, dump, query, select_all
 from app.db.tables import Event, Experiment
 from app.domain.permissions import Permission
 from app.domain.webhooks import EVENT_TYPES
@@ -20,36 +21,46 @@ from app.services import webhooks
 _experiment = columns(Experiment)
 _event = columns(Event)
 
-_LAST_SEQ = Statement[tuple[int]](
-    update(Experiment)
-    .where(_experiment.id == bindparam("experiment"))
-    .values(last_seq=_experiment.last_seq + bindparam("more"))
-    .returning(_experiment.last_seq)
-)
-_EXPERIMENT = Statement[tuple[str]](
-    select(_experiment.id).where(_experiment.id == bindparam("experiment"))
-)
-_INSERT = Statement[Any](insert(Event))
-_AFTER = Statement(
-    select_all(Event)
-    .where(_event.experiment_id == bindparam("experiment"), _event.seq > bindparam("after"))
-    .order_by(_event.seq)
-    .limit(bindparam("most")),
-    Event,
-)
-_NEWEST = Statement(
-    select_all(Event)
-    .where(_event.experiment_id == bindparam("experiment"))
-    .order_by(_event.seq.desc())
-    .limit(bindparam("most")),
-    Event,
-)
+
+@query(tuple[int])
+def _last_seq(*, experiment: str, more: int) -> Executable:
+    return (
+        update(Experiment)
+        .where(_experiment.id == experiment)
+        .values(last_seq=_experiment.last_seq + more)
+        .returning(_experiment.last_seq)
+    )
+
+
+@query(tuple[str])
+def _existing(*, experiment: str) -> Executable:
+    return select(_experiment.id).where(_experiment.id == experiment)
+
+
+@query(EventRow)
+def _after(*, experiment: str, after: int, most: int) -> Executable:
+    return (
+        select_all(Event)
+        .where(_event.experiment_id == experiment, _event.seq > after)
+        .order_by(_event.seq)
+        .limit(most)
+    )
+
+
+@query(EventRow)
+def _newest(*, experiment: str, most: int) -> Executable:
+    return (
+        select_all(Event)
+        .where(_event.experiment_id == experiment)
+        .order_by(_event.seq.desc())
+        .limit(most)
+    )
 
 
 def check_experiment(tx: Tx, experiment_id: str) -> None:
     """Raise NotFound if there is no such experiment, NotPermitted if it may not be written to."""
     tx.require(Permission.WRITE, experiment_id)
-    if tx.first(_EXPERIMENT, experiment=experiment_id) is None:
+    if tx.first(_existing, experiment=experiment_id) is None:
         raise _no_experiment(experiment_id)
 
 
@@ -93,21 +104,23 @@ def _write(tx: Tx, events: list[NewEvent]) -> None:
         by_experiment.setdefault(event.experiment_id, []).append(event)
     # In one order everywhere, so that no two transactions wait for each other.
     for experiment_id, new in sorted(by_experiment.items()):
-        row = tx.first(_LAST_SEQ, experiment=experiment_id, more=len(new))
+        row = tx.first(_last_seq, experiment=experiment_id, more=len(new))
         if row is None:
             raise _no_experiment(experiment_id)
         numbered = list(enumerate(new, row[0] - len(new) + 1))
-        tx.many(_INSERT, [{**e._asdict(), "seq": seq, "data": dump(e.data)} for seq, e in numbered])
+        tx.insert(
+            *(Event(**{**e._asdict(), "seq": seq, "data": dump(e.data)}) for seq, e in numbered)
+        )
         for seq, e in numbered:
             if e.type in EVENT_TYPES:
                 webhooks.enqueue(tx, experiment_id, e.type, e.run_id, seq, e.data)
 
 
-def after(tx: Tx, experiment_id: str, seq: int, most: int) -> list[Event]:
+def after(tx: Tx, experiment_id: str, seq: int, most: int) -> list[EventRow]:
     """Return up to `most` events with a greater seq, oldest first."""
-    return tx.all(_AFTER, experiment=experiment_id, after=seq, most=most)
+    return tx.all(_after, experiment=experiment_id, after=seq, most=most)
 
 
-def newest(tx: Tx, experiment_id: str, most: int) -> list[Event]:
+def newest(tx: Tx, experiment_id: str, most: int) -> list[EventRow]:
     """Return the last `most` events of an experiment, oldest first."""
-    return tx.all(_NEWEST, experiment=experiment_id, most=most)[::-1]
+    return tx.all(_newest, experiment=experiment_id, most=most)[::-1]

@@ -1,13 +1,13 @@
 """Experiments: create, find, and the whole of one at a glance."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import bindparam, delete, func, insert, select
+from sqlalchemy import Executable, delete, func, insert, select
 
-from app.db.sql import Statement, Tx, as_dict, columns, dump, load, new_row, select_all
+from app.db.rows import CheckpointRow, EventRow, MetricLatestRow, RunRow
+from app.db.sql import Query, Tx, columns, dump, load, query, select_all, statement
 from app.db.tables import (
     Checkpoint,
-    Event,
     Experiment,
     ExperimentSearch,
     ExperimentTag,
@@ -25,53 +25,72 @@ _run = columns(Run)
 _checkpoint = columns(Checkpoint)
 _latest = columns(MetricLatest)
 
-_INSERT = Statement[Any](insert(Experiment))
-_INSERT_TEXT = Statement[Any](
-    insert(ExperimentSearch).values(id=bindparam("id"), text=bindparam("text")).inline()
-)
-_INSERT_TAG = Statement[Any](insert(ExperimentTag))
-_DELETE_TAGS = Statement[Any](
-    delete(ExperimentTag).where(columns(ExperimentTag).experiment_id == bindparam("id"))
-)
-_BY_ID = Statement(select_all(Experiment).where(_experiment.id == bindparam("id")), Experiment)
-_RUNS = Statement(
-    select_all(Run)
-    .where(_run.experiment_id == bindparam("experiment"))
-    .order_by(_run.created_at.desc(), _run.id.desc())
-    .limit(bindparam("most")),
-    Run,
-)
-_CHECKPOINTS = Statement(
-    select_all(Checkpoint)
-    .where(_checkpoint.experiment_id == bindparam("experiment"))
-    .order_by(_checkpoint.created_at.desc(), _checkpoint.id.desc())
-    .limit(bindparam("most")),
-    Checkpoint,
-)
-_COUNT_RUNS, _COUNT_CHECKPOINTS = (
-    Statement[tuple[int]](
-        select(func.count()).select_from(table).where(column == bindparam("experiment"))
+
+@statement
+def _insert_text(*, id: str, text: str) -> Executable:
+    return insert(ExperimentSearch).values(id=id, text=text).inline()
+
+
+@statement
+def _delete_tags(*, id: str) -> Executable:
+    return delete(ExperimentTag).where(columns(ExperimentTag).experiment_id == id)
+
+
+@query(Experiment)
+def _by_id(*, id: str) -> Executable:
+    return select_all(Experiment).where(_experiment.id == id)
+
+
+@query(RunRow)
+def _newest_runs(*, experiment: str, most: int) -> Executable:
+    return (
+        select_all(Run)
+        .where(_run.experiment_id == experiment)
+        .order_by(_run.created_at.desc(), _run.id.desc())
+        .limit(most)
     )
-    for table, column in (
-        (Run, _run.experiment_id), (Checkpoint, _checkpoint.experiment_id),
+
+
+@query(CheckpointRow)
+def _newest_checkpoints(*, experiment: str, most: int) -> Executable:
+    return (
+        select_all(Checkpoint)
+        .where(_checkpoint.experiment_id == experiment)
+        .order_by(_checkpoint.created_at.desc(), _checkpoint.id.desc())
+        .limit(most)
     )
-)  # fmt: skip
-_LATEST = Statement(
-    select_all(MetricLatest)
-    .where(
-        _latest.run_id.in_(
-            # The same page of runs again, so that one statement serves any number.
-            select_all(Run)
-            .with_only_columns(_run.id)
-            .where(_run.experiment_id == bindparam("experiment"))
-            .order_by(_run.created_at.desc(), _run.id.desc())
-            .limit(bindparam("most"))
+
+
+@query(tuple[int])
+def _count_runs(experiment: str) -> Executable:
+    return select(func.count()).select_from(Run).where(_run.experiment_id == experiment)
+
+
+@query(tuple[int])
+def _count_checkpoints(experiment: str) -> Executable:
+    counted = select(func.count()).select_from(Checkpoint)
+    return counted.where(_checkpoint.experiment_id == experiment)
+
+
+@query(MetricLatestRow)
+def _latest_of_newest(*, experiment: str, most: int, most_values: int) -> Executable:
+    return (
+        select_all(MetricLatest)
+        .where(
+            _latest.run_id.in_(
+                # The same page of runs again, so that one statement serves any number.
+                select_all(Run)
+                .with_only_columns(_run.id)
+                .where(_run.experiment_id == experiment)
+                .order_by(_run.created_at.desc(), _run.id.desc())
+                .limit(most)
+            )
         )
+        .order_by(_latest.run_id.desc(), _latest.key)
+        .limit(most_values)
     )
-    .order_by(_latest.run_id.desc(), _latest.key)
-    .limit(bindparam("most_values")),
-    MetricLatest,
-)
+
+
 MOST_VALUES = 50_000
 
 
@@ -82,18 +101,17 @@ class Detail(NamedTuple):
     """
 
     experiment: Experiment
-    runs: list[Run]
-    metrics: dict[str, list[MetricLatest]]
-    checkpoints: list[Checkpoint]
-    events: list[Event]
+    runs: list[RunRow]
+    metrics: dict[str, list[MetricLatestRow]]
+    checkpoints: list[CheckpointRow]
+    events: list[EventRow]
     totals: dict[str, int]
 
 
 def create(tx: Tx, request: ExperimentRequest) -> Experiment:
     """Create an experiment, with its first event. Raises NotPermitted, InvalidInput."""
     project_id = projects.choose(tx, request.project)
-    experiment = new_row(
-        Experiment,
+    experiment = Experiment(
         id=new_id("exp"),
         name=request.name,
         task_type=request.task_type,
@@ -109,8 +127,8 @@ def create(tx: Tx, request: ExperimentRequest) -> Experiment:
         archived_at=None,
         project_id=project_id,
     )
-    tx.send(_INSERT, **as_dict(experiment))
-    tx.send(_INSERT_TEXT, id=experiment.id, text=search_text(experiment))
+    tx.insert(experiment)
+    tx.send(_insert_text, id=experiment.id, text=search_text(experiment))
     if request.tags:
         set_tags(tx, experiment)
     events.append(tx, experiment.id, "experiment.created", name=request.name)
@@ -125,14 +143,14 @@ def search_text(experiment: Experiment) -> str:
 
 def set_tags(tx: Tx, experiment: Experiment) -> None:
     """Store the tags of an experiment for filters, in the place of those that it had."""
-    tx.run(_DELETE_TAGS, id=experiment.id)
+    tx.run(_delete_tags, id=experiment.id)
     tags = dict.fromkeys(load(experiment.tags))
-    tx.many(_INSERT_TAG, [{"tag": tag, "experiment_id": experiment.id} for tag in tags])
+    tx.insert(*(ExperimentTag(tag=tag, experiment_id=experiment.id) for tag in tags))
 
 
 def get(tx: Tx, experiment_id: str) -> Experiment:
     """Return the experiment. Raises NotFound."""
-    experiment = tx.first(_BY_ID, id=experiment_id)
+    experiment = tx.first(_by_id, id=experiment_id)
     if experiment is None:
         raise NotFound(f"There is no experiment {experiment_id}.")
     return experiment
@@ -144,9 +162,11 @@ def detail(tx: Tx, experiment_id: str, most: int) -> Detail:
     Fewer runs, where they have more than `MOST_VALUES` metrics together.
     """
     experiment = get(tx, experiment_id)
-    runs = tx.all(_RUNS, experiment=experiment_id, most=most)[::-1]
-    metrics: dict[str, list[MetricLatest]] = {}
-    values = tx.all(_LATEST, experiment=experiment_id, most=most, most_values=MOST_VALUES + 1)
+    runs = tx.all(_newest_runs, experiment=experiment_id, most=most)[::-1]
+    metrics: dict[str, list[MetricLatestRow]] = {}
+    values = tx.all(
+        _latest_of_newest, experiment=experiment_id, most=most, most_values=MOST_VALUES + 1
+    )
     if len(values) > MOST_VALUES:
         runs = [run for run in runs if run.id > values[-1].run_id]
     for latest in values:
@@ -155,16 +175,16 @@ def detail(tx: Tx, experiment_id: str, most: int) -> Detail:
         experiment,
         runs,
         metrics,
-        tx.all(_CHECKPOINTS, experiment=experiment_id, most=most)[::-1],
+        tx.all(_newest_checkpoints, experiment=experiment_id, most=most)[::-1],
         events.newest(tx, experiment_id, most),
         {
-            "runs": _count(tx, _COUNT_RUNS, experiment_id),
-            "checkpoints": _count(tx, _COUNT_CHECKPOINTS, experiment_id),
+            "runs": _count(tx, _count_runs, experiment_id),
+            "checkpoints": _count(tx, _count_checkpoints, experiment_id),
             "events": experiment.last_seq,
         },
     )
 
 
-def _count(tx: Tx, statement: Statement[tuple[int]], experiment_id: str) -> int:
-    row = tx.first(statement, experiment=experiment_id)
+def _count(tx: Tx, counted: Query[[str], tuple[int, ...]], experiment_id: str) -> int:
+    row = tx.first(counted, experiment_id)
     return row[0] if row else 0

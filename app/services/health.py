@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
-from sqlalchemy import bindparam, text
+from sqlalchemy import Executable, text
 
-from app.db.sql import Statement, Tx, columns, select_all
+from app.db.sql import Tx, columns, query, select_all, statement
 from app.db.tables import Checkpoint, HealthFinding, Run
 from app.domain.health import Finding, HealthAction, describe_nan, is_watched
 from app.domain.points import Column
@@ -15,25 +14,32 @@ from app.errors import RunLimit
 from app.services import events, limits
 
 _finding = columns(HealthFinding)
-_ADD = Statement[Any](
-    text(
+
+
+@statement
+def _add(*, run: str, attempt: int, rule: str, key: str, step: int, action: str) -> Executable:
+    return text(
         "INSERT INTO health_finding (run_id, attempt, rule, key, step, action)"
         " VALUES (:run, :attempt, :rule, :key, :step, :action)"
         " ON CONFLICT (run_id, attempt, rule, key) DO NOTHING"
     )
-)
-_SET_ACTION = Statement[Any](
-    text(
+
+
+@statement
+def _set_action(*, action: str, run: str, attempt: int, rule: str, key: str) -> Executable:
+    return text(
         "UPDATE health_finding SET action = :action"
         " WHERE run_id = :run AND attempt = :attempt AND rule = :rule AND key = :key"
     )
-)
-_OF_RUN = Statement(
-    select_all(HealthFinding)
-    .where(_finding.run_id == bindparam("run"))
-    .order_by(_finding.attempt, _finding.step, _finding.rule, _finding.key),
-    HealthFinding,
-)
+
+
+@query(HealthFinding)
+def _of_run(*, run: str) -> Executable:
+    return (
+        select_all(HealthFinding)
+        .where(_finding.run_id == run)
+        .order_by(_finding.attempt, _finding.step, _finding.rule, _finding.key)
+    )
 
 
 def check_finite(tx: Tx, run: Run, batch: Mapping[str, Column]) -> Run:
@@ -50,8 +56,11 @@ def check_finite(tx: Tx, run: Run, batch: Mapping[str, Column]) -> Run:
 
 def record(tx: Tx, run: Run, finding: Finding) -> Run:
     """Record a finding with an event, unless it is known of this attempt; return the run."""
-    about = {"run": run.id, "attempt": run.attempt, "rule": finding.rule.value, "key": finding.key}
-    if tx.run(_ADD, **about, step=finding.step, action=HealthAction.EVENT.value) != 1:
+    added = tx.run(
+        _add, run=run.id, attempt=run.attempt, rule=finding.rule.value, key=finding.key,
+        step=finding.step, action=HealthAction.EVENT.value,
+    )  # fmt: skip
+    if added != 1:
         return run
     try:
         run = limits.charge(tx, run, limits.ENTRY_BYTES, "/metrics")
@@ -68,14 +77,14 @@ def record(tx: Tx, run: Run, finding: Finding) -> Run:
 def set_action(tx: Tx, finding: HealthFinding, action: HealthAction) -> None:
     """Record what is done about a finding."""
     tx.run(
-        _SET_ACTION, run=finding.run_id, attempt=finding.attempt, rule=finding.rule,
+        _set_action, run=finding.run_id, attempt=finding.attempt, rule=finding.rule,
         key=finding.key, action=action.value,
     )  # fmt: skip
 
 
 def list_of_run(tx: Tx, run_id: str) -> list[HealthFinding]:
     """Return what was found of a run, by attempt and step."""
-    return tx.all(_OF_RUN, run=run_id)
+    return tx.all(_of_run, run=run_id)
 
 
 def wants_retry(tx: Tx, run: Run) -> bool:

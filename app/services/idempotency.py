@@ -10,11 +10,11 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import Executable, delete, select
 
-from app.db.sql import Statement, Tx, columns
+from app.db.sql import Tx, columns, query, statement
 from app.db.tables import IdempotencyKey
 from app.domain.ids import timestamp
 from app.errors import InvalidInput, KeyInFlight, KeyReused
@@ -23,13 +23,18 @@ KEPT = timedelta(hours=48)
 MAX_LENGTH = 255
 
 _key = columns(IdempotencyKey)
-_FIND = Statement[tuple[str, int, str]](
-    select(_key.request_sha256, _key.status, _key.body).where(
-        _key.scope == bindparam("scope"), _key.key == bindparam("key")
+
+
+@query(tuple[str, int, str])
+def _find(*, scope: str, key: str) -> Executable:
+    return select(_key.request_sha256, _key.status, _key.body).where(
+        _key.scope == scope, _key.key == key
     )
-)
-_INSERT = Statement[Any](insert(IdempotencyKey))
-_EXPIRE = Statement[Any](delete(IdempotencyKey).where(_key.created_at < bindparam("before")))
+
+
+@statement
+def _expire(*, before: str) -> Executable:
+    return delete(IdempotencyKey).where(_key.created_at < before)
 
 
 class StoredResponse(NamedTuple):
@@ -71,14 +76,15 @@ def once(tx: Tx, request: KeyedRequest, work: Callable[[Tx], StoredResponse]) ->
     if first is not None:
         return first
     answer = work(tx)
-    tx.send(
-        _INSERT,
-        scope=request.scope,
-        key=request.key,
-        request_sha256=request.request_sha256,
-        status=answer.status,
-        body=answer.body,
-        created_at=tx.now,
+    tx.insert(
+        IdempotencyKey(
+            scope=request.scope,
+            key=request.key,
+            request_sha256=request.request_sha256,
+            status=answer.status,
+            body=answer.body,
+            created_at=tx.now,
+        )
     )
     return answer
 
@@ -88,16 +94,19 @@ def use_once(tx: Tx, scope: str, key: str) -> bool:
 
     Every server of the database agrees, and the record goes when it is older than `KEPT`.
     """
-    if not tx.claim(f"{scope} {key}") or tx.first(_FIND, scope=scope, key=key) is not None:
+    if not tx.claim(f"{scope} {key}") or tx.first(_find, scope=scope, key=key) is not None:
         return False
-    row = {"request_sha256": "", "status": 0, "body": "", "created_at": tx.now}
-    tx.send(_INSERT, scope=scope, key=key, **row)
+    tx.insert(
+        IdempotencyKey(
+            scope=scope, key=key, request_sha256="", status=0, body="", created_at=tx.now
+        )
+    )
     return True
 
 
 def find_stored(tx: Tx, request: KeyedRequest) -> StoredResponse | None:
     """Return the first response to this request, None if there was none. Raises KeyReused."""
-    found = tx.first(_FIND, scope=request.scope, key=request.key)
+    found = tx.first(_find, scope=request.scope, key=request.key)
     if found is None:
         return None
     sha256, status, body = found
@@ -134,4 +143,4 @@ def _in_flight() -> KeyInFlight:
 
 def expire(tx: Tx) -> int:
     """Delete keys older than `KEPT`; return their number."""
-    return tx.run(_EXPIRE, before=timestamp(datetime.now(UTC) - KEPT))
+    return tx.run(_expire, before=timestamp(datetime.now(UTC) - KEPT))

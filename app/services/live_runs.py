@@ -7,10 +7,10 @@ is decided about them is in `launches` (starts) and `endings` (ends).
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, literal_column, select, tuple_
+from sqlalchemy import Executable, func, literal_column, select, tuple_
 
 from app.db import tables
-from app.db.sql import Statement, Tx, columns, select_all
+from app.db.sql import Statement, Tx, columns, query, select_all
 from app.db.tables import Run
 from app.domain.lifecycle import TERMINAL, RunStatus
 from app.errors import NotFound
@@ -18,29 +18,35 @@ from app.services import runs
 
 _run = columns(Run)
 
-_QUEUED = Statement(
-    select_all(Run)
-    .where(
-        # In the words of the index ix_run_queue; within a priority by id, which is by time.
-        _run.status == literal_column("'queued'"),
-        _run.recipe.is_not(None),
-        _run.submitted_at.is_(None),
-        tuple_(_run.priority, _run.id) > tuple_(bindparam("priority"), bindparam("id")),
+
+@query(Run)
+def _queued(*, priority: int, id: str, most: int) -> Executable:
+    return (
+        select_all(Run)
+        .where(
+            # In the words of the index ix_run_queue; within a priority by id, which is by time.
+            _run.status == literal_column("'queued'"),
+            _run.recipe.is_not(None),
+            _run.submitted_at.is_(None),
+            tuple_(_run.priority, _run.id) > tuple_(priority, id),
+        )
+        .order_by(_run.priority, _run.id)
+        .limit(most)
     )
-    .order_by(_run.priority, _run.id)
-    .limit(bindparam("most")),
-    Run,
-)
-_WAITING = Statement[tuple[int]](
-    select(func.count())
-    .select_from(Run)
-    .where(
-        _run.status == literal_column("'queued'"),
-        _run.recipe.is_not(None),
-        _run.submitted_at.is_(None),
-        tuple_(_run.priority, _run.id) <= tuple_(bindparam("priority"), bindparam("id")),
+
+
+@query(tuple[int])
+def _waiting(*, priority: int, id: str) -> Executable:
+    return (
+        select(func.count())
+        .select_from(Run)
+        .where(
+            _run.status == literal_column("'queued'"),
+            _run.recipe.is_not(None),
+            _run.submitted_at.is_(None),
+            tuple_(_run.priority, _run.id) <= tuple_(priority, id),
+        )
     )
-)
 
 
 class LiveRun(NamedTuple):
@@ -95,12 +101,12 @@ class QueueCursor(NamedTuple):
 
 def list_queued(tx: Tx, after: QueueCursor, most: int) -> list[Run]:
     """Return runs with a recipe that wait to be launched, by priority, then oldest first."""
-    return tx.all(_QUEUED, **after._asdict(), most=most)
+    return tx.all(_queued, **after._asdict(), most=most)
 
 
 def count_waiting(tx: Tx, up_to: QueueCursor) -> int:
     """Return how many runs with a recipe wait to be launched, up to a position in the queue."""
-    found = tx.first(_WAITING, **up_to._asdict())
+    found = tx.first(_waiting, **up_to._asdict())
     return found[0] if found else 0
 
 

@@ -1,8 +1,8 @@
 """Marks: what people say about a checkpoint: a tag, a release tag, metrics."""
 
-from sqlalchemy import bindparam
+from sqlalchemy import Executable
 
-from app.db.sql import Statement, Tx, columns, dump, load, select_all
+from app.db.sql import Tx, columns, dump, load, query, select_all
 from app.db.tables import Checkpoint
 from app.domain import paths
 from app.domain.permissions import Permission
@@ -12,13 +12,13 @@ from app.services import checkpoints, events, runs
 
 _checkpoint = columns(Checkpoint)
 
-_BY_RELEASE = Statement(
-    select_all(Checkpoint).where(
-        _checkpoint.experiment_id == bindparam("experiment"),
-        _checkpoint.release_tag == bindparam("release"),
-    ),
-    Checkpoint,
-)
+
+@query(Checkpoint)
+def _by_release(*, experiment: str, release: str) -> Executable:
+    return select_all(Checkpoint).where(
+        _checkpoint.experiment_id == experiment,
+        _checkpoint.release_tag == release,
+    )
 
 
 def mark(tx: Tx, experiment_id: str, request: MarkRequest) -> Checkpoint:
@@ -35,7 +35,7 @@ def mark(tx: Tx, experiment_id: str, request: MarkRequest) -> Checkpoint:
         )
     if request.release_tag is not None:
         tx.require(Permission.MAINTAIN, experiment_id)
-        holder = tx.first(_BY_RELEASE, experiment=experiment_id, release=request.release_tag)
+        holder = tx.first(_by_release, experiment=experiment_id, release=request.release_tag)
         if holder is not None and holder.ckpt_path != request.ckpt_path:
             raise ReleaseTagTaken(
                 f"Release tag {request.release_tag!r} is held by {holder.ckpt_path}; "

@@ -8,14 +8,14 @@ reported itself.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Executable, delete, func, insert, select, text, update
 
 from app.db import chunks
 from app.db.chunks import Range
 from app.db.json_lists import one_of
-from app.db.sql import Statement, Tx, by_id, columns, dump, select_all
+from app.db.sql import Tx, by_id, columns, dump, query, select_all, statement
 from app.db.tables import MetricChunk, MetricLatest, MetricSeries, Run
 from app.domain import points
 from app.domain.points import MAX_STEP, Column
@@ -32,55 +32,77 @@ _series = columns(MetricSeries)
 _chunk = columns(MetricChunk)
 _latest = columns(MetricLatest)
 
-_RUN = by_id(Run)
-_FIND = Statement[tuple[str, int]](
-    select(_series.key, _series.id).where(
-        _series.run_id == bindparam("run"),
-        _series.attempt == bindparam("attempt"),
-        one_of(_series.key, "keys"),
+_run_by_id = by_id(Run)
+
+
+@query(tuple[str, int])
+def _find(*, run: str, attempt: int, keys: str) -> Executable:
+    return select(_series.key, _series.id).where(
+        _series.run_id == run,
+        _series.attempt == attempt,
+        one_of(_series.key, keys),
     )
-)
-_ADD = Statement[tuple[int]](
-    insert(MetricSeries)
-    .values({name: bindparam(name) for name in ("run_id", "attempt", "key", "start_step")})
-    .returning(_series.id)
-)
-_KEYS = Statement[tuple[int]](
-    select(func.count()).select_from(MetricSeries).where(_series.run_id == bindparam("run"))
-)
-_ATTEMPTS = Statement[tuple[int, int]](
-    select(_series.attempt, func.min(_series.start_step))
-    .where(_series.run_id == bindparam("run"))
-    .group_by(_series.attempt)
-)
+
+
+@query(tuple[int])
+def _add(*, run_id: str, attempt: int, key: str, start_step: int) -> Executable:
+    new = {"run_id": run_id, "attempt": attempt, "key": key, "start_step": start_step}
+    return insert(MetricSeries).values(new).returning(_series.id)
+
+
+@query(tuple[int])
+def _keys(*, run: str) -> Executable:
+    return select(func.count()).select_from(MetricSeries).where(_series.run_id == run)
+
+
+@query(tuple[int, int])
+def _attempts(*, run: str) -> Executable:
+    return (
+        select(_series.attempt, func.min(_series.start_step))
+        .where(_series.run_id == run)
+        .group_by(_series.attempt)
+    )
+
+
 _first_own = (
     select(func.min(_chunk.first_step)).where(_chunk.series_id == _series.id).scalar_subquery()
 )
-_BEGUN = Statement[tuple[int]](
-    select(_series.id)
-    .where(_series.run_id == bindparam("run"), _series.attempt == bindparam("attempt"))
-    .limit(1)
-)
-_SET_BRANCH = Statement[Any](
-    update(MetricSeries)
-    .where(_series.run_id == bindparam("run"), _series.attempt == bindparam("of_attempt"))
-    .values(start_step=bindparam("start"))
-)
-_FORGET_LATEST = Statement[Any](
-    delete(MetricLatest).where(_latest.run_id == bindparam("run"), _latest.key == bindparam("key"))
-)
-_SET_LATEST = Statement[Any](
-    text(
+
+
+@query(tuple[int])
+def _begun(*, run: str, attempt: int) -> Executable:
+    return select(_series.id).where(_series.run_id == run, _series.attempt == attempt).limit(1)
+
+
+@statement
+def _set_branch(*, run: str, of_attempt: int, start: int) -> Executable:
+    return (
+        update(MetricSeries)
+        .where(_series.run_id == run, _series.attempt == of_attempt)
+        .values(start_step=start)
+    )
+
+
+@statement
+def _forget_latest(*, run: str, key: str) -> Executable:
+    return delete(MetricLatest).where(_latest.run_id == run, _latest.key == key)
+
+
+@statement
+def _put_latest(
+    *, run_id: str, key: str, step: int, value: float | None, wall_time: float | None
+) -> Executable:
+    return text(
         "INSERT INTO metric_latest (run_id, key, step, value, wall_time)"
         " VALUES (:run_id, :key, :step, :value, :wall_time) ON CONFLICT (run_id, key)"
         " DO UPDATE SET step = excluded.step, value = excluded.value,"
         " wall_time = excluded.wall_time WHERE excluded.step >= metric_latest.step"
     )
-)
-_LATEST_OF = Statement(
-    select_all(MetricLatest).where(_latest.run_id == bindparam("run")).order_by(_latest.key),
-    MetricLatest,
-)
+
+
+@query(MetricLatest)
+def _latest_of(*, run: str) -> Executable:
+    return select_all(MetricLatest).where(_latest.run_id == run).order_by(_latest.key)
 
 
 class Series(NamedTuple):
@@ -116,12 +138,12 @@ def write(tx: Tx, run: Run, batch: Mapping[str, Column]) -> None:
     """
     if not batch:
         return
-    found = dict(tx.all(_FIND, run=run.id, attempt=run.attempt, keys=dump(list(batch))))
+    found = dict(tx.all(_find, run=run.id, attempt=run.attempt, keys=dump(list(batch))))
     missing = [key for key in batch if key not in found]
     if missing:
         _check_keys(tx, run, len(missing))
     for key in missing:
-        row = tx.first(_ADD, run_id=run.id, attempt=run.attempt, key=key, start_step=run.start_step)
+        row = tx.first(_add, run_id=run.id, attempt=run.attempt, key=key, start_step=run.start_step)
         assert row is not None
         found[key] = row[0]
     ordered = {key: points.ordered(column) for key, column in batch.items()}
@@ -131,7 +153,7 @@ def write(tx: Tx, run: Run, batch: Mapping[str, Column]) -> None:
 
 
 def _check_keys(tx: Tx, run: Run, new: int) -> None:
-    row = tx.first(_KEYS, run=run.id)
+    row = tx.first(_keys, run=run.id)
     if row is not None and row[0] + new > MAX_KEYS * min(max(1, run.attempt), MAX_KEYED_ATTEMPTS):
         raise RunLimit(
             f"A run may have at most {MAX_KEYS:,} metric keys; put what varies into the values.",
@@ -144,29 +166,29 @@ def _set_latest(tx: Tx, run: Run, ordered: Mapping[str, Column]) -> None:
     for key, (steps, values, wall_times) in ordered.items():
         value, wall_time = values[-1], wall_times[-1]
         rows.append(
-            {
-                "run_id": run.id,
-                "key": key,
-                "step": steps[-1],
-                "value": value if math.isfinite(value) else None,
-                "wall_time": None if math.isnan(wall_time) else wall_time,
-            }
+            _put_latest(
+                run_id=run.id,
+                key=key,
+                step=steps[-1],
+                value=value if math.isfinite(value) else None,
+                wall_time=None if math.isnan(wall_time) else wall_time,
+            )
         )
-    tx.many(_SET_LATEST, rows)
+    tx.many(_put_latest, rows)
 
 
 def begun(tx: Tx, run: Run) -> bool:
     """Return True if the run's current attempt has reported any points."""
-    return tx.first(_BEGUN, run=run.id, attempt=run.attempt) is not None
+    return tx.first(_begun, run=run.id, attempt=run.attempt) is not None
 
 
 def branch(tx: Tx, run: Run) -> None:
     """Let the run's attempt begin at its `start_step`, with the latest values up to there."""
-    tx.send(_SET_BRANCH, run=run.id, of_attempt=run.attempt, start=run.start_step)
+    tx.send(_set_branch, run=run.id, of_attempt=run.attempt, start=run.start_step)
     superseded = {row.key for row in latest(tx, run.id) if row.step > run.start_step}
     if not superseded:
         return
-    tx.many(_FORGET_LATEST, [{"run": run.id, "key": key} for key in superseded])
+    tx.many(_forget_latest, [_forget_latest(run=run.id, key=key) for key in superseded])
     for key, ranges in _curves(tx, run, None, 0, MAX_STEP, own=True):
         for superseded_range in ranges if key in superseded else ():
             last = chunks.last(tx, superseded_range.series_id, superseded_range.high)
@@ -176,7 +198,7 @@ def branch(tx: Tx, run: Run) -> None:
 
 def latest(tx: Tx, run_id: str) -> list[MetricLatest]:
     """Return the latest value of each key of a run, by key."""
-    return tx.all(_LATEST_OF, run=run_id)
+    return tx.all(_latest_of, run=run_id)
 
 
 def series(
@@ -281,7 +303,7 @@ def _curves(
     ceiling = high  # the last step that no later attempt superseded
     newest = run.attempt  # later ones are another branch
     while True:
-        starts = dict(tx.all(_ATTEMPTS, run=run.id)) if run.attempt > 1 else {}
+        starts = dict(tx.all(_attempts, run=run.id)) if run.attempt > 1 else {}
         starts[run.attempt] = run.start_step
         parts: dict[int, list[_Part]] = {}
         for part in _parts(tx, run.id, keys):
@@ -303,27 +325,33 @@ def _curves(
 
 def _parts(tx: Tx, run_id: str, keys: Sequence[str] | None) -> list[_Part]:
     if keys is None:
-        rows = tx.all(_PARTS, run=run_id)
+        rows = tx.all(_all_parts, run_id)
     else:
-        rows = tx.all(_PARTS_NAMED, run=run_id, keys=dump(list(keys)))
+        rows = tx.all(_parts_of_keys, run=run_id, keys=dump(list(keys)))
     return [_Part(*row) for row in rows]
 
 
-def _parts_statement(*conditions: Any) -> Statement[tuple[str, int, int, int]]:
-    return Statement(
+@query(tuple[str, int, int, int])
+def _all_parts(run: str) -> Executable:
+    return (
         select(_series.key, _series.attempt, _series.id, _first_own)
-        .where(_series.run_id == bindparam("run"), *conditions)
+        .where(_series.run_id == run)
         .order_by(_series.key, _series.attempt)
     )
 
 
-_PARTS = _parts_statement()
-# One statement for any number of keys: one for each number would be kept for each number.
-_PARTS_NAMED = _parts_statement(one_of(_series.key, "keys"))
+@query(tuple[str, int, int, int])
+def _parts_of_keys(*, run: str, keys: str) -> Executable:
+    # One statement for any number of keys: one for each number would be kept for each number.
+    return (
+        select(_series.key, _series.attempt, _series.id, _first_own)
+        .where(_series.run_id == run, one_of(_series.key, keys))
+        .order_by(_series.key, _series.attempt)
+    )
 
 
 def _found(tx: Tx, run_id: str) -> Run:
-    run = tx.first(_RUN, id=run_id)
+    run = tx.first(_run_by_id, run_id)
     if run is None:
         raise NotFound(f"There is no run {run_id}.")
     return run

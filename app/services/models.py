@@ -2,24 +2,14 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
-from sqlalchemy import bindparam, insert
+from sqlalchemy import Executable
 
 from app.db.json_lists import one_of
-from app.db.sql import (
-    Statement,
-    Tx,
-    as_dict,
-    by_id,
-    changing,
-    columns,
-    dump,
-    load,
-    new_row,
-    replace,
-    select_all,
-)
+from app.db.objects import replace
+from app.db.rows import LoggedModelChanges
+from app.db.sql import Tx, by_id, changing, columns, dump, load, query, select_all
 from app.db.tables import LoggedModel
 from app.domain.permissions import Permission
 from app.domain.tracking import MAX_LINKS
@@ -35,24 +25,31 @@ STATES = {
 }
 
 _model = columns(LoggedModel)
-_BY_ID = by_id(LoggedModel)
-_LOCK = Statement(
-    select_all(LoggedModel).where(_model.id == bindparam("id")).with_for_update(), LoggedModel
-)
-_INSERT = Statement[Any](insert(LoggedModel))
-_OF_RUNS = Statement(
-    select_all(LoggedModel)
-    .where(one_of(_model.run_id, "runs"))
-    .order_by(_model.created_at, _model.id),
-    LoggedModel,
-)
-_OF_EXPERIMENTS = Statement(
-    select_all(LoggedModel)
-    .where(one_of(_model.experiment_id, "experiments"))
-    .order_by(_model.created_at.desc(), _model.id.desc())
-    .limit(bindparam("most")),
-    LoggedModel,
-)
+_by_id = by_id(LoggedModel)
+
+
+@query(LoggedModel)
+def _lock_query(*, id: str) -> Executable:
+    return select_all(LoggedModel).where(_model.id == id).with_for_update()
+
+
+@query(LoggedModel)
+def _of_runs(*, runs: str) -> Executable:
+    return (
+        select_all(LoggedModel)
+        .where(one_of(_model.run_id, runs))
+        .order_by(_model.created_at, _model.id)
+    )
+
+
+@query(LoggedModel)
+def _of_experiments(*, most: int, experiments: str) -> Executable:
+    return (
+        select_all(LoggedModel)
+        .where(one_of(_model.experiment_id, experiments))
+        .order_by(_model.created_at.desc(), _model.id.desc())
+        .limit(most)
+    )
 
 
 def create(
@@ -66,13 +63,12 @@ def create(
         runs.get(tx, run_id, experiment_id)
         if len(list_of_runs(tx, [run_id])[run_id]) >= MAX_LINKS:
             raise RunLimit(f"A run may log at most {MAX_LINKS:,} models.")
-    model = new_row(
-        LoggedModel,
+    model = LoggedModel(
         id=f"m-{secrets.token_hex(16)}", experiment_id=experiment_id, run_id=run_id, name=name,
         model_type=model_type, state="pending", params=dump(dict(params)), metrics="[]",
         created_at=tx.now, updated_at=tx.now,
     )  # fmt: skip
-    tx.run(_INSERT, **as_dict(model))
+    tx.insert(model)
     labels.set_labels(tx, model.id, labelled)
     _notify(tx, model)
     return model
@@ -80,7 +76,7 @@ def create(
 
 def get(tx: Tx, model_id: str) -> LoggedModel:
     """Return the model. Raises NotFound."""
-    model = tx.first(_BY_ID, id=model_id)
+    model = tx.first(_by_id, model_id)
     if model is None:
         raise NotFound(f"There is no logged model {model_id!r:.80}.")
     return model
@@ -120,22 +116,22 @@ def _metric_key(metric: Mapping[str, Any]) -> tuple[Any, ...]:
 def list_of_runs(tx: Tx, run_ids: Sequence[str]) -> dict[str, list[LoggedModel]]:
     """Return the models that each of these runs has logged, oldest first."""
     found: dict[str, list[LoggedModel]] = {run_id: [] for run_id in run_ids}
-    for model in tx.all(_OF_RUNS, runs=dump(list(run_ids))):
+    for model in tx.all(_of_runs, runs=dump(list(run_ids))):
         found[model.run_id or ""].append(model)
     return found
 
 
 def list_of_experiments(tx: Tx, experiment_ids: Sequence[str]) -> list[LoggedModel]:
     """Return the newest models of these experiments."""
-    return tx.all(_OF_EXPERIMENTS, experiments=dump(list(experiment_ids)), most=MAX_LISTED)
+    return tx.all(_of_experiments, experiments=dump(list(experiment_ids)), most=MAX_LISTED)
 
 
 def _lock(tx: Tx, model_id: str) -> LoggedModel:
-    model = tx.first(_LOCK, id=model_id)
+    model = tx.first(_lock_query, id=model_id)
     return get(tx, model_id) if model is None else model
 
 
-def _change(tx: Tx, model: LoggedModel, **changes: Any) -> LoggedModel:
+def _change(tx: Tx, model: LoggedModel, **changes: Unpack[LoggedModelChanges]) -> LoggedModel:
     changes["updated_at"] = tx.now
     tx.run(changing(LoggedModel, frozenset(changes)), key=model.id, **changes)
     _notify(tx, model)

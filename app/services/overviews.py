@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from app.db import chunks, listing
+from app.db.rows import RunRow
 from app.db.sql import Tx, load
-from app.db.tables import Run
 from app.domain import bands, comparison
 from app.domain.bands import Bands
 from app.domain.comparison import Parameter, Section
@@ -56,14 +56,14 @@ def metric_bands(
 
 def compare(tx: Tx, run_ids: Sequence[str]) -> Iterator[Parameter]:
     """Return the parameters of these runs side by side. Raises NotFound."""
-    rows = listing.by_ids(tx, Run, run_ids)
+    rows = listing.by_ids(tx, listing.RUNS, run_ids)
     for run_id, row in zip(run_ids, rows, strict=True):
         if row is None:
             raise NotFound(f"There is no run {run_id}.")
     return comparison.compare([_parameters(row) for row in rows if row is not None])
 
 
-def _parameters(row: Run) -> dict[Section, dict[str, Any]]:
+def _parameters(row: RunRow) -> dict[Section, dict[str, Any]]:
     return {
         Section.RUN: {"model": row.model, "recipe": row.recipe},
         Section.HYPERPARAMS: load(row.hyperparams),

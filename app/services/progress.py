@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from app.db.rows import AnyRun
 from app.db.sql import load
-from app.db.tables import Run
 from app.domain import hyperparams
 from app.domain.lifecycle import Reason, RunStatus
 
 
-def status_detail(row: Run) -> str | None:
+def status_detail(row: AnyRun) -> str | None:
     """Return why a run is where it is, in one or two sentences.
 
     Of one that is running: how it began, and what its trainer ignored of the overrides.
@@ -27,14 +27,14 @@ def status_detail(row: Run) -> str | None:
     return " ".join(filter(None, (row.status_detail, ignored))) or None
 
 
-def _overrides(row: Run) -> list[hyperparams.Override]:
+def _overrides(row: AnyRun) -> list[hyperparams.Override]:
     if row.override_hyperparams == "{}":
         return []
     used = load(row.effective_hyperparams) if row.effective_hyperparams else None
     return hyperparams.overrides(load(row.override_hyperparams), used)
 
 
-def overrides(row: Run) -> dict[str, Any]:
+def overrides(row: AnyRun) -> dict[str, Any]:
     """Return requested and effective value of each override, and whether it was applied."""
     return {
         override.key: {
@@ -46,7 +46,7 @@ def overrides(row: Run) -> dict[str, Any]:
     }
 
 
-def progress(row: Run) -> float | None:
+def progress(row: AnyRun) -> float | None:
     """Return a number from 0 to 1, or None while the total is not known."""
     if row.status == RunStatus.SUCCEEDED:
         return 1.0
@@ -55,7 +55,7 @@ def progress(row: Run) -> float | None:
     return min(1.0, row.step / row.total_steps)
 
 
-def eta_seconds(row: Run) -> float | None:
+def eta_seconds(row: AnyRun) -> float | None:
     """Return the seconds to the last step at the pace of this attempt, or None if not known."""
     if row.status != RunStatus.RUNNING or not row.total_steps or not row.pace_steps:
         return None
@@ -65,7 +65,7 @@ def eta_seconds(row: Run) -> float | None:
     return round(eta, 1) if math.isfinite(eta) else None
 
 
-def measure_pace(row: Run, step: int) -> dict[str, Any]:
+def measure_pace(row: AnyRun, step: int) -> dict[str, Any]:
     """Return what a report that takes the run to `step` changes in its pace.
 
     It is measured from the first step that is reported: what came before it (loading a model, the

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, delete, func, insert, select
 
-from app.db.sql import Statement, Tx, as_dict, by_id, columns, new_row, select_all
+from app.db.sql import Statement, Tx, by_id, columns, select_all
 from app.db.tables import Membership, Project, User
 from app.domain.ids import new_id
 from app.domain.permissions import DEFAULT_PROJECT, Permission, Role
@@ -17,7 +17,6 @@ _BY_ID = by_id(Project)
 _BY_NAME = Statement(select_all(Project).where(_project.name == bindparam("name")), Project)
 _ALL = Statement(select_all(Project).order_by(_project.name), Project)
 _COUNT = Statement[tuple[int]](select(func.count()).select_from(Project))
-_INSERT = Statement[Any](insert(Project))
 _INSERT_MEMBER = Statement[Any](insert(Membership))
 _own = (_member.project_id == bindparam("project"), _member.user_id == bindparam("user"))
 _DELETE_MEMBER = Statement[Any](delete(Membership).where(*_own))
@@ -62,17 +61,17 @@ def create(tx: Tx, request: ProjectRequest) -> Project:
     count = tx.first(_COUNT)
     if count is not None and count[0] >= MAX_PROJECTS:
         raise Conflict(f"There are {MAX_PROJECTS:,} projects.")
-    project = new_row(
-        Project, id=new_id("prj"), name=request.name, description=request.description,
+    project = Project(
+        id=new_id("prj"), name=request.name, description=request.description,
         created_at=tx.now,
     )  # fmt: skip
-    tx.run(_INSERT, **as_dict(project))
+    tx.insert(project)
     return project
 
 
 def get(tx: Tx, project_id: str) -> Project:
     """Return a project. Raises NotFound."""
-    project = tx.first(_BY_ID, id=project_id)
+    project = tx.first(_BY_ID, project_id)
     if project is None:
         raise NotFound(f"There is no project {project_id!a}.")
     return project

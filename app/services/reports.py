@@ -13,10 +13,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import Executable, func, select
 
 from app.db.changes import SUPERVISOR
-from app.db.sql import Statement, Tx, dump, load
+from app.db.sql import Tx, dump, load, query
 from app.db.sql import columns as columns_of
 from app.db.tables import Checkpoint, Run
 from app.domain import hyperparams, paths, points
@@ -43,14 +43,18 @@ from app.storage.base import CheckpointStorage
 MAX_PENDING = 200
 """Checkpoints of a run that wait to be verified."""
 _checkpoint = columns_of(Checkpoint)
-_PENDING = Statement[tuple[int]](
-    select(func.count())
-    .select_from(Checkpoint)
-    .where(
-        _checkpoint.run_id == bindparam("run"),
-        _checkpoint.state == CheckpointState.PENDING.value,
+
+
+@query(tuple[int])
+def _pending(*, run: str) -> Executable:
+    return (
+        select(func.count())
+        .select_from(Checkpoint)
+        .where(
+            _checkpoint.run_id == run,
+            _checkpoint.state == CheckpointState.PENDING.value,
+        )
     )
-)
 
 
 class ReportResponse(NamedTuple):
@@ -224,7 +228,7 @@ def announce(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
             tx, run, checkpoint.name, elsewhere=run.recipe is None and not checkpoint.in_data_dir,
             step=checkpoint.step, size_bytes=checkpoint.size_bytes, sha256=checkpoint.sha256,
         )  # fmt: skip
-    row = tx.first(_PENDING, run=run.id)
+    row = tx.first(_pending, run=run.id)
     if row is not None and row[0] > MAX_PENDING:
         raise RunLimit(
             f"More than {MAX_PENDING} checkpoints of this run wait to be verified; announce fewer.",

@@ -16,10 +16,10 @@ source of a run that is not over, and what a live run started from.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, exists, func, or_, select, true, update
+from sqlalchemy import Executable, exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 
-from app.db.sql import Statement, Tx, columns, load, select_all
+from app.db.sql import Tx, columns, load, query, select_all, statement
 from app.db.tables import Checkpoint, Run
 from app.domain.lifecycle import GONE, TERMINAL
 from app.domain.lifecycle import CheckpointState as State
@@ -34,50 +34,75 @@ _READY_FILES = (_checkpoint.state == State.READY.value) & _checkpoint.stored_as_
 _NOT_OVER = [_run.status != status.value for status in sorted(TERMINAL)]
 
 
-def _over_limit(where: Any) -> Statement[tuple[str]]:
-    return Statement(
+@query(tuple[str])
+def _over_limit(*, recipe: str, keep: int) -> Executable:
+    return (
         select(_run.id)
         .join_from(Run.__table__, Checkpoint.__table__, _checkpoint.run_id == _run.id)  # type: ignore[attr-defined]
-        .where(_run.recipe == bindparam("recipe"), _READY_FILES, where)
+        .where(_run.recipe == recipe, _READY_FILES)
         .group_by(_run.id)
-        .having(func.count() > bindparam("keep"))
+        .having(func.count() > keep)
         .order_by(_run.id)
     )
 
 
-_RECIPES = Statement[tuple[str]](select(_run.recipe).where(_run.recipe.is_not(None)).distinct())
-_OVER_LIMIT = _over_limit(true())
-_OVER_LIMIT_IN = _over_limit(_run.experiment_id == bindparam("experiment"))
-_NEEDED = Statement[tuple[str]](
-    select(_checkpoint.id).where(
-        _checkpoint.run_id == bindparam("run"),
+@query(tuple[str])
+def _over_limit_in(*, recipe: str, keep: int, experiment: str) -> Executable:
+    return (
+        select(_run.id)
+        .join_from(Run.__table__, Checkpoint.__table__, _checkpoint.run_id == _run.id)  # type: ignore[attr-defined]
+        .where(_run.recipe == recipe, _run.experiment_id == experiment, _READY_FILES)
+        .group_by(_run.id)
+        .having(func.count() > keep)
+        .order_by(_run.id)
+    )
+
+
+@query(tuple[str])
+def _recipes() -> Executable:
+    return select(_run.recipe).where(_run.recipe.is_not(None)).distinct()
+
+
+@query(tuple[str])
+def _needed(*, run: str, root: str) -> Executable:
+    return select(_checkpoint.id).where(
+        _checkpoint.run_id == run,
         or_(
             exists().where(
                 _alias.stored_as_id == _checkpoint.id,
                 *[_alias.state != state.value for state in sorted(GONE)],
             ),
             exists().where(
-                _run.root_run_id == bindparam("root"),
+                _run.root_run_id == root,
                 _run.source_checkpoint_id == _checkpoint.id,
                 *_NOT_OVER,
             ),
         ),
     )
-)
+
+
 _has_files_to_remove = (
     (_checkpoint.state == State.DELETED.value)
     & _checkpoint.files_removed_at.is_(None)
     & _checkpoint.stored_as_id.is_(None)
 )
-_PENDING_DELETION = Statement(
-    select_all(Checkpoint).where(_has_files_to_remove).order_by(_checkpoint.id), Checkpoint
-)
+
+
+@query(Checkpoint)
+def _pending_deletion() -> Executable:
+    return select_all(Checkpoint).where(_has_files_to_remove).order_by(_checkpoint.id)
+
+
 # Guarded by the state: a trainer may have saved under the same name again.
-_FILES_REMOVED = Statement[Any](
-    update(Checkpoint)
-    .where(_checkpoint.id == bindparam("key"), _has_files_to_remove)
-    .values(files_removed_at=bindparam("at"))
-)
+
+
+@statement
+def _files_removed(*, key: str, at: str) -> Executable:
+    return (
+        update(Checkpoint)
+        .where(_checkpoint.id == key, _has_files_to_remove)
+        .values(files_removed_at=at)
+    )
 
 
 class Rule(NamedTuple):
@@ -109,14 +134,14 @@ def configured_limits(recipes: Mapping[str, Recipe]) -> dict[str, Limit]:
 def over_limit(tx: Tx, keep: Keep, experiment_id: str | None = None) -> dict[str, Limit]:
     """Return the ids of the runs with more ready checkpoints than are kept, and what is kept."""
     if isinstance(keep, int):
-        keep = {row[0]: keep for row in tx.all(_RECIPES)}
+        keep = {row[0]: keep for row in tx.all(_recipes)}
     limits: dict[str, Limit] = {}
     for recipe, limit in keep.items():
         number = _rule(limit).newest
         if experiment_id is None:
-            rows = tx.all(_OVER_LIMIT, recipe=recipe, keep=number)
+            rows = tx.all(_over_limit, recipe=recipe, keep=number)
         else:
-            rows = tx.all(_OVER_LIMIT_IN, recipe=recipe, keep=number, experiment=experiment_id)
+            rows = tx.all(_over_limit_in, recipe=recipe, keep=number, experiment=experiment_id)
         limits |= {row[0]: limit for row in rows}
     return limits
 
@@ -138,7 +163,7 @@ def prunable(tx: Tx, run: Run, keep: Limit) -> list[Checkpoint]:
     """Return the checkpoints of a run that nothing needs and the rule does not keep."""
     ready = checkpoints.list_ready(tx, run.id)
     with_files = [checkpoint for checkpoint in ready if checkpoint.stored_as_id is None]
-    needed = {row[0] for row in tx.all(_NEEDED, run=run.id, root=run.root_run_id)}
+    needed = {row[0] for row in tx.all(_needed, run=run.id, root=run.root_run_id)}
     started_from = run.start_step if run.status not in TERMINAL else None
     kept = _kept(with_files, _rule(keep))
     return [
@@ -187,10 +212,10 @@ def delete(tx: Tx, run_id: str, keep: Limit) -> list[Checkpoint]:
 
 def list_pending_deletion(tx: Tx) -> list[Checkpoint]:
     """Return the deleted checkpoints whose files may still be there."""
-    return tx.all(_PENDING_DELETION)
+    return tx.all(_pending_deletion)
 
 
 def record_files_removed(tx: Tx, removed: Sequence[Checkpoint]) -> None:
     """Record that the files of deleted checkpoints are gone. May be repeated."""
     for checkpoint in removed:
-        tx.send(_FILES_REMOVED, key=checkpoint.id, at=tx.now)
+        tx.send(_files_removed, key=checkpoint.id, at=tx.now)

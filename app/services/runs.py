@@ -1,24 +1,14 @@
 """Runs: submit, find, cancel, resume, and `move`, the one door for status changes."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
-from sqlalchemy import bindparam, delete, insert
+from sqlalchemy import Executable, delete, insert
 
 from app.db.changes import SUPERVISOR
-from app.db.sql import (
-    Statement,
-    Tx,
-    as_dict,
-    by_id,
-    changing,
-    columns,
-    dump,
-    load,
-    new_row,
-    replace,
-    select_all,
-)
+from app.db.objects import replace
+from app.db.rows import RunChanges
+from app.db.sql import Tx, by_id, changing, columns, dump, load, query, select_all, statement
 from app.db.tables import Checkpoint, Run, RunSearch, RunTag
 from app.domain import paths
 from app.domain.ids import new_id
@@ -40,18 +30,28 @@ from app.services import checkpoints, events, promises, usage
 
 _run = columns(Run)
 
-_INSERT = Statement[Any](insert(Run))
-_INSERT_TEXT = Statement[Any](
-    insert(RunSearch).values(id=bindparam("id"), text=bindparam("text")).inline()
-)
-_INSERT_TAG = Statement[Any](insert(RunTag))
-_DELETE_TAGS = Statement[Any](delete(RunTag).where(columns(RunTag).run_id == bindparam("id")))
-_BY_ID = by_id(Run)
-_LOCK = Statement(select_all(Run).where(_run.id == bindparam("id")).with_for_update(), Run)
-_CHILDREN = Statement(
-    select_all(Run).where(_run.parent_run_id == bindparam("id")).order_by(_run.created_at, _run.id),
-    Run,
-)
+
+@statement
+def _insert_text(*, id: str, text: str) -> Executable:
+    return insert(RunSearch).values(id=id, text=text).inline()
+
+
+@statement
+def _delete_tags(*, id: str) -> Executable:
+    return delete(RunTag).where(columns(RunTag).run_id == id)
+
+
+_by_id = by_id(Run)
+
+
+@query(Run)
+def _lock(*, id: str) -> Executable:
+    return select_all(Run).where(_run.id == id).with_for_update()
+
+
+@query(Run)
+def _children(*, id: str) -> Executable:
+    return select_all(Run).where(_run.parent_run_id == id).order_by(_run.created_at, _run.id)
 
 
 class Cancelled(NamedTuple):
@@ -63,12 +63,12 @@ class Cancelled(NamedTuple):
 
 def get(tx: Tx, run_id: str, experiment_id: str | None = None) -> Run:
     """Return the run (of this experiment, when one is given). Raises NotFound."""
-    return _checked(tx.first(_BY_ID, id=run_id), run_id, experiment_id)
+    return _checked(tx.first(_by_id, run_id), run_id, experiment_id)
 
 
 def lock(tx: Tx, run_id: str, experiment_id: str | None = None) -> Run:
     """Lock the run against other writers until the transaction ends. Raises NotFound."""
-    return _checked(tx.first(_LOCK, id=run_id), run_id, experiment_id)
+    return _checked(tx.first(_lock, id=run_id), run_id, experiment_id)
 
 
 def _checked(run: Run | None, run_id: str, experiment_id: str | None) -> Run:
@@ -80,7 +80,7 @@ def _checked(run: Run | None, run_id: str, experiment_id: str | None) -> Run:
 
 def children(tx: Tx, run_id: str) -> list[Run]:
     """Return the runs resumed from this one, oldest first."""
-    return tx.all(_CHILDREN, id=run_id)
+    return tx.all(_children, id=run_id)
 
 
 def _ancestors(tx: Tx, run: Run) -> list[str]:
@@ -119,8 +119,7 @@ def submit(
     _check_passed(request.recipe, recipes, request.hyperparams, "/hyperparams")
     events.check_experiment(tx, experiment_id)
     run_id = new_id("run")
-    run = new_row(
-        Run,
+    run = Run(
         id=run_id,
         experiment_id=experiment_id,
         root_run_id=run_id,
@@ -164,11 +163,11 @@ def _check_passed(
         )
 
 
-_NEW_ATTEMPT: dict[str, Any] = {
+_NEW_ATTEMPT: RunChanges = {
     "termination_reason": None, "termination_detail": None,
     "pace_steps": 0, "pace_seconds": 0.0, "pace_clock": None, "last_progress_at": None,
 }  # fmt: skip
-NOT_SUBMITTED: dict[str, Any] = {
+NOT_SUBMITTED: RunChanges = {
     "gpus": "[]", "nonce": None, "host": None, "engine_id": None, "submitted_at": None,
     "claimed_at": None,
 }  # fmt: skip
@@ -181,8 +180,8 @@ def _queue(tx: Tx, run: Run) -> None:
         parent_run_id=run.parent_run_id, ckpt_path=run.source_ckpt_path,
         reason=run.status_reason,
     )  # fmt: skip
-    tx.send(_INSERT, **as_dict(run))
-    tx.send(_INSERT_TEXT, id=run.id, text=search_text(run))
+    tx.insert(run)
+    tx.send(_insert_text, id=run.id, text=search_text(run))
     if run.tags != "[]":
         set_tags(tx, run)
     tx.notify(SUPERVISOR)
@@ -195,11 +194,11 @@ def search_text(run: Run) -> str:
 
 def set_tags(tx: Tx, run: Run) -> None:
     """Store the tags of a run for filters, in the place of those that it had."""
-    tx.run(_DELETE_TAGS, id=run.id)
-    tx.many(_INSERT_TAG, [{"tag": tag, "run_id": run.id} for tag in dict.fromkeys(load(run.tags))])
+    tx.run(_delete_tags, id=run.id)
+    tx.insert(*(RunTag(tag=tag, run_id=run.id) for tag in dict.fromkeys(load(run.tags))))
 
 
-def change(tx: Tx, run: Run, **changes: Any) -> Run:
+def change(tx: Tx, run: Run, **changes: Unpack[RunChanges]) -> Run:
     """Write attributes of a run, guarded by its status. Raises Conflict when it moved on."""
     statement = changing(Run, frozenset(changes), "status")
     if tx.run(statement, key=run.id, from_status=run.status, **changes) != 1:
@@ -216,7 +215,7 @@ def move(
     reason: Reason | None = None,
     detail: str | None = None,
     data: dict[str, Any] | None = None,
-    **changes: Any,
+    **changes: Unpack[RunChanges],
 ) -> Run:
     """Move a run to another status and write the event: the only way a status changes.
 
@@ -237,7 +236,8 @@ def move(
     elif to in TERMINAL:
         changes["finished_at"] = tx.now
     word = reason.value if reason else None
-    moved = change(tx, run, status=to.value, status_reason=word, status_detail=detail, **changes)
+    changes |= {"status": to.value, "status_reason": word, "status_detail": detail}
+    moved = change(tx, run, **changes)
     events.append(
         tx, run.experiment_id, f"run.{to.value}", run_id=run.id,
         reason=moved.status_reason, detail=detail, attempt=moved.attempt, step=moved.step,
@@ -300,8 +300,7 @@ def resume(
     source = _source(tx, parent, request.ckpt_path)
     if source.state in GONE:
         raise _lost(source, ready_in_lineage(tx, parent))
-    child = new_row(
-        Run,
+    child = Run(
         id=new_id("run"),
         experiment_id=parent.experiment_id,
         parent_run_id=parent.id,
@@ -381,8 +380,7 @@ def rerun(
                 ready=ready_in_lineage(tx, run),
             )
         start = source.step or 0
-    again = new_row(
-        Run,
+    again = Run(
         id=new,
         root_run_id=new if run.parent_run_id is None else run.root_run_id,
         status_reason=reason,

@@ -5,10 +5,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llm_train.checkpoint import Manifest, Quality
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import Executable, func, select
 
 from app.db.changes import SUPERVISOR
-from app.db.sql import Statement, Tx, columns, dump, load
+from app.db.sql import Tx, columns, dump, load, query
 from app.db.tables import Checkpoint, Run
 from app.domain import paths
 from app.domain.ids import timestamp
@@ -18,9 +18,11 @@ from app.services import runs
 from app.services.checkpoints import change, create, lock_by_path, set_state
 
 _checkpoint = columns(Checkpoint)
-_LAST_SAVED = Statement[tuple[str | None]](
-    select(func.max(_checkpoint.saved_at)).where(_checkpoint.run_id == bindparam("run"))
-)
+
+
+@query(tuple[str | None])
+def _last_saved(*, run: str) -> Executable:
+    return select(func.max(_checkpoint.saved_at)).where(_checkpoint.run_id == run)
 
 
 def record_saved(
@@ -81,7 +83,7 @@ def _next_saved_at(tx: Tx, run: Run) -> str:
     Several arrive in one report, in the order in which they were saved, and the server's clock
     may be set back.
     """
-    row = tx.first(_LAST_SAVED, run=run.id)
+    row = tx.first(_last_saved, run=run.id)
     last = row[0] if row else None
     if last is None or last < tx.now:
         return tx.now

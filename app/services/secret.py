@@ -5,21 +5,23 @@ server that starts is taken over, so that the tokens of external trainers stay v
 """
 
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import Executable
 
-from app.db.sql import Statement, Tx, select_all
+from app.db.sql import Tx, query, select_all
 from app.db.tables import ServiceSecret
 
 _ONE = 1
-_KEPT = Statement(select_all(ServiceSecret), ServiceSecret)
-_INSERT = Statement[Any](insert(ServiceSecret))
+
+
+@query(ServiceSecret)
+def _kept() -> Executable:
+    return select_all(ServiceSecret)
 
 
 def get(tx: Tx) -> str | None:
     """Return the secret; None before the first server has kept one."""
-    row = tx.first(_KEPT)
+    row = tx.first(_kept)
     return row.secret if row is not None else None
 
 
@@ -27,7 +29,7 @@ def keep(tx: Tx, secret: str) -> str:
     """Return the secret, which is `secret` from now on if there was none."""
     kept = get(tx)
     if kept is None:
-        tx.send(_INSERT, id=_ONE, secret=secret)
+        tx.insert(ServiceSecret(id=_ONE, secret=secret))
     return kept or secret
 
 

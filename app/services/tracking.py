@@ -13,9 +13,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam
+from sqlalchemy import Executable
 
-from app.db.sql import Statement, Tx, columns, load, select_all
+from app.db.sql import Tx, columns, load, query, select_all
 from app.db.tables import Experiment, Run
 from app.domain.lifecycle import TERMINAL, RunStatus
 from app.domain.permissions import DEFAULT_PROJECT
@@ -29,13 +29,16 @@ BY_NAME = "experiment"
 """Scope of the names of experiments."""
 DEFAULT = "Default"
 _experiment = columns(Experiment)
-_NEWEST_OF_NAME = Statement(
-    select_all(Experiment)
-    .where(_experiment.name == bindparam("wanted"))
-    .order_by(_experiment.id.desc())
-    .limit(1),
-    Experiment,
-)
+
+
+@query(Experiment)
+def _newest_of_name(*, wanted: str) -> Executable:
+    return (
+        select_all(Experiment)
+        .where(_experiment.name == wanted)
+        .order_by(_experiment.id.desc())
+        .limit(1)
+    )
 
 
 class Point(NamedTuple):
@@ -64,7 +67,7 @@ def find_experiment(tx: Tx, name: str) -> Experiment | None:
     known = labels.find(tx, _scope(projects.choose_to_read(tx)), name)
     if known is not None:
         return experiments.get(tx, known)
-    return tx.first(_NEWEST_OF_NAME, wanted=name)
+    return tx.first(_newest_of_name, wanted=name)
 
 
 def create_experiment(

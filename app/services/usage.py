@@ -19,10 +19,10 @@ when it ends.
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import String, bindparam, func, insert, or_, select
+from sqlalchemy import Executable, String, bindparam, func, or_, select
 from sqlalchemy import cast as sql_cast
 
-from app.db.sql import Statement, Tx, columns, load
+from app.db.sql import Statement, Tx, columns, load, query
 from app.db.tables import AttemptUsage, Checkpoint, Run
 from app.domain.ids import seconds_between
 from app.domain.lifecycle import CheckpointState, RunStatus
@@ -33,20 +33,22 @@ MAX_GROUPS = 1_000
 _usage = columns(AttemptUsage)
 _checkpoint = columns(Checkpoint)
 
-_INSERT = Statement[Any](insert(AttemptUsage))
-_LAST_END = Statement[tuple[str | None]](
-    select(func.max(_usage.ended_at)).where(_usage.run_id == bindparam("run"))
-)
-_LAST_SAVED = Statement[tuple[str | None]](
-    select(func.max(_checkpoint.saved_at)).where(
-        _checkpoint.run_id == bindparam("run"),
-        _checkpoint.attempt == bindparam("attempt"),
+
+@query(tuple[str | None])
+def _last_end(*, run: str) -> Executable:
+    return select(func.max(_usage.ended_at)).where(_usage.run_id == run)
+
+
+@query(tuple[str | None])
+def _last_saved(*, run: str, attempt: int) -> Executable:
+    return select(func.max(_checkpoint.saved_at)).where(
+        _checkpoint.run_id == run,
+        _checkpoint.attempt == attempt,
         or_(
             _checkpoint.state == CheckpointState.READY.value,
             _checkpoint.state == CheckpointState.DELETED.value,
         ),
     )
-)
 
 
 class By(StrEnum):
@@ -84,8 +86,8 @@ def record(tx: Tx, run: Run, outcome: RunStatus) -> None:
     began_at = run.claimed_at or run.launched_at or run.started_at
     if began_at is None:
         return  # its launch failed
-    last = tx.first(_LAST_END, run=run.id)
-    saved = tx.first(_LAST_SAVED, run=run.id, attempt=run.attempt)
+    last = tx.first(_last_end, run=run.id)
+    saved = tx.first(_last_saved, run=run.id, attempt=run.attempt)
     used = _between(began_at, tx.now)
     kept_until = (saved and saved[0]) or began_at
     wasted = 0.0 if outcome is RunStatus.SUCCEEDED else min(used, _between(kept_until, tx.now))
@@ -96,13 +98,13 @@ def record(tx: Tx, run: Run, outcome: RunStatus) -> None:
     resources = Resources.from_dict(load(run.resources))
     # What it holds on this machine, which its recipe may say; else what it asked an engine for.
     gpus = len(load(run.gpus)) or resources.gpus * (resources.nodes or 1)
-    tx.run(
-        _INSERT, run_id=run.id, attempt=run.attempt, experiment_id=run.experiment_id,
+    tx.insert(AttemptUsage(
+        run_id=run.id, attempt=run.attempt, experiment_id=run.experiment_id,
         ended_at=tx.now, outcome=outcome.value, gpus=gpus,
         used_seconds=used, wasted_seconds=wasted,
         waited_seconds=_between((last and last[0]) or run.created_at, began_at),
         saved_seconds=run.start_step * seconds / steps if steps else 0.0,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _between(earlier: str, later: str) -> float:

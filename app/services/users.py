@@ -2,19 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import bindparam, func, insert, select
+from sqlalchemy import bindparam, func, select
 
-from app.db.sql import (
-    Statement,
-    Tx,
-    as_dict,
-    by_id,
-    changing,
-    columns,
-    new_row,
-    replace,
-    select_all,
-)
+from app.db.objects import replace
+from app.db.sql import Statement, Tx, by_id, changing, columns, select_all
 from app.db.tables import ApiToken, User
 from app.domain.ids import new_id
 from app.domain.team import MAX_USERS, UserRequest, UserUpdate
@@ -25,7 +16,6 @@ _BY_ID = by_id(User)
 _BY_NAME = Statement(select_all(User).where(_user.name == bindparam("name")), User)
 _ALL = Statement(select_all(User).order_by(_user.name), User)
 _COUNT = Statement[tuple[int]](select(func.count()).select_from(User))
-_INSERT = Statement[Any](insert(User))
 _TOKENS = Statement[tuple[str]](select(_token.id).where(_token.user_id == bindparam("user")))
 
 
@@ -37,17 +27,17 @@ def create(tx: Tx, request: UserRequest) -> User:
     count = tx.first(_COUNT)
     if count is not None and count[0] >= MAX_USERS:
         raise Conflict(f"There are {MAX_USERS:,} users.")
-    user = new_row(
-        User, id=new_id("usr"), name=request.name, kind=request.kind.value, email=request.email,
+    user = User(
+        id=new_id("usr"), name=request.name, kind=request.kind.value, email=request.email,
         is_admin=request.is_admin, created_at=tx.now,
     )  # fmt: skip
-    tx.run(_INSERT, **as_dict(user))
+    tx.insert(user)
     return user
 
 
 def get(tx: Tx, user_id: str) -> User:
     """Return a user. Raises NotFound."""
-    user = tx.first(_BY_ID, id=user_id)
+    user = tx.first(_BY_ID, user_id)
     if user is None:
         raise NotFound(f"There is no user {user_id!a}.")
     return user

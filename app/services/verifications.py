@@ -10,9 +10,9 @@ get(tx, …)            progress and findings
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, insert, select
+from sqlalchemy import Executable, func, select
 
-from app.db.sql import Statement, Tx, as_dict, by_id, changing, columns, new_row, select_all
+from app.db.sql import Tx, by_id, changing, columns, query, select_all
 from app.db.tables import Checkpoint, Verification, VerificationFinding
 from app.domain.ids import new_id
 from app.domain.requests import VerifyRequest
@@ -24,26 +24,48 @@ MAX_FINDINGS = 1000
 ATTESTED = "By the sizes and checksums that the object store keeps; no byte was read."
 
 _verification, _finding = columns(Verification), columns(VerificationFinding)
-_INSERT = Statement[Any](insert(Verification))
-_BY_ID = by_id(Verification)
-_UNFINISHED = Statement(
-    select_all(Verification).where(_verification.finished_at.is_(None)).order_by(_verification.id),
-    Verification,
-)
-_INSERT_FINDING = Statement[Any](insert(VerificationFinding))
-_own = _finding.verification_id == bindparam("verification")
-_FINDINGS = Statement(
-    select_all(VerificationFinding)
-    .where(_own, _finding.seq > bindparam("after"))
-    .order_by(_finding.seq)
-    .limit(MAX_FINDINGS),
-    VerificationFinding,
-)
-_READ = Statement[tuple[str]](select(_finding.checkpoint_id).where(_own))
-_LAST = Statement[tuple[int | None]](select(func.max(_finding.seq)).where(_own))
-_COUNTS = Statement[tuple[str, int]](
-    select(_finding.outcome, func.count()).where(_own).group_by(_finding.outcome)
-)
+
+_by_id = by_id(Verification)
+
+
+@query(Verification)
+def _unfinished() -> Executable:
+    return (
+        select_all(Verification)
+        .where(_verification.finished_at.is_(None))
+        .order_by(_verification.id)
+    )
+
+
+def _own(verification: str) -> Any:
+    return _finding.verification_id == verification
+
+
+@query(VerificationFinding)
+def _findings(*, after: int, verification: str) -> Executable:
+    return (
+        select_all(VerificationFinding)
+        .where(_own(verification), _finding.seq > after)
+        .order_by(_finding.seq)
+        .limit(MAX_FINDINGS)
+    )
+
+
+@query(tuple[str])
+def _read(*, verification: str) -> Executable:
+    return select(_finding.checkpoint_id).where(_own(verification))
+
+
+@query(tuple[int | None])
+def _last(*, verification: str) -> Executable:
+    return select(func.max(_finding.seq)).where(_own(verification))
+
+
+@query(tuple[str, int])
+def _counts(*, verification: str) -> Executable:
+    return (
+        select(_finding.outcome, func.count()).where(_own(verification)).group_by(_finding.outcome)
+    )
 
 
 class Progress(NamedTuple):
@@ -61,15 +83,15 @@ def start(tx: Tx, experiment_id: str, request: VerifyRequest) -> Progress:
     """
     wanted = (experiment_id, request.run_id, request.ckpt_path)
     selected = verification.select(tx, experiment_id, request)
-    for unfinished in tx.all(_UNFINISHED):
+    for unfinished in tx.all(_unfinished):
         if (unfinished.experiment_id, unfinished.run_id, unfinished.ckpt_path) == wanted:
             return get(tx, unfinished.id, experiment_id)
-    started = new_row(
-        Verification, id=new_id("vfy"), experiment_id=experiment_id, run_id=request.run_id,
+    started = Verification(
+        id=new_id("vfy"), experiment_id=experiment_id, run_id=request.run_id,
         ckpt_path=request.ckpt_path, total=len(selected), created_at=tx.now,
         finished_at=None if selected else tx.now,
     )  # fmt: skip
-    tx.send(_INSERT, **as_dict(started))
+    tx.insert(started)
     return Progress(started, {}, [])
 
 
@@ -78,22 +100,22 @@ def get(tx: Tx, verification_id: str, experiment_id: str, after: int = 0) -> Pro
 
     Raises NotFound.
     """
-    found = tx.first(_BY_ID, id=verification_id)
+    found = tx.first(_by_id, verification_id)
     if found is None or found.experiment_id != experiment_id:
         raise NotFound(f"There is no verification {verification_id} in {experiment_id}.")
-    counts = {row[0]: row[1] for row in tx.all(_COUNTS, verification=found.id)}
-    return Progress(found, counts, tx.all(_FINDINGS, verification=found.id, after=after))
+    counts = {row[0]: row[1] for row in tx.all(_counts, verification=found.id)}
+    return Progress(found, counts, tx.all(_findings, verification=found.id, after=after))
 
 
 def list_unfinished(tx: Tx) -> list[Verification]:
     """Return the verifications that are under way, oldest first."""
-    return tx.all(_UNFINISHED)
+    return tx.all(_unfinished)
 
 
 def list_remaining(tx: Tx, unfinished: Verification) -> list[Checkpoint]:
     """Return the checkpoints of a verification without a finding, of those known at its start."""
     request = VerifyRequest(run_id=unfinished.run_id, ckpt_path=unfinished.ckpt_path)
-    read = {row[0] for row in tx.all(_READ, verification=unfinished.id)}
+    read = {row[0] for row in tx.all(_read, verification=unfinished.id)}
     return [
         checkpoint
         for checkpoint in verification.select(tx, unfinished.experiment_id, request)
@@ -118,17 +140,17 @@ def record_unreadable(tx: Tx, verification_id: str, checkpoint: Checkpoint, why:
 def _add(
     tx: Tx, verification_id: str, checkpoint: Checkpoint, outcome: str, reason: str | None
 ) -> None:
-    row = tx.first(_LAST, verification=verification_id)
-    tx.send(
-        _INSERT_FINDING, verification_id=verification_id, seq=((row and row[0]) or 0) + 1,
+    row = tx.first(_last, verification=verification_id)
+    tx.insert(VerificationFinding(
+        verification_id=verification_id, seq=((row and row[0]) or 0) + 1,
         checkpoint_id=checkpoint.id, ckpt_path=checkpoint.ckpt_path, outcome=outcome,
         reason=reason, at=tx.now,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def finish(tx: Tx, verification_id: str) -> None:
     """Record that every checkpoint of a verification has a finding. May be repeated."""
-    tx.send(_FINISH, key=verification_id, finished_at=tx.now)
+    tx.send(_finish, key=verification_id, finished_at=tx.now)
 
 
-_FINISH = changing(Verification, frozenset({"finished_at"}))
+_finish = changing(Verification, frozenset({"finished_at"}))

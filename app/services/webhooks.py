@@ -7,12 +7,14 @@ server dies in between.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
-from sqlalchemy import and_, bindparam, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Executable, and_, delete, func, or_, select
 
 from app.db.changes import SUPERVISOR
-from app.db.sql import Statement, Tx, by_id, changing, columns, dump, load, replace, select_all
+from app.db.objects import replace
+from app.db.rows import WebhookChanges, WebhookDeliveryChanges
+from app.db.sql import Tx, by_id, changing, columns, dump, load, query, select_all, statement
 from app.db.tables import Experiment, Webhook, WebhookDelivery
 from app.domain import webhooks
 from app.domain.ids import new_id, seconds_between, timestamp_after
@@ -28,73 +30,94 @@ _webhook = columns(Webhook)
 _delivery = columns(WebhookDelivery)
 _experiment = columns(Experiment)
 
-_BY_ID = by_id(Webhook)
-_DELIVERY_BY_ID = by_id(WebhookDelivery)
-_NAME = Statement[tuple[str]](
-    select(_experiment.name).where(_experiment.id == bindparam("experiment"))
-)
-_ALL = Statement(select_all(Webhook).order_by(_webhook.id), Webhook)
-_COUNT = Statement[tuple[int]](select(func.count(_webhook.id)))
-_INSERT = Statement[Any](insert(Webhook))
-_INSERT_DELIVERY = Statement[Any](insert(WebhookDelivery))
-_MATCHING = Statement[tuple[str]](
-    select(_webhook.id).where(
-        or_(_webhook.experiment_id.is_(None), _webhook.experiment_id == bindparam("experiment")),
-        or_(_webhook.types == "[]", _webhook.types.like(bindparam("type"))),
+_by_id = by_id(Webhook)
+_delivery_by_id = by_id(WebhookDelivery)
+
+
+@query(tuple[str])
+def _name(*, experiment: str) -> Executable:
+    return select(_experiment.name).where(_experiment.id == experiment)
+
+
+@query(Webhook)
+def _all() -> Executable:
+    return select_all(Webhook).order_by(_webhook.id)
+
+
+@query(tuple[int])
+def _count() -> Executable:
+    return select(func.count(_webhook.id))
+
+
+@query(tuple[str])
+def _matching(*, experiment: str, type: str) -> Executable:
+    return select(_webhook.id).where(
+        or_(_webhook.experiment_id.is_(None), _webhook.experiment_id == experiment),
+        or_(_webhook.types == "[]", _webhook.types.like(type)),
     )
-)
-_DUE = and_(
-    _delivery.webhook_id == bindparam("webhook"),
-    _delivery.state == DeliveryState.PENDING.value,
-    _delivery.next_attempt_at <= bindparam("now"),
-)
-_WITH_DUE = Statement[tuple[str]](
-    select(_webhook.id).where(
-        _webhook.paused_at.is_(None),
-        select(_delivery.id)
-        .where(
-            _delivery.webhook_id == _webhook.id,
-            _delivery.state == DeliveryState.PENDING.value,
-            _delivery.next_attempt_at <= bindparam("now"),
-        )
-        .exists(),
+
+
+def _due(webhook: Any, now: str) -> ColumnElement[bool]:
+    return and_(
+        _delivery.webhook_id == webhook,
+        _delivery.state == DeliveryState.PENDING.value,
+        _delivery.next_attempt_at <= now,
     )
-)
-_DUE_OF = Statement(
-    select_all(WebhookDelivery)
-    .where(_DUE)
-    .order_by(_delivery.next_attempt_at, _delivery.id)
-    .limit(bindparam("most")),
-    WebhookDelivery,
-)
-_DELIVERIES = Statement(
-    select_all(WebhookDelivery)
-    .where(_delivery.webhook_id == bindparam("webhook"), _delivery.id < bindparam("before"))
-    .order_by(_delivery.id.desc())
-    .limit(bindparam("most")),
-    WebhookDelivery,
-)
-_DELETE = Statement[Any](delete(Webhook).where(_webhook.id == bindparam("webhook")))
-_DELETE_DELIVERIES = Statement[Any](
-    delete(WebhookDelivery).where(_delivery.webhook_id == bindparam("webhook"))
-)
-_EXPIRE = Statement[Any](
-    delete(WebhookDelivery).where(
-        _delivery.state != DeliveryState.PENDING.value, _delivery.created_at < bindparam("before")
+
+
+@query(tuple[str])
+def _with_due(now: str) -> Executable:
+    has_due = select(_delivery.id).where(_due(_webhook.id, now)).exists()
+    return select(_webhook.id).where(_webhook.paused_at.is_(None), has_due)
+
+
+@query(WebhookDelivery)
+def _due_of(*, most: int, webhook: str, now: str) -> Executable:
+    return (
+        select_all(WebhookDelivery)
+        .where(_due(webhook, now))
+        .order_by(_delivery.next_attempt_at, _delivery.id)
+        .limit(most)
     )
-)
+
+
+@query(WebhookDelivery)
+def _deliveries(*, webhook: str, before: str, most: int) -> Executable:
+    return (
+        select_all(WebhookDelivery)
+        .where(_delivery.webhook_id == webhook, _delivery.id < before)
+        .order_by(_delivery.id.desc())
+        .limit(most)
+    )
+
+
+@statement
+def _delete(*, webhook: str) -> Executable:
+    return delete(Webhook).where(_webhook.id == webhook)
+
+
+@statement
+def _delete_deliveries(*, webhook: str) -> Executable:
+    return delete(WebhookDelivery).where(_delivery.webhook_id == webhook)
+
+
+@statement
+def _expire(*, before: str) -> Executable:
+    return delete(WebhookDelivery).where(
+        _delivery.state != DeliveryState.PENDING.value, _delivery.created_at < before
+    )
 
 
 def create(tx: Tx, request: WebhookRequest) -> Webhook:
     """Create a webhook. Raises InvalidInput for its experiment, Conflict if there are too many."""
     experiment_id = request.experiment_id
-    if experiment_id is not None and tx.first(_NAME, experiment=experiment_id) is None:
+    if experiment_id is not None and tx.first(_name, experiment=experiment_id) is None:
         raise InvalidInput(
             f"There is no experiment {experiment_id}.",
             errors=[{"pointer": "/experiment_id", "detail": "there is none"}],
         )
     _require(tx, experiment_id)
-    count = tx.first(_COUNT)
+    count = tx.first(_count)
     if count is not None and count[0] >= webhooks.MAX_WEBHOOKS:
         raise Conflict(f"There are {webhooks.MAX_WEBHOOKS} webhooks; delete one first.")
     values: dict[str, Any] = {
@@ -109,7 +132,7 @@ def create(tx: Tx, request: WebhookRequest) -> Webhook:
         "paused_reason": None,
         "failing_since": None,
     }
-    tx.run(_INSERT, **values)
+    tx.insert(Webhook(**values))
     return get(tx, values["id"])
 
 
@@ -123,7 +146,7 @@ def _require(tx: Tx, experiment_id: str | None) -> None:
 
 def get(tx: Tx, webhook_id: str) -> Webhook:
     """Return a webhook. Raises NotFound."""
-    webhook = tx.first(_BY_ID, id=webhook_id)
+    webhook = tx.first(_by_id, webhook_id)
     if webhook is None:
         raise NotFound(f"There is no webhook {webhook_id!a}.")
     return webhook
@@ -131,7 +154,7 @@ def get(tx: Tx, webhook_id: str) -> Webhook:
 
 def list_all(tx: Tx) -> list[Webhook]:
     """Return every webhook, oldest first."""
-    return tx.all(_ALL)
+    return tx.all(_all)
 
 
 def update(tx: Tx, webhook_id: str, request: WebhookUpdate) -> Webhook:
@@ -150,7 +173,7 @@ def update(tx: Tx, webhook_id: str, request: WebhookUpdate) -> Webhook:
     return _change(tx, webhook, **given)
 
 
-def _change(tx: Tx, webhook: Webhook, **changes: Any) -> Webhook:
+def _change(tx: Tx, webhook: Webhook, **changes: Unpack[WebhookChanges]) -> Webhook:
     if not changes:
         return webhook
     tx.run(changing(Webhook, frozenset(changes)), key=webhook.id, **changes)
@@ -160,18 +183,18 @@ def _change(tx: Tx, webhook: Webhook, **changes: Any) -> Webhook:
 def remove(tx: Tx, webhook_id: str) -> None:
     """Delete a webhook and its messages. Raises NotFound."""
     _require(tx, get(tx, webhook_id).experiment_id)
-    tx.run(_DELETE_DELIVERIES, webhook=webhook_id)
-    tx.run(_DELETE, webhook=webhook_id)
+    tx.run(_delete_deliveries, webhook=webhook_id)
+    tx.run(_delete, webhook=webhook_id)
 
 
 def enqueue(
     tx: Tx, experiment_id: str, type: str, run_id: str | None, seq: int, data: dict[str, Any]
 ) -> None:
     """Write a message for every webhook that is told of an event, in the event's transaction."""
-    matching = tx.all(_MATCHING, experiment=experiment_id, type=f'%"{type}"%')
+    matching = tx.all(_matching, experiment=experiment_id, type=f'%"{type}"%')
     if not matching:
         return
-    name = tx.first(_NAME, experiment=experiment_id)
+    name = tx.first(_name, experiment=experiment_id)
     about = {
         "experiment_id": experiment_id,
         "experiment": name[0] if name else None,
@@ -186,11 +209,11 @@ def enqueue(
 
 def _add(tx: Tx, webhook_id: str, type: str, body: str) -> str:
     delivery_id = new_id("dlv")
-    tx.send(
-        _INSERT_DELIVERY, id=delivery_id, webhook_id=webhook_id, type=type, body=body,
+    tx.insert(WebhookDelivery(
+        id=delivery_id, webhook_id=webhook_id, type=type, body=body,
         state=DeliveryState.PENDING.value, attempts=0, next_attempt_at=tx.now, last_attempt_at=None,
         last_status=None, last_error=None, created_at=tx.now,
-    )  # fmt: skip
+    ))  # fmt: skip
     tx.notify(SUPERVISOR)
     return delivery_id
 
@@ -204,7 +227,7 @@ def send_test(tx: Tx, webhook_id: str) -> WebhookDelivery:
 
 def get_delivery(tx: Tx, webhook_id: str, delivery_id: str) -> WebhookDelivery:
     """Return a message of a webhook. Raises NotFound."""
-    delivery = tx.first(_DELIVERY_BY_ID, id=delivery_id)
+    delivery = tx.first(_delivery_by_id, delivery_id)
     if delivery is None or delivery.webhook_id != webhook_id:
         raise NotFound(f"Webhook {webhook_id!a} has no delivery {delivery_id!a}.")
     return delivery
@@ -215,7 +238,7 @@ def list_deliveries(
 ) -> list[WebhookDelivery]:
     """Return messages of a webhook, newest first, those before an id. Raises NotFound."""
     get(tx, webhook_id)
-    return tx.all(_DELIVERIES, webhook=webhook_id, before=before or "e", most=most)
+    return tx.all(_deliveries, webhook=webhook_id, before=before or "e", most=most)
 
 
 def redeliver(tx: Tx, webhook_id: str, delivery_id: str) -> WebhookDelivery:
@@ -228,14 +251,16 @@ def redeliver(tx: Tx, webhook_id: str, delivery_id: str) -> WebhookDelivery:
     )
 
 
-def _change_delivery(tx: Tx, delivery: WebhookDelivery, **changes: Any) -> WebhookDelivery:
+def _change_delivery(
+    tx: Tx, delivery: WebhookDelivery, **changes: Unpack[WebhookDeliveryChanges]
+) -> WebhookDelivery:
     tx.run(changing(WebhookDelivery, frozenset(changes)), key=delivery.id, **changes)
     return replace(delivery, **changes)
 
 
 def list_with_due(tx: Tx) -> list[str]:
     """Return the ids of webhooks to which something is to be sent now."""
-    return [webhook_id for (webhook_id,) in tx.all(_WITH_DUE, now=tx.now)]
+    return [webhook_id for (webhook_id,) in tx.all(_with_due, tx.now)]
 
 
 class Due(NamedTuple):
@@ -247,10 +272,10 @@ class Due(NamedTuple):
 
 def list_due(tx: Tx, webhook_id: str, most: int) -> Due | None:
     """Return what is to be sent to a webhook now, oldest first; None if there is nothing."""
-    webhook = tx.first(_BY_ID, id=webhook_id)
+    webhook = tx.first(_by_id, webhook_id)
     if webhook is None or webhook.paused_at is not None:
         return None
-    deliveries = tx.all(_DUE_OF, webhook=webhook_id, now=tx.now, most=most)
+    deliveries = tx.all(_due_of, webhook=webhook_id, now=tx.now, most=most)
     return Due(webhook, deliveries) if deliveries else None
 
 
@@ -265,18 +290,18 @@ class Attempt(NamedTuple):
 
 def record(tx: Tx, webhook_id: str, attempts: Sequence[Attempt]) -> None:
     """Record attempts: delivered, to be tried again, or given up; pause what fails for days."""
-    webhook = tx.first(_BY_ID, id=webhook_id)
+    webhook = tx.first(_by_id, webhook_id)
     if webhook is None:
         return  # deleted meanwhile
     for attempt in attempts:
-        delivery = tx.first(_DELIVERY_BY_ID, id=attempt.delivery_id)
+        delivery = tx.first(_delivery_by_id, attempt.delivery_id)
         if delivery is not None:
             _record_one(tx, delivery, attempt)
     if any(attempt.error is None for attempt in attempts):
         _change(tx, webhook, failing_since=None)
         return
     since = webhook.failing_since or tx.now
-    changes: dict[str, Any] = {"failing_since": since}
+    changes: WebhookChanges = {"failing_since": since}
     if any(attempt.is_gone for attempt in attempts):
         changes |= {"paused_at": tx.now, "paused_reason": "The receiver answered 410: gone."}
     elif seconds_between(since, tx.now) >= webhooks.PAUSE_AFTER_SECONDS:
@@ -287,7 +312,7 @@ def record(tx: Tx, webhook_id: str, attempts: Sequence[Attempt]) -> None:
 
 def _record_one(tx: Tx, delivery: WebhookDelivery, attempt: Attempt) -> None:
     number = delivery.attempts + 1
-    changes: dict[str, Any] = {
+    changes: WebhookDeliveryChanges = {
         "attempts": number,
         "last_attempt_at": tx.now,
         "last_status": attempt.status,
@@ -305,7 +330,7 @@ def _record_one(tx: Tx, delivery: WebhookDelivery, attempt: Attempt) -> None:
 
 def expire(tx: Tx) -> int:
     """Delete ended messages past their time; return their number."""
-    return tx.run(_EXPIRE, before=timestamp_after(tx.now, -KEPT_SECONDS))
+    return tx.run(_expire, before=timestamp_after(tx.now, -KEPT_SECONDS))
 
 
 def body_of(webhook: Webhook, delivery: WebhookDelivery) -> bytes:

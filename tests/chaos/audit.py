@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from app.db.connect import connect
+from app.db.rows import EventRow
 from app.db.sql import Tx, load
-from app.db.tables import Event, Run
+from app.db.tables import Run
 from app.domain import paths
 from app.domain.lifecycle import MOVES, TERMINAL, RunStatus
 from app.services import checkpoints, events, metrics, runs, verification
@@ -29,13 +30,13 @@ async def audit(story: Story, database_url: str, data_dir: Path) -> list[str]:
 
 def _audit(tx: Tx, story: Story, data_dir: Path) -> list[str]:
     found: list[str] = []
-    history: dict[str, list[Event]] = {}
+    history: dict[str, list[EventRow]] = {}
     for experiment in story.experiments:
         history[experiment] = events.after(tx, experiment, 0, 10_000_000)
         found += gapless(experiment, [each.seq for each in history[experiment]])
     everything = [each for each_of in history.values() for each in each_of]
     found += acknowledged(tx, story, everything)
-    by_run: dict[str, list[Event]] = {}
+    by_run: dict[str, list[EventRow]] = {}
     for event in everything:
         by_run.setdefault(event.run_id or "", []).append(event)
     for run_id, told in by_run.items():
@@ -52,7 +53,7 @@ def gapless(experiment: str, numbers: list[int]) -> list[str]:
     return [] if numbers == list(range(1, len(numbers) + 1)) else [f"{experiment}: seq has gaps"]
 
 
-def acknowledged(tx: Tx, story: Story, told: list[Event]) -> list[str]:
+def acknowledged(tx: Tx, story: Story, told: list[EventRow]) -> list[str]:
     """Each acknowledged request had its effect, and had it once; nothing else happened."""
     found = []
     queued = Counter(runs.get(tx, each.run_id or "").notes for each in told if _is_new(each))
@@ -86,11 +87,11 @@ def acknowledged(tx: Tx, story: Story, told: list[Event]) -> list[str]:
     return found
 
 
-def _is_new(event: Event) -> bool:
+def _is_new(event: EventRow) -> bool:
     return event.type == "run.queued" and load(event.data).get("reason") != "retrying"
 
 
-def _new_keys(now: dict[str, Any], event: Event, told: list[Event]) -> set[str]:
+def _new_keys(now: dict[str, Any], event: EventRow, told: list[EventRow]) -> set[str]:
     """The metrics that this mark added: a checkpoint collects those of all its marks."""
     checkpoint = load(event.data)["checkpoint_id"]
     before = [

@@ -36,7 +36,7 @@ def new_series(tx: Tx) -> int:
     found = tx.all(Statement(select_all(MetricSeries), MetricSeries))
     series_id = next(row.id for row in found if row.run_id == run.id)
     assert series_id is not None
-    tx.run(chunks._DROP, series=series_id, first=0)
+    tx.run(chunks._drop, series=series_id, first=0)
     return series_id
 
 

@@ -22,7 +22,7 @@ RECIPES = {recipe.name: recipe for recipe in BUILT_IN}
 
 @sqlite_only  # the planner of PostgreSQL decides by what the table holds
 def test_external_runs_that_wait_are_not_read_past(database_url: str) -> None:
-    statement, own, _ = live_runs._QUEUED.compiled("sqlite")
+    statement, own, *_ = live_runs._queued.compiled("sqlite")
     with sqlite3.connect(database_url.removeprefix("sqlite:///")) as connection:
         params = {**own, "priority": -1, "id": "", "most": 1}
         plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", params)
@@ -41,7 +41,7 @@ def test_external_runs_that_train_are_not_read_past_to_find_those_of_the_service
             (live_runs._LAUNCHED, "ix_run_launched"),
             (live_runs._ENDING, "ix_run_ending"),
         ):
-            text, own, _ = statement.compiled("sqlite")
+            text, own, *_ = statement.compiled("sqlite")
             plan = connection.execute(f"EXPLAIN QUERY PLAN {text}", own)
             assert f"SEARCH run USING INDEX {index} (status=?)" in [row[3] for row in plan]
     connection.close()

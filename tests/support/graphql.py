@@ -118,10 +118,10 @@ def statements() -> Iterator[list[str]]:
     lock = threading.Lock()
     execute = Tx._execute
 
-    def counted(self: Tx, statement: Any, params: dict[str, Any]) -> None:
+    def counted(self: Tx, statement: Any, *given: Any) -> None:
         with lock:
             seen.append(statement.compiled(self.dialect)[0])
-        execute(self, statement, params)
+        execute(self, statement, *given)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tx, "_execute", counted)

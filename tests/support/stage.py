@@ -15,8 +15,9 @@ from llm_train.manifest import NO_QUALITY
 from app.agent import directory
 from app.agent.mailbox import ExitRecord
 from app.db.database import Database
+from app.db.rows import EventRow
 from app.db.sql import Statement, select_all
-from app.db.tables import Checkpoint, DataDir, Event, Run
+from app.db.tables import Checkpoint, DataDir, Run
 from app.domain.evidence import Evidence
 from app.domain.lifecycle import Reason
 from app.domain.paths import CheckpointPath
@@ -142,7 +143,7 @@ class Stage:
         assert found is not None
         return found
 
-    async def events(self) -> list[Event]:
+    async def events(self) -> list[EventRow]:
         found = await self.db.read(events.after, self.experiment, 0, 10_000)
         assert [each.seq for each in found] == list(range(1, len(found) + 1)), "seq has a gap"
         return found

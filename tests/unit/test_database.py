@@ -33,9 +33,9 @@ from app.db import postgresql, sqlite
 from app.db.connect import connect
 from app.db.database import Database
 from app.db.postgresql import PostgresDatabase
+from app.db.rows import EventRow
 from app.db.sql import Statement, Tx
 from app.db.sqlite import own
-from app.db.tables import Event
 from app.domain.requests import ExperimentRequest
 from app.errors import Busy, Unavailable
 from app.services import events, experiments
@@ -247,7 +247,7 @@ async def test_the_seq_of_events_has_no_gaps_whoever_writes_and_whatever_fails(
             return_exceptions=True,
         )
 
-    written: list[Event] = await db.read(events.after, experiment.id, 0, 1000)
+    written: list[EventRow] = await db.read(events.after, experiment.id, 0, 1000)
     assert outcomes.count(None) == 160
     assert [event.seq for event in written] == list(range(1, 162))
 

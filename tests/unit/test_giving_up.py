@@ -14,12 +14,11 @@ from app.db.sql import Statement, Tx
 pytestmark = pytest.mark.anyio
 
 # Some ten seconds of work, but no disk full of it where the database does not stop.
-SLOW = Statement[tuple[int]](
-    text(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000000)"
-        " SELECT count(*) FROM n"
-    )
+COUNTED = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000000)"
+    " SELECT count(*) FROM n"
 )
+SLOW = Statement[tuple[int]](text(COUNTED))
 MANY = 12  # more than there are threads for them
 
 
@@ -51,7 +50,7 @@ async def test_scans_that_are_given_up_leave_their_threads_free(db: Database) ->
 
 async def test_giving_up_ends_no_other_read(db: Database) -> None:
     """Each is cancelled at another moment, on threads that work for others right after."""
-    short = Statement[tuple[int]](text(str(SLOW._clause).replace("50000000", "20000")))
+    short = Statement[tuple[int]](text(COUNTED.replace("50000000", "20000")))
 
     async def given_up(delay: float) -> None:
         scan = asyncio.create_task(db.scan(lambda tx: tx.first(short)))

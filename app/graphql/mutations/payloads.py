@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from strawberry.utils.str_converters import to_camel_case
 
 from app.db import tables
-from app.db.sql import Tx, as_dict, dump, from_dict, load
+from app.db.objects import as_dict, from_dict
+from app.db.sql import Tx, dump, load
 from app.errors import Busy, ServiceError, Unavailable
 from app.graphql.describe import Info, attribute, field, output
 from app.graphql.filters import given, plain
