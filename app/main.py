@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,7 +27,7 @@ try:
     from pydantic import ValidationError
 
     from app.db.connect import connect
-    from app.db.database import Database
+    from app.db.database import FEWEST, Database
     from app.domain import failpoints
     from app.domain.browser_sessions import BrowserSessions
     from app.domain.recipe_file import read_configuration
@@ -65,6 +66,7 @@ try:
     from app.server.authentication import Authenticator
     from app.server.guard import Guard, Headers
     from app.server.jsonlines import JsonLines
+    from app.server.workers import supervise
     from app.services import data_dirs, secret
     from app.services.idempotency import InFlight
     from app.services.uploads import Uploads
@@ -267,14 +269,22 @@ def bind(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
     Raises SystemExit with one line that says what to do.
     """
     app = prepare(settings)
+    sock = _bind(settings)
+    return _make_server(app, settings, sock), sock
+
+
+def _bind(settings: Settings) -> socket.socket:
     try:
-        sock = _listen(settings.host, settings.port)
+        return _listen(settings.host, settings.port)
     except OSError as error:
         why = (error.strerror or str(error)).partition(" (")[0].lower()
         sys.exit(
             f"llm-train: cannot listen on {settings.host}:{settings.port}: {why}; "
             "choose another place with LLM_TRAIN_PORT or LLM_TRAIN_HOST"
         )
+
+
+def _make_server(app: FastAPI, settings: Settings, sock: socket.socket) -> uvicorn.Server:
     app.state.api_url = _address(settings.host, sock.getsockname()[1])
     config = uvicorn.Config(
         app,
@@ -295,7 +305,7 @@ def bind(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
         connections.close_late(server.server_state.connections, now)
 
     config.callback_notify = every_second
-    return server, sock
+    return server
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -315,14 +325,38 @@ def _address(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM."""
+def serve(settings: Settings, workers: int = 1) -> None:
+    """Serve until SIGINT or SIGTERM, with so many processes (more than one: PostgreSQL only)."""
+    _log(settings)
+    if workers == 1:
+        server, sock = bind(settings)
+        server.run(sockets=[sock])
+        return
+    if not settings.database_url.startswith("postgresql"):
+        sys.exit(
+            "llm-train: several workers need PostgreSQL, and SQLite has one process: set "
+            "LLM_TRAIN_DATABASE_URL, or leave --workers out"
+        )
+    # Its connections are shared out; each worker needs five (`app.db.database.FEWEST`).
+    share = max(FEWEST, settings.database_connections // workers)
+    settings = settings.model_copy(update={"database_connections": share})
+    prepare(settings)  # what is wrong is said once, and the database is brought up to date
+    sock = _bind(settings)
+    log.info("%d workers, each with up to %d connections to PostgreSQL", workers, share)
+    supervise(partial(serve_socket, settings), workers, sock)
+
+
+def serve_socket(settings: Settings, sock: socket.socket) -> None:
+    """Serve a socket that listens already, as one of several workers."""
+    _log(settings)
+    _make_server(prepare(settings), settings, sock).run(sockets=[sock])
+
+
+def _log(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), handlers=[JsonLines.handler()])
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # Its warnings are about broken requests: their senders would fill the log.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
-    server, sock = bind(settings)
-    server.run(sockets=[sock])
 
 
 def main() -> None:

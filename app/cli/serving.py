@@ -11,11 +11,18 @@ def _overrides(port: int | None) -> dict[str, object]:
 
 @click.command()
 @PORT
-def serve(port: int | None) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that serve, with PostgreSQL.",
+)
+def serve(port: int | None, workers: int) -> None:
     """Serve REST and GraphQL; configure it by LLM_TRAIN_* variables."""
     from app import main
 
-    main.serve(main.load_settings(**_overrides(port)))
+    main.serve(main.load_settings(**_overrides(port)), workers)
 
 
 @click.command()

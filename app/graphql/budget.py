@@ -10,7 +10,7 @@ once its answer has been sent, since until then it is in memory.
 import threading
 from collections.abc import Callable, Iterable
 from functools import cache
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any, cast
 
 from sqlalchemy import Text
@@ -122,10 +122,10 @@ class Budget:
 def _long_texts(table: Any) -> Callable[[Any], tuple[Any, ...]]:
     """Return the reader of those columns of a row that may be long: JSON, goals and notes."""
     long = [
-        index
-        for index, column in enumerate(columns(table))
+        column.name
+        for column in columns(table)
         if isinstance(column.type, Text) or column.name in ("goal", "notes", "reason")
     ]
     if len(long) > 1:
-        return itemgetter(*long)
-    return lambda row: tuple(row[index] for index in long)
+        return attrgetter(*long)
+    return lambda row: tuple(getattr(row, name) for name in long)

@@ -47,7 +47,8 @@ class Schema(strawberry.Schema):
                 _without_null_defaults(named_type.fields.values())
         node = self._schema.type_map["Node"]
         assert isinstance(node, GraphQLInterfaceType)
-        node.resolve_type = lambda row, info, abstract: type(row).__name__
+        # An object of a table, or its light row (`RunRow`).
+        node.resolve_type = lambda row, info, abstract: type(row).__name__.removesuffix("Row")
 
     def process_errors(self, errors: list[GraphQLError], execution_context: Any = None) -> None:
         log_bugs(errors)

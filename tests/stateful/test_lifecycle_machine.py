@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 
 from app.db.connect import connect
 from app.db.database import Database
+from app.db.objects import replace
 from app.db.tables import Run
 from app.domain import evidence as evidences
 from app.domain import paths
@@ -528,7 +529,7 @@ class Lifecycle(RuleBasedStateMachine):
     def a_zombie_reports(self, pick: int) -> None:
         run = self.pick(pick, lambda r: r.attempt > 1 or r.status in TERMINAL)
         row = self.row(run)
-        stale = row._replace(attempt=max(1, row.attempt - 1))  # type: ignore[attr-defined]
+        stale = replace(row, attempt=max(1, row.attempt - 1))
         with pytest.raises((StaleAttempt, RunFinished)):
             self.world.runner.run(self.stage.report(stale, step=10_000, finished=True))
 
