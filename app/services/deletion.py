@@ -16,16 +16,7 @@ from typing import Any
 from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
 from app.db.changes import SUPERVISOR
-from app.db.sql import (
-    Statement,
-    Tx,
-    as_dict,
-    by_id,
-    changing,
-    columns,
-    new_row,
-    select_all,
-)
+from app.db.sql import Statement, Tx, by_id, changing, columns, select_all
 from app.db.tables import (
     Alias,
     Attempt,
@@ -82,7 +73,6 @@ def _deleting(table: Any, where: Any) -> Statement[Any]:
     return Statement(delete(table).where(where))
 
 
-_INSERT = Statement[Any](insert(Deletion))
 _INSERT_REMOVAL = Statement[Any](insert(Removal))
 _LOCK_EXPERIMENT = Statement[tuple[str]](
     select(columns(Experiment).id).where(columns(Experiment).id == _experiment_is).with_for_update()
@@ -232,13 +222,13 @@ def _delete_runs(
     tx: Tx, experiment: Experiment, run_id: str | None, name: str, owners: list[str]
 ) -> Deletion:
     """Delete the rows of runs and logged models, and record what is still to be removed."""
-    deletion = new_row(
-        Deletion, id=new_id("del"), project_id=experiment.project_id, experiment_id=experiment.id,
+    deletion = Deletion(
+        id=new_id("del"), project_id=experiment.project_id, experiment_id=experiment.id,
         run_id=run_id, name=name,
         runs=sum(owner.startswith("run_") for owner in owners), checkpoints=0, size_bytes=0,
         requested_at=tx.now, finished_at=None if owners else tx.now,
     )  # fmt: skip
-    tx.send(_INSERT, **as_dict(deletion))
+    tx.insert(deletion)
     removals = {"experiment_id": experiment.id, "deletion_id": deletion.id}
     tx.many(_INSERT_REMOVAL, [{"owner_id": owner, **removals} for owner in owners])
     found = tx.all(_LOCK_CHECKPOINTS, deletion=deletion.id)
@@ -275,7 +265,7 @@ def _check_not_needed(tx: Tx, deletion: Deletion) -> None:
 
 def get(tx: Tx, deletion_id: str) -> Deletion:
     """Return the record of a deletion. Raises NotFound."""
-    deletion = tx.first(_BY_ID, id=deletion_id)
+    deletion = tx.first(_BY_ID, deletion_id)
     if deletion is None:
         raise NotFound(f"There is no deletion {deletion_id!a}.")
     return deletion

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from strawberry.utils.str_converters import to_camel_case
 
 from app.db import tables
-from app.db.objects import as_dict, from_dict
+from app.db.objects import Table, as_dict, from_dict
 from app.db.sql import Tx, dump, load
 from app.errors import Busy, ServiceError, Unavailable
 from app.graphql.describe import Info, attribute, field, output
@@ -85,7 +85,7 @@ async def perform(
     """
 
     def store(tx: Tx) -> StoredResponse:
-        rows = {name: as_dict(row) for name, row in work(tx).items()}
+        rows = {name: _columns(row) for name, row in work(tx).items()}
         audit.record(tx, action, next(iter(rows.values()), None))
         return StoredResponse(200, dump(rows))
 
@@ -104,6 +104,13 @@ async def perform(
         return payload(user_errors=list(_service_errors(error)))
     rows = {name: _row(name, row) for name, row in load(stored.body).items()}
     return payload(replayed=stored.replayed, **rows)
+
+
+def _columns(row: Any) -> dict[str, Any]:
+    if isinstance(row, Table):
+        return as_dict(row)
+    named: dict[str, Any] = row._asdict()
+    return named
 
 
 def _row(name: str, stored: dict[str, Any]) -> Any:
