@@ -49,6 +49,7 @@ class Context:
         self.in_flight: InFlight = state.in_flight
         self.authenticator: Authenticator = state.authenticator
         self.principal: Principal = connection.scope["principal"]
+        self.address = connection.client.host if connection.client is not None else ""
         self.connection_params: dict[str, Any] = {}
         self.memory = memory
         self.documents = documents

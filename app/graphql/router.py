@@ -125,13 +125,12 @@ class GraphQLApp(GraphQL[Context, None]):
             token = bearer(str(header)) or ""
             if token.startswith(TOKEN_PREFIX):
                 found = await context.authenticator.find(token)
-                if found is None:
-                    raise ConnectionRejectionError
-                context.principal = found
-            elif same(token, self.api_token or ""):
-                context.principal = principals.API_TOKEN
             else:
+                found = principals.API_TOKEN if same(token, self.api_token or "") else None
+            if found is None:
+                context.authenticator.refuse(context.address, "")  # counted, and recorded
                 raise ConnectionRejectionError
+            context.principal = found
             act_as(context.principal)  # what this connection asks from now on
         return UnsetType()
 

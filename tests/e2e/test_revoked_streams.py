@@ -13,7 +13,7 @@ import websockets
 
 from tests.support.database import Databases
 from tests.support.graphql import Socket, connected
-from tests.support.server import running_server
+from tests.support.server import running_server, wait_until
 from tests.support.tenants import API_TOKEN, Person, operator, person
 
 Sends = Callable[..., httpx.Response]
@@ -89,6 +89,17 @@ async def test_a_revoked_token_ends_its_websocket(servers: list[str], query: str
         admin.ok("DELETE", f"/v1/tokens/{token['token_id']}")
         secret = admin.ok("POST", runs, {"model": "secret"})["run_id"]
         assert await ended(socket, secret) in ("4401", "UNAUTHORIZED")
+
+
+@pytest.mark.anyio
+async def test_a_wrong_token_of_a_websocket_is_recorded(servers: list[str]) -> None:
+    with pytest.raises(websockets.ConnectionClosed):
+        async with connected(servers[0], {"Authorization": "Bearer llmt_wrong"}):
+            pass
+    admin = operator(sender(servers[-1]))
+    wait_until(
+        lambda: bool(admin.ok("GET", "/v1/audit?action=sign_in")["entries"]), "the entry of it"
+    )
 
 
 @pytest.mark.anyio
