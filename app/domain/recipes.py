@@ -13,25 +13,40 @@
 import re
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 from llm_train.arguments import BadArgument, to_argument
+from pydantic import PlainValidator, model_validator
+from pydantic.dataclasses import dataclass
 
 from app.agent import placeholders
-from app.domain.health import Rule
+from app.domain.health import HealthAction
+from app.domain.recipe_values import (
+    DEFAULT_RETRY_ON,
+    RESERVED,
+    AtLeastOne,
+    Command,
+    Environment,
+    Flag,
+    Folders,
+    HealthRules,
+    Needs,
+    Number,
+    OptionalPath,
+    Patterns,
+    Pause,
+    RetryReasons,
+    Seconds,
+    StopSignal,
+    Text,
+    one_of,
+)
 from app.domain.resources import Resources
 
 LONGEST_PAUSE = 3600.0
 """Seconds up to which the pause between attempts is doubled."""
-DEFAULT_RETRY_ON = (
-    "exit_code", "signal", "heartbeat_lost", "launcher_error",
-    "preempted", "node_failed", "stopped_elsewhere", "lost",
-)  # fmt: skip
-RETRY_REASONS = (*DEFAULT_RETRY_ON, "unfinished", "out_of_memory")
-"""Reasons that `retry_on` may name."""
 LOCAL = "local"
 """The launcher of this machine, which is always there."""
 
@@ -48,9 +63,6 @@ DEFAULT_ENV_ALLOW = (
     "XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
     "HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE",
 )  # fmt: skip
-
-RESERVED = "LLM_TRAIN_"
-"""The service's own variables; its secrets are among them, so none is ever passed on."""
 
 _HYPERPARAMS = "hyperparams."
 _PASSED = re.compile(r"\{hyperparams\.([^{}]+)\}")
@@ -85,46 +97,55 @@ class StallAction(StrEnum):
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to train. Durations are seconds."""
+    """One way to train, checked as it is made. Durations are seconds."""
 
     name: str
-    command: tuple[str, ...]
-    description: str = ""
-    stop_signal: signal.Signals | None = signal.SIGTERM
+    command: Command
+    description: Text = ""
+    stop_signal: StopSignal = signal.SIGTERM
     """None: the stop file and the answers to reports alone ask the trainer to stop."""
-    grace_seconds: float = 30.0
-    env: Mapping[str, str] = field(default_factory=dict)
-    env_allow: tuple[str, ...] = DEFAULT_ENV_ALLOW
-    heartbeat_seconds: float = 60.0
+    grace_seconds: Seconds = 30.0
+    env: Environment = field(default_factory=dict)
+    env_allow: Patterns = DEFAULT_ENV_ALLOW
+    heartbeat_seconds: Seconds = 60.0
     """The longest silence of a healthy trainer; 0: it never reports on its own."""
-    start_seconds: float = 300.0
+    start_seconds: Seconds = 300.0
     """The longest time to the first report, where heartbeats are expected."""
-    stall_seconds: float = 1800.0
+    stall_seconds: Seconds = 1800.0
     """The longest time without a further step; 0: any. What is done then is `on_stall`."""
-    on_stall: StallAction = StallAction.TELL
-    resources: Resources = field(default_factory=Resources)
+    on_stall: Annotated[StallAction, PlainValidator(one_of(StallAction))] = StallAction.TELL
+    resources: Needs = field(default_factory=Resources)
     """What a run needs that does not say so itself."""
-    max_attempts: int = 1
-    retry_on: tuple[str, ...] = DEFAULT_RETRY_ON
-    retry_seconds: float = 10.0
+    max_attempts: AtLeastOne = 1
+    retry_on: RetryReasons = DEFAULT_RETRY_ON
+    retry_seconds: Pause = 10.0
     """The pause before the second attempt; it doubles with each further one, up to an hour."""
-    max_log_mb: int = 256
+    max_log_mb: AtLeastOne = 256
     """What a run's output may take of the disk: of more, the beginning and the newest are kept."""
-    keep_checkpoints: int = 0
+    keep_checkpoints: Number = 0
     """How many checkpoints of a run to keep; 0: all."""
-    keep_best: str = ""
+    keep_best: Text = ""
     """The metric whose best checkpoint is kept besides; empty: none is."""
-    keep_best_mode: BestMode = BestMode.MIN
-    working_dir: Path | None = None
+    keep_best_mode: Annotated[BestMode, PlainValidator(one_of(BestMode))] = BestMode.MIN
+    working_dir: OptionalPath = None
     """Where the command starts; None: where the server did."""
-    launcher: str = LOCAL
+    launcher: Text = LOCAL
     """Where it runs: a table `[launchers.NAME]`, or this machine."""
-    health: tuple[Rule, ...] = ()
+    health: HealthRules = ()
     """What its metrics may not be; that one is NaN is an event in any case."""
-    tensorboard: str = ""
+    tensorboard: Folders = ""
     """Which folders of the run's directory hold event files of TensorBoard to follow; "": none."""
-    requires_report: bool = True
+    requires_report: Flag = True
     """Success needs a reported finish; False: exit code 0 without a stop is success."""
+
+    @model_validator(mode="after")
+    def _check_retries(self) -> Self:
+        if self.max_attempts == 1:
+            if any(rule.action is HealthAction.RETRY for rule in self.health):
+                raise ValueError("health: 'retry' needs max_attempts of 2 or more")
+            if self.on_stall is StallAction.RETRY:
+                raise ValueError("on_stall: 'retry' needs max_attempts of 2 or more")
+        return self
 
     def argv(self, python: str, hyperparams: Mapping[str, Any] | None = None) -> tuple[str, ...]:
         """Return the command, with the server's interpreter for a leading `{python}` and each
