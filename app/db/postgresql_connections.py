@@ -1,4 +1,12 @@
-"""Connections to PostgreSQL: how they begin, when they are over, and whose fault that is."""
+"""Connections to PostgreSQL: how they begin, when they are over, and whose fault that is.
+
+Each writing or scanning thread and each lane of reads keeps one connection, in pipeline mode, for
+as long as it works. psycopg_pool does not keep them: it lends connections that are not in that
+mode, and its check before a loan costs a round trip, as much as a short read (`is_over` looks at
+the socket). While the database is away `ConnectionPool` tries again in the background with pauses
+that double, so that requests wait for their time-out instead of being told why; and
+`NullConnectionPool` connects under its lock: threads would wait for each other's time-outs.
+"""
 
 import logging
 import os
