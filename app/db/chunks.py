@@ -207,7 +207,7 @@ def put(tx: Tx, series_id: int, column: Column) -> None:
         _put(tx, series_id, column)
         return
     # Each point belongs to the chunk that begins at or before it, or else to the first one.
-    edges = [0, *(head[0] for head in touched[1:]), MAX_STEP + 1]
+    edges = [steps[0], *(head[0] for head in touched[1:]), MAX_STEP + 1]
     for (first, last, count, data), (low, end) in zip(touched, pairwise(edges), strict=True):
         new = points.between(column, low, end - 1)
         size = count + len(new.steps)

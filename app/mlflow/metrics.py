@@ -19,6 +19,8 @@ from app.services.tracking import Point
 
 MAX_KEYS = 1_000
 MAX_HISTORY = 25_000
+MIN_STEP = -(2**63)
+"""MLflow's steps may be negative; curves elsewhere begin at 0."""
 
 routes = router()
 
@@ -53,11 +55,7 @@ async def _log(
     writer = get_access(request).writer(run_id)
     if len({metric.key for metric in logged}) > MAX_KEYS:
         raise InvalidInput(f"A batch holds at most {MAX_KEYS:,} metric keys; send several.")
-    points = [
-        # A step before the first one (MLflow allows them) is on no axis that is kept.
-        Point(each.key, max(0, each.step), each.value, wall_time(each.timestamp))
-        for each in logged
-    ]
+    points = [Point(each.key, each.step, each.value, wall_time(each.timestamp)) for each in logged]
     of_models: dict[str, list[dict[str, object]]] = {}
     for each in logged:
         if each.model_id:
@@ -84,7 +82,7 @@ class History(bodies.OfRun):
 
     metric_key: str
     max_results: Annotated[int, Field(ge=1, le=MAX_HISTORY)] = MAX_HISTORY
-    page_token: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    page_token: Annotated[int, Field(ge=MIN_STEP, lt=2**63)] = MIN_STEP
 
 
 @routes.get(f"{API}/metrics/get-history")

@@ -1,8 +1,10 @@
 """Runs: create, get, update; tags, data sets and outputs."""
 
+import hashlib
 from typing import Any
 
 from fastapi import Request, Response
+from starlette.background import BackgroundTask
 
 from app.db.sql import Tx
 from app.domain.tracking import NAME_LABEL
@@ -10,32 +12,67 @@ from app.errors import NotFound
 from app.mlflow import bodies, views
 from app.mlflow.experiments import resolve
 from app.mlflow.routing import API, json, router
-from app.server.tracking import get_access
+from app.server.tracking import Access, get_access
 from app.services import labels, models, runs, tracking
 
+UNANSWERED = "mlflow:unanswered"
+"""Scope of the digests of requests whose answer is not sent yet."""
+
 routes = router()
+_in_flight: set[str] = set()
 
 
 @routes.post(f"{API}/runs/create")
 async def create_run(request: Request) -> Response:
-    """Create an external run; the trainer of one run gets that one."""
+    """Create an external run; the trainer of one run gets that one.
+
+    A client that got no answer sends the same bytes again: it gets the run that it was not told
+    of. Until its answer is sent, a run has an alias, so this holds where a server dies, too.
+    """
     access, body = get_access(request), await bodies.read(request, bodies.CreateRun)
     heartbeat = request.app.state.settings.tracking_heartbeat_seconds
+    db = request.app.state.db
+    if access.run_id is not None:
+        return json({"run": await db.write(_use_own, access.run_id, body)})
+    digest = hashlib.sha256(await request.body()).hexdigest()
+    # Two processes that begin in the same millisecond send the same, at the same time.
+    alone = digest not in _in_flight
+    _in_flight.add(digest)
+    try:
+        view = await db.write(_create, access, body, heartbeat, digest if alone else None)
+    finally:
+        if alone:
+            _in_flight.discard(digest)
+    response = json({"run": view})
+    if alone and not await request.is_disconnected():
+        response.background = BackgroundTask(db.write, labels.delete_alias, UNANSWERED, digest)
+    return response
+
+
+def _use_own(tx: Tx, run_id: str, body: bodies.CreateRun) -> views.View:
+    run = runs.lock(tx, run_id)
+    labelled = bodies.as_dict(body.tags)
+    labels.set_labels(tx, run.id, labelled)
+    name = body.run_name or labelled.get(NAME_LABEL, "")
+    if name and run.name is None:
+        run = tracking.rename(tx, run.id, name)
+    return views.runs(tx, [run])[0]
+
+
+def _create(
+    tx: Tx, access: Access, body: bodies.CreateRun, heartbeat: float, digest: str | None
+) -> views.View:
+    """Create a run, or return the one of the same request whose answer was not sent."""
+    known = labels.find(tx, UNANSWERED, digest) if digest else None
+    if known is not None:
+        return views.runs(tx, [runs.get(tx, known)])[0]
+    experiment = resolve(tx, access, body.experiment_id)
     labelled = bodies.as_dict(body.tags)
     name = body.run_name or labelled.get(NAME_LABEL, "")
-
-    def create(tx: Tx) -> views.View:
-        if access.run_id is not None:
-            run = runs.lock(tx, access.run_id)
-            labels.set_labels(tx, run.id, labelled)
-            if name and run.name is None:
-                run = tracking.rename(tx, run.id, name)
-        else:
-            experiment = resolve(tx, access, body.experiment_id)
-            run = tracking.create_run(tx, experiment.id, name, labelled, heartbeat)
-        return views.runs(tx, [run])[0]
-
-    return json({"run": await request.app.state.db.write(create)})
+    run = tracking.create_run(tx, experiment.id, name, labelled, heartbeat)
+    if digest:
+        labels.add_alias(tx, UNANSWERED, digest, run.id)
+    return views.runs(tx, [run])[0]
 
 
 @routes.get(f"{API}/runs/get")

@@ -1,5 +1,6 @@
 """Rows in MLflow's words: int64 as JSON numbers, NaN and infinities as texts."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,13 @@ from app.db.tables import LoggedModel, RunLink
 from app.domain.artifacts import artifact_root
 from app.domain.lifecycle import TERMINAL, Reason, RunStatus
 from app.domain.tracking import NAME_LABEL, as_text, milliseconds, wire_number
-from app.services import labels
+from app.services import labels, metrics
 from app.services.models import STATES
 
 View = dict[str, Any]
+
+MAX_EXACT = 20
+"""Metrics of one run that are looked up because they may be infinite."""
 
 STATUS = {
     "queued": "SCHEDULED",
@@ -81,14 +85,24 @@ def params(row: AnyRun) -> dict[str, Any]:
     return requested | used
 
 
-def metric(row: AnyMetricLatest) -> View:
-    """Return a `Metric`."""
+def metric(row: AnyMetricLatest, exact: Mapping[str, float]) -> View:
+    """Return a `Metric`; `exact` holds values that the row cannot."""
     return {
         "key": row.key,
-        "value": wire_number(row.value),
+        "value": wire_number(exact.get(row.key, row.value)),
         "step": row.step,
         "timestamp": int((row.wall_time or 0) * 1000),
     }
+
+
+def _exact(tx: Tx, latest: Iterable[AnyMetricLatest]) -> dict[str, float]:
+    """Return the values of a run's metrics that are infinite, by key: in a row they are NULL."""
+    found: dict[str, float] = {}
+    for row in [row for row in latest if row.value is None][:MAX_EXACT]:
+        window = metrics.Window(row.step, row.step, None, 1)
+        for series in metrics.series(tx, [row.run_id], [row.key], window):
+            found.update((row.key, value) for value in series.values if math.isinf(value))
+    return found
 
 
 def runs(tx: Tx, rows: Sequence[AnyRun]) -> list[View]:
@@ -96,19 +110,20 @@ def runs(tx: Tx, rows: Sequence[AnyRun]) -> list[View]:
     ids = [row.id for row in rows]
     if not ids:
         return []
-    metrics = latest_metrics(tx, ids)
+    newest = latest_metrics(tx, ids)
     labelled, linked = labels.list_labels(tx, ids), labels.list_links(tx, ids)
     return [
         {
             "info": run_info(row, labelled[row.id]),
             "data": {
-                "metrics": list(map(metric, latest)),
+                "metrics": [metric(each, exact) for each in latest],
                 "params": pairs(params(row)),
                 "tags": pairs(labelled[row.id]),
             },
             **_links(linked[row.id]),
         }
-        for row, latest in zip(rows, metrics, strict=True)
+        for row, latest in zip(rows, newest, strict=True)
+        for exact in [_exact(tx, latest)]
     ]
 
 

@@ -56,6 +56,11 @@ def _add_alias(*, scope: str, alias: str, target: str) -> Executable:
     )
 
 
+@statement
+def _delete_alias(*, scope: str, alias: str) -> Executable:
+    return delete(Alias).where(_alias.scope == scope, _alias.name == alias)
+
+
 @query(RunLink)
 def _links(*, runs: str) -> Executable:
     return (
@@ -121,6 +126,11 @@ def find(tx: Tx, scope: str, alias: str) -> str | None:
 def add_alias(tx: Tx, scope: str, alias: str, target_id: str) -> bool:
     """Let an alias stand for an id; return False if it stands for one already."""
     return tx.run(_add_alias, scope=scope, alias=alias, target=target_id) == 1
+
+
+def delete_alias(tx: Tx, scope: str, alias: str) -> None:
+    """Forget an alias, if there is one."""
+    tx.run(_delete_alias, scope=scope, alias=alias)
 
 
 def list_links(tx: Tx, run_ids: Sequence[str]) -> dict[str, list[RunLink]]:

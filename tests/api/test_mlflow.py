@@ -1,6 +1,8 @@
 """The MLflow API, as its clients call it: paths, words and error codes are theirs."""
 
+import asyncio
 import base64
+import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -152,12 +154,29 @@ def test_what_is_on_another_axis_moves_no_progress(api: Api) -> None:
     run = new_run(api, "axes")
     log(api, run, loss=(5, 1.0), **{"system/cpu": (400, 1.0), "no_step": (0, 1.0)})
     log(api, run, early=(-3, 1.0))
+    log(api, run, early=(-4, 2.0))
     assert status(api, run)["step"] == 5
     log(api, run, **{"system/cpu": (401, 1.0)})
     assert status(api, run)["step"] == 5
     assert {each["key"]: each["step"] for each in view(api, run)["data"]["metrics"]} == {
-        "loss": 5, "system/cpu": 401, "no_step": 0, "early": 0,
+        "loss": 5, "system/cpu": 401, "no_step": 0, "early": -3,
     }  # fmt: skip
+
+
+def test_negative_steps_are_kept_in_their_order(api: Api) -> None:
+    run = new_run(api, "negative")
+    points = [
+        {"key": "loss", "step": step, "value": step / 2, "timestamp": 7} for step in range(-70, 70)
+    ]
+    post(api, "runs/log-batch", {"run_id": run, "metrics": points[70:]})
+    post(api, "runs/log-batch", {"run_id": run, "metrics": points[:70]})
+    first = get(api, "metrics/get-history", run_id=run, metric_key="loss", max_results=40)
+    rest = get(api, "metrics/get-history", run_id=run, metric_key="loss",
+               page_token=first["next_page_token"])  # fmt: skip
+    history = first["metrics"] + rest["metrics"]
+    assert [each["step"] for each in history] == list(range(-70, 70))
+    assert [each["value"] for each in history] == [step / 2 for step in range(-70, 70)]
+    assert status(api, run)["step"] == 69
 
 
 def test_a_history_is_read_in_pages_with_its_nan(api: Api) -> None:
@@ -453,3 +472,56 @@ def test_infinite_values_are_stored_as_they_are(api: Api) -> None:
     history = get(api, "metrics/get-history", run_id=run, metric_key="up")["metrics"]
     assert history[0]["value"] == "Infinity"
     assert math.isinf(float(history[0]["value"]))
+    log(api, run, nan=(1, "NaN"))
+    latest = {each["key"]: each["value"] for each in view(api, run)["data"]["metrics"]}
+    assert latest == {"up": "Infinity", "down": "-Infinity", "nan": "NaN"}
+
+
+def test_a_client_that_got_no_answer_gets_the_run_that_it_was_not_told_of(api: Api) -> None:
+    body = {"experiment_id": "0", "run_name": "asked twice", "start_time": 1_700_000_000_123}
+    hang_up(api, f"{A}/runs/create", body)
+    first = post(api, "runs/create", body)["run"]["info"]["run_id"]
+    found = post(api, "runs/search", {
+        "experiment_ids": ["0"], "filter": "attributes.run_name = 'asked twice'",
+    })["runs"]  # fmt: skip
+    assert [run["info"]["run_id"] for run in found] == [first], "no double"
+    # That answer arrived: the same again is another process that began in the same millisecond.
+    assert post(api, "runs/create", body)["run"]["info"]["run_id"] != first
+    both = asyncio.run_coroutine_threadsafe(at_once(api, body | {"start_time": 9}), api.loop)
+    assert len(set(both.result(30))) == 2
+
+
+async def at_once(api: Api, body: Any) -> list[str]:
+    """Two processes create a run by the same bytes, at the same time."""
+    transport = httpx.ASGITransport(api.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as client:
+        answers = await asyncio.gather(
+            *(client.post(f"{A}/runs/create", json=body) for _ in range(2))
+        )
+    return [answer.json()["run"]["info"]["run_id"] for answer in answers]
+
+
+def hang_up(api: Api, path: str, body: Any) -> None:
+    """Send a request, and be gone before it is answered."""
+    content = json.dumps(body, separators=(",", ":")).encode()
+    messages = [
+        {"type": "http.request", "body": content, "more_body": False}, {"type": "http.disconnect"},
+    ]  # fmt: skip
+    headers = [
+        (b"host", b"127.0.0.1:8000"), (b"content-type", b"application/json"),
+        (b"content-length", str(len(content)).encode()),
+    ]  # fmt: skip
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+        "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"",
+        "root_path": "", "headers": headers, "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000),
+    }  # fmt: skip
+
+    async def receive() -> Any:
+        return messages.pop(0) if len(messages) > 1 else messages[0]
+
+    async def send(message: Any) -> None:
+        pass  # nobody is there
+
+    asyncio.run_coroutine_threadsafe(api.app(scope, receive, send), api.loop).result(30)
