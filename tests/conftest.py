@@ -4,7 +4,9 @@ import os
 
 import pytest
 
-from tests.support.database import (
+pytest.register_assert_rewrite("tests.support.launcher_contract")
+
+from tests.support.database import (  # noqa: E402
     anyio_backend,
     database_url,
     databases,
@@ -15,7 +17,7 @@ from tests.support.database import (
     postgresql_databases,
     sqlite_databases,
 )
-from tests.support.server import server
+from tests.support.server import server  # noqa: E402
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -60,6 +60,8 @@ class ExitRecord(NamedTuple):
     oom: bool = False
     """The trainer failed, and shortly before the kernel had ended a process for lack of memory, in
     this control group: of this process tree, or of one beside it."""
+    engine_lost: bool = False
+    """What had started the agent was killed: with its node or its cluster, most likely."""
     log_start: int = 0
     """Where the output of this attempt begins in the run's train.log."""
     started_at: str | None = None

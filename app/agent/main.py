@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from . import placeholders, process
+from . import detached, placeholders, process
 from .directory import DirectoryMailbox
 from .http import HttpMailbox
 from .mailbox import ExitRecord, LaunchConfig, Mailbox, now
@@ -43,9 +43,13 @@ def main(arguments: list[str]) -> None:
     `directory RUN_DIR ATTEMPT`, with the launch config as JSON on stdin; or `http API_URL RUN_ID
     ATTEMPT DIRECTORY [PREFIX…]`, with the claim code on stdin or in LLM_TRAIN_CLAIM_CODE. DIRECTORY
     is this machine's, and the attempt's own. PREFIX starts a command on each of several nodes.
+    `detached` before either: as no descendant of this process, which passes SIGTERM on.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     kind, *where = arguments
+    if kind == "detached":
+        detached.leave()
+        kind, *where = where
     if kind == "http":
         code = os.environ.pop("LLM_TRAIN_CLAIM_CODE", "") or sys.stdin.readline().strip()
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
@@ -108,6 +112,7 @@ def _train(mailbox: Mailbox, config: LaunchConfig, began: float) -> ExitRecord |
         stop_sent=stop_sent,
         killed=killed,
         oom=code != 0 and not killed and process.oom_kills() > ooms[0],
+        engine_lost=detached.lost.is_set(),
         ended_at=now(),
         detail=process.end_descendants(trainer),
     )

@@ -2,7 +2,8 @@
 
 import json
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -59,6 +60,14 @@ def send(
     return _send(url, method, path, body, headers, timeout)
 
 
+def text(url: str, token: str | None, path: str, *, timeout: float | None = 30) -> str:
+    """Return what a GET answers, as text. Raises as `call` does."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with _open(url, "GET", path, None, headers, timeout) as response:
+        content: bytes = response.read()
+    return content.decode("utf-8", "replace")
+
+
 def _send(
     url: str,
     method: str,
@@ -67,12 +76,25 @@ def _send(
     headers: dict[str, str],
     timeout: float | None,
 ) -> Any:
+    with _open(url, method, path, data, headers, timeout) as response:
+        return _read(url, response.status, response.read())
+
+
+@contextmanager
+def _open(
+    url: str,
+    method: str,
+    path: str,
+    data: bytes | Iterable[bytes] | None,
+    headers: dict[str, str],
+    timeout: float | None,
+) -> Iterator[Any]:
     request = urllib.request.Request(url + path, data, headers, method=method)  # noqa: S310
     # A proxy of the environment would be asked for our own address, too.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=timeout) as response:
-            return _read(url, response.status, response.read())
+            yield response
     except HTTPError as error:
         with error:
             raise _refusal(url, error.code, error.read()) from None

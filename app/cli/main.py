@@ -30,7 +30,8 @@ COMMANDS = {
     },
     "The team": {"user": "team", "token": "team", "project": "team", "audit": "team"},
     "The service": {
-        "serve": "serving", "demo": "serving", "help": "pages", "export-schema": "pages",
+        "serve": "serving", "demo": "serving", "launchers": "checking", "help": "pages",
+        "export-schema": "pages",
     },
     "The database and the checkpoints of a service": {
         "migrate": "database", "backup": "database", "restore": "database",

@@ -1,4 +1,5 @@
-"""Where trainers run: the contract (base.py), this machine (local/), and others by entry point.
+"""Where trainers run: the contract (base.py), this machine (local/), Slurm, Ray, and others by
+entry point.
 
 A launcher is found by its kind: the built-in ones, and those of the entry point group GROUP.
 `base.py` says how to add one.
@@ -15,6 +16,7 @@ GROUP = "llm_train.launchers"
 BUILT_IN = {
     "local": "app.launchers.local.launcher:LocalLauncher",
     "slurm": "app.launchers.slurm.launcher:SlurmLauncher",
+    "ray": "app.launchers.ray.launcher:RayLauncher",
 }
 
 

@@ -234,7 +234,7 @@ def get_exit(attempt: Attempt) -> ExitRecord | None:
     if attempt.exit is None:
         return None
     record = load(attempt.exit)
-    return ExitRecord(**{name: record[name] for name in ExitRecord._fields})
+    return ExitRecord(**{name: record[name] for name in ExitRecord._fields if name in record})
 
 
 def _finish(tx: Tx, attempt: Attempt, record: ExitRecord) -> Attempt:

@@ -139,12 +139,12 @@ def claim(
 
 def submit(
     tx: Tx, run: Run, launcher: str, source: Source | None, data_dir: str | None, secret: str,
-    spec: dict[str, Any], detail: str,
+    spec: dict[str, Any], detail: str, gpus: Sequence[str] = (),
 ) -> Run | None:  # fmt: skip
     """Give a queued run its next attempt, which an agent claims over HTTP.
 
-    The run stays queued until then. Returns None if the run or its checkpoint has changed, or the
-    directory is not the database's.
+    The run stays queued until then. `gpus`: what the service counts as held by it. Returns None if
+    the run or its checkpoint has changed, or the directory is not the database's.
     """
     now = _lock_queued(tx, run, source, data_dir)
     if now is None:
@@ -153,7 +153,7 @@ def submit(
     reason = Reason.WAITING_FOR_CLUSTER.value
     changed = runs.change(
         tx, now, launcher=launcher, submitted_at=tx.now, status_reason=reason,
-        status_detail=detail, **_next_attempt(tx, now, named),
+        status_detail=detail, gpus=dump(list(gpus)), **_next_attempt(tx, now, named),
     )  # fmt: skip
     events.append(
         tx, run.experiment_id, "run.submitted", run_id=run.id, reason=reason, detail=detail,

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 
 from app.agent.mailbox import ExitRecord
-from app.domain.evidence import Evidence
+from app.domain.evidence import Cause, Evidence
 from app.domain.failpoints import failpoint
 from app.errors import CheckpointUnreadable
 from app.launchers.base import JobStatus
@@ -16,6 +16,7 @@ from app.supervisor.terminate import end_leftovers
 
 TAKE_IN_SECONDS = 0.2
 """How long a tick waits for what a trainer left: nearly always it is little."""
+ENGINE_LOST = "What had started the agent was killed: its node or its cluster has failed."
 
 
 async def finish(state: SupervisorState, run: LiveRun, status: JobStatus) -> None:
@@ -73,6 +74,9 @@ def make_evidence(status: JobStatus) -> Evidence:
             cause=status.cause,
             cause_detail=status.reason_text,
         )
+    cause, detail = status.cause, status.reason_text
+    if cause is None and record.engine_lost:
+        cause, detail = Cause.NODE_FAILED, ENGINE_LOST
     return Evidence(
         cancel_asked=False,
         exit_code=record.exit_code,
@@ -81,6 +85,6 @@ def make_evidence(status: JobStatus) -> Evidence:
         out_of_memory=record.oom,
         launch_error=record.detail if record.never_ran else None,
         stop_sent=record.stop_sent,
-        cause=status.cause,
-        cause_detail=status.reason_text,
+        cause=cause,
+        cause_detail=detail,
     )

@@ -102,6 +102,8 @@ def _waits_for_cause(
     attempt = state.attempt(run)
     if engine.state not in (JobState.RUNNING, JobState.UNKNOWN) or record.never_ran:
         return False
+    if record.engine_lost:  # who could say it is gone
+        return False
     asked = run.status == RunStatus.CANCELLING or run.termination_reason is not None
     if asked or run.finished or not (record.stop_sent or record.signal or record.oom):
         return False

@@ -158,9 +158,12 @@ def _admit(
     An engine with a queue of its own admits all that it could ever run.
     """
     resources, capacity, in_use = state.resources(run), engine.capacity, engine.in_use
-    if engine.launcher.owns_queue or capacity is None:
+    if not uses_files(engine.launcher):  # what this machine lacks is found below
         shortage = engine.launcher.check(resources)
-        return shortage.detail if shortage else Allocation()
+        if shortage is not None:
+            return shortage.detail
+    if engine.launcher.owns_queue or capacity is None:
+        return Allocation()
     reservations = queue.reservations[engine.launcher.name]
     found = reservations.allocate(resources, capacity, in_use)
     if isinstance(found, Shortage):

@@ -5,6 +5,7 @@ the claimed attempt.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from llm_train.arguments import BadArgument
@@ -86,7 +87,7 @@ async def _claim_and_launch(
         start_from = paths.parse(source.stored.ckpt_path) if source and ready else None
         await state.run_reader(state.storage.stage, run.experiment_id, run.id, start_from)
     if not uses_files(launcher):
-        await _submit(state, run, recipe, source, detail)
+        await _submit(state, run, recipe, source, detail, allocation.gpus)
         return
     spec = launch_config.spec(state, run, recipe, allocation.gpus, source)
     await asyncio.to_thread(launch_config.write_spec, state.run_dir(run.id), spec)
@@ -107,16 +108,18 @@ async def _fail_without_source(state: SupervisorState, run: Run, why: str) -> No
 
 
 async def _submit(
-    state: SupervisorState, run: Run, recipe: Recipe, source: Source | None, detail: str | None
-) -> None:
+    state: SupervisorState, run: Run, recipe: Recipe, source: Source | None, detail: str | None,
+    gpus: Sequence[str],
+) -> None:  # fmt: skip
     """Record the next attempt and give it to an engine, where its agent claims it."""
     ready = source if source is not None and source.stored.state == State.READY else None
     content = launch_config.remote_spec(state, run, recipe, ready)
     words = " ".join(filter(None, (detail, f"Submitted to {recipe.launcher}.")))
     failpoint("launch.before_claim")
     submitted = await state.db.write(
-        launches.submit, run, recipe.launcher, ready, state.data_dir, state.secret, content, words
-    )
+        launches.submit, run, recipe.launcher, ready, state.data_dir, state.secret, content, words,
+        gpus,
+    )  # fmt: skip
     if submitted is not None:
         failpoint("launch.claimed")
         await submit(state, submitted, recipe)

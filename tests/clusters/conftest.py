@@ -1,6 +1,7 @@
 """Real servers for the tests of this folder, which `.ci/run` installs and starts by name."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.support import buckets
 from tests.support.ministack import CREDENTIALS, Gate, ministack
+from tests.support.ray import RayCluster, ray_cluster
 from tests.support.service import Service
 from tests.support.slurm import SlurmCluster, slurm_cluster
 from tests.support.slurm_home import SlurmHome, slurm_home
@@ -34,6 +36,16 @@ def gate(s3: str) -> Iterator[Gate]:
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     """Three nodes; what a test breaks of it, the test mends."""
     with slurm_cluster(tmp_path_factory.mktemp("slurm"), 3) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[RayCluster]:
+    """A head; what a test breaks of it, the test mends."""
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory,
+        ray_cluster(Path(directory)) as cluster,  # the paths of its sockets must be short
+    ):
         yield cluster
 
 

@@ -11,11 +11,12 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from app.agent import bundle
 from app.domain.resources import Resources
 from app.launchers.base import HttpMailboxAddress, Job, Key
+from app.launchers.options import check_gpu_types, check_number, check_type
 
 CLAIM_CODE = "LLM_TRAIN_CLAIM_CODE"
 _MARGIN_MINUTES = 1.0
@@ -64,36 +65,22 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("partition", "account", "directory"):
-            _check(name, getattr(self, name), str, None)
-        _check("python", self.python, str)
-        _check("options", self.options, list, tuple)
+            check_type(name, getattr(self, name), str, None)
+        check_type("python", self.python, str)
+        check_type("options", self.options, list, tuple)
         if not all(isinstance(option, str) and option.startswith("-") for option in self.options):
             raise ValueError("options: must be a list of sbatch's options, like '--qos=high'")
         if self.files not in ("shared", "none"):
             raise ValueError("files: must be 'shared' or 'none'")
         for name in ("look_seconds", "default_minutes", "call_seconds"):
-            _check_number(name, getattr(self, name), above=0)
-        _check_number("warn_seconds", self.warn_seconds, above=-1)
+            check_number(name, getattr(self, name), above=0)
+        check_number("warn_seconds", self.warn_seconds, above=-1)
         if self.warn_seconds > 65_535 or not isinstance(self.warn_seconds, int):
             raise ValueError("warn_seconds: must be a whole number, 65535 at most")
         if self.max_pending is not None:
-            _check("max_pending", self.max_pending, int)
-            _check_number("max_pending", self.max_pending, above=0)
-        _check("gpu_types", self.gpu_types, dict)
-        if not all(isinstance(value, str) for value in self.gpu_types.values()):
-            raise ValueError("gpu_types: must be a table of strings")
-
-
-def _check(name: str, value: Any, *kinds: type | None) -> None:
-    allowed = tuple(type(None) if kind is None else kind for kind in kinds)
-    if not isinstance(value, allowed) or isinstance(value, bool):
-        wanted = " or ".join("nothing" if kind is None else kind.__name__ for kind in kinds)
-        raise ValueError(f"{name}: must be {wanted}")
-
-
-def _check_number(name: str, value: Any, above: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > above:
-        raise ValueError(f"{name}: must be a number above {above}")
+            check_type("max_pending", self.max_pending, int)
+            check_number("max_pending", self.max_pending, above=0)
+        check_gpu_types(self.gpu_types)
 
 
 def arguments(

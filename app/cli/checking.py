@@ -1,0 +1,294 @@
+"""`llm-train launchers`: is what a recipe's launcher needs there? A tiny real run says so.
+
+    engine → submit → claim → log → stop → store, a line for each step
+
+A service of its own runs for it, on a free port, with a database and a data directory that are
+removed afterwards: the check needs no running service, and disturbs none. Launchers and stores are
+those of the operator's file.
+"""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from app.cli.errors import Refused
+
+T = TypeVar("T")
+_RECIPE = "launcher-check"
+# Standard library only: nothing is installed for it. Asked to stop, it saves what a resume could
+# start from, by the protocol of app/sdk/llm_train/checkpoint.py.
+_TRAINER = """
+import hashlib, json, os, signal, sys, time
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+run = os.environ["LLM_TRAIN_RUN_DIR"]
+spec = json.load(open(os.path.join(run, "spec.json")))
+print("the trainer of the check runs on " + os.uname().nodename, flush=True)
+until = time.monotonic() + 600
+while not asked and time.monotonic() < until:
+    time.sleep(0.1)
+content = b"what a trainer saves"
+folder = os.path.join(spec["checkpoint_dir"], spec["stop_checkpoint"])
+os.makedirs(folder + ".tmp-check")
+open(os.path.join(folder + ".tmp-check", "state.bin"), "wb").write(content)
+listed = {"path": "state.bin", "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+manifest = {"format": 1, "step": 1, "created_at": "2026-01-01T00:00:00Z", "files": [listed]}
+json.dump(manifest, open(os.path.join(folder + ".tmp-check", "manifest.json"), "w"))
+os.rename(folder + ".tmp-check", folder)
+print("saved", flush=True)
+"""
+
+
+@click.group()
+def launchers() -> None:
+    """Look after the launchers of LLM_TRAIN_RECIPES."""
+
+
+@launchers.command()
+@click.argument("name")
+@click.option(
+    "--wait", type=click.FloatRange(min=1), default=300.0, show_default=True,
+    help="Seconds for which a step may take; the cluster's queue is one.",
+)  # fmt: skip
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), default=0,
+    help="The port of the service of this check, which the nodes must reach; 0: a free one.",
+)  # fmt: skip
+def check(name: str, wait: float, port: int) -> None:
+    """Run a tiny job end to end on the launcher NAME, and say what is wrong."""
+    from app.domain.recipe_file import read_configuration
+    from app.domain.recipes import RecipeError
+    from app.launchers import make_launcher
+    from app.launchers.base import LauncherContext
+    from app.main import load_settings
+
+    settings = load_settings()
+    try:
+        tables = read_configuration(settings.recipes).launchers
+        if name not in tables:
+            raise Refused(f"there is no [launchers.{name}]; there are: {', '.join(sorted(tables))}")
+        context = LauncherContext(settings.data_dir, os.environ)
+        launcher = make_launcher(tables[name], context)
+    except RecipeError as error:
+        raise Refused(error) from error
+    _tell("engine", lambda: _describe(launcher))
+    port = port or _free_port()
+    url = f"http://127.0.0.1:{port}"
+    public = _public_url(settings.public_url, port) or url
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    # Below the data directory, for the launchers whose nodes share that.
+    with tempfile.TemporaryDirectory(prefix="check-", dir=settings.data_dir) as folder:
+        recipes = Path(folder) / "recipes.toml"
+        recipes.write_text(_recipes(settings.recipes, name))
+        environment = {
+            "RECIPES": str(recipes), "DATA_DIR": str(Path(folder, "data").absolute()),
+            "DATABASE_URL": f"sqlite:///{Path(folder, 'check.db').absolute()}",
+            "HOST": settings.host if public == url else "0.0.0.0",  # noqa: S104 - the nodes' way
+            "PORT": str(port), "PUBLIC_URL": public, "API_TOKEN": settings.api_token or "",
+        }  # fmt: skip
+        with _serving(environment, url, Path(folder, "log"), settings.api_token) as api:
+            _run(api, wait, public)
+    click.echo(f"{name} works.")
+
+
+class _Wrong(Exception):
+    """What is wrong, in one sentence."""
+
+
+def _tell(step: str, work: Callable[[], str]) -> None:
+    """Print the line of one step. Raises Refused where it fails."""
+    began = time.monotonic()
+    try:
+        told = work()
+    except Exception as error:
+        words = str(error).strip() or type(error).__name__
+        click.echo(f"{step:<8}wrong   {words}")
+        raise Refused(f"the check ended at the step {step!r}") from error
+    click.echo(f"{step:<8}ok      {told} ({time.monotonic() - began:.1f} s)")
+
+
+def _describe(launcher: Any) -> str:
+    capacity = launcher.offer()
+    kind = type(launcher).__name__
+    if capacity is None:
+        return f"{kind} answers, and has a queue of its own."
+    return (
+        f"{kind} answers: {capacity.cpus:g} CPUs, {capacity.memory_gb:.0f} GB, "
+        f"{len(capacity.gpus)} GPUs."
+    )
+
+
+def _run(api: "_Api", wait: float, public: str) -> None:
+    """Take one run through its life, and tell each step."""
+    body: dict[str, Any] = {"name": "check", "task_type": "check"}
+    experiment = api.call("POST", "/v1/experiments", body)["experiment_id"]
+    runs = f"/v1/experiments/{experiment}/runs"
+    body = {"model": "none", "recipe": _RECIPE}
+    path = f"{runs}/{api.call('POST', runs, body)['run_id']}"
+
+    def status() -> Any:
+        return api.call("GET", f"{path}/status")
+
+    def words(now: Any) -> str:
+        return str(now["status_detail"] or now["status"])
+
+    def claimed() -> str:
+        now = _until(status, lambda now: now["status"] != "queued", wait, words)
+        if now["status"] == "failed":
+            raise _Wrong(words(now))
+        return f"An agent has claimed the run at {public}."
+
+    def submitted() -> str:
+        def is_done(now: Any) -> bool:
+            return bool(now["attempt"] > 0 or now["status"] != "queued")
+
+        now = _until(status, is_done, wait, words)
+        return words(now) if now["status"] == "queued" else "The job is with the launcher."
+
+    def logged() -> str:
+        def output() -> str:
+            return str(api.call("GET", f"{path}/logs", is_text=True))
+
+        found = _until(output, lambda text: "the trainer of the check runs on" in text, wait,
+                       lambda text: f"No output has come; the run: {words(status())}")  # fmt: skip
+        return f"{found.splitlines()[-1]}."
+
+    def stopped() -> str:
+        api.call("POST", f"{path}/cancel", {})
+        now = _until(status, lambda now: now["status"] == "cancelled", wait, words)
+        return f"The trainer has heard it and ended: {words(now)}"
+
+    def stored() -> str:
+        detail = api.call("GET", f"/v1/experiments/{experiment}/detail")
+        saved = [c for c in detail["checkpoints"] if c["state"] == "ready"]
+        if not saved:
+            states = [f"{c['state']}: {c.get('state_reason')}" for c in detail["checkpoints"]]
+            raise _Wrong(f"No checkpoint has arrived ({'; '.join(states) or 'none'}).")
+        return f"{saved[0]['ckpt_path']} has arrived and is verified."
+
+    for step, work in (
+        ("submit", submitted), ("claim", claimed), ("log", logged), ("stop", stopped),
+        ("store", stored),
+    ):  # fmt: skip
+        try:
+            _tell(step, work)
+        except Refused:
+            if step != "store":
+                with suppress(Exception):  # the job must not stay
+                    api.call("POST", f"{path}/cancel", {})
+                    _until(status, lambda now: now["finished_at"] is not None, 30, words)
+            raise
+
+
+def _until(
+    ask: Callable[[], T], is_done: Callable[[T], bool], seconds: float, words: Callable[[T], str]
+) -> T:
+    """Ask until it is done. Raises _Wrong with what was seen last."""
+    deadline = time.monotonic() + seconds
+    while not is_done(now := ask()):
+        if time.monotonic() > deadline:
+            raise _Wrong(f"Not within {seconds:g} s. {words(now)}")
+        time.sleep(0.2)
+    return now
+
+
+class _Api:
+    """Requests to the service of the check."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self._url, self._token = url, token
+
+    def call(self, method: str, path: str, body: object = None, is_text: bool = False) -> Any:
+        """Return the JSON, or the text, of an answer."""
+        from app.cli import client
+
+        if is_text:
+            return client.text(self._url, self._token, path)
+        return client.call(self._url, self._token, method, path, body)
+
+
+@contextmanager
+def _serving(
+    settings: dict[str, str], url: str, log: Path, token: str | None
+) -> Iterator[_Api]:  # fmt: skip
+    """Run the service of the check; it ends afterwards, and what it launched with it."""
+    environment = os.environ | {f"LLM_TRAIN_{k}": v for k, v in settings.items() if v}
+    with log.open("wb") as output:
+        service = subprocess.Popen(
+            [sys.executable, "-m", "app.main"], stdin=subprocess.DEVNULL, stdout=output,
+            stderr=output, env=environment,
+        )  # fmt: skip
+    api = _Api(url, token)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with suppress(Exception):
+                api.call("GET", "/healthz")
+                break
+            if service.poll() is not None or time.monotonic() > deadline:
+                last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                raise Refused(f"the service of the check does not start: {''.join(last)}")
+            time.sleep(0.1)
+        yield api
+    finally:
+        service.terminate()
+        try:
+            service.wait(20)
+        except subprocess.TimeoutExpired:
+            service.kill()
+            service.wait()
+
+
+def _recipes(file: Path | None, launcher: str) -> str:
+    """Return the operator's launchers and stores, and the recipe of the check."""
+    text = "" if file is None else file.read_text("utf-8-sig")
+    document = tomllib.loads(text)
+    kept = {key: document[key] for key in ("launchers", "stores") if key in document}
+    lines: list[str] = []
+    for kind, tables in kept.items():
+        for name, table in tables.items():
+            values = [f"{json.dumps(key)} = {_toml(value)}" for key, value in table.items()]
+            lines += [f"[{kind}.{json.dumps(name)}]", *values, ""]
+    command = json.dumps(["{python}", "-c", _TRAINER])
+    lines += [
+        f"[recipes.{_RECIPE}]", f"command = {command}", f"launcher = {json.dumps(launcher)}",
+        "heartbeat_seconds = 0", "grace_seconds = 30",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    """Return a value of an operator's table as TOML."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _public_url(public: str | None, port: int) -> str | None:
+    """Return the operator's public URL with the port of the check."""
+    if public is None:
+        return None
+    host = urlsplit(public).hostname or "127.0.0.1"
+    return f"http://{f'[{host}]' if re.search(':', host) else host}:{port}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port

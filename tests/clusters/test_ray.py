@@ -1,0 +1,134 @@
+"""Runs on a real Ray: what its head and its nodes do meanwhile. See test_any_launcher.py first."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.domain.tokens import attempt_token, run_token
+from tests.support.launcher_contract import SECRET, Place, Site, starts
+from tests.support.ray import TOKEN, RayCluster
+from tests.support.server import free_port, wait_until
+
+
+def table(ray: RayCluster, folder: Path, token_file: Path | None = None) -> str:
+    """The launcher of these tests."""
+    return (
+        f'[launchers.site]\nkind = "ray"\naddress = "{ray.url}"\nlook_seconds = 0.5\n'
+        f'token_file = "{token_file or ray.token_file}"\npython = "{sys.executable}"\n'
+        f'directory = "{folder}"\ncall_seconds = 5\ngpu_types = {{ "NVIDIA A100" = "A100" }}\n'
+    )
+
+
+@pytest.fixture(scope="module")
+def place(ray: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    site = Site(table(ray, tmp_path_factory.mktemp("nodes")))
+    place = Place(site, tmp_path_factory.mktemp("place"), free_port())
+    try:
+        yield place
+    finally:
+        place.close()
+
+
+def retries(place: Place, run: str) -> list[str]:
+    """Why a run was tried again, each time."""
+    events = [event["data"] for event in place.service.events(run)]
+    return [data["detail"] for data in events if data.get("reason") == "retrying"]
+
+
+def test_no_token_of_a_run_is_in_rays_list_and_a_trainer_has_the_gpus_that_ray_gave_it(
+    place: Place, ray: RayCluster, tmp_path: Path
+) -> None:
+    script = "(here / 'gpus').write_text(os.environ['CUDA_VISIBLE_DEVICES'])\ntrain(4000, 0.05)"
+    resources = {"gpu_type": "nvidia a100", "count": 2, "cpus": 2, "memory_gb": 0.5}
+    run = place.submit(tmp_path, script, resources=resources)
+    place.service.stepping(run, 1, 90)
+    shown = json.dumps(ray.jobs()[f"{run}.1"])
+    assert attempt_token(SECRET, run, 1) not in shown and run_token(SECRET, run) not in shown
+    assert TOKEN not in shown
+    (trainer,) = place.trainers(run)
+    assert not [v for v in trainer.environ().values() if "ac_1_" in v], "its claim code is used up"
+    assert sorted((tmp_path / "gpus").read_text().split(",")) == ["0", "1"]
+    second = place.submit(tmp_path, script, resources=resources)
+    detail = wait_until(lambda: place.service.status(second)["status_detail"], "it waits")
+    assert "other runs hold too many of the 2 here" in detail
+    assert f"{second}.1" not in ray.jobs(), "Ray could not take it back"
+    assert place.service.cancel(second)["status"] == "cancelled"
+    place.service.cancel(run)
+    assert place.ended(run)["status"] == "cancelled"
+
+
+def test_a_head_that_is_frozen_during_the_submission_makes_one_trainer(
+    place: Place, ray: RayCluster, tmp_path: Path
+) -> None:
+    """The submission times out, and the job may run all the same: nobody knows."""
+    dashboard = next(p for p in ray.members() if "dashboard.py" in " ".join(p.cmdline()))
+    dashboard.suspend()
+    try:
+        run = place.submit(tmp_path, "train(20)")
+        time.sleep(7)
+        assert place.service.status(run)["status"] == "queued"
+    finally:
+        dashboard.resume()
+    assert place.ended(run)["status"] == "succeeded"
+    assert starts(tmp_path) == [1]
+
+
+def test_a_node_that_dies_is_told_and_the_run_goes_on_when_there_is_another(
+    place: Place, ray: RayCluster, tmp_path: Path
+) -> None:
+    ray.start_worker(20)
+    run = place.submit(tmp_path, "train(120, 0.1)", "again", resources={"cpus": 16})
+    place.service.stepping(run, 12, 120)
+    ray.kill_worker()
+    wait_until(lambda: place.service.status(run)["attempt"] == 1 and retries(place, run),
+               lambda: str(place.service.status(run)), 90)  # fmt: skip
+    (told,) = retries(place, run)
+    assert "its node or its cluster has failed" in told or "of Ray job" in told
+    assert starts(tmp_path) == [1] and not place.trainers(run)
+    ray.start_worker(20)
+    try:
+        assert place.service.ended(run, 120)["status"] == "succeeded"
+    finally:
+        ray.kill_worker()
+    lines = [line for line in place.output(run).splitlines() if line.startswith("step ")]
+    assert starts(tmp_path) == [1, 2] and lines[-1] == "step 120"
+
+
+def test_a_head_that_is_started_anew_has_forgotten_all_and_the_run_goes_on(
+    place: Place, ray: RayCluster, tmp_path: Path
+) -> None:
+    run = place.submit(tmp_path, "train(100, 0.1)", "again")
+    place.service.stepping(run, 12, 90)
+    ray.kill_head()
+    wait_until(lambda: not place.trainers(run), "Ray's end stops its trainers", 30)
+    time.sleep(3)
+    assert place.service.status(run)["status"] in ("running", "queued"), "no news is no end"
+    ray.start_head()
+    status = place.service.ended(run, 150)
+    assert (status["status"], starts(tmp_path)) == ("succeeded", [1, 2])
+    (saved, *_) = place.service.checkpoints(run).values()
+    assert saved["state"] == "ready"
+
+
+def test_a_token_that_ray_refuses_is_told_and_no_run_fails_of_it(
+    ray: RayCluster, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("wrong")
+    site = Site(table(ray, tmp_path_factory.mktemp("nodes"), file))
+    place = Place(site, tmp_path_factory.mktemp("place"), free_port())
+    try:
+        run = place.submit(tmp_path, "train(2)")
+        status = wait_until(
+            lambda: (now := place.service.status(run))["status_detail"] and now, "it waits", 20
+        )
+        assert (status["status"], status["status_reason"]) == ("queued", "waiting_for_cluster")
+        assert status["status_detail"] == "Ray refuses the token: see token_file."
+        file.write_text(TOKEN)
+        assert place.ended(run)["status"] == "succeeded"
+    finally:
+        place.close()

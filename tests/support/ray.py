@@ -1,0 +1,159 @@
+"""A real Ray on 127.0.0.1: a head, and workers that are nodes of their own.
+
+    with ray_cluster(directory) as ray:
+        ray.get("/api/jobs/")
+
+It is installed apart, since it is large and the product needs none of it:
+
+    python3 -m venv .cache/ray && .cache/ray/bin/pip install 'ray[default]>=2.40'
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support.server import REPOSITORY, free_port, wait_until
+
+CPUS, GPUS, MEMORY = 8, 2, 4_000_000_000
+TOKEN = "the-token-of-the-cluster-and-of-nobody-else"
+_OWN = REPOSITORY / ".cache/ray/bin/ray"
+
+
+class RayCluster:
+    """A head with 8 CPUs and 2 A100s that are none; `root` must be short, it is for sockets."""
+
+    def __init__(self, root: Path) -> None:
+        program = str(_OWN) if _OWN.exists() else shutil.which("ray")
+        assert program, __doc__
+        self.root, self._program = root, program
+        self.port, self.dashboard = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.dashboard}"
+        self.token_file = root / "token"
+        root.mkdir(parents=True, exist_ok=True)
+        self.token_file.write_text(TOKEN + "\n")
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("LLM_", "PYTHONPATH"))},
+            "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token_file), "RAY_LAB": str(root),
+        }  # fmt: skip
+
+    def start_head(self) -> None:
+        self._start(
+            "head", "--head", "--node-ip-address=127.0.0.1", f"--port={self.port}",
+            "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}",
+            f"--num-cpus={CPUS}", f"--num-gpus={GPUS}", f"--memory={MEMORY}",
+            '--resources={"accelerator_type:A100": 1}', f"--temp-dir={self.root}/t",
+        )  # fmt: skip
+        wait_until(self._answers, self.logs, 90)
+
+    def start_worker(self, cpus: int) -> None:
+        """Add a node, and wait until it is one."""
+        before = len(self.nodes())
+        self._start(
+            "worker", f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}",
+            "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0",
+        )  # fmt: skip
+        wait_until(lambda: len(self.nodes()) > before, self.logs, 90)
+
+    def nodes(self) -> list[Any]:
+        """The nodes that live."""
+        rows = self.get("/api/v0/nodes?detail=1")["data"]["result"]["result"]
+        return [row for row in rows if row["state"] == "ALIVE"]
+
+    def kill_worker(self) -> None:
+        """Kill the daemons of the added node at once, as a power cut would."""
+        process = self._processes.pop("worker")
+        for member in [*psutil.Process(process.pid).children(recursive=True)]:
+            with suppress(psutil.Error):
+                member.kill()
+        process.kill()
+        process.wait(20)
+
+    def _start(self, name: str, *arguments: str) -> None:
+        with (self.root / f"{name}.out").open("ab") as out:
+            self._processes[name] = subprocess.Popen(
+                [self._program, "start", "--block", "--object-store-memory=80000000",
+                 "--disable-usage-stats", *arguments],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self._environment,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def _answers(self) -> bool:
+        assert self._processes["head"].poll() is None, self.logs()
+        with suppress(OSError, ValueError):
+            return bool(self.nodes())
+        return False
+
+    def get(self, path: str, token: str = TOKEN) -> Any:
+        """The JSON at a path of the dashboard."""
+        request = urllib.request.Request(
+            self.url + path, headers={"Authorization": f"Bearer {token}"}
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=20) as answer:
+            return json.load(answer)
+
+    def jobs(self) -> dict[str, Any]:
+        """The jobs that Ray lists, by their name."""
+        return {job["submission_id"]: job for job in self.get("/api/jobs/")}
+
+    def members(self) -> list[psutil.Process]:
+        """The processes of this cluster and its jobs."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.environ().get("RAY_LAB") == str(self.root):
+                    found.append(process)
+        return found
+
+    def daemon(self, word: str) -> psutil.Process:
+        """The process of the cluster whose program has this word in its name."""
+        (found,) = [p for p in self.members() if word in Path(p.cmdline()[0]).name]
+        return found
+
+    def kill_head(self) -> None:
+        """Kill the head's daemons at once; Ray's own watchers end what its jobs had."""
+        process = self._processes.pop("head")
+        for member in [*psutil.Process(process.pid).children(recursive=True)]:
+            with suppress(psutil.Error):
+                member.kill()
+        process.kill()
+        process.wait(20)
+
+    def logs(self) -> str:
+        """The end of the output, for a failed assertion."""
+        files = sorted(self.root.glob("*.out"))
+        return "\n".join(f"--- {f.name}\n{f.read_text(errors='replace')[-3000:]}" for f in files)
+
+    def stop(self) -> None:
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        for member in self.members():
+            with suppress(psutil.Error):
+                member.kill()
+        for process in self._processes.values():
+            process.wait(10)
+
+
+@contextmanager
+def ray_cluster(root: Path) -> Iterator[RayCluster]:
+    """A cluster that is ready; nothing of it is left afterwards."""
+    cluster = RayCluster(root)
+    try:
+        cluster.start_head()
+        yield cluster
+    finally:
+        cluster.stop()
