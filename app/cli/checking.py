@@ -10,6 +10,7 @@ those of the operator's file.
 import json
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
@@ -69,15 +70,18 @@ def launchers() -> None:
 )  # fmt: skip
 def check(name: str, wait: float, port: int) -> None:
     """Run a tiny job end to end on the launcher NAME, and say what is wrong."""
+    from app.domain.paths import parse as parse_path
     from app.domain.recipe_file import read_configuration
     from app.domain.recipes import RecipeError
     from app.launchers import make_launcher
     from app.launchers.base import LauncherContext
     from app.main import load_settings
+    from app.storage import get_storage
 
     settings = load_settings()
     try:
-        tables = read_configuration(settings.recipes).launchers
+        configured = read_configuration(settings.recipes)
+        tables = configured.launchers
         if name not in tables:
             raise Refused(f"there is no [launchers.{name}]; there are: {', '.join(sorted(tables))}")
         context = LauncherContext(settings.data_dir, os.environ)
@@ -86,21 +90,24 @@ def check(name: str, wait: float, port: int) -> None:
         raise Refused(error) from error
     _tell("engine", lambda: _describe(launcher))
     port = port or _free_port()
-    url = f"http://127.0.0.1:{port}"
+    url, token = f"http://127.0.0.1:{port}", secrets.token_urlsafe(24)
     public = _public_url(settings.public_url, port) or url
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     # Below the data directory, for the launchers whose nodes share that.
-    with tempfile.TemporaryDirectory(prefix="check-", dir=settings.data_dir) as folder:
-        recipes = Path(folder) / "recipes.toml"
-        recipes.write_text(_recipes(settings.recipes, name))
+    with tempfile.TemporaryDirectory(prefix="check-", dir=settings.data_dir) as name_of_folder:
+        folder = Path(name_of_folder).absolute()
+        (folder / "recipes.toml").write_text(_recipes(settings.recipes, name))
         environment = {
-            "RECIPES": str(recipes), "DATA_DIR": str(Path(folder, "data").absolute()),
-            "DATABASE_URL": f"sqlite:///{Path(folder, 'check.db').absolute()}",
-            "HOST": settings.host if public == url else "0.0.0.0",  # noqa: S104 - the nodes' way
-            "PORT": str(port), "PUBLIC_URL": public, "API_TOKEN": settings.api_token or "",
+            "RECIPES": str(folder / "recipes.toml"), "DATA_DIR": str(folder / "data"),
+            "DATABASE_URL": f"sqlite:///{folder / 'check.db'}", "STORAGE": settings.storage,
+            "HOST": "127.0.0.1" if public == url else "0.0.0.0",  # noqa: S104 - the nodes' way
+            "PORT": str(port), "PUBLIC_URL": public, "API_TOKEN": token,
         }  # fmt: skip
-        with _serving(environment, url, Path(folder, "log"), settings.api_token) as api:
-            _run(api, wait, public)
+        with _serving(environment, _Api(url, token), folder / "log") as api:
+            saved = _run(api, wait, public)
+        storage = get_storage(settings.storage, folder / "data", configured.stores)
+        path = parse_path(saved)
+        storage.delete(path, storage.manifest(path).sha256)  # a bucket is not the folder's
     click.echo(f"{name} works.")
 
 
@@ -131,8 +138,8 @@ def _describe(launcher: Any) -> str:
     )
 
 
-def _run(api: "_Api", wait: float, public: str) -> None:
-    """Take one run through its life, and tell each step."""
+def _run(api: "_Api", wait: float, public: str) -> str:
+    """Take one run through its life, and tell each step; return the path of its checkpoint."""
     body: dict[str, Any] = {"name": "check", "task_type": "check"}
     experiment = api.call("POST", "/v1/experiments", body)["experiment_id"]
     runs = f"/v1/experiments/{experiment}/runs"
@@ -171,9 +178,11 @@ def _run(api: "_Api", wait: float, public: str) -> None:
         now = _until(status, lambda now: now["status"] == "cancelled", wait, words)
         return f"The trainer has heard it and ended: {words(now)}"
 
+    saved: list[Any] = []
+
     def stored() -> str:
         detail = api.call("GET", f"/v1/experiments/{experiment}/detail")
-        saved = [c for c in detail["checkpoints"] if c["state"] == "ready"]
+        saved.extend(c for c in detail["checkpoints"] if c["state"] == "ready")
         if not saved:
             states = [f"{c['state']}: {c.get('state_reason')}" for c in detail["checkpoints"]]
             raise _Wrong(f"No checkpoint has arrived ({'; '.join(states) or 'none'}).")
@@ -191,6 +200,7 @@ def _run(api: "_Api", wait: float, public: str) -> None:
                     api.call("POST", f"{path}/cancel", {})
                     _until(status, lambda now: now["finished_at"] is not None, 30, words)
             raise
+    return str(saved[0]["ckpt_path"])
 
 
 def _until(
@@ -221,17 +231,15 @@ class _Api:
 
 
 @contextmanager
-def _serving(
-    settings: dict[str, str], url: str, log: Path, token: str | None
-) -> Iterator[_Api]:  # fmt: skip
+def _serving(settings: dict[str, str], api: "_Api", log: Path) -> Iterator["_Api"]:
     """Run the service of the check; it ends afterwards, and what it launched with it."""
-    environment = os.environ | {f"LLM_TRAIN_{k}": v for k, v in settings.items() if v}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LLM_TRAIN_")}
+    environment |= {f"LLM_TRAIN_{name}": value for name, value in settings.items()}
     with log.open("wb") as output:
         service = subprocess.Popen(
             [sys.executable, "-m", "app.main"], stdin=subprocess.DEVNULL, stdout=output,
             stderr=output, env=environment,
         )  # fmt: skip
-    api = _Api(url, token)
     try:
         deadline = time.monotonic() + 60
         while True:

@@ -43,6 +43,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from app.agent.mailbox import ExitRecord, LaunchConfig
 from app.domain.evidence import Cause
+from app.domain.priority import Priority
 from app.domain.resources import Allocation, Capacity, Resources, Shortage
 from app.errors import Unavailable
 
@@ -95,6 +96,10 @@ class Job:
     mailbox: DirectoryMailboxAddress | HttpMailboxAddress
     config: LaunchConfig | None
     """How to start the trainer; None: the agent gets it with its claim."""
+    priority: Priority = Priority.NORMAL
+    """Its place in the engine's own queue, where that has such a thing."""
+    avoid: tuple[str, ...] = ()
+    """Nodes on which it must not run, of those that the launcher has said it can avoid."""
 
     @property
     def time_limit_minutes(self) -> float | None:
@@ -216,6 +221,14 @@ class WakesUp(Protocol):
 
         None where nothing is alive or the system has no such thing.
         """
+
+
+@runtime_checkable
+class AvoidsNodes(Protocol):
+    """A launcher that can keep a job off nodes of its engine. It is optional."""
+
+    def choose_avoided(self, nodes: Sequence[str], resources: Resources) -> Sequence[str]:
+        """Return which of these nodes a run can do without, the most suspect first."""
 
 
 @runtime_checkable

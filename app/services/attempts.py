@@ -12,11 +12,12 @@ that it says is recorded. The output and the checkpoints of an attempt are files
 """
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple, Unpack
 
-from sqlalchemy import Executable, bindparam, update
+from sqlalchemy import Executable, bindparam, select, update
 
 from app.agent.mailbox import ExitRecord, LaunchConfig, Order
 from app.db.changes import SUPERVISOR
@@ -25,13 +26,15 @@ from app.db.rows import AttemptChanges
 from app.db.sql import Statement, Tx, columns, dump, load, query, select_all
 from app.db.tables import Attempt, Run
 from app.domain.attempts import ExitRequest, Stop
-from app.domain.lifecycle import LAUNCHED, TERMINAL, RunStatus
+from app.domain.lifecycle import LAUNCHED, TERMINAL, Reason, RunStatus
 from app.domain.recipes import Recipe, build_remote_environment, with_tracking
 from app.domain.tokens import digest, same
 from app.errors import AttemptClaimed, NotFound, RunFinished, StaleAttempt, Unauthorized
 from app.services import runs
 
 NEVER_BEGAN = "Stopped before the trainer began."
+FAILURES = 2
+"""So many attempts must have failed on a node before others avoid it."""
 
 _attempt, _run = columns(Attempt), columns(Run)
 
@@ -52,6 +55,21 @@ def _live() -> Executable:
         .join(_run.id.table, (_run.id == _attempt.run_id) & (_run.attempt == _attempt.number))
         .where(_run.status.not_in([status.value for status in sorted(TERMINAL)]))
         .order_by(_attempt.run_id)
+    )
+
+
+@query(tuple[str])
+def _failed(*, launcher: str, since: str) -> Executable:
+    return (
+        select(_attempt.nodes)
+        .select_from(_attempt.run_id.table)
+        .join(_run.id.table, _run.id == _attempt.run_id)
+        .where(
+            (_attempt.reason == Reason.NODE_FAILED.value) | (_attempt.reason == Reason.LOST.value),
+            _attempt.nodes.is_not(None),
+            _attempt.claimed_at >= since,
+            _run.launcher == launcher,
+        )
     )
 
 
@@ -235,6 +253,35 @@ def get_exit(attempt: Attempt) -> ExitRecord | None:
         return None
     record = load(attempt.exit)
     return ExitRecord(**{name: record[name] for name in ExitRecord._fields if name in record})
+
+
+def record_nodes(tx: Tx, run_id: str, number: int, nodes: Sequence[str]) -> None:
+    """Record the engine's names of the machines that an attempt runs on."""
+    runs.lock(tx, run_id)
+    attempt = tx.first(_by_key, run=run_id, nr=number)
+    if attempt is not None and attempt.nodes != dump(list(nodes)):
+        _change(tx, attempt, nodes=dump(list(nodes)))
+
+
+def record_failure(tx: Tx, run_id: str, number: int, reason: Reason | None) -> None:
+    """Record why an attempt failed, which the caller has locked the run of."""
+    attempt = tx.first(_by_key, run=run_id, nr=number)
+    if attempt is not None and reason is not None:
+        _change(tx, attempt, reason=reason.value)
+
+
+def list_suspect_nodes(tx: Tx, launcher: str, since: str) -> list[str]:
+    """Return the nodes of an engine on which attempts have failed since then, and not by
+    themselves: FAILURES at least, those with most failures first.
+
+    An attempt on several nodes counts for none: which of them failed is not known.
+    """
+    failures: Counter[str] = Counter()
+    for (text,) in tx.all(_failed, launcher=launcher, since=since):
+        nodes = load(text)
+        if len(nodes) == 1:
+            failures[nodes[0]] += 1
+    return [node for node, count in failures.most_common() if count >= FAILURES]
 
 
 def _finish(tx: Tx, attempt: Attempt, record: ExitRecord) -> Attempt:

@@ -17,7 +17,7 @@ from app.domain.ids import timestamp_after
 from app.domain.lifecycle import LAUNCHED, Reason, RunStatus
 from app.domain.recipes import Recipe
 from app.domain.retries import find_retry
-from app.services import checkpoints, events, health, promises, runs
+from app.services import attempts, checkpoints, events, health, promises, runs
 from app.services.live_runs import AnyRun
 
 
@@ -85,6 +85,7 @@ def end_submission(
     if run.status != RunStatus.QUEUED or run.attempt != attempt or run.submitted_at is None:
         return
     outcome = evidence.derive_outcome(facts)
+    attempts.record_failure(tx, run_id, attempt, outcome.reason)
     retry = find_retry(recipe, outcome, attempt, run.preemptions)
     if retry is None:
         runs.move(tx, run, RunStatus.FAILED, reason=outcome.reason, detail=outcome.detail)
@@ -120,6 +121,7 @@ def finish_attempt(
         return False
     facts = _add_recorded(facts, run)
     outcome = evidence.derive_outcome(facts)
+    attempts.record_failure(tx, run_id, attempt, outcome.reason)
     is_wanted = outcome.reason is Reason.UNHEALTHY and health.wants_retry(tx, run)
     retry = find_retry(recipe, outcome, attempt, run.preemptions, is_wanted=is_wanted)
     if retry is not None:

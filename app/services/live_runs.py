@@ -75,6 +75,7 @@ class LiveRun(NamedTuple):
     heartbeat_seconds: float | None
     last_progress_at: str | None
     promised_checkpoint_id: str | None
+    priority: int
 
 
 AnyRun = Run | LiveRun

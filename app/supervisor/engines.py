@@ -10,14 +10,18 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from app.launchers.base import JobStatus, Key, Launcher, Unreachable
-from app.services import live_runs
+from app.domain.ids import timestamp, timestamp_after
+from app.launchers.base import AvoidsNodes, JobStatus, Key, Launcher, Unreachable
+from app.services import attempts, live_runs
+from app.services.live_runs import AnyRun
 from app.supervisor.state import EngineState, SupervisorState, key_of, uses_files
 
 ANSWER_SECONDS = 0.2
 """How long a tick waits for an engine: mostly it answers at once."""
 OFFER_SECONDS, RETRY_SECONDS = 15.0, 2.0
 STRAYS_SECONDS = 60.0
+SUSPECTS_SECONDS, SUSPECT_SECONDS = 15.0, 86_400.0
+"""How often nodes with failures are looked up, and for how long these count."""
 REPEAT_SECONDS = 5.0
 """After so long an engine is told again to end what it still runs."""
 
@@ -69,6 +73,20 @@ async def _ask(
     if about not in state.jobs:
         state.start_job(about, work())
     await asyncio.wait({state.jobs[about][0]}, timeout=ANSWER_SECONDS)
+
+
+async def choose_avoided(state: SupervisorState, run: AnyRun) -> tuple[str, ...]:
+    """Return the nodes that a run's next attempt shall avoid, as its launcher can do."""
+    launcher = state.launcher(run)
+    if not isinstance(launcher, AvoidsNodes):
+        return ()
+    engine = state.engine(launcher.name)
+    if state.clock() - engine.suspects_at >= SUSPECTS_SECONDS:
+        since = timestamp_after(timestamp(), -SUSPECT_SECONDS)
+        engine.suspects_at = state.clock()
+        found = await state.db.read(attempts.list_suspect_nodes, launcher.name, since)
+        engine.suspects = tuple(found)
+    return tuple(launcher.choose_avoided(engine.suspects, state.resources(run)))
 
 
 def request_end(state: SupervisorState, launcher: Launcher, key: Key, *, forced: bool) -> None:

@@ -11,6 +11,7 @@ from app.db.sql import load
 from app.db.tables import Run
 from app.domain import paths
 from app.domain.lifecycle import CheckpointState as State
+from app.domain.priority import Priority
 from app.domain.recipes import Recipe, build_environment, with_tracking
 from app.domain.resources import Allocation
 from app.domain.tokens import attempt_token, claim_code, run_token
@@ -57,11 +58,12 @@ def local_job(
     return Job(key_of(run), state.resources(run), allocation, mailbox, config)
 
 
-def remote_job(state: SupervisorState, run: AnyRun) -> Job:
+def remote_job(state: SupervisorState, run: AnyRun, avoid: tuple[str, ...] = ()) -> Job:
     """Return the job of an attempt whose agent asks the service over HTTP for all it needs."""
     code = claim_code(state.secret, run.id, run.attempt)
     mailbox = HttpMailboxAddress(state.settings.public_url or state.api_url, code)
-    return Job(key_of(run), state.resources(run), None, mailbox, None)
+    priority = Priority.of_rank(run.priority)
+    return Job(key_of(run), state.resources(run), None, mailbox, None, priority, avoid)
 
 
 def remote_spec(

@@ -13,7 +13,7 @@ from app.domain.evidence import Cause, Evidence
 from app.domain.lifecycle import Reason, RunStatus
 from app.errors import Busy, Unavailable
 from app.launchers.base import JobState, JobStatus, WakesUp
-from app.services import endings, launches, live_runs
+from app.services import attempts, endings, launches, live_runs
 from app.services.live_runs import LiveRun
 from app.supervisor import external, launch_config, notices
 from app.supervisor.finish import finish
@@ -71,6 +71,7 @@ async def _reconcile(state: SupervisorState, run: LiveRun, status: JobStatus | N
         if attempt.began_at is None and status is not None and status.ran_seconds is not None:
             attempt.began_at = state.clock() - status.ran_seconds
         await _check_suspended(state, run, status)
+        await _record_nodes(state, run, status)
         # First: a full or slow disk must not keep it from being stopped.
         await check_running(state, run)
         await _adopt(state, run)
@@ -79,6 +80,14 @@ async def _reconcile(state: SupervisorState, run: LiveRun, status: JobStatus | N
     elif status.record is not None or run.id not in state.starting:
         # The launch that is in progress replaces what a trainer has put in its directory's place.
         await finish(state, run, status)
+
+
+async def _record_nodes(state: SupervisorState, run: LiveRun, status: JobStatus | None) -> None:
+    """Record the machines that the engine names; without, a failure of one could not be told."""
+    attempt = state.attempt(run)
+    if status is not None and status.nodes and status.nodes != attempt.nodes:
+        await state.db.write(attempts.record_nodes, run.id, run.attempt, status.nodes)
+        attempt.nodes = status.nodes
 
 
 async def _check_suspended(state: SupervisorState, run: LiveRun, status: JobStatus | None) -> None:

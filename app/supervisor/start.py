@@ -24,7 +24,7 @@ from app.launchers.base import Launcher, LauncherError, Unreachable
 from app.services import endings, launches, runs
 from app.services.launches import Source, WaitingReason
 from app.services.live_runs import AnyRun
-from app.supervisor import launch_config, verifying
+from app.supervisor import engines, launch_config, verifying
 from app.supervisor.state import SupervisorState, uses_files
 
 MAX_ERROR_LENGTH = 300
@@ -114,7 +114,9 @@ async def _submit(
     """Record the next attempt and give it to an engine, where its agent claims it."""
     ready = source if source is not None and source.stored.state == State.READY else None
     content = launch_config.remote_spec(state, run, recipe, ready)
-    words = " ".join(filter(None, (detail, f"Submitted to {recipe.launcher}.")))
+    avoid = await engines.choose_avoided(state, run)
+    told = f"It avoids {', '.join(avoid)}: attempts have failed there." if avoid else None
+    words = " ".join(filter(None, (detail, f"Submitted to {recipe.launcher}.", told)))
     failpoint("launch.before_claim")
     submitted = await state.db.write(
         launches.submit, run, recipe.launcher, ready, state.data_dir, state.secret, content, words,
@@ -149,7 +151,8 @@ async def submit(state: SupervisorState, run: AnyRun, recipe: Recipe) -> None:
 async def _submit_remote(
     state: SupervisorState, launcher: Launcher, run: AnyRun, recipe: Recipe
 ) -> None:
-    job = launch_config.remote_job(state, run)
+    avoid = await engines.choose_avoided(state, run)
+    job = launch_config.remote_job(state, run, avoid)
     try:
         submission = await state.engine(launcher.name).thread.run(launcher.submit, job)
     except Unreachable as error:  # whether the engine has the job is seen when it is looked at

@@ -107,6 +107,8 @@ class AttemptState:
     # What the run's `status_reason` says of it while it goes on, and the sentence that this hides.
     notice: Reason | None = None
     hidden_detail: str | None = None
+    # The machines that its engine names, as they are on record.
+    nodes: tuple[str, ...] = ()
     # How far its metrics are looked at by the rules of its recipe.
     health: HealthWatch | None = None
     # TensorBoard's files, as far as they are read.
@@ -132,6 +134,9 @@ class EngineState:
     # What waited in its queue at the last tick.
     submitted: frozenset[Key] = frozenset()
     strays_at: float = -math.inf
+    # Nodes on which attempts have failed, and when that was last looked up (monotonic).
+    suspects: tuple[str, ...] = ()
+    suspects_at: float = -math.inf
     # What it shall stop and kill, and when it was last told so (monotonic).
     to_stop: set[Key] = field(default_factory=set)
     to_kill: set[Key] = field(default_factory=set)

@@ -79,6 +79,9 @@ class Cluster:
             raise Unreachable("slurmctld does not answer")
         return dict.fromkeys(keys, self.status)
 
+    def choose_avoided(self, nodes: Sequence[str], resources: Resources) -> Sequence[str]:
+        return nodes
+
     def stop(self, keys: Sequence[Key]) -> None:
         raise AssertionError("the mailbox is the way")
 
@@ -324,6 +327,35 @@ async def test_an_end_of_which_the_engine_says_nothing_more_is_recorded_all_the_
     await reconcile(state)
     run = await stage.get(run)
     assert (run.status, run.status_reason) == ("failed", "signal")
+
+
+async def test_a_node_on_which_two_attempts_failed_is_avoided_and_that_is_told(
+    db: Database, tmp_path: Path
+) -> None:
+    """Control: without `record_nodes` in the reconciliation no node is ever suspected."""
+    stage, state, cluster = await open_cluster(db, tmp_path, max_attempts=9)
+    run = await stage.submit()
+    for number, nodes in enumerate([("n1",), ("n2", "n3"), ("n2", "n3"), ("n1",)], start=1):
+        await launch(state)
+        assert cluster.jobs[-1].avoid == ()
+        cluster.status = replace(RUNNING, nodes=nodes)
+        run = await claim(stage, await stage.get(run))
+        await reconcile(state)
+        cluster.status = JobStatus(JobState.ENDED, "4711", nodes=nodes, cause=Cause.NODE_FAILED)
+        record = ExitRequest.model_validate(ExitRecord(signal=9).to_dict())
+        await db.write(attempts.finish, run.id, number, record, 0)
+        await reconcile(state)
+        await jobs(state)
+        await reconcile(state)
+        assert (await stage.get(run)).status == "queued"
+        await db.write(_retry_now, run.id)
+        state.engine("slurm").suspects_at = float("-inf")
+    await launch(state)
+    assert cluster.jobs[-1].avoid == ("n1",)
+    detail = (await stage.get(run)).status_detail
+    assert detail is not None and "It avoids n1: attempts have failed there." in detail
+    assert await db.read(attempts.list_suspect_nodes, "slurm", "2999-01-01") == []
+    assert await db.read(attempts.list_suspect_nodes, "other", "2000-01-01") == []
 
 
 def _retry_now(tx: Tx, run_id: str) -> None:

@@ -18,6 +18,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -436,6 +437,20 @@ class LauncherContract:
         assert [step for step, _ in place.service.losses(run)] == list(range(1, 61))
         lines = [line for line in place.output(run).splitlines() if line.startswith("step ")]
         assert lines == [f"step {step}" for step in range(1, 61)] and starts(here) == [1]
+
+    def test_the_operators_check_finds_nothing_wrong(self, place: Place) -> None:
+        own = {f"LLM_TRAIN_{name}": value for name, value in place.home.settings.items()}
+        done = subprocess.run(
+            [sys.executable, "-m", "app.cli.main", "launchers", "check", place.site.name],
+            cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
+            env=os.environ | own | {"LLM_TRAIN_DATA_DIR": str(place.service.data_dir)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        *steps, last = done.stdout.splitlines()
+        said = [line.split()[:2] for line in steps]
+        told = ["engine", "submit", "claim", "log", "stop", "store"]
+        assert said == [[step, "ok"] for step in told] and last == f"{place.site.name} works."
+        assert not list(place.service.data_dir.glob("check-*"))
 
     def test_a_run_whose_agent_was_killed_goes_on_as_another_attempt(
         self, place: Place, killed: tuple[str, Path]

@@ -45,16 +45,25 @@ class RayCluster:
             **{k: v for k, v in os.environ.items() if not k.startswith(("LLM_", "PYTHONPATH"))},
             "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file), "RAY_LAB": str(root),
+            "RAY_raylet_start_wait_time_s": "120",
         }  # fmt: skip
 
     def start_head(self) -> None:
-        self._start(
-            "head", "--head", "--node-ip-address=127.0.0.1", f"--port={self.port}",
-            "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}",
-            f"--num-cpus={CPUS}", f"--num-gpus={GPUS}", f"--memory={MEMORY}",
-            '--resources={"accelerator_type:A100": 1}', f"--temp-dir={self.root}/t",
-        )  # fmt: skip
-        wait_until(self._answers, self.logs, 90)
+        """Start the head. On a busy machine it may give up waiting for its daemons: once more."""
+        for is_last in (False, False, True):
+            self._start(
+                "head", "--head", "--node-ip-address=127.0.0.1", f"--port={self.port}",
+                "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}",
+                f"--num-cpus={CPUS}", f"--num-gpus={GPUS}", f"--memory={MEMORY}",
+                '--resources={"accelerator_type:A100": 1}', f"--temp-dir={self.root}/t",
+            )  # fmt: skip
+            head = self._processes["head"]
+            wait_until(lambda head=head: head.poll() is not None or self._answers(),  # type: ignore[misc]
+                       self.logs, 150)  # fmt: skip
+            if head.poll() is None:
+                return
+            assert not is_last, self.logs()
+            self._end()
 
     def start_worker(self, cpus: int) -> None:
         """Add a node, and wait until it is one."""
@@ -89,7 +98,6 @@ class RayCluster:
             )  # fmt: skip
 
     def _answers(self) -> bool:
-        assert self._processes["head"].poll() is None, self.logs()
         with suppress(OSError, ValueError):
             return bool(self.nodes())
         return False
@@ -141,11 +149,15 @@ class RayCluster:
         for process in self._processes.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(10)
+        self._end()
+
+    def _end(self) -> None:
         for member in self.members():
             with suppress(psutil.Error):
                 member.kill()
         for process in self._processes.values():
             process.wait(10)
+        self._processes.clear()
 
 
 @contextmanager

@@ -3,16 +3,19 @@
 import base64
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.domain.priority import Priority
 from app.domain.recipes import LauncherTable, RecipeError
 from app.domain.resources import Resources
 from app.launchers import make_launcher
 from app.launchers.base import HttpMailboxAddress, Job, Key, LauncherContext
 from app.launchers.slurm import client, job
+from app.launchers.slurm.launcher import SlurmLauncher
 from app.launchers.slurm.states import SENTENCES, STATES
 
 RUN = "run_0cc4q1x3h7p2n4s6v8y0c1e3gj"
@@ -77,6 +80,7 @@ def test_a_job_asks_for_what_the_run_needs_and_its_identity_cannot_be_changed() 
         "--time=7", "--signal=B:TERM@60", "--output=/data/x.log",
     ):  # fmt: skip
         assert part in found
+    assert not [part for part in found if part.startswith(("--nice", "--exclude"))]
     assert found.index("--job-name=x") < found.index(f"--job-name={RUN}.2")
     assert found.index("--requeue") < found.index("--no-requeue")
 
@@ -107,3 +111,26 @@ def test_the_script_holds_the_agent_and_no_secret() -> None:
 def test_a_wrong_option_is_named(options: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"\[launchers.big\] .*" + words):
         make_launcher(LauncherTable("big", "slurm", options), LauncherContext(tmp_path, {}))
+
+
+def test_priority_and_avoided_nodes_are_handed_on() -> None:
+    asked = replace(make_job(), priority=Priority.LOW, avoid=("n1", "n7"))
+    found = job.arguments(asked, job.Options(), "", 5, None)
+    assert "--nice=1000" in found and "--exclude=n1,n7" in found
+    own = job.Options(nice={"high": -50})
+    high = replace(asked, priority=Priority.HIGH)
+    assert "--nice=-50" in job.arguments(high, own, "", 5, None)
+    assert "--nice" not in " ".join(job.arguments(asked, own, "", 5, None))
+    wrongs: list[Any] = [{"urgent": 1}, {"low": 1.5}, {"low": True}, "low"]
+    for wrong in wrongs:
+        with pytest.raises(ValueError, match="nice"):
+            job.Options(nice=wrong)
+
+
+def test_so_many_nodes_are_avoided_that_enough_are_left(tmp_path: Path) -> None:
+    launcher = SlurmLauncher(LauncherContext(tmp_path, {}))
+    launcher._groups = [client.parse_group("main*|3|4|2000|(null)|infinite")]
+    assert launcher.choose_avoided(["n1", "n2", "n3"], Resources()) == ["n1", "n2"]
+    assert launcher.choose_avoided(["n1", "n2"], Resources(nodes=2)) == ["n1"]
+    assert launcher.choose_avoided(["n1"], Resources(nodes=3)) == []
+    assert launcher.choose_avoided(["n1;reboot", "$(x)", "--x"], Resources()) == []

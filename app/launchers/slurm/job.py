@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from app.agent import bundle
+from app.domain.priority import Priority
 from app.domain.resources import Resources
 from app.launchers.base import HttpMailboxAddress, Job, Key
 from app.launchers.options import check_gpu_types, check_number, check_type
@@ -58,6 +59,8 @@ class Options:
     """How long before the time limit of a job its trainer is asked to stop and save."""
     default_minutes: float = 1440.0
     """The time limit of a run that names none."""
+    nice: dict[str, int] = field(default_factory=lambda: {"low": 1000})
+    """What sbatch's --nice is for runs of a priority; only operators of Slurm may go below 0."""
     gpu_types: dict[str, str] = field(default_factory=dict)
     """A run's gpu_type, and what Slurm calls it."""
     call_seconds: float = 20.0
@@ -81,6 +84,11 @@ class Options:
             check_type("max_pending", self.max_pending, int)
             check_number("max_pending", self.max_pending, above=0)
         check_gpu_types(self.gpu_types)
+        check_type("nice", self.nice, dict)
+        priorities = {priority.value for priority in Priority}
+        numbers = all(type(value) is int for value in self.nice.values())
+        if not numbers or not priorities.issuperset(self.nice):
+            raise ValueError("nice: must be a table of whole numbers for high, normal and low")
 
 
 def arguments(
@@ -103,6 +111,10 @@ def arguments(
         found.append(f"--mem={memory_mb(asked)}M")
     if asked.gpus:
         found.append(f"--gres=gpu:{gpu}:{asked.gpus}" if gpu else f"--gres=gpu:{asked.gpus}")
+    if nice := options.nice.get(job.priority.value, 0):
+        found.append(f"--nice={nice}")
+    if job.avoid:
+        found.append(f"--exclude={','.join(job.avoid)}")
     return [
         *found, "--open-mode=append", f"--output={log or '/dev/null'}", *options.options,
         # Requeued, a job would begin again under the same attempt.

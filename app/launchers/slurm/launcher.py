@@ -23,6 +23,7 @@ from app.launchers.slurm.client import JobRow, NodeGroup, Refused, SlurmClient
 from app.launchers.slurm.states import SENTENCES, STATES, STOPPED
 
 _NAME = re.compile(r"(run_[0-9a-z]+)\.([1-9][0-9]*)")
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EARLY_SECONDS = 90.0
 """Slurm may send its warning a minute early, and looks at limits twice a minute."""
 _ORDER = (JobState.RUNNING, JobState.QUEUED, JobState.UNKNOWN, JobState.ENDED)
@@ -101,6 +102,12 @@ class SlurmLauncher:
             return known
         offered = {kind for group in self._groups for kind in group.gpus if kind}
         return next((kind for kind in offered if kind.casefold() == wanted.casefold()), None)
+
+    def choose_avoided(self, nodes: Sequence[str], resources: Resources) -> Sequence[str]:
+        """Return as many of these nodes as leave enough others in the partition."""
+        names = [name for name in nodes if _NODE.fullmatch(name)]
+        spare = sum(group.nodes for group in self._groups) - (resources.nodes or 1)
+        return names[: max(spare, 0)]
 
     def submit(self, job: Job) -> Submission:
         """Submit a batch job. A second one of the same attempt would start no second trainer."""
