@@ -1,4 +1,4 @@
-"""Runs on a real Ray: what its head and its nodes do meanwhile. See test_any_launcher.py first."""
+"""Runs on a real Ray: the promises of every launcher, and what its head and nodes do meanwhile."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.domain.tokens import attempt_token, run_token
-from tests.support.launcher_contract import SECRET, Place, Site, starts
+from tests.support.launcher_contract import SECRET, LauncherContract, Place, Site, starts
 from tests.support.ray import TOKEN, RayCluster
 from tests.support.server import free_port, wait_until
 
@@ -21,6 +21,13 @@ def table(ray: RayCluster, folder: Path, token_file: Path | None = None) -> str:
         f'token_file = "{token_file or ray.token_file}"\npython = "{sys.executable}"\n'
         f'directory = "{folder}"\ncall_seconds = 5\ngpu_types = {{ "NVIDIA A100" = "A100" }}\n'
     )
+
+
+class TestRay(LauncherContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def site(cls, ray: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
+        return Site(table(ray, tmp_path_factory.mktemp("nodes")), late_seconds=10.0)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Runs on a real Slurm: from the submission to the end, and whatever the cluster does meanwhile."""
 
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -45,27 +44,15 @@ def retries(service: Service, run: str) -> list[str]:
     return [data["detail"] for data in events if data.get("reason") == "retrying"]
 
 
-def test_a_run_trains_saves_on_a_cancel_and_goes_on_from_there(
+def test_no_token_is_in_sight_of_everybody_and_nothing_is_left_on_the_nodes(
     service: Service, home: SlurmHome, slurm: SlurmCluster
 ) -> None:
-    """Nothing is shared: the checkpoint travels to the service, and from there to the next node."""
-    run = service.submit("obedient", steps=400, checkpoint_every=1000)
-    status = service.stepping(run, 3, 30)
-    assert status["status"] == "running"
+    run = service.submit("finishes", steps=60, step_seconds=0.05)
+    service.stepping(run, 3, 30)
     shown = slurm.run("scontrol", "show", "job", slurm.job_id(f"{run}.1"))
     shown += "".join(" ".join(process.cmdline()) for process in slurm.members())
-    assert "ac_1_" not in shown and "at_1_" not in shown, "tokens in sight of everybody"
-    promised = service.cancel(run)
-    assert service.ended(run, 30)["status"] == "cancelled"
-    (saved,) = service.checkpoints(run).values()
-    assert (saved["state"], saved["ckpt_path"]) == ("ready", promised["ckpt_path"])
-
-    child = service.resume(run, override_hyperparams={"steps": saved["step"] + 5})["run_id"]
-    assert service.ended(child, 30)["status"] == "succeeded"
-    last = saved["step"] + 5
-    assert steps(output(service, child)) == list(range(last - 4, last + 1))
-    directory = service.directory(service.checkpoints(child)[f"step-{last:06d}"])
-    assert json.loads((directory / "state.json").read_text())["step"] == last
+    assert "ac_1_" not in shown and "at_1_" not in shown
+    assert service.ended(run, 30)["status"] == "succeeded"
     wait_until(lambda: not list(home.nodes.iterdir()), "nothing is left on the nodes")
 
 
@@ -169,21 +156,28 @@ def test_a_server_that_is_killed_at_the_submission_makes_one_trainer(
         assert home.starts(run) == [1] and steps(output(service, run)) == list(range(1, 21))
 
 
-def test_a_server_that_is_killed_again_and_again_loses_no_point(home: SlurmHome) -> None:
-    with home.serve() as service:
-        run = service.submit("finishes", steps=80, step_seconds=0.1)
-        service.stepping(run, 2, 30)
-        service.kill()
-    for _ in range(2):
+@pytest.mark.heavy
+def test_a_server_that_is_killed_twenty_times_makes_one_trainer_and_loses_no_point(
+    home: SlurmHome,
+) -> None:
+    """At the claim, before and after the submission, and at any moment while it runs."""
+    instants = ["before_claim", "claimed", "submitted"]
+    runs: list[str] = []
+    for number in range(20):
+        if number < 2 * len(instants):
+            with home.serve(FAILPOINT=f"launch.{instants[number % 3]}:kill") as dies:
+                runs.append(dies.submit("finishes", steps=80, step_seconds=0.2))
+                wait_until(lambda pid=dies.pid: not alive(pid), "the server is dead", 60)  # type: ignore[misc]
+            continue
         with home.serve() as service:
-            before = service.status(run)["step"]
-            service.stepping(run, before + 5, 30)
+            time.sleep(0.15 * (number % 9))
             service.kill()
     with home.serve() as service:
-        assert service.ended(run, 60)["status"] == "succeeded"
-        assert home.starts(run) == [1]
-        assert [step for step, _ in service.losses(run)] == list(range(1, 81))
-        assert steps(output(service, run)) == list(range(1, 81))
+        for run in runs:
+            assert service.ended(run, 120)["status"] == "succeeded"
+            assert home.starts(run) == [1], run
+            assert [step for step, _ in service.losses(run)] == list(range(1, 81))
+            assert steps(output(service, run)) == list(range(1, 81))
 
 
 def test_an_outside_scancel_is_told_and_what_it_saved_is_kept(

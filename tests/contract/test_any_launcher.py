@@ -34,5 +34,5 @@ class TestNewcomer(LauncherContract):
 
 
 def test_every_built_in_launcher_is_held_to_the_contract() -> None:
-    on_clusters = {"slurm", "ray"}  # tests/clusters/test_any_launcher.py
+    on_clusters = {"slurm", "ray"}  # in tests/clusters
     assert {"local"} | on_clusters == set(BUILT_IN)

@@ -1,4 +1,4 @@
-"""The promises of every launcher (tests/support/launcher_contract.py), kept on real clusters."""
+"""The promises of every launcher (tests/support/launcher_contract.py), kept on a real Slurm."""
 
 import sys
 from collections.abc import Iterator
@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.launcher_contract import LauncherContract, Site
-from tests.support.ray import RayCluster
 from tests.support.slurm import SlurmCluster
 
 
@@ -23,15 +22,3 @@ class TestSlurm(LauncherContract):
             patch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
             yield Site(table, late_seconds=6.0)
         slurm.run("scancel", "--user=root", check=False)
-
-
-class TestRay(LauncherContract):
-    @pytest.fixture(scope="class")
-    @classmethod
-    def site(cls, ray: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
-        table = (
-            f'[launchers.site]\nkind = "ray"\naddress = "{ray.url}"\nlook_seconds = 0.5\n'
-            f'token_file = "{ray.token_file}"\npython = "{sys.executable}"\n'
-            f'directory = "{tmp_path_factory.mktemp("nodes")}"\n'
-        )
-        return Site(table, late_seconds=10.0)
