@@ -33,13 +33,13 @@ def check(tmp_path: Path, name: str, tables: str = "") -> tuple[int, str]:
         ("mine", "", "there is no [launchers.mine]; there are: local"),
         ("mine", '[launchers.mine]\nkind = "clay"\n', "kind: 'clay' is unknown"),
         (
-            "mine", f'[launchers.mine]\nkind = "ray"\naddress = "http://127.0.0.1:{free_port()}"\n',
+            "mine", '[launchers.mine]\nkind = "ray"\naddress = "http://127.0.0.1:PORT"\n',
             "engine  wrong   Ray does not answer",
         ),
     ],
 )  # fmt: skip
 def test_what_cannot_begin_is_said(tmp_path: Path, name: str, tables: str, words: str) -> None:
-    code, said = check(tmp_path, name, tables)
+    code, said = check(tmp_path, name, tables.replace("PORT", str(free_port())))
     assert code == 1 and words in said and "Traceback" not in said
 
 
