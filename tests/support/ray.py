@@ -67,12 +67,12 @@ class RayCluster:
 
     def start_worker(self, cpus: int) -> None:
         """Add a node, and wait until it is one."""
-        before = len(self.nodes())
+        before = {node["node_id"] for node in self.nodes()}  # one that died may still be among them
         self._start(
             "worker", f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}",
             "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0",
         )  # fmt: skip
-        wait_until(lambda: len(self.nodes()) > before, self.logs, 90)
+        wait_until(lambda: {node["node_id"] for node in self.nodes()} - before, self.logs, 120)
 
     def nodes(self) -> list[Any]:
         """The nodes that live."""
