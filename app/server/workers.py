@@ -47,6 +47,7 @@ class _Worker:
     def note_end(self) -> None:
         """Record that the process has ended, and decide when to start the next one."""
         assert self.process is not None
+        self.process.join()  # its sentinel may be ready before it is reaped
         log.error("worker %s ended with %s", self.process.pid, self.process.exitcode)
         now = time.monotonic()
         self._failures = self._failures + 1 if now - self.start_at < SOON else 0
