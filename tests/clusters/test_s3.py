@@ -15,7 +15,7 @@ from tests.support.stores import home_in, storage_of
 
 
 def test_the_contract_of_storages_holds_on_the_server(s3: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider",
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider",
                "tests/contract/test_storage.py", "tests/contract/test_artifacts.py",
                "-k", "bucket or staged"]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
