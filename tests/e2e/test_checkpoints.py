@@ -1,6 +1,5 @@
 """Only what is on disk, whole and unchanged, is offered; reading it holds up nothing else."""
 
-import errno
 import json
 import os
 import re
@@ -8,13 +7,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from app.db.database import InUse
 from app.db.sqlite import own
 from tests.support import commands
+from tests.support.disk import make_busy
 from tests.support.server import wait_until
 from tests.support.service import Service, home, running
 
@@ -332,14 +331,7 @@ def test_prune_goes_on_past_what_cannot_be_deleted_and_says_so(
         first, second, newest = sorted(
             service.checkpoints(run).values(), key=lambda each: each["step"]
         )
-    rename, refused = os.rename, service.directory(first).name
-
-    def refuse(old: str, new: str, **more: Any) -> None:  # as of a directory that is a mount
-        if old == refused:
-            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), old)
-        rename(old, new, **more)
-
-    monkeypatch.setattr(os, "rename", refuse)
+    make_busy(monkeypatch, service.directory(first))
     done = commands.llm_train(
         "prune", "--keep", "1", DATABASE_URL=f"sqlite:///{tmp_path}/app.db",
         DATA_DIR=f"{tmp_path}/data", RECIPES=f"{tmp_path}/recipes.toml",

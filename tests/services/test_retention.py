@@ -25,6 +25,7 @@ from app.storage import get_storage
 from app.supervisor.cleanup import clean_up
 from app.supervisor.state import SupervisorState
 from tests.support.database import Databases
+from tests.support.disk import make_busy
 from tests.support.stage import RECIPES, Stage, manifest
 
 pytestmark = pytest.mark.anyio
@@ -201,7 +202,7 @@ async def test_files_go_after_the_record_and_a_crash_in_between_is_made_good(
 
 
 async def test_what_cannot_be_deleted_keeps_nothing_else_on_the_disk(
-    db: Database, tmp_path: Path
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = await Stage.open(db)
     run = await trained(stage, 4)
@@ -209,9 +210,9 @@ async def test_what_cannot_be_deleted_keeps_nothing_else_on_the_disk(
         place_of(tmp_path, (await stage.named(run, name)).ckpt_path)
         for name in await left(stage, run)
     ]
-    for each in (s2, s3, s4):
+    for each in (s1, s2, s3, s4):
         each.mkdir(parents=True)
-    s1.write_text("nothing that can be removed like a directory")
+    make_busy(monkeypatch, s1)
     elsewhere = tmp_path / "a larger disk"  # where an operator has moved it
     s2.rename(elsewhere)
     s2.symlink_to(elsewhere)
@@ -223,7 +224,7 @@ async def test_what_cannot_be_deleted_keeps_nothing_else_on_the_disk(
     await asyncio.gather(*[job for job, _ in state.jobs.values()])
 
     kept = {each.name for each in s4.parent.iterdir()}
-    assert kept == {".trash-s1", "s4"}
+    assert kept == {"s1", "s4"}
     assert elsewhere.is_dir()
     doomed = await pending_deletion(stage, run)
     assert [each.step for each in doomed] == [1], "it is tried again"

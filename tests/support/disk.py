@@ -1,10 +1,12 @@
-"""What a power cut would lose: the bytes of a file that the kernel has not yet written to disk."""
+"""Disks: what a power cut would lose (the bytes of a file that the kernel has not yet written), and
+what cannot be removed."""
 
 import ctypes
 import errno
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,3 +41,15 @@ def exchange(one: Path, other: Path) -> None:
     libc, here, swap = ctypes.CDLL(None, use_errno=True), -100, 2
     if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), swap):
         raise OSError(ctypes.get_errno(), "renameat2")
+
+
+def make_busy(patch: pytest.MonkeyPatch, busy: Path) -> None:
+    """Refuse to rename a file or directory of this name, as of one that something is mounted on."""
+    rename = os.rename
+
+    def refuse(old: str, new: str, **more: Any) -> None:
+        if old == busy.name:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), old)
+        rename(old, new, **more)
+
+    patch.setattr(os, "rename", refuse)

@@ -76,11 +76,13 @@ class ForkServer:
     """The process that has imported the service. It ends when its socket is closed."""
 
     def __init__(self) -> None:
+        environment = {**without_settings(os.environ), "PYTHONUNBUFFERED": "1"}
+        self._python = _python_of(environment)
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.forks", str(other.fileno())],
-                env={**without_settings(os.environ), "PYTHONUNBUFFERED": "1"},
+                env=environment,
                 pass_fds=[other.fileno()],
                 start_new_session=True,
             )
@@ -94,6 +96,10 @@ class ForkServer:
             socket.send_fds(self._socket, [request.encode()], fds)
         return Forked(int(ours.recv(100)), ours)
 
+    def fits(self, environment: Mapping[str, str]) -> bool:
+        """Return True if an interpreter would start with this environment as this process did."""
+        return _python_of(environment) == self._python
+
     def close(self) -> None:
         """End the process. What it has started goes on."""
         self._socket.close()
@@ -103,6 +109,10 @@ class ForkServer:
 def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without the service's variables."""
     return {key: environment[key] for key in environment if not key.startswith("LLM_TRAIN_")}
+
+
+def _python_of(environment: Mapping[str, str]) -> dict[str, str]:
+    return {key: environment[key] for key in environment if key.startswith("PYTHON")}
 
 
 class Request(TypedDict):

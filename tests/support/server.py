@@ -132,7 +132,7 @@ def running_server(
 def _start(
     command: Sequence[str] | None, code: Path, environment: dict[str, str], output: BinaryIO
 ) -> "subprocess.Popen[bytes] | Forked":
-    if command is None and code == REPOSITORY:
+    if command is None and code == REPOSITORY and _fork_server().fits(environment):
         return _fork_server().start(code, environment, output)
     return subprocess.Popen(
         command or (sys.executable, "-m", "app.main"),
@@ -148,9 +148,8 @@ def _start(
 def refused_start(tmp_path: Path, **settings: str) -> str:
     """Start a server that is to refuse its settings; return what it has said on its way out."""
     told = {"HOST": "127.0.0.1", "PORT": "0", "DATA_DIR": f"{tmp_path}/data"} | settings
-    environment = without_settings(os.environ) | {
-        f"LLM_TRAIN_{name}": value for name, value in told.items()
-    }
+    environment = without_settings(os.environ) | {"PYTHONUNBUFFERED": "1"}
+    environment |= {f"LLM_TRAIN_{name}": value for name, value in told.items()}
     with TemporaryFile() as output:
         status = _fork_server().start(REPOSITORY, environment, output).wait(60)
         output.seek(0)
