@@ -91,6 +91,8 @@ async def test_points_are_taken_in_though_more_checkpoints_are_announced_than_a_
     report["effective_hyperparams"] = {"seed": 1}
     spool.write_text(json.dumps(report) + "\n")
     await reconcile(state)
+    await jobs(state)  # a tick waits for 0.2 s only
+    await reconcile(state)
     ended = await stage.get(run)
     assert (ended.status, ended.step) == ("succeeded", 6)
     assert [row.key for row in await db.read(metrics.latest, run.id)] == ["loss"]
