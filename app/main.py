@@ -54,6 +54,7 @@ try:
         problems,
         projects,
         prometheus,
+        redactions,
         reports,
         routes,
         service,
@@ -193,8 +194,8 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     app.include_router(routes.hot)  # what is asked most
     for part in (
         routes, reports, attempts, trainer_files, lists, entities, catalog, metrics, logs, service,
-        checkpoints, usage, webhooks, deletions, projects, users, audit, prometheus, docs,
-        dashboard, browser_session,
+        checkpoints, usage, webhooks, deletions, redactions, projects, users, audit, prometheus,
+        docs, dashboard, browser_session,
     ):  # fmt: skip
         app.include_router(part.router)
     app.include_router(lists.everywhere)

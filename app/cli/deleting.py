@@ -1,4 +1,4 @@
-"""The command that deletes runs and experiments for good: `delete`."""
+"""Commands that take away for good: `delete`, `redact`."""
 
 from typing import Any
 
@@ -58,3 +58,23 @@ def _line(record: dict[str, Any]) -> str:
     name = api.plain(record["name"] or "")
     size = f"{record['checkpoints']} checkpoints, {record['size_bytes']:,} bytes"
     return f"{what} {name}: deleted, with {size}"
+
+
+@click.command()
+@api.RUN
+@click.option("-p", "--param", "params", multiple=True, help="A hyperparameter's name.")
+@click.option("-k", "--metric", "metrics", multiple=True, help="A metric's key.")
+@click.option("--notes", is_flag=True, help="The notes.")
+@api.JSON
+@api.calls_service
+def redact(
+    run: str, params: tuple[str, ...], metrics: tuple[str, ...], notes: bool, as_json: bool
+) -> None:
+    """Take out of a run what should never have been sent, and out of all that it was copied to."""
+    if not (params or metrics or notes):
+        raise click.UsageError("say what: -p NAME, -k METRIC or --notes")
+    answer = api.client().run(run).redact(hyperparams=params, metrics=metrics, notes=notes)
+    if as_json:
+        api.print_json(answer)
+    else:
+        click.echo(f"redacted in {len(answer['run_ids'])} runs")

@@ -23,7 +23,7 @@ COMMANDS = {
     "Runs": {
         "submit": "submitting", "ls": "looking", "show": "looking", "watch": "looking",
         "logs": "looking", "cancel": "submitting", "resume": "submitting", "rerun": "submitting",
-        "mark": "submitting", "delete": "deleting",
+        "mark": "submitting", "delete": "deleting", "redact": "deleting",
         "update": "submitting", "compare": "looking", "diff": "looking", "export": "exporting",
         "open": "opening", "recipes": "access", "experiments": "access", "login": "access",
         "completion": "access", "mcp": "agents",

@@ -9,7 +9,14 @@ import json
 import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from app.domain.ids import PATTERN
 from app.domain.priority import Priority
@@ -247,6 +254,22 @@ class UpdateExperimentRequest(Request):
         default_factory=bool,
         description="Kept out of lists, together with its runs that have ended.",
     )
+
+
+class RedactRequest(Request):
+    """Take out of a run what should never have been sent, everywhere it was copied."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"hyperparams": ["api_key"]}]})
+
+    hyperparams: Annotated[list[Name], Field(max_length=50)] = Field(default_factory=list)
+    metrics: Annotated[list[MetricKey], Field(max_length=50)] = Field(default_factory=list)
+    notes: bool = False
+
+    @model_validator(mode="after")
+    def _check_any(self) -> "RedactRequest":
+        if not (self.hyperparams or self.metrics or self.notes):
+            raise ValueError("name hyperparams or metrics, or set notes")
+        return self
 
 
 class MarkRequest(Request):

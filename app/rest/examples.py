@@ -162,6 +162,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         ],
         "next": None,
     },
+    "RedactedAnswer": {"experiment_id": EXPERIMENT_ID, "run_id": RUN_ID, "run_ids": [RUN_ID]},
     "DeletionAnswer": _DELETION,
     "DeletionsAnswer": {"deletions": [_DELETION], "next": None},
     "ProjectAnswer": _PROJECT,

@@ -578,6 +578,14 @@ class ServiceAnswer(TypedDict):
     health: str
 
 
+class RedactedAnswer(TypedDict):
+    """What was redacted: the run, and the runs of its experiment that were looked through."""
+
+    experiment_id: str
+    run_id: str
+    run_ids: list[str]
+
+
 class DeletionAnswer(TypedDict):
     """A run or an experiment that was deleted."""
 

@@ -10,6 +10,7 @@ event `run.deleted`, and the account of work. Of earlier events of the run their
 since the history has no gaps, and their details go.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -284,10 +285,15 @@ def list_removals(tx: Tx, most: int) -> list[Removal]:
 def remove_points(tx: Tx, run_id: str) -> int:
     """Remove some series of a deleted run with their points; return how many. May be repeated."""
     series = [row[0] for row in tx.all(_SERIES, run=run_id)]
+    remove_series(tx, series)
+    return len(series)
+
+
+def remove_series(tx: Tx, series: Sequence[int]) -> None:
+    """Remove series with all of their points."""
     for series_id in series:
         tx.run(_DELETE_CHUNKS, series=series_id)
         tx.run(_DELETE_SERIES, series=series_id)
-    return len(series)
 
 
 def finish(tx: Tx, removal: Removal) -> None:

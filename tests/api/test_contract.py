@@ -143,6 +143,8 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     assert (told["resume"]["step"], told["hyperparams"]["lr"]) == (3, 0.01)
     assert call("POST", f"{base}/runs/{child['run_id']}/cancel").status_code == 200
     call("POST", f"{base}/runs/{child['run_id']}/resume")
+    call("POST", f"{base}/runs/{child['run_id']}/redact", {"hyperparams": ["none"]})
+    call("POST", f"{mine}/redact", {"hyperparams": ["lr"], "metrics": ["acc"], "notes": True})
     again = call("POST", f"{mine}/rerun").json()["run_id"]
     mark = {
         "run_id": run["run_id"], "ckpt_path": f"/ckpts/{experiment}/{run['run_id']}/by-hand",

@@ -19,6 +19,7 @@ from app.rest import (
     metrics,
     projects,
     prometheus,
+    redactions,
     reports,
     routes,
     service,
@@ -32,7 +33,7 @@ from tests.api.paths import PARAMETERS
 ROUTERS = [
     routes.hot, routes.router, reports.router, lists.router, metrics.router, logs.router,
     service.router, checkpoints.router, attempts.router, prometheus.router, webhooks.router,
-    usage.router, deletions.router, projects.router, users.router,
+    usage.router, deletions.router, redactions.router, projects.router, users.router,
     audit.router,
 ]  # fmt: skip
 

@@ -63,6 +63,12 @@ ROUTES = {
     "start_verification": Route(
         "/v1/experiments/{experiment}/verifications", {"run_id": "{run}"}, "VerifyRequest", None
     ),
+    "redact_run": Route(
+        "/v1/experiments/{experiment}/runs/{run}/redact",
+        {"notes": True},
+        "RedactRequest",
+        None,
+    ),
     "rerun_run": Route("/v1/experiments/{experiment}/runs/{run}/rerun", {}, "RerunRequest", None),
     "update_run": Route(
         "/v1/experiments/{experiment}/runs/{run}",

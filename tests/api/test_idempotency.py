@@ -88,6 +88,7 @@ POSTS: dict[str, tuple[Json, Json]] = {
     "/experiments/{experiment_id}/checkpoints/verify": ({}, {"run_id": "{run_id}"}),
     "/experiments/{experiment_id}/verifications": ({}, {"run_id": "{run_id}"}),
     "/experiments/{experiment_id}/runs/{run_id}/rerun": ({}, {}),
+    "/experiments/{experiment_id}/runs/{run_id}/redact": ({"notes": True}, {"metrics": ["a"]}),
     "/webhooks": ({"url": "https://a.example.com"}, {"url": "https://b.example.com"}),
     "/webhooks/{webhook_id}/test": ({}, {}),
     "/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": ({}, {}),

@@ -1,13 +1,17 @@
-"""Mutations that delete runs and experiments for good."""
+"""Mutations that delete runs and experiments for good, and redact what was sent by mistake."""
 
+import asyncio
 from typing import Annotated
 
 import strawberry
 
+from app.db.sql import Tx
+from app.domain.requests import RedactRequest
 from app.graphql.describe import Info, attribute, input, mutation, optional, output
-from app.graphql.mutations.payloads import KEY, Payload, perform
+from app.graphql.mutations.payloads import KEY, Payload, Rows, perform, request_of
+from app.graphql.types import Run
 from app.graphql.values import Deletion
-from app.services import deletion
+from app.services import deletion, redaction
 
 
 @input
@@ -40,6 +44,27 @@ class DeleteExperimentPayload(Payload):
     deletion: Deletion | None = optional("The record of the deletion.")
 
 
+@input
+class RedactRunInput:
+    """What should never have been sent of a run."""
+
+    run_id: strawberry.ID = attribute("The run, which has ended.")
+    hyperparams: list[str] | None = optional("Names of hyperparameters.")
+    metrics: list[str] | None = optional("Keys of metrics.")
+    notes: bool | None = optional("True: its notes.")
+    idempotency_key: str | None = optional(KEY)
+
+
+@output
+class RedactRunPayload(Payload):
+    """The run without what was redacted."""
+
+    run: Run | None = optional("The run.")
+
+
+ToRedact = Annotated[
+    RedactRunInput, strawberry.argument(description="The run, and what is taken out of it.")
+]
 RunToDelete = Annotated[DeleteRunInput, strawberry.argument(description="The run to delete.")]
 ExperimentToDelete = Annotated[
     DeleteExperimentInput, strawberry.argument(description="The experiment to delete.")
@@ -67,3 +92,19 @@ class DeletionMutations:
             info, input, DeleteExperimentPayload,
             lambda tx: {"deletion": deletion.delete_experiment(tx, input.experiment_id)},
         )  # fmt: skip
+
+    @mutation
+    async def redact_run(self, info: Info, input: ToRedact) -> RedactRunPayload:
+        """Take something out of a run, and out of everything it was copied to."""
+        context = info.context
+
+        async def clean() -> None:
+            request = request_of(RedactRequest, input, "run_id")
+            planned = await context.db.scan(redaction.plan, input.run_id, request)
+            await asyncio.to_thread(redaction.clean_files, context.data_dir, planned)
+
+        def work(tx: Tx) -> Rows:
+            request = request_of(RedactRequest, input, "run_id")
+            return {"run": redaction.redact(tx, input.run_id, request).run}
+
+        return await perform(info, input, RedactRunPayload, work, prepare=clean)

@@ -272,6 +272,27 @@ class Run:
         self.connection.request("PATCH", self.path, changes)
         return self.refresh()
 
+    def redact(
+        self,
+        *,
+        hyperparams: "Sequence[str]" = (),
+        metrics: "Sequence[str]" = (),
+        notes: bool = False,
+    ) -> "dict[str, Any]":
+        """Take out what should never have been sent, everywhere it was copied.
+
+        Args:
+            hyperparams: their names.
+            metrics: their keys.
+            notes: the notes as well.
+
+        Raises:
+            ApiError: it has no such hyperparameter, or a run that has it has not ended.
+        """
+        body = {"hyperparams": list(hyperparams), "metrics": list(metrics), "notes": notes}
+        answer: dict[str, Any] = self.connection.request("POST", f"{self.path}/redact", body)
+        return answer
+
     def delete(self) -> "dict[str, Any]":
         """Delete it for good, with its points, logs, artifacts and checkpoints; return the record.
 

@@ -1,0 +1,44 @@
+"""`/v1`: taking out of a run what should never have been sent."""
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+
+from app.domain.requests import RedactRequest
+from app.rest import responses, schemas
+from app.rest.body import read
+from app.rest.parameters import DocumentedRoute, ExperimentId, RunId, accepts_json
+from app.services import redaction
+
+router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
+
+
+def view(redacted: redaction.Redacted) -> schemas.RedactedAnswer:
+    """Return `RedactedAnswer`."""
+    return {
+        "experiment_id": redacted.run.experiment_id,
+        "run_id": redacted.run.id,
+        "run_ids": redacted.run_ids,
+    }
+
+
+@router.post(
+    "/experiments/{experiment_id}/runs/{run_id}/redact", response_model=schemas.RedactedAnswer,
+    tags=["runs"],
+    **accepts_json(RedactRequest, 404, 409),
+)  # fmt: skip
+async def redact_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
+    """Take hyperparameters, metrics or the notes of a run out of everything they were copied to."""
+    body = await read(request, RedactRequest)
+    state = request.app.state
+
+    async def clean() -> None:
+        planned = await state.db.scan(redaction.plan, run_id, body, experiment_id)
+        await asyncio.to_thread(redaction.clean_files, state.settings.data_dir, planned)
+
+    return responses.respond(
+        await responses.perform(
+            request, lambda tx: redaction.redact(tx, run_id, body, experiment_id), view,
+            prepare=clean,
+        )
+    )  # fmt: skip

@@ -1,0 +1,273 @@
+"""Redaction: a hyperparameter, the notes or a metric of a run, taken out everywhere they went.
+
+    plan        which runs hold it, and what is taken out of them (`domain.redaction`)
+    clean_files their files on the disk, before the transaction: repeated after a crash in between
+    redact      the rows: runs, events, attempts, labels, points, waiting messages, stored answers
+
+Runs of the same lineage are looked through, and those of the experiment in which one of the texts
+stands. For a hyperparameter all of them must have ended: a trainer's own copy cannot be reached.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, delete, or_, select, update
+
+from app.db.json_lists import one_of
+from app.db.search import Position
+from app.db.sql import Statement, Tx, columns, dump, load, select_all
+from app.db.tables import (
+    Attempt,
+    Checkpoint,
+    Event,
+    HealthFinding,
+    IdempotencyKey,
+    Label,
+    LoggedModel,
+    MetricLatest,
+    MetricSeries,
+    Run,
+    RunLink,
+    RunSearch,
+    WebhookDelivery,
+)
+from app.domain.lifecycle import TERMINAL
+from app.domain.redaction import Secrets
+from app.domain.requests import RedactRequest
+from app.errors import Conflict, InvalidInput
+from app.services import deletion, events, runs
+from app.storage import files
+
+MAX_FILE_BYTES = 4 << 20
+"""Of a JSON file of the service; none of them is near it."""
+
+_run, _series, _search = columns(Run), columns(MetricSeries), columns(RunSearch)
+_TEXTS = ("hyperparams", "override_hyperparams", "effective_hyperparams", "source", "dataset",
+          "notes", "status_detail", "termination_detail")  # fmt: skip
+"""Columns of a run that may hold what was sent."""
+
+_LINEAGE = Statement(
+    select_all(Run)
+    .where(_run.experiment_id == bindparam("experiment"), _run.root_run_id == bindparam("root"))
+    .order_by(_run.id),
+    Run,
+)
+_WITH_TEXT = Statement(
+    select_all(Run)
+    .where(
+        _run.experiment_id == bindparam("experiment"),
+        or_(
+            *(
+                Position(_run[name], bindparam("words")) > 0
+                for name in ("hyperparams", "effective_hyperparams", "notes")
+            )
+        ),
+    )
+    .order_by(_run.id),
+    Run,
+)
+_SET_SEARCH = Statement[Any](
+    update(RunSearch).where(_search.id == bindparam("key")).values(text=bindparam("words"))
+)
+_SERIES = Statement[tuple[int]](
+    select(_series.id).where(one_of(_series.run_id, "runs"), _series.key == bindparam("key"))
+)
+_latest, _finding = columns(MetricLatest), columns(HealthFinding)
+_DELETE_LATEST, _DELETE_FINDINGS = (
+    Statement[Any](delete(table).where(one_of(own.run_id, "runs"), own.key == bindparam("metric")))
+    for table, own in ((MetricLatest, _latest), (HealthFinding, _finding))
+)
+
+
+class _Copies(NamedTuple):
+    """Rows of a table that hold documents: how they are read, and one is written back."""
+
+    found: Statement[tuple[Any, ...]]
+    write: Statement[Any]
+    keys: tuple[str, ...]
+    texts: tuple[str, ...]
+
+
+def _copies(table: Any, keys: tuple[str, ...], texts: tuple[str, ...], where: Any) -> _Copies:
+    own = columns(table)
+    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in texts}
+    matching = [own[name] == bindparam(f"key_{name}") for name in keys]
+    return _Copies(
+        Statement(select(*(own[name] for name in (*keys, *texts))).where(where)),
+        Statement(update(table).where(*matching).values(values)),
+        keys,
+        texts,
+    )
+
+
+_event, _attempt, _label = columns(Event), columns(Attempt), columns(Label)
+_link, _model, _checkpoint = columns(RunLink), columns(LoggedModel), columns(Checkpoint)
+_delivery, _stored = columns(WebhookDelivery), columns(IdempotencyKey)
+_OF_RUNS = (
+    _copies(Event, ("experiment_id", "seq"), ("data",), one_of(_event.run_id, "runs")),
+    _copies(Attempt, ("run_id", "number"), ("spec", "exit"), one_of(_attempt.run_id, "runs")),
+    _copies(Label, ("owner_id", "key"), ("value",), one_of(_label.owner_id, "runs")),
+    _copies(RunLink, ("run_id", "kind", "key"), ("content",), one_of(_link.run_id, "runs")),
+    _copies(LoggedModel, ("id",), ("params", "metrics"), one_of(_model.run_id, "runs")),
+)
+_OF_EXPERIMENT = tuple(
+    _copies(table, keys, ("body",), Position(own.body, bindparam("experiment")) > 0)
+    for table, keys, own in (
+        (WebhookDelivery, ("id",), _delivery),
+        (IdempotencyKey, ("scope", "key"), _stored),
+    )
+)
+_METRICS_OF_CHECKPOINTS = _copies(
+    Checkpoint, ("id",), ("metrics",), one_of(_checkpoint.run_id, "runs")
+)
+
+
+class Plan(NamedTuple):
+    """What is taken out, and the runs it is looked for in; `run` is the one that was named."""
+
+    run: Run
+    secrets: Secrets
+    runs: list[Run]
+
+
+class Redacted(NamedTuple):
+    """What a redaction did: the runs that it was looked for in and taken out of."""
+
+    run: Run
+    run_ids: list[str]
+
+
+def plan(tx: Tx, run_id: str, request: RedactRequest, experiment_id: str | None = None) -> Plan:
+    """Return what is to be done. Raises NotFound, InvalidInput, Conflict.
+
+    A hyperparameter that is redacted already is no error: a redaction may be repeated.
+    """
+    run = runs.get(tx, run_id, experiment_id)
+    documents = [
+        load(text)
+        for text in (run.hyperparams, run.override_hyperparams, run.effective_hyperparams or "{}")
+    ]
+    fields: dict[str, list[Any]] = {}
+    for number, name in enumerate(request.hyperparams):
+        fields[name] = [document[name] for document in documents if name in document]
+        if not fields[name]:
+            raise InvalidInput(
+                f"Run {run.id} has no hyperparameter {name!r:.200}.",
+                errors=[{"pointer": f"/hyperparams/{number}", "detail": "there is none"}],
+            )
+    if request.notes:
+        fields["notes"] = [run.notes]
+    secrets = Secrets.of(fields, frozenset(request.metrics))
+    found = {each.id: each for each in tx.all(
+        _LINEAGE, experiment=run.experiment_id, root=run.root_run_id
+    )}  # fmt: skip
+    for words in secrets.texts:
+        inner = json.dumps(words, ensure_ascii=False)[1:-1]  # as it stands in a JSON column
+        for text in {words, inner}:
+            rows = tx.all(_WITH_TEXT, experiment=run.experiment_id, words=text)
+            found |= {each.id: each for each in rows}
+    living = [each.id for each in found.values() if each.status not in TERMINAL]
+    if living and request.hyperparams:
+        raise Conflict(
+            f"{living[0]} has not ended and its trainer has a copy: cancel it first.",
+            runs=living[:10],
+        )
+    return Plan(run, secrets, list(found.values()))
+
+
+def clean_files(data_dir: Path, planned: Plan) -> None:
+    """Take the secrets out of the JSON files of the runs. Blocks; may be repeated."""
+    for run in planned.runs:
+        absent = suppress(FileNotFoundError, files.Unusable)
+        with absent, files.directory(data_dir / "runs", run.id) as folder:
+            _clean_folder(folder, planned.secrets)
+            for name in files.names(folder):
+                if name.startswith("attempt-"):
+                    with suppress(files.Unusable), files.inner(folder, name) as attempt:
+                        _clean_folder(attempt, planned.secrets)
+
+
+def _clean_folder(folder: int, secrets: Secrets) -> None:
+    for name in files.names(folder):
+        if name.endswith(".json") and files.is_file(folder, name):
+            text = files.read(folder, name, MAX_FILE_BYTES).decode(errors="surrogateescape")
+            cleaned = secrets.redact_text(text)
+            if cleaned != text:
+                files.write(folder, name, cleaned.encode(errors="surrogateescape"))
+
+
+def redact(
+    tx: Tx, run_id: str, request: RedactRequest, experiment_id: str | None = None
+) -> Redacted:
+    """Take it out of every row, with an event that names what. May be repeated.
+
+    Raises NotFound, InvalidInput, Conflict.
+    """
+    planned = plan(tx, run_id, request, experiment_id)
+    secrets, ids = planned.secrets, [run.id for run in planned.runs]
+    for run in planned.runs:
+        _redact_run(tx, runs.lock(tx, run.id), secrets)
+    for copies in _OF_RUNS:
+        _rewrite(tx, copies, secrets, runs=dump(ids))
+    for copies in _OF_EXPERIMENT:
+        _rewrite(tx, copies, secrets, experiment=planned.run.experiment_id)
+    _remove_metrics(tx, secrets.metrics, _descendants(planned))
+    events.append(
+        tx, planned.run.experiment_id, "run.redacted", run_id=planned.run.id,
+        hyperparams=request.hyperparams or None, metrics=request.metrics or None,
+        notes=request.notes or None, runs=ids,
+    )  # fmt: skip
+    return Redacted(runs.get(tx, run_id), ids)
+
+
+def _redact_run(tx: Tx, run: Run, secrets: Secrets) -> None:
+    changes: dict[str, Any] = {}
+    for name in _TEXTS:
+        text = getattr(run, name)
+        if text is not None:
+            # The notes are a field of the run; the others are documents, or sentences.
+            holds = secrets.holds(name, text)
+            redacted = None if holds and name == "notes" else secrets.redact_text(text)
+            if redacted != text:
+                changes[name] = redacted
+    if changes:
+        run = runs.change(tx, run, **changes)
+        tx.run(_SET_SEARCH, key=run.id, words=runs.search_text(run))
+
+
+def _rewrite(tx: Tx, copies: _Copies, secrets: Secrets, **params: Any) -> None:
+    for row in tx.all(copies.found, **params):
+        keys = dict(zip(copies.keys, row, strict=False))
+        texts = dict(zip(copies.texts, row[len(copies.keys) :], strict=True))
+        redacted = {
+            name: text if text is None else secrets.redact_text(text)
+            for name, text in texts.items()
+        }
+        if redacted != texts:
+            given = {f"key_{name}": value for name, value in keys.items()}
+            tx.run(copies.write, **given, **{f"new_{name}": t for name, t in redacted.items()})
+
+
+def _descendants(planned: Plan) -> list[str]:
+    """Return the run and those that were resumed from it, whose curves begin with its points."""
+    found = {planned.run.id}
+    for run in planned.runs:  # ordered by id, so that a parent comes before its children
+        if run.parent_run_id in found:
+            found.add(run.id)
+    return sorted(found)
+
+
+def _remove_metrics(tx: Tx, keys: frozenset[str], run_ids: Sequence[str]) -> None:
+    ids = dump(list(run_ids))
+    for key in sorted(keys):
+        series = [row[0] for row in tx.all(_SERIES, runs=ids, key=key)]
+        deletion.remove_series(tx, series)
+        tx.run(_DELETE_LATEST, runs=ids, metric=key)
+        tx.run(_DELETE_FINDINGS, runs=ids, metric=key)
+    if keys:
+        for row in tx.all(_METRICS_OF_CHECKPOINTS.found, runs=ids):
+            kept = {key: value for key, value in load(row[1]).items() if key not in keys}
+            tx.run(_METRICS_OF_CHECKPOINTS.write, key_id=row[0], new_metrics=dump(kept))
