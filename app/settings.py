@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.hosts import AllowedHosts, is_host, is_origin
+from app.domain.mail import SmtpServer, is_address
 from app.domain.webhooks import Network
 
 PREFIX = "LLM_TRAIN_"
@@ -63,6 +64,9 @@ class Settings(BaseSettings):
     max_upload_gb: Annotated[float, Field(gt=0, le=1e6)] = 1000.0
     # Private networks in which webhooks may be: "10.0.0.0/8,127.0.0.1/32".
     webhook_networks: Annotated[list[Network], NoDecode] = []
+    # Who takes e-mail, "smtp://user:password@mail.example.com:587", and whose it is.
+    smtp_url: str | None = None
+    mail_from: str = "llm-train@localhost"
     introspection: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # For tests: where to die, e.g. "launch.spawned:kill".
@@ -104,6 +108,20 @@ class Settings(BaseSettings):
             if not is_origin(origin.lower()):
                 raise ValueError(f"{origin!r} is not an origin like https://ui.example.com:8443")
         return [origin.lower() for origin in origins]
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _smtp(cls, value: str | None) -> str | None:
+        if value is not None:
+            SmtpServer.parse(value)
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _sender(cls, value: str) -> str:
+        if not is_address(value):
+            raise ValueError(f"{value!r} is not an address like llm-train@example.com")
+        return value
 
     @field_validator("public_url")
     @classmethod

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from app.domain.ids import PATTERN
+from app.domain.mail import MAILTO, recipients
 from app.domain.requests import EXPERIMENT_ID, Name, Request
 
 Network = IPv4Network | IPv6Network
@@ -43,7 +44,10 @@ class EventType(StrEnum):
     RUN_STALLED = "run.stalled"
     RUN_RECOVERED = "run.recovered"
     RUN_STOPPING = "run.stopping"
+    RUN_UNHEALTHY = "run.unhealthy"
+    RUN_DELETED = "run.deleted"
     CHECKPOINT_MARKED = "checkpoint.marked"
+    CHECKPOINT_RELEASED = "checkpoint.released"
     CHECKPOINT_LOST = "checkpoint.lost"
 
 
@@ -66,6 +70,9 @@ class DeliveryState(StrEnum):
 
 
 def _check_url(url: str) -> str:
+    if url.startswith(MAILTO):
+        recipients(url)
+        return url
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be a URL like https://hooks.example.com/path")
@@ -99,6 +106,7 @@ class WebhookRequest(Request):
                     "experiment_id": EXPERIMENT_ID,
                 },
                 {"url": "https://hooks.slack.com/services/T0/B0/x", "format": "slack"},
+                {"url": "mailto:team@example.com", "types": ["run.failed", "run.unhealthy"]},
             ]
         }
     )

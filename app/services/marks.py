@@ -60,4 +60,9 @@ def mark(tx: Tx, experiment_id: str, request: MarkRequest) -> Checkpoint:
         ckpt_path=marked.ckpt_path, tag_type=marked.tag_type, release_tag=marked.release_tag,
         metrics=metrics,
     )  # fmt: skip
+    if marked.release_tag is not None and marked.release_tag != found.release_tag:
+        events.append(
+            tx, experiment_id, "checkpoint.released", run_id=run.id, checkpoint_id=marked.id,
+            ckpt_path=marked.ckpt_path, release_tag=marked.release_tag, metrics=metrics,
+        )  # fmt: skip
     return marked

@@ -2,9 +2,13 @@
 
 import asyncio
 
+from app.db.sql import load
+from app.db.tables import WebhookDelivery
+from app.domain.mail import MAILTO, SmtpServer, compose, recipients
 from app.domain.webhooks import signing_secret
+from app.notifications import mail
 from app.notifications import webhook as sender
-from app.notifications.webhook import Message
+from app.notifications.webhook import Answer, Message
 from app.services import webhooks
 from app.services.webhooks import Attempt, Due
 from app.supervisor.state import SupervisorState
@@ -31,12 +35,22 @@ async def _send_due(state: SupervisorState, webhook_id: str) -> None:
 def _attempts(state: SupervisorState, due: Due) -> list[asyncio.Task[Attempt]]:
     secret = signing_secret(state.secret, due.webhook.id)
 
-    async def send(delivery_id: str, body: bytes) -> Attempt:
-        message = Message(delivery_id, due.webhook.url, secret, body)
-        answer = await sender.send(message, state.settings.webhook_networks)
-        return Attempt(delivery_id, answer.status, answer.error, answer.is_gone)
+    async def send(delivery: WebhookDelivery) -> Attempt:
+        if due.webhook.url.startswith(MAILTO):
+            answer = await _send_mail(state, due.webhook.url, delivery)
+        else:
+            body = webhooks.body_of(due.webhook, delivery)
+            message = Message(delivery.id, due.webhook.url, secret, body)
+            answer = await sender.send(message, state.settings.webhook_networks)
+        return Attempt(delivery.id, answer.status, answer.error, answer.is_gone)
 
-    return [
-        asyncio.create_task(send(delivery.id, webhooks.body_of(due.webhook, delivery)))
-        for delivery in due.deliveries
-    ]
+    return [asyncio.create_task(send(delivery)) for delivery in due.deliveries]
+
+
+async def _send_mail(state: SupervisorState, url: str, delivery: WebhookDelivery) -> Answer:
+    settings = state.settings
+    if settings.smtp_url is None:
+        return Answer(None, "The operator has set no LLM_TRAIN_SMTP_URL.")
+    subject, text = compose(load(delivery.body))
+    composed = mail.Mail(delivery.id, settings.mail_from, recipients(url), subject, text)
+    return await state.mailers.run(mail.send, composed, SmtpServer.parse(settings.smtp_url))

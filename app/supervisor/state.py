@@ -36,6 +36,8 @@ R = TypeVar("R")
 READERS = 4
 """Checkpoints that are read at a time; as many more that are small."""
 SMALL_BYTES = 64 << 20
+MAILERS = 4
+"""Messages that are handed to the mail server at a time."""
 MAX_GAP_SECONDS = 1.0
 """The longest time between two ticks during which reports could be received."""
 RESEND_SECONDS = 15.0
@@ -173,6 +175,8 @@ class SupervisorState:
     starting: dict[str, tuple[str, Allocation]] = field(default_factory=dict)
     readers: Readers = field(default_factory=lambda: Readers(READERS))
     quick_readers: Readers = field(default_factory=lambda: Readers(READERS))
+    # A mail server that is slow holds up mail alone.
+    mailers: Readers = field(default_factory=lambda: Readers(MAILERS))
     queue: QueueSnapshot | None = None
     # Runs that may have more checkpoints than their recipes keep, and how many those keep;
     # whether files of deleted ones may still be there.

@@ -69,8 +69,8 @@ REPORT = {
     "failed": OVER,
 }
 MARK = (
-    Told("marked", "declared", ("checkpoint.declared", "checkpoint.marked")),
-    Told("marked", "ready", ("checkpoint.marked",)),
+    Told("marked", "declared", ("checkpoint.declared", "checkpoint.marked", "checkpoint.released")),
+    Told("marked", "ready", ("checkpoint.marked", "checkpoint.released")),
 )
 TABLE: dict[str, dict[str, Any]] = {
     "cancel": CANCEL,
