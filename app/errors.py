@@ -19,6 +19,7 @@ ServiceError
 │   ├── LogOffset         409 log_offset           `offset` says where the output goes on
 │   ├── CheckpointLost    409 checkpoint_lost
 │   ├── ReleaseTagTaken   409 release_tag_taken
+│   ├── ReleaseGate       409 release_gate         `unmet` lists what it does not meet
 │   ├── StillNeeded       409 still_needed         cannot be deleted; `needed_for` says why
 │   ├── NameTaken         409 name_taken           an experiment of a tracking client
 │   └── KeyInFlight       409 idempotency_key_in_flight
@@ -164,6 +165,12 @@ class ReleaseTagTaken(Conflict):
     """Another checkpoint of the experiment holds this release tag."""
 
     code, title = "release_tag_taken", "Release tag taken"
+
+
+class ReleaseGate(Conflict):
+    """A checkpoint does not meet what a release must: `unmet` lists it."""
+
+    code, title = "release_gate", "Release gate"
 
 
 class StillNeeded(Conflict):

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.domain.gate import Bound, Gate
 from app.domain.hosts import AllowedHosts, is_host, is_origin
 from app.domain.mail import SmtpServer, is_address
 from app.domain.webhooks import Network
@@ -67,6 +68,10 @@ class Settings(BaseSettings):
     # Who takes e-mail, "smtp://user:password@mail.example.com:587", and whose it is.
     smtp_url: str | None = None
     mail_from: str = "llm-train@localhost"
+    # What a checkpoint must meet to become a release: "val_loss<=2.0,accuracy>0.8"; and the age
+    # of the last reading that found it whole.
+    release_metrics: Annotated[list[str], NoDecode] = []
+    release_verified_hours: Annotated[float, Field(gt=0, le=1e6)] | None = None
     introspection: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # For tests: where to die, e.g. "launch.spawned:kill".
@@ -81,7 +86,14 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} is no address and no name of a host") from None
         return value
 
-    @field_validator("allowed_hosts", "allowed_origins", "gpus", "webhook_networks", mode="before")
+    @field_validator(
+        "allowed_hosts",
+        "allowed_origins",
+        "gpus",
+        "webhook_networks",
+        "release_metrics",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -108,6 +120,13 @@ class Settings(BaseSettings):
             if not is_origin(origin.lower()):
                 raise ValueError(f"{origin!r} is not an origin like https://ui.example.com:8443")
         return [origin.lower() for origin in origins]
+
+    @field_validator("release_metrics")
+    @classmethod
+    def _bounds(cls, bounds: list[str]) -> list[str]:
+        for bound in bounds:
+            Bound.parse(bound)
+        return bounds
 
     @field_validator("smtp_url")
     @classmethod
@@ -154,6 +173,11 @@ class Settings(BaseSettings):
                 "set LLM_TRAIN_API_TOKEN (16 characters or more) to allow it"
             )
         return self
+
+    @property
+    def gate(self) -> Gate:
+        """Return what a checkpoint must meet to become a release."""
+        return Gate(tuple(map(Bound.parse, self.release_metrics)), self.release_verified_hours)
 
     @property
     def environment(self) -> Mapping[str, str]:

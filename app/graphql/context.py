@@ -19,6 +19,7 @@ from app.db.cursors import Order, Window
 from app.db.database import Database, Effort
 from app.db.keyset import Listing
 from app.db.sql import Tx, dump
+from app.domain.gate import Gate
 from app.domain.principals import Principal
 from app.graphql.budget import Budget, Memory
 from app.graphql.documents import Documents
@@ -43,6 +44,7 @@ class Context:
         self.recipes: Mapping[str, Any] = state.recipes
         self.secret: str = state.secret
         self.data_dir: Path = state.settings.data_dir
+        self.gate: Gate = state.settings.gate
         self.storage: CheckpointStorage = state.storage
         self.artifacts: ArtifactStorage = state.artifacts
         self.readers: Readers = state.readers

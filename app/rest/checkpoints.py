@@ -10,9 +10,9 @@ from app.db.tables import Checkpoint
 from app.domain.requests import VerifyRequest
 from app.rest import responses, schemas, views
 from app.rest.body import read
-from app.rest.parameters import DocumentedRoute, ExperimentId, VerificationId, accepts_json
+from app.rest.parameters import DocumentedRoute, ExperimentId, Time, VerificationId, accepts_json
 from app.rest.problems import documented
-from app.services import experiments, retention, verification, verifications
+from app.services import experiments, marks, retention, verification, verifications
 from app.services.verification import Verified
 
 READERS = 2
@@ -89,6 +89,23 @@ async def get_verification(
     db = request.app.state.db
     found = await db.read(verifications.get, verification_id, experiment_id, query.after)
     return responses.json(views.verification(found))
+
+
+class ReleasesQuery(BaseModel):
+    """When."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    at: Time | None = Field(default=None, description="As they were at this time; now if left out.")
+
+
+@router.get("/releases", response_model=schemas.ReleasesAnswer, responses=documented(404, 422))
+async def list_releases(
+    request: Request, experiment_id: ExperimentId, query: Annotated[ReleasesQuery, Query()]
+) -> Response:
+    """List the releases of an experiment, by tag, as they are or were at a time."""
+    found = await request.app.state.db.scan(marks.releases_at, experiment_id, query.at)
+    return responses.json({"at": query.at, "releases": [row._asdict() for row in found]})
 
 
 class RetentionQuery(BaseModel):

@@ -163,6 +163,20 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "next": None,
     },
     "RedactedAnswer": {"experiment_id": EXPERIMENT_ID, "run_id": RUN_ID, "run_ids": [RUN_ID]},
+    "ReleasesAnswer": {
+        "at": None,
+        "releases": [
+            {
+                "release_tag": "v1.0.0",
+                "ckpt_path": f"/ckpts/{EXPERIMENT_ID}/{RUN_ID}/step-000100",
+                "checkpoint_id": "ckpt_0cc4q1zt8b3k5m7p9s1v3x5z7a",
+                "run_id": RUN_ID,
+                "tag_type": "release",
+                "metrics": {"val_loss": 1.83},
+                "released_at": _CREATED,
+            }
+        ],
+    },
     "DeletionAnswer": _DELETION,
     "DeletionsAnswer": {"deletions": [_DELETION], "next": None},
     "ProjectAnswer": _PROJECT,

@@ -6,15 +6,16 @@ from typing import Annotated, Any, cast
 
 from fastapi import Path, Request, Response
 from fastapi.routing import APIRoute, _effective_route_context_var
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 
-from app.domain.ids import PATTERN
+from app.domain.ids import PATTERN, parse_timestamp
 from app.domain.requests import EXPERIMENT_ID, RUN_ID, VERIFICATION_ID
 from app.rest.problems import documented
 
 ExperimentId = Annotated[str, Path(pattern=PATTERN.format("exp"), examples=[EXPERIMENT_ID])]
 RunId = Annotated[str, Path(pattern=PATTERN.format("run"), examples=[RUN_ID])]
 VerificationId = Annotated[str, Path(pattern=PATTERN.format("vfy"), examples=[VERIFICATION_ID])]
+Time = Annotated[str, BeforeValidator(parse_timestamp)]
 
 _KEY = {
     "name": "Idempotency-Key",

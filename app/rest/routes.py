@@ -152,8 +152,9 @@ async def rerun_run(request: Request, experiment_id: ExperimentId, run_id: RunId
 async def mark_checkpoint(request: Request, experiment_id: ExperimentId) -> Response:
     """Put a tag, a release tag and metrics onto a checkpoint."""
     body = await read(request, MarkRequest)
+    gate = request.app.state.settings.gate
     return responses.respond(
         await responses.perform(
-            request, lambda tx: marks.mark(tx, experiment_id, body), views.checkpoint
+            request, lambda tx: marks.mark(tx, experiment_id, body, gate), views.checkpoint
         )
     )

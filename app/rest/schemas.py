@@ -578,6 +578,25 @@ class ServiceAnswer(TypedDict):
     health: str
 
 
+class ReleaseAnswer(TypedDict):
+    """A checkpoint that is, or was, a release."""
+
+    release_tag: str
+    ckpt_path: str
+    checkpoint_id: str
+    run_id: str
+    tag_type: str
+    metrics: Annotated[dict[str, float], Field(description="As it was marked with.")]
+    released_at: Annotated[Time, Field(description="When it got this tag.")]
+
+
+class ReleasesAnswer(TypedDict):
+    """The releases of an experiment."""
+
+    at: Annotated[Time | None, Field(description="The time that was asked for; null: now.")]
+    releases: list[ReleaseAnswer]
+
+
 class RedactedAnswer(TypedDict):
     """What was redacted: the run, and the runs of its experiment that were looked through."""
 

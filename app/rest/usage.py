@@ -5,18 +5,16 @@ import io
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.domain.ids import PATTERN, parse_timestamp
+from app.domain.ids import PATTERN
 from app.rest import responses, schemas
-from app.rest.parameters import DocumentedRoute
+from app.rest.parameters import DocumentedRoute, Time
 from app.rest.problems import documented
 from app.services import usage
 from app.services.usage import MAX_GROUPS, Account, By, Period
 
 router = APIRouter(prefix="/v1", tags=["service"], route_class=DocumentedRoute)
-
-Time = Annotated[str, BeforeValidator(parse_timestamp)]
 
 
 class UsageQuery(BaseModel):

@@ -1,14 +1,18 @@
-"""Marks: what people say about a checkpoint: a tag, a release tag, metrics."""
+"""Marks: what people say about a checkpoint: a tag, a release tag, metrics; and the releases."""
 
-from sqlalchemy import Executable
+from typing import NamedTuple
 
-from app.db.sql import Tx, columns, dump, load, query, select_all
-from app.db.tables import Checkpoint
+from sqlalchemy import Executable, bindparam, func, select
+
+from app.db.sql import Statement, Tx, columns, dump, load, query, select_all
+from app.db.tables import Checkpoint, Event, VerificationFinding
 from app.domain import paths
+from app.domain.gate import OPEN, Gate
+from app.domain.lifecycle import CheckpointState
 from app.domain.permissions import Permission
 from app.domain.requests import MarkRequest
-from app.errors import BadCheckpointPath, ReleaseTagTaken
-from app.services import checkpoints, events, runs
+from app.errors import BadCheckpointPath, ReleaseGate, ReleaseTagTaken
+from app.services import checkpoints, events, experiments, runs
 
 _checkpoint = columns(Checkpoint)
 
@@ -21,10 +25,44 @@ def _by_release(*, experiment: str, release: str) -> Executable:
     )
 
 
-def mark(tx: Tx, experiment_id: str, request: MarkRequest) -> Checkpoint:
+_finding, _event = columns(VerificationFinding), columns(Event)
+_VERIFIED = Statement[tuple[str | None]](
+    select(func.max(_finding.at)).where(
+        _finding.checkpoint_id == bindparam("checkpoint"),
+        _finding.outcome == CheckpointState.READY.value,
+    )
+)
+_MARKS = Statement[tuple[str, str | None, str]](
+    select(_event.at, _event.run_id, _event.data)
+    .where(
+        _event.experiment_id == bindparam("experiment"),
+        _event.type == "checkpoint.marked",
+        _event.at <= bindparam("until"),
+    )
+    .order_by(_event.seq)
+)
+
+
+class Release(NamedTuple):
+    """A release as it was at some time."""
+
+    release_tag: str
+    ckpt_path: str
+    checkpoint_id: str
+    run_id: str
+    tag_type: str
+    metrics: dict[str, float]
+    released_at: str
+
+
+def mark(tx: Tx, experiment_id: str, request: MarkRequest, gate: Gate = OPEN) -> Checkpoint:
     """Put a tag, a release tag and metrics onto a checkpoint; the same again changes nothing.
 
-    Raises NotFound, NotPermitted, BadCheckpointPath, ReleaseTagTaken (it names the holder).
+    Args:
+        gate: what a checkpoint must meet that becomes a release.
+
+    Raises NotFound, NotPermitted, BadCheckpointPath, ReleaseTagTaken (it names the holder),
+    ReleaseGate.
     """
     run = runs.get(tx, request.run_id, experiment_id)
     path = paths.parse(request.ckpt_path)
@@ -51,6 +89,10 @@ def mark(tx: Tx, experiment_id: str, request: MarkRequest) -> Checkpoint:
     )  # fmt: skip
     if unchanged and found.marked_at is not None:
         return found
+    was_release = found.tag_type == "release"
+    is_new = release_tag != found.release_tag
+    if is_new or (request.tag_type == "release" and not was_release):
+        _pass_gate(tx, gate, found, metrics)
     marked = checkpoints.change(
         tx, found, tag_type=request.tag_type, release_tag=release_tag,
         metrics=dump(metrics), marked_at=tx.now,
@@ -60,9 +102,42 @@ def mark(tx: Tx, experiment_id: str, request: MarkRequest) -> Checkpoint:
         ckpt_path=marked.ckpt_path, tag_type=marked.tag_type, release_tag=marked.release_tag,
         metrics=metrics,
     )  # fmt: skip
-    if marked.release_tag is not None and marked.release_tag != found.release_tag:
+    if is_new:
         events.append(
             tx, experiment_id, "checkpoint.released", run_id=run.id, checkpoint_id=marked.id,
             ckpt_path=marked.ckpt_path, release_tag=marked.release_tag, metrics=metrics,
         )  # fmt: skip
     return marked
+
+
+def _pass_gate(tx: Tx, gate: Gate, checkpoint: Checkpoint, metrics: dict[str, float]) -> None:
+    """Raise ReleaseGate if a checkpoint does not meet what a release must."""
+    row = tx.first(_VERIFIED, checkpoint=checkpoint.id)
+    times = [row[0] if row else None]
+    if checkpoint.state == CheckpointState.READY:
+        times.append(checkpoint.saved_at)  # that is when it was first found to be whole
+    verified_at = max((at for at in times if at is not None), default=None)
+    if unmet := gate.unmet(metrics, verified_at, tx.now):
+        raise ReleaseGate(
+            f"{checkpoint.ckpt_path} cannot be released. {'; '.join(unmet)}.", unmet=unmet
+        )
+
+
+def releases_at(tx: Tx, experiment_id: str, at: str | None = None) -> list[Release]:
+    """Return the releases of an experiment as they were at a time, by tag. Raises NotFound.
+
+    A checkpoint that was given another tag since had the earlier one until then.
+    """
+    experiments.get(tx, experiment_id)
+    held: dict[str, Release] = {}
+    for when, run_id, text in tx.all(_MARKS, experiment=experiment_id, until=at or tx.now):
+        data = load(text)
+        path, tag = data.get("ckpt_path"), data.get("release_tag")
+        if path is None or tag is None or run_id is None:
+            continue
+        before = held.get(path)
+        since = before.released_at if before and before.release_tag == tag else when
+        held[path] = Release(
+            tag, path, data["checkpoint_id"], run_id, data["tag_type"], data["metrics"], since
+        )
+    return sorted(held.values(), key=lambda release: release.release_tag)

@@ -35,6 +35,7 @@ from app.db.tables import (
     WebhookDelivery,
 )
 from app.domain.lifecycle import TERMINAL
+from app.domain.permissions import Permission
 from app.domain.redaction import Secrets
 from app.domain.requests import RedactRequest
 from app.errors import Conflict, InvalidInput
@@ -96,7 +97,8 @@ def _copies(table: Any, keys: tuple[str, ...], texts: tuple[str, ...], where: An
     values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in texts}
     matching = [own[name] == bindparam(f"key_{name}") for name in keys]
     return _Copies(
-        Statement(select(*(own[name] for name in (*keys, *texts))).where(where)),
+        # Locked, so that also what only others see is found: their stored answers.
+        Statement(select(*(own[name] for name in (*keys, *texts))).where(where).with_for_update()),
         Statement(update(table).where(*matching).values(values)),
         keys,
         texts,
@@ -141,11 +143,12 @@ class Redacted(NamedTuple):
 
 
 def plan(tx: Tx, run_id: str, request: RedactRequest, experiment_id: str | None = None) -> Plan:
-    """Return what is to be done. Raises NotFound, InvalidInput, Conflict.
+    """Return what is to be done. Raises NotFound, NotPermitted, InvalidInput, Conflict.
 
     A hyperparameter that is redacted already is no error: a redaction may be repeated.
     """
     run = runs.get(tx, run_id, experiment_id)
+    tx.require(Permission.MAINTAIN, run.experiment_id)
     documents = [
         load(text)
         for text in (run.hyperparams, run.override_hyperparams, run.effective_hyperparams or "{}")
@@ -204,7 +207,7 @@ def redact(
 ) -> Redacted:
     """Take it out of every row, with an event that names what. May be repeated.
 
-    Raises NotFound, InvalidInput, Conflict.
+    Raises NotFound, NotPermitted, InvalidInput, Conflict.
     """
     planned = plan(tx, run_id, request, experiment_id)
     secrets, ids = planned.secrets, [run.id for run in planned.runs]

@@ -144,13 +144,15 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     assert call("POST", f"{base}/runs/{child['run_id']}/cancel").status_code == 200
     call("POST", f"{base}/runs/{child['run_id']}/resume")
     call("POST", f"{base}/runs/{child['run_id']}/redact", {"hyperparams": ["none"]})
-    call("POST", f"{mine}/redact", {"hyperparams": ["lr"], "metrics": ["acc"], "notes": True})
+    call("POST", f"{mine}/redact", {"metrics": ["acc"], "notes": True})
     again = call("POST", f"{mine}/rerun").json()["run_id"]
     mark = {
         "run_id": run["run_id"], "ckpt_path": f"/ckpts/{experiment}/{run['run_id']}/by-hand",
         "tag_type": "release", "release_tag": "v1", "metrics": {"loss": 1, "acc": 0.5},
     }  # fmt: skip
     call("POST", f"{base}/checkpoints/mark", mark)
+    call("GET", f"{base}/releases")
+    call("GET", f"{base}/releases?at=yesterday")
     call("POST", f"{base}/checkpoints/mark", mark | {"ckpt_path": mark["ckpt_path"] + "-2"})
     call("POST", f"{base}/checkpoints/mark", mark | {"ckpt_path": "/etc/passwd"})
     call("POST", f"{base}/checkpoints/verify", {"run_id": run["run_id"]})

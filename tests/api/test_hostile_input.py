@@ -483,8 +483,9 @@ def test_a_run_of_another_experiment_is_not_found(story: Story) -> None:
     for path in story.api.app.openapi()["paths"]:
         if "{run_id}" in path and "{experiment_id}" in path:
             url = path.format(experiment_id=story.experiment, run_id=story.other_run)
-            method = "POST" if path.endswith(("cancel", "resume", "rerun")) else "GET"
-            problem(story.api.send(method, url), "not_found")
+            method = "POST" if path.endswith(("cancel", "resume", "rerun", "redact")) else "GET"
+            more = {"json": {"notes": True}} if path.endswith("redact") else {}
+            problem(story.api.send(method, url, **more), "not_found")
     body = {"run_id": story.other_run, "ckpt_path": "x", "tag_type": "candidate"}
     url = f"/v1/experiments/{story.experiment}/checkpoints/mark"
     problem(story.api.send("POST", url, json=body), "not_found")

@@ -67,7 +67,7 @@ class CheckpointMutations:
         def work(tx: Tx) -> Rows:
             request = request_of(MarkRequest, input)
             run = runs.get(tx, request.run_id)
-            return {"checkpoint": marks.mark(tx, run.experiment_id, request)}
+            return {"checkpoint": marks.mark(tx, run.experiment_id, request, info.context.gate)}
 
         return await perform(info, input, MarkCheckpointPayload, work)
 

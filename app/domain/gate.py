@@ -1,0 +1,57 @@
+"""The gate before a release: metrics within bounds, and files that were read again lately."""
+
+import re
+from collections.abc import Mapping
+from operator import ge, gt, le, lt
+from typing import NamedTuple
+
+from app.domain.ids import seconds_between
+
+_COMPARE = {"<=": le, ">=": ge, "<": lt, ">": gt}
+_BOUND = re.compile(r"(?P<key>[^<>=]{1,200}?)\s*(?P<how><=|>=|<|>)\s*(?P<limit>[-+0-9.eE]+)")
+
+
+class Bound(NamedTuple):
+    """A metric and its bound, such as `val_loss<=2`."""
+
+    key: str
+    how: str
+    limit: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Bound":
+        """Return the bound that a text is. Raises ValueError."""
+        found = _BOUND.fullmatch(text.strip())
+        if found is None:
+            raise ValueError(f"{text!r} is no bound like val_loss<=2.0")
+        return cls(found["key"], found["how"], float(found["limit"]))
+
+    def unmet(self, metrics: Mapping[str, float]) -> str | None:
+        """Return why the metrics of a checkpoint do not meet it, or None."""
+        wanted = f"{self.key} {self.how} {self.limit:g}"
+        value = metrics.get(self.key)
+        if value is None:
+            return f"{wanted}: the checkpoint has no {self.key}"
+        return None if _COMPARE[self.how](value, self.limit) else f"{wanted}: it is {value:g}"
+
+
+class Gate(NamedTuple):
+    """What a checkpoint must meet to become a release."""
+
+    bounds: tuple[Bound, ...] = ()
+    verified_hours: float | None = None
+
+    def unmet(self, metrics: Mapping[str, float], verified_at: str | None, now: str) -> list[str]:
+        """Return what is not met, a clause each; nothing: it may become a release."""
+        found = [why for bound in self.bounds if (why := bound.unmet(metrics)) is not None]
+        if self.verified_hours is not None:
+            wanted = f"verified within {self.verified_hours:g} h"
+            if verified_at is None:
+                found.append(f"{wanted}: its files were never found to be whole")
+            elif seconds_between(verified_at, now) > self.verified_hours * 3600:
+                found.append(f"{wanted}: the last time was {verified_at}")
+        return found
+
+
+OPEN = Gate()
+"""A gate that lets everything pass."""
