@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from app.db.sql import Tx
 from app.domain.artifacts import ArtifactPath, artifact_path
+from app.domain.permissions import Permission
 from app.errors import Conflict, Forbidden, InvalidInput, NotFound
 from app.mlflow.routing import ARTIFACTS, json, router
 from app.server.tracking import Access, get_access
@@ -44,7 +45,7 @@ async def list_artifacts(request: Request) -> Response:
 
 @routes.put(ARTIFACTS + "/{path:path}")
 async def put_artifact(request: Request, path: str) -> Response:
-    target = await _resolve(request, path)
+    target = await _resolve(request, path, Permission.WRITE)
     if not target.parts:
         raise InvalidInput("Name the file of the artifact.")
     write = partial(_storage(request).put, *_place(target))
@@ -77,7 +78,9 @@ def _storage(request: Request) -> ArtifactStorage:
     return storage
 
 
-async def _resolve(request: Request, path: str) -> ArtifactPath:
+async def _resolve(
+    request: Request, path: str, permission: Permission = Permission.READ
+) -> ArtifactPath:
     """Return where an artifact is kept. Raises NotFound, Forbidden, InvalidInput.
 
     `{experiment}/{run}/artifacts/…` and `{experiment}/models/{model}/artifacts/…`.
@@ -89,11 +92,11 @@ async def _resolve(request: Request, path: str) -> ArtifactPath:
     target = artifact_path(experiment_id, owner_id, rest)
     if folder != "artifacts":
         raise NotFound("There is no such artifact.")
-    await request.app.state.db.read(_check_owner, access, target)
+    await request.app.state.db.read(_check_owner, access, target, permission)
     return target
 
 
-def _check_owner(tx: Tx, access: Access, target: ArtifactPath) -> None:
+def _check_owner(tx: Tx, access: Access, target: ArtifactPath, permission: Permission) -> None:
     if target.owner_id.startswith("m-"):
         model = models.get(tx, target.owner_id)
         experiment_id, run_id = model.experiment_id, model.run_id
@@ -104,3 +107,4 @@ def _check_owner(tx: Tx, access: Access, target: ArtifactPath) -> None:
         raise NotFound("There is no such run or model in this experiment.")
     if access.run_id not in (None, run_id):
         raise Forbidden("This token is good for the artifacts of its own run only.")
+    tx.require(permission, experiment_id)

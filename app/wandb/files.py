@@ -6,9 +6,12 @@ from urllib.parse import quote
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse
 
+from app.db.sql import Tx
+from app.db.tables import Run
 from app.domain.artifacts import ArtifactPath, artifact_path
+from app.domain.permissions import Permission
 from app.errors import InvalidInput, NotFound
-from app.server.tracking import get_access
+from app.server.tracking import Access, get_access
 from app.services import tracking
 from app.storage.artifacts import Owner
 from app.storage.streams import pour
@@ -36,7 +39,7 @@ def place_of(experiment_id: str, run_id: str, file: str) -> ArtifactPath:
 async def put_file(request: Request, project: str, name: str, file: str) -> Response:
     """Store a file of a run."""
     access, state = get_access(request), request.app.state
-    run = await state.db.read(get_run, access, project, name)
+    run = await state.db.read(_get_writable, access, project, name)
     access.check_run(run.id)
     place = place_of(run.experiment_id, run.id, file)
     owner = Owner(place.experiment_id, place.owner_id)
@@ -59,6 +62,12 @@ async def show_run(request: Request, project: str, name: str) -> Response:
     """Show a run, whose address the client has printed."""
     run = await request.app.state.db.read(get_run, get_access(request), project, name)
     return _page(request, f"/runs/{run.id}")
+
+
+def _get_writable(tx: Tx, access: Access, project: str, name: str) -> Run:
+    run = get_run(tx, access, project, name)
+    tx.require(Permission.WRITE, run.experiment_id)
+    return run
 
 
 def _page(request: Request, path: str) -> Response:

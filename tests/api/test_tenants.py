@@ -301,6 +301,10 @@ def test_a_viewer_reads_and_may_not_write_and_a_member_may_not_release(tenants: 
         ("POST", "/v1/projects", {"name": "zoe"}),
         ("POST", "/mlflow/api/2.0/mlflow/runs/set-tag",
          {"run_id": tenants.made["run_id"], "key": "k", "value": "v"}),
+        ("PUT", "/mlflow/api/2.0/mlflow-artifacts/artifacts/"
+         f"{tenants.made['experiment_id']}/{tenants.made['run_id']}/artifacts/a.txt", {}),
+        ("PUT", f"/wandb/files/e/p/{tenants.made['run_id']}/a.txt", {}),
+        ("POST", f"/wandb/files/e/p/{tenants.made['run_id']}/file_stream", {}),
     ):  # fmt: skip
         answer = viewer.send(method, where, json=body)
         assert answer.status_code == 403, (method, where, answer.text)
