@@ -80,7 +80,7 @@ def recipes(as_json: bool) -> None:
         return
     head = ("RECIPE", "LAUNCHER", "DESCRIPTION")
     columns = ("name", "launcher", "description")
-    click.echo(api.table(head, [[api.plain(row[name]) for name in columns] for row in rows]))
+    api.print_table(head, [[api.plain(row[name]) for name in columns] for row in rows])
 
 
 @click.command()
@@ -96,4 +96,4 @@ def experiments(search: str | None, limit: int, as_json: bool) -> None:
         return
     head = ("EXPERIMENT", "NAME", "TASK", "OWNER")
     columns = ("experiment_id", "name", "task_type", "owner")
-    click.echo(api.table(head, [[api.plain(row[name] or "") for name in columns] for row in rows]))
+    api.print_table(head, [[api.plain(row[name] or "") for name in columns] for row in rows])

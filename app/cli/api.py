@@ -2,7 +2,6 @@
 
 import functools
 import json
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -145,27 +144,34 @@ def status(name: str) -> str:
     return click.style(name, fg=_COLOURS.get(name))
 
 
+def print_json_line(document: Any) -> None:
+    """Print a JSON document on a line of its own, at once: one of a stream."""
+    click.echo(json.dumps(document, ensure_ascii=False))
+    sys.stdout.flush()
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print aligned columns; on a terminal as wide as it is, in a pipe plain and nothing cut."""
+    from app.cli import screen
+
+    if screen.is_terminal():
+        screen.print_table(head, rows)
+    else:
+        click.echo(table(head, rows))
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return aligned columns. On a terminal lines end where it does; in a pipe nothing is cut."""
+    """Return aligned columns as plain lines."""
     lines = [list(head), *(list(map(str, row)) for row in rows)]
     widths = [max(len(click.unstyle(line[i])) for line in lines) for i in range(len(head))]
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     out = []
     for line in lines:
         padded = [
             cell + " " * (width - len(click.unstyle(cell)))
             for cell, width in zip(line, widths, strict=True)
         ]
-        out.append(_cut("  ".join(padded).rstrip(), room))
+        out.append("  ".join(padded).rstrip())
     return "\n".join(out)
-
-
-def _cut(line: str, room: int | None) -> str:
-    if room is None or len(click.unstyle(line)) <= room:
-        return line
-    while len(click.unstyle(line)) > room - 1:
-        line = line[:-1]
-    return line + "…" + ("\x1b[0m" if "\x1b" in line else "")
 
 
 def end_with(run: "Run") -> None:

@@ -2,17 +2,24 @@
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.cli import api
+from app.cli import api, screen
+
+if TYPE_CHECKING:
+    from llm_train.runs import Run
 
 REFRESH_SECONDS = 2.0
 STATUSES = ("queued", "starting", "running", "cancelling", "succeeded", "failed", "cancelled")
+_LISTED = ("RUN", "STATUS", "STEP", "LOSS", "AGE", "MODEL", "NAME")
 TAIL_BYTES = 200
-"""About so many bytes a line of the end of a log has at most, when lines are asked for."""
+"""So many bytes a line of the end of a log may have, before more is asked for."""
+MOST_BYTES = 500_000
 
 
 def _age(moment: str) -> str:
@@ -57,38 +64,46 @@ def ls(
         "status": list(statuses), "tags": list(tags), "search": search, "keys": ["loss"],
         "archived": "any" if archived else None,
     }  # fmt: skip
-    while True:
-        rows = [run.data for run in client.runs(experiment, limit=limit, **filters)]
-        if as_json:
-            api.print_json(rows)
-        elif quiet:
-            click.echo("".join(row["run_id"] + "\n" for row in rows), nl=False)
-        else:
-            if watching and sys.stdout.isatty():
-                click.clear()
-            click.echo(_listed(rows))
-        if not watching:
-            return
-        time.sleep(REFRESH_SECONDS)
+    with _drawing(watching and not as_json and not quiet) as draw:
+        while True:
+            rows = [run.data for run in client.runs(experiment, limit=limit, **filters)]
+            if as_json:
+                (api.print_json_line if watching else api.print_json)(rows)
+            elif quiet:
+                click.echo("".join(row["run_id"] + "\n" for row in rows), nl=False)
+            else:
+                draw(_LISTED, _listed(rows))
+            if not watching:
+                return
+            time.sleep(REFRESH_SECONDS)
 
 
-def _listed(rows: list[dict[str, Any]]) -> str:
-    head = ("RUN", "STATUS", "STEP", "LOSS", "AGE", "MODEL", "NAME")
-    return api.table(
-        head,
-        [
-            (
-                row["run_id"][-6:],
-                api.status(row["status"]),
-                _steps(row),
-                api.number(row["metrics"]["loss"]["value"]) if row["metrics"] else "",
-                _age(row["created_at"]),
-                api.plain(row["model"]),
-                api.plain(row["name"] or ""),
-            )
-            for row in rows
-        ],
-    )
+def _drawing(live: bool) -> AbstractContextManager[Callable[[Any, Any], None]]:
+    """Return what draws a table: live ones in each other's place, where somebody looks."""
+    if live and screen.is_terminal():
+        return _drawing_live()
+    return nullcontext(api.print_table)
+
+
+@contextmanager
+def _drawing_live() -> Iterator[Callable[[Any, Any], None]]:
+    with screen.show_live() as draw:
+        yield lambda head, rows: draw(screen.draw_table(head, rows))
+
+
+def _listed(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            row["run_id"][-6:],
+            api.status(row["status"]),
+            _steps(row),
+            api.number(row["metrics"]["loss"]["value"]) if row["metrics"] else "",
+            _age(row["created_at"]),
+            api.plain(row["model"]),
+            api.plain(row["name"] or ""),
+        )
+        for row in rows
+    ]
 
 
 @click.command()
@@ -128,13 +143,30 @@ def show(run: str, as_json: bool) -> None:
 
 @click.command()
 @api.RUN
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document for each change.")
 @api.calls_service
-def watch(run: str) -> None:
+def watch(run: str, as_json: bool) -> None:
     """Show a run's progress until it has ended; its outcome is the exit code."""
-    found = api.client().run(run).watch()
+    found = api.client().run(run)
+    if as_json:
+        _print_changes(found)
+        api.end_with(found)
+    found = screen.watch_run(found) if screen.is_terminal() else found.watch()
     if found.data["status_detail"]:
         click.echo(api.plain(found.data["status_detail"]), err=True)
     api.end_with(found)
+
+
+def _print_changes(run: "Run") -> None:
+    """Print a run whenever its step or its status is another one, until it has ended."""
+    told: object = None
+    while True:
+        data = run.refresh().data
+        if told != (told := (data["status"], data["status_reason"], data["attempt"], data["step"])):
+            api.print_json_line(data)
+        if run.ended:
+            return
+        time.sleep(screen.RUN_SECONDS)
 
 
 @click.command()
@@ -144,32 +176,62 @@ def watch(run: str) -> None:
     "-n", "--tail", type=click.IntRange(min=-1), default=100, show_default=True,
     help="The last lines; -1: all.",
 )  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document for each line.")
 @api.calls_service
-def logs(run: str, follow: bool, tail: int) -> None:
+def logs(run: str, follow: bool, tail: int, as_json: bool) -> None:
     """Print what a run's trainer printed."""
     found = api.client().run(run)
-    connection, path = found.connection, f"{found.path}/logs"
-    offset = 0 if tail < 0 else -TAIL_BYTES * max(tail, 1)
-    out = sys.stdout.buffer
-    with connection.open("GET", path, query={"offset": offset}) as response:
-        content, after = response.read(), int(response.headers["X-Next-Offset"])
+    write, end = _json_lines() if as_json else (_write_bytes, lambda: None)
+    for part in _log(found, tail, follow):
+        write(part)
+    end()
+    if follow:
+        api.end_with(found.refresh())
+
+
+def _log(run: "Run", tail: int, follow: bool) -> Iterator[bytes]:
+    """Yield the last lines of a run's output, and what follows if asked for."""
+    connection, path = run.connection, f"{run.path}/logs"
+
+    def read(offset: int) -> tuple[bytes, int]:
+        with connection.open("GET", path, query={"offset": offset}) as response:
+            return response.read(), int(response.headers["X-Next-Offset"])
+
+    size = TAIL_BYTES * max(tail, 1)
+    content, after = read(0 if tail < 0 else -size)
+    while after > len(content) and 0 <= content.count(b"\n") <= tail and size < MOST_BYTES:
+        size *= 4
+        content, after = read(-size)
     lines = content.splitlines(keepends=True)
-    out.write(b"".join(lines if tail < 0 else lines[-tail:] if tail else []))
-    out.flush()
+    yield b"".join(lines if tail < 0 else lines[-tail:] if tail else [])
     if not follow:
         # More than one answer holds comes in pieces.
         while tail < 0 and content:
-            with connection.open("GET", path, query={"offset": after}) as response:
-                content, after = response.read(), int(response.headers["X-Next-Offset"])
-            out.write(content)
-        out.flush()
+            content, after = read(after)
+            yield content
         return
     query = {"offset": after, "follow": "true"}
     with connection.open("GET", path, query=query, timeout=86_400) as response:
         while chunk := response.read1(65_536):
-            out.write(chunk)
-            out.flush()
-    api.end_with(found.refresh())
+            yield chunk
+
+
+def _write_bytes(part: bytes) -> None:
+    sys.stdout.buffer.write(part)
+    sys.stdout.buffer.flush()
+
+
+def _json_lines() -> tuple[Callable[[bytes], None], Callable[[], None]]:
+    """Return what prints whole lines as JSON, and what prints the last one without an end."""
+    rest = b""
+
+    def write(part: bytes) -> None:
+        nonlocal rest
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            api.print_json_line({"line": line.rstrip(b"\r").decode(errors="replace")})
+
+    return write, lambda: write(b"\n") if rest else None
 
 
 def _cells(values: list[Any]) -> list[str]:
@@ -197,7 +259,7 @@ def compare(runs: tuple[str, ...], everything: bool, as_json: bool) -> None:
     for key, values in last.items():
         shown = ("–" if value is None else api.number(value) for value in values)
         rows.append((f"{api.plain(key)} (last)", *shown))
-    click.echo(api.table(("", *(run.id[-6:] for run in found)), rows))
+    api.print_table(("", *(run.id[-6:] for run in found)), rows)
 
 
 @click.command()

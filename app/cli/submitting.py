@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from app.cli import api
+from app.cli import api, screen
 
 PARAM = click.option(
     "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", callback=api.parameters,
@@ -84,7 +84,10 @@ def _told(run: Any, as_json: bool, wait: bool) -> None:
         click.echo(run.id, err=as_json)
     if not wait:
         return
-    run.wait(check=False)
+    if as_json or not screen.is_terminal():
+        run.wait(check=False)
+    else:
+        screen.watch_run(run)
     if as_json:
         api.print_json(run.data)
     else:

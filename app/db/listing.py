@@ -98,6 +98,7 @@ EXPERIMENTS = Listing(
     _equal(_experiment, "task_type", "owner", "base_model", "project_id")
     | _within(_experiment.created_at, "created_after", "created_before")
     | {
+        "ids": one_of(_experiment.id, "ids"),
         "tags": _tagged(_experiment.id),
     }
     | _archived(_experiment.archived_at)

@@ -13,12 +13,23 @@ from typing import NamedTuple
 from app.domain.points import Column
 
 
+class Special(NamedTuple):
+    """How many points of one group have the same value that is no finite number.
+
+    `place` is the group's in the columns; `value` is NaN, infinity or -infinity.
+    """
+
+    place: int
+    value: float
+    number: int
+
+
 class Bands(NamedTuple):
     """Columns of equal length, one entry for each group that has points.
 
     `steps` is the middle of the group's points. Where none of them is finite, mean, low and high
     are NaN, and so is a wall time that is not known. `special` counts NaN and infinities, of
-    which mean, low and high take no notice.
+    which mean, low and high take no notice; a group without any has no entry there.
     """
 
     steps: Sequence[int]
@@ -26,8 +37,8 @@ class Bands(NamedTuple):
     lows: Sequence[float]
     highs: Sequence[float]
     counts: Sequence[int]
-    special: Sequence[int]
     wall_times: Sequence[float]
+    special: Sequence[Special]
 
 
 def bands(pieces: Iterable[Column], first: int, last: int, groups: int) -> Bands:
@@ -39,7 +50,7 @@ def bands(pieces: Iterable[Column], first: int, last: int, groups: int) -> Bands
         last: the step at which the last range ends.
     """
     width = max(1, -(-(last - first + 1) // groups))
-    found = Bands._make(array(kind) for kind in "qdddqqd")
+    found = Bands(array("q"), array("d"), array("d"), array("d"), array("q"), array("d"), [])
     group: _Group | None = None
     for column in pieces:
         begin, size = 0, len(column.steps)
@@ -63,15 +74,17 @@ class _Group:
         self.first = self.last = first
         self.values = _Mean()
         self.wall_times = _Mean()
-        self.special = 0
+        self.special: dict[str, int] = {}
         self.low, self.high = math.inf, -math.inf
 
     def add(self, column: Column) -> None:
         """Add points that follow those before."""
         values, self.last = column.values, column.steps[-1]
         if not column.finite:
+            for value in values:
+                if not math.isfinite(value):
+                    self.special[str(value)] = self.special.get(str(value), 0) + 1
             values = list(filter(math.isfinite, values))
-            self.special += len(column.values) - len(values)
         if values:
             self.low, self.high = min(self.low, min(values)), max(self.high, max(values))
             self.values.add(values)
@@ -102,9 +115,14 @@ def _add(found: Bands, group: _Group | None) -> None:
     if group is None:
         return
     low, high = (group.low, group.high) if group.values.count else (math.nan, math.nan)
+    place = len(found.steps)
     row = (
         (group.first + group.last) // 2, group.values.value, low, high,
-        group.values.count, group.special, group.wall_times.value,
+        group.values.count, group.wall_times.value,
     )  # fmt: skip
-    for column, value in zip(found, row, strict=True):
+    for column, value in zip(found, row, strict=False):
         column.append(value)  # type: ignore[attr-defined]
+    for name in sorted(group.special):
+        found.special.append(  # type: ignore[attr-defined]
+            Special(place, float(name), group.special[name])
+        )

@@ -24,6 +24,7 @@ from app.domain.principals import Principal
 from app.graphql.budget import Budget, Memory
 from app.graphql.documents import Documents
 from app.server.authentication import Authenticator
+from app.launchers.base import Launcher
 from app.services.idempotency import InFlight
 from app.storage.artifacts import ArtifactStorage
 from app.storage.base import CheckpointStorage
@@ -42,6 +43,7 @@ class Context:
         state = connection.app.state
         self.db: Database = state.db
         self.recipes: Mapping[str, Any] = state.recipes
+        self.launchers: Mapping[str, Launcher] = state.supervisor.state.launchers
         self.secret: str = state.secret
         self.data_dir: Path = state.settings.data_dir
         self.gate: Gate = state.settings.gate

@@ -1,6 +1,7 @@
 """Curves of metrics as GraphQL can say them: lists, and null for what is no finite number."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from app.db import listing
@@ -15,7 +16,7 @@ from app.services import metrics, overviews
 from app.services.metrics import Series, Window
 
 POINT = 3 * VALUE
-BUCKET = 7 * VALUE
+BUCKET = 6 * VALUE
 
 
 class Special(NamedTuple):
@@ -23,6 +24,15 @@ class Special(NamedTuple):
 
     step: int
     value: str
+
+
+@dataclass(frozen=True)
+class SpecialCount:
+    """One SpecialCount."""
+
+    bucket: int
+    value: str
+    count: int
 
 
 class Curve(NamedTuple):
@@ -45,7 +55,7 @@ class Band(NamedTuple):
     lows: list[float | None]
     highs: list[float | None]
     counts: list[int]
-    special: list[int]
+    special: list[SpecialCount]
     wall_times: list[float | None]
 
 
@@ -136,10 +146,12 @@ def bands(
     """Return the bands of each run. No keys are no bands; None is all keys."""
     found: dict[str, list[Band]] = {each: [] for each in run_ids}
     for run_id, key, row in overviews.metric_bands(tx, run_ids, keys, *asked) if keys != () else ():
-        budget.charge(len(row.steps) * BUCKET)
+        budget.charge(len(row.steps) * BUCKET + len(row.special) * OBJECT)
         band = Band(
             key, list(row.steps), _finite(row.means), _finite(row.lows), _finite(row.highs),
-            list(row.counts), list(row.special), _finite(row.wall_times),
+            list(row.counts),
+            [SpecialCount(at, metrics.special_name(value), n) for at, value, n in row.special],
+            _finite(row.wall_times),
         )  # fmt: skip
         found[run_id].append(band)
     return list(found.values())

@@ -43,6 +43,7 @@ LISTED = 10  # a plain list, such as a run's metrics, counts as so many objects
 POINTS = 100  # so many points of a curve, or buckets of its bands, count as one object
 LOG_BYTES = 1_000  # so many bytes of a log count as one object
 CHANGED = 100  # runs in one answer of `runsChanged`
+CHANGED_EXPERIMENTS = 20  # experiments in one answer of `experimentsChanged`
 WATCHED = 1_000  # objects in one answer of a subscription, which comes with every change
 ALL_WATCHED = 100_000  # the same of all subscriptions of this server together
 ANSWER_BYTES = 64_000_000
@@ -200,8 +201,8 @@ class _Walk:
                 nodes *= _length(given, "keys") * (1 + _points(given) // POINTS)
             elif kind.name == "LogPart":
                 nodes += max(given.get("limit") or 0, 0) // LOG_BYTES
-            elif name == "runsChanged":
-                nodes *= CHANGED
+            elif name in _CHANGED:
+                nodes *= _CHANGED[name]
             elif kind.name == "ComparedParam":
                 nodes *= LISTED * max(1, _length(given, "ids"))
             elif kind.name == "Facet":
@@ -222,6 +223,7 @@ class _Walk:
             return {}
 
 
+_CHANGED = {"runsChanged": CHANGED, "experimentsChanged": CHANGED_EXPERIMENTS}
 COUNTED = {"first", "last", "ids", "keys", "points", "buckets", "limit"}
 """Arguments that decide how much is read."""
 

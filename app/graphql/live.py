@@ -13,13 +13,14 @@ from app.db import keyset, listing
 from app.db.cursors import Order, Window
 from app.db.rows import RunRow
 from app.db.sql import Tx
+from app.db.tables import Experiment
 from app.domain.lifecycle import TERMINAL
 from app.domain.points import MAX_STEP
 from app.errors import InvalidInput
 from app.graphql import curves, limits, logs
 from app.graphql.context import Context
 from app.graphql.curves import Curve
-from app.graphql.filters import RunFilter, conditions
+from app.graphql.filters import ExperimentFilter, RunFilter, conditions
 from app.services import log_streams, metrics, runs
 from app.services.log_streams import TextPart
 
@@ -27,7 +28,7 @@ SHORTEST, LONGEST = 0.1, 60.0
 NEW_POINTS = 1_000
 """Points of a metric in one answer; the rest follows in the next."""
 CHANGING = ("status", "metric", "name", "tags", "search", "active", "archived")
-"""Conditions that a run may meet today and not tomorrow."""
+"""Conditions that a run or an experiment may meet today and not tomorrow."""
 
 
 def interval(seconds: float) -> float:
@@ -70,6 +71,35 @@ def _newest(tx: Tx, filters: dict[str, Any], only: list[str]) -> list[RunRow]:
     window = Window(limits.CHANGED)
     filters = filters | ({"ids": only} if only else {})
     return keyset.page(tx, listing.RUNS, filters, Order("created_at"), window).rows
+
+
+async def changed_experiments(
+    context: Context, chosen: ExperimentFilter | None, seconds: float
+) -> AsyncIterator[list[Experiment]]:
+    """Yield the experiments whose history went on, by the same rules as `changed_runs`."""
+    db, wait = context.db, interval(seconds)
+    found = conditions(chosen)
+    filters = {name: found[name] for name in found.keys() - {*CHANGING, "owner"}}
+    with db.changes.collect("exp_") as changed:
+        while True:
+            await changed.event.wait()
+            await asyncio.sleep(wait)
+            if changed.take_lost():
+                yield await db.scan(_newest_experiments, filters)
+            while ids := changed.take(limits.CHANGED_EXPERIMENTS):
+                if rows := await db.read(_matching_experiments, filters, ids):
+                    yield rows
+
+
+def _matching_experiments(tx: Tx, filters: dict[str, Any], ids: list[str]) -> list[Experiment]:
+    window = Window(len(ids))
+    found = filters | {"ids": ids}
+    return keyset.page(tx, listing.EXPERIMENTS, found, Order("created_at"), window).rows
+
+
+def _newest_experiments(tx: Tx, filters: dict[str, Any]) -> list[Experiment]:
+    window = Window(limits.CHANGED_EXPERIMENTS)
+    return keyset.page(tx, listing.EXPERIMENTS, filters, Order("created_at"), window).rows
 
 
 async def new_points(

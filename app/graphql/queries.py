@@ -19,7 +19,16 @@ from app.graphql.filters import ExperimentFilter, ExperimentOrder, RunFilter, pl
 from app.graphql.summaries import DEFAULT_FACETS
 from app.graphql.team import ApiToken, AuditEntry, Project, User, Viewer
 from app.graphql.types import Checkpoint, Experiment, Run, checkpoints, runs
-from app.graphql.values import ComparedParam, Facet, Recipe, StatusCount
+from app.graphql.values import (
+    Capacity,
+    ComparedParam,
+    Facet,
+    GpuCount,
+    LauncherCapacity,
+    Recipe,
+    StatusCount,
+)
+from app.server.capacity import read_capacity
 from app.services import api_tokens, audit, events, me, projects, users
 from app.services.overviews import MAX_COMPARED
 
@@ -221,6 +230,23 @@ class Query:
         filters = {name: plain(value) for name, value in given.items() if value is not None}
         found: list[Any] = await info.context.db.scan(audit.list_entries, filters, first)
         return found
+
+    @field
+    async def capacity(self, info: Info) -> Capacity:
+        """What each launcher has in all, and how many runs are with it or wait."""
+        found = await read_capacity(info.context.db, info.context.launchers)
+        return Capacity(
+            launchers=[
+                LauncherCapacity(
+                    name=launcher.name, cpus=launcher.cpus, memory_gb=launcher.memory_gb,
+                    gpus=None if launcher.gpus is None
+                    else [GpuCount(type=kind, count=n) for kind, n in launcher.gpus.items()],
+                    max_runs=launcher.max_runs, active=launcher.active,
+                )
+                for launcher in found.launchers
+            ],
+            queued=found.queued,
+        )  # fmt: skip
 
     @field
     def recipes(self, info: Info) -> list[Recipe]:

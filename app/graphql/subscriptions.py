@@ -18,11 +18,11 @@ from app.domain.lifecycle import TERMINAL
 from app.errors import NotFound
 from app.graphql import live
 from app.graphql.describe import Info, output, subscription
-from app.graphql.filters import RunFilter
+from app.graphql.filters import ExperimentFilter, RunFilter
 from app.graphql.logs import LOG_TAIL
 from app.graphql.queries import Id
 from app.graphql.scalars import Long
-from app.graphql.types import Event, Run
+from app.graphql.types import Event, Experiment, Run
 from app.graphql.values import LogPart, MetricSeries
 from app.services import events, experiments, runs
 
@@ -119,6 +119,21 @@ class Subscription:
         that a run may cease to meet (`status`, `metric`) are not applied, so that a list gets
         the runs that leave it, too."""
         return live.changed_runs(info.context, filter, seconds)  # type: ignore[return-value]
+
+    @subscription
+    async def experiments_changed(
+        self,
+        info: Info,
+        filter: Annotated[
+            ExperimentFilter | None,
+            strawberry.argument(description="Conditions on the experiments."),
+        ] = None,
+        seconds: Seconds = 1.0,
+    ) -> AsyncIterator[list[Experiment]]:
+        """Experiments whose history went on (a run that changed its status, a checkpoint, an
+        edit), those of a moment together, at most 20 in one answer. Conditions that an experiment
+        may cease to meet (`tags`, `owner`, `search`, `archived`) are not applied."""
+        return live.changed_experiments(info.context, filter, seconds)  # type: ignore[return-value]
 
     @subscription
     async def run_metrics(

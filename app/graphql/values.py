@@ -35,6 +35,15 @@ class SpecialValue:
 
 
 @output
+class SpecialCount:
+    """Points of one bucket that have the same value, for which JSON has no number."""
+
+    bucket: int = attribute("Place of the bucket in the columns, from 0.")
+    value: str = attribute("`NaN`, `Infinity` or `-Infinity`.")
+    count: int = attribute("Number of points.")
+
+
+@output
 class MetricSeries:
     """The curve of one metric, as columns of equal length, steps ascending."""
 
@@ -60,7 +69,7 @@ class MetricBand:
     lows: list[float | None] = attribute(f"The lowest finite value of each; {_FINITE}.")
     highs: list[float | None] = attribute(f"The highest finite value of each; {_FINITE}.")
     counts: list[int] = attribute("How many finite values each bucket has.")
-    special: list[int] = attribute("How many values of each bucket are NaN or infinite.")
+    special: list[SpecialCount] = attribute("Where values are NaN or infinite, and which.")
     wall_times: list[float | None] = attribute(
         "The mean time of each bucket's measurements, in unix seconds; null if not known."
     )
@@ -124,6 +133,34 @@ class Resources:
     memory_gb: float | None = attribute("Memory in GB.")
     nodes: int | None = attribute("Number of machines.")
     time_limit_minutes: float | None = attribute("Minutes after which the run is stopped.")
+
+
+@output
+class GpuCount:
+    """GPUs of one type."""
+
+    type: str = attribute("The type, such as `A100`.")
+    count: int = attribute("Number of GPUs.")
+
+
+@output
+class LauncherCapacity:
+    """What a launcher has in all; null where its engine alone knows, or could not be asked."""
+
+    name: str = attribute("Its name, as `launcher` of a recipe.")
+    cpus: float | None = attribute("CPU cores.")
+    memory_gb: float | None = attribute("Memory in GB.")
+    gpus: list[GpuCount] | None = attribute("GPUs by type.")
+    max_runs: int | None = attribute("How many runs it takes at once; null: not limited.")
+    active: int = attribute("Number of runs with it now.")
+
+
+@output
+class Capacity:
+    """What runs may get."""
+
+    launchers: list[LauncherCapacity] = attribute("Each launcher, by name.")
+    queued: int = attribute("Number of runs of recipes that wait.")
 
 
 @output

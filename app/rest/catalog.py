@@ -1,8 +1,6 @@
 """`/v1`: what there is to choose from and how much: recipes, capacity, counts of runs."""
 
-import asyncio
-from collections import Counter
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
@@ -14,17 +12,13 @@ from app.db.sql import Tx
 from app.domain import comparison
 from app.domain.filters import AnyRunFilter, conditions
 from app.domain.lifecycle import RunStatus
-from app.domain.priority import Priority
-from app.domain.recipes import LOCAL
 from app.domain.requests import Name
-from app.domain.resources import Capacity
 from app.errors import InvalidInput
-from app.launchers.base import Launcher, Unreachable
 from app.rest import responses, schemas, views
 from app.rest.parameters import DocumentedRoute
 from app.rest.problems import documented
-from app.services import live_runs, overviews
-from app.services.live_runs import QueueCursor
+from app.server.capacity import read_capacity
+from app.services import overviews
 from app.services.overviews import MAX_COMPARED
 
 MOST_COMPARED = 1_000_000
@@ -94,41 +88,6 @@ def _compare(tx: Tx, run_ids: list[str], only_different: bool) -> bytes:
 async def get_capacity(request: Request) -> Response:
     """Return what each launcher has in all, and how many runs are with it."""
     state = request.app.state
-    active, queued = await state.db.scan(_under_way)
-    launchers = state.supervisor.state.launchers
-    offers = await asyncio.gather(*(asyncio.to_thread(_offer, each) for each in launchers.values()))
-    return responses.json(
-        {
-            "launchers": [
-                _launcher(name, offer, active[name])
-                for name, offer in zip(launchers, offers, strict=True)
-            ],
-            "queued": queued,
-        }
-    )
-
-
-def _under_way(tx: Tx) -> tuple[Counter[str], int]:
-    given = [*live_runs.list_launched(tx), *live_runs.list_submitted(tx)]
-    waiting = live_runs.count_waiting(tx, QueueCursor(priority=len(Priority)))
-    return Counter(run.launcher or LOCAL for run in given), waiting
-
-
-def _offer(launcher: Launcher) -> Capacity | None:
-    try:
-        return launcher.offer()
-    except Unreachable:
-        return None
-
-
-def _launcher(name: str, offer: Capacity | None, active: int) -> dict[str, Any]:
-    if offer is None:
-        there: dict[str, Any] = dict.fromkeys(("cpus", "memory_gb", "gpus", "max_runs"))
-    else:
-        there = {
-            "cpus": offer.cpus,
-            "memory_gb": offer.memory_gb,
-            "gpus": Counter(gpu.type for gpu in offer.gpus),
-            "max_runs": offer.places,
-        }
-    return {"name": name, **there, "active": active}
+    found = await read_capacity(state.db, state.supervisor.state.launchers)
+    launchers = [launcher._asdict() for launcher in found.launchers]
+    return responses.json({"launchers": launchers, "queued": found.queued})

@@ -228,10 +228,15 @@ def special_values(row: Series) -> list[tuple[int, str]]:
     if math.isfinite(sum(row.values)):
         return []
     return [
-        (step, _NAMES[str(value)])
+        (step, special_name(value))
         for step, value in zip(row.steps, row.values, strict=True)
         if not math.isfinite(value)
     ]
+
+
+def special_name(value: float) -> str:
+    """Return what a value is called that JSON has no number for."""
+    return _NAMES[str(value)]
 
 
 _NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}

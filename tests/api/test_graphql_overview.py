@@ -14,7 +14,7 @@ from tests.support.graphql import Graph
 
 BANDS = """query ($id: ID!, $buckets: Int!, $from: Long, $to: Long) {
     run(id: $id) { metricBands(buckets: $buckets, fromStep: $from, toStep: $to) {
-        key steps means lows highs counts special wallTimes } } }"""
+        key steps means lows highs counts special { bucket value count } wallTimes } } }"""
 LOG = """query ($id: ID!, $offset: Long!, $limit: Int!) {
     run(id: $id) { log(offset: $offset, limit: $limit) { text offset nextOffset totalBytes } } }"""
 
@@ -83,6 +83,19 @@ def test_facets_and_metric_keys_are_those_of_the_runs_that_match(graph: Graph) -
     assert len(found["metricKeys"]) == 1
 
 
+def test_capacity_is_that_of_rest(graph: Graph) -> None:
+    query = """{ capacity { queued launchers {
+        name cpus memoryGb gpus { type count } maxRuns active } } }"""
+    found = graph.data(query)["capacity"]
+    known = graph.send("GET", "/v1/capacity").json()
+    assert found["queued"] == known["queued"]
+    (local,), (rest,) = found["launchers"], known["launchers"]
+    assert local["name"] == rest["name"] == "local"
+    assert local["cpus"] == rest["cpus"] and local["memoryGb"] == rest["memory_gb"]
+    assert {gpu["type"]: gpu["count"] for gpu in local["gpus"]} == rest["gpus"]
+    assert (local["maxRuns"], local["active"]) == (rest["max_runs"], rest["active"])
+
+
 def test_a_comparison_shows_what_differs_and_all_if_asked(graph: Graph) -> None:
     experiment = graph.experiment()
     given = [
@@ -102,22 +115,28 @@ def test_a_comparison_shows_what_differs_and_all_if_asked(graph: Graph) -> None:
 def test_bands_hold_every_point_and_tell_nan_apart(graph: Graph) -> None:
     made = create(graph, graph.experiment())
     values = [float(step % 7) for step in range(1, 1001)]
-    values[500] = "NaN"  # type: ignore[call-overload]
+    for step, name in ((500, "NaN"), (510, "-Infinity"), (511, "NaN")):
+        values[step] = name  # type: ignore[call-overload]
     report(graph, made, loss={"steps": list(range(1, 1001)), "values": values})
     id = made["run"]["id"]
     (band,) = graph.data(BANDS, id=id, buckets=10)["run"]["metricBands"]
-    assert band["counts"] == [100] * 5 + [99] + [100] * 4
-    assert band["special"] == [0] * 5 + [1] + [0] * 4
+    assert band["counts"] == [100] * 5 + [97] + [100] * 4
+    assert band["special"] == [
+        {"bucket": 5, "value": "-Infinity", "count": 1}, {"bucket": 5, "value": "NaN", "count": 2}
+    ]  # fmt: skip
     own = [value for value in values[:100] if isinstance(value, float)]
     assert band["means"][0] == pytest.approx(sum(own) / 100)
     assert (band["lows"][0], band["highs"][0], band["wallTimes"][0]) == (0.0, 6.0, None)
     (part,) = graph.data(BANDS, id=id, buckets=10, **{"from": 1, "to": 1000})["run"]["metricBands"]
     assert part == band, "the same ends, named"
     (part,) = graph.data(BANDS, id=id, buckets=10, **{"from": 0, "to": 9_999})["run"]["metricBands"]
-    assert part["counts"] == [998, 1], "buckets of equal width between the ends that are named"
+    assert part["counts"] == [996, 1], "buckets of equal width between the ends that are named"
     series = """query ($id: ID!) { run(id: $id) { metricSeries { special { step value } } } }"""
     (found,) = graph.data(series, id=id)["run"]["metricSeries"]
-    assert found["special"] == [{"step": 501, "value": "NaN"}]
+    assert found["special"] == [
+        {"step": 501, "value": "NaN"}, {"step": 511, "value": "-Infinity"},
+        {"step": 512, "value": "NaN"},
+    ]  # fmt: skip
 
 
 def test_a_log_is_read_in_pieces_that_join_without_a_gap(graph: Graph, api: Api) -> None:

@@ -15,6 +15,9 @@ pytestmark = pytest.mark.anyio
 
 CHANGED = """subscription ($e: ID!, $status: [RunStatus!]) {
     runsChanged(filter: {experimentId: $e, status: $status}, seconds: 0.2) { id status step } }"""
+HISTORIES = """subscription ($type: String) {
+    experimentsChanged(filter: {taskType: $type}, seconds: 0.2) {
+        id tags runCounts { status count } } }"""
 METRICS = """subscription ($id: ID!, $after: Long, $keys: [String!]) {
     runMetrics(runId: $id, afterStep: $after, keys: $keys, seconds: 0.1) { key steps values } }"""
 LOG = """subscription ($id: ID!, $offset: Long!) {
@@ -76,6 +79,31 @@ async def test_changes_of_a_list_come_together_and_only_those_of_the_list(
                 steps[row["id"]] = row["step"]
         assert set(steps) == {trainer.id for trainer in trainers}
         assert answers <= 8, "fifteen reports, told together"
+
+
+async def test_experiments_whose_history_goes_on_come_together(
+    server: Server, graph: Graph
+) -> None:
+    mine, other = graph.experiment(taskType="mine"), graph.experiment(taskType="other")
+    async with connected(server.url) as socket:
+        await socket.ask(HISTORIES, type="mine")
+        await asyncio.sleep(0.3)
+
+        def work() -> None:
+            Trainer(graph, other)
+            for _ in range(4):
+                Trainer(graph, mine)
+            graph.do("updateExperiment", "experiment { id }", experimentId=mine, tags=["kept"])
+
+        await asyncio.to_thread(work)
+        answers: list[Any] = []
+        while not answers or answers[-1][0]["tags"] != ["kept"]:
+            answers.append(await socket.next())
+        assert {row["id"] for rows in answers for row in rows} == {mine}
+        assert answers[-1][0]["runCounts"] == [{"status": "QUEUED", "count": 4}]
+        assert len(answers) <= 4, "nine events, told together"
+        new = await asyncio.to_thread(graph.experiment, taskType="mine")
+        assert [row["id"] for row in await socket.next()] == [new]
 
 
 async def test_new_points_come_once_each_also_after_a_reconnect(
@@ -149,6 +177,8 @@ async def test_a_log_goes_on_where_the_last_part_ended(server: Server, graph: Gr
         ("runsChanged(seconds: 0) { id }", "BAD_USER_INPUT"),
         ("runsChanged(seconds: 1e300) { id }", "BAD_USER_INPUT"),
         ("runsChanged { metrics { key } }", "TOO_COMPLEX"),
+        ("experimentsChanged(seconds: 0) { id }", "BAD_USER_INPUT"),
+        ("experimentsChanged { runs(first: 100) { nodes { id } } }", "TOO_COMPLEX"),
         ('runsChanged(filter: {model: "\\u0000"}) { id }', "BAD_USER_INPUT"),
         ('runMetrics(runId: "x") { key }', "NOT_FOUND"),
         ("runMetrics(runId: $id, afterStep: -1) { key }", "BAD_USER_INPUT"),

@@ -30,14 +30,20 @@ def test_a_run_that_curl_submits_shows_within_two_seconds(page: Page, server: Se
 def test_one_run_grows_before_ones_eyes_and_is_cancelled(page: Page, server: Server) -> None:
     url = server.url
     trainer = external(url, experiment(url), hyperparams={"learning_rate": 0.003})
-    trainer.points("loss", [1, 2, 3], [3.0, "NaN", 2.0], step=3, total_steps=10)
+    trainer.points("loss", [1, 2, 3], [3.0, "NaN", 2.0], step=3, total_steps=20)
     dashboard = Dashboard(page, url).open(f"runs/{trainer.run}?s=0")
     value = dashboard.chart("loss").locator("[data-value]")
     expect(value).to_have_attribute("data-value", "2")
-    expect(dashboard.chart("loss").locator("[data-special='1']")).to_be_visible()
+    special = dashboard.chart("loss").locator("[data-special]")
+    expect(special).to_have_text("1 × NaN")
     trainer.points("loss", [4], [1.5], step=4)
     expect(value).to_have_attribute("data-value", "1.5")
-    expect(page.get_by_text("4 of 10 steps").first).to_be_visible()
+    expect(page.get_by_text("4 of 20 steps").first).to_be_visible()
+    trainer.points("loss", [5, 6], ["Infinity", "-Infinity"], step=6)
+    expect(special).to_have_text("1 × NaN, 1 × ∞, 1 × −∞")
+    expect(dashboard.chart("loss").locator("[data-is]")).to_have_text("−∞")
+    page.reload()  # as the service tells it, so it was told live
+    expect(special).to_have_text("1 × NaN, 1 × ∞, 1 × −∞")
 
     page.get_by_role("button", name="Cancel…").click()
     dialog = page.get_by_role("dialog")

@@ -20,6 +20,12 @@ AXE = "axe-core@4.14.1"
 PHONE = {"width": 390, "height": 844}
 
 
+MACHINE = (
+    "system/gpu0/utilization_percent", "system/gpu1/utilization_percent", "system/memory_mb",
+    "system/disk_read_mb_s", "system/disk_write_mb_s", "system/of_mine",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Story:
     """Runs in every state that a page may have to show."""
@@ -55,7 +61,7 @@ def story(server: Server) -> Iterator[Story]:
     trainer = external(url, own, hyperparams={"learning_rate": 1, "seed": 2})
     metrics = {
         key: {"steps": list(range(50)), "values": [1 / (1 + n) for n in range(50)]}
-        for key in ("loss", "val/loss", "val/accuracy", "system/gpu_util")
+        for key in ("loss", "val/loss", "val/accuracy", *MACHINE)
     }
     trainer.report(metrics=metrics, step=49, total_steps=100)
     checkpoints = httpx.get(f"{url}/v1/experiments/{own}/detail", timeout=30).json()["checkpoints"]
@@ -84,9 +90,10 @@ def addresses(story: Story) -> dict[str, str]:
     }
 
 
-def audit(page: Page) -> list[str]:
-    """What axe calls serious or worse."""
-    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+def audit(page: Page, *rules: str) -> list[str]:
+    """What axe calls serious or worse, by these rules or all."""
+    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+    found = page.evaluate("options => axe.run(document, options)", options)
     return [
         f"{each['id']}: {node['html'][:200]} {node['failureSummary']}"
         for each in found["violations"]
@@ -95,29 +102,48 @@ def audit(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious_on_any_page(
-    browser: Browser, server: Server, story: Story, scheme: Any
+def test_axe_finds_nothing_serious_on_any_page_in_either_theme(
+    browser: Browser, server: Server, story: Story
 ) -> None:
     axe = npm_packages(AXE) / "node_modules" / "axe-core" / "axe.min.js"
     complaints = {}
     # The page's own policy would forbid a test's script.
-    with browser.new_context(bypass_csp=True, color_scheme=scheme) as context:
+    with browser.new_context(bypass_csp=True, color_scheme="light") as context:
         page = context.new_page()
+
+        def check(name: str) -> None:
+            page.add_script_tag(path=axe)
+            complaints[name] = audit(page)
+            page.emulate_media(color_scheme="dark")  # which changes colours alone
+            complaints[f"{name}, dark"] = audit(page, "color-contrast")
+            page.emulate_media(color_scheme="light")
+
         for name, path in addresses(story).items():
             Dashboard(page, server.url).open(path)
             settled(page)
-            page.add_script_tag(path=axe)
-            if found := audit(page):
-                complaints[name] = found
+            check(name)
         Dashboard(page, server.url).open(f"runs/{story.child}")
         for button in ("Resume…", "Mark…", "Run again…"):
             page.locator(".bar.title").get_by_role("button", name=button).click()
-            page.add_script_tag(path=axe)
-            if found := audit(page):
-                complaints[button] = found
+            check(button)
             page.keyboard.press("Escape")
-    assert not complaints, complaints
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog")).to_be_visible()
+        check("keys")
+        Dashboard(page, server.url).open(f"runs/{story.external}")
+        page.locator("[data-machine] > summary").click()
+        check("machine")
+    assert not any(complaints.values()), {k: v for k, v in complaints.items() if v}
+
+
+def test_axe_notices_what_is_hard_to_read(browser: Browser) -> None:
+    axe = npm_packages(AXE) / "node_modules" / "axe-core" / "axe.min.js"
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.set_content('<html lang="en"><title>t</title><main><h1 style="color: #ddd">grey</h1>')
+        page.add_script_tag(path=axe)
+        assert "color-contrast" in audit(page)[0]
+        assert "color-contrast" in audit(page, "color-contrast")[0]
 
 
 def settled(page: Page) -> None:
@@ -246,3 +272,109 @@ def test_a_run_gets_a_name_and_is_put_away(page: Page, server: Server, story: St
     expect(page.get_by_text("No run is like this.")).to_be_visible()
     dashboard.open("?q=mistake&archived=1")
     dashboard.row(story.failed).wait_for()
+
+
+def test_what_a_run_does_to_its_machine_is_shown_together(
+    page: Page, server: Server, story: Story
+) -> None:
+    dashboard = Dashboard(page, server.url).open(f"runs/{story.external}")
+    machine = page.locator("[data-machine]")
+    expect(machine.locator("summary .fact").first).to_have_text("GPU utilization, %0")
+    machine.locator("summary h3").click()
+    gpus = dashboard.chart("GPU utilization, %")
+    expect(gpus.locator(".legend-line")).to_have_text(["GPU 0 0.02", "GPU 1 0.02"])
+    expect(dashboard.chart("Disk, MB/s").locator(".legend-line")).to_have_count(2)
+    expect(dashboard.chart("system/of_mine")).to_be_visible()
+    expect(page.locator(".chart")).to_have_count(7)
+
+
+def test_lists_of_experiments_and_checkpoints_are_live(
+    page: Page, server: Server, story: Story
+) -> None:
+    dashboard = Dashboard(page, server.url).open("experiments")
+    known = page.locator(f"[data-experiment={story.experiment}]")
+    known.wait_for()
+    new = experiment(server.url)
+    row = page.locator(f"[data-experiment={new}]")
+    row.wait_for()
+    expect(row.get_by_text("none", exact=True)).to_be_visible()
+    trainer = external(server.url, new)
+    expect(row.get_by_role("link", name="1 queued")).to_be_visible()
+    trainer.points("loss", [1], [1.0], step=1)
+    expect(row.get_by_role("link", name="1 running")).to_be_visible()
+
+    dashboard.open(f"checkpoints?experiment={story.experiment}&kind=candidate")
+    expect(page.get_by_text("None is marked.")).to_be_visible()
+    url = f"{server.url}/v1/experiments/{story.experiment}"
+    of_parent = [
+        each for each in httpx.get(f"{url}/detail", timeout=30).json()["checkpoints"]
+        if each["run_id"] == story.parent and each["state"] == "ready" and not each["tag_type"]
+    ]  # fmt: skip
+    mark = {"run_id": story.parent, "ckpt_path": of_parent[0]["ckpt_path"],
+            "tag_type": "candidate"}  # fmt: skip
+    httpx.post(f"{url}/checkpoints/mark", json=mark, timeout=30).raise_for_status()
+    expect(page.locator(f"[data-checkpoint='{mark['ckpt_path']}']")).to_be_visible()
+
+
+def test_a_form_keeps_what_was_chosen(page: Page, server: Server, story: Story) -> None:
+    """Drawing it again gives no select its first value back."""
+    dashboard = Dashboard(page, server.url).open(f"recipes?experiment={story.experiment}&recipe=-")
+    priority = page.get_by_label("Priority")
+    expect(priority).to_have_value("NORMAL")
+    priority.select_option("LOW")
+    page.get_by_role("button", name="+ Add").click()
+    expect(priority).to_have_value("LOW")
+    expect(page.locator("[data-launcher=local]")).to_be_visible()
+
+    dashboard.open(f"runs/{external(server.url, story.experiment).run}")
+    page.get_by_role("button", name="Edit…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("Priority")).to_have_value("NORMAL")
+
+    dashboard.open(f"runs/{story.child}")
+    page.locator(".bar.title").get_by_role("button", name="Resume…").click()
+    source = dialog.get_by_label("From")
+    newest = source.input_value()
+    source.select_option(index=1)
+    older = source.input_value()
+    assert older != newest
+    dialog.get_by_label("steps", exact=True).fill("95")
+    expect(source).to_have_value(older)
+
+
+def test_the_keyboard_alone_goes_everywhere(page: Page, server: Server, story: Story) -> None:
+    Dashboard(page, server.url).open()
+    page.wait_for_selector("[data-run]")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+    page.keyboard.press("g")
+    page.keyboard.press("e")
+    page.wait_for_url("**/experiments")
+    page.keyboard.press("g")
+    page.keyboard.press("c")
+    page.wait_for_url("**/checkpoints")
+    page.keyboard.press("?")
+    dialog = page.get_by_role("dialog", name="Keys")
+    expect(dialog).to_contain_text("this list")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+
+    trainer = external(server.url, story.experiment)
+    trainer.points("loss", [1], [1.0], step=1)
+    Dashboard(page, server.url).open(f"runs/{trainer.run}")
+    page.get_by_role("heading", name="tiny").wait_for()
+    page.keyboard.press("g")
+    page.keyboard.press("c")  # which cancels, without the g before it
+    page.wait_for_url("**/checkpoints")
+    page.go_back()
+    page.get_by_role("heading", name="tiny").wait_for()
+    page.keyboard.press("c")
+    cancel = page.get_by_role("dialog", name="Cancel this run?")
+    expect(cancel).to_be_visible()
+    focused = page.evaluate("() => document.activeElement.closest('dialog') !== null")
+    assert focused, "the dialog has the focus, and Tab stays in it"
+    page.keyboard.press("Escape")
+    expect(cancel).to_have_count(0)
+    expect(page.locator(".bar.title .status")).to_have_text("running")

@@ -1,12 +1,15 @@
 """schema.graphql, the file that frontends build on, under the tools that they use."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from app.graphql.ide import EXAMPLES
 from tests.support.node import NODE, npm_packages, run_module
+from tests.support.published import unpack
 from tests.support.server import REPOSITORY
 
 SDL = REPOSITORY / "schema.graphql"
@@ -45,6 +48,45 @@ def test_graphql_eslint_has_no_complaint_and_complains_when_there_is_cause(tmp_p
     assert not ours, "\n".join(ours)
     for rule, messages in zip(FAULTY, faulty, strict=True):
         assert any(rule in message for message in messages)
+
+
+INSPECTOR = ("@graphql-inspector/core@8.0.0", "graphql@16.15.0")
+
+
+def changes(before: Path, after: Path) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = run_module(
+        npm_packages(*INSPECTOR), HERE / "inspector.mjs", str(before), str(after)
+    )
+    return found
+
+
+@pytest.mark.heavy
+def test_since_the_published_version_the_schema_has_only_grown(tmp_path: Path) -> None:
+    code = unpack("0.2.0", tmp_path / "former")
+    exported = subprocess.run(
+        [sys.executable, "-c", "from app.graphql.schema import sdl; print(sdl())"],
+        cwd=code, env=os.environ | {"PYTHONPATH": f"{code}:{code / 'app' / 'sdk'}"},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    published = tmp_path / "published.graphql"
+    published.write_text(exported.stdout)
+    found = changes(published, SDL)
+    assert "Query.runCounts" in [c["path"] for c in found if c["level"] == "safe"]
+    # Resources became an object; nothing else that a client may have sent or read has changed.
+    assert [c["path"] for c in found if c["level"] == "breaking"] == ["Run.resources"]
+    # Lists leave archived rows out, of which there were none; `= null` says what leaving out does.
+    dangerous = [c for c in found if c["level"] == "dangerous"]
+    other = [c["path"] for c in dangerous if "from 'null' to 'undefined'" not in c["message"]]
+    assert other == ["ExperimentFilter.archived", "RunFilter.archived"]
+
+
+@pytest.mark.heavy
+def test_the_inspector_notices_what_would_break_a_client(tmp_path: Path) -> None:
+    before, after = tmp_path / "before.graphql", tmp_path / "after.graphql"
+    before.write_text("type Query { a(b: Int): Int c: Int }")
+    after.write_text("type Query { a(b: Int!): Int d: Int }")
+    broken = {c["path"] for c in changes(before, after) if c["level"] == "breaking"}
+    assert broken == {"Query.a.b", "Query.c"}
 
 
 def test_a_frontends_generated_types_compile_and_are_exact(tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
 """A server is replaced by this version while runs train: a published version's training goes on.
 
-published-VERSION.tar.xz is that version's `app` and its trainers for tests: the schema, the SDK,
-the agent and the files of a run of that time. 0.1.0 is commit d5bd900, 0.2.0 is 0dfbe87.
+tests/support/published.py has the versions: the schema, the SDK, the agent and the files of a run
+of that time.
 """
 
 import json
 import os
 import signal
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support import trainers
+from tests.support.published import unpack
 from tests.support.server import REPOSITORY, wait_until
 from tests.support.service import Service, home
 
@@ -36,9 +36,7 @@ def version(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def former(tmp_path: Path, version: str) -> Path:
     """The code of that version."""
-    with tarfile.open(Path(__file__).with_name(f"published-{version}.tar.xz")) as archive:
-        archive.extractall(tmp_path / "former", filter="data")
-    return tmp_path / "former"
+    return unpack(version, tmp_path / "former")
 
 
 def environment(code: Path) -> dict[str, str]:

@@ -5,6 +5,10 @@ from typing import Any
 import httpx
 from playwright.sync_api import Locator, Page
 
+# One for all, since making a client takes longer than a request; and no connection is kept, since
+# some of the servers are killed.
+http = httpx.Client(timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
+
 
 class Dashboard:
     """The dashboard in one tab."""
@@ -58,11 +62,10 @@ class Trainer:
     def report(self, **body: Any) -> None:
         """Send one report, the next batch of the one session."""
         self._batch += 1
-        answer = httpx.post(
+        answer = http.post(
             f"{self._url}/v1/runs/{self.run}/reports",
             json={"session": "test", "batch": self._batch, **body},
             headers={"Authorization": f"Bearer {self._token}"},
-            timeout=30,
         )
         assert answer.status_code == 200, answer.text
 
@@ -74,14 +77,14 @@ class Trainer:
 def experiment(url: str, **headers: str) -> str:
     """A new experiment; its id."""
     body = {"name": "look at me", "task_type": "test", "owner": "alice"}
-    answer = httpx.post(f"{url}/v1/experiments", json=body, headers=headers, timeout=30)
+    answer = http.post(f"{url}/v1/experiments", json=body, headers=headers)
     return str(answer.raise_for_status().json()["experiment_id"])
 
 
 def submit(url: str, experiment: str, **body: Any) -> dict[str, Any]:
     """Submit a run over REST, as curl would; the answer."""
     path = f"{url}/v1/experiments/{experiment}/runs"
-    answer = httpx.post(path, json={"model": "tiny", **body}, timeout=30)
+    answer = http.post(path, json={"model": "tiny", **body})
     found: dict[str, Any] = answer.raise_for_status().json()
     return found
 

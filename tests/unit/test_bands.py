@@ -59,7 +59,8 @@ def test_nan_and_infinities_are_counted_apart() -> None:
     values = [1.0, NAN, 3.0, math.inf, NAN, -math.inf]
     found = bands([column([0, 1, 2, 3, 4, 5], values)], 0, 5, 2)
     assert list(found.counts) == [2, 0]
-    assert list(found.special) == [1, 3]
+    special = [(place, str(value), count) for place, value, count in found.special]
+    assert special == [(0, "nan", 1), (1, "-inf", 1), (1, "inf", 1), (1, "nan", 1)]
     assert found.means[0] == 2.0
     assert math.isnan(found.means[1]) and math.isnan(found.lows[1]) and math.isnan(found.highs[1])
 

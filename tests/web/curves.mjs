@@ -1,5 +1,5 @@
 // What test_curves.py asks of curves.js; prints it as JSON.
-const { smooth, halfLife, typical, extend, empty, along, valueAt, together, printed } = await import(process.argv.at(-1));
+const { smooth, halfLife, typical, extend, empty, along, valueAt, together, printed, tally, specialAlong } = await import(process.argv.at(-1));
 
 const range = (n) => Array.from({ length: n }, (_, i) => i);
 const band = (steps, means, counts = steps.map(() => 1)) =>
@@ -37,5 +37,13 @@ out.metric = along(band([1, 2, 3], [1, 1, 1]), "tokens", band([1, 3], [100, 300]
 out.between = [valueAt(band([10, 20], [1, 3]), 15), valueAt(band([10, 20], [1, 3]), 25)];
 const group = together([band([1, 2], [1, 2]), band([1, 2], [3, 2])]);
 out.together = [group.means, group.lows, group.highs];
+
+// What is no number is told by its kind, where it is, and again in a group.
+const broken = { ...band([1, 2, 3], [1, null, 3]), special: [{ bucket: 1, value: "NaN", count: 3 }, { bucket: 1, value: "Infinity", count: 1 }, { bucket: 2, value: "NaN", count: 1 }] };
+const later = extend(broken, { steps: [3, 4, 5], values: [1, null, null], wallTimes: [1, 2, 3], special: [{ step: 4, value: "-Infinity" }, { step: 5, value: "NaN" }] });
+out.special = later.special;
+out.tally = [tally([broken]), tally([later, broken]), tally([band([1], [1])])];
+out.along = [...specialAlong([10, 20, 30], broken)];
+out.grouped = together([broken, band([1, 2, 3, 4], [1, 2, 3, 4])]).special;
 out.printed = printed("10%\r20%\r100%\nnext\r\n\x1b[31mred\x1b[0m\nlast\r");
 console.log(JSON.stringify(out));

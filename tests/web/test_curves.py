@@ -49,5 +49,15 @@ def test_a_group_is_its_mean_and_one_standard_deviation(found: dict[str, Any]) -
     assert found["together"] == [[2, 2], [1, 2], [3, 2]]
 
 
+def test_nan_and_infinities_are_told_apart_and_where_they_are(found: dict[str, Any]) -> None:
+    assert found["special"] == [
+        {"bucket": 1, "value": "NaN", "count": 3}, {"bucket": 1, "value": "Infinity", "count": 1},
+        {"bucket": 3, "value": "-Infinity", "count": 1}, {"bucket": 4, "value": "NaN", "count": 1},
+    ]  # fmt: skip
+    assert found["tally"] == ["4 × NaN, 1 × ∞", "8 × NaN, 2 × ∞, 1 × −∞", ""]
+    assert found["along"] == [[20, "3 × NaN, ∞"], [30, "NaN"]]
+    assert [(row["bucket"], row["count"]) for row in found["grouped"]] == [(1, 3), (1, 1), (2, 1)]
+
+
 def test_a_log_looks_as_a_terminal_would_show_it(found: dict[str, Any]) -> None:
     assert found["printed"] == "100%\nnext\nred\nlast\r"

@@ -3,7 +3,7 @@
 import { signal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { options, zooming } from "./plot.js";
-import { along, halfLife, SERIES, smooth } from "./curves.js";
+import { along, halfLife, SERIES, smooth, specialAlong, tally } from "./curves.js";
 import { clock, duration, number } from "./format.js";
 import { Swatch } from "./parts.js";
 import { t } from "./words.js";
@@ -26,7 +26,7 @@ export const colorOf = (i) => COLORS[i % COLORS.length];
  * @property {string} id
  * @property {string} label
  * @property {string} color
- * @property {import("./curves.js").Band & { special?: number[] }} band
+ * @property {import("./curves.js").Band} band
  * @property {import("./curves.js").Band} [other] the metric that x is taken from
  * @property {number} [from] the step from which on it is this run's own, not its parent's
  *
@@ -75,7 +75,8 @@ export function Chart({ title, lines, view, height = 210, syncKey = "page", zoom
   }, [data]);
 
   const hidden = view.log ? lines.reduce((sum, { band }) => sum + nonPositive(band.means), 0) : 0;
-  const broken = lines.reduce((sum, { band }) => sum + (band.special ?? []).reduce((a, b) => a + b, 0), 0);
+  const broken = tally(bands);
+  const special = useMemo(() => lines.map(({ band, other }) => specialAlong(along(band, view.x, other), band)), [...bands, lines.length, view.x]);
   const x = data[0];
   const index = at ?? x.length - 1;
   return div(
@@ -83,7 +84,7 @@ export function Chart({ title, lines, view, height = 210, syncKey = "page", zoom
     div({ class: "chart-head" },
       h3({ title }, title),
       hidden ? span({ class: "note" }, t("{n} not on a log scale", { n: hidden })) : null,
-      broken ? span({ class: "note bad", "data-special": broken }, t("{n} × NaN or ∞", { n: broken })) : null),
+      broken ? span({ class: "note bad", "data-special": broken, title: t("In the chart ✕ is NaN, ▲ is ∞ and ▼ is −∞.") }, broken) : null),
     div({ class: "plot", ref: place, role: "img", "aria-label": spoken(title, lines, data) }),
     div({ class: "legend" },
       span({ class: "legend-x" }, x.length ? xText(x[index], view.x) : ""),
@@ -91,12 +92,13 @@ export function Chart({ title, lines, view, height = 210, syncKey = "page", zoom
         span({ key: line.id, class: "legend-line" },
           h(Swatch, { color: line.color }),
           lines.length > 1 ? `${line.label} ` : "",
-          h(Value, { value: near(data[1 + SERIES * i], index) })))),
+          h(Value, { value: near(data[1 + SERIES * i], index), special: special[i]?.get(x[index]) })))),
   );
 }
 
-/** @param {{ value: number | undefined }} props */
-const Value = ({ value }) => span({ class: "value", "data-value": value }, number(value));
+/** @param {{ value: number | undefined, special: string | undefined }} props */
+const Value = ({ value, special }) =>
+  span({ class: "value", "data-value": value }, number(value), special ? span({ class: "bad", "data-is": special }, ` ${special}`) : null);
 
 /** What the picture shows, for who does not see it.
  * @param {string} title @param {Line[]} lines @param {uPlot.AlignedData} data */

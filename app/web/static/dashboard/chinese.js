@@ -190,7 +190,8 @@ export const CHINESE = {
   "Ignore outliers": "忽略离群值",
   "Show all": "显示全部",
   "{n} not on a log scale": "{n} 个值无法用对数轴表示",
-  "{n} × NaN or ∞": "{n} 个 NaN 或 ∞",
+  "NaN or ∞": "NaN 或 ∞",
+  "In the chart ✕ is NaN, ▲ is ∞ and ▼ is −∞.": "图中 ✕ 表示 NaN，▲ 表示 ∞，▼ 表示 −∞。",
   "Curve of {what}": "{what} 的曲线",
 
   // The log.
@@ -326,4 +327,46 @@ export const CHINESE = {
   'a name, or JSON such as {"name": "alpaca-zh"}': '名称，或 JSON，如 {"name": "alpaca-zh"}',
   "The run is queued and starts as soon as there is room on {launcher}.": "任务将排队，{launcher} 有空位时即开始。",
   "The run waits for your trainer; a token is shown that lets it report.": "任务等待你的训练程序；会显示供其上报的令牌。",
+
+  // Room for runs.
+  "Room for runs": "可用资源",
+  CPUs: "CPU 核数",
+  Memory: "内存",
+  "Runs there": "运行任务数",
+  "known to its engine": "由集群调度器掌握",
+  "{n} of {m}": "{n} / {m}",
+  "Waiting: {n}": "等待中：{n}",
+
+  // What a run does to its machine.
+  Machine: "机器",
+  "GPU utilization, %": "GPU 利用率，%",
+  "GPU memory, %": "GPU 显存，%",
+  "GPU memory, MB": "GPU 显存，MB",
+  "GPU power, W": "GPU 功率，W",
+  "GPU temperature, °C": "GPU 温度，°C",
+  "GPU: {what}": "GPU：{what}",
+  "CPU of the run, % of a core": "任务的 CPU，单核 %",
+  "Memory of the run, MB": "任务的内存，MB",
+  "Disk, MB/s": "磁盘，MB/s",
+  "Network of the machine, MB/s": "机器网络，MB/s",
+  "Use of the machine, %": "机器占用，%",
+  read: "读",
+  written: "写",
+  received: "接收",
+  sent: "发送",
+  memory: "内存",
+
+  // Keys.
+  Keys: "快捷键",
+  "all keys": "全部快捷键",
+  "this list": "本列表",
+  "runs": "任务",
+  "experiments": "实验",
+  "checkpoints": "检查点",
+  "the run above or below, in the list": "列表中的上一个或下一个任务",
+  "open it": "打开",
+  "select it": "选中",
+  "compare what is selected": "对比选中的任务",
+  "on a run's page: cancel, resume, after a question": "在任务页：取消、恢复，会先询问",
+  "go to": "前往",
 };

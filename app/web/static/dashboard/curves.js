@@ -12,7 +12,14 @@
  * @property {(number | null)[]} highs
  * @property {number[]} counts
  * @property {(number | null)[]} wallTimes
+ * @property {Special[]} [special] where values are NaN or infinite; a stretch without any is not in it
+ *
+ * @typedef {{ bucket: number, value: string, count: number }} Special
+ *   the place of the stretch, and `NaN`, `Infinity` or `-Infinity`
  */
+
+/** What is no number, as people write it. @type {Record<string, string>} */
+export const SYMBOLS = { NaN: "NaN", Infinity: "∞", "-Infinity": "−∞" };
 
 /** Columns that one line takes in a chart: its smoothed mean, raw mean, least and most. */
 export const SERIES = 4;
@@ -124,13 +131,15 @@ export function valueAt(band, step) {
  * attempt took it back.
  *
  * @param {Band} known
- * @param {{ steps: number[], values: (number | null)[], wallTimes: (number | null)[] }} news
+ * @param {{ steps: number[], values: (number | null)[], wallTimes: (number | null)[],
+ *   special?: { step: number, value: string }[] }} news
  * @returns {Band}
  */
 export function extend(known, news) {
   if (!news.steps.length) return known;
   let end = known.steps.length;
   while (end && known.steps[end - 1] >= news.steps[0]) end -= 1;
+  const places = new Map(news.steps.map((step, i) => [step, end + i]));
   return {
     key: known.key,
     steps: known.steps.slice(0, end).concat(news.steps),
@@ -139,7 +148,32 @@ export function extend(known, news) {
     highs: known.highs.slice(0, end).concat(news.values),
     counts: known.counts.slice(0, end).concat(news.steps.map(() => 1)),
     wallTimes: known.wallTimes.slice(0, end).concat(news.wallTimes),
+    special: (known.special ?? []).filter(({ bucket }) => bucket < end)
+      .concat((news.special ?? []).map(({ step, value }) => ({ bucket: places.get(step) ?? end, value, count: 1 }))),
   };
+}
+
+/** How many values of these curves are NaN, infinite or minus infinite, such as `2 × NaN, 1 × ∞`.
+ * @param {Band[]} bands */
+export function tally(bands) {
+  /** @type {Record<string, number>} */
+  const counts = {};
+  for (const { special } of bands)
+    for (const { value, count } of special ?? []) counts[value] = (counts[value] ?? 0) + count;
+  return Object.keys(SYMBOLS).filter((value) => counts[value]).map((value) => `${counts[value]} × ${SYMBOLS[value]}`).join(", ");
+}
+
+/** What is no number, by the x at which it is. @param {ArrayLike<number>} x @param {Band} band
+ * @returns {Map<number, string>} */
+export function specialAlong(x, band) {
+  /** @type {Map<number, string>} */
+  const found = new Map();
+  for (const { bucket, value, count } of band.special ?? []) {
+    const said = count > 1 ? `${count} × ${SYMBOLS[value]}` : SYMBOLS[value];
+    const before = found.get(x[bucket]);
+    found.set(x[bucket], before ? `${before}, ${said}` : said);
+  }
+  return found;
 }
 
 /** @param {string} key @returns {Band} */
@@ -153,7 +187,7 @@ export const empty = (key) => ({ key, steps: [], means: [], lows: [], highs: [],
  */
 export function together(bands) {
   const longest = bands.reduce((a, b) => (b.steps.length > a.steps.length ? b : a));
-  const out = empty(longest.key);
+  const out = { ...empty(longest.key), special: /** @type {Special[]} */ ([]) };
   longest.steps.forEach((step, i) => {
     const values = bands.map((band) => valueAt(band, step)).filter((value) => value !== null);
     if (!values.length) return;
@@ -166,6 +200,13 @@ export function together(bands) {
     out.counts.push(values.length);
     out.wallTimes.push(longest.wallTimes[i]);
   });
+  for (const { steps, special } of bands)
+    for (const { bucket, value, count } of special ?? []) {
+      // The group's last stretch that does not begin after it.
+      const after = out.steps.findIndex((step) => step > steps[bucket]);
+      const place = after < 0 ? out.steps.length - 1 : Math.max(0, after - 1);
+      if (out.steps.length) out.special.push({ bucket: place, value, count });
+    }
   return out;
 }
 

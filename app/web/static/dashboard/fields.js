@@ -1,44 +1,25 @@
 // Fields of forms: hyperparameters as rows of a name and a JSON value, resources, an external run's token.
 import { useState } from "preact/hooks";
-import { parsed, plain } from "./format.js";
+import { plain } from "./format.js";
+import { isChanged } from "./hyperparams.js";
 import { Copy } from "./parts.js";
 import { root } from "./route.js";
 import { t } from "./words.js";
 import { h, tags } from "./dom.js";
 
-const { div, label, input, button, p, pre, fieldset, legend, span } = tags;
+const { div, label, input, select, option, button, p, pre, fieldset, legend, span } = tags;
 
-/** @typedef {{ key: string, value: string }} Row */
+/** @typedef {import("./hyperparams.js").Row} Row */
 
-/** @param {Record<string, unknown>} flat @returns {Row[]} */
-export const rowsOf = (flat) => Object.entries(flat).map(([key, value]) => ({ key, value: plain(value) }));
-
-/** What the rows say, nested again where names have dots. @param {Row[]} rows */
-export function valueOf(rows) {
-  /** @type {Record<string, any>} */
-  const out = {};
-  for (const { key, value } of rows) {
-    if (!key.trim()) continue;
-    const path = key.trim().split(".");
-    let place = out;
-    for (const name of path.slice(0, -1)) place = place[name] = typeof place[name] === "object" && place[name] ? place[name] : {};
-    place[path[path.length - 1]] = parsed(value);
-  }
-  return out;
-}
-
-/**
- * @param {{ legend: string, rows: Row[], set: (rows: Row[]) => void, before?: Record<string, unknown> }} props
- *   before: the values that are changed, of which the new ones are told apart
- */
-export function Params({ legend: text, rows, set, before }) {
+/** @param {{ legend: string, rows: Row[], set: (rows: Row[]) => void }} props */
+export function Params({ legend: text, rows, set }) {
   const change = (/** @type {number} */ at, /** @type {Partial<Row>} */ what) =>
     set(rows.map((row, i) => (i === at ? { ...row, ...what } : row)));
   return fieldset({ class: "params" },
     legend({}, text),
     rows.map((row, i) => {
-      const fixed = before && row.key in before;
-      const changed = before && (!fixed || plain(before[row.key]) !== row.value);
+      const fixed = "path" in row;
+      const changed = rows.some(({ path }) => path) && isChanged(row);
       return div({ key: i, class: `param ${changed ? "changed" : ""}` },
         fixed
           ? label({ for: `param-${i}` }, row.key)
@@ -46,11 +27,17 @@ export function Params({ legend: text, rows, set, before }) {
         input({ id: `param-${i}`, value: row.value, placeholder: t("value"), "aria-label": fixed ? undefined : t("Value of {key}", { key: row.key || "?" }),
           onInput: (event) => change(i, { value: event.currentTarget.value }) }),
         fixed
-          ? span({ class: "faint was" }, changed ? t("was {value}", { value: plain(before[row.key]) }) : "")
+          ? span({ class: "faint was" }, changed ? t("was {value}", { value: plain(row.was) }) : "")
           : button({ type: "button", class: "quiet", "aria-label": t("Remove {key}", { key: row.key }), onClick: () => set(rows.filter((_, each) => each !== i)) }, "×"));
     }),
     button({ type: "button", class: "quiet", onClick: () => set([...rows, { key: "", value: "" }]) }, t("+ Add")));
 }
+
+/** @param {{ chosen: string }} props */
+export const Priorities = ({ chosen }) =>
+  // Preact gives a select its value with every drawing, so that a choice would be undone.
+  select({ name: "priority" }, ["HIGH", "NORMAL", "LOW"].map((each) =>
+    option({ key: each, value: each, selected: each === chosen }, t(each.toLowerCase()))));
 
 /** @typedef {NonNullable<import("./generated.js").Operations["Run"]["result"]["run"]>["resources"]} RunResources */
 

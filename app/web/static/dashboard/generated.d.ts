@@ -6,14 +6,18 @@ export type Document<N> = string & { readonly operation?: N };
 export interface Operations {
   Bands: {
     variables: { ids: (string)[]; keys?: (string)[] | null; from?: number | null; to?: number | null; buckets: number };
-    result: { nodes: ({ id: string; metricBands: (({ key: string; steps: (number)[]; means: (number | null)[]; lows: (number | null)[]; highs: (number | null)[]; counts: (number)[]; special: (number)[]; wallTimes: (number | null)[] }))[] } | {} | null)[] };
+    result: { nodes: ({ id: string; metricBands: (({ key: string; steps: (number)[]; means: (number | null)[]; lows: (number | null)[]; highs: (number | null)[]; counts: (number)[]; special: ({ bucket: number; value: string; count: number })[]; wallTimes: (number | null)[] }))[] } | {} | null)[] };
   };
   Cancel: {
     variables: { input: CancelRunInput };
     result: { cancelRun: ({ run: { id: string; status: RunStatus } | null; checkpoint: { ckptPath: string; state: CheckpointState } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
   };
+  Capacity: {
+    variables: {};
+    result: { capacity: ({ queued: number; launchers: (({ name: string; cpus: number | null; memoryGb: number | null; gpus: ({ type: string; count: number })[] | null; maxRuns: number | null; active: number }))[] }) };
+  };
   Checkpoints: {
-    variables: { filter?: CheckpointFilter | null; order?: CheckpointOrder | null; after?: string | null };
+    variables: { filter?: CheckpointFilter | null; order?: CheckpointOrder | null; after?: string | null; first: number };
     result: { checkpoints: ({ totalCount: number; pageInfo: ({ hasNextPage: boolean; endCursor: string | null }); nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null; run: { id: string; status: RunStatus; hyperparams: any }; experiment: { id: string; name: string } }))[] }) };
   };
   Compared: {
@@ -37,12 +41,20 @@ export interface Operations {
     result: { experiment: { id: string; name: string; taskType: string; goal: string | null; version: string | null; baseModel: string | null; owner: string | null; paramConfig: any; tags: (string)[]; notes: string | null; archivedAt: string | null; createdAt: string; lastSeq: number; runCounts: ({ status: RunStatus; count: number })[]; runs: ({ totalCount: number; nodes: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null }); parent: { id: string; name: string | null } | null }))[] }); checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null; run: { id: string } }))[] }); events: { nodes: ({ id: string; seq: number; type: string; at: string; data: any })[] } } | null };
   };
   Experiments: {
-    variables: { filter?: ExperimentFilter | null; after?: string | null };
-    result: { experiments: ({ totalCount: number; pageInfo: ({ hasNextPage: boolean; endCursor: string | null }); nodes: (({ id: string; name: string; taskType: string; goal: string | null; owner: string | null; tags: (string)[]; createdAt: string; baseModel: string | null; runCounts: ({ status: RunStatus; count: number })[]; runs: { nodes: ({ id: string; createdAt: string })[] } }))[] }) };
+    variables: { filter?: ExperimentFilter | null; after?: string | null; first: number };
+    result: { experiments: ({ totalCount: number; pageInfo: ({ hasNextPage: boolean; endCursor: string | null }); nodes: (({ id: string; name: string; taskType: string; goal: string | null; owner: string | null; tags: (string)[]; createdAt: string; archivedAt: string | null; baseModel: string | null; runCounts: ({ status: RunStatus; count: number })[]; runs: { nodes: ({ id: string; createdAt: string })[] } }))[] }) };
+  };
+  ExperimentsChanged: {
+    variables: {};
+    result: { experimentsChanged: ({ id: string })[] };
   };
   ExperimentEvents: {
     variables: { id: string; after?: number | null };
     result: { experimentEvents: { id: string; seq: number; type: string; at: string; data: any } };
+  };
+  ExperimentNames: {
+    variables: { chosen: string };
+    result: { experiments: { nodes: ({ id: string; name: string })[] }; experiment: { id: string; name: string } | null };
   };
   Facets: {
     variables: {};
@@ -98,7 +110,7 @@ export interface Operations {
   };
   RunMetrics: {
     variables: { id: string; keys?: (string)[] | null; after?: number | null };
-    result: { runMetrics: (({ key: string; steps: (number)[]; values: (number | null)[]; wallTimes: (number | null)[] }))[] };
+    result: { runMetrics: (({ key: string; steps: (number)[]; values: (number | null)[]; wallTimes: (number | null)[]; special: ({ step: number; value: string })[] }))[] };
   };
   RunNow: {
     variables: { id: string };

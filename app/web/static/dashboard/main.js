@@ -12,6 +12,7 @@ import { Recipes } from "./pages/recipes.js";
 import { Health, SignedOut } from "./health.js";
 import { language, t } from "./words.js";
 import { useMenus } from "./runs/tools.js";
+import { KeysHelp } from "./keys.js";
 import { h, tags } from "./dom.js";
 
 const { header, main, nav, a, div, h1, svg, path: line } = tags;
@@ -44,6 +45,7 @@ function App() {
         a({ key: to, href: href(to), "aria-current": to === here ? "page" : undefined }, name))),
       h(Health, {})),
     h(SignedOut, { key: "signed-out" }),
+    h(KeysHelp, { key: "keys" }),
     main({ key: "main", id: "main", tabIndex: -1 }, h(Page, {})),
   ];
 }

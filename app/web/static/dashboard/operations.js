@@ -80,7 +80,7 @@ export const BANDS = graphql("Bands", `
       ... on Run {
         id
         metricBands(keys: $keys, fromStep: $from, toStep: $to, buckets: $buckets) {
-          key steps means lows highs counts special wallTimes
+          key steps means lows highs counts special { bucket value count } wallTimes
         }
       }
     }
@@ -88,7 +88,7 @@ export const BANDS = graphql("Bands", `
 
 export const RUN_METRICS = graphql("RunMetrics", `
   subscription RunMetrics($id: ID!, $keys: [String!], $after: Long) {
-    runMetrics(runId: $id, keys: $keys, afterStep: $after, seconds: 1) { key steps values wallTimes }
+    runMetrics(runId: $id, keys: $keys, afterStep: $after, seconds: 1) { key steps values wallTimes special { step value } }
   }`);
 
 export const RUN_LOG = graphql("RunLog", `
@@ -142,17 +142,26 @@ export const COMPARED = graphql("Compared", `
   }`);
 
 export const EXPERIMENTS = graphql("Experiments", `
-  query Experiments($filter: ExperimentFilter, $after: String) {
-    experiments(first: 50, after: $after, filter: $filter) {
+  query Experiments($filter: ExperimentFilter, $after: String, $first: Int!) {
+    experiments(first: $first, after: $after, filter: $filter) {
       totalCount
       pageInfo { hasNextPage endCursor }
       nodes {
-        id name taskType goal owner tags createdAt baseModel
+        id name taskType goal owner tags createdAt archivedAt baseModel
         runCounts { status count }
         runs(first: 1) { nodes { id createdAt } }
       }
     }
   }`);
+
+export const EXPERIMENT_NAMES = graphql("ExperimentNames", `
+  query ExperimentNames($chosen: ID!) {
+    experiments(first: 500) { nodes { id name } }
+    experiment(id: $chosen) { id name }
+  }`);
+
+export const EXPERIMENTS_CHANGED = graphql("ExperimentsChanged", `
+  subscription ExperimentsChanged { experimentsChanged(seconds: 1) { id } }`);
 
 export const EXPERIMENT = graphql("Experiment", `
   query Experiment($id: ID!) {
@@ -174,8 +183,8 @@ export const EXPERIMENT_EVENTS = graphql("ExperimentEvents", `
   }`);
 
 export const CHECKPOINTS = graphql("Checkpoints", `
-  query Checkpoints($filter: CheckpointFilter, $order: CheckpointOrder, $after: String) {
-    checkpoints(first: 50, after: $after, filter: $filter, orderBy: $order) {
+  query Checkpoints($filter: CheckpointFilter, $order: CheckpointOrder, $after: String, $first: Int!) {
+    checkpoints(first: $first, after: $after, filter: $filter, orderBy: $order) {
       totalCount
       pageInfo { hasNextPage endCursor }
       nodes { ${CHECKPOINT} run { id status hyperparams } experiment { id name } }
@@ -185,6 +194,11 @@ export const CHECKPOINTS = graphql("Checkpoints", `
 export const RECIPES = graphql("Recipes", `
   query Recipes {
     recipes { name description launcher maxAttempts graceSeconds keepCheckpoints }
+  }`);
+
+export const CAPACITY = graphql("Capacity", `
+  query Capacity {
+    capacity { queued launchers { name cpus memoryGb gpus { type count } maxRuns active } }
   }`);
 
 export const CREATE_EXPERIMENT = graphql("CreateExperiment", `

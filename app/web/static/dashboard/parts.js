@@ -94,24 +94,28 @@ const hint = (keys, what) => span({ key: what, class: "hint" }, keys.map((key) =
 /** The keys of the list of runs. */
 export const Keys = () =>
   div({ class: "keys faint" }, hint(["j", "k"], t("move")), hint(["Enter"], t("open")), hint(["x"], t("select")),
-    hint(["c"], t("compare")), hint(["/"], t("search")));
+    hint(["c"], t("compare")), hint(["/"], t("search")), hint(["?"], t("all keys")));
 
 /**
  * Calls `then` for a pressed key, unless somebody types or a dialog is open.
  *
  * @param {(key: string) => boolean | void} then returns true if the key meant something
+ * @param {boolean} [first] before others, which do not see a key that meant something then
  */
-export function useKeys(then) {
+export function useKeys(then, first = false) {
   const latest = useRef(then);
   latest.current = then;
   useEffect(() => {
     const onKey = (/** @type {KeyboardEvent} */ event) => {
       if (event.metaKey || event.ctrlKey || event.altKey || document.querySelector("dialog[open]")) return;
-      if (/^(INPUT|SELECT|TEXTAREA)$/.test(/** @type {Element} */ (event.target).tagName ?? "")) return;
-      if (latest.current(event.key)) event.preventDefault();
+      const at = /** @type {Element} */ (event.target);
+      if (/^(INPUT|SELECT|TEXTAREA)$/.test(at.tagName ?? "") && !at.matches("[type=checkbox]")) return;
+      if (!latest.current(event.key)) return;
+      event.preventDefault();
+      if (first) event.stopImmediatePropagation();
     };
-    addEventListener("keydown", onKey);
-    return () => removeEventListener("keydown", onKey);
+    addEventListener("keydown", onKey, first);
+    return () => removeEventListener("keydown", onKey, first);
   }, []);
 }
 

@@ -1,5 +1,5 @@
 // How uPlot draws a chart: axes, colours, the shared cursor, zoom, and the marks of a resume.
-import { SERIES, typical } from "./curves.js";
+import { along, SERIES, typical } from "./curves.js";
 import { brief, duration } from "./format.js";
 
 /** @type {typeof import("uplot")} */
@@ -124,12 +124,12 @@ const logSplits = (_, _axis, low, high) => {
   return found;
 };
 
-/** A dashed line where a run was resumed; a notch at the bottom where values are NaN or infinite.
+/** A dashed line where a run was resumed, and marks where values are NaN or infinite.
  * @param {uPlot} u @param {import("./chart.js").Line[]} lines @param {import("./chart.js").View} view */
 function marks(u, lines, view) {
   const { ctx, bbox } = u;
   ctx.save();
-  for (const { from, color, band } of lines) {
+  for (const { from, color, band, other } of lines) {
     ctx.strokeStyle = ctx.fillStyle = color;
     if (from !== undefined && view.x === "step") {
       const x = Math.round(u.valToPos(from, "x", true));
@@ -141,22 +141,39 @@ function marks(u, lines, view) {
         ctx.stroke();
       }
     }
-    if (!band.special || view.x !== "step") continue;
-    ctx.fillStyle = shade(u.root, "bad");
-    band.special.forEach((count, i) => {
-      if (!count) return;
-      const x = u.valToPos(band.steps[i], "x", true);
-      if (x < bbox.left || x > bbox.left + bbox.width) return;
-      const size = 4 * devicePixelRatio;
-      const bottom = bbox.top + bbox.height;
-      ctx.beginPath();
-      ctx.moveTo(x, bottom - 2 * size);
-      ctx.lineTo(x - size, bottom);
-      ctx.lineTo(x + size, bottom);
-      ctx.fill();
-    });
+    if (band.special?.length) specials(u, along(band, view.x, other), band.special);
   }
   ctx.restore();
+}
+
+/** A cross at the bottom is NaN, a triangle points up to ∞ at the top, or down to −∞ at the bottom.
+ * @param {uPlot} u @param {ArrayLike<number>} along @param {import("./curves.js").Special[]} special */
+function specials(u, along, special) {
+  const { ctx, bbox } = u;
+  const size = 4 * devicePixelRatio;
+  ctx.fillStyle = ctx.strokeStyle = shade(u.root, "bad");
+  ctx.lineWidth = 1.5 * devicePixelRatio;
+  ctx.setLineDash([]);
+  for (const { bucket, value } of special) {
+    const x = u.valToPos(along[bucket], "x", true);
+    if (x < bbox.left || x > bbox.left + bbox.width) continue;
+    const up = value === "Infinity";
+    const y = up ? bbox.top + size : bbox.top + bbox.height - size;
+    ctx.beginPath();
+    if (value === "NaN") {
+      for (const side of [-1, 1]) {
+        ctx.moveTo(x - size, y - side * size);
+        ctx.lineTo(x + size, y + side * size);
+      }
+      ctx.stroke();
+    } else {
+      const tip = up ? -size : size;
+      ctx.moveTo(x, y + tip);
+      ctx.lineTo(x - size, y - tip);
+      ctx.lineTo(x + size, y - tip);
+      ctx.fill();
+    }
+  }
 }
 
 /**

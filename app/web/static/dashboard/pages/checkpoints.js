@@ -1,10 +1,11 @@
 // Checkpoints of all runs: releases and candidates first, everything on demand.
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { ask, once } from "../graphql.js";
 import { CHECKPOINTS, VERIFY } from "../operations.js";
 import { href, params, set } from "../route.js";
 import { ago, clock, number, short, size } from "../format.js";
-import { Choice, Copy, Empty, Loading, Status, Trouble, useTitle } from "../parts.js";
+import { Choice, Copy, Empty, Loading, Status, Trouble, useTicks, useTitle } from "../parts.js";
+import { usePages } from "../pages.js";
 import { Tags } from "../run/checkpoints.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
@@ -18,30 +19,21 @@ const KINDS = /** @type {[string, string][]} */ ([["", t("Marked")], ["release",
 export function Checkpoints() {
   const kind = params.value.get("kind") ?? "";
   const experiment = params.value.get("experiment");
-  const [rows, setRows] = useState(/** @type {Row[]} */ ([]));
-  const [total, setTotal] = useState(/** @type {number | null} */ (null));
-  const [next, setNext] = useState(/** @type {string | null} */ (null));
-  const [error, setError] = useState(/** @type {Error | null} */ (null));
   useTitle(t("Checkpoints"));
-  const load = (/** @type {string | null} */ after) =>
-    ask(CHECKPOINTS, {
-      after,
+  useTicks();
+  const { rows, total, error, again, more } = usePages(`${kind} ${experiment}`, async (from) =>
+    (await ask(CHECKPOINTS, {
+      ...from,
       filter: { experimentId: experiment, ...(kind === "all" ? {} : kind ? { tagType: kind } : { marked: true }) },
       order: kind === "all" ? null : { field: "MARKED_AT", direction: "DESC" },
-    }).then(({ checkpoints }) => {
-      setRows((known) => (after ? known : []).concat(checkpoints.nodes));
-      setTotal(checkpoints.totalCount);
-      setNext(checkpoints.pageInfo.hasNextPage ? checkpoints.pageInfo.endCursor : null);
-      setError(null);
-    }, setError);
-  useEffect(() => { setTotal(null); load(null); }, [kind, experiment]);
+    })).checkpoints);
 
   return div(
     { class: "page" },
     div({ class: "bar" }, h1({}, t("Checkpoints"), total === null ? null : span({ class: "total" }, total)),
       h(Choice, { label: t("Which checkpoints"), value: kind, options: KINDS, choose: (value) => set({ kind: value }) }),
       experiment ? button({ type: "button", class: "filter", onClick: () => set({ experiment: null }) }, t("Of one experiment"), " ×") : null),
-    h(Trouble, { error, again: () => load(null) }),
+    h(Trouble, { error, again }),
     total === null && !error ? h(Loading, {}) : null,
     total === 0
       ? h(Empty, { title: kind === "all" ? t("No checkpoints yet.") : t("None is marked.") },
@@ -62,9 +54,9 @@ export function Checkpoints() {
               td({ class: "clip" }, a({ href: href(`experiments/${row.experiment.id}`) }, row.experiment.name)),
               td({}, a({ class: "id", href: href(`runs/${row.run.id}`), title: row.run.id }, short(row.run.id))),
               td({ class: "faint", title: clock(row.markedAt ?? row.createdAt) }, ago(row.markedAt ?? row.createdAt)),
-              td({ class: "actions" }, h(Verify, { row, done: () => load(null) }), h(Copy, { text: row.ckptPath })))))))
+              td({ class: "actions" }, h(Verify, { row, done: again }), h(Copy, { text: row.ckptPath })))))))
       : null,
-    next ? button({ type: "button", onClick: () => load(next) }, t("More")) : null,
+    more ? button({ type: "button", onClick: more }, t("More")) : null,
   );
 }
 

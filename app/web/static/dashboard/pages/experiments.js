@@ -1,42 +1,34 @@
 // All experiments: what each is for, and how its runs are doing.
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { ask, once } from "../graphql.js";
 import { CREATE_EXPERIMENT, EXPERIMENTS } from "../operations.js";
 import { go, href, params, set } from "../route.js";
 import { ago, clock } from "../format.js";
-import { Empty, Loading, Trouble, useTitle } from "../parts.js";
+import { Empty, Loading, Toggle, Trouble, useTicks, useTitle } from "../parts.js";
+import { usePages } from "../pages.js";
 import { Dialog } from "../dialog.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
 const { div, h1, span, a, input, button, label, table, thead, tbody, tr, th, td, p } = tags;
 
-/** @typedef {import("../generated.js").Operations["Experiments"]["result"]["experiments"]["nodes"][number]} Row */
-
 export function Experiments() {
   const search = params.value.get("q") ?? "";
-  const [rows, setRows] = useState(/** @type {Row[]} */ ([]));
-  const [total, setTotal] = useState(/** @type {number | null} */ (null));
-  const [next, setNext] = useState(/** @type {string | null} */ (null));
-  const [error, setError] = useState(/** @type {Error | null} */ (null));
+  const archived = params.value.has("archived");
   const [asking, setAsking] = useState(false);
   useTitle(t("Experiments"));
-  const load = (/** @type {string | null} */ after) =>
-    ask(EXPERIMENTS, { filter: search ? { search: search.slice(0, 200) } : null, after }).then(({ experiments }) => {
-      setRows((known) => (after ? known : []).concat(experiments.nodes));
-      setTotal(experiments.totalCount);
-      setNext(experiments.pageInfo.hasNextPage ? experiments.pageInfo.endCursor : null);
-      setError(null);
-    }, setError);
-  useEffect(() => { load(null); }, [search]);
+  useTicks();
+  const { rows, total, error, again, more } = usePages(`${archived} ${search}`, async (from) =>
+    (await ask(EXPERIMENTS, { filter: { archived, ...(search ? { search: search.slice(0, 200) } : {}) }, ...from })).experiments);
 
   return div(
     { class: "page" },
     div({ class: "bar" }, h1({}, t("Experiments"), total === null ? null : span({ class: "total" }, total)),
       input({ type: "search", placeholder: t("Search"), "aria-label": t("Search"), value: search, onInput: (event) => set({ q: event.currentTarget.value }) }),
+      h(Toggle, { on: archived, set: (archived) => set({ archived }) }, t("Archived ones")),
       span({ class: "space" }),
       button({ type: "button", class: "primary", onClick: () => setAsking(true) }, t("New experiment…"))),
-    h(Trouble, { error, again: () => load(null) }),
+    h(Trouble, { error, again }),
     total === null && !error ? h(Loading, {}) : null,
     total === 0 ? h(Empty, { title: search ? t("No experiment is like this.") : t("No experiments yet.") }, p({}, t("An experiment holds the runs of one line of work."))) : null,
     rows.length
@@ -51,7 +43,7 @@ export function Experiments() {
               td({ class: "faint" }, row.runs.nodes[0] ? ago(row.runs.nodes[0].createdAt) : "–"),
               td({ class: "faint", title: clock(row.createdAt) }, ago(row.createdAt)))))))
       : null,
-    next ? button({ type: "button", onClick: () => load(next) }, t("More")) : null,
+    more ? button({ type: "button", onClick: more }, t("More")) : null,
     asking ? h(NewExperiment, { close: () => setAsking(false), made: (id) => go(`experiments/${id}`) }) : null,
   );
 }

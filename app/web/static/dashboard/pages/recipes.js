@@ -1,12 +1,14 @@
 // What the service can train, and the form that submits a run.
 import { useEffect, useState } from "preact/hooks";
 import { ask, once } from "../graphql.js";
-import { CREATE_RUN, EXPERIMENTS, RECIPES } from "../operations.js";
+import { CREATE_RUN, EXPERIMENT_NAMES, RECIPES } from "../operations.js";
 import { go, href, params, set } from "../route.js";
 import { duration, parsed } from "../format.js";
-import { Params, Resources, Token, resourcesOf, valueOf } from "../fields.js";
+import { Params, Priorities, Resources, Token, resourcesOf } from "../fields.js";
+import { valueOf } from "../hyperparams.js";
 import { Empty, Loading, Trouble, useTitle } from "../parts.js";
 import { Dialog } from "../dialog.js";
+import { Capacity } from "../capacity.js";
 import { NewExperiment } from "./experiments.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
@@ -36,7 +38,9 @@ export function Recipes() {
       div({ class: "cards", role: "radiogroup", "aria-label": t("Recipe") },
         [...recipes, null].map((recipe) => h(Card, { key: recipe?.name ?? EXTERNAL, recipe, on: (recipe?.name ?? EXTERNAL) === chosen })),
         recipes.length ? null : h(Empty, { title: t("No recipe is configured.") }, p({}, code({}, "LLM_TRAIN_RECIPES")))),
-      h(Submit, { key: chosen, recipe: recipes.find(({ name }) => name === chosen) ?? null })),
+      div({},
+        h(Submit, { key: chosen, recipe: recipes.find(({ name }) => name === chosen) ?? null }),
+        h(Capacity, {}))),
   );
 }
 
@@ -57,15 +61,15 @@ const Card = ({ recipe, on }) =>
 function Submit({ recipe }) {
   const [experiments, setExperiments] = useState(/** @type {{ id: string, name: string }[] | null} */ (null));
   const [experiment, setExperiment] = useState(params.value.get("experiment") ?? "");
-  const [rows, setRows] = useState(/** @type {import("../fields.js").Row[]} */ ([]));
+  const [rows, setRows] = useState(/** @type {import("../hyperparams.js").Row[]} */ ([]));
   const [wrong, setWrong] = useState("");
   const [busy, setBusy] = useState(false);
   const [asking, setAsking] = useState(false);
   const [token, setToken] = useState(/** @type {{ id: string, token: string } | null} */ (null));
   const [key, setKey] = useState(once);
-  const load = () => ask(EXPERIMENTS, { filter: null, after: null }).then(({ experiments }) => {
-    setExperiments(experiments.nodes);
-    setExperiment((known) => known || experiments.nodes[0]?.id || "");
+  const load = () => ask(EXPERIMENT_NAMES, { chosen: experiment }).then(({ experiments: { nodes }, experiment: chosen }) => {
+    setExperiments(chosen && !nodes.some(({ id }) => id === chosen.id) ? [chosen, ...nodes] : nodes);
+    setExperiment((known) => known || nodes[0]?.id || "");
   }, (error) => setWrong(error.message));
   useEffect(() => { load(); }, []);
 
@@ -106,7 +110,7 @@ function Submit({ recipe }) {
       label({ class: "field" }, t("Dataset"), input({ name: "dataset", placeholder: t('a name, or JSON such as {"name": "alpaca-zh"}') })),
       h(Params, { legend: t("Hyperparameters"), rows, set: setRows }),
       h(Resources, { values: null }),
-      label({ class: "field" }, t("Priority"), select({ name: "priority", defaultValue: "NORMAL" }, ["HIGH", "NORMAL", "LOW"].map((each) => option({ key: each, value: each }, t(each.toLowerCase()))))),
+      label({ class: "field" }, t("Priority"), h(Priorities, { chosen: "NORMAL" })),
       label({ class: "field" }, t("Tags"), input({ name: "tags", placeholder: "sweep, zh" })),
       label({ class: "field" }, t("Notes"), input({ name: "notes" })),
       wrong ? p({ class: "trouble", role: "alert" }, wrong) : null,

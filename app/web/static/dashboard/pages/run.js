@@ -9,6 +9,7 @@ import { Curves } from "../run/curves.js";
 import { Checkpoints } from "../run/checkpoints.js";
 import { Hyperparams, Receipts } from "../run/config.js";
 import { RESOURCES } from "../fields.js";
+import { Capacity } from "../capacity.js";
 import { Lineage } from "../run/lineage.js";
 import { Log } from "../run/log.js";
 import { History } from "../run/history.js";
@@ -75,6 +76,7 @@ export function Run({ id }) {
     h(Trouble, { error, again: load }),
     h(Why, { run, active }),
     h(Facts, { run, active }),
+    /^waiting_for_(resources|place)/.test(run.statusReason ?? "") ? h(Capacity, {}) : null,
     div({ class: "run-body" },
       h(Curves, { run, active }),
       div({ class: "side" },

@@ -4,9 +4,10 @@ import { useEffect, useState } from "preact/hooks";
 import { ask, once } from "../graphql.js";
 import { CANCEL, CREATE_RUN, MARK, RECIPES, RESUME } from "../operations.js";
 import { go } from "../route.js";
-import { duration, flat, number, plain } from "../format.js";
+import { duration, number, plain } from "../format.js";
 import { Dialog } from "../dialog.js";
-import { Params, Resources, Token, resourcesOf, rowsOf, valueOf } from "../fields.js";
+import { Params, Resources, Token, resourcesOf } from "../fields.js";
+import { isChanged, overridesOf, rowsOf, valueOf } from "../hyperparams.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -52,18 +53,17 @@ function useGrace(recipe) {
 /** @param {Props & { from?: string }} props */
 export function Resume({ run, close, from }) {
   const [key] = useState(once);
-  const before = flat(run.hyperparams);
-  const [rows, setRows] = useState(() => rowsOf(before));
+  const [rows, setRows] = useState(() => rowsOf(run.hyperparams));
   const [token, setToken] = useState(/** @type {{ id: string, token: string } | null} */ (null));
   const ready = run.checkpoints.nodes.filter(({ state }) => state === "READY");
-  const changed = rows.filter((row) => row.key.trim() && (!(row.key in before) || plain(before[row.key]) !== row.value));
+  const changed = rows.filter(isChanged);
   if (token)
     return h(Dialog, { key: "token", title: t("The run waits for its trainer"), close: () => { close(); go(`runs/${token.id}`); } }, h(Token, { runId: token.id, token: token.token }));
   return h(Dialog, {
     title: t("Resume as a new run"), action: t("Resume"), wide: true, close,
     act: async (data) => {
       const { resumeRun } = await ask(RESUME, { input: {
-        runId: run.id, ckptPath: String(data.get("ckpt")), overrideHyperparams: valueOf(changed),
+        runId: run.id, ckptPath: String(data.get("ckpt")), overrideHyperparams: overridesOf(rows),
         notes: String(data.get("notes") ?? "") || null, idempotencyKey: key,
       } });
       if (resumeRun.run && resumeRun.runToken) {
@@ -75,11 +75,11 @@ export function Resume({ run, close, from }) {
     },
   },
     p({}, t("A new run starts from the checkpoint you choose. This run stays as it is.")),
-    label({ class: "field" }, t("From"), select({ name: "ckpt", value: from ?? ready[0]?.ckptPath }, ready.map((checkpoint) =>
-      option({ key: checkpoint.id, value: checkpoint.ckptPath }, `${t("step {n}", { n: number(checkpoint.step) })} · ${checkpoint.ckptPath.split("/").pop()}`)))),
-    h(Params, { legend: t("Hyperparameters"), rows, set: setRows, before }),
+    label({ class: "field" }, t("From"), select({ name: "ckpt" }, ready.map((checkpoint) =>
+      option({ key: checkpoint.id, value: checkpoint.ckptPath, selected: checkpoint.ckptPath === (from ?? ready[0]?.ckptPath) }, `${t("step {n}", { n: number(checkpoint.step) })} · ${checkpoint.ckptPath.split("/").pop()}`)))),
+    h(Params, { legend: t("Hyperparameters"), rows, set: setRows }),
     p({ class: "faint", role: "status" }, changed.length
-      ? t("Changed: {what}. A receipt will say whether the trainer took each.", { what: changed.map(({ key, value }) => `${key} ${key in before ? `${plain(before[key])} → ` : ""}${value}`).join(", ") })
+      ? t("Changed: {what}. A receipt will say whether the trainer took each.", { what: changed.map(({ key, value, path, was }) => `${key} ${path ? `${plain(was)} → ` : ""}${value}`).join(", ") })
       : t("Nothing is changed.")),
     label({ class: "field" }, t("Notes"), input({ name: "notes" })));
 }
@@ -117,8 +117,7 @@ export function Mark({ run, checkpoint, close }) {
 /** @param {Props} props */
 export function Rerun({ run, close }) {
   const [key] = useState(once);
-  const before = flat(run.hyperparams);
-  const [rows, setRows] = useState(() => rowsOf(before));
+  const [rows, setRows] = useState(() => rowsOf(run.hyperparams));
   const [token, setToken] = useState(/** @type {{ id: string, token: string } | null} */ (null));
   if (token)
     return h(Dialog, { key: "token", title: t("The run waits for its trainer"), close: () => { close(); go(`runs/${token.id}`); } }, h(Token, { runId: token.id, token: token.token }));
@@ -138,7 +137,7 @@ export function Rerun({ run, close }) {
     },
   },
     p({}, t("A new run of the same model, data and recipe starts from step 0. This run stays as it is.")),
-    h(Params, { legend: t("Hyperparameters"), rows, set: setRows, before }),
+    h(Params, { legend: t("Hyperparameters"), rows, set: setRows }),
     h(Resources, { values: run.resources }),
     label({ class: "field" }, t("Notes"), input({ name: "notes", defaultValue: run.notes ?? "" })));
 }

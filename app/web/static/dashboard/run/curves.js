@@ -8,13 +8,14 @@ import { Chart, colorOf } from "../chart.js";
 import { Controls, viewOf } from "../controls.js";
 import { empty, extend } from "../curves.js";
 import { Empty } from "../parts.js";
+import { MachineNow, machineCharts, ofMachine } from "./machine.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
 const { div, section, h2, h3, input, a, details, summary, span } = tags;
 
 /**
- * @typedef {import("../curves.js").Band & { special?: number[] }} Band
+ * @typedef {import("../curves.js").Band} Band
  * @typedef {import("../pages/run.js").RunDetail} RunDetail
  */
 
@@ -38,18 +39,21 @@ export function Curves({ run, active }) {
   const zoom = (/** @type {[number, number] | null} */ found) =>
     set(found && view.x === "step" ? { from: Math.floor(found[0]), to: Math.ceil(found[1]) } : { from: null, to: null });
 
-  const chart = (/** @type {string} */ key) =>
+  const together = (/** @type {import("./machine.js").Group} */ { title, members }) =>
     h(Slot, {
-      key, name: key, seen: seen.has(key), see: () => setSeen((known) => (known.has(key) ? known : new Set(known).add(key))),
+      key: title, name: title, seen: seen.has(members[0].key),
+      see: () => setSeen((known) => (known.has(members[0].key) ? known : new Set([...known, ...members.map(({ key }) => key)]))),
       chart: () => h(Chart, {
-        title: key, view, zoom, syncKey: run.id,
-        lines: bands[key]
-          ? [{ id: run.id, label: called(run), color: colorOf(0), band: bands[key], other: bands[view.x],
+        title, view, zoom, syncKey: run.id,
+        lines: members.flatMap(({ key, label }, i) => bands[key]
+          ? [{ id: key, label: label || called(run), color: colorOf(i), band: bands[key], other: bands[view.x],
               from: run.sourceCheckpoint?.step ?? undefined }]
-          : [],
+          : []),
       }),
     });
-  const groups = grouped(keys);
+  const chart = (/** @type {string} */ key) => together({ title: key, members: [{ key, label: "" }] });
+  const groups = grouped(keys.filter((key) => !ofMachine(key)));
+  const machine = machineCharts(keys.filter(ofMachine));
   return section(
     { "aria-label": t("Metrics"), class: "curves" },
     div({ class: "bar" }, h2({}, t("Metrics")),
@@ -66,6 +70,11 @@ export function Curves({ run, active }) {
         : details({ key: name, class: "group", open: !SYSTEM.test(`${name}/`) || Boolean(find) },
             summary({}, h3({}, name), span({ class: "faint" }, ` ${members.length}`)),
             div({ class: "charts" }, members.map(chart)))),
+    machine.length
+      ? details({ key: "machine", class: "group", open: Boolean(find), "data-machine": "" },
+          summary({}, h3({}, t("Machine")), span({ class: "faint" }, ` ${machine.length}`), h(MachineNow, { metrics: run.metrics })),
+          div({ class: "charts" }, machine.map(together)))
+      : null,
   );
 }
 
@@ -143,7 +152,7 @@ function useBands(run, keys, range, active) {
         const next = { ...before };
         for (const series of news) {
           if (!asked.current.keys.has(series.key)) continue;
-          next[series.key] = special(extend(next[series.key] ?? empty(series.key), series), next[series.key], series.values);
+          next[series.key] = extend(next[series.key] ?? empty(series.key), series);
         }
         return next;
       });
@@ -157,12 +166,3 @@ function useBands(run, keys, range, active) {
   }, [active]);
   return bands;
 }
-
-/** A curve that was extended, with the places where it is NaN or infinite.
- * @param {Band} band @param {Band | undefined} before @param {(number | null)[]} values @returns {Band} */
-function special(band, before, values) {
-  const kept = (before?.special ?? []).slice(0, band.steps.length - values.length);
-  while (kept.length < band.steps.length - values.length) kept.push(0);
-  return { ...band, special: [...kept, ...values.map((value) => Number(value === null))] };
-}
-

@@ -3,10 +3,11 @@ import { useState } from "preact/hooks";
 import { ask, once } from "../graphql.js";
 import { UPDATE_EXPERIMENT, UPDATE_RUN } from "../operations.js";
 import { Dialog } from "../dialog.js";
+import { Priorities } from "../fields.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
-const { label, input, textarea, select, option, p } = tags;
+const { label, input, textarea, p } = tags;
 
 /** @param {FormData} data @param {string} name */
 const text = (data, name) => String(data.get(name) ?? "").trim();
@@ -30,7 +31,7 @@ export function EditRun({ run, active, close }) {
     label({ class: "field" }, t("Tags"), input({ name: "tags", defaultValue: run.tags.join(", ") })),
     label({ class: "field" }, t("Notes"), textarea({ name: "notes", rows: 4, defaultValue: run.notes ?? "" })),
     active
-      ? label({ class: "field" }, t("Priority"), select({ name: "priority", defaultValue: run.priority }, ["HIGH", "NORMAL", "LOW"].map((each) => option({ key: each, value: each }, t(each.toLowerCase())))))
+      ? label({ class: "field" }, t("Priority"), h(Priorities, { chosen: run.priority }))
       : label({ class: "check" }, input({ type: "checkbox", name: "archived", defaultChecked: run.archivedAt !== null }), t("Archived: kept out of lists, nothing is deleted")));
 }
 

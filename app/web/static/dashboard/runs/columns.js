@@ -61,7 +61,7 @@ function own(key) {
   if (key.startsWith("m:"))
     return { key, name, sort: `metric:${name}`, kind: "number", cell: (run) => {
       const found = run.metrics.find((metric) => metric.key === name);
-      return found ? (found.value === null ? "NaN" : number(found.value)) : "–";
+      return found ? (found.value === null ? t("NaN or ∞") : number(found.value)) : "–";
     } };
   return { key, name, kind: "number", cell: (run) => plain(flat(run.hyperparams)[name]) };
 }

@@ -1,0 +1,34 @@
+// What runs may get: what each launcher has, what is with it, what waits.
+import { useEffect, useState } from "preact/hooks";
+import { ask } from "./graphql.js";
+import { CAPACITY } from "./operations.js";
+import { number } from "./format.js";
+import { t } from "./words.js";
+import { tags } from "./dom.js";
+
+const { section, h2, table, thead, tbody, tr, th, td, p, div, span } = tags;
+const SECONDS = 10;
+
+/** @typedef {import("./generated.js").Operations["Capacity"]["result"]["capacity"]} Found */
+
+export function Capacity() {
+  const [found, setFound] = useState(/** @type {Found | null} */ (null));
+  useEffect(() => {
+    const load = () => document.hidden || ask(CAPACITY, {}).then(({ capacity }) => setFound(capacity), () => {});
+    load();
+    const timer = setInterval(load, SECONDS * 1000);
+    return () => clearInterval(timer);
+  }, []);
+  if (!found) return null;
+  return section({ "aria-label": t("Room for runs") }, h2({}, t("Room for runs")),
+    div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Room for runs") }, table({ class: "plain" },
+      thead({}, tr({}, [t("Runs on"), t("CPUs"), t("Memory"), t("GPUs"), t("Runs there")].map((name, i) => th({ key: name, scope: "col", class: i ? "number" : "" }, name)))),
+      tbody({}, found.launchers.map(({ name, cpus, memoryGb, gpus, maxRuns, active }) =>
+        tr({ key: name, "data-launcher": name }, th({ scope: "row" }, name),
+          gpus === null
+            ? td({ colSpan: 3, class: "faint number" }, t("known to its engine"))
+            : [td({ key: "c", class: "number" }, number(cpus)), td({ key: "m", class: "number" }, memoryGb === null ? "–" : `${number(Math.round(memoryGb))} GB`),
+               td({ key: "g", class: "number" }, gpus.length ? gpus.map(({ type, count }) => `${count} × ${type}`).join(", ") : t("none"))],
+          td({ class: "number" }, maxRuns === null ? number(active) : t("{n} of {m}", { n: number(active), m: number(maxRuns) }))))))),
+    p({ class: "faint" }, span({ "data-queued": found.queued }, t("Waiting: {n}", { n: number(found.queued) }))));
+}
