@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import peers, processes, rows, tenants
+from tests.bench import dashboard, peers, processes, rows, tenants
 from tests.bench.fixture import Workbench, workbench
 from tests.bench.report import FAR_OFF, Figure, machine, markdown, plain
 
@@ -28,6 +28,7 @@ ROWS: dict[str, Callable[[Workbench], list[Figure]]] = {
     "start": processes.start,
     "size": processes.size,
     "launch": processes.launch,
+    "dashboard": dashboard.dashboard,
 }
 PEERS = {"mlflow": peers.mlflow, "trackio": peers.trackio}
 

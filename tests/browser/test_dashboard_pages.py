@@ -123,7 +123,7 @@ def test_axe_finds_nothing_serious_on_any_page_in_either_theme(
             settled(page)
             check(name)
         Dashboard(page, server.url).open(f"runs/{story.child}")
-        for button in ("Resume…", "Mark…", "Run again…"):
+        for button in ("Resume…", "Mark…", "Run again…", "Delete…"):
             page.locator(".bar.title").get_by_role("button", name=button).click()
             check(button)
             page.keyboard.press("Escape")
@@ -378,3 +378,28 @@ def test_the_keyboard_alone_goes_everywhere(page: Page, server: Server, story: S
     page.keyboard.press("Escape")
     expect(cancel).to_have_count(0)
     expect(page.locator(".bar.title .status")).to_have_text("running")
+
+
+def test_a_run_is_deleted_once_its_name_is_typed(page: Page, server: Server, story: Story) -> None:
+    trainer = external(server.url, story.experiment, name="in vain")
+    trainer.report(step=1, finished=True)
+    dashboard = Dashboard(page, server.url).open(f"runs/{trainer.run}")
+    page.get_by_role("button", name="Delete…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("nothing brings them back")).to_be_visible()
+    name = dialog.get_by_label("Name")
+    name.fill("another")
+    dialog.get_by_role("button", name="Delete for good").click()
+    expect(dialog.get_by_role("alert")).to_have_text("That is not its name.")
+    name.fill("in vain")
+    dialog.get_by_role("button", name="Delete for good").click()
+    page.wait_for_url(f"**/experiments/{story.experiment}")
+    dashboard.open(f"runs/{trainer.run}")
+    expect(page.get_by_text("There is no such run.")).to_be_visible()
+
+    dashboard.open(f"runs/{story.parent}")
+    page.get_by_role("button", name="Delete…").click()
+    name.fill(story.parent[-6:])
+    dialog.get_by_role("button", name="Delete for good").click()
+    alert = dialog.get_by_role("alert")  # its child was resumed from it
+    expect(alert).not_to_be_empty()

@@ -27,7 +27,7 @@ EXPECTED = ("401 (Unauthorized)",)
 @contextmanager
 def tab(browser: Browser, url: str) -> Iterator[tuple[Page, list[str]]]:
     """A tab of a new profile at an address, and what went wrong in it."""
-    with browser.new_context() as context:
+    with browser.new_context(ignore_https_errors=True) as context:
         page = context.new_page()
         page.set_default_timeout(15_000)
         problems = watch(page)
@@ -70,6 +70,7 @@ def the_whole_story(browser: Browser, address: str, server: Server) -> None:
         (cookie,) = sessions(page)
         assert cookie["httpOnly"]
         assert cookie["sameSite"] == "Strict"
+        assert cookie["secure"] == address.startswith("https:")
         # The folder of the address as the browser knows it, a proxy's prefix included.
         assert cookie["path"] == (urlsplit(address).path or "/")
         page.locator(".health summary").click()
@@ -92,6 +93,11 @@ def test_behind_an_nginx_that_strips_a_prefix(
     browser: Browser, closed: Server, tmp_path: Path
 ) -> None:
     with nginx(tmp_path / "nginx", closed.url) as address:
+        the_whole_story(browser, address, closed)
+
+
+def test_behind_an_nginx_with_tls(browser: Browser, closed: Server, tmp_path: Path) -> None:
+    with nginx(tmp_path / "nginx", closed.url, tls=True) as address:
         the_whole_story(browser, address, closed)
 
 

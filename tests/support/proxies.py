@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import trustme
 
 from tests.support.node import CACHE
 from tests.support.server import free_port, wait_until
@@ -26,7 +27,7 @@ http {{
     uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;
     map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port}{tls};
         location /train/ {{
             proxy_pass {url}{passed};
             proxy_http_version 1.1;
@@ -41,13 +42,19 @@ http {{
 
 @contextmanager
 def nginx(
-    directory: Path, url: str, *, strips: bool = True, host: str = "$http_host"
+    directory: Path,
+    url: str,
+    *,
+    strips: bool = True,
+    host: str = "$http_host",
+    tls: bool = False,
 ) -> Iterator[str]:
     """Serve `url` under /train, and yield the address.
 
     Args:
         strips: nginx takes the prefix away before it passes a request on.
         host: the Host that it passes on; empty: as nginx does by default.
+        tls: it speaks https, with a certificate that nobody knows.
     """
     assert NGINX is not None, "nginx is not installed"
     directory.mkdir()
@@ -55,9 +62,18 @@ def nginx(
     conf = directory / "nginx.conf"
     header = f"proxy_set_header Host {host};" if host else ""
     passed = "/" if strips else ""
-    conf.write_text(CONF.format(dir=directory, port=port, url=url, host=header, passed=passed))
+    secured = f" ssl; ssl_certificate {directory}/pem; ssl_certificate_key {directory}/pem"
+    conf.write_text(
+        CONF.format(
+            dir=directory, port=port, url=url, host=header, passed=passed,
+            tls=secured if tls else "",
+        )
+    )  # fmt: skip
+    if tls:
+        certificate = trustme.CA().issue_cert("127.0.0.1")
+        certificate.private_key_and_cert_chain_pem.write_to_path(directory / "pem")
     process = subprocess.Popen([NGINX, "-c", conf, "-e", directory / "error.log"])
-    address = f"http://127.0.0.1:{port}/train"
+    address = f"{'https' if tls else 'http'}://127.0.0.1:{port}/train"
     try:
         _answers(f"{address}/healthz")
         yield address
@@ -102,7 +118,7 @@ def jupyter(directory: Path, port: int) -> Iterator[str]:
 def _answers(url: str) -> None:
     def answers() -> bool:
         with suppress(httpx.TransportError):
-            return httpx.get(url, timeout=5).status_code == 200
+            return httpx.get(url, timeout=5, verify=False).status_code == 200
         return False
 
     wait_until(answers, f"{url} answers", 40)

@@ -356,6 +356,17 @@ export const CHINESE = {
   sent: "发送",
   memory: "内存",
 
+  // Deleting.
+  "Delete…": "删除…",
+  "Delete this run for good?": "永久删除此任务？",
+  "Delete this experiment for good?": "永久删除此实验？",
+  "Delete for good": "永久删除",
+  "That is not its name.": "名称不符。",
+  "Its points, logs, files and checkpoints go with it, and nothing brings them back.": "其指标、日志、文件和检查点将一并删除，无法恢复。",
+  "To keep it out of lists, archive it instead.": "如只是不想在列表中看到，请归档。",
+  "The service refuses what something else still needs, such as a released checkpoint.": "仍被使用的内容（如已发布的检查点）会被拒绝删除。",
+  "Type {name} to say that you mean it.": "请输入 {name} 以确认。",
+
   // Keys.
   Keys: "快捷键",
   "all keys": "全部快捷键",

@@ -36,6 +36,14 @@ export interface Operations {
     variables: { input: CreateRunInput };
     result: { createRun: ({ run: { id: string } | null; runToken: string | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
   };
+  DeleteExperiment: {
+    variables: { input: DeleteExperimentInput };
+    result: { deleteExperiment: ({ deletion: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
+  };
+  DeleteRun: {
+    variables: { input: DeleteRunInput };
+    result: { deleteRun: ({ deletion: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
+  };
   Experiment: {
     variables: { id: string };
     result: { experiment: { id: string; name: string; taskType: string; goal: string | null; version: string | null; baseModel: string | null; owner: string | null; paramConfig: any; tags: (string)[]; notes: string | null; archivedAt: string | null; createdAt: string; lastSeq: number; runCounts: ({ status: RunStatus; count: number })[]; runs: ({ totalCount: number; nodes: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null }); parent: { id: string; name: string | null } | null }))[] }); checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null; run: { id: string } }))[] }); events: { nodes: ({ id: string; seq: number; type: string; at: string; data: any })[] } } | null };
@@ -182,6 +190,16 @@ export interface CreateRunInput {
   name?: string | null;
   tags?: (string)[] | null;
   priority?: Priority | null;
+  idempotencyKey?: string | null;
+}
+
+export interface DeleteExperimentInput {
+  experimentId: string;
+  idempotencyKey?: string | null;
+}
+
+export interface DeleteRunInput {
+  runId: string;
   idempotencyKey?: string | null;
 }
 

@@ -224,6 +224,14 @@ export const UPDATE_EXPERIMENT = graphql("UpdateExperiment", `
     updateExperiment(input: $input) { experiment { id } ${ERRORS} }
   }`);
 
+export const DELETE_RUN = graphql("DeleteRun", `
+  mutation DeleteRun($input: DeleteRunInput!) { deleteRun(input: $input) { deletion { id } ${ERRORS} } }`);
+
+export const DELETE_EXPERIMENT = graphql("DeleteExperiment", `
+  mutation DeleteExperiment($input: DeleteExperimentInput!) {
+    deleteExperiment(input: $input) { deletion { id } ${ERRORS} }
+  }`);
+
 export const RESUME = graphql("Resume", `
   mutation Resume($input: ResumeRunInput!) {
     resumeRun(input: $input) { run { id } runToken ${ERRORS} }

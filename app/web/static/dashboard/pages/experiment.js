@@ -7,6 +7,7 @@ import { ago, clock, flat, number, plain, short, took } from "../format.js";
 import { Bar, Copy, Empty, Fact, Loading, RunLink, Status, Trouble, useTicks, useTitle } from "../parts.js";
 import { Counts } from "./experiments.js";
 import { EditExperiment } from "../run/edit.js";
+import { DeleteExperiment } from "../run/deleting.js";
 import { Events } from "../run/history.js";
 import { Tags } from "../run/checkpoints.js";
 import { t } from "../words.js";
@@ -20,7 +21,7 @@ const { div, nav, a, button, h1, h2, span, p, section, table, thead, tbody, tr, 
 export function Experiment({ id }) {
   const [found, setFound] = useState(/** @type {Detail | null | undefined} */ (undefined));
   const [error, setError] = useState(/** @type {Error | null} */ (null));
-  const [asking, setAsking] = useState(false);
+  const [asking, setAsking] = useState("");
   useTicks();
   useTitle(found?.name ?? "");
   useEffect(() => {
@@ -48,7 +49,8 @@ export function Experiment({ id }) {
     { class: "page" },
     nav({ class: "crumbs", "aria-label": t("Where this is") }, a({ href: href("experiments") }, t("Experiments")), " / ", span({}, found.name)),
     div({ class: "bar title" }, h1({}, found.name), span({ class: "id faint" }, found.id), h(Copy, { text: found.id, label: t("Copy id") }), span({ class: "space" }),
-      button({ type: "button", onClick: () => setAsking(true) }, t("Edit…")),
+      button({ type: "button", onClick: () => setAsking("edit") }, t("Edit…")),
+      button({ type: "button", class: "quiet", onClick: () => setAsking("delete") }, t("Delete…")),
       a({ class: "button", href: href(`checkpoints?experiment=${id}`) }, t("Checkpoints")),
       a({ class: "button", href: href(`?experiment=${id}`) }, t("All runs")),
       a({ class: "button primary", href: href(`recipes?experiment=${id}`) }, t("New run"))),
@@ -63,7 +65,8 @@ export function Experiment({ id }) {
       h(Fact, { name: t("Created") }, span({ title: clock(found.createdAt) }, ago(found.createdAt))),
       config.length ? h(Fact, { name: t("Common parameters") }, config.map(([key, value]) => `${key} ${plain(value)}`).join(" · ")) : null),
     found.notes ? p({ class: "notes" }, found.notes) : null,
-    asking ? h(EditExperiment, { experiment: found, close: () => setAsking(false) }) : null,
+    asking === "edit" ? h(EditExperiment, { experiment: found, close: () => setAsking("") }) : null,
+    asking === "delete" ? h(DeleteExperiment, { experiment: found, close: () => setAsking("") }) : null,
     section({ "aria-label": t("Newest runs") }, h2({}, t("Newest runs"), span({ class: "total" }, found.runs.totalCount)),
       found.runs.nodes.length
         ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Newest runs") }, table({ class: "plain list" },

@@ -15,6 +15,7 @@ import { Log } from "../run/log.js";
 import { History } from "../run/history.js";
 import { Cancel, Mark, Rerun, Resume } from "../run/actions.js";
 import { EditRun } from "../run/edit.js";
+import { DeleteRun } from "../run/deleting.js";
 import { explained, t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -72,6 +73,7 @@ export function Run({ id }) {
       button({ type: "button", disabled: !ready.length, onClick: () => setAsking({ mark: ready[0] }) }, t("Mark…")),
       button({ type: "button", onClick: () => setAsking("rerun") }, t("Run again…")),
       button({ type: "button", onClick: () => setAsking("edit") }, t("Edit…")),
+      active ? null : button({ type: "button", class: "quiet", onClick: () => setAsking("delete") }, t("Delete…")),
       a({ class: "button", href: href(`compare?runs=${[...new Set([run.root.id, run.id])].join(",")}`) }, t("Compare"))),
     h(Trouble, { error, again: load }),
     h(Why, { run, active }),
@@ -89,6 +91,7 @@ export function Run({ id }) {
     h(History, { run, onEvent }),
     asking === "cancel" ? h(Cancel, { run, close }) : null,
     asking === "edit" ? h(EditRun, { run, active, close }) : null,
+    asking === "delete" ? h(DeleteRun, { run, close: () => setAsking(null) }) : null,
     asking === "rerun" ? h(Rerun, { run, close }) : null,
     asking === "resume" ? h(Resume, { run, close }) : null,
     asking && typeof asking === "object" && "resume" in asking ? h(Resume, { run, close, from: asking.resume.ckptPath }) : null,
