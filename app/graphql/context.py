@@ -23,8 +23,8 @@ from app.domain.gate import Gate
 from app.domain.principals import Principal
 from app.graphql.budget import Budget, Memory
 from app.graphql.documents import Documents
-from app.server.authentication import Authenticator
 from app.launchers.base import Launcher
+from app.server.authentication import Authenticator
 from app.services.idempotency import InFlight
 from app.storage.artifacts import ArtifactStorage
 from app.storage.base import CheckpointStorage

@@ -205,7 +205,7 @@ class _Walk:
                 nodes *= _CHANGED[name]
             elif kind.name == "ComparedParam":
                 nodes *= LISTED * max(1, _length(given, "ids"))
-            elif kind.name == "Facet":
+            elif kind.name in ("Facet", "Usage"):
                 nodes *= max(1, _page(given))
             elif is_list_type(get_nullable_type(definition.type)):
                 nodes *= _length(given, "keys")

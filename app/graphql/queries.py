@@ -16,6 +16,7 @@ from app.graphql import summaries
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
 from app.graphql.describe import Info, field, output
 from app.graphql.filters import ExperimentFilter, ExperimentOrder, RunFilter, plain
+from app.graphql.scalars import DateTime
 from app.graphql.summaries import DEFAULT_FACETS
 from app.graphql.team import ApiToken, AuditEntry, Project, User, Viewer
 from app.graphql.types import Checkpoint, Experiment, Run, checkpoints, runs
@@ -27,10 +28,12 @@ from app.graphql.values import (
     LauncherCapacity,
     Recipe,
     StatusCount,
+    Usage,
 )
 from app.server.capacity import read_capacity
 from app.services import api_tokens, audit, events, me, projects, users
 from app.services.overviews import MAX_COMPARED
+from app.services.usage import By, Period
 
 Id = Annotated[strawberry.ID, strawberry.argument(description="Its id.")]
 Ids = Annotated[list[strawberry.ID], strawberry.argument(description="Their ids, at most 100.")]
@@ -247,6 +250,29 @@ class Query:
             ],
             queued=found.queued,
         )  # fmt: skip
+
+    @field
+    async def usage(
+        self, info: Info,
+        by: Annotated[By, strawberry.argument(description="What is summed.")] = By.MONTH,
+        experiment_id: Annotated[
+            strawberry.ID | None, strawberry.argument(description="Of this experiment alone.")
+        ] = None,
+        since: Annotated[
+            DateTime | None, strawberry.argument(description="Attempts that ended at or after it.")
+        ] = None,
+        until: Annotated[
+            DateTime | None, strawberry.argument(description="Attempts that ended before it.")
+        ] = None,
+        after: Annotated[
+            str, strawberry.argument(description="Only groups that sort after this one.")
+        ] = "",
+        first: FirstValues = DEFAULT_FACETS,
+    ) -> list[Usage]:  # fmt: skip
+        """What ended attempts used, wasted and saved, by month, experiment or run, sorted by it."""
+        period = Period(since or "", until or "9", experiment_id)
+        found: Any = await summaries.account(info.context, by, period, after, first)
+        return list(found)
 
     @field
     def recipes(self, info: Info) -> list[Recipe]:

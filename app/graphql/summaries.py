@@ -16,7 +16,8 @@ from app.errors import InvalidInput, NotFound
 from app.graphql.budget import OBJECT, VALUE, Budget
 from app.graphql.context import Context
 from app.graphql.filters import RunFilter, conditions, plain, unarchived
-from app.services import overviews
+from app.services import overviews, usage
+from app.services.usage import Account, By, Period
 
 DEFAULT_FACETS = 50
 _ORDER = {status.value: place for place, status in enumerate(RunStatus)}
@@ -98,6 +99,15 @@ def _size(first: int) -> int:
     if not 1 <= first <= groups.MAX_VALUES:
         raise InvalidInput(f"`first` must be 1 to {groups.MAX_VALUES}.")
     return first
+
+
+async def account(
+    context: Context, by: By, period: Period, after: str, first: int
+) -> list[Account]:
+    """Return the account of ended attempts in groups. Raises InvalidInput, NotFound."""
+    if period.experiment_id is not None and not is_id(period.experiment_id, "exp"):
+        raise NotFound(f"There is no experiment {period.experiment_id!r}.")
+    return await context.db.scan(usage.account, by, period, plain(after), _size(first))
 
 
 async def compare(context: Context, ids: list[str], only_different: bool) -> list[Compared]:

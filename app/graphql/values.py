@@ -10,8 +10,10 @@ from app.domain.lifecycle import RunStatus
 from app.domain.priority import Priority
 from app.graphql.describe import attribute, output
 from app.graphql.scalars import DateTime, Json, Long
+from app.services.usage import By
 
 strawberry.enum(Section, name="ParamSection", description="Where a parameter stands in a run.")
+strawberry.enum(By, name="UsageGroup", description="What usage is summed by.")
 strawberry.enum(Priority, description="When a queued run is started: before or after others.")
 _FINITE = "null where a bucket has no finite value"
 
@@ -161,6 +163,25 @@ class Capacity:
 
     launchers: list[LauncherCapacity] = attribute("Each launcher, by name.")
     queued: int = attribute("Number of runs of recipes that wait.")
+
+
+@output
+class Usage:
+    """What the ended attempts of one group took of the machines.
+
+    Wasted is what no checkpoint kept; saved is what resuming did not have to do again.
+    """
+
+    group: str = attribute("A month such as `2026-11`, or the id of an experiment or a run.")
+    attempts: int = attribute("Number of attempts.")
+    used_seconds: float = attribute("Time in which they ran.")
+    wasted_seconds: float = attribute("How much of it was wasted.")
+    waited_seconds: float = attribute("Time in which they waited to start.")
+    saved_seconds: float = attribute("Time that resuming saved.")
+    gpu_hours_used: float = attribute("GPU-hours of the time in which they ran.")
+    gpu_hours_wasted: float = attribute("How many of them were wasted.")
+    gpu_hours_saved: float = attribute("How many resuming saved.")
+    goodput: float | None = attribute("Share that was not wasted; null where nothing ran.")
 
 
 @output

@@ -61,9 +61,9 @@ def _view(account: Account) -> schemas.Usage:
         "wasted_seconds": account.wasted_seconds,
         "waited_seconds": account.waited_seconds,
         "saved_seconds": account.saved_seconds,
-        "gpu_hours_used": account.gpu_used_seconds / 3600,
-        "gpu_hours_wasted": account.gpu_wasted_seconds / 3600,
-        "gpu_hours_saved": account.gpu_saved_seconds / 3600,
+        "gpu_hours_used": account.gpu_hours_used,
+        "gpu_hours_wasted": account.gpu_hours_wasted,
+        "gpu_hours_saved": account.gpu_hours_saved,
         "goodput": account.goodput,
     }
 

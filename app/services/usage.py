@@ -73,6 +73,21 @@ class Account(NamedTuple):
     gpu_saved_seconds: float
 
     @property
+    def gpu_hours_used(self) -> float:
+        """Return the GPU-hours of the time that was used."""
+        return self.gpu_used_seconds / 3600
+
+    @property
+    def gpu_hours_wasted(self) -> float:
+        """Return how many of these were wasted."""
+        return self.gpu_wasted_seconds / 3600
+
+    @property
+    def gpu_hours_saved(self) -> float:
+        """Return how many GPU-hours resuming saved."""
+        return self.gpu_saved_seconds / 3600
+
+    @property
     def goodput(self) -> float | None:
         """Return the share of the GPU time, or of the time without GPUs, that was not wasted."""
         used, wasted = self.gpu_used_seconds, self.gpu_wasted_seconds

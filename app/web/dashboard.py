@@ -43,7 +43,7 @@ TYPES = {
 }
 PATHS = (
     "/runs", "/runs/{run}", "/compare", "/experiments", "/experiments/{experiment}",
-    "/checkpoints", "/recipes",
+    "/checkpoints", "/recipes", "/usage",
 )  # fmt: skip
 """Addresses below / that the dashboard draws."""
 

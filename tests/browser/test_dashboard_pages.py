@@ -86,6 +86,8 @@ def addresses(story: Story) -> dict[str, str]:
         "experiment": f"experiments/{story.experiment}",
         "checkpoints": "checkpoints",
         "recipes": "recipes",
+        "usage": "usage",
+        "usage of runs": "usage?by=run",
         "no such run": "runs/run_0",
     }
 
@@ -314,6 +316,22 @@ def test_lists_of_experiments_and_checkpoints_are_live(
             "tag_type": "candidate"}  # fmt: skip
     httpx.post(f"{url}/checkpoints/mark", json=mark, timeout=30).raise_for_status()
     expect(page.locator(f"[data-checkpoint='{mark['ckpt_path']}']")).to_be_visible()
+
+
+def test_usage_is_summed_by_month_experiment_and_run(
+    page: Page, server: Server, story: Story
+) -> None:
+    dashboard = Dashboard(page, server.url).open("usage")
+    (account,) = httpx.get(f"{server.url}/v1/usage", timeout=30).json()["usage"]
+    row = page.locator(f"[data-group='{account['group']}']")
+    expect(row.locator("td").first).to_have_text(f"{account['attempts']:,}")
+    page.get_by_role("button", name="By experiment").click()
+    own = page.locator(f"[data-group={story.experiment}]")
+    expect(own.get_by_role("link", name="look at me")).to_be_visible()
+    dashboard.open(f"usage?by=run&experiment={story.experiment}")
+    expect(page.locator(f"[data-group={story.parent}] td").first).to_have_text("1")
+    page.locator(f"[data-group={story.parent}]").get_by_role("link").click()
+    page.wait_for_url(f"**/runs/{story.parent}")
 
 
 def test_a_form_keeps_what_was_chosen(page: Page, server: Server, story: Story) -> None:

@@ -9,7 +9,7 @@ const VALUES = {
     "PageInfo", "UserError", "Metric", "MetricSeries", "MetricBand", "SpecialValue",
     "HyperparamOverride", "Resources", "LogPart", "Artifact", "StatusCount", "Facet",
     "ComparedParam", "Recipe", "Actor", "Member", "RoleInProject", "Viewer",
-    "ComparedParam", "Recipe", "SpecialCount", "Capacity", "LauncherCapacity", "GpuCount",
+    "ComparedParam", "Recipe", "SpecialCount", "Capacity", "LauncherCapacity", "GpuCount", "Usage",
   ],
 };
 const EDGES = { withEdgeSuffix: true, shouldImplementNode: true, listTypeCanWrapOnlyEdgeType: false };

@@ -328,6 +328,24 @@ export const CHINESE = {
   "The run is queued and starts as soon as there is room on {launcher}.": "任务将排队，{launcher} 有空位时即开始。",
   "The run waits for your trainer; a token is shown that lets it report.": "任务等待你的训练程序；会显示供其上报的令牌。",
 
+  // Usage.
+  Usage: "用量",
+  Summed: "汇总方式",
+  "By month": "按月",
+  "By experiment": "按实验",
+  "By run": "按任务",
+  "Of attempts that have ended. Wasted is what no checkpoint kept; saved is what resuming did not have to do again.":
+    "统计已结束的尝试。“浪费”指没有检查点保存的时间；“节省”指恢复后不必重做的时间。",
+  "No attempt has ended yet.": "还没有已结束的尝试。",
+  Month: "月份",
+  Used: "使用",
+  Wasted: "浪费",
+  Saved: "节省",
+  Waited: "等待",
+  "GPU-hours": "GPU 小时",
+  "Wasted GPU-hours": "浪费的 GPU 小时",
+  "Not wasted": "有效占比",
+
   // Room for runs.
   "Room for runs": "可用资源",
   CPUs: "CPU 核数",

@@ -84,6 +84,10 @@ export interface Operations {
     variables: { input: MarkCheckpointInput };
     result: { markCheckpoint: ({ checkpoint: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
   };
+  Names: {
+    variables: { ids: (string)[] };
+    result: { nodes: ({ id: string; name: string } | { id: string; called: string | null } | {} | null)[] };
+  };
   Recipes: {
     variables: {};
     result: { recipes: ({ name: string; description: string; launcher: string; maxAttempts: number; graceSeconds: number; keepCheckpoints: number })[] };
@@ -135,6 +139,10 @@ export interface Operations {
   UpdateRun: {
     variables: { input: UpdateRunInput };
     result: { updateRun: ({ run: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
+  };
+  Usage: {
+    variables: { by: UsageGroup; experiment?: string | null; after: string };
+    result: { usage: (({ group: string; attempts: number; usedSeconds: number; wastedSeconds: number; waitedSeconds: number; savedSeconds: number; gpuHoursUsed: number; gpuHoursWasted: number; gpuHoursSaved: number; goodput: number | null }))[] };
   };
   Verify: {
     variables: { input: VerifyCheckpointInput };
@@ -315,6 +323,8 @@ export interface UpdateRunInput {
   archived?: boolean | null;
   idempotencyKey?: string | null;
 }
+
+export type UsageGroup = "RUN" | "EXPERIMENT" | "MONTH";
 
 export interface VerifyCheckpointInput {
   ckptPath: string;

@@ -9,6 +9,7 @@ import { Experiments } from "./pages/experiments.js";
 import { Experiment } from "./pages/experiment.js";
 import { Checkpoints } from "./pages/checkpoints.js";
 import { Recipes } from "./pages/recipes.js";
+import { Usage } from "./pages/usage.js";
 import { Health, SignedOut } from "./health.js";
 import { language, t } from "./words.js";
 import { useMenus } from "./runs/tools.js";
@@ -19,7 +20,7 @@ const { header, main, nav, a, div, h1, svg, path: line } = tags;
 
 /** @type {[string, string][]} */
 const PAGES = [["", t("Runs")], ["experiments", t("Experiments")], ["compare", t("Compare")],
-  ["checkpoints", t("Checkpoints")], ["recipes", t("Recipes")]];
+  ["checkpoints", t("Checkpoints")], ["recipes", t("Recipes")], ["usage", t("Usage")]];
 
 function Page() {
   const [first, second] = path.value.split("/");
@@ -30,6 +31,7 @@ function Page() {
   if (first === "experiments") return h(Experiments, {});
   if (first === "checkpoints") return h(Checkpoints, {});
   if (first === "recipes") return h(Recipes, {});
+  if (first === "usage") return h(Usage, {});
   return div({ class: "page" }, h1({}, t("There is no such page.")));
 }
 

@@ -196,6 +196,18 @@ export const RECIPES = graphql("Recipes", `
     recipes { name description launcher maxAttempts graceSeconds keepCheckpoints }
   }`);
 
+export const USAGE = graphql("Usage", `
+  query Usage($by: UsageGroup!, $experiment: ID, $after: String!) {
+    usage(by: $by, experimentId: $experiment, after: $after, first: 100) {
+      group attempts usedSeconds wastedSeconds waitedSeconds savedSeconds gpuHoursUsed gpuHoursWasted gpuHoursSaved goodput
+    }
+  }`);
+
+export const NAMES = graphql("Names", `
+  query Names($ids: [ID!]!) {
+    nodes(ids: $ids) { ... on Experiment { id name } ... on Run { id called: name } }
+  }`);
+
 export const CAPACITY = graphql("Capacity", `
   query Capacity {
     capacity { queued launchers { name cpus memoryGb gpus { type count } maxRuns active } }
