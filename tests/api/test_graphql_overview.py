@@ -96,29 +96,6 @@ def test_capacity_is_that_of_rest(graph: Graph) -> None:
     assert (local["maxRuns"], local["active"]) == (rest["max_runs"], rest["active"])
 
 
-def test_usage_is_that_of_rest(graph: Graph) -> None:
-    experiment = graph.experiment()
-    run = create(graph, experiment)
-    report(graph, run, loss={"steps": [1], "values": [0.5]})
-    graph.cancel(run["run"]["id"])
-    token = {"Authorization": f"Bearer {run['runToken']}"}
-    path = f"/v1/runs/{run['run']['id']}/reports"
-    body = {"attempt": 1, "batch": 2, "finished": False}
-    assert graph.send("POST", path, headers=token, json=body).status_code == 200
-    query = """query ($by: UsageGroup!, $e: ID, $after: String! = "") {
-        usage(by: $by, experimentId: $e, after: $after) {
-            group attempts usedSeconds wastedSeconds gpuHoursUsed goodput } }"""
-    (found,) = graph.data(query, by="RUN", e=experiment)["usage"]
-    (known,) = graph.send("GET", f"/v1/usage?by=run&experiment_id={experiment}").json()["usage"]
-    assert (found["group"], found["attempts"]) == (run["run"]["id"], 1)
-    assert found["usedSeconds"] == known["used_seconds"]
-    assert found["goodput"] == known["goodput"]
-    assert graph.data(query, by="RUN", e=experiment, after=found["group"])["usage"] == []
-    assert [row["group"] for row in graph.data(query, by="EXPERIMENT", e=experiment)["usage"]] == [
-        experiment
-    ]
-
-
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

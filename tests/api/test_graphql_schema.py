@@ -231,7 +231,7 @@ def test_a_bug_is_masked_and_logged(
 
 EDGES = """
   experiments(first: %(n)d) { totalCount edges { cursor node {
-    id tags labels runCounts { status count }
+    id tags labels project { id } runCounts { status count }
     events(first: 5) { totalCount nodes { id seq experiment { id } run { id } } }
     checkpoints(first: %(n)d) { nodes { id run { id } experiment { id } storedAs { id } } }
     runs(first: %(n)d) { totalCount pageInfo { endCursor } nodes {

@@ -62,6 +62,16 @@ def test_what_a_failed_run_did_after_its_last_checkpoint_is_wasted_and_a_resume_
             assert all_of_it[key] == pytest.approx(whole[key])
         assert usage(service, by="run", until="2020-01-01T00:00:00Z") == {}
 
+        query = """{ usage(by: RUN, after: "") {
+            group attempts usedSeconds wastedSeconds savedSeconds gpuHoursUsed goodput } }"""
+        answer = service.http.post(f"{service.url}/graphql", json={"query": query}).json()
+        assert [row["group"] for row in answer["data"]["usage"]] == sorted(runs)
+        for row in answer["data"]["usage"]:
+            known = runs[row["group"]]
+            assert row["usedSeconds"] == known["used_seconds"]
+            assert row["gpuHoursUsed"] == known["gpu_hours_used"]
+            assert (row["attempts"], row["goodput"]) == (known["attempts"], known["goodput"])
+
         text = service.http.get(f"{service.url}/v1/usage?by=run&csv=true").text
         table = {row["group"]: row for row in csv.DictReader(io.StringIO(text))}
         assert float(table[crashed]["wasted_seconds"]) == runs[crashed]["wasted_seconds"]
