@@ -11,9 +11,8 @@ from typing import Any
 
 from app.db import keyset, listing
 from app.db.cursors import Order, Window
-from app.db.rows import RunRow
+from app.db.rows import ExperimentRow, RunRow
 from app.db.sql import Tx
-from app.db.tables import Experiment
 from app.domain.lifecycle import TERMINAL
 from app.domain.points import MAX_STEP
 from app.errors import InvalidInput
@@ -75,7 +74,7 @@ def _newest(tx: Tx, filters: dict[str, Any], only: list[str]) -> list[RunRow]:
 
 async def changed_experiments(
     context: Context, chosen: ExperimentFilter | None, seconds: float
-) -> AsyncIterator[list[Experiment]]:
+) -> AsyncIterator[list[ExperimentRow]]:
     """Yield the experiments whose history went on, by the same rules as `changed_runs`."""
     db, wait = context.db, interval(seconds)
     found = conditions(chosen)
@@ -91,13 +90,13 @@ async def changed_experiments(
                     yield rows
 
 
-def _matching_experiments(tx: Tx, filters: dict[str, Any], ids: list[str]) -> list[Experiment]:
+def _matching_experiments(tx: Tx, filters: dict[str, Any], ids: list[str]) -> list[ExperimentRow]:
     window = Window(len(ids))
     found = filters | {"ids": ids}
     return keyset.page(tx, listing.EXPERIMENTS, found, Order("created_at"), window).rows
 
 
-def _newest_experiments(tx: Tx, filters: dict[str, Any]) -> list[Experiment]:
+def _newest_experiments(tx: Tx, filters: dict[str, Any]) -> list[ExperimentRow]:
     window = Window(limits.CHANGED_EXPERIMENTS)
     return keyset.page(tx, listing.EXPERIMENTS, filters, Order("created_at"), window).rows
 
