@@ -16,7 +16,14 @@ from app.db.cursors import RowT
 from app.db.json_lists import JsonNumber, listed, one_of
 from app.db.keyset import Listing
 from app.db.objects import Table
-from app.db.rows import CheckpointRow, EventRow, ExperimentRow, MetricLatestRow, RunRow
+from app.db.rows import (
+    CheckpointRow,
+    EventRow,
+    ExperimentRow,
+    MetricLatestRow,
+    ProjectRow,
+    RunRow,
+)
 from app.db.search import LIKE_ESCAPE, Position, index_name
 from app.db.sql import Query, Tx, columns, dump, query, select_all
 from app.db.tables import (
@@ -26,6 +33,7 @@ from app.db.tables import (
     ExperimentSearch,
     ExperimentTag,
     MetricLatest,
+    Project,
     Run,
     RunSearch,
     RunTag,
@@ -166,8 +174,11 @@ EVENTS = Listing(
     {"seq": _event.seq},
     _equal(_event, "experiment_id", "run_id", "type"),
 )
+PROJECTS = Listing(
+    Project, ProjectRow, columns(Project).id, {"created_at": columns(Project).created_at}, {}
+)
 OF_TABLE: dict[type[Table], Listing[Any]] = {
-    listed.table: listed for listed in (EXPERIMENTS, RUNS, CHECKPOINTS, EVENTS)
+    listed.table: listed for listed in (EXPERIMENTS, RUNS, CHECKPOINTS, EVENTS, PROJECTS)
 }
 
 

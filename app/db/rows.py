@@ -24,6 +24,7 @@ RunRow = _row(tables.Run)
 CheckpointRow = _row(tables.Checkpoint)
 EventRow = _row(tables.Event)
 MetricLatestRow = _row(tables.MetricLatest)
+ProjectRow = _row(tables.Project)
 
 AnyExperiment = tables.Experiment | ExperimentRow
 AnyRun = tables.Run | RunRow

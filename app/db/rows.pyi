@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, TypeAlias, TypedDict
 
-from app.db.tables import Checkpoint, Event, Experiment, MetricLatest, Run
+from app.db.tables import Checkpoint, Event, Experiment, MetricLatest, Project, Run
 
 class ExperimentRow(NamedTuple):
     id: str
@@ -115,6 +115,12 @@ class MetricLatestRow(NamedTuple):
     step: int
     value: float | None
     wall_time: float | None
+
+class ProjectRow(NamedTuple):
+    id: str
+    name: str
+    description: str | None
+    created_at: str
 
 class ExperimentChanges(TypedDict, total=False):
     id: str
@@ -273,3 +279,5 @@ AnyCheckpoint: TypeAlias = Checkpoint | CheckpointRow
 AnyEvent: TypeAlias = Event | EventRow
 
 AnyMetricLatest: TypeAlias = MetricLatest | MetricLatestRow
+
+AnyProject: TypeAlias = Project | ProjectRow
