@@ -134,7 +134,7 @@ def test_a_wrong_token_says_so_and_a_link_signs_in_once(browser: Browser, closed
     with tab(browser, closed.url) as (page, problems):
         page.get_by_label("API token").fill("not the token at all")
         page.get_by_role("button", name="Sign in").click()
-        expect(page.get_by_role("alert")).to_contain_text("not the API token")
+        expect(page.get_by_role("alert")).to_contain_text("neither a token of a user")
         problems.clear()
     printed = llm_train("open", API_URL=closed.url, API_TOKEN=TOKEN)
     link = printed.out.strip()

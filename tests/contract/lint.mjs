@@ -8,8 +8,8 @@ const VALUES = {
   types: [
     "PageInfo", "UserError", "Metric", "MetricSeries", "MetricBand", "SpecialValue",
     "HyperparamOverride", "Resources", "LogPart", "Artifact", "StatusCount", "Facet",
-    "ComparedParam", "Recipe", "Actor", "Member", "RoleInProject", "Viewer",
-    "ComparedParam", "Recipe", "SpecialCount", "Capacity", "LauncherCapacity", "GpuCount", "Usage",
+    "ComparedParam", "Recipe", "Actor", "Member", "RoleInProject", "Viewer", "SpecialCount",
+    "Capacity", "LauncherCapacity", "GpuCount", "Usage",
   ],
 };
 const EDGES = { withEdgeSuffix: true, shouldImplementNode: true, listTypeCanWrapOnlyEdgeType: false };
