@@ -101,11 +101,12 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     """
     db = db or connect(settings.database_url, settings.database_connections)
     recipes, tables, stores = read_configuration(settings.recipes)
+    launchers = make_launchers(settings, tables)
     app = FastAPI(
         title=service.NAME,
         version=VERSION,
         description="A control plane for LLM training: experiments, runs and checkpoints.",
-        lifespan=_lifespan(settings, db, recipes, make_launchers(settings, tables)),
+        lifespan=_lifespan(settings, db, recipes, launchers),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -114,6 +115,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     openapi.describe(app, needs_token=settings.api_token is not None)
     app.state.settings = settings
     app.state.recipes = recipes
+    app.state.launchers = launchers
     data_dir.make(settings.data_dir)
     app.state.storage = get_storage(settings.storage, settings.data_dir, stores)
     app.state.artifacts = open_artifacts(app.state.storage, settings.data_dir)

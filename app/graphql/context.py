@@ -43,7 +43,7 @@ class Context:
         state = connection.app.state
         self.db: Database = state.db
         self.recipes: Mapping[str, Any] = state.recipes
-        self.launchers: Mapping[str, Launcher] = state.supervisor.state.launchers
+        self.launchers: Mapping[str, Launcher] = state.launchers
         self.secret: str = state.secret
         self.data_dir: Path = state.settings.data_dir
         self.gate: Gate = state.settings.gate

@@ -88,6 +88,6 @@ def _compare(tx: Tx, run_ids: list[str], only_different: bool) -> bytes:
 async def get_capacity(request: Request) -> Response:
     """Return what each launcher has in all, and how many runs are with it."""
     state = request.app.state
-    found = await read_capacity(state.db, state.supervisor.state.launchers)
+    found = await read_capacity(state.db, state.launchers)
     launchers = [launcher._asdict() for launcher in found.launchers]
     return responses.json({"launchers": launchers, "queued": found.queued})
