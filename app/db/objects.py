@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar, cast
 
+from sqlalchemy.orm import configure_mappers
 from sqlalchemy.orm.attributes import manager_of_class
 from sqlmodel import SQLModel
 
@@ -45,6 +46,7 @@ def column_names(table: type[SQLModel]) -> tuple[str, ...]:
 @cache
 def maker(table: type[TableT]) -> Callable[[Sequence[Any]], TableT]:
     """Return a function that makes an object of the values of all columns."""
+    configure_mappers()  # a command may read before it has compiled a statement of the mapper
     new: Callable[[], TableT] = cast(Any, manager_of_class(table)).new_instance
     names = column_names(table)
 

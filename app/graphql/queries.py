@@ -1,6 +1,7 @@
 """Query: the root of all reads."""
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated, Any, cast
 
 import strawberry
@@ -11,7 +12,7 @@ from app.db.keyset import MOST
 from app.db.rows import EventRow
 from app.db.sql import Tx
 from app.domain.ids import is_id
-from app.errors import InvalidInput
+from app.errors import InvalidInput, NotFound
 from app.graphql import summaries
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
 from app.graphql.describe import Info, field, output
@@ -169,10 +170,12 @@ class Query:
         only_different: Annotated[
             bool, strawberry.argument(description="Leave out what is the same in all of them.")
         ] = True,
-    ) -> list[ComparedParam]:  # fmt: skip
-        """The parameters of runs side by side."""
-        found: Any = await summaries.compare(info.context, list(ids), only_different)
-        return list(found)
+    ) -> list[ComparedParam] | None:  # fmt: skip
+        """The parameters of runs side by side; null if one of them does not exist."""
+        with suppress(NotFound):
+            found: Any = await summaries.compare(info.context, list(ids), only_different)
+            return list(found)
+        return None
 
     @field
     async def viewer(self, info: Info) -> Viewer:
@@ -268,11 +271,16 @@ class Query:
             str, strawberry.argument(description="Only groups that sort after this one.")
         ] = "",
         first: FirstValues = DEFAULT_FACETS,
-    ) -> list[Usage]:  # fmt: skip
-        """What ended attempts used, wasted and saved, by month, experiment or run, sorted by it."""
+    ) -> list[Usage] | None:  # fmt: skip
+        """What ended attempts used, wasted and saved, by month, experiment or run, sorted by it.
+
+        Null if the experiment does not exist.
+        """
         period = Period(since or "", until or "9", experiment_id)
-        found: Any = await summaries.account(info.context, by, period, after, first)
-        return list(found)
+        with suppress(NotFound):
+            found: Any = await summaries.account(info.context, by, period, after, first)
+            return list(found)
+        return None
 
     @field
     def recipes(self, info: Info) -> list[Recipe]:

@@ -99,13 +99,16 @@ def test_capacity_is_that_of_rest(graph: Graph) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        ('experimentId: "x"', "NOT_FOUND"),
         ("first: 0", "BAD_USER_INPUT"),
         ('after: "\\u0000"', "BAD_USER_INPUT"),
     ],
 )
 def test_usage_refuses_what_it_cannot_read(graph: Graph, arguments: str, code: str) -> None:
     assert graph.code(f"{{ usage({arguments}) {{ group }} }}") == code
+
+
+def test_an_unknown_experiment_has_no_account(graph: Graph) -> None:
+    assert graph.data('{ usage(experimentId: "x") { group } }') == {"usage": None}
 
 
 def test_a_comparison_shows_what_differs_and_all_if_asked(graph: Graph) -> None:
@@ -236,7 +239,7 @@ def test_a_wrong_argument_is_said_to_be_wrong(graph: Graph, name: str) -> None:
 def test_an_unknown_run_is_not_compared(graph: Graph) -> None:
     query = "query ($ids: [ID!]!) { compareRuns(ids: $ids) { key } }"
     for id in ("x", "run_0cc4q1x3h7p2n4s6v8y0c1e3gj", "exp_0cc4q1x3h7p2n4s6v8y0c1e3gj"):
-        assert graph.code(query, ids=[id]) == "NOT_FOUND"
+        assert graph.data(query, ids=[id]) == {"compareRuns": None}
 
 
 def aliased(field: str) -> str:

@@ -91,12 +91,12 @@ def test_a_node_that_dies_is_told_and_the_run_is_tried_again(
     run = place.submit(tmp_path, "train(120, 0.1)", "again", resources={"cpus": 16})
     place.service.stepping(run, 12, 120)
     ray.kill_worker()
-    wait_until(lambda: place.service.status(run)["attempt"] == 1 and retries(place, run),
-               lambda: str(place.service.status(run)), 90)  # fmt: skip
+    wait_until(lambda: retries(place, run), lambda: str(place.service.status(run)), 90)
     (told,) = retries(place, run)
     assert "its node or its cluster has failed" in told or "of Ray job" in told
     assert starts(tmp_path) == [1] and not place.trainers(run)
-    assert place.service.cancel(run)["status"] == "cancelled"
+    place.service.cancel(run)  # or it is lost to the dead node, which Ray lists for a while
+    place.service.ended(run)
 
 
 def test_a_head_that_is_started_anew_has_forgotten_all_and_the_run_goes_on(
@@ -107,7 +107,8 @@ def test_a_head_that_is_started_anew_has_forgotten_all_and_the_run_goes_on(
     ray.kill_head()
     wait_until(lambda: not place.trainers(run), "Ray's end stops its trainers", 30)
     time.sleep(3)
-    assert place.service.status(run)["status"] in ("running", "queued"), "no news is no end"
+    status = place.service.status(run)
+    assert status["status"] in ("running", "queued"), f"no news is no end: {status}"
     ray.start_head()
     status = place.service.ended(run, 150)
     assert (status["status"], starts(tmp_path)) == ("succeeded", [1, 2])
@@ -124,11 +125,13 @@ def test_a_token_that_ray_refuses_is_told_and_no_run_fails_of_it(
     place = Place(site, tmp_path_factory.mktemp("place"), free_port())
     try:
         run = place.submit(tmp_path, "train(2)")
+        refused = "Ray refuses the token: see token_file."
         status = wait_until(
-            lambda: (now := place.service.status(run))["status_detail"] and now, "it waits", 20
+            lambda: (now := place.service.status(run))["status_detail"] == refused and now,
+            lambda: str(place.service.status(run)),
+            20,
         )
         assert (status["status"], status["status_reason"]) == ("queued", "waiting_for_cluster")
-        assert status["status_detail"] == "Ray refuses the token: see token_file."
         file.write_text(TOKEN)
         assert place.ended(run)["status"] == "succeeded"
     finally:

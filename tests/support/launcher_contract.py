@@ -354,7 +354,7 @@ class LauncherContract:
         wait_until(lambda: not place.processes(run), lambda: str(place.processes(run)), 30)
         took = time.monotonic() - asked
         assert GRACE - 0.1 <= took <= GRACE + 1 + place.site.late_seconds
-        assert not [pid for pid in pids if _lives(pid)]
+        wait_until(lambda: not [pid for pid in pids if _lives(pid)], "its children are gone", 2)
         ended = place.ended(run)
         assert ended["status"] == ("cancelled" if way == "mailbox" else "failed"), ended
 

@@ -132,7 +132,11 @@ class RayCluster:
     def kill_head(self) -> None:
         """Kill the head's daemons at once; Ray's own watchers end what its jobs had."""
         process = self._processes.pop("head")
-        for member in [*psutil.Process(process.pid).children(recursive=True)]:
+        members = psutil.Process(process.pid).children(recursive=True)
+        for member in members:  # or one that is still alive would take the next submission
+            with suppress(psutil.Error):
+                member.suspend()
+        for member in members:
             with suppress(psutil.Error):
                 member.kill()
         process.kill()

@@ -171,12 +171,14 @@ class SlurmCluster:
     def kill_node(self, name: str) -> None:
         """Kill all of a node at once, as a power cut would: slurmd, its steps and their jobs."""
         self.kill(name)
-        for process in self.members(f"SLURMD_NODENAME={name}"):
-            process.kill()
-        for process in self.members():
-            with suppress(psutil.Error):
-                if "slurmstepd" in process.name() and not process.children():
-                    process.kill()
+        members = self.members(f"SLURMD_NODENAME={name}")
+        parents = {process.parent() for process in members} - {None, *members}
+        whole = [*(each for each in parents if each and "slurmstepd" in each.name()), *members]
+        # One after the other, those that are left would still report how the first ones ended.
+        for deed in (psutil.Process.suspend, psutil.Process.kill):
+            for process in whole:
+                with suppress(psutil.Error):
+                    deed(process)
 
     def members(self, mark: str = "") -> list[psutil.Process]:
         """The processes of this cluster and its jobs, without the test's own."""

@@ -22,7 +22,7 @@ export interface Operations {
   };
   Compared: {
     variables: { ids: (string)[]; onlyDifferent: boolean };
-    result: { compareRuns: (({ section: ParamSection; key: string; values: (any | null)[]; differs: boolean }))[]; nodes: ({ id: string; name: string | null; model: string; status: RunStatus; step: number; createdAt: string; hyperparams: any; experiment: { id: string; name: string }; sourceCheckpoint: { step: number | null } | null; metrics: (({ key: string; step: number; value: number | null }))[] } | {} | null)[] };
+    result: { compareRuns: (({ section: ParamSection; key: string; values: (any | null)[]; differs: boolean }))[] | null; nodes: ({ id: string; name: string | null; model: string; status: RunStatus; step: number; createdAt: string; hyperparams: any; experiment: { id: string; name: string }; sourceCheckpoint: { step: number | null } | null; metrics: (({ key: string; step: number; value: number | null }))[] } | {} | null)[] };
   };
   Counts: {
     variables: { filter?: RunFilter | null };
@@ -142,7 +142,7 @@ export interface Operations {
   };
   Usage: {
     variables: { by: UsageGroup; experiment?: string | null; after: string };
-    result: { usage: (({ group: string; attempts: number; usedSeconds: number; wastedSeconds: number; waitedSeconds: number; savedSeconds: number; gpuHoursUsed: number; gpuHoursWasted: number; gpuHoursSaved: number; goodput: number | null }))[] };
+    result: { usage: (({ group: string; attempts: number; usedSeconds: number; wastedSeconds: number; waitedSeconds: number; savedSeconds: number; gpuHoursUsed: number; gpuHoursWasted: number; gpuHoursSaved: number; goodput: number | null }))[] | null };
   };
   Verify: {
     variables: { input: VerifyCheckpointInput };

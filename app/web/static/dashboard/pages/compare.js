@@ -69,7 +69,7 @@ export function Compare() {
   );
 }
 
-/** @param {{ runs: ComparedRun[], rows: Compared["compareRuns"], keys: string[], color: Record<string, string>, hidden: Set<string>, same: boolean }} props */
+/** @param {{ runs: ComparedRun[], rows: NonNullable<Compared["compareRuns"]>, keys: string[], color: Record<string, string>, hidden: Set<string>, same: boolean }} props */
 function Differences({ runs, rows, keys, color, hidden, same }) {
   const show = (/** @type {string} */ id) => {
     const next = new Set(hidden);
@@ -118,12 +118,12 @@ function groupLines(runs, by, bandOf) {
 
 /** @param {string[]} ids @param {boolean} same */
 function useCompared(ids, same) {
-  const [found, setFound] = useState(/** @type {{ runs: ComparedRun[], rows: Compared["compareRuns"] }} */ ({ runs: [], rows: [] }));
+  const [found, setFound] = useState(/** @type {{ runs: ComparedRun[], rows: NonNullable<Compared["compareRuns"]> }} */ ({ runs: [], rows: [] }));
   const [error, setError] = useState(/** @type {Error | null} */ (null));
   const load = () => {
     if (ids.length)
       ask(COMPARED, { ids, onlyDifferent: !same }).then(({ nodes, compareRuns }) => {
-        setFound({ runs: /** @type {ComparedRun[]} */ (nodes.filter((node) => node && "model" in node)), rows: compareRuns });
+        setFound({ runs: /** @type {ComparedRun[]} */ (nodes.filter((node) => node && "model" in node)), rows: compareRuns ?? [] });
         setError(null);
       }, setError);
   };

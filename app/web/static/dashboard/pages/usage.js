@@ -10,7 +10,7 @@ import { h, tags } from "../dom.js";
 
 const { div, h1, p, a, span, button, table, thead, tbody, tr, th, td, progress } = tags;
 
-/** @typedef {import("../generated.js").Operations["Usage"]["result"]["usage"][number]} Row */
+/** @typedef {NonNullable<import("../generated.js").Operations["Usage"]["result"]["usage"]>[number]} Row */
 
 const PAGE = 100;
 const KINDS = /** @type {[string, string][]} */ ([["", t("By month")], ["experiment", t("By experiment")], ["run", t("By run")]]);
@@ -28,7 +28,8 @@ export function Usage() {
   async function load(known) {
     try {
       const group = /** @type {"MONTH" | "EXPERIMENT" | "RUN"} */ ((by || "month").toUpperCase());
-      const { usage } = await ask(USAGE, { by: group, experiment, after: known.length ? known[known.length - 1].group : "" });
+      const { usage: account } = await ask(USAGE, { by: group, experiment, after: known.length ? known[known.length - 1].group : "" });
+      const usage = account ?? [];
       setRows(known.concat(usage));
       setWhole(usage.length < PAGE);
       setError(null);
