@@ -84,21 +84,6 @@ def test_a_head_that_is_frozen_during_the_submission_makes_one_trainer(
     assert starts(tmp_path) == [1]
 
 
-def test_a_node_that_dies_is_told_and_the_run_is_tried_again(
-    place: Place, ray: RayCluster, tmp_path: Path
-) -> None:
-    ray.start_worker(20)
-    run = place.submit(tmp_path, "train(120, 0.1)", "again", resources={"cpus": 16})
-    place.service.stepping(run, 12, 120)
-    ray.kill_worker()
-    wait_until(lambda: retries(place, run), lambda: str(place.service.status(run)), 90)
-    (told,) = retries(place, run)
-    assert "its node or its cluster has failed" in told or "of Ray job" in told
-    assert starts(tmp_path) == [1] and not place.trainers(run)
-    place.service.cancel(run)  # or it is lost to the dead node, which Ray lists for a while
-    place.service.ended(run)
-
-
 def test_a_head_that_is_started_anew_has_forgotten_all_and_the_run_goes_on(
     place: Place, ray: RayCluster, tmp_path: Path
 ) -> None:
@@ -136,3 +121,19 @@ def test_a_token_that_ray_refuses_is_told_and_no_run_fails_of_it(
         assert place.ended(run)["status"] == "succeeded"
     finally:
         place.close()
+
+
+def test_a_node_that_dies_is_told_and_the_run_is_tried_again(
+    place: Place, ray: RayCluster, tmp_path: Path
+) -> None:
+    """Runs last: for a while Ray lists the dead node, and loses what is submitted to it."""
+    ray.start_worker(20)
+    run = place.submit(tmp_path, "train(120, 0.1)", "again", resources={"cpus": 16})
+    place.service.stepping(run, 12, 120)
+    ray.kill_worker()
+    wait_until(lambda: retries(place, run), lambda: str(place.service.status(run)), 90)
+    (told,) = retries(place, run)
+    assert "its node or its cluster has failed" in told or "of Ray job" in told
+    assert starts(tmp_path) == [1] and not place.trainers(run)
+    place.service.cancel(run)  # or it is lost to the dead node, which Ray lists for a while
+    place.service.ended(run)

@@ -71,4 +71,5 @@ else:
     ranks.wait()
     reporter.finish()
 ranks.wait()
+dist.barrier()  # a rank that leaves early ends the others' connections under them
 dist.destroy_process_group()
