@@ -32,6 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Iterator[S
     }
     tables = [
         f"[recipes.{name}]\ncommand = {json.dumps(['{python}', *command])}\n"
+        f"working_dir = {json.dumps(str(folder))}\n"  # where clients leave files of their own
         f'requires_report = false\ntensorboard = "runs/**"\nenv = {{ OMP_NUM_THREADS = "1" }}\n'
         for name, command in commands.items()
     ]
