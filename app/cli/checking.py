@@ -138,69 +138,89 @@ def _describe(launcher: Any) -> str:
     )
 
 
-def _run(api: "_Api", wait: float, public: str) -> str:
-    """Take one run through its life, and tell each step; return the path of its checkpoint."""
-    body: dict[str, Any] = {"name": "check", "task_type": "check"}
-    experiment = api.call("POST", "/v1/experiments", body)["experiment_id"]
-    runs = f"/v1/experiments/{experiment}/runs"
-    body = {"model": "none", "recipe": _RECIPE}
-    path = f"{runs}/{api.call('POST', runs, body)['run_id']}"
+class _CheckedRun:
+    """One run that is taken through its life, a step a method. Each returns the step's sentence.
 
-    def status() -> Any:
-        return api.call("GET", f"{path}/status")
+    A step raises _Wrong with what was seen last.
+    """
 
-    def words(now: Any) -> str:
-        return str(now["status_detail"] or now["status"])
+    def __init__(self, api: "_Api", wait: float, public: str) -> None:
+        """Submit the run. A step may take `wait` seconds; nodes reach the service at `public`."""
+        self._api, self._wait, self._public = api, wait, public
+        body: dict[str, Any] = {"name": "check", "task_type": "check"}
+        made = api.call("POST", "/v1/experiments", body)
+        self._experiment = f"/v1/experiments/{made['experiment_id']}"
+        body = {"model": "none", "recipe": _RECIPE}
+        runs = f"{self._experiment}/runs"
+        self._path = f"{runs}/{api.call('POST', runs, body)['run_id']}"
+        self.saved = ""  # the path of its checkpoint, once `store` has found it
 
-    def claimed() -> str:
-        now = _until(status, lambda now: now["status"] != "queued", wait, words)
+    def submit(self) -> str:
+        """Wait until the launcher has taken the job."""
+        now = self._until(lambda now: now["attempt"] > 0 or now["status"] != "queued")
+        return _words(now) if now["status"] == "queued" else "The job is with the launcher."
+
+    def claim(self) -> str:
+        """Wait until an agent has claimed the attempt."""
+        now = self._until(lambda now: now["status"] != "queued")
         if now["status"] == "failed":
-            raise _Wrong(words(now))
-        return f"An agent has claimed the run at {public}."
+            raise _Wrong(_words(now))
+        return f"An agent has claimed the run at {self._public}."
 
-    def submitted() -> str:
-        def is_done(now: Any) -> bool:
-            return bool(now["attempt"] > 0 or now["status"] != "queued")
-
-        now = _until(status, is_done, wait, words)
-        return words(now) if now["status"] == "queued" else "The job is with the launcher."
-
-    def logged() -> str:
-        def output() -> str:
-            return str(api.call("GET", f"{path}/logs", is_text=True))
-
-        found = _until(output, lambda text: "the trainer of the check runs on" in text, wait,
-                       lambda text: f"No output has come; the run: {words(status())}")  # fmt: skip
+    def log(self) -> str:
+        """Wait until the trainer's output has come."""
+        found = _until(
+            lambda: str(self._api.call("GET", f"{self._path}/logs", is_text=True)),
+            lambda text: "the trainer of the check runs on" in text,
+            self._wait,
+            lambda text: f"No output has come; the run: {_words(self._status())}",
+        )
         return f"{found.splitlines()[-1]}."
 
-    def stopped() -> str:
-        api.call("POST", f"{path}/cancel", {})
-        now = _until(status, lambda now: now["status"] == "cancelled", wait, words)
-        return f"The trainer has heard it and ended: {words(now)}"
+    def stop(self) -> str:
+        """Cancel the run, and wait until it has ended."""
+        self._api.call("POST", f"{self._path}/cancel", {})
+        now = self._until(lambda now: now["status"] == "cancelled")
+        return f"The trainer has heard it and ended: {_words(now)}"
 
-    saved: list[Any] = []
-
-    def stored() -> str:
-        detail = api.call("GET", f"/v1/experiments/{experiment}/detail")
-        saved.extend(c for c in detail["checkpoints"] if c["state"] == "ready")
-        if not saved:
-            states = [f"{c['state']}: {c.get('state_reason')}" for c in detail["checkpoints"]]
+    def store(self) -> str:
+        """Find the checkpoint that the cancelled trainer has saved."""
+        found = self._api.call("GET", f"{self._experiment}/detail")["checkpoints"]
+        ready = [checkpoint["ckpt_path"] for checkpoint in found if checkpoint["state"] == "ready"]
+        if not ready:
+            states = [f"{each['state']}: {each.get('state_reason')}" for each in found]
             raise _Wrong(f"No checkpoint has arrived ({'; '.join(states) or 'none'}).")
-        return f"{saved[0]['ckpt_path']} has arrived and is verified."
+        self.saved = ready[0]
+        return f"{self.saved} has arrived and is verified."
 
-    for step, work in (
-        ("submit", submitted), ("claim", claimed), ("log", logged), ("stop", stopped),
-        ("store", stored),
-    ):  # fmt: skip
+    def end(self) -> None:
+        """Cancel the run after a step that failed: its job must not stay."""
+        with suppress(Exception):
+            self._api.call("POST", f"{self._path}/cancel", {})
+            _until(self._status, lambda now: now["finished_at"] is not None, 30, _words)
+
+    def _status(self) -> Any:
+        return self._api.call("GET", f"{self._path}/status")
+
+    def _until(self, is_done: Callable[[Any], bool]) -> Any:
+        return _until(self._status, is_done, self._wait, _words)
+
+
+def _words(status: Any) -> str:
+    return str(status["status_detail"] or status["status"])
+
+
+def _run(api: "_Api", wait: float, public: str) -> str:
+    """Take one run through its life, and tell each step; return the path of its checkpoint."""
+    run = _CheckedRun(api, wait, public)
+    for step in (run.submit, run.claim, run.log, run.stop):
         try:
-            _tell(step, work)
+            _tell(step.__name__, step)
         except Refused:
-            if step != "store":
-                with suppress(Exception):  # the job must not stay
-                    api.call("POST", f"{path}/cancel", {})
-                    _until(status, lambda now: now["finished_at"] is not None, 30, words)
+            run.end()
             raise
-    return str(saved[0]["ckpt_path"])
+    _tell("store", run.store)
+    return run.saved
 
 
 def _until(
