@@ -11,8 +11,8 @@ from app.db.sql import Tx
 from app.domain.artifacts import ArtifactPath, artifact_path
 from app.domain.permissions import Permission
 from app.errors import Conflict, Forbidden, InvalidInput, NotFound
-from app.mlflow.routing import ARTIFACTS, json, router
-from app.server.tracking import Access, get_access
+from app.mlflow.routing import ARTIFACTS, router
+from app.server.tracking import Access, get_access, json
 from app.services import models, runs
 from app.storage.artifacts import ArtifactStorage, Owner
 from app.storage.streams import drain, pour

@@ -11,8 +11,8 @@ from app.db.tables import Experiment
 from app.domain.permissions import Permission
 from app.errors import NotFound
 from app.mlflow import bodies, views
-from app.mlflow.routing import API, json, router
-from app.server.tracking import Access, get_access
+from app.mlflow.routing import API, router
+from app.server.tracking import Access, get_access, json
 from app.services import experiments, labels, runs, tracking
 
 routes = router()

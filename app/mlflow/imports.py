@@ -11,9 +11,9 @@ from app.domain.requests import Name
 from app.domain.text import clean
 from app.errors import Forbidden
 from app.mlflow import bodies
-from app.mlflow.routing import json, router
+from app.mlflow.routing import router
 from app.server.bodies import Body
-from app.server.tracking import get_access
+from app.server.tracking import get_access, json
 from app.services import imports, tracking
 
 PATH = "/mlflow/import/runs"

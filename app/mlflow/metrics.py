@@ -11,8 +11,8 @@ from app.db.sql import Tx
 from app.domain.tracking import wall_time, wire_number
 from app.errors import InvalidInput
 from app.mlflow import bodies
-from app.mlflow.routing import API, json, router
-from app.server.tracking import get_access
+from app.mlflow.routing import API, router
+from app.server.tracking import get_access, json
 from app.services import labels, metrics, models, runs, tracking
 from app.services.metrics import Window
 from app.services.tracking import Point

@@ -9,9 +9,9 @@ from app.errors import Forbidden, InvalidInput
 from app.mlflow import bodies, views
 from app.mlflow.experiments import resolve
 from app.mlflow.filters import Query, parse_filter, parse_order
-from app.mlflow.routing import API, json, router
+from app.mlflow.routing import API, router
 from app.mlflow.search import page_of
-from app.server.tracking import Access, get_access
+from app.server.tracking import Access, get_access, json
 from app.services import labels, models
 
 routes = router()

@@ -1,13 +1,9 @@
 """Routes whose errors have MLflow's form: `{"error_code": …, "message": …}`."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any
-
-import orjson
-from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, Response
 
 from app.errors import InvalidInput, NameTaken, ServiceError
+from app.server import tracking
 
 API = "/mlflow/api/2.0/mlflow"
 ARTIFACTS = "/mlflow/api/2.0/mlflow-artifacts/artifacts"
@@ -25,29 +21,9 @@ _CODES = {
 }
 
 
-class MlflowRoute(APIRoute):
-    """A route that answers a ServiceError as MLflow's server would, and has no OpenAPI entry."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def answering(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except ServiceError as error:
-                return error_response(error)
-
-        return answering
-
-
 def router() -> APIRouter:
     """Return a router for the endpoints of one resource."""
-    return APIRouter(route_class=MlflowRoute, include_in_schema=False)
-
-
-def json(body: object) -> Response:
-    """Return a response of this JSON."""
-    return Response(orjson.dumps(body), media_type="application/json")
+    return tracking.make_router(error_response)
 
 
 def error_response(error: ServiceError) -> Response:
@@ -57,10 +33,4 @@ def error_response(error: ServiceError) -> Response:
         status, code = 400, "INVALID_PARAMETER_VALUE"
     elif isinstance(error, NameTaken):
         status, code = 400, "RESOURCE_ALREADY_EXISTS"
-    body = orjson.dumps({"error_code": code, "message": error.detail})
-    response = Response(body, status, media_type="application/json")
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(error.retry_after)
-    if error.status == 401:
-        response.headers["WWW-Authenticate"] = 'Basic realm="LLM Train API"'
-    return response
+    return tracking.refusal(error, status, {"error_code": code, "message": error.detail})

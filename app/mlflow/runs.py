@@ -11,8 +11,8 @@ from app.domain.tracking import NAME_LABEL
 from app.errors import NotFound
 from app.mlflow import bodies, views
 from app.mlflow.experiments import resolve
-from app.mlflow.routing import API, json, router
-from app.server.tracking import Access, get_access
+from app.mlflow.routing import API, router
+from app.server.tracking import Access, get_access, json
 from app.services import labels, models, runs, tracking
 
 UNANSWERED = "mlflow:unanswered"

@@ -16,8 +16,8 @@ from app.errors import InvalidInput
 from app.mlflow import bodies, views
 from app.mlflow.experiments import resolve
 from app.mlflow.filters import Query, parse_filter, parse_order
-from app.mlflow.routing import API, json, router
-from app.server.tracking import Access, get_access
+from app.mlflow.routing import API, router
+from app.server.tracking import Access, get_access, json
 from app.services import labels, runs, tracking
 
 BATCH = 500

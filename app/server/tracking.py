@@ -1,21 +1,25 @@
-"""Who calls in a tracking client's name: somebody who may see everything, or one run's trainer.
+"""What the APIs of tracking clients share: who calls, and routes that answer errors in their form.
 
-A trainer brings its run's id and its token by basic authentication: MLflow's client as user name
-and password, W&B's as one key after the user name `api`. Recipes set the variables for both. Such a
-trainer reaches its own run only: whatever experiment or run it creates is its own.
+A caller may see everything, or is one run's trainer. A trainer brings its run's id and its token by
+basic authentication: MLflow's client as user name and password, W&B's as one key after the user
+name `api`. Recipes set the variables for both. Such a trainer reaches its own run only: whatever
+experiment or run it creates is its own.
 """
 
 import base64
 import binascii
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
 
-from fastapi import Request
+import orjson
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
 
 from app.db.acting import act_as
 from app.domain.ids import is_id
 from app.domain.principals import ANONYMOUS, Principal, PrincipalKind, of_run
 from app.domain.tokens import attempt_of, run_token, same
-from app.errors import Forbidden, Unauthorized
+from app.errors import Forbidden, ServiceError, Unauthorized
 from app.services.tracking import Writer
 
 _KEY_USER = "api"
@@ -71,3 +75,36 @@ def _basic(authorization: str) -> tuple[str, str]:
     except (binascii.Error, UnicodeDecodeError):
         return "", ""
     return user, password
+
+
+def make_router(answer: Callable[[ServiceError], Response]) -> APIRouter:
+    """Return a router that answers a ServiceError with `answer`, without entries in OpenAPI."""
+
+    class Route(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def answering(request: Request) -> Response:
+                try:
+                    return await handle(request)
+                except ServiceError as error:
+                    return answer(error)
+
+            return answering
+
+    return APIRouter(route_class=Route, include_in_schema=False)
+
+
+def json(body: object, status: int = 200) -> Response:
+    """Return a response of this JSON."""
+    return Response(orjson.dumps(body), status, media_type="application/json")
+
+
+def refusal(error: ServiceError, status: int, body: object) -> Response:
+    """Return an error in a client's own form, with the headers that any client knows."""
+    response = json(body, status)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = 'Basic realm="LLM Train API"'
+    return response

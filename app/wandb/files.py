@@ -11,11 +11,11 @@ from app.db.tables import Run
 from app.domain.artifacts import ArtifactPath, artifact_path
 from app.domain.permissions import Permission
 from app.errors import InvalidInput, NotFound
-from app.server.tracking import Access, get_access
+from app.server.tracking import Access, get_access, json
 from app.services import tracking
 from app.storage.artifacts import Owner
 from app.storage.streams import pour
-from app.wandb.routing import ENTITY, FILES, ROOT, json, router
+from app.wandb.routing import ENTITY, FILES, ROOT, router
 from app.wandb.runs import get_run
 
 FOLDER = "wandb"

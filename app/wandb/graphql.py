@@ -23,10 +23,10 @@ from app.domain.tracking import MAX_LABEL, NAME_LABEL, fit_hyperparams
 from app.errors import InvalidInput, NameTaken, NotFound, RunFinished, ServiceError
 from app.server.bodies import Body, read
 from app.server.tracking import Access, get_access
+from app.server.tracking import json as json_response
 from app.services import experiments, labels, runs, tracking
 from app.wandb.files import place_of, upload_path
 from app.wandb.routing import ENTITY, ROOT, error_response, router
-from app.wandb.routing import json as json_response
 from app.wandb.runs import find_run, get_run, scope_of
 
 DEFAULT_PROJECT = "uncategorized"

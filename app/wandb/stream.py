@@ -14,11 +14,11 @@ from app.domain.reports import MAX_POINTS
 from app.domain.tracking import MAX_LABEL_KEY
 from app.server.bodies import Body, read
 from app.server.guard import MAX_STREAM as MAX_BODY
-from app.server.tracking import Access, get_access
+from app.server.tracking import Access, get_access, json
 from app.services import labels, tracking
 from app.services.tracking import Point, Writer
 from app.wandb import rows
-from app.wandb.routing import FILES, json, router
+from app.wandb.routing import FILES, router
 from app.wandb.runs import get_loop_step, get_run
 
 SUMMARY = "wandb.summary."

@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: every figure of DESIGN.md section 5, measured side by side.
+"""`python -m tests.bench`: every row of the table in README.md, measured side by side.
 
 Exit status 1 when a figure misses its target; with `--quick` only when one is far off.
 """

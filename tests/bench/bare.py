@@ -2,7 +2,7 @@
 
 One app on a copy of the service's own database file (`LLM_TRAIN_DATABASE_URL`), so tables, indexes
 and data are the same; points are kept the plain way, a row each. It validates with one small
-pydantic model and keeps no promise that a row of DESIGN.md does not name. Writes go through one
+pydantic model and keeps only promises that the table in README.md names. Writes go through one
 thread that commits what waits together (WAL, FULL); reads run on the event loop; answers that the
 targets call hand-written are built with orjson.
 

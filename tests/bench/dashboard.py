@@ -1,14 +1,13 @@
-"""The rows of DESIGN.md section 5 about the dashboard, in a real Chromium without a window."""
+"""The rows of the bench about the dashboard, in a real Chromium without a window."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.bench.fixture import Workbench, call, new_run
 from tests.bench.report import Figure, Target, figure
-from tests.support.browser import ARGUMENTS, chromium
+from tests.support.browser import running_browser
 
 CURVES = 10
 POINTS = 10_000
@@ -34,17 +33,6 @@ SCROLL = """async ([list, frames]) => {
     }
     return times.sort((a, b) => a - b)[Math.floor(0.95 * frames)];
 }"""
-
-
-@contextmanager
-def opened() -> Iterator[Browser]:
-    executable, environment = chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=executable, args=ARGUMENTS, env={**os.environ, **environment}
-        )
-        yield browser
-        browser.close()
 
 
 @contextmanager
@@ -76,7 +64,7 @@ def dashboard(bench: Workbench) -> list[Figure]:
     url, many = bench.ours.url, bench.experiments["1k"]
     runs = curves(bench)
     first, frames, drawn = [], [], []
-    with opened() as browser:
+    with running_browser() as browser:
         for repetition in range(bench.repetitions + 1):
             with fresh(browser) as page:
                 page.goto(f"{url}/?experiment={many}", wait_until="commit")

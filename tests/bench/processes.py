@@ -1,4 +1,4 @@
-"""The rows of DESIGN.md section 5 about processes: start, idle memory, installed size, launch."""
+"""The rows of the bench about processes: start, idle memory, installed size, launch."""
 
 import hashlib
 import os

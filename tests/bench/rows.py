@@ -1,4 +1,4 @@
-"""The rows of DESIGN.md section 5 that are measured over HTTP against two running servers.
+"""The rows of the bench that are measured over HTTP against two running servers.
 
 A row measures its cells in turns, repetition by repetition, checks that the work was really done
 (rows landed, data equal), and returns its figures. `processes.py` has the rows about processes.
