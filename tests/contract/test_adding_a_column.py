@@ -3,17 +3,11 @@
 They are made in a copy of the package, which then serves.
 """
 
-import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import app
+from tests.support.copies import copy_package, edit, run_copy
 
-SOURCE = Path(app.__file__).parent
 MIGRATION = """\
 import sqlalchemy as sa
 from alembic import op
@@ -48,12 +42,6 @@ json.dump([submitted["queue_name"], status["queue_name"], nodes, example["queue_
 """
 
 
-def edit(file: Path, before: str, after: str) -> None:
-    text = file.read_text()
-    assert text.count(before) == 1, f"{file}: {before!r}"
-    file.write_text(text.replace(before, after))
-
-
 def head(versions: Path) -> str:
     texts = [file.read_text() for file in versions.glob("*.py")]
     known = {re.findall(r'^revision = "(\w+)"', text, re.M)[0] for text in texts}
@@ -63,8 +51,7 @@ def head(versions: Path) -> str:
 
 
 def test_adding_a_column_touches_four_places(tmp_path: Path) -> None:
-    package = tmp_path / "app"
-    shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    package = copy_package(tmp_path)
     column = "    queue_name: str | None = None\n"
     edit(package / "db/tables.py", "    # Launches so far,", f"{column}    # Launches so far,")
     versions = package / "db/migrations/versions"
@@ -77,16 +64,6 @@ def test_adding_a_column_touches_four_places(tmp_path: Path) -> None:
     edit(package / "graphql/types.py", '    attempt: int = attribute("Number of l',
          attribute + '    attempt: int = attribute("Number of l')  # fmt: skip
 
-    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    ran = subprocess.run(
-        [sys.executable, "-c", CLIENT],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60,
-        env=environment | {
-            "PYTHONPATH": f"{tmp_path}:{package / 'sdk'}",
-            "LLM_TRAIN_DATA_DIR": str(tmp_path / "data"),
-            "LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}",
-        },
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
+    printed = run_copy(package, CLIENT)
     expected = [None, None, [{"model": "m", "queueName": None}], None]
-    assert json.loads(ran.stdout) == expected
+    assert printed == expected

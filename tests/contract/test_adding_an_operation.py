@@ -4,16 +4,10 @@
 The steps are taken in a copy of the package, which then serves.
 """
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import app
+from tests.support.copies import copy_package, edit, run_copy
 
-SOURCE = Path(app.__file__).parent
 REQUEST = '''
 
 class PraiseRequest(Request):
@@ -106,19 +100,12 @@ json.dump(seen, sys.stdout)
 """
 
 
-def edit(file: Path, before: str, after: str) -> None:
-    text = file.read_text()
-    assert text.count(before) == 1, f"{file}: {before!r}"
-    file.write_text(text.replace(before, after))
-
-
 def append(file: Path, text: str) -> None:
     file.write_text(file.read_text() + text)
 
 
 def test_a_use_case_an_endpoint_and_a_mutation_take_the_written_steps(tmp_path: Path) -> None:
-    package = tmp_path / "app"
-    shutil.copytree(SOURCE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    package = copy_package(tmp_path)
     append(package / "domain/requests.py", REQUEST)
     append(package / "services/runs.py", USE_CASE)
     routes = package / "rest/routes.py"
@@ -129,20 +116,10 @@ def test_a_use_case_an_endpoint_and_a_mutation_take_the_written_steps(tmp_path: 
     edit(mutations, "@output\nclass RunMutations:\n", INPUT)
     append(mutations, MUTATION)
 
-    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    ran = subprocess.run(
-        [sys.executable, "-c", CLIENT],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60,
-        env=environment | {
-            "PYTHONPATH": f"{tmp_path}:{package / 'sdk'}",
-            "LLM_TRAIN_DATA_DIR": str(tmp_path / "data"),
-            "LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}",
-        },
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
+    printed = run_copy(package, CLIENT)
     done = {"run": {"notes": "better"}, "userErrors": []}
     reused = {"run": None, "replayed": False}
-    *seen, last, documented = json.loads(ran.stdout)
+    *seen, last, documented = printed
     assert seen == [
         ["good", None], ["good", "true"], 422, "invalid_input",
         done | {"replayed": False}, done | {"replayed": True},

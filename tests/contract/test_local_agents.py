@@ -7,7 +7,6 @@ pids, files and GPUs, in test_local_launcher.py.
 import signal
 import textwrap
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,23 +24,12 @@ from tests.support.launchers import (
     SLEEP,
     Attempts,
     Seen,
-    end_all,
     is_running,
     look,
     survivors,
 )
-from tests.support.server import reap, wait_until
+from tests.support.server import wait_until
 from tests.support.supervisor import local_launcher
-
-
-@pytest.fixture
-def attempts(tmp_path: Path) -> Iterator[Attempts]:
-    made = Attempts(local_launcher(tmp_path / "data", gpus=["A100"]), tmp_path / "data")
-    made.root.mkdir(parents=True)
-    yield made
-    end_all(made.nonces)
-    reap()
-
 
 # --- how it ends ---------------------------------------------------------------------------
 

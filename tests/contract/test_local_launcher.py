@@ -15,7 +15,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -45,21 +45,11 @@ from tests.support.launchers import (
     SERVER,
     SLEEP,
     Attempts,
-    end_all,
     is_running,
     survivors,
 )
-from tests.support.server import REPOSITORY, reap, wait_until
+from tests.support.server import REPOSITORY, wait_until
 from tests.support.supervisor import local_launcher
-
-
-@pytest.fixture
-def attempts(tmp_path: Path) -> Iterator[Attempts]:
-    made = Attempts(local_launcher(tmp_path / "data", gpus=["A100"]), tmp_path / "data")
-    made.root.mkdir(parents=True)
-    yield made
-    end_all(made.nonces)
-    reap()
 
 
 @pytest.fixture

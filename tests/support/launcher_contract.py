@@ -44,6 +44,7 @@ from app.launchers.base import (
     Launcher,
     LauncherContext,
 )
+from tests.support.launchers import CHILDREN
 from tests.support.server import REPOSITORY, free_port, wait_until
 from tests.support.service import Home
 
@@ -67,27 +68,6 @@ _RECIPES = {
     "again": "max_attempts = 2",
     "wrong": 'command = ["no-such-训练"]',
 }
-CHILDREN = textwrap.dedent("""
-    def child(name, leave):
-        if os.fork() == 0:
-            leave()
-            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
-            (here / f"child-{name}").write_text(str(os.getpid()))
-            time.sleep(120)
-            os._exit(0)
-    def daemonize():
-        os.setsid()
-        if os.fork():
-            os._exit(0)
-    child("deaf", lambda: None)
-    child("group", lambda: os.setpgid(0, 0))
-    child("session", os.setsid)
-    child("daemon", daemonize)
-    while len([each for each in here.glob("child-*") if each.stat().st_size]) < 4:
-        time.sleep(0.01)
-""")
-"""Starts four children that ignore signals; three leave the process group, one its parent too."""
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nreporter.log(1)\ntime.sleep(120)"
 HEARS = textwrap.dedent("""
     def note(*_):

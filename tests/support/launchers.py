@@ -44,14 +44,14 @@ DEAF = (
     + ("while True: time.sleep(60)")
 )
 COUNTED = READY + "open(run / 'starts', 'a').write('x'); (run / 'ready').touch(); time.sleep(60)"
-ESCAPES = READY + textwrap.dedent("""
+CHILDREN = textwrap.dedent("""
     def child(name, leave):
         if os.fork() == 0:
             leave()
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
-            (run / f"child-{name}").write_text(str(os.getpid()))
-            time.sleep(60)
+            (here / f"child-{name}").write_text(str(os.getpid()))
+            time.sleep(120)
             os._exit(0)
     def daemonize():
         os.setsid()
@@ -61,11 +61,13 @@ ESCAPES = READY + textwrap.dedent("""
     child("group", lambda: os.setpgid(0, 0))
     child("session", os.setsid)
     child("daemon", daemonize)
-    while len([each for each in run.glob("child-*") if each.stat().st_size]) < 4:
+    while len([each for each in here.glob("child-*") if each.stat().st_size]) < 4:
         time.sleep(0.01)
-    (run / "ready").touch()
 """)
-"""Starts four children that ignore signals; three leave the process group, one its parent too."""
+"""Starts four children that ignore signals, and writes their pids in `here`; three leave the
+process group, one its parent too."""
+ESCAPES = f"{READY}here = run\n{CHILDREN}(run / 'ready').touch()\n"
+"""Starts them in the run's directory, and is ready."""
 
 SERVER = """
 import json, signal, sys
