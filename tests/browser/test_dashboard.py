@@ -6,7 +6,7 @@ warning (a violation of its Content-Security-Policy is one) into its console, or
 
 import time
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.support.dashboard import Dashboard, experiment, external, submit
 from tests.support.server import Server
@@ -25,6 +25,24 @@ def test_a_run_that_curl_submits_shows_within_two_seconds(page: Page, server: Se
     assert dashboard.total() == 2
     expect(dashboard.row(run).locator("polyline")).to_be_attached()
     expect(page.locator(".chip.succeeded .count")).to_have_text("2")
+
+
+def test_a_curve_in_a_list_that_was_refused_is_asked_for_again(page: Page, server: Server) -> None:
+    url, refused = server.url, list[str]()
+    trainer = external(url, experiment(url))
+    trainer.points("loss", [1, 2, 3], [3.0, 2.5, 2.0], step=3)
+    trainer.report(finished=True)
+
+    def refuse_once(route: Route) -> None:
+        if refused or "query Sparks" not in (route.request.post_data or ""):
+            return route.fallback()
+        refused.append("Sparks")
+        route.fulfill(json={"data": None, "errors": [{"message": "Later."}]})
+
+    page.route("**/graphql", refuse_once)
+    dashboard = Dashboard(page, url).open()
+    expect(dashboard.row(trainer.run).locator("polyline")).to_be_attached()
+    assert refused
 
 
 def test_one_run_grows_before_ones_eyes_and_is_cancelled(page: Page, server: Server) -> None:

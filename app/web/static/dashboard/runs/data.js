@@ -94,6 +94,9 @@ function later(work, apart) {
   return wait;
 }
 
+/** Milliseconds until curves that could not be read are asked for again. */
+const RETRY = 2000;
+
 /**
  * The curves of the rows in sight. Those of all rows, or of all metrics, would be too much to ask for.
  *
@@ -101,6 +104,7 @@ function later(work, apart) {
  */
 export function useSparks(rows, key) {
   const [sparks, setSparks] = useState(/** @type {Map<string, { values: (number | null)[], step: number }>} */ (new Map()));
+  const [refusals, setRefusals] = useState(0);
   const busy = useRef(false);
   // An active run's curve is asked for again when its run has gone on, but not with every step.
   const due = rows.filter(({ id, step }) => {
@@ -122,7 +126,7 @@ export function useSparks(rows, key) {
         });
         return next;
       });
-    }, () => {}).finally(() => (busy.current = false));
-  }, [ids.join(), key, sparks]);
+    }, () => setTimeout(() => setRefusals((count) => count + 1), RETRY)).finally(() => (busy.current = false));
+  }, [ids.join(), key, sparks, refusals]);
   return (/** @type {string} */ id) => sparks.get(`${key} ${id}`)?.values ?? [];
 }
