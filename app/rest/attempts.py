@@ -39,10 +39,18 @@ from app.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from app.rest import responses, schemas
+from app.rest import responses
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, RunId, bodies
 from app.rest.problems import documented
+from app.rest.trainer_schemas import (
+    ClaimAnswer,
+    CommitAnswer,
+    ExitAnswer,
+    FileAnswer,
+    LogAnswer,
+    PulseAnswer,
+)
 from app.server.guard import bearer
 from app.services import attempts, runs, saves, train_log
 from app.services.attempts import Claim
@@ -81,7 +89,7 @@ def raw_body(media_type: str, *errors: int) -> dict[str, Any]:
     return {"openapi_extra": {"requestBody": body}, "responses": documented(404, 409, 422, *errors)}
 
 
-@router.post("/claim", response_model=schemas.ClaimAnswer, **_json_body(ClaimRequest))
+@router.post("/claim", response_model=ClaimAnswer, **_json_body(ClaimRequest))
 async def claim_attempt(request: Request, run_id: RunId, attempt: AttemptNumber) -> Response:
     """Take an attempt, with the claim code of its job: the first agent wins.
 
@@ -127,7 +135,7 @@ class PulseQuery(BaseModel):
     )
 
 
-@router.post("/pulse", response_model=schemas.PulseAnswer, **_json_body(PulseRequest))
+@router.post("/pulse", response_model=PulseAnswer, **_json_body(PulseRequest))
 async def pulse(
     request: Request, run_id: RunId, attempt: AttemptNumber, query: Annotated[PulseQuery, Query()]
 ) -> Response:
@@ -161,7 +169,7 @@ class LogQuery(BaseModel):
 
 
 @router.post(
-    "/log", response_model=schemas.LogAnswer,
+    "/log", response_model=LogAnswer,
     **raw_body(BYTES, 400, 415),
 )  # fmt: skip
 async def append_log(
@@ -182,7 +190,7 @@ async def append_log(
     return responses.json({"offset": offset})
 
 
-@router.post("/exit", response_model=schemas.ExitAnswer, **_json_body(ExitRequest))
+@router.post("/exit", response_model=ExitAnswer, **_json_body(ExitRequest))
 async def record_exit(request: Request, run_id: RunId, attempt: AttemptNumber) -> Response:
     """Record how the attempt ended. Repeated, it changes nothing: the first record stays."""
     _check_token(request, run_id, attempt)
@@ -196,7 +204,7 @@ async def record_exit(request: Request, run_id: RunId, attempt: AttemptNumber) -
 
 
 @router.put(
-    "/checkpoints/{name}/files/{file:path}", response_model=schemas.FileAnswer,
+    "/checkpoints/{name}/files/{file:path}", response_model=FileAnswer,
     **raw_body(BYTES),
 )  # fmt: skip
 async def put_file(
@@ -221,7 +229,7 @@ async def put_file(
 
 
 @router.post(
-    "/checkpoints/{name}/commit", response_model=schemas.CommitAnswer,
+    "/checkpoints/{name}/commit", response_model=CommitAnswer,
     **raw_body(JSON, 400, 415),
 )  # fmt: skip
 async def commit_checkpoint(

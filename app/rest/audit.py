@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from app.db.tables import AuditEntry
 from app.domain.ids import PATTERN, parse_timestamp
@@ -16,6 +17,26 @@ from app.services import audit
 router = APIRouter(prefix="/v1", tags=["team"], route_class=DocumentedRoute)
 
 Time = Annotated[str, BeforeValidator(parse_timestamp)]
+
+
+class AuditEntryAnswer(TypedDict):
+    """One write of a user or of the operator's token, or one sign-in that was refused."""
+
+    entry_id: str
+    at: schemas.Time
+    actor: schemas.Actor
+    token_id: str | None
+    action: Annotated[str, Field(description="Name of the operation, or `sign_in`.")]
+    target_id: Annotated[str | None, Field(description="Id of what it was about.")]
+    outcome: Annotated[str, Field(description="`done` or `refused`.")]
+    address: Annotated[str | None, Field(description="Where a refused sign-in came from.")]
+
+
+class AuditAnswer(TypedDict):
+    """One page of the audit, newest first."""
+
+    entries: list[AuditEntryAnswer]
+    next: Annotated[str | None, Field(description="`after` of the next page.")]
 
 
 class AuditQuery(BaseModel):
@@ -35,7 +56,7 @@ class AuditQuery(BaseModel):
     limit: Annotated[int, Field(ge=1, le=1_000)] = 50
 
 
-def view(entry: AuditEntry) -> schemas.AuditEntryAnswer:
+def view(entry: AuditEntry) -> AuditEntryAnswer:
     """Return `AuditEntryAnswer`."""
     return {
         "entry_id": entry.id,
@@ -49,7 +70,7 @@ def view(entry: AuditEntry) -> schemas.AuditEntryAnswer:
     }
 
 
-@router.get("/audit", response_model=schemas.AuditAnswer, responses=documented(422))
+@router.get("/audit", response_model=AuditAnswer, responses=documented(422))
 async def list_audit(request: Request, query: Annotated[AuditQuery, Query()]) -> Response:
     """List who wrote what, and failed sign-ins, newest first. For administrators."""
     filters = query.model_dump(exclude_none=True, exclude={"limit"})

@@ -1,10 +1,11 @@
 """`/v1`: what there is to choose from and how much: recipes, capacity, counts of runs."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from app.db import groups, keyset
 from app.db.database import Effort
@@ -27,6 +28,50 @@ MOST_COMPARED = 1_000_000
 router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
 
 
+class CountsAnswer(TypedDict):
+    """How many runs are in each status; those with none are left out."""
+
+    counts: dict[schemas.RunStatus, int]
+
+
+class ComparedParam(TypedDict):
+    """One parameter of several runs."""
+
+    section: schemas.Section
+    key: Annotated[str, Field(description="Of a nested object, dotted: `optimizer.betas`.")]
+    values: Annotated[
+        list[Any], Field(description="In the order of `run_ids`; null where a run lacks it.")
+    ]
+    differs: bool
+
+
+class ComparisonAnswer(TypedDict):
+    """The parameters of runs side by side."""
+
+    run_ids: list[str]
+    params: list[ComparedParam]
+
+
+class LauncherAnswer(TypedDict):
+    """Where runs are launched, and what there is in all; null where only the engine knows."""
+
+    name: str
+    cpus: float | None
+    memory_gb: float | None
+    gpus: Annotated[dict[str, int] | None, Field(description="GPUs by their type.")]
+    max_runs: int | None
+    active: Annotated[
+        int, Field(description="Runs that it has been given and that have not ended.")
+    ]
+
+
+class CapacityAnswer(TypedDict):
+    """What runs may get."""
+
+    launchers: list[LauncherAnswer]
+    queued: Annotated[int, Field(description="Runs of recipes that wait.")]
+
+
 @router.get("/recipes", response_model=schemas.RecipesAnswer, responses=documented(), tags=["runs"])
 async def list_recipes(request: Request) -> Response:
     """List the recipes that a new run may name, by name."""
@@ -34,9 +79,7 @@ async def list_recipes(request: Request) -> Response:
     return responses.json({"recipes": [views.recipe(recipes[name]) for name in sorted(recipes)]})
 
 
-@router.get(
-    "/runs/counts", response_model=schemas.CountsAnswer, responses=documented(422), tags=["runs"]
-)
+@router.get("/runs/counts", response_model=CountsAnswer, responses=documented(422), tags=["runs"])
 async def count_runs(request: Request, query: Annotated[AnyRunFilter, Query()]) -> Response:
     """Count the runs of all experiments by status."""
     filters = conditions(AnyRunFilter, query)
@@ -58,7 +101,7 @@ class CompareQuery(BaseModel):
 
 
 @router.get(
-    "/runs/compare", response_model=schemas.ComparisonAnswer, responses=documented(404, 422),
+    "/runs/compare", response_model=ComparisonAnswer, responses=documented(404, 422),
     tags=["runs"],
 )  # fmt: skip
 async def compare_runs(request: Request, query: Annotated[CompareQuery, Query()]) -> Response:
@@ -68,7 +111,7 @@ async def compare_runs(request: Request, query: Annotated[CompareQuery, Query()]
 
 
 def _compare(tx: Tx, run_ids: list[str], only_different: bool) -> bytes:
-    rows: list[schemas.ComparedParam] = []
+    rows: list[ComparedParam] = []
     size = 0
     for row in overviews.compare(tx, run_ids):
         if row.differs or not only_different:
@@ -82,9 +125,7 @@ def _compare(tx: Tx, run_ids: list[str], only_different: bool) -> bytes:
     return orjson.dumps({"run_ids": run_ids, "params": rows})
 
 
-@router.get(
-    "/capacity", response_model=schemas.CapacityAnswer, responses=documented(), tags=["runs"]
-)
+@router.get("/capacity", response_model=CapacityAnswer, responses=documented(), tags=["runs"])
 async def get_capacity(request: Request) -> Response:
     """Return what each launcher has in all, and how many runs are with it."""
     state = request.app.state

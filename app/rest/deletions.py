@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from app.db.sql import dump
 from app.db.tables import Deletion
@@ -16,7 +17,31 @@ from app.services import deletion
 router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
 
 
-def view(row: Deletion) -> schemas.DeletionAnswer:
+class DeletionAnswer(TypedDict):
+    """A run or an experiment that was deleted."""
+
+    deletion_id: str
+    experiment_id: str
+    run_id: Annotated[str | None, Field(description="Null: the experiment, with all its runs.")]
+    name: Annotated[str | None, Field(description="Its name; a run without one: its model.")]
+    runs: int
+    checkpoints: Annotated[int, Field(description="Those that were ready.")]
+    size_bytes: Annotated[int, Field(description="Of these checkpoints.")]
+    requested_at: schemas.Time
+    finished_at: Annotated[
+        schemas.Time | None,
+        Field(description="When its points and files were gone; null until then."),
+    ]
+
+
+class DeletionsAnswer(TypedDict):
+    """One page of deletions, newest first."""
+
+    deletions: list[DeletionAnswer]
+    next: Annotated[str | None, Field(description="`after` of the next page.")]
+
+
+def view(row: Deletion) -> DeletionAnswer:
     """Return `DeletionAnswer`."""
     return {
         "deletion_id": row.id,
@@ -33,7 +58,7 @@ def view(row: Deletion) -> schemas.DeletionAnswer:
 
 @router.delete(
     "/experiments/{experiment_id}/runs/{run_id}", status_code=202,
-    response_model=schemas.DeletionAnswer, responses=documented(404, 409), tags=["runs"],
+    response_model=DeletionAnswer, responses=documented(404, 409), tags=["runs"],
 )  # fmt: skip
 async def delete_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """Delete a run that has ended, for good: rows, points, logs, artifacts and checkpoints.
@@ -45,7 +70,7 @@ async def delete_run(request: Request, experiment_id: ExperimentId, run_id: RunI
 
 
 @router.delete(
-    "/experiments/{experiment_id}", status_code=202, response_model=schemas.DeletionAnswer,
+    "/experiments/{experiment_id}", status_code=202, response_model=DeletionAnswer,
     responses=documented(404, 409), tags=["experiments"],
 )  # fmt: skip
 async def delete_experiment(request: Request, experiment_id: ExperimentId) -> Response:
@@ -68,7 +93,7 @@ class DeletionsQuery(BaseModel):
 
 
 @router.get(
-    "/deletions", response_model=schemas.DeletionsAnswer, responses=documented(422),
+    "/deletions", response_model=DeletionsAnswer, responses=documented(422),
     tags=["experiments"],
 )  # fmt: skip
 async def list_deletions(request: Request, query: Annotated[DeletionsQuery, Query()]) -> Response:

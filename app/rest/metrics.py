@@ -6,13 +6,13 @@ from typing import Annotated
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from app.db.sql import Tx
 from app.domain.filters import MAX_KEYS, MAX_POINTS, MIN_POINTS
 from app.domain.points import MAX_STEP
 from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
-from app.rest import schemas
 from app.rest.parameters import DocumentedRoute, ExperimentId, RunId
 from app.rest.problems import documented
 from app.services import metrics, runs
@@ -23,6 +23,39 @@ router = APIRouter(
 )
 
 _Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
+
+
+class SpecialValue(TypedDict):
+    """A value that JSON has no number for."""
+
+    step: int
+    value: Annotated[str, Field(description="NaN, Infinity or -Infinity.")]
+
+
+class SeriesAnswer(TypedDict):
+    """Points of one key of one run, as columns, steps ascending."""
+
+    run_id: str
+    key: str
+    attempt: Annotated[int | None, Field(description="Only with `raw`; null for a run's curve.")]
+    steps: list[int]
+    values: Annotated[
+        list[float | None], Field(description="null where NaN or infinite; see `special`.")
+    ]
+    wall_times: Annotated[
+        list[float | None], Field(description="Unix seconds; null when not given.")
+    ]
+    downsampled: Annotated[bool, Field(description="Whether `points` left any out.")]
+    next_after_step: Annotated[
+        int | None, Field(description="There are more: `after_step` for them.")
+    ]
+    special: list[SpecialValue]
+
+
+class MetricsAnswer(TypedDict):
+    """Curves, run by run and key by key."""
+
+    series: list[SeriesAnswer]
 
 
 class MetricsQuery(BaseModel):
@@ -73,9 +106,7 @@ class ComparisonQuery(MetricsQuery):
     run_ids: list[Name] = Field(min_length=1, max_length=200, description="Repeated, one each.")
 
 
-@router.get(
-    "/runs/{run_id}/metrics", response_model=schemas.MetricsAnswer, responses=documented(404)
-)
+@router.get("/runs/{run_id}/metrics", response_model=MetricsAnswer, responses=documented(404))
 async def run_metrics(
     request: Request,
     experiment_id: ExperimentId,
@@ -86,7 +117,7 @@ async def run_metrics(
     return await _answer(request, experiment_id, [run_id], query)
 
 
-@router.get("/metrics", response_model=schemas.MetricsAnswer, responses=documented(404))
+@router.get("/metrics", response_model=MetricsAnswer, responses=documented(404))
 async def compare_metrics(
     request: Request, experiment_id: ExperimentId, query: Annotated[ComparisonQuery, Query()]
 ) -> Response:
@@ -118,7 +149,7 @@ def _body(
     return orjson.dumps({"series": [_series(each) for each in found]})
 
 
-def _series(row: Series) -> schemas.SeriesAnswer:
+def _series(row: Series) -> SeriesAnswer:
     """Return `SeriesAnswer`. orjson writes null for every number that JSON does not have."""
     return {
         "run_id": row.run_id,

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
+from typing_extensions import TypedDict
 
 from app.db.tables import Project
 from app.domain.ids import PATTERN
@@ -22,7 +23,37 @@ ProjectId = Annotated[str, Path(pattern=PATTERN.format("prj"), examples=[PROJECT
 UserId = Annotated[str, Path(pattern=PATTERN.format("usr"), examples=[USER_ID])]
 
 
-def view(project: Project) -> schemas.ProjectAnswer:
+class ProjectAnswer(TypedDict):
+    """A project: what a team shares."""
+
+    project_id: str
+    name: str
+    description: str | None
+    created_at: schemas.Time
+
+
+class ProjectsAnswer(TypedDict):
+    """The projects that the caller sees."""
+
+    projects: list[ProjectAnswer]
+
+
+class MemberAnswer(TypedDict):
+    """A user, and its role in a project."""
+
+    user_id: str
+    user: str
+    role: schemas.Role
+    created_at: schemas.Time
+
+
+class MembersAnswer(TypedDict):
+    """The members of a project."""
+
+    members: list[MemberAnswer]
+
+
+def view(project: Project) -> ProjectAnswer:
     """Return `ProjectAnswer`."""
     return {
         "project_id": project.id,
@@ -32,7 +63,7 @@ def view(project: Project) -> schemas.ProjectAnswer:
     }
 
 
-def _member(member: Member) -> schemas.MemberAnswer:
+def _member(member: Member) -> MemberAnswer:
     return {
         "user_id": member.user_id,
         "user": member.user,
@@ -41,9 +72,7 @@ def _member(member: Member) -> schemas.MemberAnswer:
     }
 
 
-@router.post(
-    "", status_code=201, response_model=schemas.ProjectAnswer, **accepts_json(ProjectRequest, 409)
-)
+@router.post("", status_code=201, response_model=ProjectAnswer, **accepts_json(ProjectRequest, 409))
 async def create_project(request: Request) -> Response:
     """Create a project. For administrators."""
     body = await read(request, ProjectRequest)
@@ -52,22 +81,20 @@ async def create_project(request: Request) -> Response:
     )
 
 
-@router.get("", response_model=schemas.ProjectsAnswer, responses=documented())
+@router.get("", response_model=ProjectsAnswer, responses=documented())
 async def list_projects(request: Request) -> Response:
     """List the projects that you are in, by name."""
     rows = await request.app.state.db.read(projects.list_all)
     return responses.json({"projects": list(map(view, rows))})
 
 
-@router.get("/{project_id}", response_model=schemas.ProjectAnswer, responses=documented(404))
+@router.get("/{project_id}", response_model=ProjectAnswer, responses=documented(404))
 async def get_project(request: Request, project_id: ProjectId) -> Response:
     """Return a project."""
     return responses.json(view(await request.app.state.db.read(projects.get, project_id)))
 
 
-@router.get(
-    "/{project_id}/members", response_model=schemas.MembersAnswer, responses=documented(404)
-)
+@router.get("/{project_id}/members", response_model=MembersAnswer, responses=documented(404))
 async def list_members(request: Request, project_id: ProjectId) -> Response:
     """List the members of a project, by name."""
     rows = await request.app.state.db.read(projects.list_members, project_id)
@@ -75,7 +102,7 @@ async def list_members(request: Request, project_id: ProjectId) -> Response:
 
 
 @router.post(
-    "/{project_id}/members", response_model=schemas.MemberAnswer,
+    "/{project_id}/members", response_model=MemberAnswer,
     **accepts_json(MemberRequest, 404, 409),
 )  # fmt: skip
 async def set_member(request: Request, project_id: ProjectId) -> Response:

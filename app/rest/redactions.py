@@ -3,9 +3,10 @@
 import asyncio
 
 from fastapi import APIRouter, Request, Response
+from typing_extensions import TypedDict
 
 from app.domain.requests import RedactRequest
-from app.rest import responses, schemas
+from app.rest import responses
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, ExperimentId, RunId, accepts_json
 from app.services import redaction
@@ -13,7 +14,15 @@ from app.services import redaction
 router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
 
 
-def view(redacted: redaction.Redacted) -> schemas.RedactedAnswer:
+class RedactedAnswer(TypedDict):
+    """What was redacted: the run, and the runs of its experiment that were looked through."""
+
+    experiment_id: str
+    run_id: str
+    run_ids: list[str]
+
+
+def view(redacted: redaction.Redacted) -> RedactedAnswer:
     """Return `RedactedAnswer`."""
     return {
         "experiment_id": redacted.run.experiment_id,
@@ -23,7 +32,7 @@ def view(redacted: redaction.Redacted) -> schemas.RedactedAnswer:
 
 
 @router.post(
-    "/experiments/{experiment_id}/runs/{run_id}/redact", response_model=schemas.RedactedAnswer,
+    "/experiments/{experiment_id}/runs/{run_id}/redact", response_model=RedactedAnswer,
     tags=["runs"],
     **accepts_json(RedactRequest, 404, 409),
 )  # fmt: skip

@@ -15,10 +15,11 @@ from app.domain.principals import PrincipalKind, of_run
 from app.domain.reports import ReportRequest
 from app.domain.tokens import attempt_of, run_token, same
 from app.errors import Busy, Unauthorized
-from app.rest import responses, schemas
+from app.rest import responses
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, RunId, accepts_json
 from app.rest.problems import documented
+from app.rest.trainer_schemas import ReceiptAnswer, SpecAnswer
 from app.server.guard import bearer
 from app.services import launches, reports
 from app.services.reports import ReportResponse
@@ -84,7 +85,7 @@ class Inflow:
 
 
 @router.post(
-    "/runs/{run_id}/reports", response_model=schemas.ReceiptAnswer, tags=["trainers"],
+    "/runs/{run_id}/reports", response_model=ReceiptAnswer, tags=["trainers"],
     **accepts_json(ReportRequest, 404, 409),
 )  # fmt: skip
 async def report(request: Request, run_id: RunId) -> Response:
@@ -120,7 +121,7 @@ async def report(request: Request, run_id: RunId) -> Response:
 
 
 @router.get(
-    "/runs/{run_id}/spec", response_model=schemas.SpecAnswer, tags=["trainers"],
+    "/runs/{run_id}/spec", response_model=SpecAnswer, tags=["trainers"],
     responses=documented(404, 409),
 )  # fmt: skip
 async def run_spec(request: Request, run_id: RunId) -> Response:

@@ -1,10 +1,11 @@
 """The service itself: metadata, liveness, readiness."""
 
 from fastapi import APIRouter, Request, Response
+from typing_extensions import TypedDict
 
 from app.db.sql import Tx
 from app.errors import Unavailable
-from app.rest import responses, schemas
+from app.rest import responses
 from app.rest.parameters import DocumentedRoute
 from app.rest.problems import documented
 from app.version import VERSION
@@ -14,7 +15,24 @@ NAME = "LLM Train API"
 router = APIRouter(tags=["service"], route_class=DocumentedRoute)
 
 
-@router.get("/", response_model=schemas.ServiceAnswer, responses=documented())
+class HealthAnswer(TypedDict):
+    """`ok` of the process, `ready` of the service."""
+
+    status: str
+
+
+class ServiceAnswer(TypedDict):
+    """What this service is, and the addresses of its APIs."""
+
+    name: str
+    version: str
+    docs: str
+    openapi: str
+    graphql: str
+    health: str
+
+
+@router.get("/", response_model=ServiceAnswer, responses=documented())
 async def metadata(request: Request) -> Response:
     """Return name, version and links; to a browser, the dashboard."""
     if "text/html" in request.headers.get("accept", "").lower():
@@ -34,13 +52,13 @@ async def metadata(request: Request) -> Response:
     return response
 
 
-@router.get("/healthz", response_model=schemas.HealthAnswer, responses=documented())
+@router.get("/healthz", response_model=HealthAnswer, responses=documented())
 async def healthz() -> Response:
     """Return 200 while the process runs."""
     return responses.json({"status": "ok"})
 
 
-@router.get("/readyz", response_model=schemas.HealthAnswer, responses=documented())
+@router.get("/readyz", response_model=HealthAnswer, responses=documented())
 async def readyz(request: Request) -> Response:
     """Return 200 if the service can work.
 

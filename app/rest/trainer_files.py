@@ -15,11 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.attempts import MAX_MANIFEST_BYTES
 from app.errors import Conflict, Unauthorized
-from app.rest import responses, schemas
+from app.rest import responses
 from app.rest.attempts import JSON, CheckpointName, raw_body, read_raw
 from app.rest.parameters import DocumentedRoute, RunId
 from app.rest.problems import documented
 from app.rest.reports import check_trainer
+from app.rest.trainer_schemas import CommitAnswer, ResumeAnswer, UploadsAnswer
 from app.services import trainer_files
 from app.storage.base import URL_SECONDS, Transfer
 
@@ -46,7 +47,9 @@ Trainer = Annotated[TrainerQuery, Query()]
 
 
 @router.post(
-    "/checkpoints/{name}/uploads", response_model=schemas.UploadsAnswer, **raw_body(JSON, 400, 415)
+    "/checkpoints/{name}/uploads",
+    response_model=UploadsAnswer,
+    **raw_body(JSON, 400, 415),
 )
 async def plan_uploads(
     request: Request, run_id: RunId, name: CheckpointName, trainer: Trainer
@@ -71,7 +74,9 @@ async def plan_uploads(
 
 
 @router.post(
-    "/checkpoints/{name}/commit", response_model=schemas.CommitAnswer, **raw_body(JSON, 400, 415)
+    "/checkpoints/{name}/commit",
+    response_model=CommitAnswer,
+    **raw_body(JSON, 400, 415),
 )
 async def commit_upload(
     request: Request, run_id: RunId, name: CheckpointName, trainer: Trainer
@@ -90,7 +95,7 @@ async def commit_upload(
     return responses.json({"ckpt_path": str(done.path), "name": done.path.name})
 
 
-@router.get("/resume", response_model=schemas.ResumeAnswer, responses=documented(404, 409, 422))
+@router.get("/resume", response_model=ResumeAnswer, responses=documented(404, 409, 422))
 async def plan_downloads(request: Request, run_id: RunId, trainer: Trainer) -> Response:
     """Say where the files of the checkpoint are that the run starts from."""
     _check(request, run_id, trainer)

@@ -6,15 +6,42 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from app.domain.ids import PATTERN
-from app.rest import responses, schemas
+from app.rest import responses
 from app.rest.parameters import DocumentedRoute, Time
 from app.rest.problems import documented
 from app.services import usage
 from app.services.usage import MAX_GROUPS, Account, By, Period
 
 router = APIRouter(prefix="/v1", tags=["service"], route_class=DocumentedRoute)
+
+
+class Usage(TypedDict):
+    """What ended attempts took, summed over a run, an experiment or a month."""
+
+    group: Annotated[str, Field(description="Id of the run or experiment, or month (2026-01).")]
+    attempts: int
+    used_seconds: float
+    wasted_seconds: Annotated[
+        float, Field(description="Work after the last good checkpoint of attempts that failed.")
+    ]
+    waited_seconds: Annotated[float, Field(description="In the queue, before each attempt.")]
+    saved_seconds: Annotated[
+        float, Field(description="What steps before a checkpoint would have taken once more.")
+    ]
+    gpu_hours_used: float
+    gpu_hours_wasted: float
+    gpu_hours_saved: float
+    goodput: Annotated[float | None, Field(description="Share of the time that was not wasted.")]
+
+
+class UsageAnswer(TypedDict):
+    """One page of sums."""
+
+    usage: list[Usage]
+    next: Annotated[str | None, Field(description="`after` of the next page.")]
 
 
 class UsageQuery(BaseModel):
@@ -38,7 +65,7 @@ _TABLE: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/usage", response_model=schemas.UsageAnswer, responses=documented(422) | _TABLE)
+@router.get("/usage", response_model=UsageAnswer, responses=documented(422) | _TABLE)
 async def get_usage(request: Request, query: Annotated[UsageQuery, Query()]) -> Response:
     """Return the time that ended attempts used, wasted, waited and saved, by run, experiment or
     month; times GPUs as well.
@@ -53,7 +80,7 @@ async def get_usage(request: Request, query: Annotated[UsageQuery, Query()]) -> 
     return responses.json({"usage": list(map(_view, page)), "next": more})
 
 
-def _view(account: Account) -> schemas.Usage:
+def _view(account: Account) -> Usage:
     return {
         "group": account.group,
         "attempts": account.attempts,
@@ -70,7 +97,7 @@ def _view(account: Account) -> schemas.Usage:
 
 def _table(page: list[Account]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(schemas.Usage.__annotations__))
+    writer = csv.DictWriter(text, list(Usage.__annotations__))
     writer.writeheader()
     writer.writerows(map(_view, page))
     return text.getvalue()

@@ -3,7 +3,8 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from app.db.tables import User
 from app.domain.ids import PATTERN
@@ -22,7 +23,70 @@ TOKEN_ID = "tok_0cc4q1zt8b3k5m7p9s1v3x5z7a"  # noqa: S105
 TokenId = Annotated[str, Path(pattern=PATTERN.format("tok"), examples=[TOKEN_ID])]
 
 
-def view(user: User) -> schemas.UserAnswer:
+class UserAnswer(TypedDict):
+    """A user or a service account."""
+
+    user_id: str
+    name: str
+    kind: schemas.UserKind
+    email: str | None
+    is_admin: bool
+    created_at: schemas.Time
+    disabled_at: schemas.Time | None
+
+
+class UsersAnswer(TypedDict):
+    """All users."""
+
+    users: list[UserAnswer]
+
+
+class TokenAnswer(TypedDict):
+    """A token, without the token itself."""
+
+    token_id: str
+    user_id: str
+    user: str
+    name: str | None
+    scope: Annotated[schemas.Role, Field(description="The highest role that it may act in.")]
+    created_at: schemas.Time
+    expires_at: schemas.Time | None
+    revoked_at: schemas.Time | None
+    last_used_at: Annotated[schemas.Time | None, Field(description="To some minutes.")]
+
+
+class NewTokenAnswer(TokenAnswer):
+    """A new token, and the token itself."""
+
+    token: Annotated[str | None, Field(description="Shown once: a replay has null.")]
+
+
+class TokensAnswer(TypedDict):
+    """Tokens, newest first."""
+
+    tokens: list[TokenAnswer]
+
+
+class RoleAnswer(TypedDict):
+    """A role in a project."""
+
+    project_id: str
+    project: str
+    role: schemas.Role
+
+
+class MeAnswer(TypedDict):
+    """Who asks."""
+
+    kind: schemas.PrincipalKind
+    name: str | None
+    user_id: str | None
+    scope: schemas.Role
+    is_admin: bool
+    projects: list[RoleAnswer]
+
+
+def view(user: User) -> UserAnswer:
     """Return `UserAnswer`."""
     return {
         "user_id": user.id,
@@ -35,7 +99,7 @@ def view(user: User) -> schemas.UserAnswer:
     }
 
 
-def view_token(token: Token) -> schemas.TokenAnswer:
+def view_token(token: Token) -> TokenAnswer:
     """Return `TokenAnswer`."""
     return {
         "token_id": token.id,
@@ -50,9 +114,7 @@ def view_token(token: Token) -> schemas.TokenAnswer:
     }
 
 
-@router.post(
-    "/users", status_code=201, response_model=schemas.UserAnswer, **accepts_json(UserRequest, 409)
-)
+@router.post("/users", status_code=201, response_model=UserAnswer, **accepts_json(UserRequest, 409))
 async def create_user(request: Request) -> Response:
     """Create a user or a service account. For administrators."""
     body = await read(request, UserRequest)
@@ -61,16 +123,14 @@ async def create_user(request: Request) -> Response:
     )
 
 
-@router.get("/users", response_model=schemas.UsersAnswer, responses=documented())
+@router.get("/users", response_model=UsersAnswer, responses=documented())
 async def list_users(request: Request) -> Response:
     """List the users, by name. For administrators."""
     rows = await request.app.state.db.scan(users.list_all)
     return responses.json({"users": list(map(view, rows))})
 
 
-@router.patch(
-    "/users/{user_id}", response_model=schemas.UserAnswer, **accepts_json(UserUpdate, 404, 409)
-)
+@router.patch("/users/{user_id}", response_model=UserAnswer, **accepts_json(UserUpdate, 404, 409))
 async def update_user(request: Request, user_id: UserId) -> Response:
     """Change a user, or disable it. For administrators."""
     body = await read(request, UserUpdate)
@@ -80,7 +140,7 @@ async def update_user(request: Request, user_id: UserId) -> Response:
 
 
 @router.post(
-    "/tokens", status_code=201, response_model=schemas.NewTokenAnswer,
+    "/tokens", status_code=201, response_model=NewTokenAnswer,
     **accepts_json(TokenRequest, 409),
 )  # fmt: skip
 async def create_token(request: Request) -> Response:
@@ -104,7 +164,7 @@ class TokensQuery(BaseModel):
     user: UserName | None = None
 
 
-@router.get("/tokens", response_model=schemas.TokensAnswer, responses=documented(422))
+@router.get("/tokens", response_model=TokensAnswer, responses=documented(422))
 async def list_tokens(request: Request, query: Annotated[TokensQuery, Query()]) -> Response:
     """List your newest tokens; as an administrator, those of everybody, or of one user."""
     rows = await request.app.state.db.scan(api_tokens.list_tokens, query.user)
@@ -119,7 +179,7 @@ async def revoke_token(request: Request, token_id: TokenId) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/me", response_model=schemas.MeAnswer, responses=documented())
+@router.get("/me", response_model=MeAnswer, responses=documented())
 async def get_me(request: Request) -> Response:
     """Return who asks, and its roles."""
     found = await request.app.state.db.read(me.get)

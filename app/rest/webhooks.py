@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from orjson import Fragment
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from app.db.sql import load
 from app.db.tables import Webhook, WebhookDelivery
@@ -25,7 +26,62 @@ WebhookId = Annotated[str, Path(pattern=PATTERN.format("whk"), examples=[WEBHOOK
 DeliveryId = Annotated[str, Path(pattern=PATTERN.format("dlv"), examples=[DELIVERY_ID])]
 
 
-def view(webhook: Webhook) -> schemas.WebhookAnswer:
+class WebhookAnswer(TypedDict):
+    """A URL that is told of events."""
+
+    webhook_id: str
+    url: str
+    name: str | None
+    types: Annotated[list[str], Field(description="The events to tell of; empty: all.")]
+    experiment_id: Annotated[str | None, Field(description="Only its events; null: those of all.")]
+    format: str
+    created_at: schemas.Time
+    paused_at: Annotated[
+        schemas.Time | None, Field(description="Nothing is sent while it is paused.")
+    ]
+    paused_reason: str | None
+    failing_since: Annotated[
+        schemas.Time | None,
+        Field(description="Since when nothing was received; null while all is well."),
+    ]
+
+
+class NewWebhookAnswer(WebhookAnswer):
+    """A new webhook, with the secret that its messages are signed with."""
+
+    signing_secret: str
+
+
+class WebhooksAnswer(TypedDict):
+    """All webhooks."""
+
+    webhooks: list[WebhookAnswer]
+
+
+class DeliveryAnswer(TypedDict):
+    """One message to one webhook."""
+
+    delivery_id: Annotated[str, Field(description="Also `webhook-id` of each attempt.")]
+    webhook_id: str
+    type: str
+    state: str
+    attempts: int
+    next_attempt_at: schemas.Time | None
+    last_attempt_at: schemas.Time | None
+    last_status: Annotated[int | None, Field(description="HTTP status of the last answer.")]
+    last_error: Annotated[str | None, Field(description="Why it was not received.")]
+    created_at: schemas.Time
+    message: schemas.Json
+
+
+class DeliveriesAnswer(TypedDict):
+    """One page of messages, newest first."""
+
+    deliveries: list[DeliveryAnswer]
+    next: Annotated[str | None, Field(description="`after` of the next page.")]
+
+
+def view(webhook: Webhook) -> WebhookAnswer:
     """Return `WebhookAnswer`."""
     return {
         "webhook_id": webhook.id,
@@ -41,7 +97,7 @@ def view(webhook: Webhook) -> schemas.WebhookAnswer:
     }
 
 
-def view_delivery(delivery: WebhookDelivery) -> schemas.DeliveryAnswer:
+def view_delivery(delivery: WebhookDelivery) -> DeliveryAnswer:
     """Return `DeliveryAnswer`."""
     return {
         "delivery_id": delivery.id,
@@ -59,7 +115,7 @@ def view_delivery(delivery: WebhookDelivery) -> schemas.DeliveryAnswer:
 
 
 @router.post(
-    "", status_code=201, response_model=schemas.NewWebhookAnswer,
+    "", status_code=201, response_model=NewWebhookAnswer,
     **accepts_json(WebhookRequest, 409),
 )  # fmt: skip
 async def create_webhook(request: Request) -> Response:
@@ -76,21 +132,21 @@ async def create_webhook(request: Request) -> Response:
     )
 
 
-@router.get("", response_model=schemas.WebhooksAnswer, responses=documented())
+@router.get("", response_model=WebhooksAnswer, responses=documented())
 async def list_webhooks(request: Request) -> Response:
     """List the webhooks, oldest first."""
     rows = await request.app.state.db.read(webhooks.list_all)
     return responses.json({"webhooks": list(map(view, rows))})
 
 
-@router.get("/{webhook_id}", response_model=schemas.WebhookAnswer, responses=documented(404))
+@router.get("/{webhook_id}", response_model=WebhookAnswer, responses=documented(404))
 async def get_webhook(request: Request, webhook_id: WebhookId) -> Response:
     """Return a webhook."""
     return responses.json(view(await request.app.state.db.read(webhooks.get, webhook_id)))
 
 
 @router.patch(
-    "/{webhook_id}", response_model=schemas.WebhookAnswer, **accepts_json(WebhookUpdate, 404, 409)
+    "/{webhook_id}", response_model=WebhookAnswer, **accepts_json(WebhookUpdate, 404, 409)
 )
 async def update_webhook(request: Request, webhook_id: WebhookId) -> Response:
     """Change a webhook, pause it, or let it go on with what waits."""
@@ -108,7 +164,7 @@ async def delete_webhook(request: Request, webhook_id: WebhookId) -> Response:
 
 
 @router.post(
-    "/{webhook_id}/test", status_code=202, response_model=schemas.DeliveryAnswer,
+    "/{webhook_id}/test", status_code=202, response_model=DeliveryAnswer,
     **accepts_json(EmptyRequest, 404, 409),
 )  # fmt: skip
 async def test_webhook(request: Request, webhook_id: WebhookId) -> Response:
@@ -130,7 +186,7 @@ class DeliveriesQuery(BaseModel):
 
 
 @router.get(
-    "/{webhook_id}/deliveries", response_model=schemas.DeliveriesAnswer,
+    "/{webhook_id}/deliveries", response_model=DeliveriesAnswer,
     responses=documented(404, 422),
 )  # fmt: skip
 async def list_deliveries(
@@ -149,7 +205,7 @@ async def list_deliveries(
 
 @router.post(
     "/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202,
-    response_model=schemas.DeliveryAnswer, **accepts_json(EmptyRequest, 404, 409),
+    response_model=DeliveryAnswer, **accepts_json(EmptyRequest, 404, 409),
 )  # fmt: skip
 async def redeliver(request: Request, webhook_id: WebhookId, delivery_id: DeliveryId) -> Response:
     """Send a message once more, under its own id."""

@@ -1,0 +1,144 @@
+"""What trainers and agents are answered, as types: see `schemas`."""
+
+from typing import Annotated
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from app.rest.schemas import Json, Order, RunStatus
+
+
+class ReceiptAnswer(TypedDict):
+    """The answer to a report."""
+
+    run_id: str
+    status: RunStatus
+    attempt: int
+    batch: Annotated[int, Field(description="The last batch of this attempt that was taken in.")]
+    should_stop: bool
+    stop_checkpoint: Annotated[
+        str | None, Field(description="The name to save under when stopping.")
+    ]
+
+
+class ResumeSpec(TypedDict):
+    """Where a resumed run starts."""
+
+    ckpt_path: str
+    path: Annotated[str, Field(description="The directory, in the service's DATA_DIR.")]
+    step: int | None
+
+
+class DataDirAnswer(TypedDict):
+    """The service's DATA_DIR."""
+
+    path: str
+    name: Annotated[str | None, Field(description="What its file `id` says.")]
+
+
+class SpecAnswer(TypedDict):
+    """What the trainer of a run shall do."""
+
+    format: int
+    run_id: str
+    experiment_id: str
+    recipe: str | None
+    model: str
+    dataset: Json
+    hyperparams: Json
+    resources: Json
+    notes: str
+    checkpoint_dir: Annotated[str, Field(description="Where the service looks for checkpoints.")]
+    resume: ResumeSpec | None
+    data_dir: DataDirAnswer
+    store: Annotated[
+        bool, Field(description="Checkpoints go into an object store, by signed URLs.")
+    ]
+
+
+class LaunchAnswer(TypedDict):
+    """How to start the trainer."""
+
+    argv: Annotated[
+        list[str], Field(description="`{python}` stands for the agent's own interpreter.")
+    ]
+    env: Annotated[dict[str, str], Field(description="Beside the machine's own environment.")]
+    cwd: str | None
+    nonce: str
+    stop_signal: Annotated[int, Field(description="0: none.")]
+    grace_seconds: float
+    max_log_bytes: int
+    failpoints: dict[str, str]
+
+
+class ClaimAnswer(TypedDict):
+    """A claimed attempt."""
+
+    run_id: str
+    attempt: int
+    token: Annotated[str, Field(description="For everything else of this attempt.")]
+    config: LaunchAnswer
+    spec: Annotated[Json, Field(description="What the trainer shall do.")]
+    log_offset: Annotated[int, Field(description="How much of the attempt's output has arrived.")]
+    pulse_seconds: float
+
+
+class PulseAnswer(TypedDict):
+    """What the agent shall do."""
+
+    order: Order
+
+
+class LogAnswer(TypedDict):
+    """How much of the attempt's output has arrived."""
+
+    offset: int
+
+
+class ExitAnswer(TypedDict):
+    """How the attempt ended, as it is on record."""
+
+    run_id: str
+    attempt: int
+    record: Json
+
+
+class FileAnswer(TypedDict):
+    """A file that has arrived."""
+
+    path: str
+    size: int
+
+
+class CommitAnswer(TypedDict):
+    """A checkpoint that stands."""
+
+    ckpt_path: str
+    name: str
+
+
+class TransferAnswer(TypedDict):
+    """A piece of a file and its URL."""
+
+    file: str
+    offset: int
+    size: int
+    url: str
+
+
+class UploadsAnswer(TypedDict):
+    """What is missing of a checkpoint; null: the storage has no URLs."""
+
+    uploads: list[TransferAnswer] | None
+    headers: Annotated[dict[str, str], Field(description="To send with each PUT.")]
+    expires_seconds: float
+
+
+class ResumeAnswer(TypedDict):
+    """The files of the checkpoint that a run starts from; `manifest` is its manifest.json."""
+
+    ckpt_path: str
+    sha256: str
+    manifest: str
+    downloads: list[TransferAnswer]
+    expires_seconds: float
