@@ -7,10 +7,14 @@ Each may be killed at any moment and repeated: nothing is removed before it is w
 import asyncio
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from app.cli.errors import Exit, Refused
+
+if TYPE_CHECKING:
+    from app.storage.staged import StagedStorage
 
 _INSTEAD = "stop it first, so that this command has the database"
 
@@ -29,7 +33,6 @@ def move_checkpoints(store: str, keep: bool) -> None:
     from app.errors import ServiceError
     from app.main import load_settings
     from app.storage import get_storage
-    from app.storage.base import Damaged
 
     settings = load_settings()
     try:
@@ -45,26 +48,34 @@ def move_checkpoints(store: str, keep: bool) -> None:
         from app.storage.staged import StagedStorage  # its package is installed, as it was opened
 
         assert isinstance(storage, StagedStorage)
-        storage.prepare()
-        moved, failed = 0, 0
-        for run in storage.local.list_runs():
-            for path in filter(storage.local.is_whole, storage.local.list_run(*run)):
-                try:
-                    storage.take_in(path)
-                    storage.store.verify(path)
-                    if not keep:
-                        storage.local.strip(path)
-                except Damaged as damage:
-                    failed += 1
-                    click.echo(f"llm-train: {path}: {damage}", err=True)
-                    continue
-                moved += 1
-                click.echo(str(path))
+        moved, failed = _move(storage, keep)
     except (ServiceError, RecipeError, ValueError, OSError) as error:
         raise Refused(error) from error
     click.echo(f"{moved} checkpoints are whole in {store}" + (f", {failed} not" * bool(failed)))
     if failed:
         raise SystemExit(Exit.REFUSED)
+
+
+def _move(storage: "StagedStorage", keep: bool) -> tuple[int, int]:
+    """Copy what is whole here into the bucket; return how many are whole there, how many not."""
+    from app.storage.base import Damaged
+
+    storage.prepare()
+    moved, failed = 0, 0
+    for run in storage.local.list_runs():
+        for path in filter(storage.local.is_whole, storage.local.list_run(*run)):
+            try:
+                storage.take_in(path)
+                storage.store.verify(path)
+                if not keep:
+                    storage.local.strip(path)
+            except Damaged as damage:
+                failed += 1
+                click.echo(f"llm-train: {path}: {damage}", err=True)
+                continue
+            moved += 1
+            click.echo(str(path))
+    return moved, failed
 
 
 @click.command("export-checkpoint")

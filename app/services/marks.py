@@ -73,14 +73,7 @@ def mark(tx: Tx, experiment_id: str, request: MarkRequest, gate: Gate = OPEN) ->
         )
     if request.release_tag is not None:
         tx.require(Permission.MAINTAIN, experiment_id)
-        holder = tx.first(_by_release, experiment=experiment_id, release=request.release_tag)
-        if holder is not None and holder.ckpt_path != request.ckpt_path:
-            raise ReleaseTagTaken(
-                f"Release tag {request.release_tag!r} is held by {holder.ckpt_path}; "
-                "choose another tag.",
-                ckpt_path=holder.ckpt_path,
-                checkpoint_id=holder.id,
-            )
+        _check_tag(tx, experiment_id, request.release_tag, request.ckpt_path)
     found = checkpoints.declare(tx, run, request.ckpt_path)
     release_tag = request.release_tag or found.release_tag
     metrics = load(found.metrics) | request.metrics
@@ -97,17 +90,33 @@ def mark(tx: Tx, experiment_id: str, request: MarkRequest, gate: Gate = OPEN) ->
         tx, found, tag_type=request.tag_type, release_tag=release_tag,
         metrics=dump(metrics), marked_at=tx.now,
     )  # fmt: skip
-    events.append(
-        tx, experiment_id, "checkpoint.marked", run_id=run.id, checkpoint_id=marked.id,
-        ckpt_path=marked.ckpt_path, tag_type=marked.tag_type, release_tag=marked.release_tag,
-        metrics=metrics,
-    )  # fmt: skip
-    if is_new:
-        events.append(
-            tx, experiment_id, "checkpoint.released", run_id=run.id, checkpoint_id=marked.id,
-            ckpt_path=marked.ckpt_path, release_tag=marked.release_tag, metrics=metrics,
-        )  # fmt: skip
+    _tell(tx, marked, metrics, is_new)
     return marked
+
+
+def _check_tag(tx: Tx, experiment_id: str, release_tag: str, ckpt_path: str) -> None:
+    """Raise ReleaseTagTaken if another checkpoint of the experiment holds a release tag."""
+    holder = tx.first(_by_release, experiment=experiment_id, release=release_tag)
+    if holder is not None and holder.ckpt_path != ckpt_path:
+        raise ReleaseTagTaken(
+            f"Release tag {release_tag!r} is held by {holder.ckpt_path}; choose another tag.",
+            ckpt_path=holder.ckpt_path,
+            checkpoint_id=holder.id,
+        )
+
+
+def _tell(tx: Tx, marked: Checkpoint, metrics: dict[str, float], is_released: bool) -> None:
+    events.append(
+        tx, marked.experiment_id, "checkpoint.marked", run_id=marked.run_id,
+        checkpoint_id=marked.id, ckpt_path=marked.ckpt_path, tag_type=marked.tag_type,
+        release_tag=marked.release_tag, metrics=metrics,
+    )  # fmt: skip
+    if is_released:
+        events.append(
+            tx, marked.experiment_id, "checkpoint.released", run_id=marked.run_id,
+            checkpoint_id=marked.id, ckpt_path=marked.ckpt_path, release_tag=marked.release_tag,
+            metrics=metrics,
+        )  # fmt: skip
 
 
 def _pass_gate(tx: Tx, gate: Gate, checkpoint: Checkpoint, metrics: dict[str, float]) -> None:

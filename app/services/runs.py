@@ -300,7 +300,16 @@ def resume(
     source = _source(tx, parent, request.ckpt_path)
     if source.state in GONE:
         raise _lost(source, ready_in_lineage(tx, parent))
-    child = Run(
+    child = _child(tx, parent, source, request, hyperparams)
+    _queue(tx, child)
+    return child
+
+
+def _child(
+    tx: Tx, parent: Run, source: Checkpoint, request: ResumeRequest, hyperparams: dict[str, Any]
+) -> Run:
+    """Make the row of a run that goes on from a checkpoint."""
+    return Run(
         id=new_id("run"),
         experiment_id=parent.experiment_id,
         parent_run_id=parent.id,
@@ -324,8 +333,6 @@ def resume(
         heartbeat_seconds=parent.heartbeat_seconds,
         created_at=tx.now,
     )
-    _queue(tx, child)
-    return child
 
 
 def _waiting_reason(parent: Run, source: Checkpoint) -> str | None:
