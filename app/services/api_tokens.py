@@ -6,10 +6,10 @@ make and revoke one.
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import Executable, func, select, update
 
 from app.db.objects import replace
-from app.db.sql import Statement, Tx, by_id, changing, columns
+from app.db.sql import Tx, by_id, changing, columns, query, statement
 from app.db.tables import ApiToken, User
 from app.domain.ids import new_id, timestamp_after
 from app.domain.permissions import Role, UserKind
@@ -27,23 +27,48 @@ _found = (
     .join(User, _user.id == _token.user_id)
     .where(_token.revoked_at.is_(None), _user.disabled_at.is_(None))
 )
-_FIND = Statement[tuple[Any, ...]](_found.where(_token.sha256 == bindparam("sha256")))
-_FIND_BY_ID = Statement[tuple[Any, ...]](_found.where(_token.id == bindparam("id")))
-_of_user = _token.user_id == bindparam("user")
-_COUNT = Statement[tuple[int]](
-    select(func.count()).select_from(ApiToken).where(_of_user, _token.revoked_at.is_(None))
-)
+
+
+@query(tuple[Any, ...])
+def _find(*, sha256: str) -> Executable:
+    return _found.where(_token.sha256 == sha256)
+
+
+@query(tuple[Any, ...])
+def _find_by_id(*, id: str) -> Executable:
+    return _found.where(_token.id == id)
+
+
+@query(tuple[int])
+def _count(*, user: str) -> Executable:
+    return (
+        select(func.count())
+        .select_from(ApiToken)
+        .where(_token.user_id == user, _token.revoked_at.is_(None))
+    )
+
+
 _listed = select(
     _token.id, _token.user_id, _user.name, _token.name, _token.scope, _token.created_at,
     _token.expires_at, _token.revoked_at, _token.last_used_at,
 ).join(User, _user.id == _token.user_id)  # fmt: skip
-_LIST = Statement[tuple[Any, ...]](_listed.order_by(_token.id.desc()).limit(bindparam("most")))
-_LIST_OF = Statement[tuple[Any, ...]](
-    _listed.where(_of_user).order_by(_token.id.desc()).limit(bindparam("most"))
-)
-_USED = Statement[Any](
-    update(ApiToken).where(_token.id == bindparam("key")).values(last_used_at=bindparam("at"))
-)
+
+
+@query(tuple[Any, ...])
+def _list(*, most: int) -> Executable:
+    return _listed.order_by(_token.id.desc()).limit(most)
+
+
+@query(tuple[Any, ...])
+def _list_of(*, user: str, most: int) -> Executable:
+    return _listed.where(_token.user_id == user).order_by(_token.id.desc()).limit(most)
+
+
+@statement
+def _used(*, key: str, at: str) -> Executable:
+    return update(ApiToken).where(_token.id == key).values(last_used_at=at)
+
+
 LISTED = 1_000
 SESSION_SECONDS = 7 * 24 * 3600
 
@@ -111,7 +136,7 @@ def create(tx: Tx, request: TokenRequest, secret: str) -> Token:
 def _insert(
     tx: Tx, user: User, name: str | None, scope: Role, expires_at: str | None, secret: str
 ) -> Token:
-    count = tx.first(_COUNT, user=user.id)
+    count = tx.first(_count, user=user.id)
     if count is not None and count[0] >= MAX_TOKENS:
         raise Conflict(f"User {user.name!r} has {MAX_TOKENS} tokens; revoke one first.")
     row = ApiToken(
@@ -135,14 +160,14 @@ def list_tokens(tx: Tx, user_name: str | None) -> list[Token]:
     """
     own = tx.principal.user_id
     if own is not None and user_name in (None, tx.principal.name):
-        rows = tx.all(_LIST_OF, user=own, most=LISTED)
+        rows = tx.all(_list_of, user=own, most=LISTED)
     else:
         tx.require_admin()
         if user_name is None:
-            rows = tx.all(_LIST, most=LISTED)
+            rows = tx.all(_list, most=LISTED)
         else:
             user = users.find_by_name(tx, user_name)
-            rows = [] if user is None else tx.all(_LIST_OF, user=user.id, most=LISTED)
+            rows = [] if user is None else tx.all(_list_of, user=user.id, most=LISTED)
     return [Token(*row) for row in rows]
 
 
@@ -171,12 +196,12 @@ def revoke(tx: Tx, token_id: str) -> Token:
 
 def find(tx: Tx, secret: str) -> Known | None:
     """Return whom a token belongs to; None for one that is not good."""
-    return _known(tx, tx.first(_FIND, sha256=digest(secret)))
+    return _known(tx, tx.first(_find, sha256=digest(secret)))
 
 
 def find_by_id(tx: Tx, token_id: str) -> Known | None:
     """Return whom a token belongs to, by its id; None for one that is not good."""
-    return _known(tx, tx.first(_FIND_BY_ID, id=token_id))
+    return _known(tx, tx.first(_find_by_id, id=token_id))
 
 
 def _known(tx: Tx, row: tuple[Any, ...] | None) -> Known | None:
@@ -195,4 +220,4 @@ def _known(tx: Tx, row: tuple[Any, ...] | None) -> Known | None:
 
 def note_use(tx: Tx, token_id: str) -> None:
     """Record that a token is used."""
-    tx.run(_USED, key=token_id, at=tx.now)
+    tx.run(_used, key=token_id, at=tx.now)

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import Executable, bindparam, func, select
+from sqlalchemy import Executable, func, select
 
-from app.db.sql import Statement, Tx, columns, dump, load, query, select_all
+from app.db.sql import Tx, columns, dump, load, query, select_all
 from app.db.tables import Checkpoint, Event, VerificationFinding
 from app.domain import paths
 from app.domain.gate import OPEN, Gate
@@ -26,21 +26,27 @@ def _by_release(*, experiment: str, release: str) -> Executable:
 
 
 _finding, _event = columns(VerificationFinding), columns(Event)
-_VERIFIED = Statement[tuple[str | None]](
-    select(func.max(_finding.at)).where(
-        _finding.checkpoint_id == bindparam("checkpoint"),
+
+
+@query(tuple[str | None])
+def _verified(*, checkpoint: str) -> Executable:
+    return select(func.max(_finding.at)).where(
+        _finding.checkpoint_id == checkpoint,
         _finding.outcome == CheckpointState.READY.value,
     )
-)
-_MARKS = Statement[tuple[str, str | None, str]](
-    select(_event.at, _event.run_id, _event.data)
-    .where(
-        _event.experiment_id == bindparam("experiment"),
-        _event.type == "checkpoint.marked",
-        _event.at <= bindparam("until"),
+
+
+@query(tuple[str, str | None, str])
+def _marks(*, experiment: str, until: str) -> Executable:
+    return (
+        select(_event.at, _event.run_id, _event.data)
+        .where(
+            _event.experiment_id == experiment,
+            _event.type == "checkpoint.marked",
+            _event.at <= until,
+        )
+        .order_by(_event.seq)
     )
-    .order_by(_event.seq)
-)
 
 
 class Release(NamedTuple):
@@ -121,7 +127,7 @@ def _tell(tx: Tx, marked: Checkpoint, metrics: dict[str, float], is_released: bo
 
 def _pass_gate(tx: Tx, gate: Gate, checkpoint: Checkpoint, metrics: dict[str, float]) -> None:
     """Raise ReleaseGate if a checkpoint does not meet what a release must."""
-    row = tx.first(_VERIFIED, checkpoint=checkpoint.id)
+    row = tx.first(_verified, checkpoint=checkpoint.id)
     times = [row[0] if row else None]
     if checkpoint.state == CheckpointState.READY:
         times.append(checkpoint.saved_at)  # that is when it was first found to be whole
@@ -139,7 +145,7 @@ def releases_at(tx: Tx, experiment_id: str, at: str | None = None) -> list[Relea
     """
     experiments.get(tx, experiment_id)
     held: dict[str, Release] = {}
-    for when, run_id, text in tx.all(_MARKS, experiment=experiment_id, until=at or tx.now):
+    for when, run_id, text in tx.all(_marks, experiment=experiment_id, until=at or tx.now):
         data = load(text)
         path, tag = data.get("ckpt_path"), data.get("release_tag")
         if path is None or tag is None or run_id is None:

@@ -1,10 +1,10 @@
 """Projects, and the roles that users have in them."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import bindparam, delete, func, insert, select
+from sqlalchemy import Executable, delete, func, select
 
-from app.db.sql import Statement, Tx, by_id, columns, select_all
+from app.db.sql import Tx, by_id, columns, query, select_all, statement
 from app.db.tables import Membership, Project, User
 from app.domain.ids import new_id
 from app.domain.permissions import DEFAULT_PROJECT, Permission, Role
@@ -14,26 +14,48 @@ from app.services import users
 
 _project, _member, _user = columns(Project), columns(Membership), columns(User)
 _BY_ID = by_id(Project)
-_BY_NAME = Statement(select_all(Project).where(_project.name == bindparam("name")), Project)
-_ALL = Statement(select_all(Project).order_by(_project.name), Project)
-_COUNT = Statement[tuple[int]](select(func.count()).select_from(Project))
-_INSERT_MEMBER = Statement[Any](insert(Membership))
-_own = (_member.project_id == bindparam("project"), _member.user_id == bindparam("user"))
-_DELETE_MEMBER = Statement[Any](delete(Membership).where(*_own))
-_MEMBERS = Statement[tuple[str, str, str, str]](
-    select(_user.id, _user.name, _member.role, _member.created_at)
-    .select_from(Membership)
-    .join(User, _user.id == _member.user_id)
-    .where(_member.project_id == bindparam("project"))
-    .order_by(_user.name)
-)
-_ROLES_OF = Statement[tuple[str, str, str]](
-    select(_project.id, _project.name, _member.role)
-    .select_from(Membership)
-    .join(Project, _project.id == _member.project_id)
-    .where(_member.user_id == bindparam("user"))
-    .order_by(_project.name)
-)
+
+
+@query(Project)
+def _by_name(*, name: str) -> Executable:
+    return select_all(Project).where(_project.name == name)
+
+
+@query(Project)
+def _all() -> Executable:
+    return select_all(Project).order_by(_project.name)
+
+
+@query(tuple[int])
+def _count() -> Executable:
+    return select(func.count()).select_from(Project)
+
+
+@statement
+def _delete_member(*, project: str, user: str) -> Executable:
+    return delete(Membership).where(_member.project_id == project, _member.user_id == user)
+
+
+@query(tuple[str, str, str, str])
+def _members(*, project: str) -> Executable:
+    return (
+        select(_user.id, _user.name, _member.role, _member.created_at)
+        .select_from(Membership)
+        .join(User, _user.id == _member.user_id)
+        .where(_member.project_id == project)
+        .order_by(_user.name)
+    )
+
+
+@query(tuple[str, str, str])
+def _roles_of(*, user: str) -> Executable:
+    return (
+        select(_project.id, _project.name, _member.role)
+        .select_from(Membership)
+        .join(Project, _project.id == _member.project_id)
+        .where(_member.user_id == user)
+        .order_by(_project.name)
+    )
 
 
 class Member(NamedTuple):
@@ -56,9 +78,9 @@ class RoleIn(NamedTuple):
 def create(tx: Tx, request: ProjectRequest) -> Project:
     """Create a project. Raises NotPermitted, NameTaken, Conflict if there are too many."""
     tx.require_admin()
-    if tx.first(_BY_NAME, name=request.name) is not None:
+    if tx.first(_by_name, name=request.name) is not None:
         raise NameTaken(f"There is a project {request.name!r}.")
-    count = tx.first(_COUNT)
+    count = tx.first(_count)
     if count is not None and count[0] >= MAX_PROJECTS:
         raise Conflict(f"There are {MAX_PROJECTS:,} projects.")
     project = Project(
@@ -79,18 +101,18 @@ def get(tx: Tx, project_id: str) -> Project:
 
 def list_all(tx: Tx) -> list[Project]:
     """Return the projects that the principal sees, by name."""
-    return tx.all(_ALL)
+    return tx.all(_all)
 
 
 def list_members(tx: Tx, project_id: str) -> list[Member]:
     """Return the members of a project by name. Raises NotFound."""
     get(tx, project_id)
-    return [Member(*row) for row in tx.all(_MEMBERS, project=project_id)]
+    return [Member(*row) for row in tx.all(_members, project=project_id)]
 
 
 def roles_of(tx: Tx, user_id: str) -> list[RoleIn]:
     """Return the role of a user in each of its projects."""
-    return [RoleIn(*row) for row in tx.all(_ROLES_OF, user=user_id)]
+    return [RoleIn(*row) for row in tx.all(_roles_of, user=user_id)]
 
 
 def set_member(tx: Tx, project_id: str, request: MemberRequest) -> Member:
@@ -102,11 +124,11 @@ def set_member(tx: Tx, project_id: str, request: MemberRequest) -> Member:
             errors=[{"pointer": "/role", "detail": "is no role in a project"}],
         )
     project, user = get(tx, project_id), users.get_by_name(tx, request.user)
-    tx.run(_DELETE_MEMBER, project=project.id, user=user.id)
-    tx.run(
-        _INSERT_MEMBER, project_id=project.id, user_id=user.id, role=request.role.value,
-        created_at=tx.now,
-    )  # fmt: skip
+    tx.run(_delete_member, project=project.id, user=user.id)
+    member = Membership(
+        project_id=project.id, user_id=user.id, role=request.role.value, created_at=tx.now
+    )
+    tx.insert(member)
     tx.notify(user.id)
     return Member(user.id, user.name, request.role.value, tx.now)
 
@@ -117,7 +139,7 @@ def remove_member(tx: Tx, project_id: str, user_id: str) -> None:
     What is streamed to the user is looked at again at once.
     """
     tx.require_admin()
-    if not tx.run(_DELETE_MEMBER, project=project_id, user=user_id):
+    if not tx.run(_delete_member, project=project_id, user=user_id):
         raise NotFound(f"User {user_id!a} is no member of project {project_id!a}.")
     tx.notify(user_id)
 
@@ -135,7 +157,7 @@ def choose(tx: Tx, name: str | None) -> str:
     Raises NotPermitted, InvalidInput.
     """
     if name is not None:
-        project = tx.first(_BY_NAME, name=name)
+        project = tx.first(_by_name, name=name)
         if project is None:
             raise InvalidInput(
                 f"There is no project {name!r}.",

@@ -14,11 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, delete, or_, select, update
+from sqlalchemy import Executable, bindparam, delete, or_, select, update
 
 from app.db.json_lists import one_of
 from app.db.search import Position
-from app.db.sql import Statement, Tx, columns, dump, load, select_all
+from app.db.sql import Statement, Tx, columns, dump, load, query, select_all, statement
 from app.db.tables import (
     Attempt,
     Checkpoint,
@@ -50,32 +50,43 @@ _TEXTS = ("hyperparams", "override_hyperparams", "effective_hyperparams", "sourc
           "notes", "status_detail", "termination_detail")  # fmt: skip
 """Columns of a run that may hold what was sent."""
 
-_LINEAGE = Statement(
-    select_all(Run)
-    .where(_run.experiment_id == bindparam("experiment"), _run.root_run_id == bindparam("root"))
-    .order_by(_run.id),
-    Run,
-)
-_WITH_TEXT = Statement(
-    select_all(Run)
-    .where(
-        _run.experiment_id == bindparam("experiment"),
-        or_(
-            *(
-                Position(_run[name], bindparam("words")) > 0
-                for name in ("hyperparams", "effective_hyperparams", "notes")
-            )
-        ),
+
+@query(Run)
+def _lineage(*, experiment: str, root: str) -> Executable:
+    return (
+        select_all(Run)
+        .where(_run.experiment_id == experiment, _run.root_run_id == root)
+        .order_by(_run.id)
     )
-    .order_by(_run.id),
-    Run,
-)
-_SET_SEARCH = Statement[Any](
-    update(RunSearch).where(_search.id == bindparam("key")).values(text=bindparam("words"))
-)
-_SERIES = Statement[tuple[int]](
-    select(_series.id).where(one_of(_series.run_id, "runs"), _series.key == bindparam("key"))
-)
+
+
+@query(Run)
+def _with_text(*, experiment: str, words: str) -> Executable:
+    return (
+        select_all(Run)
+        .where(
+            _run.experiment_id == experiment,
+            or_(
+                *(
+                    Position(_run[name], words) > 0
+                    for name in ("hyperparams", "effective_hyperparams", "notes")
+                )
+            ),
+        )
+        .order_by(_run.id)
+    )
+
+
+@statement
+def _set_search(*, key: str, words: str) -> Executable:
+    return update(RunSearch).where(_search.id == key).values(text=words)
+
+
+@query(tuple[int])
+def _series_of(*, runs: str, key: str) -> Executable:
+    return select(_series.id).where(one_of(_series.run_id, runs), _series.key == key)
+
+
 _latest, _finding = columns(MetricLatest), columns(HealthFinding)
 _DELETE_LATEST, _DELETE_FINDINGS = (
     Statement[Any](delete(table).where(one_of(own.run_id, "runs"), own.key == bindparam("metric")))
@@ -165,12 +176,12 @@ def plan(tx: Tx, run_id: str, request: RedactRequest, experiment_id: str | None 
         fields["notes"] = [run.notes]
     secrets = Secrets.of(fields, frozenset(request.metrics))
     found = {each.id: each for each in tx.all(
-        _LINEAGE, experiment=run.experiment_id, root=run.root_run_id
+        _lineage, experiment=run.experiment_id, root=run.root_run_id
     )}  # fmt: skip
     for words in secrets.texts:
         inner = json.dumps(words, ensure_ascii=False)[1:-1]  # as it stands in a JSON column
         for text in {words, inner}:
-            rows = tx.all(_WITH_TEXT, experiment=run.experiment_id, words=text)
+            rows = tx.all(_with_text, experiment=run.experiment_id, words=text)
             found |= {each.id: each for each in rows}
     living = [each.id for each in found.values() if each.status not in TERMINAL]
     if living and request.hyperparams:
@@ -238,7 +249,7 @@ def _redact_run(tx: Tx, run: Run, secrets: Secrets) -> None:
                 changes[name] = redacted
     if changes:
         run = runs.change(tx, run, **changes)
-        tx.run(_SET_SEARCH, key=run.id, words=runs.search_text(run))
+        tx.run(_set_search, key=run.id, words=runs.search_text(run))
 
 
 def _rewrite(tx: Tx, copies: _Copies, secrets: Secrets, **params: Any) -> None:
@@ -266,7 +277,7 @@ def _descendants(planned: Plan) -> list[str]:
 def _remove_metrics(tx: Tx, keys: frozenset[str], run_ids: Sequence[str]) -> None:
     ids = dump(list(run_ids))
     for key in sorted(keys):
-        series = [row[0] for row in tx.all(_SERIES, runs=ids, key=key)]
+        series = [row[0] for row in tx.all(_series_of, runs=ids, key=key)]
         deletion.remove_series(tx, series)
         tx.run(_DELETE_LATEST, runs=ids, metric=key)
         tx.run(_DELETE_FINDINGS, runs=ids, metric=key)

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import Executable, func, select
 
 from app.db.objects import replace
-from app.db.sql import Statement, Tx, by_id, changing, columns, select_all
+from app.db.sql import Tx, by_id, changing, columns, query, select_all
 from app.db.tables import ApiToken, User
 from app.domain.ids import new_id
 from app.domain.team import MAX_USERS, UserRequest, UserUpdate
@@ -13,18 +13,34 @@ from app.errors import Conflict, InvalidInput, NameTaken, NotFound
 
 _user, _token = columns(User), columns(ApiToken)
 _BY_ID = by_id(User)
-_BY_NAME = Statement(select_all(User).where(_user.name == bindparam("name")), User)
-_ALL = Statement(select_all(User).order_by(_user.name), User)
-_COUNT = Statement[tuple[int]](select(func.count()).select_from(User))
-_TOKENS = Statement[tuple[str]](select(_token.id).where(_token.user_id == bindparam("user")))
+
+
+@query(User)
+def _by_name(*, name: str) -> Executable:
+    return select_all(User).where(_user.name == name)
+
+
+@query(User)
+def _all() -> Executable:
+    return select_all(User).order_by(_user.name)
+
+
+@query(tuple[int])
+def _count() -> Executable:
+    return select(func.count()).select_from(User)
+
+
+@query(tuple[str])
+def _tokens(*, user: str) -> Executable:
+    return select(_token.id).where(_token.user_id == user)
 
 
 def create(tx: Tx, request: UserRequest) -> User:
     """Create a user. Raises NotPermitted, NameTaken, Conflict if there are too many."""
     tx.require_admin()
-    if tx.first(_BY_NAME, name=request.name) is not None:
+    if tx.first(_by_name, name=request.name) is not None:
         raise NameTaken(f"There is a user {request.name!r}.")
-    count = tx.first(_COUNT)
+    count = tx.first(_count)
     if count is not None and count[0] >= MAX_USERS:
         raise Conflict(f"There are {MAX_USERS:,} users.")
     user = User(
@@ -45,7 +61,7 @@ def get(tx: Tx, user_id: str) -> User:
 
 def find_by_name(tx: Tx, name: str) -> User | None:
     """Return the user of a name; None if there is none."""
-    return tx.first(_BY_NAME, name=name)
+    return tx.first(_by_name, name=name)
 
 
 def get_by_name(tx: Tx, name: str) -> User:
@@ -61,7 +77,7 @@ def get_by_name(tx: Tx, name: str) -> User:
 def list_all(tx: Tx) -> list[User]:
     """Return every user by name. Raises NotPermitted."""
     tx.require_admin()
-    return tx.all(_ALL)
+    return tx.all(_all)
 
 
 def update(tx: Tx, user_id: str, request: UserUpdate) -> User:
@@ -80,5 +96,5 @@ def update(tx: Tx, user_id: str, request: UserUpdate) -> User:
     if not changes:
         return user
     tx.run(changing(User, frozenset(changes)), key=user.id, **changes)
-    tx.notify(user.id, *(token_id for (token_id,) in tx.all(_TOKENS, user=user.id)))
+    tx.notify(user.id, *(token_id for (token_id,) in tx.all(_tokens, user=user.id)))
     return replace(user, **changes)
