@@ -14,15 +14,17 @@ where one transaction writes at a time, that costs nothing and changes nothing.
 
 import asyncio
 import math
+import queue
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import Enum
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from app.db.changes import Changes
 from app.db.sql import Tx
-from app.errors import Timeout
+from app.domain.principals import Principal
+from app.errors import Timeout, Unavailable
 
 CONNECTIONS = 16
 """So many connections a server opens to PostgreSQL, unless it is told otherwise."""
@@ -34,6 +36,22 @@ SEARCH_SECONDS = 10.0
 P = ParamSpec("P")
 R = TypeVar("R")
 UseCase = Callable[Concatenate[Tx, P], R]
+
+
+class Job(NamedTuple):
+    """A use case that waits for its transaction."""
+
+    work: Callable[[Tx], Any]
+    future: asyncio.Future[Any]
+    principal: Principal
+
+
+class Outcome(NamedTuple):
+    """What came of a job: its result, or an error for its caller."""
+
+    future: asyncio.Future[Any]
+    result: Any
+    error: BaseException | None
 
 
 class Effort(Enum):
@@ -60,12 +78,27 @@ class Database(ABC):
     def __init__(self) -> None:
         self.changes = Changes()
         self._searching = asyncio.Semaphore(SEARCHES)
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._waiting = 0
         # When a write was last rejected, on the monotonic clock.
         self.write_rejected_at = -math.inf
 
     def record_rejected_write(self) -> None:
         """Record that a write was rejected; heartbeat timeouts ignore this period."""
         self.write_rejected_at = time.monotonic()
+
+    def _resolve(self, outcomes: list[Outcome]) -> None:
+        """Answer the callers of the jobs that are over; on the event loop."""
+        self._waiting -= len(outcomes)
+        for future, result, error in outcomes:
+            if isinstance(error, Unavailable):
+                self.record_rejected_write()
+            if future.done():
+                continue  # its caller went away; the work is committed all the same
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
 
     @abstractmethod
     def acquire_lock(self) -> None:

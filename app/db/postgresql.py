@@ -24,7 +24,7 @@ import psycopg
 
 from app.db import migrate
 from app.db.acting import get_principal
-from app.db.database import CONNECTIONS, Database, P, R, UseCase
+from app.db.database import CONNECTIONS, Database, Job, P, R, UseCase
 from app.db.postgresql_connections import (
     Connection,
     for_caller,
@@ -35,7 +35,7 @@ from app.db.postgresql_connections import (
 from app.db.postgresql_pipeline import Cursor, Pipeline
 from app.db.postgresql_reads import BEGIN, SharedReads
 from app.db.postgresql_scans import Scan
-from app.db.postgresql_writes import BATCH, CHANNEL, Job, Outcome, commit
+from app.db.postgresql_writes import BATCH, CHANNEL, commit
 from app.db.restricted import open_tx
 from app.db.sql import Tx
 from app.domain.principals import SUPERVISOR, Principal
@@ -66,8 +66,6 @@ class PostgresDatabase(Database):
         self._prepared = False
         self._local = threading.local()
         self._connections: set[Connection] = set()
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._waiting = 0
         self._leader: Connection | None = None
         self._stopping = threading.Event()
 
@@ -174,18 +172,6 @@ class PostgresDatabase(Database):
         if self._waiting >= MAX_WAITING:
             self.record_rejected_write()
             raise Busy("Too many requests are waiting; try again in a second.", retry_after=1)
-
-    def _resolve(self, outcomes: list[Outcome]) -> None:
-        self._waiting -= len(outcomes)
-        for future, result, error in outcomes:
-            if isinstance(error, Unavailable):
-                self.record_rejected_write()
-            if future.done():
-                continue  # its caller went away; the work is committed all the same
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
 
     # The threads.
 

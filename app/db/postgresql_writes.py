@@ -8,18 +8,16 @@ that raises before it has written anything simply fails; one that raises afterwa
 error of a statement, spoils the batch, whose jobs are then run again in a transaction each.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import errors as pg
 
+from app.db.database import Job, Outcome
 from app.db.postgresql_connections import for_caller
 from app.db.postgresql_pipeline import Cursor, Pipeline
 from app.db.restricted import open_tx
 from app.db.sql import Tx, write_late
-from app.domain.principals import Principal
 
 BATCH = 32
 TRIES = 5
@@ -27,22 +25,6 @@ CHANNEL = "llm_train"
 _LOST_RACE = (pg.SerializationFailure, pg.DeadlockDetected, pg.UniqueViolation)
 _NOTIFY = f"SELECT pg_notify('{CHANNEL}', $1::text)"
 _MOST_BYTES = 7_000  # of a notification; PostgreSQL takes 8,000
-
-
-class Job(NamedTuple):
-    """A use case that waits for its transaction."""
-
-    work: Callable[[Tx], Any]
-    future: asyncio.Future[Any]
-    principal: Principal
-
-
-class Outcome(NamedTuple):
-    """What came of a job: its result, or an error for its caller."""
-
-    future: asyncio.Future[Any]
-    result: Any
-    error: BaseException | None
 
 
 class _Spoiled(Exception):

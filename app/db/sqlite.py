@@ -20,13 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import psutil
 
 from app.db import migrate
 from app.db.acting import get_principal
-from app.db.database import Database, InUse, P, R, UseCase
+from app.db.database import Database, InUse, Job, Outcome, P, R, UseCase
 from app.db.restricted import open_tx
 from app.db.sql import Tx, write_late
 from app.domain.principals import SUPERVISOR, Principal
@@ -54,18 +53,6 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 log = logging.getLogger(__name__)
 
 
-class _Job(NamedTuple):
-    work: Callable[[Tx], Any]
-    future: asyncio.Future[Any]
-    principal: Principal
-
-
-class _Answer(NamedTuple):
-    future: asyncio.Future[Any]
-    result: Any
-    error: BaseException | None
-
-
 class SqliteDatabase(Database):
     """A SQLite file: durable (`synchronous=FULL`), one process at a time."""
 
@@ -76,8 +63,6 @@ class SqliteDatabase(Database):
         self.url = url
         self.path = Path(url.removeprefix("sqlite:///"))
         self._owner = -1
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._waiting = 0
         self._stopping = False
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._open: list[sqlite3.Connection] = []
@@ -164,7 +149,7 @@ class SqliteDatabase(Database):
             raise Busy("Too many writes are waiting; try again in a second.", retry_after=1)
         future: asyncio.Future[R] = self._loop.create_future()
         self._waiting += 1
-        self._jobs.put(_Job(lambda tx: use_case(tx, *args, **kwargs), future, get_principal()))
+        self._jobs.put(Job(lambda tx: use_case(tx, *args, **kwargs), future, get_principal()))
         return await future
 
     async def read(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -230,14 +215,14 @@ class SqliteDatabase(Database):
                         self._jobs.put(None)
                         break
                     batch.append(following)
-            answers, topics = self._commit(batch)
-            # The answers are bound as an argument: a closure over a loop variable would
+            outcomes, topics = self._commit(batch)
+            # The outcomes are bound as an argument: a closure over a loop variable would
             # resolve the next batch's futures.
-            self._loop.call_soon_threadsafe(self._resolve, answers, topics)
+            self._loop.call_soon_threadsafe(self._publish, outcomes, topics)
 
-    def _commit(self, batch: list[_Job]) -> tuple[list[_Answer], set[str]]:
+    def _commit(self, batch: list[Job]) -> tuple[list[Outcome], set[str]]:
         """Runs a batch in one transaction, or else each job in its own. Never raises."""
-        answers: list[_Answer] = []
+        outcomes: list[Outcome] = []
         topics: set[str] = set()
         done: list[Tx] = []
         begun = False
@@ -250,7 +235,7 @@ class SqliteDatabase(Database):
                 before = writer.total_changes
                 tx = open_tx(cursor, self.dialect, job.principal)
                 try:
-                    answers.append(_Answer(job.future, job.work(tx), None))
+                    outcomes.append(Outcome(job.future, job.work(tx), None))
                     topics |= tx.topics
                     done.append(tx)
                 except Exception as error:
@@ -258,7 +243,7 @@ class SqliteDatabase(Database):
                     # be committed statement by statement.
                     if writer.total_changes != before or not writer.in_transaction:
                         raise
-                    answers.append(_Answer(job.future, None, _for_caller(error)))
+                    outcomes.append(Outcome(job.future, None, _for_caller(error)))
             last = Tx(cursor, self.dialect)
             write_late(last, done)
             topics |= last.topics
@@ -267,17 +252,17 @@ class SqliteDatabase(Database):
             self._roll_back()
             if begun and len(batch) > 1:
                 return self._one_by_one(batch)
-            return [_Answer(job.future, None, _for_caller(error)) for job in batch], set()
-        return answers, topics
+            return [Outcome(job.future, None, _for_caller(error)) for job in batch], set()
+        return outcomes, topics
 
-    def _one_by_one(self, batch: list[_Job]) -> tuple[list[_Answer], set[str]]:
-        answers: list[_Answer] = []
+    def _one_by_one(self, batch: list[Job]) -> tuple[list[Outcome], set[str]]:
+        outcomes: list[Outcome] = []
         topics: set[str] = set()
         for job in batch:
             one, woken = self._commit([job])
-            answers += one
+            outcomes += one
             topics |= woken
-        return answers, topics
+        return outcomes, topics
 
     def _roll_back(self) -> None:
         """Leaves no transaction open, whatever state the connection is in."""
@@ -290,17 +275,8 @@ class SqliteDatabase(Database):
             with suppress(sqlite3.Error):  # the next batch then fails as this one did
                 self._writer = self._connect()
 
-    def _resolve(self, answers: list[_Answer], topics: set[str]) -> None:
-        self._waiting -= len(answers)
-        for future, result, error in answers:
-            if isinstance(error, Unavailable):
-                self.record_rejected_write()
-            if future.done():
-                continue  # its caller went away; the work is committed all the same
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
+    def _publish(self, outcomes: list[Outcome], topics: set[str]) -> None:
+        self._resolve(outcomes)
         self.changes.publish(topics)
 
 

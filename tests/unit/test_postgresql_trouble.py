@@ -23,10 +23,10 @@ import pytest
 from sqlalchemy import insert, text
 
 from app.db import postgresql
-from app.db.database import Database
+from app.db.database import Database, Job
 from app.db.postgresql import PostgresDatabase
 from app.db.postgresql_pipeline import Pipeline
-from app.db.postgresql_writes import Job, commit
+from app.db.postgresql_writes import commit
 from app.db.sql import Statement, Tx
 from app.db.tables import ExperimentTag
 from app.domain.principals import SUPERVISOR
