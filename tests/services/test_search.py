@@ -14,6 +14,7 @@ from app.db.connect import connect
 from app.db.cursors import Order, Window
 from app.db.database import Database
 from app.db.sql import Tx
+from app.domain.ids import new_id
 from app.domain.recipe_file import read_recipes
 from app.domain.requests import ExperimentRequest, RunRequest
 from app.domain.texts import fold
@@ -103,7 +104,7 @@ async def test_a_search_goes_with_every_order_filter_and_page(
                 break
             cursor = page.cursor(0 if backward else len(page.rows) - 1)
         assert len(seen) == len(set(seen)) == len(NOTES), (peeked, order, backward)
-    ids = [experiment, experiment[:-1] + "0"]
+    ids = [experiment, new_id("exp")]
     both = await db.search(
         keyset.pages, listing.RUNS, "experiment_id", ids, {"search": "demo"},
         Order("created_at"), Window(50),
