@@ -35,7 +35,6 @@ try:
     from app.errors import ServiceError
     from app.graphql.mount import graphql_router
     from app.launchers.base import Launcher
-    from app.mlflow import artifacts
     from app.mlflow.mount import mlflow_router
     from app.rest import (
         attempts,
@@ -75,6 +74,7 @@ try:
     from app.storage import data_dir, get_storage
     from app.storage.artifacts import open_artifacts
     from app.storage.readers import Readers
+    from app.storage.streams import RECEIVERS
     from app.supervisor import Supervisor, describe_wrong_data_dir, make_launchers
     from app.version import VERSION
     from app.wandb.mount import wandb_router
@@ -110,7 +110,6 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
     )
     openapi.describe(app, needs_token=settings.api_token is not None)
     app.state.settings = settings
@@ -119,7 +118,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     data_dir.make(settings.data_dir)
     app.state.storage = get_storage(settings.storage, settings.data_dir, stores)
     app.state.artifacts = open_artifacts(app.state.storage, settings.data_dir)
-    app.state.receivers = Readers(artifacts.RECEIVERS)
+    app.state.receivers = Readers(RECEIVERS)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
     app.state.sessions = None
@@ -193,17 +192,18 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 
 def _include_routes(app: FastAPI, settings: Settings) -> None:
     """Add the routes of every API, in the order in which they are looked through."""
-    app.include_router(routes.hot)  # what is asked most
-    for part in (
+    parts = (
         routes, reports, attempts, trainer_files, lists, entities, catalog, metrics, logs, service,
         checkpoints, usage, webhooks, deletions, redactions, projects, users, audit, prometheus,
         docs, dashboard, browser_session,
-    ):  # fmt: skip
-        app.include_router(part.router)
-    app.include_router(lists.everywhere)
-    app.include_router(graphql_router(settings), include_in_schema=False)
-    app.include_router(mlflow_router())
-    app.include_router(wandb_router())
+    )  # fmt: skip
+    routers = [routes.hot, *(part.router for part in parts), lists.everywhere]  # the hot one first
+    routers += [graphql_router(settings), mlflow_router(), wandb_router()]
+    # `include_router` would make every route twice, the second time while the first request waits,
+    # only to add what the app's own arguments say. Such dependencies would be left out here.
+    assert not app.router.dependencies
+    for router in routers:
+        app.router.routes.extend(router.routes)
     mount_static(app)
 
 

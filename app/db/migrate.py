@@ -15,7 +15,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, p
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
-from app.db import search  # and with it the metadata
+from app.db import search
+from app.db.tables import complete_for_postgresql
 from app.errors import Unavailable
 
 HEAD = "0015"
@@ -143,10 +144,11 @@ def in_one_snapshot(url: str) -> Iterator[Connection]:
 
 def _engine(url: str) -> Engine:
     target: str | URL = url
-    if url.startswith("postgresql://"):
-        target = url.replace("postgresql://", "postgresql+psycopg://", 1)
-    elif url.startswith("sqlite:///"):  # the very path that is opened later, not parsed again
+    if url.startswith("sqlite:///"):  # the very path that is opened later, not parsed again
         target = URL.create("sqlite", database=url.removeprefix("sqlite:///"))
+    else:
+        complete_for_postgresql()
+        target = url.replace("postgresql://", "postgresql+psycopg://", 1)
     return create_engine(target, poolclass=pool.NullPool)
 
 

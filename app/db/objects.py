@@ -20,6 +20,9 @@ class Table(SQLModel):
     Raises TypeError for a name that is no column, or a column that has neither.
     """
 
+    # Pydantic's validators are never asked: they would be built for every table at every start.
+    model_config = {"defer_build": True}
+
     def __init__(self, **values: Any) -> None:
         found = _defaults(type(self)) | values
         if found.keys() != type(self).model_fields.keys():

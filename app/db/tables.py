@@ -19,6 +19,7 @@ from sqlalchemy import (
     Index,
     Integer,
     Text,
+    TextClause,
     event,
     text,
 )
@@ -39,6 +40,8 @@ SUBMITTED = text("status = 'queued' AND submitted_at IS NOT NULL")
 """Runs that wait in the queue of an engine."""
 
 _PENDING = text("state = 'pending'")
+_WHERE = "where"
+"""Where a partial index notes its condition, for PostgreSQL."""
 
 ENDING = text(
     f"{_LIVE} AND recipe IS NULL"
@@ -47,19 +50,34 @@ ENDING = text(
 """Those of them that end soon."""
 
 
+def _partial(name: str, *columns: str, where: TextClause) -> Index:
+    """Return an index of the rows for which the condition holds."""
+    return Index(name, *columns, sqlite_where=where, info={_WHERE: where})
+
+
+def complete_for_postgresql() -> None:
+    """Give the partial indexes their condition on PostgreSQL, too, before tables are made there.
+
+    SQLAlchemy imports a dialect, two dozen modules, as soon as an index has an option of it; a
+    service on SQLite would do that at every start.
+    """
+    for table in Table.metadata.tables.values():
+        for index in table.indexes:
+            if (where := index.info.get(_WHERE)) is not None:
+                index.dialect_options["postgresql"]["where"] = where
+
+
 def _order(name: str, *columns: str) -> Index:
     """Return an index for an order by a time that comes later.
 
     The rows that lack it cost nothing.
     """
-    known = text(f"{columns[-2]} IS NOT NULL")
-    return Index(name, *columns, sqlite_where=known, postgresql_where=known)
+    return _partial(name, *columns, where=text(f"{columns[-2]} IS NOT NULL"))
 
 
 def _known(name: str, *columns: str) -> Index:
     """Return an index of the rows that have the first of these columns."""
-    known = text(f"{columns[0]} IS NOT NULL")
-    return Index(name, *columns, sqlite_where=known, postgresql_where=known)
+    return _partial(name, *columns, where=text(f"{columns[0]} IS NOT NULL"))
 
 
 def _counted() -> Column[int]:
@@ -189,31 +207,12 @@ class Run(Table, table=True):
         Index("ix_run_experiment", "experiment_id", "created_at", "id"),
         Index("ix_run_experiment_status", "experiment_id", "status", "created_at", "id"),
         # Only what the supervisor may launch: thousands of external runs may wait beside it.
-        Index(
-            "ix_run_queue",
-            "status",
-            "priority",
-            "id",
-            sqlite_where=_QUEUE,
-            postgresql_where=_QUEUE,
-        ),
-        Index(
-            "ix_run_name", "name", "created_at", "id", sqlite_where=_NAMED, postgresql_where=_NAMED
-        ),
-        Index(
-            "ix_run_archived",
-            "experiment_id",
-            "status",
-            "created_at",
-            "id",
-            sqlite_where=ARCHIVED,
-            postgresql_where=ARCHIVED,
-        ),
-        Index("ix_run_launched", "status", "id", sqlite_where=LAUNCHED, postgresql_where=LAUNCHED),
-        Index(
-            "ix_run_submitted", "status", "id", sqlite_where=SUBMITTED, postgresql_where=SUBMITTED
-        ),
-        Index("ix_run_ending", "status", "id", sqlite_where=ENDING, postgresql_where=ENDING),
+        _partial("ix_run_queue", "status", "priority", "id", where=_QUEUE),
+        _partial("ix_run_name", "name", "created_at", "id", where=_NAMED),
+        _partial("ix_run_archived", "experiment_id", "status", "created_at", "id", where=ARCHIVED),
+        _partial("ix_run_launched", "status", "id", where=LAUNCHED),
+        _partial("ix_run_submitted", "status", "id", where=SUBMITTED),
+        _partial("ix_run_ending", "status", "id", where=ENDING),
         Index("ix_run_status", "status", "created_at", "id"),
         Index("ix_run_created", "created_at", "id"),
         _order("ix_run_experiment_started", "experiment_id", "started_at", "id"),
@@ -536,9 +535,8 @@ class WebhookDelivery(Table, table=True):
     __tablename__ = "webhook_delivery"
     __table_args__ = (
         Index("ix_webhook_delivery", "webhook_id", "id"),
-        Index(
-            "ix_webhook_delivery_due", "webhook_id", "next_attempt_at", "id",
-            sqlite_where=_PENDING, postgresql_where=_PENDING,
+        _partial(
+            "ix_webhook_delivery_due", "webhook_id", "next_attempt_at", "id", where=_PENDING
         ),
         Index("ix_webhook_delivery_created", "created_at"),
     )  # fmt: skip

@@ -28,7 +28,7 @@ class Stop(StrEnum):
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class ClaimRequest(_Request):

@@ -111,7 +111,8 @@ Tags = Annotated[list[Name], Field(max_length=50)]
 class Request(BaseModel):
     """A closed request: unknown fields are an error, and nothing is coerced."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    # Its validator is built by the first request for it, not at every start.
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class ExperimentRequest(Request):

@@ -17,9 +17,6 @@ from app.services import models, runs
 from app.storage.artifacts import ArtifactStorage, Owner
 from app.storage.streams import drain, pour
 
-RECEIVERS = 64
-"""Artifacts that are received at a time."""
-
 routes = router()
 
 

@@ -1,35 +1,19 @@
-"""The router of `/mlflow`: all resources, and an answer in MLflow's form for what is not there."""
+"""`/mlflow`, loaded when it is first asked for."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from app.errors import InvalidInput, NotFound
-from app.mlflow import artifacts, experiments, imports, metrics, models, runs, search
-from app.mlflow.routing import API, router
-from app.server.tracking import get_access
-
-_NEVER = ("experiments", "runs")
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+from app.server.when_asked import WhenAsked
 
 
 def mlflow_router() -> APIRouter:
-    """Return the router of every endpoint."""
-    routes = router()
-    for part in (metrics, runs, experiments, search, models, artifacts, imports):
-        routes.include_router(part.routes)
-    for resource in _NEVER:
-        for verb in ("delete", "restore"):
-            routes.add_api_route(f"{API}/{resource}/{verb}", _never, methods=["POST"])
-    routes.add_api_route(f"{API}/experiments/update", _never, methods=["POST"])
-    routes.add_api_route("/mlflow/{path:path}", _unknown, methods=_METHODS)
-    return routes
+    """Return the router of MLflow's API."""
+    everything = Route("/mlflow/{path:path}", WhenAsked(_make), include_in_schema=False)
+    return APIRouter(routes=[everything])
 
 
-async def _never(request: Request) -> Response:
-    get_access(request)
-    raise InvalidInput("This service keeps every run and every name: it never does that.")
+def _make() -> ASGIApp:
+    from app.mlflow.endpoints import make_app
 
-
-async def _unknown(request: Request, path: str) -> Response:
-    """Answer 404: clients go on without what a server does not have."""
-    get_access(request)
-    raise NotFound(f"/{path:.200} is not served here.")
+    return make_app()

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.domain.lifecycle import TERMINAL
 from app.errors import InvalidInput
 from app.rest import log_events
-from app.rest.parameters import ExperimentId, RunId
+from app.rest.parameters import DocumentedRoute, ExperimentId, RunId
 from app.rest.problems import documented
 from app.services import log_streams, train_log
 from app.services.train_log import Part
@@ -21,7 +21,7 @@ from app.services.train_log import Part
 MOST = 8 * 1024 * 1024
 TYPE = "text/plain; charset=utf-8"
 
-router = APIRouter(prefix="/v1", tags=["runs"])
+router = APIRouter(prefix="/v1", tags=["runs"], route_class=DocumentedRoute)
 
 
 class LogsQuery(BaseModel):

@@ -36,15 +36,21 @@ _IDS = {
 }
 
 
+def _get_name(route: APIRoute) -> str:
+    return route.name
+
+
 class DocumentedRoute(APIRoute):
     """A route whose `response_model` is for /openapi.json only: `views` builds the bytes.
 
-    FastAPI would build a validator for each at every start.
+    FastAPI would build a validator for each at every start. The name of its function is the
+    operation's id.
     """
 
     def __init__(
         self, path: str, endpoint: Callable[..., Any], *, response_model: Any = None, **more: Any
     ) -> None:
+        more["generate_unique_id_function"] = _get_name
         super().__init__(path, endpoint, response_model=None, **more)
         if isinstance(response_model, type):
             answered[self.name] = response_model

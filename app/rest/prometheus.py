@@ -19,13 +19,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.db.sql import Tx, columns, query
 from app.db.tables import Run
 from app.domain.lifecycle import TERMINAL, RunStatus
+from app.rest.parameters import DocumentedRoute
 from app.rest.problems import documented
 from app.version import VERSION
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-router = APIRouter(tags=["service"])
+router = APIRouter(tags=["service"], route_class=DocumentedRoute)
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the durations, in seconds; one more bucket has none."""

@@ -18,7 +18,7 @@ _LONGEST = 200
 class Body(BaseModel):
     """A request of a tracking client."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", defer_build=True)
 
 
 async def read(request: Request, model: type[B], most: int = 0) -> B:

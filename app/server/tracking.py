@@ -92,7 +92,7 @@ def make_router(answer: Callable[[ServiceError], Response]) -> APIRouter:
 
             return answering
 
-    return APIRouter(route_class=Route, include_in_schema=False)
+    return APIRouter(route_class=Route, include_in_schema=False, redirect_slashes=False)
 
 
 def json(body: object, status: int = 200) -> Response:

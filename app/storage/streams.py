@@ -18,6 +18,9 @@ from app.storage.readers import Readers
 
 R = TypeVar("R")
 
+RECEIVERS = 64
+"""Files of tracking clients that are received at a time, each in a thread."""
+
 BUFFER_BYTES = 4 << 20
 """How much of a body may wait for the storage."""
 

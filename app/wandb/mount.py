@@ -1,25 +1,19 @@
-"""The router of `/wandb`: all endpoints, and an answer for what is not there."""
+"""`/wandb`, loaded when it is first asked for."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from app.errors import NotFound
-from app.server.tracking import get_access
-from app.wandb import files, graphql, stream
-from app.wandb.routing import ROOT, router
-
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+from app.server.when_asked import WhenAsked
 
 
 def wandb_router() -> APIRouter:
-    """Return the router of every endpoint."""
-    routes = router()
-    for part in (stream, graphql, files):
-        routes.include_router(part.routes)
-    routes.add_api_route(ROOT + "/{path:path}", _unknown, methods=_METHODS)
-    return routes
+    """Return the router of W&B's protocol."""
+    everything = Route("/wandb/{path:path}", WhenAsked(_make), include_in_schema=False)
+    return APIRouter(routes=[everything])
 
 
-async def _unknown(request: Request, path: str) -> Response:
-    """Answer 404: the client goes on without telemetry."""
-    get_access(request)
-    raise NotFound(f"/{path:.200} is not served here.")
+def _make() -> ASGIApp:
+    from app.wandb.endpoints import make_app
+
+    return make_app()
