@@ -79,8 +79,8 @@ def recipes(as_json: bool) -> None:
         api.print_json(rows)
         return
     head = ("RECIPE", "LAUNCHER", "DESCRIPTION")
-    columns = ("name", "launcher", "description")
-    api.print_table(head, [[api.plain(row[name]) for name in columns] for row in rows])
+    cells = [(row["name"], ", ".join(row["launchers"]), row["description"]) for row in rows]
+    api.print_table(head, [[api.plain(cell) for cell in row] for row in cells])
 
 
 @click.command()

@@ -93,11 +93,12 @@ def parse_configuration(text: str, source: str) -> Configuration:
     recipes = {recipe.name: recipe for recipe in BUILT_IN}
     recipes |= _tables(document, "recipes", source, _recipe)
     for name, recipe in recipes.items():
-        if recipe.launcher not in launchers:
-            raise RecipeError(
-                f"{source}: [recipes.{name}] launcher: there is no [launchers.{recipe.launcher}]; "
-                f"there are: {', '.join(sorted(launchers))}."
-            )
+        for wanted in recipe.launcher:
+            if wanted not in launchers:
+                raise RecipeError(
+                    f"{source}: [recipes.{name}] launcher: there is no [launchers.{wanted}]; "
+                    f"there are: {', '.join(sorted(launchers))}."
+                )
     return Configuration(recipes, launchers, _tables(document, "stores", source, _store))
 
 

@@ -74,6 +74,18 @@ def _pause(value: Any) -> float:
     return seconds
 
 
+def _launchers(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (string(value),)
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("must be the name of a launcher, or a list of names in their order")
+    names = _strings(value)
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise ValueError(f"{name!r} is named twice")
+    return names
+
+
 def _command(value: Any) -> tuple[str, ...]:
     command = _strings(value)
     if not command or not command[0]:
@@ -196,6 +208,7 @@ Pause = Annotated[float, PlainValidator(_pause)]
 AtLeastOne = Annotated[int, PlainValidator(_whole(1))]
 Number = Annotated[int, PlainValidator(_whole(0))]
 Command = Annotated[tuple[str, ...], PlainValidator(_command)]
+Launchers = Annotated[tuple[str, ...], PlainValidator(_launchers)]
 StopSignal = Annotated[signal.Signals | None, PlainValidator(_stop_signal)]
 Environment = Annotated[Mapping[str, str], PlainValidator(_environment)]
 Patterns = Annotated[tuple[str, ...], PlainValidator(_patterns)]

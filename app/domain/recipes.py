@@ -32,6 +32,7 @@ from app.domain.recipe_values import (
     Flag,
     Folders,
     HealthRules,
+    Launchers,
     Needs,
     Number,
     OptionalPath,
@@ -129,8 +130,8 @@ class Recipe:
     keep_best_mode: Annotated[BestMode, PlainValidator(one_of(BestMode))] = BestMode.MIN
     working_dir: OptionalPath = None
     """Where the command starts; None: where the server did."""
-    launcher: Text = LOCAL
-    """Where it runs: a table `[launchers.NAME]`, or this machine."""
+    launcher: Launchers = (LOCAL,)
+    """Where it runs: tables `[launchers.NAME]`, or this machine; the first that has room."""
     health: HealthRules = ()
     """What its metrics may not be; that one is NaN is an event in any case."""
     tensorboard: Folders = ""

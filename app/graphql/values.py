@@ -3,12 +3,14 @@
 Resolvers hand over rows and named tuples whose attributes have the same names.
 """
 
+from typing import Any
+
 import strawberry
 
 from app.domain.comparison import Section
 from app.domain.lifecycle import RunStatus
 from app.domain.priority import Priority
-from app.graphql.describe import attribute, output
+from app.graphql.describe import attribute, field, output
 from app.graphql.scalars import DateTime, Json, Long
 from app.services.usage import By
 
@@ -190,11 +192,20 @@ class Recipe:
 
     name: str = attribute("Its name, as `recipe` of a new run.")
     description: str = attribute("What it trains, in the operator's words.")
-    launcher: str = attribute("Where its runs are launched.")
     resources: Resources = attribute("What a run needs that does not say so itself.")
     max_attempts: int = attribute("How often a run is started at most.")
     grace_seconds: float = attribute("Time to save in, after the stop signal.")
     keep_checkpoints: int = attribute("How many checkpoints of a run are kept; 0: all.")
+
+    @field
+    def launcher(self: Any) -> str:
+        """Where its runs are launched: the first choice."""
+        return str(self.launcher[0])
+
+    @field
+    def launchers(self: Any) -> list[str]:
+        """Where its runs are launched; the first that has room."""
+        return list(self.launcher)
 
 
 @output

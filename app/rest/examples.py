@@ -251,6 +251,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                 "name": "demo",
                 "description": "A small character-level language model.",
                 "launcher": "local",
+                "launchers": ["local"],
                 "resources": {},
                 "max_attempts": 1,
                 "grace_seconds": 10.0,

@@ -212,7 +212,10 @@ class RecipeAnswer(TypedDict):
 
     name: str
     description: str
-    launcher: Annotated[str, Field(description="Where its runs are launched.")]
+    launcher: Annotated[str, Field(description="Where its runs are launched: the first choice.")]
+    launchers: Annotated[
+        list[str], Field(description="Where its runs are launched; the first that has room.")
+    ]
     resources: Annotated[Json, Field(description="What a run needs that does not say so itself.")]
     max_attempts: int
     grace_seconds: float

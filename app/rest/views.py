@@ -122,7 +122,8 @@ def recipe(row: Recipe) -> schemas.RecipeAnswer:
     return {
         "name": row.name,
         "description": row.description,
-        "launcher": row.launcher,
+        "launcher": row.launcher[0],
+        "launchers": list(row.launcher),
         "resources": row.resources.model_dump(exclude_none=True),
         "max_attempts": row.max_attempts,
         "grace_seconds": row.grace_seconds,

@@ -64,6 +64,7 @@ async def _offer(state: SupervisorState, launcher: Launcher) -> None:
         engine.trouble = None
     except Unreachable as error:
         engine.trouble = str(error) or "The cluster cannot be reached."
+    engine.has_answered = True
 
 
 async def _ask(

@@ -6,12 +6,13 @@ nothing else.
 
 import asyncio
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.db.sql import load
 from app.db.tables import Run
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason, RunStatus
-from app.domain.recipes import LOCAL
+from app.domain.recipes import LOCAL, Recipe
 from app.domain.resources import Allocation, Capacity, Resources, Shortage
 from app.launchers.base import Launcher
 from app.services import launches, live_runs, runs
@@ -75,6 +76,8 @@ class Engine:
     in_use: list[Allocation]
     trouble: str | None = None
     """Why the engine cannot be asked now."""
+    is_new: bool = False
+    """It is asked for the first time, and has not answered yet."""
     waiting: int = 0
     """How many jobs wait in the engine's own queue."""
 
@@ -89,6 +92,7 @@ async def _engines(state: SupervisorState) -> dict[str, Engine]:
         else:
             known = await offer(state, launcher)
             engine.capacity, engine.trouble = known.capacity, known.trouble
+            engine.is_new = not known.has_answered
     for launcher_name, allocation in state.starting.values():
         engines[launcher_name].in_use.append(allocation)
         engines[launcher_name].waiting += 1
@@ -123,55 +127,93 @@ async def _start_or_wait(
         queue.waiting += 1
         queue.look_again_at = min(queue.look_again_at, state.clock() + left)
         return None
-    engine = engines.get(recipe.launcher)
-    if engine is None or engine.trouble is not None:
+    place = _choose_place(state, run, recipe, queue, engines)
+    if isinstance(place, WaitingReason):
         queue.waiting += 1
-        queue.look_again_at = min(queue.look_again_at, state.clock() + FAILED_SECONDS)
-        unknown = f"The launcher {recipe.launcher!r} is not configured on this server."
-        detail = engine.trouble if engine and engine.trouble else unknown
-        return WaitingReason(run.id, Reason.WAITING_FOR_CLUSTER, detail)
-    found = _admit(state, run, queue, engine)
-    most = engine.launcher.max_pending
-    if not isinstance(found, str) and most is not None and engine.waiting >= most:
-        queue.waiting += 1
-        detail = f"At most {most} jobs wait in the queue of {recipe.launcher} at a time."
-        return WaitingReason(run.id, Reason.WAITING_FOR_CLUSTER, detail)
-    if isinstance(found, str):
-        queue.waiting += 1
-        return WaitingReason(run.id, Reason.WAITING_FOR_RESOURCES, found)
+        return place
     queue.is_stuck = False
     sources = await _sources(state, run)
     if sources and sources[0].stored.state == State.PENDING:
         detail = f"{sources[0].named.ckpt_path} is still being written."
         return WaitingReason(run.id, Reason.WAITING_FOR_CHECKPOINT, detail)
-    engine.in_use.append(found)
-    engine.waiting += 1
-    begin_start(state, run, recipe, found, sources)
+    name, allocation = place
+    engines[name].in_use.append(allocation)
+    engines[name].waiting += 1
+    begin_start(state, run, recipe, place, sources)
     return None
 
 
+class _Refusal(NamedTuple):
+    """Why one launcher cannot take a run now."""
+
+    reason: Reason
+    detail: str
+    may_keep_room: bool = False
+    """True: it could run there, and what it waits for may be kept back from younger ones."""
+
+
+def _choose_place(
+    state: SupervisorState, run: Run, recipe: Recipe, queue: QueueSnapshot,
+    engines: dict[str, Engine],
+) -> tuple[str, Allocation] | WaitingReason:  # fmt: skip
+    """Return the first of the recipe's launchers that takes the run, and what is set aside there.
+
+    Where none does, the run keeps room back from younger ones at the first that could run it.
+    """
+    refusals: dict[str, _Refusal] = {}
+    for name in recipe.launcher:
+        found = _admit(state, run, queue, name, engines.get(name))
+        if isinstance(found, Allocation):
+            return name, found
+        refusals[name] = found
+        if name in engines and engines[name].is_new:
+            break  # a server that has just started would pass over the first choice of all
+    for name in [name for name, refusal in refusals.items() if refusal.may_keep_room][:1]:
+        engine = engines[name]
+        assert engine.capacity is not None
+        reservations = queue.reservations[name]
+        if reservations.add(state.resources(run), engine.capacity, engine.in_use):
+            queue.holders.append(run.id)
+    if len(refusals) == 1:
+        return WaitingReason(run.id, *refusals[recipe.launcher[0]][:2])
+    details = " ".join(f"{name}: {refusal.detail}" for name, refusal in refusals.items())
+    return WaitingReason(run.id, refusals[recipe.launcher[0]].reason, details)
+
+
 def _admit(
-    state: SupervisorState, run: Run, queue: QueueSnapshot, engine: Engine
-) -> Allocation | str:
-    """Return what is set aside for a run, or why it must wait.
+    state: SupervisorState, run: Run, queue: QueueSnapshot, name: str, engine: Engine | None
+) -> Allocation | _Refusal:
+    """Return what one launcher sets aside for a run, or why it cannot take it now."""
+    if engine is None or engine.trouble is not None:
+        queue.look_again_at = min(queue.look_again_at, state.clock() + FAILED_SECONDS)
+        unknown = f"The launcher {name!r} is not configured on this server."
+        detail = engine.trouble if engine and engine.trouble else unknown
+        return _Refusal(Reason.WAITING_FOR_CLUSTER, detail)
+    found = _allocate(state.resources(run), queue, engine)
+    most = engine.launcher.max_pending
+    if isinstance(found, Allocation) and most is not None and engine.waiting >= most:
+        detail = f"At most {most} jobs wait in the queue of {name} at a time."
+        return _Refusal(Reason.WAITING_FOR_CLUSTER, detail)
+    return found
+
+
+def _allocate(resources: Resources, queue: QueueSnapshot, engine: Engine) -> Allocation | _Refusal:
+    """Return what of an engine is free for a run, or what it lacks.
 
     An engine with a queue of its own admits all that it could ever run.
     """
-    resources, capacity, in_use = state.resources(run), engine.capacity, engine.in_use
+    reason, capacity, in_use = Reason.WAITING_FOR_RESOURCES, engine.capacity, engine.in_use
     if not uses_files(engine.launcher):  # what this machine lacks is found below
         shortage = engine.launcher.check(resources)
         if shortage is not None:
-            return shortage.detail
+            return _Refusal(reason, shortage.detail)
     if engine.launcher.owns_queue or capacity is None:
         return Allocation()
-    reservations = queue.reservations[engine.launcher.name]
-    found = reservations.allocate(resources, capacity, in_use)
+    found = queue.reservations[engine.launcher.name].allocate(resources, capacity, in_use)
     if isinstance(found, Shortage):
-        if not found.impossible and reservations.add(resources, capacity, in_use):
-            queue.holders.append(run.id)
-        return found.detail
+        return _Refusal(reason, found.detail, may_keep_room=not found.impossible)
     if capacity.places is not None and len(in_use) >= capacity.places:
-        return f"Needs a place to run; all {capacity.places} are taken."
+        return _Refusal(reason, f"Needs a place to run; all {capacity.places} are taken.")
     return found
 
 

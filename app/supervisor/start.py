@@ -37,12 +37,13 @@ def name_of_start(run: Run) -> str:
 
 
 def begin_start(
-    state: SupervisorState, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
-) -> None:
-    """Begin the start of a queued run with what is set aside for it."""
-    state.starting[run.id] = recipe.launcher, allocation
+    state: SupervisorState, run: Run, recipe: Recipe, place: tuple[str, Allocation],
+    sources: list[Source],
+) -> None:  # fmt: skip
+    """Begin the start of a queued run on a launcher, with what is set aside for it there."""
+    state.starting[run.id] = place
     state.forget(run)  # the attempt before
-    job = state.start_job(name_of_start(run), _start(state, run, recipe, allocation, sources))
+    job = state.start_job(name_of_start(run), _start(state, run, recipe, place[1], sources))
 
     def ended(_: object) -> None:
         state.starting.pop(run.id)
@@ -114,13 +115,13 @@ async def _submit(
     """Record the next attempt and give it to an engine, where its agent claims it."""
     ready = source if source is not None and source.stored.state == State.READY else None
     content = launch_config.remote_spec(state, run, recipe, ready)
+    launcher = state.launcher(run).name
     avoid = await engines.choose_avoided(state, run)
     told = f"It avoids {', '.join(avoid)}: attempts have failed there." if avoid else None
-    words = " ".join(filter(None, (detail, f"Submitted to {recipe.launcher}.", told)))
+    words = " ".join(filter(None, (detail, f"Submitted to {launcher}.", told)))
     failpoint("launch.before_claim")
     submitted = await state.db.write(
-        launches.submit, run, recipe.launcher, ready, state.data_dir, state.secret, content, words,
-        gpus,
+        launches.submit, run, launcher, ready, state.data_dir, state.secret, content, words, gpus,
     )  # fmt: skip
     if submitted is not None:
         failpoint("launch.claimed")

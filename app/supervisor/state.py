@@ -132,6 +132,7 @@ class EngineState:
     # What it offers, and why nothing can be submitted to it now.
     capacity: Capacity | None = None
     trouble: str | None = "It has not answered yet."
+    has_answered: bool = False
     offered_at: float = -math.inf
     # What waited in its queue at the last tick.
     submitted: frozenset[Key] = frozenset()
@@ -344,14 +345,16 @@ class SupervisorState:
         return self.recipes.get(run.recipe or "")
 
     def launcher(self, run: AnyRun) -> Launcher:
-        """Return the launcher that has the run's attempt, or that its recipe names.
+        """Return the launcher that has the run's attempt, that starts it, or its recipe's first.
 
         Raises Unreachable if the operator configures it no longer.
         """
         name = run.launcher
         if name is None or (run.status == RunStatus.QUEUED and run.submitted_at is None):
             recipe = self.recipe(run)
-            name = recipe.launcher if recipe else LOCAL
+            name = recipe.launcher[0] if recipe else LOCAL
+            if run.id in self.starting:
+                name = self.starting[run.id][0]
         if name not in self.launchers:
             raise Unreachable(f"The launcher {name!r} is not configured on this server.")
         return self.launchers[name]

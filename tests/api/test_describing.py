@@ -211,6 +211,7 @@ def test_a_wrong_filter_is_said_to_be_wrong(api: Api, query: str) -> None:
 def test_recipes_and_capacity_are_told(api: Api) -> None:
     recipes = api.send("GET", "/v1/recipes").json()["recipes"]
     assert [row["launcher"] for row in recipes if row["name"] == "demo"] == ["local"]
+    assert [row["launchers"] for row in recipes if row["name"] == "demo"] == [["local"]]
     (local,) = api.send("GET", "/v1/capacity").json()["launchers"]
     assert (local["name"], local["max_runs"]) == ("local", 4) and local["cpus"] >= 1
 

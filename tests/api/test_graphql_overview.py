@@ -196,9 +196,10 @@ def test_the_events_of_a_run_are_its_own(graph: Graph) -> None:
 
 
 def test_recipes_are_those_that_a_run_may_name(graph: Graph) -> None:
-    found = graph.data("{ recipes { name description launcher maxAttempts graceSeconds } }")
+    found = graph.data("{ recipes { name description launcher launchers maxAttempts } }")
     (demo,) = [row for row in found["recipes"] if row["name"] == "demo"]
     assert demo["description"] and demo["launcher"] == "local"
+    assert demo["launchers"] == ["local"]
 
 
 def test_runs_are_found_by_ids(graph: Graph) -> None:

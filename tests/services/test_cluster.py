@@ -31,12 +31,12 @@ from app.launchers.base import (
 )
 from app.services import attempts, runs
 from app.settings import Settings
-from app.supervisor import job_status
+from app.supervisor import job_status, schedule
 from app.supervisor.engines import end_jobs
 from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
 from tests.support.stage import Stage
-from tests.support.supervisor import jobs, launch
+from tests.support.supervisor import Recorder, jobs, launch
 
 pytestmark = pytest.mark.anyio
 
@@ -95,7 +95,7 @@ class Cluster:
 async def open_cluster(
     db: Database, data_dir: Path, **more: object
 ) -> tuple[Stage, SupervisorState, Cluster]:
-    recipe = replace(Recipe("tiny", ("true",), launcher="slurm"), **more)  # type: ignore[arg-type]
+    recipe = replace(Recipe("tiny", ("true",), launcher=("slurm",)), **more)  # type: ignore[arg-type]
     cluster, stage = Cluster(), await Stage.open(db)
     settings = Settings(data_dir=data_dir, public_url="https://train.example.com")
     state = SupervisorState(
@@ -327,6 +327,74 @@ async def test_an_end_of_which_the_engine_says_nothing_more_is_recorded_all_the_
     await reconcile(state)
     run = await stage.get(run)
     assert (run.status, run.status_reason) == ("failed", "signal")
+
+
+async def test_a_run_goes_to_the_next_launcher_where_the_first_has_no_room(
+    db: Database, tmp_path: Path
+) -> None:
+    """And it keeps no room back there: the third fits, and starts before the second has begun."""
+    stage, state, cluster = await open_cluster(db, tmp_path, launcher=("local", "slurm"))
+    machine = Recorder()
+    machine.data_dir, cpus = tmp_path, machine.offer().cpus
+    state.launchers = {"local": machine, "slurm": cluster}
+    first = await stage.submit(resources={"cpus": cpus / 2})
+    second = await stage.submit(resources={"cpus": cpus})
+    third = await stage.submit(resources={"cpus": cpus / 2})
+    await launch(state)
+    assert sorted(machine.launched) == sorted([first.id, third.id])
+    assert [job.key for job in cluster.jobs] == [(second.id, 1)]
+    seen = await stage.get(second)
+    assert (seen.launcher, seen.status_detail) == ("slurm", "Submitted to slurm.")
+    nowhere = await stage.submit(resources={"nodes": 9})
+    await launch(state)
+    detail = (await stage.get(nowhere)).status_detail
+    here = "local: Needs 9 nodes; this is one machine."
+    assert detail == f"{here} slurm: Needs 9 nodes; the partition has 3."
+
+
+async def test_where_no_launcher_has_room_it_is_kept_back_at_the_first_that_could_run_it(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, state, cluster = await open_cluster(db, tmp_path, launcher=("local", "slurm"))
+    machine = Recorder()
+    machine.data_dir, cpus, cluster.max_pending = tmp_path, machine.offer().cpus, 1
+    state.launchers = {"local": machine, "slurm": cluster}
+    first = await stage.submit(resources={"cpus": cpus / 2})
+    elsewhere = await stage.submit(resources={"cpus": cpus})
+    waits = await stage.submit(resources={"cpus": cpus})
+    younger = await stage.submit(resources={"cpus": cpus / 2})
+    await launch(state)
+    await launch(state)
+    assert machine.launched == [first.id]
+    assert [job.key for job in cluster.jobs] == [(elsewhere.id, 1)]
+    full = "slurm: At most 1 jobs wait in the queue of slurm at a time."
+    detail = (await stage.get(waits)).status_detail or ""
+    assert detail.startswith("local: Needs") and detail.endswith(full)
+    assert "Waits behind an older run" in ((await stage.get(younger)).status_detail or "")
+
+
+async def test_a_first_choice_that_has_not_answered_yet_is_not_passed_over_and_a_dead_one_is(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, state, cluster = await open_cluster(db, tmp_path, launcher=("slurm", "local"))
+    machine, answers = Recorder(), threading.Event()
+    machine.data_dir = tmp_path
+
+    def offer() -> None:
+        answers.wait(20)
+        raise Unreachable("slurmctld is away")
+
+    cluster.offer = offer  # type: ignore[method-assign]
+    state.launchers = {"local": machine, "slurm": cluster}
+    run = await stage.submit()
+    await schedule.launch(state)
+    assert (await stage.get(run)).status_detail == "It has not answered yet."
+    answers.set()
+    await jobs(state)
+    assert machine.launched == []
+    state.queue = None
+    await launch(state)
+    assert machine.launched == [run.id] and (await stage.get(run)).launcher == "local"
 
 
 async def test_a_node_on_which_two_attempts_failed_is_avoided_and_that_is_told(

@@ -105,7 +105,7 @@ async def test_a_start_cancelled_before_its_first_step_is_made_when_we_lead_agai
     run = await stage.submit()
     state.begin_tick(leads=True)
     state.over_limit[run.id], state.pending_deletion = 1, True
-    start.begin_start(state, run, TINY, Allocation(), [])
+    start.begin_start(state, run, TINY, ("local", Allocation()), [])
     state.begin_tick(leads=False)
     await jobs(state)
     assert (state.starting, state.over_limit, state.pending_deletion) == ({}, {}, False)

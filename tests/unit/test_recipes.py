@@ -214,3 +214,18 @@ def test_the_recipe_overrides_the_server_and_the_run_overrides_both() -> None:
     environment = build(made, SERVER, {"CUDA_VISIBLE_DEVICES": "1"})
     assert environment["PATH"] == "/recipe" and environment["A"] == "1"
     assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_a_recipe_names_launchers_in_an_order_and_each_once() -> None:
+    text = '[launchers.slurm]\nkind = "slurm"\n[recipes.a]\ncommand = ["x"]\nlauncher = {}\n'
+    for given, launchers in (('"slurm"', ("slurm",)), ('["local", "slurm"]', ("local", "slurm"))):
+        assert parse_recipes(text.format(given), "file")["a"].launcher == launchers
+    for wrong, words in (
+        ('["local", "clay"]', r"\[recipes.a\] launcher: there is no \[launchers.clay\]"),
+        ('["slurm", "slurm"]', "launcher: 'slurm' is named twice"),
+        ("[]", "launcher: must be the name of a launcher, or a list of names in their order"),
+        ("7", "launcher: must be the name of a launcher, or a list of names in their order"),
+        ("[7]", "launcher: must be a string without NUL"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            parse_recipes(text.format(wrong), "file")

@@ -90,7 +90,7 @@ export interface Operations {
   };
   Recipes: {
     variables: {};
-    result: { recipes: ({ name: string; description: string; launcher: string; maxAttempts: number; graceSeconds: number; keepCheckpoints: number })[] };
+    result: { recipes: ({ name: string; description: string; launchers: (string)[]; maxAttempts: number; graceSeconds: number; keepCheckpoints: number })[] };
   };
   Resume: {
     variables: { input: ResumeRunInput };

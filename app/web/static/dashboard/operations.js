@@ -193,7 +193,7 @@ export const CHECKPOINTS = graphql("Checkpoints", `
 
 export const RECIPES = graphql("Recipes", `
   query Recipes {
-    recipes { name description launcher maxAttempts graceSeconds keepCheckpoints }
+    recipes { name description launchers maxAttempts graceSeconds keepCheckpoints }
   }`);
 
 export const USAGE = graphql("Usage", `

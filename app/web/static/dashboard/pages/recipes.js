@@ -51,7 +51,7 @@ const Card = ({ recipe, on }) =>
     span({ class: "faint" }, recipe ? recipe.description : t("You start it where you like; it reports here.")),
     recipe
       ? dl({ class: "small" },
-          dt({}, t("Runs on")), dd({}, recipe.launcher),
+          dt({}, t("Runs on")), dd({}, recipe.launchers.join(", ")),
           dt({}, t("Time to save")), dd({}, duration(recipe.graceSeconds)),
           dt({}, t("Attempts")), dd({}, recipe.maxAttempts),
           dt({}, t("Checkpoints kept")), dd({}, recipe.keepCheckpoints || t("all")))
@@ -115,7 +115,7 @@ function Submit({ recipe }) {
       label({ class: "field" }, t("Notes"), input({ name: "notes" })),
       wrong ? p({ class: "trouble", role: "alert" }, wrong) : null,
       p({ class: "faint" }, recipe
-        ? t("The run is queued and starts as soon as there is room on {launcher}.", { launcher: recipe.launcher })
+        ? t("The run is queued and starts as soon as there is room on {launcher}.", { launcher: recipe.launchers.join(", ") })
         : t("The run waits for your trainer; a token is shown that lets it report.")),
       div({ class: "buttons" }, a({ class: "button", href: href("") }, t("Not now")),
         button({ type: "submit", class: "primary", disabled: busy || !experiment }, busy ? t("Working…") : t("Submit")))),
