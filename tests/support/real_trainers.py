@@ -72,12 +72,13 @@ def recipes(path: Path, inputs: Path) -> Path:
             for word in command
         ]
         tables.append(f"[recipes.{name}]\ncommand = {json.dumps(words)}{_LINES}")
-        # One rank that stands still is seen by the silence of progress alone.
+        # One rank that stands still is seen by the silence of progress alone; a first step may take
+        # ten seconds, where the machine is busy.
         watched = _LINES.replace("seconds = 15", "seconds = 2")
         if name.endswith("-ddp"):
-            watched += 'stall_seconds = 6\non_stall = "stop"\n'
+            watched += 'stall_seconds = 25\non_stall = "stop"\n'
         else:
-            watched = watched.replace("seconds = 45", "seconds = 6")
+            watched = watched.replace("seconds = 45", "seconds = 15")
         tables.append(f"[recipes.{name}-watched]\ncommand = {json.dumps(words)}{watched}")
     file = path / "recipes.toml"
     file.write_text("\n".join(tables))
