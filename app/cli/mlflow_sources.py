@@ -8,6 +8,7 @@ import base64
 import json
 import math
 import os
+import re
 import sqlite3
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ _STATUS = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"
 _LARGEST = 1.7976931348623157e308
 """MLflow's databases keep infinity as this."""
 _PAGE = 1_000
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+"""How the address of a place starts that is no path."""
 
 
 class BadSource(ValueError):
@@ -167,9 +170,10 @@ class Database:
             yield Point(key, math.nan if is_nan else value, timestamp, step)
 
     def artifacts(self, run: SourceRun) -> Iterator[tuple[str, BinaryIO]]:
-        uri = run.artifact_uri
-        local = uri.removeprefix("file://")
-        return _local_artifacts(local if "://" in local else str(self._folder / local))
+        local = run.artifact_uri.removeprefix("file://")
+        if _SCHEME.match(local):  # of a server it is `mlflow-artifacts:/…`, with one slash
+            raise BadSource(f"its artifacts are at {local}, which only MLflow can read")
+        return _local_artifacts(str(self._folder / local))
 
 
 class Server:
@@ -273,8 +277,6 @@ def _point(path: Path, key: str, parts: list[str]) -> Point:
 
 
 def _local_artifacts(text: str) -> Iterator[tuple[str, BinaryIO]]:
-    if "://" in text:
-        raise BadSource(f"its artifacts are at {text}, which only MLflow can read")
     top = Path(unquote(text) if not Path(text).exists() else text)
     for path in _files(top):
         with path.open("rb") as file:

@@ -181,36 +181,3 @@ def test_pytorchs_event_files_become_metrics(service: Service) -> None:
     assert curves["loss/train"]["steps"] == list(range(1, 31))
     assert curves["loss/new"]["values"][3] == 0.25
     assert curves["loss/train"]["values"][6] in (None, "NaN")
-
-
-STORE = """
-import os, sys, math, mlflow
-mlflow.set_tracking_uri(sys.argv[1])
-mlflow.set_experiment("of a real store")
-with mlflow.start_run(run_name="one: yes", tags={"a": "b"}):
-    mlflow.log_params({"lr": 0.1, "text": "line one\\nline two"})
-    for step in range(1, 30):
-        mlflow.log_metric("val/loss", math.nan if step == 5 else 1 / step, step=step)
-    mlflow.log_metric("inf", math.inf, step=1)
-    mlflow.log_text("hello", "notes/a.txt")
-"""
-
-
-@pytest.mark.parametrize("kind", ["directory", "database"])
-def test_what_mlflow_itself_has_stored_is_imported(
-    service: Service, tmp_path: Path, kind: str
-) -> None:
-    place = tmp_path / ("mlruns" if kind == "directory" else "mlflow.db")
-    uri = f"file:{place}" if kind == "directory" else f"sqlite:///{place}"
-    environment = os.environ | {"MLFLOW_ALLOW_FILE_STORE": "true"}
-    subprocess.run(
-        [sys.executable, "-c", STORE, uri], cwd=tmp_path, env=environment, check=True, timeout=120
-    )
-    command = [
-        sys.executable, "-m", "app.cli.main", "import", "mlflow", str(place),
-        "--url", service.url, "--token", TOKEN,
-    ]  # fmt: skip
-    for expected in ("1 runs imported, 0 known", "0 runs imported, 1 known"):
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-        assert result.returncode == 0, result.stderr
-        assert expected in result.stdout
