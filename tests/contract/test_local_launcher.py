@@ -41,6 +41,7 @@ from tests.support.launchers import (
     DEAF,
     ESCAPES,
     GRACE,
+    LATE,
     READY,
     SERVER,
     SLEEP,
@@ -48,7 +49,7 @@ from tests.support.launchers import (
     is_running,
     survivors,
 )
-from tests.support.server import REPOSITORY, wait_until
+from tests.support.server import REPOSITORY, remove_tree, wait_until
 from tests.support.supervisor import local_launcher
 
 
@@ -387,7 +388,7 @@ def test_the_grace_is_enforced_although_the_server_dies_meanwhile(attempts: Atte
         first.kill()
         first.wait()
         wait_until(lambda: not survivors(attempts.nonces[0]), "the end of the tree")
-        assert GRACE - 0.1 <= time.monotonic() - asked <= GRACE + 1
+        assert GRACE - 0.1 <= time.monotonic() - asked <= GRACE + LATE
     end = attempts.over()
     assert (end.signal, end.stop_sent, end.killed) == (9, True, True)
 
@@ -529,7 +530,7 @@ def test_all_works_where_there_are_no_pidfds(
 
 def test_a_tree_whose_records_were_removed_is_ended_by_its_nonce(attempts: Attempts) -> None:
     plan = attempts.start(ESCAPES)
-    shutil.rmtree(attempts.root)
+    remove_tree(attempts.root)
     assert attempts.look(1).state == "absent"
     assert isinstance(attempts.launcher, EndsLeftovers)
     attempts.launcher.end_leftovers(attempts.key(), plan.nonce)
@@ -549,7 +550,7 @@ def test_a_trainer_dies_with_its_agent_and_kill_ends_the_rest(attempts: Attempts
         assert isinstance(pid, int)
         [trainer] = [c.pid for c in psutil.Process(pid).children() if os.getpgid(c.pid) == c.pid]
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not is_running(trainer), "the end of the trainer", 2)
+        wait_until(lambda: not is_running(trainer), "the end of the trainer")
         children = [int(path.read_text()) for path in attempts.root.glob("child-*")]
         assert any(map(is_running, children))  # or `kill` would have nothing to do
         assert attempts.over().state == "lost"
@@ -662,7 +663,7 @@ def test_no_zombie_is_left(attempts: Attempts) -> None:
         children = psutil.Process().children(recursive=True)
         return [child for child in children if child.status() == psutil.STATUS_ZOMBIE]
 
-    wait_until(lambda: not zombies(), lambda: str(zombies()), 2)
+    wait_until(lambda: not zombies(), lambda: str(zombies()))
 
 
 # --- the machine ---------------------------------------------------------------------------
@@ -733,13 +734,13 @@ def test_a_driver_that_hangs_holds_up_nobody(
     driver.chmod(0o755)
     now = 1000.0
     monkeypatch.setattr(gpus, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(gpus, "FIRST_SECONDS", 0.2)
+    monkeypatch.setattr(gpus, "FIRST_SECONDS", 1.0)
     launcher = local_launcher(gpus=None)
     begun = time.monotonic()
     for _ in range(5):
         assert launcher.offer().gpus == ()
         now += 61
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < LATE
     asked = wait_until(lambda: pids.exists() and pids.read_text(), "it is asked") or ""
     assert asked.count("\n") == 1
     go.touch()

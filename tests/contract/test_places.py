@@ -30,6 +30,7 @@ from app.launchers.local.launcher import LocalLauncher
 from app.storage import files
 from tests.support.launchers import (
     ESCAPES,
+    LATE,
     READY,
     RUN,
     SERVER,
@@ -158,10 +159,10 @@ def test_a_stop_from_elsewhere_is_obeyed_within_the_grace(tmp_path: Path) -> Non
     with elsewhere(tmp_path / "run", SAVES) as there:
         asked = time.monotonic()
         there.launcher.stop([KEY])
-        assert time.monotonic() - asked < 0.3
+        assert time.monotonic() - asked < PULSE_SECONDS
         end = there.over()
         assert (end.exit_code, end.stop_sent, end.killed) == (0, True, False)
-        assert time.monotonic() - asked < PULSE_SECONDS + 1
+        assert time.monotonic() - asked < PULSE_SECONDS + LATE
         assert (there.root / "saved").read_text() == "step 12"
 
 
@@ -187,7 +188,7 @@ def test_what_is_gone_there_is_vanished_and_nobody_here_is_touched(tmp_path: Pat
         end = there.over()
         assert (end.state, end.pid) == ("lost", None)
         assert "No sign of life" in end.detail
-        assert SILENT - PULSE_SECONDS < time.monotonic() - began < SILENT + 2
+        assert SILENT - PULSE_SECONDS < time.monotonic() - began < SILENT + LATE
         # A process here with the very same nonce, such as of a copy of that machine.
         env = {"PATH": os.environ["PATH"], "LLM_TRAIN_NONCE": there.nonce}
         with subprocess.Popen(["sleep", "60"], env=env) as stranger:

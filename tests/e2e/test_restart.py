@@ -1,14 +1,13 @@
 """A server that is away costs nothing: runs go on, and everything they said counts once."""
 
 import os
-import shutil
 import signal
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.support.server import wait_until
+from tests.support.server import remove_tree, wait_until
 from tests.support.service import Service, alive, home
 
 
@@ -127,7 +126,7 @@ def test_a_trainer_whose_directory_was_removed_is_ended_and_never_joined_by_a_se
             wait_until(lambda: service.status(run)["ckpt_path"], "a checkpoint")
             first = service.trainer(run)
             service.kill()
-        shutil.rmtree(service.data_dir / "runs" / run)
+        remove_tree(service.data_dir / "runs" / run)
         with place.serve() as service:
             if cancel:
                 service.cancel(run)

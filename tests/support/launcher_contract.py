@@ -44,7 +44,7 @@ from app.launchers.base import (
     Launcher,
     LauncherContext,
 )
-from tests.support.launchers import CHILDREN
+from tests.support.launchers import CHILDREN, LATE
 from tests.support.server import REPOSITORY, free_port, wait_until
 from tests.support.service import Home
 
@@ -333,8 +333,8 @@ class LauncherContract:
             place.launcher().stop([Key(run, 1)])
         wait_until(lambda: not place.processes(run), lambda: str(place.processes(run)), 30)
         took = time.monotonic() - asked
-        assert GRACE - 0.1 <= took <= GRACE + 1 + place.site.late_seconds
-        wait_until(lambda: not [pid for pid in pids if _lives(pid)], "its children are gone", 2)
+        assert GRACE - 0.1 <= took <= GRACE + LATE + place.site.late_seconds
+        wait_until(lambda: not [pid for pid in pids if _lives(pid)], "its children are gone")
         ended = place.ended(run)
         assert ended["status"] == ("cancelled" if way == "mailbox" else "failed"), ended
 

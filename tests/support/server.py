@@ -9,6 +9,7 @@ its pid and asserts that nothing of it is left; the fixture `server` is one for 
 import atexit
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -46,7 +47,7 @@ class Server:
 
 
 def wait_until(
-    condition: Callable[[], T], what: str | Callable[[], str], timeout: float = 10.0
+    condition: Callable[[], T], what: str | Callable[[], str], timeout: float = 30.0
 ) -> T:
     """Poll `condition` until it is truthy and return its value; AssertionError after `timeout` s.
 
@@ -61,6 +62,16 @@ def wait_until(
                 f"after {timeout:g} s still not: {what() if callable(what) else what}"
             )
         time.sleep(0.02)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder in which somebody may still be writing."""
+
+    def is_gone() -> bool:
+        shutil.rmtree(path, ignore_errors=True)
+        return not path.exists()
+
+    wait_until(is_gone, f"{path} is gone")
 
 
 def free_port() -> int:

@@ -332,7 +332,7 @@ def test_a_manifest_never_makes_verify_read_without_end(tmp_path: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(CheckpointError, match="has 1099511627776 bytes instead of 5000"):
         verify(directory)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 20
 
 
 # Interruption.
