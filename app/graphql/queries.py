@@ -247,7 +247,8 @@ class Query:
                     name=launcher.name, cpus=launcher.cpus, memory_gb=launcher.memory_gb,
                     gpus=None if launcher.gpus is None
                     else [GpuCount(type=kind, count=n) for kind, n in launcher.gpus.items()],
-                    max_runs=launcher.max_runs, active=launcher.active,
+                    max_runs=launcher.max_runs, active=launcher.active, queued=launcher.queued,
+                    trouble=launcher.trouble,
                 )
                 for launcher in found.launchers
             ],

@@ -157,6 +157,8 @@ class LauncherCapacity:
     gpus: list[GpuCount] | None = attribute("GPUs by type.")
     max_runs: int | None = attribute("How many runs it takes at once; null: not limited.")
     active: int = attribute("Number of runs with it now.")
+    queued: int = attribute("How many of these wait in its engine's own queue.")
+    trouble: str | None = attribute("Why it cannot be asked now; null: it can.")
 
 
 @output

@@ -224,6 +224,14 @@ class WakesUp(Protocol):
 
 
 @runtime_checkable
+class ShowsCapacity(Protocol):
+    """A launcher whose engine decides what fits, and says what it has in all. It is optional."""
+
+    def total(self) -> Capacity:
+        """Return what the engine has, for people. Raises Unreachable."""
+
+
+@runtime_checkable
 class AvoidsNodes(Protocol):
     """A launcher that can keep a job off nodes of its engine. It is optional."""
 

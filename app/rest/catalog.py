@@ -63,6 +63,8 @@ class LauncherAnswer(TypedDict):
     active: Annotated[
         int, Field(description="Runs that it has been given and that have not ended.")
     ]
+    queued: Annotated[int, Field(description="How many of these wait in its engine's own queue.")]
+    trouble: Annotated[str | None, Field(description="Why it cannot be asked now; null: it can.")]
 
 
 class CapacityAnswer(TypedDict):

@@ -268,6 +268,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                 "gpus": {"A100": 2},
                 "max_runs": 4,
                 "active": 1,
+                "queued": 0,
+                "trouble": None,
             }
         ],
         "queued": 0,

@@ -10,13 +10,13 @@ from app.db.sql import Tx
 from app.domain import resources
 from app.domain.priority import Priority
 from app.domain.recipes import LOCAL
-from app.launchers.base import Launcher, Unreachable
+from app.launchers.base import Launcher, ShowsCapacity, Unreachable
 from app.services import live_runs
 from app.services.live_runs import QueueCursor
 
 
 class LauncherCapacity(NamedTuple):
-    """One launcher; None where its engine alone knows, or could not be asked."""
+    """One launcher; None where its engine alone knows, or could not be asked: see `trouble`."""
 
     name: str
     cpus: float | None
@@ -24,6 +24,9 @@ class LauncherCapacity(NamedTuple):
     gpus: Mapping[str, int] | None
     max_runs: int | None
     active: int
+    queued: int
+    """How many of these wait in the engine's own queue."""
+    trouble: str | None
 
 
 class Capacity(NamedTuple):
@@ -35,29 +38,43 @@ class Capacity(NamedTuple):
 
 async def read_capacity(db: Database, launchers: Mapping[str, Launcher]) -> Capacity:
     """Return what these launchers have; each is asked in a thread of its own."""
-    active, queued = await db.scan(_under_way)
+    under_way = await db.scan(_under_way)
     offers = await asyncio.gather(*(asyncio.to_thread(_offer, each) for each in launchers.values()))
     found = [
-        _capacity(name, offer, active[name]) for name, offer in zip(launchers, offers, strict=True)
+        _capacity(name, offer, under_way) for name, offer in zip(launchers, offers, strict=True)
     ]
-    return Capacity(found, queued)
+    return Capacity(found, under_way.waiting)
 
 
-def _under_way(tx: Tx) -> tuple[Counter[str], int]:
-    given = [*live_runs.list_launched(tx), *live_runs.list_submitted(tx)]
+class _UnderWay(NamedTuple):
+    """How many runs each launcher has been given, how many of them it queues, and how many wait
+    for one."""
+
+    active: Counter[str]
+    queued: Counter[str]
+    waiting: int
+
+
+def _under_way(tx: Tx) -> _UnderWay:
+    queued = Counter(run.launcher or LOCAL for run in live_runs.list_submitted(tx))
+    launched = Counter(run.launcher or LOCAL for run in live_runs.list_launched(tx))
     waiting = live_runs.count_waiting(tx, QueueCursor(priority=len(Priority)))
-    return Counter(run.launcher or LOCAL for run in given), waiting
+    return _UnderWay(launched + queued, queued, waiting)
 
 
-def _offer(launcher: Launcher) -> resources.Capacity | None:
+def _offer(launcher: Launcher) -> resources.Capacity | str | None:
+    """Return what a launcher has in all; a sentence where it cannot be asked."""
     try:
-        return launcher.offer()
-    except Unreachable:
-        return None
+        return launcher.total() if isinstance(launcher, ShowsCapacity) else launcher.offer()
+    except Unreachable as error:
+        return str(error) or "It cannot be reached."
 
 
-def _capacity(name: str, offer: resources.Capacity | None, active: int) -> LauncherCapacity:
-    if offer is None:
-        return LauncherCapacity(name, None, None, None, None, active)
+def _capacity(
+    name: str, offer: resources.Capacity | str | None, under_way: _UnderWay
+) -> LauncherCapacity:
+    counts = under_way.active[name], under_way.queued[name]
+    if offer is None or isinstance(offer, str):
+        return LauncherCapacity(name, None, None, None, None, *counts, offer)
     gpus = Counter(gpu.type for gpu in offer.gpus)
-    return LauncherCapacity(name, offer.cpus, offer.memory_gb, gpus, offer.places, active)
+    return LauncherCapacity(name, offer.cpus, offer.memory_gb, gpus, offer.places, *counts, None)

@@ -161,7 +161,6 @@ async def verify_committed(state: SupervisorState, run: LiveRun) -> frozenset[st
         checkpoint.ckpt_path: checkpoint
         for checkpoint in await state.db.read(checkpoints.list_of_run, run.id)
     }
-    reading = False
     try:
         committed = await asyncio.to_thread(state.storage.list_run, run.experiment_id, run.id)
     except CheckpointUnreadable:  # each that was promised is tried then, and has its minute
@@ -173,7 +172,9 @@ async def verify_committed(state: SupervisorState, run: LiveRun) -> frozenset[st
     unlisted = {paths.parse(each.ckpt_path) for each in pending} - set(committed)
     if unlisted:  # a listing of an object store may lag
         committed = [*committed, *await asyncio.to_thread(_committed, state.storage, unlisted)]
-    for path in committed:
+    own = await asyncio.to_thread(_drop_stale, state.storage, committed, set(known), run.attempt)
+    reading = False
+    for path in own:
         checkpoint = known.pop(str(path), None)
         if checkpoint is None or checkpoint.state in (State.PENDING, State.DECLARED):
             begin(state, path, checkpoint.sha256 if checkpoint else None, last=True)
@@ -197,6 +198,27 @@ def _committed(
             continue
         except CheckpointUnreadable:
             pass  # each has its minute
+        found.append(path)
+    return found
+
+
+def _drop_stale(
+    storage: CheckpointStorage, committed: Iterable[CheckpointPath], known: set[str], attempt: int
+) -> list[CheckpointPath]:
+    """Return these checkpoints without those that an earlier attempt committed by itself.
+
+    Its machine was cut off, and sees the same files: what was not on record when that attempt was
+    given up belongs to no attempt that counts. It stays on disk as long as the run.
+    """
+    found = []
+    for path in committed:
+        if str(path) not in known:
+            try:
+                by = storage.manifest(path).attempt
+            except (Damaged, CheckpointUnreadable):
+                by = None  # reading the files says what is wrong
+            if by is not None and by < attempt:
+                continue
         found.append(path)
     return found
 

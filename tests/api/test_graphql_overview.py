@@ -85,7 +85,7 @@ def test_facets_and_metric_keys_are_those_of_the_runs_that_match(graph: Graph) -
 
 def test_capacity_is_that_of_rest(graph: Graph) -> None:
     query = """{ capacity { queued launchers {
-        name cpus memoryGb gpus { type count } maxRuns active } } }"""
+        name cpus memoryGb gpus { type count } maxRuns active queued trouble } } }"""
     found = graph.data(query)["capacity"]
     known = graph.send("GET", "/v1/capacity").json()
     assert found["queued"] == known["queued"]
@@ -94,6 +94,7 @@ def test_capacity_is_that_of_rest(graph: Graph) -> None:
     assert local["cpus"] == rest["cpus"] and local["memoryGb"] == rest["memory_gb"]
     assert {gpu["type"]: gpu["count"] for gpu in local["gpus"]} == rest["gpus"]
     assert (local["maxRuns"], local["active"]) == (rest["max_runs"], rest["active"])
+    assert (local["queued"], local["trouble"]) == (rest["queued"], rest["trouble"]) == (0, None)
 
 
 @pytest.mark.parametrize(

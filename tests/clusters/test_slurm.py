@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import httpx
 import pytest
@@ -45,6 +46,12 @@ def retries(service: Service, run: str) -> list[str]:
     return [data["detail"] for data in events if data.get("reason") == "retrying"]
 
 
+def capacity(service: Service) -> Any:
+    """What REST says of the launcher."""
+    (there,) = [each for each in service.get("/capacity")["launchers"] if each["name"] == "slurm"]
+    return there
+
+
 def test_no_token_is_in_sight_of_everybody_and_nothing_is_left_on_the_nodes(
     service: Service, home: SlurmHome, slurm: SlurmCluster
 ) -> None:
@@ -70,6 +77,9 @@ def test_a_run_waits_in_slurms_queue_in_its_words_and_that_is_no_time_to_start(
         job = slurm.job_id(f"{run}.1")
         assert (status["status"], status["status_reason"]) == ("queued", "waiting_for_cluster")
         assert status["status_detail"] == f"slurm job {job}: PartitionDown"
+        there = capacity(service)
+        assert (there["active"], there["queued"], there["trouble"]) == (2, 2, None)
+        assert (there["cpus"], there["gpus"]) == (12, {"a100": 6})
         assert service.cancel(cancelled)["status"] == "cancelled"
         wait_until(lambda: slurm.jobs() == [f"{run}.1"], "the cancelled job is taken back", 20)
         time.sleep(9)
@@ -118,6 +128,7 @@ def test_a_controller_that_is_frozen_during_the_submission_makes_one_trainer(
         time.sleep(12)
         assert service.status(run)["status"] == "queued"
         assert service.status(other)["step"] > before + 50, "no news is no end"
+        assert capacity(service)["trouble"] == "Slurm has not answered `sinfo` for 5 seconds."
     finally:
         slurm.daemon("slurmctld").resume()
     assert service.ended(run, 60)["status"] == "succeeded"

@@ -70,12 +70,12 @@ def make_bucket(url: str) -> None:
 
 
 class Gate:
-    """Forwards connections to a server, unless it is shut.
+    """Forwards connections to a server, unless it is shut. It listens on `address`.
 
     `is_careless`: it takes If-None-Match out of the requests, like servers that ignore it.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, address: str = "127.0.0.1") -> None:
         host, port = target.removeprefix("http://").split(":")
         self._target = host, int(port)
         self.is_shut = self.is_careless = False
@@ -86,9 +86,9 @@ class Gate:
             def handle(self) -> None:
                 gate._forward(self.request)
 
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self._server = socketserver.ThreadingTCPServer((address, 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"http://{address}:{self._server.server_address[1]}"
 
     def __enter__(self) -> "Gate":
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -109,7 +109,10 @@ class Gate:
     def _forward(self, client: socket.socket) -> None:
         if self.is_shut:
             return
-        with closing(socket.create_connection(self._target)) as server:
+        with (
+            suppress(ConnectionRefusedError),
+            closing(socket.create_connection(self._target)) as server,
+        ):
             self._open |= {client, server}
             back = threading.Thread(target=self._copy, args=(server, client, False), daemon=True)
             back.start()

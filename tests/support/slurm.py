@@ -18,16 +18,19 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.network import Network
 from tests.support.server import wait_until
 
 CPUS, MEMORY_MB = 4, 2000
+FAR = "far"
+"""The node in a network of its own."""
 _READY = ("idle", "mixed", "allocated", "completing")
 
 # Without NoInAddrAny daemons would listen everywhere; without batch_sched_delay each start and
 # end of a job takes 2 to 3 seconds.
 _CONFIG = """\
 ClusterName=lab
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={host}({address})
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
 SlurmUser=root
@@ -41,7 +44,7 @@ SlurmctldPidFile={root}/slurmctld.pid
 SlurmdPidFile={root}/slurmd.%n.pid
 SlurmctldLogFile={root}/slurmctld.log
 SlurmdLogFile={root}/slurmd.%n.log
-CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+{listens}
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1,bf_interval=1
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -66,10 +69,13 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 Preempt
 """
 
 
+_LOCAL = "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny"
+
+
 class SlurmCluster:
     """Nodes n1, n2, …, each with 4 CPUs and 2 GPUs that are none; partitions main and urgent."""
 
-    def __init__(self, root: Path, nodes: int) -> None:
+    def __init__(self, root: Path, nodes: int, far: Network | None = None) -> None:
         self.root, self.names = root, [f"n{i + 1}" for i in range(nodes)]
         self.environment = {
             **os.environ,
@@ -77,6 +83,9 @@ class SlurmCluster:
             "SLURM_CONF": str(root / "slurm.conf"),
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._far = far
+        if far is not None:
+            self.names.append(FAR)
 
     def start(self) -> None:
         self._write()
@@ -94,18 +103,29 @@ class SlurmCluster:
         for number in range(2):  # slurmd counts these device files, and opens none
             os.mknod(self.root / "dev" / f"gpu{number}", 0o020666, os.makedev(1, 3))
         host, ports = socket.gethostname(), free_ports(len(self.names) + 2)
+        address = "127.0.0.1" if self._far is None else self._far.here
         nodes = "\n".join(
-            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} "
-            f"RealMemory={MEMORY_MB} Gres=gpu:a100:2 State=UNKNOWN"
+            f"NodeName={name} NodeHostname={host} NodeAddr={self._address(name)} Port={port} "
+            f"CPUs={CPUS} RealMemory={MEMORY_MB} Gres=gpu:a100:2 State=UNKNOWN"
             for name, port in zip(self.names, ports[2:], strict=True)
         )
-        config = _CONFIG.format(host=host, ports=ports, root=self.root, nodes=nodes)
+        config = _CONFIG.format(
+            host=host,
+            address=address,
+            ports=ports,
+            root=self.root,
+            nodes=nodes,
+            listens=_LOCAL if self._far is None else "",
+        )
         (self.root / "slurm.conf").write_text(config)
-        every = f"n[1-{len(self.names)}]"
+        every = ",".join(self.names)
         gpus = (
             f"AutoDetect=off\nNodeName={every} Name=gpu Type=a100 File={self.root}/dev/gpu[0-1]\n"
         )
         (self.root / "gres.conf").write_text(gpus)
+
+    def _address(self, name: str) -> str:
+        return self._far.address if self._far and name == FAR else "127.0.0.1"
 
     def _start_munge(self) -> None:
         key, at = self.root / "munge.key", self.root / "munge.sock"
@@ -122,7 +142,9 @@ class SlurmCluster:
         self._spawn("slurmctld", "slurmctld", "-D", *arguments)
 
     def start_node(self, name: str) -> None:
-        self._spawn(name, "slurmd", "-D", "-N", name)
+        command = ("slurmd", "-D", "-N", name)
+        far = self._far if name == FAR else None
+        self._spawn(name, *(far.command(*command) if far else command))
 
     def _spawn(self, name: str, *command: str) -> None:
         with (self.root / f"{name}.out").open("ab") as out:
@@ -223,9 +245,10 @@ def free_ports(number: int) -> list[int]:
 
 
 @contextmanager
-def slurm_cluster(root: Path, nodes: int) -> Iterator[SlurmCluster]:
-    """A cluster that is ready; nothing of it is left afterwards."""
-    cluster = SlurmCluster(root, nodes)
+def slurm_cluster(root: Path, nodes: int, far: Network | None = None) -> Iterator[SlurmCluster]:
+    """A cluster that is ready, with a node more in the network `far`; nothing of it is left
+    afterwards."""
+    cluster = SlurmCluster(root, nodes, far)
     try:
         cluster.start()
         yield cluster

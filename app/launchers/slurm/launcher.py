@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.domain.evidence import Cause
-from app.domain.resources import Kind, Resources, Shortage
+from app.domain.resources import Capacity, Gpu, Kind, Resources, Shortage
 from app.launchers.base import (
     HttpMailboxAddress,
     Job,
@@ -55,6 +55,19 @@ class SlurmLauncher:
             self._groups = self._client.nodes(self.options.partition)
         except Refused as error:
             raise Unreachable(f"Slurm refuses sinfo: {error}.") from error
+
+    def total(self) -> Capacity:
+        """Return what the nodes of the partition have in all."""
+        self.offer()
+        groups = self._groups
+        gpus = [
+            Gpu(f"{group.partition}/{number}", kind or "GPU")
+            for group in groups
+            for kind, count in group.gpus.items()
+            for number in range(count * group.nodes)
+        ]
+        memory = sum(group.nodes * group.memory_mb for group in groups) * (1 << 20) / 1e9
+        return Capacity(sum(group.nodes * group.cpus for group in groups), memory, tuple(gpus))
 
     def check(self, resources: Resources) -> Shortage | None:
         """Return what no node of the partition has, or how many more it would need."""

@@ -111,6 +111,7 @@ def commit(
     *,
     quality: Quality = NO_QUALITY,
     hashed: Iterable[File] = (),
+    attempt: int | None = None,
 ) -> tuple[Path, Manifest]:
     """Turn a directory from `begin` into a checkpoint; return its directory and manifest.
 
@@ -124,6 +125,7 @@ def commit(
         note: called with a sentence for each file that is not saved as it was written.
         quality: what the trainer knows of the model.
         hashed: files that somebody else has hashed and written to disk, such as another rank.
+        attempt: which attempt of a run saves it.
 
     Raises:
         CheckpointError: there is nothing to commit, or something other than files, directories
@@ -140,7 +142,7 @@ def commit(
             del sizes[file.path]
         files += hash_files(root, sizes)
         links = [Link(path, target) for path, target in entries if isinstance(target, str)]
-        content = build(step, sorted(files), sorted(links), quality)
+        content = build(step, sorted(files), sorted(links), quality, attempt)
         manifest = parse(content)  # what verify would refuse is refused now
         with open(
             MANIFEST, "xb", opener=lambda path, flags: os.open(path, flags, 0o666, dir_fd=root)

@@ -61,7 +61,10 @@ NO_QUALITY = Quality()
 
 
 class Manifest(NamedTuple):
-    """The files of a committed checkpoint. `sha256` is the hash of manifest.json itself."""
+    """The files of a committed checkpoint. `sha256` is the hash of manifest.json itself.
+
+    `attempt`: which attempt of a run has saved it; None: the manifest does not say.
+    """
 
     step: int
     files: tuple[File, ...]
@@ -69,6 +72,7 @@ class Manifest(NamedTuple):
     sha256: str
     links: tuple[Link, ...] = ()
     quality: Quality = NO_QUALITY
+    attempt: int | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -93,6 +97,7 @@ def build(
     files: Sequence[File],
     links: Sequence[Link] = (),
     quality: Quality = NO_QUALITY,
+    attempt: int | None = None,
 ) -> bytes:
     """Return the bytes of a manifest.json.
 
@@ -101,6 +106,7 @@ def build(
         files: sorted by path, as are `links`.
         links: the symbolic links.
         quality: what the trainer knows of the model.
+        attempt: which attempt of the run saves it; None: of a trainer that was not launched.
     """
     created_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     content = {
@@ -109,6 +115,7 @@ def build(
         "files": [file._asdict() for file in files],
         **({"links": [link._asdict() for link in links]} if links else {}),
         **({"metrics": _to_json(quality.metrics)} if quality.metrics else {}),
+        **({} if attempt is None else {"attempt": attempt}),
         **({} if quality.healthy is None else {"healthy": quality.healthy}),
         "created_at": created_at.replace("+00:00", "Z"),
     }
@@ -137,7 +144,9 @@ def parse(content: bytes) -> Manifest:
     if not isinstance(files, list) or not files:
         raise CheckpointError(f"{MANIFEST}: files must be a list that is not empty")
     parsed = tuple(_parse_file(entry) for entry in files)
-    links = data.get("links", [])
+    links, attempt = data.get("links", []), data.get("attempt")
+    if attempt is not None and (type(attempt) is not int or not 0 < attempt < 2**31):
+        raise CheckpointError(f"{MANIFEST}: attempt must be a whole number from 1")
     if not isinstance(links, list):
         raise CheckpointError(f"{MANIFEST}: links must be a list")
     parsed_links = tuple(_parse_link(entry) for entry in links)
@@ -147,7 +156,8 @@ def parse(content: bytes) -> Manifest:
     if not {file.path for file in parsed}.isdisjoint(link.path for link in parsed_links):
         raise CheckpointError(f"{MANIFEST}: a path is a file and a link")
     sha256 = hashlib.sha256(content).hexdigest()
-    return Manifest(step, parsed, created_at, sha256, parsed_links, _parse_quality(data))
+    quality = _parse_quality(data)
+    return Manifest(step, parsed, created_at, sha256, parsed_links, quality, attempt)
 
 
 def _to_json(metrics: Mapping[str, float]) -> dict[str, float | str]:

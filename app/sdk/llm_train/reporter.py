@@ -104,7 +104,7 @@ class Reporter:
         self._directory = CheckpointDirectory(
             self._spec, run_id, Path(checkpoint_dir) if checkpoint_dir else None
         )
-        self._launched = attempt is not None
+        self._launched, self._attempt = attempt is not None, attempt
         self._attempt_dir = attempt_dir
         self._newest = read_saved(attempt_dir) if attempt_dir else None
         self.stop_request = StopRequest(
@@ -503,7 +503,7 @@ class Reporter:
                 elif self._spec.launched.get("files") != "http":
                     self._sender.add_checkpoint(news)
 
-        return Saving(self.checkpoint_dir, name, at, report, quality, self._commit)
+        return Saving(self.checkpoint_dir, name, at, report, quality, self._commit, self._attempt)
 
     def _uses_store(self) -> bool:
         """Return True if this process uploads its checkpoints into the service's bucket."""

@@ -117,6 +117,7 @@ class Saving:
         report: Callable[[Saved], None],
         quality: Quality = NO_QUALITY,
         background: BackgroundCommit | None = None,
+        attempt: int | None = None,
     ) -> None:
         """Make the temporary directory in `parent`.
 
@@ -126,6 +127,7 @@ class Saving:
             report: called with the committed checkpoint.
             quality: what the trainer knows of the model.
             background: where commits in the background run.
+            attempt: which attempt of the run saves it.
 
         Raises:
             OSError: the directory cannot be made.
@@ -133,7 +135,7 @@ class Saving:
         self._background = background or BackgroundCommit()
         self.name, self.step = name, step
         self.path = checkpoint.begin(parent, name)
-        self._report = report
+        self._report, self._attempt = report, attempt
         self.quality = quality
 
     def commit(self, *, give_back: Path | None = None, hashed: Iterable[File] = ()) -> Path:
@@ -157,7 +159,13 @@ class Saving:
         try:
             saved = Saved(
                 *checkpoint.commit(
-                    self.path, self.name, self.step, warn, quality=self.quality, hashed=hashed
+                    self.path,
+                    self.name,
+                    self.step,
+                    warn,
+                    quality=self.quality,
+                    hashed=hashed,
+                    attempt=self._attempt,
                 )
             )
         except BaseException as error:
