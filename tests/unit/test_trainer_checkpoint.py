@@ -28,7 +28,6 @@ from llm_train.checkpoint import (
     CheckpointError,
     begin,
     commit,
-    parse,
     verify,
 )
 
@@ -406,14 +405,3 @@ def test_a_way_to_the_directory_that_cannot_be_walked_is_not_damage(tmp_path: Pa
     parent.unlink()
     with pytest.raises(CheckpointError, match="no checkpoint directory"):  # seen to be missing
         verify(directory)
-
-
-@pytest.mark.parametrize("wrong", [0, -1, 2**31, True, "1", 1.0])
-def test_a_manifest_says_which_attempt_has_saved_it(tmp_path: Path, wrong: object) -> None:
-    temporary = begin(tmp_path, "a")
-    (temporary / "state").write_text("1")
-    directory, manifest = commit(temporary, "a", 1, attempt=3)
-    assert (manifest.attempt, verify(directory).attempt) == (3, 3)
-    content = json.loads((directory / "manifest.json").read_text()) | {"attempt": wrong}
-    with pytest.raises(CheckpointError, match="attempt must be a whole number from 1"):
-        parse(json.dumps(content).encode())
