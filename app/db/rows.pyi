@@ -121,6 +121,9 @@ class ProjectRow(NamedTuple):
     name: str
     description: str | None
     created_at: str
+    max_runs: int | None
+    max_gpus: int | None
+    max_bytes: int | None
 
 class ExperimentChanges(TypedDict, total=False):
     id: str

@@ -95,6 +95,10 @@ class Project(Table, table=True):
     name: str
     description: str | None = None
     created_at: str
+    # What its runs may have at a time (`domain.queue.Quota`); NULL: as much as there is.
+    max_runs: int | None = Field(default=None, sa_type=Integer)
+    max_gpus: int | None = Field(default=None, sa_type=Integer)
+    max_bytes: int | None = Field(default=None, sa_type=BigInteger)
 
 
 _DEFAULT_PROJECT = DDL(  # type: ignore[no-untyped-call]

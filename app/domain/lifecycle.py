@@ -19,6 +19,7 @@ class Reason(StrEnum):
     """Why a run is where it is: the stable code beside its status."""
 
     WAITING_FOR_RESOURCES = "waiting_for_resources"
+    WAITING_FOR_QUOTA = "waiting_for_quota"
     WAITING_FOR_CHECKPOINT = "waiting_for_checkpoint"
     WAITING_FOR_CLUSTER = "waiting_for_cluster"
     WAITING_FOR_TRAINER = "waiting_for_trainer"

@@ -136,6 +136,8 @@ class Recipe:
     """What its metrics may not be; that one is NaN is an event in any case."""
     tensorboard: Folders = ""
     """Which folders of the run's directory hold event files of TensorBoard to follow; "": none."""
+    preemptible: Flag = True
+    """A run of a higher priority may take the place of one of this recipe."""
     requires_report: Flag = True
     """Success needs a reported finish; False: exit code 0 without a stop is success."""
 

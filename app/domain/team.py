@@ -33,6 +33,27 @@ class ProjectRequest(Request):
     description: Text | None = None
 
 
+AtMost = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class ProjectUpdate(Request):
+    """Change a project. What is left out stays; null removes."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"max_runs": 8, "max_gpus": 16}]})
+
+    description: Text | None = None
+    max_runs: AtMost | None = Field(
+        default=None, description="Runs that may be under way at a time; null: any number."
+    )
+    max_gpus: AtMost | None = Field(
+        default=None, description="GPUs that its runs may hold together; null: all."
+    )
+    max_bytes: AtMost | None = Field(
+        default=None,
+        description="Once its checkpoints take so many bytes, no further run starts; null: never.",
+    )
+
+
 class MemberRequest(Request):
     """Give a user a role in a project, in the place of the one that it has there."""
 

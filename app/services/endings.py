@@ -16,7 +16,7 @@ from app.domain.evidence import Evidence
 from app.domain.ids import timestamp_after
 from app.domain.lifecycle import LAUNCHED, Reason, RunStatus
 from app.domain.recipes import Recipe
-from app.domain.retries import find_retry
+from app.domain.retries import Retry, find_retry
 from app.services import attempts, checkpoints, events, health, promises, runs
 from app.services.live_runs import AnyRun
 
@@ -124,7 +124,11 @@ def finish_attempt(
     attempts.record_failure(tx, run_id, attempt, outcome.reason)
     is_wanted = outcome.reason is Reason.UNHEALTHY and health.wants_retry(tx, run)
     retry = find_retry(recipe, outcome, attempt, run.preemptions, is_wanted=is_wanted)
-    if retry is not None:
+    if outcome.reason is Reason.PREEMPTED and facts.ended_by_service is Reason.PREEMPTED:
+        # It made room for another run, whatever its recipe says of failures.
+        retry = Retry(0.0, f"{facts.why} Goes on when there is room.", run.preemptions + 1)
+        outcome = evidence.Outcome(RunStatus.QUEUED, Reason.PREEMPTED, retry.detail)
+    elif retry is not None:
         outcome = evidence.Outcome(RunStatus.QUEUED, Reason.RETRYING, retry.detail)
     next_attempt_at = timestamp_after(tx.now, retry.pause) if retry and retry.pause else None
     data = {

@@ -7,22 +7,54 @@ is decided about them is in `launches` (starts) and `endings` (ends).
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, func, literal_column, select, tuple_
+from sqlalchemy import Executable, and_, func, literal_column, select, tuple_
 
 from app.db import tables
-from app.db.sql import Statement, Tx, columns, query, select_all
-from app.db.tables import Run
-from app.domain.lifecycle import TERMINAL, RunStatus
+from app.db.sql import Statement, Tx, columns, query
+from app.db.tables import AttemptUsage, Checkpoint, Experiment, Run
+from app.domain.lifecycle import TERMINAL, CheckpointState, RunStatus
 from app.errors import NotFound
 from app.services import runs
 
-_run = columns(Run)
+_run, _experiment, _usage = columns(Run), columns(Experiment), columns(AttemptUsage)
+_checkpoint = columns(Checkpoint)
 
 
-@query(Run)
+class QueuedRun(NamedTuple):
+    """What the supervisor has to know of a run that waits to be launched."""
+
+    id: str
+    experiment_id: str
+    project_id: str
+    recipe: str | None
+    priority: int
+    attempt: int
+    resources: str
+    status: str
+    status_reason: str | None
+    status_detail: str | None
+    next_attempt_at: str | None
+    launcher: str | None
+    submitted_at: str | None
+    source_checkpoint_id: str | None
+    source_ckpt_path: str | None
+    queued_at: str
+    """When it was submitted, or its last attempt ended."""
+
+
+_OF_OTHERS = {
+    "project_id": _experiment.project_id,
+    "queued_at": func.coalesce(_usage.ended_at, _run.created_at),
+}
+
+
+@query(QueuedRun)
 def _queued(*, priority: int, id: str, most: int) -> Executable:
     return (
-        select_all(Run)
+        select(*[_OF_OTHERS.get(name, _run.get(name)) for name in QueuedRun._fields])
+        .select_from(Run)
+        .join(Experiment, _experiment.id == _run.experiment_id)
+        .outerjoin(AttemptUsage, and_(_usage.run_id == _run.id, _usage.attempt == _run.attempt))
         .where(
             # In the words of the index ix_run_queue; within a priority by id, which is by time.
             _run.status == literal_column("'queued'"),
@@ -76,6 +108,7 @@ class LiveRun(NamedTuple):
     last_progress_at: str | None
     promised_checkpoint_id: str | None
     priority: int
+    preemptions: int
 
 
 AnyRun = Run | LiveRun
@@ -91,6 +124,29 @@ _LAUNCHED = _live(tables.LAUNCHED)
 _SUBMITTED = _live(tables.SUBMITTED)
 _EXTERNAL = _live(tables.EXTERNAL)
 _ENDING = _live(tables.ENDING)
+_PROJECTS_OF_LIVE = [
+    Statement[tuple[str, str]](
+        select(_run.id, _experiment.project_id)
+        .select_from(Run)
+        .join(Experiment, _experiment.id == _run.experiment_id)
+        .where(where)
+    )
+    for where in (tables.LAUNCHED, tables.SUBMITTED)
+]
+_SAVED = Statement[tuple[str]](
+    select(_run.id)
+    .distinct()
+    .select_from(Run)
+    .join(
+        Checkpoint,
+        and_(
+            _checkpoint.run_id == _run.id,
+            _checkpoint.attempt == _run.attempt,
+            _checkpoint.state == CheckpointState.READY.value,
+        ),
+    )
+    .where(tables.LAUNCHED)
+)
 
 
 class QueueCursor(NamedTuple):
@@ -100,7 +156,7 @@ class QueueCursor(NamedTuple):
     id: str = ""
 
 
-def list_queued(tx: Tx, after: QueueCursor, most: int) -> list[Run]:
+def list_queued(tx: Tx, after: QueueCursor, most: int) -> list[QueuedRun]:
     """Return runs with a recipe that wait to be launched, by priority, then oldest first."""
     return tx.all(_queued, **after._asdict(), most=most)
 
@@ -119,6 +175,16 @@ def list_launched(tx: Tx) -> list[LiveRun]:
 def list_submitted(tx: Tx) -> list[LiveRun]:
     """Return the runs that wait in the queue of an engine, oldest first."""
     return [LiveRun(*row) for row in tx.all(_SUBMITTED)]
+
+
+def projects_of_live(tx: Tx) -> dict[str, str]:
+    """Return the project of each run that `list_launched` and `list_submitted` return."""
+    return {id: project for found in _PROJECTS_OF_LIVE for id, project in tx.all(found)}
+
+
+def list_saved(tx: Tx) -> set[str]:
+    """Return the launched runs that have a good checkpoint of their current attempt."""
+    return {id for (id,) in tx.all(_SAVED)}
 
 
 def list_unwanted(tx: Tx, keys: Sequence[tuple[str, int]]) -> list[Any]:

@@ -1,14 +1,16 @@
 """Projects, and the roles that users have in them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Executable, delete, func, select
 
-from app.db.sql import Tx, by_id, columns, query, select_all, statement
+from app.db.changes import SUPERVISOR
+from app.db.objects import replace
+from app.db.sql import Tx, by_id, changing, columns, query, select_all, statement
 from app.db.tables import Membership, Project, User
 from app.domain.ids import new_id
 from app.domain.permissions import DEFAULT_PROJECT, Permission, Role
-from app.domain.team import MAX_PROJECTS, MemberRequest, ProjectRequest
+from app.domain.team import MAX_PROJECTS, MemberRequest, ProjectRequest, ProjectUpdate
 from app.errors import Conflict, InvalidInput, NameTaken, NotFound
 from app.services import users
 
@@ -89,6 +91,25 @@ def create(tx: Tx, request: ProjectRequest) -> Project:
     )  # fmt: skip
     tx.insert(project)
     return project
+
+
+def update(tx: Tx, project_id: str, request: ProjectUpdate) -> Project:
+    """Change a project and its quotas. Raises NotPermitted, NotFound.
+
+    What is under way goes on, even if it is more than a new quota allows.
+    """
+    tx.require_admin()
+    project = get(tx, project_id)
+    changes: dict[str, Any] = {
+        name: value
+        for name in request.model_fields_set
+        if (value := getattr(request, name)) != getattr(project, name)
+    }
+    if not changes:
+        return project
+    tx.run(changing(Project, frozenset(changes)), key=project.id, **changes)
+    tx.notify(SUPERVISOR)
+    return replace(project, **changes)
 
 
 def get(tx: Tx, project_id: str) -> Project:

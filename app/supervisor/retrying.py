@@ -7,10 +7,11 @@ the monotonic clock from when this supervisor first saw it: a clock that is set 
 from app.db.tables import Run
 from app.domain.ids import seconds_between, timestamp
 from app.domain.recipes import Recipe
+from app.services.live_runs import QueuedRun
 from app.supervisor.state import SupervisorState
 
 
-def seconds_left(state: SupervisorState, run: Run, recipe: Recipe) -> float:
+def seconds_left(state: SupervisorState, run: Run | QueuedRun, recipe: Recipe) -> float:
     """Return the seconds until a queued run may start; 0 or less where it may now."""
     if run.next_attempt_at is None:
         return 0.0

@@ -15,6 +15,9 @@ async def check_running(state: SupervisorState, run: LiveRun) -> None:
     if run.status == RunStatus.CANCELLING:
         await stop(state, run)
         return
+    if run.termination_reason == Reason.PREEMPTED:
+        await stop(state, run)
+        return
     recipe = state.recipe(run)
     if recipe is None:
         return

@@ -10,20 +10,23 @@ from typing import Any
 
 from llm_train.arguments import BadArgument
 
-from app.db.sql import load
+from app.db.sql import dump, load
 from app.db.tables import Run
 from app.domain import paths
 from app.domain.evidence import Evidence
 from app.domain.failpoints import failpoint
+from app.domain.ids import timestamp
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason
+from app.domain.permissions import DEFAULT_PROJECT
+from app.domain.queue import Holder
 from app.domain.recipes import Recipe
 from app.domain.resources import Allocation
 from app.errors import Busy, Unavailable
 from app.launchers.base import Launcher, LauncherError, Unreachable
-from app.services import endings, launches, runs
+from app.services import endings, launches, quotas, runs
 from app.services.launches import Source, WaitingReason
-from app.services.live_runs import AnyRun
+from app.services.live_runs import AnyRun, QueuedRun
 from app.supervisor import engines, launch_config, verifying
 from app.supervisor.state import SupervisorState, uses_files
 
@@ -31,19 +34,22 @@ MAX_ERROR_LENGTH = 300
 NO_FILES = " has no intact files."
 
 
-def name_of_start(run: Run) -> str:
+def name_of_start(run: AnyRun | QueuedRun) -> str:
     """Return the name of the job that starts a run."""
     return f"the start of {run.id}"
 
 
 def begin_start(
     state: SupervisorState, run: Run, recipe: Recipe, place: tuple[str, Allocation],
-    sources: list[Source],
+    sources: list[Source], project_id: str = DEFAULT_PROJECT,
 ) -> None:  # fmt: skip
     """Begin the start of a queued run on a launcher, with what is set aside for it there."""
-    state.starting[run.id] = place
+    name, allocation = place
+    gpus = quotas.count_gpus(dump(list(allocation.gpus)), run.resources)
+    held = Holder(run.id, project_id, run.priority, allocation, gpus, timestamp())
+    state.starting[run.id] = name, held
     state.forget(run)  # the attempt before
-    job = state.start_job(name_of_start(run), _start(state, run, recipe, place[1], sources))
+    job = state.start_job(name_of_start(run), _start(state, run, recipe, allocation, sources))
 
     def ended(_: object) -> None:
         state.starting.pop(run.id)
@@ -169,7 +175,7 @@ async def _submit_remote(
             await state.db.write(record, run.id, run.attempt, submission.engine_id)
 
 
-def service_error(run: Run, error: Exception) -> WaitingReason:
+def service_error(run: AnyRun | QueuedRun, error: Exception) -> WaitingReason:
     """Return why a queued run waits at which the service itself has failed."""
     return WaitingReason(run.id, Reason.SERVICE_ERROR, describe_failure(error))
 

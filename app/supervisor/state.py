@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,13 @@ from app.db.sql import load
 from app.domain.health import HealthWatch
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.paths import CheckpointPath
+from app.domain.queue import Holder, Plan
 from app.domain.recipe_file import read_configuration
 from app.domain.recipes import LOCAL, Recipe
-from app.domain.resources import Allocation, Capacity, Reservations, Resources
+from app.domain.resources import Capacity, Resources
 from app.launchers.base import JobStatus, Key, Launcher, Unreachable
 from app.services import retention, verification
-from app.services.live_runs import AnyRun, QueueCursor
+from app.services.live_runs import AnyRun, QueueCursor, QueuedRun
 from app.settings import Settings
 from app.storage import data_dir, get_storage
 from app.storage.artifacts import ArtifactStorage, open_artifacts
@@ -65,12 +65,12 @@ class QueueSnapshot:
     """When the waiting runs were last counted (monotonic)."""
     cursor: QueueCursor = field(default_factory=QueueCursor)
     waiting: int = 0
-    # For each launcher that lets the service admit, by name.
-    reservations: defaultdict[str, Reservations] = field(
-        default_factory=lambda: defaultdict(Reservations)
-    )
+    plan: Plan = field(default_factory=lambda: Plan({}))
+    """What is admitted, and what runs that wait keep back."""
+    projects: set[str] = field(default_factory=set)
+    """Those of the runs that wait."""
     holders: list[str] = field(default_factory=list)
-    """The runs that the reservations are for."""
+    """The runs that others wait behind, or make room for."""
     look_again_at: float = math.inf
     """When a run that has been passed over may start (monotonic)."""
     is_stuck: bool = True
@@ -173,7 +173,7 @@ class SupervisorState:
     # Work that could not read a checkpoint: since when (`listening_seconds`), and the last reason.
     unreadable: dict[str, tuple[float, str]] = field(default_factory=dict)
     # Runs that are being started: by which launcher, and what of it is set aside for them.
-    starting: dict[str, tuple[str, Allocation]] = field(default_factory=dict)
+    starting: dict[str, tuple[str, Holder]] = field(default_factory=dict)
     readers: Readers = field(default_factory=lambda: Readers(READERS))
     quick_readers: Readers = field(default_factory=lambda: Readers(READERS))
     # A mail server that is slow holds up mail alone.
@@ -183,6 +183,8 @@ class SupervisorState:
     # whether files of deleted ones may still be there.
     over_limit: dict[str, retention.Limit] = field(default_factory=dict)
     pending_deletion: bool = False
+    # The bytes of projects that have a quota of them, and when they were counted (monotonic).
+    bytes_of_projects: dict[str, tuple[float, int]] = field(default_factory=dict)
     # Where the walk over points that an earlier version stored is; None once it has ended.
     plain_points: tuple[int, int] | None = (-1, -1)
     cleaned_up_at: float = float("-inf")
@@ -244,7 +246,7 @@ class SupervisorState:
         self.logged_at[key] = now
         log.error(*words, exc_info=error)
 
-    def attempt(self, run: AnyRun) -> AttemptState:
+    def attempt(self, run: AnyRun | QueuedRun) -> AttemptState:
         """Return what is remembered of a run's current attempt."""
         return self.attempts.setdefault((run.id, run.attempt), AttemptState())
 
@@ -340,7 +342,7 @@ class SupervisorState:
         """Return the run's directory, absolute."""
         return (self.settings.data_dir / "runs" / run_id).absolute()
 
-    def recipe(self, run: AnyRun) -> Recipe | None:
+    def recipe(self, run: AnyRun | QueuedRun) -> Recipe | None:
         """Return the run's recipe, if the operator still configures it."""
         return self.recipes.get(run.recipe or "")
 
@@ -359,7 +361,7 @@ class SupervisorState:
             raise Unreachable(f"The launcher {name!r} is not configured on this server.")
         return self.launchers[name]
 
-    def resources(self, run: AnyRun) -> Resources:
+    def resources(self, run: AnyRun | QueuedRun) -> Resources:
         """Return what the run asked for, else what its recipe needs."""
         asked = load(run.resources)
         if asked:

@@ -27,7 +27,10 @@ def test_external_runs_that_wait_are_not_read_past(database_url: str) -> None:
         params = {**own, "priority": -1, "id": "", "most": 1}
         plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", params)
         assert [row[3] for row in plan] == [
-            "SEARCH run USING INDEX ix_run_queue (status=? AND (priority,id)>(?,?))"
+            "SEARCH run USING INDEX ix_run_queue (status=? AND (priority,id)>(?,?))",
+            "SEARCH experiment USING INDEX sqlite_autoindex_experiment_1 (id=?)",
+            "SEARCH attempt_usage USING INDEX sqlite_autoindex_attempt_usage_1"
+            " (run_id=? AND attempt=?) LEFT-JOIN",
         ]
     connection.close()
 

@@ -20,10 +20,11 @@ from app.domain.requests import ResumeRequest, RunRequest
 from app.domain.resources import Allocation
 from app.errors import Busy, ServiceError, Unavailable
 from app.launchers.base import JobState, JobStatus, Key
-from app.services import checkpoints, endings, reports, runs
+from app.services import checkpoints, endings, live_runs, reports, runs
+from app.services.live_runs import QueueCursor
 from app.settings import PREFIX, TRAINERS
 from app.storage import files
-from app.supervisor import schedule, start
+from app.supervisor import floors, schedule, start
 from app.supervisor.reconcile import reconcile
 from app.supervisor.verifying import verify
 from tests.support.stage import RECIPES, Stage, record_exit
@@ -213,7 +214,8 @@ async def test_a_run_of_an_unknown_recipe_waits_for_a_server_that_knows_it(
     await launch(state)
     # What stays in the queue is counted, so that it need not be looked at again.
     assert state.queue is not None
-    assert await schedule._snapshot(state, state.queue.machine) is state.queue
+    (head,) = await db.read(live_runs.list_queued, QueueCursor(), 1)
+    assert await schedule._snapshot(state, await floors.look(state, head)) is state.queue
     younger = await db.write(
         runs.submit, stage.experiment, RunRequest(model="m", recipe="other"), state.recipes
     )

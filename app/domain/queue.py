@@ -1,0 +1,313 @@
+"""Who starts next: the order of the queue, quotas of projects, and who makes room for whom.
+
+    order = FairOrder(waiting, shares)      levels of priority, then fair shares, then time
+    for run in order:
+        decision = plan.consider(run)       Start(allocation) or Wait(reason, …)
+        plan.start(run, allocation); order.add_share(…)
+
+* A run of a higher priority starts first. One that has waited for a day moves up a level, and
+  another with each further day, so that nothing waits for ever.
+* Of one level, the project that holds the smallest share of the machines is next, then age.
+* A run that its project's quota has no room for waits and holds up no other project.
+* A run of a higher priority for which there is no room makes runs of a lower one yield, the
+  youngest of the lowest first and no more than needed, as far as they may (`Holder.may_yield`).
+
+The supervisor and the simulation in the tests go through the same functions. There is no I/O.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from app.domain.lifecycle import Reason
+from app.domain.resources import (
+    Allocation,
+    Capacity,
+    Reservations,
+    Resources,
+    Shortage,
+    allocate,
+)
+
+AGING_SECONDS = 24 * 3600.0
+"""After so long in the queue a run moves up one level of priority, and again after each."""
+MAX_PREEMPTIONS = 3
+"""A run that was preempted so often is left alone."""
+UNKNOWN_SHARE = 0.001
+"""The share that a run has of an engine which does not say what it has."""
+
+
+class Quota(NamedTuple):
+    """What a project may have at a time; None: as much as there is."""
+
+    max_runs: int | None = None
+    max_gpus: int | None = None
+    max_bytes: int | None = None
+
+
+class Waiting(NamedTuple):
+    """A queued run."""
+
+    id: str
+    project_id: str
+    priority: int
+    """Its rank: the lower starts first."""
+    waited_seconds: float
+    """Since it was queued, or queued again."""
+    launchers: tuple[str, ...]
+    """Where it may run: on the first that has room."""
+    resources: Resources
+    may_preempt: bool = True
+    """False for one that could not start even if there was room."""
+
+    @property
+    def level(self) -> int:
+        """Return where it is in the queue: its priority, less a level for each day of waiting."""
+        return self.priority - int(self.waited_seconds // AGING_SECONDS)
+
+    @property
+    def gpus(self) -> int:
+        """Return the GPUs that it needs on all of its nodes."""
+        return self.resources.gpus * (self.resources.nodes or 1)
+
+
+class Holder(NamedTuple):
+    """A run that holds resources of a launcher."""
+
+    run_id: str
+    project_id: str
+    priority: int
+    allocation: Allocation
+    gpus: int
+    since: str
+    """When it got them."""
+    is_ending: bool = False
+    may_yield: bool = False
+    """It has saved a good checkpoint in this attempt, and its recipe lets it be preempted."""
+
+
+class Start(NamedTuple):
+    """There is room for a run."""
+
+    allocation: Allocation
+    launcher: str = ""
+
+
+class Wait(NamedTuple):
+    """There is no room for a run. `detail` is stable as long as the reason is the same."""
+
+    reason: Reason
+    detail: str
+    reserves: bool = False
+    """It keeps something back from those behind it."""
+    preempts: tuple[Holder, ...] = ()
+    """The runs that are to yield to it."""
+    details: tuple[tuple[str, str], ...] = ()
+    """What each launcher lacks, in their order; empty where the quota is what it waits for."""
+
+
+@dataclass
+class ProjectUse:
+    """What a project has of its quota."""
+
+    quota: Quota = field(default_factory=Quota)
+    runs: int = 0
+    gpus: int = 0
+    bytes: int = 0
+    waits_for_gpus: bool = False
+    """An older run of it waits for GPUs of the quota, which younger ones must not take."""
+
+    def find_excess(self, gpus: int) -> str | None:
+        """Return why the quota has no room for one more run; None if it has."""
+        runs, most, room = self.quota
+        if runs is not None and self.runs >= runs:
+            return f"Its project may have {runs} at a time."
+        if room is not None and self.bytes >= room:
+            return f"The checkpoints of its project fill its {room:,} bytes: delete some."
+        if most is None or not gpus:
+            return None
+        if gpus > most:
+            return f"Needs {gpus} GPUs; its project may hold {most} in all."
+        if self.waits_for_gpus or self.gpus + gpus > most:
+            self.waits_for_gpus = True
+            return f"Other runs of its project hold or wait for its {most} GPUs."
+        return None
+
+
+@dataclass
+class Floor:
+    """What one launcher has, and who holds or waits for it. `capacity` None: its engine admits."""
+
+    capacity: Capacity | None
+    holders: list[Holder] = field(default_factory=list)
+    reservations: Reservations = field(default_factory=Reservations)
+    promised: list[Allocation] = field(default_factory=list)
+    """What runs get once others have made room for them."""
+    ending: set[str] = field(default_factory=set)
+    """Runs that were told to yield."""
+    is_contested: bool = False
+    """A run waits here for which nobody makes room: what others give up would be its first."""
+
+    def admit(self, run: Waiting) -> Start | Wait:
+        """Return what a run gets, or why it waits and who yields to it."""
+        if self.capacity is None:
+            return Start(Allocation())
+        in_use = [holder.allocation for holder in self.holders]
+        found = self.reservations.allocate(run.resources, self.capacity, in_use)
+        if isinstance(found, Allocation):
+            places = _find_no_place(self.capacity, in_use)
+            if places is None:
+                return Start(found)
+            return Wait(Reason.WAITING_FOR_RESOURCES, places, False, self._make_room(run))
+        if found.impossible:
+            return Wait(Reason.WAITING_FOR_RESOURCES, found.detail)
+        reserves = self.reservations.add(run.resources, self.capacity, in_use)
+        preempts = self._make_room(run)
+        return Wait(Reason.WAITING_FOR_RESOURCES, found.detail, reserves, preempts)
+
+    def _make_room(self, run: Waiting) -> tuple[Holder, ...]:
+        """Return who is to yield; nobody where what is ending suffices, or nobody may."""
+        if self.capacity is None or self.is_contested:
+            return ()
+        staying = [
+            holder
+            for holder in self.holders
+            if not holder.is_ending and holder.run_id not in self.ending
+        ]
+        found = find_victims(run, self.capacity, staying, self.promised)
+        if found is None:
+            self.is_contested = True
+            return ()
+        victims, allocation = found
+        self.promised.append(allocation)
+        self.ending.update(holder.run_id for holder in victims)
+        return victims
+
+
+@dataclass
+class Plan:
+    """One look at the queue: what is admitted, run by run. It is kept while nothing changes."""
+
+    floors: dict[str, Floor]
+    projects: dict[str, ProjectUse] = field(default_factory=dict)
+
+    def consider(self, run: Waiting) -> Start | Wait:
+        """Return what a run gets now, or why it waits."""
+        excess = self._use(run).find_excess(run.gpus)
+        if excess is not None:
+            return Wait(Reason.WAITING_FOR_QUOTA, excess)
+        return self.floors[run.launcher].admit(run)
+
+    def start(self, run: Waiting, allocation: Allocation) -> float:
+        """Record that a run starts; return the share of the machines that it takes."""
+        use, floor = self._use(run), self.floors[run.launcher]
+        use.runs += 1
+        use.gpus += run.gpus
+        floor.holders.append(Holder(run.id, run.project_id, run.priority, allocation, run.gpus, ""))
+        return find_share(allocation, floor.capacity)
+
+    def shares(self) -> dict[str, float]:
+        """Return the share of the machines that each project holds."""
+        found: dict[str, float] = {}
+        for floor in self.floors.values():
+            for holder in floor.holders:
+                share = find_share(holder.allocation, floor.capacity)
+                found[holder.project_id] = found.get(holder.project_id, 0.0) + share
+        return found
+
+    def _use(self, run: Waiting) -> ProjectUse:
+        return self.projects.setdefault(run.project_id, ProjectUse())
+
+
+class FairOrder:
+    """Waiting runs in the order in which they are considered."""
+
+    def __init__(self, waiting: Iterable[Waiting], shares: Mapping[str, float]) -> None:
+        self._shares = dict(shares)
+        self._lines: dict[str, deque[Waiting]] = {}
+        for run in sorted(waiting, key=lambda run: (run.level, run.id)):
+            self._lines.setdefault(run.project_id, deque()).append(run)
+
+    def add_share(self, project_id: str, share: float) -> None:
+        """Count what a run of a project has got. Of use before the next run is taken."""
+        self._shares[project_id] = self._shares.get(project_id, 0.0) + share
+
+    def __iter__(self) -> Iterator[Waiting]:
+        """Return the runs: each project's next one is weighed after its last was considered."""
+        heads = [self._key(project_id) for project_id in self._lines]
+        heapq.heapify(heads)
+        while heads:
+            project_id = heads[0][-1]
+            line = self._lines[project_id]
+            yield line.popleft()
+            if line:
+                heapq.heapreplace(heads, self._key(project_id))
+            else:
+                heapq.heappop(heads)
+
+    def _key(self, project_id: str) -> tuple[int, float, str, str]:
+        run = self._lines[project_id][0]
+        return run.level, self._shares.get(project_id, 0.0), run.id, project_id
+
+
+def find_victims(
+    run: Waiting, capacity: Capacity, staying: Sequence[Holder], promised: Sequence[Allocation]
+) -> tuple[tuple[Holder, ...], Allocation] | None:
+    """Return which runs must yield for a run to start, and what it gets then.
+
+    The youngest of the lowest priority first, and no run whose place is not needed. None if the
+    run may not, or all that may yield are not enough.
+    """
+
+    def fit(holders: Iterable[Holder]) -> Allocation | None:
+        in_use = [*(holder.allocation for holder in holders), *promised]
+        found = allocate(run.resources, capacity, in_use)
+        if isinstance(found, Shortage) or _find_no_place(capacity, in_use) is not None:
+            return None
+        return found
+
+    allocation = fit(staying)
+    if allocation is not None:
+        return (), allocation
+    if not run.may_preempt:
+        return None
+    left = list(staying)
+    victims: list[Holder] = []
+    for holder in sorted(staying, key=lambda each: (each.priority, each.since), reverse=True):
+        if holder.priority <= run.priority or not holder.may_yield:
+            continue
+        left.remove(holder)
+        victims.append(holder)
+        allocation = fit(left)
+        if allocation is not None:
+            break
+    if allocation is None:
+        return None
+    for holder in victims[:-1]:
+        spared = fit([*left, holder])
+        if spared is not None:
+            victims.remove(holder)
+            left.append(holder)
+            allocation = spared
+    return tuple(victims), allocation
+
+
+def find_share(allocation: Allocation, capacity: Capacity | None) -> float:
+    """Return the part of a launcher that an allocation is: the largest of those of its kinds."""
+    if capacity is None:
+        return UNKNOWN_SHARE
+    parts = (
+        (len(allocation.gpus), len(capacity.gpus)),
+        (allocation.cpus, capacity.cpus),
+        (allocation.memory_gb, capacity.memory_gb),
+        (1, capacity.places or 0),
+    )
+    return max(UNKNOWN_SHARE, *(part / whole for part, whole in parts if whole))
+
+
+def _find_no_place(capacity: Capacity, in_use: Sequence[Allocation]) -> str | None:
+    if capacity.places is None or len(in_use) < capacity.places:
+        return None
+    return f"Needs a place to run; all {capacity.places} are taken."
