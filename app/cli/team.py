@@ -13,6 +13,21 @@ if TYPE_CHECKING:
 ROLES = ("viewer", "member", "maintainer")
 
 
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15}
+
+
+def _limit(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
+    """Return a number of which bytes may have a unit, or `none`; None if it is not given."""
+    if value is None or value == "none":
+        return value
+    text = value.strip().upper()
+    unit = text[-2:] if text[-2:] in _UNITS else ""
+    digits = text.removesuffix(unit)
+    if not (digits.isascii() and digits.isdigit()):
+        raise click.BadParameter(f"{value!r} is not a number, such as 8 or 500GB, nor `none`.")
+    return int(digits) * _UNITS.get(unit, 1)
+
+
 def _call(method: str, path: str, body: "Mapping[str, Any] | None" = None) -> Any:
     return api.client().connection.request(method, path, body)
 
@@ -169,6 +184,37 @@ def list_projects(as_json: bool) -> None:
     """List the projects that you are in; as an administrator, all."""
     columns = ("project_id", "name", "description", "created_at")
     _show(_call("GET", "/v1/projects")["projects"], columns, as_json)
+
+
+@project.command("quota")
+@click.argument("project")
+@click.option("--runs", callback=_limit, help="Runs that may be under way at a time.")
+@click.option("--gpus", callback=_limit, help="GPUs that its runs may hold together.")
+@click.option("--bytes", "size", callback=_limit, help="Size of its checkpoints, such as 500GB.")
+@api.JSON
+@api.calls_service
+def quota(
+    project: str, runs: int | str | None, gpus: int | str | None, size: int | str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Show what a PROJECT has and may have at a time, or change that.
+
+    Each limit is a number, or `none` for as much as there is.
+    """
+    path = f"/v1/projects/{_project_id(project)}"
+    given = {"max_runs": runs, "max_gpus": gpus, "max_bytes": size}
+    changes = {
+        name: None if value == "none" else value
+        for name, value in given.items()
+        if value is not None
+    }
+    found = _call("PATCH", path, changes) if changes else _call("GET", path)
+    use = _call("GET", f"{path}/use")
+    rows = [
+        {"of": name, "used": use[name], "most": found[f"max_{name}"]}
+        for name in ("runs", "gpus", "bytes")
+    ]
+    _show(rows, ("of", "used", "most"), as_json)
 
 
 @project.command("members")

@@ -1,10 +1,10 @@
-"""The order of the queue: runs of a higher priority start first, those of one by time."""
+"""The three priorities of runs. What they mean in the queue: `domain.queue`."""
 
 from enum import StrEnum
 
 
 class Priority(StrEnum):
-    """When a queued run is started: before or after others, never instead of one that runs."""
+    """When a queued run is started: before or after others, if need be instead of lower ones."""
 
     HIGH = "high"
     NORMAL = "normal"

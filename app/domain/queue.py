@@ -16,6 +16,7 @@ The supervisor and the simulation in the tests go through the same functions. Th
 """
 
 import heapq
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,20 +151,32 @@ class Floor:
     is_contested: bool = False
     """A run waits here for which nobody makes room: what others give up would be its first."""
 
+    _known: dict[Resources, Wait] = field(default_factory=dict)
+    """Why a run waits that needs just this: within a look less and less is free."""
+
     def admit(self, run: Waiting) -> Start | Wait:
         """Return what a run gets, or why it waits and who yields to it."""
         if self.capacity is None:
             return Start(Allocation())
+        known = self._known.get(run.resources)
+        if known is not None:
+            return known
+        decision = self._admit(run, self.capacity)
+        if isinstance(decision, Wait) and self.is_contested and not decision.reserves:
+            self._known[run.resources] = decision
+        return decision
+
+    def _admit(self, run: Waiting, capacity: Capacity) -> Start | Wait:
         in_use = [holder.allocation for holder in self.holders]
-        found = self.reservations.allocate(run.resources, self.capacity, in_use)
+        found = self.reservations.allocate(run.resources, capacity, in_use)
         if isinstance(found, Allocation):
-            places = _find_no_place(self.capacity, in_use)
+            places = _find_no_place(capacity, in_use)
             if places is None:
                 return Start(found)
             return Wait(Reason.WAITING_FOR_RESOURCES, places, False, self._make_room(run))
         if found.impossible:
             return Wait(Reason.WAITING_FOR_RESOURCES, found.detail)
-        reserves = self.reservations.add(run.resources, self.capacity, in_use)
+        reserves = self.reservations.add(run.resources, capacity, in_use)
         preempts = self._make_room(run)
         return Wait(Reason.WAITING_FOR_RESOURCES, found.detail, reserves, preempts)
 
@@ -273,24 +286,25 @@ def find_victims(
         return (), allocation
     if not run.may_preempt:
         return None
-    left = list(staying)
-    victims: list[Holder] = []
-    for holder in sorted(staying, key=lambda each: (each.priority, each.since), reverse=True):
-        if holder.priority <= run.priority or not holder.may_yield:
-            continue
-        left.remove(holder)
-        victims.append(holder)
-        allocation = fit(left)
-        if allocation is not None:
-            break
+    lowest_first = sorted(staying, key=lambda each: (each.priority, each.since), reverse=True)
+    may_yield = [each for each in lowest_first if each.may_yield and each.priority > run.priority]
+
+    def without(victims: Sequence[Holder]) -> list[Holder]:
+        ids = {holder.run_id for holder in victims}
+        return [holder for holder in staying if holder.run_id not in ids]
+
+    # The more yield, the more is free: the fewest are found by halving.
+    fewest = bisect_left(
+        range(len(may_yield)), True, key=lambda n: fit(without(may_yield[: n + 1])) is not None
+    )
+    victims = may_yield[: fewest + 1]
+    allocation = fit(without(victims))
     if allocation is None:
         return None
-    for holder in victims[:-1]:
-        spared = fit([*left, holder])
-        if spared is not None:
-            victims.remove(holder)
-            left.append(holder)
-            allocation = spared
+    for holder in reversed(victims[:-1]):
+        spared = [each for each in victims if each is not holder]
+        if (found := fit(without(spared))) is not None:
+            victims, allocation = spared, found
     return tuple(victims), allocation
 
 

@@ -81,6 +81,17 @@ class Capacity:
     """The machine whose GPUs these are; None: of more than one."""
     places: int | None = None
     """How many runs it takes at a time; None: as many as fit."""
+    _by_type: dict[str | None, list[str]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+
+    def fitting(self, gpu_type: str | None) -> list[str]:
+        """Return the ids of its GPUs of a type; None: of all. Looked up once for each type."""
+        found = self._by_type.get(gpu_type)
+        if found is None:
+            found = [gpu.id for gpu in self.gpus if _is_type(gpu, gpu_type)]
+            self._by_type[gpu_type] = found
+        return found
 
 
 @dataclass(frozen=True)
@@ -208,7 +219,7 @@ def _amounts(
 
 
 def _fitting(request: Resources, capacity: Capacity) -> list[str]:
-    return [gpu.id for gpu in capacity.gpus if _is_type(gpu, request.gpu_type)]
+    return capacity.fitting(request.gpu_type)
 
 
 def _free(gpus: Iterable[str], held: Iterable[Allocation]) -> list[str]:

@@ -7,9 +7,10 @@ import strawberry
 from app.db.sql import Tx
 from app.domain.permissions import Role, UserKind
 from app.domain.principals import PrincipalKind
+from app.domain.queue import ProjectUse as UseRow
 from app.graphql.describe import Info, attribute, each, edge, output
-from app.graphql.scalars import DateTime
-from app.services import projects
+from app.graphql.scalars import DateTime, Long
+from app.services import projects, quotas
 from app.services.projects import Member as MemberRow
 
 strawberry.enum(Role, description="What a user may do in a project; each role may more.")
@@ -50,6 +51,19 @@ class Member:
     created_at: DateTime = attribute("Since when.")
 
 
+@output
+class ProjectUse:
+    """What a project has of what its quotas limit."""
+
+    runs: int = attribute("Runs of recipes that are under way.")
+    gpus: int = attribute("GPUs that they hold.")
+    bytes: Long = attribute("Size of its READY checkpoints.")
+
+
+def _uses(tx: Tx, ids: list[str]) -> list[UseRow]:
+    return [quotas.find_use(tx, id) for id in ids]
+
+
 def _members(tx: Tx, ids: list[str]) -> list[list[MemberRow]]:
     return [projects.list_members(tx, id) for id in ids]
 
@@ -62,6 +76,17 @@ class Project:
     name: str = attribute("Its name, which never changes.")
     description: str | None = attribute("What it is for.")
     created_at: DateTime = attribute("Time of creation.")
+    max_runs: int | None = attribute("Runs that may be under way at a time; null: any number.")
+    max_gpus: int | None = attribute("GPUs that its runs may hold together; null: all.")
+    max_bytes: Long | None = attribute(
+        "Once its checkpoints take so many bytes, no further run starts; null: never."
+    )
+
+    @edge
+    async def use(self, info: Info) -> ProjectUse:
+        """What it has now of what these limit."""
+        found: ProjectUse = await each(self, partial(_load_uses, info))
+        return found
 
     @edge
     async def members(self, info: Info) -> list[Member]:
@@ -69,6 +94,10 @@ class Project:
         load = partial(_load_members, info)
         found: list[Member] = await each(self, load)
         return found
+
+
+async def _load_uses(info: Info, rows: list[Project]) -> list[UseRow]:
+    return await info.context.load("uses", [row.id for row in rows], _uses)
 
 
 async def _load_members(info: Info, rows: list[Project]) -> list[list[MemberRow]]:

@@ -101,6 +101,7 @@ _DELETION = {
 _PROJECT = {
     "project_id": "prj_0cc4q1zt8b3k5m7p9s1v3x5z7a", "name": "speech",
     "description": "Speech models", "created_at": _CREATED,
+    "max_runs": 8, "max_gpus": 16, "max_bytes": None,
 }  # fmt: skip
 _USER = {
     "user_id": "usr_0cc4q1zt8b3k5m7p9s1v3x5z7a", "name": "alice", "kind": "person",
@@ -181,6 +182,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "DeletionsAnswer": {"deletions": [_DELETION], "next": None},
     "ProjectAnswer": _PROJECT,
     "ProjectsAnswer": {"projects": [_PROJECT]},
+    "ProjectUseAnswer": {
+        "project_id": _PROJECT["project_id"],
+        "runs": 3,
+        "gpus": 12,
+        "bytes": 48_318_382_080,
+    },
     "MemberAnswer": _MEMBER,
     "MembersAnswer": {"members": [_MEMBER]},
     "UserAnswer": _USER,

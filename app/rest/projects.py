@@ -3,16 +3,17 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from app.db.tables import Project
 from app.domain.ids import PATTERN
-from app.domain.team import MemberRequest, ProjectRequest
+from app.domain.team import MemberRequest, ProjectRequest, ProjectUpdate
 from app.rest import responses, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, accepts_json
 from app.rest.problems import documented
-from app.services import projects
+from app.services import projects, quotas
 from app.services.projects import Member
 
 router = APIRouter(prefix="/v1/projects", tags=["team"], route_class=DocumentedRoute)
@@ -30,12 +31,31 @@ class ProjectAnswer(TypedDict):
     name: str
     description: str | None
     created_at: schemas.Time
+    max_runs: Annotated[
+        int | None, Field(description="Runs that may be under way at a time; null: any number.")
+    ]
+    max_gpus: Annotated[
+        int | None, Field(description="GPUs that its runs may hold together; null: all.")
+    ]
+    max_bytes: Annotated[
+        int | None,
+        Field(description="Once its checkpoints take so many bytes, no further run starts."),
+    ]
 
 
 class ProjectsAnswer(TypedDict):
     """The projects that the caller sees."""
 
     projects: list[ProjectAnswer]
+
+
+class ProjectUseAnswer(TypedDict):
+    """What a project has of what its quotas limit."""
+
+    project_id: str
+    runs: Annotated[int, Field(description="Runs of recipes that are under way.")]
+    gpus: Annotated[int, Field(description="GPUs that they hold.")]
+    bytes: Annotated[int, Field(description="Size of its `ready` checkpoints.")]
 
 
 class MemberAnswer(TypedDict):
@@ -60,6 +80,9 @@ def view(project: Project) -> ProjectAnswer:
         "name": project.name,
         "description": project.description,
         "created_at": project.created_at,
+        "max_runs": project.max_runs,
+        "max_gpus": project.max_gpus,
+        "max_bytes": project.max_bytes,
     }
 
 
@@ -92,6 +115,29 @@ async def list_projects(request: Request) -> Response:
 async def get_project(request: Request, project_id: ProjectId) -> Response:
     """Return a project."""
     return responses.json(view(await request.app.state.db.read(projects.get, project_id)))
+
+
+@router.patch(
+    "/{project_id}", response_model=ProjectAnswer, **accepts_json(ProjectUpdate, 404, 409)
+)
+async def update_project(request: Request, project_id: ProjectId) -> Response:
+    """Change a project and its quotas. For administrators.
+
+    What is under way goes on, even if it is more than a new quota allows.
+    """
+    body = await read(request, ProjectUpdate)
+    return responses.respond(
+        await responses.perform(request, lambda tx: projects.update(tx, project_id, body), view)
+    )
+
+
+@router.get("/{project_id}/use", response_model=ProjectUseAnswer, responses=documented(404))
+async def get_project_use(request: Request, project_id: ProjectId) -> Response:
+    """Return what a project has now of what its quotas limit."""
+    use = await request.app.state.db.scan(quotas.find_use, project_id)
+    return responses.json(
+        {"project_id": project_id, "runs": use.runs, "gpus": use.gpus, "bytes": use.bytes}
+    )
 
 
 @router.get("/{project_id}/members", response_model=MembersAnswer, responses=documented(404))

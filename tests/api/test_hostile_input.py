@@ -98,6 +98,13 @@ ROUTES = {
         "/v1/webhooks/{webhook}/deliveries/{delivery}/redeliver", {}, "EmptyRequest", None
     ),
     "create_project": Route("/v1/projects", {"name": "p"}, "ProjectRequest", None),
+    "update_project": Route(
+        "/v1/projects/prj_00000000000000000000000000",
+        {"description": "d", "max_runs": 8},
+        "ProjectUpdate",
+        None,
+        method="PATCH",
+    ),
     "set_member": Route(
         "/v1/projects/prj_00000000000000000000000000/members",
         {"user": "known", "role": "member"},

@@ -42,6 +42,18 @@ def test_a_team_is_set_up_and_watched_from_the_command_line(url: str) -> None:
     ]  # fmt: skip
     assert "alice  viewer" in done("project", "members", "speech")
 
+    shown = json.loads(
+        done("project", "quota", "speech", "--runs", "1", "--bytes", "2TB", "--json")
+    )
+    assert [(row["of"], row["used"], row["most"]) for row in shown] == [
+        ("runs", 0, 1), ("gpus", 0, None), ("bytes", 0, 2 * 10**12),
+    ]  # fmt: skip
+    assert "none" in llm("project", "quota", "speech", "--gpus", "-1").err
+    assert json.loads(done("project", "quota", "speech", "--runs", "none", "--json"))[0] == {
+        "of": "runs", "used": 0, "most": None,
+    }  # fmt: skip
+    assert llm("project", "quota", "speech", "--runs", "2", token=token).status == 1
+
     (mine,) = json.loads(done("token", "ls", "--json", token=token))
     assert (mine["name"], mine["scope"]) == ("laptop", "member") and "token" not in mine
     refused = llm("submit", "-r", "demo", token=token)

@@ -9,6 +9,7 @@ from app.domain.permissions import Role, UserKind
 from app.domain.team import (
     MemberRequest,
     ProjectRequest,
+    ProjectUpdate,
     TokenRequest,
     UserRequest,
     UserUpdate,
@@ -16,7 +17,7 @@ from app.domain.team import (
 )
 from app.graphql.describe import Info, attribute, clearable, input, mutation, optional, output
 from app.graphql.mutations.payloads import KEY, Payload, Rows, perform, request_of
-from app.graphql.scalars import DateTime
+from app.graphql.scalars import DateTime, Long
 from app.graphql.team import ApiToken, Member, Project, User
 from app.services import api_tokens, projects, users
 
@@ -27,6 +28,20 @@ class CreateProjectInput:
 
     name: str = attribute("Its name, which never changes.")
     description: str | None = optional("What it is for.")
+    idempotency_key: str | None = optional(KEY)
+
+
+@input
+class UpdateProjectInput:
+    """A project, and what to change. A field that is left out stays; null removes."""
+
+    project_id: strawberry.ID = attribute("The project.")
+    description: str | None = clearable("What it is for.")
+    max_runs: int | None = clearable("Runs that may be under way at a time; null: any number.")
+    max_gpus: int | None = clearable("GPUs that its runs may hold together; null: all.")
+    max_bytes: Long | None = clearable(
+        "Once its checkpoints take so many bytes, no further run starts; null: never."
+    )
     idempotency_key: str | None = optional(KEY)
 
 
@@ -127,6 +142,9 @@ class TokenPayload(Payload):
 
 
 NewProject = Annotated[CreateProjectInput, strawberry.argument(description="The new project.")]
+ChangedProject = Annotated[
+    UpdateProjectInput, strawberry.argument(description="What to change of which project.")
+]
 NewRole = Annotated[SetMemberInput, strawberry.argument(description="The user and its role.")]
 Leaving = Annotated[RemoveMemberInput, strawberry.argument(description="Who leaves what.")]
 NewUser = Annotated[CreateUserInput, strawberry.argument(description="The new user.")]
@@ -145,6 +163,16 @@ class TeamMutations:
 
         def work(tx: Tx) -> Rows:
             return {"project": projects.create(tx, request_of(ProjectRequest, input))}
+
+        return await perform(info, input, ProjectPayload, work)
+
+    @mutation
+    async def update_project(self, info: Info, input: ChangedProject) -> ProjectPayload:
+        """Change a project and its quotas. For administrators."""
+
+        def work(tx: Tx) -> Rows:
+            request = request_of(ProjectUpdate, input, "project_id")
+            return {"project": projects.update(tx, input.project_id, request)}
 
         return await perform(info, input, ProjectPayload, work)
 

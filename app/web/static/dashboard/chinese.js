@@ -17,6 +17,7 @@ export const CHINESE = {
   lost: "已丢失",
   deleted: "已删除",
   "waiting for resources": "等待资源",
+  "waiting for quota": "等待配额",
   "waiting for checkpoint": "等待检查点",
   "waiting for cluster": "等待集群",
   "waiting for trainer": "等待训练程序",
