@@ -26,6 +26,7 @@ from app.domain.lifecycle import Reason
 from app.domain.resources import (
     Allocation,
     Capacity,
+    Kind,
     Reservations,
     Resources,
     Shortage,
@@ -151,34 +152,37 @@ class Floor:
     is_contested: bool = False
     """A run waits here for which nobody makes room: what others give up would be its first."""
 
-    _known: dict[Resources, Wait] = field(default_factory=dict)
-    """Why a run waits that needs just this: within a look less and less is free."""
+    _known: dict[Resources, Shortage] = field(default_factory=dict)
+    """What a run that needs just this lacks: within a look less and less is free."""
 
-    def admit(self, run: Waiting) -> Start | Wait:
-        """Return what a run gets, or why it waits and who yields to it."""
+    def admit(self, run: Waiting) -> Allocation | Shortage:
+        """Return what a run gets, or what it lacks."""
         if self.capacity is None:
-            return Start(Allocation())
+            return Allocation()
         known = self._known.get(run.resources)
         if known is not None:
             return known
-        decision = self._admit(run, self.capacity)
-        if isinstance(decision, Wait) and self.is_contested and not decision.reserves:
-            self._known[run.resources] = decision
-        return decision
-
-    def _admit(self, run: Waiting, capacity: Capacity) -> Start | Wait:
         in_use = [holder.allocation for holder in self.holders]
-        found = self.reservations.allocate(run.resources, capacity, in_use)
+        found = self.reservations.allocate(run.resources, self.capacity, in_use)
         if isinstance(found, Allocation):
-            places = _find_no_place(capacity, in_use)
-            if places is None:
-                return Start(found)
-            return Wait(Reason.WAITING_FOR_RESOURCES, places, False, self._make_room(run))
-        if found.impossible:
-            return Wait(Reason.WAITING_FOR_RESOURCES, found.detail)
-        reserves = self.reservations.add(run.resources, capacity, in_use)
+            return _find_no_place(self.capacity, in_use) or found
+        return found
+
+    def keep_room(self, run: Waiting, shortage: Shortage) -> tuple[bool, tuple[Holder, ...]]:
+        """Let a run wait here: keep room back from those behind it, and make others yield.
+
+        Returns whether that is any more than was kept, and who is to yield.
+        """
+        if self.capacity is None or run.resources in self._known:
+            return False, ()
+        keeps = False
+        if shortage.kind is not Kind.PLACES:
+            in_use = [holder.allocation for holder in self.holders]
+            keeps = self.reservations.add(run.resources, self.capacity, in_use)
         preempts = self._make_room(run)
-        return Wait(Reason.WAITING_FOR_RESOURCES, found.detail, reserves, preempts)
+        if self.is_contested and not keeps:
+            self._known[run.resources] = shortage
+        return keeps, preempts
 
     def _make_room(self, run: Waiting) -> tuple[Holder, ...]:
         """Return who is to yield; nobody where what is ending suffices, or nobody may."""
@@ -207,15 +211,30 @@ class Plan:
     projects: dict[str, ProjectUse] = field(default_factory=dict)
 
     def consider(self, run: Waiting) -> Start | Wait:
-        """Return what a run gets now, or why it waits."""
+        """Return what a run gets now, or why it waits.
+
+        Where no launcher has room, it waits at the first that could ever run it.
+        """
         excess = self._use(run).find_excess(run.gpus)
         if excess is not None:
             return Wait(Reason.WAITING_FOR_QUOTA, excess)
-        return self.floors[run.launcher].admit(run)
+        shortages: dict[str, Shortage] = {}
+        for name in run.launchers:
+            found = self.floors[name].admit(run)
+            if isinstance(found, Allocation):
+                return Start(found, name)
+            shortages[name] = found
+        reserves, preempts = False, tuple[Holder, ...]()
+        for name in [name for name, each in shortages.items() if not each.impossible][:1]:
+            reserves, preempts = self.floors[name].keep_room(run, shortages[name])
+        details = tuple((name, each.detail) for name, each in shortages.items())
+        detail = details[0][1] if details else ""
+        return Wait(Reason.WAITING_FOR_RESOURCES, detail, reserves, preempts, details)
 
-    def start(self, run: Waiting, allocation: Allocation) -> float:
+    def start(self, run: Waiting, decision: Start) -> float:
         """Record that a run starts; return the share of the machines that it takes."""
-        use, floor = self._use(run), self.floors[run.launcher]
+        use, floor = self._use(run), self.floors[decision.launcher]
+        allocation = decision.allocation
         use.runs += 1
         use.gpus += run.gpus
         floor.holders.append(Holder(run.id, run.project_id, run.priority, allocation, run.gpus, ""))
@@ -321,7 +340,8 @@ def find_share(allocation: Allocation, capacity: Capacity | None) -> float:
     return max(UNKNOWN_SHARE, *(part / whole for part, whole in parts if whole))
 
 
-def _find_no_place(capacity: Capacity, in_use: Sequence[Allocation]) -> str | None:
+def _find_no_place(capacity: Capacity, in_use: Sequence[Allocation]) -> Shortage | None:
     if capacity.places is None or len(in_use) < capacity.places:
         return None
-    return f"Needs a place to run; all {capacity.places} are taken."
+    detail = f"Needs a place to run; all {capacity.places} are taken."
+    return Shortage(detail, False, Kind.PLACES)

@@ -116,6 +116,7 @@ class Kind(StrEnum):
     GPUS = "GPUs"
     CPUS = "CPUs"
     MEMORY = "memory"
+    PLACES = "places"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from app.domain.lifecycle import Reason, RunStatus
 from app.domain.priority import Priority
 from app.domain.queue import AGING_SECONDS, FairOrder, Holder, Start, Wait, Waiting
 from app.domain.recipes import LOCAL, Recipe
-from app.domain.resources import Allocation, Resources
+from app.domain.resources import Resources
 from app.services import launches, live_runs, runs
 from app.services.launches import WaitingReason
 from app.services.live_runs import QueueCursor, QueuedRun
@@ -34,6 +34,8 @@ UNKNOWN_RECIPE = (
     "The recipe {!r} is not configured on this server: add it to the file of LLM_TRAIN_RECIPES "
     "and restart the server, or cancel the run."
 )
+Refusal = tuple[Reason, str]
+"""Why one launcher cannot take a run now."""
 
 
 class Look(NamedTuple):
@@ -115,7 +117,7 @@ def _waiting(state: SupervisorState, queue: QueueSnapshot, run: QueuedRun, now: 
     except ValueError:  # what is wrong with them is found in its turn
         resources = Resources()
     return Waiting(
-        run.id, run.project_id, run.priority, waited, recipe.launcher if recipe else LOCAL,
+        run.id, run.project_id, run.priority, waited, recipe.launcher if recipe else (LOCAL,),
         resources, may_preempt=run.status_reason != Reason.WAITING_FOR_CHECKPOINT,
     )  # fmt: skip
 
@@ -136,39 +138,73 @@ async def _start_or_wait(
     if (left := retrying.seconds_left(state, run, recipe)) > 0:
         _look_again(state, queue, left)
         return None
-    engine = look.view.engines.get(recipe.launcher)
+    state.resources(run)  # raises what is wrong with them
+    decision, refusals = _decide(state, look, item, recipe)
+    if isinstance(decision, Start):
+        return await _start(state, look, item, recipe, decision)
+    await _wait(state, look, run, decision)
+    if decision.reason is Reason.WAITING_FOR_QUOTA:
+        return WaitingReason(run.id, decision.reason, decision.detail)
+    first = refusals[recipe.launcher[0]]
+    if len(refusals) == 1:
+        return WaitingReason(run.id, *first)
+    details = (f"{name}: {refusals[name][1]}" for name in recipe.launcher if name in refusals)
+    return WaitingReason(run.id, first[0], " ".join(details))
+
+
+def _decide(
+    state: SupervisorState, look: Look, item: Waiting, recipe: Recipe
+) -> tuple[Start | Wait, dict[str, Refusal]]:
+    """Return what a run gets, or that it waits and why none of its launchers takes it now."""
+    refusals: dict[str, Refusal] = {}
+    names: list[str] = []
+    for name in recipe.launcher:
+        engine = look.view.engines.get(name)
+        refusal = _refuse(state, look.queue, item.resources, name, engine)
+        if refusal is None:
+            names.append(name)
+        else:
+            refusals[name] = refusal
+        if engine is not None and engine.is_new:
+            break  # a server that has just started would pass over the first choice of all
+    while True:
+        decision = look.queue.plan.consider(item._replace(launchers=tuple(names)))
+        if isinstance(decision, Wait):
+            for name, detail in decision.details:
+                refusals[name] = Reason.WAITING_FOR_RESOURCES, detail
+            return decision, refusals
+        engine = look.view.engines[decision.launcher]
+        most = engine.launcher.max_pending
+        if most is None or engine.waiting < most:
+            return decision, refusals
+        detail = f"At most {most} jobs wait in the queue of {decision.launcher} at a time."
+        refusals[decision.launcher] = Reason.WAITING_FOR_CLUSTER, detail
+        names.remove(decision.launcher)
+
+
+def _refuse(
+    state: SupervisorState, queue: QueueSnapshot, resources: Resources, name: str,
+    engine: Engine | None,
+) -> Refusal | None:  # fmt: skip
+    """Return why a launcher cannot be considered for a run; None if it can."""
     if engine is None or engine.trouble is not None:
-        _look_again(state, queue, FAILED_SECONDS)
-        unknown = f"The launcher {recipe.launcher!r} is not configured on this server."
+        queue.look_again_at = min(queue.look_again_at, state.clock() + FAILED_SECONDS)
+        unknown = f"The launcher {name!r} is not configured on this server."
         detail = engine.trouble if engine and engine.trouble else unknown
-        return WaitingReason(run.id, Reason.WAITING_FOR_CLUSTER, detail)
-    resources = state.resources(run)  # raises what is wrong with them
-    if not uses_files(engine.launcher):  # what this machine lacks is found below
-        shortage = engine.launcher.check(resources)
-        if shortage is not None:
-            queue.waiting += 1
-            return WaitingReason(run.id, Reason.WAITING_FOR_RESOURCES, shortage.detail)
-    decision = queue.plan.consider(item)
-    most = engine.launcher.max_pending
-    if isinstance(decision, Start) and most is not None and engine.waiting >= most:
-        queue.waiting += 1
-        detail = f"At most {most} jobs wait in the queue of {recipe.launcher} at a time."
-        return WaitingReason(run.id, Reason.WAITING_FOR_CLUSTER, detail)
-    if isinstance(decision, Wait):
-        return await _wait(state, look, run, decision)
-    return await _start(state, look, item, recipe, engine, decision.allocation)
+        return Reason.WAITING_FOR_CLUSTER, detail
+    if uses_files(engine.launcher):
+        return None  # what this machine lacks is found by the plan
+    shortage = engine.launcher.check(resources)
+    return None if shortage is None else (Reason.WAITING_FOR_RESOURCES, shortage.detail)
 
 
-async def _wait(
-    state: SupervisorState, look: Look, run: QueuedRun, decision: Wait
-) -> WaitingReason:
-    """Return why a run waits; those that are to yield to it are told so."""
+async def _wait(state: SupervisorState, look: Look, run: QueuedRun, decision: Wait) -> None:
+    """Count a run that waits; those that are to yield to it are told so."""
     look.queue.waiting += 1
     if decision.reserves or decision.preempts:
         look.queue.holders.append(run.id)
     for holder in decision.preempts:
         await _preempt(state, look.view, run, holder)
-    return WaitingReason(run.id, decision.reason, decision.detail)
 
 
 async def _preempt(state: SupervisorState, view: View, run: QueuedRun, holder: Holder) -> None:
@@ -180,9 +216,8 @@ async def _preempt(state: SupervisorState, view: View, run: QueuedRun, holder: H
 
 
 async def _start(
-    state: SupervisorState, look: Look, item: Waiting, recipe: Recipe, engine: Engine,
-    allocation: Allocation,
-) -> WaitingReason | None:  # fmt: skip
+    state: SupervisorState, look: Look, item: Waiting, recipe: Recipe, decision: Start
+) -> WaitingReason | None:
     """Begin the start of a run for which there is room, unless its checkpoint is not there yet."""
     look.queue.is_stuck = False
     run = await state.db.read(runs.get, item.id)
@@ -194,10 +229,11 @@ async def _start(
     if sources and sources[0].stored.state == State.PENDING:
         detail = f"{sources[0].named.ckpt_path} is still being written."
         return WaitingReason(run.id, Reason.WAITING_FOR_CHECKPOINT, detail)
-    share = look.queue.plan.start(item, allocation)
+    share = look.queue.plan.start(item, decision)
     look.order.add_share(item.project_id, share)
-    engine.waiting += 1
-    begin_start(state, run, recipe, allocation, sources, item.project_id)
+    look.view.engines[decision.launcher].waiting += 1
+    place = decision.launcher, decision.allocation
+    begin_start(state, run, recipe, place, sources, item.project_id)
     return None
 
 

@@ -129,7 +129,7 @@ class Cluster:
         for item in order:
             decision = plan.consider(item)
             if isinstance(decision, Start):
-                order.add_share(item.project_id, plan.start(item, decision.allocation))
+                order.add_share(item.project_id, plan.start(item, decision))
                 self._start(item.id, decision.allocation)
                 continue
             for victim in decision.preempts:
@@ -139,7 +139,7 @@ class Cluster:
     def _item(self, job: Job) -> Waiting:
         resources = Resources(count=job.gpus, cpus=float(job.gpus))
         waited = self.now - job.queued
-        return Waiting(job.id, job.project, job.priority, waited, "cluster", resources)
+        return Waiting(job.id, job.project, job.priority, waited, ("cluster",), resources)
 
     def _holder(self, job: Job) -> Holder:
         assert job.started is not None

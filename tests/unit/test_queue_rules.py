@@ -33,7 +33,7 @@ FOUR = Capacity(8.0, 64.0, tuple(Gpu(str(each), "H100") for each in range(4)))
 
 def waits(id: str, project: str = "p", priority: int = NORMAL, gpus: int = 1,
           waited: float = 0.0) -> Waiting:  # fmt: skip
-    return Waiting(id, project, priority, waited, "local", Resources(count=gpus))
+    return Waiting(id, project, priority, waited, ("local",), Resources(count=gpus))
 
 
 def holds(
@@ -58,7 +58,7 @@ def started(found: Plan, *waiting: Waiting) -> list[str]:
     for run in order:
         decision = found.consider(run)
         if isinstance(decision, Start):
-            order.add_share(run.project_id, found.start(run, decision.allocation))
+            order.add_share(run.project_id, found.start(run, decision))
             ids.append(run.id)
     return ids
 
