@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from app.db.acting import act_as
 from app.db.sql import Tx, load
@@ -41,7 +41,7 @@ from app.errors import (
 )
 from app.rest import responses
 from app.rest.body import read
-from app.rest.parameters import DocumentedRoute, RunId, bodies
+from app.rest.parameters import DocumentedRoute, Parameters, RunId, bodies
 from app.rest.problems import documented
 from app.rest.trainer_schemas import (
     ClaimAnswer,
@@ -125,10 +125,8 @@ async def claim_attempt(request: Request, run_id: RunId, attempt: AttemptNumber)
     )
 
 
-class PulseQuery(BaseModel):
+class PulseQuery(Parameters):
     """How long to wait."""
-
-    model_config = ConfigDict(extra="forbid")
 
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)] = Field(
         0.0, description="Seconds for which the answer may wait while there is nothing new to do."
@@ -158,10 +156,8 @@ async def pulse(
     return responses.json({"order": order})
 
 
-class LogQuery(BaseModel):
+class LogQuery(Parameters):
     """Where the piece begins."""
-
-    model_config = ConfigDict(extra="forbid")
 
     offset: Annotated[int, Field(ge=0, le=2**53)] = Field(
         description="Bytes of this attempt's output before this piece."

@@ -3,14 +3,14 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
 
 from app.db.tables import AuditEntry
 from app.domain.ids import PATTERN, parse_timestamp
 from app.domain.requests import Name
 from app.rest import responses, schemas
-from app.rest.parameters import DocumentedRoute
+from app.rest.parameters import DocumentedRoute, Parameters
 from app.rest.problems import documented
 from app.services import audit
 
@@ -39,10 +39,8 @@ class AuditAnswer(TypedDict):
     next: Annotated[str | None, Field(description="`after` of the next page.")]
 
 
-class AuditQuery(BaseModel):
+class AuditQuery(Parameters):
     """Which entries, and one page of them."""
-
-    model_config = ConfigDict(extra="forbid")
 
     actor: Name | None = Field(None, description="Name of the user.")
     action: Name | None = Field(None, description="Such as `create_run`, or `sign_in`.")

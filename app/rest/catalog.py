@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from app.db import groups, keyset
@@ -16,7 +16,7 @@ from app.domain.lifecycle import RunStatus
 from app.domain.requests import Name
 from app.errors import InvalidInput
 from app.rest import responses, schemas, views
-from app.rest.parameters import DocumentedRoute
+from app.rest.parameters import DocumentedRoute, Parameters
 from app.rest.problems import documented
 from app.server.capacity import read_capacity
 from app.services import overviews
@@ -91,10 +91,8 @@ async def count_runs(request: Request, query: Annotated[AnyRunFilter, Query()]) 
     return responses.json({"counts": counts})
 
 
-class CompareQuery(BaseModel):
+class CompareQuery(Parameters):
     """Runs to compare."""
-
-    model_config = ConfigDict(extra="forbid")
 
     run_ids: list[Name] = Field(
         min_length=1, max_length=MAX_COMPARED, description="Repeated, one each."

@@ -3,14 +3,21 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app.db.sql import Tx
 from app.db.tables import Checkpoint
 from app.domain.requests import VerifyRequest
 from app.rest import responses, schemas, views
 from app.rest.body import read
-from app.rest.parameters import DocumentedRoute, ExperimentId, Time, VerificationId, accepts_json
+from app.rest.parameters import (
+    DocumentedRoute,
+    ExperimentId,
+    Parameters,
+    Time,
+    VerificationId,
+    accepts_json,
+)
 from app.rest.problems import documented
 from app.services import experiments, marks, retention, verification, verifications
 from app.services.verification import Verified
@@ -67,10 +74,8 @@ async def start_verification(request: Request, experiment_id: ExperimentId) -> R
     return responses.respond(stored)
 
 
-class VerificationQuery(BaseModel):
+class VerificationQuery(Parameters):
     """One page of findings."""
-
-    model_config = ConfigDict(extra="forbid")
 
     after: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
 
@@ -91,10 +96,8 @@ async def get_verification(
     return responses.json(views.verification(found))
 
 
-class ReleasesQuery(BaseModel):
+class ReleasesQuery(Parameters):
     """When."""
-
-    model_config = ConfigDict(extra="forbid")
 
     at: Time | None = Field(default=None, description="As they were at this time; now if left out.")
 
@@ -108,10 +111,8 @@ async def list_releases(
     return responses.json({"at": query.at, "releases": [row._asdict() for row in found]})
 
 
-class RetentionQuery(BaseModel):
+class RetentionQuery(Parameters):
     """How many checkpoints are kept."""
-
-    model_config = ConfigDict(extra="forbid")
 
     keep: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 

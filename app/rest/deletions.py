@@ -3,14 +3,14 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from app.db.sql import dump
 from app.db.tables import Deletion
 from app.domain.ids import PATTERN
 from app.rest import responses, schemas
-from app.rest.parameters import DocumentedRoute, ExperimentId, RunId
+from app.rest.parameters import DocumentedRoute, ExperimentId, Parameters, RunId
 from app.rest.problems import documented
 from app.services import deletion
 
@@ -83,10 +83,8 @@ def _accepted(row: Deletion) -> Response:
     return Response(dump(view(row)), 202, media_type="application/json")
 
 
-class DeletionsQuery(BaseModel):
+class DeletionsQuery(Parameters):
     """One page of deletions."""
-
-    model_config = ConfigDict(extra="forbid")
 
     limit: Annotated[int, Field(ge=1, le=1_000, description="Deletions in a page.")] = 50
     after: Annotated[str | None, Field(pattern=PATTERN.format("del"))] = None

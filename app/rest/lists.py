@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app.db import keyset, listing
 from app.db.cursors import Order, Page, Window
@@ -28,7 +28,7 @@ from app.domain.filters import (
 from app.domain.requests import MetricKey
 from app.errors import InvalidInput
 from app.rest import schemas, views
-from app.rest.parameters import DocumentedRoute, ExperimentId
+from app.rest.parameters import DocumentedRoute, ExperimentId, Parameters
 from app.rest.problems import documented
 from app.services import experiments
 
@@ -49,10 +49,8 @@ everywhere = APIRouter(prefix="/v1", route_class=DocumentedRoute)
 Render = Callable[..., Sequence[object]]
 
 
-class PageQuery(BaseModel):
+class PageQuery(Parameters):
     """One page of a list."""
-
-    model_config = ConfigDict(extra="forbid")
 
     limit: Annotated[int, Field(ge=1, le=1_000, description="Rows in a page.")] = 50
     after: str | None = Field(default=None, description="`next` of the page before.")

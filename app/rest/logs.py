@@ -8,12 +8,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app.domain.lifecycle import TERMINAL
 from app.errors import InvalidInput
 from app.rest import log_events
-from app.rest.parameters import DocumentedRoute, ExperimentId, RunId
+from app.rest.parameters import DocumentedRoute, ExperimentId, Parameters, RunId
 from app.rest.problems import documented
 from app.services import log_streams, train_log
 from app.services.train_log import Part
@@ -24,10 +24,8 @@ TYPE = "text/plain; charset=utf-8"
 router = APIRouter(prefix="/v1", tags=["runs"], route_class=DocumentedRoute)
 
 
-class LogsQuery(BaseModel):
+class LogsQuery(Parameters):
     """A part of the log."""
-
-    model_config = ConfigDict(extra="forbid")
 
     offset: Annotated[int, Field(ge=-(2**53), le=2**53)] = Field(
         0, description="The first byte; a negative one counts from the end."

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from app.db.sql import Tx
@@ -13,7 +13,7 @@ from app.domain.filters import MAX_KEYS, MAX_POINTS, MIN_POINTS
 from app.domain.points import MAX_STEP
 from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
-from app.rest.parameters import DocumentedRoute, ExperimentId, RunId
+from app.rest.parameters import DocumentedRoute, ExperimentId, Parameters, RunId
 from app.rest.problems import documented
 from app.services import metrics, runs
 from app.services.metrics import Series, Window
@@ -58,10 +58,8 @@ class MetricsAnswer(TypedDict):
     series: list[SeriesAnswer]
 
 
-class MetricsQuery(BaseModel):
+class MetricsQuery(Parameters):
     """A range of points. Without `points`, all of them, page by page."""
-
-    model_config = ConfigDict(extra="forbid")
 
     keys: list[MetricKey] = Field(
         default_factory=list,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 
 from fastapi import Path, Request, Response
 from fastapi.routing import APIRoute, _effective_route_context_var
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from app.domain.ids import PATTERN, parse_timestamp
 from app.domain.requests import EXPERIMENT_ID, RUN_ID, VERIFICATION_ID
@@ -25,6 +25,14 @@ _KEY = {
     "example": "a-name-for-this-request",
     "description": "The same key with the same body replays the first answer.",
 }
+
+
+class Parameters(BaseModel):
+    """Query parameters of a route, as its one argument; others than its fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 bodies: dict[str, type[BaseModel]] = {}
 """Request models, by the name of their schema."""
 answered: dict[str, type] = {}

@@ -11,13 +11,13 @@ import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app.domain.attempts import MAX_MANIFEST_BYTES
 from app.errors import Conflict, Unauthorized
 from app.rest import responses
 from app.rest.attempts import JSON, CheckpointName, raw_body, read_raw
-from app.rest.parameters import DocumentedRoute, RunId
+from app.rest.parameters import DocumentedRoute, Parameters, RunId
 from app.rest.problems import documented
 from app.rest.reports import check_trainer
 from app.rest.trainer_schemas import CommitAnswer, ResumeAnswer, UploadsAnswer
@@ -29,10 +29,8 @@ router = APIRouter(prefix="/v1/runs/{run_id}", tags=["agents"], route_class=Docu
 NO_URLS = "The storage of this service has no URLs: trainers share its data directory."
 
 
-class TrainerQuery(BaseModel):
+class TrainerQuery(Parameters):
     """Which trainer asks: the field of its reports."""
-
-    model_config = ConfigDict(extra="forbid")
 
     attempt: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     session: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None

@@ -5,12 +5,12 @@ import io
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from app.domain.ids import PATTERN
 from app.rest import responses
-from app.rest.parameters import DocumentedRoute, Time
+from app.rest.parameters import DocumentedRoute, Parameters, Time
 from app.rest.problems import documented
 from app.services import usage
 from app.services.usage import MAX_GROUPS, Account, By, Period
@@ -44,10 +44,8 @@ class UsageAnswer(TypedDict):
     next: Annotated[str | None, Field(description="`after` of the next page.")]
 
 
-class UsageQuery(BaseModel):
+class UsageQuery(Parameters):
     """What is summed, and how."""
-
-    model_config = ConfigDict(extra="forbid")
 
     by: By = Field(default=By.MONTH, description="A sum for each of these.")
     experiment_id: Annotated[str | None, Field(pattern=PATTERN.format("exp"))] = None

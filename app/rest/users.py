@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from app.db.tables import User
@@ -11,7 +11,7 @@ from app.domain.ids import PATTERN
 from app.domain.team import TokenRequest, UserName, UserRequest, UserUpdate, new_token
 from app.rest import responses, schemas
 from app.rest.body import read
-from app.rest.parameters import DocumentedRoute, accepts_json
+from app.rest.parameters import DocumentedRoute, Parameters, accepts_json
 from app.rest.problems import documented
 from app.rest.projects import UserId
 from app.services import api_tokens, me, users
@@ -156,10 +156,8 @@ async def create_token(request: Request) -> Response:
     return responses.respond(responses.extend(stored, lambda _: {"token": shown}))
 
 
-class TokensQuery(BaseModel):
+class TokensQuery(Parameters):
     """Whose tokens."""
-
-    model_config = ConfigDict(extra="forbid")
 
     user: UserName | None = None
 

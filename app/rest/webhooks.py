@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from orjson import Fragment
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from app.db.sql import load
@@ -14,7 +14,7 @@ from app.domain.requests import EmptyRequest
 from app.domain.webhooks import WebhookRequest, WebhookUpdate, signing_secret
 from app.rest import responses, schemas
 from app.rest.body import read
-from app.rest.parameters import DocumentedRoute, accepts_json
+from app.rest.parameters import DocumentedRoute, Parameters, accepts_json
 from app.rest.problems import documented
 from app.services import webhooks
 
@@ -176,10 +176,8 @@ async def test_webhook(request: Request, webhook_id: WebhookId) -> Response:
     return responses.respond(stored)
 
 
-class DeliveriesQuery(BaseModel):
+class DeliveriesQuery(Parameters):
     """One page of messages."""
-
-    model_config = ConfigDict(extra="forbid")
 
     limit: Annotated[int, Field(ge=1, le=1_000, description="Messages in a page.")] = 50
     after: Annotated[str | None, Field(pattern=PATTERN.format("dlv"))] = None

@@ -1,17 +1,19 @@
 """Send the messages of webhooks: a job for each webhook, so that no step waits for a receiver."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from app.db.sql import load
 from app.db.tables import WebhookDelivery
 from app.domain.mail import MAILTO, SmtpServer, compose, recipients
 from app.domain.webhooks import signing_secret
-from app.notifications import mail
-from app.notifications import webhook as sender
-from app.notifications.webhook import Answer, Message
 from app.services import webhooks
 from app.services.webhooks import Attempt, Due
 from app.supervisor.state import SupervisorState
+
+# Loaded by the first message: most servers send none, and need neither h11 nor smtplib.
+if TYPE_CHECKING:
+    from app.notifications.webhook import Answer
 
 AT_ONCE = 8
 """Messages to one webhook at a time: a slow receiver keeps only its own waiting."""
@@ -40,14 +42,22 @@ def _attempts(state: SupervisorState, due: Due) -> list[asyncio.Task[Attempt]]:
             answer = await _send_mail(state, due.webhook.url, delivery)
         else:
             body = webhooks.body_of(due.webhook, delivery)
-            message = Message(delivery.id, due.webhook.url, secret, body)
-            answer = await sender.send(message, state.settings.webhook_networks)
+            answer = await _post(state, delivery.id, due.webhook.url, secret, body)
         return Attempt(delivery.id, answer.status, answer.error, answer.is_gone)
 
     return [asyncio.create_task(send(delivery)) for delivery in due.deliveries]
 
 
-async def _send_mail(state: SupervisorState, url: str, delivery: WebhookDelivery) -> Answer:
+async def _post(state: SupervisorState, id: str, url: str, secret: str, body: bytes) -> "Answer":
+    from app.notifications.webhook import Message, send
+
+    return await send(Message(id, url, secret, body), state.settings.webhook_networks)
+
+
+async def _send_mail(state: SupervisorState, url: str, delivery: WebhookDelivery) -> "Answer":
+    from app.notifications import mail
+    from app.notifications.webhook import Answer
+
     settings = state.settings
     if settings.smtp_url is None:
         return Answer(None, "The operator has set no LLM_TRAIN_SMTP_URL.")

@@ -5,6 +5,7 @@ Exit status 1 when a figure misses its target; with `--quick` only when one is f
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -74,6 +75,8 @@ def main() -> int:
     parser.add_argument("--markdown", action="store_true", help="print the table for the README")
     asked = parser.parse_args()
 
+    # An installed service has its bytecode, which pip writes; without it every start compiles.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     began, figures, broken = time.monotonic(), [], []
     with tempfile.TemporaryDirectory(prefix="llm-train-bench-") as name:
         on = machine(Path(name))
