@@ -15,9 +15,7 @@ import time
 
 from . import detached, placeholders, process
 from .directory import DirectoryMailbox
-from .http import HttpMailbox
 from .mailbox import ExitRecord, LaunchConfig, Mailbox, now
-from .node import GangMailbox
 from .process import KILL, STOP
 
 PULSE_SECONDS = 2.0
@@ -51,6 +49,10 @@ def main(arguments: list[str]) -> None:
         detached.leave()
         kind, *where = where
     if kind == "http":
+        # Half of what there is to load: a trainer on the service's own machine would wait for it.
+        from .http import HttpMailbox
+        from .node import GangMailbox
+
         code = os.environ.pop("LLM_TRAIN_CLAIM_CODE", "") or sys.stdin.readline().strip()
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
         api_url, run_id, attempt, directory, *prefix = where

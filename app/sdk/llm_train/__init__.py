@@ -8,8 +8,8 @@
 
 and what scripts and notebooks use instead:
 
-    Client             client.py: `submit`, `runs`, `run`, `compare`; loaded when it is used
-    ApiError           requests.py: the service refused, in its own words; loaded with it
+    Client             client.py: `submit`, `runs`, `run`, `compare`
+    ApiError           requests.py: the service refused, in its own words
 
 A report goes reporter → buffer → sender → spool → connection → the service. The module
 `llm_train.checkpoint` has the commit protocol alone: `begin`, `commit`, `verify`.
@@ -21,19 +21,22 @@ from typing import TYPE_CHECKING, Any
 
 from llm_train.checkpoint import CheckpointError
 from llm_train.ranks import is_rank_0
-from llm_train.reporter import Reporter
-from llm_train.saving import Saving
-from llm_train.stopping import StopRequest
 
 if TYPE_CHECKING:
     from llm_train.client import Client
+    from llm_train.reporter import Reporter
     from llm_train.requests import ApiError
+    from llm_train.saving import Saving
+    from llm_train.stopping import StopRequest
 
 __all__ = [
     "ApiError", "CheckpointError", "Client", "Reporter", "Saving", "StopRequest", "is_rank_0",
 ]  # fmt: skip
-_LATER = {"Client": "client", "ApiError": "requests"}
-"""What a trainer has no use for, and need not wait for."""
+_LATER = {
+    "ApiError": "requests", "Client": "client", "Reporter": "reporter", "Saving": "saving",
+    "StopRequest": "stopping",
+}  # fmt: skip
+"""Loaded when they are used: a trainer has no use for the client, the service none for reports."""
 
 
 def __getattr__(name: str) -> Any:
