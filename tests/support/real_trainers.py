@@ -54,13 +54,20 @@ retry_seconds = 0
 env = { OMP_NUM_THREADS = "1", HF_HUB_OFFLINE = "1", TOKENIZERS_PARALLELISM = "false" }
 """
 
+_UNPROVEN = "heartbeat_seconds = 0\nrequires_report = false"
 
 _TRL_DEEDS = [*_TRL[:4], str(SCRIPTS / "trl_deeds.py"), *_TRL[6:]]
+_MLFLOW = [
+    "{python}", str(SCRIPTS / "mlflow_loop.py"), "{hyperparams.max_steps}", "{hyperparams.deed}",
+]  # fmt: skip
 _OTHERS = {
     "trl-deeds": _TRL_DEEDS,
+    "mlflow": _MLFLOW,
+    "mlflow-proves": _MLFLOW,
     "hf-restarts": [*_TORCHRUN[:-1], "--nproc-per-node=1", "--max-restarts=1", *_HF],
 }
-"""`trl-deeds`: TRL's script, which exits early or fills the memory."""
+"""`trl-deeds`: TRL's script, which exits early or fills the memory. `mlflow` reports to MLflow
+alone, so its exit code counts; of `mlflow-proves` the recipe wants to know that it has finished."""
 
 
 def recipes(path: Path, inputs: Path) -> Path:
@@ -71,11 +78,13 @@ def recipes(path: Path, inputs: Path) -> Path:
             word.replace("MODEL", str(inputs / "model")).replace("SFT", str(inputs / "sft"))
             for word in command
         ]
-        tables.append(f"[recipes.{name}]\ncommand = {json.dumps(words)}{_LINES}")
+        # A client of MLflow has no heartbeat.
+        lines = _LINES.replace("heartbeat_seconds = 45", _UNPROVEN) if name == "mlflow" else _LINES
+        tables.append(f"[recipes.{name}]\ncommand = {json.dumps(words)}{lines}")
         # One rank that stands still is seen by the silence of progress alone; a first step may take
         # ten seconds, where the machine is busy.
-        watched = _LINES.replace("seconds = 15", "seconds = 2")
-        if name.endswith("-ddp"):
+        watched = lines.replace("seconds = 15", "seconds = 2")
+        if name.endswith("-ddp") or name == "mlflow":
             watched += 'stall_seconds = 25\non_stall = "stop"\n'
         else:
             watched = watched.replace("seconds = 45", "seconds = 15")

@@ -1,9 +1,12 @@
 """Several ranks save one checkpoint: whole, or not at all, at once or in the background."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
+from tests.support.real_trainers import SCRIPTS
 from tests.support.service import Service
 
 SECONDS = 90.0
@@ -43,3 +46,14 @@ def test_a_rank_that_fails_leaves_nothing_of_the_checkpoint_and_all_ranks_know(
     assert "rank 0: CheckpointError(" in log and "rank 1 has no room" in log.split("rank 0:")[1]
     folder = service.data_dir / "ckpts" / service.experiment / run
     assert sorted(path.name for path in folder.iterdir()) == ["step-000004", "step-000012"]
+
+
+def test_no_thread_of_gloo_is_left_that_could_abort_a_rank_at_its_exit() -> None:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        str(SCRIPTS / "leaves.py"),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert sorted(lines) == ["at its end False"] * 2 + ["works True"] * 2, lines

@@ -15,11 +15,15 @@ from tests.support.service import Service, alive
 SECONDS = 90.0
 SINGLE = ("hf", "hf-jit", "trl", "lightning", "loop")
 RANKS = ("hf-ddp", "loop-ddp", "fsdp-ddp")
+MLFLOW = "mlflow"
+"""Reports to MLflow alone: the service knows its metrics, and of its end what the agent saw."""
 LONG: dict[str, Any] = {"max_steps": 100_000, "save_steps": 100_000, "learning_rate": 0.001}
 
 
 def started(service: Service, trainer: str, **hyperparams: Any) -> str:
     """A run that has made a few steps."""
+    if trainer.startswith(MLFLOW):
+        hyperparams.setdefault("deed", "none")
     run = service.submit(trainer, **(LONG | hyperparams))
     service.stepping(run, 3, SECONDS)
     return run
@@ -49,7 +53,7 @@ def test_a_cancel_leaves_the_promised_checkpoint_of_the_step_it_stopped_at(
 @pytest.mark.parametrize(
     ("trainer", "number"),
     [(name, signal.SIGTERM) for name in TRAINERS]
-    + [(name, signal.SIGINT) for name in ("hf", "lightning", "loop-ddp")],
+    + [(name, signal.SIGINT) for name in (*SINGLE, "loop-ddp", "fsdp-ddp")],
 )
 def test_a_stop_signal_from_outside_is_no_success_and_leaves_a_checkpoint(
     service: Service, trainer: str, number: signal.Signals
@@ -64,7 +68,8 @@ def test_a_stop_signal_from_outside_is_no_success_and_leaves_a_checkpoint(
 
 @pytest.mark.parametrize(
     ("trainer", "first"),
-    [(name, None) for name in (*SINGLE, "loop-ddp")] + [(name, signal.SIGTERM) for name in SINGLE],
+    [(name, None) for name in (*SINGLE, "loop-ddp", "fsdp-ddp", MLFLOW)]
+    + [(name, signal.SIGTERM) for name in (*SINGLE, "loop-ddp", "fsdp-ddp", MLFLOW)],
 )
 def test_a_kill_is_told_as_that(
     service: Service, trainer: str, first: signal.Signals | None
@@ -78,12 +83,38 @@ def test_a_kill_is_told_as_that(
     assert (ended["status"], ended["status_reason"]) == ("failed", "signal"), ended
 
 
-@pytest.mark.parametrize("trainer", ["hf", "lightning", "loop"])
+@pytest.mark.parametrize("trainer", SINGLE)
 def test_a_trainer_that_stands_still_is_missed_and_ended(service: Service, trainer: str) -> None:
     run = started(service, f"{trainer}-watched")
     service.trainer(run).send_signal(signal.SIGSTOP)
     ended = service.ended(run, SECONDS)
     assert (ended["status"], ended["status_reason"]) == ("failed", "heartbeat_lost"), ended
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_script_of_mlflow_that_a_signal_ends_is_told_as_that(
+    service: Service, number: signal.Signals
+) -> None:
+    run = started(service, MLFLOW)
+    service.trainer(run).send_signal(number)
+    ended = service.ended(run, SECONDS)
+    assert (ended["status"], ended["status_reason"]) == ("failed", "signal"), ended
+    assert service.checkpoints(run) == {}
+
+
+def test_a_cancelled_script_of_mlflow_says_what_it_had_not_saved(service: Service) -> None:
+    run = started(service, MLFLOW)
+    service.cancel(run, 202)
+    assert service.ended(run, SECONDS)["status"] == "cancelled"
+    checkpoint = service.checkpoints(run)["cancel-1"]
+    assert checkpoint["state"] == "lost", "its metrics say that it had taken steps"
+
+
+def test_a_script_of_mlflow_that_stands_still_stalls(service: Service) -> None:
+    run = started(service, f"{MLFLOW}-watched")
+    service.trainer(run).send_signal(signal.SIGSTOP)
+    ended = service.ended(run, SECONDS)
+    assert (ended["status"], ended["status_reason"]) == ("failed", "stalled"), ended
 
 
 @pytest.mark.parametrize("trainer", RANKS)
@@ -102,14 +133,16 @@ def test_a_killed_rank_is_told_as_that(service: Service, trainer: str) -> None:
     assert (ended["status"], ended["status_reason"]) == ("failed", "signal"), ended
 
 
-@pytest.mark.parametrize("trainer", ["hf", "hf-jit", "trl-deeds", "lightning", "loop", *RANKS])
+@pytest.mark.parametrize(
+    "trainer", ["hf", "hf-jit", "trl-deeds", "lightning", "loop", *RANKS, "mlflow-proves"]
+)
 def test_exit_0_in_the_middle_is_no_success(service: Service, trainer: str) -> None:
     ended = service.ended(service.submit(trainer, **LONG, deed="exit"), SECONDS)
     assert ended["status"] == "failed"
     assert ended["status_reason"] in ("unfinished", "exit_code"), ended
 
 
-@pytest.mark.parametrize("trainer", [*SINGLE, "fsdp-ddp"])
+@pytest.mark.parametrize("trainer", [*SINGLE, "loop-ddp", "fsdp-ddp", MLFLOW])
 def test_a_loss_that_is_nan_is_told_as_nan(service: Service, trainer: str) -> None:
     hyperparams = LONG | {"max_steps": 8, "deed": "nan"}
     if trainer == "trl":  # an unmodified script, whose rate is far too high
@@ -122,7 +155,9 @@ def test_a_loss_that_is_nan_is_told_as_nan(service: Service, trainer: str) -> No
     assert losses[7] is None or math.isnan(losses[7])
 
 
-@pytest.mark.parametrize("trainer", ["hf", "trl-deeds", "lightning", "loop", *RANKS])
+@pytest.mark.parametrize(
+    "trainer", ["hf", "hf-jit", "trl-deeds", "lightning", "loop", *RANKS, MLFLOW]
+)
 def test_a_process_that_the_kernel_kills_for_memory_is_out_of_memory(
     service: Service, trainer: str
 ) -> None:

@@ -19,11 +19,12 @@ All ranks need to see one file system.
     saving.commit_after(future)
 """
 
+import atexit
 import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +67,7 @@ class Ranks:
             self.rank, self.size = dist.get_rank(), dist.get_world_size()
             self._group = dist.new_group(backend="gloo")
             self.background_group = dist.new_group(backend="gloo")
+            atexit.register(self.close)
 
     def should_stop(self) -> bool:
         """Return True on every rank if any rank was asked to stop; waits for all of them.
@@ -85,6 +87,23 @@ class Ranks:
         tensor = torch.tensor([int(flag)], dtype=torch.int32)
         dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group)
         return bool(tensor.item())
+
+    def close(self) -> None:
+        """Wait for the commit in the background, and end the groups. Runs at exit by itself.
+
+        A thread of gloo that lets go of its last tensor while the interpreter ends aborts the
+        process (SIGABRT). `destroy_process_group` leaves the threads to whoever refers to the
+        group; without a reference they are joined.
+        """
+        self._commit.wait()
+        groups = [group for group in (self._group, self.background_group) if group is not None]
+        self._group = self.background_group = None
+        while groups:
+            group = groups.pop()
+            with suppress(Exception):  # the training has destroyed it already
+                dist.destroy_process_group(group)
+            del group
+        atexit.unregister(self.close)
 
     def barrier(self) -> None:
         """Wait for all ranks."""
