@@ -185,13 +185,16 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     call("GET", f"/v1/webhooks/{hook}")
 
     project = call("POST", "/v1/projects", {"name": "speech"}).json()["project_id"]
+    call("PATCH", f"/v1/projects/{project}", {"max_runs": 8, "max_bytes": 10**12})
+    call("PATCH", f"/v1/projects/{project}", {"max_runs": -1})
     user = call("POST", "/v1/users", {"name": "alice"}).json()["user_id"]
     call("POST", "/v1/users", {"name": "alice"})
     call("POST", f"/v1/projects/{project}/members", {"user": "alice", "role": "viewer"})
     call("POST", f"/v1/projects/{project}/members", {"user": "nobody", "role": "viewer"})
     token = call("POST", "/v1/tokens", {"user": "alice", "scope": "viewer"}).json()
     for path in (
-        "projects", f"projects/{project}", f"projects/{project}/members", "users", "tokens",
+        "projects", f"projects/{project}", f"projects/{project}/use", f"projects/{project}/members",
+        "users", "tokens",
         "tokens?user=alice", "me", "audit", "audit?limit=0",
     ):  # fmt: skip
         call("GET", f"/v1/{path}")
