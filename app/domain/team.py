@@ -33,7 +33,8 @@ class ProjectRequest(Request):
     description: Text | None = None
 
 
-AtMost = Annotated[int, Field(ge=0, le=2**53)]
+AtMost = Annotated[int, Field(ge=0, le=2**31 - 1)]
+AtMostBytes = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class ProjectUpdate(Request):
@@ -48,7 +49,7 @@ class ProjectUpdate(Request):
     max_gpus: AtMost | None = Field(
         default=None, description="GPUs that its runs may hold together; null: all."
     )
-    max_bytes: AtMost | None = Field(
+    max_bytes: AtMostBytes | None = Field(
         default=None,
         description="Once its checkpoints take so many bytes, no further run starts; null: never.",
     )

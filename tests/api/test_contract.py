@@ -187,6 +187,7 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     project = call("POST", "/v1/projects", {"name": "speech"}).json()["project_id"]
     call("PATCH", f"/v1/projects/{project}", {"max_runs": 8, "max_bytes": 10**12})
     call("PATCH", f"/v1/projects/{project}", {"max_runs": -1})
+    call("PATCH", f"/v1/projects/{project}", {"max_gpus": 2**31})
     user = call("POST", "/v1/users", {"name": "alice"}).json()["user_id"]
     call("POST", "/v1/users", {"name": "alice"})
     call("POST", f"/v1/projects/{project}/members", {"user": "alice", "role": "viewer"})
