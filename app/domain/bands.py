@@ -5,7 +5,6 @@ extremes. The mean of every point of a group may be smoothed, weighted by `count
 """
 
 import math
-from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -50,20 +49,50 @@ def bands(pieces: Iterable[Column], first: int, last: int, groups: int) -> Bands
         last: the step at which the last range ends.
     """
     width = max(1, -(-(last - first + 1) // groups))
-    found = Bands(array("q"), array("d"), array("d"), array("d"), array("q"), array("d"), [])
+    rows: list[_Row] = []
+    special: list[Special] = []
     group: _Group | None = None
     for column in pieces:
+        # A list: each of its numbers is made an object once, and not for each sum over it.
+        column = Column(list(column.steps), list(column.values), list(column.wall_times))
         begin, size = 0, len(column.steps)
         while begin < size:
             number = (column.steps[begin] - first) // width
             end = bisect_left(column.steps, first + (number + 1) * width, begin)
             if group is None or group.number != number:
-                _add(found, group)
+                _add(rows, special, group)
+                group = None
+                # Most groups lie within one piece, and an object for each took half of the time.
+                row = _plain_row(column, begin, end) if end < size else None
+                if row is not None:
+                    rows.append(row)
+                    begin = end
+                    continue
                 group = _Group(number, column.steps[begin])
             group.add(column.cut(begin, end))
             begin = end
-    _add(found, group)
-    return found
+    _add(rows, special, group)
+    if not rows:
+        return Bands((), (), (), (), (), (), ())
+    steps, means, lows, highs, counts, wall_times = zip(*rows, strict=True)
+    return Bands(steps, means, lows, highs, counts, wall_times, special)
+
+
+_Row = tuple[int, float, float, float, int, float]
+"""One entry of each column of `Bands`, but for `special`."""
+
+
+def _plain_row(column: Column, begin: int, end: int) -> _Row | None:
+    """Return the group of points from one index up to another; None if not all are finite."""
+    steps, values, wall_times = column
+    part, count = values[begin:end], end - begin
+    try:
+        mean, wall_time = math.fsum(part) / count, math.fsum(wall_times[begin:end]) / count
+    except (OverflowError, ValueError):  # of infinities, or of the largest numbers
+        return None
+    if not (math.isfinite(mean) and math.isfinite(wall_time)):
+        return None
+    return (steps[begin] + steps[end - 1]) // 2, mean, min(part), max(part), count, wall_time
 
 
 class _Group:
@@ -111,18 +140,14 @@ class _Mean:
         self.value = mean
 
 
-def _add(found: Bands, group: _Group | None) -> None:
+def _add(rows: list[_Row], special: list[Special], group: _Group | None) -> None:
     if group is None:
         return
     low, high = (group.low, group.high) if group.values.count else (math.nan, math.nan)
-    place = len(found.steps)
-    row = (
+    special.extend(
+        Special(len(rows), float(name), group.special[name]) for name in sorted(group.special)
+    )
+    rows.append((
         (group.first + group.last) // 2, group.values.value, low, high,
         group.values.count, group.wall_times.value,
-    )  # fmt: skip
-    for column, value in zip(found, row, strict=False):
-        column.append(value)  # type: ignore[attr-defined]
-    for name in sorted(group.special):
-        found.special.append(  # type: ignore[attr-defined]
-            Special(place, float(name), group.special[name])
-        )
+    ))  # fmt: skip
