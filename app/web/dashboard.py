@@ -1,27 +1,29 @@
 """The dashboard's shell and its files: static ES modules that run in a browser as they are.
 
     page(path)            the HTML at every address that the dashboard draws
-    asset(digest, path)   a module, a style or a third-party file
+    asset(digest, path)   a script, a style or a picture
 
 Every address answers the same shell. Its links are relative (`root_of`), so it works under any
 prefix. The files lie below a digest of all of them: a browser keeps them for good, and asks for
-others after an upgrade. Scripts and styles come from here alone (no `unsafe-inline`): the one
-inline script, the import map, is allowed by its hash.
+others after an upgrade. All modules are sent as one script, all styles as one (`app.web.bundle`):
+fifty requests took longer than all else until the first row. Scripts and styles come from here
+alone (no `unsafe-inline`, and no inline script at all).
 """
 
-import base64
 import gzip
 import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from time import monotonic
 
 from fastapi.responses import HTMLResponse
 from starlette.responses import Response
 
 from app.errors import NotFound
 from app.web import pages
+from app.web.bundle import bundle
 from app.web.pages import missing_page, root_of
 
 TITLE = "LLM Train"
@@ -33,7 +35,16 @@ VENDOR = {
     "@preact/signals-core": "vendor/@preact/signals-core/signals-core.mjs",
 }
 """Modules that are imported by a bare name."""
-PLOT = ("vendor/uplot/uPlot.iife.min.js", "vendor/uplot/uPlot.min.css")
+PLOT, PLOT_STYLE = "vendor/uplot/uPlot.iife.min.js", "vendor/uplot/uPlot.min.css"
+THIRD_PARTY = (*VENDOR.values(), PLOT, PLOT_STYLE)
+SCRIPT, STYLE, ICON = "dashboard.js", "dashboard.css", "icon.svg"
+START = f"{OWN}/main.js"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+CHECKED_SECONDS = 1.0
+"""So long the files are taken to be as they were: to look at each takes five milliseconds."""
 # The table of the host may say anything of these (Windows: .js is text/plain).
 TYPES = {
     ".js": "text/javascript; charset=utf-8",
@@ -55,12 +66,9 @@ _SHELL = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>{title}</title>
 <link rel="icon" href="{files}icon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="{files}vendor/uplot/uPlot.min.css">
-{styles}
-<script type="importmap">{imports}</script>
-{preload}
+<link rel="stylesheet" href="{files}dashboard.css">
 <script src="{files}vendor/uplot/uPlot.iife.min.js" defer></script>
-<script type="module" src="{files}dashboard/main.js"></script>
+<script type="module" src="{files}dashboard.js"></script>
 </head>
 <body>
 <div id="page"></div>
@@ -90,11 +98,16 @@ class Assets:
 
 def page(path: str, root_path: str = "") -> Response:
     """Return the shell for an address; 503 and what to do where third-party files are missing."""
-    if missing := [file for file in (*VENDOR.values(), *PLOT) if not _file(file).is_file()]:
+    if missing := [file for file in THIRD_PARTY if not _file(file).is_file()]:
         return missing_page(TITLE, missing)
-    content, policy = _shell(_assets(), root_of(path, root_path))
+    root = root_of(path, root_path)
+    content = _SHELL.format(
+        title=TITLE,
+        files=f"{root}assets/{_assets().digest}/",
+        settings=json.dumps({"root": root}),
+    )
     headers = {
-        "Content-Security-Policy": policy,
+        "Content-Security-Policy": POLICY,
         "Cache-Control": "no-cache",
         "Vary": "Accept, Cookie",
     }
@@ -122,50 +135,41 @@ def asset(digest: str, path: str, *, accepts_gzip: bool) -> Response:
     return Response(content, headers=headers, media_type=found.media_type)
 
 
-@lru_cache(maxsize=64)
-def _shell(assets: Assets, root: str) -> tuple[str, str]:
-    """Return the HTML of the page and its Content-Security-Policy."""
-    files = f"{root}assets/{assets.digest}/"
-    imports = json.dumps({"imports": {name: files + path for name, path in VENDOR.items()}})
-    digest = base64.b64encode(hashlib.sha256(imports.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; "
-        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    )
-    own = [path for path in assets.files if path.startswith(f"{OWN}/")]
-    modules = [*(path for path in own if path.endswith(".js")), *VENDOR.values()]
-    content = _SHELL.format(
-        title=TITLE,
-        files=files,
-        styles="\n".join(
-            f'<link rel="stylesheet" href="{files}{path}">' for path in own if path.endswith(".css")
-        ),
-        imports=imports,
-        # A module is known only when the one that imports it is read: four round trips, else.
-        preload="\n".join(f'<link rel="modulepreload" href="{files}{path}">' for path in modules),
-        settings=json.dumps({"root": root}),
-    )
-    return content, policy
-
-
 def _file(path: str) -> Path:
     return pages.STATIC / path
 
 
 def _assets() -> Assets:
-    """Return all files. They are read once, and again in a checkout where one was changed."""
-    own = sorted(path for path in _file(OWN).rglob("*") if path.suffix in TYPES)
-    known = [*own, *map(_file, (*VENDOR.values(), *PLOT, "icon.svg"))]
-    return _read(tuple((path, path.stat().st_mtime_ns) for path in known if path.is_file()))
+    """Return all files. They are made once, and again in a checkout where one was changed."""
+    return _read(_sources(pages.STATIC, int(monotonic() / CHECKED_SECONDS)))
 
 
 @lru_cache(maxsize=1)
-def _read(known: tuple[tuple[Path, int], ...]) -> Assets:
+def _sources(static: Path, _moment: int) -> tuple[tuple[Path, int], ...]:
+    """Return the files that the assets are made of, and when each was written."""
+    own = sorted(path for path in (static / OWN).rglob("*") if path.suffix in TYPES)
+    known = [*own, *(static / file for file in (*THIRD_PARTY, ICON))]
+    return tuple((path, path.stat().st_mtime_ns) for path in known if path.is_file())
+
+
+@lru_cache(maxsize=1)
+def _read(sources: tuple[tuple[Path, int], ...]) -> Assets:
+    texts = {
+        path.relative_to(pages.STATIC).as_posix(): path.read_text(encoding="utf-8")
+        for path, _ in sources
+    }
+    modules = {path: text for path, text in texts.items() if path.endswith((".js", ".mjs"))}
+    styles = [texts[path] for path in texts if path.endswith(".css") and path != PLOT_STYLE]
+    made = {
+        SCRIPT: bundle(modules, VENDOR, START),
+        STYLE: "\n".join([texts[PLOT_STYLE], *styles]),
+        PLOT: texts[PLOT],
+        ICON: texts[ICON],
+    }
     files: dict[str, Asset] = {}
     digest = hashlib.sha256()
-    for path, _ in known:
-        name, content = path.relative_to(pages.STATIC).as_posix(), path.read_bytes()
-        files[name] = Asset(content, gzip.compress(content, 9, mtime=0), TYPES[path.suffix])
+    for name, text in made.items():
+        content = text.encode()
+        files[name] = Asset(content, gzip.compress(content, 9, mtime=0), TYPES[Path(name).suffix])
         digest.update(b"%s %d " % (name.encode(), len(content)) + content)
     return Assets(files, digest.hexdigest()[:16])

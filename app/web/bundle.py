@@ -1,0 +1,105 @@
+"""The dashboard's modules as one script: a browser asks once for what were fifty requests.
+
+    bundle(modules, names, start) -> one ES module without imports
+
+Each module becomes a function that returns its exports, called once, after those that it imports.
+This is no general bundler. It knows imports and exports in braces (`import { a as b } from "c";`,
+`export { a };`) and exported declarations (`export const`, `function`, `class`), which is what the
+dashboard and its third-party modules use. All else is refused, and so is a circle of imports.
+"""
+
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+
+# At the beginning of a line or, in minified modules, of a statement.
+_BEGINS = r"(?:^|(?<=[;}]))"
+_IMPORT = re.compile(
+    _BEGINS + r"""import\s*\{([^}]*)\}\s*from\s*["']([^"']+)["'];?""", re.MULTILINE
+)
+_LIST = re.compile(_BEGINS + r"export\s*\{([^}]*)\};?", re.MULTILINE)
+_DECLARED = re.compile(r"^export ((?:async )?(?:function|const|class) )(\w+)", re.MULTILINE)
+_LEFT = re.compile(_BEGINS + r"""(?:export|import)\b\s*[\w{*"']""", re.MULTILINE)
+_SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*$", re.MULTILINE)
+
+
+def bundle(modules: Mapping[str, str], names: Mapping[str, str], start: str) -> str:
+    """Return one script that does what the module `start` does.
+
+    Args:
+        modules: the text of each, by its path.
+        names: the path of each module that is imported by a bare name.
+
+    Raises ValueError for a circle of imports, a module that is missing, and other syntax.
+    """
+    places = {path: f"$ModuleOf{number}" for number, path in enumerate(modules)}
+    parts = []
+    for path in _in_order(modules, names, start):
+        body = _body(path, modules[path], names, places)
+        parts.append(f"const {places[path]} = (() => {{\n{body}\n}})();\n")
+    return "".join(parts)
+
+
+def _in_order(modules: Mapping[str, str], names: Mapping[str, str], start: str) -> list[str]:
+    """Return the paths of what `start` needs and its own, each after those that it imports."""
+    order: list[str] = []
+    under_way: list[str] = []
+
+    def visit(path: str) -> None:
+        if path in order:
+            return
+        if path in under_way:
+            raise ValueError(f"modules import each other: {' → '.join([*under_way, path])}")
+        if path not in modules:
+            raise ValueError(f"{under_way[-1] if under_way else 'the page'} needs {path}")
+        under_way.append(path)
+        for imported in _imported(path, modules[path], names):
+            visit(imported)
+        order.append(under_way.pop())
+
+    visit(start)
+    return order
+
+
+def _imported(path: str, text: str, names: Mapping[str, str]) -> Iterator[str]:
+    for found in _IMPORT.finditer(text):
+        yield _path_of(found[2], path, names)
+
+
+def _path_of(name: str, importer: str, names: Mapping[str, str]) -> str:
+    """Return the path of what a module calls by a name: relative to itself, or bare."""
+    if name.startswith("."):
+        return posixpath.normpath(posixpath.join(posixpath.dirname(importer), name))
+    return names.get(name, name)
+
+
+def _body(path: str, text: str, names: Mapping[str, str], places: Mapping[str, str]) -> str:
+    """Return a module as the body of a function that returns its exports."""
+    exports: dict[str, str] = {}
+
+    def take(found: re.Match[str]) -> str:
+        place = places[_path_of(found[2], path, names)]
+        taken = (_renamed(item) for item in found[1].split(",") if item.strip())
+        return f"const {{ {', '.join(f'{a}: {b}' for a, b in taken)} }} = {place};"
+
+    def give(found: re.Match[str]) -> str:
+        for item in filter(str.strip, found[1].split(",")):
+            own, outer = _renamed(item)
+            exports[outer] = own
+        return ""
+
+    def declare(found: re.Match[str]) -> str:
+        exports[found[2]] = found[2]
+        return f"{found[1]}{found[2]}"
+
+    text = _IMPORT.sub(take, _SOURCE_MAP.sub("", text))
+    text = _DECLARED.sub(declare, _LIST.sub(give, text))
+    if left := _LEFT.search(text):
+        raise ValueError(f"{path}: cannot bundle {text[left.start() : left.start() + 40]!r}")
+    return f"{text}\nreturn {{ {', '.join(f'{a}: {b}' for a, b in exports.items())} }};"
+
+
+def _renamed(item: str) -> tuple[str, str]:
+    """Return the two names of `a as b`, or `a` twice."""
+    first, _, second = item.strip().partition(" as ")
+    return first.strip(), (second or first).strip()
