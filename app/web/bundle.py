@@ -4,8 +4,9 @@
 
 Each module becomes a function that returns its exports, called once, after those that it imports.
 This is no general bundler. It knows imports and exports in braces (`import { a as b } from "c";`,
-`export { a };`) and exported declarations (`export const`, `function`, `class`), which is what the
-dashboard and its third-party modules use. All else is refused, and so is a circle of imports.
+`export { a };`, `export { a } from "c";`) and exported declarations (`export const`, `function`,
+`class`), which is what the dashboard and its third-party modules use. All else is refused, and so
+is a circle of imports.
 """
 
 import posixpath
@@ -17,7 +18,9 @@ _BEGINS = r"(?:^|(?<=[;}]))"
 _IMPORT = re.compile(
     _BEGINS + r"""import\s*\{([^}]*)\}\s*from\s*["']([^"']+)["'];?""", re.MULTILINE
 )
-_LIST = re.compile(_BEGINS + r"export\s*\{([^}]*)\};?", re.MULTILINE)
+_LIST = re.compile(
+    _BEGINS + r"""export\s*\{([^}]*)\}(?:\s*from\s*["']([^"']+)["'])?;?""", re.MULTILINE
+)
 _DECLARED = re.compile(r"^export ((?:async )?(?:function|const|class) )(\w+)", re.MULTILINE)
 _LEFT = re.compile(_BEGINS + r"""(?:export|import)\b\s*[\w{*"']""", re.MULTILINE)
 _SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*$", re.MULTILINE)
@@ -62,8 +65,9 @@ def _in_order(modules: Mapping[str, str], names: Mapping[str, str], start: str) 
 
 
 def _imported(path: str, text: str, names: Mapping[str, str]) -> Iterator[str]:
-    for found in _IMPORT.finditer(text):
-        yield _path_of(found[2], path, names)
+    for found in (*_IMPORT.finditer(text), *_LIST.finditer(text)):
+        if found[2]:
+            yield _path_of(found[2], path, names)
 
 
 def _path_of(name: str, importer: str, names: Mapping[str, str]) -> str:
@@ -83,9 +87,10 @@ def _body(path: str, text: str, names: Mapping[str, str], places: Mapping[str, s
         return f"const {{ {', '.join(f'{a}: {b}' for a, b in taken)} }} = {place};"
 
     def give(found: re.Match[str]) -> str:
+        place = f"{places[_path_of(found[2], path, names)]}." if found[2] else ""
         for item in filter(str.strip, found[1].split(",")):
             own, outer = _renamed(item)
-            exports[outer] = own
+            exports[outer] = f"{place}{own}"
         return ""
 
     def declare(found: re.Match[str]) -> str:

@@ -1,11 +1,13 @@
 """Modules become one script that does the same; what it cannot do is refused when it is made."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from app.web import dashboard
 from app.web.bundle import bundle
-from tests.support.node import run_module
+from tests.support.node import NODE, run_module
 
 NAMES = {"lib": "vendor/lib.mjs"}
 MODULES = {
@@ -25,7 +27,8 @@ export const name = u();
 export class Box { size = size; }
 export async function later() {}
 """,
-    "own/base.js": "const size = 7;\nexport { size as base };\n",
+    "own/base.js": 'export { seven as base } from "./seven.js";\n',
+    "own/seven.js": "const size = 7;\nexport { size as seven };\n",
 }
 
 
@@ -35,6 +38,13 @@ def test_modules_of_one_script_do_what_they_did(tmp_path: Path) -> None:
     script = tmp_path / "made.js"
     script.write_text(made)
     assert run_module(tmp_path, script) == [2, "from", 7]
+
+
+def test_the_dashboards_script_can_be_parsed(tmp_path: Path) -> None:
+    script = tmp_path / "dashboard.mjs"
+    script.write_bytes(dashboard._assets().files[dashboard.SCRIPT].content)
+    checked = subprocess.run([NODE, "--check", script], capture_output=True, text=True)
+    assert not checked.stderr
 
 
 @pytest.mark.parametrize(
