@@ -30,6 +30,7 @@ from app.main import bind, load_settings
 from tests.support.commands import demo_command, llm_train
 from tests.support.database import postgresql_only
 from tests.support.server import REPOSITORY, end_trainers, running_server, wait_until
+from tests.support.service import alive
 
 SERVE = [sys.executable, "-m", "app.main"]
 CLI = [sys.executable, "-m", "app.cli.main"]
@@ -432,7 +433,7 @@ def test_open_streams_and_websockets_do_not_hold_up_the_end(tmp_path: Path) -> N
         assert "connection_ack" in str(sock.recv(20))
         began = time.monotonic()
         os.kill(server.pid, signal.SIGTERM)
-        wait_until(lambda: not psutil.pid_exists(server.pid) or zombie(server.pid), "it ended")
+        wait_until(lambda: not alive(server.pid), "it ended")
         assert time.monotonic() - began < 3
     told = [json.loads(each) for each in server.log.read_text().splitlines()]
     assert [each["level"] for each in told] == ["info", "info"], told
@@ -459,13 +460,9 @@ def test_reading_checkpoints_for_many_does_not_hold_up_the_end(tmp_path: Path) -
         httpx.get(f"{server.url}/healthz", timeout=20)  # answered after them
         began = time.monotonic()
         os.kill(server.pid, signal.SIGTERM)
-        wait_until(lambda: not psutil.pid_exists(server.pid) or zombie(server.pid), "it ended")
+        wait_until(lambda: not alive(server.pid), "it ended")
         assert time.monotonic() - began < 3
         assert all(each.exception(20) or each.result().status_code >= 500 for each in asked)
-
-
-def zombie(pid: int) -> bool:
-    return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def post(url: str, body: Any) -> Any:

@@ -76,7 +76,7 @@ def test_what_the_trainer_could_not_deliver_arrives_after_its_end(service: Remot
     (trainer,) = service.launcher.trainers()
     service.stop()
     assert trainer.is_running(), "most of its reports are still to come"
-    wait_until(lambda: not trainer.is_running() or trainer.status() == "zombie", "its end", 30)
+    wait_until(lambda: not alive(trainer), "its end", 30)
     service.start()
     status = service.end(key)
     assert (status["status"], status["step"]) == ("succeeded", 40)

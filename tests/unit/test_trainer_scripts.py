@@ -13,7 +13,7 @@ import pytest
 from llm_train import checkpoint
 
 from tests.support.reports import ReportServer
-from tests.support.server import REPOSITORY, wait_until
+from tests.support.server import REPOSITORY, alive, wait_until
 from tests.support.trainers import argv
 
 
@@ -108,7 +108,7 @@ def test_those_that_cannot(server: ReportServer, tmp_path: Path, name: str) -> N
             daemon.wait(0.2)
         assert os.getsid(daemon.pid) not in (os.getsid(0), process.pid)
         daemon.kill()
-        wait_until(lambda: not daemon.is_running() or daemon.status() == "zombie", "its end")
+        wait_until(lambda: not alive(daemon), "its end")
 
 
 def test_an_interrupted_training_goes_on_from_its_checkpoint(
