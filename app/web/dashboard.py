@@ -54,7 +54,7 @@ TYPES = {
 }
 PATHS = (
     "/runs", "/runs/{run}", "/compare", "/experiments", "/experiments/{experiment}",
-    "/checkpoints", "/recipes", "/usage",
+    "/checkpoints", "/recipes", "/usage", "/audit", "/webhooks",
 )  # fmt: skip
 """Addresses below / that the dashboard draws."""
 

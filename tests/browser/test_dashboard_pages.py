@@ -88,6 +88,8 @@ def addresses(story: Story) -> dict[str, str]:
         "recipes": "recipes",
         "usage": "usage",
         "usage of runs": "usage?by=run",
+        "webhooks": "webhooks",
+        "audit": "audit",
         "no such run": "runs/run_0",
     }
 
@@ -396,6 +398,82 @@ def test_the_keyboard_alone_goes_everywhere(page: Page, server: Server, story: S
     page.keyboard.press("Escape")
     expect(cancel).to_have_count(0)
     expect(page.locator(".bar.title .status")).to_have_text("running")
+
+
+def test_what_is_deleted_elsewhere_leaves_the_list(
+    page: Page, server: Server, story: Story
+) -> None:
+    own = experiment(server.url)
+    trainers = [external(server.url, own) for _ in range(3)]
+    for trainer in trainers:
+        trainer.report(step=1, finished=True)
+    dashboard = Dashboard(page, server.url).open(f"?experiment={own}")
+    expect(page.locator("[data-run]")).to_have_count(3)
+    path = f"{server.url}/v1/experiments/{own}/runs/{trainers[1].run}"
+    httpx.delete(path, timeout=30).raise_for_status()
+    expect(dashboard.row(trainers[1].run)).to_have_count(0)
+    expect(page.locator("[data-run]")).to_have_count(2)
+    expect(page.locator("[data-total]")).to_have_attribute("data-total", "2")
+
+
+def test_webhooks_are_made_tested_paused_and_deleted(
+    page: Page, server: Server, story: Story
+) -> None:
+    dashboard = Dashboard(page, server.url).open()
+    page.locator(".health summary").click()
+    page.get_by_role("link", name="Webhooks").click()
+    page.wait_for_url("**/webhooks")
+    page.get_by_role("button", name="New webhook…").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Address").fill("not an address")
+    dialog.get_by_role("button", name="Create").click()
+    expect(dialog.get_by_role("alert")).not_to_be_empty()
+    dialog.get_by_label("Address").fill(f"{server.url}/nobody")
+    dialog.get_by_label("Name").fill("the chat")
+    dialog.get_by_label("run.failed").check()
+    dialog.get_by_role("button", name="Create").click()
+    expect(dialog.locator("pre")).to_contain_text("whsec_")
+    dialog.get_by_role("button", name="Close").click()
+    row = page.locator("[data-webhook]")
+    expect(row).to_contain_text("the chat")
+    expect(row).to_contain_text("run.failed")
+
+    row.get_by_role("button", name="Send a test").click()
+    message = page.locator("[data-delivery]")
+    # Nobody may be told at a private address: the reason is shown.
+    expect(message).to_contain_text("webhook.test")
+    expect(message).to_contain_text("private", timeout=30_000)
+    row.get_by_role("button", name="Pause").click()
+    expect(row).to_contain_text("paused")
+    row.get_by_role("button", name="Go on").click()
+    expect(row.get_by_role("button", name="Pause")).to_be_visible()
+    row.get_by_role("button", name="Delete…").click()
+    dialog.get_by_role("button", name="Delete", exact=True).click()
+    expect(row).to_have_count(0)
+    assert httpx.get(f"{server.url}/v1/webhooks", timeout=30).json()["webhooks"] == []
+    dashboard.open("webhooks")
+    expect(page.get_by_text("No webhooks yet.")).to_be_visible()
+
+
+def test_runs_and_experiments_are_told_apart_by_their_project(
+    page: Page, server: Server, story: Story
+) -> None:
+    made = httpx.post(f"{server.url}/v1/projects", json={"name": "vision"}, timeout=30)
+    project = made.raise_for_status().json()["project_id"]
+    body = {"name": "of another team", "task_type": "test", "project": "vision"}
+    own = httpx.post(f"{server.url}/v1/experiments", json=body, timeout=30).json()["experiment_id"]
+    run = external(server.url, own).run
+    dashboard = Dashboard(page, server.url).open("?cols=status,project")
+    expect(dashboard.row(run).get_by_role("link", name="vision")).to_be_visible()
+    page.get_by_text("Filter", exact=True).click()
+    page.get_by_label("Project").select_option("vision")
+    expect(page.locator("[data-run]")).to_have_count(1)
+    assert f"project={project}" in page.url
+    page.get_by_role("button", name="Without the filter Project").click()
+    expect(dashboard.row(story.child)).to_be_visible()
+    dashboard.open("experiments")
+    page.locator(f"[data-experiment={own}]").get_by_role("link", name="vision").click()
+    expect(page.locator("[data-experiment]")).to_have_count(1)
 
 
 def test_a_run_is_deleted_once_its_name_is_typed(page: Page, server: Server, story: Story) -> None:

@@ -147,6 +147,29 @@ def test_a_wrong_token_says_so_and_a_link_signs_in_once(browser: Browser, closed
         expect(page.get_by_role("alert")).to_contain_text("used before")
 
 
+def test_administrators_see_who_did_what(browser: Browser, closed: Server) -> None:
+    body = {"name": "on record", "task_type": "test"}
+    made = httpx.post(f"{closed.url}/v1/experiments", json=body, headers=BEARER, timeout=30).json()
+    wrong = {"authorization": "Bearer not-the-token-at-all"}
+    assert httpx.get(f"{closed.url}/v1/runs", headers=wrong, timeout=30).status_code == 401
+    with tab(browser, closed.url) as (page, _):
+        sign_in(page)
+        page.locator(".health summary").click()
+        page.get_by_role("link", name="Audit").click()
+        page.wait_for_url("**/audit")
+        about = page.locator("tr", has=page.locator(f"a[title={made['experiment_id']}]"))
+        expect(about).to_contain_text("API token")
+        page.get_by_role("button", name="Refused").click()
+        expect(page.locator("[data-entry=sign_in]").first).to_contain_text("127.0.0.1")
+        expect(about).to_have_count(0)
+        page.get_by_role("button", name="All", exact=True).click()
+        page.get_by_label("Id of what it was about").fill(made["experiment_id"])
+        expect(page.locator("[data-entry]")).to_have_count(1)
+        about.get_by_role("link").click()
+        events = page.locator("[data-seq='1']")
+        expect(events).to_contain_text("by API token")
+
+
 def test_when_the_session_has_ended_the_page_says_so(browser: Browser, closed: Server) -> None:
     with tab(browser, closed.url) as (page, problems):
         sign_in(page)

@@ -4,9 +4,13 @@
 export type Document<N> = string & { readonly operation?: N };
 
 export interface Operations {
+  Audit: {
+    variables: { actor?: string | null; action?: string | null; target?: string | null; outcome?: string | null; first: number; after?: string | null };
+    result: { audit: (({ id: string; at: string; actorKind: PrincipalKind; actorName: string | null; tokenId: string | null; action: string; targetId: string | null; outcome: string; address: string | null }))[] };
+  };
   Bands: {
-    variables: { ids: (string)[]; keys?: (string)[] | null; from?: number | null; to?: number | null; buckets: number };
-    result: { nodes: ({ id: string; metricBands: (({ key: string; steps: (number)[]; means: (number | null)[]; lows: (number | null)[]; highs: (number | null)[]; counts: (number)[]; special: ({ bucket: number; value: string; count: number })[]; wallTimes: (number | null)[] }))[] } | {} | null)[] };
+    variables: { filter: RunFilter; keys?: (string)[] | null; from?: number | null; to?: number | null; buckets: number };
+    result: { runs: ({ nodes: (({ id: string; metricBands: (({ key: string; steps: (number)[]; means: (number | null)[]; lows: (number | null)[]; highs: (number | null)[]; counts: (number)[]; special: ({ bucket: number; value: string; count: number })[]; wallTimes: (number | null)[] }))[] }))[] }) };
   };
   Cancel: {
     variables: { input: CancelRunInput };
@@ -46,11 +50,11 @@ export interface Operations {
   };
   Experiment: {
     variables: { id: string };
-    result: { experiment: { id: string; name: string; taskType: string; goal: string | null; version: string | null; baseModel: string | null; owner: string | null; paramConfig: any; tags: (string)[]; notes: string | null; archivedAt: string | null; createdAt: string; lastSeq: number; runCounts: ({ status: RunStatus; count: number })[]; runs: ({ totalCount: number; nodes: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null }); parent: { id: string; name: string | null } | null }))[] }); checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null; run: { id: string } }))[] }); events: { nodes: ({ id: string; seq: number; type: string; at: string; data: any })[] } } | null };
+    result: { experiment: { id: string; name: string; taskType: string; goal: string | null; version: string | null; baseModel: string | null; owner: string | null; paramConfig: any; tags: (string)[]; notes: string | null; archivedAt: string | null; createdAt: string; lastSeq: number; project: { id: string; name: string }; runCounts: ({ status: RunStatus; count: number })[]; runs: ({ totalCount: number; nodes: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null; project: { id: string; name: string } }); parent: { id: string; name: string | null } | null }))[] }); checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null; run: { id: string } }))[] }); events: ({ nodes: (({ id: string; seq: number; type: string; at: string; data: any; actor: { kind: PrincipalKind; name: string | null } | null }))[] }) } | null };
   };
   Experiments: {
     variables: { filter?: ExperimentFilter | null; after?: string | null; first: number };
-    result: { experiments: ({ totalCount: number; pageInfo: ({ hasNextPage: boolean; endCursor: string | null }); nodes: (({ id: string; name: string; taskType: string; goal: string | null; owner: string | null; tags: (string)[]; createdAt: string; archivedAt: string | null; baseModel: string | null; runCounts: ({ status: RunStatus; count: number })[]; runs: { nodes: ({ id: string; createdAt: string })[] } }))[] }) };
+    result: { experiments: ({ totalCount: number; pageInfo: ({ hasNextPage: boolean; endCursor: string | null }); nodes: (({ id: string; name: string; taskType: string; goal: string | null; owner: string | null; tags: (string)[]; createdAt: string; archivedAt: string | null; baseModel: string | null; project: { id: string; name: string }; runCounts: ({ status: RunStatus; count: number })[]; runs: { nodes: ({ id: string; createdAt: string })[] } }))[] }) };
   };
   ExperimentsChanged: {
     variables: {};
@@ -58,7 +62,7 @@ export interface Operations {
   };
   ExperimentEvents: {
     variables: { id: string; after?: number | null };
-    result: { experimentEvents: { id: string; seq: number; type: string; at: string; data: any } };
+    result: { experimentEvents: ({ id: string; seq: number; type: string; at: string; data: any; actor: { kind: PrincipalKind; name: string | null } | null }) };
   };
   ExperimentNames: {
     variables: { chosen: string };
@@ -102,19 +106,19 @@ export interface Operations {
   };
   Runs: {
     variables: { filter?: RunFilter | null; after?: string | null; first: number; order?: RunOrder | null; keys: (string)[] };
-    result: { runs: ({ totalCount: number; pageInfo: ({ hasNextPage: boolean; endCursor: string | null }); nodes: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null }); parent: { id: string; name: string | null } | null; metrics: (({ key: string; step: number; value: number | null }))[] }))[] }) };
+    result: { runs: ({ totalCount: number; pageInfo: ({ hasNextPage: boolean; endCursor: string | null }); nodes: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null; project: { id: string; name: string } }); parent: { id: string; name: string | null } | null; metrics: (({ key: string; step: number; value: number | null }))[] }))[] }) };
   };
   RunsChanged: {
     variables: { filter?: RunFilter | null; keys: (string)[] };
-    result: { runsChanged: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null }); parent: { id: string; name: string | null } | null; metrics: (({ key: string; step: number; value: number | null }))[] }))[] };
+    result: { runsChanged: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null; project: { id: string; name: string } }); parent: { id: string; name: string | null } | null; metrics: (({ key: string; step: number; value: number | null }))[] }))[] };
   };
   RunEvents: {
     variables: { id: string; after?: number | null };
-    result: { runEvents: { id: string; seq: number; type: string; at: string; data: any } };
+    result: { runEvents: ({ id: string; seq: number; type: string; at: string; data: any; actor: { kind: PrincipalKind; name: string | null } | null }) };
   };
   RunHistory: {
     variables: { id: string; before?: string | null };
-    result: { run: { experiment: { lastSeq: number }; events: ({ pageInfo: ({ hasPreviousPage: boolean; startCursor: string | null }); nodes: ({ id: string; seq: number; type: string; at: string; data: any })[] }) } | null };
+    result: { run: { experiment: { lastSeq: number }; events: ({ pageInfo: ({ hasPreviousPage: boolean; startCursor: string | null }); nodes: (({ id: string; seq: number; type: string; at: string; data: any; actor: { kind: PrincipalKind; name: string | null } | null }))[] }) } | null };
   };
   RunLog: {
     variables: { id: string; offset: number };
@@ -129,8 +133,8 @@ export interface Operations {
     result: { run: ({ id: string; status: RunStatus; statusReason: string | null; statusDetail: string | null; attempt: number; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; lastProgressAt: string | null; nextAttemptAt: string | null; cancelRequestedAt: string | null; effectiveHyperparams: any | null; metrics: (({ key: string; step: number; value: number | null }))[] }) };
   };
   Sparks: {
-    variables: { ids: (string)[]; keys?: (string)[] | null };
-    result: { nodes: ({ id: string; metricBands: (({ key: string; means: (number | null)[] }))[] } | {} | null)[] };
+    variables: { filter: RunFilter; keys?: (string)[] | null };
+    result: { runs: ({ nodes: (({ id: string; metricBands: (({ key: string; means: (number | null)[] }))[] }))[] }) };
   };
   UpdateExperiment: {
     variables: { input: UpdateExperimentInput };
@@ -147,6 +151,10 @@ export interface Operations {
   Verify: {
     variables: { input: VerifyCheckpointInput };
     result: { verifyCheckpoint: ({ checkpoint: { id: string; state: CheckpointState; reason: string | null } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
+  };
+  Viewer: {
+    variables: {};
+    result: { viewer: ({ kind: PrincipalKind; name: string | null; isAdmin: boolean }); projects: ({ id: string; name: string })[] };
   };
 }
 
@@ -247,6 +255,8 @@ export interface ParamRange {
 }
 
 export type ParamSection = "RUN" | "HYPERPARAMS" | "DATASET" | "RESOURCES" | "SOURCE";
+
+export type PrincipalKind = "LOCAL" | "API_TOKEN" | "USER" | "SERVICE" | "RUN" | "SUPERVISOR" | "ANONYMOUS";
 
 export type Priority = "HIGH" | "NORMAL" | "LOW";
 

@@ -1,7 +1,8 @@
 // The corner: is what is shown live, is the service well, and what else it has.
 import { useEffect, useState } from "preact/hooks";
 import { connection, signedOut } from "./graphql.js";
-import { root } from "./route.js";
+import { href, root } from "./route.js";
+import { viewer } from "./viewer.js";
 import { t } from "./words.js";
 import { h, tags } from "./dom.js";
 
@@ -26,12 +27,12 @@ export function Health() {
   const [version, setVersion] = useState("");
   useEffect(() => {
     const check = () => document.hidden || look().then(setHealth);
-    check();
-    fetch(root, { headers: { Accept: "application/json" } })
+    const soon = setTimeout(check, 1000); // what the page shows is asked for first
+    const later = setTimeout(() => fetch(root, { headers: { Accept: "application/json" } })
       .then((response) => response.json())
-      .then((about) => setVersion(about.version ?? ""), () => {});
+      .then((about) => setVersion(about.version ?? ""), () => {}), 1000);
     const timer = setInterval(check, SECONDS * 1000);
-    return () => clearInterval(timer);
+    return () => { clearTimeout(soon); clearTimeout(later); clearInterval(timer); };
   }, []);
 
   const state = connection.value === "away" ? "away" : !health.well ? "unwell" : connection.value;
@@ -43,7 +44,9 @@ export function Health() {
       { class: "popover" },
       p({ class: state === "live" ? "good" : "bad" },
         state === "away" ? t("The connection broke; trying again.") : health.said || t("The service works.")),
-      p({ class: "faint" }, `LLM Train API ${version}`),
+      p({ class: "faint" }, `LLM Train API ${version}`, viewer.value?.viewer.name ? ` · ${viewer.value.viewer.name}` : ""),
+      a({ href: href("webhooks") }, t("Webhooks")),
+      viewer.value?.viewer.isAdmin ? a({ href: href("audit") }, t("Audit")) : null,
       link("guide/dashboard", t("Guide")),
       link("graphql", "GraphiQL"),
       link("docs", t("REST documentation")),

@@ -10,6 +10,9 @@ import { Experiment } from "./pages/experiment.js";
 import { Checkpoints } from "./pages/checkpoints.js";
 import { Recipes } from "./pages/recipes.js";
 import { Usage } from "./pages/usage.js";
+import { Audit } from "./pages/audit.js";
+import { Webhooks } from "./pages/webhooks.js";
+import { look } from "./viewer.js";
 import { Health, SignedOut } from "./health.js";
 import { language, t } from "./words.js";
 import { useMenus } from "./runs/tools.js";
@@ -32,6 +35,8 @@ function Page() {
   if (first === "checkpoints") return h(Checkpoints, {});
   if (first === "recipes") return h(Recipes, {});
   if (first === "usage") return h(Usage, {});
+  if (first === "audit") return h(Audit, {});
+  if (first === "webhooks") return h(Webhooks, {});
   return div({ class: "page" }, h1({}, t("There is no such page.")));
 }
 
@@ -63,5 +68,6 @@ if (location.hash.startsWith("#code=")) history.replaceState(null, "", location.
 const icon = document.querySelector("link[rel=icon]");
 if (icon instanceof HTMLLinkElement) icon.setAttribute("href", icon.href);
 connect();
+look();
 render(h(App, {}), /** @type {HTMLElement} */ (document.getElementById("page")));
 performance.mark("rendered");

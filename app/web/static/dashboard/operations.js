@@ -9,7 +9,7 @@ const graphql = (_name, text) => /** @type {import("./generated.js").Document<N>
 const ROW = `
   id name tags archivedAt priority model recipe status statusReason step totalSteps progress etaSeconds notes
   createdAt startedAt finishedAt heartbeatAt hyperparams
-  experiment { id name owner }
+  experiment { id name owner project { id name } }
   parent { id name }
 `;
 const CHECKPOINT = "id ckptPath state reason step sizeBytes tagType releaseTag metrics createdAt markedAt";
@@ -43,8 +43,8 @@ export const FACETS = graphql("Facets", `
   }`);
 
 export const SPARKS = graphql("Sparks", `
-  query Sparks($ids: [ID!]!, $keys: [String!]) {
-    nodes(ids: $ids) { ... on Run { id metricBands(keys: $keys, buckets: 60) { key means } } }
+  query Sparks($filter: RunFilter!, $keys: [String!]) {
+    runs(first: 100, filter: $filter) { nodes { id metricBands(keys: $keys, buckets: 60) { key means } } }
   }`);
 
 export const RUN = graphql("Run", `
@@ -75,9 +75,9 @@ export const RUN_NOW = graphql("RunNow", `
   }`);
 
 export const BANDS = graphql("Bands", `
-  query Bands($ids: [ID!]!, $keys: [String!], $from: Long, $to: Long, $buckets: Int!) {
-    nodes(ids: $ids) {
-      ... on Run {
+  query Bands($filter: RunFilter!, $keys: [String!], $from: Long, $to: Long, $buckets: Int!) {
+    runs(first: 100, filter: $filter) {
+      nodes {
         id
         metricBands(keys: $keys, fromStep: $from, toStep: $to, buckets: $buckets) {
           key steps means lows highs counts special { bucket value count } wallTimes
@@ -85,6 +85,10 @@ export const BANDS = graphql("Bands", `
       }
     }
   }`);
+
+/** Exactly these runs. As a list of runs they are answered in half the time that `nodes` takes.
+ * @param {string[]} ids @returns {import("./generated.js").RunFilter} */
+export const exactly = (ids) => ({ ids, archived: null });
 
 export const RUN_METRICS = graphql("RunMetrics", `
   subscription RunMetrics($id: ID!, $keys: [String!], $after: Long) {
@@ -107,14 +111,14 @@ export const RUN_HISTORY = graphql("RunHistory", `
       experiment { lastSeq }
       events(last: 50, before: $before) {
         pageInfo { hasPreviousPage startCursor }
-        nodes { id seq type at data }
+        nodes { id seq type at data actor { kind name } }
       }
     }
   }`);
 
 export const RUN_EVENTS = graphql("RunEvents", `
   subscription RunEvents($id: ID!, $after: Long) {
-    runEvents(runId: $id, afterSeq: $after) { id seq type at data }
+    runEvents(runId: $id, afterSeq: $after) { id seq type at data actor { kind name } }
   }`);
 
 export const LINEAGE = graphql("Lineage", `
@@ -147,7 +151,7 @@ export const EXPERIMENTS = graphql("Experiments", `
       totalCount
       pageInfo { hasNextPage endCursor }
       nodes {
-        id name taskType goal owner tags createdAt archivedAt baseModel
+        id name taskType goal owner tags createdAt archivedAt baseModel project { id name }
         runCounts { status count }
         runs(first: 1) { nodes { id createdAt } }
       }
@@ -166,20 +170,20 @@ export const EXPERIMENTS_CHANGED = graphql("ExperimentsChanged", `
 export const EXPERIMENT = graphql("Experiment", `
   query Experiment($id: ID!) {
     experiment(id: $id) {
-      id name taskType goal version baseModel owner paramConfig tags notes archivedAt createdAt lastSeq
+      id name taskType goal version baseModel owner paramConfig tags notes archivedAt createdAt lastSeq project { id name }
       runCounts { status count }
       runs(first: 10) { totalCount nodes { ${ROW} } }
       checkpoints(first: 50, filter: { marked: true }) {
         totalCount
         nodes { ${CHECKPOINT} run { id } }
       }
-      events(last: 50) { nodes { id seq type at data } }
+      events(last: 50) { nodes { id seq type at data actor { kind name } } }
     }
   }`);
 
 export const EXPERIMENT_EVENTS = graphql("ExperimentEvents", `
   subscription ExperimentEvents($id: ID!, $after: Long) {
-    experimentEvents(experimentId: $id, afterSeq: $after) { id seq type at data }
+    experimentEvents(experimentId: $id, afterSeq: $after) { id seq type at data actor { kind name } }
   }`);
 
 export const CHECKPOINTS = graphql("Checkpoints", `
@@ -194,6 +198,16 @@ export const CHECKPOINTS = graphql("Checkpoints", `
 export const RECIPES = graphql("Recipes", `
   query Recipes {
     recipes { name description launchers maxAttempts graceSeconds keepCheckpoints }
+  }`);
+
+export const VIEWER = graphql("Viewer", `
+  query Viewer { viewer { kind name isAdmin } projects { id name } }`);
+
+export const AUDIT = graphql("Audit", `
+  query Audit($actor: String, $action: String, $target: ID, $outcome: String, $first: Int!, $after: ID) {
+    audit(actor: $actor, action: $action, targetId: $target, outcome: $outcome, first: $first, after: $after) {
+      id at actorKind actorName tokenId action targetId outcome address
+    }
   }`);
 
 export const USAGE = graphql("Usage", `

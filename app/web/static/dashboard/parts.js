@@ -119,13 +119,15 @@ export function useKeys(then, first = false) {
   }, []);
 }
 
-/** Draws again every so often, for what is told as "5 s ago". @param {number} [seconds] */
+/** Draws again every so often, for what is told as "5 s ago", and counts how often it did.
+ * @param {number} [seconds] */
 export function useTicks(seconds = 10) {
-  const [, set] = useState(0);
+  const [count, set] = useState(0);
   useEffect(() => {
     const timer = setInterval(() => document.hidden || set((n) => n + 1), seconds * 1000);
     return () => clearInterval(timer);
   }, [seconds]);
+  return count;
 }
 
 /** The title of the tab. @param {string} text */

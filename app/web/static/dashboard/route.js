@@ -46,7 +46,7 @@ export function set(changed) {
 export const several = (query, name) => (query.get(name) ?? "").split(",").filter(Boolean);
 
 /** Addresses that the dashboard itself draws. */
-const OURS = /^(runs|compare|experiments|checkpoints|recipes|usage)?(\/[^/]*)?$/;
+const OURS = /^(runs|compare|experiments|checkpoints|recipes|usage|audit|webhooks)?(\/[^/]*)?$/;
 
 // Links of the dashboard change the page in place; all others, and those with a key held, do not.
 document.addEventListener("click", (event) => {

@@ -4,6 +4,8 @@ import { tags } from "./dom.js";
 
 const { div, table, thead, tbody, tr, td } = tags;
 const MARGIN = 4;
+/** Milliseconds after which a list is no longer being scrolled. */
+const RESTS = 60;
 
 /**
  * @template T
@@ -16,7 +18,7 @@ const MARGIN = 4;
  * @param {() => void} props.more loads what follows
  * @param {string} props.label
  * @param {number} [props.current] a row to keep in sight
- * @param {(first: number, last: number) => void} [props.seen] is told which rows are in sight
+ * @param {(first: number, last: number) => void} [props.seen] is told which rows are in sight, once it rests
  */
 export function Rows({ rows, total, height, head, row, more, label, current, seen }) {
   const place = useRef(/** @type {HTMLDivElement | null} */ (null));
@@ -35,7 +37,10 @@ export function Rows({ rows, total, height, head, row, more, label, current, see
   useEffect(() => {
     if (last > rows.length - 30 && rows.length < total) more();
   });
-  useEffect(() => seen?.(first, last), [first, last, rows]);
+  useEffect(() => {
+    const rests = setTimeout(() => seen?.(first, last), RESTS);
+    return () => clearTimeout(rests);
+  }, [first, last, rows]);
   useEffect(() => {
     const element = place.current;
     if (current === undefined || !element) return;

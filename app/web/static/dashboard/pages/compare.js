@@ -1,8 +1,8 @@
 // Several runs side by side: only where they differ, and their curves in one chart each; or the mean
 // and spread of groups that share a hyperparameter (seeds).
-import { useEffect, useMemo, useState } from "preact/hooks";
+import { useLayoutEffect, useMemo, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
-import { BANDS, COMPARED, RUNS_CHANGED } from "../operations.js";
+import { BANDS, COMPARED, RUNS_CHANGED, exactly } from "../operations.js";
 import { href, params, set, several } from "../route.js";
 import { called, flat, number, plain } from "../format.js";
 import { ACTIVE, Empty, Loading, RunLink, Status, Swatch, Trouble, useTitle } from "../parts.js";
@@ -23,7 +23,8 @@ const { div, h1, h2, p, section, table, tbody, thead, tr, td, th, input, label, 
 
 export const MOST = 20;
 const CHARTS = 12;
-const BUCKETS = 400;
+const BUCKETS = 300;
+const CURVES_AT_ONCE = 60;
 
 export function Compare() {
   const query = params.value;
@@ -127,7 +128,7 @@ function useCompared(ids, same) {
         setError(null);
       }, setError);
   };
-  useEffect(load, [ids.join(), same]);
+  useLayoutEffect(load, [ids.join(), same]);
   return { ...found, error, again: load };
 }
 
@@ -136,18 +137,20 @@ function useBands(runs, keys) {
   const [bands, setBands] = useState(/** @type {Record<string, Record<string, Band>>} */ ({}));
   const ids = runs.map(({ id }) => id);
   const what = `${ids.join()} ${keys.join("\n")}`;
-  useEffect(() => {
+  // Before it is painted: an effect after that waits for a frame.
+  useLayoutEffect(() => {
     if (!ids.length || !keys.length) return;
     let over = false;
     const load = async (/** @type {string[]} */ some) => {
-      // A few runs at a time: what one answer may hold is limited.
-      for (let i = 0; i < some.length && !over; i += 5) {
-        const { nodes } = await ask(BANDS, { ids: some.slice(i, i + 5), keys, from: null, to: null, buckets: BUCKETS }).catch(() => ({ nodes: [] }));
+      // So many runs at a time that an answer keeps within what one may hold.
+      const apart = Math.max(1, Math.floor(CURVES_AT_ONCE / keys.length));
+      for (let i = 0; i < some.length && !over; i += apart) {
+        const found = await ask(BANDS, { filter: exactly(some.slice(i, i + apart)), keys, from: null, to: null, buckets: BUCKETS }).catch(() => null);
         if (over) return;
         setBands((before) => {
           const next = { ...before };
-          for (const node of nodes)
-            if (node && "metricBands" in node) next[node.id] = Object.fromEntries(node.metricBands.map((band) => [band.key, band]));
+          for (const { id, metricBands } of found?.runs.nodes ?? [])
+            next[id] = Object.fromEntries(metricBands.map((band) => [band.key, band]));
           return next;
         });
       }

@@ -10,6 +10,7 @@ import { EditExperiment } from "../run/edit.js";
 import { DeleteExperiment } from "../run/deleting.js";
 import { Events } from "../run/history.js";
 import { Tags } from "../run/checkpoints.js";
+import { hasProjects } from "../viewer.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -57,6 +58,7 @@ export function Experiment({ id }) {
     found.goal ? p({}, found.goal) : null,
     div({ class: "facts" },
       h(Fact, { name: t("Runs") }, h(Counts, { counts: found.runCounts, experiment: id })),
+      hasProjects() ? h(Fact, { name: t("Project") }, a({ href: href(`experiments?project=${found.project.id}`) }, found.project.name)) : null,
       h(Fact, { name: t("Kind") }, found.taskType),
       found.baseModel ? h(Fact, { name: t("Base model") }, found.baseModel) : null,
       found.owner ? h(Fact, { name: t("Owner") }, found.owner) : null,

@@ -7,6 +7,7 @@ import { ago, clock } from "../format.js";
 import { Empty, Loading, Toggle, Trouble, useTicks, useTitle } from "../parts.js";
 import { usePages } from "../pages.js";
 import { Dialog } from "../dialog.js";
+import { hasProjects, projectName } from "../viewer.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -15,17 +16,19 @@ const { div, h1, span, a, input, button, label, table, thead, tbody, tr, th, td,
 export function Experiments() {
   const search = params.value.get("q") ?? "";
   const archived = params.value.has("archived");
+  const project = params.value.get("project");
   const [asking, setAsking] = useState(false);
   useTitle(t("Experiments"));
   useTicks();
-  const { rows, total, error, again, more } = usePages(`${archived} ${search}`, async (from) =>
-    (await ask(EXPERIMENTS, { filter: { archived, ...(search ? { search: search.slice(0, 200) } : {}) }, ...from })).experiments);
+  const { rows, total, error, again, more } = usePages(`${archived} ${project} ${search}`, async (from) =>
+    (await ask(EXPERIMENTS, { filter: { archived, ...(project ? { projectId: project } : {}), ...(search ? { search: search.slice(0, 200) } : {}) }, ...from })).experiments);
 
   return div(
     { class: "page" },
     div({ class: "bar" }, h1({}, t("Experiments"), total === null ? null : span({ class: "total" }, total)),
       input({ type: "search", placeholder: t("Search"), "aria-label": t("Search"), value: search, onInput: (event) => set({ q: event.currentTarget.value }) }),
       h(Toggle, { on: archived, set: (archived) => set({ archived }) }, t("Archived ones")),
+      project ? button({ type: "button", class: "filter", onClick: () => set({ project: null }) }, span({ class: "faint" }, t("Project")), ` ${projectName(project)} ×`) : null,
       span({ class: "space" }),
       button({ type: "button", class: "primary", onClick: () => setAsking(true) }, t("New experiment…"))),
     h(Trouble, { error, again }),
@@ -33,11 +36,12 @@ export function Experiments() {
     total === 0 ? h(Empty, { title: search ? t("No experiment is like this.") : t("No experiments yet.") }, p({}, t("An experiment holds the runs of one line of work."))) : null,
     rows.length
       ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Experiments") }, table({ class: "plain list" },
-          thead({}, tr({}, [t("Name"), t("Runs"), t("Kind"), t("Owner"), t("Tags"), t("Last run"), t("Created")].map((name) => th({ key: name, scope: "col" }, name)))),
+          thead({}, tr({}, [t("Name"), t("Runs"), ...(hasProjects() ? [t("Project")] : []), t("Kind"), t("Owner"), t("Tags"), t("Last run"), t("Created")].map((name) => th({ key: name, scope: "col" }, name)))),
           tbody({}, rows.map((row) =>
             tr({ key: row.id, "data-experiment": row.id },
               td({}, a({ href: href(`experiments/${row.id}`), class: "strong" }, row.name), row.goal ? div({ class: "faint sub clip" }, row.goal) : null),
               td({}, h(Counts, { counts: row.runCounts, experiment: row.id })),
+              hasProjects() ? td({ class: "clip" }, a({ href: href(`experiments?project=${row.project.id}`) }, row.project.name)) : null,
               td({}, row.taskType), td({}, row.owner ?? "–"),
               td({}, row.tags.map((tag) => span({ key: tag, class: "tag" }, tag))),
               td({ class: "faint" }, row.runs.nodes[0] ? ago(row.runs.nodes[0].createdAt) : "–"),

@@ -1,5 +1,5 @@
 // All runs: find them, see how they are doing, pick some to compare.
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ask } from "../graphql.js";
 import { EXPERIMENT, KEYS } from "../operations.js";
 import { go, href, params, set, several } from "../route.js";
@@ -15,6 +15,8 @@ import { h, tags } from "../dom.js";
 
 const { div, a, button, input, tr, td, th, span, h1, p, code } = tags;
 const HEIGHT = 46;
+/** So many rows are kept as they were drawn. */
+const DRAWN = 300;
 /** So many metrics of a hundred runs fit into one answer of a subscription. */
 const KEYS_SHOWN = 7;
 
@@ -32,10 +34,10 @@ export function Runs() {
   const { rows, total, counts, error, more, again } = useRuns(asked(query), [...new Set([metric, ...own])].slice(0, KEYS_SHOWN));
   const spark = useSparks(rows.slice(...seen), metric);
   useEffect(() => setAny(rows.length > 0), [rows.length > 0]);
-  const columns = [RUN_COLUMN, ...columnsOf(shown, metric)];
+  const columns = useMemo(() => [RUN_COLUMN, ...columnsOf(shown, metric)], [shown.join(), metric]);
   const picked = new Set(several(query, "pick"));
   const names = useNames(query.get("experiment"), rows);
-  useTicks();
+  const ticks = useTicks();
   useTitle(t("Runs"));
 
   const pick = (/** @type {string} */ id) => {
@@ -43,6 +45,7 @@ export function Runs() {
     if (!next.delete(id)) next.add(id);
     set({ pick: [...next].join(",") });
   };
+  const drawn = useDrawn();
   const compare = () => go(`compare?runs=${[...picked].join(",")}`);
 
   useKeys((key) => {
@@ -80,7 +83,7 @@ export function Runs() {
           rows, total: total ?? 0, height: HEIGHT, more, label: t("Runs"), current: current < 0 ? undefined : current,
           seen: (first, last) => setSeen(([a, b]) => (a === first && b === last ? [a, b] : [first, last])),
           head: h(Head, { columns, sort: query.get("sort") ?? "" }),
-          row: (run, index) =>
+          row: (run, index) => drawn(run.id, [run, index, index === current, query.get("pick"), columns, spark(run.id), ticks], () =>
             tr(
               {
                 key: run.id, "data-run": run.id, "data-status": run.status, "aria-selected": index === current,
@@ -90,11 +93,24 @@ export function Runs() {
               td({ class: "check" }, input({ type: "checkbox", checked: picked.has(run.id),
                 "aria-label": t("Select {run}", { run: called(run) }), onChange: () => pick(run.id) })),
               columns.map((column) => td({ key: column.key, class: `${column.kind ?? ""} c-${column.key.replace(/\W.*/, "")}` },
-                column.cell(run, { spark, metric })))),
+                column.cell(run, { spark, metric }))))),
         }),
     total === null && !error ? h(Loading, {}) : null,
     h(Keys, {}),
   );
+}
+
+/** Rows as they were drawn, until what they show has changed: a frame has no time to draw thirty anew. */
+function useDrawn() {
+  const known = useRef(/** @type {Map<string, { of: unknown[], row: any }>} */ (new Map()));
+  return (/** @type {string} */ id, /** @type {unknown[]} */ of, /** @type {() => any} */ draw) => {
+    const before = known.current.get(id);
+    if (before?.of.every((value, i) => value === of[i])) return before.row;
+    if (known.current.size > DRAWN) known.current.clear();
+    const row = draw();
+    known.current.set(id, { of, row });
+    return row;
+  };
 }
 
 /** @param {{ columns: import("../runs/columns.js").Column[], sort: string }} props */

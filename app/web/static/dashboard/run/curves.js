@@ -1,7 +1,7 @@
 // The curves of one run: read as bands, then live point by point.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
-import { BANDS, RUN_METRICS } from "../operations.js";
+import { BANDS, RUN_METRICS, exactly } from "../operations.js";
 import { params, root, set } from "../route.js";
 import { called } from "../format.js";
 import { Chart, colorOf } from "../chart.js";
@@ -131,9 +131,9 @@ function useBands(run, keys, range, active) {
     if (!missing.length) return;
     const { keys: known } = asked.current;
     for (const key of missing) known.add(key);
-    ask(BANDS, { ids: [run.id], keys: missing, from: range?.[0] ?? null, to: range?.[1] ?? null, buckets: BUCKETS }).then(
-      ({ nodes: [node] }) => {
-        if (asked.current.keys !== known || !node || !("metricBands" in node)) return;
+    ask(BANDS, { filter: exactly([run.id]), keys: missing, from: range?.[0] ?? null, to: range?.[1] ?? null, buckets: BUCKETS }).then(
+      ({ runs: { nodes: [node] } }) => {
+        if (asked.current.keys !== known || !node) return;
         const found = Object.fromEntries(node.metricBands.map((band) => [band.key, /** @type {Band} */ (band)]));
         setBands((before) => ({ ...before, ...found }));
       }, () => missing.forEach((key) => known.delete(key)));

@@ -3,12 +3,13 @@ import { useEffect, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
 import { RUN_EVENTS, RUN_HISTORY } from "../operations.js";
 import { ago, clock, number, plain } from "../format.js";
+import { acted } from "../viewer.js";
 import { explained, t } from "../words.js";
 import { h, tags } from "../dom.js";
 
 const { section, h2, ol, li, span, time, div, button } = tags;
 
-/** @typedef {{ id: string, seq: number, type: string, at: string, data: any }} Event */
+/** @typedef {{ id: string, seq: number, type: string, at: string, data: any, actor: { kind: string, name: string | null } | null }} Event */
 
 /** @param {{ run: import("../pages/run.js").RunDetail, onEvent: (type: string) => void }} props */
 export function History({ run, onEvent }) {
@@ -46,7 +47,9 @@ export const Events = ({ events }) =>
     li({ key: event.id, "data-seq": event.seq },
       time({ class: "faint", dateTime: event.at, title: clock(event.at) }, ago(event.at)),
       span({ class: `event ${event.type.split(".")[1] ?? ""}` }, event.type),
-      span({ class: "faint clip" }, told(event.data)))));
+      span({ class: "faint clip" }, [by(acted(event.actor)), told(event.data)].filter(Boolean).join(" · ")))));
+
+const by = (/** @type {string} */ name) => (name ? t("by {name}", { name }) : "");
 
 /** The details of an event, as far as they are of use to people. @param {Record<string, any>} data */
 function told(data) {

@@ -32,6 +32,10 @@ const FIXED = [
     key: "experiment", name: t("Experiment"), kind: "clip",
     cell: ({ experiment }) => a({ href: href(`experiments/${experiment.id}`), title: experiment.name }, experiment.name),
   },
+  {
+    key: "project", name: t("Project"), kind: "clip",
+    cell: ({ experiment: { project } }) => a({ href: href(`?project=${project.id}`), title: project.name }, project.name),
+  },
   { key: "model", name: t("Model"), kind: "clip", cell: ({ model }) => span({ title: model }, model) },
   { key: "recipe", name: t("Recipe"), kind: "clip", cell: ({ recipe }) => recipe ?? span({ class: "faint" }, t("external")) },
   { key: "owner", name: t("Owner"), kind: "clip", cell: ({ experiment }) => experiment.owner ?? "–" },

@@ -1,7 +1,7 @@
 // The rows of the list of runs: loaded as far as somebody scrolled, and live.
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
-import { COUNTS, RUNS, RUNS_CHANGED, SPARKS } from "../operations.js";
+import { COUNTS, EXPERIMENTS_CHANGED, RUNS, RUNS_CHANGED, SPARKS, exactly } from "../operations.js";
 
 /**
  * @typedef {import("../generated.js").Operations} Operations
@@ -10,6 +10,11 @@ import { COUNTS, RUNS, RUNS_CHANGED, SPARKS } from "../operations.js";
  */
 
 const PAGE = 100;
+/** What a screen shows at first: the other rows follow while it is drawn. */
+const FIRST_PAGE = 40;
+const MOST = 500;
+/** So often it is counted anew, in milliseconds: of what is deleted no subscription tells. */
+const RECOUNT = 30_000;
 
 /**
  * @param {Asked} query
@@ -26,23 +31,25 @@ export function useRuns(query, keys) {
   // Of the list as it is now asked for: answers to an earlier question are dropped.
   const now = useRef({ wanted, cursor: /** @type {string | null} */ (null), loading: false, known: new Set() });
 
-  /** @param {boolean} fresh from the top, instead of what follows */
-  async function load(fresh) {
+  /** @param {boolean} fresh from the top, instead of what follows
+   * @param {boolean} [whole] all that is shown, since some of it may be gone */
+  async function load(fresh, whole = false) {
     const list = now.current;
     if (list.loading) return;
     list.loading = true;
+    const first = whole ? Math.min(MOST, Math.max(FIRST_PAGE, list.known.size)) : fresh && !list.known.size ? FIRST_PAGE : PAGE;
     try {
-      const { runs } = await ask(RUNS, { ...query, keys, first: PAGE, after: fresh ? null : list.cursor });
+      const { runs } = await ask(RUNS, { ...query, keys, first, after: fresh ? null : list.cursor });
       if (now.current !== list) return;
       setTotal(runs.totalCount);
       setError(null);
       setRows((known) => {
         const ids = new Set(runs.nodes.map(({ id }) => id));
         // What was loaded further down stays, so that the place of the scroll bar does.
-        const next = fresh
-          ? runs.nodes.concat(known.slice(PAGE).filter(({ id }) => !ids.has(id)))
+        const next = whole ? runs.nodes : fresh
+          ? runs.nodes.concat(known.slice(first).filter(({ id }) => !ids.has(id)))
           : known.filter(({ id }) => !ids.has(id)).concat(runs.nodes);
-        if (!fresh || next.length <= PAGE) list.cursor = runs.pageInfo.endCursor;
+        if (!fresh || next.length <= first) list.cursor = runs.pageInfo.endCursor;
         list.known = new Set(next.map(({ id }) => id));
         return next;
       });
@@ -53,7 +60,8 @@ export function useRuns(query, keys) {
     }
   }
 
-  useEffect(() => {
+  // Before it is painted: an effect after that waits for a frame.
+  useLayoutEffect(() => {
     now.current = { wanted, cursor: null, loading: false, known: new Set() };
     if (last.current !== wanted) {
       setRows([]);
@@ -62,11 +70,19 @@ export function useRuns(query, keys) {
     last.current = wanted;
     load(true);
     const { status, ...filter } = query.filter;
-    const count = () => ask(COUNTS, { filter }).then(({ runCounts }) =>
-      setCounts(Object.fromEntries(runCounts.map(({ status, count }) => [status, count]))), () => {});
+    let before = 0;
+    const count = () => ask(COUNTS, { filter }).then(({ runCounts }) => {
+      setCounts(Object.fromEntries(runCounts.map(({ status, count }) => [status, count])));
+      const sum = runCounts.reduce((all, { count }) => all + count, 0);
+      if (sum < before) load(true, true); // deleted, or archived
+      before = sum;
+    }, () => {});
     count();
     const reload = later(() => load(true), 700);
     const recount = later(count, 700);
+    // A deleted run is an event of its experiment; a deleted experiment is none of anybody's.
+    const endExperiments = watch(EXPERIMENTS_CHANGED, {}, recount);
+    const timer = setInterval(() => document.hidden || recount(), RECOUNT);
     const end = watch(RUNS_CHANGED, { filter, keys }, ({ runsChanged }) => {
       recount();
       const fresh = new Map(runsChanged.map((run) => [run.id, run]));
@@ -75,7 +91,7 @@ export function useRuns(query, keys) {
       if (runsChanged.some(({ id, status: is }) => !known.has(id) || (status && !status.includes(is)))) reload();
       setRows((before) => before.map((row) => fresh.get(row.id) ?? row));
     }, () => { load(true); count(); });
-    return () => { end(); reload.stop(); recount.stop(); };
+    return () => { end(); endExperiments(); clearInterval(timer); reload.stop(); recount.stop(); };
   }, [wanted, what]);
 
   return { rows, total, counts, error, more: () => load(false), again: () => load(true) };
@@ -94,6 +110,8 @@ function later(work, apart) {
   return wait;
 }
 
+/** @type {(number | null)[]} */
+const NONE = [];
 /** Milliseconds until curves that could not be read are asked for again. */
 const RETRY = 2000;
 
@@ -116,17 +134,14 @@ export function useSparks(rows, key) {
     if (!ids.length || !key || busy.current) return;
     busy.current = true;
     const steps = new Map(due.map(({ id, step }) => [id, step]));
-    ask(SPARKS, { ids, keys: [key] }).then(({ nodes }) => {
+    ask(SPARKS, { filter: exactly(ids), keys: [key] }).then(({ runs }) => {
+      const curves = new Map(runs.nodes.map(({ id, metricBands }) => [id, metricBands[0]?.means ?? []]));
       setSparks((known) => {
         const next = new Map(known);
-        ids.forEach((id, i) => {
-          const node = nodes[i];
-          const values = node && "metricBands" in node ? node.metricBands[0]?.means ?? [] : [];
-          next.set(`${key} ${id}`, { values, step: steps.get(id) ?? 0 });
-        });
+        for (const id of ids) next.set(`${key} ${id}`, { values: curves.get(id) ?? NONE, step: steps.get(id) ?? 0 });
         return next;
       });
     }, () => setTimeout(() => setRefusals((count) => count + 1), RETRY)).finally(() => (busy.current = false));
   }, [ids.join(), key, sparks, refusals]);
-  return (/** @type {string} */ id) => sparks.get(`${key} ${id}`)?.values ?? [];
+  return useCallback((/** @type {string} */ id) => sparks.get(`${key} ${id}`)?.values ?? NONE, [sparks, key]);
 }

@@ -6,8 +6,8 @@ import { several } from "../route.js";
 const ORDERS = /** @type {const} */ ({ created: "CREATED_AT", started: "STARTED_AT", finished: "FINISHED_AT", step: "STEP" });
 
 /** Filters that the address may hold beside the status and the search.
- * @type {["experiment" | "model" | "recipe" | "owner", string][]} */
-export const FILTERS = [["experiment", "Experiment"], ["model", "Model"], ["recipe", "Recipe"], ["owner", "Owner"]];
+ * @type {["experiment" | "project" | "model" | "recipe" | "owner", string][]} */
+export const FILTERS = [["experiment", "Experiment"], ["project", "Project"], ["model", "Model"], ["recipe", "Recipe"], ["owner", "Owner"]];
 
 /** `-metric:loss` is the metric `loss`, largest first. @param {string} sort */
 export function orderOf(sort) {
@@ -28,6 +28,7 @@ export function asked(query) {
   const search = query.get("q")?.trim();
   if (search) filter.search = search.slice(0, 200);
   if (query.get("experiment")) filter.experimentId = query.get("experiment");
+  if (query.get("project")) filter.projectId = query.get("project");
   if (query.get("model")) filter.model = query.get("model");
   if (query.get("recipe")) filter.recipe = query.get("recipe");
   if (query.get("owner")) filter.owner = query.get("owner");

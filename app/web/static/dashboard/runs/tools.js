@@ -6,6 +6,7 @@ import { set, several } from "../route.js";
 import { STATUSES } from "../parts.js";
 import { DEFAULT, possible } from "./columns.js";
 import { FILTERS } from "./query.js";
+import { hasProjects, projectName, viewer } from "../viewer.js";
 import { t } from "../words.js";
 import { tags } from "../dom.js";
 
@@ -36,7 +37,12 @@ export function Filters({ query, names }) {
   return [
     details({ key: "filter", class: "menu", onToggle: (event) => event.currentTarget.open && load() },
       summary({ class: "button" }, t("Filter")),
-      div({ class: "popover" }, FILTERS.filter(([key]) => key !== "experiment").map(([key, name]) =>
+      div({ class: "popover" },
+        hasProjects()
+          ? label({ class: "stacked" }, t("Project"), select({ value: query.get("project") ?? "", onChange: (event) => set({ project: event.currentTarget.value }) },
+              option({ value: "" }, t("any")), viewer.value?.projects.map(({ id, name }) => option({ key: id, value: id }, name))))
+          : null,
+        FILTERS.filter(([key]) => key !== "experiment" && key !== "project").map(([key, name]) =>
         label({ key, class: "stacked" }, t(name),
           select({ value: query.get(key) ?? "", onChange: (event) => set({ [key]: event.currentTarget.value }) },
             option({ value: "" }, t("any")),
@@ -45,14 +51,15 @@ export function Filters({ query, names }) {
         label({ class: "check" }, input({ type: "checkbox", checked: query.has("archived"), onChange: (event) => set({ archived: event.currentTarget.checked }) }), t("Archived ones")))),
     FILTERS.filter(([key]) => query.get(key)).map(([key, name]) =>
       button({ key, type: "button", class: "filter", onClick: () => set({ [key]: null }), "aria-label": t("Without the filter {name}", { name: t(name) }) },
-        span({ class: "faint" }, t(name)), ` ${names[query.get(key) ?? ""] ?? query.get(key)} `, span({ "aria-hidden": "true" }, "×"))),
+        span({ class: "faint" }, t(name)), ` ${names[query.get(key) ?? ""] ?? projectName(query.get(key) ?? "")} `, span({ "aria-hidden": "true" }, "×"))),
   ];
 }
 
 /** @param {{ shown: string[], rows: import("./data.js").RunRow[], metric: string, metrics: string[] }} props */
 export function ColumnMenu({ shown, rows, metric, metrics }) {
   const [find, setFind] = useState("");
-  const all = possible(rows, metric, metrics).filter(({ name, key }) => `${name} ${key}`.toLowerCase().includes(find.toLowerCase()));
+  const [open, setOpen] = useState(false);
+  const all = !open ? [] : possible(rows, metric, metrics).filter(({ name, key }) => `${name} ${key}`.toLowerCase().includes(find.toLowerCase()));
   const write = (/** @type {string[]} */ next) => set({ cols: next.join() === DEFAULT.join() ? null : next.join() });
   const group = (/** @type {string} */ title, /** @type {typeof all} */ columns) =>
     columns.length
@@ -61,9 +68,9 @@ export function ColumnMenu({ shown, rows, metric, metrics }) {
             input({ type: "checkbox", checked: shown.includes(key),
               onChange: () => write(shown.includes(key) ? shown.filter((each) => each !== key) : [...shown, key]) }), name)))
       : null;
-  return details({ class: "menu right" },
+  return details({ class: "menu right", onToggle: (event) => setOpen(event.currentTarget.open) },
     summary({ class: "button" }, t("Columns")),
-    div({ class: "popover tall" },
+    !open ? null : div({ class: "popover tall" },
       input({ type: "search", placeholder: t("Find"), "aria-label": t("Find a column"), value: find, onInput: (event) => setFind(event.currentTarget.value) }),
       metrics.length
         ? label({ class: "stacked" }, t("Curve of"), select({ value: metric, onChange: (event) => set({ metric: event.currentTarget.value }) },
