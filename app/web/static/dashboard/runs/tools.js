@@ -82,13 +82,14 @@ export function ColumnMenu({ shown, rows, metric, metrics }) {
       button({ type: "button", class: "quiet", onClick: () => set({ cols: null }) }, t("As at first"))));
 }
 
-/** Closes menus when somebody clicks elsewhere or presses Escape. */
+/** Closes menus when somebody clicks elsewhere, follows one of their links or presses Escape. */
 export function useMenus() {
   useEffect(() => {
     const close = (/** @type {Event} */ event) => {
       if (event instanceof KeyboardEvent && event.key !== "Escape") return;
+      const at = /** @type {Element} */ (event.target);
       for (const menu of document.querySelectorAll("details.menu[open], details.health[open]"))
-        if (event instanceof KeyboardEvent || !menu.contains(/** @type {Node} */ (event.target))) menu.removeAttribute("open");
+        if (event instanceof KeyboardEvent || !menu.contains(at) || at.closest("a[href]:not([target])")) menu.removeAttribute("open");
     };
     addEventListener("click", close);
     addEventListener("keydown", close);
