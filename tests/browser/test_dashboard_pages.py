@@ -425,9 +425,6 @@ def test_webhooks_are_made_tested_paused_and_deleted(
     page.wait_for_url("**/webhooks")
     page.get_by_role("button", name="New webhook…").click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_label("Address").fill("not an address")
-    dialog.get_by_role("button", name="Create").click()
-    expect(dialog.get_by_role("alert")).not_to_be_empty()
     dialog.get_by_label("Address").fill(f"{server.url}/nobody")
     dialog.get_by_label("Name").fill("the chat")
     dialog.get_by_label("run.failed").check()
@@ -440,9 +437,9 @@ def test_webhooks_are_made_tested_paused_and_deleted(
 
     row.get_by_role("button", name="Send a test").click()
     message = page.locator("[data-delivery]")
-    # Nobody may be told at a private address: the reason is shown.
+    # An address of this machine may not be told: the reason is shown.
     expect(message).to_contain_text("webhook.test")
-    expect(message).to_contain_text("private", timeout=30_000)
+    expect(message).to_contain_text("no public address", timeout=30_000)
     row.get_by_role("button", name="Pause").click()
     expect(row).to_contain_text("paused")
     row.get_by_role("button", name="Go on").click()

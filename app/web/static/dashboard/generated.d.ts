@@ -9,7 +9,7 @@ export interface Operations {
     result: { audit: (({ id: string; at: string; actorKind: PrincipalKind; actorName: string | null; tokenId: string | null; action: string; targetId: string | null; outcome: string; address: string | null }))[] };
   };
   Bands: {
-    variables: { filter: RunFilter; keys?: (string)[] | null; from?: number | null; to?: number | null; buckets: number };
+    variables: { filter: RunFilter; first: number; keys?: (string)[] | null; from?: number | null; to?: number | null; buckets: number };
     result: { runs: ({ nodes: (({ id: string; metricBands: (({ key: string; steps: (number)[]; means: (number | null)[]; lows: (number | null)[]; highs: (number | null)[]; counts: (number)[]; special: ({ bucket: number; value: string; count: number })[]; wallTimes: (number | null)[] }))[] }))[] }) };
   };
   Cancel: {
@@ -133,7 +133,7 @@ export interface Operations {
     result: { run: ({ id: string; status: RunStatus; statusReason: string | null; statusDetail: string | null; attempt: number; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; lastProgressAt: string | null; nextAttemptAt: string | null; cancelRequestedAt: string | null; effectiveHyperparams: any | null; metrics: (({ key: string; step: number; value: number | null }))[] }) };
   };
   Sparks: {
-    variables: { filter: RunFilter; keys?: (string)[] | null };
+    variables: { filter: RunFilter; first: number; keys?: (string)[] | null };
     result: { runs: ({ nodes: (({ id: string; metricBands: (({ key: string; means: (number | null)[] }))[] }))[] }) };
   };
   UpdateExperiment: {

@@ -145,7 +145,7 @@ function useBands(runs, keys) {
       // So many runs at a time that an answer keeps within what one may hold.
       const apart = Math.max(1, Math.floor(CURVES_AT_ONCE / keys.length));
       for (let i = 0; i < some.length && !over; i += apart) {
-        const found = await ask(BANDS, { filter: exactly(some.slice(i, i + apart)), keys, from: null, to: null, buckets: BUCKETS }).catch(() => null);
+        const found = await ask(BANDS, { ...exactly(some.slice(i, i + apart)), keys, from: null, to: null, buckets: BUCKETS }).catch(() => null);
         if (over) return;
         setBands((before) => {
           const next = { ...before };

@@ -131,7 +131,7 @@ function useBands(run, keys, range, active) {
     if (!missing.length) return;
     const { keys: known } = asked.current;
     for (const key of missing) known.add(key);
-    ask(BANDS, { filter: exactly([run.id]), keys: missing, from: range?.[0] ?? null, to: range?.[1] ?? null, buckets: BUCKETS }).then(
+    ask(BANDS, { ...exactly([run.id]), keys: missing, from: range?.[0] ?? null, to: range?.[1] ?? null, buckets: BUCKETS }).then(
       ({ runs: { nodes: [node] } }) => {
         if (asked.current.keys !== known || !node) return;
         const found = Object.fromEntries(node.metricBands.map((band) => [band.key, /** @type {Band} */ (band)]));

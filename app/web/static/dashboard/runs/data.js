@@ -134,7 +134,7 @@ export function useSparks(rows, key) {
     if (!ids.length || !key || busy.current) return;
     busy.current = true;
     const steps = new Map(due.map(({ id, step }) => [id, step]));
-    ask(SPARKS, { filter: exactly(ids), keys: [key] }).then(({ runs }) => {
+    ask(SPARKS, { ...exactly(ids), keys: [key] }).then(({ runs }) => {
       const curves = new Map(runs.nodes.map(({ id, metricBands }) => [id, metricBands[0]?.means ?? []]));
       setSparks((known) => {
         const next = new Map(known);
