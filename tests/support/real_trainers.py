@@ -64,6 +64,7 @@ _OTHERS = {
     "trl-deeds": _TRL_DEEDS,
     "mlflow": _MLFLOW,
     "mlflow-proves": _MLFLOW,
+    "two-nodes": ["{python}", str(SCRIPTS / "two_nodes.py"), str(SCRIPTS / "loop.py")],
     "hf-restarts": [*_TORCHRUN[:-1], "--nproc-per-node=1", "--max-restarts=1", *_HF],
 }
 """`trl-deeds`: TRL's script, which exits early or fills the memory. `mlflow` reports to MLflow

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
 if distributed:
     dist.init_process_group("gloo")
-reporter = Reporter.from_env()
+reporter = Reporter.from_env(system_seconds=float(os.environ.get("SYSTEM_SECONDS", "10")))
 ranks = Ranks(reporter)
 hyperparams = reporter.hyperparams
 steps = hyperparams["max_steps"]
