@@ -38,6 +38,8 @@ VENDOR = {
 PLOT, PLOT_STYLE = "vendor/uplot/uPlot.iife.min.js", "vendor/uplot/uPlot.min.css"
 THIRD_PARTY = (*VENDOR.values(), PLOT, PLOT_STYLE)
 SCRIPT, STYLE, ICON = "dashboard.js", "dashboard.css", "icon.svg"
+LANGUAGE = "language.js"
+"""What must run before the plot's script."""
 START = f"{OWN}/main.js"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -148,7 +150,7 @@ def _assets() -> Assets:
 def _sources(static: Path, _moment: int) -> tuple[tuple[Path, int], ...]:
     """Return the files that the assets are made of, and when each was written."""
     own = sorted(path for path in (static / OWN).rglob("*") if path.suffix in TYPES)
-    known = [*own, *(static / file for file in (*THIRD_PARTY, ICON))]
+    known = [*own, *(static / file for file in (*THIRD_PARTY, LANGUAGE, ICON))]
     return tuple((path, path.stat().st_mtime_ns) for path in known if path.is_file())
 
 
@@ -163,7 +165,7 @@ def _read(sources: tuple[tuple[Path, int], ...]) -> Assets:
     made = {
         SCRIPT: bundle(modules, VENDOR, START),
         STYLE: "\n".join([texts[PLOT_STYLE], *styles]),
-        PLOT: texts[PLOT],
+        PLOT: texts[LANGUAGE] + texts[PLOT],
         ICON: texts[ICON],
     }
     files: dict[str, Asset] = {}

@@ -72,6 +72,16 @@ def test_one_run_grows_before_ones_eyes_and_is_cancelled(page: Page, server: Ser
     expect(page.locator("[data-reason=cancel_requested]")).to_be_visible()
 
 
+def test_a_browser_without_a_locale_draws_curves_too(page: Page, server: Server) -> None:
+    page.add_init_script(
+        'Object.defineProperty(Navigator.prototype, "language", { get: () => "en-US@posix" });'
+    )
+    trainer = external(server.url, experiment(server.url))
+    trainer.points("loss", [1, 2, 3], [3.0, 2.0, 1.0], step=3)
+    dashboard = Dashboard(page, server.url).open(f"runs/{trainer.run}")
+    expect(dashboard.chart("loss").locator("canvas")).to_be_visible()
+
+
 def test_the_keyboard_finds_selects_and_opens(page: Page, server: Server) -> None:
     url = server.url
     own = experiment(url)

@@ -29,7 +29,7 @@ def tab(browser: Browser, url: str) -> Iterator[tuple[Page, list[str]]]:
     """A tab of a new profile at an address, and what went wrong in it."""
     with browser.new_context(ignore_https_errors=True) as context:
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         problems = watch(page)
         page.goto(url)
         yield page, problems

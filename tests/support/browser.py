@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from tests.support.node import CACHE, npm_packages, run_module
 
@@ -54,6 +54,9 @@ def chromium() -> tuple[Path, dict[str, str]]:
     }
 
 
+expect.set_options(timeout=30_000)  # a busy machine draws late
+
+
 # Not for the whole session: while Playwright runs, its event loop holds this thread, and tests of
 # other modules could not start theirs.
 @pytest.fixture(scope="module")
@@ -80,7 +83,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A new page in a new profile; nothing may leave this machine or complain."""
     with browser.new_context() as context:
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         problems = watch(page)
         yield page
     assert not problems, "\n".join(problems)
