@@ -72,7 +72,7 @@ class Waiting(NamedTuple):
     @property
     def gpus(self) -> int:
         """Return the GPUs that it needs on all of its nodes."""
-        return self.resources.gpus * (self.resources.nodes or 1)
+        return self.resources.gpus_in_all
 
 
 class Holder(NamedTuple):
@@ -121,6 +121,11 @@ class ProjectUse:
     waits_for_gpus: bool = False
     """An older run of it waits for GPUs of the quota, which younger ones must not take."""
 
+    def add(self, gpus: int) -> None:
+        """Count one more run, which holds so many GPUs."""
+        self.runs += 1
+        self.gpus += gpus
+
     def find_excess(self, gpus: int) -> str | None:
         """Return why the quota has no room for one more run; None if it has."""
         runs, most, room = self.quota
@@ -139,7 +144,7 @@ class ProjectUse:
 
 
 @dataclass
-class Floor:
+class Pool:
     """What one launcher has, and who holds or waits for it. `capacity` None: its engine admits."""
 
     capacity: Capacity | None
@@ -151,7 +156,6 @@ class Floor:
     """Runs that were told to yield."""
     is_contested: bool = False
     """A run waits here for which nobody makes room: what others give up would be its first."""
-
     _known: dict[Resources, Shortage] = field(default_factory=dict)
     """What a run that needs just this lacks: within a look less and less is free."""
 
@@ -207,7 +211,7 @@ class Floor:
 class Plan:
     """One look at the queue: what is admitted, run by run. It is kept while nothing changes."""
 
-    floors: dict[str, Floor]
+    pools: dict[str, Pool]
     projects: dict[str, ProjectUse] = field(default_factory=dict)
 
     def consider(self, run: Waiting) -> Start | Wait:
@@ -220,32 +224,31 @@ class Plan:
             return Wait(Reason.WAITING_FOR_QUOTA, excess)
         shortages: dict[str, Shortage] = {}
         for name in run.launchers:
-            found = self.floors[name].admit(run)
+            found = self.pools[name].admit(run)
             if isinstance(found, Allocation):
                 return Start(found, name)
             shortages[name] = found
         reserves, preempts = False, tuple[Holder, ...]()
-        for name in [name for name, each in shortages.items() if not each.impossible][:1]:
-            reserves, preempts = self.floors[name].keep_room(run, shortages[name])
+        first = next((name for name, each in shortages.items() if not each.impossible), None)
+        if first is not None:
+            reserves, preempts = self.pools[first].keep_room(run, shortages[first])
         details = tuple((name, each.detail) for name, each in shortages.items())
         detail = details[0][1] if details else ""
         return Wait(Reason.WAITING_FOR_RESOURCES, detail, reserves, preempts, details)
 
     def start(self, run: Waiting, decision: Start) -> float:
         """Record that a run starts; return the share of the machines that it takes."""
-        use, floor = self._use(run), self.floors[decision.launcher]
-        allocation = decision.allocation
-        use.runs += 1
-        use.gpus += run.gpus
-        floor.holders.append(Holder(run.id, run.project_id, run.priority, allocation, run.gpus, ""))
-        return find_share(allocation, floor.capacity)
+        allocation, pool = decision.allocation, self.pools[decision.launcher]
+        self._use(run).add(run.gpus)
+        pool.holders.append(Holder(run.id, run.project_id, run.priority, allocation, run.gpus, ""))
+        return find_share(allocation, pool.capacity)
 
     def shares(self) -> dict[str, float]:
         """Return the share of the machines that each project holds."""
         found: dict[str, float] = {}
-        for floor in self.floors.values():
-            for holder in floor.holders:
-                share = find_share(holder.allocation, floor.capacity)
+        for pool in self.pools.values():
+            for holder in pool.holders:
+                share = find_share(holder.allocation, pool.capacity)
                 found[holder.project_id] = found.get(holder.project_id, 0.0) + share
         return found
 

@@ -62,6 +62,11 @@ class Resources(BaseModel):
             return self.count
         return 0 if self.gpu_type is None else 1
 
+    @property
+    def gpus_in_all(self) -> int:
+        """Return the number of GPUs on all of its nodes."""
+        return self.gpus * (self.nodes or 1)
+
 
 class Gpu(NamedTuple):
     """One GPU: the id that CUDA_VISIBLE_DEVICES takes, and the name its driver reports."""

@@ -83,5 +83,4 @@ def count_bytes(tx: Tx, project_id: str) -> int:
 
 def count_gpus(gpus: str, resources: str) -> int:
     """Return how many GPUs a run holds: those on record, else what it asked an engine for."""
-    asked = Resources.from_dict(load(resources))
-    return len(load(gpus)) or asked.gpus * (asked.nodes or 1)
+    return len(load(gpus)) or Resources.from_dict(load(resources)).gpus_in_all

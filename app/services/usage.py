@@ -112,7 +112,7 @@ def record(tx: Tx, run: Run, outcome: RunStatus) -> None:
         seconds, steps = used, max(0, run.step - run.start_step)
     resources = Resources.from_dict(load(run.resources))
     # What it holds on this machine, which its recipe may say; else what it asked an engine for.
-    gpus = len(load(run.gpus)) or resources.gpus * (resources.nodes or 1)
+    gpus = len(load(run.gpus)) or resources.gpus_in_all
     tx.insert(AttemptUsage(
         run_id=run.id, attempt=run.attempt, experiment_id=run.experiment_id,
         ended_at=tx.now, outcome=outcome.value, gpus=gpus,

@@ -18,8 +18,8 @@ from app.domain.resources import Resources
 from app.services import launches, live_runs, runs
 from app.services.launches import WaitingReason
 from app.services.live_runs import QueueCursor, QueuedRun
-from app.supervisor import floors, retrying
-from app.supervisor.floors import Engine, View
+from app.supervisor import pools, retrying
+from app.supervisor.pools import Engine, View
 from app.supervisor.start import begin_start, name_of_start, service_error
 from app.supervisor.state import QueueSnapshot, SupervisorState, uses_files
 from app.supervisor.terminate import request_termination
@@ -55,7 +55,7 @@ async def launch(state: SupervisorState) -> None:
     head = await state.db.read(live_runs.list_queued, QueueCursor(), 1)
     if not head or not await state.has_data_dir():
         return
-    view = await floors.look(state, head[0])
+    view = await pools.look(state, head[0])
     queue, queued = await _read_queue(state, view)
     by_id = {run.id: run for run in queued}
     now = timestamp()
@@ -232,8 +232,10 @@ async def _start(
     share = look.queue.plan.start(item, decision)
     look.order.add_share(item.project_id, share)
     look.view.engines[decision.launcher].waiting += 1
-    place = decision.launcher, decision.allocation
-    begin_start(state, run, recipe, place, sources, item.project_id)
+    held = Holder(
+        run.id, item.project_id, item.priority, decision.allocation, item.gpus, timestamp()
+    )
+    begin_start(state, run, recipe, decision.launcher, held, sources)
     return None
 
 

@@ -10,21 +10,19 @@ from typing import Any
 
 from llm_train.arguments import BadArgument
 
-from app.db.sql import dump, load
+from app.db.sql import load
 from app.db.tables import Run
 from app.domain import paths
 from app.domain.evidence import Evidence
 from app.domain.failpoints import failpoint
-from app.domain.ids import timestamp
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.lifecycle import Reason
-from app.domain.permissions import DEFAULT_PROJECT
 from app.domain.queue import Holder
 from app.domain.recipes import Recipe
 from app.domain.resources import Allocation
 from app.errors import Busy, Unavailable
 from app.launchers.base import Launcher, LauncherError, Unreachable
-from app.services import endings, launches, quotas, runs
+from app.services import endings, launches, runs
 from app.services.launches import Source, WaitingReason
 from app.services.live_runs import AnyRun, QueuedRun
 from app.supervisor import engines, launch_config, verifying
@@ -40,16 +38,13 @@ def name_of_start(run: AnyRun | QueuedRun) -> str:
 
 
 def begin_start(
-    state: SupervisorState, run: Run, recipe: Recipe, place: tuple[str, Allocation],
-    sources: list[Source], project_id: str = DEFAULT_PROJECT,
+    state: SupervisorState, run: Run, recipe: Recipe, launcher: str, held: Holder,
+    sources: list[Source],
 ) -> None:  # fmt: skip
     """Begin the start of a queued run on a launcher, with what is set aside for it there."""
-    name, allocation = place
-    gpus = quotas.count_gpus(dump(list(allocation.gpus)), run.resources)
-    held = Holder(run.id, project_id, run.priority, allocation, gpus, timestamp())
-    state.starting[run.id] = name, held
+    state.starting[run.id] = launcher, held
     state.forget(run)  # the attempt before
-    job = state.start_job(name_of_start(run), _start(state, run, recipe, allocation, sources))
+    job = state.start_job(name_of_start(run), _start(state, run, recipe, held.allocation, sources))
 
     def ended(_: object) -> None:
         state.starting.pop(run.id)

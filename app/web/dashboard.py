@@ -1,4 +1,4 @@
-"""The dashboard's shell and its files: static ES modules that run in a browser as they are.
+"""The dashboard's shell, and the files that a browser asks for because of it.
 
     page(path)            the HTML at every address that the dashboard draws
     asset(digest, path)   a script, a style or a picture

@@ -16,6 +16,8 @@ import pytest
 from app.agent.process import NONCE
 from app.db.database import Database
 from app.domain.lifecycle import Reason
+from app.domain.permissions import DEFAULT_PROJECT
+from app.domain.queue import Holder
 from app.domain.requests import ResumeRequest, RunRequest
 from app.domain.resources import Allocation
 from app.errors import Busy, ServiceError, Unavailable
@@ -24,7 +26,7 @@ from app.services import checkpoints, endings, live_runs, reports, runs
 from app.services.live_runs import QueueCursor
 from app.settings import PREFIX, TRAINERS
 from app.storage import files
-from app.supervisor import floors, schedule, start
+from app.supervisor import pools, schedule, start
 from app.supervisor.reconcile import reconcile
 from app.supervisor.verifying import verify
 from tests.support.stage import RECIPES, Stage, record_exit
@@ -106,7 +108,8 @@ async def test_a_start_cancelled_before_its_first_step_is_made_when_we_lead_agai
     run = await stage.submit()
     state.begin_tick(leads=True)
     state.over_limit[run.id], state.pending_deletion = 1, True
-    start.begin_start(state, run, TINY, ("local", Allocation()), [])
+    held = Holder(run.id, DEFAULT_PROJECT, run.priority, Allocation(), 0, "")
+    start.begin_start(state, run, TINY, "local", held, [])
     state.begin_tick(leads=False)
     await jobs(state)
     assert (state.starting, state.over_limit, state.pending_deletion) == ({}, {}, False)
@@ -215,7 +218,7 @@ async def test_a_run_of_an_unknown_recipe_waits_for_a_server_that_knows_it(
     # What stays in the queue is counted, so that it need not be looked at again.
     assert state.queue is not None
     (head,) = await db.read(live_runs.list_queued, QueueCursor(), 1)
-    assert await schedule._snapshot(state, await floors.look(state, head)) is state.queue
+    assert await schedule._snapshot(state, await pools.look(state, head)) is state.queue
     younger = await db.write(
         runs.submit, stage.experiment, RunRequest(model="m", recipe="other"), state.recipes
     )

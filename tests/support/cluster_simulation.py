@@ -15,9 +15,9 @@ from itertools import count
 from app.domain.queue import (
     MAX_PREEMPTIONS,
     FairOrder,
-    Floor,
     Holder,
     Plan,
+    Pool,
     ProjectUse,
     Quota,
     Start,
@@ -119,12 +119,11 @@ class Cluster:
 
     def _look(self) -> None:
         self.looks += 1
-        floor = Floor(self.capacity, [self._holder(job) for job in self.running.values()])
+        pool = Pool(self.capacity, [self._holder(job) for job in self.running.values()])
         uses = {name: ProjectUse(quota) for name, quota in self.quotas.items()}
-        for holder in floor.holders:
-            uses[holder.project_id].runs += 1
-            uses[holder.project_id].gpus += holder.gpus
-        plan = Plan({"cluster": floor}, uses)
+        for holder in pool.holders:
+            uses[holder.project_id].add(holder.gpus)
+        plan = Plan({"cluster": pool}, uses)
         order = FairOrder([self._item(job) for job in self.waiting.values()], plan.shares())
         for item in order:
             decision = plan.consider(item)

@@ -14,9 +14,9 @@ from app.domain.queue import (
     AGING_SECONDS,
     MAX_PREEMPTIONS,
     FairOrder,
-    Floor,
     Holder,
     Plan,
+    Pool,
     ProjectUse,
     Quota,
     Start,
@@ -49,7 +49,7 @@ def plan(*holders: Holder, capacity: Capacity | None = FOUR, **quotas: Quota) ->
         use = uses.setdefault(holder.project_id, ProjectUse())
         use.runs += 1
         use.gpus += holder.gpus
-    return Plan({"local": Floor(capacity, list(holders))}, uses)
+    return Plan({"local": Pool(capacity, list(holders))}, uses)
 
 
 def started(found: Plan, *waiting: Waiting) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from app.db.sql import load
 from app.domain.lifecycle import LAUNCHED, RunStatus
 from app.domain.permissions import DEFAULT_PROJECT
-from app.domain.queue import MAX_PREEMPTIONS, Floor, Holder, Plan, ProjectUse
+from app.domain.queue import MAX_PREEMPTIONS, Holder, Plan, Pool, ProjectUse
 from app.domain.recipes import LOCAL
 from app.domain.resources import Allocation, Resources
 from app.launchers.base import Launcher
@@ -25,7 +25,7 @@ class Engine:
     """A launcher as the queue sees it in one step."""
 
     launcher: Launcher
-    floor: Floor
+    pool: Pool
     trouble: str | None = None
     """Why the engine cannot be asked now."""
     is_new: bool = False
@@ -44,13 +44,13 @@ class View:
 
     def plan(self) -> Plan:
         """Return the plan of a look at the whole queue."""
-        floors = {name: engine.floor for name, engine in self.engines.items()}
-        return Plan(floors, self.uses)
+        pools = {name: engine.pool for name, engine in self.engines.items()}
+        return Plan(pools, self.uses)
 
     def signature(self) -> object:
         """Return what changes with all that could let a waiting run start."""
         engines = (
-            (name, e.floor.capacity, tuple(e.floor.holders), e.waiting)
+            (name, e.pool.capacity, tuple(e.pool.holders), e.waiting)
             for name, e in self.engines.items()
         )
         uses = ((id, use.quota, use.bytes) for id, use in self.uses.items())
@@ -89,18 +89,18 @@ async def look(state: SupervisorState, first: QueuedRun) -> View:
 
 async def _engine(state: SupervisorState, launcher: Launcher) -> Engine:
     if uses_files(launcher):
-        return Engine(launcher, Floor(await asyncio.to_thread(launcher.offer)))
+        return Engine(launcher, Pool(await asyncio.to_thread(launcher.offer)))
     known = await offer(state, launcher)
     # None: the engine admits, or cannot be asked now.
     capacity = None if launcher.owns_queue else known.capacity
-    return Engine(launcher, Floor(capacity), known.trouble, is_new=not known.has_answered)
+    return Engine(launcher, Pool(capacity), known.trouble, is_new=not known.has_answered)
 
 
 def _count(
     view: View, state: SupervisorState, engine: Engine, run: LiveRun, owner: str, *, may_yield: bool
 ) -> None:
     """Count what a live run holds of its launcher and of its project's quota."""
-    capacity = engine.floor.capacity
+    capacity = engine.pool.capacity
     here = capacity is None or capacity.host is None or run.host in (None, capacity.host)
     # What a dead trainer held is free, though its checkpoints may still be read.
     if state.attempt(run).is_finished:
@@ -124,14 +124,12 @@ def _count(
 
 
 def _hold(view: View, engine: Engine, holder: Holder) -> None:
-    engine.floor.holders.append(holder)
+    engine.pool.holders.append(holder)
     _use(view, holder)
 
 
 def _use(view: View, holder: Holder) -> None:
-    use = view.uses.setdefault(holder.project_id, ProjectUse())
-    use.runs += 1
-    use.gpus += holder.gpus
+    view.uses.setdefault(holder.project_id, ProjectUse()).add(holder.gpus)
 
 
 async def _count_bytes(state: SupervisorState, uses: dict[str, ProjectUse]) -> None:
