@@ -86,6 +86,9 @@ def beset(tmp_path: Path) -> Iterator[tuple[Service, list[socket.socket]]]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, MANY + 500), hard))
     with home(tmp_path) as place, place.serve() as service, ExitStack() as stack:
         psutil.Process(service.pid).rlimit(psutil.RLIMIT_NOFILE, (1024, 1024))
+        # A kept connection may be closed for want of room just when it is used again.
+        fresh = httpx.Client(timeout=20, limits=httpx.Limits(max_keepalive_connections=0))
+        service.http = stack.enter_context(fresh)
         hostile = []
         for number in range(MANY):
             connection = stack.enter_context(connect(service.url))

@@ -47,11 +47,11 @@ def test_a_damaged_download_starts_no_trainer(service: RemoteService) -> None:
 
 def test_two_agents_of_one_attempt_make_one_trainer(service: RemoteService) -> None:
     service.launcher.copies = 3
-    key = service.submit("finishes", steps=20)
+    key = service.submit("finishes", steps=40, step_seconds=0.1)  # it must not end before the look
     service.stepping(key)
     assert len(service.launcher.trainers()) == 1
     assert service.end(key)["status"] == "succeeded"
-    assert printed(service.log(key)) == lines(range(1, 21), 20)
+    assert printed(service.log(key)) == lines(range(1, 41), 40)
 
 
 def test_a_service_that_is_started_again_loses_no_output_and_doubles_none(

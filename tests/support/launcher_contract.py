@@ -203,7 +203,8 @@ class LauncherContract:
     def killed(cls, place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
         """A run whose agent is killed from outside: what becomes of it is told the slow way."""
         here = tmp_path_factory.mktemp("killed")
-        run = place.submit(here, "train(40, 0.05)", "again")
+        # Slow enough that it is known to be at step 12 long before it saves at step 20.
+        run = place.submit(here, "train(40, 0.2)", "again")
         return run, here
 
     # The first that is defined is the first that runs: nothing waits for its silence.
