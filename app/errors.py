@@ -11,6 +11,7 @@ ServiceError
 ├── Forbidden           403 forbidden
 │   └── NotPermitted      403 not_permitted        the role, or the token's scope, is too low
 ├── NotFound            404 not_found
+├── LogRemoved          410 log_removed          by retention; the run says when
 ├── MethodNotAllowed    405 method_not_allowed
 ├── Conflict            409 conflict
 │   ├── RunFinished       409 run_finished
@@ -117,6 +118,12 @@ class NotFound(ServiceError):
     """No such experiment, run, checkpoint or path."""
 
     status, code, title = 404, "not_found", "Not found"
+
+
+class LogRemoved(ServiceError):
+    """Retention has removed the log of this run."""
+
+    status, code, title = 410, "log_removed", "Log removed"
 
 
 class MethodNotAllowed(ServiceError):

@@ -11,32 +11,42 @@ import secrets
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+from typing import cast
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C before uvicorn minds it: no traceback
     gc.disable()  # until start-up has made what stays
+
+# FastAPI loads Pydantic 1 only to see that no parameter of a route is a model of it; None lets
+# that import fail, which it expects: 2.5 MB, and a twentieth of a second of every start.
+sys.modules.setdefault("pydantic.v1", cast(ModuleType, None))
 
 try:
     import uvicorn
     from fastapi import FastAPI
     from pydantic import ValidationError
 
+    from app import tracing
     from app.db.connect import connect
     from app.db.database import FEWEST, Database
     from app.domain import failpoints
     from app.domain.browser_sessions import BrowserSessions
     from app.domain.recipe_file import read_configuration
     from app.domain.recipes import Recipe, RecipeError
+    from app.domain.single_sign_on import Attempts
     from app.errors import ServiceError
     from app.graphql.mount import graphql_router
     from app.launchers.base import Launcher
     from app.mlflow.mount import mlflow_router
     from app.rest import (
+        alerts,
         attempts,
         audit,
         browser_session,
@@ -57,18 +67,22 @@ try:
         reports,
         routes,
         service,
+        single_sign_on,
         trainer_files,
         usage,
         users,
         webhooks,
     )
-    from app.server import connections
     from app.server.authentication import Authenticator
-    from app.server.guard import Guard, Headers
+    from app.server.exchange import Headers
+    from app.server.guard import Guard
     from app.server.jsonlines import JsonLines
+    from app.server.listening import listen, make_server, run
+    from app.server.openid import Provider
     from app.server.workers import supervise
     from app.services import data_dirs, secret
     from app.services.idempotency import InFlight
+    from app.services.pulses import Pulses
     from app.services.uploads import Uploads
     from app.settings import PREFIX, Settings, misspelt
     from app.storage import data_dir, get_storage
@@ -89,6 +103,9 @@ except ModuleNotFoundError as missing:
         "install the service with: pip install llm-train-api  (in a checkout: pip install -e .)"
     )
 
+if not sys.modules["pydantic.v1"]:
+    del sys.modules["pydantic.v1"]  # another package may use it
+
 log = logging.getLogger("app")
 
 
@@ -99,8 +116,8 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
         db: the settings' database when it was prepared before, so that what is wrong with it
             could be said in one line.
     """
-    db = db or connect(settings.database_url, settings.database_connections)
-    recipes, tables, stores = read_configuration(settings.recipes)
+    db = db or _connect(settings)
+    recipes, tables, stores, groups = read_configuration(settings.recipes)
     launchers = make_launchers(settings, tables)
     app = FastAPI(
         title=service.NAME,
@@ -121,16 +138,25 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     app.state.receivers = Readers(RECEIVERS)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
-    app.state.sessions = None
-    app.state.authenticator = None
+    app.state.sessions = app.state.provider = app.state.authenticator = None
+    app.state.group_roles = groups
     app.state.uploads = Uploads(app.state.storage, settings.max_upload_bytes)
     app.state.inflow = reports.Inflow(db)
+    app.state.pulses = Pulses(db)
     app.state.readers = Readers(checkpoints.READERS)
     app.state.request_times = prometheus.request_times()
+    app.state.open_connections = Counter()
     _add_middleware(app, settings)
     problems.install(app)
     _include_routes(app, settings)
     return app
+
+
+def _connect(settings: Settings) -> Database:
+    """Return the database; traced where the operator asks for that. Raises Unavailable."""
+    if settings.otlp_endpoint is not None and not tracing.is_on():
+        tracing.configure(settings.otlp_endpoint)
+    return connect(settings.database_url, settings.database_connections)
 
 
 def _lifespan(
@@ -147,17 +173,16 @@ def _lifespan(
         app.state.secret = settings.secret or await _kept_secret(db, settings.data_dir)
         if settings.api_token is not None:
             app.state.sessions = BrowserSessions(app.state.secret, settings.api_token)
+        if settings.oidc_issuer is not None:
+            app.state.provider = Provider(settings)
+            app.state.sign_in_attempts = Attempts(app.state.secret)
         supervisor = Supervisor(
             db, settings, recipes, app.state.secret, app.state.api_url, launchers
         )
         app.state.db, app.state.supervisor = db, supervisor
         app.state.authenticator = Authenticator(db)
         task = asyncio.create_task(supervisor.run())
-        # What start-up made stays; the collector need not walk it again and again.
-        gc.freeze()
-        gc.enable()
-        # A page of rows or a report is more than the usual 700 objects, and none is cyclic.
-        gc.set_threshold(20_000)
+        _collect_seldom()
         db.announce(app.state.api_url)
         log.info("serving on %s", app.state.api_url)
         try:
@@ -166,10 +191,20 @@ def _lifespan(
             await supervisor.stop()
             await task
             await app.state.authenticator.stop()
+            await app.state.pulses.stop()
             await db.stop()
+            await asyncio.to_thread(tracing.shutdown)
             log.info("stopped; what it has launched goes on")
 
     return lifespan
+
+
+def _collect_seldom() -> None:
+    """Leave what start-up made to itself: it stays, and need not be walked again and again."""
+    gc.freeze()
+    gc.enable()
+    # A page of rows or a report is more than the usual 700 objects, and none is cyclic.
+    gc.set_threshold(20_000)
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
@@ -186,16 +221,20 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         root_path=settings.root_path,
         sessions=lambda: app.state.sessions,
         authenticator=lambda: app.state.authenticator,
-        sign_in_page=lambda path, language: _sign_in_page(path, language, settings.root_path),
+        sign_in_page=lambda path, language: _sign_in_page(path, language, settings),
     )
+    if settings.otlp_endpoint is not None:
+        from app.server.tracing import TracedRequests
+
+        app.add_middleware(TracedRequests)
 
 
 def _include_routes(app: FastAPI, settings: Settings) -> None:
     """Add the routes of every API, in the order in which they are looked through."""
     parts = (
         routes, reports, attempts, trainer_files, lists, entities, catalog, metrics, logs, service,
-        checkpoints, usage, webhooks, deletions, redactions, projects, users, audit, prometheus,
-        docs, dashboard, browser_session,
+        checkpoints, usage, webhooks, alerts, deletions, redactions, projects, users, audit,
+        prometheus, docs, dashboard, browser_session, single_sign_on,
     )  # fmt: skip
     routers = [routes.hot, *(part.router for part in parts), lists.everywhere]  # the hot one first
     routers += [graphql_router(settings), mlflow_router(), wandb_router()]
@@ -207,9 +246,10 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
     mount_static(app)
 
 
-def _sign_in_page(path: str, language: str, root_path: str) -> tuple[bytes, Headers]:
+def _sign_in_page(path: str, language: str, settings: Settings) -> tuple[bytes, Headers]:
     """Return the page that a browser without a session gets, and its headers."""
-    body, policy = sign_in.page(path, language, root_path)
+    single = f"{settings.public_url}/oidc" if settings.oidc_issuer is not None else None
+    body, policy = sign_in.page(path, language, settings.root_path, single)
     return body, [
         (b"content-type", b"text/html; charset=utf-8"),
         (b"content-security-policy", policy.encode()),
@@ -232,9 +272,14 @@ def prepare(settings: Settings) -> FastAPI:
     Raises SystemExit with one line that says what to do.
     """
     try:
+        if settings.oidc_issuer is not None and find_spec("authlib") is None:
+            sys.exit(
+                "llm-train: LLM_TRAIN_OIDC_ISSUER needs the package authlib; "
+                "install it with: pip install 'llm-train-api[oidc]'"
+            )
         if settings.failpoint is not None:
             failpoints.activate(*settings.failpoint.split(":", 1))
-        db = connect(settings.database_url, settings.database_connections)
+        db = _connect(settings)
         db.prepare()
         # Before anything is made in it: it may be the wrong one.
         place = settings.data_dir.absolute()
@@ -272,60 +317,8 @@ def bind(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
     Raises SystemExit with one line that says what to do.
     """
     app = prepare(settings)
-    sock = _bind(settings)
-    return _make_server(app, settings, sock), sock
-
-
-def _bind(settings: Settings) -> socket.socket:
-    try:
-        return _listen(settings.host, settings.port)
-    except OSError as error:
-        why = (error.strerror or str(error)).partition(" (")[0].lower()
-        sys.exit(
-            f"llm-train: cannot listen on {settings.host}:{settings.port}: {why}; "
-            "choose another place with LLM_TRAIN_PORT or LLM_TRAIN_HOST"
-        )
-
-
-def _make_server(app: FastAPI, settings: Settings, sock: socket.socket) -> uvicorn.Server:
-    app.state.api_url = _address(settings.host, sock.getsockname()[1])
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        http=connections.HttpConnection,
-        ws=connections.WebSocketConnection,
-        ws_max_size=min(settings.max_body_bytes, connections.WEBSOCKET_BYTES),
-        ws_per_message_deflate=False,
-        backlog=connections.BACKLOG,
-        timeout_graceful_shutdown=1,
-        timeout_notify=0,
-    )
-    server = uvicorn.Server(config)
-
-    async def every_second() -> None:
-        now = asyncio.get_running_loop().time()
-        connections.close_late(server.server_state.connections, now)
-
-    config.callback_notify = every_second
-    return server
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; `::` is every address of the machine, IPv4 as well."""
-    everything = host == "::" and socket.has_dualstack_ipv6()
-    return socket.create_server(
-        (host, port),
-        family=socket.AF_INET6 if ":" in host else socket.AF_INET,
-        dualstack_ipv6=everything,
-        backlog=connections.BACKLOG,
-    )
-
-
-def _address(host: str, port: int) -> str:
-    """Return the URL at which this machine's own trainers reach the service."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    sock = listen(settings)
+    return make_server(app, settings, sock), sock
 
 
 def serve(settings: Settings, workers: int = 1) -> None:
@@ -333,7 +326,7 @@ def serve(settings: Settings, workers: int = 1) -> None:
     _log(settings)
     if workers == 1:
         server, sock = bind(settings)
-        server.run(sockets=[sock])
+        run(server, sock)
         return
     if not settings.database_url.startswith("postgresql"):
         sys.exit(
@@ -344,7 +337,7 @@ def serve(settings: Settings, workers: int = 1) -> None:
     share = max(FEWEST, settings.database_connections // workers)
     settings = settings.model_copy(update={"database_connections": share})
     prepare(settings)  # what is wrong is said once, and the database is brought up to date
-    sock = _bind(settings)
+    sock = listen(settings)
     log.info("%d workers, each with up to %d connections to PostgreSQL", workers, share)
     supervise(partial(serve_socket, settings), workers, sock)
 
@@ -352,7 +345,7 @@ def serve(settings: Settings, workers: int = 1) -> None:
 def serve_socket(settings: Settings, sock: socket.socket) -> None:
     """Serve a socket that listens already, as one of several workers."""
     _log(settings)
-    _make_server(prepare(settings), settings, sock).run(sockets=[sock])
+    make_server(prepare(settings), settings, sock).run(sockets=[sock])
 
 
 def _log(settings: Settings) -> None:

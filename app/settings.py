@@ -4,7 +4,6 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -13,8 +12,9 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.gate import Bound, Gate
-from app.domain.hosts import AllowedHosts, is_host, is_origin
+from app.domain.hosts import AllowedHosts, is_host, is_loopback, is_origin
 from app.domain.mail import SmtpServer, is_address
+from app.domain.team import MAX_DAYS
 from app.domain.webhooks import Network
 
 PREFIX = "LLM_TRAIN_"
@@ -72,6 +72,25 @@ class Settings(BaseSettings):
     # of the last reading that found it whole.
     release_metrics: Annotated[list[str], NoDecode] = []
     release_verified_hours: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    # Whether somebody else than who releases it must have marked it as `approved`.
+    release_approval: bool = False
+    # A provider of OpenID Connect with which people sign in, "https://login.example.com/realms/ml",
+    # and this service as its client: the address to allow there is PUBLIC_URL/oidc-callback.
+    oidc_issuer: str | None = None
+    oidc_client_id: Annotated[str, Field(min_length=1)] | None = None
+    # None: a public client, which PKCE alone protects.
+    oidc_client_secret: Annotated[str, Field(min_length=1)] | None = None
+    oidc_scopes: Annotated[str, Field(pattern=r"^openid( [!-~]+)*$")] = "openid profile email"
+    # The claim with the names of a person's groups, which the table [groups] gives roles.
+    oidc_groups_claim: Annotated[str, Field(min_length=1)] = "groups"
+    # For how long after a run's end its log and all of its points are kept, where its project says
+    # nothing; left out: for ever.
+    logs_days: Annotated[float, Field(gt=0, le=MAX_DAYS)] | None = None
+    points_days: Annotated[float, Field(gt=0, le=MAX_DAYS)] | None = None
+    # How long it is kept who did what.
+    audit_days: Annotated[float, Field(gt=0, le=MAX_DAYS)] = 365.0
+    # A collector of OpenTelemetry's traces that speaks OTLP over HTTP: "http://127.0.0.1:4318".
+    otlp_endpoint: str | None = None
     introspection: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # For tests: where to die, e.g. "launch.spawned:kill".
@@ -98,7 +117,7 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        return [each.strip() for each in value.split(",") if each.strip()]
+        return [item.strip() for item in value.split(",") if item.strip()]
 
     @field_validator("allowed_hosts")
     @classmethod
@@ -142,7 +161,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} is not an address like llm-train@example.com")
         return value
 
-    @field_validator("public_url")
+    @field_validator("public_url", "otlp_endpoint")
     @classmethod
     def _public(cls, value: str | None) -> str | None:
         if value is None:
@@ -156,6 +175,27 @@ class Settings(BaseSettings):
         if not good or parts.query or parts.fragment or not re.fullmatch("[!-~]+", value):
             raise ValueError(f"{value!r} is not a URL like https://train.example.com/prefix")
         return value.rstrip("/")
+
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _issuer(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            secure = parts.scheme == "https" or (
+                parts.scheme == "http" and is_loopback(parts.hostname or "")
+            )
+            if not secure or not parts.hostname or parts.query or parts.fragment:
+                raise ValueError(f"{value!r} is not a URL like https://login.example.com")
+        return value
+
+    @model_validator(mode="after")
+    def _sign_in_is_whole(self) -> "Settings":
+        if self.oidc_issuer is None:
+            return self
+        for name in ("api_token", "public_url", "oidc_client_id"):
+            if getattr(self, name) is None:
+                raise ValueError(f"LLM_TRAIN_OIDC_ISSUER needs LLM_TRAIN_{name.upper()} as well")
+        return self
 
     @field_validator("root_path")
     @classmethod
@@ -177,7 +217,10 @@ class Settings(BaseSettings):
     @property
     def gate(self) -> Gate:
         """Return what a checkpoint must meet to become a release."""
-        return Gate(tuple(map(Bound.parse, self.release_metrics)), self.release_verified_hours)
+        return Gate(
+            tuple(map(Bound.parse, self.release_metrics)), self.release_verified_hours,
+            self.release_approval,
+        )  # fmt: skip
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -211,19 +254,14 @@ class Settings(BaseSettings):
     @property
     def loopback(self) -> bool:
         """Return True if only this machine can connect."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 def misspelt() -> str | None:
     """Return one line about variables that look like settings and are none, or None."""
     known = {name.upper() for name in Settings.model_fields}
-    found = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX)]
-    wrong = [name for name in found if name.upper()[len(PREFIX) :] not in known | TRAINERS]
+    names = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX)]
+    wrong = [name for name in names if name.upper()[len(PREFIX) :] not in known | TRAINERS]
     if not wrong:
         return None
     from difflib import get_close_matches  # few starts need it

@@ -1,8 +1,13 @@
 """Fixtures that tests of several folders share."""
 
 import os
+import sys
 
 import pytest
+
+# The tests start a thousand processes; without bytecode each would compile the service again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 pytest.register_assert_rewrite("tests.support.launcher_contract")
 

@@ -59,13 +59,19 @@ class Client:
         self.token = ""
 
     def post(
-        self, path: str, body: "dict[str, Any] | bytes", token: str = "", json_type: bool = False
+        self,
+        path: str,
+        body: "dict[str, Any] | bytes",
+        token: str = "",
+        json_type: bool = False,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> "dict[str, Any]":
         """Return the answer to a POST: of JSON, or of bytes as they are."""
         is_json = json_type or isinstance(body, dict) or path == "/reports"
         content = json.dumps(body).encode() if isinstance(body, dict) else body
         kind = "application/json" if is_json else "application/octet-stream"
-        with self._open("POST", path, content, {"Content-Type": kind}, token) as response:
+        more = {"Content-Type": kind}
+        with self._open("POST", path, content, more, token, timeout) as response:
             return _read(response)
 
     def put(self, path: str, file: "IO[bytes]", size: int) -> "dict[str, Any]":
@@ -84,13 +90,19 @@ class Client:
                 raise NoNews(str(error) or type(error).__name__) from error
 
     def _open(
-        self, method: str, path: str, content: Any, headers: "dict[str, str]", token: str = ""
+        self,
+        method: str,
+        path: str,
+        content: Any,
+        headers: "dict[str, str]",
+        token: str = "",
+        timeout: float = TIMEOUT_SECONDS,
     ) -> Any:
         headers = {**headers, "Authorization": f"Bearer {token or self.token}"}
         url = self._base + quote(path, safe="/?=&%.~-_")
         request = urllib.request.Request(url, content, headers, method=method)
         try:
-            return self._opener.open(request, timeout=TIMEOUT_SECONDS)
+            return self._opener.open(request, timeout=timeout)
         except urllib.error.HTTPError as error:
             with error:
                 raise _failure(error) from None

@@ -17,14 +17,17 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from .client import Client, NoNews, Refused
+from .client import TIMEOUT_SECONDS, Client, NoNews, Refused
 from .directory import punch_hole
 from .mailbox import ExitRecord, LaunchConfig, Order, now
 from .transfer import DownloadError, Uploads, download
 
 CLAIM_SECONDS = 600.0
-WAIT_SECONDS = 5.0
+WAIT_SECONDS = 12.0
 """How long the service may hold back the answer to a pulse while there is nothing to do."""
+LATE_SECONDS = 3.0
+"""How much later an answer may come. A pulse that is lost, and the next one, which then takes as
+long, still come before the service takes the silence for an end (AGENT_SILENT_SECONDS)."""
 PULSE_SECONDS = 2.0
 UPLOAD_SECONDS = 1.0
 PIECE_BYTES = 256 * 1024
@@ -50,7 +53,7 @@ class HttpMailbox:
         self._checkpoints = os.path.join(os.path.abspath(directory), "ckpts", run_id)
         self._uploads = Uploads(self._client, self._path, self._checkpoints)
         self._began = time.monotonic()
-        self._heard: Order = "go"
+        self._last_order: Order = "go"
         self._spool_offset = 0
         self._directory = os.path.abspath(directory)
         self._shares_files = False
@@ -147,20 +150,22 @@ class HttpMailbox:
 
         Only the service's own word ends a trainer: without an answer it goes on.
         """
-        heard = self._heard if self._heard in ("stop", "kill") else None
+        heard = self._last_order if self._last_order in ("stop", "kill") else None
         body = {"ran_seconds": round(ran_seconds, 1), "heard": heard, **self._more()}
         # The first pulse looks for a stop, and the trainer waits for its answer.
         wait = WAIT_SECONDS if ran_seconds and self._is_ready.is_set() else 0
         try:
-            answer = self._client.post(f"{self._path}/pulse?wait={wait:g}", body)
+            path = f"{self._path}/pulse?wait={wait:g}"
+            timeout = wait + LATE_SECONDS if ran_seconds else TIMEOUT_SECONDS
+            answer = self._client.post(path, body, timeout=timeout)
         except Refused as error:
             if error.status in (404, 409):
                 return "over"
             raise NoNews(str(error)) from error
         order: Order = answer["order"]
-        if order in ("stop", "kill") and order != self._heard:
+        if order in ("stop", "kill") and order != self._last_order:
             self._write_stop()
-        self._heard = order
+        self._last_order = order
         return order
 
     def _more(self) -> "dict[str, Any]":
@@ -208,7 +213,7 @@ class HttpMailbox:
 
     def close(self) -> None:
         """Remove what an attempt has left that another one has replaced."""
-        if self._heard == "over":
+        if self._last_order == "over":
             self._remove()
 
     def _remove(self) -> None:

@@ -144,7 +144,7 @@ class _Background:
             return  # no more threads; signals from this machine still end the trainer
 
     def _pulse(self) -> None:
-        heard = "go"
+        last_order = "go"
         while True:
             time.sleep(PULSE_SECONDS)
             self.ooms.append(process.oom_kills())
@@ -153,8 +153,8 @@ class _Background:
                 order = self.mailbox.pulse(time.monotonic() - self.began)
             except OSError:
                 continue  # such as a full disk or a service that is away
-            if order not in ("go", heard):
-                heard = order
+            if order not in ("go", last_order):
+                last_order = order
                 self.is_over = order == "over"
                 os.kill(os.getpid(), STOP if order == "stop" else KILL)
 

@@ -46,14 +46,14 @@ class Uploads:
                     if error.code in ("stale_attempt", "run_finished", "not_found"):
                         raise
                     if error.answer.get("files"):
-                        self._sent = {each for each in self._sent if each[0] != name}
+                        self._sent = {sent for sent in self._sent if sent[0] != name}
                         raise NoNews(str(error)) from error
                     sys.stderr.write(f"llm-train agent: checkpoint {name} is not taken: {error}\n")
                 self._done.add(name)
 
     def _waiting(self) -> "list[tuple[str, bytes]]":
         """Return names and manifests of the checkpoints that were not uploaded, oldest first."""
-        found = []
+        waiting = []
         for name in os.listdir(self._directory) if self._directory else ():
             if name.startswith(".") or name in self._done:
                 continue
@@ -61,10 +61,10 @@ class Uploads:
             try:
                 with open(path, "rb") as file:
                     content = file.read(MAX_MANIFEST_BYTES + 1)
-                found.append((os.stat(path).st_mtime_ns, name, content))
+                waiting.append((os.stat(path).st_mtime_ns, name, content))
             except (FileNotFoundError, NotADirectoryError):
                 continue  # not a checkpoint
-        return [(name, content) for _, name, content in sorted(found)]
+        return [(name, content) for _, name, content in sorted(waiting)]
 
     def _is_committed(self, name: str, content: bytes) -> bool:
         """Return True if the trainer's own upload has arrived: a commit says so by itself."""
@@ -161,8 +161,8 @@ def _copy(body: Any, local: str) -> "tuple[int, str]":
 def _files(content: bytes) -> "list[dict[str, Any]]":
     """Return the files that a manifest lists. Raises ValueError, TypeError, KeyError."""
     return [
-        {"path": _checked(each["path"]), "size": each["size"], "sha256": each["sha256"]}
-        for each in json.loads(content)["files"]
+        {"path": _checked(file["path"]), "size": file["size"], "sha256": file["sha256"]}
+        for file in json.loads(content)["files"]
     ]
 
 

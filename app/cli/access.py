@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import get_completion_class
 
-from app.cli import api
+from app.cli import api, screen
 from app.cli.errors import Refused
 
 SHELLS = ("bash", "zsh", "fish")
@@ -34,7 +34,8 @@ def login(url: str | None, token: str | None, forget: bool) -> None:
     if token == "-":  # noqa: S105 - stdin
         token = sys.stdin.readline().strip()
     if token is None:
-        token = click.prompt("API token (empty: none)", hide_input=True, default="")
+        with screen.restoring_terminal():  # what is typed is not shown meanwhile
+            token = click.prompt("API token (empty: none)", hide_input=True, default="")
     try:
         Client(url, token or None).recipes()
     except ValueError as error:
@@ -62,11 +63,11 @@ def _store(file: Path, login: dict[str, str]) -> None:
 def completion(shell: str | None) -> None:
     """Print the completion script of a SHELL: `eval "$(llm-train completion bash)"`."""
     shell = shell or Path(os.environ.get("SHELL", "bash")).name
-    found = get_completion_class(shell)
-    if found is None:
+    shell_class = get_completion_class(shell)
+    if shell_class is None:
         raise Refused(f"there is no completion for {shell}; choose {', '.join(SHELLS)}")
     root = click.get_current_context().find_root().command
-    click.echo(found(root, {}, "llm-train", "_LLM_TRAIN_COMPLETE").source())
+    click.echo(shell_class(root, {}, "llm-train", "_LLM_TRAIN_COMPLETE").source())
 
 
 @click.command()

@@ -92,8 +92,8 @@ def _completions(read: Callable[[], Iterable[Mapping[str, Any]]]) -> list[Mappin
 
 
 def _matching(items: Iterable[tuple[str, str]], incomplete: str) -> list[CompletionItem]:
-    found = {value: about for value, about in items if value and value.startswith(incomplete)}
-    return [CompletionItem(plain(value), help=plain(about)) for value, about in found.items()]
+    matching = {value: about for value, about in items if value and value.startswith(incomplete)}
+    return [CompletionItem(plain(value), help=plain(about)) for value, about in matching.items()]
 
 
 RUN = click.argument("run", shell_complete=complete_run)
@@ -102,16 +102,16 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON docu
 
 
 def parameters(
-    _: click.Context, parameter: click.Parameter, given: Sequence[str]
+    _: click.Context, parameter: click.Parameter, options: Sequence[str]
 ) -> dict[str, Any]:
     """Return NAME=VALUE options as a dictionary; a VALUE that is JSON is what it says."""
-    found = {}
-    for each in given:
-        name, equals, value = each.partition("=")
+    named = {}
+    for option in options:
+        name, equals, value = option.partition("=")
         if not (name and equals):
-            raise click.BadParameter(f"{each!r} is not NAME=VALUE")
-        found[name] = _value(value)
-    return found
+            raise click.BadParameter(f"{option!r} is not NAME=VALUE")
+        named[name] = _value(value)
+    return named
 
 
 def _value(text: str) -> Any:
@@ -158,6 +158,23 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         screen.print_table(head, rows)
     else:
         click.echo(table(head, rows))
+
+
+def call(method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    """Return the service's answer to one request. Raises ApiError."""
+    return client().connection.request(method, path, body)
+
+
+def cells_of(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the cells of a table of these columns."""
+    head = [name.upper().replace("_", " ") for name in columns]
+    return head, [[_cell(row[name]) for name in columns] for row in rows]
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else plain(value)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

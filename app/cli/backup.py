@@ -190,8 +190,8 @@ def _digest_of(reader: BinaryIO, writer: BinaryIO | None = None) -> list[Any]:
     return [size, sha256.hexdigest()]
 
 
-def _compare(path: Path, found: list[Any], written: list[Any]) -> None:
-    if found != written:
+def _compare(path: Path, copied: list[Any], written: list[Any]) -> None:
+    if copied != written:
         raise Unavailable(f"{path} is not as it was written")
 
 

@@ -1,6 +1,6 @@
 """`llm-train launchers`: is what a recipe's launcher needs there? A tiny real run says so.
 
-    engine → submit → claim → log → stop → store, a line for each step
+    engine → submit → claim → pulse → log → stop → store, a line for each step
 
 A service of its own runs for it, on a free port, with a database and a data directory that are
 removed afterwards: the check needs no running service, and disturbs none. Launchers and stores are
@@ -12,13 +12,14 @@ import os
 import re
 import secrets
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -84,8 +85,7 @@ def check(name: str, wait: float, port: int) -> None:
         tables = configured.launchers
         if name not in tables:
             raise Refused(f"there is no [launchers.{name}]; there are: {', '.join(sorted(tables))}")
-        context = LauncherContext(settings.data_dir, os.environ)
-        launcher = make_launcher(tables[name], context)
+        launcher = make_launcher(tables[name], LauncherContext(settings.data_dir, os.environ))
     except RecipeError as error:
         raise Refused(error) from error
     _tell("engine", lambda: _describe(launcher))
@@ -104,7 +104,7 @@ def check(name: str, wait: float, port: int) -> None:
             "PORT": str(port), "PUBLIC_URL": public, "API_TOKEN": token,
         }  # fmt: skip
         with _serving(environment, _Api(url, token), folder / "log") as api:
-            saved = _run(api, wait, public)
+            saved = _run(api, wait, public, folder / "check.db")
         storage = get_storage(settings.storage, folder / "data", configured.stores)
         path = parse_path(saved)
         storage.delete(path, storage.manifest(path).sha256)  # a bucket is not the folder's
@@ -144,9 +144,9 @@ class _CheckedRun:
     A step raises _Wrong with what was seen last.
     """
 
-    def __init__(self, api: "_Api", wait: float, public: str) -> None:
+    def __init__(self, api: "_Api", wait: float, public: str, database: Path) -> None:
         """Submit the run. A step may take `wait` seconds; nodes reach the service at `public`."""
-        self._api, self._wait, self._public = api, wait, public
+        self._api, self._wait, self._public, self._database = api, wait, public, database
         body: dict[str, Any] = {"name": "check", "task_type": "check"}
         made = api.call("POST", "/v1/experiments", body)
         self._experiment = f"/v1/experiments/{made['experiment_id']}"
@@ -167,15 +167,27 @@ class _CheckedRun:
             raise _Wrong(_words(now))
         return f"An agent has claimed the run at {self._public}."
 
+    def pulse(self) -> str:
+        """Wait until the agent has said that it lives, beside its trainer."""
+        known = _until(
+            lambda: _get_pulse(self._database),
+            lambda pulse: pulse is None or bool(pulse),
+            self._wait,
+            lambda _: f"The agent is silent; the run: {_words(self._status())}",
+        )
+        if known is None:
+            return "The agent shares this service's files, and is seen there."
+        return f"The agent said that it lives after {known:.1f} s."
+
     def log(self) -> str:
         """Wait until the trainer's output has come."""
-        found = _until(
+        output = _until(
             lambda: str(self._api.call("GET", f"{self._path}/logs", is_text=True)),
             lambda text: "the trainer of the check runs on" in text,
             self._wait,
             lambda text: f"No output has come; the run: {_words(self._status())}",
         )
-        return f"{found.splitlines()[-1]}."
+        return f"{output.splitlines()[-1]}."
 
     def stop(self) -> str:
         """Cancel the run, and wait until it has ended."""
@@ -185,10 +197,12 @@ class _CheckedRun:
 
     def store(self) -> str:
         """Find the checkpoint that the cancelled trainer has saved."""
-        found = self._api.call("GET", f"{self._experiment}/detail")["checkpoints"]
-        ready = [checkpoint["ckpt_path"] for checkpoint in found if checkpoint["state"] == "ready"]
+        checkpoints = self._api.call("GET", f"{self._experiment}/detail")["checkpoints"]
+        ready = [
+            checkpoint["ckpt_path"] for checkpoint in checkpoints if checkpoint["state"] == "ready"
+        ]
         if not ready:
-            states = [f"{each['state']}: {each.get('state_reason')}" for each in found]
+            states = [f"{saved['state']}: {saved.get('state_reason')}" for saved in checkpoints]
             raise _Wrong(f"No checkpoint has arrived ({'; '.join(states) or 'none'}).")
         self.saved = ready[0]
         return f"{self.saved} has arrived and is verified."
@@ -210,10 +224,18 @@ def _words(status: Any) -> str:
     return str(status["status_detail"] or status["status"])
 
 
-def _run(api: "_Api", wait: float, public: str) -> str:
+def _get_pulse(database: Path) -> float | None:
+    """Return how long the run's agent says that it has run, 0 before its first pulse; None if the
+    run has no attempt that is reached over HTTP."""
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        row = connection.execute("SELECT ran_seconds FROM attempt").fetchone()
+    return None if row is None else float(row[0] or 0.0)
+
+
+def _run(api: "_Api", wait: float, public: str, database: Path) -> str:
     """Take one run through its life, and tell each step; return the path of its checkpoint."""
-    run = _CheckedRun(api, wait, public)
-    for step in (run.submit, run.claim, run.log, run.stop):
+    run = _CheckedRun(api, wait, public, database)
+    for step in (run.submit, run.claim, run.pulse, run.log, run.stop):
         try:
             _tell(step.__name__, step)
         except Refused:

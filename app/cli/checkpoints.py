@@ -24,9 +24,9 @@ def verify(experiment: str, run_id: str | None, ckpt_path: str | None) -> None:
 
     async def verify(request: VerifyRequest) -> bool:
         whole = True
-        async for each in maintenance.verify(load_settings(), experiment, request):
-            click.echo(f"{each.state:10} {each.ckpt_path} {each.reason or ''}".rstrip())
-            whole &= each.state not in (CheckpointState.LOST, verification.UNREADABLE)
+        async for verified in maintenance.verify(load_settings(), experiment, request):
+            click.echo(f"{verified.state:10} {verified.ckpt_path} {verified.reason or ''}".rstrip())
+            whole &= verified.state not in (CheckpointState.LOST, verification.UNREADABLE)
         return whole
 
     try:
@@ -60,14 +60,14 @@ def prune(keep: int | None, dry_run: bool) -> None:
 
     try:
         pruned = maintenance.prune(load_settings(), keep, dry_run)
-        found, left = asyncio.run(pruned)
+        deleted, left = asyncio.run(pruned)
     except (ServiceError, RecipeError, ValueError, OSError) as error:
         raise Refused(error) from error
-    for each in found:
-        click.echo(f"{each.size_bytes or 0:>16,} bytes  {each.ckpt_path}")
-    total = sum(each.size_bytes or 0 for each in found)
+    for checkpoint in deleted:
+        click.echo(f"{checkpoint.size_bytes or 0:>16,} bytes  {checkpoint.ckpt_path}")
+    total = sum(checkpoint.size_bytes or 0 for checkpoint in deleted)
     what = "would be deleted" if dry_run else "deleted"
-    click.echo(f"{total:>16,} bytes in {len(found)} checkpoints {what}")
+    click.echo(f"{total:>16,} bytes in {len(deleted)} checkpoints {what}")
     for why in left.values():
         click.echo(f"llm-train: {why}", err=True)
     if left:

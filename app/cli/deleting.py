@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from app.cli import api
+from app.cli.errors import Refused
 
 
 @click.command()
@@ -27,7 +28,7 @@ def delete(runs: tuple[str, ...], experiments: tuple[str, ...], yes: bool, as_js
         raise click.UsageError("name runs, or an experiment (-e)")
     client = api.client()
     # Those that were resumed last first: a run is refused while another one begins with it.
-    found = sorted(
+    listed = sorted(
         {run.id: run for run in map(client.run, runs)}.values(),
         key=lambda run: run.data["created_at"],
         reverse=True,
@@ -37,15 +38,16 @@ def delete(runs: tuple[str, ...], experiments: tuple[str, ...], yes: bool, as_js
         click.echo(
             "To be deleted for good, with points, logs, artifacts and checkpoints:", err=True
         )
-        for run in found:
+        for run in listed:
             name = api.plain(run.data["name"] or run.data["model"])
             click.echo(f"  run {run.id[-6:]} {name}, {run.status}", err=True)
         for name, experiment_id in zip(experiments, ids, strict=True):
             count = len(client.runs(experiment_id, limit=1_000, archived="any"))
             more = " or more" if count == 1_000 else ""
             click.echo(f"  experiment {api.plain(name)} with {count}{more} runs", err=True)
-        click.confirm("Delete?", abort=True, err=True)
-    deleted = [run.delete() for run in found] + [client.delete_experiment(each) for each in ids]
+        if not click.confirm("Delete?", err=True):
+            raise Refused("nothing was deleted")
+    deleted = [run.delete() for run in listed] + [client.delete_experiment(each) for each in ids]
     if as_json:
         api.print_json(deleted)
         return

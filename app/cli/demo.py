@@ -16,6 +16,7 @@ from typing import Any
 from app.cli import client
 from app.errors import ServiceError
 from app.main import bind
+from app.server import listening
 from app.server.jsonlines import JsonLines
 from app.settings import Settings
 
@@ -202,14 +203,14 @@ def run(settings: Settings, *, stay: bool = True) -> None:
 
     def serve() -> None:
         try:
-            server.run(sockets=[sock])
+            listening.run(server, sock)
         finally:
             ended.set()
 
     threading.Thread(target=serve, daemon=True).start()
     story = Story(url, settings.api_token)
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.default_int_handler)
+    for number in _ENDS:
+        signal.signal(number, _interrupt)
     try:
         while not server.started:
             if ended.is_set():
@@ -224,7 +225,21 @@ def run(settings: Settings, *, stay: bool = True) -> None:
     except KeyboardInterrupt:
         pass
     finally:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)  # some wrappers of commands send it twice
+        _ignore_more()
         server.should_exit = True
         ended.wait(10)
+
+
+_ENDS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _interrupt(*_: object) -> None:
+    """Raise KeyboardInterrupt, once: another one on its way would skip the clean end."""
+    _ignore_more()
+    raise KeyboardInterrupt
+
+
+def _ignore_more() -> None:
+    """Ignore signals to end from now on: some wrappers of commands send them again and again."""
+    for number in _ENDS:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,10 +1,13 @@
-"""`export`: every point of runs' metrics, as CSV, JSON lines or Parquet."""
+"""`export`: every point of runs' metrics, as CSV, JSON lines or Parquet; `export-release`."""
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Iterator
+from http.client import HTTPException
 from importlib.util import find_spec
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import click
@@ -12,6 +15,7 @@ import click
 from app.cli import api
 from app.cli.errors import Refused
 
+_COPIED = 1024 * 1024
 FORMATS = ("csv", "jsonl", "parquet")
 
 
@@ -36,15 +40,44 @@ class Point(NamedTuple):
 @api.calls_service
 def export(runs: tuple[str, ...], keys: tuple[str, ...], output: str, kind: str | None) -> None:
     """Write every point of the metrics of runs."""
-    kind = kind or next((each for each in FORMATS if output.endswith(f".{each}")), "csv")
+    kind = kind or next((ending for ending in FORMATS if output.endswith(f".{ending}")), "csv")
     client = api.client()
-    found = [client.run(run) for run in runs]
-    points = (point for run in found for point in _points(run, keys))
+    read = [client.run(run) for run in runs]
+    points = (point for run in read for point in _points(run, keys))
     if kind == "parquet":
         _write_parquet(points, output)
         return
     with click.open_file(output, "w", encoding="utf-8") as file:
         (_write_csv if kind == "csv" else _write_lines)(points, file)
+
+
+@click.command("export-release")
+@click.argument("experiment", shell_complete=api.complete_experiment)
+@click.argument("release_tag")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@api.calls_service
+def export_release(experiment: str, release_tag: str, file: Path) -> None:
+    """Download the checkpoint of a release as a tar FILE, and verify it.
+
+    It has the manifest and, in a folder of the checkpoint's name, the files.
+    """
+    from app.storage import archive
+    from app.storage.base import Damaged
+
+    client = api.client()
+    path = f"/v1/experiments/{client.experiment_id(experiment)}/releases/archive"
+    draft = file.with_name(f".{file.name}.part")
+    query = {"release_tag": release_tag}
+    try:
+        with client.connection.open("GET", path, query=query) as response, draft.open("wb") as out:
+            sha256 = response.headers["x-checkpoint-sha256"]
+            shutil.copyfileobj(response, out, _COPIED)
+        manifest = archive.check(draft, sha256)
+        draft.replace(file)
+    except (OSError, HTTPException, Damaged) as error:
+        draft.unlink(missing_ok=True)
+        raise Refused(f"{file} was not written: {error or type(error).__name__}") from error
+    click.echo(f"{manifest.size_bytes:,} bytes of step {manifest.step} in {file}, verified")
 
 
 def _points(run: Any, keys: tuple[str, ...]) -> Iterator[Point]:

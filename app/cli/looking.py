@@ -147,14 +147,14 @@ def show(run: str, as_json: bool) -> None:
 @api.calls_service
 def watch(run: str, as_json: bool) -> None:
     """Show a run's progress until it has ended; its outcome is the exit code."""
-    found = api.client().run(run)
+    watched = api.client().run(run)
     if as_json:
-        _print_changes(found)
-        api.end_with(found)
-    found = screen.watch_run(found) if screen.is_terminal() else found.watch()
-    if found.data["status_detail"]:
-        click.echo(api.plain(found.data["status_detail"]), err=True)
-    api.end_with(found)
+        _print_changes(watched)
+        api.end_with(watched)
+    watched = screen.watch_run(watched) if screen.is_terminal() else watched.watch()
+    if watched.data["status_detail"]:
+        click.echo(api.plain(watched.data["status_detail"]), err=True)
+    api.end_with(watched)
 
 
 def _print_changes(run: "Run") -> None:
@@ -180,13 +180,13 @@ def _print_changes(run: "Run") -> None:
 @api.calls_service
 def logs(run: str, follow: bool, tail: int, as_json: bool) -> None:
     """Print what a run's trainer printed."""
-    found = api.client().run(run)
+    logged = api.client().run(run)
     write, end = _json_lines() if as_json else (_write_bytes, lambda: None)
-    for part in _log(found, tail, follow):
+    for part in _log(logged, tail, follow):
         write(part)
     end()
     if follow:
-        api.end_with(found.refresh())
+        api.end_with(logged.refresh())
 
 
 def _log(run: "Run", tail: int, follow: bool) -> Iterator[bytes]:
@@ -246,11 +246,11 @@ def _cells(values: list[Any]) -> list[str]:
 def compare(runs: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Show where runs differ, and the last values of their metrics."""
     client = api.client()
-    found = [client.run(run) for run in runs]
-    compared = client.compare(*found, everything=everything)
+    compared_runs = [client.run(run) for run in runs]
+    compared = client.compare(*compared_runs, everything=everything)
     last = {
-        key: [run.data["metrics"].get(key, {}).get("value") for run in found]
-        for key in dict.fromkeys(key for run in found for key in run.data["metrics"])
+        key: [run.data["metrics"].get(key, {}).get("value") for run in compared_runs]
+        for key in dict.fromkeys(key for run in compared_runs for key in run.data["metrics"])
     }
     if as_json:
         api.print_json({**compared, "metrics": last})
@@ -259,18 +259,18 @@ def compare(runs: tuple[str, ...], everything: bool, as_json: bool) -> None:
     for key, values in last.items():
         shown = ("–" if value is None else api.number(value) for value in values)
         rows.append((f"{api.plain(key)} (last)", *shown))
-    api.print_table(("", *(run.id[-6:] for run in found)), rows)
+    api.print_table(("", *(run.id[-6:] for run in compared_runs)), rows)
 
 
 @click.command()
-@click.argument("one", shell_complete=api.complete_run)
+@click.argument("run", shell_complete=api.complete_run)
 @click.argument("other", shell_complete=api.complete_run)
 @api.JSON
 @api.calls_service
-def diff(one: str, other: str, as_json: bool) -> None:
+def diff(run: str, other: str, as_json: bool) -> None:
     """Show what ONE run has and the OTHER has differently, as lines with - and +."""
     client = api.client()
-    compared = client.compare(client.run(one), client.run(other))
+    compared = client.compare(client.run(run), client.run(other))
     if as_json:
         api.print_json(compared)
         return

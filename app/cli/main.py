@@ -25,10 +25,14 @@ COMMANDS = {
         "logs": "looking", "cancel": "submitting", "resume": "submitting", "rerun": "submitting",
         "mark": "submitting", "delete": "deleting", "redact": "deleting",
         "update": "submitting", "compare": "looking", "diff": "looking", "export": "exporting",
+        "export-release": "exporting",
         "open": "opening", "recipes": "access", "experiments": "access", "login": "access",
         "completion": "access", "mcp": "agents",
     },
-    "The team": {"user": "team", "token": "team", "project": "team", "audit": "team"},
+    "The team": {
+        "user": "team", "token": "team", "project": "team", "audit": "team", "usage": "team",
+    },
+    "What people are told of": {"alerts": "telling", "webhooks": "telling"},
     "The service": {
         "serve": "serving", "demo": "serving", "launchers": "checking", "help": "pages",
         "export-schema": "pages",
@@ -66,9 +70,13 @@ class Commands(click.Group):
         """Write the commands under their headings."""
         for heading, names in COMMANDS.items():
             with formatter.section(heading):
-                found = [(name, self.get_command(context, name)) for name in names]
+                commands = [(name, self.get_command(context, name)) for name in names]
                 formatter.write_dl(
-                    [(name, command.get_short_help_str(58)) for name, command in found if command]
+                    [
+                        (name, command.get_short_help_str(58))
+                        for name, command in commands
+                        if command
+                    ]
                 )
 
 

@@ -156,8 +156,8 @@ async def import_checkpoint(
         result = await asyncio.to_thread(
             verification.verify_files, storage, done.path, manifest.sha256
         )
-        (found,) = await db.write(_record_import, run_id, result)
-        return found
+        (imported,) = await db.write(_record_import, run_id, result)
+        return imported
 
 
 def _record_import(

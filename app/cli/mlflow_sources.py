@@ -141,13 +141,13 @@ class Database:
         return self._connection.execute(query, values).fetchall()
 
     def runs(self) -> Iterator[SourceRun]:
-        found = self._rows(
+        rows = self._rows(
             "SELECT r.run_uuid, e.name, r.name, r.status, r.start_time, r.end_time,"
             " r.artifact_uri FROM runs r JOIN experiments e USING (experiment_id)"
             " WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active'"
             " ORDER BY r.start_time, r.run_uuid"
         )
-        for run_id, experiment, name, status, start, end, uri in found:
+        for run_id, experiment, name, status, start, end, uri in rows:
             yield SourceRun(
                 run_id, experiment, name or "", status or "RUNNING", start or 0, end or 0,
                 uri or "",
@@ -230,9 +230,9 @@ class Server:
                     start_time=int(info.get("start_time") or 0),
                     end_time=int(info.get("end_time") or 0),
                     artifact_uri=info.get("artifact_uri", ""),
-                    params={each["key"]: each["value"] for each in data.get("params", [])},
-                    tags={each["key"]: each["value"] for each in data.get("tags", [])},
-                    keys=tuple(each["key"] for each in data.get("metrics", [])),
+                    params={pair["key"]: pair["value"] for pair in data.get("params", [])},
+                    tags={pair["key"]: pair["value"] for pair in data.get("tags", [])},
+                    keys=tuple(pair["key"] for pair in data.get("metrics", [])),
                 )
 
     def points(self, run: SourceRun) -> Iterator[Point]:
@@ -243,9 +243,9 @@ class Server:
                 if token:
                     query["page_token"] = token
                 page = self._call("mlflow/metrics/get-history", **query)
-                for each in page.get("metrics", []):
-                    step, timestamp = int(each.get("step", 0)), int(each.get("timestamp", 0))
-                    yield Point(key, float(each.get("value", 0.0)), timestamp, step)
+                for point in page.get("metrics", []):
+                    step, timestamp = int(point.get("step", 0)), int(point.get("timestamp", 0))
+                    yield Point(key, float(point.get("value", 0.0)), timestamp, step)
                 token = page.get("next_page_token", "")
                 if not token:
                     break

@@ -140,11 +140,11 @@ def import_checkpoint(folder: Path, run_id: str) -> None:
         if not is_id(run_id, "run"):
             raise NotFound(f"There is no run {run_id!a}.")
         folder = folder.absolute()
-        found = asyncio.run(
+        imported = asyncio.run(
             maintenance.import_checkpoint(load_settings(), folder, run_id, _INSTEAD)
         )
     except NotFound as error:
         raise Refused(error, Exit.NOT_FOUND) from error
     except (ServiceError, Damaged, CheckpointError, ValueError, OSError) as error:
         raise Refused(error) from error
-    click.echo(f"{found.state:10} {found.ckpt_path} {found.reason or ''}".rstrip())
+    click.echo(f"{imported.state:10} {imported.ckpt_path} {imported.reason or ''}".rstrip())

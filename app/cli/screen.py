@@ -55,10 +55,10 @@ def _fit(widths: list[int], room: int) -> list[int]:
 
     rich takes from all alike.
     """
-    found = list(widths)
-    while sum(found) > room and max(found) > _LEAST:
-        found[found.index(max(found))] -= 1
-    return found
+    fitted = list(widths)
+    while sum(fitted) > room and max(fitted) > _LEAST:
+        fitted[fitted.index(max(fitted))] -= 1
+    return fitted
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -77,10 +77,19 @@ def show_live() -> "Iterator[Callable[[RenderableType], None]]":
     from rich.console import Console
     from rich.live import Live
 
+    with (
+        restoring_terminal(),
+        Live(console=Console(highlight=False), auto_refresh=False) as live,
+    ):
+        yield lambda drawn: live.update(drawn, refresh=True)
+
+
+@contextmanager
+def restoring_terminal() -> Iterator[None]:
+    """Make Ctrl-C raise KeyboardInterrupt in here, so that the terminal is left as it was."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with Live(console=Console(highlight=False), auto_refresh=False) as live:
-            yield lambda drawn: live.update(drawn, refresh=True)
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -103,9 +103,9 @@ def _told(run: Any, as_json: bool, wait: bool) -> None:
 def cancel(runs: tuple[str, ...], wait: bool, as_json: bool) -> None:
     """Cancel runs without losing their work; print the checkpoint that each leaves."""
     client = api.client()
-    found = [client.run(run) for run in runs]  # all of them, before one is cancelled
+    cancelled = [client.run(run) for run in runs]  # all of them, before one is cancelled
     told = []
-    for run in found:
+    for run in cancelled:
         checkpoint = run.cancel(wait=wait)
         told.append({"run_id": run.id, "status": run.status, "checkpoint": checkpoint})
         if not as_json:
@@ -150,13 +150,13 @@ def rerun(run: str, wait: bool, as_json: bool) -> None:
 
 
 def _numbers(
-    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+    context: click.Context, parameter: click.Parameter, options: tuple[str, ...]
 ) -> dict[str, float]:
-    found = api.parameters(context, parameter, given)
-    for name, value in found.items():
+    values = api.parameters(context, parameter, options)
+    for name, value in values.items():
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise click.BadParameter(f"{name}: {value!r} is not a number")
-    return found
+    return values
 
 
 @click.command()
@@ -175,8 +175,8 @@ def mark(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Mark a checkpoint of a run with a TAG, such as `candidate` or `release`."""
-    found = api.client().run(run)
-    checkpoint = found.mark(tag, release=release, ckpt_path=ckpt_path, metrics=metrics)
+    marked = api.client().run(run)
+    checkpoint = marked.mark(tag, release=release, ckpt_path=ckpt_path, metrics=metrics)
     if as_json:
         api.print_json(checkpoint)
     else:

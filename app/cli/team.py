@@ -1,5 +1,6 @@
 """Commands about who may use a service, which they call: `user`, `token`, `project`, `audit`."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,23 +29,30 @@ def _limit(_: click.Context, __: click.Parameter, value: str | None) -> int | st
     return int(digits) * _UNITS.get(unit, 1)
 
 
-def _call(method: str, path: str, body: "Mapping[str, Any] | None" = None) -> Any:
-    return api.client().connection.request(method, path, body)
+def _days(_: click.Context, __: click.Parameter, value: str | None) -> float | str | None:
+    """Return a number of days, or `none`; None if it is not given."""
+    if value is None or value == "none":
+        return value
+    try:
+        days = float(value)
+    except ValueError:
+        days = math.nan
+    if not math.isfinite(days):
+        raise click.BadParameter(f"{value!r} is not a number of days, such as 30, nor `none`.")
+    return days
+
+
+def _changes(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that are given, with null for `none`."""
+    named = {name: value for name, value in options.items() if value is not None}
+    return {name: None if value == "none" else value for name, value in named.items()}
 
 
 def _show(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         api.print_json(rows)
-        return
-    head = [name.upper().replace("_", " ") for name in columns]
-    cells = [
-        ["-" if row[name] is None else api.plain(row[name]) for name in columns] for row in rows
-    ]
-    click.echo(api.table(head, cells))
-
-
-def _cell(value: object) -> str:
-    return "-" if value is None else api.plain(value)
+    else:
+        click.echo(api.table(*api.cells_of(rows, columns)))
 
 
 def _find(rows: list[dict[str, Any]], what: str, key: str, reference: str) -> str:
@@ -56,11 +64,11 @@ def _find(rows: list[dict[str, Any]], what: str, key: str, reference: str) -> st
 
 
 def _user_id(reference: str) -> str:
-    return _find(_call("GET", "/v1/users")["users"], "user", "user_id", reference)
+    return _find(api.call("GET", "/v1/users")["users"], "user", "user_id", reference)
 
 
 def _project_id(reference: str) -> str:
-    return _find(_call("GET", "/v1/projects")["projects"], "project", "project_id", reference)
+    return _find(api.call("GET", "/v1/projects")["projects"], "project", "project_id", reference)
 
 
 @click.group()
@@ -78,7 +86,7 @@ def create_user(name: str, service: bool, admin: bool, email: str | None) -> Non
     """Create a user NAME."""
     kind = "service" if service else "person"
     body = {"name": name, "kind": kind, "email": email, "is_admin": admin}
-    click.echo(_call("POST", "/v1/users", body)["user_id"])
+    click.echo(api.call("POST", "/v1/users", body)["user_id"])
 
 
 @user.command("ls")
@@ -87,7 +95,7 @@ def create_user(name: str, service: bool, admin: bool, email: str | None) -> Non
 def list_users(as_json: bool) -> None:
     """List the users."""
     columns = ("name", "kind", "is_admin", "email", "created_at", "disabled_at")
-    _show(_call("GET", "/v1/users")["users"], columns, as_json)
+    _show(api.call("GET", "/v1/users")["users"], columns, as_json)
 
 
 @user.command("disable")
@@ -96,7 +104,7 @@ def list_users(as_json: bool) -> None:
 @api.calls_service
 def disable_user(name: str, undo: bool) -> None:
     """Disable a user: none of its tokens and sessions is good any more, at once."""
-    _call("PATCH", f"/v1/users/{_user_id(name)}", {"disabled": not undo})
+    api.call("PATCH", f"/v1/users/{_user_id(name)}", {"disabled": not undo})
 
 
 @click.group()
@@ -116,7 +124,7 @@ def create_token(user: str | None, name: str | None, scope: str, expires: str | 
     SCOPE is the highest role that it may act in, whatever its user's.
     """
     body = {"user": user, "name": name, "scope": scope, "expires_at": expires}
-    click.echo(_call("POST", "/v1/tokens", body)["token"])
+    click.echo(api.call("POST", "/v1/tokens", body)["token"])
 
 
 @token.command("ls")
@@ -129,7 +137,7 @@ def list_tokens(user: str | None, as_json: bool) -> None:
 
     query = "" if user is None else f"?user={quote(user, safe='')}"
     columns = ("token_id", "user", "name", "scope", "expires_at", "revoked_at", "last_used_at")
-    _show(_call("GET", f"/v1/tokens{query}")["tokens"], columns, as_json)
+    _show(api.call("GET", f"/v1/tokens{query}")["tokens"], columns, as_json)
 
 
 @token.command("revoke")
@@ -139,7 +147,7 @@ def revoke_token(token_id: str) -> None:
     """Revoke a token, at once and on every server."""
     from urllib.parse import quote
 
-    _call("DELETE", f"/v1/tokens/{quote(token_id, safe='')}")
+    api.call("DELETE", f"/v1/tokens/{quote(token_id, safe='')}")
 
 
 @click.command()
@@ -162,6 +170,59 @@ def audit(
     _show(shown, ("at", "actor", "action", "target_id", "outcome", "address"), False)
 
 
+@click.command()
+@click.option(
+    "--by", type=click.Choice(("month", "project", "experiment", "run")), default="month",
+    show_default=True, help="What is summed.",
+)  # fmt: skip
+@click.option("--project", help="Of this project alone.")
+@click.option("--since", help="Attempts that ended at or after a time (2026-11-01T00:00:00Z).")
+@click.option("--until", help="Attempts that ended before a time.")
+@click.option("--csv", "as_csv", is_flag=True, help="A table in CSV.")
+@api.JSON
+@api.calls_service
+def usage(
+    by: str, project: str | None, since: str | None, until: str | None, as_csv: bool, as_json: bool
+) -> None:  # fmt: skip
+    """Sum what ended attempts used, wasted, waited and saved."""
+    query = {
+        "by": by, "project_id": project and _project_id(project), "since": since, "until": until,
+    }  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    after: str | None = ""
+    while after is not None:
+        page = api.client().connection.request("GET", "/v1/usage", query=query | {"after": after})
+        rows, after = rows + page["usage"], page["next"]
+    if as_csv:
+        _print_csv(rows)
+        return
+    if by == "project" and not as_json:
+        names = {
+            row["project_id"]: row["name"] for row in api.call("GET", "/v1/projects")["projects"]
+        }
+        rows = [row | {"group": names.get(row["group"], row["group"])} for row in rows]
+    hours = [f"gpu_hours_{name}" for name in ("used", "wasted", "waited", "saved")]
+    shown = rows if as_json else [_rounded(row) for row in rows]
+    _show(shown, ("group", "attempts", *hours, "goodput"), as_json)
+
+
+def _rounded(row: "Mapping[str, Any]") -> dict[str, Any]:
+    return {
+        name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()
+    }
+
+
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*rows[0]] if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    click.echo(text.getvalue(), nl=False)
+
+
 @click.group()
 def project() -> None:
     """Create and list projects, and say who is in them."""
@@ -174,7 +235,7 @@ def project() -> None:
 def create_project(name: str, description: str | None) -> None:
     """Create a project NAME."""
     body = {"name": name, "description": description}
-    click.echo(_call("POST", "/v1/projects", body)["project_id"])
+    click.echo(api.call("POST", "/v1/projects", body)["project_id"])
 
 
 @project.command("ls")
@@ -183,7 +244,7 @@ def create_project(name: str, description: str | None) -> None:
 def list_projects(as_json: bool) -> None:
     """List the projects that you are in; as an administrator, all."""
     columns = ("project_id", "name", "description", "created_at")
-    _show(_call("GET", "/v1/projects")["projects"], columns, as_json)
+    _show(api.call("GET", "/v1/projects")["projects"], columns, as_json)
 
 
 @project.command("quota")
@@ -202,19 +263,65 @@ def quota(
     Each limit is a number, or `none` for as much as there is.
     """
     path = f"/v1/projects/{_project_id(project)}"
-    given = {"max_runs": runs, "max_gpus": gpus, "max_bytes": size}
-    changes = {
-        name: None if value == "none" else value
-        for name, value in given.items()
-        if value is not None
-    }
-    found = _call("PATCH", path, changes) if changes else _call("GET", path)
-    use = _call("GET", f"{path}/use")
+    limits = {"max_runs": runs, "max_gpus": gpus, "max_bytes": size}
+    changes = _changes(limits)
+    answer = api.call("PATCH", path, changes) if changes else api.call("GET", path)
+    use = api.call("GET", f"{path}/use")
     rows = [
-        {"of": name, "used": use[name], "most": found[f"max_{name}"]}
+        {"of": name, "used": use[name], "most": answer[f"max_{name}"]}
         for name in ("runs", "gpus", "bytes")
     ]
     _show(rows, ("of", "used", "most"), as_json)
+
+
+@project.command("retention")
+@click.argument("project")
+@click.option("--logs", callback=_days, help="Days after a run's end for which its log is kept.")
+@click.option("--points", callback=_days, help="The same of all of its points.")
+@api.JSON
+@api.calls_service
+def retention(
+    project: str, logs: float | str | None, points: float | str | None, as_json: bool
+) -> None:
+    """Show for how long a PROJECT keeps logs and points, or change that.
+
+    Each is a number of days, or `none` for what the service is set to.
+    """
+    path = f"/v1/projects/{_project_id(project)}"
+    given = {"logs_days": logs, "points_days": points}
+    changes = _changes(given)
+    found = api.call("PATCH", path, changes) if changes else api.call("GET", path)
+    rows = [{"of": name, "days": found[f"{name}_days"]} for name in ("logs", "points")]
+    _show(rows, ("of", "days"), as_json)
+
+
+@project.command("gate")
+@click.argument("project")
+@click.option(
+    "--metric", "metrics", multiple=True, help="A bound such as 'val_loss<=2.0'; may be repeated."
+)
+@click.option("--verified-hours", callback=_days, help="Hours since its files were found whole.")
+@click.option("--approval/--no-approval", default=None, help="Another maintainer must approve.")
+@click.option("--open", "is_open", is_flag=True, help="Take its gate away.")
+@api.JSON
+@api.calls_service
+def gate(
+    project: str, metrics: tuple[str, ...], verified_hours: float | str | None,
+    approval: bool | None, is_open: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Show what a release of a PROJECT needs besides what the service wants, or change that."""
+    path = f"/v1/projects/{_project_id(project)}"
+    names = ("metrics", "verified_hours", "approval")
+    changes: dict[str, Any] = dict.fromkeys((f"release_{name}" for name in names), None)
+    if not is_open:
+        given = {
+            "release_metrics": list(metrics) or None, "release_verified_hours": verified_hours,
+            "release_approval": approval,
+        }  # fmt: skip
+        changes = _changes(given)
+    found = api.call("PATCH", path, changes) if changes else api.call("GET", path)
+    rows = [{"of": name, "needs": found[f"release_{name}"]} for name in names]
+    _show(rows, ("of", "needs"), as_json)
 
 
 @project.command("members")
@@ -223,7 +330,7 @@ def quota(
 @api.calls_service
 def list_members(project: str, as_json: bool) -> None:
     """List the members of a PROJECT."""
-    rows = _call("GET", f"/v1/projects/{_project_id(project)}/members")["members"]
+    rows = api.call("GET", f"/v1/projects/{_project_id(project)}/members")["members"]
     _show(rows, ("user", "role", "created_at"), as_json)
 
 
@@ -235,7 +342,7 @@ def list_members(project: str, as_json: bool) -> None:
 def add_member(project: str, user: str, role: str) -> None:
     """Give a USER a role in a PROJECT, in the place of the one that it has there."""
     path = f"/v1/projects/{_project_id(project)}/members"
-    _call("POST", path, {"user": user, "role": role})
+    api.call("POST", path, {"user": user, "role": role})
 
 
 @project.command("remove")
@@ -244,4 +351,4 @@ def add_member(project: str, user: str, role: str) -> None:
 @api.calls_service
 def remove_member(project: str, user: str) -> None:
     """Take a USER's role in a PROJECT away."""
-    _call("DELETE", f"/v1/projects/{_project_id(project)}/members/{_user_id(user)}")
+    api.call("DELETE", f"/v1/projects/{_project_id(project)}/members/{_user_id(user)}")

@@ -5,7 +5,9 @@
 tables, migrations       the schema, and how an older one is brought to it
 objects, rows            what a statement makes: objects of the tables, light rows for pages
 sql, database, changes   queries, transactions, and who is woken after a commit
-keyset, listing, search  pages of long lists; chunks: the points of a metric
+keyset, list_statements  pages of long lists; listing, search: what they are listed by
+matching, counting       which rows match, how a text is found; how many they are
+chunks                   the points of a metric
 sqlite, postgresql…      the two engines: threads, connections, what can go wrong with them
 
 How to add a column of runs that clients see:

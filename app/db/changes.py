@@ -59,6 +59,11 @@ class Changes:
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._collectors: set[Collector] = set()
 
+    @property
+    def subscribers(self) -> int:
+        """Return how many follow a run, an experiment or a list now: viewers, mostly."""
+        return sum(map(len, self._waiting.values())) + len(self._collectors)
+
     def publish(self, topics: Iterable[str]) -> None:
         """Wakes every subscriber of these topics."""
         for topic in topics:

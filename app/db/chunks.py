@@ -5,23 +5,28 @@ page       every point of a range, up to so many
 pages      every point of a range, piece by piece
 last       the last point up to a step
 overview   the points of a range, thinned
+
+repacking.py rewrites chunks of earlier versions.
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, case, delete, func, null, select, text, tuple_, update
+from sqlalchemy import Executable, case, delete, func, null, select, text
 
 from app.db.sql import Tx, columns, query, statement
 from app.db.tables import MetricChunk
-from app.domain import packing, points
+from app.domain import points
 from app.domain.points import MAX_STEP, Column
 
-CHUNK = 512
-# Fewer points than this, at the end of a larger chunk, begin one of their own: a trainer that
-# reports step by step then rewrites a little each time, and all of a chunk one time in so many.
+# SQLite keeps a large row in whole pages of 4 kB: of 512 points every third byte was none.
+CHUNK = 1_024
+# Fewer points than one of these, at the end of a chunk of more, begin one of their own, which goes
+# to the chunk before when it has grown: a trainer that reports step by step then rewrites a little
+# each time, and all of a chunk one time in so many.
 TAIL = 32
+MIDDLE = 256
 # A range with more points than this for each one asked for is answered from the sketches,
 # which hold one of 32: what is read and thinned then stays near what is answered.
 SKETCHED = 64
@@ -154,32 +159,6 @@ def _put_query(
     )
 
 
-@query(tuple[int, int, bytes, bytes])
-def _plain(*, after_series: int, after_step: int, most: int) -> Executable:
-    return (
-        select(_chunk.series_id, _chunk.first_step, _chunk.sketch, _chunk.data)
-        .where(
-            tuple_(_chunk.series_id, _chunk.first_step) > tuple_(after_series, after_step),
-            func.length(_chunk.data) == points.PLAIN_BYTES * _chunk.count,
-            _chunk.count >= packing.FEWEST,
-        )
-        .order_by(_chunk.series_id, _chunk.first_step)
-        .limit(most)
-    )
-
-
-# A report may have added points to it since it was read.
-
-
-@statement
-def _replace(*, first: int, old: bytes, new: bytes, new_sketch: bytes, series: int) -> Executable:
-    return (
-        update(MetricChunk)
-        .where(_series(series), _chunk.first_step == first, _chunk.data == old)
-        .values(data=new, sketch=new_sketch)
-    )
-
-
 @statement
 def _drop(*, first: int, series: int) -> Executable:
     return delete(MetricChunk).where(_series(series), _chunk.first_step == first)
@@ -215,20 +194,35 @@ def put(tx: Tx, series_id: int, column: Column) -> None:
             continue
         before, after = new.steps[-1] < first, new.steps[0] > last
         full = (before or after) and size > CHUNK
-        if full or (after and len(new.steps) < TAIL <= count):
+        if full or (after and _level(len(new.steps)) < _level(count)):
             _put(tx, series_id, new)
             continue
         old = points.unpack(data) if data else _load(tx, series_id, first, first)
-        parts = [old, new]
-        # A tail that has grown up goes to the chunk before it.
-        grown = count < TAIL <= size
-        previous = tx.first(_previous, series=series_id, first=first) if grown else None
-        if previous is not None and previous[0] + size <= CHUNK:
-            parts.insert(0, points.unpack(previous[1]))
-        whole = points.ordered(points.joined(parts))
-        if whole.steps[0] < first:
-            tx.send(_drop, series=series_id, first=first)
+        earlier = _absorbed(tx, series_id, first, count, size)
+        whole = points.ordered(points.joined([*earlier, old, new]))
+        for begin in (*(part.steps[0] for part in earlier), first):
+            if whole.steps[0] < begin:
+                tx.send(_drop, series=series_id, first=begin)
         _put(tx, series_id, whole)
+
+
+def _level(count: int) -> int:
+    return (count >= TAIL) + (count >= MIDDLE)
+
+
+def _absorbed(tx: Tx, series_id: int, first: int, count: int, size: int) -> list[Column]:
+    """Return the chunks before one that grows from `count` points to `size`, where it joins them.
+
+    Oldest first. Together they may have grown, too, and join the one before.
+    """
+    earlier: list[Column] = []
+    while _level(count) < _level(size):
+        previous = tx.first(_previous, series=series_id, first=first)
+        if previous is None or previous[0] + size > CHUNK or _level(previous[0]) > _level(size):
+            break
+        earlier.insert(0, points.unpack(previous[1]))
+        first, count, size = earlier[0].steps[0], previous[0], previous[0] + size
+    return earlier
 
 
 def _put(tx: Tx, series_id: int, column: Column) -> None:
@@ -249,15 +243,15 @@ def _put(tx: Tx, series_id: int, column: Column) -> None:
 
 def page(tx: Tx, ranges: Sequence[Range], most: int) -> Column:
     """Return the first `most` points of a curve."""
-    found: list[Column] = []
+    merged: list[Column] = []
     missing = most
     for group in _apart(ranges):
         # The first points of several ranges are among the first of each.
-        found.append(_merged([_first(tx, each, missing) for each in group]).cut(0, missing))
-        missing -= len(found[-1].steps)
+        merged.append(_merged([_first(tx, part, missing) for part in group]).cut(0, missing))
+        missing -= len(merged[-1].steps)
         if missing <= 0:
             break
-    return points.joined(found)
+    return points.joined(merged)
 
 
 def pages(tx: Tx, ranges: Sequence[Range]) -> Iterator[Column]:
@@ -270,6 +264,8 @@ def pages(tx: Tx, ranges: Sequence[Range]) -> Iterator[Column]:
             if not column.steps:
                 break
             yield column
+            if len(column.steps) < PAGE:  # so had each range
+                break
             low = column.steps[-1] + 1
 
 
@@ -278,16 +274,16 @@ def ends(tx: Tx, ranges: Sequence[Range]) -> tuple[int, int] | None:
     first = page(tx, ranges, 1).steps
     if not first:
         return None
-    lasts = [(each.low, last(tx, each.series_id, each.high).steps) for each in ranges]
+    lasts = [(part.low, last(tx, part.series_id, part.high).steps) for part in ranges]
     return first[0], max(steps[0] for low, steps in lasts if steps and steps[0] >= low)
 
 
 def _apart(ranges: Sequence[Range]) -> list[list[Range]]:
     """Return groups in the order of their steps; only ranges of the same group may overlap."""
     groups: list[list[Range]] = []
-    for each in ranges:
-        group = [each]
-        while groups and each.low <= max(other.high for other in groups[-1]):
+    for part in ranges:
+        group = [part]
+        while groups and part.low <= max(other.high for other in groups[-1]):
             group = groups.pop() + group
         groups.append(group)
     return groups
@@ -309,8 +305,8 @@ def _first(tx: Tx, of: Range, most: int) -> Column:
             break
     if not taken:
         return Column((), (), ())
-    found = points.between(_load(tx, series_id, heads[0][0], heads[taken - 1][0]), low, high)
-    return found.cut(0, most)
+    column = points.between(_load(tx, series_id, heads[0][0], heads[taken - 1][0]), low, high)
+    return column.cut(0, most)
 
 
 def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
@@ -339,51 +335,26 @@ def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
 def last(tx: Tx, series_id: int, high: int) -> Column:
     """Return the last point of a series up to step `high`, or none."""
     row = tx.first(_last, series=series_id, high=high)
-    found = points.between(points.unpack(row[0] if row else b""), 0, high)
-    return found.cut(max(0, len(found.steps) - 1), len(found.steps))
-
-
-class PlainChunk(NamedTuple):
-    """A chunk as earlier versions stored it: 24 bytes a point."""
-
-    series_id: int
-    first_step: int
-    sketch: bytes
-    data: bytes
-
-
-def list_plain(tx: Tx, after: tuple[int, int], most: int) -> list[PlainChunk]:
-    """Return the next chunks, after a series and step, that are not packed."""
-    rows = tx.all(_plain, after_series=after[0], after_step=after[1], most=most)
-    return [PlainChunk(*row) for row in rows]
-
-
-def pack_again(tx: Tx, chunks: Sequence[PlainChunk]) -> None:
-    """Pack chunks, where they are still as they were read. May be repeated."""
-    for chunk in chunks:
-        tx.send(
-            _replace, series=chunk.series_id, first=chunk.first_step, old=chunk.data,
-            new=points.pack(points.unpack(chunk.data)),
-            new_sketch=points.pack(points.unpack(chunk.sketch)),
-        )  # fmt: skip
+    column = points.between(points.unpack(row[0] if row else b""), 0, high)
+    return column.cut(max(0, len(column.steps) - 1), len(column.steps))
 
 
 def _sketched(tx: Tx, of: Range) -> tuple[list[Column], bool]:
     """Return the sketches of a range, and in full the chunks at its two ends; whether any point of
     the range is not in them."""
-    found = tx.all(_sketches, **_params(of))
-    parts = [points.unpack(sketch) for _, _, sketch in found]
-    less = any(len(parts[i].steps) < found[i][1] for i in range(1, len(found) - 1))
-    for end in {0, len(found) - 1} if found else ():
-        first = found[end][0]
+    rows = tx.all(_sketches, **_params(of))
+    parts = [points.unpack(sketch) for _, _, sketch in rows]
+    less = any(len(parts[i].steps) < rows[i][1] for i in range(1, len(rows) - 1))
+    for end in {0, len(rows) - 1} if rows else ():
+        first = rows[end][0]
         parts[end] = points.between(_load(tx, of.series_id, first, first), of.low, of.high)
     return parts, less
 
 
 def _load(tx: Tx, series_id: int, first: int, last: int) -> Column:
     """Return the points of all chunks that begin between these two steps."""
-    found = tx.all(_data, series=series_id, first=first, last=last)
-    return points.joined(points.unpack(data) for (data,) in found)
+    rows = tx.all(_data, series=series_id, first=first, last=last)
+    return points.joined(points.unpack(data) for (data,) in rows)
 
 
 def _params(of: Range) -> dict[str, int]:

@@ -1,7 +1,12 @@
 """`connect`: the database of a URL. Importing this loads neither driver."""
 
+from typing import TypeVar
+
+from app import tracing
 from app.db.database import CONNECTIONS, Database
 from app.errors import Unavailable
+
+D = TypeVar("D", bound=Database)
 
 
 def connect(url: str, connections: int = CONNECTIONS) -> Database:
@@ -18,7 +23,7 @@ def connect(url: str, connections: int = CONNECTIONS) -> Database:
             )
         from app.db.sqlite import SqliteDatabase
 
-        return SqliteDatabase(url)
+        return _kind(SqliteDatabase)(url)
     if url.startswith(("postgresql+psycopg://", "postgresql://")):
         try:
             from app.db.postgresql import PostgresDatabase
@@ -26,8 +31,16 @@ def connect(url: str, connections: int = CONNECTIONS) -> Database:
             raise Unavailable(
                 'PostgreSQL needs its driver: pip install "llm-train-api[postgres]"'
             ) from error
-        return PostgresDatabase(url, connections)
+        return _kind(PostgresDatabase)(url, connections)
     raise ValueError(
         "LLM_TRAIN_DATABASE_URL must be sqlite:///FILE or postgresql+psycopg://… "
         f"(it begins with {url.split(':', 1)[0]!r})"
     )
+
+
+def _kind(kind: type[D]) -> type[D]:
+    if not tracing.is_on():
+        return kind
+    from app.db.traced import traced
+
+    return traced(kind)

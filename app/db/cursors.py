@@ -51,8 +51,8 @@ class Page(NamedTuple, Generic[RowT]):
         value = self.values[index] if self.order.field == METRIC else getattr(row, self.order.field)
         # JSON has no infinities; their repr is a number to `float` all the same.
         value = repr(value) if isinstance(value, float) else value
-        found = [self.order.field, self.order.metric_key, value, getattr(row, "id", value)]
-        return base64.urlsafe_b64encode(orjson.dumps(found)).decode().rstrip("=")
+        fields = [self.order.field, self.order.metric_key, value, getattr(row, "id", value)]
+        return base64.urlsafe_b64encode(orjson.dumps(fields)).decode().rstrip("=")
 
 
 def parse(cursor: str, order: Order, argument: str, *, nullable: bool = True) -> tuple[Any, Any]:

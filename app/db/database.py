@@ -83,6 +83,11 @@ class Database(ABC):
         # When a write was last rejected, on the monotonic clock.
         self.write_rejected_at = -math.inf
 
+    @property
+    def waiting_writes(self) -> int:
+        """Return how many writes wait for their turn, or are under way."""
+        return self._waiting
+
     def record_rejected_write(self) -> None:
         """Record that a write was rejected; heartbeat timeouts ignore this period."""
         self.write_rejected_at = time.monotonic()

@@ -2,23 +2,26 @@
 
 The conditions are those of the list of runs (`listing.RUNS`), so that a count and the list beside
 it agree. `by_status` counts all runs that match; the others look at the newest `NEWEST` of them, so
-that what they cost does not grow with the table.
+that what they cost does not grow with the table. Of a common text, whose runs would all have to be
+sorted to know the newest of them, the newest runs of the list are looked at instead.
 """
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from sqlalchemy import Select, String, bindparam, func, select
 
-from app.db import keyset
-from app.db.json_lists import one_of
+from app.db import counting, tally
+from app.db.list_statements import REMEMBERED, newest_rows
 from app.db.listing import RUNS
-from app.db.sql import Statement, Tx, columns, dump
+from app.db.sql import Statement, Tx, columns
 from app.db.tables import Experiment, MetricLatest, Run, RunTag
 
 NEWEST = 10_000
+NEWEST_REPORTING = 2_000
+"""The same where the metrics of each run are read."""
 MAX_VALUES = 500
 """Values in one answer."""
 
@@ -27,7 +30,6 @@ _experiment = columns(Experiment)
 _latest = columns(MetricLatest)
 _tag = columns(RunTag)
 
-K = TypeVar("K")
 Counted = tuple[str, int]
 
 
@@ -42,98 +44,85 @@ class RunFacet(StrEnum):
     TAG = "tag"
 
 
-def by_status(tx: Tx, filters: Mapping[str, Any]) -> list[Counted]:
-    """Return how many of the runs that match are in each status; those with none are left out."""
-    if (split := keyset.split_archived(RUNS, filters)) is not None:
-        every, archived = (by_status(tx, each) for each in split)
-        return _less(every, archived)
-    names, params = keyset.matching(tx, RUNS, filters)
-    return tx.all(_by_status(names), **params)
+class ByStatus(NamedTuple):
+    """How many runs are in each status; with `is_lower_bound` there are more of them, or may be."""
+
+    counts: list[Counted]
+    is_lower_bound: bool = False
+
+
+def by_status(tx: Tx, filters: Mapping[str, Any]) -> ByStatus:
+    """Return how many of the runs that match are in each status; those with none are left out.
+
+    What triggers have not counted is read: the newest `counting.COUNTED` runs that match.
+    """
+    names, params, partial, newest = counting.scope(tx, RUNS, filters)
+    if tally.covers(Run, filters):
+        return ByStatus(tally.by_state(tx, Run, names, params))
+    counted = tx.all(_by_status(names, newest), **params, newest=counting.COUNTED + 1)
+    more = sum(count for _, count in counted) > counting.COUNTED
+    return ByStatus(counted, more or partial)
 
 
 def by_status_of(tx: Tx, experiment_ids: Sequence[str]) -> list[list[Counted]]:
     """Return how many runs of each experiment, without those archived, are in each status."""
-    every, archived = (
-        tx.all(statement, ids=dump(list(experiment_ids)))
-        for statement in (_OF_EXPERIMENTS, _ARCHIVED_OF_EXPERIMENTS)
-    )
-    left = _less(
-        [((id, status), count) for id, status, count in every],
-        [((id, status), count) for id, status, count in archived],
-    )
-    found: dict[str, list[Counted]] = {id: [] for id in experiment_ids}
-    for (experiment_id, status), count in left:
-        found[experiment_id].append((status, count))
-    return [found[id] for id in experiment_ids]
-
-
-def _less(every: Sequence[tuple[K, int]], some: Sequence[tuple[K, int]]) -> list[tuple[K, int]]:
-    gone = dict(some)
-    return [(key, count - gone.get(key, 0)) for key, count in every if count > gone.get(key, 0)]
+    counted: dict[str, list[Counted]] = {id: [] for id in experiment_ids}
+    for experiment_id, status, count in tally.by_state_of(tx, Run, experiment_ids):
+        counted[experiment_id].append((status, count))
+    return [counted[id] for id in experiment_ids]
 
 
 def facet(
     tx: Tx, field: RunFacet, filters: Mapping[str, Any], prefix: str, most: int
 ) -> list[Counted]:
     """Return the values of a column that begin with `prefix`, the most frequent first."""
-    names, params = keyset.matching(tx, RUNS, filters)
-    return tx.all(_facet(field, names), prefix=prefix, most_values=most, newest=NEWEST, **params)
+    names, params, _, newest = _among_newest(tx, filters, NEWEST)
+    return tx.all(_facet(field, names, newest), prefix=prefix, most_values=most, **params)
 
 
 def metric_keys(tx: Tx, filters: Mapping[str, Any], prefix: str, most: int) -> list[Counted]:
     """Return the keys of metrics that begin with `prefix`, and how many runs have reported each."""
-    names, params = keyset.matching(tx, RUNS, filters)
-    return tx.all(_metric_keys(names), prefix=prefix, most_values=most, newest=NEWEST, **params)
+    names, params, _, newest = _among_newest(tx, filters, NEWEST_REPORTING)
+    return tx.all(_metric_keys(names, newest), prefix=prefix, most_values=most, **params)
 
 
-def _of_experiments(*conditions: Any) -> Statement[tuple[str, str, int]]:
-    return Statement(
-        select(_run.experiment_id, _run.status, func.count())
-        .where(one_of(_run.experiment_id, "ids"), *conditions)
-        .group_by(_run.experiment_id, _run.status)
-    )
+def _among_newest(tx: Tx, filters: Mapping[str, Any], most: int) -> counting.Scope:
+    found = counting.scope(tx, RUNS, filters)
+    return found._replace(params=found.params | {"newest": most})
 
 
-_OF_EXPERIMENTS = _of_experiments()
-_ARCHIVED_OF_EXPERIMENTS = _of_experiments(RUNS.filters["archived"])
+@lru_cache(REMEMBERED)
+def _by_status(filters: frozenset[str], newest: bool) -> Statement[Counted]:
+    rows = _newest(_run.status.label("value"), filters, newest)
+    return Statement(select(rows.c.value, func.count()).group_by(rows.c.value))
 
 
-def _where(filters: frozenset[str]) -> list[Any]:
-    return [RUNS.filters[name] for name in sorted(filters)]
-
-
-@lru_cache(keyset.REMEMBERED)
-def _by_status(filters: frozenset[str]) -> Statement[Counted]:
-    counted = select(_run.status, func.count()).select_from(Run)
-    return Statement(counted.where(*_where(filters)).group_by(_run.status))
-
-
-@lru_cache(keyset.REMEMBERED)
-def _facet(field: RunFacet, filters: frozenset[str]) -> Statement[Counted]:
+@lru_cache(REMEMBERED)
+def _facet(field: RunFacet, filters: frozenset[str], newest: bool) -> Statement[Counted]:
     if field is RunFacet.TAG:
-        newest = _newest(select(_run.id.label("value")), filters)
-        joined = select(_tag.tag).select_from(newest)
-        return _counted(_tag.tag, joined.join(RunTag, _tag.run_id == newest.c.value))
+        rows = _newest(_run.id.label("value"), filters, newest)
+        joined = select(_tag.tag).select_from(rows)
+        return _counted(_tag.tag, joined.join(RunTag, _tag.run_id == rows.c.value))
     of_experiment = field in (RunFacet.TASK_TYPE, RunFacet.OWNER)
     own: Any = getattr(_run, "experiment_id" if of_experiment else field.value)
-    newest = _newest(select(own.label("value")), filters)
+    rows = _newest(own.label("value"), filters, newest)
     if not of_experiment:
-        return _counted(newest.c.value, select(newest.c.value))
+        return _counted(rows.c.value, select(rows.c.value))
     value = getattr(_experiment, field.value)
-    joined = select(value).select_from(newest).join(Experiment, _experiment.id == newest.c.value)
+    joined = select(value).select_from(rows).join(Experiment, _experiment.id == rows.c.value)
     return _counted(value, joined)
 
 
-@lru_cache(keyset.REMEMBERED)
-def _metric_keys(filters: frozenset[str]) -> Statement[Counted]:
-    newest = _newest(select(_run.id.label("value")), filters)
-    joined = select(_latest.key).select_from(newest)
-    return _counted(_latest.key, joined.join(MetricLatest, _latest.run_id == newest.c.value))
+@lru_cache(REMEMBERED)
+def _metric_keys(filters: frozenset[str], newest: bool) -> Statement[Counted]:
+    rows = _newest(_run.id.label("value"), filters, newest)
+    joined = select(_latest.key).select_from(rows)
+    return _counted(_latest.key, joined.join(MetricLatest, _latest.run_id == rows.c.value))
 
 
-def _newest(query: Select[Any], filters: frozenset[str]) -> Any:
-    query = query.where(*_where(filters)).order_by(_run.created_at.desc(), _run.id.desc())
-    return query.limit(bindparam("newest")).subquery("newest")
+def _newest(value: Any, filters: frozenset[str], newest: bool) -> Any:
+    rows = newest_rows(RUNS, value, filters, newest).limit(bindparam("newest"))
+    return rows.subquery("counted_runs")
 
 
 def _counted(value: Any, query: Select[Any]) -> Statement[Counted]:

@@ -68,9 +68,9 @@ def _postgresql_number(element: Any, compiler: Any, **options: Any) -> str:
     cases = []
     for name in ("param_key", "param_path"):
         keys = f"ARRAY(SELECT json_array_elements_text(CAST({_bound(name, compiler)} AS json)))"
-        found = f"({column} #> {keys})"
+        value = f"({column} #> {keys})"
         cases.append(
-            f"CASE WHEN jsonb_typeof({found}) = 'number' THEN CAST({found} AS double precision) END"
+            f"CASE WHEN jsonb_typeof({value}) = 'number' THEN CAST({value} AS double precision) END"
         )
     return f"coalesce({', '.join(cases)})"
 

@@ -4,17 +4,25 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
-from sqlalchemy import Executable, String, and_, bindparam, exists, literal_column, or_, select
-from sqlalchemy import table as from_name
-from sqlalchemy import text as literal
+from sqlalchemy import (
+    Executable,
+    String,
+    and_,
+    bindparam,
+    exists,
+    or_,
+    select,
+)
 from sqlmodel import SQLModel
 
+from app.db import search
 from app.db.cursors import RowT
 from app.db.json_lists import JsonNumber, listed, one_of
-from app.db.keyset import Listing
+from app.db.list_statements import Listing
 from app.db.objects import Table
 from app.db.rows import (
     CheckpointRow,
@@ -23,9 +31,17 @@ from app.db.rows import (
     MetricLatestRow,
     ProjectRow,
     RunRow,
+    RunSummaryRow,
 )
-from app.db.search import LIKE_ESCAPE, Position, index_name
-from app.db.sql import Query, Tx, columns, dump, query, select_all
+from app.db.search import (
+    LIKE_ESCAPE,
+    HasBeginning,
+    HasGrams,
+    Matches,
+    MatchesBeginning,
+    Position,
+)
+from app.db.sql import Query, Statement, Tx, columns, dump, query, select_all
 from app.db.tables import (
     Checkpoint,
     Event,
@@ -51,22 +67,34 @@ _limited = cast(Any, MetricLatest).__table__.alias("limited").c
 def _searched(id: Any, table: type[SQLModel]) -> dict[str, Any]:
     """Return the ways of finding the rows with a text; `keyset` takes the one that reads the least.
 
-    `search_walk`: compares the text of each row of the list. `search_match`: asks SQLite's
-    index first. `search_all`: reads all texts, if PostgreSQL does not know better by its index.
+    `search_walk`: compares the text of each row of the list. `search_match`: asks the index of
+    texts first; `search_short` as well, for a text that is shorter than a gram. `…_some`: only the
+    first `examined` rows of the index, to count at least some of very many.
     """
     text, wanted = columns(table), bindparam("search", type_=String)
-    index = index_name(str(table.__tablename__))
     contains = Position(text.text, wanted) > 0
-    rowid: Any = literal_column("rowid")
-    matched = select(rowid).select_from(from_name(index))
-    matched = matched.where(literal(f"{index} MATCH :search_grams"))
     itself = select(bindparam("search_id", type_=String))
-    found = select(text.id).where(contains)
-    prefix = text.text.like(bindparam("search_prefix"), escape=LIKE_ESCAPE)
+    by_index = {
+        name: select(text.id).where(contains, search.of_table(has, table))
+        for name, has in (("search_match", HasGrams), ("search_short", HasBeginning))
+    }
+    by_index |= {
+        f"{name}_some": select(found.limit(bindparam("examined")).subquery().c.id)
+        for name, found in by_index.items()
+    }
+    # Not EXISTS: PostgreSQL would rather compare all texts there are, once, and remember the ids.
+    own = select(text.text).where(text.id == id).scalar_subquery()
     return {
-        "search_walk": or_(exists().where(text.id == id, contains), id == bindparam("search_id")),
-        "search_match": id.in_(found.where(text.number.in_(matched)).union_all(itself)),
-        "search_all": id.in_(found.where(prefix).union_all(itself)),
+        "search_walk": or_(Position(own, wanted) > 0, id == bindparam("search_id")),
+        **{name: id.in_(found.union_all(itself)) for name, found in by_index.items()},
+    }
+
+
+def _matches(table: type[SQLModel]) -> dict[str, Statement[tuple[int]]]:
+    """Return the queries for the number of rows that the index of texts finds, up to `most`."""
+    return {
+        name: Statement(select(search.of_table(matches, table)))
+        for name, matches in (("search_match", Matches), ("search_short", MatchesBeginning))
     }
 
 
@@ -111,6 +139,7 @@ EXPERIMENTS = Listing(
     }
     | _archived(_experiment.archived_at)
     | _searched(_experiment.id, ExperimentSearch),
+    matches=_matches(ExperimentSearch),
 )
 RUNS = Listing(
     Run,
@@ -150,7 +179,9 @@ RUNS = Listing(
         for name in ("task_type", "owner", "project_id")
     },
     spread="status",
+    matches=_matches(RunSearch),
 )
+RUN_SUMMARIES: Listing[RunSummaryRow] = replace(cast(Any, RUNS), row=RunSummaryRow)
 CHECKPOINTS = Listing(
     Checkpoint,
     CheckpointRow,
@@ -206,8 +237,8 @@ def _latest_of_keys(*, ids: str, keys: str, most: int) -> Executable:
 def by_ids(tx: Tx, listing: Listing[RowT], ids: Sequence[str]) -> list[RowT | None]:
     """Return the rows with these ids, None where there is none."""
     rows: list[Any] = tx.all(_with_ids(listing), dump(list(ids)))
-    found = {row.id: row for row in rows}
-    return [found.get(each) for each in ids]
+    by_id = {row.id: row for row in rows}
+    return [by_id.get(row_id) for row_id in ids]
 
 
 class TooMany(Exception):
@@ -221,7 +252,7 @@ def latest_metrics(
 
     Raises TooMany where they are more than `most`.
     """
-    found: dict[str, list[MetricLatestRow]] = {each: [] for each in run_ids}
+    latest: dict[str, list[MetricLatestRow]] = {run_id: [] for run_id in run_ids}
     ids = dump(list(run_ids))
     if keys is None:
         rows = tx.all(_latest_of, ids=ids, most=most + 1)
@@ -230,5 +261,5 @@ def latest_metrics(
     if len(rows) > most:
         raise TooMany
     for row in rows:
-        found[row.run_id].append(row)
-    return list(found.values())
+        latest[row.run_id].append(row)
+    return list(latest.values())

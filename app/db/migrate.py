@@ -15,16 +15,15 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, p
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
-from app.db import search
+from app.db import search, tally
 from app.db.tables import complete_for_postgresql
 from app.errors import Unavailable
 
-HEAD = "0016"
+HEAD = "0022"
 """The newest revision in `migrations/versions`; a test keeps it so."""
 
 METADATA = SQLModel.metadata
 _ONE_AT_A_TIME = 0x6C6C6D6D  # several servers may start together on one PostgreSQL
-_INDEXING = 0x6C6C6D69
 _SCRIPTS = Path(__file__).parent / "migrations"
 _REVISION = "SELECT version_num FROM alembic_version"
 
@@ -56,10 +55,10 @@ def revision(url: str) -> str | None:
         url.replace("postgresql+psycopg://", "postgresql://", 1), connect_timeout=5
     ) as postgres:
         try:
-            found: Any = postgres.execute(_REVISION).fetchone()
+            stored: Any = postgres.execute(_REVISION).fetchone()
         except psycopg.errors.UndefinedTable:
             return None
-        return found[0] if found else None
+        return stored[0] if stored else None
 
 
 def bring_up(url: str) -> None:
@@ -68,18 +67,12 @@ def bring_up(url: str) -> None:
     Raises Unavailable for a database of a newer version, or one that refuses; the driver's
     error when it cannot even be read.
     """
-    found = _known_revision(url)
+    known = _known_revision(url)
     try:
-        if found != HEAD and (found is not None or not create(url)):
+        if known != HEAD and (known is not None or not create(url)):
             upgrade(url)
     except DBAPIError as error:
         raise Unavailable(f"its tables cannot be made: {error.orig}") from error
-    _index_texts(url)
-
-
-def _index_texts(url: str) -> None:
-    if not url.startswith("sqlite:///"):
-        search.ensure_index(url.replace("postgresql+psycopg://", "postgresql://", 1), _INDEXING)
 
 
 def require(url: str) -> None:
@@ -92,16 +85,16 @@ def require(url: str) -> None:
 
 
 def _known_revision(url: str) -> str | None:
-    found = revision(url)
-    if found is None or found == HEAD:
-        return found
+    number = revision(url)
+    if number is None or number == HEAD:
+        return number
     known = {path.name.partition("_")[0] for path in (_SCRIPTS / "versions").glob("*.py")}
-    if found not in known:
+    if number not in known:
         raise Unavailable(
-            f"it is of a newer version of this service (its schema is {found}, this version's "
+            f"it is of a newer version of this service (its schema is {number}, this version's "
             f"{HEAD}): start that version, or restore a backup from before it"
         )
-    return found
+    return number
 
 
 def create(url: str) -> bool:
@@ -110,6 +103,8 @@ def create(url: str) -> bool:
         if inspect(connection).get_table_names():
             return False
         METADATA.create_all(connection)
+        tally.create_triggers(connection)
+        search.create_indexes(connection)
         connection.execute(
             text(
                 "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL,"
@@ -127,8 +122,8 @@ def in_one_snapshot(url: str) -> Iterator[Connection]:
     Raises Unavailable if the database is empty or of another version.
     """
     require(url)
-    if (found := revision(url)) != HEAD:
-        raise Unavailable(f"its schema is {found}, this version's {HEAD}: run llm-train migrate")
+    if (current := revision(url)) != HEAD:
+        raise Unavailable(f"its schema is {current}, this version's {HEAD}: run llm-train migrate")
     engine = _engine(url)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _leave_transactions_alone)
@@ -192,8 +187,6 @@ def upgrade(url: str, to: str = "head") -> None:
     from alembic import command
 
     command.upgrade(config(url), to)
-    if to == "head":
-        _index_texts(url)
 
 
 def upgrade_within(connection: Connection, to: str) -> None:

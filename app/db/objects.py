@@ -24,11 +24,11 @@ class Table(SQLModel):
     model_config = {"defer_build": True}
 
     def __init__(self, **values: Any) -> None:
-        found = _defaults(type(self)) | values
-        if found.keys() != type(self).model_fields.keys():
-            wrong = sorted(found.keys() ^ type(self).model_fields.keys())
+        fields = _defaults(type(self)) | values
+        if fields.keys() != type(self).model_fields.keys():
+            wrong = sorted(fields.keys() ^ type(self).model_fields.keys())
             raise TypeError(f"{type(self).__name__}: unknown or missing columns: {wrong}")
-        self.__dict__.update(found)
+        self.__dict__.update(fields)
 
 
 TableT = TypeVar("TableT", bound=Table)

@@ -142,10 +142,10 @@ class PostgresDatabase(Database):
         self._admit()
         self._waiting += 1
         try:
-            found: R = await self._reads.read(
+            result: R = await self._reads.read(
                 lambda tx: use_case(tx, *args, **kwargs), get_principal()
             )
-            return found
+            return result
         except Unavailable:
             self.record_rejected_write()
             raise

@@ -2,9 +2,11 @@
 
 Each writing or scanning thread and each lane of reads keeps one connection, in pipeline mode, for
 as long as it works. psycopg_pool does not keep them: it lends connections that are not in that
-mode, and its check before a loan costs a round trip, as much as a short read (`is_over` looks at
-the socket). While the database is away `ConnectionPool` tries again in the background with pauses
-that double, so that requests wait for their time-out instead of being told why; and
+mode, and its check before a loan costs a round trip (`is_over` looks at the socket). Measured, the
+CPU of a transaction of 1, 4 and 32 statements (least of 40 rounds of 25, in turns): 23, 46 and
+174 µs on a kept connection; 37, 53 and 188 on one that `ConnectionPool` lends; 82, 121 and 250 on
+one that it checks before. While the database is away `ConnectionPool` tries again in the background
+with pauses that double, so that requests wait for their time-out instead of being told why; and
 `NullConnectionPool` connects under its lock: threads would wait for each other's time-outs.
 """
 

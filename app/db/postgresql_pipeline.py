@@ -181,8 +181,8 @@ class Cursor:
 
     def fetchone(self) -> tuple[Any, ...] | None:
         """Wait for the answer to the last statement and return its first row."""
-        found = self._pipeline.rows(self._result())
-        return found[0] if found else None
+        rows = self._pipeline.rows(self._result())
+        return rows[0] if rows else None
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         """Wait for the answer to the last statement and return its rows."""

@@ -2,8 +2,8 @@
 
 Every transaction of a user
 
-* first looks whether its token is still good, in its own snapshot: what was revoked before it
-  began cannot be used, on whatever server;
+* first looks whether its token is still good, in its own snapshot (`rights` remembers that, on
+  SQLite): what was revoked before it began cannot be used, on whatever server;
 * finds only rows that the user sees (`visibility`);
 * may lock a row for a write, and write at all, only with the permission: a use case that forgot
   to ask for one is refused.
@@ -12,13 +12,15 @@ Every transaction of a user
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from sqlalchemy import and_, bindparam, select
+from sqlalchemy import and_, bindparam, func, select
 
 from app.db import visibility
-from app.db.sql import P, Query, Statement, T, Tx, columns
+from app.db.rights import SECONDS, KnownRights, Rights, remember
+from app.db.sql import Compiled, P, Query, Statement, T, Tx, columns
 from app.db.tables import ApiToken, Experiment, Membership, Project, User
+from app.domain.ids import timestamp_after
 from app.domain.permissions import Permission, Role
-from app.domain.principals import ANONYMOUS, Principal
+from app.domain.principals import Principal, PrincipalKind
 from app.errors import NotFound, NotPermitted, Unauthorized
 
 _token, _user, _experiment = columns(ApiToken), columns(User), columns(Experiment)
@@ -33,6 +35,15 @@ _AUTHENTICATE = Statement[tuple[bool, str | None]](
         _user.disabled_at.is_(None),
     )
 )
+_MEMBERSHIPS = Statement[tuple[str, str]](
+    select(_membership.project_id, _membership.role).where(_membership.user_id == bindparam("user"))
+)
+_COUNT_PROJECTS = Statement[tuple[int]](select(func.count()).select_from(Project))
+_PROJECT_OF = Statement[tuple[str]](
+    select(_experiment.project_id).where(_experiment.id == bindparam("id"))
+)
+_NONE = Rights()
+_FIX_SNAPSHOT = "SELECT 1 FROM account LIMIT 1"
 _of_user = _membership.user_id == bindparam("user")
 _ROLE_IN_EXPERIMENT = Statement[tuple[str | None]](
     select(_membership.role)
@@ -48,42 +59,54 @@ _ROLE_IN_PROJECT = Statement[tuple[str | None]](
 )
 
 
-def open_tx(cursor: Any, dialect: str, principal: Principal) -> Tx:
-    """Return the transaction of a principal."""
+def open_tx(
+    cursor: Any, dialect: str, principal: Principal, rights: KnownRights | None = None
+) -> Tx:
+    """Return the transaction of a principal.
+
+    Args:
+        rights: what is remembered of users' rights, on a database that no other process writes.
+    """
     kind = Tx if principal.is_trusted else RestrictedTx
-    return kind(cursor, dialect, principal)
+    return kind(cursor, dialect, principal, rights)
 
 
 class RestrictedTx(Tx):
     """The transaction of a user."""
 
-    def __init__(self, cursor: Any, dialect: str, principal: Principal) -> None:
-        super().__init__(cursor, dialect, principal)
-        self._is_known = False
-        # The role of an administrator, in every project.
-        self._everywhere: Role | None = None
-        self._roles: dict[str, Role | None] = {}
-        self._may_write = False
+    _is_known = False
+    _may_write = False
+    _rights = _NONE
+    _roles: dict[str, Role | None] | None = None
 
-    def _execute(self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]) -> None:
-        self._authenticate()
-        whole = statement.compiled(self.dialect)
-        if whole.writes:
+    def _execute(
+        self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]
+    ) -> Compiled:
+        if not self._is_known:
+            self._authenticate()
+        rights = self._rights
+        if rights.everywhere is None:
+            compiled = statement.limited(self.dialect, rights.sees_all)
+        else:
+            compiled = statement.compiled(self.dialect)
+        if compiled.writes:
             self._admit_write()
-        if whole.writes or whole.locks or self._everywhere is not None:
-            super()._execute(statement, args, params)
-            return
-        compiled = statement.limited(self.dialect)
-        user = {visibility.USER: self.principal.user_id or ""}
-        bound = compiled.bind({**statement(*args, **params), **user})
-        self._cursor.execute(compiled.text, bound)
+            self._begin_write(compiled)
+        elif compiled.is_limited:
+            params = {**params, visibility.USER: self.principal.user_id or ""}
+        if args:
+            params = {**params, **dict(zip(statement.names, args, strict=False))}
+        self._cursor.execute(compiled.text, compiled.bind(params))
+        return compiled
 
     def first(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> T | None:
         """Return the first row that the user sees; one that is locked, only for who may write."""
-        row = super().first(statement, *args, **params)
-        if row is None or not statement.compiled(self.dialect).locks or statement.make is None:
-            return row  # of a statement for some columns the use case has asked before
-        return row if self._is_writable(row) else None
+        compiled = self._execute(statement, args, params)
+        row = self._cursor.fetchone()
+        if row is None or statement.make is None:
+            return cast("T | None", row)  # for some columns the use case has asked before
+        made = statement.make(row)
+        return None if compiled.locks and not self._is_writable(made) else made
 
     def all(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> list[T]:
         """Return every row that the user sees; those that are locked, only for who may write."""
@@ -109,7 +132,7 @@ class RestrictedTx(Tx):
     def require_admin(self) -> None:
         """Raise NotPermitted unless the user administers the service."""
         self._authenticate()
-        self._check(self._everywhere or Role.VIEWER, Permission.ADMINISTER)
+        self._check(self._rights.everywhere or Role.VIEWER, Permission.ADMINISTER)
 
     def allow_own(self) -> None:
         """Let the user write what is its own: its tokens."""
@@ -120,15 +143,44 @@ class RestrictedTx(Tx):
         if self._is_known:
             return
         self._is_known = True
-        if self.principal == ANONYMOUS:
+        if self.principal.kind is PrincipalKind.ANONYMOUS:
             return  # who sees nothing
+        shared = self._known_rights
+        known = None if shared is None else shared.known
+        if shared is None or known is None:  # a change is under way, and it is asked meanwhile
+            self._rights = self._read_rights()
+            return
+        rights = known.get(str(self.principal.token_id))
+        if rights is not None and self.now < rights.until:
+            self._cursor.execute(_FIX_SNAPSHOT)
+            if shared.known is known:
+                self._rights = rights
+                return
+        self._rights = self._read_rights(whole=True)
+        remember(known, str(self.principal.token_id), self._rights)
+
+    def _read_rights(self, whole: bool = False) -> Rights:
+        """Return the user's rights. Raises Unauthorized.
+
+        Args:
+            whole: with its roles, to be remembered.
+        """
         super()._execute(_AUTHENTICATE, (), {"token": self.principal.token_id})
-        row = self._cursor.fetchone()
+        row = cast("tuple[bool, str | None] | None", self._cursor.fetchone())
         if row is None or (row[1] is not None and row[1] <= self.now):
             self._is_known = False
             raise Unauthorized("This token was revoked or has expired.")
         if row[0]:
-            self._everywhere = Role.ADMIN.capped(self.principal.scope)
+            until = timestamp_after(self.now, SECONDS)
+            return Rights(self._capped(Role.ADMIN), until=min(row[1] or until, until))
+        if not whole:
+            return _NONE
+        super()._execute(_MEMBERSHIPS, (), {"user": self.principal.user_id})
+        roles = {project: self._capped(Role(role)) for project, role in self._cursor.fetchall()}
+        super()._execute(_COUNT_PROJECTS, (), {})
+        sees_all = self._cursor.fetchone()[0] == len(roles)
+        until = timestamp_after(self.now, SECONDS)
+        return Rights(None, roles, sees_all, min(row[1] or until, until))
 
     def _admit_write(self) -> None:
         if not self._may_write:
@@ -145,19 +197,36 @@ class RestrictedTx(Tx):
 
     def _require(self, permission: Permission, id: str, find: Statement[Any]) -> None:
         self._authenticate()
-        if id not in self._roles:
-            self._roles[id] = self._everywhere or self._find_role(id, find)
-        role = self._roles[id]
+        roles = self._roles
+        if roles is None:
+            roles = self._roles = {}
+        if id not in roles:
+            roles[id] = self._rights.everywhere or self._find_role(id, find)
+        role = roles[id]
         if role is None:
             raise NotFound(f"There is nothing with the id {id!a}.")
         self._check(role, permission)
 
     def _find_role(self, id: str, find: Statement[Any]) -> Role | None:
+        roles, projects = self._rights.roles, self._rights.projects
+        if roles is not None:
+            if find is _ROLE_IN_PROJECT:
+                return roles.get(id)
+            if id not in projects:
+                super()._execute(_PROJECT_OF, (), {"id": id})
+                row = self._cursor.fetchone()
+                if row is None:
+                    return None
+                remember(projects, id, row[0])
+            return roles.get(projects[id])
         super()._execute(find, (), {"id": id, "user": self.principal.user_id})
         row = cast("tuple[str | None] | None", self._cursor.fetchone())
         if row is None or row[0] is None:
             return None
-        return Role(row[0]).capped(self.principal.scope)
+        return self._capped(Role(row[0]))
+
+    def _capped(self, role: Role) -> Role:
+        return role.capped(self.principal.scope)
 
     def _check(self, role: Role, permission: Permission) -> None:
         if not role.may(permission):

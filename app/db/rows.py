@@ -6,21 +6,34 @@ page of fifty runs with ten checkpoints each would show. `AnyRun` is either.
 
 `rows.pyi` declares all this to type checkers, column by column. `python -m tests.support.rows`
 writes it from the tables, and a test compares.
+
+A summary row lacks the columns that a run at a glance is not made of.
 """
 
 from collections import namedtuple
+from collections.abc import Sequence
 from typing import Any
 
 from app.db import tables
 from app.db.objects import Table, column_names
 
 
-def _row(table: type[Table]) -> Any:
-    return namedtuple(f"{table.__name__}Row", column_names(table))
+def _row(table: type[Table], without: Sequence[str] = ()) -> Any:
+    kind = "SummaryRow" if without else "Row"
+    names = [name for name in column_names(table) if name not in without]
+    return namedtuple(f"{table.__name__}{kind}", names)
 
 
 ExperimentRow = _row(tables.Experiment)
 RunRow = _row(tables.Run)
+RunSummaryRow = _row(tables.Run, without=(
+    "root_run_id", "source_checkpoint_id", "source_ckpt_path", "source_attempt", "dataset",
+    "hyperparams", "source", "resources", "notes", "preemptions", "start_step", "last_batch",
+    "finished", "gpus", "nonce", "sessions", "session_closed", "history_bytes", "host",
+    "launcher", "engine_id", "submitted_at", "claimed_at", "termination_reason",
+    "termination_detail", "pace_clock", "promised_checkpoint_id", "heartbeat_seconds",
+    "launched_at", "cancel_requested_at", "gpus_held",
+))  # fmt: skip
 CheckpointRow = _row(tables.Checkpoint)
 EventRow = _row(tables.Event)
 MetricLatestRow = _row(tables.MetricLatest)
@@ -28,6 +41,7 @@ ProjectRow = _row(tables.Project)
 
 AnyExperiment = tables.Experiment | ExperimentRow
 AnyRun = tables.Run | RunRow
+AnyRunSummary = AnyRun | RunSummaryRow
 AnyCheckpoint = tables.Checkpoint | CheckpointRow
 AnyEvent = tables.Event | EventRow
 AnyMetricLatest = tables.MetricLatest | MetricLatestRow

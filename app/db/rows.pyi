@@ -53,6 +53,7 @@ class RunRow(NamedTuple):
     last_batch: int
     finished: bool
     gpus: str
+    gpus_held: int | None
     nonce: str | None
     sessions: str
     session_closed: bool
@@ -77,6 +78,38 @@ class RunRow(NamedTuple):
     heartbeat_at: str | None
     launched_at: str | None
     cancel_requested_at: str | None
+    log_removed_at: str | None
+    points_thinned_at: str | None
+
+class RunSummaryRow(NamedTuple):
+    id: str
+    experiment_id: str
+    parent_run_id: str | None
+    model: str
+    recipe: str | None
+    override_hyperparams: str
+    effective_hyperparams: str | None
+    effective_attempt: int | None
+    name: str | None
+    tags: str
+    archived_at: str | None
+    priority: int
+    status: str
+    status_reason: str | None
+    status_detail: str | None
+    attempt: int
+    step: int
+    total_steps: int | None
+    pace_steps: int
+    pace_seconds: float
+    next_attempt_at: str | None
+    last_progress_at: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    heartbeat_at: str | None
+    log_removed_at: str | None
+    points_thinned_at: str | None
 
 class CheckpointRow(NamedTuple):
     id: str
@@ -124,6 +157,11 @@ class ProjectRow(NamedTuple):
     max_runs: int | None
     max_gpus: int | None
     max_bytes: int | None
+    logs_days: float | None
+    points_days: float | None
+    release_metrics: str | None
+    release_verified_hours: float | None
+    release_approval: bool | None
 
 class ExperimentChanges(TypedDict, total=False):
     id: str
@@ -174,6 +212,7 @@ class RunChanges(TypedDict, total=False):
     last_batch: int
     finished: bool
     gpus: str
+    gpus_held: int | None
     nonce: str | None
     sessions: str
     session_closed: bool
@@ -198,6 +237,8 @@ class RunChanges(TypedDict, total=False):
     heartbeat_at: str | None
     launched_at: str | None
     cancel_requested_at: str | None
+    log_removed_at: str | None
+    points_thinned_at: str | None
 
 class CheckpointChanges(TypedDict, total=False):
     id: str
@@ -242,6 +283,7 @@ class WebhookChanges(TypedDict, total=False):
     name: str | None
     types: str
     experiment_id: str | None
+    project_id: str | None
     format: str
     created_at: str
     paused_at: str | None
@@ -284,3 +326,5 @@ AnyEvent: TypeAlias = Event | EventRow
 AnyMetricLatest: TypeAlias = MetricLatest | MetricLatestRow
 
 AnyProject: TypeAlias = Project | ProjectRow
+
+AnyRunSummary: TypeAlias = AnyRun | RunSummaryRow

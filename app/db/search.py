@@ -1,34 +1,44 @@
 """Text search: the texts that runs and experiments are found by, and their index.
 
-`RunSearch` and `ExperimentSearch` hold one folded text a row (`app.domain.texts`). On SQLite a
-trigger copies it into an FTS5 index of trigrams; on PostgreSQL there is a GIN index of pg_trgm.
-The index only narrows the rows down (`grams`); `Position` compares the text itself, a row at a
-time, so that a search can be cancelled between two rows.
+`RunSearch` and `ExperimentSearch` hold one folded text a row (`app.domain.texts`), and their index
+the *grams* of each: every three characters in a row, and what is left at its end. On SQLite a
+trigger adds them to FTS5; on PostgreSQL they are a GIN index of lexemes, which knows Chinese as
+well as Latin letters in any locale and needs no extension. A text of three or more characters is
+in rows that have all of its grams, a shorter one in rows that have a gram which begins with it.
 
-PostgreSQL's index needs an extension that only some users may create: `ensure_index` tries at
-every start, and without it a search reads all texts.
+The index only narrows the rows down; `Position` compares the text itself, a row at a time, so that
+a search can be cancelled between two rows.
 """
 
-import logging
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import DDL, Integer, event
+from sqlalchemy import Connection, Integer, String, bindparam, literal_column
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import NullType
 from sqlmodel import SQLModel
 
 from app.db.tables import ExperimentSearch, RunSearch
+from app.domain.texts import BETWEEN
 
 TABLES: tuple[type[SQLModel], ...] = (RunSearch, ExperimentSearch)
 GRAM = 3
 MOST_GRAMS = 8
 """Each further gram narrows less than it costs."""
-PREFIX = 32
-"""So many characters PostgreSQL compares at every place of a text before the whole."""
 LIKE_ESCAPE = "!"
 """No backslash: SQLAlchemy 2.0 doubles one unless it has seen the server's settings."""
+_LAST = chr(0x10FFFF)
+_END = f"char({', '.join([str(ord(BETWEEN))] * (GRAM - 1))})"
+"""Behind each text of SQLite's index, so that a gram begins at each of its characters."""
 
-log = logging.getLogger(__name__)
+POSTGRESQL_GRAMS = (
+    "CREATE OR REPLACE FUNCTION search_grams(value text) RETURNS tsvector LANGUAGE plpgsql"
+    " IMMUTABLE STRICT PARALLEL SAFE COST 1000 AS $$"
+    " DECLARE letters text[] := string_to_array(value, NULL); grams text[] := '{}';"
+    " BEGIN FOR i IN 1 .. cardinality(letters) LOOP"
+    " grams[i] := concat(letters[i], letters[i + 1], letters[i + 2]);"
+    " END LOOP; RETURN array_to_tsvector(grams); END $$"
+)
 
 
 def index_name(table: str) -> str:
@@ -39,25 +49,34 @@ def index_name(table: str) -> str:
 def sqlite_index(table: str) -> tuple[str, ...]:
     """Return the statements that make the index of a search table, and fill it."""
     index = index_name(table)
+    add = f"INSERT INTO {index}(rowid, text) VALUES (new.number, new.text || {_END});"  # noqa: S608
+    remove = (
+        f"INSERT INTO {index}({index}, rowid, text)"  # noqa: S608 - our own names
+        f" VALUES ('delete', old.number, old.text || {_END});"
+    )
     return (
-        f"CREATE VIRTUAL TABLE {index} USING fts5(text, content='{table}',"
-        " content_rowid='number', tokenize='trigram case_sensitive 1', detail='none',"
-        " columnsize=0)",
-        f"CREATE TRIGGER {table}_added AFTER INSERT ON {table} BEGIN"  # noqa: S608 - our own names
-        f" INSERT INTO {index}(rowid, text) VALUES (new.number, new.text); END",
-        f"INSERT INTO {index}({index}) VALUES ('rebuild')",  # noqa: S608
-        f"CREATE TRIGGER {table}_changed AFTER UPDATE ON {table} BEGIN"  # noqa: S608
-        f" INSERT INTO {index}({index}, rowid, text) VALUES ('delete', old.number, old.text);"
-        f" INSERT INTO {index}(rowid, text) VALUES (new.number, new.text); END",
-        f"CREATE TRIGGER {table}_removed AFTER DELETE ON {table} BEGIN"  # noqa: S608
-        f" INSERT INTO {index}({index}, rowid, text) VALUES ('delete', old.number, old.text); END",
+        f"CREATE VIRTUAL TABLE {index} USING fts5(text, content='',"
+        " tokenize='trigram case_sensitive 1', detail='none', columnsize=0)",
+        f"CREATE VIRTUAL TABLE {index}_grams USING fts5vocab({index}, 'instance')",
+        f"INSERT INTO {index}(rowid, text) SELECT number, text || {_END} FROM {table}",  # noqa: S608
+        f"CREATE TRIGGER {table}_added AFTER INSERT ON {table} BEGIN {add} END",
+        f"CREATE TRIGGER {table}_changed AFTER UPDATE ON {table} BEGIN {remove} {add} END",
+        f"CREATE TRIGGER {table}_removed AFTER DELETE ON {table} BEGIN {remove} END",
     )
 
 
-for _table in TABLES:
-    for _statement in sqlite_index(str(_table.__tablename__)):
-        _create = cast(Any, DDL)(_statement).execute_if(dialect="sqlite")
-        event.listen(cast(Any, _table).__table__, "after_create", _create)
+def postgresql_index(table: str) -> tuple[str, ...]:
+    """Return the statements that make the same on PostgreSQL."""
+    made = f"CREATE INDEX {index_name(table)} ON {table} USING gin (search_grams(text))"
+    return (POSTGRESQL_GRAMS, made)
+
+
+def create_indexes(connection: Connection) -> None:
+    """Make the indexes of a database that has just got its tables."""
+    make = sqlite_index if connection.dialect.name == "sqlite" else postgresql_index
+    for table in TABLES:
+        for statement in make(str(table.__tablename__)):
+            connection.exec_driver_sql(statement)
 
 
 class Position(FunctionElement[int]):
@@ -77,43 +96,93 @@ def _postgresql(element: Any, compiler: Any, **options: Any) -> str:
     return f"strpos({compiler.process(element.clauses, **options)})"
 
 
-def grams(term: str) -> str:
-    """Return the query for SQLite's index: some trigrams of the term, all of which are needed."""
-    every = list(dict.fromkeys(term[i : i + GRAM] for i in range(len(term) - GRAM + 1)))
-    spread = every[:: -(-len(every) // MOST_GRAMS)] + every[-1:]
-    return " AND ".join('"' + gram.replace('"', '""') + '"' for gram in dict.fromkeys(spread))
+class HasGrams(FunctionElement[Any]):
+    """The index of a search table has a row under the bound `search_grams`: see `search_params`."""
+
+    inherit_cache = True
+    type = NullType()  # SQLite would compare a Boolean with 1, and then read all texts
 
 
-def ensure_index(dsn: str, lock: int) -> None:
-    """Make the indexes of a PostgreSQL database that has none, or log why that cannot be.
+class HasBeginning(HasGrams):
+    """The same for a text that is shorter than a gram."""
 
-    Holds the advisory lock meanwhile: servers may start together. Raises the driver's error only
-    where the database cannot be reached.
-    """
-    import psycopg  # an extra: SQLite works without it
+    inherit_cache = True
 
-    with psycopg.connect(dsn, autocommit=True, connect_timeout=5) as connection:
-        names = [index_name(str(table.__tablename__)) for table in TABLES]
-        found: Any = connection.execute(
-            "SELECT count(*) FROM pg_indexes WHERE schemaname = current_schema()"
-            " AND indexname = ANY(%s)",
-            (names,),
-        ).fetchone()
-        if found[0] == len(names):
-            return
-        connection.execute("SELECT pg_advisory_lock(%s)", (lock,))
-        try:
-            connection.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
-            for table in TABLES:
-                name = str(table.__tablename__)
-                connection.execute(
-                    f"CREATE INDEX IF NOT EXISTS {index_name(name)} ON {name}"
-                    " USING gin (text gin_trgm_ops)"
-                )
-        except psycopg.Error as error:
-            log.warning(
-                "text search has no index, so that each search reads all texts: the database "
-                "does not let this service create the extension pg_trgm (%s). Run "
-                "CREATE EXTENSION pg_trgm as an administrator of this database and start again.",
-                str(error).strip().partition("\n")[0],
-            )
+
+class Matches(FunctionElement[int]):
+    """How many rows the index of a search table has under `search_grams`, counted up to `most`."""
+
+    inherit_cache = True
+    type = Integer()
+
+
+class MatchesBeginning(Matches):
+    """The same for a text that is shorter than a gram."""
+
+    inherit_cache = True
+
+
+def of_table(element: type[FunctionElement[Any]], table: type[SQLModel]) -> Any:
+    """Return one of these for a search table."""
+    return element(literal_column(str(table.__tablename__)))
+
+
+@compiles(HasGrams, "sqlite")
+def _sqlite_has(element: Any, compiler: Any, **options: Any) -> str:
+    table, found = _sqlite_numbers(element, compiler, options)
+    return f"{table}.number IN ({found})"
+
+
+@compiles(Matches, "sqlite")
+def _sqlite_matches(element: Any, compiler: Any, **options: Any) -> str:
+    _, found = _sqlite_numbers(element, compiler, options)
+    return f"(SELECT count(*) FROM ({found} LIMIT {_bound('most', compiler, Integer)}))"  # noqa: S608
+
+
+def _sqlite_numbers(element: Any, compiler: Any, options: Any) -> tuple[str, str]:
+    table = compiler.process(element.clauses, **options)
+    index = index_name(table)
+    if isinstance(element, HasBeginning | MatchesBeginning):
+        least, greatest = (_bound(name, compiler) for name in ("search_grams", "search_last"))
+        found = f"SELECT DISTINCT doc FROM {index}_grams WHERE term BETWEEN {least} AND {greatest}"  # noqa: S608
+    else:
+        grams = _bound("search_grams", compiler)
+        found = f"SELECT rowid FROM {index} WHERE {index} MATCH {grams}"  # noqa: S608
+    return table, found
+
+
+@compiles(HasGrams, "postgresql")
+def _postgresql_has(element: Any, compiler: Any, **options: Any) -> str:
+    table = compiler.process(element.clauses, **options)
+    return f"search_grams({table}.text) @@ CAST({_bound('search_grams', compiler)} AS tsquery)"
+
+
+@compiles(Matches, "postgresql")
+def _postgresql_matches(element: Any, compiler: Any, **options: Any) -> str:
+    table = compiler.process(element.clauses, **options)
+    found = _postgresql_has(element, compiler, **options)
+    most = _bound("most", compiler, Integer)
+    return f"(SELECT count(*) FROM (SELECT FROM {table} WHERE {found} LIMIT {most}) AS found)"  # noqa: S608
+
+
+def _bound(name: str, compiler: Any, type: Any = String) -> str:
+    return str(compiler.process(bindparam(name, type_=type)))
+
+
+def search_params(dialect: str, term: str) -> dict[str, str]:
+    """Return the parameters that the index is asked by for a folded text."""
+    quoted = [gram.replace("'", "''").replace("\\", "\\\\") for gram in _grams(term)]
+    if len(term) < GRAM:
+        if dialect == "sqlite":
+            return {"search_grams": term, "search_last": term.ljust(GRAM, _LAST)}
+        return {"search_grams": f"'{quoted[0]}':*"}
+    if dialect == "sqlite":
+        doubled = (gram.replace('"', '""') for gram in _grams(term))
+        return {"search_grams": " AND ".join(f'"{gram}"' for gram in doubled)}
+    return {"search_grams": " & ".join(f"'{gram}'" for gram in quoted)}
+
+
+def _grams(term: str) -> list[str]:
+    """Return some grams of a text, all of which are needed; of a short one the text itself."""
+    every = list(dict.fromkeys(term[i : i + GRAM] for i in range(max(1, len(term) - GRAM + 1))))
+    return list(dict.fromkeys([*every[:: -(-len(every) // MOST_GRAMS)], every[-1]]))

@@ -20,6 +20,7 @@ from sqlmodel import SQLModel
 
 from app.db import visibility
 from app.db.objects import Table, TableT, as_dict, maker
+from app.db.rights import KnownRights, changes_rights
 from app.domain.ids import timestamp
 from app.domain.permissions import Permission
 from app.domain.principals import SUPERVISOR, Principal
@@ -60,11 +61,18 @@ def select_all(table: type[SQLModel]) -> Select[Any]:
     return select(*columns(table))
 
 
+def select_row(table: type[SQLModel], row: Any) -> Select[Any]:
+    """Return the `SELECT` of the columns of `table` that a light row has."""
+    return select(*(columns(table)[name] for name in row._fields))
+
+
 class Compiled(NamedTuple):
     """A statement in one dialect.
 
     `own`: the values that the clause itself holds. `names`: which value each of PostgreSQL's
     numbered parameters has; None where parameters go by name. `locks`: it locks what it selects.
+    `changes_rights`: it writes what decides who may do what. `is_limited`: it finds what the user
+    `visibility.USER` sees.
     """
 
     text: str
@@ -72,11 +80,13 @@ class Compiled(NamedTuple):
     names: tuple[str, ...] | None
     writes: bool
     locks: bool
+    changes_rights: bool
+    is_limited: bool = False
 
     def bind(self, params: Mapping[str, Any]) -> Any:
         """Return the parameters as the driver takes them."""
-        given = {**self.own, **params} if self.own else params
-        return given if self.names is None else [given[name] for name in self.names]
+        bound = {**self.own, **params} if self.own else params
+        return bound if self.names is None else [bound[name] for name in self.names]
 
 
 class Query(Generic[P, T]):
@@ -91,7 +101,7 @@ class Query(Generic[P, T]):
     def __init__(self, build: Callable[P, Executable], row: type[T] | None = None) -> None:
         self._build: Callable[..., Executable] = build
         self._compiled: dict[str, Compiled] = {}
-        self._limited: dict[str, Compiled] = {}
+        self._limited: dict[tuple[str, bool], Compiled] = {}
         self.names = tuple(signature(build).parameters)
         self.make: Callable[[Any], T] | None = None if row is None else _maker(row)
 
@@ -101,8 +111,8 @@ class Query(Generic[P, T]):
 
     def compiled(self, dialect: str) -> Compiled:
         """Return the text for one dialect, and how its parameters are bound."""
-        found = self._compiled.get(dialect)
-        if found is None:
+        known = self._compiled.get(dialect)
+        if known is None:
             clause = self._build(**{name: bindparam(name) for name in self.names})
             compiled = cast(Any, clause).compile(
                 dialect=_dialect(dialect), compile_kwargs={"render_postcompile": True}
@@ -111,24 +121,34 @@ class Query(Generic[P, T]):
             names = tuple(compiled.positiontup) if dialect == "postgresql" else None
             writes = not isinstance(clause, SelectBase)
             locks = getattr(clause, "_for_update_arg", None) is not None
-            found = Compiled(str(compiled), own, names, writes, locks)
-            self._compiled[dialect] = found
-        return found
+            text = str(compiled)
+            rights = writes and changes_rights(text)
+            known = Compiled(text, own, names, writes, locks, rights)
+            self._compiled[dialect] = known
+        return known
 
-    def limited(self, dialect: str) -> Compiled:
-        """Return the text that finds only what the user `visibility.USER` sees."""
-        found = self._limited.get(dialect)
-        if found is None:
-            found = self.compiled(dialect)
-            text = visibility.limit(found.text, dialect)
+    def limited(self, dialect: str, every_project: bool = False) -> Compiled:
+        """Return the text that finds only what the user `visibility.USER` sees.
+
+        What writes or locks stays as it is: its rows are judged one by one, or before.
+
+        Args:
+            every_project: the user is a member of every project there is.
+        """
+        limited = self._limited.get((dialect, every_project))
+        if limited is None:
+            limited = self.compiled(dialect)
+            text = None
+            if not (limited.writes or limited.locks):
+                text = visibility.limit(limited.text, dialect, every_project)
             if text is not None:
-                names = found.names
+                names = limited.names
                 if names is not None:
                     names = (*names, visibility.USER)
                     text = text.replace(f":{visibility.USER}", f"${len(names)}::VARCHAR")
-                found = found._replace(text=text, names=names)
-            self._limited[dialect] = found
-        return found
+                limited = limited._replace(text=text, names=names, is_limited=True)
+            self._limited[dialect, every_project] = limited
+        return limited
 
 
 def _maker(row: type[Any]) -> Callable[[Any], Any] | None:
@@ -206,22 +226,37 @@ class Tx:
     `principal` is who acts; for those that are not trusted it is a `restricted.RestrictedTx`.
     """
 
-    def __init__(self, cursor: Any, dialect: str, principal: Principal = SUPERVISOR) -> None:
+    def __init__(
+        self,
+        cursor: Any,
+        dialect: str,
+        principal: Principal = SUPERVISOR,
+        rights: KnownRights | None = None,
+    ) -> None:
         self._cursor = cursor
         self.dialect = dialect
         self.principal = principal
+        self._known_rights = rights
         self.now = timestamp()
         self.topics: set[str] = set()
         self.wrote = False
         self.late: dict[Callable[[Tx, list[Any]], None], list[Any]] = {}
 
-    def _execute(self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]) -> None:
+    def _execute(
+        self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]
+    ) -> Compiled:
         compiled = statement.compiled(self.dialect)
         if compiled.writes:
-            self.wrote = True
+            self._begin_write(compiled)
         if args:
             params = {**params, **dict(zip(statement.names, args, strict=False))}
         self._cursor.execute(compiled.text, compiled.bind(params))
+        return compiled
+
+    def _begin_write(self, compiled: Compiled) -> None:
+        self.wrote = True
+        if compiled.changes_rights and self._known_rights is not None:
+            self._known_rights.begin_change()
 
     def first(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> T | None:
         """Return the first row, or None."""
@@ -256,7 +291,7 @@ class Tx:
         The statement itself makes them: `[_set(key="loss", step=1), …]`.
         """
         compiled = statement.compiled(self.dialect)
-        self.wrote = True
+        self._begin_write(compiled)
         self._cursor.executemany(compiled.text, [compiled.bind(row) for row in rows])
 
     def insert(self, *objects: Table) -> None:

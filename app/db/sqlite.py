@@ -4,12 +4,12 @@ Up to `BATCH` waiting writes share one `BEGIN IMMEDIATE` … `COMMIT`, and so on
 A use case that raises before it has written anything simply fails; one that raises
 after a write spoils the batch, which is then run again one transaction each.
 `BEGIN IMMEDIATE`, because a deferred transaction that reads first and writes later loses
-updates or fails on a stale snapshot, which no busy timeout cures.
+updates or fails on a stale snapshot, which no busy timeout cures. The file itself, whose it is and
+whether it can be locked, is in sqlite_file.py.
 """
 
 import asyncio
 import errno
-import fcntl
 import logging
 import os
 import queue
@@ -21,13 +21,13 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import psutil
-
 from app.db import migrate
 from app.db.acting import get_principal
-from app.db.database import Database, InUse, Job, Outcome, P, R, UseCase
+from app.db.database import Database, Job, Outcome, P, R, UseCase
 from app.db.restricted import open_tx
+from app.db.rights import KnownRights
 from app.db.sql import Tx, write_late
+from app.db.sqlite_file import file_system, make_private, own
 from app.domain.principals import SUPERVISOR, Principal
 from app.errors import Busy, ServiceError, Unavailable
 
@@ -64,6 +64,7 @@ class SqliteDatabase(Database):
         self.path = Path(url.removeprefix("sqlite:///"))
         self._owner = -1
         self._stopping = False
+        self._rights = KnownRights()
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._open: list[sqlite3.Connection] = []
 
@@ -125,7 +126,7 @@ class SqliteDatabase(Database):
         return connection
 
     def look(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        return _in_snapshot(self._reader, lambda tx: use_case(tx, *args, **kwargs), SUPERVISOR)
+        return self._in_snapshot(self._reader, lambda tx: use_case(tx, *args, **kwargs), SUPERVISOR)
 
     async def start(self) -> None:
         if self._owner < 0:
@@ -155,7 +156,8 @@ class SqliteDatabase(Database):
     async def read(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         # On the event loop: a short read costs less than the hop to a thread and back.
         self._check_open()
-        return _in_snapshot(self._reader, lambda tx: use_case(tx, *args, **kwargs), get_principal())
+        principal = get_principal()
+        return self._in_snapshot(self._reader, lambda tx: use_case(tx, *args, **kwargs), principal)
 
     async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._in_scanner(LOOK, lambda tx: use_case(tx, *args, **kwargs))
@@ -186,9 +188,22 @@ class SqliteDatabase(Database):
         # Not `interrupt()`, which would miss a scan that is between two statements.
         connection.set_progress_handler(given_up.is_set, look)
         try:
-            return _in_snapshot(connection, work, principal)
+            return self._in_snapshot(connection, work, principal)
         finally:
             self._idle.put(connection)
+
+    def _in_snapshot(
+        self, connection: sqlite3.Connection, work: Callable[[Tx], R], principal: Principal
+    ) -> R:
+        cursor = connection.cursor()
+        try:
+            cursor.execute("BEGIN")
+            return work(open_tx(cursor, self.dialect, principal, self._rights))
+        except sqlite3.Error as error:
+            raise _for_caller(error) from error
+        finally:
+            if connection.in_transaction:
+                cursor.execute("COMMIT")
 
     def _check_open(self) -> None:
         if self._stopping:
@@ -233,7 +248,7 @@ class SqliteDatabase(Database):
             begun = True
             for job in batch:
                 before = writer.total_changes
-                tx = open_tx(cursor, self.dialect, job.principal)
+                tx = open_tx(cursor, self.dialect, job.principal, self._rights)
                 try:
                     outcomes.append(Outcome(job.future, job.work(tx), None))
                     topics |= tx.topics
@@ -244,12 +259,14 @@ class SqliteDatabase(Database):
                     if writer.total_changes != before or not writer.in_transaction:
                         raise
                     outcomes.append(Outcome(job.future, None, _for_caller(error)))
-            last = Tx(cursor, self.dialect)
+            last = Tx(cursor, self.dialect, rights=self._rights)
             write_late(last, done)
             topics |= last.topics
             cursor.execute("COMMIT")
+            self._rights.end_change()
         except BaseException as error:
             self._roll_back()
+            self._rights.end_change()
             if begun and len(batch) > 1:
                 return self._one_by_one(batch)
             return [Outcome(job.future, None, _for_caller(error)) for job in batch], set()
@@ -259,9 +276,9 @@ class SqliteDatabase(Database):
         outcomes: list[Outcome] = []
         topics: set[str] = set()
         for job in batch:
-            one, woken = self._commit([job])
-            outcomes += one
-            topics |= woken
+            outcome, topics_of_job = self._commit([job])
+            outcomes += outcome
+            topics |= topics_of_job
         return outcomes, topics
 
     def _roll_back(self) -> None:
@@ -278,73 +295,6 @@ class SqliteDatabase(Database):
     def _publish(self, outcomes: list[Outcome], topics: set[str]) -> None:
         self._resolve(outcomes)
         self.changes.publish(topics)
-
-
-def own(lock: Path) -> int:
-    """Take a lock file for this process's life. Raises InUse when another holds it.
-
-    Group commit, wake-ups and keys in flight live in one process: a second server on the
-    same file would be a slow and confusing one.
-    """
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        where = os.pread(descriptor, 1000, 0).decode()
-        os.close(descriptor)
-        raise InUse(where) from error
-    except OSError:  # the file system has no locks
-        os.close(descriptor)
-        raise
-    os.ftruncate(descriptor, 0)  # what it says is of another life
-    return descriptor
-
-
-def make_private(path: Path) -> None:
-    """Make the database a file of its owner only, and prove that it can be locked.
-
-    It holds the secret of the run tokens. SQLite gives its other files the same mode, and says
-    "database is locked" of a file system that has no locks. Raises OSError. Only before SQLite has
-    the file open: to close it ends every lock that this process has on it.
-    """
-    if path.is_dir():
-        return  # SQLite tells what is wrong with it
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
-    except BlockingIOError:
-        pass  # another program reads it
-    finally:
-        os.close(descriptor)
-    for suffix in ("", "-wal", "-shm"):
-        file = path.with_name(path.name + suffix)
-        with suppress(FileNotFoundError, PermissionError):  # another user's, who lets us write
-            if file.stat().st_mode & 0o077:
-                file.chmod(0o600)
-
-
-def file_system(path: Path) -> str:
-    """Return the kind of the file system that a file is on, such as "nfs4"."""
-    found = [
-        each
-        for each in psutil.disk_partitions(all=True)
-        if path.resolve().is_relative_to(each.mountpoint)
-    ]
-    return max(found, key=lambda each: len(each.mountpoint)).fstype if found else "unknown"
-
-
-def _in_snapshot(
-    connection: sqlite3.Connection, work: Callable[[Tx], R], principal: Principal
-) -> R:
-    cursor = connection.cursor()
-    try:
-        cursor.execute("BEGIN")
-        return work(open_tx(cursor, "sqlite", principal))
-    except sqlite3.Error as error:
-        raise _for_caller(error) from error
-    finally:
-        if connection.in_transaction:
-            cursor.execute("COMMIT")
 
 
 def _for_caller(error: BaseException) -> BaseException:

@@ -6,6 +6,9 @@ the service the same bytes, so that nothing is converted on the way:
 * Times are text, UTC ISO 8601 with offset, 32 characters: text order is time order.
 * JSON is text, written once by `store.sql.dump` and passed on as it is.
 * Ids are prefixed, time-sortable text (`app.domain.ids`).
+
+The file is long and stays whole: it is the one place that shows the schema with its keys and
+indexes, and a table refers to its neighbours.
 """
 
 from typing import Any, cast
@@ -99,6 +102,15 @@ class Project(Table, table=True):
     max_runs: int | None = Field(default=None, sa_type=Integer)
     max_gpus: int | None = Field(default=None, sa_type=Integer)
     max_bytes: int | None = Field(default=None, sa_type=BigInteger)
+    # For how long after a run's end its log and all of its points are kept (`services.expiry`);
+    # NULL: as the service is set.
+    logs_days: float | None = Field(default=None, sa_type=Float(53))
+    points_days: float | None = Field(default=None, sa_type=Float(53))
+    # What its releases need besides what the service wants of all (`domain.gate`); the first is a
+    # JSON list of bounds.
+    release_metrics: str | None = Field(default=None, sa_type=Text)
+    release_verified_hours: float | None = Field(default=None, sa_type=Float(53))
+    release_approval: bool | None = None
 
 
 _DEFAULT_PROJECT = DDL(  # type: ignore[no-untyped-call]
@@ -273,6 +285,9 @@ class Run(Table, table=True):
     finished: bool = False
     # JSON list of the GPUs this run holds while it is launched.
     gpus: str = "[]"
+    # How many that are: of those on an engine's machines the service knows no names. NULL: as many
+    # as it asked for.
+    gpus_held: int | None = Field(default=None, sa_type=Integer)
     # Random, in the environment of this attempt's processes; NULL for an external run.
     nonce: str | None = None
     # JSON list of the sessions of an external run's trainers, newest last.
@@ -311,6 +326,9 @@ class Run(Table, table=True):
     heartbeat_at: str | None = None
     launched_at: str | None = None
     cancel_requested_at: str | None = None
+    # When retention decided to remove its log, and to thin its points.
+    log_removed_at: str | None = None
+    points_thinned_at: str | None = None
 
 
 class RunTag(Table, table=True):
@@ -387,6 +405,23 @@ class Checkpoint(Table, table=True):
     # When retention removed the files of a deleted checkpoint; NULL until they are gone.
     files_removed_at: str | None = None
     created_at: str
+
+
+class Tally(Table, table=True):
+    """A change of how many runs, or checkpoints, of an experiment are in a state (`db.tally`).
+
+    Kept by triggers, and added up.
+    """
+
+    __table_args__ = (Index("ix_tally", "experiment_id", "listed", "state", "archived", "number"),)
+
+    id: int | None = Field(default=None, sa_column=_counted())
+    # The table of what is counted.
+    listed: str
+    experiment_id: str
+    state: str
+    archived: int = Field(sa_type=Integer)
+    number: int = Field(sa_type=Integer)
 
 
 class Attempt(Table, table=True):
@@ -524,6 +559,8 @@ class Webhook(Table, table=True):
     types: str = Field(sa_type=Text)
     # Only events of this experiment; NULL: of all.
     experiment_id: str | None = Field(default=None, foreign_key="experiment.id")
+    # Only events of this project's experiments. No foreign key: SQLite adds none later.
+    project_id: str | None = None
     format: str
     created_at: str
     # Nothing is sent while it is paused, and why it is.
@@ -559,6 +596,44 @@ class WebhookDelivery(Table, table=True):
     created_at: str
 
 
+class AlertRule(Table, table=True):
+    """What a project wants to be told of its runs (`domain.alerts`)."""
+
+    __tablename__ = "alert_rule"
+    __table_args__ = (Index("ix_alert_rule_project", "project_id"),)
+
+    id: str = Field(primary_key=True)
+    project_id: str = Field(foreign_key="project.id")
+    name: str | None = None
+    kind: str
+    # Of rules about a metric: which one, the side of its bound, the bound, and for how many points.
+    metric: str | None = None
+    direction: str | None = None
+    value: float | None = Field(default=None, sa_type=Float(53))
+    points: int
+    created_at: str
+    paused_at: str | None = None
+
+
+class Alert(Table, table=True):
+    """What a rule has found of one run, or one released checkpoint: its last firing."""
+
+    __table_args__ = (Index("ix_alert_run", "run_id"), Index("ix_alert_fired", "fired_at"))
+
+    rule_id: str = Field(primary_key=True, foreign_key="alert_rule.id")
+    # The run's id, or the checkpoint's path.
+    subject: str = Field(primary_key=True)
+    experiment_id: str
+    run_id: str = Field(foreign_key="run.id")
+    attempt: int
+    # Of a metric: the step and value at which it fired, or recovered.
+    step: int | None = Field(default=None, sa_type=BigInteger)
+    value: float | None = Field(default=None, sa_type=Float(53))
+    fired_at: str
+    # NULL while it is firing.
+    recovered_at: str | None = None
+
+
 class Deletion(Table, table=True):
     """A run or an experiment that was deleted: what stays of it."""
 
@@ -585,6 +660,17 @@ class Removal(Table, table=True):
     owner_id: str = Field(primary_key=True)
     experiment_id: str
     deletion_id: str = Field(foreign_key="deletion.id", index=True)
+
+
+class Expiration(Table, table=True):
+    """A log that is to be removed, or points that are to be thinned: what is left of a decision.
+
+    No foreign key: a run may be deleted meanwhile.
+    """
+
+    run_id: str = Field(primary_key=True)
+    # `services.expiry.Part`
+    part: str = Field(primary_key=True)
 
 
 class DataDir(Table, table=True):
@@ -706,7 +792,7 @@ class MetricSeries(Table, table=True):
 
 
 class MetricChunk(Table, table=True):
-    """Up to 512 points of a series with strictly increasing steps, packed (`domain.points`).
+    """Up to 1,024 points of a series with strictly increasing steps, packed (`domain.points`).
 
     One row for many points: what is written, fetched and turned into Python objects is a
     hundred times less than with a row for each. Chunks of a series never overlap. `sketch`
@@ -729,7 +815,8 @@ class MetricChunk(Table, table=True):
 class MetricLatest(Table, table=True):
     """The value at the highest step of each key of a run that is not superseded.
 
-    NULL is NaN or infinite; wall time is unix seconds, NULL when not given.
+    NULL is NaN, and in rows of older versions an infinity. Wall time is unix seconds, NULL when
+    not given.
     """
 
     __tablename__ = "metric_latest"

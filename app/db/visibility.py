@@ -32,6 +32,7 @@ CONDITIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "project": (f"id IN {_PROJECTS}", ()),
     "run": (_OF_EXPERIMENT, ("experiment",)),
     "checkpoint": (_OF_EXPERIMENT, ("experiment",)),
+    "tally": (_OF_EXPERIMENT, ("experiment",)),
     "event": (_OF_EXPERIMENT, ("experiment",)),
     "verification": (_OF_EXPERIMENT, ("experiment",)),
     "deletion": (f"project_id IN {_PROJECTS}", ()),
@@ -40,7 +41,9 @@ CONDITIONS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("experiment", "deletion"),
     ),
     "logged_model": (_OF_EXPERIMENT, ("experiment",)),
-    "webhook": (_OF_EXPERIMENT, ("experiment",)),
+    "webhook": (f"({_OF_EXPERIMENT} OR project_id IN {_PROJECTS})", ("experiment",)),
+    "alert_rule": (f"project_id IN {_PROJECTS}", ()),
+    "alert": (_OF_EXPERIMENT, ("experiment",)),
     "webhook_delivery": (
         "EXISTS (SELECT 1 FROM webhook WHERE webhook.id = {0}.webhook_id)",
         ("webhook",),
@@ -58,9 +61,16 @@ WITHIN = {
 }  # fmt: skip
 OWN = {
     "account", "api_token", "audit_entry", "data_dir", "idempotency_key", "membership",
-    "removal", "service_secret",
+    "expiration", "removal", "service_secret",
 }  # fmt: skip
 _NAMES = re.compile(rf"\b({'|'.join(CONDITIONS)})\b")
+
+
+SHARED = {
+    "experiment", "project", "run", "checkpoint", "tally", "event", "verification", "deletion",
+    "logged_model", "alert_rule",
+}  # fmt: skip
+"""Tables of which each row is of a project: whoever sees every project sees all of it."""
 
 
 @cache
@@ -71,14 +81,20 @@ def _view(name: str, dialect: str) -> str:
     return f"{name} AS NOT MATERIALIZED (SELECT {columns} FROM {table} WHERE {condition})"  # noqa: S608
 
 
-def limit(text: str, dialect: str) -> str | None:
-    """Return a SELECT that finds visible rows only; None if it reads no table of CONDITIONS."""
+def limit(text: str, dialect: str, every_project: bool = False) -> str | None:
+    """Return a SELECT that finds visible rows only; None if it is the same one.
+
+    Args:
+        every_project: the user is a member of every project there is.
+    """
     needed = set(_NAMES.findall(text))
-    if not needed:
-        return None
     for name in reversed(CONDITIONS):
         if name in needed:
             needed.update(CONDITIONS[name][1])
+    if every_project:
+        needed -= SHARED
+    if not needed:
+        return None
     views = ", ".join(_view(name, dialect) for name in _ORDER if name in needed)
     if text.lstrip().upper().startswith("WITH "):
         return f"WITH {views}, {text.lstrip()[5:]}"

@@ -1,6 +1,6 @@
 """Sessions of browsers: what a browser brings instead of the API token.
 
-    cookie()       llm_train_<instance>=<expiry>-<subject>.<signature>, set when somebody signs in
+    cookie()       llm_train_<instance>=<expiry>-<subject>[-own].<signature>, set at a sign-in
     get_subject()  who has signed in, by a Cookie header
     code()         good for one sign-in within a minute; travels in the fragment of a link
 
@@ -20,6 +20,7 @@ from app.domain.tokens import same
 
 SESSION_SECONDS = 7 * 24 * 3600
 CODE_SECONDS = 60
+_OWN = "-own"
 
 
 class BrowserSessions:
@@ -32,13 +33,16 @@ class BrowserSessions:
         # would sign each other out if their cookies had the same name.
         self.name = f"llm_train_{self._sign('name')[:8]}"
 
-    def cookie(self, subject: str = "", *, secure: bool) -> str:
+    def cookie(self, subject: str = "", *, owns: bool = False, secure: bool) -> str:
         """Return the Set-Cookie header of a new session.
+
+        Args:
+            owns: the token was made for this session, and ends with it.
 
         It has no Path: a browser then takes the folder of the address as the browser knows it, a
         proxy's prefix included.
         """
-        about = f"{int(self._clock()) + SESSION_SECONDS}-{subject}"
+        about = f"{int(self._clock()) + SESSION_SECONDS}-{subject}{_OWN if owns else ''}"
         value = f"{self.name}={about}.{self._sign(f'session:{about}')}"
         return f"{value}; Max-Age={SESSION_SECONDS}; HttpOnly; SameSite=Strict{_end(secure)}"
 
@@ -48,10 +52,19 @@ class BrowserSessions:
 
     def get_subject(self, cookies: str) -> str | None:
         """Return the subject of the session in a Cookie header; None without a valid one."""
+        value = self._find(cookies)
+        return None if value is None else _part(value, 1)
+
+    def get_own_token(self, cookies: str) -> str | None:
+        """Return the id of the token that was made for the session in a Cookie header, or None."""
+        value = self._find(cookies)
+        return _part(value, 1) if value is not None and f"-{_part(value, 2)}" == _OWN else None
+
+    def _find(self, cookies: str) -> str | None:
         for cookie in cookies.split(";"):
             name, _, value = cookie.strip().partition("=")
             if name == self.name and self._holds("session", value):
-                return _part(value, 1)
+                return value
         return None
 
     def code(self, subject: str = "") -> str:

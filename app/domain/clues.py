@@ -89,8 +89,8 @@ class Clues(NamedTuple):
 def read_clues(log: str) -> Clues:
     """Return what a log, or its end, says of why its trainer ended."""
     lines = [_clean(line) for line in log.split("\n")]
-    errors = [each for each in _errors(lines) if not _OF_A_LAUNCHER.match(each)]
-    own = [each for each in errors if not _OF_A_PEER.search(each)]
+    errors = [error for error in _errors(lines) if not _OF_A_LAUNCHER.match(error)]
+    own = [error for error in errors if not _OF_A_PEER.search(error)]
     last = next((line.strip() for line in reversed(lines) if not _NOISE.match(line)), "")
     return Clues(
         error=_short(own[-1] if own else ""),
@@ -109,7 +109,7 @@ def _errors(lines: list[str]) -> list[str]:
 
     Ranks write into one log: each line with the prefix of its rank belongs to that one's traceback.
     """
-    found: list[str] = []
+    errors: list[str] = []
     open_tracebacks: set[str] = set()
     for line in lines:
         rank = _RANK.match(line)
@@ -120,8 +120,8 @@ def _errors(lines: list[str]) -> list[str]:
             prefix in open_tracebacks and not rest.startswith((" ", "\t")) and _RAISED.match(rest)
         ):
             open_tracebacks.discard(prefix)
-            found.append(rest.strip())
-    return found
+            errors.append(rest.strip())
+    return errors
 
 
 def _child_signal(lines: list[str]) -> int | None:

@@ -35,8 +35,8 @@ def record_length(head: bytes) -> int:
     length, crc = struct.unpack("<QI", head)
     if _masked_crc(head[:8]) != crc:
         raise NoEventFile("the length of a record is not what its checksum says")
-    found: int = length
-    return found
+    whole: int = length
+    return whole
 
 
 def scalars(record: bytes) -> list[Scalar]:
@@ -88,8 +88,8 @@ def _tensor(message: bytes) -> float | None:
     form = {(_FLOAT, 4): "<f", (_DOUBLE, 8): "<d"}.get((kind, len(content)))
     if form is None:
         return None
-    found: float = struct.unpack(form, content)[0]
-    return found
+    item: float = struct.unpack(form, content)[0]
+    return item
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:

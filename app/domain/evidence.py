@@ -78,8 +78,7 @@ class Outcome(NamedTuple):
 
 def derive_outcome(evidence: Evidence) -> Outcome:
     """Return the terminal status of a run whose trainer is gone, with its reason."""
-    e = evidence
-    if e.cancel_asked:
+    if (e := evidence).cancel_asked:
         return Outcome(RunStatus.CANCELLED, Reason.CANCEL_REQUESTED, _end(e) or None)
     done = reached_end(e)
     halfway = bool(e.total_steps) and e.step < (e.total_steps or 0)
@@ -101,8 +100,8 @@ def derive_outcome(evidence: Evidence) -> Outcome:
         detail = f"{by} from outside stopped its launcher, which exited with code {e.exit_code}."
         return _failed(Reason.SIGNAL, detail)
     if e.exit_code:
-        memory = e.clues.memory_error
-        return _failed(Reason.OUT_OF_MEMORY if memory else Reason.EXIT_CODE, _end(e))
+        reason = Reason.OUT_OF_MEMORY if e.clues.memory_error else Reason.EXIT_CODE
+        return _failed(reason, _end(e))
     if done:
         return Outcome(RunStatus.SUCCEEDED, None, None)
     if e.requires_report or halfway:

@@ -170,12 +170,12 @@ def conditions(kind: type[Filter], values: Filter) -> dict[str, Any]:
         kind: the filter; `values` may have more fields, such as a page.
         values: where an empty list and an empty search are no condition.
     """
-    given = values.model_dump(mode="json", include=set(kind.model_fields), exclude_none=True)
+    fields = values.model_dump(mode="json", include=set(kind.model_fields), exclude_none=True)
     for field in RANGES:
-        key, low, high = (given.pop(field + end, None) for end in ("", "_min", "_max"))
+        key, low, high = (fields.pop(field + end, None) for end in ("", "_min", "_max"))
         if key is not None:
-            given[field] = (key, low, high)
+            fields[field] = (key, low, high)
     # Two conditions with an index each, in the place of one with a value.
-    if (archived := given.pop("archived", None)) is not None:
-        given["archived" if archived else "active"] = True
-    return {name: value for name, value in given.items() if value not in ([], "")}
+    if (archived := fields.pop("archived", None)) is not None:
+        fields["archived" if archived else "active"] = True
+    return {name: value for name, value in fields.items() if value not in ([], "")}

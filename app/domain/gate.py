@@ -21,10 +21,10 @@ class Bound(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Bound":
         """Return the bound that a text is. Raises ValueError."""
-        found = _BOUND.fullmatch(text.strip())
-        if found is None:
+        match = _BOUND.fullmatch(text.strip())
+        if match is None:
             raise ValueError(f"{text!r} is no bound like val_loss<=2.0")
-        return cls(found["key"], found["how"], float(found["limit"]))
+        return cls(match["key"], match["how"], float(match["limit"]))
 
     def unmet(self, metrics: Mapping[str, float]) -> str | None:
         """Return why the metrics of a checkpoint do not meet it, or None."""
@@ -35,22 +35,36 @@ class Bound(NamedTuple):
         return None if _COMPARE[self.how](value, self.limit) else f"{wanted}: it is {value:g}"
 
 
+APPROVED = "approved"
+"""The tag with which a maintainer approves a checkpoint, where a release needs that."""
+
+
 class Gate(NamedTuple):
     """What a checkpoint must meet to become a release."""
 
     bounds: tuple[Bound, ...] = ()
     verified_hours: float | None = None
+    # Somebody else, a maintainer, has marked it as `approved`.
+    needs_approval: bool = False
+
+    def joined(self, other: "Gate") -> "Gate":
+        """Return the gate that passes what both do."""
+        hours = [each for each in (self.verified_hours, other.verified_hours) if each is not None]
+        return Gate(
+            tuple(dict.fromkeys((*self.bounds, *other.bounds))), min(hours, default=None),
+            self.needs_approval or other.needs_approval,
+        )  # fmt: skip
 
     def unmet(self, metrics: Mapping[str, float], verified_at: str | None, now: str) -> list[str]:
         """Return what is not met, a clause each; nothing: it may become a release."""
-        found = [why for bound in self.bounds if (why := bound.unmet(metrics)) is not None]
+        reasons = [why for bound in self.bounds if (why := bound.unmet(metrics)) is not None]
         if self.verified_hours is not None:
             wanted = f"verified within {self.verified_hours:g} h"
             if verified_at is None:
-                found.append(f"{wanted}: its files were never found to be whole")
+                reasons.append(f"{wanted}: its files were never found to be whole")
             elif seconds_between(verified_at, now) > self.verified_hours * 3600:
-                found.append(f"{wanted}: the last time was {verified_at}")
-        return found
+                reasons.append(f"{wanted}: the last time was {verified_at}")
+        return reasons
 
 
 OPEN = Gate()

@@ -99,7 +99,7 @@ class Detector:
         """
         if len(self._values) >= max(MIN_WINDOW, self._rule.window // 2):
             middle = median(self._values)
-            deviation = median(abs(each - middle) for each in self._values)
+            deviation = median(abs(earlier - middle) for earlier in self._values)
             # Of values that hardly differ, or of two that take turns, the deviation is near 0.
             spread = max(1.4826 * deviation, 0.01 * abs(middle), 1e-12)
             if value - middle > self._rule.value * spread:

@@ -17,6 +17,16 @@ def is_host(text: str) -> bool:
     return _split(text) is not None
 
 
+def is_loopback(name: str) -> bool:
+    """Return True if a host's name or address is of this machine alone."""
+    if name == "localhost":
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
 def is_origin(text: str) -> bool:
     """Return True if `text` is a lower-case origin, such as `https://ui.example.com:8443`."""
     site = _site(text)
@@ -25,10 +35,10 @@ def is_origin(text: str) -> bool:
 
 def _split(host: str) -> tuple[str, str] | None:
     """Return the name without its final dot, and the port or ""; None if `host` is no host."""
-    found = _HOST.fullmatch(host)
-    if found is None:
+    match = _HOST.fullmatch(host)
+    if match is None:
         return None
-    name, port = found[1], found[2] or ""
+    name, port = match[1], match[2] or ""
     if name.endswith("."):
         name = name[:-1]
         if name.rpartition(".")[2].isdigit():  # an address has no final dot
@@ -97,5 +107,5 @@ def is_origin_allowed(origin: str, known: AllowedHosts) -> bool:
 
 
 def _site(origin: str) -> str | None:
-    found = _ORIGIN.fullmatch(origin.lower())
-    return found[1] if found is not None else None
+    match = _ORIGIN.fullmatch(origin.lower())
+    return match[1] if match is not None else None

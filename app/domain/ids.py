@@ -10,6 +10,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 PATTERN = "^{}_[0-9a-hjkmnp-tv-z]{{26}}$"
 """What an id looks like, to be formatted with its prefix."""
@@ -19,6 +20,13 @@ _PATTERN = re.compile(PATTERN.format("(exp|run|ckpt|vfy|whk|dlv|del|prj|usr|tok|
 def new_id(prefix: str) -> str:
     """Return a fresh id, e.g. `run_0695t3q0c4…`."""
     bits = (time.time_ns() // 1000) << 74 | secrets.randbits(74)
+    return prefix + "_" + "".join([_PAIRS[bits >> shift & 1023] for shift in range(120, -1, -10)])
+
+
+def lowest_id(prefix: str, moment: str) -> str:
+    """Return the id that is lower than all of a time or later, and higher than all before it."""
+    micros = (datetime.fromisoformat(moment) - _EPOCH) // timedelta(microseconds=1)
+    bits = micros << 74
     return prefix + "_" + "".join([_PAIRS[bits >> shift & 1023] for shift in range(120, -1, -10)])
 
 

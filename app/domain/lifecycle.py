@@ -1,6 +1,7 @@
 """The lifecycle of a run and the states of a checkpoint, as data to read aloud."""
 
 from enum import StrEnum
+from typing import Protocol
 
 
 class RunStatus(StrEnum):
@@ -74,3 +75,15 @@ MOVES: dict[RunStatus, frozenset[RunStatus]] = {
 TERMINAL = frozenset(status for status, onward in MOVES.items() if not onward)
 LAUNCHED = frozenset({_S.STARTING, _S.RUNNING, _S.CANCELLING})
 """Statuses in which a trainer may exist."""
+
+
+class Executed(Protocol):
+    """A run, a row of one or a request for one."""
+
+    @property
+    def recipe(self) -> str | None: ...
+
+
+def is_external(run: Executed) -> bool:
+    """Return True if no recipe executes the run: a trainer that somebody else starts attaches."""
+    return run.recipe is None

@@ -57,12 +57,12 @@ def is_address(text: str) -> bool:
 
 def recipients(url: str) -> list[str]:
     """Return the addresses of `mailto:a@example.com,b@example.com`. Raises ValueError."""
-    found = [unquote(part) for part in url.removeprefix(MAILTO).split(",")]
-    if len(found) > MAX_RECIPIENTS or not all(map(is_address, found)):
+    addresses = [unquote(part) for part in url.removeprefix(MAILTO).split(",")]
+    if len(addresses) > MAX_RECIPIENTS or not all(map(is_address, addresses)):
         raise ValueError(
             f"must be mailto: and 1 to {MAX_RECIPIENTS} addresses, like mailto:team@example.com"
         )
-    return found
+    return addresses
 
 
 def compose(message: dict[str, Any]) -> tuple[str, str]:

@@ -40,11 +40,11 @@ class Reader:
 
     def take(self, size: int) -> bytes:
         """Return the next bytes. Raises ValueError if there are fewer."""
-        found = self._data[self._at : self._at + size]
-        if len(found) != size:
+        taken = self._data[self._at : self._at + size]
+        if len(taken) != size:
             raise ValueError("packed points end early")
         self._at += size
-        return found
+        return taken
 
     def lanes(self, count: int) -> bytes:
         """Return the inverse of `lanes`, of so many numbers."""
@@ -64,6 +64,8 @@ class Reader:
         first, least = self.number(), self.number()
         if self._data[self._at : self._at + 9] == bytes(9):
             self._at += 9
+            if not least:
+                return first.to_bytes(8, "little") * count
             return (_ones(count) * first + _ramp(count) * least).to_bytes(8 * count, "little")
         total = int.from_bytes(self.lanes(count), "little")
         total += (_ones(count) - 1) * least + first

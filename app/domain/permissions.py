@@ -23,9 +23,9 @@ class Permission(StrEnum):
     READ = "read"
     # Experiments, runs, candidates: the daily work.
     WRITE = "write"
-    # Releases, deletion, webhooks: what others rely on, or cannot get back.
+    # Releases, deletion, webhooks, members: what others rely on, or cannot get back.
     MAINTAIN = "maintain"
-    # Projects, members, users, tokens: the service itself.
+    # Projects, users, tokens: the service itself.
     ADMINISTER = "administer"
 
 

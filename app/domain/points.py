@@ -17,6 +17,8 @@ from typing import NamedTuple
 from app.domain import packing
 
 SKETCH_GROUPS = 8
+GROUPED = 64
+"""Points of a chunk for each group of its sketch, where that has more groups than these."""
 MAX_STEP = 2**63 - 1
 
 
@@ -123,10 +125,11 @@ def thin(column: Column, most: int) -> Column:
 
 
 def sketch(column: Column) -> Column:
-    """Return MinMax of eight groups of a chunk, which `thin` accepts in place of a long series."""
-    if len(column.steps) <= 4 * SKETCH_GROUPS:
+    """Return MinMax of groups of a chunk, which `thin` accepts in place of a long series."""
+    count = len(column.steps)
+    if count <= 4 * SKETCH_GROUPS:
         return column
-    return _take(column, _extremes(column, SKETCH_GROUPS))
+    return _take(column, _extremes(column, max(SKETCH_GROUPS, count // GROUPED)))
 
 
 def _extremes(column: Column, groups: int) -> list[int]:
@@ -157,3 +160,11 @@ def _take(column: Column, indices: Sequence[int]) -> Column:
         return joined(column.cut(index, index + 1) for index in indices)
     pick = itemgetter(*indices)
     return Column(pick(column.steps), pick(column.values), pick(column.wall_times))
+
+
+def special_name(value: float) -> str:
+    """Return what a value is called that JSON has no number for."""
+    return _NAMES[str(value)]
+
+
+_NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}

@@ -108,6 +108,8 @@ class Wait(NamedTuple):
     """The runs that are to yield to it."""
     details: tuple[tuple[str, str], ...] = ()
     """What each launcher lacks, in their order; empty where the quota is what it waits for."""
+    has_place: bool = True
+    """It may start once there is room; False: no launcher that was considered can ever run it."""
 
 
 @dataclass
@@ -167,10 +169,10 @@ class Pool:
         if known is not None:
             return known
         in_use = [holder.allocation for holder in self.holders]
-        found = self.reservations.allocate(run.resources, self.capacity, in_use)
-        if isinstance(found, Allocation):
-            return _find_no_place(self.capacity, in_use) or found
-        return found
+        allocated = self.reservations.allocate(run.resources, self.capacity, in_use)
+        if isinstance(allocated, Allocation):
+            return _find_no_place(self.capacity, in_use) or allocated
+        return allocated
 
     def keep_room(self, run: Waiting, shortage: Shortage) -> tuple[bool, tuple[Holder, ...]]:
         """Let a run wait here: keep room back from those behind it, and make others yield.
@@ -197,11 +199,11 @@ class Pool:
             for holder in self.holders
             if not holder.is_ending and holder.run_id not in self.ending
         ]
-        found = find_victims(run, self.capacity, staying, self.promised)
-        if found is None:
+        chosen = find_victims(run, self.capacity, staying, self.promised)
+        if chosen is None:
             self.is_contested = True
             return ()
-        victims, allocation = found
+        victims, allocation = chosen
         self.promised.append(allocation)
         self.ending.update(holder.run_id for holder in victims)
         return victims
@@ -224,17 +226,22 @@ class Plan:
             return Wait(Reason.WAITING_FOR_QUOTA, excess)
         shortages: dict[str, Shortage] = {}
         for name in run.launchers:
-            found = self.pools[name].admit(run)
-            if isinstance(found, Allocation):
-                return Start(found, name)
-            shortages[name] = found
+            admission = self.pools[name].admit(run)
+            if isinstance(admission, Allocation):
+                return Start(admission, name)
+            shortages[name] = admission
         reserves, preempts = False, tuple[Holder, ...]()
-        first = next((name for name, each in shortages.items() if not each.impossible), None)
+        first = next(
+            (name for name, shortage in shortages.items() if not shortage.impossible), None
+        )
         if first is not None:
             reserves, preempts = self.pools[first].keep_room(run, shortages[first])
-        details = tuple((name, each.detail) for name, each in shortages.items())
+        details = tuple((name, shortage.detail) for name, shortage in shortages.items())
         detail = details[0][1] if details else ""
-        return Wait(Reason.WAITING_FOR_RESOURCES, detail, reserves, preempts, details)
+        return Wait(
+            Reason.WAITING_FOR_RESOURCES, detail, reserves, preempts, details,
+            has_place=first is not None,
+        )  # fmt: skip
 
     def start(self, run: Waiting, decision: Start) -> float:
         """Record that a run starts; return the share of the machines that it takes."""
@@ -245,12 +252,12 @@ class Plan:
 
     def shares(self) -> dict[str, float]:
         """Return the share of the machines that each project holds."""
-        found: dict[str, float] = {}
+        sums: dict[str, float] = {}
         for pool in self.pools.values():
             for holder in pool.holders:
                 share = find_share(holder.allocation, pool.capacity)
-                found[holder.project_id] = found.get(holder.project_id, 0.0) + share
-        return found
+                sums[holder.project_id] = sums.get(holder.project_id, 0.0) + share
+        return sums
 
     def _use(self, run: Waiting) -> ProjectUse:
         return self.projects.setdefault(run.project_id, ProjectUse())
@@ -298,18 +305,19 @@ def find_victims(
 
     def fit(holders: Iterable[Holder]) -> Allocation | None:
         in_use = [*(holder.allocation for holder in holders), *promised]
-        found = allocate(run.resources, capacity, in_use)
-        if isinstance(found, Shortage) or _find_no_place(capacity, in_use) is not None:
+        allocated = allocate(run.resources, capacity, in_use)
+        if isinstance(allocated, Shortage) or _find_no_place(capacity, in_use) is not None:
             return None
-        return found
+        return allocated
 
-    allocation = fit(staying)
-    if allocation is not None:
+    if (allocation := fit(staying)) is not None:
         return (), allocation
     if not run.may_preempt:
         return None
-    lowest_first = sorted(staying, key=lambda each: (each.priority, each.since), reverse=True)
-    may_yield = [each for each in lowest_first if each.may_yield and each.priority > run.priority]
+    may_yield = sorted(
+        (holder for holder in staying if holder.may_yield and holder.priority > run.priority),
+        key=lambda holder: (holder.priority, holder.since), reverse=True,
+    )  # fmt: skip
 
     def without(victims: Sequence[Holder]) -> list[Holder]:
         ids = {holder.run_id for holder in victims}
@@ -324,9 +332,9 @@ def find_victims(
     if allocation is None:
         return None
     for holder in reversed(victims[:-1]):
-        spared = [each for each in victims if each is not holder]
-        if (found := fit(without(spared))) is not None:
-            victims, allocation = spared, found
+        spared = [holding for holding in victims if holding is not holder]
+        if (allocated := fit(without(spared))) is not None:
+            victims, allocation = spared, allocated
     return tuple(victims), allocation
 
 

@@ -19,10 +19,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.domain.recipe_values import string
 from app.domain.recipes import BUILT_IN, LOCAL, LauncherTable, Recipe, RecipeError
+from app.domain.single_sign_on import GroupRoles, parse_groups
 from app.domain.stores import StoreTable, parse_store
 
 T = TypeVar("T")
 
+_KINDS = ("recipes", "launchers", "stores", "groups")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -32,6 +34,7 @@ class Configuration(NamedTuple):
     recipes: Mapping[str, "Recipe"]
     launchers: Mapping[str, LauncherTable]
     stores: Mapping[str, StoreTable]
+    groups: GroupRoles
 
 
 def read_recipes(file: Path | None) -> Mapping[str, Recipe]:
@@ -83,10 +86,10 @@ def parse_configuration(text: str, source: str) -> Configuration:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{source}: not valid TOML: {error}.") from error
-    if unknown := [key for key in document if key not in ("recipes", "launchers", "stores")]:
+    if unknown := [key for key in document if key not in _KINDS]:
         raise RecipeError(
             f"{source}: {unknown[0]}: unknown; use [recipes.NAME], [launchers.NAME] and "
-            "[stores.NAME] tables."
+            "[stores.NAME] tables, and [groups]."
         )
     launchers = {LOCAL: LauncherTable(LOCAL, LOCAL, {})}
     launchers |= _tables(document, "launchers", source, _launcher)
@@ -99,7 +102,17 @@ def parse_configuration(text: str, source: str) -> Configuration:
                     f"{source}: [recipes.{name}] launcher: there is no [launchers.{wanted}]; "
                     f"there are: {', '.join(sorted(launchers))}."
                 )
-    return Configuration(recipes, launchers, _tables(document, "stores", source, _store))
+    return Configuration(
+        recipes, launchers, _tables(document, "stores", source, _store),
+        _groups(document.get("groups", {}), source),
+    )  # fmt: skip
+
+
+def _groups(table: object, source: str) -> GroupRoles:
+    try:
+        return parse_groups(table)
+    except ValueError as error:
+        raise RecipeError(f"{source}: [groups] {error}.") from error
 
 
 def _tables(
@@ -109,13 +122,13 @@ def _tables(
     tables = document.get(kind, {})
     if not isinstance(tables, dict):
         raise RecipeError(f"{source}: {kind}: must be a table of {kind}.")
-    found = {}
+    by_name = {}
     for name, table in tables.items():
         try:
-            found[name] = parse(name, table)
+            by_name[name] = parse(name, table)
         except ValueError as error:
             raise RecipeError(f"{source}: [{kind}.{name}] {error}.") from error
-    return found
+    return by_name
 
 
 def _store(name: str, table: Any) -> StoreTable:

@@ -155,9 +155,9 @@ class Recipe:
         `{hyperparams.NAME}`. A placeholder of a hyperparameter that the run does not have is left
         out; paths are filled in by the agent. Raises BadArgument."""
         first, *rest = self.command
-        given = hyperparams or {}
+        passed = hyperparams or {}
         values = {
-            f"{_HYPERPARAMS}{name}": None if (value := given.get(name)) is None
+            f"{_HYPERPARAMS}{name}": None if (value := passed.get(name)) is None
             else to_argument(name, value)
             for name in self.passed_hyperparams
         }  # fmt: skip
@@ -240,21 +240,21 @@ def with_tracking(
     `token` is the attempt's: what is left of an earlier attempt cannot report any more. A recipe
     that names a server, a key or a mode of its own keeps that.
     """
-    found = dict(environment)
+    variables = dict(environment)
     if "MLFLOW_TRACKING_URI" not in environment:
-        found |= {
+        variables |= {
             "MLFLOW_TRACKING_URI": f"{api_url}/mlflow",
             "MLFLOW_RUN_ID": run_id,
             "MLFLOW_TRACKING_USERNAME": run_id,
             "MLFLOW_TRACKING_PASSWORD": token,
         }
     if environment.keys().isdisjoint(("WANDB_BASE_URL", "WANDB_API_KEY", "WANDB_MODE")):
-        found |= {
+        variables |= {
             "WANDB_BASE_URL": f"{api_url}/wandb",
             "WANDB_RUN_ID": run_id,
             "WANDB_API_KEY": f"{run_id}-{token}",
         }
-    return found
+    return variables
 
 
 def build_remote_environment(

@@ -65,16 +65,16 @@ class Secrets(NamedTuple):
     def _is_metric(self, item: object) -> bool:
         return isinstance(item, dict) and item.get("key") in self.metrics
 
-    def _redact_object(self, found: dict[str, Any]) -> dict[str, Any]:
-        about = found.get("key")  # a receipt or a finding names its field beside the values
+    def _redact_object(self, fields: dict[str, Any]) -> dict[str, Any]:
+        about = fields.get("key")  # a receipt or a finding names its field beside the values
         redacted: dict[str, Any] = {}
-        for name, value in found.items():
+        for name, value in fields.items():
             if self.holds(name, value) or (
                 isinstance(about, str) and name != "key" and self.holds(about, value)
             ):
                 redacted[name] = REDACTED
             elif name == "metrics" and isinstance(value, dict):
-                kept = {key: each for key, each in value.items() if key not in self.metrics}
+                kept = {key: item for key, item in value.items() if key not in self.metrics}
                 redacted[name] = self.redact(kept)
             elif name == "value" and about in self.metrics:
                 redacted[name] = None
@@ -86,12 +86,12 @@ class Secrets(NamedTuple):
         """Return a text without the secrets; one that is JSON is taken for a document."""
         if text[:1] in ("{", "["):
             try:
-                found = orjson.loads(text)
+                value = orjson.loads(text)
             except orjson.JSONDecodeError:
                 pass
             else:
-                redacted = self.redact(found)
-                return text if redacted == found else orjson.dumps(redacted).decode()
+                redacted = self.redact(value)
+                return text if redacted == value else orjson.dumps(redacted).decode()
         for secret in self.texts:
             text = text.replace(secret, REDACTED)
         return text

@@ -62,6 +62,10 @@ class Resources(BaseModel):
             return self.count
         return 0 if self.gpu_type is None else 1
 
+    def count_held(self, gpus: Sequence[str]) -> int:
+        """Return how many GPUs a run holds: those it was given, else what it asks an engine for."""
+        return len(gpus) or self.gpus_in_all
+
     @property
     def gpus_in_all(self) -> int:
         """Return the number of GPUs on all of its nodes."""
@@ -92,11 +96,11 @@ class Capacity:
 
     def fitting(self, gpu_type: str | None) -> list[str]:
         """Return the ids of its GPUs of a type; None: of all. Looked up once for each type."""
-        found = self._by_type.get(gpu_type)
-        if found is None:
-            found = [gpu.id for gpu in self.gpus if _is_type(gpu, gpu_type)]
-            self._by_type[gpu_type] = found
-        return found
+        fitting = self._by_type.get(gpu_type)
+        if fitting is None:
+            fitting = [gpu.id for gpu in self.gpus if _is_type(gpu, gpu_type)]
+            self._by_type[gpu_type] = fitting
+        return fitting
 
 
 @dataclass(frozen=True)
@@ -187,13 +191,15 @@ class Reservations:
         self, request: Resources, capacity: Capacity, in_use: Iterable[Allocation]
     ) -> Allocation | Shortage:
         """Allocate like the function `allocate`, without the amounts that are kept back."""
-        found = allocate(request, capacity, [*in_use, *self.held])
-        if isinstance(found, Allocation) or found.impossible:
-            return found
+        allocation = allocate(request, capacity, [*in_use, *self.held])
+        if isinstance(allocation, Allocation) or allocation.impossible:
+            return allocation
         wanted = self.gpus.intersection(_fitting(request, capacity))
-        if wanted if found.kind is Kind.GPUS else found.kind in self.kinds:
-            return replace(found, detail=f"Waits behind an older run that needs {found.kind}.")
-        return found
+        if wanted if allocation.kind is Kind.GPUS else allocation.kind in self.kinds:
+            return replace(
+                allocation, detail=f"Waits behind an older run that needs {allocation.kind}."
+            )
+        return allocation
 
     def add(self, request: Resources, capacity: Capacity, in_use: Iterable[Allocation]) -> bool:
         """Keep back what is free of what a waiting run needs. Return True if that is any more."""

@@ -3,15 +3,18 @@
 import secrets
 from typing import Annotated
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from app.domain.gate import Bound
 from app.domain.ids import parse_timestamp
 from app.domain.permissions import Role, UserKind
 from app.domain.requests import Request, Slug, Text
 
 TOKEN_PREFIX = "llmt_"  # noqa: S105 - by which scanners find leaked ones
 MAX_USERS, MAX_PROJECTS, MAX_TOKENS = 10_000, 1_000, 100
-"""Of a service; of a user, tokens that are not revoked."""
+"""Of a service; of a user, tokens that are good."""
+MAX_DAYS = 36_500
+"""A hundred years, which is for ever."""
 
 UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}$")]
 Moment = Annotated[str, BeforeValidator(parse_timestamp)]
@@ -35,6 +38,16 @@ class ProjectRequest(Request):
 
 AtMost = Annotated[int, Field(ge=0, le=2**31 - 1)]
 AtMostBytes = Annotated[int, Field(ge=0, le=2**53)]
+MAX_BOUNDS = 50
+
+
+def _check_bound(text: str) -> str:
+    Bound.parse(text)
+    return text
+
+
+BoundText = Annotated[str, StringConstraints(max_length=300), AfterValidator(_check_bound)]
+Days = Annotated[float, Field(gt=0, le=MAX_DAYS)]
 
 
 class ProjectUpdate(Request):
@@ -52,6 +65,27 @@ class ProjectUpdate(Request):
     max_bytes: AtMostBytes | None = Field(
         default=None,
         description="Once its checkpoints take so many bytes, no further run starts; null: never.",
+    )
+    logs_days: Days | None = Field(
+        default=None,
+        description="Days after a run's end for which its log is kept; null: as the service is "
+        "set.",
+    )
+    points_days: Days | None = Field(
+        default=None,
+        description="Days after a run's end for which all of its points are kept; null: as the "
+        "service is set.",
+    )
+    release_metrics: Annotated[list[BoundText], Field(max_length=MAX_BOUNDS)] | None = Field(
+        default=None,
+        description="Bounds such as `val_loss<=2.0` that a checkpoint must meet to become a "
+        "release, besides those of the service.",
+    )
+    release_verified_hours: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        default=None, description="The longest time since its files were last found to be whole."
+    )
+    release_approval: bool | None = Field(
+        default=None, description="Whether another maintainer must have marked it as `approved`."
     )
 
 

@@ -45,11 +45,13 @@ def digest(code: str) -> str:
     return hashlib.sha256(code.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def same(given: str, expected: str) -> bool:
+def same(token: str, expected: str) -> bool:
     """Return True if two tokens are equal; compares in constant time."""
-    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode())
+    return hmac.compare_digest(token.encode("utf-8", "surrogatepass"), expected.encode())
 
 
 def _sign(secret: str, about: str) -> str:
-    signature = hmac.digest(secret.encode(), about.encode(), hashlib.sha256)
+    # Not `hmac.digest`: it lets another thread have the interpreter's lock, and an event loop gets
+    # it back from a busy one only milliseconds later.
+    signature = hmac.new(secret.encode(), about.encode(), hashlib.sha256).digest()
     return base64.urlsafe_b64encode(signature).decode().rstrip("=")

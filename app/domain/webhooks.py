@@ -49,6 +49,8 @@ class EventType(StrEnum):
     CHECKPOINT_MARKED = "checkpoint.marked"
     CHECKPOINT_RELEASED = "checkpoint.released"
     CHECKPOINT_LOST = "checkpoint.lost"
+    ALERT_FIRED = "alert.fired"
+    ALERT_RECOVERED = "alert.recovered"
 
 
 EVENT_TYPES = frozenset(EventType)
@@ -115,6 +117,9 @@ class WebhookRequest(Request):
     name: Name | None = None
     types: Types = Field(default_factory=list)
     experiment_id: Annotated[str, StringConstraints(pattern=PATTERN.format("exp"))] | None = None
+    project_id: Annotated[str, StringConstraints(pattern=PATTERN.format("prj"))] | None = Field(
+        default=None, description="Only the events of this project's experiments."
+    )
     format: Format = Format.STANDARD
 
 

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import strawberry
 
+from app.db.counting import Count
 from app.db.cursors import Page, Window
-from app.db.keyset import Listing
+from app.db.list_statements import Listing
 from app.errors import InvalidInput
 from app.graphql.describe import Info, attribute, each, edge, field, interface, output
 from app.graphql.filters import conditions, order, unarchived
@@ -74,7 +75,7 @@ class Connection(Generic[T]):
 
     page: strawberry.Private[Page[Any]]
     id: strawberry.Private[str | None]
-    counts: strawberry.Private[Callable[[list[str | None]], Awaitable[list[int]]]]
+    counts: strawberry.Private[Callable[[list[str | None]], Awaitable[list[Count]]]]
     nodes: list[T] = attribute("The rows of this page.")
 
     @field
@@ -92,10 +93,22 @@ class Connection(Generic[T]):
 
     @edge
     async def total_count(self) -> int:
-        """Number of rows in the whole list."""
+        """Number of rows in the whole list; see `totalCountIsLowerBound`."""
         # All in `Rows` are parts of the same list, so the first can count them all.
-        found: int = await each(self, lambda all: all[0].counts([one.id for one in all]))
-        return found
+        count: int = await each(self, partial(_counted, "number"))
+        return count
+
+    @edge
+    async def total_count_is_lower_bound(self) -> bool:
+        """True if there are more rows than `totalCount`, or may be. Rows that have to be read to be
+        counted are counted up to 10,000; those with a common text, up to some thousand."""
+        is_lower_bound: bool = await each(self, partial(_counted, "is_lower_bound"))
+        return is_lower_bound
+
+
+async def _counted(of: str, connections: list[Connection[Any]]) -> list[Any]:
+    counts = await connections[0].counts([connection.id for connection in connections])
+    return [getattr(count, of) for count in counts]
 
 
 def window(first: int | None, after: str | None, last: int | None, before: str | None) -> Window:
@@ -125,11 +138,11 @@ async def connect(
 
     async def load(parents: list[Any]) -> list[Any]:
         ids = [parent and parent.id for parent in parents]
-        found = await context.pages(listed, chosen, sorting, page, column, ids)
+        listed_pages = await context.pages(listed, chosen, sorting, page, column, ids)
         count = partial(context.counts, listed, chosen, column)
         return [
-            Connection(nodes=one.rows, page=one, id=id, counts=count)
-            for one, id in zip(found, ids, strict=True)
+            Connection(nodes=page_of_rows.rows, page=page_of_rows, id=id, counts=count)
+            for page_of_rows, id in zip(listed_pages, ids, strict=True)
         ]
 
     return await each(row, load)

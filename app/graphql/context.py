@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import HTTPConnection
 
-from app.db import keyset, listing
+from app.db import counting, keyset, listing
 from app.db.cursors import Order, Window
 from app.db.database import Database, Effort
-from app.db.keyset import Listing
+from app.db.list_statements import Listing
 from app.db.sql import Tx, dump
 from app.domain.gate import Gate
 from app.domain.principals import Principal
@@ -53,6 +53,8 @@ class Context:
         self.in_flight: InFlight = state.in_flight
         self.authenticator: Authenticator = state.authenticator
         self.principal: Principal = connection.scope["principal"]
+        # Lets a websocket end with a token.
+        self.end_with: Callable[[str | None], None] = connection.scope.get("end_with", _never)
         self.address = connection.client.host if connection.client is not None else ""
         self.connection_params: dict[str, Any] = {}
         self.memory = memory
@@ -118,10 +120,10 @@ class Context:
         keys = list(dict.fromkeys(key for asked in batch for key in asked.keys))
         try:
             answers = await self.db.fetch(effort, read, keys)
-            found = dict(zip(keys, answers, strict=True))
+            by_key = dict(zip(keys, answers, strict=True))
             for asked in batch:
                 if not asked.answer.done():
-                    asked.answer.set_result([found[key] for key in asked.keys])
+                    asked.answer.set_result([by_key[key] for key in asked.keys])
         except Exception as error:
             for asked in batch:
                 if not asked.answer.done():
@@ -153,47 +155,49 @@ class Context:
 
         def read(tx: Tx, ids: list[Any]) -> Sequence[Any]:
             if column is None:
-                found = [keyset.page(tx, listed, filters, order, window)]
-                budget.charge_rows(listed.table, found[0].rows)
-                return found
-            found = []
+                listed_pages = [keyset.page(tx, listed, filters, order, window)]
+                budget.charge_rows(listed.table, listed_pages[0].rows)
+                return listed_pages
+            listed_pages = []
             for part in _parts(ids, max(1, PART // window.size)):
                 pages = keyset.pages(tx, listed, column, part, filters, order, window)
                 for page in pages:
                     budget.charge_rows(listed.table, page.rows)
-                found += pages
-            return found
+                listed_pages += pages
+            return listed_pages
 
         name = ("pages", listed.table, column, order, window, dump(filters))
         return self.load(name, ids, read, keyset.effort(filters, order, window))
 
     def counts(
         self, listed: Listing[Any], filters: dict[str, Any], column: str | None, ids: list[Any]
-    ) -> asyncio.Future[list[int]]:
+    ) -> asyncio.Future[list[counting.Count]]:
         """Return the number of rows of such parts."""
 
-        def read(tx: Tx, ids: list[Any]) -> Sequence[int]:
+        def read(tx: Tx, ids: list[Any]) -> Sequence[counting.Count]:
             if column is None:
-                return [keyset.count(tx, listed, filters)]
-            return keyset.counts(tx, listed, column, ids, filters)
+                return [counting.count(tx, listed, filters)]
+            return counting.counts(tx, listed, column, ids, filters)
 
         name = ("counts", listed.table, column, dump(filters))
-        effort = Effort.SEARCH if keyset.SEARCH in filters else Effort.LONG
-        return self.load(name, ids, read, effort)
+        return self.load(name, ids, read, counting.effort(filters))
 
     async def grouped(self, read: Callable[..., T], filters: dict[str, Any], *more: Any) -> T:
         """Read groups of the rows that match, where such a read belongs."""
-        effort = Effort.SEARCH if keyset.SEARCH in filters else Effort.LONG
-        return await self.db.fetch(effort, read, filters, *more)
+        return await self.db.fetch(counting.effort(filters), read, filters, *more)
+
+
+def _never(token_id: str | None) -> None:
+    """Do nothing: a request ends by itself."""
 
 
 def _by_ids(table: type[Any], budget: Budget, tx: Tx, ids: list[Any]) -> list[Any]:
-    found: list[Any] = []
+    by_id: list[Any] = []
     for part in _parts(ids, PART):
         rows = listing.by_ids(tx, listing.OF_TABLE[table], part)
         budget.charge_rows(table, rows)
-        found += rows
-    return found
+        by_id += rows
+    return by_id
 
 
 def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:

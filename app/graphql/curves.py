@@ -1,14 +1,15 @@
 """Curves of metrics as GraphQL can say them: lists, and null for what is no finite number."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from app.db import listing
 from app.db.rows import MetricLatestRow
 from app.db.sql import Tx
 from app.domain.filters import MAX_BUCKETS, MAX_KEYS, MAX_LATEST, MAX_POINTS, MIN_POINTS
-from app.domain.points import MAX_STEP
+from app.domain.points import MAX_STEP, special_name
 from app.errors import InvalidInput
 from app.graphql.budget import OBJECT, VALUE, Budget, TooLarge
 from app.graphql.filters import plain
@@ -17,6 +18,16 @@ from app.services.metrics import Series, Window
 
 POINT = 3 * VALUE
 BUCKET = 6 * VALUE
+
+
+class Latest(NamedTuple):
+    """One Metric."""
+
+    key: str
+    step: int
+    value: float | None
+    special: str | None
+    wall_time: float | None
 
 
 class Special(NamedTuple):
@@ -102,27 +113,35 @@ def named(keys: list[str] | None) -> tuple[str, ...] | None:
 
 def latest(
     keys: tuple[str, ...] | None, budget: Budget, tx: Tx, run_ids: list[str]
-) -> list[list[MetricLatestRow]]:
+) -> list[list[Latest]]:
     """Return the latest values of each run. Raises TooLarge."""
     try:
-        found = listing.latest_metrics(tx, run_ids, MAX_LATEST, keys)
+        by_run = listing.latest_metrics(tx, run_ids, MAX_LATEST, keys)
     except listing.TooMany:
         raise TooLarge(
             f"These runs have more than {MAX_LATEST:,} metrics: name those that you need "
             "(`metrics(keys: …)`), or ask for fewer runs at once."
         ) from None
-    budget.charge(sum(map(len, found)) * OBJECT)
-    return found
+    budget.charge(sum(map(len, by_run)) * OBJECT)
+    return [list(map(_latest, rows)) for rows in by_run]
+
+
+def _latest(row: MetricLatestRow) -> Latest:
+    value = row.value
+    if value is not None and math.isfinite(value):
+        return Latest(row.key, row.step, value, None, row.wall_time)
+    special = special_name(math.nan if value is None else value)
+    return Latest(row.key, row.step, None, special, row.wall_time)
 
 
 def read(
     keys: tuple[str, ...] | None, asked: Window, budget: Budget, tx: Tx, run_ids: list[str]
 ) -> list[list[Curve]]:
     """Return the curves of each run. No keys are no curves; None is all keys."""
-    found: dict[str, list[Curve]] = {each: [] for each in run_ids}
-    for one in metrics.series(tx, run_ids, keys, asked) if keys != () else ():
-        found[one.run_id].append(curve(one, budget))
-    return list(found.values())
+    curves: dict[str, list[Curve]] = {run_id: [] for run_id in run_ids}
+    for series in metrics.series(tx, run_ids, keys, asked) if keys != () else ():
+        curves[series.run_id].append(curve(series, budget))
+    return list(curves.values())
 
 
 def curve(series: Series, budget: Budget) -> Curve:
@@ -144,18 +163,20 @@ def bands(
     keys: tuple[str, ...] | None, asked: Buckets, budget: Budget, tx: Tx, run_ids: list[str]
 ) -> list[list[Band]]:
     """Return the bands of each run. No keys are no bands; None is all keys."""
-    found: dict[str, list[Band]] = {each: [] for each in run_ids}
+    by_run: dict[str, list[Band]] = {id_of_run: [] for id_of_run in run_ids}
     for run_id, key, row in overviews.metric_bands(tx, run_ids, keys, *asked) if keys != () else ():
         budget.charge(len(row.steps) * BUCKET + len(row.special) * OBJECT)
         band = Band(
             key, list(row.steps), _finite(row.means), _finite(row.lows), _finite(row.highs),
             list(row.counts),
-            [SpecialCount(at, metrics.special_name(value), n) for at, value, n in row.special],
+            [SpecialCount(at, special_name(value), n) for at, value, n in row.special],
             _finite(row.wall_times),
         )  # fmt: skip
-        found[run_id].append(band)
-    return list(found.values())
+        by_run[run_id].append(band)
+    return list(by_run.values())
 
 
-def _finite(values: Any) -> list[float | None]:
+def _finite(values: Sequence[float]) -> list[float | None]:
+    if math.isfinite(sum(values)):
+        return list(values)
     return [value if math.isfinite(value) else None for value in values]

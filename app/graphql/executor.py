@@ -89,8 +89,8 @@ class FastExecutor(StrawberryGraphQLCoreExecutionContext):
                 return await step.run(result)
             except NotEligible as reason:
                 _log_bug(reason)
-                found = reference()
-                return await found if self.is_awaitable(found) else found
+                value = reference()
+                return await value if self.is_awaitable(value) else value
 
         if type(result) is not list or not result or position_context is not None:
             return reference()
@@ -123,7 +123,7 @@ def _log_bug(reason: NotEligible) -> None:
 def _around(
     step: Step | None,
     before: Callable[[Column], Column],
-    after: Callable[[Column, Column], Column] = lambda values, found: found,
+    after: Callable[[Column, Column], Column] = lambda values, results: results,
 ) -> Step | None:
     """Return a step with `before` applied to its column and `after` to its result."""
     if step is None:
@@ -163,10 +163,10 @@ def _not_null(values: Column) -> Column:
     return [value for value in values if value is not None] if _has_nulls(values) else values
 
 
-def _with_nulls(values: Column, found: Column) -> Column:
-    if len(found) == len(values):
-        return found
-    rest = iter(found)
+def _with_nulls(values: Column, results: Column) -> Column:
+    if len(results) == len(values):
+        return results
+    rest = iter(results)
     return [None if value is None else next(rest) for value in values]
 
 
@@ -187,10 +187,10 @@ def _joined(lists: Column) -> Column:
     return [item for items in lists for item in items]
 
 
-def _split(lists: Column, found: Column) -> Column:
+def _split(lists: Column, results: Column) -> Column:
     split, start = [], 0
     for items in lists:
-        split.append(found[start : start + len(items)])
+        split.append(results[start : start + len(items)])
         start += len(items)
     return split
 
@@ -207,17 +207,17 @@ def _object(executor: FastExecutor, kind: GraphQLObjectType, details: Any) -> St
             return None
         columns.append(column)
 
-    def dictionaries(found: list[Column]) -> Column:
-        executor.spend(OBJECT * len(found[0]))
-        return list(map(dict, map(zip, repeat(names), zip(*found, strict=True))))
+    def dictionaries(values: list[Column]) -> Column:
+        executor.spend(OBJECT * len(values[0]))
+        return list(map(dict, map(zip, repeat(names), zip(*values, strict=True))))
 
     async def later(rows: Column) -> Column:
-        found = [[] if column.late else column.run(rows) for column in columns]
+        values = [[] if column.late else column.run(rows) for column in columns]
         late = [index for index, column in enumerate(columns) if column.late]
         arrived = await gather_with_cancel(*(columns[index].run(rows) for index in late))
         for index, column in zip(late, arrived, strict=True):
-            found[index] = column
-        return dictionaries(found)
+            values[index] = column
+        return dictionaries(values)
 
     if any(column.late for column in columns):
         return Step(later, late=True)
@@ -238,8 +238,8 @@ def _column(executor: FastExecutor, parent: GraphQLObjectType, details: Any) -> 
         return _around(complete, read.run)
 
     async def later(rows: Column) -> Any:
-        found = complete.run(await read.run(rows))
-        return await found if complete.late else found
+        completed = complete.run(await read.run(rows))
+        return await completed if complete.late else completed
 
     return Step(later, late=True)
 
@@ -307,13 +307,13 @@ def _leaf(executor: FastExecutor, kind: Any) -> Callable[[Column], Column]:
             if isinstance(kind, GraphQLEnumType):
                 names = {value: coerce(value) for value in set(values)}
                 different: Any = names.values()
-                found = [names[value] for value in values]
+                serialized = [names[value] for value in values]
             else:
-                different = found = [coerce(value) for value in values]
+                different = serialized = [coerce(value) for value in values]
         except Exception as error:  # no value of this type, or none that can be hashed
             raise NotEligible from error
         if None in different or Undefined in different:
             raise NotEligible
-        return found
+        return serialized
 
     return complete

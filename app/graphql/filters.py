@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from strawberry.utils.str_converters import to_camel_case
 
 from app.db.cursors import Order
-from app.db.keyset import Listing
+from app.db.list_statements import Listing
 from app.db.listing import EVENTS
 from app.domain import filters
 from app.domain.lifecycle import CheckpointState, RunStatus
@@ -38,7 +38,7 @@ class OrderDirection(Enum):
 
 @input
 class MetricRange:
-    """The latest value of a metric lies in a range, ends included."""
+    """The latest value of a metric lies in a range, ends included. NaN lies in none."""
 
     key: str = attribute("The metric's key.")
     min: float | None = optional("Smallest value.")
@@ -184,13 +184,13 @@ def given(values: Any) -> dict[str, Any]:
     """Return the fields of an input that were given."""
     if values is None:
         return {}
-    found = {}
-    for each in fields(values):
-        value = getattr(values, each.name)
+    chosen = {}
+    for field in fields(values):
+        value = getattr(values, field.name)
         # In a field that null clears, what was left out is UNSET.
-        if value is not (strawberry.UNSET if each.default is strawberry.UNSET else None):
-            found[each.name] = value
-    return found
+        if value is not (strawberry.UNSET if field.default is strawberry.UNSET else None):
+            chosen[field.name] = value
+    return chosen
 
 
 def plain(text: str) -> str:

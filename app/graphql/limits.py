@@ -103,15 +103,15 @@ def check_repetitions(document: DocumentNode) -> None:
     def merge(selected: list[SelectionSetNode], depth: int) -> None:
         nonlocal left
         below: dict[str, list[SelectionSetNode]] = {}
-        found: dict[str, int] = {}
+        repeated: dict[str, int] = {}
         seen: set[str] = set()
         waiting = list(selected)
         while waiting:
             for selection in waiting.pop().selections:
                 if isinstance(selection, FieldNode):
                     name = (selection.alias or selection.name).value
-                    left -= 1 + found.get(name, 0)
-                    found[name] = found.get(name, 0) + 1
+                    left -= 1 + repeated.get(name, 0)
+                    repeated[name] = repeated.get(name, 0) + 1
                     if selection.selection_set:
                         below.setdefault(name, []).append(selection.selection_set)
                 elif isinstance(selection, InlineFragmentNode):
@@ -134,9 +134,9 @@ def check_repetitions(document: DocumentNode) -> None:
 
 def _fragments(document: DocumentNode) -> dict[str, FragmentDefinitionNode]:
     return {
-        each.name.value: each
-        for each in document.definitions
-        if isinstance(each, FragmentDefinitionNode)
+        definition.name.value: definition
+        for definition in document.definitions
+        if isinstance(definition, FragmentDefinitionNode)
     }
 
 
@@ -154,16 +154,16 @@ class _Walk:
     ) -> _Size:
         """Return the size of a selection; `page` is the number of rows of its connection."""
         depth = fields = aliases = nodes = 0
-        for each in selected.selections if selected else ():
-            if isinstance(each, FieldNode):
-                size = self.field(each, parent, page)
-            elif isinstance(each, InlineFragmentNode):
-                on = each.type_condition
+        for selection in selected.selections if selected else ():
+            if isinstance(selection, FieldNode):
+                size = self.field(selection, parent, page)
+            elif isinstance(selection, InlineFragmentNode):
+                on = selection.type_condition
                 inside = self.schema.get_type(on.name.value) if on else parent
-                size = self.selections(each.selection_set, inside, page)
+                size = self.selections(selection.selection_set, inside, page)
             else:
-                assert isinstance(each, FragmentSpreadNode)
-                size = self.fragment(each.name.value, page)
+                assert isinstance(selection, FragmentSpreadNode)
+                size = self.fragment(selection.name.value, page)
             depth = max(depth, size.depth)
             fields += size.fields
             aliases += size.aliases
@@ -188,27 +188,27 @@ class _Walk:
         definition = getattr(parent, "fields", {}).get(name)
         kind = get_named_type(definition.type) if definition else None
         connected = kind is not None and kind.name.endswith("Connection")
-        given = self.arguments(definition, node)
-        below = self.selections(node.selection_set, kind, _page(given) if connected else 1)
+        values = self.arguments(definition, node)
+        below = self.selections(node.selection_set, kind, _page(values) if connected else 1)
         nodes = below.nodes
         if definition and kind and parent and node.selection_set and not connected:
             nodes += not (parent.name.endswith("Edge") and name == "node")
             if name == "nodes" and parent.name == "Query":
-                nodes *= _length(given, "ids")
+                nodes *= _length(values, "ids")
             elif name in ("nodes", "edges"):
                 nodes *= page
             elif kind.name in ("MetricSeries", "MetricBand"):
-                nodes *= _length(given, "keys") * (1 + _points(given) // POINTS)
+                nodes *= _length(values, "keys") * (1 + _points(values) // POINTS)
             elif kind.name == "LogPart":
-                nodes += max(given.get("limit") or 0, 0) // LOG_BYTES
+                nodes += max(values.get("limit") or 0, 0) // LOG_BYTES
             elif name in _CHANGED:
                 nodes *= _CHANGED[name]
             elif kind.name == "ComparedParam":
-                nodes *= LISTED * max(1, _length(given, "ids"))
+                nodes *= LISTED * max(1, _length(values, "ids"))
             elif kind.name in ("Facet", "Usage"):
-                nodes *= max(1, _page(given))
+                nodes *= max(1, _page(values))
             elif is_list_type(get_nullable_type(definition.type)):
-                nodes *= _length(given, "keys")
+                nodes *= _length(values, "keys")
         return _Size(
             below.depth + 1, below.fields + 1, below.aliases + (node.alias is not None), nodes
         )
@@ -228,16 +228,16 @@ COUNTED = {"first", "last", "ids", "keys", "points", "buckets", "limit"}
 """Arguments that decide how much is read."""
 
 
-def _page(given: dict[str, Any]) -> int:
-    sizes = [given[name] for name in ("first", "last") if given.get(name) is not None]
+def _page(values: dict[str, Any]) -> int:
+    sizes = [values[name] for name in ("first", "last") if values.get(name) is not None]
     return min(max([0, *sizes]), PAGE) if sizes else DEFAULT_SIZE
 
 
-def _points(given: dict[str, Any]) -> int:
-    return min(max(given.get("points") or given.get("buckets") or 0, 0), MAX_POINTS)
+def _points(values: dict[str, Any]) -> int:
+    return min(max(values.get("points") or values.get("buckets") or 0, 0), MAX_POINTS)
 
 
-def _length(given: dict[str, Any], name: str) -> int:
+def _length(values: dict[str, Any], name: str) -> int:
     """Return how many values are given; without the argument, what a list counts as."""
-    named = given.get(name)
+    named = values.get(name)
     return LISTED if named is None else len(named)

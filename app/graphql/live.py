@@ -92,8 +92,8 @@ async def changed_experiments(
 
 def _matching_experiments(tx: Tx, filters: dict[str, Any], ids: list[str]) -> list[ExperimentRow]:
     window = Window(len(ids))
-    found = filters | {"ids": ids}
-    return keyset.page(tx, listing.EXPERIMENTS, found, Order("created_at"), window).rows
+    by_ids = filters | {"ids": ids}
+    return keyset.page(tx, listing.EXPERIMENTS, by_ids, Order("created_at"), window).rows
 
 
 def _newest_experiments(tx: Tx, filters: dict[str, Any]) -> list[ExperimentRow]:
@@ -116,17 +116,17 @@ async def new_points(
     with db.changes.subscribe(run_id) as changed:
         while True:
             changed.clear()
-            found = await db.scan(cursor.read)
-            if found:
+            points = await db.scan(cursor.read)
+            if points:
                 budget = context.for_operation(limits.SECONDS).budget
                 try:
-                    answer = [curves.curve(series, budget) for series in found]
+                    answer = [curves.curve(series, budget) for series in points]
                 finally:
                     budget.release()
                 yield answer
             elif cursor.ended:
                 return
-            elif not found:
+            elif not points:
                 await changed.wait()
             await asyncio.sleep(0 if cursor.more else wait)
 
@@ -162,15 +162,15 @@ class _Cursor:
             if step > last:
                 behind.setdefault(last, []).append(key)
         self.more = False
-        found = []
+        points = []
         for last, keys in sorted(behind.items()):
             window = metrics.Window(from_step=last + 1, limit=NEW_POINTS)
             for series in metrics.series(tx, [run.id], keys, window):
                 if series.steps:
-                    found.append(series)
+                    points.append(series)
                     self._last[series.key] = series.steps[-1]
                 self.more |= series.next_after_step is not None
-        return found
+        return points
 
 
 async def output(context: Context, run_id: str, offset: int) -> AsyncIterator[TextPart]:

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from app.domain.lifecycle import TERMINAL
+from app.domain.lifecycle import TERMINAL, is_external
 from app.errors import InvalidInput
 from app.graphql.context import Context
 from app.graphql.scalars import Long
@@ -29,11 +29,14 @@ def checked(offset: int) -> int:
 
 
 async def part(context: Context, row: Any, offset: int, limit: int) -> TextPart | None:
-    """Return a piece of a run's log, or None for an external run. Raises InvalidInput, NotFound."""
+    """Return a piece of a run's log, or None where there is none. Raises InvalidInput, NotFound.
+
+    None: the run is external, or retention has removed its log.
+    """
     checked(offset)
     if not 1 <= limit <= MAX_LOG:
         raise InvalidInput(f"`limit` must be 1 to {MAX_LOG:,} bytes.")
-    if row.recipe is None:
+    if is_external(row) or row.log_removed_at is not None:
         return None
     context.budget.charge(limit)
     ended = row.status in TERMINAL

@@ -49,9 +49,9 @@ class LimitedExecutor(FastExecutor):
     ) -> ExecutionResult:
         try:
             async with context.limit:
-                found = await result
+                answer = await result
             if context.budget.refused is None:
-                return found
+                return answer
             error = context.budget.refused
             return ExecutionResult(None, [GraphQLError(error.detail, original_error=error)])
         except TimeoutError:

@@ -17,6 +17,7 @@ from app.graphql import summaries
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
 from app.graphql.describe import Info, field, output
 from app.graphql.filters import ExperimentFilter, ExperimentOrder, RunFilter, plain
+from app.graphql.notifications import NotificationQueries
 from app.graphql.scalars import DateTime
 from app.graphql.summaries import DEFAULT_FACETS
 from app.graphql.team import ApiToken, AuditEntry, Project, User, Viewer
@@ -62,14 +63,14 @@ async def node(info: Info, id: str) -> Any:
 
 
 def _events(tx: Tx, ids: list[str]) -> list[EventRow | None]:
-    found: list[EventRow | None] = []
+    rows: list[EventRow | None] = []
     for id in ids:
         experiment_id, _, seq = id.partition(":")
         number = seq.isascii() and seq.isdigit() and len(seq) < 19
         known = number and is_id(experiment_id, "exp")
         after = events.after(tx, experiment_id, int(seq) - 1, 1) if known else []
-        found.append(next((event for event in after if str(event.seq) == seq), None))
-    return found
+        rows.append(next((event for event in after if str(event.seq) == seq), None))
+    return rows
 
 
 async def _of_table(info: Info, id: str, prefix: str) -> Any:
@@ -77,14 +78,14 @@ async def _of_table(info: Info, id: str, prefix: str) -> Any:
 
 
 @output
-class Query:
+class Query(NotificationQueries):
     """Everything that can be read."""
 
     @field
     async def node(self, info: Info, id: Id) -> Node | None:
         """The object with this id; null if there is none."""
-        found: Node | None = await node(info, id)
-        return found
+        row: Node | None = await node(info, id)
+        return row
 
     @field
     async def nodes(self, info: Info, ids: Ids) -> list[Node | None]:
@@ -96,20 +97,20 @@ class Query:
     @field
     async def experiment(self, info: Info, id: Id) -> Experiment | None:
         """The experiment with this id."""
-        found: Experiment | None = await _of_table(info, id, "exp")
-        return found
+        row: Experiment | None = await _of_table(info, id, "exp")
+        return row
 
     @field
     async def run(self, info: Info, id: Id) -> Run | None:
         """The run with this id."""
-        found: Run | None = await _of_table(info, id, "run")
-        return found
+        row: Run | None = await _of_table(info, id, "run")
+        return row
 
     @field
     async def checkpoint(self, info: Info, id: Id) -> Checkpoint | None:
         """The checkpoint with this id."""
-        found: Checkpoint | None = await _of_table(info, id, "ckpt")
-        return found
+        row: Checkpoint | None = await _of_table(info, id, "ckpt")
+        return row
 
     @field
     async def experiments(
@@ -125,10 +126,10 @@ class Query:
     ) -> Connection[Experiment]:  # fmt: skip
         """Experiments, newest first."""
         page = window(first, after, last, before)
-        found: Connection[Experiment] = await connect(
+        connection: Connection[Experiment] = await connect(
             info, listing.EXPERIMENTS, page, filter, order_by
         )
-        return found
+        return connection
 
     runs: Connection[Run] = runs(None, "Runs of all experiments, newest first.")
     checkpoints: Connection[Checkpoint] = checkpoints(
@@ -138,8 +139,8 @@ class Query:
     @field
     async def run_counts(self, info: Info, filter: RunsFilter = None) -> list[StatusCount]:
         """Number of matching runs in each status; those with none are left out."""
-        found: Any = await summaries.counts(info.context, filter)
-        return list(found)
+        counts: Any = await summaries.counts(info.context, filter)
+        return list(counts)
 
     @field
     async def facets(
@@ -148,17 +149,17 @@ class Query:
         filter: RunsFilter = None, prefix: Prefix = "", first: FirstValues = DEFAULT_FACETS,
     ) -> list[Facet]:  # fmt: skip
         """The values that the newest 10,000 runs which match have, the most frequent first."""
-        found: Any = await summaries.facets(info.context, field, filter, prefix, first)
-        return list(found)
+        values: Any = await summaries.facets(info.context, field, filter, prefix, first)
+        return list(values)
 
     @field
     async def metric_keys(
         self, info: Info, filter: RunsFilter = None, prefix: Prefix = "",
         first: FirstValues = DEFAULT_FACETS,
     ) -> list[Facet]:  # fmt: skip
-        """The metrics that the newest 10,000 runs which match reported, the most frequent first."""
-        found: Any = await summaries.metric_keys(info.context, filter, prefix, first)
-        return list(found)
+        """The metrics that the newest 2,000 runs which match reported, the most frequent first."""
+        keys: Any = await summaries.metric_keys(info.context, filter, prefix, first)
+        return list(keys)
 
     @field
     async def compare_runs(
@@ -173,35 +174,35 @@ class Query:
     ) -> list[ComparedParam] | None:  # fmt: skip
         """The parameters of runs side by side; null if one of them does not exist."""
         with suppress(NotFound):
-            found: Any = await summaries.compare(info.context, list(ids), only_different)
-            return list(found)
+            rows: Any = await summaries.compare(info.context, list(ids), only_different)
+            return list(rows)
         return None
 
     @field
     async def viewer(self, info: Info) -> Viewer:
         """Who asks, and its roles."""
-        found: Any = await info.context.db.read(me.get)
-        return cast(Viewer, found)
+        row: Any = await info.context.db.read(me.get)
+        return cast(Viewer, row)
 
     @field
     async def projects(self, info: Info) -> list[Project]:
         """The projects that you are in, by name."""
-        found: list[Any] = await info.context.db.read(projects.list_all)
-        return found
+        rows: list[Any] = await info.context.db.read(projects.list_all)
+        return rows
 
     @field
     async def users(self, info: Info) -> list[User]:
         """The users, by name. For administrators."""
-        found: list[Any] = await info.context.db.scan(users.list_all)
-        return found
+        rows: list[Any] = await info.context.db.scan(users.list_all)
+        return rows
 
     @field
     async def tokens(self, info: Info, user: UserName = None) -> list[ApiToken]:
         """Your newest tokens; as an administrator, those of everybody, or of one user."""
-        found: list[Any] = await info.context.db.scan(
+        rows: list[Any] = await info.context.db.scan(
             api_tokens.list_tokens, None if user is None else plain(user)
         )
-        return found
+        return rows
 
     @field
     async def audit(
@@ -229,18 +230,18 @@ class Query:
         """Who wrote what, and failed sign-ins, newest first. For administrators."""
         if not 1 <= first <= MAX_AUDIT:
             raise InvalidInput(f"`first` must be 1 to {MAX_AUDIT:,}.")
-        given = {
+        conditions = {
             "actor": actor, "action": action, "target_id": target_id, "outcome": outcome,
             "after": after,
         }  # fmt: skip
-        filters = {name: plain(value) for name, value in given.items() if value is not None}
-        found: list[Any] = await info.context.db.scan(audit.list_entries, filters, first)
-        return found
+        filters = {name: plain(value) for name, value in conditions.items() if value is not None}
+        rows: list[Any] = await info.context.db.scan(audit.list_entries, filters, first)
+        return rows
 
     @field
     async def capacity(self, info: Info) -> Capacity:
         """What each launcher has in all, and how many runs are with it or wait."""
-        found = await read_capacity(info.context.db, info.context.launchers)
+        read = await read_capacity(info.context.db, info.context.launchers)
         return Capacity(
             launchers=[
                 LauncherCapacity(
@@ -250,9 +251,9 @@ class Query:
                     max_runs=launcher.max_runs, active=launcher.active, queued=launcher.queued,
                     trouble=launcher.trouble,
                 )
-                for launcher in found.launchers
+                for launcher in read.launchers
             ],
-            queued=found.queued,
+            queued=read.queued,
         )  # fmt: skip
 
     @field
@@ -261,6 +262,9 @@ class Query:
         by: Annotated[By, strawberry.argument(description="What is summed.")] = By.MONTH,
         experiment_id: Annotated[
             strawberry.ID | None, strawberry.argument(description="Of this experiment alone.")
+        ] = None,
+        project_id: Annotated[
+            strawberry.ID | None, strawberry.argument(description="Of this project alone.")
         ] = None,
         since: Annotated[
             DateTime | None, strawberry.argument(description="Attempts that ended at or after it.")
@@ -273,14 +277,14 @@ class Query:
         ] = "",
         first: FirstValues = DEFAULT_FACETS,
     ) -> list[Usage] | None:  # fmt: skip
-        """What ended attempts used, wasted and saved, by month, experiment or run, sorted by it.
+        """What ended attempts used, wasted and saved, by month, project, experiment or run.
 
-        Null if the experiment does not exist.
+        Sorted by that. Null if the experiment or project does not exist.
         """
-        period = Period(since or "", until or "9", experiment_id)
+        period = Period(since or "", until or "9", experiment_id, project_id)
         with suppress(NotFound):
-            found: Any = await summaries.account(info.context, by, period, after, first)
-            return list(found)
+            rows: Any = await summaries.account(info.context, by, period, after, first)
+            return list(rows)
         return None
 
     @field

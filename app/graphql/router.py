@@ -120,18 +120,19 @@ class GraphQLApp(GraphQL[Context, None]):
     async def on_ws_connect(self, context: Context) -> UnsetType:
         # A browser cannot set headers on a websocket; the token comes in its first message.
         if context.principal == principals.ANONYMOUS:
-            given = context.connection_params
-            header = next((given[key] for key in given if key.lower() == "authorization"), "")
+            params = context.connection_params
+            header = next((params[key] for key in params if key.lower() == "authorization"), "")
             token = bearer(str(header)) or ""
             if token.startswith(TOKEN_PREFIX):
-                found = await context.authenticator.find(token)
+                principal = await context.authenticator.find(token)
             else:
-                found = principals.API_TOKEN if same(token, self.api_token or "") else None
-            if found is None:
+                principal = principals.API_TOKEN if same(token, self.api_token or "") else None
+            if principal is None:
                 context.authenticator.refuse(context.address, "")  # counted, and recorded
                 raise ConnectionRejectionError
-            context.principal = found
+            context.principal = principal
             act_as(context.principal)  # what this connection asks from now on
+            context.end_with(principal.token_id)
         return UnsetType()
 
     def should_render_graphql_ide(self, request: Any) -> bool:

@@ -49,8 +49,8 @@ def _news(tx: Tx, id: str, seq: int | None) -> tuple[list[EventRow], int, bool]:
     """Return the next events after `seq`, the last `seq`, and True if the run has ended."""
     run = runs.get(tx, id) if is_id(id, "run") else None
     experiment = experiments.get(tx, run.experiment_id if run else id)
-    found = [] if seq is None else events.after(tx, experiment.id, seq, BATCH)
-    return found, experiment.last_seq, run is not None and run.status in TERMINAL
+    rows = [] if seq is None else events.after(tx, experiment.id, seq, BATCH)
+    return rows, experiment.last_seq, run is not None and run.status in TERMINAL
 
 
 async def _history(info: Info, id: str, seq: int | None) -> AsyncIterator[Event]:
@@ -59,12 +59,12 @@ async def _history(info: Info, id: str, seq: int | None) -> AsyncIterator[Event]
     with db.changes.subscribe(id) as changed:
         while True:
             changed.clear()
-            found, last, over = await db.read(_news, id, seq)
-            for event in found:
+            rows, last, over = await db.read(_news, id, seq)
+            for event in rows:
                 if id in (event.run_id, event.experiment_id):
                     yield event  # type: ignore[misc]
-            seq = found[-1].seq if found else last if seq is None else seq
-            if len(found) < BATCH:
+            seq = rows[-1].seq if rows else last if seq is None else seq
+            if len(rows) < BATCH:
                 if over:
                     return
                 await changed.wait()
@@ -153,8 +153,8 @@ class Subscription:
         """New points of a run's metrics until it has ended. A series replaces everything from its
         first step on: a new attempt may begin before points that were already received."""
         checked(run_id, "run")
-        found = live.new_points(info.context, run_id, keys, after_step, seconds)
-        return found  # type: ignore[return-value]
+        points = live.new_points(info.context, run_id, keys, after_step, seconds)
+        return points  # type: ignore[return-value]
 
     @subscription
     async def run_log(

@@ -29,6 +29,7 @@ class Count:
 
     status: RunStatus
     count: int
+    is_lower_bound: bool
 
 
 @dataclass(frozen=True)
@@ -49,32 +50,32 @@ class Compared:
     differs: bool
 
 
-def _counts(rows: list[Counted]) -> list[Count]:
+def _counts(rows: list[Counted], is_lower_bound: bool = False) -> list[Count]:
     rows = sorted(rows, key=lambda row: _ORDER[row[0]])
-    return [Count(RunStatus(status), count) for status, count in rows]
+    return [Count(RunStatus(status), count, is_lower_bound) for status, count in rows]
 
 
 async def counts(context: Context, chosen: RunFilter | None) -> list[Count]:
     """Return how many of the runs that match are in each status."""
     filters = _conditions(chosen)
-    return _counts(await context.grouped(groups.by_status, filters))
+    return _counts(*await context.grouped(groups.by_status, filters))
 
 
 async def counts_of(context: Context, experiments: list[Any]) -> list[list[Count]]:
     """Return the same of the runs of each experiment."""
     ids = [experiment.id for experiment in experiments]
-    found = await context.load("run counts", ids, groups.by_status_of, Effort.LONG)
-    return [_counts(rows) for rows in found]
+    by_experiment = await context.load("run counts", ids, groups.by_status_of, Effort.LONG)
+    return [_counts(rows) for rows in by_experiment]
 
 
 async def facets(
     context: Context, field: RunFacet, chosen: RunFilter | None, prefix: str, first: int
 ) -> list[Value]:
     """Return the most frequent values of a column of runs."""
-    found = await context.grouped(
+    counted = await context.grouped(
         partial(_facet, field), _conditions(chosen), plain(prefix), _size(first)
     )
-    return [Value(*row) for row in found]
+    return [Value(*row) for row in counted]
 
 
 def _facet(field: RunFacet, tx: Tx, filters: Any, prefix: str, most: int) -> list[Counted]:
@@ -85,10 +86,10 @@ async def metric_keys(
     context: Context, chosen: RunFilter | None, prefix: str, first: int
 ) -> list[Value]:
     """Return the most frequent keys of metrics."""
-    found = await context.grouped(
+    counted = await context.grouped(
         groups.metric_keys, _conditions(chosen), plain(prefix), _size(first)
     )
-    return [Value(*row) for row in found]
+    return [Value(*row) for row in counted]
 
 
 def _conditions(chosen: RunFilter | None) -> dict[str, Any]:
@@ -107,6 +108,8 @@ async def account(
     """Return the account of ended attempts in groups. Raises InvalidInput, NotFound."""
     if period.experiment_id is not None and not is_id(period.experiment_id, "exp"):
         raise NotFound(f"There is no experiment {period.experiment_id!r}.")
+    if period.project_id is not None and not is_id(period.project_id, "prj"):
+        raise NotFound(f"There is no project {period.project_id!r}.")
     return await context.db.scan(usage.account, by, period, plain(after), _size(first))
 
 
@@ -121,11 +124,11 @@ async def compare(context: Context, ids: list[str], only_different: bool) -> lis
 
 
 def _compare(tx: Tx, ids: list[str], only_different: bool, budget: Budget) -> list[Compared]:
-    found = []
+    compared = []
     for row in overviews.compare(tx, ids):
         if only_different and not row.differs:
             continue
         values = [None if value is MISSING else dump(value) for value in row.values]
         budget.charge(OBJECT + sum(VALUE + len(value or "") for value in values))
-        found.append(Compared(row.section, row.key, values, row.differs))
-    return found
+        compared.append(Compared(row.section, row.key, values, row.differs))
+    return compared

@@ -1,14 +1,15 @@
 """Project, Member, User, ApiToken: who shares what, and how they are let in."""
 
 from functools import partial
+from typing import Any
 
 import strawberry
 
-from app.db.sql import Tx
+from app.db.sql import Tx, load
 from app.domain.permissions import Role, UserKind
 from app.domain.principals import PrincipalKind
 from app.domain.queue import ProjectUse as UseRow
-from app.graphql.describe import Info, attribute, each, edge, output
+from app.graphql.describe import Info, attribute, each, edge, field, output
 from app.graphql.scalars import DateTime, Long
 from app.services import projects, quotas
 from app.services.projects import Member as MemberRow
@@ -61,11 +62,11 @@ class ProjectUse:
 
 
 def _uses(tx: Tx, ids: list[str]) -> list[UseRow]:
-    return [quotas.find_use(tx, id) for id in ids]
+    return list(quotas.find_uses(tx, ids).values())
 
 
 def _members(tx: Tx, ids: list[str]) -> list[list[MemberRow]]:
-    return [projects.list_members(tx, id) for id in ids]
+    return list(projects.list_members_of(tx, ids).values())
 
 
 @output
@@ -81,19 +82,39 @@ class Project:
     max_bytes: Long | None = attribute(
         "Once its checkpoints take so many bytes, no further run starts; null: never."
     )
+    logs_days: float | None = attribute(
+        "Days after a run's end for which its log is kept; null: as the service is set."
+    )
+    points_days: float | None = attribute("The same of all of its points, which are thinned then.")
+    release_verified_hours: float | None = attribute(
+        "The longest time since a release was found to be whole."
+    )
+
+    @field
+    def release_metrics(self) -> list[str] | None:
+        """Bounds that its releases must meet, besides those of the service."""
+        stored: Any = self.release_metrics
+        bounds: list[str] | None = load(stored) if stored else None
+        return bounds
+
+    @field
+    def release_approval(self) -> bool | None:
+        """Whether another maintainer must have approved a release."""
+        stored: Any = self.release_approval
+        return None if stored is None else bool(stored)
 
     @edge
     async def use(self, info: Info) -> ProjectUse:
         """What it has now of what these limit."""
-        found: ProjectUse = await each(self, partial(_load_uses, info))
-        return found
+        use: ProjectUse = await each(self, partial(_load_uses, info))
+        return use
 
     @edge
     async def members(self, info: Info) -> list[Member]:
         """Its members, by name."""
         load = partial(_load_members, info)
-        found: list[Member] = await each(self, load)
-        return found
+        members: list[Member] = await each(self, load)
+        return members
 
 
 async def _load_uses(info: Info, rows: list[Project]) -> list[UseRow]:

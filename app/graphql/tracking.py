@@ -39,16 +39,16 @@ def labels_of(column: str, what: str) -> Any:
             read = partial(_labels, info.context.budget)
             return info.context.load("labels", [getattr(row, column) for row in rows], read)
 
-        found: Json = await each(row, load)
-        return found
+        labelled: Json = await each(row, load)
+        return labelled
 
     return edge(resolve, f"Keys and values that tracking clients have put onto {what}: an object.")
 
 
 def _labels(budget: Budget, tx: Tx, ids: list[str]) -> Sequence[Json]:
-    found = [Json(dump(labelled)) for labelled in labels.list_labels(tx, ids).values()]
-    budget.charge(sum(map(len, found)))
-    return found
+    values = [Json(dump(labelled)) for labelled in labels.list_labels(tx, ids).values()]
+    budget.charge(sum(map(len, values)))
+    return values
 
 
 def artifacts_of(owner: Callable[[Any], tuple[str, str]], description: str) -> Any:
@@ -99,12 +99,12 @@ async def models_of(run: strawberry.Parent[Any], info: Info) -> list[LoggedModel
         read = partial(_models, info.context.budget)
         return info.context.load("models", [row.id for row in rows], read)
 
-    found: list[LoggedModel] = await each(run, load)
-    return found
+    logged: list[LoggedModel] = await each(run, load)
+    return logged
 
 
 def _models(budget: Budget, tx: Tx, run_ids: list[str]) -> Sequence[list[tables.LoggedModel]]:
-    found = list(models.list_of_runs(tx, run_ids).values())
-    for logged in found:
+    by_run = list(models.list_of_runs(tx, run_ids).values())
+    for logged in by_run:
         budget.charge_rows(tables.LoggedModel, logged)
-    return found
+    return by_run

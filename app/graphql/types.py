@@ -13,7 +13,7 @@ import strawberry
 
 from app.db import listing, tables
 from app.db.database import Effort
-from app.db.keyset import Listing
+from app.db.list_statements import Listing
 from app.db.sql import dump, load
 from app.domain.filters import MAX_BUCKETS, MAX_KEYS, MAX_POINTS, MIN_POINTS
 from app.domain.lifecycle import CheckpointState, RunStatus
@@ -109,8 +109,8 @@ class Experiment(Node):
     @field
     def tags(self) -> list[str]:
         """Tags, in the order given."""
-        found: list[str] = load(self.tags)
-        return found
+        tags: list[str] = load(self.tags)
+        return tags
 
     project: Project = one(tables.Project, "project_id", "Its project.")
     labels: Json = labels_of("id", "it")
@@ -122,8 +122,8 @@ class Experiment(Node):
     @edge
     async def run_counts(self, info: Info) -> list[StatusCount]:
         """Number of its runs in each status; those with none are left out."""
-        found: list[StatusCount] = await each(self, partial(summaries.counts_of, info.context))
-        return found
+        counts: list[StatusCount] = await each(self, partial(summaries.counts_of, info.context))
+        return counts
 
     @edge
     async def events(
@@ -170,12 +170,16 @@ class Run(Node):
     heartbeat_at: DateTime | None = attribute("Last heartbeat of the trainer.")
     last_progress_at: DateTime | None = attribute("Time of its last progress.")
     cancel_requested_at: DateTime | None = attribute("Time of the cancel request.")
+    log_removed_at: DateTime | None = attribute("Time at which retention removed its log.")
+    points_thinned_at: DateTime | None = attribute(
+        "Time at which retention thinned its points: its curves keep their shape and every spike."
+    )
 
     @field
     def tags(self) -> list[str]:
         """Tags, in the order given."""
-        found: list[str] = load(self.tags)
-        return found
+        tags: list[str] = load(self.tags)
+        return tags
 
     @field
     def priority(self) -> Priority:
@@ -185,8 +189,8 @@ class Run(Node):
     @field
     def resources(self) -> Resources:
         """Requested resources."""
-        found: Any = StoredResources.model_construct(**load(self.resources))
-        return cast(Resources, found)
+        resources: Any = StoredResources.model_construct(**load(self.resources))
+        return cast(Resources, resources)
 
     @field
     def status_detail(self) -> str | None:
@@ -206,7 +210,7 @@ class Run(Node):
     @field
     def overrides(self) -> list[HyperparamOverride]:
         """Receipts of the overridden hyperparameters."""
-        found = progress.overrides(self)  # type: ignore[arg-type]
+        receipts = progress.overrides(self)  # type: ignore[arg-type]
         return [
             HyperparamOverride(
                 key=key,
@@ -214,7 +218,7 @@ class Run(Node):
                 effective=Json(dump(value["effective"])),
                 applied=value["applied"],
             )
-            for key, value in found.items()
+            for key, value in receipts.items()
         ]
 
     @edge
@@ -236,8 +240,8 @@ class Run(Node):
             effort = Effort.SHORT if len(ids) == 1 else Effort.LONG
             return info.context.load(("metrics", named), ids, read, effort)
 
-        found: list[Metric] = await each(self, load)
-        return found
+        latest: list[Metric] = await each(self, load)
+        return latest
 
     @edge
     async def metric_series(
@@ -265,8 +269,8 @@ class Run(Node):
             read = partial(curves.read, named, asked, info.context.budget)
             return info.context.load(("series", named, asked), ids, read, Effort.LONG)
 
-        found: list[MetricSeries] = await each(self, load)
-        return found
+        series: list[MetricSeries] = await each(self, load)
+        return series
 
     @edge
     async def metric_bands(
@@ -296,8 +300,8 @@ class Run(Node):
             read = partial(curves.bands, named, asked, info.context.budget)
             return info.context.load(("bands", named, asked), ids, read, Effort.LONG)
 
-        found: list[MetricBand] = await each(self, load)
-        return found
+        bands: list[MetricBand] = await each(self, load)
+        return bands
 
     @field
     async def log(
@@ -310,9 +314,11 @@ class Run(Node):
             int, strawberry.argument(description=f"At most so many bytes, 1 to {MAX_LOG:,}.")
         ] = -LOG_TAIL,
     ) -> LogPart | None:
-        """A piece of the trainer's output; null for an external run, which keeps its own."""
-        found: Any = await logs.part(info.context, self, offset, limit)
-        return cast(LogPart | None, found)
+        """A piece of the trainer's output; null for an external run, which keeps its own, and where
+        retention has removed it (`logRemovedAt`).
+        """
+        part: Any = await logs.part(info.context, self, offset, limit)
+        return cast(LogPart | None, part)
 
     @edge
     async def events(

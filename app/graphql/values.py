@@ -27,6 +27,9 @@ class Metric:
     key: str = attribute("The metric's key, such as `loss`.")
     step: Long = attribute("The step it was reported for.")
     value: float | None = attribute("The value; null where it is NaN or infinite.")
+    special: str | None = attribute(
+        "`NaN`, `Infinity` or `-Infinity` where the value is that; otherwise null."
+    )
     wall_time: float | None = attribute("Time of the measurement, in unix seconds.")
 
 
@@ -105,6 +108,10 @@ class StatusCount:
 
     status: RunStatus = attribute("The status.")
     count: int = attribute("Number of runs.")
+    is_lower_bound: bool = attribute(
+        "True if there may be more: runs that have to be read to be counted are counted up to "
+        "10,000; those with a common text, up to some thousand."
+    )
 
 
 @output
@@ -176,7 +183,9 @@ class Usage:
     Wasted is what no checkpoint kept; saved is what resuming did not have to do again.
     """
 
-    group: str = attribute("A month such as `2026-11`, or the id of an experiment or a run.")
+    group: str = attribute(
+        "A month such as `2026-11`, or the id of a project, an experiment or a run."
+    )
     attempts: int = attribute("Number of attempts.")
     used_seconds: float = attribute("Time in which they ran.")
     wasted_seconds: float = attribute("How much of it was wasted.")
@@ -184,6 +193,7 @@ class Usage:
     saved_seconds: float = attribute("Time that resuming saved.")
     gpu_hours_used: float = attribute("GPU-hours of the time in which they ran.")
     gpu_hours_wasted: float = attribute("How many of them were wasted.")
+    gpu_hours_waited: float = attribute("The time in which they waited, once for each GPU.")
     gpu_hours_saved: float = attribute("How many resuming saved.")
     goodput: float | None = attribute("Share that was not wasted; null where nothing ran.")
 

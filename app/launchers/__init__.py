@@ -41,6 +41,6 @@ def _find(kind: str) -> Any:
     if kind in BUILT_IN:
         module, _, attribute = BUILT_IN[kind].partition(":")
         return getattr(import_module(module), attribute)
-    for found in entry_points(group=GROUP, name=kind):
-        return found.load()
+    for entry_point in entry_points(group=GROUP, name=kind):
+        return entry_point.load()
     return None

@@ -142,6 +142,8 @@ class JobStatus:
     """The engine's own name of the state, such as PENDING."""
     reason_text: str = ""
     """The engine's own reason, for people."""
+    position: int | None = None
+    """Its place among the jobs that wait in the engine's queue, from 1; None: it is not known."""
     nodes: tuple[str, ...] = ()
     record: ExitRecord | None = None
     """The agent's exit record, where the launcher shares the service's files."""

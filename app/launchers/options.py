@@ -20,5 +20,5 @@ def check_number(name: str, value: Any, above: float) -> None:
 def check_gpu_types(value: Any) -> None:
     """Check that an option maps strings to strings."""
     check_type("gpu_types", value, dict)
-    if not all(isinstance(each, str) for each in value.values()):
+    if not all(isinstance(name, str) for name in value.values()):
         raise ValueError("gpu_types: must be a table of strings")

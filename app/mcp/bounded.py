@@ -42,8 +42,8 @@ def _cut(value: Any, depth: int) -> tuple[Any, bool]:
     if isinstance(value, list):
         parts = [_cut(item, depth + 1) for item in value[:MAX_ITEMS]]
         return [part for part, _ in parts], len(value) > MAX_ITEMS or any(cut for _, cut in parts)
-    found, truncated = {}, len(value) > MAX_KEYS
+    fields, truncated = {}, len(value) > MAX_KEYS
     for key in list(value)[:MAX_KEYS]:
-        found[key[:MAX_TEXT]], cut = _cut(value[key], depth + 1)
+        fields[key[:MAX_TEXT]], cut = _cut(value[key], depth + 1)
         truncated |= cut
-    return found, truncated
+    return fields, truncated

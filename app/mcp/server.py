@@ -58,9 +58,9 @@ class Tools:
         """List runs, newest first, with their latest metrics. `experiment` is an id or a name;
         `search` is text in model, recipe, name, tags or notes. At most 100."""
         size = max(1, min(limit, MAX_RUNS))
-        found = self.client.runs(experiment, limit=size + 1, status=status, search=search)
-        rows = [_summary(run) for run in found[:size]]
-        return bounded({"runs": rows, "truncated": len(found) > size}, "runs")
+        listed = self.client.runs(experiment, limit=size + 1, status=status, search=search)
+        rows = [_summary(run) for run in listed[:size]]
+        return bounded({"runs": rows, "truncated": len(listed) > size}, "runs")
 
     def get_run(self, run: str) -> dict[str, Any]:
         """Return all of one run: status and why, progress, hyperparameters, what became of
@@ -79,18 +79,18 @@ class Tools:
 
     def compare_runs(self, runs: list[str]) -> dict[str, Any]:
         """Return the parameters in which runs differ, and the latest values of their metrics."""
-        found = [self.client.run(run) for run in runs[:MAX_CURVES]]
-        compared = self.client.compare(*found)
+        chosen = [self.client.run(run) for run in runs[:MAX_CURVES]]
+        compared = self.client.compare(*chosen)
         rows = [
             {"key": f"{row['section']}.{row['key']}", "values": row["values"]}
             for row in compared["params"]
         ]
         metrics = {
-            key: [run.data["metrics"].get(key, {}).get("value") for run in found]
-            for key in sorted({key for run in found for key in run.data["metrics"]})
+            key: [run.data["metrics"].get(key, {}).get("value") for run in chosen]
+            for key in sorted({key for run in chosen for key in run.data["metrics"]})
         }
         answer = {
-            "runs": [run.id for run in found],
+            "runs": [run.id for run in chosen],
             "differences": rows,
             "metrics": metrics,
             "truncated": len(runs) > MAX_CURVES,
@@ -130,8 +130,8 @@ class Tools:
     def cancel_run(self, run: str) -> dict[str, Any]:
         """Stop a run without losing its work. Returns at once; the checkpoint is named, and is
         `ready` when the trainer has saved."""
-        found = self.client.run(run)
-        return bounded({"run_id": found.id, "checkpoint": found.cancel(wait=False)})
+        cancelled = self.client.run(run)
+        return bounded({"run_id": cancelled.id, "checkpoint": cancelled.cancel(wait=False)})
 
     def resume_run(
         self,

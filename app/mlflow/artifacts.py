@@ -25,16 +25,16 @@ async def list_artifacts(request: Request) -> Response:
     folder = await _resolve(request, request.query_params.get("path", ""))
     owner, path = _place(folder)
     try:
-        found = await asyncio.to_thread(_storage(request).list_folder, owner, path)
+        artifacts = await asyncio.to_thread(_storage(request).list_folder, owner, path)
     except Conflict:  # a file: clients ask in order to know
-        found = []
+        artifacts = []
     return json(
         {
             "files": [
                 {"path": PurePosixPath(path).name, "is_dir": True}
                 if is_folder
                 else {"path": PurePosixPath(path).name, "is_dir": False, "file_size": size}
-                for path, size, is_folder in found
+                for path, size, is_folder in artifacts
             ]
         }
     )

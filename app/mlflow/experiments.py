@@ -31,12 +31,12 @@ async def get_by_name(request: Request) -> Response:
 
     def find(tx: Tx) -> views.View:
         if access.run_id is not None:
-            found: Experiment | None = resolve(tx, access, "")
+            experiment: Experiment | None = resolve(tx, access, "")
         else:
-            found = tracking.find_experiment(tx, name)
-        if found is None:
+            experiment = tracking.find_experiment(tx, name)
+        if experiment is None:
             raise NotFound(f"Could not find experiment with name '{name:.300}'")
-        return views.experiment(found, labels.get_labels(tx, found.id), name)
+        return views.experiment(experiment, labels.get_labels(tx, experiment.id), name)
 
     return json({"experiment": await request.app.state.db.read(find)})
 
@@ -46,8 +46,8 @@ async def get_experiment(request: Request) -> Response:
     access, experiment_id = get_access(request), request.query_params.get("experiment_id", "")
 
     def find(tx: Tx) -> views.View:
-        found = resolve(tx, access, experiment_id)
-        return views.experiment(found, labels.get_labels(tx, found.id))
+        experiment = resolve(tx, access, experiment_id)
+        return views.experiment(experiment, labels.get_labels(tx, experiment.id))
 
     db = request.app.state.db
     if experiment_id == "0" and access.run_id is None:  # which is made when it is first needed
@@ -72,9 +72,9 @@ async def set_tag(request: Request) -> Response:
     access, body = get_access(request), await bodies.read(request, bodies.ExperimentTag)
 
     def set_label(tx: Tx) -> None:
-        found = resolve(tx, access, body.experiment_id)
-        tx.require(Permission.WRITE, found.id)
-        labels.set_labels(tx, found.id, {body.key: body.value})
+        experiment = resolve(tx, access, body.experiment_id)
+        tx.require(Permission.WRITE, experiment.id)
+        labels.set_labels(tx, experiment.id, {body.key: body.value})
 
     await request.app.state.db.write(set_label)
     return json({})

@@ -63,12 +63,12 @@ class Condition(NamedTuple):
 
     def holds(self, view: View) -> bool:
         """Return True if a view fulfils it; what a view lacks fulfils nothing but IS NULL."""
-        found = values_of(view, self.field)
+        values = values_of(view, self.field)
         if self.sign == "IS NULL":
-            return not found
+            return not values
         if self.sign == "IS NOT NULL":
-            return bool(found)
-        return any(_compare(value, self.sign, self.wanted) for value in found)
+            return bool(values)
+        return any(_compare(value, self.sign, self.wanted) for value in values)
 
 
 class Order(NamedTuple):
@@ -86,8 +86,10 @@ class Query(NamedTuple):
 
     def select(self, views: Iterable[View]) -> list[View]:
         """Return the views that fulfil all conditions, sorted."""
-        found = [view for view in views if all(each.holds(view) for each in self.conditions)]
-        return sorted(found, key=self.sort_key) if self.orders else found
+        selected = [
+            view for view in views if all(condition.holds(view) for condition in self.conditions)
+        ]
+        return sorted(selected, key=self.sort_key) if self.orders else selected
 
     def sort_key(self, view: View) -> Any:
         """Return what a view is sorted by; those that lack a field come last."""
@@ -99,7 +101,7 @@ class Query(NamedTuple):
 
 def parse_filter(text: str, kind: str) -> list[Condition]:
     """Return the conditions of a filter on runs, experiments or models. Raises InvalidInput."""
-    found: list[Condition] = []
+    conditions: list[Condition] = []
     at = 0
     while text[at:].strip():
         clause = _CLAUSE.match(text, at)
@@ -109,7 +111,7 @@ def parse_filter(text: str, kind: str) -> list[Condition]:
         wanted = _wanted(clause["value"])
         field = _field(clause["entity"], clause["key"], kind)
         _check_condition(text, field, sign, wanted)
-        found.append(Condition(field, sign, wanted))
+        conditions.append(Condition(field, sign, wanted))
         at = clause.end()
         if text[at:].strip():
             joined = _AND.match(text, at)
@@ -118,35 +120,35 @@ def parse_filter(text: str, kind: str) -> list[Condition]:
             at = joined.end()
             if not text[at:].strip():
                 raise _not_understood(text)
-    return found
+    return conditions
 
 
 def parse_order(texts: Sequence[str], kind: str) -> list[Order]:
     """Return the orders of a search. Raises InvalidInput."""
-    found = []
+    keys = []
     for text in texts:
         order = _ORDER.fullmatch(text)
         if order is None:
             raise _not_understood(text)
         field = _field(order["entity"], order["key"], kind)
-        found.append(Order(field, (order["way"] or "ASC").upper() == "DESC"))
-    return found
+        keys.append(Order(field, (order["way"] or "ASC").upper() == "DESC"))
+    return keys
 
 
 def _field(entity: str | None, key: str, kind: str) -> Field:
     key = key[1:-1] if key[0] in '`"' else key
     if entity is None:
-        found = "attributes"
+        entity_name = "attributes"
     elif entity.lower() not in _ENTITY:
         raise InvalidInput(f"{entity!r} is none of {', '.join(_ENTITIES)}.")
     else:
-        found = _ENTITY[entity.lower()]
-    if found == "attributes":
+        entity_name = _ENTITY[entity.lower()]
+    if entity_name == "attributes":
         key = _RENAMED.get(key.lower(), key)
         if key.removesuffix("_ms") not in _ATTRIBUTES[kind]:
             known = ", ".join(sorted(_ATTRIBUTES[kind]))
             raise InvalidInput(f"{key!r:.200} is no attribute; known are {known}.")
-    return Field(found, key)
+    return Field(entity_name, key)
 
 
 def _wanted(text: str | None) -> tuple[str, ...]:
@@ -208,19 +210,19 @@ def _compare(value: Any, sign: str, wanted: tuple[str, ...]) -> bool:
         return _is_like(str(value), wanted[0])
     if sign == "ILIKE":
         return _is_like(str(value).casefold(), wanted[0].casefold())
-    one, other = _comparable(value, wanted[0])
+    own, other = _comparable(value, wanted[0])
     match sign:
         case "=":
-            return bool(one == other)
+            return bool(own == other)
         case "!=":
-            return bool(one != other)
+            return bool(own != other)
         case "<":
-            return bool(one < other)
+            return bool(own < other)
         case "<=":
-            return bool(one <= other)
+            return bool(own <= other)
         case ">":
-            return bool(one > other)
-    return bool(one >= other)
+            return bool(own > other)
+    return bool(own >= other)
 
 
 def _comparable(value: Any, wanted: str) -> tuple[Any, Any]:

@@ -55,12 +55,14 @@ async def _log(
     writer = get_access(request).writer(run_id)
     if len({metric.key for metric in logged}) > MAX_KEYS:
         raise InvalidInput(f"A batch holds at most {MAX_KEYS:,} metric keys; send several.")
-    points = [Point(each.key, each.step, each.value, wall_time(each.timestamp)) for each in logged]
+    points = [
+        Point(point.key, point.step, point.value, wall_time(point.timestamp)) for point in logged
+    ]
     of_models: dict[str, list[dict[str, object]]] = {}
-    for each in logged:
-        if each.model_id:
-            content = each.model_dump(exclude_none=True) | {"value": wire_number(each.value)}
-            of_models.setdefault(each.model_id, []).append(content | {"run_id": run_id})
+    for point in logged:
+        if point.model_id:
+            content = point.model_dump(exclude_none=True) | {"value": wire_number(point.value)}
+            of_models.setdefault(point.model_id, []).append(content | {"run_id": run_id})
 
     def work(tx: Tx) -> None:
         labels.set_labels(tx, runs.lock(tx, run_id).id, tags)
@@ -91,9 +93,9 @@ async def get_history(request: Request) -> Response:
     body = bodies.read_query(request, History)
     get_access(request).check_run(body.run)
     window = Window(from_step=body.page_token, limit=body.max_results)
-    found = await request.app.state.db.scan(metrics.series, [body.run], [body.metric_key], window)
+    curves = await request.app.state.db.scan(metrics.series, [body.run], [body.metric_key], window)
     points, token = [], None
-    for series in found:
+    for series in curves:
         for step, value, seconds in zip(
             series.steps, series.values, series.wall_times, strict=True
         ):

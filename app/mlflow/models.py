@@ -41,8 +41,8 @@ async def search_models(request: Request) -> Response:
 
     def search(tx: Tx) -> list[views.View]:
         ids = [resolve(tx, access, each).id for each in body.experiment_ids if each != "0"]
-        found = models.list_of_experiments(tx, ids)
-        mine = [each for each in found if access.run_id in (None, each.run_id)]
+        listed = models.list_of_experiments(tx, ids)
+        mine = [each for each in listed if access.run_id in (None, each.run_id)]
         labelled = labels.list_labels(tx, [each.id for each in mine])
         return [views.model(each, labelled[each.id]) for each in mine]
 

@@ -152,7 +152,7 @@ async def log_inputs(request: Request) -> Response:
 async def log_outputs(request: Request) -> Response:
     body = await bodies.read(request, bodies.LogOutputs)
     get_access(request).check_run(body.run)
-    links = [("model_output", each.model_id, each.model_dump()) for each in body.models]
+    links = [("model_output", model.model_id, model.model_dump()) for model in body.models]
     await request.app.state.db.write(_link, body.run, links)
     return json({})
 

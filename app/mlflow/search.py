@@ -63,12 +63,12 @@ class Page(NamedTuple):
     token: str | None
 
 
-def page_of(found: Sequence[views.View], body: bodies.Search) -> Page:
+def page_of(matching: Sequence[views.View], body: bodies.Search) -> Page:
     """Return the page that a request asks for, of all that was found."""
     start = _offset(body.page_token)
     stop = start + (min(body.max_results, MAX_PAGE) or MAX_PAGE)
-    token = _encode(str(stop)) if stop < len(found) else None
-    return Page(list(found[start:stop]), token)
+    token = _encode(str(stop)) if stop < len(matching) else None
+    return Page(list(matching[start:stop]), token)
 
 
 @routes.post(f"{API}/runs/search")
@@ -101,21 +101,21 @@ def _newest(tx: Tx, ids: str, query: Query, body: bodies.Search) -> Page:
     """Return a page in the order of creation: only as many runs are read as it needs."""
     most = min(body.max_results, MAX_PAGE) or MAX_PAGE
     created, after = _place(body.page_token)
-    found: list[views.View] = []
+    newest: list[views.View] = []
     scanned = 0
     while scanned < MAX_SCANNED:
-        size = BATCH if query.conditions else min(BATCH, most - len(found))
+        size = BATCH if query.conditions else min(BATCH, most - len(newest))
         rows = tx.all(_runs, experiments=ids, created=created, after=after, most=size)
         for row, view in zip(rows, views.runs(tx, rows), strict=True):
             created, after = row.created_at, row.id
             if all(condition.holds(view) for condition in query.conditions):
-                found.append(view)
-                if len(found) == most:
-                    return Page(found, _encode(f"{created} {after}"))
+                newest.append(view)
+                if len(newest) == most:
+                    return Page(newest, _encode(f"{created} {after}"))
         scanned += len(rows)
         if len(rows) < size:
-            return Page(found, None)
-    return Page(found, _encode(f"{created} {after}"))
+            return Page(newest, None)
+    return Page(newest, _encode(f"{created} {after}"))
 
 
 def _sorted_runs(tx: Tx, ids: str, query: Query, body: bodies.Search) -> Page:
@@ -155,8 +155,8 @@ async def search_experiments(request: Request) -> Response:
         labelled = labels.list_labels(tx, [row.id for row in rows])
         return [views.experiment(row, labelled[row.id]) for row in rows]
 
-    found = [] if body.view_type == "DELETED_ONLY" else await request.app.state.db.scan(search)
-    page = page_of(query.select(found), body)
+    matching = [] if body.view_type == "DELETED_ONLY" else await request.app.state.db.scan(search)
+    page = page_of(query.select(matching), body)
     more = {"next_page_token": page.token} if page.token else {}
     return json({"experiments": page.views} | more)
 

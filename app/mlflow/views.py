@@ -9,7 +9,7 @@ from app.db.rows import AnyExperiment, AnyMetricLatest, AnyRun
 from app.db.sql import Tx, load
 from app.db.tables import LoggedModel, RunLink
 from app.domain.artifacts import artifact_root
-from app.domain.lifecycle import TERMINAL, Reason, RunStatus
+from app.domain.lifecycle import TERMINAL, Reason, RunStatus, is_external
 from app.domain.tracking import NAME_LABEL, as_text, milliseconds, wire_number
 from app.services import labels, metrics
 from app.services.models import STATES
@@ -70,7 +70,7 @@ def run_info(row: AnyRun, labelled: Mapping[str, str]) -> View:
 
 def _status(row: AnyRun) -> str:
     """Return the status; that of an external run whose end is told, and not yet recorded."""
-    if row.recipe is None and row.status not in TERMINAL:
+    if is_external(row) and row.status not in TERMINAL:
         if row.termination_reason == Reason.REPORTED_FAILURE:
             return "FAILED"
         if row.finished:
@@ -96,13 +96,13 @@ def metric(row: AnyMetricLatest, exact: Mapping[str, float]) -> View:
 
 
 def _exact(tx: Tx, latest: Iterable[AnyMetricLatest]) -> dict[str, float]:
-    """Return the values of a run's metrics that are infinite, by key: in a row they are NULL."""
-    found: dict[str, float] = {}
+    """Return infinite values of a run's metrics by key, where an older version wrote NULL."""
+    exact: dict[str, float] = {}
     for row in [row for row in latest if row.value is None][:MAX_EXACT]:
         window = metrics.Window(row.step, row.step, None, 1)
         for series in metrics.series(tx, [row.run_id], [row.key], window):
-            found.update((row.key, value) for value in series.values if math.isinf(value))
-    return found
+            exact.update((row.key, value) for value in series.values if math.isinf(value))
+    return exact
 
 
 def runs(tx: Tx, rows: Sequence[AnyRun]) -> list[View]:
@@ -116,7 +116,7 @@ def runs(tx: Tx, rows: Sequence[AnyRun]) -> list[View]:
         {
             "info": run_info(row, labelled[row.id]),
             "data": {
-                "metrics": [metric(each, exact) for each in latest],
+                "metrics": [metric(metric_row, exact) for metric_row in latest],
                 "params": pairs(params(row)),
                 "tags": pairs(labelled[row.id]),
             },
@@ -128,11 +128,11 @@ def runs(tx: Tx, rows: Sequence[AnyRun]) -> list[View]:
 
 
 def _links(links: Iterable[RunLink]) -> View:
-    found: dict[str, list[Any]] = {"dataset": [], "model_input": [], "model_output": []}
+    linked: dict[str, list[Any]] = {"dataset": [], "model_input": [], "model_output": []}
     for link in links:
-        found[link.kind].append(labels.content_of(link))
-    inputs = {"dataset_inputs": found["dataset"], "model_inputs": found["model_input"]}
-    return {"inputs": inputs, "outputs": {"model_outputs": found["model_output"]}}
+        linked[link.kind].append(labels.content_of(link))
+    inputs = {"dataset_inputs": linked["dataset"], "model_inputs": linked["model_input"]}
+    return {"inputs": inputs, "outputs": {"model_outputs": linked["model_output"]}}
 
 
 def model(row: LoggedModel, labelled: Mapping[str, str]) -> View:

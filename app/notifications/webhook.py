@@ -89,8 +89,8 @@ def _tls() -> ssl.SSLContext:
 async def _resolve(host: str, port: int, allowed: Sequence[Network]) -> str:
     """Return the first address of a host to which messages may be sent."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = [str(info[4][0]).partition("%")[0] for info in found]
+    resolved = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = [str(info[4][0]).partition("%")[0] for info in resolved]
     for address in addresses:
         if webhooks.is_reachable(ip_address(address), list(allowed)):
             return address

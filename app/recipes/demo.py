@@ -65,10 +65,10 @@ class CannotTrain(Exception):
     """The run asks for something that this recipe does not do; one sentence says what."""
 
 
-def read_hyperparams(given: dict[str, Any]) -> Hyperparams:
+def read_hyperparams(hyperparams: dict[str, Any]) -> Hyperparams:
     """Return checked hyperparameters. Raises CannotTrain for a bad name, type or value."""
     kinds = {field.name: type(field.default) for field in fields(Hyperparams)}
-    for name, value in given.items():
+    for name, value in hyperparams.items():
         if name not in kinds:
             raise CannotTrain(f"unknown hyperparameter {name!r:.80}; there are {', '.join(kinds)}")
         kind, allowed = kinds[name], ALLOWED[name]
@@ -80,7 +80,7 @@ def read_hyperparams(given: dict[str, Any]) -> Hyperparams:
         number = "a whole number" if kind is int else "a number"
         if type(value) not in (int, kind) or not low <= value <= high:
             raise CannotTrain(f"{name} must be {number} from {low} to {high}, not {value!r:.80}")
-    return Hyperparams(**given)
+    return Hyperparams(**hyperparams)
 
 
 def read_text(dataset: dict[str, Any]) -> tuple[str, str]:

@@ -43,16 +43,16 @@ def resolve(kind: str, name: Any, folder: str | None) -> str:
     raise CannotTrain(f"{name!r:.80} is neither {where} nor an id of the hub like 'org/name'")
 
 
-def read_hyperparams(given: dict[str, Any]) -> dict[str, Any]:
+def read_hyperparams(hyperparams: dict[str, Any]) -> dict[str, Any]:
     """Return checked hyperparameters. Raises CannotTrain for a bad name or type."""
-    for name, value in given.items():
+    for name, value in hyperparams.items():
         kind = HYPERPARAMS.get(name)
         if kind is None:
             known = ", ".join(HYPERPARAMS)
             raise CannotTrain(f"unknown hyperparameter {name!r:.80}; there are {known}")
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise CannotTrain(f"{name} must be of type {kind.__name__}, not {value!r:.80}")
-    return given
+    return hyperparams
 
 
 def train(reporter: Reporter) -> None:

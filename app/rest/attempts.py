@@ -52,7 +52,7 @@ from app.rest.trainer_schemas import (
     PulseAnswer,
 )
 from app.server.guard import bearer
-from app.services import attempts, runs, saves, train_log
+from app.services import attempts, pulses, runs, saves, train_log
 from app.services.attempts import Claim
 from app.storage.base import Committed
 
@@ -142,17 +142,18 @@ async def pulse(
     db = request.app.state.db
     body = await read(request, PulseRequest)
     with db.changes.subscribe(run_id) as changed:  # before the order is read: none is missed
-        if body.node is None:
-            pulse = attempts.pulse
-            order = await db.write(pulse, run_id, attempt, body.ran_seconds, stopping=body.stopping)
-        else:
-            order = await db.read(attempts.get_order, run_id, attempt)
+        order = await db.read(pulses.get_order, run_id, attempt)
+        if body.stopping and body.node is None and order == "go":
+            await db.write(attempts.ask_to_stop, run_id, attempt)
+            order = await db.read(pulses.get_order, run_id, attempt)
+        if body.node is None and order != "over":
+            request.app.state.pulses.add(run_id, attempt, body.ran_seconds)
         with suppress(TimeoutError):
             async with asyncio.timeout(query.wait):
                 while order == (body.heard or "go"):
                     await changed.wait()
                     changed.clear()
-                    order = await db.read(attempts.get_order, run_id, attempt)
+                    order = await db.read(pulses.get_order, run_id, attempt)
     return responses.json({"order": order})
 
 

@@ -42,24 +42,24 @@ def _refusal(error: ValidationError, body: bytes, model: type[BaseModel]) -> Ser
     if error.error_count() > 1000:  # to look at each would take seconds
         wrong = f"{error.error_count()} things are wrong with it; /docs describes what is read"
         return invalid([{"pointer": "", "detail": wrong}])
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    if found[0]["type"] == "json_invalid":
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    if errors[0]["type"] == "json_invalid":
         if body.startswith(b"\xef\xbb\xbf"):
             return MalformedBody("The body begins with a byte order mark; send it without.")
-        return MalformedBody(found[0]["msg"].replace("Invalid", "The body is not", 1) + ".")
+        return MalformedBody(errors[0]["msg"].replace("Invalid", "The body is not", 1) + ".")
     document = from_json(body or b"{}")
     details: dict[str, list[str]] = {}
-    for each in found:
-        reasons = details.setdefault(_pointer(each["loc"], each["type"], document), [])
-        match each["type"]:
+    for item in errors:
+        reasons = details.setdefault(_pointer(item["loc"], item["type"], document), [])
+        match item["type"]:
             case "missing":
                 reasons.append("required")
             case "extra_forbidden":
-                known = ", ".join(_fields(model, each["loc"][:-1]))
+                known = ", ".join(_fields(model, item["loc"][:-1]))
                 told = f"known are {known}" if known else "/docs lists the fields of this request"
                 reasons.append(f"unknown field; {told}")
             case _:
-                reasons.append(each["msg"].removeprefix("Value error, "))
+                reasons.append(item["msg"].removeprefix("Value error, "))
     return invalid(
         [{"pointer": at, "detail": ", or: ".join(reasons)} for at, reasons in details.items()]
     )

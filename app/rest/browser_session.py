@@ -20,7 +20,7 @@ from app.domain.tokens import same
 from app.errors import ServiceError
 from app.rest import body, responses
 from app.server.authentication import Authenticator
-from app.services import idempotency
+from app.services import api_tokens, idempotency
 
 MOST_BYTES = 4096
 router = APIRouter(include_in_schema=False)
@@ -38,19 +38,19 @@ class SignIn(BaseModel):
 @router.post("/session")
 async def sign_in(request: Request) -> Response:
     """Begin a session. Raises Unauthorized."""
-    given = await body.read(request, SignIn, MOST_BYTES)
+    signed = await body.read(request, SignIn, MOST_BYTES)
     sessions: BrowserSessions | None = request.app.state.sessions
     if sessions is None:  # the service asks nobody for a token
         return Response(status_code=204)
     subject = ""
-    if given.code is not None:
-        subject = await _use_code(request, sessions, given.code)
-    elif (given.token or "").startswith(TOKEN_PREFIX):
-        found = await request.app.state.authenticator.find(given.token or "")
-        if found is None:
+    if signed.code is not None:
+        subject = await _use_code(request, sessions, signed.code)
+    elif (signed.token or "").startswith(TOKEN_PREFIX):
+        principal = await request.app.state.authenticator.find(signed.token or "")
+        if principal is None:
             raise _refusal(request, "This token is not known, was revoked, or has expired.")
-        subject = found.token_id or ""
-    elif not same(given.token or "", request.app.state.settings.api_token):
+        subject = principal.token_id or ""
+    elif not same(signed.token or "", request.app.state.settings.api_token):
         raise _refusal(
             request, "This is neither a token of a user nor LLM_TRAIN_API_TOKEN of the service."
         )
@@ -74,10 +74,15 @@ async def _use_code(request: Request, sessions: BrowserSessions, code: str) -> s
 
 @router.delete("/session")
 async def sign_out(request: Request) -> Response:
-    """End the browser's session."""
+    """End the browser's session, and the token that a sign-in with OpenID Connect has made."""
     sessions: BrowserSessions | None = request.app.state.sessions
     if sessions is None:
         return Response(status_code=204)
+    token_id = sessions.get_own_token(request.headers.get("cookie", ""))
+    if token_id is not None:  # made for this session alone
+        with acting_as(SUPERVISOR):
+            await request.app.state.db.write(api_tokens.revoke, token_id)
+        request.app.state.authenticator.forget()
     return _with_cookie(sessions.ended(secure=_is_https(request)))
 
 

@@ -7,8 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from app.db import groups, keyset
-from app.db.database import Effort
+from app.db import counting, groups
 from app.db.sql import Tx
 from app.domain import comparison
 from app.domain.filters import AnyRunFilter, conditions
@@ -32,6 +31,13 @@ class CountsAnswer(TypedDict):
     """How many runs are in each status; those with none are left out."""
 
     counts: dict[schemas.RunStatus, int]
+    is_lower_bound: Annotated[
+        bool,
+        Field(
+            description="True if there may be more: runs that have to be read to be counted are "
+            "counted up to 10,000; those with a common text, up to some thousand."
+        ),
+    ]
 
 
 class ComparedParam(TypedDict):
@@ -85,10 +91,10 @@ async def list_recipes(request: Request) -> Response:
 async def count_runs(request: Request, query: Annotated[AnyRunFilter, Query()]) -> Response:
     """Count the runs of all experiments by status."""
     filters = conditions(AnyRunFilter, query)
-    effort = Effort.SEARCH if keyset.SEARCH in filters else Effort.LONG
-    found = dict(await request.app.state.db.fetch(effort, groups.by_status, filters))
-    counts = {status.value: found[status] for status in RunStatus if status in found}
-    return responses.json({"counts": counts})
+    read = await request.app.state.db.fetch(counting.effort(filters), groups.by_status, filters)
+    numbers = dict(read.counts)
+    counts = {status.value: numbers[status] for status in RunStatus if status in numbers}
+    return responses.json({"counts": counts, "is_lower_bound": read.is_lower_bound})
 
 
 class CompareQuery(Parameters):
@@ -129,6 +135,6 @@ def _compare(tx: Tx, run_ids: list[str], only_different: bool) -> bytes:
 async def get_capacity(request: Request) -> Response:
     """Return what each launcher has in all, and how many runs are with it."""
     state = request.app.state
-    found = await read_capacity(state.db, state.launchers)
-    launchers = [launcher._asdict() for launcher in found.launchers]
-    return responses.json({"launchers": launchers, "queued": found.queued})
+    engines = await read_capacity(state.db, state.launchers)
+    launchers = [launcher._asdict() for launcher in engines.launchers]
+    return responses.json({"launchers": launchers, "queued": engines.queued})

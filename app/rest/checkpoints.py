@@ -1,13 +1,16 @@
-"""`/v1/…`: verification of checkpoints, and what retention would delete."""
+"""`/v1/…`: verification of checkpoints, releases, and what retention would delete."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from llm_train.checkpoint import CheckpointError
 from pydantic import Field
 
 from app.db.sql import Tx
 from app.db.tables import Checkpoint
-from app.domain.requests import VerifyRequest
+from app.domain.requests import ReleaseTag, VerifyRequest
+from app.errors import CheckpointLost
 from app.rest import responses, schemas, views
 from app.rest.body import read
 from app.rest.parameters import (
@@ -19,8 +22,10 @@ from app.rest.parameters import (
     accepts_json,
 )
 from app.rest.problems import documented
-from app.services import experiments, marks, retention, verification, verifications
+from app.services import experiments, marks, releases, retention, verification, verifications
 from app.services.verification import Verified
+from app.storage.base import Damaged
+from app.storage.streams import drain
 
 READERS = 2
 """Checkpoints read at a time for requests; the supervisor has readers of its own."""
@@ -44,15 +49,15 @@ async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> R
     body = await read(request, VerifyRequest)
     state = request.app.state
 
-    found: list[Verified] = []
+    results: list[Verified] = []
 
     async def verify() -> None:
-        found[:] = await verification.verify_all(
+        results[:] = await verification.verify_all(
             state.db, state.readers, state.storage, experiment_id, body
         )
 
     stored = await responses.perform(
-        request, lambda tx: verification.read_again(tx, found), views.verified, prepare=verify
+        request, lambda tx: verification.read_again(tx, results), views.verified, prepare=verify
     )
     return responses.respond(stored)
 
@@ -92,8 +97,8 @@ async def get_verification(
 ) -> Response:
     """Return the progress of a verification, and at most 1,000 findings after number `after`."""
     db = request.app.state.db
-    found = await db.read(verifications.get, verification_id, experiment_id, query.after)
-    return responses.json(views.verification(found))
+    job = await db.read(verifications.get, verification_id, experiment_id, query.after)
+    return responses.json(views.verification(job))
 
 
 class ReleasesQuery(Parameters):
@@ -107,8 +112,55 @@ async def list_releases(
     request: Request, experiment_id: ExperimentId, query: Annotated[ReleasesQuery, Query()]
 ) -> Response:
     """List the releases of an experiment, by tag, as they are or were at a time."""
-    found = await request.app.state.db.scan(marks.releases_at, experiment_id, query.at)
-    return responses.json({"at": query.at, "releases": [row._asdict() for row in found]})
+    rows = await request.app.state.db.scan(marks.releases_at, experiment_id, query.at)
+    return responses.json({"at": query.at, "releases": [row._asdict() for row in rows]})
+
+
+class ArchiveQuery(Parameters):
+    """Which release."""
+
+    release_tag: ReleaseTag
+
+
+_TAR = "application/x-tar"
+_ARCHIVE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A tar archive: `manifest.json`, then the files and links of the "
+        "checkpoint, in a folder of its name. Each file was compared with the manifest while it "
+        "was sent: where one differs, the answer breaks off before its `Content-Length`.",
+        "content": {_TAR: {"schema": {"type": "string", "format": "binary"}}},
+        "headers": {
+            "X-Checkpoint-SHA256": {
+                "description": "SHA-256 of the manifest: `sha256` of the checkpoint.",
+                "schema": {"type": "string"},
+            }
+        },
+    }
+}
+
+
+@router.get(
+    "/releases/archive", response_class=Response, responses=documented(404, 409, 422) | _ARCHIVE
+)
+async def export_release(
+    request: Request, experiment_id: ExperimentId, query: Annotated[ArchiveQuery, Query()]
+) -> Response:
+    """Return the checkpoint of a release as one archive, verified as it is read."""
+    from app.storage import archive  # few servers are asked
+
+    state = request.app.state
+    released = await state.db.read(releases.find, experiment_id, query.release_tag)
+    try:
+        source = await state.readers.run(archive.open_source, state.storage, *released)
+    except (Damaged, CheckpointError) as damage:
+        raise CheckpointLost(f"It cannot be exported: {damage}") from damage
+    headers = {
+        "Content-Length": str(archive.measure(source)),
+        "Content-Disposition": f'attachment; filename="{source.path.name}.tar"',
+        "X-Checkpoint-SHA256": source.manifest.sha256,
+    }
+    content = iter(()) if "head" in request.scope else archive.pack(state.storage, source)
+    return StreamingResponse(drain(content), media_type=_TAR, headers=headers)
 
 
 class RetentionQuery(Parameters):

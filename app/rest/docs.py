@@ -24,5 +24,5 @@ async def swagger_ui(request: Request) -> HTMLResponse:
 @router.get("/guide/{topic:path}")
 async def show_guide(request: Request, topic: str = "concepts") -> HTMLResponse:
     """Return one page of the guide; links between pages may carry their file's `.md`."""
-    found = guide.page_of(topic.removesuffix(".md"), request.scope["root_path"])
-    return HTMLResponse(found, headers=HEADERS)
+    text = guide.page_of(topic.removesuffix(".md"), request.scope["root_path"])
+    return HTMLResponse(text, headers=HEADERS)

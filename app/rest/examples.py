@@ -1,6 +1,7 @@
 """One example of every answer and of the report, by the name of its schema.
 
 Those of experiments, runs and checkpoints are made of rows by `views`, as the answers are.
+The file is long because it is data: one entry for each schema of the OpenAPI document.
 """
 
 from collections.abc import Mapping
@@ -102,6 +103,8 @@ _PROJECT = {
     "project_id": "prj_0cc4q1zt8b3k5m7p9s1v3x5z7a", "name": "speech",
     "description": "Speech models", "created_at": _CREATED,
     "max_runs": 8, "max_gpus": 16, "max_bytes": None,
+    "logs_days": 30.0, "points_days": None, "release_metrics": ["val_loss<=2.0"],
+    "release_verified_hours": 24.0, "release_approval": None,
 }  # fmt: skip
 _USER = {
     "user_id": "usr_0cc4q1zt8b3k5m7p9s1v3x5z7a", "name": "alice", "kind": "person",
@@ -121,12 +124,23 @@ _WEBHOOK = {
     "name": None,
     "types": ["run.failed", "run.stalled"],
     "experiment_id": EXPERIMENT_ID,
+    "project_id": None,
     "format": "standard",
     "created_at": _CREATED,
     "paused_at": None,
     "paused_reason": None,
     "failing_since": None,
 }
+_ALERT_RULE = {
+    "rule_id": "alr_0cc4q1zt8b3k5m7p9s1v3x5z7a", "project_id": _PROJECT["project_id"],
+    "name": None, "kind": "metric_threshold", "metric": "val_loss", "direction": "above",
+    "value": 3.0, "points": 5, "created_at": _CREATED, "paused_at": None,
+}  # fmt: skip
+_ALERT = {
+    "rule_id": _ALERT_RULE["rule_id"], "experiment_id": EXPERIMENT_ID, "run_id": RUN_ID,
+    "ckpt_path": None, "attempt": 1, "step": 1200, "value": 3.4, "fired_at": _SEEN,
+    "recovered_at": None,
+}  # fmt: skip
 _DELIVERY = {
     "delivery_id": "dlv_0cc4q20a4c6e8g0j2m4p6r8t0v",
     "webhook_id": _WEBHOOK["webhook_id"],
@@ -157,6 +171,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                 "saved_seconds": 21_600.0,
                 "gpu_hours_used": 100.0,
                 "gpu_hours_wasted": 2.0,
+                "gpu_hours_waited": 0.7,
                 "gpu_hours_saved": 24.0,
                 "goodput": 0.98,
             }
@@ -221,9 +236,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "WebhookAnswer": _WEBHOOK,
     "NewWebhookAnswer": _WEBHOOK
     | {"signing_secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="},
-    "WebhooksAnswer": {"webhooks": [_WEBHOOK]},
+    "WebhooksAnswer": {"webhooks": [_WEBHOOK], "event_types": ["run.failed", "run.stalled"]},
     "DeliveryAnswer": _DELIVERY,
     "DeliveriesAnswer": {"deliveries": [_DELIVERY], "next": None},
+    "AlertRuleAnswer": _ALERT_RULE,
+    "AlertRulesAnswer": {"rules": [_ALERT_RULE]},
+    "AlertsAnswer": {"alerts": [_ALERT]},
     "HealthAnswer": {"status": "ok"},
     "ServiceAnswer": {
         "name": "LLM Train API",
@@ -245,7 +263,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "RunAnswer": _RUN,
     "RunDetailAnswer": _show(views.run_detail(_TRAINING, [_LOSS], _SAVED)),
-    "CountsAnswer": {"counts": {"running": 2, "succeeded": 40}},
+    "CountsAnswer": {"counts": {"running": 2, "succeeded": 40}, "is_lower_bound": False},
     "ComparisonAnswer": {
         "run_ids": [RUN_ID, "run_0cc4q1x3h7p2n4s6v8y0c1e3gk"],
         "params": [

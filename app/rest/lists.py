@@ -12,7 +12,8 @@ from pydantic import Field
 from app.db import keyset, listing
 from app.db.cursors import Order, Page, Window
 from app.db.database import Effort
-from app.db.keyset import Listing, Parent
+from app.db.list_statements import Listing
+from app.db.matching import Parent
 from app.db.sql import Tx
 from app.domain.filters import (
     MAX_KEYS,
@@ -120,7 +121,9 @@ async def list_runs(
     request: Request, experiment_id: ExperimentId, query: Annotated[RunsQuery, Query()]
 ) -> Response:
     """List the runs of an experiment, with their latest metrics."""
-    return await _answer(request, experiment_id, "runs", listing.RUNS, RunFilter, query, _runs)
+    return await _answer(
+        request, experiment_id, "runs", listing.RUN_SUMMARIES, RunFilter, query, _runs
+    )
 
 
 @everywhere.get(
@@ -128,7 +131,7 @@ async def list_runs(
 )
 async def list_all_runs(request: Request, query: Annotated[AllRunsQuery, Query()]) -> Response:
     """List the runs of all experiments, with their latest metrics."""
-    return await _answer(request, None, "runs", listing.RUNS, AnyRunFilter, query, _runs)
+    return await _answer(request, None, "runs", listing.RUN_SUMMARIES, AnyRunFilter, query, _runs)
 
 
 @router.get(
@@ -256,7 +259,7 @@ def _runs(
     tx: Tx, page: Page[Any], *, keys: list[str] | None, most: int
 ) -> list[schemas.RunSummary]:
     latest = listing.latest_metrics(tx, [row.id for row in page.rows], most, keys)
-    return [views.run_summary(*each) for each in zip(page.rows, latest, strict=True)]
+    return [views.run_summary(*parts) for parts in zip(page.rows, latest, strict=True)]
 
 
 def _checkpoints(tx: Tx, page: Page[Any], **_: Any) -> list[schemas.CheckpointAnswer]:

@@ -50,7 +50,7 @@ class LogsQuery(Parameters):
             }
         ]
     },
-    responses=documented(404)
+    responses=documented(404, 410)
     | {
         204: {"description": "The run has ended, and nothing follows `Last-Event-ID`."},
         200: {

@@ -143,8 +143,8 @@ def _body(
     """Return the response as bytes, rendered in the thread that reads the points."""
     for run_id in run_ids:
         runs.get(tx, run_id, experiment_id)
-    found = metrics.series(tx, run_ids, keys, window, raw=raw)
-    return orjson.dumps({"series": [_series(each) for each in found]})
+    read = metrics.series(tx, run_ids, keys, window, raw=raw)
+    return orjson.dumps({"series": [_series(series) for series in read]})
 
 
 def _series(row: Series) -> SeriesAnswer:

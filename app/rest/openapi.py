@@ -18,6 +18,7 @@ TAGS = {
     "trainers": "Reports of a trainer on its own run.",
     "agents": "How an agent on a machine without the service's files starts and watches a trainer.",
     "webhooks": "URLs that are told of events, and the messages that are sent to them.",
+    "alerts": "What projects want to be told of their runs, and what was found.",
     "team": "Projects, their members, users and tokens.",
     "service": "The service itself.",
 }

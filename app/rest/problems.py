@@ -13,7 +13,7 @@ from starlette.routing import Match
 
 from app.errors import MethodNotAllowed, NotFound, ServiceError
 from app.rest.body import invalid
-from app.server import guard
+from app.server import exchange
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -63,6 +63,7 @@ _MEANING = {
     404: "No such experiment, run or checkpoint.",
     408: "The request took too long to arrive.",
     409: "The current state does not allow it.",
+    410: "Retention has removed it.",
     413: "The body is too large.",
     415: "The body is not application/json, or is compressed.",
     422: "A field is missing, unknown, of the wrong type or out of range.",
@@ -91,11 +92,11 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def answer(error: ServiceError) -> Response:
     """Return the response for an error."""
-    response = Response(guard.problem(error), error.status, media_type=MEDIA_TYPE)
+    response = Response(exchange.problem(error), error.status, media_type=MEDIA_TYPE)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
-        response.headers["WWW-Authenticate"] = guard.CHALLENGE
+        response.headers["WWW-Authenticate"] = exchange.CHALLENGE
     return response
 
 
@@ -154,7 +155,7 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     response = answer(ServiceError("A bug in the service; its log has the details."))
-    response.raw_headers += guard.SECURITY  # this response is sent outside of the guard
+    response.raw_headers += exchange.SECURITY  # this response is sent outside of the guard
     response.headers["Connection"] = "close"  # as uvicorn does after a bug, without a word
     return response
 
@@ -168,10 +169,10 @@ def _parameters(request: Request) -> list[str]:
 
 def _methods(request: Request) -> str:
     """Return the methods of all routes at this path, not only of the first."""
-    found: set[str] = set()
+    methods: set[str] = set()
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
         scope = {**request.scope, "method": method}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
-            found.add(method)
+            methods.add(method)
     # What no route knows by its whole path is a file of /static.
-    return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set()))) or "GET, HEAD"
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set()))) or "GET, HEAD"

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from app.db.sql import load
 from app.db.tables import Project
 from app.domain.ids import PATTERN
 from app.domain.team import MemberRequest, ProjectRequest, ProjectUpdate
@@ -41,6 +42,23 @@ class ProjectAnswer(TypedDict):
         int | None,
         Field(description="Once its checkpoints take so many bytes, no further run starts."),
     ]
+    logs_days: Annotated[
+        float | None,
+        Field(description="Days after a run's end for which its log is kept; null: the service's."),
+    ]
+    points_days: Annotated[
+        float | None, Field(description="The same of all of its points, which are thinned then.")
+    ]
+    release_metrics: Annotated[
+        list[str] | None,
+        Field(description="Bounds that its releases must meet, besides those of the service."),
+    ]
+    release_verified_hours: Annotated[
+        float | None, Field(description="The longest time since a release was found to be whole.")
+    ]
+    release_approval: Annotated[
+        bool | None, Field(description="Whether another maintainer must have approved a release.")
+    ]
 
 
 class ProjectsAnswer(TypedDict):
@@ -75,6 +93,7 @@ class MembersAnswer(TypedDict):
 
 def view(project: Project) -> ProjectAnswer:
     """Return `ProjectAnswer`."""
+    approval = project.release_approval
     return {
         "project_id": project.id,
         "name": project.name,
@@ -83,6 +102,11 @@ def view(project: Project) -> ProjectAnswer:
         "max_runs": project.max_runs,
         "max_gpus": project.max_gpus,
         "max_bytes": project.max_bytes,
+        "logs_days": project.logs_days,
+        "points_days": project.points_days,
+        "release_metrics": load(project.release_metrics) if project.release_metrics else None,
+        "release_verified_hours": project.release_verified_hours,
+        "release_approval": None if approval is None else bool(approval),  # SQLite has numbers
     }
 
 
@@ -121,7 +145,7 @@ async def get_project(request: Request, project_id: ProjectId) -> Response:
     "/{project_id}", response_model=ProjectAnswer, **accepts_json(ProjectUpdate, 404, 409)
 )
 async def update_project(request: Request, project_id: ProjectId) -> Response:
-    """Change a project and its quotas. For administrators.
+    """Change a project, its quotas, its retention and its gate. For administrators.
 
     What is under way goes on, even if it is more than a new quota allows.
     """
@@ -152,7 +176,7 @@ async def list_members(request: Request, project_id: ProjectId) -> Response:
     **accepts_json(MemberRequest, 404, 409),
 )  # fmt: skip
 async def set_member(request: Request, project_id: ProjectId) -> Response:
-    """Give a user a role in a project. For administrators."""
+    """Give a user a role in a project. For its maintainers."""
     body = await read(request, MemberRequest)
     return responses.respond(
         await responses.perform(
@@ -163,6 +187,6 @@ async def set_member(request: Request, project_id: ProjectId) -> Response:
 
 @router.delete("/{project_id}/members/{user_id}", status_code=204, responses=documented(404))
 async def remove_member(request: Request, project_id: ProjectId, user_id: UserId) -> Response:
-    """Take a user's role in a project away. For administrators."""
+    """Take a user's role in a project away. For its maintainers."""
     await responses.write(request, lambda tx: projects.remove_member(tx, project_id, user_id))
     return Response(status_code=204)

@@ -9,15 +9,16 @@ import shutil
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import Executable, func, literal_column, select
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.db import tally
 from app.db.sql import Tx, columns, query
-from app.db.tables import Run
+from app.db.tables import Run, WebhookDelivery
 from app.domain.lifecycle import TERMINAL, RunStatus
 from app.rest.parameters import DocumentedRoute
 from app.rest.problems import documented
@@ -33,6 +34,25 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 _run = columns(Run)
 _LIVE = [status for status in RunStatus if status not in TERMINAL]
+
+
+_delivery = columns(WebhookDelivery)
+
+
+class Counts(NamedTuple):
+    """What the database says."""
+
+    live: list[tuple[str, str | None, int]]
+    """Runs that have not ended, by status and reason."""
+    by_state: Mapping[tuple[str, str], int]
+    """Runs and checkpoints, by table and state."""
+    pending_deliveries: int
+
+
+@query(tuple[int])
+def _pending_deliveries() -> Executable:
+    pending = _delivery.state == literal_column("'pending'")  # as the index has it
+    return select(func.count()).select_from(WebhookDelivery).where(pending)
 
 
 @query(tuple[str, str | None, int])
@@ -68,9 +88,18 @@ class RequestTimes:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
+    async def _count_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        open_ = scope["app"].state.open_connections
+        open_["websocket"] += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            open_["websocket"] -= 1
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            run = self._count_websocket if scope["type"] == "websocket" else self.app
+            await run(scope, receive, send)
             return
         began = time.perf_counter()
 
@@ -105,7 +134,7 @@ async def service_metrics(request: Request) -> Response:
     )
 
     state = request.app.state
-    counts = await state.db.scan(_count_live_runs)
+    counts = await state.db.scan(_count)
     disk = await asyncio.to_thread(shutil.disk_usage, state.settings.data_dir)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
@@ -114,16 +143,15 @@ async def service_metrics(request: Request) -> Response:
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _count_live_runs(tx: Tx) -> list[tuple[str, str | None, int]]:
-    return tx.all(_counts)
+def _count(tx: Tx) -> Counts:
+    pending = tx.first(_pending_deliveries)
+    return Counts(tx.all(_counts), tally.count_by_state(tx), pending[0] if pending else 0)
 
 
 class _Collector:
     """Everything of one answer, in the form that `prometheus_client` renders."""
 
-    def __init__(
-        self, state: Any, counts: Sequence[tuple[str, str | None, int]], free_bytes: int
-    ) -> None:
+    def __init__(self, state: Any, counts: Counts, free_bytes: int) -> None:
         self._state = state
         self._counts = counts
         self._free_bytes = free_bytes
@@ -135,23 +163,68 @@ class _Collector:
         yield InfoMetricFamily(
             "llm_train_service", "The version that serves.", value={"version": VERSION}
         )
-        runs = GaugeMetricFamily(
-            "llm_train_runs", "Runs that have not ended, by status and reason.",
-            labels=["status", "reason"],
-        )  # fmt: skip
-        for status, reason, count in self._counts:
-            runs.add_metric([status, reason or ""], count)
-        yield runs
-        supervisor = self._state.supervisor
+        yield from self._rows()
+        yield from self._work()
+        supervisor, db = self._state.supervisor, self._state.db
+        probe = supervisor.measures.write_seconds
         for name, help, value in (
             ("ready", "1 if the service can work, as /readyz says.", supervisor.trouble() is None),
             ("leader", "1 if this server's supervisor works.", supervisor.state.leads),
             ("tick_age_seconds", "Since the supervisor's loop came round.", supervisor.tick_age()),
             ("data_dir_free_bytes", "Free space of the data directory's disk.", self._free_bytes),
             ("reports_waiting_bytes", "Bodies of reports in work.", self._state.inflow.held),
+            ("database_writes_waiting", "Writes that wait, or are under way.", db.waiting_writes),
+            ("database_write_seconds", "What the last probe's write took.", probe),
+            ("subscribers", "Streams and steps that wait for a change.", db.changes.subscribers),
+            ("websockets", "Open websockets.", self._state.open_connections["websocket"]),
         ):
             yield GaugeMetricFamily(f"llm_train_{name}", help, value=float(value))
         yield self._durations()
+
+    def _rows(self) -> "Iterator[Metric]":
+        """Yield what is in the database. Labels are codes of the service's own: no ids."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        runs = GaugeMetricFamily(
+            "llm_train_runs", "Runs that have not ended, by status and reason.",
+            labels=["status", "reason"],
+        )  # fmt: skip
+        for status, reason, count in self._counts.live:
+            runs.add_metric([status, reason or ""], count)
+        yield runs
+        for listed, name, help, label in (
+            ("run", "llm_train_runs_all", "All runs, by status.", "status"),
+            ("checkpoint", "llm_train_checkpoints", "All checkpoints, by state.", "state"),
+        ):
+            family = GaugeMetricFamily(name, help, labels=[label])
+            for (of, value), count in sorted(self._counts.by_state.items()):
+                if of == listed:
+                    family.add_metric([value], count)
+            yield family
+        yield GaugeMetricFamily(
+            "llm_train_webhook_deliveries_pending", "Messages that are yet to be received.",
+            value=self._counts.pending_deliveries,
+        )  # fmt: skip
+
+    def _work(self) -> "Iterator[Metric]":
+        """Yield what this server's supervisor has done since its start."""
+        from prometheus_client.core import CounterMetricFamily
+
+        supervisor = self._state.supervisor
+        measures = supervisor.measures
+        for name, help, value in (
+            ("ticks", "Rounds of the supervisor's loop.", measures.ticks),
+            ("tick_seconds", "Time of the event loop that they took.", measures.tick_seconds),
+        ):
+            yield CounterMetricFamily(f"llm_train_{name}", help, value=value)
+        for name, help, label, counts in (
+            ("failed_steps", "Steps of a round that failed.", "step", measures.failed_steps),
+            ("webhook_attempts", "Attempts to send messages.", "outcome", supervisor.state.sent),
+        ):
+            family = CounterMetricFamily(f"llm_train_{name}", help, labels=[label])
+            for value, count in sorted(counts.items()):
+                family.add_metric([value], count)
+            yield family
 
     def _durations(self) -> "Metric":
         from prometheus_client.core import HistogramMetricFamily

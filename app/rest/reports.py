@@ -39,7 +39,7 @@ class _Line:
 
     def __init__(self) -> None:
         self.length = 0
-        self.turn = asyncio.Lock()
+        self.lock = asyncio.Lock()
 
 
 class Inflow:
@@ -47,7 +47,7 @@ class Inflow:
 
     Those of one run are worked on one by one, so that it does not keep the others out, and at most
     `MAX_OF_RUN` of them wait: a trainer sends the next one when the last is acknowledged.
-    `turn`: who holds it parses a report. Where a hundred come at once, other requests are
+    `parsing` is the lock to parse one report. Where a hundred come at once, other requests are
     answered between them.
     """
 
@@ -55,7 +55,7 @@ class Inflow:
         self._db = db
         self.held = 0
         self._of_run: dict[str, _Line] = {}
-        self.turn = asyncio.Lock()
+        self.parsing = asyncio.Lock()
 
     @contextmanager
     def hold(self, run_id: str, size: int) -> Iterator[asyncio.Lock]:
@@ -76,7 +76,7 @@ class Inflow:
         self._of_run[run_id] = line
         line.length += 1
         try:
-            yield line.turn
+            yield line.lock
         finally:
             self.held -= size
             line.length -= 1
@@ -92,10 +92,10 @@ async def report(request: Request, run_id: RunId) -> Response:
     """Record a trainer's report on its own run, with the run's token."""
     state = request.app.state
     attempt = check_trainer(request, run_id)
-    announced = request.headers.get("content-length", "")
+    length = request.headers.get("content-length", "")
     # A body of unknown length may be as large as any.
-    size = int(announced) if announced.isdigit() else state.settings.max_body_bytes
-    with state.inflow.hold(run_id, size) as turn_of_run:
+    size = int(length) if length.isdigit() else state.settings.max_body_bytes
+    with state.inflow.hold(run_id, size) as lock_of_run:
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 await request.body()
@@ -104,8 +104,8 @@ async def report(request: Request, run_id: RunId) -> Response:
                 f"The body took longer than {BODY_SECONDS:g} s, and others wait; send it again.",
                 retry_after=1,
             ) from None
-        async with turn_of_run:
-            async with state.inflow.turn:
+        async with lock_of_run:
+            async with state.inflow.parsing:
                 body = await read(request, ReportRequest, state.settings.max_body_bytes)
                 if attempt not in (None, body.attempt):
                     raise Unauthorized(f"This token reports on attempt {attempt} only.")
@@ -135,9 +135,9 @@ async def run_spec(request: Request, run_id: RunId) -> Response:
     data_dir = state.settings.data_dir.absolute()
     # Who trains a run needs its paths, and nobody afterwards.
     wanted = reports.spec if get_principal().kind is PrincipalKind.RUN else launches.get_spec
-    found = await state.db.read(wanted, run_id, state.storage)
+    spec = await state.db.read(wanted, run_id, state.storage)
     return responses.json(
-        {**found, "data_dir": {"path": str(data_dir), "name": data_dirs.identity(data_dir)}}
+        {**spec, "data_dir": {"path": str(data_dir), "name": data_dirs.identity(data_dir)}}
     )
 
 

@@ -73,7 +73,7 @@ async def _keyed(request: Request) -> KeyedRequest | None:
             "Send one Idempotency-Key.",
             errors=[{"pointer": "", "header": "Idempotency-Key", "detail": "repeated"}],
         )
-    caller, path, body = get_principal().caller, request.url.path, await request.body()
+    caller, path, body = get_principal().caller, request.scope["path"], await request.body()
     return idempotency.keyed(caller, request.method, path, keys[0], body)
 
 

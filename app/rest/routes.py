@@ -24,7 +24,7 @@ from app.rest import responses, schemas, views
 from app.rest.body import read
 from app.rest.parameters import DirectRoute, DocumentedRoute, ExperimentId, RunId, accepts_json
 from app.rest.problems import documented
-from app.services import checkpoints, experiments, marks, metrics, runs
+from app.services import checkpoints, experiments, marks, metrics, resuming, runs
 
 MOST_IN_DETAIL = 500
 EXPERIMENT = "/v1/experiments/{experiment_id}"
@@ -32,7 +32,7 @@ RUN = EXPERIMENT + "/runs/{run_id}"
 """Where what a 201 has made is found."""
 
 router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
-# The most frequent request: the status of a run.
+# The most frequent requests: the status of a run, and a submit.
 hot = APIRouter(prefix="/v1", route_class=DirectRoute)
 
 
@@ -58,11 +58,11 @@ async def create_experiment(request: Request) -> Response:
 )  # fmt: skip
 async def experiment_detail(request: Request, experiment_id: ExperimentId) -> Response:
     """Return metadata, a summary of every run, checkpoints and the event history."""
-    found = await request.app.state.db.scan(experiments.detail, experiment_id, MOST_IN_DETAIL)
-    return responses.json(views.detail(found, request.scope["root_path"]))
+    detail = await request.app.state.db.scan(experiments.detail, experiment_id, MOST_IN_DETAIL)
+    return responses.json(views.detail(detail, request.scope["root_path"]))
 
 
-@router.post(
+@hot.post(
     "/experiments/{experiment_id}/runs", status_code=201, response_model=schemas.RunAnswer,
     tags=["runs"],
     **accepts_json(RunRequest, 404, 409),
@@ -89,7 +89,7 @@ async def run_status(request: Request, experiment_id: ExperimentId, run_id: RunI
 
 
 def _status(tx: Tx, experiment_id: str, run_id: str) -> schemas.RunStatusAnswer:
-    run = runs.get(tx, run_id, experiment_id)
+    run = runs.get_summary(tx, run_id, experiment_id)
     newest = checkpoints.get_newest_ready(tx, run_id)
     return views.run_status(run, metrics.latest(tx, run_id), newest)
 
@@ -120,7 +120,7 @@ async def resume_run(request: Request, experiment_id: ExperimentId, run_id: RunI
     body = await read(request, ResumeRequest)
     state = request.app.state
     stored = await responses.perform(
-        request, lambda tx: runs.resume(tx, run_id, body, state.recipes, experiment_id),
+        request, lambda tx: resuming.resume(tx, run_id, body, state.recipes, experiment_id),
         views.run, status=201,
     )  # fmt: skip
     return responses.respond(
@@ -138,7 +138,7 @@ async def rerun_run(request: Request, experiment_id: ExperimentId, run_id: RunId
     await read(request, RerunRequest)
     state = request.app.state
     stored = await responses.perform(
-        request, lambda tx: runs.rerun(tx, run_id, state.recipes, experiment_id),
+        request, lambda tx: resuming.rerun(tx, run_id, state.recipes, experiment_id),
         views.run, status=201,
     )  # fmt: skip
     return responses.respond(responses.with_run_token(stored, state.secret))

@@ -179,6 +179,11 @@ class RunAnswer(TypedDict):
     tags: Texts
     priority: Priority
     archived_at: Time | None
+    log_removed_at: Annotated[Time | None, Field(description="When retention removed its log.")]
+    points_thinned_at: Annotated[
+        Time | None,
+        Field(description="When retention thinned its points: curves keep their shape and spikes."),
+    ]
     status: RunStatus
     status_reason: Reason | None
     status_detail: str | None

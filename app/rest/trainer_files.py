@@ -119,5 +119,5 @@ def _check(request: Request, run_id: str, trainer: TrainerQuery) -> None:
 
 def _headers(wanted: list[Transfer] | None) -> dict[str, str]:
     """Return the headers that a store wants with each PUT."""
-    is_azure = any(".blob.core." in each.url for each in wanted or ())
+    is_azure = any(".blob.core." in upload.url for upload in wanted or ())
     return {"x-ms-blob-type": "BlockBlob"} if is_azure else {}

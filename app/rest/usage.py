@@ -19,9 +19,9 @@ router = APIRouter(prefix="/v1", tags=["service"], route_class=DocumentedRoute)
 
 
 class Usage(TypedDict):
-    """What ended attempts took, summed over a run, an experiment or a month."""
+    """What ended attempts took, summed over a run, an experiment, a project or a month."""
 
-    group: Annotated[str, Field(description="Id of the run or experiment, or month (2026-01).")]
+    group: Annotated[str, Field(description="Id of the run, experiment or project, or month.")]
     attempts: int
     used_seconds: float
     wasted_seconds: Annotated[
@@ -33,6 +33,7 @@ class Usage(TypedDict):
     ]
     gpu_hours_used: float
     gpu_hours_wasted: float
+    gpu_hours_waited: float
     gpu_hours_saved: float
     goodput: Annotated[float | None, Field(description="Share of the time that was not wasted.")]
 
@@ -49,6 +50,7 @@ class UsageQuery(Parameters):
 
     by: By = Field(default=By.MONTH, description="A sum for each of these.")
     experiment_id: Annotated[str | None, Field(pattern=PATTERN.format("exp"))] = None
+    project_id: Annotated[str | None, Field(pattern=PATTERN.format("prj"))] = None
     since: Time | None = Field(default=None, description="Attempts that ended at or after it.")
     until: Time | None = Field(default=None, description="Attempts that ended before it.")
     after: Annotated[
@@ -65,10 +67,10 @@ _TABLE: dict[int | str, dict[str, Any]] = {
 
 @router.get("/usage", response_model=UsageAnswer, responses=documented(422) | _TABLE)
 async def get_usage(request: Request, query: Annotated[UsageQuery, Query()]) -> Response:
-    """Return the time that ended attempts used, wasted, waited and saved, by run, experiment or
-    month; times GPUs as well.
+    """Return the time that ended attempts used, wasted, waited and saved, by run, experiment,
+    project or month; times GPUs as well.
     """
-    period = Period(query.since or "", query.until or "9", query.experiment_id)
+    period = Period(query.since or "", query.until or "9", query.experiment_id, query.project_id)
     db = request.app.state.db
     rows = await db.scan(usage.account, query.by, period, query.after, query.limit + 1)
     page = rows[: query.limit]
@@ -88,6 +90,7 @@ def _view(account: Account) -> Usage:
         "saved_seconds": account.saved_seconds,
         "gpu_hours_used": account.gpu_hours_used,
         "gpu_hours_wasted": account.gpu_hours_wasted,
+        "gpu_hours_waited": account.gpu_hours_waited,
         "gpu_hours_saved": account.gpu_hours_saved,
         "goodput": account.goodput,
     }

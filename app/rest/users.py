@@ -180,7 +180,7 @@ async def revoke_token(request: Request, token_id: TokenId) -> Response:
 @router.get("/me", response_model=MeAnswer, responses=documented())
 async def get_me(request: Request) -> Response:
     """Return who asks, and its roles."""
-    found = await request.app.state.db.read(me.get)
+    viewer = await request.app.state.db.read(me.get)
     return responses.json(
-        {**found._asdict(), "projects": [role._asdict() for role in found.projects]}
+        {**viewer._asdict(), "projects": [role._asdict() for role in viewer.projects]}
     )

@@ -4,6 +4,7 @@ A field of a response that is a column of the table is copied by its name (`copi
 as the text they are stored as; only what has another name, or is derived, is written here.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, TypeVar, cast, get_type_hints
@@ -11,7 +12,14 @@ from typing import Any, TypeVar, cast, get_type_hints
 from orjson import Fragment
 from sqlmodel import SQLModel
 
-from app.db.rows import AnyCheckpoint, AnyEvent, AnyExperiment, AnyMetricLatest, AnyRun
+from app.db.rows import (
+    AnyCheckpoint,
+    AnyEvent,
+    AnyExperiment,
+    AnyMetricLatest,
+    AnyRun,
+    AnyRunSummary,
+)
 from app.db.tables import Checkpoint, Experiment, Run
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.priority import Priority
@@ -83,10 +91,14 @@ def run(row: AnyRun) -> schemas.RunAnswer:
 
 def metrics(rows: Iterable[AnyMetricLatest]) -> dict[str, schemas.MetricValue]:
     """Return the latest value of each key, with its step."""
-    return {row.key: {"value": row.value, "step": row.step} for row in rows}
+    return {row.key: {"value": _finite(row.value), "step": row.step} for row in rows}
 
 
-def run_summary(row: AnyRun, latest: Iterable[AnyMetricLatest]) -> schemas.RunSummary:
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def run_summary(row: AnyRunSummary, latest: Iterable[AnyMetricLatest]) -> schemas.RunSummary:
     """Return `RunSummary`."""
     return _run_summary(
         row, run_id=row.id, status_detail=status_detail(row), progress=progress(row),
@@ -95,7 +107,7 @@ def run_summary(row: AnyRun, latest: Iterable[AnyMetricLatest]) -> schemas.RunSu
 
 
 def run_status(
-    row: AnyRun, latest: Iterable[AnyMetricLatest], newest: AnyCheckpoint | None
+    row: AnyRunSummary, latest: Iterable[AnyMetricLatest], newest: AnyCheckpoint | None
 ) -> schemas.RunStatusAnswer:
     """Return `RunStatusAnswer`."""
     return _run_status(

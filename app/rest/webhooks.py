@@ -11,7 +11,7 @@ from app.db.sql import load
 from app.db.tables import Webhook, WebhookDelivery
 from app.domain.ids import PATTERN
 from app.domain.requests import EmptyRequest
-from app.domain.webhooks import WebhookRequest, WebhookUpdate, signing_secret
+from app.domain.webhooks import EventType, WebhookRequest, WebhookUpdate, signing_secret
 from app.rest import responses, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, Parameters, accepts_json
@@ -34,6 +34,7 @@ class WebhookAnswer(TypedDict):
     name: str | None
     types: Annotated[list[str], Field(description="The events to tell of; empty: all.")]
     experiment_id: Annotated[str | None, Field(description="Only its events; null: those of all.")]
+    project_id: Annotated[str | None, Field(description="Only the events of this project.")]
     format: str
     created_at: schemas.Time
     paused_at: Annotated[
@@ -56,6 +57,7 @@ class WebhooksAnswer(TypedDict):
     """All webhooks."""
 
     webhooks: list[WebhookAnswer]
+    event_types: Annotated[list[str], Field(description="Every event that one may tell of.")]
 
 
 class DeliveryAnswer(TypedDict):
@@ -89,6 +91,7 @@ def view(webhook: Webhook) -> WebhookAnswer:
         "name": webhook.name,
         "types": load(webhook.types),
         "experiment_id": webhook.experiment_id,
+        "project_id": webhook.project_id,
         "format": webhook.format,
         "created_at": webhook.created_at,
         "paused_at": webhook.paused_at,
@@ -136,7 +139,7 @@ async def create_webhook(request: Request) -> Response:
 async def list_webhooks(request: Request) -> Response:
     """List the webhooks, oldest first."""
     rows = await request.app.state.db.read(webhooks.list_all)
-    return responses.json({"webhooks": list(map(view, rows))})
+    return responses.json({"webhooks": list(map(view, rows)), "event_types": list(EventType)})
 
 
 @router.get("/{webhook_id}", response_model=WebhookAnswer, responses=documented(404))

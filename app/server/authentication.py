@@ -7,12 +7,12 @@ transactions (`app.db.restricted`), so this may be wrong for a moment and lets n
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from app.db.acting import acting_as
 from app.db.database import Database
 from app.db.sql import Tx
-from app.domain.ids import timestamp
 from app.domain.principals import SUPERVISOR, Principal
 from app.errors import Busy, ServiceError, Unauthorized
 from app.server.failed_sign_ins import FailedSignIns
@@ -20,6 +20,8 @@ from app.services import api_tokens, audit
 from app.services.api_tokens import Known
 
 REMEMBERED = 10_000
+WATCHED_SECONDS = 30.0
+"""How often the token of an idle websocket is looked at, as no notice of a change is certain."""
 NOTED_SECONDS = 300.0
 """The use of a token is written at most so often."""
 
@@ -36,6 +38,15 @@ class Authenticator:
         self._revoked = self._changes.__enter__()
         self._ended: dict[str, None] = {}
         self._failed = FailedSignIns()
+
+    def recall(self, token: str) -> Principal | None:
+        """Return the user of a token that is remembered; None: ask `find`."""
+        self._take_revoked()
+        known = self._known.get(token)
+        if known is None or known.has_expired():
+            return None
+        self._note_use(str(known.principal.token_id))
+        return known.principal
 
     async def find(self, token: str) -> Principal | None:
         """Return the user of a token; None for one that is not good."""
@@ -62,12 +73,31 @@ class Authenticator:
         self._take_revoked()
         return token_id in self._ended
 
+    async def wait_ended(self, token_id: str) -> None:
+        """Return once a token is not good any more: revoked, expired, or its user disabled."""
+        with self._db.changes.subscribe(token_id) as changed:
+            while True:
+                changed.clear()
+                with suppress(ServiceError):  # a busy database: it is asked again
+                    if await self._look_up(token_id, api_tokens.find_by_id) is None:
+                        return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(WATCHED_SECONDS):
+                        await changed.wait()
+
     async def stop(self) -> None:
         """Finish what is being written."""
         self._changes.__exit__(None, None, None)
         await asyncio.gather(*self._writes, return_exceptions=True)
 
     async def _find(self, name: str, find: Callable[..., Known | None]) -> Principal | None:
+        known = await self._look_up(name, find)
+        if known is None:
+            return None
+        self._note_use(str(known.principal.token_id))
+        return known.principal
+
+    async def _look_up(self, name: str, find: Callable[..., Known | None]) -> Known | None:
         self._take_revoked()
         known = self._known.get(name)
         if known is None:
@@ -78,10 +108,7 @@ class Authenticator:
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             self._known[name] = known
-        if known.expires_at is not None and known.expires_at <= timestamp():
-            return None
-        self._note_use(str(known.principal.token_id))
-        return known.principal
+        return None if known.has_expired() else known
 
     def _take_revoked(self) -> None:
         """Forget what was remembered if a token was revoked, or none can be known to be."""

@@ -39,11 +39,13 @@ class Capacity(NamedTuple):
 async def read_capacity(db: Database, launchers: Mapping[str, Launcher]) -> Capacity:
     """Return what these launchers have; each is asked in a thread of its own."""
     under_way = await db.scan(_under_way)
-    offers = await asyncio.gather(*(asyncio.to_thread(_offer, each) for each in launchers.values()))
-    found = [
+    offers = await asyncio.gather(
+        *(asyncio.to_thread(_offer, launcher) for launcher in launchers.values())
+    )
+    engines = [
         _capacity(name, offer, under_way) for name, offer in zip(launchers, offers, strict=True)
     ]
-    return Capacity(found, under_way.waiting)
+    return Capacity(engines, under_way.waiting)
 
 
 class _UnderWay(NamedTuple):

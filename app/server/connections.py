@@ -25,7 +25,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 
 from app.errors import HeadTooLarge, RequestTimeout, ServiceError, Unavailable
-from app.server import guard
+from app.server import exchange
 
 MAX_HEAD = 64 * 1024
 HEAD_SECONDS = 10.0
@@ -148,7 +148,7 @@ class HttpConnection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete:
-            body = guard.problem(error)
+            body = exchange.problem(error)
             head = f"content-type: application/problem+json\r\ncontent-length: {len(body)}\r\n"
             answer = [STATUS_LINE[error.status], head.encode(), b"connection: close\r\n\r\n", body]
             self.transport.write(b"".join(answer))
@@ -161,7 +161,9 @@ class HttpConnection(HttpToolsProtocol):
             for other in self.connections
             if isinstance(other, HttpConnection | WebSocketConnection) and other.deadline < inf
         ]
-        min(waited, key=lambda each: each.deadline).transport.abort()
+        longest = min(waited, key=lambda connection: connection.deadline)
+        longest.transport.abort()
+        longest.deadline = inf  # it is open until the next round, and would be closed for others
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):

@@ -6,17 +6,15 @@ that the operator named, the API token or a browser's session when a token is co
 route but health; trainers come with their run's token; a navigation without either gets the
 sign-in page at the same address), and the cap on bodies, whether or not their length was
 announced: a file of a checkpoint, an artifact and W&B's stream may be larger than other bodies.
+exchange.py bounds them and completes the headers of responses; here is decided who may pass.
 """
 
-import asyncio
 import base64
 import binascii
 import re
 from collections.abc import Callable, Collection
-from contextlib import suppress
 
-import orjson
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.db.acting import act_as
 from app.domain import principals
@@ -26,18 +24,16 @@ from app.domain.principals import Principal
 from app.domain.team import TOKEN_PREFIX
 from app.domain.tokens import OF_RUNS, same
 from app.errors import (
-    BodyTooLarge,
     Forbidden,
     ServiceError,
     Unauthorized,
-    UnsupportedMediaType,
 )
 from app.server.authentication import Authenticator
-
-Headers = list[tuple[bytes, bytes]]
+from app.server.exchange import Exchange, Headers, answer, check_body, refuse
 
 _OPEN = {"/healthz", "/readyz"}
 _SIGN_IN = "/session"
+_SINGLE_SIGN_ON = {"/oidc", "/oidc-callback"}
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _FILE = re.compile(
     r"/v1/runs/[^/]+/attempts/[^/]+/checkpoints/[^/]+/files/.+"
@@ -63,20 +59,6 @@ _LOOKED_AT = {
     b"host", b"origin", b"authorization", b"content-length", b"content-encoding",
     b"transfer-encoding", b"cookie", b"accept", b"accept-language", _PREFLIGHT,
 }  # fmt: skip
-_STARTS = {"http.response.start", "websocket.http.response.start"}
-
-REVOKED = 4401
-"""The code with which a websocket ends whose token was revoked."""
-DRAIN_BYTES = 64 * 1024 * 1024
-DRAIN_SECONDS = 10.0
-
-SECURITY = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-]
-_FRESH = (b"cache-control", b"no-store")
 # No credentials: a page elsewhere brings the token itself, never the browser's own.
 _CORS = [
     (b"vary", b"Origin"),
@@ -93,27 +75,8 @@ PREFLIGHT = [
     ),
     (b"access-control-max-age", b"600"),
 ]
-# A token is taken as the password of Basic as well, but not asked for in this way: for a challenge
-# of Basic a browser opens a dialog of its own, also over a page that would ask by itself.
-CHALLENGE = "Bearer"
-
 SignInPage = Callable[[str, str], tuple[bytes, Headers]]
 """Returns the page for a path and an Accept-Language: its body and its headers."""
-
-
-def problem(error: ServiceError) -> bytes:
-    """Return an error as RFC 9457 `application/problem+json`."""
-    body = {
-        "type": f"urn:llm-train-api:{error.code}",
-        "title": error.title,
-        "status": error.status,
-        "code": error.code,
-        "detail": error.detail,
-        **error.extra,
-    }
-    if error.errors:
-        body["errors"] = error.errors
-    return orjson.dumps(body)
 
 
 def bearer(authorization: str) -> str | None:
@@ -178,32 +141,42 @@ class Guard:
             scope = {**scope, "method": "GET", "head": True}
         headers = _headers(scope)
         max_body = self._max_body(scope)
-        exchange = _Exchange(receive, send, headers, max_body)
+        exchange = Exchange(receive, send, headers, max_body)
         try:
             self._check_host(scope, headers)
             exchange.cors = cors = self._cors(headers)
             if cors and scope.get("method") == "OPTIONS" and _PREFLIGHT in headers:
-                await _answer(204, [*PREFLIGHT], b"", scope, exchange.send)
+                await answer(204, [*PREFLIGHT], b"", scope, exchange.send)
                 return
             principal = scope["principal"] = await self._principal(scope, headers)
-            exchange.ended = self._ended(principal)
+            if scope["type"] == "websocket":
+                # GraphQL is told the token of a websocket in its first message.
+                scope["end_with"] = lambda token_id: self._end_with(exchange, token_id)
+                self._end_with(exchange, principal.token_id)
             act_as(principal)
             if exchange.unread:
-                _check_body(headers, max_body)
-        except Unauthorized as error:
-            if self.sign_in_page is not None and _is_navigation(scope, headers):
-                body, more = self.sign_in_page(scope["path"], headers.get(b"accept-language", ""))
-                await _answer(401, more, body, scope, exchange.send)
-            else:
-                await _refuse(error, scope, exchange.send)
-            return
+                check_body(headers, max_body)
         except ServiceError as error:
-            await _refuse(error, scope, exchange.send)
+            await self._refuse(error, scope, headers, exchange.send)
             return
         if self.root_path:
             path = self.root_path + scope["path"]
             scope = {**scope, "path": path, "root_path": self.root_path}
-        await self.app(scope, exchange.receive, exchange.send)
+        try:
+            await self.app(scope, exchange.receive, exchange.send)
+        finally:
+            exchange.stop()
+
+    async def _refuse(
+        self, error: ServiceError, scope: Scope, headers: dict[bytes, str], send: Send
+    ) -> None:
+        """Answer with the error; a browser that must sign in gets the page to do so."""
+        signs_in = isinstance(error, Unauthorized) and _is_navigation(scope, headers)
+        if signs_in and self.sign_in_page is not None:
+            body, more = self.sign_in_page(scope["path"], headers.get(b"accept-language", ""))
+            await answer(401, more, body, scope, send)
+        else:
+            await refuse(error, scope, send)
 
     def _max_body(self, scope: Scope) -> int:
         method, path = scope.get("method"), scope["path"]
@@ -243,8 +216,8 @@ class Guard:
             session = self._session(scope, headers)
             if session == "":
                 return principals.API_TOKEN
-            if session is not None and (found := await self._of_session(session)) is not None:
-                return found
+            if session is not None and (principal := await self._of_session(session)) is not None:
+                return principal
         if scope["type"] == "websocket":
             inside = path == "/graphql"  # a browser's first message brings the token
         else:
@@ -252,6 +225,7 @@ class Guard:
             inside = path in _OPEN or path.startswith(_TRACKING)
             inside = inside or bool(trainers and trainers.fullmatch(path))
             inside = inside or (path == _SIGN_IN and scope["method"] not in _SAFE)
+            inside = inside or (path in _SINGLE_SIGN_ON and scope["method"] == "GET")
         if inside:
             return principals.ANONYMOUS
         why = (
@@ -263,18 +237,20 @@ class Guard:
 
     async def _user(self, token: str, scope: Scope) -> Principal:
         """Return the user of a token. Raises Unauthorized, Busy after many wrong ones."""
-        authenticator = self.authenticator()
-        found = await authenticator.find(token) if authenticator is not None else None
-        if found is None:
+        authenticator, user = self.authenticator(), None
+        if authenticator is not None:
+            user = authenticator.recall(token) or await authenticator.find(token)
+        if user is None:
             raise self._refusal(scope, "This token is not known, was revoked, or has expired.")
-        return found
+        return user
 
-    def _ended(self, principal: Principal) -> Callable[[], bool]:
-        """Return what tells whether a principal's token was revoked since."""
-        authenticator, token_id = self.authenticator(), principal.token_id
-        if authenticator is None or token_id is None:
-            return _never
-        return lambda: authenticator.has_ended(token_id)
+    def _end_with(self, exchange: Exchange, token_id: str | None) -> None:
+        """Let a websocket end with the token that it is opened with."""
+        authenticator = self.authenticator()
+        if authenticator is not None and token_id is not None:
+            exchange.end_with(
+                lambda: authenticator.has_ended(token_id), authenticator.wait_ended(token_id)
+            )
 
     def _refusal(self, scope: Scope, why: str) -> ServiceError:
         authenticator = self.authenticator()
@@ -306,74 +282,6 @@ class Guard:
         raise Forbidden("With a session, send `Origin` as browsers do; or send the API token.")
 
 
-class _Exchange:
-    """One request and its answer: bounds the body, and completes the headers of the answer."""
-
-    def __init__(
-        self, receive: Receive, send: Send, headers: dict[bytes, str], max_body: int
-    ) -> None:
-        self._receive = receive
-        self._send = send
-        self._left = max_body
-        self._max_body = max_body
-        self.cors: Headers = []
-        self.ended: Callable[[], bool] = _never
-        self._is_closed = False
-        # More of the body may come.
-        self.unread = headers.get(b"content-length", "0") != "0" or b"transfer-encoding" in headers
-
-    async def receive(self) -> Message:
-        if self._is_closed:
-            return {"type": "websocket.disconnect", "code": REVOKED}
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._left -= len(message.get("body", b""))
-            self.unread = message.get("more_body", False)
-            if self._left < 0:
-                raise _too_large(self._max_body)
-        return message
-
-    async def send(self, message: Message) -> None:
-        if self._is_closed:
-            return
-        if message["type"] == "websocket.send" and self.ended():
-            self._is_closed = True
-            message = {"type": "websocket.close", "code": REVOKED, "reason": "Token revoked"}
-        if message["type"] in _STARTS:
-            headers = message["headers"] = [*message["headers"], *SECURITY, *self.cors]
-            if all(name != b"cache-control" for name, _ in headers):
-                headers.append(_FRESH)
-            if self.unread:
-                headers.append((b"connection", b"close"))
-        elif self.unread and not message.get("more_body"):
-            # A connection that is closed with bytes unread is reset, and a client that is
-            # still sending then never sees the answer.
-            await self._send({**message, "more_body": True})
-            await _drain(self._receive)
-            message = {"type": "http.response.body"}
-        await self._send(message)
-
-
-def _never() -> bool:
-    return False
-
-
-def _check_body(headers: dict[bytes, str], most: int) -> None:
-    coding = headers.get(b"content-encoding", "identity")
-    if coding.lower() != "identity":
-        raise UnsupportedMediaType(
-            f"Send the body as it is, without `Content-Encoding: {coding[:100]}`."
-        )
-    declared = headers.get(b"content-length", "0")
-    digits = declared if declared.isascii() and declared.isdigit() else "0"
-    if len(digits) > 18 or int(digits) > most:
-        raise _too_large(most)
-
-
-def _too_large(most: int) -> BodyTooLarge:
-    return BodyTooLarge(f"A body may have at most {most} bytes; send less at once.")
-
-
 def _forbidden(what: str) -> Forbidden:
     return Forbidden(
         f"This {what} is not allowed; the operator can add its name to LLM_TRAIN_ALLOWED_HOSTS."
@@ -389,53 +297,16 @@ def _below(root_path: str, path: str) -> str:
 
 def _headers(scope: Scope) -> dict[bytes, str]:
     """Return the headers that decide. Repeated ones are joined, so that none of them is used."""
-    found: dict[bytes, str] = {}
+    headers: dict[bytes, str] = {}
     for name, value in scope["headers"]:
         if name in _LOOKED_AT:
             text = value.decode("latin-1")
             # HTTP/2 splits cookies into several headers; no other header may be repeated.
             separator = "; " if name == b"cookie" else ", "
-            found[name] = f"{found[name]}{separator}{text}" if name in found else text
-    return found
+            headers[name] = f"{headers[name]}{separator}{text}" if name in headers else text
+    return headers
 
 
 def _is_navigation(scope: Scope, headers: dict[bytes, str]) -> bool:
     """Return True if a browser asks for a page to show."""
     return scope.get("method") == "GET" and "text/html" in headers.get(b"accept", "").lower()
-
-
-async def _drain(receive: Receive) -> None:
-    """Read and discard the rest of a body, up to a size and a time."""
-    left = DRAIN_BYTES
-    with suppress(TimeoutError):
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while left > 0:
-                message = await receive()
-                if not message.get("more_body"):  # or the client is gone
-                    return
-                left -= len(message["body"])
-
-
-async def _refuse(error: ServiceError, scope: Scope, send: Send) -> None:
-    """Send an error in place of the app, in GraphQL's form at /graphql."""
-    if scope["path"].startswith("/graphql"):
-        media = b"application/json"
-        body = orjson.dumps(
-            {"errors": [{"message": error.detail, "extensions": {"code": error.code.upper()}}]}
-        )
-    else:
-        media, body = b"application/problem+json", problem(error)
-    headers = [(b"content-type", media)]
-    if error.status == 401:
-        headers.append((b"www-authenticate", CHALLENGE.encode()))
-    if error.status == 415:
-        headers.append((b"accept-encoding", b"identity"))
-    await _answer(error.status, headers, body, scope, send)
-
-
-async def _answer(status: int, headers: Headers, body: bytes, scope: Scope, send: Send) -> None:
-    if status != 204:
-        headers.append((b"content-length", str(len(body)).encode()))
-    kind = "http.response" if scope["type"] == "http" else "websocket.http.response"
-    await send({"type": f"{kind}.start", "status": status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": body})

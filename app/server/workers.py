@@ -60,14 +60,14 @@ def supervise(work: Callable[[socket.socket], None], number: int, sock: socket.s
     """Run `work(sock)` in `number` processes until SIGINT or SIGTERM. `work` must be picklable."""
     workers = [_Worker(work, sock) for _ in range(number)]
     stopping = threading.Event()
-    wake, woken = os.pipe()
+    wake, signalled = os.pipe()
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopping.set()
-        os.write(woken, b".")  # `connection.wait` goes on with waiting after a signal
+        os.write(signalled, b".")  # `connection.wait` goes on with waiting after a signal
 
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)
+    for handled in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(handled, stop)
     while not stopping.is_set():
         now = time.monotonic()
         for each_worker in workers:

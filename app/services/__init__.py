@@ -5,7 +5,7 @@
 A use case is a plain function `f(tx, …)`. It raises `app.errors` with a sentence for people, and
 changes nothing then; each change of a status and its event are one transaction.
 
-runs, experiments, marks, events     what clients ask for
+runs, resuming, experiments, marks   what clients ask for, and the events of it
 reports, sessions, saves, metrics    what trainers send; attempts: what remote agents send
 launches, live_runs, endings         what the supervisor decides
 checkpoints, promises, verification(s), retention, uploads   files and what is known of them

@@ -6,12 +6,12 @@ make and revoke one.
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, func, select, update
+from sqlalchemy import Executable, func, or_, select, update
 
 from app.db.objects import replace
 from app.db.sql import Tx, by_id, changing, columns, query, statement
 from app.db.tables import ApiToken, User
-from app.domain.ids import new_id, timestamp_after
+from app.domain.ids import new_id, timestamp, timestamp_after
 from app.domain.permissions import Role, UserKind
 from app.domain.principals import Principal, PrincipalKind
 from app.domain.team import MAX_TOKENS, TokenRequest
@@ -40,11 +40,15 @@ def _find_by_id(*, id: str) -> Executable:
 
 
 @query(tuple[int])
-def _count(*, user: str) -> Executable:
+def _count(*, user: str, now: str) -> Executable:
     return (
         select(func.count())
         .select_from(ApiToken)
-        .where(_token.user_id == user, _token.revoked_at.is_(None))
+        .where(
+            _token.user_id == user,
+            _token.revoked_at.is_(None),
+            or_(_token.expires_at.is_(None), _token.expires_at > now),
+        )
     )
 
 
@@ -93,6 +97,10 @@ class Known(NamedTuple):
     principal: Principal
     expires_at: str | None
 
+    def has_expired(self) -> bool:
+        """Return True if the token is not good any more."""
+        return self.expires_at is not None and self.expires_at <= timestamp()
+
 
 def _of(row: ApiToken, user: str) -> Token:
     return Token(
@@ -136,7 +144,7 @@ def create(tx: Tx, request: TokenRequest, secret: str) -> Token:
 def _insert(
     tx: Tx, user: User, name: str | None, scope: Role, expires_at: str | None, secret: str
 ) -> Token:
-    count = tx.first(_count, user=user.id)
+    count = tx.first(_count, user=user.id, now=tx.now)
     if count is not None and count[0] >= MAX_TOKENS:
         raise Conflict(f"User {user.name!r} has {MAX_TOKENS} tokens; revoke one first.")
     row = ApiToken(

@@ -2,7 +2,7 @@
 
 create(tx, …)        with the submission: the code that its job carries, and what is to be done
 claim(tx, …)         the first agent that shows the code wins, and may ask again
-pulse(tx, …)         the agent lives; the answer is what it shall do
+(pulses)             the agent lives; the answer is what it shall do
 finish(tx, …)        how the attempt ended
 request_stop(tx, …)  from the supervisor, which also reads the rows: `get`, `list_live`
 
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, Unpack
 
 from sqlalchemy import Executable, bindparam, select, update
 
-from app.agent.mailbox import ExitRecord, LaunchConfig, Order
+from app import tracing
+from app.agent.mailbox import ExitRecord, LaunchConfig
 from app.db.changes import SUPERVISOR
 from app.db.objects import replace
 from app.db.rows import AttemptChanges
@@ -48,10 +49,22 @@ def _by_key(*, run: str, nr: int) -> Executable:
     return select_all(Attempt).where(*_key(run, nr))
 
 
-@query(Attempt)
+class LiveAttempt(NamedTuple):
+    """What the supervisor has to know of an attempt that is under way, twice a second."""
+
+    run_id: str
+    number: int
+    agent: str | None
+    pulse_at: str | None
+    ran_seconds: float | None
+    exit: str | None
+
+
+@query(LiveAttempt)
 def _live() -> Executable:
     return (
-        select_all(Attempt)
+        select(*[_attempt[name] for name in LiveAttempt._fields])
+        .select_from(Attempt)
         .join(_run.id.table, (_run.id == _attempt.run_id) & (_run.attempt == _attempt.number))
         .where(_run.status.not_in([status.value for status in sorted(TERMINAL)]))
         .order_by(_attempt.run_id)
@@ -105,7 +118,7 @@ def get(tx: Tx, run_id: str, number: int) -> Attempt:
     return attempt
 
 
-def list_live(tx: Tx) -> list[Attempt]:
+def list_live(tx: Tx) -> list[LiveAttempt]:
     """Return the current attempts of all runs that have not ended."""
     return tx.all(_live)
 
@@ -154,6 +167,7 @@ def launch_config(
         "LLM_TRAIN_RUN_TOKEN": token,
         "LLM_TRAIN_ATTEMPT": str(run.attempt),
         "PYTHONUNBUFFERED": "1",
+        **tracing.environment(),
     }
     env = build_remote_environment(recipe, environment, own)
     # Else torchrun kills its workers 30 s after the stop signal, whatever the grace of the recipe.
@@ -170,31 +184,15 @@ def launch_config(
     }
 
 
-def pulse(tx: Tx, run_id: str, number: int, ran_seconds: float, *, stopping: bool = False) -> Order:
-    """Record that the agent lives, and return what it shall do. Raises NotFound.
+def ask_to_stop(tx: Tx, run_id: str, number: int) -> None:
+    """Record that an agent's cluster wants it to stop; those on its other nodes are told by this.
 
-    `stopping`: its cluster has told it to stop; the agents on its other nodes are told by this.
+    Raises NotFound.
     """
     run, attempt = runs.lock(tx, run_id), get(tx, run_id, number)
-    if not is_current(run, attempt):
-        return "over"
-    stop = attempt.stop or (Stop.STOP.value if stopping else None)
-    if stop != attempt.stop:
+    if is_current(run, attempt) and attempt.stop is None:
+        _change(tx, attempt, stop=Stop.STOP.value)
         tx.notify(run_id)
-    attempt = _change(tx, attempt, pulse_at=tx.now, ran_seconds=ran_seconds, stop=stop)
-    return _order(run, attempt)
-
-
-def get_order(tx: Tx, run_id: str, number: int) -> Order:
-    """Return what the agent of an attempt shall do. Raises NotFound."""
-    run, attempt = runs.get(tx, run_id), get(tx, run_id, number)
-    return _order(run, attempt) if is_current(run, attempt) else "over"
-
-
-def _order(run: Run, attempt: Attempt) -> Order:
-    if attempt.stop is not None:
-        return "kill" if attempt.stop == Stop.KILL else "stop"
-    return "stop" if run.status == RunStatus.CANCELLING else "go"
 
 
 def is_current(run: Run, attempt: Attempt) -> bool:
@@ -247,7 +245,7 @@ def request_stop(tx: Tx, run_id: str, number: int, *, kill: bool = False) -> Att
     return attempt
 
 
-def get_exit(attempt: Attempt) -> ExitRecord | None:
+def get_exit(attempt: Attempt | LiveAttempt) -> ExitRecord | None:
     """Return how the attempt ended; None while it has not."""
     if attempt.exit is None:
         return None
@@ -255,12 +253,13 @@ def get_exit(attempt: Attempt) -> ExitRecord | None:
     return ExitRecord(**{name: record[name] for name in ExitRecord._fields if name in record})
 
 
-def record_nodes(tx: Tx, run_id: str, number: int, nodes: Sequence[str]) -> None:
-    """Record the engine's names of the machines that an attempt runs on."""
-    runs.lock(tx, run_id)
-    attempt = tx.first(_by_key, run=run_id, nr=number)
-    if attempt is not None and attempt.nodes != dump(list(nodes)):
-        _change(tx, attempt, nodes=dump(list(nodes)))
+def record_nodes(tx: Tx, found: Sequence[tuple[tuple[str, int], Sequence[str]]]) -> None:
+    """Record the engine's names of the machines that attempts run on, each by its key."""
+    for (run_id, number), nodes in found:
+        runs.lock(tx, run_id)
+        attempt = tx.first(_by_key, run=run_id, nr=number)
+        if attempt is not None and attempt.nodes != dump(list(nodes)):
+            _change(tx, attempt, nodes=dump(list(nodes)))
 
 
 def record_failure(tx: Tx, run_id: str, number: int, reason: Reason | None) -> None:

@@ -6,22 +6,32 @@ events have an actor too.
 """
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import bindparam, insert
+from sqlalchemy import Executable, bindparam, delete, insert, select
 
-from app.db.sql import Statement, Tx, columns, select_all
+from app.db.sql import Statement, Tx, columns, select_all, statement
 from app.db.tables import AuditEntry
-from app.domain.ids import new_id
+from app.domain.ids import lowest_id, new_id, timestamp_after
 from app.domain.principals import PrincipalKind
 
 T = TypeVar("T")
 
 SIGN_IN = "sign_in"
-"""The action of somebody whose token was not right."""
+"""The action of whoever signs in, or sends a token that is not right."""
 _RECORDED = {PrincipalKind.API_TOKEN, PrincipalKind.USER, PrincipalKind.SERVICE}
 _entry = columns(AuditEntry)
 _INSERT = Statement[Any](insert(AuditEntry))
+EXPIRED_AT_ONCE = 5_000
+
+
+@statement
+def _expire(*, before: str) -> Executable:
+    old = select(_entry.id).where(_entry.id < before).order_by(_entry.id).limit(EXPIRED_AT_ONCE)
+    return delete(AuditEntry).where(_entry.id.in_(old))
+
+
 FILTERS = ("actor", "action", "target_id", "outcome")
 _CONDITIONS: dict[str, Any] = {
     "actor": _entry.actor_name == bindparam("actor"),
@@ -32,7 +42,12 @@ _CONDITIONS: dict[str, Any] = {
     "until": _entry.at < bindparam("until"),
     "after": _entry.id < bindparam("after"),
 }
-_statements: dict[frozenset[str], Statement[AuditEntry]] = {}
+
+
+@cache  # of at most 128
+def _listed(filters: frozenset[str]) -> Statement[AuditEntry]:
+    query = select_all(AuditEntry).where(*(_CONDITIONS[name] for name in sorted(filters)))
+    return Statement(query.order_by(_entry.id.desc()).limit(bindparam("most")), AuditEntry)
 
 
 class Action(NamedTuple):
@@ -49,16 +64,21 @@ def record(tx: Tx, action: Action, made: Mapping[str, Any] | None = None) -> Non
         return
     made_id = next((str(made[name]) for name in _IDS if made.get(name)), None) if made else None
     target_id = made_id or action.target_id
-    tx.send(
-        _INSERT, id=new_id("aud"), at=tx.now, actor_kind=principal.kind.value,
-        actor_name=principal.name, token_id=principal.token_id, action=action.name,
-        target_id=target_id, outcome="done", address=None,
-    )  # fmt: skip
+    entry = {
+        "id": new_id("aud"), "at": tx.now, "actor_kind": principal.kind.value,
+        "actor_name": principal.name, "token_id": principal.token_id, "action": action.name,
+        "target_id": target_id, "outcome": "done", "address": None,
+    }  # fmt: skip
+    tx.before_commit(_write, entry)
+
+
+def _write(tx: Tx, entries: list[dict[str, Any]]) -> None:
+    tx.many(_INSERT, entries)
 
 
 _IDS = (
-    "delivery_id", "webhook_id", "verification_id", "checkpoint_id", "run_id", "experiment_id",
-    "token_id", "user_id", "project_id", "id",
+    "delivery_id", "webhook_id", "rule_id", "verification_id", "checkpoint_id", "run_id",
+    "experiment_id", "token_id", "user_id", "project_id", "id",
 )  # fmt: skip
 """Fields that name what was made, the most particular first."""
 
@@ -74,6 +94,15 @@ def recorded(action: Action, work: Callable[[Tx], T]) -> Callable[[Tx], T]:
     return run
 
 
+def record_sign_in(tx: Tx, user: str, token_id: str) -> None:
+    """Record that a user has signed in with OpenID Connect."""
+    tx.send(
+        _INSERT, id=new_id("aud"), at=tx.now, actor_kind=PrincipalKind.USER.value,
+        actor_name=user, token_id=token_id, action=SIGN_IN, target_id=None, outcome="done",
+        address=None,
+    )  # fmt: skip
+
+
 def record_failed_sign_in(tx: Tx, address: str) -> None:
     """Record that a token was not right. Whoever calls this bounds how often."""
     tx.run(
@@ -81,6 +110,15 @@ def record_failed_sign_in(tx: Tx, address: str) -> None:
         actor_name=None, token_id=None, action=SIGN_IN, target_id=None, outcome="refused",
         address=address,
     )  # fmt: skip
+
+
+def expire(tx: Tx, days: float) -> int:
+    """Delete some of the entries that are older; return their number.
+
+    Their ids tell when they were made, so what stays is not looked at.
+    """
+    before = lowest_id("aud", timestamp_after(tx.now, -days * 24 * 3600))
+    return tx.run(_expire, before=before)
 
 
 def list_entries(tx: Tx, filters: Mapping[str, str], most: int) -> list[AuditEntry]:
@@ -91,9 +129,4 @@ def list_entries(tx: Tx, filters: Mapping[str, str], most: int) -> list[AuditEnt
             entry of the page before.
     """
     tx.require_admin()
-    names = frozenset(filters)
-    if names not in _statements:  # of which there are at most 128
-        query = select_all(AuditEntry).where(*(_CONDITIONS[name] for name in sorted(names)))
-        query = query.order_by(_entry.id.desc()).limit(bindparam("most"))
-        _statements[names] = Statement(query, AuditEntry)
-    return tx.all(_statements[names], most=most, **filters)
+    return tx.all(_listed(frozenset(filters)), most=most, **filters)

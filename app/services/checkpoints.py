@@ -20,7 +20,7 @@ from app.db.sql import Tx, by_id, changing, columns, query, select_all
 from app.db.tables import Checkpoint, Run
 from app.domain import paths
 from app.domain.ids import new_id
-from app.domain.lifecycle import GONE
+from app.domain.lifecycle import GONE, is_external
 from app.domain.lifecycle import CheckpointState as State
 from app.errors import NotFound
 from app.services import events
@@ -154,7 +154,7 @@ def get_newest(tx: Tx, run: Run) -> Checkpoint | None:
     """Return the checkpoint to resume a run from: the newest ready one, or of an external run
     that has none the one that its trainer reported last."""
     checkpoint = get_newest_ready(tx, run.id)
-    if checkpoint is None and run.recipe is None:
+    if checkpoint is None and is_external(run):
         checkpoint = tx.first(_newest_of_state, run=run.id, state=State.DECLARED.value)
     return checkpoint
 

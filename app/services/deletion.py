@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Executable, and_, bindparam, delete, func, insert, or_, select, update
 
 from app.db.changes import SUPERVISOR
-from app.db.sql import Statement, Tx, by_id, changing, columns, select_all
+from app.db.sql import Statement, Tx, by_id, changing, columns, query, select_all, statement
 from app.db.tables import (
+    Alert,
     Alias,
     Attempt,
     Checkpoint,
@@ -27,6 +28,7 @@ from app.db.tables import (
     Experiment,
     ExperimentSearch,
     ExperimentTag,
+    Expiration,
     HealthFinding,
     Label,
     LoggedModel,
@@ -38,6 +40,7 @@ from app.db.tables import (
     RunLink,
     RunSearch,
     RunTag,
+    Tally,
     Verification,
     VerificationFinding,
     Webhook,
@@ -75,21 +78,37 @@ def _deleting(table: Any, where: Any) -> Statement[Any]:
 
 
 _INSERT_REMOVAL = Statement[Any](insert(Removal))
-_LOCK_EXPERIMENT = Statement[tuple[str]](
-    select(columns(Experiment).id).where(columns(Experiment).id == _experiment_is).with_for_update()
-)
-_LOCK_RUNS = Statement[tuple[str]](
-    select(_run.id).where(_run.experiment_id == _experiment_is).order_by(_run.id).with_for_update()
-)
+
+
+@query(tuple[str])
+def _lock_experiment(*, experiment: str) -> Executable:
+    own = columns(Experiment).id
+    return select(own).where(own == experiment).with_for_update()
+
+
+@query(tuple[str])
+def _lock_runs(*, experiment: str) -> Executable:
+    return (
+        select(_run.id).where(_run.experiment_id == experiment).order_by(_run.id).with_for_update()
+    )
+
+
+@query(tuple[str])
+def _models_of_run(*, run: str) -> Executable:
+    return select(_model.id).where(_model.run_id == run)
+
+
+@query(tuple[str])
+def _models_of_experiment(*, experiment: str) -> Executable:
+    return select(_model.id).where(_model.experiment_id == experiment)
+
+
 _LOCK_CHECKPOINTS = Statement[tuple[str, str | None, int | None]](
     select(_checkpoint.state, _checkpoint.stored_as_id, _checkpoint.size_bytes)
     .where(_checkpoint.run_id.in_(_owners))
     .order_by(_checkpoint.id)
     .with_for_update()
 )
-_OF_EXPERIMENT = _model.experiment_id == _experiment_is
-_MODELS = Statement[tuple[str]](select(_model.id).where(_model.run_id == bindparam("run")))
-_EXPERIMENT_MODELS = Statement[tuple[str]](select(_model.id).where(_OF_EXPERIMENT))
 _NOT_ENDED = Statement[tuple[str]](
     select(_run.id)
     .where(_run.id.in_(_owners), *[_run.status != status.value for status in sorted(TERMINAL)])
@@ -120,7 +139,16 @@ _ROWS_OF_RUNS = (
     ),
     *(
         _deleting(table, columns(table).run_id.in_(_owners))
-        for table in (Verification, Checkpoint, RunTag, Attempt, HealthFinding, RunLink)
+        for table in (
+            Verification,
+            Checkpoint,
+            RunTag,
+            Attempt,
+            HealthFinding,
+            RunLink,
+            Alert,
+            Expiration,
+        )
     ),
     _deleting(MetricLatest, columns(MetricLatest).run_id.in_(_owners)),
     _deleting(RunSearch, columns(RunSearch).id.in_(_owners)),
@@ -141,7 +169,7 @@ _ROWS_OF_EXPERIMENT = (
     ),
     *(
         _deleting(table, columns(table).experiment_id == _experiment_is)
-        for table in (Webhook, Verification, Event, ExperimentTag)
+        for table in (Webhook, Verification, Event, ExperimentTag, Tally)
     ),
     _deleting(ExperimentSearch, columns(ExperimentSearch).id == _experiment_is),
     _deleting(Label, columns(Label).owner_id == _experiment_is),
@@ -149,44 +177,63 @@ _ROWS_OF_EXPERIMENT = (
     _deleting(Experiment, columns(Experiment).id == _experiment_is),
 )
 _BY_ID = by_id(Deletion)
-_OF_RUN = Statement(
-    select_all(Deletion).where(_deletion.run_id == bindparam("run")).limit(1), Deletion
-)
-_OF_WHOLE = Statement(
-    select_all(Deletion)
-    .where(_deletion.experiment_id == _experiment_is, _deletion.run_id.is_(None))
-    .limit(1),
-    Deletion,
-)
-_NEWEST = Statement(
-    select_all(Deletion)
-    .where(_deletion.id < bindparam("before"))
-    .order_by(_deletion.id.desc())
-    .limit(bindparam("most")),
-    Deletion,
-)
-_REMOVALS = Statement(
-    select_all(Removal).order_by(_removal.owner_id).limit(bindparam("most")), Removal
-)
-_SERIES = Statement[tuple[int]](
-    select(_series.id).where(_series.run_id == bindparam("run")).limit(SERIES_AT_ONCE)
-)
-_DELETE_CHUNKS = _deleting(MetricChunk, columns(MetricChunk).series_id == bindparam("series"))
-_DELETE_SERIES = _deleting(MetricSeries, _series.id == bindparam("series"))
-_DELETE_REMOVAL = _deleting(Removal, _removal.owner_id == bindparam("owner"))
-_LEFT = Statement[tuple[int]](
-    select(func.count()).select_from(Removal).where(_removal.deletion_id == bindparam("deletion"))
-)
+
+
+@query(Deletion)
+def _of_run(*, run: str) -> Executable:
+    return select_all(Deletion).where(_deletion.run_id == run).limit(1)
+
+
+@query(Deletion)
+def _of_whole(*, experiment: str) -> Executable:
+    whole = and_(_deletion.experiment_id == experiment, _deletion.run_id.is_(None))
+    return select_all(Deletion).where(whole).limit(1)
+
+
+@query(Deletion)
+def _newest(*, before: str, most: int) -> Executable:
+    older = select_all(Deletion).where(_deletion.id < before)
+    return older.order_by(_deletion.id.desc()).limit(most)
+
+
+@query(Removal)
+def _removals(*, most: int) -> Executable:
+    return select_all(Removal).order_by(_removal.owner_id).limit(most)
+
+
+@query(tuple[int])
+def _series_of(*, run: str) -> Executable:
+    return select(_series.id).where(_series.run_id == run).limit(SERIES_AT_ONCE)
+
+
+@statement
+def _delete_chunks(*, series: int) -> Executable:
+    return delete(MetricChunk).where(columns(MetricChunk).series_id == series)
+
+
+@statement
+def _delete_series(*, series: int) -> Executable:
+    return delete(MetricSeries).where(_series.id == series)
+
+
+@statement
+def _delete_removal(*, owner: str) -> Executable:
+    return delete(Removal).where(_removal.owner_id == owner)
+
+
+@query(tuple[int])
+def _left(*, deletion: str) -> Executable:
+    return select(func.count()).select_from(Removal).where(_removal.deletion_id == deletion)
 
 
 def delete_run(tx: Tx, run_id: str, experiment_id: str | None = None) -> Deletion:
     """Delete a run that has ended; repeated, return the same. Raises NotFound, StillNeeded."""
-    earlier = tx.first(_OF_RUN, run=run_id)
+    earlier = tx.first(_of_run, run=run_id)
     if earlier is not None and experiment_id in (None, earlier.experiment_id):
         return earlier
     run = runs.lock(tx, run_id, experiment_id)
     tx.require(Permission.MAINTAIN, run.experiment_id)
-    models = [row[0] for row in tx.all(_MODELS, run=run.id)]
+    models = [row[0] for row in tx.all(_models_of_run, run=run.id)]
     experiment = experiments.get(tx, run.experiment_id)
     name = run.name or run.model
     deletion = _delete_runs(tx, experiment, run.id, name, [run.id, *models])
@@ -203,17 +250,17 @@ def delete_experiment(tx: Tx, experiment_id: str) -> Deletion:
 
     Raises NotFound, StillNeeded.
     """
-    earlier = tx.first(_OF_WHOLE, experiment=experiment_id)
+    earlier = tx.first(_of_whole, experiment=experiment_id)
     if earlier is not None:
         return earlier
     tx.require(Permission.MAINTAIN, experiment_id)
-    tx.first(_LOCK_EXPERIMENT, experiment=experiment_id)
+    tx.first(_lock_experiment, experiment=experiment_id)
     experiment = experiments.get(tx, experiment_id)
-    owners = [row[0] for row in tx.all(_LOCK_RUNS, experiment=experiment_id)]
-    owners += [row[0] for row in tx.all(_EXPERIMENT_MODELS, experiment=experiment_id)]
+    owners = [row[0] for row in tx.all(_lock_runs, experiment=experiment_id)]
+    owners += [row[0] for row in tx.all(_models_of_experiment, experiment=experiment_id)]
     deletion = _delete_runs(tx, experiment, None, experiment.name, owners)
-    for statement in _ROWS_OF_EXPERIMENT:
-        tx.run(statement, experiment=experiment_id)
+    for rows in _ROWS_OF_EXPERIMENT:
+        tx.run(rows, experiment=experiment_id)
     tx.notify(experiment_id)
     failpoint("delete.rows")
     return deletion
@@ -232,23 +279,23 @@ def _delete_runs(
     tx.insert(deletion)
     removals = {"experiment_id": experiment.id, "deletion_id": deletion.id}
     tx.many(_INSERT_REMOVAL, [{"owner_id": owner, **removals} for owner in owners])
-    found = tx.all(_LOCK_CHECKPOINTS, deletion=deletion.id)
+    stored = tx.all(_LOCK_CHECKPOINTS, deletion=deletion.id)
     _check_not_needed(tx, deletion)
     kept = [
-        size or 0 for state, alias, size in found if state == CheckpointState.READY and not alias
+        size or 0 for state, alias, size in stored if state == CheckpointState.READY and not alias
     ]
     counts = {"checkpoints": len(kept), "size_bytes": sum(kept)}
     tx.run(changing(Deletion, frozenset(counts)), key=deletion.id, **counts)
     tx.run(_BLANK_EVENTS, deletion=deletion.id, nothing="{}")
-    for statement in _ROWS_OF_RUNS:
-        tx.run(statement, deletion=deletion.id)
+    for rows in _ROWS_OF_RUNS:
+        tx.run(rows, deletion=deletion.id)
     tx.notify(SUPERVISOR)
     return get(tx, deletion.id)
 
 
 def _check_not_needed(tx: Tx, deletion: Deletion) -> None:
     """Raise StillNeeded if somebody needs a run that is being deleted."""
-    for why, statement, sentence in (
+    for why, needing, sentence in (
         (StillNeededFor.RUN_NOT_ENDED, _NOT_ENDED, "{} has not ended: cancel it first."),
         (StillNeededFor.RELEASE, _RELEASED, "{} is a release, which stays."),
         (
@@ -256,7 +303,7 @@ def _check_not_needed(tx: Tx, deletion: Deletion) -> None:
             "{} was resumed from it and begins with its checkpoint and curves: delete that first.",
         ),
     ):  # fmt: skip
-        needed = [row[0] for row in tx.all(statement, deletion=deletion.id)]
+        needed = [row[0] for row in tx.all(needing, deletion=deletion.id)]
         if needed:
             others = f" and {len(needed) - 1} more" if len(needed) > 1 else ""
             raise StillNeeded(
@@ -274,17 +321,17 @@ def get(tx: Tx, deletion_id: str) -> Deletion:
 
 def list_newest(tx: Tx, before: str | None, most: int) -> list[Deletion]:
     """Return records of deletions, newest first, those before an id."""
-    return tx.all(_NEWEST, before=before or "e", most=most)
+    return tx.all(_newest, before=before or "e", most=most)
 
 
 def list_removals(tx: Tx, most: int) -> list[Removal]:
     """Return deleted runs and models whose points and files may still be there."""
-    return tx.all(_REMOVALS, most=most)
+    return tx.all(_removals, most=most)
 
 
 def remove_points(tx: Tx, run_id: str) -> int:
     """Remove some series of a deleted run with their points; return how many. May be repeated."""
-    series = [row[0] for row in tx.all(_SERIES, run=run_id)]
+    series = [row[0] for row in tx.all(_series_of, run=run_id)]
     remove_series(tx, series)
     return len(series)
 
@@ -292,14 +339,14 @@ def remove_points(tx: Tx, run_id: str) -> int:
 def remove_series(tx: Tx, series: Sequence[int]) -> None:
     """Remove series with all of their points."""
     for series_id in series:
-        tx.run(_DELETE_CHUNKS, series=series_id)
-        tx.run(_DELETE_SERIES, series=series_id)
+        tx.run(_delete_chunks, series=series_id)
+        tx.run(_delete_series, series=series_id)
 
 
 def finish(tx: Tx, removal: Removal) -> None:
     """Record that the points and files of a deleted run are gone. May be repeated."""
-    tx.run(_DELETE_REMOVAL, owner=removal.owner_id)
-    left = tx.first(_LEFT, deletion=removal.deletion_id)
+    tx.run(_delete_removal, owner=removal.owner_id)
+    left = tx.first(_left, deletion=removal.deletion_id)
     if left is not None and left[0] == 0:
         changes = {"finished_at": tx.now}
         tx.run(changing(Deletion, frozenset(changes)), key=removal.deletion_id, **changes)

@@ -130,6 +130,16 @@ def finish_attempt(
         outcome = evidence.Outcome(RunStatus.QUEUED, Reason.PREEMPTED, retry.detail)
     elif retry is not None:
         outcome = evidence.Outcome(RunStatus.QUEUED, Reason.RETRYING, retry.detail)
+    ended = _move(tx, run, outcome, facts, retry)
+    if facts.cancel_asked:
+        reports = facts.requires_report and (recipe is None or recipe.heartbeat_seconds > 0)
+        unknown = not reports and run.heartbeat_at is None and facts.launch_error is None
+        promises.resolve(tx, ended, evidence.nothing_saved(facts), unknown=unknown)
+    return True
+
+
+def _move(tx: Tx, run: Run, outcome: evidence.Outcome, facts: Evidence, retry: Retry | None) -> Run:
+    """Move the run to its outcome: what it held is free, and a retry has its time."""
     next_attempt_at = timestamp_after(tx.now, retry.pause) if retry and retry.pause else None
     data = {
         "next_attempt_at": next_attempt_at, "exit_code": facts.exit_code,
@@ -139,15 +149,10 @@ def finish_attempt(
         "next_attempt_at": next_attempt_at,
         "preemptions": retry.preemptions if retry else run.preemptions,
     }
-    ended = runs.move(
+    return runs.move(
         tx, run, outcome.status, reason=outcome.reason, detail=outcome.detail, data=data,
         **_RELEASED | changes,
     )  # fmt: skip
-    if facts.cancel_asked:
-        reports = facts.requires_report and (recipe is None or recipe.heartbeat_seconds > 0)
-        unknown = not reports and run.heartbeat_at is None and facts.launch_error is None
-        promises.resolve(tx, ended, evidence.nothing_saved(facts), unknown=unknown)
-    return True
 
 
 def _lose_absent(tx: Tx, run: Run, absent: Set[str]) -> bool:

@@ -16,7 +16,7 @@ from app.db.tables import Event, Experiment
 from app.domain.permissions import Permission
 from app.domain.webhooks import EVENT_TYPES
 from app.errors import NotFound
-from app.services import webhooks
+from app.services import alerts, webhooks
 
 _experiment = columns(Experiment)
 _event = columns(Event)
@@ -89,9 +89,9 @@ def append(
     NotPermitted if the principal may not write there.
     """
     tx.require(Permission.WRITE, experiment_id)
-    found = {key: value for key, value in data.items() if value is not None}
+    known = {key: value for key, value in data.items() if value is not None}
     actor = tx.principal
-    new = NewEvent(experiment_id, type, tx.now, run_id, found, actor.kind.value, actor.name)
+    new = NewEvent(experiment_id, type, tx.now, run_id, known, actor.kind.value, actor.name)
     tx.before_commit(_write, new)
     tx.notify(experiment_id)
     if run_id is not None:
@@ -104,6 +104,7 @@ def _write(tx: Tx, events: list[NewEvent]) -> None:
         by_experiment.setdefault(event.experiment_id, []).append(event)
     # In one order everywhere, so that no two transactions wait for each other.
     for experiment_id, new in sorted(by_experiment.items()):
+        new += _alerts(tx, new)
         row = tx.first(_last_seq, experiment=experiment_id, more=len(new))
         if row is None:
             raise _no_experiment(experiment_id)
@@ -114,6 +115,17 @@ def _write(tx: Tx, events: list[NewEvent]) -> None:
         for seq, e in numbered:
             if e.type in EVENT_TYPES:
                 webhooks.enqueue(tx, experiment_id, e.type, e.run_id, seq, e.data)
+
+
+def _alerts(tx: Tx, new: list[NewEvent]) -> list[NewEvent]:
+    """Return the events of alerts that new events fire, or let recover."""
+    return [
+        event._replace(type=type, data=data)
+        for event in new
+        for type, data in alerts.react(
+            tx, event.experiment_id, event.type, event.run_id, event.data
+        )
+    ]
 
 
 def after(tx: Tx, experiment_id: str, seq: int, most: int) -> list[EventRow]:

@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import Executable, delete, func, insert, select
+from sqlalchemy import Executable, delete, insert
 
+from app.db import tally
 from app.db.rows import CheckpointRow, EventRow, MetricLatestRow, RunRow
-from app.db.sql import Query, Tx, columns, dump, load, query, select_all, statement
+from app.db.sql import Tx, columns, dump, load, query, select_all, statement
 from app.db.tables import (
     Checkpoint,
     Experiment,
@@ -59,17 +60,6 @@ def _newest_checkpoints(*, experiment: str, most: int) -> Executable:
         .order_by(_checkpoint.created_at.desc(), _checkpoint.id.desc())
         .limit(most)
     )
-
-
-@query(tuple[int])
-def _count_runs(experiment: str) -> Executable:
-    return select(func.count()).select_from(Run).where(_run.experiment_id == experiment)
-
-
-@query(tuple[int])
-def _count_checkpoints(experiment: str) -> Executable:
-    counted = select(func.count()).select_from(Checkpoint)
-    return counted.where(_checkpoint.experiment_id == experiment)
 
 
 @query(MetricLatestRow)
@@ -178,13 +168,8 @@ def detail(tx: Tx, experiment_id: str, most: int) -> Detail:
         tx.all(_newest_checkpoints, experiment=experiment_id, most=most)[::-1],
         events.newest(tx, experiment_id, most),
         {
-            "runs": _count(tx, _count_runs, experiment_id),
-            "checkpoints": _count(tx, _count_checkpoints, experiment_id),
+            "runs": tally.totals(tx, Run, [experiment_id], frozenset(), {})[0],
+            "checkpoints": tally.totals(tx, Checkpoint, [experiment_id], frozenset(), {})[0],
             "events": experiment.last_seq,
         },
     )
-
-
-def _count(tx: Tx, counted: Query[[str], tuple[int, ...]], experiment_id: str) -> int:
-    row = tx.first(counted, experiment_id)
-    return row[0] if row else 0

@@ -106,10 +106,10 @@ def use_once(tx: Tx, scope: str, key: str) -> bool:
 
 def find_stored(tx: Tx, request: KeyedRequest) -> StoredResponse | None:
     """Return the first response to this request, None if there was none. Raises KeyReused."""
-    found = tx.first(_find, scope=request.scope, key=request.key)
-    if found is None:
+    row = tx.first(_find, scope=request.scope, key=request.key)
+    if row is None:
         return None
-    sha256, status, body = found
+    sha256, status, body = row
     if sha256 != request.request_sha256:
         raise KeyReused("This Idempotency-Key was used with another request; choose a new key.")
     return StoredResponse(status, body, replayed=True)

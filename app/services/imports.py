@@ -37,9 +37,9 @@ def begin(
     known = labels.find(tx, SCOPE, source)
     if known is not None:
         return runs.lock(tx, known)
-    found = tracking.get_or_create_experiment(tx, experiment)
+    existing = tracking.get_or_create_experiment(tx, experiment)
     own = {**labelled, IMPORTED_FROM: source}
-    run = tracking.create_run(tx, found.id, name, own, heartbeat_seconds=0)
+    run = tracking.create_run(tx, existing.id, name, own, heartbeat_seconds=0)
     if not labels.add_alias(tx, SCOPE, source, run.id):
         raise InvalidInput(f"{source} is being imported by somebody else.")
     started = moment(started_ms)

@@ -90,10 +90,10 @@ def get_labels(tx: Tx, owner_id: str) -> dict[str, str]:
 
 def list_labels(tx: Tx, owner_ids: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return the labels of each of these, by key."""
-    found: dict[str, dict[str, str]] = {owner_id: {} for owner_id in owner_ids}
+    labels: dict[str, dict[str, str]] = {owner_id: {} for owner_id in owner_ids}
     for label in tx.all(_labels, owners=dump(list(owner_ids))):
-        found[label.owner_id][label.key] = label.value
-    return found
+        labels[label.owner_id][label.key] = label.value
+    return labels
 
 
 def set_labels(tx: Tx, owner_id: str, labels: Mapping[str, str]) -> None:
@@ -135,10 +135,10 @@ def delete_alias(tx: Tx, scope: str, alias: str) -> None:
 
 def list_links(tx: Tx, run_ids: Sequence[str]) -> dict[str, list[RunLink]]:
     """Return the links of each of these runs."""
-    found: dict[str, list[RunLink]] = {run_id: [] for run_id in run_ids}
+    links: dict[str, list[RunLink]] = {run_id: [] for run_id in run_ids}
     for link in tx.all(_links, runs=dump(list(run_ids))):
-        found[link.run_id].append(link)
-    return found
+        links[link.run_id].append(link)
+    return links
 
 
 def set_links(tx: Tx, run_id: str, links: Iterable[tuple[str, str, Mapping[str, Any]]]) -> None:

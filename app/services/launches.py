@@ -34,16 +34,20 @@ def list_sources(tx: Tx, run: Run) -> list[Source]:
     """
     own = checkpoints.list_ready(tx, run.id) if run.attempt > 0 else []
     findings = health.list_of_run(tx, run.id) if own else []
-    untainted = [Source(each, each) for each in own if not health.is_tainted(findings, each)]
+    untainted = [
+        Source(candidate, candidate)
+        for candidate in own
+        if not health.is_tainted(findings, candidate)
+    ]
     unhealthy = [source for source in untainted if not checkpoints.is_good(source.stored)]
-    found = [source for source in untainted if checkpoints.is_good(source.stored)]
+    good = [source for source in untainted if checkpoints.is_good(source.stored)]
     seen = {source.stored.id for source in untainted}
     for checkpoint in checkpoints.lineage(tx, run):
         stored = checkpoints.get_stored(tx, checkpoint)
         if stored.id not in seen:
             seen.add(stored.id)
-            found.append(Source(checkpoint, stored))
-    return found + unhealthy
+            good.append(Source(checkpoint, stored))
+    return good + unhealthy
 
 
 def make_spec(run: Run, source: Source | None, storage: CheckpointStorage) -> dict[str, Any]:
@@ -90,19 +94,54 @@ class WaitingReason(NamedTuple):
     run_id: str
     reason: Reason
     detail: str
+    is_new: bool = True
+    """False: only its place in the queue has changed, which is no event."""
 
 
 def set_waiting_reasons(tx: Tx, waiting: Sequence[WaitingReason]) -> None:
     """Record why queued runs wait, with an event for each where that is new."""
-    for run_id, reason, detail in waiting:
+    for run_id, reason, detail, is_new in waiting:
         run = runs.lock(tx, run_id)
         known = (run.status_reason, run.status_detail)
         if run.status != RunStatus.QUEUED or known == (reason, detail):
             continue
         runs.change(tx, run, status_reason=reason.value, status_detail=detail, next_attempt_at=None)
-        events.append(
-            tx, run.experiment_id, "run.waiting", run_id=run.id, reason=reason.value, detail=detail
-        )
+        if is_new:
+            events.append(
+                tx, run.experiment_id, "run.waiting",
+                run_id=run.id, reason=reason.value, detail=detail,
+            )  # fmt: skip
+
+
+class EngineWords(NamedTuple):
+    """What an engine says of a job that waits in its queue."""
+
+    run_id: str
+    attempt: int
+    words: str
+    detail: str
+    """The words, and the job's place in the queue."""
+    engine_id: str | None
+    is_new: bool
+    """True: more has changed than the job's place in the queue."""
+
+
+def record_engine_words(tx: Tx, told: Sequence[EngineWords]) -> None:
+    """Record what engines say of submitted runs, with an event for each where that is new."""
+    reason = Reason.WAITING_FOR_CLUSTER
+    for run_id, attempt, _, detail, engine_id, is_new in told:
+        run = runs.lock(tx, run_id)
+        if run.status != RunStatus.QUEUED or run.attempt != attempt:
+            continue
+        if (run.status_reason, run.status_detail) != (reason, detail):
+            run = runs.change(tx, run, status_reason=reason.value, status_detail=detail)
+            if is_new:
+                events.append(
+                    tx, run.experiment_id, "run.waiting",
+                    run_id=run.id, reason=reason.value, detail=detail,
+                )  # fmt: skip
+        if engine_id is not None and run.engine_id != engine_id:
+            runs.change(tx, run, engine_id=engine_id)
 
 
 def fail_queued(tx: Tx, run_id: str, reason: Reason, detail: str) -> None:
@@ -132,19 +171,20 @@ def claim(
     return runs.move(
         tx, now, RunStatus.STARTING, detail=detail,
         data={"ckpt_path": named.ckpt_path if named else None, "gpus": list(gpus) or None},
-        launched_at=tx.now, launcher=LOCAL, host=host, gpus=dump(list(gpus)),
+        launched_at=tx.now, launcher=LOCAL, host=host, gpus=dump(list(gpus)), gpus_held=len(gpus),
         submitted_at=tx.now, claimed_at=tx.now, **_next_attempt(tx, now, named),
     )  # fmt: skip
 
 
 def submit(
     tx: Tx, run: Run, launcher: str, source: Source | None, data_dir: str | None, secret: str,
-    spec: dict[str, Any], detail: str, gpus: Sequence[str] = (),
+    spec: dict[str, Any], detail: str, gpus: Sequence[str] = (), gpus_held: int | None = None,
 ) -> Run | None:  # fmt: skip
     """Give a queued run its next attempt, which an agent claims over HTTP.
 
-    The run stays queued until then. `gpus`: what the service counts as held by it. Returns None if
-    the run or its checkpoint has changed, or the directory is not the database's.
+    The run stays queued until then. `gpus`: those that the service itself gives it; `gpus_held`:
+    how many it holds, wherever they are. Returns None if the run or its checkpoint has changed, or
+    the directory is not the database's.
     """
     now = _lock_queued(tx, run, source, data_dir)
     if now is None:
@@ -153,7 +193,8 @@ def submit(
     reason = Reason.WAITING_FOR_CLUSTER.value
     changed = runs.change(
         tx, now, launcher=launcher, submitted_at=tx.now, status_reason=reason,
-        status_detail=detail, gpus=dump(list(gpus)), **_next_attempt(tx, now, named),
+        status_detail=detail, gpus=dump(list(gpus)), gpus_held=gpus_held,
+        **_next_attempt(tx, now, named),
     )  # fmt: skip
     events.append(
         tx, run.experiment_id, "run.submitted", run_id=run.id, reason=reason, detail=detail,

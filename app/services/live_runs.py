@@ -114,9 +114,9 @@ class LiveRun(NamedTuple):
 AnyRun = Run | LiveRun
 
 
-def _live(where: Any) -> Statement[tuple[Any, ...]]:
-    found = select(*[_run[name] for name in LiveRun._fields])
-    return Statement(found.where(where).order_by(_run.id))
+def _live(where: Any) -> Statement[LiveRun]:
+    statement = select(*[_run[name] for name in LiveRun._fields])
+    return Statement(statement.where(where).order_by(_run.id), LiveRun)
 
 
 # In the words of the indexes.
@@ -163,23 +163,23 @@ def list_queued(tx: Tx, after: QueueCursor, most: int) -> list[QueuedRun]:
 
 def count_waiting(tx: Tx, up_to: QueueCursor) -> int:
     """Return how many runs with a recipe wait to be launched, up to a position in the queue."""
-    found = tx.first(_waiting, **up_to._asdict())
-    return found[0] if found else 0
+    row = tx.first(_waiting, **up_to._asdict())
+    return row[0] if row else 0
 
 
 def list_launched(tx: Tx) -> list[LiveRun]:
     """Return the runs of recipes that may have a trainer, oldest first."""
-    return [LiveRun(*row) for row in tx.all(_LAUNCHED)]
+    return tx.all(_LAUNCHED)
 
 
 def list_submitted(tx: Tx) -> list[LiveRun]:
     """Return the runs that wait in the queue of an engine, oldest first."""
-    return [LiveRun(*row) for row in tx.all(_SUBMITTED)]
+    return tx.all(_SUBMITTED)
 
 
 def projects_of_live(tx: Tx) -> dict[str, str]:
     """Return the project of each run that `list_launched` and `list_submitted` return."""
-    return {id: project for found in _PROJECTS_OF_LIVE for id, project in tx.all(found)}
+    return {id: project for statement in _PROJECTS_OF_LIVE for id, project in tx.all(statement)}
 
 
 def list_saved(tx: Tx) -> set[str]:
@@ -189,22 +189,22 @@ def list_saved(tx: Tx) -> set[str]:
 
 def list_unwanted(tx: Tx, keys: Sequence[tuple[str, int]]) -> list[Any]:
     """Return the attempts among `keys` that are no run's current one, or whose run has ended."""
-    found = []
+    unwanted = []
     for key in keys:
         try:
             run = runs.get(tx, key[0])
         except NotFound:  # of another service
             continue
         if run.attempt != key[1] or RunStatus(run.status) in TERMINAL:
-            found.append(key)
-    return found
+            unwanted.append(key)
+    return unwanted
 
 
 def list_external(tx: Tx) -> list[LiveRun]:
     """Return the external runs that have a trainer. They may be thousands."""
-    return [LiveRun(*row) for row in tx.all(_EXTERNAL)]
+    return tx.all(_EXTERNAL)
 
 
 def list_ending_external(tx: Tx) -> list[LiveRun]:
     """Return the external runs that have finished, or are to end."""
-    return [LiveRun(*row) for row in tx.all(_ENDING)]
+    return tx.all(_ENDING)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from app.db.database import Database
 from app.db.sql import Tx
 from app.db.tables import Run
-from app.domain.lifecycle import TERMINAL
-from app.errors import NotFound
+from app.domain.lifecycle import TERMINAL, is_external
+from app.errors import LogRemoved, NotFound
 from app.services import runs, train_log
 from app.services.train_log import Part
 
@@ -38,10 +38,12 @@ class TextPart(NamedTuple):
 
 
 def get_run(tx: Tx, run_id: str, experiment_id: str | None = None) -> Run:
-    """Return a run whose output the service has. Raises NotFound."""
+    """Return a run whose output the service has. Raises NotFound, LogRemoved."""
     run = runs.get(tx, run_id, experiment_id)
-    if run.recipe is None:
+    if is_external(run):
         raise NotFound("An external run's output is with its own trainer; the service has none.")
+    if run.log_removed_at is not None:
+        raise LogRemoved(f"Retention removed this run's log on {run.log_removed_at[:10]}.")
     return run
 
 
@@ -99,7 +101,7 @@ async def follow_text(
 ) -> AsyncIterator[TextPart]:
     """Yield the log as text as it grows until the run has ended, at once what is there already.
 
-    The first piece comes even if it is empty. Raises NotFound.
+    The first piece comes even if it is empty. Raises NotFound, LogRemoved.
     """
     with db.changes.subscribe(run_id) as changed:
         told = False

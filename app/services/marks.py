@@ -5,14 +5,14 @@ from typing import NamedTuple
 from sqlalchemy import Executable, func, select
 
 from app.db.sql import Tx, columns, dump, load, query, select_all
-from app.db.tables import Checkpoint, Event, VerificationFinding
+from app.db.tables import Checkpoint, Event, Run, VerificationFinding
 from app.domain import paths
-from app.domain.gate import OPEN, Gate
+from app.domain.gate import APPROVED, OPEN, Gate
 from app.domain.lifecycle import CheckpointState
 from app.domain.permissions import Permission
 from app.domain.requests import MarkRequest
 from app.errors import BadCheckpointPath, ReleaseGate, ReleaseTagTaken
-from app.services import checkpoints, events, experiments, runs
+from app.services import approvals, checkpoints, events, experiments, projects, runs
 
 _checkpoint = columns(Checkpoint)
 
@@ -65,39 +65,48 @@ def mark(tx: Tx, experiment_id: str, request: MarkRequest, gate: Gate = OPEN) ->
     """Put a tag, a release tag and metrics onto a checkpoint; the same again changes nothing.
 
     Args:
-        gate: what a checkpoint must meet that becomes a release.
+        gate: what every checkpoint must meet that becomes a release; its project may want more.
 
     Raises NotFound, NotPermitted, BadCheckpointPath, ReleaseTagTaken (it names the holder),
     ReleaseGate.
     """
     run = runs.get(tx, request.run_id, experiment_id)
-    path = paths.parse(request.ckpt_path)
-    if (path.experiment_id, path.run_id) != (experiment_id, run.id):
-        raise BadCheckpointPath(
-            f"A checkpoint of this run begins with /ckpts/{experiment_id}/{run.id}/.",
-            errors=[{"pointer": "/ckpt_path", "detail": "belongs to another run"}],
-        )
+    _check_path(run, request.ckpt_path)
     if request.release_tag is not None:
         tx.require(Permission.MAINTAIN, experiment_id)
         _check_tag(tx, experiment_id, request.release_tag, request.ckpt_path)
-    found = checkpoints.declare(tx, run, request.ckpt_path)
-    release_tag = request.release_tag or found.release_tag
-    metrics = load(found.metrics) | request.metrics
-    unchanged = (found.tag_type, found.release_tag, load(found.metrics)) == (
+    gate = projects.find_gate(tx, experiment_id, gate)
+    approves = gate.needs_approval and request.tag_type == APPROVED
+    if approves:
+        tx.require(Permission.MAINTAIN, experiment_id)
+    checkpoint = checkpoints.declare(tx, run, request.ckpt_path)
+    release_tag = request.release_tag or checkpoint.release_tag
+    metrics = load(checkpoint.metrics) | request.metrics
+    unchanged = (checkpoint.tag_type, checkpoint.release_tag, load(checkpoint.metrics)) == (
         request.tag_type, release_tag, metrics,
     )  # fmt: skip
-    if unchanged and found.marked_at is not None:
-        return found
-    was_release = found.tag_type == "release"
-    is_new = release_tag != found.release_tag
+    # Another one who approves changes nothing, and is on record.
+    if unchanged and checkpoint.marked_at is not None and not approves:
+        return checkpoint
+    was_release = checkpoint.tag_type == "release"
+    is_new = release_tag != checkpoint.release_tag
     if is_new or (request.tag_type == "release" and not was_release):
-        _pass_gate(tx, gate, found, metrics)
+        _pass_gate(tx, gate, checkpoint, metrics)
     marked = checkpoints.change(
-        tx, found, tag_type=request.tag_type, release_tag=release_tag,
+        tx, checkpoint, tag_type=request.tag_type, release_tag=release_tag,
         metrics=dump(metrics), marked_at=tx.now,
     )  # fmt: skip
     _tell(tx, marked, metrics, is_new)
     return marked
+
+
+def _check_path(run: Run, ckpt_path: str) -> None:
+    path = paths.parse(ckpt_path)
+    if (path.experiment_id, path.run_id) != (run.experiment_id, run.id):
+        raise BadCheckpointPath(
+            f"A checkpoint of this run begins with /ckpts/{run.experiment_id}/{run.id}/.",
+            errors=[{"pointer": "/ckpt_path", "detail": "belongs to another run"}],
+        )
 
 
 def _check_tag(tx: Tx, experiment_id: str, release_tag: str, ckpt_path: str) -> None:
@@ -132,7 +141,12 @@ def _pass_gate(tx: Tx, gate: Gate, checkpoint: Checkpoint, metrics: dict[str, fl
     if checkpoint.state == CheckpointState.READY:
         times.append(checkpoint.saved_at)  # that is when it was first found to be whole
     verified_at = max((at for at in times if at is not None), default=None)
-    if unmet := gate.unmet(metrics, verified_at, tx.now):
+    unmet = gate.unmet(metrics, verified_at, tx.now)
+    if gate.needs_approval and approvals.find_approver(tx, checkpoint, metrics) is None:
+        unmet.append(
+            f"marked as `{APPROVED}` by another maintainer: nobody has, with these metrics"
+        )
+    if unmet:
         raise ReleaseGate(
             f"{checkpoint.ckpt_path} cannot be released. {'; '.join(unmet)}.", unmet=unmet
         )

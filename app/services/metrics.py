@@ -8,13 +8,14 @@ reported itself.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Executable, delete, func, insert, select, text, update
 
 from app.db import chunks
 from app.db.chunks import Range
 from app.db.json_lists import one_of
+from app.db.rows import MetricLatestRow
 from app.db.sql import Tx, by_id, columns, dump, query, select_all, statement
 from app.db.tables import MetricChunk, MetricLatest, MetricSeries, Run
 from app.domain import points
@@ -100,7 +101,7 @@ def _put_latest(
     )
 
 
-@query(MetricLatest)
+@query(MetricLatestRow)
 def _latest_of(*, run: str) -> Executable:
     return select_all(MetricLatest).where(_latest.run_id == run).order_by(_latest.key)
 
@@ -138,17 +139,17 @@ def write(tx: Tx, run: Run, batch: Mapping[str, Column]) -> None:
     """
     if not batch:
         return
-    found = dict(tx.all(_find, run=run.id, attempt=run.attempt, keys=dump(list(batch))))
-    missing = [key for key in batch if key not in found]
+    known = dict(tx.all(_find, run=run.id, attempt=run.attempt, keys=dump(list(batch))))
+    missing = [key for key in batch if key not in known]
     if missing:
         _check_keys(tx, run, len(missing))
     for key in missing:
         row = tx.first(_add, run_id=run.id, attempt=run.attempt, key=key, start_step=run.start_step)
         assert row is not None
-        found[key] = row[0]
+        known[key] = row[0]
     ordered = {key: points.ordered(column) for key, column in batch.items()}
     for key, column in ordered.items():
-        chunks.put(tx, found[key], column)
+        chunks.put(tx, known[key], column)
     _set_latest(tx, run, ordered)
 
 
@@ -170,7 +171,7 @@ def _set_latest(tx: Tx, run: Run, ordered: Mapping[str, Column]) -> None:
                 run_id=run.id,
                 key=key,
                 step=steps[-1],
-                value=value if math.isfinite(value) else None,
+                value=None if math.isnan(value) else value,
                 wall_time=None if math.isnan(wall_time) else wall_time,
             )
         )
@@ -196,7 +197,7 @@ def branch(tx: Tx, run: Run) -> None:
                 _set_latest(tx, run, {key: last})
 
 
-def latest(tx: Tx, run_id: str) -> list[MetricLatest]:
+def latest(tx: Tx, run_id: str) -> list[MetricLatestRow]:
     """Return the latest value of each key of a run, by key."""
     return tx.all(_latest_of, run=run_id)
 
@@ -215,12 +216,12 @@ def series(
     of each run is a series of its own, with everything it reported. When there are many
     series, each gets fewer points (`MAX_ANSWERED` in all). Raises NotFound, InvalidInput.
     """
-    found = _all(tx, run_ids, keys, window, raw)
-    share = MAX_ANSWERED // max(1, len(found))
+    curves = _all(tx, run_ids, keys, window, raw)
+    share = MAX_ANSWERED // max(1, len(curves))
     window = window._replace(
         limit=min(window.limit, share), points=window.points and min(window.points, share)
     )
-    return [_read(tx, window, *each) for each in found]
+    return [_read(tx, window, *curve) for curve in curves]
 
 
 def special_values(row: Series) -> list[tuple[int, str]]:
@@ -228,40 +229,32 @@ def special_values(row: Series) -> list[tuple[int, str]]:
     if math.isfinite(sum(row.values)):
         return []
     return [
-        (step, special_name(value))
+        (step, points.special_name(value))
         for step, value in zip(row.steps, row.values, strict=True)
         if not math.isfinite(value)
     ]
-
-
-def special_name(value: float) -> str:
-    """Return what a value is called that JSON has no number for."""
-    return _NAMES[str(value)]
-
-
-_NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 
 def ranges(
     tx: Tx, run_ids: Sequence[str], keys: Sequence[str] | None, low: int, high: int
 ) -> list[tuple[str, str, list[Range]]]:
     """Return run, key and surviving ranges of each curve. Raises NotFound, InvalidInput."""
-    found = _all(tx, run_ids, keys, Window(low, high), raw=False)
-    return [(run_id, key, of_key) for run_id, key, _, of_key in found]
+    curves = _all(tx, run_ids, keys, Window(low, high), raw=False)
+    return [(run_id, key, of_key) for run_id, key, _, of_key in curves]
 
 
 def _all(
     tx: Tx, run_ids: Sequence[str], keys: Sequence[str] | None, window: Window, raw: bool
 ) -> list[tuple[str, str, int | None, list[Range]]]:
-    found = []
+    curves = []
     for run_id in dict.fromkeys(run_ids):
-        found += [(run_id, *curve) for curve in _series_of(tx, run_id, keys, window, raw)]
-        if len(found) > MAX_SERIES:  # of many runs the first may be too many
+        curves += [(run_id, *curve) for curve in _series_of(tx, run_id, keys, window, raw)]
+        if len(curves) > MAX_SERIES:  # of many runs the first may be too many
             raise InvalidInput(
-                f"These are {len(found):,} series or more, and one answer holds {MAX_SERIES:,}; "
+                f"These are {len(curves):,} series or more, and one answer holds {MAX_SERIES:,}; "
                 "name the keys that you need."
             )
-    return found
+    return curves
 
 
 def _read(
@@ -330,29 +323,24 @@ def _curves(
 
 def _parts(tx: Tx, run_id: str, keys: Sequence[str] | None) -> list[_Part]:
     if keys is None:
-        rows = tx.all(_all_parts, run_id)
-    else:
-        rows = tx.all(_parts_of_keys, run=run_id, keys=dump(list(keys)))
-    return [_Part(*row) for row in rows]
+        return tx.all(_all_parts, run=run_id)
+    return tx.all(_parts_of_keys, run=run_id, keys=dump(list(keys)))
 
 
-@query(tuple[str, int, int, int])
-def _all_parts(run: str) -> Executable:
-    return (
-        select(_series.key, _series.attempt, _series.id, _first_own)
-        .where(_series.run_id == run)
-        .order_by(_series.key, _series.attempt)
-    )
+def _select_parts(*where: Any) -> Executable:
+    parts = select(_series.key, _series.attempt, _series.id, _first_own).where(*where)
+    return parts.order_by(_series.key, _series.attempt)
 
 
-@query(tuple[str, int, int, int])
+@query(_Part)
+def _all_parts(*, run: str) -> Executable:
+    return _select_parts(_series.run_id == run)
+
+
+@query(_Part)
 def _parts_of_keys(*, run: str, keys: str) -> Executable:
     # One statement for any number of keys: one for each number would be kept for each number.
-    return (
-        select(_series.key, _series.attempt, _series.id, _first_own)
-        .where(_series.run_id == run, one_of(_series.key, keys))
-        .order_by(_series.key, _series.attempt)
-    )
+    return _select_parts(_series.run_id == run, one_of(_series.key, keys))
 
 
 def _found(tx: Tx, run_id: str) -> Run:

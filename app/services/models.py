@@ -115,10 +115,10 @@ def _metric_key(metric: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def list_of_runs(tx: Tx, run_ids: Sequence[str]) -> dict[str, list[LoggedModel]]:
     """Return the models that each of these runs has logged, oldest first."""
-    found: dict[str, list[LoggedModel]] = {run_id: [] for run_id in run_ids}
+    by_run: dict[str, list[LoggedModel]] = {run_id: [] for run_id in run_ids}
     for model in tx.all(_of_runs, runs=dump(list(run_ids))):
-        found[model.run_id or ""].append(model)
-    return found
+        by_run[model.run_id or ""].append(model)
+    return by_run
 
 
 def list_of_experiments(tx: Tx, experiment_ids: Sequence[str]) -> list[LoggedModel]:

@@ -41,17 +41,17 @@ def metric_bands(
     """
     low = 0 if from_step is None else from_step
     high = MAX_STEP if to_step is None else to_step
-    found = []
+    curves = []
     for run_id, key, ranges in metrics.ranges(tx, run_ids, keys, low, high):
         ends = chunks.ends(tx, ranges)
         if ends is None:
-            found.append(RunBands(run_id, key, bands.bands((), 0, 0, buckets)))
+            curves.append(RunBands(run_id, key, bands.bands((), 0, 0, buckets)))
             continue
         first = ends[0] if from_step is None else from_step
         last = ends[1] if to_step is None else to_step
         read = bands.bands(chunks.pages(tx, ranges), first, last, buckets)
-        found.append(RunBands(run_id, key, read))
-    return found
+        curves.append(RunBands(run_id, key, read))
+    return curves
 
 
 def compare(tx: Tx, run_ids: Sequence[str]) -> Iterator[Parameter]:

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from app.db.rows import AnyRun
+from app.db.rows import AnyRun, AnyRunSummary
 from app.db.sql import load
 from app.domain import hyperparams
 from app.domain.lifecycle import Reason, RunStatus
 
 
-def status_detail(row: AnyRun) -> str | None:
+def status_detail(row: AnyRunSummary) -> str | None:
     """Return why a run is where it is, in one or two sentences.
 
     Of one that is running: how it began, and what its trainer ignored of the overrides.
@@ -27,7 +27,7 @@ def status_detail(row: AnyRun) -> str | None:
     return " ".join(filter(None, (row.status_detail, ignored))) or None
 
 
-def _overrides(row: AnyRun) -> list[hyperparams.Override]:
+def _overrides(row: AnyRunSummary) -> list[hyperparams.Override]:
     if row.override_hyperparams == "{}":
         return []
     used = load(row.effective_hyperparams) if row.effective_hyperparams else None
@@ -46,7 +46,7 @@ def overrides(row: AnyRun) -> dict[str, Any]:
     }
 
 
-def progress(row: AnyRun) -> float | None:
+def progress(row: AnyRunSummary) -> float | None:
     """Return a number from 0 to 1, or None while the total is not known."""
     if row.status == RunStatus.SUCCEEDED:
         return 1.0
@@ -55,7 +55,7 @@ def progress(row: AnyRun) -> float | None:
     return min(1.0, row.step / row.total_steps)
 
 
-def eta_seconds(row: AnyRun) -> float | None:
+def eta_seconds(row: AnyRunSummary) -> float | None:
     """Return the seconds to the last step at the pace of this attempt, or None if not known."""
     if row.status != RunStatus.RUNNING or not row.total_steps or not row.pace_steps:
         return None

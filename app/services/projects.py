@@ -1,19 +1,23 @@
 """Projects, and the roles that users have in them."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Executable, delete, func, select
 
 from app.db.changes import SUPERVISOR
+from app.db.json_lists import one_of
 from app.db.objects import replace
-from app.db.sql import Tx, by_id, changing, columns, query, select_all, statement
-from app.db.tables import Membership, Project, User
+from app.db.sql import Tx, by_id, changing, columns, dump, load, query, select_all, statement
+from app.db.tables import Experiment, Membership, Project, User
+from app.domain.gate import Bound, Gate
 from app.domain.ids import new_id
 from app.domain.permissions import DEFAULT_PROJECT, Permission, Role
 from app.domain.team import MAX_PROJECTS, MemberRequest, ProjectRequest, ProjectUpdate
 from app.errors import Conflict, InvalidInput, NameTaken, NotFound
 from app.services import users
 
+_experiment = columns(Experiment)
 _project, _member, _user = columns(Project), columns(Membership), columns(User)
 _BY_ID = by_id(Project)
 
@@ -28,6 +32,17 @@ def _all() -> Executable:
     return select_all(Project).order_by(_project.name)
 
 
+@query(tuple[str | None, float | None, bool | None])
+def _gate(*, experiment: str) -> Executable:
+    own = _project.release_metrics, _project.release_verified_hours, _project.release_approval
+    return (
+        select(*own)
+        .select_from(Experiment)
+        .join(Project, _project.id == _experiment.project_id)
+        .where(_experiment.id == experiment)
+    )
+
+
 @query(tuple[int])
 def _count() -> Executable:
     return select(func.count()).select_from(Project)
@@ -38,13 +53,14 @@ def _delete_member(*, project: str, user: str) -> Executable:
     return delete(Membership).where(_member.project_id == project, _member.user_id == user)
 
 
-@query(tuple[str, str, str, str])
-def _members(*, project: str) -> Executable:
+@query(tuple[str, str, str, str, str])
+def _members(*, projects: str) -> Executable:
     return (
-        select(_user.id, _user.name, _member.role, _member.created_at)
-        .select_from(Membership)
+        select(_project.id, _user.id, _user.name, _member.role, _member.created_at)
+        .select_from(Project)
+        .join(Membership, _member.project_id == _project.id)
         .join(User, _user.id == _member.user_id)
-        .where(_member.project_id == project)
+        .where(one_of(_project.id, projects))
         .order_by(_user.name)
     )
 
@@ -103,13 +119,27 @@ def update(tx: Tx, project_id: str, request: ProjectUpdate) -> Project:
     changes: dict[str, Any] = {
         name: value
         for name in request.model_fields_set
-        if (value := getattr(request, name)) != getattr(project, name)
+        if (value := _stored(getattr(request, name))) != getattr(project, name)
     }
     if not changes:
         return project
     tx.run(changing(Project, frozenset(changes)), key=project.id, **changes)
     tx.notify(SUPERVISOR)
     return replace(project, **changes)
+
+
+def _stored(value: Any) -> Any:
+    """Return a value as its column has it: a list as JSON."""
+    return dump(value) if isinstance(value, list) else value
+
+
+def find_gate(tx: Tx, experiment_id: str, least: Gate) -> Gate:
+    """Return what a release of an experiment needs: what its project wants, and `least`."""
+    row = tx.first(_gate, experiment=experiment_id)
+    if row is None:
+        return least
+    bounds = tuple(map(Bound.parse, load(row[0]) if row[0] else ()))
+    return least.joined(Gate(bounds, row[1], bool(row[2])))
 
 
 def get(tx: Tx, project_id: str) -> Project:
@@ -120,6 +150,11 @@ def get(tx: Tx, project_id: str) -> Project:
     return project
 
 
+def find_by_name(tx: Tx, name: str) -> Project | None:
+    """Return the project of a name that the principal sees; None if there is none."""
+    return tx.first(_by_name, name=name)
+
+
 def list_all(tx: Tx) -> list[Project]:
     """Return the projects that the principal sees, by name."""
     return tx.all(_all)
@@ -128,7 +163,15 @@ def list_all(tx: Tx) -> list[Project]:
 def list_members(tx: Tx, project_id: str) -> list[Member]:
     """Return the members of a project by name. Raises NotFound."""
     get(tx, project_id)
-    return [Member(*row) for row in tx.all(_members, project=project_id)]
+    return list_members_of(tx, [project_id])[project_id]
+
+
+def list_members_of(tx: Tx, project_ids: Sequence[str]) -> dict[str, list[Member]]:
+    """Return the members of several projects by name; of one that is not seen, none."""
+    members: dict[str, list[Member]] = {id: [] for id in project_ids}
+    for project_id, *row in tx.all(_members, projects=dump(project_ids)):
+        members[project_id].append(Member(*row))
+    return members
 
 
 def roles_of(tx: Tx, user_id: str) -> list[RoleIn]:
@@ -138,7 +181,7 @@ def roles_of(tx: Tx, user_id: str) -> list[RoleIn]:
 
 def set_member(tx: Tx, project_id: str, request: MemberRequest) -> Member:
     """Give a user a role in a project. Raises NotPermitted, NotFound, InvalidInput."""
-    tx.require_admin()
+    tx.require_project(Permission.MAINTAIN, project_id)
     if request.role is Role.ADMIN:
         raise InvalidInput(
             "An administrator is one everywhere: update the user instead.",
@@ -159,7 +202,7 @@ def remove_member(tx: Tx, project_id: str, user_id: str) -> None:
 
     What is streamed to the user is looked at again at once.
     """
-    tx.require_admin()
+    tx.require_project(Permission.MAINTAIN, project_id)
     if not tx.run(_delete_member, project=project_id, user=user_id):
         raise NotFound(f"User {user_id!a} is no member of project {project_id!a}.")
     tx.notify(user_id)
@@ -190,7 +233,7 @@ def choose(tx: Tx, name: str | None) -> str:
         project_id = seen[0].id if len(seen) == 1 else DEFAULT_PROJECT
         if seen and all(project.id != project_id for project in seen):
             raise InvalidInput(
-                "Name the project; yours are: " + ", ".join(each.name for each in seen) + ".",
+                "Name the project; yours are: " + ", ".join(visible.name for visible in seen) + ".",
                 errors=[{"pointer": "/project", "detail": "required: you are in several"}],
             )
     tx.require_project(Permission.WRITE, project_id)

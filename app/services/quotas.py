@@ -1,12 +1,14 @@
 """What projects may have at a time, and what they have. Whether that is enough: `domain.queue`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Executable, func, select
 from sqlalchemy.sql.elements import TextClause
 
 from app.db import tables
-from app.db.sql import Tx, columns, load, query
+from app.db.json_lists import one_of
+from app.db.sql import Tx, columns, dump, load, query
 from app.db.tables import Checkpoint, Experiment, Project, Run
 from app.domain.lifecycle import CheckpointState
 from app.domain.queue import ProjectUse, Quota
@@ -22,36 +24,44 @@ def _limits() -> Executable:
     return select(_project.id, _project.max_runs, _project.max_gpus, _project.max_bytes)
 
 
-def _held(where: TextClause, project: Any) -> Executable:
-    return (
-        select(_run.gpus, _run.resources)
-        .select_from(Run)
-        .join(Experiment, _experiment.id == _run.experiment_id)
-        .where(_experiment.project_id == project, where)
+@query(tuple[str, int | None, int | None, int | None])
+def _limits_of(*, projects: str) -> Executable:
+    return select(_project.id, _project.max_runs, _project.max_gpus, _project.max_bytes).where(
+        one_of(_project.id, projects)
     )
 
 
-@query(tuple[str, str])
-def _launched(*, project: str) -> Executable:
-    return _held(tables.LAUNCHED, project)
-
-
-@query(tuple[str, str])
-def _submitted(*, project: str) -> Executable:
-    return _held(tables.SUBMITTED, project)
-
-
-@query(tuple[int | None])
-def _bytes(*, project: str) -> Executable:
+def _held(where: TextClause, projects: Any) -> Executable:
     return (
-        select(func.sum(_checkpoint.size_bytes))
+        select(_experiment.project_id, _run.gpus_held, _run.gpus, _run.resources)
+        .select_from(Run)
+        .join(Experiment, _experiment.id == _run.experiment_id)
+        .where(one_of(_experiment.project_id, projects), where)
+    )
+
+
+@query(tuple[str, int | None, str, str])
+def _launched(*, projects: str) -> Executable:
+    return _held(tables.LAUNCHED, projects)
+
+
+@query(tuple[str, int | None, str, str])
+def _submitted(*, projects: str) -> Executable:
+    return _held(tables.SUBMITTED, projects)
+
+
+@query(tuple[str, int | None])
+def _bytes(*, projects: str) -> Executable:
+    return (
+        select(_experiment.project_id, func.sum(_checkpoint.size_bytes))
         .select_from(Checkpoint)
         .join(Experiment, _experiment.id == _checkpoint.experiment_id)
         .where(
-            _experiment.project_id == project,
+            one_of(_experiment.project_id, projects),
             _checkpoint.state == CheckpointState.READY.value,
             _checkpoint.stored_as_id.is_(None),
         )
+        .group_by(_experiment.project_id)
     )
 
 
@@ -65,22 +75,27 @@ def find_use(tx: Tx, project_id: str) -> ProjectUse:
 
     Its runs are those that the service starts; checkpoints count as far as they are `ready`.
     """
-    project = projects.get(tx, project_id)
-    held = [*tx.all(_launched, project=project_id), *tx.all(_submitted, project=project_id)]
-    return ProjectUse(
-        Quota(project.max_runs, project.max_gpus, project.max_bytes),
-        len(held),
-        sum(count_gpus(gpus, resources) for gpus, resources in held),
-        count_bytes(tx, project_id),
-    )
+    projects.get(tx, project_id)
+    return find_uses(tx, [project_id])[project_id]
+
+
+def find_uses(tx: Tx, project_ids: Sequence[str]) -> dict[str, ProjectUse]:
+    """Return the same of several projects; of one that is not seen, nothing."""
+    ids = dump(project_ids)
+    uses = {id: ProjectUse() for id in project_ids}
+    for id, *limits in tx.all(_limits_of, projects=ids):
+        uses[id].quota = Quota(*limits)
+    for statement in (_launched, _submitted):
+        for id, held, gpus, resources in tx.all(statement, projects=ids):
+            if held is None:  # launched by an earlier version
+                held = Resources.from_dict(load(resources)).count_held(load(gpus))
+            uses[id].add(held)
+    for id, size in tx.all(_bytes, projects=ids):
+        uses[id].bytes = int(size or 0)
+    return uses
 
 
 def count_bytes(tx: Tx, project_id: str) -> int:
     """Return the size of all checkpoints of a project."""
-    found = tx.first(_bytes, project=project_id)
-    return int((found and found[0]) or 0)
-
-
-def count_gpus(gpus: str, resources: str) -> int:
-    """Return how many GPUs a run holds: those on record, else what it asked an engine for."""
-    return len(load(gpus)) or Resources.from_dict(load(resources)).gpus_in_all
+    row = tx.first(_bytes, projects=dump([project_id]))
+    return int((row and row[1]) or 0)

@@ -20,6 +20,8 @@ from app.db.json_lists import one_of
 from app.db.search import Position
 from app.db.sql import Statement, Tx, columns, dump, load, query, select_all, statement
 from app.db.tables import (
+    Alert,
+    AlertRule,
     Attempt,
     Checkpoint,
     Event,
@@ -91,6 +93,14 @@ _latest, _finding = columns(MetricLatest), columns(HealthFinding)
 _DELETE_LATEST, _DELETE_FINDINGS = (
     Statement[Any](delete(table).where(one_of(own.run_id, "runs"), own.key == bindparam("metric")))
     for table, own in ((MetricLatest, _latest), (HealthFinding, _finding))
+)
+
+_alert, _rule = columns(Alert), columns(AlertRule)
+_DELETE_ALERTS = Statement[Any](
+    delete(Alert).where(
+        one_of(_alert.run_id, "runs"),
+        _alert.rule_id.in_(select(_rule.id).where(_rule.metric == bindparam("metric"))),
+    )
 )
 
 
@@ -175,21 +185,21 @@ def plan(tx: Tx, run_id: str, request: RedactRequest, experiment_id: str | None 
     if request.notes:
         fields["notes"] = [run.notes]
     secrets = Secrets.of(fields, frozenset(request.metrics))
-    found = {each.id: each for each in tx.all(
+    planned = {each.id: each for each in tx.all(
         _lineage, experiment=run.experiment_id, root=run.root_run_id
     )}  # fmt: skip
     for words in secrets.texts:
         inner = json.dumps(words, ensure_ascii=False)[1:-1]  # as it stands in a JSON column
         for text in {words, inner}:
             rows = tx.all(_with_text, experiment=run.experiment_id, words=text)
-            found |= {each.id: each for each in rows}
-    living = [each.id for each in found.values() if each.status not in TERMINAL]
+            planned |= {each.id: each for each in rows}
+    living = [each.id for each in planned.values() if each.status not in TERMINAL]
     if living and request.hyperparams:
         raise Conflict(
             f"{living[0]} has not ended and its trainer has a copy: cancel it first.",
             runs=living[:10],
         )
-    return Plan(run, secrets, list(found.values()))
+    return Plan(run, secrets, list(planned.values()))
 
 
 def clean_files(data_dir: Path, planned: Plan) -> None:
@@ -261,17 +271,17 @@ def _rewrite(tx: Tx, copies: _Copies, secrets: Secrets, **params: Any) -> None:
             for name, text in texts.items()
         }
         if redacted != texts:
-            given = {f"key_{name}": value for name, value in keys.items()}
-            tx.run(copies.write, **given, **{f"new_{name}": t for name, t in redacted.items()})
+            named = {f"key_{name}": value for name, value in keys.items()}
+            tx.run(copies.write, **named, **{f"new_{name}": t for name, t in redacted.items()})
 
 
 def _descendants(planned: Plan) -> list[str]:
     """Return the run and those that were resumed from it, whose curves begin with its points."""
-    found = {planned.run.id}
+    ids = {planned.run.id}
     for run in planned.runs:  # ordered by id, so that a parent comes before its children
-        if run.parent_run_id in found:
-            found.add(run.id)
-    return sorted(found)
+        if run.parent_run_id in ids:
+            ids.add(run.id)
+    return sorted(ids)
 
 
 def _remove_metrics(tx: Tx, keys: frozenset[str], run_ids: Sequence[str]) -> None:
@@ -281,6 +291,7 @@ def _remove_metrics(tx: Tx, keys: frozenset[str], run_ids: Sequence[str]) -> Non
         deletion.remove_series(tx, series)
         tx.run(_DELETE_LATEST, runs=ids, metric=key)
         tx.run(_DELETE_FINDINGS, runs=ids, metric=key)
+        tx.run(_DELETE_ALERTS, runs=ids, metric=key)
     if keys:
         for row in tx.all(_METRICS_OF_CHECKPOINTS.found, runs=ids):
             kept = {key: value for key, value in load(row[1]).items() if key not in keys}

@@ -20,7 +20,7 @@ from app.db.sql import Tx, dump, load, query
 from app.db.sql import columns as columns_of
 from app.db.tables import Checkpoint, Run
 from app.domain import hyperparams, paths, points
-from app.domain.lifecycle import TERMINAL, CheckpointState, Reason, RunStatus
+from app.domain.lifecycle import TERMINAL, CheckpointState, Reason, RunStatus, is_external
 from app.domain.points import MAX_STEP
 from app.domain.reports import MetricRow, ReportRequest, SavedCheckpoint
 from app.domain.requests import bounded
@@ -74,9 +74,9 @@ def ingest(tx: Tx, run_id: str, report: ReportRequest) -> ReportResponse:
     if RunStatus(run.status) in TERMINAL:
         raise RunFinished(f"The run is {run.status}; nothing more is recorded.")
     belongs = True
-    if run.recipe is None and report.rank is not None:
+    if is_external(run) and report.rank is not None:
         pass  # it is no trainer that attaches
-    elif run.recipe is None:
+    elif is_external(run):
         run, belongs = sessions.attach(tx, run, report)
     elif report.attempt is None:
         raise InvalidInput(
@@ -115,7 +115,7 @@ def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
     metrics.write(tx, run, columns)
     run = health.check_finite(tx, run, columns)
     if report.checkpoints:
-        run = announce(tx, run, report.checkpoints)
+        run = record_saved(tx, run, report.checkpoints)
     if report.finished or report.failed is not None:
         tx.notify(SUPERVISOR)
     return run
@@ -159,10 +159,10 @@ def _progress(tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points
     changes |= progress.measure_pace(run, reached)
     if report.finished:
         changes["finished"] = True
-    if report.failed is not None and run.recipe is None and run.termination_reason is None:
+    if report.failed is not None and is_external(run) and run.termination_reason is None:
         changes["termination_reason"] = Reason.REPORTED_FAILURE.value
         changes["termination_detail"] = report.failed or "Its trainer reports that it has failed."
-    if run.recipe is None and report.session is not None:
+    if is_external(run) and report.session is not None:
         changes["session_closed"] = report.closing
     if run.status == RunStatus.STARTING:
         return runs.move(tx, run, RunStatus.RUNNING, **changes)
@@ -192,7 +192,7 @@ def _knows_start(tx: Tx, run: Run) -> bool:
     It does not where somebody started an external trainer again, or from a checkpoint whose step
     nobody told. Then the first step that the trainer reports tells.
     """
-    if run.recipe is not None:
+    if not is_external(run):
         return True
     if run.attempt > 1:
         return False
@@ -217,7 +217,7 @@ def _go_on(tx: Tx, run: Run, step: int, columns: dict[str, points.Column]) -> Ru
     return run
 
 
-def announce(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
+def record_saved(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
     """Record what the trainer has saved. Raises RunLimit.
 
     One that is not announced is verified at the end of its attempt.
@@ -225,7 +225,7 @@ def announce(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
     run = limits.charge(tx, run, limits.ENTRY_BYTES * len(saved), "/checkpoints")
     for checkpoint in saved:
         saves.record_saved(
-            tx, run, checkpoint.name, elsewhere=run.recipe is None and not checkpoint.in_data_dir,
+            tx, run, checkpoint.name, elsewhere=is_external(run) and not checkpoint.in_data_dir,
             step=checkpoint.step, size_bytes=checkpoint.size_bytes, sha256=checkpoint.sha256,
         )  # fmt: skip
     row = tx.first(_pending, run=run.id)
@@ -271,12 +271,12 @@ def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
 
 def _columns(report: ReportRequest) -> dict[str, points.Column]:
     """Return the points of a report by key, rows after columns."""
-    found: dict[str, list[points.Column]] = {}
-    for key, given in report.metrics.items():
-        if given.steps:
-            wall_times = given.wall_times or [None] * len(given.steps)
-            column = points.Column(given.steps, _numbers(given.values), _numbers(wall_times))
-            found[key] = [column]
+    columns: dict[str, list[points.Column]] = {}
+    for key, reported in report.metrics.items():
+        if reported.steps:
+            wall_times = reported.wall_times or [None] * len(reported.steps)
+            column = points.Column(reported.steps, _numbers(reported.values), _numbers(wall_times))
+            columns[key] = [column]
     rows: dict[str, list[MetricRow]] = {}
     for row in report.points:
         key = row["key"]
@@ -288,9 +288,9 @@ def _columns(report: ReportRequest) -> dict[str, points.Column]:
         values = _numbers([row["value"] for row in own])
         times = _numbers([row.get("wall_time") for row in own])
         column = points.Column([row["step"] for row in own], values, times)
-        found.setdefault(key, []).append(column)
+        columns.setdefault(key, []).append(column)
     return {
-        key: parts[0] if len(parts) == 1 else points.joined(parts) for key, parts in found.items()
+        key: parts[0] if len(parts) == 1 else points.joined(parts) for key, parts in columns.items()
     }
 
 

@@ -179,18 +179,18 @@ def prunable(tx: Tx, run: Run, keep: Limit) -> list[Checkpoint]:
 
 def _kept(newest_first: Sequence[Checkpoint], rule: Rule) -> set[str]:
     """Return the ids of the checkpoints that a rule keeps: also the newest, whatever it is like."""
-    good = [each for each in newest_first if checkpoints.is_good(each)]
+    good = [checkpoint for checkpoint in newest_first if checkpoints.is_good(checkpoint)]
     kept = [*newest_first[:1], *(good or newest_first)[: rule.newest]]
     if rule.best is not None:
         measured = [
-            (value, each)
-            for each in good
-            if (value := load(each.metrics).get(rule.best)) is not None
+            (value, checkpoint)
+            for checkpoint in good
+            if (value := load(checkpoint.metrics).get(rule.best)) is not None
         ]
         if measured:
             pick = max if rule.highest else min
             kept.append(pick(measured, key=lambda pair: pair[0])[1])
-    return {each.id for each in kept}
+    return {checkpoint.id for checkpoint in kept}
 
 
 def delete(tx: Tx, run_id: str, keep: Limit) -> list[Checkpoint]:

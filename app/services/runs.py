@@ -1,25 +1,35 @@
-"""Runs: submit, find, cancel, resume, and `move`, the one door for status changes."""
+"""Runs: submit, find, cancel, and `move`, the one door for status changes.
+
+`resuming` submits runs that go on from a checkpoint, or once more.
+"""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, TypeVar, Unpack
 
 from sqlalchemy import Executable, delete, insert
 
 from app.db.changes import SUPERVISOR
 from app.db.objects import replace
-from app.db.rows import RunChanges
-from app.db.sql import Tx, by_id, changing, columns, dump, load, query, select_all, statement
+from app.db.rows import RunChanges, RunSummaryRow
+from app.db.sql import (
+    Tx,
+    by_id,
+    changing,
+    columns,
+    dump,
+    load,
+    query,
+    select_all,
+    select_row,
+    statement,
+)
 from app.db.tables import Checkpoint, Run, RunSearch, RunTag
-from app.domain import paths
 from app.domain.ids import new_id
-from app.domain.lifecycle import GONE, LAUNCHED, MOVES, TERMINAL, Reason, RunStatus
-from app.domain.lifecycle import CheckpointState as State
+from app.domain.lifecycle import LAUNCHED, MOVES, TERMINAL, Reason, RunStatus, is_external
 from app.domain.recipes import Recipe
-from app.domain.requests import ResumeRequest, RunRequest, bounded
+from app.domain.requests import RunRequest
 from app.domain.texts import searchable
 from app.errors import (
-    BadCheckpointPath,
-    CheckpointLost,
     Conflict,
     InvalidInput,
     NotFound,
@@ -29,6 +39,7 @@ from app.errors import (
 from app.services import checkpoints, events, promises, usage
 
 _run = columns(Run)
+RunT = TypeVar("RunT", Run, RunSummaryRow)
 
 
 @statement
@@ -42,6 +53,11 @@ def _delete_tags(*, id: str) -> Executable:
 
 
 _by_id = by_id(Run)
+
+
+@query(RunSummaryRow)
+def _summary(id: str) -> Executable:
+    return select_row(Run, RunSummaryRow).where(_run.id == id)
 
 
 @query(Run)
@@ -66,12 +82,17 @@ def get(tx: Tx, run_id: str, experiment_id: str | None = None) -> Run:
     return _checked(tx.first(_by_id, run_id), run_id, experiment_id)
 
 
+def get_summary(tx: Tx, run_id: str, experiment_id: str) -> RunSummaryRow:
+    """Return the run of this experiment at a glance. Raises NotFound."""
+    return _checked(tx.first(_summary, run_id), run_id, experiment_id)
+
+
 def lock(tx: Tx, run_id: str, experiment_id: str | None = None) -> Run:
     """Lock the run against other writers until the transaction ends. Raises NotFound."""
     return _checked(tx.first(_lock, id=run_id), run_id, experiment_id)
 
 
-def _checked(run: Run | None, run_id: str, experiment_id: str | None) -> Run:
+def _checked(run: RunT | None, run_id: str, experiment_id: str | None) -> RunT:
     if run is None or experiment_id not in (None, run.experiment_id):
         where = "" if experiment_id is None else f" in experiment {experiment_id}"
         raise NotFound(f"There is no run {run_id}{where}.")
@@ -81,24 +102,6 @@ def _checked(run: Run | None, run_id: str, experiment_id: str | None) -> Run:
 def children(tx: Tx, run_id: str) -> list[Run]:
     """Return the runs resumed from this one, oldest first."""
     return tx.all(_children, id=run_id)
-
-
-def _ancestors(tx: Tx, run: Run) -> list[str]:
-    """Return the run and those it goes back to, itself first."""
-    found = [run.id]
-    while run.parent_run_id is not None:
-        run = get(tx, run.parent_run_id)
-        found.append(run.id)
-    return found
-
-
-def ready_in_lineage(tx: Tx, run: Run) -> list[str]:
-    """Return the paths of every ready checkpoint of a run and the runs it was resumed from."""
-    return [
-        ready.ckpt_path
-        for ancestor in _ancestors(tx, run)
-        for ready in checkpoints.list_ready(tx, ancestor)
-    ]
 
 
 def submit(
@@ -113,10 +116,10 @@ def submit(
     Args:
         heartbeat_seconds: the longest silence of the trainer of an external run; 0: any.
     """
-    _check_recipe(
+    check_recipe(
         request.recipe, recipes, errors=[{"pointer": "/recipe", "detail": "unknown recipe"}]
     )
-    _check_passed(request.recipe, recipes, request.hyperparams, "/hyperparams")
+    check_passed(request.recipe, recipes, request.hyperparams, "/hyperparams")
     events.check_experiment(tx, experiment_id)
     run_id = new_id("run")
     run = Run(
@@ -132,17 +135,18 @@ def submit(
         name=request.name,
         tags=dump(request.tags),
         priority=request.priority.rank,
-        status_reason=Reason.WAITING_FOR_TRAINER.value if request.recipe is None else None,
+        status_reason=Reason.WAITING_FOR_TRAINER.value if is_external(request) else None,
         heartbeat_seconds=heartbeat_seconds,
         created_at=tx.now,
     )
-    _queue(tx, run)
+    queue(tx, run)
     return run
 
 
-def _check_recipe(
+def check_recipe(
     recipe: str | None, recipes: Mapping[str, Recipe], errors: list[dict[str, str]] | None = None
 ) -> None:
+    """Raise UnknownRecipe for a name that the operator has not configured."""
     if recipe is not None and recipe not in recipes:
         raise UnknownRecipe(
             f"There is no recipe {recipe!r}; there are: {', '.join(sorted(recipes))}.",
@@ -150,7 +154,7 @@ def _check_recipe(
         )
 
 
-def _check_passed(
+def check_passed(
     recipe: str | None, recipes: Mapping[str, Recipe], hyperparams: dict[str, Any], pointer: str
 ) -> None:
     """Raise InvalidInput for a hyperparameter that the recipe's command cannot take."""
@@ -174,7 +178,8 @@ NOT_SUBMITTED: RunChanges = {
 """Columns of a run that waits and is with no launcher."""
 
 
-def _queue(tx: Tx, run: Run) -> None:
+def queue(tx: Tx, run: Run) -> None:
+    """Insert a new run, with its event, its words and its tags."""
     events.append(
         tx, run.experiment_id, "run.queued", run_id=run.id, model=run.model, recipe=run.recipe,
         parent_run_id=run.parent_run_id, ckpt_path=run.source_ckpt_path,
@@ -280,161 +285,3 @@ def cancel(tx: Tx, run_id: str, experiment_id: str | None = None) -> Cancelled:
         cancel_requested_at=tx.now,
     )  # fmt: skip
     return Cancelled(run, promises.ensure(tx, run))
-
-
-def resume(
-    tx: Tx,
-    run_id: str,
-    request: ResumeRequest,
-    recipes: Mapping[str, Recipe],
-    experiment_id: str | None = None,
-) -> Run:
-    """Create a child run from a checkpoint of this run, hyperparameters overridden.
-
-    Raises NotFound, UnknownRecipe, BadCheckpointPath, CheckpointLost, Conflict, InvalidInput.
-    """
-    parent = lock(tx, run_id, experiment_id)
-    _check_recipe(parent.recipe, recipes)
-    hyperparams = _merge(parent, request)
-    _check_passed(parent.recipe, recipes, hyperparams, "/override_hyperparams")
-    source = _source(tx, parent, request.ckpt_path)
-    if source.state in GONE:
-        raise _lost(source, ready_in_lineage(tx, parent))
-    child = _child(tx, parent, source, request, hyperparams)
-    _queue(tx, child)
-    return child
-
-
-def _child(
-    tx: Tx, parent: Run, source: Checkpoint, request: ResumeRequest, hyperparams: dict[str, Any]
-) -> Run:
-    """Make the row of a run that goes on from a checkpoint."""
-    return Run(
-        id=new_id("run"),
-        experiment_id=parent.experiment_id,
-        parent_run_id=parent.id,
-        root_run_id=parent.root_run_id,
-        source_checkpoint_id=source.id,
-        source_ckpt_path=source.ckpt_path,
-        source_attempt=checkpoints.origin(tx, source)[1],
-        model=parent.model,
-        recipe=parent.recipe,
-        dataset=parent.dataset,
-        hyperparams=dump(hyperparams),
-        override_hyperparams=dump(request.override_hyperparams),
-        resources=_resources(parent, request),
-        notes=request.notes,
-        name=request.name,
-        tags=parent.tags if request.tags is None else dump(request.tags),
-        priority=parent.priority if request.priority is None else request.priority.rank,
-        status_reason=_waiting_reason(parent, source),
-        start_step=source.step or 0,
-        step=source.step or 0,
-        heartbeat_seconds=parent.heartbeat_seconds,
-        created_at=tx.now,
-    )
-
-
-def _waiting_reason(parent: Run, source: Checkpoint) -> str | None:
-    if parent.recipe is None:
-        return Reason.WAITING_FOR_TRAINER.value
-    return Reason.WAITING_FOR_CHECKPOINT.value if source.state == State.PENDING else None
-
-
-def _merge(parent: Run, request: ResumeRequest) -> dict[str, Any]:
-    """Return the parent's hyperparameters with those that are overridden. Raises InvalidInput."""
-    try:
-        return bounded(load(parent.hyperparams) | request.override_hyperparams)
-    except ValueError as error:
-        raise InvalidInput(
-            f"The hyperparameters of run {parent.id}, overridden, {error}; override fewer.",
-            errors=[{"pointer": "/override_hyperparams", "detail": f"merged, they {error}"}],
-        ) from error
-
-
-def _lost(source: Checkpoint, ready: list[str]) -> CheckpointLost:
-    others = f"Ready: {', '.join(ready)}." if ready else "No other checkpoint is ready."
-    return CheckpointLost(
-        f"{source.ckpt_path} is {source.state}: {source.reason} {others}", ready=ready
-    )
-
-
-def _resources(parent: Run, request: ResumeRequest) -> str:
-    if request.resources is None:
-        return parent.resources
-    return dump(load(parent.resources) | request.resources.model_dump(exclude_none=True))
-
-
-def rerun(
-    tx: Tx, run_id: str, recipes: Mapping[str, Recipe], experiment_id: str | None = None
-) -> Run:
-    """Submit a run with all that this one was submitted with, its starting checkpoint included.
-
-    Raises NotFound, UnknownRecipe, CheckpointLost, InvalidInput.
-    """
-    run = get(tx, run_id, experiment_id)
-    _check_recipe(run.recipe, recipes)
-    _check_passed(run.recipe, recipes, load(run.hyperparams), "/hyperparams")
-    new, start, reason = new_id("run"), 0, None
-    if run.recipe is None:
-        reason = Reason.WAITING_FOR_TRAINER.value
-    if run.source_checkpoint_id is not None:
-        source = checkpoints.get(tx, run.source_checkpoint_id)
-        if source.state in GONE:
-            raise CheckpointLost(
-                f"The run started from {source.ckpt_path}, which is {source.state}: "
-                f"{source.reason}",
-                ready=ready_in_lineage(tx, run),
-            )
-        start = source.step or 0
-    again = Run(
-        id=new,
-        root_run_id=new if run.parent_run_id is None else run.root_run_id,
-        status_reason=reason,
-        start_step=start,
-        step=start,
-        created_at=tx.now,
-        **{name: getattr(run, name) for name in _SUBMITTED},
-    )
-    _queue(tx, again)
-    return again
-
-
-_SUBMITTED = (
-    "experiment_id", "parent_run_id", "source_checkpoint_id", "source_ckpt_path", "source_attempt",
-    "model", "recipe", "dataset", "hyperparams", "override_hyperparams", "resources", "notes",
-    "name", "tags", "priority", "heartbeat_seconds",
-)  # fmt: skip
-"""Columns that a run was submitted with."""
-
-
-def _source(tx: Tx, parent: Run, ckpt_path: str | None) -> Checkpoint:
-    """Return the checkpoint that a resume starts from."""
-    if ckpt_path is not None:
-        path = paths.parse(ckpt_path)
-        if path.experiment_id != parent.experiment_id or path.run_id not in _ancestors(tx, parent):
-            raise BadCheckpointPath(
-                f"A checkpoint of this run begins with /ckpts/{parent.experiment_id}/{parent.id}/; "
-                "those of the runs it was resumed from may be named too.",
-                errors=[{"pointer": "/ckpt_path", "detail": "belongs to another run"}],
-            )
-        return checkpoints.declare(tx, get(tx, path.run_id), ckpt_path)
-    promised = promises.get(tx, parent)
-    if promised is not None and promised.state == State.PENDING:
-        return promised
-    newest = checkpoints.get_newest(tx, parent)
-    if newest is not None and not checkpoints.is_good(newest):
-        ready = checkpoints.list_ready(tx, parent.id)
-        newest = next((each for each in ready if checkpoints.is_good(each)), newest)
-    if newest is not None:
-        return newest
-    if promised is not None and promised.state not in GONE:
-        return promised
-    if (source := checkpoints.lock_inherited(tx, parent)) is not None:
-        return source
-    if RunStatus(parent.status) in LAUNCHED:
-        advice = "wait for one, or cancel the run first"
-    else:
-        advice = "name one with ckpt_path, or submit a new run"
-    why = f" {promised.reason}" if promised is not None and promised.reason else ""
-    raise Conflict(f"Run {parent.id} has no checkpoint to resume from; {advice}.{why}")

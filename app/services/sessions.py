@@ -12,7 +12,7 @@ import time
 from app.db.sql import Tx, dump, load
 from app.db.tables import Run
 from app.domain.ids import seconds_between
-from app.domain.lifecycle import TERMINAL, RunStatus
+from app.domain.lifecycle import TERMINAL, RunStatus, is_external
 from app.domain.reports import ReportRequest
 from app.errors import InvalidInput, RunFinished, SessionActive, StaleAttempt
 from app.services import checkpoints, limits, runs
@@ -37,7 +37,7 @@ def require_current(run: Run, attempt: int | None, session: str | None) -> None:
     """
     if RunStatus(run.status) in TERMINAL:
         raise RunFinished(f"The run is {run.status}; nothing more is recorded.")
-    if run.recipe is not None:
+    if not is_external(run):
         if attempt != run.attempt or run.status == RunStatus.QUEUED:
             raise stale(run)
         return
@@ -97,7 +97,7 @@ def _replace_session(tx: Tx, run: Run, report: ReportRequest) -> tuple[Run, bool
     """Let a new session follow the current one, if that has closed or reports no more."""
     if run.finished:
         raise RunFinished("The trainer of this run has finished; nothing more is recorded.")
-    wait = 0 if report.take_over or run.session_closed else QUIET_SECONDS - _silence(tx, run)
+    wait = 0 if report.take_over or run.session_closed else QUIET_SECONDS - _heartbeat_age(tx, run)
     cancelling = run.status == RunStatus.CANCELLING
     if wait > 0 and not cancelling:
         raise SessionActive(
@@ -126,7 +126,7 @@ def _seat(tx: Tx, run: Run, session: str | None) -> Run:
     return runs.change(tx, run, sessions=dump(sessions), session_closed=False, last_batch=0)
 
 
-def _silence(tx: Tx, run: Run) -> float:
+def _heartbeat_age(tx: Tx, run: Run) -> float:
     """Return for how many seconds a run's trainer could report and did not.
 
     A trainer may need some seconds to find a server that was started again.

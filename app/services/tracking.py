@@ -17,7 +17,7 @@ from sqlalchemy import Executable
 
 from app.db.sql import Tx, columns, load, query, select_all
 from app.db.tables import Experiment, Run
-from app.domain.lifecycle import TERMINAL, RunStatus
+from app.domain.lifecycle import TERMINAL, RunStatus, is_external
 from app.domain.permissions import DEFAULT_PROJECT
 from app.domain.reports import MetricColumns, ReportRequest
 from app.domain.requests import MAX_NAME, ExperimentRequest, RunRequest, UpdateRunRequest
@@ -150,7 +150,7 @@ def report(
 
 def _attempt(writer: Writer, run: Run) -> int | None:
     """Return the attempt that a report is of; one without credentials is of the current one."""
-    return writer.attempt if writer.attempt is not None or run.recipe is None else run.attempt
+    return writer.attempt if writer.attempt is not None or is_external(run) else run.attempt
 
 
 def end(tx: Tx, writer: Writer, status: str) -> Run:
@@ -161,7 +161,7 @@ def end(tx: Tx, writer: Writer, status: str) -> Run:
     run = runs.lock(tx, writer.run_id)
     if status not in ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"):
         raise InvalidInput(f"{status!r:.50} is no status of a run.")
-    if run.recipe is not None or RunStatus(run.status) in TERMINAL:
+    if not is_external(run) or RunStatus(run.status) in TERMINAL:
         return run
     report: dict[str, Any] = {}
     if status == "KILLED":

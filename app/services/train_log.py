@@ -5,6 +5,7 @@ has dropped since (`LogLimit` in app/agent/directory.py), which are passed over.
 
 read(…), size(…)    for those who look
 append(…)           the output of an agent that does not share the service's files, piece by piece
+remove(…)           what retention no longer keeps
 
 Where the output of such an attempt begins stands in `log_owner.json` beside the log, before its
 first byte does: so the log's size alone says what has arrived, also after a crash.
@@ -117,6 +118,21 @@ def append(run_dir: Path, attempt: int, offset: int, content: bytes, most: int) 
             rest, end = rest[written:], end + written
         _drop_middle(folder, log, end, most)
         return end - start
+
+
+def remove(run_dir: Path) -> None:
+    """Remove a log; nothing if there is none. A directory in its place is somebody's, and stays.
+
+    Raises OSError.
+    """
+    try:
+        with files.directory(run_dir.parent, run_dir.name) as folder:
+            for name in ("train.log", _DROPPED, _OWNER):
+                if files.exists(folder, name) and not files.is_directory(folder, name):
+                    files.remove(folder, name)
+            os.fsync(folder)
+    except (FileNotFoundError, files.Unusable):
+        return
 
 
 def received(run_dir: Path, attempt: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ service launched elsewhere and for one that attached by itself.
 from app.db.sql import Tx
 from app.db.tables import Run
 from app.domain import paths
+from app.domain.lifecycle import is_external
 from app.domain.paths import CheckpointPath
 from app.domain.reports import SavedCheckpoint
 from app.errors import NotFound, StaleAttempt
@@ -40,7 +41,7 @@ def record_committed(
         name=done.path.name, step=manifest.step, size_bytes=manifest.size_bytes,
         sha256=manifest.sha256, in_data_dir=True,
     )  # fmt: skip
-    return reports.announce(tx, run, [saved])
+    return reports.record_saved(tx, run, [saved])
 
 
 def get_source(tx: Tx, run_id: str, attempt: int | None) -> CheckpointPath:
@@ -49,7 +50,7 @@ def get_source(tx: Tx, run_id: str, attempt: int | None) -> CheckpointPath:
     Raises NotFound: it starts from none; StaleAttempt.
     """
     run = runs.get(tx, run_id)
-    if attempt is not None and run.recipe is not None:
+    if attempt is not None and not is_external(run):
         if attempt != run.attempt:
             raise StaleAttempt(f"Attempt {attempt} of this run is over.", attempt=run.attempt)
         path = attempts.get(tx, run_id, attempt).resume_path

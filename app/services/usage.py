@@ -17,13 +17,14 @@ when it ends.
 """
 
 from enum import StrEnum
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, String, bindparam, func, or_, select
+from sqlalchemy import Executable, String, and_, bindparam, func, or_, select
 from sqlalchemy import cast as sql_cast
 
 from app.db.sql import Statement, Tx, columns, load, query
-from app.db.tables import AttemptUsage, Checkpoint, Run
+from app.db.tables import AttemptUsage, Checkpoint, Deletion, Experiment, Run
 from app.domain.ids import seconds_between
 from app.domain.lifecycle import CheckpointState, RunStatus
 from app.domain.resources import Resources
@@ -31,7 +32,7 @@ from app.domain.resources import Resources
 MAX_GROUPS = 1_000
 
 _usage = columns(AttemptUsage)
-_checkpoint = columns(Checkpoint)
+_checkpoint, _experiment, _deletion = columns(Checkpoint), columns(Experiment), columns(Deletion)
 
 
 @query(tuple[str | None])
@@ -56,11 +57,12 @@ class By(StrEnum):
 
     RUN = "run"
     EXPERIMENT = "experiment"
+    PROJECT = "project"
     MONTH = "month"
 
 
 class Account(NamedTuple):
-    """The sums of one run, experiment or month, in seconds; `gpu_…` times the GPUs of each run."""
+    """The sums of one group, in seconds; `gpu_…` times the GPUs of each run."""
 
     group: str
     attempts: int
@@ -70,6 +72,7 @@ class Account(NamedTuple):
     saved_seconds: float
     gpu_used_seconds: float
     gpu_wasted_seconds: float
+    gpu_waited_seconds: float
     gpu_saved_seconds: float
 
     @property
@@ -81,6 +84,11 @@ class Account(NamedTuple):
     def gpu_hours_wasted(self) -> float:
         """Return how many of these were wasted."""
         return self.gpu_wasted_seconds / 3600
+
+    @property
+    def gpu_hours_waited(self) -> float:
+        """Return for how many GPU-hours runs waited: the time, once for each GPU."""
+        return self.gpu_waited_seconds / 3600
 
     @property
     def gpu_hours_saved(self) -> float:
@@ -110,9 +118,9 @@ def record(tx: Tx, run: Run, outcome: RunStatus) -> None:
     seconds, steps = run.pace_seconds, run.pace_steps
     if not steps:
         seconds, steps = used, max(0, run.step - run.start_step)
-    resources = Resources.from_dict(load(run.resources))
-    # What it holds on this machine, which its recipe may say; else what it asked an engine for.
-    gpus = len(load(run.gpus)) or resources.gpus_in_all
+    gpus = run.gpus_held  # which its recipe may say
+    if gpus is None:  # launched by an earlier version, or by somebody else
+        gpus = Resources.from_dict(load(run.resources)).count_held(load(run.gpus))
     tx.insert(AttemptUsage(
         run_id=run.id, attempt=run.attempt, experiment_id=run.experiment_id,
         ended_at=tx.now, outcome=outcome.value, gpus=gpus,
@@ -127,19 +135,32 @@ def _between(earlier: str, later: str) -> float:
     return max(0.0, seconds_between(earlier, later))
 
 
-def _grouped(group: Any) -> Statement[tuple[Any, ...]]:
+# That of what was deleted is in the record of that.
+_PROJECT: Any = func.coalesce(_experiment.project_id, _deletion.project_id)
+
+
+@cache
+def _grouped(by: By, *, of_project: bool) -> Statement[tuple[Any, ...]]:
+    group = _GROUPS[by]
     sums = [
         func.sum(_usage[name])
         for name in ("used_seconds", "wasted_seconds", "waited_seconds", "saved_seconds")
     ]
     weighted = [
         func.sum(_usage[name] * _usage.gpus)
-        for name in ("used_seconds", "wasted_seconds", "saved_seconds")
+        for name in ("used_seconds", "wasted_seconds", "waited_seconds", "saved_seconds")
     ]
+    source: Any = AttemptUsage.__table__  # type: ignore[attr-defined]
+    if of_project or by is By.PROJECT:
+        whole = and_(_deletion.experiment_id == _usage.experiment_id, _deletion.run_id.is_(None))
+        source = source.outerjoin(Experiment, _experiment.id == _usage.experiment_id)
+        source = source.outerjoin(Deletion, whole)
     experiment = sql_cast(bindparam("experiment"), String)
     return Statement(
         select(group.label("grouped"), func.count(), *sums, *weighted)
+        .select_from(source)
         .where(
+            *([bindparam("project") == _PROJECT] if of_project else ()),
             or_(experiment.is_(None), _usage.experiment_id == experiment),
             _usage.ended_at >= bindparam("since"),
             _usage.ended_at < bindparam("until"),
@@ -151,26 +172,30 @@ def _grouped(group: Any) -> Statement[tuple[Any, ...]]:
     )
 
 
-_ACCOUNTS = {
-    By.RUN: _grouped(_usage.run_id),
-    By.EXPERIMENT: _grouped(_usage.experiment_id),
-    By.MONTH: _grouped(func.substr(_usage.ended_at, 1, 7)),
+_GROUPS: dict[By, Any] = {
+    By.RUN: _usage.run_id,
+    By.EXPERIMENT: _usage.experiment_id,
+    By.PROJECT: _PROJECT,
+    By.MONTH: func.substr(_usage.ended_at, 1, 7),
 }
 
 
 class Period(NamedTuple):
-    """Attempts that ended in a time, of one experiment or of all."""
+    """Attempts that ended in a time, of one experiment or project, or of all."""
 
     since: str = ""
     until: str = "9"
     """Later than every time."""
     experiment_id: str | None = None
+    project_id: str | None = None
 
 
 def account(tx: Tx, by: By, period: Period, after: str, most: int) -> list[Account]:
-    """Return the sums by run, experiment or month, sorted by that, those after one of them."""
+    """Return the sums of groups, sorted by these, those after one of them."""
+    of_project = period.project_id is not None
+    project = {"project": period.project_id} if of_project else {}
     rows = tx.all(
-        _ACCOUNTS[by], since=period.since, until=period.until, experiment=period.experiment_id,
-        after=after, most=most,
+        _grouped(by, of_project=of_project), since=period.since, until=period.until,
+        experiment=period.experiment_id, after=after, most=most, **project,
     )  # fmt: skip
     return [Account(*row) for row in rows]

@@ -35,8 +35,14 @@ def _tokens(*, user: str) -> Executable:
     return select(_token.id).where(_token.user_id == user)
 
 
-def create(tx: Tx, request: UserRequest) -> User:
-    """Create a user. Raises NotPermitted, NameTaken, Conflict if there are too many."""
+def create(
+    tx: Tx, request: UserRequest, identity: tuple[str, str] | tuple[None, None] = (None, None)
+) -> User:
+    """Create a user. Raises NotPermitted, NameTaken, Conflict if there are too many.
+
+    Args:
+        identity: the issuer and the subject by which it signs in with OpenID Connect.
+    """
     tx.require_admin()
     if tx.first(_by_name, name=request.name) is not None:
         raise NameTaken(f"There is a user {request.name!r}.")
@@ -45,7 +51,7 @@ def create(tx: Tx, request: UserRequest) -> User:
         raise Conflict(f"There are {MAX_USERS:,} users.")
     user = User(
         id=new_id("usr"), name=request.name, kind=request.kind.value, email=request.email,
-        is_admin=request.is_admin, created_at=tx.now,
+        is_admin=request.is_admin, created_at=tx.now, issuer=identity[0], subject=identity[1],
     )  # fmt: skip
     tx.insert(user)
     return user

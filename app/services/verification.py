@@ -66,8 +66,8 @@ def record_results(tx: Tx, findings: Sequence[VerificationResult]) -> list[Check
     """Make ready what is whole and lost what is not; return each checkpoint as it is then."""
     for finding in findings:
         saves.apply_verification(tx, finding.path, finding.expected, finding.manifest)
-    found = [checkpoints.get_by_path(tx, str(finding.path)) for finding in findings]
-    return [each for each in found if each is not None]
+    existing = [checkpoints.get_by_path(tx, str(finding.path)) for finding in findings]
+    return [checkpoint for checkpoint in existing if checkpoint is not None]
 
 
 async def verify_each(
@@ -109,8 +109,10 @@ async def verify_all(
 
     Raises like `verify_each`; CheckpointUnreadable if not one of them could be read.
     """
-    verified = [each async for each in verify_each(db, readers, storage, experiment_id, request)]
-    errors = [each.unreadable for each in verified if each.unreadable is not None]
+    verified = [
+        result async for result in verify_each(db, readers, storage, experiment_id, request)
+    ]
+    errors = [result.unreadable for result in verified if result.unreadable is not None]
     if errors and len(errors) == len(verified):
         raise errors[0]
     return verified
@@ -118,7 +120,9 @@ async def verify_all(
 
 def read_again(tx: Tx, verified: Sequence[Verified]) -> list[Verified]:
     """Return what was verified with each checkpoint as it is now."""
-    return [each._replace(checkpoint=checkpoints.get(tx, each.checkpoint.id)) for each in verified]
+    return [
+        result._replace(checkpoint=checkpoints.get(tx, result.checkpoint.id)) for result in verified
+    ]
 
 
 def select(tx: Tx, experiment_id: str, request: VerifyRequest) -> list[Checkpoint]:
@@ -131,14 +135,15 @@ def select(tx: Tx, experiment_id: str, request: VerifyRequest) -> list[Checkpoin
         named = checkpoints.get_by_path(tx, request.ckpt_path)
         if named is None or named.experiment_id != experiment_id:
             raise NotFound(f"There is no checkpoint {request.ckpt_path} in {experiment_id}.")
-        found = [checkpoints.get_stored(tx, named)]
+        selected = [checkpoints.get_stored(tx, named)]
     elif request.run_id is not None:
-        found = checkpoints.list_of_run(tx, runs.get(tx, request.run_id, experiment_id).id)
+        selected = checkpoints.list_of_run(tx, runs.get(tx, request.run_id, experiment_id).id)
     else:
         experiments.get(tx, experiment_id)
-        found = checkpoints.list_of_experiment(tx, experiment_id)
+        selected = checkpoints.list_of_experiment(tx, experiment_id)
     return [
-        each
-        for each in found
-        if each.stored_as_id is None and each.state in (State.READY, State.LOST, State.DECLARED)
+        checkpoint
+        for checkpoint in selected
+        if checkpoint.stored_as_id is None
+        and checkpoint.state in (State.READY, State.LOST, State.DECLARED)
     ]

@@ -100,11 +100,11 @@ def get(tx: Tx, verification_id: str, experiment_id: str, after: int = 0) -> Pro
 
     Raises NotFound.
     """
-    found = tx.first(_by_id, verification_id)
-    if found is None or found.experiment_id != experiment_id:
+    job = tx.first(_by_id, verification_id)
+    if job is None or job.experiment_id != experiment_id:
         raise NotFound(f"There is no verification {verification_id} in {experiment_id}.")
-    counts = {row[0]: row[1] for row in tx.all(_counts, verification=found.id)}
-    return Progress(found, counts, tx.all(_findings, verification=found.id, after=after))
+    counts = {row[0]: row[1] for row in tx.all(_counts, verification=job.id)}
+    return Progress(job, counts, tx.all(_findings, verification=job.id, after=after))
 
 
 def list_unfinished(tx: Tx) -> list[Verification]:

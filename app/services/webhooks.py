@@ -15,7 +15,7 @@ from app.db.changes import SUPERVISOR
 from app.db.objects import replace
 from app.db.rows import WebhookChanges, WebhookDeliveryChanges
 from app.db.sql import Tx, by_id, changing, columns, dump, load, query, select_all, statement
-from app.db.tables import Experiment, Webhook, WebhookDelivery
+from app.db.tables import Experiment, Project, Webhook, WebhookDelivery
 from app.domain import webhooks
 from app.domain.ids import new_id, seconds_between, timestamp_after
 from app.domain.permissions import Permission
@@ -28,7 +28,7 @@ _PAUSED_BY_HAND = "Paused by hand."
 
 _webhook = columns(Webhook)
 _delivery = columns(WebhookDelivery)
-_experiment = columns(Experiment)
+_experiment, _projects = columns(Experiment), columns(Project)
 
 _by_id = by_id(Webhook)
 _delivery_by_id = by_id(WebhookDelivery)
@@ -37,6 +37,11 @@ _delivery_by_id = by_id(WebhookDelivery)
 @query(tuple[str])
 def _name(*, experiment: str) -> Executable:
     return select(_experiment.name).where(_experiment.id == experiment)
+
+
+@query(tuple[str])
+def _project(*, project: str) -> Executable:
+    return select(_projects.id).where(_projects.id == project)
 
 
 @query(Webhook)
@@ -51,8 +56,10 @@ def _count() -> Executable:
 
 @query(tuple[str])
 def _matching(*, experiment: str, type: str) -> Executable:
+    project = select(_experiment.project_id).where(_experiment.id == experiment)
     return select(_webhook.id).where(
         or_(_webhook.experiment_id.is_(None), _webhook.experiment_id == experiment),
+        or_(_webhook.project_id.is_(None), _webhook.project_id == project.scalar_subquery()),
         or_(_webhook.types == "[]", _webhook.types.like(type)),
     )
 
@@ -110,13 +117,19 @@ def _expire(*, before: str) -> Executable:
 
 def create(tx: Tx, request: WebhookRequest) -> Webhook:
     """Create a webhook. Raises InvalidInput for its experiment, Conflict if there are too many."""
+    project_id = request.project_id
     experiment_id = request.experiment_id
     if experiment_id is not None and tx.first(_name, experiment=experiment_id) is None:
         raise InvalidInput(
             f"There is no experiment {experiment_id}.",
             errors=[{"pointer": "/experiment_id", "detail": "there is none"}],
         )
-    _require(tx, experiment_id)
+    if project_id is not None and tx.first(_project, project=project_id) is None:
+        raise InvalidInput(
+            f"There is no project {project_id}.",
+            errors=[{"pointer": "/project_id", "detail": "there is none"}],
+        )
+    _require(tx, experiment_id, project_id)
     count = tx.first(_count)
     if count is not None and count[0] >= webhooks.MAX_WEBHOOKS:
         raise Conflict(f"There are {webhooks.MAX_WEBHOOKS} webhooks; delete one first.")
@@ -126,6 +139,7 @@ def create(tx: Tx, request: WebhookRequest) -> Webhook:
         "name": request.name,
         "types": dump(request.types),
         "experiment_id": experiment_id,
+        "project_id": project_id,
         "format": request.format.value,
         "created_at": tx.now,
         "paused_at": None,
@@ -136,17 +150,31 @@ def create(tx: Tx, request: WebhookRequest) -> Webhook:
     return get(tx, values["id"])
 
 
-def _require(tx: Tx, experiment_id: str | None) -> None:
-    """Raise NotPermitted for somebody who may not be told of an experiment's, or of all, events."""
-    if experiment_id is None:
-        tx.require_admin()
-    else:
+def _require(tx: Tx, experiment_id: str | None, project_id: str | None) -> None:
+    """Raise NotPermitted for somebody who may not be told of these, or of all, events."""
+    if experiment_id is not None:
         tx.require(Permission.MAINTAIN, experiment_id)
+    if project_id is not None:
+        tx.require_project(Permission.MAINTAIN, project_id)
+    if experiment_id is None and project_id is None:
+        tx.require_admin()
+
+
+def _own(tx: Tx, webhook_id: str) -> Webhook:
+    """Return a webhook that the principal may change. Raises NotFound, NotPermitted."""
+    webhook = get(tx, webhook_id)
+    _require(tx, webhook.experiment_id, webhook.project_id)
+    return webhook
+
+
+def find(tx: Tx, webhook_id: str) -> Webhook | None:
+    """Return a webhook, or None if there is none with this id."""
+    return tx.first(_by_id, webhook_id)
 
 
 def get(tx: Tx, webhook_id: str) -> Webhook:
     """Return a webhook. Raises NotFound."""
-    webhook = tx.first(_by_id, webhook_id)
+    webhook = find(tx, webhook_id)
     if webhook is None:
         raise NotFound(f"There is no webhook {webhook_id!a}.")
     return webhook
@@ -159,18 +187,17 @@ def list_all(tx: Tx) -> list[Webhook]:
 
 def update(tx: Tx, webhook_id: str, request: WebhookUpdate) -> Webhook:
     """Change a webhook, or pause it or let it go on. Raises NotFound."""
-    webhook = get(tx, webhook_id)
-    _require(tx, webhook.experiment_id)
-    given = request.model_dump(exclude_unset=True, exclude_none=True, mode="json")
-    paused = given.pop("paused", None)
-    if "types" in given:
-        given["types"] = dump(given["types"])
+    webhook = _own(tx, webhook_id)
+    fields = request.model_dump(exclude_unset=True, exclude_none=True, mode="json")
+    paused = fields.pop("paused", None)
+    if "types" in fields:
+        fields["types"] = dump(fields["types"])
     if paused is True:
-        given |= {"paused_at": tx.now, "paused_reason": _PAUSED_BY_HAND}
+        fields |= {"paused_at": tx.now, "paused_reason": _PAUSED_BY_HAND}
     if paused is False:
-        given |= {"paused_at": None, "paused_reason": None, "failing_since": None}
+        fields |= {"paused_at": None, "paused_reason": None, "failing_since": None}
         tx.notify(SUPERVISOR)
-    return _change(tx, webhook, **given)
+    return _change(tx, webhook, **fields)
 
 
 def _change(tx: Tx, webhook: Webhook, **changes: Unpack[WebhookChanges]) -> Webhook:
@@ -182,7 +209,7 @@ def _change(tx: Tx, webhook: Webhook, **changes: Unpack[WebhookChanges]) -> Webh
 
 def remove(tx: Tx, webhook_id: str) -> None:
     """Delete a webhook and its messages. Raises NotFound."""
-    _require(tx, get(tx, webhook_id).experiment_id)
+    _own(tx, webhook_id)
     tx.run(_delete_deliveries, webhook=webhook_id)
     tx.run(_delete, webhook=webhook_id)
 
@@ -220,7 +247,7 @@ def _add(tx: Tx, webhook_id: str, type: str, body: str) -> str:
 
 def send_test(tx: Tx, webhook_id: str) -> WebhookDelivery:
     """Write a message of the type `webhook.test` to one webhook. Raises NotFound."""
-    _require(tx, get(tx, webhook_id).experiment_id)
+    _own(tx, webhook_id)
     body = dump(webhooks.message(webhooks.TEST, tx.now, {"webhook_id": webhook_id}))
     return get_delivery(tx, webhook_id, _add(tx, webhook_id, webhooks.TEST, body))
 
@@ -243,7 +270,7 @@ def list_deliveries(
 
 def redeliver(tx: Tx, webhook_id: str, delivery_id: str) -> WebhookDelivery:
     """Have a message sent once more, from now on with all attempts. Raises NotFound."""
-    _require(tx, get(tx, webhook_id).experiment_id)
+    _own(tx, webhook_id)
     delivery = get_delivery(tx, webhook_id, delivery_id)
     tx.notify(SUPERVISOR)
     return _change_delivery(

@@ -37,8 +37,8 @@ def get_storage(
     opener: Any = None
     if scheme in STORAGES and colon:
         opener = _load(STORAGES[scheme])
-    for found in () if opener else entry_points(group=GROUP, name=scheme):
-        opener = found.load()
+    for entry_point in () if opener else entry_points(group=GROUP, name=scheme):
+        opener = entry_point.load()
     if opener is None:
         known = sorted({*STORAGES, *entry_points(group=GROUP).names})
         names = "".join(f", [stores.{name}]" for name in stores or ())

@@ -141,14 +141,14 @@ class DirectoryArtifacts:
         names = check(folder) if folder else []
         prefix = f"{folder}/" if folder else ""
         with suppress(NotFound), _answering(folder), self._open(owner, names) as opened:
-            found = []
+            artifacts = []
             for name in files.names(opened):
                 status = os.stat(name, dir_fd=opened, follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
-                    found.append(Artifact(prefix + name, 0, is_folder=True))
+                    artifacts.append(Artifact(prefix + name, 0, is_folder=True))
                 elif stat.S_ISREG(status.st_mode) and not name.startswith(_DRAFT):
-                    found.append(Artifact(prefix + name, status.st_size))
-            return found
+                    artifacts.append(Artifact(prefix + name, status.st_size))
+            return artifacts
         return []
 
     def delete(self, owner: Owner, path: str) -> None:
@@ -228,10 +228,10 @@ class BucketArtifacts:
             raise Conflict(f"{file!r:.200} is a folder, or a file is on the way to it.")
 
     def size(self, owner: Owner, file: str) -> int:
-        found = self._bucket.head(self._key(owner, file))
-        if found is None:
+        meta = self._bucket.head(self._key(owner, file))
+        if meta is None:
             raise NotFound(f"There is no artifact {file!r:.200}.")
-        return found.size
+        return meta.size
 
     def read(self, owner: Owner, file: str, offset: int = 0) -> Iterator[bytes]:
         if offset >= self.size(owner, file):  # a range that begins at the end is refused
@@ -244,11 +244,11 @@ class BucketArtifacts:
     def list_folder(self, owner: Owner, folder: str = "") -> list[Artifact]:
         top = self._key(owner, folder) if folder else _top(owner)
         prefix = f"{folder}/" if folder else ""
-        found: dict[str, Artifact] = {}
+        by_name: dict[str, Artifact] = {}
         for key, entry in self._bucket.entries(top).items():
             name, is_below, _ = unquote(key.removeprefix(f"{top}/")).partition("/")
-            found[name] = Artifact(prefix + name, 0 if is_below else entry.size, bool(is_below))
-        return [found[name] for name in sorted(found)]
+            by_name[name] = Artifact(prefix + name, 0 if is_below else entry.size, bool(is_below))
+        return [by_name[name] for name in sorted(by_name)]
 
     def delete(self, owner: Owner, path: str) -> None:
         key = self._key(owner, path)

@@ -3,11 +3,10 @@
 The manifest and the commit protocol are the trainer's (`llm_train.checkpoint`): trainers of this
 machine save there by themselves, and others through `begin`, `write` and `commit`. A trainer may
 put links and worse there, so every directory below `ckpts` is opened relative to its parent and
-never through a link (`app.storage.files`).
+never through a link (`app.storage.files`, `app.storage.trees`).
 """
 
 import errno
-import hashlib
 import itertools
 import os
 import secrets
@@ -15,13 +14,11 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from llm_train import checkpoint
 from llm_train.descriptors import CHUNK
 from llm_train.manifest import (
     MANIFEST,
-    MAX_MANIFEST_BYTES,
     CheckpointError,
     Manifest,
     check_path,
@@ -33,7 +30,16 @@ from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
 from app.storage import data_dir as data_dirs
 from app.storage import files
-from app.storage.base import Committed, Damaged, Draft, Incomplete, is_key
+from app.storage.base import Committed, Damaged, Draft, is_key
+from app.storage.trees import (
+    complete,
+    file_size,
+    fill,
+    has_manifest,
+    manifest_digest,
+    replace_file,
+    tree_size,
+)
 
 _DRAFT, _TRASH = ".tmp-", ".trash-"
 _NO_PLACE = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR)
@@ -75,7 +81,7 @@ class DirectoryStorage:
                         os.mkdir(directory, dir_fd=folder)
                     folder = stack.enter_context(files.inner(folder, directory))
                 if not offset:
-                    return _replace_file(folder, name, content)
+                    return replace_file(folder, name, content)
                 opened = files.open_file(folder, name, os.O_WRONLY | os.O_CREAT)
             except OSError as error:
                 if error.errno in _NO_PLACE or isinstance(error, files.Unusable):
@@ -86,7 +92,7 @@ class DirectoryStorage:
                     raise CheckpointError(f"{file!r:.200} has fewer than {offset} bytes")
                 os.ftruncate(opened, offset)
                 stream.seek(offset)
-                return _fill(stream, content)
+                return fill(stream, content)
 
     def commit(self, draft: Draft, content: bytes) -> Committed:
         path = draft.path
@@ -95,11 +101,11 @@ class DirectoryStorage:
             names = checkpoint.candidate_names(path.name)
             with suppress(FileNotFoundError), self._open_run(path) as parent:
                 for name in itertools.takewhile(lambda name: files.exists(parent, name), names):
-                    if _digest(parent, name) == manifest.sha256:
+                    if manifest_digest(parent, name) == manifest.sha256:
                         self.abandon(draft)  # the answer was lost, or two have sent it
                         return Committed(path._replace(name=name), manifest)
             with self._open_draft(draft) as folder:
-                _complete(folder, manifest, content)
+                complete(folder, manifest, content)
             with self._open_run(path) as parent:
                 name = self._publish(parent, draft)
                 os.fsync(parent)
@@ -145,7 +151,7 @@ class DirectoryStorage:
         with _answering(path), missing, self._open_run(path) as folder:
             for name in files.names(folder):
                 if name.startswith(_DRAFT):
-                    size += _tree_size(folder, name)
+                    size += tree_size(folder, name)
         return size
 
     def verify(self, path: CheckpointPath) -> Manifest:
@@ -158,7 +164,7 @@ class DirectoryStorage:
 
     def size(self, path: CheckpointPath, most: int) -> int:
         with suppress(OSError), self._open_run(path) as folder:
-            return _tree_size(folder, path.name, most)
+            return tree_size(folder, path.name, most)
         return 0
 
     def exists(self, path: CheckpointPath) -> bool:
@@ -192,7 +198,7 @@ class DirectoryStorage:
         missing = suppress(FileNotFoundError)
         with _answering(path, "deleted"), missing, self._open_run(path) as folder:
             files.remove(folder, trash)  # what a server that died has left
-            if files.exists(folder, name) and _digest(folder, name) in (None, sha256):
+            if files.exists(folder, name) and manifest_digest(folder, name) in (None, sha256):
                 os.rename(name, trash, src_dir_fd=folder, dst_dir_fd=folder)
                 files.remove(folder, trash)
 
@@ -203,7 +209,7 @@ class DirectoryStorage:
                 return [
                     path._replace(name=name)
                     for name in files.names(folder)
-                    if paths.is_name(name) and _has_manifest(folder, name)
+                    if paths.is_name(name) and has_manifest(folder, name)
                 ]
         except Damaged:  # the run has no directory
             return []
@@ -245,7 +251,7 @@ class DirectoryStorage:
         try:
             with _answering(path), self._open_run(path) as run, files.inner(run, path.name) as top:
                 listed = checkpoint.load(self._directory(path), run).files
-                return all(_size(top, file.path) == file.size for file in listed)
+                return all(file_size(top, file.path) == file.size for file in listed)
         except Damaged:
             return False
 
@@ -286,9 +292,12 @@ class DirectoryStorage:
         path, manifest = draft.path, parse(content)
         with _answering(path, "written"):
             with self._open_draft(draft) as folder:
-                _complete(folder, manifest, content)
+                complete(folder, manifest, content)
             with self._open_run(path) as run:
-                if files.exists(run, path.name) and _digest(run, path.name) == manifest.sha256:
+                if (
+                    files.exists(run, path.name)
+                    and manifest_digest(run, path.name) == manifest.sha256
+                ):
                     os.rename(path.name, f"{_TRASH}{path.name}", src_dir_fd=run, dst_dir_fd=run)
                 temporary = self._temporary(draft).name
                 os.rename(temporary, path.name, src_dir_fd=run, dst_dir_fd=run)
@@ -331,108 +340,3 @@ def _answering(path: object, done: str = "read") -> Iterator[None]:
         raise CheckpointUnreadable(
             f"{path} could not be {done}: {error.strerror}.", retry_after=5
         ) from error
-
-
-def _replace_file(folder: int, name: str, content: Iterable[bytes]) -> int:
-    """Write a file in the place of one of this name, which stays until all has come."""
-    draft = f".part-{secrets.token_hex(8)}"
-    opened = files.open_file(folder, draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    try:
-        with os.fdopen(opened, "wb") as stream:
-            size = _fill(stream, content)
-        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(draft, dir_fd=folder)
-        raise
-    return size
-
-
-def _fill(stream: IO[bytes], content: Iterable[bytes]) -> int:
-    """Write the rest of a file, to the disk; return its size."""
-    for chunk in content:
-        stream.write(chunk)
-    stream.flush()
-    os.fsync(stream.fileno())
-    return stream.tell()
-
-
-def _complete(folder: int, manifest: Manifest, content: bytes) -> None:
-    """Compare a draft's sizes with its manifest, make the links, and write the manifest."""
-    expected = {file.path: file.size for file in manifest.files}
-    wrong = sorted(path for path, size in expected.items() if _size(folder, path) != size)
-    if wrong:
-        raise Incomplete(wrong)
-    for top, folders, names, opened in os.fwalk(".", topdown=False, dir_fd=folder):
-        prefix = top[2:] + "/" if top != "." else ""
-        for name in names:
-            if prefix + name not in expected and prefix + name != MANIFEST:
-                os.unlink(name, dir_fd=opened)
-        for name in folders:
-            with suppress(OSError):
-                os.rmdir(name, dir_fd=opened)  # an empty one is in no manifest
-        os.fsync(opened)
-    for link in manifest.links:
-        *folders, name = link.path.split("/")
-        with _inner(folder, folders, make=True) as opened:
-            with suppress(FileExistsError):
-                os.symlink(link.target, name, dir_fd=opened)
-            os.fsync(opened)
-    files.write(folder, MANIFEST, content)
-    os.fsync(folder)
-
-
-@contextmanager
-def _inner(folder: int, names: list[str], make: bool = False) -> Iterator[int]:
-    """Open a folder of a draft, never through a link."""
-    with ExitStack() as stack:
-        for name in names:
-            if make:
-                with suppress(FileExistsError):
-                    os.mkdir(name, dir_fd=folder)
-            folder = stack.enter_context(files.inner(folder, name))
-        yield folder
-
-
-def _size(folder: int, path: str) -> int | None:
-    *folders, name = path.split("/")
-    try:
-        with _inner(folder, folders) as opened:
-            file = files.open_file(opened, name)
-    except (FileNotFoundError, files.Unusable):
-        return None
-    try:
-        return os.fstat(file).st_size
-    finally:
-        os.close(file)
-
-
-def _tree_size(folder: int, name: str, most: int = 1 << 62) -> int:
-    """Return the bytes below a directory; counting may end above `most`."""
-    size = 0
-    for _, _, names, inner in os.fwalk(name, dir_fd=folder):
-        for file in names:
-            size += os.stat(file, dir_fd=inner, follow_symlinks=False).st_size
-        if size > most:
-            break
-    return size
-
-
-def _digest(folder: int, name: str) -> str | None:
-    """Return the SHA-256 of the manifest in a directory, valid or not; None if there is none."""
-    try:
-        with files.inner(folder, name) as opened:
-            content = files.read(opened, MANIFEST, MAX_MANIFEST_BYTES)
-    except (FileNotFoundError, files.Unusable):
-        return None
-    return hashlib.sha256(content).hexdigest()
-
-
-def _has_manifest(folder: int, name: str) -> bool:
-    try:
-        with files.inner(folder, name) as opened:
-            return files.is_file(opened, MANIFEST)
-    except (FileNotFoundError, files.Unusable):
-        return False
-    except OSError:  # reading it will tell
-        return True

@@ -49,12 +49,12 @@ class EventFiles:
         """
         while True:
             before = dict(self._offsets)
-            found = self._read(since)
-            if found or self._offsets == before:
-                return found
+            values = self._read(since)
+            if values or self._offsets == before:
+                return values
 
     def _read(self, since: float) -> list[Scalar]:
-        found: list[Scalar] = []
+        values: list[Scalar] = []
         left = READ_BYTES
         for path in self._find():
             if left <= 0:
@@ -63,12 +63,12 @@ class EventFiles:
             own = self._read_file(path, left)
             left -= self._offsets.get(path, 0) - before
             folder = path.rpartition("/")[0]
-            found += [
+            values += [
                 scalar._replace(tag=self._key(folder, scalar.tag))
                 for scalar in own
                 if scalar.wall_time >= since
             ]
-        return found
+        return values
 
     def _key(self, folder: str, tag: str) -> str:
         owner = self._owners.setdefault(tag, folder)
@@ -78,10 +78,10 @@ class EventFiles:
         """Return the paths of event files, relative to the run's directory, sorted."""
         try:
             with files.directory(self._run_dir) as folder:
-                found = sorted(self._walk(folder, "", [self._pattern], 0, [MAX_FOLDERS]))
+                paths = sorted(self._walk(folder, "", [self._pattern], 0, [MAX_FOLDERS]))
         except FileNotFoundError:
             return []
-        return [path for path in found if path not in self._broken][:MAX_FILES]
+        return [path for path in paths if path not in self._broken][:MAX_FILES]
 
     def _walk(
         self, folder: int, prefix: str, patterns: list[tuple[str, ...]], depth: int, left: list[int]
@@ -109,7 +109,7 @@ class EventFiles:
                 opened = files.open_file(folder, name)
         except (files.Unusable, FileNotFoundError):
             return []
-        found: list[Scalar] = []
+        values: list[Scalar] = []
         with os.fdopen(opened, "rb") as stream:
             size = os.fstat(opened).st_size
             at = start = self._offsets.get(path, 0)
@@ -126,10 +126,10 @@ class EventFiles:
                 if at + HEAD + length + TAIL > size:
                     break  # a record that is still being written
                 if length <= MAX_RECORD:
-                    found += scalars(stream.read(length))
+                    values += scalars(stream.read(length))
                 at += HEAD + length + TAIL
             self._offsets[path] = at
-        return found
+        return values
 
 
 def _match(pattern: tuple[str, ...], name: str) -> list[tuple[str, ...]]:

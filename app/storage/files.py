@@ -131,6 +131,14 @@ def is_file(folder: int, name: str) -> bool:
         return False
 
 
+def is_directory(folder: int, name: str) -> bool:
+    """Return True if a directory has this name; a link to one is none."""
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
 def set_aside(folder: int, name: str) -> None:
     """Rename what stands where something of the service belongs; its content may be somebody's."""
     aside = f".{name[:200]}.aside-{secrets.token_hex(8)}"

@@ -72,8 +72,8 @@ def part_key(place: str, slug: str, offset: int) -> str:
 def parts_of(there: Iterable[str], place: str, slug: str) -> dict[str, int]:
     """Return the objects of a file that is in several, with their offsets, in order."""
     prefix = f"{place}/parts/{slug}/"
-    found = {key: key[len(prefix) :] for key in there if key.startswith(prefix)}
-    return {key: int(at) for key, at in sorted(found.items()) if _OFFSET.fullmatch(at)}
+    by_key = {key: key[len(prefix) :] for key in there if key.startswith(prefix)}
+    return {key: int(at) for key, at in sorted(by_key.items()) if _OFFSET.fullmatch(at)}
 
 
 def slugs_of(there: Iterable[str], place: str) -> set[str]:

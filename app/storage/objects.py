@@ -24,7 +24,7 @@ from app.errors import CheckpointUnreadable
 
 IDENTITY = ".llm-train/id"
 _PROBE = ".llm-train/probe-"
-RACERS = 16
+RACERS, RACES = 16, 8
 PIECE_BYTES = 16 << 20
 """What is written in one request, and held in memory for that."""
 READ_BYTES = 4 << 20
@@ -123,10 +123,10 @@ class Bucket:
         with self._answering(prefix):
             try:
                 pages = obstore.list(self._store, prefix, chunk_size=1000)
-                found = {meta["path"]: _entry(meta) for page in pages for meta in page}
+                by_key = {meta["path"]: _entry(meta) for page in pages for meta in page}
             except FileNotFoundError:  # some stores know no empty folders
-                found = {}
-        return dict(sorted(found.items()))
+                by_key = {}
+        return dict(sorted(by_key.items()))
 
     def folders(self, prefix: str) -> Sequence[str]:
         """Return the keys of the folders directly in a folder."""
@@ -149,11 +149,16 @@ class Bucket:
             lasts = timedelta(seconds=seconds)
             return list(obstore.sign(self._store, method, list(keys), lasts))  # type: ignore[call-overload]
 
-    def probe(self) -> None:
+    def probe(self, races: int = RACES) -> None:
         """Raise ValueError unless of many writers that create an object at once one wins.
 
-        Some servers ignore If-None-Match: two trainers would overwrite each other's commit.
+        Some servers ignore If-None-Match: two trainers would overwrite each other's commit. Others
+        (such as OpenStack Swift) heed it only if nobody else writes: one try may find nothing.
         """
+        for _ in range(races):
+            self._race()
+
+    def _race(self) -> None:
         key = f"{_PROBE}{secrets.token_hex(8)}"
         racers = range(RACERS)
         winners = run_all(lambda number: self.create(key, b"%d" % number), racers, RACERS)

@@ -20,7 +20,7 @@ from app.errors import CheckpointUnreadable
 from app.storage.base import MANIFEST, URL_SECONDS, Damaged, Draft, Manifest, Transfer
 from app.storage.envelope import Envelope, Piece, parse_envelope
 from app.storage.keys import COMMITTED, DRAFT, draft_of, manifest_key, place_of, run_folder
-from app.storage.objects import Bucket, Entry
+from app.storage.objects import RACES, Bucket, Entry
 from app.storage.s3_drafts import S3Drafts
 
 
@@ -39,15 +39,15 @@ class S3Storage(S3Drafts):
         """
         known = self._known()
         try:
-            self.bucket.probe()
-            found = self.bucket.identity(None if known else secrets.token_hex(16))
+            self.bucket.probe(1 if known else RACES)
+            identity = self.bucket.identity(None if known else secrets.token_hex(16))
         except CheckpointUnreadable:
             if known is None:
                 raise
             return  # it was fine, and will be again
-        if known is None and found is not None:
-            self._mark.write_text(found)
-        elif found != known:
+        if known is None and identity is not None:
+            self._mark.write_text(identity)
+        elif identity != known:
             raise ValueError(
                 f"LLM_TRAIN_STORAGE: {self.bucket.url} is not the store that this service keeps "
                 f"its checkpoints in; if they were moved there, remove {self._mark}"
@@ -105,10 +105,10 @@ class S3Storage(S3Drafts):
 
     def size(self, path: CheckpointPath, most: int) -> int:
         try:
-            found = self._load(path)
+            loaded = self._load(path)
         except (CheckpointUnreadable, Damaged):
             return 0
-        return 0 if found is None else found.manifest.size_bytes
+        return 0 if loaded is None else loaded.manifest.size_bytes
 
     def exists(self, path: CheckpointPath) -> bool:
         try:
@@ -176,7 +176,7 @@ class S3Storage(S3Drafts):
         """Return what was committed under a path and has no manifest any more."""
         keys = self.bucket.entries(f"{run_folder(path)}/{path.name}")
         marked = [draft_of(key) for key in keys if key.endswith(f"/{COMMITTED}")]
-        return [each for each in marked if each is not None and not self._is_committed(each)]
+        return [draft for draft in marked if draft is not None and not self._is_committed(draft)]
 
     def list_run(self, experiment_id: str, run_id: str) -> list[CheckpointPath]:
         prefix = f"ckpts/{experiment_id}/{run_id}"
@@ -206,15 +206,15 @@ class S3Storage(S3Drafts):
     def sign_downloads(self, path: CheckpointPath) -> list[Transfer]:
         envelope = self._require(path)
         place = place_of(envelope.draft)
-        found: list[tuple[str, int, Piece]] = []
+        located: list[tuple[str, int, Piece]] = []
         for file, pieces in envelope.pieces.items():
             starts = itertools.accumulate((piece.size for piece in pieces), initial=0)
-            found += [(file, at, piece) for at, piece in zip(starts, pieces, strict=False)]
-        keys = [f"{place}/{piece.key}" for _, _, piece in found]
+            located += [(file, at, piece) for at, piece in zip(starts, pieces, strict=False)]
+        keys = [f"{place}/{piece.key}" for _, _, piece in located]
         urls = self.bucket.sign("GET", keys, URL_SECONDS)
         return [
             Transfer(file, at, piece.size, url)
-            for (file, at, piece), url in zip(found, urls, strict=True)
+            for (file, at, piece), url in zip(located, urls, strict=True)
         ]
 
     def _require_in_place(self) -> None:
@@ -230,8 +230,8 @@ class S3Storage(S3Drafts):
         return None if content is None else parse_envelope(path, content)
 
     def _require(self, path: CheckpointPath) -> Envelope:
-        found = self._load(path)
-        if found is None:
+        loaded = self._load(path)
+        if loaded is None:
             self._require_in_place()
             raise Damaged(f"There is no manifest at {path}.")
-        return found
+        return loaded

@@ -139,7 +139,7 @@ class S3Drafts:
         if path is None:  # another sender of the very same was faster
             return self.commit(draft, content)
         place = place_of(draft)
-        listed = {f"{place}/{piece.key}" for found in pieces.values() for piece in found}
+        listed = {f"{place}/{piece.key}" for of_file in pieces.values() for piece in of_file}
         self.bucket.put(f"{place}/{COMMITTED}", b"")
         self.bucket.delete([key for key in there if key not in listed] + [f"{place}/{DRAFT}"])
         return Committed(path, manifest)
@@ -152,9 +152,9 @@ class S3Drafts:
             if stored is None:
                 return None
             with suppress(Damaged):  # somebody else's, which has the name
-                found = parse_envelope(candidate, stored)
-                if found.content == content:
-                    return Committed(candidate, found.manifest)
+                envelope = parse_envelope(candidate, stored)
+                if envelope.content == content:
+                    return Committed(candidate, envelope.manifest)
         raise AssertionError("there is always another name")
 
     def _publish(self, envelope: Envelope) -> CheckpointPath | None:
@@ -183,10 +183,10 @@ class S3Drafts:
         names = {file.path for file in manifest.files}
         for name in names:
             check_conflicts(name, names)
-        found = {file.path: self._pieces_of(place, file, there) for file in manifest.files}
-        if wrong := [path for path, pieces in found.items() if pieces is None]:
+        by_file = {file.path: self._pieces_of(place, file, there) for file in manifest.files}
+        if wrong := [path for path, pieces in by_file.items() if pieces is None]:
             raise Incomplete(wrong)
-        return {path: pieces for path, pieces in found.items() if pieces is not None}
+        return {path: pieces for path, pieces in by_file.items() if pieces is not None}
 
     def _pieces_of(self, place: str, file: File, there: dict[str, Entry]) -> list[Piece] | None:
         slug, parts, end = slug_of(file.path), list[Piece](), 0
@@ -278,7 +278,7 @@ class S3Drafts:
             if self._pieces_of(place, file, there) is None:
                 wanted += [(file, at, size, key) for at, size, key in plan_objects(place, file)]
         missing = [
-            each for each in wanted if each[3] not in there or there[each[3]].size != each[2]
+            part for part in wanted if part[3] not in there or there[part[3]].size != part[2]
         ]
         urls = self.bucket.sign("PUT", [key for _, _, _, key in missing], URL_SECONDS)
         return [

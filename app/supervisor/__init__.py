@@ -14,10 +14,13 @@ How to add a step
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from app import tracing
 from app.db.changes import SUPERVISOR
 from app.db.database import Database
 from app.db.tables import DataDir
@@ -27,17 +30,22 @@ from app.launchers.base import Launcher, LauncherContext
 from app.services import data_dirs
 from app.settings import Settings
 from app.storage import data_dir
+from app.supervisor.alerts import check_alerts
 from app.supervisor.cleanup import clean_up
 from app.supervisor.deleting import remove_deleted
 from app.supervisor.deliver import deliver
 from app.supervisor.engines import end_jobs
 from app.supervisor.event_files import follow_event_files
+from app.supervisor.expiring import expire_runs
 from app.supervisor.reconcile import reconcile
 from app.supervisor.schedule import launch
 from app.supervisor.state import SupervisorState, uses_files
 from app.supervisor.verifying import verify, verify_requested
 
 TICK_SECONDS = 0.5
+SHORT_SECONDS, REST = 0.01, 4.0
+"""A tick that takes the event loop for longer than that is followed by a rest of so many times its
+length: a thousand claims that each wake the loop must not leave requests no time."""
 ASK_AGAIN_SECONDS = 5.0
 STUCK_SECONDS = 15.0
 """A tick that takes longer waits for a disk or a database that may never answer."""
@@ -54,7 +62,9 @@ STEPS: tuple[Callable[[SupervisorState], Awaitable[None]], ...] = (
     verify_requested,
     clean_up,
     remove_deleted,
+    expire_runs,
     end_jobs,
+    check_alerts,
     deliver,
 )
 
@@ -84,6 +94,18 @@ def make_launchers(settings: Settings, tables: Mapping[str, LauncherTable]) -> d
     return launchers
 
 
+@dataclass
+class Measures:
+    """What `/metrics` tells of the loop of this server, since its start."""
+
+    ticks: int = 0
+    tick_seconds: float = 0.0
+    """Of the event loop, in all of them."""
+    failed_steps: Counter[str] = field(default_factory=Counter)
+    write_seconds: float = 0.0
+    """What the last probe of the database took, with its wait for a turn."""
+
+
 class Supervisor:
     """The loop, from `run` to `stop`."""
 
@@ -102,6 +124,8 @@ class Supervisor:
         self._ticked_at = self._probed_at = float("-inf")
         self._unwritable: str | None = None
         self._ask_again = 0.0
+        self._rest = 0.0
+        self.measures = Measures()
         self.wrong_data_dir = False
         """True while runs are under way in another data directory than ours."""
 
@@ -126,6 +150,7 @@ class Supervisor:
                 while not self._stopping:
                     wakeup.clear()
                     await self._tick()
+                    await asyncio.sleep(self._rest)
                     with suppress(TimeoutError):
                         await asyncio.wait_for(wakeup.wait(), TICK_SECONDS)
         finally:
@@ -133,10 +158,22 @@ class Supervisor:
             self.state.close()
 
     async def _tick(self) -> None:
+        began = time.thread_time()
+        try:
+            with tracing.tick():
+                await self._take_steps()
+        finally:
+            held = time.thread_time() - began
+            self.measures.ticks += 1
+            self.measures.tick_seconds += held
+            self._rest = 0.0 if held < SHORT_SECONDS else min(held * REST, TICK_SECONDS)
+
+    async def _take_steps(self) -> None:
         try:
             leads = await self._leads()
         except Exception as error:
             self.state.log_throttled("leader", "cannot tell who leads", error=error)
+            await self._probe()  # the likely cause, which readiness has to tell at once
             return
         self.state.begin_tick(leads)
         for step in STEPS if leads else ():
@@ -144,6 +181,7 @@ class Supervisor:
                 await step(self.state)
             except Exception as error:
                 name = step.__name__
+                self.measures.failed_steps[name] += 1
                 self.state.log_throttled(
                     name, "step %s failed; it is tried again", name, error=error
                 )
@@ -155,8 +193,10 @@ class Supervisor:
         """Write now and then, as the next report or start will have to."""
         if time.monotonic() - self._probed_at < PROBE_SECONDS:
             return
+        began = time.monotonic()
         try:
             await self.state.db.write(data_dirs.write_again)
+            self.measures.write_seconds = time.monotonic() - began
             await asyncio.to_thread(data_dir.probe, self.state.settings.data_dir)
             self._unwritable = None
         except Exception as error:

@@ -4,16 +4,18 @@ import asyncio
 import logging
 import time
 
-from app.db import chunks
+from app.db import repacking, tally
 from app.domain import paths
 from app.errors import CheckpointUnreadable
-from app.services import idempotency, retention, webhooks
+from app.services import audit, idempotency, retention, webhooks
 from app.supervisor.state import SupervisorState
 
 EVERY_SECONDS = 600.0
+_TALLY_SECONDS = 5.0
 _ABOUT = "retention"
 _STORAGE = "the storage's housekeeping"
 _POINTS = "points of earlier versions"
+_TALLY = "the tally"
 _CHUNKS = 100
 _PAUSE_SECONDS = 0.5
 """Between two writes of repacked points: trainers come first."""
@@ -22,16 +24,20 @@ log = logging.getLogger(__name__)
 
 
 async def clean_up(state: SupervisorState) -> None:
-    """Delete keys and messages past their time, and checkpoints that recipes do not keep."""
+    """Delete keys, messages and audit entries past their time, and what recipes do not keep."""
     limits = retention.configured_limits(state.recipes)
     if time.monotonic() - state.cleaned_up_at >= EVERY_SECONDS:
         await state.db.write(idempotency.expire)
         await state.db.write(webhooks.expire)
+        await state.db.write(audit.expire, state.settings.audit_days)
         state.over_limit |= await state.db.scan(retention.over_limit, limits)
         state.pending_deletion = True
         state.cleaned_up_at = time.monotonic()
         if _STORAGE not in state.jobs:
             state.start_job(_STORAGE, state.run_reader(state.storage.clean_up))
+    if time.monotonic() - state.tallied_at >= _TALLY_SECONDS and _TALLY not in state.jobs:
+        state.tallied_at = time.monotonic()
+        state.start_job(_TALLY, _compact_tally(state))
     if state.plain_points is not None and _POINTS not in state.jobs:
         state.start_job(_POINTS, _pack_points(state))
     for run_id, number in list(state.over_limit.items()):
@@ -63,9 +69,16 @@ async def _remove_files(state: SupervisorState) -> None:
 async def _pack_points(state: SupervisorState) -> None:
     """Pack the points that earlier versions stored plainly, a few at a time."""
     while state.plain_points is not None:
-        found = await state.db.scan(chunks.list_plain, state.plain_points, _CHUNKS)
-        if found:
-            await state.db.write(chunks.pack_again, found)
-        last = found[-1] if len(found) == _CHUNKS else None
+        plain = await state.db.scan(repacking.list_plain, state.plain_points, _CHUNKS)
+        if plain:
+            await state.db.write(repacking.pack_again, plain)
+        last = plain[-1] if len(plain) == _CHUNKS else None
         state.plain_points = (last.series_id, last.first_step) if last else None
         await asyncio.sleep(_PAUSE_SECONDS if last else 0)
+
+
+async def _compact_tally(state: SupervisorState) -> None:
+    """Add up what was counted since the last time, a few rows at a time."""
+    while (done := await state.db.write(tally.compact, state.tallied)) != state.tallied:
+        state.tallied = done
+        await asyncio.sleep(_PAUSE_SECONDS)

@@ -31,6 +31,7 @@ async def _send_due(state: SupervisorState, webhook_id: str) -> None:
     """Send what is due to one webhook, until nothing is."""
     while state.leads and (due := await state.db.read(webhooks.list_due, webhook_id, AT_ONCE)):
         attempts = await asyncio.gather(*_attempts(state, due))
+        state.sent.update("failed" if attempt.error else "delivered" for attempt in attempts)
         await state.db.write(webhooks.record, webhook_id, attempts)
 
 

@@ -14,7 +14,8 @@ from app.domain.ids import timestamp, timestamp_after
 from app.launchers.base import AvoidsNodes, JobStatus, Key, Launcher, Unreachable
 from app.services import attempts, live_runs
 from app.services.live_runs import AnyRun
-from app.supervisor.state import EngineState, SupervisorState, key_of, uses_files
+from app.supervisor.memory import EngineState
+from app.supervisor.state import SupervisorState, key_of, uses_files
 
 ANSWER_SECONDS = 0.2
 """How long a tick waits for an engine: mostly it answers at once."""
@@ -34,16 +35,16 @@ async def look(
     is_old = state.clock() - engine.looked_at >= launcher.look_seconds
     if is_old or not engine.asked.issuperset(keys):
         await _ask(state, f"look at {launcher.name}", lambda: _look(state, launcher, keys))
-    return {key: engine.found[key] for key in keys if key in engine.found}
+    return {key: engine.statuses[key] for key in keys if key in engine.statuses}
 
 
 async def _look(state: SupervisorState, launcher: Launcher, keys: Sequence[Key]) -> None:
     engine = state.engine(launcher.name)
     engine.asked, engine.looked_at = frozenset(keys), state.clock()
     try:
-        engine.found = await engine.thread.run(launcher.look, keys)
+        engine.statuses = await engine.thread.run(launcher.look, keys)
     except Unreachable as error:
-        engine.found = {}
+        engine.statuses = {}
         _log(state, launcher, error)
 
 
@@ -85,8 +86,8 @@ async def choose_avoided(state: SupervisorState, run: AnyRun) -> tuple[str, ...]
     if state.clock() - engine.suspects_at >= SUSPECTS_SECONDS:
         since = timestamp_after(timestamp(), -SUSPECT_SECONDS)
         engine.suspects_at = state.clock()
-        found = await state.db.read(attempts.list_suspect_nodes, launcher.name, since)
-        engine.suspects = tuple(found)
+        suspects = await state.db.read(attempts.list_suspect_nodes, launcher.name, since)
+        engine.suspects = tuple(suspects)
     return tuple(launcher.choose_avoided(engine.suspects, state.resources(run)))
 
 

@@ -38,9 +38,9 @@ async def deliver(state: SupervisorState, run: LiveRun, recipe: Recipe) -> None:
         attempt.event_files = EventFiles(state.run_dir(run.id), recipe.tensorboard)
     # What an earlier attempt wrote is not this one's.
     since = datetime.fromisoformat(run.launched_at).timestamp() if run.launched_at else 0.0
-    while found := await asyncio.to_thread(attempt.event_files.read, since):
-        for start in range(0, len(found), MAX_POINTS):
-            points = list(filter(None, map(_point, found[start : start + MAX_POINTS])))
+    while scalars := await asyncio.to_thread(attempt.event_files.read, since):
+        for start in range(0, len(scalars), MAX_POINTS):
+            points = list(filter(None, map(_point, scalars[start : start + MAX_POINTS])))
             try:
                 writer = Writer(run.id, run.attempt)
                 await state.db.write(tracking.log, writer, points, {})

@@ -42,7 +42,7 @@ async def _find(
     state: SupervisorState, run: LiveRun, watch: HealthWatch
 ) -> list[tuple[Rule, Finding]]:
     """Feed the detectors with what is new; return what they find of this attempt."""
-    found: list[tuple[Rule, Finding]] = []
+    findings: list[tuple[Rule, Finding]] = []
     start = (await state.db.read(runs.get, run.id)).start_step
     for index, (rule, detector) in enumerate(watch.rules):
         assert rule.metric is not None
@@ -53,12 +53,12 @@ async def _find(
             for step, value in zip(curve.steps, curve.values, strict=True):
                 finding = detector.feed(rule.metric, step, value)
                 if finding is not None and step > start:
-                    found.append((rule, finding))
+                    findings.append((rule, finding))
             if curve.steps:
                 watch.next_steps[index] = curve.steps[-1] + 1
             if curve.next_after_step is None:
                 break
-    return found
+    return findings
 
 
 def _record(tx: Tx, seen: LiveRun, rule: Rule, finding: Finding) -> None:

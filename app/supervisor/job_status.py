@@ -8,17 +8,17 @@ import asyncio
 from dataclasses import replace
 
 from app.agent.mailbox import ExitRecord
-from app.db.tables import Attempt
 from app.domain.evidence import Cause
 from app.domain.lifecycle import RunStatus
 from app.domain.recipes import LOCAL
 from app.launchers.base import JobState, JobStatus, Key, Unreachable
 from app.services import attempts
+from app.services.attempts import LiveAttempt
 from app.services.live_runs import LiveRun
 from app.supervisor import engines
 from app.supervisor.state import SupervisorState, key_of, uses_files
 
-AGENT_SILENT_SECONDS = 30.0
+AGENT_SILENT_SECONDS = 35.0
 """After so long without a pulse an agent that is reached over HTTP counts as gone."""
 MISSING_SECONDS = 15.0
 """For so long an engine must not know a job before that counts as its end."""
@@ -57,7 +57,7 @@ async def get_statuses(state: SupervisorState, live: list[LiveRun]) -> dict[Key,
 
 
 def _with_mailbox(
-    state: SupervisorState, run: LiveRun, engine: JobStatus, row: Attempt
+    state: SupervisorState, run: LiveRun, engine: JobStatus, row: LiveAttempt
 ) -> JobStatus:
     """Return what is known of an attempt: the agent's word comes before the engine's.
 
@@ -82,6 +82,8 @@ def _with_mailbox(
         if engine.is_suspended:  # its agent is stopped as well, and may be for hours
             attempt.last_pulse = sign, state.listening_seconds
         if state.listening_seconds - attempt.last_pulse[1] < AGENT_SILENT_SECONDS:
+            if engine.state is JobState.RUNNING and attempt.began_at is not None:
+                return engine
             return replace(engine, state=JobState.RUNNING, ran_seconds=row.ran_seconds)
     if engine.state is JobState.ABSENT:
         if state.listening_seconds - (attempt.missing_since or 0.0) < MISSING_SECONDS:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from app import tracing
 from app.agent.mailbox import LaunchConfig
 from app.db.sql import load
 from app.db.tables import Run
@@ -38,6 +39,7 @@ def local_job(
         "PYTHONUNBUFFERED": "1",  # what a trainer prints is read while it trains
         # Also where none was asked for: a run must not use GPUs that nobody counted.
         **allocation.environment(),
+        **tracing.environment(),
     }
     environment = build_environment(recipe, state.settings.environment, own)
     token = attempt_token(state.secret, run.id, run.attempt)

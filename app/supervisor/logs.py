@@ -1,10 +1,11 @@
-"""The end of a trainer's logs, where the cause of its failure is looked for.
+"""The logs of a run: at their end the cause of a failure is looked for; they are removed as one.
 
 train.log holds what the command and its ranks printed. A launcher may have written the ranks' own
 logs below the run's directory as well (torchrun --log-dir): they are read where train.log names no
 error. All of these files are the trainer's.
 """
 
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from app.domain.clues import Clues, read_clues
+from app.services import train_log
 from app.storage import files
 
 TAIL = 65_536
@@ -32,6 +34,22 @@ def find_clues(run_dir: Path, attempt: int, log_start: int) -> Clues:
         if of_rank.error:
             return clues._replace(error=of_rank.error)
     return clues
+
+
+def remove_logs(run_dir: Path) -> None:
+    """Remove train.log and the logs of ranks below the run's directory. Raises OSError.
+
+    What the trainer puts in their place meanwhile, a link or a directory, leads nowhere.
+    """
+    for path in list(_below(run_dir, math.inf)):
+        *folders, name = path.relative_to(run_dir).parts
+        with (
+            suppress(FileNotFoundError, files.Unusable),
+            files.directory(run_dir.parent, run_dir.name, *folders) as folder,
+        ):
+            if not files.is_directory(folder, name):
+                files.remove(folder, name)
+    train_log.remove(run_dir)
 
 
 def _tail(run_dir: Path, name: str, start: int) -> str:
@@ -55,21 +73,21 @@ def _rank_logs(run_dir: Path, attempt: int) -> list[Path]:
     """
     earlier = run_dir / f"attempt-{attempt - 1}" / "exit.json"
     since = earlier.stat().st_mtime_ns if earlier.exists() else 0
-    found = []
-    for path in _below(run_dir):
+    logs = []
+    for path in _below(run_dir, MOST_ENTRIES):
         with suppress(OSError):
             status = path.lstat()
             if stat.S_ISREG(status.st_mode) and status.st_mtime_ns > since:
-                found.append((status.st_mtime_ns, path))
-    return [path for _, path in sorted(found, reverse=True)[:MOST_LOGS]]
+                logs.append((status.st_mtime_ns, path))
+    return [path for _, path in sorted(logs, reverse=True)[:MOST_LOGS]]
 
 
-def _below(run_dir: Path) -> Iterator[Path]:
+def _below(run_dir: Path, most_entries: float) -> Iterator[Path]:
     """Yield the logs in the directories of a run, but train.log; links are not followed."""
     entries = 0
     for folder, folders, names in os.walk(run_dir):
         entries += len(folders) + len(names)
-        if entries > MOST_ENTRIES:
+        if entries > most_entries:
             return
         if len(Path(folder).relative_to(run_dir).parts) >= DEEPEST:
             folders.clear()

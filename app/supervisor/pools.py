@@ -106,9 +106,12 @@ def _count(
     if state.attempt(run).is_finished:
         return
     recipe, is_launched = state.recipe(run), RunStatus(run.status) in LAUNCHED
+    resources = _resources(state, run)
+    allocation = _allocation(run, resources)
     holder = Holder(
-        run.id, owner, run.priority, _allocation(state, run),
-        quotas.count_gpus(run.gpus, run.resources), run.launched_at or run.submitted_at or "",
+        run.id, owner, run.priority, allocation,
+        # An engine names no GPUs: they count as the run, or its recipe, asks for them.
+        resources.count_held(allocation.gpus), run.launched_at or run.submitted_at or "",
         is_ending=run.status == RunStatus.CANCELLING
         or (is_launched and run.termination_reason is not None),
         may_yield=may_yield
@@ -143,9 +146,12 @@ async def _count_bytes(state: SupervisorState, uses: dict[str, ProjectUse]) -> N
         uses[id].bytes = size
 
 
-def _allocation(state: SupervisorState, run: LiveRun) -> Allocation:
+def _resources(state: SupervisorState, run: LiveRun) -> Resources:
     try:
-        resources = state.resources(run)
+        return state.resources(run)
     except ValueError:  # its GPUs are on record beside what it asked for
-        resources = Resources()
+        return Resources()
+
+
+def _allocation(run: LiveRun, resources: Resources) -> Allocation:
     return Allocation(tuple(load(run.gpus)), resources.cpus or 0, resources.memory_gb or 0)

@@ -8,24 +8,36 @@ finish      it has ended: take in, verify, record         external   trainers of
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from app.domain.evidence import Cause, Evidence
-from app.domain.lifecycle import Reason, RunStatus
+from app.domain.lifecycle import Reason, RunStatus, is_external
 from app.errors import Busy, Unavailable
-from app.launchers.base import JobState, JobStatus, WakesUp
+from app.launchers.base import JobState, JobStatus, Key, WakesUp
 from app.services import attempts, endings, launches, live_runs
+from app.services.launches import EngineWords
 from app.services.live_runs import LiveRun
 from app.supervisor import external, launch_config, notices
 from app.supervisor.finish import finish
 from app.supervisor.job_status import get_statuses
 from app.supervisor.running import check_running
 from app.supervisor.start import submit
-from app.supervisor.state import SupervisorState, key_of, uses_files
+from app.supervisor.state import BATCH, SupervisorState, key_of, uses_files
 from app.supervisor.terminate import end_leftovers
 
 RELAUNCH_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class News:
+    """What a look has found that is recorded at its end, for all runs together."""
+
+    words: list[EngineWords] = field(default_factory=list)
+    """What engines say of runs in their queues."""
+    nodes: list[tuple[Key, tuple[str, ...]]] = field(default_factory=list)
+    """The machines that attempts run on."""
 
 
 async def reconcile(state: SupervisorState) -> None:
@@ -37,16 +49,35 @@ async def reconcile(state: SupervisorState) -> None:
     live = await state.db.read(live_runs.list_launched)
     live += await state.db.read(live_runs.list_submitted)
     statuses = await get_statuses(state, [run for run in live if _must_look(state, run)])
-    for run in [*live, *await external.list_due(state)]:
+    news = News()
+    for number, run in enumerate([*live, *await external.list_due(state)]):
+        if number % BATCH == BATCH - 1:
+            await asyncio.sleep(0)  # a thousand runs must not hold up requests
         try:
-            await _reconcile(state, run, statuses.get(key_of(run)))
+            await _reconcile(state, run, statuses.get(key_of(run)), news)
             if notices.get(state, run) is Reason.SERVICE_ERROR:
                 await notices.record(state, run, None)
         except Exception as error:
-            words = "run %s could not be reconciled; it is tried again"
-            state.log_throttled(run.id, words, run.id, error=error)
+            about = "run %s could not be reconciled; it is tried again"
+            state.log_throttled(run.id, about, run.id, error=error)
             with suppress(Busy, Unavailable):
                 await notices.record_error(state, run, error)
+    await _record(state, news)
+
+
+async def _record(state: SupervisorState, news: News) -> None:
+    """Record what a look has found, many runs at a time: a thousand may have begun at once."""
+    for start in range(0, len(news.words), BATCH):
+        part = news.words[start : start + BATCH]
+        await state.db.write(launches.record_engine_words, part)
+        for told in part:
+            state.attempts[told.run_id, told.attempt].engine_words = told.words
+    for start in range(0, len(news.nodes), BATCH):
+        found = news.nodes[start : start + BATCH]
+        await state.db.write(attempts.record_nodes, found)
+        for key, nodes in found:
+            if (attempt := state.attempts.get(key)) is not None:
+                attempt.nodes = nodes
 
 
 def _must_look(state: SupervisorState, run: LiveRun) -> bool:
@@ -54,13 +85,15 @@ def _must_look(state: SupervisorState, run: LiveRun) -> bool:
     return attempt.exit_fd is None or not attempt.address_written
 
 
-async def _reconcile(state: SupervisorState, run: LiveRun, status: JobStatus | None) -> None:
+async def _reconcile(
+    state: SupervisorState, run: LiveRun, status: JobStatus | None, news: News
+) -> None:
     """Act on the status of a run's attempt; None: its process has not ended."""
-    if run.recipe is None:
+    if is_external(run):
         await external.check_external(state, run)
     elif run.status == RunStatus.QUEUED:
         if status is not None:
-            await _handle_submitted(state, run, status)
+            await _handle_submitted(state, run, status, news)
     elif status is not None and status.state is JobState.UNKNOWN:
         await check_running(state, run)  # it may be: what cannot be seen is stopped like all others
         if status.error is not None:
@@ -71,7 +104,9 @@ async def _reconcile(state: SupervisorState, run: LiveRun, status: JobStatus | N
         if attempt.began_at is None and status is not None and status.ran_seconds is not None:
             attempt.began_at = state.clock() - status.ran_seconds
         await _check_suspended(state, run, status)
-        await _record_nodes(state, run, status)
+        # Without, a failure of its machine could not be told.
+        if status is not None and status.nodes and status.nodes != state.attempt(run).nodes:
+            news.nodes.append((key_of(run), status.nodes))
         # First: a full or slow disk must not keep it from being stopped.
         await check_running(state, run)
         await _adopt(state, run)
@@ -80,14 +115,6 @@ async def _reconcile(state: SupervisorState, run: LiveRun, status: JobStatus | N
     elif status.record is not None or run.id not in state.starting:
         # The launch that is in progress replaces what a trainer has put in its directory's place.
         await finish(state, run, status)
-
-
-async def _record_nodes(state: SupervisorState, run: LiveRun, status: JobStatus | None) -> None:
-    """Record the machines that the engine names; without, a failure of one could not be told."""
-    attempt = state.attempt(run)
-    if status is not None and status.nodes and status.nodes != attempt.nodes:
-        await state.db.write(attempts.record_nodes, run.id, run.attempt, status.nodes)
-        attempt.nodes = status.nodes
 
 
 async def _check_suspended(state: SupervisorState, run: LiveRun, status: JobStatus | None) -> None:
@@ -150,15 +177,17 @@ async def _never_begin(state: SupervisorState, run: LiveRun) -> None:
     state.wakeup.set()
 
 
-async def _handle_submitted(state: SupervisorState, run: LiveRun, status: JobStatus) -> None:
-    """Record the engine's words on a submitted job, or its end before an agent claimed it."""
+async def _handle_submitted(
+    state: SupervisorState, run: LiveRun, status: JobStatus, news: News
+) -> None:
+    """Take in the engine's words on a submitted job, or its end before an agent claimed it."""
     recipe = state.recipe(run)
     if status.state is JobState.ENDED:
-        words = status.reason_text or "The job ended before it began."
+        why = status.reason_text or "The job ended before it began."
         evidence = Evidence(
             cancel_asked=False,
             cause=status.cause or Cause.NEVER_STARTED,
-            cause_detail=status.record.detail if status.record else words,
+            cause_detail=status.record.detail if status.record else why,
         )
         await state.db.write(endings.end_submission, run.id, run.attempt, evidence, recipe)
         state.forget(run)
@@ -168,15 +197,20 @@ async def _handle_submitted(state: SupervisorState, run: LiveRun, status: JobSta
         if (about := f"submission of {run.id}") not in state.jobs:
             state.start_job(about, submit(state, run, recipe))
     elif status.engine_id is not None or status.word:
-        await _record_engine_words(state, run, status)
+        _take_in_engine_words(state, run, status, news.words)
 
 
-async def _record_engine_words(state: SupervisorState, run: LiveRun, status: JobStatus) -> None:
+def _take_in_engine_words(
+    state: SupervisorState, run: LiveRun, status: JobStatus, words: list[EngineWords]
+) -> None:
+    """Add what is new of a job that waits; that alone its place has changed is no event."""
     job = f"{run.launcher} job {status.engine_id}" if status.engine_id else f"{run.launcher}"
-    detail = f"{job}: {status.reason_text or status.word}"
-    reason = launches.WaitingReason(run.id, Reason.WAITING_FOR_CLUSTER, detail)
-    if (run.status_reason, run.status_detail) != reason[1:]:
-        await state.db.write(launches.set_waiting_reasons, [reason])
-    if status.engine_id is not None and status.engine_id != run.engine_id:
-        record_id = launches.record_engine_id
-        await state.db.write(record_id, run.id, run.attempt, status.engine_id)
+    said = f"{job}: {status.reason_text or status.word}"
+    place = "" if status.position is None else f", place {status.position} in the queue"
+    detail, is_new = said + place, state.attempt(run).engine_words != said
+    is_known = status.engine_id in (None, run.engine_id)
+    if (run.status_reason, run.status_detail) != (
+        Reason.WAITING_FOR_CLUSTER,
+        detail,
+    ) or not is_known:
+        words.append(EngineWords(run.id, run.attempt, said, detail, status.engine_id, is_new))

@@ -6,6 +6,7 @@ up nothing else.
 """
 
 import asyncio
+import math
 from typing import NamedTuple
 
 from app.domain.ids import seconds_between, timestamp
@@ -19,15 +20,15 @@ from app.services import launches, live_runs, runs
 from app.services.launches import WaitingReason
 from app.services.live_runs import QueueCursor, QueuedRun
 from app.supervisor import pools, retrying
+from app.supervisor.memory import QueueSnapshot
 from app.supervisor.pools import Engine, View
 from app.supervisor.start import begin_start, name_of_start, service_error
-from app.supervisor.state import QueueSnapshot, SupervisorState, uses_files
+from app.supervisor.state import BATCH, SupervisorState, uses_files
 from app.supervisor.terminate import request_termination
 
 QUEUE_PAGE = 1000
-BREATH = 100
-"""After so many runs other requests have their turn."""
 COUNT_SECONDS = 5.0
+EXACT_PLACES = 100
 FAILED_SECONDS = 5.0
 """After so long a run at which the service failed is looked at again."""
 UNKNOWN_RECIPE = (
@@ -44,6 +45,8 @@ class Look(NamedTuple):
     view: View
     queue: QueueSnapshot
     order: FairOrder
+    words: dict[str, tuple[str | None, str | None]]
+    """Why each run was last said to wait, without its place."""
 
 
 async def launch(state: SupervisorState) -> None:
@@ -60,7 +63,10 @@ async def launch(state: SupervisorState) -> None:
     by_id = {run.id: run for run in queued}
     now = timestamp()
     waiting = [_waiting(state, queue, run, now) for run in queued]
-    look = Look(view, queue, FairOrder(waiting, queue.plan.shares()))
+    if queue is not state.queue:
+        said = state.waiting_words
+        state.waiting_words = {id: said[id] for id in by_id if id in said}
+    look = Look(view, queue, FairOrder(waiting, queue.plan.shares()), state.waiting_words)
     reasons: list[WaitingReason] = []
     for number, item in enumerate(look.order):
         run = by_id[item.id]
@@ -70,13 +76,29 @@ async def launch(state: SupervisorState) -> None:
             state.log_throttled(run.id, "run %s cannot be started", run.id, error=error)
             _look_again(state, queue, FAILED_SECONDS)
             reason = service_error(run, error)
-        if reason is not None and (run.status_reason, run.status_detail) != reason[1:]:
+        if reason is not None and (run.status_reason, run.status_detail) != reason[1:3]:
             reasons.append(reason)
-        if number % BREATH == BREATH - 1:
+        if number % BATCH == BATCH - 1:
             await asyncio.sleep(0)  # a long queue must not hold up requests
     if reasons:
         await state.db.write(launches.set_waiting_reasons, reasons)
     state.queue = queue if queue.is_stuck else None
+
+
+def _with_place(look: Look, run: QueuedRun, item: Waiting, reason: WaitingReason) -> WaitingReason:
+    """Add a run's place among those that wait for its launcher; that of the first is plain.
+
+    A place far behind is a round number, or each start would change the rows of a long queue.
+    """
+    launcher, said = item.launchers[0], (reason.reason, reason.detail)
+    look.queue.places[launcher] += 1
+    place, about = look.queue.places[launcher], ""
+    known = look.words.get(run.id, (run.status_reason, run.status_detail))
+    look.words[run.id] = said
+    if place > EXACT_PLACES:
+        place, about = math.ceil(place / EXACT_PLACES) * EXACT_PLACES, "about "
+    told = "" if place == 1 else f" It is {about}number {place} in the queue."
+    return reason._replace(detail=reason.detail + told, is_new=known != said)
 
 
 async def _read_queue(state: SupervisorState, view: View) -> tuple[QueueSnapshot, list[QueuedRun]]:
@@ -95,14 +117,14 @@ async def _read_queue(state: SupervisorState, view: View) -> tuple[QueueSnapshot
 
 
 async def _read_after(state: SupervisorState, cursor: QueueCursor) -> list[QueuedRun]:
-    found: list[QueuedRun] = []
+    queued: list[QueuedRun] = []
     while page := await state.db.read(live_runs.list_queued, cursor, QUEUE_PAGE):
-        found += page
+        queued += page
         cursor = QueueCursor(page[-1].priority, page[-1].id)
         if len(page) < QUEUE_PAGE:
             break
         await asyncio.sleep(0)
-    return found
+    return queued
 
 
 def _waiting(state: SupervisorState, queue: QueueSnapshot, run: QueuedRun, now: str) -> Waiting:
@@ -144,7 +166,16 @@ async def _start_or_wait(
         return await _start(state, look, item, recipe, decision)
     await _wait(state, look, run, decision)
     if decision.reason is Reason.WAITING_FOR_QUOTA:
-        return WaitingReason(run.id, decision.reason, decision.detail)
+        reason = WaitingReason(run.id, decision.reason, decision.detail)
+        return _with_place(look, run, item, reason)
+    reason = _combine(run, recipe, refusals)
+    # One that can never start waits for its operator, and has no place.
+    has_place = decision.has_place or reason.reason is Reason.WAITING_FOR_CLUSTER
+    return _with_place(look, run, item, reason) if has_place else reason
+
+
+def _combine(run: QueuedRun, recipe: Recipe, refusals: dict[str, Refusal]) -> WaitingReason:
+    """Return why none of a run's launchers takes it now, in one text."""
     first = refusals[recipe.launcher[0]]
     if len(refusals) == 1:
         return WaitingReason(run.id, *first)

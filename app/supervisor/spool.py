@@ -80,14 +80,14 @@ def _open(run_dir: Path, attempt: int) -> BinaryIO | None:
 
 def _some(file: BinaryIO, longest: int) -> list[bytes]:
     """Return the next lines: as many as may be, or `longest` bytes of them and one more line."""
-    found: list[bytes] = []
+    lines: list[bytes] = []
     size = 0
     for line in _lines(file, longest):
-        found.append(line)
+        lines.append(line)
         size += len(line)
-        if len(found) == MOST_LINES or size > longest:
+        if len(lines) == MOST_LINES or size > longest:
             break
-    return found
+    return lines
 
 
 def _lines(file: BinaryIO, longest: int) -> Iterator[bytes]:

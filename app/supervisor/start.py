@@ -10,6 +10,7 @@ from typing import Any
 
 from llm_train.arguments import BadArgument
 
+from app import tracing
 from app.db.sql import load
 from app.db.tables import Run
 from app.domain import paths
@@ -22,7 +23,7 @@ from app.domain.recipes import Recipe
 from app.domain.resources import Allocation
 from app.errors import Busy, Unavailable
 from app.launchers.base import Launcher, LauncherError, Unreachable
-from app.services import endings, launches, runs
+from app.services import endings, launches, resuming, runs
 from app.services.launches import Source, WaitingReason
 from app.services.live_runs import AnyRun, QueuedRun
 from app.supervisor import engines, launch_config, verifying
@@ -57,8 +58,10 @@ async def _start(
     state: SupervisorState, run: Run, recipe: Recipe, allocation: Allocation, sources: list[Source]
 ) -> None:
     """Make one start; where the service fails at it, the run says so."""
+    launch = tracing.span("launch", llm_train__run_id=run.id, llm_train__recipe=recipe.name)
     try:
-        await _claim_and_launch(state, run, recipe, allocation, sources)
+        with launch:
+            await _claim_and_launch(state, run, recipe, allocation, sources)
     except (Busy, Unavailable):  # the database's, which can record nothing now
         raise
     except OSError as error:  # such as a full disk: that passes
@@ -103,7 +106,7 @@ async def _claim_and_launch(
 
 
 async def _fail_without_source(state: SupervisorState, run: Run, why: str) -> None:
-    ready = await state.db.read(runs.ready_in_lineage, run)
+    ready = await state.db.read(resuming.ready_in_lineage, run)
     exists = f"Ready: {', '.join(ready)}." if ready else "No checkpoint is ready."
     reason = Reason.CHECKPOINT_MISSING
     await state.db.write(launches.fail_queued, run.id, reason, f"{why} {exists}")
@@ -120,9 +123,11 @@ async def _submit(
     avoid = await engines.choose_avoided(state, run)
     told = f"It avoids {', '.join(avoid)}: attempts have failed there." if avoid else None
     words = " ".join(filter(None, (detail, f"Submitted to {launcher}.", told)))
+    held = state.resources(run).count_held(gpus)
     failpoint("launch.before_claim")
     submitted = await state.db.write(
         launches.submit, run, launcher, ready, state.data_dir, state.secret, content, words, gpus,
+        held,
     )  # fmt: skip
     if submitted is not None:
         failpoint("launch.claimed")
@@ -141,7 +146,8 @@ async def submit(state: SupervisorState, run: AnyRun, recipe: Recipe) -> None:
         if recipe.passed_hyperparams:
             hyperparams = load((await state.db.read(runs.get, run.id)).hyperparams)
         job = launch_config.local_job(state, run, recipe, hyperparams)
-        await asyncio.to_thread(launcher.submit, job)
+        with tracing.span("launcher.submit", llm_train__launcher=launcher.name):
+            await asyncio.to_thread(launcher.submit, job)
     except (LauncherError, BadArgument, OSError) as error:
         evidence = Evidence(False, launch_error=str(error))
         await state.db.write(
@@ -156,7 +162,8 @@ async def _submit_remote(
     avoid = await engines.choose_avoided(state, run)
     job = launch_config.remote_job(state, run, avoid)
     try:
-        submission = await state.engine(launcher.name).thread.run(launcher.submit, job)
+        with tracing.span("launcher.submit", llm_train__launcher=launcher.name):
+            submission = await state.engine(launcher.name).thread.run(launcher.submit, job)
     except Unreachable as error:  # whether the engine has the job is seen when it is looked at
         state.log_throttled(launcher.name, "%s cannot be reached: %s", launcher.name, error)
     except LauncherError as error:

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,22 +13,21 @@ from typing import Any, ParamSpec, TypeVar
 
 from app.db.database import Database
 from app.db.sql import load
-from app.domain.health import HealthWatch
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.paths import CheckpointPath
-from app.domain.queue import Holder, Plan
+from app.domain.queue import Holder
 from app.domain.recipe_file import read_configuration
 from app.domain.recipes import LOCAL, Recipe
-from app.domain.resources import Capacity, Resources
-from app.launchers.base import JobStatus, Key, Launcher, Unreachable
+from app.domain.resources import Resources
+from app.launchers.base import Key, Launcher, Unreachable
 from app.services import retention, verification
-from app.services.live_runs import AnyRun, QueueCursor, QueuedRun
+from app.services.live_runs import AnyRun, QueuedRun
 from app.settings import Settings
 from app.storage import data_dir, get_storage
 from app.storage.artifacts import ArtifactStorage, open_artifacts
 from app.storage.base import CheckpointStorage
-from app.storage.event_files import EventFiles
 from app.storage.readers import Readers
+from app.supervisor.memory import AlertWatches, AttemptState, EngineState, QueueSnapshot
 
 Attempt = tuple[str, int]
 P = ParamSpec("P")
@@ -46,104 +46,12 @@ RESEND_SECONDS = 15.0
 THROTTLE_SECONDS = 60.0
 MOST_THROTTLED = 10_000
 
+BATCH = 100
+"""After so many runs of a tick other requests have their turn."""
 SLOW_SECONDS = 1.0
 """How long a start may take before the run says what it waits for."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class QueueSnapshot:
-    """How far the queue was looked at, and what was found up to there.
-
-    While the machine is the same and nothing in the queue could start, the next look goes on from
-    it.
-    """
-
-    machine: object
-    counted_at: float
-    """When the waiting runs were last counted (monotonic)."""
-    cursor: QueueCursor = field(default_factory=QueueCursor)
-    waiting: int = 0
-    plan: Plan = field(default_factory=lambda: Plan({}))
-    """What is admitted, and what runs that wait keep back."""
-    projects: set[str] = field(default_factory=set)
-    """Those of the runs that wait."""
-    holders: list[str] = field(default_factory=list)
-    """The runs that others wait behind, or make room for."""
-    look_again_at: float = math.inf
-    """When a run that has been passed over may start (monotonic)."""
-    is_stuck: bool = True
-    """Nothing up to `place` could start."""
-
-
-@dataclass
-class AttemptState:
-    """What the supervisor remembers of one attempt. All of it is a cache."""
-
-    # The last heartbeat, and the `listening_seconds` at which it was first seen.
-    last_heartbeat: tuple[str, float] | None = None
-    # When the launcher was called, or the attempt was first missed (monotonic).
-    launched_at: float | None = None
-    # The last progress, and the `listening_seconds` at which it was first seen.
-    last_progress: tuple[str, float] | None = None
-    # When its trainer began (monotonic): its own word, else when it was first seen.
-    began_at: float | None = None
-    # The `listening_seconds` at which its trainer was asked to stop.
-    stop_sent_at: float | None = None
-    # The last pulse of an agent that is reached over HTTP, and the `listening_seconds` at which it
-    # was first seen; and since when (the same) its engine has no such job.
-    last_pulse: tuple[str, float] | None = None
-    missing_since: float | None = None
-    # Since when (the same) its agent's record of an end waits for the engine's word on that.
-    record_since: float | None = None
-    # Turns readable when the process of the attempt ends; None when it has, or where there is none.
-    exit_fd: int | None = None
-    # Its process is observed, and its trainer knows where this server is.
-    is_watched: bool = False
-    address_written: bool = False
-    # Its processes are gone and its spool is taken in.
-    is_finished: bool = False
-    # When the next attempt may start (monotonic), where this one is to be tried again.
-    retry_at: float | None = None
-    # What the run's `status_reason` says of it while it goes on, and the sentence that this hides.
-    notice: Reason | None = None
-    hidden_detail: str | None = None
-    # The machines that its engine names, as they are on record.
-    nodes: tuple[str, ...] = ()
-    # How far its metrics are looked at by the rules of its recipe.
-    health: HealthWatch | None = None
-    # TensorBoard's files, as far as they are read.
-    event_files: EventFiles | None = None
-    # Why its trainer was stopped, while the database could not record it.
-    unrecorded: tuple[Reason, str] | None = None
-
-
-@dataclass
-class EngineState:
-    """The last answers of a launcher whose agents are elsewhere. All of it is a cache."""
-
-    # All calls of the launcher: a controller that hangs holds up its own runs alone.
-    thread: Readers = field(default_factory=lambda: Readers(1))
-    # What it said of which attempts, and when it was asked (monotonic).
-    found: Mapping[Key, JobStatus] = field(default_factory=dict)
-    asked: frozenset[Key] = frozenset()
-    looked_at: float = -math.inf
-    # What it offers, and why nothing can be submitted to it now.
-    capacity: Capacity | None = None
-    trouble: str | None = "It has not answered yet."
-    has_answered: bool = False
-    offered_at: float = -math.inf
-    # What waited in its queue at the last tick.
-    submitted: frozenset[Key] = frozenset()
-    strays_at: float = -math.inf
-    # Nodes on which attempts have failed, and when that was last looked up (monotonic).
-    suspects: tuple[str, ...] = ()
-    suspects_at: float = -math.inf
-    # What it shall stop and kill, and when it was last told so (monotonic).
-    to_stop: set[Key] = field(default_factory=set)
-    to_kill: set[Key] = field(default_factory=set)
-    told: dict[tuple[Key, bool], float] = field(default_factory=dict)
 
 
 @dataclass
@@ -179,6 +87,8 @@ class SupervisorState:
     # A mail server that is slow holds up mail alone.
     mailers: Readers = field(default_factory=lambda: Readers(MAILERS))
     queue: QueueSnapshot | None = None
+    # Why each queued run was last said to wait, without its place in the queue.
+    waiting_words: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
     # Runs that may have more checkpoints than their recipes keep, and how many those keep;
     # whether files of deleted ones may still be there.
     over_limit: dict[str, retention.Limit] = field(default_factory=dict)
@@ -187,12 +97,20 @@ class SupervisorState:
     bytes_of_projects: dict[str, tuple[float, int]] = field(default_factory=dict)
     # Where the walk over points that an earlier version stored is; None once it has ended.
     plain_points: tuple[int, int] | None = (-1, -1)
+    # Up to where `db.tally` was compacted, and when that was last tried.
+    tallied: int = -1
+    tallied_at: float = float("-inf")
     cleaned_up_at: float = float("-inf")
+    # When the runs were last looked through for what retention no longer keeps (monotonic).
+    expired_at: float = float("-inf")
     # Launchers whose agents are elsewhere, by name.
     engines: dict[str, EngineState] = field(default_factory=dict)
     # When the external runs that train were last read (monotonic).
     externals_seen_at: float = float("-inf")
     event_files_read_at: float = float("-inf")
+    alert_watches: AlertWatches = field(default_factory=AlertWatches)
+    # Attempts to send messages since the start, by how they ended.
+    sent: Counter[str] = field(default_factory=Counter)
     # When each error that lasts was last logged (monotonic).
     logged_at: dict[object, float] = field(default_factory=dict)
 
@@ -222,19 +140,21 @@ class SupervisorState:
         self.over_limit.clear()
         self.unreadable.clear()
         self.engines.clear()
+        self.alert_watches = AlertWatches()
         self.queue = None
+        self.waiting_words.clear()
         self.pending_deletion = False
-        self.cleaned_up_at = float("-inf")
+        self.cleaned_up_at = self.expired_at = float("-inf")
         self.externals_seen_at = float("-inf")
         self.event_files_read_at = float("-inf")
 
     async def has_data_dir(self) -> bool:
         """Return True if the data directory is still there: what is not in it may be elsewhere."""
-        found = await asyncio.to_thread(data_dir.identity, self.settings.data_dir)
-        if found != self.data_dir:
+        identity = await asyncio.to_thread(data_dir.identity, self.settings.data_dir)
+        if identity != self.data_dir:
             away = self.settings.data_dir.absolute()
             self.log_throttled("data_dir", "the data directory %s is away", away)
-        return found == self.data_dir
+        return identity == self.data_dir
 
     def log_throttled(self, key: object, *words: Any, error: BaseException | None = None) -> None:
         """Log an error that lasts, at most once a minute for each `key`, with its traceback."""
@@ -248,11 +168,16 @@ class SupervisorState:
 
     def attempt(self, run: AnyRun | QueuedRun) -> AttemptState:
         """Return what is remembered of a run's current attempt."""
-        return self.attempts.setdefault((run.id, run.attempt), AttemptState())
+        known = self.attempts.get((run.id, run.attempt))
+        if known is None:  # not setdefault: that makes a new one of each, many times a tick
+            known = self.attempts[run.id, run.attempt] = AttemptState()
+        return known
 
     def engine(self, name: str) -> EngineState:
         """Return what is remembered of a launcher's engine."""
-        return self.engines.setdefault(name, EngineState())
+        if name not in self.engines:
+            self.engines[name] = EngineState()
+        return self.engines[name]
 
     def watch(self, attempt: AttemptState, descriptor: int | None) -> None:
         """Wake the loop when this attempt's process ends: when its descriptor is readable."""

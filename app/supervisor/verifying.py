@@ -145,13 +145,13 @@ async def read(
 
 async def record(state: SupervisorState, finding: VerificationResult) -> Checkpoint | None:
     """Record what was found; return the checkpoint as it is then."""
-    found = next(iter(await state.db.write(verification.record_results, [finding])), None)
-    if found is not None and found.state == State.READY:
-        run = await state.db.read(runs.get, found.run_id)
+    recorded = next(iter(await state.db.write(verification.record_results, [finding])), None)
+    if recorded is not None and recorded.state == State.READY:
+        run = await state.db.read(runs.get, recorded.run_id)
         recipe = state.recipe(run)
         if recipe is not None and (rule := retention.rule_of(recipe)):
             state.over_limit[run.id] = rule
-    return found
+    return recorded
 
 
 async def verify_committed(state: SupervisorState, run: LiveRun) -> frozenset[str] | None:
@@ -169,7 +169,7 @@ async def verify_committed(state: SupervisorState, run: LiveRun) -> frozenset[st
         ]
         committed = [paths.parse(e.ckpt_path) for e in promised if e.stored_as_id is None]
     pending = [c for c in known.values() if c.state == State.PENDING and c.stored_as_id is None]
-    unlisted = {paths.parse(each.ckpt_path) for each in pending} - set(committed)
+    unlisted = {paths.parse(entry.ckpt_path) for entry in pending} - set(committed)
     if unlisted:  # a listing of an object store may lag
         committed = [*committed, *await asyncio.to_thread(_committed, state.storage, unlisted)]
     own = await asyncio.to_thread(_drop_stale, state.storage, committed, set(known), run.attempt)
@@ -190,7 +190,7 @@ def _committed(
     storage: CheckpointStorage, candidates: Iterable[CheckpointPath]
 ) -> list[CheckpointPath]:
     """Return those that have a manifest, or may have one."""
-    found = []
+    committed = []
     for path in candidates:
         try:
             storage.manifest(path)
@@ -198,8 +198,8 @@ def _committed(
             continue
         except CheckpointUnreadable:
             pass  # each has its minute
-        found.append(path)
-    return found
+        committed.append(path)
+    return committed
 
 
 def _drop_stale(
@@ -210,7 +210,7 @@ def _drop_stale(
     Its machine was cut off, and sees the same files: what was not on record when that attempt was
     given up belongs to no attempt that counts. It stays on disk as long as the run.
     """
-    found = []
+    stale = []
     for path in committed:
         if str(path) not in known:
             try:
@@ -219,8 +219,8 @@ def _drop_stale(
                 by = None  # reading the files says what is wrong
             if by is not None and by < attempt:
                 continue
-        found.append(path)
-    return found
+        stale.append(path)
+    return stale
 
 
 async def find_good_source(
@@ -241,10 +241,10 @@ async def find_good_source(
             continue
         finding = await read(state, about, paths.parse(stored.ckpt_path), stored.sha256)
         if finding is not None:
-            found = await record(state, finding)
-            if found is not None and found.state == State.READY:
+            recorded = await record(state, finding)
+            if recorded is not None and recorded.state == State.READY:
                 return Source(
-                    found if candidate.named.id == stored.id else candidate.named, found
+                    recorded if candidate.named.id == stored.id else candidate.named, recorded
                 ), why
         elif candidate is candidates[0]:
             why = state.unreadable[about][1]

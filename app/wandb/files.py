@@ -51,10 +51,10 @@ async def put_file(request: Request, project: str, name: str, file: str) -> Resp
 @routes.get(f"{ROOT}/{{entity}}/{{project}}")
 async def show_project(request: Request, project: str) -> Response:
     """Show the experiment that a client calls a project."""
-    found = await request.app.state.db.read(tracking.find_experiment, project)
-    if found is None:
+    experiment = await request.app.state.db.read(tracking.find_experiment, project)
+    if experiment is None:
         raise NotFound(f"There is no project {project!r:.100}.")
-    return _page(request, f"/experiments/{found.id}")
+    return _page(request, f"/experiments/{experiment.id}")
 
 
 @routes.get(f"{ROOT}/{{entity}}/{{project}}/runs/{{name}}")

@@ -153,13 +153,13 @@ def _begin(
 
 
 def _labels(wanted: UpsertBucket) -> dict[str, str]:
-    found = {
+    labelled = {
         "wandb.project": wanted.project, "wandb.notes": wanted.notes,
         "wandb.group": wanted.groupName, "wandb.job_type": wanted.jobType,
         "wandb.tags": ", ".join(wanted.tags or ())[:MAX_LABEL],
         NAME_LABEL: (wanted.displayName or "")[:MAX_NAME],
     }  # fmt: skip
-    return {key: value for key, value in found.items() if value}
+    return {key: value for key, value in labelled.items() if value}
 
 
 def _read_config(text: str | None) -> dict[str, Any]:

@@ -65,9 +65,9 @@ def _in_order(modules: Mapping[str, str], names: Mapping[str, str], start: str) 
 
 
 def _imported(path: str, text: str, names: Mapping[str, str]) -> Iterator[str]:
-    for found in (*_IMPORT.finditer(text), *_LIST.finditer(text)):
-        if found[2]:
-            yield _path_of(found[2], path, names)
+    for match in (*_IMPORT.finditer(text), *_LIST.finditer(text)):
+        if match[2]:
+            yield _path_of(match[2], path, names)
 
 
 def _path_of(name: str, importer: str, names: Mapping[str, str]) -> str:
@@ -81,21 +81,21 @@ def _body(path: str, text: str, names: Mapping[str, str], places: Mapping[str, s
     """Return a module as the body of a function that returns its exports."""
     exports: dict[str, str] = {}
 
-    def take(found: re.Match[str]) -> str:
-        place = places[_path_of(found[2], path, names)]
-        taken = (_renamed(item) for item in found[1].split(",") if item.strip())
+    def take(match: re.Match[str]) -> str:
+        place = places[_path_of(match[2], path, names)]
+        taken = (_renamed(item) for item in match[1].split(",") if item.strip())
         return f"const {{ {', '.join(f'{a}: {b}' for a, b in taken)} }} = {place};"
 
-    def give(found: re.Match[str]) -> str:
-        place = f"{places[_path_of(found[2], path, names)]}." if found[2] else ""
-        for item in filter(str.strip, found[1].split(",")):
+    def give(match: re.Match[str]) -> str:
+        place = f"{places[_path_of(match[2], path, names)]}." if match[2] else ""
+        for item in filter(str.strip, match[1].split(",")):
             own, outer = _renamed(item)
             exports[outer] = f"{place}{own}"
         return ""
 
-    def declare(found: re.Match[str]) -> str:
-        exports[found[2]] = found[2]
-        return f"{found[1]}{found[2]}"
+    def declare(match: re.Match[str]) -> str:
+        exports[match[2]] = match[2]
+        return f"{match[1]}{match[2]}"
 
     text = _IMPORT.sub(take, _SOURCE_MAP.sub("", text))
     text = _DECLARED.sub(declare, _LIST.sub(give, text))

@@ -56,7 +56,7 @@ TYPES = {
 }
 PATHS = (
     "/runs", "/runs/{run}", "/compare", "/experiments", "/experiments/{experiment}",
-    "/checkpoints", "/recipes", "/usage", "/audit", "/webhooks",
+    "/checkpoints", "/recipes", "/usage", "/audit", "/webhooks", "/alerts",
 )  # fmt: skip
 """Addresses below / that the dashboard draws."""
 
@@ -123,18 +123,18 @@ def asset(digest: str, path: str, *, accepts_gzip: bool) -> Response:
     gets this version's file, but must not keep it under that name.
     """
     assets = _assets()
-    found = assets.files.get(path)
-    if found is None:
+    file = assets.files.get(path)
+    if file is None:
         raise NotFound("The dashboard has no such file.")
     current = digest == assets.digest
     headers = {
         "Cache-Control": "private, max-age=31536000, immutable" if current else "no-store",
         "Vary": "Accept-Encoding",
     }
-    content = found.content
-    if accepts_gzip and len(found.packed) < len(content):
-        headers["Content-Encoding"], content = "gzip", found.packed
-    return Response(content, headers=headers, media_type=found.media_type)
+    content = file.content
+    if accepts_gzip and len(file.packed) < len(content):
+        headers["Content-Encoding"], content = "gzip", file.packed
+    return Response(content, headers=headers, media_type=file.media_type)
 
 
 def _file(path: str) -> Path:

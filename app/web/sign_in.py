@@ -8,8 +8,10 @@ import base64
 import hashlib
 import html
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 from app.web.pages import STATIC, root_of
 
@@ -32,10 +34,29 @@ _PAGE = """<!doctype html>
 <p id="hint">{hint}</p>
 <button id="button">{button}</button>
 <p id="wrong" role="alert"></p>
-</form>
+{single}</form>
 </main>
 <script type="application/json" id="settings">{settings}</script>
 <script>{script}</script>
+</body>
+</html>
+"""
+_SINGLE = '<a id="single" href="{href}">{text}</a>\n'
+_NOTICE = """<!doctype html>
+<html lang="{language}">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+{refresh}<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>{style}</style>
+</head>
+<body>
+<main class="notice">
+<h1>{title}</h1>
+<p role="alert">{text}</p>
+<a href="{href}">{link}</a>
+</main>
 </body>
 </html>
 """
@@ -46,6 +67,10 @@ _WORDS = {
         "hint": "The service's LLM_TRAIN_API_TOKEN. Or let `llm-train open` print a link.",
         "button": "Sign in",
         "away": "The service does not answer.",
+        "single": "Sign in with your organization",
+        "signed_in": "You are signed in.",
+        "onward": "Go on",
+        "again": "Sign in again",
     },
     "zh": {
         "title": "登录 · LLM Train",
@@ -53,20 +78,39 @@ _WORDS = {
         "hint": "即服务的 LLM_TRAIN_API_TOKEN；也可用 `llm-train open` 打印登录链接。",
         "button": "登录",
         "away": "服务没有响应。",
+        "single": "使用组织账号登录",
+        "signed_in": "您已登录。",
+        "onward": "继续",
+        "again": "重新登录",
     },
 }
 
 
-def page(path: str, accept_language: str, root_path: str = "") -> tuple[bytes, str]:
-    """Return the page for the address `path`, and its Content-Security-Policy."""
+Page = Callable[[str], tuple[bytes, str]]
+"""Returns a page in a language: its body and its Content-Security-Policy."""
+
+
+def page(
+    path: str, accept_language: str, root_path: str = "", single_sign_on: str | None = None
+) -> tuple[bytes, str]:
+    """Return the page for the address `path`, and its Content-Security-Policy.
+
+    Args:
+        single_sign_on: the address at which a sign-in with OpenID Connect begins.
+    """
     style, script = _parts(STATIC / "sign-in")
-    language = "zh" if accept_language.strip().lower().startswith("zh") else "en"
+    language = _language(accept_language)
     words = _WORDS[language]
+    single = ""
+    if single_sign_on is not None:
+        href = f"{single_sign_on}?to={quote(path, safe='')}"
+        single = _SINGLE.format(href=html.escape(href), text=html.escape(words["single"]))
     settings = json.dumps({"root": root_of(path, root_path), "away": words["away"]})
     body = _PAGE.format(
         language=language,
         style=style,
         script=script,
+        single=single,
         settings=settings.replace("<", "\\u003c"),
         **{name: html.escape(words[name]) for name in ("title", "token", "hint", "button")},
     )
@@ -76,6 +120,46 @@ def page(path: str, accept_language: str, root_path: str = "") -> tuple[bytes, s
         "frame-ancestors 'none'"
     )
     return body.encode(), policy
+
+
+def onward(address: str) -> Page:
+    """Return the page that leads a browser on which has just got its session."""
+
+    def make(accept_language: str) -> tuple[bytes, str]:
+        words = _WORDS[_language(accept_language)]
+        refresh = f'<meta http-equiv="refresh" content="0;url={html.escape(address)}">\n'
+        return _notice(accept_language, words["signed_in"], address, words["onward"], refresh)
+
+    return make
+
+
+def refused(why: str, home: str) -> Page:
+    """Return the page that says why nobody was signed in."""
+
+    def make(accept_language: str) -> tuple[bytes, str]:
+        words = _WORDS[_language(accept_language)]
+        return _notice(accept_language, why, home, words["again"])
+
+    return make
+
+
+def _notice(
+    accept_language: str, text: str, href: str, link: str, refresh: str = ""
+) -> tuple[bytes, str]:
+    language = _language(accept_language)
+    style, _ = _parts(STATIC / "sign-in")
+    parts = {"title": _WORDS[language]["title"], "text": text, "href": href, "link": link}
+    escaped = {name: html.escape(value) for name, value in parts.items()}
+    body = _NOTICE.format(language=language, style=style, refresh=refresh, **escaped)
+    policy = (
+        f"default-src 'none'; style-src {_source(style)}; img-src data:; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    )
+    return body.encode(), policy
+
+
+def _language(accept_language: str) -> str:
+    return "zh" if accept_language.strip().lower().startswith("zh") else "en"
 
 
 @cache

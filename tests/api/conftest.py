@@ -88,8 +88,8 @@ def api(tmp_path_factory: pytest.TempPathFactory, module_database_url: str) -> I
         yield api
 
 
-@pytest.fixture(scope="module")
-def url(api: Api) -> Iterator[str]:
+@contextmanager
+def serving(api: Api) -> Iterator[str]:
     """Where the app of `api` is served on a real socket."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
@@ -100,3 +100,10 @@ def url(api: Api) -> Iterator[str]:
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     server.should_exit = True
     served.result(10)
+
+
+@pytest.fixture(scope="module")
+def url(api: Api) -> Iterator[str]:
+    """Where the app of `api` is served on a real socket."""
+    with serving(api) as url:
+        yield url

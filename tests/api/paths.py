@@ -6,6 +6,7 @@ PREFIXES = {
     "verification_id": "vfy",
     "webhook_id": "whk",
     "delivery_id": "dlv",
+    "rule_id": "alr",
     "project_id": "prj",
     "user_id": "usr",
     "token_id": "tok",

@@ -20,6 +20,7 @@ from app.storage import data_dir
 from tests.api.conftest import Api, running
 from tests.api.problem import problem
 from tests.support.database import Databases
+from tests.support.server import wait_until
 
 Json = dict[str, Any]
 
@@ -193,6 +194,28 @@ def test_a_pulse_brings_the_order_to_stop_and_to_kill(remote: Remote) -> None:
     assert remote.ok("pulse") == {"order": "kill"}
 
 
+def test_the_pulses_of_many_agents_are_recorded_each_for_its_own_attempt(api: Api) -> None:
+    remotes = [Remote(api) for _ in range(3)]
+    for remote in remotes:
+        remote.claim()
+    before = [remote.write(attempts.get, remote.run, 1).pulse_at for remote in remotes]
+    for number, remote in enumerate(remotes):
+        remote.ok("pulse", {"ran_seconds": 10.0 + number})
+    over = Remote(api)
+    over.claim()
+    over.ok("pulse", {"ran_seconds": 5.0})
+    over.ok("exit", {"exit_code": 0})
+
+    def recorded() -> bool:
+        now = [remote.write(attempts.get, remote.run, 1) for remote in remotes]
+        return all(one.pulse_at > at for one, at in zip(now, before, strict=True))
+
+    wait_until(recorded, "the pulses are on record")
+    ran = [remote.write(attempts.get, remote.run, 1).ran_seconds for remote in remotes]
+    assert ran == [10.0, 11.0, 12.0]
+    assert over.write(attempts.get, over.run, 1).ran_seconds != 5.0, "its end was first"
+
+
 def test_a_pulse_that_waits_is_answered_as_soon_as_there_is_something_to_do(remote: Remote) -> None:
     remote.claim()
     answers: list[Json] = []
@@ -274,6 +297,7 @@ def test_nothing_is_done_without_the_token_of_the_attempt(
     remote: Remote, verb: str, body: Any, method: str
 ) -> None:
     remote.claim()
+    wait_until(lambda: remote.api.app.state.pulses.is_idle, "earlier pulses are on record")
     before = remote.api.digest()
     for token in ("", "rt_nonsense", remote.code, remote.token[:-1], "at_1_" + "A" * 43,
                   attempt_token(remote.api.app.state.secret, remote.run, 2)):  # fmt: skip

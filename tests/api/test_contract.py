@@ -153,6 +153,8 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     call("POST", f"{base}/checkpoints/mark", mark)
     call("GET", f"{base}/releases")
     call("GET", f"{base}/releases?at=yesterday")
+    call("GET", f"{base}/releases/archive?release_tag=none")
+    call("GET", f"{base}/releases/archive")
     call("POST", f"{base}/checkpoints/mark", mark | {"ckpt_path": mark["ckpt_path"] + "-2"})
     call("POST", f"{base}/checkpoints/mark", mark | {"ckpt_path": "/etc/passwd"})
     call("POST", f"{base}/checkpoints/verify", {"run_id": run["run_id"]})
@@ -184,8 +186,21 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
     assert judge.api.send("DELETE", f"/v1/webhooks/{hook}").status_code == 204
     call("GET", f"/v1/webhooks/{hook}")
 
+    rule = {"kind": "metric_threshold", "metric": "loss", "direction": "above", "value": 3}
+    rule_id = call("POST", "/v1/alert-rules", rule).json()["rule_id"]
+    call("POST", "/v1/alert-rules", {"kind": "metric_threshold"})
+    call("PATCH", f"/v1/alert-rules/{rule_id}", {"points": 3, "paused": True})
+    for path in ("alert-rules", f"alert-rules/{rule_id}", "alerts", "alerts?limit=0"):
+        call("GET", f"/v1/{path}")
+    assert judge.api.send("DELETE", f"/v1/alert-rules/{rule_id}").status_code == 204
+    call("GET", f"/v1/alert-rules/{rule_id}")
+
     project = call("POST", "/v1/projects", {"name": "speech"}).json()["project_id"]
     call("PATCH", f"/v1/projects/{project}", {"max_runs": 8, "max_bytes": 10**12})
+    call("PATCH", f"/v1/projects/{project}", {"logs_days": 30, "points_days": None})
+    gate = {"release_metrics": ["wer<0.1"], "release_verified_hours": 1, "release_approval": True}
+    call("PATCH", f"/v1/projects/{project}", gate)
+    call("PATCH", f"/v1/projects/{project}", {"release_metrics": ["low"]})
     call("PATCH", f"/v1/projects/{project}", {"max_runs": -1})
     call("PATCH", f"/v1/projects/{project}", {"max_gpus": 2**31})
     user = call("POST", "/v1/users", {"name": "alice"}).json()["user_id"]
@@ -216,7 +231,10 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
         call("GET", f"/v1/usage{asked}")
 
     # tests/api/test_logs.py, test_prometheus.py; an answer without a body
-    no_json = {"logs", "service_metrics", "delete_webhook", "revoke_token", "remove_member"}
+    no_json = {
+        "logs", "service_metrics", "delete_webhook", "delete_alert_rule", "revoke_token",
+        "remove_member", "export_release",
+    }  # fmt: skip
     everything = {
         each["operationId"]
         for item in judge.document["paths"].values()

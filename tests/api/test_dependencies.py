@@ -10,6 +10,7 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 
 from app.rest import (
+    alerts,
     attempts,
     audit,
     checkpoints,
@@ -34,7 +35,7 @@ ROUTERS = [
     routes.hot, routes.router, reports.router, lists.router, metrics.router, logs.router,
     service.router, checkpoints.router, attempts.router, prometheus.router, webhooks.router,
     usage.router, deletions.router, redactions.router, projects.router, users.router,
-    audit.router,
+    audit.router, alerts.router,
 ]  # fmt: skip
 
 

@@ -107,6 +107,26 @@ def test_any_number_of_keys_is_asked_with_one_statement(graph: Graph) -> None:
     assert len({each for each in seen if "FROM metric_series" in each}) == 1
 
 
+def test_use_and_members_of_many_projects_are_read_together(graph: Graph) -> None:
+    query = """{ projects { name use { runs gpus bytes } members { user role } } }"""
+
+    def cost() -> int:
+        with statements() as seen:
+            assert graph.data(query)["projects"]
+        return len([each for each in seen if "membership" in each or "checkpoint" in each])
+
+    before = cost()
+    user = graph.do("createUser", "user { id }", name="together")["user"]["id"]
+    for name in ("a", "b", "c", "d"):
+        made = graph.do("createProject", "project { id }", name=f"together-{name}")
+        id = made["project"]["id"]
+        graph.do("setMember", "member { user }", projectId=id, user="together", role="MEMBER")
+    assert cost() == before
+    found = {each["name"]: each for each in graph.data(query)["projects"]}
+    assert found["together-c"]["members"] == [{"user": "together", "role": "MEMBER"}]
+    assert found["default"]["members"] == [] and user
+
+
 @pytest.fixture(scope="module")
 def heavy(graph: Graph) -> str:
     """An experiment of ten runs with 60 KB of hyperparameters each."""

@@ -155,6 +155,35 @@ def test_bands_hold_every_point_and_tell_nan_apart(graph: Graph) -> None:
     ]  # fmt: skip
 
 
+def test_the_latest_value_of_a_metric_is_sorted_and_found_as_what_it_is(graph: Graph) -> None:
+    """An infinity is the largest or the smallest and lies in an open range; NaN lies in none."""
+    experiment, values = graph.experiment(), (1.5, "NaN", "Infinity", "-Infinity")
+    for value in values:
+        made = create(graph, experiment)
+        report(graph, made, odd={"steps": [1], "values": [value]})
+    create(graph, experiment)  # has none
+    query = """query ($filter: RunFilter!, $order: RunOrder) {
+        runs(filter: $filter, orderBy: $order) { nodes { metrics { value special } } } }"""
+    order = {"field": "METRIC", "metricKey": "odd"}
+
+    def found(direction: str, **limits: float) -> list[Any]:
+        filter: dict[str, Any] = {"experimentId": experiment}
+        if limits:
+            filter["metric"] = {"key": "odd", **limits}
+        nodes = graph.data(query, filter=filter, order=order | {"direction": direction})
+        rows = [node["metrics"] for node in nodes["runs"]["nodes"]]
+        return [row and (row[0]["special"] or row[0]["value"]) for row in rows]
+
+    assert found("ASC")[:3] == ["-Infinity", 1.5, "Infinity"]
+    assert found("ASC")[3:] in (["NaN", []], [[], "NaN"])
+    assert found("DESC")[:3] == ["Infinity", 1.5, "-Infinity"]
+    assert found("ASC", min=0) == [1.5, "Infinity"]
+    assert found("ASC", max=2) == ["-Infinity", 1.5]
+    path = f"/v1/experiments/{experiment}/runs"
+    told = [run["metrics"]["odd"]["value"] for run in graph.send("GET", path).json()["runs"][1:]]
+    assert told == [None, None, None, 1.5], "JSON has no number for it"
+
+
 def test_a_log_is_read_in_pieces_that_join_without_a_gap(graph: Graph, api: Api) -> None:
     experiment = graph.experiment()
     run = create(graph, experiment, recipe="demo", hyperparams={"steps": 1_000_000})["run"]["id"]

@@ -42,8 +42,8 @@ def slow(api: Api, run: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest
         return tx.first(SLOW)
 
     monkeypatch.setattr(limits, "SECONDS", 0.4)
-    monkeypatch.setattr("app.db.keyset.count", count)
-    monkeypatch.setattr("app.db.keyset.counts", count)
+    monkeypatch.setattr("app.db.counting.count", count)
+    monkeypatch.setattr("app.db.counting.counts", count)
     start = time.perf_counter()
     yield monkeypatch
     monkeypatch.undo()

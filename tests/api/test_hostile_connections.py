@@ -107,7 +107,8 @@ def test_idle_and_half_sent_connections_keep_nobody_out(
     # While they are held: a client is answered, and a trainer starts and ends.
     assert httpx.get(f"{service.url}/readyz", timeout=10).status_code == 200
     run = service.submit("obedient", steps=5)
-    assert service.ended(run)["status"] == "succeeded", service.log.read_text()[-3000:]
+    ended = service.ended(run)
+    assert ended["status"] == "succeeded", (ended, service.log.read_text()[-3000:])
     # And in the end all that said nothing are closed; a body may take longer.
     silent = [each for number, each in enumerate(hostile) if number % 4 != 2]
     process = psutil.Process(service.pid)

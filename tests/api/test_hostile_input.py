@@ -97,6 +97,19 @@ ROUTES = {
     "redeliver": Route(
         "/v1/webhooks/{webhook}/deliveries/{delivery}/redeliver", {}, "EmptyRequest", None
     ),
+    "create_alert_rule": Route(
+        "/v1/alert-rules",
+        {"kind": "metric_threshold", "metric": "loss", "direction": "above", "value": 3.0},
+        "AlertRuleRequest",
+        None,
+    ),
+    "update_alert_rule": Route(
+        "/v1/alert-rules/{rule}",
+        {"name": "a", "points": 2},
+        "AlertRuleUpdate",
+        None,
+        method="PATCH",
+    ),
     "create_project": Route("/v1/projects", {"name": "p"}, "ProjectRequest", None),
     "update_project": Route(
         "/v1/projects/prj_00000000000000000000000000",
@@ -142,9 +155,10 @@ class Story(NamedTuple):
     webhook: str
     delivery: str
     user: str
+    rule: str
 
     def fill(self, text: str) -> str:
-        for name in ("experiment", "run", "webhook", "delivery", "user"):
+        for name in ("experiment", "run", "webhook", "delivery", "user", "rule"):
             text = text.replace(f"{{{name}}}", getattr(self, name))
         return text
 
@@ -180,6 +194,10 @@ def tell(api: Api) -> Story:
         webhook,
         delivery,
         api.post("/v1/users", {"name": "known"})["user_id"],
+        api.post(
+            "/v1/alert-rules",
+            {"kind": "metric_spike", "metric": "loss", "value": 8},
+        )["rule_id"],
     )
 
 
@@ -474,7 +492,10 @@ def test_an_id_that_is_none_is_not_found_on_any_route(story: Story, id: str) -> 
                     body = {"agent": "an-agent-of-its-own-0123456789"}
                 headers = {"authorization": f"Bearer {story.token}"}
                 more = {"json": body} if method in ("post", "patch") else {}
-                needed = {"compare_metrics": {"run_ids": story.run}, "append_log": {"offset": 0}}
+                needed = {
+                    "compare_metrics": {"run_ids": story.run}, "append_log": {"offset": 0},
+                    "export_release": {"release_tag": "v1"},
+                }  # fmt: skip
                 params = needed.get(operations[method]["operationId"], {})
                 answer = story.api.send(method.upper(), url, headers=headers, params=params, **more)
                 # Their tokens are one run's, or one attempt's: of no other is anything told.

@@ -92,6 +92,7 @@ POSTS: dict[str, tuple[Json, Json]] = {
     "/webhooks": ({"url": "https://a.example.com"}, {"url": "https://b.example.com"}),
     "/webhooks/{webhook_id}/test": ({}, {}),
     "/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": ({}, {}),
+    "/alert-rules": ({"kind": "run_failed"}, {"kind": "run_stalled"}),
     "/projects": ({"name": "p-{unique}"}, {"name": "q-{unique}"}),
     "/projects/{project_id}/members": (
         {"user": "{user}", "role": "viewer"}, {"user": "{user}", "role": "member"},
@@ -134,7 +135,10 @@ class Post:
             # Not their states: to those that are not paused something is sent at any time.
             [webhook["webhook_id"] for webhook in self.servers.get("/webhooks")["webhooks"]],
             self.servers.get(f"/webhooks/{self.webhook}/deliveries"),
-            *(self.servers.get(path) for path in ("/projects", "/users", "/tokens")),
+            *(
+                self.servers.get(path)
+                for path in ("/projects", "/users", "/tokens", "/alert-rules")
+            ),
             self.servers.get(f"/projects/{DEFAULT_PROJECT}/members"),
         )
 

@@ -1,13 +1,18 @@
 """`/metrics` tells Prometheus what is true of the server and of the runs under way."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
-from tests.api.conftest import Api, running
+from app import supervisor
+from app.supervisor.state import SupervisorState
+from tests.api.conftest import Api, running, serving
 from tests.api.problem import problem
 from tests.support.server import wait_until
 
@@ -61,6 +66,81 @@ def test_requests_are_counted_by_operation_and_status_and_never_by_path(api: Api
     ]
     assert buckets == sorted(buckets) and buckets[-1] == 1
     assert 0 < found[f"{count[:-6]}_sum", "create_experiment", "201"] < 10
+
+
+def test_runs_and_checkpoints_are_counted_by_what_has_become_of_them(api: Api) -> None:
+    experiment = api.post("/v1/experiments", {"name": "a", "task_type": "t"})["experiment_id"]
+    path = f"/v1/experiments/{experiment}"
+    run = api.post(f"{path}/runs", {"model": "m"})["run_id"]
+    mark = {"run_id": run, "ckpt_path": f"/ckpts/{experiment}/{run}/c", "tag_type": "candidate"}
+    api.send("POST", f"{path}/checkpoints/mark", json=mark)
+    api.post(f"{path}/runs/{run}/cancel", {})
+    api.post(f"{path}/runs", {"model": "m"})
+    found = read(api)
+    assert found["llm_train_runs_all", "cancelled"] == found["llm_train_runs_all", "queued"] == 1
+    assert found["llm_train_checkpoints", "declared"] == 1
+
+
+def test_viewers_are_counted_while_they_look(api: Api) -> None:
+    before = read(api)
+    assert before["llm_train_websockets",] == 0
+    protocol = Subprotocol("graphql-transport-ws")
+    with (
+        serving(api) as url,
+        connect(f"ws{url.removeprefix('http')}/graphql", subprotocols=[protocol]) as socket,
+    ):
+        socket.send('{"type": "connection_init"}')
+        socket.recv(timeout=20)
+        query = "subscription { runsChanged { id } }"
+        socket.send(json.dumps({"type": "subscribe", "id": "1", "payload": {"query": query}}))
+        more = before["llm_train_subscribers",] + 1
+        wait_until(lambda: read(api)["llm_train_subscribers",] >= more, "it is watched")
+        assert read(api)["llm_train_websockets",] == 1
+    wait_until(lambda: read(api)["llm_train_websockets",] == 0, "nobody looks any more")
+
+
+def test_rounds_messages_and_writes_are_counted(api: Api) -> None:
+    hook = api.post("/v1/webhooks", {"url": "http://127.0.0.1:9/"})["webhook_id"]
+    api.send("POST", f"/v1/webhooks/{hook}/test")
+    name = "llm_train_webhook_attempts_total", "failed"
+    wait_until(lambda: read(api).get(name) == 1, "an attempt, to an address that is refused")
+    wait_until(lambda: read(api)["llm_train_database_write_seconds",] > 0, "a write")
+    first = read(api)
+    assert first["llm_train_webhook_deliveries_pending",] == 1
+    assert first["llm_train_database_writes_waiting",] >= 0
+    ticks = first["llm_train_ticks_total",]
+    wait_until(lambda: read(api)["llm_train_ticks_total",] > ticks, "it comes round")
+    assert read(api)["llm_train_tick_seconds_total",] > 0
+
+
+def test_a_step_that_fails_is_counted_by_its_name(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(state: SupervisorState) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(supervisor, "STEPS", (*supervisor.STEPS, broken))
+    name = "llm_train_failed_steps_total", "broken"
+    wait_until(lambda: read(api).get(name, 0) >= 1, "it failed")
+
+
+def test_what_clients_name_makes_no_series(api: Api) -> None:
+    def work(number: int) -> None:
+        made = api.post("/v1/experiments", {"name": f"amber-{number}", "task_type": "t"})
+        path = f"/v1/experiments/{made['experiment_id']}"
+        api.post(f"{path}/runs", {"model": f"amber-{number}", "tags": [f"amber-{number}"]})
+        api.send("GET", f"/amber-{number}")
+        api.send("GET", f"{path}/detail?amber={number}")
+        api.send(f"AMBER{number}", "/v1/runs")
+
+    work(0)
+    read(api)
+    before = {name for name in read(api) if name[0].startswith("llm_train")}
+    for number in range(1, 20):
+        work(number)
+    after = {name for name in read(api) if name[0].startswith("llm_train")}
+    assert after == before
+    assert not any("amber" in text.lower() for name in after for text in name)
 
 
 def test_health_disk_and_the_process_are_told(api: Api) -> None:

@@ -1,10 +1,12 @@
 """Releases: what was released when, and the gate before it."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from app.db.database import Database
@@ -12,13 +14,16 @@ from app.db.tables import Checkpoint, Run
 from app.domain.gate import OPEN, Bound, Gate
 from app.domain.ids import timestamp_after
 from app.domain.paths import parse
-from app.domain.requests import MarkRequest, VerifyRequest
+from app.domain.permissions import DEFAULT_PROJECT
+from app.domain.requests import ExperimentRequest, MarkRequest, VerifyRequest
+from app.domain.team import ProjectRequest, ProjectUpdate
 from app.errors import NotFound, ReleaseGate
-from app.services import checkpoints, marks, verifications
+from app.services import checkpoints, experiments, marks, projects, verifications
 from app.services.verification import VerificationResult
 from tests.api.conftest import running
 from tests.support.graphql import Graph
 from tests.support.stage import Stage, manifest
+from tests.support.tenants import API_TOKEN, Person, operator, person
 
 pytestmark = pytest.mark.anyio
 NOW = "2026-01-31T12:00:00.000000+00:00"
@@ -102,6 +107,56 @@ async def test_files_that_were_read_long_ago_must_be_read_again(db: Database) ->
     assert (await release(stage, run, "a", "v1", gate)).release_tag == "v1"
 
 
+async def test_a_project_may_want_more_than_the_service_and_never_less(db: Database) -> None:
+    stage = await Stage.open(db)
+    run = await stage.run("running")
+    await stage.saves(run, "a", 1)
+    least = Gate((Bound("loss", "<=", 2.0),))
+    more = ProjectUpdate(release_metrics=["wer<0.1"], release_verified_hours=1)
+    await db.write(projects.update, DEFAULT_PROJECT, more)
+    with pytest.raises(ReleaseGate) as refused:
+        await release(stage, run, "a", "v1", least, loss=3.0, wer=0.5)
+    assert refused.value.extra["unmet"] == ["loss <= 2: it is 3", "wer < 0.1: it is 0.5"]
+    approved = ProjectUpdate(release_approval=True)
+    await db.write(projects.update, DEFAULT_PROJECT, approved)
+    with pytest.raises(ReleaseGate, match="another maintainer"):
+        await release(stage, run, "a", "v1", least, loss=1.0, wer=0.05)
+    open_again = ProjectUpdate(release_metrics=None, release_approval=None)
+    await db.write(projects.update, DEFAULT_PROJECT, open_again)
+    with pytest.raises(ReleaseGate, match="loss <= 2"):
+        await release(stage, run, "a", "v1", least, loss=3.0)
+    assert (await release(stage, run, "a", "v1", least, loss=1.0)).release_tag == "v1"
+    # The gate of one project is none of another one's.
+    await db.write(projects.update, DEFAULT_PROJECT, more)
+    other = (await db.write(projects.create, ProjectRequest(name="other"))).name
+    request = ExperimentRequest(name="e", task_type="t", project=other)
+    elsewhere = Stage(db, (await db.write(experiments.create, request)).id)
+    run = await elsewhere.run("running")
+    await elsewhere.saves(run, "a", 1)
+    assert (await release(elsewhere, run, "a", "v1")).release_tag == "v1"
+
+
+BOUNDS = st.lists(
+    st.builds(Bound, st.sampled_from("ab"), st.sampled_from(("<=", ">")), st.integers(-3, 3)),
+    max_size=3,
+)  # fmt: skip
+GATES = st.builds(Gate, BOUNDS.map(tuple), st.none() | st.sampled_from((1.0, 2.0)), st.booleans())
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(Gate((), 1.0), Gate((), 2.0), {}, True)
+@example(Gate((Bound("a", ">", 0),)), Gate((Bound("b", ">", 0),)), {"a": 1}, True)
+@given(GATES, GATES, st.dictionaries(st.sampled_from("ab"), st.integers(-4, 4)), st.booleans())
+def test_a_joined_gate_passes_what_both_pass(
+    one: Gate, other: Gate, metrics: dict[str, float], lately: bool
+) -> None:
+    at_ = timestamp_after(NOW, -4000 if lately else -8000)
+    both = one.joined(other)
+    passes = [not gate.unmet(metrics, at_, NOW) for gate in (one, other, both)]
+    assert passes[2] == (passes[0] and passes[1])
+    assert both.needs_approval == (one.needs_approval or other.needs_approval)
+
+
 def test_both_apis_keep_the_gate(tmp_path: Path) -> None:
     with running(tmp_path, release_metrics="loss<=2") as api:
         body = {"name": "a", "task_type": "t"}
@@ -121,6 +176,65 @@ def test_both_apis_keep_the_gate(tmp_path: Path) -> None:
         assert answer["checkpoint"] == {"releaseTag": "v1"}
         found = api.send("GET", f"/v1/experiments/{experiment}/releases").json()["releases"]
         assert [each["release_tag"] for each in found] == ["v1"]
+
+
+def test_a_release_needs_the_approval_of_somebody_else_who_still_maintains(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path, api_token=API_TOKEN, release_approval=True) as api:
+        admin = operator(api.send)
+        ann, ben, cid = (person(admin, name, "p", "maintainer") for name in ("ann", "ben", "cid"))
+        mel = person(admin, "mel", "p", "member")
+        body = {"name": "robot", "kind": "service"}
+        robot = admin.ok("POST", "/v1/users", body)["user_id"]
+        members = f"/v1/projects/{ann.project_id}/members"
+        admin.ok("POST", members, {"user": "robot", "role": "maintainer"})
+        token = admin.ok("POST", "/v1/tokens", {"user": "robot", "scope": "maintainer"})["token"]
+        machine = replace(ann, name="robot", user_id=robot, token=token)
+
+        body = {"name": "a", "task_type": "t"}
+        experiment = ann.ok("POST", "/v1/experiments", body)["experiment_id"]
+        run = ann.ok("POST", f"/v1/experiments/{experiment}/runs", {"model": "m"})["run_id"]
+        path = f"/v1/experiments/{experiment}/checkpoints/mark"
+
+        def mark(who: Person, name: str, **more: object) -> httpx.Response:
+            given = {"run_id": run, "ckpt_path": f"/ckpts/{experiment}/{run}/{name}"} | more
+            return who.send("POST", path, json=given)
+
+        def approve(who: Person, name: str, **more: object) -> int:
+            return mark(who, name, tag_type="approved", **more).status_code
+
+        def release(who: Person, name: str, **more: object) -> str:
+            answer = mark(who, name, tag_type="release", release_tag=f"v-{name}", **more)
+            return str(answer.json().get("code", answer.status_code))
+
+        assert release(ann, "a") == "release_gate"
+        assert approve(mel, "a") == 403  # a member
+        for who in (ann, machine, admin):  # her own, a machine's, a token that anybody may have
+            assert approve(who, "a") == 200
+        assert approve(ben, "b") == 200  # another checkpoint
+        assert release(ann, "a") == "release_gate"
+        assert approve(ben, "a", metrics={"loss": 1.0}) == 200
+        assert release(ben, "a") == "release_gate"  # his own, as ann's was of other metrics
+        assert release(ann, "a", metrics={"loss": 9.0}) == "release_gate"  # not what he has seen
+        assert release(ann, "a") == "200"
+        # Whose approval it was is asked when it is used.
+        for name, who in (("c", cid), ("d", cid), ("e", ben)):
+            assert approve(who, name) == 200
+        admin.ok("POST", members, {"user": "cid", "role": "member"})
+        assert release(ann, "c") == "release_gate"
+        admin.ok("DELETE", f"{members}/{cid.user_id}")
+        assert release(ann, "c") == "release_gate"
+        admin.ok("POST", members, {"user": "cid", "role": "maintainer"})
+        assert release(ann, "c") == "200"
+        admin.ok("PATCH", f"/v1/users/{cid.user_id}", {"disabled": True})
+        assert release(ann, "d") == "release_gate"
+        # Two may approve the same; then either may release it.
+        assert approve(ann, "e") == 200
+        graph = Graph(ben.send)
+        given = {"runId": run, "ckptPath": f"/ckpts/{experiment}/{run}/e", "releaseTag": "v-e"}
+        answer = graph.do("markCheckpoint", "checkpoint { releaseTag }", tagType="release", **given)
+        assert answer == {"checkpoint": {"releaseTag": "v-e"}, "userErrors": []}
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from app.db import visibility
 from app.domain.ids import new_id
 from app.graphql.schema import sdl
 from tests.api.conftest import Api, running
-from tests.api.paths import PARAMETERS, PREFIXES
+from tests.api.paths import IDS, PARAMETERS, PREFIXES
 from tests.support.server import wait_until
 from tests.support.tenants import API_TOKEN, Tenants, person, two_tenants
 
@@ -74,12 +74,25 @@ def replaced(body: Any, ids: dict[str, str]) -> Any:
     return json.loads(text)
 
 
+def settle(tenants: Tenants) -> None:
+    """Wait until the service has done what it does by itself about what alice has made."""
+    path = f"/v1/experiments/{tenants.made['experiment_id']}"
+
+    def done() -> bool:
+        run = tenants.alice.ok("GET", f"{path}/runs/{tenants.made['demo_id']}/status")
+        check = f"{path}/verifications/{tenants.made['verification_id']}"
+        return bool(run["status_reason"]) and bool(tenants.alice.ok("GET", check)["finished_at"])
+
+    wait_until(done, "the waiting of the run, and the end of the verification", 60)
+
+
 def test_every_route_answers_a_foreigner_as_if_nothing_was_there(
     api: Api, tenants: Tenants
 ) -> None:
     own = PARAMETERS | {key: value for key, value in tenants.made.items() if key in PREFIXES}
     own["user_id"] = tenants.alice.user_id
     nothing = PARAMETERS | {name: new_id(prefix) for name, prefix in PREFIXES.items()}
+    settle(tenants)
     before = tenants.alice.ok("GET", f"/v1/experiments/{own['experiment_id']}/detail")
     walked = 0
     for (method, path), body in examples(api).items():
@@ -116,19 +129,55 @@ def test_lists_counts_and_searches_hold_nothing_foreign(api: Api, tenants: Tenan
         "/v1/runs?order=-metric&metric_key=amber-loss", "/v1/runs?status=running&status=queued",
         "/v1/runs?metric=amber-loss&metric_min=0", "/v1/runs?owner=amber-owner", "/v1/webhooks",
         f"/v1/runs?root_run_id={run}", "/v1/runs?order=step&model=amber-model",
-        "/v1/usage?by=run", "/v1/usage?by=experiment", "/v1/projects", "/v1/tokens", "/v1/me",
+        "/v1/usage?by=run", "/v1/usage?by=experiment", "/v1/usage?by=project",
+        "/v1/projects", "/v1/tokens", "/v1/me",
+        "/v1/alert-rules", "/v1/alerts",
     ):  # fmt: skip
         found = nora.send("GET", path)
         assert found.status_code == 200, (path, found.text)
         assert not leaks(tenants, found.text), path
         rows = found.json()
-        for name in ("experiments", "runs", "webhooks", "usage"):
+        for name in ("experiments", "runs", "webhooks", "usage", "rules", "alerts"):
             assert not rows.get(name), path
-    assert nora.ok("GET", "/v1/runs/counts") == {"counts": {}}
+    assert nora.ok("GET", "/v1/runs/counts") == {"counts": {}, "is_lower_bound": False}
     assert nora.ok("GET", "/v1/capacity")["queued"] == 0
     assert tenants.alice.ok("GET", "/v1/runs/counts")["counts"]
     compared = nora.send("GET", f"/v1/runs/compare?run_ids={run}")
     assert (compared.status_code, leaks(tenants, compared.text.replace(run, ""))) == (404, [])
+
+
+def test_wandbs_protocol_finds_nothing_foreign(tenants: Tenants) -> None:
+    """The names of runs and projects of W&B are those of whoever has made them."""
+    experiment, run = tenants.made["experiment_id"], tenants.made["run_id"]
+    made = []
+    for owner in (tenants.alice, tenants.bob):
+        same = {"name": "same", "project": "shared-name", "entity": None, "config": "{}"}
+        upsert = {"operationName": "UpsertBucket", "query": "…", "variables": same}
+        answer = owner.ok("POST", "/wandb/graphql", upsert)["data"]["upsertBucket"]
+        made.append(answer["bucket"]["id"])
+    assert made[0] != made[1], "the same names in two projects are two runs"
+    before = tenants.alice.ok("GET", f"/v1/experiments/{experiment}/detail")
+    for name, nobody in ((run, IDS["run_id"]), ("amber-run", "nobody-run")):
+        files = {"wandb-summary.json": {"offset": 0, "content": ['{"amber": 1}']}}
+        asked: list[tuple[str, str, Any]] = [
+            ("POST", f"/wandb/files/e/amber/{name}/file_stream", {"files": files}),
+            ("PUT", f"/wandb/files/e/amber/{name}/a.txt", {}),
+        ]
+        for operation, key in (("RunResumeStatus", "name"), ("CreateRunFiles", "run")):
+            variables = {key: name, "project": "amber", "entity": "e", "files": ["a.txt"]}
+            body = {"operationName": operation, "query": "…", "variables": variables}
+            asked.append(("POST", "/wandb/graphql", body))
+        for method, path, content in asked:
+            answer = tenants.bob.send(method, path, json=content)
+            assert answer.status_code < 500, (path, answer.text)
+            # Of a name that nobody has the answer is the same.
+            none = json.loads(json.dumps(content).replace(name, nobody))
+            other = tenants.bob.send(method, path.replace(name, nobody), json=none)
+            text = answer.text.replace(name, nobody)
+            assert (answer.status_code, text) == (other.status_code, other.text), path
+            unsaid = re.sub("""(['"])amber\\1""", "", answer.text.replace(name, ""))  # as he said
+            assert not leaks(tenants, unsaid), (path, answer.text)
+    assert tenants.alice.ok("GET", f"/v1/experiments/{experiment}/detail") == before
 
 
 def test_a_list_may_be_of_one_project(tenants: Tenants) -> None:
@@ -256,7 +305,7 @@ def test_every_mutation_leaves_what_is_foreign_alone(tenants: Tenants) -> None:
         answer = ask(tenants, query, {"input": scalar("input", kind, tenants)})
         errors = answer.json()["data"][name]["userErrors"]
         codes = {error["code"] for error in errors}
-        if name not in ("createExperiment", "createToken"):
+        if name not in ("createExperiment", "createToken", "createAlertRule"):
             assert codes & {"not_found", "not_permitted", "invalid_input"}, (name, answer.text)
         asked = json.dumps(scalar("input", kind, tenants))
         text = json.dumps(errors)
@@ -314,6 +363,28 @@ def test_a_viewer_reads_and_may_not_write_and_a_member_may_not_release(tenants: 
     assert (refused.status_code, refused.json()["code"]) == (403, "not_permitted")
     member.ok("POST", f"{path}/checkpoints/mark", mark | {"tag_type": "candidate"})
     assert member.send("POST", "/v1/webhooks", json={"url": "https://x.org"}).status_code == 403
+
+
+def test_maintainers_manage_the_members_of_their_own_project_alone(tenants: Tenants) -> None:
+    alice, bob = tenants.alice, tenants.bob
+    nick = person(tenants.operator, "nick", "white")
+    member = person(tenants.operator, "mia", "amber", "member")
+    path = f"/v1/projects/{alice.project_id}/members"
+    given = alice.ok("POST", path, {"user": "nick", "role": "member"})
+    assert given["role"] == "member"
+    assert {"nick", "mia"} <= {each["user"] for each in alice.ok("GET", path)["members"]}
+    nick.ok("GET", f"/v1/experiments/{tenants.made['experiment_id']}/detail")
+    body = {"user": "mia", "role": "maintainer"}
+    assert member.send("POST", path, json=body).status_code == 403
+    assert member.send("DELETE", f"{path}/{nick.user_id}").status_code == 403
+    assert bob.send("POST", path, json={"user": "bob", "role": "viewer"}).status_code == 404
+    assert bob.send("DELETE", f"{path}/{nick.user_id}").status_code == 404
+    admin = alice.send("POST", path, json={"user": "nick", "role": "admin"})
+    assert admin.status_code == 422
+    assert alice.send("PATCH", f"/v1/projects/{alice.project_id}", json={}).status_code == 403
+    alice.ok("DELETE", f"{path}/{nick.user_id}")
+    assert nick.send("GET", f"/v1/experiments/{tenants.made['experiment_id']}/detail"
+                     ).status_code == 404  # fmt: skip
 
 
 def test_the_scope_of_a_token_caps_its_users_role(tenants: Tenants) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import dashboard, peers, processes, rows, tenants
+from tests.bench import clusters, dashboard, peers, points, processes, rows, scale, tenants
 from tests.bench.fixture import Workbench, workbench
 from tests.bench.report import FAR_OFF, Figure, machine, markdown, plain
 
@@ -29,10 +29,12 @@ ROWS: dict[str, Callable[[Workbench], list[Figure]]] = {
     "start": processes.start,
     "size": processes.size,
     "launch": processes.launch,
+    "cluster": clusters.cluster,
     "dashboard": dashboard.dashboard,
 }
-# A browser measures its neighbours on a small machine; the whole bench measures it.
-QUICK = [name for name in ROWS if name != "dashboard"]
+# A browser measures its neighbours on a small machine, a thousand agents take minutes: the whole
+# bench measures them.
+QUICK = [name for name in ROWS if name not in ("cluster", "dashboard")]
 PEERS = {"mlflow": peers.mlflow, "trackio": peers.trackio}
 
 
@@ -71,6 +73,11 @@ def main() -> int:
         "--database", choices=("sqlite", "postgresql"), default="sqlite", help="on which database"
     )
     parser.add_argument("--peers", action="store_true", help="MLflow and Trackio too, from PyPI")
+    parser.add_argument(
+        "--scale", type=int, nargs="?", const=1_000_000, metavar="RUNS",
+        help="instead: searches, counts and lists of a million runs, or of RUNS, and the bytes of "
+        "a hundred points for each",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", action="store_true", help="print the table for the README")
     asked = parser.parse_args()
@@ -80,6 +87,13 @@ def main() -> int:
     began, figures, broken = time.monotonic(), [], []
     with tempfile.TemporaryDirectory(prefix="llm-train-bench-") as name:
         on = machine(Path(name))
+        if asked.scale is not None:
+            figures = [
+                *scale.runs(Path(name), asked.database, asked.scale),
+                *points.points(Path(name), asked.database, asked.scale * points.A_RUN // 2),
+            ]
+            print(plain(figures), on, sep="\n")
+            return int(any(figure.verdict in ("MISSED", "FAR OFF") for figure in figures))
         with workbench(Path(name), asked.quick, asked.database) as bench:
             for row in asked.only or [
                 *(QUICK if asked.quick else ROWS),

@@ -53,7 +53,11 @@ class Figure:
         score = self.score
         if score is None:
             return ""
-        return "pass" if score >= 1 else "FAR OFF" if score < FAR_OFF else "MISSED"
+        if score >= 1:
+            return "pass"
+        # A time alone may be that of a slow machine, which a ratio tells from slow code.
+        of_machine = self.bare is None and self.unit.startswith("ms")
+        return "FAR OFF" if score < FAR_OFF and not of_machine else "MISSED"
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "score": self.score, "verdict": self.verdict}

@@ -5,11 +5,13 @@ warning (a violation of its Content-Security-Policy is one) into its console, or
 """
 
 import time
+from pathlib import Path
 
-from playwright.sync_api import Page, Route, expect
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.support.dashboard import Dashboard, experiment, external, submit
-from tests.support.server import Server
+from tests.support.dashboard import Dashboard, experiment, external, http, submit
+from tests.support.server import Server, running_server
 
 
 def test_a_run_that_curl_submits_shows_within_two_seconds(page: Page, server: Server) -> None:
@@ -70,6 +72,39 @@ def test_one_run_grows_before_ones_eyes_and_is_cancelled(page: Page, server: Ser
     expect(page.locator(".bar.title .status")).to_have_text("cancelling")
     trainer.report(finished=False)
     expect(page.locator("[data-reason=cancel_requested]")).to_be_visible()
+
+
+def test_a_list_says_which_metric_is_no_number_and_sorts_by_what_it_is(
+    page: Page, server: Server
+) -> None:
+    own = experiment(server.url)
+    for value in (2.5, "NaN", "Infinity", "-Infinity"):
+        external(server.url, own).points("loss", [1], [value], step=1)
+    dashboard = Dashboard(page, server.url)
+    dashboard.open(f"?experiment={own}&cols=status,m:loss&sort=-metric:loss")
+    shown = page.locator("[data-run] .c-m")
+    expect(shown).to_have_text(["∞", "2.5", "−∞", "NaN"])
+    page.get_by_role("columnheader", name="loss").get_by_role("button").click()
+    expect(shown).to_have_text(["−∞", "2.5", "∞", "NaN"])
+
+
+@pytest.mark.heavy
+def test_a_cluster_that_cannot_be_asked_says_why(browser: Browser, tmp_path: Path) -> None:
+    recipes = tmp_path / "recipes.toml"
+    recipes.write_text('[launchers.cluster]\nkind = "slurm"\n')
+    with (
+        running_server(tmp_path, RECIPES=str(recipes), PUBLIC_URL="http://127.0.0.1:9") as server,
+        browser.new_context() as context,
+    ):
+        page = context.new_page()
+        Dashboard(page, server.url).open("recipes")
+        row = page.locator("[data-launcher=cluster]")
+        query = "{ capacity { launchers { name trouble } } }"
+        expect(row.get_by_role("note")).to_be_visible()
+        answer = http.post(f"{server.url}/graphql", json={"query": query}).json()["data"]
+        told = {each["name"]: each["trouble"] for each in answer["capacity"]["launchers"]}
+        expect(row.get_by_role("note")).to_have_text(told["cluster"])
+        expect(page.locator("[data-launcher=local]").get_by_role("note")).to_have_count(0)
 
 
 def test_a_browser_without_a_locale_draws_curves_too(page: Page, server: Server) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.support.browser import watch
+from tests.support.browser import PageWork, watch
 from tests.support.dashboard import Dashboard, experiment, external, submit
 from tests.support.server import Server, wait_until
 from tests.support.service import home
@@ -17,6 +17,10 @@ pytestmark = pytest.mark.heavy
 
 RUNS = 1_000
 IN_THE_DOM = 60
+FRAMES = 120
+FRAME_MS = 35
+# Half as much again as the figure: with busy neighbours the same work takes 75 to 150 ms of a core.
+CURVES_MS = 225
 
 
 @pytest.fixture(scope="module")
@@ -46,28 +50,24 @@ def test_a_thousand_runs_are_some_dozen_rows_and_all_can_be_reached(
     assert page.locator("body").evaluate("body => body.scrollHeight <= innerHeight + 200")
 
 
-def test_scrolling_a_thousand_runs_is_smooth(page: Page, server: Server, many: str) -> None:
+def test_scrolling_a_thousand_runs_takes_little_of_a_frame(
+    page: Page, server: Server, many: str
+) -> None:
+    """A frame that is shown within 35 ms leaves no more than that for the page's own work."""
     Dashboard(page, server.url).open(f"?experiment={many}")
     page.wait_for_selector("[data-run]")
-    idle, scrolled = page.locator(".rows").evaluate(
-        """async (list) => {
-            const slow = async (step) => {
-                const frames = [];
-                let before = performance.now();
-                for (let i = 0; i < 120; i++) {
-                    list.scrollTop += step;
-                    await new Promise(requestAnimationFrame);
-                    const now = performance.now();
-                    frames.push(now - before);
-                    before = now;
-                }
-                return frames.sort((a, b) => a - b)[Math.floor(0.95 * frames.length)];
-            };
-            return [await slow(0), await slow(60)];
-        }"""
+    work = PageWork(page)
+    before = work.milliseconds()
+    page.locator(".rows").evaluate(
+        """async (list, frames) => {
+            for (let i = 0; i < frames; i++) {
+                list.scrollTop += 240;
+                await new Promise(requestAnimationFrame);
+            }
+        }""",
+        FRAMES,
     )
-    # The figure to reach is 35 ms; a shared machine, whose frames are slow without us, gets room.
-    assert scrolled < max(100, 4 * idle)
+    assert (work.milliseconds() - before) / FRAMES < FRAME_MS
 
 
 def test_a_smoothed_line_of_a_hundred_thousand_skewed_points_is_their_average(
@@ -174,5 +174,21 @@ def test_the_first_row_shows_soon_and_ten_curves_are_drawn_soon(page: Page, serv
     page.wait_for_selector("[data-run]")
     first = page.locator("body").evaluate("() => performance.now()")
     assert first < 3_000  # 600 ms alone on a machine
-    dashboard.open(f"compare?runs={','.join(ids)}")
-    expect(dashboard.chart("loss").locator(".legend-line")).to_have_count(10)
+    assert _compare(dashboard, own, ids) < CURVES_MS
+
+
+def _compare(dashboard: Dashboard, experiment: str, ids: list[str]) -> float:
+    """Press Compare until the curves are there; the page's own work in ms, of three times the
+    least, since a busy machine only adds to it."""
+    page, times = dashboard.page, []
+    for _ in range(3):
+        dashboard.open(f"?experiment={experiment}&pick={','.join(ids)}")
+        page.wait_for_selector("[data-run] .spark polyline")
+        work = PageWork(page)
+        before = work.milliseconds()
+        page.locator(".bar a.primary").first.evaluate("link => link.click()")
+        values = dashboard.chart("loss").locator(".legend-line .value[data-value]")
+        expect(values).to_have_count(len(ids))
+        page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+        times.append(work.milliseconds() - before)
+    return min(times)

@@ -107,6 +107,12 @@ def test_behind_an_nginx_that_keeps_the_prefix(browser: Browser, tmp_path: Path)
         nginx(tmp_path / "nginx", server.url, strips=False) as address,
     ):
         the_whole_story(browser, address, server)
+        with tab(browser, address) as (page, _):  # the prefix itself, without a slash
+            sign_in(page)
+            page.get_by_role("link", name="Experiments").click()
+            expect(page.get_by_role("link", name="signed in")).to_be_visible()
+            page.reload()
+            page.wait_for_selector("[data-state=live]")
 
 
 def test_behind_jupyter_server_proxy(browser: Browser, closed: Server, tmp_path: Path) -> None:

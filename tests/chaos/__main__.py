@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.chaos import races
+from tests.chaos import races, slurm
 from tests.chaos.audit import audit
 from tests.chaos.storm import storm
 from tests.support.database import Databases, postgresql_server
@@ -20,6 +20,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
     parser.add_argument("--kills", type=int, default=0, help="of servers, agents and trainers")
     parser.add_argument("--minutes", type=float, help="kill for so long, instead of so often")
+    parser.add_argument(
+        "--slurm", type=int, nargs="?", const=30, default=0, metavar="KILLS",
+        help="the same on a real Slurm: controllers and nodes as well",
+    )  # fmt: skip
     parser.add_argument("--server-kills", type=int, default=0, help="under eight writers")
     parser.add_argument("--cancels", type=int, default=0)
     parser.add_argument("--restarts", type=int, default=0)
@@ -31,8 +35,9 @@ def main() -> None:
     broken: list[str] = []
     with tempfile.TemporaryDirectory() as directory, database(chosen.database, directory) as url:
         path, since = Path(directory), time.monotonic()
-        if chosen.kills or chosen.minutes:
-            story = storm(path, chosen.kills, chosen.seed, chosen.minutes, DATABASE_URL=url)
+        if kills := chosen.slurm or chosen.kills or chosen.minutes:
+            blow = slurm.storm if chosen.slurm else storm
+            story = blow(path, int(kills), chosen.seed, chosen.minutes, DATABASE_URL=url)
             broken += asyncio.run(audit(story, url, path / "data"))
             print(f"killed: {dict(story.kills)}; slowest start {story.slowest_start:.1f} s")
             print(f"{len(story.acknowledged)} acknowledged requests, {len(story.runs)} runs")

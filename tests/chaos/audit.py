@@ -43,7 +43,8 @@ def _audit(tx: Tx, story: Story, data_dir: Path) -> list[str]:
         if run_id:
             run = runs.get(tx, run_id)
             found += lifecycle(run, [each.type for each in told])
-            found += launched_once(run, data_dir)
+            found += launched_once(run, data_dir, story.ledger)
+            found += points(tx, run)
             found += files(tx, run, data_dir)
     return found
 
@@ -133,16 +134,34 @@ def lifecycle(run: Run, told: list[str]) -> list[str]:
     return found
 
 
-def launched_once(run: Run, data_dir: Path) -> list[str]:
-    """No attempt has two trainers, and no trainer is of an attempt that was not claimed."""
-    ledger = data_dir / "runs" / run.id / "launches.txt"
-    lines = ledger.read_text().splitlines() if ledger.exists() else []
+def launched_once(run: Run, data_dir: Path, ledger: Path | None = None) -> list[str]:
+    """No attempt has two trainers, and no trainer is of an attempt that was not claimed.
+
+    `ledger`: of the starts of all runs, where trainers have directories of their own.
+    """
+    file = ledger or data_dir / "runs" / run.id / "launches.txt"
+    lines = file.read_text().splitlines() if file.exists() else []
+    if ledger is not None:
+        lines = [line.partition(" ")[2] for line in lines if line.startswith(f"{run.id} ")]
     attempts = Counter(int(line.split()[0]) for line in lines)
     return [
         f"{run.id}: attempt {attempt} of {run.attempt} launched {count} times"
         for attempt, count in attempts.items()
         if count != 1 or attempt > run.attempt
     ]
+
+
+def points(tx: Tx, run: Run) -> list[str]:
+    """A run that trained to its end has every step's loss, once, and the value of that step."""
+    if run.status != RunStatus.SUCCEEDED or run.recipe is None:
+        return []
+    (loss,) = metrics.series(tx, [run.id], ["loss"], Window(limit=1_000_000))
+    steps = list(loss.steps)
+    if steps != list(range(1, run.step + 1)):
+        return [f"{run.id}: {run.step} steps, and points of {steps}"]
+    wrong = [step for step, value in zip(steps, loss.values, strict=True)
+             if abs(value - 0.99**step) > 1e-9]  # fmt: skip
+    return [f"{run.id}: wrong values at {wrong}"] if wrong else []
 
 
 def files(tx: Tx, run: Run, data_dir: Path) -> list[str]:

@@ -10,7 +10,8 @@ import signal
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ class Story:
     broken: list[str] = field(default_factory=list)
     kills: Counter[str] = field(default_factory=Counter)
     slowest_start: float = 0.0
+    trainers: tuple[str | None, ...] = TRAINERS
+    """The recipes of its runs; None: an external one."""
+    step_seconds: float = 0.02
+    ledger: Path | None = None
+    """The file of all starts, `run attempt`, where trainers have directories of their own."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -95,17 +101,23 @@ class Client(threading.Thread):
     def submit(self) -> None:
         experiment = self.random.choice(self.story.experiments)
         with self.story.lock:
-            recent = list(self.story.runs.values())[-3 * MOST_LIVE :]
+            # An external one waits for ever: such would keep all others out.
+            own = [run for run in self.story.runs.values() if run["recipe"] is not None]
+            recent = own[-3 * MOST_LIVE :]
         live = sum(self.status(each) not in TERMINAL for each in recent)
         if live >= MOST_LIVE:
             self.stopping.wait(0.05)
             return
         hyperparams = {
             "steps": self.random.randrange(4, 60),
-            "step_seconds": 0.02,
+            "step_seconds": self.story.step_seconds,
             "checkpoint_every": self.random.randrange(2, 20),
         }
-        body = {"model": "m", "recipe": self.random.choice(TRAINERS), "hyperparams": hyperparams}
+        body = {
+            "model": "m",
+            "recipe": self.random.choice(self.story.trainers),
+            "hyperparams": hyperparams,
+        }
         self.post("submit", f"/experiments/{experiment}/runs", body)
 
     def cancel(self, run: dict[str, Any]) -> None:
@@ -203,6 +215,27 @@ class Client(threading.Thread):
         raise AssertionError(f"no answer to {path} in 120 s")
 
 
+@contextmanager
+def load(place: Home, story: Story, seed: int, rest_seconds: float = 30.0) -> Iterator[None]:
+    """Clients at work under what the block does; all of it must come to rest afterwards."""
+    with place.serve() as service:
+        story.experiments = [service.open() for _ in range(EXPERIMENTS)]
+        place.experiment = story.experiments[0]
+        service.kill()
+    clients = [Client(story, place, f"{seed}/{n}") for n in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    yield
+    with place.serve() as service:
+        for client in clients:
+            client.stopping.set()
+        for client in clients:
+            client.join(150)
+            client.http.close()
+        come_to_rest(service, story, rest_seconds)
+        check_replays(clients[0], story)
+
+
 def storm(
     directory: Path, kills: int, seed: int, minutes: float | None = None, **settings: str
 ) -> Story:
@@ -211,13 +244,6 @@ def storm(
     story = Story()
     with home(directory, **RECIPES) as place:
         place.settings |= {"MAX_LOCAL_RUNS": "3", "EXTERNAL_GRACE_SECONDS": "1"} | settings
-        with place.serve() as service:
-            story.experiments = [service.open() for _ in range(EXPERIMENTS)]
-            place.experiment = story.experiments[0]
-            service.kill()
-        clients = [Client(story, place, f"{seed}/{n}") for n in range(CLIENTS)]
-        for client in clients:
-            client.start()
         until = None if minutes is None else time.monotonic() + 60 * minutes
 
         def more() -> bool:
@@ -225,26 +251,19 @@ def storm(
                 return time.monotonic() < until
             return sum(story.kills.values()) < kills
 
-        while more():
-            since = time.monotonic()
-            with place.serve() as service:
-                story.slowest_start = max(story.slowest_start, time.monotonic() - since)
-                while True:
-                    time.sleep(dice.uniform(0.0, 0.8))
-                    victim = dice.choice(("server", "server", "trainer", "agent"))
-                    if victim == "server" or not more():
-                        service.kill()
-                        story.kills["server"] += 1
-                        break
-                    story.kills[victim] += kill_one(directory, victim, dice)
-        with place.serve() as service:
-            for client in clients:
-                client.stopping.set()
-            for client in clients:
-                client.join(150)
-                client.http.close()
-            come_to_rest(service, story)
-            check_replays(clients[0], story)
+        with load(place, story, seed):
+            while more():
+                since = time.monotonic()
+                with place.serve() as service:
+                    story.slowest_start = max(story.slowest_start, time.monotonic() - since)
+                    while True:
+                        time.sleep(dice.uniform(0.0, 0.8))
+                        victim = dice.choice(("server", "server", "trainer", "agent"))
+                        if victim == "server" or not more():
+                            service.kill()
+                            story.kills["server"] += 1
+                            break
+                        story.kills[victim] += kill_one(directory, victim, dice)
     return story
 
 
@@ -263,7 +282,7 @@ def kill_one(directory: Path, victim: str, dice: random.Random) -> int:
     return 1
 
 
-def come_to_rest(service: Service, story: Story) -> None:
+def come_to_rest(service: Service, story: Story, seconds: float) -> None:
     """Cancel what is not over; whatever is not over then is stuck."""
 
     left = [f"/experiments/{r['experiment_id']}/runs/{r['run_id']}" for r in story.runs.values()]
@@ -275,9 +294,9 @@ def come_to_rest(service: Service, story: Story) -> None:
     for at in live():
         service.post(at + "/cancel")
     try:
-        wait_until(lambda: not live(), "every run is over", 30)
+        wait_until(lambda: not live(), "every run is over", seconds)
     except AssertionError:
-        story.broken += [f"stuck: {each}" for each in live()]
+        story.broken += [f"stuck: {each} {service.get(each + '/status')}" for each in live()]
     try:
         wait_until(lambda: not orphans(service.home), "every process is gone", 10)
     except AssertionError:

@@ -1,26 +1,18 @@
 """Runs on a real Ray: the promises of every launcher, and what its head and nodes do meanwhile."""
 
 import json
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from app.domain.tokens import attempt_token, run_token
-from tests.support.launcher_contract import SECRET, LauncherContract, Place, Site, starts
-from tests.support.ray import TOKEN, RayCluster
+from tests.support.launcher_contract import SECRET, LauncherContract, Place, Site, opened, starts
+from tests.support.ray import TOKEN, RayCluster, table
 from tests.support.server import free_port, wait_until
-
-
-def table(ray: RayCluster, folder: Path, token_file: Path | None = None) -> str:
-    """The launcher of these tests."""
-    return (
-        f'[launchers.site]\nkind = "ray"\naddress = "{ray.url}"\nlook_seconds = 0.5\n'
-        f'token_file = "{token_file or ray.token_file}"\npython = "{sys.executable}"\n'
-        f'directory = "{folder}"\ncall_seconds = 5\ngpu_types = {{ "NVIDIA A100" = "A100" }}\n'
-    )
 
 
 class TestRay(LauncherContract):
@@ -33,11 +25,8 @@ class TestRay(LauncherContract):
 @pytest.fixture(scope="module")
 def place(ray: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     site = Site(table(ray, tmp_path_factory.mktemp("nodes")))
-    place = Place(site, tmp_path_factory.mktemp("place"), free_port())
-    try:
+    with opened(site, tmp_path_factory.mktemp("place")) as place:
         yield place
-    finally:
-        place.close()
 
 
 def retries(place: Place, run: str) -> list[str]:
@@ -54,8 +43,11 @@ def test_no_token_of_a_run_is_in_rays_list_and_a_trainer_has_the_gpus_that_ray_g
     run = place.submit(tmp_path, script, resources=resources)
     place.service.stepping(run, 1, 90)
     shown = json.dumps(ray.jobs()[f"{run}.1"])
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            shown += " ".join(process.cmdline())
     assert attempt_token(SECRET, run, 1) not in shown and run_token(SECRET, run) not in shown
-    assert TOKEN not in shown
+    assert TOKEN not in shown and SECRET not in shown
     (trainer,) = place.trainers(run)
     assert not [v for v in trainer.environ().values() if "ac_1_" in v], "its claim code is used up"
     assert sorted((tmp_path / "gpus").read_text().split(",")) == ["0", "1"]

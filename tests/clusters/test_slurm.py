@@ -71,15 +71,17 @@ def test_a_run_waits_in_slurms_queue_in_its_words_and_that_is_no_time_to_start(
     with down(slurm):
         run = service.submit("finishes", steps=10)
         cancelled = service.submit("finishes", steps=10)
-        for waiting in (run, cancelled):
-            wait_detail(service, waiting, "PartitionDown")
+        wait_detail(service, run, "PartitionDown, place 1 in the queue")
+        wait_detail(service, cancelled, "PartitionDown, place 2 in the queue")
         status = service.status(run)
         job = slurm.job_id(f"{run}.1")
         assert (status["status"], status["status_reason"]) == ("queued", "waiting_for_cluster")
-        assert status["status_detail"] == f"slurm job {job}: PartitionDown"
+        assert status["status_detail"] == f"slurm job {job}: PartitionDown, place 1 in the queue"
         there = capacity(service)
         assert (there["active"], there["queued"], there["trouble"]) == (2, 2, None)
         assert (there["cpus"], there["gpus"]) == (12, {"a100": 6})
+        told = [event for event in service.events(run) if event["type"] == "run.waiting"]
+        assert len(told) <= 3, "its place alone is no event"
         assert service.cancel(cancelled)["status"] == "cancelled"
         wait_until(lambda: slurm.jobs() == [f"{run}.1"], "the cancelled job is taken back", 20)
         time.sleep(9)

@@ -67,9 +67,13 @@ def test_a_kill_for_memory_is_told_whatever_the_exit_code(
     run = attempts.root
     (run / "attempt-1").mkdir()
     (run / "count").write_text("7")
+    # With all signals blocked, as `main` has it: a trainer that ended before the agent waits for
+    # its SIGCHLD is not seen otherwise, and the agent waits for ever.
     agent = f"""if True:
+        import signal
         from pathlib import Path
         from app.agent import main, process
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         from app.agent.directory import DirectoryMailbox
         process.oom_kills = lambda: int(Path({str(run / "count")!r}).read_text())
         script = "open({str(run / "count")!r}, 'w').write('{7 + kills}'); raise SystemExit({code})"

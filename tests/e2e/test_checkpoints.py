@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.db.database import InUse
-from app.db.sqlite import own
+from app.db.sqlite_file import own
 from tests.support import commands
 from tests.support.disk import make_busy
 from tests.support.server import wait_until

@@ -63,7 +63,7 @@ def test_the_command_says_what_happens_and_deletes(
 
         monkeypatch.setattr("sys.stdin", StringIO("n\n"))
         refused = llm("delete", run)
-        assert refused.status != 0
+        assert refused.status == 1
         assert "for good" in refused.err and f"run {run[-6:]} tiny, succeeded" in refused.err
         assert service.status(run)["status"] == "succeeded"
 

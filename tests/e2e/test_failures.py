@@ -212,6 +212,7 @@ def test_a_second_server_on_the_same_database(tmp_path: Path) -> None:
         ("strawberry", [*CLI, "export-schema"], "pip install llm-train-api"),
         ("numpy", [*CLI, "demo"], "llm-train-api[demo]"),
         ("psycopg", SERVE, "llm-train-api[postgres]"),
+        ("opentelemetry.sdk", SERVE, "llm-train-api[otel]"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -219,14 +220,17 @@ def test_a_dependency_is_not_installed(
     tmp_path: Path, missing: str, command: list[str], advice: str
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
-    more = {"DATABASE_URL": "postgresql+psycopg://127.0.0.1:1/x"} if missing == "psycopg" else {}
-    env = environment(tmp_path, **more) | {"PYTHONPATH": str(tmp_path)}
+    asked_for = {
+        "psycopg": {"DATABASE_URL": "postgresql+psycopg://127.0.0.1:1/x"},
+        "opentelemetry.sdk": {"OTLP_ENDPOINT": "http://127.0.0.1:1"},
+    }
+    env = environment(tmp_path, **asked_for.get(missing, {})) | {"PYTHONPATH": str(tmp_path)}
     told = line(command, env)
-    assert advice in told and (missing in told or missing == "psycopg")
+    assert advice in told and (missing in told or missing in asked_for)
 
 
 def test_extras_that_are_not_installed_are_not_missed_by_the_service(tmp_path: Path) -> None:
-    extras = ("psycopg", "numpy", "rich")
+    extras = ("psycopg", "numpy", "rich", "opentelemetry.sdk", "opentelemetry.exporter")
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys\nsys.modules |= dict.fromkeys({extras!r})\n"
     )

@@ -1,59 +1,18 @@
 """Alerts by e-mail to a real SMTP server: again after a refusal, and never in the way."""
 
-import asyncio
-import email
 import time
 from collections.abc import Iterator
 from email.message import Message
-from email.policy import default
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import AuthResult, LoginPassword
 
 from app.domain.mail import SmtpServer
 from app.notifications.mail import Mail, send
+from tests.support.receivers import Post
 from tests.support.server import free_port, wait_until
 from tests.support.service import Service, home
-
-
-class Mailbox:
-    """Keeps what arrives. `answer`: what the server says instead of taking it."""
-
-    def __init__(self) -> None:
-        self.received: list[tuple[list[str], Any]] = []
-        self.answer: str | None = None
-        self.hang = 0.0
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        await asyncio.sleep(self.hang)
-        if self.answer is not None:
-            return self.answer
-        message = email.message_from_bytes(envelope.content, policy=default)
-        self.received.append((envelope.rcpt_tos, message))
-        return "250 OK"
-
-
-class Post:
-    """A mail server on this machine, which wants a password."""
-
-    def __init__(self) -> None:
-        self.box, self.port = Mailbox(), free_port()
-        self.logins: list[tuple[bytes, bytes]] = []
-        self.controller = Controller(
-            self.box, hostname="127.0.0.1", port=self.port, authenticator=self._let_in,
-            auth_require_tls=False,
-        )  # fmt: skip
-
-    def _let_in(self, server: Any, session: Any, envelope: Any, how: str, data: Any) -> AuthResult:
-        assert isinstance(data, LoginPassword)
-        self.logins.append((data.login, data.password))
-        return AuthResult(success=data.password == b"p@ss", handled=False)
-
-    def url(self, password: str = "p%40ss") -> str:
-        return f"smtp://me:{password}@127.0.0.1:{self.port}"
 
 
 @pytest.fixture

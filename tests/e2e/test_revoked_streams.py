@@ -92,6 +92,22 @@ async def test_a_revoked_token_ends_its_websocket(servers: list[str], query: str
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("by", ["hello", "header"])
+@pytest.mark.parametrize("how", ["revoke", "disable"])
+async def test_an_idle_websocket_ends_with_its_token(servers: list[str], by: str, how: str) -> None:
+    admin, eve, _ = two_people(servers, f"eve-{by}-{how}")
+    token = {"Authorization": f"Bearer {eve.token}"}
+    hello, headers = (token, {}) if by == "hello" else (None, token)
+    async with connected(servers[0], hello, **headers) as socket:
+        if how == "disable":
+            admin.ok("PATCH", f"/v1/users/{eve.user_id}", {"disabled": True})
+        else:
+            (found,) = eve.ok("GET", "/v1/tokens")["tokens"]
+            admin.ok("DELETE", f"/v1/tokens/{found['token_id']}")
+        assert await ended(socket, "nothing") == "4401"
+
+
+@pytest.mark.anyio
 async def test_a_wrong_token_of_a_websocket_is_recorded(servers: list[str]) -> None:
     with pytest.raises(websockets.ConnectionClosed):
         async with connected(servers[0], {"Authorization": "Bearer llmt_wrong"}):

@@ -54,6 +54,20 @@ def test_a_team_is_set_up_and_watched_from_the_command_line(url: str) -> None:
     }  # fmt: skip
     assert llm("project", "quota", "speech", "--runs", "2", token=token).status == 1
 
+    shown = json.loads(done("project", "retention", "speech", "--logs", "30", "--json"))
+    assert shown == [{"of": "logs", "days": 30.0}, {"of": "points", "days": None}]
+    assert "none" in llm("project", "retention", "speech", "--points", "nan").err
+    assert llm("project", "retention", "speech", "--points", "0").status != 0
+
+    shown = json.loads(
+        done("project", "gate", "speech", "--metric", "wer<0.1", "--approval", "--json")
+    )
+    assert [row["needs"] for row in shown] == [["wer<0.1"], None, True]
+    assert llm("project", "gate", "speech", "--metric", "low").status == 1
+    shown = json.loads(done("project", "gate", "speech", "--open", "--json"))
+    assert [row["needs"] for row in shown] == [None, None, None]
+    assert json.loads(done("usage", "--by", "project", "--json")) == []
+
     (mine,) = json.loads(done("token", "ls", "--json", token=token))
     assert (mine["name"], mine["scope"]) == ("laptop", "member") and "token" not in mine
     refused = llm("submit", "-r", "demo", token=token)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.commands import llm_train
-from tests.support.server import Server, end_trainers, running_server
+from tests.support.server import Server, end_trainers, running_server, wait_until
 from tests.support.terminal import on_terminal
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -22,6 +22,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         llm_train("submit", *given, "--name", "[red]no markup[/red]", API_URL=server.url)
         yield server
     end_trainers(place / "data")
+
+
+@pytest.fixture(scope="module")
+def endless(served: Server) -> str:
+    """A run that goes on and on, and has printed something."""
+    given = ("-r", "demo", "-p", "steps=100000", "-p", "step_delay_ms=5")
+    run = llm_train("submit", *given, API_URL=served.url).out.strip()
+    wait_until(
+        lambda: llm_train("logs", run, "--json", API_URL=served.url).out, "it has printed a line"
+    )
+    return run
 
 
 def plain(screen: str) -> list[str]:
@@ -65,6 +76,25 @@ def test_ctrl_c_ends_a_live_list_and_gives_the_cursor_back(served: Server) -> No
     )
     assert shown.status == 130
     assert shown.screen.rindex(CURSOR_BACK) > shown.screen.rindex("\x1b[?25l")
+
+
+@pytest.mark.parametrize(
+    ("command", "seen"),
+    [
+        ("watch RUN", "of 100000 steps"),
+        ("watch RUN --json", '"run_id"'),
+        ("logs -f RUN", "\n"),
+        ("submit -r demo -p steps=100000 -p step_delay_ms=5 --wait", "run_"),
+        ("ls -w --json", '"run_id"'),
+        ("login", "API token"),
+    ],
+)
+def test_ctrl_c_is_exit_code_130_and_leaves_the_terminal_as_it_was(
+    served: Server, endless: str, command: str, seen: str
+) -> None:
+    arguments = command.replace("RUN", endless).split()
+    shown = on_terminal(*arguments, url=served.url, interrupt=lambda screen: seen in screen)
+    assert (shown.status, shown.echoes) == (130, True), shown.screen
 
 
 def test_streams_of_json_have_a_document_on_each_line(served: Server) -> None:

@@ -1,71 +1,20 @@
 """Receivers are told of what happened: signed, at least once, and no slow one holds up anything."""
 
-import json
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import standardwebhooks
 
+from tests.support.receivers import Receiver, receiving
 from tests.support.server import wait_until
 from tests.support.service import Service, home, running
 
 LOCAL = {"WEBHOOK_NETWORKS": "127.0.0.0/8"}
-
-
-class Receiver(ThreadingHTTPServer):
-    """Records what is POSTed to it. `status` is what it answers; None: nothing, for `hang` s."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.received: list[tuple[dict[str, str], bytes]] = []
-        self.status: int | None = 204
-        self.hang = 0.0
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/hook?a=1"
-
-    def types(self) -> list[str]:
-        return [json.loads(body)["type"] for _, body in self.received]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        time.sleep(self.server.hang)
-        self.server.received.append((headers | {"path": self.path}, body))
-        if self.server.status is not None:
-            self.send_response(self.server.status)
-            if self.server.status == 302:
-                self.send_header("location", "http://127.0.0.1:1/elsewhere")
-            self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def receiving() -> Iterator[Receiver]:
-    """A receiver on this machine."""
-    with Receiver() as receiver:
-        thread = threading.Thread(target=receiver.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            receiver.shutdown()
-            thread.join()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from app.domain.paths import CheckpointPath
 from app.domain.recipes import Recipe
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost, Conflict
-from app.services import checkpoints, endings, launches, marks, runs, saves
+from app.services import checkpoints, endings, launches, marks, resuming, runs, saves
 from tests.support.database import Databases
 from tests.support.stage import RECIPES, Stage, manifest
 
@@ -32,7 +32,7 @@ async def judge(stage: Stage, found: Checkpoint, verdict: Manifest | str) -> Che
 
 
 async def resumed(stage: Stage, run: Run) -> Run:
-    return await stage.db.write(runs.resume, run.id, ResumeRequest(), RECIPES)
+    return await stage.db.write(resuming.resume, run.id, ResumeRequest(), RECIPES)
 
 
 async def cancelled(stage: Stage, run: Run) -> Checkpoint:
@@ -81,14 +81,14 @@ async def test_a_declared_source_that_is_not_there_takes_the_promises_on_it_alon
     stage = await Stage.open(db)
     parent = await stage.run("running")
     path = f"/ckpts/{parent.experiment_id}/{parent.id}/mine"
-    child = await db.write(runs.resume, parent.id, ResumeRequest(ckpt_path=path), RECIPES)
+    child = await db.write(resuming.resume, parent.id, ResumeRequest(ckpt_path=path), RECIPES)
     assert (await cancelled(stage, child)).state == "declared"
 
     await judge(stage, await stage.named(parent, "mine"), "It is not there.")
 
     assert (await stage.named(child, "cancel-0")).state == "lost"
     with pytest.raises(CheckpointLost, match="lost"):
-        await db.write(runs.resume, parent.id, ResumeRequest(ckpt_path=path), RECIPES)
+        await db.write(resuming.resume, parent.id, ResumeRequest(ckpt_path=path), RECIPES)
 
 
 async def test_a_path_that_a_client_named_first_is_promised_all_the_same(db: Database) -> None:
@@ -129,7 +129,7 @@ async def test_a_path_that_was_looked_for_too_early_is_promised_all_the_same(db:
 async def resumed_at(stage: Stage, run: Run, saved: Run, name: str) -> Run:
     """A run resumed from a checkpoint of its own, or of one that it goes back to."""
     path = f"/ckpts/{saved.experiment_id}/{saved.id}/{name}"
-    return await stage.db.write(runs.resume, run.id, ResumeRequest(ckpt_path=path), RECIPES)
+    return await stage.db.write(resuming.resume, run.id, ResumeRequest(ckpt_path=path), RECIPES)
 
 
 async def three_generations(stage: Stage) -> tuple[Run, Run]:

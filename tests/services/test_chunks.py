@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text as text_
 
-from app.db import chunks
+from app.db import chunks, repacking
 from app.db.chunks import Range
 from app.db.database import Database
 from app.db.sql import Statement, Tx, columns, select_all
@@ -54,7 +54,10 @@ def text(column: Column) -> list[Any]:
     return [list(column.steps), list(map(repr, column.values))]
 
 
-@pytest.mark.parametrize(("size", "tail"), [(4, 2), (12, 3), (512, 32)])
+@pytest.mark.parametrize(
+    ("size", "tail", "middle"),
+    [(4, 2, 256), (12, 3, 256), (12, 2, 4), (40, 3, 9), (1_024, 32, 256)],
+)
 @settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -64,6 +67,7 @@ def test_points_are_kept_once_and_the_last_value_of_a_step_wins(
     monkeypatch: pytest.MonkeyPatch,
     size: int,
     tail: int,
+    middle: int,
     given: list[list[tuple[int, float]]],
     low: int,
     high: int,
@@ -71,6 +75,7 @@ def test_points_are_kept_once_and_the_last_value_of_a_step_wins(
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK", size)
     monkeypatch.setattr(chunks, "TAIL", tail)
+    monkeypatch.setattr(chunks, "MIDDLE", middle)
     model: dict[int, float] = {}
     series_id = write(new_series)
     for batch in given:
@@ -115,14 +120,14 @@ def test_points_that_come_one_by_one_fill_chunks_and_seldom_rewrite_them(
 
     monkeypatch.setattr(chunks, "_put", counting)
     write(forwards)
-    assert written < 2_000 * 32
+    assert written < 2_000 * 24
     counts = [row.count for row in write(stored, series_id)]
     assert sum(counts) == 2_000
-    assert counts[:3] == [512] * 3
+    assert counts[:1] == [chunks.CHUNK]
     assert len(counts) <= 5
 
 
-@pytest.mark.parametrize("each", [20, 512])  # sketches of small chunks hold every point
+@pytest.mark.parametrize("each", [20, 512, 1_024])  # sketches of small chunks hold every point
 def test_an_overview_says_that_points_are_left_out_exactly_when_they_are(
     write: Write, monkeypatch: pytest.MonkeyPatch, each: int
 ) -> None:
@@ -180,12 +185,12 @@ async def test_points_of_earlier_versions_are_packed_in_place(db: Database) -> N
     series_id = await db.write(fill)
     old = await db.read(stored, series_id)
     assert sum(len(each.data) for each in old) == 24 * 2_000
-    first = await db.scan(chunks.list_plain, (-1, -1), 2)
+    first = await db.scan(repacking.list_plain, (-1, -1), 2)
     await db.write(chunks.put, series_id, column(400, 1, value=-1.0))
-    await db.write(chunks.pack_again, first)
-    rest = await db.scan(chunks.list_plain, (first[1].series_id, first[1].first_step), 100)
-    await db.write(chunks.pack_again, rest)
-    assert await db.scan(chunks.list_plain, (-1, -1), 100) == []
+    await db.write(repacking.pack_again, first)
+    rest = await db.scan(repacking.list_plain, (first[1].series_id, first[1].first_step), 100)
+    await db.write(repacking.pack_again, rest)
+    assert await db.scan(repacking.list_plain, (-1, -1), 100) == []
     packed = await db.read(stored, series_id)
     assert sum(len(each.data) for each in packed) < 10 * 2_000
     whole = await db.read(lambda tx: chunks.page(tx, [Range(series_id, 0, 10**6)], 10**6))

@@ -17,8 +17,10 @@ from app.db.sql import Tx
 from app.db.tables import Run
 from app.domain.attempts import ExitRequest
 from app.domain.evidence import Cause
+from app.domain.permissions import DEFAULT_PROJECT
 from app.domain.recipes import Recipe
 from app.domain.resources import Kind, Resources, Shortage
+from app.domain.team import ProjectUpdate
 from app.domain.tokens import claim_code
 from app.launchers.base import (
     HttpMailboxAddress,
@@ -29,7 +31,7 @@ from app.launchers.base import (
     Submission,
     Unreachable,
 )
-from app.services import attempts, runs
+from app.services import attempts, projects, quotas, runs, usage
 from app.settings import Settings
 from app.supervisor import job_status, schedule
 from app.supervisor.engines import end_jobs
@@ -138,6 +140,58 @@ async def test_a_run_waits_in_the_queue_of_its_engine_and_starts_when_its_agent_
     await reconcile(state)
     run = await stage.get(run)
     assert (run.status, run.launcher, run.engine_id) == ("succeeded", "slurm", "4711")
+
+
+async def test_a_jobs_place_in_the_queue_is_told_and_its_change_is_no_event(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, state, cluster = await open_cluster(db, tmp_path)
+    run = await stage.submit()
+    await launch(state)
+
+    async def told(status: JobStatus) -> tuple[str | None, int]:
+        cluster.status = status
+        await reconcile(state)
+        now = await stage.get(run)
+        history = await stage.events()
+        return now.status_detail, sum(event.type == "run.waiting" for event in history)
+
+    assert await told(replace(PENDING, position=7)) == (
+        "slurm job 4711: Resources, place 7 in the queue", 1,
+    )  # fmt: skip
+    assert await told(replace(PENDING, position=3)) == (
+        "slurm job 4711: Resources, place 3 in the queue", 1,
+    )  # fmt: skip
+    held = replace(PENDING, reason_text="JobHeldUser", position=9)
+    assert await told(held) == ("slurm job 4711: JobHeldUser, place 9 in the queue", 2)
+    state.attempts.clear()  # another server: what it says is right, and the change alone no event
+    assert (await told(held))[1] == 2
+
+
+async def test_gpus_that_only_the_recipe_asks_an_engine_for_count_for_the_quota(
+    db: Database, tmp_path: Path
+) -> None:
+    needs = Resources(gpu_type="A100", count=2)
+    stage, state, cluster = await open_cluster(db, tmp_path, resources=needs)
+    await db.write(projects.update, DEFAULT_PROJECT, ProjectUpdate(max_gpus=3))
+    first, second = await stage.submit(), await stage.submit()
+    for _ in range(2):
+        await launch(state)
+    assert [job.key.run_id for job in cluster.jobs] == [first.id]
+    assert (await stage.get(second)).status_reason == "waiting_for_quota"
+    for _ in ("it waits in the engine's queue", "it trains"):
+        use = await db.read(quotas.find_use, DEFAULT_PROJECT)
+        assert (use.runs, use.gpus) == (1, 2)
+        first = await claim(stage, await stage.get(first))
+    await stage.report(first, batch=1, step=10, total_steps=10)
+    record = ExitRequest.model_validate(ExitRecord(exit_code=0).to_dict())
+    await db.write(attempts.finish, first.id, 1, record, 0)
+    for _ in range(2):
+        await reconcile(state)
+        await jobs(state)
+    assert (await db.read(quotas.find_use, DEFAULT_PROJECT)).gpus == 0
+    (used,) = await db.read(usage.account, usage.By.RUN, usage.Period(), "", 10)
+    assert used.gpu_used_seconds == 2 * used.used_seconds > 0
 
 
 async def test_an_engine_that_cannot_be_reached_changes_no_state(

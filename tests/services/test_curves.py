@@ -13,7 +13,7 @@ from app.domain.recipe_file import read_recipes
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, ResumeRequest, RunRequest
 from app.errors import InvalidInput
-from app.services import experiments, metrics, reports, runs
+from app.services import experiments, metrics, reports, resuming, runs
 from app.services.metrics import Window
 from tests.services.conftest import Write
 
@@ -139,7 +139,7 @@ class Story:
         source, (step, branch) = saved[which % len(saved)]
         path = f"/ckpts/{self.experiment_id}/{source.id}/step-{step}"
         child = Lineage(
-            runs.resume(tx, parent.id, ResumeRequest(ckpt_path=path), read_recipes(None)).id,
+            resuming.resume(tx, parent.id, ResumeRequest(ckpt_path=path), read_recipes(None)).id,
             source,
             branch,
         )
@@ -263,7 +263,7 @@ def test_a_resumed_run_goes_on_from_its_checkpoint_whatever_axes_its_metrics_hav
     write: Write, together: bool
 ) -> None:
     _, parent = parent_of_ten_steps(write, None)
-    child = write(runs.resume, parent, ResumeRequest(), read_recipes(None)).id
+    child = write(resuming.resume, parent, ResumeRequest(), read_recipes(None)).id
     for metrics_ in [{k: v for each in AXES for k, v in each.items()}] if together else AXES:
         reported(write, child, metrics=metrics_)
     found = steps_of(write, child)

@@ -21,6 +21,7 @@ from app.services import (
     labels,
     marks,
     models,
+    resuming,
     runs,
     usage,
     verifications,
@@ -190,6 +191,33 @@ async def test_a_crash_leaves_all_or_nothing_and_is_finished_after_a_restart(
     assert (scene.tables_with(run.id), scene.files(), scene.points()) == (KEPT, [], 0)
 
 
+@pytest.mark.parametrize("failpoint", FAILPOINTS)
+async def test_an_experiment_goes_with_all_its_runs_whenever_a_server_dies(
+    scene: Scene, failpoint: str
+) -> None:
+    run, other = await scene.trained(), await scene.trained()
+    id = run.experiment_id
+    before = (scene.tables_with(id), scene.files())
+    failpoints.activate(failpoint, "raise")
+    if failpoint == "delete.rows":
+        with pytest.raises(failpoints.FailpointReached):
+            await scene.db.write(deletion.delete_experiment, id)
+        assert (scene.tables_with(id), scene.files()) == before
+        failpoints._armed.clear()
+    deleted = await scene.db.write(deletion.delete_experiment, id)
+    await scene.removed()  # as far as the failpoint
+    with pytest.raises(NotFound):
+        await scene.db.read(experiments.get, id)
+    failpoints._armed.clear()
+    scene.restart()
+    await scene.removed()
+    await scene.removed()
+    assert (scene.files(), scene.points()) == ([], 0)
+    assert {*scene.tables_with(run.id), *scene.tables_with(other.id)} == {"attempt_usage"}
+    done = await scene.db.read(deletion.get, deleted.id)
+    assert (done.runs, done.checkpoints) == (2, 2) and done.finished_at is not None
+
+
 async def test_a_repeated_deletion_is_the_same(scene: Scene) -> None:
     run = await scene.trained()
     first = await scene.db.write(deletion.delete_run, run.id)
@@ -238,7 +266,7 @@ async def test_what_a_resumed_run_begins_with_is_refused_while_that_run_stays(
     scene: Scene,
 ) -> None:
     run = await scene.trained()
-    child = await scene.db.write(runs.resume, run.id, ResumeRequest(), RECIPES)
+    child = await scene.db.write(resuming.resume, run.id, ResumeRequest(), RECIPES)
     await scene.db.write(runs.cancel, child.id)
     with pytest.raises(StillNeeded, match="resumed") as refused:
         await scene.db.write(deletion.delete_run, run.id)
@@ -251,7 +279,7 @@ async def test_an_experiment_goes_with_all_of_its_runs(scene: Scene, db: Databas
     other = await Stage.open(db)
     kept = await other.run("succeeded", saved=True)
     run = await scene.trained()
-    child = await db.write(runs.resume, run.id, ResumeRequest(), RECIPES)
+    child = await db.write(resuming.resume, run.id, ResumeRequest(), RECIPES)
     await db.write(runs.cancel, child.id)
     hook = WebhookRequest(url="https://a.example.com", experiment_id=run.experiment_id)
     hook_id = (await db.write(webhooks.create, hook)).id

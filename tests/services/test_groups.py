@@ -2,7 +2,8 @@
 
 import pytest
 
-from app.db import groups, keyset
+from app.db import counting, groups, keyset, matching
+from app.db.counting import Count
 from app.db.cursors import Order, Window
 from app.db.groups import RunFacet
 from app.db.listing import RUNS
@@ -36,12 +37,14 @@ def test_more_than_a_thousand_runs_are_counted_truly(
         conditions(AnyRunFilter, AnyRunFilter.model_validate({"experiment_id": experiment} | more))
         for more in ({}, {"archived": None})
     )
-    assert dict(write(groups.by_status, active)) == {"queued": 1_080, "cancelled": 108}
-    assert dict(write(groups.by_status, every)) == {"queued": 1_080, "cancelled": 120}
+    assert dict(write(groups.by_status, active).counts) == {"queued": 1_080, "cancelled": 108}
+    assert dict(write(groups.by_status, every).counts) == {"queued": 1_080, "cancelled": 120}
     assert dict(write(groups.by_status_of, [experiment])[0]) == {"queued": 1_080, "cancelled": 108}
-    assert write(keyset.count, RUNS, active) == MANY - 12
-    assert write(keyset.count, RUNS, every) == MANY
-    assert write(keyset.counts, RUNS, "experiment_id", [experiment], active | {}) == [MANY - 12]
+    assert write(counting.count, RUNS, active) == Count(MANY - 12)
+    assert write(counting.count, RUNS, every) == Count(MANY)
+    assert write(counting.counts, RUNS, "experiment_id", [experiment], active | {}) == [
+        Count(MANY - 12)
+    ]
     page = write(keyset.page, RUNS, active, Order("created_at"), Window(500))
     assert len(page.rows) == 500 and page.has_next
 
@@ -52,3 +55,68 @@ def test_more_than_a_thousand_runs_are_counted_truly(
     monkeypatch.setattr(groups, "NEWEST", 300)
     models = dict(write(groups.facet, RunFacet.MODEL, every, "", 10))
     assert sum(models.values()) == 300, "the newest alone are looked at"
+
+
+@pytest.mark.parametrize("words", ["m1", "m", "common"])
+def test_a_count_that_reads_rows_ends_at_its_bound_and_says_so(
+    write: Write, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    """A text that a third of the runs has, one of few letters, and one that all of them have."""
+    experiment = write(fill)
+    every = {"experiment_id": experiment}
+    filters = every | ({"search": words} if words != "common" else {"owner": "ada", "model": "m1"})
+    number = MANY if words == "m" else MANY // 3
+    monkeypatch.setattr(matching, "FEW", 0)
+    monkeypatch.setattr(counting, "COUNTED", number)
+    read = write(groups.by_status, filters)
+    assert not read.is_lower_bound and sum(count for _, count in read.counts) == number
+    assert write(counting.count, RUNS, filters) == Count(number)
+    assert write(counting.counts, RUNS, "experiment_id", [experiment], filters) == [Count(number)]
+    monkeypatch.setattr(counting, "COUNTED", number - 1)
+    read = write(groups.by_status, filters)
+    assert read.is_lower_bound and sum(count for _, count in read.counts) == number
+    assert write(counting.count, RUNS, filters) == Count(number - 1, True)
+    other = write(experiments.create, ExperimentRequest(name="other", task_type="t")).id
+    ids = [experiment, other]
+    without = {name: value for name, value in filters.items() if name != "experiment_id"}
+    assert write(counting.counts, RUNS, "experiment_id", ids, without) == [
+        Count(number - 1, True), Count(0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("looked_at", [300, MANY - 1, MANY])
+def test_a_usual_text_is_counted_among_the_newest_runs_of_a_long_list(
+    write: Write, monkeypatch: pytest.MonkeyPatch, looked_at: int
+) -> None:
+    experiment = write(fill)
+    filters = {"experiment_id": experiment, "search": "m1"}
+    monkeypatch.setattr(matching, "FEW", 0)
+    monkeypatch.setattr(counting, "LOOKED_AT", looked_at)
+    newest = sum(number % 3 == 1 for number in range(MANY - looked_at, MANY))
+    assert write(counting.count, RUNS, filters) == Count(newest, looked_at < MANY)
+    read = write(groups.by_status, filters)
+    assert read.is_lower_bound == (looked_at < MANY)
+    assert sum(count for _, count in read.counts) == newest
+    assert write(counting.count, RUNS, {"search": "m1"}) == Count(newest, True), "of all runs"
+    monkeypatch.setattr(groups, "NEWEST", 90)
+    assert write(groups.facet, RunFacet.MODEL, filters, "", 10) == [("m1", 90)]
+
+
+@pytest.mark.parametrize("text", ["m1", "m1\x1ft1"])
+def test_a_text_that_many_older_runs_have_is_counted_up_to_some_of_them(
+    write: Write, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    experiment, number = write(fill), MANY // 3 if text == "m1" else MANY // 6
+    filters = {"experiment_id": experiment, "search": text}
+    monkeypatch.setattr(matching, "FEW", 0)
+    monkeypatch.setattr(matching, "PEEKED", 0)
+    monkeypatch.setattr(counting, "EXAMINED", number)
+    assert write(counting.count, RUNS, filters) == Count(number)
+    assert not write(groups.by_status, filters).is_lower_bound
+    monkeypatch.setattr(counting, "EXAMINED", 100)
+    assert write(counting.count, RUNS, filters) == Count(100, True)
+    read = write(groups.by_status, filters)
+    assert read.is_lower_bound and sum(count for _, count in read.counts) == 100
+    assert write(groups.facet, RunFacet.MODEL, filters, "", 10) == [("m1", 100)]
+    other = write(experiments.create, ExperimentRequest(name="other", task_type="t")).id
+    assert write(counting.count, RUNS, {**filters, "experiment_id": other}) == Count(0, True)

@@ -9,10 +9,11 @@ from typing import Any
 import orjson
 import pytest
 
-from app.db import keyset, listing
+from app.db import counting, keyset, listing, matching
+from app.db.counting import Count
 from app.db.cursors import Order, Window
 from app.db.database import Database
-from app.db.keyset import Listing
+from app.db.list_statements import Listing
 from app.db.sql import Tx
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, MarkRequest, RunRequest
@@ -86,7 +87,7 @@ async def test_pages_in_either_direction_are_the_whole_list_in_order(db: Databas
     await db.write(_story)
     for listed, order in ORDERS:
         whole = await _walk(db, listed, order, 100, backward=False)
-        assert len(whole) == await db.read(keyset.count, listed, {})
+        assert Count(len(whole)) == await db.read(counting.count, listed, {})
         valued = [each for each in whole if each[0] is not None]
         assert valued == sorted(valued, reverse=order.descending), order
         assert all(value is None for value, _ in whole[len(valued) :]), order
@@ -125,8 +126,8 @@ def test_by_a_metric_a_short_list_costs_what_it_is_long_and_a_long_one_what_is_a
     path = database_url.removeprefix("sqlite:///")
     order, filters = Order("metric", True, "loss"), {"experiment_id": "exp_1"}
     with closing(sqlite3.connect(path)) as connection:
-        for few, walked in ((keyset.FEW, "run USING INDEX ix_run_exp"), (0, "ix_metric_latest")):
-            monkeypatch.setattr(keyset, "FEW", few)
+        for few, walked in ((matching.FEW, "run USING INDEX ix_run_exp"), (0, "ix_metric_latest")):
+            monkeypatch.setattr(matching, "FEW", few)
             asked: list[str] = []
             connection.set_trace_callback(asked.append)
             keyset.page(Tx(connection.cursor(), "sqlite"), listing.RUNS, filters, order, Window())
@@ -154,12 +155,12 @@ async def test_many_parents_at_once_are_the_pages_of_each(db: Database) -> None:
             one = await db.scan(keyset.page, listed, {}, order, window, parent)
             assert page == one, (order, backward)
             assert await _counts(db, listed, ids) == [
-                await db.read(keyset.count, listed, {}, ("experiment_id", each)) for each in ids
+                await db.read(counting.count, listed, {}, ("experiment_id", each)) for each in ids
             ]
 
 
-async def _counts(db: Database, listed: Listing[Any], ids: list[str]) -> list[int]:
-    return await db.read(keyset.counts, listed, "experiment_id", ids, {})
+async def _counts(db: Database, listed: Listing[Any], ids: list[str]) -> list[Count]:
+    return await db.read(counting.counts, listed, "experiment_id", ids, {})
 
 
 async def test_a_page_neither_repeats_nor_skips_when_rows_come_and_change(db: Database) -> None:
@@ -212,7 +213,7 @@ async def test_filters_choose_what_they_say(db: Database, filters: Any, expected
     for size in (1, 3, 100):
         found = await _walk(db, listing.RUNS, Order("created_at"), size, False, **filters)
         assert [id for _, id in found] == wanted
-    assert await db.read(keyset.count, listing.RUNS, filters) == len(wanted)
+    assert await db.read(counting.count, listing.RUNS, filters) == Count(len(wanted))
     for (listed, order), id in product(ORDERS, ids):
         if listed is listing.RUNS:  # every order and the experiment's own list agree
             own = {"experiment_id": id} | filters

@@ -10,7 +10,7 @@ from app.db.tables import Run
 from app.domain.lifecycle import MOVES, TERMINAL, RunStatus
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import ServiceError
-from app.services import checkpoints, marks, runs
+from app.services import checkpoints, marks, resuming, runs
 from tests.support.database import Databases
 from tests.support.stage import RECIPES, SAVED, Stage
 
@@ -92,7 +92,7 @@ async def cancel(stage: Stage, run: Run) -> tuple[str, str | None]:
 
 
 async def resume(stage: Stage, run: Run) -> tuple[str, str | None]:
-    child = await stage.db.write(runs.resume, run.id, ResumeRequest(), RECIPES)
+    child = await stage.db.write(resuming.resume, run.id, ResumeRequest(), RECIPES)
     assert child.parent_run_id == run.id and child.source_checkpoint_id is not None
     source = await stage.db.read(checkpoints.get, child.source_checkpoint_id)
     assert child.source_ckpt_path == source.ckpt_path

@@ -6,7 +6,7 @@ from app.db.database import Database
 from app.domain.recipes import Recipe
 from app.domain.requests import ResumeRequest, RunRequest
 from app.errors import InvalidInput
-from app.services import runs
+from app.services import resuming, runs
 from tests.support.stage import Stage
 
 RECIPES = {"tiny": Recipe("tiny", ("train", "--x={hyperparams.a/b}"))}
@@ -26,7 +26,7 @@ async def test_a_hostile_value_is_refused_with_its_pointer_and_changes_nothing(
     assert refused.value.errors[0]["pointer"] == "/hyperparams/a~1b"
     resume = ResumeRequest(override_hyperparams={"a/b": value})
     with pytest.raises(InvalidInput, match="'a/b'") as refused:
-        await db.write(runs.resume, parent.id, resume, RECIPES)
+        await db.write(resuming.resume, parent.id, resume, RECIPES)
     assert refused.value.errors[0]["pointer"] == "/override_hyperparams/a~1b"
     assert await stage.events() == before
 

@@ -19,7 +19,7 @@ from app.domain.evidence import Evidence
 from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost, ServiceError
-from app.services import checkpoints, endings, marks, retention, runs, saves
+from app.services import checkpoints, endings, marks, resuming, retention, runs, saves
 from tests.support.database import postgresql_only
 from tests.support.server import wait_until
 from tests.support.stage import RECIPES, SAVED, Stage, manifest
@@ -149,7 +149,7 @@ async def test_retention_deletes_nothing_that_is_needed_by_then(
         if rescue == "mark":
             return marks.mark(tx, stage.experiment, mark(run, "step-5"))
         path = f"/ckpts/{run.experiment_id}/{run.id}/step-5"
-        return runs.resume(tx, run.id, ResumeRequest(ckpt_path=path), RECIPES)
+        return resuming.resume(tx, run.id, ResumeRequest(ckpt_path=path), RECIPES)
 
     deleted: list[Checkpoint] = await meet(
         db, database_url, need, db.write(retention.delete, run.id, 1)
@@ -173,7 +173,7 @@ async def test_what_retention_deletes_cannot_be_resumed_from(
         db,
         database_url,
         lambda tx: retention.delete(tx, run.id, 1),
-        db.write(runs.resume, run.id, ResumeRequest(ckpt_path=path), RECIPES),
+        db.write(resuming.resume, run.id, ResumeRequest(ckpt_path=path), RECIPES),
     )
 
     assert isinstance(refused, CheckpointLost)

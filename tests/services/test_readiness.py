@@ -59,6 +59,14 @@ async def test_a_loop_that_does_not_come_round_is_told(
     assert supervisor.trouble() == "The supervisor is not running; see the log."
 
 
+async def test_a_server_that_never_had_its_data_directory_tells_so(
+    db: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "data").write_text("in its place")
+    async with supervised(db, tmp_path / "data") as supervisor:
+        await until(lambda: "Nothing can be written" in (supervisor.trouble() or ""))
+
+
 async def test_what_cannot_be_written_is_told(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

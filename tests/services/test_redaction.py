@@ -14,12 +14,13 @@ from app.domain.redaction import REDACTED, Secrets
 from app.domain.requests import MarkRequest, RedactRequest, ResumeRequest
 from app.domain.webhooks import WebhookRequest
 from app.errors import Conflict, InvalidInput
-from app.services import idempotency, labels, marks, metrics, redaction, runs, webhooks
+from app.services import idempotency, labels, marks, metrics, redaction, resuming, runs, webhooks
 from app.services.idempotency import StoredResponse
 from tests.support.stage import RECIPES, SAVED, Stage
 
 pytestmark = pytest.mark.anyio
 
+SCORE = 7654321.5  # no time and no number of another kind looks like it
 SECRET = 'sk-"4711"-quoted/ä'
 HYPERPARAMS = {"api_key": SECRET, "lr": 0.125, "steps": 10}
 
@@ -55,15 +56,20 @@ async def sent(stage: Stage, place: Path) -> tuple[Run, Run, Run]:
         await stage.submit(hyperparams=HYPERPARAMS, notes="of a customer", tags=["t"])
     )
     await stage.report(
-        run, batch=1, step=5, total_steps=10,
+        run,
+        batch=1,
+        step=5,
+        total_steps=10,
         effective_hyperparams=HYPERPARAMS,
         source={"command": ["train", f"--key={SECRET}"]},
-        metrics={"loss": {"steps": [1], "values": [1.5]}, "score": {"steps": [1], "values": [7.5]}},
-    )  # fmt: skip
+        metrics={
+            key: {"steps": [1], "values": [v]} for key, v in (("loss", 1.5), ("score", SCORE))
+        },
+    )
     run = await stage.get(run)
     await stage.saves(run, SAVED, 5)
     path = f"/ckpts/{run.experiment_id}/{run.id}/{SAVED}"
-    mark = MarkRequest(run_id=run.id, ckpt_path=path, tag_type="a", metrics={"score": 7.5})
+    mark = MarkRequest(run_id=run.id, ckpt_path=path, tag_type="a", metrics={"score": SCORE})
     await stage.db.write(marks.mark, run.experiment_id, mark)
     await stage.db.write(labels.set_labels, run.id, {"command": f"train {SECRET}"})
     await stage.report(run, finished=True)
@@ -74,8 +80,8 @@ async def sent(stage: Stage, place: Path) -> tuple[Run, Run, Run]:
     (folder.parent / "spec.json").write_text(json.dumps(spec))
     (folder / "exit.json").write_text(json.dumps({"detail": f"bad key {SECRET}"}))
     resume = ResumeRequest(override_hyperparams={"api_key": SECRET, "lr": 0.5})
-    child = await stage.db.write(runs.resume, run.id, resume, RECIPES)
-    again = await stage.db.write(runs.rerun, run.id, RECIPES)
+    child = await stage.db.write(resuming.resume, run.id, resume, RECIPES)
+    again = await stage.db.write(resuming.rerun, run.id, RECIPES)
     for other in (child, again):
         await stage.db.write(runs.cancel, other.id)
 
@@ -145,7 +151,7 @@ async def test_a_metric_is_taken_out_with_its_points(
     assert {"checkpoint", "event", "metric_series"} <= set(leaks(database_url, "score"))
     await db.write(redaction.redact, run.id, RedactRequest(metrics=["score"]))
     assert leaks(database_url, "score") == ["event"], "that names what was redacted"
-    assert "7.5" not in everything(database_url)
+    assert str(SCORE) not in everything(database_url)
     latest = await db.read(metrics.latest, run.id)
     assert [each.key for each in latest] == ["loss"]
 

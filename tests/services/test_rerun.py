@@ -8,7 +8,7 @@ from app.domain.comparison import Section
 from app.domain.recipes import Recipe
 from app.domain.requests import ResumeRequest
 from app.errors import CheckpointLost, InvalidInput, UnknownRecipe
-from app.services import checkpoints, overviews, runs
+from app.services import checkpoints, overviews, resuming
 from tests.support.stage import RECIPES, Stage
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +21,7 @@ async def test_a_rerun_has_all_that_the_run_was_submitted_with(db: Database) -> 
     run = await stage.submit(
         hyperparams=HYPERPARAMS, dataset=dataset, notes="n", resources=resources
     )
-    again = await db.write(runs.rerun, run.id, RECIPES)
+    again = await db.write(resuming.rerun, run.id, RECIPES)
     assert again.id != run.id == run.root_run_id and again.root_run_id == again.id
     assert (again.status, again.attempt, again.step) == ("queued", 0, 0)
     for name in (
@@ -42,15 +42,15 @@ async def test_a_rerun_of_a_resumed_run_starts_from_the_same_checkpoint(db: Data
     stage = await Stage.open(db)
     parent = await stage.run("cancelled", saved=True)
     request = ResumeRequest(override_hyperparams={"learning_rate": 1})
-    child = await db.write(runs.resume, parent.id, request, RECIPES)
-    again = await db.write(runs.rerun, child.id, RECIPES)
+    child = await db.write(resuming.resume, parent.id, request, RECIPES)
+    again = await db.write(resuming.rerun, child.id, RECIPES)
     for name in ("parent_run_id", "root_run_id", "source_checkpoint_id", "start_step",
                  "override_hyperparams", "hyperparams"):  # fmt: skip
         assert getattr(again, name) == getattr(child, name), name
     source = await db.read(checkpoints.get, child.source_checkpoint_id or "")
     await db.write(checkpoints.mark_lost, source, "It is gone.")
     with pytest.raises(CheckpointLost, match="It is gone"):
-        await db.write(runs.rerun, child.id, RECIPES)
+        await db.write(resuming.rerun, child.id, RECIPES)
 
 
 async def test_what_a_recipe_no_longer_takes_is_refused(db: Database) -> None:
@@ -58,10 +58,10 @@ async def test_what_a_recipe_no_longer_takes_is_refused(db: Database) -> None:
     run = await stage.submit(hyperparams={"lr": "$(id)"})
     before = await stage.events()
     with pytest.raises(UnknownRecipe):
-        await db.write(runs.rerun, run.id, {})
+        await db.write(resuming.rerun, run.id, {})
     changed = {"tiny": Recipe("tiny", ("x", "{hyperparams.lr}"))}
     with pytest.raises(InvalidInput, match="'lr'"):
-        await db.write(runs.rerun, run.id, changed)
+        await db.write(resuming.rerun, run.id, changed)
     assert await stage.events() == before
 
 

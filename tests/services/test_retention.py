@@ -18,7 +18,16 @@ from app.domain.lifecycle import RunStatus
 from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import Busy, CheckpointLost, CheckpointUnreadable
-from app.services import checkpoints, launches, marks, retention, runs, saves, verification
+from app.services import (
+    checkpoints,
+    launches,
+    marks,
+    resuming,
+    retention,
+    runs,
+    saves,
+    verification,
+)
 from app.settings import Settings
 from app.storage import data_dir as data_dir_file
 from app.storage import get_storage
@@ -67,7 +76,7 @@ def remove(data_dir: Path, deleted: Checkpoint) -> None:
 
 async def resume(stage: Stage, run: Run, name: str) -> Run:
     path = f"/ckpts/{run.experiment_id}/{run.id}/{name}"
-    return await stage.db.write(runs.resume, run.id, ResumeRequest(ckpt_path=path), RECIPES)
+    return await stage.db.write(resuming.resume, run.id, ResumeRequest(ckpt_path=path), RECIPES)
 
 
 async def test_the_newest_stay_and_the_dry_run_says_what_goes(db: Database) -> None:
@@ -427,7 +436,7 @@ async def test_checkpoints_with_nan_never_take_the_place_of_good_ones(db: Databa
     await stage.retries(run, exit_code=1)
     sources = await db.read(launches.list_sources, await stage.get(run))
     assert [each.stored.step for each in sources] == [3, 2, 1, 6], "a retry starts from a good one"
-    child = await db.write(runs.resume, run.id, ResumeRequest(), RECIPES)
+    child = await db.write(resuming.resume, run.id, ResumeRequest(), RECIPES)
     assert (child.source_ckpt_path or "").endswith("/s3"), "and so does a resume"
 
 

@@ -14,10 +14,11 @@ from app.db.sql import Statement
 from app.db.tables import Run
 from app.domain.evidence import Evidence
 from app.domain.ids import seconds_between, timestamp
+from app.domain.lifecycle import RunStatus
 from app.domain.recipe_file import parse_recipes
 from app.domain.recipes import Recipe, RecipeError
 from app.domain.requests import RunRequest
-from app.services import endings
+from app.services import endings, runs
 from app.supervisor import retrying
 from app.supervisor.reconcile import reconcile
 from tests.support.stage import Stage
@@ -206,7 +207,8 @@ async def test_a_run_that_waits_for_one_kind_of_gpu_does_not_hold_up_another_kin
     await launch(state)
     detail = (await stage.get(waits)).status_detail
     assert detail == "Needs 1 × H100; other runs hold too many of the 1 here."
-    assert (await stage.get(behind)).status_detail == "Waits behind an older run that needs GPUs."
+    said = (await stage.get(behind)).status_detail
+    assert said == "Waits behind an older run that needs GPUs. It is number 2 in the queue."
 
 
 async def test_small_runs_do_not_overtake_one_that_needs_every_cpu_for_ever(
@@ -223,7 +225,41 @@ async def test_small_runs_do_not_overtake_one_that_needs_every_cpu_for_ever(
     free = await stage.submit()
     await launch(state)
     assert sorted(launcher.launched) == [running.id, gpu.id, free.id]
-    assert (await stage.get(small)).status_detail == "Waits behind an older run that needs CPUs."
+    said = (await stage.get(small)).status_detail
+    assert said == "Waits behind an older run that needs CPUs. It is number 2 in the queue."
     await stage.ends(await stage.get(running))
     await launch(state)
     assert launcher.launched[3:] == [large.id]
+
+
+async def test_a_runs_place_in_the_queue_is_told_and_its_change_alone_is_no_event(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder(), places=1)
+    first, *waiting = [await stage.submit() for _ in range(4)]
+
+    async def told() -> list[str]:
+        await launch(state)
+        return [(await stage.get(run)).status_detail or "" for run in waiting]
+
+    plain, *others = await told()
+    assert "queue" not in plain and plain
+    assert others == [f"{plain} It is number {place} in the queue." for place in (2, 3)]
+    events = [event.type for event in await stage.events() if event.run_id == waiting[2].id]
+    assert events == ["run.queued", "run.waiting"]
+    await db.write(runs.move, await stage.get(first), RunStatus.FAILED)
+    assert (await told())[1:] == [plain, f"{plain} It is number 2 in the queue."]
+    events = [event.type for event in await stage.events() if event.run_id == waiting[2].id]
+    assert events == ["run.queued", "run.waiting"]
+
+
+async def test_a_place_far_behind_is_a_round_number(db: Database, tmp_path: Path) -> None:
+    """Else each start would change every row of a long queue."""
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder(), places=1)
+    await stage.submit()
+    waiting = [await stage.submit() for _ in range(102)]
+    await launch(state)
+    for index, place in ((99, "number 100"), (100, "about number 200"), (101, "about number 200")):
+        assert f"It is {place} in the queue." in (
+            (await stage.get(waiting[index])).status_detail or ""
+        )

@@ -1,16 +1,14 @@
 """Text search: whatever is part of a text is found, in short and long lists, and stops nobody."""
 
 import asyncio
-import logging
 import time
 from itertools import product
 from typing import Any
 
-import psycopg
 import pytest
 
-from app.db import database, keyset, listing
-from app.db.connect import connect
+from app.db import counting, database, keyset, listing, matching
+from app.db.counting import Count
 from app.db.cursors import Order, Window
 from app.db.database import Database
 from app.db.sql import Tx
@@ -20,7 +18,7 @@ from app.domain.requests import ExperimentRequest, RunRequest
 from app.domain.texts import fold
 from app.errors import Timeout
 from app.services import experiments, runs
-from tests.support.database import PostgreSQL, postgresql_only
+from tests.support.database import sqlite_only
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +36,9 @@ TERMS = [
 LONG = {"FEW": 0, "PEEKED": 0}
 """Lists are long from the first row on: what is found is found by the index."""
 
+COMMON = LONG | {"MATCHES": 2}
+"""And what two rows have is common: the list is walked for it."""
+
 
 def _story(tx: Tx) -> str:
     experiment = experiments.create(tx, ExperimentRequest(name="e", task_type="sft"))
@@ -50,17 +51,16 @@ def _story(tx: Tx) -> str:
 async def _found(db: Database, term: str, **filters: Any) -> list[Any]:
     asked = {"search": term} | filters
     page = await db.search(keyset.page, listing.RUNS, asked, Order("created_at"), Window(100))
-    assert len(page.rows) == await db.search(keyset.count, listing.RUNS, asked)
+    assert Count(len(page.rows)) == await db.search(counting.count, listing.RUNS, asked)
     return page.rows
 
 
-@pytest.mark.parametrize("sizes", [{}, {"FEW": 0}, {"FEW": 0, "PEEKED": 3}, LONG], ids=str)
+@pytest.mark.parametrize("sizes", [{}, {"FEW": 0}, {"FEW": 0, "PEEKED": 3}, LONG, COMMON], ids=str)
 async def test_every_part_of_a_text_is_found_in_either_case_and_any_script(
     db: Database, monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int]
 ) -> None:
     for name, value in sizes.items():
-        monkeypatch.setattr(keyset, name, value)
-    monkeypatch.setattr(keyset, "_statement", keyset._statement.__wrapped__)  # PEEKED is in it
+        monkeypatch.setattr(matching, name, value)
     experiment = await db.write(_story)
     for term in TERMS:
         for filters in ({}, {"experiment_id": experiment}):
@@ -81,13 +81,12 @@ async def test_every_part_of_a_text_is_found_in_either_case_and_any_script(
 async def test_a_search_goes_with_every_order_filter_and_page(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keyset, "FEW", 0)
+    monkeypatch.setattr(matching, "FEW", 0)
     experiment = await db.write(_story)
     orders = [Order(field, down, "loss" if field == "metric" else None)
               for field, down in product(listing.RUNS.orders, (True, False))]  # fmt: skip
     for peeked, order, backward in product((0, 4, 2000), orders, (False, True)):
-        monkeypatch.setattr(keyset, "PEEKED", peeked)
-        keyset._statement.cache_clear()
+        monkeypatch.setattr(matching, "PEEKED", peeked)
         filters = {"search": "demo", "status": ["queued"], "model": "model-3"}
         page = await db.search(
             keyset.page, listing.RUNS, filters, order, Window(2, backward=backward)
@@ -110,9 +109,10 @@ async def test_a_search_goes_with_every_order_filter_and_page(
         Order("created_at"), Window(50),
     )  # fmt: skip
     assert [len(page.rows) for page in both] == [len(NOTES), 0]
-    counts = await db.search(keyset.counts, listing.RUNS, "experiment_id", ids, {"search": "demo"})
-    assert counts == [len(NOTES), 0]
-    keyset._statement.cache_clear()
+    counts = await db.search(
+        counting.counts, listing.RUNS, "experiment_id", ids, {"search": "demo"}
+    )
+    assert counts == [Count(len(NOTES)), Count(0)]
 
 
 HOSTILE = ("x" * 199 + "b", "b" + "x" * 199)
@@ -123,8 +123,7 @@ HOSTILE = ("x" * 199 + "b", "b" + "x" * 199)
 async def hostile(db: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
     """2,000 runs whose notes have all trigrams of the hostile searches, and not these texts."""
     for name, value in LONG.items():
-        monkeypatch.setattr(keyset, name, value)
-    keyset._statement.cache_clear()
+        monkeypatch.setattr(matching, name, value)
     experiment = await db.write(_story)
     notes = "xxb bxx " + "x" * 9_990
     request = RunRequest(model="m", notes=notes)
@@ -147,7 +146,7 @@ async def test_a_hostile_search_holds_up_neither_the_loop_nor_other_reads(
 ) -> None:
     """Four of them held every scanner for 170 s."""
     searches = [
-        asyncio.create_task(hostile.search(keyset.count, listing.RUNS, {"search": term}))
+        asyncio.create_task(hostile.search(counting.count, listing.RUNS, {"search": term}))
         for term in HOSTILE * 4
     ]
     await asyncio.sleep(0.1)
@@ -170,29 +169,66 @@ async def test_a_search_that_takes_too_long_ends_and_says_so(
 ) -> None:
     monkeypatch.setattr(database, "SEARCH_SECONDS", 0.01)
     with pytest.raises(Timeout, match=r"longer than 0\.01 s"):
-        await hostile.search(keyset.count, listing.RUNS, {"search": HOSTILE[0]})
+        await hostile.search(counting.count, listing.RUNS, {"search": HOSTILE[0]})
     monkeypatch.undo()
     assert await hostile.search(quick) == 1
 
 
-@postgresql_only
-async def test_without_the_right_to_make_an_index_texts_are_found_all_the_same(
-    empty_database_url: str, postgresql: PostgreSQL, caplog: pytest.LogCaptureFixture
+@sqlite_only
+@pytest.mark.parametrize("field", ["created_at", "started_at", "finished_at"])
+async def test_a_rare_text_is_not_looked_for_in_every_run_of_an_experiment(
+    db: Database, monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
-    owner = empty_database_url.replace("+psycopg", "")
-    postgresql.execute("CREATE ROLE plain LOGIN")
-    with psycopg.connect(owner, autocommit=True) as connection:
-        connection.execute("GRANT ALL ON SCHEMA public TO plain")
-    with caplog.at_level(logging.WARNING):
-        db = connect(empty_database_url.replace("postgres@", "plain@"))
-        await db.start()
-    try:
-        assert "CREATE EXTENSION pg_trgm as an administrator" in caplog.text
-        await db.write(_story)
-        assert len(await _found(db, "学习")) == 1
-        assert len(await _found(db, "demo")) == len(NOTES)
-    finally:
-        await db.stop()
-        with psycopg.connect(owner, autocommit=True) as connection:
-            connection.execute("DROP OWNED BY plain")
-        postgresql.execute("DROP ROLE plain")
+    for name, value in LONG.items():
+        monkeypatch.setattr(matching, name, value)
+    texts: list[str] = []
+
+    def plans(tx: Tx) -> list[str]:
+        experiment = experiments.create(tx, ExperimentRequest(name="e", task_type="sft"))
+        asked = {"search": "zebrafish", "experiment_id": experiment.id, "active": True}
+        execute = tx._execute
+
+        def explain(statement: Any, args: Any, params: Any) -> None:
+            compiled = statement.compiled(tx.dialect)
+            whole = compiled.bind({**statement(*args, **params)})
+            rows = tx._cursor.execute("EXPLAIN QUERY PLAN " + compiled.text, whole).fetchall()
+            texts.extend(row[3] for row in rows)
+            execute(statement, args, params)
+
+        monkeypatch.setattr(tx, "_execute", explain)
+        keyset.page(tx, listing.RUNS, asked, Order(field), Window(50))
+        counting.count(tx, listing.RUNS, asked)
+        return texts
+
+    every = await db.write(plans)
+    assert "SCAN run_search" not in every, "the index of texts comes first"
+    steps = [step for step in every if step.split()[1] == "run"]
+    found_by_text = [step for step in steps if "(id=?)" in step]
+    assert len(found_by_text) >= 2, steps
+    # For the page and for the number: whether the list is short, and its newest rows.
+    assert len(steps) - len(found_by_text) == 4, "only what looks at the first rows walks"
+
+
+@pytest.mark.parametrize("term", ["q", "zq", "蒸", "馏", "蒸馏", "\U0010ffff", "'", "\\", '"'])
+async def test_a_short_text_is_found_wherever_it_stands(
+    db: Database, monkeypatch: pytest.MonkeyPatch, term: str
+) -> None:
+    """Also at the very end, behind which no gram can begin, and of the last character there is."""
+    for name, value in LONG.items():
+        monkeypatch.setattr(matching, name, value)
+
+    def fill(tx: Tx) -> list[str]:
+        made = experiments.create(tx, ExperimentRequest(name="e", task_type="sft"))
+        texts: tuple[dict[str, Any], ...] = (
+            {"notes": f"{term}ab"},
+            {"notes": f"ab{term}cd"},
+            {"tags": [f"ab{term}"]},
+            {},
+        )
+        return [
+            runs.submit(tx, made.id, RunRequest.model_validate({"model": "m", **fields}), {}).id
+            for fields in texts
+        ]
+
+    *wanted, _ = await db.write(fill)
+    assert {row.id for row in await _found(db, term)} == set(wanted)

@@ -22,7 +22,7 @@ from app.domain.requests import ResumeRequest, RunRequest
 from app.domain.resources import Allocation
 from app.errors import Busy, ServiceError, Unavailable
 from app.launchers.base import JobState, JobStatus, Key
-from app.services import checkpoints, endings, live_runs, reports, runs
+from app.services import checkpoints, endings, live_runs, reports, resuming, runs
 from app.services.live_runs import QueueCursor
 from app.settings import PREFIX, TRAINERS
 from app.storage import files
@@ -84,7 +84,8 @@ async def test_who_waits_behind_a_run_is_free_when_that_one_is_cancelled(
     for _ in range(2):
         await launch(state)
     waits = await stage.get(behind)
-    assert waits.status_detail == "Waits behind an older run that needs GPUs."
+    said = "Waits behind an older run that needs GPUs. It is number 2 in the queue."
+    assert waits.status_detail == said
     assert launcher.launched == [holds.id]
     await db.write(runs.cancel, large.id)
     await launch(state)
@@ -153,7 +154,7 @@ async def test_no_disk_is_looked_at_on_the_event_loop(
 async def test_a_path_that_stands_for_another_is_not_looked_for(db: Database) -> None:
     stage = await Stage.open(db)
     parent = await stage.run("cancelling")
-    child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
+    child = await db.write(resuming.resume, parent.id, ResumeRequest(), RECIPES)
     await db.write(runs.cancel, child.id)
     (promised,) = await stage.checkpoints(child)
     assert promised.state == "pending" and promised.stored_as_id is not None

@@ -21,7 +21,7 @@ from app.domain import paths
 from app.domain.paths import CheckpointPath
 from app.domain.requests import ResumeRequest, VerifyRequest
 from app.errors import CheckpointUnreadable
-from app.services import runs, verification, verifications
+from app.services import resuming, runs, verification, verifications
 from app.services.verification import VerificationResult
 from app.services.verifications import Progress
 from app.storage.base import CheckpointStorage
@@ -150,7 +150,7 @@ async def test_a_launch_waits_for_its_checkpoint_and_says_why(db: Database, tmp_
     launcher = Recorder()
     stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
     parent = await parent_with(stage, state, tmp_path, 5)
-    child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
+    child = await db.write(resuming.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
         await schedule.launch(state)
         async with asyncio.timeout(10):
@@ -174,7 +174,7 @@ async def test_a_launch_gives_up_after_a_minute_and_the_checkpoint_stays_what_it
     launcher = Recorder()
     stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
     grandparent = await parent_with(stage, state, tmp_path, 3)
-    parent = await db.write(runs.resume, grandparent.id, ResumeRequest(), RECIPES)
+    parent = await db.write(resuming.resume, grandparent.id, ResumeRequest(), RECIPES)
     parent = await stage.claim(parent)
     await stage.report(parent, batch=1, step=5, total_steps=10)
     await save(stage, parent, tmp_path, "step-000005", 5)
@@ -182,7 +182,7 @@ async def test_a_launch_gives_up_after_a_minute_and_the_checkpoint_stays_what_it
     await jobs(state)
     await stage.report(parent, batch=2, step=10, finished=True)
     await stage.ends(parent, exit_code=0)
-    child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
+    child = await db.write(resuming.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
         await schedule.launch(state)
         await ticks(state)
@@ -199,7 +199,7 @@ async def test_with_nothing_else_to_start_from_the_run_fails_and_says_why(
 ) -> None:
     stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
     parent = await parent_with(stage, state, tmp_path, 5)
-    child = await db.write(runs.resume, parent.id, ResumeRequest(), RECIPES)
+    child = await db.write(resuming.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
         await schedule.launch(state)
         await ticks(state)

@@ -23,7 +23,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ retry_seconds = 0
 _RECIPES = {
     "script": "",
     "again": "max_attempts = 2",
+    "four": "max_attempts = 4",
+    "watched": "heartbeat_seconds = 8",
     "wrong": 'command = ["no-such-训练"]',
 }
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nreporter.log(1)\ntime.sleep(120)"
@@ -164,8 +166,9 @@ class Place:
 
 
 def _recipe(name: str, more: str, launcher: str) -> str:
-    text = _RECIPE.format(name=name, more=more, launcher=launcher)
-    return re.sub(r"(?m)^command.*\n", "", text, count=1) if "command" in more else text
+    text = _RECIPE.format(name=name, more="", launcher=launcher)
+    own = more.partition(" = ")[0]  # instead of the line of that name
+    return re.sub(rf"(?m)^{own} = .*\n", "", text) + f"{more}\n" if own else text
 
 
 def read(file: Path) -> str:
@@ -177,8 +180,18 @@ def starts(here: Path) -> list[int]:
     return [int(line.split()[0]) for line in read(here / "starts").splitlines()]
 
 
-class LauncherContract:
-    """The promises. `site` is the launcher's own; the rest is the same for all."""
+@contextmanager
+def opened(site: Site, folder: Path) -> Iterator[Place]:
+    """A place of a site, closed at the end."""
+    place = Place(site, folder, free_port())
+    try:
+        yield place
+    finally:
+        place.close()
+
+
+class AtSite:
+    """Tests of one place. `site` is the launcher's own."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -188,11 +201,12 @@ class LauncherContract:
     @pytest.fixture(scope="class")
     @classmethod
     def place(cls, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-        place = Place(site, tmp_path_factory.mktemp("place"), free_port())
-        try:
+        with opened(site, tmp_path_factory.mktemp("place")) as place:
             yield place
-        finally:
-            place.close()
+
+
+class LauncherContract(AtSite):
+    """The promises. `site` is the launcher's own; the rest is the same for all."""
 
     @pytest.fixture
     def here(self, tmp_path: Path) -> Path:
@@ -429,7 +443,7 @@ class LauncherContract:
         assert done.returncode == 0, done.stdout + done.stderr
         *steps, last = done.stdout.splitlines()
         said = [line.split()[:2] for line in steps]
-        told = ["engine", "submit", "claim", "log", "stop", "store"]
+        told = ["engine", "submit", "claim", "pulse", "log", "stop", "store"]
         assert said == [[step, "ok"] for step in told] and last == f"{place.site.name} works."
         assert not list(place.service.data_dir.glob("check-*"))
 

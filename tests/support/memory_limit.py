@@ -6,7 +6,7 @@ Version 1 and 2 of control groups have other files; a machine without rights to 
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -40,6 +40,7 @@ def move(group: Path, pids: Iterable[int]) -> None:
     for pid in pids:
         fd = os.open(group / "cgroup.procs", os.O_WRONLY)
         try:
-            os.write(fd, str(pid).encode())
+            with suppress(ProcessLookupError):  # it has ended by now
+                os.write(fd, str(pid).encode())
         finally:
             os.close(fd)

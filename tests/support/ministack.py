@@ -12,7 +12,7 @@ import socket
 import socketserver
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -42,7 +42,7 @@ def ministack(directory: Path) -> Iterator[str]:
     with (directory / "ministack.log").open("wb") as log:
         process = subprocess.Popen([program], env=environment, stdout=log, stderr=log)
     try:
-        wait_until(lambda: _connects(port), "ministack answers", 60)
+        wait_until(lambda: connects(port), "ministack answers", 60)
         make_bucket(url := f"http://127.0.0.1:{port}")
         yield url
     finally:
@@ -50,17 +50,19 @@ def ministack(directory: Path) -> Iterator[str]:
         process.wait(20)
 
 
-def _connects(port: int) -> bool:
+def connects(port: int) -> bool:
+    """Return True if somebody listens there."""
     with suppress(OSError), closing(socket.create_connection(("127.0.0.1", port), 1)):
         return True
     return False
 
 
-def make_bucket(url: str) -> None:
+def make_bucket(url: str, credentials: Mapping[str, str] = CREDENTIALS) -> None:
+    """Make the bucket of the tests on a server."""
     store = S3Store(
-        NAME, endpoint=url, region=CREDENTIALS["AWS_REGION"],
-        access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
-        secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        NAME, endpoint=url, region=credentials["AWS_REGION"],
+        access_key_id=credentials["AWS_ACCESS_KEY_ID"],
+        secret_access_key=credentials["AWS_SECRET_ACCESS_KEY"],
         client_options={"allow_http": True},
     )  # fmt: skip
     with urlopen(

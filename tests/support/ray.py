@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -65,11 +66,11 @@ class RayCluster:
             assert not is_last, self.logs()
             self._end()
 
-    def start_worker(self, cpus: int) -> None:
+    def start_worker(self, cpus: int, name: str = "worker") -> None:
         """Add a node, and wait until it is one."""
         before = {node["node_id"] for node in self.nodes()}  # one that died may still be among them
         self._start(
-            "worker", f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}",
+            name, f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}",
             "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0",
         )  # fmt: skip
         wait_until(lambda: {node["node_id"] for node in self.nodes()} - before, self.logs, 120)
@@ -162,6 +163,15 @@ class RayCluster:
         for process in self._processes.values():
             process.wait(10)
         self._processes.clear()
+
+
+def table(ray: RayCluster, folder: Path, token_file: Path | None = None) -> str:
+    """The launcher of these tests."""
+    return (
+        f'[launchers.site]\nkind = "ray"\naddress = "{ray.url}"\nlook_seconds = 0.5\n'
+        f'token_file = "{token_file or ray.token_file}"\npython = "{sys.executable}"\n'
+        f'directory = "{folder}"\ncall_seconds = 5\ngpu_types = {{ "NVIDIA A100" = "A100" }}\n'
+    )
 
 
 @contextmanager

@@ -4,9 +4,11 @@
 """
 
 import json
+import os
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parents[1] / "trainers" / "scripts"
+LEAN = SCRIPTS.with_name("lean")
 
 _TORCHRUN = ["{python}", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 _ARGUMENTS = [
@@ -51,8 +53,47 @@ _LINES = """
 grace_seconds = 15
 heartbeat_seconds = 45
 retry_seconds = 0
-env = { OMP_NUM_THREADS = "1", HF_HUB_OFFLINE = "1", TOKENIZERS_PARALLELISM = "false" }
 """
+
+_COMPILER = [
+    "torch._dynamo", "torch.export", "torch._export", "torch.ao", "torchgen", "torch._native",
+    "torch.masked", "torch.package", "torch.testing",
+]  # fmt: skip
+_SHAPES = [
+    "torch._meta_registrations", "torch._decomp", "torch._prims", "torch._refs",
+    "torch.distributions",
+]  # fmt: skip
+"""What computes on tensors without data, and what only that imports."""
+_SHARDING = [
+    "torch.distributed.tensor",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+]
+_TABLES = ["datasets", "pandas", "pyarrow"]
+_SAMPLING = ["torch._refs", "torch.distributions"]
+_UNUSED = {
+    "hf": (["sklearn", "scipy", "wandb", "mlflow", "trl", *_TABLES],
+           [*_COMPILER, *_SHARDING, *_SAMPLING]),
+    "trl": (["sklearn", "scipy", "wandb", "mlflow"], [*_COMPILER, *_SHARDING, "torch._refs"]),
+    "lightning": (["sklearn", "scipy", "wandb", "mlflow", *_TABLES],
+                  [*_COMPILER, *_SAMPLING, "transformers", "torchvision"]),
+    "mlflow": (["sklearn", "scipy"], [*_COMPILER, *_SHAPES]),
+    "fsdp": ([], _COMPILER),
+    "loop": ([], [*_COMPILER, *_SHAPES]),
+    "two": ([], [*_COMPILER, *_SHAPES]),
+    # Clients of test_tracking_clients, by script.
+    "hf_mlflow.py": (["sklearn", "scipy", "wandb", "trl", *_TABLES],
+                     [*_COMPILER, *_SHARDING, *_SAMPLING]),
+    "hf_wandb.py": (["sklearn", "scipy", "mlflow", "trl", *_TABLES],
+                    [*_COMPILER, *_SHARDING, *_SAMPLING]),
+    "lightning_mlflow.py": (["sklearn", "scipy", "wandb", *_TABLES],
+                            [*_COMPILER, *_SAMPLING, "transformers", "torchvision"]),
+    "mlflow_fluent.py": (["sklearn", "scipy", "pandas", "pyarrow"], []),
+    "wandb_fluent.py": ([], []),
+    "summary_writer.py": ([], [*_COMPILER, *_SHAPES]),
+}  # fmt: skip
+"""By trainer: packages that it looks for and can do without, and modules that it imports and does
+not use; see trainers/lean."""
 
 _UNPROVEN = "heartbeat_seconds = 0\nrequires_report = false"
 
@@ -65,10 +106,44 @@ _OTHERS = {
     "mlflow": _MLFLOW,
     "mlflow-proves": _MLFLOW,
     "two-nodes": ["{python}", str(SCRIPTS / "two_nodes.py"), str(SCRIPTS / "loop.py")],
+    "hf-again": ["{python}", *_HF],
     "hf-restarts": [*_TORCHRUN[:-1], "--nproc-per-node=1", "--max-restarts=1", *_HF],
 }
 """`trl-deeds`: TRL's script, which exits early or fills the memory. `mlflow` reports to MLflow
-alone, so its exit code counts; of `mlflow-proves` the recipe wants to know that it has finished."""
+alone, so its exit code counts; of `mlflow-proves` the recipe wants to know that it has finished.
+`hf-again` is tried once more where it has saved and left."""
+
+
+def lean(trainer: str, inputs: Path) -> dict[str, str]:
+    """The environment in which a trainer starts with no more than it uses."""
+    missing, empty = _UNUSED[trainer]
+    cache = inputs / "imports"
+    cache.mkdir(exist_ok=True)
+    return {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": os.pathsep.join([str(LEAN), *os.environ.get("PYTHONPATH", "").split()]),
+        "LEAN_MISSING": " ".join(missing),
+        "LEAN_EMPTY": " ".join(empty),
+        "LEAN_CACHE": str(cache),
+    }
+
+
+def lean_line(trainer: str, inputs: Path) -> str:
+    """The same as a line of a recipe."""
+    variables = lean(trainer, inputs).items()
+    items = (f"{key} = {json.dumps(text)}" for key, text in variables)
+    return f"env = {{ {', '.join(items)} }}\n"
+
+
+def lean_folder(folder: Path, trainer: str, inputs: Path) -> str:
+    """The same as a PYTHONPATH, for a recipe of which nothing else can be given."""
+    variables = lean(trainer, inputs)
+    path = variables.pop("PYTHONPATH")
+    lines = f"import os\nos.environ.update({variables!r})\n"
+    (folder / "sitecustomize.py").write_text(lines + (LEAN / "sitecustomize.py").read_text())
+    return os.pathsep.join([str(folder), path])
 
 
 def recipes(path: Path, inputs: Path) -> Path:
@@ -81,12 +156,15 @@ def recipes(path: Path, inputs: Path) -> Path:
         ]
         # A client of MLflow has no heartbeat.
         lines = _LINES.replace("heartbeat_seconds = 45", _UNPROVEN) if name == "mlflow" else _LINES
+        lines += lean_line(name.split("-")[0], inputs)
+        if name == "hf-again":
+            lines += 'retry_on = ["unfinished"]\nmax_attempts = 2\n'
         tables.append(f"[recipes.{name}]\ncommand = {json.dumps(words)}{lines}")
         # One rank that stands still is seen by the silence of progress alone; a first step may take
         # ten seconds, where the machine is busy.
         watched = lines.replace("seconds = 15", "seconds = 2")
         if name.endswith("-ddp") or name == "mlflow":
-            watched += 'stall_seconds = 25\non_stall = "stop"\n'
+            watched += 'stall_seconds = 30\non_stall = "stop"\n'
         else:
             watched = watched.replace("seconds = 45", "seconds = 15")
         tables.append(f"[recipes.{name}-watched]\ncommand = {json.dumps(words)}{watched}")

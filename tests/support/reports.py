@@ -179,9 +179,9 @@ def attach(server: ReportServer, run_dir: Path | None = None, **more: Any) -> Re
 
 
 def spooled(run_dir: Path) -> list[dict[str, Any]]:
-    """The reports that wait in the spool of the first attempt."""
-    lines = (run_dir / "attempt-1/reports.jsonl").read_bytes().splitlines()
-    return [json.loads(line) for line in lines]
+    """The whole reports in the spool of the first attempt; not a line that is being written."""
+    lines = (run_dir / "attempt-1/reports.jsonl").read_bytes().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
 def start(

@@ -5,7 +5,7 @@ python -m tests.support.rows     rewrites app/db/rows.pyi
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from app.db import rows, tables
 from app.db.objects import Table, column_names
@@ -30,8 +30,12 @@ def _table(name: str) -> type[Table]:
     return table
 
 
-def _fields(table: type[Table]) -> Iterator[str]:
-    for name in column_names(table):
+def _columns(row: str) -> Iterator[str]:
+    return _fields(_table(row.removesuffix("Summary")), getattr(rows, f"{row}Row")._fields)
+
+
+def _fields(table: type[Table], names: Sequence[str]) -> Iterator[str]:
+    for name in names:
         annotation = table.model_fields[name].annotation
         assert annotation is not None, name
         text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
@@ -42,15 +46,18 @@ def declarations() -> str:
     """Return the text of `rows.pyi`."""
     paged = [name.removesuffix("Row") for name in _names("Row")]
     changed = [name.removesuffix("Changes") for name in _names("Changes")]
-    parts = [HEAD.format(imported=", ".join(sorted(paged)))]
+    whole = [name for name in paged if not name.endswith("Summary")]
+    parts = [HEAD.format(imported=", ".join(sorted(whole)))]
+    parts += ["\n".join([f"class {name}Row(NamedTuple):", *_columns(name)]) for name in paged]
+    for name in changed:
+        fields = _fields(_table(name), column_names(_table(name)))
+        parts.append("\n".join([f"class {name}Changes(TypedDict, total=False):", *fields]))
+    parts += [f"Any{name}: TypeAlias = {name} | {name}Row" for name in whole]
     parts += [
-        "\n".join([f"class {name}Row(NamedTuple):", *_fields(_table(name))]) for name in paged
+        f"Any{name}: TypeAlias = Any{name.removesuffix('Summary')} | {name}Row"
+        for name in paged
+        if name not in whole
     ]
-    parts += [
-        "\n".join([f"class {name}Changes(TypedDict, total=False):", *_fields(_table(name))])
-        for name in changed
-    ]
-    parts += [f"Any{name}: TypeAlias = {name} | {name}Row" for name in paged]
     ruff = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(DECLARED), "-"]
     text = "\n\n".join(parts)
     made = subprocess.run(ruff, input=text, capture_output=True, text=True, check=True)

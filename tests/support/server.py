@@ -47,7 +47,10 @@ class Server:
 
 
 def wait_until(
-    condition: Callable[[], T], what: str | Callable[[], str], timeout: float = 30.0
+    condition: Callable[[], T],
+    what: str | Callable[[], str],
+    timeout: float = 30.0,
+    every: float = 0.02,
 ) -> T:
     """Poll `condition` until it is truthy and return its value; AssertionError after `timeout` s.
 
@@ -61,7 +64,7 @@ def wait_until(
             raise AssertionError(
                 f"after {timeout:g} s still not: {what() if callable(what) else what}"
             )
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def remove_tree(path: Path) -> None:
@@ -137,7 +140,12 @@ def running_server(
         if not keep_trainers:
             end_trainers(data_dir)
     assert not stuck, f"the server did not end on SIGTERM within 15 s\n{log.read_text()}"
-    assert not (left := _group(process.pid)), f"the server left processes behind: {left}"
+    # A command that a killed server had just started ends by itself, as soon as it has begun.
+    wait_until(
+        lambda: not _group(process.pid),
+        lambda: f"the server leaves no process behind: {_group(process.pid)}",
+        timeout=5,
+    )
 
 
 def _start(

@@ -67,6 +67,8 @@ class Service:
     log: Path
     experiment: str = ""
     http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=20))
+    poll_seconds: float = 0.02
+    """Between two looks at a run that is waited for; longer where runs need the processor."""
 
     @property
     def data_dir(self) -> Path:
@@ -145,6 +147,7 @@ class Service:
             lambda: (now := self.status(run))["status"] in statuses and now,
             lambda: f"{' or '.join(statuses)}: {self.status(run)}\n{self.log.read_text()[-2000:]}",
             timeout,
+            self.poll_seconds,
         )
 
     def ended(self, run: str, timeout: float = 20.0) -> Any:
@@ -152,11 +155,18 @@ class Service:
         return self.until(run, *TERMINAL, timeout=timeout)
 
     def stepping(self, run: str, step: int = 1, timeout: float = 20.0) -> Any:
-        """Wait until a run has reported this step."""
+        """Wait until a run has reported this step; one that ends before is an error at once."""
+
+        def reached() -> Any:
+            now = self.status(run)
+            assert now["step"] >= step or now["status"] not in TERMINAL, now
+            return now["step"] >= step and now
+
         return wait_until(
-            lambda: (now := self.status(run))["step"] >= step and now,
+            reached,
             lambda: f"at step {step}: {self.status(run)}\n{self.log.read_text()[-2000:]}",
             timeout,
+            self.poll_seconds,
         )
 
     def kill(self) -> None:
@@ -243,6 +253,13 @@ def orphans(tmp_path: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def was_killed(service: Service, run: str, attempt: int = 1) -> bool:
+    """Return True if an attempt's agent has killed the trainer, as it does after the grace."""
+    file = service.data_dir / "runs" / run / f"attempt-{attempt}" / "exit.json"
+    killed: bool = json.loads(file.read_bytes())["killed"]
+    return killed
 
 
 def alive(pid: int) -> bool:

@@ -24,7 +24,7 @@ from tests.support.server import wait_until
 CPUS, MEMORY_MB = 4, 2000
 FAR = "far"
 """The node in a network of its own."""
-_READY = ("idle", "mixed", "allocated", "completing")
+READY = ("idle", "mixed", "allocated", "completing")
 
 # Without NoInAddrAny daemons would listen everywhere; without batch_sched_delay each start and
 # end of a job takes 2 to 3 seconds.
@@ -160,7 +160,7 @@ class SlurmCluster:
         def ready() -> bool:
             lines = self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%N %T", check=False)
             states = dict(line.split() for line in lines.splitlines() if " " in line)
-            return all(states.get(name, "").rstrip("*") in _READY for name in wanted)
+            return all(states.get(name, "").rstrip("*") in READY for name in wanted)
 
         wait_until(ready, self.logs, 30)
 
@@ -179,6 +179,10 @@ class SlurmCluster:
     def job_id(self, name: str) -> str:
         """The id of the job of this name."""
         return self.run("squeue", "-h", "-t", "all", "-n", name, "-o", "%i").split()[-1]
+
+    def is_up(self, name: str) -> bool:
+        """Return True if nobody has ended this daemon; it may be frozen."""
+        return name in self._processes
 
     def daemon(self, name: str) -> psutil.Process:
         """slurmctld, munged or a node's slurmd."""

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.support import trainers
+from tests.support.launcher_contract import Site
 from tests.support.server import wait_until
 from tests.support.service import Home, Service, recipes
 from tests.support.slurm import SlurmCluster
@@ -98,3 +99,16 @@ def slurm_home(root: Path, slurm: SlurmCluster, options: str = "") -> Iterator[S
             for process in home.processes():
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
+
+
+@contextmanager
+def slurm_site(slurm: SlurmCluster, nodes: Path, late_seconds: float = 1.0) -> Iterator[Site]:
+    """A launcher on the cluster, for tests of any launcher; its jobs end with it."""
+    table = (
+        f'[launchers.site]\nkind = "slurm"\ndirectory = "{nodes}"\nlook_seconds = 0.5\n'
+        f'python = "{sys.executable}"\ncall_seconds = 5\n'
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
+        yield Site(table, late_seconds=late_seconds)
+    slurm.run("scancel", "--user=root", check=False)

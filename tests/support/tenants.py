@@ -97,6 +97,13 @@ def two_tenants(send: Callable[..., httpx.Response]) -> Tenants:
     made["delivery_id"] = alice.ok("POST", f"/v1/webhooks/{made['webhook_id']}/test", {})[
         "delivery_id"
     ]  # fmt: skip
+    rule = {"kind": "checkpoint_released", "name": "amber"}
+    made["rule_id"] = alice.ok("POST", "/v1/alert-rules", rule)["rule_id"]
+    alice.ok(
+        "POST",
+        f"{path}/checkpoints/mark",
+        mark | {"ckpt_path": made["ckpt_path"] + "-b", "release_tag": "amber-v0"},
+    )
     made["token_id"] = alice.ok("GET", "/v1/tokens")["tokens"][0]["token_id"]
     made["project_id"] = alice.project_id
     return Tenants(admin, alice, bob, made)

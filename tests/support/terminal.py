@@ -17,10 +17,12 @@ from tests.support.server import REPOSITORY
 
 
 class Shown(NamedTuple):
-    """How a command ended, and every byte that its terminal got."""
+    """How a command ended, as a shell says it (128 and the number of a signal); every byte that its
+    terminal got; and whether that shows what is typed afterwards."""
 
     status: int
     screen: str
+    echoes: bool
 
 
 def on_terminal(
@@ -51,5 +53,7 @@ def on_terminal(
             if interrupt is not None and interrupt(screen.decode(errors="replace")):
                 process.send_signal(signal.SIGINT)
                 interrupt = None
+    echoes = bool(termios.tcgetattr(ours)[3] & termios.ECHO)
     os.close(ours)
-    return Shown(process.wait(10), screen.decode(errors="replace"))
+    status = process.wait(10)
+    return Shown(128 - status if status < 0 else status, screen.decode(errors="replace"), echoes)

@@ -15,20 +15,6 @@ import pytest
 from tests.support.real_trainers import recipes
 from tests.support.service import Home, Service
 
-VARIANTS = {"hf-jit", "trl", "trl-deeds", "hf-ddp", "lightning-ddp"}
-"""Trainers whose rows of the truth table are `heavy`, but for the cancel: each is another one's
-variant (of hf, lightning and fsdp-ddp), and all of theirs take four minutes."""
-
-
-@pytest.hookimpl(tryfirst=True)  # before the marks are looked at
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the rows of variants."""
-    for item in items:
-        call = getattr(item, "callspec", None)
-        is_variant = call is not None and call.params.get("trainer") in VARIANTS
-        if item.path.name == "test_truth.py" and is_variant and "_cancel_" not in item.name:
-            item.add_marker(pytest.mark.heavy)
-
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -52,4 +38,5 @@ def service(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Iterator[
     folder = tmp_path_factory.mktemp("service")
     place = Home(folder, settings={"RECIPES": str(recipes(folder, inputs))})
     with place.serve() as service:
+        service.poll_seconds = 0.2  # each look costs what a trainer could use
         yield service

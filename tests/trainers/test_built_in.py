@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.real_trainers import lean_folder
 from tests.support.service import Home, Service
 
 SECONDS = 120.0
@@ -24,6 +25,7 @@ def built_in(
     monkeypatch_module.setenv("HF_SFT_DIR", str(folder))
     monkeypatch_module.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch_module.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch_module.setenv("PYTHONPATH", lean_folder(folder, "trl", inputs))
     with Home(tmp_path_factory.mktemp("service")).serve() as service:
         yield service
 

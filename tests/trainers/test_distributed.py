@@ -6,8 +6,6 @@ import sys
 from typing import Any
 from urllib.parse import quote
 
-import pytest
-
 from tests.support.real_trainers import SCRIPTS
 from tests.support.server import wait_until
 from tests.support.service import Service
@@ -16,39 +14,47 @@ SECONDS = 90.0
 SHORT: dict[str, Any] = {"max_steps": 12, "save_steps": 4, "learning_rate": 0.001}
 
 
-@pytest.mark.parametrize("asynchronous", [False, True])
-def test_shards_of_all_ranks_are_one_checkpoint_that_a_resumed_run_loads(
-    service: Service, asynchronous: bool
-) -> None:
-    run = service.submit("fsdp-ddp", **SHORT, asynchronous=asynchronous)
-    ended = service.ended(run, SECONDS)
-    assert (ended["status"], ended["step"]) == ("succeeded", 12), ended
+def check_shards(service: Service, run: str, names: set[str]) -> dict[str, Any]:
+    """Assert that a run has these checkpoints, ready and with the shards of both ranks."""
     saved = service.checkpoints(run)
-    assert saved.keys() == {"step-000004", "step-000008", "step-000012"}
+    assert saved.keys() == names
     for checkpoint in saved.values():
         assert checkpoint["state"] == "ready"
-        names = {path.name for path in service.directory(checkpoint).iterdir()}
-        assert {"__0_0.distcp", "__1_0.distcp", ".metadata", "manifest.json"} <= names
-    path = saved["step-000008"]["ckpt_path"]
-    child = service.resume(run, ckpt_path=path, override_hyperparams={"max_steps": 14})["run_id"]
-    ended = service.ended(child, SECONDS)
-    assert (ended["status"], ended["step"]) == ("succeeded", 14), ended
-    first = min(step for step, _ in service.losses(child))
-    assert first == 9, "it goes on from the checkpoint"
+        files = {path.name for path in service.directory(checkpoint).iterdir()}
+        assert {"__0_0.distcp", "__1_0.distcp", ".metadata", "manifest.json"} <= files
+    folder = service.data_dir / "ckpts" / service.experiment / run
+    assert {path.name for path in folder.iterdir()} == names, "nothing else is left"
+    return saved
 
 
-def test_a_rank_that_fails_leaves_nothing_of_the_checkpoint_and_all_ranks_know(
+def goes_on(service: Service, checkpoint: Any, **overrides: Any) -> str:
+    """Resume a run from one of its checkpoints, and assert that it goes on from there."""
+    parent, path = checkpoint["run_id"], checkpoint["ckpt_path"]
+    run = service.resume(parent, ckpt_path=path, override_hyperparams=overrides)["run_id"]
+    ended = service.ended(run, SECONDS)
+    assert (ended["status"], ended["step"]) == ("succeeded", overrides["max_steps"]), ended
+    assert min(step for step, _ in service.losses(run)) == checkpoint["step"] + 1
+    return str(run)
+
+
+def test_shards_of_all_ranks_are_one_checkpoint_or_none_and_a_resumed_run_loads_them(
     service: Service,
 ) -> None:
-    run = service.submit("fsdp-ddp", **SHORT, deed="save fails")
-    ended = service.ended(run, SECONDS)
+    """Three runs, each from a checkpoint of the one before; the second saves asynchronously."""
+    first = service.submit("fsdp-ddp", **SHORT, deed="save fails")
+    ended = service.ended(first, SECONDS)
     assert (ended["status"], ended["step"]) == ("succeeded", 12), ended
-    assert service.checkpoints(run).keys() == {"step-000004", "step-000012"}
-    log = (service.data_dir / "runs" / run / "train.log").read_text()
+    # At step 8 a rank has failed: nothing of it is left, and all ranks know.
+    saved = check_shards(service, first, {"step-000004", "step-000012"})
+    log = (service.data_dir / "runs" / first / "train.log").read_text()
     assert "rank 1: OSError('rank 1 has no room')" in log
     assert "rank 0: CheckpointError(" in log and "rank 1 has no room" in log.split("rank 0:")[1]
-    folder = service.data_dir / "ckpts" / service.experiment / run
-    assert sorted(path.name for path in folder.iterdir()) == ["step-000004", "step-000012"]
+
+    more = {"max_steps": 13, "asynchronous": True, "deed": "none"}
+    second = goes_on(service, saved["step-000004"], **more)
+    names = {"step-000008", "step-000012", "step-000013"}
+    saved = check_shards(service, second, names)
+    goes_on(service, saved["step-000008"], max_steps=14)
 
 
 def test_each_node_of_a_training_reports_its_own_metrics_by_rank_and_host(

@@ -49,7 +49,7 @@ END = """
 import sys, mlflow
 mlflow.set_tracking_uri(sys.argv[1])
 client = mlflow.MlflowClient()
-experiment = client.get_experiment_by_name(sys.argv[2]).experiment_id
+experiment = client.get_experiment_by_name(sys.argv[4]).experiment_id
 (run,) = client.search_runs([experiment], "attributes.status = 'RUNNING'")
 client.set_terminated(run.info.run_id)
 """
@@ -125,10 +125,9 @@ def test_a_real_server_is_taken_over_once_and_later_what_is_new(
         check(service, name, POINTS)
         again = take_over(service, url, name)
         assert again == "0 runs imported, 2 known already, 1 still running there"
-        client(END, tmp_path, url, name)
+        client(END + WRITE, tmp_path, url, other, "30", name)
         new = take_over(service, url, name)
         assert new == "1 runs imported, 2 known already, 0 still running there"
-        client(WRITE, tmp_path, url, other, "30")
     # The same runs from the server's own database are known, too.
     same = take_over(service, database, name)
     assert same == "0 runs imported, 3 known already, 0 still running there"

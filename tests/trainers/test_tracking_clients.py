@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.real_trainers import SCRIPTS, lean_line
 from tests.support.server import Server, running_server, wait_until
 from tests.support.service import Service
 
-SCRIPTS = Path(__file__).parent / "scripts"
 SECONDS = 90.0
 TOKEN = "a-token-for-all-of-the-api-of-forty-letters"
 
@@ -22,19 +22,19 @@ TOKEN = "a-token-for-all-of-the-api-of-forty-letters"
 def server(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("tracking")
     commands = {
-        "fluent": [str(SCRIPTS / "mlflow_fluent.py")],
-        "hf": [str(SCRIPTS / "hf_mlflow.py"), str(inputs / "model"), "{run_dir}/out"],
-        "lightning": [str(SCRIPTS / "lightning_mlflow.py"), "{run_dir}/out"],
-        "wandb": [str(SCRIPTS / "wandb_fluent.py"), "0"],
-        "wandb-lies": [str(SCRIPTS / "wandb_fluent.py"), "0", "then fails"],
-        "hf-wandb": [str(SCRIPTS / "hf_wandb.py"), str(inputs / "model"), "{run_dir}/out"],
-        "tensorboard": [str(SCRIPTS / "summary_writer.py"), "{run_dir}"],
+        "fluent": ["mlflow_fluent.py"],
+        "hf": ["hf_mlflow.py", str(inputs / "model"), "{run_dir}/out"],
+        "lightning": ["lightning_mlflow.py", "{run_dir}/out"],
+        "wandb": ["wandb_fluent.py", "0"],
+        "wandb-lies": ["wandb_fluent.py", "0", "then fails"],
+        "hf-wandb": ["hf_wandb.py", str(inputs / "model"), "{run_dir}/out"],
+        "tensorboard": ["summary_writer.py", "{run_dir}"],
     }
     tables = [
-        f"[recipes.{name}]\ncommand = {json.dumps(['{python}', *command])}\n"
+        f"[recipes.{name}]\ncommand = {json.dumps(['{python}', str(SCRIPTS / script), *words])}\n"
         f"working_dir = {json.dumps(str(folder))}\n"  # where clients leave files of their own
-        f'requires_report = false\ntensorboard = "runs/**"\nenv = {{ OMP_NUM_THREADS = "1" }}\n'
-        for name, command in commands.items()
+        f'requires_report = false\ntensorboard = "runs/**"\n{lean_line(script, inputs)}'
+        for name, (script, *words) in commands.items()
     ]
     (folder / "recipes.toml").write_text("\n".join(tables))
     recipes = str(folder / "recipes.toml")

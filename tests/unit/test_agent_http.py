@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,9 +16,13 @@ from typing import Any
 import pytest
 
 from app.agent import bundle, http, transfer
-from app.agent.client import Client, NoNews, Refused
+from app.agent.client import TIMEOUT_SECONDS, Client, NoNews, Refused
 from app.agent.http import HttpMailbox, Output
+from app.agent.main import PULSE_SECONDS
 from app.agent.transfer import DownloadError, download
+from app.services.pulses import GATHER_SECONDS
+from app.supervisor import TICK_SECONDS
+from app.supervisor.job_status import AGENT_SILENT_SECONDS
 
 RUN = "run_" + "0" * 26
 CLAIMED = {
@@ -127,6 +133,28 @@ def test_only_the_word_of_the_service_ends_a_trainer(peer: Peer, mailbox: HttpMa
             mailbox.pulse(1.0)
     peer.script = [problem(404, "not_found")]
     assert mailbox.pulse(1.0) == "over"
+
+
+def test_a_pulse_that_is_lost_and_a_late_one_after_it_are_no_silence(
+    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost without a word: the agent must give it up early enough for the next to be heard."""
+    cycle = http.WAIT_SECONDS + PULSE_SECONDS
+    lost = http.WAIT_SECONDS + http.LATE_SECONDS + PULSE_SECONDS
+    assert cycle + lost + GATHER_SECONDS + 2 * TICK_SECONDS < AGENT_SILENT_SECONDS
+    monkeypatch.setattr(http, "UPLOAD_SECONDS", 3600.0)
+    monkeypatch.setattr(http, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(http, "LATE_SECONDS", 0.1)
+    peer.script = [(200, CLAIMED)]
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        mailbox = HttpMailbox(peer.url, RUN, 1, "ac_1_code", str(tmp_path / "own"))
+        assert mailbox.claim() is not None
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        mailbox._client = Client(url, "")
+        began = time.monotonic()
+        with pytest.raises(NoNews):
+            mailbox.pulse(1.0)
+        assert time.monotonic() - began < TIMEOUT_SECONDS / 2
 
 
 def test_a_stop_reaches_trainers_that_look_for_a_file(peer: Peer, mailbox: HttpMailbox) -> None:

@@ -8,6 +8,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from app.server import connections
 from app.server.connections import BODY_SECONDS, UPLOAD_RATE, HttpConnection
 
 
@@ -66,3 +67,18 @@ async def test_a_request_that_came_while_the_service_was_held_up_is_not_reset() 
     connection.close_if_late(late + 1)
     assert transport.abort.called, "a client that sends nothing more is closed at the second look"
     connection.connection_lost(None)
+
+
+@pytest.mark.anyio
+async def test_each_of_many_that_come_at_once_closes_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is closed for want of room is open until the next round of the loop."""
+    monkeypatch.setattr(connections, "most_connections", lambda: 2)
+    state = ServerState()
+    config = Config(reads_nothing, log_config=None, lifespan="off")
+    config.load()
+    transports = [Mock(**{"get_extra_info.return_value": None}) for _ in range(5)]
+    for transport in transports:
+        HttpConnection(config, state, {}).connection_made(transport)
+    assert [transport.abort.call_count for transport in transports] == [1, 1, 1, 0, 0]

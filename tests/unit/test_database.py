@@ -29,13 +29,13 @@ from sqlalchemy import (
 )
 from sqlalchemy import update as update_
 
-from app.db import postgresql, sqlite
+from app.db import postgresql, sqlite, sqlite_file
 from app.db.connect import connect
 from app.db.database import Database
 from app.db.postgresql import PostgresDatabase
 from app.db.rows import EventRow
 from app.db.sql import Statement, Tx
-from app.db.sqlite import own
+from app.db.sqlite_file import own
 from app.domain.requests import ExperimentRequest
 from app.errors import Busy, Unavailable
 from app.services import events, experiments
@@ -679,6 +679,6 @@ async def test_a_file_system_without_locks_is_named(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, call, refuse)
-    kind = sqlite.file_system(tmp_path)
+    kind = sqlite_file.file_system(tmp_path)
     with pytest.raises(Unavailable, match=rf"its file system \({kind}\) has no locks.*PostgreSQL"):
         connect(f"sqlite:///{tmp_path}/app.db").prepare()

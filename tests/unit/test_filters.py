@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from app.db import listing
-from app.db.keyset import Listing
+from app.db.list_statements import Listing
 from app.domain import filters
 from app.graphql import filters as inputs
 from app.rest import lists

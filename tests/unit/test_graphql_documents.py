@@ -14,7 +14,7 @@ def large(number: int) -> str:
 def test_many_large_queries_take_no_more_memory_than_a_few() -> None:
     documents = Documents(max_bytes=5_000_000)
     tracemalloc.start()
-    for number in range(50):
+    for number in range(15):
         documents.add(large(number), documents.parse(large(number)))
     gc.collect()  # a document is a cycle
     held = tracemalloc.get_traced_memory()[0]
@@ -26,7 +26,7 @@ def test_the_queries_used_last_are_known_and_not_parsed_again() -> None:
     documents = Documents(max_bytes=5_000_000)
     first = documents.parse("{ a }")
     documents.add("{ a }", first)
-    for number in range(50):
+    for number in range(15):
         documents.add(large(number), documents.parse(large(number)))
         assert documents.parse("{ a }") is first
-    assert documents.is_valid(large(49)) and not documents.is_valid(large(0))
+    assert documents.is_valid(large(14)) and not documents.is_valid(large(0))

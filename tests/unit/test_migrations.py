@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import MetaData, create_engine, inspect, text
 
-from app.db import keyset, listing, migrate
+from app.db import keyset, listing, matching, migrate
 from app.db.connect import connect
 from app.db.cursors import Order, Window
 from app.db.sql import Statement, columns, select_all
@@ -20,17 +20,17 @@ from app.db.tables import Run
 from app.domain.ids import new_id
 from app.domain.permissions import DEFAULT_PROJECT
 from app.domain.requests import ResumeRequest
-from app.services import checkpoints, metrics, progress, retention, runs
+from app.services import checkpoints, metrics, progress, resuming, retention, runs
 from tests.support.database import postgresql_only
 
 TABLES = {
-    "alias", "attempt", "checkpoint", "data_dir", "deletion", "event", "experiment",
-    "experiment_tag", "health_finding", "idempotency_key", "removal",
+    "alert", "alert_rule", "alias", "attempt", "checkpoint", "data_dir", "deletion", "event",
+    "experiment", "experiment_tag", "expiration", "health_finding", "idempotency_key", "removal",
     "label", "logged_model", "run_link",
     "metric_latest", "metric_chunk", "metric_series", "run", "service_secret",
     "run_search", "experiment_search", "run_tag", "webhook", "webhook_delivery",
     "attempt_usage", "audit_entry", "account", "api_token", "membership", "project",
-    "verification", "verification_finding",
+    "verification", "verification_finding", "tally",
 }  # fmt: skip
 
 
@@ -69,13 +69,37 @@ def schema(url: str) -> Mapping[str, object]:
     return described
 
 
+_PROGRAMS = {
+    "sqlite": "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+    " OR name IN ('run_search_index', 'experiment_search_index', 'run_search_index_grams',"
+    " 'experiment_search_index_grams')",
+    "postgresql": "SELECT proname, prosrc FROM pg_proc"
+    " WHERE pronamespace = current_schema()::regnamespace"
+    " UNION ALL SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE '%search_index'",
+}
+
+
+def programs(url: str) -> list[tuple[str, str]]:
+    """Triggers and functions, and the indexes of texts."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text(_PROGRAMS[engine.dialect.name].replace("::", "\\:\\:"))
+        ).all()
+    engine.dispose()
+    return sorted((name, " ".join(made.split())) for name, made in rows)
+
+
 def test_an_empty_database_gets_what_the_migrations_would_make(empty_database_url: str) -> None:
     assert migrate.create(empty_database_url)
     made = schema(empty_database_url)
+    made_programs = programs(empty_database_url)
+    assert len(made_programs) >= 5
     assert not migrate.create(empty_database_url)
     migrate.downgrade(empty_database_url, "base")
     migrate.upgrade(empty_database_url)
     assert schema(empty_database_url) == made
+    assert programs(empty_database_url) == made_programs
 
 
 def test_up_leaves_no_difference_to_the_tables_and_down_leaves_nothing(
@@ -195,9 +219,8 @@ async def test_what_the_first_version_stored_is_there_after_the_upgrade_and_can_
             connection.execute(stored.tables[name].insert(), row)
     engine.dispose()
 
-    monkeypatch.setattr(keyset, "FEW", 0)  # what is found is found by the index
-    monkeypatch.setattr(keyset, "PEEKED", 0)
-    keyset._statement.cache_clear()
+    monkeypatch.setattr(matching, "FEW", 0)  # what is found is found by the index
+    monkeypatch.setattr(matching, "PEEKED", 0)
     db = connect(empty_database_url)
     await db.start()
     try:
@@ -209,9 +232,8 @@ async def test_what_the_first_version_stored_is_there_after_the_upgrade_and_can_
                 keyset.page, listed, {"search": term}, Order("created_at"), Window()
             )
             assert len(page.rows) == 1, term
-        keyset._statement.cache_clear()
         assert (await db.read(runs.get, RUN["id"])).hyperparams == RUN["hyperparams"]
-        child = await db.write(runs.resume, RUN["id"], ResumeRequest(), {})
+        child = await db.write(resuming.resume, RUN["id"], ResumeRequest(), {})
     finally:
         await db.stop()
     assert (child.source_ckpt_path, child.start_step) == (CHECKPOINT["ckpt_path"], 3)

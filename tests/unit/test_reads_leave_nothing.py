@@ -9,8 +9,10 @@ from functools import partial
 import pytest
 from sqlalchemy import text
 
+from app.db.acting import acting_as
 from app.db.database import Database
 from app.db.sql import Statement, Tx
+from app.domain.principals import LOCAL
 from tests.support.graphql import statements
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +47,7 @@ async def test_reads_made_anew_for_each_call_are_known_again_and_not_kept(
     with warnings.catch_warnings(action="ignore"):
         gc.collect()  # what tests of GraphQL's reference implementation have not awaited
     kept: list[weakref.ref[Asked]] = []
-    with statements() as seen:
+    with acting_as(LOCAL), statements() as seen:
         for _ in range(READS):
             asked = Asked(["loss"])
             kept.append(weakref.ref(asked))

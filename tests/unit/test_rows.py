@@ -17,7 +17,7 @@ from app.db import keyset, listing
 from app.db.cursors import Order, Window
 from app.db.database import Database
 from app.db.objects import as_dict, from_dict, replace
-from app.db.rows import RunRow
+from app.db.rows import RunRow, RunSummaryRow
 from app.db.sql import Query, Statement, Tx, by_id, columns, query, select_all
 from app.db.tables import Experiment, Run
 from app.domain.requests import ExperimentRequest, RunRequest
@@ -75,6 +75,37 @@ async def test_one_run_is_an_object_of_its_table_and_a_page_has_light_rows(db: D
     assert isinstance(row, RunRow)
     assert not isinstance(row, Run)
     assert row._asdict() == as_dict(read)
+
+
+SUMMARIZED: dict[str, dict[str, Any]] = {
+    "all": {},
+    "of one status": {"status": ["queued"]},
+    "of several": {"status": ["queued", "failed"]},
+    # Of all experiments, so that the text is looked for in the first rows of the list.
+    "with a text": {"experiment_id": None, "search": "rows"},
+    "with a text and a hyperparameter": {
+        "experiment_id": None, "search": "rows", "hyperparam": ("lr", 1, None),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", SUMMARIZED)
+@pytest.mark.parametrize("field", ["created_at", "started_at", "step", "metric"])
+async def test_a_page_of_summaries_is_the_page_of_runs(db: Database, name: str, field: str) -> None:
+    first = await db.write(submit)
+    for lr in (0.5, 2.0):
+        again = RunRequest(model="m", notes="rows", hyperparams={"lr": lr})
+        await db.write(runs.submit, first.experiment_id, again, {})
+    wanted = {"experiment_id": first.experiment_id, **SUMMARIZED[name]}
+    filters = {key: value for key, value in wanted.items() if value is not None}
+    order = Order(field, metric_key="loss" if field == "metric" else None)
+    whole = await db.read(keyset.page, listing.RUNS, filters, order, Window(1))
+    summaries = await db.read(keyset.page, listing.RUN_SUMMARIES, filters, order, Window(1))
+    assert len(summaries.rows) == 1
+    assert summaries.has_next == (name != "with a text and a hyperparameter")
+    of_summary = [{key: getattr(run, key) for key in RunSummaryRow._fields} for run in whole.rows]
+    assert [run._asdict() for run in summaries.rows] == of_summary
 
 
 @pytest.mark.anyio

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.domain.hosts import AllowedHosts, is_origin_allowed, is_same_site
-from app.main import _address
+from app.server.listening import local_url
 from app.settings import TRAINERS, Settings, misspelt
 
 TOKEN = "a-token-of-some-length"
@@ -108,7 +108,7 @@ def test_a_name_that_is_no_host(monkeypatch: pytest.MonkeyPatch, name: str) -> N
 )
 def test_trainers_of_this_machine_always_get_in(host: str, address: str) -> None:
     settings = Settings(host=host, api_token=TOKEN, allowed_hosts=["far.example.com"])
-    assert _address(host, 1) == address
+    assert local_url(host, 1) == address
     assert AllowedHosts(settings.hosts).allows(address.removeprefix("http://"))
 
 

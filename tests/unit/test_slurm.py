@@ -134,3 +134,17 @@ def test_so_many_nodes_are_avoided_that_enough_are_left(tmp_path: Path) -> None:
     assert launcher.choose_avoided(["n1", "n2"], Resources(nodes=2)) == ["n1"]
     assert launcher.choose_avoided(["n1"], Resources(nodes=3)) == []
     assert launcher.choose_avoided(["n1;reboot", "$(x)", "--x"], Resources()) == []
+
+
+def test_a_jobs_place_is_among_those_of_its_partition_by_priority_then_age() -> None:
+    lines = [
+        "12|100|main",
+        "9|100|main",
+        "30|900|main,urgent",
+        "31|50|urgent",
+        "40|0|main",
+        "",
+        "x",
+    ]
+    assert client.rank_waiting(lines) == {"30": 1, "9": 2, "12": 3, "31": 2, "40": 4}
+    assert client.rank_waiting(["50|7|main", "50|7|main", "51|7|main"]) == {"50": 1, "51": 2}

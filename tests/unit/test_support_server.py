@@ -50,7 +50,7 @@ def test_a_server_that_ends_at_start_is_reported_with_its_log(tmp_path: Path) ->
 
 def test_a_process_left_in_the_servers_group_fails_the_test(tmp_path: Path) -> None:
     with (
-        pytest.raises(AssertionError, match=r"left processes behind: .*sleep") as caught,
+        pytest.raises(AssertionError, match=r"leaves no process behind: .*sleep") as caught,
         running_server(tmp_path, command=command("leave")),
     ):
         pass

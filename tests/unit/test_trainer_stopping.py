@@ -20,7 +20,8 @@ PREPARES = """
     reporter.effective(learning_rate=0.1)
     {installed}
     print("preparing data", flush=True)
-    time.sleep(60)
+    for _ in range(600):  # a handler of Python's waits for a call that the signal came just before
+        time.sleep(0.1)
 """
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import pytest
@@ -61,27 +62,27 @@ def test_a_sample_is_cheap() -> None:
         began = time.thread_time()
         sampler.read()
         costs.append(time.thread_time() - began)
-    assert min(costs) < system.SECONDS * system.MOST_OF_A_CORE / 5, costs
+    assert median(costs) < system.SECONDS * system.MOST_OF_A_CORE / 20, costs  # 2.5 ms
 
 
 def test_they_take_half_a_percent_of_a_core_however_often_they_are_asked_for() -> None:
+    """Of all the process takes, from a sample to a later one: the median of five such windows."""
     script = """
 import time
+from statistics import median
 from llm_train.system import MOST_OF_A_CORE, SystemMetrics
-taken = []
-metrics = SystemMetrics(taken.append, 0.001)
+at = []
+metrics = SystemMetrics(lambda values: at.append((time.process_time(), time.monotonic())), 0.001)
 metrics.start()
-while len(taken) < 2:
-    time.sleep(0.01)
-began, used = time.monotonic(), time.process_time()
-time.sleep(3)
-print((time.process_time() - used) / (time.monotonic() - began) / MOST_OF_A_CORE, len(taken))
+while len(at) < 32:
+    time.sleep(0.5)
+windows = [(at[n], at[n + 6]) for n in range(1, 31, 6) if n + 6 < len(at)]
+print(median((c - a) / (d - b) for (a, b), (c, d) in windows) / MOST_OF_A_CORE)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
     )
-    ratio, taken = map(float, done.stdout.split())
-    assert ratio < 1.5 and taken > 3, done.stdout
+    assert 0 < float(done.stdout) < 1.15, "the limit, and a margin for noise"
 
 
 def test_where_a_sample_is_dear_there_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,18 @@ from app.graphql.describe import output
 from app.graphql.mutations.checkpoints import CheckpointMutations
 from app.graphql.mutations.deletions import DeletionMutations
 from app.graphql.mutations.experiments import ExperimentMutations
+from app.graphql.mutations.notifications import NotificationMutations
 from app.graphql.mutations.runs import RunMutations
 from app.graphql.mutations.team import TeamMutations
 
 
 @output
 class Mutation(
-    ExperimentMutations, RunMutations, CheckpointMutations, DeletionMutations, TeamMutations
+    ExperimentMutations,
+    RunMutations,
+    CheckpointMutations,
+    DeletionMutations,
+    TeamMutations,
+    NotificationMutations,
 ):
     """Everything that can be changed."""

@@ -36,6 +36,9 @@ _TABLES: dict[str, type[Any]] = {
     "deletion": tables.Deletion,
     "project": tables.Project,
     "user": tables.User,
+    "webhook": tables.Webhook,
+    "delivery": tables.WebhookDelivery,
+    "alert_rule": tables.AlertRule,
 }
 _TUPLES: dict[str, type[Any]] = {"member": Member, "api_token": Token}
 M = TypeVar("M", bound=BaseModel)
@@ -89,12 +92,12 @@ async def perform(
         audit.record(tx, action, next(iter(rows.values()), None))
         return StoredResponse(200, dump(rows))
 
-    context, given = info.context, given_values(input)
+    context, values = info.context, given_values(input)
     action = Action(
-        info.field_name, next((given[name] for name in _TARGETS if name in given), None)
+        info.field_name, next((values[name] for name in _TARGETS if name in values), None)
     )
     try:
-        keyed = _keyed(info, given)
+        keyed = _keyed(info, values)
         stored = await perform_write(context.db, context.in_flight, keyed, store, prepare)
     except ValidationError as error:
         return payload(user_errors=list(map(_field_error, error.errors())))
@@ -136,8 +139,20 @@ def given_values(input: Any) -> dict[str, Any]:
     }
 
 
-_TARGETS = ("run_id", "user_id", "token_id", "experiment_id", "project_id")
-_LOOKED_UP = ("run_id", "experiment_id", "project_id", "user_id", "token_id")
+_TARGETS = (
+    "delivery_id",
+    "webhook_id",
+    "rule_id",
+    "run_id",
+    "user_id",
+    "token_id",
+    "experiment_id",
+    "project_id",
+)
+_LOOKED_UP = (
+    "run_id", "experiment_id", "project_id", "user_id", "token_id", "webhook_id", "delivery_id",
+    "rule_id",
+)  # fmt: skip
 _NO_FIELD = ("idempotency_key",)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, TypeVar
 import strawberry
 
 from app.db.sql import Tx
+from app.domain.lifecycle import is_external
 from app.domain.priority import Priority
 from app.domain.requests import ResumeRequest, RunRequest, UpdateRunRequest
 from app.domain.tokens import run_token
@@ -12,7 +13,7 @@ from app.graphql.describe import Info, attribute, clearable, input, mutation, op
 from app.graphql.mutations.payloads import KEY, Payload, Rows, perform, request_of
 from app.graphql.scalars import Json
 from app.graphql.types import Checkpoint, Run
-from app.services import edits, runs
+from app.services import edits, resuming, runs
 
 _EXTERNAL = "External runs only: the token that may report on this run, and nothing else."
 
@@ -146,7 +147,7 @@ NewRunT = TypeVar("NewRunT", CreateRunPayload, ResumeRunPayload, RerunRunPayload
 def _with_token(info: Info, payload: NewRunT) -> NewRunT:
     """Add the token of an external run, which is stored with no answer."""
     run = payload.run
-    if run is not None and run.recipe is None:
+    if run is not None and is_external(run):
         payload.run_token = run_token(info.context.secret, run.id)
     return payload
 
@@ -178,7 +179,7 @@ class RunMutations:
 
         def resume(tx: Tx) -> Rows:
             request = request_of(ResumeRequest, input, "run_id")
-            return {"run": runs.resume(tx, input.run_id, request, info.context.recipes)}
+            return {"run": resuming.resume(tx, input.run_id, request, info.context.recipes)}
 
         return _with_token(info, await perform(info, input, ResumeRunPayload, resume))
 
@@ -197,6 +198,6 @@ class RunMutations:
         """Submit a new run with all that this one was submitted with."""
 
         def rerun(tx: Tx) -> Rows:
-            return {"run": runs.rerun(tx, input.run_id, info.context.recipes)}
+            return {"run": resuming.rerun(tx, input.run_id, info.context.recipes)}
 
         return _with_token(info, await perform(info, input, RerunRunPayload, rerun))

@@ -42,6 +42,19 @@ class UpdateProjectInput:
     max_bytes: Long | None = clearable(
         "Once its checkpoints take so many bytes, no further run starts; null: never."
     )
+    logs_days: float | None = clearable(
+        "Days after a run's end for which its log is kept; null: as the service is set."
+    )
+    points_days: float | None = clearable("The same of all of its points, which are thinned then.")
+    release_metrics: list[str] | None = clearable(
+        "Bounds such as `val_loss<=2.0` of its releases, besides those of the service."
+    )
+    release_verified_hours: float | None = clearable(
+        "The longest time since a release was found to be whole."
+    )
+    release_approval: bool | None = clearable(
+        "Whether another maintainer must have approved a release."
+    )
     idempotency_key: str | None = optional(KEY)
 
 
@@ -178,7 +191,7 @@ class TeamMutations:
 
     @mutation
     async def set_member(self, info: Info, input: NewRole) -> MemberPayload:
-        """Give a user a role in a project. For administrators."""
+        """Give a user a role in a project. For its maintainers."""
 
         def work(tx: Tx) -> Rows:
             request = request_of(MemberRequest, input, "project_id")
@@ -188,7 +201,7 @@ class TeamMutations:
 
     @mutation
     async def remove_member(self, info: Info, input: Leaving) -> MemberPayload:
-        """Take a user's role in a project away. For administrators."""
+        """Take a user's role in a project away. For its maintainers."""
 
         def work(tx: Tx) -> Rows:
             projects.remove_member(tx, input.project_id, input.user_id)

@@ -100,8 +100,8 @@ class LocalLauncher:
 
     def check(self, resources: Resources) -> Shortage | None:
         """Return what the idle machine lacks for a run with these resources."""
-        found = allocate(resources, self.offer(), ())
-        return found if isinstance(found, Shortage) else None
+        allocation = allocate(resources, self.offer(), ())
+        return allocation if isinstance(allocation, Shortage) else None
 
     def submit(self, job: Job) -> Submission:
         """Start the agent. The first of several claims the attempt; the others leave."""
@@ -146,13 +146,13 @@ class LocalLauncher:
     def look(self, keys: Sequence[Key]) -> Mapping[Key, JobStatus]:
         """Return what is known of each attempt; of one that cannot be read, the error."""
         _reap()
-        found = {}
+        statuses = {}
         for key in keys:
             try:
-                found[key] = self._look(key)
+                statuses[key] = self._look(key)
             except Exception as error:  # one attempt must not hide the others
-                found[key] = JobStatus(JobState.UNKNOWN, error=error)
-        return found
+                statuses[key] = JobStatus(JobState.UNKNOWN, error=error)
+        return statuses
 
     def _look(self, key: Key) -> JobStatus:
         try:

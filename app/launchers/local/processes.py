@@ -90,8 +90,8 @@ def kill_tree(nonce: str) -> int:
     """
     killed = set()
     deadline = time.monotonic() + _GIVE_UP_SECONDS
-    while (found := list(_carriers(nonce))) and time.monotonic() < deadline:
-        for identity in found:
+    while (processes := list(_carriers(nonce))) and time.monotonic() < deadline:
+        for identity in processes:
             with suppress(PermissionError):
                 send(identity, signal.SIGKILL)
             killed.add(identity)

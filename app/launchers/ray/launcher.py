@@ -144,16 +144,16 @@ class RayLauncher:
 
     def strays(self) -> Sequence[Key]:
         """Return the attempts of all jobs under names like ours that have not ended."""
-        found = []
+        keys = []
         for row in self._jobs():
             match = _NAME.fullmatch(row.name)
             if match is None:
                 continue
             if STATES.get(row.state) is not JobState.ENDED:
-                found.append(Key(match[1], int(match[2])))
+                keys.append(Key(match[1], int(match[2])))
             elif self._is_old(row):
                 self._client.delete(row.name)
-        return found
+        return keys
 
     def _is_old(self, row: JobRow) -> bool:
         ours = row.metadata.get(jobs.SERVICE) in self._services

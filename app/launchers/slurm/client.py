@@ -1,6 +1,7 @@
 """Slurm's commands: each call is one command, with a time-out, and its output parsed.
 
     jobs()     one squeue for all jobs of this user, also those that have ended a while ago
+    places()   one squeue for the waiting jobs of all users
     ended(…)   sacct, for jobs that squeue has forgotten; only where there is accounting
     nodes(…)   sinfo: what the partition has
     submit(…)  sbatch; cancel(…)  scancel
@@ -10,7 +11,8 @@ Raises Unreachable while the controller does not answer, and Refused with its ow
 
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from app.launchers.base import Unreachable
@@ -24,6 +26,7 @@ _SQUEUE = (
     "-O",
     ",".join(f"{f}:|" for f in _FIELDS),
 )
+_WAITING = ("squeue", "--noheader", "--states=PENDING", "--format=%A|%Q|%P")
 _SACCT = ("sacct", "--allocations", "--noheader", "--parsable2", "--starttime=now-14days")
 _NO_ANSWER = re.compile(
     r"timed out|[Uu]nable to contact|[Cc]onnect(?:ion)? (?:failure|refused|reset)|Zero Bytes"
@@ -74,6 +77,13 @@ class SlurmClient:
     def jobs(self) -> list[JobRow]:
         """Return all jobs of this user that Slurm still knows."""
         return [parse_job(line) for line in self._run(_SQUEUE).splitlines() if line]
+
+    def places(self) -> dict[str, int]:
+        """Return the place of each waiting job in the queue of its partition, by its id.
+
+        Where Slurm shows others' jobs to nobody (PrivateData=jobs), it is that among one's own.
+        """
+        return rank_waiting(self._run(_WAITING).splitlines())
 
     def ended(self, names: Sequence[str]) -> list[JobRow]:
         """Return the jobs of these names that the accounting knows; none where there is none."""
@@ -155,6 +165,23 @@ def parse_job(line: str) -> JobRow:
     )
 
 
+def rank_waiting(lines: Iterable[str]) -> dict[str, int]:
+    """Return the places of jobs by their ids, from lines such as `4711|4294901757|main,urgent`.
+
+    A job that waits for several partitions has its best place of these.
+    """
+    rows = [line.strip().split("|", 2) for line in lines if line.count("|") >= 2]
+    before: Counter[str] = Counter()
+    places: dict[str, int] = {}
+    for id, _, partitions in sorted(rows, key=lambda row: (-int(row[1]), int(row[0]))):
+        if id in places:  # a task of an array of which another one waits
+            continue
+        names = partitions.split(",")
+        before.update(names)
+        places[id] = min(before[name] for name in names)
+    return places
+
+
 def parse_accounted(line: str) -> JobRow:
     """Parse a line of sacct: `CANCELLED by 0` is the state, `0:15` exit code and signal."""
     id, state, code, nodes, elapsed, name = line.split("|", 5)
@@ -190,10 +217,10 @@ def parse_time(text: str) -> float | None:
 
 def expand(nodes: str) -> tuple[str, ...]:
     """Return the names in a node list such as `n[1-3,07],gpu4`."""
-    found: list[str] = []
+    hosts: list[str] = []
     for item in re.findall(r"[^,\[]+(?:\[[^\]]*\][^,\[]*)*", nodes):
-        found += _expand_one(item)
-    return tuple(found)
+        hosts += _expand_one(item)
+    return tuple(hosts)
 
 
 def _expand_one(item: str) -> list[str]:

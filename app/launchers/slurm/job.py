@@ -99,24 +99,28 @@ def arguments(
     `gpu`: what Slurm calls the type; '': any. `log`: where the batch script's own output goes.
     """
     asked = job.resources
-    found = [] if options.partition is None else [f"--partition={options.partition}"]
+    argv = [] if options.partition is None else [f"--partition={options.partition}"]
     if options.account is not None:
-        found.append(f"--account={options.account}")
-    found += [f"--nodes={asked.nodes or 1}", "--ntasks-per-node=1", f"--time={math.ceil(minutes)}"]
+        argv.append(f"--account={options.account}")
+    argv += [
+        f"--nodes={asked.nodes or 1}",
+        "--ntasks-per-node=1",
+        f"--time={math.ceil(minutes)}",
+    ]
     if options.warn_seconds:
-        found.append(f"--signal=B:TERM@{options.warn_seconds}")
+        argv.append(f"--signal=B:TERM@{options.warn_seconds}")
     if asked.cpus is not None:
-        found.append(f"--cpus-per-task={math.ceil(asked.cpus)}")
+        argv.append(f"--cpus-per-task={math.ceil(asked.cpus)}")
     if asked.memory_gb is not None:
-        found.append(f"--mem={memory_mb(asked)}M")
+        argv.append(f"--mem={memory_mb(asked)}M")
     if asked.gpus:
-        found.append(f"--gres=gpu:{gpu}:{asked.gpus}" if gpu else f"--gres=gpu:{asked.gpus}")
+        argv.append(f"--gres=gpu:{gpu}:{asked.gpus}" if gpu else f"--gres=gpu:{asked.gpus}")
     if nice := options.nice.get(job.priority.value, 0):
-        found.append(f"--nice={nice}")
+        argv.append(f"--nice={nice}")
     if job.avoid:
-        found.append(f"--exclude={','.join(job.avoid)}")
+        argv.append(f"--exclude={','.join(job.avoid)}")
     return [
-        *found, "--open-mode=append", f"--output={log or '/dev/null'}", *options.options,
+        *argv, "--open-mode=append", f"--output={log or '/dev/null'}", *options.options,
         # Requeued, a job would begin again under the same attempt.
         "--no-requeue", f"--job-name={job.key.name}", f"--export={CLAIM_CODE}",
     ]  # fmt: skip

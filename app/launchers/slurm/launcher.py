@@ -2,7 +2,9 @@
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from app.domain.evidence import Cause
@@ -26,6 +28,8 @@ _NAME = re.compile(r"(run_[0-9a-z]+)\.([1-9][0-9]*)")
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EARLY_SECONDS = 90.0
 """Slurm may send its warning a minute early, and looks at limits twice a minute."""
+PLACES_SECONDS, NEW_PLACES_SECONDS = 15.0, 3.0
+"""How old the places of waiting jobs may be; where a job is new among them."""
 _ORDER = (JobState.RUNNING, JobState.QUEUED, JobState.UNKNOWN, JobState.ENDED)
 
 
@@ -48,6 +52,8 @@ class SlurmLauncher:
         }
         self._client = SlurmClient(environment, self.options.call_seconds)
         self._groups: list[NodeGroup] = []
+        self._places: dict[str, int] = {}
+        self._placed_at = float("-inf")
 
     def offer(self) -> None:
         """Return nothing: Slurm decides. Remembers what its partition has, for `check`."""
@@ -153,7 +159,26 @@ class SlurmLauncher:
                 rows.setdefault(row.name, []).append(row)
         except (Refused, Unreachable):
             pass  # an accounting that is away tells no less than none
-        return {key: self._status(rows.get(key.name, [])) for key in keys}
+        statuses = {key: self._status(rows.get(key.name, [])) for key in keys}
+        waiting = {key: status for key, status in statuses.items() if status.word == "PENDING"}
+        if waiting:
+            self._find_places([status.engine_id or "" for status in waiting.values()])
+        for key, status in waiting.items():
+            place = self._places.get(status.engine_id or "")
+            statuses[key] = replace(status, position=place)
+        return statuses
+
+    def _find_places(self, ids: Sequence[str]) -> None:
+        """Look now and then at the whole queue, which may be long."""
+        is_known = self._places.keys() >= set(ids)
+        age = time.monotonic() - self._placed_at
+        if age < (PLACES_SECONDS if is_known else NEW_PLACES_SECONDS):
+            return
+        self._placed_at = time.monotonic()
+        try:
+            self._places = self._client.places()
+        except (Refused, Unreachable):
+            self._places = {}  # jobs wait without a place
 
     def _active(self) -> dict[str, list[JobRow]]:
         try:
@@ -216,13 +241,13 @@ class SlurmLauncher:
 
     def strays(self) -> Sequence[Key]:
         """Return the attempts of all jobs under names like ours that have not ended."""
-        found = []
+        keys = []
         for name, rows in self._active().items():
             match = _NAME.fullmatch(name)
             ended = all(STATES.get(row.state, (None,))[0] is JobState.ENDED for row in rows)
             if match is not None and not ended:
-                found.append(Key(match[1], int(match[2])))
-        return found
+                keys.append(Key(match[1], int(match[2])))
+        return keys
 
 
 def _gpus(group: NodeGroup, kind: str | None) -> int:

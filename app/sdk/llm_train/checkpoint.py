@@ -5,8 +5,8 @@ commit(temporary, name, step)   hash, fsync, manifest.json, rename, fsync: only 
 verify(directory)               compare everything on disk with the manifest
 
 `commit` renames the few files that a manifest cannot list. A symbolic link that leads to nothing
-outside is kept; other links (hard links too) become copies of the file. manifest.py has the format
-of the manifest; saving.py and `Reporter.checkpoint` are what a training loop uses.
+outside is kept; other links (hard links too) become copies of the file: preparing.py. manifest.py
+has the manifest's format; saving.py and `Reporter.checkpoint` are what a training loop uses.
 
 Standard library only, and nothing is ever unpickled. A directory may come from anybody: files are
 opened by the names that the directory itself lists, one level at a time, and never through a
@@ -18,13 +18,11 @@ import itertools
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from llm_train.descriptors import (
-    CHUNK,
     fsync_directory,
     open_directory,
     open_entry,
@@ -37,7 +35,6 @@ from llm_train.manifest import (
     MAX_MANIFEST_BYTES,
     NAME,
     NO_QUALITY,
-    UNLISTABLE,
     CheckpointError,
     File,
     Link,
@@ -47,8 +44,8 @@ from llm_train.manifest import (
     check_path,
     parse,
     safe_name,
-    stays_inside,
 )
+from llm_train.preparing import Preparation
 
 __all__ = [
     "MANIFEST",
@@ -133,27 +130,37 @@ def commit(
         OSError: the disk refuses.
     """
     with open_directory(temporary) as root:
-        entries = list(_Preparation(temporary, note).prepare(root, ""))
-        sizes = {path: size for path, size in entries if isinstance(size, int)}
-        if not sizes:
-            raise CheckpointError("nothing was written into the checkpoint")
-        files = [file for file in hashed if sizes.get(file.path) == file.size]
-        for file in files:
-            del sizes[file.path]
-        files += hash_files(root, sizes)
-        links = [Link(path, target) for path, target in entries if isinstance(target, str)]
-        content = build(step, sorted(files), sorted(links), quality, attempt)
+        entries = dict(Preparation(temporary, note).prepare(root, ""))
+        links = [Link(path, target) for path, target in entries.items() if isinstance(target, str)]
+        sizes = {path: size for path, size in entries.items() if isinstance(size, int)}
+        files = _hash(root, sizes, hashed)
+        content = build(step, files, sorted(links), quality, attempt)
         manifest = parse(content)  # what verify would refuse is refused now
-        with open(
-            MANIFEST, "xb", opener=lambda path, flags: os.open(path, flags, 0o666, dir_fd=root)
-        ) as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.fsync(root)
+        _write_manifest(root, content)
     final = _rename_to_free(temporary, name)
     fsync_directory(final.parent)
     return final, manifest
+
+
+def _hash(root: int, sizes: dict[str, int], hashed: Iterable[File]) -> list[File]:
+    """Return the files by path; those that somebody else has hashed are not read again."""
+    if not sizes:
+        raise CheckpointError("nothing was written into the checkpoint")
+    files = [file for file in hashed if sizes.get(file.path) == file.size]
+    for file in files:
+        del sizes[file.path]
+    return sorted(files + hash_files(root, sizes))
+
+
+def _write_manifest(root: int, content: bytes) -> None:
+    """Write the manifest and the names beside it to the disk."""
+    with open(
+        MANIFEST, "xb", opener=lambda path, flags: os.open(path, flags, 0o666, dir_fd=root)
+    ) as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.fsync(root)
 
 
 def _rename_to_free(temporary: Path, name: str) -> Path:
@@ -239,101 +246,6 @@ def _compare(
                         )
             elif path != MANIFEST:
                 raise CheckpointError(f"{path!r:.200} is not in the manifest")
-
-
-class _Preparation:
-    """Prepares everything in a directory for a manifest, and its directories with fsync."""
-
-    def __init__(self, top: Path, note: Callable[[str], None]) -> None:
-        self._top, self._note = top, note
-
-    def prepare(self, directory: int, prefix: str) -> Iterator[tuple[str, int | str]]:
-        """Yield the path of each entry of the manifest with a file's size or a link's target;
-        rename, copy or drop what it cannot list."""
-        with os.scandir(directory) as entries:
-            names = sorted(entry.name for entry in entries)
-        for name in names:
-            name = self._listable(directory, prefix, name)
-            path = prefix + name
-            check_path(path)
-            target = read_link(directory, name)
-            if target is not None:
-                target = self._target(path, target)
-                if stays_inside(path, target):
-                    if target != read_link(directory, name):
-                        os.unlink(name, dir_fd=directory)
-                        os.symlink(target, name, dir_fd=directory)
-                    yield path, target
-                    continue
-                if not self._resolve(directory, name, path):
-                    continue
-            with open_entry(directory, name, path) as opened:
-                status = os.fstat(opened)
-                if stat.S_ISDIR(status.st_mode):
-                    inner = list(self.prepare(opened, path + "/"))
-                elif status.st_nlink > 1:  # the file could be changed by its other name
-                    _copy(directory, name)
-                else:
-                    yield path, status.st_size
-                    continue
-            if stat.S_ISDIR(status.st_mode):
-                yield from inner
-                if not inner:
-                    os.rmdir(name, dir_fd=directory)
-            else:
-                with open_entry(directory, name, path, stat.S_IFREG) as opened:
-                    yield path, os.fstat(opened).st_size
-        os.fsync(directory)
-
-    def _listable(self, directory: int, prefix: str, name: str) -> str:
-        """Return the name, or a new one if a manifest cannot list it."""
-        if not UNLISTABLE.search(name) and prefix + name != MANIFEST:
-            return name
-        wanted = os.fsencode(name).decode("utf-8", "backslashreplace")
-        if prefix + wanted == MANIFEST:
-            wanted += ".own"
-        taken = set(os.listdir(directory))
-        numbered = (wanted if n == 1 else f"{wanted}.{n}" for n in itertools.count(1))
-        new = next(name for name in numbered if name not in taken)
-        os.rename(name, new, src_dir_fd=directory, dst_dir_fd=directory)
-        self._note(f"the checkpoint's file {prefix + name!r:.200} is saved as {new!r:.200}")
-        return new
-
-    def _target(self, path: str, target: str) -> str:
-        """Return the link's target, made relative if it is an absolute path into this directory."""
-        for top in {str(self._top), str(self._top.absolute()), str(self._top.resolve())}:
-            if target.startswith(f"{top}/"):
-                return os.path.relpath(target, os.path.join(top, os.path.dirname(path)))  # noqa: PTH118, PTH120
-        return target
-
-    def _resolve(self, directory: int, name: str, path: str) -> bool:
-        """Replace a link that leads outside by a copy. Return False if it leads to nothing."""
-        try:
-            kind = stat.S_IFMT(os.stat(name, dir_fd=directory).st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            os.unlink(name, dir_fd=directory)
-            self._note(f"the checkpoint's link {path!r:.200} leads to nothing and is left out")
-            return False
-        if kind != stat.S_IFREG:
-            raise CheckpointError(
-                f"{path!r:.200} is a symbolic link to something outside of the checkpoint that is "
-                "not a file"
-            )
-        _copy(directory, name)
-        return True
-
-
-def _copy(directory: int, name: str) -> None:
-    """Replace a link by a copy of the file that it leads to."""
-    temporary = f".copy-{secrets.token_hex(8)}"
-
-    def opener(path: str, flags: int) -> int:
-        return os.open(path, flags | os.O_CLOEXEC, 0o600, dir_fd=directory)
-
-    with open(name, "rb", opener=opener) as source, open(temporary, "xb", opener=opener) as copy:
-        shutil.copyfileobj(source, copy, CHUNK)
-        os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(source.fileno()).st_mode))
-    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
 def _load(root: int) -> Manifest:

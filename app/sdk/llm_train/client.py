@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llm_train.requests import ApiError, Connection
-from llm_train.runs import Comparison, Run, Runs
+from llm_train.runs import Run
+from llm_train.tables import Comparison, Runs
 
 _ALPHABET = frozenset("0123456789abcdefghjkmnpqrstvwxyz")
 """Of ids."""
@@ -83,19 +84,12 @@ class Client:
             >>> Client().submit("tiny-lm", recipe="demo", steps=40, name="first").status
             'queued'
         """
-        experiment_id = self.experiment_id(experiment, create=True)
+        path = f"/v1/experiments/{self.experiment_id(experiment, create=True)}/runs"
         body = {
-            "model": model or recipe or experiment,
-            "recipe": recipe,
-            "hyperparams": {**(hyperparams or {}), **params},
-            "dataset": dataset or {},
-            "resources": resources or {},
-            "name": name,
-            "tags": list(tags),
-            "notes": notes,
-            "priority": priority,
-        }
-        path = f"/v1/experiments/{experiment_id}/runs"
+            "model": model or recipe or experiment, "recipe": recipe, "name": name,
+            "hyperparams": {**(hyperparams or {}), **params}, "dataset": dataset or {},
+            "resources": resources or {}, "tags": list(tags), "notes": notes, "priority": priority,
+        }  # fmt: skip
         return Run(self.connection, self.connection.request("POST", path, body))
 
     def experiment_id(self, experiment: str, *, create: bool = False) -> str:

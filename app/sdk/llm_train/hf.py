@@ -128,7 +128,7 @@ class LLMTrainCallback(TrainerCallback):
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """End an evaluation within a training that is asked to stop: the grace is for the save."""
         if self._is_training and self._should_stop():
-            self._stop(control, save=True)
+            self._stop(control, save=self._saved_step != state.global_step)
             raise _EvaluationStopped
 
     def on_evaluate(

@@ -9,11 +9,15 @@ reports progress, stops at the end of a batch on every rank, and saves what answ
 Needs Lightning 2.5 or newer (as `lightning` or as `pytorch_lightning`).
 """
 
+import atexit
 import shutil
 import sys
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch.distributed as dist
 
 if "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
     from pytorch_lightning.callbacks import Callback
@@ -56,6 +60,8 @@ class LLMTrainLogger(Logger):
         self.background = background
         self.reporter = reporter or Reporter.from_env()
         self.is_muted = False
+        self.stopped_at: int | None = None
+        """The step that was saved to answer a stop, before ModelCheckpoint may save it, too."""
 
     @property
     def name(self) -> str:
@@ -84,6 +90,8 @@ class LLMTrainLogger(Logger):
         if self.is_muted or not saved or not self.reporter.is_reporting:
             return
         step = checkpoint_callback._last_global_step_saved
+        if step == self.stopped_at:
+            return  # the promised checkpoint holds the same: a second one would take of the grace
         score = checkpoint_callback.current_score
         metrics = {} if score is None else {checkpoint_callback.monitor: score}
         with self.reporter.checkpoint(
@@ -113,6 +121,10 @@ class LLMTrainCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Join the signal handlers, apply the learning rate, and report what is in use."""
         self._stopping = False
+        atexit.unregister(_leave_gloo)
+        atexit.register(_leave_gloo)
+        for logger in _loggers(trainer):
+            logger.is_muted, logger.stopped_at = False, None
         # Lightning's own handler of SIGTERM broadcasts wherever a rank is: in the middle of another
         # collective that ends in an error, and nothing is saved.
         environment = getattr(trainer.strategy, "cluster_environment", None)
@@ -137,20 +149,22 @@ class LLMTrainCallback(Callback):
         if trainer.is_global_zero:
             self.reporter.log(trainer.global_step, total_steps=self._total)
         if not self._stopping and self._should_stop(trainer):
-            self._stopping = trainer.should_stop = True
-            self._save(trainer, pl_module)
+            self._answer_stop(trainer, pl_module)
 
     def on_validation_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        """End a validation within a training that is asked to stop: the grace is for the save."""
-        if self._stopping or trainer.state.fn != "fit" or trainer.sanity_checking:
+        """End a validation within a training that is asked to stop: the grace is for the save.
+
+        Lightning also begins one, whatever the step, once it is asked to stop.
+        """
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        if self._should_stop(trainer):
-            self._stopping = trainer.should_stop = True
-            self._save(trainer, trainer.lightning_module)
-            for logger in trainer.loggers:
-                if isinstance(logger, LLMTrainLogger):
-                    logger.is_muted = True  # the mean of a part of the validation is no metric
-            raise StopIteration  # which ends the loop of a validation as its last batch does
+        if not self._stopping:
+            if not self._should_stop(trainer):
+                return
+            self._answer_stop(trainer, trainer.lightning_module)
+        for logger in _loggers(trainer):
+            logger.is_muted = True  # the mean of a part of the validation is no metric
+        raise StopIteration  # which ends the loop of a validation as its last batch does
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Report the training's own end."""
@@ -164,6 +178,13 @@ class LLMTrainCallback(Callback):
         if asked:
             self.reporter.stop_request.requested = True
         return asked
+
+    def _answer_stop(self, trainer: Any, module: Any) -> None:
+        """Save what the stop promised, and let the Trainer end after this batch."""
+        self._stopping = trainer.should_stop = True
+        self._save(trainer, module)
+        for logger in _loggers(trainer):
+            logger.stopped_at = trainer.global_step
 
     def _save(self, trainer: Any, module: Any) -> None:
         """Save under the promised name; every rank takes part, and rank 0 commits."""
@@ -207,3 +228,18 @@ class LLMTrainCallback(Callback):
             return self.reporter.hyperparams
         except OSError:
             return {}
+
+
+def _leave_gloo() -> None:
+    """End the process group at exit; Lightning ends that of NCCL only.
+
+    A thread of gloo that lets go of its last tensor while the interpreter ends aborts the process
+    (SIGABRT), and a training that has finished would have failed.
+    """
+    with suppress(Exception):  # the script has ended it already
+        if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
+            dist.destroy_process_group()
+
+
+def _loggers(trainer: Any) -> list[LLMTrainLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, LLMTrainLogger)]

@@ -42,8 +42,8 @@ def begin(reporter: "Reporter", step: int, name: str | None = None) -> dict[str,
         raise RuntimeError("begin on rank 0, and broadcast the plan")
     if not reporter.spec.get("store"):
         raise RuntimeError("the service keeps no checkpoints in an object store: share a directory")
-    name, _ = reporter._name_checkpoint(step, name)
-    service = reporter._get_service()
+    name, _ = reporter._files.name(step, name)
+    service = reporter._files.get_service()
     return {"name": name, "step": step, "key": secrets.token_hex(16), **service.identity}
 
 
@@ -80,7 +80,7 @@ def commit(
 
 def list_files(directory: Path) -> list[File]:
     """Return the files below a directory with their SHA-256, sorted by path."""
-    found = []
+    files = []
     for path in sorted(directory.rglob("*")):
         status = path.lstat()
         if stat.S_ISDIR(status.st_mode):
@@ -92,8 +92,8 @@ def list_files(directory: Path) -> list[File]:
             open_entry(opened, path.name, name, stat.S_IFREG) as file,
         ):
             size = os.fstat(file).st_size
-            found.append(File(name, size, read_sha256(file, size, name)))
-    return sorted(found)
+            files.append(File(name, size, read_sha256(file, size, name)))
+    return sorted(files)
 
 
 def _insist(
@@ -105,7 +105,7 @@ def _insist(
 ) -> dict[str, Any]:
     """Ask until there is nothing more to send, or the commit is done."""
     own: dict[str, Any] = {key: plan[key] for key in ("attempt", "session") if key in plan}
-    service = reporter._get_service()._replace(identity={**own, "key": plan["key"]})
+    service = reporter._files.get_service()._replace(identity={**own, "key": plan["key"]})
     deadline, pause, told = time.monotonic() + GIVE_UP_SECONDS, transfers.PAUSE_SECONDS[0], False
     while True:
         answer = service.ask(path, content)

@@ -5,8 +5,9 @@
     reporter.finish()
 
 `log` checks the values (logged.py) and appends them to a buffer; sender.py delivers them in the
-background. specs.py has the run's spec, saving.py and checkpoint.py save, stopping.py stops.
-A service that does not respond delays reports and nothing else.
+background. specs.py has the run's spec, run_files.py its checkpoints, stopping.py its stop request.
+The public class is one file although that is long: half of it is docstrings, and who uses it finds
+the whole contract here. A service that does not respond delays reports and nothing else.
 
 Ranks: only rank 0 reports (ranks.py). The others have the same spec, hyperparameters and stop
 signals, and send nothing but the metrics of other machines (nodes.py). Ranks can notice a stop at
@@ -26,21 +27,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
-from llm_train import checkpoint, source, specs, system
-from llm_train.background import BackgroundCommit
+from llm_train import source, specs, system
 from llm_train.buffer import Point, warn
 from llm_train.checkpoint import Quality
 from llm_train.connection import ApiConnection
 from llm_train.logged import LoggedValues
 from llm_train.nodes import start_node_metrics
 from llm_train.ranks import is_rank_0
-from llm_train.saving import CheckpointDirectory, Saved, Saving, note_saved, read_saved
+from llm_train.run_files import RunFiles
+from llm_train.saving import CheckpointDirectory, Saving
 from llm_train.sender import HEARTBEAT_SECONDS, ReportSender
 from llm_train.stopping import StopRequest
-from llm_train.values import describe
 
 if TYPE_CHECKING:
-    from llm_train.transfers import Service, Uploader
+    pass
 
 CLOSE_SECONDS = 5.0
 
@@ -94,61 +94,59 @@ class Reporter:
                 train(reporter)
         """
         served = bool(api_url and run_id and token)
-        attempt_dir = Path(run_dir) / f"attempt-{attempt}" if run_dir and attempt else None
+        directory = Path(run_dir) if run_dir else None
+        attempt_dir = directory / f"attempt-{attempt}" if directory and attempt else None
         self._spec: specs.LaunchedSpec | specs.RemoteSpec
-        if served and not run_dir:
+        if served and not directory:
             self._spec = specs.RemoteSpec(api_url, run_id, token)
         else:
-            self._spec = specs.LaunchedSpec(Path(run_dir) if run_dir else None)
-        spec = self._spec.launched
-        self._directory = CheckpointDirectory(
-            self._spec, run_id, Path(checkpoint_dir) if checkpoint_dir else None
-        )
-        self._launched, self._attempt = attempt is not None, attempt
-        self._attempt_dir = attempt_dir
-        self._newest = read_saved(attempt_dir) if attempt_dir else None
+            self._spec = specs.LaunchedSpec(directory)
         self.stop_request = StopRequest(
-            str(spec.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
+            str(self._spec.launched.get("stop_checkpoint") or f"cancel-{attempt or 1}"),
             attempt_dir and attempt_dir / "stop.json",
         )
-        self._stop_checkpoint_used = False
-        self._commit = BackgroundCommit()
+        own = Path(checkpoint_dir) if checkpoint_dir else None
+        checkpoints = CheckpointDirectory(self._spec, run_id, own)
+        self._files = RunFiles(self._spec, checkpoints, self.stop_request, attempt, attempt_dir)
+        self._launched = attempt is not None
         self._system = system.SystemMetrics(self._log_system, system_seconds)
         self._node: system.SystemMetrics | None = None
         self._step = self._system_step = -1
         self._rank_0 = is_rank_0()
         self._values = LoggedValues(strict)
         self._sender: ReportSender | None = None
-        self._uploader: Uploader | None = None
-        self._downloaded: Path | None = None
-        self._served = (api_url, run_id, token) if served else None
-        self._identity: dict[str, Any] = {} if attempt is None else {"attempt": attempt}
-        if served and self._rank_0:
-            identity: dict[str, Any] = {"attempt": attempt}
-            if attempt is None:
+        if served:
+            reports = ApiConnection(api_url, f"/v1/runs/{run_id}/reports", token)
+            address = directory and directory / "api_url"
+            identity: dict[str, Any] = {} if attempt is None else {"attempt": attempt}
+            if self._rank_0 and attempt is None:
                 identity = {"session": secrets.token_hex(16), **_if(take_over, take_over=True)}
-            self._identity = {key: identity[key] for key in identity if key != "take_over"}
-            sender = ReportSender(
-                self.stop_request,
-                ApiConnection(api_url, f"/v1/runs/{run_id}/reports", token),
-                identity,
-                attempt_dir,
-                Path(run_dir) / "api_url" if run_dir else None,
-                _heartbeat_seconds(spec),
-            )
-            if sender.open:
-                self._sender = sender
-                atexit.register(self.close)
-                if describe_source:
-                    threading.Thread(
-                        target=self._report_source, name="reporter-source", daemon=True
-                    ).start()
-        elif served:
-            self._node = start_node_metrics(
-                ApiConnection(api_url, f"/v1/runs/{run_id}/reports", token), attempt,
-                Path(run_dir) / "api_url" if run_dir else None, system_seconds,
-            )  # fmt: skip
+            self._files.connect(api_url, run_id, token, identity)
+            if self._rank_0:
+                self._open_sender(reports, identity, attempt_dir, address, describe_source)
+            else:
+                self._node = start_node_metrics(reports, attempt, address, system_seconds)
         _reporters.add(self)
+
+    def _open_sender(
+        self,
+        reports: ApiConnection,
+        identity: dict[str, Any],
+        attempt_dir: Path | None,
+        address: Path | None,
+        describe_source: bool,
+    ) -> None:
+        """Start to send reports, unless another process of this attempt does already."""
+        seconds = _heartbeat_seconds(self._spec.launched)
+        sender = ReportSender(self.stop_request, reports, identity, attempt_dir, address, seconds)
+        if not sender.open:
+            return
+        self._sender = sender
+        atexit.register(self.close)
+        if describe_source:
+            threading.Thread(
+                target=self._report_source, name="reporter-source", daemon=True
+            ).start()
 
     @classmethod
     def from_env(
@@ -185,7 +183,7 @@ class Reporter:
         global _current
         if isinstance(_current, cls):
             if checkpoint_dir is not None:
-                _current._directory.move(Path(checkpoint_dir), _current._launched)
+                _current._files.directory.move(Path(checkpoint_dir), _current._launched)
             return _current
         env = {
             name: os.environ.get(f"LLM_TRAIN_{name}", "")
@@ -245,29 +243,7 @@ class Reporter:
             if reporter.resume_path is not None:
                 state = torch.load(reporter.resume_path / "state.pt")
         """
-        resume = self.spec.get("resume")
-        if self._newest and checkpoint.is_committed(self.checkpoint_dir / self._newest):
-            return self.checkpoint_dir / self._newest
-        if not resume:
-            return None
-        path = Path(resume["path"] or "")
-        if not isinstance(self._spec, specs.RemoteSpec):
-            return path
-        from llm_train import transfers
-
-        store = bool(self.spec.get("store"))  # of an older copy there only the manifest is left
-        here = transfers.is_complete(path) if store else path.is_dir()
-        if specs.is_shared(self.spec) and here:
-            return path
-        if self._downloaded is None and self._served and store:
-            cache = transfers.cache_directory()
-            self._downloaded = transfers.fetch(self._get_service(), cache)
-        if self._downloaded is None:
-            raise FileNotFoundError(
-                f"the run goes on from {resume['ckpt_path']}, step {resume['step']}, which is not "
-                "on this machine: mount the service's DATA_DIR, or load your own copy"
-            )
-        return self._downloaded
+        return self._files.find_resume()
 
     @property
     def checkpoint_dir(self) -> Path:
@@ -275,7 +251,7 @@ class Reporter:
 
         It never raises and does not wait for the service: a save must not fail for that.
         """
-        return self._directory.get()
+        return self._files.directory.get()
 
     @property
     def is_rank_0(self) -> bool:
@@ -433,8 +409,8 @@ class Reporter:
                 torch.save(model.state_dict(), directory / "model.pt")
         """
         if background:
-            self._commit.wait()
-            self._commit.check()
+            self._files.commits.wait()
+            self._files.commits.check()
         saving = self.begin_checkpoint(step, name, metrics=metrics, healthy=healthy)
         try:
             yield saving.path
@@ -480,72 +456,9 @@ class Reporter:
         self.stop_request.begin_loop()
         if not self._rank_0:
             raise RuntimeError("call checkpoint() on rank 0 only: it commits one directory")
-        self._commit.wait()  # the newest checkpoint is the one that is committed last
         at = self._values.read_checkpoint_step(step)
         quality = Quality(self._values.read_metrics(metrics or {}), healthy)
-        name, promised = self._name_checkpoint(at, name)
-
-        def report(saved: Saved) -> None:
-            self._stop_checkpoint_used |= promised
-            if self._attempt_dir:
-                note_saved(self._attempt_dir, saved.directory.name)
-            # An agent that uploads makes a checkpoint known when all of it has arrived.
-            if self._sender:
-                news = {
-                    "name": saved.directory.name,
-                    "step": at,
-                    "size_bytes": saved.manifest.size_bytes,
-                    "sha256": saved.manifest.sha256,
-                    **_if(self._directory.is_shared, in_data_dir=True),
-                }
-                if self._uses_store():
-                    self._get_uploader(self._sender).add(saved.directory, news)
-                elif self._spec.launched.get("files") != "http":
-                    self._sender.add_checkpoint(news)
-
-        return Saving(self.checkpoint_dir, name, at, report, quality, self._commit, self._attempt)
-
-    def _uses_store(self) -> bool:
-        """Return True if this process uploads its checkpoints into the service's bucket."""
-        if isinstance(self._spec, specs.LaunchedSpec):
-            spec = self._spec.launched
-            return spec.get("files") == "http" and bool(spec.get("store"))
-        return not self._directory.is_shared and bool(self._spec.get_known().get("store"))
-
-    def _get_uploader(self, sender: ReportSender) -> "Uploader":
-        """Return what uploads in the background, started by the first checkpoint."""
-        from llm_train import transfers  # most trainers need it never, and start without it
-
-        if self._uploader is None:
-            self._uploader = transfers.Uploader(self._get_service(), sender.add_checkpoint)
-        return self._uploader
-
-    def _get_service(self) -> "Service":
-        """Return how the service is asked about files. Raises RuntimeError without one."""
-        from llm_train import transfers
-
-        if self._served is None:
-            raise RuntimeError("there is no service: this reporter sends nothing")
-        return transfers.Service(*self._served, self._identity)
-
-    def _wait_for_uploads(self) -> None:
-        """Wait for the last uploads while they move on: after its end nothing more is taken."""
-        if self._uploader is not None:
-            self._uploader.wait()
-
-    def _name_checkpoint(self, step: int, name: str | None) -> tuple[str, bool]:
-        """Return the next checkpoint's name, and True if it is the one promised to a cancel."""
-        promised = self.stop_request.checkpoint
-        expected = self.stop_request.requested and not self._stop_checkpoint_used
-        if expected and name in (None, promised):
-            return promised, True
-        default = f"step-{step:06d}"
-        if name is None:
-            return default, False
-        safe = checkpoint.safe_name(str(name), default)
-        if safe != name:
-            warn(f"checkpoint {describe(name)} is saved as {safe!r}")
-        return safe, False
+        return self._files.begin(at, name, quality, self._sender)
 
     def finish(self) -> None:
         """Report that the training loop reached its own end. Not for a training that was stopped.
@@ -557,10 +470,10 @@ class Reporter:
             CheckpointError, OSError: the last checkpoint was saved in the background and could not
                 be committed.
         """
-        self._commit.wait()
-        self._commit.check()
+        self._files.commits.wait()
+        self._files.commits.check()
         if not self._launched:
-            self._wait_for_uploads()
+            self._files.wait_for_uploads()
         if self._sender:
             self._sender.add([], finished=True)
         if self._sender and self._launched:
@@ -580,12 +493,12 @@ class Reporter:
         global _current
         if _current is self:
             _current = None
-        self._commit.wait()
+        self._files.commits.wait()
         self._system.close()
         if self._node:
             self._node.close()
         self.stop_request.stop_listening()
-        self._wait_for_uploads()
+        self._files.wait_for_uploads()
         self._spec.close()
         if self._sender:
             self._sender.close(timeout)
@@ -606,8 +519,7 @@ class Reporter:
 
     def _after_fork(self) -> None:
         """Send nothing from a forked child (a DataLoader's worker), which SIGTERM ends as usual."""
-        self._commit.forget()
-        self._uploader = None  # its thread is the parent's
+        self._files.after_fork()
         if self._sender:
             self._sender.close_after_fork()
         self.stop_request.stop_listening()

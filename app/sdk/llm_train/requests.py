@@ -82,11 +82,11 @@ class Connection:
             ValueError: the address is no URL of http or https.
         """
         login = read_login()
-        given = url or os.environ.get("LLM_TRAIN_API_URL") or login.get("url") or DEFAULT_URL
-        self.url = given.rstrip("/")
+        address = url or os.environ.get("LLM_TRAIN_API_URL") or login.get("url") or DEFAULT_URL
+        self.url = address.rstrip("/")
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"the API's URL must be http(s)://host[:port], not {given!r}")
+            raise ValueError(f"the API's URL must be http(s)://host[:port], not {address!r}")
         self.token = token or os.environ.get("LLM_TRAIN_API_TOKEN")
         if self.token is None and login.get("url") == self.url:
             self.token = login.get("token")
@@ -139,15 +139,7 @@ class Connection:
         Raises:
             ApiError: the service refused; NoService if none answers.
         """
-        given = {name: value for name, value in (query or {}).items() if value is not None}
-        url = self.url + path + (f"?{urlencode(given, doseq=True)}" if given else "")
-        headers = {"Content-Type": "application/json"}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
-        if method != "GET":
-            headers["Idempotency-Key"] = uuid.uuid4().hex
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310
+        request = self._prepare(method, path, body, query or {})
         for attempt in range(RETRIES + 1):
             try:
                 response: HTTPResponse = self._opener.open(
@@ -161,13 +153,25 @@ class Connection:
                     raise refusal from None
             except (OSError, HTTPException) as error:
                 cause = error.reason if isinstance(error, URLError) else error
-                refused = isinstance(cause, ConnectionRefusedError)
-                if attempt == RETRIES or refused:
+                if attempt == RETRIES or isinstance(cause, ConnectionRefusedError):
                     why = explain(cause) if isinstance(cause, Exception) else cause
-                    message = f"the service at {self.url} does not answer: {why}"
-                    raise NoService(message) from error
+                    raise NoService(f"the service at {self.url} does not answer: {why}") from error
             time.sleep(RETRY_SECONDS * 2**attempt)
         raise AssertionError("unreachable")
+
+    def _prepare(
+        self, method: str, path: str, body: Any, query: "Mapping[str, Any]"
+    ) -> urllib.request.Request:
+        """Return a request with the token and, unless it only reads, a key to repeat it by."""
+        values = {name: value for name, value in query.items() if value is not None}
+        url = self.url + path + (f"?{urlencode(values, doseq=True)}" if values else "")
+        headers = {"Content-Type": "application/json"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        if method != "GET":
+            headers["Idempotency-Key"] = uuid.uuid4().hex
+        data = None if body is None else json.dumps(body).encode()
+        return urllib.request.Request(url, data, headers, method=method)  # noqa: S310
 
     def _refusal(self, status: int, content: bytes) -> ApiError:
         problem = self._json(status, content)

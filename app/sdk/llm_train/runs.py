@@ -1,4 +1,4 @@
-"""`Run`: watch and steer one run; its curves, and tables of runs for notebooks.
+"""`Run`: watch and steer one run, and read its curves.
 
     Run → watch, wait, metrics, log, cancel, resume, mark, update
 
@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Sequence
 from html import escape
-from importlib import import_module
 from typing import Any
 
 from llm_train.requests import ApiError, Connection
+from llm_train.tables import Metrics, table
 
 ENDED = ("succeeded", "failed", "cancelled")
 POLL_SECONDS = 0.5
@@ -139,22 +139,22 @@ class Run:
             True
         """
         query = {"keys": list(keys), "points": points}
-        found: dict[str, Any] = {}
+        curves: dict[str, Any] = {}
         while True:
             answer = self.connection.request("GET", f"{self.path}/metrics", query=query)
             more = []
             for series in answer["series"]:
-                kept = found.setdefault(series["key"], series)
+                kept = curves.setdefault(series["key"], series)
                 if kept is not series:
                     for name in ("steps", "values", "wall_times", "special"):
                         kept[name] += series[name]
                 if series["next_after_step"] is not None:
                     more.append(series["next_after_step"])
             if not more:
-                return Metrics(found)
+                return Metrics(curves)
             # Of each curve as far as the shortest: what is read twice is dropped below.
             after = min(more)
-            for series in found.values():
+            for series in curves.values():
                 cut = sum(step <= after for step in series["steps"])
                 for name in ("steps", "values", "wall_times"):
                     del series[name][cut:]
@@ -308,59 +308,4 @@ class Run:
         if "step" in data:
             rows.append(("step", f"{data['step']} of {data['total_steps'] or '?'}"))
         rows += [(key, metric["value"]) for key, metric in data.get("metrics", {}).items()]
-        return f"<b>{escape(self.id)}</b>" + _table(rows)
-
-
-class Runs(list["Run"]):
-    """Runs, newest first; a notebook shows them as a table."""
-
-    def _repr_html_(self) -> str:
-        head = ("run", "name", "status", "step", "model", "created")
-        rows = [
-            (run.id[-6:], run.data["name"] or "", run.status, run.data["step"], run.data["model"],
-             run.data["created_at"][:19])
-            for run in self
-        ]  # fmt: skip
-        return _table(rows, head)
-
-
-class Metrics(dict[str, Any]):
-    """Curves by key, each with `steps`, `values` and `wall_times` of equal length."""
-
-    def to_pandas(self) -> Any:
-        """Return a DataFrame: a row for each step, a column for each metric. Needs pandas."""
-        try:
-            pandas: Any = import_module("pandas")
-        except ModuleNotFoundError:
-            raise ImportError("to_pandas needs pandas: pip install pandas") from None
-        columns = {
-            key: pandas.Series(series["values"], index=series["steps"], dtype="float64")
-            for key, series in self.items()
-        }
-        return pandas.DataFrame(columns).rename_axis("step")
-
-    def _repr_html_(self) -> str:
-        head = ("metric", "points", "last step", "last value")
-        rows = [
-            (key, len(row["steps"]), row["steps"][-1], row["values"][-1])
-            for key, row in self.items()
-            if row["steps"]
-        ]
-        return _table(rows, head)
-
-
-class Comparison(dict[str, Any]):
-    """The parameters of runs side by side: `run_ids` and `params`."""
-
-    def _repr_html_(self) -> str:
-        head = ("", *(id[-6:] for id in self["run_ids"]))
-        return _table([(row["key"], *row["values"]) for row in self["params"]], head)
-
-
-def _table(rows: Sequence[Sequence[Any]], head: Sequence[str] = ()) -> str:
-    def line(cells: Sequence[Any], tag: str) -> str:
-        shown = ("" if cell is None else escape(str(cell)) for cell in cells)
-        return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in shown) + "</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    return f"<table>{line(head, 'th') if head else ''}{body}</table>"
+        return f"<b>{escape(self.id)}</b>" + table(rows)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from llm_train import checkpoint, specs
 from llm_train.background import BackgroundCommit
@@ -82,13 +81,6 @@ def read_saved(attempt_dir: Path) -> str | None:
     return name if isinstance(name, str) and checkpoint.NAME.fullmatch(name) else None
 
 
-class Saved(NamedTuple):
-    """A committed checkpoint."""
-
-    directory: Path
-    manifest: Manifest
-
-
 class Saving:
     """A checkpoint that is being written: what `Reporter.begin_checkpoint` returns.
 
@@ -114,7 +106,7 @@ class Saving:
         parent: Path,
         name: str,
         step: int,
-        report: Callable[[Saved], None],
+        report: Callable[[Path, Manifest], None],
         quality: Quality = NO_QUALITY,
         background: BackgroundCommit | None = None,
         attempt: int | None = None,
@@ -124,7 +116,7 @@ class Saving:
         Args:
             parent: the directory of the run's checkpoints.
             name, step: of the checkpoint.
-            report: called with the committed checkpoint.
+            report: called with the committed checkpoint's directory and manifest.
             quality: what the trainer knows of the model.
             background: where commits in the background run.
             attempt: which attempt of the run saves it.
@@ -157,17 +149,10 @@ class Saving:
             OSError: the disk refuses. The files are removed, or the next save would fail, too.
         """
         try:
-            saved = Saved(
-                *checkpoint.commit(
-                    self.path,
-                    self.name,
-                    self.step,
-                    warn,
-                    quality=self.quality,
-                    hashed=hashed,
-                    attempt=self._attempt,
-                )
-            )
+            directory, manifest = checkpoint.commit(
+                self.path, self.name, self.step, warn,
+                quality=self.quality, hashed=hashed, attempt=self._attempt,
+            )  # fmt: skip
         except BaseException as error:
             if give_back is not None:
                 for path in self.path.iterdir():
@@ -179,8 +164,8 @@ class Saving:
         if give_back is not None:
             with suppress(OSError):
                 give_back.rmdir()
-        self._report(saved)
-        return saved.directory
+        self._report(directory, manifest)
+        return directory
 
     def commit_in_background(self, *, give_back: Path | None = None) -> None:
         """Commit in a thread while the training goes on; the next save waits for that.

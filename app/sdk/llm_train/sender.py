@@ -17,9 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llm_train import checkpoint, splitting
+from llm_train import checkpoint
 from llm_train.buffer import BATCH_POINTS, Buffer, Point, warn
 from llm_train.connection import ApiConnection, Response
+from llm_train.refusals import BatchPoster
 from llm_train.spool import Spool
 from llm_train.stopping import StopRequest
 
@@ -29,7 +30,6 @@ SILENCE_SECONDS = 10.0
 BACKOFF_SECONDS = 0.25, 5.0  # first and longest pause between two tries
 DISK_SECONDS = 1.0  # without progress of the spool's disk, which nobody waits for any longer
 OTHER_SESSION_SECONDS = 30.0  # twice the silence after which the service lets another one report
-REFUSALS_PER_BATCH = 64
 
 
 class ReportSender:
@@ -59,20 +59,23 @@ class ReportSender:
             heartbeat_seconds: the longest time without a report.
         """
         self._buffer, self._stop, self._connection = Buffer(), stop, connection
+        self._poster = BatchPoster(connection)
         self._identity, self._address = identity, address
         self._heartbeat_seconds = heartbeat_seconds
-        self._delivering, self._warned = True, set[str]()
+        self._delivering = True
         self._trouble = ""
-        self._refused_metrics: set[str] = set()  # metrics that are more than the run may have
         self._flushing = self._stalled = False
         self._other_since = math.inf  # when the service first said that another process reports
-        self.open = self._open_spool(directory)
-        if not self.open:
-            return
-        self._batch = self._spool.last_batch
         self._flushed_at = -math.inf
         self._wake, self._closing = threading.Event(), threading.Event()
         self._ended = threading.Event()
+        self.open = self._open_spool(directory)
+        if self.open:
+            self._start()
+
+    def _start(self) -> None:
+        """Start the two threads."""
+        self._batch = self._spool.last_batch
         # An empty first batch: the service learns that the trainer lives, and a reporter
         # without a spool learns from the response which number an earlier one had reached.
         self._flush()
@@ -199,7 +202,7 @@ class ReportSender:
             line = self._spool.head(FLUSH_SECONDS)
             if line is None:
                 continue
-            response = self._post(line)
+            response = self._poster.post(line)
             if response.delivered:
                 self._acknowledge(json.loads(line)["batch"], response.body)
                 self._other_since = math.inf
@@ -224,56 +227,6 @@ class ReportSender:
             else:
                 self._refused(response)
         self._connection.close()
-
-    def _post(self, line: bytes) -> Response:
-        """Post one batch; if it is refused for its content, post the rest of it.
-
-        A batch that is never accepted would block the later ones, heartbeats too, and end a
-        healthy training.
-        """
-        if self._refused_metrics:
-            body = json.loads(line)
-            for key in self._refused_metrics & body.get("metrics", {}).keys():
-                del body["metrics"][key]
-            line = json.dumps(body).encode()
-        response = self._connection.post(line)
-        if response.refuses_batch or response.too_large:
-            self._refusals = 0
-            response = self._post_in_parts(json.loads(line), response)
-        return response
-
-    def _post_in_parts(self, body: dict[str, Any], response: Response) -> Response:
-        """Post a report in halves, down to the items that the service refuses, and drop these.
-
-        Items that only a proxy refuses are never dropped.
-        """
-        self._refusals += response.refuses_batch
-        halves = splitting.split(body) if self._refusals <= REFUSALS_PER_BATCH else None
-        if halves is None and not response.refuses_batch:
-            return response
-        rest = splitting.rest_of(body)
-        if halves is None:
-            self._drop(body, response)
-            if rest is None or rest == body:
-                return Response(200, {})
-        for half in halves or filter(None, (rest,)):
-            response = self._connection.post(json.dumps(half).encode())
-            if response.refuses_batch or response.too_large:
-                response = self._post_in_parts(half, response)
-            if not response.delivered:
-                break
-        return response
-
-    def _drop(self, body: dict[str, Any], response: Response) -> None:
-        """Warn once about an item that the service refuses."""
-        if response.code == "run_limit" and len(body.get("metrics", {})) == 1:
-            self._refused_metrics |= body["metrics"].keys()
-        name = splitting.name_of(body)
-        anonymous = splitting.rest_of(body) == body  # the rest of one of which was told
-        if name in self._warned or (anonymous and self._warned) or len(self._warned) >= 20:
-            return
-        self._warned.add(name)
-        warn(f"the service refused {name} ({response.reason}); what it refuses is dropped")
 
     def _give_way(self) -> bool:
         """Handle that another process reports on this run. Return True to give up.

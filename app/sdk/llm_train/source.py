@@ -46,15 +46,15 @@ def describe() -> dict[str, Any]:
         "platform": platform.platform, "host": socket.gethostname, "gpus": name_gpus,
         "working_dir": os.getcwd,
     }  # fmt: skip
-    found: dict[str, Any] = {}
+    described: dict[str, Any] = {}
     for name, read in parts.items():
         try:
             value = read()
         except Exception:  # noqa: S112 - a part that cannot be had is left out
             continue
         if value not in (None, [], {}):
-            found[name] = value
-    return _fit(found)
+            described[name] = value
+    return _fit(described)
 
 
 def mask(words: Sequence[str]) -> list[str]:
@@ -94,7 +94,7 @@ def _git() -> dict[str, Any] | None:
     if not commit:
         return None
     changed = (_run_git("status", "--porcelain", "--no-renames") or "").splitlines()
-    found: dict[str, Any] = {
+    described: dict[str, Any] = {
         "commit": commit,
         "branch": _run_git("rev-parse", "--abbrev-ref", "HEAD"),
         "remote": _clean(_run_git("config", "--get", "remote.origin.url") or "") or None,
@@ -102,13 +102,13 @@ def _git() -> dict[str, Any] | None:
     }
     if changed:
         diff = _run_git(*_DIFF) or ""
-        found["changed_files"] = [_clean(line) for line in changed[:MAX_FILES]]
-        found["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest()
+        described["changed_files"] = [_clean(line) for line in changed[:MAX_FILES]]
+        described["diff_sha256"] = hashlib.sha256(diff.encode()).hexdigest()
         shown = _run_git(
             *_DIFF, "--", ":/", *(f":(exclude,icase,top,glob)**/{n}" for n in _SECRET_FILES)
         )
-        found["diff"] = mask_patch(shown or "") or None
-    return {key: value for key, value in found.items() if value is not None}
+        described["diff"] = mask_patch(shown or "") or None
+    return {key: value for key, value in described.items() if value is not None}
 
 
 def mask_patch(patch: str) -> str:
@@ -139,10 +139,10 @@ def _run_git(*arguments: str) -> str | None:
     return done.stdout.decode(errors="replace").rstrip("\n")
 
 
-def _fit(found: dict[str, Any]) -> dict[str, Any]:
+def _fit(described: dict[str, Any]) -> dict[str, Any]:
     """Leave out the largest parts until the rest is small enough."""
-    while len(json.dumps(found).encode()) > MAX_BYTES:
-        largest = max(found, key=lambda name: len(json.dumps(found[name])))
-        del found[largest]
-        found["left_out"] = sorted([*found.get("left_out", []), largest])
-    return found
+    while len(json.dumps(described).encode()) > MAX_BYTES:
+        largest = max(described, key=lambda name: len(json.dumps(described[name])))
+        del described[largest]
+        described["left_out"] = sorted([*described.get("left_out", []), largest])
+    return described

@@ -61,10 +61,11 @@ class SystemMetrics:
         with suppress(Exception):  # metrics must not end anything
             sampler = Sampler()
             sampler.read()
+            used = time.thread_time()
             while not self._closed.wait(pause):
-                began = time.thread_time()
                 self._report(sampler.read())
-                pause = max(self._seconds, (time.thread_time() - began) / MOST_OF_A_CORE)
+                before, used = used, time.thread_time()
+                pause = max(self._seconds, (used - before) / MOST_OF_A_CORE)
         with suppress(Exception):
             self._at_end()
 
@@ -135,15 +136,15 @@ def _rates(before: _Counts, now: _Counts) -> dict[str, float]:
 
 def list_tree(root: int) -> list[int]:
     """Return a process and all below it."""
-    found, waiting = [], [root]
+    processes, waiting = [], [root]
     while waiting:
         pid = waiting.pop()
-        found.append(pid)
+        processes.append(pid)
         with suppress(OSError, ValueError):
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                     waiting += map(int, file.read().split())
-    return found
+    return processes
 
 
 def find_root() -> int:

@@ -25,6 +25,9 @@
     event.preventDefault();
     signIn({ token: byId("token").value.trim() });
   });
+  const single = byId("single");
+  // Where the page was asked for in full, of which the service has not seen the part after `#`.
+  if (single) single.href += encodeURIComponent(location.search + location.hash);
   const code = /^#code=(.+)$/.exec(location.hash);
   if (code) {
     history.replaceState(null, "", location.pathname + location.search);

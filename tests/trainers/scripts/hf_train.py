@@ -2,13 +2,13 @@
 
 import sys
 
-import lean  # noqa: F401 - before what it leaves out
 import torch
 from deeds import after_step, prepare, spoil
 from llm_train import Reporter
 from llm_train.hf import LLMTrainCallback, resume_path
 from transformers import (
     HfArgumentParser,
+    LlamaConfig,
     LlamaForCausalLM,
     Trainer,
     TrainerCallback,
@@ -20,6 +20,9 @@ class Deeds(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         after_step(state.global_step)
 
+    def on_save(self, args, state, control, **kwargs):
+        print(f"the Trainer has saved step {state.global_step}", flush=True)
+
 
 class Spoiled(Trainer):
     def compute_loss(self, *args, **kwargs):
@@ -28,13 +31,14 @@ class Spoiled(Trainer):
 
 model_path, *arguments = sys.argv[1:]
 (args,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(arguments)
-move = bool(Reporter.from_env().hyperparams.get("move"))
-background = bool(Reporter.from_env().hyperparams.get("background"))
+hyperparams = Reporter.from_env().hyperparams
+move, background = bool(hyperparams.get("move")), bool(hyperparams.get("background"))
 print("starts from", resume_path())
-rows = torch.randint(3, 500, (256, 32), generator=torch.Generator().manual_seed(0))
+shape = (hyperparams.get("rows", 256), 32)
+rows = torch.randint(3, 500, shape, generator=torch.Generator().manual_seed(0))
 data = [{"input_ids": row, "labels": row} for row in rows]
 trainer = Spoiled(
-    model=LlamaForCausalLM.from_pretrained(model_path),
+    model=LlamaForCausalLM(LlamaConfig.from_pretrained(model_path)),  # its first weights: random
     args=args,
     train_dataset=data,
     eval_dataset=data * int(args.run_name or 1),

@@ -2,7 +2,6 @@
 
 import os
 
-import lean  # noqa: F401 - before what it leaves out
 import torch
 from deeds import after_step, prepare, spoil
 from lightning.pytorch import LightningModule, Trainer

@@ -3,7 +3,7 @@
 import { signal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { options, zooming } from "./plot.js";
-import { along, halfLife, SERIES, smooth, specialAlong, tally } from "./curves.js";
+import { along, empty, halfLife, SERIES, smooth, specialAlong, tally } from "./curves.js";
 import { clock, duration, number } from "./format.js";
 import { Swatch } from "./parts.js";
 import { t } from "./words.js";
@@ -47,13 +47,15 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (the
  * @param {{ title: string, lines: Line[], view: View, height?: number, syncKey?: string,
  *   zoom?: (range: Range | null) => void, pick?: (id: string) => void }} props
  */
-export function Chart({ title, lines, view, height = 210, syncKey = "page", zoom }) {
+export function Chart({ title, lines: all, view, height = 210, syncKey = "page", zoom }) {
   const place = useRef(/** @type {HTMLDivElement | null} */ (null));
   const plot = useRef(/** @type {import("uplot") | null} */ (null));
   const [at, setAt] = useState(/** @type {number | null} */ (null));
   const zoomed = useRef(zoom);
   zoomed.current = zoom;
 
+  const lines = view.x === "time" || view.x === "clock" ? all.filter(({ band }) => isTimed(band)) : all;
+  const untimed = all.length - lines.length;
   const bands = lines.map(({ band }) => band);
   const data = useMemo(() => columns(lines, view), [...bands, lines.length, view.x, view.log, view.smoothing]);
   const shape = JSON.stringify([lines.map(({ id, color, from }) => [id, color, from]), view, height, themes.value]);
@@ -63,7 +65,8 @@ export function Chart({ title, lines, view, height = 210, syncKey = "page", zoom
     const wanted = options({ element, lines, view, height, syncKey, setAt, zoom: zooming(zoomed) });
     const drawn = new uPlot(wanted, data, element);
     plot.current = drawn;
-    const sizes = new ResizeObserver(() => drawn.setSize({ width: element.clientWidth, height }));
+    // It is called once at first, when the plot is as wide as it was made.
+    const sizes = new ResizeObserver(() => element.clientWidth !== drawn.width && drawn.setSize({ width: element.clientWidth, height }));
     sizes.observe(element);
     return () => {
       sizes.disconnect();
@@ -83,6 +86,7 @@ export function Chart({ title, lines, view, height = 210, syncKey = "page", zoom
     { class: x.length ? "chart" : "chart nothing", "data-key": title },
     div({ class: "chart-head" },
       h3({ title }, title),
+      untimed ? span({ class: "note", "data-untimed": untimed }, lines.length ? t("{n} without times", { n: untimed }) : t("no times were reported")) : null,
       hidden ? span({ class: "note" }, t("{n} not on a log scale", { n: hidden })) : null,
       broken ? span({ class: "note bad", "data-special": broken, title: t("In the chart ✕ is NaN, ▲ is ∞ and ▼ is −∞.") }, broken) : null),
     div({ class: "plot", ref: place, role: "img", "aria-label": spoken(title, lines, data) }),
@@ -94,6 +98,19 @@ export function Chart({ title, lines, view, height = 210, syncKey = "page", zoom
           lines.length > 1 ? `${line.label} ` : "",
           h(Value, { value: near(data[1 + SERIES * i], index), special: special[i]?.get(x[index]) })))),
   );
+}
+
+/** Draws a chart that nobody sees, while there is nothing else to do: the browser compiles what charts
+ * need when it runs for the first time, which somebody would wait for. */
+export function prepare() {
+  const band = { ...empty(""), steps: [0, 1], means: [0, 1], lows: [0, 1], highs: [0, 1], counts: [2, 2], wallTimes: [0, 1] };
+  const view = { x: "step", log: false, smoothing: 0.5, outliers: false };
+  const lines = [{ id: "", label: "", color: COLORS[0], band }];
+  const nothing = () => {};
+  new uPlot(options({ element: document.body, lines, view, height: 100, syncKey: "", setAt: nothing, zoom: nothing }), columns(lines, view), (u, ready) => {
+    ready();
+    queueMicrotask(() => u.destroy());
+  });
 }
 
 /** @param {{ value: number | undefined, special: string | undefined }} props */
@@ -113,6 +130,10 @@ function near(column, index) {
   }
   return undefined;
 }
+
+/** True if it is known when any of its points were made; a curve without points may get some yet.
+ * @param {import("./curves.js").Band} band */
+const isTimed = ({ steps, wallTimes }) => !steps.length || wallTimes.some((time) => time !== null);
 
 /** @param {number} x @param {string} kind */
 function xText(x, kind) {

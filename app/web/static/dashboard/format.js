@@ -1,12 +1,15 @@
 // Numbers, times and ids as people read them.
 import { t } from "./words.js";
 
+/** Made once: `toLocaleString` makes one at each call. */
+const GROUPED = new Intl.NumberFormat("en");
+
 /** @param {number | null | undefined} value */
 export function number(value) {
   if (value === null || value === undefined) return "–";
   if (!Number.isFinite(value)) return Number.isNaN(value) ? "NaN" : value > 0 ? "∞" : "−∞";
   const size = Math.abs(value);
-  if (Number.isInteger(value) && size < 1e9) return value.toLocaleString("en");
+  if (Number.isInteger(value) && size < 1e9) return GROUPED.format(value);
   if (size >= 1e-3 && size < 1e6) return String(+value.toPrecision(4));
   return value.toExponential(2);
 }

@@ -4,6 +4,10 @@
 export type Document<N> = string & { readonly operation?: N };
 
 export interface Operations {
+  Alerts: {
+    variables: { firing: boolean };
+    result: { alertRules: (({ id: string; projectId: string; name: string | null; kind: AlertKind; metric: string | null; direction: AlertDirection | null; value: number | null; points: number; pausedAt: string | null }))[]; alerts: (({ ruleId: string; runId: string; attempt: number; step: number | null; value: number | null; ckptPath: string | null; firedAt: string; recoveredAt: string | null }))[] };
+  };
   Audit: {
     variables: { actor?: string | null; action?: string | null; target?: string | null; outcome?: string | null; first: number; after?: string | null };
     result: { audit: (({ id: string; at: string; actorKind: PrincipalKind; actorName: string | null; tokenId: string | null; action: string; targetId: string | null; outcome: string; address: string | null }))[] };
@@ -18,7 +22,7 @@ export interface Operations {
   };
   Capacity: {
     variables: {};
-    result: { capacity: ({ queued: number; launchers: (({ name: string; cpus: number | null; memoryGb: number | null; gpus: ({ type: string; count: number })[] | null; maxRuns: number | null; active: number }))[] }) };
+    result: { capacity: ({ queued: number; launchers: (({ name: string; cpus: number | null; memoryGb: number | null; gpus: ({ type: string; count: number })[] | null; maxRuns: number | null; active: number; queued: number; trouble: string | null }))[] }) };
   };
   Checkpoints: {
     variables: { filter?: CheckpointFilter | null; order?: CheckpointOrder | null; after?: string | null; first: number };
@@ -26,11 +30,15 @@ export interface Operations {
   };
   Compared: {
     variables: { ids: (string)[]; onlyDifferent: boolean };
-    result: { compareRuns: (({ section: ParamSection; key: string; values: (any | null)[]; differs: boolean }))[] | null; nodes: ({ id: string; name: string | null; model: string; status: RunStatus; step: number; createdAt: string; hyperparams: any; experiment: { id: string; name: string }; sourceCheckpoint: { step: number | null } | null; metrics: (({ key: string; step: number; value: number | null }))[] } | {} | null)[] };
+    result: { compareRuns: (({ section: ParamSection; key: string; values: (any | null)[]; differs: boolean }))[] | null; nodes: ({ id: string; name: string | null; model: string; status: RunStatus; step: number; createdAt: string; hyperparams: any; experiment: { id: string; name: string }; sourceCheckpoint: { step: number | null } | null; metrics: (({ key: string; step: number; value: number | null; special: string | null }))[] } | {} | null)[] };
   };
   Counts: {
     variables: { filter?: RunFilter | null };
     result: { runCounts: ({ status: RunStatus; count: number })[] };
+  };
+  CreateAlertRule: {
+    variables: { input: CreateAlertRuleInput };
+    result: { createAlertRule: ({ alertRule: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
   };
   CreateExperiment: {
     variables: { input: CreateExperimentInput };
@@ -40,6 +48,14 @@ export interface Operations {
     variables: { input: CreateRunInput };
     result: { createRun: ({ run: { id: string } | null; runToken: string | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
   };
+  CreateWebhook: {
+    variables: { input: CreateWebhookInput };
+    result: { createWebhook: ({ webhook: { id: string } | null; signingSecret: string | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
+  };
+  DeleteAlertRule: {
+    variables: { input: DeleteAlertRuleInput };
+    result: { deleteAlertRule: ({ userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
+  };
   DeleteExperiment: {
     variables: { input: DeleteExperimentInput };
     result: { deleteExperiment: ({ deletion: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
@@ -47,6 +63,14 @@ export interface Operations {
   DeleteRun: {
     variables: { input: DeleteRunInput };
     result: { deleteRun: ({ deletion: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
+  };
+  DeleteWebhook: {
+    variables: { input: DeleteWebhookInput };
+    result: { deleteWebhook: ({ userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
+  };
+  Deliveries: {
+    variables: { id: string };
+    result: { webhook: { deliveries: (({ id: string; type: string; state: DeliveryState; attempts: number; lastStatus: number | null; lastError: string | null; createdAt: string }))[] } | null };
   };
   Experiment: {
     variables: { id: string };
@@ -92,9 +116,17 @@ export interface Operations {
     variables: { ids: (string)[] };
     result: { nodes: ({ id: string; name: string } | { id: string; called: string | null } | {} | null)[] };
   };
+  ProjectNames: {
+    variables: {};
+    result: { projects: ({ id: string; name: string })[] };
+  };
   Recipes: {
     variables: {};
     result: { recipes: ({ name: string; description: string; launchers: (string)[]; maxAttempts: number; graceSeconds: number; keepCheckpoints: number })[] };
+  };
+  Redeliver: {
+    variables: { input: RedeliverInput };
+    result: { redeliver: ({ delivery: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
   };
   Resume: {
     variables: { input: ResumeRunInput };
@@ -102,15 +134,15 @@ export interface Operations {
   };
   Run: {
     variables: { id: string };
-    result: { run: { id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; statusDetail: string | null; attempt: number; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; lastProgressAt: string | null; nextAttemptAt: string | null; cancelRequestedAt: string | null; dataset: any; hyperparams: any; overrideHyperparams: any; effectiveHyperparams: any | null; resources: ({ gpuType: string | null; count: number | null; cpus: number | null; memoryGb: number | null; nodes: number | null; timeLimitMinutes: number | null }); overrides: (({ key: string; requested: any; effective: any | null; applied: boolean | null }))[]; metrics: (({ key: string; step: number; value: number | null }))[]; experiment: { id: string; name: string; lastSeq: number }; parent: { id: string; name: string | null } | null; root: { id: string }; sourceCheckpoint: { ckptPath: string; step: number | null } | null; checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null }))[] }) } | null };
+    result: { run: { id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; statusDetail: string | null; attempt: number; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; lastProgressAt: string | null; nextAttemptAt: string | null; cancelRequestedAt: string | null; logRemovedAt: string | null; pointsThinnedAt: string | null; dataset: any; hyperparams: any; overrideHyperparams: any; effectiveHyperparams: any | null; resources: ({ gpuType: string | null; count: number | null; cpus: number | null; memoryGb: number | null; nodes: number | null; timeLimitMinutes: number | null }); overrides: (({ key: string; requested: any; effective: any | null; applied: boolean | null }))[]; metrics: (({ key: string; step: number; value: number | null; special: string | null }))[]; experiment: { id: string; name: string; lastSeq: number }; parent: { id: string; name: string | null } | null; root: { id: string }; sourceCheckpoint: { ckptPath: string; step: number | null } | null; checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null }))[] }) } | null };
   };
   Runs: {
     variables: { filter?: RunFilter | null; after?: string | null; first: number; order?: RunOrder | null; keys: (string)[] };
-    result: { runs: ({ totalCount: number; pageInfo: ({ hasNextPage: boolean; endCursor: string | null }); nodes: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null; project: { id: string; name: string } }); parent: { id: string; name: string | null } | null; metrics: (({ key: string; step: number; value: number | null }))[] }))[] }) };
+    result: { runs: ({ totalCount: number; totalCountIsLowerBound: boolean; pageInfo: ({ hasNextPage: boolean; endCursor: string | null }); nodes: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null; project: { id: string; name: string } }); parent: { id: string; name: string | null } | null; metrics: (({ key: string; step: number; value: number | null; special: string | null }))[] }))[] }) };
   };
   RunsChanged: {
     variables: { filter?: RunFilter | null; keys: (string)[] };
-    result: { runsChanged: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null; project: { id: string; name: string } }); parent: { id: string; name: string | null } | null; metrics: (({ key: string; step: number; value: number | null }))[] }))[] };
+    result: { runsChanged: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null; project: { id: string; name: string } }); parent: { id: string; name: string | null } | null; metrics: (({ key: string; step: number; value: number | null; special: string | null }))[] }))[] };
   };
   RunEvents: {
     variables: { id: string; after?: number | null };
@@ -130,11 +162,19 @@ export interface Operations {
   };
   RunNow: {
     variables: { id: string };
-    result: { run: ({ id: string; status: RunStatus; statusReason: string | null; statusDetail: string | null; attempt: number; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; lastProgressAt: string | null; nextAttemptAt: string | null; cancelRequestedAt: string | null; effectiveHyperparams: any | null; metrics: (({ key: string; step: number; value: number | null }))[] }) };
+    result: { run: ({ id: string; status: RunStatus; statusReason: string | null; statusDetail: string | null; attempt: number; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; lastProgressAt: string | null; nextAttemptAt: string | null; cancelRequestedAt: string | null; effectiveHyperparams: any | null; metrics: (({ key: string; step: number; value: number | null; special: string | null }))[] }) };
   };
   Sparks: {
     variables: { filter: RunFilter; first: number; keys?: (string)[] | null };
     result: { runs: ({ nodes: (({ id: string; metricBands: (({ key: string; means: (number | null)[] }))[] }))[] }) };
+  };
+  TestWebhook: {
+    variables: { input: TestWebhookInput };
+    result: { testWebhook: ({ delivery: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
+  };
+  UpdateAlertRule: {
+    variables: { input: UpdateAlertRuleInput };
+    result: { updateAlertRule: ({ alertRule: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
   };
   UpdateExperiment: {
     variables: { input: UpdateExperimentInput };
@@ -144,9 +184,13 @@ export interface Operations {
     variables: { input: UpdateRunInput };
     result: { updateRun: ({ run: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
   };
+  UpdateWebhook: {
+    variables: { input: UpdateWebhookInput };
+    result: { updateWebhook: ({ webhook: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
+  };
   Usage: {
     variables: { by: UsageGroup; experiment?: string | null; after: string };
-    result: { usage: (({ group: string; attempts: number; usedSeconds: number; wastedSeconds: number; waitedSeconds: number; savedSeconds: number; gpuHoursUsed: number; gpuHoursWasted: number; gpuHoursSaved: number; goodput: number | null }))[] | null };
+    result: { usage: (({ group: string; attempts: number; usedSeconds: number; wastedSeconds: number; waitedSeconds: number; savedSeconds: number; gpuHoursUsed: number; gpuHoursWasted: number; gpuHoursWaited: number; gpuHoursSaved: number; goodput: number | null }))[] | null };
   };
   Verify: {
     variables: { input: VerifyCheckpointInput };
@@ -154,9 +198,17 @@ export interface Operations {
   };
   Viewer: {
     variables: {};
-    result: { viewer: ({ kind: PrincipalKind; name: string | null; isAdmin: boolean }); projects: ({ id: string; name: string })[] };
+    result: { viewer: ({ kind: PrincipalKind; name: string | null; isAdmin: boolean; scope: Role; projects: ({ projectId: string; role: Role })[] }); projects: ({ id: string; name: string })[] };
+  };
+  Webhooks: {
+    variables: {};
+    result: { webhooks: (({ id: string; url: string; name: string | null; types: (WebhookEvent)[]; experimentId: string | null; projectId: string | null; format: WebhookFormat; pausedAt: string | null; pausedReason: string | null; failingSince: string | null }))[] };
   };
 }
+
+export type AlertDirection = "ABOVE" | "BELOW";
+
+export type AlertKind = "RUN_FAILED" | "RUN_FINISHED" | "RUN_STALLED" | "METRIC_NAN" | "METRIC_SPIKE" | "METRIC_THRESHOLD" | "CHECKPOINT_RELEASED";
 
 export interface CancelRunInput {
   runId: string;
@@ -180,6 +232,17 @@ export interface CheckpointOrder {
 export type CheckpointOrderField = "CREATED_AT" | "MARKED_AT" | "STEP";
 
 export type CheckpointState = "PENDING" | "READY" | "EMPTY" | "DECLARED" | "LOST" | "DELETED";
+
+export interface CreateAlertRuleInput {
+  project?: string | null;
+  name?: string | null;
+  kind: AlertKind;
+  metric?: string | null;
+  direction?: AlertDirection | null;
+  value?: number | null;
+  points?: number | null;
+  idempotencyKey?: string | null;
+}
 
 export interface CreateExperimentInput {
   name: string;
@@ -209,6 +272,21 @@ export interface CreateRunInput {
   idempotencyKey?: string | null;
 }
 
+export interface CreateWebhookInput {
+  url: string;
+  name?: string | null;
+  types?: (WebhookEvent)[] | null;
+  experimentId?: string | null;
+  projectId?: string | null;
+  format?: WebhookFormat | null;
+  idempotencyKey?: string | null;
+}
+
+export interface DeleteAlertRuleInput {
+  ruleId: string;
+  idempotencyKey?: string | null;
+}
+
 export interface DeleteExperimentInput {
   experimentId: string;
   idempotencyKey?: string | null;
@@ -218,6 +296,13 @@ export interface DeleteRunInput {
   runId: string;
   idempotencyKey?: string | null;
 }
+
+export interface DeleteWebhookInput {
+  webhookId: string;
+  idempotencyKey?: string | null;
+}
+
+export type DeliveryState = "PENDING" | "DELIVERED" | "FAILED";
 
 export interface ExperimentFilter {
   taskType?: string | null;
@@ -260,6 +345,12 @@ export type PrincipalKind = "LOCAL" | "API_TOKEN" | "USER" | "SERVICE" | "RUN" |
 
 export type Priority = "HIGH" | "NORMAL" | "LOW";
 
+export interface RedeliverInput {
+  webhookId: string;
+  deliveryId: string;
+  idempotencyKey?: string | null;
+}
+
 export interface ResourcesInput {
   gpuType?: string | null;
   count?: number | null;
@@ -280,6 +371,8 @@ export interface ResumeRunInput {
   priority?: Priority | null;
   idempotencyKey?: string | null;
 }
+
+export type Role = "VIEWER" | "MEMBER" | "MAINTAINER" | "ADMIN";
 
 export interface RunFilter {
   experimentId?: string | null;
@@ -313,6 +406,20 @@ export type RunOrderField = "CREATED_AT" | "STARTED_AT" | "FINISHED_AT" | "STEP"
 
 export type RunStatus = "QUEUED" | "STARTING" | "RUNNING" | "CANCELLING" | "SUCCEEDED" | "FAILED" | "CANCELLED";
 
+export interface TestWebhookInput {
+  webhookId: string;
+  idempotencyKey?: string | null;
+}
+
+export interface UpdateAlertRuleInput {
+  ruleId: string;
+  name?: string | null;
+  value?: number | null;
+  points?: number | null;
+  paused?: boolean | null;
+  idempotencyKey?: string | null;
+}
+
 export interface UpdateExperimentInput {
   experimentId: string;
   name?: string | null;
@@ -334,9 +441,23 @@ export interface UpdateRunInput {
   idempotencyKey?: string | null;
 }
 
-export type UsageGroup = "RUN" | "EXPERIMENT" | "MONTH";
+export interface UpdateWebhookInput {
+  webhookId: string;
+  url?: string | null;
+  name?: string | null;
+  types?: (WebhookEvent)[] | null;
+  format?: WebhookFormat | null;
+  paused?: boolean | null;
+  idempotencyKey?: string | null;
+}
+
+export type UsageGroup = "RUN" | "EXPERIMENT" | "PROJECT" | "MONTH";
 
 export interface VerifyCheckpointInput {
   ckptPath: string;
   idempotencyKey?: string | null;
 }
+
+export type WebhookEvent = "RUN_RUNNING" | "RUN_SUCCEEDED" | "RUN_FAILED" | "RUN_CANCELLED" | "RUN_STALLED" | "RUN_RECOVERED" | "RUN_STOPPING" | "RUN_UNHEALTHY" | "RUN_DELETED" | "CHECKPOINT_MARKED" | "CHECKPOINT_RELEASED" | "CHECKPOINT_LOST" | "ALERT_FIRED" | "ALERT_RECOVERED";
+
+export type WebhookFormat = "STANDARD" | "SLACK";

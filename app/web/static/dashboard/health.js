@@ -45,6 +45,7 @@ export function Health() {
       p({ class: state === "live" ? "good" : "bad" },
         state === "away" ? t("The connection broke; trying again.") : health.said || t("The service works.")),
       p({ class: "faint" }, `LLM Train API ${version}`, viewer.value?.viewer.name ? ` · ${viewer.value.viewer.name}` : ""),
+      a({ href: href("alerts") }, t("Alerts")),
       a({ href: href("webhooks") }, t("Webhooks")),
       viewer.value?.viewer.isAdmin ? a({ href: href("audit") }, t("Audit")) : null,
       link("guide/dashboard", t("Guide")),

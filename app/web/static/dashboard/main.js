@@ -1,5 +1,6 @@
 // The dashboard: a bar, and the page of the address.
 import { render } from "preact";
+import { useLayoutEffect } from "preact/hooks";
 import { connect } from "./graphql.js";
 import { href, path } from "./route.js";
 import { Runs } from "./pages/runs.js";
@@ -12,6 +13,8 @@ import { Recipes } from "./pages/recipes.js";
 import { Usage } from "./pages/usage.js";
 import { Audit } from "./pages/audit.js";
 import { Webhooks } from "./pages/webhooks.js";
+import { Alerts } from "./pages/alerts.js";
+import { prepare } from "./chart.js";
 import { look } from "./viewer.js";
 import { Health, SignedOut } from "./health.js";
 import { language, t } from "./words.js";
@@ -37,6 +40,7 @@ function Page() {
   if (first === "usage") return h(Usage, {});
   if (first === "audit") return h(Audit, {});
   if (first === "webhooks") return h(Webhooks, {});
+  if (first === "alerts") return h(Alerts, {});
   return div({ class: "page" }, h1({}, t("There is no such page.")));
 }
 
@@ -44,6 +48,12 @@ function App() {
   const [first] = path.value.split("/");
   const here = first === "runs" ? "" : first;
   useMenus();
+  // On a phone the pages' names are wider than the screen.
+  useLayoutEffect(() => {
+    const current = document.querySelector("header nav [aria-current]");
+    const bar = current?.parentElement;
+    if (current instanceof HTMLElement && bar) bar.scrollLeft = current.offsetLeft - bar.offsetLeft - (bar.clientWidth - current.offsetWidth) / 2;
+  }, [here]);
   return [
     a({ key: "skip", class: "skip", href: "#main" }, t("Skip to the content")),
     header({ key: "head" },
@@ -71,3 +81,4 @@ connect();
 look();
 render(h(App, {}), /** @type {HTMLElement} */ (document.getElementById("page")));
 performance.mark("rendered");
+globalThis.requestIdleCallback?.(prepare);

@@ -18,15 +18,15 @@ const ERRORS = "userErrors { code message field }";
 export const RUNS = graphql("Runs", `
   query Runs($filter: RunFilter, $after: String, $first: Int!, $order: RunOrder, $keys: [String!]!) {
     runs(first: $first, after: $after, filter: $filter, orderBy: $order) {
-      totalCount
+      totalCount totalCountIsLowerBound
       pageInfo { hasNextPage endCursor }
-      nodes { ${ROW} metrics(keys: $keys) { key step value } }
+      nodes { ${ROW} metrics(keys: $keys) { key step value special } }
     }
   }`);
 
 export const RUNS_CHANGED = graphql("RunsChanged", `
   subscription RunsChanged($filter: RunFilter, $keys: [String!]!) {
-    runsChanged(filter: $filter, seconds: 1) { ${ROW} metrics(keys: $keys) { key step value } }
+    runsChanged(filter: $filter, seconds: 1) { ${ROW} metrics(keys: $keys) { key step value special } }
   }`);
 
 export const COUNTS = graphql("Counts", `
@@ -52,10 +52,10 @@ export const RUN = graphql("Run", `
     run(id: $id) {
       id name tags archivedAt priority model recipe status statusReason statusDetail attempt step
       totalSteps progress etaSeconds notes createdAt startedAt finishedAt heartbeatAt lastProgressAt nextAttemptAt cancelRequestedAt
-      dataset hyperparams overrideHyperparams effectiveHyperparams
+      logRemovedAt pointsThinnedAt dataset hyperparams overrideHyperparams effectiveHyperparams
       resources { gpuType count cpus memoryGb nodes timeLimitMinutes }
       overrides { key requested effective applied }
-      metrics { key step value }
+      metrics { key step value special }
       experiment { id name lastSeq }
       parent { id name }
       root { id }
@@ -70,7 +70,7 @@ export const RUN_NOW = graphql("RunNow", `
       id status statusReason statusDetail attempt step totalSteps progress etaSeconds
       startedAt finishedAt heartbeatAt lastProgressAt nextAttemptAt cancelRequestedAt
       effectiveHyperparams
-      metrics { key step value }
+      metrics { key step value special }
     }
   }`);
 
@@ -141,7 +141,7 @@ export const COMPARED = graphql("Compared", `
         id name model status step createdAt hyperparams
         experiment { id name }
         sourceCheckpoint { step }
-        metrics { key step value }
+        metrics { key step value special }
       }
     }
   }`);
@@ -202,7 +202,7 @@ export const RECIPES = graphql("Recipes", `
   }`);
 
 export const VIEWER = graphql("Viewer", `
-  query Viewer { viewer { kind name isAdmin } projects { id name } }`);
+  query Viewer { viewer { kind name isAdmin scope projects { projectId role } } projects { id name } }`);
 
 export const AUDIT = graphql("Audit", `
   query Audit($actor: String, $action: String, $target: ID, $outcome: String, $first: Int!, $after: ID) {
@@ -214,7 +214,7 @@ export const AUDIT = graphql("Audit", `
 export const USAGE = graphql("Usage", `
   query Usage($by: UsageGroup!, $experiment: ID, $after: String!) {
     usage(by: $by, experimentId: $experiment, after: $after, first: 100) {
-      group attempts usedSeconds wastedSeconds waitedSeconds savedSeconds gpuHoursUsed gpuHoursWasted gpuHoursSaved goodput
+      group attempts usedSeconds wastedSeconds waitedSeconds savedSeconds gpuHoursUsed gpuHoursWasted gpuHoursWaited gpuHoursSaved goodput
     }
   }`);
 
@@ -223,9 +223,12 @@ export const NAMES = graphql("Names", `
     nodes(ids: $ids) { ... on Experiment { id name } ... on Run { id called: name } }
   }`);
 
+export const PROJECT_NAMES = graphql("ProjectNames", `
+  query ProjectNames { projects { id name } }`);
+
 export const CAPACITY = graphql("Capacity", `
   query Capacity {
-    capacity { queued launchers { name cpus memoryGb gpus { type count } maxRuns active } }
+    capacity { queued launchers { name cpus memoryGb gpus { type count } maxRuns active queued trouble } }
   }`);
 
 export const CREATE_EXPERIMENT = graphql("CreateExperiment", `
@@ -273,3 +276,44 @@ export const VERIFY = graphql("Verify", `
   mutation Verify($input: VerifyCheckpointInput!) {
     verifyCheckpoint(input: $input) { checkpoint { id state reason } ${ERRORS} }
   }`);
+
+const WEBHOOK = "id url name types experimentId projectId format pausedAt pausedReason failingSince";
+const DELIVERY = "id type state attempts lastStatus lastError createdAt";
+
+export const WEBHOOKS = graphql("Webhooks", `
+  query Webhooks { webhooks { ${WEBHOOK} } }`);
+
+export const DELIVERIES = graphql("Deliveries", `
+  query Deliveries($id: ID!) { webhook(id: $id) { deliveries(first: 50) { ${DELIVERY} } } }`);
+
+export const CREATE_WEBHOOK = graphql("CreateWebhook", `
+  mutation CreateWebhook($input: CreateWebhookInput!) {
+    createWebhook(input: $input) { webhook { id } signingSecret ${ERRORS} }
+  }`);
+
+export const UPDATE_WEBHOOK = graphql("UpdateWebhook", `
+  mutation UpdateWebhook($input: UpdateWebhookInput!) { updateWebhook(input: $input) { webhook { id } ${ERRORS} } }`);
+
+export const DELETE_WEBHOOK = graphql("DeleteWebhook", `
+  mutation DeleteWebhook($input: DeleteWebhookInput!) { deleteWebhook(input: $input) { ${ERRORS} } }`);
+
+export const TEST_WEBHOOK = graphql("TestWebhook", `
+  mutation TestWebhook($input: TestWebhookInput!) { testWebhook(input: $input) { delivery { id } ${ERRORS} } }`);
+
+export const REDELIVER = graphql("Redeliver", `
+  mutation Redeliver($input: RedeliverInput!) { redeliver(input: $input) { delivery { id } ${ERRORS} } }`);
+
+export const ALERTS = graphql("Alerts", `
+  query Alerts($firing: Boolean!) {
+    alertRules { id projectId name kind metric direction value points pausedAt }
+    alerts(firing: $firing, first: 100) { ruleId runId attempt step value ckptPath firedAt recoveredAt }
+  }`);
+
+export const CREATE_ALERT_RULE = graphql("CreateAlertRule", `
+  mutation CreateAlertRule($input: CreateAlertRuleInput!) { createAlertRule(input: $input) { alertRule { id } ${ERRORS} } }`);
+
+export const UPDATE_ALERT_RULE = graphql("UpdateAlertRule", `
+  mutation UpdateAlertRule($input: UpdateAlertRuleInput!) { updateAlertRule(input: $input) { alertRule { id } ${ERRORS} } }`);
+
+export const DELETE_ALERT_RULE = graphql("DeleteAlertRule", `
+  mutation DeleteAlertRule($input: DeleteAlertRuleInput!) { deleteAlertRule(input: $input) { ${ERRORS} } }`);

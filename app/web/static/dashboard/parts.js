@@ -31,7 +31,7 @@ export const Steps = ({ run }) =>
 
 /** @param {{ run: { id: string, name?: string | null } }} props */
 export const RunLink = ({ run }) =>
-  a({ href: href(`runs/${run.id}`), class: run.name ? "" : "id", title: run.id }, called(run));
+  a({ href: href(`runs/${run.id}`), class: run.name ? "" : "id", title: run.name ? `${run.name} · ${run.id}` : run.id }, called(run));
 
 /** @param {{ color: string }} props */
 export const Swatch = ({ color }) => span({ class: "swatch", style: { background: color } });

@@ -4,6 +4,11 @@ import { brief, duration } from "./format.js";
 
 /** @type {typeof import("uplot")} */
 const uPlot = /** @type {any} */ (globalThis).uPlot;
+/** Seconds that may lie between two ticks: a quarter of an hour, not 1,000 s. */
+const PERIODS = [1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, ...[1, 2, 5, 10, 15, 30].map((n) => 60 * n),
+  ...[1, 2, 3, 6, 12].map((n) => 3600 * n), ...[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000].map((n) => 86_400 * n)];
+/** Pixels of the dots at the cursor. */
+const POINT = 6;
 
 /**
  * @param {{ current?: ((range: [number, number] | null) => void) }} latest what the page wants now
@@ -28,18 +33,19 @@ export function options({ element, lines, view, height, syncKey, setAt, zoom }) 
     width: element.clientWidth || 300,
     height,
     legend: { show: false },
-    padding: [8, 14, 0, 0],
+    padding: [8, view.x === "step" ? 14 : 30, 0, 0],
     cursor: {
       sync: { key: `${syncKey}:${view.x}`, scales: ["x", null] },
       drag: { x: true, y: false, setScale: false },
-      points: { size: 6 },
+      // Of a line one, on its smoothed mean: uPlot would make one for each of its columns.
+      points: { size: POINT, show: (_, series) => /** @type {HTMLElement} */ ((series - 1) % SERIES ? null : point()) },
     },
     scales: {
       x: { time: view.x === "clock" },
       y: { distr: view.log ? 3 : 1, range: (u, low, high) => range(u, view, low, high) },
     },
     axes: [
-      { ...axis, size: 26, gap: 4, values: xValues(view.x) },
+      { ...axis, size: 26, gap: 4, values: xValues(view.x), ...(view.x === "time" ? { incrs: PERIODS, space: 72 } : {}) },
       {
         ...axis, size: 52, gap: 4,
         splits: view.log ? logSplits : undefined,
@@ -65,6 +71,13 @@ export function options({ element, lines, view, height, syncKey, setAt, zoom }) 
       draw: [(u) => marks(u, lines, view)],
     },
   };
+}
+
+/** A dot that follows the cursor; uPlot moves and colours it. */
+function point() {
+  const dot = document.createElement("div");
+  Object.assign(dot.style, { width: `${POINT}px`, height: `${POINT}px`, margin: `${-POINT / 2}px 0 0 ${-POINT / 2}px` });
+  return dot;
 }
 
 /** The series of one line, in the order of `columns`.
@@ -154,9 +167,13 @@ function specials(u, along, special) {
   ctx.fillStyle = ctx.strokeStyle = shade(u.root, "bad");
   ctx.lineWidth = 1.5 * devicePixelRatio;
   ctx.setLineDash([]);
+  /** @type {Record<string, number>} */
+  const last = {};
   for (const { bucket, value } of special) {
     const x = u.valToPos(along[bucket], "x", true);
-    if (x < bbox.left || x > bbox.left + bbox.width) continue;
+    // Marks that would lie over each other say no more than one.
+    if (x < bbox.left || x > bbox.left + bbox.width || x - (last[value] ?? -Infinity) < 3 * size) continue;
+    last[value] = x;
     const up = value === "Infinity";
     const y = up ? bbox.top + size : bbox.top + bbox.height - size;
     ctx.beginPath();
@@ -182,9 +199,17 @@ function specials(u, along, special) {
  * @param {HTMLElement} element @param {string} name a class whose `color` it is
  */
 function shade(element, name) {
+  const known = shades.get(name);
+  if (known) return known;
   const probe = element.appendChild(document.createElement("i"));
   probe.className = `shade-${name}`;
   const { color } = getComputedStyle(probe);
   probe.remove();
+  shades.set(name, color);
   return color;
 }
+
+/** Colours until the theme changes: asking for one costs a layout of the page.
+ * @type {Map<string, string>} */
+const shades = new Map();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => shades.clear());

@@ -17,14 +17,15 @@ export const params = computed(() => address.value.searchParams);
 addEventListener("popstate", () => (address.value = new URL(location.href)));
 
 /** @param {string} to a path below the root, with or without a query */
-export const href = (to) => new URL(to || "./", root).href;
+export const href = (to) => root.href + to;
 
 /** @param {string} to */
 export function go(to) {
   history.pushState(null, "", href(to));
-  address.value = new URL(location.href);
+  // Before the page is another one: either would have it laid out twice.
   scrollTo(0, 0);
   document.getElementById("main")?.focus({ preventScroll: true });
+  address.value = new URL(location.href);
 }
 
 /**
@@ -46,7 +47,7 @@ export function set(changed) {
 export const several = (query, name) => (query.get(name) ?? "").split(",").filter(Boolean);
 
 /** Addresses that the dashboard itself draws. */
-const OURS = /^(runs|compare|experiments|checkpoints|recipes|usage|audit|webhooks)?(\/[^/]*)?$/;
+const OURS = /^(runs|compare|experiments|checkpoints|recipes|usage|audit|webhooks|alerts)?(\/[^/]*)?$/;
 
 // Links of the dashboard change the page in place; all others, and those with a key held, do not.
 document.addEventListener("click", (event) => {

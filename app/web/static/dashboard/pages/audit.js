@@ -53,7 +53,7 @@ export function Audit() {
     entries?.length === 0 ? h(Empty, { title: t("No entry is like this.") }) : null,
     entries?.length
       ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Audit") }, table({ class: "plain list" },
-          thead({}, tr({}, [t("When"), t("Actor"), t("Action"), t("About"), t("Outcome"), t("From")].map((name) => th({ key: name, scope: "col" }, name)))),
+          thead({}, tr({}, [t("When"), t("Actor"), t("Action"), t("About"), t("Outcome"), t("Sent from")].map((name) => th({ key: name, scope: "col" }, name)))),
           tbody({}, entries.map((entry) =>
             tr({ key: entry.id, "data-entry": entry.action },
               td({ class: "faint", title: clock(entry.at) }, ago(entry.at)),

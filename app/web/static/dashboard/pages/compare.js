@@ -1,6 +1,6 @@
 // Several runs side by side: only where they differ, and their curves in one chart each; or the mean
 // and spread of groups that share a hyperparameter (seeds).
-import { useLayoutEffect, useMemo, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
 import { BANDS, COMPARED, RUNS_CHANGED, exactly } from "../operations.js";
 import { href, params, set, several } from "../route.js";
@@ -8,12 +8,13 @@ import { called, flat, number, plain } from "../format.js";
 import { ACTIVE, Empty, Loading, RunLink, Status, Swatch, Trouble, useTitle } from "../parts.js";
 import { Chart, colorOf } from "../chart.js";
 import { Controls, viewOf } from "../controls.js";
-import { together } from "../curves.js";
+import { SYMBOLS, together } from "../curves.js";
 import { byImportance } from "../run/curves.js";
+import { listedMetrics } from "../runs/data.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
-const { div, h1, h2, p, section, table, tbody, thead, tr, td, th, input, label, a, select, option, span } = tags;
+const { div, h1, h2, h3, p, section, details, summary, table, tbody, thead, tr, td, th, input, label, a, select, option, span } = tags;
 
 /**
  * @typedef {import("../generated.js").Operations["Compared"]["result"]} Compared
@@ -23,6 +24,8 @@ const { div, h1, h2, p, section, table, tbody, thead, tr, td, th, input, label, 
 
 export const MOST = 20;
 const CHARTS = 12;
+/** Letters of a parameter. */
+const LONG = 200;
 const BUCKETS = 300;
 const CURVES_AT_ONCE = 60;
 
@@ -35,12 +38,17 @@ export function Compare() {
   useTitle(t("Compare"));
   const found = query.get("keys") ?? "";
   const all = useMemo(() => [...new Set(runs.flatMap(({ metrics }) => metrics.map(({ key }) => key)))].sort(byImportance), [runs]);
-  const keys = all.filter((key) => key.toLowerCase().includes(found.toLowerCase())).slice(0, CHARTS);
-  const bands = useBands(runs, view.x.match(/^(step|time|clock)$/) ? keys : [...new Set([...keys, view.x])]);
+  const some = (/** @type {string[]} */ names) => names.filter((key) => key.toLowerCase().includes(found.toLowerCase())).slice(0, CHARTS);
+  const keys = some(all);
+  // Until it is known which metrics these runs have, those of the list that they were picked from:
+  // their curves come while the rest is asked for.
+  const wanted = runs.length ? keys : some(listedMetrics.peek().toSorted(byImportance));
+  const { bands, known } = useBands(ids, view.x.match(/^(step|time|clock)$/) ? wanted : [...new Set([...wanted, view.x])],
+    runs.some(({ status }) => ACTIVE.includes(status)));
   const by = query.get("by") ?? "";
 
   if (!ids.length)
-    return div({ class: "page" }, h1({}, t("Compare")),
+    return div({ class: "page" }, div({ class: "bar" }, h1({}, t("Compare"))),
       h(Empty, { title: t("Nothing is selected yet.") }, p({}, t("Select two runs or more in the list, then press Compare.")), a({ class: "button primary", href: href("") }, t("Runs"))));
   if (error) return div({ class: "page" }, h(Trouble, { error, again }));
   if (!runs.length) return div({ class: "page" }, h(Loading, {}));
@@ -51,7 +59,7 @@ export function Compare() {
   const lines = (/** @type {string} */ key) =>
     by ? groupLines(shown, by, (id) => bands[id]?.[key]) : shown.flatMap((run) => {
       const band = bands[run.id]?.[key];
-      return band ? [{ id: run.id, label: called(run), color: color[run.id], band, other: bands[run.id]?.[view.x], from: run.sourceCheckpoint?.step ?? undefined }] : [];
+      return band?.steps.length ? [{ id: run.id, label: called(run), color: color[run.id], band, other: bands[run.id]?.[view.x], from: run.sourceCheckpoint?.step ?? undefined }] : [];
     });
 
   return div(
@@ -64,7 +72,9 @@ export function Compare() {
             option({ value: "" }, t("nothing")), names.map((name) => option({ key: name, value: name }, name))))
         : null),
     by ? p({ class: "faint" }, t("Lines are means over the runs of a group, areas one standard deviation.")) : null,
-    div({ class: "charts big" }, keys.map((key) => h(Chart, { key, title: key, view, height: 270, syncKey: "compare", lines: lines(key) }))),
+    div({ class: "charts big" }, keys.map((key) => known.has(key)
+      ? h(Chart, { key, title: key, view, height: 270, syncKey: "compare", lines: lines(key) })
+      : div({ key, class: "chart waiting" }, h3({}, key)))),
     all.length > keys.length && !found ? p({ class: "faint" }, t("{n} more metrics: say which.", { n: all.length - keys.length })) : null,
     h(Differences, { runs, rows, keys, color, hidden, same: query.has("same") }),
   );
@@ -77,6 +87,7 @@ function Differences({ runs, rows, keys, color, hidden, same }) {
     if (!next.delete(id)) next.add(id);
     set({ hide: [...next].join(",") });
   };
+  const packages = rows.filter(isPackage);
   return section({ "aria-label": t("Differences") },
     div({ class: "bar" }, h2({}, same ? t("Parameters") : t("What differs")),
       label({ class: "check" }, input({ type: "checkbox", checked: same, onChange: () => set({ same: !same }) }), t("also what is the same"))),
@@ -90,18 +101,34 @@ function Differences({ runs, rows, keys, color, hidden, same }) {
           h(RunLink, { run }), " ", h(Status, { status: run.status }))))),
       tbody({},
         rows.length ? null : tr({}, th({ class: "faint", colSpan: runs.length + 1 }, t("Their parameters do not differ."))),
-        rows.map(({ section: part, key, values, differs }) =>
-          tr({ key: `${part}.${key}`, class: differs ? "differs" : "", "data-param": key }, th({ scope: "row" }, part === "HYPERPARAMS" || part === "RUN" ? key : `${part.toLowerCase()}.${key}`),
-            values.map((value, i) => td({ key: i, class: "number" }, value === null ? "–" : plain(value))))),
+        rows.filter((row) => !isPackage(row)).map(param),
         keys.map((key) => {
-          const last = runs.map(({ metrics }) => metrics.find((metric) => metric.key === key)?.value ?? null);
-          const finite = last.filter((value) => value !== null);
+          const last = runs.map(({ metrics }) => metrics.find((metric) => metric.key === key));
+          const finite = /** @type {number[]} */ (last.map((metric) => metric?.value ?? null).filter((value) => value !== null));
           const best = /loss|error|perplexity|ppl/i.test(key) ? Math.min(...finite) : Math.max(...finite);
           const tells = finite.length > 1 && new Set(finite).size > 1 && /loss|error|perplexity|ppl|acc|score|reward|f1|bleu/i.test(key);
           return tr({ key: `m.${key}`, class: "metric" }, th({ scope: "row" }, key, span({ class: "faint" }, ` ${t("last")}`)),
-            last.map((value, i) => td({ key: i, class: `number ${tells && value === best ? "best" : ""}` }, number(value))));
-        })))));
+            last.map((metric, i) => td({ key: i, class: `number ${metric?.special ? "bad" : tells && metric?.value === best ? "best" : ""}` },
+              metric?.special ? SYMBOLS[metric.special] : number(metric?.value))));
+        }))),
+      packages.length
+        ? details({}, summary({}, t("Packages"), span({ class: "faint" }, ` ${packages.length}`)), table({ class: "plain diff" }, tbody({}, packages.map(param))))
+        : null));
 }
+
+/** @typedef {NonNullable<Compared["compareRuns"]>[number]} Row */
+
+/** Of these a run has hundreds. @param {Row} row */
+const isPackage = ({ section: part, key }) => part === "SOURCE" && key.startsWith("packages.");
+
+/** @param {Row} row */
+const param = ({ section: part, key, values, differs }) =>
+  tr({ key: `${part}.${key}`, class: differs ? "differs" : "", "data-param": key }, th({ scope: "row" }, part === "HYPERPARAMS" || part === "RUN" ? key : `${part.toLowerCase()}.${key}`),
+    values.map((value, i) => {
+      const text = value === null ? "–" : plain(value);
+      return text.length > LONG // a patch of the code
+        ? td({ key: i, class: "number", title: text }, `${text.slice(0, LONG)}…`) : td({ key: i, class: "number" }, text);
+    }));
 
 /** One line for each value of a hyperparameter: the mean of its runs, and their spread.
  * @param {ComparedRun[]} runs @param {string} by @param {(id: string) => Band | undefined} bandOf */
@@ -132,42 +159,52 @@ function useCompared(ids, same) {
   return { ...found, error, again: load };
 }
 
-/** @param {ComparedRun[]} runs @param {string[]} keys */
-function useBands(runs, keys) {
+/**
+ * The curves of these runs by their ids, and the metrics that were read of them.
+ *
+ * @param {string[]} ids @param {string[]} keys @param {boolean} active some of them go on
+ */
+function useBands(ids, keys, active) {
   const [bands, setBands] = useState(/** @type {Record<string, Record<string, Band>>} */ ({}));
-  const ids = runs.map(({ id }) => id);
-  const what = `${ids.join()} ${keys.join("\n")}`;
+  const [known, setKnown] = useState(/** @type {Set<string>} */ (new Set()));
+  const asked = useRef({ ids: "", keys: /** @type {Set<string>} */ (new Set()) });
+  if (asked.current.ids !== ids.join()) asked.current = { ids: ids.join(), keys: new Set() };
+
+  const load = async (/** @type {string[]} */ some, /** @type {string[]} */ names) => {
+    const list = asked.current;
+    // So many runs at a time that an answer keeps within what one may hold.
+    const apart = Math.max(1, Math.floor(CURVES_AT_ONCE / names.length));
+    for (let i = 0; i < some.length; i += apart) {
+      const found = await ask(BANDS, { ...exactly(some.slice(i, i + apart)), keys: names, from: null, to: null, buckets: BUCKETS }).catch(() => null);
+      if (asked.current !== list) return;
+      setBands((before) => {
+        const next = { ...before };
+        for (const { id, metricBands } of found?.runs.nodes ?? [])
+          next[id] = { ...next[id], ...Object.fromEntries(metricBands.map((band) => [band.key, band])) };
+        return next;
+      });
+    }
+    setKnown((before) => new Set([...before, ...names]));
+  };
   // Before it is painted: an effect after that waits for a frame.
   useLayoutEffect(() => {
-    if (!ids.length || !keys.length) return;
-    let over = false;
-    const load = async (/** @type {string[]} */ some) => {
-      // So many runs at a time that an answer keeps within what one may hold.
-      const apart = Math.max(1, Math.floor(CURVES_AT_ONCE / keys.length));
-      for (let i = 0; i < some.length && !over; i += apart) {
-        const found = await ask(BANDS, { ...exactly(some.slice(i, i + apart)), keys, from: null, to: null, buckets: BUCKETS }).catch(() => null);
-        if (over) return;
-        setBands((before) => {
-          const next = { ...before };
-          for (const { id, metricBands } of found?.runs.nodes ?? [])
-            next[id] = Object.fromEntries(metricBands.map((band) => [band.key, band]));
-          return next;
-        });
-      }
-    };
-    load(ids);
-    if (!runs.some(({ status }) => ACTIVE.includes(status))) return () => { over = true; };
+    const missing = keys.filter((key) => !asked.current.keys.has(key));
+    for (const key of missing) asked.current.keys.add(key);
+    if (ids.length && missing.length) load(ids, missing);
+  }, [ids.join(), keys.join("\n")]);
+
+  useEffect(() => {
+    if (!active) return;
     const changed = new Set();
     let loading = Promise.resolve();
-    const end = watch(RUNS_CHANGED, { filter: { ids }, keys: [] }, ({ runsChanged }) => {
+    return watch(RUNS_CHANGED, { filter: { ids }, keys: [] }, ({ runsChanged }) => {
       for (const { id } of runsChanged) changed.add(id);
       loading = loading.then(() => {
         const some = /** @type {string[]} */ ([...changed]);
         changed.clear();
-        return load(some);
+        return some.length ? load(some, [...asked.current.keys]) : undefined;
       });
     });
-    return () => { over = true; end(); };
-  }, [what]);
-  return bands;
+  }, [ids.join(), active]);
+  return { bands, known };
 }

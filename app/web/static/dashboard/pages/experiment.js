@@ -80,11 +80,11 @@ export function Experiment({ id }) {
         : h(Empty, { title: t("No runs yet.") })),
     section({ "aria-label": t("Marked checkpoints") }, h2({}, t("Marked checkpoints"), span({ class: "total" }, found.checkpoints.totalCount)),
       found.checkpoints.nodes.length
-        ? table({ class: "plain list" }, tbody({}, found.checkpoints.nodes.map((checkpoint) =>
+        ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Marked checkpoints") }, table({ class: "plain list" }, tbody({}, found.checkpoints.nodes.map((checkpoint) =>
             tr({ key: checkpoint.id }, td({}, h(Tags, { checkpoint })), td({ class: "number" }, t("step {n}", { n: number(checkpoint.step) })),
               td({ class: "faint" }, Object.entries(checkpoint.metrics ?? {}).map(([key, value]) => `${key} ${number(/** @type {number} */ (value))}`).join(" · ")),
               td({}, a({ class: "id", href: href(`runs/${checkpoint.run.id}`) }, short(checkpoint.run.id))),
-              td({ class: "faint" }, ago(checkpoint.markedAt)), td({}, h(Copy, { text: checkpoint.ckptPath }))))))
+              td({ class: "faint" }, ago(checkpoint.markedAt)), td({}, h(Copy, { text: checkpoint.ckptPath })))))))
         : p({ class: "faint" }, t("None is marked. Mark a checkpoint on its run's page."))),
     section({ "aria-label": t("History") }, h2({}, t("History")), h(Events, { events: found.events.nodes })),
   );

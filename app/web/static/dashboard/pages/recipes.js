@@ -118,7 +118,7 @@ function Submit({ recipe }) {
         ? t("The run is queued and starts as soon as there is room on {launcher}.", { launcher: recipe.launchers.join(", ") })
         : t("The run waits for your trainer; a token is shown that lets it report.")),
       div({ class: "buttons" }, a({ class: "button", href: href("") }, t("Not now")),
-        button({ type: "submit", class: "primary", disabled: busy || !experiment }, busy ? t("Working…") : t("Submit")))),
+        button({ type: "submit", class: "primary", disabled: busy || !experiment || !experiments }, busy ? t("Working…") : t("Submit")))),
     asking ? h(NewExperiment, { close: () => setAsking(false), made: (id) => { setAsking(false); setExperiment(id); load(); } }) : null,
     token ? h(Dialog, { title: t("The run waits for its trainer"), close: () => go(`runs/${token.id}`) }, h(Token, { runId: token.id, token: token.token })) : null);
 }

@@ -6,9 +6,9 @@ import { go, href, params, set, several } from "../route.js";
 import { called } from "../format.js";
 import { Empty, Keys, Loading, Trouble, useKeys, useTicks, useTitle } from "../parts.js";
 import { Rows } from "../table.js";
-import { useRuns, useSparks } from "../runs/data.js";
+import { listedMetrics, useRuns, useSparks } from "../runs/data.js";
 import { DEFAULT, RUN_COLUMN, columnsOf } from "../runs/columns.js";
-import { asked, FILTERS } from "../runs/query.js";
+import { asked, CHOOSING } from "../runs/query.js";
 import { ColumnMenu, Filters, StatusChips } from "../runs/tools.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
@@ -31,7 +31,7 @@ export function Runs() {
   const metric = query.get("metric") ?? metrics[0] ?? "loss";
   const shown = query.get("cols") ? several(query, "cols") : DEFAULT;
   const own = shown.filter((key) => key.startsWith("m:")).map((key) => key.slice(2));
-  const { rows, total, counts, error, more, again } = useRuns(asked(query), [...new Set([metric, ...own])].slice(0, KEYS_SHOWN));
+  const { rows, total, atLeast, counts, error, more, again } = useRuns(asked(query), [...new Set([metric, ...own])].slice(0, KEYS_SHOWN));
   const spark = useSparks(rows.slice(...seen), metric);
   useEffect(() => setAny(rows.length > 0), [rows.length > 0]);
   const columns = useMemo(() => [RUN_COLUMN, ...columnsOf(shown, metric)], [shown.join(), metric]);
@@ -62,13 +62,13 @@ export function Runs() {
   return div(
     { class: "page wide" },
     div({ class: "bar" },
-      h1({}, t("Runs"), total === null ? null : span({ class: "total", "data-total": total }, total.toLocaleString("en"))),
+      h1({}, t("Runs"), total === null ? null : span({ class: "total", "data-total": total }, total.toLocaleString("en"), atLeast ? "+" : null)),
       input({
         id: "search", type: "search", placeholder: t("Search id, name, tags, model, notes"), value: query.get("q") ?? "",
         "aria-label": t("Search"), onInput: (event) => set({ q: event.currentTarget.value }),
         onKeyDown: (event) => event.key === "Escape" && event.currentTarget.blur(),
       }),
-      h(Filters, { query, names }),
+      h(Filters, { query, names, metrics, rows }),
       span({ class: "space" }),
       h(ColumnMenu, { shown, rows, metric, metrics }),
       picked.size ? button({ type: "button", class: "quiet", onClick: () => set({ pick: null }) }, t("Unselect {n}", { n: picked.size })) : null,
@@ -126,13 +126,13 @@ const Head = ({ columns, sort }) =>
   }));
 
 /** @param {URLSearchParams} query */
-const hasFilter = (query) => ["q", "status", ...FILTERS.map(([key]) => key)].some((key) => query.get(key));
+const hasFilter = (query) => CHOOSING.some((key) => query.get(key));
 
 /** @param {{ filtered: boolean }} props */
 const None = ({ filtered }) =>
   filtered
     ? h(Empty, { title: t("No run is like this.") },
-        button({ type: "button", onClick: () => set(Object.fromEntries(["q", "status", ...FILTERS.map(([key]) => key)].map((key) => [key, null]))) }, t("Show all runs")))
+        button({ type: "button", onClick: () => set(Object.fromEntries(CHOOSING.map((key) => [key, null]))) }, t("Show all runs")))
     : h(Empty, { title: t("No runs yet.") },
         p({}, t("Submit the first one here, or see a whole story in half a minute:")),
         p({}, code({}, "llm-train demo")),
@@ -144,8 +144,10 @@ function useMetrics(experiment, any) {
   const [keys, setKeys] = useState(/** @type {string[]} */ ([]));
   useEffect(() => {
     if (any)
-      ask(KEYS, { filter: experiment ? { experimentId: experiment } : null }).then(({ metricKeys }) =>
-        setKeys(metricKeys.map(({ value }) => value).sort((a, b) => rank(a) - rank(b))), () => {});
+      ask(KEYS, { filter: experiment ? { experimentId: experiment } : null }).then(({ metricKeys }) => {
+        listedMetrics.value = metricKeys.map(({ value }) => value);
+        setKeys(listedMetrics.value.toSorted((a, b) => rank(a) - rank(b)));
+      }, () => {});
   }, [experiment, any]);
   return keys;
 }

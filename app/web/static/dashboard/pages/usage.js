@@ -1,7 +1,7 @@
 // What the runs took of the machines: used, wasted, waited for, and saved by resuming.
 import { useEffect, useState } from "preact/hooks";
 import { ask } from "../graphql.js";
-import { NAMES, USAGE } from "../operations.js";
+import { NAMES, PROJECT_NAMES, USAGE } from "../operations.js";
 import { href, params, root, set } from "../route.js";
 import { duration, number, short } from "../format.js";
 import { Choice, Empty, Loading, Trouble, useTitle } from "../parts.js";
@@ -13,7 +13,7 @@ const { div, h1, p, a, span, button, table, thead, tbody, tr, th, td, progress }
 /** @typedef {NonNullable<import("../generated.js").Operations["Usage"]["result"]["usage"]>[number]} Row */
 
 const PAGE = 100;
-const KINDS = /** @type {[string, string][]} */ ([["", t("By month")], ["experiment", t("By experiment")], ["run", t("By run")]]);
+const KINDS = /** @type {[string, string][]} */ ([["", t("By month")], ["project", t("By project")], ["experiment", t("By experiment")], ["run", t("By run")]]);
 
 export function Usage() {
   const by = params.value.get("by") ?? "";
@@ -27,13 +27,18 @@ export function Usage() {
   /** @param {Row[]} known what is there already */
   async function load(known) {
     try {
-      const group = /** @type {"MONTH" | "EXPERIMENT" | "RUN"} */ ((by || "month").toUpperCase());
+      const group = /** @type {"MONTH" | "PROJECT" | "EXPERIMENT" | "RUN"} */ ((by || "month").toUpperCase());
       const { usage: account } = await ask(USAGE, { by: group, experiment, after: known.length ? known[known.length - 1].group : "" });
       const usage = account ?? [];
       setRows(known.concat(usage));
       setWhole(usage.length < PAGE);
       setError(null);
       if (!by || !usage.length) return;
+      if (by === "project") {
+        const { projects } = await ask(PROJECT_NAMES, {});
+        setNames(Object.fromEntries(projects.map(({ id, name }) => [id, name])));
+        return;
+      }
       const { nodes } = await ask(NAMES, { ids: usage.map(({ group }) => group) });
       const found = nodes.flatMap((node) =>
         node && "name" in node ? [[node.id, node.name]] : node && "called" in node ? [[node.id, node.called || short(node.id)]] : []);
@@ -59,14 +64,14 @@ export function Usage() {
     rows?.length === 0 ? h(Empty, { title: t("No attempt has ended yet.") }) : null,
     newest.length
       ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Usage") }, table({ class: "plain list" },
-          thead({}, tr({}, [by === "experiment" ? t("Experiment") : by ? t("Run") : t("Month"), t("Attempts"), t("Used"), t("Wasted"), t("Saved"), t("Waited"), t("GPU-hours"), t("Wasted GPU-hours"), t("Not wasted")].map((name, i) =>
+          thead({}, tr({}, [by === "project" ? t("Project") : by === "experiment" ? t("Experiment") : by ? t("Run") : t("Month"), t("Attempts"), t("Used"), t("Wasted"), t("Saved"), t("Waited"), t("GPU-hours"), t("Wasted GPU-hours"), t("Waited GPU-hours"), t("Not wasted")].map((name, i) =>
             th({ key: name, scope: "col", class: i ? "number" : "" }, name)))),
           tbody({}, newest.map((row) =>
             tr({ key: row.group, "data-group": row.group },
-              th({ scope: "row" }, by ? h(Link, { id: row.group, name: names[row.group] }) : row.group),
+              th({ scope: "row" }, by === "project" ? span({ title: row.group }, names[row.group] ?? short(row.group)) : by ? h(Link, { id: row.group, name: names[row.group] }) : row.group),
               td({ class: "number" }, number(row.attempts)),
               [row.usedSeconds, row.wastedSeconds, row.savedSeconds, row.waitedSeconds].map((seconds, i) => td({ key: i, class: "number" }, duration(Math.round(seconds)))),
-              td({ class: "number" }, number(hours(row.gpuHoursUsed))), td({ class: "number" }, number(hours(row.gpuHoursWasted))),
+              td({ class: "number" }, number(hours(row.gpuHoursUsed))), td({ class: "number" }, number(hours(row.gpuHoursWasted))), td({ class: "number" }, number(hours(row.gpuHoursWaited))),
               td({ class: "number" }, row.goodput === null ? "–" : [progress({ key: "p", max: 100, value: Math.round(row.goodput * 100), "aria-label": t("Not wasted") }), ` ${Math.round(row.goodput * 100)} %`]))))))
       : null,
     rows?.length && !whole ? button({ type: "button", onClick: () => load(rows) }, t("More")) : null,

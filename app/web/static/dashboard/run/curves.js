@@ -3,7 +3,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
 import { BANDS, RUN_METRICS, exactly } from "../operations.js";
 import { params, root, set } from "../route.js";
-import { called } from "../format.js";
+import { called, clock } from "../format.js";
 import { Chart, colorOf } from "../chart.js";
 import { Controls, viewOf } from "../controls.js";
 import { empty, extend } from "../curves.js";
@@ -12,7 +12,7 @@ import { MachineNow, machineCharts, ofMachine } from "./machine.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
-const { div, section, h2, h3, input, a, details, summary, span } = tags;
+const { div, section, h2, h3, input, a, details, summary, span, p } = tags;
 
 /**
  * @typedef {import("../curves.js").Band} Band
@@ -60,9 +60,11 @@ export function Curves({ run, active }) {
       all.length > 4
         ? input({ type: "search", placeholder: t("Which"), value: find, "aria-label": t("Which metrics"), onInput: (event) => set({ keys: event.currentTarget.value }) })
         : null,
-      h(Controls, { view, keys: all, zoomed: Boolean(range) }),
-      span({ class: "space" }),
-      a({ class: "quiet button", download: `${run.id}.json`, href: new URL(`v1/experiments/${run.experiment.id}/runs/${run.id}/metrics`, root).href }, "JSON")),
+      // Last in the bar it would be alone on a line of its own.
+      a({ class: "quiet button", download: `${run.id}.json`, href: new URL(`v1/experiments/${run.experiment.id}/runs/${run.id}/metrics`, root).href }, "JSON"),
+      h(Controls, { view, keys: all, zoomed: Boolean(range) })),
+    run.pointsThinnedAt
+      ? p({ class: "faint", role: "note", "data-thinned": "" }, t("Retention thinned these points on {day}: the curves keep their shape and every spike.", { day: clock(run.pointsThinnedAt) })) : null,
     all.length ? null : h(Empty, { title: active ? t("No metrics yet.") : t("It reported no metrics.") }),
     groups.map(([name, members]) =>
       name === ""

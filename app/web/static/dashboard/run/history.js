@@ -51,6 +51,13 @@ export const Events = ({ events }) =>
 
 const by = (/** @type {string} */ name) => (name ? t("by {name}", { name }) : "");
 
+/** What details are called. @type {Record<string, string>} */
+const DETAILS = {
+  attempt: t("attempt"), exit_code: t("exit status"), finished: t("finished"), model: t("model"), recipe: t("recipe"),
+  parent_run_id: t("resumed from"), priority: t("priority"), rule: t("rule"), key: t("metric"), value: t("value"),
+  effective_hyperparams: t("in effect"), tag_type: t("mark"), release_tag: t("release"), metrics: t("metrics"),
+};
+
 /** The details of an event, as far as they are of use to people. @param {Record<string, any>} data */
 function told(data) {
   const parts = [];
@@ -60,6 +67,6 @@ function told(data) {
   if (typeof data.step === "number") parts.push(t("step {n}", { n: number(data.step) }));
   for (const [key, value] of Object.entries(data))
     if (!/^(reason|status_reason|detail|ckpt_path|step|checkpoint_id|run_id|experiment_id|status)$/.test(key) && value !== null && value !== undefined)
-      parts.push(`${key.replaceAll("_", " ")} ${plain(value)}`);
+      parts.push(`${DETAILS[key] ?? key.replaceAll("_", " ")} ${plain(value)}`);
   return parts.join(" · ");
 }

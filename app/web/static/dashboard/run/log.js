@@ -4,7 +4,7 @@ import { ask, watch } from "../graphql.js";
 import { LOG_PART, RUN_LOG } from "../operations.js";
 import { root } from "../route.js";
 import { printed } from "../curves.js";
-import { size } from "../format.js";
+import { clock, size } from "../format.js";
 import { Toggle } from "../parts.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
@@ -17,7 +17,8 @@ const LINES = 3_000;
 
 /** @param {{ run: import("../pages/run.js").RunDetail }} props */
 export function Log({ run }) {
-  const { text, first, total, earlier } = useLog(run.id, run.recipe !== null);
+  const removed = run.logRemovedAt;
+  const { text, first, total, earlier } = useLog(run.id, run.recipe !== null && removed === null);
   const [follow, setFollow] = useState(true);
   const [find, setFind] = useState("");
   const place = useRef(/** @type {HTMLPreElement | null} */ (null));
@@ -29,6 +30,8 @@ export function Log({ run }) {
 
   if (!run.recipe)
     return section({ "aria-label": t("Log") }, h2({}, t("Log")), p({ class: "faint" }, t("An external trainer prints where it was started.")));
+  if (removed)
+    return section({ "aria-label": t("Log") }, h2({}, t("Log")), p({ class: "faint", "data-removed": "" }, t("Retention removed the log on {day}.", { day: clock(removed) })));
   const url = new URL(`v1/experiments/${run.experiment.id}/runs/${run.id}/logs`, root);
   return section(
     { "aria-label": t("Log") },

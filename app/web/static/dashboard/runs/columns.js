@@ -2,6 +2,7 @@
 import { href } from "../route.js";
 import { ago, clock, duration, flat, number, plain, took } from "../format.js";
 import { Bar, RunLink, Status, Steps } from "../parts.js";
+import { SYMBOLS } from "../curves.js";
 import { Spark } from "../spark.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
@@ -56,17 +57,20 @@ export const DEFAULT = ["status", "progress", "spark", "experiment", "model", "t
 const spark = (metric) => ({
   key: "spark", name: metric, sort: `metric:${metric}`, kind: "spark-cell",
   cell: (run, { spark }) => [h(Spark, { key: "s", values: spark(run.id) }),
-    span({ key: "v", class: "value" }, number(run.metrics.find(({ key }) => key === metric)?.value))],
+    span({ key: "v", class: "value" }, latest(run, metric))],
 });
+
+/** @param {RunRow} run @param {string} metric */
+function latest(run, metric) {
+  const found = run.metrics.find(({ key }) => key === metric);
+  return found?.special ? span({ class: "bad", "data-special": found.special }, SYMBOLS[found.special]) : number(found?.value);
+}
 
 /** @param {string} key `m:` a metric, `h:` a hyperparameter @returns {Column} */
 function own(key) {
   const name = key.slice(2);
   if (key.startsWith("m:"))
-    return { key, name, sort: `metric:${name}`, kind: "number", cell: (run) => {
-      const found = run.metrics.find((metric) => metric.key === name);
-      return found ? (found.value === null ? t("NaN or ∞") : number(found.value)) : "–";
-    } };
+    return { key, name, sort: `metric:${name}`, kind: "number", cell: (run) => latest(run, name) };
   return { key, name, kind: "number", cell: (run) => plain(flat(run.hyperparams)[name]) };
 }
 

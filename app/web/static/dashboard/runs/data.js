@@ -1,4 +1,5 @@
 // The rows of the list of runs: loaded as far as somebody scrolled, and live.
+import { signal } from "@preact/signals";
 import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
 import { COUNTS, EXPERIMENTS_CHANGED, RUNS, RUNS_CHANGED, SPARKS, exactly } from "../operations.js";
@@ -8,6 +9,10 @@ import { COUNTS, EXPERIMENTS_CHANGED, RUNS, RUNS_CHANGED, SPARKS, exactly } from
  * @typedef {Operations["Runs"]["result"]["runs"]["nodes"][number]} RunRow
  * @typedef {{ filter: NonNullable<Operations["Runs"]["variables"]["filter"]>, order: Operations["Runs"]["variables"]["order"] }} Asked
  */
+
+/** The metrics of the runs that were listed last: those that are compared next have them.
+ * @type {import("@preact/signals").Signal<string[]>} */
+export const listedMetrics = signal([]);
 
 const PAGE = 100;
 /** What a screen shows at first: the other rows follow while it is drawn. */
@@ -25,6 +30,7 @@ export function useRuns(query, keys) {
   const wanted = JSON.stringify(query);
   const [rows, setRows] = useState(/** @type {RunRow[]} */ ([]));
   const [total, setTotal] = useState(/** @type {number | null} */ (null));
+  const [atLeast, setAtLeast] = useState(false);
   const [counts, setCounts] = useState(/** @type {Record<string, number>} */ ({}));
   const [error, setError] = useState(/** @type {Error | null} */ (null));
   const last = useRef("");
@@ -41,7 +47,11 @@ export function useRuns(query, keys) {
     try {
       const { runs } = await ask(RUNS, { ...query, keys, first, after: fresh ? null : list.cursor });
       if (now.current !== list) return;
-      setTotal(runs.totalCount);
+      // Of a common text not all runs are counted: there are those that were read, and may be more.
+      const read = new Set([...list.known, ...runs.nodes.map(({ id }) => id)]).size;
+      const further = read + (runs.pageInfo.hasNextPage ? PAGE : 0);
+      setTotal(runs.totalCountIsLowerBound ? Math.max(runs.totalCount, further) : runs.totalCount);
+      setAtLeast(runs.totalCountIsLowerBound);
       setError(null);
       setRows((known) => {
         const ids = new Set(runs.nodes.map(({ id }) => id));
@@ -94,7 +104,7 @@ export function useRuns(query, keys) {
     return () => { end(); endExperiments(); clearInterval(timer); reload.stop(); recount.stop(); };
   }, [wanted, what]);
 
-  return { rows, total, counts, error, more: () => load(false), again: () => load(true) };
+  return { rows, total, atLeast, counts, error, more: () => load(false), again: () => load(true) };
 }
 
 /** Does something soon: at once if it was not done for a while, else when the while is over.

@@ -3,14 +3,15 @@ import { useEffect, useState } from "preact/hooks";
 import { ask } from "../graphql.js";
 import { FACETS } from "../operations.js";
 import { set, several } from "../route.js";
+import { flat, number } from "../format.js";
 import { STATUSES } from "../parts.js";
 import { DEFAULT, possible } from "./columns.js";
-import { FILTERS } from "./query.js";
+import { FILTERS, RANGES, rangeOf } from "./query.js";
 import { hasProjects, projectName, viewer } from "../viewer.js";
 import { t } from "../words.js";
-import { tags } from "../dom.js";
+import { h, tags } from "../dom.js";
 
-const { div, button, details, summary, label, input, select, option, span, fieldset, legend } = tags;
+const { div, button, datalist, details, summary, label, input, select, option, span, fieldset, legend } = tags;
 
 /** @param {{ query: URLSearchParams, counts: Record<string, number> }} props */
 export function StatusChips({ query, counts }) {
@@ -28,8 +29,25 @@ export function StatusChips({ query, counts }) {
   }));
 }
 
-/** @param {{ query: URLSearchParams, names: Record<string, string> }} props names: of what ids stand for */
-export function Filters({ query, names }) {
+/** Numbers between which something lies; left empty there is no bound.
+ * @param {{ query: URLSearchParams, letter: string, title: string, keys: string[] }} props */
+function Range({ query, letter, title, keys }) {
+  const field = (/** @type {string} */ part, /** @type {string} */ text, /** @type {object} */ more) =>
+    input({ value: query.get(letter + part) ?? "", placeholder: text, "aria-label": `${title}: ${text}`, ...more,
+      onInput: (event) => set({ [letter + part]: event.currentTarget.value }) });
+  return fieldset({ class: "range" }, legend({}, title),
+    field("k", t("name"), { list: `range-${letter}` }), datalist({ id: `range-${letter}` }, keys.map((key) => option({ key, value: key }))),
+    field("min", t("from"), { type: "number", step: "any" }), field("max", t("to"), { type: "number", step: "any" }));
+}
+
+/** @param {{ key: string, min: number | null, max: number | null }} range */
+const spoken = ({ key, min, max }) =>
+  max === null ? `${key} ≥ ${number(min)}` : min === null ? `${key} ≤ ${number(max)}` : `${number(min)} ≤ ${key} ≤ ${number(max)}`;
+
+/** @param {{ query: URLSearchParams, names: Record<string, string>, metrics: string[], rows: import("./data.js").RunRow[] }} props
+ *   names: of what ids stand for */
+export function Filters({ query, names, metrics, rows }) {
+  const params = [...new Set(rows.slice(0, 200).flatMap((run) => Object.keys(flat(run.hyperparams))))].sort();
   const [facets, setFacets] = useState(/** @type {Record<string, string[]>} */ ({}));
   const load = () => ask(FACETS, {}).then(({ models, recipes, owners }) => setFacets({
     model: models.map(({ value }) => value), recipe: recipes.map(({ value }) => value), owner: owners.map(({ value }) => value),
@@ -48,10 +66,17 @@ export function Filters({ query, names }) {
             option({ value: "" }, t("any")),
             [...new Set([...(facets[key] ?? []), query.get(key) ?? ""])].filter(Boolean).map((value) =>
               option({ key: value, value }, value))))),
+        h(Range, { query, letter: "m", title: t("Last value of a metric"), keys: metrics }),
+        h(Range, { query, letter: "h", title: t("Hyperparameter"), keys: params }),
         label({ class: "check" }, input({ type: "checkbox", checked: query.has("archived"), onChange: (event) => set({ archived: event.currentTarget.checked }) }), t("Archived ones")))),
     FILTERS.filter(([key]) => query.get(key)).map(([key, name]) =>
       button({ key, type: "button", class: "filter", onClick: () => set({ [key]: null }), "aria-label": t("Without the filter {name}", { name: t(name) }) },
         span({ class: "faint" }, t(name)), ` ${names[query.get(key) ?? ""] ?? projectName(query.get(key) ?? "")} `, span({ "aria-hidden": "true" }, "×"))),
+    RANGES.map(([name, letter]) => {
+      const range = rangeOf(query, letter);
+      return range ? button({ key: name, type: "button", class: "filter", "aria-label": t("Without the filter {name}", { name: spoken(range) }),
+        onClick: () => set({ [`${letter}k`]: null, [`${letter}min`]: null, [`${letter}max`]: null }) }, `${spoken(range)} `, span({ "aria-hidden": "true" }, "×")) : null;
+    }),
   ];
 }
 

@@ -1,0 +1,131 @@
+"""How long lists are: counted by triggers where they do, else read, up to `COUNTED` rows.
+
+A text that many rows have is counted among the newest rows alone, and the answer says so.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from app.db import matching, tally
+from app.db.database import Effort
+from app.db.list_statements import FOUND_BY, Listing, count_statement, first_few
+from app.db.matching import (
+    SEARCH,
+    Parent,
+    bind,
+    count_hits,
+    indexed_search,
+    is_short,
+    with_search,
+)
+from app.db.sql import Tx, dump
+
+USUAL = 100
+"""So many rows of the newest `matching.PEEKED` make a text one that is counted among the newest."""
+COUNTED = 10_000
+"""Rows that are counted at most where they have to be read for it."""
+EXAMINED = 2_000
+"""Rows that the index of texts finds and that are then read, to count them."""
+LOOKED_AT = 5_000
+"""The newest rows of a list, among which a usual text is counted."""
+
+
+class Count(NamedTuple):
+    """How long a list is; with `is_lower_bound`, it is longer, or may be."""
+
+    number: int
+    is_lower_bound: bool = False
+
+
+class Scope(NamedTuple):
+    """What to read a whole list by: its conditions, their parameters, and how far to look.
+
+    `partial`: not all rows that match are found by it. `newest`: only the newest rows of the list
+    are looked at, so many as the parameters say.
+    """
+
+    names: frozenset[str]
+    params: dict[str, Any]
+    partial: bool = False
+    newest: bool = False
+
+
+def effort(filters: Mapping[str, Any]) -> Effort:
+    """Return what it may cost to read the rows of a whole list."""
+    return Effort.SEARCH if SEARCH in filters else Effort.LONG
+
+
+def scope(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Scope:
+    """Return how to read all rows of a list, or enough of them where very many have a text."""
+    partial = newest = False
+    more: dict[str, int] = {}
+    if SEARCH in filters:
+        walked, indexed = with_search(filters, "search_walk"), indexed_search(filters)
+        if is_short(tx, listing, filters):
+            filters = walked
+        elif _is_usual(tx, listing, walked):
+            newest, more = True, {"looked_at": LOOKED_AT}
+            partial, filters = _is_long(tx, listing, filters), walked
+        elif count_hits(tx, listing, indexed, EXAMINED + 1) > EXAMINED:
+            (name,) = FOUND_BY & indexed.keys()
+            filters = {**filters, f"{name}_some": filters[SEARCH]}
+            del filters[SEARCH]
+            partial, more = True, {"examined": EXAMINED}
+        else:
+            filters = indexed
+    params = bind(tx, listing, filters) | more
+    return Scope(frozenset(filters), params, partial, newest)
+
+
+def _is_usual(tx: Tx, listing: Listing[Any], walked: Mapping[str, Any]) -> bool:
+    """Return True if so many of the newest rows have a text that others need not be looked at."""
+    names, params = frozenset(walked), bind(tx, listing, walked)
+    statement = count_statement(listing, names, None, True)
+    row = tx.first(statement, looked_at=matching.PEEKED, counted=USUAL, **params)
+    return row is not None and row[0] >= USUAL
+
+
+def count(
+    tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], parent: Parent | None = None
+) -> Count:
+    """Return the number of rows of a list, as `counts` does."""
+    if parent is not None:
+        return counts(tx, listing, parent[0], [parent[1]], filters)[0]
+    if tally.covers(listing.table, filters):
+        params = bind(tx, listing, filters)
+        return Count(tally.total(tx, listing.table, frozenset(filters), params))
+    names, params, partial, newest = scope(tx, listing, filters)
+    row = tx.first(count_statement(listing, names, None, newest), counted=COUNTED + 1, **params)
+    return _bounded(row[0] if row else 0, partial)
+
+
+def counts(
+    tx: Tx, listing: Listing[Any], parent: str, parents: Sequence[str], filters: Mapping[str, Any]
+) -> list[Count]:
+    """Return the number of rows of the list of each parent.
+
+    What triggers have not counted is read, up to `COUNTED` rows of each.
+    """
+    if parent == "experiment_id" and tally.covers(listing.table, filters):
+        params = bind(tx, listing, filters)
+        numbers = tally.totals(tx, listing.table, parents, frozenset(filters), params)
+        return [Count(number) for number in numbers]
+    if SEARCH in filters:
+        return [count(tx, listing, {**filters, parent: parent_id}) for parent_id in parents]
+    params = bind(tx, listing, filters) | {"parents": dump(list(parents))}
+    statement = count_statement(listing, frozenset(filters), parent, False)
+    read = dict(tx.all(statement, counted=COUNTED + 1, **params))
+    return [_bounded(read.get(parent_id, 0), False) for parent_id in parents]
+
+
+def _bounded(number: int, partial: bool) -> Count:
+    return Count(min(number, COUNTED), number > COUNTED or partial)
+
+
+def _is_long(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
+    """Return True if a list has more rows than are looked at for a common text."""
+    if "experiment_id" not in filters:
+        return True
+    asked = {"experiment_id": filters["experiment_id"], "few": LOOKED_AT + 1}
+    row = tx.first(first_few(listing), **asked)
+    return row is not None and row[0] > LOOKED_AT

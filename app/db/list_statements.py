@@ -1,0 +1,267 @@
+"""The statements of lists: one page in any order, filtered, of one list or of many; their length.
+
+`Listing` says what a table can be listed by; `Shape` is all that makes one statement differ from
+another, so that each is compiled once. `app.db.keyset` chooses and runs them.
+
+An index on the values of a metric holds those of every list, so SQLite is told not to walk it for
+a short one.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any, Generic, NamedTuple, cast
+
+from sqlalchemy import (
+    Select,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    null,
+    select,
+    true,
+    tuple_,
+)
+from sqlalchemy.sql.util import ClauseAdapter
+from sqlmodel import AutoString
+
+from app.db.cursors import METRIC, RowT
+from app.db.json_lists import listed
+from app.db.objects import Table
+from app.db.sql import Statement, columns
+from app.db.tables import MetricLatest
+
+FOUND_BY = frozenset(("search_match", "search_match_some", "search_short", "search_short_some"))
+"""Filters that begin with the index of texts."""
+REMEMBERED = 512  # statements; clients choose among thousands of combinations
+INDEXED = ("run_id", "parent_run_id", "root_run_id")
+"""Filters that are better walked by than a `spread`, which has an index in each experiment."""
+
+_latest = columns(MetricLatest)
+
+
+@dataclass(frozen=True, eq=False)
+class Listing(Generic[RowT]):
+    """What one table can be listed by, and its light rows.
+
+    `tie` is the column that makes every order total. `orders` and `filters` are by name; the
+    order `metric` is by the latest value of one metric of the row. `spread` names a filter by
+    a list of values whose column has an index of its own, in the order of creation.
+    """
+
+    table: type[Table]
+    row: type[RowT]
+    tie: Any
+    orders: Mapping[str, Any]
+    filters: Mapping[str, Any]
+    spread: str | None = None
+    matches: Mapping[str, Statement[tuple[int]]] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the columns that the light rows have."""
+        return cast(tuple[str, ...], cast(Any, self.row)._fields)
+
+    def select(self, source: Any) -> list[Any]:
+        """Return those columns of the table, or of a query of it."""
+        return [source[name] for name in self.names]
+
+    def column(self, name: str) -> Any:
+        return getattr(columns(self.table), name)
+
+    def lacks(self, field: str) -> bool:
+        """Return True if a row may lack the value of this order."""
+        return field == METRIC or bool(self.orders[field].nullable)
+
+
+class Shape(NamedTuple):
+    """All that makes one statement differ from another."""
+
+    listing: Listing[Any]
+    filters: frozenset[str]
+    field: str
+    downward: bool
+    # The rows that have the value they are ordered by, or those that lack it.
+    valued: bool
+    # Of "low" and "high": the places, exclusive, that the page lies between.
+    bounds: frozenset[str]
+    # The column that says whose list a row is in; the dialect, where many are read at once.
+    parent: str | None
+    dialect: str | None
+    # In the order by a metric: the list is short, so its rows are found first and then sorted.
+    short: bool = False
+    # Only the first rows of the list are looked at (`peeked`); of all filters but the indexed ones.
+    peek: bool = False
+
+
+@lru_cache(REMEMBERED)
+def page_statement(shape: Shape) -> Statement[Any]:
+    """Return the rows of one page; for the order by a metric with its value behind the columns."""
+    listing, metric = shape.listing, shape.field == METRIC
+    sort, tie = listing.orders[shape.field], listing.tie
+    by_text = not FOUND_BY.isdisjoint(shape.filters)
+    if by_text:
+        sort, tie = sort if metric else _unwalked(sort), _unwalked(tie)
+    own = columns(listing.table)  # conditions around the first rows may be on any of them
+    selected = list(own) if shape.peek else listing.select(own)
+    of_row = and_(_latest.run_id == tie, _latest.key == bindparam("metric_key"))
+    if metric:
+        selected.append((sort if shape.valued else null()).label("metric_value"))
+    names = sorted(shape.filters)
+    later = [name for name in names if shape.peek and name not in ("experiment_id", *INDEXED)]
+    query = select(*selected).where(
+        *(_condition(listing, name, by_text) for name in names if name not in later)
+    )
+    if metric and shape.short and not by_text:
+        # So that SQLite does not walk the values of all other lists.
+        of_row = and_(_latest.run_id == _unwalked(tie), _latest.key == bindparam("metric_key"))
+    if metric and shape.valued:
+        query = query.join(MetricLatest, of_row).where(sort.is_not(None))
+        tie = _latest.run_id  # so that the index on values gives the order
+    elif metric:
+        query = query.where(~exists().where(of_row, sort.is_not(None)))
+    elif listing.lacks(shape.field):
+        query = query.where(sort.is_not(None) if shape.valued else sort.is_(None))
+    by = [sort, tie] if shape.valued else [tie]
+    query = query.where(*_bounds(by, shape))
+    query = query.order_by(*_directed(by, shape)).limit(bindparam("most"))
+    if shape.dialect is not None:
+        query = _of_each(query, shape)
+    elif shape.parent is not None:
+        query = query.where(listing.column(shape.parent) == bindparam("parent"))
+    if shape.peek:
+        query = _among_first(query, [listing.filters[name] for name in later], shape)
+    return Statement(query, None if metric else listing.row)
+
+
+def _bounds(by: list[Any], shape: Shape) -> Iterator[Any]:
+    """Yield the conditions that a page lies between its cursors."""
+    for bound in sorted(shape.bounds):
+        places: list[Any] = [bindparam(f"{bound}_value")] if shape.valued else []
+        places.append(bindparam(f"{bound}_tie"))
+        key, place = (tuple_(*by), tuple_(*places)) if shape.valued else (by[0], places[0])
+        yield key > place if bound == "low" else key < place
+
+
+def _unwalked(column: Any) -> Any:
+    """Return a column in a form for which SQLite does not take an index.
+
+    It would walk a list of a million runs for the few that have a text.
+    """
+    return column.op("||")("") if isinstance(column.type, AutoString) else column
+
+
+def _condition(listing: Listing[Any], name: str, by_text: bool) -> Any:
+    if by_text and name == "experiment_id":
+        return _unwalked(listing.column(name)) == bindparam(name)
+    return listing.filters[name]
+
+
+def _among_first(query: Select[Any], conditions: list[Any], shape: Shape) -> Select[Any]:
+    """Return those of the first rows of `query` that meet more conditions."""
+    first = query.limit(bindparam("peeked")).subquery("first_rows")
+    adapted: Any = ClauseAdapter(first).traverse
+    sort = first.c.metric_value if shape.field == METRIC else first.c[shape.field]
+    value = [sort] if shape.field == METRIC else []
+    return (
+        select(*shape.listing.select(first.c), *value)
+        .where(*map(adapted, conditions))
+        .order_by(*_directed([sort, first.c[shape.listing.tie.name]], shape))
+        .limit(bindparam("most"))
+    )
+
+
+def _directed(by: list[Any], shape: Shape) -> list[Any]:
+    return [column.desc() if shape.downward else column for column in by]
+
+
+def _of_each(query: Select[Any], shape: Shape) -> Select[Any]:
+    """Return the first rows of `query` for each of many parents, found through the index of each.
+
+    A window function would read every row of every parent. SQLite has no LATERAL; there a
+    correlated list of row numbers is the same walk.
+    """
+    assert shape.parent is not None
+    listing, parents = shape.listing, listed("parents")
+    own = query.where(listing.column(shape.parent) == parents.c.value)
+    if shape.dialect == "postgresql":
+        lateral = own.lateral("page")
+        return select(*lateral.c).select_from(parents.join(lateral, true()))
+    table = cast(Any, listing.table).__table__
+    page: Any = table.alias("page")
+    place: Any = literal_column(f"{table.name}.rowid")
+    rows = own.with_only_columns(place, maintain_column_froms=True).correlate(parents)
+    is_listed = literal_column("page.rowid").in_(rows)
+    by = [page.c[listing.tie.name]]
+    if shape.valued:
+        by.insert(0, page.c[listing.orders[shape.field].name])
+    return (
+        select(*listing.select(page.c))
+        .select_from(parents.join(page, is_listed))
+        .order_by(*_directed(by, shape))
+    )
+
+
+@lru_cache(REMEMBERED)
+def count_statement(
+    listing: Listing[Any], filters: frozenset[str], parent: str | None, newest: bool
+) -> Statement[Any]:
+    """Return the number of rows of a list, counted up to `counted`; with `parent` of each of them.
+
+    `newest`: only of the first rows of the list, `looked_at` of them.
+    """
+    one: Any = literal_column("1")
+    rows = _among_newest(listing, one, filters) if newest else _matching(listing, one, filters)
+    rows = rows.limit(bindparam("counted"))
+    if parent is None:
+        return Statement(select(func.count()).select_from(rows.subquery("counted_rows")))
+    parents, column = listed("parents"), listing.column(parent)
+    own = (column if FOUND_BY.isdisjoint(filters) else _unwalked(column)) == parents.c.value
+    of_parent = rows.where(own).correlate(parents).subquery("counted_rows")
+    number = select(func.count()).select_from(of_parent).scalar_subquery()
+    return Statement(select(parents.c.value, number))
+
+
+def newest_rows(
+    listing: Listing[Any], selected: Any, filters: frozenset[str], newest: bool
+) -> Select[Any]:
+    """Return the query for the rows of a list, newest first.
+
+    `newest`: for those of its newest rows that match, `looked_at` of them.
+    """
+    if newest:
+        return _among_newest(listing, selected, filters)
+    by = [columns(listing.table).created_at, listing.tie]
+    if not FOUND_BY.isdisjoint(filters):
+        by = [_unwalked(column) for column in by]
+    return _matching(listing, selected, filters).order_by(*(column.desc() for column in by))
+
+
+def _matching(listing: Listing[Any], selected: Any, filters: frozenset[str]) -> Select[Any]:
+    by_text = not FOUND_BY.isdisjoint(filters)
+    conditions = [_condition(listing, name, by_text) for name in sorted(filters)]
+    return select(selected).select_from(listing.table).where(*conditions)
+
+
+def _among_newest(listing: Listing[Any], selected: Any, filters: frozenset[str]) -> Select[Any]:
+    own = columns(listing.table)
+    at_once = [name for name in sorted(filters) if name in ("experiment_id", *INDEXED)]
+    rows = select(*own).where(*(listing.filters[name] for name in at_once))
+    rows = rows.order_by(own.created_at.desc(), listing.tie.desc()).limit(bindparam("looked_at"))
+    first = rows.subquery("newest_rows")
+    adapted: Any = ClauseAdapter(first).traverse
+    later = [adapted(listing.filters[name]) for name in sorted(filters) if name not in at_once]
+    return select(adapted(selected)).select_from(first).where(*later)
+
+
+@cache
+def first_few(listing: Listing[Any]) -> Statement[tuple[int]]:
+    rows = (
+        select(listing.tie)
+        .where(listing.filters["experiment_id"])
+        .limit(bindparam("few"))
+        .subquery()
+    )
+    return Statement(select(func.count()).select_from(rows))

@@ -1,0 +1,95 @@
+"""Which rows of a list match: filters as bound parameters, and how a text among them is found.
+
+A text that many rows have is met in the first rows of a list; one that few have is found by the
+index of texts, which for a common one would find nearly all rows.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from app.db.cursors import METRIC
+from app.db.json_lists import number_params
+from app.db.list_statements import FOUND_BY, INDEXED, Listing, first_few
+from app.db.search import GRAM, search_params
+from app.db.sql import Tx, dump
+from app.domain.texts import fold
+
+Parent = tuple[str, str]
+"""A column, and the id that it holds in the rows of a list."""
+
+SEARCH = "search"
+WALKED = ("experiment_id", "active", "archived", "status")
+"""Conditions that most rows with a text are likely to meet."""
+UNVALUED = ("active", "archived")
+"""Conditions without a parameter."""
+FEW = 2_000
+"""Rows of a list that is short: all of it is read, whatever the order."""
+PEEKED = 1_000
+"""Rows among which a text is looked for before the index of texts is asked."""
+MATCHES = 4_000
+"""Rows with a text that are found by it, and then sorted; more are met soon in the list's order."""
+
+
+def bind(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the filters as bound parameters. Lists travel as JSON."""
+    params: dict[str, Any] = {}
+    for name, value in filters.items():
+        assert name in listing.filters, name
+        if name == METRIC:
+            key, least, greatest = value
+            params["filter_key"] = key
+            params["filter_min"] = -math.inf if least is None else least
+            params["filter_max"] = math.inf if greatest is None else greatest
+        elif name == "hyperparam":
+            key, least, greatest = value
+            params |= number_params(key)
+            params["param_min"] = -math.inf if least is None else least
+            params["param_max"] = math.inf if greatest is None else greatest
+        elif name in UNVALUED:
+            continue
+        elif name.startswith(SEARCH):
+            params |= {"search_id": value, "search": fold(value)}
+            if name in FOUND_BY:
+                params |= search_params(tx.dialect, fold(value))
+        else:
+            params[name] = value if isinstance(value, str | bool) else dump(list(value))
+    return params
+
+
+def indexed_search(filters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the filters, with the way of finding a text in a long list."""
+    short = len(fold(filters[SEARCH])) < GRAM
+    return with_search(filters, "search_short" if short else "search_match")
+
+
+def count_hits(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], most: int) -> int:
+    """Return how many rows of the table the index of texts finds, counted up to `most`."""
+    (name,) = FOUND_BY & filters.keys()
+    assert listing.matches is not None
+    asked = search_params(tx.dialect, fold(filters[name]))
+    row = tx.first(listing.matches[name], **asked, most=most)
+    return row[0] if row else 0
+
+
+def is_common(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
+    """Return True if so many rows have a text that the first ones of a list are found by a walk."""
+    return not filters.keys() - {*FOUND_BY, *WALKED} and (
+        count_hits(tx, listing, filters, MATCHES) >= MATCHES
+    )
+
+
+def with_search(filters: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the filters with one way of finding a text: the filter `name` of the list."""
+    rest = {key: value for key, value in filters.items() if key != SEARCH}
+    return rest | {name: filters[SEARCH]}
+
+
+def is_short(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
+    """Return True if few rows pass the filters that have an index."""
+    if any(name in filters for name in INDEXED):
+        return True
+    if "experiment_id" not in filters:
+        return False
+    row = tx.first(first_few(listing), experiment_id=filters["experiment_id"], few=FEW)
+    return row is not None and row[0] < FEW

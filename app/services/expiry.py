@@ -1,0 +1,227 @@
+"""Retention of logs and points: days after a run's end its log goes, and its points are thinned.
+
+list_due(tx, …)       runs of which something is past its time
+expire(tx, …)         one transaction: the columns that tell of it, the event, what is to be done
+list_pending, finish  what the supervisor does about it
+
+An `Expiration` is written in the transaction that decides, so that after a crash at any time either
+nothing has happened, or what is left to do is found and done.
+
+Kept whatever its age: a run of which a checkpoint is a release, and one with the tag `keep`. The
+points of a run stay whole while those of a run that was resumed from it do, whose curves begin with
+them.
+"""
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from sqlalchemy import Executable, and_, delete, exists, insert, or_, select, tuple_
+from sqlalchemy.orm import aliased
+
+from app.db.sql import Tx, columns, query, select_all, statement
+from app.db.tables import (
+    Checkpoint,
+    Experiment,
+    Expiration,
+    MetricSeries,
+    Project,
+    Run,
+    RunTag,
+)
+from app.domain.failpoints import failpoint
+from app.domain.ids import timestamp_after
+from app.services import events, runs
+
+KEEP = "keep"
+"""The tag of a run that retention leaves alone."""
+DAY_SECONDS = 24 * 3600
+
+_run, _experiment, _project = columns(Run), columns(Experiment), columns(Project)
+_checkpoint, _tag, _series = columns(Checkpoint), columns(RunTag), columns(MetricSeries)
+_expiration = columns(Expiration)
+_child: Any = aliased(Run)
+
+
+class Part(StrEnum):
+    """What of a run is past its time."""
+
+    LOG = "log"
+    POINTS = "points"
+
+
+EVENTS = {Part.LOG: "run.log_removed", Part.POINTS: "run.points_thinned"}
+
+
+class Rule(NamedTuple):
+    """Days after a run's end for which its log and its points are kept; None: for ever."""
+
+    logs_days: float | None
+    points_days: float | None
+
+    def days(self, part: Part) -> float | None:
+        """Return the days for one of them."""
+        return self.logs_days if part is Part.LOG else self.points_days
+
+
+class Rules(NamedTuple):
+    """The rule of each project."""
+
+    by_project: Mapping[str, Rule]
+
+    def before(self, now: str, part: Part) -> str:
+        """Return the time before which a run must have ended for any rule to concern it."""
+        days = [days for rule in self.by_project.values() if (days := rule.days(part)) is not None]
+        return _ended_before(now, min(days)) if days else ""
+
+    def due(self, now: str, run: "EndedRun") -> Iterator[Part]:
+        """Yield what is past its time of a run."""
+        rule = self.by_project.get(run.project_id)
+        if rule is None:
+            return  # a project that has been made since
+        for part, is_there in ((Part.LOG, run.has_log), (Part.POINTS, run.has_points)):
+            days = rule.days(part)
+            if is_there and days is not None and run.finished_at < _ended_before(now, days):
+                yield part
+
+
+def _ended_before(now: str, days: float) -> str:
+    return timestamp_after(now, -days * DAY_SECONDS)
+
+
+class EndedRun(NamedTuple):
+    """A run that has ended, and what of it could go."""
+
+    id: str
+    finished_at: str
+    project_id: str
+    has_log: bool
+    has_points: bool
+
+
+class Position(NamedTuple):
+    """How far the runs have been looked through, in the order of their ends."""
+
+    finished_at: str = ""
+    id: str = ""
+
+
+@query(tuple[str, float | None, float | None])
+def _rules() -> Executable:
+    return select(_project.id, _project.logs_days, _project.points_days)
+
+
+_released = exists().where(
+    _checkpoint.run_id == _run.id,
+    or_(_checkpoint.release_tag.is_not(None), _checkpoint.tag_type == "release"),
+)
+_kept = exists().where(_tag.run_id == _run.id, _tag.tag == KEEP)
+_has_log = and_(_run.log_removed_at.is_(None), _run.recipe.is_not(None), _run.attempt > 0)
+_has_points = and_(
+    _run.points_thinned_at.is_(None),
+    exists().where(_series.run_id == _run.id),
+    ~exists().where(_child.parent_run_id == _run.id, _child.points_thinned_at.is_(None)),
+)
+
+
+def _ended(*where: Any) -> Any:
+    found = select(
+        _run.id, _run.finished_at, _experiment.project_id, _has_log.label("has_log"),
+        _has_points.label("has_points"),
+    )  # fmt: skip
+    of_experiment = _experiment.id == _run.experiment_id
+    return (
+        found.select_from(Run)
+        .join(Experiment, of_experiment)
+        .where(_run.finished_at.is_not(None), ~_released, ~_kept, *where)
+    )
+
+
+@query(EndedRun)
+def _due(*, logs_before: str, points_before: str, at: str, id: str, most: int) -> Executable:
+    due: Executable = (
+        _ended(
+            tuple_(_run.finished_at, _run.id) > tuple_(at, id),
+            or_(
+                and_(_run.finished_at < logs_before, _has_log),
+                and_(_run.finished_at < points_before, _has_points),
+            ),
+        )
+        .order_by(_run.finished_at, _run.id)
+        .limit(most)
+    )
+    return due
+
+
+@query(EndedRun)
+def _of_run(*, run: str) -> Executable:
+    found: Executable = _ended(_run.id == run)
+    return found
+
+
+@statement
+def _insert(*, run_id: str, part: str) -> Executable:
+    return insert(Expiration).values(run_id=run_id, part=part)
+
+
+@query(Expiration)
+def _pending(*, run: str, done: str, most: int) -> Executable:
+    position = tuple_(_expiration.run_id, _expiration.part)
+    following = select_all(Expiration).where(position > tuple_(run, done))
+    return following.order_by(_expiration.run_id, _expiration.part).limit(most)
+
+
+@statement
+def _finish(*, run: str, done: str) -> Executable:
+    return delete(Expiration).where(_expiration.run_id == run, _expiration.part == done)
+
+
+def find_rules(tx: Tx, default: Rule) -> Rules:
+    """Return the rule of each project: its own, or the service's where it has none."""
+    return Rules({
+        project_id: Rule(
+            default.logs_days if logs is None else logs,
+            default.points_days if points is None else points,
+        )
+        for project_id, logs, points in tx.all(_rules)
+    })  # fmt: skip
+
+
+def list_due(tx: Tx, rules: Rules, after: Position, most: int) -> list[EndedRun]:
+    """Return the next runs of which something may be past its time, those that ended first."""
+    logs, points = (rules.before(tx.now, part) for part in Part)
+    if not logs and not points:
+        return []
+    return tx.all(
+        _due, logs_before=logs, points_before=points, at=after.finished_at, id=after.id, most=most
+    )
+
+
+def expire(tx: Tx, run_id: str, rules: Rules) -> list[Part]:
+    """Decide that what is past its time of a run goes, with an event each; return what that is."""
+    run = runs.lock(tx, run_id)
+    ended = tx.first(_of_run, run=run_id)
+    parts = list(rules.due(tx.now, ended)) if ended is not None else []
+    if not parts:
+        return []
+    if Part.LOG in parts:
+        run = runs.change(tx, run, log_removed_at=tx.now)
+    if Part.POINTS in parts:
+        runs.change(tx, run, points_thinned_at=tx.now)
+    for part in parts:
+        tx.send(_insert, run_id=run_id, part=part.value)
+        days = rules.by_project[ended.project_id].days(part) if ended is not None else None
+        events.append(tx, run.experiment_id, EVENTS[part], run_id=run_id, kept_days=days)
+    failpoint("expire.decided")
+    return parts
+
+
+def list_pending(tx: Tx, after: Expiration | None, most: int) -> list[Expiration]:
+    """Return what was decided and is not yet done, those after one of them."""
+    run, part = (after.run_id, after.part) if after is not None else ("", "")
+    return tx.all(_pending, run=run, done=part, most=most)
+
+
+def finish(tx: Tx, expiration: Expiration) -> None:
+    """Record that it is done. May be repeated."""
+    tx.run(_finish, run=expiration.run_id, done=expiration.part)

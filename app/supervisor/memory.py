@@ -1,0 +1,130 @@
+"""What the supervisor remembers between its ticks: of the queue, an attempt, an engine, alerts.
+
+All of it is a cache: a restarted server reads it again from the database, the disk and the engines.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from app.domain.alerts import MetricWatch
+from app.domain.health import HealthWatch
+from app.domain.lifecycle import Reason
+from app.domain.queue import Plan
+from app.domain.resources import Capacity
+from app.launchers.base import JobStatus, Key
+from app.services.live_runs import QueueCursor
+from app.storage.event_files import EventFiles
+from app.storage.readers import Readers
+
+
+@dataclass
+class QueueSnapshot:
+    """How far the queue was looked at, and what was found up to there.
+
+    While the machine is the same and nothing in the queue could start, the next look goes on from
+    it.
+    """
+
+    machine: object
+    counted_at: float
+    """When the waiting runs were last counted (monotonic)."""
+    cursor: QueueCursor = field(default_factory=QueueCursor)
+    waiting: int = 0
+    plan: Plan = field(default_factory=lambda: Plan({}))
+    """What is admitted, and what runs that wait keep back."""
+    places: Counter[str] = field(default_factory=Counter)
+    """How many runs wait for each launcher, up to there."""
+    projects: set[str] = field(default_factory=set)
+    """Those of the runs that wait."""
+    holders: list[str] = field(default_factory=list)
+    """The runs that others wait behind, or make room for."""
+    look_again_at: float = math.inf
+    """When a run that has been passed over may start (monotonic)."""
+    is_stuck: bool = True
+    """Nothing up to `place` could start."""
+
+
+@dataclass
+class AlertWatches:
+    """How far the metrics of runs are compared with the rules of their projects."""
+
+    Seen = dict[tuple[str, int, str, float | None, int], tuple[MetricWatch, str | None]]
+
+    seen: Seen = field(default_factory=dict)
+    looked_at: float = -math.inf
+    """When the rules were last asked for (monotonic)."""
+    since: str | None = None
+    """Runs that ended before it have been looked at."""
+
+
+@dataclass
+class AttemptState:
+    """What the supervisor remembers of one attempt."""
+
+    # The last heartbeat, and the `listening_seconds` at which it was first seen.
+    last_heartbeat: tuple[str, float] | None = None
+    # When the launcher was called, or the attempt was first missed (monotonic).
+    launched_at: float | None = None
+    # The last progress, and the `listening_seconds` at which it was first seen.
+    last_progress: tuple[str, float] | None = None
+    # When its trainer began (monotonic): its own word, else when it was first seen.
+    began_at: float | None = None
+    # The `listening_seconds` at which its trainer was asked to stop.
+    stop_sent_at: float | None = None
+    # The last pulse of an agent that is reached over HTTP, and the `listening_seconds` at which it
+    # was first seen; and since when (the same) its engine has no such job.
+    last_pulse: tuple[str, float] | None = None
+    missing_since: float | None = None
+    # Since when (the same) its agent's record of an end waits for the engine's word on that.
+    record_since: float | None = None
+    # Turns readable when the process of the attempt ends; None when it has, or where there is none.
+    exit_fd: int | None = None
+    # Its process is observed, and its trainer knows where this server is.
+    is_watched: bool = False
+    address_written: bool = False
+    # Its processes are gone and its spool is taken in.
+    is_finished: bool = False
+    # When the next attempt may start (monotonic), where this one is to be tried again.
+    retry_at: float | None = None
+    # What the run's `status_reason` says of it while it goes on, and the sentence that this hides.
+    notice: Reason | None = None
+    hidden_detail: str | None = None
+    # The machines that its engine names, as they are on record.
+    nodes: tuple[str, ...] = ()
+    # What its engine last said of its waiting, without its place in the queue.
+    engine_words: str | None = None
+    # How far its metrics are looked at by the rules of its recipe.
+    health: HealthWatch | None = None
+    # TensorBoard's files, as far as they are read.
+    event_files: EventFiles | None = None
+    # Why its trainer was stopped, while the database could not record it.
+    unrecorded: tuple[Reason, str] | None = None
+
+
+@dataclass
+class EngineState:
+    """The last answers of a launcher whose agents are elsewhere."""
+
+    # All calls of the launcher: a controller that hangs holds up its own runs alone.
+    thread: Readers = field(default_factory=lambda: Readers(1))
+    # What it said of which attempts, and when it was asked (monotonic).
+    statuses: Mapping[Key, JobStatus] = field(default_factory=dict)
+    asked: frozenset[Key] = frozenset()
+    looked_at: float = -math.inf
+    # What it offers, and why nothing can be submitted to it now.
+    capacity: Capacity | None = None
+    trouble: str | None = "It has not answered yet."
+    has_answered: bool = False
+    offered_at: float = -math.inf
+    # What waited in its queue at the last tick.
+    submitted: frozenset[Key] = frozenset()
+    strays_at: float = -math.inf
+    # Nodes on which attempts have failed, and when that was last looked up (monotonic).
+    suspects: tuple[str, ...] = ()
+    suspects_at: float = -math.inf
+    # What it shall stop and kill, and when it was last told so (monotonic).
+    to_stop: set[Key] = field(default_factory=set)
+    to_kill: set[Key] = field(default_factory=set)
+    told: dict[tuple[Key, bool], float] = field(default_factory=dict)

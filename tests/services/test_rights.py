@@ -1,0 +1,234 @@
+"""What is remembered of users' rights is what the database says, in each transaction's snapshot.
+
+Seen red: without the second look at `known`, a read that is overtaken sees what came after its
+user had left the project; with a table left out of RIGHTS, the walk finds what is not its user's.
+"""
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from sqlalchemy import Executable, delete, insert, select, update
+
+from app.db import rights
+from app.db.acting import acting_as
+from app.db.database import Database
+from app.db.rights import KnownRights
+from app.db.sql import Statement, Tx, columns, query
+from app.db.sqlite import SqliteDatabase
+from app.db.tables import ApiToken, Experiment, Membership, Project, User
+from app.domain.permissions import DEFAULT_PROJECT, Permission, Role
+from app.domain.principals import Principal
+from app.domain.requests import ExperimentRequest
+from app.domain.team import (
+    MemberRequest,
+    ProjectRequest,
+    TokenRequest,
+    UserRequest,
+    UserUpdate,
+    new_token,
+)
+from app.errors import NotFound, NotPermitted, Unauthorized
+from app.services import api_tokens, deletion, experiments, projects, users
+
+pytestmark = pytest.mark.anyio
+
+
+@query(tuple[str])
+def _ids() -> Executable:
+    return select(columns(Experiment).id)
+
+
+def seen(tx: Tx) -> set[str]:
+    return {row[0] for row in tx.all(_ids)}
+
+
+def member(tx: Tx, project_id: str, role: Role) -> None:
+    projects.set_member(tx, project_id, MemberRequest(user="alice", role=role))
+
+
+def experiment(tx: Tx, project: str) -> str:
+    request = ExperimentRequest(name="e", task_type="t", project=project)
+    return experiments.create(tx, request).id
+
+
+async def a_user(db: Database, **more: Any) -> tuple[str, Principal]:
+    """Alice and her principal."""
+    user = await db.write(users.create, UserRequest(name="alice"))
+    secret = new_token()
+    await db.write(api_tokens.create, TokenRequest(user="alice", **more), secret)
+    known = await db.read(api_tokens.find, secret)
+    assert known is not None
+    return user.id, known.principal
+
+
+@pytest.mark.parametrize("table", [User, ApiToken, Membership, Project])
+def test_every_write_of_what_decides_is_told(table: Any) -> None:
+    column = next(iter(columns(table)))
+    for clause in (
+        insert(table), update(table).values({column.name: "x"}), delete(table),
+        delete(table).where(column.in_(select(columns(Experiment).id))),
+    ):  # fmt: skip
+        for dialect in ("sqlite", "postgresql"):
+            assert Statement[Any](clause).compiled(dialect).changes_rights, clause
+    assert not Statement[Any](select(column)).compiled("sqlite").changes_rights
+    assert Statement[Any](delete(Experiment)).compiled("sqlite").changes_rights
+    assert not Statement[Any](insert(Experiment)).compiled("sqlite").changes_rights
+
+
+class Overtaken(KnownRights):
+    """Lets something be committed between a transaction's two looks at what is known."""
+
+    def __init__(self) -> None:
+        self.change: Any = None
+        super().__init__()
+
+    @property
+    def known(self) -> Any:
+        value, change = self._value, self.change
+        self.change = None
+        if change is not None:
+            change()
+        return value
+
+    @known.setter
+    def known(self, value: Any) -> None:
+        self._value = value
+
+
+async def test_a_read_that_is_overtaken_sees_nothing_of_what_came_later(db: Database) -> None:
+    if not isinstance(db, SqliteDatabase):
+        return  # there each transaction asks
+    user_id, alice = await a_user(db)
+    project = (await db.write(projects.create, ProjectRequest(name="p"))).id
+    for each in (project, DEFAULT_PROJECT):  # all there are, so that nothing is looked up
+        await db.write(member, each, Role.VIEWER)
+    before = {await db.write(experiment, "p")}
+    overtaken = db._rights = Overtaken()
+    with acting_as(alice):
+        assert await db.read(seen) == before
+    loop = asyncio.get_running_loop()
+
+    def change() -> None:  # in the thread of the scan, whose snapshot is not taken yet
+        for work in (
+            db.write(projects.remove_member, project, user_id),
+            db.write(experiment, "p"),
+        ):
+            asyncio.run_coroutine_threadsafe(work, loop).result(30)
+
+    with acting_as(alice):
+        overtaken.change = change
+        assert await db.scan(seen) == set()
+        assert overtaken.change is None
+
+
+async def test_what_is_remembered_is_what_is_so_whatever_is_changed(db: Database) -> None:
+    """A random walk over all that decides, against a model of it."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    dice = random.Random(seed)
+    user_id, alice = await a_user(db)
+    roles: dict[str, Role] = {}
+    names: dict[str, str] = {}
+    of: dict[str, str] = {}
+    admin = disabled = False
+    for number in range(150):
+        step = dice.randrange(7)
+        project = dice.choice(list(names)) if names else ""
+        if step == 0 or not names:
+            made = await db.write(projects.create, ProjectRequest(name=f"p{number}"))
+            names[made.id] = made.name
+        elif step == 1:
+            roles[project] = dice.choice([Role.VIEWER, Role.MEMBER, Role.MAINTAINER])
+            await db.write(member, project, roles[project])
+        elif step == 2 and roles:
+            project = dice.choice(list(roles))
+            del roles[project]
+            await db.write(projects.remove_member, project, user_id)
+        elif step == 3:
+            of[await db.write(experiment, names[project])] = project
+        elif step == 4 and of:
+            gone = dice.choice(list(of))
+            del of[gone]
+            await db.write(deletion.delete_experiment, gone)
+        elif step == 5:
+            admin = not admin
+            await db.write(users.update, user_id, UserUpdate(is_admin=admin))
+        elif step == 6:
+            disabled = dice.random() < 0.3
+            await db.write(users.update, user_id, UserUpdate(disabled=disabled))
+        with acting_as(alice):
+            if disabled:
+                with pytest.raises(Unauthorized):
+                    await db.read(seen)
+                continue
+            expected = {id for id, within in of.items() if admin or within in roles}
+            assert await db.read(seen) == expected
+            assert await db.scan(seen) == expected
+            for id, within in [*of.items(), ("exp_" + "0" * 26, "")]:
+                role = Role.ADMIN if admin else roles.get(within)
+                assert await db.read(allowed, id) == (
+                    None if role is None else role.may(Permission.WRITE)
+                )
+
+
+def allowed(tx: Tx, experiment_id: str) -> bool | None:
+    """Whether an experiment may be written to; None: it is not there."""
+    try:
+        tx.require(Permission.WRITE, experiment_id)
+    except NotFound:
+        return None
+    except NotPermitted:
+        return False
+    return True
+
+
+async def test_a_change_that_is_rolled_back_changes_nothing_that_is_remembered(
+    db: Database,
+) -> None:
+    _, alice = await a_user(db)
+    project = (await db.write(projects.create, ProjectRequest(name="p"))).id
+    made = await db.write(experiment, "p")
+
+    def fails(tx: Tx) -> None:
+        member(tx, project, Role.MEMBER)
+        raise RuntimeError("planted")
+
+    for _ in range(3):
+        with acting_as(alice):
+            assert await db.read(seen) == set()
+        with pytest.raises(RuntimeError, match="planted"):
+            await db.write(fails)
+    await db.write(member, project, Role.VIEWER)
+    with acting_as(alice):
+        assert await db.read(seen) == {made}
+
+
+async def test_rights_are_read_again_when_the_token_ends_and_after_a_while(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user_id, alice = await a_user(db)
+    with acting_as(alice):
+        assert await db.read(seen) == set()
+    if isinstance(db, SqliteDatabase):
+        known = db._rights.known
+        assert known is not None
+        ((token_id, remembered),) = known.items()
+        assert token_id == alice.token_id
+        # An operator has changed the file by hand, and what is remembered has got old.
+        await by_hand(db, user_id)
+        known[token_id] = rights.Rights(None, {}, until="2020")
+        assert remembered.until > "2020"
+    else:
+        await by_hand(db, user_id)
+    with acting_as(alice), pytest.raises(Unauthorized):
+        await db.read(seen)
+
+
+async def by_hand(db: Database, user_id: str) -> None:
+    def disable(tx: Tx) -> None:
+        tx._known_rights = None
+        users.update(tx, user_id, UserUpdate(disabled=True))
+
+    await db.write(disable)
