@@ -16,6 +16,9 @@ typedef int nvmlReturn_t;
 typedef struct nvmlDevice_st { unsigned index; } *nvmlDevice_t;
 typedef struct { unsigned int gpu, memory; } nvmlUtilization_t;
 typedef struct { unsigned long long total, free, used; } nvmlMemory_t;
+typedef struct {
+    unsigned version; unsigned long long total, reserved, free, used;
+} nvmlMemory_v2_t;
 static struct nvmlDevice_st devices[2] = {{0}, {1}};
 static int begun = 0;
 
@@ -46,6 +49,17 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory) 
     memory->free = memory->total - memory->used;
     return 0;
 }
+#ifndef OLD
+nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory) {
+    if (memory->version != (sizeof(nvmlMemory_v2_t) | (2 << 24))) return 25;
+    if (device->index) return 3;  /* not supported */
+    memory->total = 85899345920ULL;
+    memory->reserved = 4294967296ULL;
+    memory->used = 17179869184ULL;
+    memory->free = memory->total - memory->reserved - memory->used;
+    return 0;
+}
+#endif
 nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *milliwatts) {
     *milliwatts = 350500;
     return device->index ? 3 : 0;
@@ -62,14 +76,18 @@ print(json.dumps([name_gpus(), Sampler().read()]))
 """
 
 
+def build(folder: Path, *flags: str) -> Path:
+    """Compile a libnvidia-ml.so.1 in a folder."""
+    (folder / "nvml.c").write_text(LIBRARY)
+    flags = ("-shared", "-fPIC", "-Wall", "-Werror", *flags)
+    subprocess.run(["cc", *flags, "-o", "libnvidia-ml.so.1", "nvml.c"], cwd=folder, check=True)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a libnvidia-ml.so.1."""
-    folder = tmp_path_factory.mktemp("nvml")
-    (folder / "nvml.c").write_text(LIBRARY)
-    command = ["cc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", "libnvidia-ml.so.1", "nvml.c"]
-    subprocess.run(command, cwd=folder, check=True)
-    return folder
+    return build(tmp_path_factory.mktemp("nvml"))
 
 
 def read(library: Path, **more: str) -> tuple[list[str], dict[str, Any]]:
@@ -86,11 +104,17 @@ def test_every_gpu_is_read_by_its_library(library: Path) -> None:
     assert names == ["First GPU", "Second GPU"]
     assert values == {
         "system/gpu0/utilization_percent": 70.0, "system/gpu1/utilization_percent": 71.0,
-        "system/gpu0/memory_mb": 21474.83648, "system/gpu1/memory_mb": 21474.83648,
-        "system/gpu0/memory_percent": 25.0, "system/gpu1/memory_percent": 25.0,
+        "system/gpu0/memory_mb": 17179.869184,  # without what the driver keeps for itself
+        "system/gpu0/memory_percent": 20.0,
+        "system/gpu1/memory_mb": 21474.83648, "system/gpu1/memory_percent": 25.0,  # cannot tell
         "system/gpu0/temperature_c": 61.0, "system/gpu1/temperature_c": 61.0,
         "system/gpu0/power_w": 350.5,  # the second cannot tell
     }  # fmt: skip
+
+
+def test_an_old_driver_is_read_as_well(tmp_path: Path) -> None:
+    _, values = read(build(tmp_path, "-DOLD"))
+    assert values["system/gpu0/memory_mb"] == values["system/gpu1/memory_mb"] == 21474.83648
 
 
 @pytest.mark.parametrize(

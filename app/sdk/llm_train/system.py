@@ -214,8 +214,19 @@ class _Utilization(ctypes.Structure):
 
 
 class _Memory(ctypes.Structure):
+    """nvmlMemory_t, whose `used` counts what the driver keeps for itself: 500 MB of an H100."""
+
     _fields_ = [
         ("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong),
+    ]  # fmt: skip
+
+
+class _MemoryApart(ctypes.Structure):
+    """nvmlMemory_v2_t, of drivers since 510: `used` is what nvidia-smi shows."""
+
+    _fields_ = [
+        ("version", ctypes.c_uint), ("total", ctypes.c_ulonglong), ("reserved", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong),
     ]  # fmt: skip
 
 
@@ -236,10 +247,10 @@ class Gpu:
     def read(self) -> dict[str, float]:
         """Return the values by name."""
         library, handle, values = self._library, self._handle, dict[str, float]()
-        use, memory, number = _Utilization(), _Memory(), ctypes.c_uint()
+        use, number = _Utilization(), ctypes.c_uint()
         if not library.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(use)):
             values["utilization_percent"] = float(use.gpu)
-        if not library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) and memory.total:
+        if (memory := self._read_memory()) and memory.total:
             values["memory_mb"] = memory.used / 1e6
             values["memory_percent"] = 100 * memory.used / memory.total
         if not library.nvmlDeviceGetPowerUsage(handle, ctypes.byref(number)):
@@ -247,6 +258,15 @@ class Gpu:
         if not library.nvmlDeviceGetTemperature(handle, 0, ctypes.byref(number)):
             values["temperature_c"] = float(number.value)
         return values
+
+    def _read_memory(self) -> "_MemoryApart | _Memory | None":
+        apart = _MemoryApart(version=ctypes.sizeof(_MemoryApart) | 2 << 24)
+        read = getattr(self._library, "nvmlDeviceGetMemoryInfo_v2", None)
+        if read is not None and not read(self._handle, ctypes.byref(apart)):
+            return apart
+        whole = _Memory()
+        failed = self._library.nvmlDeviceGetMemoryInfo(self._handle, ctypes.byref(whole))
+        return None if failed else whole
 
 
 def name_gpus() -> list[str]:

@@ -1,5 +1,7 @@
 """FSDP2 with sharded checkpoints (torch.distributed.checkpoint), saved by all ranks."""
 
+import os
+
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -10,14 +12,17 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-dist.init_process_group("gloo")
+device = os.environ.get("TRAINER_DEVICE", "cpu")
+dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
 reporter = Reporter.from_env()
 ranks = Ranks(reporter)
 hyperparams = reporter.hyperparams
 steps, asynchronous = hyperparams["max_steps"], hyperparams.get("asynchronous", False)
 torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64))
-mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 64)).to(
+    device
+)
+mesh = init_device_mesh(device, (dist.get_world_size(),))
 for layer in (model[0], model[2], model):
     fully_shard(layer, mesh=mesh)
 optimizer = torch.optim.AdamW(model.parameters(), lr=hyperparams["learning_rate"])
@@ -38,7 +43,7 @@ if reporter.resume_path is not None:
     start = int(loaded["step"])
 reporter.effective(max_steps=steps)
 for step in range(start + 1, steps + 1):
-    batch = torch.randn(16, 64)
+    batch = torch.randn(16, 64, device=device)
     loss = spoil((model(batch) - batch).pow(2).mean(), step)
     optimizer.zero_grad()
     loss.backward()

@@ -13,6 +13,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    set_seed,
 )
 
 
@@ -37,6 +38,7 @@ print("starts from", resume_path())
 shape = (hyperparams.get("rows", 256), 32)
 rows = torch.randint(3, 500, shape, generator=torch.Generator().manual_seed(0))
 data = [{"input_ids": row, "labels": row} for row in rows]
+set_seed(args.seed)
 trainer = Spoiled(
     model=LlamaForCausalLM(LlamaConfig.from_pretrained(model_path)),  # its first weights: random
     args=args,

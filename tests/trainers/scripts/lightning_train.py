@@ -47,8 +47,10 @@ validation = torch.utils.data.DataLoader(
     torch.randn(hyperparams.get("validation", 16), 64), batch_size=1
 )
 save_steps = hyperparams["save_steps"]
+device = os.environ.get("TRAINER_DEVICE", "cpu")
 trainer = Trainer(
-    accelerator="cpu",
+    accelerator=device,
+    precision="bf16-mixed" if device == "cuda" else "32-true",
     devices=int(os.environ.get("WORLD_SIZE", "1")),
     strategy="ddp" if "WORLD_SIZE" in os.environ else "auto",
     max_steps=hyperparams["max_steps"],
