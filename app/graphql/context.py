@@ -117,20 +117,20 @@ class Context:
         task.add_done_callback(self._tasks.discard)
 
     async def _finish(self, batch: "list[_Asked]", read: Reader, effort: Effort) -> None:
-        keys = list(dict.fromkeys(key for asked in batch for key in asked.keys))
+        keys = list(dict.fromkeys(key for load in batch for key in load.keys))
         try:
             answers = await self.db.fetch(effort, read, keys)
             by_key = dict(zip(keys, answers, strict=True))
-            for asked in batch:
-                if not asked.answer.done():
-                    asked.answer.set_result([by_key[key] for key in asked.keys])
+            for load in batch:
+                if not load.answer.done():
+                    load.answer.set_result([by_key[key] for key in load.keys])
         except Exception as error:
-            for asked in batch:
-                if not asked.answer.done():
-                    asked.answer.set_exception(error)
+            for load in batch:
+                if not load.answer.done():
+                    load.answer.set_exception(error)
         finally:
-            for asked in batch:
-                asked.answer.cancel()  # where this read was given up
+            for load in batch:
+                load.answer.cancel()  # where this read was given up
 
     async def rows(self, table: type[Any], ids: list[str | None]) -> list[Any]:
         """Return the rows with these ids, None where there is none."""

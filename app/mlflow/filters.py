@@ -55,11 +55,11 @@ class Field(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """One comparison; `wanted` holds one value, or those of a list."""
+    """One comparison; `operands` holds one value, or those of a list."""
 
     field: Field
     sign: str
-    wanted: tuple[str, ...]
+    operands: tuple[str, ...]
 
     def holds(self, view: View) -> bool:
         """Return True if a view fulfils it; what a view lacks fulfils nothing but IS NULL."""
@@ -68,7 +68,7 @@ class Condition(NamedTuple):
             return not values
         if self.sign == "IS NOT NULL":
             return bool(values)
-        return any(_compare(value, self.sign, self.wanted) for value in values)
+        return any(_compare(value, self.sign, self.operands) for value in values)
 
 
 class Order(NamedTuple):
@@ -108,10 +108,10 @@ def parse_filter(text: str, kind: str) -> list[Condition]:
         if clause is None:
             raise _not_understood(text[at:])
         sign = " ".join(clause["sign"].upper().split())
-        wanted = _wanted(clause["value"])
+        operands = _operands(clause["value"])
         field = _field(clause["entity"], clause["key"], kind)
-        _check_condition(text, field, sign, wanted)
-        conditions.append(Condition(field, sign, wanted))
+        _check_condition(text, field, sign, operands)
+        conditions.append(Condition(field, sign, operands))
         at = clause.end()
         if text[at:].strip():
             joined = _AND.match(text, at)
@@ -151,7 +151,7 @@ def _field(entity: str | None, key: str, kind: str) -> Field:
     return Field(entity_name, key)
 
 
-def _wanted(text: str | None) -> tuple[str, ...]:
+def _operands(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ()
     listed = text[1:-1] if text.startswith("(") else text
@@ -162,16 +162,16 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if text[0] in "'\"" else text
 
 
-def _check_condition(text: str, field: Field, sign: str, wanted: tuple[str, ...]) -> None:
+def _check_condition(text: str, field: Field, sign: str, operands: tuple[str, ...]) -> None:
     if sign.startswith("IS "):
-        fits = not wanted
+        fits = not operands
     elif sign.endswith("IN"):
-        fits = bool(wanted)
+        fits = bool(operands)
     else:
-        fits = len(wanted) == 1
-    if fits and field.entity == "metrics" and wanted:
+        fits = len(operands) == 1
+    if fits and field.entity == "metrics" and operands:
         try:
-            fits = bool([float(value) for value in wanted])
+            fits = bool([float(value) for value in operands])
         except ValueError:
             fits = False
     if not fits:
@@ -201,16 +201,16 @@ def values_of(view: View, field: Field) -> list[Any]:
     return [each["value"] for each in pairs if each["key"] == field.key][:1]
 
 
-def _compare(value: Any, sign: str, wanted: tuple[str, ...]) -> bool:
+def _compare(value: Any, sign: str, operands: tuple[str, ...]) -> bool:
     if sign == "IN":
-        return str(value) in wanted
+        return str(value) in operands
     if sign == "NOT IN":
-        return str(value) not in wanted
+        return str(value) not in operands
     if sign == "LIKE":
-        return _is_like(str(value), wanted[0])
+        return _is_like(str(value), operands[0])
     if sign == "ILIKE":
-        return _is_like(str(value).casefold(), wanted[0].casefold())
-    own, other = _comparable(value, wanted[0])
+        return _is_like(str(value).casefold(), operands[0].casefold())
+    own, other = _comparable(value, operands[0])
     match sign:
         case "=":
             return bool(own == other)
@@ -225,14 +225,14 @@ def _compare(value: Any, sign: str, wanted: tuple[str, ...]) -> bool:
     return bool(own >= other)
 
 
-def _comparable(value: Any, wanted: str) -> tuple[Any, Any]:
+def _comparable(value: Any, operand: str) -> tuple[Any, Any]:
     """Return both as numbers where the value is one (NaN is a text in a view), else as texts."""
     if isinstance(value, int | float) or value in ("NaN", "Infinity", "-Infinity"):
         try:
-            return float(value), float(wanted)
+            return float(value), float(operand)
         except ValueError:
             pass
-    return str(value), wanted
+    return str(value), operand
 
 
 def _is_like(text: str, pattern: str) -> bool:
@@ -240,20 +240,20 @@ def _is_like(text: str, pattern: str) -> bool:
 
     Not with a regular expression: one of many % would take for ever.
     """
-    at = place = 0
+    at = position = 0
     star, resume = -1, 0
     while at < len(text):
-        if place < len(pattern) and pattern[place] == "%":
-            star, resume = place, at
-            place += 1
-        elif place < len(pattern) and pattern[place] in ("_", text[at]):
-            at, place = at + 1, place + 1
+        if position < len(pattern) and pattern[position] == "%":
+            star, resume = position, at
+            position += 1
+        elif position < len(pattern) and pattern[position] in ("_", text[at]):
+            at, position = at + 1, position + 1
         elif star >= 0:
             resume += 1
-            at, place = resume, star + 1
+            at, position = resume, star + 1
         else:
             return False
-    return all(rest == "%" for rest in pattern[place:])
+    return all(rest == "%" for rest in pattern[position:])
 
 
 class _SortKey:

@@ -104,53 +104,54 @@ def train(reporter: Reporter) -> None:
     """Train as the reporter's spec says. Raises CannotTrain before the first step or not at all."""
     from app.recipes import charlm
 
-    asked = read_hyperparams(reporter.hyperparams)
-    text, training = prepare(reporter, asked)
+    hyperparams = read_hyperparams(reporter.hyperparams)
+    text, training = prepare(reporter, hyperparams)
     held_out = text.held_out(EVALUATE_WINDOWS)
-    while training.step < asked.steps:
+    while training.step < hyperparams.steps:
         started = time.perf_counter()
-        step, rate = training.step + 1, asked.learning_rate_at(training.step + 1)
-        loss = training.advance(asked.batch_size, rate)
-        speed = asked.batch_size / (time.perf_counter() - started)
+        step, rate = training.step + 1, hyperparams.learning_rate_at(training.step + 1)
+        loss = training.advance(hyperparams.batch_size, rate)
+        speed = hyperparams.batch_size / (time.perf_counter() - started)
         metrics = {"loss": loss, "learning_rate": rate, "tokens_per_second": speed}
-        if step % EVALUATE_EVERY == 0 or step == asked.steps:
+        if step % EVALUATE_EVERY == 0 or step == hyperparams.steps:
             metrics["val_loss"] = charlm.loss(training.params, *held_out)
             say(
-                f"step {step}/{asked.steps}  loss {loss:.4f}  val_loss {metrics['val_loss']:.4f}  "
+                f"step {step}/{hyperparams.steps}  loss {loss:.4f}  "
+                f"val_loss {metrics['val_loss']:.4f}  "
                 f"learning_rate {rate:.2e}  {speed:,.0f} characters/s"
             )
-        reporter.log(step, total_steps=asked.steps, **metrics)
-        time.sleep(asked.step_delay_ms / 1000)
+        reporter.log(step, total_steps=hyperparams.steps, **metrics)
+        time.sleep(hyperparams.step_delay_ms / 1000)
 
         stopping = reporter.should_stop  # read once: the checkpoint's name and the return agree
-        if stopping or step == asked.steps or step % asked.checkpoint_every == 0:
+        if stopping or step == hyperparams.steps or step % hyperparams.checkpoint_every == 0:
             with reporter.checkpoint(step, None if stopping else f"step-{step:06d}") as directory:
                 training.save(directory)
             say(f"saved at step {step}")
-        if stopping and step < asked.steps:
+        if stopping and step < hyperparams.steps:
             return
     say(f"a sample: {charlm.sample(training.params, text, 200)!r}")
     reporter.finish()
 
 
-def prepare(reporter: Reporter, asked: Hyperparams) -> "tuple[charlm.Text, charlm.Training]":
+def prepare(reporter: Reporter, hyperparams: Hyperparams) -> "tuple[charlm.Text, charlm.Training]":
     """Return the text and a model at its first step, or where the run resumes from."""
     from app.recipes import charlm
 
     dataset, characters = read_text(reporter.spec.get("dataset") or {})
-    if len(characters) < 20 * asked.context:
-        raise CannotTrain(f"{dataset} is too short for a context of {asked.context}")
-    text = charlm.Text(characters, asked.context)
-    training = charlm.Training(text, asked.context, asked.hidden, asked.seed)
+    if len(characters) < 20 * hyperparams.context:
+        raise CannotTrain(f"{dataset} is too short for a context of {hyperparams.context}")
+    text = charlm.Text(characters, hyperparams.context)
+    training = charlm.Training(text, hyperparams.context, hyperparams.hidden, hyperparams.seed)
     say(
         f"{sum(array.size for array in training.params.values()):,} parameters; {dataset}: "
         f"{len(characters):,} characters, {len(text.vocabulary)} different ones; "
         f"guessing by their frequency would cost {text.unigram_entropy():.3f} nats each"
     )
     if reporter.resume_path:
-        resume(training, reporter.resume_path, asked.steps)
+        resume(training, reporter.resume_path, hyperparams.steps)
         say(f"resumed at step {training.step} from {reporter.resume_path.name}")
-    reporter.effective(**asdict(asked), dataset=dataset)
+    reporter.effective(**asdict(hyperparams), dataset=dataset)
     return text, training
 
 

@@ -90,8 +90,8 @@ async def execute(request: Request) -> Response:
     except ServiceError as error:
         if error.status >= 500 or error.status == 429:  # which the client is to repeat
             return error_response(error)
-        told = {"message": error.detail, "extensions": {"code": error.code}}
-        return json_response({"data": None, "errors": [told]})
+        problem = {"message": error.detail, "extensions": {"code": error.code}}
+        return json_response({"data": None, "errors": [problem]})
     return json_response({"data": data})
 
 
@@ -105,17 +105,17 @@ async def _nothing(request: Request, access: Access, variables: Mapping[str, Any
 
 
 async def _upsert(request: Request, access: Access, variables: Mapping[str, Any]) -> Answer:
-    wanted = _parse(UpsertBucket, variables)
-    config = _read_config(wanted.config)
+    upsert = _parse(UpsertBucket, variables)
+    config = _read_config(upsert.config)
     heartbeat = request.app.state.settings.tracking_heartbeat_seconds
     db = request.app.state.db
     try:
-        run, experiment, made = await db.write(_begin, access, wanted, config, heartbeat)
+        run, experiment, made = await db.write(_begin, access, upsert, config, heartbeat)
     except NameTaken:  # another process of the same run was faster
-        run, experiment, made = await db.write(_begin, access, wanted, config, heartbeat)
-    named = wanted.name or run.id
+        run, experiment, made = await db.write(_begin, access, upsert, config, heartbeat)
+    named = upsert.name or run.id
     project = {
-        "id": experiment.id, "name": wanted.project or experiment.name,
+        "id": experiment.id, "name": upsert.project or experiment.name,
         "entity": {"id": ENTITY, "name": ENTITY},
     }  # fmt: skip
     bucket = {
@@ -126,25 +126,25 @@ async def _upsert(request: Request, access: Access, variables: Mapping[str, Any]
 
 
 def _begin(
-    tx: Tx, access: Access, wanted: UpsertBucket, config: dict[str, Any], heartbeat: float
+    tx: Tx, access: Access, upsert: UpsertBucket, config: dict[str, Any], heartbeat: float
 ) -> tuple[Run, Experiment, bool]:
     """Return a run, its experiment, and True if it was created just now.
 
     Raises NotFound, RunFinished, InvalidInput, and NameTaken if another one creates it as well.
     """
-    project = wanted.project or DEFAULT_PROJECT
-    run, made = find_run(tx, access, project, wanted.name or ""), False
+    project = upsert.project or DEFAULT_PROJECT
+    run, made = find_run(tx, access, project, upsert.name or ""), False
     if run is None:
         experiment = tracking.get_or_create_experiment(tx, project, "wandb")
-        run = tracking.create_run(tx, experiment.id, wanted.displayName or "", {}, heartbeat)
+        run = tracking.create_run(tx, experiment.id, upsert.displayName or "", {}, heartbeat)
         made = True
-        if wanted.name and not labels.add_alias(tx, scope_of(experiment.id), wanted.name, run.id):
-            raise NameTaken(f"Run {wanted.name!r:.100} exists already.")
+        if upsert.name and not labels.add_alias(tx, scope_of(experiment.id), upsert.name, run.id):
+            raise NameTaken(f"Run {upsert.name!r:.100} exists already.")
     elif RunStatus(run.status) in TERMINAL:
         raise RunFinished(f"The run is {run.status}; nothing more is recorded.")
-    elif wanted.displayName and run.name is None:
-        run = tracking.rename(tx, run.id, wanted.displayName)
-    labels.set_labels(tx, run.id, _labels(wanted))
+    elif upsert.displayName and run.name is None:
+        run = tracking.rename(tx, run.id, upsert.displayName)
+    labels.set_labels(tx, run.id, _labels(upsert))
     used, left_out = fit_hyperparams(load(run.effective_hyperparams or "{}"), config)
     if left_out:
         labels.set_labels(tx, run.id, {LEFT_OUT: ", ".join(left_out)[:MAX_LABEL]})
@@ -152,12 +152,12 @@ def _begin(
     return runs.get(tx, run.id), experiments.get(tx, run.experiment_id), made
 
 
-def _labels(wanted: UpsertBucket) -> dict[str, str]:
+def _labels(upsert: UpsertBucket) -> dict[str, str]:
     labelled = {
-        "wandb.project": wanted.project, "wandb.notes": wanted.notes,
-        "wandb.group": wanted.groupName, "wandb.job_type": wanted.jobType,
-        "wandb.tags": ", ".join(wanted.tags or ())[:MAX_LABEL],
-        NAME_LABEL: (wanted.displayName or "")[:MAX_NAME],
+        "wandb.project": upsert.project, "wandb.notes": upsert.notes,
+        "wandb.group": upsert.groupName, "wandb.job_type": upsert.jobType,
+        "wandb.tags": ", ".join(upsert.tags or ())[:MAX_LABEL],
+        NAME_LABEL: (upsert.displayName or "")[:MAX_NAME],
     }  # fmt: skip
     return {key: value for key, value in labelled.items() if value}
 
@@ -179,18 +179,18 @@ def _read_config(text: str | None) -> dict[str, Any]:
 
 async def _resume(request: Request, access: Access, variables: Mapping[str, Any]) -> Answer:
     """Return how far a run is. The client counts on from the step of the last line."""
-    wanted = _parse(OfRun, variables)
-    project = wanted.project or DEFAULT_PROJECT
+    named = _parse(OfRun, variables)
+    project = named.project or DEFAULT_PROJECT
 
     def find(tx: Tx) -> Answer | None:
-        run = find_run(tx, access, project, wanted.name or "")
+        run = find_run(tx, access, project, named.name or "")
         if run is None or not latest_metrics(tx, [run.id])[0]:
             return None
         known = load(run.effective_hyperparams or "{}")
         config = {key: {"value": value} for key, value in known.items()}
         tail = json.dumps([json.dumps({"_step": run.step, "_runtime": 0})])
         return {
-            "id": run.id, "name": wanted.name or run.id, "displayName": run.name,
+            "id": run.id, "name": named.name or run.id, "displayName": run.name,
             "summaryMetrics": "{}", "historyTail": tail, "eventsTail": "[]",
             "historyLineCount": run.step + 1, "eventsLineCount": 0, "logLineCount": 0,
             "config": json.dumps(config), "tags": [], "notes": None, "wandbConfig": "{}",
@@ -202,15 +202,15 @@ async def _resume(request: Request, access: Access, variables: Mapping[str, Any]
 
 
 async def _files(request: Request, access: Access, variables: Mapping[str, Any]) -> Answer:
-    wanted = _parse(CreateRunFiles, variables)
-    run = await request.app.state.db.read(get_run, access, wanted.project, wanted.run)
-    for file in wanted.files:
+    upload = _parse(CreateRunFiles, variables)
+    run = await request.app.state.db.read(get_run, access, upload.project, upload.run)
+    for file in upload.files:
         place_of(run.experiment_id, run.id, file)
     settings = request.app.state.settings
     base = (settings.public_url or str(request.base_url)).rstrip("/")
     files = [
-        {"name": file, "uploadUrl": base + upload_path(wanted.project, wanted.run, file)}
-        for file in wanted.files
+        {"name": file, "uploadUrl": base + upload_path(upload.project, upload.run, file)}
+        for file in upload.files
     ]
     # The client sends these with each upload: it has no other way to say who it is.
     headers = [f"Authorization:{request.headers.get('authorization', '')}"]

@@ -75,10 +75,10 @@ class Ranks:
         A signal reaches ranks at different steps: a rank that left the loop alone would leave the
         others in a collective that never ends. Half a millisecond over gloo.
         """
-        asked = self.any(self.reporter.should_stop)
-        if asked:
+        stops = self.any(self.reporter.should_stop)
+        if stops:
             self.reporter.stop_request.requested = True
-        return asked
+        return stops
 
     def any(self, flag: bool) -> bool:
         """Return True on every rank if `flag` is True on any."""
@@ -156,16 +156,16 @@ class Ranks:
         """
         self.wait()
         saving: Saving | None = None
-        told: list[Any] = [None]
+        outcome: list[Any] = [None]
         if self.rank == 0:
             try:
                 saving = self.reporter.begin_checkpoint(step, name, **quality)
-                told = [(str(saving.path), None)]
+                outcome = [(str(saving.path), None)]
             except Exception as error:
-                told = [(None, str(error))]
+                outcome = [(None, str(error))]
         if self._group is not None:
-            dist.broadcast_object_list(told, src=0, group=self._group)
-        path, why = told[0]
+            dist.broadcast_object_list(outcome, src=0, group=self._group)
+        path, why = outcome[0]
         if path is None:
             raise CheckpointError(f"no checkpoint was begun: {why}")
         return RanksSaving(self, saving, Path(path))

@@ -104,8 +104,8 @@ class LLMTrainCallback(TrainerCallback):
         self._ranks = self._ranks or Ranks(self.reporter)
         self.reporter.listen()  # enable_jit_checkpoint takes SIGTERM and passes it on to nobody
         args.logging_nan_inf_filter = False  # else a loss that is NaN is logged as 0.0
-        wanted = [self._hyperparams().get(name) for name in _RATES]
-        if self.reset_learning_rate and state.global_step > 0 and args.learning_rate in wanted:
+        overrides = [self._hyperparams().get(name) for name in _RATES]
+        if self.reset_learning_rate and state.global_step > 0 and args.learning_rate in overrides:
             rescale(optimizer, lr_scheduler, args.learning_rate)
         if state.is_world_process_zero:
             self._report_effective(args, lr_scheduler)
@@ -282,19 +282,19 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("-m", dest="module", action="store_true", help="SCRIPT is a module's name")
     parser.add_argument("script")
     parser.add_argument("args", nargs=argparse.REMAINDER)
-    asked = parser.parse_args(arguments)
-    names = [name for name in asked.names.split(",") if name]
+    options = parser.parse_args(arguments)
+    names = [name for name in options.names.split(",") if name]
     try:
         passed = _passed(Reporter.from_env().hyperparams, names)
     except BadArgument as error:
         parser.error(str(error))
-    install(move=asked.move, background=asked.background)
-    sys.argv = [asked.script, *asked.args, *passed]
-    if asked.module:
-        runpy.run_module(asked.script, run_name="__main__", alter_sys=True)
+    install(move=options.move, background=options.background)
+    sys.argv = [options.script, *options.args, *passed]
+    if options.module:
+        runpy.run_module(options.script, run_name="__main__", alter_sys=True)
         return
-    sys.path[0] = str(Path(asked.script).resolve().parent)
-    runpy.run_path(asked.script, run_name="__main__")
+    sys.path[0] = str(Path(options.script).resolve().parent)
+    runpy.run_path(options.script, run_name="__main__")
 
 
 def _passed(hyperparams: dict[str, Any], names: list[str]) -> list[str]:
