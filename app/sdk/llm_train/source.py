@@ -36,6 +36,7 @@ _SECRET_VALUE = re.compile(  # PASSWORD = "x", 'api_key': 'x', --token x
     r"(\"[^\"]*\"?|'[^']*'?|[^\s,;)\]}]+)"
 )
 _SECRET_FILES = (".env*", "*.pem", "*.key", "*.p12", "*.pfx", "*credential*", "*secret*", ".netrc")
+_HEADER = re.compile(r"^(Name|Version): *(\S+)", re.MULTILINE)
 _USER_OF_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
@@ -84,8 +85,17 @@ def _command() -> list[str]:
 
 
 def _packages() -> dict[str, str]:
-    versions = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
-    return dict(sorted((name, version) for name, version in versions.items() if name))
+    """Return the version of each installed package.
+
+    `dist.metadata` parses a package's whole description as an e-mail, a millisecond for each.
+    """
+    versions = {}
+    for dist in metadata.distributions():
+        text = dist.read_text("METADATA") or dist.read_text("PKG-INFO") or dist.read_text("") or ""
+        header = dict(_HEADER.findall(text.partition("\n\n")[0]))
+        if "Name" in header and "Version" in header:
+            versions[header["Name"]] = header["Version"]
+    return dict(sorted(versions.items()))
 
 
 def _git() -> dict[str, Any] | None:
