@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,11 @@ reporter.finish()
 """
 
 
+@contextmanager
 def attached(
     service: Service, run: dict[str, Any], tmp_path: Path, script: str = TRAINS, **pipes: Any
-) -> subprocess.Popen[Any]:
+) -> Iterator[subprocess.Popen[Any]]:
+    """Start a trainer by hand. It does not outlive a test that fails, which would wait for it."""
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(REPOSITORY),
@@ -64,7 +68,12 @@ def attached(
         "LLM_TRAIN_RUN_ID": run["run_id"],
         "LLM_TRAIN_RUN_TOKEN": run["run_token"],
     }
-    return subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=environment, **pipes)
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as trainer:
+        try:
+            yield trainer
+        finally:
+            trainer.kill()
 
 
 def test_by_hand_a_run_is_trained_cancelled_and_resumed_as_it_was_asked(tmp_path: Path) -> None:
