@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from itertools import product
 from typing import Any
 
 import pytest
 
 from app.db import counting, database, keyset, listing, matching
+from app.db.connect import connect
 from app.db.counting import Count
 from app.db.cursors import Order, Window
 from app.db.database import Database
@@ -119,22 +121,41 @@ HOSTILE = ("x" * 199 + "b", "b" + "x" * 199)
 """Each is compared at every place of a text of x's, nearly to its end."""
 
 
-@pytest.fixture
-async def hostile(db: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
-    """2,000 runs whose notes have all trigrams of the hostile searches, and not these texts."""
-    for name, value in LONG.items():
-        monkeypatch.setattr(matching, name, value)
-    experiment = await db.write(_story)
-    notes = "xxb bxx " + "x" * 9_990
-    request = RunRequest(model="m", notes=notes)
+@pytest.fixture(scope="module")
+def hostile_url(module_database_url: str) -> str:
+    """A database of 1,000 runs whose notes have all trigrams of the hostile searches.
 
-    def submit(tx: Tx) -> None:
+    None of the notes has one of their texts. PostgreSQL takes 8 ms to index each.
+    """
+    request = RunRequest(model="m", notes="xxb bxx " + "x" * 9_990)
+
+    def submit(tx: Tx, experiment: str) -> None:
         for _ in range(200):
             runs.submit(tx, experiment, request, {})
 
-    for _ in range(10):
-        await db.write(submit)
-    return db
+    async def fill() -> None:
+        db = connect(module_database_url)
+        await db.start()
+        experiment = await db.write(_story)
+        for _ in range(5):
+            await db.write(submit, experiment)
+        await db.stop()
+
+    asyncio.run(fill())
+    return module_database_url
+
+
+@pytest.fixture
+async def hostile(
+    hostile_url: str, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Database]:
+    """The database of hostile runs, whose lists are long."""
+    for name, value in LONG.items():
+        monkeypatch.setattr(matching, name, value)
+    db = connect(hostile_url)
+    await db.start()
+    yield db
+    await db.stop()
 
 
 def quick(tx: Tx) -> int:
@@ -144,7 +165,7 @@ def quick(tx: Tx) -> int:
 async def test_a_hostile_search_holds_up_neither_the_loop_nor_other_reads(
     hostile: Database,
 ) -> None:
-    """Four of them held every scanner for 170 s."""
+    """Four of them held every scanner for 170 s, when they were of 2,000 runs."""
     searches = [
         asyncio.create_task(hostile.search(counting.count, listing.RUNS, {"search": term}))
         for term in HOSTILE * 4
