@@ -31,6 +31,8 @@ from app.db.database import Database
 from tests.support.server import wait_until
 
 DIALECTS = ("sqlite", "postgresql")
+FAST = ("-c", "fsync=off", "-c", "autovacuum=off", "-c", "file_copy_method=clone")
+"""With `clone` the kernel copies a template: half of what CREATE DATABASE costs otherwise."""
 
 
 class PostgreSQL:
@@ -93,7 +95,7 @@ def postgresql_server(max_connections: int = 300, *, durable: bool = False) -> I
             ["sh", "-c", '"$@" & read -r _; kill -INT $!; wait $!', "sh",
              binaries / "postgres", "-D", data, "-k", directory, "-h", "",
              "-c", f"max_connections={max_connections}",
-             *([] if durable else ["-c", "fsync=off", "-c", "autovacuum=off"])],
+             *([] if durable else FAST)],
             stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=directory,
             start_new_session=True, **identity,
         )  # fmt: skip
@@ -136,7 +138,7 @@ class Databases:
         """The URL of a database with empty tables."""
         if self._template is None:
             self._template = self.empty()
-            migrate.upgrade(self._template)
+            migrate.create(self._template)
         name = f"test_{next(self._number)}"
         if self._server is None:
             copy = f"sqlite:///{self._directory / name}.db"
