@@ -25,7 +25,6 @@ from app.errors import Unavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-_NAME = f"llm-train {socket.gethostname()} {os.getpid()}"  # tells operators who leads
 # A machine that vanished without a word must not keep its locks for hours.
 _KEEP_ALIVE = (
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
@@ -50,8 +49,10 @@ log = logging.getLogger(__name__)
 
 def open_connection(dsn: str, *, reads: bool) -> Connection:
     """Return a new connection, outside of any transaction; `reads`: it can do nothing else."""
+    # Tells operators who leads; of this process, also where it was forked after the imports.
+    name = f"llm-train {socket.gethostname()} {os.getpid()}"
     connection = psycopg.connect(
-        dsn, autocommit=True, connect_timeout=5, fallback_application_name=_NAME
+        dsn, autocommit=True, connect_timeout=5, fallback_application_name=name
     )
     connection.execute(_KEEP_ALIVE)
     if reads:
