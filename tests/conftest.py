@@ -1,5 +1,6 @@
 """Fixtures that tests of several folders share."""
 
+import gc
 import os
 import sys
 
@@ -8,6 +9,8 @@ import pytest
 # The tests start a thousand processes; without bytecode each would compile the service again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+gc.disable()  # half a million objects are made until all tests are collected, and they stay
 
 pytest.register_assert_rewrite("tests.support.launcher_contract")
 
@@ -23,6 +26,12 @@ from tests.support.database import (  # noqa: E402
     sqlite_databases,
 )
 from tests.support.server import server  # noqa: E402
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but do not walk what the imports and the collection have made."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -22,12 +22,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import BinaryIO, TypeVar
 
 import psutil
 import pytest
 
+from app.db import migrate
 from app.launchers.local import launcher as local_launcher
 from tests.support.forks import Forked, ForkServer, without_settings
 
@@ -98,6 +99,9 @@ def running_server(
 ) -> Iterator[Server]:
     """Start a server, yield it when it is ready, stop it.
 
+    It finds empty tables; that a server makes them is tested in tests/unit/test_migrations.py and,
+    as a user starts it, in tests/packaging/wheels.py.
+
     Args:
         settings: more settings without their prefix: `MAX_LOCAL_RUNS="2"`.
         port: to start again where a server was before; a free one otherwise.
@@ -120,6 +124,8 @@ def running_server(
         "LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}",
         **{f"LLM_TRAIN_{name}": value for name, value in settings.items()},
     }
+    if command is None and code == REPOSITORY and "DATABASE_URL" not in settings:
+        _give_tables(tmp_path / "app.db")
     with log.open("ab") as output:
         process = _start(command, code, environment, output)
     url = f"http://127.0.0.1:{port}"
@@ -146,6 +152,21 @@ def running_server(
         lambda: f"the server leaves no process behind: {_group(process.pid)}",
         timeout=5,
     )
+
+
+def _give_tables(file: Path) -> None:
+    """Make a SQLite database with empty tables if there is none, quicker than a server would."""
+    if not file.exists():
+        file.touch(0o600)
+        file.write_bytes(_tables())
+
+
+@cache
+def _tables() -> bytes:
+    with TemporaryDirectory() as directory:
+        file = Path(directory) / "app.db"
+        migrate.create(f"sqlite:///{file}")
+        return file.read_bytes()
 
 
 def _start(
