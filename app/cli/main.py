@@ -118,8 +118,13 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except click.Abort:
-        status = 130
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            status = 130
+        else:  # Ctrl-D, or the end of a file, where something was asked
+            click.echo(err=True)
+            Refused("nobody answered; nothing was done").show()
+            status = Exit.REFUSED
     sys.exit(int(status) if isinstance(status, int) else 0)
 
 

@@ -83,6 +83,8 @@ def _cuts(steps: Sequence[int], first: int, width: int) -> list[int]:
     """Return the indices between which the groups lie, from 0 to the number of steps."""
     cuts = [0]
     beginning = first + ((steps[0] - first) // width + 1) * width
+    if steps[-1] - steps[0] == len(steps) - 1:  # each step has a point: nothing to look for
+        return [0, *range(beginning - steps[0], len(steps), width), len(steps)]
     for edge in range(beginning, steps[-1] + 1, width):
         index = bisect_left(steps, edge, cuts[-1], min(len(steps), cuts[-1] + width))
         if index != cuts[-1]:

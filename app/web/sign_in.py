@@ -86,6 +86,17 @@ _WORDS = {
 }
 
 
+_REFUSED = {
+    "en": {},
+    "zh": {
+        "unauthorized": "令牌或登录码无效，或已被撤销、已过期。",
+        "busy": "错误的令牌过多；请一分钟后再试。",
+        "forbidden": "此来源（Origin 或 Host）不被允许；"
+        "运维人员可将其名称加入 LLM_TRAIN_ALLOWED_HOSTS。",
+    },
+}
+"""What a refused sign-in is called, by its code; the service's sentence where there is nothing."""
+
 Page = Callable[[str], tuple[bytes, str]]
 """Returns a page in a language: its body and its Content-Security-Policy."""
 
@@ -105,7 +116,9 @@ def page(
     if single_sign_on is not None:
         href = f"{single_sign_on}?to={quote(path, safe='')}"
         single = _SINGLE.format(href=html.escape(href), text=html.escape(words["single"]))
-    settings = json.dumps({"root": root_of(path, root_path), "away": words["away"]})
+    settings = json.dumps({
+        "root": root_of(path, root_path), "away": words["away"], "refused": _REFUSED[language],
+    })  # fmt: skip
     body = _PAGE.format(
         language=language,
         style=style,

@@ -297,6 +297,36 @@ def test_a_chinese_browser_gets_chinese_pages(
         assert not problems
 
 
+def test_a_chinese_browser_gets_the_services_own_sentences_in_chinese(
+    browser: Browser, server: Server, story: Story
+) -> None:
+    resources = {"gpu_type": "H100", "count": 64}
+    waiting = submit(server.url, story.experiment, recipe="demo", resources=resources)["run_id"]
+    with browser.new_context(locale="zh-CN") as context:
+        page = context.new_page()
+        problems = watch(page)
+        dashboard = Dashboard(page, server.url).open(f"runs/{story.failed}")
+        why = page.locator("[data-reason=exit_code]")
+        expect(why).to_contain_text("退出码为 1。")
+        expect(why).to_contain_text("many")  # its trainer's own words
+        expect(page.locator("[data-seq]").filter(has_text="run.failed")).to_contain_text("退出码")
+        dashboard.open(f"runs/{waiting}")
+        why = page.locator("[data-reason=waiting_for_resources]")
+        expect(why).to_contain_text("需要 64 × H100；本机有")
+        page.get_by_role("button", name="取消…").click()
+        page.get_by_role("dialog").get_by_role("button", name="取消任务").click()
+        expect(page.locator("[data-reason=cancel_requested]")).to_contain_text("排队时被取消。")
+        expect(page.locator("[data-checkpoint]").first).to_contain_text("任务没有")
+
+        dashboard.open(f"runs/{story.child}")
+        page.locator(".bar.title").get_by_role("button", name="标记…").click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("发布标签").fill("v1")
+        dialog.get_by_role("button", name="标记", exact=True).click()
+        expect(dialog.get_by_role("alert")).to_contain_text("发布标签 v1 已用于 /ckpts/")
+        assert not problems
+
+
 def test_a_child_shows_its_receipts_its_lineage_and_where_it_was_resumed(
     page: Page, server: Server, story: Story
 ) -> None:

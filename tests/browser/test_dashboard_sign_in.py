@@ -153,6 +153,17 @@ def test_a_wrong_token_says_so_and_a_link_signs_in_once(browser: Browser, closed
         expect(page.get_by_role("alert")).to_contain_text("used before")
 
 
+def test_a_refused_sign_in_is_told_in_the_language_of_the_browser(
+    browser: Browser, closed: Server
+) -> None:
+    with browser.new_context(locale="zh-CN") as context:
+        page = context.new_page()
+        page.goto(f"{closed.url}/")
+        page.get_by_label("API 令牌").fill("not the token at all")
+        page.get_by_role("button", name="登录").click()
+        expect(page.get_by_role("alert")).to_contain_text("令牌或登录码无效")
+
+
 def test_administrators_see_who_did_what(browser: Browser, closed: Server) -> None:
     body = {"name": "on record", "task_type": "test"}
     made = httpx.post(f"{closed.url}/v1/experiments", json=body, headers=BEARER, timeout=30).json()

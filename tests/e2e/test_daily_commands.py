@@ -4,8 +4,12 @@ import csv
 import io
 import json
 import os
+import pty
+import select
+import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -213,6 +217,61 @@ def test_a_login_is_kept_for_this_user_alone(
         other = commands.llm_train("ls", API_URL=server.url.replace("127.0.0.1", "localhost"))
         assert other.status == 1
         assert commands.llm_train("login", "--forget").status == 0 and not file.exists()
+
+
+def test_who_answers_no_question_has_done_nothing(
+    served: Server, finished: str, tmp_path: Path
+) -> None:
+    """Ctrl-D on a real terminal, and a file that has ended: exit code 1, as from other commands."""
+    for arguments, asked in ((["delete", finished], "Delete?"), (["login", served.url], "token")):
+        status, shown = at_a_terminal(served, tmp_path, arguments, asked, b"\x04")
+        assert status == 1, shown
+        assert "nothing was done" in shown
+    status, shown = at_a_terminal(served, tmp_path, ["delete", finished], "Delete?", b"\x03")
+    assert status == -signal.SIGINT, shown  # which a shell tells as 130
+    status, shown = at_a_terminal(served, tmp_path, ["login", served.url], "token", b"\x03")
+    assert status == 130, shown
+    assert process(served, "delete", finished).returncode == 1  # its stdin has ended
+    assert process(served, "show", finished).returncode == 0
+
+
+def at_a_terminal(
+    served: Server, home: Path, arguments: list[str], asked: str, typed: bytes
+) -> tuple[int, str]:
+    """Run a command on a terminal of its own and type something where it asks."""
+    ours, theirs = pty.openpty()
+    # A session's first terminal is the one that a password is asked for on.
+    line = 'exec "$0" -m app.cli.main "$@" < "$TERMINAL" > "$TERMINAL" 2>&1'
+    environment = os.environ | {
+        "LLM_TRAIN_API_URL": served.url,
+        "XDG_CONFIG_HOME": str(home),
+        "TERMINAL": os.ttyname(theirs),
+    }
+    command = ["sh", "-c", line, sys.executable, *arguments]
+    shown = b""
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, start_new_session=True
+    ) as child:
+        try:
+            while child.poll() is None:
+                if select.select([ours], [], [], 0.1)[0]:
+                    shown += os.read(ours, 4096)
+                if typed and asked.encode() in shown:
+                    if asked == "token":  # what came before the echo ended would be lost
+                        wait_until(lambda: not _echoes(theirs), "it reads")
+                    os.write(ours, typed)
+                    typed = b""
+            while select.select([ours], [], [], 0)[0]:
+                shown += os.read(ours, 4096)
+        finally:
+            os.close(theirs)
+            os.close(ours)
+    return child.returncode, shown.decode()
+
+
+def _echoes(terminal: int) -> bool:
+    """True if what is typed is shown; while a token is typed it is not."""
+    return bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
 
 
 def test_a_shell_completes_live_ids_and_recipes(served: Server, finished: str) -> None:

@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
-  const { root, away } = JSON.parse(byId("settings").textContent);
+  const { root, away, refused } = JSON.parse(byId("settings").textContent);
 
   async function signIn(body) {
     byId("button").disabled = true;
@@ -14,7 +14,8 @@
       });
       if (response.ok) return location.reload();
       // The service's own sentence: behind a proxy it is often about the Origin, not the token.
-      byId("wrong").textContent = (await response.json()).detail;
+      const { code, detail } = await response.json();
+      byId("wrong").textContent = refused[code] ?? detail;
     } catch {
       byId("wrong").textContent = away;
     }

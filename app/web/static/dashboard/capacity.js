@@ -3,6 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { ask } from "./graphql.js";
 import { CAPACITY } from "./operations.js";
 import { number } from "./format.js";
+import { sentence } from "./service.js";
 import { t } from "./words.js";
 import { tags } from "./dom.js";
 
@@ -24,7 +25,7 @@ export function Capacity() {
     div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Room for runs") }, table({ class: "plain" },
       thead({}, tr({}, [t("Runs on"), t("CPUs"), t("Memory"), t("GPUs"), t("Runs there")].map((name, i) => th({ key: name, scope: "col", class: i ? "number" : "" }, name)))),
       tbody({}, found.launchers.map(({ name, cpus, memoryGb, gpus, maxRuns, active, queued, trouble }) =>
-        tr({ key: name, "data-launcher": name }, th({ scope: "row" }, name, trouble ? div({ class: "bad sub", role: "note" }, trouble) : null),
+        tr({ key: name, "data-launcher": name }, th({ scope: "row" }, name, trouble ? div({ class: "bad sub", role: "note" }, sentence(trouble)) : null),
           gpus === null
             ? td({ colSpan: 3, class: "faint number" }, t("known to its engine"))
             : [td({ key: "c", class: "number" }, number(cpus)), td({ key: "m", class: "number" }, memoryGb === null ? "–" : `${number(Math.round(memoryGb))} GB`),

@@ -3,6 +3,7 @@
 // stream leave none for the seventh, and a pressed Cancel does not go through.
 import { signal } from "@preact/signals";
 import { root } from "./route.js";
+import { refusal } from "./service.js";
 import { t } from "./words.js";
 
 /** @typedef {import("./generated.js").Operations} Operations */
@@ -28,17 +29,48 @@ export class Refused extends Error {
   }
 }
 
+/** Answers that are under way before the page that asks for them is drawn, by their requests.
+ * @type {Map<string, Promise<any>>} */
+const early = new Map();
+/** So long an early answer is taken for what the service says now, in milliseconds. */
+const EARLY_MS = 1000;
+
+/**
+ * Sends what the next page is about to ask for: the service works while that page is drawn. The first
+ * `ask` for the same gets this answer.
+ *
+ * @template {keyof Operations} N
+ * @param {Document<N>} document
+ * @param {Operations[N]["variables"]} variables
+ */
+export function askEarly(document, variables) {
+  const body = JSON.stringify({ query: document, variables });
+  if (early.has(body)) return;
+  const answer = post(body);
+  answer.catch(() => {}); // told to who asks for it
+  early.set(body, answer);
+  setTimeout(() => early.delete(body), EARLY_MS);
+}
+
 /**
  * @template {keyof Operations} N
  * @param {Document<N>} document
  * @param {Operations[N]["variables"]} variables
  * @returns {Promise<Operations[N]["result"]>}
  */
-export async function ask(document, variables) {
+export function ask(document, variables) {
+  const body = JSON.stringify({ query: document, variables });
+  const known = early.get(body);
+  early.delete(body);
+  return known ?? post(body);
+}
+
+/** @param {string} body @returns {Promise<any>} */
+async function post(body) {
   const response = await fetch(url, {
     method: "POST",
     headers: { "Content-Type": "application/json", Accept: "application/json" },
-    body: JSON.stringify({ query: document, variables }),
+    body,
   }).catch(() => {
     throw new Refused(t("The service does not answer."), "UNREACHABLE");
   });
@@ -46,7 +78,12 @@ export async function ask(document, variables) {
   const answer = await response.json().catch(() => {
     throw new Refused(t("The service does not answer."), "UNREACHABLE");
   });
-  if (answer.errors) throw new Refused(answer.errors[0].message, answer.errors[0].extensions?.code ?? "");
+  if (answer.errors) {
+    const { message, extensions } = answer.errors[0], code = extensions?.code ?? "";
+    throw new Refused(refusal({ code, message }), code);
+  }
+  for (const payload of Object.values(answer.data))
+    for (const error of payload?.userErrors ?? []) error.message = refusal(error);
   return answer.data;
 }
 

@@ -3,6 +3,7 @@ import { useEffect, useState } from "preact/hooks";
 import { connection, signedOut } from "./graphql.js";
 import { href, root } from "./route.js";
 import { viewer } from "./viewer.js";
+import { sentence } from "./service.js";
 import { t } from "./words.js";
 import { h, tags } from "./dom.js";
 
@@ -16,7 +17,7 @@ async function look() {
   try {
     const response = await fetch(new URL("readyz", root));
     const answer = await response.json();
-    return response.ok ? { well: true, said: "" } : { well: false, said: answer.detail ?? String(response.status) };
+    return response.ok ? { well: true, said: "" } : { well: false, said: answer.detail ? sentence(answer.detail) : String(response.status) };
   } catch {
     return { well: false, said: t("The service does not answer.") };
   }

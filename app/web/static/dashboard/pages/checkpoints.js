@@ -7,6 +7,7 @@ import { ago, clock, number, short, size } from "../format.js";
 import { Choice, Copy, Empty, Loading, Status, Trouble, useTicks, useTitle } from "../parts.js";
 import { usePages } from "../pages.js";
 import { Tags } from "../run/checkpoints.js";
+import { sentence } from "../service.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -47,7 +48,7 @@ export function Checkpoints() {
           tbody({}, rows.map((row) =>
             tr({ key: row.id, "data-checkpoint": row.ckptPath },
               td({}, h(Tags, { checkpoint: row })),
-              td({}, h(Status, { status: row.state }), row.reason ? div({ class: "faint sub clip", title: row.reason }, row.reason) : null),
+              td({}, h(Status, { status: row.state }), row.reason ? div({ class: "faint sub clip", title: sentence(row.reason) }, sentence(row.reason)) : null),
               td({ class: "number" }, number(row.step)),
               td({ class: "faint" }, Object.entries(row.metrics ?? {}).map(([key, value]) => `${key} ${number(/** @type {number} */ (value))}`).join(" · ") || "–"),
               td({ class: "number" }, size(row.sizeBytes)),

@@ -1,7 +1,7 @@
 // Several runs side by side: only where they differ, and their curves in one chart each; or the mean
 // and spread of groups that share a hyperparameter (seeds).
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { ask, watch } from "../graphql.js";
+import { ask, askEarly, watch } from "../graphql.js";
 import { BANDS, COMPARED, RUNS_CHANGED, exactly } from "../operations.js";
 import { href, params, set, several } from "../route.js";
 import { called, flat, number, plain } from "../format.js";
@@ -29,6 +29,27 @@ const LONG = 200;
 const BUCKETS = 300;
 const CURVES_AT_ONCE = 60;
 
+/** What is asked for of the runs that are compared. @param {string[]} ids @param {boolean} same */
+const comparedOf = (ids, same) => ({ ids, onlyDifferent: !same });
+
+/** What is asked for of their curves: so many runs at a time that an answer keeps within what one may hold.
+ * @param {string[]} ids @param {string[]} keys */
+function bandsOf(ids, keys) {
+  const apart = Math.max(1, Math.floor(CURVES_AT_ONCE / keys.length));
+  return Array.from({ length: Math.ceil(ids.length / apart) }, (_, i) =>
+    ({ ...exactly(ids.slice(i * apart, (i + 1) * apart)), keys, from: null, to: null, buckets: BUCKETS }));
+}
+
+/** The metrics that runs may have, before it is known which they do: those of the list that they were picked from. */
+const expectedKeys = () => listedMetrics.peek().toSorted(byImportance);
+
+/** Asks for what this page will show of these runs, as soon as somebody presses Compare. @param {string[]} picked */
+export function expectCompare(picked) {
+  const ids = picked.slice(0, MOST), keys = expectedKeys().slice(0, CHARTS);
+  askEarly(COMPARED, comparedOf(ids, false));
+  if (keys.length) askEarly(BANDS, bandsOf(ids, keys)[0]);
+}
+
 export function Compare() {
   const query = params.value;
   const ids = several(query, "runs").slice(0, MOST);
@@ -40,12 +61,15 @@ export function Compare() {
   const all = useMemo(() => [...new Set(runs.flatMap(({ metrics }) => metrics.map(({ key }) => key)))].sort(byImportance), [runs]);
   const some = (/** @type {string[]} */ names) => names.filter((key) => key.toLowerCase().includes(found.toLowerCase())).slice(0, CHARTS);
   const keys = some(all);
-  // Until it is known which metrics these runs have, those of the list that they were picked from:
-  // their curves come while the rest is asked for.
-  const wanted = runs.length ? keys : some(listedMetrics.peek().toSorted(byImportance));
+  // Curves come while the rest is asked for.
+  const wanted = runs.length ? keys : some(expectedKeys());
   const { bands, known } = useBands(ids, view.x.match(/^(step|time|clock)$/) ? wanted : [...new Set([...wanted, view.x])],
     runs.some(({ status }) => ACTIVE.includes(status)));
   const by = query.get("by") ?? "";
+  const color = Object.fromEntries(ids.map((id, i) => [id, colorOf(i)]));
+  // Curves come and go on without it.
+  const differences = useMemo(() => h(Differences, { runs, rows, keys, color, hidden, same: query.has("same") }),
+    [runs, rows, keys.join("\n"), query.get("hide"), query.has("same")]);
 
   if (!ids.length)
     return div({ class: "page" }, div({ class: "bar" }, h1({}, t("Compare"))),
@@ -53,7 +77,6 @@ export function Compare() {
   if (error) return div({ class: "page" }, h(Trouble, { error, again }));
   if (!runs.length) return div({ class: "page" }, h(Loading, {}));
 
-  const color = Object.fromEntries(ids.map((id, i) => [id, colorOf(i)]));
   const shown = runs.filter(({ id }) => !hidden.has(id));
   const names = [...new Set(runs.flatMap(({ hyperparams }) => Object.keys(flat(hyperparams))))].sort();
   const lines = (/** @type {string} */ key) =>
@@ -76,7 +99,7 @@ export function Compare() {
       ? h(Chart, { key, title: key, view, height: 270, syncKey: "compare", lines: lines(key) })
       : div({ key, class: "chart waiting" }, h3({}, key)))),
     all.length > keys.length && !found ? p({ class: "faint" }, t("{n} more metrics: say which.", { n: all.length - keys.length })) : null,
-    h(Differences, { runs, rows, keys, color, hidden, same: query.has("same") }),
+    differences,
   );
 }
 
@@ -150,7 +173,7 @@ function useCompared(ids, same) {
   const [error, setError] = useState(/** @type {Error | null} */ (null));
   const load = () => {
     if (ids.length)
-      ask(COMPARED, { ids, onlyDifferent: !same }).then(({ nodes, compareRuns }) => {
+      ask(COMPARED, comparedOf(ids, same)).then(({ nodes, compareRuns }) => {
         setFound({ runs: /** @type {ComparedRun[]} */ (nodes.filter((node) => node && "model" in node)), rows: compareRuns ?? [] });
         setError(null);
       }, setError);
@@ -172,10 +195,8 @@ function useBands(ids, keys, active) {
 
   const load = async (/** @type {string[]} */ some, /** @type {string[]} */ names) => {
     const list = asked.current;
-    // So many runs at a time that an answer keeps within what one may hold.
-    const apart = Math.max(1, Math.floor(CURVES_AT_ONCE / names.length));
-    for (let i = 0; i < some.length; i += apart) {
-      const found = await ask(BANDS, { ...exactly(some.slice(i, i + apart)), keys: names, from: null, to: null, buckets: BUCKETS }).catch(() => null);
+    for (const variables of bandsOf(some, names)) {
+      const found = await ask(BANDS, variables).catch(() => null);
       if (asked.current !== list) return;
       setBands((before) => {
         const next = { ...before };

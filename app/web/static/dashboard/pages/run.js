@@ -16,6 +16,7 @@ import { History } from "../run/history.js";
 import { Cancel, Mark, Rerun, Resume } from "../run/actions.js";
 import { EditRun } from "../run/edit.js";
 import { DeleteRun } from "../run/deleting.js";
+import { sentence } from "../service.js";
 import { explained, t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -106,7 +107,7 @@ function Why({ run, active }) {
   const kind = run.status === "FAILED" ? "bad" : active && run.statusReason ? "warn" : "";
   return div({ class: `why-box ${kind}`, role: "note", "data-reason": run.statusReason ?? "" },
     run.statusReason ? span({ class: "why-title" }, explained(run.statusReason)) : null,
-    run.statusDetail ? span({}, run.statusDetail) : null,
+    run.statusDetail ? span({}, sentence(run.statusDetail)) : null,
     waits !== null && active ? span({}, t("Next try in {time}.", { time: duration(Math.ceil(waits)) })) : null);
 }
 

@@ -5,6 +5,7 @@ import { EXPERIMENT, KEYS } from "../operations.js";
 import { go, href, params, set, several } from "../route.js";
 import { called } from "../format.js";
 import { Empty, Keys, Loading, Trouble, useKeys, useTicks, useTitle } from "../parts.js";
+import { expectCompare } from "./compare.js";
 import { Rows } from "../table.js";
 import { listedMetrics, useRuns, useSparks } from "../runs/data.js";
 import { DEFAULT, RUN_COLUMN, columnsOf } from "../runs/columns.js";
@@ -46,7 +47,9 @@ export function Runs() {
     set({ pick: [...next].join(",") });
   };
   const drawn = useDrawn();
-  const compare = () => go(`compare?runs=${[...picked].join(",")}`);
+  // Pressed: the click follows when it is let go.
+  const expect = () => { if (picked.size > 1) expectCompare([...picked]); };
+  const compare = () => { expect(); go(`compare?runs=${[...picked].join(",")}`); };
 
   useKeys((key) => {
     if (key === "/") document.getElementById("search")?.focus();
@@ -72,7 +75,7 @@ export function Runs() {
       span({ class: "space" }),
       h(ColumnMenu, { shown, rows, metric, metrics }),
       picked.size ? button({ type: "button", class: "quiet", onClick: () => set({ pick: null }) }, t("Unselect {n}", { n: picked.size })) : null,
-      a({ class: `button ${picked.size > 1 ? "primary" : "off"}`, href: href(`compare?runs=${[...picked].join(",")}`), "aria-disabled": picked.size < 2 },
+      a({ class: `button ${picked.size > 1 ? "primary" : "off"}`, href: href(`compare?runs=${[...picked].join(",")}`), "aria-disabled": picked.size < 2, onPointerDown: expect, onClick: expect },
         picked.size > 1 ? t("Compare {n}", { n: picked.size }) : t("Compare")),
       a({ class: "button primary", href: href("recipes") }, t("New run"))),
     h(StatusChips, { query, counts }),

@@ -8,6 +8,7 @@ import { Copy, Empty, Loading, Trouble, useTicks, useTitle } from "../parts.js";
 import { Dialog } from "../dialog.js";
 import { EVENTS, maintained, mayAdminister, mayMaintain, mayOnlyLook } from "../told.js";
 import { hasProjects, projectName } from "../viewer.js";
+import { sentence } from "../service.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -56,7 +57,7 @@ export function Webhooks() {
         webhook.projectId ? span({ class: "faint" }, ` ${t("Of the project {name}", { name: projectName(webhook.projectId) })}`) : null),
       td({}, FORMATS[webhook.format]),
       td({}, webhook.pausedAt
-        ? span({ class: "bad", title: webhook.pausedReason ?? "" }, t("paused"))
+        ? span({ class: "bad", title: sentence(webhook.pausedReason ?? "") }, t("paused"))
         : webhook.failingSince ? span({ class: "bad", title: clock(webhook.failingSince) }, t("failing")) : t("on")),
       td({ class: "actions" },
         button({ type: "button", class: "quiet", "aria-expanded": open === webhook.id, onClick: () => setOpen(open === webhook.id ? "" : webhook.id) }, t("Messages")),

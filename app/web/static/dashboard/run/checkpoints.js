@@ -1,6 +1,7 @@
 // What a run saved, newest first, and what can be done with it.
 import { ago, clock, number, size } from "../format.js";
 import { Copy, Status } from "../parts.js";
+import { sentence } from "../service.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -19,7 +20,7 @@ export const Checkpoints = ({ run, active, act }) =>
       ? div({ class: "scroll", tabIndex: 0, role: "region", "aria-label": t("Checkpoints") }, table({ class: "plain" }, tbody({}, run.checkpoints.nodes.map((checkpoint) =>
           tr({ key: checkpoint.id, "data-checkpoint": checkpoint.ckptPath, "data-state": checkpoint.state },
             td({}, h(Status, { status: checkpoint.state }), h(Tags, { checkpoint }),
-              div({ class: "faint sub clip", title: checkpoint.reason ?? checkpoint.ckptPath }, checkpoint.reason ?? checkpoint.ckptPath.split("/").pop())),
+              div({ class: "faint sub clip", title: checkpoint.reason ? sentence(checkpoint.reason) : checkpoint.ckptPath }, checkpoint.reason ? sentence(checkpoint.reason) : checkpoint.ckptPath.split("/").pop())),
             td({ class: "number" }, checkpoint.step === null ? "–" : t("step {n}", { n: number(checkpoint.step) }),
               div({ class: "faint sub", title: clock(checkpoint.createdAt) }, `${size(checkpoint.sizeBytes)} · ${ago(checkpoint.createdAt)}`)),
             td({ class: "actions" },

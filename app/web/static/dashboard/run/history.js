@@ -4,6 +4,7 @@ import { ask, watch } from "../graphql.js";
 import { RUN_EVENTS, RUN_HISTORY } from "../operations.js";
 import { ago, clock, number, plain } from "../format.js";
 import { acted } from "../viewer.js";
+import { sentence } from "../service.js";
 import { explained, t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -62,7 +63,7 @@ const DETAILS = {
 function told(data) {
   const parts = [];
   if (data.reason ?? data.status_reason) parts.push(explained(data.reason ?? data.status_reason));
-  if (data.detail) parts.push(data.detail);
+  if (data.detail) parts.push(sentence(data.detail));
   if (data.ckpt_path) parts.push(String(data.ckpt_path).split("/").pop());
   if (typeof data.step === "number") parts.push(t("step {n}", { n: number(data.step) }));
   for (const [key, value] of Object.entries(data))

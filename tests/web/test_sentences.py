@@ -1,0 +1,135 @@
+"""In Chinese the dashboard translates the service's own sentences, and leaves all others alone."""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import errors
+from app.domain.evidence import Evidence, derive_outcome, nothing_saved
+from app.domain.queue import ProjectUse, Quota
+from app.domain.resources import Capacity, Gpu, Resources, Shortage, allocate
+from app.supervisor.schedule import UNKNOWN_RECIPE
+from tests.support.graphql_types import DASHBOARD
+from tests.support.node import run_module
+from tests.unit.test_evidence import CASES
+
+APP = Path(errors.__file__).parent
+ENGLISH = re.compile(r"\b[a-z]{2,} [a-z]{2,}\b")
+PLACE = re.compile(r"\{\w+\}")
+OF_OTHERS = (
+    "Input should be", "String should have", "Field required", "No such file", "Permission denied",
+    "It is about number",
+)  # fmt: skip
+"""Sentences of Pydantic and of the operating system, and one that is put together of words."""
+
+
+def endings() -> Iterator[str]:
+    """Every sentence that a run may end with, without words of its log or its engine."""
+    facts = [case[1] for case in CASES]
+    facts += [
+        {"exit_code": 3, "stop_sent": True},
+        {"exit_code": 137},
+        {"signal": 9, "killed": True},
+    ]
+    for evidence in facts:
+        own = {key: value for key, value in evidence.items()
+               if key not in ("why", "cause_detail", "launch_error", "clues")}  # fmt: skip
+        if detail := derive_outcome(Evidence(cancel_asked=False, **own)).detail:
+            yield detail
+        yield nothing_saved(Evidence(cancel_asked=True, **own))
+
+
+def shortages() -> Iterator[str]:
+    """Why a run may wait for this machine, and for its project's quota."""
+    capacity = Capacity(4, 16, (Gpu("0", "NVIDIA H100"), Gpu("1", "NVIDIA H100")))
+    held = allocate(Resources(gpu_type=None, count=2, cpus=3, memory_gb=12), capacity, [])
+    assert not isinstance(held, Shortage)
+    for wanted in (
+        {"count": 4}, {"count": 2, "gpu_type": "H100"}, {"count": 1, "gpu_type": "A100"},
+        {"cpus": 64}, {"cpus": 2}, {"memory_gb": 512}, {"memory_gb": 8}, {"nodes": 2},
+    ):  # fmt: skip
+        shortage = allocate(Resources(**wanted), capacity, [held])
+        assert isinstance(shortage, Shortage)
+        yield shortage.detail
+    for quota in (Quota(1, None, None), Quota(None, 2, None), Quota(None, None, 9)):
+        excess = ProjectUse(quota, runs=1, gpus=1, bytes=10).find_excess(2)
+        assert excess is not None
+        yield excess
+    yield UNKNOWN_RECIPE.format("tiny")
+
+
+SAID = {
+    "Exited with code 1. Its last log line: Cannot open the file. It is tried again.":
+        "退出码为 1。日志最后一行：Cannot open the file. It is tried again.",
+    "Attempt 2 of 3: Exited with code 1. Trying again after a pause of 5 seconds.":
+        "第 2 次尝试（共 3 次）：退出码为 1。暂停 5 秒后重试。",
+    "Needs 4 GPUs; this machine has 2 × H100. It is about number 200 in the queue.":
+        "需要 4 个 GPU；本机有 2 × H100。在队列中约排第 200。",
+    "local: Needs 2 CPUs; other runs hold too many of the 4 here. slurm: Priority":
+        "local：需要 2 个 CPU；其他任务占用了本机 4 个中的太多。 slurm: Priority",
+    "slurm job 12: Resources": "slurm job 12: Resources",
+    "CUDA out of memory. Tried to allocate 2 GiB.": "CUDA out of memory. Tried to allocate 2 GiB.",
+    "The trainer saved nothing when it was stopped. This is the newest checkpoint of this run.":
+        "训练程序停止时没有保存。这是此任务最新的检查点。",
+}  # fmt: skip
+"""What the service says, and what is shown; free text stays as it is."""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    given = [*SAID, *endings(), *shortages()]
+    modules = ((DASHBOARD / name).as_uri() for name in ("service.js", "sentences.js"))
+    module = Path(__file__).with_name("sentences.mjs")
+    folder = tmp_path_factory.mktemp("node")
+    read: dict[str, Any] = run_module(folder, module, *modules, json.dumps(given))
+    return read | {"given": given}
+
+
+def test_sentences_are_translated_and_free_text_is_not(found: dict[str, Any]) -> None:
+    assert dict(zip(SAID, found["said"], strict=False)) == SAID
+
+
+def test_no_end_of_a_run_and_no_shortage_is_told_in_english(found: dict[str, Any]) -> None:
+    own = list(zip(found["given"], found["said"], strict=True))[len(SAID) :]
+    assert len(own) > 40
+    assert not [pair for pair in own if ENGLISH.search(pair[1])]
+
+
+def test_a_sentence_has_the_places_of_the_original(found: dict[str, Any]) -> None:
+    wrong = [text for text, other in found["all"].items()
+             if set(PLACE.findall(text)) != set(PLACE.findall(other))]  # fmt: skip
+    assert not wrong
+
+
+def test_the_service_still_says_each_sentence(found: dict[str, Any]) -> None:
+    """One that was changed in the service alone would be shown in English."""
+    source = " ".join(texts())
+    for text in found["known"]:
+        fixed = max(PLACE.split(text), key=len).strip(" .;:,()")
+        # Some are put together of two texts.
+        known = fixed in source or (fixed[:8] in source and fixed[-8:] in source)
+        assert known or any(own in text for own in OF_OTHERS), text
+
+
+def texts() -> Iterator[str]:
+    """Every text in the service's code."""
+    for path in APP.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_every_code_that_a_user_may_meet_has_a_name(found: dict[str, Any]) -> None:
+    codes = {kind.code for kind in vars(errors).values()
+             if isinstance(kind, type) and issubclass(kind, errors.ServiceError)}  # fmt: skip
+    of_trainers = {
+        "malformed_body", "method_not_allowed", "stale_attempt", "attempt_claimed", "log_offset",
+        "request_timeout", "body_too_large", "unsupported_media_type", "head_too_large",
+        "session_active",
+    }  # fmt: skip
+    assert set(found["codes"]) == codes - of_trainers
