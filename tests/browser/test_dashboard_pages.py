@@ -307,7 +307,7 @@ def test_a_chinese_browser_gets_the_services_own_sentences_in_chinese(
         problems = watch(page)
         dashboard = Dashboard(page, server.url).open(f"runs/{story.failed}")
         why = page.locator("[data-reason=exit_code]")
-        expect(why).to_contain_text("退出码为 1。")
+        expect(why).to_contain_text("退出码为 2。")
         expect(why).to_contain_text("many")  # its trainer's own words
         expect(page.locator("[data-seq]").filter(has_text="run.failed")).to_contain_text("退出码")
         dashboard.open(f"runs/{waiting}")
@@ -323,7 +323,7 @@ def test_a_chinese_browser_gets_the_services_own_sentences_in_chinese(
         dialog = page.get_by_role("dialog")
         dialog.get_by_label("发布标签").fill("v1")
         dialog.get_by_role("button", name="标记", exact=True).click()
-        expect(dialog.get_by_role("alert")).to_contain_text("发布标签 v1 已用于 /ckpts/")
+        expect(dialog.get_by_role("alert")).to_contain_text("发布标签 “v1” 已用于 /ckpts/")
         assert not problems
 
 

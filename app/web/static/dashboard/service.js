@@ -51,7 +51,7 @@ function match(all, text) {
   for (const { pattern, names, chinese: said } of all) {
     const found = pattern.exec(text);
     if (!found) continue;
-    const values = Object.fromEntries(names.map((name, i) => [name, chinese(found[i + 1])]));
+    const values = Object.fromEntries(names.map((name, i) => [name, chinese(found[i + 1].replace(/^'(.*)'$/, "“$1”"))]));
     return { said: said.replace(/\{(\w+)\}/g, (_, name) => values[name]), length: found[0].length };
   }
   return null;
