@@ -47,6 +47,32 @@ def test_a_curve_in_a_list_that_was_refused_is_asked_for_again(page: Page, serve
     assert refused
 
 
+def test_curves_to_compare_are_asked_for_as_compare_is_pressed_and_once(
+    page: Page, server: Server
+) -> None:
+    """Where they are asked for once their page is drawn, somebody waits for both, one by one."""
+    page.add_init_script("""
+        window.asked = [];
+        const send = window.fetch;
+        window.fetch = (url, options) => {
+            const name = /^\\s*query (\\w+)/.exec(JSON.parse(options?.body ?? "{}").query ?? "");
+            if (name) window.asked.push([name[1], location.pathname]);
+            return send(url, options);
+        };
+    """)
+    own, runs = experiment(server.url), []
+    for value in (1.0, 2.0):
+        trainer = external(server.url, own)
+        trainer.points("loss", [1, 2], [value, value + 1], step=2)
+        runs.append(trainer.run)
+    dashboard = Dashboard(page, server.url).open(f"?experiment={own}&pick={','.join(runs)}")
+    page.wait_for_selector("[data-run] .spark polyline")
+    page.get_by_role("link", name="Compare 2").click()
+    expect(dashboard.chart("loss").locator("[data-value]")).to_have_count(2)
+    asked = page.evaluate("window.asked.filter(([name]) => /^(Bands|Compared)$/.test(name))")
+    assert sorted(asked) == [["Bands", "/"], ["Compared", "/"]]
+
+
 def test_one_run_grows_before_ones_eyes_and_is_cancelled(page: Page, server: Server) -> None:
     url = server.url
     trainer = external(url, experiment(url), hyperparams={"learning_rate": 0.003})
