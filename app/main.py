@@ -73,6 +73,7 @@ try:
         users,
         webhooks,
     )
+    from app.server import garbage
     from app.server.authentication import Authenticator
     from app.server.exchange import Headers
     from app.server.guard import Guard
@@ -182,12 +183,13 @@ def _lifespan(
         app.state.db, app.state.supervisor = db, supervisor
         app.state.authenticator = Authenticator(db)
         task = asyncio.create_task(supervisor.run())
-        _collect_seldom()
+        settling = garbage.collect_seldom(asyncio.get_running_loop())
         db.announce(app.state.api_url)
         log.info("serving on %s", app.state.api_url)
         try:
             yield
         finally:
+            settling.cancel()
             await supervisor.stop()
             await task
             await app.state.authenticator.stop()
@@ -197,14 +199,6 @@ def _lifespan(
             log.info("stopped; what it has launched goes on")
 
     return lifespan
-
-
-def _collect_seldom() -> None:
-    """Leave what start-up made to itself: it stays, and need not be walked again and again."""
-    gc.freeze()
-    gc.enable()
-    # A page of rows or a report is more than the usual 700 objects, and none is cyclic.
-    gc.set_threshold(20_000)
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
@@ -236,7 +230,8 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
         checkpoints, usage, webhooks, alerts, deletions, redactions, projects, users, audit,
         prometheus, docs, dashboard, browser_session, single_sign_on,
     )  # fmt: skip
-    routers = [routes.hot, *(part.router for part in parts), lists.everywhere]  # the hot one first
+    hot = [routes.hot, attempts.pulses_router]  # first
+    routers = [*hot, *(part.router for part in parts), lists.everywhere]
     routers += [graphql_router(settings), mlflow_router(), wandb_router()]
     # `include_router` would make every route twice, the second time while the first request waits,
     # only to add what the app's own arguments say. Such dependencies would be left out here.

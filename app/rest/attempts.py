@@ -7,6 +7,7 @@ The other end is app/agent/http.py, the rules are in app/services/attempts.py.
 """
 
 import asyncio
+import re
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,14 @@ from app.errors import (
 )
 from app.rest import responses
 from app.rest.body import read
-from app.rest.parameters import DocumentedRoute, Parameters, RunId, bodies
+from app.rest.parameters import (
+    DirectRoute,
+    DocumentedRoute,
+    Parameters,
+    RunId,
+    bodies,
+    is_run_id,
+)
 from app.rest.problems import documented
 from app.rest.trainer_schemas import (
     ClaimAnswer,
@@ -66,9 +74,27 @@ CheckpointName = Annotated[
     str, PathParameter(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$", examples=["step-000100"])
 ]
 
-router = APIRouter(
-    prefix="/v1/runs/{run_id}/attempts/{attempt}", tags=["agents"], route_class=DocumentedRoute
-)
+_PLAIN_QUERY = re.compile(rb"wait=(1?[0-9])")
+_PLAIN_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+
+
+class PulseRoute(DirectRoute):
+    """Parses itself what agents send: a thousand of them send seventy pulses a second."""
+
+    parses_query = True
+
+    def parse(self, request: Request) -> dict[str, Any] | None:
+        run_id, attempt = request.path_params["run_id"], request.path_params["attempt"]
+        wait = _PLAIN_QUERY.fullmatch(request.scope["query_string"])
+        if wait is None or not is_run_id(run_id) or not _PLAIN_NUMBER.fullmatch(attempt):
+            return None
+        query = PulseQuery.model_construct(wait=float(wait[1]))
+        return {"run_id": run_id, "attempt": int(attempt), "query": query}
+
+
+_PREFIX = "/v1/runs/{run_id}/attempts/{attempt}"
+router = APIRouter(prefix=_PREFIX, tags=["agents"], route_class=DocumentedRoute)
+pulses_router = APIRouter(prefix=_PREFIX, tags=["agents"], route_class=PulseRoute)
 
 
 def _json_body(model: type[BaseModel]) -> dict[str, Any]:
@@ -133,7 +159,7 @@ class PulseQuery(Parameters):
     )
 
 
-@router.post("/pulse", response_model=PulseAnswer, **_json_body(PulseRequest))
+@pulses_router.post("/pulse", response_model=PulseAnswer, **_json_body(PulseRequest))
 async def pulse(
     request: Request, run_id: RunId, attempt: AttemptNumber, query: Annotated[PulseQuery, Query()]
 ) -> Response:

@@ -72,6 +72,14 @@ class DirectRoute(DocumentedRoute):
     other parameter brings it back.
     """
 
+    parses_query = False
+    """True for a class of routes whose `parse` knows their query parameters as well."""
+
+    def parse(self, request: Request) -> dict[str, Any] | None:
+        """Return the arguments beside the request; None if FastAPI shall parse or reject them."""
+        ids = request.path_params
+        return ids if all(_IDS[name](value) for name, value in ids.items()) else None
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         general = super().get_route_handler()
         endpoint = cast(Callable[..., Coroutine[Any, Any, Response]], self.endpoint)
@@ -82,7 +90,7 @@ class DirectRoute(DocumentedRoute):
             dependant = context.dependant
         if (
             dependant.dependencies
-            or dependant.query_params
+            or (dependant.query_params and not self.parses_query)
             or dependant.header_params
             or dependant.cookie_params
             or dependant.body_params
@@ -90,12 +98,17 @@ class DirectRoute(DocumentedRoute):
             return general
 
         async def direct(request: Request) -> Response:
-            ids = request.path_params
-            if all(_IDS[name](value) for name, value in ids.items()):
-                return await endpoint(request, **ids)
-            return await general(request)
+            arguments = self.parse(request)
+            if arguments is None:
+                return await general(request)
+            return await endpoint(request, **arguments)
 
         return direct
+
+
+def is_run_id(value: str) -> bool:
+    """Return True for what `RunId` accepts in a path."""
+    return _IDS["run_id"](value) is not None
 
 
 def accepts_json(

@@ -48,11 +48,12 @@ async def get_statuses(state: SupervisorState, live: list[LiveRun]) -> dict[Key,
         except Unreachable as error:
             state.log_throttled(name, "%s cannot be reached: %s", name, error)
     if any(not uses_files(launcher) for launcher in state.launchers.values()):
-        by_key = {key_of(run): run for run in live}
+        by_id = {run.id: run for run in live}
         for row in await state.db.read(attempts.list_live):
-            key = Key(row.run_id, row.number)
-            if key in by_key:
-                statuses[key] = _with_mailbox(state, by_key[key], statuses[key], row)
+            current = by_id.get(row.run_id)
+            if current is not None and current.attempt == row.number:
+                key = key_of(current)
+                statuses[key] = _with_mailbox(state, current, statuses[key], row)
     return statuses
 
 

@@ -105,7 +105,7 @@ async def _reconcile(
             attempt.began_at = state.clock() - status.ran_seconds
         await _check_suspended(state, run, status)
         # Without, a failure of its machine could not be told.
-        if status is not None and status.nodes and status.nodes != state.attempt(run).nodes:
+        if status is not None and status.nodes and status.nodes != attempt.nodes:
             news.nodes.append((key_of(run), status.nodes))
         # First: a full or slow disk must not keep it from being stopped.
         await check_running(state, run)
@@ -129,9 +129,10 @@ async def _check_suspended(state: SupervisorState, run: LiveRun, status: JobStat
 
 async def _adopt(state: SupervisorState, run: LiveRun) -> None:
     """Watch for the end of a living trainer, and tell it where this server is."""
-    attempt, launcher = state.attempt(run), state.launcher(run)
+    launcher = state.launcher(run)
     if not uses_files(launcher):
         return
+    attempt = state.attempt(run)
     if not attempt.is_watched and isinstance(launcher, WakesUp):
         state.watch(attempt, await asyncio.to_thread(launcher.exit_fd, key_of(run)))
         attempt.is_watched = True

@@ -33,7 +33,8 @@ from tests.api.paths import PARAMETERS
 
 ROUTERS = [
     routes.hot, routes.router, reports.router, lists.router, metrics.router, logs.router,
-    service.router, checkpoints.router, attempts.router, prometheus.router, webhooks.router,
+    service.router, checkpoints.router, attempts.router,
+    attempts.pulses_router, prometheus.router, webhooks.router,
     usage.router, deletions.router, redactions.router, projects.router, users.router,
     audit.router, alerts.router,
 ]  # fmt: skip
