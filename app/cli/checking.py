@@ -104,7 +104,7 @@ def check(name: str, wait: float, port: int) -> None:
             "PORT": str(port), "PUBLIC_URL": public, "API_TOKEN": token,
         }  # fmt: skip
         with _serving(environment, _Api(url, token), folder / "log") as api:
-            saved = _run(api, wait, public, folder / "check.db")
+            saved = _run(api, wait, public, folder / "check.db", launcher)
         storage = get_storage(settings.storage, folder / "data", configured.stores)
         path = parse_path(saved)
         storage.delete(path, storage.manifest(path).sha256)  # a bucket is not the folder's
@@ -162,7 +162,8 @@ class _CheckedRun:
 
     def claim(self) -> str:
         """Wait until an agent has claimed the attempt."""
-        now = self._until(lambda now: now["status"] != "queued")
+        unheard = f"No agent has claimed the run at {self._public}. "
+        now = self._until(lambda now: now["status"] != "queued", unheard)
         if now["status"] == "failed":
             raise _Wrong(_words(now))
         return f"An agent has claimed the run at {self._public}."
@@ -207,17 +208,21 @@ class _CheckedRun:
         self.saved = ready[0]
         return f"{self.saved} has arrived and is verified."
 
-    def end(self) -> None:
-        """Cancel the run after a step that failed: its job must not stay."""
+    def end(self, launcher: Any) -> None:
+        """Cancel the run after a step that failed: its job must not stay, claimed or not."""
+        from app.launchers.base import Key
+
         with suppress(Exception):
             self._api.call("POST", f"{self._path}/cancel", {})
-            _until(self._status, lambda now: now["finished_at"] is not None, 30, _words)
+            now = _until(self._status, lambda now: now["finished_at"] is not None, 30, _words)
+            if launcher.owns_queue or not launcher.shares_files:  # jobs outlive the service
+                launcher.kill([Key(self._path.rpartition("/")[2], max(now["attempt"], 1))])
 
     def _status(self) -> Any:
         return self._api.call("GET", f"{self._path}/status")
 
-    def _until(self, is_done: Callable[[Any], bool]) -> Any:
-        return _until(self._status, is_done, self._wait, _words)
+    def _until(self, is_done: Callable[[Any], bool], before: str = "") -> Any:
+        return _until(self._status, is_done, self._wait, lambda now: before + _words(now))
 
 
 def _words(status: Any) -> str:
@@ -232,14 +237,14 @@ def _get_pulse(database: Path) -> float | None:
     return None if row is None else float(row[0] or 0.0)
 
 
-def _run(api: "_Api", wait: float, public: str, database: Path) -> str:
+def _run(api: "_Api", wait: float, public: str, database: Path, launcher: Any) -> str:
     """Take one run through its life, and tell each step; return the path of its checkpoint."""
     run = _CheckedRun(api, wait, public, database)
     for step in (run.submit, run.claim, run.pulse, run.log, run.stop):
         try:
             _tell(step.__name__, step)
         except Refused:
-            run.end()
+            run.end(launcher)
             raise
     _tell("store", run.store)
     return run.saved
@@ -290,7 +295,8 @@ def _serving(settings: dict[str, str], api: "_Api", log: Path) -> Iterator["_Api
                 break
             if service.poll() is not None or time.monotonic() > deadline:
                 last = log.read_text(errors="replace").strip().splitlines()[-1:]
-                raise Refused(f"the service of the check does not start: {''.join(last)}")
+                words = "".join(last).removeprefix("llm-train: ")
+                raise Refused(f"the service of the check does not start: {words}")
             time.sleep(0.1)
         yield api
     finally:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from app.domain.tokens import attempt_token, run_token
+from tests.support.checks import check
 from tests.support.launcher_contract import SECRET, LauncherContract, Place, Site, opened, starts
 from tests.support.ray import TOKEN, RayCluster, table
 from tests.support.server import free_port, wait_until
@@ -113,6 +114,18 @@ def test_a_token_that_ray_refuses_is_told_and_no_run_fails_of_it(
         assert place.ended(run)["status"] == "succeeded"
     finally:
         place.close()
+
+
+def test_what_keeps_ray_from_running_a_job_is_one_line_of_the_operators_check(
+    ray: RayCluster, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("wrong")
+    first, last = check(tmp_path, "site", table(ray, tmp_path, token))
+    assert first == "engine  wrong   Ray refuses the token: see token_file."
+    assert last == "llm-train: the check ended at the step 'engine'"
+    away = check(tmp_path, "site", table(ray, tmp_path), PUBLIC_URL="http://nowhere.invalid")
+    assert away[2].startswith("claim   wrong   ") and "http://nowhere.invalid:" in away[2], away
 
 
 def test_a_node_that_dies_is_told_and_the_run_is_tried_again(

@@ -61,6 +61,8 @@ class SlurmLauncher:
             self._groups = self._client.nodes(self.options.partition)
         except Refused as error:
             raise Unreachable(f"Slurm refuses sinfo: {error}.") from error
+        if not self._groups and self.options.partition is not None:
+            raise Unreachable(f"Slurm has no nodes in a partition {self.options.partition!r}.")
 
     def total(self) -> Capacity:
         """Return what the nodes of the partition have in all."""
