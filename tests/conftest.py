@@ -12,7 +12,7 @@ sys.dont_write_bytecode = False
 
 gc.disable()  # half a million objects are made until all tests are collected, and they stay
 
-pytest.register_assert_rewrite("tests.support.launcher_contract")
+pytest.register_assert_rewrite("tests.support.launcher_contract", "tests.support.trainer_truth")
 
 from tests.support.database import (  # noqa: E402
     anyio_backend,

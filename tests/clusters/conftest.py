@@ -10,9 +10,30 @@ import pytest
 from tests.support import buckets
 from tests.support.ministack import CREDENTIALS, Gate, ministack
 from tests.support.ray import RayCluster, ray_cluster
+from tests.support.real_trainers import inputs  # noqa: F401 - a fixture
 from tests.support.service import Service
 from tests.support.slurm import SlurmCluster, slurm_cluster
 from tests.support.slurm_home import SlurmHome, slurm_home
+
+FEW = ("hf", "loop-ddp", "mlflow", "mlflow-proves")
+"""Of the real trainers: one alone, one with ranks, and the one that knows MLflow alone."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave FEW of the real trainers in the gate: each of their runs takes seconds to start.
+
+    `LLM_TRAIN_TEST_TRAINERS=all` takes each of them.
+    """
+    if os.environ.get("LLM_TRAIN_TEST_TRAINERS") == "all":
+        return
+    left: list[pytest.Item] = []
+    out: list[pytest.Item] = []
+    for item in items:
+        is_real = item.path.name in ("test_slurm_trainers.py", "test_ray_trainers.py")
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        (out if is_real and parameters.get("trainer", FEW[0]) not in FEW else left).append(item)
+    config.hook.pytest_deselected(items=out)
+    items[:] = left
 
 
 @pytest.fixture(scope="session")

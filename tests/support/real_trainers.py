@@ -3,9 +3,14 @@
 `recipes(path, inputs)` writes a recipes file with all of `TRAINERS`; tests/trainers runs them.
 """
 
+import fcntl
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "trainers" / "scripts"
 LEAN = SCRIPTS.with_name("lean")
@@ -146,8 +151,11 @@ def lean_folder(folder: Path, trainer: str, inputs: Path) -> str:
     return os.pathsep.join([str(folder), path])
 
 
-def recipes(path: Path, inputs: Path) -> Path:
-    """Write the recipes file. Each trainer has a second one, `-watched`, that is soon missed."""
+def recipes(path: Path, inputs: Path, more: str = "") -> Path:
+    """Write the recipes file, `more` in each of them.
+
+    Each trainer has a second one, `-watched`, that is soon missed.
+    """
     tables = []
     for name, command in (TRAINERS | _OTHERS).items():
         words = [
@@ -156,7 +164,7 @@ def recipes(path: Path, inputs: Path) -> Path:
         ]
         # A client of MLflow has no heartbeat.
         lines = _LINES.replace("heartbeat_seconds = 45", _UNPROVEN) if name == "mlflow" else _LINES
-        lines += lean_line(name.split("-")[0], inputs)
+        lines += lean_line(name.split("-")[0], inputs) + more
         if name == "hf-again":
             lines += 'retry_on = ["unfinished"]\nmax_attempts = 2\n'
         tables.append(f"[recipes.{name}]\ncommand = {json.dumps(words)}{lines}")
@@ -171,3 +179,19 @@ def recipes(path: Path, inputs: Path) -> Path:
     file = path / "recipes.toml"
     file.write_text("\n".join(tables))
     return file
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with a model, a tokenizer and a data set; see inputs.py. Made once for all."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    with (shared / "inputs.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = shared / "inputs-made"
+        if not folder.exists():
+            draft = tmp_path_factory.mktemp("inputs")
+            script = SCRIPTS.with_name("inputs.py")
+            subprocess.run([sys.executable, script, draft], check=True, timeout=120)
+            draft.rename(folder)
+    return folder

@@ -175,6 +175,10 @@ class Service:
         os.kill(self.pid, signal.SIGKILL)
         wait_until(lambda: not alive(self.pid), "the server is dead")
 
+    def run_dir(self, run: str) -> Path:
+        """Where a run's trainer has its files."""
+        return self.data_dir / "runs" / run
+
     def trainer(self, run: str, attempt: int = 1) -> psutil.Process:
         """The trainer's process, a child of its agent."""
         children = wait_until(self.agent(run, attempt).children, "the trainer's process")

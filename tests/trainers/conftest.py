@@ -3,10 +3,6 @@
 These tests need the extra `trainers` and are not part of the README's command: .ci/run starts them.
 """
 
-import fcntl
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,22 +10,6 @@ import pytest
 
 from tests.support.real_trainers import recipes
 from tests.support.service import Home, Service
-
-
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with a model, a tokenizer and a data set; see inputs.py. Made once for all."""
-    shared = tmp_path_factory.getbasetemp()
-    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
-    with (shared / "inputs.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = shared / "inputs-made"
-        if not folder.exists():
-            draft = tmp_path_factory.mktemp("inputs")
-            script = Path(__file__).parent / "inputs.py"
-            subprocess.run([sys.executable, script, draft], check=True, timeout=120)
-            draft.rename(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
