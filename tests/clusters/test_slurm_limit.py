@@ -1,10 +1,11 @@
 """Slurm's own time limit: its warning comes half a minute before, give or take a minute."""
 
+from tests.support.slurm import SlurmCluster
 from tests.support.slurm_home import SlurmHome
 
 
 def test_slurm_warns_before_its_time_limit_and_the_trainer_saves(
-    home: SlurmHome,
+    home: SlurmHome, slurm: SlurmCluster
 ) -> None:
     """A run that names no limit has the launcher's: here two minutes, with a warning before."""
     file = home.path / "recipes.toml"
@@ -19,3 +20,5 @@ def test_slurm_warns_before_its_time_limit_and_the_trainer_saves(
         assert "at its time limit of 2 minutes" in ended["status_detail"]
         (saved,) = service.checkpoints(run).values()
         assert saved["state"] == "ready"
+        state = slurm.run("squeue", "-h", "-t", "all", "-n", f"{run}.1", "-o", "%T")
+        assert state.split() == ["COMPLETED"], "it obeyed the warning, and Slurm had to end nothing"
