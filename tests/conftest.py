@@ -25,6 +25,7 @@ from tests.support.database import (  # noqa: E402
     postgresql_databases,
     sqlite_databases,
 )
+from tests.support.real_trainers import inputs  # noqa: E402
 from tests.support.server import server  # noqa: E402
 
 
@@ -47,6 +48,7 @@ __all__ = [
     "databases",
     "db",
     "empty_database_url",
+    "inputs",
     "module_database_url",
     "postgresql",
     "postgresql_databases",

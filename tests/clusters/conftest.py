@@ -10,7 +10,6 @@ import pytest
 from tests.support import buckets
 from tests.support.ministack import CREDENTIALS, Gate, ministack
 from tests.support.ray import RayCluster, ray_cluster
-from tests.support.real_trainers import inputs  # noqa: F401 - a fixture
 from tests.support.service import Service
 from tests.support.slurm import SlurmCluster, slurm_cluster
 from tests.support.slurm_home import SlurmHome, slurm_home
