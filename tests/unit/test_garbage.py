@@ -12,10 +12,11 @@ from app.server import garbage
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    before = gc.get_threshold()
+    threshold, was_on = gc.get_threshold(), gc.isenabled()
     yield
-    gc.unfreeze()
-    gc.set_threshold(*before)
+    gc.set_threshold(*threshold)
+    if not was_on:
+        gc.disable()
 
 
 @pytest.mark.anyio
