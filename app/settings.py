@@ -83,10 +83,11 @@ class Settings(BaseSettings):
     oidc_scopes: Annotated[str, Field(pattern=r"^openid( [!-~]+)*$")] = "openid profile email"
     # The claim with the names of a person's groups, which the table [groups] gives roles.
     oidc_groups_claim: Annotated[str, Field(min_length=1)] = "groups"
-    # For how long after a run's end its log and all of its points are kept, where its project says
-    # nothing; left out: for ever.
+    # For how long after a run's end its log, all of its points and its curves are kept, where its
+    # project says nothing; left out: for ever.
     logs_days: Annotated[float, Field(gt=0, le=MAX_DAYS)] | None = None
     points_days: Annotated[float, Field(gt=0, le=MAX_DAYS)] | None = None
+    curves_days: Annotated[float, Field(gt=0, le=MAX_DAYS)] | None = None
     # How long it is kept who did what.
     audit_days: Annotated[float, Field(gt=0, le=MAX_DAYS)] = 365.0
     # A collector of OpenTelemetry's traces that speaks OTLP over HTTP: "http://127.0.0.1:4318".

@@ -80,3 +80,4 @@ def redact(
         api.print_json(answer)
     else:
         click.echo(f"redacted in {len(answer['run_ids'])} runs")
+        click.echo(f"not reached: {', '.join(answer['not_reached'])}")

@@ -277,21 +277,23 @@ def quota(
 @project.command("retention")
 @click.argument("project")
 @click.option("--logs", callback=_days, help="Days after a run's end for which its log is kept.")
-@click.option("--points", callback=_days, help="The same of all of its points.")
+@click.option("--points", callback=_days, help="The same of all of its points: then thinned.")
+@click.option("--curves", callback=_days, help="The same of any points: then the latest stay.")
 @api.JSON
 @api.calls_service
 def retention(
-    project: str, logs: float | str | None, points: float | str | None, as_json: bool
-) -> None:
+    project: str, logs: float | str | None, points: float | str | None,
+    curves: float | str | None, as_json: bool,
+) -> None:  # fmt: skip
     """Show for how long a PROJECT keeps logs and points, or change that.
 
     Each is a number of days, or `none` for what the service is set to.
     """
     path = f"/v1/projects/{_project_id(project)}"
-    given = {"logs_days": logs, "points_days": points}
+    given = {"logs_days": logs, "points_days": points, "curves_days": curves}
     changes = _changes(given)
     found = api.call("PATCH", path, changes) if changes else api.call("GET", path)
-    rows = [{"of": name, "days": found[f"{name}_days"]} for name in ("logs", "points")]
+    rows = [{"of": name, "days": found[f"{name}_days"]} for name in ("logs", "points", "curves")]
     _show(rows, ("of", "days"), as_json)
 
 

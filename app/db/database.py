@@ -22,6 +22,7 @@ from enum import Enum
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from app.db.changes import Changes
+from app.db.durations import Durations
 from app.db.sql import Tx
 from app.domain.principals import Principal
 from app.errors import Timeout, Unavailable
@@ -80,6 +81,8 @@ class Database(ABC):
         self._searching = asyncio.Semaphore(SEARCHES)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._waiting = 0
+        # Of each kind of transaction, with its wait for a turn; added to on the event loop.
+        self.durations = {kind: Durations() for kind in ("write", "read", "scan")}
         # When a write was last rejected, on the monotonic clock.
         self.write_rejected_at = -math.inf
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from time import perf_counter
 
 import psycopg
 
@@ -135,12 +136,17 @@ class PostgresDatabase(Database):
         self._admit()
         future: asyncio.Future[R] = self._loop.create_future()
         self._waiting += 1
+        began = perf_counter()
         self._jobs.put(Job(lambda tx: use_case(tx, *args, **kwargs), future, get_principal()))
-        return await future
+        try:
+            return await future
+        finally:
+            self.durations["write"].add(perf_counter() - began)
 
     async def read(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         self._admit()
         self._waiting += 1
+        began = perf_counter()
         try:
             result: R = await self._reads.read(
                 lambda tx: use_case(tx, *args, **kwargs), get_principal()
@@ -151,11 +157,12 @@ class PostgresDatabase(Database):
             raise
         finally:
             self._waiting -= 1
+            self.durations["read"].add(perf_counter() - began)
 
     async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         self._admit()
         self._waiting += 1
-        scan = Scan()
+        scan, began = Scan(), perf_counter()
         work = partial(self._scan, scan, lambda tx: use_case(tx, *args, **kwargs), get_principal())
         try:
             return await self._loop.run_in_executor(self._scanners, work)
@@ -165,6 +172,7 @@ class PostgresDatabase(Database):
             raise
         finally:
             self._waiting -= 1
+            self.durations["scan"].add(perf_counter() - began)
 
     def _admit(self) -> None:
         if self._stopping.is_set():

@@ -80,6 +80,7 @@ class RunRow(NamedTuple):
     cancel_requested_at: str | None
     log_removed_at: str | None
     points_thinned_at: str | None
+    points_removed_at: str | None
 
 class RunSummaryRow(NamedTuple):
     id: str
@@ -110,6 +111,7 @@ class RunSummaryRow(NamedTuple):
     heartbeat_at: str | None
     log_removed_at: str | None
     points_thinned_at: str | None
+    points_removed_at: str | None
 
 class CheckpointRow(NamedTuple):
     id: str
@@ -159,6 +161,7 @@ class ProjectRow(NamedTuple):
     max_bytes: int | None
     logs_days: float | None
     points_days: float | None
+    curves_days: float | None
     release_metrics: str | None
     release_verified_hours: float | None
     release_approval: bool | None
@@ -239,6 +242,7 @@ class RunChanges(TypedDict, total=False):
     cancel_requested_at: str | None
     log_removed_at: str | None
     points_thinned_at: str | None
+    points_removed_at: str | None
 
 class CheckpointChanges(TypedDict, total=False):
     id: str

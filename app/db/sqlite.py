@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 
 from app.db import migrate
 from app.db.acting import get_principal
@@ -150,14 +151,23 @@ class SqliteDatabase(Database):
             raise Busy("Too many writes are waiting; try again in a second.", retry_after=1)
         future: asyncio.Future[R] = self._loop.create_future()
         self._waiting += 1
+        began = perf_counter()
         self._jobs.put(Job(lambda tx: use_case(tx, *args, **kwargs), future, get_principal()))
-        return await future
+        try:
+            return await future
+        finally:
+            self.durations["write"].add(perf_counter() - began)
 
     async def read(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         # On the event loop: a short read costs less than the hop to a thread and back.
         self._check_open()
-        principal = get_principal()
-        return self._in_snapshot(self._reader, lambda tx: use_case(tx, *args, **kwargs), principal)
+        principal, began = get_principal(), perf_counter()
+        try:
+            return self._in_snapshot(
+                self._reader, lambda tx: use_case(tx, *args, **kwargs), principal
+            )
+        finally:
+            self.durations["read"].add(perf_counter() - began)
 
     async def scan(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._in_scanner(LOOK, lambda tx: use_case(tx, *args, **kwargs))
@@ -167,12 +177,13 @@ class SqliteDatabase(Database):
 
     async def _in_scanner(self, look: int, use_case: Callable[[Tx], R]) -> R:
         self._check_open()
-        given_up = threading.Event()
+        given_up, began = threading.Event(), perf_counter()
         work = partial(self._scan, given_up, look, use_case, get_principal())
         try:
             return await self._loop.run_in_executor(self._scanners, work)
         finally:
             given_up.set()
+            self.durations["scan"].add(perf_counter() - began)
 
     def _scan(
         self,

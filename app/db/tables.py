@@ -102,10 +102,11 @@ class Project(Table, table=True):
     max_runs: int | None = Field(default=None, sa_type=Integer)
     max_gpus: int | None = Field(default=None, sa_type=Integer)
     max_bytes: int | None = Field(default=None, sa_type=BigInteger)
-    # For how long after a run's end its log and all of its points are kept (`services.expiry`);
-    # NULL: as the service is set.
+    # For how long after a run's end its log, all of its points and its curves are kept
+    # (`services.expiry`); NULL: as the service is set.
     logs_days: float | None = Field(default=None, sa_type=Float(53))
     points_days: float | None = Field(default=None, sa_type=Float(53))
+    curves_days: float | None = Field(default=None, sa_type=Float(53))
     # What its releases need besides what the service wants of all (`domain.gate`); the first is a
     # JSON list of bounds.
     release_metrics: str | None = Field(default=None, sa_type=Text)
@@ -326,9 +327,10 @@ class Run(Table, table=True):
     heartbeat_at: str | None = None
     launched_at: str | None = None
     cancel_requested_at: str | None = None
-    # When retention decided to remove its log, and to thin its points.
+    # When retention decided to remove its log, to thin its points, and to remove them.
     log_removed_at: str | None = None
     points_thinned_at: str | None = None
+    points_removed_at: str | None = None
 
 
 class RunTag(Table, table=True):
@@ -663,7 +665,7 @@ class Removal(Table, table=True):
 
 
 class Expiration(Table, table=True):
-    """A log that is to be removed, or points that are to be thinned: what is left of a decision.
+    """A log or points that are to be removed or thinned: what is left of a decision.
 
     No foreign key: a run may be deleted meanwhile.
     """

@@ -76,6 +76,11 @@ class ProjectUpdate(Request):
         description="Days after a run's end for which all of its points are kept; null: as the "
         "service is set.",
     )
+    curves_days: Days | None = Field(
+        default=None,
+        description="Days after a run's end for which any of its points are kept, and then the "
+        "latest values alone; null: as the service is set.",
+    )
     release_metrics: Annotated[list[BoundText], Field(max_length=MAX_BOUNDS)] | None = Field(
         default=None,
         description="Bounds such as `val_loss<=2.0` that a checkpoint must meet to become a "

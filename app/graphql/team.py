@@ -86,6 +86,9 @@ class Project:
         "Days after a run's end for which its log is kept; null: as the service is set."
     )
     points_days: float | None = attribute("The same of all of its points, which are thinned then.")
+    curves_days: float | None = attribute(
+        "The same of any points: then the latest values alone are kept."
+    )
     release_verified_hours: float | None = attribute(
         "The longest time since a release was found to be whole."
     )

@@ -174,6 +174,9 @@ class Run(Node):
     points_thinned_at: DateTime | None = attribute(
         "Time at which retention thinned its points: its curves keep their shape and every spike."
     )
+    points_removed_at: DateTime | None = attribute(
+        "Time at which retention removed its points: the latest values stay."
+    )
 
     @field
     def tags(self) -> list[str]:

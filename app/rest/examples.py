@@ -103,7 +103,8 @@ _PROJECT = {
     "project_id": "prj_0cc4q1zt8b3k5m7p9s1v3x5z7a", "name": "speech",
     "description": "Speech models", "created_at": _CREATED,
     "max_runs": 8, "max_gpus": 16, "max_bytes": None,
-    "logs_days": 30.0, "points_days": None, "release_metrics": ["val_loss<=2.0"],
+    "logs_days": 30.0, "points_days": None, "curves_days": None,
+    "release_metrics": ["val_loss<=2.0"],
     "release_verified_hours": 24.0, "release_approval": None,
 }  # fmt: skip
 _USER = {
@@ -178,7 +179,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         ],
         "next": None,
     },
-    "RedactedAnswer": {"experiment_id": EXPERIMENT_ID, "run_id": RUN_ID, "run_ids": [RUN_ID]},
+    "RedactedAnswer": {
+        "experiment_id": EXPERIMENT_ID,
+        "run_id": RUN_ID,
+        "run_ids": [RUN_ID],
+        "messages_sent": 1,
+        "not_reached": ["backups", "log", "files", "messages"],
+    },
     "ReleasesAnswer": {
         "at": None,
         "releases": [

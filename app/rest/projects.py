@@ -49,6 +49,10 @@ class ProjectAnswer(TypedDict):
     points_days: Annotated[
         float | None, Field(description="The same of all of its points, which are thinned then.")
     ]
+    curves_days: Annotated[
+        float | None,
+        Field(description="The same of any points: then the latest values alone are kept."),
+    ]
     release_metrics: Annotated[
         list[str] | None,
         Field(description="Bounds that its releases must meet, besides those of the service."),
@@ -104,6 +108,7 @@ def view(project: Project) -> ProjectAnswer:
         "max_bytes": project.max_bytes,
         "logs_days": project.logs_days,
         "points_days": project.points_days,
+        "curves_days": project.curves_days,
         "release_metrics": load(project.release_metrics) if project.release_metrics else None,
         "release_verified_hours": project.release_verified_hours,
         "release_approval": None if approval is None else bool(approval),  # SQLite has numbers

@@ -7,7 +7,6 @@ Prometheus asks, so that nothing is paid for where nobody does.
 import asyncio
 import shutil
 import time
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +16,7 @@ from sqlalchemy import Executable, func, literal_column, select
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.db import tally
+from app.db.durations import Durations
 from app.db.sql import Tx, columns, query
 from app.db.tables import Run, WebhookDelivery
 from app.domain.lifecycle import TERMINAL, RunStatus
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 router = APIRouter(tags=["service"], route_class=DocumentedRoute)
-
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the durations, in seconds; one more bucket has none."""
 
 _run = columns(Run)
 _LIVE = [status for status in RunStatus if status not in TERMINAL]
@@ -64,19 +61,6 @@ def _counts() -> Executable:
         .where(_run.status.in_([literal_column(f"'{status}'") for status in _LIVE]))
         .group_by(_run.status, _run.status_reason)
     )
-
-
-class _Durations:
-    """How often one operation was answered with one status, and how long that took."""
-
-    def __init__(self) -> None:
-        self.buckets = [0] * (len(BUCKETS) + 1)
-        self.seconds = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Count one request."""
-        self.buckets[bisect_left(BUCKETS, seconds)] += 1
-        self.seconds += seconds
 
 
 class RequestTimes:
@@ -114,12 +98,12 @@ class RequestTimes:
         await self.app(scope, receive, measure)
 
 
-Times = defaultdict[tuple[str, int], _Durations]
+Times = defaultdict[tuple[str, int], Durations]
 
 
 def request_times() -> Times:
     """Return an empty table for `app.state.request_times`."""
-    return defaultdict(_Durations)
+    return defaultdict(Durations)
 
 
 @router.get("/metrics", response_class=Response, responses=documented())
@@ -166,7 +150,6 @@ class _Collector:
         yield from self._rows()
         yield from self._work()
         supervisor, db = self._state.supervisor, self._state.db
-        probe = supervisor.measures.write_seconds
         for name, help, value in (
             ("ready", "1 if the service can work, as /readyz says.", supervisor.trouble() is None),
             ("leader", "1 if this server's supervisor works.", supervisor.state.leads),
@@ -174,12 +157,11 @@ class _Collector:
             ("data_dir_free_bytes", "Free space of the data directory's disk.", self._free_bytes),
             ("reports_waiting_bytes", "Bodies of reports in work.", self._state.inflow.held),
             ("database_writes_waiting", "Writes that wait, or are under way.", db.waiting_writes),
-            ("database_write_seconds", "What the last probe's write took.", probe),
             ("subscribers", "Streams and steps that wait for a change.", db.changes.subscribers),
             ("websockets", "Open websockets.", self._state.open_connections["websocket"]),
         ):
             yield GaugeMetricFamily(f"llm_train_{name}", help, value=float(value))
-        yield self._durations()
+        yield from self._durations()
 
     def _rows(self) -> "Iterator[Metric]":
         """Yield what is in the database. Labels are codes of the service's own: no ids."""
@@ -226,20 +208,23 @@ class _Collector:
                 family.add_metric([value], count)
             yield family
 
-    def _durations(self) -> "Metric":
+    def _durations(self) -> "Iterator[Metric]":
         from prometheus_client.core import HistogramMetricFamily
 
-        family = HistogramMetricFamily(
+        requests = HistogramMetricFamily(
             "llm_train_http_request_seconds",
             "Time until the response began, by operation and status.",
             labels=["operation", "status"],
         )
-        bounds = [*map(str, BUCKETS), "+Inf"]
         # A copy: requests go on while this is rendered.
-        for (operation, status), durations in list(self._state.request_times.items()):
-            cumulative, total = [], 0
-            for bound, count in zip(bounds, durations.buckets, strict=True):
-                total += count
-                cumulative.append((bound, total))
-            family.add_metric([operation, str(status)], cumulative, durations.seconds)
-        return family
+        for (operation, status), took in list(self._state.request_times.items()):
+            requests.add_metric([operation, str(status)], took.cumulative(), took.seconds)
+        yield requests
+        database = HistogramMetricFamily(
+            "llm_train_database_seconds",
+            "Time until a transaction was over, its wait for a turn included.",
+            labels=["kind"],
+        )
+        for kind, took in self._state.db.durations.items():
+            database.add_metric([kind], took.cumulative(), took.seconds)
+        yield database

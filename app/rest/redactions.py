@@ -1,8 +1,10 @@
 """`/v1`: taking out of a run what should never have been sent."""
 
 import asyncio
+from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from app.domain.requests import RedactRequest
@@ -20,6 +22,13 @@ class RedactedAnswer(TypedDict):
     experiment_id: str
     run_id: str
     run_ids: list[str]
+    messages_sent: Annotated[
+        int, Field(description="Messages to webhooks that held it and were sent before.")
+    ]
+    not_reached: Annotated[
+        list[redaction.NotReached],
+        Field(description="Where it may still be: no redaction reaches these."),
+    ]
 
 
 def view(redacted: redaction.Redacted) -> RedactedAnswer:
@@ -28,6 +37,8 @@ def view(redacted: redaction.Redacted) -> RedactedAnswer:
         "experiment_id": redacted.run.experiment_id,
         "run_id": redacted.run.id,
         "run_ids": redacted.run_ids,
+        "messages_sent": redacted.messages_sent,
+        "not_reached": redacted.not_reached,
     }
 
 

@@ -184,6 +184,10 @@ class RunAnswer(TypedDict):
         Time | None,
         Field(description="When retention thinned its points: curves keep their shape and spikes."),
     ]
+    points_removed_at: Annotated[
+        Time | None,
+        Field(description="When retention removed its points: the latest values stay."),
+    ]
     status: RunStatus
     status_reason: Reason | None
     status_detail: str | None

@@ -330,7 +330,7 @@ def list_removals(tx: Tx, most: int) -> list[Removal]:
 
 
 def remove_points(tx: Tx, run_id: str) -> int:
-    """Remove some series of a deleted run with their points; return how many. May be repeated."""
+    """Remove some series of a run with their points; return how many. May be repeated."""
     series = [row[0] for row in tx.all(_series_of, run=run_id)]
     remove_series(tx, series)
     return len(series)

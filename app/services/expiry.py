@@ -1,4 +1,5 @@
-"""Retention of logs and points: days after a run's end its log goes, and its points are thinned.
+"""Retention of logs and points: days after a run's end its log goes, and its points are thinned
+or go as well. The latest value of each metric stays.
 
 list_due(tx, …)       runs of which something is past its time
 expire(tx, …)         one transaction: the columns that tell of it, the event, what is to be done
@@ -8,8 +9,8 @@ An `Expiration` is written in the transaction that decides, so that after a cras
 nothing has happened, or what is left to do is found and done.
 
 Kept whatever its age: a run of which a checkpoint is a release, and one with the tag `keep`. The
-points of a run stay whole while those of a run that was resumed from it do, whose curves begin with
-them.
+points of a run stay (whole) while those of a run that was resumed from it do, whose curves begin
+with them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -47,21 +48,27 @@ class Part(StrEnum):
     """What of a run is past its time."""
 
     LOG = "log"
+    # All points but those that draw the same curve; and those as well.
     POINTS = "points"
+    CURVES = "curves"
 
 
-EVENTS = {Part.LOG: "run.log_removed", Part.POINTS: "run.points_thinned"}
+EVENTS = {
+    Part.LOG: "run.log_removed",
+    Part.POINTS: "run.points_thinned",
+    Part.CURVES: "run.points_removed",
+}
 
 
 class Rule(NamedTuple):
-    """Days after a run's end for which its log and its points are kept; None: for ever."""
+    """Days after a run's end for which its log, all of its points and its curves are kept.
 
-    logs_days: float | None
-    points_days: float | None
+    None: for ever.
+    """
 
-    def days(self, part: Part) -> float | None:
-        """Return the days for one of them."""
-        return self.logs_days if part is Part.LOG else self.points_days
+    log: float | None
+    points: float | None
+    curves: float | None
 
 
 class Rules(NamedTuple):
@@ -71,7 +78,9 @@ class Rules(NamedTuple):
 
     def before(self, now: str, part: Part) -> str:
         """Return the time before which a run must have ended for any rule to concern it."""
-        days = [days for rule in self.by_project.values() if (days := rule.days(part)) is not None]
+        days = [
+            days for rule in self.by_project.values() if (days := getattr(rule, part)) is not None
+        ]
         return _ended_before(now, min(days)) if days else ""
 
     def due(self, now: str, run: "EndedRun") -> Iterator[Part]:
@@ -79,10 +88,17 @@ class Rules(NamedTuple):
         rule = self.by_project.get(run.project_id)
         if rule is None:
             return  # a project that has been made since
-        for part, is_there in ((Part.LOG, run.has_log), (Part.POINTS, run.has_points)):
-            days = rule.days(part)
-            if is_there and days is not None and run.finished_at < _ended_before(now, days):
-                yield part
+        due = {
+            part
+            for part, days in zip(Part, rule, strict=True)
+            if days is not None and run.finished_at < _ended_before(now, days)
+        }
+        if Part.LOG in due and run.has_log:
+            yield Part.LOG
+        if Part.CURVES in due and run.has_curves:
+            yield Part.CURVES
+        elif Part.POINTS in due and run.has_points:
+            yield Part.POINTS
 
 
 def _ended_before(now: str, days: float) -> str:
@@ -97,6 +113,7 @@ class EndedRun(NamedTuple):
     project_id: str
     has_log: bool
     has_points: bool
+    has_curves: bool
 
 
 class Position(NamedTuple):
@@ -106,9 +123,11 @@ class Position(NamedTuple):
     id: str = ""
 
 
-@query(tuple[str, float | None, float | None])
+@query(tuple[str, float | None, float | None, float | None])
 def _rules() -> Executable:
-    return select(_project.id, _project.logs_days, _project.points_days)
+    return select(
+        _project.id, _project.logs_days, _project.points_days, _project.curves_days
+    )  # fmt: skip
 
 
 _released = exists().where(
@@ -117,17 +136,28 @@ _released = exists().where(
 )
 _kept = exists().where(_tag.run_id == _run.id, _tag.tag == KEEP)
 _has_log = and_(_run.log_removed_at.is_(None), _run.recipe.is_not(None), _run.attempt > 0)
+# The curves of a resumed run without points of its own are those of its parent.
+_has_curves = and_(
+    _run.points_removed_at.is_(None),
+    or_(exists().where(_series.run_id == _run.id), _run.parent_run_id.is_not(None)),
+    ~exists().where(_child.parent_run_id == _run.id, _child.points_removed_at.is_(None)),
+)
 _has_points = and_(
+    _run.points_removed_at.is_(None),
     _run.points_thinned_at.is_(None),
-    exists().where(_series.run_id == _run.id),
-    ~exists().where(_child.parent_run_id == _run.id, _child.points_thinned_at.is_(None)),
+    or_(exists().where(_series.run_id == _run.id), _run.parent_run_id.is_not(None)),
+    ~exists().where(
+        _child.parent_run_id == _run.id,
+        _child.points_thinned_at.is_(None),
+        _child.points_removed_at.is_(None),
+    ),
 )
 
 
 def _ended(*where: Any) -> Any:
     found = select(
         _run.id, _run.finished_at, _experiment.project_id, _has_log.label("has_log"),
-        _has_points.label("has_points"),
+        _has_points.label("has_points"), _has_curves.label("has_curves"),
     )  # fmt: skip
     of_experiment = _experiment.id == _run.experiment_id
     return (
@@ -138,13 +168,16 @@ def _ended(*where: Any) -> Any:
 
 
 @query(EndedRun)
-def _due(*, logs_before: str, points_before: str, at: str, id: str, most: int) -> Executable:
+def _due(
+    *, logs_before: str, points_before: str, curves_before: str, at: str, id: str, most: int
+) -> Executable:
     due: Executable = (
         _ended(
             tuple_(_run.finished_at, _run.id) > tuple_(at, id),
             or_(
                 and_(_run.finished_at < logs_before, _has_log),
                 and_(_run.finished_at < points_before, _has_points),
+                and_(_run.finished_at < curves_before, _has_curves),
             ),
         )
         .order_by(_run.finished_at, _run.id)
@@ -180,21 +213,23 @@ def find_rules(tx: Tx, default: Rule) -> Rules:
     """Return the rule of each project: its own, or the service's where it has none."""
     return Rules({
         project_id: Rule(
-            default.logs_days if logs is None else logs,
-            default.points_days if points is None else points,
+            default.log if log is None else log,
+            default.points if points is None else points,
+            default.curves if curves is None else curves,
         )
-        for project_id, logs, points in tx.all(_rules)
+        for project_id, log, points, curves in tx.all(_rules)
     })  # fmt: skip
 
 
 def list_due(tx: Tx, rules: Rules, after: Position, most: int) -> list[EndedRun]:
     """Return the next runs of which something may be past its time, those that ended first."""
-    logs, points = (rules.before(tx.now, part) for part in Part)
-    if not logs and not points:
+    log, points, curves = (rules.before(tx.now, part) for part in Part)
+    if not log and not points and not curves:
         return []
     return tx.all(
-        _due, logs_before=logs, points_before=points, at=after.finished_at, id=after.id, most=most
-    )
+        _due, logs_before=log, points_before=points, curves_before=curves,
+        at=after.finished_at, id=after.id, most=most,
+    )  # fmt: skip
 
 
 def expire(tx: Tx, run_id: str, rules: Rules) -> list[Part]:
@@ -204,16 +239,23 @@ def expire(tx: Tx, run_id: str, rules: Rules) -> list[Part]:
     parts = list(rules.due(tx.now, ended)) if ended is not None else []
     if not parts:
         return []
-    if Part.LOG in parts:
-        run = runs.change(tx, run, log_removed_at=tx.now)
-    if Part.POINTS in parts:
-        runs.change(tx, run, points_thinned_at=tx.now)
     for part in parts:
+        run = _tell(tx, run, part)
         tx.send(_insert, run_id=run_id, part=part.value)
-        days = rules.by_project[ended.project_id].days(part) if ended is not None else None
+        days = getattr(rules.by_project[ended.project_id], part) if ended is not None else None
         events.append(tx, run.experiment_id, EVENTS[part], run_id=run_id, kept_days=days)
     failpoint("expire.decided")
     return parts
+
+
+def _tell(tx: Tx, run: Run, part: Part) -> Run:
+    match part:
+        case Part.LOG:
+            return runs.change(tx, run, log_removed_at=tx.now)
+        case Part.POINTS:
+            return runs.change(tx, run, points_thinned_at=tx.now)
+        case Part.CURVES:
+            return runs.change(tx, run, points_removed_at=tx.now)
 
 
 def list_pending(tx: Tx, after: Expiration | None, most: int) -> list[Expiration]:

@@ -11,10 +11,11 @@ stands. For a hyperparameter all of them must have ended: a trainer's own copy c
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, bindparam, delete, or_, select, update
+from sqlalchemy import Executable, bindparam, delete, func, or_, select, update
 
 from app.db.json_lists import one_of
 from app.db.search import Position
@@ -49,7 +50,7 @@ MAX_FILE_BYTES = 4 << 20
 
 _run, _series, _search = columns(Run), columns(MetricSeries), columns(RunSearch)
 _TEXTS = ("hyperparams", "override_hyperparams", "effective_hyperparams", "source", "dataset",
-          "notes", "status_detail", "termination_detail")  # fmt: skip
+          "model", "name", "tags", "notes", "status_detail", "termination_detail")  # fmt: skip
 """Columns of a run that may hold what was sent."""
 
 
@@ -68,15 +69,19 @@ def _with_text(*, experiment: str, words: str) -> Executable:
         select_all(Run)
         .where(
             _run.experiment_id == experiment,
-            or_(
-                *(
-                    Position(_run[name], words) > 0
-                    for name in ("hyperparams", "effective_hyperparams", "notes")
-                )
-            ),
+            or_(*(Position(_run[name], words) > 0 for name in _TEXTS)),
         )
         .order_by(_run.id)
     )
+
+
+_delivery, _stored = columns(WebhookDelivery), columns(IdempotencyKey)
+
+
+@query(tuple[int])
+def _count_sent(*, ids: str) -> Executable:
+    sent = one_of(_delivery.id, ids), _delivery.attempts > 0
+    return select(func.count()).select_from(WebhookDelivery).where(*sent)
 
 
 @statement
@@ -128,23 +133,31 @@ def _copies(table: Any, keys: tuple[str, ...], texts: tuple[str, ...], where: An
 
 _event, _attempt, _label = columns(Event), columns(Attempt), columns(Label)
 _link, _model, _checkpoint = columns(RunLink), columns(LoggedModel), columns(Checkpoint)
-_delivery, _stored = columns(WebhookDelivery), columns(IdempotencyKey)
 _OF_RUNS = (
     _copies(Event, ("experiment_id", "seq"), ("data",), one_of(_event.run_id, "runs")),
     _copies(Attempt, ("run_id", "number"), ("spec", "exit"), one_of(_attempt.run_id, "runs")),
     _copies(Label, ("owner_id", "key"), ("value",), one_of(_label.owner_id, "runs")),
     _copies(RunLink, ("run_id", "kind", "key"), ("content",), one_of(_link.run_id, "runs")),
-    _copies(LoggedModel, ("id",), ("params", "metrics"), one_of(_model.run_id, "runs")),
+    _copies(LoggedModel, ("id",), ("name", "params", "metrics"), one_of(_model.run_id, "runs")),
+    _copies(Checkpoint, ("id",), ("tag_type", "reason"), one_of(_checkpoint.run_id, "runs")),
 )
-_OF_EXPERIMENT = tuple(
-    _copies(table, keys, ("body",), Position(own.body, bindparam("experiment")) > 0)
-    for table, keys, own in (
-        (WebhookDelivery, ("id",), _delivery),
-        (IdempotencyKey, ("scope", "key"), _stored),
+_MESSAGES, _ANSWERS = (
+    _copies(table, keys, texts, Position(own.body, bindparam("experiment")) > 0)
+    for table, keys, texts, own in (
+        (WebhookDelivery, ("id",), ("body", "last_error"), _delivery),
+        (IdempotencyKey, ("scope", "key"), ("body",), _stored),
     )
 )
 _METRICS_OF_CHECKPOINTS = _copies(
     Checkpoint, ("id",), ("metrics",), one_of(_checkpoint.run_id, "runs")
+)
+
+
+# A label is found by its key, of which there is one: where the secret is in it, all of it goes.
+_DELETE_LABELS = Statement[Any](
+    delete(Label).where(
+        one_of(_label.owner_id, "runs"), Position(_label.key, bindparam("words")) > 0
+    )
 )
 
 
@@ -156,11 +169,29 @@ class Plan(NamedTuple):
     runs: list[Run]
 
 
+class NotReached(StrEnum):
+    """Where a redaction does not reach: what was there before may still be there."""
+
+    BACKUPS = "backups"
+    # What the trainer printed, and the files that it saved.
+    LOG = "log"
+    FILES = "files"
+    # Messages to webhooks that were sent before.
+    MESSAGES = "messages"
+
+
 class Redacted(NamedTuple):
     """What a redaction did: the runs that it was looked for in and taken out of."""
 
     run: Run
     run_ids: list[str]
+    messages_sent: int
+    """How many messages that held it had been sent to a webhook."""
+
+    @property
+    def not_reached(self) -> list[NotReached]:
+        """Return where it may still be."""
+        return [each for each in NotReached if each != NotReached.MESSAGES or self.messages_sent]
 
 
 def plan(tx: Tx, run_id: str, request: RedactRequest, experiment_id: str | None = None) -> Plan:
@@ -234,17 +265,21 @@ def redact(
     secrets, ids = planned.secrets, [run.id for run in planned.runs]
     for run in planned.runs:
         _redact_run(tx, runs.lock(tx, run.id), secrets)
+    for words in secrets.texts:
+        tx.run(_DELETE_LABELS, runs=dump(ids), words=words)
     for copies in _OF_RUNS:
         _rewrite(tx, copies, secrets, runs=dump(ids))
-    for copies in _OF_EXPERIMENT:
-        _rewrite(tx, copies, secrets, experiment=planned.run.experiment_id)
+    experiment = planned.run.experiment_id
+    messages = _rewrite(tx, _MESSAGES, secrets, experiment=experiment)
+    _rewrite(tx, _ANSWERS, secrets, experiment=experiment)
     _remove_metrics(tx, secrets.metrics, _descendants(planned))
     events.append(
         tx, planned.run.experiment_id, "run.redacted", run_id=planned.run.id,
         hyperparams=request.hyperparams or None, metrics=request.metrics or None,
         notes=request.notes or None, runs=ids,
     )  # fmt: skip
-    return Redacted(runs.get(tx, run_id), ids)
+    sent = tx.first(_count_sent, ids=dump([keys[0] for keys in messages]))
+    return Redacted(runs.get(tx, run_id), ids, sent[0] if sent is not None else 0)
 
 
 def _redact_run(tx: Tx, run: Run, secrets: Secrets) -> None:
@@ -260,9 +295,13 @@ def _redact_run(tx: Tx, run: Run, secrets: Secrets) -> None:
     if changes:
         run = runs.change(tx, run, **changes)
         tx.run(_set_search, key=run.id, words=runs.search_text(run))
+    if "tags" in changes:
+        runs.set_tags(tx, run)
 
 
-def _rewrite(tx: Tx, copies: _Copies, secrets: Secrets, **params: Any) -> None:
+def _rewrite(tx: Tx, copies: _Copies, secrets: Secrets, **params: Any) -> list[tuple[Any, ...]]:
+    """Take the secrets out of rows; return the keys of those that held one."""
+    rewritten = []
     for row in tx.all(copies.found, **params):
         keys = dict(zip(copies.keys, row, strict=False))
         texts = dict(zip(copies.texts, row[len(copies.keys) :], strict=True))
@@ -273,6 +312,8 @@ def _rewrite(tx: Tx, copies: _Copies, secrets: Secrets, **params: Any) -> None:
         if redacted != texts:
             named = {f"key_{name}": value for name, value in keys.items()}
             tx.run(copies.write, **named, **{f"new_{name}": t for name, t in redacted.items()})
+            rewritten.append(tuple(keys.values()))
+    return rewritten
 
 
 def _descendants(planned: Plan) -> list[str]:

@@ -102,8 +102,6 @@ class Measures:
     tick_seconds: float = 0.0
     """Of the event loop, in all of them."""
     failed_steps: Counter[str] = field(default_factory=Counter)
-    write_seconds: float = 0.0
-    """What the last probe of the database took, with its wait for a turn."""
 
 
 class Supervisor:
@@ -193,10 +191,8 @@ class Supervisor:
         """Write now and then, as the next report or start will have to."""
         if time.monotonic() - self._probed_at < PROBE_SECONDS:
             return
-        began = time.monotonic()
         try:
             await self.state.db.write(data_dirs.write_again)
-            self.measures.write_seconds = time.monotonic() - began
             await asyncio.to_thread(data_dir.probe, self.state.settings.data_dir)
             self._unwritable = None
         except Exception as error:

@@ -12,7 +12,7 @@ from app.db import thinning
 from app.db.tables import Expiration
 from app.domain.failpoints import failpoint
 from app.errors import NotFound
-from app.services import expiry
+from app.services import deletion, expiry
 from app.services.expiry import Part, Position, Rule
 from app.supervisor.logs import remove_logs
 from app.supervisor.state import SupervisorState
@@ -35,7 +35,7 @@ async def expire_runs(state: SupervisorState) -> None:
 
 async def _expire(state: SupervisorState) -> None:
     await _finish_pending(state)
-    default = Rule(state.settings.logs_days, state.settings.points_days)
+    default = Rule(state.settings.logs_days, state.settings.points_days, state.settings.curves_days)
     rules = await state.db.read(expiry.find_rules, default)
     position = Position()
     while due := await state.db.scan(expiry.list_due, rules, position, AT_ONCE):
@@ -54,6 +54,8 @@ async def _finish_pending(state: SupervisorState) -> None:
             last = expiration
             if expiration.part == Part.POINTS:
                 await _thin_points(state, expiration)
+            elif expiration.part == Part.CURVES:
+                await _remove_points(state, expiration)
             elif not await _remove_log(state, expiration.run_id):
                 continue
             await state.db.write(expiry.finish, expiration)
@@ -73,6 +75,12 @@ async def _remove_log(state: SupervisorState, run_id: str) -> bool:
         return False
     failpoint("expire.log")
     return True
+
+
+async def _remove_points(state: SupervisorState, expiration: Expiration) -> None:
+    while await state.db.write(deletion.remove_points, expiration.run_id):
+        failpoint("expire.curves")
+        await asyncio.sleep(PAUSE_SECONDS)
 
 
 async def _thin_points(state: SupervisorState, expiration: Expiration) -> None:

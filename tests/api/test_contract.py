@@ -197,7 +197,11 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
 
     project = call("POST", "/v1/projects", {"name": "speech"}).json()["project_id"]
     call("PATCH", f"/v1/projects/{project}", {"max_runs": 8, "max_bytes": 10**12})
-    call("PATCH", f"/v1/projects/{project}", {"logs_days": 30, "points_days": None})
+    call(
+        "PATCH",
+        f"/v1/projects/{project}",
+        {"logs_days": 30, "points_days": None, "curves_days": 365},
+    )
     gate = {"release_metrics": ["wer<0.1"], "release_verified_hours": 1, "release_approval": True}
     call("PATCH", f"/v1/projects/{project}", gate)
     call("PATCH", f"/v1/projects/{project}", {"release_metrics": ["low"]})

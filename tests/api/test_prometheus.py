@@ -1,6 +1,7 @@
 """`/metrics` tells Prometheus what is true of the server and of the runs under way."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,13 +105,35 @@ def test_rounds_messages_and_writes_are_counted(api: Api) -> None:
     api.send("POST", f"/v1/webhooks/{hook}/test")
     name = "llm_train_webhook_attempts_total", "failed"
     wait_until(lambda: read(api).get(name) == 1, "an attempt, to an address that is refused")
-    wait_until(lambda: read(api)["llm_train_database_write_seconds",] > 0, "a write")
     first = read(api)
     assert first["llm_train_webhook_deliveries_pending",] == 1
     assert first["llm_train_database_writes_waiting",] >= 0
     ticks = first["llm_train_ticks_total",]
     wait_until(lambda: read(api)["llm_train_ticks_total",] > ticks, "it comes round")
     assert read(api)["llm_train_tick_seconds_total",] > 0
+
+
+def test_transactions_are_a_histogram_of_how_long_they_took(api: Api) -> None:
+    def counted(kind: str) -> dict[float, float]:
+        found = read(api)
+        assert found["llm_train_database_seconds_sum", kind] > 0
+        buckets = {
+            float(labels[1]): value
+            for (name, *labels), value in found.items()
+            if name == "llm_train_database_seconds_bucket" and labels[0] == kind
+        }
+        assert [*buckets.values()] == sorted(buckets.values()), "each has those before it"
+        assert buckets[math.inf] == found["llm_train_database_seconds_count", kind]
+        return buckets
+
+    api.post("/v1/experiments", {"name": "a", "task_type": "t"})
+    before = {kind: counted(kind)[math.inf] for kind in ("write", "scan")}
+    for _ in range(3):
+        experiment = api.post("/v1/experiments", {"name": "a", "task_type": "t"})
+        api.send("GET", f"/v1/experiments/{experiment['experiment_id']}/detail")
+    assert counted("write")[math.inf] >= before["write"] + 3
+    assert counted("scan")[math.inf] > before["scan"], "each answer has one of its own"
+    assert counted("read")[math.inf] >= 3
 
 
 def test_a_step_that_fails_is_counted_by_its_name(

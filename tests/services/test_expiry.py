@@ -6,7 +6,7 @@ from array import array
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, func, select
+from sqlalchemy import ColumnElement, create_engine, func, select
 from sqlmodel import SQLModel
 
 from app.db.database import Database
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.anyio
 
 POINTS = 1500
 SPIKE = 777
-FAILPOINTS = ["expire.decided", "expire.points", "expire.log", "expire.finished"]
+FAILPOINTS = ["expire.decided", "expire.points", "expire.curves", "expire.log", "expire.finished"]
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +57,13 @@ class Scene:
     def __init__(self, db: Database, stage: Stage, place: Path, url: str) -> None:
         self.db, self.stage, self.place, self.url = db, stage, place, url
 
-    def restart(self, logs: float | None = None, points: float | None = None) -> SupervisorState:
+    def restart(
+        self, logs: float | None = None, points: float | None = None, curves: float | None = None
+    ) -> SupervisorState:
         """A supervisor that remembers nothing, of a service with these settings."""
         self.state = open_state(self.db, self.place, Recorder())
         self.state.settings.logs_days, self.state.settings.points_days = logs, points
+        self.state.settings.curves_days = curves
         self.state.data_dir = data_dirs.get_name(self.place)
         return self.state
 
@@ -86,31 +89,51 @@ class Scene:
     def log(self, run: Run) -> Path:
         return self.place / "runs" / run.id / "train.log"
 
-    async def passed(self, logs: float | None = None, points: float | None = None) -> None:
+    async def passed(
+        self, logs: float | None = None, points: float | None = None, curves: float | None = None
+    ) -> None:
         """One look of a fresh supervisor at all runs."""
-        state = self.restart(logs, points)
+        state = self.restart(logs, points, curves)
         await expire_runs(state)
         await jobs(state)
 
     async def steps(self, run: Run) -> list[int]:
-        (curve,) = await self.db.read(metrics.series, [run.id], ["loss"])
-        return list(curve.steps)
+        curves = await self.db.read(metrics.series, [run.id], ["loss"])
+        return [step for curve in curves for step in curve.steps]
+
+    async def check_curves_gone(self, run: Run) -> None:
+        """No point is left, in no table; the latest value is; and both are on record once."""
+        found = await self.stage.get(run)
+        assert found.points_removed_at is not None
+        assert await self.steps(run) == []
+        assert self.rows_of("metric_series", run) == 0
+        latest = await self.db.read(metrics.latest, run.id)
+        assert [(row.key, row.step) for row in latest] == [("loss", POINTS)]
+        told = await self.events_of(run)
+        assert told.count("run.points_removed") == 1
+
+    def rows_of(self, table: str, run: Run) -> int:
+        return self.count(table, SQLModel.metadata.tables[table].c.run_id == run.id)
 
     async def events_of(self, run: Run) -> list[str]:
         return [e.type for e in await self.stage.events() if e.run_id == run.id]
 
     def pending(self) -> int:
+        return self.count("expiration")
+
+    def count(self, name: str, *where: ColumnElement[bool]) -> int:
         engine = create_engine(self.url)
-        table = SQLModel.metadata.tables["expiration"]
+        counted = select(func.count()).select_from(SQLModel.metadata.tables[name]).where(*where)
         with engine.connect() as connection:
-            count: int = connection.execute(select(func.count()).select_from(table)).scalar_one()
+            count: int = connection.execute(counted).scalar_one()
         engine.dispose()
         return count
 
     async def check_whole(self, run: Run) -> None:
         """Nothing is gone, and nothing says so."""
         found = await self.stage.get(run)
-        assert (found.log_removed_at, found.points_thinned_at) == (None, None)
+        told = found.log_removed_at, found.points_thinned_at, found.points_removed_at
+        assert told == (None, None, None)
         assert len(await self.steps(run)) == POINTS
         assert self.log(run).read_text() == "a line\n"
         assert not {*await self.events_of(run)} & {*expiry.EVENTS.values()}
@@ -125,7 +148,7 @@ class Scene:
         assert len(steps) < POINTS / 20
         assert {1, SPIKE + 1, POINTS} <= {*steps}, "the ends of a curve and its spike stay"
         told = await self.events_of(run)
-        assert [told.count(name) for name in expiry.EVENTS.values()] == [1, 1]
+        assert [told.count(name) for name in expiry.EVENTS.values()] == [1, 1, 0]
         with pytest.raises(LogRemoved, match="Retention removed"):
             await self.db.read(log_streams.get_run, run.id)
 
@@ -166,6 +189,65 @@ async def test_logs_and_points_have_times_of_their_own(scene: Scene) -> None:
     assert len(await scene.steps(run)) == POINTS
     await scene.passed(logs=5, points=8)
     await scene.check_expired(run)
+
+
+async def test_curves_go_after_a_time_of_their_own_and_the_latest_values_stay(
+    scene: Scene,
+) -> None:
+    old, thinned = await scene.trained(days_ago=400), await scene.trained(days_ago=100)
+    young = await scene.trained(days_ago=10)
+    await scene.passed(points=90, curves=365)
+    await scene.check_curves_gone(old)
+    assert (await scene.stage.get(old)).points_thinned_at is None, "what goes is not thinned first"
+    assert 0 < len(await scene.steps(thinned)) < POINTS / 20
+    await scene.check_whole(young)
+    assert scene.count("metric_chunk") > 0 and scene.pending() == 0
+    (event,) = [e for e in await scene.stage.events() if e.type == "run.points_removed"]
+    assert json.loads(event.data)["kept_days"] == 365
+    assert event.actor_kind == "supervisor"
+
+    await scene.passed(points=50, curves=90)
+    await scene.check_curves_gone(thinned)
+    await scene.check_curves_gone(old)
+    told = await scene.events_of(thinned)
+    assert told.index("run.points_thinned") < told.index("run.points_removed")
+    await scene.check_whole(young)
+    rule = ProjectUpdate(curves_days=5)
+    await scene.db.write(projects.update, DEFAULT_PROJECT, rule)
+    await scene.passed()
+    await scene.check_curves_gone(young)
+    assert scene.count("metric_chunk") == scene.count("metric_series") == 0
+    before = await scene.stage.events()
+    await scene.passed(points=1, curves=1)
+    assert await scene.stage.events() == before, "once is enough"
+
+
+async def test_curves_stay_with_a_release_the_tag_keep_and_a_curve_that_begins_with_them(
+    scene: Scene,
+) -> None:
+    released, kept = await scene.trained(days_ago=100), await scene.trained(days_ago=100)
+    parent = await scene.trained(days_ago=100)
+    path = f"/ckpts/{released.experiment_id}/{released.id}/{SAVED}"
+    mark = MarkRequest(run_id=released.id, ckpt_path=path, tag_type="final", release_tag="v1")
+    await scene.db.write(marks.mark, released.experiment_id, mark)
+    await scene.db.write(
+        lambda tx: runs.set_tags(tx, runs.change(tx, runs.get(tx, kept.id), tags='["keep"]'))
+    )
+    child = await scene.db.write(resuming.resume, parent.id, ResumeRequest(), RECIPES)
+    await scene.passed(curves=1)
+    for run in (released, kept, parent):
+        await scene.check_whole(run)
+
+    # The child ends without a point of its own: its curve is its parent's, and goes with it.
+    await scene.db.write(runs.cancel, child.id)
+    ended = {"finished_at": timestamp_after(parent.finished_at or "", 0)}
+    await scene.db.write(lambda tx: tx.run(changing(Run, frozenset(ended)), key=child.id, **ended))
+    await scene.passed(curves=1)
+    await scene.passed(curves=1)
+    await scene.check_curves_gone(parent)
+    assert (await scene.stage.get(child)).points_removed_at is not None
+    for run in (released, kept):
+        await scene.check_whole(run)
 
 
 async def test_the_rule_of_a_project_comes_before_that_of_the_service(scene: Scene) -> None:
@@ -226,7 +308,8 @@ async def test_a_crash_leaves_nothing_half_told_and_is_finished_after_a_restart(
 ) -> None:
     first, second = await scene.trained(days_ago=100), await scene.trained(days_ago=99)
     failpoints.activate(failpoint, "raise")
-    await scene.passed(logs=1, points=1)
+    rule = {"logs": 1.0, "curves" if failpoint == "expire.curves" else "points": 1.0}
+    await scene.passed(**rule)
     if failpoint == "expire.decided":
         assert scene.pending() == 0
         await scene.check_whole(first)
@@ -235,15 +318,18 @@ async def test_a_crash_leaves_nothing_half_told_and_is_finished_after_a_restart(
     for run in (first, second):
         found = await scene.stage.get(run)
         assert scene.log(run).exists() or found.log_removed_at is not None, "told before it goes"
-        thinned = len(await scene.steps(run)) < POINTS
-        assert not thinned or found.points_thinned_at is not None
+        fewer = len(await scene.steps(run)) < POINTS
+        assert not fewer or found.points_thinned_at or found.points_removed_at
     failpoints._armed.clear()
     # What was decided is done, even if the rule is another one by now.
     await scene.passed()
     assert scene.pending() == 0
-    await scene.passed(logs=1, points=1)
+    await scene.passed(**rule)
     for run in (first, second):
-        await scene.check_expired(run)
+        if failpoint == "expire.curves":
+            await scene.check_curves_gone(run)
+        else:
+            await scene.check_expired(run)
 
 
 async def test_a_log_that_cannot_be_removed_does_not_keep_those_of_others(

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Text, create_engine, select
-from sqlmodel import SQLModel
+from sqlalchemy import create_engine, inspect, text
 
 from app.db.database import Database
 from app.db.sql import Tx, dump
@@ -14,8 +13,19 @@ from app.domain.redaction import REDACTED, Secrets
 from app.domain.requests import MarkRequest, RedactRequest, ResumeRequest
 from app.domain.webhooks import WebhookRequest
 from app.errors import Conflict, InvalidInput
-from app.services import idempotency, labels, marks, metrics, redaction, resuming, runs, webhooks
+from app.services import (
+    events,
+    idempotency,
+    labels,
+    marks,
+    metrics,
+    redaction,
+    resuming,
+    runs,
+    webhooks,
+)
 from app.services.idempotency import StoredResponse
+from app.services.webhooks import Attempt
 from tests.support.stage import RECIPES, SAVED, Stage
 
 pytestmark = pytest.mark.anyio
@@ -26,17 +36,37 @@ HYPERPARAMS = {"api_key": SECRET, "lr": 0.125, "steps": 10}
 
 
 def everything(url: str) -> str:
-    """All text of all tables."""
+    """All values of all columns of all tables there are, those of the search's index as well."""
     engine = create_engine(url)
     found = []
     with engine.connect() as connection:
-        for table in SQLModel.metadata.sorted_tables:
-            texts = [c for c in table.columns if str(c.type) in ("VARCHAR", "TEXT")]
-            rows = connection.execute(select(*(c.cast(Text) for c in texts))) if texts else ()
-            for row in rows:
-                found += [f"{table.name}: {text}" for text in row if text is not None]
+        for table in inspect(engine).get_table_names():
+            if table.endswith("_search_index"):
+                continue  # a table of SQLite's whose rows are in those named after it
+            for row in connection.execute(text(f'SELECT * FROM "{table}"')):
+                found += [f"{table}: {shown(value)}" for value in row if value is not None]
+        if engine.dialect.name == "postgresql":
+            made = connection.execute(text("SELECT search_grams(text)::text FROM run_search"))
+            found += [f"run_search_index: {row[0]}" for row in made]
     engine.dispose()
     return "\n".join(found)
+
+
+def shown(value: object) -> str:
+    """A value as text, where bytes that are no text stand for themselves."""
+    if isinstance(value, bytes | memoryview):
+        return bytes(value).decode(errors="surrogateescape").replace("\n", " ")
+    return str(value).replace("\n", " ")
+
+
+def grams(url: str) -> set[str]:
+    """The triples of characters that runs are found by on SQLite, as its own index tells them."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT term FROM run_search_index_grams")).scalars()
+        terms = set(found)
+    engine.dispose()
+    return terms
 
 
 def leaks(url: str, words: str) -> list[str]:
@@ -119,6 +149,58 @@ async def test_a_hyperparameter_is_taken_out_everywhere(
     event = (await stage.events())[-1]
     assert (event.type, json.loads(event.data)["hyperparams"]) == ("run.redacted", ["api_key"])
     await db.write(redaction.redact, run.id, request)  # may be repeated
+
+
+async def test_a_secret_that_was_put_everywhere_is_in_no_column_and_no_file(
+    db: Database, database_url: str, tmp_path: Path
+) -> None:
+    """All that a client can send of a run holds it, and all that the service makes of that."""
+    stage = await Stage.open(db)
+    hook = await db.write(webhooks.create, WebhookRequest(url="https://a.example.com"))
+    words = f"it was {SECRET}, sorry"
+    hyperparams = {"api_key": SECRET, "nested": {"deep": [words]}}
+    made = await stage.submit(
+        hyperparams=hyperparams, notes=words, name=f"of {SECRET}", tags=[SECRET, "t"],
+        dataset={"url": f"https://a/{SECRET}"},
+    )  # fmt: skip
+    run = await stage.claim(made)
+    await stage.report(
+        run, batch=1, step=5, total_steps=10, effective_hyperparams=hyperparams,
+        source={"command": ["train", f"--key={SECRET}"], "patch": words},
+        metrics={"loss": {"steps": [1], "values": [1.5]}},
+    )  # fmt: skip
+    await stage.saves(await stage.get(run), SAVED, 5)
+    path = f"/ckpts/{run.experiment_id}/{run.id}/{SAVED}"
+    mark = MarkRequest(run_id=run.id, ckpt_path=path, tag_type="a")
+    await db.write(marks.mark, run.experiment_id, mark)
+    # What MLflow's clients send as parameters and tags, one of them under the secret's own name.
+    labelled = {"command": f"train {SECRET}", f"tag of {SECRET}": "1"}
+    await db.write(labels.set_labels, run.id, labelled)
+    failed = {"reason": "exit_code", "detail": f"bad key {SECRET}"}
+    await stage.report(await stage.get(run), finished=True)
+    run = await stage.ends(await stage.get(run))
+    await db.write(
+        lambda tx: events.append(tx, run.experiment_id, "run.failed", run_id=run.id, **failed)
+    )
+    (first, *_) = await db.read(webhooks.list_deliveries, hook.id, None, 100)
+    answered = Attempt(first.id, 500, f"answered: {words}", is_gone=False)
+    await db.write(webhooks.record, hook.id, [answered])
+    places = {"event", "label", "run", "run_search", "run_tag", "webhook_delivery"}
+    assert places <= set(leaks(database_url, SECRET))
+    if db.dialect == "sqlite":
+        assert "sk-" in grams(database_url)
+
+    request = RedactRequest(hyperparams=["api_key"], notes=True)
+    redaction.clean_files(tmp_path, await db.read(redaction.plan, run.id, request))
+    redacted = await db.write(redaction.redact, run.id, request)
+    assert redacted.messages_sent == 1
+    assert set(redacted.not_reached) == set(redaction.NotReached)
+    assert leaks(database_url, SECRET) == []
+    if db.dialect == "sqlite":
+        assert not {"sk-", "471", "quo"} & grams(database_url)
+    kept = await stage.get(run)
+    assert (kept.name, json.loads(kept.tags)) == (f"of {REDACTED}", [REDACTED, "t"])
+    assert json.loads(kept.hyperparams)["nested"]["deep"] == [REDACTED], "the notes, word for word"
 
 
 async def test_a_number_goes_with_its_name_and_only_in_the_lineage(

@@ -7,6 +7,7 @@ import os
 import resource
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from itertools import chain
@@ -82,6 +83,30 @@ def add(tx: Tx, amount: int, key: int = 1, lock: Statement[tuple[int]] = _LOCK) 
     assert found is not None
     tx.run(_SET, key=key, value=found[0] + amount)
     return found[0] + amount
+
+
+@pytest.mark.parametrize("kind", ["write", "read", "scan"])
+async def test_the_time_of_each_transaction_is_counted_with_its_wait(
+    accounts: Database, kind: str
+) -> None:
+    def slow(tx: Tx) -> None:
+        peek(tx)
+        time.sleep(0.11)
+
+    def broken(tx: Tx) -> None:
+        raise ValueError
+
+    took = accounts.durations[kind]
+    before, seconds = took.cumulative(), took.seconds
+    run = getattr(accounts, kind)
+    await asyncio.gather(*(run(slow) for _ in range(3)))
+    with pytest.raises(ValueError):
+        await run(broken)
+    more = {bound: n - old for (bound, n), (_, old) in zip(took.cumulative(), before, strict=True)}
+    assert more["+Inf"] == 4, "what fails has waited, too"
+    assert more["0.1"] <= 1 and more["10.0"] == 4
+    waited = 0.11 * (6 if kind == "write" else 3)
+    assert took.seconds - seconds >= waited, "writes wait for each other"
 
 
 def peek(tx: Tx, key: int = 1) -> int:

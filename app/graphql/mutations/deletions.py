@@ -95,7 +95,10 @@ class DeletionMutations:
 
     @mutation
     async def redact_run(self, info: Info, input: ToRedact) -> RedactRunPayload:
-        """Take something out of a run, and out of everything it was copied to."""
+        """Take something out of a run, and out of everything it was copied to.
+
+        Backups, messages that were sent, and what its trainer printed or saved are not reached.
+        """
         context = info.context
 
         async def clean() -> None:

@@ -46,6 +46,9 @@ class UpdateProjectInput:
         "Days after a run's end for which its log is kept; null: as the service is set."
     )
     points_days: float | None = clearable("The same of all of its points, which are thinned then.")
+    curves_days: float | None = clearable(
+        "The same of any points: then the latest values alone are kept."
+    )
     release_metrics: list[str] | None = clearable(
         "Bounds such as `val_loss<=2.0` of its releases, besides those of the service."
     )

@@ -203,6 +203,7 @@ export const CHINESE = {
   "No line has this.": "没有匹配的行。",
   "Nothing printed yet.": "还没有输出。",
   "Retention removed the log on {day}.": "日志已按保留规则于 {day} 删除。",
+  "Retention removed these points on {day}: the latest values stay.": "这些数据点已按保留规则于 {day} 删除：各指标的最新值保留。",
   "Retention thinned these points on {day}: the curves keep their shape and every spike.": "这些数据点已按保留规则于 {day} 精简：曲线保留其形状和每个尖峰。",
   "An external trainer prints where it was started.": "外部训练程序的输出在其启动处。",
 

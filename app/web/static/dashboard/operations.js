@@ -52,7 +52,7 @@ export const RUN = graphql("Run", `
     run(id: $id) {
       id name tags archivedAt priority model recipe status statusReason statusDetail attempt step
       totalSteps progress etaSeconds notes createdAt startedAt finishedAt heartbeatAt lastProgressAt nextAttemptAt cancelRequestedAt
-      logRemovedAt pointsThinnedAt dataset hyperparams overrideHyperparams effectiveHyperparams
+      logRemovedAt pointsThinnedAt pointsRemovedAt dataset hyperparams overrideHyperparams effectiveHyperparams
       resources { gpuType count cpus memoryGb nodes timeLimitMinutes }
       overrides { key requested effective applied }
       metrics { key step value special }

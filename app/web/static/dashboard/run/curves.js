@@ -3,7 +3,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
 import { BANDS, RUN_METRICS, exactly } from "../operations.js";
 import { params, root, set } from "../route.js";
-import { called, clock } from "../format.js";
+import { called, clock, number } from "../format.js";
 import { Chart, colorOf } from "../chart.js";
 import { Controls, viewOf } from "../controls.js";
 import { empty, extend } from "../curves.js";
@@ -12,7 +12,7 @@ import { MachineNow, machineCharts, ofMachine } from "./machine.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
-const { div, section, h2, h3, input, a, details, summary, span, p } = tags;
+const { div, section, h2, h3, input, a, details, summary, span, p, dl, dt, dd } = tags;
 
 /**
  * @typedef {import("../curves.js").Band} Band
@@ -31,7 +31,7 @@ export function Curves({ run, active }) {
   const range = query.has("from") && view.x === "step"
     ? /** @type {[number, number]} */ ([Number(query.get("from")), Number(query.get("to"))]) : null;
   const find = query.get("keys") ?? "";
-  const all = useMemo(() => run.metrics.map(({ key }) => key).sort(byImportance), [run.metrics.map(({ key }) => key).join("\n")]);
+  const all = useMemo(() => (run.pointsRemovedAt ? [] : run.metrics).map(({ key }) => key).sort(byImportance), [run.metrics.map(({ key }) => key).join("\n"), run.pointsRemovedAt]);
   const keys = all.filter((key) => key.toLowerCase().includes(find.toLowerCase()));
   const [seen, setSeen] = useState(/** @type {Set<string>} */ (new Set()));
   const wanted = all.filter((key) => seen.has(key) || key === view.x);
@@ -63,9 +63,13 @@ export function Curves({ run, active }) {
       // Last in the bar it would be alone on a line of its own.
       a({ class: "quiet button", download: `${run.id}.json`, href: new URL(`v1/experiments/${run.experiment.id}/runs/${run.id}/metrics`, root).href }, "JSON"),
       h(Controls, { view, keys: all, zoomed: Boolean(range) })),
-    run.pointsThinnedAt
-      ? p({ class: "faint", role: "note", "data-thinned": "" }, t("Retention thinned these points on {day}: the curves keep their shape and every spike.", { day: clock(run.pointsThinnedAt) })) : null,
-    all.length ? null : h(Empty, { title: active ? t("No metrics yet.") : t("It reported no metrics.") }),
+    run.pointsRemovedAt
+      ? [
+          p({ class: "faint", role: "note", "data-removed": "" }, t("Retention removed these points on {day}: the latest values stay.", { day: clock(run.pointsRemovedAt) })),
+          dl({ class: "small" }, run.metrics.flatMap(({ key, value, special }) => [dt({}, key), dd({}, special ?? number(value))])),
+        ]
+      : run.pointsThinnedAt ? p({ class: "faint", role: "note", "data-thinned": "" }, t("Retention thinned these points on {day}: the curves keep their shape and every spike.", { day: clock(run.pointsThinnedAt) })) : null,
+    all.length || run.pointsRemovedAt ? null : h(Empty, { title: active ? t("No metrics yet.") : t("It reported no metrics.") }),
     groups.map(([name, members]) =>
       name === ""
         ? div({ key: "", class: "charts" }, members.map(chart))
