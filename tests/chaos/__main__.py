@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.chaos import races, slurm
+from tests.chaos import hostile, races, slurm
 from tests.chaos.audit import audit
 from tests.chaos.storm import storm
 from tests.support.database import Databases, postgresql_server
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--cancels", type=int, default=0)
     parser.add_argument("--restarts", type=int, default=0)
     parser.add_argument("--damages", type=int, default=0)
+    parser.add_argument("--hostile", action="store_true", help="callers, at every route, counted")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     chosen = parser.parse_args()
@@ -41,6 +42,10 @@ def main() -> None:
             broken += asyncio.run(audit(story, url, path / "data"))
             print(f"killed: {dict(story.kills)}; slowest start {story.slowest_start:.1f} s")
             print(f"{len(story.acknowledged)} acknowledged requests, {len(story.runs)} runs")
+        if chosen.hostile:
+            rows = hostile.hostile(path, url)
+            print(hostile.table(rows))
+            broken += [escape for row in rows for escape in row.escapes]
         for kind in ("server_kills", "cancels", "restarts", "damages"):
             if number := getattr(chosen, kind):
                 broken += getattr(races, kind)(path, number, chosen.seed, url)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.chaos import races
+from tests.chaos import hostile, races
 from tests.chaos.audit import audit
 from tests.chaos.storm import Story, storm
 from tests.support.server import REPOSITORY
@@ -28,6 +28,31 @@ def test_a_longer_storm(arguments: str, database: str) -> None:
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout)
+
+
+def test_no_hostile_caller_escapes(tmp_path: Path, database_url: str) -> None:
+    rows = hostile.hostile(tmp_path, database_url)
+    print(hostile.table(rows))
+    assert [escape for row in rows for escape in row.escapes] == []
+    assert all(row.attempts > 30 for row in rows)
+    assert sum(row.attempts for row in rows) > 2_000
+
+
+def test_an_attempt_that_succeeds_and_one_that_changes_something_are_counted_as_escapes(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: callers who may do what they try."""
+    real = hostile.Siege.__init__
+
+    def everybody_is_alice(siege: hostile.Siege, url: str) -> None:
+        real(siege, url)
+        siege.tenants.bob = siege.viewer = siege.tenants.alice
+
+    monkeypatch.setattr(hostile.Siege, "__init__", everybody_is_alice)
+    kinds = {name: kind for name, kind in hostile.KINDS.items() if "maintainer" in name}
+    (row,) = hostile.hostile(tmp_path, database_url, kinds)
+    assert any(": 200 " in escape for escape in row.escapes)
+    assert "alice's data are not what they were" in row.escapes
 
 
 class Scene(NamedTuple):
