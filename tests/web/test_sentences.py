@@ -14,9 +14,9 @@ from app.domain.evidence import Evidence, derive_outcome, nothing_saved
 from app.domain.queue import ProjectUse, Quota
 from app.domain.resources import Capacity, Gpu, Resources, Shortage, allocate
 from app.supervisor.schedule import UNKNOWN_RECIPE
+from tests.support.evidence import CASES
 from tests.support.graphql_types import DASHBOARD
 from tests.support.node import run_module
-from tests.unit.test_evidence import CASES
 
 APP = Path(errors.__file__).parent
 ENGLISH = re.compile(r"\b[a-z]{2,} [a-z]{2,}\b")
