@@ -1,7 +1,7 @@
 """When a message is tried again and given up, and how its webhook is paused: the clock is put on.
 
-Seen red: no pause after a failure, a webhook that is never paused, messages in a transaction after
-their event, a new id at each attempt.
+Seen red: no pause after a failure, a webhook that is never paused, one that is paused and sends all
+the same, and events of which no message is on record.
 """
 
 import pytest
