@@ -1,5 +1,8 @@
 """The step of a report: how far the training loop is, however its log calls are batched."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -58,3 +61,30 @@ def test_the_reporter_takes_exactly_the_names_that_the_service_takes(key: str) -
             return False
 
     assert taken(read_key) == taken(TypeAdapter(MetricKey).validate_python)
+
+
+WARNS = """
+import threading, time
+from llm_train.buffer import warn
+
+def warn_for_ever():
+    while True:
+        warn("y" * 1000)
+
+threading.Thread(target=warn_for_ever, daemon=True).start()
+time.sleep(0.3)
+"""
+
+
+def test_warnings_that_nobody_reads_keep_no_process_from_its_end() -> None:
+    """A thread that waited in `sys.stderr` held the lock that Python takes at its end."""
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", WARNS]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
+        try:
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+        assert process.stderr is not None
+        lines = process.stderr.read().decode().splitlines()
+    assert len(lines) > 10 and set(lines) == {"llm-train reporter: " + "y" * 1000}, "whole lines"

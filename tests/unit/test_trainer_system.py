@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -121,21 +122,26 @@ def test_the_tree_begins_at_the_command_and_not_at_its_agent() -> None:
 
 
 def test_values_are_at_the_current_step_and_move_no_progress(server: ReportServer) -> None:
+    def points() -> list[tuple[int, int | None]]:
+        return [
+            (at, body.get("step"))
+            for body in list(server.taken.values())
+            for key, column in body.get("metrics", {}).items()
+            if key == "system/memory_mb"
+            for at in column["steps"]
+        ]
+
+    def is_measured(step: int) -> bool:
+        return step in [at for at, _ in points()]
+
     with attach(server, system_seconds=0.02) as training:
         time.sleep(0.1)
         assert not any("metrics" in body for body in server.taken.values()), "no step yet"
         for step in (3, 4):
             training.log(step, {"loss": 1.0}, total_steps=10)
-            time.sleep(0.3)
-    points = [
-        (step, body.get("step"))
-        for body in server.taken.values()
-        for key, column in body.get("metrics", {}).items()
-        if key == "system/memory_mb"
-        for step in column["steps"]
-    ]
-    assert [step for step, _ in points] == [3, 4], "one for each step"
-    assert all(told in (None, 3, 4) for _, told in points)
+            wait_until(partial(is_measured, step), f"step {step} is measured")
+    assert [at for at, _ in points()] == [3, 4], "one for each step"
+    assert all(step in (None, 3, 4) for _, step in points())
 
 
 @pytest.mark.parametrize(

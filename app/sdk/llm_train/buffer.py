@@ -1,6 +1,8 @@
 """What the training has said since the last batch, taken from it fast and handed on in batches."""
 
 import math
+import os
+import select
 import sys
 import threading
 from collections import deque
@@ -12,6 +14,8 @@ from llm_train.values import NOT_FINITE
 # What the service takes in one report.
 BATCH_POINTS = 1_000
 BATCH_CHECKPOINTS = 100
+
+PIPE_BYTES = 4096  # what a pipe takes at once, or not at all
 
 BUFFERED_POINTS = 100_000  # kept while no batch can be made; then the oldest give way
 
@@ -102,9 +106,20 @@ class Buffer:
 
 
 def warn(message: str) -> None:
-    """Write one line to stderr."""
-    with suppress(Exception):  # that may be nobody: a pipe whose reader is gone
-        sys.stderr.write(f"llm-train reporter: {message}\n")
+    """Write one line to stderr, or nothing where that is a pipe that is full or has no reader.
+
+    Past `sys.stderr` where it is a file: a daemon thread that waits in there holds its lock, on
+    which Python aborts, or waits for ever, at its end.
+    """
+    line = f"llm-train reporter: {message}\n"
+    with suppress(Exception):
+        try:
+            number = sys.stderr.fileno()
+        except (OSError, ValueError):  # no file, in a notebook
+            sys.stderr.write(line)
+            return
+        if select.select([], [number], [], 0)[1]:
+            os.write(number, line.encode(errors="replace")[:PIPE_BYTES])
 
 
 def _columns(points: list[Point]) -> dict[str, dict[str, list[Any]]]:
