@@ -258,7 +258,7 @@ def test_output_is_added_where_it_belongs_and_never_twice(remote: Remote) -> Non
     assert remote.log_text() == "one\ntwo\n"
 
 
-def test_the_output_of_the_next_attempt_follows_and_the_last_one_can_add_no_more(
+def test_the_output_of_the_next_attempt_follows_and_nothing_of_the_last_one_counts_any_more(
     remote: Remote,
 ) -> None:
     remote.claim()
@@ -270,6 +270,10 @@ def test_the_output_of_the_next_attempt_follows_and_the_last_one_can_add_no_more
     assert remote.ok("log", b"second\n", params={"offset": 0}) == {"offset": 7}
     late = remote.send("log", b"late\n", old, params={"offset": 6}, attempt=1)
     problem(late, "stale_attempt")
+    body = {"attempt": 1, "step": 99}
+    url, headers = f"/v1/runs/{remote.run}/reports", {"Authorization": f"Bearer {old}"}
+    problem(remote.api.send("POST", url, json=body, headers=headers), "stale_attempt")
+    problem(remote.send("exit", {"exit_code": 0}, old, attempt=1), "stale_attempt")
     assert remote.log_text() == "first\nsecond\n"
     assert remote.ok("pulse", None, old, attempt=1) == {"order": "over"}
     ended = remote.ok("exit", {"exit_code": 0})
