@@ -34,13 +34,13 @@ _RECIPE = "launcher-check"
 # start from, by the protocol of app/sdk/llm_train/checkpoint.py.
 _TRAINER = """
 import hashlib, json, os, signal, sys, time
-asked = []
-signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+stops = []
+signal.signal(signal.SIGTERM, lambda *_: stops.append(1))
 run = os.environ["LLM_TRAIN_RUN_DIR"]
 spec = json.load(open(os.path.join(run, "spec.json")))
 print("the trainer of the check runs on " + os.uname().nodename, flush=True)
 until = time.monotonic() + 600
-while not asked and time.monotonic() < until:
+while not stops and time.monotonic() < until:
     time.sleep(0.1)
 content = b"what a trainer saves"
 folder = os.path.join(spec["checkpoint_dir"], spec["stop_checkpoint"])

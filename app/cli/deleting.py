@@ -47,7 +47,7 @@ def delete(runs: tuple[str, ...], experiments: tuple[str, ...], yes: bool, as_js
             click.echo(f"  experiment {api.plain(name)} with {count}{more} runs", err=True)
         if not click.confirm("Delete?", err=True):
             raise Refused("nothing was deleted")
-    deleted = [run.delete() for run in listed] + [client.delete_experiment(each) for each in ids]
+    deleted = [run.delete() for run in listed] + [client.delete_experiment(id_) for id_ in ids]
     if as_json:
         api.print_json(deleted)
         return

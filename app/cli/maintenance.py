@@ -55,10 +55,10 @@ async def verify(
         raise NotFound(f"There is no experiment {experiment_id!a}.")
     try:
         async with _database(settings) as db:
-            async for each in verification.verify_each(
+            async for verified in verification.verify_each(
                 db, Readers(1), open_storage(settings), experiment_id, request
             ):
-                row, unreadable = each
+                row, unreadable = verified
                 state, reason = row.state, row.reason
                 if unreadable is not None:
                     state, reason = verification.UNREADABLE, unreadable.detail
@@ -73,9 +73,9 @@ async def verify(
     path, after = f"{path}/{answer['verification_id']}", 0
     while True:
         answer = client.call(url, settings.api_token, "GET", f"{path}?after={after}")
-        for each in answer["findings"]:
-            after = each["seq"]
-            yield Verified(each["ckpt_path"], each["outcome"], each["reason"])
+        for finding in answer["findings"]:
+            after = finding["seq"]
+            yield Verified(finding["ckpt_path"], finding["outcome"], finding["reason"])
         if answer["finished_at"] is not None and not answer["findings"]:
             return
         if not answer["findings"]:
@@ -103,16 +103,18 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> Pruned:
         left: dict[str, CheckpointUnreadable] = {}
         for run_id, number in (await db.scan(retention.over_limit, wanted)).items():
             deleted += await db.write(retention.delete, run_id, number)
-        for each in await db.read(retention.list_pending_deletion):
+        for checkpoint in await db.read(retention.list_pending_deletion):
             try:
-                storage.delete(paths.parse(each.ckpt_path), each.sha256)
+                storage.delete(paths.parse(checkpoint.ckpt_path), checkpoint.sha256)
             except (
                 CheckpointUnreadable
             ) as error:  # one that cannot go must not keep all others on the disk
-                left[each.ckpt_path] = error
+                left[checkpoint.ckpt_path] = error
                 continue
-            await db.write(retention.record_files_removed, [each])
-        return Pruned([each for each in deleted if each.ckpt_path not in left], left)
+            await db.write(retention.record_files_removed, [checkpoint])
+        return Pruned(
+            [checkpoint for checkpoint in deleted if checkpoint.ckpt_path not in left], left
+        )
 
 
 @asynccontextmanager

@@ -290,10 +290,10 @@ def retention(
     Each is a number of days, or `none` for what the service is set to.
     """
     path = f"/v1/projects/{_project_id(project)}"
-    given = {"logs_days": logs, "points_days": points, "curves_days": curves}
-    changes = _changes(given)
-    found = api.call("PATCH", path, changes) if changes else api.call("GET", path)
-    rows = [{"of": name, "days": found[f"{name}_days"]} for name in ("logs", "points", "curves")]
+    rules = {"logs_days": logs, "points_days": points, "curves_days": curves}
+    changes = _changes(rules)
+    answer = api.call("PATCH", path, changes) if changes else api.call("GET", path)
+    rows = [{"of": name, "days": answer[f"{name}_days"]} for name in ("logs", "points", "curves")]
     _show(rows, ("of", "days"), as_json)
 
 
@@ -316,13 +316,13 @@ def gate(
     names = ("metrics", "verified_hours", "approval")
     changes: dict[str, Any] = dict.fromkeys((f"release_{name}" for name in names), None)
     if not is_open:
-        given = {
+        rules = {
             "release_metrics": list(metrics) or None, "release_verified_hours": verified_hours,
             "release_approval": approval,
         }  # fmt: skip
-        changes = _changes(given)
-    found = api.call("PATCH", path, changes) if changes else api.call("GET", path)
-    rows = [{"of": name, "needs": found[f"release_{name}"]} for name in names]
+        changes = _changes(rules)
+    answer = api.call("PATCH", path, changes) if changes else api.call("GET", path)
+    rows = [{"of": name, "needs": answer[f"release_{name}"]} for name in names]
     _show(rows, ("of", "needs"), as_json)
 
 

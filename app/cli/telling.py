@@ -25,11 +25,11 @@ def _show(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -
 def _find(rows: list[dict[str, Any]], what: str, key: str, reference: str) -> str:
     """Return the id of the one row with this id, end of an id, or name. Raises Refused."""
     named = [row[key] for row in rows if reference in (row[key], row["name"])]
-    found = named or [row[key] for row in rows if reference and row[key].endswith(reference)]
-    if len(found) != 1:
-        wrong = f"several {what}s are called" if found else f"there is no {what}"
+    ids = named or [row[key] for row in rows if reference and row[key].endswith(reference)]
+    if len(ids) != 1:
+        wrong = f"several {what}s are called" if ids else f"there is no {what}"
         raise Refused(f"{wrong} {reference!r}", Exit.NOT_FOUND)
-    return str(found[0])
+    return str(ids[0])
 
 
 def _rule_id(reference: str) -> str:
@@ -93,14 +93,14 @@ def list_rules(as_json: bool) -> None:
 @api.calls_service
 def add_rule(
     kind: str, above: float | None, below: float | None, spike: float | None, as_json: bool,
-    **given: Any,
+    **fields: Any,
 ) -> None:  # fmt: skip
     """Add a rule about KIND, and print its id."""
     bounds = [("above", above), ("below", below), (None, spike)]
     chosen = [(direction, value) for direction, value in bounds if value is not None]
     if len(chosen) > 1:
         raise click.UsageError("give one of --above, --below and --spike")
-    body = {"kind": kind, **{name: value for name, value in given.items() if value is not None}}
+    body = {"kind": kind, **{name: value for name, value in fields.items() if value is not None}}
     for direction, value in chosen:
         body |= {"value": value} | ({"direction": direction} if direction else {})
     rule = api.call("POST", "/v1/alert-rules", body)
@@ -160,9 +160,9 @@ def list_webhooks(as_json: bool) -> None:
 @click.option("--project", "project_id", help="Only of the project with this id.")
 @api.JSON
 @api.calls_service
-def add_webhook(as_json: bool, **given: Any) -> None:
+def add_webhook(as_json: bool, **fields: Any) -> None:
     """Have URL told of events; print its id and the secret that signs, which is shown this once."""
-    body = {name: value for name, value in given.items() if value not in (None, ())}
+    body = {name: value for name, value in fields.items() if value not in (None, ())}
     webhook = api.call("POST", "/v1/webhooks", body)
     if as_json:
         api.print_json(webhook)

@@ -257,10 +257,10 @@ def page(tx: Tx, ranges: Sequence[Range], most: int) -> Column:
 def pages(tx: Tx, ranges: Sequence[Range]) -> Iterator[Column]:
     """Yield every point of a curve, steps ascending, so many at a time that they fit in memory."""
     for group in _apart(ranges):
-        low = min(each.low for each in group)
+        low = min(span.low for span in group)
         while True:
-            left = [each._replace(low=max(each.low, low)) for each in group if each.high >= low]
-            column = _merged([_first(tx, each, PAGE) for each in left]).cut(0, PAGE)
+            left = [span._replace(low=max(span.low, low)) for span in group if span.high >= low]
+            column = _merged([_first(tx, span, PAGE) for span in left]).cut(0, PAGE)
             if not column.steps:
                 break
             yield column
@@ -312,8 +312,8 @@ def _first(tx: Tx, of: Range, most: int) -> Column:
 def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
     """Return a curve in at most `most` points, and True if any were left out."""
     size = 0
-    for each in ranges:
-        row = tx.first(_size, **_params(each))
+    for span in ranges:
+        row = tx.first(_size, **_params(span))
         size += (row and row[0]) or 0
     groups = _apart(ranges)
     # What is left of two series does not tell which points of the older one are superseded.
@@ -322,12 +322,12 @@ def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
         whole = page(tx, ranges, size) if size else Column((), (), ())
         thinned = points.thin(whole, most)
         return thinned, len(thinned.steps) < len(whole.steps)
-    found, less = [], False
+    columns, less = [], False
     for group in groups:
-        drawn = [_sketched(tx, each) for each in group]
-        found.append(_merged([points.joined(parts) for parts, _ in drawn]))
+        drawn = [_sketched(tx, span) for span in group]
+        columns.append(_merged([points.joined(parts) for parts, _ in drawn]))
         less |= any(missing for _, missing in drawn)
-    whole = points.joined(found)
+    whole = points.joined(columns)
     thinned = points.thin(whole, most)
     return thinned, less or len(thinned.steps) < len(whole.steps)
 

@@ -22,8 +22,8 @@ class Durations:
 
     def cumulative(self) -> list[tuple[str, int]]:
         """Return the upper bound of each bucket with how many took no longer than that."""
-        found, total = [], 0
+        buckets, total = [], 0
         for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.buckets, strict=True):
             total += count
-            found.append((bound, total))
-        return found
+            buckets.append((bound, total))
+        return buckets

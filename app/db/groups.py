@@ -87,8 +87,8 @@ def metric_keys(tx: Tx, filters: Mapping[str, Any], prefix: str, most: int) -> l
 
 
 def _among_newest(tx: Tx, filters: Mapping[str, Any], most: int) -> counting.Scope:
-    found = counting.scope(tx, RUNS, filters)
-    return found._replace(params=found.params | {"newest": most})
+    scope = counting.scope(tx, RUNS, filters)
+    return scope._replace(params=scope.params | {"newest": most})
 
 
 @lru_cache(REMEMBERED)

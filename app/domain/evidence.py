@@ -12,8 +12,8 @@ from app.domain.clues import Clues
 from app.domain.lifecycle import Reason, RunStatus
 
 _FATAL = frozenset(
-    int(each)
-    for each in (
+    int(number)
+    for number in (
         signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGILL, signal.SIGABRT, signal.SIGBUS,
         signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV, signal.SIGPIPE, signal.SIGTERM,
     )

@@ -28,11 +28,11 @@ class Bound(NamedTuple):
 
     def unmet(self, metrics: Mapping[str, float]) -> str | None:
         """Return why the metrics of a checkpoint do not meet it, or None."""
-        wanted = f"{self.key} {self.how} {self.limit:g}"
+        requirement = f"{self.key} {self.how} {self.limit:g}"
         value = metrics.get(self.key)
         if value is None:
-            return f"{wanted}: the checkpoint has no {self.key}"
-        return None if _COMPARE[self.how](value, self.limit) else f"{wanted}: it is {value:g}"
+            return f"{requirement}: the checkpoint has no {self.key}"
+        return None if _COMPARE[self.how](value, self.limit) else f"{requirement}: it is {value:g}"
 
 
 APPROVED = "approved"
@@ -49,7 +49,9 @@ class Gate(NamedTuple):
 
     def joined(self, other: "Gate") -> "Gate":
         """Return the gate that passes what both do."""
-        hours = [each for each in (self.verified_hours, other.verified_hours) if each is not None]
+        hours = [
+            number for number in (self.verified_hours, other.verified_hours) if number is not None
+        ]
         return Gate(
             tuple(dict.fromkeys((*self.bounds, *other.bounds))), min(hours, default=None),
             self.needs_approval or other.needs_approval,
@@ -59,11 +61,11 @@ class Gate(NamedTuple):
         """Return what is not met, a clause each; nothing: it may become a release."""
         reasons = [why for bound in self.bounds if (why := bound.unmet(metrics)) is not None]
         if self.verified_hours is not None:
-            wanted = f"verified within {self.verified_hours:g} h"
+            requirement = f"verified within {self.verified_hours:g} h"
             if verified_at is None:
-                reasons.append(f"{wanted}: its files were never found to be whole")
+                reasons.append(f"{requirement}: its files were never found to be whole")
             elif seconds_between(verified_at, now) > self.verified_hours * 3600:
-                reasons.append(f"{wanted}: the last time was {verified_at}")
+                reasons.append(f"{requirement}: the last time was {verified_at}")
         return reasons
 
 

@@ -96,10 +96,10 @@ def parse_configuration(text: str, source: str) -> Configuration:
     recipes = {recipe.name: recipe for recipe in BUILT_IN}
     recipes |= _tables(document, "recipes", source, _recipe)
     for name, recipe in recipes.items():
-        for wanted in recipe.launcher:
-            if wanted not in launchers:
+        for launcher in recipe.launcher:
+            if launcher not in launchers:
                 raise RecipeError(
-                    f"{source}: [recipes.{name}] launcher: there is no [launchers.{wanted}]; "
+                    f"{source}: [recipes.{name}] launcher: there is no [launchers.{launcher}]; "
                     f"there are: {', '.join(sorted(launchers))}."
                 )
     return Configuration(
@@ -166,8 +166,8 @@ def _recipe(name: str, table: Any) -> Recipe:
         return _RECIPE.validate_python({"name": name, **table})
     except ValidationError as error:
         first = error.errors()[0]
-        place = "".join(f"{part}: " for part in first["loc"])
-        raise ValueError(place + first["msg"].removeprefix("Value error, ")) from None
+        field = "".join(f"{part}: " for part in first["loc"])
+        raise ValueError(field + first["msg"].removeprefix("Value error, ")) from None
 
 
 KEYS = tuple(field.name for field in fields(Recipe) if field.name != "name")

@@ -194,8 +194,8 @@ class Reservations:
         allocation = allocate(request, capacity, [*in_use, *self.held])
         if isinstance(allocation, Allocation) or allocation.impossible:
             return allocation
-        wanted = self.gpus.intersection(_fitting(request, capacity))
-        if wanted if allocation.kind is Kind.GPUS else allocation.kind in self.kinds:
+        held = self.gpus.intersection(_fitting(request, capacity))
+        if held if allocation.kind is Kind.GPUS else allocation.kind in self.kinds:
             return replace(
                 allocation, detail=f"Waits behind an older run that needs {allocation.kind}."
             )
@@ -239,14 +239,14 @@ def _free(gpus: Iterable[str], held: Iterable[Allocation]) -> list[str]:
     return [gpu for gpu in gpus if gpu not in taken]
 
 
-def _is_type(gpu: Gpu, wanted: str | None) -> bool:
-    """Return True if the wanted words are in the GPU's name, in any case.
+def _is_type(gpu: Gpu, gpu_type: str | None) -> bool:
+    """Return True if the words of `gpu_type` are in the GPU's name, in any case.
 
     Whole words only: who asks for an A10, L4 or H200 must not get an A100, L40 or GH200.
     """
-    if wanted is None:
+    if gpu_type is None:
         return True
-    words = rf"(?<![a-z0-9]){re.escape(wanted.strip().lower())}(?![a-z0-9])"
+    words = rf"(?<![a-z0-9]){re.escape(gpu_type.strip().lower())}(?![a-z0-9])"
     return re.search(words, gpu.type.lower()) is not None
 
 

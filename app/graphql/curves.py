@@ -135,11 +135,11 @@ def _latest(row: MetricLatestRow) -> Latest:
 
 
 def read(
-    keys: tuple[str, ...] | None, asked: Window, budget: Budget, tx: Tx, run_ids: list[str]
+    keys: tuple[str, ...] | None, window: Window, budget: Budget, tx: Tx, run_ids: list[str]
 ) -> list[list[Curve]]:
     """Return the curves of each run. No keys are no curves; None is all keys."""
     curves: dict[str, list[Curve]] = {run_id: [] for run_id in run_ids}
-    for series in metrics.series(tx, run_ids, keys, asked) if keys != () else ():
+    for series in metrics.series(tx, run_ids, keys, window) if keys != () else ():
         curves[series.run_id].append(curve(series, budget))
     return list(curves.values())
 
@@ -160,11 +160,13 @@ def curve(series: Series, budget: Budget) -> Curve:
 
 
 def bands(
-    keys: tuple[str, ...] | None, asked: Buckets, budget: Budget, tx: Tx, run_ids: list[str]
+    keys: tuple[str, ...] | None, buckets: Buckets, budget: Budget, tx: Tx, run_ids: list[str]
 ) -> list[list[Band]]:
     """Return the bands of each run. No keys are no bands; None is all keys."""
     by_run: dict[str, list[Band]] = {id_of_run: [] for id_of_run in run_ids}
-    for run_id, key, row in overviews.metric_bands(tx, run_ids, keys, *asked) if keys != () else ():
+    for run_id, key, row in (
+        overviews.metric_bands(tx, run_ids, keys, *buckets) if keys != () else ()
+    ):
         budget.charge(len(row.steps) * BUCKET + len(row.special) * OBJECT)
         band = Band(
             key, list(row.steps), _finite(row.means), _finite(row.lows), _finite(row.highs),

@@ -77,8 +77,8 @@ async def changed_experiments(
 ) -> AsyncIterator[list[ExperimentRow]]:
     """Yield the experiments whose history went on, by the same rules as `changed_runs`."""
     db, wait = context.db, interval(seconds)
-    found = conditions(chosen)
-    filters = {name: found[name] for name in found.keys() - {*CHANGING, "owner"}}
+    allowed = conditions(chosen)
+    filters = {name: allowed[name] for name in allowed.keys() - {*CHANGING, "owner"}}
     with db.changes.collect("exp_") as changed:
         while True:
             await changed.event.wait()

@@ -265,12 +265,12 @@ class Run(Node):
     ) -> list[MetricSeries]:
         """Its metrics over the steps, going on from the runs that it was resumed from."""
         named = curves.named(keys)
-        asked = curves.window(from_step, to_step, points)
+        window = curves.window(from_step, to_step, points)
 
         def load(runs: list[Any]) -> Any:
             ids = [run.id for run in runs]
-            read = partial(curves.read, named, asked, info.context.budget)
-            return info.context.load(("series", named, asked), ids, read, Effort.LONG)
+            read = partial(curves.read, named, window, info.context.budget)
+            return info.context.load(("series", named, window), ids, read, Effort.LONG)
 
         series: list[MetricSeries] = await each(self, load)
         return series
@@ -296,12 +296,12 @@ class Run(Node):
     ) -> list[MetricBand]:
         """Its metrics in buckets of steps, with the true mean, lowest and highest of each."""
         named = curves.named(keys)
-        asked = curves.range_of(from_step, to_step, buckets)
+        ranges = curves.range_of(from_step, to_step, buckets)
 
         def load(runs: list[Any]) -> Any:
             ids = [run.id for run in runs]
-            read = partial(curves.bands, named, asked, info.context.budget)
-            return info.context.load(("bands", named, asked), ids, read, Effort.LONG)
+            read = partial(curves.bands, named, ranges, info.context.budget)
+            return info.context.load(("bands", named, ranges), ids, read, Effort.LONG)
 
         bands: list[MetricBand] = await each(self, load)
         return bands

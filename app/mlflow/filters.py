@@ -190,7 +190,7 @@ def values_of(view: View, field: Field) -> list[Any]:
     """Return the values of a field in a view: none, one, or those of several data sets."""
     if field.entity == "datasets":
         inputs = view.get("inputs", {}).get("dataset_inputs", [])
-        return [each["dataset"].get(field.key) for each in inputs if field.key in each["dataset"]]
+        return [item["dataset"].get(field.key) for item in inputs if field.key in item["dataset"]]
     if field.entity == "attributes":
         about = view.get("info", view)
         value = about.get(field.key)
@@ -198,7 +198,7 @@ def values_of(view: View, field: Field) -> list[Any]:
     pairs = view.get("data", {}).get(field.entity)
     if pairs is None:  # an experiment's tags, a model's
         pairs = view.get(field.entity) or view.get("info", {}).get(field.entity, [])
-    return [each["value"] for each in pairs if each["key"] == field.key][:1]
+    return [pair["value"] for pair in pairs if pair["key"] == field.key][:1]
 
 
 def _compare(value: Any, sign: str, operands: tuple[str, ...]) -> bool:

@@ -40,11 +40,11 @@ async def search_models(request: Request) -> Response:
     query = Query(parse_filter(body.filter, "models"), parse_order([], "models"))
 
     def search(tx: Tx) -> list[views.View]:
-        ids = [resolve(tx, access, each).id for each in body.experiment_ids if each != "0"]
+        ids = [resolve(tx, access, id_).id for id_ in body.experiment_ids if id_ != "0"]
         listed = models.list_of_experiments(tx, ids)
-        mine = [each for each in listed if access.run_id in (None, each.run_id)]
-        labelled = labels.list_labels(tx, [each.id for each in mine])
-        return [views.model(each, labelled[each.id]) for each in mine]
+        mine = [model for model in listed if access.run_id in (None, model.run_id)]
+        labelled = labels.list_labels(tx, [model.id for model in mine])
+        return [views.model(model, labelled[model.id]) for model in mine]
 
     rows = query.select(await request.app.state.db.scan(search))
     page, token = page_of(rows, body)

@@ -135,15 +135,17 @@ async def log_inputs(request: Request) -> Response:
     links: list[tuple[str, str, dict[str, Any]]] = [
         (
             "dataset",
-            f"{each.dataset.name} {each.dataset.digest}",
+            f"{item.dataset.name} {item.dataset.digest}",
             {
-                "tags": [tag.model_dump() for tag in each.tags],
-                "dataset": each.dataset.model_dump(by_alias=True),
+                "tags": [tag.model_dump() for tag in item.tags],
+                "dataset": item.dataset.model_dump(by_alias=True),
             },
         )
-        for each in body.datasets
+        for item in body.datasets
     ]
-    links += [("model_input", each.model_id, {"model_id": each.model_id}) for each in body.models]
+    links += [
+        ("model_input", model.model_id, {"model_id": model.model_id}) for model in body.models
+    ]
     await request.app.state.db.write(_link, body.run, links)
     return json({})
 

@@ -159,8 +159,8 @@ def _listed(filters: frozenset[str], firing: bool) -> Statement[Alert]:
     conditions = [_CONDITIONS[name] for name in sorted(filters)]
     conditions += [_alert.recovered_at.is_(None)] if firing else []
     newest = (_alert.fired_at.desc(), _alert.rule_id, _alert.subject)
-    found = select_all(Alert).where(*conditions).order_by(*newest)
-    return Statement(found.limit(bindparam("most")), Alert)
+    alerts = select_all(Alert).where(*conditions).order_by(*newest)
+    return Statement(alerts.limit(bindparam("most")), Alert)
 
 
 def list_alerts(

@@ -253,9 +253,9 @@ def get_exit(attempt: Attempt | LiveAttempt) -> ExitRecord | None:
     return ExitRecord(**{name: record[name] for name in ExitRecord._fields if name in record})
 
 
-def record_nodes(tx: Tx, found: Sequence[tuple[tuple[str, int], Sequence[str]]]) -> None:
+def record_nodes(tx: Tx, nodes_by_attempt: Sequence[tuple[tuple[str, int], Sequence[str]]]) -> None:
     """Record the engine's names of the machines that attempts run on, each by its key."""
-    for (run_id, number), nodes in found:
+    for (run_id, number), nodes in nodes_by_attempt:
         runs.lock(tx, run_id)
         attempt = tx.first(_by_key, run=run_id, nr=number)
         if attempt is not None and attempt.nodes != dump(list(nodes)):

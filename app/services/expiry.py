@@ -155,13 +155,13 @@ _has_points = and_(
 
 
 def _ended(*where: Any) -> Any:
-    found = select(
+    rows = select(
         _run.id, _run.finished_at, _experiment.project_id, _has_log.label("has_log"),
         _has_points.label("has_points"), _has_curves.label("has_curves"),
     )  # fmt: skip
     of_experiment = _experiment.id == _run.experiment_id
     return (
-        found.select_from(Run)
+        rows.select_from(Run)
         .join(Experiment, of_experiment)
         .where(_run.finished_at.is_not(None), ~_released, ~_kept, *where)
     )

@@ -191,7 +191,7 @@ class Redacted(NamedTuple):
     @property
     def not_reached(self) -> list[NotReached]:
         """Return where it may still be."""
-        return [each for each in NotReached if each != NotReached.MESSAGES or self.messages_sent]
+        return [kind for kind in NotReached if kind != NotReached.MESSAGES or self.messages_sent]
 
 
 def plan(tx: Tx, run_id: str, request: RedactRequest, experiment_id: str | None = None) -> Plan:
@@ -216,15 +216,15 @@ def plan(tx: Tx, run_id: str, request: RedactRequest, experiment_id: str | None 
     if request.notes:
         fields["notes"] = [run.notes]
     secrets = Secrets.of(fields, frozenset(request.metrics))
-    planned = {each.id: each for each in tx.all(
+    planned = {run.id: run for run in tx.all(
         _lineage, experiment=run.experiment_id, root=run.root_run_id
     )}  # fmt: skip
     for words in secrets.texts:
         inner = json.dumps(words, ensure_ascii=False)[1:-1]  # as it stands in a JSON column
         for text in {words, inner}:
             rows = tx.all(_with_text, experiment=run.experiment_id, words=text)
-            planned |= {each.id: each for each in rows}
-    living = [each.id for each in planned.values() if each.status not in TERMINAL]
+            planned |= {run.id: run for run in rows}
+    living = [run.id for run in planned.values() if run.status not in TERMINAL]
     if living and request.hyperparams:
         raise Conflict(
             f"{living[0]} has not ended and its trainer has a copy: cancel it first.",

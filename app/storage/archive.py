@@ -76,13 +76,13 @@ def _read_checked(storage: CheckpointStorage, path: CheckpointPath, file: File) 
 def _headers(source: Source) -> list[tuple[bytes, int]]:
     """Return the header of each member, and the size of what follows it."""
     manifest = source.manifest
-    found = [_header(source, MANIFEST, size=len(source.content))]
-    found += [_header(source, file.path, size=file.size) for file in manifest.files]
-    found += [
+    headers = [_header(source, MANIFEST, size=len(source.content))]
+    headers += [_header(source, file.path, size=file.size) for file in manifest.files]
+    headers += [
         _header(source, link.path, type=tarfile.SYMTYPE, linkname=link.target)
         for link in manifest.links
     ]
-    return found
+    return headers
 
 
 def _header(source: Source, name: str, *, size: int = 0, **more: Any) -> tuple[bytes, int]:

@@ -34,7 +34,7 @@ def manifest_key(path: CheckpointPath) -> str:
     return f"{run_folder(path)}/{path.name}/{MANIFEST}"
 
 
-def place_of(draft: Draft) -> str:
+def draft_folder(draft: Draft) -> str:
     return f"{run_folder(draft.path)}/{draft.path.name}/{draft.key}"
 
 
@@ -54,31 +54,31 @@ def slug_of(path: str) -> str:
     return f".hashed/{hashlib.sha256(path.encode()).hexdigest()}"
 
 
-def plan_objects(place: str, file: File) -> list[tuple[int, int, str]]:
+def plan_objects(folder: str, file: File) -> list[tuple[int, int, str]]:
     """Return the objects that a trainer writes of a file: offset, size and key."""
     slug, most = slug_of(file.path), SIGNED_PIECE_BYTES
     if file.size <= most:
-        return [(0, file.size, f"{place}/files/{slug}")]
+        return [(0, file.size, f"{folder}/files/{slug}")]
     return [
-        (at, min(most, file.size - at), part_key(place, slug, at))
+        (at, min(most, file.size - at), part_key(folder, slug, at))
         for at in range(0, file.size, most)
     ]
 
 
-def part_key(place: str, slug: str, offset: int) -> str:
-    return f"{place}/parts/{slug}/{offset:015d}"
+def part_key(folder: str, slug: str, offset: int) -> str:
+    return f"{folder}/parts/{slug}/{offset:015d}"
 
 
-def parts_of(there: Iterable[str], place: str, slug: str) -> dict[str, int]:
+def parts_of(there: Iterable[str], folder: str, slug: str) -> dict[str, int]:
     """Return the objects of a file that is in several, with their offsets, in order."""
-    prefix = f"{place}/parts/{slug}/"
+    prefix = f"{folder}/parts/{slug}/"
     by_key = {key: key[len(prefix) :] for key in there if key.startswith(prefix)}
     return {key: int(at) for key, at in sorted(by_key.items()) if _OFFSET.fullmatch(at)}
 
 
-def slugs_of(there: Iterable[str], place: str) -> set[str]:
+def slugs_of(there: Iterable[str], folder: str) -> set[str]:
     """Return the files of a draft, as they stand in keys."""
-    names = [key.removeprefix(f"{place}/").partition("/") for key in there]
+    names = [key.removeprefix(f"{folder}/").partition("/") for key in there]
     return {
         rest if kind == "files" else rest.rpartition("/")[0]
         for kind, _, rest in names

@@ -19,7 +19,7 @@ from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
 from app.storage.base import MANIFEST, URL_SECONDS, Damaged, Draft, Manifest, Transfer
 from app.storage.envelope import Envelope, Piece, parse_envelope
-from app.storage.keys import COMMITTED, DRAFT, draft_of, manifest_key, place_of, run_folder
+from app.storage.keys import COMMITTED, DRAFT, draft_folder, draft_of, manifest_key, run_folder
 from app.storage.objects import RACES, Bucket, Entry
 from app.storage.s3_drafts import S3Drafts
 
@@ -61,26 +61,26 @@ class S3Storage(S3Drafts):
 
     def verify(self, path: CheckpointPath) -> Manifest:
         envelope = self._require(path)
-        place = place_of(envelope.draft)
-        there = self.bucket.entries(place)
+        folder = draft_folder(envelope.draft)
+        there = self.bucket.entries(folder)
         listed = {piece.key for pieces in envelope.pieces.values() for piece in pieces}
         for key in sorted(there):
-            name = key.removeprefix(f"{place}/")
+            name = key.removeprefix(f"{folder}/")
             if name not in listed and name not in (DRAFT, COMMITTED):
                 raise Damaged(f"{name!r:.200} is not in the manifest.")
         run_all(
-            lambda file: self._verify_file(place, file, envelope.pieces[file.path], there),
+            lambda file: self._verify_file(folder, file, envelope.pieces[file.path], there),
             envelope.manifest.files,
         )
         return envelope.manifest
 
     def _verify_file(
-        self, place: str, file: File, pieces: list[Piece], there: dict[str, Entry]
+        self, folder: str, file: File, pieces: list[Piece], there: dict[str, Entry]
     ) -> None:
         """Raise Damaged unless a file is what the manifest says."""
         is_attested = self.is_attested
         for piece in pieces:
-            key = f"{place}/{piece.key}"
+            key = f"{folder}/{piece.key}"
             entry = there.get(key)
             if entry is None or entry.size != piece.size or entry.tag != piece.tag:
                 entry = self.bucket.head(key)  # the listing may be old
@@ -95,7 +95,7 @@ class S3Storage(S3Drafts):
         if is_attested:
             return
         digest = hashlib.sha256()
-        for content in self._stream(place, pieces, 0, file.path):
+        for content in self._stream(folder, pieces, 0, file.path):
             digest.update(content)
         if digest.hexdigest() != file.sha256:
             raise Damaged(f"{file.path!r:.200} is not what was written: SHA-256 differs.")
@@ -125,15 +125,15 @@ class S3Storage(S3Drafts):
             return
         if file not in envelope.pieces:
             raise Damaged(f"There is no file {file!r:.200} in {path}.")
-        yield from self._stream(place_of(envelope.draft), envelope.pieces[file], offset, file)
+        yield from self._stream(draft_folder(envelope.draft), envelope.pieces[file], offset, file)
 
-    def _stream(self, place: str, pieces: list[Piece], offset: int, file: str) -> Iterator[bytes]:
+    def _stream(self, folder: str, pieces: list[Piece], offset: int, file: str) -> Iterator[bytes]:
         for piece in pieces:
             if offset >= piece.size:
                 offset -= piece.size
                 continue
             try:
-                yield from self.bucket.stream(f"{place}/{piece.key}", offset)
+                yield from self.bucket.stream(f"{folder}/{piece.key}", offset)
             except FileNotFoundError:
                 self._require_in_place()
                 raise Damaged(f"{file!r:.200} is missing.") from None
@@ -153,7 +153,7 @@ class S3Storage(S3Drafts):
         if envelope.manifest.sha256 != sha256:
             return
         # A draft again: after a crash in between the sweep finishes it.
-        marker = f"{place_of(envelope.draft)}/{DRAFT}"
+        marker = f"{draft_folder(envelope.draft)}/{DRAFT}"
         self.bucket.put(marker, b"")
         self.bucket.delete([manifest_key(path)])
         self._remove_objects(envelope.draft)
@@ -169,7 +169,7 @@ class S3Storage(S3Drafts):
 
     def _remove_orphans(self, path: CheckpointPath) -> None:
         for draft in self._orphans(path):
-            self.bucket.put(f"{place_of(draft)}/{DRAFT}", b"")
+            self.bucket.put(f"{draft_folder(draft)}/{DRAFT}", b"")
             self.abandon(draft)
 
     def _orphans(self, path: CheckpointPath) -> list[Draft]:
@@ -205,12 +205,12 @@ class S3Storage(S3Drafts):
 
     def sign_downloads(self, path: CheckpointPath) -> list[Transfer]:
         envelope = self._require(path)
-        place = place_of(envelope.draft)
+        folder = draft_folder(envelope.draft)
         located: list[tuple[str, int, Piece]] = []
         for file, pieces in envelope.pieces.items():
             starts = itertools.accumulate((piece.size for piece in pieces), initial=0)
             located += [(file, at, piece) for at, piece in zip(starts, pieces, strict=False)]
-        keys = [f"{place}/{piece.key}" for _, _, piece in located]
+        keys = [f"{folder}/{piece.key}" for _, _, piece in located]
         urls = self.bucket.sign("GET", keys, URL_SECONDS)
         return [
             Transfer(file, at, piece.size, url)

@@ -32,12 +32,12 @@ from app.storage.keys import (
     COMMITTED,
     DRAFT,
     check_conflicts,
+    draft_folder,
     draft_of,
     in_pieces,
     manifest_key,
     part_key,
     parts_of,
-    place_of,
     plan_objects,
     run_folder,
     slug_of,
@@ -59,7 +59,7 @@ class S3Drafts:
         draft = Draft(path, secrets.token_hex(8) if key is None else key)
         if not is_key(draft.key):
             raise Damaged(f"{draft.key!r:.200} is no key of a draft.")
-        self.bucket.put(f"{place_of(draft)}/{DRAFT}", b"")
+        self.bucket.put(f"{draft_folder(draft)}/{DRAFT}", b"")
         return draft
 
     def write(self, draft: Draft, file: str, content: Iterable[bytes], offset: int = 0) -> int:
@@ -67,15 +67,15 @@ class S3Drafts:
             check_path(file)
         except CheckpointError as error:
             raise Damaged(sentence(error)) from None
-        place, slug = place_of(draft), slug_of(file)
+        folder, slug = draft_folder(draft), slug_of(file)
         there = self._list_draft(draft)
-        check_conflicts(slug, slugs_of(there, place))
-        parts = parts_of(there, place, slug)
-        start, head = self._cut(there, place, slug, offset)
+        check_conflicts(slug, slugs_of(there, folder))
+        parts = parts_of(there, folder, slug)
+        start, head = self._cut(there, folder, slug, offset)
         # Before the new ones, so that of a transfer that breaks off a shorter file is left.
         self.bucket.delete(key for key, at in parts.items() if at > start or not offset)
-        size, written = self._send(place, slug, start, itertools.chain((head,), content))
-        old = [*(key for key, at in parts.items() if at >= start), f"{place}/files/{slug}"]
+        size, written = self._send(folder, slug, start, itertools.chain((head,), content))
+        old = [*(key for key, at in parts.items() if at >= start), f"{folder}/files/{slug}"]
         self.bucket.delete(key for key in old if key in there and key not in written)
         return size
 
@@ -83,21 +83,21 @@ class S3Drafts:
         """Return the objects of a draft. Raises Damaged if there is none."""
         if not is_key(draft.key):
             raise Damaged(f"{draft.path} is not being written.")
-        there = self.bucket.entries(place_of(draft))
-        marker = f"{place_of(draft)}/{DRAFT}"
+        there = self.bucket.entries(draft_folder(draft))
+        marker = f"{draft_folder(draft)}/{DRAFT}"
         if marker not in there and self.bucket.head(marker) is None:
             raise Damaged(f"{draft.path} is not being written.")
         return there
 
     def _cut(
-        self, there: dict[str, Entry], place: str, slug: str, offset: int
+        self, there: dict[str, Entry], folder: str, slug: str, offset: int
     ) -> tuple[int, bytes]:
         """Return where a file is written on from, at the beginning of an object, and the bytes
         that come first. Raises Damaged if the file ends before `offset`."""
         if not offset:
             return 0, b""
-        whole = f"{place}/files/{slug}"
-        pieces = parts_of(there, place, slug) or ({whole: 0} if whole in there else {})
+        whole = f"{folder}/files/{slug}"
+        pieces = parts_of(there, folder, slug) or ({whole: 0} if whole in there else {})
         for key, start in pieces.items():
             end = start + there[key].size
             if offset == end and key != whole:
@@ -107,14 +107,14 @@ class S3Drafts:
         raise Damaged(f"{slug!r:.200} has fewer than {offset} bytes.")
 
     def _send(
-        self, place: str, slug: str, start: int, content: Iterable[bytes]
+        self, folder: str, slug: str, start: int, content: Iterable[bytes]
     ) -> tuple[int, set[str]]:
         """Write a file from `start` on, in one object if it is small; return its size and keys."""
         written: set[str] = set()
         position, batch = start, list[tuple[str, bytes]]()
         for piece, is_last in in_pieces(content):
             is_whole = is_last and position == 0
-            key = f"{place}/files/{slug}" if is_whole else part_key(place, slug, position)
+            key = f"{folder}/files/{slug}" if is_whole else part_key(folder, slug, position)
             if piece or is_whole:
                 batch.append((key, piece))
                 written.add(key)
@@ -138,10 +138,10 @@ class S3Drafts:
         path = self._publish(envelope)
         if path is None:  # another sender of the very same was faster
             return self.commit(draft, content)
-        place = place_of(draft)
-        listed = {f"{place}/{piece.key}" for of_file in pieces.values() for piece in of_file}
-        self.bucket.put(f"{place}/{COMMITTED}", b"")
-        self.bucket.delete([key for key in there if key not in listed] + [f"{place}/{DRAFT}"])
+        folder = draft_folder(draft)
+        listed = {f"{folder}/{piece.key}" for of_file in pieces.values() for piece in of_file}
+        self.bucket.put(f"{folder}/{COMMITTED}", b"")
+        self.bucket.delete([key for key in there if key not in listed] + [f"{folder}/{DRAFT}"])
         return Committed(path, manifest)
 
     def _find(self, path: CheckpointPath, content: bytes) -> Committed | None:
@@ -179,24 +179,24 @@ class S3Drafts:
         self, draft: Draft, manifest: Manifest, there: dict[str, Entry]
     ) -> dict[str, list[Piece]]:
         """Return the objects of each file. Raises Incomplete."""
-        place = place_of(draft)
+        folder = draft_folder(draft)
         names = {file.path for file in manifest.files}
         for name in names:
             check_conflicts(name, names)
-        by_file = {file.path: self._pieces_of(place, file, there) for file in manifest.files}
+        by_file = {file.path: self._pieces_of(folder, file, there) for file in manifest.files}
         if wrong := [path for path, pieces in by_file.items() if pieces is None]:
             raise Incomplete(wrong)
         return {path: pieces for path, pieces in by_file.items() if pieces is not None}
 
-    def _pieces_of(self, place: str, file: File, there: dict[str, Entry]) -> list[Piece] | None:
+    def _pieces_of(self, folder: str, file: File, there: dict[str, Entry]) -> list[Piece] | None:
         slug, parts, end = slug_of(file.path), list[Piece](), 0
-        for key, start in parts_of(there, place, slug).items():
+        for key, start in parts_of(there, folder, slug).items():
             if start == end:
-                parts.append(Piece(key.removeprefix(f"{place}/"), there[key].size, there[key].tag))
+                parts.append(Piece(key.removeprefix(f"{folder}/"), there[key].size, there[key].tag))
                 end += there[key].size
         if parts and end == file.size:
             return parts
-        key = f"{place}/files/{slug}"
+        key = f"{folder}/files/{slug}"
         whole = there.get(key) or self.bucket.head(key)
         if whole is None or whole.size != file.size:
             return None
@@ -205,18 +205,18 @@ class S3Drafts:
     def abandon(self, draft: Draft) -> None:
         if not is_key(draft.key):
             return
-        marker = f"{place_of(draft)}/{DRAFT}"
+        marker = f"{draft_folder(draft)}/{DRAFT}"
         if self.bucket.head(marker) is None:
             return
         if self._is_committed(draft):  # by a server that died before it could say so
-            self.bucket.put(f"{place_of(draft)}/{COMMITTED}", b"")
+            self.bucket.put(f"{draft_folder(draft)}/{COMMITTED}", b"")
         else:
             self._remove_objects(draft)
         self.bucket.delete([marker])
 
     def _remove_objects(self, draft: Draft) -> None:
-        marker = f"{place_of(draft)}/{DRAFT}"
-        self.bucket.delete(key for key in self.bucket.entries(place_of(draft)) if key != marker)
+        marker = f"{draft_folder(draft)}/{DRAFT}"
+        self.bucket.delete(key for key in self.bucket.entries(draft_folder(draft)) if key != marker)
 
     def _is_committed(self, draft: Draft) -> bool:
         """Return True if a manifest lists the objects of a draft. Asks for each by its key."""
@@ -272,11 +272,11 @@ class S3Drafts:
             manifest = parse(content)
         except CheckpointError as error:
             raise Damaged(sentence(error)) from None
-        there, place = self._list_draft(draft), place_of(draft)
+        there, folder = self._list_draft(draft), draft_folder(draft)
         wanted: list[tuple[File, int, int, str]] = []
         for file in manifest.files:
-            if self._pieces_of(place, file, there) is None:
-                wanted += [(file, at, size, key) for at, size, key in plan_objects(place, file)]
+            if self._pieces_of(folder, file, there) is None:
+                wanted += [(file, at, size, key) for at, size, key in plan_objects(folder, file)]
         missing = [
             part for part in wanted if part[3] not in there or there[part[3]].size != part[2]
         ]

@@ -69,10 +69,10 @@ STEPS: tuple[Callable[[SupervisorState], Awaitable[None]], ...] = (
 )
 
 
-def describe_wrong_data_dir(place: Path, runs_are: DataDir) -> str:
+def describe_wrong_data_dir(path: Path, runs_are: DataDir) -> str:
     """Return what is wrong when a server sees another data directory than the runs under way."""
     return (
-        f"{place} is not the data directory of this database, whose runs are under way in "
+        f"{path} is not the data directory of this database, whose runs are under way in "
         f"{runs_are.path}: set LLM_TRAIN_DATA_DIR to that"
     )
 
@@ -215,20 +215,20 @@ class Supervisor:
             return True
         if not leads and not self.wrong_data_dir:
             return False
-        place = state.settings.data_dir.absolute()
-        state.data_dir = await asyncio.to_thread(data_dir.get_name, place)
+        path = state.settings.data_dir.absolute()
+        state.data_dir = await asyncio.to_thread(data_dir.get_name, path)
         if not leads:
             self.wrong_data_dir = bool(await state.db.read(data_dirs.get_foreign, state.data_dir))
             return False
-        adoption = await state.db.write(data_dirs.adopt, state.data_dir, str(place))
+        adoption = await state.db.write(data_dirs.adopt, state.data_dir, str(path))
         self.wrong_data_dir = not adoption.ours
         if adoption.before is not None and adoption.ours:
-            log.info("the data directory is %s now, no longer %s", place, adoption.before.path)
+            log.info("the data directory is %s now, no longer %s", path, adoption.before.path)
         elif adoption.before is not None:
             state.log_throttled(
                 "data_dir",
                 "this server does not lead: %s",
-                describe_wrong_data_dir(place, adoption.before),
+                describe_wrong_data_dir(path, adoption.before),
             )
             await state.db.release_leadership()
         return adoption.ours

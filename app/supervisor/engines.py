@@ -94,9 +94,9 @@ async def choose_avoided(state: SupervisorState, run: AnyRun) -> tuple[str, ...]
 def request_end(state: SupervisorState, launcher: Launcher, key: Key, *, forced: bool) -> None:
     """Have the engine stop or kill an attempt at the end of this tick; now and then, again."""
     engine = state.engine(launcher.name)
-    now, told = state.clock(), engine.told.get((key, forced), float("-inf"))
-    if now - told >= REPEAT_SECONDS:
-        engine.told[key, forced] = now
+    now, asked_at = state.clock(), engine.ends_asked.get((key, forced), float("-inf"))
+    if now - asked_at >= REPEAT_SECONDS:
+        engine.ends_asked[key, forced] = now
         (engine.to_kill if forced else engine.to_stop).add(key)
 
 
@@ -121,7 +121,9 @@ async def _end_jobs(state: SupervisorState, launcher: Launcher, strays: bool) ->
     to_stop, to_kill = engine.to_stop, engine.to_kill
     engine.to_stop, engine.to_kill = set(), set()
     now = state.clock()
-    engine.told = {key: at for key, at in engine.told.items() if now - at < REPEAT_SECONDS}
+    engine.ends_asked = {
+        key: at for key, at in engine.ends_asked.items() if now - at < REPEAT_SECONDS
+    }
     try:
         if to_stop:
             await engine.thread.run(launcher.stop, sorted(to_stop))

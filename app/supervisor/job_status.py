@@ -35,16 +35,16 @@ async def get_statuses(state: SupervisorState, live: list[LiveRun]) -> dict[Key,
     for run in live:
         keys.setdefault(run.launcher or LOCAL, []).append(key_of(run))
     statuses: dict[Key, JobStatus] = {}
-    for name, wanted in keys.items():
-        statuses |= dict.fromkeys(wanted, JobStatus(JobState.UNKNOWN))
+    for name, own_keys in keys.items():
+        statuses |= dict.fromkeys(own_keys, JobStatus(JobState.UNKNOWN))
         try:
             if name not in state.launchers:
                 raise Unreachable(f"The launcher {name!r} is not configured on this server.")
             launcher = state.launchers[name]
             if uses_files(launcher):
-                statuses |= await asyncio.to_thread(launcher.look, wanted)
+                statuses |= await asyncio.to_thread(launcher.look, own_keys)
             else:
-                statuses |= await engines.look(state, launcher, wanted)
+                statuses |= await engines.look(state, launcher, own_keys)
         except Unreachable as error:
             state.log_throttled(name, "%s cannot be reached: %s", name, error)
     if any(not uses_files(launcher) for launcher in state.launchers.values()):

@@ -34,7 +34,7 @@ class QueueSnapshot:
     waiting: int = 0
     plan: Plan = field(default_factory=lambda: Plan({}))
     """What is admitted, and what runs that wait keep back."""
-    places: Counter[str] = field(default_factory=Counter)
+    positions: Counter[str] = field(default_factory=Counter)
     """How many runs wait for each launcher, up to there."""
     projects: set[str] = field(default_factory=set)
     """Those of the runs that wait."""
@@ -43,7 +43,7 @@ class QueueSnapshot:
     look_again_at: float = math.inf
     """When a run that has been passed over may start (monotonic)."""
     is_stuck: bool = True
-    """Nothing up to `place` could start."""
+    """Nothing up to the cursor could start."""
 
 
 @dataclass
@@ -127,4 +127,4 @@ class EngineState:
     # What it shall stop and kill, and when it was last told so (monotonic).
     to_stop: set[Key] = field(default_factory=set)
     to_kill: set[Key] = field(default_factory=set)
-    told: dict[tuple[Key, bool], float] = field(default_factory=dict)
+    ends_asked: dict[tuple[Key, bool], float] = field(default_factory=dict)

@@ -70,12 +70,12 @@ async def _record(state: SupervisorState, news: News) -> None:
     for start in range(0, len(news.words), BATCH):
         part = news.words[start : start + BATCH]
         await state.db.write(launches.record_engine_words, part)
-        for told in part:
-            state.attempts[told.run_id, told.attempt].engine_words = told.words
+        for new in part:
+            state.attempts[new.run_id, new.attempt].engine_words = new.words
     for start in range(0, len(news.nodes), BATCH):
-        found = news.nodes[start : start + BATCH]
-        await state.db.write(attempts.record_nodes, found)
-        for key, nodes in found:
+        nodes_by_attempt = news.nodes[start : start + BATCH]
+        await state.db.write(attempts.record_nodes, nodes_by_attempt)
+        for key, nodes in nodes_by_attempt:
             if (attempt := state.attempts.get(key)) is not None:
                 attempt.nodes = nodes
 
@@ -207,8 +207,8 @@ def _take_in_engine_words(
     """Add what is new of a job that waits; that alone its place has changed is no event."""
     job = f"{run.launcher} job {status.engine_id}" if status.engine_id else f"{run.launcher}"
     said = f"{job}: {status.reason_text or status.word}"
-    place = "" if status.position is None else f", place {status.position} in the queue"
-    detail, is_new = said + place, state.attempt(run).engine_words != said
+    position = "" if status.position is None else f", place {status.position} in the queue"
+    detail, is_new = said + position, state.attempt(run).engine_words != said
     is_known = status.engine_id in (None, run.engine_id)
     if (run.status_reason, run.status_detail) != (
         Reason.WAITING_FOR_CLUSTER,

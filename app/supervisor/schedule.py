@@ -28,7 +28,7 @@ from app.supervisor.terminate import request_termination
 
 QUEUE_PAGE = 1000
 COUNT_SECONDS = 5.0
-EXACT_PLACES = 100
+EXACT_POSITIONS = 100
 FAILED_SECONDS = 5.0
 """After so long a run at which the service failed is looked at again."""
 UNKNOWN_RECIPE = (
@@ -85,20 +85,22 @@ async def launch(state: SupervisorState) -> None:
     state.queue = queue if queue.is_stuck else None
 
 
-def _with_place(look: Look, run: QueuedRun, item: Waiting, reason: WaitingReason) -> WaitingReason:
-    """Add a run's place among those that wait for its launcher; that of the first is plain.
+def _with_position(
+    look: Look, run: QueuedRun, item: Waiting, reason: WaitingReason
+) -> WaitingReason:
+    """Add a run's position among those that wait for its launcher; that of the first is plain.
 
-    A place far behind is a round number, or each start would change the rows of a long queue.
+    A position far behind is a round number, or each start would change the rows of a long queue.
     """
     launcher, said = item.launchers[0], (reason.reason, reason.detail)
-    look.queue.places[launcher] += 1
-    place, about = look.queue.places[launcher], ""
+    look.queue.positions[launcher] += 1
+    position, about = look.queue.positions[launcher], ""
     known = look.words.get(run.id, (run.status_reason, run.status_detail))
     look.words[run.id] = said
-    if place > EXACT_PLACES:
-        place, about = math.ceil(place / EXACT_PLACES) * EXACT_PLACES, "about "
-    told = "" if place == 1 else f" It is {about}number {place} in the queue."
-    return reason._replace(detail=reason.detail + told, is_new=known != said)
+    if position > EXACT_POSITIONS:
+        position, about = math.ceil(position / EXACT_POSITIONS) * EXACT_POSITIONS, "about "
+    suffix = "" if position == 1 else f" It is {about}number {position} in the queue."
+    return reason._replace(detail=reason.detail + suffix, is_new=known != said)
 
 
 async def _read_queue(state: SupervisorState, view: View) -> tuple[QueueSnapshot, list[QueuedRun]]:
@@ -167,11 +169,11 @@ async def _start_or_wait(
     await _wait(state, look, run, decision)
     if decision.reason is Reason.WAITING_FOR_QUOTA:
         reason = WaitingReason(run.id, decision.reason, decision.detail)
-        return _with_place(look, run, item, reason)
+        return _with_position(look, run, item, reason)
     reason = _combine(run, recipe, refusals)
     # One that can never start waits for its operator, and has no place.
     has_place = decision.has_place or reason.reason is Reason.WAITING_FOR_CLUSTER
-    return _with_place(look, run, item, reason) if has_place else reason
+    return _with_position(look, run, item, reason) if has_place else reason
 
 
 def _combine(run: QueuedRun, recipe: Recipe, refusals: dict[str, Refusal]) -> WaitingReason:

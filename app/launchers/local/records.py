@@ -42,15 +42,15 @@ def read_identity(record: dict[str, Any]) -> Identity | None:
     """Return the agent that a record names. None: the attempt was claimed without one, or the
     record is not what an agent wrote."""
     pid, began, nonce = record.get("pid"), record.get("start_time"), record.get("nonce")
-    place = record.get("place")
-    if place is None:  # of an agent of the first version: it told the boot alone
+    namespace = record.get("place")
+    if namespace is None:  # of an agent of the first version: it told the boot alone
         here = host_namespace()
-        place = here if record.get("boot_id") in (None, here.partition("/")[0]) else ""
-    if not _is_number(pid) or not isinstance(nonce, str) or not isinstance(place, str):
+        namespace = here if record.get("boot_id") in (None, here.partition("/")[0]) else ""
+    if not _is_number(pid) or not isinstance(nonce, str) or not isinstance(namespace, str):
         return None
     if not 0 < pid < 2**31 or not (began is None or _is_number(began)):
         return None
-    return Identity(pid, began, place, nonce)
+    return Identity(pid, began, namespace, nonce)
 
 
 def read_exit(record: dict[str, Any] | None) -> ExitRecord | None:

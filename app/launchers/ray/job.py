@@ -73,7 +73,7 @@ def package() -> tuple[str, bytes]:
 def body(job: Job, options: Options, gpu: str | None) -> dict[str, Any]:
     """Return the body of a submission. `gpu`: what Ray calls the type; '': any."""
     assert isinstance(job.mailbox, HttpMailboxAddress)
-    asked = job.resources
+    resources = job.resources
     variables = {
         CLAIM_CODE: job.mailbox.claim_code,
         "RAY_JOB_STOP_SIGNAL": "SIGTERM",
@@ -82,11 +82,13 @@ def body(job: Job, options: Options, gpu: str | None) -> dict[str, Any]:
     return {
         "submission_id": job.key.name,
         "entrypoint": _entrypoint(job, options),
-        "entrypoint_num_cpus": asked.cpus or _SOME_CPU,
-        "entrypoint_num_gpus": asked.gpus,
-        "entrypoint_memory": int((asked.memory_gb or 0) * 1e9),
+        "entrypoint_num_cpus": resources.cpus or _SOME_CPU,
+        "entrypoint_num_gpus": resources.gpus,
+        "entrypoint_memory": int((resources.memory_gb or 0) * 1e9),
         # A share of a resource that every node with such GPUs has one of.
-        "entrypoint_resources": {f"accelerator_type:{gpu}": 0.001} if gpu and asked.gpus else {},
+        "entrypoint_resources": (
+            {f"accelerator_type:{gpu}": 0.001} if gpu and resources.gpus else {}
+        ),
         "metadata": {"run_id": job.key.run_id, SERVICE: job.mailbox.api_url},
         "runtime_env": {"working_dir": f"gcs://{package()[0]}", "env_vars": variables},
     }

@@ -95,14 +95,14 @@ class RayLauncher:
 
         Only names of the operator's table or of Ray itself get into a job.
         """
-        wanted = resources.gpu_type
-        if wanted is None:
+        gpu_type = resources.gpu_type
+        if gpu_type is None:
             return ""
         table = {key.casefold(): value for key, value in self.options.gpu_types.items()}
-        if (known := table.get(wanted.casefold())) is not None:
+        if (known := table.get(gpu_type.casefold())) is not None:
             return known
         offered = {node.gpu_type for node in self._nodes if node.gpu_type}
-        return next((kind for kind in offered if kind.casefold() == wanted.casefold()), None)
+        return next((kind for kind in offered if kind.casefold() == gpu_type.casefold()), None)
 
     def submit(self, job: Job) -> Submission:
         """Submit a job. Ray refuses a second one of the same attempt, as long as it knows it."""
@@ -133,9 +133,9 @@ class RayLauncher:
 
     def stop(self, keys: Sequence[Key]) -> None:
         """Have Ray signal the jobs: it reaches the agents alone, which pass it on."""
-        wanted = {key.name for key in keys}
+        names = {key.name for key in keys}
         for row in self._jobs() if keys else ():
-            if row.name in wanted and STATES.get(row.state) is not JobState.ENDED:
+            if row.name in names and STATES.get(row.state) is not JobState.ENDED:
                 self._client.stop(row.name)
 
     def kill(self, keys: Sequence[Key]) -> None:

@@ -98,23 +98,23 @@ def arguments(
 
     `gpu`: what Slurm calls the type; '': any. `log`: where the batch script's own output goes.
     """
-    asked = job.resources
+    resources = job.resources
     argv = [] if options.partition is None else [f"--partition={options.partition}"]
     if options.account is not None:
         argv.append(f"--account={options.account}")
     argv += [
-        f"--nodes={asked.nodes or 1}",
+        f"--nodes={resources.nodes or 1}",
         "--ntasks-per-node=1",
         f"--time={math.ceil(minutes)}",
     ]
     if options.warn_seconds:
         argv.append(f"--signal=B:TERM@{options.warn_seconds}")
-    if asked.cpus is not None:
-        argv.append(f"--cpus-per-task={math.ceil(asked.cpus)}")
-    if asked.memory_gb is not None:
-        argv.append(f"--mem={memory_mb(asked)}M")
-    if asked.gpus:
-        argv.append(f"--gres=gpu:{gpu}:{asked.gpus}" if gpu else f"--gres=gpu:{asked.gpus}")
+    if resources.cpus is not None:
+        argv.append(f"--cpus-per-task={math.ceil(resources.cpus)}")
+    if resources.memory_gb is not None:
+        argv.append(f"--mem={memory_mb(resources)}M")
+    if resources.gpus:
+        argv.append(f"--gres=gpu:{gpu}:{resources.gpus}" if gpu else f"--gres=gpu:{resources.gpus}")
     if nice := options.nice.get(job.priority.value, 0):
         argv.append(f"--nice={nice}")
     if job.avoid:
@@ -126,18 +126,18 @@ def arguments(
     ]  # fmt: skip
 
 
-def memory_mb(asked: Resources) -> int:
+def memory_mb(resources: Resources) -> int:
     """Return the memory asked for in Slurm's unit, 2^20 bytes."""
-    return math.ceil((asked.memory_gb or 0) * 1e9 / (1 << 20))
+    return math.ceil((resources.memory_gb or 0) * 1e9 / (1 << 20))
 
 
-def minutes(asked: Resources, options: Options, most_seconds: float | None) -> float:
+def minutes(resources: Resources, options: Options, most_seconds: float | None) -> float:
     """Return the job's time limit: the run's own, which the service sees to, comes first."""
-    if asked.time_limit_minutes is None:
-        wanted = options.default_minutes
+    if resources.time_limit_minutes is None:
+        limit = options.default_minutes
     else:
-        wanted = asked.time_limit_minutes + options.warn_seconds / 60 + _MARGIN_MINUTES
-    return wanted if most_seconds is None else min(wanted, most_seconds / 60)
+        limit = resources.time_limit_minutes + options.warn_seconds / 60 + _MARGIN_MINUTES
+    return limit if most_seconds is None else min(limit, most_seconds / 60)
 
 
 def script(job: Job, options: Options) -> str:

@@ -115,14 +115,14 @@ class SlurmLauncher:
 
         Only names of the operator's table or of Slurm itself get into a command.
         """
-        wanted = resources.gpu_type
-        if wanted is None:
+        gpu_type = resources.gpu_type
+        if gpu_type is None:
             return ""
         table = {key.casefold(): value for key, value in self.options.gpu_types.items()}
-        if (known := table.get(wanted.casefold())) is not None:
+        if (known := table.get(gpu_type.casefold())) is not None:
             return known
         offered = {kind for group in self._groups for kind in group.gpus if kind}
-        return next((kind for kind in offered if kind.casefold() == wanted.casefold()), None)
+        return next((kind for kind in offered if kind.casefold() == gpu_type.casefold()), None)
 
     def choose_avoided(self, nodes: Sequence[str], resources: Resources) -> Sequence[str]:
         """Return as many of these nodes as leave enough others in the partition."""
@@ -166,8 +166,8 @@ class SlurmLauncher:
         if waiting:
             self._find_places([status.engine_id or "" for status in waiting.values()])
         for key, status in waiting.items():
-            place = self._places.get(status.engine_id or "")
-            statuses[key] = replace(status, position=place)
+            position = self._places.get(status.engine_id or "")
+            statuses[key] = replace(status, position=position)
         return statuses
 
     def _find_places(self, ids: Sequence[str]) -> None:
