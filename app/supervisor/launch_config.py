@@ -107,8 +107,15 @@ def write_spec(run_dir: Path, content: dict[str, Any]) -> None:
         files.write(folder, "spec.json", json.dumps(content, indent=1).encode())
 
 
-def write_address(state: SupervisorState, run_id: str) -> None:
-    """Record this server's address for a trainer that another server launched."""
+def write_address(state: SupervisorState, run_id: str) -> bool:
+    """Record this server's address for a trainer that another server launched.
+
+    Returns False if the run has no directory, as its trainer has removed or replaced it.
+    """
     run_dir = state.run_dir(run_id)
-    with files.directory(run_dir.parent, run_dir.name) as folder:
-        files.write(folder, "api_url", state.api_url.encode())
+    try:
+        with files.directory(run_dir.parent, run_dir.name) as folder:
+            files.write(folder, "api_url", state.api_url.encode())
+    except (files.Unusable, FileNotFoundError):
+        return False
+    return True

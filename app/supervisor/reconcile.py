@@ -137,8 +137,8 @@ async def _adopt(state: SupervisorState, run: LiveRun) -> None:
         state.watch(attempt, await asyncio.to_thread(launcher.exit_fd, key_of(run)))
         attempt.is_watched = True
     if not attempt.address_written:
-        await asyncio.to_thread(launch_config.write_address, state, run.id)
-        attempt.address_written = True
+        write = launch_config.write_address
+        attempt.address_written = await asyncio.to_thread(write, state, run.id)
 
 
 async def _handle_absent(state: SupervisorState, run: LiveRun) -> None:

@@ -55,7 +55,9 @@ def test_a_team_is_set_up_and_watched_from_the_command_line(url: str) -> None:
     assert llm("project", "quota", "speech", "--runs", "2", token=token).status == 1
 
     shown = json.loads(done("project", "retention", "speech", "--logs", "30", "--json"))
-    assert shown == [{"of": "logs", "days": 30.0}, {"of": "points", "days": None}]
+    assert [(row["of"], row["days"]) for row in shown] == [
+        ("logs", 30.0), ("points", None), ("curves", None),
+    ]  # fmt: skip
     assert "none" in llm("project", "retention", "speech", "--points", "nan").err
     assert llm("project", "retention", "speech", "--points", "0").status != 0
 

@@ -146,6 +146,26 @@ async def test_a_disk_that_takes_no_address_keeps_no_trainer_from_being_stopped(
     assert launcher.stopped == [run.id]
 
 
+@pytest.mark.parametrize("left", ["a link", "nothing"])
+async def test_a_trainer_that_takes_its_directory_away_is_no_error_of_the_service(
+    db: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture, left: str
+) -> None:
+    launcher = Seen(RUNNING)
+    stage, state = await Stage.open(db), open_state(db, tmp_path, launcher)
+    run = await stage.run("running")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "moved").mkdir()
+    if left == "a link":
+        state.run_dir(run.id).symlink_to(tmp_path / "moved")
+    await reconcile(state)
+    assert "could not be reconciled" not in caplog.text
+    assert not [*(tmp_path / "moved").iterdir()], "nothing is written where a link leads"
+    state.run_dir(run.id).unlink(missing_ok=True)
+    state.run_dir(run.id).mkdir()
+    await reconcile(state)
+    assert (state.run_dir(run.id) / "api_url").exists(), "it is tried again"
+
+
 async def test_a_time_limit_holds_while_the_database_can_record_nothing(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
