@@ -26,6 +26,8 @@ from tests.support.server import REPOSITORY, free_port, wait_until
 
 CPUS, GPUS, MEMORY = 8, 2, 4_000_000_000
 TOKEN = "the-token-of-the-cluster-and-of-nobody-else"
+_FREE_PORTS = ("--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0")
+"""The agent of a node starts its jobs. Without its port, those of a second cluster wait for ever."""
 _OWN = REPOSITORY / ".cache/ray/bin/ray"
 
 
@@ -53,7 +55,7 @@ class RayCluster:
         """Start the head. On a busy machine it may give up waiting for its daemons: once more."""
         for is_last in (False, False, True):
             self._start(
-                "head", "--head", "--node-ip-address=127.0.0.1", f"--port={self.port}",
+                "head", "--head", "--node-ip-address=127.0.0.1", f"--port={self.port}", *_FREE_PORTS,
                 "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}",
                 f"--num-cpus={CPUS}", f"--num-gpus={GPUS}", f"--memory={MEMORY}",
                 '--resources={"accelerator_type:A100": 1}', f"--temp-dir={self.root}/t",
@@ -70,8 +72,7 @@ class RayCluster:
         """Add a node, and wait until it is one."""
         before = {node["node_id"] for node in self.nodes()}  # one that died may still be among them
         self._start(
-            name, f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}",
-            "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0",
+            name, f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}", *_FREE_PORTS,
         )  # fmt: skip
         wait_until(lambda: {node["node_id"] for node in self.nodes()} - before, self.logs, 120)
 
