@@ -27,7 +27,7 @@ from tests.support.server import REPOSITORY, free_port, wait_until
 CPUS, GPUS, MEMORY = 8, 2, 4_000_000_000
 TOKEN = "the-token-of-the-cluster-and-of-nobody-else"
 _FREE_PORTS = ("--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0")
-"""The agent of a node starts its jobs. Without its port, those of a second cluster wait for ever."""
+"""Of the agent that starts a node's jobs; those of a second cluster would wait for ever."""
 _OWN = REPOSITORY / ".cache/ray/bin/ray"
 
 
@@ -55,8 +55,8 @@ class RayCluster:
         """Start the head. On a busy machine it may give up waiting for its daemons: once more."""
         for is_last in (False, False, True):
             self._start(
-                "head", "--head", "--node-ip-address=127.0.0.1", f"--port={self.port}", *_FREE_PORTS,
-                "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}",
+                "head", "--head", "--node-ip-address=127.0.0.1", f"--port={self.port}",
+                "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}", *_FREE_PORTS,
                 f"--num-cpus={CPUS}", f"--num-gpus={GPUS}", f"--memory={MEMORY}",
                 '--resources={"accelerator_type:A100": 1}', f"--temp-dir={self.root}/t",
             )  # fmt: skip
