@@ -22,6 +22,14 @@ def _show(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -
         api.print_table(*api.cells_of(rows, columns))
 
 
+def _show_made(answer: dict[str, Any], text: str, as_json: bool) -> None:
+    """Print what the service has made: its whole answer as JSON, or the text alone."""
+    if as_json:
+        api.print_json(answer)
+    else:
+        click.echo(text)
+
+
 def _find(rows: list[dict[str, Any]], what: str, key: str, reference: str) -> str:
     """Return the id of the one row with this id, end of an id, or name. Raises Refused."""
     named = [row[key] for row in rows if reference in (row[key], row["name"])]
@@ -104,10 +112,7 @@ def add_rule(
     for direction, value in chosen:
         body |= {"value": value} | ({"direction": direction} if direction else {})
     rule = api.call("POST", "/v1/alert-rules", body)
-    if as_json:
-        api.print_json(rule)
-    else:
-        click.echo(rule["rule_id"])
+    _show_made(rule, rule["rule_id"], as_json)
 
 
 @alerts.command("pause")
@@ -164,10 +169,7 @@ def add_webhook(as_json: bool, **fields: Any) -> None:
     """Have URL told of events; print its id and the secret that signs, which is shown this once."""
     body = {name: value for name, value in fields.items() if value not in (None, ())}
     webhook = api.call("POST", "/v1/webhooks", body)
-    if as_json:
-        api.print_json(webhook)
-    else:
-        click.echo(f"{webhook['webhook_id']}\n{webhook['signing_secret']}")
+    _show_made(webhook, f"{webhook['webhook_id']}\n{webhook['signing_secret']}", as_json)
 
 
 @webhooks.command("test")
@@ -176,7 +178,8 @@ def add_webhook(as_json: bool, **fields: Any) -> None:
 @api.calls_service
 def test_webhook(webhook: str, as_json: bool) -> None:
     """Send a message of the type `webhook.test`, and print its id."""
-    _sent(api.call("POST", f"/v1/webhooks/{_webhook_id(webhook)}/test", {}), as_json)
+    message = api.call("POST", f"/v1/webhooks/{_webhook_id(webhook)}/test", {})
+    _show_made(message, message["delivery_id"], as_json)
 
 
 @webhooks.command("messages")
@@ -199,14 +202,8 @@ def list_messages(webhook: str, limit: int, as_json: bool) -> None:
 def redeliver(webhook: str, message: str, as_json: bool) -> None:
     """Send MESSAGE once more, under its own id."""
     path = f"/v1/webhooks/{_webhook_id(webhook)}/deliveries/{quote(message)}/redeliver"
-    _sent(api.call("POST", path, {}), as_json)
-
-
-def _sent(message: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        api.print_json(message)
-    else:
-        click.echo(message["delivery_id"])
+    sent = api.call("POST", path, {})
+    _show_made(sent, sent["delivery_id"], as_json)
 
 
 @webhooks.command("pause")

@@ -19,6 +19,7 @@ from app.launchers.base import (
     Submission,
     Unreachable,
 )
+from app.launchers.options import find_engine_type
 from app.launchers.ray import job as jobs
 from app.launchers.ray.client import JobRow, Node, RayClient, Refused
 from app.launchers.ray.states import CAUSES, STATES
@@ -91,18 +92,9 @@ class RayLauncher:
         return names[0] if names else gpu_type or "GPU"
 
     def _gpu(self, resources: Resources) -> str | None:
-        """Return what Ray calls the GPU type; '' for any; None if there is no such type.
-
-        Only names of the operator's table or of Ray itself get into a job.
-        """
-        gpu_type = resources.gpu_type
-        if gpu_type is None:
-            return ""
-        table = {key.casefold(): value for key, value in self.options.gpu_types.items()}
-        if (known := table.get(gpu_type.casefold())) is not None:
-            return known
+        """Return what Ray calls the GPU type; '' for any; None if there is no such type."""
         offered = {node.gpu_type for node in self._nodes if node.gpu_type}
-        return next((kind for kind in offered if kind.casefold() == gpu_type.casefold()), None)
+        return find_engine_type(resources.gpu_type, self.options.gpu_types, offered)
 
     def submit(self, job: Job) -> Submission:
         """Submit a job. Ray refuses a second one of the same attempt, as long as it knows it."""

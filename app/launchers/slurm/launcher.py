@@ -20,6 +20,7 @@ from app.launchers.base import (
     Submission,
     Unreachable,
 )
+from app.launchers.options import find_engine_type
 from app.launchers.slurm import job as jobs
 from app.launchers.slurm.client import JobRow, NodeGroup, Refused, SlurmClient
 from app.launchers.slurm.states import SENTENCES, STATES, STOPPED
@@ -111,18 +112,9 @@ class SlurmLauncher:
         return min(known) if known and len(known) == len(limits) else None
 
     def _gpu(self, resources: Resources) -> str | None:
-        """Return what Slurm calls the GPU type; '' for any; None if there is no such type.
-
-        Only names of the operator's table or of Slurm itself get into a command.
-        """
-        gpu_type = resources.gpu_type
-        if gpu_type is None:
-            return ""
-        table = {key.casefold(): value for key, value in self.options.gpu_types.items()}
-        if (known := table.get(gpu_type.casefold())) is not None:
-            return known
+        """Return what Slurm calls the GPU type; '' for any; None if there is no such type."""
         offered = {kind for group in self._groups for kind in group.gpus if kind}
-        return next((kind for kind in offered if kind.casefold() == gpu_type.casefold()), None)
+        return find_engine_type(resources.gpu_type, self.options.gpu_types, offered)
 
     def choose_avoided(self, nodes: Sequence[str], resources: Resources) -> Sequence[str]:
         """Return as many of these nodes as leave enough others in the partition."""
