@@ -60,7 +60,7 @@ def curves(bench: Workbench) -> list[str]:
     steps = list(range(POINTS))
     made = []
     for number in range(CURVES):
-        run_id, token = new_run(bench.ours, bench.experiments["work"])
+        run_id, token = new_run(bench.ours, bench.experiments["trained"])
         values = [1 + number / 10 + 1 / (1 + step) for step in steps]
         body = {
             "attempt": 1, "batch": 1, "step": steps[-1],

@@ -127,7 +127,7 @@ class Trainers:
         self, bench: Workbench, server: Server, form: str, sizes: Sequence[int] = FEW
     ) -> None:
         self.bench, self.server, self.form, self.sizes, self.sent = bench, server, form, sizes, 0
-        self.runs = [new_run(bench.ours, bench.experiments["work"]) for _ in sizes]
+        self.runs = [new_run(bench.ours, bench.experiments["trained"]) for _ in sizes]
 
     def lanes(self, each: int) -> list[list[bytes]]:
         self.sent += each
@@ -219,7 +219,7 @@ def retry(bench: Workbench) -> list[Figure]:
     """The last batch of a run again and again: answered, and nothing is added."""
     seconds, lanes, runs = 0.5 if bench.quick else 2.0, [], []
     for batches in (10, 1_000):
-        run = new_run(bench.ours, bench.experiments["work"])
+        run = new_run(bench.ours, bench.experiments["trained"])
         runs.append(run[0])
         history = reports(run, "columns", 1, batches)
         run_load(port(bench.ours), [history]).expect(200)
