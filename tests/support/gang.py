@@ -36,23 +36,29 @@ def meet() -> None:
             time.sleep(0.1)
 
 
+def print_line(text: str) -> None:
+    """Print in one write: nodes share the log, and with PYTHONUNBUFFERED print makes two."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     reporter = Reporter.from_env()
     steps, dies = int(reporter.hyperparams["steps"]), reporter.hyperparams.get("dies")
     meet()
-    print(f"met {RANK}/{NODES} on {os.environ['SLURMD_NODENAME']}", flush=True)
+    print_line(f"met {RANK}/{NODES} on {os.environ['SLURMD_NODENAME']}")
     for step in range(1, steps + 1):
         time.sleep(0.1)
         if RANK == 0:
             reporter.log(step, total_steps=steps, loss=1 / step)
         if dies == RANK and step == 3:
-            print(f"ValueError: rank {RANK} cannot go on", flush=True)
+            print_line(f"ValueError: rank {RANK} cannot go on")
             sys.exit(3)
         if reporter.should_stop or step == steps:
             if RANK == 0:
                 with reporter.checkpoint(step) as directory:
                     Path(directory, "state.json").write_text(json.dumps({"step": step}))
-            print(f"left {RANK} at {'its end' if step == steps else 'a stop'}", flush=True)
+            print_line(f"left {RANK} at {'its end' if step == steps else 'a stop'}")
             break
     if RANK == 0 and step == steps:
         reporter.finish()

@@ -5,6 +5,7 @@
 
 import atexit
 import os
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,8 +24,14 @@ def has_gloo() -> bool:
     return any(name.startswith("pt_gloo") for name in names)
 
 
+def print_line(text: str) -> None:
+    """Print in one write: ranks share the output, and with PYTHONUNBUFFERED print makes two."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 # Runs after what is registered later.
-atexit.register(lambda: print(f"at its end {has_gloo()}", flush=True))
+atexit.register(lambda: print_line(f"at its end {has_gloo()}"))
 
 
 def after_step(step: int) -> None:

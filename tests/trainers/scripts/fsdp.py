@@ -5,7 +5,7 @@ import os
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from deeds import after_step, spoil
+from deeds import after_step, print_line, spoil
 from llm_train import Reporter
 from llm_train.distributed import Ranks, all_finite
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -62,7 +62,7 @@ for step in range(start + 1, steps + 1):
         except Exception as error:
             if not fails:
                 raise
-            print(f"rank {ranks.rank}: {error!r}", flush=True)
+            print_line(f"rank {ranks.rank}: {error!r}")
     elif step % hyperparams["save_steps"] == 0:
         saving = ranks.begin(step)
         future = dcp.async_save(
