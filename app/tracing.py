@@ -125,9 +125,9 @@ def span(name: str, **attributes: str | int | None) -> Iterator[None]:
     if _tracer is None:
         yield
         return
-    known = {key.replace("__", "."): value for key, value in attributes.items()}
-    told = {key: value for key, value in known.items() if value is not None}
-    with _started(_tracer, name, _parent(_tracer), attributes=told):
+    dotted = {key.replace("__", "."): value for key, value in attributes.items()}
+    given = {key: value for key, value in dotted.items() if value is not None}
+    with _started(_tracer, name, _parent(_tracer), attributes=given):
         yield
 
 

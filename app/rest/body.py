@@ -56,8 +56,8 @@ def _refusal(error: ValidationError, body: bytes, model: type[BaseModel]) -> Ser
                 reasons.append("required")
             case "extra_forbidden":
                 known = ", ".join(_fields(model, item["loc"][:-1]))
-                told = f"known are {known}" if known else "/docs lists the fields of this request"
-                reasons.append(f"unknown field; {told}")
+                hint = f"known are {known}" if known else "/docs lists the fields of this request"
+                reasons.append(f"unknown field; {hint}")
             case _:
                 reasons.append(item["msg"].removeprefix("Value error, "))
     return invalid(

@@ -191,7 +191,7 @@ async def _answer(
     window = Window(query.limit, query.after)
     db = request.app.state.db
     keys = getattr(query, "keys", None) or None
-    asked = name, of, filters, order, window, partial(render, keys=keys)
+    query_args = name, of, filters, order, window, partial(render, keys=keys)
     parent, length = None, None
     if experiment_id is not None:
         parent = ("experiment_id", experiment_id)
@@ -200,10 +200,10 @@ async def _answer(
     effort = keyset.effort(filters, order, window, length)
     if effort is Effort.SHORT:
         with suppress(listing.TooMany):  # runs with a thousand metrics each are long after all
-            body = await db.fetch(effort, _body, parent, *asked, FEW_METRICS, False)
+            body = await db.fetch(effort, _body, parent, *query_args, FEW_METRICS, False)
             return Response(body, media_type="application/json")
         effort = Effort.LONG
-    body = await db.fetch(effort, _body, parent, *asked, METRICS, True)
+    body = await db.fetch(effort, _body, parent, *query_args, METRICS, True)
     return Response(body, media_type="application/json")
 
 

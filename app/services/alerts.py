@@ -185,17 +185,17 @@ def react(
         if rule.kind == AlertKind.CHECKPOINT_RELEASED:
             subject = str(data.get("ckpt_path", run_id))
         if rule.kind in recovers:
-            told = recover(tx, rule, subject)
+            event = recover(tx, rule, subject)
         elif rule.kind in fires and _is_about(rule, data):
             alert = Alert(
                 rule_id=rule.id, subject=subject, experiment_id=experiment_id, run_id=run_id,
                 attempt=attempt, step=data.get("step"),
                 value=None, fired_at=tx.now, recovered_at=None,
             )  # fmt: skip
-            told = fire(tx, rule, alert, data.get("detail"))
+            event = fire(tx, rule, alert, data.get("detail"))
         else:
             continue
-        made += [told] if told else []
+        made += [event] if event else []
     return made
 
 

@@ -126,10 +126,10 @@ class EngineWords(NamedTuple):
     """True: more has changed than the job's place in the queue."""
 
 
-def record_engine_words(tx: Tx, told: Sequence[EngineWords]) -> None:
+def record_engine_words(tx: Tx, words: Sequence[EngineWords]) -> None:
     """Record what engines say of submitted runs, with an event for each where that is new."""
     reason = Reason.WAITING_FOR_CLUSTER
-    for run_id, attempt, _, detail, engine_id, is_new in told:
+    for run_id, attempt, _, detail, engine_id, is_new in words:
         run = runs.lock(tx, run_id)
         if run.status != RunStatus.QUEUED or run.attempt != attempt:
             continue

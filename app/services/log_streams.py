@@ -104,15 +104,15 @@ async def follow_text(
     The first piece comes even if it is empty. Raises NotFound, LogRemoved.
     """
     with db.changes.subscribe(run_id) as changed:
-        told = False
+        has_begun = False
         while True:
             changed.clear()
             ended = (await db.read(get_run, run_id)).status in TERMINAL
             while True:
                 part = await asyncio.to_thread(read_text, run_dir, offset, CHUNK, ended=ended)
                 offset = part.next_offset
-                if part.text or not told:
-                    told = True
+                if part.text or not has_begun:
+                    has_begun = True
                     yield part
                 if not part.text:
                     break

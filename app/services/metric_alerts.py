@@ -81,13 +81,13 @@ def record(tx: Tx, seen: WatchedRun, rule_id: str, changes: Sequence[Change]) ->
         except RunLimit:  # of a metric that goes to and fro for ever
             return
         if change.fired:
-            told = alerts.fire(tx, rule, Alert(
+            event = alerts.fire(tx, rule, Alert(
                 rule_id=rule.id, subject=run.id, experiment_id=run.experiment_id, run_id=run.id,
                 attempt=run.attempt, step=change.step, value=change.value, fired_at=tx.now,
                 recovered_at=None,
             ), f"It is {change.value:g}.")  # fmt: skip
         else:
-            told = alerts.recover(tx, rule, run.id, change.step, change.value)
-        if told is not None:
-            type, data = told
+            event = alerts.recover(tx, rule, run.id, change.step, change.value)
+        if event is not None:
+            type, data = event
             events.append(tx, run.experiment_id, type, run_id=run.id, **data)

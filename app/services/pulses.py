@@ -60,14 +60,14 @@ def _alive(*, run: str, nr: int, at: str, ran: float) -> Executable:
 
 def get_order(tx: Tx, run_id: str, number: int) -> Order:
     """Return what the agent of a claimed attempt shall do. Raises NotFound."""
-    asked = tx.first(_asked, run=run_id, nr=number)
-    if asked is None:
+    current = tx.first(_asked, run=run_id, nr=number)
+    if current is None:
         raise NotFound(f"Run {run_id} has no attempt {number} that is reached over HTTP.")
-    status = RunStatus(asked.status)
-    if asked.attempt != number or asked.exit is not None or status not in LAUNCHED:
+    status = RunStatus(current.status)
+    if current.attempt != number or current.exit is not None or status not in LAUNCHED:
         return "over"
-    if asked.stop is not None:
-        return "kill" if asked.stop == Stop.KILL else "stop"
+    if current.stop is not None:
+        return "kill" if current.stop == Stop.KILL else "stop"
     return "stop" if status is RunStatus.CANCELLING else "go"
 
 

@@ -256,8 +256,8 @@ def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
         ) from None
     overridden = hyperparams.overrides(load(run.override_hyperparams), used)
     ignored = [override.key for override in overridden if override.applied is False]
-    told = run.effective_attempt == run.attempt or not ignored
-    if dump(used) == run.effective_hyperparams and told:
+    is_known = run.effective_attempt == run.attempt or not ignored
+    if dump(used) == run.effective_hyperparams and is_known:
         return run
     run = limits.charge(tx, run, limits.ENTRY_BYTES + len(dump(used)), "/effective_hyperparams")
     run = runs.change(tx, run, effective_hyperparams=dump(used), effective_attempt=run.attempt)

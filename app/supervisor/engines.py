@@ -33,14 +33,14 @@ async def look(
     """Return what the engine last said of these attempts; one that is missing is no news."""
     engine = state.engine(launcher.name)
     is_old = state.clock() - engine.looked_at >= launcher.look_seconds
-    if is_old or not engine.asked.issuperset(keys):
+    if is_old or not engine.looked_for.issuperset(keys):
         await _ask(state, f"look at {launcher.name}", lambda: _look(state, launcher, keys))
     return {key: engine.statuses[key] for key in keys if key in engine.statuses}
 
 
 async def _look(state: SupervisorState, launcher: Launcher, keys: Sequence[Key]) -> None:
     engine = state.engine(launcher.name)
-    engine.asked, engine.looked_at = frozenset(keys), state.clock()
+    engine.looked_for, engine.looked_at = frozenset(keys), state.clock()
     try:
         engine.statuses = await engine.thread.run(launcher.look, keys)
     except Unreachable as error:

@@ -107,8 +107,8 @@ def _waits_for_cause(
         return False
     if record.engine_lost:  # who could say it is gone
         return False
-    asked = run.status == RunStatus.CANCELLING or run.termination_reason is not None
-    if asked or run.finished or not (record.stop_sent or record.signal or record.oom):
+    is_stopping = run.status == RunStatus.CANCELLING or run.termination_reason is not None
+    if is_stopping or run.finished or not (record.stop_sent or record.signal or record.oom):
         return False
     if attempt.record_since is None:
         attempt.record_since = state.listening_seconds

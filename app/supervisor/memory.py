@@ -111,7 +111,7 @@ class EngineState:
     thread: Readers = field(default_factory=lambda: Readers(1))
     # What it said of which attempts, and when it was asked (monotonic).
     statuses: Mapping[Key, JobStatus] = field(default_factory=dict)
-    asked: frozenset[Key] = frozenset()
+    looked_for: frozenset[Key] = frozenset()
     looked_at: float = -math.inf
     # What it offers, and why nothing can be submitted to it now.
     capacity: Capacity | None = None

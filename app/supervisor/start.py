@@ -121,8 +121,8 @@ async def _submit(
     content = launch_config.remote_spec(state, run, recipe, ready)
     launcher = state.launcher(run).name
     avoid = await engines.choose_avoided(state, run)
-    told = f"It avoids {', '.join(avoid)}: attempts have failed there." if avoid else None
-    words = " ".join(filter(None, (detail, f"Submitted to {launcher}.", told)))
+    avoidance = f"It avoids {', '.join(avoid)}: attempts have failed there." if avoid else None
+    words = " ".join(filter(None, (detail, f"Submitted to {launcher}.", avoidance)))
     held = state.resources(run).count_held(gpus)
     failpoint("launch.before_claim")
     submitted = await state.db.write(

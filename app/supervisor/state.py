@@ -288,9 +288,9 @@ class SupervisorState:
 
     def resources(self, run: AnyRun | QueuedRun) -> Resources:
         """Return what the run asked for, else what its recipe needs."""
-        asked = load(run.resources)
-        if asked:
-            return Resources.from_dict(asked)
+        requested = load(run.resources)
+        if requested:
+            return Resources.from_dict(requested)
         recipe = self.recipe(run)
         return recipe.resources if recipe else Resources()
 

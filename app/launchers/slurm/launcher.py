@@ -89,7 +89,7 @@ class SlurmLauncher:
             known = ", ".join(sorted({kind for group in groups for kind in group.gpus if kind}))
             detail = f"Needs GPUs of type {resources.gpu_type}; {where} has: {known or 'none'}."
             return Shortage(detail, True, Kind.GPUS)
-        for kind, asked, has, unit in (
+        for kind, needed, offered, unit in (
             (Kind.GPUS, resources.gpus, max(_gpus(group, gpu) for group in groups), "GPUs a node"),
             (Kind.CPUS, resources.cpus or 0, max(g.cpus for g in groups), "CPUs a node"),
             (
@@ -98,8 +98,8 @@ class SlurmLauncher:
             ),
             (Kind.NODES, resources.nodes or 1, sum(g.nodes for g in groups), "nodes"),
         ):  # fmt: skip
-            if asked > has:
-                return Shortage(f"Needs {asked:g} {unit}; {where} has {has}.", True, kind)
+            if needed > offered:
+                return Shortage(f"Needs {needed:g} {unit}; {where} has {offered}.", True, kind)
         most, limit = self._most_seconds(), resources.time_limit_minutes
         if most is not None and limit is not None and limit * 60 > most:
             detail = f"Needs {limit:g} minutes; {where} allows {most / 60:g}."

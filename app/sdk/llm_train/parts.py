@@ -106,7 +106,7 @@ def _insist(
     """Ask until there is nothing more to send, or the commit is done."""
     own: dict[str, Any] = {key: plan[key] for key in ("attempt", "session") if key in plan}
     service = reporter._files.get_service()._replace(identity={**own, "key": plan["key"]})
-    deadline, pause, told = time.monotonic() + GIVE_UP_SECONDS, transfers.PAUSE_SECONDS[0], False
+    deadline, pause, warned = time.monotonic() + GIVE_UP_SECONDS, transfers.PAUSE_SECONDS[0], False
     while True:
         answer = service.ask(path, content)
         trouble = answer.reason
@@ -124,8 +124,8 @@ def _insist(
             raise CheckpointError(f"the checkpoint is not taken: {answer.reason}")
         if time.monotonic() > deadline:
             raise ConnectionError(f"the checkpoint cannot be sent: {trouble}")
-        if not told:
+        if not warned:
             warn(f"the checkpoint {plan['name']} waits: {trouble}")
-            told = True
+            warned = True
         time.sleep(pause)
         pause = min(2 * pause, transfers.PAUSE_SECONDS[1])

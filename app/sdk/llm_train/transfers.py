@@ -105,15 +105,15 @@ class Uploader:
     def _upload(self, directory: Path, report: dict[str, Any]) -> None:
         """Upload one checkpoint, for as long as it takes."""
         content = (directory / MANIFEST).read_bytes()
-        pause, told = PAUSE_SECONDS[0], False
+        pause, warned = PAUSE_SECONDS[0], False
         while True:
             trouble = self._try(directory, content, report)
             if trouble is None:
                 return
             self._trouble_since = min(self._trouble_since, time.monotonic())
-            if not told:
+            if not warned:
                 warn(f"checkpoint {directory.name} waits to be uploaded: {trouble}")
-                told = True
+                warned = True
             time.sleep(pause)
             pause = min(2 * pause, PAUSE_SECONDS[1])
 
