@@ -165,6 +165,10 @@ class Cursor:
         self._wait = wait or pipeline.wait
         self._answer = Answer()
 
+    def beside(self) -> "Cursor":
+        """Return another cursor of the same transaction: an answer that is read later."""
+        return Cursor(self._pipeline, self._wait)
+
     def execute(self, text: str, values: Sequence[object]) -> None:
         """Queue a statement."""
         self._answer = self._pipeline.send(text, values)

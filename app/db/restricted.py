@@ -10,6 +10,7 @@ Every transaction of a user
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from sqlalchemy import and_, bindparam, func, select
@@ -25,7 +26,9 @@ from app.errors import NotFound, NotPermitted, Unauthorized
 
 _token, _user, _experiment = columns(ApiToken), columns(User), columns(Experiment)
 _membership, _project = columns(Membership), columns(Project)
-_AUTHENTICATE = Statement[tuple[bool, str | None]](
+_Token = tuple[bool, str | None]
+"""Of a token: True if its user administers the service, and when it expires."""
+_AUTHENTICATE = Statement[_Token](
     select(_user.is_admin, _token.expires_at)
     .select_from(ApiToken)
     .join(User, _user.id == _token.user_id)
@@ -82,8 +85,28 @@ class RestrictedTx(Tx):
     def _execute(
         self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]
     ) -> Compiled:
-        if not self._is_known:
-            self._authenticate()
+        if not self._is_known and self._goes_with_check(statement):
+            # One flight instead of two. The statement finds what a user sees who is no
+            # administrator, and none of it is looked at before the token is known to be good.
+            check = self._cursor.beside()
+            compiled = _AUTHENTICATE.compiled(self.dialect)
+            check.execute(compiled.text, compiled.bind({"token": self.principal.token_id}))
+            compiled = self._send(statement, args, params)
+            self._rights = self._judge(check.fetchone())
+            self._is_known = True
+            if self._rights.everywhere is None:
+                return compiled
+        self._authenticate()
+        return self._send(statement, args, params)
+
+    def _goes_with_check(self, statement: Query[..., Any]) -> bool:
+        """Return True if a statement may be sent together with the question for the token."""
+        if self.dialect != "postgresql" or self.principal.kind is PrincipalKind.ANONYMOUS:
+            return False
+        compiled = statement.compiled(self.dialect)
+        return not (compiled.writes or compiled.locks)
+
+    def _send(self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]) -> Compiled:
         rights = self._rights
         if rights.everywhere is None:
             compiled = statement.limited(self.dialect, rights.sees_all)
@@ -140,47 +163,50 @@ class RestrictedTx(Tx):
         self._may_write = True
 
     def _authenticate(self) -> None:
-        if self._is_known:
-            return
-        self._is_known = True
+        if not self._is_known:
+            self._rights = self._find_rights()
+            self._is_known = True
+
+    def _find_rights(self) -> Rights:
+        """Return the user's rights, which may be remembered. Raises Unauthorized."""
         if self.principal.kind is PrincipalKind.ANONYMOUS:
-            return  # who sees nothing
+            return _NONE  # who sees nothing
         shared = self._known_rights
         known = None if shared is None else shared.known
         if shared is None or known is None:  # a change is under way, and it is asked meanwhile
-            self._rights = self._read_rights()
-            return
+            return self._judge(self._read_token())
         rights = known.get(str(self.principal.token_id))
         if rights is not None and self.now < rights.until:
             self._cursor.execute(_FIX_SNAPSHOT)
             if shared.known is known:
-                self._rights = rights
-                return
-        self._rights = self._read_rights(whole=True)
-        remember(known, str(self.principal.token_id), self._rights)
+                return rights
+        rights = self._read_rights()
+        remember(known, str(self.principal.token_id), rights)
+        return rights
 
-    def _read_rights(self, whole: bool = False) -> Rights:
-        """Return the user's rights. Raises Unauthorized.
-
-        Args:
-            whole: with its roles, to be remembered.
-        """
+    def _read_token(self) -> _Token | None:
         super()._execute(_AUTHENTICATE, (), {"token": self.principal.token_id})
-        row = cast("tuple[bool, str | None] | None", self._cursor.fetchone())
-        if row is None or (row[1] is not None and row[1] <= self.now):
-            self._is_known = False
+        return cast("_Token | None", self._cursor.fetchone())
+
+    def _judge(self, token: _Token | None) -> Rights:
+        """Return the rights of a token, without its roles in projects. Raises Unauthorized."""
+        if token is None or (token[1] is not None and token[1] <= self.now):
             raise Unauthorized("This token was revoked or has expired.")
-        if row[0]:
-            until = timestamp_after(self.now, SECONDS)
-            return Rights(self._capped(Role.ADMIN), until=min(row[1] or until, until))
-        if not whole:
-            return _NONE
+        return Rights(self._capped(Role.ADMIN)) if token[0] else _NONE
+
+    def _read_rights(self) -> Rights:
+        """Return the user's rights with its roles, to be remembered. Raises Unauthorized."""
+        token = self._read_token()
+        rights = self._judge(token)
+        until = timestamp_after(self.now, SECONDS)
+        until = min((token and token[1]) or until, until)
+        if rights.everywhere is not None:
+            return replace(rights, until=until)
         super()._execute(_MEMBERSHIPS, (), {"user": self.principal.user_id})
         roles = {project: self._capped(Role(role)) for project, role in self._cursor.fetchall()}
         super()._execute(_COUNT_PROJECTS, (), {})
         sees_all = self._cursor.fetchone()[0] == len(roles)
-        until = timestamp_after(self.now, SECONDS)
-        return Rights(None, roles, sees_all, min(row[1] or until, until))
+        return Rights(None, roles, sees_all, until)
 
     def _admit_write(self) -> None:
         if not self._may_write:

@@ -27,6 +27,7 @@ from app.services import (
     verifications,
     webhooks,
 )
+from app.services.deletion import SERIES_AT_ONCE
 from app.storage import data_dir as data_dirs
 from app.storage.artifacts import Owner
 from app.supervisor.deleting import remove_deleted
@@ -150,6 +151,17 @@ async def test_a_deleted_run_is_gone_at_once_and_its_files_soon(scene: Scene) ->
     assert len(scene.files_with(other.id)) >= 5
     account = await scene.db.read(usage.account, usage.By.RUN, usage.Period(), "", 10)
     assert {each.group for each in account} == {run.id, other.id}, "its hours were spent"
+
+
+async def test_a_run_with_more_curves_than_are_removed_at_once_leaves_none(scene: Scene) -> None:
+    run = await scene.stage.run("running")
+    curves = {f"m{number}": {"steps": [1], "values": [1]} for number in range(SERIES_AT_ONCE + 1)}
+    await scene.stage.report(run, batch=2, metrics=curves, finished=True)
+    run = await scene.stage.ends(run)
+    assert scene.points() > SERIES_AT_ONCE
+    await scene.db.write(deletion.delete_run, run.id)
+    await scene.removed()
+    assert scene.points() == 0
 
 
 async def test_a_tombstone_stays_and_the_history_has_no_gap(scene: Scene) -> None:

@@ -6,6 +6,7 @@ user had left the project; with a table left out of RIGHTS, the walk finds what 
 
 import asyncio
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import Executable, delete, insert, select, update
 from app.db import rights
 from app.db.acting import acting_as
 from app.db.database import Database
+from app.db.postgresql_pipeline import Answer, Pipeline
 from app.db.rights import KnownRights
 from app.db.sql import Statement, Tx, columns, query
 from app.db.sqlite import SqliteDatabase
@@ -31,6 +33,7 @@ from app.domain.team import (
 )
 from app.errors import NotFound, NotPermitted, Unauthorized
 from app.services import api_tokens, deletion, experiments, projects, users
+from tests.support.database import postgresql_only
 
 pytestmark = pytest.mark.anyio
 
@@ -232,3 +235,29 @@ async def by_hand(db: Database, user_id: str) -> None:
         users.update(tx, user_id, UserUpdate(disabled=True))
 
     await db.write(disable)
+
+
+@postgresql_only
+async def test_the_check_of_a_token_is_sent_together_with_the_first_statement(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read of one statement costs a user no more round trips than anybody else."""
+    _, alice = await a_user(db)
+    sent: list[str] = []
+    send, flush = Pipeline.send, Pipeline.flush
+
+    def sending(self: Pipeline, text: str, values: Sequence[object] = ()) -> Answer:
+        sent.append(text)
+        return send(self, text, values)
+
+    def flushing(self: Pipeline) -> bool:
+        sent.append("flush")
+        return flush(self)
+
+    monkeypatch.setattr(Pipeline, "send", sending)
+    monkeypatch.setattr(Pipeline, "flush", flushing)
+    with acting_as(alice):
+        assert await db.read(seen) == set()
+    check, statement, *rest = sent
+    assert "FROM api_token" in check and "FROM experiment" in statement
+    assert rest[0] == "flush" and set(rest) == {"flush"}

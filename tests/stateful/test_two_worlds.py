@@ -26,7 +26,8 @@ OPERATIONS = (
     "create", "submit", "report", "mark", "rename", "cancel", "archive", "list", "runs", "count",
     "search", "detail", "usage", "metric", "mlflow", "graph", "webhook", "key",
     "rule", "pause", "rules", "alerts", "told", "hook", "member", "leave", "members", "account",
-    "approve", "releases", "export", "gate",
+    "approve", "releases", "export", "gate", "hooks", "peek", "delete",
+    "deletions",
 )  # fmt: skip
 
 
@@ -40,6 +41,9 @@ class World:
     names: dict[str, str] = field(default_factory=dict)
     rules: list[str] = field(default_factory=list)
     hooks: list[str] = field(default_factory=list)
+    checkpoints: list[str] = field(default_factory=list)
+    other: "World | None" = None
+    """The other tenant in the service that both share, whose ids this one tries."""
 
     def normal(self, text: str) -> str:
         text = _TIME.sub("TIME", _CURSOR.sub(r"\1null", text))
@@ -74,7 +78,20 @@ class World:
                     "run_id": run, "ckpt_path": f"/ckpts/{owner}/{run}/c", "tag_type": "release",
                     "release_tag": f"v{value}", "metrics": {},
                 }  # fmt: skip
-                return self._ask("POST", f"/v1/experiments/{owner}/checkpoints/mark", body)[0]
+                text, made = self._ask("POST", f"/v1/experiments/{owner}/checkpoints/mark", body)
+                self.checkpoints += [made["checkpoint_id"]] if "checkpoint_id" in made else []
+                return text
+            case "delete":
+                body = {"name": f"gone-{value}", "task_type": "t"}
+                gone = self.user.ok("POST", "/v1/experiments", body)["experiment_id"]
+                return str(self.user.send("DELETE", f"/v1/experiments/{gone}").status_code)
+            case "deletions":
+                deleted = self.user.ok("GET", "/v1/deletions")["deletions"]
+                return str([row["name"] for row in deleted])
+            case "peek" if self.other:
+                query = "query ($ids: [ID!]!) { nodes(ids: $ids) { id } }"
+                body = {"query": query, "variables": {"ids": self.other.ids()}}
+                return self._ask("POST", "/graphql", body)[0]
             case "rename" if run:
                 return self._ask("PATCH", of_run, {"name": f"run-{value}"})[0]
             case "cancel" if run:
@@ -113,6 +130,13 @@ class World:
                     "metric": "/v1/runs?order=-metric&metric_key=loss",
                 }  # fmt: skip
                 return self._ask("GET", where.get(operation, "/v1/webhooks"))[0]
+
+    def ids(self) -> list[str]:
+        """All that it has made, by ids that the API takes."""
+        events = [f"{experiment}:1" for experiment in self.experiments]
+        runs = [run for _, run in self.runs]
+        made = [*self.experiments, *events, *runs, *self.checkpoints, *self.rules, *self.hooks]
+        return made[:100]
 
     def _alert(self, operation: str, nth: int, value: int) -> str:
         """Do something about the alerts of the own project, or look at them."""
@@ -185,6 +209,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, Ap
 
 LIVED = (
     "rule", "hook", "approve", "mark", "member", "report", "webhook", "cancel", "pause", "submit",
+    "delete",
 )  # fmt: skip
 """What each example of a draw may lack: every kind of thing that a tenant can have, at once."""
 STEPS = st.lists(
@@ -217,6 +242,9 @@ def test_each_tenant_sees_what_it_would_see_alone(
             World(person(operator(api.send), name, name, "maintainer")) for api in (shared, alone)
         )
         worlds.append(pair)
+    for pair, other in zip(worlds, reversed(worlds), strict=True):
+        for world in pair:
+            world.other = other[0]
     begin = [(tenant, "create", 0, 1) for tenant in (0, 1)]
     begin += [(tenant, "submit", 0, 1) for tenant in (0, 1)]
     look = [(t, each, 0, 1) for t in (0, 1) for each in OPERATIONS if each not in _WRITES]
@@ -227,5 +255,5 @@ def test_each_tenant_sees_what_it_would_see_alone(
 
 _WRITES = {
     "create", "submit", "report", "mark", "rename", "cancel", "archive", "mlflow", "webhook", "key",
-    "rule", "pause", "hook", "member", "leave", "approve", "gate",
+    "rule", "pause", "hook", "member", "leave", "approve", "gate", "delete",
 }  # fmt: skip
