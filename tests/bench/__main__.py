@@ -12,19 +12,29 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import clusters, dashboard, peers, points, processes, rows, scale, tenants
+from tests.bench import (
+    clusters,
+    dashboard,
+    ingest,
+    peers,
+    points,
+    processes,
+    rows,
+    scale,
+    tenants,
+)
 from tests.bench.fixture import Workbench, workbench
 from tests.bench.report import FAR_OFF, Figure, machine, markdown, plain
 
 ROWS: dict[str, Callable[[Workbench], list[Figure]]] = {
     "submit": rows.submit,
     "read": rows.read,
-    "ingest": rows.ingest,
-    "retry": rows.retry,
+    "ingest": ingest.ingest,
+    "retry": ingest.retry,
     "list": rows.listing,
     "history": rows.history,
     "graphql": rows.graphql,
-    "reads": rows.reads_while_ingesting,
+    "reads": ingest.reads_while_ingesting,
     "users": tenants.authenticated,
     "start": processes.start,
     "size": processes.size,

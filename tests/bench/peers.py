@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench import processes, rows
+from tests.bench import ingest, processes, rows
 from tests.bench.databases import Database, open_database
 from tests.bench.fixture import (
     KEYS,
@@ -58,7 +58,7 @@ def mlflow(bench: Workbench) -> list[Figure]:
         *("--backend-store-uri", "sqlite:///{directory}/app.db"),
         *("--default-artifact-root", "{directory}/artifacts"),
     )
-    ours, trainers = bench.ours, rows.Trainers(bench, bench.ours, "columns")
+    ours, trainers = bench.ours, ingest.Trainers(bench, bench.ours, "columns")
     memory: tuple[list[float], list[float]] = ([], [])
     figures = []
 
@@ -181,7 +181,7 @@ class Mlflow:
     def ingest_rate(self) -> float:
         lanes = [
             [self.batch(run_id, KEYS) for _ in range(3)]
-            for run_id in [self.new_run() for _ in rows.FEW]
+            for run_id in [self.new_run() for _ in ingest.FEW]
         ]
         return run_load(port(self.server), lanes).expect(200).rate * 1_000
 
@@ -200,7 +200,7 @@ print(100_000 / (time.perf_counter() - began))
 
 def trackio(bench: Workbench) -> list[Figure]:
     programs, version = installed("trackio")
-    trainers, count = rows.Trainers(bench, bench.ours, "columns"), iter(range(100))
+    trainers, count = ingest.Trainers(bench, bench.ours, "columns"), iter(range(100))
 
     def ingest_rate() -> float:
         command = [str(programs / "python"), "-c", TRACKIO.format(keys=KEYS), str(next(count))]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-FAR_OFF = 0.6
+FAR_OFF = 0.43
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,9 @@ def test_points_that_come_backwards_fill_chunks_all_the_same(write: Write) -> No
     assert len(write(stored, series_id)) <= 4
 
 
-def test_points_that_come_one_by_one_fill_chunks_and_seldom_rewrite_them(
-    write: Write, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("each", "rewritten"), [(1, 24), (1_000, 1)])
+def test_points_that_come_in_order_fill_chunks_and_seldom_rewrite_them(
+    write: Write, monkeypatch: pytest.MonkeyPatch, each: int, rewritten: int
 ) -> None:
     series_id, written, put = write(new_series), 0, chunks._put
 
@@ -115,15 +116,16 @@ def test_points_that_come_one_by_one_fill_chunks_and_seldom_rewrite_them(
         put(tx, series_id, column)
 
     def forwards(tx: Tx) -> None:
-        for step in range(2_000):
-            chunks.put(tx, series_id, Column([step], [0.0], [0.0]))
+        for step in range(0, 2_000, each):
+            steps = range(step, step + each)
+            chunks.put(tx, series_id, Column(steps, [0.0] * each, [0.0] * each))
 
     monkeypatch.setattr(chunks, "_put", counting)
     write(forwards)
-    assert written < 2_000 * 24
+    assert written <= 2_000 * rewritten
     counts = [row.count for row in write(stored, series_id)]
     assert sum(counts) == 2_000
-    assert counts[:1] == [chunks.CHUNK]
+    assert counts[0] == chunks.CHUNK // each * each
     assert len(counts) <= 5
 
 
