@@ -159,7 +159,7 @@ def listing(bench: Workbench) -> list[Figure]:
 
 def history_path(bench: Workbench) -> str:
     run_id, key = bench.history_run[0], KEYS[0].replace("/", "%2F")
-    return f"/v1/experiments/{bench.experiments['work']}/runs/{run_id}/metrics?keys={key}"
+    return f"/v1/experiments/{bench.experiments['trained']}/runs/{run_id}/metrics?keys={key}"
 
 
 def history(bench: Workbench) -> list[Figure]:
