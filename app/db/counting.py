@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from app.db import matching, tally
 from app.db.database import Effort
-from app.db.list_statements import FOUND_BY, Listing, count_statement, first_few
+from app.db.list_statements import FOUND_BY, INDEXED, Listing, count_statement, first_few
 from app.db.matching import (
     SEARCH,
+    WALKED,
     Parent,
     bind,
     count_hits,
@@ -19,15 +20,20 @@ from app.db.matching import (
     with_search,
 )
 from app.db.sql import Tx, dump
+from app.db.tables import Run
 
 USUAL = 100
 """So many rows of the newest `matching.PEEKED` make a text one that is counted among the newest."""
 COUNTED = 10_000
-"""Rows that are counted at most where they have to be read for it."""
+"""Rows that are counted at most where no trigger counts them."""
+READ = 10_000
+"""The newest runs of a list, among which those are counted that no index tells from the others."""
 EXAMINED = 2_000
 """Rows that the index of texts finds and that are then read, to count them."""
 LOOKED_AT = 5_000
 """The newest rows of a list, among which a usual text is counted."""
+BY_INDEX = frozenset((*WALKED, "created_after", "created_before"))
+"""Filters that an index of the list passes or skips without reading a row."""
 
 
 class Count(NamedTuple):
@@ -73,6 +79,8 @@ def scope(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Scope:
             partial, more = True, {"examined": EXAMINED}
         else:
             filters = indexed
+    elif _must_read(tx, listing, filters):
+        partial, newest, more = True, True, {"looked_at": READ}
     params = bind(tx, listing, filters) | more
     return Scope(frozenset(filters), params, partial, newest)
 
@@ -110,7 +118,7 @@ def counts(
         params = bind(tx, listing, filters)
         numbers = tally.totals(tx, listing.table, parents, frozenset(filters), params)
         return [Count(number) for number in numbers]
-    if SEARCH in filters:
+    if SEARCH in filters or _must_read(tx, listing, {**filters, parent: ""}, parents):
         return [count(tx, listing, {**filters, parent: parent_id}) for parent_id in parents]
     params = bind(tx, listing, filters) | {"parents": dump(list(parents))}
     statement = count_statement(listing, frozenset(filters), parent, False)
@@ -120,6 +128,21 @@ def counts(
 
 def _bounded(number: int, partial: bool) -> Count:
     return Count(min(number, COUNTED), number > COUNTED or partial)
+
+
+def _must_read(
+    tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], experiments: Sequence[str] = ()
+) -> bool:
+    """Return True if runs of a list of more than `READ` have to be read to know which ones pass."""
+    names, indexed = filters.keys(), {*INDEXED, "ids"}
+    if "experiment_id" not in filters:
+        indexed.add("name")
+    if listing.table is not Run or not names - BY_INDEX or names & indexed:
+        return False
+    if "experiment_id" not in filters:
+        return tally.total(tx, Run, frozenset(), {}) > READ
+    lengths = tally.totals(tx, Run, experiments or [filters["experiment_id"]], frozenset(), {})
+    return max(lengths, default=0) > READ
 
 
 def _is_long(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:

@@ -109,8 +109,8 @@ class StatusCount:
     status: RunStatus = attribute("The status.")
     count: int = attribute("Number of runs.")
     is_lower_bound: bool = attribute(
-        "True if there may be more: runs that have to be read to be counted are counted up to "
-        "10,000; those with a common text, up to some thousand."
+        "True if there may be more: runs that have to be read to be counted are counted "
+        "among the newest 10,000; those with a common text, up to some thousand."
     )
 
 

@@ -120,3 +120,27 @@ def test_a_text_that_many_older_runs_have_is_counted_up_to_some_of_them(
     assert write(groups.facet, RunFacet.MODEL, filters, "", 10) == [("m1", 100)]
     other = write(experiments.create, ExperimentRequest(name="other", task_type="t")).id
     assert write(counting.count, RUNS, {**filters, "experiment_id": other}) == Count(0, True)
+
+
+@pytest.mark.parametrize("read", [300, MANY - 1, MANY])
+def test_a_value_that_no_index_has_is_counted_among_the_newest_runs_of_a_long_list(
+    write: Write, monkeypatch: pytest.MonkeyPatch, read: int
+) -> None:
+    """A model that few runs have was looked for in a million of them: a second and a half."""
+    experiment = write(fill)
+    filters = {"experiment_id": experiment, "model": "m1"}
+    monkeypatch.setattr(counting, "READ", read)
+    newest = sum(number % 3 == 1 for number in range(MANY - read, MANY))
+    expected = Count(newest, read < MANY)
+    assert write(counting.count, RUNS, filters) == expected
+    assert write(counting.count, RUNS, {"model": "m1"}) == expected, "of all runs"
+    other = write(experiments.create, ExperimentRequest(name="other", task_type="t")).id
+    counts = write(counting.counts, RUNS, "experiment_id", [experiment, other], {"model": "m1"})
+    assert counts == [expected, Count(0)]
+    by_status = write(groups.by_status, filters)
+    assert by_status.is_lower_bound == expected.is_lower_bound
+    assert sum(count for _, count in by_status.counts) == newest
+    assert write(counting.count, RUNS, {**filters, "name": "n"}) == Count(0, read < MANY)
+    assert write(counting.count, RUNS, {"name": "n", "model": "m1"}) == Count(0), "by its index"
+    exact = {"experiment_id": experiment, "created_after": "2000"}
+    assert write(counting.count, RUNS, exact) == Count(MANY), "by the index of the list"
