@@ -445,8 +445,18 @@ def test_mlflow_finds_and_names_within_ones_own_project(tenants: Tenants) -> Non
     assert found.status_code == 404
     other = tenants.bob.ok("POST", f"{api}/experiments/create", {"name": "amber-same"})
     assert other["experiment_id"] != made["experiment_id"]
-    run = tenants.made["run_id"]
+    run, models = tenants.made["run_id"], f"{api}/logged-models"
+    experiment = tenants.made["experiment_id"]
+    new = {"experiment_id": experiment, "source_run_id": run, "name": "amber"}
+    model = tenants.alice.ok("POST", models, new)["model"]["info"]["model_id"]
     for method, path, body in (
+        ("GET", f"{models}/{model}", None),
+        ("PATCH", f"{models}/{model}", {"status": "LOGGED_MODEL_READY"}),
+        ("PATCH", f"{models}/{model}/tags", {"tags": [{"key": "k", "value": "v"}]}),
+        ("POST", f"{models}/{model}/params", {"params": [{"key": "k", "value": "v"}]}),
+        ("DELETE", f"{models}/{model}/tags/k", None),
+        ("POST", models, new),
+        ("POST", f"{models}/search", {"experiment_ids": [experiment]}),
         ("GET", f"{api}/runs/get?run_id={run}", None),
         ("GET", f"{api}/metrics/get-history?run_id={run}&metric_key=amber-loss", None),
         ("GET", f"{api}/experiments/get?experiment_id={tenants.made['experiment_id']}", None),
