@@ -535,17 +535,16 @@ PATHS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("operation", ["resume_run", "mark_checkpoint"])
 @pytest.mark.parametrize("path", PATHS, ids=repr)
 @changes_nothing
-def test_a_checkpoint_path_outside_of_the_run(story: Story, operation: str, path: str) -> None:
+def test_a_checkpoint_path_outside_of_the_run(story: Story, path: str) -> None:
     path = path.format(
         e=story.experiment, r=story.run, other_e=story.other_experiment, other_r=story.other_run
     )
-    body = {**story.good(ROUTES[operation]), "ckpt_path": path}
-    answer = story.send(ROUTES[operation], json.dumps(body).encode())
-    told = problem(answer, "bad_checkpoint_path")
-    assert [each["pointer"] for each in told["errors"]] == ["/ckpt_path"]
+    for route in (ROUTES["resume_run"], ROUTES["mark_checkpoint"]):
+        answer = story.send(route, json.dumps({**story.good(route), "ckpt_path": path}).encode())
+        refusal = problem(answer, "bad_checkpoint_path")
+        assert [error["pointer"] for error in refusal["errors"]] == ["/ckpt_path"], route
 
 
 @pytest.mark.parametrize(
