@@ -8,8 +8,11 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from tests.support.database import postgresql_heavy
 from tests.support.server import wait_until
 from tests.support.service import Service, alive, running
+
+pytestmark = postgresql_heavy  # a trainer knows nothing of the database
 
 GRACE = 1.0
 LATEST = GRACE + 1.0

@@ -13,6 +13,7 @@ import pytest
 from app.db.database import InUse
 from app.db.sqlite_file import own
 from tests.support import commands
+from tests.support.database import postgresql_heavy
 from tests.support.disk import make_busy
 from tests.support.server import wait_until
 from tests.support.service import Service, home, running
@@ -57,6 +58,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@postgresql_heavy  # files and processes know nothing of the database
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_resume_falls_back_from_damage_to_the_newest_good_one_and_says_so(
     service: Service, trained: str, damage: str

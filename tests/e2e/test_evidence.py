@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.domain.tokens import run_token
+from tests.support.database import postgresql_heavy
 from tests.support.server import wait_until
 from tests.support.service import Service, alive, home
 
@@ -33,6 +34,7 @@ def service(
         yield service
 
 
+@postgresql_heavy  # files and processes know nothing of the database
 @pytest.mark.parametrize(
     ("trainer", "status", "reason", "detail"),
     [
@@ -83,6 +85,7 @@ def test_with_its_agent_killed_nothing_of_a_run_is_left(service: Service) -> Non
     assert not alive(trainer.pid) and not alive(daemon)
 
 
+@postgresql_heavy  # files and processes know nothing of the database
 def test_a_stopped_process_is_missed_and_ended(service: Service) -> None:
     run = service.submit("ignores_term", steps=10_000, step_seconds=0.02)
     service.stepping(run, 3)

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from app.launchers.base import Key
+from tests.support.database import postgresql_heavy
 from tests.support.remote import RemoteService, remote_service
 from tests.support.server import alive, wait_until
+
+pytestmark = postgresql_heavy  # an agent knows nothing of the database
 
 
 @pytest.fixture

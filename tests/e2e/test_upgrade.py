@@ -16,9 +16,12 @@ from typing import Any
 import pytest
 
 from tests.support import trainers
+from tests.support.database import postgresql_heavy
 from tests.support.published import unpack
 from tests.support.server import REPOSITORY, wait_until
 from tests.support.service import Service, home
+
+pytestmark = postgresql_heavy  # half a minute each
 
 FOREVER: dict[str, Any] = {"steps": 10**6, "step_seconds": 0.02, "checkpoint_every": 5}
 
