@@ -28,7 +28,7 @@ FEED = """subscription ($id: ID!, $after: Long) {
 
 @pytest.fixture
 def graph(server: Server) -> Iterator[Graph]:
-    with httpx.Client(base_url=server.url, timeout=20) as http:
+    with httpx.Client(base_url=server.url, timeout=60) as http:
         yield Graph(http.request)
 
 
@@ -110,7 +110,7 @@ async def test_server_sent_events_carry_the_same(server: Server, graph: Graph) -
     body = {"query": RUN, "variables": {"id": run}}
     headers = {"Accept": "text/event-stream"}
     async with (
-        httpx.AsyncClient(timeout=10) as http,
+        httpx.AsyncClient(timeout=60) as http,
         http.stream("POST", f"{server.url}/graphql", json=body, headers=headers) as answer,
     ):
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -129,7 +129,7 @@ async def test_a_stream_is_for_get_and_post_and_its_head_ends(server: Server, gr
     _, run, _ = start(graph)
     params = {"query": RUN, "variables": json.dumps({"id": run})}
     headers = {"Accept": "text/event-stream"}
-    async with httpx.AsyncClient(base_url=server.url, timeout=10) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         async with http.stream("GET", "/graphql", params=params, headers=headers) as answer:
             assert await anext(answer.aiter_lines()) == "event: next"
         head = await http.head("/graphql", params=params, headers=headers)
@@ -232,7 +232,7 @@ async def test_a_change_on_one_replica_wakes_a_subscriber_of_another(
     with (
         running_server(tmp_path / "one", **settings) as one,
         running_server(tmp_path / "two", **settings) as two,
-        httpx.Client(base_url=one.url, timeout=20) as http,
+        httpx.Client(base_url=one.url, timeout=60) as http,
     ):
         graph = Graph(http.request)
         experiment, run, _ = await asyncio.to_thread(start, graph)

@@ -26,7 +26,7 @@ LOG = """subscription ($id: ID!, $offset: Long!) {
 
 @pytest.fixture
 def graph(server: Server) -> Iterator[Graph]:
-    with httpx.Client(base_url=server.url, timeout=20) as http:
+    with httpx.Client(base_url=server.url, timeout=60) as http:
         yield Graph(http.request)
 
 

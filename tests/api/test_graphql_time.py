@@ -88,7 +88,7 @@ async def test_what_a_client_gives_up_ends_in_the_database(
 
 async def test_over_server_sent_events_it_is_an_error(url: str, slow: Any) -> None:
     async with (
-        httpx.AsyncClient(timeout=10) as http,
+        httpx.AsyncClient(timeout=60) as http,
         http.stream(
             "POST", f"{url}/graphql", json={"query": COUNT}, headers={"Accept": "text/event-stream"}
         ) as answer,

@@ -91,7 +91,7 @@ def test_viewers_are_counted_while_they_look(api: Api) -> None:
         connect(f"ws{url.removeprefix('http')}/graphql", subprotocols=[protocol]) as socket,
     ):
         socket.send('{"type": "connection_init"}')
-        socket.recv(timeout=20)
+        socket.recv(timeout=60)
         query = "subscription { runsChanged { id } }"
         socket.send(json.dumps({"type": "subscribe", "id": "1", "payload": {"query": query}}))
         more = before["llm_train_subscribers",] + 1

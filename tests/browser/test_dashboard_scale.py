@@ -147,7 +147,7 @@ def test_a_server_that_is_killed_and_comes_back_doubles_no_line(
             dashboard.live()
             with log.open("a") as file:
                 file.write("after it\n")
-            wait_until(lambda: "after it" in dashboard.log(), "the log goes on", 20)
+            wait_until(lambda: "after it" in dashboard.log(), "the log goes on", 60)
             lines = dashboard.log().splitlines()
             assert lines.count("before the kill") == lines.count("after it") == 1
             # At once: the list grows while it is read.

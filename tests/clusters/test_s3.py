@@ -52,7 +52,7 @@ def test_a_run_saves_is_cancelled_resumed_and_released_over_s3(s3: str, tmp_path
             states = [each["state"] for each in service.checkpoints(run).values()]
             return states.count("ready") == 2 and set(states) == {"ready", "deleted"}
 
-        wait_until(retained, lambda: str(service.checkpoints(run)), 20)
+        wait_until(retained, lambda: str(service.checkpoints(run)), 60)
         gone = [c for c in service.checkpoints(run).values() if c["state"] == "deleted"]
         wait_until(
             lambda: not any(bucket.exists(paths.parse(each["ckpt_path"])) for each in gone),

@@ -83,7 +83,7 @@ def test_a_run_waits_in_slurms_queue_in_its_words_and_that_is_no_time_to_start(
         told = [event for event in service.events(run) if event["type"] == "run.waiting"]
         assert len(told) <= 3, "its place alone is no event"
         assert service.cancel(cancelled)["status"] == "cancelled"
-        wait_until(lambda: slurm.jobs() == [f"{run}.1"], "the cancelled job is taken back", 20)
+        wait_until(lambda: slurm.jobs() == [f"{run}.1"], "the cancelled job is taken back", 60)
         time.sleep(9)
         assert service.status(run)["status"] == "queued"
     assert service.ended(run, 30)["status"] == "succeeded"
@@ -135,7 +135,7 @@ def test_a_controller_that_is_frozen_during_the_submission_makes_one_trainer(
         slurm.daemon("slurmctld").resume()
     assert service.ended(run, 60)["status"] == "succeeded"
     assert home.starts(run) == [1]
-    wait_until(lambda: f"{run}.1" not in slurm.jobs(), "no second job stays", 20)
+    wait_until(lambda: f"{run}.1" not in slurm.jobs(), "no second job stays", 60)
     assert home.starts(run) == [1] and steps(output(service, run)) == list(range(1, 21))
     assert service.ended(other, 60)["status"] == "succeeded"
 
@@ -240,7 +240,7 @@ def test_a_suspended_job_is_told_and_its_silence_ends_nothing(
     service.stepping(run, 5, 30)
     job = slurm.job_id(f"{run}.1")
     slurm.run("scontrol", "suspend", job)
-    wait_until(lambda: service.status(run)["status_reason"] == "suspended", "it is told", 20)
+    wait_until(lambda: service.status(run)["status_reason"] == "suspended", "it is told", 60)
     assert service.status(run)["status_detail"] == f"slurm job {job} is suspended."
     time.sleep(10)
     status = service.status(run)

@@ -70,7 +70,7 @@ def test_gql_subscribes_over_websockets(server: Server, experiment: dict[str, An
 
     async def first() -> dict[str, Any]:
         transport = WebsocketsTransport(url=f"{server.url.replace('http', 'ws')}/graphql")
-        async with Client(transport=transport) as session, asyncio.timeout(10):
+        async with Client(transport=transport) as session, asyncio.timeout(60):
             answer: dict[str, Any]
             async for answer in session.subscribe(subscription):
                 return answer

@@ -99,7 +99,7 @@ def elsewhere(root: Path, script: str) -> Iterator[Elsewhere]:
     ) as server:  # fmt: skip
         made = Elsewhere(root, nonce, local_launcher(data_dir), server)
         try:
-            wait_until(lambda: (root / "ready").exists(), "the trainer", 20)
+            wait_until(lambda: (root / "ready").exists(), "the trainer", 60)
             move(made.identity)
             assert json.loads(made.identity.read_text())["place"] != host_namespace()
             yield made

@@ -112,7 +112,7 @@ def test_who_saves_at_once_is_verified_and_waits_for_no_service_that_stalls(
                 assert trainer.stdout
                 took = float(trainer.stdout.readline())
                 os.kill(service.pid, signal.SIGCONT)
-                trainer.communicate(timeout=20)
+                trainer.communicate(timeout=60)
         finally:
             os.kill(service.pid, signal.SIGCONT)
         assert took < 3, "the first second after attaching, and three small saves"
@@ -144,7 +144,7 @@ def test_an_evaluation_with_the_runs_variables_does_not_end_the_training(tmp_pat
             with attached(
                 service, run, tmp_path, EVALUATES, stderr=subprocess.PIPE, text=True
             ) as second:
-                _, told = second.communicate(timeout=20)
+                _, told = second.communicate(timeout=60)
             assert second.returncode == 0
             assert told.count("another process reports on this run") == 1
             service.cancel(run["run_id"])

@@ -99,7 +99,7 @@ def test_a_stopped_process_is_missed_and_ended(service: Service) -> None:
 
 def test_a_time_limit_is_a_stop_and_saves_the_work(service: Service) -> None:
     body = {
-        "model": "m", "recipe": "obedient", "resources": {"time_limit_minutes": 1 / 60},
+        "model": "m", "recipe": "obedient", "resources": {"time_limit_minutes": 1 / 20},
         "hyperparams": {"steps": 10_000, "step_seconds": 0.02},
     }  # fmt: skip
     run = service.post(f"/experiments/{service.experiment}/runs", body, 201)["run_id"]

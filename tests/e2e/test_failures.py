@@ -425,7 +425,7 @@ def test_open_streams_and_websockets_do_not_hold_up_the_end(tmp_path: Path) -> N
             ),
             (f"/graphql?{urlencode({'query': watched})}", {"Accept": "text/event-stream"}),
         ):
-            client = opened.enter_context(httpx.Client(timeout=20))
+            client = opened.enter_context(httpx.Client(timeout=60))
             stream = client.stream("GET", server.url + path, headers=headers)
             assert opened.enter_context(stream).status_code == 200
         sock = opened.enter_context(
@@ -438,7 +438,7 @@ def test_open_streams_and_websockets_do_not_hold_up_the_end(tmp_path: Path) -> N
         began = time.monotonic()
         os.kill(server.pid, signal.SIGTERM)
         wait_until(lambda: not alive(server.pid), "it ended")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
     told = [json.loads(each) for each in server.log.read_text().splitlines()]
     assert [each["level"] for each in told] == ["info", "info"], told
 
@@ -461,13 +461,13 @@ def test_reading_checkpoints_for_many_does_not_hold_up_the_end(tmp_path: Path) -
         asked = [pool.submit(verify) for _ in range(many)]
         process = psutil.Process(server.pid)
         wait_until(lambda: len(process.net_connections()) > many, "all are connected")
-        httpx.get(f"{server.url}/healthz", timeout=20)  # answered after them
+        httpx.get(f"{server.url}/healthz", timeout=60)  # answered after them
         began = time.monotonic()
         os.kill(server.pid, signal.SIGTERM)
         wait_until(lambda: not alive(server.pid), "it ended")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
         assert all(each.exception(20) or each.result().status_code >= 500 for each in asked)
 
 
 def post(url: str, body: Any) -> Any:
-    return httpx.post(url, json=body, timeout=20).raise_for_status().json()
+    return httpx.post(url, json=body, timeout=60).raise_for_status().json()

@@ -44,7 +44,7 @@ def test_a_failed_run_is_told_by_mail_and_a_refusal_is_tried_again(
         refused = wait_until(lambda: newest(service, webhook)["last_error"], "it was refused")
         assert refused == "451 greylisted" and post.box.received == []
         post.box.answer = None
-        wait_until(lambda: newest(service, webhook)["state"] == "delivered", "again", 20)
+        wait_until(lambda: newest(service, webhook)["state"] == "delivered", "again", 60)
         ((to, message),) = post.box.received
         assert to == ["a@example.com", "b@example.com"]
         assert (message["From"], message["Subject"]) == ("llm@example.com", "Run failed: durable")
@@ -72,7 +72,7 @@ def test_a_release_is_told_and_a_mail_server_that_hangs_holds_up_nothing(
         began = time.monotonic()
         assert service.ended(service.submit("finishes", steps=2))["status"] == "succeeded"
         assert time.monotonic() - began < 10
-        wait_until(lambda: post.box.received, "the first one arrives", 20)
+        wait_until(lambda: post.box.received, "the first one arrives", 60)
         subjects = [message["Subject"] for _, message in post.box.received]
         assert "Checkpoint released: durable" in subjects
         service.http.delete(f"{service.url}/v1/webhooks/{webhook}")

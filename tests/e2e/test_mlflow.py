@@ -19,7 +19,7 @@ def call(method, path, body=None):
     content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     headers = {"Authorization": f"Basic {basic}", "Content-Type": "application/json"}
     request = urllib.request.Request(uri + path, content, headers, method=method)
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read())
 
 experiment = call("GET", "mlflow/experiments/get-by-name?experiment_name=mine")["experiment"]

@@ -117,7 +117,7 @@ def test_an_attempt_that_was_given_up_records_nothing_beside_the_next_one(
     for process in (trainer, agent):
         process.resume()
     assert service.end(later)["status"] == "succeeded"
-    wait_until(lambda: not alive(trainer) and not alive(agent), "the end of the first", 20)
+    wait_until(lambda: not alive(trainer) and not alive(agent), "the end of the first", 60)
     starts = [int(line.split()[1].partition("/")[0]) for line in printed(service.log(key))]
     second = starts.index(11, 11)  # from the checkpoint of step 10
     assert starts[second:] == list(range(11, 101)), "nothing of the first attempt after that"

@@ -84,7 +84,7 @@ def test_a_worker_that_is_killed_is_started_again_and_the_other_goes_on(
         killed = wait_until(lambda: leader(url), "a worker leads")
         assert killed is not None
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: leader(url) not in (None, killed), "the other leads", 20)
+        wait_until(lambda: leader(url) not in (None, killed), "the other leads", 60)
         assert spread_one(server) == 201
         wait_until(lambda: len(workers(server.pid)) == 2, "two workers again", 30)
         now = {process.pid for process in workers(server.pid)}
@@ -107,7 +107,7 @@ def test_the_workers_end_when_their_parent_is_killed(
     with two_workers(tmp_path, database_server.url("postgres")) as server:
         found = workers(server.pid)
         os.kill(server.pid, signal.SIGKILL)
-        _, alive = psutil.wait_procs(found, timeout=20)
+        _, alive = psutil.wait_procs(found, timeout=60)
         assert not alive, "they would hold the port for ever"
 
 

@@ -33,7 +33,7 @@ async def supervised(db: Database, data_dir: Path) -> AsyncIterator[Supervisor]:
 
 async def until(condition: object) -> None:
     assert callable(condition)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.01)
 

@@ -71,7 +71,7 @@ def away(run: Run, data_dir: Path) -> Iterator[None]:
 
 
 async def jobs(state: SupervisorState) -> None:
-    await asyncio.wait_for(supervisor_support.jobs(state), 10)
+    await asyncio.wait_for(supervisor_support.jobs(state), 60)
 
 
 async def ticks(state: SupervisorState, number: int = 70) -> None:
@@ -136,7 +136,7 @@ async def test_a_small_one_waits_for_no_large_ones(
     await save(stage, run, tmp_path, "step-000009", 9)
     await verifying.verify(state)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await states(stage, run))["step-000009"] == "pending":
                 await ticks(state, 1)
         found = await states(stage, run)
@@ -153,7 +153,7 @@ async def test_a_launch_waits_for_its_checkpoint_and_says_why(db: Database, tmp_
     child = await db.write(resuming.resume, parent.id, ResumeRequest(), RECIPES)
     with away(parent, tmp_path):
         await schedule.launch(state)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not state.unreadable:
                 await ticks(state, 1)
         await schedule.launch(state)
@@ -303,7 +303,7 @@ async def test_a_verification_in_the_background_goes_on_where_a_dead_server_left
     try:
         with away(first, tmp_path):
             await verifying.verify_requested(state)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while "step-000003" not in read:
                     await ticks(state, 1)
         found = await progress()

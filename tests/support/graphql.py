@@ -79,7 +79,7 @@ class Socket:
         await self.connection.send(json.dumps(message))
 
     async def receive(self) -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             text = await self.connection.recv()
         assert isinstance(text, str), "the protocol's messages are text"
         return json.loads(text)

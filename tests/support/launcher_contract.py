@@ -328,7 +328,7 @@ class LauncherContract(AtSite):
             launcher = place.launcher()
             launcher.stop([Key(run, 1)])
             launcher.stop([Key(run, 1)])
-        wait_until(lambda: read(here / "heard"), "the trainer hears it", 20)
+        wait_until(lambda: read(here / "heard"), "the trainer hears it", 60)
         status = place.ended(run)
         assert read(here / "heard").split() == [trainer]
         assert status["status"] == ("cancelled" if way == "mailbox" else "failed"), status

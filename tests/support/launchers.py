@@ -181,7 +181,7 @@ class Attempts:
         """Submit, and wait until the script says that it is ready."""
         plan = self.plan(script, **kwargs)  # type: ignore[arg-type]
         self.submit(plan)
-        wait_until((self.root / "ready").exists, self.log, 20)
+        wait_until((self.root / "ready").exists, self.log, 60)
         return plan
 
     def key(self, attempt: int = 1) -> Key:

@@ -110,7 +110,7 @@ class RayCluster:
             self.url + path, headers={"Authorization": f"Bearer {token}"}
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=20) as answer:
+        with opener.open(request, timeout=60) as answer:
             return json.load(answer)
 
     def jobs(self) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class RemoteService:
             database_url=database_url, data_dir=self.data_dir, recipes=file,
             public_url=self.url, port=self.port, storage="main" if store else "directory:",
         )  # fmt: skip
-        self.http = httpx.Client(base_url=self.url, timeout=20, verify=False)
+        self.http = httpx.Client(base_url=self.url, timeout=60, verify=False)
         self.start()
         body = {"name": "remote", "task_type": "test"}
         self.experiment = self.http.post("/v1/experiments", json=body).json()["experiment_id"]

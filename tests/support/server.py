@@ -50,7 +50,7 @@ class Server:
 def wait_until(
     condition: Callable[[], T],
     what: str | Callable[[], str],
-    timeout: float = 30.0,
+    timeout: float = 60.0,
     every: float = 0.02,
 ) -> T:
     """Poll `condition` until it is truthy and return its value; AssertionError after `timeout` s.
@@ -93,7 +93,7 @@ def running_server(
     command: Sequence[str] | None = None,
     port: int | None = None,
     code: Path = REPOSITORY,
-    timeout: float = 30.0,
+    timeout: float = 60.0,
     keep_trainers: bool = False,
     **settings: str,
 ) -> Iterator[Server]:

@@ -66,7 +66,7 @@ class Service:
     home: Path
     log: Path
     experiment: str = ""
-    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=20, verify=False))
+    http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60, verify=False))
     """Without `verify=False` each client would load all certificates, for 30 ms and no TLS."""
     poll_seconds: float = 0.02
     """Between two looks at a run that is waited for; longer where runs need the processor."""
@@ -142,7 +142,7 @@ class Service:
         path: str = checkpoint["ckpt_path"]
         return self.data_dir / path.lstrip("/")
 
-    def until(self, run: str, *statuses: str, timeout: float = 20.0) -> Any:
+    def until(self, run: str, *statuses: str, timeout: float = 60.0) -> Any:
         """Wait until a run has one of these statuses."""
         return wait_until(
             lambda: (now := self.status(run))["status"] in statuses and now,
@@ -151,11 +151,11 @@ class Service:
             self.poll_seconds,
         )
 
-    def ended(self, run: str, timeout: float = 20.0) -> Any:
+    def ended(self, run: str, timeout: float = 60.0) -> Any:
         """Wait until a run is over."""
         return self.until(run, *TERMINAL, timeout=timeout)
 
-    def stepping(self, run: str, step: int = 1, timeout: float = 20.0) -> Any:
+    def stepping(self, run: str, step: int = 1, timeout: float = 60.0) -> Any:
         """Wait until a run has reported this step; one that ends before is an error at once."""
 
         def reached() -> Any:

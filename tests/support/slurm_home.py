@@ -95,7 +95,7 @@ def slurm_home(root: Path, slurm: SlurmCluster, options: str = "") -> Iterator[S
         finally:
             slurm.run("scancel", "--user=root", check=False)
             with suppress(AssertionError):
-                wait_until(lambda: not slurm.jobs(), "the end of all jobs", 20)
+                wait_until(lambda: not slurm.jobs(), "the end of all jobs", 60)
             for process in home.processes():
                 with suppress(psutil.NoSuchProcess):
                     process.kill()

@@ -11,7 +11,7 @@ from tests.support.server import Server
 @contextmanager
 def connected(server: Server) -> Iterator[socket.socket]:
     port = int(server.url.rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         yield connection
 
 

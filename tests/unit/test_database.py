@@ -154,7 +154,7 @@ async def held_up(db: Database) -> AsyncIterator[int]:
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):  # one after the other: two that wait may share a transaction
             group.create_task(db.write(wait))
-            assert await asyncio.to_thread(busy.acquire, timeout=10)
+            assert await asyncio.to_thread(busy.acquire, timeout=60)
         try:
             yield workers
         finally:
@@ -220,7 +220,7 @@ async def test_control_without_the_lock_the_same_increments_are_lost(
 def beside(database_url: str) -> closing[sqlite3.Connection]:
     """The connection of a tool that works on the server's file."""
     path = database_url.removeprefix("sqlite:///")
-    return closing(sqlite3.connect(path, isolation_level=None, timeout=10))
+    return closing(sqlite3.connect(path, isolation_level=None, timeout=60))
 
 
 @sqlite_only
@@ -383,7 +383,7 @@ async def test_answers_that_come_while_the_loop_is_busy_each_find_their_caller(
     # Synchronously: the loop sees neither answer before both are committed.
     wait_until(lambda: committed(database_url) == 2, "both are committed")
 
-    assert {await asyncio.wait_for(first, 5), await asyncio.wait_for(second, 5)} == {1, 2}
+    assert {await asyncio.wait_for(first, 5), await asyncio.wait_for(second, 60)} == {1, 2}
 
 
 # Failures and limits.
@@ -515,7 +515,7 @@ async def test_what_is_answered_is_on_disk(
 
 async def listens(db: Database, woken: asyncio.Event) -> None:
     """Returns once changes of exp_1 arrive, after the wake-up for all that was missed before."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not woken.is_set():
             await db.write(lambda tx: tx.notify("exp_1"))
             await asyncio.sleep(0.02)
@@ -572,7 +572,7 @@ async def test_a_database_that_comes_back_is_used_again(
         await asyncio.gather(*(accounts.write(add, 1) for _ in range(20)))
         done = sum(isinstance(each, int) for each in outcomes)
         assert await accounts.read(peek) == 40 + done
-        await asyncio.wait_for(woken.wait(), 10)  # it listens again, and says so
+        await asyncio.wait_for(woken.wait(), 60)  # it listens again, and says so
 
 
 @postgresql_only

@@ -44,7 +44,7 @@ async def _together(db: Database, *works: Any) -> list[Any]:
     waits = []
     for _ in range(db.writers):
         waits.append(asyncio.create_task(db.write(wait)))
-        assert await asyncio.to_thread(busy.acquire, timeout=10)
+        assert await asyncio.to_thread(busy.acquire, timeout=60)
     written = [asyncio.create_task(db.write(work)) for work in works]
     await asyncio.sleep(0.05)
     release.set()

@@ -32,7 +32,7 @@ def end_while_preparing(server: ReportServer, number: int, installed: str = "") 
             assert process.stdout
             assert process.stdout.readline() == "preparing data\n"
             process.send_signal(number)
-            out, _ = process.communicate(timeout=20)
+            out, _ = process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             return 0, "went on"
         finally:
