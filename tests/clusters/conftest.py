@@ -3,9 +3,11 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from tests.support import buckets
 from tests.support.ministack import CREDENTIALS, Gate, ministack
@@ -16,21 +18,59 @@ from tests.support.slurm_home import SlurmHome, slurm_home
 
 FEW = ("hf", "loop-ddp", "mlflow", "mlflow-proves")
 """Of the real trainers: one alone, one with ranks, and the one that knows MLflow alone."""
+_ENGINES = ("test_slurm_trainers.py", "test_ray_trainers.py")
+_LONG = (
+    "test_ray_trainers", "test_ray", "test_ray_longer", "test_slurm_trainers", "test_slurm_chaos",
+    "test_slurm", "test_slurm_contract", "test_slurm_limit", "test_slurm_accounting",
+)  # fmt: skip
+"""These take minutes: they begin, and others fill the gaps that they leave. The last test of Ray
+leaves it a dead node."""
+
+
+class Groups(LoadFileScheduling):  # type: ignore[misc]
+    """The tests of a module go to one worker, and all of Ray: its clusters take long to start."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = PurePath(nodeid.partition("::")[0]).stem
+        return "ray" if module.startswith("test_ray") else module
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    """Have xdist use it."""
+    return Groups(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave FEW of the real trainers in the gate: each of their runs takes seconds to start.
+    """Take FEW of the real trainers, and the long modules first."""
+    _leave_few(config, items)
+    items.sort(key=_rank)
 
-    `LLM_TRAIN_TEST_TRAINERS=all` takes each of them.
+
+def _rank(item: pytest.Item) -> int:
+    module = item.path.stem
+    return _LONG.index(module) if module in _LONG else len(_LONG)
+
+
+def _leave_few(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave each cell of FEW in the gate on one of both engines: each takes seconds to start.
+
+    Each engine has the whole truth table of tests/support/truth.py besides.
+    `LLM_TRAIN_TEST_TRAINERS=all` takes each trainer on each engine.
     """
     if os.environ.get("LLM_TRAIN_TEST_TRAINERS") == "all":
         return
     left: list[pytest.Item] = []
     out: list[pytest.Item] = []
+    cells = {name: 0 for name in _ENGINES}
     for item in items:
-        is_real = item.path.name in ("test_slurm_trainers.py", "test_ray_trainers.py")
+        if (name := item.path.name) not in _ENGINES:
+            left.append(item)
+            continue
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        (out if is_real and parameters.get("trainer", FEW[0]) not in FEW else left).append(item)
+        is_few = parameters.get("trainer", FEW[0]) in FEW
+        cells[name] += is_few
+        is_here = cells[name] % len(_ENGINES) == _ENGINES.index(name)
+        (left if is_few and is_here else out).append(item)
     config.hook.pytest_deselected(items=out)
     items[:] = left
 

@@ -52,7 +52,7 @@ def test_a_munge_that_does_not_run(
 def test_an_address_that_the_nodes_do_not_reach(
     table: str, tmp_path: Path, slurm: SlurmCluster
 ) -> None:
-    lines = check(tmp_path, "site", table, PUBLIC_URL="http://nowhere.invalid")
+    lines = check(tmp_path, "site", table, 12, PUBLIC_URL="http://nowhere.invalid")
     assert [line.split()[:2] for line in lines[:-1]] == [
         ["engine", "ok"], ["submit", "ok"], ["claim", "wrong"],
     ], lines  # fmt: skip
@@ -60,11 +60,11 @@ def test_an_address_that_the_nodes_do_not_reach(
         "No agent has claimed the run at http://nowhere.invalid:" in lines[2]
         and "RUNNING" in lines[2]
     )
-    wait_until(lambda: not slurm.jobs(), "its job does not stay", 60)
+    wait_until(lambda: not slurm.jobs(), "its job does not stay", 60, 0.2)
 
 
 def test_a_python_that_the_nodes_have_not(table: str, tmp_path: Path) -> None:
-    lines = check(tmp_path, "site", table.replace(sys.executable, "/no/such/python3"))
+    lines = check(tmp_path, "site", table.replace(sys.executable, "/no/such/python3"), 60)
     assert lines[2].startswith("claim   wrong   ") and "exit code 127" in lines[2], lines
 
 

@@ -30,12 +30,6 @@ def place(ray: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield place
 
 
-def retries(place: Place, run: str) -> list[str]:
-    """Why a run was tried again, each time."""
-    events = [event["data"] for event in place.service.events(run)]
-    return [data["detail"] for data in events if data.get("reason") == "retrying"]
-
-
 def test_no_token_of_a_run_is_in_rays_list_and_a_trainer_has_the_gpus_that_ray_gave_it(
     place: Place, ray: RayCluster, tmp_path: Path
 ) -> None:
@@ -65,14 +59,14 @@ def test_a_head_that_is_frozen_during_the_submission_makes_one_trainer(
     place: Place, ray: RayCluster, tmp_path: Path
 ) -> None:
     """The submission times out, and the job may run all the same: nobody knows."""
-    dashboard = next(p for p in ray.members() if "dashboard.py" in " ".join(p.cmdline()))
-    dashboard.suspend()
+    jobs = ray.daemon("JobHead")  # the head lists its nodes meanwhile, so that jobs are submitted
+    jobs.suspend()
     try:
         run = place.submit(tmp_path, "train(20)")
-        time.sleep(7)
+        time.sleep(12)
         assert place.service.status(run)["status"] == "queued"
     finally:
-        dashboard.resume()
+        jobs.resume()
     assert place.ended(run)["status"] == "succeeded"
     assert starts(tmp_path) == [1]
 
@@ -83,7 +77,7 @@ def test_a_head_that_is_started_anew_has_forgotten_all_and_the_run_goes_on(
     run = place.submit(tmp_path, "train(100, 0.1)", "again")
     place.service.stepping(run, 12, 90)
     ray.kill_head()
-    wait_until(lambda: not place.trainers(run), "Ray's end stops its trainers", 30)
+    wait_until(lambda: not place.trainers(run), "Ray's end stops its trainers", 90)
     time.sleep(3)
     status = place.service.status(run)
     assert status["status"] in ("running", "queued"), f"no news is no end: {status}"
@@ -107,7 +101,7 @@ def test_a_token_that_ray_refuses_is_told_and_no_run_fails_of_it(
         status = wait_until(
             lambda: (now := place.service.status(run))["status_detail"] == refused and now,
             lambda: str(place.service.status(run)),
-            20,
+            60,
         )
         assert (status["status"], status["status_reason"]) == ("queued", "waiting_for_cluster")
         file.write_text(TOKEN)
@@ -126,19 +120,3 @@ def test_what_keeps_ray_from_running_a_job_is_one_line_of_the_operators_check(
     assert last == "llm-train: the check ended at the step 'engine'"
     away = check(tmp_path, "site", table(ray, tmp_path), PUBLIC_URL="http://nowhere.invalid")
     assert away[2].startswith("claim   wrong   ") and "http://nowhere.invalid:" in away[2], away
-
-
-def test_a_node_that_dies_is_told_and_the_run_is_tried_again(
-    place: Place, ray: RayCluster, tmp_path: Path
-) -> None:
-    """Runs last: for a while Ray lists the dead node, and loses what is submitted to it."""
-    ray.start_worker(20)
-    run = place.submit(tmp_path, "train(120, 0.1)", "again", resources={"cpus": 16})
-    place.service.stepping(run, 12, 120)
-    ray.kill_worker()
-    wait_until(lambda: retries(place, run), lambda: str(place.service.status(run)), 90)
-    (told,) = retries(place, run)
-    assert "its node or its cluster has failed" in told or "of Ray job" in told
-    assert starts(tmp_path) == [1] and not place.trainers(run)
-    place.service.cancel(run)  # or it is lost to the dead node, which Ray lists for a while
-    place.service.ended(run)

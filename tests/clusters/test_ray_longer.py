@@ -29,6 +29,12 @@ def place(ray: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield place
 
 
+def retries(place: Place, run: str) -> list[str]:
+    """Why a run was tried again, each time."""
+    events = [event["data"] for event in place.service.events(run)]
+    return [data["detail"] for data in events if data.get("reason") == "retrying"]
+
+
 def steps(place: Place, run: str) -> list[int]:
     """The steps that a run's trainers printed, in order."""
     return [int(step) for step in re.findall(r"(?m)^step (\d+)$", place.output(run))]
@@ -52,10 +58,11 @@ def test_a_run_that_makes_room_for_an_urgent_one_saves_and_goes_on_after_it(
     assert steps(place, run) == list(range(1, 121)), "from what it saved, without a step twice"
 
 
-def test_a_run_whose_node_dies_goes_on_elsewhere_from_its_newest_checkpoint_to_the_end(
+def test_a_run_whose_node_dies_is_told_and_goes_on_elsewhere_from_its_newest_checkpoint(
     place: Place, ray: RayCluster, tmp_path: Path
 ) -> None:
-    """For a while Ray lists the dead node, and loses what is submitted to it: four attempts."""
+    """Runs last: for a while Ray lists the dead node, and loses what is submitted to it, so that
+    the run has four attempts."""
     ray.start_worker(20)
     run = place.submit(tmp_path, "train(160, 0.1)", "four", resources={"cpus": 16})
     place.service.stepping(run, 12, 120)
@@ -72,6 +79,8 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_from_its_newest_checkpoint_to_t
 
     wait_until(is_over, lambda: str(place.service.status(run)), 300)
     assert place.service.status(run)["status"] == "succeeded"
+    first, *_ = retries(place, run)
+    assert "its node or its cluster has failed" in first or "of Ray job" in first
     attempts = starts(tmp_path)
     assert most == 1 and attempts == sorted(set(attempts)) and attempts[0] == 1 < len(attempts)
     assert steps(place, run)[newest - 160 :] == list(range(newest + 1, 161))

@@ -20,7 +20,7 @@ def test_the_contract_of_storages_holds_on_the_server(s3: str) -> None:
                "-k", "bucket or staged"]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
     done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout[-5000:]
 

@@ -28,7 +28,7 @@ def command(place: Home, *arguments: str, **settings: str) -> "subprocess.Popen[
 
 def run_command(place: Home, *arguments: str, expect: int = 0, **settings: str) -> str:
     process = command(place, *arguments, **settings)
-    text, _ = process.communicate(timeout=60)
+    text, _ = process.communicate(timeout=180)
     assert process.returncode == expect, text
     return text
 

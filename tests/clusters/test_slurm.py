@@ -1,5 +1,6 @@
 """Runs on a real Slurm: from the submission to the end, and whatever the cluster does meanwhile."""
 
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -9,10 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.launcher_contract import goes_on
 from tests.support.server import wait_until
 from tests.support.service import Service, alive
 from tests.support.slurm import SlurmCluster
 from tests.support.slurm_home import SlurmHome, output, steps
+
+NO_ANSWER = re.compile(r"Slurm has not answered `s[a-z]+` for 5 seconds\.")
 
 
 @contextmanager
@@ -29,14 +33,17 @@ def wait_detail(service: Service, run: str, words: str) -> None:
     """Wait until a run says this of its state."""
     wait_until(
         lambda: words in (service.status(run)["status_detail"] or ""),
-        lambda: f"{words}: {service.status(run)}", 20,
+        lambda: f"{words}: {service.status(run)}", 60,
     )  # fmt: skip
 
 
 def wait_attempt(service: Service, run: str, attempt: int) -> None:
     """Wait until a run has been tried again."""
     wait_until(
-        lambda: service.status(run)["attempt"] == attempt, lambda: str(service.status(run)), 90
+        lambda: service.status(run)["attempt"] == attempt,
+        lambda: str(service.status(run)),
+        180,
+        0.1,
     )
 
 
@@ -56,18 +63,18 @@ def test_no_token_is_in_sight_of_everybody_and_nothing_is_left_on_the_nodes(
     service: Service, home: SlurmHome, slurm: SlurmCluster
 ) -> None:
     run = service.submit("finishes", steps=60, step_seconds=0.05)
-    service.stepping(run, 3, 30)
+    service.stepping(run, 3, 60)
     shown = slurm.run("scontrol", "show", "job", slurm.job_id(f"{run}.1"))
     shown += "".join(" ".join(process.cmdline()) for process in slurm.members())
     assert "ac_1_" not in shown and "at_1_" not in shown
-    assert service.ended(run, 30)["status"] == "succeeded"
+    assert service.ended(run, 60)["status"] == "succeeded"
     wait_until(lambda: not list(home.nodes.iterdir()), "nothing is left on the nodes")
 
 
 def test_a_run_waits_in_slurms_queue_in_its_words_and_that_is_no_time_to_start(
     service: Service, home: SlurmHome, slurm: SlurmCluster
 ) -> None:
-    """`finishes` has 8 seconds to its first report here: the queue's do not count."""
+    """`finishes` has 20 seconds to its first report here: the queue's do not count."""
     with down(slurm):
         run = service.submit("finishes", steps=10)
         cancelled = service.submit("finishes", steps=10)
@@ -83,10 +90,10 @@ def test_a_run_waits_in_slurms_queue_in_its_words_and_that_is_no_time_to_start(
         told = [event for event in service.events(run) if event["type"] == "run.waiting"]
         assert len(told) <= 3, "its place alone is no event"
         assert service.cancel(cancelled)["status"] == "cancelled"
-        wait_until(lambda: slurm.jobs() == [f"{run}.1"], "the cancelled job is taken back", 60)
-        time.sleep(9)
+        wait_until(lambda: slurm.jobs() == [f"{run}.1"], "the cancelled job is taken back", 60, 0.2)
+        time.sleep(22)
         assert service.status(run)["status"] == "queued"
-    assert service.ended(run, 30)["status"] == "succeeded"
+    assert service.ended(run, 60)["status"] == "succeeded"
     assert home.starts(run) == [1] and home.starts(cancelled) == []
 
 
@@ -112,7 +119,7 @@ def test_a_trainer_finds_the_gpus_that_slurm_gave_it(service: Service, home: Slu
         "resources": {"gpu_type": "nvidia a100", "count": 2, "cpus": 2, "memory_gb": 0.5},
     }  # fmt: skip
     run = service.post(f"/experiments/{service.experiment}/runs", body, 201)["run_id"]
-    service.stepping(run, 1, 30)
+    service.stepping(run, 1, 60)
     environment = home.trainer(run).environ()
     assert environment["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert (environment["SLURM_CPUS_PER_TASK"], environment["SLURM_MEM_PER_NODE"]) == ("2", "477")
@@ -122,20 +129,23 @@ def test_a_controller_that_is_frozen_during_the_submission_makes_one_trainer(
     service: Service, home: SlurmHome, slurm: SlurmCluster
 ) -> None:
     """sbatch says that it timed out, and the job may run all the same: nobody knows."""
-    other = service.submit("finishes", steps=400, step_seconds=0.05)
-    before = service.stepping(other, 1, 30)["step"]
+    other = service.submit("finishes", steps=800, step_seconds=0.05)
+    before = service.stepping(other, 1, 60)["step"]
     slurm.daemon("slurmctld").suspend()
     try:
         run = service.submit("finishes", steps=20)
         time.sleep(12)
         assert service.status(run)["status"] == "queued"
         assert service.status(other)["step"] > before + 50, "no news is no end"
-        assert capacity(service)["trouble"] == "Slurm has not answered `sinfo` for 5 seconds."
+        wait_until(
+            lambda: NO_ANSWER.fullmatch(capacity(service)["trouble"] or ""),
+            lambda: str(capacity(service)), 60,
+        )  # fmt: skip
     finally:
         slurm.daemon("slurmctld").resume()
     assert service.ended(run, 60)["status"] == "succeeded"
     assert home.starts(run) == [1]
-    wait_until(lambda: f"{run}.1" not in slurm.jobs(), "no second job stays", 60)
+    wait_until(lambda: f"{run}.1" not in slurm.jobs(), "no second job stays", 60, 0.2)
     assert home.starts(run) == [1] and steps(output(service, run)) == list(range(1, 21))
     assert service.ended(other, 60)["status"] == "succeeded"
 
@@ -150,7 +160,7 @@ def test_a_controller_that_is_started_again_makes_no_second_trainer(
     service.stepping(run, 20, 60)
     slurm.kill("slurmctld", number)
     before = service.status(run)["step"]
-    service.stepping(run, before + 20, 30)
+    service.stepping(run, before + 20, 60)
     slurm.start_controller()
     slurm.wait_ready()
     assert service.ended(run, 90)["status"] == "succeeded"
@@ -164,7 +174,7 @@ def test_a_server_that_is_killed_at_the_submission_makes_one_trainer(
 ) -> None:
     with home.serve(FAILPOINT=f"launch.{at}:kill") as dies:
         run = dies.submit("finishes", steps=20)
-        wait_until(lambda: not alive(dies.pid), "the server is dead", 30)
+        wait_until(lambda: not alive(dies.pid), "the server is dead", 60)
     with home.serve() as service:
         assert service.ended(run, 60)["status"] == "succeeded"
         assert home.starts(run) == [1] and steps(output(service, run)) == list(range(1, 21))
@@ -202,7 +212,7 @@ def test_an_outside_scancel_is_told_and_what_it_saved_is_kept(
     service: Service, slurm: SlurmCluster
 ) -> None:
     run = service.submit("obedient", steps=4000, checkpoint_every=5000)
-    service.stepping(run, 3, 30)
+    service.stepping(run, 3, 60)
     slurm.run("scancel", slurm.job_id(f"{run}.1"))
     wait_attempt(service, run, 2)
     (told,) = retries(service, run)
@@ -210,7 +220,7 @@ def test_an_outside_scancel_is_told_and_what_it_saved_is_kept(
     (saved,) = service.checkpoints(run).values()
     assert saved["state"] == "ready"
     first = saved["step"]
-    service.stepping(run, first + 3, 30)
+    service.stepping(run, first + 3, 60)
     slurm.run("scancel", slurm.job_id(f"{run}.2"))
     ended = service.ended(run, 60)
     assert (ended["status"], ended["status_reason"]) == ("failed", "stopped_elsewhere")
@@ -218,7 +228,7 @@ def test_an_outside_scancel_is_told_and_what_it_saved_is_kept(
 
 
 def test_a_preempted_run_goes_on_from_what_it_saved(service: Service, slurm: SlurmCluster) -> None:
-    run = service.submit("obedient", steps=150, step_seconds=0.1, checkpoint_every=1000)
+    run = service.submit("obedient", steps=250, step_seconds=0.1, checkpoint_every=1000)
     service.stepping(run, 10, 60)
     urgent = slurm.run(
         "sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive",
@@ -227,7 +237,7 @@ def test_a_preempted_run_goes_on_from_what_it_saved(service: Service, slurm: Slu
     wait_attempt(service, run, 2)
     slurm.run("scancel", urgent)
     assert service.ended(run, 60)["status"] == "succeeded"
-    assert steps(output(service, run)) == list(range(1, 151))
+    assert steps(output(service, run)) == list(range(1, 251))
     (told,) = retries(service, run)
     assert told.startswith("Attempt 1 was preempted: Slurm preempted job ")
 
@@ -235,14 +245,14 @@ def test_a_preempted_run_goes_on_from_what_it_saved(service: Service, slurm: Slu
 def test_a_suspended_job_is_told_and_its_silence_ends_nothing(
     service: Service, slurm: SlurmCluster, home: SlurmHome
 ) -> None:
-    """Its recipe allows eight seconds of silence."""
+    """Its recipe allows twenty seconds of silence."""
     run = service.submit("finishes", steps=100, step_seconds=0.1)
-    service.stepping(run, 5, 30)
+    service.stepping(run, 5, 60)
     job = slurm.job_id(f"{run}.1")
     slurm.run("scontrol", "suspend", job)
     wait_until(lambda: service.status(run)["status_reason"] == "suspended", "it is told", 60)
     assert service.status(run)["status_detail"] == f"slurm job {job} is suspended."
-    time.sleep(10)
+    time.sleep(23)
     status = service.status(run)
     assert (status["status"], status["status_reason"]) == ("running", "suspended")
     slurm.run("scontrol", "resume", job)
@@ -254,21 +264,20 @@ def test_a_node_that_dies_is_told_and_the_run_goes_on_elsewhere(
     service: Service, slurm: SlurmCluster, home: SlurmHome
 ) -> None:
     run = service.submit("obedient", steps=60, step_seconds=0.1)
-    service.stepping(run, 12, 30)
+    service.stepping(run, 12, 60)
     (node,) = slurm.run("squeue", "-h", "-n", f"{run}.1", "-o", "%N").split()
     slurm.kill_node(node)
     try:
         wait_until(
             lambda: service.status(run)["attempt"] == 2,
             lambda: f"{service.status(run)} {slurm.run('squeue', '-t', 'all')}",
-            90,
+            180,
         )
         (told,) = retries(service, run)
         assert f"failed: {node}" in told
         assert service.ended(run, 60)["status"] == "succeeded"
         assert home.starts(run) == [1, 2]
-        second = steps(output(service, run))
-        assert second[-50:] == list(range(11, 61)), "from the checkpoint of step 10"
+        assert goes_on(steps(output(service, run)), 60), "from a checkpoint"
     finally:
         slurm.start_node(node)
         slurm.wait_ready()

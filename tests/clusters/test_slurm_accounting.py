@@ -21,7 +21,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 
 def wait_forgotten(slurm: SlurmCluster) -> None:
-    wait_until(lambda: not slurm.run("squeue", "-h", "-t", "all"), slurm.logs, 120, 1.0)
+    wait_until(lambda: not slurm.run("squeue", "-h", "-t", "all"), slurm.logs, 240, 1.0)
 
 
 def test_each_end_of_a_forgotten_job_is_read_from_sacct(slurm: SlurmCluster) -> None:
@@ -47,7 +47,7 @@ def test_a_job_that_was_cancelled_and_forgotten_while_the_service_was_away_is_to
     home: SlurmHome, slurm: SlurmCluster
 ) -> None:
     with home.serve() as service:
-        run = service.submit("obedient", steps=4000, step_seconds=0.1)
+        run = service.submit("obedient", steps=4000, step_seconds=0.2)
         service.stepping(run, 3, 60)
         job = slurm.job_id(f"{run}.1")
         service.kill()

@@ -14,8 +14,8 @@ def test_slurm_warns_before_its_time_limit_and_the_trainer_saves(
     )
     file.write_text(text)
     with home.serve() as service:
-        run = service.submit("obedient", steps=40_000, checkpoint_every=50_000)
-        ended = service.ended(run, 150)
+        run = service.submit("obedient", steps=4000, step_seconds=0.5, checkpoint_every=5000)
+        ended = service.ended(run, 240)
         assert (ended["status"], ended["status_reason"]) == ("failed", "time_limit")
         assert "at its time limit of 2 minutes" in ended["status_detail"]
         (saved,) = service.checkpoints(run).values()

@@ -9,8 +9,12 @@ from pathlib import Path
 from tests.support.server import REPOSITORY
 
 
-def check(tmp_path: Path, name: str, tables: str = "", **settings: str) -> list[str]:
+def check(
+    tmp_path: Path, name: str, tables: str = "", seconds: int = 5, **settings: str
+) -> list[str]:
     """Try a launcher of a recipes file with these tables, in which something is wrong.
+
+    `seconds`: how long each step may take.
 
     Returns the lines that were said, without the seconds that each step took.
     """
@@ -18,8 +22,8 @@ def check(tmp_path: Path, name: str, tables: str = "", **settings: str) -> list[
     recipes.write_text(tables)
     settings |= {"RECIPES": str(recipes), "DATA_DIR": str(tmp_path / "data")}
     done = subprocess.run(
-        [sys.executable, "-m", "app.cli.main", "launchers", "check", name, "--wait", "5"],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=90,
+        [sys.executable, "-m", "app.cli.main", "launchers", "check", name, "--wait", str(seconds)],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
         env={name: value for name, value in os.environ.items() if not name.startswith("LLM_TRAIN_")}
         | {f"LLM_TRAIN_{key}": value for key, value in settings.items()},
     )  # fmt: skip

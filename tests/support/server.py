@@ -8,6 +8,7 @@ its pid and asserts that nothing of it is left; the fixture `server` is one for 
 
 import atexit
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -55,17 +56,19 @@ def wait_until(
 ) -> T:
     """Poll `condition` until it is truthy and return its value; AssertionError after `timeout` s.
 
-    `what` names the thing waited for in the error; a callable is asked when time is up.
+    `what` names the thing waited for in the error; a callable is asked when time is up. A condition
+    that costs much, such as a look at all processes, is asked less often.
     """
     deadline = time.monotonic() + timeout
     while True:
+        asked = time.monotonic()
         if value := condition():
             return value
-        if time.monotonic() > deadline:
+        if (now := time.monotonic()) > deadline:
             raise AssertionError(
                 f"after {timeout:g} s still not: {what() if callable(what) else what}"
             )
-        time.sleep(every)
+        time.sleep(max(every, min(4 * (now - asked), 0.25)))
 
 
 def remove_tree(path: Path) -> None:
@@ -79,11 +82,16 @@ def remove_tree(path: Path) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that was free a moment ago.
+
+    Not one of those that connections begin at: one of these might have it when a server that was
+    killed is started again.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
@@ -150,7 +158,6 @@ def running_server(
     wait_until(
         lambda: not _group(process.pid),
         lambda: f"the server leaves no process behind: {_group(process.pid)}",
-        timeout=5,
     )
 
 

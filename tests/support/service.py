@@ -207,6 +207,8 @@ class Home:
     experiment: str = ""
     settings: dict[str, str] = field(default_factory=dict)
     code: Path = REPOSITORY
+    poll_seconds: float = 0.02
+    """Of its services."""
 
     @contextmanager
     def serve(self, **settings: str) -> Iterator[Service]:
@@ -215,7 +217,10 @@ class Home:
         with running_server(
             self.path, port=self.port, code=self.code, keep_trainers=True, **environment
         ) as server:
-            service = Service(server.url, server.pid, self.path, server.log, self.experiment)
+            service = Service(
+                server.url, server.pid, self.path, server.log, self.experiment,
+                poll_seconds=self.poll_seconds,
+            )  # fmt: skip
             with service.http:
                 self.experiment = service.experiment or service.open()
                 yield service

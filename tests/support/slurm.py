@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from tests.support.network import Network
-from tests.support.server import wait_until
+from tests.support.server import free_port, wait_until
 
 CPUS, MEMORY_MB = 4, 2000
 FAR = "far"
@@ -57,14 +57,14 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=10
 MessageTimeout=5
-KillWait=10
+KillWait=15
 PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 GresTypes=gpu
 {nodes}
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=2
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
 
@@ -162,7 +162,7 @@ class SlurmCluster:
             states = dict(line.split() for line in lines.splitlines() if " " in line)
             return all(states.get(name, "").rstrip("*") in READY for name in wanted)
 
-        wait_until(ready, self.logs, 30)
+        wait_until(ready, self.logs, 90, 0.1)
 
     def run(self, *command: str, check: bool = True, script: str | None = None) -> str:
         """Run one of Slurm's commands; its output."""
@@ -192,7 +192,7 @@ class SlurmCluster:
         """End a daemon, and wait for that."""
         process = self._processes.pop(name)
         process.send_signal(number)
-        process.wait(20)
+        process.wait(60)
 
     def kill_node(self, name: str) -> None:
         """Kill all of a node at once, as a power cut would: slurmd, its steps and their jobs."""
@@ -238,14 +238,10 @@ class SlurmCluster:
 
 def free_ports(number: int) -> list[int]:
     """Ports that were free a moment ago, each another one."""
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    ports: set[int] = set()
+    while len(ports) < number:
+        ports.add(free_port())
+    return sorted(ports)
 
 
 @contextmanager

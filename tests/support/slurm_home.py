@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.support import trainers
-from tests.support.launcher_contract import Site
+from tests.support.launcher_contract import POLL_SECONDS, Site
 from tests.support.server import wait_until
 from tests.support.service import Home, Service, recipes
 from tests.support.slurm import SlurmCluster
@@ -77,13 +77,13 @@ def output(service: Service, run: str) -> str:
 @contextmanager
 def slurm_home(root: Path, slurm: SlurmCluster, options: str = "") -> Iterator[SlurmHome]:
     """A place for servers; their jobs and what these left are gone afterwards."""
-    home = SlurmHome(root)
+    home = SlurmHome(root, poll_seconds=POLL_SECONDS)
     home.nodes.mkdir()
     ledger = f'env = {{ TRAINERS_LEDGER = "{root / "ledger.txt"}" }}'
     lines = f'launcher = "slurm"\nmax_attempts = 2\nretry_seconds = 0\n{ledger}\n'
     own = dict.fromkeys(trainers.NAMES, lines)
-    own["obedient"] += "heartbeat_seconds = 60\n"
-    own["finishes"] += "start_seconds = 8\nheartbeat_seconds = 8\n"
+    own["obedient"] += "heartbeat_seconds = 60\ngrace_seconds = 12\n"
+    own["finishes"] += "start_seconds = 20\nheartbeat_seconds = 20\ngrace_seconds = 12\n"
     file = recipes(root, **own)
     table = _TABLE.format(nodes=home.nodes, python=sys.executable)
     file.write_text(f"{file.read_text()}{table}{options}")
@@ -95,7 +95,7 @@ def slurm_home(root: Path, slurm: SlurmCluster, options: str = "") -> Iterator[S
         finally:
             slurm.run("scancel", "--user=root", check=False)
             with suppress(AssertionError):
-                wait_until(lambda: not slurm.jobs(), "the end of all jobs", 60)
+                wait_until(lambda: not slurm.jobs(), "the end of all jobs", 60, 0.2)
             for process in home.processes():
                 with suppress(psutil.NoSuchProcess):
                     process.kill()

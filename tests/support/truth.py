@@ -22,7 +22,7 @@ from tests.support.memory_limit import limited_group, move
 from tests.support.server import wait_until
 
 SECONDS = 120.0
-LOOP = "train(4000, 0.05)"
+LOOP = "train(4000, 0.2)"
 _STEPS = (
     "for step in range(1, {last} + 1):\n    reporter.log(step, total_steps={all}, loss={loss})\n"
 )

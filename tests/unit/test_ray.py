@@ -181,11 +181,16 @@ def test_what_ray_says_of_a_job_is_understood(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>", b"{}", b"[" * 100_000, b'{"data": {"result": {"result": [7]}}}']
-)
-def test_what_is_no_answer_of_ray_is_no_news(head: Head, content: bytes) -> None:
-    head.answer("GET /api/jobs/", content)
-    head.answer("GET /api/v0/nodes", content)
+    ("status", "content"),
+    [
+        (200, b""), (200, b"<html>"), (200, b"{}"), (200, b"[" * 100_000),
+        (200, b'{"data": {"result": {"result": [7]}}}'), (401, b"[]"), (403, b"[]"), (404, b"[]"),
+        (500, b"[]"),
+    ],
+)  # fmt: skip
+def test_what_is_no_answer_of_ray_is_no_news(head: Head, status: int, content: bytes) -> None:
+    head.answer("GET /api/jobs/", content, status)
+    head.answer("GET /api/v0/nodes", content, status)
     launcher = make(head)
     for ask in (lambda: launcher.look([KEY]), launcher.strays, launcher.offer):
         with pytest.raises(Unreachable):
