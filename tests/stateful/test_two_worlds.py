@@ -209,7 +209,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, Ap
 
 LIVED = (
     "rule", "hook", "approve", "mark", "member", "report", "webhook", "cancel", "pause", "submit",
-    "delete",
+    "delete", "key",
 )  # fmt: skip
 """What each example of a draw may lack: every kind of thing that a tenant can have, at once."""
 STEPS = st.lists(
