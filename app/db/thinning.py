@@ -7,7 +7,7 @@ spike, and a NaN. A chunk that is thinned already is left as it is.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Executable, select, tuple_, update
+from sqlalchemy import Executable, delete, select, tuple_, update
 
 from app.db.sql import Tx, columns, query, statement
 from app.db.tables import MetricChunk, MetricSeries
@@ -15,6 +15,9 @@ from app.domain import points
 
 KEPT = 34
 """The most points that are left of a chunk of up to 1,024."""
+REMOVED = 500
+"""Chunks of a series that go at once: a write that removed 50 million points held up a submit for
+eight seconds."""
 
 _chunk, _series = columns(MetricChunk), columns(MetricSeries)
 
@@ -65,3 +68,22 @@ def thin(tx: Tx, chunks: Sequence[WholeChunk]) -> None:
             _replace, series=chunk.series_id, first=chunk.first_step, old=chunk.data,
             new=points.pack(kept), number=len(kept.steps),
         )  # fmt: skip
+
+
+@query(tuple[int])
+def _step_after(*, series: int, chunks: int) -> Executable:
+    steps = select(_chunk.first_step).where(_chunk.series_id == series).order_by(_chunk.first_step)
+    return steps.limit(1).offset(chunks)
+
+
+@statement
+def _remove(*, before: int, series: int) -> Executable:
+    return delete(MetricChunk).where(_chunk.series_id == series, _chunk.first_step < before)
+
+
+def remove_first(tx: Tx, series_id: int) -> bool:
+    """Remove the first `REMOVED` chunks of a series that has more; return False if it has not."""
+    step = tx.first(_step_after, series=series_id, chunks=REMOVED)
+    if step is not None:
+        tx.run(_remove, series=series_id, before=step[0])
+    return step is not None

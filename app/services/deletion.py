@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Executable, and_, bindparam, delete, func, insert, or_, select, update
 
+from app.db import thinning
 from app.db.changes import SUPERVISOR
 from app.db.sql import Statement, Tx, by_id, changing, columns, query, select_all, statement
 from app.db.tables import (
@@ -332,7 +333,10 @@ def list_removals(tx: Tx, most: int) -> list[Removal]:
 def remove_points(tx: Tx, run_id: str) -> int:
     """Remove some series of a run with their points; return how many. May be repeated."""
     series = [row[0] for row in tx.all(_series_of, run=run_id)]
-    remove_series(tx, series)
+    for series_id in series:
+        if thinning.remove_first(tx, series_id):
+            break
+        remove_series(tx, [series_id])
     return len(series)
 
 
