@@ -48,6 +48,10 @@ class Server:
     database_url: str
 
 
+LEFT_SECONDS = 30.0
+"""How long what a server has started may take to end after it."""
+
+
 def wait_until(
     condition: Callable[[], T],
     what: str | Callable[[], str],
@@ -158,6 +162,7 @@ def running_server(
     wait_until(
         lambda: not _group(process.pid),
         lambda: f"the server leaves no process behind: {_group(process.pid)}",
+        LEFT_SECONDS,
     )
 
 

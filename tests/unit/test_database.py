@@ -105,8 +105,10 @@ async def test_the_time_of_each_transaction_is_counted_with_its_wait(
     more = {bound: n - old for (bound, n), (_, old) in zip(took.cumulative(), before, strict=True)}
     assert more["+Inf"] == 4, "what fails has waited, too"
     assert more["0.1"] <= 1 and more["10.0"] == 4
-    waited = 0.11 * (6 if kind == "write" else 3)
-    assert took.seconds - seconds >= waited, "writes wait for each other"
+    least = 0.11 * (5 if kind == "write" else 3)
+    assert took.seconds - seconds >= least, (
+        "writes wait for each other: 1 + 2 + 3 times that, almost"
+    )
 
 
 def peek(tx: Tx, key: int = 1) -> int:

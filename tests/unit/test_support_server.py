@@ -17,10 +17,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers()
         self.wfile.write(os.environ["LLM_TRAIN_RECIPES"].encode())
 if "leave" in sys.argv:
-    subprocess.Popen(["sleep", "30"])
+    subprocess.Popen(["sleep", "600"])
 if "train" in sys.argv:
     run = {"LLM_TRAIN_RUN_DIR": os.environ["LLM_TRAIN_DATA_DIR"] + "/runs/run_1"}
-    trainer = subprocess.Popen(["sleep", "30"], env=run, start_new_session=True)
+    trainer = subprocess.Popen(["sleep", "600"], env=run, start_new_session=True)
     print(trainer.pid)
 address = os.environ["LLM_TRAIN_HOST"], int(os.environ["LLM_TRAIN_PORT"])
 http.server.HTTPServer(address, Handler).serve_forever()
@@ -48,13 +48,16 @@ def test_a_server_that_ends_at_start_is_reported_with_its_log(tmp_path: Path) ->
         pass
 
 
-def test_a_process_left_in_the_servers_group_fails_the_test(tmp_path: Path) -> None:
+def test_a_process_left_in_the_servers_group_fails_the_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.support.server.LEFT_SECONDS", 1.0)
     with (
         pytest.raises(AssertionError, match=r"leaves no process behind: .*sleep") as caught,
         running_server(tmp_path, command=command("leave")),
     ):
         pass
-    leftover = re.search(r"(\d+) sleep 30", str(caught.value))
+    leftover = re.search(r"(\d+) sleep 600", str(caught.value))
     assert leftover
     psutil.Process(int(leftover[1])).kill()
 
