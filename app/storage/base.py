@@ -68,6 +68,13 @@ class Damaged(Exception):
     """
 
 
+class Abandoned(Damaged):
+    """A draft is not there: it was never begun, or somebody has removed it."""
+
+    def __init__(self, path: CheckpointPath) -> None:
+        super().__init__(f"{path} is not being written.")
+
+
 class Incomplete(Damaged):
     """A draft lacks files of its manifest, or has them in another size: `files` says which."""
 

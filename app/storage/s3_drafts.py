@@ -19,6 +19,7 @@ from app.domain.paths import CheckpointPath
 from app.storage.base import (
     MANIFEST,
     URL_SECONDS,
+    Abandoned,
     Committed,
     Damaged,
     Draft,
@@ -80,13 +81,13 @@ class S3Drafts:
         return size
 
     def _list_draft(self, draft: Draft) -> dict[str, Entry]:
-        """Return the objects of a draft. Raises Damaged if there is none."""
+        """Return the objects of a draft. Raises Abandoned if there is none."""
         if not is_key(draft.key):
-            raise Damaged(f"{draft.path} is not being written.")
+            raise Abandoned(draft.path)
         there = self.bucket.entries(draft_folder(draft))
         marker = f"{draft_folder(draft)}/{DRAFT}"
         if marker not in there and self.bucket.head(marker) is None:
-            raise Damaged(f"{draft.path} is not being written.")
+            raise Abandoned(draft.path)
         return there
 
     def _cut(
@@ -135,10 +136,14 @@ class S3Drafts:
         there = self._list_draft(draft)
         pieces = self._pieces(draft, manifest, there)
         envelope = Envelope(draft, content, manifest, pieces)
-        path = self._publish(envelope)
-        if path is None:  # another sender of the very same was faster
+        published = self._publish(envelope)
+        if published is None:  # another sender of the very same was faster
             return self.commit(draft, content)
+        path, is_first = published
         folder = draft_folder(draft)
+        if is_first and not self._is_kept(folder):
+            self.bucket.delete([manifest_key(path)])
+            raise Abandoned(draft.path)
         listed = {f"{folder}/{piece.key}" for of_file in pieces.values() for piece in of_file}
         self.bucket.put(f"{folder}/{COMMITTED}", b"")
         self.bucket.delete([key for key in there if key not in listed] + [f"{folder}/{DRAFT}"])
@@ -157,19 +162,24 @@ class S3Drafts:
                     return Committed(candidate, envelope.manifest)
         raise AssertionError("there is always another name")
 
-    def _publish(self, envelope: Envelope) -> CheckpointPath | None:
+    def _is_kept(self, folder: str) -> bool:
+        """Return False if a draft is being removed by `abandon`, which saw no manifest of it."""
+        return any(self.bucket.head(f"{folder}/{mark}") for mark in (DRAFT, COMMITTED))
+
+    def _publish(self, envelope: Envelope) -> tuple[CheckpointPath, bool] | None:
         """Create the manifest under the first name that is free: this is the commit.
 
-        Returns None if the same checkpoint was committed from another draft meanwhile.
+        Returns its path, and True if this call has created it; None if the same checkpoint was
+        committed from another draft meanwhile.
         """
         content = envelope.dump()
         for name in candidate_names(envelope.draft.path.name):
             path = envelope.draft.path._replace(name=name)
             if self.bucket.create(manifest_key(path), content):
-                return path
+                return path, True
             stored = self.bucket.get(manifest_key(path)) or b""
             if stored == content:  # a put whose answer was lost looks like a defeat
-                return path
+                return path, False
             with suppress(Damaged):
                 if parse_envelope(path, stored).content == envelope.content:
                     return None
@@ -208,10 +218,14 @@ class S3Drafts:
         marker = f"{draft_folder(draft)}/{DRAFT}"
         if self.bucket.head(marker) is None:
             return
-        if self._is_committed(draft):  # by a server that died before it could say so
-            self.bucket.put(f"{draft_folder(draft)}/{COMMITTED}", b"")
-        else:
-            self._remove_objects(draft)
+        # By a server that died before it could say so, or that is committing it now.
+        if not self._is_committed(draft):
+            # Without its marker a commit gives up; one that was faster is seen here.
+            self.bucket.delete([marker])
+            if not self._is_committed(draft):
+                self._remove_objects(draft)  # `clean_up` removes what a crash leaves
+                return
+        self.bucket.put(f"{draft_folder(draft)}/{COMMITTED}", b"")
         self.bucket.delete([marker])
 
     def _remove_objects(self, draft: Draft) -> None:

@@ -2,8 +2,11 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 from obstore.store import MemoryStore
 
 from app.storage.buckets import MARK, open_bucket
@@ -63,3 +66,16 @@ def damage(bucket: Bucket, how: str) -> None:
         bucket.delete([model])
     else:
         bucket.delete([key_of(bucket, "/manifest.json")])
+
+
+def interleave(patch: pytest.MonkeyPatch, name: str, other: Callable[[], Any]) -> None:
+    """Let something happen once, right after the storage's method of this name."""
+    method = getattr(S3Storage, name)
+
+    def then(self: S3Storage, *args: Any) -> Any:
+        answer = method(self, *args)
+        patch.setattr(S3Storage, name, method)
+        other()
+        return answer
+
+    patch.setattr(S3Storage, name, then)

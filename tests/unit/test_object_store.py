@@ -16,13 +16,13 @@ from obstore.store import MemoryStore
 from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
 from app.storage import s3_drafts
-from app.storage.base import Damaged, Incomplete
+from app.storage.base import Abandoned, Damaged, Incomplete
 from app.storage.buckets import MARK, open_storage
 from app.storage.envelope import parse_envelope
 from app.storage.keys import slug_of
 from app.storage.objects import IDENTITY, Bucket, Entry
 from app.storage.s3 import S3Storage
-from tests.support.buckets import damage, key_of, make_bucket, store_in
+from tests.support.buckets import damage, interleave, key_of, make_bucket, store_in
 
 PATH = CheckpointPath("exp_0a", "run_0b", "step-000100")
 
@@ -261,6 +261,33 @@ def test_what_nobody_commits_goes_after_a_day_and_what_is_committed_stays(
     assert not storage.bucket.head(late)
     assert not [key for key in storage.bucket.entries("ckpts") if "/left/" in key]
     assert storage.verify(path) and storage.verify(second)
+
+
+def test_a_commit_while_its_draft_is_being_removed_keeps_its_files(
+    storage: S3Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a run removes its drafts; a server may be committing one of them."""
+    draft, content = storage.begin(PATH, "one"), manifest({"model.bin": b"w"})
+    storage.write(draft, "model.bin", [b"w"])
+    interleave(monkeypatch, "_is_committed", lambda: storage.commit(draft, content))
+    storage.remove_drafts(*PATH[:2])
+    assert storage.verify(PATH)
+
+
+@pytest.mark.parametrize("moment", ["_pieces", "_publish"])
+def test_a_draft_that_was_removed_while_it_is_committed_leaves_no_manifest_without_files(
+    storage: S3Storage, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    draft = storage.begin(PATH, "one")
+    storage.write(draft, "model.bin", [b"w"])
+    interleave(monkeypatch, moment, lambda: storage.remove_drafts(*PATH[:2]))
+    if moment == "_pieces":
+        with pytest.raises(Abandoned):
+            storage.commit(draft, manifest({"model.bin": b"w"}))
+        assert not storage.exists(PATH)
+    else:  # it was faster
+        storage.commit(draft, manifest({"model.bin": b"w"}))
+        assert storage.verify(PATH)
 
 
 def test_a_signed_draft_that_is_committed_takes_no_more(storage: S3Storage) -> None:

@@ -14,7 +14,7 @@ from app.storage import staged
 from app.storage.base import MANIFEST, Damaged
 from app.storage.objects import Bucket, Entry
 from app.storage.staged import StagedStorage
-from tests.support.buckets import damage, make_bucket, staged_in
+from tests.support.buckets import damage, interleave, make_bucket, staged_in
 
 RUN = ("exp_0a", "run_0b")
 
@@ -59,6 +59,17 @@ def test_what_is_verified_is_in_the_bucket_and_only_the_newest_is_here_too(
     assert b"".join(storage.read(first, "model.bin")) == b"weights"
     assert storage.list_run(*RUN) == [first, CheckpointPath(*RUN, "step-1.2"), second]
     assert storage.verify(first) == manifest
+
+
+@pytest.mark.parametrize("moment", ["begin", "_list_draft", "_pieces"])
+def test_the_end_of_a_run_takes_nothing_from_what_is_being_copied(
+    storage: StagedStorage, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """It removes drafts, while the last checkpoint is on its way into the bucket."""
+    path, manifest = save(storage, "step-1")
+    interleave(monkeypatch, moment, lambda: storage.remove_drafts(*RUN))
+    assert storage.verify(path) == manifest
+    assert storage.store.verify(path) == manifest
 
 
 def test_a_copy_comes_back_for_a_trainer_that_starts_here(storage: StagedStorage) -> None:
