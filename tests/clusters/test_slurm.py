@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.support.launcher_contract import goes_on
-from tests.support.server import wait_until
+from tests.support.server import command_line, wait_until
 from tests.support.service import Service, alive
 from tests.support.slurm import SlurmCluster
 from tests.support.slurm_home import SlurmHome, output, steps
@@ -65,7 +65,7 @@ def test_no_token_is_in_sight_of_everybody_and_nothing_is_left_on_the_nodes(
     run = service.submit("finishes", steps=60, step_seconds=0.05)
     service.stepping(run, 3, 60)
     shown = slurm.run("scontrol", "show", "job", slurm.job_id(f"{run}.1"))
-    shown += "".join(" ".join(process.cmdline()) for process in slurm.members())
+    shown += "".join(" ".join(command_line(process)) for process in slurm.members())
     assert "ac_1_" not in shown and "at_1_" not in shown
     assert service.ended(run, 60)["status"] == "succeeded"
     wait_until(lambda: not list(home.nodes.iterdir()), "nothing is left on the nodes")

@@ -41,7 +41,7 @@ from tests.support.launchers import (
     survivors,
 )
 from tests.support.places import ELSEWHERE, move
-from tests.support.server import REPOSITORY, wait_until
+from tests.support.server import REPOSITORY, command_line, wait_until
 from tests.support.supervisor import local_launcher
 
 SAVES = READY + textwrap.dedent("""
@@ -74,7 +74,7 @@ class Elsewhere:
     def agent(self) -> psutil.Process:
         """The agent, as it is seen from here."""
         return next(
-            each for each in survivors(self.nonce) if "agent.main" in " ".join(each.cmdline())
+            each for each in survivors(self.nonce) if "agent.main" in " ".join(command_line(each))
         )
 
     def observe(self) -> Seen:

@@ -46,7 +46,7 @@ from app.launchers.base import (
     LauncherContext,
 )
 from tests.support.launchers import CHILDREN
-from tests.support.server import REPOSITORY, free_port, wait_until
+from tests.support.server import REPOSITORY, command_line, free_port, wait_until
 from tests.support.service import Home
 
 GRACE = 2.0
@@ -166,7 +166,7 @@ class Place:
 
     def trainers(self, run: str) -> list[psutil.Process]:
         """The living trainers of a run, without what they started and their agents."""
-        return [p for p in self.processes(run) if "tests.support.scripted" in p.cmdline()]
+        return [p for p in self.processes(run) if "tests.support.scripted" in command_line(p)]
 
 
 def _recipe(name: str, more: str, launcher: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from tests.support.server import REPOSITORY, free_port, wait_until
+from tests.support.server import REPOSITORY, command_line, free_port, wait_until
 
 CPUS, GPUS, MEMORY = 8, 2, 4_000_000_000
 TOKEN = "the-token-of-the-cluster-and-of-nobody-else"
@@ -139,7 +139,7 @@ class RayCluster:
     def daemon(self, word: str) -> psutil.Process:
         """The process of the head that has this word in its command line, or calls itself so."""
         head = psutil.Process(self._processes["head"].pid)
-        (found,) = [p for p in head.children(recursive=True) if word in " ".join(p.cmdline())]
+        (found,) = [p for p in head.children(recursive=True) if word in " ".join(command_line(p))]
         return found
 
     def kill_head(self) -> None:

@@ -248,6 +248,20 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
+def command_line(process: psutil.Process) -> list[str]:
+    """Return a process's command and arguments; none once it has ended, at whatever moment."""
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    """Return a process's environment; none once it has ended, or is another user's."""
+    with suppress(psutil.Error, OSError):
+        return process.environ()
+    return {}
+
+
 def _belongs(process: psutil.Process, data_dir: Path) -> bool:
     try:
         run_dir = process.environ().get("LLM_TRAIN_RUN_DIR", "")

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support import trainers
 from tests.support.launcher_contract import POLL_SECONDS, Site
-from tests.support.server import wait_until
+from tests.support.server import environment_of, wait_until
 from tests.support.service import Home, Service, recipes
 from tests.support.slurm import SlurmCluster
 
@@ -58,7 +58,7 @@ class SlurmHome(Home):
 
     def trainer(self, run: str) -> psutil.Process:
         """The only trainer of a run."""
-        found = [p for p in self.processes() if p.environ().get("LLM_TRAIN_RUN_ID") == run]
+        found = [p for p in self.processes() if environment_of(p).get("LLM_TRAIN_RUN_ID") == run]
         assert len(found) == 1, found
         return found[0]
 
