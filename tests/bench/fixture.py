@@ -8,7 +8,7 @@ with other ids), copies the file for the bare cell and starts that too.
 import json
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -58,6 +58,8 @@ class Workbench:
     dialect: str
     ours: Server
     bare: Server
+    sizes: Collection[str]
+    """Which of SIZES there are."""
     experiments: dict[str, str] = field(default_factory=dict)
     """By name: "1k", "10k", …; "work" for what is submitted and counted, "trained" for runs that
     report, which end for their silence while other rows are measured."""
@@ -152,7 +154,7 @@ def moment(number: int) -> str:
 
 def fill(bench: Workbench) -> None:
     """The data that the reading rows read."""
-    for name in ("work", "trained", *SIZES):
+    for name in ("work", "trained", *bench.sizes):
         wanted = {"name": f"bench-{name}", "task_type": "sft"}
         made = call(bench.ours, "POST", "/v1/experiments", wanted)
         bench.experiments[name] = made["experiment_id"]
@@ -168,8 +170,10 @@ def fill(bench: Workbench) -> None:
     ]
     run_load(port(bench.ours), lanes).expect(200)
     with open_database(bench.ours) as database:
-        for (name, size), base in zip(SIZES.items(), (0, 100_000, 200_000, 300_000), strict=True):
-            copy_runs(database, run_id, bench.experiments[name], size, base)
+        for number, name in enumerate(SIZES):
+            if name in bench.sizes:
+                experiment = bench.experiments[name]
+                copy_runs(database, run_id, experiment, SIZES[name], 100_000 * number)
         copy_checkpoints(database, marked["checkpoint_id"], run_id, bench.experiments["nested"])
         database.analyze()
 
@@ -217,8 +221,13 @@ def copy_checkpoints(
 
 
 @contextmanager
-def workbench(directory: Path, quick: bool, dialect: str) -> Iterator[Workbench]:
-    """Both servers, filled and warm; ended and checked for leftovers when the block is left."""
+def workbench(
+    directory: Path, quick: bool, dialect: str, sizes: Collection[str]
+) -> Iterator[Workbench]:
+    """Both servers, filled and warm; ended and checked for leftovers when the block is left.
+
+    `sizes`: which of SIZES the rows read.
+    """
     ours_directory, bare_directory = directory / "ours", directory / "bare"
     ours_directory.mkdir()
     bare_directory.mkdir()
@@ -229,7 +238,7 @@ def workbench(directory: Path, quick: bool, dialect: str) -> Iterator[Workbench]
         databases(dialect, ours_directory, bare_directory) as (own_url, bare_url),
         running_server(ours_directory, RECIPES=str(recipes), DATABASE_URL=own_url) as ours,
     ):
-        bench = Workbench(directory, quick, dialect, ours, ours)
+        bench = Workbench(directory, quick, dialect, ours, ours, sizes)
         fill(bench)
         command = (sys.executable, "-m", BARE[dialect])
         with open_database(ours) as source:
