@@ -10,7 +10,6 @@ Every transaction of a user
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 from sqlalchemy import and_, bindparam, func, select
@@ -86,7 +85,7 @@ class RestrictedTx(Tx):
         self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]
     ) -> Compiled:
         if not self._is_known and self._goes_with_check(statement):
-            # One flight instead of two. The statement finds what a user sees who is no
+            # One round trip instead of two. The statement finds what a user sees who is no
             # administrator, and none of it is looked at before the token is known to be good.
             check = self._cursor.beside()
             compiled = _AUTHENTICATE.compiled(self.dialect)
@@ -188,20 +187,24 @@ class RestrictedTx(Tx):
         super()._execute(_AUTHENTICATE, (), {"token": self.principal.token_id})
         return cast("_Token | None", self._cursor.fetchone())
 
-    def _judge(self, token: _Token | None) -> Rights:
-        """Return the rights of a token, without its roles in projects. Raises Unauthorized."""
+    def _require_good(self, token: _Token | None) -> _Token:
+        """Return what is known of a token. Raises Unauthorized if it is revoked or has expired."""
         if token is None or (token[1] is not None and token[1] <= self.now):
             raise Unauthorized("This token was revoked or has expired.")
-        return Rights(self._capped(Role.ADMIN)) if token[0] else _NONE
+        return token
+
+    def _judge(self, token: _Token | None) -> Rights:
+        """Return the rights of a token, without its roles in projects. Raises Unauthorized."""
+        is_admin, _ = self._require_good(token)
+        return Rights(self._capped(Role.ADMIN)) if is_admin else _NONE
 
     def _read_rights(self) -> Rights:
         """Return the user's rights with its roles, to be remembered. Raises Unauthorized."""
-        token = self._read_token()
-        rights = self._judge(token)
+        is_admin, expires_at = self._require_good(self._read_token())
         until = timestamp_after(self.now, SECONDS)
-        until = min((token and token[1]) or until, until)
-        if rights.everywhere is not None:
-            return replace(rights, until=until)
+        until = min(expires_at or until, until)
+        if is_admin:
+            return Rights(self._capped(Role.ADMIN), until=until)
         super()._execute(_MEMBERSHIPS, (), {"user": self.principal.user_id})
         roles = {project: self._capped(Role(role)) for project, role in self._cursor.fetchall()}
         super()._execute(_COUNT_PROJECTS, (), {})

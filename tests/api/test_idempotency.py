@@ -21,7 +21,7 @@ from app.domain.ids import timestamp
 from app.domain.permissions import DEFAULT_PROJECT
 from app.services import idempotency
 from app.services.idempotency import StoredResponse
-from tests.support.database import Databases
+from tests.support.database import Databases, dsn
 from tests.support.server import running_server, wait_until
 
 Json = dict[str, Any]
@@ -174,7 +174,7 @@ def post(request: pytest.FixtureRequest, servers: Servers, experiment: str) -> P
 def connection(url: str) -> Any:
     if url.startswith("sqlite"):
         return sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
-    return psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
+    return psycopg.connect(dsn(url), autocommit=True)
 
 
 def test_every_post_is_tested_here(servers: Servers) -> None:

@@ -24,6 +24,7 @@ import psutil
 from tests.bench.fixture import RUN, call, databases, new_run, port, reports
 from tests.bench.load import request, run_load
 from tests.bench.report import machine
+from tests.support.database import dsn
 from tests.support.server import Server, running_server
 
 CLIENTS = 16
@@ -201,7 +202,7 @@ def _database_processes(server: Server) -> list[psutil.Process]:
         return []
     import psycopg
 
-    with psycopg.connect(server.database_url.replace("+psycopg", "", 1)) as connection:
+    with psycopg.connect(dsn(server.database_url)) as connection:
         rows = connection.execute("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
         return [psutil.Process(pid) for (pid,) in rows]
 

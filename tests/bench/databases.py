@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import psycopg
 
 from app.db.migrate import METADATA
+from tests.support.database import dsn
 from tests.support.server import Server
 
 
@@ -87,7 +88,7 @@ class Postgres:
     """A PostgreSQL database."""
 
     def __init__(self, url: str) -> None:
-        self.connection = psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True)
+        self.connection = psycopg.connect(dsn(url), autocommit=True)
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> Any:
         text = sql.replace("%", "%%").replace("?", "%s") if values else sql

@@ -9,7 +9,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests.support.database import PostgreSQL, postgresql_server
+from tests.support.database import PostgreSQL, dsn, postgresql_server
 from tests.support.server import refused_start, running_server, wait_until
 
 FEW = 11  # one of them for the test itself
@@ -52,8 +52,7 @@ def test_two_servers_share_them_under_load_and_a_third_is_told(
             return max(made.status_code, found.status_code)
 
         assert set(clients.map(create, range(200))) == {201}
-        dsn = small.url("postgres").replace("+psycopg", "")
-        with psycopg.connect(dsn) as connection:
+        with psycopg.connect(dsn(small.url("postgres"))) as connection:
             counted = connection.execute(
                 "SELECT application_name, count(*) FROM pg_stat_activity"
                 " WHERE application_name LIKE 'llm-train%' GROUP BY 1"

@@ -20,7 +20,7 @@ from app.domain.paths import CheckpointPath
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import CheckpointLost, ServiceError
 from app.services import checkpoints, endings, marks, resuming, retention, runs, saves
-from tests.support.database import postgresql_only
+from tests.support.database import dsn, postgresql_only
 from tests.support.server import wait_until
 from tests.support.stage import RECIPES, SAVED, Stage, manifest
 
@@ -48,7 +48,7 @@ async def meet(db: Database, url: str, first: Callable[..., Any], second: Awaita
 
 def waits(url: str) -> bool:
     """Whether a transaction waits for another's lock."""
-    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+    with psycopg.connect(dsn(url)) as connection:
         return bool(
             connection.execute(
                 "SELECT 1 FROM pg_stat_activity"

@@ -50,7 +50,7 @@ class PostgreSQL:
     def execute(self, command: str) -> None:
         """Runs one command outside any transaction, as the superuser."""
         if self._connection is None:
-            self._connection = psycopg.connect(_dsn(self.url("postgres")), autocommit=True)
+            self._connection = psycopg.connect(dsn(self.url("postgres")), autocommit=True)
         self._connection.execute(command)
 
     def close(self) -> None:
@@ -59,8 +59,13 @@ class PostgreSQL:
             self._connection.close()
 
 
-def _dsn(url: str) -> str:
+def dsn(url: str) -> str:
+    """Return what psycopg takes for a database's URL."""
     return url.replace("+psycopg", "", 1)
+
+
+def _name(url: str) -> str:
+    return url.rpartition("/")[2].partition("?")[0]
 
 
 @contextmanager
@@ -104,7 +109,7 @@ def postgresql_server(max_connections: int = 300, *, durable: bool = False) -> I
 
     def answers() -> bool:
         try:
-            psycopg.connect(_dsn(server.url("postgres"))).close()
+            psycopg.connect(dsn(server.url("postgres"))).close()
         except psycopg.OperationalError:
             return False
         return True
@@ -153,7 +158,7 @@ class Databases:
             copy = f"sqlite:///{self._directory / name}.db"
             shutil.copy(_path(self._template), _path(copy))
             return copy
-        template = self._template.rpartition("/")[2].partition("?")[0]
+        template = _name(self._template)
         # Half the CPU of a copy through the log, which a server that may crash needs.
         self._server.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         return self._server.url(name)
@@ -173,8 +178,7 @@ class Databases:
     def drop(self, url: str) -> None:
         """Removes one, with whoever is still connected to it."""
         if self._server is not None:
-            name = url.rpartition("/")[2].partition("?")[0]
-            self._server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            self._server.execute(f"DROP DATABASE {_name(url)} WITH (FORCE)")
 
 
 @dataclass(frozen=True)
@@ -189,20 +193,19 @@ class Tables:
     @classmethod
     def read(cls, url: str) -> "Tables":
         """Read them from a database that nobody has used."""
-        with psycopg.connect(_dsn(url)) as connection:
+        with psycopg.connect(dsn(url)) as connection:
             query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
             names = [name for (name,) in connection.execute(query)]
             rows = {}
             for name in names:
                 with connection.cursor().copy(f'COPY "{name}" TO STDOUT') as copy:
-                    rows[name] = b"".join(bytes(part) for part in copy)
-            return cls(
-                names, cls._schema(connection), {name: rows[name] for name in rows if rows[name]}
-            )
+                    if text := b"".join(bytes(part) for part in copy):
+                        rows[name] = text
+            return cls(names, cls._schema(connection), rows)
 
     def restore(self, url: str) -> bool:
         """Give a database these rows and no others. False: its schema is another one."""
-        with psycopg.connect(_dsn(url)) as connection:
+        with psycopg.connect(dsn(url)) as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"

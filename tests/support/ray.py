@@ -29,10 +29,10 @@ TOKEN = "the-token-of-the-cluster-and-of-nobody-else"
 _OWN = REPOSITORY / ".cache/ray/bin/ray"
 
 
-def _free_ports() -> list[str]:
-    """Options of a node: its own ports.
+def _port_options() -> list[str]:
+    """Return options that give a node ports which no other cluster of this machine uses.
 
-    The usual ones are those of other clusters here as well: their jobs would wait for ever.
+    Two heads with the usual ports share them, and the jobs of the second wait for ever.
     """
     names = (
         "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port",
@@ -70,8 +70,8 @@ class RayCluster:
         for is_last in (*[False] * 4, True):
             self._start(
                 "head", "--head", "--node-ip-address=127.0.0.1", f"--port={self.port}",
-                "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}", *_free_ports(),
-                f"--ray-client-server-port={free_port()}",
+                "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}",
+                f"--ray-client-server-port={free_port()}", *_port_options(),
                 f"--num-cpus={CPUS}", f"--num-gpus={GPUS}", f"--memory={MEMORY}",
                 '--resources={"accelerator_type:A100": 1}', f"--temp-dir={self.root}/t",
             )  # fmt: skip
@@ -87,7 +87,7 @@ class RayCluster:
         """Add a node, and wait until it is one."""
         before = {node["node_id"] for node in self.nodes()}  # one that died may still be among them
         self._start(
-            name, f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}", *_free_ports(),
+            name, f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}", *_port_options(),
         )  # fmt: skip
         wait_until(lambda: {node["node_id"] for node in self.nodes()} - before, self.logs, 240, 0.2)
 

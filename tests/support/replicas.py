@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import psycopg
 
+from tests.support.database import dsn
 from tests.support.server import running_server
 from tests.support.service import Home, Service
 
@@ -30,7 +31,7 @@ def replica(place: Home, database_url: str, **more: Any) -> Iterator[Service]:
 
 def leader(database_url: str) -> int | None:
     """The pid of the server that leads."""
-    with psycopg.connect(database_url.replace("+psycopg", "")) as database:
+    with psycopg.connect(dsn(database_url)) as database:
         row = database.execute(
             "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)"
             " WHERE locktype = 'advisory' AND objid = %s AND granted",

@@ -22,6 +22,7 @@ from typing import Any, Self
 import httpx
 import psycopg
 
+from tests.support.database import dsn
 from tests.support.server import wait_until
 
 PATIENCE_SECONDS = 60.0
@@ -189,4 +190,4 @@ _EXPERIMENT = {"name": "writers", "task_type": "test"}
 def _connect(url: str) -> Any:
     if url.startswith("sqlite"):
         return sqlite3.connect(url.removeprefix("sqlite:///"))
-    return psycopg.connect(url.replace("+psycopg", ""))
+    return psycopg.connect(dsn(url))

@@ -21,7 +21,7 @@ from app.db.sql import Statement, Tx
 from app.domain.requests import ExperimentRequest
 from app.errors import NotFound
 from app.services import events, experiments
-from tests.support.database import postgresql_only
+from tests.support.database import dsn, postgresql_only
 from tests.support.server import wait_until
 
 pytestmark = [pytest.mark.anyio, postgresql_only]
@@ -131,7 +131,7 @@ async def test_a_connection_that_ends_under_reads_is_replaced(
     )
     reads = [asyncio.create_task(db.read(lambda tx: tx.first(_SNAPSHOT))) for _ in range(40)]
     await asyncio.sleep(0)
-    with psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True) as stranger:
+    with psycopg.connect(dsn(database_url), autocommit=True) as stranger:
         stranger.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -33,7 +33,7 @@ from app.domain.principals import SUPERVISOR
 from app.domain.requests import ExperimentRequest
 from app.errors import Unavailable
 from app.services import experiments
-from tests.support.database import PostgreSQL, postgresql_only
+from tests.support.database import PostgreSQL, dsn, postgresql_only
 
 pytestmark = [pytest.mark.anyio, postgresql_only]
 
@@ -84,7 +84,7 @@ async def test_a_rollback_that_failed_leaves_no_connection_in_a_transaction(
         patch.setattr(Pipeline, "finish", _finish_without_rollback)
         assert await _outcomes(*(db.write(wrong) for _ in range(WRITERS))) == {Wrong}
     written = await asyncio.gather(*(db.write(create) for _ in range(2 * WRITERS)))
-    with psycopg.connect(database_url.replace("+psycopg", "")) as stranger:
+    with psycopg.connect(dsn(database_url)) as stranger:
         found = {row[0] for row in stranger.execute("SELECT id FROM experiment")}
     assert found == set(written)
 
