@@ -218,13 +218,13 @@ class S3Drafts:
         marker = f"{draft_folder(draft)}/{DRAFT}"
         if self.bucket.head(marker) is None:
             return
-        # By a server that died before it could say so, or that is committing it now.
         if not self._is_committed(draft):
-            # Without its marker a commit gives up; one that was faster is seen here.
+            # A commit that finds its marker gone gives up; the second look sees one that did not.
             self.bucket.delete([marker])
             if not self._is_committed(draft):
                 self._remove_objects(draft)  # `clean_up` removes what a crash leaves
                 return
+        # By a server that died before it could say so, or that is committing it now.
         self.bucket.put(f"{draft_folder(draft)}/{COMMITTED}", b"")
         self.bucket.delete([marker])
 
