@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,16 +10,20 @@ import psutil
 
 from app.db.database import InUse
 
+OWN_SECONDS = 1.0
+"""How long a server waits for one before it that is ending."""
+
 
 def own(lock: Path) -> int:
     """Take a lock file for this process's life. Raises InUse when another holds it.
 
     Group commit, wake-ups and keys in flight live in one process: a second server on the
-    same file would be a slow and confusing one.
+    same file would be a slow and confusing one. One that was killed a moment ago holds the lock
+    until the last of its threads is gone: that is waited for.
     """
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor, time.monotonic() + OWN_SECONDS)
     except BlockingIOError as error:
         where = os.pread(descriptor, 1000, 0).decode()
         os.close(descriptor)
@@ -28,6 +33,16 @@ def own(lock: Path) -> int:
         raise
     os.ftruncate(descriptor, 0)  # what it says is of another life
     return descriptor
+
+
+def _lock(descriptor: int, until: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.02)
 
 
 def make_private(path: Path) -> None:

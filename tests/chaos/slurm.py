@@ -53,7 +53,7 @@ def storm(
     ):
         place.settings |= {"EXTERNAL_GRACE_SECONDS": "1"} | settings
         weather = Weather(slurm, place, story, random.Random(seed))
-        with load(place, story, seed, REST_SECONDS):
+        with load(place, story, seed, REST_SECONDS, slurm.jobs):
             while more():
                 since = time.monotonic()
                 with place.serve() as service:
@@ -61,7 +61,6 @@ def storm(
                     while weather.strike(service) != "server" and more():
                         weather.mend()
             weather.calm_down()
-        story.broken += [f"job left: {job}" for job in slurm.jobs()]
     return story
 
 

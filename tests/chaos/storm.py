@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,8 +216,17 @@ class Client(threading.Thread):
 
 
 @contextmanager
-def load(place: Home, story: Story, seed: int, rest_seconds: float = 30.0) -> Iterator[None]:
-    """Clients at work under what the block does; all of it must come to rest afterwards."""
+def load(
+    place: Home,
+    story: Story,
+    seed: int,
+    rest_seconds: float = 30.0,
+    jobs: Callable[[], list[str]] = list,
+) -> Iterator[None]:
+    """Clients at work under what the block does; all of it must come to rest afterwards.
+
+    `jobs`: those of an engine, of which none may stay.
+    """
     with place.serve() as service:
         story.experiments = [service.open() for _ in range(EXPERIMENTS)]
         place.experiment = story.experiments[0]
@@ -233,6 +242,10 @@ def load(place: Home, story: Story, seed: int, rest_seconds: float = 30.0) -> It
             client.join(150)
             client.http.close()
         come_to_rest(service, story, rest_seconds)
+        try:  # the supervisor looks once a minute for jobs that no run wants
+            wait_until(lambda: not jobs(), "every job has ended", rest_seconds, 0.2)
+        except AssertionError:
+            story.broken += [f"job left: {each}" for each in jobs()]
         check_replays(clients[0], story)
 
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from tests.support.launcher_contract import goes_on
-from tests.support.server import command_line, wait_until
-from tests.support.service import Service, alive
+from tests.support.server import alive, command_line, wait_until
+from tests.support.service import Service
 from tests.support.slurm import SlurmCluster
 from tests.support.slurm_home import SlurmHome, output, steps
 

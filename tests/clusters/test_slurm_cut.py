@@ -12,8 +12,7 @@ import pytest
 
 from tests.support.ministack import Gate
 from tests.support.network import Network, network
-from tests.support.server import wait_until
-from tests.support.service import alive
+from tests.support.server import alive, wait_until
 from tests.support.slurm import FAR, SlurmCluster, slurm_cluster
 from tests.support.slurm_home import SlurmHome, output, slurm_home, steps
 

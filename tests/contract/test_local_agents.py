@@ -25,11 +25,10 @@ from tests.support.launchers import (
     SLEEP,
     Attempts,
     Seen,
-    is_running,
     look,
     survivors,
 )
-from tests.support.server import wait_until
+from tests.support.server import alive, wait_until
 from tests.support.supervisor import local_launcher
 
 # --- how it ends ---------------------------------------------------------------------------
@@ -197,11 +196,11 @@ def test_no_descendant_outlives_the_attempt(attempts: Attempts, how: str) -> Non
     pids = [int(path.read_text()) for path in attempts.root.glob("child-*")]
     assert len(pids) == 4
     if how != "exit":
-        assert all(map(is_running, pids))
+        assert all(map(alive, pids))
         asked = time.monotonic()
         getattr(attempts, how)(1)
     end = attempts.over()
-    assert not any(map(is_running, pids)) and end.detail == ""
+    assert not any(map(alive, pids)) and end.detail == ""
     if how != "exit":
         assert time.monotonic() - asked <= GRACE + LATE
     assert end.killed is (how != "exit")

@@ -46,10 +46,9 @@ from tests.support.launchers import (
     SERVER,
     SLEEP,
     Attempts,
-    is_running,
     survivors,
 )
-from tests.support.server import REPOSITORY, remove_tree, wait_until
+from tests.support.server import REPOSITORY, alive, remove_tree, wait_until
 from tests.support.supervisor import local_launcher
 
 
@@ -152,7 +151,7 @@ def test_a_disk_that_is_full_for_a_while_does_not_lose_the_exit_code(attempts: A
     agent.rlimit(psutil.RLIMIT_FSIZE, (0, usual[1]))  # EFBIG, as ENOSPC on a full disk
     (attempts.root / "go").touch()
     wait_until(lambda: not agent.children(), "the end of the trainer")
-    assert is_running(agent.pid)
+    assert alive(agent)
     assert attempts.look(1).state == "running"
     agent.rlimit(psutil.RLIMIT_FSIZE, usual)
     assert attempts.over().exit_code == 7
@@ -217,10 +216,10 @@ def test_control_without_an_agent_the_same_children_do_survive(tmp_path: Path) -
     left = [int(path.read_text()) for path in tmp_path.glob("child-*")]
     try:
         os.killpg(bare.pid, signal.SIGKILL)
-        wait_until(lambda: sum(map(is_running, left)) < 4, "the end of `deaf`")
-        assert sum(map(is_running, left)) == 3
+        wait_until(lambda: sum(map(alive, left)) < 4, "the end of `deaf`")
+        assert sum(map(alive, left)) == 3
     finally:
-        for pid in filter(is_running, left):
+        for pid in filter(alive, left):
             os.kill(pid, signal.SIGKILL)
 
 
@@ -554,12 +553,12 @@ def test_a_trainer_dies_with_its_agent_and_kill_ends_the_rest(attempts: Attempts
         assert isinstance(pid, int)
         [trainer] = [c.pid for c in psutil.Process(pid).children() if os.getpgid(c.pid) == c.pid]
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not is_running(trainer), "the end of the trainer")
+        wait_until(lambda: not alive(trainer), "the end of the trainer")
         children = [int(path.read_text()) for path in attempts.root.glob("child-*")]
-        assert any(map(is_running, children))  # or `kill` would have nothing to do
+        assert any(map(alive, children))  # or `kill` would have nothing to do
         assert attempts.over().state == "lost"
         attempts.kill(1)
-        assert not any(map(is_running, children))
+        assert not any(map(alive, children))
         assert attempts.look(1).state == "lost"
         assert stranger.poll() is None
         stranger.kill()

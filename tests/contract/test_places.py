@@ -36,12 +36,11 @@ from tests.support.launchers import (
     SERVER,
     SLEEP,
     Seen,
-    is_running,
     look,
     survivors,
 )
 from tests.support.places import ELSEWHERE, move
-from tests.support.server import REPOSITORY, command_line, wait_until
+from tests.support.server import REPOSITORY, alive, command_line, wait_until
 from tests.support.supervisor import local_launcher
 
 SAVES = READY + textwrap.dedent("""
@@ -174,7 +173,7 @@ def test_a_kill_from_elsewhere_ends_the_whole_tree(tmp_path: Path) -> None:
         there.launcher.kill([KEY])
         end = there.over()
         assert end.state == "ended" and end.killed
-        assert not any(is_running(each.pid) for each in trainers)
+        assert not any(alive(each) for each in trainers)
 
 
 def test_what_is_gone_there_is_vanished_and_nobody_here_is_touched(tmp_path: Path) -> None:

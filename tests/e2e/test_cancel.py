@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from tests.support.database import postgresql_heavy
-from tests.support.server import wait_until
-from tests.support.service import Service, alive, running
+from tests.support.server import alive, wait_until
+from tests.support.service import Service, running
 
 pytestmark = postgresql_heavy  # a trainer knows nothing of the database
 

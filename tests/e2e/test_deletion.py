@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tests.support import commands
-from tests.support.server import wait_until
-from tests.support.service import Service, alive, home, running
+from tests.support.server import alive, wait_until
+from tests.support.service import Service, home, running
 
 
 def files_of(service: Service, run: str) -> list[str]:

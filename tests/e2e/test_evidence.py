@@ -9,8 +9,8 @@ import pytest
 
 from app.domain.tokens import run_token
 from tests.support.database import postgresql_heavy
-from tests.support.server import wait_until
-from tests.support.service import Service, alive, home
+from tests.support.server import alive, wait_until
+from tests.support.service import Service, home
 
 RETRY = "max_attempts = 3"
 SECRET = "s" * 40

@@ -29,8 +29,7 @@ from app.db import migrate
 from app.main import bind, load_settings
 from tests.support.commands import demo_command, llm_train
 from tests.support.database import postgresql_only
-from tests.support.server import REPOSITORY, end_trainers, running_server, wait_until
-from tests.support.service import alive
+from tests.support.server import REPOSITORY, alive, end_trainers, running_server, wait_until
 
 SERVE = [sys.executable, "-m", "app.main"]
 CLI = [sys.executable, "-m", "app.cli.main"]

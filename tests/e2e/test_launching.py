@@ -9,8 +9,8 @@ import pytest
 
 from app.domain.lifecycle import RunStatus
 from tests.support.database import postgresql_heavy
-from tests.support.server import wait_until
-from tests.support.service import Home, Service, alive, home, orphans
+from tests.support.server import alive, wait_until
+from tests.support.service import Home, Service, home, orphans
 
 SOON = 10.0
 STATUSES = set(RunStatus)

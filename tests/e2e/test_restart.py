@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server import remove_tree, wait_until
-from tests.support.service import Service, alive, home
+from tests.support.server import alive, remove_tree, wait_until
+from tests.support.service import Service, home
 
 
 def points(service: Service, run: str) -> Counter[int]:

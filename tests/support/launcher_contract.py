@@ -46,7 +46,7 @@ from app.launchers.base import (
     LauncherContext,
 )
 from tests.support.launchers import CHILDREN
-from tests.support.server import REPOSITORY, command_line, free_port, wait_until
+from tests.support.server import REPOSITORY, alive, command_line, free_port, wait_until
 from tests.support.service import Home
 
 GRACE = 2.0
@@ -363,7 +363,7 @@ class LauncherContract(AtSite):
             place.launcher().stop([Key(run, 1)])
         wait_until(lambda: not place.processes(run), lambda: str(place.processes(run)), 45)
         assert time.monotonic() - asked >= GRACE - 0.1
-        wait_until(lambda: not [pid for pid in pids if _lives(pid)], "its children are gone")
+        wait_until(lambda: not [pid for pid in pids if alive(pid)], "its children are gone")
         ended = place.ended(run)
         assert ended["status"] == ("cancelled" if way == "mailbox" else "failed"), ended
 
@@ -475,13 +475,6 @@ class LauncherContract(AtSite):
             if event["data"].get("reason") == "retrying"
         ]  # fmt: skip
         assert told.startswith("Attempt 1 ")
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _again(place: Place, launcher: Launcher, key: Key, here: Path) -> Job:

@@ -232,13 +232,6 @@ def survivors(nonce: str) -> list[psutil.Process]:
     return found
 
 
-def is_running(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def end_all(nonces: list[str]) -> None:
     """Kill whatever carries one of these nonces, and wait until it is gone."""
     for nonce in nonces:

@@ -240,10 +240,15 @@ def reap(below: Path = Path("/")) -> None:
     wait_until(reaped, "the agents are gone")
 
 
-def alive(process: psutil.Process) -> bool:
-    """Whether it still runs; one that nobody has waited for yet does not."""
+def alive(process: psutil.Process | int) -> bool:
+    """Return True until all of a process has ended; one that nobody has waited for yet has.
+
+    Killed, its first thread may end before the others, which still hold its files and locks.
+    """
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(process) if isinstance(process, int) else process
+        has_ended = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() < 2
+        return process.is_running() and not has_ended
     except psutil.NoSuchProcess:
         return False
 

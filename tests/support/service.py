@@ -23,7 +23,7 @@ import httpx
 import psutil
 
 from tests.support import trainers
-from tests.support.server import REPOSITORY, free_port, running_server, wait_until
+from tests.support.server import REPOSITORY, alive, free_port, running_server, wait_until
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 
@@ -270,11 +270,3 @@ def was_killed(service: Service, run: str, attempt: int = 1) -> bool:
     file = service.data_dir / "runs" / run / f"attempt-{attempt}" / "exit.json"
     killed: bool = json.loads(file.read_bytes())["killed"]
     return killed
-
-
-def alive(pid: int) -> bool:
-    """Whether a process exists and has not ended."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -173,8 +173,12 @@ class SlurmCluster:
         return done.stdout
 
     def jobs(self) -> list[str]:
-        """The names of all jobs that have not ended."""
-        return self.run("squeue", "-h", "-o", "%j").split()
+        """The names of all jobs that have not ended.
+
+        A job that is completing has: where its node's last message was lost, as at a restart of
+        the controller, Slurm asks again after minutes.
+        """
+        return self.run("squeue", "-h", "-t", "PENDING,RUNNING,SUSPENDED", "-o", "%j").split()
 
     def job_id(self, name: str) -> str:
         """The id of the job of this name."""

@@ -15,8 +15,8 @@ import pytest
 
 from tests.support.memory_limit import limited_group, move
 from tests.support.real_trainers import TRAINERS
-from tests.support.server import wait_until
-from tests.support.service import Service, alive
+from tests.support.server import alive, wait_until
+from tests.support.service import Service
 
 SECONDS = 90.0
 SINGLE = ("hf", "hf-jit", "trl", "lightning", "loop")

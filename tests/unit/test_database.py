@@ -640,6 +640,17 @@ async def test_a_file_that_cannot_be_used_is_told_in_one_sentence(
     assert "\n" not in str(refused.value)
 
 
+async def test_a_server_waits_for_one_before_it_that_is_ending(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    of_former = own(path.with_name("app.db-owner"))
+    former = threading.Timer(0.2, os.close, [of_former])
+    former.start()
+    database = connect(f"sqlite:///{path}")
+    await database.start()
+    former.join()
+    await database.stop()
+
+
 def _of_revision(path: Path, revision: str) -> None:
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE alembic_version (version_num TEXT)")

@@ -1,6 +1,7 @@
 """The server fixture keeps its own promises: it waits, it cleans up, it tells what went wrong."""
 
 import re
+import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -71,6 +72,20 @@ def test_a_trainer_outlives_the_server_only_where_the_test_says_so(
     assert alive(trainer) == keep
     end_trainers(server.data_dir)
     assert not alive(trainer)
+
+
+def test_a_process_lives_until_the_last_of_its_threads_has_ended() -> None:
+    first_ends = (
+        "import ctypes, threading\n"
+        "threading.Thread(target=input).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", first_ends], stdin=subprocess.PIPE) as process:
+        ended = psutil.Process(process.pid)
+        wait_until(lambda: ended.status() == psutil.STATUS_ZOMBIE, "its first thread has ended")
+        assert alive(process.pid)
+        process.kill()
+        wait_until(lambda: not alive(process.pid), "its end, though nobody has waited for it")
 
 
 def test_a_wait_that_runs_out_says_what_it_waited_for() -> None:
