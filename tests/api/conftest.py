@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from sqlalchemy import create_engine
+from sqlalchemy import Engine, create_engine
 from sqlmodel import SQLModel
 
 from app.main import create_app
@@ -29,16 +29,16 @@ class Api:
     settings: Settings
     send: Callable[..., httpx.Response]
     loop: asyncio.AbstractEventLoop
+    engine: Engine
+    """Of the tests' own connections. It compiles each statement once."""
 
     def digest(self) -> str:
-        engine = create_engine(self.settings.database_url)
-        with engine.connect() as connection:
+        with self.engine.connect() as connection:
             rows = [
                 sorted(map(repr, connection.execute(table.select())))
                 for table in SQLModel.metadata.sorted_tables
                 if table.name != "data_dir"  # no request's work: the supervisor's, when it begins
             ]
-        engine.dispose()
         return hashlib.sha256(repr(rows).encode()).hexdigest()
 
     def post(self, path: str, body: Any, **headers: str) -> Any:
@@ -69,11 +69,12 @@ def running(tmp_path: Path, **settings: Any) -> Iterator[Api]:
         answer: httpx.Response = on_loop(client.request(method, path, **more))
         return answer
 
-    lifespan = app.router.lifespan_context(app)
+    engine, lifespan = create_engine(told.database_url), app.router.lifespan_context(app)
     on_loop(lifespan.__aenter__())
     try:
-        yield Api(app, told, send, loop)
+        yield Api(app, told, send, loop, engine)
     finally:
+        engine.dispose()
         on_loop(client.aclose())
         on_loop(lifespan.__aexit__(None, None, None))
         end_trainers(told.data_dir)
