@@ -270,10 +270,11 @@ def test_the_output_of_the_next_attempt_follows_and_nothing_of_the_last_one_coun
     assert remote.ok("log", b"second\n", params={"offset": 0}) == {"offset": 7}
     late = remote.send("log", b"late\n", old, params={"offset": 6}, attempt=1)
     problem(late, "stale_attempt")
+    for verb, content, method in VERBS[1:]:  # a pulse is told so, below
+        problem(remote.send(verb, content, old, method, attempt=1), "stale_attempt")
     body = {"attempt": 1, "step": 99}
     url, headers = f"/v1/runs/{remote.run}/reports", {"Authorization": f"Bearer {old}"}
     problem(remote.api.send("POST", url, json=body, headers=headers), "stale_attempt")
-    problem(remote.send("exit", {"exit_code": 0}, old, attempt=1), "stale_attempt")
     assert remote.log_text() == "first\nsecond\n"
     assert remote.ok("pulse", None, old, attempt=1) == {"order": "over"}
     ended = remote.ok("exit", {"exit_code": 0})

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.launcher_contract import goes_on
 from tests.support.server import alive, command_line, wait_until
-from tests.support.service import Service
+from tests.support.service import TERMINAL, Service
 from tests.support.slurm import SlurmCluster
 from tests.support.slurm_home import SlurmHome, output, steps
 
@@ -38,13 +38,14 @@ def wait_detail(service: Service, run: str, words: str) -> None:
 
 
 def wait_attempt(service: Service, run: str, attempt: int) -> None:
-    """Wait until a run has been tried again."""
-    wait_until(
-        lambda: service.status(run)["attempt"] == attempt,
-        lambda: str(service.status(run)),
-        180,
-        0.1,
-    )
+    """Wait until a run has been tried again; one that ends before is an error at once."""
+
+    def is_there() -> bool:
+        now = service.status(run)
+        assert now["attempt"] == attempt or now["status"] not in TERMINAL, now
+        return bool(now["attempt"] == attempt)
+
+    wait_until(is_there, lambda: str(service.status(run)), 180, 0.1)
 
 
 def retries(service: Service, run: str) -> list[str]:
@@ -261,23 +262,26 @@ def test_a_suspended_job_is_told_and_its_silence_ends_nothing(
 
 
 def test_a_node_that_dies_is_told_and_the_run_goes_on_elsewhere(
-    service: Service, slurm: SlurmCluster, home: SlurmHome
+    home: SlurmHome, slurm: SlurmCluster
 ) -> None:
-    run = service.submit("obedient", steps=60, step_seconds=0.1)
-    service.stepping(run, 12, 60)
-    (node,) = slurm.run("squeue", "-h", "-n", f"{run}.1", "-o", "%N").split()
-    slurm.kill_node(node)
-    try:
-        wait_until(
-            lambda: service.status(run)["attempt"] == 2,
-            lambda: f"{service.status(run)} {slurm.run('squeue', '-t', 'all')}",
-            180,
-        )
-        (told,) = retries(service, run)
-        assert f"failed: {node}" in told
-        assert service.ended(run, 60)["status"] == "succeeded"
-        assert home.starts(run) == [1, 2]
-        assert goes_on(steps(output(service, run)), 60), "from a checkpoint"
-    finally:
-        slurm.start_node(node)
-        slurm.wait_ready()
+    """Its recipe tries again after a node's failure alone: no other cause would."""
+    file = home.path / "recipes.toml"
+    only = 'heartbeat_seconds = 60\nretry_on = ["node_failed"]'
+    file.write_text(file.read_text().replace("heartbeat_seconds = 60", only))
+    with home.serve() as service:
+        run = service.submit("obedient", steps=60, step_seconds=0.1)
+        service.stepping(run, 12, 60)
+        job = slurm.job_id(f"{run}.1")
+        (node,) = slurm.run("squeue", "-h", "-j", job, "-o", "%N").split()
+        slurm.kill_node(node)
+        try:
+            wait_attempt(service, run, 2)
+            (told,) = retries(service, run)
+            words = f"A node of Slurm job {job} failed: {node}."
+            assert told.startswith(f"Attempt 1 of 2: {words}"), told
+            assert service.ended(run, 60)["status"] == "succeeded"
+            assert home.starts(run) == [1, 2]
+            assert goes_on(steps(output(service, run)), 60), "from a checkpoint"
+        finally:
+            slurm.start_node(node)
+            slurm.wait_ready()

@@ -79,6 +79,7 @@ class ForkServer:
 
     def __init__(self) -> None:
         environment = {**without_settings(os.environ), "PYTHONUNBUFFERED": "1"}
+        environment.pop("SLURM_CONF", None)  # a cluster ends with all that have its own
         self._python = _python_of(environment)
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:

@@ -12,10 +12,11 @@ import socket
 import socketserver
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 from urllib.request import Request, urlopen
 
 import obstore
@@ -92,7 +93,7 @@ class Gate:
         self._server.daemon_threads = True
         self.url = f"http://{address}:{self._server.server_address[1]}"
 
-    def __enter__(self) -> "Gate":
+    def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
@@ -116,17 +117,30 @@ class Gate:
             closing(socket.create_connection(self._target)) as server,
         ):
             self._open |= {client, server}
-            back = threading.Thread(target=self._copy, args=(server, client, False), daemon=True)
+            back = threading.Thread(
+                target=self._copy, args=(server, client, self._answered, client), daemon=True
+            )
             back.start()
-            self._copy(client, server, True)
+            self._copy(client, server, self._asked, client)
             back.join()
             self._open -= {client, server}
 
-    def _copy(self, source: socket.socket, target: socket.socket, is_request: bool) -> None:
+    def _copy(
+        self, source: socket.socket, target: socket.socket,
+        look: Callable[[socket.socket, bytes], bytes], client: socket.socket,
+    ) -> None:  # fmt: skip
         with suppress(OSError):
             while content := source.recv(1 << 16):
-                if is_request and self.is_careless:
-                    content = re.sub(b"(?i)if-none-match", b"xf-none-match", content)
-                target.sendall(content)
+                target.sendall(look(client, content))
         with suppress(OSError):
             target.shutdown(socket.SHUT_WR)
+
+    def _asked(self, client: socket.socket, content: bytes) -> bytes:
+        """Return what the server shall get for this piece of what a client has sent."""
+        if self.is_careless:
+            return re.sub(b"(?i)if-none-match", b"xf-none-match", content)
+        return content
+
+    def _answered(self, client: socket.socket, content: bytes) -> bytes:
+        """Return what the client shall get for this piece of an answer."""
+        return content
