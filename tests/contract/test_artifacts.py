@@ -132,7 +132,7 @@ def test_a_body_streams_into_a_call_that_blocks_and_waits_for_it() -> None:
     may_read, sent = threading.Event(), list[int]()
 
     def consume(pieces: Iterator[bytes]) -> int:
-        may_read.wait(10)
+        may_read.wait(60)
         return sum(map(len, pieces))
 
     async def story() -> int:

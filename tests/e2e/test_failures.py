@@ -366,7 +366,7 @@ def interrupted(
         while again and process.poll() is None and time.monotonic() - began < within:
             process.send_signal(how)
             time.sleep(0.01)
-        status = process.wait(30)
+        status = process.wait(60)
         assert time.monotonic() - began < within
     finally:
         process.kill()

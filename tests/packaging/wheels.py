@@ -121,7 +121,7 @@ def test_the_service_installs_and_starts_in_an_empty_folder(
             assert fetch(f"http://127.0.0.1:{port}{path}") == 200
     finally:
         service.terminate()
-        service.wait(20)
+        service.wait(60)
 
 
 def fetch(url: str) -> int:

@@ -76,7 +76,7 @@ class Cluster:
         return Submission("4711")
 
     def look(self, keys: Sequence[Key]) -> Mapping[Key, JobStatus]:
-        self.answers.wait(20)
+        self.answers.wait(60)
         if not self.reachable:
             raise Unreachable("slurmctld does not answer")
         return dict.fromkeys(keys, self.status)
@@ -307,7 +307,7 @@ async def test_an_engine_that_hangs_holds_up_no_step_of_the_supervisor(
     try:
         for _ in range(3):
             await reconcile(state)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
     finally:
         cluster.answers.set()
     await jobs(state)

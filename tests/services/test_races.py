@@ -35,7 +35,7 @@ async def meet(db: Database, url: str, first: Callable[..., Any], second: Awaita
     def hold(tx: Tx) -> None:
         first(tx)
         loop.call_soon_threadsafe(done.set)
-        assert go_on.wait(10)
+        assert go_on.wait(60)
 
     holding = asyncio.create_task(db.write(hold))
     await done.wait()

@@ -48,7 +48,7 @@ def ministack(directory: Path) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def connects(port: int) -> bool:

@@ -46,7 +46,7 @@ def mlflow_server(folder: Path) -> Iterator[str]:
         yield url
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(20)
+        process.wait(60)
 
 
 def _answers(url: str) -> bool:

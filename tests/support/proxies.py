@@ -79,7 +79,7 @@ def nginx(
         yield address
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def jupyter(directory: Path, port: int) -> Iterator[str]:
             yield address
         finally:
             process.terminate()
-            process.wait(15)
+            process.wait(60)
 
 
 def _answers(url: str) -> None:

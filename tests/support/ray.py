@@ -167,7 +167,7 @@ class RayCluster:
             process.terminate()
         for process in self._processes.values():
             with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
+                process.wait(60)
         self._end()
 
     def _end(self) -> None:
@@ -175,7 +175,7 @@ class RayCluster:
             with suppress(psutil.Error):
                 member.kill()
         for process in self._processes.values():
-            process.wait(10)
+            process.wait(60)
         self._processes.clear()
 
 

@@ -183,7 +183,7 @@ class RemoteService:
 
     def stop(self) -> None:
         self._server.should_exit = True
-        self._thread.join(20)
+        self._thread.join(60)
         self._loop.close()
 
     def submit(self, recipe: str, **hyperparams: Any) -> Key:

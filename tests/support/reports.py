@@ -163,11 +163,15 @@ class ReportServer:
 
 
 def points_of(bodies: list[dict[str, Any]]) -> list[tuple[str, int, float | str]]:
-    """The points of report bodies, as (key, step, value)."""
+    """The points of report bodies, as (key, step, value).
+
+    Without those of the machine: they come by time.
+    """
     return [
         (key, step, value)
         for body in bodies
         for key, column in body.get("metrics", {}).items()
+        if not key.startswith("system/")
         for step, value in zip(column["steps"], column["values"], strict=True)
     ]
 

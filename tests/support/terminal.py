@@ -55,5 +55,5 @@ def on_terminal(
                 interrupt = None
     echoes = bool(termios.tcgetattr(ours)[3] & termios.ECHO)
     os.close(ours)
-    status = process.wait(10)
+    status = process.wait(60)
     return Shown(128 - status if status < 0 else status, screen.decode(errors="replace"), echoes)

@@ -151,7 +151,7 @@ async def held_up(db: Database) -> AsyncIterator[int]:
 
     def wait(tx: Tx) -> None:
         busy.release()
-        assert release.wait(10)
+        assert release.wait(60)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):  # one after the other: two that wait may share a transaction
@@ -210,7 +210,7 @@ async def test_control_without_the_lock_the_same_increments_are_lost(
 
     def careless(tx: Tx) -> None:
         found = peek(tx)
-        both_have_read.wait(10)
+        both_have_read.wait(60)
         tx.run(_SET, key=1, value=found + 1)
 
     async with another(accounts, database_url) as second:
@@ -316,7 +316,7 @@ async def test_a_scan_sees_one_snapshot_while_writes_commit(accounts: Database) 
     def look_twice(tx: Tx) -> tuple[int, int]:
         before = peek(tx, 1)
         has_read.set()
-        assert has_changed.wait(10)
+        assert has_changed.wait(60)
         return before, peek(tx, 2)
 
     def transfer(tx: Tx) -> None:
@@ -374,7 +374,7 @@ async def test_answers_that_come_while_the_loop_is_busy_each_find_their_caller(
     second_waits = threading.Event()
 
     def slow_add(tx: Tx) -> int:
-        assert second_waits.wait(10)
+        assert second_waits.wait(60)
         return add(tx, 1)
 
     first = asyncio.ensure_future(accounts.write(slow_add))

@@ -67,7 +67,7 @@ async def test_a_read_given_up_between_two_statements_does_not_go_on(db: Databas
 
     def two(tx: Tx) -> Any:
         try:
-            given_up.wait(10)
+            given_up.wait(60)
             time.sleep(0.2)  # what was said to an idle connection is lost
             return tx.first(SLOW)
         finally:

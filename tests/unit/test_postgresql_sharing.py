@@ -39,7 +39,7 @@ async def _together(db: Database, *works: Any) -> list[Any]:
 
     def wait(tx: Tx) -> None:
         busy.release()
-        assert release.wait(10)
+        assert release.wait(60)
 
     waits = []
     for _ in range(db.writers):

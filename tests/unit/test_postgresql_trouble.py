@@ -77,7 +77,7 @@ async def test_a_rollback_that_failed_leaves_no_connection_in_a_transaction(
 
     def wrong(tx: Tx) -> None:
         twice(tx)
-        all_busy.wait(10)
+        all_busy.wait(60)
         raise Wrong
 
     with monkeypatch.context() as patch:

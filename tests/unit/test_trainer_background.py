@@ -27,7 +27,7 @@ class Gate:
 
         def held(temporary: Path, name: str, *args: Any, **kwargs: Any) -> Any:
             self.begun.append(name)
-            assert self.opened.wait(10)
+            assert self.opened.wait(60)
             committed = commit(temporary, name, *args, **kwargs)
             self.names.append(name)
             return committed
@@ -66,7 +66,7 @@ def test_training_goes_on_while_the_last_save_is_committed_and_the_next_waits_fo
         time.sleep(0.05)
         assert gate.begun == ["step-000001"], "one at a time"
         gate.opened.set()
-        second.join(10)
+        second.join(60)
     assert gate.names == ["step-000001", "step-000003"], "close waited for the last one"
     assert checkpoint.verify(tmp_path / "step-000003").step == 3
     assert announced(server) == gate.names
@@ -110,7 +110,7 @@ def test_finish_is_said_after_the_last_checkpoint(
         time.sleep(0.05)
         assert not any(body.get("finished") for body in server.taken.values())
         gate.opened.set()
-        finishing.join(10)
+        finishing.join(60)
     wait_until(lambda: any(body.get("finished") for body in server.taken.values()), "it finished")
     bodies = list(server.taken.values())
     saved = next(i for i, body in enumerate(bodies) if body.get("checkpoints"))

@@ -82,7 +82,7 @@ def test_warnings_that_nobody_reads_keep_no_process_from_its_end() -> None:
     command = [sys.executable, "-c", WARNS]
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
         try:
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
         assert process.stderr is not None

@@ -177,7 +177,7 @@ def test_a_second_process_with_the_same_variables_is_silent_and_says_so_once(
         wait_until(one_session.points, "the original")
         worker = multiprocessing.get_context("spawn").Process(target=evaluate)
         worker.start()
-        worker.join(30)
+        worker.join(120)
         assert worker.exitcode == 0
         training.log(2, loss=1.0)
     assert one_session.points() == [("loss", 1, 1.0), ("loss", 2, 1.0)]
@@ -257,7 +257,7 @@ def test_closing_is_bounded_when_the_file_system_hangs(
         training.log(step, loss=1.0)
     begun = time.monotonic()
     training.close(timeout=0.5)
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 20
     back.set()
 
 
@@ -272,7 +272,7 @@ def test_a_hanging_disk_delays_a_training_once_and_not_each_step(
     begun = time.monotonic()
     for step in range(8000):
         training.log(step, loss=1.0)
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 20
     back.set()
     training.close(0)
 

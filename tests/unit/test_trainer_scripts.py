@@ -71,7 +71,7 @@ def test_those_that_end_by_themselves(
     tells: bool,
 ) -> None:
     with start(name, server, tmp_path, step_seconds=0.01) as process:
-        assert process.wait(20) == code, (tmp_path / "train.log").read_text()
+        assert process.wait(60) == code, (tmp_path / "train.log").read_text()
     assert set(saved(tmp_path).values()) == steps_done
     assert any(body.get("finished") for body in server.taken.values()) is says_finished
     assert bool(server.taken) is tells
@@ -87,7 +87,7 @@ def test_those_that_can_be_stopped(
     with start(name, server, tmp_path, steps=10_000, checkpoint_every=10_000) as process:
         says(tmp_path, "hangs" if name.startswith("hangs") else "step 3/")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == code, (tmp_path / "train.log").read_text()
+        assert process.wait(60) == code, (tmp_path / "train.log").read_text()
     assert list(saved(tmp_path)) == (["cancel-1"] if name == "obedient" else [])
     assert not any(body.get("finished") for body in server.taken.values())
 
@@ -117,7 +117,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
     with start("obedient", server, tmp_path, steps=500, step_seconds=0.02) as process:
         says(tmp_path, "step 12/")
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
     reached = saved(tmp_path)["cancel-1"]
     child = tmp_path / "child"
     child.mkdir()
