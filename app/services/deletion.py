@@ -1,24 +1,18 @@
 """Deletion: a run or an experiment goes, at once and whole; what is left of it is on record.
 
-delete_run, delete_experiment    one transaction: nobody finds it from here on
-list_removals                    whose points and files are still there
-remove_points, finish            what the supervisor does about them, a piece at a time
-
 A `Removal` is written in the transaction that deletes, so that after a crash at any time either
-nothing is deleted, or all that is left is found and removed. What stays is the `Deletion`, the
-event `run.deleted`, and the account of work. Of earlier events of the run their type and time stay,
-since the history has no gaps, and their details go.
+nothing is deleted, or all that is left is found and removed (`services.removals`). What stays is
+the `Deletion`, the event `run.deleted`, and the account of work. Of earlier events of the run their
+type and time stay, since the history has no gaps, and their details go.
 """
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Executable, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Executable, and_, bindparam, delete, insert, or_, select, update
 
-from app.db import thinning
 from app.db.changes import SUPERVISOR
-from app.db.sql import Statement, Tx, by_id, changing, columns, query, select_all, statement
+from app.db.sql import Statement, Tx, by_id, changing, columns, query, select_all
 from app.db.tables import (
     Alert,
     Alias,
@@ -33,9 +27,7 @@ from app.db.tables import (
     HealthFinding,
     Label,
     LoggedModel,
-    MetricChunk,
     MetricLatest,
-    MetricSeries,
     Removal,
     Run,
     RunLink,
@@ -56,12 +48,9 @@ from app.services import events, experiments, runs
 
 MOST_NAMED = 10
 """Runs or checkpoints that a refusal names."""
-SERIES_AT_ONCE = 50
-"""Series whose points are removed in one transaction: trainers come first."""
 
 _run, _checkpoint, _event = columns(Run), columns(Checkpoint), columns(Event)
-_deletion, _removal, _series = columns(Deletion), columns(Removal), columns(MetricSeries)
-_model = columns(LoggedModel)
+_deletion, _removal, _model = columns(Deletion), columns(Removal), columns(LoggedModel)
 _owners = select(_removal.owner_id).where(_removal.deletion_id == bindparam("deletion"))
 _experiment_is: Any = bindparam("experiment")
 
@@ -131,6 +120,16 @@ _RESUMED = Statement[tuple[str]](
     .order_by(_run.id)
     .limit(MOST_NAMED)
 )
+_TABLES_OF_RUNS: dict[str, tuple[Any, ...]] = {
+    "run_id": (
+        Verification, Checkpoint, RunTag, Attempt, HealthFinding, RunLink, Alert, Expiration,
+        MetricLatest,
+    ),
+    "owner_id": (Label,),
+    "target_id": (Alias,),
+    "id": (RunSearch, LoggedModel, Run),
+}  # fmt: skip
+"""By the column that holds the id of a deleted run or logged model."""
 _ROWS_OF_RUNS = (
     _deleting(
         VerificationFinding,
@@ -139,24 +138,10 @@ _ROWS_OF_RUNS = (
         ),
     ),
     *(
-        _deleting(table, columns(table).run_id.in_(_owners))
-        for table in (
-            Verification,
-            Checkpoint,
-            RunTag,
-            Attempt,
-            HealthFinding,
-            RunLink,
-            Alert,
-            Expiration,
-        )
+        _deleting(table, getattr(columns(table), owner).in_(_owners))
+        for owner, tables in _TABLES_OF_RUNS.items()
+        for table in tables
     ),
-    _deleting(MetricLatest, columns(MetricLatest).run_id.in_(_owners)),
-    _deleting(RunSearch, columns(RunSearch).id.in_(_owners)),
-    _deleting(LoggedModel, _model.id.in_(_owners)),
-    _deleting(Label, columns(Label).owner_id.in_(_owners)),
-    _deleting(Alias, columns(Alias).target_id.in_(_owners)),
-    _deleting(Run, _run.id.in_(_owners)),
 )
 _BLANK_EVENTS = Statement[Any](
     update(Event).where(_event.run_id.in_(_owners)).values(data=bindparam("nothing"))
@@ -195,36 +180,6 @@ def _of_whole(*, experiment: str) -> Executable:
 def _newest(*, before: str, most: int) -> Executable:
     older = select_all(Deletion).where(_deletion.id < before)
     return older.order_by(_deletion.id.desc()).limit(most)
-
-
-@query(Removal)
-def _removals(*, most: int) -> Executable:
-    return select_all(Removal).order_by(_removal.owner_id).limit(most)
-
-
-@query(tuple[int])
-def _series_of(*, run: str) -> Executable:
-    return select(_series.id).where(_series.run_id == run).limit(SERIES_AT_ONCE)
-
-
-@statement
-def _delete_chunks(*, series: int) -> Executable:
-    return delete(MetricChunk).where(columns(MetricChunk).series_id == series)
-
-
-@statement
-def _delete_series(*, series: int) -> Executable:
-    return delete(MetricSeries).where(_series.id == series)
-
-
-@statement
-def _delete_removal(*, owner: str) -> Executable:
-    return delete(Removal).where(_removal.owner_id == owner)
-
-
-@query(tuple[int])
-def _left(*, deletion: str) -> Executable:
-    return select(func.count()).select_from(Removal).where(_removal.deletion_id == deletion)
 
 
 def delete_run(tx: Tx, run_id: str, experiment_id: str | None = None) -> Deletion:
@@ -323,34 +278,3 @@ def get(tx: Tx, deletion_id: str) -> Deletion:
 def list_newest(tx: Tx, before: str | None, most: int) -> list[Deletion]:
     """Return records of deletions, newest first, those before an id."""
     return tx.all(_newest, before=before or "e", most=most)
-
-
-def list_removals(tx: Tx, most: int) -> list[Removal]:
-    """Return deleted runs and models whose points and files may still be there."""
-    return tx.all(_removals, most=most)
-
-
-def remove_points(tx: Tx, run_id: str) -> int:
-    """Remove some series of a run with their points; return how many. May be repeated."""
-    series = [row[0] for row in tx.all(_series_of, run=run_id)]
-    for series_id in series:
-        if thinning.remove_first(tx, series_id):
-            break
-        remove_series(tx, [series_id])
-    return len(series)
-
-
-def remove_series(tx: Tx, series: Sequence[int]) -> None:
-    """Remove series with all of their points."""
-    for series_id in series:
-        tx.run(_delete_chunks, series=series_id)
-        tx.run(_delete_series, series=series_id)
-
-
-def finish(tx: Tx, removal: Removal) -> None:
-    """Record that the points and files of a deleted run are gone. May be repeated."""
-    tx.run(_delete_removal, owner=removal.owner_id)
-    left = tx.first(_left, deletion=removal.deletion_id)
-    if left is not None and left[0] == 0:
-        changes = {"finished_at": tx.now}
-        tx.run(changing(Deletion, frozenset(changes)), key=removal.deletion_id, **changes)

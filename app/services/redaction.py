@@ -42,7 +42,7 @@ from app.domain.permissions import Permission
 from app.domain.redaction import Secrets
 from app.domain.requests import RedactRequest
 from app.errors import Conflict, InvalidInput
-from app.services import deletion, events, runs
+from app.services import events, removals, runs
 from app.storage import files
 
 MAX_FILE_BYTES = 4 << 20
@@ -329,7 +329,7 @@ def _remove_metrics(tx: Tx, keys: frozenset[str], run_ids: Sequence[str]) -> Non
     ids = dump(list(run_ids))
     for key in sorted(keys):
         series = [row[0] for row in tx.all(_series_of, runs=ids, key=key)]
-        deletion.remove_series(tx, series)
+        removals.remove_series(tx, series)
         tx.run(_DELETE_LATEST, runs=ids, metric=key)
         tx.run(_DELETE_FINDINGS, runs=ids, metric=key)
         tx.run(_DELETE_ALERTS, runs=ids, metric=key)

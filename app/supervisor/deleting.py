@@ -13,7 +13,7 @@ from pathlib import Path
 from app.db.tables import Removal
 from app.domain.failpoints import failpoint
 from app.errors import CheckpointUnreadable, Unavailable
-from app.services import deletion
+from app.services import removals
 from app.storage import files
 from app.storage.artifacts import Owner
 from app.supervisor.state import SupervisorState
@@ -31,14 +31,14 @@ async def remove_deleted(state: SupervisorState) -> None:
     """Begin to remove what is left of deleted runs, unless that is under way."""
     if _ABOUT in state.jobs:
         return
-    if removals := await state.db.read(deletion.list_removals, AT_ONCE):
-        state.start_job(_ABOUT, _remove(state, removals))
+    if found := await state.db.read(removals.list_removals, AT_ONCE):
+        state.start_job(_ABOUT, _remove(state, found))
 
 
-async def _remove(state: SupervisorState, removals: list[Removal]) -> None:
+async def _remove(state: SupervisorState, left: list[Removal]) -> None:
     failed = False
-    for removal in removals:
-        while await state.db.write(deletion.remove_points, removal.owner_id):
+    for removal in left:
+        while await state.db.write(removals.remove_points, removal.owner_id):
             failpoint("delete.points")
         if not await state.has_data_dir():
             failed = True  # a data directory that is away still has its files
@@ -51,7 +51,7 @@ async def _remove(state: SupervisorState, removals: list[Removal]) -> None:
             state.log_throttled((_ABOUT, removal.owner_id), words, removal.owner_id, error)
             failed = True
             continue
-        await state.db.write(deletion.finish, removal)
+        await state.db.write(removals.finish, removal)
         failpoint("delete.finished")
     if failed:
         await asyncio.sleep(PAUSE_SECONDS)

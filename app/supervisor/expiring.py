@@ -12,7 +12,7 @@ from app.db import thinning
 from app.db.tables import Expiration
 from app.domain.failpoints import failpoint
 from app.errors import NotFound
-from app.services import deletion, expiry
+from app.services import expiry, removals
 from app.services.expiry import Part, Position, Rule
 from app.supervisor.logs import remove_logs
 from app.supervisor.state import SupervisorState
@@ -78,7 +78,7 @@ async def _remove_log(state: SupervisorState, run_id: str) -> bool:
 
 
 async def _remove_points(state: SupervisorState, expiration: Expiration) -> None:
-    while await state.db.write(deletion.remove_points, expiration.run_id):
+    while await state.db.write(removals.remove_points, expiration.run_id):
         failpoint("expire.curves")
         await asyncio.sleep(PAUSE_SECONDS)
 

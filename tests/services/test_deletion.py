@@ -13,23 +13,22 @@ from app.db.chunks import CHUNK
 from app.db.database import Database
 from app.db.tables import Run
 from app.domain import failpoints
-from app.domain.lifecycle import TERMINAL, RunStatus
-from app.domain.requests import MarkRequest, ResumeRequest, VerifyRequest
+from app.domain.requests import ResumeRequest, VerifyRequest
 from app.domain.webhooks import WebhookRequest
-from app.errors import NotFound, StillNeeded
+from app.errors import NotFound
 from app.services import (
     deletion,
     experiments,
     labels,
-    marks,
     models,
+    removals,
     resuming,
     runs,
     usage,
     verifications,
     webhooks,
 )
-from app.services.deletion import SERIES_AT_ONCE
+from app.services.removals import SERIES_AT_ONCE
 from app.storage import data_dir as data_dirs
 from app.storage.artifacts import Owner
 from app.supervisor.deleting import remove_deleted
@@ -177,7 +176,7 @@ async def test_a_long_curve_is_removed_a_few_chunks_at_a_time(
     await scene.stage.report(run, batch=2, metrics={"long": curve}, finished=True)
     run = await scene.stage.ends(run)
     left = [scene.points()]
-    while await scene.db.write(deletion.remove_points, run.id):
+    while await scene.db.write(removals.remove_points, run.id):
         left.append(scene.points())
     assert left[-1] == 0
     assert len(left) > 2 and left[1] >= 3, "rows of chunks"
@@ -262,48 +261,6 @@ async def test_a_repeated_deletion_is_the_same(scene: Scene) -> None:
     assert [each.id for each in await scene.db.read(deletion.list_newest, whole.id, 10)] == [
         first.id
     ]
-
-
-@pytest.mark.parametrize("status", [each.value for each in RunStatus if each not in TERMINAL])
-async def test_a_run_that_has_not_ended_is_refused(scene: Scene, status: str) -> None:
-    run = await scene.stage.run(status)
-    for call in (
-        lambda tx: deletion.delete_run(tx, run.id),
-        lambda tx: deletion.delete_experiment(tx, run.experiment_id),
-    ):
-        with pytest.raises(StillNeeded, match="has not ended") as refused:
-            await scene.db.write(call)
-        assert refused.value.extra == {"needed_for": "run_not_ended", "needed_by": [run.id]}
-    assert (await scene.stage.get(run)).status == status
-
-
-@pytest.mark.parametrize(("tag_type", "release"), [("final", "v1"), ("release", None)])
-async def test_a_release_is_refused(scene: Scene, tag_type: str, release: str | None) -> None:
-    run = await scene.trained()
-    path = f"/ckpts/{run.experiment_id}/{run.id}/{SAVED}"
-    mark = MarkRequest(run_id=run.id, ckpt_path=path, tag_type=tag_type, release_tag=release)
-    await scene.db.write(marks.mark, run.experiment_id, mark)
-    for call in (
-        lambda tx: deletion.delete_run(tx, run.id),
-        lambda tx: deletion.delete_experiment(tx, run.experiment_id),
-    ):
-        with pytest.raises(StillNeeded, match="release") as refused:
-            await scene.db.write(call)
-        assert refused.value.extra == {"needed_for": "release", "needed_by": [path]}
-    assert "removal" not in scene.tables_with(run.id)
-
-
-async def test_what_a_resumed_run_begins_with_is_refused_while_that_run_stays(
-    scene: Scene,
-) -> None:
-    run = await scene.trained()
-    child = await scene.db.write(resuming.resume, run.id, ResumeRequest(), RECIPES)
-    await scene.db.write(runs.cancel, child.id)
-    with pytest.raises(StillNeeded, match="resumed") as refused:
-        await scene.db.write(deletion.delete_run, run.id)
-    assert refused.value.extra == {"needed_for": "resumed_run", "needed_by": [child.id]}
-    await scene.db.write(deletion.delete_run, child.id)
-    await scene.db.write(deletion.delete_run, run.id)
 
 
 async def test_an_experiment_goes_with_all_of_its_runs(scene: Scene, db: Database) -> None:
