@@ -79,7 +79,7 @@ def scope(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Scope:
             partial, more = True, {"examined": EXAMINED}
         else:
             filters = indexed
-    elif _must_read(tx, listing, filters):
+    elif must_read(tx, listing, filters):
         partial, newest, more = True, True, {"looked_at": READ}
     params = bind(tx, listing, filters) | more
     return Scope(frozenset(filters), params, partial, newest)
@@ -118,7 +118,7 @@ def counts(
         params = bind(tx, listing, filters)
         numbers = tally.totals(tx, listing.table, parents, frozenset(filters), params)
         return [Count(number) for number in numbers]
-    if SEARCH in filters or _must_read(tx, listing, {**filters, parent: ""}, parents):
+    if SEARCH in filters or must_read(tx, listing, {**filters, parent: ""}, parents):
         return [count(tx, listing, {**filters, parent: parent_id}) for parent_id in parents]
     params = bind(tx, listing, filters) | {"parents": dump(list(parents))}
     statement = count_statement(listing, frozenset(filters), parent, False)
@@ -130,7 +130,7 @@ def _bounded(number: int, partial: bool) -> Count:
     return Count(min(number, COUNTED), number > COUNTED or partial)
 
 
-def _must_read(
+def must_read(
     tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], experiments: Sequence[str] = ()
 ) -> bool:
     """Return True if runs of a list of more than `READ` have to be read to know which ones pass."""

@@ -33,17 +33,35 @@ class Window(NamedTuple):
 
 
 class Page(NamedTuple, Generic[RowT]):
-    """One page. `cursor` is the place of one of its rows; `values`, by what they are sorted."""
+    """One page. `cursor` is the place of one of its rows; `values`, by what they are sorted.
+
+    `stopped_at`: the page has fewer rows than asked for, and maybe none, since no more rows of the
+    list were looked at than up to this cursor. The next page (the previous one, of a backward
+    window) begins there.
+    """
 
     rows: list[RowT]
     values: Sequence[Any]
     order: Order
     has_next: bool
     has_previous: bool
+    stopped_at: str | None = None
+    backward: bool = False
 
     def first(self, number: int) -> "Page[RowT]":
         """Return the same page, ended after so many rows."""
-        return self._replace(rows=self.rows[:number], values=self.values[:number], has_next=True)
+        rows, values = self.rows[:number], self.values[:number]
+        return self._replace(rows=rows, values=values, has_next=True, stopped_at=None)
+
+    def start_cursor(self) -> str | None:
+        """Return where the previous page ends, None for an empty list."""
+        stopped_at = self.stopped_at if self.backward else None
+        return stopped_at or (self.cursor(0) if self.rows else None)
+
+    def end_cursor(self) -> str | None:
+        """Return where the next page begins, None for an empty list."""
+        stopped_at = None if self.backward else self.stopped_at
+        return stopped_at or (self.cursor(len(self.rows) - 1) if self.rows else None)
 
     def cursor(self, index: int) -> str:
         """Return the cursor of a row of this page."""

@@ -7,23 +7,30 @@ they are ordered by come last, in either direction: they are read by a second st
 each of the two walks an index. An index on the values of a metric holds those of every list, so
 many lists are read one by one on SQLite.
 
-A text is looked for in the first rows of the list, where a common one fills the page; only then
-the index of texts is asked.
+What has to be read to be found (a text, a tag, a range) is looked for in the first rows of a long
+list (`matching.LOOKED_AT`), where a common one fills the page; only then an index is asked. Where
+that finds too many, the page ends early.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.db import matching
+from app.db import counting, matching, tally
 from app.db.cursors import METRIC, Order, Page, RowT, Window, parse
 from app.db.database import Effort
-from app.db.list_statements import FOUND_BY, INDEXED, Listing, Shape, page_statement
-from app.db.matching import SEARCH, Parent, bind, indexed_search, is_common, is_short, with_search
+from app.db.list_statements import (
+    FOUND_BY,
+    INDEXED,
+    Listing,
+    Shape,
+    page_statement,
+    place_statement,
+)
+from app.db.matching import SEARCH, Parent, bind, is_short, with_search
+from app.db.narrowing import narrow
 from app.db.sql import Tx, dump
 
 MOST = 100
-MET = 5
-"""So many of the first rows that have a text, and the walk of the list will soon fill a page."""
 SHORT_LIST = 20_000
 """Rows of a list that is read on the event loop whatever the filter."""
 
@@ -93,6 +100,7 @@ def _page(listing: Listing[Any], rows: list[Any], order: Order, window: Window) 
         order,
         has_next=window.before is not None if window.backward else more,
         has_previous=more if window.backward else window.after is not None,
+        backward=window.backward,
     )
 
 
@@ -108,20 +116,31 @@ def page(
 
     Raises InvalidInput for a cursor that is not of this list.
     """
-    rows: list[Any] | None
     if parent is not None and parent[0] == "experiment_id":
         filters, parent = {**filters, parent[0]: parent[1]}, None
+    if parent is None and _must_look(tx, listing, filters, order):
+        return _looked(tx, listing, filters, order, window)
     if SEARCH in filters:
-        filters, rows = _searched(tx, listing, filters, order, window, parent)
-        if rows is not None:
-            return _page(listing, rows, order, window)
+        filters = with_search(filters, "search_walk")
+    return _all(tx, listing, filters, order, window, parent)
+
+
+def _all(
+    tx: Tx,
+    listing: Listing[RowT],
+    filters: Mapping[str, Any],
+    order: Order,
+    window: Window,
+    parent: Parent | None,
+) -> Page[RowT]:
+    """Return a page of all rows that match, however many have to be read."""
     spread = listing.spread or ""
     by_text = not FOUND_BY.isdisjoint(filters)
     if parent is None and spread in filters and order.field == "created_at" and not by_text:
         rest = {name: value for name, value in filters.items() if name != spread}
         if not any(name in rest for name in INDEXED):
             return _merged(tx, listing, rest, order, window, (spread, filters[spread]))
-    rows = []
+    rows: list[Any] = []
     short = order.field == METRIC and tx.dialect == "sqlite"
     short = short and (parent is not None or is_short(tx, listing, filters))
     for shape, params in _parts(tx, listing, filters, order, window):
@@ -135,30 +154,54 @@ def page(
     return _page(listing, rows, order, window)
 
 
-def _searched(
-    tx: Tx,
-    listing: Listing[Any],
-    filters: Mapping[str, Any],
-    order: Order,
-    window: Window,
-    parent: Parent | None,
-) -> tuple[Mapping[str, Any], list[Any] | None]:
-    """Return the filters with the way of finding a text that reads the least.
+def _must_look(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order: Order) -> bool:
+    """Return True if rows of a long list have to be read to know which ones match."""
+    if SEARCH in filters:
+        return not is_short(tx, listing, filters)
+    if "id_ends" in filters or not counting.must_read(tx, listing, filters):
+        return False
+    counted = {name: filters[name] for name in filters if tally.covers(listing.table, {name: ""})}
+    if "status" in counted and order.field != "created_at":
+        return True
+    params = bind(tx, listing, counted)
+    return tally.total(tx, listing.table, frozenset(counted), params) > counting.READ
 
-    The second value is the rows, where the first ones of the list filled the page already.
+
+def _looked(
+    tx: Tx, listing: Listing[RowT], filters: Mapping[str, Any], order: Order, window: Window
+) -> Page[RowT]:
+    """Return a page of a long list whose rows have to be read to know which ones match.
+
+    The first rows are looked at; where these do not fill it, an index is asked.
     """
-    walked = with_search(filters, "search_walk")
-    if parent is not None or is_short(tx, listing, filters):
-        return walked, None
-    if (listing.spread or "") not in filters:
-        shape, params = _parts(tx, listing, walked, order, window)[0]
-        rows = tx.all(page_statement(shape._replace(peek=True)), peeked=matching.PEEKED, **params)
+    walked = with_search(filters, "search_walk") if SEARCH in filters else filters
+    page = _first(tx, listing, walked, order, window)
+    narrowed = narrow(tx, listing, filters) if page.stopped_at is not None else None
+    return page if narrowed is None else _all(tx, listing, narrowed, order, window, None)
+
+
+def _first(
+    tx: Tx, listing: Listing[RowT], filters: Mapping[str, Any], order: Order, window: Window
+) -> Page[RowT]:
+    """Return a page of the first `matching.LOOKED_AT` rows of a list; it may end early there."""
+    rows: list[Any] = []
+    for shape, params in _parts(tx, listing, filters, order, window):
+        shape = shape._replace(peek=matching.LOOKED_AT)
+        rows += tx.all(page_statement(shape), **params)
         if len(rows) > window.size:
-            return walked, rows
-        if len(rows) >= MET:
-            return walked, None
-    filters = indexed_search(filters)
-    return (walked if is_common(tx, listing, filters) else filters), None
+            break
+        place = tx.first(place_statement(shape), **params)
+        if place is not None:
+            return _stopped(_page(listing, rows, order, window), listing, place)
+    return _page(listing, rows, order, window)
+
+
+def _stopped(page: Page[RowT], listing: Listing[RowT], place: Any) -> Page[RowT]:
+    """Return a page that ends early, at a row which need not be one of the page."""
+    at = _page(listing, [place], page.order, Window(1)).cursor(0)
+    if page.backward:
+        return page._replace(stopped_at=at, has_previous=True)
+    return page._replace(stopped_at=at, has_next=True)
 
 
 def _merged(
@@ -196,6 +239,7 @@ def pages(
     # One walk for all would be along the values of every run there is.
     alone = len(parents) == 1 or (order.field == METRIC and tx.dialect == "sqlite")
     alone = alone or SEARCH in filters
+    alone = alone or counting.must_read(tx, listing, {**filters, parent: ""}, parents)
     if alone:
         return [
             page(tx, listing, filters, order, window, (parent, parent_id)) for parent_id in parents

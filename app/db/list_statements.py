@@ -33,8 +33,10 @@ from app.db.objects import Table
 from app.db.sql import Statement, columns
 from app.db.tables import MetricLatest
 
-FOUND_BY = frozenset(("search_match", "search_match_some", "search_short", "search_short_some"))
-"""Filters that begin with the index of texts."""
+FOUND_BY = frozenset(
+    ("search_match", "search_match_some", "search_short", "search_short_some", "found")
+)
+"""Filters that begin with the index of texts, or with the ids that another index gave."""
 REMEMBERED = 512  # statements; clients choose among thousands of combinations
 INDEXED = ("run_id", "parent_run_id", "root_run_id")
 """Filters that are better walked by than a `spread`, which has an index in each experiment."""
@@ -92,13 +94,34 @@ class Shape(NamedTuple):
     dialect: str | None
     # In the order by a metric: the list is short, so its rows are found first and then sorted.
     short: bool = False
-    # Only the first rows of the list are looked at (`peeked`); of all filters but the indexed ones.
-    peek: bool = False
+    # So many of the first rows of the list are looked at; 0: all. They are a number in the text: of
+    # a parameter PostgreSQL assumes a tenth of the table, and would rather sort that.
+    peek: int = 0
 
 
 @lru_cache(REMEMBERED)
 def page_statement(shape: Shape) -> Statement[Any]:
     """Return the rows of one page; for the order by a metric with its value behind the columns."""
+    row = None if shape.field == METRIC else shape.listing.row
+    return Statement(_page_query(shape), row)
+
+
+@lru_cache(REMEMBERED)
+def place_statement(shape: Shape) -> Statement[Any]:
+    """Return the last of the rows that a page looks at, where they are so many."""
+    filters = frozenset(name for name in shape.filters if _is_at_once(name, shape.field))
+    query = _page_query(shape._replace(filters=filters, peek=0)).limit(literal_column("1"))
+    query = query.offset(literal_column(str(shape.peek - 1)))
+    return Statement(query, None if shape.field == METRIC else shape.listing.row)
+
+
+def _is_at_once(name: str, field: str) -> bool:
+    """Return True if an index that gives the order passes or skips rows by this filter."""
+    of_order = ("created_after", "created_before") if field == "created_at" else ()
+    return name in ("experiment_id", *INDEXED, *of_order)
+
+
+def _page_query(shape: Shape) -> Select[Any]:
     listing, metric = shape.listing, shape.field == METRIC
     sort, tie = listing.orders[shape.field], listing.tie
     by_text = not FOUND_BY.isdisjoint(shape.filters)
@@ -110,7 +133,7 @@ def page_statement(shape: Shape) -> Statement[Any]:
     if metric:
         selected.append((sort if shape.valued else null()).label("metric_value"))
     names = sorted(shape.filters)
-    later = [name for name in names if shape.peek and name not in ("experiment_id", *INDEXED)]
+    later = [name for name in names if shape.peek and not _is_at_once(name, shape.field)]
     query = select(*selected).where(
         *(_condition(listing, name, by_text) for name in names if name not in later)
     )
@@ -133,7 +156,7 @@ def page_statement(shape: Shape) -> Statement[Any]:
         query = query.where(listing.column(shape.parent) == bindparam("parent"))
     if shape.peek:
         query = _among_first(query, [listing.filters[name] for name in later], shape)
-    return Statement(query, None if metric else listing.row)
+    return query
 
 
 def _bounds(by: list[Any], shape: Shape) -> Iterator[Any]:
@@ -161,7 +184,7 @@ def _condition(listing: Listing[Any], name: str, by_text: bool) -> Any:
 
 def _among_first(query: Select[Any], conditions: list[Any], shape: Shape) -> Select[Any]:
     """Return those of the first rows of `query` that meet more conditions."""
-    first = query.limit(bindparam("peeked")).subquery("first_rows")
+    first = query.limit(literal_column(str(shape.peek))).subquery("first_rows")
     adapted: Any = ClauseAdapter(first).traverse
     sort = first.c.metric_value if shape.field == METRIC else first.c[shape.field]
     value = [sort] if shape.field == METRIC else []

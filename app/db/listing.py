@@ -156,6 +156,7 @@ RUNS = Listing(
     | _within(_run.created_at, "created_after", "created_before")
     | {
         "ids": one_of(_run.id, "ids"),
+        "found": one_of(_run.id, "found"),
         "id_ends": _run.id.like("run!_%" + bindparam("id_ends", type_=String), escape=LIKE_ESCAPE),
         "status": _among(_run.status, "status"),
         "tags": _tagged(_run.experiment_id, _run.id),

@@ -26,9 +26,11 @@ UNVALUED = ("active", "archived")
 FEW = 2_000
 """Rows of a list that is short: all of it is read, whatever the order."""
 PEEKED = 1_000
-"""Rows among which a text is looked for before the index of texts is asked."""
+"""The newest rows, by which a text is known to be a usual one."""
+LOOKED_AT = 4_000
+"""The first rows of a long list, among which a page looks for those that match."""
 MATCHES = 4_000
-"""Rows with a text that are found by it, and then sorted; more are met soon in the list's order."""
+"""Rows that an index finds, and that are then sorted; more are met soon in the list's order."""
 
 
 def bind(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,13 +72,6 @@ def count_hits(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], most: 
     asked = search_params(tx.dialect, fold(filters[name]))
     row = tx.first(listing.matches[name], **asked, most=most)
     return row[0] if row else 0
-
-
-def is_common(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
-    """Return True if so many rows have a text that the first ones of a list are found by a walk."""
-    return not filters.keys() - {*FOUND_BY, *WALKED} and (
-        count_hits(tx, listing, filters, MATCHES) >= MATCHES
-    )
 
 
 def with_search(filters: Mapping[str, Any], name: str) -> dict[str, Any]:

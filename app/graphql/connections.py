@@ -42,23 +42,24 @@ class PageInfo:
 
     @field
     def has_next_page(self) -> bool:
-        """True if rows follow this page."""
+        """True if rows follow this page, or may: a page of rows that have to be read to be found
+        ends early after 4,000 of them, with fewer rows than asked for, or none."""
         return self.page.has_next
 
     @field
     def has_previous_page(self) -> bool:
-        """True if rows precede this page."""
+        """True if rows precede this page, or may."""
         return self.page.has_previous
 
     @field
     def start_cursor(self) -> str | None:
-        """Cursor of the first row."""
-        return self.page.cursor(0) if self.page.rows else None
+        """Cursor of the first row, or of where a page that is read backwards ended early."""
+        return self.page.start_cursor()
 
     @field
     def end_cursor(self) -> str | None:
-        """Cursor of the last row."""
-        return self.page.cursor(len(self.page.rows) - 1) if self.page.rows else None
+        """Cursor of the last row, or of where a page ended early."""
+        return self.page.end_cursor()
 
 
 @output

@@ -54,7 +54,12 @@ class PageQuery(Parameters):
     """One page of a list."""
 
     limit: Annotated[int, Field(ge=1, le=1_000, description="Rows in a page.")] = 50
-    after: str | None = Field(default=None, description="`next` of the page before.")
+    after: str | None = Field(
+        default=None,
+        description="`next` of the page before. Where rows have to be read to be found (a range of "
+        "a hyperparameter among very many runs), a page ends early after 4,000 of them, with "
+        "fewer rows than `limit`, or none: go on while there is a `next`.",
+    )
 
 
 class ExperimentsQuery(PageQuery, ExperimentFilter):
@@ -233,8 +238,8 @@ def _body(
         part = min(part, max(1, len(page.rows)))  # the next runs are likely to be alike
         left -= len(page.rows)
         size += len(parts[-1])
-        after = page.cursor(len(page.rows) - 1) if page.has_next else None
-        if after is None or left <= 0 or size >= MOST_BYTES:
+        after = page.end_cursor() if page.has_next else None
+        if after is None or left <= 0 or size >= MOST_BYTES or page.stopped_at is not None:
             break
     return b'{"%b":[%b],"next":%b}' % (name.encode(), b",".join(parts), orjson.dumps(after))
 

@@ -123,6 +123,11 @@ def _lists(data: Scale) -> list[Figure]:
         "the newest 50": _graphql(LIST, filter=of),
         "the newest 50 that succeeded": _graphql(LIST, filter=succeeded),
         "50 of a model": _graphql(LIST, filter={**of, "model": "Phi-4"}),
+        "50 of a model that no run has": _graphql(LIST, filter={**of, "model": "none"}),
+        "50 with a tag that no run has": _graphql(LIST, filter={**of, "tags": ["none"]}),
+        "50 with a hyperparameter in a range of none": _graphql(
+            LIST, filter={**of, "hyperparam": {"key": "learning_rate", "min": 1e9}}
+        ),
         "50 by a metric": _graphql(LIST, filter=of, order=by_loss),
         "50 that succeeded, by a metric": _graphql(LIST, filter=succeeded, order=by_loss),
         "50 by a metric, of all experiments": _graphql(LIST, order=by_loss),

@@ -38,7 +38,7 @@ def test_both_apis_list_by_the_same_filters_and_orders(
     assert set(query.model_fields) - paging == set(shared.model_fields)
     # REST has the experiment in its path.
     assert names(input) - {"experiment_id"} == set(shared.model_fields)
-    known = {name for name in rows.filters if not name.startswith("search_")}
+    known = {name for name in rows.filters if not name.startswith("search_")} - {"found"}
     known |= {"search"} if "search_walk" in rows.filters else set()
     known |= RANGES if "metric" in known else set()
     # Archived or not is one question, and two conditions. Who watches experiments asks by ids.

@@ -1,0 +1,75 @@
+"""Rare values of runs found by an index that the list does not walk: of texts, tags and metrics.
+
+A model, a recipe or a name is part of the text that a run is found by, so the index of texts finds
+the few runs that may have it; the condition itself decides.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import Executable, select
+
+from app.db import matching
+from app.db.cursors import METRIC
+from app.db.list_statements import Listing
+from app.db.matching import SEARCH, bind, count_hits, indexed_search
+from app.db.sql import Tx, columns, query
+from app.db.tables import ExperimentTag, MetricLatest, Run, RunTag
+
+TEXTS = ("name", "recipe", "model")
+"""Filters by the whole of a value that is in the searchable text of a run."""
+
+_tag, _latest, _of_experiment = columns(RunTag), columns(MetricLatest), columns(ExperimentTag)
+
+
+@query(tuple[str])
+def _tagged(*, tag: str, most: int) -> Executable:
+    return select(_tag.run_id).where(_tag.tag == tag).limit(most)
+
+
+@query(tuple[str])
+def _tagged_experiment(*, tag: str) -> Executable:
+    return select(_of_experiment.experiment_id).where(_of_experiment.tag == tag).limit(1)
+
+
+@query(tuple[str])
+def _within(*, key: str, least: float, greatest: float, most: int) -> Executable:
+    of_key = select(_latest.run_id).where(_latest.key == key)
+    return of_key.where(_latest.value >= least, _latest.value <= greatest).limit(most)
+
+
+def narrow(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the filters with one by which an index finds fewer than `MATCHES` rows.
+
+    None where no index does.
+    """
+    for text in _texts(listing, filters):
+        searched = indexed_search({**filters, SEARCH: text})
+        if count_hits(tx, listing, searched, matching.MATCHES) < matching.MATCHES:
+            return searched
+    if listing.table is Run and SEARCH not in filters:
+        for ids in _ids(tx, listing, filters):
+            if len(ids) < matching.MATCHES:
+                return {**filters, "found": ids}
+    return None
+
+
+def _texts(listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[str]:
+    if SEARCH in filters:
+        yield filters[SEARCH]
+    elif listing.table is Run:
+        yield from (filters[name] for name in TEXTS if name in filters)
+
+
+def _ids(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield the ids of all runs with a tag, or within a range, up to `MATCHES` of them."""
+    for tag in filters.get("tags", ()):
+        if tx.first(_tagged_experiment, tag=tag) is None:  # whose runs have it as well
+            yield [row[0] for row in tx.all(_tagged, tag=tag, most=matching.MATCHES)]
+    if METRIC in filters:
+        within = bind(tx, listing, {METRIC: filters[METRIC]})
+        rows = tx.all(
+            _within, key=within["filter_key"], least=within["filter_min"],
+            greatest=within["filter_max"], most=matching.MATCHES,
+        )  # fmt: skip
+        yield [row[0] for row in rows]

@@ -1,0 +1,106 @@
+"""Pages of runs that have to be read to be found: they end early, and lose and repeat nothing."""
+
+from typing import Any
+
+import pytest
+
+from app.db import counting, keyset, matching
+from app.db.cursors import Order, Page, Window
+from app.db.listing import RUNS
+from app.db.rows import RunRow
+from app.db.sql import Tx
+from app.domain.reports import ReportRequest
+from app.domain.requests import ExperimentRequest, RunRequest
+from app.services import experiments, reports, runs
+from tests.services.conftest import Write
+
+MANY = 40
+LOOKED_AT = 5
+RARE: dict[str, Any] = {
+    "model": "rare-model", "name": "rare-name", "tags": ["rare-tag", "common"], "search": "rare-n",
+    "metric": ("loss", 900, None),
+}  # fmt: skip
+
+
+def fill(tx: Tx) -> str:
+    """Make runs of which every seventh has a large `lr`, and the second one rare values."""
+    request = ExperimentRequest(name="many", task_type="t", tags=["common"])
+    experiment = experiments.create(tx, request).id
+    for number in range(MANY):
+        fields: dict[str, Any] = {"model": "m", "hyperparams": {"lr": number % 7}}
+        if number == 1:
+            fields |= {"model": "rare-model", "name": "rare-name", "tags": ["rare-tag"]}
+        run = runs.submit(tx, experiment, RunRequest.model_validate(fields), {})
+        if number % 3:
+            point = {"key": "loss", "step": 1, "value": 1_000 if number == 1 else number % 5}
+            body = {"step": number, "points": [point]}
+            reports.ingest(tx, run.id, ReportRequest.model_validate(body))
+        if number % 4 == 0:
+            runs.cancel(tx, run.id)
+    return experiment
+
+
+@pytest.fixture(autouse=True)
+def long_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the lists of these tests for long ones."""
+    monkeypatch.setattr(counting, "READ", LOOKED_AT)
+    monkeypatch.setattr(matching, "LOOKED_AT", LOOKED_AT)
+    monkeypatch.setattr(matching, "FEW", 0)
+    monkeypatch.setattr(matching, "MATCHES", 3)
+
+
+def walk(write: Write, filters: dict[str, Any], order: Order, backward: bool) -> list[Page[RunRow]]:
+    """Read a list page by page, as a client does."""
+    pages: list[Page[RunRow]] = []
+    cursor = None
+    while len(pages) < 2 * MANY:
+        window = Window(3, before=cursor) if backward else Window(3, cursor)
+        page = write(keyset.page, RUNS, filters, order, window._replace(backward=backward))
+        pages.append(page)
+        if not (page.has_previous if backward else page.has_next):
+            return pages
+        cursor = page.start_cursor() if backward else page.end_cursor()
+    raise AssertionError("the list has no end")
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("field", ["created_at", "started_at", "finished_at", "step", "metric"])
+def test_pages_that_end_early_hold_each_match_once_in_its_order(
+    write: Write, monkeypatch: pytest.MonkeyPatch, field: str, backward: bool
+) -> None:
+    experiment = write(fill)
+    filters = {"experiment_id": experiment, "hyperparam": ("lr", 6, None)}
+    for more in ({}, {"status": ["queued", "running"]}, {"model": "m"}):
+        for descending in (True, False):
+            order = Order(field, descending, "loss" if field == "metric" else None)
+            pages = walk(write, filters | more, order, backward)
+            in_order = reversed(pages) if backward else pages
+            ids = [row.id for page in in_order for row in page.rows]
+            with monkeypatch.context() as patch:
+                patch.setattr(counting, "READ", MANY)
+                whole = write(keyset.page, RUNS, filters | more, order, Window(MANY))
+            assert whole.stopped_at is None and len(whole.rows) >= 3
+            assert ids == [row.id for row in whole.rows], (more, order)
+            early = [page for page in pages if page.stopped_at is not None]
+            assert len(early) >= 2, "each looks at some rows only"
+            assert any(not page.rows for page in early), "also where none of them matches"
+
+
+@pytest.mark.parametrize("name", RARE)
+def test_a_value_that_few_runs_have_is_found_by_an_index_however_old_they_are(
+    write: Write, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    filters = {"experiment_id": write(fill), name: RARE[name]}
+    page = write(keyset.page, RUNS, filters, Order("created_at"), Window(3))
+    assert [row.name for row in page.rows] == ["rare-name"]
+    assert not page.has_next and page.stopped_at is None
+    monkeypatch.setattr(matching, "MATCHES", 1)
+    page = write(keyset.page, RUNS, filters, Order("created_at"), Window(3))
+    assert not page.rows and page.stopped_at is not None, "an index that finds many is no help"
+
+
+def test_each_of_many_experiments_has_a_page_that_ends_early(write: Write) -> None:
+    ids = [write(fill), write(fill)]
+    filters = {"hyperparam": ("lr", 6, None)}
+    pages = write(keyset.pages, RUNS, "experiment_id", ids, filters, Order("created_at"), Window(3))
+    assert all(page.stopped_at is not None and page.has_next for page in pages)
