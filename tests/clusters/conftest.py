@@ -19,20 +19,30 @@ from tests.support.slurm_home import SlurmHome, slurm_home
 FEW = ("hf", "loop-ddp", "mlflow", "mlflow-proves")
 """Of the real trainers: one alone, one with ranks, and the one that knows MLflow alone."""
 _ENGINES = ("test_slurm_trainers.py", "test_ray_trainers.py")
+_WAITING = ("test_slurm_longer", "test_slurm_cut", "test_slurm_accounting", "test_slurm_chaos")
+"""These heavy ones wait for minutes while others compute."""
 _LONG = (
-    "test_ray_trainers", "test_ray", "test_ray_longer", "test_slurm_trainers", "test_slurm_chaos",
-    "test_slurm", "test_slurm_contract", "test_slurm_limit", "test_slurm_accounting",
+    *_WAITING,
+    "test_ray_trainers", "test_ray", "test_ray_longer",
+    "test_slurm_trainers", "test_slurm", "test_slurm_contract",
 )  # fmt: skip
 """These take minutes: they begin, and others fill the gaps that they leave. The last test of Ray
 leaves it a dead node."""
 
 
 class Groups(LoadFileScheduling):  # type: ignore[misc]
-    """The tests of a module go to one worker, and all of Ray: its clusters take long to start."""
+    """The tests of a module go to one worker, and all of Ray: its clusters take long to start.
+
+    So do those that wait: two of them at a time would leave the processor without work.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        module = PurePath(nodeid.partition("::")[0]).stem
-        return "ray" if module.startswith("test_ray") else module
+        file = PurePath(nodeid.partition("::")[0])
+        if file.parent.name != "clusters":
+            return str(file)
+        if file.stem in _WAITING:
+            return "waiting"
+        return "ray" if file.stem.startswith("test_ray") else str(file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
@@ -48,7 +58,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _rank(item: pytest.Item) -> int:
     module = item.path.stem
-    return _LONG.index(module) if module in _LONG else len(_LONG)
+    is_long = item.path.parent.name == "clusters" and module in _LONG
+    return _LONG.index(module) if is_long else len(_LONG)
 
 
 def _leave_few(config: pytest.Config, items: list[pytest.Item]) -> None:

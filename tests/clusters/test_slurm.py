@@ -4,10 +4,9 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.support.launcher_contract import goes_on
@@ -179,34 +178,6 @@ def test_a_server_that_is_killed_at_the_submission_makes_one_trainer(
     with home.serve() as service:
         assert service.ended(run, 60)["status"] == "succeeded"
         assert home.starts(run) == [1] and steps(output(service, run)) == list(range(1, 21))
-
-
-@pytest.mark.heavy
-def test_a_server_that_is_killed_twenty_times_makes_one_trainer_and_loses_no_point(
-    home: SlurmHome,
-) -> None:
-    """At the claim, before and after the submission, and at any moment while it runs."""
-    instants = ["before_claim", "claimed", "submitted"]
-
-    def submit(service: Service, number: int) -> str:
-        return service.submit("finishes", f"run-{number}", steps=80, step_seconds=0.2)
-
-    for number in range(20):
-        if number < 2 * len(instants):
-            with home.serve(FAILPOINT=f"launch.{instants[number % 3]}:kill") as dies:
-                with suppress(httpx.HTTPError):  # a run that waited may have reached it before
-                    submit(dies, number)
-                wait_until(lambda pid=dies.pid: not alive(pid), "the server is dead", 60)  # type: ignore[misc]
-            continue
-        with home.serve() as service:
-            time.sleep(0.15 * (number % 9))
-            service.kill()
-    with home.serve() as service:
-        for run in [submit(service, number) for number in range(2 * len(instants))]:
-            assert service.ended(run, 120)["status"] == "succeeded"
-            assert home.starts(run) == [1], run
-            assert [step for step, _ in service.losses(run)] == list(range(1, 81))
-            assert steps(output(service, run)) == list(range(1, 81))
 
 
 def test_an_outside_scancel_is_told_and_what_it_saved_is_kept(

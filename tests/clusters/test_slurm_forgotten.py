@@ -1,8 +1,5 @@
-"""Jobs that Slurm holds back, that it has forgotten, and that it takes for lost."""
+"""Jobs that Slurm holds back, and that it has forgotten."""
 
-import pytest
-
-from tests.support.launcher_contract import goes_on
 from tests.support.server import wait_until
 from tests.support.service import Service
 from tests.support.slurm import SlurmCluster
@@ -51,29 +48,3 @@ def test_jobs_that_a_controller_has_lost_with_its_state_are_submitted_again_or_t
         log = steps(output(service, run))
         assert log[-10:] == list(range(last - 9, last + 1)) and set(log) == set(range(1, last + 1))
     assert home.starts(waits) == [1], "its first attempt never began before"
-
-
-@pytest.mark.heavy
-def test_while_a_job_that_slurm_takes_for_lost_trains_on_no_other_begins(
-    service: Service, home: SlurmHome, slurm: SlurmCluster
-) -> None:
-    """Its node's daemon alone is away; when it is back, Slurm ends the job, and the run goes on."""
-    run = service.submit("obedient", steps=9000, step_seconds=0.1)
-    service.stepping(run, 12, 60)
-    (node,) = slurm.run("squeue", "-h", "-n", f"{run}.1", "-o", "%N").split()
-    slurm.kill(node)
-    try:
-        said = ("squeue", "-h", "-t", "all", "-n", f"{run}.1", "-o", "%T")
-        wait_until(lambda: "NODE_FAIL" in slurm.run(*said), slurm.logs, 120, 0.5)
-        lost_at = service.status(run)["step"]
-        service.stepping(run, lost_at + 50, 60)
-        assert (service.status(run)["attempt"], home.starts(run)) == (1, [1])
-    finally:
-        slurm.start_node(node)
-        slurm.wait_ready()
-    wait_until(lambda: home.starts(run) == [1, 2], lambda: str(service.status(run)), 180, 0.2)
-    service.stepping(run, service.status(run)["step"] + 20, 120)
-    service.cancel(run)
-    assert service.ended(run, 60)["status"] == "cancelled"
-    log = steps(output(service, run))
-    assert goes_on(log, log[-1]) and home.starts(run) == [1, 2]
