@@ -272,7 +272,10 @@ def _try(siege: Siege, name: str, kind: Kind) -> Row:
 def hostile(directory: Path, url: str, kinds: dict[str, Kind] = KINDS) -> list[Row]:
     """Try all kinds against one server; return what came of each."""
     (directory / "secret.txt").write_text(PLANTED)
-    with running_server(directory, DATABASE_URL=url, API_TOKEN=API_TOKEN) as server:
+    with running_server(
+        directory, DATABASE_URL=url, API_TOKEN=API_TOKEN,
+        EXTERNAL_HEARTBEAT_SECONDS="3600",  # else it ends alice's silent run by itself
+    ) as server:  # fmt: skip
         siege = Siege(server.url)
         rows = [_try(siege, name, kind) for name, kind in kinds.items()]
         siege.client.close()
