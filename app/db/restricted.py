@@ -84,26 +84,42 @@ class RestrictedTx(Tx):
     def _execute(
         self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]
     ) -> Compiled:
-        if not self._is_known and self._goes_with_check(statement):
-            # One round trip instead of two. The statement finds what a user sees who is no
-            # administrator, and none of it is looked at before the token is known to be good.
+        if self._is_known:
+            return self._send(statement, args, params)
+        compiled = self._send_before(statement, args, params)
+        if compiled is None:
+            self._authenticate()
+            compiled = self._send(statement, args, params)
+        return compiled
+
+    def _send_before(
+        self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]
+    ) -> Compiled | None:
+        """Send a read before the token is known to be good; None if it is to be sent after that.
+
+        None of it is looked at before the token is judged. Raises Unauthorized.
+        """
+        compiled = statement.compiled(self.dialect)
+        if compiled.writes or compiled.locks or self.principal.kind is PrincipalKind.ANONYMOUS:
+            return None
+        if self.dialect == "postgresql":
+            # One round trip instead of two, for what a user finds who is no administrator.
             check = self._cursor.beside()
-            compiled = _AUTHENTICATE.compiled(self.dialect)
-            check.execute(compiled.text, compiled.bind({"token": self.principal.token_id}))
+            ask = _AUTHENTICATE.compiled(self.dialect)
+            check.execute(ask.text, ask.bind({"token": self.principal.token_id}))
             compiled = self._send(statement, args, params)
             self._rights = self._judge(check.fetchone())
             self._is_known = True
-            if self._rights.everywhere is None:
-                return compiled
-        self._authenticate()
-        return self._send(statement, args, params)
-
-    def _goes_with_check(self, statement: Query[..., Any]) -> bool:
-        """Return True if a statement may be sent together with the question for the token."""
-        if self.dialect != "postgresql" or self.principal.kind is PrincipalKind.ANONYMOUS:
-            return False
-        compiled = statement.compiled(self.dialect)
-        return not (compiled.writes or compiled.locks)
+            return compiled if self._rights.everywhere is None else None
+        shared = self._known_rights
+        known = None if shared is None else shared.known
+        rights = None if known is None else self._remembered(known)
+        if shared is None or rights is None:
+            return None
+        self._rights = rights
+        compiled = self._send(statement, args, params)  # which fixes the snapshot
+        self._is_known = shared.known is known
+        return compiled if self._is_known else None
 
     def _send(self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]) -> Compiled:
         rights = self._rights
@@ -132,10 +148,12 @@ class RestrictedTx(Tx):
 
     def all(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> list[T]:
         """Return every row that the user sees; those that are locked, only for who may write."""
-        rows = super().all(statement, *args, **params)
-        if not statement.compiled(self.dialect).locks or statement.make is None:
+        compiled = self._execute(statement, args, params)
+        rows: list[Any] = self._cursor.fetchall()
+        if statement.make is None:
             return rows
-        return [row for row in rows if self._is_writable(row)]
+        made = list(map(statement.make, rows))
+        return list(filter(self._is_writable, made)) if compiled.locks else made
 
     def many(self, statement: Query[..., Any], rows: Iterable[Mapping[str, Any]]) -> None:
         """Execute a write for each of `rows`."""
@@ -174,14 +192,19 @@ class RestrictedTx(Tx):
         known = None if shared is None else shared.known
         if shared is None or known is None:  # a change is under way, and it is asked meanwhile
             return self._judge(self._read_token())
-        rights = known.get(str(self.principal.token_id))
-        if rights is not None and self.now < rights.until:
+        rights = self._remembered(known)
+        if rights is not None:
             self._cursor.execute(_FIX_SNAPSHOT)
             if shared.known is known:
                 return rights
         rights = self._read_rights()
         remember(known, str(self.principal.token_id), rights)
         return rights
+
+    def _remembered(self, known: Mapping[str, Rights]) -> Rights | None:
+        """Return what is remembered of the token, if it need not be read again."""
+        rights = known.get(str(self.principal.token_id))
+        return rights if rights is not None and self.now < rights.until else None
 
     def _read_token(self) -> _Token | None:
         super()._execute(_AUTHENTICATE, (), {"token": self.principal.token_id})

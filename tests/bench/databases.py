@@ -41,6 +41,18 @@ class Database(Protocol):
         """Write without waiting for the disk, from here on: what is built can be built again."""
 
 
+def serving(server: Server) -> list[int]:
+    """The processes that a request costs CPU time: of the service, and of PostgreSQL's clients."""
+    if server.database_url.startswith("sqlite"):
+        return [server.pid]
+    with psycopg.connect(dsn(server.database_url)) as connection:
+        rows = connection.execute(
+            "SELECT pid FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        return [server.pid, *(pid for (pid,) in rows)]
+
+
 class Sqlite:
     """A SQLite file."""
 
