@@ -15,10 +15,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.api.conftest import Api, running
+from tests.support.server import wait_until
 from tests.support.tenants import API_TOKEN, Person, operator, person
 
 _ID = re.compile(r"(exp|run|ckpt|vfy|whk|dlv|prj|usr|tok|alr)_[0-9a-z]{26}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+(\+00:00|Z)")
+_LONG = re.compile(r'("(?:\w+_seconds|gpu_hours_\w+|goodput)":)[^,}]*')
+"""How long something took, in an account."""
 _CURSOR = re.compile(r'("next":)"[^"]*"')
 _numbers = count()
 
@@ -27,7 +30,7 @@ OPERATIONS = (
     "search", "detail", "usage", "metric", "mlflow", "graph", "webhook", "key",
     "rule", "pause", "rules", "alerts", "told", "hook", "member", "leave", "members", "account",
     "approve", "releases", "export", "gate", "hooks", "peek", "delete",
-    "deletions",
+    "deletions", "fail",
 )  # fmt: skip
 
 
@@ -46,7 +49,7 @@ class World:
     """The other tenant in the service that both share, whose ids this one tries."""
 
     def normal(self, text: str) -> str:
-        text = _TIME.sub("TIME", _CURSOR.sub(r"\1null", text))
+        text = _TIME.sub("TIME", _LONG.sub(r"\1LONG", _CURSOR.sub(r"\1null", text)))
         return _ID.sub(lambda id: self.names.setdefault(id[0], f"{id[1]}{len(self.names)}"), text)
 
     def do(self, operation: str, nth: int, value: int) -> str:
@@ -73,6 +76,8 @@ class World:
                 points = {"steps": [value], "values": [value / 2]}
                 body = {"step": value, "metrics": {"loss": points}}
                 return self._ask("POST", f"/v1/runs/{run}/reports", body)[0]
+            case "fail" if run:
+                return self._fail(value)
             case "mark" if run:
                 body = {
                     "run_id": run, "ckpt_path": f"/ckpts/{owner}/{run}/c", "tag_type": "release",
@@ -130,6 +135,20 @@ class World:
                     "metric": "/v1/runs?order=-metric&metric_key=loss",
                 }  # fmt: skip
                 return self._ask("GET", where.get(operation, "/v1/webhooks"))[0]
+
+    def _fail(self, value: int) -> str:
+        """Let the trainer of the newest run give up, which the supervisor records as its end."""
+        owner, run = self.runs[-1]
+        body = {"step": value, "failed": f"why-{value}"}
+        text, _ = self._ask("POST", f"/v1/runs/{run}/reports", body)
+        path = f"/v1/experiments/{owner}/runs/{run}/status"
+
+        def is_over() -> bool:
+            return self.user.ok("GET", path)["status"] in ("failed", "cancelled")
+
+        if text.startswith("200"):
+            wait_until(is_over, "the run is over")
+        return text
 
     def ids(self) -> list[str]:
         """All that it has made, by ids that the API takes."""
@@ -209,7 +228,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Api, Ap
 
 LIVED = (
     "rule", "hook", "approve", "mark", "member", "report", "webhook", "cancel", "pause", "submit",
-    "delete", "key",
+    "fail", "delete", "key",
 )  # fmt: skip
 """What each example of a draw may lack: every kind of thing that a tenant can have, at once."""
 STEPS = st.lists(
@@ -255,5 +274,5 @@ def test_each_tenant_sees_what_it_would_see_alone(
 
 _WRITES = {
     "create", "submit", "report", "mark", "rename", "cancel", "archive", "mlflow", "webhook", "key",
-    "rule", "pause", "hook", "member", "leave", "approve", "gate", "delete",
+    "rule", "pause", "hook", "member", "leave", "approve", "gate", "delete", "fail",
 }  # fmt: skip
