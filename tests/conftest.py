@@ -5,12 +5,19 @@ import os
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # The tests start a thousand processes; without bytecode each would compile the service again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 gc.disable()  # half a million objects are made until all tests are collected, and they stay
+
+# A machine where six processes test is slow now and then: that says nothing about the code.
+settings.register_profile(
+    "busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("busy")
 
 pytest.register_assert_rewrite("tests.support.launcher_contract", "tests.support.trainer_truth")
 

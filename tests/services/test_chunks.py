@@ -58,9 +58,7 @@ def text(column: Column) -> list[Any]:
     ("size", "tail", "middle"),
     [(4, 2, 256), (12, 3, 256), (12, 2, 4), (40, 3, 9), (1_024, 32, 256)],
 )
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given=batches, low=steps, high=steps, limit=st.integers(1, 40))
 def test_points_are_kept_once_and_the_last_value_of_a_step_wins(
     write: Write,

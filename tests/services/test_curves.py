@@ -158,9 +158,7 @@ acts = st.one_of(
 
 
 @pytest.mark.parametrize("recipe", ["demo", None])
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     told=st.lists(st.tuples(st.integers(0, 4), acts), max_size=25),
     low=st.integers(0, 40),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.ids import is_id, new_id, seconds_between, timestamp
@@ -35,7 +35,6 @@ def test_what_only_looks_like_an_id(change: Callable[[str], str]) -> None:
     assert not is_id(change(new_id("run")), "run")
 
 
-@settings(deadline=None)
 @given(st.datetimes(timezones=st.just(UTC)), st.datetimes(timezones=st.just(UTC)))
 def test_the_order_of_timestamps_is_the_order_of_time(one: datetime, other: datetime) -> None:
     first, second = timestamp(one), timestamp(other)

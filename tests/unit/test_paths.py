@@ -4,7 +4,7 @@ import re
 from pathlib import PurePosixPath
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.domain import paths
@@ -31,7 +31,6 @@ def parse(text: str) -> paths.CheckpointPath | None:
         return None
 
 
-@settings(deadline=None)
 @given(st.lists(PIECES, max_size=12).map("".join) | st.text().map(PREFIX.__add__) | st.text())
 @example(PREFIX + "a\n")
 @example(PREFIX + "١")
@@ -42,7 +41,6 @@ def test_just_the_documented_shape_is_a_path(text: str) -> None:
         assert str(found) == text
 
 
-@settings(deadline=None)
 @given(st.from_regex(r"(?!\.)[A-Za-z0-9._-]{1,128}", fullmatch=True))
 def test_every_name_is_a_path_that_stays_where_it_belongs(name: str) -> None:
     found = parse(PREFIX + name)

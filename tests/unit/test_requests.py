@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -51,7 +51,6 @@ def fits(value: Any) -> bool:
     return False
 
 
-@settings(deadline=None)
 @given(st.dictionaries(TEXT, ANY, max_size=4))
 def test_just_what_fits_is_accepted_and_comes_back_the_same(config: dict[str, Any]) -> None:
     taken = accepts(config)
@@ -60,7 +59,6 @@ def test_just_what_fits_is_accepted_and_comes_back_the_same(config: dict[str, An
         assert orjson.loads(orjson.dumps(taken)) == config
 
 
-@settings(deadline=None)
 @given(st.dictionaries(TEXT, ANY, max_size=4))
 def test_over_json_too(config: dict[str, Any]) -> None:
     taken = accepts(None, json.dumps(config))  # with NaN, and surrogates as escapes
@@ -68,7 +66,6 @@ def test_over_json_too(config: dict[str, Any]) -> None:
     assert taken is None or taken == config
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.booleans())
 def test_the_depth_has_a_cap(depth: int, objects: bool) -> None:
     value: Any = 1

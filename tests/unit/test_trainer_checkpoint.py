@@ -155,7 +155,7 @@ def test_everything_is_on_disk_before_the_name_is(
 # Damage.
 
 
-@settings(deadline=None, max_examples=75)
+@settings(max_examples=75)
 @given(data=st.data())
 def test_any_damage_is_caught(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -300,7 +300,7 @@ def test_a_manifest_that_is_no_json_is_refused(tmp_path: Path, content: bytes) -
         verify(directory)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.recursive(
         st.sampled_from([None, True, 0, -1, 1 << 70, 0.5, math.nan, "", "\0", "../x"]),
