@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.server.exchange import REVOKED, Exchange
 from tests.api.conftest import Api, running
 from tests.api.paths import PARAMETERS
 from tests.api.problem import problem
@@ -416,3 +417,30 @@ def test_the_operator_may_report_on_any_run(closed: Api) -> None:
     made = closed.post("/v1/experiments", {"name": "a", "task_type": "b"}, **key)
     run = closed.post(f"/v1/experiments/{made['experiment_id']}/runs", {"model": "m"}, **key)
     closed.post(f"/v1/runs/{run['run_id']}/reports", {"session": "s"}, **key)
+
+
+@pytest.mark.anyio
+async def test_a_message_that_was_ready_when_the_token_was_revoked_is_not_sent() -> None:
+    """Seen red: without the look before each message, the one between two others went out."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def hear() -> None:  # of which nobody is told
+        await asyncio.Event().wait()
+
+    revoked: list[str] = []
+    exchange = Exchange(receive, send, {}, 0)
+    exchange.end_with(lambda: bool(revoked), hear())
+    try:
+        await exchange.send({"type": "websocket.send", "text": "first"})
+        revoked.append("tok_1")
+        for text in ("second", "third"):
+            await exchange.send({"type": "websocket.send", "text": text})
+    finally:
+        exchange.stop()
+    assert [message.get("text", message.get("code")) for message in sent] == ["first", REVOKED]

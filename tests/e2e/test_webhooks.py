@@ -114,6 +114,12 @@ def test_a_receiver_that_is_gone_pauses_its_webhook_until_somebody_lets_it_go_on
     wait_until(lambda: deliveries(api_service, webhook)[-1]["state"] == "delivered", "again")
     assert again["delivery_id"] == gone
     assert {headers["webhook-id"] for headers, _ in receiver.received} == {gone, waiting}
+    api_service.post(f"{path}/deliveries/{waiting}/redeliver", None, 202)
+
+    def times() -> int:
+        return [headers["webhook-id"] for headers, _ in list(receiver.received)].count(waiting)
+
+    wait_until(lambda: times() == 2, "what was received is sent once more", 30)
 
 
 def test_a_thousand_messages_to_a_receiver_that_hangs_hold_up_nothing_else(

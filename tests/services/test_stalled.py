@@ -17,9 +17,10 @@ from app.db.database import Database
 from app.db.tables import Run
 from app.domain.recipe_file import parse_recipes
 from app.domain.recipes import Recipe, RecipeError, StallAction
+from app.domain.webhooks import EventType, WebhookRequest
 from app.errors import Unavailable
 from app.launchers.base import JobState, JobStatus
-from app.services import endings, progress, runs
+from app.services import endings, progress, runs, webhooks
 from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
 from tests.support.stage import Stage
@@ -60,8 +61,12 @@ async def test_a_run_that_takes_no_further_step_is_stalled_until_it_goes_on(
 ) -> None:
     recipe = Recipe("tiny", ("true",), heartbeat_seconds=1000, stall_seconds=120)
     stage, state, launcher, run = await open_stalled(db, tmp_path, recipe)
+    hook = WebhookRequest(url="https://a.example.com", types=[EventType.RUN_STALLED])
+    told = await db.write(webhooks.create, hook)
     for _ in range(2):
         await reconcile(state)
+    (message,) = await db.read(webhooks.list_deliveries, told.id, None, 10)
+    assert message.type == "run.stalled" and run.id in message.body
     stalled = await stage.get(run)
     assert (stalled.status, stalled.status_reason) == ("running", "stalled")
     assert stalled.status_detail == "No further step than 6 for 120 seconds."
