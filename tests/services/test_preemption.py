@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from app.db.database import Database
-from app.db.sql import load
+from app.db.sql import changing, load
+from app.db.tables import Checkpoint
 from app.domain.evidence import Evidence
 from app.domain.permissions import DEFAULT_PROJECT
 from app.domain.priority import Priority
@@ -173,11 +174,14 @@ async def test_a_project_whose_checkpoints_are_too_large_starts_no_more(
     db: Database, tmp_path: Path
 ) -> None:
     stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
-    await db.write(projects.update, DEFAULT_PROJECT, ProjectUpdate(max_bytes=0))
+    (saved,) = await stage.checkpoints(await stage.run("succeeded", saved=True))
+    grow = changing(Checkpoint, frozenset({"size_bytes"}))
+    await db.write(lambda tx: tx.run(grow, key=saved.id, size_bytes=10))
+    await db.write(projects.update, DEFAULT_PROJECT, ProjectUpdate(max_bytes=10))
     run = await stage.submit()
     await launch(state)
     assert (await stage.get(run)).status_reason == "waiting_for_quota"
-    await db.write(projects.update, DEFAULT_PROJECT, ProjectUpdate(max_bytes=1))
+    await db.write(projects.update, DEFAULT_PROJECT, ProjectUpdate(max_bytes=11))
     await launch(state)
     assert (await stage.get(run)).status == "starting"
 
