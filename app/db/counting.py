@@ -71,7 +71,7 @@ def scope(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Scope:
             filters = walked
         elif _is_usual(tx, listing, walked):
             newest, more = True, {"looked_at": LOOKED_AT}
-            partial, filters = _is_long(tx, listing, filters), walked
+            partial, filters = _has_more(tx, listing, filters, LOOKED_AT), walked
         elif count_hits(tx, listing, indexed, EXAMINED + 1) > EXAMINED:
             (name,) = FOUND_BY & indexed.keys()
             filters = {**filters, f"{name}_some": filters[SEARCH]}
@@ -130,25 +130,34 @@ def _bounded(number: int, partial: bool) -> Count:
     return Count(min(number, COUNTED), number > COUNTED or partial)
 
 
+def reads_rows(listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
+    """Return True if no index of runs tells which ones pass the filters."""
+    names, indexed = filters.keys(), {*INDEXED, "ids"}
+    if "experiment_id" not in filters:
+        indexed.add("name")
+    return listing.table is Run and bool(names - BY_INDEX) and not names & indexed
+
+
 def must_read(
     tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], experiments: Sequence[str] = ()
 ) -> bool:
     """Return True if runs of a list of more than `READ` have to be read to know which ones pass."""
-    names, indexed = filters.keys(), {*INDEXED, "ids"}
-    if "experiment_id" not in filters:
-        indexed.add("name")
-    if listing.table is not Run or not names - BY_INDEX or names & indexed:
+    if not reads_rows(listing, filters):
         return False
+    if experiments:
+        return max(tally.totals(tx, Run, experiments, frozenset(), {})) > READ
     if "experiment_id" not in filters:
         return tally.total(tx, Run, frozenset(), {}) > READ
-    lengths = tally.totals(tx, Run, experiments or [filters["experiment_id"]], frozenset(), {})
-    return max(lengths, default=0) > READ
+    return _has_more(tx, listing, filters, READ)
 
 
-def _is_long(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
-    """Return True if a list has more rows than are looked at for a common text."""
+def _has_more(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], number: int) -> bool:
+    """Return True if the list of an experiment, or of all, has more than so many rows.
+
+    It counts keys: the tally has a row for each submit until it is compacted.
+    """
     if "experiment_id" not in filters:
         return True
-    asked = {"experiment_id": filters["experiment_id"], "few": LOOKED_AT + 1}
+    asked = {"experiment_id": filters["experiment_id"], "few": number + 1}
     row = tx.first(first_few(listing), **asked)
-    return row is not None and row[0] > LOOKED_AT
+    return row is not None and row[0] > number

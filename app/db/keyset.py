@@ -155,14 +155,19 @@ def _all(
 
 
 def _must_look(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order: Order) -> bool:
-    """Return True if rows of a long list have to be read to know which ones match."""
+    """Return True if rows of a list that may be long have to be read to know which ones match."""
     if SEARCH in filters:
         return not is_short(tx, listing, filters)
-    if "id_ends" in filters or not counting.must_read(tx, listing, filters):
+    if "id_ends" in filters or not counting.reads_rows(listing, filters):
+        return False
+    if "archived" not in filters and len(filters.get("status", ())) < 2:
+        return order.field == "created_at" or counting.must_read(tx, listing, filters)
+    if not counting.must_read(tx, listing, filters):
         return False
     counted = {name: filters[name] for name in filters if tally.covers(listing.table, {name: ""})}
     if "status" in counted and order.field != "created_at":
         return True
+    # There may be few in these states, which are better read to their end.
     params = bind(tx, listing, counted)
     return tally.total(tx, listing.table, frozenset(counted), params) > counting.READ
 
@@ -170,13 +175,17 @@ def _must_look(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order:
 def _looked(
     tx: Tx, listing: Listing[RowT], filters: Mapping[str, Any], order: Order, window: Window
 ) -> Page[RowT]:
-    """Return a page of a long list whose rows have to be read to know which ones match.
+    """Return a page of a list whose rows have to be read to know which ones match.
 
-    The first rows are looked at; where these do not fill it, an index is asked.
+    The first rows are looked at; where these do not fill it, an index of a long list is asked.
     """
     walked = with_search(filters, "search_walk") if SEARCH in filters else filters
     page = _first(tx, listing, walked, order, window)
-    narrowed = narrow(tx, listing, filters) if page.stopped_at is not None else None
+    if page.stopped_at is None:
+        return page
+    if SEARCH not in filters and not counting.must_read(tx, listing, filters):
+        return _all(tx, listing, filters, order, window, None)
+    narrowed = narrow(tx, listing, filters)
     return page if narrowed is None else _all(tx, listing, narrowed, order, window, None)
 
 
@@ -184,13 +193,17 @@ def _first(
     tx: Tx, listing: Listing[RowT], filters: Mapping[str, Any], order: Order, window: Window
 ) -> Page[RowT]:
     """Return a page of the first `matching.LOOKED_AT` rows of a list; it may end early there."""
+    spread, parent = listing.spread or "", dict[str, str]()
+    if order.field == "created_at" and len(filters.get(spread, ())) == 1:  # they have an index
+        parent = {"parent": filters[spread][0]}
+        filters = {name: value for name, value in filters.items() if name != spread}
     rows: list[Any] = []
     for shape, params in _parts(tx, listing, filters, order, window):
-        shape = shape._replace(peek=matching.LOOKED_AT)
-        rows += tx.all(page_statement(shape), **params)
+        shape = shape._replace(peek=matching.LOOKED_AT, parent=spread if parent else None)
+        rows += tx.all(page_statement(shape), **params, **parent)
         if len(rows) > window.size:
             break
-        place = tx.first(place_statement(shape), **params)
+        place = tx.first(place_statement(shape), **params, **parent)
         if place is not None:
             return _stopped(_page(listing, rows, order, window), listing, place)
     return _page(listing, rows, order, window)

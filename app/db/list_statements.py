@@ -183,17 +183,16 @@ def _condition(listing: Listing[Any], name: str, by_text: bool) -> Any:
 
 
 def _among_first(query: Select[Any], conditions: list[Any], shape: Shape) -> Select[Any]:
-    """Return those of the first rows of `query` that meet more conditions."""
+    """Return those of the first rows of `query` that meet more conditions.
+
+    They come in the order in which they are looked at, and no more are than fill a page: for an
+    ORDER BY here SQLite would read and sort all of them.
+    """
     first = query.limit(literal_column(str(shape.peek))).subquery("first_rows")
     adapted: Any = ClauseAdapter(first).traverse
-    sort = first.c.metric_value if shape.field == METRIC else first.c[shape.field]
-    value = [sort] if shape.field == METRIC else []
-    return (
-        select(*shape.listing.select(first.c), *value)
-        .where(*map(adapted, conditions))
-        .order_by(*_directed([sort, first.c[shape.listing.tie.name]], shape))
-        .limit(bindparam("most"))
-    )
+    value = [first.c.metric_value] if shape.field == METRIC else []
+    found = select(*shape.listing.select(first.c), *value).where(*map(adapted, conditions))
+    return found.limit(bindparam("most"))
 
 
 def _directed(by: list[Any], shape: Shape) -> list[Any]:
