@@ -60,7 +60,7 @@ async def test_changes_of_a_list_come_together_and_only_those_of_the_list(
     stranger = Trainer(graph, other)
     async with connected(server.url) as socket:
         await socket.ask(CHANGED, e=mine, status=["QUEUED"])
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1)  # nothing tells when the subscription is there
 
         def work() -> None:
             stranger.report(step=1)
@@ -87,7 +87,7 @@ async def test_experiments_whose_history_goes_on_come_together(
     mine, other = graph.experiment(taskType="mine"), graph.experiment(taskType="other")
     async with connected(server.url) as socket:
         await socket.ask(HISTORIES, type="mine")
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1)  # nothing tells when the subscription is there
 
         def work() -> None:
             Trainer(graph, other)
@@ -142,7 +142,7 @@ async def test_a_key_that_lags_behind_another_loses_nothing(server: Server, grap
     trainer = Trainer(graph, graph.experiment())
     async with connected(server.url) as socket:
         await socket.ask(METRICS, id=trainer.id, keys=["loss", "val"])
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1)  # nothing tells when the subscription is there
         await asyncio.to_thread(trainer.log, 1, 100)
         assert [row["key"] for row in await socket.next()] == ["loss"]
         await asyncio.to_thread(trainer.log, 50, 51, "val")
