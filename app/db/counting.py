@@ -152,9 +152,10 @@ def must_read(
 
 
 def _has_more(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], number: int) -> bool:
-    """Return True if the list of an experiment, or of all, has more than so many rows.
+    """Return True if the list of an experiment has more than so many rows; that of all is long.
 
-    It counts keys: the tally has a row for each submit until it is compacted.
+    It counts keys of an index. The tally would have to be added up, a row for each submit until
+    it is compacted.
     """
     if "experiment_id" not in filters:
         return True
