@@ -22,6 +22,11 @@ OPEN = {"/", "/healthz", "/readyz", "/docs", "/openapi.json"}
 WRONG_A_MINUTE = 20
 """So many wrong tokens of an address are looked at; more are answered 429."""
 LISTS = ["/v1/webhooks", "/v1/alert-rules", "/v1/projects/{project_id}/members"]
+BY_ITSELF = {
+    "status", "status_reason", "status_detail", "heartbeat_at",  # of a run
+    "paused_at", "paused_reason", "failing_since",  # of a webhook: its deliveries fail here
+}  # fmt: skip
+"""What the service itself changes of alice's at any time."""
 PLANTED = "coral-4711-outside-of-the-data"
 """Stands in a file beside the data directory, which nobody may read through the service."""
 VALUES: list[bytes] = [
@@ -84,27 +89,29 @@ class Siege:
     def send(self, method: str, path: str, **more: Any) -> httpx.Response:
         return self.client.request(method, path, **more)
 
-    def belongings(self) -> Any:
+    def belongings(self) -> list[Any]:
         """What is alice's, as the operator sees it."""
         path = f"/v1/experiments/{self.ids['experiment_id']}/detail"
         answer = self.tenants.operator.send("GET", path)
         if answer.status_code != 200:
-            return answer.text
+            return [answer.text, [], *map(self._listed, LISTS)]
         found = answer.json()
-        for run in found["runs"]:  # what the service does by itself meanwhile
-            for name in ("status", "status_reason", "status_detail", "heartbeat_at"):
-                run.pop(name, None)
         events = [event for event in found["events"] if event["actor"]["kind"] != "supervisor"]
-        return [found["runs"], events, *map(self._listed, LISTS)]
+        return [_kept(found["runs"]), events, *map(self._listed, LISTS)]
 
-    def _listed(self, path: str) -> str:
-        answer = self.tenants.operator.send("GET", path.format_map(self.ids))
-        return "\n".join(line for line in answer.text.split("{") if "amber" in line)
+    def _listed(self, path: str) -> list[Any]:
+        answer = self.tenants.operator.ok("GET", path.format_map(self.ids))
+        rows = next(iter(answer.values()))
+        return _kept([row for row in rows if "amber" in json.dumps(row)])
 
     def leaks(self, text: str, sent: str = "") -> bool:
         """Return True if an answer holds anything of alice's that was not in the request."""
         secrets = [*self.tenants.secrets, PLANTED, "root:x:0"]
         return any(secret in text and secret not in sent for secret in secrets)
+
+
+def _kept(rows: list[dict[str, Any]]) -> list[Any]:
+    return [{key: row[key] for key in row.keys() - BY_ITSELF} for row in rows]
 
 
 def _operations(document: Any) -> Iterator[Operation]:
@@ -264,8 +271,9 @@ def _try(siege: Siege, name: str, kind: Kind) -> Row:
         allowed = must_be_refused and answer.status_code < 400
         if allowed or answer.status_code >= 500 or siege.leaks(answer.text, sent):
             row.escapes.append(f"{what}: {answer.status_code} {answer.text[:200]}")
-    if siege.belongings() != before:
-        row.escapes.append("alice's data are not what they were")
+    for was, now in zip(before, siege.belongings(), strict=True):
+        if was != now:
+            row.escapes.append(f"alice's data were {was} and are {now}")
     return row
 
 
