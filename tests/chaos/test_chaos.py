@@ -52,7 +52,7 @@ def test_an_attempt_that_succeeds_and_one_that_changes_something_are_counted_as_
     kinds = {name: kind for name, kind in hostile.KINDS.items() if "maintainer" in name}
     (row,) = hostile.hostile(tmp_path, database_url, kinds)
     assert any(": 200 " in escape for escape in row.escapes)
-    assert "alice's data are not what they were" in row.escapes
+    assert any(escape.startswith("alice's data were") for escape in row.escapes)
 
 
 class Scene(NamedTuple):
