@@ -490,6 +490,14 @@ def test_usage_is_summed_by_month_experiment_and_run(
     page.wait_for_url(f"**/runs/{story.parent}")
 
 
+def test_an_empty_audit_says_who_is_not_on_record(page: Page, server: Server) -> None:
+    dashboard = Dashboard(page, server.url).open("audit")
+    expect(page.get_by_text("No entries yet.")).to_be_visible()
+    expect(page.get_by_text("the local user, of whom nothing is kept")).to_be_visible()
+    dashboard.open("audit?actor=alice")
+    expect(page.get_by_text("No entry is like this.")).to_be_visible()
+
+
 def test_a_form_keeps_what_was_chosen(page: Page, server: Server, story: Story) -> None:
     """Drawing it again gives no select its first value back."""
     dashboard = Dashboard(page, server.url).open(f"recipes?experiment={story.experiment}&recipe=-")

@@ -428,6 +428,8 @@ export const CHINESE = {
   "New webhook": "新建 Webhook",
   "New webhook…": "新建 Webhook…",
   "No entry is like this.": "没有符合条件的记录。",
+  "No entries yet.": "还没有记录。",
+  "Who writes without a token is the local user, of whom nothing is kept here.": "不带令牌写入的是本地用户，这里不保留其记录。",
   "No webhooks yet.": "还没有 Webhook。",
   "None in the last 30 days.": "最近 30 天没有消息。",
   "Outcome": "结果",

@@ -50,7 +50,9 @@ export function Audit() {
     p({ class: "faint" }, t("What users and the operator's token wrote, and sign-ins that were refused; newest first.")),
     h(Trouble, { error, again: () => load([]) }),
     entries === null && !error ? h(Loading, {}) : null,
-    entries?.length === 0 ? h(Empty, { title: t("No entry is like this.") }) : null,
+    entries?.length !== 0 ? null : Object.values(filters).some(Boolean)
+      ? h(Empty, { title: t("No entry is like this.") })
+      : h(Empty, { title: t("No entries yet.") }, p({}, t("Who writes without a token is the local user, of whom nothing is kept here."))),
     entries?.length
       ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Audit") }, table({ class: "plain list" },
           thead({}, tr({}, [t("When"), t("Actor"), t("Action"), t("About"), t("Outcome"), t("Sent from")].map((name) => th({ key: name, scope: "col" }, name)))),
