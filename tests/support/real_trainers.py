@@ -86,13 +86,14 @@ _UNUSED = {
     "fsdp": ([], _COMPILER),
     "loop": ([], [*_COMPILER, *_SHAPES]),
     "two": ([], [*_COMPILER, *_SHAPES]),
-    # Clients of test_tracking_clients, by script.
+    # Clients of test_tracking_clients, by script; autolog uses pandas.
     "hf_mlflow.py": (["sklearn", "scipy", "wandb", "trl", *_TABLES],
                      [*_COMPILER, *_SHARDING, *_SAMPLING]),
     "hf_wandb.py": (["sklearn", "scipy", "mlflow", "trl", *_TABLES],
                     [*_COMPILER, *_SHARDING, *_SAMPLING]),
     "lightning_mlflow.py": (["sklearn", "scipy", "wandb", *_TABLES],
                             [*_COMPILER, *_SAMPLING, "transformers", "torchvision"]),
+    "autolog": (["sklearn", "scipy", "wandb"], [*_COMPILER, *_SAMPLING, "torchvision"]),
     "mlflow_fluent.py": (["sklearn", "scipy", "pandas", "pyarrow"], []),
     "wandb_fluent.py": ([], []),
     "summary_writer.py": ([], [*_COMPILER, *_SHAPES]),

@@ -14,7 +14,7 @@ from tests.support.real_trainers import SCRIPTS, lean_line
 from tests.support.server import Server, running_server, wait_until
 from tests.support.service import Service
 
-SECONDS = 90.0
+SECONDS = 180.0
 TOKEN = "a-token-for-all-of-the-api-of-forty-letters"
 
 
@@ -24,7 +24,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Iterator[S
     commands = {
         "fluent": ["mlflow_fluent.py"],
         "hf": ["hf_mlflow.py", str(inputs / "model"), "{run_dir}/out"],
-        "lightning": ["lightning_mlflow.py", "{run_dir}/out"],
+        "lightning": ["lightning_mlflow.py", "{run_dir}/out", "logger"],
+        "lightning-checkpoints": ["lightning_mlflow.py", "{run_dir}/out", "checkpoints"],
+        "autolog": ["lightning_mlflow.py", "{run_dir}/out", "autolog"],
         "wandb": ["wandb_fluent.py", "0"],
         "wandb-lies": ["wandb_fluent.py", "0", "then fails"],
         "hf-wandb": ["hf_wandb.py", str(inputs / "model"), "{run_dir}/out"],
@@ -33,7 +35,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, inputs: Path) -> Iterator[S
     tables = [
         f"[recipes.{name}]\ncommand = {json.dumps(['{python}', str(SCRIPTS / script), *words])}\n"
         f"working_dir = {json.dumps(str(folder))}\n"  # where clients leave files of their own
-        f'requires_report = false\ntensorboard = "runs/**"\n{lean_line(script, inputs)}'
+        'requires_report = false\ntensorboard = "runs/**"\n'
+        + lean_line(name if name == "autolog" else script, inputs)
         for name, (script, *words) in commands.items()
     ]
     (folder / "recipes.toml").write_text("\n".join(tables))
@@ -105,6 +108,23 @@ def test_lightnings_logger_reports_into_its_recipes_own_run(service: Service) ->
     run, ended = done(service, "lightning")
     assert ended["step"] == 11, "it counts the steps of its metrics from 0"
     assert used(service, run)["effectiveHyperparams"] == {"lr": 0.1}
+
+
+def test_lightnings_logger_stores_each_checkpoint_with_the_run(service: Service) -> None:
+    run, _ = done(service, "lightning-checkpoints")
+    files = service.data_dir / "artifacts" / service.experiment / run
+    assert {path.stat().st_size > 0 for path in files.rglob("*.ckpt")} == {True}
+    found = {path.name for path in files.rglob("*.ckpt")}
+    assert found == {"epoch=0-step=4.ckpt", "epoch=1-step=8.ckpt", "epoch=2-step=12.ckpt"}
+
+
+def test_what_mlflow_logs_by_itself_reports_into_its_recipes_own_run(service: Service) -> None:
+    run, ended = done(service, "autolog")
+    assert 0 < ended["metrics"]["loss"]["value"] < 10
+    answer = used(service, run)
+    assert answer["effectiveHyperparams"]["lr"] == 0.1
+    assert answer["effectiveHyperparams"]["optimizer_name"] == "SGD"
+    assert answer["models"] == [{"state": "ready"}]
 
 
 def test_a_script_of_wandb_reports_into_its_recipes_own_run(service: Service) -> None:
