@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,22 @@ def test_where_there_is_no_git_the_rest_is_there(
 def test_secrets_are_masked(words: list[str], masked: list[str]) -> None:
     shown = source.mask(words)
     assert [word for word in shown if "***" in word or "ken" in word or "pass" in word] == masked
+
+
+def test_the_packages_are_those_that_are_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, version in (("first", "2.0"), ("second", "1.0")):
+        info = tmp_path / folder / "made_up-1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Name: made-up\nVersion: {version}\n\nVersion: 9 is out\n")
+    (tmp_path / "second" / "old.egg-info").write_text("Name: old\nVersion: 3.0\n")
+    added = [str(tmp_path / folder) for folder in ("missing", "first", "second")]
+    monkeypatch.setattr(sys, "path", [*added, *sys.path])
+    found = source.describe()["packages"]
+    assert (found["made-up"], found["old"]) == ("2.0", "3.0")
+    installed = {name: metadata.version(name) for name in found.keys() - {"made-up", "old"}}
+    assert installed == {name: found[name] for name in installed}
 
 
 def test_it_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
