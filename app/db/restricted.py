@@ -161,9 +161,13 @@ class RestrictedTx(Tx):
         self._admit_write()
         super().many(statement, rows)
 
-    def require(self, permission: Permission, experiment_id: str) -> None:
-        """Raise NotPermitted unless the user has a permission there; NotFound where it is not."""
+    def require(self, permission: Permission, experiment_id: str) -> bool:
+        """Raise NotPermitted unless the user has a permission there; NotFound where it is not.
+
+        Return True if the experiment was looked for: for an administrator it is not.
+        """
         self._require(permission, experiment_id, _ROLE_IN_EXPERIMENT)
+        return self._rights.everywhere is None
 
     def require_project(self, permission: Permission, project_id: str) -> None:
         """Raise NotPermitted unless the user has a permission there; NotFound where it is not."""

@@ -319,8 +319,12 @@ class Tx:
         self._cursor.execute("SELECT pg_try_advisory_xact_lock($1::bigint)", [number])
         return cast(bool, self._cursor.fetchone()[0])
 
-    def require(self, permission: Permission, experiment_id: str) -> None:
-        """Raise NotPermitted, or NotFound, unless the principal has a permission there."""
+    def require(self, permission: Permission, experiment_id: str) -> bool:
+        """Raise NotPermitted, or NotFound, unless the principal has a permission there.
+
+        Return True if the experiment was looked for, so that it is there.
+        """
+        return False
 
     def require_project(self, permission: Permission, project_id: str) -> None:
         """Raise NotPermitted, or NotFound, unless the principal has a permission there."""

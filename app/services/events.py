@@ -59,8 +59,8 @@ def _newest(*, experiment: str, most: int) -> Executable:
 
 def check_experiment(tx: Tx, experiment_id: str) -> None:
     """Raise NotFound if there is no such experiment, NotPermitted if it may not be written to."""
-    tx.require(Permission.WRITE, experiment_id)
-    if tx.first(_existing, experiment=experiment_id) is None:
+    is_there = tx.require(Permission.WRITE, experiment_id)
+    if not is_there and tx.first(_existing, experiment=experiment_id) is None:
         raise _no_experiment(experiment_id)
 
 
