@@ -17,6 +17,10 @@ from tests.support.replicas import leader
 from tests.support.server import REPOSITORY, Server, running_server, wait_until
 
 LLM_TRAIN = Path(sys.executable).with_name("llm-train")
+EVERY = 0.2
+"""Seconds between two looks at all connections of processes, or over a new one of PostgreSQL."""
+WITHOUT_TLS = False
+"""For `verify`: each of hundreds of clients would load all certificates, for 30 ms and no TLS."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,7 @@ def database_server() -> Iterator[PostgreSQL]:
 def two_workers(tmp_path: Path, url: str) -> Iterator[Server]:
     command = [str(LLM_TRAIN), "serve", "--workers", "2"]
     with running_server(tmp_path, command=command, timeout=90, DATABASE_URL=url) as server:
-        wait_until(lambda: len(workers(server.pid)) == 2, "both workers serve", 30)
+        wait_until(lambda: len(workers(server.pid)) == 2, "both workers serve", 30, EVERY)
         yield server
 
 
@@ -50,9 +54,8 @@ def spread(server: Server, most: int = 400) -> list[str]:
     made = []
     before = {p.pid: sum(p.cpu_times()[:2]) for p in workers(server.pid)}
     for number in range(most):
-        answer = httpx.post(
-            f"{server.url}/v1/experiments", json={"name": f"e{number}", "task_type": "sft"}
-        )
+        body = {"name": f"e{number}", "task_type": "sft"}
+        answer = httpx.post(f"{server.url}/v1/experiments", json=body, verify=WITHOUT_TLS)
         assert answer.status_code == 201
         made.append(answer.json()["experiment_id"])
         if number % 20 == 19:
@@ -71,7 +74,7 @@ def test_two_workers_share_the_work_and_one_of_them_leads(
         for experiment_id in made:  # by whichever worker has this connection
             assert client.get(f"/v1/experiments/{experiment_id}/detail").status_code == 200
         pids = {process.pid for process in workers(server.pid)}
-        assert wait_until(lambda: leader(url), "a worker leads") in pids
+        assert wait_until(lambda: leader(url), "a worker leads", every=EVERY) in pids
         assert server.pid not in pids
 
 
@@ -81,12 +84,12 @@ def test_a_worker_that_is_killed_is_started_again_and_the_other_goes_on(
     url = database_server.url("postgres")
     with two_workers(tmp_path, url) as server:
         was = {process.pid for process in workers(server.pid)}
-        killed = wait_until(lambda: leader(url), "a worker leads")
+        killed = wait_until(lambda: leader(url), "a worker leads", every=EVERY)
         assert killed is not None
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: leader(url) not in (None, killed), "the other leads", 60)
+        wait_until(lambda: leader(url) not in (None, killed), "the other leads", 60, EVERY)
         assert spread_one(server) == 201
-        wait_until(lambda: len(workers(server.pid)) == 2, "two workers again", 30)
+        wait_until(lambda: len(workers(server.pid)) == 2, "two workers again", 30, EVERY)
         now = {process.pid for process in workers(server.pid)}
         assert len(now & was) == 1
         assert f"worker {killed} ended with -9" in server.log.read_text()
