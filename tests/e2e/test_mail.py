@@ -95,3 +95,22 @@ def test_a_wrong_password_and_a_server_that_is_away_are_errors(post: Post) -> No
     assert refused.status == 535 and refused.error is not None
     away = send(mail, SmtpServer.parse(f"smtp://127.0.0.1:{free_port()}"))
     assert (away.status, away.error) == (None, "Connection refused")
+
+
+def test_a_mail_that_reached_nobody_is_no_delivery(tmp_path: Path, post: Post) -> None:
+    everybody = {"a@example.com", "b@example.com"}
+    post.box.unknown = set(everybody)
+    with home(tmp_path) as place, place.serve(SMTP_URL=post.url()) as service:
+        webhook = add(service)
+        service.post(f"/webhooks/{webhook}/test", None, 202)
+        refused = wait_until(
+            lambda: (d := newest(service, webhook))["attempts"] and d, "it was tried", 30
+        )
+        assert refused["state"] == "pending" and post.box.received == []
+        for address in everybody:
+            assert f"{address}: 550 nobody of this name" in refused["last_error"]
+        # One of two has it: a second attempt would send it there again.
+        post.box.unknown = {"b@example.com"}
+        wait_until(lambda: newest(service, webhook)["state"] == "delivered", "it arrives", 60)
+        ((to, _),) = post.box.received
+        assert to == ["a@example.com"]

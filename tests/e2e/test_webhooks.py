@@ -122,6 +122,34 @@ def test_a_receiver_that_is_gone_pauses_its_webhook_until_somebody_lets_it_go_on
     wait_until(lambda: times() == 2, "what was received is sent once more", 30)
 
 
+def test_a_paused_webhook_sends_nothing_and_then_all_that_happened_meanwhile(
+    api_service: Service, receiver: Receiver
+) -> None:
+    with receiving() as another:
+        paused, other = add(api_service, receiver), add(api_service, another)
+        path = f"/webhooks/{paused['webhook_id']}"
+        of_webhook = f"{api_service.url}/v1{path}"
+        assert api_service.http.patch(of_webhook, json={"paused": True}).json()["paused_at"]
+        tests = [api_service.post(f"{path}/test", None, 202)["delivery_id"] for _ in range(3)]
+        run = api_service.submit("finishes", steps=2)
+        api_service.ended(run)
+        # The other one hears of the run, and of a message that came later.
+        wait_until(lambda: "run.succeeded" in another.types(), "the other one is told")
+        api_service.post(f"/webhooks/{other['webhook_id']}/test", None, 202)
+        wait_until(lambda: "webhook.test" in another.types(), "and of what came later")
+        assert receiver.received == []
+        waiting = deliveries(api_service, paused)
+        assert {(each["state"], each["attempts"]) for each in waiting} == {("pending", 0)}
+
+        api_service.http.patch(of_webhook, json={"paused": False})
+        wait_until(lambda: len(receiver.received) >= len(waiting), "all of it arrives")
+        came = [headers["webhook-id"] for headers, _ in receiver.received]
+        assert sorted(came) == sorted(each["delivery_id"] for each in waiting)
+        assert set(tests) < set(came) and "run.succeeded" in receiver.types()
+        for webhook in (paused, other):
+            api_service.http.delete(f"{api_service.url}/v1/webhooks/{webhook['webhook_id']}")
+
+
 def test_a_thousand_messages_to_a_receiver_that_hangs_hold_up_nothing_else(
     api_service: Service, receiver: Receiver
 ) -> None:

@@ -1,7 +1,8 @@
 """When a message is tried again and given up, and how its webhook is paused: the clock is put on.
 
-Seen red: no pause after a failure, a webhook that is never paused, one that is paused and sends all
-the same, and events of which no message is on record.
+Seen red: no pause after a failure, a message sent again by hand that has no attempts left, a
+webhook that is never paused, one that is paused and sends all the same, and events of which no
+message is on record.
 """
 
 import pytest
@@ -69,7 +70,11 @@ async def test_a_message_comes_again_after_each_pause_with_its_id_and_is_given_u
     scene.wall.shift(hours=1000)
     assert await scene.due() == []
     await scene.db.write(webhooks.redeliver, scene.id, sent.id)
-    assert [each.id for each in await scene.due()] == [sent.id], "once more, by hand"
+    (again,) = await scene.due()
+    assert again.id == sent.id, "once more, by hand"
+    await scene.record(again)
+    after = await scene.delivery()
+    assert (after.state, after.attempts) == ("pending", 1), "with all its attempts"
 
 
 async def test_what_is_paused_sends_nothing_and_loses_nothing(scene: Scene) -> None:

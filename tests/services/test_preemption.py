@@ -181,6 +181,8 @@ async def test_a_project_whose_checkpoints_are_too_large_starts_no_more(
     run = await stage.submit()
     await launch(state)
     assert (await stage.get(run)).status_reason == "waiting_for_quota"
+    use = await db.read(quotas.find_use, DEFAULT_PROJECT)
+    assert (use.bytes, use.quota.max_bytes) == (10, 10)
     await db.write(projects.update, DEFAULT_PROJECT, ProjectUpdate(max_bytes=11))
     await launch(state)
     assert (await stage.get(run)).status == "starting"

@@ -70,12 +70,23 @@ def receiving() -> Iterator[Receiver]:
 
 
 class Mailbox:
-    """Keeps what arrives. `answer`: what the server says instead of taking it."""
+    """Keeps what arrives. `answer`: what the server says instead of taking it; `unknown`:
+    recipients that it does not have.
+    """
 
     def __init__(self) -> None:
         self.received: list[tuple[list[str], Any]] = []
         self.answer: str | None = None
         self.hang = 0.0
+        self.unknown: set[str] = set()
+
+    async def handle_RCPT(
+        self, server: Any, session: Any, envelope: Any, address: str, options: list[str]
+    ) -> str:
+        if address in self.unknown:
+            return "550 nobody of this name"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         await asyncio.sleep(self.hang)
