@@ -1,4 +1,7 @@
-"""`llm-train mcp` with the protocol's own client, over stdio, against a real service."""
+"""`llm-train mcp` with the protocol's own client, over stdio, against a real service.
+
+The protocol's packages take a second to import: these tests do, and not each process that collects.
+"""
 
 import asyncio
 import json
@@ -6,17 +9,27 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from mcp import Client, StdioServerParameters
-from mcp.client.stdio import stdio_client
 
-from app.mcp import bounded, server
+from app.mcp import bounded
 from tests.support.server import REPOSITORY, Server, end_trainers, running_server
 
+if TYPE_CHECKING:
+    from mcp import Client
+
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def tools_module() -> ModuleType:
+    """The module of the tools."""
+    from app.mcp import server
+
+    return server
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +41,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @asynccontextmanager
-async def agent(served: Server, home: Path, *arguments: str) -> AsyncIterator[Client]:
+async def agent(served: Server, home: Path, *arguments: str) -> AsyncIterator["Client"]:
+    from mcp import Client, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+
     environment = {"LLM_TRAIN_API_URL": served.url, "XDG_CONFIG_HOME": str(home)}
     command = StdioServerParameters(
         command=sys.executable, args=["-m", "app.cli.main", "mcp", *arguments],
@@ -38,7 +54,7 @@ async def agent(served: Server, home: Path, *arguments: str) -> AsyncIterator[Cl
         yield client
 
 
-async def call(client: Client, tool: str, /, **arguments: Any) -> Any:
+async def call(client: "Client", tool: str, /, **arguments: Any) -> Any:
     result = await client.call_tool(tool, arguments)
     assert not result.is_error, result.content
     answer = result.structured_content
@@ -48,18 +64,20 @@ async def call(client: Client, tool: str, /, **arguments: Any) -> Any:
 
 
 async def test_an_agent_reads_by_default_and_can_change_nothing(
-    served: Server, tmp_path: Path
+    served: Server, tmp_path: Path, tools_module: ModuleType
 ) -> None:
     async with agent(served, tmp_path) as client:
         tools = (await client.list_tools()).tools
-        assert {tool.name for tool in tools} == set(server.READING)
+        assert {tool.name for tool in tools} == set(tools_module.READING)
         assert all(tool.annotations and tool.annotations.read_only_hint for tool in tools)
         assert all(tool.description for tool in tools)
         refused = await client.call_tool("cancel_run", {"run": "@last"})
         assert refused.is_error
 
 
-async def test_an_agent_submits_watches_cancels_and_resumes(served: Server, tmp_path: Path) -> None:
+async def test_an_agent_submits_watches_cancels_and_resumes(
+    served: Server, tmp_path: Path, tools_module: ModuleType
+) -> None:
     async with agent(served, tmp_path, "--write") as client:
         recipes = await call(client, "list_recipes")
         assert "demo" in [row["name"] for row in recipes["recipes"]]
@@ -83,7 +101,7 @@ async def test_an_agent_submits_watches_cancels_and_resumes(served: Server, tmp_
         assert listed["truncated"], "there are two"
         curves = await call(client, "get_metrics", run=run, keys=["loss"], points=10_000)
         (curve,) = curves["curves"]
-        assert 0 < len(curve["steps"]) <= server.MAX_POINTS
+        assert 0 < len(curve["steps"]) <= tools_module.MAX_POINTS
         assert curve["summary"]["lowest"] <= curve["summary"]["highest"]
         log = await call(client, "tail_log", run=run, lines=3)
         assert 0 < len(log["log"]) <= 4
@@ -111,12 +129,14 @@ def fill(served: Server) -> list[str]:
         return [row["run_id"] for row in http.get(f"{path}?limit=10").json()["runs"]]
 
 
-async def test_an_answer_is_bounded_whatever_a_run_holds(served: Server, tmp_path: Path) -> None:
+async def test_an_answer_is_bounded_whatever_a_run_holds(
+    served: Server, tmp_path: Path, tools_module: ModuleType
+) -> None:
     runs = await asyncio.to_thread(fill, served)
     async with agent(served, tmp_path) as client:
         assert (await call(client, "get_run", run=runs[0]))["truncated"]
         assert (await call(client, "compare_runs", runs=runs[:9]))["truncated"]
-        assert len((await call(client, "list_runs", limit=1_000))["runs"]) <= server.MAX_RUNS
+        assert len((await call(client, "list_runs", limit=1_000))["runs"]) <= tools_module.MAX_RUNS
 
 
 def test_what_is_cut_says_so() -> None:
