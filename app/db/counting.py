@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 from app.db import matching, tally
 from app.db.database import Effort
-from app.db.list_statements import FOUND_BY, INDEXED, Listing, count_statement, first_few
+from app.db.list_statements import INDEXED, Listing, count_statement, first_few
 from app.db.matching import (
     SEARCH,
     WALKED,
     Parent,
     bind,
-    count_hits,
-    indexed_search,
+    first_hits,
     is_short,
     with_search,
 )
@@ -66,19 +65,17 @@ def scope(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Scope:
     partial = newest = False
     more: dict[str, int] = {}
     if SEARCH in filters:
-        walked, indexed = with_search(filters, "search_walk"), indexed_search(filters)
+        walked = with_search(filters, "search_walk")
         if is_short(tx, listing, filters):
             filters = walked
         elif _is_usual(tx, listing, walked):
             newest, more = True, {"looked_at": LOOKED_AT}
             partial, filters = _has_more(tx, listing, filters, LOOKED_AT), walked
-        elif count_hits(tx, listing, indexed, EXAMINED + 1) > EXAMINED:
-            (name,) = FOUND_BY & indexed.keys()
-            filters = {**filters, f"{name}_some": filters[SEARCH]}
-            del filters[SEARCH]
-            partial, more = True, {"examined": EXAMINED}
         else:
-            filters = indexed
+            text = filters[SEARCH]
+            ids, partial = first_hits(tx, listing, text, EXAMINED)
+            filters = {name: filters[name] for name in filters if name != SEARCH}
+            filters["found"] = [*ids, text]  # which may be the id of a row
     elif must_read(tx, listing, filters):
         partial, newest, more = True, True, {"looked_at": READ}
     params = bind(tx, listing, filters) | more

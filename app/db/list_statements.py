@@ -33,9 +33,7 @@ from app.db.objects import Table
 from app.db.sql import Statement, columns
 from app.db.tables import MetricLatest
 
-FOUND_BY = frozenset(
-    ("search_match", "search_match_some", "search_short", "search_short_some", "found")
-)
+FOUND_BY = frozenset(("search_match", "search_short", "found"))
 """Filters that begin with the index of texts, or with the ids that another index gave."""
 REMEMBERED = 512  # statements; clients choose among thousands of combinations
 INDEXED = ("run_id", "parent_run_id", "root_run_id")
@@ -60,6 +58,7 @@ class Listing(Generic[RowT]):
     filters: Mapping[str, Any]
     spread: str | None = None
     matches: Mapping[str, Statement[tuple[int]]] | None = None
+    hits: Mapping[str, Statement[tuple[str, int]]] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

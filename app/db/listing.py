@@ -35,6 +35,8 @@ from app.db.rows import (
 )
 from app.db.search import (
     LIKE_ESCAPE,
+    FirstWithBeginning,
+    FirstWithGrams,
     HasBeginning,
     HasGrams,
     Matches,
@@ -68,8 +70,8 @@ def _searched(id: Any, table: type[SQLModel]) -> dict[str, Any]:
     """Return the ways of finding the rows with a text; `keyset` takes the one that reads the least.
 
     `search_walk`: compares the text of each row of the list. `search_match`: asks the index of
-    texts first; `search_short` as well, for a text that is shorter than a gram. `…_some`: only the
-    first `examined` rows of the index, to count at least some of very many.
+    texts first; `search_short` as well, for a text that is shorter than a gram. `found`: the ids
+    of the rows are known.
     """
     text, wanted = columns(table), bindparam("search", type_=String)
     contains = Position(text.text, wanted) > 0
@@ -78,15 +80,12 @@ def _searched(id: Any, table: type[SQLModel]) -> dict[str, Any]:
         name: select(text.id).where(contains, search.of_table(has, table))
         for name, has in (("search_match", HasGrams), ("search_short", HasBeginning))
     }
-    by_index |= {
-        f"{name}_some": select(found.limit(bindparam("examined")).subquery().c.id)
-        for name, found in by_index.items()
-    }
     # Not EXISTS: PostgreSQL would rather compare all texts there are, once, and remember the ids.
     own = select(text.text).where(text.id == id).scalar_subquery()
     return {
         "search_walk": or_(Position(own, wanted) > 0, id == bindparam("search_id")),
         **{name: id.in_(found.union_all(itself)) for name, found in by_index.items()},
+        "found": one_of(id, "found"),
     }
 
 
@@ -95,6 +94,17 @@ def _matches(table: type[SQLModel]) -> dict[str, Statement[tuple[int]]]:
     return {
         name: Statement(select(search.of_table(matches, table)))
         for name, matches in (("search_match", Matches), ("search_short", MatchesBeginning))
+    }
+
+
+def _hits(table: type[SQLModel]) -> dict[str, Statement[tuple[str, int]]]:
+    """Return the queries for the first `most` of these rows: their ids, and where the text is."""
+    text = columns(table)
+    place = Position(text.text, bindparam("search", type_=String))
+    row = select(text.id, place).limit(bindparam("most"))
+    return {
+        name: Statement(row.where(search.of_table(first, table)))
+        for name, first in (("search_match", FirstWithGrams), ("search_short", FirstWithBeginning))
     }
 
 
@@ -140,6 +150,7 @@ EXPERIMENTS = Listing(
     | _archived(_experiment.archived_at)
     | _searched(_experiment.id, ExperimentSearch),
     matches=_matches(ExperimentSearch),
+    hits=_hits(ExperimentSearch),
 )
 RUNS = Listing(
     Run,
@@ -156,7 +167,6 @@ RUNS = Listing(
     | _within(_run.created_at, "created_after", "created_before")
     | {
         "ids": one_of(_run.id, "ids"),
-        "found": one_of(_run.id, "found"),
         "id_ends": _run.id.like("run!_%" + bindparam("id_ends", type_=String), escape=LIKE_ESCAPE),
         "status": _among(_run.status, "status"),
         "tags": _tagged(_run.experiment_id, _run.id),
@@ -181,6 +191,7 @@ RUNS = Listing(
     },
     spread="status",
     matches=_matches(RunSearch),
+    hits=_hits(RunSearch),
 )
 RUN_SUMMARIES: Listing[RunSummaryRow] = replace(cast(Any, RUNS), row=RunSummaryRow)
 CHECKPOINTS = Listing(

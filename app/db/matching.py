@@ -74,6 +74,18 @@ def count_hits(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], most: 
     return row[0] if row else 0
 
 
+def first_hits(tx: Tx, listing: Listing[Any], text: str, most: int) -> tuple[list[str], bool]:
+    """Return the ids of rows with a text among the first `most` that the index of texts finds.
+
+    True beside them: it finds more than that.
+    """
+    assert listing.hits is not None
+    (name,) = FOUND_BY & indexed_search({SEARCH: text}).keys()
+    asked = search_params(tx.dialect, fold(text)) | {"search": fold(text), "most": most + 1}
+    rows = tx.all(listing.hits[name], **asked)
+    return [id for id, place in rows[:most] if place], len(rows) > most
+
+
 def with_search(filters: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the filters with one way of finding a text: the filter `name` of the list."""
     rest = {key: value for key, value in filters.items() if key != SEARCH}

@@ -109,6 +109,18 @@ class HasBeginning(HasGrams):
     inherit_cache = True
 
 
+class FirstWithGrams(HasGrams):
+    """`HasGrams`, of the first `most` rows of the index; on PostgreSQL the query has that limit."""
+
+    inherit_cache = True
+
+
+class FirstWithBeginning(HasBeginning):
+    """The same for a text that is shorter than a gram."""
+
+    inherit_cache = True
+
+
 class Matches(FunctionElement[int]):
     """How many rows the index of a search table has under `search_grams`, counted up to `most`."""
 
@@ -131,6 +143,13 @@ def of_table(element: type[FunctionElement[Any]], table: type[SQLModel]) -> Any:
 def _sqlite_has(element: Any, compiler: Any, **options: Any) -> str:
     table, found = _sqlite_numbers(element, compiler, options)
     return f"{table}.number IN ({found})"
+
+
+@compiles(FirstWithGrams, "sqlite")
+@compiles(FirstWithBeginning, "sqlite")
+def _sqlite_first(element: Any, compiler: Any, **options: Any) -> str:
+    table, found = _sqlite_numbers(element, compiler, options)
+    return f"{table}.number IN ({found} LIMIT {_bound('most', compiler, Integer)})"
 
 
 @compiles(Matches, "sqlite")
