@@ -139,8 +139,13 @@ def must_read(
     tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], experiments: Sequence[str] = ()
 ) -> bool:
     """Return True if runs of a list of more than `READ` have to be read to know which ones pass."""
-    if not reads_rows(listing, filters):
-        return False
+    return reads_rows(listing, filters) and is_long(tx, listing, filters, experiments)
+
+
+def is_long(
+    tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], experiments: Sequence[str] = ()
+) -> bool:
+    """Return True if an experiment, or one of these, or all of them have more than `READ` runs."""
     if experiments:
         return max(tally.totals(tx, Run, experiments, frozenset(), {})) > READ
     if "experiment_id" not in filters:

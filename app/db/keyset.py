@@ -27,7 +27,7 @@ from app.db.list_statements import (
     place_statement,
 )
 from app.db.matching import SEARCH, Parent, bind, is_short, with_search
-from app.db.narrowing import narrow
+from app.db.narrowing import OF_EXPERIMENT, narrow, of_few
 from app.db.sql import Tx, dump
 
 MOST = 100
@@ -133,7 +133,11 @@ def _all(
     window: Window,
     parent: Parent | None,
 ) -> Page[RowT]:
-    """Return a page of all rows that match, however many have to be read."""
+    """Return a page of all rows that match, however many have to be read.
+
+    But of those that lack the metric by which a long list is sorted no more are looked at than
+    `matching.LOOKED_AT`: the page may end early there.
+    """
     spread = listing.spread or ""
     by_text = not FOUND_BY.isdisjoint(filters)
     if parent is None and spread in filters and order.field == "created_at" and not by_text:
@@ -149,9 +153,23 @@ def _all(
         if parent is not None:
             shape = shape._replace(parent=parent[0])
             params["parent"] = parent[1]
-        if len(rows) <= window.size:
-            rows += tx.all(page_statement(shape), **params)
+        if len(rows) > window.size:
+            break
+        if parent is None and not by_text and _must_end(tx, listing, filters, shape):
+            shape = shape._replace(peek=matching.LOOKED_AT)
+        rows += tx.all(page_statement(shape), **params)
+        if shape.peek and len(rows) <= window.size:
+            place = tx.first(place_statement(shape), **params)
+            if place is not None:
+                return _stopped(_page(listing, rows, order, window), listing, place)
     return _page(listing, rows, order, window)
+
+
+def _must_end(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], shape: Shape) -> bool:
+    """Return True if very many rows may have to be read to find some that lack a metric."""
+    if shape.valued or shape.field != METRIC or not filters.keys().isdisjoint((*INDEXED, "ids")):
+        return False
+    return counting.is_long(tx, listing, filters)
 
 
 def _must_look(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order: Order) -> bool:
@@ -165,6 +183,8 @@ def _must_look(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order:
         return order.field == "created_at" or counting.must_read(tx, listing, filters)
     if not counting.must_read(tx, listing, filters):
         return False
+    if "experiment_id" not in filters and not filters.keys().isdisjoint(OF_EXPERIMENT):
+        return True  # they are spread over a list of all
     counted = {name: filters[name] for name in filters if tally.covers(listing.table, {name: ""})}
     if "status" in counted and order.field != "created_at":
         return True
@@ -181,6 +201,11 @@ def _looked(
     The first rows are looked at; where these do not fill it, an index of a long list is asked.
     """
     walked = with_search(filters, "search_walk") if SEARCH in filters else filters
+    of_some = not filters.keys().isdisjoint(OF_EXPERIMENT)
+    if of_some and order.field == METRIC and counting.must_read(tx, listing, filters):
+        few = of_few(tx, listing, walked)  # the first rows by a metric lie far apart
+        if few is not None:
+            return _all(tx, listing, few, order, window, None)
     page = _first(tx, listing, walked, order, window)
     if page.stopped_at is None:
         return page
@@ -253,6 +278,8 @@ def pages(
     # One walk for all would be along the values of every run there is.
     alone = len(parents) == 1 or (order.field == METRIC and tx.dialect == "sqlite")
     alone = alone or SEARCH in filters
+    if order.field == METRIC and parent == "experiment_id":
+        alone = alone or counting.is_long(tx, listing, filters, parents)
     alone = alone or counting.must_read(tx, listing, {**filters, parent: ""}, parents)
     if alone:
         return [

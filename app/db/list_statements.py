@@ -108,34 +108,51 @@ def page_statement(shape: Shape) -> Statement[Any]:
 @lru_cache(REMEMBERED)
 def place_statement(shape: Shape) -> Statement[Any]:
     """Return the last of the rows that a page looks at, where they are so many."""
-    filters = frozenset(name for name in shape.filters if _is_at_once(name, shape.field))
-    query = _page_query(shape._replace(filters=filters, peek=0)).limit(literal_column("1"))
+    query = _walk(shape).limit(literal_column("1"))
     query = query.offset(literal_column(str(shape.peek - 1)))
     return Statement(query, None if shape.field == METRIC else shape.listing.row)
 
 
-def _is_at_once(name: str, field: str) -> bool:
-    """Return True if an index that gives the order passes or skips rows by this filter."""
-    of_order = ("created_after", "created_before") if field == "created_at" else ()
-    return name in ("experiment_id", *INDEXED, *of_order)
+def _is_at_once(name: str, shape: Shape) -> bool:
+    """Return True if an index that gives the order passes or skips rows by this filter.
+
+    Rows that lack a metric are in the order of their ids, which no experiment has an index of.
+    """
+    of_order = ("created_after", "created_before") if shape.field == "created_at" else ()
+    lacking = shape.field == METRIC and not shape.valued
+    return name in (*INDEXED, *of_order) or (name == "experiment_id" and not lacking)
+
+
+def _lacking(shape: Shape) -> Any:
+    """Return the condition that a run has no value of the metric by which it is sorted."""
+    of_row = and_(_latest.run_id == shape.listing.tie, _latest.key == bindparam("metric_key"))
+    return ~exists().where(of_row, _latest.value.is_not(None))
 
 
 def _page_query(shape: Shape) -> Select[Any]:
+    query = _walk(shape)
+    if shape.peek:
+        names = sorted(shape.filters)
+        later = [shape.listing.filters[name] for name in names if not _is_at_once(name, shape)]
+        if shape.field == METRIC and not shape.valued:
+            later.append(_lacking(shape))
+        query = _among_first(query, later, shape)
+    return query
+
+
+def _walk(shape: Shape) -> Select[Any]:
+    """Return the rows of a page; with `peek`, those that are looked at for it."""
     listing, metric = shape.listing, shape.field == METRIC
     sort, tie = listing.orders[shape.field], listing.tie
     by_text = not FOUND_BY.isdisjoint(shape.filters)
     if by_text:
         sort, tie = sort if metric else _unwalked(sort), _unwalked(tie)
-    own = columns(listing.table)  # conditions around the first rows may be on any of them
-    selected = list(own) if shape.peek else listing.select(own)
+    selected = listing.select(columns(listing.table))
     of_row = and_(_latest.run_id == tie, _latest.key == bindparam("metric_key"))
     if metric:
         selected.append((sort if shape.valued else null()).label("metric_value"))
-    names = sorted(shape.filters)
-    later = [name for name in names if shape.peek and not _is_at_once(name, shape.field)]
-    query = select(*selected).where(
-        *(_condition(listing, name, by_text) for name in names if name not in later)
-    )
+    names = [each for each in sorted(shape.filters) if not shape.peek or _is_at_once(each, shape)]
+    query = select(*selected).where(*(_condition(listing, name, by_text) for name in names))
     if metric and shape.short and not by_text:
         # So that SQLite does not walk the values of all other lists.
         of_row = and_(_latest.run_id == _unwalked(tie), _latest.key == bindparam("metric_key"))
@@ -143,7 +160,7 @@ def _page_query(shape: Shape) -> Select[Any]:
         query = query.join(MetricLatest, of_row).where(sort.is_not(None))
         tie = _latest.run_id  # so that the index on values gives the order
     elif metric:
-        query = query.where(~exists().where(of_row, sort.is_not(None)))
+        query = query if shape.peek else query.where(_lacking(shape))
     elif listing.lacks(shape.field):
         query = query.where(sort.is_not(None) if shape.valued else sort.is_(None))
     by = [sort, tie] if shape.valued else [tie]
@@ -153,8 +170,6 @@ def _page_query(shape: Shape) -> Select[Any]:
         query = _of_each(query, shape)
     elif shape.parent is not None:
         query = query.where(listing.column(shape.parent) == bindparam("parent"))
-    if shape.peek:
-        query = _among_first(query, [listing.filters[name] for name in later], shape)
     return query
 
 
@@ -185,12 +200,17 @@ def _among_first(query: Select[Any], conditions: list[Any], shape: Shape) -> Sel
     """Return those of the first rows of `query` that meet more conditions.
 
     They come in the order in which they are looked at, and no more are than fill a page: for an
-    ORDER BY here SQLite would read and sort all of them.
+    ORDER BY here SQLite would read and sort all of them. PostgreSQL would join what a bare EXISTS
+    asks for, in any order; `IS TRUE` lets it ask row by row.
     """
+    own = columns(shape.listing.table)  # the conditions may be on any of them
+    value = [query.selected_columns.metric_value] if shape.field == METRIC else []
+    query = query.with_only_columns(*own, *value, maintain_column_froms=True)
     first = query.limit(literal_column(str(shape.peek))).subquery("first_rows")
     adapted: Any = ClauseAdapter(first).traverse
-    value = [first.c.metric_value] if shape.field == METRIC else []
-    found = select(*shape.listing.select(first.c), *value).where(*map(adapted, conditions))
+    value = [first.c.metric_value] if value else []
+    asked = (adapted(condition).is_(true()) for condition in conditions)
+    found = select(*shape.listing.select(first.c), *value).where(*asked)
     return found.limit(bindparam("most"))
 
 

@@ -1,5 +1,7 @@
 """Rare values of runs found by an index that the list does not walk: of texts, tags and metrics.
 
+Runs of an owner, a project or a type that has few are those of its experiments.
+
 A model, a recipe or a name is part of the text that a run is found by, so the index of texts finds
 the few runs that may have it; the condition itself decides.
 """
@@ -9,17 +11,22 @@ from typing import Any
 
 from sqlalchemy import Executable, select
 
-from app.db import matching
+from app.db import matching, tally
 from app.db.cursors import METRIC
+from app.db.json_lists import one_of
 from app.db.list_statements import Listing
 from app.db.matching import SEARCH, bind, count_hits, indexed_search
-from app.db.sql import Tx, columns, query
+from app.db.sql import Tx, columns, dump, query
 from app.db.tables import ExperimentTag, MetricLatest, Run, RunTag
 
 TEXTS = ("name", "recipe", "model")
 """Filters by the whole of a value that is in the searchable text of a run."""
 
+OF_EXPERIMENT = ("owner", "project_id", "task_type")
+"""Filters of runs by what their experiment is."""
+
 _tag, _latest, _of_experiment = columns(RunTag), columns(MetricLatest), columns(ExperimentTag)
+_run = columns(Run)
 
 
 @query(tuple[str])
@@ -38,6 +45,11 @@ def _within(*, key: str, least: float, greatest: float, most: int) -> Executable
     return of_key.where(_latest.value >= least, _latest.value <= greatest).limit(most)
 
 
+@query(tuple[str])
+def _of_these(*, experiments: str) -> Executable:
+    return select(_run.id).where(one_of(_run.experiment_id, experiments))
+
+
 def narrow(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the filters with one by which an index finds fewer than `MATCHES` rows.
 
@@ -51,7 +63,7 @@ def narrow(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[st
         for ids in _ids(tx, listing, filters):
             if len(ids) < matching.MATCHES:
                 return {**filters, "found": ids}
-    return None
+    return None if SEARCH in filters else of_few(tx, listing, filters)
 
 
 def _texts(listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[str]:
@@ -73,3 +85,18 @@ def _ids(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[
             greatest=within["filter_max"], most=matching.MATCHES,
         )  # fmt: skip
         yield [row[0] for row in rows]
+
+
+def of_few(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the filters with the ids of all runs of an owner, a project or a type of few runs.
+
+    None where there are many, or none of these is asked for.
+    """
+    of = {name: filters[name] for name in OF_EXPERIMENT if name in filters}
+    if listing.table is not Run or not of or "experiment_id" in filters:
+        return None
+    having = tally.experiments(tx, Run, frozenset(of), bind(tx, listing, of))
+    if sum(number for _, number in having) >= matching.MATCHES:
+        return None
+    rows = tx.all(_of_these, experiments=dump([id for id, _ in having]))
+    return {**filters, "found": [row[0] for row in rows]}

@@ -132,6 +132,13 @@ def count_by_state(tx: Tx) -> dict[tuple[str, str], int]:
     return {(listed, state): int(number) for listed, state, number in rows if number}
 
 
+def experiments(
+    tx: Tx, table: Any, filters: frozenset[str], params: Mapping[str, Any]
+) -> list[tuple[str, int]]:
+    """Return the experiments that have such rows, and how many."""
+    return tx.all(_by_experiment(filters), listed=table.__tablename__, **params)
+
+
 def totals(
     tx: Tx, table: Any, ids: Sequence[str], filters: frozenset[str], params: Mapping[str, Any]
 ) -> list[int]:
@@ -165,6 +172,12 @@ def _where(filters: frozenset[str]) -> list[Any]:
 @lru_cache(128)
 def _total(filters: frozenset[str]) -> Statement[tuple[int | None]]:
     return Statement(select(_number).where(*_where(filters)))
+
+
+@lru_cache(128)
+def _by_experiment(filters: frozenset[str]) -> Statement[tuple[str, int]]:
+    counted = select(_tally.experiment_id, _number).where(*_where(filters))
+    return Statement(counted.group_by(_tally.experiment_id).having(_number > 0))
 
 
 @lru_cache(128)

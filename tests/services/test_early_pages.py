@@ -1,5 +1,6 @@
 """Pages of runs that have to be read to be found: they end early, and lose and repeat nothing."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -103,4 +104,50 @@ def test_each_of_many_experiments_has_a_page_that_ends_early(write: Write) -> No
     ids = [write(fill), write(fill)]
     filters = {"hyperparam": ("lr", 6, None)}
     pages = write(keyset.pages, RUNS, "experiment_id", ids, filters, Order("created_at"), Window(3))
+    assert all(page.stopped_at is not None and page.has_next for page in pages)
+
+
+@pytest.mark.parametrize("field", ["created_at", "finished_at", "step", "metric"])
+def test_runs_of_an_owner_or_a_type_that_has_few_are_found_among_very_many(
+    write: Write, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    """A million of others were read for them, where more than one status was asked for."""
+    request = ExperimentRequest(name="few", task_type="rare", owner="rare")
+    few = write(experiments.create, request).id
+    made = [write(runs.submit, few, RunRequest(model="m"), {}).id for _ in range(2)]
+    write(fill)
+    order = Order(field, True, "loss" if field == "metric" else None)
+    wanted: list[dict[str, Any]] = [{"owner": "rare"}, {"task_type": "rare"}]
+    more: list[dict[str, Any]] = [{}, {"status": ["queued", "running"]}, {"active": True}]
+    for filters, also in product(wanted, more):
+        page = write(keyset.page, RUNS, filters | also, order, Window(3))
+        assert sorted(row.id for row in page.rows) == sorted(made), filters
+        assert not page.has_next and page.stopped_at is None
+    monkeypatch.setattr(matching, "MATCHES", 2)
+    page = write(keyset.page, RUNS, wanted[0], order, Window(3))
+    assert page.stopped_at is not None, "an owner of many is no help"
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_runs_that_lack_the_metric_of_an_order_are_looked_for_in_some_rows_at_a_time(
+    write: Write, monkeypatch: pytest.MonkeyPatch, backward: bool
+) -> None:
+    """A million runs that have it were read for the few that do not."""
+    experiment, _ = write(fill), write(fill)
+    of: dict[str, Any] = {"experiment_id": experiment}
+    for filters in (of, of | {"status": ["queued"]}, {}, {"active": True}):
+        for descending in (True, False):
+            order = Order("metric", descending, "loss")
+            pages = walk(write, filters, order, backward)
+            in_order = reversed(pages) if backward else pages
+            ids = [row.id for page in in_order for row in page.rows]
+            with monkeypatch.context() as patch:
+                patch.setattr(counting, "READ", 2 * MANY)
+                whole = write(keyset.page, RUNS, filters, order, Window(2 * MANY))
+            assert whole.stopped_at is None and None in whole.values
+            assert ids == [row.id for row in whole.rows], (filters, order)
+            assert any(page.stopped_at is not None for page in pages)
+    ids = [experiment, write(fill)]
+    order, window = Order("metric", True, "none"), Window(7)
+    pages = write(keyset.pages, RUNS, "experiment_id", ids, {}, order, window)
     assert all(page.stopped_at is not None and page.has_next for page in pages)
