@@ -1,6 +1,7 @@
 """The dashboard under load: many runs, many points, eight tabs, a server that is killed."""
 
 import random
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import PageWork, watch
 from tests.support.dashboard import Dashboard, experiment, external, submit
-from tests.support.server import Server, wait_until
+from tests.support.server import Server, running_server, wait_until
 from tests.support.service import home
 
 pytestmark = pytest.mark.heavy
@@ -48,6 +49,52 @@ def test_a_thousand_runs_are_some_dozen_rows_and_all_can_be_reached(
 
     wait_until(scroll_down, "the oldest run is in sight", 60)
     assert page.locator("body").evaluate("body => body.scrollHeight <= innerHeight + 200")
+
+
+LOOKED_AT, PAGES = 4, 25
+"""Runs that a page looks at below, and pages that the dashboard asks for before it asks whether to
+go on."""
+OF_FEW_RUNS = f"""
+from app import main
+from app.db import counting, matching
+matching.LOOKED_AT = counting.READ = {LOOKED_AT}
+main.main()
+"""
+
+
+def test_a_value_that_hardly_any_of_very_many_runs_has_is_searched_for_as_long_as_somebody_wants(
+    page: Page, tmp_path: Path
+) -> None:
+    """A page looks at 4,000 of a million runs: 250 of them were asked for where none matched."""
+    with running_server(tmp_path, command=[sys.executable, "-c", OF_FEW_RUNS]) as server:
+        own = experiment(server.url)
+        numbers = range(2 * LOOKED_AT * PAGES - 20)
+        made = [
+            submit(server.url, own, hyperparams={"lr": number if number in (0, 177) else 0.5})
+            for number in numbers
+        ]
+        oldest, young = made[0]["run_id"], made[177]["run_id"]
+        asked: list[str] = []
+        page.on("request", lambda each: asked.append(each.post_data or ""))
+        dashboard = Dashboard(page, server.url).open(f"?experiment={own}&hk=lr&hmin=0&hmax=0.1")
+        further = page.get_by_role("button", name="Search further")
+        further.wait_for()
+        pages = [each for each in asked if "query Runs(" in each]
+        assert len(pages) == PAGES
+        assert page.get_by_text("0 found so far").is_visible() and dashboard.rows() == 0
+        # What comes meanwhile is shown, and neither starts the search again nor ends it.
+        new = submit(server.url, own, hyperparams={"lr": 0.05})["run_id"]
+        dashboard.row(new).wait_for()
+        assert page.get_by_text("1 found so far").is_visible()
+        further.click()
+        dashboard.row(oldest).wait_for()
+        expect(page.locator(".searched")).to_have_count(0)
+        assert dashboard.rows() == 2
+        # Those in sight are enough to rest, however many more there may be to search.
+        dashboard.open(f"?experiment={own}&hk=lr&hmin=100&hmax=200")
+        further.click()
+        expect(page.locator(".searched")).to_have_count(0)
+        assert dashboard.rows() == 1 and dashboard.row(young).is_visible()
 
 
 def test_scrolling_a_thousand_runs_takes_little_of_a_frame(

@@ -32,7 +32,7 @@ export function Runs() {
   const metric = query.get("metric") ?? metrics[0] ?? "loss";
   const shown = query.get("cols") ? several(query, "cols") : DEFAULT;
   const own = shown.filter((key) => key.startsWith("m:")).map((key) => key.slice(2));
-  const { rows, total, atLeast, counts, error, more, again } = useRuns(asked(query), [...new Set([metric, ...own])].slice(0, KEYS_SHOWN));
+  const { rows, total, atLeast, searched, counts, error, more, further, again } = useRuns(asked(query), [...new Set([metric, ...own])].slice(0, KEYS_SHOWN));
   const spark = useSparks(rows.slice(...seen), metric);
   useEffect(() => setAny(rows.length > 0), [rows.length > 0]);
   const columns = useMemo(() => [RUN_COLUMN, ...columnsOf(shown, metric)], [shown.join(), metric]);
@@ -80,10 +80,11 @@ export function Runs() {
       a({ class: "button primary", href: href("recipes") }, t("New run"))),
     h(StatusChips, { query, counts }),
     h(Trouble, { error, again }),
-    total === 0 && !error
+    searched === "whole" ? null : h(Searched, { found: rows.length, further: searched === "some" ? further : null }),
+    total === 0 && searched === "whole" && !error
       ? h(None, { filtered: hasFilter(query) })
       : h(/** @type {typeof Rows<RunRow>} */ (Rows), {
-          rows, total: total ?? 0, height: HEIGHT, more, label: t("Runs"), current: current < 0 ? undefined : current,
+          rows, total: Math.max(total ?? 0, searched === "whole" ? 0 : rows.length + 1), height: HEIGHT, more, label: t("Runs"), current: current < 0 ? undefined : current,
           seen: (first, last) => setSeen(([a, b]) => (a === first && b === last ? [a, b] : [first, last])),
           head: h(Head, { columns, sort: query.get("sort") ?? "" }),
           row: (run, index) => drawn(run.id, [run, index, index === current, query.get("pick"), columns, spark(run.id), ticks], () =>
@@ -130,6 +131,11 @@ const Head = ({ columns, sort }) =>
 
 /** @param {URLSearchParams} query */
 const hasFilter = (query) => CHOOSING.some((key) => query.get(key));
+
+/** Said while few of very many runs match. @param {{ found: number, further: (() => void) | null }} props */
+const Searched = ({ found, further }) =>
+  p({ class: "searched", role: "status" }, t("{n} found so far: not all runs have been searched yet.", { n: found }), " ",
+    further ? button({ type: "button", onClick: further }, t("Search further")) : span({ class: "faint" }, t("Searching…")));
 
 /** @param {{ filtered: boolean }} props */
 const None = ({ filtered }) =>

@@ -7,6 +7,7 @@ import { COUNTS, EXPERIMENTS_CHANGED, RUNS, RUNS_CHANGED, SPARKS, exactly } from
 /**
  * @typedef {import("../generated.js").Operations} Operations
  * @typedef {Operations["Runs"]["result"]["runs"]["nodes"][number]} RunRow
+ * @typedef {"whole" | "going on" | "some"} Searched what of the list was looked through for matches: a page that ends early may be empty
  * @typedef {{ filter: NonNullable<Operations["Runs"]["variables"]["filter"]>, order: Operations["Runs"]["variables"]["order"] }} Asked
  */
 
@@ -18,6 +19,8 @@ const PAGE = 100;
 /** What a screen shows at first: the other rows follow while it is drawn. */
 const FIRST_PAGE = 40;
 const MOST = 500;
+/** Pages that end early, since few of very many runs match: so many follow one another, until somebody says go on. */
+const AT_ONCE = 25;
 /** So often it is counted anew, in milliseconds: of what is deleted no subscription tells. */
 const RECOUNT = 30_000;
 
@@ -31,11 +34,12 @@ export function useRuns(query, keys) {
   const [rows, setRows] = useState(/** @type {RunRow[]} */ ([]));
   const [total, setTotal] = useState(/** @type {number | null} */ (null));
   const [atLeast, setAtLeast] = useState(false);
+  const [searched, setSearched] = useState(/** @type {Searched} */ ("whole"));
   const [counts, setCounts] = useState(/** @type {Record<string, number>} */ ({}));
   const [error, setError] = useState(/** @type {Error | null} */ (null));
   const last = useRef("");
   // Of the list as it is now asked for: answers to an earlier question are dropped.
-  const now = useRef({ wanted, cursor: /** @type {string | null} */ (null), loading: false, known: new Set() });
+  const now = useRef({ wanted, cursor: /** @type {string | null} */ (null), loading: false, known: new Set(), early: 0 });
 
   /** @param {boolean} fresh from the top, instead of what follows
    * @param {boolean} [whole] all that is shown, since some of it may be gone */
@@ -49,7 +53,14 @@ export function useRuns(query, keys) {
       if (now.current !== list) return;
       // Of a common text not all runs are counted: there are those that were read, and may be more.
       const read = new Set([...list.known, ...runs.nodes.map(({ id }) => id)]).size;
-      const further = read + (runs.pageInfo.hasNextPage ? PAGE : 0);
+      const early = runs.pageInfo.hasNextPage && runs.nodes.length < first;
+      const further = read + (runs.pageInfo.hasNextPage && !early ? PAGE : 0);
+      // What was searched further down stays searched when only the top is read anew.
+      const kept = early && fresh && !whole && list.cursor !== null;
+      if (!kept) {
+        list.early = early ? list.early + 1 : 0;
+        setSearched(!early ? "whole" : list.early < AT_ONCE ? "going on" : "some");
+      }
       setTotal(runs.totalCountIsLowerBound ? Math.max(runs.totalCount, further) : runs.totalCount);
       setAtLeast(runs.totalCountIsLowerBound);
       setError(null);
@@ -57,9 +68,9 @@ export function useRuns(query, keys) {
         const ids = new Set(runs.nodes.map(({ id }) => id));
         // What was loaded further down stays, so that the place of the scroll bar does.
         const next = whole ? runs.nodes : fresh
-          ? runs.nodes.concat(known.slice(first).filter(({ id }) => !ids.has(id)))
+          ? runs.nodes.concat(known.slice(kept ? 0 : first).filter(({ id }) => !ids.has(id)))
           : known.filter(({ id }) => !ids.has(id)).concat(runs.nodes);
-        if (!fresh || next.length <= first) list.cursor = runs.pageInfo.endCursor;
+        if (!kept && (!fresh || next.length <= first)) list.cursor = runs.pageInfo.endCursor;
         list.known = new Set(next.map(({ id }) => id));
         return next;
       });
@@ -72,10 +83,11 @@ export function useRuns(query, keys) {
 
   // Before it is painted: an effect after that waits for a frame.
   useLayoutEffect(() => {
-    now.current = { wanted, cursor: null, loading: false, known: new Set() };
+    now.current = { wanted, cursor: null, loading: false, known: new Set(), early: 0 };
     if (last.current !== wanted) {
       setRows([]);
       setTotal(null);
+      setSearched("whole");
     }
     last.current = wanted;
     load(true);
@@ -104,7 +116,9 @@ export function useRuns(query, keys) {
     return () => { end(); endExperiments(); clearInterval(timer); reload.stop(); recount.stop(); };
   }, [wanted, what]);
 
-  return { rows, total, atLeast, counts, error, more: () => load(false), again: () => load(true) };
+  const more = () => { if (now.current.early < AT_ONCE) load(false); };
+  const further = () => { now.current.early = 0; load(false); };
+  return { rows, total, atLeast, searched, counts, error, more, further, again: () => load(true) };
 }
 
 /** Does something soon: at once if it was not done for a while, else when the while is over.
