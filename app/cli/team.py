@@ -188,14 +188,16 @@ def usage(
     query = {
         "by": by, "project_id": project and _project_id(project), "since": since, "until": until,
     }  # fmt: skip
+    service = api.client().connection
+    if as_csv:
+        with service.open("GET", "/v1/usage", query=query | {"csv": True}) as table:
+            click.echo(table.read().decode(), nl=False)
+        return
     rows: list[dict[str, Any]] = []
     after: str | None = ""
     while after is not None:
-        page = api.client().connection.request("GET", "/v1/usage", query=query | {"after": after})
+        page = service.request("GET", "/v1/usage", query=query | {"after": after})
         rows, after = rows + page["usage"], page["next"]
-    if as_csv:
-        _print_csv(rows)
-        return
     if by == "project" and not as_json:
         names = {
             row["project_id"]: row["name"] for row in api.call("GET", "/v1/projects")["projects"]
@@ -210,17 +212,6 @@ def _rounded(row: "Mapping[str, Any]") -> dict[str, Any]:
     return {
         name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()
     }
-
-
-def _print_csv(rows: list[dict[str, Any]]) -> None:
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*rows[0]] if rows else [])
-    writer.writeheader()
-    writer.writerows(rows)
-    click.echo(text.getvalue(), nl=False)
 
 
 @click.group()

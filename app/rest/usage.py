@@ -2,9 +2,11 @@
 
 import csv
 import io
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import Field
 from typing_extensions import TypedDict
 
@@ -57,7 +59,10 @@ class UsageQuery(Parameters):
         str, Field(pattern="^[a-z0-9_-]{0,100}$", description="`next` of the page before.")
     ] = ""
     limit: Annotated[int, Field(ge=1, le=MAX_GROUPS)] = MAX_GROUPS
-    csv: bool = Field(default=False, description="Answer with a table in CSV, without `next`.")
+    csv: bool = Field(
+        default=False,
+        description="A table in CSV, without `next`: all of it, unless `limit` is sent.",
+    )
 
 
 _TABLE: dict[int | str, dict[str, Any]] = {
@@ -70,14 +75,21 @@ async def get_usage(request: Request, query: Annotated[UsageQuery, Query()]) -> 
     """Return the time that ended attempts used, wasted, waited and saved, by run, experiment,
     project or month; times GPUs as well.
     """
+    page, more = await _page(request, query, query.after)
+    if query.csv:
+        more = None if "limit" in query.model_fields_set else more
+        table = _table(request, query, page, more)
+        return StreamingResponse(table, media_type="text/csv; charset=utf-8")
+    return responses.json({"usage": page, "next": more})
+
+
+async def _page(request: Request, query: UsageQuery, after: str) -> tuple[list[Usage], str | None]:
+    """Return the sums after a group, and where to go on, if there are more."""
     period = Period(query.since or "", query.until or "9", query.experiment_id, query.project_id)
     db = request.app.state.db
-    rows = await db.scan(usage.account, query.by, period, query.after, query.limit + 1)
+    rows = await db.scan(usage.account, query.by, period, after, query.limit + 1)
     page = rows[: query.limit]
-    if query.csv:
-        return Response(_table(page), media_type="text/csv; charset=utf-8")
-    more = page[-1].group if len(rows) > query.limit else None
-    return responses.json({"usage": list(map(_view, page)), "next": more})
+    return list(map(_view, page)), page[-1].group if len(rows) > query.limit else None
 
 
 def _view(account: Account) -> Usage:
@@ -96,9 +108,17 @@ def _view(account: Account) -> Usage:
     }
 
 
-def _table(page: list[Account]) -> str:
+async def _table(
+    request: Request, query: UsageQuery, page: list[Usage], more: str | None
+) -> AsyncIterator[str]:
+    """Yield the table, page by page: the first one, and those after the group `more`."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Usage.__annotations__))
     writer.writeheader()
-    writer.writerows(map(_view, page))
-    return text.getvalue()
+    writer.writerows(page)
+    yield text.getvalue()
+    while more is not None:
+        page, more = await _page(request, query, more)
+        text = io.StringIO()
+        csv.DictWriter(text, list(Usage.__annotations__)).writerows(page)
+        yield text.getvalue()

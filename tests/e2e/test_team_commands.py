@@ -69,6 +69,7 @@ def test_a_team_is_set_up_and_watched_from_the_command_line(url: str) -> None:
     shown = json.loads(done("project", "gate", "speech", "--open", "--json"))
     assert [row["needs"] for row in shown] == [None, None, None]
     assert json.loads(done("usage", "--by", "project", "--json")) == []
+    assert done("usage", "--csv").startswith("group,attempts,used_seconds,"), "also of nothing"
 
     (mine,) = json.loads(done("token", "ls", "--json", token=token))
     assert (mine["name"], mine["scope"]) == ("laptop", "member") and "token" not in mine
