@@ -145,6 +145,8 @@ class Databases:
         self._template: str | None = None
         self._tables: Tables | None = None
         self._emptied: list[str] = []
+        self._connections: dict[str, psycopg.Connection[Any]] = {}
+        """To those that are emptied: a new one reads the catalogs again, most of the work."""
 
     def empty(self) -> str:
         """The URL of a database without tables."""
@@ -178,15 +180,35 @@ class Databases:
         assert self._template is not None
         if self._tables is None:
             self._tables = Tables.read(self._template)
-        if self._tables.restore(url):
+        try:
+            restored = self._tables.restore(self._connection(url))
+        except psycopg.OperationalError:  # a test has ended all connections
+            self._disconnect(url)
+            restored = self._tables.restore(self._connection(url))
+        if restored:
             self._emptied.append(url)
         else:
             self.drop(url)
 
     def drop(self, url: str) -> None:
         """Removes one, with whoever is still connected to it."""
+        self._disconnect(url)
         if self._server is not None:
             self._server.execute(f"DROP DATABASE {_name(url)} WITH (FORCE)")
+
+    def close(self) -> None:
+        """End all connections."""
+        for url in list(self._connections):
+            self._disconnect(url)
+
+    def _connection(self, url: str) -> psycopg.Connection[Any]:
+        if url not in self._connections:
+            self._connections[url] = psycopg.connect(dsn(url), autocommit=True)
+        return self._connections[url]
+
+    def _disconnect(self, url: str) -> None:
+        if connection := self._connections.pop(url, None):
+            connection.close()
 
 
 @dataclass(frozen=True)
@@ -211,13 +233,13 @@ class Tables:
                         rows[name] = text
             return cls(names, cls._schema(connection), rows)
 
-    def restore(self, url: str) -> bool:
+    def restore(self, connection: psycopg.Connection[Any]) -> bool:
         """Give a database these rows and no others. False: its schema is another one."""
-        with psycopg.connect(dsn(url)) as connection:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        with connection.transaction():
             if self._schema(connection) != self.schema:
                 return False
             connection.execute("SET session_replication_role = replica")  # no order, no triggers
@@ -275,9 +297,11 @@ def sqlite_databases(tmp_path_factory: pytest.TempPathFactory) -> Databases:
 
 
 @pytest.fixture(scope="session")
-def postgresql_databases(postgresql: PostgreSQL) -> Databases:
+def postgresql_databases(postgresql: PostgreSQL) -> Iterator[Databases]:
     """The maker of PostgreSQL databases."""
-    return Databases(Path(), postgresql)
+    databases = Databases(Path(), postgresql)
+    yield databases
+    databases.close()
 
 
 @pytest.fixture(scope="session", params=DIALECTS)
