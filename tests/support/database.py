@@ -16,7 +16,6 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -30,6 +29,7 @@ from app.db import migrate
 from app.db.connect import connect
 from app.db.database import Database
 from tests.support.server import wait_until
+from tests.support.tables import Tables
 
 DIALECTS = ("sqlite", "postgresql")
 FAST = ("-c", "fsync=off", "-c", "autovacuum=off", "-c", "file_copy_method=clone")
@@ -179,7 +179,8 @@ class Databases:
             return
         assert self._template is not None
         if self._tables is None:
-            self._tables = Tables.read(self._template)
+            with psycopg.connect(dsn(self._template)) as connection:
+                self._tables = Tables.read(connection)
         try:
             restored = self._tables.restore(self._connection(url))
         except psycopg.OperationalError:  # a test has ended all connections
@@ -209,74 +210,6 @@ class Databases:
     def _disconnect(self, url: str) -> None:
         if connection := self._connections.pop(url, None):
             connection.close()
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The tables of a migrated database in PostgreSQL, and the rows that a migration makes."""
-
-    names: list[str]
-    schema: str
-    rows: dict[str, bytes]
-    """By table, as COPY writes them."""
-
-    @classmethod
-    def read(cls, url: str) -> "Tables":
-        """Read them from a database that nobody has used."""
-        with psycopg.connect(dsn(url)) as connection:
-            query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
-            names = [name for (name,) in connection.execute(query)]
-            rows = {}
-            for name in names:
-                with connection.cursor().copy(f'COPY "{name}" TO STDOUT') as copy:
-                    if text := b"".join(bytes(part) for part in copy):
-                        rows[name] = text
-            return cls(names, cls._schema(connection), rows)
-
-    def restore(self, connection: psycopg.Connection[Any]) -> bool:
-        """Give a database these rows and no others. False: its schema is another one."""
-        connection.execute(
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        with connection.transaction():
-            if self._schema(connection) != self.schema:
-                return False
-            connection.execute("SET session_replication_role = replica")  # no order, no triggers
-            connection.execute(";".join(f'DELETE FROM "{name}"' for name in self.names))
-            for name, text in self.rows.items():
-                with connection.cursor().copy(f'COPY "{name}" FROM STDIN') as copy:
-                    copy.write(text)
-            return True
-
-    @staticmethod
-    def _schema(connection: psycopg.Connection[Any]) -> str:
-        row = connection.execute(SCHEMA).fetchone()
-        assert row is not None
-        return str(row[0])
-
-
-SCHEMA = """
-WITH public AS (
-    SELECT oid, relname, relkind, relnatts, relchecks, relrowsecurity, reloptions FROM pg_class
-    WHERE relnamespace = 'public'::regnamespace
-)
-SELECT concat(
-    (SELECT string_agg(t::text, ',' ORDER BY relname)
-     FROM (SELECT relname, relkind, relnatts, relchecks, relrowsecurity, reloptions FROM public) t),
-    (SELECT string_agg(t::text, ',' ORDER BY relname, attnum)
-     FROM (SELECT relname, attnum, attname, atttypid, attnotnull, attisdropped
-           FROM pg_attribute JOIN public ON attrelid = public.oid) t),
-    (SELECT string_agg(t::text, ',' ORDER BY relname, tgname)
-     FROM (SELECT relname, tgname, tgenabled FROM pg_trigger JOIN public ON tgrelid = public.oid
-           WHERE NOT tgisinternal) t),
-    (SELECT string_agg(t::text, ',' ORDER BY proname)
-     FROM (SELECT proname, md5(prosrc) FROM pg_proc WHERE pronamespace = 'public'::regnamespace) t),
-    (SELECT string_agg(nspname, ',' ORDER BY nspname) FROM pg_namespace),
-    (SELECT string_agg(pg_get_viewdef(oid), ',' ORDER BY relname) FROM public WHERE relkind = 'v')
-)
-"""
-"""Everything that a test could change of a schema, as text."""
 
 
 def _path(url: str) -> str:
