@@ -117,12 +117,20 @@ def test_runs_of_an_owner_or_a_type_that_has_few_are_found_among_very_many(
     made = [write(runs.submit, few, RunRequest(model="m"), {}).id for _ in range(2)]
     write(fill)
     order = Order(field, True, "loss" if field == "metric" else None)
+    read, whole = list[Any](), keyset._all
+
+    def noted(*args: Any) -> Any:
+        read.append(args[2])
+        return whole(*args)
+
+    monkeypatch.setattr(keyset, "_all", noted)
     wanted: list[dict[str, Any]] = [{"owner": "rare"}, {"task_type": "rare"}]
     more: list[dict[str, Any]] = [{}, {"status": ["queued", "running"]}, {"active": True}]
     for filters, also in product(wanted, more):
         page = write(keyset.page, RUNS, filters | also, order, Window(3))
         assert sorted(row.id for row in page.rows) == sorted(made), filters
         assert not page.has_next and page.stopped_at is None
+    assert len(read) == len(wanted) * len(more) and all("found" in filters for filters in read)
     monkeypatch.setattr(matching, "MATCHES", 2)
     page = write(keyset.page, RUNS, wanted[0], order, Window(3))
     assert page.stopped_at is not None, "an owner of many is no help"
