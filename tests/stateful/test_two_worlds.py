@@ -22,6 +22,8 @@ _ID = re.compile(r"(exp|run|ckpt|vfy|whk|dlv|prj|usr|tok|alr)_[0-9a-z]{26}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+(\+00:00|Z)")
 _LONG = re.compile(r'("(?:\w+_seconds|gpu_hours_\w+|goodput)":)[^,}]*')
 """How long something took, in an account."""
+_FAILING = re.compile(r'("failing_since":)[^,}]*')
+"""When a delivery failed first, which each service finds out when it does."""
 _CURSOR = re.compile(r'("next":)"[^"]*"')
 _numbers = count()
 
@@ -49,7 +51,8 @@ class World:
     """The other tenant in the service that both share, whose ids this one tries."""
 
     def normal(self, text: str) -> str:
-        text = _TIME.sub("TIME", _LONG.sub(r"\1LONG", _CURSOR.sub(r"\1null", text)))
+        text = _FAILING.sub(r"\1null", _CURSOR.sub(r"\1null", text))
+        text = _TIME.sub("TIME", _LONG.sub(r"\1LONG", text))
         return _ID.sub(lambda id: self.names.setdefault(id[0], f"{id[1]}{len(self.names)}"), text)
 
     def do(self, operation: str, nth: int, value: int) -> str:
