@@ -95,6 +95,7 @@ def test_a_value_that_hardly_any_of_very_many_runs_has_is_searched_for_as_long_a
         further.click()
         expect(page.locator(".searched")).to_have_count(0)
         assert dashboard.rows() == 1 and dashboard.row(young).is_visible()
+        page.close()  # else it complains that the server is gone
 
 
 def test_scrolling_a_thousand_runs_takes_little_of_a_frame(
