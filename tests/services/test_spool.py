@@ -1,11 +1,12 @@
 """What a trainer could not deliver: whatever stands in its spool, its end is told in time."""
 
+import asyncio
 import errno
 import json
 import os
 import threading
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ async def test_a_line_that_is_no_request_is_never_in_memory(db: Database, tmp_pa
 
 
 async def test_a_spool_of_30_gb_delays_neither_other_runs_nor_its_own_end(
-    db: Database, tmp_path: Path
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sparse, so that a trainer makes it in no time; and one of a million lines of nothing."""
     stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
@@ -131,8 +132,20 @@ async def test_a_spool_of_30_gb_delays_neither_other_runs_nor_its_own_end(
     noisy, spool = await exited(stage, state)
     spool.write_bytes(b"\n" * 1_000_000)
     read = psutil.Process().io_counters().read_chars
-    await reconcile(state)
+    tick_is_over, start_job = asyncio.Event(), SupervisorState.start_job
+
+    def start_held(state: SupervisorState, about: str, work: Coroutine[Any, Any, object]) -> Any:
+        async def held() -> None:  # else a short one may have ended before it is looked for
+            await tick_is_over.wait()
+            await work
+
+        return start_job(state, about, held())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisorState, "start_job", start_held)
+        await asyncio.wait_for(reconcile(state), 60)
     assert len(state.jobs) == 2, "the tick is over, and both are read beside it"
+    tick_is_over.set()
     await jobs(state)
     await reconcile(state)
     read = psutil.Process().io_counters().read_chars - read
