@@ -136,14 +136,15 @@ async def test_a_spool_of_30_gb_delays_neither_other_runs_nor_its_own_end(
 
     def start_held(state: SupervisorState, about: str, work: Coroutine[Any, Any, object]) -> Any:
         async def held() -> None:  # else a short one may have ended before it is looked for
-            await tick_is_over.wait()
+            async with asyncio.timeout(30):
+                await tick_is_over.wait()
             await work
 
         return start_job(state, about, held())
 
     with monkeypatch.context() as patch:
         patch.setattr(SupervisorState, "start_job", start_held)
-        await asyncio.wait_for(reconcile(state), 60)
+        await reconcile(state)
     assert len(state.jobs) == 2, "the tick is over, and both are read beside it"
     tick_is_over.set()
     await jobs(state)
