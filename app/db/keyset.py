@@ -12,7 +12,7 @@ list (`matching.LOOKED_AT`), where a common one fills the page; only then an ind
 that finds too many, the page ends early.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from app.db import counting, matching, tally
@@ -144,24 +144,37 @@ def _all(
         rest = {name: value for name, value in filters.items() if name != spread}
         if not any(name in rest for name in INDEXED):
             return _merged(tx, listing, rest, order, window, (spread, filters[spread]))
-    rows: list[Any] = []
     short = order.field == METRIC and tx.dialect == "sqlite"
     short = short and (parent is not None or is_short(tx, listing, filters))
-    for shape, params in _parts(tx, listing, filters, order, window):
-        if short:
-            shape = shape._replace(short=True)
-        if parent is not None:
-            shape = shape._replace(parent=parent[0])
-            params["parent"] = parent[1]
+
+    def parts() -> Iterator[tuple[Shape, dict[str, Any]]]:
+        for shape, params in _parts(tx, listing, filters, order, window):
+            shape = shape._replace(short=short)
+            if parent is not None:
+                yield shape._replace(parent=parent[0]), params | {"parent": parent[1]}
+            elif not by_text and _must_end(tx, listing, filters, shape):
+                yield shape._replace(peek=matching.LOOKED_AT), params
+            else:
+                yield shape, params
+
+    return _read(tx, listing, parts(), order, window)
+
+
+def _read(
+    tx: Tx,
+    listing: Listing[RowT],
+    parts: Iterable[tuple[Shape, dict[str, Any]]],
+    order: Order,
+    window: Window,
+) -> Page[RowT]:
+    """Return the page that these statements make; one that looks at some rows may end it early."""
+    rows: list[Any] = []
+    for shape, params in parts:
+        rows += tx.all(page_statement(shape), **params)
         if len(rows) > window.size:
             break
-        if parent is None and not by_text and _must_end(tx, listing, filters, shape):
-            shape = shape._replace(peek=matching.LOOKED_AT)
-        rows += tx.all(page_statement(shape), **params)
-        if shape.peek and len(rows) <= window.size:
-            place = tx.first(place_statement(shape), **params)
-            if place is not None:
-                return _stopped(_page(listing, rows, order, window), listing, place)
+        if shape.peek and (place := tx.first(place_statement(shape), **params)) is not None:
+            return _stopped(_page(listing, rows, order, window), listing, place)
     return _page(listing, rows, order, window)
 
 
@@ -223,16 +236,14 @@ def _first(
     if order.field == "created_at" and len(filters.get(spread, ())) == 1:  # they have an index
         parent = {"parent": filters[spread][0]}
         filters = {name: value for name, value in filters.items() if name != spread}
-    rows: list[Any] = []
-    for shape, params in _parts(tx, listing, filters, order, window):
-        shape = shape._replace(peek=matching.LOOKED_AT, parent=spread if parent else None)
-        rows += tx.all(page_statement(shape), **params, **parent)
-        if len(rows) > window.size:
-            break
-        place = tx.first(place_statement(shape), **params, **parent)
-        if place is not None:
-            return _stopped(_page(listing, rows, order, window), listing, place)
-    return _page(listing, rows, order, window)
+    parts = [
+        (
+            shape._replace(peek=matching.LOOKED_AT, parent=spread if parent else None),
+            params | parent,
+        )
+        for shape, params in _parts(tx, listing, filters, order, window)
+    ]
+    return _read(tx, listing, parts, order, window)
 
 
 def _stopped(page: Page[RowT], listing: Listing[RowT], place: Any) -> Page[RowT]:

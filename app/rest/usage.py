@@ -119,6 +119,7 @@ async def _table(
     yield text.getvalue()
     while more is not None:
         page, more = await _page(request, query, more)
-        text = io.StringIO()
-        csv.DictWriter(text, list(Usage.__annotations__)).writerows(page)
+        text.seek(0)
+        text.truncate()
+        writer.writerows(page)
         yield text.getvalue()

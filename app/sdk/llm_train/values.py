@@ -109,9 +109,7 @@ def _to_json(value: Any, depth: int, room: list[int]) -> Any:
     try:
         if depth < MAX_DEPTH:
             if hasattr(type(value), "__dataclass_fields__"):
-                import dataclasses  # with `inspect`: a tenth of all that a trainer's start imports
-
-                value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+                value = _fields(value)
             if isinstance(value, Mapping):
                 return {
                     _text(str(key)): _to_json(item, depth + 1, room) for key, item in value.items()
@@ -133,6 +131,13 @@ def _to_json(value: Any, depth: int, room: list[int]) -> Any:
         return "..." if isinstance(value, list | tuple | Mapping) else _text(str(value))
     except Exception:
         return f"a {type(value).__name__}"
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name."""
+    import dataclasses  # with `inspect`: a tenth of all that a trainer's start imports
+
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def _shortest(value: Any) -> Any:
