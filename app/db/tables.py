@@ -4,7 +4,7 @@ Three conventions keep what is stored, what SQLite and PostgreSQL answer and wha
 the service the same bytes, so that nothing is converted on the way:
 
 * Times are text, UTC ISO 8601 with offset, 32 characters: text order is time order.
-* JSON is text, written once by `store.sql.dump` and passed on as it is.
+* JSON is text, written once by `app.db.sql.dump` and passed on as it is.
 * Ids are prefixed, time-sortable text (`app.domain.ids`).
 
 The file is long and stays whole: it is the one place that shows the schema with its keys and
@@ -217,7 +217,7 @@ class ExperimentTag(Table, table=True):
 class Run(Table, table=True):
     """One training run: what was asked, where it is, what it reported last.
 
-    A new run has the defaults here (`sql.new_row`).
+    A new run has the defaults here (`objects.Table`).
     """
 
     __table_args__ = (
@@ -344,7 +344,7 @@ class RunTag(Table, table=True):
 
 
 class ExperimentSearch(Table, table=True):
-    """The text that an experiment is found by, folded (`store.search`)."""
+    """The text that an experiment is found by, folded (`app.db.search`)."""
 
     __tablename__ = "experiment_search"
     __table_args__ = (Index("ux_experiment_search", "id", unique=True),)
@@ -356,7 +356,7 @@ class ExperimentSearch(Table, table=True):
 
 
 class RunSearch(Table, table=True):
-    """The text that a run is found by, folded (`store.search`)."""
+    """The text that a run is found by, folded (`app.db.search`)."""
 
     __tablename__ = "run_search"
     __table_args__ = (Index("ux_run_search", "id", unique=True),)
