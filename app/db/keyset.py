@@ -189,7 +189,7 @@ def _must_look(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order:
     """Return True if rows of a list that may be long have to be read to know which ones match."""
     if SEARCH in filters:
         return not is_short(tx, listing, filters)
-    if "id_ends" in filters or not counting.reads_rows(listing, filters):
+    if not counting.reads_rows(listing, filters):
         return False
     if "archived" not in filters and len(filters.get("status", ())) < 2:
         # In the order of creation the first rows cost no more than a short list would.
@@ -288,7 +288,7 @@ def pages(
     """Return the same page for each parent: of the rows whose column `parent` holds its id."""
     # One walk for all would be along the values of every run there is.
     alone = len(parents) == 1 or (order.field == METRIC and tx.dialect == "sqlite")
-    alone = alone or SEARCH in filters
+    alone = alone or SEARCH in filters or "id_ends" in filters
     if order.field == METRIC and parent == "experiment_id":
         alone = alone or counting.is_long(tx, listing, filters, parents)
     alone = alone or counting.must_read(tx, listing, {**filters, parent: ""}, parents)

@@ -33,8 +33,8 @@ from app.db.objects import Table
 from app.db.sql import Statement, columns
 from app.db.tables import MetricLatest
 
-FOUND_BY = frozenset(("search_match", "search_short", "found"))
-"""Filters that begin with the index of texts, or with the ids that another index gave."""
+FOUND_BY = frozenset(("search_match", "search_short", "found", "id_ends"))
+"""Filters that begin with the index of texts or of ids' ends, or with ids that an index gave."""
 REMEMBERED = 512  # statements; clients choose among thousands of combinations
 INDEXED = ("run_id", "parent_run_id", "root_run_id")
 """Filters that are better walked by than a `spread`, which has an index in each experiment."""

@@ -14,6 +14,8 @@ from sqlalchemy import (
     and_,
     bindparam,
     exists,
+    func,
+    literal_column,
     or_,
     select,
 )
@@ -34,7 +36,6 @@ from app.db.rows import (
     RunSummaryRow,
 )
 from app.db.search import (
-    LIKE_ESCAPE,
     FirstWithBeginning,
     FirstWithGrams,
     HasBeginning,
@@ -45,6 +46,7 @@ from app.db.search import (
 )
 from app.db.sql import Query, Statement, Tx, columns, dump, query, select_all
 from app.db.tables import (
+    PLACE_OF_END,
     Checkpoint,
     Event,
     Experiment,
@@ -167,7 +169,10 @@ RUNS = Listing(
     | _within(_run.created_at, "created_after", "created_before")
     | {
         "ids": one_of(_run.id, "ids"),
-        "id_ends": _run.id.like("run!_%" + bindparam("id_ends", type_=String), escape=LIKE_ESCAPE),
+        "id_ends": and_(
+            func.substr(_run.id, literal_column(f"{PLACE_OF_END}")) == bindparam("id_end"),
+            _run.id.like("%" + bindparam("id_ends", type_=String)),  # no beginning: it has an index
+        ),
         "status": _among(_run.status, "status"),
         "tags": _tagged(_run.experiment_id, _run.id),
         "metric": exists().where(

@@ -13,6 +13,7 @@ from app.db.json_lists import number_params
 from app.db.list_statements import FOUND_BY, INDEXED, Listing, first_few
 from app.db.search import GRAM, search_params
 from app.db.sql import Tx, dump
+from app.domain.ids import SHORTEST_END
 from app.domain.texts import fold
 
 Parent = tuple[str, str]
@@ -48,6 +49,8 @@ def bind(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str,
             params |= number_params(key)
             params["param_min"] = -math.inf if least is None else least
             params["param_max"] = math.inf if greatest is None else greatest
+        elif name == "id_ends":
+            params |= {"id_ends": value, "id_end": value[-SHORTEST_END:]}
         elif name in UNVALUED:
             continue
         elif name.startswith(SEARCH):
@@ -94,7 +97,7 @@ def with_search(filters: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def is_short(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
     """Return True if few rows pass the filters that have an index."""
-    if any(name in filters for name in INDEXED):
+    if any(name in filters for name in (*INDEXED, "id_ends")):
         return True
     if "experiment_id" not in filters:
         return False

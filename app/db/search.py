@@ -25,8 +25,6 @@ TABLES: tuple[type[SQLModel], ...] = (RunSearch, ExperimentSearch)
 GRAM = 3
 MOST_GRAMS = 8
 """Each further gram narrows less than it costs."""
-LIKE_ESCAPE = "!"
-"""No backslash: SQLAlchemy 2.0 doubles one unless it has seen the server's settings."""
 _LAST = chr(0x10FFFF)
 _END = f"char({', '.join([str(ord(BETWEEN))] * (GRAM - 1))})"
 """Behind each text of SQLite's index, so that a gram begins at each of its characters."""

@@ -23,7 +23,7 @@ from pydantic import (
     field_validator,
 )
 
-from app.domain.ids import parse_timestamp
+from app.domain.ids import SHORTEST_END, parse_timestamp
 from app.domain.lifecycle import CheckpointState, RunStatus
 from app.domain.requests import MAX_NAME, MetricKey, Name, Number
 from app.domain.text import clean
@@ -55,7 +55,7 @@ Tags = Annotated[list[Name], Field(max_length=MAX_VALUES)]
 
 RANGES = ("metric", "hyperparam")
 """Filters by a key and the range of its value."""
-IdEnd = Annotated[str, StringConstraints(pattern="^[0-9a-hjkmnp-tv-z]{4,26}$")]
+IdEnd = Annotated[str, StringConstraints(pattern=f"^[0-9a-hjkmnp-tv-z]{{{SHORTEST_END},26}}$")]
 ParamName = Annotated[str, StringConstraints(pattern=r'^[^\x00-\x1f"\\]{1,200}$')]
 """No quotes: SQLite's paths cannot name a key with one."""
 Archived = Annotated[bool | None, BeforeValidator(lambda value: None if value == "any" else value)]

@@ -14,6 +14,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 PATTERN = "^{}_[0-9a-hjkmnp-tv-z]{{26}}$"
 """What an id looks like, to be formatted with its prefix."""
+SHORTEST_END = 4
+"""So many of its last characters, 20 random bits, are enough to look for an id."""
 _PATTERN = re.compile(PATTERN.format("(exp|run|ckpt|vfy|whk|dlv|del|prj|usr|tok|aud)"))
 
 

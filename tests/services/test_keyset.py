@@ -120,6 +120,34 @@ def test_every_order_but_those_that_say_so_walks_an_index(
 
 
 @sqlite_only
+@pytest.mark.parametrize("more", [{}, {"experiment_id": "exp_1"}, {"search": "m", "active": True}])
+@pytest.mark.parametrize("field", ["created_at", "finished_at", "metric"])
+def test_a_run_is_found_by_the_end_of_its_id_however_many_others_there_are(
+    database_url: str, field: str, more: dict[str, Any]
+) -> None:
+    """All of a million were read for it: a short id is what the dashboard shows."""
+    path = database_url.removeprefix("sqlite:///")
+    order = Order(field, True, "loss" if field == "metric" else None)
+    filters = more | {"id_ends": "0q3z8"}
+    with closing(sqlite3.connect(path)) as connection:
+        asked: list[str] = []
+        connection.set_trace_callback(asked.append)
+        tx = Tx(connection.cursor(), "sqlite")
+        keyset.page(tx, listing.RUNS, filters, order, Window())
+        keyset.pages(
+            tx, listing.RUNS, "experiment_id", ["exp_1", "exp_2"], filters, order, Window()
+        )
+        counting.count(tx, listing.RUNS, filters)
+        connection.set_trace_callback(None)
+        plans = [
+            [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {each}")] for each in asked
+        ]
+    of_runs = [[step for step in plan if step.split()[1] == "run"] for plan in plans]
+    assert len(of_runs) >= 4
+    assert all("ix_run_end" in step for steps in of_runs for step in steps), of_runs
+
+
+@sqlite_only
 def test_by_a_metric_a_short_list_costs_what_it_is_long_and_a_long_one_what_is_asked(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,16 +71,17 @@ def schema(url: str) -> Mapping[str, object]:
 
 _PROGRAMS = {
     "sqlite": "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
-    " OR name IN ('run_search_index', 'experiment_search_index', 'run_search_index_grams',"
-    " 'experiment_search_index_grams')",
+    " OR name IN ('ix_run_end', 'run_search_index', 'experiment_search_index',"
+    " 'run_search_index_grams', 'experiment_search_index_grams')",
     "postgresql": "SELECT proname, prosrc FROM pg_proc"
     " WHERE pronamespace = current_schema()::regnamespace"
-    " UNION ALL SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE '%search_index'",
+    " UNION ALL SELECT indexname, indexdef FROM pg_indexes"
+    " WHERE indexname LIKE '%search_index' OR indexname = 'ix_run_end'",
 }
 
 
 def programs(url: str) -> list[tuple[str, str]]:
-    """Triggers and functions, and the indexes of texts."""
+    """Triggers and functions, and the indexes that SQLAlchemy does not read."""
     engine = create_engine(url)
     with engine.connect() as connection:
         rows = connection.execute(
