@@ -19,7 +19,6 @@ from app.launchers.local.launcher import LocalLauncher
 from tests.support.launchers import (
     DEAF,
     ESCAPES,
-    GRACE,
     LATE,
     READY,
     SLEEP,
@@ -28,6 +27,7 @@ from tests.support.launchers import (
     look,
     survivors,
 )
+from tests.support.plans import GRACE
 from tests.support.server import alive, wait_until
 from tests.support.supervisor import local_launcher
 

@@ -40,7 +40,6 @@ from tests.support.launchers import (
     COUNTED,
     DEAF,
     ESCAPES,
-    GRACE,
     LATE,
     READY,
     SERVER,
@@ -48,6 +47,7 @@ from tests.support.launchers import (
     Attempts,
     survivors,
 )
+from tests.support.plans import GRACE
 from tests.support.server import REPOSITORY, alive, remove_tree, wait_until
 from tests.support.supervisor import local_launcher
 

@@ -32,7 +32,6 @@ from tests.support.launchers import (
     ESCAPES,
     LATE,
     READY,
-    RUN,
     SERVER,
     SLEEP,
     Seen,
@@ -40,6 +39,7 @@ from tests.support.launchers import (
     survivors,
 )
 from tests.support.places import ELSEWHERE, move
+from tests.support.plans import RUN
 from tests.support.server import REPOSITORY, alive, command_line, wait_until
 from tests.support.supervisor import local_launcher
 

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,29 +9,23 @@ import pytest
 from app.db.migrate import HEAD
 from tests.api.conftest import running
 from tests.support import commands
+from tests.support.forks import without_settings
+from tests.support.interpreter import run_python
 from tests.support.server import REPOSITORY, end_trainers
 
 
 def llm_train(tmp_path: Path, *arguments: str) -> str:
     """The output of `llm-train`, which ends well and writes nothing to stderr."""
-    return output(tmp_path, [sys.executable, "-m", "app.cli.main", *arguments])
+    return output(tmp_path, "-m", "app.cli.main", *arguments)
 
 
-def output(tmp_path: Path, command: list[str], timeout: float = 60) -> str:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("LLM_TRAIN_")}
-    done = subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        env=clean
-        | {
-            "LLM_TRAIN_PORT": "0",
-            "LLM_TRAIN_DATA_DIR": str(tmp_path / "data"),
-            "LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}",
-        },
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+def output(tmp_path: Path, *arguments: str, timeout: float = 60) -> str:
+    environment = without_settings(os.environ) | {
+        "LLM_TRAIN_PORT": "0",
+        "LLM_TRAIN_DATA_DIR": str(tmp_path / "data"),
+        "LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}",
+    }
+    done = run_python(*arguments, environment=environment, timeout=timeout)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout
 
@@ -41,7 +33,7 @@ def output(tmp_path: Path, command: list[str], timeout: float = 60) -> str:
 @pytest.mark.parametrize("steps", [300, pytest.param(1200, marks=pytest.mark.heavy)])
 def test_the_demo_tells_its_whole_story_and_ends(tmp_path: Path, steps: int) -> None:
     try:
-        told = output(tmp_path, commands.demo_command("--exit", steps=steps), timeout=240)
+        told = output(tmp_path, "-c", commands.demo_program("--exit", steps=steps), timeout=240)
     finally:
         end_trainers(tmp_path / "data")
     places = [

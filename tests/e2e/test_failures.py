@@ -27,12 +27,14 @@ from websockets.typing import Subprotocol
 
 from app.db import migrate
 from app.main import bind, load_settings
-from tests.support.commands import demo_command, llm_train
+from tests.support.commands import demo_program, llm_train
 from tests.support.database import postgresql_only
+from tests.support.forks import start_python
+from tests.support.interpreter import run_python
 from tests.support.server import REPOSITORY, alive, end_trainers, running_server, wait_until
 
-SERVE = [sys.executable, "-m", "app.main"]
-CLI = [sys.executable, "-m", "app.cli.main"]
+SERVE = ["-m", "app.main"]
+CLI = ["-m", "app.cli.main"]
 TOKEN = "a-token-of-some-length"
 EXPERIMENT = "exp_" + "0" * 26
 
@@ -48,18 +50,9 @@ def environment(tmp_path: Path, **settings: str) -> dict[str, str]:
     return clean | told | {f"LLM_TRAIN_{name}": value for name, value in settings.items()}
 
 
-def line(
-    command: list[str],
-    env: dict[str, str],
-    status: int = 1,
-    output: str = "",
-    before: Callable[[], None] | None = None,
-) -> str:
+def line(command: list[str], env: dict[str, str], status: int = 1, output: str = "") -> str:
     """The one line that a command says on stderr, and nothing else; `output`: but this."""
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60,
-        preexec_fn=before,
-    )  # fmt: skip
+    done = run_python(*command, environment=env)
     assert done.returncode == status and output in done.stdout, done.stderr
     assert output or not done.stdout
     assert done.stderr.count("\n") == 1, done.stderr
@@ -178,23 +171,39 @@ def like_anyone() -> None:
         libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
 
 
+STARTS = """
+import json, os, sys
+from app.main import bind, load_settings
+for settings in map(json.loads, sys.argv[1:]):
+    os.environ |= settings
+    try:
+        bind(load_settings())
+    except SystemExit as ended:
+        print(ended.code)
+"""
+"""Says how starts with these settings end, each a line."""
+
+
 def test_places_that_may_not_be_written(tmp_path: Path) -> None:
-    sealed = tmp_path / "sealed"
+    sealed, file = tmp_path / "sealed", tmp_path / "sealed.db"
     sealed.mkdir()
     (sealed / "app.db").touch()
     sealed.chmod(0o555)
-    told = line(
-        SERVE, environment(tmp_path, DATABASE_URL=f"sqlite:///{sealed}/app.db"), before=like_anyone
-    )
-    assert f"the database {sealed}/app.db cannot be used: Permission denied" in told
-    told = line(
-        SERVE, environment(tmp_path, DATA_DIR=str(sealed), SECRET="s" * 32), before=like_anyone
-    )
-    assert f"LLM_TRAIN_DATA_DIR: {sealed}: Permission denied" in told
-    (tmp_path / "app.db").unlink()
-    (tmp_path / "app.db").touch(0o444)
-    told = line(SERVE, environment(tmp_path), before=like_anyone)
-    assert f"the database {tmp_path}/app.db cannot be used: Permission denied" in told
+    file.touch(0o444)
+    tried = [
+        environment(tmp_path, DATABASE_URL=f"sqlite:///{sealed}/app.db"),
+        environment(tmp_path, DATA_DIR=str(sealed), SECRET="s" * 32),
+        environment(tmp_path, DATABASE_URL=f"sqlite:///{file}"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS, *map(json.dumps, tried)],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=60, preexec_fn=like_anyone,
+    )  # fmt: skip
+    database, data_dir, of_file = done.stdout.splitlines()
+    assert f"the database {sealed}/app.db cannot be used: Permission denied" in database
+    assert f"LLM_TRAIN_DATA_DIR: {sealed}: Permission denied" in data_dir
+    assert f"the database {file} cannot be used: Permission denied" in of_file
+    assert not done.stderr
 
 
 def test_a_second_server_on_the_same_database(tmp_path: Path) -> None:
@@ -233,7 +242,9 @@ def test_extras_that_are_not_installed_are_not_missed_by_the_service(tmp_path: P
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys\nsys.modules |= dict.fromkeys({extras!r})\n"
     )
-    with running_server(tmp_path, command=("env", f"PYTHONPATH={tmp_path}", *SERVE)) as server:
+    with running_server(
+        tmp_path, command=("env", f"PYTHONPATH={tmp_path}", sys.executable, *SERVE)
+    ) as server:
         assert server.database_url.startswith("sqlite:")
 
 
@@ -350,10 +361,7 @@ def interrupted(
     """
     output = Path(env["LLM_TRAIN_DATA_DIR"]).parent / "output"
     with output.open("wb") as file:
-        process = subprocess.Popen(
-            command, cwd=REPOSITORY, env=env | {"PYTHONUNBUFFERED": "1"}, stdout=file,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        process = start_python(command, REPOSITORY, env | {"PYTHONUNBUFFERED": "1"}, file)
     try:
         wait_until(
             lambda: ready(output.read_text()) or process.poll() is not None,
@@ -404,7 +412,7 @@ def test_an_interrupted_demo_closes_its_database(
 ) -> None:
     try:
         env = environment(tmp_path)
-        command = demo_command(steps=300)
+        command = ["-c", demo_program(steps=300)]
         interrupted(command, env, lambda text: when in text, 4, how, again)
         assert sorted(each.name for each in tmp_path.glob("app.db*")) == ["app.db", "app.db-owner"]
     finally:

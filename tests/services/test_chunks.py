@@ -54,9 +54,12 @@ def text(column: Column) -> list[Any]:
     return [list(column.steps), list(map(repr, column.values))]
 
 
+SIZES = [(4, 2, 256), (12, 3, 256), (40, 3, 9), (12, 2, 4), (1_024, 32, 256)]
+ON_DATABASES = [("sqlite", *each) for each in SIZES] + [("postgresql", *each) for each in SIZES[3:]]
+
+
 @pytest.mark.parametrize(
-    ("size", "tail", "middle"),
-    [(4, 2, 256), (12, 3, 256), (12, 2, 4), (40, 3, 9), (1_024, 32, 256)],
+    ("databases", "size", "tail", "middle"), ON_DATABASES, indirect=["databases"]
 )
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(given=batches, low=steps, high=steps, limit=st.integers(1, 40))

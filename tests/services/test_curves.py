@@ -157,7 +157,11 @@ acts = st.one_of(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("recipe", ["demo", None])
+@pytest.mark.parametrize(
+    ("databases", "recipe"),
+    [("sqlite", "demo"), ("sqlite", None), ("postgresql", "demo")],
+    indirect=["databases"],
+)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     told=st.lists(st.tuples(st.integers(0, 4), acts), max_size=25),

@@ -1,5 +1,7 @@
 """Counts and facets over more runs than anybody reads: true, and bounded where they say so."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from app.db import counting, groups, keyset, matching
@@ -11,7 +13,8 @@ from app.db.sql import Tx
 from app.domain.filters import AnyRunFilter, conditions
 from app.domain.requests import ExperimentRequest, RunRequest, UpdateRunRequest
 from app.services import edits, experiments, runs
-from tests.services.conftest import Write
+from tests.services.conftest import Write, writing
+from tests.support.database import Databases
 
 MANY = 1_200
 
@@ -29,10 +32,24 @@ def fill(tx: Tx) -> str:
     return experiment.id
 
 
+@pytest.fixture(scope="module")
+def database_url(databases: Databases) -> Iterator[str]:
+    """One for all tests, which read the runs in it."""
+    url = databases.migrated()
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture(scope="module")
+def experiment(database_url: str) -> str:
+    """The only one that has runs: those of `fill`."""
+    with writing(database_url) as write:
+        return str(write(fill))
+
+
 def test_more_than_a_thousand_runs_are_counted_truly(
-    write: Write, monkeypatch: pytest.MonkeyPatch
+    write: Write, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = write(fill)
     active, every = (
         conditions(AnyRunFilter, AnyRunFilter.model_validate({"experiment_id": experiment} | more))
         for more in ({}, {"archived": None})
@@ -59,10 +76,9 @@ def test_more_than_a_thousand_runs_are_counted_truly(
 
 @pytest.mark.parametrize("words", ["m1", "m", "common"])
 def test_a_count_that_reads_rows_ends_at_its_bound_and_says_so(
-    write: Write, monkeypatch: pytest.MonkeyPatch, words: str
+    write: Write, experiment: str, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     """A text that a third of the runs has, one of few letters, and one that all of them have."""
-    experiment = write(fill)
     every = {"experiment_id": experiment}
     filters = every | ({"search": words} if words != "common" else {"owner": "ada", "model": "m1"})
     number = MANY if words == "m" else MANY // 3
@@ -86,9 +102,8 @@ def test_a_count_that_reads_rows_ends_at_its_bound_and_says_so(
 
 @pytest.mark.parametrize("looked_at", [300, MANY - 1, MANY])
 def test_a_usual_text_is_counted_among_the_newest_runs_of_a_long_list(
-    write: Write, monkeypatch: pytest.MonkeyPatch, looked_at: int
+    write: Write, experiment: str, monkeypatch: pytest.MonkeyPatch, looked_at: int
 ) -> None:
-    experiment = write(fill)
     filters = {"experiment_id": experiment, "search": "m1"}
     monkeypatch.setattr(matching, "FEW", 0)
     monkeypatch.setattr(counting, "LOOKED_AT", looked_at)
@@ -104,9 +119,9 @@ def test_a_usual_text_is_counted_among_the_newest_runs_of_a_long_list(
 
 @pytest.mark.parametrize("text", ["m1", "m1\x1ft1"])
 def test_a_text_that_many_older_runs_have_is_counted_up_to_some_of_them(
-    write: Write, monkeypatch: pytest.MonkeyPatch, text: str
+    write: Write, experiment: str, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    experiment, number = write(fill), MANY // 3 if text == "m1" else MANY // 6
+    number = MANY // 3 if text == "m1" else MANY // 6
     filters = {"experiment_id": experiment, "search": text}
     monkeypatch.setattr(matching, "FEW", 0)
     monkeypatch.setattr(matching, "PEEKED", 0)
@@ -124,10 +139,9 @@ def test_a_text_that_many_older_runs_have_is_counted_up_to_some_of_them(
 
 @pytest.mark.parametrize("read", [300, MANY - 1, MANY])
 def test_a_value_that_no_index_has_is_counted_among_the_newest_runs_of_a_long_list(
-    write: Write, monkeypatch: pytest.MonkeyPatch, read: int
+    write: Write, experiment: str, monkeypatch: pytest.MonkeyPatch, read: int
 ) -> None:
     """A model that few runs have was looked for in a million of them: a second and a half."""
-    experiment = write(fill)
     filters = {"experiment_id": experiment, "model": "m1"}
     monkeypatch.setattr(counting, "READ", read)
     newest = sum(number % 3 == 1 for number in range(MANY - read, MANY))

@@ -2,11 +2,10 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.support.server import REPOSITORY
+from tests.support.forks import without_settings
+from tests.support.interpreter import run_python
 
 
 def check(
@@ -21,12 +20,10 @@ def check(
     recipes = tmp_path / "recipes.toml"
     recipes.write_text(tables)
     settings |= {"RECIPES": str(recipes), "DATA_DIR": str(tmp_path / "data")}
-    done = subprocess.run(
-        [sys.executable, "-m", "app.cli.main", "launchers", "check", name, "--wait", str(seconds)],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
-        env={name: value for name, value in os.environ.items() if not name.startswith("LLM_TRAIN_")}
-        | {f"LLM_TRAIN_{key}": value for key, value in settings.items()},
-    )  # fmt: skip
+    environment = without_settings(os.environ)
+    environment |= {f"LLM_TRAIN_{key}": value for key, value in settings.items()}
+    told = ("launchers", "check", name, "--wait", str(seconds))
+    done = run_python("-m", "app.cli.main", *told, environment=environment, timeout=300)
     said = done.stdout + done.stderr
     assert done.returncode == 1 and "Traceback" not in said, said
     assert not list((tmp_path / "data").glob("check-*")), "nothing of it stays"

@@ -38,13 +38,12 @@ def llm_train(*arguments: str, **settings: str) -> Done:
     return Done(0, out.getvalue(), err.getvalue())
 
 
-def demo_command(*arguments: str, steps: int) -> list[str]:
-    """Return the command line of `llm-train demo` whose runs train for so many steps."""
-    program = (
+def demo_program(*arguments: str, steps: int) -> str:
+    """Return a program that is `llm-train demo` whose runs train for so many steps."""
+    return (
         "import sys\n"
         "from app.cli import demo, main\n"
         f"demo.HYPERPARAMS['steps'] = {steps}\n"
         f"sys.argv = {['llm-train', 'demo', *arguments]!r}\n"
         "main.main()\n"
     )
-    return [sys.executable, "-c", program]

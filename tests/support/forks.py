@@ -1,14 +1,17 @@
 """Starts `python -m app.main` without waiting for its imports, which take longer than most tests.
 
     ForkServer: one process for a test session that has imported the service, and serves nothing
-    fork        a child of it runs `app.main` as a fresh interpreter would, with the environment,
-                the directory and the output that it is given
+    fork        a child of it runs `app.main`, or another module or program, as a fresh interpreter
+                would, with the environment, the directory and the outputs that it is given
     Forked      what a test holds of that child: as much of `subprocess.Popen` as is needed
+
+`interpreter.run_python` is as `subprocess.run` of such a child.
 
 What a fresh interpreter does of its own (missing packages, Ctrl-C while it imports) is tested with
 a command of its own, in tests/e2e/test_failures.py.
 """
 
+import atexit
 import gc
 import importlib
 import json
@@ -20,12 +23,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import IO, TypedDict
 
 MAIN = "app.main"
+_ENVIRONMENT = dict(os.environ)
+"""As it is before a test changes it for itself."""
 
 
 class Forked:
@@ -78,7 +85,7 @@ class ForkServer:
     """The process that has imported the service. It ends when its socket is closed."""
 
     def __init__(self) -> None:
-        environment = {**without_settings(os.environ), "PYTHONUNBUFFERED": "1"}
+        environment = {**without_settings(_ENVIRONMENT), "PYTHONUNBUFFERED": "1"}
         environment.pop("SLURM_CONF", None)  # a cluster ends with all that have its own
         self._python = _python_of(environment)
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -90,13 +97,29 @@ class ForkServer:
                 start_new_session=True,
             )
 
-    def start(self, directory: Path, environment: Mapping[str, str], output: IO[bytes]) -> Forked:
-        """Start `app.main` in a directory; its stdout and stderr go to `output`."""
+    def start(
+        self,
+        directory: Path,
+        environment: Mapping[str, str],
+        output: IO[bytes],
+        errors: IO[bytes] | None = None,
+        arguments: Sequence[str] = ("-m", MAIN),
+    ) -> Forked:
+        """Start a module or a program in a directory.
+
+        Args:
+            output: where stdout goes, and stderr if `errors` is None.
+            arguments: what an interpreter would be given: `-m MODULE …` or `-c PROGRAM …`.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        request = json.dumps({"directory": str(directory), "environment": dict(environment)})
+        request: Request = {
+            "directory": str(directory),
+            "environment": dict(environment),
+            "arguments": list(arguments),
+        }
         with theirs:
-            fds = [output.fileno(), theirs.fileno()]
-            socket.send_fds(self._socket, [request.encode()], fds)
+            fds = [output.fileno(), (errors or output).fileno(), theirs.fileno()]
+            socket.send_fds(self._socket, [json.dumps(request).encode()], fds)
         return Forked(int(ours.recv(100)), ours)
 
     def fits(self, environment: Mapping[str, str]) -> bool:
@@ -107,6 +130,42 @@ class ForkServer:
         """End the process. What it has started goes on."""
         self._socket.close()
         self._process.wait(30)
+
+
+@cache
+def fork_server() -> ForkServer:
+    """Return that of this process; it ends with it."""
+    server = ForkServer()
+    atexit.register(server.close)
+    return server
+
+
+def start_python(
+    arguments: Sequence[str],
+    directory: Path,
+    environment: Mapping[str, str],
+    output: IO[bytes],
+    errors: IO[bytes] | None = None,
+) -> "Forked | subprocess.Popen[bytes]":
+    """Start `python ARGUMENTS` in the repository's root, in a session of its own.
+
+    It is a fork, unless the environment is one in which an interpreter would import other things.
+
+    Args:
+        arguments: `-m MODULE …` or `-c PROGRAM …`.
+        output: where stdout goes, and stderr if `errors` is None.
+    """
+    if fork_server().fits(environment):
+        return fork_server().start(directory, environment, output, errors, arguments)
+    return subprocess.Popen(
+        (sys.executable, *arguments),
+        cwd=directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if errors is None else errors,
+        start_new_session=True,
+    )
 
 
 def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -123,12 +182,13 @@ class Request(TypedDict):
 
     directory: str
     environment: dict[str, str]
+    arguments: list[str]
 
 
-def _serve(requests: socket.socket) -> tuple[Request, int] | None:
+def _serve(requests: socket.socket) -> tuple[Request, list[int]] | None:
     """Fork a child for each request, and tell its exit status, until the other end is closed.
 
-    Return in each child its request and the output's descriptor, and None at the end.
+    Return in each child its request and its outputs' descriptors, and None at the end.
     """
     children: dict[int, socket.socket] = {}
     woken, wakes = socket.socketpair()
@@ -145,14 +205,15 @@ def _serve(requests: socket.socket) -> tuple[Request, int] | None:
             woken.recv(100)
             _tell_ended(children)
         if requests in ready:
-            text, fds, _, _ = socket.recv_fds(requests, 1 << 20, 2)
+            text, fds, _, _ = socket.recv_fds(requests, 1 << 20, 3)
             if not text:
                 return None
             pid = os.fork()
             if pid == 0:
-                return json.loads(text), fds[0]
-            os.close(fds[0])
-            children[pid] = socket.socket(fileno=fds[1])
+                return json.loads(text), fds[:2]
+            for number in fds[:2]:
+                os.close(number)
+            children[pid] = socket.socket(fileno=fds[2])
             children[pid].send(str(pid).encode())
 
 
@@ -182,23 +243,32 @@ def _import_service() -> None:
     gc.enable()
 
 
-def _begin(request: Request, output: int) -> None:
+def _begin(request: Request, outputs: list[int]) -> None:
     """Make this child look like a process that has just been started."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
-    for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), output, output)):
+    for number, file in enumerate((os.open(os.devnull, os.O_RDONLY), *outputs)):
         os.dup2(file, number)
     os.closerange(3, 256)
     os.environ.clear()
     os.environ.update(request["environment"])
     time.tzset()
     os.chdir(request["directory"])
-    sys.argv = [MAIN]
+
+
+def _execute(how: str, what: str, *arguments: str) -> None:
+    """Do what an interpreter does that is started with `-m MODULE` or `-c PROGRAM`."""
+    sys.argv = [what if how == "-m" else how, *arguments]
+    if how == "-m":
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        sys.modules["__main__"] = program = ModuleType("__main__")
+        exec(compile(what, "<string>", "exec"), program.__dict__)
 
 
 if __name__ == "__main__":
     _import_service()
     if (started := _serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
         _begin(*started)
-        runpy.run_module(MAIN, run_name="__main__", alter_sys=True)
+        _execute(*started[0]["arguments"])

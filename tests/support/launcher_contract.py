@@ -18,7 +18,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import textwrap
 import time
@@ -45,6 +44,7 @@ from app.launchers.base import (
     Launcher,
     LauncherContext,
 )
+from tests.support.interpreter import run_python
 from tests.support.launchers import CHILDREN
 from tests.support.server import REPOSITORY, alive, command_line, free_port, wait_until
 from tests.support.service import Home
@@ -449,11 +449,9 @@ class LauncherContract(AtSite):
 
     def test_the_operators_check_finds_nothing_wrong(self, place: Place) -> None:
         own = {f"LLM_TRAIN_{name}": value for name, value in place.home.settings.items()}
-        done = subprocess.run(
-            [sys.executable, "-m", "app.cli.main", "launchers", "check", place.site.name],
-            cwd=REPOSITORY, capture_output=True, text=True, timeout=300,
-            env=os.environ | own | {"LLM_TRAIN_DATA_DIR": str(place.service.data_dir)},
-        )  # fmt: skip
+        own["LLM_TRAIN_DATA_DIR"] = str(place.service.data_dir)
+        command = ("-m", "app.cli.main", "launchers", "check", place.site.name)
+        done = run_python(*command, environment=os.environ | own, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         *steps, last = done.stdout.splitlines()
         said = [line.split()[:2] for line in steps]

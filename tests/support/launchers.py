@@ -12,31 +12,24 @@ processes by nonce through psutil, not through the code under test.
 import json
 import os
 import secrets
-import signal
 import sys
 import textwrap
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from app.agent.mailbox import LaunchConfig
-from app.domain.resources import Resources
 from app.launchers.base import (
-    DirectoryMailboxAddress,
-    Job,
     JobState,
     Key,
     Launcher,
     WakesUp,
 )
+from tests.support.plans import RUN, Plan
 from tests.support.server import wait_until
 
-GRACE = 0.6
 LATE = 4.0
 """Seconds that a busy machine may add to what takes one second on another."""
-RUN = "run_1"
 
 READY = "import os, pathlib, signal, sys, time; run = pathlib.Path(os.environ['RUN'])\n"
 SLEEP = READY + "(run / 'ready').touch(); time.sleep(60)"
@@ -77,7 +70,7 @@ from pathlib import Path
 from app.domain import failpoints
 from app.launchers.base import LauncherContext
 from app.launchers.local.launcher import LocalLauncher
-from tests.support.launchers import Plan
+from tests.support.plans import Plan
 data_dir, nonce, script, path, *armed = sys.argv[1:]
 for name_and_action in armed:
     failpoints.activate(*name_and_action.split("=", 1))
@@ -89,34 +82,6 @@ print("launched", flush=True)
 sys.stdin.read()
 """
 """Another server: it launches attempt 1 and lives until its stdin closes."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One attempt, before it is a job."""
-
-    attempt: int
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
-    nonce: str
-    cwd: Path | None = None
-    stop_signal: int = signal.SIGTERM
-    grace_seconds: float = GRACE
-    max_log_bytes: int = 256 << 20
-
-    def job(self, data_dir: Path) -> Job:
-        config: LaunchConfig = {
-            "argv": list(self.argv),
-            "env": dict(self.env),
-            "cwd": None if self.cwd is None else str(self.cwd),
-            "nonce": self.nonce,
-            "stop_signal": int(self.stop_signal),
-            "grace_seconds": self.grace_seconds,
-            "max_log_bytes": self.max_log_bytes,
-            "failpoints": {},
-        }
-        mailbox = DirectoryMailboxAddress(data_dir / "runs" / RUN)
-        return Job(Key(RUN, self.attempt), Resources(), None, mailbox, config)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ its pid and asserts that nothing of it is left; the fixture `server` is one for 
 `wait_until` polls a condition with a deadline.
 """
 
-import atexit
 import os
 import secrets
 import shlex
@@ -31,7 +30,7 @@ import pytest
 
 from app.db import migrate
 from app.launchers.local import launcher as local_launcher
-from tests.support.forks import Forked, ForkServer, without_settings
+from tests.support.forks import Forked, start_python, without_settings
 
 REPOSITORY = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -184,8 +183,8 @@ def _tables() -> bytes:
 def _start(
     command: Sequence[str] | None, code: Path, environment: dict[str, str], output: BinaryIO
 ) -> "subprocess.Popen[bytes] | Forked":
-    if command is None and code == REPOSITORY and _fork_server().fits(environment):
-        return _fork_server().start(code, environment, output)
+    if command is None and code == REPOSITORY:
+        return start_python(("-m", "app.main"), code, environment, output)
     return subprocess.Popen(
         command or (sys.executable, "-m", "app.main"),
         cwd=code,
@@ -203,18 +202,11 @@ def refused_start(tmp_path: Path, **settings: str) -> str:
     environment = without_settings(os.environ) | {"PYTHONUNBUFFERED": "1"}
     environment |= {f"LLM_TRAIN_{name}": value for name, value in told.items()}
     with TemporaryFile() as output:
-        status = _fork_server().start(REPOSITORY, environment, output).wait(60)
+        status = start_python(("-m", "app.main"), REPOSITORY, environment, output).wait(60)
         output.seek(0)
         said = output.read().decode()
     assert status == 1, said
     return said
-
-
-@cache
-def _fork_server() -> ForkServer:
-    server = ForkServer()
-    atexit.register(server.close)
-    return server
 
 
 def end_trainers(data_dir: Path) -> None:
