@@ -28,7 +28,7 @@ from websockets.typing import Subprotocol
 from app.db import migrate
 from app.main import bind, load_settings
 from tests.support.commands import demo_program, llm_train
-from tests.support.database import postgresql_only
+from tests.support.database import Databases, postgresql_only
 from tests.support.forks import start_python
 from tests.support.interpreter import run_python
 from tests.support.server import REPOSITORY, alive, end_trainers, running_server, wait_until
@@ -266,14 +266,12 @@ def test_extras_that_are_not_installed_are_not_missed_by_the_service(tmp_path: P
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_command_that_is_wrong(
-    tmp_path: Path,
+    sqlite_databases: Databases,
     arguments: list[str],
     status: int,
     expected: str,
 ) -> None:
-    url = f"sqlite:///{tmp_path}/app.db"
-    migrate.upgrade(url)
-    done = llm_train(*arguments, DATABASE_URL=url)
+    done = llm_train(*arguments, DATABASE_URL=sqlite_databases.migrated())
     assert (done.status, done.out) == (status, "")
     assert done.err.startswith("llm-train") and done.err.count("\n") == 1 and expected in done.err
 
