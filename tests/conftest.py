@@ -13,7 +13,7 @@ sys.dont_write_bytecode = False
 
 gc.disable()  # half a million objects are made until all tests are collected, and they stay
 
-# A machine where six processes test is slow now and then: that says nothing about the code.
+# A machine where several processes test is slow now and then: that says nothing about the code.
 settings.register_profile(
     "busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
