@@ -160,14 +160,32 @@ class Pipeline:
 class Cursor:
     """What a transaction executes statements with, on one pipeline."""
 
-    def __init__(self, pipeline: Pipeline, wait: Callable[[Answer], None] | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        wait: Callable[[Answer], None] | None = None,
+        asked: dict[Any, Answer] | None = None,
+    ) -> None:
         self._pipeline = pipeline
         self._wait = wait or pipeline.wait
         self._answer = Answer()
+        self._asked = {} if asked is None else asked
 
-    def beside(self) -> "Cursor":
-        """Return another cursor of the same transaction: an answer that is read later."""
-        return Cursor(self._pipeline, self._wait)
+    def ask(self, text: str, values: Sequence[object]) -> "Cursor":
+        """Queue a question unless it was asked in this transaction, by whatever use case.
+
+        Return a cursor with its answer, which is read later.
+        """
+        question = (text, *values)
+        cursor = Cursor(self._pipeline, self._wait, self._asked)
+        if question not in self._asked:
+            self._asked[question] = self._pipeline.send(text, values)
+        cursor._answer = self._asked[question]
+        return cursor
+
+    def forget(self) -> None:
+        """Let each question be asked again: an answer may have changed."""
+        self._asked.clear()
 
     def execute(self, text: str, values: Sequence[object]) -> None:
         """Queue a statement."""

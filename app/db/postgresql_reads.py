@@ -88,6 +88,7 @@ class _Lane:
         self._pipeline: Pipeline | None = None
         self._descriptor = -1
         self._active: list[_Read] = []
+        self._asked: dict[Any, Answer] = {}
         self._writing = False
         self._closed = False
         self.busy = False
@@ -115,9 +116,10 @@ class _Lane:
         if self._active:
             self.busy = True
             pipeline.command(BEGIN)
+            self._asked = {}  # of this snapshot
             for read in list(self._active):
                 read.thread = greenlet(_run)
-                self._resume(read, read, pipeline)
+                self._resume(read, read, pipeline, self._asked)
 
     def _connected(self, opening: asyncio.Future[Connection]) -> None:
         self.busy = False
@@ -252,7 +254,7 @@ class _Lane:
             self._pipeline, self._writing = None, False
 
 
-def _run(read: _Read, pipeline: Pipeline) -> None:
+def _run(read: _Read, pipeline: Pipeline, asked: dict[Any, Answer]) -> None:
     """Run a read as a greenlet, which hands each answer that it waits for to its parent."""
     loop = getcurrent().parent
     assert loop is not None
@@ -262,7 +264,7 @@ def _run(read: _Read, pipeline: Pipeline) -> None:
             loop.switch(answer)
 
     try:
-        result = read.work(open_tx(Cursor(pipeline, wait), "postgresql", read.principal))
+        result = read.work(open_tx(Cursor(pipeline, wait, asked), "postgresql", read.principal))
     except GreenletExit:
         raise
     except BaseException as error:

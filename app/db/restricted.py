@@ -104,9 +104,10 @@ class RestrictedTx(Tx):
             return None
         if self.dialect == "postgresql":
             # One round trip instead of two, for what a user finds who is no administrator.
-            check = self._cursor.beside()
-            ask = _AUTHENTICATE.compiled(self.dialect)
-            check.execute(ask.text, ask.bind({"token": self.principal.token_id}))
+            check = self._ask(_AUTHENTICATE, {"token": self.principal.token_id})
+            if visibility.EXPERIMENT in params:  # its role is asked meanwhile
+                self._ask_role(params[visibility.EXPERIMENT], _ROLE_IN_EXPERIMENT)
+                return None
             compiled = self._send(statement, args, params)
             self._rights = self._judge(check.fetchone())
             self._is_known = True
@@ -119,21 +120,24 @@ class RestrictedTx(Tx):
         self._rights = rights
         compiled = self._send(statement, args, params)  # which fixes the snapshot
         self._is_known = shared.known is known
-        return compiled if self._is_known else None
+        if self._is_known:
+            return compiled
+        self._roles = None
+        return None
 
     def _send(self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]) -> Compiled:
         rights = self._rights
-        if rights.everywhere is None:
-            compiled = statement.limited(self.dialect, rights.sees_all)
-        else:
-            compiled = statement.compiled(self.dialect)
+        if args:
+            params = {**params, **dict(zip(statement.names, args, strict=False))}
+        compiled = statement.compiled(self.dialect)
         if compiled.writes:
             self._admit_write()
             self._begin_write(compiled)
-        elif compiled.is_limited:
-            params = {**params, visibility.USER: self.principal.user_id or ""}
-        if args:
-            params = {**params, **dict(zip(statement.names, args, strict=False))}
+        elif rights.everywhere is None and not compiled.locks:
+            of_one = not rights.sees_all and self._is_of_one(params)
+            compiled = statement.limited(self.dialect, rights.sees_all, of_one)
+            if compiled.is_limited:
+                params = {**params, visibility.USER: self.principal.user_id or ""}
         self._cursor.execute(compiled.text, compiled.bind(params))
         return compiled
 
@@ -211,8 +215,18 @@ class RestrictedTx(Tx):
         return rights if rights is not None and self.now < rights.until else None
 
     def _read_token(self) -> _Token | None:
-        super()._execute(_AUTHENTICATE, (), {"token": self.principal.token_id})
-        return cast("_Token | None", self._cursor.fetchone())
+        check = self._ask(_AUTHENTICATE, {"token": self.principal.token_id})
+        return cast("_Token | None", check.fetchone())
+
+    def _ask(self, statement: Statement[Any], params: Mapping[str, Any]) -> Any:
+        """Ask about rights; return the cursor that has the answer.
+
+        Use cases that share a transaction of PostgreSQL share what they ask in it.
+        """
+        compiled = statement.compiled(self.dialect)
+        if self.dialect == "postgresql":
+            return self._cursor.ask(compiled.text, compiled.bind(params))
+        return self._cursor.execute(compiled.text, params)
 
     def _require_good(self, token: _Token | None) -> _Token:
         """Return what is known of a token. Raises Unauthorized if it is revoked or has expired."""
@@ -232,10 +246,9 @@ class RestrictedTx(Tx):
         until = min(expires_at or until, until)
         if is_admin:
             return Rights(self._capped(Role.ADMIN), until=until)
-        super()._execute(_MEMBERSHIPS, (), {"user": self.principal.user_id})
-        roles = {project: self._capped(Role(role)) for project, role in self._cursor.fetchall()}
-        super()._execute(_COUNT_PROJECTS, (), {})
-        sees_all = self._cursor.fetchone()[0] == len(roles)
+        memberships = self._ask(_MEMBERSHIPS, {"user": self.principal.user_id})
+        roles = {project: self._capped(Role(role)) for project, role in memberships.fetchall()}
+        sees_all = self._ask(_COUNT_PROJECTS, {}).fetchone()[0] == len(roles)
         return Rights(None, roles, sees_all, until)
 
     def _admit_write(self) -> None:
@@ -253,15 +266,19 @@ class RestrictedTx(Tx):
 
     def _require(self, permission: Permission, id: str, find: Statement[Any]) -> None:
         self._authenticate()
+        role = self._get_role(id, find)
+        if role is None:
+            raise NotFound(f"There is nothing with the id {id!a}.")
+        self._check(role, permission)
+
+    def _get_role(self, id: str, find: Statement[Any]) -> Role | None:
+        """Return the user's role in an experiment or a project; None if it does not see that."""
         roles = self._roles
         if roles is None:
             roles = self._roles = {}
         if id not in roles:
             roles[id] = self._rights.everywhere or self._find_role(id, find)
-        role = roles[id]
-        if role is None:
-            raise NotFound(f"There is nothing with the id {id!a}.")
-        self._check(role, permission)
+        return roles[id]
 
     def _find_role(self, id: str, find: Statement[Any]) -> Role | None:
         roles, projects = self._rights.roles, self._rights.projects
@@ -269,20 +286,26 @@ class RestrictedTx(Tx):
             if find is _ROLE_IN_PROJECT:
                 return roles.get(id)
             if id not in projects:
-                super()._execute(_PROJECT_OF, (), {"id": id})
-                row = self._cursor.fetchone()
+                row = self._ask(_PROJECT_OF, {"id": id}).fetchone()
                 if row is None:
                     return None
                 remember(projects, id, row[0])
             return roles.get(projects[id])
-        super()._execute(find, (), {"id": id, "user": self.principal.user_id})
-        row = cast("tuple[str | None] | None", self._cursor.fetchone())
+        row = cast("tuple[str | None] | None", self._ask_role(id, find).fetchone())
         if row is None or row[0] is None:
             return None
         return self._capped(Role(row[0]))
 
+    def _ask_role(self, id: str, find: Statement[Any]) -> Any:
+        return self._ask(find, {"id": id, "user": self.principal.user_id})
+
     def _capped(self, role: Role) -> Role:
         return role.capped(self.principal.scope)
+
+    def _is_of_one(self, params: Mapping[str, Any]) -> bool:
+        """Return True if a statement names an experiment that the user sees."""
+        id = params.get(visibility.EXPERIMENT)
+        return id is not None and self._get_role(id, _ROLE_IN_EXPERIMENT) is not None
 
     def _check(self, role: Role, permission: Permission) -> None:
         if not role.may(permission):

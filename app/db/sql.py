@@ -101,7 +101,7 @@ class Query(Generic[P, T]):
     def __init__(self, build: Callable[P, Executable], row: type[T] | None = None) -> None:
         self._build: Callable[..., Executable] = build
         self._compiled: dict[str, Compiled] = {}
-        self._limited: dict[tuple[str, bool], Compiled] = {}
+        self._limited: dict[tuple[str, bool, bool], Compiled] = {}
         self.names = tuple(signature(build).parameters)
         self.make: Callable[[Any], T] | None = None if row is None else _maker(row)
 
@@ -127,27 +127,25 @@ class Query(Generic[P, T]):
             self._compiled[dialect] = known
         return known
 
-    def limited(self, dialect: str, every_project: bool = False) -> Compiled:
+    def limited(self, dialect: str, every_project: bool = False, of_one: bool = False) -> Compiled:
         """Return the text that finds only what the user `visibility.USER` sees.
 
         What writes or locks stays as it is: its rows are judged one by one, or before.
 
-        Args:
-            every_project: the user is a member of every project there is.
+        `every_project`, `of_one`: see `visibility.limit`.
         """
-        limited = self._limited.get((dialect, every_project))
+        limited = self._limited.get((dialect, every_project, of_one))
         if limited is None:
             limited = self.compiled(dialect)
             text = None
             if not (limited.writes or limited.locks):
-                text = visibility.limit(limited.text, dialect, every_project)
+                text = visibility.limit(limited.text, dialect, every_project, of_one)
             if text is not None:
                 names = limited.names
                 if names is not None:
-                    names = (*names, visibility.USER)
-                    text = text.replace(f":{visibility.USER}", f"${len(names)}::VARCHAR")
+                    text, names = visibility.numbered(text, names)
                 limited = limited._replace(text=text, names=names, is_limited=True)
-            self._limited[dialect, every_project] = limited
+            self._limited[dialect, every_project, of_one] = limited
         return limited
 
 
@@ -255,8 +253,11 @@ class Tx:
 
     def _begin_write(self, compiled: Compiled) -> None:
         self.wrote = True
-        if compiled.changes_rights and self._known_rights is not None:
-            self._known_rights.begin_change()
+        if compiled.changes_rights:
+            if self._known_rights is not None:
+                self._known_rights.begin_change()
+            elif self.dialect == "postgresql":
+                self._cursor.forget()
 
     def first(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> T | None:
         """Return the first row, or None."""

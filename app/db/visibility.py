@@ -17,6 +17,8 @@ from functools import cache
 
 USER = "visible_to"
 """The parameter that holds the user's id."""
+EXPERIMENT = "experiment_id"
+"""The parameter by which a statement names the one experiment of which it reads rows."""
 
 _PROJECTS = f"(SELECT project_id FROM membership WHERE user_id = :{USER})"  # noqa: S608
 _DELETED = (
@@ -69,7 +71,13 @@ OWN = {
     "account", "api_token", "audit_entry", "data_dir", "idempotency_key", "membership",
     "expiration", "removal", "service_secret",
 }  # fmt: skip
-_NAMES = re.compile(rf"\b({'|'.join(CONDITIONS)})\b")
+_NAMES = re.compile(rf"(?<!:)\b({'|'.join(CONDITIONS)})\b")  # a parameter may be called so, too
+_OF_ONE = {
+    "postgresql": f"{EXPERIMENT} = :{EXPERIMENT}",
+    "sqlite": f"+{EXPERIMENT} = :{EXPERIMENT}",
+}
+"""Of a row of an experiment that the user is known to see. It says no more than the statement does:
+PostgreSQL drops it, and with `+` no index of SQLite is chosen for it."""
 
 
 SHARED = {
@@ -80,18 +88,22 @@ SHARED = {
 
 
 @cache
-def _view(name: str, dialect: str) -> str:
+def _view(name: str, dialect: str, of_one: bool) -> str:
     """Return the view of one table. SQLite: `rowid` is a column of no view unless it is named."""
     condition = CONDITIONS[name][0].format(name)
+    if of_one and CONDITIONS[name][0] is _OF_EXPERIMENT:
+        condition = _OF_ONE[dialect]
     columns, table = ("*", name) if dialect == "postgresql" else ("rowid, *", f"main.{name}")
     return f"{name} AS NOT MATERIALIZED (SELECT {columns} FROM {table} WHERE {condition})"  # noqa: S608
 
 
-def limit(text: str, dialect: str, every_project: bool = False) -> str | None:
+def limit(text: str, dialect: str, every_project: bool = False, of_one: bool = False) -> str | None:
     """Return a SELECT that finds visible rows only; None if it is the same one.
 
     Args:
         every_project: the user is a member of every project there is.
+        of_one: the statement has the parameter EXPERIMENT, and the user sees that one; then rows of
+            others are not found.
     """
     needed = set(_NAMES.findall(text))
     for name in reversed(CONDITIONS):
@@ -101,10 +113,20 @@ def limit(text: str, dialect: str, every_project: bool = False) -> str | None:
         needed -= SHARED
     if not needed:
         return None
-    views = ", ".join(_view(name, dialect) for name in _ORDER if name in needed)
+    views = ", ".join(_view(name, dialect, of_one) for name in _ORDER if name in needed)
     if text.lstrip().upper().startswith("WITH "):
         return f"WITH {views}, {text.lstrip()[5:]}"
     return f"WITH {views} {text}"
+
+
+def numbered(text: str, names: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Return the text with PostgreSQL's numbers for the parameters of views, and all names."""
+    if f":{USER}" in text:
+        names = (*names, USER)
+    for name in (USER, EXPERIMENT):
+        if name in names:
+            text = text.replace(f":{name}", f"${names.index(name) + 1}::VARCHAR")
+    return text, names
 
 
 _ORDER = list(CONDITIONS)
