@@ -116,7 +116,7 @@ def executemany(bench: Workbench, sizes: Sequence[int], each: int) -> float:
 
 def retry(bench: Workbench) -> list[Figure]:
     """The last batch of a run again and again: answered, and nothing is added."""
-    seconds, lanes, runs = 0.5 if bench.quick else 2.0, [], []
+    seconds, lanes, runs = 0.3 if bench.quick else 2.0, [], []
     for batches in (10, 1_000):
         run = new_run(bench.ours, bench.experiments["trained"])
         runs.append(run[0])

@@ -48,7 +48,7 @@ def same(what: str, ours: Any, other: Any) -> None:
 
 
 def submit(bench: Workbench) -> list[Figure]:
-    each = 30 if bench.quick else 150
+    each = 15 if bench.quick else 150
     ours, bare = in_turns(
         bench.repetitions,
         lambda: submit_rate(bench, bench.ours, each),
@@ -89,7 +89,7 @@ def read(bench: Workbench) -> list[Figure]:
     path = status_paths(bench)[0]
     one, other = (call(server, "GET", path) for server in (bench.ours, bench.bare))
     same("status", {key: one[key] for key in other}, other)
-    seconds = 1.0 if bench.quick else 3.0
+    seconds = 0.6 if bench.quick else 3.0
     loads: list[Load] = []
 
     def our_rate() -> float:
@@ -127,7 +127,7 @@ def p50(load: Load) -> float:
 
 def latency(bench: Workbench, server: Server, *asked: bytes) -> float:
     """The median in ms for one client that sends these requests in turn."""
-    return p50(run_load(port(server), [list(asked)], 0.5 if bench.quick else 2.0))
+    return p50(run_load(port(server), [list(asked)], 0.3 if bench.quick else 2.0))
 
 
 def list_path(bench: Workbench, name: str) -> str:

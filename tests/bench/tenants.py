@@ -43,7 +43,7 @@ def authenticated(bench: Workbench) -> list[Figure]:
 
 def compare(bench: Workbench, who: str, token: dict[str, str]) -> list[Figure]:
     """What each work costs with a token, and without."""
-    server, turns = bench.ours, 8 if bench.quick else 40
+    server, turns = bench.ours, 5 if bench.quick else 40
     run_load(port(server), reads(bench, token, turns), TURN_SECONDS)  # all connections are open
     watched, figures = serving(server), []
     for work, lanes in {"read one run": reads, "list 100": lists, "submit": submits}.items():

@@ -90,8 +90,14 @@ def test_a_preempted_trainer_that_saved_and_left_is_tried_again_from_there(
     assert Path(place).name in (saved["ckpt_path"].rsplit("/", 1)[1], "resume"), place
 
 
-@pytest.mark.parametrize("first", [None, signal.SIGTERM])
-@pytest.mark.parametrize("trainer", [*TRAINERS, MLFLOW])
+@pytest.mark.parametrize(
+    ("trainer", "first"),
+    [
+        *((name, signal.SIGTERM) for name in (*TRAINERS, MLFLOW)),
+        # Nothing of the trainer takes part: one alone, one with ranks, one without a Reporter.
+        *((name, None) for name in ("loop", "loop-ddp", MLFLOW)),
+    ],
+)
 def test_a_kill_is_told_as_that(
     service: Service, trainer: str, first: signal.Signals | None
 ) -> None:
