@@ -36,6 +36,13 @@ from tests.support.real_trainers import inputs  # noqa: E402
 from tests.support.server import server  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs more than the extra `test`: .ci/run selects it with what is heavy."""
+    for item in items:
+        if item.path.parent.name in ("trainers", "clusters"):
+            item.add_marker("gate")
+
+
 def pytest_collection_finish() -> None:
     """Collect garbage again, but do not walk what the imports and the collection have made."""
     gc.freeze()

@@ -28,16 +28,21 @@ _LONG = (
 )  # fmt: skip
 """These take minutes: they begin, and others fill the gaps that they leave. The last test of Ray
 leaves it a dead node."""
+_ALONE = ("trainers", "services", "chaos", "stateful")
+"""Folders whose tests share no more than a service."""
 
 
 class Groups(LoadFileScheduling):  # type: ignore[misc]
     """The tests of a module go to one worker, and all of Ray: its clusters take long to start.
 
-    So do those that wait: two of them at a time would leave the processor without work.
+    So do those that wait: two of them at a time would leave the processor without work. Trainers
+    and a long test of another folder go alone.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = PurePath(nodeid.partition("::")[0])
+        if file.parent.name in _ALONE:
+            return nodeid
         if file.parent.name != "clusters":
             return str(file)
         if file.stem in _WAITING:
@@ -51,15 +56,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take FEW of the real trainers, and the long modules first."""
+    """Take FEW of the real trainers, the long modules first, and short tests of trainers last."""
     _leave_few(config, items)
     items.sort(key=_rank)
 
 
 def _rank(item: pytest.Item) -> int:
-    module = item.path.stem
-    is_long = item.path.parent.name == "clusters" and module in _LONG
-    return _LONG.index(module) if is_long else len(_LONG)
+    folder, module = item.path.parent.name, item.path.stem
+    if folder == "clusters" and module in _LONG:
+        return _LONG.index(module)
+    return len(_LONG) + (folder == "trainers")
 
 
 def _leave_few(config: pytest.Config, items: list[pytest.Item]) -> None:
