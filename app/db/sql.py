@@ -128,11 +128,9 @@ class Query(Generic[P, T]):
         return known
 
     def limited(self, dialect: str, every_project: bool = False, of_one: bool = False) -> Compiled:
-        """Return the text that finds only what the user `visibility.USER` sees.
+        """Return the text that finds only what the user `visibility.USER` sees: `visibility.limit`.
 
         What writes or locks stays as it is: its rows are judged one by one, or before.
-
-        `every_project`, `of_one`: see `visibility.limit`.
         """
         limited = self._limited.get((dialect, every_project, of_one))
         if limited is None:

@@ -29,6 +29,6 @@ def test_no_generated_request_finds_a_broken_promise(
         cwd=tmp_path,  # it leaves its example database where it runs
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,  # other tests compute beside it
     )
     assert done.returncode == 0, done.stdout + done.stderr
