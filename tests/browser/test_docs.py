@@ -1,10 +1,12 @@
 """/docs in a real browser that is cut off from the internet."""
 
+import pytest
 from playwright.sync_api import Page
 
 from tests.support.server import Server
 
 
+@pytest.mark.heavy
 def test_try_it_out_creates_an_experiment(page: Page, server: Server) -> None:
     page.goto(f"{server.url}/docs")
     operation = page.locator(".opblock-post", has_text="/v1/experiments").first

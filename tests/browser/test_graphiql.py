@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page
 
 from tests.support.server import Server, wait_until
@@ -53,6 +54,7 @@ class GraphiQL:
         return self.answer(example[0].lower() + example[1:])
 
 
+@pytest.mark.heavy
 def test_the_example_tabs_lead_a_newcomer_through_the_service(page: Page, server: Server) -> None:
     graphiql = GraphiQL(page, server)
 

@@ -184,6 +184,7 @@ def test_a_receiver_that_fails_is_paused_and_told_all_once_it_has_come_back(tmp_
         wait_until(lambda: told() == {*runs, run}, "all of it, and what came meanwhile", 30)
 
 
+@pytest.mark.heavy
 def test_a_thousand_alerts_and_a_receiver_that_hangs_hold_up_no_run(tmp_path: Path) -> None:
     with home(tmp_path) as place, place.serve(**LOCAL) as service, receiving() as slow:
         slow.hang = 60

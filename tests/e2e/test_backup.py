@@ -40,7 +40,8 @@ def told(service: Service, run: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("from_database", "to_database"), [("sqlite", "postgresql"), ("postgresql", "sqlite")]
+    ("from_database", "to_database"),
+    [("sqlite", "postgresql"), pytest.param("postgresql", "sqlite", marks=pytest.mark.heavy)],
 )
 def test_what_is_restored_into_the_other_database_answers_as_before_and_goes_on(
     tmp_path: Path,

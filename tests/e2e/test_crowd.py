@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.bench.fixture import call, new_run, port, reports
 from tests.bench.load import finish_load, request, run_load, start_load
@@ -47,6 +48,7 @@ def test_every_point_of_a_hundred_trainers_lands_once_while_reads_go_on(tmp_path
         }
 
 
+@pytest.mark.heavy
 def test_a_flood_of_reports_is_held_back_before_memory_grows(tmp_path: Path) -> None:
     with running_server(tmp_path) as server:
         _, runs = _runs(server)

@@ -36,6 +36,7 @@ def losses(service: Service, run: str) -> dict[int, float]:
     return dict(found)
 
 
+@pytest.mark.heavy
 def test_killed_leaders_are_replaced_and_nothing_is_lost_or_launched_twice(
     tmp_path_factory: pytest.TempPathFactory, database_url: str
 ) -> None:

@@ -30,7 +30,7 @@ FOREVER: dict[str, Any] = {"steps": 10**6, "step_seconds": 0.02, "checkpoint_eve
 DELETED = {"0.1.0": "lost", "0.2.0": "deleted"}
 
 
-@pytest.fixture(params=DELETED)
+@pytest.fixture(params=[pytest.param("0.1.0", marks=pytest.mark.heavy), "0.2.0"])
 def version(request: pytest.FixtureRequest) -> str:
     """A published version."""
     return str(request.param)

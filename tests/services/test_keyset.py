@@ -19,7 +19,7 @@ from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, MarkRequest, RunRequest
 from app.errors import InvalidInput
 from app.services import checkpoints, experiments, marks, reports, runs
-from tests.support.database import sqlite_only
+from tests.support.database import postgresql_heavy, sqlite_only
 
 pytestmark = pytest.mark.anyio
 
@@ -264,6 +264,7 @@ def _forged(*place: object) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(place)).decode().rstrip("=")
 
 
+@postgresql_heavy
 async def test_a_forged_cursor_is_refused_whatever_it_holds(db: Database) -> None:
     ids = await db.write(_story)
     odd: tuple[Any, ...] = (True, False, None, [], {}, 1.5, "x", 7, "nan", "1e999", -(2**63))

@@ -19,6 +19,7 @@ from app.domain.lifecycle import Reason
 from app.services import limits, metrics
 from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
+from tests.support.database import postgresql_heavy
 from tests.support.stage import Stage, record_exit
 from tests.support.supervisor import Recorder, jobs, open_state
 
@@ -121,6 +122,7 @@ async def test_a_line_that_is_no_request_is_never_in_memory(db: Database, tmp_pa
     assert peak < 64 << 20
 
 
+@postgresql_heavy
 async def test_a_spool_of_30_gb_delays_neither_other_runs_nor_its_own_end(
     db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
