@@ -143,6 +143,7 @@ class S3Drafts:
         folder = draft_folder(draft)
         if is_first and not self._is_kept(folder):
             self.bucket.delete([manifest_key(path)])
+            self._remove_objects(draft)  # `abandon` left them if it has seen the manifest
             raise Abandoned(draft.path)
         listed = {f"{folder}/{piece.key}" for of_file in pieces.values() for piece in of_file}
         self.bucket.put(f"{folder}/{COMMITTED}", b"")

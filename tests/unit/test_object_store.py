@@ -5,7 +5,9 @@ Over a bucket in memory; tests/clusters has the same promises on a server.
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from obstore.store import MemoryStore
 from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
 from app.storage import s3_drafts
-from app.storage.base import Abandoned, Damaged, Incomplete
+from app.storage.base import Abandoned, Committed, Damaged, Incomplete
 from app.storage.buckets import MARK, open_storage
 from app.storage.envelope import parse_envelope
 from app.storage.keys import slug_of
@@ -288,6 +290,45 @@ def test_a_draft_that_was_removed_while_it_is_committed_leaves_no_manifest_witho
     else:  # it was faster
         storage.commit(draft, manifest({"model.bin": b"w"}))
         assert storage.verify(PATH)
+
+
+def test_a_commit_that_gives_up_leaves_no_bytes_to_a_removal_that_took_it_for_done(
+    storage: S3Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The removal looks before the manifest is there and after, the commit in between."""
+    draft, content = storage.begin(PATH, "one"), manifest({"model.bin": b"w"})
+    storage.write(draft, "model.bin", [b"w"])
+    published, unmarked, seen, removed = (threading.Event() for _ in range(4))
+    is_kept = S3Storage._is_kept
+
+    def look(self: S3Storage, folder: str) -> bool:
+        published.set()
+        assert unmarked.wait(60)
+        found = is_kept(self, folder)
+        seen.set()
+        assert removed.wait(60)
+        return found
+
+    def commit() -> None:
+        commits.append(pool.submit(storage.commit, draft, content))
+        assert published.wait(60)
+        interleave(monkeypatch, "_is_committed", let_it_look)
+
+    def let_it_look() -> None:
+        unmarked.set()
+        assert seen.wait(60)
+
+    commits: list[Future[Committed]] = []
+    monkeypatch.setattr(S3Storage, "_is_kept", look)
+    interleave(monkeypatch, "_is_committed", commit)
+    with ThreadPoolExecutor(1) as pool:
+        storage.remove_drafts(*PATH[:2])
+        removed.set()
+        with pytest.raises(Abandoned):
+            commits[0].result()
+    assert seen.is_set() and not storage.exists(PATH)
+    assert not [key for key in storage.bucket.entries("ckpts") if "/files/" in key]
+    assert save(storage, {"model.bin": b"w"}) == PATH
 
 
 def test_a_signed_draft_that_is_committed_takes_no_more(storage: S3Storage) -> None:
