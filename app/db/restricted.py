@@ -84,16 +84,18 @@ class RestrictedTx(Tx):
     def _execute(
         self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]
     ) -> Compiled:
+        if args:
+            params = statement(*args, **params)
         if self._is_known:
-            return self._send(statement, args, params)
-        compiled = self._send_before(statement, args, params)
+            return self._send(statement, params)
+        compiled = self._send_before(statement, params)
         if compiled is None:
             self._authenticate()
-            compiled = self._send(statement, args, params)
+            compiled = self._send(statement, params)
         return compiled
 
     def _send_before(
-        self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]
+        self, statement: Query[..., Any], params: Mapping[str, Any]
     ) -> Compiled | None:
         """Send a read before the token is known to be good; None if it is to be sent after that.
 
@@ -108,7 +110,7 @@ class RestrictedTx(Tx):
             if visibility.EXPERIMENT in params:  # its role is asked meanwhile
                 self._ask_role(params[visibility.EXPERIMENT], _ROLE_IN_EXPERIMENT)
                 return None
-            compiled = self._send(statement, args, params)
+            compiled = self._send(statement, params)
             self._rights = self._judge(check.fetchone())
             self._is_known = True
             return compiled if self._rights.everywhere is None else None
@@ -118,17 +120,15 @@ class RestrictedTx(Tx):
         if shared is None or rights is None:
             return None
         self._rights = rights
-        compiled = self._send(statement, args, params)  # which fixes the snapshot
+        compiled = self._send(statement, params)  # which fixes the snapshot
         self._is_known = shared.known is known
         if self._is_known:
             return compiled
         self._roles = None
         return None
 
-    def _send(self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]) -> Compiled:
+    def _send(self, statement: Query[..., Any], params: Mapping[str, Any]) -> Compiled:
         rights = self._rights
-        if args:
-            params = {**params, **dict(zip(statement.names, args, strict=False))}
         compiled = statement.compiled(self.dialect)
         if compiled.writes:
             self._admit_write()

@@ -106,7 +106,7 @@ class Query(Generic[P, T]):
         self.make: Callable[[Any], T] | None = None if row is None else _maker(row)
 
     def __call__(self, *args: P.args, **params: P.kwargs) -> Mapping[str, Any]:
-        """Return parameters, for `Tx.many`."""
+        """Return parameters by name, as `Tx.many` takes them."""
         return {**params, **dict(zip(self.names, args, strict=False))}
 
     def compiled(self, dialect: str) -> Compiled:
@@ -245,7 +245,7 @@ class Tx:
         if compiled.writes:
             self._begin_write(compiled)
         if args:
-            params = {**params, **dict(zip(statement.names, args, strict=False))}
+            params = statement(*args, **params)
         self._cursor.execute(compiled.text, compiled.bind(params))
         return compiled
 

@@ -11,7 +11,7 @@ from app.domain.lifecycle import MOVES, TERMINAL, RunStatus
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import ServiceError
 from app.services import checkpoints, marks, resuming, runs
-from tests.support.database import Databases, postgresql_only, sqlite_only
+from tests.support.database import Databases, sqlite_only
 from tests.support.stage import RECIPES, SAVED, Stage
 
 pytestmark = pytest.mark.anyio
@@ -131,6 +131,9 @@ RUNS = [
 ]
 # What differs for a run without a recipe is decided before a statement, but for its start.
 ON_POSTGRESQL = [each for each in RUNS if each[0] == "queued" or each[1] is not None]
+ON_DATABASES = [("sqlite", *each) for each in RUNS] + [
+    ("postgresql", *each) for each in ON_POSTGRESQL
+]
 
 
 def expected(operation: str, status: str, recipe: str | None, saved: bool) -> Told:
@@ -142,10 +145,13 @@ def expected(operation: str, status: str, recipe: str | None, saved: bool) -> To
     return told
 
 
-async def answers(
+@pytest.mark.parametrize(
+    ("databases", "status", "recipe", "saved"), ON_DATABASES, indirect=["databases"]
+)
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_every_status_answers_every_operation(
     db: Database, operation: str, status: str, recipe: str | None, saved: bool
 ) -> None:
-    """Let a run of this status be asked for the operation, and look at all that it left."""
     stage = await Stage.open(db)
     run = await stage.run(status, recipe, saved)
     before, already = await stage.get(run), len(await stage.events())
@@ -162,24 +168,6 @@ async def answers(
         assert after.status == before.status
     if status in TERMINAL:
         assert after == before, "a terminal run changed"
-
-
-@sqlite_only
-@pytest.mark.parametrize(("status", "recipe", "saved"), RUNS)
-@pytest.mark.parametrize("operation", OPERATIONS)
-async def test_every_status_answers_every_operation(
-    db: Database, operation: str, status: str, recipe: str | None, saved: bool
-) -> None:
-    await answers(db, operation, status, recipe, saved)
-
-
-@postgresql_only
-@pytest.mark.parametrize(("status", "recipe", "saved"), ON_POSTGRESQL)
-@pytest.mark.parametrize("operation", OPERATIONS)
-async def test_every_status_of_a_launched_run_answers_so_on_postgresql(
-    db: Database, operation: str, status: str, recipe: str | None, saved: bool
-) -> None:
-    await answers(db, operation, status, recipe, saved)
 
 
 @pytest.mark.parametrize("status", sorted(TERMINAL))

@@ -5,7 +5,7 @@
                 would, with the environment, the directory and the outputs that it is given
     Forked      what a test holds of that child: as much of `subprocess.Popen` as is needed
 
-`interpreter.run_python` is as `subprocess.run` of such a child.
+`start_python` forks where it can, and `interpreter.run_python` is as `subprocess.run` of that.
 
 What a fresh interpreter does of its own (missing packages, Ctrl-C while it imports) is tested with
 a command of its own, in tests/e2e/test_failures.py.
@@ -147,9 +147,9 @@ def start_python(
     output: IO[bytes],
     errors: IO[bytes] | None = None,
 ) -> "Forked | subprocess.Popen[bytes]":
-    """Start `python ARGUMENTS` in the repository's root, in a session of its own.
+    """Start `python ARGUMENTS` in a directory, in a session of its own.
 
-    It is a fork, unless the environment is one in which an interpreter would import other things.
+    It is a fork, unless an interpreter would import other things with this environment.
 
     Args:
         arguments: `-m MODULE …` or `-c PROGRAM …`.
@@ -157,8 +157,19 @@ def start_python(
     """
     if fork_server().fits(environment):
         return fork_server().start(directory, environment, output, errors, arguments)
+    return start_command((sys.executable, *arguments), directory, environment, output, errors)
+
+
+def start_command(
+    command: Sequence[str],
+    directory: Path,
+    environment: Mapping[str, str],
+    output: IO[bytes],
+    errors: IO[bytes] | None = None,
+) -> "subprocess.Popen[bytes]":
+    """Start a command as `start_python` starts a Python, without a fork."""
     return subprocess.Popen(
-        (sys.executable, *arguments),
+        command,
         cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""`python -m MODULE …` by a fork of a process that has imported the service (`forks`)."""
+"""Runs a Python module or program to its end, in a fork where it can be one (`forks`)."""
 
 import subprocess
 from collections.abc import Mapping

@@ -30,7 +30,7 @@ import pytest
 
 from app.db import migrate
 from app.launchers.local import launcher as local_launcher
-from tests.support.forks import Forked, start_python, without_settings
+from tests.support.forks import Forked, start_command, start_python, without_settings
 
 REPOSITORY = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -185,15 +185,7 @@ def _start(
 ) -> "subprocess.Popen[bytes] | Forked":
     if command is None and code == REPOSITORY:
         return start_python(("-m", "app.main"), code, environment, output)
-    return subprocess.Popen(
-        command or (sys.executable, "-m", "app.main"),
-        cwd=code,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    return start_command(command or (sys.executable, "-m", "app.main"), code, environment, output)
 
 
 def refused_start(tmp_path: Path, **settings: str) -> str:
