@@ -50,7 +50,6 @@ class Job:
     """Seconds of work that are saved."""
     lost: float = 0.0
     """Seconds of work that were done once more."""
-    longest_wait: float = 0.0
     preemptions: int = 0
     stopping: bool = False
     allocation: Allocation = field(default_factory=Allocation)
@@ -67,7 +66,9 @@ class Cluster:
         self.waiting: dict[str, Job] = {}
         self.running: dict[str, Job] = {}
         self.jobs: list[Job] = []
-        self.looks = 0
+        self.overtaken = 0.0
+        """By how much a run was younger, at most, than one that it started before. Runs of projects
+        with a quota are not counted as overtaken: they wait for their own."""
         self._events: list[tuple[float, int, str, Job, float]] = []
         self._number = count()
 
@@ -118,7 +119,6 @@ class Cluster:
         self.waiting[job.id] = job
 
     def _look(self) -> None:
-        self.looks += 1
         pool = Pool(self.capacity, [self._holder(job) for job in self.running.values()])
         uses = {name: ProjectUse(quota) for name, quota in self.quotas.items()}
         for holder in pool.holders:
@@ -151,7 +151,9 @@ class Cluster:
     def _start(self, id: str, allocation: Allocation) -> None:
         job = self.waiting.pop(id)
         self.running[id] = job
-        job.longest_wait = max(job.longest_wait, self.now - job.queued)
+        free = (each for each in self.waiting.values() if self.quotas[each.project] == Quota())
+        oldest = min((each.queued for each in free), default=job.queued)
+        self.overtaken = max(self.overtaken, job.queued - oldest)
         job.started, job.allocation = self.now, allocation
         job.first_started = job.first_started or self.now
         self._at(self.now + job.seconds - job.done, "end", job, self.now)
