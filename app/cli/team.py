@@ -198,14 +198,10 @@ def usage(
     while after is not None:
         page = service.request("GET", "/v1/usage", query=query | {"after": after})
         rows, after = rows + page["usage"], page["next"]
-    if by == "project" and not as_json:
-        names = {
-            row["project_id"]: row["name"] for row in api.call("GET", "/v1/projects")["projects"]
-        }
-        rows = [row | {"group": names.get(row["group"], row["group"])} for row in rows]
     hours = [f"gpu_hours_{name}" for name in ("used", "wasted", "waited", "saved")]
     shown = rows if as_json else [_rounded(row) for row in rows]
-    _show(shown, ("group", "attempts", *hours, "goodput"), as_json)
+    name = () if by == "month" else ("name",)
+    _show(shown, ("group", *name, "attempts", *hours, "goodput"), as_json)
 
 
 def _rounded(row: "Mapping[str, Any]") -> dict[str, Any]:

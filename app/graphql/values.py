@@ -186,6 +186,9 @@ class Usage:
     group: str = attribute(
         "A month such as `2026-11`, or the id of a project, an experiment or a run."
     )
+    name: str | None = attribute(
+        "Of the project, experiment or run; empty: it has none; null: it was deleted, or a month."
+    )
     attempts: int = attribute("Number of attempts.")
     used_seconds: float = attribute("Time in which they ran.")
     wasted_seconds: float = attribute("How much of it was wasted.")

@@ -175,6 +175,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                 "gpu_hours_waited": 0.7,
                 "gpu_hours_saved": 24.0,
                 "goodput": 0.98,
+                "name": None,
             }
         ],
         "next": None,

@@ -38,6 +38,10 @@ class Usage(TypedDict):
     gpu_hours_waited: float
     gpu_hours_saved: float
     goodput: Annotated[float | None, Field(description="Share of the time that was not wasted.")]
+    name: Annotated[
+        str | None,
+        Field(description="Of the run, experiment or project; empty: none, null: deleted."),
+    ]
 
 
 class UsageAnswer(TypedDict):
@@ -61,7 +65,8 @@ class UsageQuery(Parameters):
     limit: Annotated[int, Field(ge=1, le=MAX_GROUPS)] = MAX_GROUPS
     csv: bool = Field(
         default=False,
-        description="A table in CSV, without `next`: all of it, unless `limit` is sent.",
+        description="A table in CSV, without `next`: all of it, unless `limit` is sent. In a text "
+        "that a spreadsheet would take for a formula an apostrophe comes first.",
     )
 
 
@@ -105,6 +110,7 @@ def _view(account: Account) -> Usage:
         "gpu_hours_waited": account.gpu_hours_waited,
         "gpu_hours_saved": account.gpu_hours_saved,
         "goodput": account.goodput,
+        "name": account.name,
     }
 
 
@@ -115,11 +121,22 @@ async def _table(
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Usage.__annotations__))
     writer.writeheader()
-    writer.writerows(page)
+    writer.writerows(map(_cells, page))
     yield text.getvalue()
     while more is not None:
         page, more = await _page(request, query, more)
         text.seek(0)
         text.truncate()
-        writer.writerows(page)
+        writer.writerows(map(_cells, page))
         yield text.getvalue()
+
+
+_FORMULA = tuple("=+-@＝＋－＠\t\r\n")
+
+
+def _cells(row: Usage) -> dict[str, Any]:
+    """Return the cells of a row, none of which a spreadsheet executes (OWASP: CSV injection)."""
+    return {
+        column: f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+        for column, cell in row.items()
+    }

@@ -24,7 +24,7 @@ from sqlalchemy import Executable, String, and_, bindparam, func, or_, select
 from sqlalchemy import cast as sql_cast
 
 from app.db.sql import Statement, Tx, columns, load, query
-from app.db.tables import AttemptUsage, Checkpoint, Deletion, Experiment, Run
+from app.db.tables import AttemptUsage, Checkpoint, Deletion, Experiment, Project, Run
 from app.domain.ids import seconds_between
 from app.domain.lifecycle import CheckpointState, RunStatus
 from app.domain.resources import Resources
@@ -33,6 +33,7 @@ MAX_GROUPS = 1_000
 
 _usage = columns(AttemptUsage)
 _checkpoint, _experiment, _deletion = columns(Checkpoint), columns(Experiment), columns(Deletion)
+_run, _project = columns(Run), columns(Project)
 
 
 @query(tuple[str | None])
@@ -74,6 +75,9 @@ class Account(NamedTuple):
     gpu_wasted_seconds: float
     gpu_waited_seconds: float
     gpu_saved_seconds: float
+    name: str | None = None
+    """Of the run, experiment or project: empty if it has none, None if it was deleted. None of a
+    month."""
 
     @property
     def gpu_hours_used(self) -> float:
@@ -156,7 +160,8 @@ def _grouped(by: By, *, of_project: bool) -> Statement[tuple[Any, ...]]:
         source = source.outerjoin(Experiment, _experiment.id == _usage.experiment_id)
         source = source.outerjoin(Deletion, whole)
     experiment = sql_cast(bindparam("experiment"), String)
-    return Statement(
+    return _named(
+        by,
         select(group.label("grouped"), func.count(), *sums, *weighted)
         .select_from(source)
         .where(
@@ -168,8 +173,18 @@ def _grouped(by: By, *, of_project: bool) -> Statement[tuple[Any, ...]]:
         )
         .group_by(group)
         .order_by(group)
-        .limit(bindparam("most"))
+        .limit(bindparam("most")),
     )
+
+
+def _named(by: By, grouped: Any) -> Statement[tuple[Any, ...]]:
+    """Return the statement of sums with the name of each group: one look-up a row of the page."""
+    of = {By.RUN: _run, By.EXPERIMENT: _experiment, By.PROJECT: _project}.get(by)
+    if of is None:
+        return Statement(grouped)
+    sums = grouped.subquery("sums")
+    name = select(func.coalesce(of.name, "")).where(of.id == sums.c.grouped)
+    return Statement(select(sums, name.scalar_subquery()).order_by(sums.c.grouped))
 
 
 _GROUPS: dict[By, Any] = {

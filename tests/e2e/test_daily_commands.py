@@ -20,6 +20,7 @@ import pytest
 
 from tests.support import commands
 from tests.support.commands import Done
+from tests.support.dashboard import external
 from tests.support.server import REPOSITORY, Server, end_trainers, running_server, wait_until
 
 SLOW = ("-p", "steps=100000", "-p", "step_delay_ms=5")
@@ -168,6 +169,17 @@ def test_every_point_is_exported(llm: Llm, finished: str, tmp_path: Path) -> Non
     else:
         read: Any = import_module("pyarrow.parquet").read_table
         assert read(tmp_path / "m.parquet").num_rows >= 40
+
+
+def test_an_export_is_exact_also_where_a_spreadsheet_would_compute(
+    served: Server, llm: Llm, finished: str
+) -> None:
+    """It is for programs; the table of usage is what people open in a spreadsheet."""
+    experiment = document(llm("show", finished, "--json"))["experiment_id"]
+    trainer = external(served.url, experiment)
+    trainer.points("=1+1", [1, 2], [-0.5, 2.0])
+    rows = list(csv.DictReader(io.StringIO(llm("export", trainer.run).out)))
+    assert [(row["key"], row["value"]) for row in rows] == [("=1+1", "-0.5"), ("=1+1", "2.0")]
 
 
 def test_recipes_and_experiments_are_listed(llm: Llm, finished: str) -> None:

@@ -112,14 +112,6 @@ export interface Operations {
     variables: { input: MarkCheckpointInput };
     result: { markCheckpoint: ({ checkpoint: { id: string } | null; userErrors: (({ code: string; message: string; field: (string)[] | null }))[] }) };
   };
-  Names: {
-    variables: { ids: (string)[] };
-    result: { nodes: ({ id: string; name: string } | { id: string; called: string | null } | {} | null)[] };
-  };
-  ProjectNames: {
-    variables: {};
-    result: { projects: ({ id: string; name: string })[] };
-  };
   Recipes: {
     variables: {};
     result: { recipes: ({ name: string; description: string; launchers: (string)[]; maxAttempts: number; graceSeconds: number; keepCheckpoints: number })[] };
@@ -190,7 +182,7 @@ export interface Operations {
   };
   Usage: {
     variables: { by: UsageGroup; experiment?: string | null; after: string };
-    result: { usage: (({ group: string; attempts: number; usedSeconds: number; wastedSeconds: number; waitedSeconds: number; savedSeconds: number; gpuHoursUsed: number; gpuHoursWasted: number; gpuHoursWaited: number; gpuHoursSaved: number; goodput: number | null }))[] | null };
+    result: { usage: (({ group: string; name: string | null; attempts: number; usedSeconds: number; wastedSeconds: number; waitedSeconds: number; savedSeconds: number; gpuHoursUsed: number; gpuHoursWasted: number; gpuHoursWaited: number; gpuHoursSaved: number; goodput: number | null }))[] | null };
   };
   Verify: {
     variables: { input: VerifyCheckpointInput };

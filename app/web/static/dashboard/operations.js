@@ -214,17 +214,9 @@ export const AUDIT = graphql("Audit", `
 export const USAGE = graphql("Usage", `
   query Usage($by: UsageGroup!, $experiment: ID, $after: String!) {
     usage(by: $by, experimentId: $experiment, after: $after, first: 100) {
-      group attempts usedSeconds wastedSeconds waitedSeconds savedSeconds gpuHoursUsed gpuHoursWasted gpuHoursWaited gpuHoursSaved goodput
+      group name attempts usedSeconds wastedSeconds waitedSeconds savedSeconds gpuHoursUsed gpuHoursWasted gpuHoursWaited gpuHoursSaved goodput
     }
   }`);
-
-export const NAMES = graphql("Names", `
-  query Names($ids: [ID!]!) {
-    nodes(ids: $ids) { ... on Experiment { id name } ... on Run { id called: name } }
-  }`);
-
-export const PROJECT_NAMES = graphql("ProjectNames", `
-  query ProjectNames { projects { id name } }`);
 
 export const CAPACITY = graphql("Capacity", `
   query Capacity {

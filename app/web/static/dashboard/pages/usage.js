@@ -1,7 +1,7 @@
 // What the runs took of the machines: used, wasted, waited for, and saved by resuming.
 import { useEffect, useState } from "preact/hooks";
 import { ask } from "../graphql.js";
-import { NAMES, PROJECT_NAMES, USAGE } from "../operations.js";
+import { USAGE } from "../operations.js";
 import { href, params, root, set } from "../route.js";
 import { duration, number, short } from "../format.js";
 import { Choice, Empty, Loading, Trouble, useTitle } from "../parts.js";
@@ -20,7 +20,6 @@ export function Usage() {
   const experiment = params.value.get("experiment");
   const [rows, setRows] = useState(/** @type {Row[] | null} */ (null));
   const [whole, setWhole] = useState(false);
-  const [names, setNames] = useState(/** @type {Record<string, string>} */ ({}));
   const [error, setError] = useState(/** @type {Error | null} */ (null));
   useTitle(t("Usage"));
 
@@ -33,16 +32,6 @@ export function Usage() {
       setRows(known.concat(usage));
       setWhole(usage.length < PAGE);
       setError(null);
-      if (!by || !usage.length) return;
-      if (by === "project") {
-        const { projects } = await ask(PROJECT_NAMES, {});
-        setNames(Object.fromEntries(projects.map(({ id, name }) => [id, name])));
-        return;
-      }
-      const { nodes } = await ask(NAMES, { ids: usage.map(({ group }) => group) });
-      const found = nodes.flatMap((node) =>
-        node && "name" in node ? [[node.id, node.name]] : node && "called" in node ? [[node.id, node.called || short(node.id)]] : []);
-      setNames((before) => ({ ...before, ...Object.fromEntries(found) }));
     } catch (wrong) {
       setError(/** @type {Error} */ (wrong));
     }
@@ -68,7 +57,7 @@ export function Usage() {
             th({ key: name, scope: "col", class: i ? "number" : "" }, name)))),
           tbody({}, newest.map((row) =>
             tr({ key: row.group, "data-group": row.group },
-              th({ scope: "row" }, by === "project" ? span({ title: row.group }, names[row.group] ?? short(row.group)) : by ? h(Link, { id: row.group, name: names[row.group] }) : row.group),
+              th({ scope: "row" }, by === "project" ? span({ title: row.group }, row.name ?? short(row.group)) : by ? h(Link, { id: row.group, name: row.name }) : row.group),
               td({ class: "number" }, number(row.attempts)),
               [row.usedSeconds, row.wastedSeconds, row.savedSeconds, row.waitedSeconds].map((seconds, i) => td({ key: i, class: "number" }, duration(Math.round(seconds)))),
               td({ class: "number" }, number(hours(row.gpuHoursUsed))), td({ class: "number" }, number(hours(row.gpuHoursWasted))), td({ class: "number" }, number(hours(row.gpuHoursWaited))),
@@ -80,6 +69,6 @@ export function Usage() {
 
 const hours = (/** @type {number} */ value) => Math.round(value * 100) / 100;
 
-/** What was deleted since has no name and no page. @param {{ id: string, name: string | undefined }} props */
+/** What was deleted since has no name and no page. @param {{ id: string, name: string | null }} props */
 const Link = ({ id, name }) =>
-  name ? a({ href: href(`${id.startsWith("run_") ? "runs" : "experiments"}/${id}`), title: id }, name) : span({ class: "id faint", title: id }, short(id));
+  name !== null ? a({ href: href(`${id.startsWith("run_") ? "runs" : "experiments"}/${id}`), title: id }, name || short(id)) : span({ class: "id faint", title: id }, short(id));
