@@ -3,7 +3,6 @@
 import asyncio
 import csv
 import io
-from collections.abc import Callable
 from typing import Any
 
 from app.db.sql import Tx
@@ -25,16 +24,21 @@ def groups(api: Api, **query: Any) -> list[str]:
     return [row["group"] for row in table(api, **query)]
 
 
-def write(api: Api, work: Callable[..., Any], *args: Any) -> None:
-    done = api.app.state.db.write(work, *args)
-    asyncio.run_coroutine_threadsafe(done, api.loop).result(30)
+def ended(api: Api, experiment: str, *runs: str, wasted: float = 0.0) -> None:
+    """Record an attempt of each run that took a second."""
 
+    def record(tx: Tx) -> None:
+        tx.insert(*(
+            AttemptUsage(
+                run_id=run, attempt=1, experiment_id=experiment, ended_at=tx.now,
+                outcome="succeeded", gpus=1, used_seconds=1.0, wasted_seconds=wasted,
+                waited_seconds=0.0, saved_seconds=0.0,
+            )
+            for run in runs
+        ))  # fmt: skip
 
-def used(tx: Tx, run: str, experiment: str, wasted: float = 0.0) -> AttemptUsage:
-    return AttemptUsage(
-        run_id=run, attempt=1, experiment_id=experiment, ended_at=tx.now, outcome="succeeded",
-        gpus=1, used_seconds=1.0, wasted_seconds=wasted, waited_seconds=0.0, saved_seconds=0.0,
-    )  # fmt: skip
+    work = api.app.state.db.write(record)
+    asyncio.run_coroutine_threadsafe(work, api.loop).result(30)
 
 
 def test_a_table_in_csv_has_every_run_also_those_of_further_pages(api: Api) -> None:
@@ -42,7 +46,7 @@ def test_a_table_in_csv_has_every_run_also_those_of_further_pages(api: Api) -> N
     experiment = api.post("/v1/experiments", body)["experiment_id"]
     runs = sorted(new_id("run") for _ in range(2 * MAX_GROUPS + 1))
 
-    write(api, lambda tx: tx.insert(*(used(tx, run, experiment) for run in runs)))
+    ended(api, experiment, *runs)
     assert groups(api, experiment_id=experiment) == runs
     assert groups(api, experiment_id=experiment, after=runs[2]) == runs[3:]
     assert groups(api, experiment_id=experiment, limit=5) == runs[:5]
@@ -56,7 +60,7 @@ def test_a_spreadsheet_executes_no_name_of_the_table_and_its_numbers_stay_number
         experiment = api.post("/v1/experiments", body)["experiment_id"]
         body = {"model": "m", "name": name}
         run = api.post(f"/v1/experiments/{experiment}/runs", body)["run_id"]
-        write(api, lambda tx, *ids: tx.insert(used(tx, *ids, wasted=-1.5)), run, experiment)
+        ended(api, experiment, run, wasted=-1.5)
         for by, group in (("run", run), ("experiment", experiment)):
             (shown,) = table(api, by=by, experiment_id=experiment)
             path = f"/v1/usage?by={by}&experiment_id={experiment}"
@@ -71,7 +75,7 @@ def test_a_group_has_its_name_and_none_once_it_is_deleted(api: Api) -> None:
     experiment = api.post("/v1/experiments", body)["experiment_id"]
     run = api.post(f"/v1/experiments/{experiment}/runs", {"model": "m"})["run_id"]
     gone = new_id("run")
-    write(api, lambda tx: tx.insert(used(tx, run, experiment), used(tx, gone, experiment)))
+    ended(api, experiment, run, gone)
 
     def names(by: str) -> dict[str, Any]:
         query = f'{{ usage(by: {by}, experimentId: "{experiment}") {{ group name }} }}'
