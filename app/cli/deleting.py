@@ -79,5 +79,6 @@ def redact(
     if as_json:
         api.print_json(answer)
     else:
-        click.echo(f"redacted in {len(answer['run_ids'])} runs")
+        count = len(answer["run_ids"])
+        click.echo(f"redacted in {count} run{'s' * (count != 1)}")
         click.echo(f"not reached: {', '.join(answer['not_reached'])}")

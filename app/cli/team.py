@@ -198,16 +198,23 @@ def usage(
     while after is not None:
         page = service.request("GET", "/v1/usage", query=query | {"after": after})
         rows, after = rows + page["usage"], page["next"]
-    hours = [f"gpu_hours_{name}" for name in ("used", "wasted", "waited", "saved")]
-    shown = rows if as_json else [_rounded(row) for row in rows]
     name = () if by == "month" else ("name",)
-    _show(shown, ("group", *name, "attempts", *hours, "goodput"), as_json)
+    hours = [f"gpu_hours_{kind}" for kind in _KINDS]
+    shown = rows if as_json else [row | _for_people(row) for row in rows]
+    _show(shown, ("group", *name, "attempts", *_KINDS, *hours, "goodput"), as_json)
 
 
-def _rounded(row: "Mapping[str, Any]") -> dict[str, Any]:
-    return {
-        name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()
-    }
+_KINDS = ("used", "wasted", "saved", "waited")
+
+
+def _for_people(row: "Mapping[str, Any]") -> dict[str, Any]:
+    from app.cli.screen import duration
+
+    hours = {name: f"{row[name]:.4g}" for name in row if name.startswith("gpu_hours_")}
+    goodput = None if row["goodput"] is None else f"{row['goodput']:.1%}"
+    return (
+        {kind: duration(row[f"{kind}_seconds"]) for kind in _KINDS} | hours | {"goodput": goodput}
+    )
 
 
 @click.group()

@@ -180,7 +180,10 @@ class RestrictedTx(Tx):
     def require_admin(self) -> None:
         """Raise NotPermitted unless the user administers the service."""
         self._authenticate()
-        self._check(self._rights.everywhere or Role.VIEWER, Permission.ADMINISTER)
+        role = self._rights.everywhere
+        if role is None:
+            raise NotPermitted("Only an administrator of the service may do this.")
+        self._check(role, Permission.ADMINISTER)
 
     def allow_own(self) -> None:
         """Let the user write what is its own: its tokens."""

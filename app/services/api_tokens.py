@@ -130,7 +130,8 @@ def create(tx: Tx, request: TokenRequest, secret: str) -> Token:
         user = users.get(tx, own)
         tx.allow_own()
     if request.scope.capped(tx.principal.scope) is not request.scope:
-        raise NotPermitted(f"The scope of this token is {tx.principal.scope.value!r} itself.")
+        own_scope = tx.principal.scope.value
+        raise NotPermitted(f"A token makes none of a higher scope than its own, {own_scope!r}.")
     if request.expires_at is not None and request.expires_at <= tx.now:
         raise InvalidInput(
             "It would have expired already.",

@@ -242,7 +242,9 @@ async def _wait(state: SupervisorState, look: Look, run: QueuedRun, decision: Wa
 
 async def _preempt(state: SupervisorState, view: View, run: QueuedRun, holder: Holder) -> None:
     """Cancel a run with a save, which is queued again then; `running` sees to it from here on."""
-    detail = f"Makes room for {run.id}, whose priority is {Priority.of_rank(run.priority)}."
+    # The members of its project may not know which runs there are in others.
+    whom = run.id if run.project_id == holder.project_id else "a run of another project"
+    detail = f"Makes room for {whom}, whose priority is {Priority.of_rank(run.priority)}."
     live = view.live[holder.run_id]
     if await request_termination(state, live, Reason.PREEMPTED, detail):
         state.wakeup.set()

@@ -1,6 +1,7 @@
 """`llm-train project`, `user`, `token` and `audit` against a real service."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def test_a_team_is_set_up_and_watched_from_the_command_line(url: str) -> None:
     assert json.loads(done("project", "quota", "speech", "--runs", "none", "--json"))[0] == {
         "of": "runs", "used": 0, "most": None,
     }  # fmt: skip
-    assert llm("project", "quota", "speech", "--runs", "2", token=token).status == 1
+    refused = llm("project", "quota", "speech", "--runs", "2", token=token)
+    assert refused.status == 1 and "Only an administrator" in refused.err
 
     shown = json.loads(done("project", "retention", "speech", "--logs", "30", "--json"))
     assert [(row["of"], row["days"]) for row in shown] == [
@@ -78,6 +80,12 @@ def test_a_team_is_set_up_and_watched_from_the_command_line(url: str) -> None:
     done("project", "add", "speech", "alice")
     run = done("submit", "-r", "demo", "-p", "steps=5", token=token)
     assert run in done("ls", "-q", token=token)
+    done("watch", run, token=token)
+    head, row = done("usage", "--by", "project", token=token).splitlines()
+    assert head.split()[:4] == ["GROUP", "NAME", "ATTEMPTS", "USED"]
+    cells = re.split(r"\s{2,}", row)
+    assert cells[1:3] == ["speech", "1"] and cells[4:6] == ["0 s", "0 s"], row
+    assert re.fullmatch(r"\d+ s", cells[3]) and cells[7:] == ["0"] * 4 + ["100.0%"], row
 
     lines = done("audit", "--actor", "alice").splitlines()
     assert len(lines) > 1 and all("alice" in line for line in lines[1:])

@@ -141,6 +141,19 @@ async def other_stage(db: Database, project: str) -> Stage:
     return Stage(db, (await db.write(experiments.create, request)).id)
 
 
+async def test_who_yields_to_another_project_is_not_told_to_which_run(
+    db: Database, tmp_path: Path
+) -> None:
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
+    low, other = await train(stage, state), await other_stage(db, "other")
+    high = await other.submit(priority=Priority.HIGH, resources=HELD)
+    await launch(state)
+    told = await db.read(runs.get, low)
+    expected = "Makes room for a run of another project, whose priority is high."
+    assert (told.status_reason, told.status_detail) == ("preempted", expected)
+    assert not [event for event in await stage.events() if high.id in event.data]
+
+
 async def test_a_quota_holds_up_its_project_alone_and_ends_when_it_is_raised(
     db: Database, tmp_path: Path
 ) -> None:

@@ -72,6 +72,8 @@ SAID = {
         "需要 4 个 GPU；本机有 2 × H100。在队列中约排第 200。",
     "local: Needs 2 CPUs; other runs hold too many of the 4 here. slurm: Priority":
         "local：需要 2 个 CPU；其他任务占用了本机 4 个中的太多。 slurm: Priority",
+    "Makes room for a run of another project, whose priority is high.":
+        "为优先级为高的 另一项目的任务 让位。",
     "slurm job 12: Resources": "slurm job 12: Resources",
     "CUDA out of memory. Tried to allocate 2 GiB.": "CUDA out of memory. Tried to allocate 2 GiB.",
     "The trainer saved nothing when it was stopped. This is the newest checkpoint of this run.":

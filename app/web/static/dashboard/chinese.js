@@ -351,6 +351,7 @@ export const CHINESE = {
   Waited: "等待",
   "GPU-hours": "GPU 小时",
   "Wasted GPU-hours": "浪费的 GPU 小时",
+  "Saved GPU-hours": "节省的 GPU 小时",
   "Waited GPU-hours": "等待的 GPU 小时",
   "Not wasted": "有效占比",
 

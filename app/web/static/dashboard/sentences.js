@@ -55,6 +55,7 @@ export const SENTENCES = {
   "{asked} and uses {used}": "{asked}，实际使用 {used}",
   "Goes on when there is room.": "有空位时继续。",
   "Makes room for {run}, whose priority is {priority}.": "为优先级为{priority}的 {run} 让位。",
+  "a run of another project": "另一项目的任务",
   high: "高", normal: "普通", low: "低",
 
   // Why a run waits.

@@ -53,21 +53,19 @@ export function Usage() {
     rows?.length === 0 ? h(Empty, { title: t("No attempt has ended yet.") }) : null,
     newest.length
       ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Usage") }, table({ class: "plain list" },
-          thead({}, tr({}, [by === "project" ? t("Project") : by === "experiment" ? t("Experiment") : by ? t("Run") : t("Month"), t("Attempts"), t("Used"), t("Wasted"), t("Saved"), t("Waited"), t("GPU-hours"), t("Wasted GPU-hours"), t("Waited GPU-hours"), t("Not wasted")].map((name, i) =>
+          thead({}, tr({}, [by === "project" ? t("Project") : by === "experiment" ? t("Experiment") : by ? t("Run") : t("Month"), t("Attempts"), t("Used"), t("Wasted"), t("Saved"), t("Waited"), t("GPU-hours"), t("Wasted GPU-hours"), t("Saved GPU-hours"), t("Waited GPU-hours"), t("Not wasted")].map((name, i) =>
             th({ key: name, scope: "col", class: i ? "number" : "" }, name)))),
           tbody({}, newest.map((row) =>
             tr({ key: row.group, "data-group": row.group },
               th({ scope: "row" }, by === "project" ? span({ title: row.group }, row.name ?? short(row.group)) : by ? h(Link, { id: row.group, name: row.name }) : row.group),
               td({ class: "number" }, number(row.attempts)),
               [row.usedSeconds, row.wastedSeconds, row.savedSeconds, row.waitedSeconds].map((seconds, i) => td({ key: i, class: "number" }, duration(Math.round(seconds)))),
-              td({ class: "number" }, number(hours(row.gpuHoursUsed))), td({ class: "number" }, number(hours(row.gpuHoursWasted))), td({ class: "number" }, number(hours(row.gpuHoursWaited))),
+              [row.gpuHoursUsed, row.gpuHoursWasted, row.gpuHoursSaved, row.gpuHoursWaited].map((hours, i) => td({ key: i, class: "number" }, number(Math.round(hours * 100) / 100))),
               td({ class: "number" }, row.goodput === null ? "–" : [progress({ key: "p", max: 100, value: Math.round(row.goodput * 100), "aria-label": t("Not wasted") }), ` ${Math.round(row.goodput * 100)} %`]))))))
       : null,
     rows?.length && !whole ? button({ type: "button", onClick: () => load(rows) }, t("More")) : null,
   );
 }
-
-const hours = (/** @type {number} */ value) => Math.round(value * 100) / 100;
 
 /** What was deleted since has no name and no page. @param {{ id: string, name: string | null }} props */
 const Link = ({ id, name }) =>
