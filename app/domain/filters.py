@@ -65,7 +65,8 @@ _ARCHIVED = "Archived, or not; `any` for both."
 class Filter(BaseModel):
     """Conditions on the rows of a list; all that are given must hold."""
 
-    model_config = ConfigDict(extra="forbid")
+    # Its validator is built by the first list that is asked, not at every start.
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class ExperimentFilter(Filter):

@@ -1,12 +1,14 @@
 """Shared by routes: ids in paths, route classes, and what a POST with JSON documents."""
 
 import re
+import warnings
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, cast
 
 from fastapi import Path, Request, Response
 from fastapi.routing import APIRoute, _effective_route_context_var
 from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 
 from app.domain.ids import PATTERN, parse_timestamp
 from app.domain.requests import EXPERIMENT_ID, RUN_ID, VERIFICATION_ID
@@ -27,10 +29,16 @@ _KEY = {
 }
 
 
+# FastAPI gives each model of parameters an alias, of which Pydantic warns. FastAPI silences that
+# while a route is made; these validators are built later.
+warnings.filterwarnings("ignore", category=UnsupportedFieldAttributeWarning)
+
+
 class Parameters(BaseModel):
     """Query parameters of a route, as its one argument; others than its fields are refused."""
 
-    model_config = ConfigDict(extra="forbid")
+    # Its validator is built by the first request for it, not at every start.
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 bodies: dict[str, type[BaseModel]] = {}

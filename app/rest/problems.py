@@ -1,6 +1,7 @@
 """Every error of REST as `application/problem+json`."""
 
 import logging
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -80,14 +81,16 @@ _ANYWHERE = (401, 403, 408, 413, 429, 431, 500, 503)
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI entries of a route's errors: `statuses` and those of every route."""
+    return {status: _entry(status) for status in sorted({*_ANYWHERE, *statuses})}
+
+
+@cache
+def _entry(status: int) -> dict[str, Any]:
+    """Return the entry of one status, which all routes share."""
     return {
-        status: {
-            "description": _MEANING[status],
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
-        | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
-        for status in sorted({*_ANYWHERE, *statuses})
-    }
+        "description": _MEANING[status],
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    } | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
 
 
 def answer(error: ServiceError) -> Response:
