@@ -174,6 +174,8 @@ def cells_of(
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(plain, value)) or "-"
     return "-" if value is None else plain(value)
 
 

@@ -152,7 +152,7 @@ def list_webhooks(as_json: bool) -> None:
     columns = ("webhook_id", "name", "url", "types", "format", "paused_at", "failing_since")
     rows = api.call("GET", "/v1/webhooks")["webhooks"]
     if not as_json:
-        rows = [row | {"types": ", ".join(map(api.plain, row["types"])) or "all"} for row in rows]
+        rows = [row | {"types": row["types"] or "all"} for row in rows]
     _show(rows, columns, as_json)
 
 
@@ -161,13 +161,20 @@ def list_webhooks(as_json: bool) -> None:
 @click.option("-t", "--type", "types", multiple=True, help="An event to tell of; none: all.")
 @click.option("--name", help="Name for people.")
 @click.option("--format", type=click.Choice(FORMATS), default="standard", show_default=True)
-@click.option("--experiment", "experiment_id", help="Only of the experiment with this id.")
-@click.option("--project", "project_id", help="Only of the project with this id.")
+@click.option("--experiment", shell_complete=api.complete_experiment, help="Only of this one.")
+@click.option("--project", help="Only of this one.")
 @api.JSON
 @api.calls_service
-def add_webhook(as_json: bool, **fields: Any) -> None:
+def add_webhook(
+    experiment: str | None, project: str | None, as_json: bool, **fields: Any
+) -> None:  # fmt: skip
     """Have URL told of events; print its id and the secret that signs, which is shown this once."""
     body = {name: value for name, value in fields.items() if value not in (None, ())}
+    if experiment is not None:
+        body["experiment_id"] = api.client().experiment_id(experiment)
+    if project is not None:
+        projects = api.call("GET", "/v1/projects")["projects"]
+        body["project_id"] = _find(projects, "project", "project_id", project)
     webhook = api.call("POST", "/v1/webhooks", body)
     _show_made(webhook, f"{webhook['webhook_id']}\n{webhook['signing_secret']}", as_json)
 

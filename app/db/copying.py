@@ -9,6 +9,7 @@ backup of SQLite can be restored into PostgreSQL. Bytes are base64.
 
 import base64
 import gzip
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,7 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.exc import SAWarning
 
 from app.db import migrate
 from app.db.sql import Tx, write_late
@@ -100,7 +102,9 @@ def _cursor(connection: Connection) -> Any:
 
 def _fill(connection: Connection, folder: Path) -> dict[str, int]:
     tables = MetaData()
-    tables.reflect(connection, only=[file.name.partition(".")[0] for file in folder.iterdir()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SAWarning)  # it cannot read the index of an expression
+        tables.reflect(connection, only=[file.name.partition(".")[0] for file in folder.iterdir()])
     on_postgresql = connection.dialect.name == "postgresql"
     if on_postgresql:
         _defer_references(connection, tables, "DEFERRABLE INITIALLY DEFERRED")

@@ -67,6 +67,7 @@ def test_a_team_is_set_up_and_watched_from_the_command_line(url: str) -> None:
         done("project", "gate", "speech", "--metric", "wer<0.1", "--approval", "--json")
     )
     assert [row["needs"] for row in shown] == [["wer<0.1"], None, True]
+    assert "metrics         wer<0.1\n" in done("project", "gate", "speech")
     assert llm("project", "gate", "speech", "--metric", "low").status == 1
     shown = json.loads(done("project", "gate", "speech", "--open", "--json"))
     assert [row["needs"] for row in shown] == [None, None, None]

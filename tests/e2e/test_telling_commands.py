@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.domain.permissions import DEFAULT_PROJECT
 from tests.support.commands import llm_train
 from tests.support.dashboard import experiment, external
 from tests.support.server import running_server, wait_until
@@ -66,6 +67,15 @@ def test_a_webhook_is_added_tested_sent_again_and_deleted(url: str) -> None:
     assert "run.failed" in done(url, "webhooks", "ls")
     done(url, "webhooks", "delete", "chat")
     assert listed(url, "webhooks", "ls") == []
+
+
+def test_a_webhook_of_an_experiment_or_a_project_names_it_as_every_command_does(url: str) -> None:
+    own = experiment(url)
+    for option, name in (("experiment", own), ("experiment", "look at me"), ("project", "default")):
+        done(url, "webhooks", "add", f"{url}/nobody", f"--{option}", name)
+        (webhook,) = listed(url, "webhooks", "ls")
+        assert webhook[f"{option}_id"] == (own if option == "experiment" else DEFAULT_PROJECT)
+        done(url, "webhooks", "delete", webhook["webhook_id"])
 
 
 def test_what_is_wrong_is_said_and_changes_nothing(url: str) -> None:

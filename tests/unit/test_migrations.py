@@ -33,6 +33,9 @@ TABLES = {
     "verification", "verification_finding", "tally",
 }  # fmt: skip
 
+READS_NO_EXPRESSION = pytest.mark.filterwarnings("ignore:.* expression-based index '?ix_run_end")
+"""SQLAlchemy reads no index of an expression on SQLite, and warns: in tests alone."""
+
 
 def tables(url: str) -> set[str]:
     engine = create_engine(url)
@@ -91,6 +94,7 @@ def programs(url: str) -> list[tuple[str, str]]:
     return sorted((name, " ".join(made.split())) for name, made in rows)
 
 
+@READS_NO_EXPRESSION
 def test_an_empty_database_gets_what_the_migrations_would_make(empty_database_url: str) -> None:
     assert migrate.create(empty_database_url)
     made = schema(empty_database_url)
@@ -103,6 +107,7 @@ def test_an_empty_database_gets_what_the_migrations_would_make(empty_database_ur
     assert programs(empty_database_url) == made_programs
 
 
+@READS_NO_EXPRESSION
 def test_up_leaves_no_difference_to_the_tables_and_down_leaves_nothing(
     empty_database_url: str,
 ) -> None:
@@ -240,6 +245,7 @@ async def test_what_the_first_version_stored_is_there_after_the_upgrade_and_can_
     assert (child.source_ckpt_path, child.start_step) == (CHECKPOINT["ckpt_path"], 3)
 
 
+@READS_NO_EXPRESSION
 def test_a_trainer_that_was_being_ended_during_the_upgrade_is_ended_for_the_same_reason(
     empty_database_url: str,
 ) -> None:
