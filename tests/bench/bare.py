@@ -1,14 +1,14 @@
 """The bare cells: what the same work costs by hand, on FastAPI and raw sqlite3.
 
 One app on a copy of the service's own database file (`LLM_TRAIN_DATABASE_URL`), so tables, indexes
-and data are the same; points are kept the plain way, a row each. It validates with one small
-pydantic model and keeps only promises that the table in README.md names. Writes go through one
+and data are the same; points are kept the plain way, a row each. It validates types with small
+pydantic models and keeps only promises that the table in README.md names. Writes go through one
 thread that commits what waits together (WAL, FULL); reads run on the event loop; answers that the
 targets call hand-written are built with orjson.
 
     POST …/runs            run, event, sequence, idempotency: one group commit
     GET  …/status          one point read of the run's row
-    POST …/reports         1,000 points: orjson, executemany
+    POST …/reports         1,000 points: executemany
     GET  …/runs            one query, filtered and sorted
     GET  …/metrics         10 k points, as columns
     GET  …/nested          1 experiment × 50 runs × 10 checkpoints
@@ -31,7 +31,8 @@ from typing import Annotated, Any
 import orjson
 import uvicorn
 from fastapi import FastAPI, Header, Request, Response
-from pydantic import BaseModel
+
+from tests.bench.bare_requests import ColumnsIn, PointIn, ReportIn, RunIn
 
 Work = Callable[[sqlite3.Connection], Any]
 Answer = asyncio.Future[Any]
@@ -111,14 +112,6 @@ app = FastAPI(lifespan=lifespan)
 @app.get("/healthz")
 async def health() -> dict[str, str]:
     return {"status": "ok"}
-
-
-class RunIn(BaseModel):
-    model: str
-    dataset: dict[str, Any] = {}
-    hyperparams: dict[str, Any] = {}
-    resources: dict[str, Any] = {}
-    notes: str | None = None
 
 
 @app.post("/v1/experiments/{experiment_id}/runs", status_code=201)
@@ -230,10 +223,9 @@ def rows_of(cursor: sqlite3.Cursor) -> list[dict[str, Any]]:
 
 @app.post("/v1/runs/{run_id}/reports")
 async def report(run_id: str, request: Request) -> dict[str, Any]:
-    body = orjson.loads(await request.body())
-    columns = list(body.get("metrics", {}).items())
-    await writer.do(partial(insert_points, run_id, columns, body.get("points", [])))
-    return {"run_id": run_id, "status": "running", "batch": body["batch"], "should_stop": False}
+    body = ReportIn.model_validate_json(await request.body())
+    await writer.do(partial(insert_points, run_id, body.metrics, body.points))
+    return {"run_id": run_id, "status": "running", "batch": body.batch, "should_stop": False}
 
 
 INSERT_POINT = (
@@ -243,16 +235,16 @@ INSERT_POINT = (
 
 def insert_points(
     run_id: str,
-    columns: list[tuple[str, dict[str, Any]]],
-    points: list[dict[str, Any]],
+    columns: dict[str, ColumnsIn],
+    points: list[PointIn],
     connection: sqlite3.Connection,
 ) -> None:
-    for key in {key for key, _ in columns} | {point["key"] for point in points}:
+    for key in {*columns, *(point["key"] for point in points)}:
         if (run_id, key) not in series_ids:
             series_ids[run_id, key] = series(connection, run_id, key)
-    for key, column in columns:
-        ids = [series_ids[run_id, key]] * len(column["steps"])
-        rows = zip(ids, column["steps"], column["values"], column["wall_times"], strict=True)
+    for key, column in columns.items():
+        ids = [series_ids[run_id, key]] * len(column.steps)
+        rows = zip(ids, column.steps, column.values, column.wall_times, strict=True)
         connection.executemany(INSERT_POINT, rows)
     if points:
         connection.executemany(

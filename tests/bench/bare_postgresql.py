@@ -26,11 +26,11 @@ from tests.bench.bare import (
     POINTS,
     RUN_COLUMNS,
     SUMMARY,
-    RunIn,
     answer_of,
     dump,
     health,
 )
+from tests.bench.bare_requests import ReportIn, RunIn
 
 CONNECTIONS = 16
 
@@ -126,27 +126,23 @@ async def status(experiment_id: str, run_id: str) -> dict[str, Any]:
 
 @app.post("/v1/runs/{run_id}/reports")
 async def report(run_id: str, request: Request) -> dict[str, Any]:
-    body = orjson.loads(await request.body())
-    points = body.get("points", [])
+    body = ReportIn.model_validate_json(await request.body())
     async with pool.connection() as connection, connection.transaction():
-        columns = list(body.get("metrics", {}).items())
-        for key in {key for key, _ in columns} | {point["key"] for point in points}:
+        for key in {*body.metrics, *(point["key"] for point in body.points)}:
             if (run_id, key) not in series_ids:
                 series_ids[run_id, key] = await series(connection, run_id, key)
         async with (
             connection.cursor() as cursor,
             cursor.copy(b"COPY bare_point (series_id, step, value, wall_time) FROM STDIN") as copy,
         ):
-            for key, column in columns:
-                ids = [series_ids[run_id, key]] * len(column["steps"])
-                for row in zip(
-                    ids, column["steps"], column["values"], column["wall_times"], strict=True
-                ):
+            for key, column in body.metrics.items():
+                ids = [series_ids[run_id, key]] * len(column.steps)
+                for row in zip(ids, column.steps, column.values, column.wall_times, strict=True):
                     await copy.write_row(row)
-            for p in points:
+            for p in body.points:
                 row = (series_ids[run_id, p["key"]], p["step"], p["value"], p["wall_time"])
                 await copy.write_row(row)
-    return {"run_id": run_id, "status": "running", "batch": body["batch"], "should_stop": False}
+    return {"run_id": run_id, "status": "running", "batch": body.batch, "should_stop": False}
 
 
 async def series(connection: AsyncConnection[Any], run_id: str, key: str) -> int:
