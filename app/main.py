@@ -226,11 +226,11 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 def _include_routes(app: FastAPI, settings: Settings) -> None:
     """Add the routes of every API, in the order in which they are looked through."""
     parts = (
-        routes, reports, attempts, trainer_files, lists, entities, catalog, metrics, logs, service,
+        routes, attempts, trainer_files, lists, entities, catalog, metrics, logs, service,
         checkpoints, usage, webhooks, alerts, deletions, redactions, projects, users, audit,
         prometheus, docs, dashboard, browser_session, single_sign_on,
     )  # fmt: skip
-    hot = [routes.hot, attempts.pulses_router]  # first
+    hot = [routes.hot, reports.router, attempts.pulses_router]  # first
     routers = [*hot, *(part.router for part in parts), lists.everywhere]
     routers += [graphql_router(settings), mlflow_router(), wandb_router()]
     # `include_router` would make every route twice, the second time while the first request waits,

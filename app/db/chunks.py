@@ -199,7 +199,9 @@ def put(tx: Tx, series_id: int, column: Column) -> None:
             continue
         old = points.unpack(data) if data else _load(tx, series_id, first, first)
         earlier = _absorbed(tx, series_id, first, count, size)
-        whole = points.ordered(points.joined([*earlier, old, new]))
+        whole = points.joined([*earlier, old, new])
+        if not after:
+            whole = points.ordered(whole)
         for begin in (*(part.steps[0] for part in earlier), first):
             if whole.steps[0] < begin:
                 tx.send(_drop, series=series_id, first=begin)

@@ -52,10 +52,10 @@ def ordered(column: Column) -> Column:
 def joined(parts: Iterable[Column]) -> Column:
     """Join columns one after the other."""
     steps, values, wall_times = array("q"), array("d"), array("d")
-    for part in parts:
-        steps.extend(part.steps)
-        values.extend(part.values)
-        wall_times.extend(part.wall_times)
+    for part in parts:  # an array is copied as a whole, and made of a list at once
+        steps += array("q", part.steps)
+        values += array("d", part.values)
+        wall_times += array("d", part.wall_times)
     return Column(steps, values, wall_times)
 
 

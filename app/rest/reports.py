@@ -17,7 +17,7 @@ from app.domain.tokens import attempt_of, run_token, same
 from app.errors import Busy, Unauthorized
 from app.rest import responses
 from app.rest.body import read
-from app.rest.parameters import DocumentedRoute, RunId, accepts_json
+from app.rest.parameters import DirectRoute, RunId, accepts_json
 from app.rest.problems import documented
 from app.rest.trainer_schemas import ReceiptAnswer, SpecAnswer
 from app.server.guard import bearer
@@ -31,7 +31,7 @@ BODY_SECONDS = 30.0
 _ANY_RUN = {PrincipalKind.API_TOKEN, PrincipalKind.USER, PrincipalKind.SERVICE}
 """Who reports on a run without its token, if it may write to it."""
 
-router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
+router = APIRouter(prefix="/v1", route_class=DirectRoute)
 
 
 class _Line:

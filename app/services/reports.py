@@ -10,6 +10,7 @@ What a report may hold is in `app.domain.reports`, which process may send it in 
 """
 
 import math
+from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -296,6 +297,7 @@ def _columns(report: ReportRequest) -> dict[str, points.Column]:
 
 def _numbers(values: Sequence[float | str | None]) -> Sequence[float]:
     """Return the same numbers as floats; a missing one is NaN."""
-    if set(map(type, values)) == {float}:
-        return cast(Sequence[float], values)
-    return [math.nan if value is None else float(value) for value in values]
+    try:
+        return array("d", cast(Sequence[float], values))
+    except TypeError:  # one is missing, or named
+        return array("d", [math.nan if value is None else float(value) for value in values])

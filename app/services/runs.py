@@ -189,7 +189,8 @@ def queue(tx: Tx, run: Run) -> None:
     tx.send(_insert_text, id=run.id, text=search_text(run))
     if run.tags != "[]":
         set_tags(tx, run)
-    tx.notify(SUPERVISOR)
+    if not is_external(run):  # which waits for its trainer alone
+        tx.notify(SUPERVISOR)
 
 
 def search_text(run: Run) -> str:

@@ -1,11 +1,13 @@
 """The queue that the supervisor looks at, however many runs wait for trainers of their own."""
 
+import asyncio
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.db.changes import SUPERVISOR
 from app.db.database import Database
 from app.domain.priority import Priority
 from app.domain.recipes import BUILT_IN
@@ -18,6 +20,21 @@ from tests.support.stage import Stage
 from tests.support.supervisor import Recorder, open_state
 
 RECIPES = {recipe.name: recipe for recipe in BUILT_IN}
+
+
+@pytest.mark.anyio
+async def test_a_run_that_waits_for_its_own_trainer_costs_the_supervisor_no_tick(
+    db: Database,
+) -> None:
+    experiment = await db.write(
+        experiments.create, ExperimentRequest(name="wake", task_type="test")
+    )
+    with db.changes.subscribe(SUPERVISOR) as wakeup, db.changes.subscribe(experiment.id) as changed:
+        await db.write(runs.submit, experiment.id, RunRequest(model="m"), RECIPES)
+        await asyncio.wait_for(changed.wait(), 30)  # so what else it woke has been woken, too
+        assert not wakeup.is_set()
+        await db.write(runs.submit, experiment.id, RunRequest(model="m", recipe="demo"), RECIPES)
+        await asyncio.wait_for(wakeup.wait(), 30)
 
 
 @sqlite_only  # the planner of PostgreSQL decides by what the table holds
