@@ -81,8 +81,6 @@ _PLAIN_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 class PulseRoute(DirectRoute):
     """Parses itself what agents send: a thousand of them send seventy pulses a second."""
 
-    parses_query = True
-
     def parse(self, request: Request) -> dict[str, Any] | None:
         run_id, attempt = request.path_params["run_id"], request.path_params["attempt"]
         wait = _PLAIN_QUERY.fullmatch(request.scope["query_string"])

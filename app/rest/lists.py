@@ -29,7 +29,7 @@ from app.domain.filters import (
 from app.domain.requests import MetricKey
 from app.errors import InvalidInput
 from app.rest import schemas, views
-from app.rest.parameters import DocumentedRoute, ExperimentId, Parameters
+from app.rest.parameters import DirectRoute, ExperimentId, Parameters
 from app.rest.problems import documented
 from app.services import experiments
 
@@ -43,9 +43,9 @@ MOST_BYTES = 16_000_000
 _ORDER = "Sort field; `-` sorts downwards."
 _SCANS = " By `step` the whole list is read for each page; every other order walks an index."
 
-router = APIRouter(prefix="/v1/experiments", route_class=DocumentedRoute)
+router = APIRouter(prefix="/v1/experiments", route_class=DirectRoute)
 
-everywhere = APIRouter(prefix="/v1", route_class=DocumentedRoute)
+everywhere = APIRouter(prefix="/v1", route_class=DirectRoute)
 
 Render = Callable[..., Sequence[object]]
 

@@ -13,13 +13,13 @@ from app.domain.filters import MAX_KEYS, MAX_POINTS, MIN_POINTS
 from app.domain.points import MAX_STEP
 from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
-from app.rest.parameters import DocumentedRoute, ExperimentId, Parameters, RunId
+from app.rest.parameters import DirectRoute, ExperimentId, Parameters, RunId
 from app.rest.problems import documented
 from app.services import metrics, runs
 from app.services.metrics import Series, Window
 
 router = APIRouter(
-    prefix="/v1/experiments/{experiment_id}", tags=["metrics"], route_class=DocumentedRoute
+    prefix="/v1/experiments/{experiment_id}", tags=["metrics"], route_class=DirectRoute
 )
 
 _Step = Annotated[int, Field(ge=0, le=MAX_STEP)]

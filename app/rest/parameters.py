@@ -3,12 +3,14 @@
 import re
 import warnings
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NamedTuple, cast, get_origin
 
 from fastapi import Path, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, _effective_route_context_var
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.warnings import UnsupportedFieldAttributeWarning
+from starlette.datastructures import QueryParams
 
 from app.domain.ids import PATTERN, parse_timestamp
 from app.domain.requests import EXPERIMENT_ID, RUN_ID, VERIFICATION_ID
@@ -72,21 +74,56 @@ class DocumentedRoute(APIRoute):
             answered[self.name] = response_model
 
 
-class DirectRoute(DocumentedRoute):
-    """A hot route with no parameters but the request and ids in the path.
+class _Query(NamedTuple):
+    """The argument that a route makes of its query; `lists`: fields that may be repeated."""
 
-    FastAPI matches and documents it, and rejects malformed ids. Its parameter handling, half of
-    the cost of such a request, is skipped. Any dependency (of the route, a router or the app) or
+    name: str
+    model: type[BaseModel]
+    lists: frozenset[str]
+
+    def parse(self, query: QueryParams) -> BaseModel | None:
+        """Return the argument, None if it is wrong. Of a repeated value the last counts."""
+        values: dict[str, Any] = {}
+        for name, value in query.multi_items():
+            if name in self.lists:
+                values.setdefault(name, []).append(value)
+            else:
+                values[name] = value
+        try:
+            return self.model.model_validate(values)
+        except ValidationError:
+            return None
+
+
+def _query_of(dependant: Dependant) -> _Query | None:
+    """Return the model of all query parameters, where a route has one."""
+    for field in dependant.query_params:
+        model = field.field_info.annotation
+        if len(dependant.query_params) == 1 and isinstance(model, type(BaseModel)):
+            kinds = {name: get_origin(of.annotation) for name, of in model.model_fields.items()}
+            return _Query(field.name, model, frozenset(n for n in kinds if kinds[n] is list))
+    return None
+
+
+class DirectRoute(DocumentedRoute):
+    """A hot route with no parameters but the request, ids in the path and a model of the query.
+
+    FastAPI matches and documents it, and rejects what is malformed. Its parameter handling, half of
+    the cost of a short request, is skipped. Any dependency (of the route, a router or the app) or
     other parameter brings it back.
     """
 
-    parses_query = False
-    """True for a class of routes whose `parse` knows their query parameters as well."""
+    query: _Query | None = None
 
     def parse(self, request: Request) -> dict[str, Any] | None:
         """Return the arguments beside the request; None if FastAPI shall parse or reject them."""
         ids = request.path_params
-        return ids if all(_IDS[name](value) for name, value in ids.items()) else None
+        if not all(_IDS[name](value) for name, value in ids.items()):
+            return None
+        if self.query is None:
+            return ids
+        query = self.query.parse(request.query_params)
+        return None if query is None else {**ids, self.query.name: query}
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         general = super().get_route_handler()
@@ -96,9 +133,10 @@ class DirectRoute(DocumentedRoute):
         dependant = self.dependant
         if context is not None and context.original_route is self:
             dependant = context.dependant
+        self.query = _query_of(dependant)
         if (
             dependant.dependencies
-            or (dependant.query_params and not self.parses_query)
+            or (dependant.query_params and self.query is None)
             or dependant.header_params
             or dependant.cookie_params
             or dependant.body_params

@@ -9,6 +9,7 @@ import pytest
 from app.db import counting, matching
 from app.graphql import curves
 from app.rest import lists, routes
+from app.rest.parameters import DirectRoute
 from app.services import experiments, live_runs
 from tests.api.conftest import Api, running
 from tests.support.database import Databases
@@ -85,6 +86,33 @@ def test_runs_are_filtered_and_carry_their_latest_metrics(story: Story) -> None:
     assert len(best) == 12
     assert losses == sorted(losses)
     assert best[: len(losses)] == [run for run in best if run["metrics"]]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "", "limit=5", "limit=5&limit=7", "limit=%36", "limit=x", "limit=", "limit=0", "unknown=1",
+        "status=queued&status=cancelled", "status=", "status=odd", "model=model-1&model=model-2",
+        "model=model%2D1", "model=", "archived=any", "archived=1", "archived=maybe",
+        "created_before=2020-01-01T01:00:00%2B01:00", "created_before=now", "keys=loss&keys=other",
+        "order=-step", "order=odd", "order=metric", "run_id=x", "metric_max=1", "points=20&raw=1",
+        "raw=odd", "after_step=3", "after_step=3&points=20", "limit=5;unknown=1", "limit=5&&",
+    ],
+)  # fmt: skip
+def test_a_query_means_what_fastapi_takes_it_for(
+    api: Api, story: Story, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    run_id = story.get("/runs", limit=1)["runs"][0]["run_id"]
+    paths = [f"{story.path}/{name}" for name in ("runs", "checkpoints", "events")]
+    paths += ["/v1/experiments", "/v1/runs", f"{story.path}/runs/{run_id}/metrics"]
+    paths.append(f"{story.path}/metrics?run_ids={run_id}&")
+    for path in paths:
+        asked = f"{path}{'' if '?' in path else '?'}{query}"
+        answer = api.send("GET", asked)
+        with monkeypatch.context() as patch:
+            patch.setattr(DirectRoute, "parse", lambda self, request: None)
+            by_fastapi = api.send("GET", asked)
+        assert (answer.status_code, answer.text) == (by_fastapi.status_code, by_fastapi.text)
 
 
 @pytest.mark.parametrize(
