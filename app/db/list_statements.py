@@ -7,7 +7,7 @@ An index on the values of a metric holds those of every list, so SQLite is told 
 a short one.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Generic, NamedTuple, cast
@@ -25,6 +25,7 @@ from sqlalchemy import (
     tuple_,
 )
 from sqlalchemy.sql.util import ClauseAdapter
+from sqlalchemy.sql.visitors import iterate
 from sqlmodel import AutoString
 
 from app.db.cursors import METRIC, RowT
@@ -203,15 +204,26 @@ def _among_first(query: Select[Any], conditions: list[Any], shape: Shape) -> Sel
     ORDER BY here SQLite would read and sort all of them. PostgreSQL would join what a bare EXISTS
     asks for, in any order; `IS TRUE` lets it ask row by row.
     """
-    own = columns(shape.listing.table)  # the conditions may be on any of them
+    listing = shape.listing
+    own = _used(listing, [*listing.select(columns(listing.table)), *conditions])
     value = [query.selected_columns.metric_value] if shape.field == METRIC else []
     query = query.with_only_columns(*own, *value, maintain_column_froms=True)
     first = query.limit(literal_column(str(shape.peek))).subquery("first_rows")
     adapted: Any = ClauseAdapter(first).traverse
     value = [first.c.metric_value] if value else []
     asked = (adapted(condition).is_(true()) for condition in conditions)
-    found = select(*shape.listing.select(first.c), *value).where(*asked)
+    found = select(*listing.select(first.c), *value).where(*asked)
     return found.limit(bindparam("most"))
+
+
+def _used(listing: Listing[Any], clauses: Iterable[Any]) -> list[Any]:
+    """Return the columns of the table that these clauses name.
+
+    Of rows that are looked at SQLite copies each column that is selected.
+    """
+    table = cast(Any, listing.table).__table__
+    used = {part for clause in clauses for part in iterate(clause)}
+    return [column for column in table.columns if column in used]
 
 
 def _directed(by: list[Any], shape: Shape) -> list[Any]:
@@ -289,12 +301,13 @@ def _matching(listing: Listing[Any], selected: Any, filters: frozenset[str]) -> 
 def _among_newest(listing: Listing[Any], selected: Any, filters: frozenset[str]) -> Select[Any]:
     own = columns(listing.table)
     at_once = [name for name in sorted(filters) if name in ("experiment_id", *INDEXED)]
-    rows = select(*own).where(*(listing.filters[name] for name in at_once))
+    later = [listing.filters[name] for name in sorted(filters) if name not in at_once]
+    rows = select(*_used(listing, [listing.tie, selected, *later]))
+    rows = rows.where(*(listing.filters[name] for name in at_once))
     rows = rows.order_by(own.created_at.desc(), listing.tie.desc()).limit(bindparam("looked_at"))
     first = rows.subquery("newest_rows")
     adapted: Any = ClauseAdapter(first).traverse
-    later = [adapted(listing.filters[name]) for name in sorted(filters) if name not in at_once]
-    return select(adapted(selected)).select_from(first).where(*later)
+    return select(adapted(selected)).select_from(first).where(*map(adapted, later))
 
 
 @cache

@@ -4,7 +4,6 @@ A field of a response that is a column of the table is copied by its name (`copi
 as the text they are stored as; only what has another name, or is derived, is written here.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any, TypeVar, cast, get_type_hints
@@ -90,12 +89,8 @@ def run(row: AnyRun) -> schemas.RunAnswer:
 
 
 def metrics(rows: Iterable[AnyMetricLatest]) -> dict[str, schemas.MetricValue]:
-    """Return the latest value of each key, with its step."""
-    return {row.key: {"value": _finite(row.value), "step": row.step} for row in rows}
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    """Return the latest value of each key, with its step. orjson writes an infinite one as null."""
+    return {row.key: {"value": row.value, "step": row.step} for row in rows}
 
 
 def run_summary(row: AnyRunSummary, latest: Iterable[AnyMetricLatest]) -> schemas.RunSummary:
