@@ -230,9 +230,9 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
         checkpoints, usage, webhooks, alerts, deletions, redactions, projects, users, audit,
         prometheus, docs, dashboard, browser_session, single_sign_on,
     )  # fmt: skip
-    hot = [routes.hot, reports.router, attempts.pulses_router]  # first
+    hot = [routes.hot, reports.router, attempts.pulses_router, graphql_router(settings)]  # first
     routers = [*hot, *(part.router for part in parts), lists.everywhere]
-    routers += [graphql_router(settings), mlflow_router(), wandb_router()]
+    routers += [mlflow_router(), wandb_router()]
     # `include_router` would make every route twice, the second time while the first request waits,
     # only to add what the app's own arguments say. Such dependencies would be left out here.
     assert not app.router.dependencies

@@ -10,6 +10,7 @@ once its answer has been sent, since until then it is in memory.
 import threading
 from collections.abc import Callable, Iterable
 from functools import cache
+from itertools import chain
 from operator import attrgetter
 from typing import Any, cast
 
@@ -103,12 +104,9 @@ class Budget:
 
     def charge_rows(self, table: type[Any], rows: Iterable[Any]) -> None:
         """Count rows of a table that were read (None where there was none)."""
-        texts = _long_texts(cast(Any, table))
-        size = 0
-        for row in rows:
-            if row is not None:
-                size += ROW + sum(map(len, filter(None, texts(row))))
-        self.charge(size)
+        there = [row for row in rows if row is not None]
+        texts = chain.from_iterable(map(_long_texts(cast(Any, table)), there))
+        self.charge(ROW * len(there) + sum(map(len, filter(None, texts))))
 
     def release(self) -> None:
         """Give back everything, after the answer was sent or given up. May be repeated."""

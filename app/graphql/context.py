@@ -161,8 +161,7 @@ class Context:
             listed_pages = []
             for part in _parts(ids, max(1, PART // window.size)):
                 pages = keyset.pages(tx, listed, column, part, filters, order, window)
-                for page in pages:
-                    budget.charge_rows(listed.table, page.rows)
+                budget.charge_rows(listed.table, (row for page in pages for row in page.rows))
                 listed_pages += pages
             return listed_pages
 

@@ -292,10 +292,10 @@ def _leaf(executor: FastExecutor, kind: Any) -> Callable[[Column], Column]:
     exact = {"String": str, "ID": str, "Boolean": bool, "Int": int, "Float": float}.get(kind.name)
 
     def complete(values: Column) -> Column:
-        executor.spend(VALUE * len(values))
-        if exact is None or exact is str:
-            executor.spend(sum(len(value) for value in values if type(value) is str))
-        if exact is not None and set(map(type, values)) <= {exact}:
+        kinds = set(map(type, values))
+        texts = values if kinds == {str} else [value for value in values if type(value) is str]
+        executor.spend(VALUE * len(values) + sum(map(len, texts)))
+        if exact is not None and kinds <= {exact}:
             if exact is int and values and not -(2**31) <= min(values) <= max(values) < 2**31:
                 raise NotEligible
             if exact is float and not all(map(math.isfinite, values)):
