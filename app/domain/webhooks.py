@@ -90,6 +90,14 @@ def _check_url(url: str) -> str:
     return url
 
 
+def hide_path(url: str) -> str:
+    """Return a URL without its path, which for a chat's is a password; e-mail addresses stay."""
+    if url.startswith(MAILTO):
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/…"
+
+
 Url = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(_check_url)]
 Types = Annotated[
     list[EventType], Field(max_length=50, description="The events to tell of; all if left out.")

@@ -58,7 +58,7 @@ class Webhook:
     """A URL that is told of events."""
 
     id: strawberry.ID = attribute("Its id.")
-    url: str = attribute("The URL, or `mailto:` addresses.")
+    url: str = attribute("The URL (its host, for who may not change it), or `mailto:` addresses.")
     name: str | None = attribute("Name for people.")
     experiment_id: strawberry.ID | None = attribute("Only the events of this experiment.")
     project_id: strawberry.ID | None = attribute("Only the events of this project.")

@@ -20,7 +20,7 @@ from app.domain import webhooks
 from app.domain.ids import new_id, seconds_between, timestamp_after
 from app.domain.permissions import Permission
 from app.domain.webhooks import DeliveryState, WebhookRequest, WebhookUpdate
-from app.errors import Conflict, InvalidInput, NotFound
+from app.errors import Conflict, InvalidInput, NotFound, NotPermitted
 
 KEPT_SECONDS = 30 * 24 * 3600
 """How long ended messages stay on record."""
@@ -169,7 +169,17 @@ def _own(tx: Tx, webhook_id: str) -> Webhook:
 
 def find(tx: Tx, webhook_id: str) -> Webhook | None:
     """Return a webhook, or None if there is none with this id."""
-    return tx.first(_by_id, webhook_id)
+    webhook = tx.first(_by_id, webhook_id)
+    return None if webhook is None else _shown(tx, webhook)
+
+
+def _shown(tx: Tx, webhook: Webhook) -> Webhook:
+    """Return a webhook; who may not change it sees only the host of its URL, often a secret."""
+    try:
+        _require(tx, webhook.experiment_id, webhook.project_id)
+    except NotPermitted:
+        return replace(webhook, url=webhooks.hide_path(webhook.url))
+    return webhook
 
 
 def get(tx: Tx, webhook_id: str) -> Webhook:
@@ -182,7 +192,7 @@ def get(tx: Tx, webhook_id: str) -> Webhook:
 
 def list_all(tx: Tx) -> list[Webhook]:
     """Return every webhook, oldest first."""
-    return tx.all(_all)
+    return [_shown(tx, webhook) for webhook in tx.all(_all)]
 
 
 def update(tx: Tx, webhook_id: str, request: WebhookUpdate) -> Webhook:

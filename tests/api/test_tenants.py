@@ -146,6 +146,22 @@ def test_lists_counts_and_searches_hold_nothing_foreign(api: Api, tenants: Tenan
     assert (compared.status_code, leaks(tenants, compared.text.replace(run, ""))) == (404, [])
 
 
+def test_the_url_of_a_webhook_is_known_to_those_who_may_change_it(tenants: Tenants) -> None:
+    """That of a chat is all that it takes to write there; other members see where it leads."""
+    hook = tenants.made["webhook_id"]
+    query = f'{{ webhook(id: "{hook}") {{ url }} webhooks {{ id url }} }}'
+    walt = person(tenants.operator, "walt", "amber", "viewer")
+    for who, url in (
+        (tenants.alice, "https://amber.example.com/hook"), (walt, "https://amber.example.com/…"),
+    ):  # fmt: skip
+        assert who.ok("GET", f"/v1/webhooks/{hook}")["url"] == url
+        listed = who.ok("GET", "/v1/webhooks")["webhooks"]
+        assert [row["url"] for row in listed if row["webhook_id"] == hook] == [url]
+        graph = who.ok("POST", "/graphql", {"query": query})["data"]
+        assert graph["webhook"]["url"] == url
+        assert [row["url"] for row in graph["webhooks"] if row["id"] == hook] == [url]
+
+
 def test_wandbs_protocol_finds_nothing_foreign(tenants: Tenants) -> None:
     """The names of runs and projects of W&B are those of whoever has made them."""
     experiment, run = tenants.made["experiment_id"], tenants.made["run_id"]
