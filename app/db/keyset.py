@@ -153,7 +153,7 @@ def _all(
             if parent is not None:
                 yield shape._replace(parent=parent[0]), params | {"parent": parent[1]}
             elif not by_text and _must_end(tx, listing, filters, shape):
-                yield shape._replace(peek=matching.LOOKED_AT), params
+                yield shape._replace(peek=matching.LOOKED_AT, dialect=tx.dialect), params
             else:
                 yield shape, params
 
@@ -238,7 +238,9 @@ def _first(
         filters = {name: value for name, value in filters.items() if name != spread}
     parts = [
         (
-            shape._replace(peek=matching.LOOKED_AT, parent=spread if parent else None),
+            shape._replace(
+                peek=matching.LOOKED_AT, dialect=tx.dialect, parent=spread if parent else None
+            ),
             params | parent,
         )
         for shape, params in _parts(tx, listing, filters, order, window)

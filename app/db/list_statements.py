@@ -89,7 +89,8 @@ class Shape(NamedTuple):
     valued: bool
     # Of "low" and "high": the places, exclusive, that the page lies between.
     bounds: frozenset[str]
-    # The column that says whose list a row is in; the dialect, where many are read at once.
+    # The column that says whose list a row is in; the dialect, where many lists are read at once or
+    # the first rows of one are looked at.
     parent: str | None
     dialect: str | None
     # In the order by a metric: the list is short, so its rows are found first and then sorted.
@@ -167,7 +168,7 @@ def _walk(shape: Shape) -> Select[Any]:
     by = [sort, tie] if shape.valued else [tie]
     query = query.where(*_bounds(by, shape))
     query = query.order_by(*_directed(by, shape)).limit(bindparam("most"))
-    if shape.dialect is not None:
+    if shape.dialect is not None and not shape.peek:
         query = _of_each(query, shape)
     elif shape.parent is not None:
         query = query.where(listing.column(shape.parent) == bindparam("parent"))
@@ -204,16 +205,27 @@ def _among_first(query: Select[Any], conditions: list[Any], shape: Shape) -> Sel
     ORDER BY here SQLite would read and sort all of them. PostgreSQL would join what a bare EXISTS
     asks for, in any order; `IS TRUE` lets it ask row by row.
     """
-    listing = shape.listing
-    own = _used(listing, [*listing.select(columns(listing.table)), *conditions])
+    listing, table = shape.listing, cast(Any, shape.listing.table).__table__
+    # SQLite would copy each column of each row that is looked at: it looks their rows up instead.
+    by_place, rowid = shape.dialect == "sqlite", _rowid(table)
+    own = [rowid.label("place")] if by_place else table.columns  # the conditions may be on any
     value = [query.selected_columns.metric_value] if shape.field == METRIC else []
     query = query.with_only_columns(*own, *value, maintain_column_froms=True)
     first = query.limit(literal_column(str(shape.peek))).subquery("first_rows")
-    adapted: Any = ClauseAdapter(first).traverse
     value = [first.c.metric_value] if value else []
-    asked = (adapted(condition).is_(true()) for condition in conditions)
-    found = select(*listing.select(first.c), *value).where(*asked)
-    return found.limit(bindparam("most"))
+    if by_place:
+        # A left join, whose left side comes first whatever the planner knows of the tables.
+        found = select(*listing.select(table.c), *value)
+        found = found.select_from(first.outerjoin(table, rowid == first.c.place))
+    else:
+        conditions = list(map(ClauseAdapter(first).traverse, conditions))
+        found = select(*listing.select(first.c), *value)
+    return found.where(*(asked.is_(true()) for asked in conditions)).limit(bindparam("most"))
+
+
+def _rowid(table: Any) -> Any:
+    """Return SQLite's own key of the rows of a table."""
+    return literal_column(f"{table.name}.rowid")
 
 
 def _used(listing: Listing[Any], clauses: Iterable[Any]) -> list[Any]:
@@ -244,8 +256,7 @@ def _of_each(query: Select[Any], shape: Shape) -> Select[Any]:
         return select(*lateral.c).select_from(parents.join(lateral, true()))
     table = cast(Any, listing.table).__table__
     page: Any = table.alias("page")
-    place: Any = literal_column(f"{table.name}.rowid")
-    rows = own.with_only_columns(place, maintain_column_froms=True).correlate(parents)
+    rows = own.with_only_columns(_rowid(table), maintain_column_froms=True).correlate(parents)
     is_listed = literal_column("page.rowid").in_(rows)
     by = [page.c[listing.tie.name]]
     if shape.valued:
