@@ -260,25 +260,45 @@ def series(connection: sqlite3.Connection, run_id: str, key: str) -> int:
     return int(number)
 
 
+LISTED = f"{SUMMARY}, name, tags, priority, archived_at, next_attempt_at"
+PRIORITIES = ("high", "normal", "low")
+
+
 @app.get("/v1/experiments/{experiment_id}/runs")
 async def runs(experiment_id: str, status: str, model: str, limit: int) -> Response:
+    reader.execute("BEGIN")
     found = rows_of(
         reader.execute(
-            f"SELECT {SUMMARY} FROM run WHERE experiment_id = ? AND status = ? AND model = ?"
-            " ORDER BY created_at DESC, id DESC LIMIT ?",
+            f"SELECT {LISTED} FROM run WHERE experiment_id = ? AND status = ? AND model = ?"
+            " AND archived_at IS NULL ORDER BY created_at DESC, id DESC LIMIT ?",
             (experiment_id, status, model, limit),
         )
     )
-    metrics: dict[str, dict[str, Any]] = {run["run_id"]: {} for run in found}
-    for run_id, key, step, value in reader.execute(
+    ids = tuple(run["run_id"] for run in found)
+    latest = reader.execute(
         "SELECT run_id, key, step, value FROM metric_latest"
-        f" WHERE run_id IN ({', '.join('?' * len(metrics))})",
-        tuple(metrics),
-    ):
+        f" WHERE run_id IN ({', '.join('?' * len(ids))})",
+        ids,
+    ).fetchall()
+    reader.execute("COMMIT")
+    return answer_of({"runs": listed(found, latest)})
+
+
+def listed(
+    found: list[dict[str, Any]], latest: list[tuple[str, str, int, float]]
+) -> list[dict[str, Any]]:
+    """Complete the runs of a list: all fields that the service's own list has."""
+    metrics: dict[str, dict[str, Any]] = {run["run_id"]: {} for run in found}
+    for run_id, key, step, value in latest:
         metrics[run_id][key] = {"value": value, "step": step}
     for run in found:
+        run["tags"] = orjson.Fragment(run["tags"])
+        run["priority"] = PRIORITIES[run["priority"]]
+        total = run["total_steps"]
+        done = run["status"] == "succeeded"
+        run["progress"] = 1.0 if done else min(1.0, run["step"] / total) if total else None
         run["metrics"] = metrics[run["run_id"]]
-    return answer_of({"runs": found})
+    return found
 
 
 @app.get("/v1/experiments/{experiment_id}/runs/{run_id}/metrics")

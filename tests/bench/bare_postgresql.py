@@ -23,12 +23,14 @@ from psycopg_pool import AsyncConnectionPool
 
 from tests.bench.bare import (
     CHECKPOINT,
+    LISTED,
     POINTS,
     RUN_COLUMNS,
     SUMMARY,
     answer_of,
     dump,
     health,
+    listed,
 )
 from tests.bench.bare_requests import ReportIn, RunIn
 
@@ -156,17 +158,15 @@ async def series(connection: AsyncConnection[Any], run_id: str, key: str) -> int
 @app.get("/v1/experiments/{experiment_id}/runs")
 async def runs(experiment_id: str, status: str, model: str, limit: int) -> Response:
     sql = (
-        f"SELECT {SUMMARY} FROM run WHERE experiment_id = %s AND status = %s AND model = %s"
-        " ORDER BY created_at DESC, id DESC LIMIT %s"
+        f"SELECT {LISTED} FROM run WHERE experiment_id = %s AND status = %s AND model = %s"
+        " AND archived_at IS NULL ORDER BY created_at DESC, id DESC LIMIT %s"
     )
     found = await rows_of(sql, (experiment_id, status, model, limit))
-    metrics: dict[str, dict[str, Any]] = {run["run_id"]: {} for run in found}
-    latest = "SELECT run_id, key, step, value FROM metric_latest WHERE run_id = ANY(%s)"
-    for row in await rows_of(latest, (list(metrics),)):
-        metrics[row["run_id"]][row["key"]] = {"value": row["value"], "step": row["step"]}
-    for run in found:
-        run["metrics"] = metrics[run["run_id"]]
-    return answer_of({"runs": found})
+    sql = "SELECT run_id, key, step, value FROM metric_latest WHERE run_id = ANY(%s)"
+    async with pool.connection() as connection:
+        ids = ([run["run_id"] for run in found],)
+        latest: Any = await (await connection.execute(sql.encode(), ids)).fetchall()
+    return answer_of({"runs": listed(found, latest)})
 
 
 @app.get("/v1/experiments/{experiment_id}/runs/{run_id}/metrics")
