@@ -312,8 +312,9 @@ class RestrictedTx(Tx):
 
     def _check(self, role: Role, permission: Permission) -> None:
         if not role.may(permission):
+            needed = next(role for role in Role if role.may(permission))
             raise NotPermitted(
-                f"The role {role.value!r} lacks the permission `{permission.value}`."
+                f"This needs the role {needed.value!r}; with this token yours is {role.value!r}."
             )
         if permission is not Permission.READ:
             self._may_write = True

@@ -377,6 +377,8 @@ def test_a_viewer_reads_and_may_not_write_and_a_member_may_not_release(tenants: 
     marked = mark | {"tag_type": "release", "release_tag": "v2"}
     refused = member.send("POST", f"{path}/checkpoints/mark", json=marked)
     assert (refused.status_code, refused.json()["code"]) == (403, "not_permitted")
+    says = "This needs the role 'maintainer'; with this token yours is 'member'."
+    assert refused.json()["detail"] == says
     member.ok("POST", f"{path}/checkpoints/mark", mark | {"tag_type": "candidate"})
     assert member.send("POST", "/v1/webhooks", json={"url": "https://x.org"}).status_code == 403
 
