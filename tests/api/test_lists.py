@@ -25,7 +25,7 @@ def api(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Itera
     databases.drop(url)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def story(api: Api) -> Story:
     """Twelve runs of three models; every third has reported, every fourth is cancelled."""
     story = Story(api.send)
