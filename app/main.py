@@ -128,29 +128,36 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # FastAPI's own would look, at each request, for providers that somebody may have set.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     openapi.describe(app, needs_token=settings.api_token is not None)
     app.state.settings = settings
     app.state.recipes = recipes
     app.state.launchers = launchers
+    app.state.group_roles = groups
     data_dir.make(settings.data_dir)
     app.state.storage = get_storage(settings.storage, settings.data_dir, stores)
+    _set_state(app, settings, db)
+    _add_middleware(app, settings)
+    problems.install(app)
+    _include_routes(app, settings)
+    return app
+
+
+def _set_state(app: FastAPI, settings: Settings, db: Database) -> None:
+    """Set what the requests of one app share, beside its configuration."""
     app.state.artifacts = open_artifacts(app.state.storage, settings.data_dir)
     app.state.receivers = Readers(RECEIVERS)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
     app.state.sessions = app.state.provider = app.state.authenticator = None
-    app.state.group_roles = groups
     app.state.uploads = Uploads(app.state.storage, settings.max_upload_bytes)
     app.state.inflow = reports.Inflow(db)
     app.state.pulses = Pulses(db)
     app.state.readers = Readers(checkpoints.READERS)
     app.state.request_times = prometheus.request_times()
     app.state.open_connections = Counter()
-    _add_middleware(app, settings)
-    problems.install(app)
-    _include_routes(app, settings)
-    return app
 
 
 def _connect(settings: Settings) -> Database:
