@@ -176,19 +176,21 @@ def audit(
     show_default=True, help="What is summed.",
 )  # fmt: skip
 @click.option("--project", help="Of this project alone.")
+@click.option(
+    "--experiment", shell_complete=api.complete_experiment, help="Of this experiment alone."
+)
 @click.option("--since", help="Attempts that ended at or after a time (2026-11-01T00:00:00Z).")
 @click.option("--until", help="Attempts that ended before a time.")
 @click.option("--csv", "as_csv", is_flag=True, help="A table in CSV.")
 @api.JSON
 @api.calls_service
 def usage(
-    by: str, project: str | None, since: str | None, until: str | None, as_csv: bool, as_json: bool
-) -> None:  # fmt: skip
+    project: str | None, experiment: str | None, as_csv: bool, as_json: bool, **query: str | None
+) -> None:
     """Sum what ended attempts used, wasted, waited and saved."""
-    query = {
-        "by": by, "project_id": project and _project_id(project), "since": since, "until": until,
-    }  # fmt: skip
-    service = api.client().connection
+    query["project_id"] = project and _project_id(project)
+    query["experiment_id"] = experiment and api.client().experiment_id(experiment)
+    service, by = api.client().connection, query["by"]
     if as_csv:
         with service.open("GET", "/v1/usage", query=query | {"csv": True}) as table:
             click.echo(table.read().decode(), nl=False)

@@ -88,6 +88,11 @@ def test_a_team_is_set_up_and_watched_from_the_command_line(url: str) -> None:
     assert cells[1:3] == ["speech", "1"] and cells[4:6] == ["0 s", "0 s"], row
     assert re.fullmatch(r"\d+ s", cells[3]) and cells[7:] == ["0"] * 4 + ["100.0%"], row
 
+    of_one = ("usage", "--by", "run", "--json", "--experiment")
+    experiment = json.loads(done("show", run, "--json"))["experiment_id"]
+    assert [row["group"] for row in json.loads(done(*of_one, experiment))] == [run]
+    assert llm(*of_one, "nowhere").status == 3
+
     lines = done("audit", "--actor", "alice").splitlines()
     assert len(lines) > 1 and all("alice" in line for line in lines[1:])
     assert any("submit_run" in line and run in line for line in lines)
