@@ -135,11 +135,16 @@ class Bucket:
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; one that is not there is not an error."""
-        wanted = list(keys)
-        with self._answering(wanted[0] if wanted else ""):
-            for first in range(0, len(wanted), 1000):
-                with suppress(FileNotFoundError):
-                    obstore.delete(self._store, wanted[first : first + 1000])
+        wanted = list(dict.fromkeys(keys))
+        for first in range(0, len(wanted), 1000):
+            many = wanted[first : first + 1000]
+            try:
+                obstore.delete(self._store, many)
+            except (FileNotFoundError, BaseError):
+                # A store may refuse some of many for a moment; obstore tries again only one.
+                for key in many:
+                    with self._answering(key), suppress(FileNotFoundError):
+                        obstore.delete(self._store, key)
 
     def sign(self, method: str, keys: Sequence[str], seconds: float) -> list[str]:
         """Return URLs that allow one method on each key, for a while, without credentials."""

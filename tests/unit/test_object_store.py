@@ -11,8 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 from llm_train.manifest import File, build
+from obstore.exceptions import GenericError
 from obstore.store import MemoryStore
 
 from app.domain.paths import CheckpointPath
@@ -176,6 +178,26 @@ def test_a_server_that_ignores_if_none_match_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot keep checkpoints: of 16 writers"):
         storage.prepare()
     assert not (tmp_path / MARK).exists()
+
+
+def test_what_a_store_refuses_among_many_for_a_moment_is_removed_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, delete = list[list[str] | str](), obstore.delete
+
+    def refuse(store: Any, keys: list[str] | str) -> None:
+        asked.append(keys)
+        if not isinstance(keys, str):
+            raise GenericError("DeleteObjects request failed: Please reduce your request rate.")
+        delete(store, keys)
+
+    monkeypatch.setattr("app.storage.objects.obstore.delete", refuse)
+    bucket = make_bucket()
+    for key in ("a", "b"):
+        bucket.put(key, b"")
+    bucket.delete(["a", "b", "a", "missing"])
+    assert asked == [["a", "b", "missing"], "a", "b", "missing"], "each of them once"
+    assert not bucket.entries("")
 
 
 class LostAnswer(Bucket):
