@@ -165,6 +165,19 @@ def call(method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
     return client().connection.request(method, path, body)
 
 
+def find_id(rows: list[dict[str, Any]], what: str, key: str, reference: str) -> str:
+    """Return the id of the row that a reference names, by its id or its name. Raises Refused."""
+    for row in rows:
+        if reference in (row[key], row["name"]):
+            return str(row[key])
+    raise Refused(f"there is no {what} {reference!r}", Exit.NOT_FOUND)
+
+
+def project_id(reference: str) -> str:
+    """Return the id of a project that is named by it or by its name. Raises Refused."""
+    return find_id(call("GET", "/v1/projects")["projects"], "project", "project_id", reference)
+
+
 def cells_of(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:

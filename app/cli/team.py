@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.cli import api
-from app.cli.errors import Exit, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,20 +54,8 @@ def _show(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -
         click.echo(api.table(*api.cells_of(rows, columns)))
 
 
-def _find(rows: list[dict[str, Any]], what: str, key: str, reference: str) -> str:
-    """Return the id of the row that a reference names, by its id or its name. Raises Refused."""
-    for row in rows:
-        if reference in (row[key], row["name"]):
-            return str(row[key])
-    raise Refused(f"there is no {what} {reference!r}", Exit.NOT_FOUND)
-
-
 def _user_id(reference: str) -> str:
-    return _find(api.call("GET", "/v1/users")["users"], "user", "user_id", reference)
-
-
-def _project_id(reference: str) -> str:
-    return _find(api.call("GET", "/v1/projects")["projects"], "project", "project_id", reference)
+    return api.find_id(api.call("GET", "/v1/users")["users"], "user", "user_id", reference)
 
 
 @click.group()
@@ -188,7 +175,7 @@ def usage(
     project: str | None, experiment: str | None, as_csv: bool, as_json: bool, **query: str | None
 ) -> None:
     """Sum what ended attempts used, wasted, waited and saved."""
-    query["project_id"] = project and _project_id(project)
+    query["project_id"] = project and api.project_id(project)
     query["experiment_id"] = experiment and api.client().experiment_id(experiment)
     service, by = api.client().connection, query["by"]
     if as_csv:
@@ -258,7 +245,7 @@ def quota(
 
     Each limit is a number, or `none` for as much as there is.
     """
-    path = f"/v1/projects/{_project_id(project)}"
+    path = f"/v1/projects/{api.project_id(project)}"
     limits = {"max_runs": runs, "max_gpus": gpus, "max_bytes": size}
     changes = _changes(limits)
     answer = api.call("PATCH", path, changes) if changes else api.call("GET", path)
@@ -285,7 +272,7 @@ def retention(
 
     Each is a number of days, or `none` for what the service is set to.
     """
-    path = f"/v1/projects/{_project_id(project)}"
+    path = f"/v1/projects/{api.project_id(project)}"
     rules = {"logs_days": logs, "points_days": points, "curves_days": curves}
     changes = _changes(rules)
     answer = api.call("PATCH", path, changes) if changes else api.call("GET", path)
@@ -308,7 +295,7 @@ def gate(
     approval: bool | None, is_open: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what a release of a PROJECT needs besides what the service wants, or change that."""
-    path = f"/v1/projects/{_project_id(project)}"
+    path = f"/v1/projects/{api.project_id(project)}"
     names = ("metrics", "verified_hours", "approval")
     changes: dict[str, Any] = dict.fromkeys((f"release_{name}" for name in names), None)
     if not is_open:
@@ -328,7 +315,7 @@ def gate(
 @api.calls_service
 def list_members(project: str, as_json: bool) -> None:
     """List the members of a PROJECT."""
-    rows = api.call("GET", f"/v1/projects/{_project_id(project)}/members")["members"]
+    rows = api.call("GET", f"/v1/projects/{api.project_id(project)}/members")["members"]
     _show(rows, ("user", "role", "created_at"), as_json)
 
 
@@ -339,7 +326,7 @@ def list_members(project: str, as_json: bool) -> None:
 @api.calls_service
 def add_member(project: str, user: str, role: str) -> None:
     """Give a USER a role in a PROJECT, in the place of the one that it has there."""
-    path = f"/v1/projects/{_project_id(project)}/members"
+    path = f"/v1/projects/{api.project_id(project)}/members"
     api.call("POST", path, {"user": user, "role": role})
 
 
@@ -349,4 +336,4 @@ def add_member(project: str, user: str, role: str) -> None:
 @api.calls_service
 def remove_member(project: str, user: str) -> None:
     """Take a USER's role in a PROJECT away."""
-    api.call("DELETE", f"/v1/projects/{_project_id(project)}/members/{_user_id(user)}")
+    api.call("DELETE", f"/v1/projects/{api.project_id(project)}/members/{_user_id(user)}")

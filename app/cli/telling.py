@@ -165,16 +165,13 @@ def list_webhooks(as_json: bool) -> None:
 @click.option("--project", help="Only of this one.")
 @api.JSON
 @api.calls_service
-def add_webhook(
-    experiment: str | None, project: str | None, as_json: bool, **fields: Any
-) -> None:  # fmt: skip
+def add_webhook(experiment: str | None, project: str | None, as_json: bool, **fields: Any) -> None:
     """Have URL told of events; print its id and the secret that signs, which is shown this once."""
     body = {name: value for name, value in fields.items() if value not in (None, ())}
     if experiment is not None:
         body["experiment_id"] = api.client().experiment_id(experiment)
     if project is not None:
-        projects = api.call("GET", "/v1/projects")["projects"]
-        body["project_id"] = _find(projects, "project", "project_id", project)
+        body["project_id"] = api.project_id(project)
     webhook = api.call("POST", "/v1/webhooks", body)
     _show_made(webhook, f"{webhook['webhook_id']}\n{webhook['signing_secret']}", as_json)
 

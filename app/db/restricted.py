@@ -312,7 +312,7 @@ class RestrictedTx(Tx):
 
     def _check(self, role: Role, permission: Permission) -> None:
         if not role.may(permission):
-            needed = next(role for role in Role if role.may(permission))
+            needed = next(other for other in Role if other.may(permission))
             raise NotPermitted(
                 f"This needs the role {needed.value!r}; with this token yours is {role.value!r}."
             )
