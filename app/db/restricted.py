@@ -9,7 +9,7 @@ Every transaction of a user
   to ask for one is refused.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from sqlalchemy import and_, bindparam, func, select
@@ -19,7 +19,7 @@ from app.db.rights import SECONDS, KnownRights, Rights, remember
 from app.db.sql import Compiled, P, Query, Statement, T, Tx, columns
 from app.db.tables import ApiToken, Experiment, Membership, Project, User
 from app.domain.ids import timestamp_after
-from app.domain.permissions import Permission, Role
+from app.domain.permissions import ROLES, Permission, Role
 from app.domain.principals import Principal, PrincipalKind
 from app.errors import NotFound, NotPermitted, Unauthorized
 
@@ -177,6 +177,14 @@ class RestrictedTx(Tx):
         """Raise NotPermitted unless the user has a permission there; NotFound where it is not."""
         self._require(permission, project_id, _ROLE_IN_PROJECT)
 
+    def permissions(self, project_ids: Sequence[str]) -> list[frozenset[Permission]]:
+        """Return what the user may do in each of these projects: nothing in one of others."""
+        self._authenticate()
+        if self._rights.everywhere is None and self._rights.roles is None:
+            self._roles = {**(self._roles or {}), **self._read_roles()}
+        roles = [self._get_role(id, _ROLE_IN_PROJECT) for id in project_ids]
+        return [frozenset() if role is None else ROLES[role] for role in roles]
+
     def require_admin(self) -> None:
         """Raise NotPermitted unless the user administers the service."""
         self._authenticate()
@@ -249,10 +257,13 @@ class RestrictedTx(Tx):
         until = min(expires_at or until, until)
         if is_admin:
             return Rights(self._capped(Role.ADMIN), until=until)
-        memberships = self._ask(_MEMBERSHIPS, {"user": self.principal.user_id})
-        roles = {project: self._capped(Role(role)) for project, role in memberships.fetchall()}
+        roles = self._read_roles()
         sees_all = self._ask(_COUNT_PROJECTS, {}).fetchone()[0] == len(roles)
         return Rights(None, roles, sees_all, until)
+
+    def _read_roles(self) -> dict[str, Role]:
+        memberships = self._ask(_MEMBERSHIPS, {"user": self.principal.user_id})
+        return {project: self._capped(Role(role)) for project, role in memberships.fetchall()}
 
     def _admit_write(self) -> None:
         if not self._may_write:

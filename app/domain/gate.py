@@ -37,6 +37,8 @@ class Bound(NamedTuple):
 
 APPROVED = "approved"
 """The tag with which a maintainer approves a checkpoint, where a release needs that."""
+RELEASE = "release"
+"""The tag of a release. One that has a release tag is a release as well."""
 
 
 class Gate(NamedTuple):

@@ -9,7 +9,7 @@ from app.db.sql import Tx, load
 from app.domain.alerts import AlertKind, Direction
 from app.domain.webhooks import DeliveryState, EventType, Format
 from app.errors import InvalidInput
-from app.graphql.describe import Info, attribute, field, output
+from app.graphql.describe import Info, attribute, each, edge, field, output
 from app.graphql.filters import plain
 from app.graphql.scalars import DateTime, Json, Long
 from app.services import alerts, webhooks
@@ -93,9 +93,24 @@ class Webhook:
         rows: Any = await info.context.load(("deliveries", before, first), [self.id], read)
         return list(rows[0])
 
+    @edge
+    async def may_change(self, info: Info) -> bool:
+        """Whether you may change it, test it and send its messages again."""
+        may: bool = await each(self, partial(_load_may_change, info))
+        return may
+
 
 def _deliveries(before: str | None, most: int, tx: Tx, ids: list[str]) -> list[Any]:
     return [webhooks.list_deliveries(tx, id, before, most) for id in ids]
+
+
+async def _load_may_change(info: Info, rows: list[Any]) -> list[bool]:
+    keys = [(row.experiment_id, row.project_id) for row in rows]
+    return await info.context.load("may_change", keys, _may_change)
+
+
+def _may_change(tx: Tx, keys: list[tuple[str | None, str | None]]) -> list[bool]:
+    return [webhooks.may_change(tx, *key) for key in keys]
 
 
 @output

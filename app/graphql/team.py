@@ -6,7 +6,7 @@ from typing import Any
 import strawberry
 
 from app.db.sql import Tx, load
-from app.domain.permissions import Role, UserKind
+from app.domain.permissions import Permission, Role, UserKind
 from app.domain.principals import PrincipalKind
 from app.domain.queue import ProjectUse as UseRow
 from app.graphql.describe import Info, attribute, each, edge, field, output
@@ -15,6 +15,7 @@ from app.services import projects, quotas
 from app.services.projects import Member as MemberRow
 
 strawberry.enum(Role, description="What a user may do in a project; each role may more.")
+strawberry.enum(Permission, description="What somebody may do in a project, or to the service.")
 strawberry.enum(UserKind, description="Whom a user stands for.")
 strawberry.enum(PrincipalKind, description="What kind of principal acts.")
 
@@ -65,6 +66,10 @@ def _uses(tx: Tx, ids: list[str]) -> list[UseRow]:
     return list(quotas.find_uses(tx, ids).values())
 
 
+def _permissions(tx: Tx, ids: list[str]) -> list[list[Permission]]:
+    return [sorted(held, key=list(Permission).index) for held in tx.permissions(ids)]
+
+
 def _members(tx: Tx, ids: list[str]) -> list[list[MemberRow]]:
     return list(projects.list_members_of(tx, ids).values())
 
@@ -113,6 +118,12 @@ class Project:
         return use
 
     @edge
+    async def permissions(self, info: Info) -> list[Permission]:
+        """What you may do in it, by your role and the scope of your token."""
+        permissions: list[Permission] = await each(self, partial(_load_permissions, info))
+        return permissions
+
+    @edge
     async def members(self, info: Info) -> list[Member]:
         """Its members, by name."""
         load = partial(_load_members, info)
@@ -122,6 +133,10 @@ class Project:
 
 async def _load_uses(info: Info, rows: list[Project]) -> list[UseRow]:
     return await info.context.load("uses", [row.id for row in rows], _uses)
+
+
+async def _load_permissions(info: Info, rows: list[Project]) -> list[list[Permission]]:
+    return await info.context.load("permissions", [row.id for row in rows], _permissions)
 
 
 async def _load_members(info: Info, rows: list[Project]) -> list[list[MemberRow]]:

@@ -40,6 +40,7 @@ from app.db.tables import (
     WebhookDelivery,
 )
 from app.domain.failpoints import failpoint
+from app.domain.gate import RELEASE
 from app.domain.ids import new_id
 from app.domain.lifecycle import TERMINAL, CheckpointState
 from app.domain.permissions import Permission
@@ -109,7 +110,7 @@ _RELEASED = Statement[tuple[str]](
     select(_checkpoint.ckpt_path)
     .where(
         _checkpoint.run_id.in_(_owners),
-        or_(_checkpoint.release_tag.is_not(None), _checkpoint.tag_type == "release"),
+        or_(_checkpoint.release_tag.is_not(None), _checkpoint.tag_type == RELEASE),
     )
     .order_by(_checkpoint.ckpt_path)
     .limit(MOST_NAMED)

@@ -31,6 +31,7 @@ from app.db.tables import (
     RunTag,
 )
 from app.domain.failpoints import failpoint
+from app.domain.gate import RELEASE
 from app.domain.ids import timestamp_after
 from app.services import events, runs
 
@@ -132,7 +133,7 @@ def _rules() -> Executable:
 
 _released = exists().where(
     _checkpoint.run_id == _run.id,
-    or_(_checkpoint.release_tag.is_not(None), _checkpoint.tag_type == "release"),
+    or_(_checkpoint.release_tag.is_not(None), _checkpoint.tag_type == RELEASE),
 )
 _kept = exists().where(_tag.run_id == _run.id, _tag.tag == KEEP)
 _has_log = and_(_run.log_removed_at.is_(None), _run.recipe.is_not(None), _run.attempt > 0)

@@ -7,7 +7,7 @@ from sqlalchemy import Executable, func, select
 from app.db.sql import Tx, columns, dump, load, query, select_all
 from app.db.tables import Checkpoint, Event, Run, VerificationFinding
 from app.domain import paths
-from app.domain.gate import APPROVED, OPEN, Gate
+from app.domain.gate import APPROVED, OPEN, RELEASE, Gate
 from app.domain.lifecycle import CheckpointState
 from app.domain.permissions import Permission
 from app.domain.requests import MarkRequest
@@ -72,15 +72,16 @@ def mark(tx: Tx, experiment_id: str, request: MarkRequest, gate: Gate = OPEN) ->
     """
     run = runs.get(tx, request.run_id, experiment_id)
     _check_path(run, request.ckpt_path)
-    if request.release_tag is not None:
-        tx.require(Permission.MAINTAIN, experiment_id)
-        _check_tag(tx, experiment_id, request.release_tag, request.ckpt_path)
+    tx.require(Permission.WRITE, experiment_id)
     gate = projects.find_gate(tx, experiment_id, gate)
     approves = gate.needs_approval and request.tag_type == APPROVED
-    if approves:
-        tx.require(Permission.MAINTAIN, experiment_id)
     checkpoint = checkpoints.declare(tx, run, request.ckpt_path)
+    was_release = checkpoint.tag_type == RELEASE
     release_tag = request.release_tag or checkpoint.release_tag
+    if approves or was_release or request.tag_type == RELEASE or release_tag is not None:
+        tx.require(Permission.MAINTAIN, experiment_id)
+    if request.release_tag is not None:
+        _check_tag(tx, experiment_id, request.release_tag, request.ckpt_path)
     metrics = load(checkpoint.metrics) | request.metrics
     unchanged = (checkpoint.tag_type, checkpoint.release_tag, load(checkpoint.metrics)) == (
         request.tag_type, release_tag, metrics,
@@ -88,9 +89,8 @@ def mark(tx: Tx, experiment_id: str, request: MarkRequest, gate: Gate = OPEN) ->
     # Another one who approves changes nothing, and is on record.
     if unchanged and checkpoint.marked_at is not None and not approves:
         return checkpoint
-    was_release = checkpoint.tag_type == "release"
     is_new = release_tag != checkpoint.release_tag
-    if is_new or (request.tag_type == "release" and not was_release):
+    if is_new or (request.tag_type == RELEASE and not was_release):
         _pass_gate(tx, gate, checkpoint, metrics)
     marked = checkpoints.change(
         tx, checkpoint, tag_type=request.tag_type, release_tag=release_tag,

@@ -175,11 +175,18 @@ def find(tx: Tx, webhook_id: str) -> Webhook | None:
 
 def _shown(tx: Tx, webhook: Webhook) -> Webhook:
     """Return a webhook; who may not change it sees only the host of its URL, often a secret."""
+    if may_change(tx, webhook.experiment_id, webhook.project_id):
+        return webhook
+    return replace(webhook, url=webhooks.hide_path(webhook.url))
+
+
+def may_change(tx: Tx, experiment_id: str | None, project_id: str | None) -> bool:
+    """Return True if the principal may change a webhook of an experiment, a project, or all."""
     try:
-        _require(tx, webhook.experiment_id, webhook.project_id)
+        _require(tx, experiment_id, project_id)
     except NotPermitted:
-        return replace(webhook, url=webhooks.hide_path(webhook.url))
-    return webhook
+        return False
+    return True
 
 
 def get(tx: Tx, webhook_id: str) -> Webhook:

@@ -374,12 +374,18 @@ def test_a_viewer_reads_and_may_not_write_and_a_member_may_not_release(tenants: 
         answer = viewer.send(method, where, json=body)
         assert answer.status_code == 403, (method, where, answer.text)
         assert "mlflow" in where or answer.json()["code"] == "not_permitted"
-    marked = mark | {"tag_type": "release", "release_tag": "v2"}
-    refused = member.send("POST", f"{path}/checkpoints/mark", json=marked)
-    assert (refused.status_code, refused.json()["code"]) == (403, "not_permitted")
+    own = mark | {"ckpt_path": mark["ckpt_path"] + "-of-mel", "tag_type": "candidate"}
     says = "This needs the role 'maintainer'; with this token yours is 'member'."
-    assert refused.json()["detail"] == says
-    member.ok("POST", f"{path}/checkpoints/mark", mark | {"tag_type": "candidate"})
+    for refused in (
+        own | {"tag_type": "release", "release_tag": "v2"},
+        own | {"tag_type": "release"},
+        mark | {"tag_type": "candidate"},  # which is released
+        mark | {"tag_type": "release", "metrics": {"loss": 0}},
+    ):
+        answer = member.send("POST", f"{path}/checkpoints/mark", json=refused)
+        assert (answer.status_code, answer.json()["code"]) == (403, "not_permitted"), refused
+        assert answer.json()["detail"] == says
+    member.ok("POST", f"{path}/checkpoints/mark", own)
     assert member.send("POST", "/v1/webhooks", json={"url": "https://x.org"}).status_code == 403
 
 

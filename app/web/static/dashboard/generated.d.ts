@@ -26,7 +26,7 @@ export interface Operations {
   };
   Checkpoints: {
     variables: { filter?: CheckpointFilter | null; order?: CheckpointOrder | null; after?: string | null; first: number };
-    result: { checkpoints: ({ totalCount: number; pageInfo: ({ hasNextPage: boolean; endCursor: string | null }); nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null; run: { id: string; status: RunStatus; hyperparams: any }; experiment: { id: string; name: string } }))[] }) };
+    result: { checkpoints: ({ totalCount: number; pageInfo: ({ hasNextPage: boolean; endCursor: string | null }); nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null; run: { id: string; status: RunStatus; hyperparams: any }; experiment: { id: string; name: string; project: { id: string; permissions: (Permission)[] } } }))[] }) };
   };
   Compared: {
     variables: { ids: (string)[]; onlyDifferent: boolean };
@@ -74,7 +74,7 @@ export interface Operations {
   };
   Experiment: {
     variables: { id: string };
-    result: { experiment: { id: string; name: string; taskType: string; goal: string | null; version: string | null; baseModel: string | null; owner: string | null; paramConfig: any; tags: (string)[]; notes: string | null; archivedAt: string | null; createdAt: string; lastSeq: number; project: { id: string; name: string }; runCounts: ({ status: RunStatus; count: number })[]; runs: ({ totalCount: number; nodes: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null; project: { id: string; name: string } }); parent: { id: string; name: string | null } | null }))[] }); checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null; run: { id: string } }))[] }); events: ({ nodes: (({ id: string; seq: number; type: string; at: string; data: any; actor: { kind: PrincipalKind; name: string | null } | null }))[] }) } | null };
+    result: { experiment: { id: string; name: string; taskType: string; goal: string | null; version: string | null; baseModel: string | null; owner: string | null; paramConfig: any; tags: (string)[]; notes: string | null; archivedAt: string | null; createdAt: string; lastSeq: number; project: { id: string; name: string; permissions: (Permission)[] }; runCounts: ({ status: RunStatus; count: number })[]; runs: ({ totalCount: number; nodes: (({ id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; hyperparams: any; experiment: ({ id: string; name: string; owner: string | null; project: { id: string; name: string } }); parent: { id: string; name: string | null } | null }))[] }); checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null; run: { id: string } }))[] }); events: ({ nodes: (({ id: string; seq: number; type: string; at: string; data: any; actor: { kind: PrincipalKind; name: string | null } | null }))[] }) } | null };
   };
   Experiments: {
     variables: { filter?: ExperimentFilter | null; after?: string | null; first: number };
@@ -90,7 +90,7 @@ export interface Operations {
   };
   ExperimentNames: {
     variables: { chosen: string };
-    result: { experiments: { nodes: ({ id: string; name: string })[] }; experiment: { id: string; name: string } | null };
+    result: { experiments: { nodes: ({ id: string; name: string; project: { id: string; permissions: (Permission)[] } })[] }; experiment: { id: string; name: string; project: { id: string; permissions: (Permission)[] } } | null };
   };
   Facets: {
     variables: {};
@@ -126,7 +126,7 @@ export interface Operations {
   };
   Run: {
     variables: { id: string };
-    result: { run: { id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; statusDetail: string | null; attempt: number; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; lastProgressAt: string | null; nextAttemptAt: string | null; cancelRequestedAt: string | null; logRemovedAt: string | null; pointsThinnedAt: string | null; pointsRemovedAt: string | null; dataset: any; hyperparams: any; overrideHyperparams: any; effectiveHyperparams: any | null; resources: ({ gpuType: string | null; count: number | null; cpus: number | null; memoryGb: number | null; nodes: number | null; timeLimitMinutes: number | null }); overrides: (({ key: string; requested: any; effective: any | null; applied: boolean | null }))[]; metrics: (({ key: string; step: number; value: number | null; special: string | null }))[]; experiment: { id: string; name: string; lastSeq: number }; parent: { id: string; name: string | null } | null; root: { id: string }; sourceCheckpoint: { ckptPath: string; step: number | null } | null; checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null }))[] }) } | null };
+    result: { run: { id: string; name: string | null; tags: (string)[]; archivedAt: string | null; priority: Priority; model: string; recipe: string | null; status: RunStatus; statusReason: string | null; statusDetail: string | null; attempt: number; step: number; totalSteps: number | null; progress: number | null; etaSeconds: number | null; notes: string | null; createdAt: string; startedAt: string | null; finishedAt: string | null; heartbeatAt: string | null; lastProgressAt: string | null; nextAttemptAt: string | null; cancelRequestedAt: string | null; logRemovedAt: string | null; pointsThinnedAt: string | null; pointsRemovedAt: string | null; dataset: any; hyperparams: any; overrideHyperparams: any; effectiveHyperparams: any | null; resources: ({ gpuType: string | null; count: number | null; cpus: number | null; memoryGb: number | null; nodes: number | null; timeLimitMinutes: number | null }); overrides: (({ key: string; requested: any; effective: any | null; applied: boolean | null }))[]; metrics: (({ key: string; step: number; value: number | null; special: string | null }))[]; experiment: { id: string; name: string; lastSeq: number; project: { id: string; permissions: (Permission)[] } }; parent: { id: string; name: string | null } | null; root: { id: string }; sourceCheckpoint: { ckptPath: string; step: number | null } | null; checkpoints: ({ totalCount: number; nodes: (({ id: string; ckptPath: string; state: CheckpointState; reason: string | null; step: number | null; sizeBytes: number | null; tagType: string | null; releaseTag: string | null; metrics: any; createdAt: string; markedAt: string | null }))[] }) } | null };
   };
   Runs: {
     variables: { filter?: RunFilter | null; after?: string | null; first: number; order?: RunOrder | null; keys: (string)[] };
@@ -190,11 +190,11 @@ export interface Operations {
   };
   Viewer: {
     variables: {};
-    result: { viewer: ({ kind: PrincipalKind; name: string | null; isAdmin: boolean; scope: Role; projects: ({ projectId: string; role: Role })[] }); projects: ({ id: string; name: string })[] };
+    result: { viewer: ({ kind: PrincipalKind; name: string | null }); projects: ({ id: string; name: string; permissions: (Permission)[] })[] };
   };
   Webhooks: {
     variables: {};
-    result: { webhooks: (({ id: string; url: string; name: string | null; types: (WebhookEvent)[]; experimentId: string | null; projectId: string | null; format: WebhookFormat; pausedAt: string | null; pausedReason: string | null; failingSince: string | null }))[] };
+    result: { webhooks: (({ id: string; url: string; name: string | null; types: (WebhookEvent)[]; experimentId: string | null; projectId: string | null; format: WebhookFormat; pausedAt: string | null; pausedReason: string | null; failingSince: string | null; mayChange: boolean }))[] };
   };
 }
 
@@ -333,6 +333,8 @@ export interface ParamRange {
 
 export type ParamSection = "RUN" | "HYPERPARAMS" | "DATASET" | "RESOURCES" | "SOURCE";
 
+export type Permission = "READ" | "WRITE" | "MAINTAIN" | "ADMINISTER";
+
 export type PrincipalKind = "LOCAL" | "API_TOKEN" | "USER" | "SERVICE" | "RUN" | "SUPERVISOR" | "ANONYMOUS";
 
 export type Priority = "HIGH" | "NORMAL" | "LOW";
@@ -363,8 +365,6 @@ export interface ResumeRunInput {
   priority?: Priority | null;
   idempotencyKey?: string | null;
 }
-
-export type Role = "VIEWER" | "MEMBER" | "MAINTAINER" | "ADMIN";
 
 export interface RunFilter {
   experimentId?: string | null;

@@ -2,7 +2,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { connection, signedOut } from "./graphql.js";
 import { href, root } from "./route.js";
-import { viewer } from "./viewer.js";
+import { projectsWith, viewer } from "./viewer.js";
 import { sentence } from "./service.js";
 import { t } from "./words.js";
 import { h, tags } from "./dom.js";
@@ -48,7 +48,7 @@ export function Health() {
       p({ class: "faint" }, `LLM Train API ${version}`, viewer.value?.viewer.name ? ` · ${viewer.value.viewer.name}` : ""),
       a({ href: href("alerts") }, t("Alerts")),
       a({ href: href("webhooks") }, t("Webhooks")),
-      viewer.value?.viewer.isAdmin ? a({ href: href("audit") }, t("Audit")) : null,
+      projectsWith("ADMINISTER").length ? a({ href: href("audit") }, t("Audit")) : null,
       link("guide/dashboard", t("Guide")),
       link("graphql", "GraphiQL"),
       link("docs", t("REST documentation")),

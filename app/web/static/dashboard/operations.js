@@ -56,7 +56,7 @@ export const RUN = graphql("Run", `
       resources { gpuType count cpus memoryGb nodes timeLimitMinutes }
       overrides { key requested effective applied }
       metrics { key step value special }
-      experiment { id name lastSeq }
+      experiment { id name lastSeq project { id permissions } }
       parent { id name }
       root { id }
       sourceCheckpoint { ckptPath step }
@@ -161,8 +161,8 @@ export const EXPERIMENTS = graphql("Experiments", `
 
 export const EXPERIMENT_NAMES = graphql("ExperimentNames", `
   query ExperimentNames($chosen: ID!) {
-    experiments(first: 500) { nodes { id name } }
-    experiment(id: $chosen) { id name }
+    experiments(first: 500) { nodes { id name project { id permissions } } }
+    experiment(id: $chosen) { id name project { id permissions } }
   }`);
 
 export const EXPERIMENTS_CHANGED = graphql("ExperimentsChanged", `
@@ -171,7 +171,7 @@ export const EXPERIMENTS_CHANGED = graphql("ExperimentsChanged", `
 export const EXPERIMENT = graphql("Experiment", `
   query Experiment($id: ID!) {
     experiment(id: $id) {
-      id name taskType goal version baseModel owner paramConfig tags notes archivedAt createdAt lastSeq project { id name }
+      id name taskType goal version baseModel owner paramConfig tags notes archivedAt createdAt lastSeq project { id name permissions }
       runCounts { status count }
       runs(first: 10) { totalCount nodes { ${ROW} } }
       checkpoints(first: 50, filter: { marked: true }) {
@@ -192,7 +192,7 @@ export const CHECKPOINTS = graphql("Checkpoints", `
     checkpoints(first: $first, after: $after, filter: $filter, orderBy: $order) {
       totalCount
       pageInfo { hasNextPage endCursor }
-      nodes { ${CHECKPOINT} run { id status hyperparams } experiment { id name } }
+      nodes { ${CHECKPOINT} run { id status hyperparams } experiment { id name project { id permissions } } }
     }
   }`);
 
@@ -202,7 +202,7 @@ export const RECIPES = graphql("Recipes", `
   }`);
 
 export const VIEWER = graphql("Viewer", `
-  query Viewer { viewer { kind name isAdmin scope projects { projectId role } } projects { id name } }`);
+  query Viewer { viewer { kind name } projects { id name permissions } }`);
 
 export const AUDIT = graphql("Audit", `
   query Audit($actor: String, $action: String, $target: ID, $outcome: String, $first: Int!, $after: ID) {
@@ -269,7 +269,7 @@ export const VERIFY = graphql("Verify", `
     verifyCheckpoint(input: $input) { checkpoint { id state reason } ${ERRORS} }
   }`);
 
-const WEBHOOK = "id url name types experimentId projectId format pausedAt pausedReason failingSince";
+const WEBHOOK = "id url name types experimentId projectId format pausedAt pausedReason failingSince mayChange";
 const DELIVERY = "id type state attempts lastStatus lastError createdAt";
 
 export const WEBHOOKS = graphql("Webhooks", `

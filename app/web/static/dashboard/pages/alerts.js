@@ -6,8 +6,8 @@ import { href } from "../route.js";
 import { ago, clock, number, short } from "../format.js";
 import { Choice, Empty, Loading, Trouble, useTicks, useTitle } from "../parts.js";
 import { Dialog } from "../dialog.js";
-import { KINDS, maintained, mayMaintain, mayOnlyLook } from "../told.js";
-import { hasProjects, projectName } from "../viewer.js";
+import { KINDS } from "../told.js";
+import { hasProjects, mayNowhere, projectName, projectsWith } from "../viewer.js";
 import { params, set } from "../route.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
@@ -50,9 +50,9 @@ export function Alerts() {
     { class: "page" },
     div({ class: "bar" }, h1({}, t("Alerts"), rules ? span({ class: "total" }, rules.length) : null), span({ class: "space" }),
       a({ class: "quiet button", href: href("webhooks") }, t("Webhooks")),
-      maintained().length ? button({ type: "button", class: "primary", onClick: () => setAsking("new") }, t("New rule…")) : null),
+      projectsWith("MAINTAIN").length ? button({ type: "button", class: "primary", onClick: () => setAsking("new") }, t("New rule…")) : null),
     p({ class: "faint" }, t("A rule tells once for each run, until that recovers. Webhooks carry it to a chat, a mailbox or a service.")),
-    !mayOnlyLook() ? null : p({ class: "faint" }, t("Maintainers of a project make and change its rules.")),
+    !mayNowhere("MAINTAIN") ? null : p({ class: "faint" }, t("Maintainers of a project make and change its rules.")),
     h(Trouble, { error, again: load }),
     found === null && !error ? h(Loading, {}) : null,
     rules?.length === 0 ? h(Empty, { title: t("No rules yet.") }, p({}, t("A rule watches for failures, stalls, NaN, leaps and bounds of metrics, and releases."))) : null,
@@ -94,7 +94,7 @@ const Rules = ({ rules, pause, ask }) =>
           div({ class: "faint sub" }, [rule.name ? KINDS[rule.kind] : "", hasProjects() ? projectName(rule.projectId) : ""].filter(Boolean).join(" · "))),
         td({}, condition(rule) || span({ class: "faint" }, "–")),
         td({}, rule.pausedAt ? span({ class: "bad", title: clock(rule.pausedAt) }, t("paused")) : t("on")),
-        td({ class: "actions" }, !mayMaintain(rule.projectId) ? null : [
+        td({ class: "actions" }, !projectsWith("MAINTAIN").some(({ id }) => id === rule.projectId) ? null : [
           button({ key: "c", type: "button", class: "quiet", onClick: () => ask({ change: rule }) }, t("Change…")),
           button({ key: "p", type: "button", class: "quiet", onClick: () => pause(rule) }, rule.pausedAt ? t("Go on") : t("Pause")),
           button({ key: "d", type: "button", class: "quiet", onClick: () => ask({ remove: rule }) }, t("Delete…"))]))))));
@@ -124,7 +124,7 @@ function Found({ alerts, rules, firing }) {
 function RuleForm({ rule, close, done }) {
   const [kind, setKind] = useState(/** @type {Kind} */ (rule?.kind ?? "RUN_FAILED"));
   const watched = kind === "METRIC_SPIKE" || kind === "METRIC_THRESHOLD";
-  const own = maintained();
+  const own = projectsWith("MAINTAIN");
   const act = async (/** @type {FormData} */ data) => {
     const text = (/** @type {string} */ name) => String(data.get(name) ?? "").trim();
     const values = watched ? { value: Number(text("value")), points: Number(text("points") || 1) } : {};

@@ -8,6 +8,7 @@ import { Choice, Copy, Empty, Loading, Status, Trouble, useTicks, useTitle } fro
 import { usePages } from "../pages.js";
 import { Tags } from "../run/checkpoints.js";
 import { sentence } from "../service.js";
+import { may } from "../viewer.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -55,7 +56,7 @@ export function Checkpoints() {
               td({ class: "clip" }, a({ href: href(`experiments/${row.experiment.id}`) }, row.experiment.name)),
               td({}, a({ class: "id", href: href(`runs/${row.run.id}`), title: row.run.id }, short(row.run.id))),
               td({ class: "faint", title: clock(row.markedAt ?? row.createdAt) }, ago(row.markedAt ?? row.createdAt)),
-              td({ class: "actions" }, h(Verify, { row, done: again }), h(Copy, { text: row.ckptPath })))))))
+              td({ class: "actions" }, may("WRITE", row.experiment.project) ? h(Verify, { row, done: again }) : null, h(Copy, { text: row.ckptPath })))))))
       : null,
     more ? button({ type: "button", onClick: more }, t("More")) : null,
   );

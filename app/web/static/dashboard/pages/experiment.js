@@ -10,7 +10,7 @@ import { EditExperiment } from "../run/edit.js";
 import { DeleteExperiment } from "../run/deleting.js";
 import { Events } from "../run/history.js";
 import { Tags } from "../run/checkpoints.js";
-import { hasProjects } from "../viewer.js";
+import { Rights, hasProjects, may } from "../viewer.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -50,11 +50,12 @@ export function Experiment({ id }) {
     { class: "page" },
     nav({ class: "crumbs", "aria-label": t("Where this is") }, a({ href: href("experiments") }, t("Experiments")), " / ", span({}, found.name)),
     div({ class: "bar title" }, h1({}, found.name), span({ class: "id faint" }, found.id), h(Copy, { text: found.id, label: t("Copy id") }), span({ class: "space" }),
-      button({ type: "button", onClick: () => setAsking("edit") }, t("Edit…")),
-      button({ type: "button", class: "quiet", onClick: () => setAsking("delete") }, t("Delete…")),
+      may("WRITE", found.project) ? button({ type: "button", onClick: () => setAsking("edit") }, t("Edit…")) : null,
+      may("MAINTAIN", found.project) ? button({ type: "button", class: "quiet", onClick: () => setAsking("delete") }, t("Delete…")) : null,
       a({ class: "button", href: href(`checkpoints?experiment=${id}`) }, t("Checkpoints")),
       a({ class: "button", href: href(`?experiment=${id}`) }, t("All runs")),
-      a({ class: "button primary", href: href(`recipes?experiment=${id}`) }, t("New run"))),
+      may("WRITE", found.project) ? a({ class: "button primary", href: href(`recipes?experiment=${id}`) }, t("New run")) : null),
+    h(Rights, { project: found.project }),
     found.goal ? p({}, found.goal) : null,
     div({ class: "facts" },
       h(Fact, { name: t("Runs") }, h(Counts, { counts: found.runCounts, experiment: id })),
@@ -85,7 +86,7 @@ export function Experiment({ id }) {
               td({ class: "faint" }, Object.entries(checkpoint.metrics ?? {}).map(([key, value]) => `${key} ${number(/** @type {number} */ (value))}`).join(" · ")),
               td({}, a({ class: "id", href: href(`runs/${checkpoint.run.id}`) }, short(checkpoint.run.id))),
               td({ class: "faint" }, ago(checkpoint.markedAt)), td({}, h(Copy, { text: checkpoint.ckptPath })))))))
-        : p({ class: "faint" }, t("None is marked. Mark a checkpoint on its run's page."))),
+        : p({ class: "faint" }, may("WRITE", found.project) ? t("None is marked. Mark a checkpoint on its run's page.") : t("None is marked."))),
     section({ "aria-label": t("History") }, h2({}, t("History")), h(Events, { events: found.events.nodes })),
   );
 }

@@ -7,11 +7,13 @@ import { ago, clock } from "../format.js";
 import { Empty, Loading, Toggle, Trouble, useTicks, useTitle } from "../parts.js";
 import { usePages } from "../pages.js";
 import { Dialog } from "../dialog.js";
-import { hasProjects, projectName } from "../viewer.js";
+import { hasProjects, mayNowhere, projectName, projectsWith, viewer } from "../viewer.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
-const { div, h1, span, a, input, button, label, table, thead, tbody, tr, th, td, p } = tags;
+const { div, h1, span, a, input, button, label, select, option, datalist, table, thead, tbody, tr, th, td, p } = tags;
+/** What the project is called that was there first. */
+const DEFAULT = "default";
 
 export function Experiments() {
   const search = params.value.get("q") ?? "";
@@ -30,7 +32,7 @@ export function Experiments() {
       h(Toggle, { on: archived, set: (archived) => set({ archived }) }, t("Archived ones")),
       project ? button({ type: "button", class: "filter", onClick: () => set({ project: null }) }, span({ class: "faint" }, t("Project")), ` ${projectName(project)} ×`) : null,
       span({ class: "space" }),
-      button({ type: "button", class: "primary", onClick: () => setAsking(true) }, t("New experiment…"))),
+      mayNowhere("WRITE") ? null : button({ type: "button", class: "primary", disabled: !viewer.value, onClick: () => setAsking(true) }, t("New experiment…"))),
     h(Trouble, { error, again }),
     total === null && !error ? h(Loading, {}) : null,
     total === 0 ? h(Empty, { title: search ? t("No experiment is like this.") : t("No experiments yet.") }, p({}, t("An experiment holds the runs of one line of work."))) : null,
@@ -69,7 +71,7 @@ export function NewExperiment({ close, made }) {
     act: async (data) => {
       const text = (/** @type {string} */ name) => String(data.get(name) ?? "").trim();
       const { createExperiment } = await ask(CREATE_EXPERIMENT, { input: {
-        name: text("name"), taskType: text("task"), goal: text("goal") || null, owner: text("owner") || null,
+        name: text("name"), project: text("project") || null, taskType: text("task"), goal: text("goal") || null, owner: text("owner") || null,
         baseModel: text("base") || null, tags: text("tags") ? text("tags").split(/[\s,]+/) : null, idempotencyKey: key,
       } });
       if (createExperiment.experiment) made(createExperiment.experiment.id);
@@ -77,8 +79,10 @@ export function NewExperiment({ close, made }) {
     },
   },
     label({ class: "field" }, t("Name"), input({ name: "name", required: true, autoFocus: true })),
+    hasProjects() ? label({ class: "field" }, t("Project"), select({ name: "project" }, projectsWith("WRITE").map(({ id, name }) =>
+      option({ key: id, value: name, selected: params.value.has("project") ? id === params.value.get("project") : name === DEFAULT }, name)))) : null,
     label({ class: "field" }, t("Kind"), input({ name: "task", required: true, defaultValue: "pretrain", list: "kinds" }),
-      tags.datalist({ id: "kinds" }, ["pretrain", "sft", "dpo", "rlhf", "eval"].map((kind) => tags.option({ key: kind, value: kind })))),
+      datalist({ id: "kinds" }, ["pretrain", "sft", "dpo", "rlhf", "eval"].map((kind) => option({ key: kind, value: kind })))),
     label({ class: "field" }, t("Goal"), input({ name: "goal" })),
     label({ class: "field" }, t("Base model"), input({ name: "base" })),
     label({ class: "field" }, t("Owner"), input({ name: "owner" })),

@@ -10,6 +10,7 @@ import { Empty, Loading, Trouble, useTitle } from "../parts.js";
 import { Dialog } from "../dialog.js";
 import { Capacity } from "../capacity.js";
 import { NewExperiment } from "./experiments.js";
+import { may, mayNowhere, viewer } from "../viewer.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -39,7 +40,9 @@ export function Recipes() {
         [...recipes, null].map((recipe) => h(Card, { key: recipe?.name ?? EXTERNAL, recipe, on: (recipe?.name ?? EXTERNAL) === chosen })),
         recipes.length ? null : h(Empty, { title: t("No recipe is configured.") }, p({}, code({}, "LLM_TRAIN_RECIPES")))),
       div({},
-        h(Submit, { key: chosen, recipe: recipes.find(({ name }) => name === chosen) ?? null }),
+        mayNowhere("WRITE")
+          ? p({ class: "faint", role: "note" }, t("Members of a project submit runs."))
+          : h(Submit, { key: chosen, recipe: recipes.find(({ name }) => name === chosen) ?? null }),
         h(Capacity, {}))),
   );
 }
@@ -68,8 +71,10 @@ function Submit({ recipe }) {
   const [token, setToken] = useState(/** @type {{ id: string, token: string } | null} */ (null));
   const [key, setKey] = useState(once);
   const load = () => ask(EXPERIMENT_NAMES, { chosen: experiment }).then(({ experiments: { nodes }, experiment: chosen }) => {
-    setExperiments(chosen && !nodes.some(({ id }) => id === chosen.id) ? [chosen, ...nodes] : nodes);
-    setExperiment((known) => known || nodes[0]?.id || "");
+    const all = chosen && !nodes.some(({ id }) => id === chosen.id) ? [chosen, ...nodes] : nodes;
+    const own = all.filter(({ project }) => may("WRITE", project));
+    setExperiments(own);
+    setExperiment((known) => (own.some(({ id }) => id === known) ? known : own[0]?.id ?? ""));
   }, (error) => setWrong(error.message));
   useEffect(() => { load(); }, []);
 
@@ -104,7 +109,7 @@ function Submit({ recipe }) {
           select({ required: true, value: experiment, onChange: (event) => setExperiment(event.currentTarget.value) },
             experiments?.length ? null : option({ value: "" }, experiments ? t("none yet") : "…"),
             experiments?.map(({ id, name }) => option({ key: id, value: id }, name))),
-          button({ type: "button", onClick: () => setAsking(true) }, t("New…")))),
+          button({ type: "button", disabled: !viewer.value, onClick: () => setAsking(true) }, t("New…")))),
       label({ class: "field" }, t("Model"), input({ name: "model", required: true, placeholder: recipe?.name === "demo" ? "char-lm" : "Qwen2.5-7B", defaultValue: recipe?.name === "demo" ? "char-lm" : "" })),
       label({ class: "field" }, t("Name"), input({ name: "name", placeholder: t("left out: its id") })),
       label({ class: "field" }, t("Dataset"), input({ name: "dataset", placeholder: t('a name, or JSON such as {"name": "alpaca-zh"}') })),

@@ -6,7 +6,7 @@ import { href } from "../route.js";
 import { ago, called, clock, duration, number, took } from "../format.js";
 import { ACTIVE, Bar, Copy, Empty, Fact, Loading, RunLink, Status, Steps, Trouble, useKeys, useTicks, useTitle } from "../parts.js";
 import { Curves } from "../run/curves.js";
-import { Checkpoints } from "../run/checkpoints.js";
+import { Checkpoints, isRelease } from "../run/checkpoints.js";
 import { Hyperparams, Receipts } from "../run/config.js";
 import { RESOURCES } from "../fields.js";
 import { Capacity } from "../capacity.js";
@@ -14,6 +14,7 @@ import { Lineage } from "../run/lineage.js";
 import { Log } from "../run/log.js";
 import { History } from "../run/history.js";
 import { Cancel, Mark, Rerun, Resume } from "../run/actions.js";
+import { Rights, may as mayIn } from "../viewer.js";
 import { EditRun } from "../run/edit.js";
 import { DeleteRun } from "../run/deleting.js";
 import { sentence } from "../service.js";
@@ -48,7 +49,10 @@ export function Run({ id }) {
   useTitle(run ? called(run) : "");
   const active = Boolean(run && ACTIVE.includes(run.status));
   const ready = run?.checkpoints.nodes.filter(({ state }) => state === "READY") ?? [];
+  const may = (/** @type {import("../viewer.js").Permission} */ permission) => Boolean(run && mayIn(permission, run.experiment.project));
+  const markable = ready.find((checkpoint) => may("MAINTAIN") || !isRelease(checkpoint));
   useKeys((key) => {
+    if (!may("WRITE")) return false;
     if (key === "c" && active) setAsking("cancel");
     else if (key === "r" && ready.length) setAsking("resume");
     else return false;
@@ -69,13 +73,16 @@ export function Run({ id }) {
       h1({}, run.name || run.model), h(Status, { status: run.status }),
       span({ class: "id faint" }, run.id), h(Copy, { text: run.id, label: t("Copy id") }),
       span({ class: "space" }),
-      active ? button({ type: "button", class: "danger", disabled: run.status === "CANCELLING", onClick: () => setAsking("cancel") }, t("Cancel…")) : null,
-      button({ type: "button", disabled: !ready.length, title: ready.length ? "" : t("There is no verified checkpoint yet."), onClick: () => setAsking("resume") }, t("Resume…")),
-      button({ type: "button", disabled: !ready.length, onClick: () => setAsking({ mark: ready[0] }) }, t("Mark…")),
-      button({ type: "button", onClick: () => setAsking("rerun") }, t("Run again…")),
-      button({ type: "button", onClick: () => setAsking("edit") }, t("Edit…")),
-      active ? null : button({ type: "button", class: "quiet", onClick: () => setAsking("delete") }, t("Delete…")),
+      !may("WRITE") ? null : [
+        active ? button({ key: "c", type: "button", class: "danger", disabled: run.status === "CANCELLING", onClick: () => setAsking("cancel") }, t("Cancel…")) : null,
+        button({ key: "r", type: "button", disabled: !ready.length, title: ready.length ? "" : t("There is no verified checkpoint yet."), onClick: () => setAsking("resume") }, t("Resume…")),
+        button({ key: "m", type: "button", disabled: !markable, onClick: () => markable && setAsking({ mark: markable }) }, t("Mark…")),
+        button({ key: "a", type: "button", onClick: () => setAsking("rerun") }, t("Run again…")),
+        button({ key: "e", type: "button", onClick: () => setAsking("edit") }, t("Edit…")),
+      ],
+      active || !may("MAINTAIN") ? null : button({ type: "button", class: "quiet", onClick: () => setAsking("delete") }, t("Delete…")),
       a({ class: "button", href: href(`compare?runs=${[...new Set([run.root.id, run.id])].join(",")}`) }, t("Compare"))),
+    h(Rights, { project: run.experiment.project }),
     h(Trouble, { error, again: load }),
     h(Why, { run, active }),
     h(Facts, { run, active }),

@@ -11,6 +11,7 @@ import { listedMetrics, useRuns, useSparks } from "../runs/data.js";
 import { DEFAULT, RUN_COLUMN, columnsOf } from "../runs/columns.js";
 import { asked, CHOOSING } from "../runs/query.js";
 import { ColumnMenu, Filters, StatusChips } from "../runs/tools.js";
+import { mayNowhere } from "../viewer.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -77,7 +78,7 @@ export function Runs() {
       picked.size ? button({ type: "button", class: "quiet", onClick: () => set({ pick: null }) }, t("Unselect {n}", { n: picked.size })) : null,
       a({ class: `button ${picked.size > 1 ? "primary" : "off"}`, href: href(`compare?runs=${[...picked].join(",")}`), "aria-disabled": picked.size < 2, onPointerDown: expect, onClick: expect },
         picked.size > 1 ? t("Compare {n}", { n: picked.size }) : t("Compare")),
-      a({ class: "button primary", href: href("recipes") }, t("New run"))),
+      mayNowhere("WRITE") ? null : a({ class: "button primary", href: href("recipes") }, t("New run"))),
     h(StatusChips, { query, counts }),
     h(Trouble, { error, again }),
     searched === "whole" ? null : h(Searched, { found: rows.length, further: searched === "some" ? further : null }),
@@ -142,10 +143,10 @@ const None = ({ filtered }) =>
   filtered
     ? h(Empty, { title: t("No run is like this.") },
         button({ type: "button", onClick: () => set(Object.fromEntries(CHOOSING.map((key) => [key, null]))) }, t("Show all runs")))
-    : h(Empty, { title: t("No runs yet.") },
+    : h(Empty, { title: t("No runs yet.") }, mayNowhere("WRITE") ? null : [
         p({}, t("Submit the first one here, or see a whole story in half a minute:")),
         p({}, code({}, "llm-train demo")),
-        a({ class: "button primary", href: href("recipes") }, t("New run")));
+        a({ class: "button primary", href: href("recipes") }, t("New run"))]);
 
 /** The metrics that these runs report, a loss first.
  * @param {string | null} experiment @param {boolean} any */

@@ -6,8 +6,8 @@ import { href } from "../route.js";
 import { ago, clock, short } from "../format.js";
 import { Copy, Empty, Loading, Trouble, useTicks, useTitle } from "../parts.js";
 import { Dialog } from "../dialog.js";
-import { EVENTS, maintained, mayAdminister, mayMaintain, mayOnlyLook } from "../told.js";
-import { hasProjects, projectName } from "../viewer.js";
+import { EVENTS } from "../told.js";
+import { hasProjects, mayNowhere, projectName, projectsWith } from "../viewer.js";
 import { sentence } from "../service.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
@@ -61,7 +61,7 @@ export function Webhooks() {
         : webhook.failingSince ? span({ class: "bad", title: clock(webhook.failingSince) }, t("failing")) : t("on")),
       td({ class: "actions" },
         button({ type: "button", class: "quiet", "aria-expanded": open === webhook.id, onClick: () => setOpen(open === webhook.id ? "" : webhook.id) }, t("Messages")),
-        mayChange(webhook) ? [
+        webhook.mayChange ? [
           button({ key: "t", type: "button", class: "quiet", onClick: () => test(webhook) }, t("Send a test")),
           button({ key: "p", type: "button", class: "quiet", onClick: () => pause(webhook) }, webhook.pausedAt ? t("Go on") : t("Pause")),
           button({ key: "d", type: "button", class: "quiet", onClick: () => setAsking({ remove: webhook }) }, t("Delete…"))] : null));
@@ -71,9 +71,9 @@ export function Webhooks() {
     { class: "page" },
     div({ class: "bar" }, h1({}, t("Webhooks"), webhooks ? span({ class: "total" }, webhooks.length) : null), span({ class: "space" }),
       a({ class: "quiet button", href: href("alerts") }, t("Alerts")),
-      maintained().length ? button({ type: "button", class: "primary", onClick: () => setAsking("new") }, t("New webhook…")) : null),
+      projectsWith("MAINTAIN").length ? button({ type: "button", class: "primary", onClick: () => setAsking("new") }, t("New webhook…")) : null),
     p({ class: "faint" }, t("Each is told of events as they happen, signed and at least once. What does not arrive is tried again for up to two days.")),
-    !mayOnlyLook() ? null : p({ class: "faint" }, t("Maintainers of a project make and change its webhooks.")),
+    !mayNowhere("MAINTAIN") ? null : p({ class: "faint" }, t("Maintainers of a project make and change its webhooks.")),
     h(Trouble, { error, again: load }),
     webhooks === null && !error ? h(Loading, {}) : null,
     webhooks?.length === 0 ? h(Empty, { title: t("No webhooks yet.") }, p({}, t("A chat, a mailbox or a service of yours can be told when a run fails, stalls or ends."))) : null,
@@ -82,7 +82,7 @@ export function Webhooks() {
           thead({}, tr({}, [t("Name"), t("Tells of"), t("Format"), t("State"), ""].map((name) => th({ key: name, scope: "col" }, name || span({ class: "hidden" }, t("Actions")))))),
           tbody({}, webhooks.map(row))))
       : null,
-    chosen ? h(Messages, { key: chosen.id, webhook: chosen, mayChange: mayChange(chosen) }) : null,
+    chosen ? h(Messages, { key: chosen.id, webhook: chosen }) : null,
     asking === "new" ? h(NewWebhook, { close: () => setAsking((now) => (now === "new" ? null : now)), made: (secret) => { load(); setAsking({ secret }); } }) : null,
     asking && typeof asking === "object" && "secret" in asking
       ? h(Dialog, { title: t("The webhook is there"), close: () => setAsking(null) },
@@ -100,10 +100,6 @@ export function Webhooks() {
       : null,
   );
 }
-
-/** Those of all experiments are the administrator's. @param {Webhook} webhook */
-const mayChange = ({ experimentId, projectId }) =>
-  projectId ? mayMaintain(projectId) : experimentId ? maintained().length > 0 : mayAdminister();
 
 /** @param {{ close: () => void, made: (secret: string) => void }} props */
 const NewWebhook = ({ close, made }) =>
@@ -125,16 +121,17 @@ const NewWebhook = ({ close, made }) =>
     label({ class: "field" }, t("Address"), input({ name: "url", required: true, autoFocus: true, placeholder: "https://… mailto:…" })),
     label({ class: "field" }, t("Name"), input({ name: "name" })),
     label({ class: "field" }, t("Format"), select({ name: "format" }, Object.entries(FORMATS).map(([value, text]) => option({ key: value, value }, text)))),
-    hasProjects() || !mayAdminister()
+    hasProjects() || !projectsWith("ADMINISTER").length
       ? label({ class: "field" }, t("Project"), select({ name: "project" },
-          mayAdminister() ? option({ value: "" }, t("all")) : null, maintained().map(({ id, name }) => option({ key: id, value: id }, name))))
+          // Those of all experiments are the administrator's.
+          projectsWith("ADMINISTER").length ? option({ value: "" }, t("all")) : null, projectsWith("MAINTAIN").map(({ id, name }) => option({ key: id, value: id }, name))))
       : null,
     label({ class: "field" }, t("Experiment"), input({ name: "experiment", placeholder: t("an id; left out: all") })),
     fieldset({ class: "grid" }, legend({}, t("Tells of; all if none is chosen")), Object.entries(EVENTS).map(([type, text]) =>
       label({ key: type, class: "check" }, input({ type: "checkbox", name: "type", value: type }), text))));
 
-/** The newest messages of one, while somebody looks. @param {{ webhook: Webhook, mayChange: boolean }} props */
-function Messages({ webhook, mayChange }) {
+/** The newest messages of one, while somebody looks. @param {{ webhook: Webhook }} props */
+function Messages({ webhook }) {
   const [deliveries, setDeliveries] = useState(/** @type {Delivery[] | null} */ (null));
   const [error, setError] = useState(/** @type {Error | null} */ (null));
   const load = () => ask(DELIVERIES, { id: webhook.id }).then(({ webhook: found }) => { setDeliveries(found?.deliveries ?? []); setError(null); }, setError);
@@ -159,6 +156,6 @@ function Messages({ webhook, mayChange }) {
               td({}, delivery.type), td({}, STATES[delivery.state]), td({}, delivery.attempts),
               td({ class: "clip faint", title: delivery.lastError ?? "" }, delivery.lastError ?? delivery.lastStatus ?? "–"),
               td({ class: "faint", title: clock(delivery.createdAt) }, ago(delivery.createdAt)),
-              td({ class: "actions" }, delivery.state === "PENDING" || !mayChange ? null : button({ type: "button", class: "quiet", onClick: () => { again(delivery).catch(setError); } }, t("Send again"))))))))
+              td({ class: "actions" }, delivery.state === "PENDING" || !webhook.mayChange ? null : button({ type: "button", class: "quiet", onClick: () => { again(delivery).catch(setError); } }, t("Send again"))))))))
       : null);
 }

@@ -8,6 +8,7 @@ import { duration, number, plain } from "../format.js";
 import { Dialog } from "../dialog.js";
 import { Params, Resources, Token, resourcesOf } from "../fields.js";
 import { isChanged, overridesOf, rowsOf, valueOf } from "../hyperparams.js";
+import { may } from "../viewer.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -88,6 +89,7 @@ export function Resume({ run, close, from }) {
 export function Mark({ run, checkpoint, close }) {
   const [key] = useState(once);
   const marked = checkpoint.metrics ?? {};
+  const releases = may("MAINTAIN", run.experiment.project);
   return h(Dialog, {
     title: t("Mark this checkpoint"), action: t("Mark"), close,
     act: async (data) => {
@@ -105,9 +107,9 @@ export function Mark({ run, checkpoint, close }) {
       ? t("It is marked {tag}; the new mark takes its place.", { tag: checkpoint.releaseTag ? `${checkpoint.tagType} ${checkpoint.releaseTag}` : checkpoint.tagType })
       : t("A marked checkpoint is not removed when old ones are.")),
     label({ class: "field" }, t("Tag"), input({ name: "tag", list: "tags", required: true, pattern: "[a-z0-9][a-z0-9._\\-]*", defaultValue: checkpoint.tagType ?? "candidate" }),
-      datalist({ id: "tags" }, option({ value: "candidate" }), option({ value: "release" }))),
-    label({ class: "field" }, t("Release tag"), input({ name: "release", placeholder: "v1.0.0", defaultValue: checkpoint.releaseTag ?? "" })),
-    p({ class: "faint" }, t("A release tag is unique in its experiment.")),
+      datalist({ id: "tags" }, option({ value: "candidate" }), releases ? option({ value: "release" }) : null)),
+    releases ? label({ class: "field" }, t("Release tag"), input({ name: "release", placeholder: "v1.0.0", defaultValue: checkpoint.releaseTag ?? "" })) : null,
+    p({ class: "faint" }, releases ? t("A release tag is unique in its experiment.") : t("Maintainers of its project release and delete.")),
     run.metrics.length
       ? fieldset({ class: "scroll-box" }, legend({}, t("Metrics to write on it")), run.metrics.slice(0, 100).map(({ key, value }) =>
           label({ key, class: "check" }, input({ type: "checkbox", name: `m.${key}`, disabled: value === null, defaultChecked: key in marked }), `${key} ${number(value)}`)))

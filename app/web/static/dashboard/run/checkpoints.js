@@ -2,6 +2,7 @@
 import { ago, clock, number, size } from "../format.js";
 import { Copy, Status } from "../parts.js";
 import { sentence } from "../service.js";
+import { may } from "../viewer.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
@@ -24,10 +25,13 @@ export const Checkpoints = ({ run, active, act }) =>
             td({ class: "number" }, checkpoint.step === null ? "–" : t("step {n}", { n: number(checkpoint.step) }),
               div({ class: "faint sub", title: clock(checkpoint.createdAt) }, `${size(checkpoint.sizeBytes)} · ${ago(checkpoint.createdAt)}`)),
             td({ class: "actions" },
-              checkpoint.state === "READY" ? button({ type: "button", class: "quiet", onClick: () => act({ resume: checkpoint }) }, t("Resume…")) : null,
-              checkpoint.state === "READY" ? button({ type: "button", class: "quiet", onClick: () => act({ mark: checkpoint }) }, t("Mark…")) : null,
+              checkpoint.state === "READY" && may("WRITE", run.experiment.project) ? button({ type: "button", class: "quiet", onClick: () => act({ resume: checkpoint }) }, t("Resume…")) : null,
+              checkpoint.state === "READY" && may(isRelease(checkpoint) ? "MAINTAIN" : "WRITE", run.experiment.project) ? button({ type: "button", class: "quiet", onClick: () => act({ mark: checkpoint }) }, t("Mark…")) : null,
               h(Copy, { text: checkpoint.ckptPath })))))))
       : p({ class: "faint" }, active ? t("None saved yet.") : t("It saved none.")));
+
+/** What others rely on. @param {{ tagType: string | null, releaseTag: string | null }} checkpoint */
+export const isRelease = ({ tagType, releaseTag }) => tagType === "release" || releaseTag !== null;
 
 /** @param {{ checkpoint: { tagType: string | null, releaseTag: string | null } }} props */
 export const Tags = ({ checkpoint: { tagType, releaseTag } }) =>
