@@ -13,10 +13,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.test_dashboard_pages import AXE, audit
+from tests.support.axe import audit
 from tests.support.browser import watch
 from tests.support.dashboard import Dashboard, http
-from tests.support.node import npm_packages
 from tests.support.receivers import receiving
 from tests.support.server import running_server, wait_until
 from tests.support.tenants import API_TOKEN, Person, operator, person
@@ -236,7 +235,6 @@ def test_a_page_offers_what_the_service_does_and_nothing_that_it_refuses(
     browser: Browser, world: World, role: str
 ) -> None:
     who = world.people[role]
-    axe = npm_packages(AXE) / "node_modules" / "axe-core" / "axe.min.js"
     refused: list[str] = []
     with signed_in(browser, world, who) as page:
         for path, offered in actions(world).items():
@@ -253,7 +251,6 @@ def test_a_page_offers_what_the_service_does_and_nothing_that_it_refuses(
                     expect(shown, f"{path}: {name}").to_have_count(0)
                 else:
                     expect(shown.first, f"{path}: {name}").to_be_enabled()
-            page.add_script_tag(path=axe)
             assert audit(page) == [], path
         page.locator(".health summary").click()
         expect(page.get_by_role("link", name="Alerts").last).to_be_visible()

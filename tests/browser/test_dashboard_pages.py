@@ -10,14 +10,13 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.support.axe import audit
 from tests.support.browser import watch
 from tests.support.dashboard import Dashboard, experiment, external, submit
-from tests.support.node import npm_packages
 from tests.support.server import Server, wait_until
 
 pytestmark = pytest.mark.heavy
 
-AXE = "axe-core@4.14.1"
 PHONE = {"width": 390, "height": 844}
 
 
@@ -112,29 +111,15 @@ def told(server: Server) -> Iterator[None]:
             httpx.delete(f"{server.url}/v1/{path}", timeout=30).raise_for_status()
 
 
-def audit(page: Page, *rules: str) -> list[str]:
-    """What axe calls serious or worse, by these rules or all."""
-    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
-    found = page.evaluate("options => axe.run(document, options)", options)
-    return [
-        f"{each['id']}: {node['html'][:200]} {node['failureSummary']}"
-        for each in found["violations"]
-        if each["impact"] in ("serious", "critical")
-        for node in each["nodes"]
-    ]
-
-
 def test_axe_finds_nothing_serious_on_any_page_in_either_theme(
     browser: Browser, server: Server, story: Story
 ) -> None:
-    axe = npm_packages(AXE) / "node_modules" / "axe-core" / "axe.min.js"
     complaints = {}
     # The page's own policy would forbid a test's script.
     with told(server), browser.new_context(bypass_csp=True, color_scheme="light") as context:
         page = context.new_page()
 
         def check(name: str) -> None:
-            page.add_script_tag(path=axe)
             complaints[name] = audit(page)
             page.emulate_media(color_scheme="dark")  # which changes colours alone
             complaints[f"{name}, dark"] = audit(page, "color-contrast")
@@ -159,11 +144,9 @@ def test_axe_finds_nothing_serious_on_any_page_in_either_theme(
 
 
 def test_axe_notices_what_is_hard_to_read(browser: Browser) -> None:
-    axe = npm_packages(AXE) / "node_modules" / "axe-core" / "axe.min.js"
     with browser.new_context() as context:
         page = context.new_page()
         page.set_content('<html lang="en"><title>t</title><main><h1 style="color: #ddd">grey</h1>')
-        page.add_script_tag(path=axe)
         assert "color-contrast" in audit(page)[0]
         assert "color-contrast" in audit(page, "color-contrast")[0]
 
