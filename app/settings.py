@@ -5,11 +5,10 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from app.domain.gate import Bound, Gate
 from app.domain.hosts import AllowedHosts, is_host, is_loopback, is_origin
@@ -23,10 +22,13 @@ TRAINERS = {"API_URL", "RUN_ID", "RUN_TOKEN", "ATTEMPT", "RUN_DIR", "NONCE"}
 """Variables of this prefix that are no settings: the service hands them to its trainers."""
 
 
-class Settings(BaseSettings):
-    """Every setting, with a default that serves on a laptop. Raises ValidationError."""
+class Settings(BaseModel):
+    """Every setting: as given, else of its variable, else a default that serves on a laptop.
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+    Raises ValidationError.
+    """
+
+    model_config = ConfigDict(validate_default=True)
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
@@ -43,14 +45,14 @@ class Settings(BaseSettings):
     # Further names under which clients may reach the service: "gpu.example.com",
     # "gpu.example.com:8443" for that port only, "*.cluster.local", "10.0.0.0/8". Pages in browsers
     # may be of the hosts that are named, not of those that only match a pattern.
-    allowed_hosts: Annotated[list[str], NoDecode] = []
+    allowed_hosts: list[str] = []
     # Frontends elsewhere whose pages may call the service: "https://ui.example.com:8443".
-    allowed_origins: Annotated[list[str], NoDecode] = []
+    allowed_origins: list[str] = []
     # The path under which a proxy serves this service, such as "/training".
     root_path: str = ""
     max_local_runs: Annotated[int, Field(ge=1, le=1000)] = 4
     # GPU types of this machine, instead of asking the driver: "A100,A100".
-    gpus: Annotated[list[str] | None, NoDecode] = None
+    gpus: list[str] | None = None
     # External trainers: the longest silence, and the time to react to a cancel.
     external_heartbeat_seconds: Annotated[float, Field(gt=0)] = 60.0
     # The longest silence of a run that an MLflow or W&B client has created; 0: any.
@@ -64,13 +66,13 @@ class Settings(BaseSettings):
     # What one run may upload of a checkpoint before it is committed.
     max_upload_gb: Annotated[float, Field(gt=0, le=1e6)] = 1000.0
     # Private networks in which webhooks may be: "10.0.0.0/8,127.0.0.1/32".
-    webhook_networks: Annotated[list[Network], NoDecode] = []
+    webhook_networks: list[Network] = []
     # Who takes e-mail, "smtp://user:password@mail.example.com:587", and whose it is.
     smtp_url: str | None = None
     mail_from: str = "llm-train@localhost"
     # What a checkpoint must meet to become a release: "val_loss<=2.0,accuracy>0.8"; and the age
     # of the last reading that found it whole.
-    release_metrics: Annotated[list[str], NoDecode] = []
+    release_metrics: list[str] = []
     release_verified_hours: Annotated[float, Field(gt=0, le=1e6)] | None = None
     # Whether somebody else than who releases it must have marked it as `approved`.
     release_approval: bool = False
@@ -96,6 +98,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     # For tests: where to die, e.g. "launch.spawned:kill".
     failpoint: Annotated[str, Field(pattern=":")] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_environment(cls, given: dict[str, Any]) -> dict[str, Any]:
+        names = {PREFIX + name.upper(): name for name in cls.model_fields}
+        found = {names.get(name.upper()): value for name, value in os.environ.items()}
+        return {name: value for name, value in found.items() if name is not None} | given
 
     @field_validator("host")
     @classmethod

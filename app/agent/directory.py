@@ -12,7 +12,6 @@ The trainer may put links, FIFOs and directories in place of any of these: files
 relative to their directory, without following links and without waiting.
 """
 
-import ctypes
 import json
 import os
 import sys
@@ -199,6 +198,8 @@ def punch_hole(file: int, start: int, length: int) -> bool:
     """Free these bytes of a file. Return False where the file system cannot."""
     if not _LINUX:
         return False
+    import ctypes  # seldom needed
+
     fallocate = ctypes.CDLL(None).fallocate
     offsets = ctypes.c_long(start), ctypes.c_long(length)
     return bool(fallocate(file, _FALLOC_KEEP_SIZE_AND_PUNCH_HOLE, *offsets) == 0)

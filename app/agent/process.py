@@ -4,7 +4,6 @@ On Linux the agent is the subreaper of all descendants, and the kernel kills the
 agent dies. Elsewhere only the trainer's process group can be ended.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -31,6 +30,8 @@ class CannotStart(Exception):
 
 def start(config: LaunchConfig, output: int) -> "subprocess.Popen[bytes]":
     """Start the trainer in a process group of its own. Raises CannotStart."""
+    import ctypes  # the service, which starts agents, does not need it
+
     prctl = ctypes.CDLL(None).prctl if _LINUX else lambda option, value: 0
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     agent = os.getpid()

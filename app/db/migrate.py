@@ -102,7 +102,7 @@ def create(url: str) -> bool:
     with in_one_transaction(url) as connection:
         if inspect(connection).get_table_names():
             return False
-        METADATA.create_all(connection)
+        METADATA.create_all(connection, checkfirst=False)
         tally.create_triggers(connection)
         search.create_indexes(connection)
         connection.execute(

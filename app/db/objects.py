@@ -49,11 +49,14 @@ def column_names(table: type[SQLModel]) -> tuple[str, ...]:
 @cache
 def maker(table: type[TableT]) -> Callable[[Sequence[Any]], TableT]:
     """Return a function that makes an object of the values of all columns."""
-    configure_mappers()  # a command may read before it has compiled a statement of the mapper
-    new: Callable[[], TableT] = cast(Any, manager_of_class(table)).new_instance
     names = column_names(table)
+    new: Callable[[], TableT] | None = None
 
     def make(values: Sequence[Any]) -> TableT:
+        nonlocal new
+        if new is None:  # the first row of all: 40 ms, which a start does not wait for
+            configure_mappers()
+            new = cast("Callable[[], TableT]", cast(Any, manager_of_class(table)).new_instance)
         made = new()
         made.__dict__.update(zip(names, values, strict=True))
         return made

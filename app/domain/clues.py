@@ -7,7 +7,8 @@ the end of another rank count where there is no other.
 
 import re
 import signal
-from typing import NamedTuple
+
+from app.domain.evidence import Clues
 
 MOST_CHARACTERS = 200
 MOST_OF_A_LINE = 4000
@@ -63,27 +64,6 @@ _SIGNAL_NOTED = re.compile(
     r"|\bSIG(?:TERM|INT|USR1|USR2)\b.{0,20}?\b(?:received|caught)",
     re.IGNORECASE,
 )
-
-
-class Clues(NamedTuple):
-    """What the end of a log says.
-
-    `error`: the last error that does not only follow from another process's end; `follow_up`: the
-    last one that does. `last_line`: the last line that is no launcher's footer or bar.
-    `child_signal`: the signal that ended a process of a launcher; `launcher_signal`: the one that
-    stopped the launcher. `memory_error`: the error is that memory could not be allocated.
-    `workers_killed`: a launcher ran out of patience with its workers and killed them.
-    `signal_noted`: the trainer wrote that it was asked to stop by a signal.
-    """
-
-    error: str = ""
-    follow_up: str = ""
-    last_line: str = ""
-    child_signal: int | None = None
-    launcher_signal: int | None = None
-    memory_error: bool = False
-    workers_killed: bool = False
-    signal_noted: bool = False
 
 
 def read_clues(log: str) -> Clues:

@@ -8,7 +8,6 @@ import signal
 from enum import StrEnum
 from typing import NamedTuple
 
-from app.domain.clues import Clues
 from app.domain.lifecycle import Reason, RunStatus
 
 _FATAL = frozenset(
@@ -39,6 +38,27 @@ _REASON_OF_CAUSE = {
     Cause.STOPPED_ELSEWHERE: Reason.STOPPED_ELSEWHERE,
     Cause.NEVER_STARTED: Reason.LAUNCHER_ERROR,
 }
+
+
+class Clues(NamedTuple):
+    """What the end of a log says.
+
+    `error`: the last error that does not only follow from another process's end; `follow_up`: the
+    last one that does. `last_line`: the last line that is no launcher's footer or bar.
+    `child_signal`: the signal that ended a process of a launcher; `launcher_signal`: the one that
+    stopped the launcher. `memory_error`: the error is that memory could not be allocated.
+    `workers_killed`: a launcher ran out of patience with its workers and killed them.
+    `signal_noted`: the trainer wrote that it was asked to stop by a signal.
+    """
+
+    error: str = ""
+    follow_up: str = ""
+    last_line: str = ""
+    child_signal: int | None = None
+    launcher_signal: int | None = None
+    memory_error: bool = False
+    workers_killed: bool = False
+    signal_noted: bool = False
 
 
 class Evidence(NamedTuple):

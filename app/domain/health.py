@@ -7,7 +7,6 @@ finding = detector.feed(step, value)      None as long as the metric is well
 import math
 from collections import deque
 from enum import StrEnum
-from statistics import median
 from typing import NamedTuple
 
 from app.domain.reports import SYSTEM
@@ -98,6 +97,8 @@ class Detector:
         A value that is a spike does not become part of what is usual.
         """
         if len(self._values) >= max(MIN_WINDOW, self._rule.window // 2):
+            from statistics import median  # few runs have such a rule
+
             middle = median(self._values)
             deviation = median(abs(earlier - middle) for earlier in self._values)
             # Of values that hardly differ, or of two that take turns, the deviation is near 0.

@@ -9,7 +9,6 @@ app/docs/recipes.md.
 
 import codecs
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -82,6 +81,8 @@ def parse_recipes(text: str, source: str) -> Mapping[str, Recipe]:
 def parse_configuration(text: str, source: str) -> Configuration:
     """Return the built-in recipes and launchers, with those of the TOML `text` added or put in
     their place. `source` names the file in errors. Raises RecipeError."""
+    import tomllib  # few services have such a file
+
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

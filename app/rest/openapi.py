@@ -6,7 +6,6 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
-from app.rest.examples import EXAMPLES
 from app.rest.parameters import answered, bodies
 from app.rest.problems import Problem, documented
 
@@ -70,6 +69,8 @@ def describe(app: FastAPI, *, needs_token: bool) -> None:
 
 
 def _document(app: FastAPI, needs_token: bool) -> dict[str, Any]:
+    from app.rest.examples import EXAMPLES  # made of rows, which no start waits for
+
     document = get_openapi(
         title=app.title,
         version=app.version,

@@ -9,10 +9,10 @@ The directory itself and its name are in `app.storage.data_dir`.
 
 from typing import NamedTuple
 
-from sqlalchemy import Executable, select, update
+from sqlalchemy import Executable, insert, select, update
 
 from app.db.database import Database
-from app.db.sql import Tx, columns, query, select_all, statement
+from app.db.sql import Tx, columns, query, select_row, statement
 from app.db.tables import DataDir, Run
 from app.domain.lifecycle import LAUNCHED
 from app.errors import Unavailable
@@ -23,19 +23,31 @@ _ONE = 1
 _data_dir, _run = columns(DataDir), columns(Run)
 
 
-@query(DataDir)
+class Held(NamedTuple):
+    """The data directory on record: its name, and the path by which its server knows it."""
+
+    name: str
+    path: str
+
+
+@query(Held)
 def _seen() -> Executable:
-    return select_all(DataDir)
+    return select_row(DataDir, Held)
 
 
-@query(DataDir)
+@query(Held)
 def _held() -> Executable:
-    return select_all(DataDir).with_for_update()
+    return select_row(DataDir, Held).with_for_update()
 
 
-@query(DataDir)
+@query(Held)
 def _shared() -> Executable:
-    return select_all(DataDir).with_for_update(read=True)
+    return select_row(DataDir, Held).with_for_update(read=True)
+
+
+@statement
+def _insert(*, name: str, path: str) -> Executable:
+    return insert(DataDir).values(id=_ONE, name=name, path=path)
 
 
 @statement
@@ -63,7 +75,7 @@ class Adoption(NamedTuple):
     """`ours`: this is the database's data directory now. `before`: another one that was."""
 
     ours: bool
-    before: DataDir | None = None
+    before: Held | None = None
 
 
 def write_again(tx: Tx) -> None:
@@ -75,7 +87,7 @@ def adopt(tx: Tx, name: str, path: str) -> Adoption:
     """Make this the data directory of the database, unless runs are under way in another."""
     held = tx.first(_held)
     if held is None:
-        tx.insert(DataDir(id=_ONE, name=name, path=path))
+        tx.send(_insert, name=name, path=path)
         return Adoption(True)
     if held.name == name:
         return Adoption(True)
@@ -93,7 +105,7 @@ def holds(tx: Tx, name: str | None) -> bool:
     return held is None or held.name == name
 
 
-def get_foreign(tx: Tx, name: str | None) -> DataDir | None:
+def get_foreign(tx: Tx, name: str | None) -> Held | None:
     """Return the data directory in which runs are under way, if it is not this one."""
     held = tx.first(_seen)
     if held is None or held.name == name or tx.first(_under_way) is None:
@@ -101,7 +113,7 @@ def get_foreign(tx: Tx, name: str | None) -> DataDir | None:
     return held
 
 
-def get(tx: Tx) -> DataDir | None:
+def get(tx: Tx) -> Held | None:
     """Return the data directory of the database; None before the first leader."""
     return tx.first(_seen)
 

@@ -18,7 +18,6 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from sqlalchemy import Executable, and_, delete, exists, insert, or_, select, tuple_
-from sqlalchemy.orm import aliased
 
 from app.db.sql import Tx, columns, query, select_all, statement
 from app.db.tables import (
@@ -42,7 +41,7 @@ DAY_SECONDS = 24 * 3600
 _run, _experiment, _project = columns(Run), columns(Experiment), columns(Project)
 _checkpoint, _tag, _series = columns(Checkpoint), columns(RunTag), columns(MetricSeries)
 _expiration = columns(Expiration)
-_child: Any = aliased(Run)
+_child = columns(Run, "child")
 
 
 class Part(StrEnum):

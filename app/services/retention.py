@@ -14,10 +14,9 @@ source of a run that is not over, and what a live run started from.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Executable, exists, func, or_, select, update
-from sqlalchemy.orm import aliased
 
 from app.db.sql import Tx, columns, load, query, select_all, statement
 from app.db.tables import Checkpoint, Run
@@ -28,7 +27,7 @@ from app.services import checkpoints, runs
 
 _checkpoint = columns(Checkpoint)
 _run = columns(Run)
-_alias: Any = aliased(Checkpoint)
+_alias = columns(Checkpoint, "alias")
 
 _READY_FILES = (_checkpoint.state == State.READY.value) & _checkpoint.stored_as_id.is_(None)
 _NOT_OVER = [_run.status != status.value for status in sorted(TERMINAL)]

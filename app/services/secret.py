@@ -6,30 +6,35 @@ server that starts is taken over, so that the tokens of external trainers stay v
 
 from pathlib import Path
 
-from sqlalchemy import Executable
+from sqlalchemy import Executable, insert, select
 
-from app.db.sql import Tx, query, select_all
+from app.db.sql import Tx, columns, query, statement
 from app.db.tables import ServiceSecret
 
 _ONE = 1
 
 
-@query(ServiceSecret)
+@query(tuple[str])
 def _kept() -> Executable:
-    return select_all(ServiceSecret)
+    return select(columns(ServiceSecret).secret)
+
+
+@statement
+def _keep(*, secret: str) -> Executable:
+    return insert(ServiceSecret).values(id=_ONE, secret=secret)
 
 
 def get(tx: Tx) -> str | None:
     """Return the secret; None before the first server has kept one."""
     row = tx.first(_kept)
-    return row.secret if row is not None else None
+    return row[0] if row is not None else None
 
 
 def keep(tx: Tx, secret: str) -> str:
     """Return the secret, which is `secret` from now on if there was none."""
     kept = get(tx)
     if kept is None:
-        tx.insert(ServiceSecret(id=_ONE, secret=secret))
+        tx.run(_keep, secret=secret)
     return kept or secret
 
 

@@ -23,7 +23,6 @@ from pathlib import Path
 from app import tracing
 from app.db.changes import SUPERVISOR
 from app.db.database import Database
-from app.db.tables import DataDir
 from app.domain.recipes import LOCAL, LauncherTable, Recipe, RecipeError
 from app.launchers import make_launcher
 from app.launchers.base import Launcher, LauncherContext
@@ -69,7 +68,7 @@ STEPS: tuple[Callable[[SupervisorState], Awaitable[None]], ...] = (
 )
 
 
-def describe_wrong_data_dir(path: Path, runs_are: DataDir) -> str:
+def describe_wrong_data_dir(path: Path, runs_are: data_dirs.Held) -> str:
     """Return what is wrong when a server sees another data directory than the runs under way."""
     return (
         f"{path} is not the data directory of this database, whose runs are under way in "

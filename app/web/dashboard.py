@@ -10,7 +10,6 @@ fifty requests took longer than all else until the first row. Scripts and styles
 alone (no `unsafe-inline`, and no inline script at all).
 """
 
-import gzip
 import hashlib
 import json
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from starlette.responses import Response
 
 from app.errors import NotFound
 from app.web import pages
-from app.web.bundle import bundle
 from app.web.pages import missing_page, root_of
 
 TITLE = "LLM Train"
@@ -156,6 +154,10 @@ def _sources(static: Path, _moment: int) -> tuple[tuple[Path, int], ...]:
 
 @lru_cache(maxsize=1)
 def _read(sources: tuple[tuple[Path, int], ...]) -> Assets:
+    import gzip
+
+    from app.web.bundle import bundle  # with the first page, not with the service
+
     texts = {
         path.relative_to(pages.STATIC).as_posix(): path.read_text(encoding="utf-8")
         for path, _ in sources

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from app.domain.clues import Clues
-from app.domain.evidence import Cause
+from app.domain.evidence import Cause, Clues
 from app.domain.lifecycle import Reason
 
 LOST = {"ended_by_service": Reason.HEARTBEAT_LOST, "why": "No report for 60 seconds."}

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.clues import Clues
-from app.domain.evidence import Evidence, derive_outcome
+from app.domain.evidence import Clues, Evidence, derive_outcome
 from tests.support.evidence import CASES, HALFWAY, LOST
 
 
