@@ -5,9 +5,15 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from app.domain.text import on_one_line
+
 MAILTO = "mailto:"
 MAX_RECIPIENTS = 10
-_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
+_ADDRESS = re.compile(
+    r"(?!.*=\?)[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*"
+)
+_ENCODED = "=?"
+"""Begins an encoded word of RFC 2047, which may decode to the end of a header and another one."""
 _MAX_VALUE = 2_000
 
 
@@ -73,10 +79,8 @@ def compose(message: dict[str, Any]) -> tuple[str, str]:
     subject = f"{kind.capitalize()} {what.replace('_', ' ')}" + (f": {name}" if name else "")
     lines = [f"{key}: {_plain(value)}" for key, value in data.items() if value is not None]
     text = "\n".join([_plain(data.get("detail") or subject), "", *lines, "", message["timestamp"]])
-    return _plain(subject)[:200], text + "\n"
+    return _plain(subject)[:200].replace(_ENCODED, "= ?"), text + "\n"
 
 
 def _plain(value: object) -> str:
-    """Return a value on one line, without characters that a terminal or a header would obey."""
-    text = "".join(c if c.isprintable() else " " for c in str(value))
-    return text[:_MAX_VALUE]
+    return on_one_line(str(value))[:_MAX_VALUE]

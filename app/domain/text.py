@@ -5,6 +5,11 @@ import re
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
+def on_one_line(text: str) -> str:
+    """Return the text without characters that a terminal, a header or a chat would obey."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def clean(text: str) -> str:
     """Return the text. Raises ValueError where it holds NUL or lone surrogates."""
     # The first test is for speed: it settles nearly every text.

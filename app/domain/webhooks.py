@@ -18,6 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 from app.domain.ids import PATTERN
 from app.domain.mail import MAILTO, recipients
 from app.domain.requests import EXPERIMENT_ID, Name, Request
+from app.domain.text import on_one_line
 
 Network = IPv4Network | IPv6Network
 
@@ -194,4 +195,5 @@ def slack(message: dict[str, Any]) -> dict[str, Any]:
 
 def _escape(text: str) -> str:
     """Return a text in which nothing is a link, a mention or a quotation of Slack's."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+    text = on_one_line(text).replace("&", "&amp;")
+    return text.replace("<", "&lt;").replace(">", "&gt;")

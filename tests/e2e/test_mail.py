@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.domain.mail import SmtpServer
+from app.domain import webhooks
+from app.domain.mail import SmtpServer, compose
 from app.notifications.mail import Mail, send
 from tests.support.receivers import Post
 from tests.support.server import free_port, wait_until
@@ -114,3 +115,28 @@ def test_a_mail_that_reached_nobody_is_no_delivery(tmp_path: Path, post: Post) -
         wait_until(lambda: newest(service, webhook)["state"] == "delivered", "it arrives", 60)
         ((to, _),) = post.box.received
         assert to == ["a@example.com"]
+
+
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("语音识别 🎉" + "长" * 150, "Run failed: 语音识别 🎉" + "长" * 150),
+        ("x\r\nBcc: all@example.com", "Run failed: x  Bcc: all@example.com"),
+        ("=?utf-8?q?=0d=0aBcc:_all=40example.com?=",
+         "Run failed: = ?utf-8?q?=0d=0aBcc:_all=40example.com?="),
+        ("<!channel> & \u202egpj\x1b[31m", "Run failed: <!channel> &  gpj [31m"),
+    ],
+)  # fmt: skip
+def test_no_name_makes_a_header_of_its_own(post: Post, name: str, subject: str) -> None:
+    data = {"experiment": name, "detail": f"{name}\r\n.\r\nMAIL FROM:<x@example.com>"}
+    composed = compose(webhooks.message("run.failed", "now", data))
+    mail = Mail("dlv_1", "llm@example.com", ["a@example.com"], *composed)
+    assert send(mail, SmtpServer.parse(post.url())).error is None
+    ((to, arrived),) = post.box.received
+    assert to == ["a@example.com"] and arrived["Subject"] == subject
+    assert arrived.keys() == [
+        "Subject", "From", "To", "Message-ID", "Auto-Submitted", "Content-Type",
+        "Content-Transfer-Encoding", "MIME-Version",
+    ]  # fmt: skip
+    assert arrived.get_content_type() == "text/plain"
+    assert len(arrived.get_content().splitlines()) == 6

@@ -12,6 +12,7 @@ BAD = [
     "mailto:", "mailto:x", "mailto:a@b c", "mailto:a@b\r\nBcc: c@d", "mailto:a@b%0d%0aBcc:c@d",
     "mailto:a@example.com?bcc=b@example.com", "mailto:" + ",".join(["a@b"] * 11), "mailto:<a@b>",
     "mailto:a@b,", "mailto:ä@example.com", "mailto:a@" + "x" * 2_000,
+    "mailto:=?utf-8?q?=0d=0aBcc=3ax?=@example.com",
 ]  # fmt: skip
 
 

@@ -115,7 +115,11 @@ def test_attempts_end_after_days_and_never_come_faster() -> None:
 
 
 def test_slacks_shape_makes_no_link_and_no_mention_of_a_runs_words() -> None:
-    data = {"run_id": "run_1", "experiment": "<!channel>", "detail": "<http://evil|a> & *b*\nc"}
+    data = {
+        "run_id": "run_1",
+        "experiment": "<!channel>\r\n> x",
+        "detail": "<http://evil|a> & *b*\r\nc",
+    }
     text = webhooks.slack(webhooks.message("run.failed", "now", data))["text"]
     assert "run_1" in text and "failed" in text
-    assert "<" not in text and "\n> " in text and text.count("\n") == 1
+    assert "<" not in text and "\n> " in text and text.count("\n") == 1 and "\r" not in text
