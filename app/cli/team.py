@@ -140,15 +140,15 @@ def revoke_token(token_id: str) -> None:
 @click.command()
 @click.option("--actor", help="Name of the user.")
 @click.option("--action", help="Such as `submit_run` or `sign_in`.")
-@click.option("--target", help="Id of what it was about.")
+@click.option("--target", "target_id", help="Id of what it was about.")
+@click.option("--outcome", type=click.Choice(("done", "refused")))
+@click.option("--since", help="At or after a time (2026-11-01T00:00:00Z).")
+@click.option("--until", help="Before a time.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @api.JSON
 @api.calls_service
-def audit(
-    actor: str | None, action: str | None, target: str | None, limit: int, as_json: bool
-) -> None:
+def audit(as_json: bool, **query: str | int | None) -> None:
     """List who wrote what, and failed sign-ins, newest first."""
-    query = {"actor": actor, "action": action, "target_id": target, "limit": limit}
     rows = api.client().connection.request("GET", "/v1/audit", query=query)["entries"]
     if as_json:
         api.print_json(rows)

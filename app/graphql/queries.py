@@ -219,6 +219,12 @@ class Query(NotificationQueries):
         outcome: Annotated[
             str | None, strawberry.argument(description="`done` or `refused`.")
         ] = None,
+        since: Annotated[
+            DateTime | None, strawberry.argument(description="At this time or later.")
+        ] = None,
+        until: Annotated[
+            DateTime | None, strawberry.argument(description="Before this time.")
+        ] = None,
         first: Annotated[
             int, strawberry.argument(description="At most so many, 1 to 1,000.")
         ] = 50,
@@ -232,7 +238,7 @@ class Query(NotificationQueries):
             raise InvalidInput(f"`first` must be 1 to {MAX_AUDIT:,}.")
         conditions = {
             "actor": actor, "action": action, "target_id": target_id, "outcome": outcome,
-            "after": after,
+            "since": since, "until": until, "after": after,
         }  # fmt: skip
         filters = {name: plain(value) for name, value in conditions.items() if value is not None}
         rows: list[Any] = await info.context.db.scan(audit.list_entries, filters, first)

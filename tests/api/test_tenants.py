@@ -6,6 +6,7 @@ An answer about what is foreign must be the answer about what has never been.
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -533,6 +534,23 @@ def test_each_event_and_write_names_who_did_it_and_administrators_list_them(
     first = admin.ok("GET", "/v1/audit?limit=1")
     second = admin.ok("GET", f"/v1/audit?limit=1&after={first['next']}")
     assert first["entries"] != second["entries"]
+    every = admin.ok("GET", "/v1/audit?limit=1000")["entries"]
+    middle = every[len(every) // 2]["at"]
+    here = datetime.fromisoformat(middle).astimezone(timezone(timedelta(hours=8))).isoformat()
+    for at in (middle, here):
+        parts = [
+            admin.ok("GET", "/v1/audit", params={"limit": "1000", name: at})["entries"]
+            for name in ("until", "since")
+        ]
+        assert parts[1] + parts[0] == every and parts[0] and parts[1]
+        query = (
+            f'{{ after: audit(first: 1000, since: "{at}") {{ id }} '
+            f'before: audit(first: 1000, until: "{at}") {{ id }} }}'
+        )
+        data = admin.ok("POST", "/graphql", {"query": query})["data"]
+        assert [each["id"] for each in data["after"] + data["before"]] == [
+            entry["entry_id"] for entry in every
+        ]
     refused = alice.send("GET", "/v1/audit")
     assert (refused.status_code, refused.json()["code"]) == (403, "not_permitted")
 

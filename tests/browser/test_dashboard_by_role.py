@@ -256,8 +256,27 @@ def test_a_page_offers_what_the_service_does_and_nothing_that_it_refuses(
         expect(page.get_by_role("link", name="Alerts").last).to_be_visible()
         may_audit = who.send("GET", "/v1/audit").status_code == 200
         expect(page.get_by_role("link", name="Audit")).to_have_count(int(may_audit))
+        if may_audit:
+            look_at_times(page, world)
     names = {action.name for offered in actions(world).values() for action in offered}
     assert set(refused) == {"viewer": names, "member": MAINTAINERS}.get(role, set())
+
+
+def look_at_times(page: Page, world: World) -> None:
+    """The audit before and since a time, which is the reader's and in the address UTC."""
+    look(page, world, "audit")
+    entries = page.locator("[data-entry]")
+    expect(entries.first).to_be_visible()
+    page.get_by_label("Since").fill("2999-01-01T08:00")
+    expect(page.get_by_text("No entry is like this.")).to_be_visible()
+    assert "since=2999-01-01T" in page.url and "Z" in page.url
+    page.reload()
+    expect(page.get_by_label("Since")).to_have_value("2999-01-01T08:00")
+    expect(page.get_by_text("No entry is like this.")).to_be_visible()
+    page.get_by_label("Since").fill("")
+    page.get_by_label("Until").fill("2999-01-01T08:00")
+    expect(entries.first).to_be_visible()
+    assert audit(page) == []
 
 
 def test_a_new_role_shows_at_the_next_load_in_chinese_and_for_keys_as_well(

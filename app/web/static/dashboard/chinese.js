@@ -473,6 +473,8 @@ export const CHINESE = {
   "Condition": "条件",
   "Delete this rule?": "删除此规则？",
   "Firing": "告警中",
+  Since: "从此时起",
+  Until: "此时之前",
   "Maintainers of its project release and delete.": "发布和删除由所属项目的维护者进行。",
   "You may look at this. Members of its project change it.": "您只能查看；更改由所属项目的成员进行。",
   "Members of a project submit runs.": "训练任务由项目的成员提交。",

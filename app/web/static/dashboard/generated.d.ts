@@ -9,7 +9,7 @@ export interface Operations {
     result: { alertRules: (({ id: string; projectId: string; name: string | null; kind: AlertKind; metric: string | null; direction: AlertDirection | null; value: number | null; points: number; pausedAt: string | null }))[]; alerts: (({ ruleId: string; runId: string; attempt: number; step: number | null; value: number | null; ckptPath: string | null; firedAt: string; recoveredAt: string | null }))[] };
   };
   Audit: {
-    variables: { actor?: string | null; action?: string | null; target?: string | null; outcome?: string | null; first: number; after?: string | null };
+    variables: { actor?: string | null; action?: string | null; target?: string | null; outcome?: string | null; since?: string | null; until?: string | null; first: number; after?: string | null };
     result: { audit: (({ id: string; at: string; actorKind: PrincipalKind; actorName: string | null; tokenId: string | null; action: string; targetId: string | null; outcome: string; address: string | null }))[] };
   };
   Bands: {

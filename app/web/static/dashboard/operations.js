@@ -205,8 +205,8 @@ export const VIEWER = graphql("Viewer", `
   query Viewer { viewer { kind name } projects { id name permissions } }`);
 
 export const AUDIT = graphql("Audit", `
-  query Audit($actor: String, $action: String, $target: ID, $outcome: String, $first: Int!, $after: ID) {
-    audit(actor: $actor, action: $action, targetId: $target, outcome: $outcome, first: $first, after: $after) {
+  query Audit($actor: String, $action: String, $target: ID, $outcome: String, $since: DateTime, $until: DateTime, $first: Int!, $after: ID) {
+    audit(actor: $actor, action: $action, targetId: $target, outcome: $outcome, since: $since, until: $until, first: $first, after: $after) {
       id at actorKind actorName tokenId action targetId outcome address
     }
   }`);

@@ -9,7 +9,7 @@ import { acted } from "../viewer.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
-const { div, h1, p, a, span, input, button, table, thead, tbody, tr, th, td } = tags;
+const { div, h1, p, a, span, input, label: named, button, table, thead, tbody, tr, th, td } = tags;
 
 /** @typedef {import("../generated.js").Operations["Audit"]["result"]["audit"][number]} Entry */
 
@@ -19,13 +19,22 @@ const OUTCOMES = /** @type {[string, string][]} */ ([["", t("All")], ["done", t(
 /** Where what an id names is shown. @type {Record<string, string>} */
 const SHOWN = { run: "runs", exp: "experiments" };
 
+/** A time in UTC; null for what is none. @param {string | null} text */
+const time = (text) => (text && Number.isFinite(Date.parse(text)) ? new Date(text).toISOString() : null);
+
+/** The same as a field for times has it. @param {string | null} text */
+function local(text) {
+  const at = time(text) ? new Date(/** @type {string} */ (text)) : null;
+  return at ? new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 16) : "";
+}
+
 export function Audit() {
   const query = params.value;
   const [entries, setEntries] = useState(/** @type {Entry[] | null} */ (null));
   const [whole, setWhole] = useState(false);
   const [error, setError] = useState(/** @type {Error | null} */ (null));
   const text = (/** @type {string} */ name) => query.get(name)?.trim() || null;
-  const filters = { actor: text("actor"), action: text("action"), target: text("target"), outcome: text("outcome") };
+  const filters = { actor: text("actor"), action: text("action"), target: text("target"), outcome: text("outcome"), since: time(text("since")), until: time(text("until")) };
   useTicks();
   useTitle(t("Audit"));
 
@@ -42,9 +51,13 @@ export function Audit() {
 
   const field = (/** @type {string} */ name, /** @type {string} */ label) =>
     input({ type: "search", placeholder: label, "aria-label": label, value: query.get(name) ?? "", onInput: (event) => set({ [name]: event.currentTarget.value }) });
+  // Shown and chosen in the reader's time; in the address, which others may read, it is UTC.
+  const moment = (/** @type {string} */ name, /** @type {string} */ label) =>
+    named({ class: "stacked" }, label, input({ type: "datetime-local", value: local(text(name)), onInput: (event) => set({ [name]: time(event.currentTarget.value) }) }));
   return div(
     { class: "page" },
     div({ class: "bar" }, h1({}, t("Audit")),
+      moment("since", t("Since")), moment("until", t("Until")),
       field("actor", t("Actor")), field("action", t("Action")), field("target", t("Id of what it was about")),
       h(Choice, { label: t("Outcome"), value: query.get("outcome") ?? "", options: OUTCOMES, choose: (outcome) => set({ outcome }) })),
     p({ class: "faint" }, t("What users and the operator's token wrote, and sign-ins that were refused; newest first.")),
