@@ -61,19 +61,24 @@ class Reader:
 
     def rising(self, count: int) -> bytes:
         """Return the inverse of `rising`, of so many numbers."""
-        first, least = self.number(), self.number()
-        if self._data[self._at : self._at + 9] == bytes(9):
-            self._at += 9
-            if not least:
-                return first.to_bytes(8, "little") * count
-            return (_ones(count) * first + _ramp(count) * least).to_bytes(8 * count, "little")
-        total = int.from_bytes(self.lanes(count), "little")
-        total += (_ones(count) - 1) * least + first
-        # Each number becomes the sum of those up to it: 1, 2, 4, … at a time.
-        whole = (1 << 64 * count) - 1
-        for shift in _doublings(count):
-            total = (total + (total << 64 * shift)) & whole
-        return total.to_bytes(8 * count, "little")
+        mask = self._data[self._at + 16 : self._at + 17]
+        return _risen(self.take(25 + int.from_bytes(mask).bit_count() * count), count)
+
+
+@lru_cache(256)
+def _risen(packed: bytes, count: int) -> bytes:
+    """Return numbers as they were before `rising`. All keys of a report have the same steps."""
+    reader = Reader(packed, 0)
+    first, least = reader.number(), reader.number()
+    if packed[16:] == bytes(9):
+        return (_ones(count) * first + _ramp(count) * least).to_bytes(8 * count, "little")
+    total = int.from_bytes(reader.lanes(count), "little")
+    total += (_ones(count) - 1) * least + first
+    # Each number becomes the sum of those up to it: 1, 2, 4, … at a time.
+    whole = (1 << 64 * count) - 1
+    for shift in _doublings(count):
+        total = (total + (total << 64 * shift)) & whole
+    return total.to_bytes(8 * count, "little")
 
 
 def rising(data: bytes) -> bytes | None:

@@ -32,6 +32,8 @@ class Column(NamedTuple):
     def cut(self, begin: int, end: int) -> "Column":
         """Return the points from one index up to another."""
         steps, values, wall_times = self
+        if begin <= 0 and end >= len(steps):
+            return self
         return Column(steps[begin:end], values[begin:end], wall_times[begin:end])
 
     @property
@@ -120,8 +122,10 @@ def thin(column: Column, most: int) -> Column:
     n = len(column.steps)
     if n <= most:
         return column
-    groups = (most - 2) // (2 if column.finite else 3)
-    return _take(column, sorted({0, n - 1, *_extremes(column, groups)}))
+    values = list(column.values)
+    finite = math.isfinite(sum(values))
+    kept = _extremes(values, (most - 2) // (2 if finite else 3), finite)
+    return _take(column, sorted({0, n - 1, *kept}))
 
 
 def sketch(column: Column) -> Column:
@@ -129,29 +133,22 @@ def sketch(column: Column) -> Column:
     count = len(column.steps)
     if count <= 4 * SKETCH_GROUPS:
         return column
-    return _take(column, _extremes(column, max(SKETCH_GROUPS, count // GROUPED)))
+    values, groups = list(column.values), max(SKETCH_GROUPS, count // GROUPED)
+    kept = _extremes(values, groups, math.isfinite(sum(values)))
+    return _take(column, sorted(set(kept)))
 
 
-def _extremes(column: Column, groups: int) -> list[int]:
-    """Return the indices that MinMax keeps, ascending."""
-    values = list(column.values)
-    n = len(values)
-    finite = math.isfinite(sum(values))
-    chosen: list[int] = []
+def _extremes(values: list[float], groups: int, finite: bool) -> list[int]:
+    """Return the indices that MinMax keeps, some of them twice."""
+    n, index, chosen = len(values), values.index, list[int]()
     for begin, end in pairwise([n * group // groups for group in range(groups + 1)]):
         group = values[begin:end]
-        if finite and group:
-            low, high = values.index(min(group), begin), values.index(max(group), begin)
-            chosen += (low,) if low == high else (low, high) if low < high else (high, low)
-            continue
-        picks = set()
-        if not all(map(math.isfinite, group)):
-            picks.add(next(i for i in range(begin, end) if not math.isfinite(values[i])))
+        if not finite and not all(map(math.isfinite, group)):
+            chosen.append(next(i for i in range(begin, end) if not math.isfinite(values[i])))
             group = [value for value in group if math.isfinite(value)]
         if group:
-            picks.add(values.index(min(group), begin))
-            picks.add(values.index(max(group), begin))
-        chosen += sorted(picks)
+            group.sort()  # floats are compared faster than by `min` and `max`
+            chosen += index(group[0], begin), index(group[-1], begin)
     return chosen
 
 
