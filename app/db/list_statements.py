@@ -7,9 +7,10 @@ An index on the values of a metric holds those of every list, so SQLite is told 
 a short one.
 """
 
+from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Generic, NamedTuple, cast
 
 from sqlalchemy import (
@@ -70,12 +71,24 @@ class Listing(Generic[RowT]):
         """Return those columns of the table, or of a query of it."""
         return [source[name] for name in self.names]
 
+    def narrowed(self, names: Iterable[str | None]) -> "Listing[Any]":
+        """Return the same list with rows of these columns alone, and of those that pages need."""
+        return _narrowed(self, frozenset((self.tie.name, "created_at", *names)))
+
     def column(self, name: str) -> Any:
         return getattr(columns(self.table), name)
 
     def lacks(self, field: str) -> bool:
         """Return True if a row may lack the value of this order."""
         return field == METRIC or bool(self.orders[field].nullable)
+
+
+@lru_cache(REMEMBERED)
+def _narrowed(listing: Listing[Any], names: frozenset[str]) -> Listing[Any]:
+    kept = [name for name in listing.names if name in names]
+    # Clients choose the names, so no type checker knows this row.
+    row: Any = namedtuple(listing.row.__name__, kept)  # type: ignore[misc]
+    return replace(listing, row=row)
 
 
 class Shape(NamedTuple):
@@ -321,7 +334,7 @@ def _among_newest(listing: Listing[Any], selected: Any, filters: frozenset[str])
     return select(adapted(selected)).select_from(first).where(*map(adapted, later))
 
 
-@cache
+@lru_cache(REMEMBERED)
 def first_few(listing: Listing[Any]) -> Statement[tuple[int]]:
     rows = (
         select(listing.tie)

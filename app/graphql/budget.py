@@ -8,9 +8,8 @@ once its answer has been sent, since until then it is in memory.
 """
 
 import threading
-from collections.abc import Callable, Iterable
-from functools import cache
-from itertools import chain
+from collections.abc import Iterable
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, cast
 
@@ -105,8 +104,10 @@ class Budget:
     def charge_rows(self, table: type[Any], rows: Iterable[Any]) -> None:
         """Count rows of a table that were read (None where there was none)."""
         there = [row for row in rows if row is not None]
-        texts = chain.from_iterable(map(_long_texts(cast(Any, table)), there))
-        self.charge(ROW * len(there) + sum(map(len, filter(None, texts))))
+        size = ROW * len(there)
+        for name in _long_texts(cast(Any, table), cast(Any, type(there[0]))) if there else ():
+            size += sum(map(len, filter(None, map(attrgetter(name), there))))
+        self.charge(size)
 
     def release(self) -> None:
         """Give back everything, after the answer was sent or given up. May be repeated."""
@@ -116,14 +117,12 @@ class Budget:
             self.used = 0
 
 
-@cache
-def _long_texts(table: Any) -> Callable[[Any], tuple[Any, ...]]:
-    """Return the reader of those columns of a row that may be long: JSON, goals and notes."""
-    long = [
+@lru_cache(512)
+def _long_texts(table: Any, row: Any) -> list[str]:
+    """Return those columns of a row that may be long: JSON, goals and notes."""
+    return [
         column.name
         for column in columns(table)
         if isinstance(column.type, Text) or column.name in ("goal", "notes", "reason")
+        if hasattr(row, column.name)
     ]
-    if len(long) > 1:
-        return attrgetter(*long)
-    return lambda row: tuple(getattr(row, name) for name in long)

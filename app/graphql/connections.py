@@ -2,9 +2,16 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 import strawberry
+from graphql import (
+    FieldNode,
+    FragmentSpreadNode,
+    GraphQLObjectType,
+    InlineFragmentNode,
+    get_named_type,
+)
 
 from app.db.counting import Count
 from app.db.cursors import Page, Window
@@ -125,6 +132,38 @@ def window(first: int | None, after: str | None, last: int | None, before: str |
     return Window(size, after, before, backward=last is not None)
 
 
+def _narrowed(listed: Listing[Any], info: Info, names: set[str | None]) -> Listing[Any]:
+    """Return the list with rows of these columns alone, and those that the selection reads.
+
+    All of them, where a field has a resolver that may read any.
+    """
+    raw = info._raw_info
+    kind = cast(GraphQLObjectType, get_named_type(raw.return_type))
+    rows, spread = listed.table.__name__, set[str]()
+    waiting = [(kind, node.selection_set) for node in raw.field_nodes]
+    while waiting:
+        kind, selected = waiting.pop()
+        for selection in selected.selections if selected else ():
+            if isinstance(selection, FragmentSpreadNode):
+                if selection.name.value not in spread:
+                    spread.add(selection.name.value)
+                    waiting.append((kind, raw.fragments[selection.name.value].selection_set))
+            elif isinstance(selection, InlineFragmentNode):
+                waiting.append((kind, selection.selection_set))
+            elif isinstance(selection, FieldNode) and selection.name.value in kind.fields:
+                field = kind.fields[selection.name.value]
+                if kind.name == rows:
+                    definition = field.extensions["strawberry-definition"]
+                    own = definition.metadata.get("column")
+                    if own is None and not definition.is_basic_field:
+                        return listed
+                    names.add(own or definition.python_name)
+                elif selection.name.value in ("nodes", "edges", "node"):
+                    below = cast(GraphQLObjectType, get_named_type(field.type))
+                    waiting.append((below, selection.selection_set))
+    return listed.narrowed(names)
+
+
 async def connect(
     info: Info,
     listed: Listing[Any],
@@ -137,10 +176,11 @@ async def connect(
     """Return a page of a list: of all rows, or of those with the id of `row` in `column`."""
     context, sorting = info.context, order(order_by, listed)
     chosen = unarchived(listed) if filter is None else conditions(filter)
+    narrow = _narrowed(listed, info, {column, sorting.field})
 
     async def load(parents: list[Any]) -> list[Any]:
         ids = [parent and parent.id for parent in parents]
-        listed_pages = await context.pages(listed, chosen, sorting, page, column, ids)
+        listed_pages = await context.pages(narrow, chosen, sorting, page, column, ids)
         count = partial(context.counts, listed, chosen, column)
         return [
             Connection(nodes=page_of_rows.rows, page=page_of_rows, id=id, counts=count)

@@ -165,7 +165,7 @@ class Context:
                 listed_pages += pages
             return listed_pages
 
-        name = ("pages", listed.table, column, order, window, dump(filters))
+        name = ("pages", listed, column, order, window, dump(filters))
         return self.load(name, ids, read, keyset.effort(filters, order, window))
 
     def counts(

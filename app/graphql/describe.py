@@ -43,10 +43,13 @@ async def each(row: Any, load: Callable[[list[Any]], Awaitable[list[Any]]]) -> A
     return (await load([row]))[0]
 
 
-def edge(resolver: Callable[..., Any], description: str | None = None) -> Any:
-    """Return a field whose resolver takes a row or `Rows`; its docstring is the description."""
+def edge(resolver: Callable[..., Any], description: str | None = None, column: str = "id") -> Any:
+    """Return a field whose resolver takes a row or `Rows`; its docstring is the description.
+
+    `column` is the only one that the resolver reads of a row.
+    """
     return strawberry.field(
-        resolver, description=description or doc(resolver), metadata={"rows": True}
+        resolver, description=description or doc(resolver), metadata={"column": column}
     )
 
 

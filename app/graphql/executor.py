@@ -254,7 +254,7 @@ def _reader(
     if field.is_basic_field:
         return Step(_column_of(attrgetter(field.python_name)))
     resolver, resolve = field.base_resolver, definition.resolve
-    if field.metadata.get("rows"):
+    if "column" in field.metadata:
         first = details[0]
         arguments = get_argument_values(
             definition, first.node, executor.variable_values, first.fragment_variable_values

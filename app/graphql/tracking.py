@@ -42,7 +42,8 @@ def labels_of(column: str, what: str) -> Any:
         labelled: Json = await each(row, load)
         return labelled
 
-    return edge(resolve, f"Keys and values that tracking clients have put onto {what}: an object.")
+    description = f"Keys and values that tracking clients have put onto {what}: an object."
+    return edge(resolve, description, column)
 
 
 def _labels(budget: Budget, tx: Tx, ids: list[str]) -> Sequence[Json]:

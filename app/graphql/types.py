@@ -61,7 +61,7 @@ def one(table: type[Any], column: str, description: str) -> Any:
 
         return await each(row, load)
 
-    return edge(resolve, description)
+    return edge(resolve, description, column)
 
 
 def connection(

@@ -253,7 +253,7 @@ def _edges(schema: Any) -> set[str]:
         kind = schema.type_map[name]
         assert isinstance(kind, GraphQLObjectType)
         for field, definition in kind.fields.items():
-            if definition.extensions["strawberry-definition"].metadata.get("rows"):
+            if "column" in definition.extensions["strawberry-definition"].metadata:
                 found.add(field)
     return found
 
