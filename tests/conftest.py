@@ -37,10 +37,14 @@ from tests.support.server import server  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs more than the extra `test`: .ci/run selects it with what is heavy."""
+    """Mark what .ci/run selects: what needs more than the extra `test`, what is heavy somewhere."""
     for item in items:
         if item.path.parent.name in ("trainers", "clusters"):
             item.add_marker("gate")
+        if isinstance(item, pytest.Function) and item.get_closest_marker("postgresql_heavy"):
+            params = item.callspec.params if hasattr(item, "callspec") else {}
+            if params.get("databases") == "postgresql":
+                item.add_marker("heavy")
 
 
 def pytest_collection_finish() -> None:

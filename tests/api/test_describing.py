@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 
 from tests.api.conftest import Api
+from tests.support.database import postgresql_heavy
 from tests.support.graphql import Graph
+
+pytestmark = postgresql_heavy
 
 
 @pytest.fixture(scope="module")

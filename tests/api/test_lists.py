@@ -12,7 +12,7 @@ from app.rest import lists, routes
 from app.rest.parameters import DirectRoute
 from app.services import experiments, live_runs
 from tests.api.conftest import Api, running
-from tests.support.database import Databases
+from tests.support.database import Databases, postgresql_heavy
 from tests.support.graphql import Graph
 from tests.support.story import Json, Story
 
@@ -88,6 +88,7 @@ def test_runs_are_filtered_and_carry_their_latest_metrics(story: Story) -> None:
     assert best[: len(losses)] == [run for run in best if run["metrics"]]
 
 
+@postgresql_heavy  # what is meant is decided before a database is asked
 @pytest.mark.parametrize(
     "query",
     [

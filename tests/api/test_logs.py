@@ -12,7 +12,10 @@ import pytest
 from app.rest import log_events
 from tests.api.conftest import Api
 from tests.api.problem import problem
+from tests.support.database import postgresql_heavy
 from tests.support.server import wait_until
+
+pytestmark = postgresql_heavy
 
 BYTES = bytes(range(256)) + "损失 1.83\n".encode() + b"\xff\xfe\x00"
 

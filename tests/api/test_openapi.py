@@ -6,7 +6,10 @@ import pytest
 
 from tests.api.conftest import Api
 from tests.api.problem import STATUS
+from tests.support.database import postgresql_heavy
 from tests.support.json_schema import closed
+
+pytestmark = postgresql_heavy
 
 METHODS = ("get", "post", "put")
 

@@ -11,7 +11,10 @@ import pytest
 
 from app.domain.tokens import run_token
 from tests.api.conftest import Api, running
+from tests.support.database import postgresql_heavy
 from tests.support.server import wait_until
+
+pytestmark = postgresql_heavy
 
 TOKEN = "an-api-token-of-the-tests-for-forty-letters"
 

@@ -18,6 +18,8 @@ from tests.support.disk import make_busy
 from tests.support.server import wait_until
 from tests.support.service import Service, home, running
 
+pytestmark = postgresql_heavy  # files and processes know nothing of the database
+
 
 @pytest.fixture(scope="module")
 def service(
@@ -58,7 +60,6 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@postgresql_heavy  # files and processes know nothing of the database
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_resume_falls_back_from_damage_to_the_newest_good_one_and_says_so(
     service: Service, trained: str, damage: str

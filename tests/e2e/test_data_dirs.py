@@ -10,12 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.database import postgresql_only
+from tests.support.database import postgresql_heavy, postgresql_only
 from tests.support.replicas import leader, replica
 from tests.support.server import alive, refused_start, running_server, wait_until
 from tests.support.service import home
 
 
+@postgresql_heavy
 @pytest.mark.parametrize("secret", [None, "s" * 40])
 def test_a_server_started_with_the_wrong_data_directory_says_so_and_ends(
     tmp_path: Path, database_url: str, secret: str | None
@@ -41,6 +42,7 @@ def test_a_server_started_with_the_wrong_data_directory_says_so_and_ends(
             assert service.launches(run) == [1]
 
 
+@postgresql_heavy
 def test_a_data_directory_may_change_when_nothing_is_under_way(
     tmp_path: Path, database_url: str
 ) -> None:

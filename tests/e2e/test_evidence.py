@@ -12,6 +12,8 @@ from tests.support.database import postgresql_heavy
 from tests.support.server import alive, wait_until
 from tests.support.service import Service, home
 
+pytestmark = postgresql_heavy  # files and processes know nothing of the database
+
 RETRY = "max_attempts = 3"
 SECRET = "s" * 40
 
@@ -34,7 +36,6 @@ def service(
         yield service
 
 
-@postgresql_heavy  # files and processes know nothing of the database
 @pytest.mark.parametrize(
     ("trainer", "status", "reason", "detail"),
     [
@@ -85,7 +86,6 @@ def test_with_its_agent_killed_nothing_of_a_run_is_left(service: Service) -> Non
     assert not alive(trainer.pid) and not alive(daemon)
 
 
-@postgresql_heavy  # files and processes know nothing of the database
 def test_a_stopped_process_is_missed_and_ended(service: Service) -> None:
     run = service.submit("ignores_term", steps=10_000, step_seconds=0.02)
     service.stepping(run, 3)

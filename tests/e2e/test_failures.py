@@ -399,7 +399,7 @@ def test_ctrl_c_while_it_is_still_starting(tmp_path: Path, command: list[str]) -
 @pytest.mark.parametrize(
     ("when", "how", "again"),
     [
-        ("Cancel it half-way", signal.SIGINT, False),
+        pytest.param("Cancel it half-way", signal.SIGINT, False, marks=pytest.mark.heavy),
         ("Cancel it half-way", signal.SIGTERM, True),
         ("Ctrl-C ends it", signal.SIGINT, False),
     ],

@@ -104,6 +104,7 @@ def test_an_agent_killed_at_any_instant_leaves_a_stated_end_and_no_process(
         assert len(service.launches(run)) <= 1
 
 
+@postgresql_heavy
 def test_a_command_that_cannot_start_fails_with_the_reason(
     tmp_path: Path, database_url: str
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_command_that_cannot_start_fails_with_the_reason(
     assert "/no/such/program" in ended["status_detail"]
 
 
+@postgresql_heavy
 def test_impossible_runs_do_not_block_those_behind_them(tmp_path: Path, database_url: str) -> None:
     with home(tmp_path, database_url) as place, place.serve(GPUS="") as service:
         path = f"/experiments/{service.experiment}/runs"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.database import postgresql_heavy
 from tests.support.server import alive, remove_tree, wait_until
 from tests.support.service import Service, home
 
@@ -47,6 +48,7 @@ def test_no_point_is_lost_or_doubled_over_restarts(tmp_path: Path, database_url:
         assert {c["state"] for c in saved.values()} == {"ready"}
 
 
+@postgresql_heavy
 @pytest.mark.parametrize(
     ("trainer", "status", "reason", "step"),
     [
@@ -92,6 +94,7 @@ def test_a_cancel_that_was_acknowledged_is_carried_out_by_the_next_server(
             assert service.launches(run) == [1]
 
 
+@postgresql_heavy
 def test_silence_that_nobody_could_hear_is_not_a_trainers_fault(
     tmp_path: Path, database_url: str
 ) -> None:
@@ -115,6 +118,7 @@ def test_silence_that_nobody_could_hear_is_not_a_trainers_fault(
             assert service.ended(run)["status"] == "cancelled"
 
 
+@postgresql_heavy
 @pytest.mark.parametrize("cancel", [False, True])
 def test_a_trainer_whose_directory_was_removed_is_ended_and_never_joined_by_a_second(
     tmp_path: Path, cancel: bool

@@ -20,11 +20,12 @@ from app.services import runs
 from app.supervisor import launch_config, schedule
 from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
+from tests.support.database import postgresql_heavy
 from tests.support.logs import CRASH, DDP, FOOTER, PEER
 from tests.support.stage import Stage
 from tests.support.supervisor import TINY, local_launcher, open_state
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, postgresql_heavy]
 
 
 def python(script: str) -> tuple[str, ...]:

@@ -37,10 +37,11 @@ from app.supervisor import job_status, schedule
 from app.supervisor.engines import end_jobs
 from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
+from tests.support.database import postgresql_heavy
 from tests.support.stage import Stage
 from tests.support.supervisor import Recorder, jobs, launch
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, postgresql_heavy]
 
 SECRET = "s" * 32
 PENDING = JobStatus(JobState.QUEUED, engine_id="4711", word="PENDING", reason_text="Resources")

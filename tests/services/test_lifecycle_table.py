@@ -11,10 +11,10 @@ from app.domain.lifecycle import MOVES, TERMINAL, RunStatus
 from app.domain.requests import MarkRequest, ResumeRequest
 from app.errors import ServiceError
 from app.services import checkpoints, marks, resuming, runs
-from tests.support.database import Databases, sqlite_only
+from tests.support.database import Databases, postgresql_heavy, sqlite_only
 from tests.support.stage import RECIPES, SAVED, Stage
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, postgresql_heavy]
 
 
 @pytest.fixture(scope="module")

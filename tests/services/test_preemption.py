@@ -17,10 +17,11 @@ from app.launchers.base import JobState, JobStatus
 from app.services import endings, experiments, live_runs, projects, quotas, runs
 from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
+from tests.support.database import postgresql_heavy
 from tests.support.stage import Stage
 from tests.support.supervisor import TINY, Recorder, Seen, launch, open_state
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, postgresql_heavy]
 
 HELD = {"count": 2}
 

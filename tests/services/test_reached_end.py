@@ -12,9 +12,10 @@ from app.db.database import Database
 from app.domain.lifecycle import Reason
 from app.errors import RunFinished
 from app.services import endings
+from tests.support.database import postgresql_heavy
 from tests.support.stage import Stage
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, postgresql_heavy]
 
 LOOP = [({"loss": step}, 1000) for step in range(1, 51)]
 STORIES: dict[str, tuple[list[tuple[dict[str, int], int | None]], tuple[int, int | None]]] = {

@@ -23,10 +23,11 @@ from app.launchers.base import JobState, JobStatus
 from app.services import endings, progress, runs, webhooks
 from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
+from tests.support.database import postgresql_heavy
 from tests.support.stage import Stage
 from tests.support.supervisor import Seen, open_state
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, postgresql_heavy]
 
 
 RUNNING = JobStatus(JobState.RUNNING, pid=1)

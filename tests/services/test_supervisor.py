@@ -29,10 +29,11 @@ from app.storage import files
 from app.supervisor import pools, schedule, start
 from app.supervisor.reconcile import reconcile
 from app.supervisor.verifying import verify
+from tests.support.database import postgresql_heavy
 from tests.support.stage import RECIPES, Stage, record_exit
 from tests.support.supervisor import TINY, Recorder, jobs, launch, open_state
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, postgresql_heavy]
 
 
 @pytest.mark.parametrize("trouble", [Busy("Too much waits."), Unavailable("It is away.")])

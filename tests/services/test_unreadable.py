@@ -31,11 +31,12 @@ from app.supervisor.reconcile import reconcile
 from app.supervisor.state import READERS, SupervisorState
 from app.supervisor.verifying import begin
 from tests.support import supervisor as supervisor_support
+from tests.support.database import postgresql_heavy
 from tests.support.disk import exchange
 from tests.support.stage import RECIPES, Stage, record_exit
 from tests.support.supervisor import Recorder, open_state
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, postgresql_heavy]
 
 
 @pytest.fixture(autouse=True)

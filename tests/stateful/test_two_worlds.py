@@ -244,7 +244,7 @@ STEPS = st.lists(
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @example(
     steps=[(tenant, each, 0, value) for value in (1, 2) for each in LIVED for tenant in (0, 1)]

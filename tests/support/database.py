@@ -270,10 +270,8 @@ def empty_database_url(databases: Databases) -> Iterator[str]:
 
 sqlite_only = pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
 postgresql_only = pytest.mark.parametrize("databases", ["postgresql"], indirect=True)
-postgresql_heavy = pytest.mark.parametrize(
-    "databases", ["sqlite", pytest.param("postgresql", marks=pytest.mark.heavy)], indirect=True
-)
-"""On PostgreSQL only where there is time: see `heavy` in pyproject.toml."""
+postgresql_heavy = pytest.mark.postgresql_heavy
+"""On PostgreSQL only where there is time: about rules, files and processes."""
 
 
 @pytest.fixture

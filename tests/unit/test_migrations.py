@@ -140,9 +140,10 @@ def die(connection, cursor, statement, *rest):
 
 migrate.bring_up(sys.argv[1])
 """
+KILLED_AT = [*(pytest.param(nth, marks=pytest.mark.heavy) for nth in (1, 2, 3)), 9]
 
 
-@pytest.mark.parametrize("statement", [1, 2, 9])
+@pytest.mark.parametrize("statement", KILLED_AT)
 def test_a_migration_that_was_killed_halfway_is_as_if_it_never_began(
     empty_database_url: str, statement: int
 ) -> None:
@@ -154,7 +155,7 @@ def test_a_migration_that_was_killed_halfway_is_as_if_it_never_began(
     assert tables(empty_database_url) == TABLES
 
 
-@pytest.mark.parametrize("statement", [1, 3, 9])
+@pytest.mark.parametrize("statement", KILLED_AT)
 def test_an_upgrade_that_was_killed_halfway_is_as_if_it_never_began(
     empty_database_url: str, statement: int
 ) -> None:
