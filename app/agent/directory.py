@@ -24,6 +24,8 @@ from .process import host_namespace, start_time
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK
 _RESERVED = ".exit.json"
 _MAX_RECORD = 4096
+BLOCK = 4096
+"""A hole is made of whole ones."""
 _LINUX = sys.platform == "linux"
 _FALLOC_KEEP_SIZE_AND_PUNCH_HOLE = 3
 
@@ -157,11 +159,11 @@ class LogLimit:
 
     def apply(self) -> None:
         """Drop the middle if the log is over its limit. Raises OSError, such as of a full disk."""
-        head, tail = max(self._most // 8, 4096) & -4096, self._most // 2
+        head, tail = max(self._most // 8, BLOCK) & -BLOCK, self._most // 2
         size = os.fstat(1).st_size
         if size - self._kept_from <= self._most - head:
             return
-        cut = (size - tail) & -4096
+        cut = (size - tail) & -BLOCK
         if cut > head:
             self._drop(head, cut)
         self._kept_from = cut
@@ -178,16 +180,18 @@ class LogLimit:
             log = os.open(path, os.O_RDWR | (0 if _LINUX else _SAFE), dir_fd=folder)
             try:
                 dropped = {"start": start, "end": cut - len(line)}
-                replace(folder, "dropped.json", _json(dropped))  # first: a hole reads as zeros
-                if not (self.punches and punch_hole(log, start, cut - start)):
+                # In this order: who reads finds a hole on record before there are zeros, and the
+                # line where it ends.
+                replace(folder, "dropped.json", _json(dropped))
+                os.pwrite(log, line, dropped["end"])
+                if not (self.punches and punch_hole(log, start, cut - BLOCK - start)):
                     # Output between these lines is lost, uncounted: only file systems that make
                     # no holes, such as NFS before 4.2, need them.
                     size = os.fstat(log).st_size
-                    kept = os.pread(log, size - cut, cut)
+                    kept = os.pread(log, size - dropped["end"], dropped["end"])
                     os.truncate(log, start)
                     os.truncate(log, size)
-                    os.pwrite(log, kept, cut)
-                os.pwrite(log, line, cut - len(line))
+                    os.pwrite(log, kept, dropped["end"])
             finally:
                 os.close(log)
         finally:
@@ -196,6 +200,8 @@ class LogLimit:
 
 def punch_hole(file: int, start: int, length: int) -> bool:
     """Free these bytes of a file. Return False where the file system cannot."""
+    if length <= 0:
+        return True
     if not _LINUX:
         return False
     import ctypes  # seldom needed

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from app.agent.directory import punch_hole
+from app.agent.directory import BLOCK, punch_hole
 from app.errors import LogOffset, NotFound, StaleAttempt
 from app.storage import files
 
@@ -35,9 +35,9 @@ class Part(NamedTuple):
 
 
 class _Log(NamedTuple):
+    folder: int
     descriptor: int
     size: int
-    dropped: range
 
 
 def size(run_dir: Path) -> int:
@@ -59,14 +59,23 @@ def read(run_dir: Path, offset: int, most: int) -> Part:
         with _open(run_dir) as log:
             if offset >= log.size:  # some file systems cannot even seek that far
                 return Part(b"", offset)
-            if offset in log.dropped:
-                offset = log.dropped.stop
-            elif offset < log.dropped.start:
-                most = min(most, log.dropped.start - offset)
-            content = os.pread(log.descriptor, most, offset)
-            return Part(content, offset + len(content))
+            dropped = _dropped(log.folder)
+            while True:
+                part = _read(log, offset, most, dropped)
+                before, dropped = dropped, _dropped(log.folder)
+                if dropped == before:  # else it may have been dropped while it was read: as zeros
+                    return part
     except FileNotFoundError:
         return Part(b"", offset)
+
+
+def _read(log: _Log, offset: int, most: int, dropped: range) -> Part:
+    if offset in dropped:
+        offset = dropped.stop
+    elif offset < dropped.start:
+        most = min(most, dropped.start - offset)
+    content = os.pread(log.descriptor, most, offset)
+    return Part(content, offset + len(content))
 
 
 @contextmanager
@@ -74,13 +83,12 @@ def _open(run_dir: Path) -> Iterator[_Log]:
     try:
         with files.directory(run_dir.parent, run_dir.name) as folder:
             descriptor = files.open_file(folder, "train.log")
-            dropped = _dropped(folder)
+            try:
+                yield _Log(folder, descriptor, os.fstat(descriptor).st_size)
+            finally:
+                os.close(descriptor)
     except files.Unusable as error:
         raise NotFound(f"The log cannot be shown: {error.strerror}.") from error
-    try:
-        yield _Log(descriptor, os.fstat(descriptor).st_size, dropped)
-    finally:
-        os.close(descriptor)
 
 
 def _dropped(folder: int) -> range:
@@ -176,17 +184,19 @@ def _start(folder: int, log: int, attempt: int) -> int:
 
 def _drop_middle(folder: int, log: int, size: int, most: int) -> None:
     """Make a hole of the middle of a log that is too long, as the agent does where it can."""
-    head, tail = max(most // 8, 4096) & -4096, most // 2
+    head, tail = max(most // 8, BLOCK) & -BLOCK, most // 2
     kept_from = _dropped(folder).stop
-    cut = (size - tail) & -4096
+    cut = (size - tail) & -BLOCK
     if size - kept_from <= most - head or cut <= head:
         return
     said = b"\n[%d bytes of output were dropped here: the recipe's max_log_mb]\n" % (cut - head)
     record = {"start": head, "end": cut - len(said)}
-    files.write(folder, _DROPPED, json.dumps(record).encode())  # first: a hole reads as zeros
-    if not punch_hole(log, head, cut - head):
-        kept = os.pread(log, size - cut, cut)
+    # In this order: who reads finds a hole on record before there are zeros, and the line where it
+    # ends.
+    files.write(folder, _DROPPED, json.dumps(record).encode())
+    os.pwrite(log, said, record["end"])
+    if not punch_hole(log, head, cut - BLOCK - head):
+        kept = os.pread(log, size - record["end"], record["end"])
         os.truncate(log, head)
         os.truncate(log, size)
-        os.pwrite(log, kept, cut)
-    os.pwrite(log, said, cut - len(said))
+        os.pwrite(log, kept, record["end"])
