@@ -97,6 +97,17 @@ _REFUSED = {
 }
 """What a refused sign-in is called, by its code; the service's sentence where there is nothing."""
 
+_CHINESE = {
+    "This sign-in was begun in another browser, or too long ago.": "此次登录是在别的浏览器中"
+    "开始的，或开始得太久了。",
+    "This sign-in was ended before; begin another.": "此次登录已经结束；请重新开始。",
+    "The provider did not sign you in.": "身份提供方没有让您登录。",
+    "The provider did not accept the code; sign in again.": "身份提供方不接受登录码；请重新登录。",
+    "None of your groups has a role here; ask the operator for one.": "您所在的组在此没有角色；"
+    "请联系运维人员。",
+}
+"""Why nobody was signed in at a provider, as the service says it; other sentences stay."""
+
 Page = Callable[[str], tuple[bytes, str]]
 """Returns a page in a language: its body and its Content-Security-Policy."""
 
@@ -150,8 +161,9 @@ def refused(why: str, home: str) -> Page:
     """Return the page that says why nobody was signed in."""
 
     def make(accept_language: str) -> tuple[bytes, str]:
-        words = _WORDS[_language(accept_language)]
-        return _notice(accept_language, why, home, words["again"])
+        language = _language(accept_language)
+        said = _CHINESE.get(why, f"登录被拒绝：{why}") if language == "zh" else why
+        return _notice(accept_language, said, home, _WORDS[language]["again"])
 
     return make
 

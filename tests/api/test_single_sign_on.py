@@ -153,6 +153,33 @@ def test_who_is_new_and_in_no_group_with_a_role_is_refused(real: Api) -> None:
     assert "carl" not in [user["name"] for user in users]
 
 
+def test_a_chinese_browser_is_told_in_chinese_why_nobody_was_signed_in(real: Api) -> None:
+    chinese = {**BROWSER, "accept-language": "zh-CN"}
+
+    def told(url: str, cookie: str) -> str:
+        page = end(real, url, cookie, **chinese)
+        assert page.status_code in (401, 429)
+        return page.text
+
+    def back(person: str) -> tuple[str, str]:
+        url, cookie = begin(real)
+        return sign_in_at(url, person), cookie
+
+    url, cookie = back("1003")
+    assert "此次登录是在别的浏览器中开始的" in told(url, "")
+    assert "您所在的组在此没有角色" in told(url, cookie)
+    assert "此次登录已经结束" in told(url, cookie)
+    url, cookie = back("1001")
+    assert "身份提供方不接受登录码" in told(url.replace("code=", "code=x"), cookie)
+    url, cookie = back("1001")
+    assert "身份提供方没有让您登录" in told(url.replace("code=", "error="), cookie)
+    user = f"/v1/users/{me(real, session(real, '1001')).json()['user_id']}"
+    assert real.send("PATCH", user, json={"disabled": True}, headers=OPERATOR).status_code == 200
+    url, cookie = back("1001")
+    assert "登录被拒绝：User &#x27;alice" in told(url, cookie)
+    assert real.send("PATCH", user, json={"disabled": False}, headers=OPERATOR).status_code == 200
+
+
 def test_signing_out_ends_the_session_wherever_its_cookie_is(real: Api) -> None:
     cookie, other = session(real, "1001"), session(real, "1001")
     assert me(real, cookie).status_code == 200
