@@ -101,8 +101,9 @@ Text = Annotated[str, StringConstraints(max_length=10_000), AfterValidator(clean
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 ReleaseTag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+MAX_METRIC_KEY = 200
 MetricKey = Annotated[
-    str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)
+    str, StringConstraints(min_length=1, max_length=MAX_METRIC_KEY), AfterValidator(_printable)
 ]
 """The same names as those that the Reporter sends."""
 

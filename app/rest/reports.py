@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from app.db.acting import act_as, get_principal
 from app.db.database import Database
 from app.domain.principals import PrincipalKind, of_run
-from app.domain.reports import ReportRequest
+from app.domain.reports import ReportRequest, read_plain
 from app.domain.tokens import attempt_of, run_token, same
 from app.errors import Busy, Unauthorized
 from app.rest import responses
@@ -106,7 +106,8 @@ async def report(request: Request, run_id: RunId) -> Response:
             ) from None
         async with lock_of_run:
             async with state.inflow.parsing:
-                body = await read(request, ReportRequest, state.settings.max_body_bytes)
+                most = state.settings.max_body_bytes
+                body = await read(request, ReportRequest, most, read_plain)
                 if attempt not in (None, body.attempt):
                     raise Unauthorized(f"This token reports on attempt {attempt} only.")
                 await asyncio.sleep(0)  # one a round of the loop, and no more

@@ -9,10 +9,8 @@ spec      what the trainer of a run shall do
 What a report may hold is in `app.domain.reports`, which process may send it in `sessions`.
 """
 
-import math
-from array import array
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from sqlalchemy import Executable, func, select
 
@@ -23,7 +21,7 @@ from app.db.tables import Checkpoint, Run
 from app.domain import hyperparams, paths, points
 from app.domain.lifecycle import TERMINAL, CheckpointState, Reason, RunStatus, is_external
 from app.domain.points import MAX_STEP
-from app.domain.reports import MetricRow, ReportRequest, SavedCheckpoint
+from app.domain.reports import ReportRequest, SavedCheckpoint
 from app.domain.requests import bounded
 from app.errors import InvalidInput, RunFinished, RunLimit
 from app.services import (
@@ -104,7 +102,7 @@ def _stop_name(tx: Tx, run: Run) -> str | None:
 
 
 def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
-    columns = _columns(report)
+    columns = report.columns
     if columns and run.attempt > 1 and not metrics.begun(tx, run):
         metrics.branch(tx, run)
     run = _progress(tx, run, report, columns)
@@ -129,7 +127,7 @@ def _take_in_machine(tx: Tx, run: Run, report: ReportRequest) -> None:
         return
     newest = {
         key: points.Column([run.step], column.values[-1:], column.wall_times[-1:])
-        for key, column in _columns(report).items()
+        for key, column in report.columns.items()
     }
     metrics.write(tx, run, newest)
 
@@ -268,36 +266,3 @@ def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
         detail=hyperparams.ignored_sentence(overridden),
     )  # fmt: skip
     return run
-
-
-def _columns(report: ReportRequest) -> dict[str, points.Column]:
-    """Return the points of a report by key, rows after columns."""
-    columns: dict[str, list[points.Column]] = {}
-    for key, reported in report.metrics.items():
-        if reported.steps:
-            wall_times = reported.wall_times or [None] * len(reported.steps)
-            column = points.Column(reported.steps, _numbers(reported.values), _numbers(wall_times))
-            columns[key] = [column]
-    rows: dict[str, list[MetricRow]] = {}
-    for row in report.points:
-        key = row["key"]
-        if key in rows:
-            rows[key].append(row)
-        else:
-            rows[key] = [row]
-    for key, own in rows.items():
-        values = _numbers([row["value"] for row in own])
-        times = _numbers([row.get("wall_time") for row in own])
-        column = points.Column([row["step"] for row in own], values, times)
-        columns.setdefault(key, []).append(column)
-    return {
-        key: parts[0] if len(parts) == 1 else points.joined(parts) for key, parts in columns.items()
-    }
-
-
-def _numbers(values: Sequence[float | str | None]) -> Sequence[float]:
-    """Return the same numbers as floats; a missing one is NaN."""
-    try:
-        return array("d", cast(Sequence[float], values))
-    except TypeError:  # one is missing, or named
-        return array("d", [math.nan if value is None else float(value) for value in values])
