@@ -140,8 +140,9 @@ def _last(*, high: int, series: int) -> Executable:
 
 @query(tuple[int, int, bytes])
 def _sketches(*, high: int, series: int, low: int) -> Executable:
+    sketch = case((func.length(_chunk.sketch) == 0, _chunk.data), else_=_chunk.sketch)
     return (
-        select(_chunk.first_step, _chunk.count, _chunk.sketch)
+        select(_chunk.first_step, _chunk.count, sketch)
         .where(*_in_range(high, series, low))
         .order_by(_chunk.first_step)
     )
@@ -232,13 +233,15 @@ def _put(tx: Tx, series_id: int, column: Column) -> None:
     pieces = -(-total // CHUNK)
     for begin, end in pairwise([total * piece // pieces for piece in range(pieces + 1)]):
         piece = column.cut(begin, end)
+        # One that is not half full mostly grows, and is written again: it has no sketch until then.
+        is_half_full = 2 * (end - begin) >= CHUNK
         tx.send(
             _put_query,
             series=series_id,
             first=piece.steps[0],
             last=piece.steps[-1],
             count=end - begin,
-            sketch=points.pack(points.sketch(piece)),
+            sketch=points.pack(points.sketch(piece)) if is_half_full else b"",
             data=points.pack(piece),
         )
 

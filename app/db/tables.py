@@ -803,7 +803,7 @@ class MetricChunk(Table, table=True):
 
     One row for many points: what is written, fetched and turned into Python objects is a
     hundred times less than with a row for each. Chunks of a series never overlap. `sketch`
-    is what is left of the chunk when a long series is thinned.
+    is what is left of the chunk when a long series is thinned; empty: all of its points.
     """
 
     __tablename__ = "metric_chunk"

@@ -10,8 +10,8 @@ import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import islice, pairwise
-from operator import itemgetter, lt
+from itertools import pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 from app.domain import packing
@@ -44,8 +44,8 @@ class Column(NamedTuple):
 
 def ordered(column: Column) -> Column:
     """Return the points with strictly increasing steps; of points at one step the last wins."""
-    steps = column.steps
-    if all(map(lt, steps, islice(steps, 1, None))):
+    steps = list(column.steps)
+    if steps == sorted(set(steps)):
         return column
     last = {step: index for index, step in enumerate(steps)}
     return _take(column, [last[step] for step in sorted(last)])

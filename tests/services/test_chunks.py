@@ -169,6 +169,24 @@ def test_an_overview_of_a_long_series_comes_from_its_sketches_and_keeps_a_spike(
     assert sum(read) <= 2 * chunks.CHUNK, "only the two ends are read in full"
 
 
+def test_chunks_that_are_not_half_full_have_no_sketch_and_lose_no_spike(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "SKETCHED", 0)
+    series_id, first = write(new_series), 0
+    for count in (300, 900) * 4:
+        put = column(first, count, value=0.0)
+        put.values[count // 2] = float(first + 1)  # type: ignore[index]
+        write(chunks.put, series_id, put)
+        first += count
+    rows = write(stored, series_id)
+    assert [row.count for row in rows] == [300, 900] * 4
+    assert [row.sketch == b"" for row in rows] == [True, False] * 4
+    drawn, downsampled = write(chunks.overview, [Range(series_id, 0, first)], 400)
+    assert downsampled
+    assert sum(value > 0 for value in drawn.values) == 8
+
+
 @pytest.mark.anyio
 async def test_points_of_earlier_versions_are_packed_in_place(db: Database) -> None:
     """Also those that get new points just when they are packed."""
