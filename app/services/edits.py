@@ -11,7 +11,7 @@ from sqlalchemy import Executable, literal_column, null, update
 from app.db.changes import SUPERVISOR
 from app.db.objects import replace
 from app.db.sql import Tx, changing, columns, dump, query, select_all, statement
-from app.db.tables import Experiment, ExperimentSearch, Run, RunSearch
+from app.db.tables import Experiment, ExperimentSearch, Run
 from app.domain.lifecycle import TERMINAL, RunStatus
 from app.domain.requests import UpdateExperimentRequest, UpdateRunRequest
 from app.errors import Conflict, NotFound
@@ -24,11 +24,6 @@ _experiment = columns(Experiment)
 @query(Experiment)
 def _lock(*, id: str) -> Executable:
     return select_all(Experiment).where(_experiment.id == id).with_for_update()
-
-
-@statement
-def _set_run_text(*, id: str, words: str) -> Executable:
-    return update(RunSearch).where(columns(RunSearch).id == id).values(text=words)
 
 
 @statement
@@ -88,7 +83,7 @@ def update_run(
     if "tags" in changes:
         runs.set_tags(tx, run)
     if changes.keys() & {"name", "notes", "tags"}:
-        tx.run(_set_run_text, id=run.id, words=runs.search_text(run))
+        runs.put_text(tx, run)
     events.append(tx, run.experiment_id, "run.updated", run_id=run.id, changed=_named(changes))
     return run
 

@@ -8,10 +8,10 @@ events are on disk: every other transaction that adds an event to it waits for s
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, select, update
+from sqlalchemy import Executable, insert, select, update
 
 from app.db.rows import EventRow
-from app.db.sql import Tx, columns, dump, query, select_all
+from app.db.sql import Statement, Tx, columns, dump, query, select_all
 from app.db.tables import Event, Experiment
 from app.domain.permissions import Permission
 from app.domain.webhooks import EVENT_TYPES
@@ -20,6 +20,7 @@ from app.services import alerts, webhooks
 
 _experiment = columns(Experiment)
 _event = columns(Event)
+_INSERT = Statement[Any](insert(Event))
 
 
 @query(tuple[int])
@@ -109,9 +110,7 @@ def _write(tx: Tx, events: list[NewEvent]) -> None:
         if row is None:
             raise _no_experiment(experiment_id)
         numbered = list(enumerate(new, row[0] - len(new) + 1))
-        tx.insert(
-            *(Event(**{**e._asdict(), "seq": seq, "data": dump(e.data)}) for seq, e in numbered)
-        )
+        tx.many(_INSERT, [{**e._asdict(), "seq": seq, "data": dump(e.data)} for seq, e in numbered])
         for seq, e in numbered:
             if e.type in EVENT_TYPES:
                 webhooks.enqueue(tx, experiment_id, e.type, e.run_id, seq, e.data)

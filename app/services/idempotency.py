@@ -10,11 +10,11 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, delete, select
+from sqlalchemy import Executable, delete, insert, select
 
-from app.db.sql import Tx, columns, query, statement
+from app.db.sql import Statement, Tx, columns, query, statement
 from app.db.tables import IdempotencyKey
 from app.domain.ids import timestamp
 from app.errors import InvalidInput, KeyInFlight, KeyReused
@@ -23,6 +23,7 @@ KEPT = timedelta(hours=48)
 MAX_LENGTH = 255
 
 _key = columns(IdempotencyKey)
+_INSERT = Statement[Any](insert(IdempotencyKey))
 
 
 @query(tuple[str, int, str])
@@ -76,16 +77,7 @@ def once(tx: Tx, request: KeyedRequest, work: Callable[[Tx], StoredResponse]) ->
     if first is not None:
         return first
     answer = work(tx)
-    tx.insert(
-        IdempotencyKey(
-            scope=request.scope,
-            key=request.key,
-            request_sha256=request.request_sha256,
-            status=answer.status,
-            body=answer.body,
-            created_at=tx.now,
-        )
-    )
+    tx.send(_INSERT, **request._asdict(), status=answer.status, body=answer.body, created_at=tx.now)
     return answer
 
 
@@ -96,11 +88,7 @@ def use_once(tx: Tx, scope: str, key: str) -> bool:
     """
     if not tx.claim(f"{scope} {key}") or tx.first(_find, scope=scope, key=key) is not None:
         return False
-    tx.insert(
-        IdempotencyKey(
-            scope=scope, key=key, request_sha256="", status=0, body="", created_at=tx.now
-        )
-    )
+    tx.send(_INSERT, scope=scope, key=key, request_sha256="", status=0, body="", created_at=tx.now)
     return True
 
 

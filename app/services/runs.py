@@ -6,12 +6,13 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar, Unpack
 
-from sqlalchemy import Executable, delete, insert
+from sqlalchemy import Executable, delete, text
 
 from app.db.changes import SUPERVISOR
 from app.db.objects import replace
 from app.db.rows import RunChanges, RunSummaryRow
 from app.db.sql import (
+    Statement,
     Tx,
     by_id,
     changing,
@@ -23,7 +24,7 @@ from app.db.sql import (
     select_row,
     statement,
 )
-from app.db.tables import Checkpoint, Run, RunSearch, RunTag
+from app.db.tables import Checkpoint, Run, RunTag
 from app.domain.ids import new_id
 from app.domain.lifecycle import LAUNCHED, MOVES, TERMINAL, Reason, RunStatus, is_external
 from app.domain.recipes import Recipe
@@ -42,9 +43,19 @@ _run = columns(Run)
 RunT = TypeVar("RunT", Run, RunSummaryRow)
 
 
-@statement
-def _insert_text(*, id: str, text: str) -> Executable:
-    return insert(RunSearch).values(id=id, text=text).inline()
+def _putting_texts(pairs: str) -> Statement[Any]:
+    return Statement(
+        text(
+            f"INSERT INTO run_search (id, text) SELECT key, value FROM {pairs} WHERE true"  # noqa: S608
+            " ON CONFLICT (id) DO UPDATE SET text = excluded.text"
+        )
+    )
+
+
+_PUT_TEXTS = {
+    "sqlite": _putting_texts("json_each(:texts)"),
+    "postgresql": _putting_texts("json_each_text(CAST(:texts AS json))"),
+}
 
 
 @statement
@@ -186,11 +197,24 @@ def queue(tx: Tx, run: Run) -> None:
         reason=run.status_reason,
     )  # fmt: skip
     tx.insert(run)
-    tx.send(_insert_text, id=run.id, text=search_text(run))
+    put_text(tx, run)
     if run.tags != "[]":
         set_tags(tx, run)
     if not is_external(run):  # which waits for its trainer alone
         tx.notify(SUPERVISOR)
+
+
+def put_text(tx: Tx, run: Run) -> None:
+    """Let a run, which may be new, be found by its words as they are now.
+
+    Just before the commit, of all runs of a batch in one statement: FTS5 writes what it has of its
+    index whenever another statement begins.
+    """
+    tx.before_commit(_write_texts, (run.id, search_text(run)))
+
+
+def _write_texts(tx: Tx, texts: list[tuple[str, str]]) -> None:
+    tx.send(_PUT_TEXTS[tx.dialect], texts=dump(dict(texts)))
 
 
 def search_text(run: Run) -> str:

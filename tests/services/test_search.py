@@ -16,10 +16,10 @@ from app.db.database import Database
 from app.db.sql import Tx
 from app.domain.ids import new_id
 from app.domain.recipe_file import read_recipes
-from app.domain.requests import ExperimentRequest, RunRequest
+from app.domain.requests import ExperimentRequest, RunRequest, UpdateRunRequest
 from app.domain.texts import fold
 from app.errors import Timeout
-from app.services import experiments, runs
+from app.services import edits, experiments, runs
 from tests.support.database import sqlite_only
 
 pytestmark = pytest.mark.anyio
@@ -55,6 +55,28 @@ async def _found(db: Database, term: str, **filters: Any) -> list[Any]:
     page = await db.search(keyset.page, listing.RUNS, asked, Order("created_at"), Window(100))
     assert Count(len(page.rows)) == await db.search(counting.count, listing.RUNS, asked)
     return page.rows
+
+
+async def test_a_run_is_found_by_the_words_it_has_at_the_end_of_a_transaction(
+    db: Database,
+) -> None:
+    """Also where they change in the one that submits it; and its index holds no others."""
+
+    def submit(tx: Tx) -> list[str]:
+        experiment = experiments.create(tx, ExperimentRequest(name="e", task_type="sft"))
+        requests = (RunRequest(model="m", notes=notes) for notes in ("early word", "other"))
+        ids = [runs.submit(tx, experiment.id, request, {}).id for request in requests]
+        edits.update_run(tx, ids[0], UpdateRunRequest(notes="later word"))
+        return ids
+
+    first, second = await db.write(submit)
+    assert await _found(db, "early") == []
+    assert [run.id for run in await _found(db, "later")] == [first]
+    await db.write(edits.update_run, second, UpdateRunRequest(notes="word of the other"))
+    assert [run.id for run in await _found(db, "word")] == [second, first]
+    await db.write(edits.update_run, first, UpdateRunRequest(notes=None, name="named"))
+    assert [run.id for run in await _found(db, "word")] == [second]
+    assert [run.id for run in await _found(db, "named")] == [first]
 
 
 @pytest.mark.parametrize(

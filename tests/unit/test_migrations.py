@@ -94,6 +94,16 @@ def programs(url: str) -> list[tuple[str, str]]:
     return sorted((name, " ".join(made.split())) for name, made in rows)
 
 
+def test_what_an_insert_leaves_out_is_null(database_url: str) -> None:
+    """`Tx.insert` names no column whose value is None."""
+    engine = create_engine(database_url)
+    for table in tables(database_url):
+        for column in inspect(engine).get_columns(table):
+            if column["nullable"]:
+                assert column["default"] is None, (table, column["name"])
+    engine.dispose()
+
+
 @READS_NO_EXPRESSION
 def test_an_empty_database_gets_what_the_migrations_would_make(empty_database_url: str) -> None:
     assert migrate.create(empty_database_url)
