@@ -2,15 +2,16 @@
 
 import re
 import warnings
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, NamedTuple, cast, get_origin
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple, get_origin
 
 from fastapi import Path, Request, Response
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute, _effective_route_context_var
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.datastructures import QueryParams
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.domain.ids import PATTERN, parse_timestamp
 from app.domain.requests import EXPERIMENT_ID, RUN_ID, VERIFICATION_ID
@@ -108,12 +109,23 @@ def _query_of(dependant: Dependant) -> _Query | None:
 class DirectRoute(DocumentedRoute):
     """A hot route with no parameters but the request, ids in the path and a model of the query.
 
-    FastAPI matches and documents it, and rejects what is malformed. Its parameter handling, half of
-    the cost of a short request, is skipped. Any dependency (of the route, a router or the app) or
-    other parameter brings it back.
+    FastAPI matches and documents it, and rejects what is malformed. Its parameter handling and its
+    exit stacks, half of the cost of a short request, are skipped. Any dependency (of the route, a
+    router or the app) or other parameter brings them back.
     """
 
-    query: _Query | None = None
+    def __init__(self, path: str, endpoint: Callable[..., Any], **more: Any) -> None:
+        super().__init__(path, endpoint, **more)
+        dependant = self.dependant
+        self.query = _query_of(dependant)
+        if not (
+            dependant.dependencies
+            or (dependant.query_params and self.query is None)
+            or dependant.header_params
+            or dependant.cookie_params
+            or dependant.body_params
+        ):
+            self.app = self._make_direct(self.app)
 
     def parse(self, request: Request) -> dict[str, Any] | None:
         """Return the arguments beside the request; None if FastAPI shall parse or reject them."""
@@ -125,29 +137,15 @@ class DirectRoute(DocumentedRoute):
         query = self.query.parse(request.query_params)
         return None if query is None else {**ids, self.query.name: query}
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        general = super().get_route_handler()
-        endpoint = cast(Callable[..., Coroutine[Any, Any, Response]], self.endpoint)
-        # Of an included router FastAPI keeps what was added to its routes apart from them.
-        context = _effective_route_context_var.get()
-        dependant = self.dependant
-        if context is not None and context.original_route is self:
-            dependant = context.dependant
-        self.query = _query_of(dependant)
-        if (
-            dependant.dependencies
-            or (dependant.query_params and self.query is None)
-            or dependant.header_params
-            or dependant.cookie_params
-            or dependant.body_params
-        ):
-            return general
-
-        async def direct(request: Request) -> Response:
+    def _make_direct(self, general: ASGIApp) -> ASGIApp:
+        async def direct(scope: Scope, receive: Receive, send: Send) -> None:
+            request = Request(scope, receive, send)
             arguments = self.parse(request)
             if arguments is None:
-                return await general(request)
-            return await endpoint(request, **arguments)
+                await general(scope, receive, send)
+            else:
+                response: Response = await self.endpoint(request, **arguments)
+                await response(scope, receive, send)
 
         return direct
 

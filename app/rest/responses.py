@@ -77,37 +77,35 @@ async def _keyed(request: Request) -> KeyedRequest | None:
     return idempotency.keyed(caller, request.method, path, keys[0], body)
 
 
-def respond(stored: StoredResponse, location: str | None = None) -> Response:
+def respond(
+    stored: StoredResponse,
+    location: str | None = None,
+    secrets: Callable[[dict[str, Any]], Mapping[str, object]] | None = None,
+) -> Response:
     """Return the stored or fresh response, byte for byte.
 
     Args:
         location: where a new resource is, with `{field}` for fields of the response.
+        secrets: returns what is added on the way out, so that what is stored under an
+            Idempotency-Key never holds it.
     """
     headers = {"Idempotent-Replayed": "true"} if stored.replayed else {}
+    body = stored.body
+    answer = orjson.loads(body) if location is not None or secrets is not None else {}
     if location is not None:
-        headers["Location"] = location.format_map(orjson.loads(stored.body))
-    return Response(stored.body, stored.status, headers, "application/json")
+        headers["Location"] = location.format_map(answer)
+    if secrets is not None and (added := secrets(answer)):
+        body = f"{body[:-1]},{dump(added)[1:]}"
+    return Response(body, stored.status, headers, "application/json")
 
 
-def extend(
-    stored: StoredResponse, more: Callable[[dict[str, Any]], Mapping[str, object]]
-) -> StoredResponse:
-    """Add secrets to a response on the way out, so that what is stored under an Idempotency-Key
-    never holds them.
-    """
-    added = more(orjson.loads(stored.body))
-    if not added:
-        return stored
-    return stored._replace(body=f"{stored.body[:-1]},{dump(added)[1:]}")
-
-
-def with_run_token(stored: StoredResponse, secret: str) -> StoredResponse:
-    """Add the run's token to the response about an external run."""
+def run_token_of(secret: str) -> Callable[[dict[str, Any]], dict[str, str]]:
+    """Return a function that returns the run's token, for the response about an external run."""
 
     def token(run: dict[str, Any]) -> dict[str, str]:
         return {} if run["recipe"] is not None else {"run_token": run_token(secret, run["run_id"])}
 
-    return extend(stored, token)
+    return token
 
 
 def json(view: Mapping[str, object]) -> Response:

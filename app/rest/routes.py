@@ -74,9 +74,8 @@ async def submit_run(request: Request, experiment_id: ExperimentId) -> Response:
     stored = await responses.perform(
         request, lambda tx: runs.submit(tx, experiment_id, body, state.recipes), views.run, 201
     )
-    return responses.respond(
-        responses.with_run_token(stored, state.secret), f"{request.scope['root_path']}{RUN}"
-    )
+    location = f"{request.scope['root_path']}{RUN}"
+    return responses.respond(stored, location, responses.run_token_of(state.secret))
 
 
 @hot.get(
@@ -123,9 +122,8 @@ async def resume_run(request: Request, experiment_id: ExperimentId, run_id: RunI
         request, lambda tx: resuming.resume(tx, run_id, body, state.recipes, experiment_id),
         views.run, status=201,
     )  # fmt: skip
-    return responses.respond(
-        responses.with_run_token(stored, state.secret), f"{request.scope['root_path']}{RUN}"
-    )
+    location = f"{request.scope['root_path']}{RUN}"
+    return responses.respond(stored, location, responses.run_token_of(state.secret))
 
 
 @router.post(
@@ -141,7 +139,7 @@ async def rerun_run(request: Request, experiment_id: ExperimentId, run_id: RunId
         request, lambda tx: resuming.rerun(tx, run_id, state.recipes, experiment_id),
         views.run, status=201,
     )  # fmt: skip
-    return responses.respond(responses.with_run_token(stored, state.secret))
+    return responses.respond(stored, secrets=responses.run_token_of(state.secret))
 
 
 @router.post(

@@ -153,7 +153,7 @@ async def create_token(request: Request) -> Response:
         request, lambda tx: api_tokens.create(tx, body, secret), view_token, 201
     )
     shown = None if stored.replayed else secret
-    return responses.respond(responses.extend(stored, lambda _: {"token": shown}))
+    return responses.respond(stored, secrets=lambda _: {"token": shown})
 
 
 class TokensQuery(Parameters):

@@ -125,13 +125,10 @@ async def create_webhook(request: Request) -> Response:
     """Tell a URL of events. The answer alone shows the secret that its messages are signed with."""
     body = await read(request, WebhookRequest)
     stored = await responses.perform(request, lambda tx: webhooks.create(tx, body), view, 201)
+    secret = request.app.state.secret
     return responses.respond(
-        responses.extend(
-            stored,
-            lambda webhook: {
-                "signing_secret": signing_secret(request.app.state.secret, webhook["webhook_id"])
-            },
-        )
+        stored,
+        secrets=lambda made: {"signing_secret": signing_secret(secret, made["webhook_id"])},
     )
 
 

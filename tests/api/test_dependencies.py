@@ -91,12 +91,16 @@ async def test_no_route_leaves_out_a_dependency(build: Callable[[], FastAPI]) ->
 
 
 @pytest.mark.anyio
-async def test_a_route_of_its_own_asks_for_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_included", [True, False])
+async def test_a_route_of_its_own_asks_for_its_own(tmp_path: Path, is_included: bool) -> None:
     app, router = FastAPI(), APIRouter(route_class=DirectRoute)
 
     @router.get("/{experiment_id}/{run_id}", dependencies=NO_ENTRY)
     async def own(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
         return Response()
 
-    app.include_router(router)
+    if is_included:
+        app.include_router(router)
+    else:  # as `app.main` does
+        app.router.routes.extend(router.routes)
     assert await status(app, "GET", "/{experiment_id}/{run_id}".format(**PARAMETERS)) == 418
