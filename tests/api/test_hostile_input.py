@@ -16,7 +16,7 @@ from app.rest.parameters import bodies
 from tests.api.conftest import Api, running
 from tests.api.paths import PARAMETERS, PREFIXES
 from tests.api.problem import problem
-from tests.support.database import sqlite_only
+from tests.support.database import postgresql_heavy, sqlite_only
 
 
 class Route(NamedTuple):
@@ -495,6 +495,7 @@ IDS = {
 }
 
 
+@postgresql_heavy  # no database is asked
 @pytest.mark.parametrize("id", IDS.values(), ids=IDS)
 @changes_nothing
 def test_an_id_that_is_none_is_not_found_on_any_route(story: Story, id: str) -> None:

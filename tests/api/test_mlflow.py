@@ -12,7 +12,10 @@ import pytest
 
 from app.domain.tokens import attempt_token, run_token
 from tests.api.conftest import Api, running
+from tests.support.database import postgresql_heavy
 from tests.support.server import wait_until
+
+pytestmark = postgresql_heavy  # what is stored is what REST and reports store
 
 A = "/mlflow/api/2.0/mlflow"
 F = "/mlflow/api/2.0/mlflow-artifacts/artifacts"

@@ -31,18 +31,25 @@ def submit_and_die(place: Home, failpoint: str) -> None:
         wait_until(lambda: not alive(service.pid), "the server died", 60)
 
 
-@pytest.mark.parametrize(
-    "failpoint",
-    [
-        "launch.before_claim",
-        "launch.claimed",
-        "launch.before_spawn",
-        "launch.spawned",
-        "end.before_spool",
-        "checkpoint.reading",
-        "end.before_record",
-    ],
+INSTANTS = (
+    "launch.before_claim",
+    "launch.claimed",
+    "launch.before_spawn",
+    "launch.spawned",
+    "end.before_spool",
+    "checkpoint.reading",
+    "end.before_record",
 )
+BESIDE_A_COMMIT = ("launch.claimed", "end.before_record")
+ON_DATABASES = [("sqlite", instant) for instant in INSTANTS] + [
+    pytest.param(
+        "postgresql", instant, marks=() if instant in BESIDE_A_COMMIT else pytest.mark.heavy
+    )
+    for instant in INSTANTS
+]
+
+
+@pytest.mark.parametrize(("databases", "failpoint"), ON_DATABASES, indirect=["databases"])
 def test_a_server_killed_at_any_instant_launches_once(
     tmp_path: Path, database_url: str, failpoint: str
 ) -> None:

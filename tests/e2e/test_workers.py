@@ -37,6 +37,15 @@ def two_workers(tmp_path: Path, url: str) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def served(
+    database_server: PostgreSQL, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Two workers, of which a test may kill one: another is started."""
+    with two_workers(tmp_path_factory.mktemp("workers"), database_server.url("postgres")) as server:
+        yield server
+
+
 def workers(pid: int) -> list[psutil.Process]:
     """The workers that serve: they have a client's connection or listen, and hold PostgreSQL's."""
     found = psutil.Process(pid).children()
@@ -65,34 +74,28 @@ def spread(server: Server, most: int = 400) -> list[str]:
     raise AssertionError("one of the workers got nothing to do")
 
 
-def test_two_workers_share_the_work_and_one_of_them_leads(
-    database_server: PostgreSQL, tmp_path: Path
-) -> None:
-    url = database_server.url("postgres")
-    with two_workers(tmp_path, url) as server, httpx.Client(base_url=server.url) as client:
-        made = spread(server)
+def test_two_workers_share_the_work_and_one_of_them_leads(served: Server) -> None:
+    made = spread(served)
+    with httpx.Client(base_url=served.url) as client:
         for experiment_id in made:  # by whichever worker has this connection
             assert client.get(f"/v1/experiments/{experiment_id}/detail").status_code == 200
-        pids = {process.pid for process in workers(server.pid)}
-        assert wait_until(lambda: leader(url), "a worker leads", every=EVERY) in pids
-        assert server.pid not in pids
+    pids = {process.pid for process in workers(served.pid)}
+    assert wait_until(lambda: leader(served.database_url), "a worker leads", every=EVERY) in pids
+    assert served.pid not in pids
 
 
-def test_a_worker_that_is_killed_is_started_again_and_the_other_goes_on(
-    database_server: PostgreSQL, tmp_path: Path
-) -> None:
-    url = database_server.url("postgres")
-    with two_workers(tmp_path, url) as server:
-        was = {process.pid for process in workers(server.pid)}
-        killed = wait_until(lambda: leader(url), "a worker leads", every=EVERY)
-        assert killed is not None
-        os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: leader(url) not in (None, killed), "the other leads", 60, EVERY)
-        assert spread_one(server) == 201
-        wait_until(lambda: len(workers(server.pid)) == 2, "two workers again", 30, EVERY)
-        now = {process.pid for process in workers(server.pid)}
-        assert len(now & was) == 1
-        assert f"worker {killed} ended with -9" in server.log.read_text()
+def test_a_worker_that_is_killed_is_started_again_and_the_other_goes_on(served: Server) -> None:
+    url = served.database_url
+    was = {process.pid for process in workers(served.pid)}
+    killed = wait_until(lambda: leader(url), "a worker leads", every=EVERY)
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: leader(url) not in (None, killed), "the other leads", 60, EVERY)
+    assert spread_one(served) == 201
+    wait_until(lambda: len(workers(served.pid)) == 2, "two workers again", 30, EVERY)
+    now = {process.pid for process in workers(served.pid)}
+    assert len(now & was) == 1
+    assert f"worker {killed} ended with -9" in served.log.read_text()
 
 
 def spread_one(server: Server) -> int:
@@ -107,7 +110,8 @@ def spread_one(server: Server) -> int:
 def test_the_workers_end_when_their_parent_is_killed(
     database_server: PostgreSQL, tmp_path: Path
 ) -> None:
-    with two_workers(tmp_path, database_server.url("postgres")) as server:
+    database_server.execute("CREATE DATABASE abandoned")
+    with two_workers(tmp_path, database_server.url("abandoned")) as server:
         found = workers(server.pid)
         os.kill(server.pid, signal.SIGKILL)
         _, alive = psutil.wait_procs(found, timeout=60)
