@@ -3,12 +3,15 @@
 A text that many rows have is counted among the newest rows alone, and the answer says so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
+from sqlalchemy import Executable, func, select
+
 from app.db import matching, tally
+from app.db.cursors import METRIC, Order
 from app.db.database import Effort
-from app.db.list_statements import INDEXED, Listing, count_statement, first_few
+from app.db.list_statements import FOUND_BY, INDEXED, Listing, count_statement, first_few
 from app.db.matching import (
     SEARCH,
     WALKED,
@@ -18,8 +21,8 @@ from app.db.matching import (
     is_short,
     with_search,
 )
-from app.db.sql import Tx, dump
-from app.db.tables import Run
+from app.db.sql import Tx, columns, dump, query
+from app.db.tables import Run, RunSearch
 
 USUAL = 100
 """So many rows of the newest `matching.PEEKED` make a text one that is counted among the newest."""
@@ -31,6 +34,9 @@ EXAMINED = 2_000
 """Rows that the index of texts finds and that are then read, to count them."""
 LOOKED_AT = 5_000
 """The newest rows of a list, among which a usual text is counted."""
+SORTED = 100
+"""Runs are found first and then sorted if that reads no more than a hundred steps along an index
+of the order, from one of them to the next."""
 BY_INDEX = frozenset((*WALKED, "created_after", "created_before"))
 """Filters that an index of the list passes or skips without reading a row."""
 
@@ -140,6 +146,54 @@ def must_read(
 ) -> bool:
     """Return True if runs of a list of more than `READ` have to be read to know which ones pass."""
     return reads_rows(listing, filters) and is_long(tx, listing, filters, experiments)
+
+
+def must_sort(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order: Order) -> bool:
+    """Return True if SQLite should find the runs of a list first, and then sort them.
+
+    An index of the order may have them far apart: that of values has those of every list, that of
+    a time has those in all states.
+    """
+    by_metric, names = order.field == METRIC, filters.keys()
+    if tx.dialect != "sqlite" or order.field == "created_at" or listing.table is not Run:
+        return False
+    if not names.isdisjoint((*FOUND_BY, *INDEXED)):
+        return by_metric
+    found_by = names & {"experiment_id", "status"}
+    if not found_by or (found_by == {"experiment_id"} and not by_metric):
+        return False
+    read = _total(tx, listing, filters, found_by)
+    found = (
+        _total(tx, listing, filters, {*found_by, "active"} & names) if "active" in names else read
+    )
+    of_experiment = not by_metric and "experiment_id" in names
+    walked = _total(tx, listing, filters, {"experiment_id"}) if of_experiment else _estimate(tx)
+    return read * found < SORTED * walked
+
+
+def share(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> float:
+    """Return about which part of all runs those of an experiment are; 1 for any other list."""
+    if "experiment_id" not in filters:
+        return 1.0
+    own = _total(tx, listing, filters, {"experiment_id"})
+    return own / max(own, _estimate(tx), 1)
+
+
+def _total(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], names: Set[str]) -> int:
+    """Return how many runs pass some of these filters, which the tally knows."""
+    params = bind(tx, listing, {name: filters[name] for name in names})
+    return tally.total(tx, Run, frozenset(names), params)
+
+
+@query(tuple[int | None])
+def _last_number() -> Executable:
+    return select(func.max(columns(RunSearch).number))
+
+
+def _estimate(tx: Tx) -> int:
+    """Return about how many runs there are, whoever asks: the tally of all would be added up."""
+    row = tx.first(_last_number)
+    return (row and row[0]) or 0
 
 
 def is_long(

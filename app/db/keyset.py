@@ -27,10 +27,12 @@ from app.db.list_statements import (
     place_statement,
 )
 from app.db.matching import SEARCH, Parent, bind, is_short, with_search
-from app.db.narrowing import OF_EXPERIMENT, narrow, of_few
+from app.db.narrowing import OF_EXPERIMENT, narrow, of_archived, of_few
 from app.db.sql import Tx, dump
 
 MOST = 100
+LEAST = 100
+"""Rows that are looked at for a page, however far apart they are in an index."""
 SHORT_LIST = 20_000
 """Rows of a list that is read on the event loop whatever the filter."""
 
@@ -118,11 +120,17 @@ def page(
     """
     if parent is not None and parent[0] == "experiment_id":
         filters, parent = {**filters, parent[0]: parent[1]}, None
-    if parent is None and _must_look(tx, listing, filters, order):
-        return _looked(tx, listing, filters, order, window)
+    if parent is None:
+        if (archived := of_archived(tx, listing, filters)) is not None:
+            return _all(tx, listing, archived, order, window)
+        sort = counting.must_sort(tx, listing, filters, order)
+        if not sort and _must_look(tx, listing, filters, order):
+            return _looked(tx, listing, filters, order, window)
+    else:
+        sort = order.field == METRIC and tx.dialect == "sqlite"
     if SEARCH in filters:
         filters = with_search(filters, "search_walk")
-    return _all(tx, listing, filters, order, window, parent)
+    return _all(tx, listing, filters, order, window, parent, sort=sort)
 
 
 def _all(
@@ -131,7 +139,9 @@ def _all(
     filters: Mapping[str, Any],
     order: Order,
     window: Window,
-    parent: Parent | None,
+    parent: Parent | None = None,
+    *,
+    sort: bool = False,
 ) -> Page[RowT]:
     """Return a page of all rows that match, however many have to be read.
 
@@ -144,15 +154,16 @@ def _all(
         rest = {name: value for name, value in filters.items() if name != spread}
         if not any(name in rest for name in INDEXED):
             return _merged(tx, listing, rest, order, window, (spread, filters[spread]))
-    short = order.field == METRIC and tx.dialect == "sqlite"
-    short = short and (parent is not None or is_short(tx, listing, filters))
+    if sort and parent is None and len(filters.get(spread, ())) == 1:  # they have an index
+        parent = (spread, filters[spread][0])
+        filters = {name: value for name, value in filters.items() if name != spread}
 
     def parts() -> Iterator[tuple[Shape, dict[str, Any]]]:
         for shape, params in _parts(tx, listing, filters, order, window):
-            shape = shape._replace(short=short)
+            shape = shape._replace(sort=sort)
             if parent is not None:
                 yield shape._replace(parent=parent[0]), params | {"parent": parent[1]}
-            elif not by_text and _must_end(tx, listing, filters, shape):
+            elif not by_text and not sort and _must_end(tx, listing, filters, shape):
                 yield shape._replace(peek=matching.LOOKED_AT, dialect=tx.dialect), params
             else:
                 yield shape, params
@@ -218,14 +229,14 @@ def _looked(
     if of_some and order.field == METRIC and counting.must_read(tx, listing, filters):
         few = of_few(tx, listing, walked)  # the first rows by a metric lie far apart
         if few is not None:
-            return _all(tx, listing, few, order, window, None)
+            return _all(tx, listing, few, order, window)
     page = _first(tx, listing, walked, order, window)
     if page.stopped_at is None:
         return page
     if SEARCH not in filters and not counting.must_read(tx, listing, filters):
-        return _all(tx, listing, filters, order, window, None)
+        return _all(tx, listing, filters, order, window)
     narrowed = narrow(tx, listing, filters)
-    return page if narrowed is None else _all(tx, listing, narrowed, order, window, None)
+    return page if narrowed is None else _all(tx, listing, narrowed, order, window)
 
 
 def _first(
@@ -236,10 +247,15 @@ def _first(
     if order.field == "created_at" and len(filters.get(spread, ())) == 1:  # they have an index
         parent = {"parent": filters[spread][0]}
         filters = {name: value for name, value in filters.items() if name != spread}
+    peek = matching.LOOKED_AT
+    if order.field == METRIC:  # its index has them among the rows of all, and far apart on the disk
+        peek = max(LEAST, int(peek / 4 * counting.share(tx, listing, filters)))
     parts = [
         (
             shape._replace(
-                peek=matching.LOOKED_AT, dialect=tx.dialect, parent=spread if parent else None
+                peek=peek if shape.valued else matching.LOOKED_AT,
+                dialect=tx.dialect,
+                parent=spread if parent else None,
             ),
             params | parent,
         )

@@ -106,8 +106,8 @@ class Shape(NamedTuple):
     # the first rows of one are looked at.
     parent: str | None
     dialect: str | None
-    # In the order by a metric: the list is short, so its rows are found first and then sorted.
-    short: bool = False
+    # The rows are found first and then sorted: SQLite is not to walk an index of the order.
+    sort: bool = False
     # So many of the first rows of the list are looked at; 0: all. They are a number in the text: of
     # a parameter PostgreSQL assumes a tenth of the table, and would rather sort that.
     peek: int = 0
@@ -160,7 +160,7 @@ def _walk(shape: Shape) -> Select[Any]:
     listing, metric = shape.listing, shape.field == METRIC
     sort, tie = listing.orders[shape.field], listing.tie
     by_text = not FOUND_BY.isdisjoint(shape.filters)
-    if by_text:
+    if by_text or (shape.sort and not metric):
         sort, tie = sort if metric else _unwalked(sort), _unwalked(tie)
     selected = listing.select(columns(listing.table))
     of_row = and_(_latest.run_id == tie, _latest.key == bindparam("metric_key"))
@@ -168,7 +168,7 @@ def _walk(shape: Shape) -> Select[Any]:
         selected.append((sort if shape.valued else null()).label("metric_value"))
     names = [each for each in sorted(shape.filters) if not shape.peek or _is_at_once(each, shape)]
     query = select(*selected).where(*(_condition(listing, name, by_text) for name in names))
-    if metric and shape.short and not by_text:
+    if metric and shape.sort and not by_text:
         # So that SQLite does not walk the values of all other lists.
         of_row = and_(_latest.run_id == _unwalked(tie), _latest.key == bindparam("metric_key"))
     if metric and shape.valued:

@@ -9,12 +9,12 @@ the few runs that may have it; the condition itself decides.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Executable, select
+from sqlalchemy import Executable, bindparam, or_, select
 
-from app.db import matching, tally
+from app.db import counting, matching, tally
 from app.db.cursors import METRIC
 from app.db.json_lists import one_of
-from app.db.list_statements import Listing
+from app.db.list_statements import FOUND_BY, INDEXED, Listing
 from app.db.matching import SEARCH, bind, count_hits, indexed_search
 from app.db.sql import Tx, columns, dump, query
 from app.db.tables import ExperimentTag, MetricLatest, Run, RunTag
@@ -43,6 +43,13 @@ def _tagged_experiment(*, tag: str) -> Executable:
 def _within(*, key: str, least: float, greatest: float, most: int) -> Executable:
     of_key = select(_latest.run_id).where(_latest.key == key)
     return of_key.where(_latest.value >= least, _latest.value <= greatest).limit(most)
+
+
+@query(tuple[str])
+def _archived(*, within: str, most: int) -> Executable:
+    # An index of an experiment would have to be read for those of its runs that are archived.
+    own = or_(bindparam("within") == "", _run.experiment_id.op("||")("") == within)
+    return select(_run.id).where(_run.archived_at.is_not(None), own).limit(most)
 
 
 @query(tuple[str])
@@ -99,4 +106,22 @@ def of_few(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[st
     if sum(number for _, number in having) >= matching.MATCHES:
         return None
     rows = tx.all(_of_these, experiments=dump([id for id, _ in having]))
+    return {**filters, "found": [row[0] for row in rows]}
+
+
+def of_archived(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the filters with the ids of all archived runs, where few of very many are archived.
+
+    None where that is not so, or where other runs are asked for, too.
+    """
+    if "archived" not in filters or listing.table is not Run:
+        return None
+    if not filters.keys().isdisjoint((SEARCH, *FOUND_BY, *INDEXED)):
+        return None
+    if not counting.is_long(tx, listing, filters):
+        return None
+    within = filters.get("experiment_id", "")
+    rows = tx.all(_archived, within=within, most=matching.MATCHES)
+    if len(rows) >= matching.MATCHES:
+        return None
     return {**filters, "found": [row[0] for row in rows]}

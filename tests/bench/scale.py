@@ -6,7 +6,7 @@ median of its answers, beside the same work with 1,000 runs where that is the ta
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from tests.bench.report import Figure, Target, figure
 from tests.support.server import Server, running_server
 
 SMALL = 1_000
+AMONG = 200
+"""The middle experiment has one run for so many of the large one."""
 SECONDS = 2.0
 LIMIT = Target("at most", 50, of="ours")
 FEW = 12
@@ -40,11 +42,12 @@ COUNT = "query Count($filter: RunFilter) { runs(first: 1, filter: $filter) { tot
 
 @dataclass
 class Scale:
-    """A server, and the ids of its small and its large experiment."""
+    """A server, and the ids of its small, its middle and its large experiment."""
 
     server: Server
     size: int
     small: str
+    middle: str
     large: str
 
 
@@ -55,8 +58,8 @@ def scale(directory: Path, dialect: str, size: int) -> Iterator[Scale]:
     home.mkdir()
     with databases(dialect, home) as (url,):
         with running_server(home, DATABASE_URL=url) as server:
-            ids = [_experiment(server, name) for name in ("small", "large")]
-            _fill(server, ids[0], ids[1], size)
+            ids = [_experiment(server, name) for name in ("small", "middle", "large")]
+            _fill(server, ids[0], {ids[1]: size // AMONG, ids[2]: size})
         # A start with the data is what an operator has, and what the planner has seen.
         with running_server(home, DATABASE_URL=url) as server:
             yield Scale(server, size, *ids)
@@ -67,7 +70,7 @@ def _experiment(server: Server, name: str) -> str:
     return str(made["experiment_id"])
 
 
-def _fill(server: Server, small: str, large: str, size: int) -> None:
+def _fill(server: Server, small: str, others: Mapping[str, int]) -> None:
     run_id, token = new_run(server, small)
     run_load(port(server), [reports((run_id, token), "columns", 1, 1, points=8)]).expect(200)
     path = f"/ckpts/{small}/{run_id}/step-000002"
@@ -76,8 +79,10 @@ def _fill(server: Server, small: str, large: str, size: int) -> None:
     with open_database(server) as database:
         database.hurry()
         checkpoint_id = marked["checkpoint_id"]
-        million.fill(database, run_id, checkpoint_id, small, SMALL, 9_000_000)
-        million.fill(database, run_id, checkpoint_id, large, size, 0)
+        first = 0
+        for experiment_id, size in {small: SMALL, **others}.items():
+            million.fill(database, run_id, checkpoint_id, experiment_id, size, first)
+            first += size
         database.analyze()
 
 
@@ -119,6 +124,7 @@ def _lists(data: Scale) -> list[Figure]:
     of = {"experimentId": data.large}
     succeeded = {**of, "status": ["SUCCEEDED"]}
     by_loss = {"field": "METRIC", "metricKey": million.METRICS[0], "direction": "ASC"}
+    few = f"50 of {data.size // AMONG:,} among them"
     asked = {
         "the newest 50": _graphql(LIST, filter=of),
         "the newest 50 that succeeded": _graphql(LIST, filter=succeeded),
@@ -132,8 +138,28 @@ def _lists(data: Scale) -> list[Figure]:
         "50 that succeeded, by a metric": _graphql(LIST, filter=succeeded, order=by_loss),
         "50 by a metric, of all experiments": _graphql(LIST, order=by_loss),
         "50 by when they finished": _graphql(LIST, filter=of, order={"field": "FINISHED_AT"}),
+        "50 of those that are archived, by when they finished": _graphql(
+            LIST, filter={**of, "archived": True}, order={"field": "FINISHED_AT"}
+        ),
+        f"{few}, by a metric": _graphql(LIST, filter={"experimentId": data.middle}, order=by_loss),
+        f"{few} that failed, by a metric": _graphql(
+            LIST, filter={"experimentId": data.middle, "status": ["FAILED"]}, order=by_loss
+        ),
+        f"{few} with a tag that no run has, by a metric": _graphql(
+            LIST, filter={"experimentId": data.middle, "tags": ["none"]}, order=by_loss
+        ),
+        "those whose id ends with 6 characters of one": _graphql(
+            LIST, filter={"idEnds": _newest(data)[-6:]}
+        ),
+        "those whose id ends as none": _graphql(LIST, filter={"idEnds": "zzzzzz"}),
     }
     return [_under(data, work, request) for work, request in asked.items()]
+
+
+def _newest(data: Scale) -> str:
+    """Return the id of the newest run of the large experiment."""
+    page = call(data.server, "GET", f"/v1/runs?experiment_id={data.large}&limit=1")
+    return str(page["runs"][0]["run_id"])
 
 
 def _searches(data: Scale) -> list[Figure]:

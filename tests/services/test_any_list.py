@@ -234,8 +234,17 @@ WINDOWS = st.builds(
     st.sampled_from((1, 3, 7, 100)), st.booleans(),
 )  # fmt: skip
 USUAL: dict[str, int] = {}
-SMALL = {"READ": 5, "FEW": 0, "LOOKED_AT": 4, "MATCHES": 20, "PEEKED": 3}
-SMALLEST = {"READ": 5, "FEW": 0, "LOOKED_AT": 2, "MATCHES": 3, "PEEKED": 3}
+SMALL = {"READ": 5, "FEW": 0, "LOOKED_AT": 4, "LEAST": 1, "MATCHES": 20, "PEEKED": 3, "SORTED": 1}
+SMALLEST = {
+    "READ": 5,
+    "FEW": 0,
+    "LOOKED_AT": 2,
+    "LEAST": 2,
+    "MATCHES": 3,
+    "PEEKED": 3,
+    "SORTED": 0,
+}
+SIZE_OF = {"READ": counting, "SORTED": counting, "LEAST": keyset}
 
 
 @pytest.mark.parametrize("lists", [50, pytest.param(500, marks=pytest.mark.heavy)])
@@ -251,7 +260,7 @@ def test_every_list_of_runs_is_what_the_tables_say(world: World, lists: int) -> 
         expected = in_order(world, wanted, order)
         with pytest.MonkeyPatch.context() as patch:
             for name, size in sizes.items():
-                patch.setattr(counting if name == "READ" else matching, name, size)
+                patch.setattr(SIZE_OF.get(name, matching), name, size)
             assert walk(world, asked, order, window) == expected
             count = world.write(counting.count, RUNS, asked)
         assert count.number <= len(expected)

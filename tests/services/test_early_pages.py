@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
-from app.db import counting, keyset, matching
+from app.db import counting, keyset, matching, narrowing
 from app.db.cursors import Order, Page, Window
 from app.db.listing import RUNS
 from app.db.rows import RunRow
 from app.db.sql import Tx
 from app.domain.reports import ReportRequest
-from app.domain.requests import ExperimentRequest, RunRequest
-from app.services import experiments, reports, runs
+from app.domain.requests import ExperimentRequest, RunRequest, UpdateRunRequest
+from app.services import edits, experiments, reports, runs
 from tests.services.conftest import Write
+from tests.support.database import sqlite_only
 
 MANY = 40
 LOOKED_AT = 5
@@ -48,6 +49,8 @@ def long_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "LOOKED_AT", LOOKED_AT)
     monkeypatch.setattr(matching, "FEW", 0)
     monkeypatch.setattr(matching, "MATCHES", 3)
+    monkeypatch.setattr(keyset, "LEAST", LOOKED_AT)
+    monkeypatch.setattr(counting, "SORTED", 0)
 
 
 def walk(write: Write, filters: dict[str, Any], order: Order, backward: bool) -> list[Page[RunRow]]:
@@ -87,6 +90,22 @@ def test_pages_that_end_early_hold_each_match_once_in_its_order(
             assert any(not page.rows for page in early), "also where none of them matches"
 
 
+@sqlite_only  # what was in PostgreSQL before is guessed as well
+def test_runs_that_lie_among_those_of_others_are_looked_at_a_few_at_a_time(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an experiment of 40,000 runs among a million 100,000 values were looked up for a page."""
+    filters = {"experiment_id": write(fill), "hyperparam": ("lr", 1_000, None)}
+    monkeypatch.setattr(matching, "LOOKED_AT", 4 * MANY)
+    order = Order("metric", True, "loss")
+    alone = write(keyset.page, RUNS, filters, order, Window(3))
+    assert alone.stopped_at is None
+    for _ in range(3):
+        write(fill)
+    pages = walk(write, filters, order, backward=False)
+    assert sum(page.stopped_at is not None for page in pages) > 1, "each looks at ten of 26 values"
+
+
 @pytest.mark.parametrize("name", RARE)
 def test_a_value_that_few_runs_have_is_found_by_an_index_however_old_they_are(
     write: Write, monkeypatch: pytest.MonkeyPatch, name: str
@@ -119,9 +138,9 @@ def test_runs_of_an_owner_or_a_type_that_has_few_are_found_among_very_many(
     order = Order(field, True, "loss" if field == "metric" else None)
     read, whole = list[Any](), keyset._all
 
-    def noted(*args: Any) -> Any:
+    def noted(*args: Any, **more: Any) -> Any:
         read.append(args[2])
-        return whole(*args)
+        return whole(*args, **more)
 
     monkeypatch.setattr(keyset, "_all", noted)
     wanted: list[dict[str, Any]] = [{"owner": "rare"}, {"task_type": "rare"}]
@@ -134,6 +153,26 @@ def test_runs_of_an_owner_or_a_type_that_has_few_are_found_among_very_many(
     monkeypatch.setattr(matching, "MATCHES", 2)
     page = write(keyset.page, RUNS, wanted[0], order, Window(3))
     assert page.stopped_at is not None, "an owner of many is no help"
+
+
+@pytest.mark.parametrize("field", ["created_at", "finished_at", "step", "metric"])
+def test_the_few_that_are_archived_are_found_among_very_many(
+    write: Write, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    """A million of others were read for them."""
+    experiment, other = write(fill), write(fill)
+    order = Order(field, True, "loss" if field == "metric" else None)
+    for within in (experiment, other):
+        run = write(runs.submit, within, RunRequest(model="old"), {})
+        write(runs.cancel, run.id)
+        write(edits.update_run, run.id, UpdateRunRequest(archived=True))
+    for filters, number in (({}, 2), ({"experiment_id": other}, 1), ({"model": "m"}, 0)):
+        page = write(keyset.page, RUNS, {**filters, "archived": True}, order, Window(3))
+        assert len(page.rows) == number and page.stopped_at is None
+        narrowed = write(narrowing.of_archived, RUNS, {**filters, "archived": True})
+        assert narrowed is not None and len(narrowed["found"]) == (number or 2)
+    monkeypatch.setattr(matching, "MATCHES", 1)
+    assert write(narrowing.of_archived, RUNS, {"archived": True}) is None, "many are no help"
 
 
 @pytest.mark.parametrize("backward", [False, True])
