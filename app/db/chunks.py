@@ -9,7 +9,7 @@ overview   the points of a range, thinned
 repacking.py rewrites chunks of earlier versions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -256,7 +256,7 @@ def page(tx: Tx, ranges: Sequence[Range], most: int) -> Column:
         missing -= len(merged[-1].steps)
         if missing <= 0:
             break
-    return points.joined(merged)
+    return merged[0] if len(merged) == 1 else points.joined(merged)
 
 
 def pages(tx: Tx, ranges: Sequence[Range]) -> Iterator[Column]:
@@ -314,12 +314,14 @@ def _first(tx: Tx, of: Range, most: int) -> Column:
     return column.cut(0, most)
 
 
+def size_of(tx: Tx, ranges: Iterable[Range]) -> int:
+    """Return the number of points in the chunks of these ranges."""
+    return sum((tx.first(_size, **_params(span)) or (0,))[0] or 0 for span in ranges)
+
+
 def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
     """Return a curve in at most `most` points, and True if any were left out."""
-    size = 0
-    for span in ranges:
-        row = tx.first(_size, **_params(span))
-        size += (row and row[0]) or 0
+    size = size_of(tx, ranges)
     groups = _apart(ranges)
     # What is left of two series does not tell which points of the older one are superseded.
     exact = SKETCHED * most if len(groups) == len(ranges) else max(MERGED, SKETCHED * most)

@@ -15,6 +15,7 @@ from sqlalchemy import Executable, delete, func, insert, select, text, update
 from app.db import chunks
 from app.db.chunks import Range
 from app.db.json_lists import one_of
+from app.db.listing import TooMany
 from app.db.rows import MetricLatestRow
 from app.db.sql import Tx, by_id, columns, dump, query, select_all, statement
 from app.db.tables import MetricChunk, MetricLatest, MetricSeries, Run
@@ -209,14 +210,18 @@ def series(
     window: Window = Window(),  # noqa: B008 - a constant
     *,
     raw: bool = False,
+    most: int | None = None,
 ) -> list[Series]:
     """Return the curves of these runs, run by run, key by key (all keys when none are named).
 
     Each is what survived: a resumed run's goes on from its parent's. With `raw`, each attempt
     of each run is a series of its own, with everything it reported. When there are many
-    series, each gets fewer points (`MAX_ANSWERED` in all). Raises NotFound, InvalidInput.
+    series, each gets fewer points (`MAX_ANSWERED` in all). Raises NotFound, InvalidInput; TooMany
+    if there are more than `most` points.
     """
     curves = _all(tx, run_ids, keys, window, raw)
+    if most is not None and most < chunks.size_of(tx, (span for *_, of in curves for span in of)):
+        raise TooMany
     share = MAX_ANSWERED // max(1, len(curves))
     window = window._replace(
         limit=min(window.limit, share), points=window.points and min(window.points, share)

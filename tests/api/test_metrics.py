@@ -1,10 +1,14 @@
 """Curves over REST: pages, thinning, comparison, and what survives a resume."""
 
+import asyncio
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from app.domain.points import MAX_STEP
+from app.services import metrics
 from tests.api.conftest import Api, running
 from tests.support.database import Databases
 from tests.support.story import Json, Story, Trainer
@@ -73,6 +77,39 @@ def test_a_thinned_curve_keeps_its_spikes_however_long_it_is(story: Story) -> No
     assert {0, 99_999} <= points.keys()
     (whole,) = trainer.series(points=20_000, from_step=31_000, to_step=31_999)
     assert (whole["downsampled"], len(whole["steps"])) == (False, 1_000)
+
+
+def test_a_short_curve_is_read_on_the_event_loop_of_sqlite_and_any_other_in_a_thread(
+    api: Api, story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: every curve in a thread, and every one on the loop."""
+    read, on_loop = metrics.series, list[bool]()
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        on_loop.append(threading.current_thread() is loop)
+        return read(*arguments, **options)
+
+    async def current() -> threading.Thread:
+        return threading.current_thread()
+
+    loop = asyncio.run_coroutine_threadsafe(current(), api.loop).result(30)
+    trainer = story.submit()
+    trainer.log(range(200))
+    monkeypatch.setattr(metrics, "series", watched)
+    sqlite = api.engine.name == "sqlite"
+
+    def ask(**asked: Any) -> tuple[Json, list[bool]]:
+        on_loop.clear()
+        (series,) = trainer.series(**asked)
+        return series, on_loop[:]
+
+    short, where = ask(keys="loss", points=50)
+    assert where == [sqlite]
+    monkeypatch.setattr("app.rest.metrics.SHORT_POINTS", 199)
+    long, where = ask(keys="loss", points=50)
+    assert where == ([True, False] if sqlite else [False]), "it is known from the sizes alone"
+    assert short == long and len(short["steps"]) <= 50
+    assert ask()[1] == [False], "of all keys nobody knows how many there are"
 
 
 def test_several_runs_in_one_answer(story: Story) -> None:
