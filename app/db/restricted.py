@@ -129,15 +129,17 @@ class RestrictedTx(Tx):
 
     def _send(self, statement: Query[..., Any], params: Mapping[str, Any]) -> Compiled:
         rights = self._rights
-        compiled = statement.compiled(self.dialect)
+        if rights.everywhere is None:
+            sees_all = rights.sees_all
+            of_one = not sees_all and visibility.EXPERIMENT in params and self._is_of_one(params)
+            compiled = statement.limited(self.dialect, sees_all, of_one)
+            if compiled.is_limited:
+                params = {**params, visibility.USER: self.principal.user_id or ""}
+        else:
+            compiled = statement.compiled(self.dialect)
         if compiled.writes:
             self._admit_write()
             self._begin_write(compiled)
-        elif rights.everywhere is None and not compiled.locks:
-            of_one = not rights.sees_all and self._is_of_one(params)
-            compiled = statement.limited(self.dialect, rights.sees_all, of_one)
-            if compiled.is_limited:
-                params = {**params, visibility.USER: self.principal.user_id or ""}
         self._cursor.execute(compiled.text, compiled.bind(params))
         return compiled
 
@@ -318,7 +320,7 @@ class RestrictedTx(Tx):
 
     def _is_of_one(self, params: Mapping[str, Any]) -> bool:
         """Return True if a statement names an experiment that the user sees."""
-        id = params.get(visibility.EXPERIMENT)
+        id = params[visibility.EXPERIMENT]
         return id is not None and self._get_role(id, _ROLE_IN_EXPERIMENT) is not None
 
     def _check(self, role: Role, permission: Permission) -> None:
