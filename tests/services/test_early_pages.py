@@ -1,5 +1,6 @@
 """Pages of runs that have to be read to be found: they end early, and lose and repeat nothing."""
 
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -13,7 +14,7 @@ from app.db.sql import Tx
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, RunRequest, UpdateRunRequest
 from app.services import edits, experiments, reports, runs
-from tests.services.conftest import Write
+from tests.services.conftest import Write, writing
 from tests.support.database import sqlite_only
 
 MANY = 40
@@ -40,6 +41,13 @@ def fill(tx: Tx) -> str:
         if number % 4 == 0:
             runs.cancel(tx, run.id)
     return experiment
+
+
+@pytest.fixture(scope="module")
+def many(module_database_url: str) -> Iterator[tuple[Write, str]]:
+    """An experiment with those runs, for tests that only read."""
+    with writing(module_database_url) as write:
+        yield write, write(fill)
 
 
 @pytest.fixture(autouse=True)
@@ -70,9 +78,9 @@ def walk(write: Write, filters: dict[str, Any], order: Order, backward: bool) ->
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("field", ["created_at", "started_at", "finished_at", "step", "metric"])
 def test_pages_that_end_early_hold_each_match_once_in_its_order(
-    write: Write, monkeypatch: pytest.MonkeyPatch, field: str, backward: bool
+    many: tuple[Write, str], monkeypatch: pytest.MonkeyPatch, field: str, backward: bool
 ) -> None:
-    experiment = write(fill)
+    write, experiment = many
     filters = {"experiment_id": experiment, "hyperparam": ("lr", 6, None)}
     for more in ({}, {"status": ["queued", "running"]}, {"model": "m"}):
         for descending in (True, False):
@@ -108,9 +116,10 @@ def test_runs_that_lie_among_those_of_others_are_looked_at_a_few_at_a_time(
 
 @pytest.mark.parametrize("name", RARE)
 def test_a_value_that_few_runs_have_is_found_by_an_index_however_old_they_are(
-    write: Write, monkeypatch: pytest.MonkeyPatch, name: str
+    many: tuple[Write, str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    filters = {"experiment_id": write(fill), name: RARE[name]}
+    write, experiment = many
+    filters = {"experiment_id": experiment, name: RARE[name]}
     page = write(keyset.page, RUNS, filters, Order("created_at"), Window(3))
     assert [row.name for row in page.rows] == ["rare-name"]
     assert not page.has_next and page.stopped_at is None

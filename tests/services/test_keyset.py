@@ -2,6 +2,7 @@
 
 import base64
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from itertools import product
 from typing import Any
@@ -19,6 +20,7 @@ from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, MarkRequest, RunRequest
 from app.errors import InvalidInput
 from app.services import checkpoints, experiments, marks, reports, runs
+from tests.services.conftest import opened, writing
 from tests.support.database import postgresql_heavy, sqlite_only
 
 pytestmark = pytest.mark.anyio
@@ -50,6 +52,24 @@ def _story(tx: Tx) -> list[str]:
             if index % 4 == 0:
                 runs.cancel(tx, run.id)
     return ids
+
+
+@pytest.fixture(scope="module")
+def told(module_database_url: str) -> tuple[str, list[str]]:
+    """A database with that story, for tests that only read; the ids of its experiments."""
+    with writing(module_database_url) as write:
+        return module_database_url, write(_story)
+
+
+@pytest.fixture
+async def story(
+    told: tuple[str, list[str]], anyio_backend: str
+) -> AsyncIterator[tuple[Database, list[str]]]:
+    url, ids = told
+    db = opened(url)
+    await db.start()
+    yield db, ids
+    await db.stop()
 
 
 def _key(listed: Listing[Any], row: Any) -> Any:
@@ -238,8 +258,10 @@ async def test_a_page_neither_repeats_nor_skips_when_rows_come_and_change(db: Da
         ({"created_before": "2020"}, lambda r: False),
     ],
 )
-async def test_filters_choose_what_they_say(db: Database, filters: Any, expected: Any) -> None:
-    ids = await db.write(_story)
+async def test_filters_choose_what_they_say(
+    story: tuple[Database, list[str]], filters: Any, expected: Any
+) -> None:
+    db, ids = story
 
     class Row:
         def __init__(self, row: Any, loss: float | None) -> None:
