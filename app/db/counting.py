@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Executable, func, select
 
 from app.db import matching, tally
+from app.db.count_statements import count_statement, first_few
 from app.db.cursors import METRIC, Order
 from app.db.database import Effort
-from app.db.list_statements import FOUND_BY, INDEXED, Listing, count_statement, first_few
+from app.db.list_statements import FOUND_BY, INDEXED, Listing
 from app.db.matching import (
     SEARCH,
     WALKED,
@@ -149,14 +150,16 @@ def must_read(
 
 
 def must_sort(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order: Order) -> bool:
-    """Return True if SQLite should find the runs of a list first, and then sort them.
+    """Return True if the runs of a list are to be found first, and then sorted.
 
     An index of the order may have them far apart: that of values has those of every list, that of
     a time has those in all states.
     """
     by_metric, names = order.field == METRIC, filters.keys()
-    if tx.dialect != "sqlite" or order.field == "created_at" or listing.table is not Run:
+    if order.field == "created_at" or listing.table is not Run:
         return False
+    if tx.dialect != "sqlite" and not by_metric:
+        return False  # PostgreSQL knows how many are in a state
     if not names.isdisjoint((*FOUND_BY, *INDEXED)):
         return by_metric
     found_by = names & {"experiment_id", "status"}

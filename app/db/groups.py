@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Select, String, bindparam, func, select
 
 from app.db import counting, tally
-from app.db.list_statements import REMEMBERED, newest_rows
+from app.db.count_statements import newest_rows
+from app.db.list_statements import REMEMBERED
 from app.db.listing import RUNS
 from app.db.sql import Statement, Tx, columns
 from app.db.tables import Experiment, MetricLatest, Run, RunTag

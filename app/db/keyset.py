@@ -160,7 +160,7 @@ def _all(
 
     def parts() -> Iterator[tuple[Shape, dict[str, Any]]]:
         for shape, params in _parts(tx, listing, filters, order, window):
-            shape = shape._replace(sort=sort)
+            shape = shape._replace(sort=tx.dialect if sort else "")
             if parent is not None:
                 yield shape._replace(parent=parent[0]), params | {"parent": parent[1]}
             elif not by_text and not sort and _must_end(tx, listing, filters, shape):

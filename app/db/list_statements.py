@@ -1,10 +1,10 @@
-"""The statements of lists: one page in any order, filtered, of one list or of many; their length.
+"""The statements of lists: one page in any order, filtered, of one list or of many.
 
 `Listing` says what a table can be listed by; `Shape` is all that makes one statement differ from
 another, so that each is compiled once. `app.db.keyset` chooses and runs them.
 
-An index on the values of a metric holds those of every list, so SQLite is told not to walk it for
-a short one.
+An index on the values of a metric holds those of every list, so a database is told not to walk it
+for a short one.
 """
 
 from collections import namedtuple
@@ -18,7 +18,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     exists,
-    func,
     literal_column,
     null,
     select,
@@ -26,7 +25,6 @@ from sqlalchemy import (
     tuple_,
 )
 from sqlalchemy.sql.util import ClauseAdapter
-from sqlalchemy.sql.visitors import iterate
 from sqlmodel import AutoString
 
 from app.db.cursors import METRIC, RowT
@@ -106,8 +104,8 @@ class Shape(NamedTuple):
     # the first rows of one are looked at.
     parent: str | None
     dialect: str | None
-    # The rows are found first and then sorted: SQLite is not to walk an index of the order.
-    sort: bool = False
+    # The dialect, if the rows are found first and then sorted: no index of the order is walked.
+    sort: str = ""
     # So many of the first rows of the list are looked at; 0: all. They are a number in the text: of
     # a parameter PostgreSQL assumes a tenth of the table, and would rather sort that.
     peek: int = 0
@@ -160,21 +158,15 @@ def _walk(shape: Shape) -> Select[Any]:
     listing, metric = shape.listing, shape.field == METRIC
     sort, tie = listing.orders[shape.field], listing.tie
     by_text = not FOUND_BY.isdisjoint(shape.filters)
-    if by_text or (shape.sort and not metric):
-        sort, tie = sort if metric else _unwalked(sort), _unwalked(tie)
+    if by_text or shape.sort:
+        sort, tie = sort if metric else unwalked(sort), unwalked(tie)
     selected = listing.select(columns(listing.table))
-    of_row = and_(_latest.run_id == tie, _latest.key == bindparam("metric_key"))
-    if metric:
-        selected.append((sort if shape.valued else null()).label("metric_value"))
     names = [each for each in sorted(shape.filters) if not shape.peek or _is_at_once(each, shape)]
-    query = select(*selected).where(*(_condition(listing, name, by_text) for name in names))
-    if metric and shape.sort and not by_text:
-        # So that SQLite does not walk the values of all other lists.
-        of_row = and_(_latest.run_id == _unwalked(tie), _latest.key == bindparam("metric_key"))
+    query = select(*selected).where(*(condition(listing, name, by_text) for name in names))
     if metric and shape.valued:
-        query = query.join(MetricLatest, of_row).where(sort.is_not(None))
-        tie = _latest.run_id  # so that the index on values gives the order
+        query, sort, tie = _with_value(query, tie, look_up=shape.sort == "postgresql")
     elif metric:
+        query = query.add_columns(null().label("metric_value"))
         query = query if shape.peek else query.where(_lacking(shape))
     elif listing.lacks(shape.field):
         query = query.where(sort.is_not(None) if shape.valued else sort.is_(None))
@@ -188,6 +180,25 @@ def _walk(shape: Shape) -> Select[Any]:
     return query
 
 
+def _with_value(query: Select[Any], tie: Any, look_up: bool) -> tuple[Select[Any], Any, Any]:
+    """Return the rows that have the metric, with its value; that value, and the id beside it.
+
+    Args:
+        look_up: in each row; PostgreSQL would rather walk the index of values, and a limit of one
+            keeps it from that.
+    """
+    of_row = and_(_latest.run_id == tie, _latest.key == bindparam("metric_key"))
+    own: Any = _latest
+    if look_up:
+        latest = select(own.value, own.run_id).where(of_row).limit(literal_column("1"))
+        lateral = latest.lateral("latest")
+        own, query = lateral.c, query.join(lateral, true())
+    else:
+        query = query.join(MetricLatest, of_row)
+    query = query.add_columns(own.value.label("metric_value")).where(own.value.is_not(None))
+    return query, own.value, own.run_id  # of the index on values, which so gives the order
+
+
 def _bounds(by: list[Any], shape: Shape) -> Iterator[Any]:
     """Yield the conditions that a page lies between its cursors."""
     for bound in sorted(shape.bounds):
@@ -197,7 +208,7 @@ def _bounds(by: list[Any], shape: Shape) -> Iterator[Any]:
         yield key > place if bound == "low" else key < place
 
 
-def _unwalked(column: Any) -> Any:
+def unwalked(column: Any) -> Any:
     """Return a column in a form for which SQLite does not take an index.
 
     It would walk a list of a million runs for the few that have a text.
@@ -205,9 +216,9 @@ def _unwalked(column: Any) -> Any:
     return column.op("||")("") if isinstance(column.type, AutoString) else column
 
 
-def _condition(listing: Listing[Any], name: str, by_text: bool) -> Any:
+def condition(listing: Listing[Any], name: str, by_text: bool) -> Any:
     if by_text and name == "experiment_id":
-        return _unwalked(listing.column(name)) == bindparam(name)
+        return unwalked(listing.column(name)) == bindparam(name)
     return listing.filters[name]
 
 
@@ -241,16 +252,6 @@ def _rowid(table: Any) -> Any:
     return literal_column(f"{table.name}.rowid")
 
 
-def _used(listing: Listing[Any], clauses: Iterable[Any]) -> list[Any]:
-    """Return the columns of the table that these clauses name.
-
-    Of rows that are looked at SQLite copies each column that is selected.
-    """
-    table = cast(Any, listing.table).__table__
-    used = {part for clause in clauses for part in iterate(clause)}
-    return [column for column in table.columns if column in used]
-
-
 def _directed(by: list[Any], shape: Shape) -> list[Any]:
     return [column.desc() if shape.downward else column for column in by]
 
@@ -279,67 +280,3 @@ def _of_each(query: Select[Any], shape: Shape) -> Select[Any]:
         .select_from(parents.join(page, is_listed))
         .order_by(*_directed(by, shape))
     )
-
-
-@lru_cache(REMEMBERED)
-def count_statement(
-    listing: Listing[Any], filters: frozenset[str], parent: str | None, newest: bool
-) -> Statement[Any]:
-    """Return the number of rows of a list, counted up to `counted`; with `parent` of each of them.
-
-    `newest`: only of the first rows of the list, `looked_at` of them.
-    """
-    one: Any = literal_column("1")
-    rows = _among_newest(listing, one, filters) if newest else _matching(listing, one, filters)
-    rows = rows.limit(bindparam("counted"))
-    if parent is None:
-        return Statement(select(func.count()).select_from(rows.subquery("counted_rows")))
-    parents, column = listed("parents"), listing.column(parent)
-    own = (column if FOUND_BY.isdisjoint(filters) else _unwalked(column)) == parents.c.value
-    of_parent = rows.where(own).correlate(parents).subquery("counted_rows")
-    number = select(func.count()).select_from(of_parent).scalar_subquery()
-    return Statement(select(parents.c.value, number))
-
-
-def newest_rows(
-    listing: Listing[Any], selected: Any, filters: frozenset[str], newest: bool
-) -> Select[Any]:
-    """Return the query for the rows of a list, newest first.
-
-    `newest`: for those of its newest rows that match, `looked_at` of them.
-    """
-    if newest:
-        return _among_newest(listing, selected, filters)
-    by = [columns(listing.table).created_at, listing.tie]
-    if not FOUND_BY.isdisjoint(filters):
-        by = [_unwalked(column) for column in by]
-    return _matching(listing, selected, filters).order_by(*(column.desc() for column in by))
-
-
-def _matching(listing: Listing[Any], selected: Any, filters: frozenset[str]) -> Select[Any]:
-    by_text = not FOUND_BY.isdisjoint(filters)
-    conditions = [_condition(listing, name, by_text) for name in sorted(filters)]
-    return select(selected).select_from(listing.table).where(*conditions)
-
-
-def _among_newest(listing: Listing[Any], selected: Any, filters: frozenset[str]) -> Select[Any]:
-    own = columns(listing.table)
-    at_once = [name for name in sorted(filters) if name in ("experiment_id", *INDEXED)]
-    later = [listing.filters[name] for name in sorted(filters) if name not in at_once]
-    rows = select(*_used(listing, [listing.tie, selected, *later]))
-    rows = rows.where(*(listing.filters[name] for name in at_once))
-    rows = rows.order_by(own.created_at.desc(), listing.tie.desc()).limit(bindparam("looked_at"))
-    first = rows.subquery("newest_rows")
-    adapted: Any = ClauseAdapter(first).traverse
-    return select(adapted(selected)).select_from(first).where(*map(adapted, later))
-
-
-@lru_cache(REMEMBERED)
-def first_few(listing: Listing[Any]) -> Statement[tuple[int]]:
-    rows = (
-        select(listing.tie)
-        .where(listing.filters["experiment_id"])
-        .limit(bindparam("few"))
-        .subquery()
-    )
-    return Statement(select(func.count()).select_from(rows))

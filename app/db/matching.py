@@ -8,9 +8,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from app.db.count_statements import first_few
 from app.db.cursors import METRIC
 from app.db.json_lists import number_params
-from app.db.list_statements import FOUND_BY, INDEXED, Listing, first_few
+from app.db.list_statements import FOUND_BY, INDEXED, Listing
 from app.db.search import GRAM, search_params
 from app.db.sql import Tx, dump
 from app.domain.ids import SHORTEST_END
