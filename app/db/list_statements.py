@@ -209,9 +209,9 @@ def _bounds(by: list[Any], shape: Shape) -> Iterator[Any]:
 
 
 def unwalked(column: Any) -> Any:
-    """Return a column in a form for which SQLite does not take an index.
+    """Return a column in a form for which a database does not take an index.
 
-    It would walk a list of a million runs for the few that have a text.
+    It would walk a list of a million runs for the few that have a text, or are sorted afterwards.
     """
     return column.op("||")("") if isinstance(column.type, AutoString) else column
 

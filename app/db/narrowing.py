@@ -14,7 +14,7 @@ from sqlalchemy import Executable, bindparam, or_, select
 from app.db import counting, matching, tally
 from app.db.cursors import METRIC
 from app.db.json_lists import one_of
-from app.db.list_statements import FOUND_BY, INDEXED, Listing
+from app.db.list_statements import FOUND_BY, INDEXED, Listing, unwalked
 from app.db.matching import SEARCH, bind, count_hits, indexed_search
 from app.db.sql import Tx, columns, dump, query
 from app.db.tables import ExperimentTag, MetricLatest, Run, RunTag
@@ -48,7 +48,7 @@ def _within(*, key: str, least: float, greatest: float, most: int) -> Executable
 @query(tuple[str])
 def _archived(*, within: str, most: int) -> Executable:
     # An index of an experiment would have to be read for those of its runs that are archived.
-    own = or_(bindparam("within") == "", _run.experiment_id.op("||")("") == within)
+    own = or_(bindparam("within") == "", unwalked(_run.experiment_id) == within)
     return select(_run.id).where(_run.archived_at.is_not(None), own).limit(most)
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 
 from app.domain.evidence import Clues
+from app.domain.text import on_one_line
 
 MOST_CHARACTERS = 200
 MOST_OF_A_LINE = 4000
@@ -123,7 +124,7 @@ def _clean(line: str) -> str:
     """Return what a terminal would show of a line, without colours and progress bars."""
     shown = [part for part in _ESCAPE.sub("", line[-MOST_OF_A_LINE:]).split("\r") if part.strip()]
     text = _BAR.sub("", shown[-1]) if shown else ""
-    return "".join(c if c.isprintable() else " " for c in text).rstrip()
+    return on_one_line(text).rstrip()
 
 
 def _short(text: str) -> str:
