@@ -101,7 +101,7 @@ class Project(Table, table=True):
     name: str
     description: str | None = None
     created_at: str
-    # What its runs may have at a time (`domain.queue.Quota`); NULL: as much as there is.
+    # What its runs may have at a time (`domain.quotas.Quota`); NULL: as much as there is.
     max_runs: int | None = Field(default=None, sa_type=Integer)
     max_gpus: int | None = Field(default=None, sa_type=Integer)
     max_bytes: int | None = Field(default=None, sa_type=BigInteger)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from app.domain.lifecycle import Reason
+from app.domain.quotas import ProjectUse
 from app.domain.resources import (
     Allocation,
     Capacity,
@@ -39,14 +40,6 @@ MAX_PREEMPTIONS = 3
 """A run that was preempted so often is left alone."""
 UNKNOWN_SHARE = 0.001
 """The share that a run has of an engine which does not say what it has."""
-
-
-class Quota(NamedTuple):
-    """What a project may have at a time; None: as much as there is."""
-
-    max_runs: int | None = None
-    max_gpus: int | None = None
-    max_bytes: int | None = None
 
 
 class Waiting(NamedTuple):
@@ -110,39 +103,6 @@ class Wait(NamedTuple):
     """What each launcher lacks, in their order; empty where the quota is what it waits for."""
     has_place: bool = True
     """It may start once there is room; False: no launcher that was considered can ever run it."""
-
-
-@dataclass
-class ProjectUse:
-    """What a project has of its quota."""
-
-    quota: Quota = field(default_factory=Quota)
-    runs: int = 0
-    gpus: int = 0
-    bytes: int = 0
-    waits_for_gpus: bool = False
-    """An older run of it waits for GPUs of the quota, which younger ones must not take."""
-
-    def add(self, gpus: int) -> None:
-        """Count one more run, which holds so many GPUs."""
-        self.runs += 1
-        self.gpus += gpus
-
-    def find_excess(self, gpus: int) -> str | None:
-        """Return why the quota has no room for one more run; None if it has."""
-        runs, most, room = self.quota
-        if runs is not None and self.runs >= runs:
-            return f"Its project may have {runs} at a time."
-        if room is not None and self.bytes >= room:
-            return f"The checkpoints of its project fill its {room:,} bytes: delete some."
-        if most is None or not gpus:
-            return None
-        if gpus > most:
-            return f"Needs {gpus} GPUs; its project may hold {most} in all."
-        if self.waits_for_gpus or self.gpus + gpus > most:
-            self.waits_for_gpus = True
-            return f"Other runs of its project hold or wait for its {most} GPUs."
-        return None
 
 
 @dataclass
@@ -303,14 +263,17 @@ def find_victims(
     run may not, or all that may yield are not enough.
     """
 
-    def fit(holders: Iterable[Holder]) -> Allocation | None:
-        in_use = [*(holder.allocation for holder in holders), *promised]
+    def fit(victims: Sequence[Holder]) -> Allocation | None:
+        """Return what the run gets once these have yielded."""
+        ids = {holder.run_id for holder in victims}
+        in_use = [holder.allocation for holder in staying if holder.run_id not in ids]
+        in_use += promised
         allocated = allocate(run.resources, capacity, in_use)
         if isinstance(allocated, Shortage) or _find_no_place(capacity, in_use) is not None:
             return None
         return allocated
 
-    if (allocation := fit(staying)) is not None:
+    if (allocation := fit(())) is not None:
         return (), allocation
     if not run.may_preempt:
         return None
@@ -318,22 +281,16 @@ def find_victims(
         (holder for holder in staying if holder.may_yield and holder.priority > run.priority),
         key=lambda holder: (holder.priority, holder.since), reverse=True,
     )  # fmt: skip
-
-    def without(victims: Sequence[Holder]) -> list[Holder]:
-        ids = {holder.run_id for holder in victims}
-        return [holder for holder in staying if holder.run_id not in ids]
-
     # The more yield, the more is free: the fewest are found by halving.
     fewest = bisect_left(
-        range(len(may_yield)), True, key=lambda n: fit(without(may_yield[: n + 1])) is not None
+        range(len(may_yield)), True, key=lambda n: fit(may_yield[: n + 1]) is not None
     )
     victims = may_yield[: fewest + 1]
-    allocation = fit(without(victims))
-    if allocation is None:
+    if (allocation := fit(victims)) is None:
         return None
     for holder in reversed(victims[:-1]):
         spared = [holding for holding in victims if holding is not holder]
-        if (allocated := fit(without(spared))) is not None:
+        if (allocated := fit(spared)) is not None:
             victims, allocation = spared, allocated
     return tuple(victims), allocation
 

@@ -12,7 +12,7 @@ from app.errors import InvalidInput
 from app.graphql.describe import Info, attribute, each, edge, field, output
 from app.graphql.filters import plain
 from app.graphql.scalars import DateTime, Json, Long
-from app.services import alerts, webhooks
+from app.services import alerts, deliveries, webhooks
 
 MAX_DELIVERIES = 1_000
 
@@ -101,7 +101,7 @@ class Webhook:
 
 
 def _deliveries(before: str | None, most: int, tx: Tx, ids: list[str]) -> list[Any]:
-    return [webhooks.list_deliveries(tx, id, before, most) for id in ids]
+    return [deliveries.list_deliveries(tx, id, before, most) for id in ids]
 
 
 async def _load_may_change(info: Info, rows: list[Any]) -> list[bool]:

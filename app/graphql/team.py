@@ -8,7 +8,7 @@ import strawberry
 from app.db.sql import Tx, load
 from app.domain.permissions import Permission, Role, UserKind
 from app.domain.principals import PrincipalKind
-from app.domain.queue import ProjectUse as UseRow
+from app.domain.quotas import ProjectUse as UseRow
 from app.graphql.describe import Info, attribute, each, edge, field, output
 from app.graphql.scalars import DateTime, Long
 from app.services import projects, quotas

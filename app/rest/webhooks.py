@@ -16,7 +16,7 @@ from app.rest import responses, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, Parameters, accepts_json
 from app.rest.problems import documented
-from app.services import webhooks
+from app.services import deliveries, webhooks
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=DocumentedRoute)
 
@@ -171,7 +171,7 @@ async def test_webhook(request: Request, webhook_id: WebhookId) -> Response:
     """Send a message of the type `webhook.test`."""
     await read(request, EmptyRequest)
     stored = await responses.perform(
-        request, lambda tx: webhooks.send_test(tx, webhook_id), view_delivery, 202
+        request, lambda tx: deliveries.send_test(tx, webhook_id), view_delivery, 202
     )
     return responses.respond(stored)
 
@@ -192,7 +192,7 @@ async def list_deliveries(
 ) -> Response:
     """List the messages of a webhook, newest first. `next` is the next `after`."""
     rows = await request.app.state.db.scan(
-        webhooks.list_deliveries, webhook_id, query.after, query.limit + 1
+        deliveries.list_deliveries, webhook_id, query.after, query.limit + 1
     )
     page: dict[str, Any] = {
         "deliveries": list(map(view_delivery, rows[: query.limit])),
@@ -209,6 +209,6 @@ async def redeliver(request: Request, webhook_id: WebhookId, delivery_id: Delive
     """Send a message once more, under its own id."""
     await read(request, EmptyRequest)
     stored = await responses.perform(
-        request, lambda tx: webhooks.redeliver(tx, webhook_id, delivery_id), view_delivery, 202
+        request, lambda tx: deliveries.redeliver(tx, webhook_id, delivery_id), view_delivery, 202
     )
     return responses.respond(stored)

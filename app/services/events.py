@@ -16,7 +16,7 @@ from app.db.tables import Event, Experiment
 from app.domain.permissions import Permission
 from app.domain.webhooks import EVENT_TYPES
 from app.errors import NotFound
-from app.services import alerts, webhooks
+from app.services import alerts, deliveries
 
 _experiment = columns(Experiment)
 _event = columns(Event)
@@ -113,7 +113,7 @@ def _write(tx: Tx, events: list[NewEvent]) -> None:
         tx.many(_INSERT, [{**e._asdict(), "seq": seq, "data": dump(e.data)} for seq, e in numbered])
         for seq, e in numbered:
             if e.type in EVENT_TYPES:
-                webhooks.enqueue(tx, experiment_id, e.type, e.run_id, seq, e.data)
+                deliveries.enqueue(tx, experiment_id, e.type, e.run_id, seq, e.data)
 
 
 def _alerts(tx: Tx, new: list[NewEvent]) -> list[NewEvent]:

@@ -11,7 +11,7 @@ from app.db.json_lists import one_of
 from app.db.sql import Tx, columns, dump, load, query
 from app.db.tables import Checkpoint, Experiment, Project, Run
 from app.domain.lifecycle import CheckpointState
-from app.domain.queue import ProjectUse, Quota
+from app.domain.quotas import ProjectUse, Quota
 from app.domain.resources import Resources
 from app.services import projects
 

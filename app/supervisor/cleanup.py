@@ -7,7 +7,7 @@ import time
 from app.db import repacking, tally
 from app.domain import paths
 from app.errors import CheckpointUnreadable
-from app.services import audit, idempotency, retention, webhooks
+from app.services import audit, deliveries, idempotency, retention
 from app.supervisor.state import SupervisorState
 
 EVERY_SECONDS = 600.0
@@ -28,7 +28,7 @@ async def clean_up(state: SupervisorState) -> None:
     limits = retention.configured_limits(state.recipes)
     if time.monotonic() - state.cleaned_up_at >= EVERY_SECONDS:
         await state.db.write(idempotency.expire)
-        await state.db.write(webhooks.expire)
+        await state.db.write(deliveries.expire)
         await state.db.write(audit.expire, state.settings.audit_days)
         state.over_limit |= await state.db.scan(retention.over_limit, limits)
         state.pending_deletion = True

@@ -7,8 +7,8 @@ from app.db.sql import load
 from app.db.tables import WebhookDelivery
 from app.domain.mail import MAILTO, SmtpServer, compose, recipients
 from app.domain.webhooks import signing_secret
-from app.services import webhooks
-from app.services.webhooks import Attempt, Due
+from app.services import deliveries
+from app.services.deliveries import Attempt, Due
 from app.supervisor.state import SupervisorState
 
 # Loaded by the first message: most servers send none, and need neither h11 nor smtplib.
@@ -21,7 +21,7 @@ AT_ONCE = 8
 
 async def deliver(state: SupervisorState) -> None:
     """Start a job for each webhook to which something is to be sent."""
-    for webhook_id in await state.db.read(webhooks.list_with_due):
+    for webhook_id in await state.db.read(deliveries.list_with_due):
         about = f"webhook {webhook_id}"
         if about not in state.jobs:
             state.start_job(about, _send_due(state, webhook_id))
@@ -29,10 +29,10 @@ async def deliver(state: SupervisorState) -> None:
 
 async def _send_due(state: SupervisorState, webhook_id: str) -> None:
     """Send what is due to one webhook, until nothing is."""
-    while state.leads and (due := await state.db.read(webhooks.list_due, webhook_id, AT_ONCE)):
+    while state.leads and (due := await state.db.read(deliveries.list_due, webhook_id, AT_ONCE)):
         attempts = await asyncio.gather(*_attempts(state, due))
         state.sent.update("failed" if attempt.error else "delivered" for attempt in attempts)
-        await state.db.write(webhooks.record, webhook_id, attempts)
+        await state.db.write(deliveries.record, webhook_id, attempts)
 
 
 def _attempts(state: SupervisorState, due: Due) -> list[asyncio.Task[Attempt]]:
@@ -42,7 +42,7 @@ def _attempts(state: SupervisorState, due: Due) -> list[asyncio.Task[Attempt]]:
         if due.webhook.url.startswith(MAILTO):
             answer = await _send_mail(state, due.webhook.url, delivery)
         else:
-            body = webhooks.body_of(due.webhook, delivery)
+            body = deliveries.body_of(due.webhook, delivery)
             answer = await _post(state, delivery.id, due.webhook.url, secret, body)
         return Attempt(delivery.id, answer.status, answer.error, answer.is_gone)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from app.db.sql import load
 from app.domain.lifecycle import LAUNCHED, RunStatus
 from app.domain.permissions import DEFAULT_PROJECT
-from app.domain.queue import MAX_PREEMPTIONS, Holder, Plan, Pool, ProjectUse
+from app.domain.queue import MAX_PREEMPTIONS, Holder, Plan, Pool
+from app.domain.quotas import ProjectUse
 from app.domain.recipes import LOCAL
 from app.domain.resources import Allocation, Resources
 from app.launchers.base import Launcher

@@ -15,7 +15,7 @@ from app.domain.alerts import AlertRuleRequest, AlertRuleUpdate
 from app.domain.lifecycle import Reason
 from app.domain.requests import MarkRequest, RedactRequest
 from app.domain.webhooks import EventType, WebhookRequest
-from app.services import alerts, deletion, marks, redaction, webhooks
+from app.services import alerts, deletion, deliveries, marks, redaction, webhooks
 from app.supervisor.alerts import check_alerts
 from app.supervisor.state import SupervisorState
 from tests.support.stage import Stage
@@ -120,7 +120,7 @@ async def test_events_fire_the_rules_of_their_project_in_their_own_transaction(
     assert kinds == [
         "metric_nan", "checkpoint_released", "checkpoint_released", "run_failed", "run_finished",
     ]  # fmt: skip
-    sent = await db.read(webhooks.list_deliveries, hook.id, None, 100)
+    sent = await db.read(deliveries.list_deliveries, hook.id, None, 100)
     assert [load(each.body)["data"]["kind"] for each in reversed(sent)] == kinds
     seqs = [event.seq for event in await stage.events()]
     assert seqs == list(range(1, len(seqs) + 1))

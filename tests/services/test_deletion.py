@@ -19,6 +19,7 @@ from app.domain.webhooks import WebhookRequest
 from app.errors import NotFound
 from app.services import (
     deletion,
+    deliveries,
     experiments,
     labels,
     models,
@@ -278,7 +279,7 @@ async def test_an_experiment_goes_with_all_of_its_runs(scene: Scene, db: Databas
     await db.write(runs.cancel, child.id)
     hook = WebhookRequest(url="https://a.example.com", experiment_id=run.experiment_id)
     hook_id = (await db.write(webhooks.create, hook)).id
-    await db.write(webhooks.send_test, hook_id)
+    await db.write(deliveries.send_test, hook_id)
     await db.write(models.create, run.experiment_id, None, "of the experiment", None, {}, {})
 
     deleted = await db.write(deletion.delete_experiment, run.experiment_id)

@@ -14,6 +14,7 @@ from app.domain.requests import MarkRequest, RedactRequest, ResumeRequest
 from app.domain.webhooks import WebhookRequest
 from app.errors import Conflict, InvalidInput
 from app.services import (
+    deliveries,
     events,
     idempotency,
     labels,
@@ -24,8 +25,8 @@ from app.services import (
     runs,
     webhooks,
 )
+from app.services.deliveries import Attempt
 from app.services.idempotency import StoredResponse
-from app.services.webhooks import Attempt
 from tests.support.stage import RECIPES, SAVED, Stage
 
 pytestmark = pytest.mark.anyio
@@ -182,9 +183,9 @@ async def test_a_secret_that_was_put_everywhere_is_in_no_column_and_no_file(
     await db.write(
         lambda tx: events.append(tx, run.experiment_id, "run.failed", run_id=run.id, **failed)
     )
-    (first, *_) = await db.read(webhooks.list_deliveries, hook.id, None, 100)
+    (first, *_) = await db.read(deliveries.list_deliveries, hook.id, None, 100)
     answered = Attempt(first.id, 500, f"answered: {words}", is_gone=False)
-    await db.write(webhooks.record, hook.id, [answered])
+    await db.write(deliveries.record, hook.id, [answered])
     places = {"event", "label", "run", "run_search", "run_tag", "webhook_delivery"}
     assert places <= set(leaks(database_url, SECRET))
     if db.dialect == "sqlite":

@@ -20,7 +20,7 @@ from app.domain.recipes import Recipe, RecipeError, StallAction
 from app.domain.webhooks import EventType, WebhookRequest
 from app.errors import Unavailable
 from app.launchers.base import JobState, JobStatus
-from app.services import endings, progress, runs, webhooks
+from app.services import deliveries, endings, progress, runs, webhooks
 from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
 from tests.support.database import postgresql_heavy
@@ -66,7 +66,7 @@ async def test_a_run_that_takes_no_further_step_is_stalled_until_it_goes_on(
     told = await db.write(webhooks.create, hook)
     for _ in range(2):
         await reconcile(state)
-    (message,) = await db.read(webhooks.list_deliveries, told.id, None, 10)
+    (message,) = await db.read(deliveries.list_deliveries, told.id, None, 10)
     assert message.type == "run.stalled" and run.id in message.body
     stalled = await stage.get(run)
     assert (stalled.status, stalled.status_reason) == ("running", "stalled")

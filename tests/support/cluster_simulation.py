@@ -18,11 +18,10 @@ from app.domain.queue import (
     Holder,
     Plan,
     Pool,
-    ProjectUse,
-    Quota,
     Start,
     Waiting,
 )
+from app.domain.quotas import ProjectUse, Quota
 from app.domain.resources import Allocation, Capacity, Gpu, Resources
 
 NODE = 8.0

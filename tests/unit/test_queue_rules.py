@@ -17,13 +17,12 @@ from app.domain.queue import (
     Holder,
     Plan,
     Pool,
-    ProjectUse,
-    Quota,
     Start,
     Wait,
     Waiting,
     find_victims,
 )
+from app.domain.quotas import ProjectUse, Quota
 from app.domain.resources import Allocation, Capacity, Gpu, Resources
 from tests.support.cluster_simulation import Cluster, Job
 

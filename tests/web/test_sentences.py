@@ -11,7 +11,7 @@ import pytest
 
 from app import errors
 from app.domain.evidence import Evidence, derive_outcome, nothing_saved
-from app.domain.queue import ProjectUse, Quota
+from app.domain.quotas import ProjectUse, Quota
 from app.domain.resources import Capacity, Gpu, Resources, Shortage, allocate
 from app.supervisor.schedule import UNKNOWN_RECIPE
 from tests.support.evidence import CASES

@@ -10,7 +10,7 @@ from app.domain.webhooks import EventType, Format, WebhookRequest, WebhookUpdate
 from app.graphql.describe import Info, attribute, input, mutation, optional, output
 from app.graphql.mutations.payloads import KEY, Payload, Rows, perform, request_of
 from app.graphql.notifications import AlertRule, Webhook, WebhookDelivery
-from app.services import alerts, webhooks
+from app.services import alerts, deliveries, webhooks
 
 
 @input
@@ -178,7 +178,7 @@ class NotificationMutations:
         """Send a message of the type `webhook.test`."""
         return await perform(
             info, input, DeliveryPayload,
-            lambda tx: {"delivery": webhooks.send_test(tx, input.webhook_id)},
+            lambda tx: {"delivery": deliveries.send_test(tx, input.webhook_id)},
         )  # fmt: skip
 
     @mutation
@@ -186,7 +186,7 @@ class NotificationMutations:
         """Send a message once more, under its own id."""
         return await perform(
             info, input, DeliveryPayload,
-            lambda tx: {"delivery": webhooks.redeliver(tx, input.webhook_id, input.delivery_id)},
+            lambda tx: {"delivery": deliveries.redeliver(tx, input.webhook_id, input.delivery_id)},
         )  # fmt: skip
 
     @mutation

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 from llm_train import source, specs, system
 from llm_train.buffer import Point, warn
@@ -38,9 +38,6 @@ from llm_train.run_files import RunFiles
 from llm_train.saving import CheckpointDirectory, Saving
 from llm_train.sender import HEARTBEAT_SECONDS, ReportSender
 from llm_train.stopping import StopRequest
-
-if TYPE_CHECKING:
-    pass
 
 CLOSE_SECONDS = 5.0
 
