@@ -13,7 +13,8 @@ from app.errors import NotFound
 from app.mlflow import bodies, views
 from app.mlflow.routing import API, router
 from app.server.tracking import Access, get_access, json
-from app.services import experiments, labels, runs, tracking
+from app.services import audit, experiments, labels, runs, tracking
+from app.services.audit import Action
 
 routes = router()
 
@@ -75,6 +76,7 @@ async def set_tag(request: Request) -> Response:
         experiment = resolve(tx, access, body.experiment_id)
         tx.require(Permission.WRITE, experiment.id)
         labels.set_labels(tx, experiment.id, {body.key: body.value})
+        audit.record(tx, Action("update_experiment", experiment.id))
 
     await request.app.state.db.write(set_label)
     return json({})

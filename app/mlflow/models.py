@@ -12,7 +12,8 @@ from app.mlflow.filters import Query, parse_filter, parse_order
 from app.mlflow.routing import API, router
 from app.mlflow.search import page_of
 from app.server.tracking import Access, get_access, json
-from app.services import labels, models
+from app.services import audit, labels, models
+from app.services.audit import Action
 
 routes = router()
 
@@ -93,6 +94,7 @@ async def set_tags(request: Request, model_id: str) -> Response:
         model = _own(tx, access, model_id)
         tx.require(Permission.WRITE, model.experiment_id)
         labels.set_labels(tx, model.id, bodies.as_dict(body.tags))
+        audit.record(tx, Action("update_model", model.id))
         return _view(tx, model)
 
     return json({"model": await request.app.state.db.write(set_labels)})
@@ -106,6 +108,7 @@ async def delete_tag(request: Request, model_id: str, key: str) -> Response:
         model = _own(tx, access, model_id)
         tx.require(Permission.WRITE, model.experiment_id)
         labels.delete_label(tx, model.id, key)
+        audit.record(tx, Action("update_model", model.id))
         return _view(tx, model)
 
     return json({"model": await request.app.state.db.write(delete)})

@@ -13,7 +13,8 @@ from app.mlflow import bodies, views
 from app.mlflow.experiments import resolve
 from app.mlflow.routing import API, router
 from app.server.tracking import Access, get_access, json
-from app.services import labels, models, runs, tracking
+from app.services import audit, labels, models, runs, tracking
+from app.services.audit import Action
 
 UNANSWERED = "mlflow:unanswered"
 """Scope of the digests of requests whose answer is not sent yet."""
@@ -45,7 +46,7 @@ async def create_run(request: Request) -> Response:
             _in_flight.discard(digest)
     response = json({"run": view})
     if alone and not await request.is_disconnected():
-        response.background = BackgroundTask(db.write, labels.delete_alias, UNANSWERED, digest)
+        response.background = BackgroundTask(db.write, _forget, view["info"]["run_id"], digest)
     return response
 
 
@@ -73,6 +74,12 @@ def _create(
     if digest:
         labels.add_alias(tx, UNANSWERED, digest, run.id)
     return views.runs(tx, [run])[0]
+
+
+def _forget(tx: Tx, run_id: str, digest: str) -> None:
+    """Remove the alias of a run whose answer was sent."""
+    runs.lock(tx, run_id)
+    labels.delete_alias(tx, UNANSWERED, digest)
 
 
 @routes.get(f"{API}/runs/get")
@@ -110,6 +117,7 @@ async def set_tag(request: Request) -> Response:
 
     def set_label(tx: Tx) -> None:
         labels.set_labels(tx, runs.lock(tx, body.run).id, {body.key: body.value})
+        audit.record(tx, Action("update_run", body.run))
 
     await request.app.state.db.write(set_label)
     return json({})
@@ -123,6 +131,7 @@ async def delete_tag(request: Request) -> Response:
     def delete(tx: Tx) -> None:
         if not labels.delete_label(tx, runs.lock(tx, body.run).id, body.key):
             raise NotFound(f"The run has no tag {body.key!r:.300}.")
+        audit.record(tx, Action("update_run", body.run))
 
     await request.app.state.db.write(delete)
     return json({})

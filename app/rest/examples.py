@@ -225,7 +225,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                 "at": _CREATED,
                 "actor": {"kind": "user", "name": "alice"},
                 "token_id": _TOKEN["token_id"],
-                "action": "submit_run",
+                "action": "create_run",
                 "target_id": RUN_ID,
                 "outcome": "done",
                 "address": None,

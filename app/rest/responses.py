@@ -60,7 +60,7 @@ async def write(request: Request, work: Callable[[Tx], R]) -> R:
 def action_of(request: Request) -> Action:
     """Return what a request does, for the audit: its operation, and the last id of its path."""
     ids = [value for name, value in request.path_params.items() if name.endswith("_id")]
-    return Action(request.scope["route"].name, ids[-1] if ids else None)
+    return Action(audit.name_of(request.scope["route"].name), ids[-1] if ids else None)
 
 
 async def _keyed(request: Request) -> KeyedRequest | None:

@@ -1,10 +1,12 @@
 """The audit: what users and the operator's token wrote, and what was refused; for administrators.
 
-`services.perform` and the routes of REST record it in the transaction of the write. What trainers
-report, and what the service does by itself, is in the history of each experiment alone, whose
-events have an actor too.
+It is recorded in the transaction of the write: by `perform` of REST and of GraphQL, and by the use
+cases of tracking clients (`services.tracking`, `services.models`). What trainers report, and what
+the service does by itself, is in the history of each experiment alone, whose events have an actor
+too.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
@@ -51,10 +53,21 @@ def _listed(filters: frozenset[str]) -> Statement[AuditEntry]:
 
 
 class Action(NamedTuple):
-    """What is done: the operation's name, and what it is about, if that is known before."""
+    """What is done: its name, and what it is about, if that is known before."""
 
     name: str
     target_id: str | None = None
+
+
+_IN_GRAPHQL = {"submit_run": "create_run", "verify_checkpoints": "verify_checkpoint"}
+"""Operations of REST that GraphQL has under other names."""
+
+
+@cache
+def name_of(operation: str) -> str:
+    """Return the action's name of an operation of REST or a mutation: the same for both."""
+    name = re.sub("(?<=[a-z])(?=[A-Z])", "_", operation).lower()
+    return _IN_GRAPHQL.get(name, name)
 
 
 def record(tx: Tx, action: Action, made: Mapping[str, Any] | None = None) -> None:
@@ -77,10 +90,10 @@ def _write(tx: Tx, entries: list[dict[str, Any]]) -> None:
 
 
 _IDS = (
-    "delivery_id", "webhook_id", "rule_id", "verification_id", "checkpoint_id", "run_id",
-    "experiment_id", "token_id", "user_id", "project_id", "id",
+    "id", "delivery_id", "webhook_id", "rule_id", "verification_id", "checkpoint_id", "run_id",
+    "experiment_id", "token_id", "user_id", "project_id",
 )  # fmt: skip
-"""Fields that name what was made, the most particular first."""
+"""Fields that name what was made, the most particular first: `id` is a row's own, of GraphQL."""
 
 
 def recorded(action: Action, work: Callable[[Tx], T]) -> Callable[[Tx], T]:

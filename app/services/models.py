@@ -14,7 +14,8 @@ from app.db.tables import LoggedModel
 from app.domain.permissions import Permission
 from app.domain.tracking import MAX_LINKS
 from app.errors import NotFound, RunLimit
-from app.services import experiments, labels, runs
+from app.services import audit, experiments, labels, runs
+from app.services.audit import Action
 
 MAX_METRICS = 1_000
 MAX_LISTED = 1_000
@@ -70,6 +71,7 @@ def create(
     )  # fmt: skip
     tx.insert(model)
     labels.set_labels(tx, model.id, labelled)
+    audit.record(tx, Action("create_model", model.id))
     _notify(tx, model)
     return model
 
@@ -84,7 +86,8 @@ def get(tx: Tx, model_id: str) -> LoggedModel:
 
 def set_state(tx: Tx, model_id: str, state: str) -> LoggedModel:
     """Record what its client says of a model: ready or failed. Raises NotFound."""
-    return _change(tx, get(tx, model_id), state=state)
+    audit.record(tx, Action("update_model", model_id))
+    return _change(tx, _lock(tx, model_id), state=state)
 
 
 def add_params(tx: Tx, model_id: str, params: Mapping[str, str]) -> LoggedModel:

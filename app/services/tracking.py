@@ -23,7 +23,8 @@ from app.domain.reports import MetricColumns, ReportRequest
 from app.domain.requests import MAX_NAME, ExperimentRequest, RunRequest, UpdateRunRequest
 from app.domain.tracking import NAME_LABEL, moves_progress, typed
 from app.errors import InvalidInput, NameTaken
-from app.services import edits, experiments, labels, projects, reports, runs
+from app.services import audit, edits, experiments, labels, projects, reports, runs
+from app.services.audit import Action
 
 BY_NAME = "experiment"
 """Scope of the names of experiments."""
@@ -80,6 +81,7 @@ def create_experiment(
             tx, _scope(experiment.project_id), name, experiment.id
         ):  # else another one was faster
             labels.set_labels(tx, experiment.id, labelled)
+            audit.record(tx, Action("create_experiment", experiment.id))
             return experiment
     raise NameTaken(f"Experiment {name!r:.300} already exists.")
 
@@ -102,12 +104,14 @@ def create_run(
     run = runs.submit(tx, experiment_id, request, {}, heartbeat_seconds)
     labels.set_labels(tx, run.id, {**labelled, NAME_LABEL: name or f"run-{run.id[-6:]}"})
     reports.ingest(tx, run.id, ReportRequest())
+    audit.record(tx, Action("create_run", run.id))
     return runs.get(tx, run.id)
 
 
 def rename(tx: Tx, run_id: str, name: str) -> Run:
     """Give a run the name that a client has for it. Raises NotFound."""
     labels.set_labels(tx, run_id, {NAME_LABEL: name})
+    audit.record(tx, Action("update_run", run_id))
     return edits.update_run(tx, run_id, UpdateRunRequest(name=name[:MAX_NAME]))
 
 
@@ -173,6 +177,8 @@ def end(tx: Tx, writer: Writer, status: str) -> Run:
         report = {"failed": "Its client reports that it has failed."}
     if RunStatus(runs.get(tx, run.id).status) not in TERMINAL:
         reports.ingest(tx, run.id, ReportRequest(**report, attempt=writer.attempt))
+    if report:
+        audit.record(tx, Action("cancel_run" if status == "KILLED" else "update_run", run.id))
     return runs.get(tx, run.id)
 
 

@@ -140,7 +140,7 @@ def _begin(
         made = True
         if upsert.name and not labels.add_alias(tx, scope_of(experiment.id), upsert.name, run.id):
             raise NameTaken(f"Run {upsert.name!r:.100} exists already.")
-    elif RunStatus(run.status) in TERMINAL:
+    elif RunStatus(runs.lock(tx, run.id).status) in TERMINAL:
         raise RunFinished(f"The run is {run.status}; nothing more is recorded.")
     elif upsert.displayName and run.name is None:
         run = tracking.rename(tx, run.id, upsert.displayName)

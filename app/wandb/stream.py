@@ -15,7 +15,7 @@ from app.domain.tracking import MAX_LABEL_KEY
 from app.server.bodies import Body, read
 from app.server.guard import MAX_STREAM as MAX_BODY
 from app.server.tracking import Access, get_access, json
-from app.services import labels, tracking
+from app.services import labels, runs, tracking
 from app.services.tracking import Point, Writer
 from app.wandb import rows
 from app.wandb.routing import FILES, router
@@ -87,7 +87,7 @@ def _parse(body: StreamRequest, run_step: int, loop_step: int | None) -> Logged:
 
 
 def _end(tx: Tx, writer: Writer, logged: Logged, body: StreamRequest) -> None:
-    _note_summary(tx, writer.run_id, logged)
+    _note_summary(tx, runs.lock(tx, writer.run_id).id, logged)
     if body.complete:
         tracking.end(tx, writer, "FAILED" if body.exitcode else "FINISHED")
 

@@ -526,7 +526,7 @@ def test_each_event_and_write_names_who_did_it_and_administrators_list_them(
     events = alice.ok("GET", f"/v1/experiments/{made}/events")["events"]
     assert {"kind": "run", "name": run["run_id"]} in [event["actor"] for event in events]
 
-    for target, action in ((made, "create_experiment"), (run["run_id"], "submit_run")):
+    for target, action in ((made, "create_experiment"), (run["run_id"], "create_run")):
         (entry,) = admin.ok("GET", f"/v1/audit?actor=alice-amber&target_id={target}")["entries"]
         assert (entry["action"], entry["outcome"]) == (action, "done")
     mine = admin.ok("GET", "/v1/audit?action=create_user")["entries"]

@@ -54,6 +54,16 @@ def service(server: Server) -> Iterator[Service]:
         yield service
 
 
+@pytest.fixture(scope="module")
+def member_token(service: Service) -> str:
+    """The token of a member of the default project: what people of a team have."""
+    (project,) = service.get("/projects")["projects"]
+    service.post("/users", {"name": "ann"})
+    service.post(f"/projects/{project['project_id']}/members", {"user": "ann", "role": "member"})
+    token: str = service.post("/tokens", {"user": "ann", "scope": "member"})["token"]
+    return token
+
+
 def done(service: Service, recipe: str, **hyperparams: Any) -> tuple[str, Any]:
     run = service.submit(recipe, **hyperparams)
     ended = service.ended(run, SECONDS)
@@ -80,12 +90,14 @@ def test_a_script_of_mlflow_reports_into_its_recipes_own_run(service: Service) -
     assert (files / "notes" / "a b.txt").read_text() == "hello"
 
 
-def test_the_same_script_by_hand_makes_an_external_run(service: Service) -> None:
+def test_the_same_script_by_hand_makes_an_external_run_of_a_member(
+    service: Service, member_token: str
+) -> None:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")
     }
     environment |= {
-        "MLFLOW_TRACKING_URI": f"{service.url}/mlflow", "MLFLOW_TRACKING_TOKEN": TOKEN,
+        "MLFLOW_TRACKING_URI": f"{service.url}/mlflow", "MLFLOW_TRACKING_TOKEN": member_token,
     }  # fmt: skip
     script = str(SCRIPTS / "mlflow_fluent.py")
     result = subprocess.run(
@@ -151,14 +163,14 @@ def test_what_wandb_says_of_the_end_of_a_recipes_run_is_no_evidence(service: Ser
 @pytest.mark.parametrize(
     ("code", "expected"), [(0, ("succeeded", None)), (3, ("failed", "reported_failure"))]
 )
-def test_a_script_of_wandb_by_hand_makes_an_external_run(
-    service: Service, tmp_path: Path, code: int, expected: tuple[str, str | None]
+def test_a_script_of_wandb_by_hand_makes_an_external_run_of_a_member(
+    service: Service, member_token: str, tmp_path: Path, code: int, expected: tuple[str, str | None]
 ) -> None:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("WANDB_")
     }
     environment |= {
-        "WANDB_BASE_URL": f"{service.url}/wandb", "WANDB_API_KEY": TOKEN,
+        "WANDB_BASE_URL": f"{service.url}/wandb", "WANDB_API_KEY": member_token,
         "WANDB_RUN_ID": f"by-hand-{code}",
     }  # fmt: skip
     command = [sys.executable, str(SCRIPTS / "wandb_fluent.py"), str(code)]

@@ -89,12 +89,14 @@ async def perform(
 
     def store(tx: Tx) -> StoredResponse:
         rows = {name: _columns(row) for name, row in work(tx).items()}
-        audit.record(tx, action, next(iter(rows.values()), None))
+        made = next((row for name, row in rows.items() if name != "deletion"), None)
+        audit.record(tx, action, made)  # a deletion is of what its input names
         return StoredResponse(200, dump(rows))
 
     context, values = info.context, given_values(input)
     action = Action(
-        info.field_name, next((values[name] for name in _TARGETS if name in values), None)
+        audit.name_of(info.field_name),
+        next((values[name] for name in _TARGETS if name in values), None),
     )
     try:
         keyed = _keyed(info, values)
