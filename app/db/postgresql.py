@@ -64,7 +64,8 @@ class PostgresDatabase(Database):
         self.readers = max(1, workers * 2 // 7)
         self.writers = workers - self.scanners - self.readers
         self.dsn = url.replace("postgresql+psycopg://", "postgresql://", 1)
-        self._prepared = False
+        # The tables and the room for connections were looked for.
+        self.prepared = False
         self._local = threading.local()
         self._connections: set[Connection] = set()
         self._leader: Connection | None = None
@@ -85,7 +86,7 @@ class PostgresDatabase(Database):
         except (psycopg.Error, Unavailable) as error:
             reason = str(error).strip().replace("\n", " ")
             raise Unavailable(f"the PostgreSQL database cannot be used: {reason}") from error
-        self._prepared = True
+        self.prepared = True
 
     def look(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         try:
@@ -95,7 +96,7 @@ class PostgresDatabase(Database):
             raise for_caller(error, None) from error
 
     async def start(self) -> None:
-        if not self._prepared:
+        if not self.prepared:
             await asyncio.to_thread(self.prepare)
         self._loop = asyncio.get_running_loop()
         self._scanners = _threads(self.scanners, "scanner")

@@ -20,8 +20,8 @@ from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, MarkRequest, RunRequest
 from app.errors import InvalidInput
 from app.services import checkpoints, experiments, marks, reports, runs
-from tests.services.conftest import opened, writing
-from tests.support.database import postgresql_heavy, sqlite_only
+from tests.services.conftest import writing
+from tests.support.database import opened, postgresql_heavy, sqlite_only
 
 pytestmark = pytest.mark.anyio
 

@@ -28,16 +28,15 @@ def quick(tx: Tx) -> int:
 
 async def test_scans_that_are_given_up_leave_their_threads_free(db: Database) -> None:
     begun: list[int] = []
-    enough = threading.Semaphore(0)
+    started = threading.Event()
 
     def slow(tx: Tx) -> Any:
         begun.append(threading.get_ident())
-        enough.release()
+        started.set()
         return tx.first(SLOW)
 
     scans = [asyncio.create_task(db.scan(slow)) for _ in range(MANY)]
-    for _ in range(2):
-        assert await asyncio.to_thread(enough.acquire, timeout=60)
+    assert await asyncio.to_thread(started.wait, 60)
     await asyncio.sleep(0.3)  # into the statement
     for scan in scans:
         scan.cancel()

@@ -33,13 +33,13 @@ from app.domain.principals import SUPERVISOR
 from app.domain.requests import ExperimentRequest
 from app.errors import Unavailable
 from app.services import experiments
-from tests.support.database import PostgreSQL, dsn, postgresql_only
+from tests.support.database import CONNECTIONS, PostgreSQL, dsn, postgresql_only
 
 pytestmark = [pytest.mark.anyio, postgresql_only]
 
 ONE = Statement[tuple[int]](text("SELECT 1"))
 TAG = Statement[Any](insert(ExperimentTag))
-WRITERS = PostgresDatabase("postgresql://").writers
+WRITERS = PostgresDatabase("postgresql://", CONNECTIONS).writers
 
 
 def create(tx: Tx) -> str:
