@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import venv
 from collections.abc import Iterator
@@ -132,9 +133,10 @@ def _jupyter_python() -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
             new = Path(scratch, "new")
-            venv.create(new, with_pip=True, symlinks=True)
-            pip = [str(new / "bin" / "python"), "-m", "pip", "install", "-q", *JUPYTER]
-            subprocess.run(pip, check=True, timeout=300)
+            venv.create(new, symlinks=True)
+            pip = [sys.executable, "-m", "pip", "--python", str(new / "bin" / "python")]
+            install = [*pip, "install", "-q", "--no-compile", *JUPYTER]
+            subprocess.run(install, check=True, timeout=300)
             with suppress(OSError):  # a test beside this one was faster
                 new.rename(place)
     return python
