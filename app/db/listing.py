@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
@@ -33,7 +32,6 @@ from app.db.rows import (
     MetricLatestRow,
     ProjectRow,
     RunRow,
-    RunSummaryRow,
 )
 from app.db.search import (
     FirstWithBeginning,
@@ -198,7 +196,6 @@ RUNS = Listing(
     matches=_matches(RunSearch),
     hits=_hits(RunSearch),
 )
-RUN_SUMMARIES: Listing[RunSummaryRow] = replace(cast(Any, RUNS), row=RunSummaryRow)
 CHECKPOINTS = Listing(
     Checkpoint,
     CheckpointRow,
@@ -239,13 +236,17 @@ def _with_ids(listing: Listing[RowT]) -> Query[[str], RowT]:
     return find
 
 
-@query(MetricLatestRow)
+LatestValue = tuple[str, str, int, float | None, float | None]
+"""The columns of a MetricLatestRow: a row of its own for each value costs long lists more."""
+
+
+@query(tuple[str, str, int, float | None, float | None])
 def _latest_of(*, ids: str, most: int) -> Executable:
     latest = select_all(MetricLatest).where(one_of(_latest.run_id, ids))
     return latest.order_by(_latest.run_id, _latest.key).limit(most)
 
 
-@query(MetricLatestRow)
+@query(tuple[str, str, int, float | None, float | None])
 def _latest_of_keys(*, ids: str, keys: str, most: int) -> Executable:
     latest = select_all(MetricLatest).where(one_of(_latest.run_id, ids), one_of(_latest.key, keys))
     return latest.order_by(_latest.run_id, _latest.key).limit(most)
@@ -265,11 +266,19 @@ class TooMany(Exception):
 def latest_metrics(
     tx: Tx, run_ids: Sequence[str], most: int = 2**62, keys: Sequence[str] | None = None
 ) -> list[list[MetricLatestRow]]:
+    """Return the latest value of each key of each run, as `latest_values` does, as rows."""
+    of_runs = latest_values(tx, run_ids, most, keys)
+    return [list(map(MetricLatestRow._make, values)) for values in of_runs]
+
+
+def latest_values(
+    tx: Tx, run_ids: Sequence[str], most: int, keys: Sequence[str] | None = None
+) -> list[list[LatestValue]]:
     """Return the latest value of each key of each run, by key; of all keys without `keys`.
 
     Raises TooMany where they are more than `most`.
     """
-    latest: dict[str, list[MetricLatestRow]] = {run_id: [] for run_id in run_ids}
+    latest: dict[str, list[LatestValue]] = {run_id: [] for run_id in run_ids}
     ids = dump(list(run_ids))
     if keys is None:
         rows = tx.all(_latest_of, ids=ids, most=most + 1)
@@ -278,5 +287,5 @@ def latest_metrics(
     if len(rows) > most:
         raise TooMany
     for row in rows:
-        latest[row.run_id].append(row)
+        latest[row[0]].append(row)
     return list(latest.values())

@@ -32,7 +32,8 @@ RunSummaryRow = _row(tables.Run, without=(
     "finished", "gpus", "nonce", "sessions", "session_closed", "history_bytes", "host",
     "launcher", "engine_id", "submitted_at", "claimed_at", "termination_reason",
     "termination_detail", "pace_clock", "promised_checkpoint_id", "heartbeat_seconds",
-    "launched_at", "cancel_requested_at", "gpus_held",
+    "launched_at", "cancel_requested_at", "gpus_held", "log_removed_at", "points_thinned_at",
+    "points_removed_at",
 ))  # fmt: skip
 CheckpointRow = _row(tables.Checkpoint)
 EventRow = _row(tables.Event)

@@ -109,9 +109,6 @@ class RunSummaryRow(NamedTuple):
     started_at: str | None
     finished_at: str | None
     heartbeat_at: str | None
-    log_removed_at: str | None
-    points_thinned_at: str | None
-    points_removed_at: str | None
 
 class CheckpointRow(NamedTuple):
     id: str

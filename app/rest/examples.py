@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from app.db.objects import replace
-from app.db.tables import Checkpoint, Experiment, MetricLatest, Run
+from app.db.tables import Checkpoint, Experiment, Run
 from app.domain.attempts import AGENT
 from app.domain.requests import EXPERIMENT_ID, RUN_ID, VERIFICATION_ID
 from app.rest import views
@@ -27,7 +27,7 @@ def _show(view: Mapping[str, object]) -> dict[str, Any]:
     return shown
 
 
-_LOSS = MetricLatest(run_id=RUN_ID, key="loss", step=120, value=1.83)
+_LOSS = (RUN_ID, "loss", 120, 1.83, None)
 _QUEUED = Run(
     id=RUN_ID, experiment_id=EXPERIMENT_ID, root_run_id=RUN_ID, model="Qwen2.5-7B",
     dataset='{"name": "alpaca-zh", "split": "train"}', notes="first try", created_at=_CREATED,

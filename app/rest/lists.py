@@ -41,6 +41,7 @@ MOST_BYTES = 16_000_000
 """A page of this size ends, whatever `limit` says."""
 # An index would have to be written with every report.
 _ORDER = "Sort field; `-` sorts downwards."
+_LISTED_RUNS = listing.RUNS.narrowed(views.SUMMARY_COLUMNS)
 _SCANS = " By `step` the whole list is read for each page; every other order walks an index."
 
 router = APIRouter(prefix="/v1/experiments", route_class=DirectRoute)
@@ -126,9 +127,7 @@ async def list_runs(
     request: Request, experiment_id: ExperimentId, query: Annotated[RunsQuery, Query()]
 ) -> Response:
     """List the runs of an experiment, with their latest metrics."""
-    return await _answer(
-        request, experiment_id, "runs", listing.RUN_SUMMARIES, RunFilter, query, _runs
-    )
+    return await _answer(request, experiment_id, "runs", _LISTED_RUNS, RunFilter, query, _runs)
 
 
 @everywhere.get(
@@ -136,7 +135,7 @@ async def list_runs(
 )
 async def list_all_runs(request: Request, query: Annotated[AllRunsQuery, Query()]) -> Response:
     """List the runs of all experiments, with their latest metrics."""
-    return await _answer(request, None, "runs", listing.RUN_SUMMARIES, AnyRunFilter, query, _runs)
+    return await _answer(request, None, "runs", _LISTED_RUNS, AnyRunFilter, query, _runs)
 
 
 @router.get(
@@ -263,7 +262,7 @@ def _experiments(tx: Tx, page: Page[Any], **_: Any) -> list[schemas.ExperimentAn
 def _runs(
     tx: Tx, page: Page[Any], *, keys: list[str] | None, most: int
 ) -> list[schemas.RunSummary]:
-    latest = listing.latest_metrics(tx, [row.id for row in page.rows], most, keys)
+    latest = listing.latest_values(tx, [row.id for row in page.rows], most, keys)
     return [views.run_summary(*parts) for parts in zip(page.rows, latest, strict=True)]
 
 

@@ -11,11 +11,11 @@ from typing import Any, TypeVar, cast, get_type_hints
 from orjson import Fragment
 from sqlmodel import SQLModel
 
+from app.db.listing import LatestValue
 from app.db.rows import (
     AnyCheckpoint,
     AnyEvent,
     AnyExperiment,
-    AnyMetricLatest,
     AnyRun,
     AnyRunSummary,
 )
@@ -68,6 +68,11 @@ _run_detail = copier(
     "progress", "eta_seconds", "metrics", "newest_ckpt_path",
 )  # fmt: skip
 _run_summary = copier(schemas.RunSummary, Run, *_DERIVED)
+SUMMARY_COLUMNS = (
+    *(name for name in schemas.RunSummary.__annotations__ if name in Run.model_fields),
+    "override_hyperparams", "effective_hyperparams", "effective_attempt",  # of its status_detail
+)  # fmt: skip
+"""The columns that `run_summary` reads."""
 _run_status = copier(schemas.RunStatusAnswer, Run, *_DERIVED, "eta_seconds", "ckpt_path")
 _checkpoint = copier(schemas.CheckpointAnswer, Checkpoint, "checkpoint_id", "stored_as", "healthy")
 
@@ -88,12 +93,12 @@ def run(row: AnyRun) -> schemas.RunAnswer:
     )  # fmt: skip
 
 
-def metrics(rows: Iterable[AnyMetricLatest]) -> dict[str, schemas.MetricValue]:
+def metrics(latest: Iterable[LatestValue]) -> dict[str, schemas.MetricValue]:
     """Return the latest value of each key, with its step. orjson writes an infinite one as null."""
-    return {row.key: {"value": row.value, "step": row.step} for row in rows}
+    return {key: {"value": value, "step": step} for _, key, step, value, _ in latest}
 
 
-def run_summary(row: AnyRunSummary, latest: Iterable[AnyMetricLatest]) -> schemas.RunSummary:
+def run_summary(row: AnyRunSummary, latest: Iterable[LatestValue]) -> schemas.RunSummary:
     """Return `RunSummary`."""
     return _run_summary(
         row, run_id=row.id, status_detail=status_detail(row), progress=progress(row),
@@ -102,7 +107,7 @@ def run_summary(row: AnyRunSummary, latest: Iterable[AnyMetricLatest]) -> schema
 
 
 def run_status(
-    row: AnyRunSummary, latest: Iterable[AnyMetricLatest], newest: AnyCheckpoint | None
+    row: AnyRunSummary, latest: Iterable[LatestValue], newest: AnyCheckpoint | None
 ) -> schemas.RunStatusAnswer:
     """Return `RunStatusAnswer`."""
     return _run_status(
@@ -113,7 +118,7 @@ def run_status(
 
 
 def run_detail(
-    row: AnyRun, latest: Iterable[AnyMetricLatest], newest: AnyCheckpoint | None
+    row: AnyRun, latest: Iterable[LatestValue], newest: AnyCheckpoint | None
 ) -> schemas.RunDetailAnswer:
     """Return `RunDetailAnswer`."""
     return _run_detail(
