@@ -27,7 +27,7 @@ from app.db.list_statements import (
     place_statement,
 )
 from app.db.matching import SEARCH, Parent, bind, is_short, with_search
-from app.db.narrowing import OF_EXPERIMENT, narrow, of_archived, of_few
+from app.db.narrowing import OF_EXPERIMENT, narrow, of_active, of_archived, of_few
 from app.db.sql import Tx, dump
 
 MOST = 100
@@ -124,7 +124,12 @@ def page(
         if (archived := of_archived(tx, listing, filters)) is not None:
             return _all(tx, listing, archived, order, window)
         sort = counting.must_sort(tx, listing, filters, order)
-        if not sort and _must_look(tx, listing, filters, order):
+        look = not sort and _must_look(tx, listing, filters, order)
+        if look and order.field == "created_at":
+            return _looked(tx, listing, filters, order, window)
+        if (active := of_active(tx, listing, filters)) is not None:
+            return _all(tx, listing, active, order, window)
+        if look:
             return _looked(tx, listing, filters, order, window)
     else:
         sort = order.field == METRIC and tx.dialect == "sqlite"

@@ -9,15 +9,15 @@ the few runs that may have it; the condition itself decides.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Executable, bindparam, or_, select
+from sqlalchemy import Executable, bindparam, literal_column, or_, select, true
 
 from app.db import counting, matching, tally
 from app.db.cursors import METRIC
-from app.db.json_lists import one_of
+from app.db.json_lists import listed, one_of
 from app.db.list_statements import FOUND_BY, INDEXED, Listing, unwalked
 from app.db.matching import SEARCH, bind, count_hits, indexed_search
 from app.db.sql import Tx, columns, dump, query
-from app.db.tables import ExperimentTag, MetricLatest, Run, RunTag
+from app.db.tables import ACTIVE, ExperimentTag, MetricLatest, Run, RunTag
 
 TEXTS = ("name", "recipe", "model")
 """Filters by the whole of a value that is in the searchable text of a run."""
@@ -25,6 +25,7 @@ TEXTS = ("name", "recipe", "model")
 OF_EXPERIMENT = ("owner", "project_id", "task_type")
 """Filters of runs by what their experiment is."""
 
+OF_ONE = ("experiment_id", *OF_EXPERIMENT)
 _tag, _latest, _of_experiment = columns(RunTag), columns(MetricLatest), columns(ExperimentTag)
 _run = columns(Run)
 
@@ -55,6 +56,23 @@ def _archived(*, within: str, most: int) -> Executable:
 @query(tuple[str])
 def _of_these(*, experiments: str) -> Executable:
     return select(_run.id).where(one_of(_run.experiment_id, experiments))
+
+
+@query(tuple[str])
+def _active_on_sqlite(*, experiments: str) -> Executable:
+    return select(_run.id).where(one_of(_run.experiment_id, experiments), ACTIVE)
+
+
+@query(tuple[str])
+def _active_on_postgresql(*, experiments: str) -> Executable:
+    # It takes active runs for few, and would read those of all experiments.
+    parents = listed(experiments)
+    own = select(_run.id).where(_run.experiment_id == parents.c.value, ACTIVE)
+    active = own.limit(literal_column(f"{matching.MATCHES}")).lateral("active")
+    return select(active.c.id).select_from(parents.join(active, true()))
+
+
+_ACTIVE_OF = {"sqlite": _active_on_sqlite, "postgresql": _active_on_postgresql}
 
 
 def narrow(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -97,16 +115,33 @@ def _ids(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[
 def of_few(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the filters with the ids of all runs of an owner, a project or a type of few runs.
 
-    None where there are many, or none of these is asked for.
+    Or of an experiment, where those that are not archived are asked for, and are few. None where
+    there are many, or none of these is asked for.
     """
-    of = {name: filters[name] for name in OF_EXPERIMENT if name in filters}
-    if listing.table is not Run or not of or "experiment_id" in filters:
+    of = {name: filters[name] for name in (*OF_ONE, "active") if name in filters}
+    if listing.table is not Run or not of.keys() - {"active"}:
         return None
     having = tally.experiments(tx, Run, frozenset(of), bind(tx, listing, of))
     if sum(number for _, number in having) >= matching.MATCHES:
         return None
-    rows = tx.all(_of_these, experiments=dump([id for id, _ in having]))
+    runs = _ACTIVE_OF[tx.dialect] if "active" in of else _of_these
+    rows = tx.all(runs, experiments=dump([id for id, _ in having]))
     return {**filters, "found": [row[0] for row in rows]}
+
+
+def of_active(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the filters with the ids of all active runs, where nearly all of many are archived.
+
+    None where that is not so, or where other runs are asked for, too.
+    """
+    if "active" not in filters or not filters.keys().isdisjoint((SEARCH, *FOUND_BY, *INDEXED)):
+        return None
+    of = {name: filters[name] for name in OF_ONE if name in filters}
+    if listing.table is not Run or not of:
+        return None
+    if tally.total(tx, Run, frozenset(of), bind(tx, listing, of)) <= counting.READ:
+        return None
+    return of_few(tx, listing, filters)
 
 
 def of_archived(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any] | None:

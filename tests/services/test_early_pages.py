@@ -184,6 +184,41 @@ def test_the_few_that_are_archived_are_found_among_very_many(
     assert write(narrowing.of_archived, RUNS, {"archived": True}) is None, "many are no help"
 
 
+@pytest.mark.parametrize("field", ["created_at", "finished_at", "step", "metric"])
+def test_the_few_that_are_not_archived_are_found_among_very_many(
+    write: Write, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    """All others were read for them: nearly a second of a million."""
+    experiment = write(experiments.create, ExperimentRequest(name="old", task_type="t")).id
+    rates = [0] * (3 * LOOKED_AT + 1) + [1]
+    *old, other, one = [
+        write(runs.submit, experiment, RunRequest(model="m", hyperparams={"lr": lr}), {}).id
+        for lr in rates
+    ]
+    for run_id in old:
+        write(runs.cancel, run_id)
+        write(edits.update_run, run_id, UpdateRunRequest(archived=True))
+    order = Order(field, True, "loss" if field == "metric" else None)
+    read, whole = list[Any](), keyset._all
+
+    def noted(*args: Any, **more: Any) -> Any:
+        read.append(args[2])
+        return whole(*args, **more)
+
+    monkeypatch.setattr(keyset, "_all", noted)
+    of: dict[str, Any] = {"experiment_id": experiment, "active": True}
+    statuses = {"status": ["queued", "running", "cancelled"]}
+    rare: dict[str, Any] = {"hyperparam": ("lr", 1, None)}
+    for also in ({}, statuses, rare, statuses | rare):
+        page = write(keyset.page, RUNS, of | also, order, Window(3))
+        found = [one] if "hyperparam" in also else [one, other]
+        assert sorted(row.id for row in page.rows) == sorted(found), also
+        assert not page.has_next and page.stopped_at is None, also
+    assert len(read) == 4 and all("found" in filters for filters in read)
+    monkeypatch.setattr(matching, "MATCHES", 2)
+    assert write(narrowing.of_active, RUNS, of) is None, "many are no help"
+
+
 @pytest.mark.parametrize("backward", [False, True])
 def test_runs_that_lack_the_metric_of_an_order_are_looked_for_in_some_rows_at_a_time(
     write: Write, monkeypatch: pytest.MonkeyPatch, backward: bool

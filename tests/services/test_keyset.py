@@ -178,6 +178,28 @@ def _plan(path: str, filters: dict[str, Any], order: Order) -> list[str]:
 
 
 @sqlite_only
+@pytest.mark.parametrize("field", ["created_at", "started_at", "finished_at"])
+@pytest.mark.parametrize("more", [{}, {"status": ["failed"]}])
+def test_a_list_of_active_runs_walks_the_index_of_its_order(
+    database_url: str, field: str, more: dict[str, Any]
+) -> None:
+    """Where most experiments have few active runs, all of a million in another would be sorted."""
+    path, of = database_url.removeprefix("sqlite:///"), {"experiment_id": "exp_1", "active": True}
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("ANALYZE")
+        others = connection.execute(
+            "SELECT name FROM sqlite_master WHERE tbl_name = 'run' AND name <> 'ix_run_active'"
+            " AND sql LIKE 'CREATE INDEX%'"
+        )
+        known = [(name, "1000000 1000 900 1") for (name,) in others]
+        known.append(("ix_run_active", "5000 5 1"))
+        insert = "INSERT INTO sqlite_stat1 VALUES ('run', ?, ?)"
+        connection.executemany(insert, known)
+    plan = _plan(path, of | more, Order(field, True))
+    assert not any("ix_run_active" in step for step in plan), plan
+
+
+@sqlite_only
 async def test_few_runs_among_very_many_are_found_first_and_then_sorted(
     db: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
