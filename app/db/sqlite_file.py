@@ -6,8 +6,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 from app.db.database import InUse
 
 OWN_SECONDS = 1.0
@@ -70,6 +68,8 @@ def make_private(path: Path) -> None:
 
 def file_system(path: Path) -> str:
     """Return the kind of the file system that a file is on, such as "nfs4"."""
+    import psutil  # only for this message
+
     partitions = [
         partition
         for partition in psutil.disk_partitions(all=True)

@@ -44,7 +44,7 @@ def read_recipes(file: Path | None) -> Mapping[str, Recipe]:
 def read_configuration(file: Path | None) -> Configuration:
     """Return the built-in recipes and launchers, and those of a TOML file. Raises RecipeError."""
     if file is None:
-        return parse_configuration("", "built-in")
+        return _configure({}, "built-in")
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -87,6 +87,10 @@ def parse_configuration(text: str, source: str) -> Configuration:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{source}: not valid TOML: {error}.") from error
+    return _configure(document, source)
+
+
+def _configure(document: dict[str, Any], source: str) -> Configuration:
     if unknown := [key for key in document if key not in _KINDS]:
         raise RecipeError(
             f"{source}: {unknown[0]}: unknown; use [recipes.NAME], [launchers.NAME] and "

@@ -19,11 +19,12 @@ from app.domain.team import TOKEN_PREFIX
 from app.domain.tokens import same
 from app.errors import ServiceError
 from app.rest import body, responses
+from app.rest.parameters import LazyRoute
 from app.server.authentication import Authenticator
 from app.services import api_tokens, idempotency
 
 MOST_BYTES = 4096
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=LazyRoute)
 
 
 class SignIn(BaseModel):

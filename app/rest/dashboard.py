@@ -2,9 +2,10 @@
 
 from fastapi import APIRouter, Request, Response
 
+from app.rest.parameters import LazyRoute
 from app.web import dashboard
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=LazyRoute)
 
 
 async def show(request: Request) -> Response:

@@ -20,6 +20,7 @@ from app.domain.principals import SUPERVISOR
 from app.domain.single_sign_on import Attempt, Attempts, Identity
 from app.domain.team import new_token
 from app.errors import NotFound, ServiceError, Unauthorized
+from app.rest.parameters import LazyRoute
 from app.server.openid import Provider
 from app.services import audit, idempotency, sign_ins
 from app.services.api_tokens import Token
@@ -27,7 +28,7 @@ from app.web import sign_in as pages
 
 MOST_CHARACTERS = 4_000
 """Of a code or a state: what a provider sends is far shorter."""
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=LazyRoute)
 
 
 @router.get("/oidc")

@@ -1,7 +1,9 @@
 """What a start of the service loads."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 SCRIPT = """
 import sys
@@ -17,3 +19,24 @@ def test_a_start_loads_nothing_of_pydantic_1_which_another_package_may_still_use
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=True
     )
     assert found.stdout.split() == ["False", "pydantic.v1.main"]
+
+
+PREPARED = """
+import sys
+from app.main import load_settings, prepare
+routes = prepare(load_settings()).routes
+print([name for name in ("alembic", "psutil", "strawberry", "tomllib") if name in sys.modules])
+print([route.path for route in routes if "dependant" in vars(route)])
+"""
+
+
+def test_a_start_loads_and_analyses_nothing_that_only_some_requests_need(tmp_path: Path) -> None:
+    place = {
+        "LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}",
+        "LLM_TRAIN_DATA_DIR": str(tmp_path / "data"),
+    }
+    found = subprocess.run(
+        [sys.executable, "-c", PREPARED], capture_output=True, text=True, timeout=120,
+        env=os.environ | place,
+    )  # fmt: skip
+    assert found.stdout.splitlines() == ["[]", "[]"], found.stderr
