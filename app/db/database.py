@@ -23,6 +23,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from app.db.changes import Changes
 from app.db.durations import Durations
+from app.db.rights import KnownRights
 from app.db.sql import Tx
 from app.domain.principals import Principal
 from app.errors import Timeout, Unavailable
@@ -78,6 +79,7 @@ class Database(ABC):
 
     def __init__(self) -> None:
         self.changes = Changes()
+        self._rights = KnownRights()
         self._searching = asyncio.Semaphore(SEARCHES)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._waiting = 0

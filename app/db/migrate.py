@@ -15,11 +15,11 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, p
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
-from app.db import search, tally
+from app.db import rights, search, tally
 from app.db.tables import complete_for_postgresql
 from app.errors import Unavailable
 
-HEAD = "0025"
+HEAD = "0026"
 """The newest revision in `migrations/versions`; a test keeps it so."""
 
 METADATA = SQLModel.metadata
@@ -105,6 +105,7 @@ def create(url: str) -> bool:
         METADATA.create_all(connection, checkfirst=False)
         tally.create_triggers(connection)
         search.create_indexes(connection)
+        rights.create_triggers(connection)
         connection.execute(
             text(
                 "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL,"

@@ -38,6 +38,7 @@ from app.db.postgresql_reads import BEGIN, SharedReads
 from app.db.postgresql_scans import Scan
 from app.db.postgresql_writes import BATCH, CHANNEL, commit
 from app.db.restricted import open_tx
+from app.db.rights import KnownRights
 from app.db.sql import Tx
 from app.domain.principals import SUPERVISOR, Principal
 from app.errors import Busy, Unavailable
@@ -91,7 +92,8 @@ class PostgresDatabase(Database):
     def look(self, use_case: UseCase[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             with open_connection(self.dsn, reads=True) as connection:
-                return in_snapshot(Pipeline(connection), lambda tx: use_case(tx, *args, **kwargs))
+                pipeline = Pipeline(connection)
+                return in_snapshot(pipeline, lambda tx: use_case(tx, *args, **kwargs), self._rights)
         except psycopg.Error as error:
             raise for_caller(error, None) from error
 
@@ -102,7 +104,7 @@ class PostgresDatabase(Database):
         self._scanners = _threads(self.scanners, "scanner")
         self._leading = _threads(1, "leader")
         self._opening = _threads(1, "opener")
-        self._reads = SharedReads(self.readers, self._open_for_reads)
+        self._reads = SharedReads(self.readers, self._open_for_reads, self._rights)
         self._writers = [
             threading.Thread(target=self._write_loop, name="writer", daemon=True)
             for _ in range(self.writers)
@@ -194,7 +196,7 @@ class PostgresDatabase(Database):
                         self._jobs.put(None)
                         break
                     batch.append(following)
-            outcomes = commit(self._own_writer, batch)
+            outcomes = commit(self._own_writer, batch, self._rights)
             # Bound as an argument: a closure would resolve the futures of the next batch.
             self._loop.call_soon_threadsafe(self._resolve, outcomes)
 
@@ -204,7 +206,7 @@ class PostgresDatabase(Database):
             pipeline = self._own_pipeline(reads=True)
             connection = pipeline.connection
             with scan.on(connection):
-                return in_snapshot(pipeline, work, principal)
+                return in_snapshot(pipeline, work, self._rights, principal)
         except BaseException as error:
             raise for_caller(error, connection) from error
 
@@ -286,12 +288,15 @@ class PostgresDatabase(Database):
 
 
 def in_snapshot(
-    pipeline: Pipeline, work: Callable[[Tx], R], principal: Principal = SUPERVISOR
+    pipeline: Pipeline,
+    work: Callable[[Tx], R],
+    rights: KnownRights,
+    principal: Principal = SUPERVISOR,
 ) -> R:
     """Run a read on one snapshot and wait for each of its answers."""
     pipeline.command(BEGIN)
     try:
-        result = work(open_tx(Cursor(pipeline), "postgresql", principal))
+        result = work(open_tx(Cursor(pipeline), "postgresql", principal, rights))
     except BaseException:
         try:
             pipeline.finish("ROLLBACK")

@@ -29,13 +29,17 @@ _TUPLE: Any = tuple
 
 
 class Answer:
-    """What comes back of one statement; `result` is None until it is there."""
+    """What comes back of one statement; `result` is None until it is there.
 
-    __slots__ = ("prepares", "result")
+    `rows`: what it has, once somebody has looked.
+    """
+
+    __slots__ = ("prepares", "result", "rows")
 
     def __init__(self, prepares: str | None = None) -> None:
         self.prepares = prepares
         self.result: Any = None
+        self.rows: list[tuple[Any, ...]] | None = None
 
 
 class Pipeline:
@@ -203,12 +207,15 @@ class Cursor:
 
     def fetchone(self) -> tuple[Any, ...] | None:
         """Wait for the answer to the last statement and return its first row."""
-        rows = self._pipeline.rows(self._result())
+        rows = self.fetchall()
         return rows[0] if rows else None
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         """Wait for the answer to the last statement and return its rows."""
-        return self._pipeline.rows(self._result())
+        rows = self._answer.rows
+        if rows is None:
+            rows = self._answer.rows = self._pipeline.rows(self._result())
+        return rows
 
     @property
     def rowcount(self) -> int:

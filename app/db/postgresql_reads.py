@@ -19,6 +19,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from app.db.postgresql_connections import Connection, for_caller
 from app.db.postgresql_pipeline import Answer, Cursor, Pipeline
 from app.db.restricted import open_tx
+from app.db.rights import KnownRights
 from app.db.sql import Tx
 from app.domain.principals import Principal
 
@@ -28,10 +29,15 @@ BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 class _Read:
     def __init__(
-        self, work: Callable[[Tx], Any], future: asyncio.Future[Any], principal: Principal
+        self,
+        work: Callable[[Tx], Any],
+        future: asyncio.Future[Any],
+        principal: Principal,
+        rights: KnownRights,
     ) -> None:
         self.work = work
         self.principal = principal
+        self.rights = rights
         self.future = future
         self.thread: greenlet | None = None
         self.answer = Answer()
@@ -42,9 +48,15 @@ class _Read:
 class SharedReads:
     """Reads that wait for one of a few connections. Used on the event loop only."""
 
-    def __init__(self, connections: int, connect: Callable[[], asyncio.Future[Connection]]) -> None:
+    def __init__(
+        self,
+        connections: int,
+        connect: Callable[[], asyncio.Future[Connection]],
+        rights: KnownRights,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Read] = deque()
+        self._rights = rights
         self._lanes = [
             _Lane(self._loop, self._waiting, connect, connections) for _ in range(connections)
         ]
@@ -53,7 +65,7 @@ class SharedReads:
     def read(self, work: Callable[[Tx], Any], principal: Principal) -> asyncio.Future[Any]:
         """Return the result of a read to come."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._waiting.append(_Read(work, future, principal))
+        self._waiting.append(_Read(work, future, principal, self._rights))
         if not self._scheduled:  # so that all that come in one turn of the loop go together
             self._scheduled = True
             self._loop.call_soon(self._begin)
@@ -264,7 +276,8 @@ def _run(read: _Read, pipeline: Pipeline, asked: dict[Any, Answer]) -> None:
             loop.switch(answer)
 
     try:
-        result = read.work(open_tx(Cursor(pipeline, wait, asked), "postgresql", read.principal))
+        cursor = Cursor(pipeline, wait, asked)
+        result = read.work(open_tx(cursor, "postgresql", read.principal, read.rights))
     except GreenletExit:
         raise
     except BaseException as error:

@@ -17,6 +17,7 @@ from app.db.database import Job, Outcome
 from app.db.postgresql_connections import for_caller
 from app.db.postgresql_pipeline import Cursor, Pipeline
 from app.db.restricted import open_tx
+from app.db.rights import KnownRights
 from app.db.sql import Tx, write_late
 
 BATCH = 32
@@ -31,7 +32,7 @@ class _Spoiled(Exception):
     """A job failed after it had written."""
 
 
-def commit(connect: Callable[[], Pipeline], batch: list[Job]) -> list[Outcome]:
+def commit(connect: Callable[[], Pipeline], batch: list[Job], rights: KnownRights) -> list[Outcome]:
     """Run jobs in one transaction, or else each in its own. Never raises.
 
     Each may be run several times, the last of which counts. `connect` returns the connection to
@@ -43,25 +44,25 @@ def commit(connect: Callable[[], Pipeline], batch: list[Job]) -> list[Outcome]:
         except BaseException as error:
             return _all_failed(batch, for_caller(error, None))
         try:
-            return _together(pipeline, batch)
+            return _together(pipeline, batch, rights)
         except BaseException as error:
             _roll_back(pipeline)
             told = for_caller(error, pipeline.connection)
             if told is not error and pipeline.connection.closed:
                 return _all_failed(batch, told)  # whether it was committed is not known
-    return [_alone(connect, job) for job in batch]
+    return [_alone(connect, job, rights) for job in batch]
 
 
 def _all_failed(batch: list[Job], error: BaseException) -> list[Outcome]:
     return [Outcome(job.future, None, error) for job in batch]
 
 
-def _together(pipeline: Pipeline, batch: list[Job]) -> list[Outcome]:
+def _together(pipeline: Pipeline, batch: list[Job], rights: KnownRights) -> list[Outcome]:
     outcomes, done = [], []
     cursor = Cursor(pipeline)
     pipeline.command("BEGIN")
     for job in batch:
-        tx = open_tx(cursor, "postgresql", job.principal)
+        tx = open_tx(cursor, "postgresql", job.principal, rights, is_snapshot=False)
         try:
             outcomes.append(Outcome(job.future, job.work(tx), None))
             done.append(tx)
@@ -73,14 +74,14 @@ def _together(pipeline: Pipeline, batch: list[Job]) -> list[Outcome]:
     return outcomes
 
 
-def _alone(connect: Callable[[], Pipeline], job: Job) -> Outcome:
+def _alone(connect: Callable[[], Pipeline], job: Job, rights: KnownRights) -> Outcome:
     for left in reversed(range(TRIES)):
         pipeline: Pipeline | None = None
         try:
             pipeline = connect()
             pipeline.command("BEGIN")
             cursor = Cursor(pipeline)
-            tx = open_tx(cursor, "postgresql", job.principal)
+            tx = open_tx(cursor, "postgresql", job.principal, rights, is_snapshot=False)
             result = job.work(tx)
             _end(pipeline, cursor, [tx])
         except BaseException as error:

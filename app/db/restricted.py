@@ -2,9 +2,9 @@
 
 Every transaction of a user
 
-* first looks whether its token is still good, in its own snapshot (`rights` remembers that, on
-  SQLite): what was revoked before it began cannot be used, on whatever server;
-* finds only rows that the user sees (`visibility`);
+* first looks whether its token is still good, in its own snapshot (`rights` remembers that): what
+  was revoked before it began cannot be used, on whatever server;
+* finds only rows that the user sees (`visibility`; what is read by the id of a run is judged here);
 * may lock a row for a write, and write at all, only with the permission: a use case that forgot
   to ask for one is refused.
 """
@@ -12,12 +12,12 @@ Every transaction of a user
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from sqlalchemy import and_, bindparam, func, select
+from sqlalchemy import bindparam, func, select
 
 from app.db import visibility
-from app.db.rights import SECONDS, KnownRights, Rights, remember
+from app.db.rights import SECONDS, Known, KnownRights, Rights, remember
 from app.db.sql import Compiled, P, Query, Statement, T, Tx, columns
-from app.db.tables import ApiToken, Experiment, Membership, Project, User
+from app.db.tables import AccessEpoch, ApiToken, Experiment, Membership, Project, User
 from app.domain.ids import timestamp_after
 from app.domain.permissions import ROLES, Permission, Role
 from app.domain.principals import Principal, PrincipalKind
@@ -25,123 +25,110 @@ from app.errors import NotFound, NotPermitted, Unauthorized
 
 _token, _user, _experiment = columns(ApiToken), columns(User), columns(Experiment)
 _membership, _project = columns(Membership), columns(Project)
-_Token = tuple[bool, str | None]
-"""Of a token: True if its user administers the service, and when it expires."""
-_AUTHENTICATE = Statement[_Token](
-    select(_user.is_admin, _token.expires_at)
+_EPOCH = Statement[tuple[str]](select(columns(AccessEpoch).name))
+_TOKEN_ROLES = Statement[tuple[Any, ...]](
+    select(
+        _user.is_admin,
+        _token.expires_at,
+        _membership.project_id,
+        _membership.role,
+        select(func.count()).select_from(Project).scalar_subquery(),
+        select(columns(AccessEpoch).name).scalar_subquery(),
+    )
     .select_from(ApiToken)
     .join(User, _user.id == _token.user_id)
+    .outerjoin(Membership, _membership.user_id == _user.id)
     .where(
         _token.id == bindparam("token"),
         _token.revoked_at.is_(None),
         _user.disabled_at.is_(None),
     )
 )
-_MEMBERSHIPS = Statement[tuple[str, str]](
-    select(_membership.project_id, _membership.role).where(_membership.user_id == bindparam("user"))
-)
-_COUNT_PROJECTS = Statement[tuple[int]](select(func.count()).select_from(Project))
+"""All that decides what a token may do, read at one instant: a row for each project of its user."""
 _PROJECT_OF = Statement[tuple[str]](
     select(_experiment.project_id).where(_experiment.id == bindparam("id"))
 )
 _NONE = Rights()
 _FIX_SNAPSHOT = "SELECT 1 FROM account LIMIT 1"
-_of_user = _membership.user_id == bindparam("user")
-_ROLE_IN_EXPERIMENT = Statement[tuple[str | None]](
-    select(_membership.role)
-    .select_from(Experiment)
-    .outerjoin(Membership, and_(_membership.project_id == _experiment.project_id, _of_user))
-    .where(_experiment.id == bindparam("id"))
-)
-_ROLE_IN_PROJECT = Statement[tuple[str | None]](
-    select(_membership.role)
-    .select_from(Project)
-    .outerjoin(Membership, and_(_membership.project_id == _project.id, _of_user))
-    .where(_project.id == bindparam("id"))
-)
 
 
 def open_tx(
-    cursor: Any, dialect: str, principal: Principal, rights: KnownRights | None = None
+    cursor: Any, dialect: str, principal: Principal, rights: KnownRights, is_snapshot: bool = True
 ) -> Tx:
     """Return the transaction of a principal.
 
     Args:
-        rights: what is remembered of users' rights, on a database that no other process writes.
+        rights: what is remembered of users' rights.
+        is_snapshot: all its statements see the same.
     """
-    kind = Tx if principal.is_trusted else RestrictedTx
-    return kind(cursor, dialect, principal, rights)
+    if principal.is_trusted:
+        return Tx(cursor, dialect, principal, rights)
+    tx = RestrictedTx(cursor, dialect, principal, rights)
+    if not is_snapshot:
+        tx._is_snapshot = False
+    return tx
 
 
 class RestrictedTx(Tx):
     """The transaction of a user."""
 
     _is_known = False
+    _is_snapshot = True
     _may_write = False
     _rights = _NONE
-    _roles: dict[str, Role | None] | None = None
+    _known: Known | None = None
+    _has_known = False
 
     def _execute(
         self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]
     ) -> Compiled:
         if args:
             params = statement(*args, **params)
-        if self._is_known:
-            return self._send(statement, params)
-        compiled = self._send_before(statement, params)
-        if compiled is None:
+        if not self._is_known:
+            compiled = self._send_before(statement, params)
+            if compiled is not None:
+                return compiled
             self._authenticate()
-            compiled = self._send(statement, params)
-        return compiled
+        return self._send(statement, params)
 
     def _send_before(
         self, statement: Query[..., Any], params: Mapping[str, Any]
     ) -> Compiled | None:
-        """Send a read before the token is known to be good; None if it is to be sent after that.
+        """Send a read before what is remembered is known to be so; None: send it after that.
 
-        None of it is looked at before the token is judged. Raises Unauthorized.
+        On PostgreSQL that saves a round trip. None of it is looked at before.
         """
         compiled = statement.compiled(self.dialect)
-        if compiled.writes or compiled.locks or self.principal.kind is PrincipalKind.ANONYMOUS:
+        known = None if compiled.writes or compiled.locks else self._recall()
+        if known is None:
             return None
-        if self.dialect == "postgresql":
-            # One round trip instead of two, for what a user finds who is no administrator.
-            check = self._ask(_AUTHENTICATE, {"token": self.principal.token_id})
-            if visibility.EXPERIMENT in params:  # its role is asked meanwhile
-                self._ask_role(params[visibility.EXPERIMENT], _ROLE_IN_EXPERIMENT)
-                return None
-            compiled = self._send(statement, params)
-            self._rights = self._judge(check.fetchone())
-            self._is_known = True
-            return compiled if self._rights.everywhere is None else None
-        shared = self._known_rights
-        known = None if shared is None else shared.known
-        rights = None if known is None else self._remembered(known)
-        if shared is None or rights is None:
-            return None
-        self._rights = rights
         compiled = self._send(statement, params)  # which fixes the snapshot
-        self._is_known = shared.known is known
-        if self._is_known:
-            return compiled
-        self._roles = None
-        return None
+        self._is_known = self._is_so(known)
+        return compiled if self._is_known else None
 
     def _send(self, statement: Query[..., Any], params: Mapping[str, Any]) -> Compiled:
         rights = self._rights
-        if rights.everywhere is None:
-            sees_all = rights.sees_all
-            of_one = not sees_all and visibility.EXPERIMENT in params and self._is_of_one(params)
-            compiled = statement.limited(self.dialect, sees_all, of_one)
-            if compiled.is_limited:
-                params = {**params, visibility.USER: self.principal.user_id or ""}
-        else:
+        if rights.sees_all and self._is_snapshot:
+            compiled = statement.limited(self.dialect, True)
+        elif rights.everywhere is not None:
             compiled = statement.compiled(self.dialect)
+        else:
+            compiled = self._limited(statement, params)
+        if compiled.is_limited:
+            params = {**params, visibility.USER: self.principal.user_id or ""}
         if compiled.writes:
             self._admit_write()
             self._begin_write(compiled)
         self._cursor.execute(compiled.text, compiled.bind(params))
         return compiled
+
+    def _limited(self, statement: Query[..., Any], params: Mapping[str, Any]) -> Compiled:
+        """Return the statement that finds what the user sees, or what is then judged."""
+        compiled = statement.compiled(self.dialect)
+        if compiled.is_judged:
+            return compiled
+        of_one = visibility.EXPERIMENT in params and self._is_of_one(params)
+        return statement.limited(self.dialect, of_one=of_one)
 
     def first(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> T | None:
         """Return the first row that the user sees; one that is locked, only for who may write."""
@@ -150,7 +137,7 @@ class RestrictedTx(Tx):
         if row is None or statement.make is None:
             return cast("T | None", row)  # for some columns the use case has asked before
         made = statement.make(row)
-        return None if compiled.locks and not self._is_writable(made) else made
+        return made if not compiled.is_judged or self._is_allowed(compiled, made) else None
 
     def all(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> list[T]:
         """Return every row that the user sees; those that are locked, only for who may write."""
@@ -159,7 +146,15 @@ class RestrictedTx(Tx):
         if statement.make is None:
             return rows
         made = list(map(statement.make, rows))
-        return list(filter(self._is_writable, made)) if compiled.locks else made
+        if not compiled.is_judged:
+            return made
+        return [row for row in made if self._is_allowed(compiled, row)]
+
+    def _is_allowed(self, compiled: Compiled, row: Any) -> bool:
+        """Return True if a row may be given to the user: one that is locked is to be changed."""
+        if compiled.locks:
+            return self._is_writable(row)
+        return self._get_role(row.experiment_id) is not None
 
     def many(self, statement: Query[..., Any], rows: Iterable[Mapping[str, Any]]) -> None:
         """Execute a write for each of `rows`."""
@@ -172,19 +167,19 @@ class RestrictedTx(Tx):
 
         Return True if the experiment was looked for: for an administrator it is not.
         """
-        self._require(permission, experiment_id, _ROLE_IN_EXPERIMENT)
+        self._authenticate()
+        self._require(permission, experiment_id, self._get_role(experiment_id))
         return self._rights.everywhere is None
 
     def require_project(self, permission: Permission, project_id: str) -> None:
         """Raise NotPermitted unless the user has a permission there; NotFound where it is not."""
-        self._require(permission, project_id, _ROLE_IN_PROJECT)
+        self._authenticate()
+        self._require(permission, project_id, self._get_role_in_project(project_id))
 
     def permissions(self, project_ids: Sequence[str]) -> list[frozenset[Permission]]:
         """Return what the user may do in each of these projects: nothing in one of others."""
         self._authenticate()
-        if self._rights.everywhere is None and self._rights.roles is None:
-            self._roles = {**(self._roles or {}), **self._read_roles()}
-        roles = [self._get_role(id, _ROLE_IN_PROJECT) for id in project_ids]
+        roles = map(self._get_role_in_project, project_ids)
         return [frozenset() if role is None else ROLES[role] for role in roles]
 
     def require_admin(self) -> None:
@@ -193,7 +188,7 @@ class RestrictedTx(Tx):
         role = self._rights.everywhere
         if role is None:
             raise NotPermitted("Only an administrator of the service may do this.")
-        self._check(role, Permission.ADMINISTER)
+        self._require(Permission.ADMINISTER, "", role)
 
     def allow_own(self) -> None:
         """Let the user write what is its own: its tokens."""
@@ -207,29 +202,38 @@ class RestrictedTx(Tx):
 
     def _find_rights(self) -> Rights:
         """Return the user's rights, which may be remembered. Raises Unauthorized."""
+        known = self._recall()
+        if known is not None:
+            if self.dialect == "sqlite":
+                self._cursor.execute(_FIX_SNAPSHOT)
+            if self._is_so(known):
+                return self._rights
         if self.principal.kind is PrincipalKind.ANONYMOUS:
             return _NONE  # who sees nothing
-        shared = self._known_rights
-        known = None if shared is None else shared.known
-        if shared is None or known is None:  # a change is under way, and it is asked meanwhile
-            return self._judge(self._read_token())
-        rights = self._remembered(known)
-        if rights is not None:
-            self._cursor.execute(_FIX_SNAPSHOT)
-            if shared.known is known:
-                return rights
-        rights = self._read_rights()
-        remember(known, str(self.principal.token_id), rights)
-        return rights
+        return self._read_rights()
 
-    def _remembered(self, known: Mapping[str, Rights]) -> Rights | None:
-        """Return what is remembered of the token, if it need not be read again."""
-        rights = known.get(str(self.principal.token_id))
-        return rights if rights is not None and self.now < rights.until else None
+    def _recall(self) -> Known | None:
+        """Take the rights that are remembered, if they are; they hold if `_is_so` says so.
 
-    def _read_token(self) -> _Token | None:
-        check = self._ask(_AUTHENTICATE, {"token": self.principal.token_id})
-        return cast("_Token | None", check.fetchone())
+        None: they have to be read.
+        """
+        if not self._has_known:  # once, before the snapshot is fixed, which may be overtaken then
+            self._known, self._has_known = self._known_rights.known, True
+        known = self._known
+        rights = None if known is None else known.rights.get(self.principal.token_id)
+        if rights is None or self.now >= rights.until:
+            return None
+        if self.dialect == "postgresql":
+            self._ask(_EPOCH, {})  # is on its way, together with what is sent next
+        self._rights = rights
+        return known
+
+    def _is_so(self, known: Known) -> bool:
+        """Return True if the snapshot, which is fixed by now, has the state that is remembered."""
+        if self.dialect == "postgresql":
+            epoch = self._ask(_EPOCH, {}).fetchone()
+            return epoch is not None and epoch[0] == known.epoch
+        return self._known_rights.known is known
 
     def _ask(self, statement: Statement[Any], params: Mapping[str, Any]) -> Any:
         """Ask about rights; return the cursor that has the answer.
@@ -241,31 +245,25 @@ class RestrictedTx(Tx):
             return self._cursor.ask(compiled.text, compiled.bind(params))
         return self._cursor.execute(compiled.text, params)
 
-    def _require_good(self, token: _Token | None) -> _Token:
-        """Return what is known of a token. Raises Unauthorized if it is revoked or has expired."""
-        if token is None or (token[1] is not None and token[1] <= self.now):
-            raise Unauthorized("This token was revoked or has expired.")
-        return token
-
-    def _judge(self, token: _Token | None) -> Rights:
-        """Return the rights of a token, without its roles in projects. Raises Unauthorized."""
-        is_admin, _ = self._require_good(token)
-        return Rights(self._capped(Role.ADMIN)) if is_admin else _NONE
-
     def _read_rights(self) -> Rights:
-        """Return the user's rights with its roles, to be remembered. Raises Unauthorized."""
-        is_admin, expires_at = self._require_good(self._read_token())
+        """Return the user's rights as they are, and remember them. Raises Unauthorized."""
+        rows = self._ask(_TOKEN_ROLES, {"token": self.principal.token_id}).fetchall()
+        if not rows or (rows[0][1] is not None and rows[0][1] <= self.now):
+            raise Unauthorized("This token was revoked or has expired.")
+        is_admin, expires_at, _, _, projects, epoch = rows[0]
         until = timestamp_after(self.now, SECONDS)
         until = min(expires_at or until, until)
         if is_admin:
-            return Rights(self._capped(Role.ADMIN), until=until)
-        roles = self._read_roles()
-        sees_all = self._ask(_COUNT_PROJECTS, {}).fetchone()[0] == len(roles)
-        return Rights(None, roles, sees_all, until)
-
-    def _read_roles(self) -> dict[str, Role]:
-        memberships = self._ask(_MEMBERSHIPS, {"user": self.principal.user_id})
-        return {project: self._capped(Role(role)) for project, role in memberships.fetchall()}
+            rights = Rights(self._capped(Role.ADMIN), until=until)
+        else:
+            roles = {row[2]: self._capped(Role(row[3])) for row in rows if row[2] is not None}
+            rights = Rights(None, roles, len(roles) == projects, until)
+        known = self._known
+        if self.dialect == "postgresql":
+            known = self._known_rights.of(epoch)
+        if known is not None:
+            remember(known.rights, self.principal.token_id, rights)
+        return rights
 
     def _admit_write(self) -> None:
         if not self._may_write:
@@ -280,50 +278,9 @@ class RestrictedTx(Tx):
             return False
         return True
 
-    def _require(self, permission: Permission, id: str, find: Statement[Any]) -> None:
-        self._authenticate()
-        role = self._get_role(id, find)
+    def _require(self, permission: Permission, id: str, role: Role | None) -> None:
         if role is None:
             raise NotFound(f"There is nothing with the id {id!a}.")
-        self._check(role, permission)
-
-    def _get_role(self, id: str, find: Statement[Any]) -> Role | None:
-        """Return the user's role in an experiment or a project; None if it does not see that."""
-        roles = self._roles
-        if roles is None:
-            roles = self._roles = {}
-        if id not in roles:
-            roles[id] = self._rights.everywhere or self._find_role(id, find)
-        return roles[id]
-
-    def _find_role(self, id: str, find: Statement[Any]) -> Role | None:
-        roles, projects = self._rights.roles, self._rights.projects
-        if roles is not None:
-            if find is _ROLE_IN_PROJECT:
-                return roles.get(id)
-            if id not in projects:
-                row = self._ask(_PROJECT_OF, {"id": id}).fetchone()
-                if row is None:
-                    return None
-                remember(projects, id, row[0])
-            return roles.get(projects[id])
-        row = cast("tuple[str | None] | None", self._ask_role(id, find).fetchone())
-        if row is None or row[0] is None:
-            return None
-        return self._capped(Role(row[0]))
-
-    def _ask_role(self, id: str, find: Statement[Any]) -> Any:
-        return self._ask(find, {"id": id, "user": self.principal.user_id})
-
-    def _capped(self, role: Role) -> Role:
-        return role.capped(self.principal.scope)
-
-    def _is_of_one(self, params: Mapping[str, Any]) -> bool:
-        """Return True if a statement names an experiment that the user sees."""
-        id = params[visibility.EXPERIMENT]
-        return id is not None and self._get_role(id, _ROLE_IN_EXPERIMENT) is not None
-
-    def _check(self, role: Role, permission: Permission) -> None:
         if not role.may(permission):
             needed = next(other for other in Role if other.may(permission))
             raise NotPermitted(
@@ -331,3 +288,29 @@ class RestrictedTx(Tx):
             )
         if permission is not Permission.READ:
             self._may_write = True
+
+    def _get_role(self, experiment_id: str) -> Role | None:
+        """Return the user's role in an experiment; None if it does not see that."""
+        rights = self._rights
+        if rights.everywhere is not None:
+            return rights.everywhere
+        project = rights.projects.get(experiment_id)
+        if project is None:
+            row = self._ask(_PROJECT_OF, {"id": experiment_id}).fetchone()
+            if row is None:
+                return None
+            project = row[0]
+            remember(rights.projects, experiment_id, project)
+        return rights.roles.get(project)
+
+    def _get_role_in_project(self, project_id: str) -> Role | None:
+        """Return the user's role in a project; None if it does not see that."""
+        return self._rights.everywhere or self._rights.roles.get(project_id)
+
+    def _capped(self, role: Role) -> Role:
+        return role.capped(self.principal.scope)
+
+    def _is_of_one(self, params: Mapping[str, Any]) -> bool:
+        """Return True if a statement names an experiment that the user sees."""
+        id = params[visibility.EXPERIMENT]
+        return id is not None and self._get_role(id) is not None

@@ -1,27 +1,42 @@
-"""What users may do, remembered between transactions, on a database that one process writes.
+"""What users may do, remembered between transactions.
 
-A transaction may use what is remembered only if its own snapshot holds the same. Hence:
+A transaction may use what is remembered only if its own snapshot holds the same. `Known` is of one
+state of the tables of RIGHTS. On SQLite, which one process writes:
 
     a write of a table of RIGHTS → `begin_change`: all is forgotten, nothing is remembered
     its COMMIT or ROLLBACK       → `end_change`: from here on it is remembered anew
     a transaction                → takes `known`, fixes its snapshot, and looks whether `known` is
                                    still the same: then no change was committed in between
 
-So what was revoked before a transaction's snapshot is missed by it, as if it had asked. PostgreSQL,
-which other servers write as well, is asked by each transaction.
+On PostgreSQL, which others write as well (psql included), triggers give each state a random name,
+the epoch: its one row is read with a transaction's first statement, and must be that of `known`.
+Two states never have the same name, also when an older one is restored from a backup. Changes wait
+for each other on that row, so whoever sees one sees all before it.
+
+So what was revoked before a transaction's snapshot is missed by it, as if it had asked.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from sqlalchemy import Connection
+
 from app.domain.permissions import Role
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 RIGHTS = ("account", "api_token", "membership", "project")
 """Tables by which rights are decided. Of `experiment`, whose project never changes, a deletion."""
+EPOCHS = {
+    **dict.fromkeys(RIGHTS, "INSERT OR UPDATE OR DELETE OR TRUNCATE"),
+    # Not of `last_used_at`, which is written all the time.
+    "api_token": "INSERT OR UPDATE OF user_id, scope, expires_at, revoked_at OR DELETE OR TRUNCATE",
+    "experiment": "DELETE OR TRUNCATE",
+}
+"""What begins a new epoch on PostgreSQL, by table."""
 _CHANGES = re.compile(
     r"\b(INTO|UPDATE|FROM) (" + "|".join(RIGHTS) + r")\b|DELETE FROM experiment\b",  # noqa: S608
 )
@@ -34,13 +49,12 @@ SECONDS = 10.0
 class Rights:
     """What the user of a token may do. `roles`: by project, lowered to the token's scope.
 
-    None, where nothing is remembered. `everywhere`: the role of an administrator. `sees_all`: its
-    projects are all there are. `projects`: those of experiments that were asked for. `until`: when
-    to read it again.
+    `everywhere`: the role of an administrator. `sees_all`: its projects are all there are.
+    `projects`: those of experiments that were asked for. `until`: when to read it again.
     """
 
     everywhere: Role | None = None
-    roles: Mapping[str, Role] | None = None
+    roles: Mapping[str, Role] = field(default_factory=dict)
     sees_all: bool = False
     until: str = ""
     projects: dict[str, str] = field(default_factory=dict)
@@ -51,11 +65,22 @@ def changes_rights(text: str) -> bool:
     return _CHANGES.search(text) is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is remembered of one state of the tables: the rights of tokens, by their ids.
+
+    `epoch`: the state's name on PostgreSQL.
+    """
+
+    epoch: str | None = None
+    rights: dict[str | None, Rights] = field(default_factory=dict)
+
+
 class KnownRights:
-    """The rights of the tokens that were used. `known` is None while a change is under way."""
+    """What is remembered now. `known` is None while a change is under way."""
 
     def __init__(self) -> None:
-        self.known: dict[str, Rights] | None = {}
+        self.known: Known | None = Known()
 
     def begin_change(self) -> None:
         """Forget all. For the thread that writes, before the statement."""
@@ -64,11 +89,40 @@ class KnownRights:
     def end_change(self) -> None:
         """Remember again, once the transaction is over."""
         if self.known is None:
-            self.known = {}
+            self.known = Known()
+
+    def of(self, epoch: str | None) -> Known | None:
+        """Return what is remembered of an epoch, and no longer of another one; None without one."""
+        if epoch is None:
+            return None
+        known = self.known
+        if known is None or known.epoch != epoch:
+            known = self.known = Known(epoch)
+        return known
 
 
-def remember(known: dict[str, T], id: str, item: T) -> None:
+def remember(known: dict[K, T], id: K, item: T) -> None:
     """Remember an item, instead of all others where they are many."""
     if len(known) >= REMEMBERED:
         known.clear()
     known[id] = item
+
+
+def create_triggers(connection: Connection) -> None:
+    """Let PostgreSQL name each state of the tables by which rights are decided."""
+    if connection.dialect.name == "postgresql":
+        for text in _triggers():
+            connection.exec_driver_sql(text)
+
+
+def _triggers() -> Iterator[str]:
+    yield (
+        "CREATE FUNCTION begin_access_epoch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " INSERT INTO access_epoch (id, name) VALUES (1, gen_random_uuid())"
+        " ON CONFLICT (id) DO UPDATE SET name = excluded.name; RETURN NULL; END $$"
+    )
+    for table, changes in EPOCHS.items():
+        yield (
+            f"CREATE TRIGGER {table}_access AFTER {changes} ON {table}"
+            " FOR EACH STATEMENT EXECUTE FUNCTION begin_access_epoch()"
+        )

@@ -72,7 +72,8 @@ class Compiled(NamedTuple):
     """A statement in one dialect.
 
     `own`: the values that the clause itself holds. `names`: which value each parameter has, in
-    order; None where they go by name. `locks`: it locks what it selects.
+    order; None where they go by name. `locks`: it locks what it selects. `is_judged`: its
+    rows are judged once they are read, as they are locked or of one run.
     `changes_rights`: it writes what decides who may do what. `is_limited`: it finds what the user
     `visibility.USER` sees.
     """
@@ -82,6 +83,7 @@ class Compiled(NamedTuple):
     names: tuple[str, ...] | None
     writes: bool
     locks: bool
+    is_judged: bool
     changes_rights: bool
     is_limited: bool = False
 
@@ -125,7 +127,9 @@ class Query(Generic[P, T]):
             locks = getattr(clause, "_for_update_arg", None) is not None
             text = str(compiled)
             rights = writes and changes_rights(text)
-            known = Compiled(text, own, names, writes, locks, rights)
+            is_judged = locks or visibility.is_of_one_run(text)
+            is_judged = is_judged and self.make is not None
+            known = Compiled(text, own, names, writes, locks, is_judged, rights)
             self._compiled[dialect] = known
         return known
 
@@ -145,6 +149,7 @@ class Query(Generic[P, T]):
                 if names is not None:
                     text, names = visibility.numbered(text, names)
                 limited = limited._replace(text=text, names=names, is_limited=True)
+            limited = limited._replace(is_judged=limited.locks)
             self._limited[dialect, every_project, of_one] = limited
         return limited
 
@@ -238,7 +243,7 @@ class Tx:
         self._cursor = cursor
         self.dialect = dialect
         self.principal = principal
-        self._known_rights = rights
+        self._known_rights = rights or KnownRights()
         self.now = timestamp()
         self.topics: set[str] = set()
         self.wrote = False
@@ -258,10 +263,10 @@ class Tx:
     def _begin_write(self, compiled: Compiled) -> None:
         self.wrote = True
         if compiled.changes_rights:
-            if self._known_rights is not None:
+            if self.dialect == "postgresql":
+                self._cursor.forget()  # its triggers begin an epoch
+            else:
                 self._known_rights.begin_change()
-            elif self.dialect == "postgresql":
-                self._cursor.forget()
 
     def first(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> T | None:
         """Return the first row, or None."""

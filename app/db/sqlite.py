@@ -26,7 +26,6 @@ from app.db import migrate
 from app.db.acting import get_principal
 from app.db.database import Database, Job, Outcome, P, R, UseCase
 from app.db.restricted import open_tx
-from app.db.rights import KnownRights
 from app.db.sql import Tx, write_late
 from app.db.sqlite_file import file_system, make_private, own
 from app.domain.principals import SUPERVISOR, Principal
@@ -65,7 +64,6 @@ class SqliteDatabase(Database):
         self.path = Path(url.removeprefix("sqlite:///"))
         self._owner = -1
         self._stopping = False
-        self._rights = KnownRights()
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._open: list[sqlite3.Connection] = []
 

@@ -761,6 +761,18 @@ class RunLink(Table, table=True):
     content: str = Field(sa_type=Text)
 
 
+class AccessEpoch(Table, table=True):
+    """The name of the present state of what decides who may do what: one row, by triggers.
+
+    On PostgreSQL alone (`app.db.rights`).
+    """
+
+    __tablename__ = "access_epoch"
+
+    id: int = Field(primary_key=True, sa_type=Integer)
+    name: str
+
+
 class ServiceSecret(Table, table=True):
     """The secret from which run tokens are derived: one row, made by the first server."""
 

@@ -68,8 +68,8 @@ WITHIN = {
     "metric_latest", "metric_series", "run_link", "run_search", "run_tag", "verification_finding",
 }  # fmt: skip
 OWN = {
-    "account", "api_token", "audit_entry", "data_dir", "idempotency_key", "membership",
-    "expiration", "removal", "service_secret",
+    "access_epoch", "account", "api_token", "audit_entry", "data_dir", "idempotency_key",
+    "membership", "expiration", "removal", "service_secret",
 }  # fmt: skip
 _NAMES = re.compile(rf"(?<!:)\b({'|'.join(CONDITIONS)})\b")  # a parameter may be called so, too
 _OF_ONE = {
@@ -111,12 +111,49 @@ def limit(text: str, dialect: str, every_project: bool = False, of_one: bool = F
             needed.update(CONDITIONS[name][1])
     if every_project:
         needed -= SHARED
-    if not needed:
+    if not needed or (of_one and _is_of_one(text)):
         return None
     views = ", ".join(_view(name, dialect, of_one) for name in _ORDER if name in needed)
     if text.lstrip().upper().startswith("WITH "):
         return f"WITH {views}, {text.lstrip()[5:]}"
     return f"WITH {views} {text}"
+
+
+_OF_ONE_RUN = re.compile(r"SELECT [^()]+ FROM (\w+) WHERE \1\.(id|run_id) = [:$][^()]+")
+_OR = re.compile(r" (OR|SELECT|UNION|JOIN) ")
+
+
+def is_of_one_run(text: str) -> bool:
+    """Return True if a statement finds rows of one run, or one row by its id, and nothing else.
+
+    The user sees all of these or none, whatever their order and limit, so they can be judged once
+    they are read: what refers to no other row cannot tell of it.
+    """
+    text = " ".join(text.split())
+    found = _OF_ONE_RUN.fullmatch(text)
+    if found is None or _OR.search(text):
+        return False
+    return CONDITIONS.get(found[1], ("",))[0] is _OF_EXPERIMENT
+
+
+_NESTED = re.compile(r"\([^()]*\)")
+_FROM_ONE = re.compile(r"SELECT .+ FROM (\w+) WHERE (.+?)(?: ORDER BY .+)?")
+
+
+def _is_of_one(text: str) -> bool:
+    """Return True if a statement's own condition lets it find rows of the named experiment only.
+
+    A view would say the same of each row that is looked at. (SQLite; PostgreSQL drops it itself.)
+    """
+    outer = text = " ".join(text.split())
+    while (less := _NESTED.sub("", outer)) != outer:
+        outer = less
+    found = _FROM_ONE.fullmatch(outer)
+    if found is None or _OR.search(outer):
+        return False
+    table, condition = found.groups()
+    is_alone = set(_NAMES.findall(text)) == {table} and text.count(f"FROM {table}") == 1
+    return is_alone and f"{table}.{EXPERIMENT} = :{EXPERIMENT}" in condition.split(" AND ")
 
 
 def numbered(text: str, names: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

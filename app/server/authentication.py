@@ -32,7 +32,7 @@ class Authenticator:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._known: dict[str, Known] = {}
-        self._noted: dict[str, float] = {}
+        self._noted: dict[str | None, float] = {}
         self._writes: set[asyncio.Task[Any]] = set()
         self._changes = db.changes.collect("tok_")
         self._revoked = self._changes.__enter__()
@@ -41,12 +41,15 @@ class Authenticator:
 
     def recall(self, token: str) -> Principal | None:
         """Return the user of a token that is remembered; None: ask `find`."""
-        self._take_revoked()
+        if self._revoked.event.is_set():
+            self._take_revoked()
         known = self._known.get(token)
-        if known is None or known.has_expired():
+        if known is None or (known.expires_at is not None and known.has_expired()):
             return None
-        self._note_use(str(known.principal.token_id))
-        return known.principal
+        principal = known.principal
+        if time.monotonic() - self._noted.get(principal.token_id, -NOTED_SECONDS) >= NOTED_SECONDS:
+            self._note_use(str(principal.token_id))
+        return principal
 
     async def find(self, token: str) -> Principal | None:
         """Return the user of a token; None for one that is not good."""

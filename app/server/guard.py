@@ -54,6 +54,8 @@ _TRAINERS = {
     "PUT": _FILE,
 }
 """What asks for the token of a run or an attempt itself."""
+_USUAL = f"Bearer {TOKEN_PREFIX}"
+"""How a header with the token of a user begins, unless it is written in another way."""
 _PREFLIGHT = b"access-control-request-method"
 _LOOKED_AT = {
     b"host", b"origin", b"authorization", b"content-length", b"content-encoding",
@@ -204,6 +206,10 @@ class Guard:
 
     async def _principal(self, scope: Scope, headers: dict[bytes, str]) -> Principal:
         authorization = headers.get(b"authorization", "")
+        if authorization.startswith(_USUAL) and (authenticator := self.authenticator()) is not None:
+            user = authenticator.recall(authorization.removeprefix("Bearer "))
+            if user is not None:
+                return user
         token = (bearer(authorization) or password(authorization)) if authorization else None
         if token is not None and token.startswith(TOKEN_PREFIX):
             return await self._user(token, scope)

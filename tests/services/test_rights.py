@@ -7,19 +7,22 @@ user had left the project; with a table left out of RIGHTS, the walk finds what 
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
+import psycopg
 import pytest
-from sqlalchemy import Executable, delete, insert, select, update
+from sqlalchemy import Executable, delete, insert, select, text, update
 
-from app.db import rights
+from app.db import rights, visibility
 from app.db.acting import acting_as
 from app.db.database import Database
+from app.db.postgresql import PostgresDatabase
 from app.db.postgresql_pipeline import Answer, Pipeline
 from app.db.rights import KnownRights
 from app.db.sql import Statement, Tx, columns, query
 from app.db.sqlite import SqliteDatabase
 from app.db.tables import ApiToken, Experiment, Membership, Project, User
+from app.domain.ids import timestamp, timestamp_after
 from app.domain.permissions import DEFAULT_PROJECT, Permission, Role
 from app.domain.principals import Principal
 from app.domain.requests import ExperimentRequest
@@ -80,29 +83,141 @@ def test_every_write_of_what_decides_is_told(table: Any) -> None:
     assert not Statement[Any](insert(Experiment)).compiled("sqlite").changes_rights
 
 
+KINDS = {
+    "token revoked": "UPDATE api_token SET revoked_at = '2026-01-01' WHERE id = '{token}'",
+    "token expired": "UPDATE api_token SET expires_at = '2026-01-01' WHERE id = '{token}'",
+    "token deleted": "DELETE FROM api_token WHERE id = '{token}'",
+    "user disabled": "UPDATE account SET disabled_at = '2026-01-01' WHERE id = '{user}'",
+    "user made administrator": "UPDATE account SET is_admin = {true} WHERE id = '{user}'",
+    "role lowered": "UPDATE membership SET role = 'viewer' WHERE user_id = '{user}'",
+    "member removed": "DELETE FROM membership WHERE project_id = '{project}'",
+    "project made": "INSERT INTO project (id, name, created_at) VALUES ('prj_x', 'x', '2026')",
+    "experiment deleted": "DELETE FROM event; DELETE FROM experiment WHERE id = '{experiment}'",
+}
+"""Each kind of change of what somebody may do, as the statement that makes it."""
+
+
+def powers(tx: Tx, project: str) -> frozenset[Permission]:
+    return tx.permissions([project])[0]
+
+
+async def may(db: Database, project: str, experiment: str) -> list[Any]:
+    """What Alice may do: see, in three kinds of transactions, write, and administer."""
+    found: list[Any] = []
+    for work, *args in (
+        (db.read, seen), (db.scan, seen), (db.write, seen), (db.write, allowed, experiment),
+        (db.read, allowed, experiment), (db.read, powers, project),
+    ):  # fmt: skip
+        try:
+            found.append(await cast(Any, work)(*args))
+        except Unauthorized:
+            found.append("unauthorized")
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_each_kind_of_change_counts_at_once_whoever_makes_it(db: Database, kind: str) -> None:
+    """What is remembered gives the answers of a server that remembers nothing. The change is one
+    statement: on PostgreSQL of another client, which knows nothing of this service."""
+    user_id, alice = await a_user(db, scope=Role.ADMIN)
+    project = (await db.write(projects.create, ProjectRequest(name="p"))).id
+    for each in (project, DEFAULT_PROJECT):
+        await db.write(member, each, Role.MEMBER)
+    own = await db.write(experiment, "p")
+    with acting_as(alice):
+        before = await may(db, project, own)
+        assert before[:5] == [{own}] * 3 + [True] * 2
+    change = KINDS[kind].format(
+        token=alice.token_id, user=user_id, project=project, experiment=own,
+        true="true" if db.dialect == "postgresql" else 1,
+    )  # fmt: skip
+    if isinstance(db, PostgresDatabase):
+        with psycopg.connect(db.dsn) as stranger:
+            stranger.execute(change.encode())
+    else:
+        for part in change.split(";"):
+            await db.write(Tx.run, Statement[Any](text(part)))
+    if kind == "project made":
+        await db.write(experiment, "x")  # of which she is no member
+    with acting_as(alice):
+        after = await may(db, project, own)
+        db._rights = rights.KnownRights()
+        if isinstance(db, PostgresDatabase):
+            db._reads._rights = db._rights
+        assert after == await may(db, project, own)
+    assert (after == before) == (kind == "project made")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_plain"),
+    [
+        ("{} ORDER BY run.id LIMIT :most", True),
+        ("{} AND run.status IN (SELECT value FROM json_each(:status))", True),
+        ("{} OR run.id = :id", False),
+        ("{} AND run.id IN (SELECT run_id FROM checkpoint)", False),
+        ("{} AND run.id IN (SELECT parent_run_id FROM run)", False),
+        ("{} UNION ALL SELECT * FROM run", False),
+        (
+            "SELECT run.id FROM run WHERE (run.experiment_id = :experiment_id OR run.name = :n)",
+            False,
+        ),
+        ("SELECT run.id FROM run WHERE NOT run.experiment_id = :experiment_id", False),
+        ("SELECT run.id FROM run, alert WHERE run.experiment_id = :experiment_id", False),
+    ],
+)
+def test_only_what_says_itself_that_it_is_of_one_experiment_goes_without_a_view(
+    text: str, is_plain: bool
+) -> None:
+    text = text.format("SELECT run.id FROM run WHERE run.experiment_id = :experiment_id")
+    assert (visibility.limit(text, "sqlite", of_one=True) is None) == is_plain
+    assert visibility.limit(text, "sqlite") is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "is_so"),
+    [
+        ("SELECT run.id, run.name FROM run WHERE run.id = :id", True),
+        ("SELECT checkpoint.id FROM checkpoint WHERE checkpoint.run_id = :run LIMIT :n", True),
+        ("SELECT run.id FROM run WHERE run.parent_run_id = :id", False),
+        ("SELECT run.id FROM run WHERE run.id = :id OR run.name = :name", False),
+        ("SELECT count(*) FROM run WHERE run.id = :id", False),
+        ("SELECT run.id FROM run WHERE run.id = (SELECT run_id FROM checkpoint)", False),
+        ("SELECT project.id FROM project WHERE project.id = :id", False),
+        ("SELECT run.id FROM run JOIN alert ON run.id = alert.run_id WHERE run.id = :id", False),
+    ],
+)
+def test_only_rows_of_one_run_are_judged_after_they_are_read(text: str, is_so: bool) -> None:
+    assert visibility.is_of_one_run(text) == is_so
+
+
 class Overtaken(KnownRights):
-    """Lets something be committed between a transaction's two looks at what is known."""
+    """Lets something be committed just after a transaction's first look at what is known, or just
+    before its second one, when its snapshot is fixed."""
 
     def __init__(self) -> None:
-        self.change: Any = None
+        self.looks: list[Any] = []
         super().__init__()
 
     @property
     def known(self) -> Any:
-        value, change = self._value, self.change
-        self.change = None
-        if change is not None:
-            change()
-        return value
+        value, what = self._value, self.looks.pop(0) if self.looks else None
+        if what is None:
+            return value
+        when, change = what
+        change()
+        return self._value if when == "before" else value
 
     @known.setter
     def known(self, value: Any) -> None:
         self._value = value
 
 
-async def test_a_read_that_is_overtaken_sees_nothing_of_what_came_later(db: Database) -> None:
+@pytest.mark.parametrize("look", ["after the first", "before the second"])
+async def test_a_read_that_is_overtaken_leaves_no_right_that_was_taken_away(
+    db: Database, look: str
+) -> None:
     if not isinstance(db, SqliteDatabase):
-        return  # there each transaction asks
+        return  # there what is remembered has the name of its state
     user_id, alice = await a_user(db)
     project = (await db.write(projects.create, ProjectRequest(name="p"))).id
     for each in (project, DEFAULT_PROJECT):  # all there are, so that nothing is looked up
@@ -113,7 +228,7 @@ async def test_a_read_that_is_overtaken_sees_nothing_of_what_came_later(db: Data
         assert await db.read(seen) == before
     loop = asyncio.get_running_loop()
 
-    def change() -> None:  # in the thread of the scan, whose snapshot is not taken yet
+    def change() -> None:  # in the thread of the scan
         for work in (
             db.write(projects.remove_member, project, user_id),
             db.write(experiment, "p"),
@@ -121,9 +236,14 @@ async def test_a_read_that_is_overtaken_sees_nothing_of_what_came_later(db: Data
             asyncio.run_coroutine_threadsafe(work, loop).result(30)
 
     with acting_as(alice):
-        overtaken.change = change
-        assert await db.scan(seen) == set()
-        assert overtaken.change is None
+        if look == "after the first":
+            overtaken.looks = [("after", change)]
+            assert await db.scan(seen) == set()
+        else:
+            overtaken.looks = [None, ("before", change)]
+            assert await db.scan(seen) == before  # its snapshot is older than the change
+        assert not overtaken.looks
+        assert await db.read(seen) == set()
 
 
 async def test_what_is_remembered_is_what_is_so_whatever_is_changed(db: Database) -> None:
@@ -217,11 +337,11 @@ async def test_rights_are_read_again_when_the_token_ends_and_after_a_while(
     if isinstance(db, SqliteDatabase):
         known = db._rights.known
         assert known is not None
-        ((token_id, remembered),) = known.items()
+        ((token_id, remembered),) = known.rights.items()
         assert token_id == alice.token_id
         # An operator has changed the file by hand, and what is remembered has got old.
         await by_hand(db, user_id)
-        known[token_id] = rights.Rights(None, {}, until="2020")
+        known.rights[token_id] = rights.Rights(None, {}, until="2020")
         assert remembered.until > "2020"
     else:
         await by_hand(db, user_id)
@@ -229,9 +349,19 @@ async def test_rights_are_read_again_when_the_token_ends_and_after_a_while(
         await db.read(seen)
 
 
+async def test_a_token_is_good_until_it_expires_whatever_is_remembered(db: Database) -> None:
+    soon = timestamp_after(timestamp(), 0.5)
+    _, alice = await a_user(db, expires_at=soon)
+    with acting_as(alice):
+        assert await db.read(seen) == set()
+        await asyncio.sleep(0.6)
+        with pytest.raises(Unauthorized):
+            await db.read(seen)
+
+
 async def by_hand(db: Database, user_id: str) -> None:
     def disable(tx: Tx) -> None:
-        tx._known_rights = None
+        tx._known_rights = KnownRights()
         users.update(tx, user_id, UserUpdate(disabled=True))
 
     await db.write(disable)
@@ -258,6 +388,8 @@ async def test_the_check_of_a_token_is_sent_together_with_the_first_statement(
     monkeypatch.setattr(Pipeline, "flush", flushing)
     with acting_as(alice):
         assert await db.read(seen) == set()
+        sent.clear()
+        assert await db.read(seen) == set()
     check, statement, *rest = sent
-    assert "FROM api_token" in check and "FROM experiment" in statement
+    assert "FROM access_epoch" in check and "FROM experiment" in statement
     assert rest[0] == "flush" and set(rest) == {"flush"}

@@ -24,6 +24,7 @@ from app.services import checkpoints, metrics, progress, resuming, retention, ru
 from tests.support.database import postgresql_only
 
 TABLES = {
+    "access_epoch",
     "alert", "alert_rule", "alias", "attempt", "checkpoint", "data_dir", "deletion", "event",
     "experiment", "experiment_tag", "expiration", "health_finding", "idempotency_key", "removal",
     "label", "logged_model", "run_link",

@@ -221,7 +221,8 @@ def _write(url: str) -> type:
     """What becomes of a write on a new connection, as a caller is told it."""
     database = PostgresDatabase(url)
     nobody: Any = None
-    (outcome,) = commit(database._own_writer, [Job(create, nobody, SUPERVISOR)])
+    job = Job(create, nobody, SUPERVISOR)
+    (outcome,) = commit(database._own_writer, [job], database._rights)
     for connection in database._connections:
         connection.close()
     return type(outcome.error or outcome.result)
