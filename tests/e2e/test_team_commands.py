@@ -95,7 +95,7 @@ def test_a_team_is_set_up_and_watched_from_the_command_line(url: str) -> None:
 
     lines = done("audit", "--actor", "alice").splitlines()
     assert len(lines) > 1 and all("alice" in line for line in lines[1:])
-    assert any("submit_run" in line and run in line for line in lines)
+    assert any("create_run" in line and run in line for line in lines)
     assert run in done("audit", "--since", "2026-01-01T00:00:00Z", "--outcome", "done")
     assert run not in done("audit", "--until", "2026-01-01T00:00:00Z")
     assert llm("audit", token=token).status == 1

@@ -34,6 +34,7 @@ from app.domain.requests import ExperimentRequest
 from app.errors import Unavailable
 from app.services import experiments
 from tests.support.database import CONNECTIONS, PostgreSQL, dsn, postgresql_only
+from tests.support.server import wait_until
 
 pytestmark = [pytest.mark.anyio, postgresql_only]
 
@@ -71,18 +72,25 @@ def _finish_without_rollback(pipeline: Pipeline, command: str) -> None:
 async def test_a_rollback_that_failed_leaves_no_connection_in_a_transaction(
     db: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is written on such a connection would be answered, and never be committed."""
+    """It would hold its locks; what is written on it would be answered, and never be committed."""
+    left_open = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+    )
     all_busy = threading.Barrier(WRITERS)
     monkeypatch.setattr(postgresql, "BATCH", 1)
 
     def wrong(tx: Tx) -> None:
-        twice(tx)
+        create(tx)
+        twice(tx)  # so that all of it is with the server
         all_busy.wait(60)
         raise Wrong
 
     with monkeypatch.context() as patch:
         patch.setattr(Pipeline, "finish", _finish_without_rollback)
         assert await _outcomes(*(db.write(wrong) for _ in range(WRITERS))) == {Wrong}
+    with psycopg.connect(dsn(database_url), autocommit=True) as stranger:
+        wait_until(lambda: stranger.execute(left_open).fetchone() == (0,), "no transaction is open")
     written = await asyncio.gather(*(db.write(create) for _ in range(2 * WRITERS)))
     with psycopg.connect(dsn(database_url)) as stranger:
         found = {row[0] for row in stranger.execute("SELECT id FROM experiment")}
