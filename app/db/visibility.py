@@ -127,13 +127,15 @@ def is_of_one_run(text: str) -> bool:
     """Return True if a statement finds rows of one run, or one row by its id, and nothing else.
 
     The user sees all of these or none, whatever their order and limit, so they can be judged once
-    they are read: what refers to no other row cannot tell of it.
+    they are read: what refers to no other row cannot tell of it. They are judged by their
+    experiment, which must be among the columns: those of a list are what its query selects.
     """
     text = " ".join(text.split())
     found = _OF_ONE_RUN.fullmatch(text)
     if found is None or _OR.search(text):
         return False
-    return CONDITIONS.get(found[1], ("",))[0] is _OF_EXPERIMENT
+    table, shown = found[1], text.partition(" FROM ")[0]
+    return f"{table}.experiment_id" in shown and CONDITIONS.get(table, ("",))[0] is _OF_EXPERIMENT
 
 
 _NESTED = re.compile(r"\([^()]*\)")

@@ -57,7 +57,7 @@ go on."""
 OF_FEW_RUNS = f"""
 from app import main
 from app.db import counting, matching
-matching.LOOKED_AT = counting.READ = {LOOKED_AT}
+matching.LOOKED_AT = matching.MATCHES = counting.READ = {LOOKED_AT}
 main.main()
 """
 

@@ -176,14 +176,24 @@ def test_only_what_says_itself_that_it_is_of_one_experiment_goes_without_a_view(
 @pytest.mark.parametrize(
     ("text", "is_so"),
     [
-        ("SELECT run.id, run.name FROM run WHERE run.id = :id", True),
-        ("SELECT checkpoint.id FROM checkpoint WHERE checkpoint.run_id = :run LIMIT :n", True),
-        ("SELECT run.id FROM run WHERE run.parent_run_id = :id", False),
-        ("SELECT run.id FROM run WHERE run.id = :id OR run.name = :name", False),
+        ("SELECT run.id, run.experiment_id FROM run WHERE run.id = :id", True),
+        (
+            "SELECT checkpoint.experiment_id, checkpoint.id FROM checkpoint"
+            " WHERE checkpoint.run_id = :run LIMIT :n",
+            True,
+        ),
+        ("SELECT run.id, run.name FROM run WHERE run.id = :id", False),
+        ("SELECT run.id FROM run WHERE run.id = :id AND run.experiment_id = :of", False),
+        ("SELECT run.experiment_id FROM run WHERE run.parent_run_id = :id", False),
+        ("SELECT run.experiment_id FROM run WHERE run.id = :id OR run.name = :name", False),
         ("SELECT count(*) FROM run WHERE run.id = :id", False),
-        ("SELECT run.id FROM run WHERE run.id = (SELECT run_id FROM checkpoint)", False),
-        ("SELECT project.id FROM project WHERE project.id = :id", False),
-        ("SELECT run.id FROM run JOIN alert ON run.id = alert.run_id WHERE run.id = :id", False),
+        ("SELECT run.experiment_id FROM run WHERE run.id = (SELECT run_id FROM checkpoint)", False),
+        ("SELECT project.experiment_id FROM project WHERE project.id = :id", False),
+        (
+            "SELECT run.experiment_id FROM run JOIN alert ON run.id = alert.run_id"
+            " WHERE run.id = :id",
+            False,
+        ),
     ],
 )
 def test_only_rows_of_one_run_are_judged_after_they_are_read(text: str, is_so: bool) -> None:
