@@ -129,15 +129,21 @@ def of_few(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[st
     return {**filters, "found": [row[0] for row in rows]}
 
 
+def _decides(name: str, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
+    """Return True if runs are asked for by a filter, and by none that finds them by an index."""
+    found_by = (SEARCH, *FOUND_BY, *INDEXED)
+    return listing.table is Run and name in filters and filters.keys().isdisjoint(found_by)
+
+
 def of_active(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the filters with the ids of all active runs, where nearly all of many are archived.
 
     None where that is not so, or where other runs are asked for, too.
     """
-    if "active" not in filters or not filters.keys().isdisjoint((SEARCH, *FOUND_BY, *INDEXED)):
+    if not _decides("active", listing, filters):
         return None
     of = {name: filters[name] for name in OF_ONE if name in filters}
-    if listing.table is not Run or not of:
+    if not of:
         return None
     if tally.total(tx, Run, frozenset(of), bind(tx, listing, of)) <= counting.READ:
         return None
@@ -149,9 +155,7 @@ def of_archived(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> di
 
     None where that is not so, or where other runs are asked for, too.
     """
-    if "archived" not in filters or listing.table is not Run:
-        return None
-    if not filters.keys().isdisjoint((SEARCH, *FOUND_BY, *INDEXED)):
+    if not _decides("archived", listing, filters):
         return None
     if not counting.is_long(tx, listing, filters):
         return None

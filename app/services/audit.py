@@ -1,9 +1,9 @@
 """The audit: what users and the operator's token wrote, and what was refused; for administrators.
 
-It is recorded in the transaction of the write: by `perform` of REST and of GraphQL, and by the use
-cases of tracking clients (`services.tracking`, `services.models`). What trainers report, and what
-the service does by itself, is in the history of each experiment alone, whose events have an actor
-too.
+It is recorded in the transaction of the write: by `perform` of REST and of GraphQL, and for
+tracking clients by `services.tracking`, `services.models` and MLflow's routes of tags. What
+trainers report, and what the service does by itself, is in the history of each experiment alone,
+whose events have an actor too.
 """
 
 import re

@@ -135,6 +135,18 @@ def test_each_of_many_experiments_has_a_page_that_ends_early(write: Write) -> No
     assert all(page.stopped_at is not None and page.has_next for page in pages)
 
 
+def read_whole(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return the filters of lists whose rows are all read and then sorted, as they come."""
+    read, whole = list[Any](), keyset._all
+
+    def noted(*args: Any, **more: Any) -> Any:
+        read.append(args[2])
+        return whole(*args, **more)
+
+    monkeypatch.setattr(keyset, "_all", noted)
+    return read
+
+
 @pytest.mark.parametrize("field", ["created_at", "finished_at", "step", "metric"])
 def test_runs_of_an_owner_or_a_type_that_has_few_are_found_among_very_many(
     write: Write, monkeypatch: pytest.MonkeyPatch, field: str
@@ -145,13 +157,7 @@ def test_runs_of_an_owner_or_a_type_that_has_few_are_found_among_very_many(
     made = [write(runs.submit, few, RunRequest(model="m"), {}).id for _ in range(2)]
     write(fill)
     order = Order(field, True, "loss" if field == "metric" else None)
-    read, whole = list[Any](), keyset._all
-
-    def noted(*args: Any, **more: Any) -> Any:
-        read.append(args[2])
-        return whole(*args, **more)
-
-    monkeypatch.setattr(keyset, "_all", noted)
+    read = read_whole(monkeypatch)
     wanted: list[dict[str, Any]] = [{"owner": "rare"}, {"task_type": "rare"}]
     more: list[dict[str, Any]] = [{}, {"status": ["queued", "running"]}, {"active": True}]
     for filters, also in product(wanted, more):
@@ -199,13 +205,7 @@ def test_the_few_that_are_not_archived_are_found_among_very_many(
         write(runs.cancel, run_id)
         write(edits.update_run, run_id, UpdateRunRequest(archived=True))
     order = Order(field, True, "loss" if field == "metric" else None)
-    read, whole = list[Any](), keyset._all
-
-    def noted(*args: Any, **more: Any) -> Any:
-        read.append(args[2])
-        return whole(*args, **more)
-
-    monkeypatch.setattr(keyset, "_all", noted)
+    read = read_whole(monkeypatch)
     of: dict[str, Any] = {"experiment_id": experiment, "active": True}
     statuses = {"status": ["queued", "running", "cancelled"]}
     rare: dict[str, Any] = {"hyperparam": ("lr", 1, None)}
