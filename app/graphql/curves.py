@@ -13,8 +13,9 @@ from app.domain.points import MAX_STEP, special_name
 from app.errors import InvalidInput
 from app.graphql.budget import OBJECT, VALUE, Budget, TooLarge
 from app.graphql.filters import plain
-from app.services import metrics, overviews
-from app.services.metrics import Series, Window
+from app.services import overviews
+from app.services.curves import Series, Window, special_values
+from app.services.curves import read as read_curves
 
 POINT = 3 * VALUE
 BUCKET = 6 * VALUE
@@ -139,7 +140,7 @@ def read(
 ) -> list[list[Curve]]:
     """Return the curves of each run. No keys are no curves; None is all keys."""
     curves: dict[str, list[Curve]] = {run_id: [] for run_id in run_ids}
-    for series in metrics.series(tx, run_ids, keys, window) if keys != () else ():
+    for series in read_curves(tx, run_ids, keys, window) if keys != () else ():
         curves[series.run_id].append(curve(series, budget))
     return list(curves.values())
 
@@ -147,7 +148,7 @@ def read(
 def curve(series: Series, budget: Budget) -> Curve:
     """Return one series as GraphQL can say it, charged to the budget."""
     budget.charge(len(series.steps) * POINT)
-    special = [Special(*point) for point in metrics.special_values(series)]
+    special = [Special(*point) for point in special_values(series)]
     budget.charge(len(special) * OBJECT)
     return Curve(
         series.key,

@@ -16,11 +16,11 @@ from app.db.sql import Tx
 from app.domain.lifecycle import TERMINAL
 from app.domain.points import MAX_STEP
 from app.errors import InvalidInput
-from app.graphql import curves, limits, logs
+from app.graphql import limits, logs
 from app.graphql.context import Context
-from app.graphql.curves import Curve
+from app.graphql.curves import Curve, curve, named
 from app.graphql.filters import ExperimentFilter, RunFilter, conditions
-from app.services import log_streams, metrics, runs
+from app.services import curves, log_streams, metrics, runs
 from app.services.log_streams import TextPart
 
 SHORTEST, LONGEST = 0.1, 60.0
@@ -112,7 +112,7 @@ async def new_points(
     db, wait = context.db, interval(seconds)
     if after_step is not None and not 0 <= after_step <= MAX_STEP:
         raise InvalidInput("`afterStep` must be a step.")
-    cursor = _Cursor(run_id, curves.named(keys), after_step)
+    cursor = _Cursor(run_id, named(keys), after_step)
     with db.changes.subscribe(run_id) as changed:
         while True:
             changed.clear()
@@ -120,7 +120,7 @@ async def new_points(
             if points:
                 budget = context.for_operation(limits.SECONDS).budget
                 try:
-                    answer = [curves.curve(series, budget) for series in points]
+                    answer = [curve(series, budget) for series in points]
                 finally:
                     budget.release()
                 yield answer
@@ -143,7 +143,7 @@ class _Cursor:
         self._last: dict[str, int] = {}
         self._attempt: int | None = None
 
-    def read(self, tx: Tx) -> list[metrics.Series]:
+    def read(self, tx: Tx) -> list[curves.Series]:
         """Return the points after those that were read, and remember that they were."""
         run = runs.get(tx, self.run_id)
         self.ended = run.status in TERMINAL
@@ -164,8 +164,8 @@ class _Cursor:
         self.more = False
         points = []
         for last, keys in sorted(behind.items()):
-            window = metrics.Window(from_step=last + 1, limit=NEW_POINTS)
-            for series in metrics.series(tx, [run.id], keys, window):
+            window = curves.Window(from_step=last + 1, limit=NEW_POINTS)
+            for series in curves.read(tx, [run.id], keys, window):
                 if series.steps:
                     points.append(series)
                     self._last[series.key] = series.steps[-1]

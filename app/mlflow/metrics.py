@@ -13,8 +13,8 @@ from app.errors import InvalidInput
 from app.mlflow import bodies
 from app.mlflow.routing import API, router
 from app.server.tracking import get_access, json
-from app.services import labels, metrics, models, runs, tracking
-from app.services.metrics import Window
+from app.services import curves, labels, models, runs, tracking
+from app.services.curves import Window
 from app.services.tracking import Point
 
 MAX_KEYS = 1_000
@@ -93,9 +93,9 @@ async def get_history(request: Request) -> Response:
     body = bodies.read_query(request, History)
     get_access(request).check_run(body.run)
     window = Window(from_step=body.page_token, limit=body.max_results)
-    curves = await request.app.state.db.scan(metrics.series, [body.run], [body.metric_key], window)
+    read = await request.app.state.db.scan(curves.read, [body.run], [body.metric_key], window)
     points, token = [], None
-    for series in curves:
+    for series in read:
         for step, value, seconds in zip(
             series.steps, series.values, series.wall_times, strict=True
         ):

@@ -11,7 +11,7 @@ from app.db.tables import LoggedModel, RunLink
 from app.domain.artifacts import artifact_root
 from app.domain.lifecycle import TERMINAL, Reason, RunStatus, is_external
 from app.domain.tracking import NAME_LABEL, as_text, milliseconds, wire_number
-from app.services import labels, metrics
+from app.services import curves, labels
 from app.services.models import STATES
 
 View = dict[str, Any]
@@ -99,8 +99,8 @@ def _exact(tx: Tx, latest: Iterable[AnyMetricLatest]) -> dict[str, float]:
     """Return infinite values of a run's metrics by key, where an older version wrote NULL."""
     exact: dict[str, float] = {}
     for row in [row for row in latest if row.value is None][:MAX_EXACT]:
-        window = metrics.Window(row.step, row.step, None, 1)
-        for series in metrics.series(tx, [row.run_id], [row.key], window):
+        window = curves.Window(row.step, row.step, None, 1)
+        for series in curves.read(tx, [row.run_id], [row.key], window):
             exact.update((row.key, value) for value in series.values if math.isinf(value))
     return exact
 

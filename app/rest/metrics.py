@@ -19,8 +19,8 @@ from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
 from app.rest.parameters import DirectRoute, ExperimentId, Parameters, RunId
 from app.rest.problems import documented
-from app.services import metrics, runs
-from app.services.metrics import Series, Window
+from app.services import curves, runs
+from app.services.curves import Series, Window
 
 router = APIRouter(
     prefix="/v1/experiments/{experiment_id}", tags=["metrics"], route_class=DirectRoute
@@ -160,7 +160,7 @@ def _body(
     """
     for run_id in run_ids:
         runs.get(tx, run_id, experiment_id)
-    read = metrics.series(tx, run_ids, keys, window, raw=raw, most=most)
+    read = curves.read(tx, run_ids, keys, window, raw=raw, most=most)
     return orjson.dumps({"series": [_series(series) for series in read]})
 
 
@@ -175,5 +175,5 @@ def _series(row: Series) -> SeriesAnswer:
         "wall_times": list(row.wall_times),
         "downsampled": row.downsampled,
         "next_after_step": row.next_after_step,
-        "special": [{"step": step, "value": value} for step, value in metrics.special_values(row)],
+        "special": [{"step": step, "value": value} for step, value in curves.special_values(row)],
     }

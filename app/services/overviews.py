@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from app.db import chunks, listing
+from app.db import chunk_ranges, listing
 from app.db.rows import RunRow
 from app.db.sql import Tx, load
 from app.domain import bands, comparison
@@ -11,7 +11,7 @@ from app.domain.bands import Bands
 from app.domain.comparison import Parameter, Section
 from app.domain.points import MAX_STEP
 from app.errors import NotFound
-from app.services import metrics
+from app.services import curves
 
 MAX_COMPARED = 50
 
@@ -41,17 +41,17 @@ def metric_bands(
     """
     low = 0 if from_step is None else from_step
     high = MAX_STEP if to_step is None else to_step
-    curves = []
-    for run_id, key, ranges in metrics.ranges(tx, run_ids, keys, low, high):
-        ends = chunks.ends(tx, ranges)
+    read = []
+    for run_id, key, ranges in curves.ranges(tx, run_ids, keys, low, high):
+        ends = chunk_ranges.ends(tx, ranges)
         if ends is None:
-            curves.append(RunBands(run_id, key, bands.bands((), 0, 0, buckets)))
+            read.append(RunBands(run_id, key, bands.bands((), 0, 0, buckets)))
             continue
         first = ends[0] if from_step is None else from_step
         last = ends[1] if to_step is None else to_step
-        read = bands.bands(chunks.pages(tx, ranges), first, last, buckets)
-        curves.append(RunBands(run_id, key, read))
-    return curves
+        of_curve = bands.bands(chunk_ranges.pages(tx, ranges), first, last, buckets)
+        read.append(RunBands(run_id, key, of_curve))
+    return read
 
 
 def compare(tx: Tx, run_ids: Sequence[str]) -> Iterator[Parameter]:

@@ -10,9 +10,9 @@ from app.db.tables import AlertRule
 from app.domain.alerts import AlertKind, Change, MetricWatch
 from app.domain.ids import timestamp, timestamp_after
 from app.errors import NotFound
-from app.services import metric_alerts, metrics
+from app.services import curves, metric_alerts
+from app.services.curves import Window
 from app.services.metric_alerts import WatchedRun
-from app.services.metrics import Window
 from app.supervisor.memory import AlertWatches
 from app.supervisor.state import SupervisorState
 
@@ -66,7 +66,7 @@ async def _compare(
     while rule.metric is not None:
         window = Window(from_step=watch.next_step, limit=_PAGE)
         try:
-            (curve,) = await state.db.scan(metrics.series, [run.id], [rule.metric], window)
+            (curve,) = await state.db.scan(curves.read, [run.id], [rule.metric], window)
         except NotFound:
             return  # deleted meanwhile
         changes: list[Change] = []

@@ -11,9 +11,9 @@ from app.domain.health import (
 )
 from app.domain.lifecycle import Reason, RunStatus
 from app.domain.recipes import Recipe
-from app.services import health, metrics, runs
+from app.services import curves, health, runs
+from app.services.curves import Window
 from app.services.live_runs import LiveRun
-from app.services.metrics import Window
 from app.supervisor.state import SupervisorState
 from app.supervisor.terminate import request_termination, stop
 
@@ -48,8 +48,7 @@ async def _find(
         assert rule.metric is not None
         while True:
             window = Window(from_step=watch.next_steps[index], limit=PAGE)
-            curves = await state.db.scan(metrics.series, [run.id], [rule.metric], window)
-            curve = curves[0]
+            (curve,) = await state.db.scan(curves.read, [run.id], [rule.metric], window)
             for step, value in zip(curve.steps, curve.values, strict=True):
                 finding = detector.feed(rule.metric, step, value)
                 if finding is not None and step > start:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.domain.points import MAX_STEP
-from app.services import metrics
+from app.services import curves
 from tests.api.conftest import Api, running
 from tests.support.database import Databases
 from tests.support.story import Json, Story, Trainer
@@ -83,7 +83,7 @@ def test_a_short_curve_is_read_on_the_event_loop_of_sqlite_and_any_other_in_a_th
     api: Api, story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen red: every curve in a thread, and every one on the loop."""
-    read, on_loop = metrics.series, list[bool]()
+    read, on_loop = curves.read, list[bool]()
 
     def watched(*arguments: Any, **options: Any) -> Any:
         on_loop.append(threading.current_thread() is loop)
@@ -95,7 +95,7 @@ def test_a_short_curve_is_read_on_the_event_loop_of_sqlite_and_any_other_in_a_th
     loop = asyncio.run_coroutine_threadsafe(current(), api.loop).result(30)
     trainer = story.submit()
     trainer.log(range(200))
-    monkeypatch.setattr(metrics, "series", watched)
+    monkeypatch.setattr(curves, "read", watched)
     sqlite = api.engine.name == "sqlite"
 
     def ask(**asked: Any) -> tuple[Json, list[bool]]:

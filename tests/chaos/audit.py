@@ -12,8 +12,8 @@ from app.db.sql import Tx, load
 from app.db.tables import Run
 from app.domain import paths
 from app.domain.lifecycle import MOVES, TERMINAL, RunStatus
-from app.services import checkpoints, events, metrics, runs, verification
-from app.services.metrics import Window
+from app.services import checkpoints, curves, events, runs, verification
+from app.services.curves import Window
 from app.storage import get_storage
 from tests.chaos.storm import Acknowledged, Story
 
@@ -117,7 +117,7 @@ def _reported(tx: Tx, report: Acknowledged) -> list[str]:
     (point,) = report.body["points"]
     run_id = report.path.split("/")[2]
     window = Window(limit=1_000_000)
-    for series in metrics.series(tx, [run_id], [point["key"]], window, raw=True):
+    for series in curves.read(tx, [run_id], [point["key"]], window, raw=True):
         if point["step"] in list(series.steps):
             return []
     return [f"report {report.key}: its point is lost"]
@@ -155,7 +155,7 @@ def points(tx: Tx, run: Run) -> list[str]:
     """A run that trained to its end has every step's loss, once, and the value of that step."""
     if run.status != RunStatus.SUCCEEDED or run.recipe is None:
         return []
-    (loss,) = metrics.series(tx, [run.id], ["loss"], Window(limit=1_000_000))
+    (loss,) = curves.read(tx, [run.id], ["loss"], Window(limit=1_000_000))
     steps = list(loss.steps)
     if steps != list(range(1, run.step + 1)):
         return [f"{run.id}: {run.step} steps, and points of {steps}"]

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text as text_
 
-from app.db import chunks, repacking
-from app.db.chunks import Range
+from app.db import chunk_ranges, chunks, repacking
+from app.db.chunk_ranges import Range
 from app.db.database import Database
 from app.db.sql import Statement, Tx, columns, select_all
 from app.db.tables import MetricChunk, MetricSeries
@@ -89,7 +89,7 @@ def test_points_are_kept_once_and_the_last_value_of_a_step_wins(
     assert all(row.count == len(points.unpack(row.data).steps) <= size for row in rows)
     whole = Column(sorted(model), [model[step] for step in sorted(model)], ())
     assert text(points.joined(points.unpack(row.data) for row in rows)) == text(whole)
-    page = write(chunks.page, [Range(series_id, low, high)], limit)
+    page = write(chunk_ranges.page, [Range(series_id, low, high)], limit)
     wanted = points.between(whole._replace(wall_times=whole.values), low, high).cut(0, limit)
     assert text(page) == text(wanted)
 
@@ -135,12 +135,12 @@ def test_an_overview_says_that_points_are_left_out_exactly_when_they_are(
     write: Write, monkeypatch: pytest.MonkeyPatch, each: int
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK", each)
-    monkeypatch.setattr(chunks, "SKETCHED", 0)
+    monkeypatch.setattr(chunk_ranges, "SKETCHED", 0)
     series_id = write(new_series)
     write(chunks.put, series_id, Column(range(4 * each), [0.0] * 4 * each, [0.0] * 4 * each))
     for low in (0, each - 1, each, 2 * each):
         for high in (low, low + 1, low + each, low + 2 * each):
-            column, downsampled = write(chunks.overview, [Range(series_id, low, high)], 1_000)
+            column, downsampled = write(chunk_ranges.overview, [Range(series_id, low, high)], 1_000)
             points_there = min(high, 4 * each - 1) - low + 1
             assert downsampled == (len(column.steps) < points_there), (low, high)
 
@@ -153,15 +153,15 @@ def test_an_overview_of_a_long_series_comes_from_its_sketches_and_keeps_a_spike(
     values[54_321], values[77_777] = 9.0, math.nan
     write(chunks.put, series_id, Column(range(100_000), values, values))
     read: list[int] = []
-    load = chunks._load
+    load = chunks.load
 
     def counting(tx: Tx, series_id: int, first: int, last: int) -> Column:
         column = load(tx, series_id, first, last)
         read.append(len(column.steps))
         return column
 
-    monkeypatch.setattr(chunks, "_load", counting)
-    column, downsampled = write(chunks.overview, [Range(series_id, 10, 99_990)], 200)
+    monkeypatch.setattr(chunks, "load", counting)
+    column, downsampled = write(chunk_ranges.overview, [Range(series_id, 10, 99_990)], 200)
     assert downsampled
     assert len(column.steps) <= 200
     assert (column.steps[0], column.steps[-1]) == (10, 99_990)
@@ -172,7 +172,7 @@ def test_an_overview_of_a_long_series_comes_from_its_sketches_and_keeps_a_spike(
 def test_chunks_that_are_not_half_full_have_no_sketch_and_lose_no_spike(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "SKETCHED", 0)
+    monkeypatch.setattr(chunk_ranges, "SKETCHED", 0)
     series_id, first = write(new_series), 0
     for count in (300, 900) * 4:
         put = column(first, count, value=0.0)
@@ -182,7 +182,7 @@ def test_chunks_that_are_not_half_full_have_no_sketch_and_lose_no_spike(
     rows = write(stored, series_id)
     assert [row.count for row in rows] == [300, 900] * 4
     assert [row.sketch == b"" for row in rows] == [True, False] * 4
-    drawn, downsampled = write(chunks.overview, [Range(series_id, 0, first)], 400)
+    drawn, downsampled = write(chunk_ranges.overview, [Range(series_id, 0, first)], 400)
     assert downsampled
     assert sum(value > 0 for value in drawn.values) == 8
 
@@ -214,7 +214,7 @@ async def test_points_of_earlier_versions_are_packed_in_place(db: Database) -> N
     assert await db.scan(repacking.list_plain, (-1, -1), 100) == []
     packed = await db.read(stored, series_id)
     assert sum(len(each.data) for each in packed) < 10 * 2_000
-    whole = await db.read(lambda tx: chunks.page(tx, [Range(series_id, 0, 10**6)], 10**6))
+    whole = await db.read(lambda tx: chunk_ranges.page(tx, [Range(series_id, 0, 10**6)], 10**6))
     assert list(whole.steps) == list(range(2_000))
     assert whole.values[400] == -1.0
     assert list(whole.values[401:]) == [float(step) for step in range(401, 2_000)]

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from app.db import chunks
+from app.db import chunk_ranges, chunks
 from app.db.sql import Tx
 from app.domain.lifecycle import RunStatus
 from app.domain.recipe_file import read_recipes
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, ResumeRequest, RunRequest
 from app.errors import InvalidInput
-from app.services import experiments, metrics, reports, resuming, runs
-from app.services.metrics import Window
+from app.services import curves, experiments, metrics, reports, resuming, runs
+from app.services.curves import Window
 from tests.services.conftest import Write
 
 KEYS = ("loss", "eval/loss")
@@ -209,7 +209,7 @@ def test_a_curve_is_exactly_the_surviving_steps_over_attempts_and_generations(
 
 
 def read(write: Write, run: Lineage, key: str, window: Window) -> Curve:
-    found = write(metrics.series, [run.id], [key], window)
+    found = write(curves.read, [run.id], [key], window)
     assert [each.key for each in found] == [key]
     steps = list(found[0].steps)
     assert steps == sorted(set(steps)), "each step once, ascending"
@@ -220,7 +220,7 @@ def paged(write: Write, run: Lineage, key: str, limit: int) -> Curve:
     curve: Curve = {}
     after: int | None = -1
     while after is not None:
-        (page,) = write(metrics.series, [run.id], [key], Window(after + 1, limit=limit))
+        (page,) = write(curves.read, [run.id], [key], Window(after + 1, limit=limit))
         assert len(page.steps) <= limit
         assert not curve.keys() & set(page.steps)
         curve |= dict(zip(page.steps, page.values, strict=True))
@@ -241,7 +241,7 @@ def reported(write: Write, run_id: str, number: int = 1, **body: object) -> None
 
 
 def steps_of(write: Write, run_id: str) -> dict[str, list[int]]:
-    return {each.key: list(each.steps) for each in write(metrics.series, [run_id])}
+    return {each.key: list(each.steps) for each in write(curves.read, [run_id])}
 
 
 def parent_of_ten_steps(write: Write, recipe: str | None) -> tuple[Story, str]:
@@ -314,11 +314,11 @@ def test_where_two_attempts_reported_the_same_steps_the_newer_ones_points_are_th
     write: Write, monkeypatch: pytest.MonkeyPatch, points: int | None
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK", 8)
-    monkeypatch.setattr(chunks, "SKETCHED", 1)
+    monkeypatch.setattr(chunk_ranges, "SKETCHED", 1)
     story, run_id = parent_of_ten_steps(write, "demo")
     write(story.launch, story.runs[0], 10)
     reported(write, run_id, 2, metrics={"loss": [2, 4, 6]})
-    (curve,) = write(metrics.series, [run_id], ["loss"], Window(points=points))
+    (curve,) = write(curves.read, [run_id], ["loss"], Window(points=points))
     assert list(curve.steps) == list(range(1, 11))
     newer = [step for step, value in zip(curve.steps, curve.values, strict=True) if value > 200]
     assert newer == [2, 4, 6]
@@ -334,8 +334,8 @@ def test_raw_series_keep_what_each_attempt_reported(write: Write) -> None:
     write(story.retry, run, 0)
     write(story.report, run, "loss", 1, 4, False)
     curve, *raw = (
-        write(metrics.series, [run.id], ["loss"])
-        + write(metrics.series, [run.id], ["loss"], raw=True)
+        write(curves.read, [run.id], ["loss"])
+        + write(curves.read, [run.id], ["loss"], raw=True)
     )  # fmt: skip
     assert list(curve.steps) == [1, 2, 3, 4]
     assert [(each.attempt, len(each.steps)) for each in raw] == [(1, 10), (2, 4)]
@@ -348,7 +348,7 @@ def test_a_control_that_shows_all_points_of_all_attempts_fails_the_model(write: 
     write(story.retry, run, 0)
     write(story.report, run, "loss", 1, 4, False)
     everything: Curve = {}
-    for each in write(metrics.series, [run.id], ["loss"], raw=True):
+    for each in write(curves.read, [run.id], ["loss"], raw=True):
         everything |= dict(zip(each.steps, each.values, strict=True))
     assert everything != run.curve("loss")
 
@@ -356,26 +356,26 @@ def test_a_control_that_shows_all_points_of_all_attempts_fails_the_model(write: 
 def test_too_many_series_are_refused_before_all_are_looked_up(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "MAX_SERIES", 3)
+    monkeypatch.setattr(curves, "MAX_SERIES", 3)
     ids = []
     for _ in range(3):
         story = write(Story)
         for key in KEYS:
             write(story.report, story.runs[0], key, 1, 1, False)
         ids.append(story.runs[0].id)
-    assert len(write(metrics.series, ids[:1])) == 2
+    assert len(write(curves.read, ids[:1])) == 2
     with pytest.raises(InvalidInput, match="4 series or more"):
-        write(metrics.series, ids)
+        write(curves.read, ids)
 
 
 def test_many_series_share_what_one_answer_may_hold(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "MAX_ANSWERED", 8)
+    monkeypatch.setattr(curves, "MAX_ANSWERED", 8)
     story = write(Story)
     (run,) = story.runs
     for key in KEYS:
         write(story.report, run, key, 1, 10, False)
-    found = write(metrics.series, [run.id])
+    found = write(curves.read, [run.id])
     assert [len(each.steps) for each in found] == [4, 4]
     assert [each.next_after_step for each in found] == [4, 4]

@@ -20,6 +20,7 @@ from app.domain.requests import MarkRequest, ResumeRequest
 from app.domain.team import ProjectUpdate
 from app.errors import LogRemoved
 from app.services import (
+    curves,
     deletion,
     expiry,
     log_streams,
@@ -98,8 +99,8 @@ class Scene:
         await jobs(state)
 
     async def steps(self, run: Run) -> list[int]:
-        curves = await self.db.read(metrics.series, [run.id], ["loss"])
-        return [step for curve in curves for step in curve.steps]
+        read = await self.db.read(curves.read, [run.id], ["loss"])
+        return [step for curve in read for step in curve.steps]
 
     async def check_curves_gone(self, run: Run) -> None:
         """No point is left, in no table; the latest value is; and both are on record once."""
