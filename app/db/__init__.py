@@ -7,7 +7,7 @@ objects, rows            what a statement makes: objects of the tables, light ro
 sql, database, changes   queries, transactions, and who is woken after a commit
 keyset, list_statements  pages of long lists; listing, search: what they are listed by
 matching, counting       which rows match, how a text is found; how many they are
-chunks                   the points of a metric
+chunks, chunk_ranges     the points of a metric, and of a curve
 sqlite, postgresql…      the two engines: threads, connections, what can go wrong with them
 
 How to add a column of runs that clients see:

@@ -16,12 +16,13 @@ from app.errors import InvalidInput, NotFound
 from app.graphql import summaries
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
 from app.graphql.describe import Info, field, output
+from app.graphql.edges import checkpoints, runs
 from app.graphql.filters import ExperimentFilter, ExperimentOrder, RunFilter, plain
 from app.graphql.notifications import NotificationQueries
 from app.graphql.scalars import DateTime
 from app.graphql.summaries import DEFAULT_FACETS
 from app.graphql.team import ApiToken, AuditEntry, Project, User, Viewer
-from app.graphql.types import Checkpoint, Experiment, Run, checkpoints, runs
+from app.graphql.types import Checkpoint, Experiment, Run
 from app.graphql.values import (
     Capacity,
     ComparedParam,

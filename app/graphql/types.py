@@ -1,19 +1,15 @@
 """Experiment, Run, Checkpoint, Event: rows as GraphQL objects, and the edges between them.
 
-Resolvers hand rows on as they are: a plain field is the row's attribute of that name. Every
-edge goes through a batch of the context, so the number of statements does not grow with the
-number of rows.
+Resolvers hand rows on as they are: a plain field is the row's attribute of that name.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, Optional, cast
 
 import strawberry
 
-from app.db import listing, tables
+from app.db import tables
 from app.db.database import Effort
-from app.db.list_statements import Listing
 from app.db.sql import dump, load
 from app.domain.filters import MAX_BUCKETS, MAX_KEYS, MAX_POINTS, MIN_POINTS
 from app.domain.lifecycle import CheckpointState, RunStatus
@@ -21,15 +17,9 @@ from app.domain.principals import PrincipalKind
 from app.domain.priority import Priority
 from app.domain.resources import Resources as StoredResources
 from app.graphql import curves, logs, summaries
-from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
+from app.graphql.connections import Connection, Node
 from app.graphql.describe import Info, attribute, each, edge, field, output
-from app.graphql.filters import (
-    CheckpointFilter,
-    CheckpointOrder,
-    EventFilter,
-    RunFilter,
-    RunOrder,
-)
+from app.graphql.edges import checkpoints, events, one, runs
 from app.graphql.logs import LOG_TAIL, MAX_LOG
 from app.graphql.scalars import DateTime, Json, Long
 from app.graphql.team import Actor, Project
@@ -45,49 +35,7 @@ from app.graphql.values import (
 )
 from app.services import progress
 
-EventFilters = Annotated[
-    EventFilter | None, strawberry.argument(description="Conditions on the events; all must hold.")
-]
-Row = strawberry.Parent[Any]
 _KEYS = f"Metrics, at most {MAX_KEYS}; all if left out."
-
-
-def one(table: type[Any], column: str, description: str) -> Any:
-    """Return an edge to the row whose id is in `column`."""
-
-    async def resolve(row: Row, info: Info) -> Any:
-        def load(rows: list[Any]) -> Any:
-            return info.context.rows(table, [getattr(row, column) for row in rows])
-
-        return await each(row, load)
-
-    return edge(resolve, description, column)
-
-
-def connection(
-    listed: Listing[Any], filters: Any, orders: Any, what: str
-) -> Callable[[str | None, str], Any]:
-    """Return a maker of connections: to all rows of a list, or to those with the id in `column`."""
-    Which = Annotated[
-        filters | None, strawberry.argument(description=f"Conditions on the {what}; all must hold.")
-    ]
-    Sorted = Annotated[orders | None, strawberry.argument(description="Sort field and direction.")]
-
-    def to(column: str | None, description: str) -> Any:
-        async def resolve(
-            row: Row, info: Info, first: First = None, after: After = None, last: Last = None,
-            before: Before = None, filter: Which = None, order_by: Sorted = None,
-        ) -> Any:  # fmt: skip
-            page = window(first, after, last, before)
-            return await connect(info, listed, page, filter, order_by, column, row)
-
-        return edge(resolve, description)
-
-    return to
-
-
-runs = connection(listing.RUNS, RunFilter, RunOrder, "runs")
-checkpoints = connection(listing.CHECKPOINTS, CheckpointFilter, CheckpointOrder, "checkpoints")
 
 
 @output
@@ -118,24 +66,13 @@ class Experiment(Node):
     checkpoints: Connection["Checkpoint"] = checkpoints(
         "experiment_id", "The checkpoints of its runs, newest first."
     )
+    events: Connection["Event"] = events("experiment_id", "Its history, oldest first.")
 
     @edge
     async def run_counts(self, info: Info) -> list[StatusCount]:
         """Number of its runs in each status; those with none are left out."""
         counts: list[StatusCount] = await each(self, partial(summaries.counts_of, info.context))
         return counts
-
-    @edge
-    async def events(
-        self, info: Info, first: First = None, after: After = None, last: Last = None,
-        before: Before = None, filter: EventFilters = None,
-    ) -> Connection["Event"]:  # fmt: skip
-        """Its history, oldest first."""
-        page = window(first, after, last, before)
-        found: Connection[Event] = await connect(
-            info, listing.EVENTS, page, filter, None, "experiment_id", self
-        )
-        return found
 
 
 @output
@@ -323,18 +260,6 @@ class Run(Node):
         part: Any = await logs.part(info.context, self, offset, limit)
         return cast(LogPart | None, part)
 
-    @edge
-    async def events(
-        self, info: Info, first: First = None, after: After = None, last: Last = None,
-        before: Before = None, filter: EventFilters = None,
-    ) -> Connection["Event"]:  # fmt: skip
-        """Its part of the experiment's history, oldest first."""
-        page = window(first, after, last, before)
-        found: Connection[Event] = await connect(
-            info, listing.EVENTS, page, filter, None, "run_id", self
-        )
-        return found
-
     labels: Json = labels_of("id", "it")
     models: list[LoggedModel] = edge(models_of)
     artifacts: list[Artifact] = artifacts_of(
@@ -351,6 +276,9 @@ class Run(Node):
     )
     children: Connection["Run"] = runs("parent_run_id", "The runs resumed from it, newest first.")
     checkpoints: Connection["Checkpoint"] = checkpoints("run_id", "Its checkpoints, newest first.")
+    events: Connection["Event"] = events(
+        "run_id", "Its part of the experiment's history, oldest first."
+    )
     source_checkpoint: Optional["Checkpoint"] = one(
         tables.Checkpoint, "source_checkpoint_id", "The checkpoint that it was resumed from."
     )

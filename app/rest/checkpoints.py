@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from llm_train.checkpoint import CheckpointError
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from app.db.sql import Tx
 from app.db.tables import Checkpoint
@@ -33,6 +34,25 @@ READERS = 2
 router = APIRouter(
     prefix="/v1/experiments/{experiment_id}", tags=["checkpoints"], route_class=DocumentedRoute
 )
+
+
+class ReleaseAnswer(TypedDict):
+    """A checkpoint that is, or was, a release."""
+
+    release_tag: str
+    ckpt_path: str
+    checkpoint_id: str
+    run_id: str
+    tag_type: str
+    metrics: Annotated[dict[str, float], Field(description="As it was marked with.")]
+    released_at: Annotated[schemas.Time, Field(description="When it got this tag.")]
+
+
+class ReleasesAnswer(TypedDict):
+    """The releases of an experiment."""
+
+    at: Annotated[schemas.Time | None, Field(description="The time that was asked for; null: now.")]
+    releases: list[ReleaseAnswer]
 
 
 @router.post(
@@ -107,7 +127,7 @@ class ReleasesQuery(Parameters):
     at: Time | None = Field(default=None, description="As they were at this time; now if left out.")
 
 
-@router.get("/releases", response_model=schemas.ReleasesAnswer, responses=documented(404, 422))
+@router.get("/releases", response_model=ReleasesAnswer, responses=documented(404, 422))
 async def list_releases(
     request: Request, experiment_id: ExperimentId, query: Annotated[ReleasesQuery, Query()]
 ) -> Response:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from app.db import keyset, listing
 from app.db.cursors import Order, Page, Window
@@ -49,6 +50,36 @@ router = APIRouter(prefix="/v1/experiments", route_class=DirectRoute)
 everywhere = APIRouter(prefix="/v1", route_class=DirectRoute)
 
 Render = Callable[..., Sequence[object]]
+
+
+class PageAnswer(TypedDict):
+    """One page of a list."""
+
+    next: Annotated[str | None, Field(description="The `after` of the next page, if there is one.")]
+
+
+class ExperimentsAnswer(PageAnswer):
+    """A page of experiments."""
+
+    experiments: list[schemas.ExperimentAnswer]
+
+
+class RunsAnswer(PageAnswer):
+    """A page of runs."""
+
+    runs: list[schemas.RunSummary]
+
+
+class CheckpointsAnswer(PageAnswer):
+    """A page of checkpoints."""
+
+    checkpoints: list[schemas.CheckpointAnswer]
+
+
+class EventsAnswer(PageAnswer):
+    """A page of events."""
+
+    events: list[schemas.EventAnswer]
 
 
 class PageQuery(Parameters):
@@ -107,9 +138,7 @@ class EventsQuery(PageQuery, EventFilter):
     order: Literal["seq", "-seq"] = Field(default="seq", description=_ORDER)
 
 
-@router.get(
-    "", response_model=schemas.ExperimentsAnswer, responses=documented(422), tags=["experiments"]
-)
+@router.get("", response_model=ExperimentsAnswer, responses=documented(422), tags=["experiments"])
 async def list_experiments(
     request: Request, query: Annotated[ExperimentsQuery, Query()]
 ) -> Response:
@@ -120,7 +149,7 @@ async def list_experiments(
 
 
 @router.get(
-    "/{experiment_id}/runs", response_model=schemas.RunsAnswer, responses=documented(404, 422),
+    "/{experiment_id}/runs", response_model=RunsAnswer, responses=documented(404, 422),
     tags=["runs"],
 )  # fmt: skip
 async def list_runs(
@@ -130,16 +159,14 @@ async def list_runs(
     return await _answer(request, experiment_id, "runs", _LISTED_RUNS, RunFilter, query, _runs)
 
 
-@everywhere.get(
-    "/runs", response_model=schemas.RunsAnswer, responses=documented(422), tags=["runs"]
-)
+@everywhere.get("/runs", response_model=RunsAnswer, responses=documented(422), tags=["runs"])
 async def list_all_runs(request: Request, query: Annotated[AllRunsQuery, Query()]) -> Response:
     """List the runs of all experiments, with their latest metrics."""
     return await _answer(request, None, "runs", _LISTED_RUNS, AnyRunFilter, query, _runs)
 
 
 @router.get(
-    "/{experiment_id}/checkpoints", response_model=schemas.CheckpointsAnswer,
+    "/{experiment_id}/checkpoints", response_model=CheckpointsAnswer,
     responses=documented(404, 422), tags=["checkpoints"],
 )  # fmt: skip
 async def list_checkpoints(
@@ -158,7 +185,7 @@ async def list_checkpoints(
 
 
 @router.get(
-    "/{experiment_id}/events", response_model=schemas.EventsAnswer, responses=documented(404, 422),
+    "/{experiment_id}/events", response_model=EventsAnswer, responses=documented(404, 422),
     tags=["experiments"],
 )  # fmt: skip
 async def list_events(

@@ -319,36 +319,6 @@ class EventAnswer(TypedDict):
     actor: Annotated[Actor | None, Field(description="Null where it was not kept yet.")]
 
 
-class PageAnswer(TypedDict):
-    """One page of a list."""
-
-    next: Annotated[str | None, Field(description="The `after` of the next page, if there is one.")]
-
-
-class ExperimentsAnswer(PageAnswer):
-    """A page of experiments."""
-
-    experiments: list[ExperimentAnswer]
-
-
-class RunsAnswer(PageAnswer):
-    """A page of runs."""
-
-    runs: list[RunSummary]
-
-
-class CheckpointsAnswer(PageAnswer):
-    """A page of checkpoints."""
-
-    checkpoints: list[CheckpointAnswer]
-
-
-class EventsAnswer(PageAnswer):
-    """A page of events."""
-
-    events: list[EventAnswer]
-
-
 class DetailAnswer(TypedDict):
     """An experiment with its newest runs, checkpoints and events, each oldest first.
 
@@ -362,22 +332,3 @@ class DetailAnswer(TypedDict):
     runs: list[RunSummary]
     checkpoints: list[CheckpointAnswer]
     events: list[EventAnswer]
-
-
-class ReleaseAnswer(TypedDict):
-    """A checkpoint that is, or was, a release."""
-
-    release_tag: str
-    ckpt_path: str
-    checkpoint_id: str
-    run_id: str
-    tag_type: str
-    metrics: Annotated[dict[str, float], Field(description="As it was marked with.")]
-    released_at: Annotated[Time, Field(description="When it got this tag.")]
-
-
-class ReleasesAnswer(TypedDict):
-    """The releases of an experiment."""
-
-    at: Annotated[Time | None, Field(description="The time that was asked for; null: now.")]
-    releases: list[ReleaseAnswer]

@@ -7,6 +7,7 @@ changes nothing then; each change of a status and its event are one transaction.
 
 runs, resuming, experiments, marks   what clients ask for, and the events of it
 reports, sessions, saves, metrics    what trainers send; attempts: what remote agents send
+curves, overviews                    what is read of metrics
 launches, live_runs, endings         what the supervisor decides
 checkpoints, promises, verification(s), retention, uploads   files and what is known of them
 perform, idempotency                 one write, at most once per key
