@@ -34,7 +34,7 @@ def ann(api: Api) -> Person:
 
 
 def entries(api: Api) -> list[tuple[str, str]]:
-    """What ann has done, and to what; the first action first."""
+    """Return what ann has done, and to what; the first action first."""
     listed = operator(api.send).ok("GET", "/v1/audit?actor=ann&limit=1000")["entries"]
     return [(entry["action"], entry["target_id"]) for entry in reversed(listed)]
 

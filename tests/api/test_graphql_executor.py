@@ -238,7 +238,7 @@ def test_it_answers_as_the_reference_does(examples: int) -> None:
 
 @pytest.fixture
 def completed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
-    """Whether each list that was met had a plan."""
+    """Return True if each list that was met had a plan."""
     seen: list[bool] = []
     make = executor._value
 

@@ -310,7 +310,7 @@ def test_what_only_looks_like_health_needs_the_token(closed: Api, path: str) -> 
 
 
 def knock(api: Api, path: str, headers: dict[str, str]) -> dict[str, Any]:
-    """What a websocket's handshake is answered with first."""
+    """Return what a websocket's handshake is answered with first."""
     answers: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:

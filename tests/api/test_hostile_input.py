@@ -360,7 +360,7 @@ def test_a_field_of_the_wrong_type(story: Story, route: Route) -> None:
 
 
 def field_adapter(model: str, name: str, value: Any) -> Any:
-    """What one field makes of a value. Raises ValidationError, which is a ValueError."""
+    """Return what one field makes of a value. Raises ValidationError, which is a ValueError."""
     return bodies[model].__pydantic_validator__.validate_assignment(
         bodies[model].model_construct(), name, value
     )

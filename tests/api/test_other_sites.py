@@ -57,7 +57,7 @@ def cookie(api: Api) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def ids(api: Api) -> dict[str, str]:
-    """What there is to change."""
+    """Return what there is to change."""
     key = {"authorization": f"Bearer {TOKEN}"}
     made = api.post("/v1/experiments", {"name": "a", "task_type": "b"}, **key)["experiment_id"]
     run = api.post(f"/v1/experiments/{made}/runs", {"model": "m"}, **key)["run_id"]

@@ -46,7 +46,7 @@ class Trainers:
 
 
 def points(server: Server, run_ids: Sequence[str]) -> int:
-    """How many points of these runs the server's database holds, however it packs them."""
+    """Return how many points of these runs the server's database holds, however it packs them."""
     runs = f"run_id IN ({', '.join('?' * len(run_ids))})"
     with open_database(server) as database:
         if database.has_table("bare_point"):

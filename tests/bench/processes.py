@@ -66,7 +66,7 @@ def started(directory: Path, *command: str) -> Iterator[tuple[Server, float]]:
 
 
 def answers(port: int) -> bool:
-    """Whether `GET /` has an answer of 200; an error is no first answer."""
+    """Return True if `GET /` has an answer of 200; an error is no first answer."""
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
         return connection.recv(1024).startswith(b"HTTP/1.1 200")

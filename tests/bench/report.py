@@ -117,7 +117,7 @@ def markdown(figures: Sequence[Figure]) -> str:
 
 
 def machine(directory: Path) -> str:
-    """What the figures were measured on."""
+    """Return what the figures were measured on."""
     return (
         f"{cpu()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; "
         f"fdatasync {fdatasync_ms(directory):.2f} ms; "

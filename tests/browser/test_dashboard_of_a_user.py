@@ -95,7 +95,7 @@ def signed_in(browser: Browser, world: World, person: Person) -> Iterator[tuple[
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """What the page shows of one sum."""
+    """Return what the page shows of one sum."""
     seconds = [f"{math.floor(row[f'{kind}_seconds'] + 0.5)} s" for kind in KINDS]
     hours = [f"{round(row[f'gpu_hours_{kind}'], 2):.4g}" for kind in KINDS]
     return [str(row["attempts"]), *seconds, *hours, f"{math.floor(100 * row['goodput'] + 0.5)} %"]

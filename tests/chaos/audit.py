@@ -19,7 +19,7 @@ from tests.chaos.storm import Acknowledged, Story
 
 
 async def audit(story: Story, database_url: str, data_dir: Path) -> list[str]:
-    """What is broken. Call it when no server runs."""
+    """Return what is broken. Call it when no server runs."""
     db = connect(database_url)
     await db.start()
     try:

@@ -90,7 +90,7 @@ class Siege:
         return self.client.request(method, path, **more)
 
     def belongings(self) -> list[Any]:
-        """What is alice's, as the operator sees it."""
+        """Return what is alice's, as the operator sees it."""
         path = f"/v1/experiments/{self.ids['experiment_id']}/detail"
         answer = self.tenants.operator.send("GET", path)
         if answer.status_code != 200:
@@ -205,7 +205,7 @@ def viewer(siege: Siege) -> Iterator[tuple[Attempt, bool]]:
 
 
 def identifiers(siege: Siege) -> Iterator[tuple[Attempt, bool]]:
-    """What is no id, where one belongs."""
+    """Return what is no id, where one belongs."""
     for operation in siege.operations:
         names = [name for name in PREFIXES if "{" + name + "}" in operation.path]
         for name in names:
@@ -219,7 +219,7 @@ def identifiers(siege: Siege) -> Iterator[tuple[Attempt, bool]]:
 
 
 def bodies(siege: Siege) -> Iterator[tuple[Attempt, bool]]:
-    """What is no body, from somebody who may do nothing with a good one either."""
+    """Return what is no body, from somebody who may do nothing with a good one either."""
     for operation in siege.operations:
         if operation.body is None:
             continue

@@ -99,7 +99,7 @@ def cancel_some(service: Service, number: int, dice: random.Random) -> dict[str,
 
 
 def judge_cancel(service: Service, run: str, answer: Any, ended: Any) -> str:
-    """What became of a cancelled run, in one word; `broken …` if it may not be."""
+    """Return what became of a cancelled run, in one word; `broken …` if it may not be."""
     last = [e["type"] for e in service.events(run) if e["type"].removeprefix("run.") in TERMINAL]
     if last != [f"run.{ended['status']}"]:
         return f"broken: terminal events {last}"

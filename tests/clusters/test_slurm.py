@@ -54,7 +54,7 @@ def retries(service: Service, run: str) -> list[str]:
 
 
 def capacity(service: Service) -> Any:
-    """What REST says of the launcher."""
+    """Return what REST says of the launcher."""
     (there,) = [each for each in service.get("/capacity")["launchers"] if each["name"] == "slurm"]
     return there
 

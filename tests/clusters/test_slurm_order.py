@@ -9,7 +9,7 @@ from tests.support.slurm_home import SlurmHome, output, steps
 
 
 def launchers(service: Service) -> Any:
-    """What REST says of each launcher."""
+    """Return what REST says of each launcher."""
     return {each["name"]: each for each in service.get("/capacity")["launchers"]}
 
 

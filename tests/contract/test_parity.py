@@ -187,7 +187,7 @@ def stored(api: Api, experiment: str) -> Any:
 
 
 def tell(api: Api, face: Any, story: Callable[..., Any]) -> str:
-    """What a story answers and leaves behind."""
+    """Return what a story answers and leaves behind."""
     answers, experiment = story(api, face)
     return "\n".join(map(normalised, [(answers, stored(api, experiment))]))
 

@@ -353,7 +353,7 @@ def interrupted(
     how: signal.Signals = signal.SIGINT,
     again: bool = False,
 ) -> str:
-    """What a command had printed when Ctrl-C ended it, cleanly and soon.
+    """Return what a command had printed when Ctrl-C ended it, cleanly and soon.
 
     `again`: pressed until it has.
     """

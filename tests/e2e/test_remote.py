@@ -25,7 +25,7 @@ def service(tmp_path: Path, database_url: str) -> Iterator[RemoteService]:
 
 
 def lines(steps: range, of: int) -> list[str]:
-    """What a trainer prints about these steps, without the loss."""
+    """Return what a trainer prints about these steps, without the loss."""
     return [f"step {step}/{of}" for step in steps]
 
 

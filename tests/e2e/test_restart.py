@@ -13,7 +13,7 @@ from tests.support.service import Service, home
 
 
 def points(service: Service, run: str) -> Counter[int]:
-    """How often each step's loss is stored; and that it is the right one."""
+    """Return how often each step's loss is stored; and that it is the right one."""
     losses = service.losses(run)
     for step, value in losses:
         assert value == pytest.approx(0.99**step)

@@ -48,7 +48,7 @@ def sender(url: str) -> Sends:
 
 
 async def ended(socket: Socket, secret: str) -> str:
-    """How the stream ends: an error's code, or the code the connection closed with.
+    """Return how the stream ends: an error's code, or the code the connection closed with.
 
     What was on its way may come before that; nothing of `secret`, which came after.
     """

@@ -35,7 +35,7 @@ async def told(stage: Stage, run: Run) -> list[tuple[str, str]]:
 
 
 async def look(db: Database, data_dir: Path) -> SupervisorState:
-    """What a leader that has just begun finds."""
+    """Return what a leader that has just begun finds."""
     state = open_state(db, data_dir, Recorder())
     await check_alerts(state)
     await jobs(state)

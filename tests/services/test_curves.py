@@ -49,7 +49,7 @@ class Lineage:
         return grown(self.inherited(key), attempts, key, self.attempts[-1])
 
     def own(self, key: str) -> Curve:
-        """What survives of this run's own points once an attempt has reported any."""
+        """Return what survives of this run's own points once an attempt has reported any."""
         return grown({}, self.attempts, key, None)
 
 

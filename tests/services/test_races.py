@@ -47,7 +47,7 @@ async def meet(db: Database, url: str, first: Callable[..., Any], second: Awaita
 
 
 def waits(url: str) -> bool:
-    """Whether a transaction waits for another's lock."""
+    """Return True if a transaction waits for another's lock."""
     with psycopg.connect(dsn(url)) as connection:
         return bool(
             connection.execute(

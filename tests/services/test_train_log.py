@@ -56,7 +56,7 @@ both = pytest.mark.parametrize("printing", [append, agent])
 
 
 def rest_of(run_dir: Path, offset: int) -> bytes:
-    """What a reader gets from here on."""
+    """Return what a reader gets from here on."""
     content = b""
     while (part := train_log.read(run_dir, offset, 10_000)).content:
         content, offset = content + part.content, part.next_offset

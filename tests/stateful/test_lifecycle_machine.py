@@ -113,7 +113,7 @@ class Model:
     saved: dict[str, Saved] = field(default_factory=dict)
 
     def newest(self) -> Saved | None:
-        """What a resume goes on from."""
+        """Return what a resume goes on from."""
         good = [s for s in self.saved.values() if s.state == "ready"]
         if not good and self.recipe is None:
             good = [s for s in self.saved.values() if s.state == "declared" and s.step is not None]
@@ -131,7 +131,7 @@ class Model:
         return next(run for run in self.line() if saved in run.saved.values())
 
     def inherited(self) -> Saved | None:
-        """What it goes back to beyond itself: its source, else what is ready before that."""
+        """Return what it goes back to beyond itself: its source, else what is ready before that."""
         run = self
         while run.source is not None:
             if run.source.state != "lost":
@@ -172,7 +172,7 @@ def is_file(each: Saved) -> bool:
 
 
 def has_files(run: Model) -> bool:
-    """Whether a run has a checkpoint that can be damaged."""
+    """Return True if a run has a checkpoint that can be damaged."""
     return any(map(is_file, run.saved.values()))
 
 

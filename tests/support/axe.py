@@ -8,7 +8,7 @@ AXE = "axe-core@4.14.1"
 
 
 def audit(page: Page, *rules: str) -> list[str]:
-    """What axe calls serious or worse, by these rules or all.
+    """Return what axe calls serious or worse, by these rules or all.
 
     A page with a policy of its own needs a context with `bypass_csp`.
     """

@@ -31,11 +31,11 @@ class Dashboard:
         return self.page.locator(f"[data-run={run}]")
 
     def rows(self) -> int:
-        """How many rows of runs are in the DOM."""
+        """Return how many rows of runs are in the DOM."""
         return self.page.locator("[data-run]").count()
 
     def total(self) -> int:
-        """How many runs the list has."""
+        """Return how many runs the list has."""
         return int(self.page.locator("[data-total]").get_attribute("data-total") or "0")
 
     def chart(self, key: str) -> Locator:
@@ -48,7 +48,7 @@ class Dashboard:
         return float(found) if found else float("nan")
 
     def log(self) -> str:
-        """What the log shows."""
+        """Return what the log shows."""
         return self.page.locator("pre.log").inner_text()
 
 

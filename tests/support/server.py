@@ -289,7 +289,7 @@ def _stop(process: "subprocess.Popen[bytes] | Forked") -> bool:
 
 
 def _group(pgid: int) -> list[str]:
-    """What is still alive in a process group, as command lines."""
+    """Return what is still alive in a process group, as command lines."""
     left = []
     for process in psutil.process_iter():
         try:

@@ -129,7 +129,7 @@ class Service:
         return [p for each in series for p in zip(each["steps"], each["values"], strict=True)]
 
     def overrides(self, run: str) -> dict[str, Any]:
-        """What became of each overridden hyperparameter of a run, by name."""
+        """Return what became of each overridden hyperparameter of a run, by name."""
         query = (
             "query ($id: ID!) { run(id: $id) { overrides { key requested effective applied } } }"
         )

@@ -32,7 +32,7 @@ _DATA_DIR = Statement(select_all(DataDir), DataDir)
 
 
 def manifest(step: int, content: str = "", quality: Quality = NO_QUALITY) -> Manifest:
-    """What verification would have found."""
+    """Return what verification would have found."""
     sha256 = hashlib.sha256(content.encode()).hexdigest()
     return Manifest(step, (), "2026-01-01T00:00:00Z", sha256, quality=quality)
 

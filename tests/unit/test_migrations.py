@@ -200,7 +200,7 @@ CHECKPOINT: dict[str, Any] = {
 
 
 def stored_at(url: str, revision: str, **more: list[dict[str, Any]]) -> None:
-    """What an older version left: its tables with one experiment, and these rows."""
+    """Return what an older version left: its tables with one experiment, and these rows."""
     if migrate.revision(url) is None:
         migrate.upgrade(url, revision)
         more = {"experiment": [EXPERIMENT], **more}

@@ -226,7 +226,7 @@ def test_wherever_a_connection_ends_it_was_the_database(
 
 
 def _write(url: str) -> type:
-    """What becomes of a write on a new connection, as a caller is told it."""
+    """Return what becomes of a write on a new connection, as a caller is told it."""
     database = PostgresDatabase(url)
     nobody: Any = None
     job = Job(create, nobody, SUPERVISOR)

@@ -22,7 +22,7 @@ ANY = st.recursive(
 
 
 def accepts(config: Any, text: str | None = None) -> dict[str, Any] | None:
-    """What is taken of a `param_config`, or None; as JSON text when given."""
+    """Return what is taken of a `param_config`, or None; as JSON text when given."""
     try:
         if text is None:
             return ExperimentRequest(name="a", task_type="b", param_config=config).param_config
