@@ -1,11 +1,10 @@
-"""The README and the pages of `app/docs` show what works as it stands, but for the ids."""
+"""The README and the pages of `app/docs` show what works as it stands, but for the ids.
 
-import os
+Their training loop needs PyTorch: tests/trainers/test_readme.py runs it.
+"""
+
 import re
 import shlex
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,20 +15,8 @@ from app.domain.recipe_file import KEYS as RECIPE_KEYS
 from app.domain.recipe_file import parse_recipes
 from app.settings import Settings
 from app.web import guide
-from tests.support.server import REPOSITORY, Server, wait_until
-
-README = (REPOSITORY / "README.md").read_text()
-PAGES = {"README": README} | {topic: guide.read(topic) for topic in guide.topics()}
-
-
-def block(language: str, heading: str, page: str = "README") -> str:
-    """Return the first block of this language under this heading; without one, of the page."""
-    section = PAGES[page]
-    if heading:
-        section = section.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
-    assert found is not None
-    return found[1]
+from tests.support.pages import PAGES, README, block
+from tests.support.server import REPOSITORY, Server
 
 
 def curl(command: str, base: str) -> httpx.Response:
@@ -114,39 +101,6 @@ def test_the_recipe_is_one_that_the_service_reads_and_shows_every_key() -> None:
     assert "sft" in parse_recipes(text, "recipes.md")
     shown = set(re.findall(r"^(?:# )?(\w+) =", text, re.MULTILINE))
     assert shown | {"description", "env_allow"} == set(RECIPE_KEYS)
-
-
-BEFORE_THE_LOOP = """\
-import pickle
-class torch:
-    save = lambda state, path: path.write_bytes(pickle.dumps(state))
-steps, loss = 5, 0.5
-"""
-
-
-def test_the_training_loop_attaches_by_the_variables_and_its_curve_is_there(
-    server: Server, answers: list[tuple[str, httpx.Response]], tmp_path: Path
-) -> None:
-    (_, created), (submit, submitted), _, (metrics, _), *_ = answers
-    run = curl(submit, server.url).json()
-    assert run["run_id"] != submitted.json()["run_id"]
-    (tmp_path / "train.py").write_text(BEFORE_THE_LOOP + block("python", "Your own trainer"))
-    started = block("bash", "Your own trainer")
-    for shown, real in (
-        ("http://127.0.0.1:8000", server.url),
-        ("run_…", run["run_id"]),
-        ("rt_…", run["run_token"]),
-        ("python ", f"{sys.executable} "),
-    ):
-        assert shown in started
-        started = started.replace(shown, real)
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
-    subprocess.run(["bash", "-ec", started], cwd=tmp_path, env=environment, check=True, timeout=60)
-    asked = metrics.replace(submitted.json()["run_id"], run["run_id"])
-    (curve,) = curl(asked, server.url).json()["series"]
-    assert (curve["key"], curve["steps"], curve["values"]) == ("loss", [1, 2, 3, 4, 5], [0.5] * 5)
-    detail = f"{server.url}/v1/experiments/{created.json()['experiment_id']}/runs/{run['run_id']}"
-    wait_until(lambda: httpx.get(f"{detail}/status").json()["status"] == "succeeded", "it is over")
 
 
 def rows(page: str, heading: str) -> list[str]:
