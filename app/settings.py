@@ -233,6 +233,11 @@ class Settings(BaseModel):
         )  # fmt: skip
 
     @property
+    def kept_days(self) -> tuple[float | None, float | None, float | None]:
+        """Return the days for which a run's log, points and curves are kept; None: for ever."""
+        return self.logs_days, self.points_days, self.curves_days
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """Return this process's environment, of which recipes pass a part on to trainers."""
         return os.environ

@@ -30,7 +30,7 @@ COMMANDS = {
         "completion": "access", "mcp": "agents",
     },
     "The team": {
-        "user": "team", "token": "team", "project": "team", "audit": "team", "usage": "team",
+        "user": "team", "token": "team", "project": "projects", "audit": "team", "usage": "team",
     },
     "What people are told of": {"alerts": "telling", "webhooks": "telling"},
     "The service": {

@@ -1,6 +1,5 @@
-"""Commands about who may use a service, which they call: `user`, `token`, `project`, `audit`."""
+"""Commands about who uses a service, which they call: `user`, `token`, `audit`, `usage`."""
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,48 +12,16 @@ if TYPE_CHECKING:
 ROLES = ("viewer", "member", "maintainer")
 
 
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15}
-
-
-def _limit(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
-    """Return a number of which bytes may have a unit, or `none`; None if it is not given."""
-    if value is None or value == "none":
-        return value
-    text = value.strip().upper()
-    unit = text[-2:] if text[-2:] in _UNITS else ""
-    digits = text.removesuffix(unit)
-    if not (digits.isascii() and digits.isdigit()):
-        raise click.BadParameter(f"{value!r} is not a number, such as 8 or 500GB, nor `none`.")
-    return int(digits) * _UNITS.get(unit, 1)
-
-
-def _days(_: click.Context, __: click.Parameter, value: str | None) -> float | str | None:
-    """Return a number of days, or `none`; None if it is not given."""
-    if value is None or value == "none":
-        return value
-    try:
-        days = float(value)
-    except ValueError:
-        days = math.nan
-    if not math.isfinite(days):
-        raise click.BadParameter(f"{value!r} is not a number of days, such as 30, nor `none`.")
-    return days
-
-
-def _changes(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that are given, with null for `none`."""
-    named = {name: value for name, value in options.items() if value is not None}
-    return {name: None if value == "none" else value for name, value in named.items()}
-
-
-def _show(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+def show(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+    """Print rows as a table of these columns, or as JSON."""
     if as_json:
         api.print_json(rows)
     else:
         click.echo(api.table(*api.cells_of(rows, columns)))
 
 
-def _user_id(reference: str) -> str:
+def user_id(reference: str) -> str:
+    """Return the id of a user that is named by it or by its name. Raises Refused."""
     return api.find_id(api.call("GET", "/v1/users")["users"], "user", "user_id", reference)
 
 
@@ -82,7 +49,7 @@ def create_user(name: str, service: bool, admin: bool, email: str | None) -> Non
 def list_users(as_json: bool) -> None:
     """List the users."""
     columns = ("name", "kind", "is_admin", "email", "created_at", "disabled_at")
-    _show(api.call("GET", "/v1/users")["users"], columns, as_json)
+    show(api.call("GET", "/v1/users")["users"], columns, as_json)
 
 
 @user.command("disable")
@@ -91,7 +58,7 @@ def list_users(as_json: bool) -> None:
 @api.calls_service
 def disable_user(name: str, undo: bool) -> None:
     """Disable a user: none of its tokens and sessions is good any more, at once."""
-    api.call("PATCH", f"/v1/users/{_user_id(name)}", {"disabled": not undo})
+    api.call("PATCH", f"/v1/users/{user_id(name)}", {"disabled": not undo})
 
 
 @click.group()
@@ -124,7 +91,7 @@ def list_tokens(user: str | None, as_json: bool) -> None:
 
     query = "" if user is None else f"?user={quote(user, safe='')}"
     columns = ("token_id", "user", "name", "scope", "expires_at", "revoked_at", "last_used_at")
-    _show(api.call("GET", f"/v1/tokens{query}")["tokens"], columns, as_json)
+    show(api.call("GET", f"/v1/tokens{query}")["tokens"], columns, as_json)
 
 
 @token.command("revoke")
@@ -154,7 +121,7 @@ def audit(as_json: bool, **query: str | int | None) -> None:
         api.print_json(rows)
         return
     shown = [row | {"actor": row["actor"]["name"] or row["actor"]["kind"]} for row in rows]
-    _show(shown, ("at", "actor", "action", "target_id", "outcome", "address"), False)
+    show(shown, ("at", "actor", "action", "target_id", "outcome", "address"), False)
 
 
 @click.command()
@@ -190,7 +157,7 @@ def usage(
     name = () if by == "month" else ("name",)
     hours = [f"gpu_hours_{kind}" for kind in _KINDS]
     shown = rows if as_json else [row | _for_people(row) for row in rows]
-    _show(shown, ("group", *name, "attempts", *_KINDS, *hours, "goodput"), as_json)
+    show(shown, ("group", *name, "attempts", *_KINDS, *hours, "goodput"), as_json)
 
 
 _KINDS = ("used", "wasted", "saved", "waited")
@@ -204,136 +171,3 @@ def _for_people(row: "Mapping[str, Any]") -> dict[str, Any]:
     return (
         {kind: duration(row[f"{kind}_seconds"]) for kind in _KINDS} | hours | {"goodput": goodput}
     )
-
-
-@click.group()
-def project() -> None:
-    """Create and list projects, and say who is in them."""
-
-
-@project.command("create")
-@click.argument("name")
-@click.option("--description", help="What it is for.")
-@api.calls_service
-def create_project(name: str, description: str | None) -> None:
-    """Create a project NAME."""
-    body = {"name": name, "description": description}
-    click.echo(api.call("POST", "/v1/projects", body)["project_id"])
-
-
-@project.command("ls")
-@api.JSON
-@api.calls_service
-def list_projects(as_json: bool) -> None:
-    """List the projects that you are in; as an administrator, all."""
-    columns = ("project_id", "name", "description", "created_at")
-    _show(api.call("GET", "/v1/projects")["projects"], columns, as_json)
-
-
-@project.command("quota")
-@click.argument("project")
-@click.option("--runs", callback=_limit, help="Runs that may be under way at a time.")
-@click.option("--gpus", callback=_limit, help="GPUs that its runs may hold together.")
-@click.option("--bytes", "size", callback=_limit, help="Size of its checkpoints, such as 500GB.")
-@api.JSON
-@api.calls_service
-def quota(
-    project: str, runs: int | str | None, gpus: int | str | None, size: int | str | None,
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Show what a PROJECT has and may have at a time, or change that.
-
-    Each limit is a number, or `none` for as much as there is.
-    """
-    path = f"/v1/projects/{api.project_id(project)}"
-    limits = {"max_runs": runs, "max_gpus": gpus, "max_bytes": size}
-    changes = _changes(limits)
-    answer = api.call("PATCH", path, changes) if changes else api.call("GET", path)
-    use = api.call("GET", f"{path}/use")
-    rows = [
-        {"of": name, "used": use[name], "most": answer[f"max_{name}"]}
-        for name in ("runs", "gpus", "bytes")
-    ]
-    _show(rows, ("of", "used", "most"), as_json)
-
-
-@project.command("retention")
-@click.argument("project")
-@click.option("--logs", callback=_days, help="Days after a run's end for which its log is kept.")
-@click.option("--points", callback=_days, help="The same of all of its points: then thinned.")
-@click.option("--curves", callback=_days, help="The same of any points: then the latest stay.")
-@api.JSON
-@api.calls_service
-def retention(
-    project: str, logs: float | str | None, points: float | str | None,
-    curves: float | str | None, as_json: bool,
-) -> None:  # fmt: skip
-    """Show for how long a PROJECT keeps logs and points, or change that.
-
-    Each is a number of days, or `none` for what the service is set to.
-    """
-    path = f"/v1/projects/{api.project_id(project)}"
-    rules = {"logs_days": logs, "points_days": points, "curves_days": curves}
-    changes = _changes(rules)
-    answer = api.call("PATCH", path, changes) if changes else api.call("GET", path)
-    rows = [{"of": name, "days": answer[f"{name}_days"]} for name in ("logs", "points", "curves")]
-    _show(rows, ("of", "days"), as_json)
-
-
-@project.command("gate")
-@click.argument("project")
-@click.option(
-    "--metric", "metrics", multiple=True, help="A bound such as 'val_loss<=2.0'; may be repeated."
-)
-@click.option("--verified-hours", callback=_days, help="Hours since its files were found whole.")
-@click.option("--approval/--no-approval", default=None, help="Another maintainer must approve.")
-@click.option("--open", "is_open", is_flag=True, help="Take its gate away.")
-@api.JSON
-@api.calls_service
-def gate(
-    project: str, metrics: tuple[str, ...], verified_hours: float | str | None,
-    approval: bool | None, is_open: bool, as_json: bool,
-) -> None:  # fmt: skip
-    """Show what a release of a PROJECT needs besides what the service wants, or change that."""
-    path = f"/v1/projects/{api.project_id(project)}"
-    names = ("metrics", "verified_hours", "approval")
-    changes: dict[str, Any] = dict.fromkeys((f"release_{name}" for name in names), None)
-    if not is_open:
-        rules = {
-            "release_metrics": list(metrics) or None, "release_verified_hours": verified_hours,
-            "release_approval": approval,
-        }  # fmt: skip
-        changes = _changes(rules)
-    answer = api.call("PATCH", path, changes) if changes else api.call("GET", path)
-    rows = [{"of": name, "needs": answer[f"release_{name}"]} for name in names]
-    _show(rows, ("of", "needs"), as_json)
-
-
-@project.command("members")
-@click.argument("project")
-@api.JSON
-@api.calls_service
-def list_members(project: str, as_json: bool) -> None:
-    """List the members of a PROJECT."""
-    rows = api.call("GET", f"/v1/projects/{api.project_id(project)}/members")["members"]
-    _show(rows, ("user", "role", "created_at"), as_json)
-
-
-@project.command("add")
-@click.argument("project")
-@click.argument("user")
-@click.option("--role", type=click.Choice(ROLES), default="member", show_default=True)
-@api.calls_service
-def add_member(project: str, user: str, role: str) -> None:
-    """Give a USER a role in a PROJECT, in the place of the one that it has there."""
-    path = f"/v1/projects/{api.project_id(project)}/members"
-    api.call("POST", path, {"user": user, "role": role})
-
-
-@project.command("remove")
-@click.argument("project")
-@click.argument("user")
-@api.calls_service
-def remove_member(project: str, user: str) -> None:
-    """Take a USER's role in a PROJECT away."""
-    api.call("DELETE", f"/v1/projects/{api.project_id(project)}/members/{_user_id(user)}")

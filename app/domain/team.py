@@ -50,22 +50,9 @@ BoundText = Annotated[str, StringConstraints(max_length=300), AfterValidator(_ch
 Days = Annotated[float, Field(gt=0, le=MAX_DAYS)]
 
 
-class ProjectUpdate(Request):
-    """Change a project. What is left out stays; null removes."""
+class RetentionChange(Request):
+    """Change for how long logs and points are kept. What is left out stays; null removes."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"max_runs": 8, "max_gpus": 16}]})
-
-    description: Text | None = None
-    max_runs: AtMost | None = Field(
-        default=None, description="Runs that may be under way at a time; null: any number."
-    )
-    max_gpus: AtMost | None = Field(
-        default=None, description="GPUs that its runs may hold together; null: all."
-    )
-    max_bytes: AtMostBytes | None = Field(
-        default=None,
-        description="Once its checkpoints take so many bytes, no further run starts; null: never.",
-    )
     logs_days: Days | None = Field(
         default=None,
         description="Days after a run's end for which its log is kept; null: as the service is "
@@ -80,6 +67,24 @@ class ProjectUpdate(Request):
         default=None,
         description="Days after a run's end for which any of its points are kept, and then the "
         "latest values alone; null: as the service is set.",
+    )
+
+
+class ProjectUpdate(RetentionChange):
+    """Change a project. What is left out stays; null removes."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"max_runs": 8, "max_gpus": 16}]})
+
+    description: Text | None = None
+    max_runs: AtMost | None = Field(
+        default=None, description="Runs that may be under way at a time; null: any number."
+    )
+    max_gpus: AtMost | None = Field(
+        default=None, description="GPUs that its runs may hold together; null: all."
+    )
+    max_bytes: AtMostBytes | None = Field(
+        default=None,
+        description="Once its checkpoints take so many bytes, no further run starts; null: never.",
     )
     release_metrics: Annotated[list[BoundText], Field(max_length=MAX_BOUNDS)] | None = Field(
         default=None,

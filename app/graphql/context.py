@@ -25,6 +25,7 @@ from app.graphql.budget import Budget, Memory
 from app.graphql.documents import Documents
 from app.launchers.base import Launcher
 from app.server.authentication import Authenticator
+from app.services.expiry import Rule
 from app.services.idempotency import InFlight
 from app.storage.artifacts import ArtifactStorage
 from app.storage.base import CheckpointStorage
@@ -47,6 +48,7 @@ class Context:
         self.secret: str = state.secret
         self.data_dir: Path = state.settings.data_dir
         self.gate: Gate = state.settings.gate
+        self.kept = Rule(*state.settings.kept_days)
         self.storage: CheckpointStorage = state.storage
         self.artifacts: ArtifactStorage = state.artifacts
         self.readers: Readers = state.readers

@@ -4,12 +4,13 @@ The fields, their types and limits are those of `app.domain.filters`, which vali
 `conditions` and `order` translate an input for `app.db.keyset`.
 """
 
+from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import strawberry
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from strawberry.utils.str_converters import to_camel_case
 
 from app.db.cursors import Order
@@ -20,6 +21,8 @@ from app.domain.lifecycle import CheckpointState, RunStatus
 from app.errors import InvalidInput
 from app.graphql.describe import attribute, enum, input, optional
 from app.graphql.scalars import DateTime
+
+M = TypeVar("M", bound=BaseModel)
 
 for _enum, _description in (
     (RunStatus, "Status of a run."),
@@ -210,13 +213,18 @@ def conditions(chosen: Any) -> dict[str, Any]:
     for name in filters.RANGES:
         if (wanted := values.pop(name, None)) is not None:
             values |= {name: wanted.key, f"{name}_min": wanted.min, f"{name}_max": wanted.max}
+    return filters.conditions(kind, validated(kind, values, "filter"))
+
+
+def validated(model: type[M], values: Mapping[str, Any], *path: str) -> M:
+    """Return arguments as an object. Raises InvalidInput, which names one by its path."""
     try:
-        return filters.conditions(kind, kind.model_validate(values))
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        path = ".".join(["filter", *(to_camel_case(str(part)) for part in first["loc"])])
+        name = ".".join([*path, *(to_camel_case(str(part)) for part in first["loc"])])
         message = first["msg"].removeprefix("Value error, ")
-        raise InvalidInput(f"`{path}`: {message}.") from None
+        raise InvalidInput(f"`{name}`: {message}.") from None
 
 
 def unarchived(listed: Listing[Any]) -> dict[str, Any]:

@@ -12,16 +12,17 @@ from app.db.keyset import MOST
 from app.db.rows import EventRow
 from app.db.sql import Tx
 from app.domain.ids import is_id
+from app.domain.team import RetentionChange
 from app.errors import InvalidInput, NotFound
 from app.graphql import summaries
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
 from app.graphql.describe import Info, field, output
 from app.graphql.edges import checkpoints, runs
-from app.graphql.filters import ExperimentFilter, ExperimentOrder, RunFilter, plain
+from app.graphql.filters import ExperimentFilter, ExperimentOrder, RunFilter, plain, validated
 from app.graphql.notifications import NotificationQueries
 from app.graphql.scalars import DateTime
 from app.graphql.summaries import DEFAULT_FACETS
-from app.graphql.team import ApiToken, AuditEntry, Project, User, Viewer
+from app.graphql.team import ApiToken, AuditEntry, Project, Removable, User, Viewer
 from app.graphql.types import Checkpoint, Experiment, Run
 from app.graphql.values import (
     Capacity,
@@ -34,7 +35,7 @@ from app.graphql.values import (
     Usage,
 )
 from app.server.capacity import read_capacity
-from app.services import api_tokens, audit, events, me, projects, users
+from app.services import api_tokens, audit, events, expiry_preview, me, projects, users
 from app.services.overviews import MAX_COMPARED
 from app.services.usage import By, Period
 
@@ -48,6 +49,9 @@ FirstValues = Annotated[
     int, strawberry.argument(description=f"At most so many, 1 to {MAX_VALUES}.")
 ]
 MAX_AUDIT = 1_000
+Days = Annotated[
+    float | None, strawberry.argument(description="Days after a run's end for which it is kept.")
+]
 UserName = Annotated[str | None, strawberry.argument(description="Name of a user.")]
 strawberry.enum(RunFacet, description="A column of runs whose values are counted.")
 _TABLES = {"exp": tables.Experiment, "run": tables.Run, "ckpt": tables.Checkpoint}
@@ -243,6 +247,27 @@ class Query(NotificationQueries):
         }  # fmt: skip
         filters = {name: plain(value) for name, value in conditions.items() if value is not None}
         rows: list[Any] = await info.context.db.scan(audit.list_entries, filters, first)
+        return rows
+
+    @field
+    async def removable(
+        self, info: Info,
+        project_id: Annotated[strawberry.ID, strawberry.argument(description="The project.")],
+        logs_days: Days = strawberry.UNSET,
+        points_days: Days = strawberry.UNSET,
+        curves_days: Days = strawberry.UNSET,
+    ) -> list[Removable]:  # fmt: skip
+        """Which logs and points a rule would remove now: a dry run. For maintainers.
+
+        Days that are left out are those that hold; null: those of the service.
+        """
+        asked = {"logs_days": logs_days, "points_days": points_days, "curves_days": curves_days}
+        days = {name: value for name, value in asked.items() if value is not strawberry.UNSET}
+        context = info.context
+        rows: list[Any] = await expiry_preview.preview(
+            context.db, context.readers, context.data_dir, plain(project_id),
+            validated(RetentionChange, days), context.kept,
+        )  # fmt: skip
         return rows
 
     @field

@@ -12,10 +12,12 @@ from app.domain.quotas import ProjectUse as UseRow
 from app.graphql.describe import Info, attribute, each, edge, field, output
 from app.graphql.scalars import DateTime, Long
 from app.services import projects, quotas
+from app.services.expiry import Part
 from app.services.projects import Member as MemberRow
 
 strawberry.enum(Role, description="What a user may do in a project; each role may more.")
 strawberry.enum(Permission, description="What somebody may do in a project, or to the service.")
+strawberry.enum(Part, name="RetentionPart", description="What retention removes of a run.")
 strawberry.enum(UserKind, description="Whom a user stands for.")
 strawberry.enum(PrincipalKind, description="What kind of principal acts.")
 
@@ -169,6 +171,18 @@ class ApiToken:
     expires_at: DateTime | None = attribute("When it expires.")
     revoked_at: DateTime | None = attribute("When it was revoked.")
     last_used_at: DateTime | None = attribute("When it was last used, to some minutes.")
+
+
+@output
+class Removable:
+    """What of a project's runs a rule would remove now."""
+
+    part: Part = attribute("Logs, points (which are thinned) or curves.")
+    days: float | None = attribute("The rule; null: it is kept for ever.")
+    runs: int = attribute("Number of runs.")
+    size_bytes: Long = attribute("Of `train.log` on the disk, or of the runs' points as stored.")
+    oldest_end: DateTime | None = attribute("When the run of them ended that ended first.")
+    more: bool = attribute("These are the first runs, and not all.")
 
 
 @output

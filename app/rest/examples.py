@@ -205,6 +205,19 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "DeletionsAnswer": {"deletions": [_DELETION], "next": None},
     "ProjectAnswer": _PROJECT,
     "ProjectsAnswer": {"projects": [_PROJECT]},
+    "RetentionPreviewAnswer": {
+        "project_id": _PROJECT["project_id"],
+        "removed": [
+            {
+                "part": "log",
+                "days": 30.0,
+                "runs": 12,
+                "size_bytes": 48_000_000,
+                "oldest_end": _CREATED,
+                "more": False,
+            },
+        ],
+    },
     "ProjectUseAnswer": {
         "project_id": _PROJECT["project_id"],
         "runs": 3,

@@ -1,20 +1,28 @@
-"""`/v1/projects`: projects and their members."""
+"""`/v1/projects`: projects, what their rules would remove, and their members."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
-from pydantic import Field
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
 
 from app.db.sql import load
 from app.db.tables import Project
 from app.domain.ids import PATTERN
-from app.domain.team import MemberRequest, ProjectRequest, ProjectUpdate
+from app.domain.team import (
+    Days,
+    MemberRequest,
+    ProjectRequest,
+    ProjectUpdate,
+    RetentionChange,
+)
 from app.rest import responses, schemas
 from app.rest.body import read
-from app.rest.parameters import DocumentedRoute, accepts_json
+from app.rest.parameters import DocumentedRoute, Parameters, accepts_json
 from app.rest.problems import documented
-from app.services import projects, quotas
+from app.services import expiry_preview, projects, quotas
+from app.services.expiry import Part, Rule
+from app.services.expiry_preview import Removable
 from app.services.projects import Member
 
 router = APIRouter(prefix="/v1/projects", tags=["team"], route_class=DocumentedRoute)
@@ -78,6 +86,49 @@ class ProjectUseAnswer(TypedDict):
     runs: Annotated[int, Field(description="Runs of recipes that are under way.")]
     gpus: Annotated[int, Field(description="GPUs that they hold.")]
     bytes: Annotated[int, Field(description="Size of its `ready` checkpoints.")]
+
+
+class RemovableAnswer(TypedDict):
+    """What of a project's runs a rule would remove now."""
+
+    part: Part
+    days: Annotated[float | None, Field(description="The rule; null: it is kept for ever.")]
+    runs: int
+    size_bytes: Annotated[
+        int, Field(description="Of `train.log` on the disk, or of the runs' points as stored.")
+    ]
+    oldest_end: Annotated[
+        schemas.Time | None, Field(description="When the run of them ended that ended first.")
+    ]
+    more: Annotated[
+        bool, Field(description=f"These are the first {expiry_preview.MOST:,} runs, and not all.")
+    ]
+
+
+class RetentionPreviewAnswer(TypedDict):
+    """What retention would remove of a project now."""
+
+    project_id: str
+    removed: list[RemovableAnswer]
+
+
+def _days(text: object) -> object:
+    return None if text == "none" else text
+
+
+DaysText = Annotated[
+    Days | None,
+    BeforeValidator(_days),
+    Field(description="Days after a run's end; `none`: the service's. Left out: the project's."),
+]
+
+
+class RetentionPreviewQuery(Parameters):
+    """A rule to try."""
+
+    logs_days: DaysText = None
+    points_days: DaysText = None
+    curves_days: DaysText = None
 
 
 class MemberAnswer(TypedDict):
@@ -167,6 +218,36 @@ async def get_project_use(request: Request, project_id: ProjectId) -> Response:
     return responses.json(
         {"project_id": project_id, "runs": use.runs, "gpus": use.gpus, "bytes": use.bytes}
     )
+
+
+@router.get(
+    "/{project_id}/retention", response_model=RetentionPreviewAnswer, responses=documented(404, 422)
+)
+async def preview_retention(
+    request: Request, project_id: ProjectId, query: Annotated[RetentionPreviewQuery, Query()]
+) -> Response:
+    """Return which logs and points a rule would remove now: a dry run. For maintainers.
+
+    Days that are left out are those that hold.
+    """
+    state = request.app.state
+    change = RetentionChange.model_validate(query.model_dump(exclude_unset=True))
+    default = Rule(*state.settings.kept_days)
+    removed = await expiry_preview.preview(
+        state.db, state.readers, state.settings.data_dir, project_id, change, default
+    )
+    return responses.json({"project_id": project_id, "removed": list(map(_removable, removed))})
+
+
+def _removable(removable: Removable) -> RemovableAnswer:
+    return {
+        "part": removable.part,
+        "days": removable.days,
+        "runs": removable.runs,
+        "size_bytes": removable.size_bytes,
+        "oldest_end": removable.oldest_end,
+        "more": removable.more,
+    }
 
 
 @router.get("/{project_id}/members", response_model=MembersAnswer, responses=documented(404))

@@ -5,6 +5,8 @@ list_due(tx, …)       runs of which something is past its time
 expire(tx, …)         one transaction: the columns that tell of it, the event, what is to be done
 list_pending, finish  what the supervisor does about it
 
+What a rule would remove is told before it is set: `app.services.expiry_preview`.
+
 An `Expiration` is written in the transaction that decides, so that after a crash at any time either
 nothing has happened, or what is left to do is found and done.
 
@@ -13,13 +15,14 @@ points of a run stay (whole) while those of a run that was resumed from it do, w
 with them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from sqlalchemy import Executable, and_, delete, exists, insert, or_, select, tuple_
 
-from app.db.sql import Tx, columns, query, select_all, statement
+from app.db.json_lists import one_of
+from app.db.sql import Tx, columns, dump, query, select_all, statement
 from app.db.tables import (
     Checkpoint,
     Experiment,
@@ -70,6 +73,14 @@ class Rule(NamedTuple):
     points: float | None
     curves: float | None
 
+    def or_else(self, default: "Rule") -> "Rule":
+        """Return this rule, with the default's days where it has none."""
+        days = zip(self, default, strict=True)
+        return Rule(*(other if own is None else own for own, other in days))
+
+
+KEEP_ALL = Rule(None, None, None)
+
 
 class Rules(NamedTuple):
     """The rule of each project."""
@@ -82,6 +93,10 @@ class Rules(NamedTuple):
             days for rule in self.by_project.values() if (days := getattr(rule, part)) is not None
         ]
         return _ended_before(now, min(days)) if days else ""
+
+    def list_projects(self) -> list[str]:
+        """Return the projects that do not keep all."""
+        return [id for id, rule in self.by_project.items() if rule != KEEP_ALL]
 
     def due(self, now: str, run: "EndedRun") -> Iterator[Part]:
         """Yield what is past its time of a run."""
@@ -109,6 +124,7 @@ class EndedRun(NamedTuple):
     """A run that has ended, and what of it could go."""
 
     id: str
+    parent_run_id: str | None
     finished_at: str
     project_id: str
     has_log: bool
@@ -137,27 +153,28 @@ _released = exists().where(
 _kept = exists().where(_tag.run_id == _run.id, _tag.tag == KEEP)
 _has_log = and_(_run.log_removed_at.is_(None), _run.recipe.is_not(None), _run.attempt > 0)
 # The curves of a resumed run without points of its own are those of its parent.
-_has_curves = and_(
+_has_any = and_(
     _run.points_removed_at.is_(None),
     or_(exists().where(_series.run_id == _run.id), _run.parent_run_id.is_not(None)),
-    ~exists().where(_child.parent_run_id == _run.id, _child.points_removed_at.is_(None)),
-)
-_has_points = and_(
-    _run.points_removed_at.is_(None),
-    _run.points_thinned_at.is_(None),
-    or_(exists().where(_series.run_id == _run.id), _run.parent_run_id.is_not(None)),
-    ~exists().where(
-        _child.parent_run_id == _run.id,
-        _child.points_thinned_at.is_(None),
-        _child.points_removed_at.is_(None),
-    ),
 )
 
 
-def _ended(*where: Any) -> Any:
+def _has_curves(*gone: Any) -> Any:
+    """Return the condition that a run has points that may go; `gone`: a run would stay else."""
+    stays = _child.points_removed_at.is_(None), *gone
+    return and_(_has_any, ~exists().where(_child.parent_run_id == _run.id, *stays))
+
+
+def _has_points(*gone: Any) -> Any:
+    stays = _child.points_thinned_at.is_(None), _child.points_removed_at.is_(None), *gone
+    of_child = exists().where(_child.parent_run_id == _run.id, *stays)
+    return and_(_has_any, _run.points_thinned_at.is_(None), ~of_child)
+
+
+def _ended(*where: Any, has_points: Any, has_curves: Any) -> Any:
     rows = select(
-        _run.id, _run.finished_at, _experiment.project_id, _has_log.label("has_log"),
-        _has_points.label("has_points"), _has_curves.label("has_curves"),
+        _run.id, _run.parent_run_id, _run.finished_at, _experiment.project_id,
+        _has_log.label("has_log"), has_points.label("has_points"), has_curves.label("has_curves"),
     )  # fmt: skip
     of_experiment = _experiment.id == _run.experiment_id
     return (
@@ -169,16 +186,21 @@ def _ended(*where: Any) -> Any:
 
 @query(EndedRun)
 def _due(
-    *, logs_before: str, points_before: str, curves_before: str, at: str, id: str, most: int
-) -> Executable:
+    *, logs_before: str, points_before: str, curves_before: str, projects: str,
+    at: str, id: str, most: int,
+) -> Executable:  # fmt: skip
+    has_points, has_curves = _has_points(), _has_curves()
     due: Executable = (
         _ended(
+            one_of(_experiment.project_id, projects),
             tuple_(_run.finished_at, _run.id) > tuple_(at, id),
             or_(
                 and_(_run.finished_at < logs_before, _has_log),
-                and_(_run.finished_at < points_before, _has_points),
-                and_(_run.finished_at < curves_before, _has_curves),
+                and_(_run.finished_at < points_before, has_points),
+                and_(_run.finished_at < curves_before, has_curves),
             ),
+            has_points=has_points,
+            has_curves=has_curves,
         )
         .order_by(_run.finished_at, _run.id)
         .limit(most)
@@ -187,8 +209,12 @@ def _due(
 
 
 @query(EndedRun)
-def _of_run(*, run: str) -> Executable:
-    found: Executable = _ended(_run.id == run)
+def _of_run(*, run: str, thinned: str, removed: str) -> Executable:
+    found: Executable = _ended(
+        _run.id == run,
+        has_points=_has_points(~one_of(_child.id, thinned)),
+        has_curves=_has_curves(~one_of(_child.id, removed)),
+    )
     return found
 
 
@@ -211,14 +237,8 @@ def _finish(*, run: str, done: str) -> Executable:
 
 def find_rules(tx: Tx, default: Rule) -> Rules:
     """Return the rule of each project: its own, or the service's where it has none."""
-    return Rules({
-        project_id: Rule(
-            default.log if log is None else log,
-            default.points if points is None else points,
-            default.curves if curves is None else curves,
-        )
-        for project_id, log, points, curves in tx.all(_rules)
-    })  # fmt: skip
+    own = ((project_id, Rule(*days)) for project_id, *days in tx.all(_rules))
+    return Rules({project_id: rule.or_else(default) for project_id, rule in own})
 
 
 def list_due(tx: Tx, rules: Rules, after: Position, most: int) -> list[EndedRun]:
@@ -228,14 +248,26 @@ def list_due(tx: Tx, rules: Rules, after: Position, most: int) -> list[EndedRun]
         return []
     return tx.all(
         _due, logs_before=log, points_before=points, curves_before=curves,
-        at=after.finished_at, id=after.id, most=most,
+        projects=dump(rules.list_projects()), at=after.finished_at, id=after.id, most=most,
     )  # fmt: skip
+
+
+def find_ended(
+    tx: Tx, run_id: str, thinned: Sequence[str] = (), removed: Sequence[str] = ()
+) -> EndedRun | None:
+    """Return what of a run could go; None if it has not ended, or is kept.
+
+    Args:
+        thinned: runs that were resumed from it whose points are taken to be thinned or gone.
+        removed: those whose points are taken to be gone.
+    """
+    return tx.first(_of_run, run=run_id, thinned=dump(thinned), removed=dump(removed))
 
 
 def expire(tx: Tx, run_id: str, rules: Rules) -> list[Part]:
     """Decide that what is past its time of a run goes, with an event each; return what that is."""
     run = runs.lock(tx, run_id)
-    ended = tx.first(_of_run, run=run_id)
+    ended = find_ended(tx, run_id)
     parts = list(rules.due(tx.now, ended)) if ended is not None else []
     if not parts:
         return []

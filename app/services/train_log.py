@@ -4,6 +4,7 @@ The file is the trainer's. An offset counts every byte that was printed, also th
 has dropped since (`LogLimit` in app/agent/directory.py), which are passed over.
 
 read(…), size(…)    for those who look
+measure(…)          what it takes of the disk
 append(…)           the output of an agent that does not share the service's files, piece by piece
 remove(…)           what retention no longer keeps
 
@@ -46,6 +47,15 @@ def size(run_dir: Path) -> int:
         with _open(run_dir) as log:
             return log.size
     except FileNotFoundError:
+        return 0
+
+
+def measure(run_dir: Path) -> int:
+    """Return the bytes that a log takes of the disk; 0 if there is none that could be read."""
+    try:
+        with _open(run_dir) as log:
+            return os.fstat(log.descriptor).st_blocks * 512  # whatever the blocks of the disk are
+    except (OSError, NotFound):
         return 0
 
 

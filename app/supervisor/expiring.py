@@ -35,8 +35,7 @@ async def expire_runs(state: SupervisorState) -> None:
 
 async def _expire(state: SupervisorState) -> None:
     await _finish_pending(state)
-    default = Rule(state.settings.logs_days, state.settings.points_days, state.settings.curves_days)
-    rules = await state.db.read(expiry.find_rules, default)
+    rules = await state.db.read(expiry.find_rules, Rule(*state.settings.kept_days))
     position = Position()
     while due := await state.db.scan(expiry.list_due, rules, position, AT_ONCE):
         for run in due:

@@ -202,6 +202,8 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
         f"/v1/projects/{project}",
         {"logs_days": 30, "points_days": None, "curves_days": 365},
     )
+    for query in ("", "?logs_days=7&curves_days=none", "?points_days=0"):
+        call("GET", f"/v1/projects/{project}/retention{query}")
     gate = {"release_metrics": ["wer<0.1"], "release_verified_hours": 1, "release_approval": True}
     call("PATCH", f"/v1/projects/{project}", gate)
     call("PATCH", f"/v1/projects/{project}", {"release_metrics": ["low"]})

@@ -406,7 +406,20 @@ def test_maintainers_manage_the_members_of_their_own_project_alone(tenants: Tena
     assert bob.send("DELETE", f"{path}/{nick.user_id}").status_code == 404
     admin = alice.send("POST", path, json={"user": "nick", "role": "admin"})
     assert admin.status_code == 422
-    assert alice.send("PATCH", f"/v1/projects/{alice.project_id}", json={}).status_code == 403
+    of_alice = f"/v1/projects/{alice.project_id}"
+    assert alice.send("PATCH", of_alice, json={}).status_code == 403
+    query = "query ($id: ID!) { removable(projectId: $id, curvesDays: 30) { part days runs } }"
+    ask = {"query": query, "variables": {"id": alice.project_id}}
+    removed = alice.ok("GET", f"{of_alice}/retention?curves_days=30&logs_days=none")["removed"]
+    assert [(row["part"], row["days"]) for row in removed] == [
+        ("log", None), ("points", None), ("curves", 30.0),
+    ]  # fmt: skip
+    shown = alice.ok("POST", "/graphql", ask)["data"]["removable"]
+    assert shown[2] == {"part": "CURVES", "days": 30.0, "runs": removed[2]["runs"]}
+    for who, status, code in ((member, 403, "NOT_PERMITTED"), (bob, 404, "NOT_FOUND")):
+        assert who.send("GET", f"{of_alice}/retention").status_code == status
+        (error,) = who.ok("POST", "/graphql", ask)["errors"]
+        assert error["extensions"]["code"] == code
     alice.ok("DELETE", f"{path}/{nick.user_id}")
     assert nick.send("GET", f"/v1/experiments/{tenants.made['experiment_id']}/detail"
                      ).status_code == 404  # fmt: skip

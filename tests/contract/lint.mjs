@@ -9,7 +9,7 @@ const VALUES = {
     "PageInfo", "UserError", "Metric", "MetricSeries", "MetricBand", "SpecialValue",
     "HyperparamOverride", "Resources", "LogPart", "Artifact", "StatusCount", "Facet",
     "ComparedParam", "Recipe", "Actor", "Member", "RoleInProject", "Viewer", "SpecialCount",
-    "Capacity", "LauncherCapacity", "GpuCount", "Usage", "ProjectUse", "Alert",
+    "Capacity", "LauncherCapacity", "GpuCount", "Usage", "ProjectUse", "Alert", "Removable",
   ],
 };
 const EDGES = { withEdgeSuffix: true, shouldImplementNode: true, listTypeCanWrapOnlyEdgeType: false };

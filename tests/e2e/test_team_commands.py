@@ -2,13 +2,16 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.commands import Done, llm_train
-from tests.support.server import running_server
+from tests.support.server import running_server, wait_until
 from tests.support.tenants import API_TOKEN
 
 
@@ -61,6 +64,10 @@ def test_a_team_is_set_up_and_watched_from_the_command_line(url: str) -> None:
         ("logs", 30.0), ("points", None), ("curves", None),
     ]  # fmt: skip
     assert "none" in llm("project", "retention", "speech", "--points", "nan").err
+    shown = json.loads(done("project", "retention", "speech", "--dry-run", "--json"))
+    assert [(row["of"], row["days"], row["runs"]) for row in shown] == [
+        ("logs", 30.0, 0), ("points", None, 0), ("curves", None, 0),
+    ]  # fmt: skip
     assert llm("project", "retention", "speech", "--points", "0").status != 0
 
     shown = json.loads(
@@ -105,3 +112,37 @@ def test_a_team_is_set_up_and_watched_from_the_command_line(url: str) -> None:
     done("user", "disable", "ci")
     done("project", "remove", "speech", "alice")
     assert "alice" not in done("project", "members", "speech")
+
+
+def test_what_a_rule_removes_is_told_before_it_is_set(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def llm(*arguments: str, typed: str = "") -> Done:
+        monkeypatch.setattr(sys, "stdin", StringIO(typed))
+        return llm_train("project", "retention", "default", *arguments, API_URL=url,
+                         API_TOKEN=API_TOKEN)  # fmt: skip
+
+    admin = {"Authorization": f"Bearer {API_TOKEN}"}
+    with httpx.Client(base_url=url, headers=admin) as client:
+        made = client.post("/v1/experiments", json={"name": "e", "task_type": "t"}).json()
+        runs = f"/v1/experiments/{made['experiment_id']}/runs"
+        run = client.post(runs, json={"model": "m"}).json()["run_id"]
+        points = {"loss": {"steps": list(range(50)), "values": [0.5] * 50}}
+        report = {"step": 50, "metrics": points, "finished": True}
+        client.post(f"/v1/runs/{run}/reports", json=report).raise_for_status()
+        status = f"{runs}/{run}/status"
+        wait_until(lambda: client.get(status).json()["status"] == "succeeded", "it has ended")
+
+        soon = ("--curves", "0.0000001")
+        (_, _, row) = json.loads(llm(*soon, "--dry-run", "--json").out)
+        assert (row["of"], row["runs"], row["more"]) == ("curves", 1, False) and row["bytes"] > 0
+        for typed in ("n\n", ""):
+            refused = llm(*soon, typed=typed)
+            assert refused.status == 1 and "curves" in refused.err and "Change" in refused.err
+        shown = json.loads(llm("--json").out)
+        assert [row["days"] for row in shown] == [None, None, None]
+
+        assert llm(*soon, typed="y\n").status == 0
+        assert json.loads(llm("--json").out)[2]["days"] == 1e-7
+        done = llm("--points", "0.0000001", "--yes")
+        assert done.status == 0 and not done.err
