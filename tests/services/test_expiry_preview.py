@@ -35,8 +35,8 @@ from tests.support.supervisor import Recorder, jobs, open_state
 
 pytestmark = pytest.mark.anyio
 
-AGES = (0.5, 5.0, 20.0, 50.0)
-LIMITS = (None, 1.0, 10.0, 30.0)
+AGES = (5.0, 20.0, 50.0)
+LIMITS = ((None, 1.0, 30.0), (1.0, 1.0, 10.0, 30.0, None), (1.0, 10.0, 30.0, None))
 FOREVER = Rule(None, None, None)
 Told = tuple[str | None, str | None, str | None]
 
@@ -72,11 +72,11 @@ class Forest:
             column = Column(range(50), array("d", range(50)), array("d", [0.0] * 50))
             await self.db.write(metrics.write, run, {"loss": column})
         chance = dice.random()
-        if chance < 0.1:
+        if chance < 0.04:
             await self.db.write(
                 lambda tx: runs.set_tags(tx, runs.change(tx, runs.get(tx, run.id), tags='["keep"]'))
             )
-        elif chance < 0.2:
+        elif chance < 0.08:
             path = f"/ckpts/{run.experiment_id}/{run.id}/{SAVED}"
             mark = MarkRequest(run_id=run.id, ckpt_path=path, tag_type="final", release_tag=run.id)
             await self.db.write(marks.mark, run.experiment_id, mark)
@@ -85,6 +85,17 @@ class Forest:
         log = self.place / "runs" / run.id / "train.log"
         log.parent.mkdir(parents=True)
         log.write_text("a line\n" * 100)
+        return await self.stage.get(run)
+
+    async def ended(self, days: float) -> Run:
+        """A run with a curve and a log that ended so many days ago."""
+        run = await self.stage.run("succeeded")
+        column = Column(range(50), array("d", range(50)), array("d", [0.0] * 50))
+        await self.db.write(metrics.write, run, {"loss": column})
+        log = self.place / "runs" / run.id / "train.log"
+        log.parent.mkdir(parents=True)
+        log.write_text("a line\n" * 100)
+        await self.change(run, finished_at=timestamp_after(run.created_at, -days * 24 * 3600))
         return await self.stage.get(run)
 
     async def change(self, run: Run, **changes: object) -> None:
@@ -132,10 +143,10 @@ async def forest(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 async def test_what_is_told_is_what_goes(forest: Forest) -> None:
     """Random forests of resumed runs and random rules: all that passes of the supervisor remove."""
     dice = forest.dice
-    for number in range(4):
-        project = await forest.grow(f"p{number}", 12)
+    for number in range(8):
+        project = await forest.grow(f"p{number}", 10)
         for _ in range(3):
-            logs, points, curves = (dice.choice(LIMITS) for _ in range(3))
+            logs, points, curves = map(dice.choice, LIMITS)
             days: Any = {"logs_days": logs, "points_days": points, "curves_days": curves}
             told = await forest.preview(project, **days)
             rules = expiry.Rules({project: Rule(logs, points, curves)})
@@ -156,12 +167,22 @@ async def test_what_is_told_is_what_goes(forest: Forest) -> None:
             ]
 
 
+@pytest.mark.parametrize("child_days", [5, 50])
+async def test_what_a_decision_sets_free_is_told_as_what_becomes_of_it(
+    forest: Forest, child_days: int
+) -> None:
+    project = await forest.grow("pair", 0)
+    pair = [await forest.ended(days) for days in (20, child_days)]
+    await forest.change(pair[1], parent_run_id=pair[0].id)
+    if child_days == 50:  # the child's points have been thinned, which the parent's go with now
+        await forest.db.write(projects.update, project, ProjectUpdate(points_days=30))
+        await forest.remove()
+    told = await forest.preview(project, points_days=1, curves_days=10)
+    assert [row.runs for row in told] == ([0, 0, 2] if child_days == 50 else [0, 2, 0])
+
+
 async def test_bytes_are_those_that_are_there(forest: Forest) -> None:
-    project = await forest.grow("sized", 1)
-    (run_id,) = await forest.told()
-    run = await forest.db.read(runs.get, run_id)
-    await forest.change(run, finished_at="2026-01-01T00:00:00.000000Z", attempt=1)
-    await forest.db.write(lambda tx: runs.set_tags(tx, runs.change(tx, run, tags="[]")))
+    project, run = await forest.grow("sized", 0), await forest.ended(20)
     steps = range(50, 2000)
     column = Column(steps, array("d", map(float, steps)), array("d", [0.0] * len(steps)))
     await forest.db.write(metrics.write, run, {"acc": column})
@@ -176,10 +197,10 @@ async def test_bytes_are_those_that_are_there(forest: Forest) -> None:
 async def test_a_preview_of_very_many_runs_says_that_there_are_more(
     forest: Forest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expiry_preview, "MOST", 4)
-    project = await forest.grow("many", 12)
-    rows = await forest.preview(project, logs_days=0.1, points_days=0.1)
-    assert all(row.more for row in rows) and 0 < max(row.runs for row in rows) <= 4
-    monkeypatch.setattr(expiry_preview, "MOST", 12)
-    rows = await forest.preview(project, logs_days=0.1, points_days=0.1)
-    assert not any(row.more for row in rows)
+    project = await forest.grow("many", 0)
+    for _ in range(5):
+        await forest.ended(20)
+    for most, more in ((4, True), (5, False)):
+        monkeypatch.setattr(expiry_preview, "MOST", most)
+        rows = await forest.preview(project, logs_days=1, points_days=1, curves_days=None)
+        assert [(row.runs, row.more) for row in rows] == [(most, more), (most, more), (0, more)]
