@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from typing import Any
 
 from .mailbox import ExitRecord, LaunchConfig, Order
@@ -155,7 +156,7 @@ class LogLimit:
 
     def __init__(self, run_dir: str, most: int) -> None:
         self._run_dir, self._most = run_dir, most
-        self._kept_from = 0
+        self._kept_from = _read_dropped(run_dir)
 
     def apply(self) -> None:
         """Drop the middle if the log is over its limit. Raises OSError, such as of a full disk."""
@@ -185,17 +186,60 @@ class LogLimit:
                 replace(folder, "dropped.json", _json(dropped))
                 os.pwrite(log, line, dropped["end"])
                 if not (self.punches and punch_hole(log, start, cut - BLOCK - start)):
-                    # Output between these lines is lost, uncounted: only file systems that make
-                    # no holes, such as NFS before 4.2, need them.
-                    size = os.fstat(log).st_size
-                    kept = os.pread(log, size - dropped["end"], dropped["end"])
-                    os.truncate(log, start)
-                    os.truncate(log, size)
-                    os.pwrite(log, kept, dropped["end"])
+                    self._write_end_again(folder, log, dropped)
             finally:
                 os.close(log)
         finally:
             os.close(folder)
+
+    def _write_end_again(self, folder: int, log: int, dropped: dict[str, int]) -> None:
+        """Free what was dropped where the file system makes no holes, such as NFS before 4.2.
+
+        Output between the two truncations is lost, uncounted. Who reads meanwhile waits for the
+        lock; after a crash in between the record says that the log's end is gone as well.
+        """
+        import fcntl  # seldom needed
+
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # somebody reads it: the next time is early enough
+        except OSError:
+            pass  # a file system without locks
+        self._kept_from = os.fstat(log).st_size  # until it is there again
+        moving = dropped | {"end": self._kept_from, "is_moving": True}
+        replace(folder, "dropped.json", _json(moving))
+        cut_middle(log, dropped["start"], dropped["end"])
+        replace(folder, "dropped.json", _json(dropped))
+
+
+def _read_dropped(run_dir: str) -> int:
+    """Return the end of what earlier attempts dropped of the log; 0 if nothing tells of any.
+
+    The trainer may have written the record: what it says of bytes that are not there yet is void.
+    """
+    folder = open_directory(run_dir)
+    try:
+        with open("dropped.json", "rb", opener=partial(_open_safely, folder)) as file:
+            end = int(json.loads(file.read(_MAX_RECORD))["end"])
+        return min(max(end, 0), os.fstat(1).st_size)
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return 0
+    finally:
+        os.close(folder)
+
+
+def _open_safely(folder: int, path: str, flags: int) -> int:
+    return os.open(path, flags | _SAFE, dir_fd=folder)
+
+
+def cut_middle(file: int, start: int, end: int) -> None:
+    """Free these bytes of a file without a hole: its end, meanwhile zeros, is written again."""
+    size = os.fstat(file).st_size
+    kept = os.pread(file, size - end, end)
+    os.truncate(file, start)
+    os.truncate(file, size)
+    os.pwrite(file, kept, end)
 
 
 def punch_hole(file: int, start: int, length: int) -> bool:

@@ -15,15 +15,17 @@ first byte does: so the log's size alone says what has arrived, also after a cra
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from app.agent.directory import BLOCK, punch_hole
+from app.agent.directory import BLOCK, cut_middle, punch_hole
 from app.errors import LogOffset, NotFound, StaleAttempt
 from app.storage import files
 
+PATIENCE_SECONDS = 1.0
 _OWNER = "log_owner.json"
 _DROPPED = "dropped.json"
 
@@ -33,6 +35,13 @@ class Part(NamedTuple):
 
     content: bytes
     next_offset: int
+
+
+class _Dropped(NamedTuple):
+    """The offsets of what was dropped; `is_moving`: what follows is written again just now."""
+
+    range: range
+    is_moving: bool
 
 
 class _Log(NamedTuple):
@@ -69,14 +78,38 @@ def read(run_dir: Path, offset: int, most: int) -> Part:
         with _open(run_dir) as log:
             if offset >= log.size:  # some file systems cannot even seek that far
                 return Part(b"", offset)
-            dropped = _dropped(log.folder)
+            dropped, is_locked = _dropped(log.folder), False
             while True:
-                part = _read(log, offset, most, dropped)
+                # Where holes cannot be made the end is written again, and is zeros meanwhile.
+                if dropped.is_moving and not is_locked:
+                    is_locked = _lock_to_read(log.descriptor)
+                    if not is_locked:
+                        return Part(b"", offset)
+                    dropped = _dropped(log.folder)
+                part = _read(log, offset, most, dropped.range)
                 before, dropped = dropped, _dropped(log.folder)
                 if dropped == before:  # else it may have been dropped while it was read: as zeros
                     return part
     except FileNotFoundError:
         return Part(b"", offset)
+
+
+def _lock_to_read(log: int) -> bool:
+    """Lock a log until it is closed, so that nobody drops some of it; return False if somebody
+    still does after a second.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        except OSError:  # a file system without locks
+            return True
+        else:
+            return True
 
 
 def _read(log: _Log, offset: int, most: int, dropped: range) -> Part:
@@ -101,13 +134,14 @@ def _open(run_dir: Path) -> Iterator[_Log]:
         raise NotFound(f"The log cannot be shown: {error.strerror}.") from error
 
 
-def _dropped(folder: int) -> range:
+def _dropped(folder: int) -> _Dropped:
     """Return the offsets of what the agent has dropped; empty where nothing tells of any."""
     try:
         record = json.loads(files.read(folder, _DROPPED, 1024))
-        return range(int(record["start"]), int(record["end"]))
-    except (OSError, ValueError, TypeError, KeyError, OverflowError):
-        return range(0)
+        dropped = range(int(record["start"]), int(record["end"]))
+        return _Dropped(dropped, bool(record.get("is_moving")))
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return _Dropped(range(0), False)
 
 
 def append(run_dir: Path, attempt: int, offset: int, content: bytes, most: int) -> int:
@@ -195,7 +229,7 @@ def _start(folder: int, log: int, attempt: int) -> int:
 def _drop_middle(folder: int, log: int, size: int, most: int) -> None:
     """Make a hole of the middle of a log that is too long, as the agent does where it can."""
     head, tail = max(most // 8, BLOCK) & -BLOCK, most // 2
-    kept_from = _dropped(folder).stop
+    kept_from = _dropped(folder).range.stop
     cut = (size - tail) & -BLOCK
     if size - kept_from <= most - head or cut <= head:
         return
@@ -206,7 +240,8 @@ def _drop_middle(folder: int, log: int, size: int, most: int) -> None:
     files.write(folder, _DROPPED, json.dumps(record).encode())
     os.pwrite(log, said, record["end"])
     if not punch_hole(log, head, cut - BLOCK - head):
-        kept = os.pread(log, size - record["end"], record["end"])
-        os.truncate(log, head)
-        os.truncate(log, size)
-        os.pwrite(log, kept, record["end"])
+        # The log is locked. After a crash in between its end is on record as dropped, too.
+        moving = record | {"end": size, "is_moving": True}
+        files.write(folder, _DROPPED, json.dumps(moving).encode())
+        cut_middle(log, head, record["end"])
+        files.write(folder, _DROPPED, json.dumps(record).encode())

@@ -90,6 +90,7 @@ KINDS = {
     "user disabled": "UPDATE account SET disabled_at = '2026-01-01' WHERE id = '{user}'",
     "user made administrator": "UPDATE account SET is_admin = {true} WHERE id = '{user}'",
     "role lowered": "UPDATE membership SET role = 'viewer' WHERE user_id = '{user}'",
+    "role raised": "UPDATE membership SET role = 'maintainer' WHERE user_id = '{user}'",
     "member removed": "DELETE FROM membership WHERE project_id = '{project}'",
     "project made": "INSERT INTO project (id, name, created_at) VALUES ('prj_x', 'x', '2026')",
     "experiment deleted": "DELETE FROM event; DELETE FROM experiment WHERE id = '{experiment}'",

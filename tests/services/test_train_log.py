@@ -1,9 +1,12 @@
 """A log whose middle is dropped while it is read: what is read was printed, or is passed over.
 
-Seen red: without a second look at the record in `read`, and with the hole made before its line.
+Seen red: without a second look at the record in `read`, with the hole made before its line, and
+without the lock or the record of all while a log's end is written again.
 """
 
 import os
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -103,3 +106,112 @@ def test_who_reads_while_the_middle_is_dropped_reads_the_line_that_says_so(
     for content in read:
         assert content.startswith(b"\n[") and b"were dropped here" in content[:80]
         assert b"\0" not in content and content.endswith(PIECE)
+
+
+@pytest.fixture(params=["ramfs", "refused"])
+def no_holes(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A run's directory where no hole can be made: on ramfs, a real file system like that, or
+    with the refusal that it answers."""
+    monkeypatch.setattr(train_log, "PATIENCE_SECONDS", 0.02)
+    place = tmp_path / "run"
+    place.mkdir()
+    if request.param == "refused":
+        for module in (directory, train_log):
+            monkeypatch.setattr(module, "punch_hole", lambda *_: False)
+        yield place
+        return
+    mounted = subprocess.run(["mount", "-t", "ramfs", "ramfs", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a file system without holes")
+    try:
+        with (place / "probe").open("wb") as probe:
+            probe.write(bytes(1 << 16))
+            probe.flush()
+            assert not directory.punch_hole(probe.fileno(), 4096, 4096)
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@both
+def test_without_holes_nobody_reads_zeros_while_the_end_is_written_again(
+    no_holes: Path, printing: Printing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truncate, read = os.truncate, list[bytes]()
+
+    def truncated(file: int, length: int) -> None:
+        truncate(file, length)
+        size = train_log.size(no_holes)
+        for offset in (max(0, size - 30_000), max(0, size - 5_000)):
+            part = train_log.read(no_holes, offset, 1_000)
+            assert part.content or part.next_offset == offset, "what is to come is not passed over"
+            read.append(part.content)
+
+    with printing(no_holes) as print_:
+        monkeypatch.setattr(os, "truncate", truncated)
+        print_(20)
+        monkeypatch.undo()
+        size = train_log.size(no_holes)
+        assert rest_of(no_holes, size - 5_000) == PIECE[-5_000:]
+    assert len(read) > 4 and not any(b"\0" in content for content in read)
+
+
+@both
+def test_without_holes_a_reader_beside_the_writer_gets_lines_and_no_zeros(
+    no_holes: Path, printing: Printing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_log, "PATIENCE_SECONDS", 1.0)
+    read, is_over = [b""], threading.Event()
+
+    def follow() -> None:
+        offset, ending = 0, False
+        while not ending:
+            ending = is_over.is_set()
+            while (part := train_log.read(no_holes, offset, 3_000)).content:
+                read.append(part.content)
+                offset = part.next_offset
+
+    reader = threading.Thread(target=follow)
+    with printing(no_holes) as print_:
+        reader.start()
+        print_(100)
+        is_over.set()
+        reader.join()
+    content = b"".join(read)
+    assert b"\0" not in content and content.endswith(PIECE[-3_000:])
+
+
+@both
+def test_without_holes_a_crash_while_the_end_is_written_again_leaves_no_zeros(
+    no_holes: Path, printing: Printing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(file: int, length: int) -> None:
+        os.ftruncate(file, length)
+        if length > MOST // 4:
+            raise OSError("planted")
+
+    with printing(no_holes) as print_:
+        monkeypatch.setattr(os, "truncate", crash)
+        with pytest.raises(OSError, match="planted"):
+            print_(20)
+        monkeypatch.undo()
+        assert b"\0" not in rest_of(no_holes, 0)
+        print_(1)
+        assert b"\0" not in rest_of(no_holes, 0) and rest_of(no_holes, 0).endswith(PIECE)
+
+
+@pytest.mark.parametrize(
+    "record", [b"[" * 1024, b'{"start": 0, "end": Infinity}', b"[]", b'{"start": 0, "end": 1e300}']
+)
+def test_a_record_that_the_trainer_has_broken_hides_no_log_and_lifts_no_limit(
+    tmp_path: Path, record: bytes
+) -> None:
+    with agent(tmp_path) as print_:
+        print_(1)
+        (tmp_path / "dropped.json").write_bytes(record)
+    assert b"1e300" in record or rest_of(tmp_path, 0) == PIECE
+    with agent(tmp_path) as print_:
+        print_(50)
+    assert train_log.measure(tmp_path) < 2 * MOST
