@@ -37,8 +37,8 @@ def tab(browser: Browser, url: str) -> Iterator[tuple[Page, list[str]]]:
     assert not unexpected, unexpected
 
 
-def sign_in(page: Page) -> None:
-    page.get_by_label("API token").fill(TOKEN)
+def sign_in(page: Page, token: str = TOKEN) -> None:
+    page.get_by_label("API token").fill(token)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_selector("[data-state=live]")
 
@@ -180,6 +180,16 @@ def test_administrators_see_who_did_what(browser: Browser, closed: Server) -> No
         expect(page.locator("[data-entry=sign_in]").first).to_contain_text("127.0.0.1")
         expect(about).to_have_count(0)
         page.get_by_role("button", name="All", exact=True).click()
+        none = page.get_by_text("No entry is like this.")
+        for name, other, own in (
+            ("Action", "delete_run", "create_experiment"), ("Actor", "nobody", ""),
+            ("Since", "2999-01-01T00:00", "2026-01-01T00:00"),
+            ("Until", "2026-01-01T00:00", "2999-01-01T00:00"),
+        ):  # fmt: skip
+            page.get_by_label(name, exact=True).fill(other)
+            expect(none).to_be_visible()
+            page.get_by_label(name, exact=True).fill(own)
+            expect(about).to_have_count(1)
         page.get_by_label("Id of what it was about").fill(made["experiment_id"])
         expect(page.locator("[data-entry]")).to_have_count(1)
         about.get_by_role("link").click()
@@ -187,15 +197,55 @@ def test_administrators_see_who_did_what(browser: Browser, closed: Server) -> No
         expect(events).to_contain_text("by API token")
 
 
-def test_when_the_session_has_ended_the_page_says_so(browser: Browser, closed: Server) -> None:
-    with tab(browser, closed.url) as (page, problems):
+def test_when_the_session_has_ended_the_page_says_so_and_loses_nothing(
+    browser: Browser, closed: Server
+) -> None:
+    with tab(browser, f"{closed.url}/recipes") as (page, problems):
         sign_in(page)
+        page.locator("[data-recipe='-']").click()
+        page.get_by_role("textbox", name="Model").fill("typed before it ended")
         page.context.clear_cookies()
-        page.get_by_role("link", name="Experiments").click()
-        banner = page.get_by_text("Your session has ended.")
-        banner.wait_for()
-        page.locator(".banner").get_by_role("button", name="Sign in").click()
-        expect(page.get_by_label("API token")).to_be_visible()
+        page.get_by_role("button", name="Submit").click()
+        page.get_by_text("Your session has ended.").wait_for()
+        with page.context.expect_page() as opened:
+            page.locator(".banner").get_by_role("link", name="Sign in").click()
+        other = opened.value
+        assert other.url == page.url
+        sign_in(other)
+        other.close()
+        expect(page.locator(".banner")).to_have_count(0)
+        page.wait_for_selector("[data-state=live]")
+        expect(page.get_by_role("textbox", name="Model")).to_have_value("typed before it ended")
+        page.get_by_role("button", name="Submit").click()
+        page.get_by_role("button", name="Close").click()
+        page.wait_for_url("**/runs/run_*")
+        expect(page.get_by_text("typed before it ended").first).to_be_visible()
+        problems.clear()
+
+
+def test_in_a_dialog_too_one_signs_in_again_and_loses_nothing(
+    browser: Browser, closed: Server
+) -> None:
+    user = {"name": "ends", "is_admin": True}
+    httpx.post(f"{closed.url}/v1/users", json=user, headers=BEARER).raise_for_status()
+    made = httpx.post(
+        f"{closed.url}/v1/tokens", json={"user": "ends", "scope": "admin"}, headers=BEARER
+    ).json()
+    with tab(browser, f"{closed.url}/experiments") as (page, problems):
+        sign_in(page, made["token"])
+        page.get_by_role("button", name="New experiment").first.click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_role("textbox", name="Name").fill("in a dialog")
+        revoked = f"{closed.url}/v1/tokens/{made['token_id']}"
+        httpx.delete(revoked, headers=BEARER).raise_for_status()  # which ends its websocket as well
+        expect(dialog.get_by_text("Your session has ended.")).to_be_visible()
+        with page.context.expect_page() as opened:
+            dialog.get_by_role("link", name="Sign in").click()
+        sign_in(opened.value)
+        opened.value.close()
+        expect(dialog.locator(".banner")).to_have_count(0)
+        dialog.locator("button[type=submit]").click()
+        expect(page.get_by_text("in a dialog").first).to_be_visible()
         problems.clear()
 
 

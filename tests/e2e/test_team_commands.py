@@ -105,6 +105,12 @@ def test_a_team_is_set_up_and_watched_from_the_command_line(url: str) -> None:
     assert any("create_run" in line and run in line for line in lines)
     assert run in done("audit", "--since", "2026-01-01T00:00:00Z", "--outcome", "done")
     assert run not in done("audit", "--until", "2026-01-01T00:00:00Z")
+    assert run not in done("audit", "--since", "2999-01-01T00:00:00Z")
+    assert run not in done("audit", "--outcome", "refused")
+    assert "create_user" in done("audit", "--limit", "1000")
+    for option in (("--action", "create_run"), ("--target", run)):
+        (row,) = json.loads(done("audit", *option, "--json"))
+        assert (row["action"], row["target_id"]) == ("create_run", run)
     assert llm("audit", token=token).status == 1
     done("token", "revoke", mine["token_id"])
     assert llm("ls", token=token).status == 1

@@ -80,7 +80,10 @@ _PROGRAMS = {
     "postgresql": "SELECT proname, prosrc FROM pg_proc"
     " WHERE pronamespace = current_schema()::regnamespace"
     " UNION ALL SELECT indexname, indexdef FROM pg_indexes"
-    " WHERE indexname LIKE '%search_index' OR indexname = 'ix_run_end'",
+    " WHERE indexname LIKE '%search_index' OR indexname = 'ix_run_end'"
+    " UNION ALL SELECT tgname, pg_get_triggerdef(pg_trigger.oid) FROM pg_trigger"
+    " JOIN pg_class ON pg_class.oid = tgrelid WHERE NOT tgisinternal"
+    " AND relnamespace = current_schema()::regnamespace",
 }
 
 

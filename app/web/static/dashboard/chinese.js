@@ -81,6 +81,7 @@ export const CHINESE = {
   "Sign in": "登录",
   "Sign out": "退出登录",
   "Your session has ended.": "登录已过期。",
+  "Sign in in another tab: what is typed here stays.": "请在新标签页中登录；此处填写的内容会保留。",
 
   // The list of runs.
   Run: "任务",

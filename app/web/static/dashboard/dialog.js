@@ -1,6 +1,7 @@
 // A question whose answer changes something. It says before what will happen, and after what went wrong.
 import { useEffect, useRef, useState } from "preact/hooks";
-import { tags } from "./dom.js";
+import { h, tags } from "./dom.js";
+import { SignedOut } from "./session.js";
 import { t } from "./words.js";
 
 const { button, dialog, form, div, p, h2 } = tags;
@@ -41,6 +42,7 @@ export function Dialog({ title, action, danger, wide, close, act, children }) {
     form(
       { onSubmit: submit },
       h2({}, title),
+      h(SignedOut, {}), // that of the page cannot be reached from here
       div({ class: "dialog-body" }, children),
       wrong ? p({ class: "trouble", role: "alert" }, wrong) : null,
       div(

@@ -75,6 +75,10 @@ async function post(body) {
     throw new Refused(t("The service does not answer."), "UNREACHABLE");
   });
   if (response.status === 401) signedOut.value = true;
+  else if (signedOut.value) {
+    signedOut.value = false;
+    connect();
+  }
   const answer = await response.json().catch(() => {
     throw new Refused(t("The service does not answer."), "UNREACHABLE");
   });

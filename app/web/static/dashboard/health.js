@@ -1,6 +1,6 @@
 // The corner: is what is shown live, is the service well, and what else it has.
 import { useEffect, useState } from "preact/hooks";
-import { connection, signedOut } from "./graphql.js";
+import { connection } from "./graphql.js";
 import { href, root } from "./route.js";
 import { projectsWith, viewer } from "./viewer.js";
 import { sentence } from "./service.js";
@@ -64,12 +64,5 @@ async function signOut() {
   await fetch(new URL("session", root), { method: "DELETE" });
   location.reload();
 }
-
-/** What is shown over the page when the session has ended. */
-export const SignedOut = () =>
-  signedOut.value
-    ? div({ class: "trouble banner", role: "alert" }, span({}, t("Your session has ended.")),
-        button({ type: "button", class: "primary", onClick: () => location.reload() }, t("Sign in")))
-    : null;
 
 export { h };
