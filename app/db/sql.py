@@ -10,7 +10,7 @@ hands it to the driver's own cursor.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from inspect import signature
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
 
@@ -106,8 +106,12 @@ class Query(Generic[P, T]):
         self._build: Callable[..., Executable] = build
         self._compiled: dict[str, Compiled] = {}
         self._limited: dict[tuple[str, bool, bool], Compiled] = {}
-        self.names = tuple(signature(build).parameters)
         self.make: Callable[[Any], T] | None = None if row is None else _maker(row)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parameters, in order. Looked up late: most are not used for long."""
+        return tuple(signature(self._build).parameters)
 
     def __call__(self, *args: P.args, **params: P.kwargs) -> Mapping[str, Any]:
         """Return parameters by name, as `Tx.many` takes them."""

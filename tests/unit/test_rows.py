@@ -132,6 +132,13 @@ async def test_the_type_checker_knows_the_parameters_of_a_query(db: Database) ->
             await db.write(use_case)
 
 
+def test_a_query_looks_at_its_function_at_its_first_use() -> None:
+    """There are three hundred, and a start uses few."""
+    unused = by_id(Run)
+    assert "names" not in vars(unused)
+    assert unused.names == ("id",)
+
+
 def test_a_new_object_has_its_columns_and_no_other() -> None:
     experiment = Experiment(
         id="e", name="n", task_type="t", param_config="{}", tags="[]", created_at="now", last_seq=0
