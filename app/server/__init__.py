@@ -2,7 +2,7 @@
 
     connections → guard → the routes of rest, graphql and web
 
-connections  uvicorn's protocols, bounded: heads, bodies, idle clients, descriptors
+connections  uvicorn's protocols, bounded: heads, bodies, idle clients, descriptors; websockets
 guard        an ASGI middleware: hosts, origins, tokens; exchange: the size of bodies, errors
 listening    the socket, and uvicorn's server for it
 jsonlines    the log: one JSON object a line

@@ -9,19 +9,19 @@ launch. So
   much more as it takes at `UPLOAD_RATE`), `STALL_SECONDS` to go on reading an answer;
 * with `most_connections()` open, the one that has been waited for longest makes room.
 
-HttpConnection, WebSocketConnection  uvicorn's protocols with these bounds
-close_late                           to be called every second
+HttpConnection  uvicorn's protocol with these bounds
+make_websocket  the same of a websocket (`websockets`)
+close_late      to be called every second
 """
 
 import resource
-from asyncio import BaseTransport
+from asyncio import BaseTransport, Protocol
 from collections.abc import Iterable
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
 from app.errors import HeadTooLarge, RequestTimeout, ServiceError, Unavailable
@@ -118,7 +118,7 @@ class HttpConnection(HttpToolsProtocol):
         self._stalled_at = inf
 
     def handle_websocket_upgrade(self) -> None:
-        websockets = sum(isinstance(other, WebSocketsSansIOProtocol) for other in self.connections)
+        websockets = sum(not isinstance(other, HttpConnection) for other in self.connections)
         if websockets >= self._most // 2:
             self.refuse(Unavailable("Too many websockets are open; try again later."))
         else:
@@ -156,53 +156,23 @@ class HttpConnection(HttpToolsProtocol):
 
     def _make_room(self) -> None:
         """Close the connection that has been waited for longest, or else this one."""
-        waited = [
-            other
-            for other in self.connections
-            if isinstance(other, HttpConnection | WebSocketConnection) and other.deadline < inf
-        ]
+        waited = [other for other in cast(Any, self.connections) if other.deadline < inf]
         longest = min(waited, key=lambda connection: connection.deadline)
         longest.transport.abort()
         longest.deadline = inf  # it is open until the next round, and would be closed for others
 
 
-class WebSocketConnection(WebSocketsSansIOProtocol):
-    """A websocket, bounded until the service's first message: to a client that is known."""
+def make_websocket(**arguments: Any) -> Protocol:
+    """Return the protocol of a connection that becomes a websocket.
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: Any = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self.deadline = self.loop.time() + HEAD_SECONDS
-        self._bytes_before = 0
+    The first one loads it, a fiftieth of a start: a service without a dashboard needs none.
+    """
+    from app.server.websockets import WebSocketConnection
 
-    def data_received(self, data: bytes) -> None:
-        if self.deadline < inf:
-            self._bytes_before += len(data)
-            if self._bytes_before > MAX_HEAD:
-                self.transport.abort()
-                return
-        super().data_received(data)
-
-    async def send(self, message: Any) -> None:
-        await super().send(message)
-        if message["type"] == "websocket.send":
-            self.deadline = inf
-        elif message["type"] == "websocket.http.response.body":
-            self.handshake_complete = True  # it was answered; uvicorn would log an error
-
-    def close_if_late(self, now: float) -> None:
-        """Close a websocket whose client was never let in."""
-        if now > self.deadline:
-            self.transport.abort()
+    return WebSocketConnection(**arguments)
 
 
 def close_late(connections: Iterable[Any], now: float) -> None:
     """Close every connection whose client has not gone on in time."""
     for connection in list(connections):
-        if isinstance(connection, HttpConnection | WebSocketConnection):
-            connection.close_if_late(now)
+        connection.close_if_late(now)

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -50,7 +51,7 @@ def make_server(app: FastAPI, settings: Settings, sock: socket.socket) -> uvicor
         log_config=None,
         access_log=False,
         http=connections.HttpConnection,
-        ws=connections.WebSocketConnection,
+        ws=cast("type[asyncio.Protocol]", connections.make_websocket),
         ws_max_size=min(settings.max_body_bytes, connections.WEBSOCKET_BYTES),
         ws_per_message_deflate=False,
         backlog=connections.BACKLOG,

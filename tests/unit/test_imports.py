@@ -23,9 +23,12 @@ def test_a_start_loads_nothing_of_pydantic_1_which_another_package_may_still_use
 
 PREPARED = """
 import sys
-from app.main import load_settings, prepare
-routes = prepare(load_settings()).routes
-print([name for name in ("alembic", "psutil", "strawberry", "tomllib") if name in sys.modules])
+from app.main import bind, load_settings
+server, sock = bind(load_settings())
+server.config.load()
+routes = server.config.app.routes
+LATE = "alembic", "psutil", "strawberry", "tomllib", "websockets"
+print([name for name in LATE if name in sys.modules])
 print([route.path for route in routes if "dependant" in vars(route)])
 """
 
@@ -34,6 +37,7 @@ def test_a_start_loads_and_analyses_nothing_that_only_some_requests_need(tmp_pat
     place = {
         "LLM_TRAIN_DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}",
         "LLM_TRAIN_DATA_DIR": str(tmp_path / "data"),
+        "LLM_TRAIN_PORT": "0",
     }
     found = subprocess.run(
         [sys.executable, "-c", PREPARED], capture_output=True, text=True, timeout=120,
