@@ -29,9 +29,14 @@ if __name__ == "__main__":
 sys.modules.setdefault("pydantic.v1", cast(ModuleType, None))
 
 try:
+    from pydantic import BaseModel, ValidationError
+
+    # FastAPI's models of an OpenAPI document take a twentieth of a start to build. With this
+    # default, which is removed again below, the first document builds them.
+    BaseModel.model_config["defer_build"] = True
+
     import uvicorn
     from fastapi import FastAPI
-    from pydantic import ValidationError
 
     from app import tracing
     from app.db.connect import connect
@@ -106,6 +111,7 @@ except ModuleNotFoundError as missing:
 
 if not sys.modules["pydantic.v1"]:
     del sys.modules["pydantic.v1"]  # another package may use it
+del BaseModel.model_config["defer_build"]
 
 log = logging.getLogger("app")
 
