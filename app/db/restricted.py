@@ -63,70 +63,66 @@ def open_tx(
     """
     if principal.is_trusted:
         return Tx(cursor, dialect, principal, rights)
-    tx = RestrictedTx(cursor, dialect, principal, rights)
-    if not is_snapshot:
-        tx._is_snapshot = False
-    return tx
+    return RestrictedTx(cursor, dialect, principal, rights, is_snapshot)
 
 
 class RestrictedTx(Tx):
     """The transaction of a user."""
 
-    _is_known = False
-    _is_snapshot = True
-    _may_write = False
-    _rights = _NONE
-    _known: Known | None = None
-    _has_known = False
+    _epoch: Any
+    """The answer that names PostgreSQL's state, once it was asked for by `_recall`."""
+
+    def __init__(
+        self,
+        cursor: Any,
+        dialect: str,
+        principal: Principal,
+        rights: KnownRights,
+        is_snapshot: bool,
+    ) -> None:
+        super().__init__(cursor, dialect, principal, rights)
+        self._known = rights.known  # before the snapshot is fixed, which may be overtaken then
+        self._rights = _NONE
+        self._is_known = False
+        self._is_snapshot = is_snapshot
+        self._may_write = False
 
     def _execute(
         self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]
     ) -> Compiled:
         if args:
             params = statement(*args, **params)
-        if not self._is_known:
-            compiled = self._send_before(statement, params)
-            if compiled is not None:
-                return compiled
-            self._authenticate()
-        return self._send(statement, params)
-
-    def _send_before(
-        self, statement: Query[..., Any], params: Mapping[str, Any]
-    ) -> Compiled | None:
-        """Send a read before what is remembered is known to be so; None: send it after that.
-
-        On PostgreSQL that saves a round trip. None of it is looked at before.
-        """
-        compiled = statement.compiled(self.dialect)
-        known = None if compiled.writes or compiled.locks else self._recall()
-        if known is None:
-            return None
-        compiled = self._send(statement, params)  # which fixes the snapshot
-        self._is_known = self._is_so(known)
-        return compiled if self._is_known else None
-
-    def _send(self, statement: Query[..., Any], params: Mapping[str, Any]) -> Compiled:
-        rights = self._rights
-        if rights.sees_all and self._is_snapshot:
-            compiled = statement.limited(self.dialect, True)
-        elif rights.everywhere is not None:
-            compiled = statement.compiled(self.dialect)
-        else:
-            compiled = self._limited(statement, params)
-        if compiled.is_limited:
-            params = {**params, visibility.USER: self.principal.user_id or ""}
-        if compiled.writes:
+        compiled = sent = statement.compiled(self.dialect)
+        known = None if self._is_known else self._recall_before(compiled)
+        if compiled.is_viewed and self._rights.everywhere is None:
+            sent = self._limited(statement, params)
+            if sent.is_limited:
+                params = {**params, visibility.USER: self.principal.user_id or ""}
+        elif compiled.writes:
             self._admit_write()
             self._begin_write(compiled)
-        self._cursor.execute(compiled.text, compiled.bind(params))
+        self._cursor.execute(sent.text, sent.bind(params))  # which fixes the snapshot
+        if known is not None:
+            self._is_known = self._is_so(known)
+            if not self._is_known:
+                self._authenticate()
+                return self._execute(statement, (), params)
         return compiled
 
+    def _recall_before(self, compiled: Compiled) -> Known | None:
+        """Recall a user's rights for a read that is sent before they are known to be so.
+
+        On PostgreSQL that saves a round trip. None of it is looked at before. None: they are known.
+        """
+        known = None if compiled.writes or compiled.locks else self._recall()
+        if known is None:
+            self._authenticate()
+        return known
+
     def _limited(self, statement: Query[..., Any], params: Mapping[str, Any]) -> Compiled:
-        """Return the statement that finds what the user sees, or what is then judged."""
-        compiled = statement.compiled(self.dialect)
-        if compiled.is_judged:
-            return compiled
+        """Return the statement that finds what the user sees."""
+        if self._rights.sees_all and self._is_snapshot:
+            return statement.limited(self.dialect, True)
         of_one = visibility.EXPERIMENT in params and self._is_of_one(params)
         return statement.limited(self.dialect, of_one=of_one)
 
@@ -154,7 +150,7 @@ class RestrictedTx(Tx):
         """Return True if a row may be given to the user: one that is locked is to be changed."""
         if compiled.locks:
             return self._is_writable(row)
-        return self._get_role(row.experiment_id) is not None
+        return self._get_role(_experiment_of(row)) is not None
 
     def many(self, statement: Query[..., Any], rows: Iterable[Mapping[str, Any]]) -> None:
         """Execute a write for each of `rows`."""
@@ -217,21 +213,19 @@ class RestrictedTx(Tx):
 
         None: they have to be read.
         """
-        if not self._has_known:  # once, before the snapshot is fixed, which may be overtaken then
-            self._known, self._has_known = self._known_rights.known, True
         known = self._known
         rights = None if known is None else known.rights.get(self.principal.token_id)
         if rights is None or self.now >= rights.until:
             return None
         if self.dialect == "postgresql":
-            self._ask(_EPOCH, {})  # is on its way, together with what is sent next
+            self._epoch = self._ask(_EPOCH, {})  # is on its way, with what is sent next
         self._rights = rights
         return known
 
     def _is_so(self, known: Known) -> bool:
         """Return True if the snapshot, which is fixed by now, has the state that is remembered."""
         if self.dialect == "postgresql":
-            epoch = self._ask(_EPOCH, {}).fetchone()
+            epoch = self._epoch.fetchone()
             return epoch is not None and epoch[0] == known.epoch
         return self._known_rights.known is known
 
@@ -271,9 +265,8 @@ class RestrictedTx(Tx):
 
     def _is_writable(self, row: Any) -> bool:
         """Return True if the user may change a row; False if it does not see it."""
-        experiment_id = getattr(row, "experiment_id", None) or row.id
         try:
-            self.require(Permission.WRITE, experiment_id)
+            self.require(Permission.WRITE, _experiment_of(row))
         except NotFound:
             return False
         return True
@@ -314,3 +307,9 @@ class RestrictedTx(Tx):
         """Return True if a statement names an experiment that the user sees."""
         id = params[visibility.EXPERIMENT]
         return id is not None and self._get_role(id) is not None
+
+
+def _experiment_of(row: Any) -> str:
+    """Return the experiment of a row, which may be the experiment's own."""
+    experiment_id: str = getattr(row, "experiment_id", None) or row.id
+    return experiment_id

@@ -10,9 +10,10 @@ hands it to the driver's own cursor.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from inspect import signature
-from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import orjson
 from sqlalchemy import Dialect, Executable, Select, SelectBase, bindparam, insert, select, update
@@ -68,14 +69,15 @@ def select_row(table: type[SQLModel], row: Any) -> Select[Any]:
     return select(*(columns(table)[name] for name in row._fields))
 
 
-class Compiled(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Compiled:
     """A statement in one dialect.
 
     `own`: the values that the clause itself holds. `names`: which value each parameter has, in
     order; None where they go by name. `locks`: it locks what it selects. `is_judged`: its
-    rows are judged once they are read, as they are locked or of one run.
-    `changes_rights`: it writes what decides who may do what. `is_limited`: it finds what the user
-    `visibility.USER` sees.
+    rows are judged once they are read, as they are locked or of one run. `is_viewed`: it reads
+    others, so that a user's needs views (`limited`). `changes_rights`: it writes what decides who
+    may do what. `is_limited`: it finds what the user `visibility.USER` sees.
     """
 
     text: str
@@ -84,6 +86,7 @@ class Compiled(NamedTuple):
     writes: bool
     locks: bool
     is_judged: bool
+    is_viewed: bool
     changes_rights: bool
     is_limited: bool = False
 
@@ -133,27 +136,26 @@ class Query(Generic[P, T]):
             rights = writes and changes_rights(text)
             is_judged = locks or visibility.is_of_one_run(text)
             is_judged = is_judged and self.make is not None
-            known = Compiled(text, own, names, writes, locks, is_judged, rights)
+            is_read = not (writes or locks or is_judged)
+            is_viewed = is_read and visibility.limit(text, dialect) is not None
+            known = Compiled(text, own, names, writes, locks, is_judged, is_viewed, rights)
             self._compiled[dialect] = known
         return known
 
     def limited(self, dialect: str, every_project: bool = False, of_one: bool = False) -> Compiled:
         """Return the text that finds only what the user `visibility.USER` sees: `visibility.limit`.
 
-        What writes or locks stays as it is: its rows are judged one by one, or before.
+        That is of what `is_viewed`.
         """
         limited = self._limited.get((dialect, every_project, of_one))
         if limited is None:
             limited = self.compiled(dialect)
-            text = None
-            if not (limited.writes or limited.locks):
-                text = visibility.limit(limited.text, dialect, every_project, of_one)
+            text = visibility.limit(limited.text, dialect, every_project, of_one)
             if text is not None:
                 names = limited.names
                 if names is not None:
                     text, names = visibility.numbered(text, names)
-                limited = limited._replace(text=text, names=names, is_limited=True)
-            limited = limited._replace(is_judged=limited.locks)
+                limited = replace(limited, text=text, names=names, is_limited=True)
             self._limited[dialect, every_project, of_one] = limited
         return limited
 

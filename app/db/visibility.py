@@ -135,11 +135,18 @@ def is_of_one_run(text: str) -> bool:
     if found is None or _OR.search(text):
         return False
     table, shown = found[1], text.partition(" FROM ")[0]
+    if table == "experiment":
+        return "experiment.id," in shown
     return f"{table}.experiment_id" in shown and CONDITIONS.get(table, ("",))[0] is _OF_EXPERIMENT
 
 
 _NESTED = re.compile(r"\([^()]*\)")
 _FROM_ONE = re.compile(r"SELECT .+ FROM (\w+) WHERE (.+?)(?: ORDER BY .+)?")
+_BY_PLACE = re.compile(
+    r"SELECT [^()]+ FROM \((SELECT (\w+)\.rowid AS place FROM .+)\) AS first_rows"
+    r" LEFT OUTER JOIN \2 ON \2\.rowid = first_rows\.place"
+    r" WHERE (?:(?!(?<!:)\b\2\b(?!\.)).)+"  # which names the table for its columns alone
+)
 
 
 def _is_of_one(text: str) -> bool:
@@ -147,7 +154,11 @@ def _is_of_one(text: str) -> bool:
 
     A view would say the same of each row that is looked at. (SQLite; PostgreSQL drops it itself.)
     """
-    outer = text = " ".join(text.split())
+    text = " ".join(text.split())
+    if (looked_up := _BY_PLACE.fullmatch(text)) is not None:
+        first, table = looked_up.groups()
+        return set(_NAMES.findall(text)) == {table} and _is_of_one(first)
+    outer = text
     while (less := _NESTED.sub("", outer)) != outer:
         outer = less
     found = _FROM_ONE.fullmatch(outer)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Executable, bindparam, delete, insert, select
 
+from app.db.objects import column_names
 from app.db.sql import Statement, Tx, columns, select_all, statement
 from app.db.tables import AuditEntry
 from app.domain.ids import lowest_id, new_id, timestamp_after
@@ -25,6 +26,11 @@ SIGN_IN = "sign_in"
 _RECORDED = {PrincipalKind.API_TOKEN, PrincipalKind.USER, PrincipalKind.SERVICE}
 _entry = columns(AuditEntry)
 _INSERT = Statement[Any](insert(AuditEntry))
+_GIVEN: dict[str, Any] = {
+    name: bindparam(name) for name in column_names(AuditEntry) if name != "address"
+}
+_INSERT_DONE = Statement[Any](insert(AuditEntry).values(_GIVEN))
+"""Without the address, which only a refused one has: sqlite3 takes long to bind a NULL."""
 EXPIRED_AT_ONCE = 5_000
 
 
@@ -75,18 +81,17 @@ def record(tx: Tx, action: Action, made: Mapping[str, Any] | None = None) -> Non
     principal = tx.principal
     if principal.kind not in _RECORDED:
         return
-    made_id = next((str(made[name]) for name in _IDS if made.get(name)), None) if made else None
-    target_id = made_id or action.target_id
+    made_id = None if made is None else _get_id(made)
     entry = {
         "id": new_id("aud"), "at": tx.now, "actor_kind": principal.kind.value,
         "actor_name": principal.name, "token_id": principal.token_id, "action": action.name,
-        "target_id": target_id, "outcome": "done", "address": None,
+        "target_id": made_id or action.target_id, "outcome": "done",
     }  # fmt: skip
     tx.before_commit(_write, entry)
 
 
 def _write(tx: Tx, entries: list[dict[str, Any]]) -> None:
-    tx.many(_INSERT, entries)
+    tx.many(_INSERT_DONE, entries)
 
 
 _IDS = (
@@ -94,6 +99,13 @@ _IDS = (
     "experiment_id", "token_id", "user_id", "project_id",
 )  # fmt: skip
 """Fields that name what was made, the most particular first: `id` is a row's own, of GraphQL."""
+
+
+def _get_id(made: Mapping[str, Any]) -> str | None:
+    for name in _IDS:
+        if made.get(name):
+            return str(made[name])
+    return None
 
 
 def recorded(action: Action, work: Callable[[Tx], T]) -> Callable[[Tx], T]:

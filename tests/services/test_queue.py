@@ -39,10 +39,10 @@ async def test_a_run_that_waits_for_its_own_trainer_costs_the_supervisor_no_tick
 
 @sqlite_only  # the planner of PostgreSQL decides by what the table holds
 def test_external_runs_that_wait_are_not_read_past(database_url: str) -> None:
-    statement, own, *_ = live_runs._queued.compiled("sqlite")
+    queued = live_runs._queued.compiled("sqlite")
     with sqlite3.connect(database_url.removeprefix("sqlite:///")) as connection:
-        params = {**own, "priority": -1, "id": "", "most": 1}
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", params)
+        params = {**queued.own, "priority": -1, "id": "", "most": 1}
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {queued.text}", params)
         assert [row[3] for row in plan] == [
             "SEARCH run USING INDEX ix_run_queue (status=? AND (priority,id)>(?,?))",
             "SEARCH experiment USING INDEX sqlite_autoindex_experiment_1 (id=?)",
@@ -61,8 +61,8 @@ def test_external_runs_that_train_are_not_read_past_to_find_those_of_the_service
             (live_runs._LAUNCHED, "ix_run_launched"),
             (live_runs._ENDING, "ix_run_ending"),
         ):
-            text, own, *_ = statement.compiled("sqlite")
-            plan = connection.execute(f"EXPLAIN QUERY PLAN {text}", own)
+            compiled = statement.compiled("sqlite")
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {compiled.text}", compiled.own)
             assert f"SEARCH run USING INDEX {index} (status=?)" in [row[3] for row in plan]
     connection.close()
 

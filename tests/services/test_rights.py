@@ -149,6 +149,14 @@ async def test_each_kind_of_change_counts_at_once_whoever_makes_it(db: Database,
     assert (after == before) == (kind == "project made")
 
 
+BY_PLACE = (
+    "SELECT run.id, run.name FROM (SELECT run.rowid AS place FROM run WHERE"
+    " run.experiment_id = :experiment_id AND run.status = :parent ORDER BY run.id LIMIT 4000)"
+    " AS first_rows LEFT OUTER JOIN run ON run.rowid = first_rows.place"
+    " WHERE (run.archived_at IS NULL) IS 1"
+)
+
+
 @pytest.mark.parametrize(
     ("text", "is_plain"),
     [
@@ -164,6 +172,15 @@ async def test_each_kind_of_change_counts_at_once_whoever_makes_it(db: Database,
         ),
         ("SELECT run.id FROM run WHERE NOT run.experiment_id = :experiment_id", False),
         ("SELECT run.id FROM run, alert WHERE run.experiment_id = :experiment_id", False),
+        (BY_PLACE, True),
+        (BY_PLACE + " AND run.id IN (SELECT run_id FROM run_tag WHERE run_tag.tag = :run)", True),
+        (BY_PLACE + " AND run.id IN (SELECT parent_run_id FROM run)", False),
+        (BY_PLACE + " AND run.id IN (SELECT run_id FROM run_tag, run)", False),
+        (BY_PLACE + " AND run.id IN (SELECT run_id FROM checkpoint)", False),
+        (BY_PLACE + " UNION ALL SELECT run.id FROM run", False),
+        (BY_PLACE.replace("run.experiment_id = :experiment_id AND ", ""), False),
+        (BY_PLACE.replace("run.rowid = first_rows.place", "run.rowid > first_rows.place"), False),
+        (BY_PLACE.replace("SELECT run.id", "SELECT (SELECT max(id) FROM run)"), False),
     ],
 )
 def test_only_what_says_itself_that_it_is_of_one_experiment_goes_without_a_view(
@@ -183,6 +200,9 @@ def test_only_what_says_itself_that_it_is_of_one_experiment_goes_without_a_view(
             " WHERE checkpoint.run_id = :run LIMIT :n",
             True,
         ),
+        ("SELECT experiment.id, experiment.name FROM experiment WHERE experiment.id = :id", True),
+        ("SELECT experiment.name, experiment.goal FROM experiment WHERE experiment.id = :i", False),
+        ("SELECT experiment.id, experiment.name FROM experiment WHERE experiment.name = :n", False),
         ("SELECT run.id, run.name FROM run WHERE run.id = :id", False),
         ("SELECT run.id FROM run WHERE run.id = :id AND run.experiment_id = :of", False),
         ("SELECT run.experiment_id FROM run WHERE run.parent_run_id = :id", False),

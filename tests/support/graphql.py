@@ -126,7 +126,7 @@ def statements() -> Iterator[list[str]]:
     def counted(self: Tx, statement: Any, *given: Any) -> None:
         if self.principal != SUPERVISOR:
             with lock:
-                seen.append(statement.compiled(self.dialect)[0])
+                seen.append(statement.compiled(self.dialect).text)
         execute(self, statement, *given)
 
     with pytest.MonkeyPatch.context() as patch:
