@@ -152,8 +152,7 @@ def must_read(
 def must_sort(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order: Order) -> bool:
     """Return True if the runs of a list are to be found first, and then sorted.
 
-    An index of the order may have them far apart: that of values has those of every list, that of
-    a time has those in all states.
+    An index of the order has runs in all states, so that those in one may be far apart.
     """
     by_metric, names = order.field == METRIC, filters.keys()
     if order.field == "created_at" or listing.table is not Run:
@@ -162,24 +161,14 @@ def must_sort(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order: 
         return False  # PostgreSQL knows how many are in a state
     if not names.isdisjoint((*FOUND_BY, *INDEXED)):
         return by_metric
-    found_by = names & {"experiment_id", "status"}
-    if not found_by or (found_by == {"experiment_id"} and not by_metric):
+    if "status" not in names:
         return False
-    read = _total(tx, listing, filters, found_by)
-    found = (
-        _total(tx, listing, filters, {*found_by, "active"} & names) if "active" in names else read
-    )
-    of_experiment = not by_metric and "experiment_id" in names
-    walked = _total(tx, listing, filters, {"experiment_id"}) if of_experiment else _estimate(tx)
+    of_experiment = names & {"experiment_id"}
+    read = _total(tx, listing, filters, {"status", *of_experiment})
+    active = {"status", "active", *of_experiment}
+    found = _total(tx, listing, filters, active) if "active" in names else read
+    walked = _total(tx, listing, filters, of_experiment) if of_experiment else _estimate(tx)
     return read * found < SORTED * walked
-
-
-def share(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> float:
-    """Return about which part of all runs those of an experiment are; 1 for any other list."""
-    if "experiment_id" not in filters:
-        return 1.0
-    own = _total(tx, listing, filters, {"experiment_id"})
-    return own / max(own, _estimate(tx), 1)
 
 
 def _total(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], names: Set[str]) -> int:

@@ -31,8 +31,6 @@ from app.db.narrowing import OF_EXPERIMENT, narrow, of_active, of_archived, of_f
 from app.db.sql import Tx, dump
 
 MOST = 100
-LEAST = 100
-"""Rows that are looked at for a page, however far apart they are in an index."""
 SHORT_LIST = 20_000
 """Rows of a list that is read on the event loop whatever the filter."""
 
@@ -81,7 +79,7 @@ def _parts(
             names = frozenset(name.partition("_")[0] for name in bounds)
             downward = order.descending != window.backward
             shape = Shape(
-                listing, frozenset(filters), order.field, downward, valued, names, None, None
+                listing, frozenset(filters), order.field, downward, valued, names, tx.dialect
             )
             parts.append((shape, params | bounds))
     return parts[::-1] if window.backward else parts
@@ -118,24 +116,24 @@ def page(
 
     Raises InvalidInput for a cursor that is not of this list.
     """
-    if parent is not None and parent[0] == "experiment_id":
-        filters, parent = {**filters, parent[0]: parent[1]}, None
-    if parent is None:
-        if (archived := of_archived(tx, listing, filters)) is not None:
-            return _all(tx, listing, archived, order, window)
-        sort = counting.must_sort(tx, listing, filters, order)
-        look = not sort and _must_look(tx, listing, filters, order)
-        if look and order.field == "created_at":
-            return _looked(tx, listing, filters, order, window)
-        if (active := of_active(tx, listing, filters)) is not None:
-            return _all(tx, listing, active, order, window)
-        if look:
-            return _looked(tx, listing, filters, order, window)
-    else:
-        sort = order.field == METRIC and tx.dialect == "sqlite"
+    if parent is not None:
+        name, id = parent
+        if filters.get(name, id) != id:  # the filter names another one
+            return _page(listing, [], order, window)
+        filters = {**filters, name: id}
+    if (archived := of_archived(tx, listing, filters)) is not None:
+        return _all(tx, listing, archived, order, window)
+    sort = counting.must_sort(tx, listing, filters, order)
+    look = not sort and _must_look(tx, listing, filters, order)
+    if look and order.field == "created_at":
+        return _looked(tx, listing, filters, order, window)
+    if (active := of_active(tx, listing, filters)) is not None:
+        return _all(tx, listing, active, order, window)
+    if look:
+        return _looked(tx, listing, filters, order, window)
     if SEARCH in filters:
         filters = with_search(filters, "search_walk")
-    return _all(tx, listing, filters, order, window, parent, sort=sort)
+    return _all(tx, listing, filters, order, window, sort=sort)
 
 
 def _all(
@@ -144,7 +142,6 @@ def _all(
     filters: Mapping[str, Any],
     order: Order,
     window: Window,
-    parent: Parent | None = None,
     *,
     sort: bool = False,
 ) -> Page[RowT]:
@@ -153,25 +150,25 @@ def _all(
     But of those that lack the metric by which a long list is sorted no more are looked at than
     `matching.LOOKED_AT`: the page may end early there.
     """
-    spread = listing.spread or ""
+    spread, parent = listing.spread or "", dict[str, str]()
     by_text = not FOUND_BY.isdisjoint(filters)
-    if parent is None and spread in filters and order.field == "created_at" and not by_text:
+    if spread in filters and order.field == "created_at" and not by_text:
         rest = {name: value for name, value in filters.items() if name != spread}
         if not any(name in rest for name in INDEXED):
             return _merged(tx, listing, rest, order, window, (spread, filters[spread]))
-    if sort and parent is None and len(filters.get(spread, ())) == 1:  # they have an index
-        parent = (spread, filters[spread][0])
+    if sort and len(filters.get(spread, ())) == 1:  # they have an index
+        parent = {"parent": filters[spread][0]}
         filters = {name: value for name, value in filters.items() if name != spread}
 
     def parts() -> Iterator[tuple[Shape, dict[str, Any]]]:
         for shape, params in _parts(tx, listing, filters, order, window):
-            shape = shape._replace(sort=tx.dialect if sort else "")
-            if parent is not None:
-                yield shape._replace(parent=parent[0]), params | {"parent": parent[1]}
-            elif not by_text and not sort and _must_end(tx, listing, filters, shape):
-                yield shape._replace(peek=matching.LOOKED_AT, dialect=tx.dialect), params
-            else:
-                yield shape, params
+            shape = shape._replace(sort=sort, parent=spread if parent else None)
+            lacking = not (by_text or sort or shape.valued) and order.field == METRIC
+            if lacking and _must_end(tx, listing, filters):
+                shape = shape._replace(peek=matching.LOOKED_AT)
+            elif lacking and "experiment_id" in filters:  # no index has them by their id
+                shape = shape._replace(sort=True)
+            yield shape, params | parent
 
     return _read(tx, listing, parts(), order, window)
 
@@ -194,9 +191,9 @@ def _read(
     return _page(listing, rows, order, window)
 
 
-def _must_end(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], shape: Shape) -> bool:
+def _must_end(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
     """Return True if very many rows may have to be read to find some that lack a metric."""
-    if shape.valued or shape.field != METRIC or not filters.keys().isdisjoint((*INDEXED, "ids")):
+    if not filters.keys().isdisjoint((*INDEXED, "ids")):
         return False
     return counting.is_long(tx, listing, filters)
 
@@ -253,13 +250,12 @@ def _first(
         parent = {"parent": filters[spread][0]}
         filters = {name: value for name, value in filters.items() if name != spread}
     peek = matching.LOOKED_AT
-    if order.field == METRIC:  # its index has them among the rows of all, and far apart on the disk
-        peek = max(LEAST, int(peek / 4 * counting.share(tx, listing, filters)))
+    if order.field == METRIC:  # its index has them far apart on the disk
+        peek = max(1, peek // 4)
     parts = [
         (
             shape._replace(
                 peek=peek if shape.valued else matching.LOOKED_AT,
-                dialect=tx.dialect,
                 parent=spread if parent else None,
             ),
             params | parent,
@@ -293,7 +289,7 @@ def _merged(
         return _page(
             listing, tx.all(page_statement(shape), parent=values[0], **params), order, window
         )
-    shape = shape._replace(parent=name, dialect=tx.dialect)
+    shape = shape._replace(parent=name, is_each=True)
     rows: list[Any] = tx.all(page_statement(shape), parents=dump(sorted(set(values))), **params)
     rows.sort(key=lambda row: (row.created_at, row.id), reverse=shape.downward)
     return _page(listing, rows, order, window)
@@ -322,7 +318,7 @@ def pages(
     rows: dict[str, list[Any]] = {parent_id: [] for parent_id in parents}
     place = listing.names.index(parent)
     for shape, params in _parts(tx, listing, filters, order, window):
-        shape = shape._replace(parent=parent, dialect=tx.dialect)
+        shape = shape._replace(parent=parent, is_each=True)
         for row in tx.all(page_statement(shape), parents=dump(list(parents)), **params):
             rows[row[place]].append(row)
     return [_page(listing, rows[parent_id], order, window) for parent_id in parents]

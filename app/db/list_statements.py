@@ -3,8 +3,9 @@
 `Listing` says what a table can be listed by; `Shape` is all that makes one statement differ from
 another, so that each is compiled once. `app.db.keyset` chooses and runs them.
 
-An index on the values of a metric holds those of every list, so a database is told not to walk it
-for a short one.
+An index holds the values of a metric of all runs, another one by experiment those of runs that no
+trainer reports: in an experiment's order those of the others, which are few, are added. A database
+is told not to walk either for a short list.
 """
 
 from collections import namedtuple
@@ -23,6 +24,7 @@ from sqlalchemy import (
     select,
     true,
     tuple_,
+    union_all,
 )
 from sqlalchemy.sql.util import ClauseAdapter
 from sqlmodel import AutoString
@@ -31,7 +33,7 @@ from app.db.cursors import METRIC, RowT
 from app.db.json_lists import listed
 from app.db.objects import Table
 from app.db.sql import Statement, columns
-from app.db.tables import MetricLatest
+from app.db.tables import LIVE, MetricLatest
 
 FOUND_BY = frozenset(("search_match", "search_short", "found", "id_ends"))
 """Filters that begin with the index of texts or of ids' ends, or with ids that an index gave."""
@@ -40,6 +42,8 @@ INDEXED = ("run_id", "parent_run_id", "root_run_id")
 """Filters that are better walked by than a `spread`, which has an index in each experiment."""
 
 _latest = columns(MetricLatest)
+_ANY = true()
+_IS_LIVE: Any = literal_column(f"run.{LIVE}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +104,12 @@ class Shape(NamedTuple):
     valued: bool
     # Of "low" and "high": the places, exclusive, that the page lies between.
     bounds: frozenset[str]
-    # The column that says whose list a row is in; the dialect, where many lists are read at once or
-    # the first rows of one are looked at.
-    parent: str | None
-    dialect: str | None
-    # The dialect, if the rows are found first and then sorted: no index of the order is walked.
-    sort: str = ""
+    dialect: str
+    # The column that says whose list a row is in; `is_each`: many lists are read at once.
+    parent: str | None = None
+    is_each: bool = False
+    # The rows are found first and then sorted: no index of the order is walked.
+    sort: bool = False
     # So many of the first rows of the list are looked at; 0: all. They are a number in the text: of
     # a parameter PostgreSQL assumes a tenth of the table, and would rather sort that.
     peek: int = 0
@@ -121,8 +125,9 @@ def page_statement(shape: Shape) -> Statement[Any]:
 @lru_cache(REMEMBERED)
 def place_statement(shape: Shape) -> Statement[Any]:
     """Return the last of the rows that a page looks at, where they are so many."""
-    query = _walk(shape).limit(literal_column("1"))
-    query = query.offset(literal_column(str(shape.peek - 1)))
+    selected = shape.listing.select(columns(shape.listing.table))
+    first = _walk(shape, selected, literal_column(str(shape.peek)))
+    query = first.limit(literal_column("1")).offset(literal_column(str(shape.peek - 1)))
     return Statement(query, None if shape.field == METRIC else shape.listing.row)
 
 
@@ -143,28 +148,55 @@ def _lacking(shape: Shape) -> Any:
 
 
 def _page_query(shape: Shape) -> Select[Any]:
-    query = _walk(shape)
-    if shape.peek:
-        names = sorted(shape.filters)
-        later = [shape.listing.filters[name] for name in names if not _is_at_once(name, shape)]
-        if shape.field == METRIC and not shape.valued:
-            later.append(_lacking(shape))
-        query = _among_first(query, later, shape)
-    return query
+    if not shape.peek:
+        return _walk(shape, shape.listing.select(columns(shape.listing.table)), bindparam("most"))
+    names = sorted(shape.filters)
+    later = [shape.listing.filters[name] for name in names if not _is_at_once(name, shape)]
+    if shape.field == METRIC and not shape.valued:
+        later.append(_lacking(shape))
+    return _among_first(later, shape)
 
 
-def _walk(shape: Shape) -> Select[Any]:
-    """Return the rows of a page; with `peek`, those that are looked at for it."""
+def _walk(shape: Shape, selected: list[Any], most: Any) -> Select[Any]:
+    """Return the first rows of a list, up to `most`; with `peek`, those that are looked at.
+
+    In the order by a metric their value is behind what is selected, which has the `tie`.
+    """
+    by_text = not FOUND_BY.isdisjoint(shape.filters)
+    is_valued = shape.field == METRIC and shape.valued
+    if not is_valued or by_text or shape.sort or "experiment_id" not in shape.filters:
+        return _rows(shape, selected, most)
+    others = shape._replace(filters=shape.filters - {"experiment_id"})  # which the value has
+    is_own = _latest.experiment_id == bindparam("experiment_id")
+    ended = _rows(others, selected, most, is_own)
+    reported = _rows(
+        shape._replace(sort=True), selected, most, _latest.experiment_id.is_(None), _IS_LIVE
+    )
+    rows = union_all(select(ended.subquery()), select(reported.subquery())).subquery()
+    by = [rows.c.metric_value, rows.c[shape.listing.tie.name]]
+    return select(*rows.c).order_by(*_directed(by, shape)).limit(most)
+
+
+def _rows(
+    shape: Shape, selected: list[Any], most: Any, of_value: Any = _ANY, of_run: Any = _ANY
+) -> Select[Any]:
+    """Return the first rows of one walk, up to `most`.
+
+    Args:
+        of_value: one more condition on the latest value by which they are sorted.
+        of_run: one more on the row itself.
+    """
     listing, metric = shape.listing, shape.field == METRIC
     sort, tie = listing.orders[shape.field], listing.tie
     by_text = not FOUND_BY.isdisjoint(shape.filters)
     if by_text or shape.sort:
         sort, tie = sort if metric else unwalked(sort), unwalked(tie)
-    selected = listing.select(columns(listing.table))
     names = [each for each in sorted(shape.filters) if not shape.peek or _is_at_once(each, shape)]
-    query = select(*selected).where(*(condition(listing, name, by_text) for name in names))
+    query = select(*selected).select_from(listing.table)
+    query = query.where(*(condition(listing, name, by_text) for name in names), of_run)
     if metric and shape.valued:
-        query, sort, tie = _with_value(query, tie, look_up=shape.sort == "postgresql")
+        look_up = shape.sort and shape.dialect == "postgresql"
+        query, sort, tie = _with_value(query, tie, look_up, of_value)
     elif metric:
         query = query.add_columns(null().label("metric_value"))
         query = query if shape.peek else query.where(_lacking(shape))
@@ -172,22 +204,25 @@ def _walk(shape: Shape) -> Select[Any]:
         query = query.where(sort.is_not(None) if shape.valued else sort.is_(None))
     by = [sort, tie] if shape.valued else [tie]
     query = query.where(*_bounds(by, shape))
-    query = query.order_by(*_directed(by, shape)).limit(bindparam("most"))
-    if shape.dialect is not None and not shape.peek:
+    query = query.order_by(*_directed(by, shape)).limit(most)
+    if shape.is_each:
         query = _of_each(query, shape)
     elif shape.parent is not None:
         query = query.where(listing.column(shape.parent) == bindparam("parent"))
     return query
 
 
-def _with_value(query: Select[Any], tie: Any, look_up: bool) -> tuple[Select[Any], Any, Any]:
+def _with_value(
+    query: Select[Any], tie: Any, look_up: bool, of_value: Any
+) -> tuple[Select[Any], Any, Any]:
     """Return the rows that have the metric, with its value; that value, and the id beside it.
 
     Args:
         look_up: in each row; PostgreSQL would rather walk the index of values, and a limit of one
             keeps it from that.
+        of_value: one more condition.
     """
-    of_row = and_(_latest.run_id == tie, _latest.key == bindparam("metric_key"))
+    of_row = and_(_latest.run_id == tie, _latest.key == bindparam("metric_key"), of_value)
     own: Any = _latest
     if look_up:
         latest = select(own.value, own.run_id).where(of_row).limit(literal_column("1"))
@@ -222,8 +257,8 @@ def condition(listing: Listing[Any], name: str, by_text: bool) -> Any:
     return listing.filters[name]
 
 
-def _among_first(query: Select[Any], conditions: list[Any], shape: Shape) -> Select[Any]:
-    """Return those of the first rows of `query` that meet more conditions.
+def _among_first(conditions: list[Any], shape: Shape) -> Select[Any]:
+    """Return those of the first rows of a list that meet more conditions.
 
     They come in the order in which they are looked at, and no more are than fill a page: for an
     ORDER BY here SQLite would read and sort all of them. PostgreSQL would join what a bare EXISTS
@@ -232,16 +267,14 @@ def _among_first(query: Select[Any], conditions: list[Any], shape: Shape) -> Sel
     listing, table = shape.listing, cast(Any, shape.listing.table).__table__
     # SQLite would copy each column of each row that is looked at: it looks their rows up instead.
     by_place, rowid = shape.dialect == "sqlite", _rowid(table)
-    own = [rowid.label("place")] if by_place else table.columns  # the conditions may be on any
-    value = [query.selected_columns.metric_value] if shape.field == METRIC else []
-    query = query.with_only_columns(*own, *value, maintain_column_froms=True)
-    first = query.limit(literal_column(str(shape.peek))).subquery("first_rows")
-    value = [first.c.metric_value] if value else []
+    own = [rowid.label("place"), listing.tie] if by_place else list(table.columns)
+    first = _walk(shape, own, literal_column(str(shape.peek))).subquery("first_rows")
+    value = [first.c.metric_value] if shape.field == METRIC else []
     if by_place:
         # A left join, whose left side comes first whatever the planner knows of the tables.
         found = select(*listing.select(table.c), *value)
         found = found.select_from(first.outerjoin(table, rowid == first.c.place))
-    else:
+    else:  # the conditions may be on any column
         conditions = list(map(ClauseAdapter(first).traverse, conditions))
         found = select(*listing.select(first.c), *value)
     return found.where(*(asked.is_(true()) for asked in conditions)).limit(bindparam("most"))

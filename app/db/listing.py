@@ -23,7 +23,7 @@ from sqlmodel import SQLModel
 from app.db import search
 from app.db.cursors import RowT
 from app.db.json_lists import JsonNumber, listed, one_of
-from app.db.list_statements import Listing
+from app.db.list_statements import Listing, unwalked
 from app.db.objects import Table
 from app.db.rows import (
     CheckpointRow,
@@ -42,7 +42,7 @@ from app.db.search import (
     MatchesBeginning,
     Position,
 )
-from app.db.sql import Query, Statement, Tx, columns, dump, query, select_all
+from app.db.sql import Query, Statement, Tx, columns, dump, query, select_all, select_row
 from app.db.tables import (
     PLACE_OF_END,
     Checkpoint,
@@ -133,7 +133,7 @@ def _within(column: Any, after: str, before: str) -> dict[str, Any]:
 
 def _among(column: Any, name: str) -> Any:
     # A concatenation, so that the index of a status does not lure from that of an experiment.
-    return one_of(column.op("||")(""), name)
+    return one_of(unwalked(column), name)
 
 
 EXPERIMENTS = Listing(
@@ -242,13 +242,15 @@ LatestValue = tuple[str, str, int, float | None, float | None]
 
 @query(tuple[str, str, int, float | None, float | None])
 def _latest_of(*, ids: str, most: int) -> Executable:
-    latest = select_all(MetricLatest).where(one_of(_latest.run_id, ids))
+    latest = select_row(MetricLatest, MetricLatestRow).where(one_of(_latest.run_id, ids))
     return latest.order_by(_latest.run_id, _latest.key).limit(most)
 
 
 @query(tuple[str, str, int, float | None, float | None])
 def _latest_of_keys(*, ids: str, keys: str, most: int) -> Executable:
-    latest = select_all(MetricLatest).where(one_of(_latest.run_id, ids), one_of(_latest.key, keys))
+    latest = select_row(MetricLatest, MetricLatestRow).where(
+        one_of(_latest.run_id, ids), one_of(_latest.key, keys)
+    )
     return latest.order_by(_latest.run_id, _latest.key).limit(most)
 
 

@@ -18,15 +18,14 @@ from app.db import tables
 from app.db.objects import Table, column_names
 
 
-def _row(table: type[Table], without: Sequence[str] = ()) -> Any:
-    kind = "SummaryRow" if without else "Row"
+def _row(table: type[Table], kind: str = "Row", without: Sequence[str] = ()) -> Any:
     names = [name for name in column_names(table) if name not in without]
     return namedtuple(f"{table.__name__}{kind}", names)
 
 
 ExperimentRow = _row(tables.Experiment)
 RunRow = _row(tables.Run)
-RunSummaryRow = _row(tables.Run, without=(
+RunSummaryRow = _row(tables.Run, "SummaryRow", without=(
     "root_run_id", "source_checkpoint_id", "source_ckpt_path", "source_attempt", "dataset",
     "hyperparams", "source", "resources", "notes", "preemptions", "start_step", "last_batch",
     "finished", "gpus", "nonce", "sessions", "session_closed", "history_bytes", "host",
@@ -37,7 +36,7 @@ RunSummaryRow = _row(tables.Run, without=(
 ))  # fmt: skip
 CheckpointRow = _row(tables.Checkpoint)
 EventRow = _row(tables.Event)
-MetricLatestRow = _row(tables.MetricLatest)
+MetricLatestRow = _row(tables.MetricLatest, without=("experiment_id",))
 ProjectRow = _row(tables.Project)
 
 AnyExperiment = tables.Experiment | ExperimentRow

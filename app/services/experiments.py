@@ -6,7 +6,7 @@ from sqlalchemy import Executable, delete, insert
 
 from app.db import tally
 from app.db.rows import CheckpointRow, EventRow, MetricLatestRow, RunRow
-from app.db.sql import Tx, columns, dump, load, query, select_all, statement
+from app.db.sql import Tx, columns, dump, load, query, select_all, select_row, statement
 from app.db.tables import (
     Checkpoint,
     Experiment,
@@ -65,7 +65,7 @@ def _newest_checkpoints(*, experiment: str, most: int) -> Executable:
 @query(MetricLatestRow)
 def _latest_of_newest(*, experiment: str, most: int, most_values: int) -> Executable:
     return (
-        select_all(MetricLatest)
+        select_row(MetricLatest, MetricLatestRow)
         .where(
             _latest.run_id.in_(
                 # The same page of runs again, so that one statement serves any number.

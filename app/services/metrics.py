@@ -11,9 +11,10 @@ from sqlalchemy import Executable, delete, func, insert, select, text, update
 from app.db import chunk_ranges, chunks
 from app.db.json_lists import one_of
 from app.db.rows import MetricLatestRow
-from app.db.sql import Tx, columns, dump, query, select_all, statement
+from app.db.sql import Tx, columns, dump, query, select_row, statement
 from app.db.tables import MetricLatest, MetricSeries, Run
 from app.domain import points
+from app.domain.lifecycle import LAUNCHED, RunStatus
 from app.domain.points import Column
 from app.errors import RunLimit
 from app.services import curves
@@ -67,19 +68,27 @@ def _forget_latest(*, run: str, key: str) -> Executable:
 
 @statement
 def _put_latest(
-    *, run_id: str, key: str, step: int, value: float | None, wall_time: float | None
+    *,
+    run_id: str,
+    key: str,
+    step: int,
+    value: float | None,
+    wall_time: float | None,
+    experiment_id: str | None,
 ) -> Executable:
     return text(
-        "INSERT INTO metric_latest (run_id, key, step, value, wall_time)"
-        " VALUES (:run_id, :key, :step, :value, :wall_time) ON CONFLICT (run_id, key)"
-        " DO UPDATE SET step = excluded.step, value = excluded.value,"
-        " wall_time = excluded.wall_time WHERE excluded.step >= metric_latest.step"
+        "INSERT INTO metric_latest (run_id, key, step, value, wall_time, experiment_id)"
+        " VALUES (:run_id, :key, :step, :value, :wall_time, :experiment_id)"
+        " ON CONFLICT (run_id, key) DO UPDATE SET step = excluded.step, value = excluded.value,"
+        " wall_time = excluded.wall_time, experiment_id = excluded.experiment_id"
+        " WHERE excluded.step >= metric_latest.step"
     )
 
 
 @query(MetricLatestRow)
 def _latest_of(*, run: str) -> Executable:
-    return select_all(MetricLatest).where(_latest.run_id == run).order_by(_latest.key)
+    latest = select_row(MetricLatest, MetricLatestRow).where(_latest.run_id == run)
+    return latest.order_by(_latest.key)
 
 
 def write(tx: Tx, run: Run, batch: Mapping[str, Column]) -> None:
@@ -114,6 +123,7 @@ def _check_keys(tx: Tx, run: Run, new: int) -> None:
 
 def _set_latest(tx: Tx, run: Run, ordered: Mapping[str, Column]) -> None:
     rows = []
+    experiment_id = None if RunStatus(run.status) in LAUNCHED else run.experiment_id
     for key, (steps, values, wall_times) in ordered.items():
         value, wall_time = values[-1], wall_times[-1]
         rows.append(
@@ -123,6 +133,7 @@ def _set_latest(tx: Tx, run: Run, ordered: Mapping[str, Column]) -> None:
                 step=steps[-1],
                 value=None if math.isnan(value) else value,
                 wall_time=None if math.isnan(wall_time) else wall_time,
+                experiment_id=experiment_id,
             )
         )
     tx.many(_put_latest, rows)

@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar, Unpack
 
-from sqlalchemy import Executable, delete, text
+from sqlalchemy import Executable, delete, text, update
 
 from app.db.changes import SUPERVISOR
 from app.db.objects import replace
@@ -24,7 +24,7 @@ from app.db.sql import (
     select_row,
     statement,
 )
-from app.db.tables import Checkpoint, Run, RunTag
+from app.db.tables import Checkpoint, MetricLatest, Run, RunTag
 from app.domain.ids import new_id
 from app.domain.lifecycle import LAUNCHED, MOVES, TERMINAL, Reason, RunStatus, is_external
 from app.domain.recipes import Recipe
@@ -61,6 +61,13 @@ _PUT_TEXTS = {
 @statement
 def _delete_tags(*, id: str) -> Executable:
     return delete(RunTag).where(columns(RunTag).run_id == id)
+
+
+@statement
+def _index_values(*, run: str, experiment: str) -> Executable:
+    latest = columns(MetricLatest)
+    waiting = update(MetricLatest).where(latest.run_id == run, latest.experiment_id.is_(None))
+    return waiting.values(experiment_id=experiment)
 
 
 _by_id = by_id(Run)
@@ -275,6 +282,7 @@ def move(
     )  # fmt: skip
     if RunStatus(run.status) in LAUNCHED and to not in LAUNCHED:
         usage.record(tx, run, to)
+        tx.send(_index_values, run=run.id, experiment=run.experiment_id)
     tx.notify(SUPERVISOR)
     return moved
 

@@ -196,7 +196,10 @@ def copy_runs(database: Database, run_id: str, experiment_id: str, size: int, ba
         created_at=moment,
         finished_at=lambda number: moment(number + 60),
     )
-    clone(database, "metric_latest", f"run_id = '{run_id}'", size, run_id=ids)
+    clone(
+        database, "metric_latest", f"run_id = '{run_id}'", size,
+        run_id=ids, experiment_id=lambda _: experiment_id,
+    )  # fmt: skip
 
 
 def copy_checkpoints(

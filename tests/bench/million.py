@@ -93,11 +93,12 @@ def _write(
     database.insert("run_search", ("id", "text"), texts)
     database.insert("run_tag", ("tag", "run_id"), ((run.tags[0], id) for id, run in both))
     latest = (
-        (id, key, 1_000, value, 1_763_800_000.25)
+        (id, key, 1_000, value, 1_763_800_000.25, experiment_id)
         for id, run in both
         for key, value in zip(METRICS, run.values, strict=True)
     )
-    database.insert("metric_latest", ("run_id", "key", "step", "value", "wall_time"), latest)
+    names = ["run_id", "key", "step", "value", "wall_time", "experiment_id"]
+    database.insert("metric_latest", names, latest)
     seq = _last_event(database, experiment_id)
     events = (
         (experiment_id, seq + place, "run.queued", moment(run.number), id, "{}", "trusted", None)

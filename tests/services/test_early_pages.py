@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.db import counting, keyset, matching, narrowing
-from app.db.cursors import Order, Page, Window
+from app.db.cursors import Order, Page, Window, parse
 from app.db.listing import RUNS
 from app.db.rows import RunRow
 from app.db.sql import Tx
@@ -15,7 +15,6 @@ from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, RunRequest, UpdateRunRequest
 from app.services import edits, experiments, reports, runs
 from tests.services.conftest import Write, writing
-from tests.support.database import sqlite_only
 
 MANY = 40
 LOOKED_AT = 5
@@ -57,7 +56,6 @@ def long_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "LOOKED_AT", LOOKED_AT)
     monkeypatch.setattr(matching, "FEW", 0)
     monkeypatch.setattr(matching, "MATCHES", 3)
-    monkeypatch.setattr(keyset, "LEAST", LOOKED_AT)
     monkeypatch.setattr(counting, "SORTED", 0)
 
 
@@ -98,20 +96,23 @@ def test_pages_that_end_early_hold_each_match_once_in_its_order(
             assert any(not page.rows for page in early), "also where none of them matches"
 
 
-@sqlite_only  # what was in PostgreSQL before is guessed as well
-def test_runs_that_lie_among_those_of_others_are_looked_at_a_few_at_a_time(
+def test_values_of_other_experiments_are_not_looked_at(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an experiment of 40,000 runs among a million 100,000 values were looked up for a page."""
     filters = {"experiment_id": write(fill), "hyperparam": ("lr", 1_000, None)}
-    monkeypatch.setattr(matching, "LOOKED_AT", 4 * MANY)
+    monkeypatch.setattr(matching, "LOOKED_AT", 4 * LOOKED_AT)
     order = Order("metric", True, "loss")
-    alone = write(keyset.page, RUNS, filters, order, Window(3))
-    assert alone.stopped_at is None
+
+    def looks() -> int:
+        pages = walk(write, filters, order, backward=False)
+        places = [parse(page.stopped_at or "", order, "", nullable=True) for page in pages[:-1]]
+        return sum(value is not None for value, _ in places)
+
+    alone = looks()
     for _ in range(3):
         write(fill)
-    pages = walk(write, filters, order, backward=False)
-    assert sum(page.stopped_at is not None for page in pages) > 1, "each looks at ten of 26 values"
+    assert looks() == alone > 3
 
 
 @pytest.mark.parametrize("name", RARE)

@@ -310,6 +310,26 @@ async def test_what_a_trainer_ignored_follows_from_the_overrides_and_not_from_th
     assert latest.value is None
 
 
+@READS_NO_EXPRESSION
+def test_values_that_no_trainer_reports_any_more_are_sorted_by_experiment(
+    empty_database_url: str,
+) -> None:
+    by_status = {status: new_id("run") for status in ("succeeded", "queued", "running")}
+    stored = [RUN | {"id": id, "status": status} for status, id in by_status.items()]
+    latest = [{"run_id": id, "key": "loss", "step": 1, "value": 1.0} for id in by_status.values()]
+    tables_of = EXPERIMENT | {"project_id": DEFAULT_PROJECT}
+    stored_at(empty_database_url, "0026", experiment=[tables_of], run=stored, metric_latest=latest)
+    migrate.bring_up(empty_database_url)
+    engine = create_engine(empty_database_url)
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT run_id, experiment_id FROM metric_latest"))
+        found = {run_id: experiment_id for run_id, experiment_id in rows}
+    engine.dispose()
+    of_run = {status: found[id] for status, id in by_status.items()}
+    own = EXPERIMENT["id"]
+    assert of_run == {"succeeded": own, "queued": own, "running": None}
+
+
 @pytest.mark.anyio
 async def test_the_sessions_of_an_external_run_get_a_column_of_their_own(
     empty_database_url: str,
