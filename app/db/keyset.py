@@ -27,7 +27,15 @@ from app.db.list_statements import (
     place_statement,
 )
 from app.db.matching import SEARCH, Parent, bind, is_short, with_search
-from app.db.narrowing import OF_EXPERIMENT, narrow, of_active, of_archived, of_few
+from app.db.merging import merge
+from app.db.narrowing import (
+    OF_EXPERIMENT,
+    narrow,
+    of_active,
+    of_archived,
+    of_experiments,
+    of_few,
+)
 from app.db.sql import Tx, dump
 
 MOST = 100
@@ -232,13 +240,18 @@ def _looked(
         few = of_few(tx, listing, walked)  # the first rows by a metric lie far apart
         if few is not None:
             return _all(tx, listing, few, order, window)
-    page = _first(tx, listing, walked, order, window)
-    if page.stopped_at is None:
-        return page
+        if SEARCH not in filters and (parts := of_experiments(tx, listing, filters)) is not None:
+            of_each = [page(tx, listing, part, order, window) for part in parts]
+            return merge(of_each, order, window)
+    first = _first(tx, listing, walked, order, window)
+    if first.stopped_at is None:
+        return first
     if SEARCH not in filters and not counting.must_read(tx, listing, filters):
         return _all(tx, listing, filters, order, window)
     narrowed = narrow(tx, listing, filters)
-    return page if narrowed is None else _all(tx, listing, narrowed, order, window)
+    if narrowed is None:
+        return first
+    return _all(tx, listing, narrowed, order, window)
 
 
 def _first(

@@ -25,6 +25,9 @@ TEXTS = ("name", "recipe", "model")
 OF_EXPERIMENT = ("owner", "project_id", "task_type")
 """Filters of runs by what their experiment is."""
 
+MERGED, MERGED_RUNS = 15, 10_000
+"""Experiments, and runs of theirs, whose lists are read one by one and merged."""
+
 OF_ONE = ("experiment_id", *OF_EXPERIMENT)
 _tag, _latest, _of_experiment = columns(RunTag), columns(MetricLatest), columns(ExperimentTag)
 _run = columns(Run)
@@ -127,6 +130,21 @@ def of_few(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[st
     runs = _ACTIVE_OF[tx.dialect] if "active" in of else _of_these
     rows = tx.all(runs, experiments=dump([id for id, _ in having]))
     return {**filters, "found": [row[0] for row in rows]}
+
+
+def of_experiments(
+    tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]
+) -> list[dict[str, Any]] | None:
+    """Return the filters once for each experiment of an owner, a project or a type.
+
+    None where these are many, or where their runs are too many to look for a value that none has.
+    """
+    of = {name: filters[name] for name in (*OF_ONE, "active") if name in filters}
+    having = tally.experiments(tx, Run, frozenset(of), bind(tx, listing, of))
+    if len(having) > MERGED or sum(number for _, number in having) > MERGED_RUNS:
+        return None
+    rest = {name: value for name, value in filters.items() if name not in OF_EXPERIMENT}
+    return [{**rest, "experiment_id": id} for id, _ in having]
 
 
 def _decides(name: str, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:

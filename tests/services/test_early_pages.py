@@ -12,7 +12,12 @@ from app.db.listing import RUNS
 from app.db.rows import RunRow
 from app.db.sql import Tx
 from app.domain.reports import ReportRequest
-from app.domain.requests import ExperimentRequest, RunRequest, UpdateRunRequest
+from app.domain.requests import (
+    ExperimentRequest,
+    RunRequest,
+    UpdateExperimentRequest,
+    UpdateRunRequest,
+)
 from app.services import edits, experiments, reports, runs
 from tests.services.conftest import Write, writing
 
@@ -167,8 +172,34 @@ def test_runs_of_an_owner_or_a_type_that_has_few_are_found_among_very_many(
         assert not page.has_next and page.stopped_at is None
     assert len(read) == len(wanted) * len(more) and all("found" in filters for filters in read)
     monkeypatch.setattr(matching, "MATCHES", 2)
+    monkeypatch.setattr(narrowing, "MERGED_RUNS", 1)
     page = write(keyset.page, RUNS, wanted[0], order, Window(3))
     assert page.stopped_at is not None, "an owner of many is no help"
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("descending", [False, True])
+def test_runs_of_an_owner_by_a_metric_are_those_of_each_experiment(
+    write: Write, monkeypatch: pytest.MonkeyPatch, descending: bool, backward: bool
+) -> None:
+    """Owners of 4,000 to 10,000 runs among a million got a few of them a page."""
+    monkeypatch.setattr(matching, "MATCHES", 1)
+    ids = [write(fill) for _ in range(3)]
+    for id in ids[:2]:
+        write(edits.update_experiment, id, UpdateExperimentRequest(owner="ann"))
+    order = Order("metric", descending, "loss")
+    for more in ({}, {"status": ["queued", "running"]}, {"hyperparam": ("lr", 6, None)}):
+        pages = walk(write, {"owner": "ann"} | more, order, backward)
+        in_order = reversed(pages) if backward else pages
+        rows = [row for page in in_order for row in page.rows]
+        with monkeypatch.context() as patch:
+            patch.setattr(counting, "READ", 3 * MANY)
+            whole = write(keyset.page, RUNS, {"owner": "ann"} | more, order, Window(3 * MANY))
+        assert [row.id for row in rows] == [row.id for row in whole.rows]
+        assert {row.experiment_id for row in rows} == set(ids[:2])
+        early = [page for page in pages if page.values and len(page.rows) < 3]
+        valued = [page for page in early if None not in page.values]
+        assert "hyperparam" in more or len(valued) <= 1, "but where those that lack it begin"
 
 
 @pytest.mark.parametrize("field", ["created_at", "finished_at", "step", "metric"])
