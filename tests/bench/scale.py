@@ -6,7 +6,7 @@ median of its answers, beside the same work with 1,000 runs where that is the ta
 """
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,13 +42,17 @@ COUNT = "query Count($filter: RunFilter) { runs(first: 1, filter: $filter) { tot
 
 @dataclass
 class Scale:
-    """A server, and the ids of its small, its middle and its large experiment."""
+    """A server, and the ids of its small, its middle and its large experiment.
+
+    `high` is one in which all metrics are above those of the others.
+    """
 
     server: Server
     size: int
     small: str
     middle: str
     large: str
+    high: str
 
 
 @contextmanager
@@ -58,8 +62,8 @@ def scale(directory: Path, dialect: str, size: int) -> Iterator[Scale]:
     home.mkdir()
     with databases(dialect, home) as (url,):
         with running_server(home, DATABASE_URL=url) as server:
-            ids = [_experiment(server, name) for name in ("small", "middle", "large")]
-            _fill(server, ids[0], {ids[1]: size // AMONG, ids[2]: size})
+            ids = [_experiment(server, name) for name in ("small", "middle", "large", "high")]
+            _fill(server, ids, size)
         # A start with the data is what an operator has, and what the planner has seen.
         with running_server(home, DATABASE_URL=url) as server:
             yield Scale(server, size, *ids)
@@ -70,7 +74,8 @@ def _experiment(server: Server, name: str) -> str:
     return str(made["experiment_id"])
 
 
-def _fill(server: Server, small: str, others: Mapping[str, int]) -> None:
+def _fill(server: Server, ids: Sequence[str], size: int) -> None:
+    small, *_, high = ids
     run_id, token = new_run(server, small)
     run_load(port(server), [reports((run_id, token), "columns", 1, 1, points=8)]).expect(200)
     path = f"/ckpts/{small}/{run_id}/step-000002"
@@ -80,9 +85,12 @@ def _fill(server: Server, small: str, others: Mapping[str, int]) -> None:
         database.hurry()
         checkpoint_id = marked["checkpoint_id"]
         first = 0
-        for experiment_id, size in {small: SMALL, **others}.items():
-            million.fill(database, run_id, checkpoint_id, experiment_id, size, first)
-            first += size
+        sizes = SMALL, size // AMONG, size, size // 5
+        for experiment_id, number in zip(ids, sizes, strict=True):
+            million.fill(database, run_id, checkpoint_id, experiment_id, number, first)
+            first += number
+        raised = "UPDATE metric_latest SET value = value + 10 WHERE experiment_id = ?"
+        database.execute(raised, (high,))
         database.analyze()
 
 
@@ -135,6 +143,9 @@ def _lists(data: Scale) -> list[Figure]:
             LIST, filter={**of, "hyperparam": {"key": "learning_rate", "min": 1e9}}
         ),
         "50 by a metric": _graphql(LIST, filter=of, order=by_loss),
+        f"50 of {data.size // 5:,} above all these, by a metric": _graphql(
+            LIST, filter={"experimentId": data.high}, order=by_loss
+        ),
         "50 that succeeded, by a metric": _graphql(LIST, filter=succeeded, order=by_loss),
         "50 by a metric, of all experiments": _graphql(LIST, order=by_loss),
         "50 by when they finished": _graphql(LIST, filter=of, order={"field": "FINISHED_AT"}),
