@@ -19,7 +19,11 @@ settings.register_profile(
 )
 settings.load_profile("busy")
 
-pytest.register_assert_rewrite("tests.support.launcher_contract", "tests.support.trainer_truth")
+pytest.register_assert_rewrite(
+    "tests.support.launcher_contract",
+    "tests.support.storage_contract",
+    "tests.support.trainer_truth",
+)
 
 from tests.support.database import (  # noqa: E402
     anyio_backend,

@@ -23,7 +23,7 @@ _INSTEAD = "stop it first, so that this command has the database"
 @click.option("--to", "store", required=True, help="A table [stores.NAME], or a URL.")
 @click.option("--keep", is_flag=True, help="Leave the files here, too.")
 def move_checkpoints(store: str, keep: bool) -> None:
-    """Move the data directory's checkpoints into a bucket.
+    """Move the data directory's checkpoints into a bucket, or into another package's storage.
 
     Each is copied and verified there; then its files here go, unless --keep is given. While the
     service still keeps its checkpoints in the data directory, --keep is required.
@@ -33,21 +33,19 @@ def move_checkpoints(store: str, keep: bool) -> None:
     from app.errors import ServiceError
     from app.main import load_settings
     from app.storage import get_storage
+    from app.storage.staged import StagedStorage
 
     settings = load_settings()
     try:
         stores = read_configuration(settings.recipes).stores
         storage = get_storage(store, settings.data_dir, stores)
-        if not hasattr(storage, "take_in"):
-            raise Refused(f"--to {store}: that is no bucket; name a table [stores.NAME]")
+        if not isinstance(storage, StagedStorage):
+            raise Refused(f"--to {store}: that is a directory already; name a table [stores.NAME]")
         if not keep and settings.storage != store:
             raise Refused(
                 f"the service keeps its checkpoints in {settings.storage!r}, so their files here "
                 f"must stay: add --keep, or first set LLM_TRAIN_STORAGE={store}"
             )
-        from app.storage.staged import StagedStorage  # its package is installed, as it was opened
-
-        assert isinstance(storage, StagedStorage)
         moved, failed = _move(storage, keep)
     except (ServiceError, RecipeError, ValueError, OSError) as error:
         raise Refused(error) from error

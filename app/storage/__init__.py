@@ -29,6 +29,7 @@ def get_storage(
 ) -> CheckpointStorage:
     """Open the storage of a URL, such as "directory:", or of one of the configured `stores`.
 
+    One without a `location` gets the data directory before it (staged.py).
     Raises ValueError for an unknown one, and for one that cannot be opened.
     """
     table = (stores or {}).get(wanted)
@@ -45,7 +46,16 @@ def get_storage(
         raise ValueError(
             f"LLM_TRAIN_STORAGE: {wanted!r} begins with none of {', '.join(known)}{names}"
         )
-    return cast(CheckpointStorage, opener(url, data_dir, **options))
+    return _with_location(cast(CheckpointStorage, opener(url, data_dir, **options)), data_dir)
+
+
+def _with_location(storage: CheckpointStorage, data_dir: Path) -> CheckpointStorage:
+    """Put the data directory before a storage that trainers of this machine cannot save in."""
+    if storage.location("exp", "run") is not None:
+        return storage
+    from app.storage.staged import StagedStorage  # most services need it never
+
+    return StagedStorage(storage, data_dir)
 
 
 def _load(place: str) -> Any:

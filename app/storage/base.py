@@ -8,10 +8,10 @@
 The manifest is the trainer's, byte for byte: a checkpoint has the same SHA-256 in every storage.
 
 `directory.py` keeps them in the data directory, where trainers of this machine save by
-themselves with the same protocol (`llm_train.checkpoint`); `s3.py` in an object store, with
-`staged.py` before it for those trainers; `buckets.py` opens it. What the service knows of a
-checkpoint is in the database (`app.services.checkpoints`); which may be deleted,
-`app.services.retention`.
+themselves with the same protocol (`llm_train.checkpoint`); `s3.py` in an object store, which
+`buckets.py` opens. `staged.py` puts the data directory before every storage without a `location`.
+What the service knows of a checkpoint is in the database (`app.services.checkpoints`); which may be
+deleted, `app.services.retention`.
 
 How to add a storage
 --------------------
@@ -27,8 +27,8 @@ How to add a storage
        memory = "memory_storage:MemoryStorage"
 
 4. Install the package beside the service, and choose it with `LLM_TRAIN_STORAGE=memory:`.
-5. Add yours to `STORAGES` in `tests/contract/test_storage.py`, which holds every storage to this
-   contract, and run it. One of this repository also joins STORAGES in `app/storage/__init__.py`.
+5. Hold it to the contract: `tests/support/storage_contract.py` says how, in one class with two
+   fixtures. One of this repository also joins STORAGES in `app/storage/__init__.py`.
 """
 
 import re
@@ -41,6 +41,7 @@ from app.domain.paths import CheckpointPath
 
 __all__ = [
     "MANIFEST",
+    "Abandoned",
     "CheckpointStorage",
     "Committed",
     "Damaged",
@@ -146,17 +147,18 @@ class CheckpointStorage(Protocol):
 
         `file` is a relative POSIX path. What was written behind `offset` before is dropped, so a
         broken transfer is continued, or begun again. If `content` raises, so does this, and the
-        file is what it was, or cut off. Raises Damaged for a path that a manifest cannot list, an
-        offset behind the file's end, and a draft that does not exist.
+        file is what it was, or cut off. Raises Damaged for a path that a manifest cannot list and
+        an offset behind the file's end; Abandoned for a draft that does not exist.
         """
 
     def commit(self, draft: Draft, content: bytes) -> Committed:
         """Turn a draft into a checkpoint whose manifest.json is `content`.
 
         Sizes are compared; that the bytes are right is for `verify` to find. What the manifest
-        does not list is dropped, links are made. Repeated, also after the answer was lost, it
-        returns the same. Raises Damaged for what is no manifest, and if the draft does not exist;
-        Incomplete if files are missing, and then the draft stays.
+        does not list is dropped. Its symbolic links are created in a storage with a `location`;
+        in any other the manifest alone keeps them. Repeated, also after the answer was lost, it
+        returns the same. Raises Damaged for what is no manifest; Abandoned if the draft does not
+        exist; Incomplete if files are missing, and then the draft stays.
         """
 
     def abandon(self, draft: Draft) -> None:
@@ -214,7 +216,10 @@ class CheckpointStorage(Protocol):
 
     def location(self, experiment_id: str, run_id: str, name: str | None = None) -> str | None:
         """Return the directory in which a trainer of this machine saves the checkpoints of a
-        run, or finds the one called `name`. None: it must read and write through the service.
+        run, or finds the one called `name`.
+
+        None, for every run: trainers cannot save there. `get_storage` then puts the data directory
+        before this storage (staged.py), and takes over from there what they have committed.
         """
 
     def stage(self, experiment_id: str, run_id: str, source: CheckpointPath | None) -> None:

@@ -15,6 +15,22 @@ from app.storage.staged import StagedStorage
 MARK = "store-id"
 
 
+class StagedBucket(StagedStorage):
+    """A bucket with the data directory before it."""
+
+    store: S3Storage
+
+    def __init__(self, store: S3Storage, data_dir: Path, *, has_urls: bool = True) -> None:
+        """`has_urls`: trainers elsewhere get URLs of the store; else they send to the service."""
+        super().__init__(store, data_dir)
+        self.has_urls = has_urls
+
+    @property
+    def bucket(self) -> Bucket:
+        """The bucket, which keeps other files of runs as well (artifacts.py)."""
+        return self.store.bucket
+
+
 def open_bucket(url: str, endpoint: str = "", region: str = "") -> Bucket:
     """Return the bucket of a URL; nothing is sent yet. Raises ValueError."""
     parts = urlsplit(url)
@@ -32,8 +48,8 @@ def open_storage(
     region: str = "",
     trainers: str = "signed",
     verify: str = "bytes",
-) -> StagedStorage:
+) -> StagedBucket:
     """Return the storage of a bucket. Raises ValueError for a URL that is none."""
     bucket = open_bucket(url, endpoint, region)
     store = S3Storage(bucket, data_dir / MARK, attested=verify == "attested")
-    return StagedStorage(store, data_dir, has_urls=trainers == "signed")
+    return StagedBucket(store, data_dir, has_urls=trainers == "signed")

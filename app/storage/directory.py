@@ -30,7 +30,7 @@ from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
 from app.storage import data_dir as data_dirs
 from app.storage import files
-from app.storage.base import Committed, Damaged, Draft, is_key
+from app.storage.base import Abandoned, Committed, Damaged, Draft, is_key
 from app.storage.trees import (
     complete,
     file_size,
@@ -322,7 +322,7 @@ class DirectoryStorage:
                 run = stack.enter_context(self._open_run(draft.path))
                 opened = stack.enter_context(files.inner(run, self._temporary(draft).name))
             except (FileNotFoundError, NotADirectoryError):
-                raise CheckpointError(f"{draft.path} is not being written") from None
+                raise Abandoned(draft.path) from None
             yield opened
 
 

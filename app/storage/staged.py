@@ -1,9 +1,9 @@
-"""A store that trainers of this machine reach by saving into the data directory.
+"""A store without a `location`: trainers of this machine save into the data directory before it.
 
 They save there as if there were no store (`DirectoryStorage`, `location`). What is verified is
 first taken into the store, under the same name and with the same manifest, and read there. The
 newest copy of a run stays for a resume on this machine; of the others only manifest.json is left,
-which keeps their names taken. While the bucket is away, the copy here is as good.
+which keeps their names taken. While the store is away, the copy here is as good.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from app.errors import CheckpointUnreadable
 from app.storage.base import (
     MANIFEST,
     Abandoned,
+    CheckpointStorage,
     Committed,
     Damaged,
     Draft,
@@ -29,8 +30,6 @@ from app.storage.base import (
     Transfer,
 )
 from app.storage.directory import DirectoryStorage
-from app.storage.objects import Bucket
-from app.storage.s3 import S3Storage
 
 COPY_SECONDS = 86_400.0
 """How long the newest copy of a run stays here beside the store."""
@@ -42,16 +41,10 @@ log = logging.getLogger(__name__)
 class StagedStorage:
     """Implements `CheckpointStorage`: in a store, with the data directory before it."""
 
-    def __init__(self, store: S3Storage, data_dir: Path, *, has_urls: bool = True) -> None:
-        """`has_urls`: trainers elsewhere get URLs of the store; else they send to the service."""
+    def __init__(self, store: CheckpointStorage, data_dir: Path) -> None:
         self.store, self.local = store, DirectoryStorage("directory:", data_dir)
-        self.has_urls = has_urls
+        self.has_urls = store.has_urls
         self._swept_at = time.monotonic()
-
-    @property
-    def bucket(self) -> Bucket:
-        """The bucket, which keeps other files of runs as well (artifacts.py)."""
-        return self.store.bucket
 
     @property
     def is_attested(self) -> bool:

@@ -18,8 +18,7 @@ from llm_train.checkpoint import CheckpointError, begin, commit
 from llm_train.connection import Response
 
 from app.domain import paths
-from app.storage.buckets import open_storage
-from app.storage.staged import StagedStorage
+from app.storage.buckets import StagedBucket, open_storage
 from tests.support import buckets
 from tests.support.ministack import CREDENTIALS, Gate
 from tests.support.remote import RemoteService, remote_service
@@ -200,7 +199,7 @@ def remote(tmp_path: Path, url: str) -> Iterator[RemoteService]:
         yield service
 
 
-def bucket_of(service: RemoteService, url: str, tmp_path: Path) -> StagedStorage:
+def bucket_of(service: RemoteService, url: str, tmp_path: Path) -> StagedBucket:
     return open_storage(f"s3://{buckets.NAME}/{tmp_path.name}", service.data_dir, endpoint=url)
 
 

@@ -1,310 +1,131 @@
-"""What every storage of checkpoints promises, the built-in one and one that a newcomer adds.
+"""The promises of every storage (tests/support/storage_contract.py), kept by those that there are.
 
-`app/storage/base.py` says how to add one; the one in memory was made, and is installed here as a
-package of its own, by those steps alone.
+The one in memory was made, and is installed here as a package of its own, by the steps of
+`app/storage/base.py` alone.
 """
 
-import hashlib
-import json
+import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from llm_train.manifest import File, build
 
-from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
 from app.storage import GROUP, base, get_storage
 from app.storage import STORAGES as BUILT_IN
-from app.storage.base import (
-    MANIFEST,
-    CheckpointStorage,
-    Committed,
-    Damaged,
-    Draft,
-    Incomplete,
-)
-from app.storage.s3 import S3Storage
+from app.storage.base import MANIFEST, CheckpointStorage, Draft
+from app.storage.objects import Bucket
 from app.storage.staged import StagedStorage
-from app.storage.streams import Aborted
-from tests.support import buckets, memory_storage
+from tests.support import buckets, memory_storage, storage_contract
 from tests.support.disk import exchange
 from tests.support.newcomer import installed
 from tests.support.server import REPOSITORY
+from tests.support.service import home
+from tests.support.storage_contract import PATH, Damage, StorageContract, only, save
 
-PATH = CheckpointPath("exp_0a", "run_0b", "step-000100")
-STORAGES = ["directory", "memory", "bucket", "staged"]
 
-
-@pytest.fixture(params=STORAGES)
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CheckpointStorage]:
-    """Each storage, found by the scheme of its URL; of another package's, by its entry point."""
+@pytest.fixture
+def newcomer(tmp_path: Path) -> Iterator[None]:
+    """The storage in memory, installed as another package's."""
     with installed(tmp_path / "site", base.__doc__ or "", GROUP, memory_storage):
-        data_dir = tmp_path / "data"
-        if request.param in ("bucket", "staged"):
-            bucket = buckets.make_bucket()
-            make = buckets.store_in if request.param == "bucket" else buckets.staged_in
-            yield make(bucket, data_dir)
-            return
-        storage = get_storage(f"{request.param}:", data_dir)
-        storage.prepare()
-        yield storage
+        yield
 
 
-def save(
-    storage: CheckpointStorage, path: CheckpointPath = PATH, content: bytes = b"w"
-) -> Committed:
-    draft = storage.begin(path)
-    storage.write(draft, "optimizer/state.bin", [b"adam"])
-    storage.write(draft, "model.bin", [content])
-    return storage.commit(draft, manifest(content))
+class TestDirectory(StorageContract):
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> CheckpointStorage:
+        return get_storage("directory:", tmp_path)
+
+    @pytest.fixture
+    def damage(self, tmp_path: Path) -> Damage:
+        def damage(file: str, content: bytes | None) -> None:
+            path = tmp_path.joinpath("ckpts", *PATH, file)
+            if content is None:
+                path.unlink()
+            else:
+                path.write_bytes(content)
+
+        return damage
 
 
-def manifest(model: bytes = b"w", step: int = 100, **others: bytes) -> bytes:
-    """As a trainer writes it, of "model.bin" and others."""
-    content = {"model.bin": model, **(others or {"optimizer/state.bin": b"adam"})}
-    return build(
-        step,
-        [
-            File(path, len(content[path]), hashlib.sha256(content[path]).hexdigest())
-            for path in sorted(content)
-        ],
-    )
+class OfBucket(StorageContract):
+    """A storage in a bucket, which is in memory, or on the server that tests are given."""
+
+    @pytest.fixture
+    def bucket(self) -> Bucket:
+        return buckets.make_bucket()
+
+    @pytest.fixture
+    def damage(self, bucket: Bucket) -> Damage:
+        def damage(file: str, content: bytes | None) -> None:
+            model = buckets.key_of(bucket, "/files/model.bin")
+            is_manifest = file == MANIFEST
+            key = (
+                buckets.key_of(bucket, f"/{MANIFEST}")
+                if is_manifest
+                else model.replace("model.bin", file)
+            )
+            if content is None:
+                bucket.delete([key])
+            else:
+                bucket.put(key, content)
+
+        return damage
 
 
-def only(model: bytes) -> bytes:
-    """The manifest of "model.bin" alone."""
-    listed = File("model.bin", len(model), hashlib.sha256(model).hexdigest())
-    return re.sub(
-        rb'"created_at": ".*"', b'"created_at": "2026-01-01T00:00:00Z"', build(7, [listed])
-    )
+class TestBucket(OfBucket):
+    @pytest.fixture
+    def storage(self, bucket: Bucket, tmp_path: Path) -> CheckpointStorage:
+        return buckets.store_in(bucket, tmp_path)
 
 
-def test_a_committed_checkpoint_is_whole_and_is_read_back(storage: CheckpointStorage) -> None:
-    path, found = save(storage, content=b"weights")
+class TestStaged(OfBucket):
+    """With the data directory before the bucket, as a service has it."""
 
-    assert path == PATH and found.step == 100
-    assert {file.path: file.size for file in found.files} == {
-        "model.bin": 7, "optimizer/state.bin": 4,
-    }  # fmt: skip
-    assert storage.verify(path) == storage.manifest(path) == found
-    assert storage.exists(path) and storage.list_run(*path[:2]) == [path]
-    assert storage.size(path, 1 << 30) >= 11
-    assert b"".join(storage.read(path, "model.bin")) == b"weights"
-    assert b"".join(storage.read(path, "optimizer/state.bin", offset=2)) == b"am"
-    content = b"".join(storage.read(path, MANIFEST))
-    assert hashlib.sha256(content).hexdigest() == found.sha256
-    assert json.loads(content) == json.loads(manifest(b"weights")) | {
-        "created_at": found.created_at
-    }, "it is the trainer's"
+    @pytest.fixture
+    def storage(self, bucket: Bucket, tmp_path: Path) -> CheckpointStorage:
+        return buckets.staged_in(bucket, tmp_path)
 
 
-def test_until_the_commit_there_is_nothing_and_an_abandoned_draft_leaves_nothing(
-    storage: CheckpointStorage,
-) -> None:
-    draft = storage.begin(PATH)
-    storage.write(draft, "model.bin", [b"half"])
-    assert not storage.exists(PATH) and storage.list_run(*PATH[:2]) == []
-    with pytest.raises(Damaged):
-        storage.verify(PATH)
-    storage.abandon(draft)
-    storage.abandon(draft)
-    with pytest.raises(Damaged):
-        storage.commit(draft, manifest())
-    assert not storage.exists(PATH) and storage.list_run(*PATH[:2]) == []
+class TestNewcomer(StorageContract):
+    """Found by its entry point; without a location, so that the data directory is before it."""
+
+    @pytest.fixture
+    def storage(self, tmp_path: Path, newcomer: None) -> CheckpointStorage:
+        return get_storage("memory:", tmp_path / "data")
+
+    @pytest.fixture
+    def damage(self, storage: StagedStorage) -> Damage:
+        def damage(file: str, content: bytes | None) -> None:
+            store: Any = storage.store
+            files = store.committed[PATH]
+            if content is None:
+                del files[file]
+            else:
+                files[file] = content
+
+        return damage
 
 
-def test_drafts_of_a_dead_trainer_are_removed_and_its_checkpoints_stay(
-    storage: CheckpointStorage,
-) -> None:
-    save(storage)
-    left, other = storage.begin(PATH), storage.begin(PATH._replace(run_id="run_0c"))
-    storage.remove_drafts(*PATH[:2])
-    with pytest.raises(Damaged):
-        storage.write(left, "model.bin", [b"late"])
-    storage.write(other, "model.bin", [b"of another run"])
-    storage.verify(PATH)
-    storage.remove_drafts("exp_0a", "run_0d")
-
-
-def test_a_broken_transfer_goes_on_where_it_ended(storage: CheckpointStorage) -> None:
-    draft = storage.begin(PATH)
-    assert storage.write(draft, "model.bin", [b"abc", b"def"]) == 6
-    assert storage.write(draft, "model.bin", [b"XYZ"], offset=4) == 7
-    with pytest.raises(Damaged):
-        storage.write(draft, "model.bin", [b"behind a gap"], offset=8)
-    path, _ = storage.commit(draft, only(b"abcdXYZ"))
-    assert b"".join(storage.read(path, "model.bin")) == b"abcdXYZ"
-    storage.verify(path)
-
-
-def test_a_sender_that_breaks_off_leaves_nothing_that_could_be_committed(
-    storage: CheckpointStorage,
-) -> None:
-    def broken() -> Iterator[bytes]:
-        yield b"abc"
-        raise Aborted("the sender is gone")
-
-    draft = storage.begin(PATH)
-    with pytest.raises(Aborted):
-        storage.write(draft, "model.bin", broken())
-    with pytest.raises(Incomplete) as incomplete:
-        storage.commit(draft, only(b"abcdef"))
-    assert incomplete.value.files == ["model.bin"]
-    storage.write(draft, "model.bin", [b"abcdef"])
-    storage.write(draft, "surplus.bin", [b"dropped"])
-    path, found = storage.commit(draft, only(b"abcdef"))
-    assert storage.verify(path) == found and [file.path for file in found.files] == ["model.bin"]
-
-
-def test_a_draft_of_the_callers_key_is_gone_on_with_and_its_commit_is_repeated(
-    storage: CheckpointStorage,
-) -> None:
-    content = only(b"abc")
-    storage.write(storage.begin(PATH, "attempt-1"), "model.bin", [b"abc"])
-    assert storage.draft_bytes(*PATH[:2]) >= 3
-    other = storage.begin(PATH, "attempt-2")
-    first = storage.commit(storage.begin(PATH, "attempt-1"), content)
-    assert first.path == PATH
-    assert storage.commit(Draft(PATH, "attempt-1"), content) == first, "the answer was lost"
-    with pytest.raises(Damaged):
-        storage.commit(Draft(PATH, "attempt-1"), only(b"xyz"))
-    storage.write(other, "model.bin", [b"xyz"])
-    second = storage.commit(other, only(b"xyz"))
-    assert second.path == PATH._replace(name="step-000100.2")
-    assert storage.commit(other, only(b"xyz")) == second
-    assert storage.commit(Draft(PATH, "attempt-1"), content) == first
-    assert storage.list_run(*PATH[:2]) == [first.path, second.path]
-    for key in ("", "../x", "A", "x" * 65, "a.b"):
-        with pytest.raises(Damaged):
-            storage.begin(PATH, key)
-
-
-def test_two_writers_of_one_name_both_keep_their_work(storage: CheckpointStorage) -> None:
-    found: list[Committed] = []
-    threads = [
-        threading.Thread(target=lambda n=n: found.append(save(storage, content=b"%d" % n)))
-        for n in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len({each.path for each in found}) == 8
-    assert PATH in {each.path for each in found}
-    assert all(storage.verify(each.path) == each.manifest for each in found)
-
-
-def test_a_checkpoint_that_two_have_sent_is_one(storage: CheckpointStorage) -> None:
-    """As by a trainer, and by the agent that sends what the trainer may have left."""
-    content = only(b"abc")
-    for key in ("of-the-trainer", "attempt-1"):
-        draft = storage.begin(PATH, key)
-        storage.write(draft, "model.bin", [b"abc"])
-        assert storage.commit(draft, content).path == PATH
-    assert storage.commit(storage.begin(PATH, "attempt-2"), content).path == PATH
-    assert storage.list_run(*PATH[:2]) == [PATH]
-    assert storage.verify(PATH).files
-    storage.remove_drafts(*PATH[:2])
-    assert storage.draft_bytes(*PATH[:2]) == 0
-    assert storage.verify(PATH).files
-
-
-def test_nothing_is_no_checkpoint(storage: CheckpointStorage) -> None:
-    for content in (b"", b"{}", manifest(), b'{"format": 1, "step": 1, "files": []}'):
-        with pytest.raises(Damaged):
-            storage.commit(storage.begin(PATH), content)
-    with pytest.raises(Damaged):
-        storage.write(Draft(PATH, "../../etc"), "passwd", [b"x"])
-    with pytest.raises(Damaged):
-        list(storage.read(PATH, "model.bin"))
-
-
-@pytest.mark.parametrize(
-    "file", ["", "/etc/passwd", "../x", "a/../../x", "a//b", ".", MANIFEST, "a\0b", "x" * 2000]
-)
-def test_no_file_is_written_or_read_outside_of_its_checkpoint(
-    storage: CheckpointStorage, file: str
-) -> None:
-    draft = storage.begin(PATH)
-    with pytest.raises(Damaged):
-        storage.write(draft, file, [b"hostile"])
-    storage.write(draft, "model.bin", [b"w"])
-    with pytest.raises(Damaged):
-        storage.write(draft, "model.bin/below", [b"a file"])
-    path, found = storage.commit(draft, only(b"w"))
-    assert storage.verify(path) == found and len(found.files) == 1
-    if file != MANIFEST:
-        with pytest.raises(Damaged):
-            list(storage.read(path, file))
-
-
-def test_a_deletion_takes_the_checkpoint_that_was_meant_and_may_be_repeated(
-    storage: CheckpointStorage,
-) -> None:
-    _, first = save(storage, content=b"first")
-    storage.delete(PATH, "0" * 64)
-    assert storage.verify(PATH) == first, "it was another one"
-    storage.delete(PATH, first.sha256)
-    storage.delete(PATH, first.sha256)
-    assert not storage.exists(PATH)
-    again = save(storage, content=b"again")
-    storage.delete(PATH, first.sha256)
-    assert again.path == PATH and storage.verify(PATH) == again.manifest
-
-
-def test_a_runs_removal_takes_all_of_it_and_nothing_else(storage: CheckpointStorage) -> None:
-    other = PATH._replace(run_id="run_0bc")
-    for path in (PATH, PATH._replace(name="s2"), other):
-        save(storage, path)
-    draft = storage.begin(PATH._replace(name="s3"))
-    storage.write(draft, "model.bin", [b"half"])
-    storage.remove_run(PATH.experiment_id, PATH.run_id)
-    storage.remove_run(PATH.experiment_id, PATH.run_id)
-    assert storage.list_run(PATH.experiment_id, PATH.run_id) == []
-    assert not storage.exists(PATH)
-    assert storage.draft_bytes(PATH.experiment_id, PATH.run_id) == 0
-    assert storage.verify(other).step == 100
-    storage.remove_run("exp_none", "run_none")
-
-
-def damage(storage: CheckpointStorage, data_dir: Path, how: str) -> None:
-    """As by a bad disk, or a hand."""
-    if (committed := getattr(storage, "committed", None)) is not None:
-        files = committed[PATH]
-        if how == "changed":
-            files["model.bin"] = b"W"
-        elif how == "extra":
-            files["more.bin"] = b""
-        else:
-            del files[MANIFEST if how == "no manifest" else "model.bin"]
-        return
-    if isinstance(storage, S3Storage | StagedStorage):
-        buckets.damage(storage.bucket, how)
-        return
-    directory = Path(storage.location(*PATH) or "")
-    if how in ("changed", "extra"):
-        (directory / ("model.bin" if how == "changed" else "more.bin")).write_bytes(b"W")
-    else:
-        (directory / (MANIFEST if how == "no manifest" else "model.bin")).unlink()
-
-
-@pytest.mark.parametrize("how", ["changed", "missing", "extra", "no manifest"])
-def test_what_is_not_what_was_committed_is_damaged(
-    storage: CheckpointStorage, tmp_path: Path, how: str
-) -> None:
-    save(storage)
-    damage(storage, tmp_path, how)
-    with pytest.raises(Damaged) as damaged:
-        storage.verify(PATH)
-    assert str(damaged.value).endswith(".")
-    assert storage.exists(PATH)
-    assert storage.list_run(*PATH[:2]) == ([] if how == "no manifest" else [PATH])
+def test_the_written_class_holds_a_storage_to_the_contract(tmp_path: Path, newcomer: None) -> None:
+    """And leaves nothing in the working directory."""
+    example = re.search(r"(?m)(^ {4}.*\n|^\n)+^ {4}.*\n", storage_contract.__doc__ or "")
+    assert example is not None
+    (tmp_path / "test_mine.py").write_text(textwrap.dedent(example[0]))
+    here = tmp_path / "here"
+    here.mkdir()
+    path = os.pathsep.join([str(REPOSITORY), os.environ["PYTHONPATH"]])
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "../test_mine.py"]
+    environment = {**os.environ, "PYTHONPATH": path, "PYTEST_ADDOPTS": ""}
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout
+    assert list(here.iterdir()) == []
 
 
 def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path: Path) -> None:
@@ -342,7 +163,7 @@ def test_a_server_that_dies_while_it_deletes_leaves_no_half_checkpoint(tmp_path:
     assert list(directory.parent.iterdir()) == []
 
 
-def test_a_wrong_url_says_what_there_is(tmp_path: Path, storage: CheckpointStorage) -> None:
+def test_a_wrong_url_says_what_there_is(tmp_path: Path, newcomer: None) -> None:
     with pytest.raises(ValueError, match="directory, gs, memory, s3"):
         get_storage("floppy://a", tmp_path)
     with pytest.raises(ValueError, match="no place of its own"):
@@ -351,16 +172,35 @@ def test_a_wrong_url_says_what_there_is(tmp_path: Path, storage: CheckpointStora
 
 def test_every_built_in_storage_is_held_to_this_contract() -> None:
     of_buckets = {"s3", "gs", "az", "abfs", "abfss"}  # one class, here over a bucket in memory
-    assert set(BUILT_IN) == {*STORAGES[:1], *of_buckets}
+    assert set(BUILT_IN) == {"directory", *of_buckets}
 
 
-def test_another_process_finds_the_newcomer_by_its_entry_point(tmp_path: Path) -> None:
+def test_another_process_finds_the_newcomer_by_its_entry_point(
+    tmp_path: Path, newcomer: None
+) -> None:
     ask = (
         "import pathlib, app.storage as s; "
-        "made = s.get_storage('memory:', pathlib.Path('.')); print(type(made).__module__)"
+        "made = s.get_storage('memory:', pathlib.Path('.')); print(type(made.store).__module__)"
     )
-    with installed(tmp_path / "site", base.__doc__ or "", GROUP, memory_storage):
-        found = subprocess.run(
-            [sys.executable, "-c", ask], capture_output=True, text=True, cwd=REPOSITORY
-        )
+    found = subprocess.run(
+        [sys.executable, "-c", ask], capture_output=True, text=True, cwd=REPOSITORY
+    )
     assert found.stdout.strip() == "memory_storage", found.stderr
+
+
+def test_runs_of_this_machine_save_into_the_newcomer_and_go_on_from_it(
+    tmp_path: Path, newcomer: None
+) -> None:
+    """It has no location: once the trainer saved where nobody looked, in its working directory."""
+    with home(tmp_path) as place, place.serve(STORAGE="memory:") as service:
+        run = service.submit("obedient", steps=1000, step_seconds=0.02)
+        service.stepping(run, 5)
+        promised = service.cancel(run)["checkpoint"]["ckpt_path"]
+        ended = service.ended(run)
+        saved = service.checkpoints(run)[promised.rpartition("/")[2]]
+        assert (ended["status"], saved["state"]) == ("cancelled", "ready"), saved
+
+        shutil.rmtree(service.directory(saved))  # the copy here: what it starts from is stored
+        child = service.resume(run, override_hyperparams={"steps": saved["step"] + 5})["run_id"]
+        assert service.ended(child)["status"] == "succeeded", service.status(child)
+        assert service.status(child)["step"] == saved["step"] + 5

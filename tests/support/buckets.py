@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from obstore.store import MemoryStore
 
-from app.storage.buckets import MARK, open_bucket
+from app.storage.buckets import MARK, StagedBucket, open_bucket
 from app.storage.objects import RACES, Bucket
 from app.storage.s3 import S3Storage
-from app.storage.staged import StagedStorage
 
 SERVER = "LLM_TRAIN_TEST_S3"
 UNRACED = "LLM_TRAIN_TEST_S3_UNRACED"
@@ -44,8 +43,8 @@ def store_in(bucket: Bucket, data_dir: Path, *, attested: bool = False) -> S3Sto
     return store
 
 
-def staged_in(bucket: Bucket, data_dir: Path) -> StagedStorage:
-    return StagedStorage(store_in(bucket, data_dir), data_dir)
+def staged_in(bucket: Bucket, data_dir: Path) -> StagedBucket:
+    return StagedBucket(store_in(bucket, data_dir), data_dir)
 
 
 def key_of(bucket: Bucket, end: str) -> str:

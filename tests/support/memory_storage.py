@@ -15,6 +15,7 @@ from llm_train.manifest import CheckpointError, check_path, parse
 from app.domain.paths import CheckpointPath
 from app.storage.base import (
     MANIFEST,
+    Abandoned,
     Committed,
     Damaged,
     Draft,
@@ -154,5 +155,5 @@ class MemoryStorage:
 
     def _files(self, draft: Draft) -> Files:
         if draft not in self.drafts:
-            raise Damaged(f"{draft.path} is not being written.")
+            raise Abandoned(draft.path)
         return self.drafts[draft]

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.storage.buckets import open_storage
-from app.storage.staged import StagedStorage
+from app.storage.buckets import StagedBucket, open_storage
 from tests.support.buckets import NAME
 from tests.support.service import Home, home
 
@@ -29,6 +28,6 @@ def home_in(
         yield place
 
 
-def storage_of(place: Home, url: str) -> StagedStorage:
+def storage_of(place: Home, url: str) -> StagedBucket:
     """The same storage, of another process."""
     return open_storage(f"s3://{NAME}/{place.path.name}", place.path / "data", endpoint=url)

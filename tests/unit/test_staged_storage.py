@@ -12,20 +12,20 @@ from app.domain.paths import CheckpointPath
 from app.errors import CheckpointUnreadable
 from app.storage import staged
 from app.storage.base import MANIFEST, Damaged
+from app.storage.buckets import StagedBucket
 from app.storage.objects import Bucket, Entry
-from app.storage.staged import StagedStorage
 from tests.support.buckets import damage, interleave, make_bucket, staged_in
 
 RUN = ("exp_0a", "run_0b")
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> StagedStorage:
+def storage(tmp_path: Path) -> StagedBucket:
     return staged_in(make_bucket(), tmp_path)
 
 
 def save(
-    storage: StagedStorage, name: str, content: bytes = b"weights"
+    storage: StagedBucket, name: str, content: bytes = b"weights"
 ) -> tuple[CheckpointPath, Manifest]:
     """Save as a trainer of this machine does."""
     directory = Path(storage.location(*RUN) or "")
@@ -38,14 +38,14 @@ def save(
     return CheckpointPath(*RUN, final.name), manifest
 
 
-def here(storage: StagedStorage, path: CheckpointPath) -> set[str]:
+def here(storage: StagedBucket, path: CheckpointPath) -> set[str]:
     """Return the files that are on this machine's disk."""
     directory = Path(storage.location(*path) or "")
     return {str(file.relative_to(directory)) for file in directory.rglob("*") if not file.is_dir()}
 
 
 def test_what_is_verified_is_in_the_bucket_and_only_the_newest_is_here_too(
-    storage: StagedStorage,
+    storage: StagedBucket,
 ) -> None:
     first, manifest = save(storage, "step-1")
     assert storage.verify(first) == manifest
@@ -63,7 +63,7 @@ def test_what_is_verified_is_in_the_bucket_and_only_the_newest_is_here_too(
 
 @pytest.mark.parametrize("moment", ["begin", "_list_draft", "_pieces"])
 def test_the_end_of_a_run_takes_nothing_from_what_is_being_copied(
-    storage: StagedStorage, monkeypatch: pytest.MonkeyPatch, moment: str
+    storage: StagedBucket, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """It removes drafts, while the last checkpoint is on its way into the bucket."""
     path, manifest = save(storage, "step-1")
@@ -72,7 +72,7 @@ def test_the_end_of_a_run_takes_nothing_from_what_is_being_copied(
     assert storage.store.verify(path) == manifest
 
 
-def test_a_copy_comes_back_for_a_trainer_that_starts_here(storage: StagedStorage) -> None:
+def test_a_copy_comes_back_for_a_trainer_that_starts_here(storage: StagedBucket) -> None:
     path, manifest = save(storage, "step-1")
     storage.verify(path)
     for left in ("stripped", "gone"):
@@ -84,7 +84,7 @@ def test_a_copy_comes_back_for_a_trainer_that_starts_here(storage: StagedStorage
         assert not [name for name in directory.parent.iterdir() if name.name.startswith(".")]
 
 
-def test_names_that_are_taken_in_the_bucket_are_taken_here(storage: StagedStorage) -> None:
+def test_names_that_are_taken_in_the_bucket_are_taken_here(storage: StagedBucket) -> None:
     path, manifest = save(storage, "step-1")
     storage.verify(path)
     shutil.rmtree(storage.location(*path) or "")
@@ -94,14 +94,14 @@ def test_names_that_are_taken_in_the_bucket_are_taken_here(storage: StagedStorag
     assert storage.verify(path) == manifest
 
 
-def test_a_damaged_copy_does_not_become_ready(storage: StagedStorage) -> None:
+def test_a_damaged_copy_does_not_become_ready(storage: StagedBucket) -> None:
     path, _ = save(storage, "step-1")
     (Path(storage.location(*path) or "") / "model.bin").write_bytes(b"weightZ")
     with pytest.raises(Damaged, match="SHA-256 differs"):
         storage.verify(path)
 
 
-def test_what_is_fetched_is_compared(storage: StagedStorage) -> None:
+def test_what_is_fetched_is_compared(storage: StagedBucket) -> None:
     path, _ = save(storage, "step-1")
     storage.verify(path)
     storage.local.strip(path)
@@ -162,7 +162,7 @@ def test_while_the_bucket_is_away_the_copy_here_is_as_good(tmp_path: Path) -> No
 
 
 def test_old_copies_go_once_they_are_verified_in_the_bucket(
-    storage: StagedStorage, monkeypatch: pytest.MonkeyPatch
+    storage: StagedBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, _ = save(storage, "step-1")
     storage.clean_up()
@@ -178,7 +178,7 @@ def test_old_copies_go_once_they_are_verified_in_the_bucket(
     assert here(storage, path) == {MANIFEST}
 
 
-def test_a_deletion_takes_both(storage: StagedStorage) -> None:
+def test_a_deletion_takes_both(storage: StagedBucket) -> None:
     path, manifest = save(storage, "step-1")
     storage.verify(path)
     storage.delete(path, manifest.sha256)

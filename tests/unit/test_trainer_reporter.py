@@ -138,6 +138,24 @@ def test_where_the_service_s_files_are_read_only_work_is_saved_all_the_same(
     assert [c.get("in_data_dir") for c in told] == [None]
 
 
+@pytest.mark.parametrize("spec", [None, "{}"])
+def test_a_launched_trainer_that_is_told_no_directory_saves_in_one_of_its_run_and_says_so(
+    server: ReportServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    spec: str | None,
+) -> None:
+    """Once all runs of a working directory saved in its `checkpoints`, without a word."""
+    monkeypatch.chdir(tmp_path)
+    if spec is not None:
+        (tmp_path / "spec.json").write_text(spec)
+    with attach(server, tmp_path) as training, training.checkpoint(1) as directory:
+        (directory / "state").touch()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["run_1"]
+    assert "where the service does not find them" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("trouble", ["away", "hang", "503"])
 def test_a_save_never_waits_for_the_service(
     server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str

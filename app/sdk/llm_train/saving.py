@@ -54,14 +54,15 @@ class CheckpointDirectory:
             verified = specs.get_verified_dir(self._spec.get_known())
             self.is_shared = verified is not None
             return verified or Path("checkpoints", self._run_id)
-        if self._spec.missing_dir:
-            chosen = (self._own or Path("checkpoints", self._run_id)).absolute()
-            warn(
-                f"the run's directory {self._spec.missing_dir} is not there: checkpoints are saved "
-                f"in {chosen}, where the service does not find them"
-            )
-            return chosen
-        return Path(self._spec.launched.get("checkpoint_dir") or self._own or "checkpoints")
+        if directory := self._spec.launched.get("checkpoint_dir"):
+            return Path(directory)
+        if self._spec.run_dir is None:
+            return self._own or Path("checkpoints")
+        chosen = (self._own or Path("checkpoints", self._run_id)).absolute()
+        missing = self._spec.missing_dir
+        why = f"the run's directory {missing} is not there" if missing else "its spec names none"
+        warn(f"{why}: checkpoints are saved in {chosen}, where the service does not find them")
+        return chosen
 
 
 def note_saved(attempt_dir: Path, name: str) -> None:

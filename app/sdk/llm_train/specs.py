@@ -26,7 +26,7 @@ class LaunchedSpec:
 
     def __init__(self, run_dir: Path | None) -> None:
         """Read the file. Raises ValueError if it is not a JSON object."""
-        self._run_dir = run_dir
+        self.run_dir = run_dir
         self._spec = _read(run_dir) if run_dir else {}
 
     @property
@@ -37,7 +37,7 @@ class LaunchedSpec:
     @property
     def missing_dir(self) -> Path | None:
         """Return the run directory if it has no spec.json: removed, or not mounted here."""
-        return self._run_dir if self._spec is None else None
+        return self.run_dir if self._spec is None else None
 
     def get(self) -> dict[str, Any]:
         """Return the spec. Raises FileNotFoundError if it is missing.
@@ -46,7 +46,7 @@ class LaunchedSpec:
         """
         if self._spec is None:
             raise FileNotFoundError(
-                f"{self._run_dir}/spec.json is not there, so what to do is not known: the run's "
+                f"{self.run_dir}/spec.json is not there, so what to do is not known: the run's "
                 "directory has been removed, or is not mounted on this machine"
             )
         return self._spec
