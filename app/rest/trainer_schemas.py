@@ -27,6 +27,7 @@ class ResumeSpec(TypedDict):
     ckpt_path: str
     path: Annotated[str, Field(description="The directory, in the service's DATA_DIR.")]
     step: int | None
+    sha256: Annotated[str | None, Field(description="Of its manifest.json, as far as known.")]
 
 
 class DataDirAnswer(TypedDict):

@@ -68,6 +68,7 @@ def make_spec(run: Run, source: Source | None, storage: CheckpointStorage) -> di
             "ckpt_path": source.named.ckpt_path,
             "path": storage.location(*paths.parse(source.stored.ckpt_path)),
             "step": source.stored.step,
+            "sha256": source.stored.sha256,
         },
     }  # fmt: skip
 

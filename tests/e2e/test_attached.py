@@ -98,6 +98,27 @@ def test_by_hand_a_run_is_trained_cancelled_and_resumed_as_it_was_asked(tmp_path
         assert abs(weight - (saved["step"] * 0.5 + 50 * 0.25)) < 1e-6
 
 
+def test_without_the_services_files_a_run_goes_on_from_the_copy_on_its_machine(
+    tmp_path: Path,
+) -> None:
+    away = "from llm_train import specs; specs.is_shared = lambda spec: False\n"
+    with running(tmp_path) as service:
+        runs = f"/experiments/{service.experiment}/runs"
+        first = service.post(runs, {"model": "m", "hyperparams": {"lr": 0.5}}, 201)
+        with attached(service, first, tmp_path, away + TRAINS) as trainer:
+            service.stepping(first["run_id"], 60)
+            service.cancel(first["run_id"])
+            assert trainer.wait(20) == 0
+        saved = service.cancel(first["run_id"], 200)["checkpoint"]
+        assert saved["state"] == "declared", saved
+
+        resume = f"{runs}/{first['run_id']}/resume"
+        second = service.post(resume, {"ckpt_path": saved["ckpt_path"]}, 201)
+        with attached(service, second, tmp_path, away + TRAINS) as trainer:
+            assert trainer.wait(20) == 0
+        assert service.ended(second["run_id"])["step"] == saved["step"] + 50
+
+
 @pytest.mark.parametrize("stalled", [False, True])
 def test_who_saves_at_once_is_verified_and_waits_for_no_service_that_stalls(
     tmp_path: Path, stalled: bool

@@ -72,6 +72,40 @@ def test_who_attaches_from_another_machine_does_not_begin_from_nothing(
     assert (tmp_path / "checkpoints/run_1/step-000008/state").exists()
 
 
+@pytest.mark.parametrize("own", [None, "saved"])
+def test_who_attaches_again_on_its_machine_goes_on_from_its_own_copy(
+    server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    """Once it died there, beside its files."""
+    monkeypatch.chdir(tmp_path)
+    server.spec = elsewhere = {
+        "checkpoint_dir": "/away/ckpts/e/run_1", "data_dir": {"path": "/away", "name": "theirs"},
+    }  # fmt: skip
+    with (
+        attach(server, attempt=None, checkpoint_dir=own) as first,
+        first.checkpoint(7, "kept") as directory,
+    ):
+        (directory / "state").write_text("seven")
+    saved = tmp_path / (own or "checkpoints/run_1") / "kept"
+    resume = {
+        "ckpt_path": "/ckpts/e/run_1/kept", "path": "/away/ckpts/e/run_1/kept", "step": 7,
+        "sha256": checkpoint.load(saved).sha256,
+    }  # fmt: skip
+
+    def resumed(**more: object) -> Path | None:
+        server.spec = elsewhere | {"resume": resume | more}
+        with attach(server, attempt=None, checkpoint_dir=own) as second:
+            return second.resume_path
+
+    assert resumed() == saved
+    for digest in ("0" * 64, None):  # another checkpoint of that name; or nobody knows which
+        with pytest.raises(FileNotFoundError, match="is no copy in checkpoints/run_1/kept"):
+            resumed(sha256=digest)
+    (saved / "state").write_text("eight")
+    with pytest.raises(FileNotFoundError, match="is no copy in"):
+        resumed()
+
+
 def test_who_cannot_learn_what_to_do_does_not_train_something_else(
     server: ReportServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -228,7 +228,9 @@ class Reporter:
     def resume_path(self) -> Path | None:
         """Return the directory of the checkpoint to start from, or None to start afresh.
 
-        What is in the service's bucket is downloaded, once for all processes of this machine.
+        Where the service's DATA_DIR is not on this machine, it is the copy that a trainer has saved
+        here (in `checkpoints/RUN_ID` or `checkpoint_dir`), verified; else what is in the service's
+        bucket is downloaded, once for all processes of this machine.
         In a process that was started again within an attempt (`torchrun --max-restarts`) it is the
         newest one of that attempt. It stays the same as long as this process lives.
 

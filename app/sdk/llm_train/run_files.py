@@ -51,7 +51,7 @@ class RunFiles:
         self._served: tuple[str, str, str] | None = None
         self._identity: dict[str, Any] = {}
         self._uploader: Uploader | None = None
-        self._downloaded: Path | None = None
+        self._start: Path | None = None
 
     def connect(self, api_url: str, run_id: str, token: str, identity: dict[str, Any]) -> None:
         """Set the service that files are exchanged with; `identity` as in every report."""
@@ -132,23 +132,31 @@ class RunFiles:
             return self.directory.get() / self._newest
         if not resume:
             return None
-        path = Path(resume["path"] or "")
         if not isinstance(self._spec, specs.RemoteSpec):
-            return path
+            return Path(resume["path"])
+        if self._start is None:
+            self._start = self._find_start(spec, resume)
+        return self._start
+
+    def _find_start(self, spec: dict[str, Any], resume: dict[str, Any]) -> Path:
+        """Return the checkpoint from DATA_DIR, an earlier trainer's own copy, or the bucket."""
         from llm_train import transfers
 
-        store = bool(spec.get("store"))  # of an older copy there only the manifest is left
+        path, store = Path(resume["path"]), bool(spec.get("store"))
+        # Of an older checkpoint that is in a bucket, only the manifest is left in DATA_DIR.
         here = transfers.is_complete(path) if store else path.is_dir()
         if specs.is_shared(spec) and here:
             return path
-        if self._downloaded is None and self._served and store:
-            self._downloaded = transfers.fetch(self.get_service(), transfers.cache_directory())
-        if self._downloaded is None:
-            raise FileNotFoundError(
-                f"the run goes on from {resume['ckpt_path']}, step {resume['step']}, which is not "
-                "on this machine: mount the service's DATA_DIR, or load your own copy"
-            )
-        return self._downloaded
+        saved_by, name = path.parts[-2:]
+        if copy := self.directory.find_copy(saved_by, name, resume.get("sha256")):
+            return copy
+        if self._served and store:
+            return transfers.fetch(self.get_service(), transfers.cache_directory())
+        raise FileNotFoundError(
+            f"the run goes on from {resume['ckpt_path']}, step {resume['step']}, which is not on "
+            f"this machine, and there is no copy in {Path('checkpoints', saved_by, name)}: mount "
+            "the service's DATA_DIR, or bring the copy there"
+        )
 
     def wait_for_uploads(self) -> None:
         """Wait for the last uploads while they move on: after its end nothing more is taken."""

@@ -39,6 +39,24 @@ class CheckpointDirectory:
             self._chosen = self._choose()
         return self._chosen
 
+    def find_copy(self, run_id: str, name: str, sha256: str | None) -> Path | None:
+        """Return the checkpoint that a trainer of another run has saved on this machine.
+
+        Looks where a trainer with this one's directories has saved it. None unless its manifest has
+        this digest, and every byte is the manifest's.
+        """
+        for parent in (Path("checkpoints", run_id), self._own):
+            directory = (parent or Path()) / name
+            if parent is None or sha256 is None or not checkpoint.is_committed(directory):
+                continue
+            try:
+                if checkpoint.load(directory).sha256 == sha256:
+                    checkpoint.verify(directory)
+                    return directory.absolute()
+            except (CheckpointError, OSError) as error:
+                warn(f"the copy in {directory} cannot be used: {error}")
+        return None
+
     def move(self, directory: Path, launched: bool) -> None:
         """Use another directory of the training script, unless one is in use already."""
         if self._chosen is None:
