@@ -240,4 +240,7 @@ class CheckpointStorage(Protocol):
         """Return where the pieces of a checkpoint are had without credentials, or None."""
 
     def clean_up(self) -> None:
-        """Do what can wait, every few minutes: remove what nobody will commit, and the like."""
+        """Do what can wait: remove what nobody will commit, and the like.
+
+        Called every few minutes, or every few hours if there is no `location` (staged.py).
+        """
