@@ -19,12 +19,14 @@ from app.db import rights, search, tally
 from app.db.tables import complete_for_postgresql
 from app.errors import Unavailable
 
-HEAD = "0027"
-"""The newest revision in `migrations/versions`; a test keeps it so."""
-
 METADATA = SQLModel.metadata
 _ONE_AT_A_TIME = 0x6C6C6D6D  # several servers may start together on one PostgreSQL
 _SCRIPTS = Path(__file__).parent / "migrations"
+# By the names of the files, which to read would import Alembic.
+_REVISIONS = {file.name.partition("_")[0] for file in (_SCRIPTS / "versions").glob("*.py")}
+HEAD = max(_REVISIONS)
+"""The newest revision in `migrations/versions`."""
+
 _REVISION = "SELECT version_num FROM alembic_version"
 
 
@@ -88,8 +90,7 @@ def _known_revision(url: str) -> str | None:
     number = revision(url)
     if number is None or number == HEAD:
         return number
-    known = {path.name.partition("_")[0] for path in (_SCRIPTS / "versions").glob("*.py")}
-    if number not in known:
+    if number not in _REVISIONS:
         raise Unavailable(
             f"it is of a newer version of this service (its schema is {number}, this version's "
             f"{HEAD}): start that version, or restore a backup from before it"

@@ -1,10 +1,13 @@
 """A column of runs that REST and GraphQL show takes four edits, as app/db/__init__.py says.
 
-They are made in a copy of the package, which then serves.
+They are made in a copy of the package, which then serves an empty database, and one that it
+served before the edits.
 """
 
 import re
 from pathlib import Path
+
+import pytest
 
 from tests.support.copies import copy_package, edit, run_copy
 
@@ -21,6 +24,17 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_column("run", "queue_name")
+"""
+BEFORE = """
+import json
+from fastapi.testclient import TestClient
+from app.main import prepare
+from app.settings import Settings
+
+with TestClient(prepare(Settings()), base_url="http://localhost") as client:
+    experiment = client.post("/v1/experiments", json={"name": "e", "task_type": "sft"}).json()
+    runs = f"/v1/experiments/{experiment['experiment_id']}/runs"
+    print(json.dumps(client.post(runs, json={"model": "old"}).json()["model"]))
 """
 CLIENT = """
 import json, sys
@@ -50,8 +64,11 @@ def head(versions: Path) -> str:
     return last
 
 
-def test_adding_a_column_touches_four_places(tmp_path: Path) -> None:
+@pytest.mark.parametrize("models", [["m"], ["m", "old"]], ids=["empty", "upgraded"])
+def test_adding_a_column_touches_four_places(tmp_path: Path, models: list[str]) -> None:
     package = copy_package(tmp_path)
+    for model in models[1:]:
+        assert run_copy(package, BEFORE) == model
     column = "    queue_name: str | None = None\n"
     edit(package / "db/tables.py", "    # Launches so far,", f"{column}    # Launches so far,")
     versions = package / "db/migrations/versions"
@@ -65,5 +82,5 @@ def test_adding_a_column_touches_four_places(tmp_path: Path) -> None:
          attribute + '    attempt: int = attribute("Number of l')  # fmt: skip
 
     printed = run_copy(package, CLIENT)
-    expected = [None, None, [{"model": "m", "queueName": None}], None]
-    assert printed == expected
+    nodes = [{"model": model, "queueName": None} for model in models]
+    assert printed == [None, None, nodes, None]
