@@ -20,5 +20,6 @@ How to add a column of runs that clients see:
 4. `app/graphql/types.py`: an `attribute` of `Run`.
 
 Then `python -m tests.support.rows`, which declares it to the type checker, and `llm-train
-export-schema > schema.graphql`. A use case sets it with `runs.change`.
+export-schema > schema.graphql`. A use case sets it with `runs.change`. Run `tests/unit`, which
+holds the migrations to the tables, and `tests/api`.
 """

@@ -96,7 +96,7 @@ def view_alert(alert: Alert) -> AlertAnswer:
 
 @router.post(
     "/alert-rules", status_code=201, response_model=AlertRuleAnswer,
-    **accepts_json(AlertRuleRequest, 409),
+    **accepts_json(AlertRuleRequest),
 )  # fmt: skip
 async def create_alert_rule(request: Request) -> Response:
     """Have a project told of something, once for each run until it recovers."""
@@ -121,7 +121,7 @@ async def get_alert_rule(request: Request, rule_id: RuleId) -> Response:
 
 @router.patch(
     "/alert-rules/{rule_id}", response_model=AlertRuleAnswer,
-    **accepts_json(AlertRuleUpdate, 404, 409),
+    **accepts_json(AlertRuleUpdate, 404),
 )  # fmt: skip
 async def update_alert_rule(request: Request, rule_id: RuleId) -> Response:
     """Change an alert rule, pause it, or let it go on."""

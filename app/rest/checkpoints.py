@@ -58,7 +58,7 @@ class ReleasesAnswer(TypedDict):
 @router.post(
     "/checkpoints/verify",
     response_model=schemas.VerifyAnswer,
-    **accepts_json(VerifyRequest, 404, 409),
+    **accepts_json(VerifyRequest, 404),
 )
 async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> Response:
     """Read checkpoints again, every byte: one, those of a run, or all of the experiment.
@@ -84,7 +84,7 @@ async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> R
 
 @router.post(
     "/verifications", status_code=202, response_model=schemas.VerificationAnswer,
-    **accepts_json(VerifyRequest, 404, 409),
+    **accepts_json(VerifyRequest, 404),
 )  # fmt: skip
 async def start_verification(request: Request, experiment_id: ExperimentId) -> Response:
     """Read checkpoints again in the background: one, those of a run, or all of the experiment.

@@ -25,7 +25,7 @@ async def get_experiment(request: Request, experiment_id: ExperimentId) -> Respo
 
 @router.patch(
     "/{experiment_id}", response_model=schemas.ExperimentAnswer, tags=["experiments"],
-    **accepts_json(UpdateExperimentRequest, 404, 409),
+    **accepts_json(UpdateExperimentRequest, 404),
 )  # fmt: skip
 async def update_experiment(request: Request, experiment_id: ExperimentId) -> Response:
     """Change name, goal, owner, notes, tags or archive; what is left out stays."""
@@ -53,7 +53,7 @@ def _run(tx: Tx, experiment_id: str, run_id: str) -> schemas.RunDetailAnswer:
 
 @router.patch(
     "/{experiment_id}/runs/{run_id}", response_model=schemas.RunAnswer, tags=["runs"],
-    **accepts_json(UpdateRunRequest, 404, 409),
+    **accepts_json(UpdateRunRequest, 404),
 )  # fmt: skip
 async def update_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """Change name, notes, tags, priority or archive; what is left out stays."""

@@ -208,7 +208,7 @@ def accepts_json(
     """Return the decorator's arguments for a route that reads `model` and an Idempotency-Key.
 
     Args:
-        errors: error statuses beside those of every body.
+        errors: error statuses beside those of every body and of the key (409).
         also: other statuses of success, with their meaning.
     """
     bodies[model.__name__] = model
@@ -219,4 +219,4 @@ def accepts_json(
         "requestBody": {"required": required, "content": {"application/json": {"schema": schema}}},
     }
     more = {status: {"description": meaning} for status, meaning in (also or {}).items()}
-    return {"openapi_extra": entry, "responses": documented(400, 415, 422, *errors) | more}
+    return {"openapi_extra": entry, "responses": documented(400, 409, 415, 422, *errors) | more}

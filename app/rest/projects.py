@@ -175,7 +175,7 @@ def _member(member: Member) -> MemberAnswer:
     }
 
 
-@router.post("", status_code=201, response_model=ProjectAnswer, **accepts_json(ProjectRequest, 409))
+@router.post("", status_code=201, response_model=ProjectAnswer, **accepts_json(ProjectRequest))
 async def create_project(request: Request) -> Response:
     """Create a project. For administrators."""
     body = await read(request, ProjectRequest)
@@ -197,9 +197,7 @@ async def get_project(request: Request, project_id: ProjectId) -> Response:
     return responses.json(view(await request.app.state.db.read(projects.get, project_id)))
 
 
-@router.patch(
-    "/{project_id}", response_model=ProjectAnswer, **accepts_json(ProjectUpdate, 404, 409)
-)
+@router.patch("/{project_id}", response_model=ProjectAnswer, **accepts_json(ProjectUpdate, 404))
 async def update_project(request: Request, project_id: ProjectId) -> Response:
     """Change a project, its quotas, its retention and its gate. For administrators.
 
@@ -259,7 +257,7 @@ async def list_members(request: Request, project_id: ProjectId) -> Response:
 
 @router.post(
     "/{project_id}/members", response_model=MemberAnswer,
-    **accepts_json(MemberRequest, 404, 409),
+    **accepts_json(MemberRequest, 404),
 )  # fmt: skip
 async def set_member(request: Request, project_id: ProjectId) -> Response:
     """Give a user a role in a project. For its maintainers."""

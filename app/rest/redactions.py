@@ -45,7 +45,7 @@ def view(redacted: redaction.Redacted) -> RedactedAnswer:
 @router.post(
     "/experiments/{experiment_id}/runs/{run_id}/redact", response_model=RedactedAnswer,
     tags=["runs"],
-    **accepts_json(RedactRequest, 404, 409),
+    **accepts_json(RedactRequest, 404),
 )  # fmt: skip
 async def redact_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """Take hyperparameters, metrics or the notes of a run out of everything they were copied to."""

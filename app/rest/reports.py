@@ -86,7 +86,7 @@ class Inflow:
 
 @router.post(
     "/runs/{run_id}/reports", response_model=ReceiptAnswer, tags=["trainers"],
-    **accepts_json(ReportRequest, 404, 409),
+    **accepts_json(ReportRequest, 404),
 )  # fmt: skip
 async def report(request: Request, run_id: RunId) -> Response:
     """Record a trainer's report on its own run, with the run's token."""

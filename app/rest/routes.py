@@ -1,11 +1,15 @@
 """`/v1`: the documented paths. Each parses its request, runs one use case and returns.
 
 How to add an endpoint:
-1. add its request to `app.domain.requests`, its response to `schemas` with an example in
+1. add its request to `app.domain.requests`, its response to `schemas`, an example of both to
    `examples`, and its rendering to `views`;
 2. add a route here or in the file of its resource: a POST has `**accepts_json(Request, …)` and
    goes through `responses.perform`, a GET reads with `db.read` or `db.scan`;
-3. a new file's router is included in `app.main`.
+3. a new file's router is included in `app.main`, and listed in ROUTERS of
+   `tests/api/test_dependencies.py`;
+4. add a POST or PATCH to ROUTES of `tests/api/test_hostile_input.py`, a POST to POSTS of
+   `tests/api/test_idempotency.py`, and every endpoint to the story of `tests/api/test_contract.py`;
+   then run `tests/api`, whose walks of all routes find it by themselves.
 """
 
 from fastapi import APIRouter, Request, Response
@@ -39,7 +43,7 @@ hot = APIRouter(prefix="/v1", route_class=DirectRoute)
 @router.post(
     "/experiments", status_code=201, response_model=schemas.ExperimentAnswer,
     tags=["experiments"],
-    **accepts_json(ExperimentRequest, 409),
+    **accepts_json(ExperimentRequest),
 )  # fmt: skip
 async def create_experiment(request: Request) -> Response:
     """Create an experiment."""
@@ -65,7 +69,7 @@ async def experiment_detail(request: Request, experiment_id: ExperimentId) -> Re
 @hot.post(
     "/experiments/{experiment_id}/runs", status_code=201, response_model=schemas.RunAnswer,
     tags=["runs"],
-    **accepts_json(RunRequest, 404, 409),
+    **accepts_json(RunRequest, 404),
 )  # fmt: skip
 async def submit_run(request: Request, experiment_id: ExperimentId) -> Response:
     """Submit a training run. Without a recipe it waits for a trainer that attaches."""
@@ -96,7 +100,7 @@ def _status(tx: Tx, experiment_id: str, run_id: str) -> schemas.RunStatusAnswer:
 @router.post(
     "/experiments/{experiment_id}/runs/{run_id}/cancel", response_model=schemas.CancelAnswer,
     tags=["runs"],
-    **accepts_json(CancelRequest, 404, 409, also={202: "The trainer is still saving."}),
+    **accepts_json(CancelRequest, 404, also={202: "The trainer is still saving."}),
 )  # fmt: skip
 async def cancel_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """Cancel. The answer names the checkpoint; a repeated cancel names the same one."""
@@ -112,7 +116,7 @@ async def cancel_run(request: Request, experiment_id: ExperimentId, run_id: RunI
 @router.post(
     "/experiments/{experiment_id}/runs/{run_id}/resume", status_code=201,
     response_model=schemas.RunAnswer, tags=["runs"],
-    **accepts_json(ResumeRequest, 404, 409),
+    **accepts_json(ResumeRequest, 404),
 )  # fmt: skip
 async def resume_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """Create a run from a checkpoint of this run, with hyperparameters overridden."""
@@ -129,7 +133,7 @@ async def resume_run(request: Request, experiment_id: ExperimentId, run_id: RunI
 @router.post(
     "/experiments/{experiment_id}/runs/{run_id}/rerun", status_code=201,
     response_model=schemas.RunAnswer, tags=["runs"],
-    **accepts_json(RerunRequest, 404, 409),
+    **accepts_json(RerunRequest, 404),
 )  # fmt: skip
 async def rerun_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """Submit a new run with all that this one was submitted with."""
@@ -145,7 +149,7 @@ async def rerun_run(request: Request, experiment_id: ExperimentId, run_id: RunId
 @router.post(
     "/experiments/{experiment_id}/checkpoints/mark", response_model=schemas.CheckpointAnswer,
     tags=["checkpoints"],
-    **accepts_json(MarkRequest, 404, 409),
+    **accepts_json(MarkRequest, 404),
 )  # fmt: skip
 async def mark_checkpoint(request: Request, experiment_id: ExperimentId) -> Response:
     """Put a tag, a release tag and metrics onto a checkpoint."""

@@ -114,7 +114,7 @@ def view_token(token: Token) -> TokenAnswer:
     }
 
 
-@router.post("/users", status_code=201, response_model=UserAnswer, **accepts_json(UserRequest, 409))
+@router.post("/users", status_code=201, response_model=UserAnswer, **accepts_json(UserRequest))
 async def create_user(request: Request) -> Response:
     """Create a user or a service account. For administrators."""
     body = await read(request, UserRequest)
@@ -130,7 +130,7 @@ async def list_users(request: Request) -> Response:
     return responses.json({"users": list(map(view, rows))})
 
 
-@router.patch("/users/{user_id}", response_model=UserAnswer, **accepts_json(UserUpdate, 404, 409))
+@router.patch("/users/{user_id}", response_model=UserAnswer, **accepts_json(UserUpdate, 404))
 async def update_user(request: Request, user_id: UserId) -> Response:
     """Change a user, or disable it. For administrators."""
     body = await read(request, UserUpdate)
@@ -141,7 +141,7 @@ async def update_user(request: Request, user_id: UserId) -> Response:
 
 @router.post(
     "/tokens", status_code=201, response_model=NewTokenAnswer,
-    **accepts_json(TokenRequest, 409),
+    **accepts_json(TokenRequest),
 )  # fmt: skip
 async def create_token(request: Request) -> Response:
     """Create a token: your own, or as an administrator anybody's. This answer alone shows it.

@@ -119,7 +119,7 @@ def view_delivery(delivery: WebhookDelivery) -> DeliveryAnswer:
 
 @router.post(
     "", status_code=201, response_model=NewWebhookAnswer,
-    **accepts_json(WebhookRequest, 409),
+    **accepts_json(WebhookRequest),
 )  # fmt: skip
 async def create_webhook(request: Request) -> Response:
     """Tell a URL of events. The answer alone shows the secret that its messages are signed with."""
@@ -145,9 +145,7 @@ async def get_webhook(request: Request, webhook_id: WebhookId) -> Response:
     return responses.json(view(await request.app.state.db.read(webhooks.get, webhook_id)))
 
 
-@router.patch(
-    "/{webhook_id}", response_model=WebhookAnswer, **accepts_json(WebhookUpdate, 404, 409)
-)
+@router.patch("/{webhook_id}", response_model=WebhookAnswer, **accepts_json(WebhookUpdate, 404))
 async def update_webhook(request: Request, webhook_id: WebhookId) -> Response:
     """Change a webhook, pause it, or let it go on with what waits."""
     body = await read(request, WebhookUpdate)
@@ -165,7 +163,7 @@ async def delete_webhook(request: Request, webhook_id: WebhookId) -> Response:
 
 @router.post(
     "/{webhook_id}/test", status_code=202, response_model=DeliveryAnswer,
-    **accepts_json(EmptyRequest, 404, 409),
+    **accepts_json(EmptyRequest, 404),
 )  # fmt: skip
 async def test_webhook(request: Request, webhook_id: WebhookId) -> Response:
     """Send a message of the type `webhook.test`."""
@@ -203,7 +201,7 @@ async def list_deliveries(
 
 @router.post(
     "/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202,
-    response_model=DeliveryAnswer, **accepts_json(EmptyRequest, 404, 409),
+    response_model=DeliveryAnswer, **accepts_json(EmptyRequest, 404),
 )  # fmt: skip
 async def redeliver(request: Request, webhook_id: WebhookId, delivery_id: DeliveryId) -> Response:
     """Send a message once more, under its own id."""

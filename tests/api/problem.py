@@ -27,7 +27,7 @@ def problem(answer: httpx.Response, code: str | None = None) -> dict[str, Any]:
     assert answer.headers["content-type"] == "application/problem+json", answer.text
     told: dict[str, Any] = answer.json()
     _VALID.validate(told)
-    assert code in (None, told["code"]), told
+    assert code in (None, told["code"]), f"{answer.request.method} {answer.request.url}: {told}"
     assert told["type"] == f"urn:llm-train-api:{told['code']}"
     assert STATUS[told["code"]] == told["status"] == answer.status_code
     assert told["detail"].endswith((".", "…")), told["detail"]

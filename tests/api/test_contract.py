@@ -247,4 +247,5 @@ def test_the_story_of_an_external_run_is_as_documented(judge: Judge) -> None:
         for each in item.values()
         if each["tags"] != ["agents"]  # tests/api/test_attempts.py
     }
-    assert judge.answered == everything - no_json
+    missing = everything - no_json - judge.answered
+    assert judge.answered == everything - no_json, f"add {missing} to the story above"

@@ -254,7 +254,7 @@ def test_the_table_holds_every_route_with_a_body(api: Api) -> None:
     ]
     # An agent's own routes: tests/api/test_attempts.py.
     people = {each["operationId"] for each in with_body if each["tags"] != ["agents"]}
-    assert people == set(ROUTES)
+    assert people == set(ROUTES), f"add {people - set(ROUTES)} to ROUTES"
 
 
 @pytest.fixture(scope="module")
@@ -508,12 +508,9 @@ def test_an_id_that_is_none_is_not_found_on_any_route(story: Story, id: str) -> 
             url = path.replace(f"{{{name}}}", wrong)
             existing = {"experiment_id": story.experiment, "run_id": story.run}
             url = url.format(**PARAMETERS | existing)
-            for method in operations:
-                good = next(
-                    (r.good for o, r in ROUTES.items() if o == operations[method]["operationId"]),
-                    {},
-                )
-                body = json.loads(story.fill(json.dumps(good)))
+            for method, operation in operations.items():
+                route = ROUTES.get(operation["operationId"])
+                body = {} if route is None else story.good(route)
                 if path.endswith("/claim"):
                     body = {"agent": "an-agent-of-its-own-0123456789"}
                 headers = {"authorization": f"Bearer {story.token}"}
@@ -522,7 +519,7 @@ def test_an_id_that_is_none_is_not_found_on_any_route(story: Story, id: str) -> 
                     "compare_metrics": {"run_ids": story.run}, "append_log": {"offset": 0},
                     "export_release": {"release_tag": "v1"},
                 }  # fmt: skip
-                params = needed.get(operations[method]["operationId"], {})
+                params = needed.get(operation["operationId"], {})
                 answer = story.api.send(method.upper(), url, headers=headers, params=params, **more)
                 # Their tokens are one run's, or one attempt's: of no other is anything told.
                 own_token = path.startswith("/v1/runs/{run_id}/")
@@ -534,12 +531,13 @@ def test_an_id_that_is_none_is_not_found_on_any_route(story: Story, id: str) -> 
 
 @changes_nothing
 def test_a_run_of_another_experiment_is_not_found(story: Story) -> None:
-    for path in story.api.app.openapi()["paths"]:
+    for path, operations in story.api.app.openapi()["paths"].items():
         if "{run_id}" in path and "{experiment_id}" in path:
             url = path.format(experiment_id=story.experiment, run_id=story.other_run)
-            method = "POST" if path.endswith(("cancel", "resume", "rerun", "redact")) else "GET"
-            more = {"json": {"notes": True}} if path.endswith("redact") else {}
-            problem(story.api.send(method, url, **more), "not_found")
+            for method, operation in operations.items():
+                route = ROUTES.get(operation["operationId"])
+                more = {} if route is None else {"json": story.good(route)}
+                problem(story.api.send(method.upper(), url, **more), "not_found")
     body = {"run_id": story.other_run, "ckpt_path": "x", "tag_type": "candidate"}
     url = f"/v1/experiments/{story.experiment}/checkpoints/mark"
     problem(story.api.send("POST", url, json=body), "not_found")

@@ -183,7 +183,8 @@ def test_every_post_is_tested_here(servers: Servers) -> None:
         path.removeprefix("/v1"): each["post"] for path, each in paths.items() if "post" in each
     }
     # An agent's own routes may be repeated without a key: tests/api/test_attempts.py.
-    assert {path for path, post in posts.items() if post["tags"] != ["agents"]} == set(POSTS)
+    people = {path for path, post in posts.items() if post["tags"] != ["agents"]}
+    assert people == set(POSTS), f"add {people - set(POSTS)} to POSTS"
 
 
 def replayable(answer: httpx.Response) -> bytes:

@@ -6,7 +6,8 @@ How to add a mutation:
 1. write its input and payload beside the others of its resource;
 2. write a method with `@mutation` in the resource's class: its docstring is the description,
    its `work` calls the use case;
-3. run `llm-train export-schema > schema.graphql`.
+3. run `llm-train export-schema > schema.graphql`, then `tests/api`: its walks of the schema find
+   the mutation by themselves.
 """
 
 from app.graphql.describe import output
