@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from app.domain.recipes import LauncherTable, RecipeError
 from app.launchers.base import Launcher, LauncherContext
+from app.launchers.options import check_names
 
 GROUP = "llm_train.launchers"
 BUILT_IN = {
@@ -32,6 +33,7 @@ def make_launcher(table: LauncherTable, context: LauncherContext) -> Launcher:
             f"{', '.join(known)}."
         )
     try:
+        check_names(make, table.options)
         return cast(Launcher, make(context=context, name=table.name, **table.options))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"[launchers.{table.name}] {error}.") from error

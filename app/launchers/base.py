@@ -31,8 +31,10 @@ How to add a launcher
        kind = "shed"
        directory = "/var/lib/shed"
 
-5. Hold it to the contract: `tests/support/launcher_contract.py` says how, in one class. One of this
-   repository also joins BUILT_IN in `app/launchers/__init__.py`.
+5. Try it: `llm-train launchers check site` takes a tiny run through it. Then, in a checkout of this
+   repository, which alone has the tests, hold it to the contract:
+   `tests/support/launcher_contract.py` says how, in one class. One of this repository also joins
+   BUILT_IN in `app/launchers/__init__.py`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,25 @@
 """Options of a table `[launchers.NAME]`: their checks, each of which raises ValueError with one
 sentence, and what the table `gpu_types` says of a GPU type."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from inspect import Parameter, signature
 from typing import Any
+
+_GIVEN = ("context", "name")
+"""What every launcher gets beside its options."""
+
+
+def check_names(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Check that a launcher's class, or a class of its options, can be made with these options."""
+    known = {name: each for name, each in signature(make).parameters.items() if name not in _GIVEN}
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
+        return  # it checks them itself
+    for name in options:
+        if name not in known:
+            raise ValueError(f"unknown option {name!r}; known are {', '.join(known) or 'none'}")
+    for name, parameter in known.items():
+        if parameter.default is Parameter.empty and name not in options:
+            raise ValueError(f"the option {name!r} is required")
 
 
 def check_type(name: str, value: Any, *kinds: type | None) -> None:

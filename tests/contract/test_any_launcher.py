@@ -5,10 +5,14 @@ test_local_agents.py and test_local_launcher.py.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.launchers import BUILT_IN, GROUP, base
+from app.domain.recipes import LauncherTable, RecipeError
+from app.launchers import BUILT_IN, GROUP, base, make_launcher
+from app.launchers.base import LauncherContext
 from tests.support import shed
 from tests.support.launcher_contract import LauncherContract, Site
 from tests.support.newcomer import block, installed
@@ -31,6 +35,20 @@ class TestNewcomer(LauncherContract):
         with installed(folder / "site", steps, GROUP, shed):
             table = block(steps, "launchers.site")
             yield Site(table.replace("/var/lib/shed", str(folder / "machine")))
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ({"wall": 1}, "unknown option 'wall'; known are directory."),
+            ({}, "the option 'directory' is required."),
+        ],
+    )
+    def test_a_wrong_option_is_named(
+        self, options: dict[str, Any], sentence: str, site: Site, tmp_path: Path
+    ) -> None:
+        with pytest.raises(RecipeError) as caught:
+            make_launcher(LauncherTable("site", "shed", options), LauncherContext(tmp_path, {}))
+        assert str(caught.value) == f"[launchers.site] {sentence}"
 
 
 def test_every_built_in_launcher_is_held_to_the_contract() -> None:

@@ -236,7 +236,8 @@ def test_a_launcher_is_made_from_its_table_and_a_wrong_one_is_named(tmp_path: Pa
     assert isinstance(made, LocalLauncher) and made.offer().gpus == (("0", "T4"),)
     for kind, options, words in (
         ("clay", {}, r"launchers.mine\] kind: 'clay' is unknown; there are: .*local"),
-        ("local", {"colour": 1}, r"launchers.mine\] .*colour"),
+        ("local", {"colour": 1}, r"launchers.mine\] unknown option 'colour'; known are gpus, max_"),
+        ("local", {"context": 1}, r"launchers.mine\] unknown option 'context'"),
     ):
         with pytest.raises(RecipeError, match=words):
             make_launcher(LauncherTable("mine", kind, options), context)

@@ -253,7 +253,7 @@ def test_the_token_is_read_for_each_request(head: Head, tmp_path: Path) -> None:
         ({}, "address: must be the URL"), ({"address": "ray://head:10001"}, "address: must be"),
         ({"address": 7}, "address: must be str"), ({"max_pending": 0}, "max_pending"),
         ({"gpu_types": {"a": 1}}, "gpu_types"), ({"autoscales": 1}, "autoscales"),
-        ({"token": "abc"}, "token"),
+        ({"token": "abc"}, "unknown option 'token'; known are address, token_file, "),
     ],
 )  # fmt: skip
 def test_a_wrong_option_is_named(options: dict[str, Any], words: str) -> None:

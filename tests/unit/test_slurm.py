@@ -97,7 +97,7 @@ def test_the_script_holds_the_agent_and_no_secret() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"colour": 1}, "colour"),
+        ({"colour": 1}, "unknown option 'colour'; known are partition, "),
         ({"partition": 1}, "partition: must be str or nothing"),
         ({"options": "--qos=high"}, "options: must be"),
         ({"options": ["qos"]}, "options: must be a list of sbatch's options"),

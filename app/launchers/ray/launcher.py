@@ -19,7 +19,7 @@ from app.launchers.base import (
     Submission,
     Unreachable,
 )
-from app.launchers.options import find_engine_type
+from app.launchers.options import check_names, find_engine_type
 from app.launchers.ray import job as jobs
 from app.launchers.ray.client import JobRow, Node, RayClient, Refused
 from app.launchers.ray.states import CAUSES, STATES
@@ -38,6 +38,7 @@ class RayLauncher:
     owns_queue, shares_files = False, False
 
     def __init__(self, context: LauncherContext, name: str = "ray", **options: Any) -> None:
+        check_names(jobs.Options, options)
         self.name, self.options = name, jobs.Options(**options)
         self.look_seconds: float = self.options.look_seconds
         self.max_pending: int | None = self.options.max_pending

@@ -20,7 +20,7 @@ from app.launchers.base import (
     Submission,
     Unreachable,
 )
-from app.launchers.options import find_engine_type
+from app.launchers.options import check_names, find_engine_type
 from app.launchers.slurm import job as jobs
 from app.launchers.slurm.client import JobRow, NodeGroup, Refused, SlurmClient
 from app.launchers.slurm.states import SENTENCES, STATES, STOPPED
@@ -43,6 +43,7 @@ class SlurmLauncher:
     owns_queue = True
 
     def __init__(self, context: LauncherContext, name: str = "slurm", **options: Any) -> None:
+        check_names(jobs.Options, options)
         self.name, self.options = name, jobs.Options(**options)
         self.shares_files = self.options.files == "shared"
         self.look_seconds: float = self.options.look_seconds
