@@ -112,7 +112,8 @@ def _listed(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 @api.calls_service
 def show(run: str, as_json: bool) -> None:
     """Show one run: status, metrics, hyperparameters, receipts."""
-    data = api.client().run(run).data
+    shown = api.client().run(run)
+    data = shown.data
     if as_json:
         api.print_json(data)
         return
@@ -129,8 +130,9 @@ def show(run: str, as_json: bool) -> None:
         ("notes", data["notes"]),
     ]
     lines += [(f"param {key}", value) for key, value in data["hyperparams"].items()]
+    missing = "not reported by the trainer" if shown.ended else "not reported yet"
     for key, receipt in data["overrides"].items():
-        seen = {True: "applied", False: "IGNORED", None: "not reported yet"}[receipt["applied"]]
+        seen = {True: "applied", False: "IGNORED", None: missing}[receipt["applied"]]
         lines.append((f"override {key}", f"{receipt['requested']} ({seen})"))
     lines += [(key, api.number(metric["value"])) for key, metric in data["metrics"].items()]
     click.echo(data["run_id"])

@@ -322,6 +322,23 @@ def test_a_child_shows_its_receipts_its_lineage_and_where_it_was_resumed(
     expect(page.locator("[data-checkpoint]").first).to_contain_text("ready")
 
 
+def test_an_override_without_a_receipt_says_whether_one_may_come(
+    page: Page, server: Server, story: Story
+) -> None:
+    runs = f"{server.url}/v1/experiments/{story.experiment}/runs"
+    body = {
+        "ckpt_path": f"/ckpts/{story.experiment}/{story.external}/by-hand",
+        "override_hyperparams": {"seed": 3},
+    }
+    resumed = httpx.post(f"{runs}/{story.external}/resume", json=body, timeout=30)
+    child = resumed.raise_for_status().json()["run_id"]
+    Dashboard(page, server.url).open(f"runs/{child}")
+    receipt = page.locator("[data-receipt=seed]")
+    expect(receipt).to_contain_text("not reported yet")
+    httpx.post(f"{runs}/{child}/cancel", timeout=30).raise_for_status()
+    expect(receipt).to_contain_text("not reported by the trainer")
+
+
 def test_a_failed_run_says_why(page: Page, server: Server, story: Story) -> None:
     Dashboard(page, server.url).open(f"runs/{story.failed}")
     expect(page.locator("[data-reason]")).to_contain_text("exit code")

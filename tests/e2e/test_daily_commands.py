@@ -89,6 +89,15 @@ def test_what_is_not_there_and_what_is_ambiguous_is_exit_code_3(llm: Llm, finish
         assert done.err.startswith("llm-train: ") and done.err.count("\n") == 1
 
 
+def test_an_override_without_a_receipt_says_whether_one_may_come(llm: Llm) -> None:
+    parent = document(llm("submit", "-e", "receipts", "--json"))
+    path = f"/ckpts/{parent['experiment_id']}/{parent['run_id']}/step-1"
+    child = llm("resume", parent["run_id"], "--from", path, "-p", "lr=0.1").out.strip()
+    assert "0.1 (not reported yet)" in llm("show", child).out
+    assert llm("cancel", child).status == 0
+    assert "0.1 (not reported by the trainer)" in llm("show", child).out
+
+
 def test_runs_are_listed_plainly_where_nobody_looks(llm: Llm, finished: str) -> None:
     done = llm("ls", "-s", "succeeded", "-t", "a")
     head, row = done.out.splitlines()

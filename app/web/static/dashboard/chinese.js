@@ -167,6 +167,7 @@ export const CHINESE = {
   "In effect": "生效值",
   Receipt: "回执",
   "not reported yet": "尚未上报",
+  "not reported by the trainer": "训练程序未上报",
   applied: "已生效",
   ignored: "被忽略",
   default: "默认",

@@ -90,7 +90,7 @@ export function Run({ id }) {
     div({ class: "run-body" },
       h(Curves, { run, active }),
       div({ class: "side" },
-        h(Receipts, { run }),
+        h(Receipts, { run, active }),
         h(Lineage, { run }),
         h(Checkpoints, { run, active, act: setAsking }),
         h(Hyperparams, { run }),

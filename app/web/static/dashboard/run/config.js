@@ -7,9 +7,10 @@ const { section, h2, table, tbody, thead, tr, td, th, span, div } = tags;
 
 /** @typedef {import("../pages/run.js").RunDetail} RunDetail */
 
-/** @param {{ run: RunDetail }} props */
-export function Receipts({ run }) {
+/** @param {{ run: RunDetail, active: boolean }} props */
+export function Receipts({ run, active }) {
   if (!run.overrides.length) return null;
+  const missing = active ? t("not reported yet") : t("not reported by the trainer");
   return section({ "aria-label": t("Overrides") }, h2({}, t("Overrides")),
     table({ class: "plain" },
       thead({}, tr({}, th({}, t("Hyperparameter")), th({ class: "number" }, t("Asked for")), th({ class: "number" }, t("In effect")), th({}, span({ class: "hidden" }, t("Receipt"))))),
@@ -17,7 +18,7 @@ export function Receipts({ run }) {
         tr({ key, "data-receipt": key }, th({ scope: "row" }, key), td({ class: "number" }, plain(requested)),
           td({ class: "number" }, effective === null ? "–" : plain(effective)),
           td({}, span({ class: applied === null ? "faint" : applied ? "good" : "bad" },
-            applied === null ? t("not reported yet") : applied ? `✓ ${t("applied")}` : `✗ ${t("ignored")}`)))))));
+            applied === null ? missing : applied ? `✓ ${t("applied")}` : `✗ ${t("ignored")}`)))))));
 }
 
 /** @param {{ run: RunDetail }} props */
