@@ -1,8 +1,9 @@
 """Requests to the service: JSON or bytes, one answer, no redirects.
 
 Each request ends in one of three ways: an answer, `Refused` (the service itself says no, with one
-of its codes), or `NoNews` (anything else: no connection, a proxy's page, 429, 5xx), which is worth
-another try. HTTPS_PROXY, HTTP_PROXY and NO_PROXY are heeded; this machine is reached directly.
+of its codes), or `Unreachable` (anything else: no connection, a proxy's page, 429, 5xx), which is
+worth another try. HTTPS_PROXY, HTTP_PROXY and NO_PROXY are heeded; this machine is reached
+directly.
 """
 
 import http.client
@@ -21,7 +22,7 @@ MAX_RETRY_AFTER_SECONDS = 60.0
 _LOOPBACK = re.compile(r"localhost|::1|127(\.\d+){3}")
 
 
-class NoNews(OSError):
+class Unreachable(OSError):
     """No answer of the service came. `retry_after`: seconds that it asked for."""
 
     def __init__(self, message: str, retry_after: float = 0.0) -> None:
@@ -82,12 +83,12 @@ class Client:
 
     @contextmanager
     def get(self, path: str) -> "Iterator[IO[bytes]]":
-        """Open the body of an answer. What breaks while it is read is NoNews, too."""
+        """Open the body of an answer. What breaks while it is read is Unreachable, too."""
         with self._open("GET", path, None, {}) as response:
             try:
                 yield response
             except http.client.HTTPException as error:
-                raise NoNews(str(error) or type(error).__name__) from error
+                raise Unreachable(str(error) or type(error).__name__) from error
 
     def _open(
         self,
@@ -107,20 +108,20 @@ class Client:
             with error:
                 raise _failure(error) from None
         except http.client.HTTPException as error:
-            raise NoNews(str(error) or type(error).__name__) from error
-        except NoNews:
+            raise Unreachable(str(error) or type(error).__name__) from error
+        except Unreachable:
             raise
         except OSError as error:  # URLError is one
-            raise NoNews(str(error)) from error
+            raise Unreachable(str(error)) from error
 
 
 def _read(response: Any) -> "dict[str, Any]":
     try:
         answer = json.loads(response.read(MAX_ANSWER_BYTES))
     except (ValueError, RecursionError, http.client.HTTPException) as error:
-        raise NoNews(f"that is no answer of the service: {error}") from error
+        raise Unreachable(f"that is no answer of the service: {error}") from error
     if not isinstance(answer, dict):
-        raise NoNews("that is no answer of the service")
+        raise Unreachable("that is no answer of the service")
     return answer
 
 
@@ -137,4 +138,4 @@ def _failure(error: urllib.error.HTTPError) -> Exception:
         wait = float(error.headers.get("Retry-After", 0))
     except (TypeError, ValueError):
         wait = 0.0
-    return NoNews(f"status {error.code}", min(max(wait, 0.0), MAX_RETRY_AFTER_SECONDS))
+    return Unreachable(f"status {error.code}", min(max(wait, 0.0), MAX_RETRY_AFTER_SECONDS))

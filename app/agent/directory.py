@@ -19,7 +19,7 @@ import time
 from functools import partial
 from typing import Any
 
-from .mailbox import ExitRecord, LaunchConfig, Order
+from .mailbox import Directive, ExitRecord, LaunchConfig
 from .process import host_namespace, start_time
 
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK
@@ -54,7 +54,7 @@ class DirectoryMailbox:
         }
         return self._config if claim(self.folder, identity) else None
 
-    def pulse(self, ran_seconds: float) -> Order:
+    def pulse(self, ran_seconds: float) -> Directive:
         """Renew the time of identity.json and age.json, and read stop.json."""
         try:
             _write_age(self.folder, ran_seconds)

@@ -17,9 +17,9 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from .client import TIMEOUT_SECONDS, Client, NoNews, Refused
+from .client import TIMEOUT_SECONDS, Client, Refused, Unreachable
 from .directory import punch_hole
-from .mailbox import ExitRecord, LaunchConfig, Order, now
+from .mailbox import Directive, ExitRecord, LaunchConfig, now
 from .transfer import DownloadError, Uploads, download
 
 CLAIM_SECONDS = 600.0
@@ -53,7 +53,7 @@ class HttpMailbox:
         self._checkpoints = os.path.join(os.path.abspath(directory), "ckpts", run_id)
         self._uploads = Uploads(self._client, self._path, self._checkpoints)
         self._began = time.monotonic()
-        self._last_order: Order = "go"
+        self._last_order: Directive = "go"
         self._spool_offset = 0
         self._directory = os.path.abspath(directory)
         self._shares_files = False
@@ -100,7 +100,7 @@ class HttpMailbox:
                 return self._client.post(f"{self._path}/claim", body, token=self._code)
             except Refused:
                 return None
-            except NoNews as error:
+            except Unreachable as error:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(max(pause, error.retry_after))
@@ -145,7 +145,7 @@ class HttpMailbox:
         argv = [sys.executable if first == "{python}" else first, *rest]
         return {**config, "argv": argv, "env": env}
 
-    def pulse(self, ran_seconds: float) -> Order:
+    def pulse(self, ran_seconds: float) -> Directive:
         """Tell the service that the agent lives, and return what it wants.
 
         Only the service's own word ends a trainer: without an answer it goes on.
@@ -161,8 +161,8 @@ class HttpMailbox:
         except Refused as error:
             if error.status in (404, 409):
                 return "over"
-            raise NoNews(str(error)) from error
-        order: Order = answer["order"]
+            raise Unreachable(str(error)) from error
+        order: Directive = answer["order"]
         if order in ("stop", "kill") and order != self._last_order:
             self._write_stop()
         self._last_order = order
@@ -204,7 +204,7 @@ class HttpMailbox:
             self._report_exit(record)
         except Refused as error:
             if error.status not in (404, 409):
-                raise NoNews(str(error)) from error
+                raise Unreachable(str(error)) from error
             _say(f"the service takes nothing more of this attempt: {error}")
         self._remove()
 

@@ -12,7 +12,7 @@ exit record.
 import time
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
-Order = Literal["go", "stop", "kill", "over"]
+Directive = Literal["go", "stop", "kill", "over"]
 """The service's answer to a pulse.
 
 * go: carry on.
@@ -92,7 +92,7 @@ class Mailbox(Protocol):
         trainer. The agent that won gets the same answer again.
         """
 
-    def pulse(self, ran_seconds: float) -> Order:
+    def pulse(self, ran_seconds: float) -> Directive:
         """Record that the agent lives, and return what the service wants of it.
 
         `ran_seconds`: the time since the claim, by a clock that nobody sets.

@@ -14,7 +14,7 @@ import time
 from typing import Any
 from urllib.parse import quote
 
-from .client import Client, NoNews, Refused
+from .client import Client, Refused, Unreachable
 
 MANIFEST = "manifest.json"
 CHUNK = 1 << 20
@@ -47,7 +47,7 @@ class Uploads:
                         raise
                     if error.answer.get("files"):
                         self._sent = {sent for sent in self._sent if sent[0] != name}
-                        raise NoNews(str(error)) from error
+                        raise Unreachable(str(error)) from error
                     sys.stderr.write(f"llm-train agent: checkpoint {name} is not taken: {error}\n")
                 self._done.add(name)
 
@@ -138,7 +138,7 @@ def _fetch(
                 damaged += 1  # or cut off on the way
         except Refused as error:
             raise DownloadError(str(error)) from None
-        except NoNews as error:
+        except Unreachable as error:
             trouble = str(error)
         except OSError as error:  # the network's or the disk's
             trouble = str(error)

@@ -161,15 +161,15 @@ class PulseQuery(Parameters):
 async def pulse(
     request: Request, run_id: RunId, attempt: AttemptNumber, query: Annotated[PulseQuery, Query()]
 ) -> Response:
-    """Say that the agent lives, and learn what it shall do: go, stop, kill, or over."""
+    """Say that the agent lives, and learn what it must do: go, stop, kill, or over."""
     _check_token(request, run_id, attempt)
     db = request.app.state.db
     body = await read(request, PulseRequest)
     with db.changes.subscribe(run_id) as changed:  # before the order is read: none is missed
-        order = await db.read(pulses.get_order, run_id, attempt)
+        order = await db.read(pulses.get_directive, run_id, attempt)
         if body.stopping and body.node is None and order == "go":
             await db.write(attempts.ask_to_stop, run_id, attempt)
-            order = await db.read(pulses.get_order, run_id, attempt)
+            order = await db.read(pulses.get_directive, run_id, attempt)
         if body.node is None and order != "over":
             request.app.state.pulses.add(run_id, attempt, body.ran_seconds)
         with suppress(TimeoutError):
@@ -177,7 +177,7 @@ async def pulse(
                 while order == (body.heard or "go"):
                     await changed.wait()
                     changed.clear()
-                    order = await db.read(pulses.get_order, run_id, attempt)
+                    order = await db.read(pulses.get_directive, run_id, attempt)
     return responses.json({"order": order})
 
 

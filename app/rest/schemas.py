@@ -21,12 +21,12 @@ if TYPE_CHECKING:  # rows hold the enums' values
     RunStatus: TypeAlias = str
     Priority: TypeAlias = str
     Section: TypeAlias = str
-    Order: TypeAlias = str
+    Directive: TypeAlias = str
     PrincipalKind: TypeAlias = str
     Role: TypeAlias = str
     UserKind: TypeAlias = str
 else:
-    from app.agent.mailbox import Order as Order
+    from app.agent.mailbox import Directive as Directive
     from app.domain.comparison import Section as Section
     from app.domain.lifecycle import CheckpointState, Reason, RunStatus
     from app.domain.permissions import Role as Role

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from app.rest.schemas import Json, Order, RunStatus
+from app.rest.schemas import Directive, Json, RunStatus
 
 
 class ReceiptAnswer(TypedDict):
@@ -38,7 +38,7 @@ class DataDirAnswer(TypedDict):
 
 
 class SpecAnswer(TypedDict):
-    """What the trainer of a run shall do."""
+    """What the trainer of a run must do."""
 
     format: int
     run_id: str
@@ -79,15 +79,15 @@ class ClaimAnswer(TypedDict):
     attempt: int
     token: Annotated[str, Field(description="For everything else of this attempt.")]
     config: LaunchAnswer
-    spec: Annotated[Json, Field(description="What the trainer shall do.")]
+    spec: Annotated[Json, Field(description="What the trainer must do.")]
     log_offset: Annotated[int, Field(description="How much of the attempt's output has arrived.")]
     pulse_seconds: float
 
 
 class PulseAnswer(TypedDict):
-    """What the agent shall do."""
+    """What the agent must do."""
 
-    order: Order
+    order: Directive
 
 
 class LogAnswer(TypedDict):

@@ -1,6 +1,6 @@
 """Pulses of agents that are reached over HTTP: their orders are read, their signs of life gathered.
 
-    pulse → get_order, a short read → … → record, one statement for all pulses of a second
+    pulse → get_directive, a short read → … → record, one statement for all pulses of a second
 
 A thousand agents send a hundred pulses a second: a transaction for each would cost more than all
 else that they do. What is lost with a server is made up for by the next pulse.
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Executable, select, update
 
-from app.agent.mailbox import Order
+from app.agent.mailbox import Directive
 from app.db.acting import act_as
 from app.db.database import Database
 from app.db.sql import Tx, columns, query, statement
@@ -58,8 +58,8 @@ def _alive(*, run: str, nr: int, at: str, ran: float) -> Executable:
     )
 
 
-def get_order(tx: Tx, run_id: str, number: int) -> Order:
-    """Return what the agent of a claimed attempt shall do. Raises NotFound."""
+def get_directive(tx: Tx, run_id: str, number: int) -> Directive:
+    """Return what the agent of a claimed attempt must do. Raises NotFound."""
     current = tx.first(_asked, run=run_id, nr=number)
     if current is None:
         raise NotFound(f"Run {run_id} has no attempt {number} that is reached over HTTP.")

@@ -91,7 +91,7 @@ def test_a_stop_that_the_mailbox_does_not_deliver_goes_through_the_engine(
     service: RemoteService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as by a service that its agents cannot reach any more, while the engine still can."""
-    monkeypatch.setattr("app.services.pulses.get_order", lambda tx, run, number: "go")
+    monkeypatch.setattr("app.services.pulses.get_directive", lambda tx, run, number: "go")
     key = service.submit("ignores_term", steps=4000)
     service.stepping(key, 2)
     service.cancel(key)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from app.agent import bundle, http, transfer
-from app.agent.client import TIMEOUT_SECONDS, Client, NoNews, Refused
+from app.agent.client import TIMEOUT_SECONDS, Client, Refused, Unreachable
 from app.agent.http import HttpMailbox, Output
 from app.agent.main import PULSE_SECONDS
 from app.agent.transfer import DownloadError, download
@@ -129,7 +129,7 @@ def test_an_agent_whose_claim_is_refused_starts_nothing(
 def test_only_the_word_of_the_service_ends_a_trainer(peer: Peer, mailbox: HttpMailbox) -> None:
     peer.script = [(404, b"a proxy's page"), problem(401, "unauthorized"), problem(500, "bug")]
     for _ in range(3):
-        with pytest.raises(NoNews):
+        with pytest.raises(Unreachable):
             mailbox.pulse(1.0)
     peer.script = [problem(404, "not_found")]
     assert mailbox.pulse(1.0) == "over"
@@ -152,7 +152,7 @@ def test_a_pulse_that_is_lost_and_a_late_one_after_it_are_no_silence(
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         mailbox._client = Client(url, "")
         began = time.monotonic()
-        with pytest.raises(NoNews):
+        with pytest.raises(Unreachable):
             mailbox.pulse(1.0)
         assert time.monotonic() - began < TIMEOUT_SECONDS / 2
 
@@ -165,7 +165,7 @@ def test_a_stop_reaches_trainers_that_look_for_a_file(peer: Peer, mailbox: HttpM
 
 def test_a_token_follows_no_redirect(peer: Peer) -> None:
     peer.script, peer.headers = [(302, {})], {"Location": f"{peer.url}/elsewhere"}
-    with pytest.raises(NoNews):
+    with pytest.raises(Unreachable):
         Client(peer.url, "").post("/x", {})
     assert [path for _, path, *_ in peer.asked] == ["/x"]
 
@@ -253,7 +253,7 @@ def test_a_file_that_was_sent_is_not_sent_again(peer: Peer, tmp_path: Path) -> N
     (saved / "manifest.json").write_bytes(manifest("a", b"x"))
     uploads = transfer.Uploads(Client(peer.url, ""), "", str(tmp_path))
     peer.script = [(200, {}), (503, {})]
-    with pytest.raises(NoNews):
+    with pytest.raises(Unreachable):
         uploads.run()
     peer.script = [(200, {"name": "step-1"})]
     uploads.run()

@@ -45,28 +45,28 @@ _children: dict[Path, list[subprocess.Popen[bytes]]] = {}
 _children_lock = threading.Lock()
 
 SILENT_SECONDS = 10.0
-"""After so long without a pulse, all of it watched, an agent elsewhere is gone."""
+"""After so long without a heartbeat, all of it watched, an agent elsewhere is gone."""
 _MOST_WATCHED = 1.0  # of the time between two looks: of the rest we cannot know
 
 
 @dataclass
-class _Pulse:
-    """The time of an identity.json as it was last seen, and for how long it stood still.
+class HeartbeatWatch:
+    """The modification time of an identity.json, and for how long it has not changed.
 
     It is compared with itself only: the clocks of two machines differ.
     """
 
-    beat: int
-    looked_at: float
-    silence: float = 0.0
+    mtime: int
+    checked_at: float
+    heartbeat_age: float = 0.0
 
-    def look(self, beat: int) -> bool:
-        """Return True if the agent counts as alive, with what is seen now."""
+    def is_alive(self, mtime: int) -> bool:
+        """Return True if the agent counts as alive. `mtime`: of its identity.json now."""
         now = time.monotonic()
-        watched = min(now - self.looked_at, _MOST_WATCHED)
-        self.silence = 0.0 if beat != self.beat else self.silence + watched
-        self.beat, self.looked_at = beat, now
-        return self.silence < SILENT_SECONDS
+        watched = min(now - self.checked_at, _MOST_WATCHED)
+        self.heartbeat_age = 0.0 if mtime != self.mtime else self.heartbeat_age + watched
+        self.mtime, self.checked_at = mtime, now
+        return self.heartbeat_age < SILENT_SECONDS
 
 
 class LocalLauncher:
@@ -90,7 +90,7 @@ class LocalLauncher:
         self.name, self.data_dir, self.max_runs = name, context.data_dir, max_runs
         self.host = host_namespace().partition("/")[0]  # of every container on this machine
         self._gpus = GpuList(gpus, context.environment.get("CUDA_VISIBLE_DEVICES"))
-        self._pulses: dict[Key, _Pulse] = {}
+        self._heartbeats: dict[Key, HeartbeatWatch] = {}
 
     def offer(self) -> Capacity:
         """Return what the idle machine could give."""
@@ -166,7 +166,7 @@ class LocalLauncher:
 
     def _read(self, folder: int, key: Key) -> JobStatus:
         if record := read_exit(read_record(folder, "exit.json")):
-            self._pulses.pop(key, None)
+            self._heartbeats.pop(key, None)
             return JobStatus(JobState.ENDED, record=record)
         stop_sent = files.exists(folder, "stop.json")
         claimed = read_record(folder, "identity.json")
@@ -174,8 +174,9 @@ class LocalLauncher:
             return JobStatus(JobState.ABSENT, stop_sent=stop_sent)
         identity, reason = read_identity(claimed), "Its agent was killed from outside."
         if identity is not None and not identity.is_here():
-            pulse = self._pulses.setdefault(key, _Pulse(claimed["beat"], time.monotonic()))
-            if pulse.look(claimed["beat"]):
+            mtime = claimed["mtime"]
+            watch = self._heartbeats.setdefault(key, HeartbeatWatch(mtime, time.monotonic()))
+            if watch.is_alive(mtime):
                 ran = get_number(read_record(folder, "age.json") or {}, "ran_seconds")
                 return JobStatus(JobState.RUNNING, stop_sent=stop_sent, ran_seconds=ran)
             reason = f"No sign of life from its machine or container for {SILENT_SECONDS:g} s."

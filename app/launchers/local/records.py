@@ -17,19 +17,19 @@ _MOST_RECORD = 1 << 16
 
 
 def read_record(folder: int, name: str) -> dict[str, Any] | None:
-    """Return a record that was published whole, and as `beat` its file's time; None: there is none.
+    """Return a record that was published whole, with its file's `mtime`; None: there is none.
 
     Empty: what is there is no record; its trainer wrote it, or a disk broke.
     """
     try:
         with os.fdopen(files.open_file(folder, name), "rb") as file:
             record = json.loads(file.read(_MOST_RECORD))  # opened, NFS tells the time as it is now
-            beat = os.fstat(file.fileno()).st_mtime_ns
+            mtime = os.fstat(file.fileno()).st_mtime_ns
     except FileNotFoundError:
         return None
     except (files.Unusable, ValueError, RecursionError):
         return {}
-    return {**record, "beat": beat} if isinstance(record, dict) else {}
+    return {**record, "mtime": mtime} if isinstance(record, dict) else {}
 
 
 def get_number(record: dict[str, Any], key: str) -> float | None:

@@ -118,7 +118,7 @@ def _insist(
             try:
                 transfers.put_all(directory, answer.body, uploads)
                 continue
-            except transfers.Away as error:
+            except transfers.Unreachable as error:
                 trouble = str(error)
         elif not answer.is_retryable:
             raise CheckpointError(f"the checkpoint is not taken: {answer.reason}")

@@ -132,7 +132,7 @@ class Uploader:
                 break
             try:
                 put_all(directory, answer.body, uploads)
-            except Away as error:
+            except Unreachable as error:
                 return str(error)
             self._trouble_since = math.inf
         answer = self._service.ask(f"{path}/commit", content)
@@ -145,15 +145,15 @@ class Uploader:
         return None
 
 
-class Away(Exception):
+class Unreachable(Exception):
     """The bucket does not answer, or not yet; the message says how."""
 
 
 def put_all(directory: Path, answer: dict[str, Any], uploads: list[dict[str, Any]]) -> None:
-    """Send pieces of files to their URLs; ask for the next ones then. Raises Away, OSError."""
+    """Send pieces of files to their URLs, then ask for the next. Raises Unreachable, OSError."""
     put = partial(_put, directory, answer.get("headers") or {})
     if not any(run_all(put, uploads)):
-        raise Away("the bucket refuses every URL as expired; are the clocks right?")
+        raise Unreachable("the bucket refuses every URL as expired; are the clocks right?")
 
 
 class _Slice:
@@ -175,7 +175,7 @@ class _Slice:
 
 
 def _put(directory: Path, more: dict[str, str], upload: dict[str, Any]) -> bool:
-    """Send one piece of a file; the bucket compares its MD5. Raises Away, OSError.
+    """Send one piece of a file; the bucket compares its MD5. Raises Unreachable, OSError.
 
     Returns False if its URL is refused, as one is that has expired.
     """
@@ -195,7 +195,7 @@ def _put(directory: Path, more: dict[str, str], upload: dict[str, Any]) -> bool:
     ):
         text = response.read(2000)
         if response.status >= 300 and response.status not in _EXPIRED:
-            raise Away(f"the bucket answers {response.status}: {text[:300]!r}")
+            raise Unreachable(f"the bucket answers {response.status}: {text[:300]!r}")
         return bool(response.status < 300)
 
 
@@ -203,7 +203,7 @@ def _put(directory: Path, more: dict[str, str], upload: dict[str, Any]) -> bool:
 def _open(
     method: str, url: str, body: Any = None, headers: "dict[str, str] | None" = None
 ) -> Iterator[Any]:
-    """Yield the response to a request. Raises Away for what the network does."""
+    """Yield the response to a request. Raises Unreachable for what the network does."""
     import http.client
 
     parts = urlsplit(url)
@@ -225,7 +225,7 @@ def _open(
             connection.request(method, target, body, headers)
             yield connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
-        raise Away(f"{parts.scheme}://{host}: {explain(error)}") from error
+        raise Unreachable(f"{parts.scheme}://{host}: {explain(error)}") from error
 
 
 def is_complete(directory: Path) -> bool:
@@ -259,7 +259,7 @@ def fetch(service: Service, cache: Path, patience: float = 600.0) -> Path:
             final = cache / str(answer.body["sha256"])
             try:
                 return _fetch(answer, final)
-            except Away as error:
+            except Unreachable as error:
                 trouble = str(error)
         elif answer.is_retryable:
             trouble = answer.reason
@@ -271,7 +271,7 @@ def fetch(service: Service, cache: Path, patience: float = 600.0) -> Path:
 
 
 def _fetch(answer: Response, final: Path) -> Path:
-    """Download what `answer` lists, unless another process has. Raises Away."""
+    """Download what `answer` lists, unless another process has. Raises Unreachable."""
     final.parent.mkdir(parents=True, exist_ok=True)
     _drop_old(final.parent)
     with final.with_name(f"{final.name}.lock").open("a") as lock:
@@ -300,7 +300,7 @@ def _fetch(answer: Response, final: Path) -> Path:
             verify(temporary)
         except CheckpointError as error:
             shutil.rmtree(temporary)
-            raise Away(f"what came is not what was saved: {error}") from None
+            raise Unreachable(f"what came is not what was saved: {error}") from None
         temporary.rename(final)
         return final
 
@@ -314,17 +314,17 @@ def _drop_old(cache: Path) -> None:
 
 
 def _get(directory: Path, download: dict[str, Any]) -> None:
-    """Write one piece of a file. Raises Away."""
+    """Write one piece of a file. Raises Unreachable."""
     left = download["size"]
     with (
         _open("GET", download["url"]) as response,
         (directory / download["file"]).open("r+b") as file,
     ):
         if response.status != 200:
-            raise Away(f"the bucket answers {response.status}: {response.read(300)!r}")
+            raise Unreachable(f"the bucket answers {response.status}: {response.read(300)!r}")
         file.seek(download["offset"])
         while left and (content := response.read(min(left, CHUNK))):
             file.write(content)
             left -= len(content)
     if left:
-        raise Away("the bucket's answer was cut off")
+        raise Unreachable("the bucket's answer was cut off")
