@@ -131,7 +131,7 @@ class Pool:
         in_use = [holder.allocation for holder in self.holders]
         allocated = self.reservations.allocate(run.resources, self.capacity, in_use)
         if isinstance(allocated, Allocation):
-            return _find_no_place(self.capacity, in_use) or allocated
+            return _find_no_slot(self.capacity, in_use) or allocated
         return allocated
 
     def keep_room(self, run: Waiting, shortage: Shortage) -> tuple[bool, tuple[Holder, ...]]:
@@ -142,7 +142,7 @@ class Pool:
         if self.capacity is None or run.resources in self._known:
             return False, ()
         keeps = False
-        if shortage.kind is not Kind.PLACES:
+        if shortage.kind is not Kind.SLOTS:
             in_use = [holder.allocation for holder in self.holders]
             keeps = self.reservations.add(run.resources, self.capacity, in_use)
         preempts = self._make_room(run)
@@ -269,7 +269,7 @@ def find_victims(
         in_use = [holder.allocation for holder in staying if holder.run_id not in ids]
         in_use += promised
         allocated = allocate(run.resources, capacity, in_use)
-        if isinstance(allocated, Shortage) or _find_no_place(capacity, in_use) is not None:
+        if isinstance(allocated, Shortage) or _find_no_slot(capacity, in_use) is not None:
             return None
         return allocated
 
@@ -303,13 +303,13 @@ def find_share(allocation: Allocation, capacity: Capacity | None) -> float:
         (len(allocation.gpus), len(capacity.gpus)),
         (allocation.cpus, capacity.cpus),
         (allocation.memory_gb, capacity.memory_gb),
-        (1, capacity.places or 0),
+        (1, capacity.slots or 0),
     )
     return max(UNKNOWN_SHARE, *(part / whole for part, whole in parts if whole))
 
 
-def _find_no_place(capacity: Capacity, in_use: Sequence[Allocation]) -> Shortage | None:
-    if capacity.places is None or len(in_use) < capacity.places:
+def _find_no_slot(capacity: Capacity, in_use: Sequence[Allocation]) -> Shortage | None:
+    if capacity.slots is None or len(in_use) < capacity.slots:
         return None
-    detail = f"Needs a place to run; all {capacity.places} are taken."
-    return Shortage(detail, False, Kind.PLACES)
+    detail = f"All {capacity.slots} slots are taken."
+    return Shortage(detail, False, Kind.SLOTS)

@@ -88,7 +88,7 @@ class Capacity:
     gpus: tuple[Gpu, ...] = ()
     host: str | None = None
     """The machine whose GPUs these are; None: of more than one."""
-    places: int | None = None
+    slots: int | None = None
     """How many runs it takes at a time; None: as many as fit."""
     _by_type: dict[str | None, list[str]] = field(
         default_factory=dict, init=False, compare=False, repr=False
@@ -125,7 +125,7 @@ class Kind(StrEnum):
     GPUS = "GPUs"
     CPUS = "CPUs"
     MEMORY = "memory"
-    PLACES = "places"
+    SLOTS = "slots"
 
 
 @dataclass(frozen=True)

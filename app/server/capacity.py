@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from app.db.database import Database
 from app.db.sql import Tx
-from app.domain import resources
 from app.domain.priority import Priority
 from app.domain.recipes import LOCAL
+from app.domain.resources import Capacity
 from app.launchers.base import Launcher, ShowsCapacity, Unreachable
 from app.services import live_runs
 from app.services.live_runs import QueueCursor
@@ -29,14 +29,14 @@ class LauncherCapacity(NamedTuple):
     trouble: str | None
 
 
-class Capacity(NamedTuple):
+class ServiceCapacity(NamedTuple):
     """All launchers, and the number of runs that wait."""
 
     launchers: list[LauncherCapacity]
     queued: int
 
 
-async def read_capacity(db: Database, launchers: Mapping[str, Launcher]) -> Capacity:
+async def read_capacity(db: Database, launchers: Mapping[str, Launcher]) -> ServiceCapacity:
     """Return what these launchers have; each is asked in a thread of its own."""
     under_way = await db.scan(_under_way)
     offers = await asyncio.gather(
@@ -45,7 +45,7 @@ async def read_capacity(db: Database, launchers: Mapping[str, Launcher]) -> Capa
     engines = [
         _capacity(name, offer, under_way) for name, offer in zip(launchers, offers, strict=True)
     ]
-    return Capacity(engines, under_way.waiting)
+    return ServiceCapacity(engines, under_way.waiting)
 
 
 class _UnderWay(NamedTuple):
@@ -64,19 +64,25 @@ def _under_way(tx: Tx) -> _UnderWay:
     return _UnderWay(launched + queued, queued, waiting)
 
 
-def _offer(launcher: Launcher) -> resources.Capacity | str | None:
-    """Return what a launcher has in all; a sentence where it cannot be asked."""
+class _Offer(NamedTuple):
+    """What a launcher has in all, None where its engine alone knows; or why it cannot be asked."""
+
+    capacity: Capacity | None
+    trouble: str | None
+
+
+def _offer(launcher: Launcher) -> _Offer:
     try:
-        return launcher.total() if isinstance(launcher, ShowsCapacity) else launcher.offer()
+        if isinstance(launcher, ShowsCapacity):
+            return _Offer(launcher.total(), None)
+        return _Offer(launcher.offer(), None)
     except Unreachable as error:
-        return str(error) or "It cannot be reached."
+        return _Offer(None, str(error) or "It cannot be reached.")
 
 
-def _capacity(
-    name: str, offer: resources.Capacity | str | None, under_way: _UnderWay
-) -> LauncherCapacity:
+def _capacity(name: str, offer: _Offer, under_way: _UnderWay) -> LauncherCapacity:
     counts = under_way.active[name], under_way.queued[name]
-    if offer is None or isinstance(offer, str):
-        return LauncherCapacity(name, None, None, None, None, *counts, offer)
-    gpus = Counter(gpu.type for gpu in offer.gpus)
-    return LauncherCapacity(name, offer.cpus, offer.memory_gb, gpus, offer.places, *counts, None)
+    if (known := offer.capacity) is None:
+        return LauncherCapacity(name, None, None, None, None, *counts, offer.trouble)
+    gpus = Counter(gpu.type for gpu in known.gpus)
+    return LauncherCapacity(name, known.cpus, known.memory_gb, gpus, known.slots, *counts, None)

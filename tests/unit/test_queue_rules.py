@@ -140,9 +140,9 @@ def test_who_has_not_saved_or_ends_anyway_is_not_asked() -> None:
     assert isinstance(told, Wait) and told.preempts == ()
 
 
-def test_a_place_is_yielded_where_places_are_what_is_short() -> None:
-    places = Capacity(8.0, 64.0, (), places=1)
-    found = plan(holds("low", LOW), capacity=places)
+def test_a_slot_is_yielded_where_slots_are_what_is_short() -> None:
+    one_slot = Capacity(8.0, 64.0, (), slots=1)
+    found = plan(holds("low", LOW), capacity=one_slot)
     told = found.consider(waits("x", priority=HIGH, gpus=0))
     assert isinstance(told, Wait) and [each.run_id for each in told.preempts] == ["low"]
     again = found.consider(waits("y", priority=HIGH, gpus=0))

@@ -63,7 +63,7 @@ export const SENTENCES = {
   "Needs {what}; other runs hold too many of the {n} here.": "需要 {what}；其他任务占用了本机 {n} 个中的太多。",
   "Needs {what}; other runs hold too much of the {n} here.": "需要 {what}；其他任务占用了本机 {n} GB 中的太多。",
   "Needs {n} nodes; this is one machine.": "需要 {n} 个节点；这里只有一台机器。",
-  "Needs a place to run; all {n} are taken.": "需要运行位置；全部 {n} 个都已占用。",
+  "All {n} slots are taken.": "全部 {n} 个运行位置都已占用。",
   "Needs {n} GPUs; its project may hold {m} in all.": "需要 {n} 个 GPU；所属项目总共可用 {m} 个。",
   "Needs {n} nodes; a job of Ray has one.": "需要 {n} 个节点；Ray 作业只有一个。",
   "Needs GPUs of type {type}; {where} has: {known}.": "需要 {type} 型 GPU；{where} 有：{known}。",
@@ -106,7 +106,7 @@ export const SENTENCES = {
   "{n} GPU": "{n} 个 GPU", "{n} GPUs": "{n} 个 GPU", "no GPU": "没有 GPU",
   "{n} GB of memory": "{n} GB 内存",
   "{n} run": "{n} 个", "{n} runs": "{n} 个",
-  CPUs: "CPU", memory: "内存", nodes: "节点", places: "位置",
+  CPUs: "CPU", memory: "内存", nodes: "节点", slots: "运行位置",
 
   // What became of a checkpoint.
   "The trainer saved nothing when it was stopped.": "训练程序停止时没有保存。",
