@@ -1,4 +1,4 @@
-"""Commands about what people are told of: `alerts` and `webhooks`, which call the service."""
+"""Commands about alerts and webhooks, which call the service."""
 
 from typing import Any
 from urllib.parse import quote
@@ -141,7 +141,7 @@ def delete_rule(rule: str) -> None:
 
 @click.group()
 def webhooks() -> None:
-    """Addresses that are told of events."""
+    """Addresses that receive events."""
 
 
 @webhooks.command("ls")
@@ -166,7 +166,7 @@ def list_webhooks(as_json: bool) -> None:
 @api.JSON
 @api.calls_service
 def add_webhook(experiment: str | None, project: str | None, as_json: bool, **fields: Any) -> None:
-    """Have URL told of events; print its id and the secret that signs, which is shown this once."""
+    """Send events to URL; print its id and the secret that signs, which is shown this once."""
     body = {name: value for name, value in fields.items() if value not in (None, ())}
     if experiment is not None:
         body["experiment_id"] = api.client().experiment_id(experiment)

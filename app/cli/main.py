@@ -21,10 +21,10 @@ from app.cli.errors import Exit, Refused, show_usage_error
 
 COMMANDS = {
     "Runs": {
-        "submit": "submitting", "ls": "looking", "show": "looking", "watch": "looking",
-        "logs": "looking", "cancel": "submitting", "resume": "submitting", "rerun": "submitting",
+        "submit": "submitting", "ls": "showing", "show": "showing", "watch": "showing",
+        "logs": "showing", "cancel": "submitting", "resume": "submitting", "rerun": "submitting",
         "mark": "submitting", "delete": "deleting", "redact": "deleting",
-        "update": "submitting", "compare": "looking", "diff": "looking", "export": "exporting",
+        "update": "submitting", "compare": "showing", "diff": "showing", "export": "exporting",
         "export-release": "exporting",
         "open": "opening", "recipes": "access", "experiments": "access", "login": "access",
         "completion": "access", "mcp": "agents",
@@ -32,7 +32,7 @@ COMMANDS = {
     "The team": {
         "user": "team", "token": "team", "project": "projects", "audit": "team", "usage": "team",
     },
-    "What people are told of": {"alerts": "telling", "webhooks": "telling"},
+    "Alerts and webhooks": {"alerts": "alerting", "webhooks": "alerting"},
     "The service": {
         "serve": "serving", "demo": "serving", "launchers": "checking", "help": "pages",
         "export-schema": "pages",

@@ -1,6 +1,6 @@
-"""`llm-train verify` and `llm-train prune`: what operators do to checkpoints by hand.
+"""`llm-train verify`, `prune` and `import-checkpoint`: what operators do to checkpoints by hand.
 
-Both work on the database itself, and make none. SQLite belongs to one process: while a server
+All work on the database itself, and make none. SQLite belongs to one process: while a server
 has it, `verify` asks that server, which has left its address with its lock.
 """
 
@@ -37,7 +37,7 @@ _INSTEAD_OF_PRUNING = (
 POLL_SECONDS = 0.5
 
 
-class Verified(NamedTuple):
+class VerifiedCheckpoint(NamedTuple):
     """A checkpoint, as it was found; the state `unreadable` is the command's own."""
 
     ckpt_path: str
@@ -47,7 +47,7 @@ class Verified(NamedTuple):
 
 async def verify(
     settings: Settings, experiment_id: str, request: VerifyRequest
-) -> AsyncIterator[Verified]:
+) -> AsyncIterator[VerifiedCheckpoint]:
     """Read every byte of the checkpoints that are selected, or let the server do so that has
     the database; yield each as it is verified. Raises ServiceError.
     """
@@ -62,7 +62,7 @@ async def verify(
                 state, reason = row.state, row.reason
                 if unreadable is not None:
                     state, reason = verification.UNREADABLE, unreadable.detail
-                yield Verified(row.ckpt_path, state, reason)
+                yield VerifiedCheckpoint(row.ckpt_path, state, reason)
             return
     except Unavailable as error:
         if not isinstance(error.__cause__, InUse) or not (url := error.__cause__.where):
@@ -75,7 +75,7 @@ async def verify(
         answer = client.call(url, settings.api_token, "GET", f"{path}?after={after}")
         for finding in answer["findings"]:
             after = finding["seq"]
-            yield Verified(finding["ckpt_path"], finding["outcome"], finding["reason"])
+            yield VerifiedCheckpoint(finding["ckpt_path"], finding["outcome"], finding["reason"])
         if answer["finished_at"] is not None and not answer["findings"]:
             return
         if not answer["findings"]:
@@ -106,9 +106,8 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> Pruned:
         for checkpoint in await db.read(retention.list_pending_deletion):
             try:
                 storage.delete(paths.parse(checkpoint.ckpt_path), checkpoint.sha256)
-            except (
-                CheckpointUnreadable
-            ) as error:  # one that cannot go must not keep all others on the disk
+            except CheckpointUnreadable as error:
+                # One that cannot be deleted must not keep all others on the disk.
                 left[checkpoint.ckpt_path] = error
                 continue
             await db.write(retention.record_files_removed, [checkpoint])
