@@ -44,20 +44,20 @@ def commit(connect: Callable[[], Pipeline], batch: list[Job], rights: KnownRight
         except BaseException as error:
             return _all_failed(batch, for_caller(error, None))
         try:
-            return _together(pipeline, batch, rights)
+            return _run_batch(pipeline, batch, rights)
         except BaseException as error:
             _roll_back(pipeline)
-            told = for_caller(error, pipeline.connection)
-            if told is not error and pipeline.connection.closed:
-                return _all_failed(batch, told)  # whether it was committed is not known
-    return [_alone(connect, job, rights) for job in batch]
+            shown = for_caller(error, pipeline.connection)
+            if shown is not error and pipeline.connection.closed:
+                return _all_failed(batch, shown)  # whether it was committed is not known
+    return [_run_alone(connect, job, rights) for job in batch]
 
 
 def _all_failed(batch: list[Job], error: BaseException) -> list[Outcome]:
     return [Outcome(job.future, None, error) for job in batch]
 
 
-def _together(pipeline: Pipeline, batch: list[Job], rights: KnownRights) -> list[Outcome]:
+def _run_batch(pipeline: Pipeline, batch: list[Job], rights: KnownRights) -> list[Outcome]:
     outcomes, done = [], []
     cursor = Cursor(pipeline)
     pipeline.command("BEGIN")
@@ -70,11 +70,11 @@ def _together(pipeline: Pipeline, batch: list[Job], rights: KnownRights) -> list
             if tx.wrote or isinstance(error, psycopg.Error):
                 raise _Spoiled from error
             outcomes.append(Outcome(job.future, None, error))
-    _end(pipeline, cursor, done)
+    _commit(pipeline, cursor, done)
     return outcomes
 
 
-def _alone(connect: Callable[[], Pipeline], job: Job, rights: KnownRights) -> Outcome:
+def _run_alone(connect: Callable[[], Pipeline], job: Job, rights: KnownRights) -> Outcome:
     for left in reversed(range(TRIES)):
         pipeline: Pipeline | None = None
         try:
@@ -83,7 +83,7 @@ def _alone(connect: Callable[[], Pipeline], job: Job, rights: KnownRights) -> Ou
             cursor = Cursor(pipeline)
             tx = open_tx(cursor, "postgresql", job.principal, rights, is_snapshot=False)
             result = job.work(tx)
-            _end(pipeline, cursor, [tx])
+            _commit(pipeline, cursor, [tx])
         except BaseException as error:
             if pipeline is not None:
                 _roll_back(pipeline)
@@ -95,7 +95,7 @@ def _alone(connect: Callable[[], Pipeline], job: Job, rights: KnownRights) -> Ou
     raise AssertionError("TRIES is 1 or more")
 
 
-def _end(pipeline: Pipeline, cursor: Cursor, parts: list[Tx]) -> None:
+def _commit(pipeline: Pipeline, cursor: Cursor, parts: list[Tx]) -> None:
     last = Tx(cursor, "postgresql")
     write_late(last, parts)
     for text in _packed(last.topics.union(*(part.topics for part in parts))):

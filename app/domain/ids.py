@@ -1,4 +1,4 @@
-"""Prefixed, time-sortable ids: `exp_…`, `run_…`, `ckpt_…`, and the one clock format.
+"""Prefixed, time-sortable ids: `exp_…`, `run_…`, `ckpt_…`; and the clock: times as text.
 
 An id is its prefix and 26 characters of lower-case Crockford base 32: 56 bits of
 microseconds since 1970, then 74 random bits. Ids of one server sort by creation time.
@@ -21,14 +21,16 @@ _PATTERN = re.compile(PATTERN.format("(exp|run|ckpt|vfy|whk|dlv|del|prj|usr|tok|
 
 def new_id(prefix: str) -> str:
     """Return a fresh id, e.g. `run_0695t3q0c4…`."""
-    bits = (time.time_ns() // 1000) << 74 | secrets.randbits(74)
-    return prefix + "_" + "".join([_PAIRS[bits >> shift & 1023] for shift in range(120, -1, -10)])
+    return _encode(prefix, (time.time_ns() // 1000) << 74 | secrets.randbits(74))
 
 
 def lowest_id(prefix: str, moment: str) -> str:
     """Return the id that is lower than all of a time or later, and higher than all before it."""
     micros = (datetime.fromisoformat(moment) - _EPOCH) // timedelta(microseconds=1)
-    bits = micros << 74
+    return _encode(prefix, micros << 74)
+
+
+def _encode(prefix: str, bits: int) -> str:
     return prefix + "_" + "".join([_PAIRS[bits >> shift & 1023] for shift in range(120, -1, -10)])
 
 

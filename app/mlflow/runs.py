@@ -64,7 +64,7 @@ def _create(
     tx: Tx, access: Access, body: bodies.CreateRun, heartbeat: float, digest: str | None
 ) -> views.View:
     """Create a run, or return the one of the same request whose answer was not sent."""
-    known = labels.find(tx, UNANSWERED, digest) if digest else None
+    known = labels.find_alias_target(tx, UNANSWERED, digest) if digest else None
     if known is not None:
         return views.runs(tx, [runs.get(tx, known)])[0]
     experiment = resolve(tx, access, body.experiment_id)

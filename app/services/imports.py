@@ -34,7 +34,7 @@ def begin(
         source: the run's name in the store it comes from, unique among all stores.
         started_ms: when it began there, in milliseconds since 1970.
     """
-    known = labels.find(tx, SCOPE, source)
+    known = labels.find_alias_target(tx, SCOPE, source)
     if known is not None:
         return runs.lock(tx, known)
     existing = tracking.get_or_create_experiment(tx, experiment)

@@ -1,6 +1,6 @@
 """Labels, aliases and links: what tracking clients put beside experiments, runs and models.
 
-A label is a key and a value (MLflow's tags). An alias is the name under which a client knows a run
+A label is a key and a value: MLflow tags. An alias is the name under which a client knows a run
 or an experiment. A link is a data set or a model that a run has read or made.
 """
 
@@ -117,8 +117,8 @@ def delete_label(tx: Tx, owner_id: str, key: str) -> bool:
     return tx.run(_delete_label, owner=owner_id, name=key) == 1
 
 
-def find(tx: Tx, scope: str, alias: str) -> str | None:
-    """Return the id that an alias stands for, or None."""
+def find_alias_target(tx: Tx, scope: str, alias: str) -> str | None:
+    """Return the id of the run or experiment that an alias names, or None."""
     row = tx.first(_target, scope=scope, alias=alias)
     return row[0] if row else None
 

@@ -19,16 +19,17 @@ _project, _run = columns(Project), columns(Run)
 _experiment, _checkpoint = columns(Experiment), columns(Checkpoint)
 
 
+_LIMITS = select(_project.id, _project.max_runs, _project.max_gpus, _project.max_bytes)
+
+
 @query(tuple[str, int | None, int | None, int | None])
 def _limits() -> Executable:
-    return select(_project.id, _project.max_runs, _project.max_gpus, _project.max_bytes)
+    return _LIMITS
 
 
 @query(tuple[str, int | None, int | None, int | None])
 def _limits_of(*, projects: str) -> Executable:
-    return select(_project.id, _project.max_runs, _project.max_gpus, _project.max_bytes).where(
-        one_of(_project.id, projects)
-    )
+    return _LIMITS.where(one_of(_project.id, projects))
 
 
 def _held(where: TextClause, projects: Any) -> Executable:

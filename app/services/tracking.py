@@ -65,7 +65,7 @@ def _scope(project_id: str) -> str:
 
 def find_experiment(tx: Tx, name: str) -> Experiment | None:
     """Return the experiment that clients know under a name, else the newest that has it."""
-    known = labels.find(tx, _scope(projects.choose_to_read(tx)), name)
+    known = labels.find_alias_target(tx, _scope(projects.choose_to_read(tx)), name)
     if known is not None:
         return experiments.get(tx, known)
     return tx.first(_newest_of_name, wanted=name)

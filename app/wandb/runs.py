@@ -21,7 +21,7 @@ def find_run(tx: Tx, access: Access, project: str, name: str) -> Run | None:
     if is_id(name, "run"):
         return runs.get(tx, name)
     experiment = tracking.find_experiment(tx, project)
-    known = labels.find(tx, scope_of(experiment.id), name) if experiment else None
+    known = labels.find_alias_target(tx, scope_of(experiment.id), name) if experiment else None
     return runs.get(tx, known) if known is not None else None
 
 

@@ -6,7 +6,7 @@ Each module becomes a function that returns its exports, called once, after thos
 This is no general bundler. It knows imports and exports in braces (`import { a as b } from "c";`,
 `export { a };`, `export { a } from "c";`) and exported declarations (`export const`, `function`,
 `class`), which is what the dashboard and its third-party modules use. All else is refused, and so
-is a circle of imports.
+is a circular import.
 """
 
 import posixpath
@@ -33,7 +33,7 @@ def bundle(modules: Mapping[str, str], names: Mapping[str, str], start: str) -> 
         modules: the text of each, by its path.
         names: the path of each module that is imported by a bare name.
 
-    Raises ValueError for a circle of imports, a module that is missing, and other syntax.
+    Raises ValueError for a circular import, a module that is missing, and other syntax.
     """
     places = {path: f"$ModuleOf{number}" for number, path in enumerate(modules)}
     parts = []
@@ -81,12 +81,12 @@ def _body(path: str, text: str, names: Mapping[str, str], places: Mapping[str, s
     """Return a module as the body of a function that returns its exports."""
     exports: dict[str, str] = {}
 
-    def take(match: re.Match[str]) -> str:
+    def replace_import(match: re.Match[str]) -> str:
         place = places[_path_of(match[2], path, names)]
         taken = (_renamed(item) for item in match[1].split(",") if item.strip())
         return f"const {{ {', '.join(f'{a}: {b}' for a, b in taken)} }} = {place};"
 
-    def give(match: re.Match[str]) -> str:
+    def replace_export(match: re.Match[str]) -> str:
         place = f"{places[_path_of(match[2], path, names)]}." if match[2] else ""
         for item in filter(str.strip, match[1].split(",")):
             own, outer = _renamed(item)
@@ -97,8 +97,8 @@ def _body(path: str, text: str, names: Mapping[str, str], places: Mapping[str, s
         exports[match[2]] = match[2]
         return f"{match[1]}{match[2]}"
 
-    text = _IMPORT.sub(take, _SOURCE_MAP.sub("", text))
-    text = _DECLARED.sub(declare, _LIST.sub(give, text))
+    text = _IMPORT.sub(replace_import, _SOURCE_MAP.sub("", text))
+    text = _DECLARED.sub(declare, _LIST.sub(replace_export, text))
     if left := _LEFT.search(text):
         raise ValueError(f"{path}: cannot bundle {text[left.start() : left.start() + 40]!r}")
     return f"{text}\nreturn {{ {', '.join(f'{a}: {b}' for a, b in exports.items())} }};"
