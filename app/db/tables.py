@@ -267,7 +267,7 @@ class Run(Table, table=True):
     effective_hyperparams: str | None = Field(default=None, sa_type=Text)
     # What its trainer runs, as that reports it: commit, command, packages, machine.
     source: str | None = Field(default=None, sa_type=Text)
-    # The attempt whose trainer told them last.
+    # The attempt that last reported them.
     effective_attempt: int | None = None
     resources: str = Field(sa_type=Text)
     notes: str | None = None
@@ -442,7 +442,7 @@ class Attempt(Table, table=True):
 
     run_id: str = Field(primary_key=True, foreign_key="run.id")
     number: int = Field(primary_key=True, sa_type=Integer)
-    # What the trainer shall do, without anything secret.
+    # What the trainer must do, without anything secret.
     spec: str = Field(sa_type=Text)
     # The logical path of the checkpoint whose files it starts from.
     resume_path: str | None = None
@@ -561,7 +561,7 @@ class AttemptUsage(Table, table=True):
 
 
 class Webhook(Table, table=True):
-    """A URL that is told of events."""
+    """A URL that receives events."""
 
     id: str = Field(primary_key=True)
     url: str
@@ -608,7 +608,7 @@ class WebhookDelivery(Table, table=True):
 
 
 class AlertRule(Table, table=True):
-    """What a project wants to be told of its runs (`domain.alerts`)."""
+    """Rule of a project that raises an alert (`domain.alerts`)."""
 
     __tablename__ = "alert_rule"
     __table_args__ = (Index("ix_alert_rule_project", "project_id"),)

@@ -1,4 +1,4 @@
-"""Webhook, AlertRule, Alert: who is told of what, whether it arrived, and what was found."""
+"""Webhook, AlertRule, Alert: who receives what, whether it arrived, and what was found."""
 
 from functools import partial
 from typing import Annotated, Any
@@ -55,7 +55,7 @@ class WebhookDelivery:
 
 @output
 class Webhook:
-    """A URL that is told of events."""
+    """A URL that receives events."""
 
     id: strawberry.ID = attribute("Its id.")
     url: str = attribute("The URL (its host, for who may not change it), or `mailto:` addresses.")
@@ -70,7 +70,7 @@ class Webhook:
 
     @field
     def types(self) -> list[EventType]:
-        """The events that it is told of; empty: all."""
+        """The events that it receives; empty: all."""
         row: Any = self
         return [EventType(type) for type in load(row.types)]
 
@@ -115,7 +115,7 @@ def _may_change(tx: Tx, keys: list[tuple[str | None, str | None]]) -> list[bool]
 
 @output
 class AlertRule:
-    """What a project wants to be told of, once for each run until it recovers."""
+    """Rule that raises an alert, once for each run until it recovers."""
 
     id: strawberry.ID = attribute("Its id.")
     project_id: strawberry.ID = attribute("The project.")

@@ -1,4 +1,4 @@
-"""`/v1/alert-rules`, `/v1/alerts`: what projects want to be told of, and what was found."""
+"""`/v1/alert-rules`, `/v1/alerts`: rules that raise alerts, and the alerts."""
 
 from typing import Annotated
 
@@ -23,7 +23,7 @@ RuleId = Annotated[str, Path(pattern=PATTERN.format("alr"), examples=[RULE_ID])]
 
 
 class AlertRuleAnswer(TypedDict):
-    """What a project wants to be told of its runs."""
+    """Rule that raises an alert."""
 
     rule_id: str
     project_id: str
@@ -99,7 +99,7 @@ def view_alert(alert: Alert) -> AlertAnswer:
     **accepts_json(AlertRuleRequest),
 )  # fmt: skip
 async def create_alert_rule(request: Request) -> Response:
-    """Have a project told of something, once for each run until it recovers."""
+    """Create a rule that raises an alert, once for each run until it recovers."""
     body = await read(request, AlertRuleRequest)
     return responses.respond(
         await responses.perform(request, lambda tx: alerts.create(tx, body), view, 201)

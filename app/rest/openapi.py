@@ -16,8 +16,8 @@ TAGS = {
     "metrics": "Curves of metrics.",
     "trainers": "Reports of a trainer on its own run.",
     "agents": "How an agent on a machine without the service's files starts and watches a trainer.",
-    "webhooks": "URLs that are told of events, and the messages that are sent to them.",
-    "alerts": "What projects want to be told of their runs, and what was found.",
+    "webhooks": "URLs that receive events, and the messages that are sent to them.",
+    "alerts": "Rules that raise alerts, and the alerts.",
     "team": "Projects, their members, users and tokens.",
     "service": "The service itself.",
 }

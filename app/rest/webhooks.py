@@ -1,4 +1,4 @@
-"""`/v1/webhooks`: URLs that are told of events, and the messages that are sent to them."""
+"""`/v1/webhooks`: URLs that receive events, and the messages that are sent to them."""
 
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ DeliveryId = Annotated[str, Path(pattern=PATTERN.format("dlv"), examples=[DELIVE
 
 
 class WebhookAnswer(TypedDict):
-    """A URL that is told of events."""
+    """A URL that receives events."""
 
     webhook_id: str
     url: str

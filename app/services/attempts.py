@@ -2,7 +2,7 @@
 
 create(tx, …)        with the submission: the code that its job carries, and what is to be done
 claim(tx, …)         the first agent that shows the code wins, and may ask again
-(pulses)             the agent lives; the answer is what it shall do
+(pulses)             the agent lives; the answer is what it must do
 finish(tx, …)        how the attempt ended
 request_stop(tx, …)  from the supervisor, which also reads the rows: `get`, `list_live`
 
@@ -99,7 +99,7 @@ def create(
     """Record the run's current attempt, which the agent that shows `code` may claim.
 
     Args:
-        spec: what the trainer shall do; without secrets.
+        spec: what the trainer must do; without secrets.
         resume_path: the logical path of the checkpoint whose files the agent may download.
     """
     attempt = Attempt(
@@ -156,7 +156,7 @@ def claim(tx: Tx, run_id: str, number: int, code: str, agent: str, host: str | N
 def launch_config(
     claim: Claim, recipe: Recipe, environment: Mapping[str, str], token: str, api_url: str
 ) -> LaunchConfig:
-    """Return how the agent shall start the trainer.
+    """Return how the agent must start the trainer.
 
     Its machine's own environment and interpreter are used: `{python}` stands for that one.
     """

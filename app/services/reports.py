@@ -4,7 +4,7 @@ A report is accepted for the run's present attempt only, and each numbered batch
 The answer tells the trainer whether it should stop, and under which name to save.
 
 ingest    takes in one report: attach → progress → hyperparameters → points → checkpoints
-spec      what the trainer of a run shall do
+spec      what the trainer of a run must do
 
 What a report may hold is in `app.domain.reports`, which process may send it in `sessions`.
 """
@@ -237,7 +237,7 @@ def record_saved(tx: Tx, run: Run, saved: Sequence[SavedCheckpoint]) -> Run:
 
 
 def spec(tx: Tx, run_id: str, storage: CheckpointStorage) -> dict[str, Any]:
-    """Return what the trainer of a run shall do. Raises NotFound, RunFinished."""
+    """Return what the trainer of a run must do. Raises NotFound, RunFinished."""
     run = runs.get(tx, run_id)
     if RunStatus(run.status) in TERMINAL:
         raise RunFinished(f"The run is {run.status}; there is nothing more to do.")

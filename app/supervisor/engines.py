@@ -1,7 +1,7 @@
 """Engines: what is asked of launchers whose agents are elsewhere, so that none holds up a tick.
 
     look, offer → the last answer, and a job that asks anew when that is old
-    request_end → end_jobs, once a tick: one call for all that an engine shall end
+    request_end → end_jobs, once a tick: one call for all jobs to end
 
 A controller that hangs costs one thread; what it does not answer is no news.
 """
@@ -78,7 +78,7 @@ async def _ask(
 
 
 async def choose_avoided(state: SupervisorState, run: AnyRun) -> tuple[str, ...]:
-    """Return the nodes that a run's next attempt shall avoid, as its launcher can do."""
+    """Return the nodes that a run's next attempt must avoid, as its launcher can do."""
     launcher = state.launcher(run)
     if not isinstance(launcher, AvoidsNodes):
         return ()

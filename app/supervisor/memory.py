@@ -124,7 +124,7 @@ class EngineState:
     # Nodes on which attempts have failed, and when that was last looked up (monotonic).
     suspects: tuple[str, ...] = ()
     suspects_at: float = -math.inf
-    # What it shall stop and kill, and when it was last told so (monotonic).
+    # Jobs to stop and to kill, and when the launcher was last asked (monotonic).
     to_stop: set[Key] = field(default_factory=set)
     to_kill: set[Key] = field(default_factory=set)
     ends_asked: dict[tuple[Key, bool], float] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the steps share: the database, the launcher, and the little they remember."""
+"""State shared by the supervisor's steps. All of it is a cache, rebuilt after a restart."""
 
 import asyncio
 import logging
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class SupervisorState:
-    """All of it can be forgotten: a restarted server reads the rest from database and disk."""
+    """All of it can be rebuilt: a restarted server reads it from the database and the disk."""
 
     db: Database
     settings: Settings

@@ -66,7 +66,7 @@ class RedeliverInput:
 
 @input
 class CreateAlertRuleInput:
-    """What a project wants to be told of."""
+    """Rule that raises an alert."""
 
     project: str | None = optional("Name of the project; left out: your only one, or the default.")
     name: str | None = optional("Name for people.")
@@ -191,7 +191,7 @@ class NotificationMutations:
 
     @mutation
     async def create_alert_rule(self, info: Info, input: NewRule) -> AlertRulePayload:
-        """Have a project told of something, once for each run until it recovers."""
+        """Create a rule that raises an alert, once for each run until it recovers."""
 
         def work(tx: Tx) -> Rows:
             return {"alert_rule": alerts.create(tx, request_of(AlertRuleRequest, input))}
