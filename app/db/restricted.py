@@ -132,8 +132,10 @@ class RestrictedTx(Tx):
         row = self._cursor.fetchone()
         if row is None or statement.make is None:
             return cast("T | None", row)  # for some columns the use case has asked before
-        made = statement.make(row)
-        return made if not compiled.is_judged or self._is_allowed(compiled, made) else None
+        place = compiled.judged_by
+        if place is not None and not self._is_allowed(compiled, row[place]):
+            return None
+        return statement.make(row)
 
     def all(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> list[T]:
         """Return every row that the user sees; those that are locked, only for who may write."""
@@ -141,16 +143,20 @@ class RestrictedTx(Tx):
         rows: list[Any] = self._cursor.fetchall()
         if statement.make is None:
             return rows
-        made = list(map(statement.make, rows))
-        if not compiled.is_judged:
-            return made
-        return [row for row in made if self._is_allowed(compiled, row)]
+        place = compiled.judged_by
+        if place is not None:
+            rows = [row for row in rows if self._is_allowed(compiled, row[place])]
+        return list(map(statement.make, rows))
 
-    def _is_allowed(self, compiled: Compiled, row: Any) -> bool:
-        """Return True if a row may be given to the user: one that is locked is to be changed."""
-        if compiled.locks:
-            return self._is_writable(row)
-        return self._get_role(_experiment_of(row)) is not None
+    def _is_allowed(self, compiled: Compiled, experiment_id: str) -> bool:
+        """Return True if the user may have a row of this experiment: a locked one, to change it."""
+        if not compiled.locks:
+            return self._get_role(experiment_id) is not None
+        try:
+            self.require(Permission.WRITE, experiment_id)
+        except NotFound:
+            return False
+        return True
 
     def many(self, statement: Query[..., Any], rows: Iterable[Mapping[str, Any]]) -> None:
         """Execute a write for each of `rows`."""
@@ -263,14 +269,6 @@ class RestrictedTx(Tx):
         if not self._may_write:
             raise NotPermitted("This needs the role `member` in a project, or a higher one.")
 
-    def _is_writable(self, row: Any) -> bool:
-        """Return True if the user may change a row; False if it does not see it."""
-        try:
-            self.require(Permission.WRITE, _experiment_of(row))
-        except NotFound:
-            return False
-        return True
-
     def _require(self, permission: Permission, id: str, role: Role | None) -> None:
         if role is None:
             raise NotFound(f"There is nothing with the id {id!a}.")
@@ -307,9 +305,3 @@ class RestrictedTx(Tx):
         """Return True if a statement names an experiment that the user sees."""
         id = params[visibility.EXPERIMENT]
         return id is not None and self._get_role(id) is not None
-
-
-def _experiment_of(row: Any) -> str:
-    """Return the experiment of a row, which may be the experiment's own."""
-    experiment_id: str = getattr(row, "experiment_id", None) or row.id
-    return experiment_id

@@ -74,9 +74,10 @@ class Compiled:
     """A statement in one dialect.
 
     `own`: the values that the clause itself holds. `names`: which value each parameter has, in
-    order; None where they go by name. `locks`: it locks what it selects. `is_judged`: its
-    rows are judged once they are read, as they are locked or of one run. `is_viewed`: it reads
-    others, so that a user's needs views (`limited`). `changes_rights`: it writes what decides who
+    order; None where they go by name. `locks`: it locks what it selects. `judged_by`: the
+    place of the experiment's id in its rows, which are judged once they are read, as they are
+    locked or of one run; None for any other. `is_viewed`: it reads others, so that a user's needs
+    views (`limited`). `changes_rights`: it writes what decides who
     may do what. `is_limited`: it finds what the user `visibility.USER` sees.
     """
 
@@ -85,7 +86,7 @@ class Compiled:
     names: tuple[str, ...] | None
     writes: bool
     locks: bool
-    is_judged: bool
+    judged_by: int | None
     is_viewed: bool
     changes_rights: bool
     is_limited: bool = False
@@ -134,11 +135,12 @@ class Query(Generic[P, T]):
             locks = getattr(clause, "_for_update_arg", None) is not None
             text = str(compiled)
             rights = writes and changes_rights(text)
-            is_judged = locks or visibility.is_of_one_run(text)
-            is_judged = is_judged and self.make is not None
-            is_read = not (writes or locks or is_judged)
+            judged_by = None
+            if self.make is not None and (locks or visibility.is_of_one_run(text)):
+                judged_by = _place_of_experiment(cast(Any, clause).selected_columns.keys())
+            is_read = not (writes or locks) and judged_by is None
             is_viewed = is_read and visibility.limit(text, dialect) is not None
-            known = Compiled(text, own, names, writes, locks, is_judged, is_viewed, rights)
+            known = Compiled(text, own, names, writes, locks, judged_by, is_viewed, rights)
             self._compiled[dialect] = known
         return known
 
@@ -158,6 +160,15 @@ class Query(Generic[P, T]):
                 limited = replace(limited, text=text, names=names, is_limited=True)
             self._limited[dialect, every_project, of_one] = limited
         return limited
+
+
+def _place_of_experiment(shown: Sequence[str]) -> int:
+    """Return the place of the id by which a row is judged, which may be the experiment's own.
+
+    The first column of a row that has neither names no experiment: a user gets no such row.
+    """
+    named = [name for name in ("experiment_id", "id") if name in shown]
+    return shown.index(named[0]) if named else 0
 
 
 def _maker(row: type[Any]) -> Callable[[Any], Any] | None:
