@@ -6,8 +6,6 @@ A text that many rows have is counted among the newest rows alone, and the answe
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-from sqlalchemy import Executable, func, select
-
 from app.db import matching, tally
 from app.db.count_statements import count_statement, first_few
 from app.db.cursors import METRIC, Order
@@ -22,8 +20,9 @@ from app.db.matching import (
     is_short,
     with_search,
 )
-from app.db.sql import Tx, columns, dump, query
-from app.db.tables import Run, RunSearch
+from app.db.seen import estimate, of_seen
+from app.db.sql import Tx, dump
+from app.db.tables import Run
 
 USUAL = 100
 """So many rows of the newest `matching.PEEKED` make a text one that is counted among the newest."""
@@ -106,6 +105,10 @@ def count(
     if tally.covers(listing.table, filters):
         params = bind(tx, listing, filters)
         return Count(tally.total(tx, listing.table, frozenset(filters), params))
+    if (parts := of_seen(tx, listing, filters)) is not None:
+        numbers = [count(tx, listing, part) for part in parts]
+        number = sum(each.number for each in numbers)
+        return _bounded(number, any(each.is_lower_bound for each in numbers))
     names, params, partial, newest = scope(tx, listing, filters)
     row = tx.first(count_statement(listing, names, None, newest), counted=COUNTED + 1, **params)
     return _bounded(row[0] if row else 0, partial)
@@ -167,7 +170,7 @@ def must_sort(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order: 
     read = _total(tx, listing, filters, {"status", *of_experiment})
     active = {"status", "active", *of_experiment}
     found = _total(tx, listing, filters, active) if "active" in names else read
-    walked = _total(tx, listing, filters, of_experiment) if of_experiment else _estimate(tx)
+    walked = _total(tx, listing, filters, of_experiment) if of_experiment else estimate(tx)
     return read * found < SORTED * walked
 
 
@@ -175,17 +178,6 @@ def _total(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], names: Set
     """Return how many runs pass some of these filters, which the tally knows."""
     params = bind(tx, listing, {name: filters[name] for name in names})
     return tally.total(tx, Run, frozenset(names), params)
-
-
-@query(tuple[int | None])
-def _last_number() -> Executable:
-    return select(func.max(columns(RunSearch).number))
-
-
-def _estimate(tx: Tx) -> int:
-    """Return about how many runs there are, whoever asks: the tally of all would be added up."""
-    row = tx.first(_last_number)
-    return (row and row[0]) or 0
 
 
 def is_long(

@@ -6,6 +6,7 @@ that what they cost does not grow with the table. Of a common text, whose runs w
 sorted to know the newest of them, the newest runs of the list are looked at instead.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
@@ -17,6 +18,7 @@ from app.db import counting, tally
 from app.db.count_statements import newest_rows
 from app.db.list_statements import REMEMBERED
 from app.db.listing import RUNS
+from app.db.seen import of_seen
 from app.db.sql import Statement, Tx, columns
 from app.db.tables import Experiment, MetricLatest, Run, RunTag
 
@@ -57,12 +59,22 @@ def by_status(tx: Tx, filters: Mapping[str, Any]) -> ByStatus:
 
     What triggers have not counted is read: the newest `counting.COUNTED` runs that match.
     """
+    if not tally.covers(Run, filters) and (parts := of_seen(tx, RUNS, filters)) is not None:
+        return _added([by_status(tx, part) for part in parts])
     names, params, partial, newest = counting.scope(tx, RUNS, filters)
     if tally.covers(Run, filters):
         return ByStatus(tally.by_state(tx, Run, names, params))
     counted = tx.all(_by_status(names, newest), **params, newest=counting.COUNTED + 1)
     more = sum(count for _, count in counted) > counting.COUNTED
     return ByStatus(counted, more or partial)
+
+
+def _added(of_each: Sequence[ByStatus]) -> ByStatus:
+    """Return the sums of the counts of several lists."""
+    numbers = Counter[str]()
+    for counted in of_each:
+        numbers.update(dict(counted.counts))
+    return ByStatus(list(numbers.items()), any(each.is_lower_bound for each in of_each))
 
 
 def by_status_of(tx: Tx, experiment_ids: Sequence[str]) -> list[list[Counted]]:

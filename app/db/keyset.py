@@ -28,14 +28,8 @@ from app.db.list_statements import (
 )
 from app.db.matching import SEARCH, Parent, bind, is_short, with_search
 from app.db.merging import merge
-from app.db.narrowing import (
-    OF_EXPERIMENT,
-    narrow,
-    of_active,
-    of_archived,
-    of_experiments,
-    of_few,
-)
+from app.db.narrowing import narrow, of_active, of_archived, of_experiments, of_few
+from app.db.seen import OF_EXPERIMENT, of_seen
 from app.db.sql import Tx, dump
 
 MOST = 100
@@ -129,6 +123,8 @@ def page(
         if filters.get(name, id) != id:  # the filter names another one
             return _page(listing, [], order, window)
         filters = {**filters, name: id}
+    if (parts := of_seen(tx, listing, filters)) is not None:
+        return merge([page(tx, listing, part, order, window) for part in parts], order, window)
     if (archived := of_archived(tx, listing, filters)) is not None:
         return _all(tx, listing, archived, order, window)
     sort = counting.must_sort(tx, listing, filters, order)

@@ -3,18 +3,25 @@
 from collections.abc import Sequence
 from typing import Any
 
-from app.db.cursors import Order, Page, Window, parse
+from app.db.cursors import METRIC, Order, Page, Window, parse
+
+
+def _values(page: Page[Any]) -> Sequence[Any]:
+    """Return the values by which the rows of a page are sorted."""
+    if page.order.field == METRIC:
+        return page.values
+    return [getattr(row, page.order.field) for row in page.rows]
 
 
 def merge(pages: Sequence[Page[Any]], order: Order, window: Window) -> Page[Any]:
-    """Return the page, in the order by a metric, of the rows of all these lists.
+    """Return the page, in the lists' own order, of the rows of all of them.
 
     Beyond the place where a list's own page ended early it may have more: the page ends there.
     """
-    entries: list[tuple[float | None, str, Any]] = [
+    entries: list[tuple[Any, str, Any]] = [
         (value, row.id, row)
         for page in pages
-        for value, row in zip(page.values, page.rows, strict=True)
+        for value, row in zip(_values(page), page.rows, strict=True)
     ]
     number = len(entries)
     # Behind a row of the same place, as the sort is stable.
@@ -35,7 +42,7 @@ def merge(pages: Sequence[Page[Any]], order: Order, window: Window) -> Page[Any]
     more = more or any(page.has_previous if window.backward else page.has_next for page in pages)
     return Page(
         [row for *_, row in first],
-        [value for value, *_ in first],
+        [value for value, *_ in first] if order.field == METRIC else (),
         order,
         has_next=window.before is not None if window.backward else more,
         has_previous=more if window.backward else window.after is not None,

@@ -16,17 +16,15 @@ from app.db.cursors import METRIC
 from app.db.json_lists import listed, one_of
 from app.db.list_statements import FOUND_BY, INDEXED, Listing, unwalked
 from app.db.matching import SEARCH, bind, count_hits, indexed_search
+from app.db.seen import MERGED, OF_EXPERIMENT
 from app.db.sql import Tx, columns, dump, query
 from app.db.tables import ACTIVE, ExperimentTag, MetricLatest, Run, RunTag
 
 TEXTS = ("name", "recipe", "model")
 """Filters by the whole of a value that is in the searchable text of a run."""
 
-OF_EXPERIMENT = ("owner", "project_id", "task_type")
-"""Filters of runs by what their experiment is."""
-
-MERGED, MERGED_RUNS = 15, 10_000
-"""Experiments, and runs of theirs, whose lists are read one by one and merged."""
+MERGED_RUNS = 10_000
+"""Runs of experiments whose lists are read one by one and merged."""
 
 OF_ONE = ("experiment_id", *OF_EXPERIMENT)
 _tag, _latest, _of_experiment = columns(RunTag), columns(MetricLatest), columns(ExperimentTag)

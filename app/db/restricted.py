@@ -123,8 +123,7 @@ class RestrictedTx(Tx):
         """Return the statement that finds what the user sees."""
         if self._rights.sees_all and self._is_snapshot:
             return statement.limited(self.dialect, True)
-        of_one = visibility.EXPERIMENT in params and self._is_of_one(params)
-        return statement.limited(self.dialect, of_one=of_one)
+        return statement.limited(self.dialect, of_one=self._is_of_one(params))
 
     def first(self, statement: Query[P, T], *args: P.args, **params: P.kwargs) -> T | None:
         """Return the first row that the user sees; one that is locked, only for who may write."""
@@ -163,6 +162,11 @@ class RestrictedTx(Tx):
         self._authenticate()
         self._admit_write()
         super().many(statement, rows)
+
+    def sees_all(self) -> bool:
+        """Return True if the user sees every project."""
+        self._authenticate()
+        return self._rights.everywhere is not None or self._rights.sees_all
 
     def require(self, permission: Permission, experiment_id: str) -> bool:
         """Raise NotPermitted unless the user has a permission there; NotFound where it is not.
@@ -301,7 +305,7 @@ class RestrictedTx(Tx):
     def _capped(self, role: Role) -> Role:
         return role.capped(self.principal.scope)
 
-    def _is_of_one(self, params: Mapping[str, Any]) -> bool:
-        """Return True if a statement names an experiment that the user sees."""
-        id = params[visibility.EXPERIMENT]
-        return id is not None and self._get_role(id) is not None
+    def _is_of_one(self, params: Mapping[str, Any]) -> bool | None:
+        """Return True if the user sees the experiment that a statement names; None without one."""
+        id = params.get(visibility.EXPERIMENT)
+        return None if id is None else self._get_role(id) is not None

@@ -109,7 +109,7 @@ class Query(Generic[P, T]):
     def __init__(self, build: Callable[P, Executable], row: type[T] | None = None) -> None:
         self._build: Callable[..., Executable] = build
         self._compiled: dict[str, Compiled] = {}
-        self._limited: dict[tuple[str, bool, bool], Compiled] = {}
+        self._limited: dict[tuple[str, bool, bool | None], Compiled] = {}
         self.make: Callable[[Any], T] | None = None if row is None else _maker(row)
 
     @cached_property
@@ -144,7 +144,9 @@ class Query(Generic[P, T]):
             self._compiled[dialect] = known
         return known
 
-    def limited(self, dialect: str, every_project: bool = False, of_one: bool = False) -> Compiled:
+    def limited(
+        self, dialect: str, every_project: bool = False, of_one: bool | None = None
+    ) -> Compiled:
         """Return the text that finds only what the user `visibility.USER` sees: `visibility.limit`.
 
         That is of what `is_viewed`.
@@ -347,6 +349,10 @@ class Tx:
         number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
         self._cursor.execute("SELECT pg_try_advisory_xact_lock($1::bigint)", [number])
         return cast(bool, self._cursor.fetchone()[0])
+
+    def sees_all(self) -> bool:
+        """Return True if the principal sees every project."""
+        return True
 
     def require(self, permission: Permission, experiment_id: str) -> bool:
         """Raise NotPermitted, or NotFound, unless the principal has a permission there.

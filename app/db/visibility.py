@@ -88,22 +88,24 @@ SHARED = {
 
 
 @cache
-def _view(name: str, dialect: str, of_one: bool) -> str:
+def _view(name: str, dialect: str, of_one: bool | None) -> str:
     """Return the view of one table. SQLite: `rowid` is a column of no view unless it is named."""
     condition = CONDITIONS[name][0].format(name)
-    if of_one and CONDITIONS[name][0] is _OF_EXPERIMENT:
-        condition = _OF_ONE[dialect]
+    if of_one is not None and CONDITIONS[name][0] is _OF_EXPERIMENT:
+        condition = _OF_ONE[dialect] if of_one else "FALSE"
     columns, table = ("*", name) if dialect == "postgresql" else ("rowid, *", f"main.{name}")
     return f"{name} AS NOT MATERIALIZED (SELECT {columns} FROM {table} WHERE {condition})"  # noqa: S608
 
 
-def limit(text: str, dialect: str, every_project: bool = False, of_one: bool = False) -> str | None:
+def limit(
+    text: str, dialect: str, every_project: bool = False, of_one: bool | None = None
+) -> str | None:
     """Return a SELECT that finds visible rows only; None if it is the same one.
 
     Args:
         every_project: the user is a member of every project there is.
         of_one: the statement has the parameter EXPERIMENT, and the user sees that one; then rows of
-            others are not found.
+            others are not found. False: the user does not see it; then none are.
     """
     needed = set(_NAMES.findall(text))
     for name in reversed(CONDITIONS):
@@ -171,9 +173,9 @@ def _is_of_one(text: str) -> bool:
 
 def numbered(text: str, names: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the text with PostgreSQL's numbers for the parameters of views, and all names."""
-    if f":{USER}" in text:
-        names = (*names, USER)
     for name in (USER, EXPERIMENT):
+        if f":{name}" in text and name not in names:
+            names = (*names, name)
         if name in names:
             text = text.replace(f":{name}", f"${names.index(name) + 1}::VARCHAR")
     return text, names

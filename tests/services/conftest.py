@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -18,8 +19,9 @@ def writing(database_url: str) -> Iterator[Write]:
     with asyncio.Runner() as runner:
         database = opened(database_url)
         runner.run(database.start())
+        # Of the test's context, which says who acts.
         yield lambda use_case, *args, **kwargs: runner.run(
-            database.write(use_case, *args, **kwargs)
+            database.write(use_case, *args, **kwargs), context=copy_context()
         )
         runner.run(database.stop())
 

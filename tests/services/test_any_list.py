@@ -1,11 +1,17 @@
 """Lists of runs, of any filters, order and pages, are what plain Python makes of the tables.
 
-The sizes from which a list is long are small here, so that every way to read one is taken.
+The sizes from which a list is long are small here, so that every way to read one is taken. A user
+who is a member of one of two projects finds there what the tables say of that one.
+
+Seen red: with the condition of a seen experiment for one that is not, with the lists of all
+experiments of a user but one, with these merged by the order of creation for that of another field,
+with one of their numbers left out of a count, and without those lists.
 """
 
 import math
 import random
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 import orjson
@@ -13,22 +19,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.db import counting, keyset, matching
+from app.db import counting, groups, keyset, list_statements, matching, seen
+from app.db.acting import acting_as
 from app.db.cursors import Order, Window
+from app.db.list_statements import Shape
 from app.db.listing import RUNS
 from app.db.sql import query, select_all
 from app.db.tables import Experiment, MetricLatest, Run
 from app.domain.filters import AnyRunFilter, conditions
 from app.domain.lifecycle import TERMINAL, RunStatus
+from app.domain.permissions import Role
+from app.domain.principals import SUPERVISOR, Principal
 from app.domain.recipe_file import read_recipes
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, RunRequest, UpdateRunRequest
+from app.domain.team import MemberRequest, ProjectRequest, TokenRequest, UserRequest, new_token
 from app.domain.texts import fold
-from app.services import edits, experiments, reports, runs
+from app.services import api_tokens, edits, experiments, projects, reports, runs, users
 from tests.services.conftest import Write, writing
 
 RUNS_IN_ALL = 40
 MODELS, NAMES, TAGS = ("llama", "Qwen 训练"), ("first", "Second"), ("a", "b", "c")
+PROJECTS, SEEN = ("others", "own"), ("e1", "e2")
 OWNERS, KINDS, RECIPES = ("ann", "ben"), ("sft", "dpo"), (None, "demo")
 VALUES = (0.0, 1.5, -2.0, "NaN", "Infinity")
 PARAMS: tuple[dict[str, Any], ...] = (
@@ -46,10 +58,11 @@ class Known(NamedTuple):
 
 
 class World(NamedTuple):
-    """A database, and all runs that are in it."""
+    """A database, all runs that are in it, and a user who does not see all of them."""
 
     write: Write
     runs: list[Known]
+    alice: Principal
 
 
 @query(Run)
@@ -63,12 +76,15 @@ def _every_value() -> Any:
 
 
 def fill(write: Write) -> list[Known]:
-    """Make runs of every kind in four experiments."""
+    """Make runs of every kind in four experiments of two projects."""
     chance, of = random.Random(1), dict[str, Experiment]()
+    for name in PROJECTS:
+        write(projects.create, ProjectRequest(name=name))
     for number in range(4):
         request = ExperimentRequest(
             name=f"e{number}", task_type=KINDS[number % 2], owner=OWNERS[number // 2],
             tags=chance.sample(TAGS, number % 3),
+            project=PROJECTS[number in (1, 2)],
         )  # fmt: skip
         made = write(experiments.create, request)
         of[made.id] = made
@@ -98,10 +114,22 @@ def fill(write: Write) -> list[Known]:
     ]
 
 
+def a_member(write: Write, project_id: str) -> Principal:
+    """Make a user who is a member of a project."""
+    write(users.create, UserRequest(name="alice"))
+    secret = new_token()
+    write(api_tokens.create, TokenRequest(user="alice"), secret)
+    write(projects.set_member, project_id, MemberRequest(user="alice", role=Role.VIEWER))
+    principal: Principal = write(api_tokens.find, secret).principal
+    return principal
+
+
 @pytest.fixture(scope="module")
 def world(module_database_url: str) -> Iterator[World]:
     with writing(module_database_url) as write:
-        yield World(write, fill(write))
+        known = fill(write)
+        (own,) = {row.experiment.project_id for row in known if row.experiment.name in SEEN}
+        yield World(write, known, a_member(write, own))
 
 
 def param(run: Run, name: str) -> float | None:
@@ -236,35 +264,93 @@ WINDOWS = st.builds(
     st.sampled_from((1, 3, 7, 100)), st.booleans(),
 )  # fmt: skip
 USUAL: dict[str, int] = {}
-SMALL = {"READ": 5, "FEW": 0, "LOOKED_AT": 4, "MATCHES": 20, "PEEKED": 3, "SORTED": 1}
+SMALL = {"READ": 5, "PASSED": 5, "FEW": 0, "LOOKED_AT": 4, "MATCHES": 20, "PEEKED": 3, "SORTED": 1}
 SMALLEST = {
     "READ": 5,
+    "PASSED": 0,
     "FEW": 0,
     "LOOKED_AT": 2,
     "MATCHES": 3,
     "PEEKED": 3,
     "SORTED": 0,
 }
-SIZE_OF = {"READ": counting, "SORTED": counting}
+SIZE_OF = {"READ": counting, "SORTED": counting, "PASSED": seen}
+
+
+def compare(
+    world: World, wanted: dict[str, Any], order: Order, window: Window, sizes: dict[str, int]
+) -> None:
+    """Compare a list and its numbers, as who acts gets them, with what the tables say."""
+    asked = conditions(AnyRunFilter, AnyRunFilter.model_validate(wanted))
+    expected = in_order(world, wanted, order)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setattr(SIZE_OF.get(name, matching), name, size)
+        assert walk(world, asked, order, window) == expected
+        count = world.write(counting.count, RUNS, asked)
+        by_status = world.write(groups.by_status, asked)
+    for number, is_lower_bound in (
+        count,
+        (sum(number for _, number in by_status.counts), by_status.is_lower_bound),
+    ):
+        assert number <= len(expected)
+        assert is_lower_bound or number == len(expected)
+
+
+def of_member(world: World) -> World:
+    """Return what is seen by the user."""
+    own = world._replace(runs=[known for known in world.runs if known.experiment.name in SEEN])
+    assert 0 < len(own.runs) < len(world.runs)
+    return own
 
 
 @pytest.mark.parametrize("lists", [50, pytest.param(500, marks=pytest.mark.heavy)])
 def test_every_list_of_runs_is_what_the_tables_say(world: World, lists: int) -> None:
-    sizes = st.sampled_from((SMALL, SMALLEST, USUAL))
+    sizes, own = st.sampled_from((SMALL, SMALLEST, USUAL)), of_member(world)
 
     @settings(max_examples=lists)
-    @given(filters(world), ORDERS, WINDOWS, sizes)
-    def compare(
-        wanted: dict[str, Any], order: Order, window: Window, sizes: dict[str, int]
+    @given(filters(world), ORDERS, WINDOWS, sizes, st.booleans())
+    def compare_any(
+        wanted: dict[str, Any], order: Order, window: Window, sizes: dict[str, int], by_user: bool
     ) -> None:
-        asked = conditions(AnyRunFilter, AnyRunFilter.model_validate(wanted))
-        expected = in_order(world, wanted, order)
-        with pytest.MonkeyPatch.context() as patch:
-            for name, size in sizes.items():
-                patch.setattr(SIZE_OF.get(name, matching), name, size)
-            assert walk(world, asked, order, window) == expected
-            count = world.write(counting.count, RUNS, asked)
-        assert count.number <= len(expected)
-        assert count.is_lower_bound or count.number == len(expected)
+        with acting_as(world.alice if by_user else SUPERVISOR):
+            compare(own if by_user else world, wanted, order, window, sizes)
 
-    compare()
+    compare_any()
+
+
+@pytest.mark.parametrize("sizes", [SMALL, SMALLEST, USUAL])
+def test_a_user_lists_the_runs_of_its_projects_alone(world: World, sizes: dict[str, int]) -> None:
+    own = of_member(world)
+    of = sorted({known.experiment.id for known in world.runs})
+    projects = sorted({known.experiment.project_id for known in world.runs})
+    orders = (Order("metric", False, "loss"), Order("finished_at"), Order("created_at"))
+    with acting_as(world.alice):
+        for wanted, order in product(
+            (
+                {}, {"model": MODELS[0]}, {"status": ["queued", "cancelled"]},
+                *({"experiment_id": id} for id in of), *({"project_id": id} for id in projects),
+            ),
+            orders,
+        ):  # fmt: skip
+            compare(own, {"archived": "any"} | wanted, order, Window(3), sizes)
+
+
+def test_no_walk_of_a_user_passes_the_runs_of_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each statement of a page names an experiment that the user sees, or finds nothing."""
+    walked: list[frozenset[str]] = []
+
+    def page_statement(shape: Shape) -> Any:
+        walked.append(shape.filters)
+        return list_statements.page_statement(shape)
+
+    monkeypatch.setattr(keyset, "page_statement", page_statement)
+    monkeypatch.setattr(seen, "PASSED", 0)
+    with acting_as(world.alice):
+        for field in RUNS.orders:
+            order = Order(field, False, "loss" if field == "metric" else None)
+            assert world.write(keyset.page, RUNS, {}, order, Window(3)).rows
+    assert walked
+    assert all("experiment_id" in names for names in walked)
