@@ -5,7 +5,8 @@
 The tables are SQLModel classes and every statement is built from them with SQLAlchemy; what
 SQLAlchemy is not used for is execution. Compiling and result processing cost five times what
 SQLite itself costs for a point read, so a `Query` keeps the compiled text per dialect and `Tx`
-hands it to the driver's own cursor.
+hands it to the driver's own cursor. Both are one file, since every module that has queries executes
+them.
 """
 
 import hashlib
