@@ -128,6 +128,8 @@ def test_a_cancel_at_any_moment_of_a_short_run_has_one_terminal_state(service: S
         assert ended["status"] == "cancelled"
         promised = service.cancel(run, 200)
         assert promised["ckpt_path"] == answer["ckpt_path"]
-        assert promised["checkpoint"]["state"] == ("ready" if ended["step"] else "empty")
+        # The grace may end between a save and its report: then no step is known.
+        saved = {"ready"} if ended["step"] else {"ready", "empty"}
+        assert promised["checkpoint"]["state"] in saved
         ends = [e for e in service.events(run) if e["type"] in ("run.cancelled", "run.succeeded")]
         assert len(ends) == 1

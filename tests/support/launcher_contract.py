@@ -240,6 +240,10 @@ class LauncherContract(AtSite):
     def test_the_agent_of_a_run_can_be_killed(self, place: Place, killed: tuple[str, Path]) -> None:
         run, here = killed
         place.service.stepping(run, 12, 60)
+        saved = place.service.checkpoints
+        wait_until(
+            lambda: any(each["state"] == "ready" for each in saved(run).values()), "one is saved"
+        )
         pid = int(read(here / "starts").split()[1])
         agent = psutil.Process(pid).parent()
         assert agent is not None
