@@ -231,23 +231,22 @@ class LauncherContract(AtSite):
     @pytest.fixture(scope="class")
     @classmethod
     def killed(cls, place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-        """A run whose agent is killed from outside: what becomes of it is told the slow way."""
+        """A run whose agent was killed from outside: what becomes of it is told the slow way."""
         here = tmp_path_factory.mktemp("killed")
         run = place.submit(here, "train(40, 0.2)", "again")
-        return run, here
-
-    # The first that is defined is the first that runs: nothing waits for its silence.
-    def test_the_agent_of_a_run_can_be_killed(self, place: Place, killed: tuple[str, Path]) -> None:
-        run, here = killed
         place.service.stepping(run, 12, 60)
         saved = place.service.checkpoints
         wait_until(
             lambda: any(each["state"] == "ready" for each in saved(run).values()), "one is saved"
         )
-        pid = int(read(here / "starts").split()[1])
-        agent = psutil.Process(pid).parent()
+        agent = psutil.Process(int(read(here / "starts").split()[1])).parent()
         assert agent is not None
         agent.kill()
+        return run, here
+
+    # The first that is defined is the first that runs: nothing waits for its silence.
+    def test_a_trainer_dies_with_its_agent(self, killed: tuple[str, Path]) -> None:
+        pid = int(read(killed[1] / "starts").split()[1])
         wait_until(lambda: not psutil.pid_exists(pid), "a trainer dies with its agent")
 
     def test_a_run_trains_and_all_of_it_is_on_record(self, place: Place, here: Path) -> None:
