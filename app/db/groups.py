@@ -59,10 +59,11 @@ def by_status(tx: Tx, filters: Mapping[str, Any]) -> ByStatus:
 
     What triggers have not counted is read: the newest `counting.COUNTED` runs that match.
     """
-    if not tally.covers(Run, filters) and (parts := of_seen(tx, RUNS, filters)) is not None:
+    is_tallied = tally.covers(Run, filters)
+    if not is_tallied and (parts := of_seen(tx, RUNS, filters)) is not None:
         return _added([by_status(tx, part) for part in parts])
     names, params, partial, newest = counting.scope(tx, RUNS, filters)
-    if tally.covers(Run, filters):
+    if is_tallied:
         return ByStatus(tally.by_state(tx, Run, names, params))
     counted = tx.all(_by_status(names, newest), **params, newest=counting.COUNTED + 1)
     more = sum(count for _, count in counted) > counting.COUNTED

@@ -124,7 +124,7 @@ def page(
             return _page(listing, [], order, window)
         filters = {**filters, name: id}
     if (parts := of_seen(tx, listing, filters)) is not None:
-        return merge([page(tx, listing, part, order, window) for part in parts], order, window)
+        return _of_each(tx, listing, parts, order, window)
     if (archived := of_archived(tx, listing, filters)) is not None:
         return _all(tx, listing, archived, order, window)
     sort = counting.must_sort(tx, listing, filters, order)
@@ -138,6 +138,13 @@ def page(
     if SEARCH in filters:
         filters = with_search(filters, "search_walk")
     return _all(tx, listing, filters, order, window, sort=sort)
+
+
+def _of_each(
+    tx: Tx, listing: Listing[RowT], parts: Sequence[Mapping[str, Any]], order: Order, window: Window
+) -> Page[RowT]:
+    """Return one page of the lists of several experiments, each read by itself."""
+    return merge([page(tx, listing, part, order, window) for part in parts], order, window)
 
 
 def _all(
@@ -237,8 +244,7 @@ def _looked(
         if few is not None:
             return _all(tx, listing, few, order, window)
         if SEARCH not in filters and (parts := of_experiments(tx, listing, filters)) is not None:
-            of_each = [page(tx, listing, part, order, window) for part in parts]
-            return merge(of_each, order, window)
+            return _of_each(tx, listing, parts, order, window)
     first = _first(tx, listing, walked, order, window)
     if first.stopped_at is None:
         return first

@@ -20,7 +20,7 @@ OF_EXPERIMENT = ("owner", "project_id", "task_type")
 MERGED = 15
 """Experiments whose lists are read one by one and merged."""
 PASSED = 10_000
-"""Others' runs that a walk may pass."""
+"""A walk may pass so many runs that the user does not see."""
 NOWHERE = ""
 """The id of an experiment that nobody sees."""
 
@@ -47,10 +47,9 @@ def estimate(tx: Tx) -> int:
 def of_seen(
     tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]
 ) -> list[dict[str, Any]] | None:
-    """Return the filters once for each experiment of a user who does not see many other runs.
+    """Return the filters for each experiment that the user sees, if very many runs are others'.
 
-    None where there are few others', where an index finds the runs, and where the user's own
-    experiments are many.
+    None where few are, where an index finds the runs, and where the user sees many experiments.
     """
     found_by = (*FOUND_BY, *INDEXED, "ids", "experiment_id")
     if listing.table is not Run or not filters.keys().isdisjoint(found_by) or tx.sees_all():

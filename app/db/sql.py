@@ -77,9 +77,9 @@ class Compiled:
     `own`: the values that the clause itself holds. `names`: which value each parameter has, in
     order; None where they go by name. `locks`: it locks what it selects. `judged_by`: the
     place of the experiment's id in its rows, which are judged once they are read, as they are
-    locked or of one run; None for any other. `is_viewed`: it reads others, so that a user's needs
-    views (`limited`). `changes_rights`: it writes what decides who
-    may do what. `is_limited`: it finds what the user `visibility.USER` sees.
+    locked or of one run; None for any other. `is_viewed`: it reads other rows, so that a user
+    executes it with views (`limited`). `changes_rights`: it writes what decides who may do what.
+    `is_limited`: it finds what the user `visibility.USER` sees.
     """
 
     text: str
@@ -150,7 +150,7 @@ class Query(Generic[P, T]):
     ) -> Compiled:
         """Return the text that finds only what the user `visibility.USER` sees: `visibility.limit`.
 
-        That is of what `is_viewed`.
+        Only for a statement that `is_viewed`: all others are judged row by row, or before.
         """
         limited = self._limited.get((dialect, every_project, of_one))
         if limited is None:
