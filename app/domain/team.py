@@ -21,8 +21,11 @@ Moment = Annotated[str, BeforeValidator(parse_timestamp)]
 
 
 def new_token() -> str:
-    """Return a new token: 256 random bits."""
-    return TOKEN_PREFIX + secrets.token_urlsafe(32)
+    """Return a new token: 256 random bits.
+
+    Hexadecimal, since W&B's client takes what is before a key's first dash for a server's prefix.
+    """
+    return TOKEN_PREFIX + secrets.token_hex(32)
 
 
 class ProjectRequest(Request):

@@ -229,7 +229,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "UserAnswer": _USER,
     "UsersAnswer": {"users": [_USER]},
     "TokenAnswer": _TOKEN,
-    "NewTokenAnswer": _TOKEN | {"token": "llmt_u7Kp0ZL1Qm8xR3vW5yB9cD2fG4hJ6kN1pS8tV0wX3zA"},
+    "NewTokenAnswer": _TOKEN | {"token": f"llmt_{'9f86d081884c7d65' * 4}"},
     "TokensAnswer": {"tokens": [_TOKEN]},
     "AuditAnswer": {
         "entries": [

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -63,33 +63,38 @@ class RayCluster:
         }  # fmt: skip
 
     def start_head(self) -> None:
-        """Start the head. On a busy machine it may give up waiting for its daemons: once more.
-
-        They come before others (nice), as raylet dies where one needs 15 seconds to be imported.
-        """
-        for is_last in (*[False] * 4, True):
-            self._start(
-                "head", "--head", "--node-ip-address=127.0.0.1", f"--port={self.port}",
-                "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}",
-                f"--ray-client-server-port={free_port()}", *_port_options(),
-                f"--num-cpus={CPUS}", f"--num-gpus={GPUS}", f"--memory={MEMORY}",
-                '--resources={"accelerator_type:A100": 1}', f"--temp-dir={self.root}/t",
-            )  # fmt: skip
-            head = self._processes["head"]
-            wait_until(lambda head=head: head.poll() is not None or self._answers(),  # type: ignore[misc]
-                       self.logs, 240, 0.2)  # fmt: skip
-            if head.poll() is None:
-                return
-            assert not is_last, self.logs()
-            self._end()
+        """Start the head, and wait until it answers."""
+        self._start_node(
+            "head", self._answers, "--head", "--node-ip-address=127.0.0.1", f"--port={self.port}",
+            "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}",
+            f"--ray-client-server-port={free_port()}", f"--num-cpus={CPUS}", f"--num-gpus={GPUS}",
+            f"--memory={MEMORY}", '--resources={"accelerator_type:A100": 1}',
+            f"--temp-dir={self.root}/t",
+        )  # fmt: skip
 
     def start_worker(self, cpus: int, name: str = "worker") -> None:
         """Add a node, and wait until it is one."""
         before = {node["node_id"] for node in self.nodes()}  # one that died may still be among them
-        self._start(
-            name, f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}", *_port_options(),
+        self._start_node(
+            name, lambda: bool({node["node_id"] for node in self.nodes()} - before),
+            f"--address=127.0.0.1:{self.port}", f"--num-cpus={cpus}",
         )  # fmt: skip
-        wait_until(lambda: {node["node_id"] for node in self.nodes()} - before, self.logs, 240, 0.2)
+
+    def _start_node(self, name: str, is_there: Callable[[], bool], *arguments: str) -> None:
+        """Start a node. On a busy machine it may give up waiting for its daemons: once more.
+
+        They come before others (nice), as raylet dies where one needs 15 seconds to be imported.
+        """
+        for is_last in (*[False] * 4, True):
+            node = self._start(name, *arguments, *_port_options())
+            wait_until(lambda node=node: node.poll() is not None or is_there(),  # type: ignore[misc]
+                       self.logs, 240, 0.2)  # fmt: skip
+            if node.poll() is None:
+                return
+            assert not is_last, self.logs()
+            for left_over in self.members(name):
+                with suppress(psutil.Error):
+                    left_over.kill()
 
     def nodes(self) -> list[Any]:
         """The nodes that live."""
@@ -100,14 +105,15 @@ class RayCluster:
         """Kill the daemons of the added node at once, as a power cut would."""
         self._kill("worker")
 
-    def _start(self, name: str, *arguments: str) -> None:
+    def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.root / f"{name}.out").open("ab") as out:
             self._processes[name] = subprocess.Popen(
                 ["nice", "-n", "-10", self._program, "start", "--block",
                  "--object-store-memory=80000000", "--disable-usage-stats", *arguments],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=self._environment,
-                start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+                env=self._environment | {"RAY_LAB_NODE": name},
             )  # fmt: skip
+        return self._processes[name]
 
     def _answers(self) -> bool:
         with suppress(OSError, ValueError):
@@ -127,12 +133,13 @@ class RayCluster:
         """The jobs that Ray lists, by their name."""
         return {job["submission_id"]: job for job in self.get("/api/jobs/")}
 
-    def members(self) -> list[psutil.Process]:
-        """The processes of this cluster and its jobs."""
+    def members(self, node: str | None = None) -> list[psutil.Process]:
+        """The processes of this cluster, or of one node of it, and their jobs."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
-                if process.environ().get("RAY_LAB") == str(self.root):
+                its = process.environ()
+                if its.get("RAY_LAB") == str(self.root) and node in (None, its.get("RAY_LAB_NODE")):
                     found.append(process)
         return found
 
