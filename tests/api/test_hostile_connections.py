@@ -117,4 +117,4 @@ def test_idle_and_half_sent_connections_keep_nobody_out(
         ports = {c.raddr.port for c in process.net_connections("tcp") if c.raddr}
         return sum(each.getsockname()[1] in ports for each in silent)
 
-    wait_until(lambda: left() == 0, lambda: f"they are closed: {left()}", 30)
+    wait_until(lambda: left() == 0, lambda: f"they are closed: {left()}")

@@ -84,7 +84,7 @@ def settle(tenants: Tenants) -> None:
         check = f"{path}/verifications/{tenants.made['verification_id']}"
         return bool(run["status_reason"]) and bool(tenants.alice.ok("GET", check)["finished_at"])
 
-    wait_until(done, "the waiting of the run, and the end of the verification", 60)
+    wait_until(done, "the waiting of the run, and the end of the verification")
 
 
 def test_every_route_answers_a_foreigner_as_if_nothing_was_there(

@@ -150,7 +150,7 @@ def served(directory: Path, dialect: str, workers: int) -> Iterator[Server]:
     command = [str(executable), "serve", "--workers", str(workers)] if workers > 1 else None
     with (
         databases(dialect, home) as (url,),
-        running_server(home, command=command, timeout=90, DATABASE_URL=url) as server,
+        running_server(home, command=command, DATABASE_URL=url) as server,
     ):
         yield server
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from tests.support.clock import is_soon
 from tests.support.dashboard import Dashboard, experiment, external, http, submit
 from tests.support.server import Server, running_server
 
@@ -22,8 +23,8 @@ def test_a_run_that_curl_submits_shows_within_two_seconds(page: Page, server: Se
     run = submit(url, experiment(url), recipe="demo", hyperparams={"steps": 30})["run_id"]
     began = time.monotonic()
     dashboard.row(run).wait_for()
-    assert time.monotonic() - began < 2
-    page.wait_for_selector(f"[data-run={run}][data-status=SUCCEEDED]", timeout=30_000)
+    assert is_soon(time.monotonic() - began, 2)
+    page.wait_for_selector(f"[data-run={run}][data-status=SUCCEEDED]")
     assert dashboard.total() == 2
     expect(dashboard.row(run).locator("polyline")).to_be_attached()
     expect(page.locator(".chip.succeeded .count")).to_have_text("2")

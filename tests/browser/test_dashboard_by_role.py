@@ -84,7 +84,7 @@ def fill(url: str, admin: Person, hook: str) -> World:
     demo = {"model": "m", "recipe": "demo", "hyperparams": DEMO}
     ended = member.ok("POST", f"{path}/runs", demo)["run_id"]
     where = f"{path}/runs/{ended}/status"
-    wait_until(lambda: member.ok("GET", where)["status"] == "succeeded", "it has trained", 60)
+    wait_until(lambda: member.ok("GET", where)["status"] == "succeeded", "it has trained")
     detail = member.ok("GET", f"{path}/detail")
     unmarked, released = [each["ckpt_path"] for each in detail["checkpoints"]][-2:]
     mark = {"run_id": ended, "ckpt_path": released, "tag_type": "release", "release_tag": "v1"}

@@ -47,7 +47,7 @@ def story(server: Server) -> Iterator[Story]:
 
     def ended(run: str) -> Any:
         final = ("succeeded", "failed", "cancelled")
-        return wait_until(lambda: (s := status(run))["status"] in final and s, "it ends", 60)
+        return wait_until(lambda: (s := status(run))["status"] in final and s, "it ends")
 
     hyperparams = {"steps": 60, "checkpoint_every": 20, "learning_rate": 0.008}
     parent = submit(url, own, recipe="demo", hyperparams=hyperparams, notes="a note")["run_id"]
@@ -374,7 +374,7 @@ def test_a_run_is_submitted_resumed_and_released_by_clicking(
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url("**/runs/run_*")
     title = page.locator(".bar.title")
-    expect(title.locator(".status")).to_have_text("succeeded", timeout=30_000)
+    expect(title.locator(".status")).to_have_text("succeeded")
 
     title.get_by_role("button", name="Resume…").click()
     dialog = page.get_by_role("dialog")
@@ -383,7 +383,7 @@ def test_a_run_is_submitted_resumed_and_released_by_clicking(
     first = page.url
     dialog.get_by_role("button", name="Resume", exact=True).click()
     page.wait_for_url(lambda url: url != first)
-    expect(title.locator(".status")).to_have_text("succeeded", timeout=30_000)
+    expect(title.locator(".status")).to_have_text("succeeded")
     expect(page.locator("[data-receipt=steps]")).to_contain_text("applied")
 
     title.get_by_role("button", name="Mark…").click()
@@ -601,7 +601,7 @@ def test_webhooks_are_made_tested_paused_and_deleted(
     # Beside it are runs of other tests whose trainers fell silent a minute ago.
     message = page.locator("[data-delivery]").filter(has_text="webhook.test")
     # An address of this machine may not be told: the reason is shown.
-    expect(message).to_contain_text("no public address", timeout=30_000)
+    expect(message).to_contain_text("no public address")
     row.get_by_role("button", name="Pause").click()
     expect(row).to_contain_text("paused")
     row.get_by_role("button", name="Go on").click()

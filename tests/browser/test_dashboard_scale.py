@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import PageWork, watch
+from tests.support.clock import is_soon
 from tests.support.dashboard import Dashboard, experiment, external, submit
 from tests.support.server import Server, running_server, wait_until
 from tests.support.service import home
@@ -47,7 +48,7 @@ def test_a_thousand_runs_are_some_dozen_rows_and_all_can_be_reached(
         page.locator(".rows").evaluate("list => { list.scrollTop = list.scrollHeight; }")
         return first.is_visible()
 
-    wait_until(scroll_down, "the oldest run is in sight", 60)
+    wait_until(scroll_down, "the oldest run is in sight")
     assert page.locator("body").evaluate("body => body.scrollHeight <= innerHeight + 200")
 
 
@@ -162,7 +163,7 @@ def test_eight_tabs_are_live_and_a_cancel_is_answered_at_once(
         began = time.monotonic()
         page.get_by_role("dialog").get_by_role("button", name="Cancel the run").click()
         expect(page.locator(".bar.title .status")).to_have_text("cancelling")
-        assert time.monotonic() - began < 2
+        assert is_soon(time.monotonic() - began, 2)
         assert not any("text/event-stream" in each for each in sockets)
     assert not any(problems)
 
@@ -195,7 +196,7 @@ def test_a_server_that_is_killed_and_comes_back_doubles_no_line(
             dashboard.live()
             with log.open("a") as file:
                 file.write("after it\n")
-            wait_until(lambda: "after it" in dashboard.log(), "the log goes on", 60)
+            wait_until(lambda: "after it" in dashboard.log(), "the log goes on")
             lines = dashboard.log().splitlines()
             assert lines.count("before the kill") == lines.count("after it") == 1
             # At once: the list grows while it is read.

@@ -62,7 +62,7 @@ def test_the_example_tabs_lead_a_newcomer_through_the_service(page: Page, server
     run = graphiql.run("CreateRun", exp_=experiment)["run"]["id"]
 
     graphiql.start("WatchRun", run_=run)
-    wait_until(lambda: graphiql.answer("run")["step"] > 0, "the subscription shows a step", 30)
+    wait_until(lambda: graphiql.answer("run")["step"] > 0, "the subscription shows a step")
     page.get_by_role("button", name="Stop query").click()
 
     cancelled = graphiql.run("CancelRun", run_=run)

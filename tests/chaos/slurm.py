@@ -142,7 +142,7 @@ class Weather:
     def calm_down(self) -> None:
         """Bring back everything, and wait until it is."""
         self._down = dict.fromkeys(self._down, 0.0)
-        wait_until(self._is_mended, self.slurm.logs, 60, 1.0)
+        wait_until(self._is_mended, self.slurm.logs, every=1.0)
 
     def _is_mended(self) -> bool:
         self.mend()

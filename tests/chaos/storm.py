@@ -311,7 +311,7 @@ def come_to_rest(service: Service, story: Story, seconds: float) -> None:
     except AssertionError:
         story.broken += [f"stuck: {each} {service.get(each + '/status')}" for each in live()]
     try:
-        wait_until(lambda: not orphans(service.home), "every process is gone", 10)
+        wait_until(lambda: not orphans(service.home), "every process is gone")
     except AssertionError:
         story.broken += [f"orphan: {each}" for each in orphans(service.home)]
 

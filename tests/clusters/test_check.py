@@ -60,7 +60,7 @@ def test_an_address_that_the_nodes_do_not_reach(
         "No agent has claimed the run at http://nowhere.invalid:" in lines[2]
         and "RUNNING" in lines[2]
     )
-    wait_until(lambda: not slurm.jobs(), "its job does not stay", 60, 0.2)
+    wait_until(lambda: not slurm.jobs(), "its job does not stay", every=0.2)
 
 
 def test_a_python_that_the_nodes_have_not(table: str, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_head_that_is_started_anew_has_forgotten_all_and_the_run_goes_on(
     run = place.submit(tmp_path, "train(100, 0.1)", "again")
     place.service.stepping(run, 12, 90)
     ray.kill_head()
-    wait_until(lambda: not place.trainers(run), "Ray's end stops its trainers", 90)
+    wait_until(lambda: not place.trainers(run), "Ray's end stops its trainers")
     time.sleep(3)
     status = place.service.status(run)
     assert status["status"] in ("running", "queued"), f"no news is no end: {status}"
@@ -101,7 +101,6 @@ def test_a_token_that_ray_refuses_is_told_and_no_run_fails_of_it(
         status = wait_until(
             lambda: (now := place.service.status(run))["status_detail"] == refused and now,
             lambda: str(place.service.status(run)),
-            60,
         )
         assert (status["status"], status["status_reason"]) == ("queued", "waiting_for_cluster")
         file.write_text(TOKEN)

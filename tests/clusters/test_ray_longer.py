@@ -69,7 +69,7 @@ def test_a_run_whose_node_dies_is_told_and_goes_on_elsewhere_from_its_newest_che
     place.service.stepping(run, 12, 120)
     ray.start_worker(20, "spare")  # half a minute, where the machine is busy
     ray.kill_worker()
-    wait_until(lambda: not place.trainers(run), "its trainer ends with its node", 60)
+    wait_until(lambda: not place.trainers(run), "its trainer ends with its node")
     newest = max(saved["step"] for saved in place.service.checkpoints(run).values())
     most = 0
 

@@ -41,10 +41,10 @@ def test_objects_are_written_listed_signed_read_and_deleted_there(server: str) -
     assert not bucket.create("ckpts/a/manifest.json", b"other"), "one after the other, it heeds it"
     assert bucket.get("ckpts/a/model.bin") == content
     both = ["ckpts/a/manifest.json", "ckpts/a/model.bin"]
-    wait_until(lambda: list(bucket.entries("ckpts")) == both, "both are listed", 60)
+    wait_until(lambda: list(bucket.entries("ckpts")) == both, "both are listed")
     bucket.delete(["ckpts/a/model.bin", "ckpts/a/manifest.json"])
     assert bucket.get("ckpts/a/model.bin") is None
-    wait_until(lambda: not bucket.entries("ckpts"), "none is listed", 60)
+    wait_until(lambda: not bucket.entries("ckpts"), "none is listed")
 
 
 def test_the_contract_of_storages_holds_there_while_one_writes_at_a_time(server: str) -> None:

@@ -145,7 +145,6 @@ def test_while_the_bucket_is_away_the_copy_stays_and_the_upload_waits(
         wait_until(  # what was saved meanwhile, and not only what came after
             lambda: service.checkpoints(trainer.run).get("step-000010", {}).get("state") == "ready",
             lambda: f"{service.checkpoints(trainer.run)} {trainer.log.read_text()}",
-            90,
         )
         trainer.process.send_signal(signal.SIGTERM)
         trainer.ended()

@@ -32,7 +32,7 @@ def wait_detail(service: Service, run: str, words: str) -> None:
     """Wait until a run says this of its state."""
     wait_until(
         lambda: words in (service.status(run)["status_detail"] or ""),
-        lambda: f"{words}: {service.status(run)}", 60,
+        lambda: f"{words}: {service.status(run)}",
     )  # fmt: skip
 
 
@@ -90,7 +90,9 @@ def test_a_run_waits_in_slurms_queue_in_its_words_and_that_is_no_time_to_start(
         told = [event for event in service.events(run) if event["type"] == "run.waiting"]
         assert len(told) <= 3, "its place alone is no event"
         assert service.cancel(cancelled)["status"] == "cancelled"
-        wait_until(lambda: slurm.jobs() == [f"{run}.1"], "the cancelled job is taken back", 60, 0.2)
+        wait_until(
+            lambda: slurm.jobs() == [f"{run}.1"], "the cancelled job is taken back", every=0.2
+        )
         time.sleep(22)
         assert service.status(run)["status"] == "queued"
     assert service.ended(run, 60)["status"] == "succeeded"
@@ -139,13 +141,13 @@ def test_a_controller_that_is_frozen_during_the_submission_makes_one_trainer(
         assert service.status(other)["step"] > before + 50, "no news is no end"
         wait_until(
             lambda: NO_ANSWER.fullmatch(capacity(service)["trouble"] or ""),
-            lambda: str(capacity(service)), 60,
+            lambda: str(capacity(service)),
         )  # fmt: skip
     finally:
         slurm.daemon("slurmctld").resume()
     assert service.ended(run, 60)["status"] == "succeeded"
     assert home.starts(run) == [1]
-    wait_until(lambda: f"{run}.1" not in slurm.jobs(), "no second job stays", 60, 0.2)
+    wait_until(lambda: f"{run}.1" not in slurm.jobs(), "no second job stays", every=0.2)
     assert home.starts(run) == [1] and steps(output(service, run)) == list(range(1, 21))
     assert service.ended(other, 60)["status"] == "succeeded"
 
@@ -174,7 +176,7 @@ def test_a_server_that_is_killed_at_the_submission_makes_one_trainer(
 ) -> None:
     with home.serve(FAILPOINT=f"launch.{at}:kill") as dies:
         run = dies.submit("finishes", steps=20)
-        wait_until(lambda: not alive(dies.pid), "the server is dead", 60)
+        wait_until(lambda: not alive(dies.pid), "the server is dead")
     with home.serve() as service:
         assert service.ended(run, 60)["status"] == "succeeded"
         assert home.starts(run) == [1] and steps(output(service, run)) == list(range(1, 21))
@@ -222,7 +224,7 @@ def test_a_suspended_job_is_told_and_its_silence_ends_nothing(
     service.stepping(run, 5, 60)
     job = slurm.job_id(f"{run}.1")
     slurm.run("scontrol", "suspend", job)
-    wait_until(lambda: service.status(run)["status_reason"] == "suspended", "it is told", 60)
+    wait_until(lambda: service.status(run)["status_reason"] == "suspended", "it is told")
     assert service.status(run)["status_detail"] == f"slurm job {job} is suspended."
     time.sleep(23)
     status = service.status(run)

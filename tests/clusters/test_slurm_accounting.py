@@ -30,7 +30,7 @@ def test_each_end_of_a_forgotten_job_is_read_from_sacct(slurm: SlurmCluster) -> 
         slurm.run(
             "sbatch", f"--job-name={name}", "--output=/dev/null", script=f"#!/bin/sh\n{line}\n"
         )
-    wait_until(lambda: slurm.jobs() == ["cancelled"], slurm.logs, 60)
+    wait_until(lambda: slurm.jobs() == ["cancelled"], slurm.logs)
     slurm.run("scancel", "--name=cancelled")
     wait_forgotten(slurm)
     client = SlurmClient({**os.environ, **slurm.environment}, 20)
@@ -61,9 +61,7 @@ def test_a_job_that_was_cancelled_and_forgotten_while_the_service_was_away_is_to
         process.kill()
     wait_forgotten(slurm)
     with home.serve() as service:
-        wait_until(
-            lambda: service.status(run)["attempt"] == 2, lambda: str(service.status(run)), 120
-        )
+        wait_until(lambda: service.status(run)["attempt"] == 2, lambda: str(service.status(run)))
         told = [event["data"].get("detail") or "" for event in service.events(run)]
         assert any(f"Slurm job {job} was cancelled, and not by this service" in t for t in told)
         service.stepping(run, 3, 60)

@@ -99,15 +99,13 @@ def test_a_node_that_was_cut_off_and_comes_back_disturbs_nothing(
         run = begin_far_away(service, slurm)
         first, folder = home.trainer(run), service.data_dir / "ckpts" / service.experiment / run
         far.cut()
-        wait_until(
-            lambda: service.status(run)["attempt"] == 2, lambda: str(service.status(run)), 120
-        )
+        wait_until(lambda: service.status(run)["attempt"] == 2, lambda: str(service.status(run)))
         service.stepping(run, service.status(run)["step"] + 5, 60)
         assert alive(first.pid), "nobody could reach it, and it trains on"
         stray: set[str] = set()
         if files == "shared":
             stray = wait_until(
-                lambda: saved_by(1, folder) - set(service.checkpoints(run)), "it saves", 60
+                lambda: saved_by(1, folder) - set(service.checkpoints(run)), "it saves"
             )
         with frozen(slurm, FAR):
             witness.held, since = (far.address, "/pulse"), len(witness.answers)
@@ -115,11 +113,11 @@ def test_a_node_that_was_cut_off_and_comes_back_disturbs_nothing(
             verbs = {"reports", "log", *(["checkpoints"] if files == "none" else [])}
             wait_until(
                 lambda: all_is_refused(witness, far, verbs, since),
-                lambda: str(witness.answers[since:]), 60,
+                lambda: str(witness.answers[since:]),
             )  # fmt: skip
             assert alive(first.pid), "all is refused, and it trains on"
             witness.held = None
-            wait_until(lambda: not alive(first.pid), "its agent learns that it is over", 60)
+            wait_until(lambda: not alive(first.pid), "its agent learns that it is over")
         last = service.stepping(run, service.status(run)["step"] + 5, 60)["step"]
         service.cancel(run)
         last = service.ended(run, 60)["step"]

@@ -12,7 +12,7 @@ def test_a_job_that_is_held_by_hand_says_so_and_runs_when_it_is_released(
     slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
     try:
         run = service.submit("finishes", steps=10)
-        wait_until(lambda: slurm.jobs() == [f"{run}.1"], "it is in the queue", 60, 0.2)
+        wait_until(lambda: slurm.jobs() == [f"{run}.1"], "it is in the queue", every=0.2)
         job = slurm.job_id(f"{run}.1")
         slurm.run("scontrol", "hold", job)
     finally:
@@ -20,7 +20,7 @@ def test_a_job_that_is_held_by_hand_says_so_and_runs_when_it_is_released(
     said = f"slurm job {job}: JobHeld"
     wait_until(
         lambda: (service.status(run)["status_detail"] or "").startswith(said),
-        lambda: str(service.status(run)), 60,
+        lambda: str(service.status(run)),
     )  # fmt: skip
     status = service.status(run)
     assert (status["status"], status["status_reason"]) == ("queued", "waiting_for_cluster")
@@ -37,7 +37,7 @@ def test_jobs_that_a_controller_has_lost_with_its_state_are_submitted_again_or_t
     service.stepping(trains, 12, 60)
     slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
     waits = service.submit("finishes", steps=20)
-    wait_until(lambda: f"{waits}.1" in slurm.jobs(), "it is in the queue", 60, 0.2)
+    wait_until(lambda: f"{waits}.1" in slurm.jobs(), "it is in the queue", every=0.2)
     slurm.kill("slurmctld")
     slurm.start_controller("-c")
     slurm.wait_ready()

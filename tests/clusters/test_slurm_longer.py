@@ -49,7 +49,7 @@ def test_a_server_that_is_killed_twenty_times_makes_one_trainer_and_loses_no_poi
             with home.serve(FAILPOINT=f"launch.{instants[number % 3]}:kill") as dies:
                 with suppress(httpx.HTTPError):  # a run that waited may have reached it before
                     submit(dies, number)
-                wait_until(lambda pid=dies.pid: not alive(pid), "the server is dead", 60)  # type: ignore[misc]
+                wait_until(lambda pid=dies.pid: not alive(pid), "the server is dead")  # type: ignore[misc]
             continue
         with home.serve() as service:
             time.sleep(0.15 * (number % 9))
@@ -72,7 +72,7 @@ def test_while_a_job_that_slurm_takes_for_lost_trains_on_no_other_begins(
     slurm.kill(node)
     try:
         said = ("squeue", "-h", "-t", "all", "-n", f"{run}.1", "-o", "%T")
-        wait_until(lambda: "NODE_FAIL" in slurm.run(*said), slurm.logs, 120, 0.5)
+        wait_until(lambda: "NODE_FAIL" in slurm.run(*said), slurm.logs, every=0.5)
         lost_at = service.status(run)["step"]
         service.stepping(run, lost_at + 50, 60)
         assert (service.status(run)["attempt"], home.starts(run)) == (1, [1])

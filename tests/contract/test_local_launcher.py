@@ -36,6 +36,7 @@ from app.launchers.local import gpus, processes, records
 from app.launchers.local import launcher as launcher_module
 from app.launchers.local.gpus import parse_gpus
 from app.services import train_log
+from tests.support.clock import is_soon
 from tests.support.launchers import (
     COUNTED,
     DEAF,
@@ -112,7 +113,7 @@ def test_a_log_keeps_its_beginning_and_its_end_and_its_offsets(
         print("the last line", flush=True)
     """)
     attempts.submit(replace(attempts.plan(script), max_log_bytes=1 << 20))
-    wait_until((attempts.root / "ready").exists, "all is printed", 30)
+    wait_until((attempts.root / "ready").exists, "all is printed")
     log = attempts.root / "train.log"
     limit = (1 << 20) + 16_384  # what a hole's edges take besides
     wait_until(lambda: log.stat().st_blocks * 512 < limit, lambda: f"{log.stat()}")
@@ -391,7 +392,8 @@ def test_the_grace_is_enforced_although_the_server_dies_meanwhile(attempts: Atte
         first.kill()
         first.wait()
         wait_until(lambda: not survivors(attempts.nonces[0]), "the end of the tree")
-        assert GRACE - 0.1 <= time.monotonic() - asked <= GRACE + LATE
+        late = time.monotonic() - asked - GRACE
+        assert late >= -0.1 and is_soon(late, LATE)
     end = attempts.over()
     assert (end.signal, end.stop_sent, end.killed) == (9, True, True)
 
@@ -743,7 +745,7 @@ def test_a_driver_that_hangs_holds_up_nobody(
     for _ in range(5):
         assert launcher.offer().gpus == ()
         now += 61
-    assert time.monotonic() - begun < LATE
+    assert is_soon(time.monotonic() - begun, LATE)
     asked = wait_until(lambda: pids.exists() and pids.read_text(), "it is asked") or ""
     assert asked.count("\n") == 1
     go.touch()

@@ -28,6 +28,7 @@ from app.launchers.base import Key, LauncherError
 from app.launchers.local import launcher as launcher_module
 from app.launchers.local.launcher import LocalLauncher
 from app.storage import files
+from tests.support.clock import is_soon
 from tests.support.launchers import (
     ESCAPES,
     LATE,
@@ -51,7 +52,7 @@ SAVES = READY + textwrap.dedent("""
     (run / "ready").touch()
     time.sleep(60)
 """)
-SILENT = PULSE_SECONDS + 1.5
+SILENT = PULSE_SECONDS + 3.0
 
 
 KEY = Key(RUN, 1)
@@ -81,7 +82,7 @@ class Elsewhere:
 
     def over(self) -> Seen:
         wait_until(
-            lambda: self.observe().state != "running", lambda: f"the end of {self.observe()}", 20
+            lambda: self.observe().state != "running", lambda: f"the end of {self.observe()}"
         )
         return self.observe()
 
@@ -98,7 +99,7 @@ def elsewhere(root: Path, script: str) -> Iterator[Elsewhere]:
     ) as server:  # fmt: skip
         made = Elsewhere(root, nonce, local_launcher(data_dir), server)
         try:
-            wait_until(lambda: (root / "ready").exists(), "the trainer", 60)
+            wait_until(lambda: (root / "ready").exists(), "the trainer")
             move(made.identity)
             assert json.loads(made.identity.read_text())["place"] != host_namespace()
             yield made
@@ -161,7 +162,7 @@ def test_a_stop_from_elsewhere_is_obeyed_within_the_grace(tmp_path: Path) -> Non
         assert time.monotonic() - asked < PULSE_SECONDS
         end = there.over()
         assert (end.exit_code, end.stop_sent, end.killed) == (0, True, False)
-        assert time.monotonic() - asked < PULSE_SECONDS + LATE
+        assert is_soon(time.monotonic() - asked - PULSE_SECONDS, LATE)
         assert (there.root / "saved").read_text() == "step 12"
 
 
@@ -187,7 +188,8 @@ def test_what_is_gone_there_is_vanished_and_nobody_here_is_touched(tmp_path: Pat
         end = there.over()
         assert (end.state, end.pid) == ("lost", None)
         assert "No sign of life" in end.detail
-        assert SILENT - PULSE_SECONDS < time.monotonic() - began < SILENT + LATE
+        took = time.monotonic() - began
+        assert took > SILENT - PULSE_SECONDS and is_soon(took - SILENT, LATE)
         # A process here with the very same nonce, such as of a copy of that machine.
         env = {"PATH": os.environ["PATH"], "LLM_TRAIN_NONCE": there.nonce}
         with subprocess.Popen(["sleep", "60"], env=env) as stranger:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.server import REPOSITORY
+from tests.support.clock import is_soon
+from tests.support.server import PATIENCE_SECONDS, REPOSITORY
 from tests.support.service import Service, running
 
 TRAINS = """
@@ -84,14 +85,14 @@ def test_by_hand_a_run_is_trained_cancelled_and_resumed_as_it_was_asked(tmp_path
             service.stepping(first["run_id"], 60)
             service.cancel(first["run_id"])
             assert service.ended(first["run_id"])["status"] == "cancelled"
-            assert trainer.wait(10) == 0
+            assert trainer.wait(PATIENCE_SECONDS) == 0
         saved = service.cancel(first["run_id"], 200)["checkpoint"]
         assert saved["state"] == "ready", saved
 
         body = {"ckpt_path": saved["ckpt_path"], "override_hyperparams": {"lr": 0.25}}
         second = service.post(f"{runs}/{first['run_id']}/resume", body, 201)
         with attached(service, second, tmp_path) as trainer:
-            assert trainer.wait(20) == 0
+            assert trainer.wait(PATIENCE_SECONDS) == 0
         ended = service.ended(second["run_id"])
         assert (ended["status"], ended["step"]) == ("succeeded", saved["step"] + 50)
         weight = ended["metrics"]["weight"]["value"]
@@ -108,14 +109,14 @@ def test_without_the_services_files_a_run_goes_on_from_the_copy_on_its_machine(
         with attached(service, first, tmp_path, away + TRAINS) as trainer:
             service.stepping(first["run_id"], 60)
             service.cancel(first["run_id"])
-            assert trainer.wait(20) == 0
+            assert trainer.wait(PATIENCE_SECONDS) == 0
         saved = service.cancel(first["run_id"], 200)["checkpoint"]
         assert saved["state"] == "declared", saved
 
         resume = f"{runs}/{first['run_id']}/resume"
         second = service.post(resume, {"ckpt_path": saved["ckpt_path"]}, 201)
         with attached(service, second, tmp_path, away + TRAINS) as trainer:
-            assert trainer.wait(20) == 0
+            assert trainer.wait(PATIENCE_SECONDS) == 0
         assert service.ended(second["run_id"])["step"] == saved["step"] + 50
 
 
@@ -136,7 +137,7 @@ def test_who_saves_at_once_is_verified_and_waits_for_no_service_that_stalls(
                 trainer.communicate(timeout=60)
         finally:
             os.kill(service.pid, signal.SIGCONT)
-        assert took < 3, "the first second after attaching, and three small saves"
+        assert is_soon(took, 3), "the first second after attaching, and three small saves"
         assert service.ended(run["run_id"])["status"] == "succeeded"
         saved = service.checkpoints(run["run_id"])
         assert set(saved) == {"step-000001", "step-000002", "step-000003"}
@@ -170,6 +171,6 @@ def test_an_evaluation_with_the_runs_variables_does_not_end_the_training(tmp_pat
             assert told.count("another process reports on this run") == 1
             service.cancel(run["run_id"])
             ended = service.ended(run["run_id"])
-            assert trainer.wait(10) == 0
+            assert trainer.wait(PATIENCE_SECONDS) == 0
         assert (ended["status"], ended["attempt"]) == ("cancelled", 1)
         assert set(ended["metrics"]) == {"weight"}

@@ -65,5 +65,5 @@ def test_two_servers_share_them_under_load_and_a_third_is_told(
             told.append(_refused(small, tmp_path, DATABASE_CONNECTIONS="5"))
             return "10 are in use" in told[-1]
 
-        wait_until(is_told, lambda: told[-1], 30)
+        wait_until(is_told, lambda: told[-1])
         assert "raise PostgreSQL's max_connections" in told[-1]

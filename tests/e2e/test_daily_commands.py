@@ -21,7 +21,14 @@ import pytest
 from tests.support import commands
 from tests.support.commands import Done
 from tests.support.dashboard import external
-from tests.support.server import REPOSITORY, Server, end_trainers, running_server, wait_until
+from tests.support.server import (
+    PATIENCE_SECONDS,
+    REPOSITORY,
+    Server,
+    end_trainers,
+    running_server,
+    wait_until,
+)
 
 SLOW = ("-p", "steps=100000", "-p", "step_delay_ms=5")
 Llm = Callable[..., Done]
@@ -118,7 +125,7 @@ def test_a_name_cannot_speak_to_the_terminal(llm: Llm) -> None:
 
 def test_a_run_is_cancelled_resumed_and_marked(llm: Llm, served: Server) -> None:
     first = llm("submit", "-r", "demo", *SLOW, "--notes", "to be stopped").out.strip()
-    wait_until(lambda: document(llm("show", first, "--json"))["metrics"], "a report", 30)
+    wait_until(lambda: document(llm("show", first, "--json"))["metrics"], "a report")
     done = llm("cancel", first, "--json")
     (told,) = document(done)
     assert told["status"] == "cancelled" and told["checkpoint"]["ckpt_path"]
@@ -152,7 +159,7 @@ def test_the_outcome_is_the_exit_code(llm: Llm, served: Server) -> None:
     )  # fmt: skip
     assert watching.stdout is not None and watching.stdout.readline()
     assert llm("cancel", run).status == 0
-    assert watching.wait(20) == 5
+    assert watching.wait(PATIENCE_SECONDS) == 5
     watching.stdout.close()
 
 

@@ -73,11 +73,11 @@ def test_a_replica_with_another_data_directory_does_not_take_over(
             first.stepping(run)
             first.kill()
             ready = f"{second.url}/readyz"
-            wait_until(lambda: httpx.get(ready, verify=False).status_code == 503, "it says so", 60)
+            wait_until(lambda: httpx.get(ready, verify=False).status_code == 503, "it says so")
             assert "LLM_TRAIN_DATA_DIR" in httpx.get(ready, verify=False).json()["detail"]
             waiting = queue_one(second.url, place.experiment)
             with replica(place, database_url) as again:
-                wait_until(lambda: leader(database_url) == again.pid, "the right one leads", 60)
+                wait_until(lambda: leader(database_url) == again.pid, "the right one leads")
                 again.stepping(run, again.status(run)["step"] + 5)
                 assert again.ended(waiting)["status"] == "succeeded"
                 assert again.launches(run) == again.launches(waiting) == [1]

@@ -31,7 +31,7 @@ def test_a_server_killed_while_it_deletes_leaves_all_or_nothing(
             path = f"/v1/experiments/{service.experiment}/runs/{run}"
             with suppress(httpx.TransportError):  # killed before it has answered
                 service.http.delete(f"{service.url}{path}")
-            wait_until(lambda: not alive(service.pid), "the server died", 60)
+            wait_until(lambda: not alive(service.pid), "the server died")
         with place.serve() as service:
             left = service.http.get(f"{service.url}{path}")
             if failpoint == "delete.rows":

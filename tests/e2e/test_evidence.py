@@ -143,7 +143,7 @@ def test_an_external_run_that_falls_silent_or_ignores_a_cancel_gets_its_outcome(
     with (
         home(tmp_path) as place,
         place.serve(
-            EXTERNAL_HEARTBEAT_SECONDS="1", EXTERNAL_GRACE_SECONDS="0.5", SECRET=SECRET
+            EXTERNAL_HEARTBEAT_SECONDS="4", EXTERNAL_GRACE_SECONDS="0.5", SECRET=SECRET
         ) as service,
     ):
         for cancel in (False, True):

@@ -52,7 +52,7 @@ def nginx(directory: Path, url: str) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
@@ -64,7 +64,7 @@ def test_a_log_that_is_followed_comes_line_by_line(tmp_path: Path, accept: str) 
         log = service.data_dir / "runs" / run / "train.log"
         url = f"{address}/v1/experiments/{service.experiment}/runs/{run}/logs?follow=true"
         headers = {"Accept": accept, "Accept-Encoding": "gzip"}
-        with httpx.stream("GET", url, headers=headers, timeout=10) as answer:
+        with httpx.stream("GET", url, headers=headers, timeout=60) as answer:
             unpack, found = zlib.decompressobj(wbits=31), b""
             packed = answer.headers.get("content-encoding") == "gzip"
             parts = answer.iter_raw()

@@ -79,7 +79,7 @@ def test_what_the_trainer_could_not_deliver_arrives_after_its_end(service: Remot
     (trainer,) = service.launcher.trainers()
     service.stop()
     assert trainer.is_running(), "most of its reports are still to come"
-    wait_until(lambda: not alive(trainer), "its end", 30)
+    wait_until(lambda: not alive(trainer), "its end")
     service.start()
     status = service.end(key)
     assert (status["status"], status["step"]) == ("succeeded", 40)
@@ -111,13 +111,13 @@ def test_an_attempt_that_was_given_up_records_nothing_beside_the_next_one(
     for process in (agent, trainer):
         process.suspend()
     service.launcher.forget(key)  # the engine says that it has ended
-    wait_until(lambda: service.status(key)["attempt"] == 2, "the next attempt", 30)
+    wait_until(lambda: service.status(key)["attempt"] == 2, "the next attempt")
     later = Key(key.run_id, 2)
     service.stepping(later, 15)
     for process in (trainer, agent):
         process.resume()
     assert service.end(later)["status"] == "succeeded"
-    wait_until(lambda: not alive(trainer) and not alive(agent), "the end of the first", 60)
+    wait_until(lambda: not alive(trainer) and not alive(agent), "the end of the first")
     starts = [int(line.split()[1].partition("/")[0]) for line in printed(service.log(key))]
     second = starts.index(11, 11)  # from the checkpoint of step 10
     assert starts[second:] == list(range(11, 101)), "nothing of the first attempt after that"

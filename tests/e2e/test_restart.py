@@ -66,7 +66,7 @@ def test_a_run_that_ended_meanwhile_has_its_true_end(
             service.stepping(run)
             agent = service.agent(run)
             service.kill()
-        wait_until(lambda: not agent.is_running(), "it ended while the server was away", 60)
+        wait_until(lambda: not agent.is_running(), "it ended while the server was away")
         with place.serve() as service:
             ended = service.ended(run)
             known = points(service, run)
@@ -136,7 +136,7 @@ def test_a_trainer_whose_directory_was_removed_is_ended_and_never_joined_by_a_se
                 service.cancel(run)
                 assert service.ended(run)["status"] == "cancelled"
             else:
-                wait_until(lambda: service.launches(run) == [2], "the second attempt", 60)
+                wait_until(lambda: service.launches(run) == [2], "the second attempt")
             assert not alive(first.pid)
             ends = [e["data"]["detail"] for e in service.events(run) if "detail" in e["data"]]
             assert cancel or ends == ["Attempt 1 of 2: Its files were removed. Trying again."]

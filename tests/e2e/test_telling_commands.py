@@ -38,7 +38,7 @@ def test_a_rule_is_added_fires_is_paused_and_deleted(url: str) -> None:
     trainer = external(url, experiment(url))
     trainer.points("loss", [1, 2, 3], [1.0, 4.0, 5.0], step=3)
     alerts = wait_until(
-        lambda: listed(url, "alerts", "ls", "--firing", "--rule", "too high"), "it fires", 60
+        lambda: listed(url, "alerts", "ls", "--firing", "--rule", "too high"), "it fires"
     )
     assert [alert["run_id"] for alert in alerts] == [trainer.run]
     assert listed(url, "alerts", "ls", "--run", trainer.run) == alerts

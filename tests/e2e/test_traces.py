@@ -100,14 +100,14 @@ def test_a_request_is_part_of_its_callers_trace_and_its_transaction_of_it(
         route = "/v1/experiments/{experiment_id}/runs"
         (request,) = wait_until(
             lambda: [s for s in collector.named(f"POST {route}") if s.trace_id == trace],
-            lambda: f"the request: {sorted({span.name for span in collector.spans})}", 30,
+            lambda: f"the request: {sorted({span.name for span in collector.spans})}",
         )  # fmt: skip
         assert request.parent_span_id == parent and request.kind == Span.SPAN_KIND_SERVER
         known = attributes(request)
         assert (known["http.route"], known["http.response.status_code"]) == (route, 201)
         (write,) = wait_until(
             lambda: [s for s in collector.named("db.write") if s.parent_span_id == request.span_id],
-            "its transaction", 30,
+            "its transaction",
         )  # fmt: skip
         assert write.trace_id == trace
         assert attributes(write)["db.system.name"] == "sqlite"
@@ -117,20 +117,20 @@ def test_a_request_is_part_of_its_callers_trace_and_its_transaction_of_it(
         launched = wait_until(
             lambda: [s for s in collector.named("launch")
                      if attributes(s)["llm_train.run_id"] == run],
-            "its launch", 30,
+            "its launch",
         )  # fmt: skip
         assert attributes(launched[0])["llm_train.recipe"] == "finishes"
         wait_until(
             lambda: [s for s in collector.named("launcher.submit")
                      if s.parent_span_id == launched[0].span_id],
-            "its start", 30,
+            "its start",
         )  # fmt: skip
-        wait_until(lambda: collector.named("supervisor.tick"), "a round that did something", 30)
+        wait_until(lambda: collector.named("supervisor.tick"), "a round that did something")
         service.http.get(f"{service.url}/v1/experiments/amber-secret/detail?amber=secret")
         missed = wait_until(
             lambda: [s for s in collector.named("GET /v1/experiments/{experiment_id}/detail")
                      if attributes(s)["http.response.status_code"] == 404],
-            "a request that found nothing", 30,
+            "a request that found nothing",
         )  # fmt: skip
         assert missed[0].status.code != Status.STATUS_CODE_ERROR
         assert collector.services == {"llm-train-api"}
@@ -150,7 +150,7 @@ def test_a_trainer_can_go_on_with_the_trace_of_its_launch(
             (launch,) = wait_until(
                 lambda: [s for s in collector.named("launch")
                          if attributes(s)["llm_train.run_id"] == run],
-                "its launch", 30,
+                "its launch",
             )  # fmt: skip
             told = (service.data_dir / "runs" / run / "trace").read_text()
             version, trace, parent, flags = told.split("-")
@@ -177,7 +177,7 @@ def test_a_traceparent_that_is_wrong_begins_a_new_trace(
             assert answer.status_code == 200
         found = wait_until(
             lambda: (spans := collector.named("GET /v1/experiments"))[len(WRONG) - 1 :] and spans,
-            "their spans", 30,
+            "their spans",
         )  # fmt: skip
         assert not any(span.parent_span_id for span in found)
         assert len({span.trace_id for span in found}) == len(WRONG)

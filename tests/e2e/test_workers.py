@@ -32,8 +32,8 @@ def database_server() -> Iterator[PostgreSQL]:
 @contextmanager
 def two_workers(tmp_path: Path, url: str) -> Iterator[Server]:
     command = [str(LLM_TRAIN), "serve", "--workers", "2"]
-    with running_server(tmp_path, command=command, timeout=90, DATABASE_URL=url) as server:
-        wait_until(lambda: len(workers(server.pid)) == 2, "both workers serve", 30, EVERY)
+    with running_server(tmp_path, command=command, DATABASE_URL=url) as server:
+        wait_until(lambda: len(workers(server.pid)) == 2, "both workers serve", every=EVERY)
         yield server
 
 
@@ -90,9 +90,9 @@ def test_a_worker_that_is_killed_is_started_again_and_the_other_goes_on(served: 
     killed = wait_until(lambda: leader(url), "a worker leads", every=EVERY)
     assert killed is not None
     os.kill(killed, signal.SIGKILL)
-    wait_until(lambda: leader(url) not in (None, killed), "the other leads", 60, EVERY)
+    wait_until(lambda: leader(url) not in (None, killed), "the other leads", every=EVERY)
     assert spread_one(served) == 201
-    wait_until(lambda: len(workers(served.pid)) == 2, "two workers again", 30, EVERY)
+    wait_until(lambda: len(workers(served.pid)) == 2, "two workers again", every=EVERY)
     now = {process.pid for process in workers(served.pid)}
     assert len(now & was) == 1
     assert f"worker {killed} ended with -9" in served.log.read_text()

@@ -126,7 +126,7 @@ def test_the_service_installs_and_starts_in_an_empty_folder(
 
 def fetch(url: str) -> int:
     """Return the status of a page, once the service listens."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         try:
             with urllib.request.urlopen(url, timeout=10) as response:

@@ -298,7 +298,7 @@ def of_member(world: World) -> World:
     return own
 
 
-@pytest.mark.parametrize("lists", [50, pytest.param(500, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("lists", [50, pytest.param(250, marks=pytest.mark.heavy)])
 def test_every_list_of_runs_is_what_the_tables_say(world: World, lists: int) -> None:
     sizes, own = st.sampled_from((SMALL, SMALLEST, USUAL)), of_member(world)
 

@@ -22,6 +22,7 @@ from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
 from tests.support.database import postgresql_heavy
 from tests.support.logs import CRASH, DDP, FOOTER, PEER
+from tests.support.server import PATIENCE_SECONDS
 from tests.support.stage import Stage
 from tests.support.supervisor import TINY, local_launcher, open_state
 
@@ -36,7 +37,7 @@ async def until_over(state: SupervisorState, stage: Stage, run: Run) -> Run:
     """The supervisor's loop, until a run has ended."""
     began = time.monotonic()
     while (now := await stage.get(run)).finished_at is None:
-        assert time.monotonic() - began < 20, now
+        assert time.monotonic() - began < PATIENCE_SECONDS, now
         await schedule.launch(state)
         await reconcile(state)
         await asyncio.sleep(0.02)
@@ -154,7 +155,7 @@ async def test_a_launcher_that_killed_its_workers_is_named_where_their_save_is_m
     try:
         began = time.monotonic()
         while not (state.run_dir(run.id) / "ready").exists():
-            assert time.monotonic() - began < 20
+            assert time.monotonic() - began < PATIENCE_SECONDS
             await schedule.launch(state)
             await asyncio.sleep(0.02)
         await stage.report(await stage.get(run), batch=1, step=5, total_steps=10)

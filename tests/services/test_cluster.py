@@ -37,6 +37,7 @@ from app.supervisor import job_status, schedule
 from app.supervisor.engines import end_jobs
 from app.supervisor.reconcile import reconcile
 from app.supervisor.state import SupervisorState
+from tests.support.clock import is_soon
 from tests.support.database import postgresql_heavy
 from tests.support.stage import Stage
 from tests.support.supervisor import Recorder, jobs, launch
@@ -308,7 +309,7 @@ async def test_an_engine_that_hangs_holds_up_no_step_of_the_supervisor(
     try:
         for _ in range(3):
             await reconcile(state)
-        assert time.monotonic() - began < 15
+        assert is_soon(time.monotonic() - began, 15)
     finally:
         cluster.answers.set()
     await jobs(state)
@@ -436,7 +437,7 @@ async def test_a_first_choice_that_has_not_answered_yet_is_not_passed_over_and_a
     machine.data_dir = tmp_path
 
     def offer() -> None:
-        answers.wait(20)
+        answers.wait(60)
         raise Unreachable("slurmctld is away")
 
     cluster.offer = offer  # type: ignore[method-assign]

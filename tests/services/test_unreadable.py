@@ -125,7 +125,7 @@ async def test_a_small_one_waits_for_no_large_ones(
     def slowly(
         storage: CheckpointStorage, path: CheckpointPath, expected: str | None
     ) -> VerificationResult:
-        assert path.name == "step-000009" or go.wait(20)
+        assert path.name == "step-000009" or go.wait(60)
         return look(storage, path, expected)
 
     monkeypatch.setattr(verification, "verify_files", slowly)
@@ -297,7 +297,7 @@ async def test_a_verification_in_the_background_goes_on_where_a_dead_server_left
         storage: CheckpointStorage, path: CheckpointPath, expected: str | None
     ) -> verification.VerificationResult:
         read.append(path.name)
-        assert path.name != "step-000003" or go.wait(20)
+        assert path.name != "step-000003" or go.wait(60)
         return verify_files(storage, path, expected)
 
     monkeypatch.setattr(verification, "verify_files", slowly)

@@ -40,7 +40,7 @@ from app.errors import RunFinished, SessionActive, StaleAttempt
 from app.main import create_app
 from app.services import checkpoints, endings, events, launches, promises, runs, saves, sessions
 from app.settings import Settings
-from tests.support.database import postgresql_heavy
+from tests.support.database import postgresql_heavy, sqlite_only
 from tests.support.stage import Stage, manifest
 
 S = RunStatus
@@ -396,13 +396,13 @@ class Lifecycle(RuleBasedStateMachine):
         self.end_as(run, how)
 
     @precondition(lambda self: self.some(self.may_fail_twice))
-    @rule(pick=PICK)
-    def fail_at_once(self, pick: int) -> None:
+    @rule(pick=PICK, how=st.sampled_from((CRASH, KILLED)))
+    def fail_at_once(self, pick: int, how: str) -> None:
         """Seldom by chance alone: no report comes between the start and the end."""
         run = self.pick(pick, self.may_fail_twice)
         self.start(run)
         if run.status == S.STARTING:
-            self.end_as(run, CRASH)
+            self.end_as(run, how)
 
     def may_fail_twice(self, run: Model) -> bool:
         return self.launchable(run) and run.recipe == "twice" and run.attempt == 0
@@ -622,8 +622,18 @@ MOST_ROUNDS = 20
 """Until every legal move was seen."""
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(5, marks=pytest.mark.heavy)])
-def test_every_legal_move_and_no_other(world: World, rounds: int) -> None:
+def test_every_legal_move_and_no_other(world: World) -> None:
+    see_every_move(world, 1)
+
+
+@pytest.mark.heavy
+@sqlite_only
+def test_every_legal_move_and_no_other_in_more_rounds(world: World) -> None:
+    see_every_move(world, 5)
+
+
+def see_every_move(world: World, rounds: int) -> None:
+    """Let the machine walk for so many rounds, and until it has seen every legal move."""
     Lifecycle.world = world
     Lifecycle.seen = set()
     legal = {(old, new) for old in S for new in MOVES[old]}
@@ -634,6 +644,7 @@ def test_every_legal_move_and_no_other(world: World, rounds: int) -> None:
     assert legal == Lifecycle.seen
 
 
+@sqlite_only  # it is about the machine, which asks both databases the same
 @pytest.mark.parametrize("bug", ["cancel_is_forgotten", "exit_code_decides", "promise_is_left"])
 def test_the_machine_finds_a_planted_bug(
     world: World, monkeypatch: pytest.MonkeyPatch, bug: str

@@ -54,7 +54,7 @@ def chromium() -> tuple[Path, dict[str, str]]:
     }
 
 
-expect.set_options(timeout=30_000)  # a busy machine draws late
+expect.set_options(timeout=120_000)  # a busy machine draws late
 
 
 # Not for the whole session: while Playwright runs, its event loop holds this thread, and tests of
@@ -83,7 +83,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A new page in a new profile; nothing may leave this machine or complain."""
     with browser.new_context() as context:
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(120_000)
         problems = watch(page)
         yield page
     assert not problems, "\n".join(problems)

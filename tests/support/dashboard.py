@@ -7,7 +7,7 @@ from playwright.sync_api import Locator, Page
 
 # One for all, since making a client takes longer than a request; and no connection is kept, since
 # some of the servers are killed.
-http = httpx.Client(timeout=30, limits=httpx.Limits(max_keepalive_connections=0))
+http = httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 class Dashboard:

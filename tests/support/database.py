@@ -29,7 +29,7 @@ from app.db import migrate
 from app.db.connect import connect
 from app.db.database import Database
 from app.db.postgresql import PostgresDatabase
-from tests.support.server import wait_until
+from tests.support.server import PATIENCE_SECONDS, wait_until
 from tests.support.tables import Tables
 
 DIALECTS = ("sqlite", "postgresql")
@@ -127,11 +127,11 @@ def postgresql_server(max_connections: int = 300, *, durable: bool = False) -> I
         return True
 
     try:
-        wait_until(answers, log.read_text, timeout=30)
+        wait_until(answers, log.read_text)
         yield server
     finally:
         server.close()
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE_SECONDS)
         shutil.rmtree(directory)
 
 

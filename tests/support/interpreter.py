@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from tempfile import TemporaryFile
 
 from tests.support.forks import start_python
-from tests.support.server import REPOSITORY
+from tests.support.server import PATIENCE_SECONDS, REPOSITORY
 
 
 def run_python(
-    *arguments: str, environment: Mapping[str, str], timeout: float = 60.0
+    *arguments: str, environment: Mapping[str, str], timeout: float = PATIENCE_SECONDS
 ) -> "subprocess.CompletedProcess[str]":
     """Run `python ARGUMENTS` in the repository's root until it ends.
 

@@ -338,7 +338,7 @@ class LauncherContract(AtSite):
     ) -> None:
         """A data loader's workers must not die under a trainer that is about to save."""
         run = place.submit(here, HEARS)
-        trainer = wait_until(lambda: read(here / "ready"), lambda: place.output(run), 60)
+        trainer = wait_until(lambda: read(here / "ready"), lambda: place.output(run))
         if way == "mailbox":
             place.service.cancel(run)
             place.service.cancel(run)
@@ -346,7 +346,7 @@ class LauncherContract(AtSite):
             launcher = place.launcher()
             launcher.stop([Key(run, 1)])
             launcher.stop([Key(run, 1)])
-        wait_until(lambda: read(here / "heard"), "the trainer hears it", 60)
+        wait_until(lambda: read(here / "heard"), "the trainer hears it")
         status = place.ended(run)
         assert read(here / "heard").split() == [trainer]
         assert status["status"] == ("cancelled" if way == "mailbox" else "failed"), status
@@ -364,7 +364,7 @@ class LauncherContract(AtSite):
             place.service.cancel(run)
         else:
             place.launcher().stop([Key(run, 1)])
-        wait_until(lambda: not place.processes(run), lambda: str(place.processes(run)), 45)
+        wait_until(lambda: not place.processes(run), lambda: str(place.processes(run)))
         assert time.monotonic() - asked >= GRACE - 0.1
         wait_until(lambda: not [pid for pid in pids if alive(pid)], "its children are gone")
         ended = place.ended(run)
@@ -413,7 +413,7 @@ class LauncherContract(AtSite):
         wait_until(
             lambda: all(s.state in (JobState.ENDED, JobState.ABSENT)
                         for s in launcher.look(keys).values()),
-            lambda: str(launcher.look(keys)), 30,
+            lambda: str(launcher.look(keys)),
         )  # fmt: skip
 
     def test_what_can_never_run_waits_and_says_why_and_is_cancelled_at_once(

@@ -29,7 +29,7 @@ from tests.support.plans import RUN, Plan
 from tests.support.server import wait_until
 
 LATE = 4.0
-"""Seconds that a busy machine may add to what takes one second on another."""
+"""Seconds that an idle machine may add to what takes one: see `clock.is_soon`."""
 
 READY = "import os, pathlib, signal, sys, time; run = pathlib.Path(os.environ['RUN'])\n"
 SLEEP = READY + "(run / 'ready').touch(); time.sleep(60)"
@@ -146,7 +146,7 @@ class Attempts:
         """Submit, and wait until the script says that it is ready."""
         plan = self.plan(script, **kwargs)  # type: ignore[arg-type]
         self.submit(plan)
-        wait_until((self.root / "ready").exists, self.log, 60)
+        wait_until((self.root / "ready").exists, self.log)
         return plan
 
     def key(self, attempt: int = 1) -> Key:
@@ -170,7 +170,6 @@ class Attempts:
         wait_until(
             lambda: self.look(attempt).state in ("ended", "lost"),
             lambda: f"the end of {self.look(attempt)}; log: {self.log()}",
-            20,
         )
         return self.look(attempt)
 

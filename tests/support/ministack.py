@@ -43,7 +43,7 @@ def ministack(directory: Path) -> Iterator[str]:
     with (directory / "ministack.log").open("wb") as log:
         process = subprocess.Popen([program], env=environment, stdout=log, stderr=log)
     try:
-        wait_until(lambda: connects(port), "ministack answers", 60)
+        wait_until(lambda: connects(port), "ministack answers")
         make_bucket(url := f"http://127.0.0.1:{port}")
         yield url
     finally:

@@ -51,6 +51,6 @@ def mlflow_server(folder: Path) -> Iterator[str]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", timeout=5, verify=False).status_code == 200
+        return httpx.get(f"{url}/health", timeout=60, verify=False).status_code == 200
     except httpx.HTTPError:
         return False

@@ -51,7 +51,7 @@ def run_module(folder: Path, module: Path, *arguments: str, **environment: str) 
     """Run an ES module as if it lay in `folder`, and return the JSON on its last line of output."""
     # Node looks for packages beside the module itself; one given as text counts as in the cwd.
     source = ("--input-type=module", "--eval", module.read_text(), "--", *arguments)
-    done = _node(folder, *source, timeout=120, **environment)
+    done = _node(folder, *source, timeout=600, **environment)
     assert done.returncode == 0, f"{module.name} failed:\n{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout.splitlines()[-1])
 

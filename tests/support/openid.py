@@ -49,7 +49,7 @@ def certified(folder: Path, people: dict[str, Any], redirect: str = CALLBACK) ->
         return issuer in log.read_text()
 
     try:
-        wait_until(serves, "the provider", 60)
+        wait_until(serves, "the provider")
         yield issuer
     finally:
         process.kill()

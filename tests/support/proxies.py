@@ -119,10 +119,10 @@ def jupyter(directory: Path, port: int) -> Iterator[str]:
 def _answers(url: str) -> None:
     def answers() -> bool:
         with suppress(httpx.TransportError):
-            return httpx.get(url, timeout=5, verify=False).status_code == 200
+            return httpx.get(url, timeout=60, verify=False).status_code == 200
         return False
 
-    wait_until(answers, f"{url} answers", 40)
+    wait_until(answers, f"{url} answers")
 
 
 def _jupyter_python() -> Path:

@@ -201,7 +201,7 @@ class RemoteService:
         """Wait until the run is over; the run as it is then."""
         return wait_until(
             lambda: (now := self.status(key))["status"] in TERMINAL and now,
-            lambda: f"the end of {self.status(key)} {self.log(key)}", 60,
+            lambda: f"the end of {self.status(key)} {self.log(key)}",
         )  # fmt: skip
 
     def status(self, key: Key) -> Any:
@@ -211,7 +211,7 @@ class RemoteService:
     def stepping(self, key: Key, step: int = 1) -> None:
         wait_until(
             lambda: self.status(key)["step"] >= step,
-            lambda: f"at step {step}: {self.status(key)} {self.log(key)}", 60,
+            lambda: f"at step {step}: {self.status(key)} {self.log(key)}",
         )  # fmt: skip
 
     def checkpoints(self, run_id: str) -> dict[str, Any]:

@@ -23,7 +23,14 @@ import httpx
 import psutil
 
 from tests.support import trainers
-from tests.support.server import REPOSITORY, alive, free_port, running_server, wait_until
+from tests.support.server import (
+    PATIENCE_SECONDS,
+    REPOSITORY,
+    alive,
+    free_port,
+    running_server,
+    wait_until,
+)
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 
@@ -142,7 +149,7 @@ class Service:
         path: str = checkpoint["ckpt_path"]
         return self.data_dir / path.lstrip("/")
 
-    def until(self, run: str, *statuses: str, timeout: float = 60.0) -> Any:
+    def until(self, run: str, *statuses: str, timeout: float = PATIENCE_SECONDS) -> Any:
         """Wait until a run has one of these statuses."""
         return wait_until(
             lambda: (now := self.status(run))["status"] in statuses and now,
@@ -151,11 +158,11 @@ class Service:
             self.poll_seconds,
         )
 
-    def ended(self, run: str, timeout: float = 60.0) -> Any:
+    def ended(self, run: str, timeout: float = PATIENCE_SECONDS) -> Any:
         """Wait until a run is over."""
         return self.until(run, *TERMINAL, timeout=timeout)
 
-    def stepping(self, run: str, step: int = 1, timeout: float = 60.0) -> Any:
+    def stepping(self, run: str, step: int = 1, timeout: float = PATIENCE_SECONDS) -> Any:
         """Wait until a run has reported this step; one that ends before is an error at once."""
 
         def reached() -> Any:

@@ -162,7 +162,7 @@ class SlurmCluster:
             states = dict(line.split() for line in lines.splitlines() if " " in line)
             return all(states.get(name, "").rstrip("*") in READY for name in wanted)
 
-        wait_until(ready, self.logs, 90, 0.1)
+        wait_until(ready, self.logs, every=0.1)
 
     def run(self, *command: str, check: bool = True, script: str | None = None) -> str:
         """Run one of Slurm's commands; its output."""

@@ -41,7 +41,7 @@ class AccountedSlurm(SlurmCluster):
         self._start_munge()
         self._start_database(database)
         self._spawn("slurmdbd", "slurmdbd", "-D")
-        wait_until(lambda: self._is_registered(), self.logs, 60, 0.5)
+        wait_until(lambda: self._is_registered(), self.logs, every=0.5)
         self.start_controller("-c")
         for name in self.names:
             self.start_node(name)
@@ -66,7 +66,7 @@ class AccountedSlurm(SlurmCluster):
             "--skip-grant-tables", f"--pid-file={self.root}/mariadb.pid",
             "--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=0",
         )  # fmt: skip
-        wait_until((self.root / "mariadb.pid").exists, self.logs, 60)
+        wait_until((self.root / "mariadb.pid").exists, self.logs)
 
     def _is_registered(self) -> bool:
         self.run("sacctmgr", "--immediate", "add", "cluster", "lab", check=False)

@@ -95,7 +95,7 @@ def slurm_home(root: Path, slurm: SlurmCluster, options: str = "") -> Iterator[S
         finally:
             slurm.run("scancel", "--user=root", check=False)
             with suppress(AssertionError):
-                wait_until(lambda: not slurm.jobs(), "the end of all jobs", 60, 0.2)
+                wait_until(lambda: not slurm.jobs(), "the end of all jobs", every=0.2)
             for process in home.processes():
                 with suppress(psutil.NoSuchProcess):
                     process.kill()

@@ -73,7 +73,7 @@ def swift(root: Path) -> Iterator[str]:
             )  # fmt: skip
             processes.callback(process.wait, 20)
             processes.callback(process.terminate)
-        wait_until(lambda: all(map(connects, ports.values())), lambda: logs(root), 60)
+        wait_until(lambda: all(map(connects, ports.values())), lambda: logs(root))
         make_bucket(url := f"http://127.0.0.1:{ports['proxy']}", CREDENTIALS)
         yield url
 

@@ -133,6 +133,6 @@ class TruthTable(AtSite):
                 move(group, [agent.pid, trainer.pid])
                 (self.folder / "out of memory" / "go").touch()
                 ended = place.service.ended(run, SECONDS)
-                wait_until(lambda: not agent.is_running(), "the agent is gone", 60)
+                wait_until(lambda: not agent.is_running(), "the agent is gone")
                 assert (ended["status"], ended["status_reason"]) == ("failed", "out_of_memory")
         place.service.cancel(run)

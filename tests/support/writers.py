@@ -25,7 +25,7 @@ import psycopg
 from tests.support.database import dsn
 from tests.support.server import wait_until
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Writers:
         for thread in self._threads:
             thread.join()
 
-    def wait_for(self, more: int, timeout: float = 30.0) -> None:
+    def wait_for(self, more: int, timeout: float = PATIENCE_SECONDS) -> None:
         """Returns when so many more requests are answered."""
         target = len(self.done) + more
         wait_until(lambda: self.errors or len(self.done) >= target, "they are answered", timeout)

@@ -152,7 +152,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         tmp_path_factory.mktemp("stopped") / "run", hyperparams={**SMALL, "step_delay_ms": 60}
     ).start()
     assert half.process
-    wait_until(lambda: (half.directory / "ckpts/step-000015").exists(), "step 15", 30)
+    wait_until(lambda: (half.directory / "ckpts/step-000015").exists(), "step 15")
     half.process.send_signal(signal.SIGTERM)
     assert half.wait() == 0, half.errors
     yield half

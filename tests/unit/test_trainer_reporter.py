@@ -25,6 +25,7 @@ import pytest
 from llm_train import Reporter, buffer, checkpoint, connection, ranks, specs
 from llm_train.spool import Spool
 
+from tests.support.clock import is_soon
 from tests.support.reports import MODES, ReportServer, attach, points_of, spooled, start
 from tests.support.server import wait_until
 
@@ -210,7 +211,7 @@ def test_a_save_never_waits_for_the_service(
         server.mode = "ok"
         attached.close(timeout=0)
     assert (tmp_path / "checkpoints/run_1/step-000001/state").exists()
-    assert took["attached"] < took["alone"] + 0.5, "half a second for a busy machine's disk"
+    assert is_soon(took["attached"] - took["alone"], 0.5), "half a second for a busy disk"
 
 
 def test_it_is_said_when_the_last_reports_are_lost(
@@ -564,8 +565,8 @@ def test_log_is_cheap_and_never_waits_for_a_hanging_server(
             training.log(step, total_steps=500, loss=1.5)
             slowest = max(slowest, time.perf_counter() - before)
         each.append((time.perf_counter() - begun) / 500)
-    assert slowest < 2, "one call waited"
-    assert min(each) < 20e-6
+    assert is_soon(slowest, 2), "one call waited"
+    assert is_soon(min(each), 20e-6)
     server.mode = "ok"
     training.close()
     assert len(server.points()) == 10_000
@@ -577,7 +578,7 @@ def test_finish_is_bounded_when_the_server_hangs(server: ReportServer, tmp_path:
     training.log(1, loss=1.0)
     begun = time.monotonic()
     training.close(timeout=0.5)
-    assert time.monotonic() - begun < 20
+    assert is_soon(time.monotonic() - begun, 20)
     assert points_of(spooled(tmp_path)) == [("loss", 1, 1.0)]
 
 
@@ -705,7 +706,7 @@ def test_a_refusal_ends_the_reports_and_not_the_training(
             training.log(step, loss=1.0)
             time.sleep(0.002)
         begun = time.monotonic()
-    assert time.monotonic() - begun < 4, "nobody waits for what will not be sent"
+    assert is_soon(time.monotonic() - begun, 4), "nobody waits for what will not be sent"
     assert [s for _, s, _ in server.requests].count(int(status)) == 1
     assert server.requests[-1][1] == int(status)
     assert capfd.readouterr().err.count("refused") == 1

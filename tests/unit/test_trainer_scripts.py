@@ -43,7 +43,7 @@ def start(
 
 def says(run_dir: Path, text: str) -> None:
     log = run_dir / "train.log"
-    wait_until(lambda: text in log.read_text(), lambda: log.read_text(), 60)
+    wait_until(lambda: text in log.read_text(), lambda: log.read_text())
 
 
 def saved(run_dir: Path) -> dict[str, int]:

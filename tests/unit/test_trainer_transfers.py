@@ -117,7 +117,7 @@ def upload(service: Scripted) -> tuple[bool, list[dict[str, Any]]]:
     declared: list[dict[str, Any]] = []
     uploader = transfers.Uploader(service, declared.append)
     uploader.add(service.directory, {"name": "step-1"})
-    return uploader.wait(1.0), declared
+    return uploader.wait(60.0), declared
 
 
 def test_an_upload_arrives_whole_and_only_once(service: Scripted) -> None:
@@ -150,7 +150,7 @@ def test_what_is_away_too_long_leaves_the_copy_here(service: Scripted) -> None:
     assert not uploader.wait(0.2)
     assert verify(service.directory)
     service.failures.clear()
-    assert uploader.wait(5.0), "it goes on when there is an answer"
+    assert uploader.wait(60.0), "it goes on when there is an answer"
 
 
 def test_a_refused_checkpoint_stays_here_and_the_next_one_is_sent(

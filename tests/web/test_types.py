@@ -31,7 +31,7 @@ def complaints(source: Path, tmp_path: Path) -> str:
     file = tmp_path / "tsconfig.json"
     file.write_text(json.dumps(config))
     tsc = packages / "node_modules" / "typescript" / "bin" / "tsc"
-    done = subprocess.run([NODE, tsc, "-p", file], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([NODE, tsc, "-p", file], capture_output=True, text=True, timeout=600)
     return done.stdout + done.stderr
 
 
