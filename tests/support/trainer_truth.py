@@ -18,7 +18,7 @@ from tests.support.real_trainers import TRAINERS
 from tests.support.server import alive, wait_until
 from tests.support.service import Service
 
-SECONDS = 90.0
+SECONDS = 300.0
 SINGLE = ("hf", "hf-jit", "trl", "lightning", "loop")
 RANKS = ("hf-ddp", "lightning-ddp", "loop-ddp", "fsdp-ddp")
 MLFLOW = "mlflow"

@@ -9,7 +9,7 @@ import pytest
 from tests.support.real_trainers import lean_folder
 from tests.support.service import Home, Service
 
-SECONDS = 120.0
+SECONDS = 300.0
 SHORT = {"max_steps": 6, "save_steps": 3, "learning_rate": 0.001, "max_length": 32}
 
 

@@ -10,7 +10,7 @@ from tests.support.real_trainers import SCRIPTS
 from tests.support.server import wait_until
 from tests.support.service import Service
 
-SECONDS = 90.0
+SECONDS = 300.0
 SHORT: dict[str, Any] = {"max_steps": 12, "save_steps": 4, "learning_rate": 0.001}
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support.server import wait_until
 from tests.support.service import Service, was_killed
 
-SECONDS = 90.0
+SECONDS = 300.0
 SHORT: dict[str, Any] = {"max_steps": 12, "save_steps": 4, "learning_rate": 0.001}
 LONG = SHORT | {"max_steps": 100_000, "save_steps": 100_000}
 

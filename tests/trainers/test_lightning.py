@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.service import Service, was_killed
 
-SECONDS = 90.0
+SECONDS = 300.0
 SHORT: dict[str, Any] = {"max_steps": 12, "save_steps": 4, "learning_rate": 0.001}
 
 

@@ -183,7 +183,7 @@ def simulate(seed: int, runs: int, nodes: int) -> Cluster:
 
 
 @pytest.mark.parametrize(
-    ("runs", "nodes"), [(700, 12), pytest.param(5_000, 50, marks=pytest.mark.heavy)]
+    ("runs", "nodes"), [(700, 12), pytest.param(10_000, 100, marks=pytest.mark.heavy)]
 )
 def test_every_run_of_a_full_cluster_ends_and_nobody_starves(runs: int, nodes: int) -> None:
     seed = int(os.environ.get("QUEUE_SEED") or random.SystemRandom().randrange(2**32))

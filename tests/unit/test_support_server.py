@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support import clock
 from tests.support.server import alive, end_trainers, running_server, wait_until
 
 SERVE = """
@@ -91,3 +92,13 @@ def test_a_process_lives_until_the_last_of_its_threads_has_ended() -> None:
 def test_a_wait_that_runs_out_says_what_it_waited_for() -> None:
     with pytest.raises(AssertionError, match=r"after 0\.05 s still not: the run ends"):
         wait_until(lambda: False, "the run ends", 0.05)
+
+
+def test_what_is_promised_soon_is_late_by_as_much_as_the_machine_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert clock.slowness() >= 1
+    monkeypatch.setattr(clock, "slowness", lambda: 4.0)
+    assert clock.is_soon(1.9, 2) and clock.is_soon(7.9, 2) and not clock.is_soon(8.1, 2)
+    monkeypatch.setattr(clock, "slowness", lambda: 1.0)
+    assert not clock.is_soon(2.1, 2), "an idle machine has no excuse"
