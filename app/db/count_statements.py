@@ -24,7 +24,7 @@ def count_statement(
 
     `newest`: only of the first rows of the list, `looked_at` of them.
     """
-    one: Any = literal_column("1")
+    one: list[Any] = [literal_column("1")]
     rows = _among_newest(listing, one, filters) if newest else _matching(listing, one, filters)
     rows = rows.limit(bindparam("counted"))
     if parent is None:
@@ -37,7 +37,7 @@ def count_statement(
 
 
 def newest_rows(
-    listing: Listing[Any], selected: Any, filters: frozenset[str], newest: bool
+    listing: Listing[Any], selected: list[Any], filters: frozenset[str], newest: bool
 ) -> Select[Any]:
     """Return the query for the rows of a list, newest first.
 
@@ -51,22 +51,24 @@ def newest_rows(
     return _matching(listing, selected, filters).order_by(*(column.desc() for column in by))
 
 
-def _matching(listing: Listing[Any], selected: Any, filters: frozenset[str]) -> Select[Any]:
+def _matching(listing: Listing[Any], selected: list[Any], filters: frozenset[str]) -> Select[Any]:
     by_text = not FOUND_BY.isdisjoint(filters)
     conditions = [condition(listing, name, by_text) for name in sorted(filters)]
-    return select(selected).select_from(listing.table).where(*conditions)
+    return select(*selected).select_from(listing.table).where(*conditions)
 
 
-def _among_newest(listing: Listing[Any], selected: Any, filters: frozenset[str]) -> Select[Any]:
+def _among_newest(
+    listing: Listing[Any], selected: list[Any], filters: frozenset[str]
+) -> Select[Any]:
     own = columns(listing.table)
     at_once = [name for name in sorted(filters) if name in ("experiment_id", *INDEXED)]
     later = [listing.filters[name] for name in sorted(filters) if name not in at_once]
-    rows = select(*_used(listing, [listing.tie, selected, *later]))
+    rows = select(*_used(listing, [listing.tie, *selected, *later]))
     rows = rows.where(*(listing.filters[name] for name in at_once))
     rows = rows.order_by(own.created_at.desc(), listing.tie.desc()).limit(bindparam("looked_at"))
     first = rows.subquery("newest_rows")
     adapted: Any = ClauseAdapter(first).traverse
-    return select(adapted(selected)).select_from(first).where(*map(adapted, later))
+    return select(*map(adapted, selected)).select_from(first).where(*map(adapted, later))
 
 
 @lru_cache(REMEMBERED)

@@ -139,7 +139,7 @@ def _bounded(number: int, partial: bool) -> Count:
 
 def reads_rows(listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
     """Return True if no index of runs tells which ones pass the filters."""
-    names, indexed = filters.keys(), {*INDEXED, "ids", "id_ends"}
+    names, indexed = filters.keys(), {*INDEXED, *FOUND_BY, "ids"}
     if "experiment_id" not in filters:
         indexed.add("name")
     return listing.table is Run and bool(names - BY_INDEX) and not names & indexed

@@ -101,8 +101,25 @@ def metric_keys(tx: Tx, filters: Mapping[str, Any], prefix: str, most: int) -> l
 
 
 def _among_newest(tx: Tx, filters: Mapping[str, Any], most: int) -> counting.Scope:
+    if (parts := of_seen(tx, RUNS, filters)) is not None:
+        filters = parts[0] if len(parts) == 1 else {"found": _newest_of(tx, parts, most)}
     scope = counting.scope(tx, RUNS, filters)
     return scope._replace(params=scope.params | {"newest": most})
+
+
+def _newest_of(tx: Tx, parts: Sequence[Mapping[str, Any]], most: int) -> list[str]:
+    """Return the ids of the newest runs of several lists."""
+    places: list[tuple[str, str]] = []
+    for part in parts:
+        names, params, _, newest = counting.scope(tx, RUNS, part)
+        places += tx.all(_places(names, newest), **params, newest=most)
+    return [id for _, id in sorted(places, reverse=True)[:most]]
+
+
+@lru_cache(REMEMBERED)
+def _places(filters: frozenset[str], newest: bool) -> Statement[tuple[str, str]]:
+    rows = newest_rows(RUNS, [_run.created_at, _run.id], filters, newest)
+    return Statement(rows.limit(bindparam("newest")))
 
 
 @lru_cache(REMEMBERED)
@@ -135,7 +152,7 @@ def _metric_keys(filters: frozenset[str], newest: bool) -> Statement[Counted]:
 
 
 def _newest(value: Any, filters: frozenset[str], newest: bool) -> Any:
-    rows = newest_rows(RUNS, value, filters, newest).limit(bindparam("newest"))
+    rows = newest_rows(RUNS, [value], filters, newest).limit(bindparam("newest"))
     return rows.subquery("counted_runs")
 
 

@@ -16,7 +16,7 @@ from app.db.cursors import METRIC
 from app.db.json_lists import listed, one_of
 from app.db.list_statements import FOUND_BY, INDEXED, Listing, unwalked
 from app.db.matching import SEARCH, bind, count_hits, indexed_search
-from app.db.seen import MERGED, OF_EXPERIMENT
+from app.db.seen import MERGED, OF_EXPERIMENT, RUNS_OF
 from app.db.sql import Tx, columns, dump, query
 from app.db.tables import ACTIVE, ExperimentTag, MetricLatest, Run, RunTag
 
@@ -52,11 +52,6 @@ def _archived(*, within: str, most: int) -> Executable:
     # An index of an experiment would have to be read for those of its runs that are archived.
     own = or_(bindparam("within") == "", unwalked(_run.experiment_id) == within)
     return select(_run.id).where(_run.archived_at.is_not(None), own).limit(most)
-
-
-@query(tuple[str])
-def _of_these(*, experiments: str) -> Executable:
-    return select(_run.id).where(one_of(_run.experiment_id, experiments))
 
 
 @query(tuple[str])
@@ -125,7 +120,7 @@ def of_few(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[st
     having = tally.experiments(tx, Run, frozenset(of), bind(tx, listing, of))
     if sum(number for _, number in having) >= matching.MATCHES:
         return None
-    runs = _ACTIVE_OF[tx.dialect] if "active" in of else _of_these
+    runs = _ACTIVE_OF[tx.dialect] if "active" in of else RUNS_OF[tx.dialect]
     rows = tx.all(runs, experiments=dump([id for id, _ in having]))
     return {**filters, "found": [row[0] for row in rows]}
 

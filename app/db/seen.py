@@ -1,36 +1,64 @@
-"""Lists of a user who sees few of very many runs: those of its experiments, one by one.
+"""Lists of a user who sees few of very many runs: of each of its experiments, or of its runs' ids.
 
 An index of all runs has others' between them, as many as there are, and a page of it must not end
 at one of these: its cursor would tell of it.
+
+    up to `MERGED` experiments         the list of each is read by itself; they are merged
+    more of them, up to `FOUND` runs   the ids of the runs are found first, and then sorted
+    more runs                          the list of all is walked
 """
 
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Executable, bindparam, func, select
+from sqlalchemy import Executable, bindparam, func, literal_column, select, true
 
 from app.db import tally
+from app.db.json_lists import listed, one_of
 from app.db.list_statements import FOUND_BY, INDEXED, Listing
-from app.db.sql import Statement, Tx, columns, query
+from app.db.matching import SEARCH, with_search
+from app.db.sql import Statement, Tx, columns, dump, query
 from app.db.tables import Experiment, Run, RunSearch
 
 OF_EXPERIMENT = ("owner", "project_id", "task_type")
 """Filters of runs by what their experiment is."""
 MERGED = 15
 """Experiments whose lists are read one by one and merged."""
+FOUND = 4_000
+"""Runs, or experiments, of a user whose runs are found before they are sorted."""
+STEP = 16
+"""The experiments that are looked at are so many times more until their runs are too many."""
 PASSED = 10_000
 """A walk may pass so many runs that the user does not see."""
 NOWHERE = ""
 """The id of an experiment that nobody sees."""
 
-_experiment = columns(Experiment)
+_experiment, _run = columns(Experiment), columns(Run)
 
 
 @lru_cache(8)
 def _experiments(names: frozenset[str]) -> Statement[tuple[str]]:
     own = [getattr(_experiment, name) == bindparam(name) for name in sorted(names)]
     return Statement(select(_experiment.id).where(*own).limit(bindparam("most")))
+
+
+@query(tuple[str])
+def _runs_on_sqlite(*, experiments: str) -> Executable:
+    return select(_run.id).where(one_of(_run.experiment_id, experiments))
+
+
+@query(tuple[str])
+def _runs_on_postgresql(*, experiments: str) -> Executable:
+    # It takes a list for one of many runs, and would read those of all experiments.
+    parents = listed(experiments)
+    runs = select(_run.id).where(_run.experiment_id == parents.c.value)
+    own = runs.limit(literal_column(f"{FOUND}")).lateral("own")
+    return select(own.c.id).select_from(parents.join(own, true()))
+
+
+RUNS_OF = {"sqlite": _runs_on_sqlite, "postgresql": _runs_on_postgresql}
+"""The ids of the runs of few experiments, which have up to `FOUND` runs each."""
 
 
 @query(tuple[int | None])
@@ -47,18 +75,34 @@ def estimate(tx: Tx) -> int:
 def of_seen(
     tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]
 ) -> list[dict[str, Any]] | None:
-    """Return the filters for each experiment that the user sees, if very many runs are others'.
+    """Return the filters of lists that are together what the user sees, if very many are others'.
 
-    None where few are, where an index finds the runs, and where the user sees many experiments.
+    None where few are, where an index finds the runs, and where the user sees many runs of many
+    experiments.
     """
     found_by = (*FOUND_BY, *INDEXED, "ids", "experiment_id")
     if listing.table is not Run or not filters.keys().isdisjoint(found_by) or tx.sees_all():
         return None
     of = {name: filters[name] for name in OF_EXPERIMENT if name in filters}
-    ids = [row[0] for row in tx.all(_experiments(frozenset(of)), most=MERGED + 1, **of)]
-    if len(ids) > MERGED:
-        return None
-    if estimate(tx) - sum(tally.totals(tx, Run, ids, frozenset(), {})) <= PASSED:
+    ids, number = _look_at(tx, of, MERGED + 1)
+    if estimate(tx) - number <= PASSED:
         return None
     rest = {name: value for name, value in filters.items() if name not in of}
-    return [{**rest, "experiment_id": id} for id in ids or [NOWHERE]]
+    if len(ids) <= MERGED:
+        return [{**rest, "experiment_id": id} for id in ids or [NOWHERE]]
+    most = len(ids)
+    while len(ids) == most <= FOUND and number <= FOUND:
+        most *= STEP
+        ids, number = _look_at(tx, of, most)
+    if len(ids) == most or number > FOUND:
+        return None
+    if SEARCH in rest:
+        rest = with_search(rest, "search_walk")
+    rows = tx.all(RUNS_OF[tx.dialect], experiments=dump(ids))
+    return [{**rest, "found": [row[0] for row in rows]}]
+
+
+def _look_at(tx: Tx, of: Mapping[str, str], most: int) -> tuple[list[str], int]:
+    """Return up to so many experiments that the user sees, and the number of their runs."""
+    ids = [row[0] for row in tx.all(_experiments(frozenset(of)), most=most, **of)]
+    return ids, sum(tally.totals(tx, Run, ids, frozenset(), {}))

@@ -10,7 +10,8 @@ with one of their numbers left out of a count, and without those lists.
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from app.db import counting, groups, keyset, list_statements, matching, seen
 from app.db.acting import acting_as
 from app.db.cursors import Order, Window
+from app.db.groups import Counted, RunFacet
 from app.db.list_statements import Shape
 from app.db.listing import RUNS
 from app.db.sql import query, select_all
@@ -268,7 +270,24 @@ SMALL = {"READ": 5, "PASSED": 5, "FEW": 0, "LOOKED_AT": 4, "MATCHES": 20, "PEEKE
 SMALLEST = {
     "READ": 5, "PASSED": 0, "FEW": 0, "LOOKED_AT": 2, "MATCHES": 3, "PEEKED": 3, "SORTED": 0,
 }  # fmt: skip
-SIZE_OF = {"READ": counting, "SORTED": counting, "PASSED": seen}
+FOUND_FIRST = {"PASSED": 0, "MERGED": 0}
+SIZE_OF = {"READ": counting, "SORTED": counting} | dict.fromkeys(
+    ("PASSED", "MERGED", "FOUND"), seen
+)
+FACETS: dict[RunFacet | None, Callable[[Known], Iterable[str]]] = {
+    RunFacet.MODEL: lambda known: [known.run.model],
+    RunFacet.OWNER: lambda known: [known.experiment.owner or ""],
+    RunFacet.TAG: lambda known: orjson.loads(known.run.tags),
+    None: lambda known: known.latest,
+}
+"""The values that runs have. None: the keys of their metrics."""
+
+
+def read_values(world: World, field: RunFacet | None, asked: dict[str, Any]) -> list[Counted]:
+    """Return the values that the runs of a list have, and how many have each."""
+    if field is None:
+        return world.write(groups.metric_keys, asked, "", 100)  # type: ignore[no-any-return]
+    return world.write(groups.facet, field, asked, "", 100)  # type: ignore[no-any-return]
 
 
 def compare(
@@ -283,12 +302,19 @@ def compare(
         assert walk(world, asked, order, window) == expected
         count = world.write(counting.count, RUNS, asked)
         by_status = world.write(groups.by_status, asked)
+        values = {field: Counter(dict(read_values(world, field, asked))) for field in FACETS}
     for number, is_lower_bound in (
         count,
         (sum(number for _, number in by_status.counts), by_status.is_lower_bound),
     ):
         assert number <= len(expected)
         assert is_lower_bound or number == len(expected)
+    # Triggers count the runs of an owner, also where no more than the newest ones are read.
+    is_whole = not by_status.is_lower_bound and wanted.keys().isdisjoint(seen.OF_EXPERIMENT)
+    listed = [known for known in world.runs if known.run.id in expected]
+    for field, values_of in FACETS.items():
+        every = Counter(value for known in listed for value in values_of(known))
+        assert values[field] == every if is_whole else values[field] <= every
 
 
 def of_member(world: World) -> World:
@@ -300,7 +326,8 @@ def of_member(world: World) -> World:
 
 @pytest.mark.parametrize("lists", [50, pytest.param(250, marks=pytest.mark.heavy)])
 def test_every_list_of_runs_is_what_the_tables_say(world: World, lists: int) -> None:
-    sizes, own = st.sampled_from((SMALL, SMALLEST, USUAL)), of_member(world)
+    sizes = st.sampled_from((SMALL, SMALLEST, USUAL, FOUND_FIRST, SMALL | FOUND_FIRST))
+    own = of_member(world)
 
     @settings(max_examples=lists)
     @given(filters(world), ORDERS, WINDOWS, sizes, st.booleans())
@@ -313,7 +340,9 @@ def test_every_list_of_runs_is_what_the_tables_say(world: World, lists: int) -> 
     compare_any()
 
 
-@pytest.mark.parametrize("sizes", [SMALL, SMALLEST, {"PASSED": 0}])
+@pytest.mark.parametrize(
+    "sizes", [SMALL, SMALLEST, {"PASSED": 0}, FOUND_FIRST, SMALL | {"MERGED": 1}]
+)
 def test_a_user_lists_the_runs_of_its_projects_alone(world: World, sizes: dict[str, int]) -> None:
     own = of_member(world)
     of = sorted({known.experiment.id for known in world.runs})
@@ -328,21 +357,54 @@ def test_a_user_lists_the_runs_of_its_projects_alone(world: World, sizes: dict[s
             compare(own, {"archived": "any"} | wanted, order, Window(3), sizes)
 
 
-def test_no_walk_of_a_user_passes_the_runs_of_others(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sizes", [{"PASSED": 0}, {"PASSED": 0, "MERGED": 1}])
+def test_a_user_gets_the_values_of_its_newest_runs(
+    world: World, monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int]
 ) -> None:
-    """Each statement of a page names an experiment that the user sees, or finds nothing."""
+    for name, size in sizes.items():
+        monkeypatch.setattr(seen, name, size)
+    for name in ("NEWEST", "NEWEST_REPORTING"):
+        monkeypatch.setattr(groups, name, 7)
+    own, order = of_member(world), Order("created_at")
+    with acting_as(world.alice):
+        for wanted in ({}, {"archived": True}, {"status": ["cancelled", "queued"]}):
+            every = {"archived": "any"} | wanted
+            asked = conditions(AnyRunFilter, AnyRunFilter.model_validate(every))
+            newest = in_order(own, every, order)[:7]
+            for field, values_of in FACETS.items():
+                runs = [known for known in own.runs if known.run.id in newest]
+                values = Counter(value for known in runs for value in values_of(known))
+                assert dict(read_values(world, field, asked)) == values
+
+
+@pytest.mark.parametrize("by", ["experiment_id", "found"])
+def test_no_walk_of_a_user_passes_the_runs_of_others(
+    world: World, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """Each statement names an experiment or runs that the user sees, or finds nothing."""
     walked: list[frozenset[str]] = []
 
     def page_statement(shape: Shape) -> Any:
         walked.append(shape.filters)
         return list_statements.page_statement(shape)
 
+    def scope(*asked: Any) -> counting.Scope:
+        read = list_scope(*asked)
+        walked.append(read.names)
+        return read
+
+    list_scope = counting.scope
     monkeypatch.setattr(keyset, "page_statement", page_statement)
+    monkeypatch.setattr(counting, "scope", scope)
     monkeypatch.setattr(seen, "PASSED", 0)
+    monkeypatch.setattr(seen, "MERGED", 15 if by == "experiment_id" else 0)
     with acting_as(world.alice):
         for field in RUNS.orders:
             order = Order(field, False, "loss" if field == "metric" else None)
             assert world.write(keyset.page, RUNS, {}, order, Window(3)).rows
-    assert walked
-    assert all("experiment_id" in names for names in walked)
+        for facet in FACETS:
+            assert read_values(world, facet, {"active": True})
+        assert world.write(counting.count, RUNS, {"model": MODELS[0]}).number
+        assert world.write(groups.by_status, {"model": MODELS[0]}).counts
+    assert len(walked) > len(RUNS.orders) + len(FACETS) + 2
+    assert all(names & {by, "found"} for names in walked)
