@@ -35,6 +35,7 @@ NOWHERE = ""
 """The id of an experiment that nobody sees."""
 
 _experiment, _run = columns(Experiment), columns(Run)
+_MOST: Any = literal_column(f"{FOUND}")
 
 
 @lru_cache(8)
@@ -53,7 +54,7 @@ def _runs_on_postgresql(*, experiments: str) -> Executable:
     # It takes a list for one of many runs, and would read those of all experiments.
     parents = listed(experiments)
     runs = select(_run.id).where(_run.experiment_id == parents.c.value)
-    own = runs.limit(literal_column(f"{FOUND}")).lateral("own")
+    own = runs.limit(_MOST).lateral("own")
     return select(own.c.id).select_from(parents.join(own, true()))
 
 
@@ -83,9 +84,11 @@ def of_seen(
     found_by = (*FOUND_BY, *INDEXED, "ids", "experiment_id")
     if listing.table is not Run or not filters.keys().isdisjoint(found_by) or tx.sees_all():
         return None
+    if (total := estimate(tx)) <= PASSED:
+        return None
     of = {name: filters[name] for name in OF_EXPERIMENT if name in filters}
     ids, number = _look_at(tx, of, MERGED + 1)
-    if estimate(tx) - number <= PASSED:
+    if total - number <= PASSED:
         return None
     rest = {name: value for name, value in filters.items() if name not in of}
     if len(ids) <= MERGED:

@@ -5,7 +5,9 @@ who is a member of one of two projects finds there what the tables say of that o
 
 Seen red: with the condition of a seen experiment for one that is not, with the lists of all
 experiments of a user but one, with these merged by the order of creation for that of another field,
-with one of their numbers left out of a count, and without those lists.
+with one of their numbers left out of a count, and without those lists. Of a user of many
+experiments: with the runs of all but one, without the searched text, and with the first experiments
+taken for all of them. Of the values that runs have: with the oldest runs, and without a list.
 """
 
 import math
@@ -42,7 +44,8 @@ from tests.services.conftest import Write, writing
 
 RUNS_IN_ALL = 40
 MODELS, NAMES, TAGS = ("llama", "Qwen 训练"), ("first", "Second"), ("a", "b", "c")
-PROJECTS, SEEN = ("others", "own"), ("e1", "e2")
+PROJECTS, SEEN = ("others", "own"), ("e1", "e2", "cyd0", "dan2")
+SPARSE = {"cyd": 0, "dan": 2}
 OWNERS, KINDS, RECIPES = ("ann", "ben"), ("sft", "dpo"), (None, "demo")
 VALUES = (0.0, 1.5, -2.0, "NaN", "Infinity")
 PARAMS: tuple[dict[str, Any], ...] = (
@@ -107,6 +110,13 @@ def fill(write: Write) -> list[Known]:
             ended = write(runs.cancel, run.id).run
             if RunStatus(ended.status) in TERMINAL and chance.random() < 0.5:
                 write(edits.update_run, run.id, UpdateRunRequest(archived=True))
+    for owner, place in SPARSE.items():  # of three experiments one has a run
+        for number in range(3):
+            named = f"{owner}{number}"
+            request = ExperimentRequest(name=named, task_type="t", owner=owner, project="own")
+            made = of[made.id] = write(experiments.create, request)
+            if number == place:
+                write(runs.submit, made.id, RunRequest(model=MODELS[0]), {})
     latest: dict[str, dict[str, float | None]] = {}
     for value in write(lambda tx: tx.all(_every_value)):
         latest.setdefault(value.run_id, {})[value.key] = value.value
@@ -271,8 +281,9 @@ SMALLEST = {
     "READ": 5, "PASSED": 0, "FEW": 0, "LOOKED_AT": 2, "MATCHES": 3, "PEEKED": 3, "SORTED": 0,
 }  # fmt: skip
 FOUND_FIRST = {"PASSED": 0, "MERGED": 0}
+TOO_MANY = FOUND_FIRST | {"FOUND": 1, "STEP": 2}
 SIZE_OF = {"READ": counting, "SORTED": counting} | dict.fromkeys(
-    ("PASSED", "MERGED", "FOUND"), seen
+    ("PASSED", "MERGED", "FOUND", "STEP"), seen
 )
 FACETS: dict[RunFacet | None, Callable[[Known], Iterable[str]]] = {
     RunFacet.MODEL: lambda known: [known.run.model],
@@ -341,14 +352,15 @@ def test_every_list_of_runs_is_what_the_tables_say(world: World, lists: int) -> 
 
 
 @pytest.mark.parametrize(
-    "sizes", [SMALL, SMALLEST, {"PASSED": 0}, FOUND_FIRST, SMALL | {"MERGED": 1}]
+    "sizes", [SMALL, SMALLEST, {"PASSED": 0}, FOUND_FIRST, SMALL | {"MERGED": 1}, TOO_MANY]
 )
 def test_a_user_lists_the_runs_of_its_projects_alone(world: World, sizes: dict[str, int]) -> None:
     own = of_member(world)
     of = sorted({known.experiment.id for known in world.runs})
     of_project = sorted({known.experiment.project_id for known in world.runs})
     lists: list[dict[str, Any]] = [
-        {}, {"model": MODELS[0]}, {"status": ["queued", "cancelled"]},
+        {}, {"model": MODELS[0]}, {"status": ["queued", "cancelled"]}, {"search": "qwen"},
+        *({"owner": owner} for owner in (*OWNERS, *SPARSE)),
         *({"experiment_id": id} for id in of), *({"project_id": id} for id in of_project),
     ]  # fmt: skip
     orders = (Order("metric", False, "loss"), Order("finished_at"), Order("created_at"))
