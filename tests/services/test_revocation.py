@@ -92,12 +92,12 @@ async def refused(db: Database, principal: Principal, experiment: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("races", [500, pytest.param(5_000, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("races", [500, pytest.param(10_000, marks=pytest.mark.heavy)])
 async def test_what_begins_after_a_revocation_was_answered_is_refused(
     db: Database, races: int
 ) -> None:
     if db.dialect == "postgresql":
-        races = min(races, 1_250)  # each takes the processor seven times as long there
+        races = min(races, 2_500)  # each takes the processor seven times as long there
     lanes = await db.write(begin, LANES)
     seed = random.randrange(2**32)
     generator = random.Random(seed)
