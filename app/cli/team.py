@@ -107,7 +107,7 @@ def revoke_token(token_id: str) -> None:
 @click.command()
 @click.option("--actor", help="Name of the user.")
 @click.option("--action", help="Such as `create_run` or `sign_in`.")
-@click.option("--target", "target_id", help="Id of what it was about.")
+@click.option("--target", "target_id", help="Id of the target.")
 @click.option("--outcome", type=click.Choice(("done", "refused")))
 @click.option("--since", help="At or after a time (2026-11-01T00:00:00Z).")
 @click.option("--until", help="Before a time.")

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from app.db.acting import get_principal
+from app.db.current_principal import get_principal
 
 SUPERVISOR = "supervisor"
 

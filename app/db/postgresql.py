@@ -24,7 +24,7 @@ from time import perf_counter
 import psycopg
 
 from app.db import migrate
-from app.db.acting import get_principal
+from app.db.current_principal import get_principal
 from app.db.database import CONNECTIONS, Database, Job, P, R, UseCase
 from app.db.postgresql_connections import (
     Connection,

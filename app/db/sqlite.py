@@ -23,7 +23,7 @@ from pathlib import Path
 from time import perf_counter
 
 from app.db import migrate
-from app.db.acting import get_principal
+from app.db.current_principal import get_principal
 from app.db.database import Database, Job, Outcome, P, R, UseCase
 from app.db.restricted import open_tx
 from app.db.sql import Tx, write_late

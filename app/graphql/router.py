@@ -31,7 +31,7 @@ from strawberry.types.execution import ExecutionResult, PreExecutionError
 from strawberry.types.graphql import OperationType
 from strawberry.types.unset import UnsetType
 
-from app.db.acting import act_as
+from app.db.current_principal import act_as
 from app.domain import principals
 from app.domain.team import TOKEN_PREFIX
 from app.domain.tokens import same

@@ -18,7 +18,7 @@ from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from app.db.acting import act_as
+from app.db.current_principal import act_as
 from app.db.sql import Tx, load
 from app.db.tables import Attempt
 from app.domain import paths

@@ -27,7 +27,7 @@ class AuditEntryAnswer(TypedDict):
     actor: schemas.Actor
     token_id: str | None
     action: Annotated[str, Field(description="Name of the operation, or `sign_in`.")]
-    target_id: Annotated[str | None, Field(description="Id of what it was about.")]
+    target_id: Annotated[str | None, Field(description="Id of the target.")]
     outcome: Annotated[str, Field(description="`done` or `refused`.")]
     address: Annotated[str | None, Field(description="Where a refused sign-in came from.")]
 

@@ -12,7 +12,7 @@ import hashlib
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
-from app.db.acting import acting_as
+from app.db.current_principal import acting_as
 from app.domain.browser_sessions import CODE_SECONDS, BrowserSessions
 from app.domain.principals import SUPERVISOR, Principal
 from app.domain.team import TOKEN_PREFIX

@@ -175,7 +175,7 @@ class DirectRoute(DocumentedRoute):
             self.app = self._make_direct(self.app)
 
     def parse(self, request: Request) -> dict[str, Any] | None:
-        """Return the arguments beside the request; None if FastAPI shall parse or reject them."""
+        """Return the arguments beside the request; None to let FastAPI parse or reject them."""
         ids = request.path_params
         if not all(_IDS[name](value) for name, value in ids.items()):
             return None

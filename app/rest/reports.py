@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from fastapi import APIRouter, Request, Response
 
-from app.db.acting import act_as, get_principal
+from app.db.current_principal import act_as, get_principal
 from app.db.database import Database
 from app.domain.principals import PrincipalKind, of_run
 from app.domain.reports import ReportRequest, read_plain

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request, Response
 
-from app.db.acting import get_principal
+from app.db.current_principal import get_principal
 from app.db.sql import Tx, dump
 from app.domain.tokens import run_token
 from app.errors import InvalidInput

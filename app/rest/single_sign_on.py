@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 
-from app.db.acting import acting_as
+from app.db.current_principal import acting_as
 from app.db.sql import Tx
 from app.domain.browser_sessions import BrowserSessions
 from app.domain.principals import SUPERVISOR

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from app.db.acting import acting_as
+from app.db.current_principal import acting_as
 from app.db.database import Database
 from app.db.sql import Tx
 from app.domain.principals import SUPERVISOR, Principal

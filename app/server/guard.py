@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.db.acting import act_as
+from app.db.current_principal import act_as
 from app.domain import principals
 from app.domain.browser_sessions import BrowserSessions
 from app.domain.hosts import AllowedHosts, is_origin_allowed, is_same_site

@@ -15,7 +15,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
-from app.db.acting import act_as
+from app.db.current_principal import act_as
 from app.domain.ids import is_id
 from app.domain.principals import ANONYMOUS, Principal, PrincipalKind, of_run
 from app.domain.tokens import attempt_of, run_token, same

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import Executable, select, update
 
 from app.agent.mailbox import Directive
-from app.db.acting import act_as
+from app.db.current_principal import act_as
 from app.db.database import Database
 from app.db.sql import Tx, columns, query, statement
 from app.db.tables import Attempt, Run

@@ -106,8 +106,8 @@ def root_of(path: str, root_path: str = "") -> str:
 
 def mount_static(app: FastAPI) -> None:
     """Serve the pages' files at /static."""
-    # The host's own table may be anything (Windows: .js is text/plain); browsers shall not guess.
-    mimetypes.knownfiles.clear()  # a thousand types of this machine, of which none is needed
+    # The host's own table may say anything: on Windows .js is text/plain.
+    mimetypes.knownfiles.clear()  # saves parsing a thousand types
     mimetypes.add_type("text/javascript", ".js")
     mimetypes.add_type("text/css", ".css")
     mimetypes.add_type("image/svg+xml", ".svg")

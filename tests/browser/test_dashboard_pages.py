@@ -236,7 +236,7 @@ def test_a_log_is_searched_and_shows_progress_as_a_terminal_does(
     expect(page.locator("pre.log mark")).to_have_text(["saved at", "Saved at"])
     assert dashboard.log().split() == ["saved", "at", "step", "1", "Saved", "at", "step", "2"]
     page.get_by_label("Find in the log").fill("nothing is like this")
-    expect(page.locator("pre.log")).to_have_text("No line has this.")
+    expect(page.locator("pre.log")).to_have_text("No lines match.")
 
 
 def test_runs_are_grouped_by_a_hyperparameter_and_drawn_as_the_address_says(
@@ -350,7 +350,7 @@ def test_only_what_differs_is_compared(page: Page, server: Server, story: Story)
     dashboard.open(f"compare?runs={story.parent},{story.child}")
     expect(page.locator("[data-param=learning_rate]")).to_contain_text("0.002")
     expect(page.locator("[data-param=checkpoint_every]")).to_have_count(0)
-    page.get_by_label("also what is the same").check()
+    page.get_by_label("show identical values too").check()
     expect(page.locator("[data-param=checkpoint_every]")).to_be_visible()
     assert "same=1" in page.url
     expect(dashboard.chart("loss").locator(".legend-line")).to_have_count(2)
@@ -424,7 +424,7 @@ def test_a_run_gets_a_name_and_is_put_away(page: Page, server: Server, story: St
     expect(page.get_by_role("heading", name="my first mistake")).to_be_visible()
     expect(dialog).to_have_count(0)
     dashboard.open("?q=mistake")
-    expect(page.get_by_text("No run is like this.")).to_be_visible()
+    expect(page.get_by_text("No runs match.")).to_be_visible()
     dashboard.open("?q=mistake&archived=1")
     dashboard.row(story.failed).wait_for()
 
@@ -462,7 +462,7 @@ def test_lists_of_experiments_and_checkpoints_are_live(
     expect(row.get_by_role("link", name="1 running")).to_be_visible()
 
     dashboard.open(f"checkpoints?experiment={story.experiment}&kind=candidate")
-    expect(page.get_by_text("None is marked.")).to_be_visible()
+    expect(page.get_by_text("No checkpoint is marked.")).to_be_visible()
     url = f"{server.url}/v1/experiments/{story.experiment}"
     of_parent = [
         each for each in httpx.get(f"{url}/detail", timeout=30).json()["checkpoints"]
@@ -495,7 +495,7 @@ def test_an_empty_audit_says_who_is_not_on_record(page: Page, server: Server) ->
     expect(page.get_by_text("No entries yet.")).to_be_visible()
     expect(page.get_by_text("the local user, of whom nothing is kept")).to_be_visible()
     dashboard.open("audit?actor=alice")
-    expect(page.get_by_text("No entry is like this.")).to_be_visible()
+    expect(page.get_by_text("No entries match.")).to_be_visible()
 
 
 def test_a_form_keeps_what_was_chosen(page: Page, server: Server, story: Story) -> None:
@@ -645,7 +645,7 @@ def test_a_run_is_deleted_once_its_name_is_typed(page: Page, server: Server, sto
     name = dialog.get_by_label("Name")
     name.fill("another")
     dialog.get_by_role("button", name="Delete for good").click()
-    expect(dialog.get_by_role("alert")).to_have_text("That is not its name.")
+    expect(dialog.get_by_role("alert")).to_have_text("The name does not match.")
     name.fill("in vain")
     dialog.get_by_role("button", name="Delete for good").click()
     page.wait_for_url(f"**/experiments/{story.experiment}")

@@ -180,7 +180,7 @@ def test_administrators_see_who_did_what(browser: Browser, closed: Server) -> No
         expect(page.locator("[data-entry=sign_in]").first).to_contain_text("127.0.0.1")
         expect(about).to_have_count(0)
         page.get_by_role("button", name="All", exact=True).click()
-        none = page.get_by_text("No entry is like this.")
+        none = page.get_by_text("No entries match.")
         for name, other, own in (
             ("Action", "delete_run", "create_experiment"), ("Actor", "nobody", ""),
             ("Since", "2999-01-01T00:00", "2026-01-01T00:00"),
@@ -190,7 +190,7 @@ def test_administrators_see_who_did_what(browser: Browser, closed: Server) -> No
             expect(none).to_be_visible()
             page.get_by_label(name, exact=True).fill(own)
             expect(about).to_have_count(1)
-        page.get_by_label("Id of what it was about").fill(made["experiment_id"])
+        page.get_by_label("Id of the target").fill(made["experiment_id"])
         expect(page.locator("[data-entry]")).to_have_count(1)
         about.get_by_role("link").click()
         events = page.locator("[data-seq='1']")

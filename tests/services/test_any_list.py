@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.db import counting, groups, keyset, list_statements, matching, seen
-from app.db.acting import acting_as
+from app.db.current_principal import acting_as
 from app.db.cursors import Order, Window
 from app.db.groups import Counted, RunFacet
 from app.db.list_statements import Shape

@@ -140,7 +140,7 @@ class Scene:
         assert not {*await self.events_of(run)} & {*expiry.EVENTS.values()}
 
     async def check_expired(self, run: Run) -> None:
-        """Log and points are gone as far as they shall, and both are on record once."""
+        """Log and points are removed as the rule says, and each removal is recorded once."""
         found = await self.stage.get(run)
         assert found.log_removed_at is not None and found.points_thinned_at is not None
         assert not self.log(run).exists()

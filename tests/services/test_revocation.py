@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from app.db.acting import acting_as
 from app.db.connect import connect
+from app.db.current_principal import acting_as
 from app.db.database import FEWEST, Database
 from app.db.sql import Tx
 from app.db.tables import Experiment

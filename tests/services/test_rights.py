@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Executable, delete, insert, select, text, update
 
 from app.db import rights, visibility
-from app.db.acting import acting_as
+from app.db.current_principal import acting_as
 from app.db.database import Database
 from app.db.postgresql import PostgresDatabase
 from app.db.postgresql_pipeline import Answer, Pipeline

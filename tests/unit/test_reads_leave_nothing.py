@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from sqlalchemy import text
 
-from app.db.acting import acting_as
+from app.db.current_principal import acting_as
 from app.db.database import Database
 from app.db.sql import Statement, Tx
 from app.domain.principals import LOCAL

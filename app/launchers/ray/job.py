@@ -18,7 +18,7 @@ from app.launchers.options import check_gpu_types, check_number, check_type
 CLAIM_CODE = "LLM_TRAIN_CLAIM_CODE"
 SERVICE = "llm_train_service"
 STOP_SECONDS = 86_400
-"""The agent itself sees to the grace; Ray shall not kill it while it delivers what is left."""
+"""The agent enforces the grace itself; Ray must not kill it while it still delivers files."""
 _SOME_CPU = 0.001  # without any, Ray runs a job on the head
 _BOOT = "import sys; sys.path.append(sys.argv[1]); from agent.main import main; main(sys.argv[2:])"
 

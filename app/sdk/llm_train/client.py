@@ -203,7 +203,7 @@ class Client:
 
         Args:
             runs: the runs, or their ids or names.
-            everything: also what is the same in all of them.
+            everything: include values that are the same in all of them.
         """
         ids = [run.id if isinstance(run, Run) else self.run(run).id for run in runs]
         query = {"run_ids": ids, "only_different": str(not everything).lower()}

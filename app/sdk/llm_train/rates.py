@@ -13,7 +13,7 @@ def rescale(optimizer: Any, scheduler: Any, rate: float) -> None:
     Args:
         optimizer: a torch optimizer, or None.
         scheduler: its schedule, or None for a constant rate.
-        rate: the base learning rate that the first parameter group shall have.
+        rate: the new base learning rate of the first parameter group.
 
     Example:
         optimizer.load_state_dict(state["optimizer"])

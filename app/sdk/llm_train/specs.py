@@ -138,7 +138,7 @@ class RemoteSpec:
         if response.is_retryable:
             return max(RETRY_SECONDS, response.retry_after)
         why = response.body.get("detail") or f"status {response.status}"
-        raise PermissionError(f"the service does not say what this run shall do: {why}")
+        raise PermissionError(f"the service refused to send this run's spec: {why}")
 
 
 def is_shared(spec: dict[str, Any]) -> bool:

@@ -21,13 +21,13 @@ export function Capacity() {
     return () => clearInterval(timer);
   }, []);
   if (!found) return null;
-  return section({ "aria-label": t("Room for runs") }, h2({}, t("Room for runs")),
-    div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Room for runs") }, table({ class: "plain" },
-      thead({}, tr({}, [t("Runs on"), t("CPUs"), t("Memory"), t("GPUs"), t("Runs there")].map((name, i) => th({ key: name, scope: "col", class: i ? "number" : "" }, name)))),
+  return section({ "aria-label": t("Available resources") }, h2({}, t("Available resources")),
+    div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Available resources") }, table({ class: "plain" },
+      thead({}, tr({}, [t("Runs on"), t("CPUs"), t("Memory"), t("GPUs"), t("Running runs")].map((name, i) => th({ key: name, scope: "col", class: i ? "number" : "" }, name)))),
       tbody({}, found.launchers.map(({ name, cpus, memoryGb, gpus, maxRuns, active, queued, trouble }) =>
         tr({ key: name, "data-launcher": name }, th({ scope: "row" }, name, trouble ? div({ class: "bad sub", role: "note" }, sentence(trouble)) : null),
           gpus === null
-            ? td({ colSpan: 3, class: "faint number" }, t("known to its engine"))
+            ? td({ colSpan: 3, class: "faint number" }, t("managed by the cluster"))
             : [td({ key: "c", class: "number" }, number(cpus)), td({ key: "m", class: "number" }, memoryGb === null ? "–" : `${number(Math.round(memoryGb))} GB`),
                td({ key: "g", class: "number" }, gpus.length ? gpus.map(({ type, count }) => `${count} × ${type}`).join(", ") : t("none"))],
           td({ class: "number" }, maxRuns === null ? number(active) : t("{n} of {m}", { n: number(active), m: number(maxRuns) }),

@@ -15,7 +15,7 @@ const SECONDS = 1.5;
 /** @type {[string[], string][]} */
 const ALL = [
   [["j", "k"], t("the run above or below, in the list")], [["Enter"], t("open it")], [["x"], t("select it")],
-  [["c"], t("compare what is selected")], [["/"], t("search")], [["c", "r"], t("on a run's page: cancel, resume, after a question")],
+  [["c"], t("compare what is selected")], [["/"], t("search")], [["c", "r"], t("on a run's page: cancel, resume (asks first)")],
   [["g", "r"], `${t("go to")}: ${t("runs")}`], [["g", "e"], `${t("go to")}: ${t("experiments")}`], [["g", "c"], `${t("go to")}: ${t("checkpoints")}`],
   [["?"], t("this list")],
 ];

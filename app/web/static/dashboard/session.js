@@ -17,6 +17,6 @@ tabs.onmessage = () => {
 export const SignedOut = () =>
   signedOut.value
     ? div({ class: "trouble banner", role: "alert" },
-        span({}, t("Your session has ended."), " ", t("Sign in in another tab: what is typed here stays.")),
+        span({}, t("Your session has ended."), " ", t("Sign in again in another tab; your input here is kept.")),
         a({ class: "button primary", href: location.href, target: "_blank" }, t("Sign in")))
     : null;

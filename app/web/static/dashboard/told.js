@@ -16,6 +16,6 @@ export const EVENTS = {
 /** @type {Record<import("./generated.js").AlertKind, string>} */
 export const KINDS = {
   RUN_FAILED: t("A run failed"), RUN_FINISHED: t("A run ended"), RUN_STALLED: t("A run stalled"),
-  METRIC_NAN: t("A metric is NaN or infinite"), METRIC_SPIKE: t("A metric leaps"),
-  METRIC_THRESHOLD: t("A metric passes a bound"), CHECKPOINT_RELEASED: t("A checkpoint was released"),
+  METRIC_NAN: t("A metric is NaN or infinite"), METRIC_SPIKE: t("A metric spikes"),
+  METRIC_THRESHOLD: t("A metric crosses a bound"), CHECKPOINT_RELEASED: t("A checkpoint was released"),
 };

@@ -38,8 +38,8 @@ export const mayNowhere = (permission) => Boolean(viewer.value) && !projectsWith
 /** Which of a page's actions are not here, and whose they are. @param {{ project: { permissions: Permission[] } }} props */
 export const Rights = ({ project }) =>
   may("MAINTAIN", project) ? null : p({ class: "faint", role: "note" }, may("WRITE", project)
-    ? t("Maintainers of its project release and delete.")
-    : t("You may look at this. Members of its project change it."));
+    ? t("Maintainers of its project can release and delete.")
+    : t("You have read access. Members of its project can change this."));
 
 /** On whose behalf something was done; nothing where it can be nobody else.
  * @param {{ kind: string, name: string | null } | null} actor */

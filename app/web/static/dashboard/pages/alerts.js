@@ -51,11 +51,11 @@ export function Alerts() {
     div({ class: "bar" }, h1({}, t("Alerts"), rules ? span({ class: "total" }, rules.length) : null), span({ class: "space" }),
       a({ class: "quiet button", href: href("webhooks") }, t("Webhooks")),
       projectsWith("MAINTAIN").length ? button({ type: "button", class: "primary", onClick: () => setAsking("new") }, t("New rule…")) : null),
-    p({ class: "faint" }, t("A rule tells once for each run, until that recovers. Webhooks carry it to a chat, a mailbox or a service.")),
-    !mayNowhere("MAINTAIN") ? null : p({ class: "faint" }, t("Maintainers of a project make and change its rules.")),
+    p({ class: "faint" }, t("A rule fires once per run until the run recovers. Webhooks deliver alerts to a chat, a mailbox or a service.")),
+    !mayNowhere("MAINTAIN") ? null : p({ class: "faint" }, t("Maintainers of a project can create and change its rules.")),
     h(Trouble, { error, again: load }),
     found === null && !error ? h(Loading, {}) : null,
-    rules?.length === 0 ? h(Empty, { title: t("No rules yet.") }, p({}, t("A rule watches for failures, stalls, NaN, leaps and bounds of metrics, and releases."))) : null,
+    rules?.length === 0 ? h(Empty, { title: t("No rules yet.") }, p({}, t("Rules watch for failures, stalls, NaN, spikes and bounds of metrics, and releases."))) : null,
     rules?.length ? h(Rules, { rules, pause: (rule) => pause(rule).catch(setError), ask: setAsking }) : null,
     found ? h(Found, { alerts: found.alerts, rules: found.alertRules, firing }) : null,
     asking === "new" ? h(RuleForm, { close, done: load }) : null,
@@ -67,7 +67,7 @@ export function Alerts() {
             await load();
             return deleteAlertRule.userErrors[0]?.message;
           } },
-          p({}, t("{name} tells of nothing more, and what it found is forgotten.", { name: called(asking.remove) })))
+          p({}, t("{name} sends no further alerts, and the alerts it raised are removed.", { name: called(asking.remove) })))
       : null,
   );
 }
@@ -102,11 +102,11 @@ const Rules = ({ rules, pause, ask }) =>
 /** @param {{ alerts: Alert[], rules: Rule[], firing: boolean }} props */
 function Found({ alerts, rules, firing }) {
   const names = new Map(rules.map((rule) => [rule.id, rule]));
-  return section({ "aria-label": t("What the rules found") },
-    div({ class: "bar" }, h2({}, t("What the rules found")),
+  return section({ "aria-label": t("Alerts raised") },
+    div({ class: "bar" }, h2({}, t("Alerts raised")),
       h(Choice, { label: t("Which alerts"), value: firing ? "firing" : "", options: [["", t("All")], ["firing", t("Firing")]], choose: (which) => set({ firing: which === "firing" }) })),
     alerts.length
-      ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("What the rules found") }, table({ class: "plain list stacks" },
+      ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Alerts raised") }, table({ class: "plain list stacks" },
           thead({}, tr({}, [t("Rule"), t("Run"), t("Value"), t("State"), t("When")].map((name) => th({ key: name, scope: "col" }, name)))),
           tbody({}, alerts.map((alert) => {
             const rule = names.get(alert.ruleId);
@@ -141,14 +141,14 @@ function RuleForm({ rule, close, done }) {
   };
   return h(Dialog, { title: rule ? t("Change the rule") : t("New rule"), action: rule ? t("Save") : t("Create"), close, act },
     rule ? p({}, KINDS[rule.kind], rule.metric ? ` · ${rule.metric}` : "")
-      : label({ class: "field" }, t("About"), select({ name: "kind", value: kind, autoFocus: true, onChange: (event) => setKind(/** @type {Kind} */ (event.currentTarget.value)) },
+      : label({ class: "field" }, t("Condition"), select({ name: "kind", value: kind, autoFocus: true, onChange: (event) => setKind(/** @type {Kind} */ (event.currentTarget.value)) },
           Object.entries(KINDS).map(([value, text]) => option({ key: value, value }, text)))),
     label({ class: "field" }, t("Name"), input({ name: "name", defaultValue: rule?.name ?? "" })),
     !rule && hasProjects() ? label({ class: "field" }, t("Project"), select({ name: "project" }, own.map(({ id, name }) => option({ key: id, value: name }, name)))) : null,
     !rule && (watched || kind === "METRIC_NAN")
       ? label({ class: "field" }, t("Metric"), input({ name: "metric", required: watched, placeholder: watched ? "val/loss" : t("every metric") })) : null,
     !rule && kind === "METRIC_THRESHOLD"
-      ? label({ class: "field" }, t("Tells when it is"), select({ name: "direction" }, option({ value: "ABOVE" }, t("above")), option({ value: "BELOW" }, t("below")))) : null,
+      ? label({ class: "field" }, t("Fires when it is"), select({ name: "direction" }, option({ value: "ABOVE" }, t("above")), option({ value: "BELOW" }, t("below")))) : null,
     watched ? label({ class: "field" }, kind === "METRIC_SPIKE" ? t("Times its usual spread") : t("The bound"),
       input({ name: "value", type: "number", step: "any", required: true, defaultValue: rule?.value ?? (kind === "METRIC_SPIKE" ? 8 : "") })) : null,
     watched ? label({ class: "field" }, t("Points in a row"), input({ name: "points", type: "number", min: 1, max: 1000, step: 1, defaultValue: rule?.points ?? 1 })) : null);

@@ -58,17 +58,17 @@ export function Audit() {
     { class: "page" },
     div({ class: "bar" }, h1({}, t("Audit")),
       moment("since", t("Since")), moment("until", t("Until")),
-      field("actor", t("Actor")), field("action", t("Action")), field("target", t("Id of what it was about")),
+      field("actor", t("Actor")), field("action", t("Action")), field("target", t("Id of the target")),
       h(Choice, { label: t("Outcome"), value: query.get("outcome") ?? "", options: OUTCOMES, choose: (outcome) => set({ outcome }) })),
-    p({ class: "faint" }, t("What users and the operator's token wrote, and sign-ins that were refused; newest first.")),
+    p({ class: "faint" }, t("Writes by users and the operator's token, and refused sign-ins, newest first.")),
     h(Trouble, { error, again: () => load([]) }),
     entries === null && !error ? h(Loading, {}) : null,
     entries?.length !== 0 ? null : Object.values(filters).some(Boolean)
-      ? h(Empty, { title: t("No entry is like this.") })
-      : h(Empty, { title: t("No entries yet.") }, p({}, t("Who writes without a token is the local user, of whom nothing is kept here."))),
+      ? h(Empty, { title: t("No entries match.") })
+      : h(Empty, { title: t("No entries yet.") }, p({}, t("Writes without a token are the local user's and are not recorded here."))),
     entries?.length
       ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Audit") }, table({ class: "plain list" },
-          thead({}, tr({}, [t("When"), t("Actor"), t("Action"), t("About"), t("Outcome"), t("Sent from")].map((name) => th({ key: name, scope: "col" }, name)))),
+          thead({}, tr({}, [t("When"), t("Actor"), t("Action"), t("Target"), t("Outcome"), t("Sent from")].map((name) => th({ key: name, scope: "col" }, name)))),
           tbody({}, entries.map((entry) =>
             tr({ key: entry.id, "data-entry": entry.action },
               td({ class: "faint", title: clock(entry.at) }, ago(entry.at)),

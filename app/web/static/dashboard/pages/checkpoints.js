@@ -38,7 +38,7 @@ export function Checkpoints() {
     h(Trouble, { error, again }),
     total === null && !error ? h(Loading, {}) : null,
     total === 0
-      ? h(Empty, { title: kind === "all" ? t("No checkpoints yet.") : t("None is marked.") },
+      ? h(Empty, { title: kind === "all" ? t("No checkpoints yet.") : t("No checkpoint is marked.") },
           p({}, t("Trainers save checkpoints; a person marks one as a candidate or a release, on its run's page.")),
           kind === "all" ? null : button({ type: "button", onClick: () => set({ kind: "all" }) }, t("Show all")))
       : null,
@@ -71,7 +71,7 @@ function Verify({ row, done }) {
     try {
       const { verifyCheckpoint } = await ask(VERIFY, { input: { ckptPath: row.ckptPath, idempotencyKey: once() } });
       const [error] = verifyCheckpoint.userErrors;
-      setSaid(error ? error.message : verifyCheckpoint.checkpoint?.state === "READY" ? `✓ ${t("whole")}` : "");
+      setSaid(error ? error.message : verifyCheckpoint.checkpoint?.state === "READY" ? `✓ ${t("intact")}` : "");
       if (verifyCheckpoint.checkpoint?.state !== "READY") done();
     } catch (wrong) {
       setSaid(/** @type {Error} */ (wrong).message);

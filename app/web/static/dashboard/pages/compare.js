@@ -94,11 +94,11 @@ export function Compare() {
         ? label({ class: "slider" }, t("Group by"), select({ value: by, class: by ? "on" : "", onChange: (event) => set({ by: event.currentTarget.value }) },
             option({ value: "" }, t("nothing")), names.map((name) => option({ key: name, value: name }, name))))
         : null),
-    by ? p({ class: "faint" }, t("Lines are means over the runs of a group, areas one standard deviation.")) : null,
+    by ? p({ class: "faint" }, t("Lines are group means; shaded areas are one standard deviation.")) : null,
     div({ class: "charts big" }, keys.map((key) => known.has(key)
       ? h(Chart, { key, title: key, view, height: 270, syncKey: "compare", lines: lines(key) })
       : div({ key, class: "chart waiting" }, h3({}, key)))),
-    all.length > keys.length && !found ? p({ class: "faint" }, t("{n} more metrics: say which.", { n: all.length - keys.length })) : null,
+    all.length > keys.length && !found ? p({ class: "faint" }, t("{n} more metrics: filter to see them.", { n: all.length - keys.length })) : null,
     differences,
   );
 }
@@ -113,7 +113,7 @@ function Differences({ runs, rows, keys, color, hidden, same }) {
   const packages = rows.filter(isPackage);
   return section({ "aria-label": t("Differences") },
     div({ class: "bar" }, h2({}, same ? t("Parameters") : t("What differs")),
-      label({ class: "check" }, input({ type: "checkbox", checked: same, onChange: () => set({ same: !same }) }), t("also what is the same"))),
+      label({ class: "check" }, input({ type: "checkbox", checked: same, onChange: () => set({ same: !same }) }), t("show identical values too"))),
     div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Differences") }, table(
       { class: "plain diff" },
       thead({}, tr({}, th({}, span({ class: "hidden" }, t("Parameter"))), runs.map((run) =>

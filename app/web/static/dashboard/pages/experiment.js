@@ -86,7 +86,7 @@ export function Experiment({ id }) {
               td({ class: "faint" }, Object.entries(checkpoint.metrics ?? {}).map(([key, value]) => `${key} ${number(/** @type {number} */ (value))}`).join(" · ")),
               td({}, a({ class: "id", href: href(`runs/${checkpoint.run.id}`) }, short(checkpoint.run.id))),
               td({ class: "faint" }, ago(checkpoint.markedAt)), td({}, h(Copy, { text: checkpoint.ckptPath })))))))
-        : p({ class: "faint" }, may("WRITE", found.project) ? t("None is marked. Mark a checkpoint on its run's page.") : t("None is marked."))),
+        : p({ class: "faint" }, may("WRITE", found.project) ? t("No checkpoint is marked yet. Mark one on its run's page.") : t("No checkpoint is marked."))),
     section({ "aria-label": t("History") }, h2({}, t("History")), h(Events, { events: found.events.nodes })),
   );
 }

@@ -35,7 +35,7 @@ export function Experiments() {
       mayNowhere("WRITE") ? null : button({ type: "button", class: "primary", disabled: !viewer.value, onClick: () => setAsking(true) }, t("New experiment…"))),
     h(Trouble, { error, again }),
     total === null && !error ? h(Loading, {}) : null,
-    total === 0 ? h(Empty, { title: search ? t("No experiment is like this.") : t("No experiments yet.") }, p({}, t("An experiment holds the runs of one line of work."))) : null,
+    total === 0 ? h(Empty, { title: search ? t("No experiments match.") : t("No experiments yet.") }, p({}, t("An experiment holds the runs of one line of work."))) : null,
     rows.length
       ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Experiments") }, table({ class: "plain list" },
           thead({}, tr({}, [t("Name"), t("Runs"), ...(hasProjects() ? [t("Project")] : []), t("Kind"), t("Owner"), t("Tags"), t("Last run"), t("Created")].map((name) => th({ key: name, scope: "col" }, name)))),

@@ -41,7 +41,7 @@ export function Recipes() {
         recipes.length ? null : h(Empty, { title: t("No recipe is configured.") }, p({}, code({}, "LLM_TRAIN_RECIPES")))),
       div({},
         mayNowhere("WRITE")
-          ? p({ class: "faint", role: "note" }, t("Members of a project submit runs."))
+          ? p({ class: "faint", role: "note" }, t("Members of a project can submit runs."))
           : h(Submit, { key: chosen, recipe: recipes.find(({ name }) => name === chosen) ?? null }),
         h(Capacity, {}))),
   );
@@ -50,7 +50,7 @@ export function Recipes() {
 /** @param {{ recipe: Recipe | null, on: boolean }} props */
 const Card = ({ recipe, on }) =>
   button({ type: "button", role: "radio", "aria-checked": on, class: "card", "data-recipe": recipe?.name ?? EXTERNAL, onClick: () => set({ recipe: recipe ? recipe.name : EXTERNAL }) },
-    span({ class: "strong" }, recipe?.name ?? t("A trainer of your own")),
+    span({ class: "strong" }, recipe?.name ?? t("Your own trainer")),
     span({ class: "faint" }, recipe ? recipe.description : t("You start it where you like; it reports here.")),
     recipe
       ? dl({ class: "small" },
@@ -102,7 +102,7 @@ function Submit({ recipe }) {
     setBusy(false);
   };
   return section({ "aria-label": t("New run"), class: "submit" },
-    h2({}, recipe ? t("New run of {recipe}", { recipe: recipe.name }) : t("New run of a trainer of your own")),
+    h2({}, recipe ? t("New run of {recipe}", { recipe: recipe.name }) : t("New run for your own trainer")),
     form({ onSubmit: submit },
       label({ class: "field" }, t("Experiment"),
         span({ class: "with-button" },
@@ -111,7 +111,7 @@ function Submit({ recipe }) {
             experiments?.map(({ id, name }) => option({ key: id, value: id }, name))),
           button({ type: "button", disabled: !viewer.value, onClick: () => setAsking(true) }, t("New…")))),
       label({ class: "field" }, t("Model"), input({ name: "model", required: true, placeholder: recipe?.name === "demo" ? "char-lm" : "Qwen2.5-7B", defaultValue: recipe?.name === "demo" ? "char-lm" : "" })),
-      label({ class: "field" }, t("Name"), input({ name: "name", placeholder: t("left out: its id") })),
+      label({ class: "field" }, t("Name"), input({ name: "name", placeholder: t("empty means its id") })),
       label({ class: "field" }, t("Dataset"), input({ name: "dataset", placeholder: t('a name, or JSON such as {"name": "alpaca-zh"}') })),
       h(Params, { legend: t("Hyperparameters"), rows, set: setRows }),
       h(Resources, { values: null }),

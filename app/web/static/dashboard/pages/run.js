@@ -127,7 +127,7 @@ function Facts({ run, active }) {
     active ? h(Fact, { name: t("Left") }, run.etaSeconds === null ? "–" : duration(run.etaSeconds)) : null,
     h(Fact, { name: t("Took") }, took(run)),
     h(Fact, { name: t("Created") }, span({ title: clock(run.createdAt) }, ago(run.createdAt))),
-    active ? h(Fact, { name: t("Last heard of") }, ago(run.heartbeatAt)) : null,
+    active ? h(Fact, { name: t("Last heartbeat") }, ago(run.heartbeatAt)) : null,
     active && run.status === "RUNNING" ? h(Fact, { name: t("Last progress") }, ago(run.lastProgressAt)) : null,
     h(Fact, { name: t("Attempt") }, number(run.attempt)),
     run.name ? h(Fact, { name: t("Model") }, run.model) : null,

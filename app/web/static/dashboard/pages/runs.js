@@ -141,10 +141,10 @@ const Searched = ({ found, further }) =>
 /** @param {{ filtered: boolean }} props */
 const None = ({ filtered }) =>
   filtered
-    ? h(Empty, { title: t("No run is like this.") },
+    ? h(Empty, { title: t("No runs match.") },
         button({ type: "button", onClick: () => set(Object.fromEntries(CHOOSING.map((key) => [key, null]))) }, t("Show all runs")))
     : h(Empty, { title: t("No runs yet.") }, mayNowhere("WRITE") ? null : [
-        p({}, t("Submit the first one here, or see a whole story in half a minute:")),
+        p({}, t("Submit the first one here, or watch a complete demo in half a minute:")),
         p({}, code({}, "llm-train demo")),
         a({ class: "button primary", href: href("recipes") }, t("New run"))]);
 

@@ -47,7 +47,7 @@ export function Usage() {
       h(Choice, { label: t("Summed"), value: by, options: KINDS, choose: (value) => set({ by: value }) }),
       experiment ? button({ type: "button", class: "filter", onClick: () => set({ experiment: null }) }, t("Of one experiment"), " ×") : null,
       span({ class: "space" }), a({ class: "quiet button", href: csv.href, download: "usage.csv" }, "CSV")),
-    p({ class: "faint" }, t("Of attempts that have ended. Wasted is what no checkpoint kept; saved is what resuming did not have to do again.")),
+    p({ class: "faint" }, t("Covers attempts that have ended. Wasted: work that no checkpoint kept. Saved: work that a resume did not have to repeat.")),
     h(Trouble, { error, again: () => load([]) }),
     rows === null && !error ? h(Loading, {}) : null,
     rows?.length === 0 ? h(Empty, { title: t("No attempt has ended yet.") }) : null,

@@ -72,20 +72,20 @@ export function Webhooks() {
     div({ class: "bar" }, h1({}, t("Webhooks"), webhooks ? span({ class: "total" }, webhooks.length) : null), span({ class: "space" }),
       a({ class: "quiet button", href: href("alerts") }, t("Alerts")),
       projectsWith("MAINTAIN").length ? button({ type: "button", class: "primary", onClick: () => setAsking("new") }, t("New webhook…")) : null),
-    p({ class: "faint" }, t("Each is told of events as they happen, signed and at least once. What does not arrive is tried again for up to two days.")),
-    !mayNowhere("MAINTAIN") ? null : p({ class: "faint" }, t("Maintainers of a project make and change its webhooks.")),
+    p({ class: "faint" }, t("Each webhook receives events as they happen, signed and at least once. Messages that do not arrive are sent again for up to two days.")),
+    !mayNowhere("MAINTAIN") ? null : p({ class: "faint" }, t("Maintainers of a project can create and change its webhooks.")),
     h(Trouble, { error, again: load }),
     webhooks === null && !error ? h(Loading, {}) : null,
-    webhooks?.length === 0 ? h(Empty, { title: t("No webhooks yet.") }, p({}, t("A chat, a mailbox or a service of yours can be told when a run fails, stalls or ends."))) : null,
+    webhooks?.length === 0 ? h(Empty, { title: t("No webhooks yet.") }, p({}, t("A webhook notifies a chat, a mailbox or a service when a run fails, stalls or ends."))) : null,
     webhooks?.length
       ? div({ class: "scroll-x", tabIndex: 0, role: "region", "aria-label": t("Webhooks") }, table({ class: "plain list stacks" },
-          thead({}, tr({}, [t("Name"), t("Tells of"), t("Format"), t("State"), ""].map((name) => th({ key: name, scope: "col" }, name || span({ class: "hidden" }, t("Actions")))))),
+          thead({}, tr({}, [t("Name"), t("Events"), t("Format"), t("State"), ""].map((name) => th({ key: name, scope: "col" }, name || span({ class: "hidden" }, t("Actions")))))),
           tbody({}, webhooks.map(row))))
       : null,
     chosen ? h(Messages, { key: chosen.id, webhook: chosen }) : null,
     asking === "new" ? h(NewWebhook, { close: () => setAsking((now) => (now === "new" ? null : now)), made: (secret) => { load(); setAsking({ secret }); } }) : null,
     asking && typeof asking === "object" && "secret" in asking
-      ? h(Dialog, { title: t("The webhook is there"), close: () => setAsking(null) },
+      ? h(Dialog, { title: t("Webhook created"), close: () => setAsking(null) },
           p({}, t("Its messages are signed with this secret, which is shown this once:")), pre({ class: "code" }, asking.secret), h(Copy, { text: asking.secret, label: t("Copy the secret") }))
       : null,
     asking && typeof asking === "object" && "remove" in asking
@@ -96,7 +96,7 @@ export function Webhooks() {
             await load();
             return deleteWebhook.userErrors[0]?.message;
           } },
-          p({}, t("{url} is told of nothing more, and what waits for it is dropped.", { url: asking.remove.url })))
+          p({}, t("{url} receives no further events, and its pending messages are dropped.", { url: asking.remove.url })))
       : null,
   );
 }
@@ -126,8 +126,8 @@ const NewWebhook = ({ close, made }) =>
           // Those of all experiments are the administrator's.
           projectsWith("ADMINISTER").length ? option({ value: "" }, t("all")) : null, projectsWith("MAINTAIN").map(({ id, name }) => option({ key: id, value: id }, name))))
       : null,
-    label({ class: "field" }, t("Experiment"), input({ name: "experiment", placeholder: t("an id; left out: all") })),
-    fieldset({ class: "grid" }, legend({}, t("Tells of; all if none is chosen")), Object.entries(EVENTS).map(([type, text]) =>
+    label({ class: "field" }, t("Experiment"), input({ name: "experiment", placeholder: t("an id; empty means all") })),
+    fieldset({ class: "grid" }, legend({}, t("Events; all if none is chosen")), Object.entries(EVENTS).map(([type, text]) =>
       label({ key: type, class: "check" }, input({ type: "checkbox", name: "type", value: type }), text))));
 
 /** The newest messages of one, while somebody looks. @param {{ webhook: Webhook }} props */

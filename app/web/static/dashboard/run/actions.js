@@ -35,8 +35,8 @@ export function Cancel({ run, close }) {
     running
       ? ul({},
           li({}, grace === null
-            ? t("The trainer is told to stop and saves a checkpoint first.")
-            : t("The trainer is told to stop and saves a checkpoint first; after {time} it is killed.", { time: duration(grace) })),
+            ? t("The trainer gets the stop signal and saves a checkpoint first.")
+            : t("The trainer gets the stop signal and saves a checkpoint first; it is killed after {time}.", { time: duration(grace) })),
           li({}, t("The work so far is kept, and the run can be resumed from there."), " ", last),
           li({}, t("A run that was cancelled does not go on by itself.")))
       : ul({}, li({}, t("It has not started, so it ends at once, without a checkpoint of its own.")), li({}, t("Other runs move up in the queue."))));
@@ -80,7 +80,7 @@ export function Resume({ run, close, from }) {
       option({ key: checkpoint.id, value: checkpoint.ckptPath, selected: checkpoint.ckptPath === (from ?? ready[0]?.ckptPath) }, `${t("step {n}", { n: number(checkpoint.step) })} · ${checkpoint.ckptPath.split("/").pop()}`)))),
     h(Params, { legend: t("Hyperparameters"), rows, set: setRows }),
     p({ class: "faint", role: "status" }, changed.length
-      ? t("Changed: {what}. A receipt will say whether the trainer took each.", { what: changed.map(({ key, value, path, was }) => `${key} ${path ? `${plain(was)} → ` : ""}${value}`).join(", ") })
+      ? t("Changed: {what}. Receipts will show whether the trainer applied each one.", { what: changed.map(({ key, value, path, was }) => `${key} ${path ? `${plain(was)} → ` : ""}${value}`).join(", ") })
       : t("Nothing is changed.")),
     label({ class: "field" }, t("Notes"), input({ name: "notes" })));
 }
@@ -104,14 +104,14 @@ export function Mark({ run, checkpoint, close }) {
   },
     p({ class: "id" }, checkpoint.ckptPath),
     p({}, checkpoint.tagType
-      ? t("It is marked {tag}; the new mark takes its place.", { tag: checkpoint.releaseTag ? `${checkpoint.tagType} ${checkpoint.releaseTag}` : checkpoint.tagType })
-      : t("A marked checkpoint is not removed when old ones are.")),
+      ? t("It is marked {tag}; the new mark replaces that one.", { tag: checkpoint.releaseTag ? `${checkpoint.tagType} ${checkpoint.releaseTag}` : checkpoint.tagType })
+      : t("Marked checkpoints are kept when old ones are removed.")),
     label({ class: "field" }, t("Tag"), input({ name: "tag", list: "tags", required: true, pattern: "[a-z0-9][a-z0-9._\\-]*", defaultValue: checkpoint.tagType ?? "candidate" }),
       datalist({ id: "tags" }, option({ value: "candidate" }), releases ? option({ value: "release" }) : null)),
     releases ? label({ class: "field" }, t("Release tag"), input({ name: "release", placeholder: "v1.0.0", defaultValue: checkpoint.releaseTag ?? "" })) : null,
-    p({ class: "faint" }, releases ? t("A release tag is unique in its experiment.") : t("Maintainers of its project release and delete.")),
+    p({ class: "faint" }, releases ? t("A release tag is unique in its experiment.") : t("Maintainers of its project can release and delete.")),
     run.metrics.length
-      ? fieldset({ class: "scroll-box" }, legend({}, t("Metrics to write on it")), run.metrics.slice(0, 100).map(({ key, value }) =>
+      ? fieldset({ class: "scroll-box" }, legend({}, t("Metrics to record with it")), run.metrics.slice(0, 100).map(({ key, value }) =>
           label({ key, class: "check" }, input({ type: "checkbox", name: `m.${key}`, disabled: value === null, defaultChecked: key in marked }), `${key} ${number(value)}`)))
       : null);
 }

@@ -13,7 +13,7 @@ export function Receipts({ run, active }) {
   const missing = active ? t("not reported yet") : t("not reported by the trainer");
   return section({ "aria-label": t("Overrides") }, h2({}, t("Overrides")),
     table({ class: "plain" },
-      thead({}, tr({}, th({}, t("Hyperparameter")), th({ class: "number" }, t("Asked for")), th({ class: "number" }, t("In effect")), th({}, span({ class: "hidden" }, t("Receipt"))))),
+      thead({}, tr({}, th({}, t("Hyperparameter")), th({ class: "number" }, t("Requested")), th({ class: "number" }, t("Effective")), th({}, span({ class: "hidden" }, t("Receipt"))))),
       tbody({}, run.overrides.map(({ key, requested, effective, applied }) =>
         tr({ key, "data-receipt": key }, th({ scope: "row" }, key), td({ class: "number" }, plain(requested)),
           td({ class: "number" }, effective === null ? "–" : plain(effective)),
@@ -35,10 +35,10 @@ export function Hyperparams({ run }) {
             return tr({ key }, th({ scope: "row" }, key),
               td({ class: "number" }, key in asked ? plain(asked[key]) : plain(used[key]),
                 key in asked ? null : span({ class: "faint" }, ` ${t("default")}`),
-                differs ? span({ class: "bad" }, ` ${t("in effect: {value}", { value: plain(used[key]) })}`) : null));
+                differs ? span({ class: "bad" }, ` ${t("effective: {value}", { value: plain(used[key]) })}`) : null));
           }),
           dataset.map(([key, value]) => tr({ key: `d.${key}` }, th({ scope: "row" }, `dataset.${key}`), td({ class: "number" }, plain(value)))))))
-      : tags.p({ class: "faint" }, t("None were given.")));
+      : tags.p({ class: "faint" }, t("No hyperparameters.")));
 }
 
 export { h };

@@ -40,11 +40,11 @@ export function DeleteExperiment({ experiment, close }) {
 const Delete = ({ title, typed, close, act }) =>
   h(Dialog, {
     title, action: t("Delete for good"), danger: true, close,
-    act: async (data) => (String(data.get("name")).trim() === typed ? act() : t("That is not its name.")),
+    act: async (data) => (String(data.get("name")).trim() === typed ? act() : t("The name does not match.")),
   },
     ul({},
-      li({}, t("Its points, logs, files and checkpoints go with it, and nothing brings them back.")),
+      li({}, t("Its points, logs, files and checkpoints are deleted too and cannot be restored.")),
       li({}, t("To keep it out of lists, archive it instead.")),
-      li({}, t("The service refuses what something else still needs, such as a released checkpoint."))),
-    p({}, t("Type {name} to say that you mean it.", { name: typed })),
+      li({}, t("The service refuses to delete what is still in use, such as a released checkpoint."))),
+    p({}, t("Type {name} to confirm.", { name: typed })),
     label({ class: "field" }, t("Name"), input({ name: "name", required: true, autoComplete: "off" })));

@@ -54,5 +54,5 @@ export function EditExperiment({ experiment, close }) {
     label({ class: "field" }, t("Tags"), input({ name: "tags", defaultValue: experiment.tags.join(", ") })),
     label({ class: "field" }, t("Notes"), textarea({ name: "notes", rows: 4, defaultValue: experiment.notes ?? "" })),
     label({ class: "check" }, input({ type: "checkbox", name: "archived", defaultChecked: experiment.archivedAt !== null }), t("Archived: kept out of lists, nothing is deleted")),
-    p({ class: "faint" }, t("Its history says who changed what.")));
+    p({ class: "faint" }, t("Its history shows who changed what.")));
 }

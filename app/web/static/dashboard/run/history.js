@@ -56,7 +56,7 @@ const by = (/** @type {string} */ name) => (name ? t("by {name}", { name }) : ""
 const DETAILS = {
   attempt: t("attempt"), exit_code: t("exit status"), finished: t("finished"), model: t("model"), recipe: t("recipe"),
   parent_run_id: t("resumed from"), priority: t("priority"), rule: t("rule"), key: t("metric"), value: t("value"),
-  effective_hyperparams: t("in effect"), tag_type: t("mark"), release_tag: t("release"), metrics: t("metrics"),
+  effective_hyperparams: t("effective"), tag_type: t("mark"), release_tag: t("release"), metrics: t("metrics"),
 };
 
 /** The details of an event, as far as they are of use to people. @param {Record<string, any>} data */

@@ -29,7 +29,7 @@ export function Log({ run }) {
   }, [text, follow, find]);
 
   if (!run.recipe)
-    return section({ "aria-label": t("Log") }, h2({}, t("Log")), p({ class: "faint" }, t("An external trainer prints where it was started.")));
+    return section({ "aria-label": t("Log") }, h2({}, t("Log")), p({ class: "faint" }, t("An external trainer's output stays where you started it.")));
   if (removed)
     return section({ "aria-label": t("Log") }, h2({}, t("Log")), p({ class: "faint", "data-removed": "" }, t("Retention removed the log on {day}.", { day: clock(removed) })));
   const url = new URL(`v1/experiments/${run.experiment.id}/runs/${run.id}/logs`, root);
@@ -47,7 +47,7 @@ export function Log({ run }) {
       onWheel: (event) => event.deltaY < 0 && setFollow(false),
       onKeyDown: (event) => /^(ArrowUp|PageUp|Home)$/.test(event.key) && setFollow(false) },
       found.length === 0 || (found.length === 1 && !found[0])
-        ? span({ class: "faint" }, find ? t("No line has this.") : t("Nothing printed yet."))
+        ? span({ class: "faint" }, find ? t("No lines match.") : t("Nothing printed yet."))
         : highlighted(found.slice(-LINES), find)));
 }
 

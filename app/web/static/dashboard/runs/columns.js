@@ -43,7 +43,7 @@ const FIXED = [
   { key: "tags", name: t("Tags"), kind: "clip", cell: ({ tags: all }) => all.map((tag) => span({ key: tag, class: "tag" }, tag)) },
   { key: "notes", name: t("Notes"), kind: "clip", cell: ({ notes }) => span({ title: notes ?? "" }, notes ?? "–") },
   { key: "took", name: t("Duration"), kind: "number", cell: took },
-  { key: "heard", name: t("Last heard of"), kind: "faint", cell: ({ heartbeatAt }) => ago(heartbeatAt) },
+  { key: "heard", name: t("Last heartbeat"), kind: "faint", cell: ({ heartbeatAt }) => ago(heartbeatAt) },
   { key: "started", name: t("Started"), sort: "started", kind: "faint", cell: ({ startedAt }) => ago(startedAt) },
   { key: "finished", name: t("Ended"), sort: "finished", kind: "faint", cell: ({ finishedAt }) => ago(finishedAt) },
   {

@@ -70,11 +70,11 @@ export function Filters({ query, names, metrics, rows }) {
         h(Range, { query, letter: "h", title: t("Hyperparameter"), keys: params }),
         label({ class: "check" }, input({ type: "checkbox", checked: query.has("archived"), onChange: (event) => set({ archived: event.currentTarget.checked }) }), t("Archived ones")))),
     FILTERS.filter(([key]) => query.get(key)).map(([key, name]) =>
-      button({ key, type: "button", class: "filter", onClick: () => set({ [key]: null }), "aria-label": t("Without the filter {name}", { name: t(name) }) },
+      button({ key, type: "button", class: "filter", onClick: () => set({ [key]: null }), "aria-label": t("Remove the filter {name}", { name: t(name) }) },
         span({ class: "faint" }, t(name)), ` ${names[query.get(key) ?? ""] ?? projectName(query.get(key) ?? "")} `, span({ "aria-hidden": "true" }, "×"))),
     RANGES.map(([name, letter]) => {
       const range = rangeOf(query, letter);
-      return range ? button({ key: name, type: "button", class: "filter", "aria-label": t("Without the filter {name}", { name: spoken(range) }),
+      return range ? button({ key: name, type: "button", class: "filter", "aria-label": t("Remove the filter {name}", { name: spoken(range) }),
         onClick: () => set({ [`${letter}k`]: null, [`${letter}min`]: null, [`${letter}max`]: null }) }, `${spoken(range)} `, span({ "aria-hidden": "true" }, "×")) : null;
     }),
   ];
@@ -104,7 +104,7 @@ export function ColumnMenu({ shown, rows, metric, metrics }) {
       group(t("Run"), all.filter(({ key }) => !/^[mh]:/.test(key))),
       group(t("Last value of metrics"), all.filter(({ key }) => key.startsWith("m:"))),
       group(t("Hyperparameters"), all.filter(({ key }) => key.startsWith("h:"))),
-      button({ type: "button", class: "quiet", onClick: () => set({ cols: null }) }, t("As at first"))));
+      button({ type: "button", class: "quiet", onClick: () => set({ cols: null }) }, t("Reset"))));
 }
 
 /** Closes menus when somebody clicks elsewhere, follows one of their links or presses Escape. */
