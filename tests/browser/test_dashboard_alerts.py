@@ -129,7 +129,7 @@ def test_ranges_of_a_metric_and_a_hyperparameter_choose_runs(page: Page, server:
     expect(dashboard.row(trainers[1].run)).to_be_visible()
     page.reload()  # what is chosen is in the address
     expect(runs).to_have_count(1)
-    page.get_by_role("button", name="Without the filter loss ≥ 2").click()
+    page.get_by_role("button", name="Remove the filter loss ≥ 2").click()
     expect(runs).to_have_count(2)
-    page.get_by_role("button", name="Without the filter lr ≤ 0.2").click()
+    page.get_by_role("button", name="Remove the filter lr ≤ 0.2").click()
     expect(runs).to_have_count(3)

@@ -493,7 +493,7 @@ def test_usage_is_summed_by_month_experiment_and_run(
 def test_an_empty_audit_says_who_is_not_on_record(page: Page, server: Server) -> None:
     dashboard = Dashboard(page, server.url).open("audit")
     expect(page.get_by_text("No entries yet.")).to_be_visible()
-    expect(page.get_by_text("the local user, of whom nothing is kept")).to_be_visible()
+    expect(page.get_by_text("the local user's and are not recorded")).to_be_visible()
     dashboard.open("audit?actor=alice")
     expect(page.get_by_text("No entries match.")).to_be_visible()
 
@@ -628,7 +628,7 @@ def test_runs_and_experiments_are_told_apart_by_their_project(
     page.get_by_label("Project").select_option("vision")
     expect(page.locator("[data-run]")).to_have_count(1)
     assert f"project={project}" in page.url
-    page.get_by_role("button", name="Without the filter Project").click()
+    page.get_by_role("button", name="Remove the filter Project").click()
     expect(dashboard.row(story.child)).to_be_visible()
     dashboard.open("experiments")
     page.locator(f"[data-experiment={own}]").get_by_role("link", name="vision").click()
@@ -641,7 +641,7 @@ def test_a_run_is_deleted_once_its_name_is_typed(page: Page, server: Server, sto
     dashboard = Dashboard(page, server.url).open(f"runs/{trainer.run}")
     page.get_by_role("button", name="Delete…").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog.get_by_text("nothing brings them back")).to_be_visible()
+    expect(dialog.get_by_text("cannot be restored")).to_be_visible()
     name = dialog.get_by_label("Name")
     name.fill("another")
     dialog.get_by_role("button", name="Delete for good").click()
