@@ -1,7 +1,7 @@
 """The app, assembled in one place. `python -m app.main` serves it.
 
 create_app(settings)  lifespan (database, supervisor), middleware, routers, handlers
-serve(settings)       uvicorn, with one clear line for each thing that can be wrong
+serve(settings)       uvicorn; a wrong configuration ends it with one line that says what to do
 """
 
 import asyncio
@@ -29,7 +29,7 @@ if __name__ == "__main__":
 sys.modules.setdefault("pydantic.v1", cast(ModuleType, None))
 
 try:
-    from pydantic import BaseModel, ValidationError
+    from pydantic import BaseModel
 
     # FastAPI's models of an OpenAPI document take a twentieth of a start to build. With this
     # default, which is removed again below, the first document builds them.
@@ -82,7 +82,7 @@ try:
     from app.server.authentication import Authenticator
     from app.server.exchange import Headers
     from app.server.guard import Guard
-    from app.server.jsonlines import JsonLines
+    from app.server.jsonlines import configure_logging
     from app.server.listening import listen, make_server, run
     from app.server.openid import Provider
     from app.server.workers import supervise
@@ -90,7 +90,7 @@ try:
     from app.services.idempotency import InFlight
     from app.services.pulses import Pulses
     from app.services.uploads import Uploads
-    from app.settings import PREFIX, Settings, misspelt
+    from app.settings import Settings, load_settings
     from app.storage import data_dir, get_storage
     from app.storage.artifacts import open_artifacts
     from app.storage.readers import Readers
@@ -120,8 +120,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
     """Make the whole service, one FastAPI app. Raises RecipeError for a bad recipe file.
 
     Args:
-        db: the settings' database when it was prepared before, so that what is wrong with it
-            could be said in one line.
+        db: the settings' database, if `prepare` has already checked and migrated it.
     """
     db = db or _connect(settings)
     recipes, tables, stores, groups = read_configuration(settings.recipes)
@@ -134,7 +133,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # FastAPI's own would look, at each request, for providers that somebody may have set.
+        # FastAPI's own telemetry looks for OpenTelemetry providers at each request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     openapi.describe(app, needs_token=settings.api_token is not None)
@@ -152,7 +151,7 @@ def create_app(settings: Settings, db: Database | None = None) -> FastAPI:
 
 
 def _set_state(app: FastAPI, settings: Settings, db: Database) -> None:
-    """Set what the requests of one app share, beside its configuration."""
+    """Set the objects that all requests of one app share."""
     app.state.artifacts = open_artifacts(app.state.storage, settings.data_dir)
     app.state.receivers = Readers(RECEIVERS)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
@@ -167,7 +166,7 @@ def _set_state(app: FastAPI, settings: Settings, db: Database) -> None:
 
 
 def _connect(settings: Settings) -> Database:
-    """Return the database; traced where the operator asks for that. Raises Unavailable."""
+    """Return the database, traced if an OTLP endpoint is set. Raises Unavailable."""
     if settings.otlp_endpoint is not None and not tracing.is_on():
         tracing.configure(settings.otlp_endpoint)
     return connect(settings.database_url, settings.database_connections)
@@ -179,12 +178,12 @@ def _lifespan(
     recipes: Mapping[str, Recipe],
     launchers: Mapping[str, Launcher],
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """Return what runs from start to stop: the database, and the supervisor on it."""
+    """Return the lifespan of the app: it starts the database and the supervisor, and stops them."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await db.start()
-        app.state.secret = settings.secret or await _kept_secret(db, settings.data_dir)
+        app.state.secret = settings.secret or await _shared_secret(db, settings.data_dir)
         if settings.api_token is not None:
             app.state.sessions = BrowserSessions(app.state.secret, settings.api_token)
         if settings.oidc_issuer is not None:
@@ -209,13 +208,13 @@ def _lifespan(
             await app.state.pulses.stop()
             await db.stop()
             await asyncio.to_thread(tracing.shutdown)
-            log.info("stopped; what it has launched goes on")
+            log.info("stopped; launched trainers go on")
 
     return lifespan
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
-    """Add what each request passes, the last one first."""
+    """Add the middleware. A request passes the one that is added last first."""
     app.add_middleware(prometheus.RequestTimes)
     app.add_middleware(
         Guard,
@@ -237,7 +236,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
 
 
 def _include_routes(app: FastAPI, settings: Settings) -> None:
-    """Add the routes of every API, in the order in which they are looked through."""
+    """Add the routes of every API, in the order in which they are matched."""
     parts = (
         routes, attempts, trainer_files, lists, entities, catalog, metrics, logs, service,
         checkpoints, usage, webhooks, alerts, deletions, redactions, projects, users, audit,
@@ -255,7 +254,7 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
 
 
 def _sign_in_page(path: str, language: str, settings: Settings) -> tuple[bytes, Headers]:
-    """Return the page that a browser without a session gets, and its headers."""
+    """Return the sign-in page and its headers, for a browser without a session."""
     single = f"{settings.public_url}/oidc" if settings.oidc_issuer is not None else None
     body, policy = sign_in.page(path, language, settings.root_path, single)
     return body, [
@@ -265,17 +264,15 @@ def _sign_in_page(path: str, language: str, settings: Settings) -> tuple[bytes, 
     ]
 
 
-async def _kept_secret(db: Database, place: Path) -> str:
-    """Return the secret that the servers of this database share, made by the first of them."""
-    kept = await db.read(secret.get)
-    if kept is None:
-        new = secret.read_file(place) or secrets.token_urlsafe(48)
-        kept = await db.write(secret.keep, new)
-    return kept
+async def _shared_secret(db: Database, data_dir: Path) -> str:
+    """Return the secret that all servers of this database share; the first server makes it."""
+    if kept := await db.read(secret.get):
+        return kept
+    return await db.write(secret.keep, secret.read_file(data_dir) or secrets.token_urlsafe(48))
 
 
 def prepare(settings: Settings) -> FastAPI:
-    """Check what a newcomer can get wrong, migrate, and make the app.
+    """Check the configuration, migrate the database, and make the app.
 
     Raises SystemExit with one line that says what to do.
     """
@@ -289,7 +286,7 @@ def prepare(settings: Settings) -> FastAPI:
             failpoints.activate(*settings.failpoint.split(":", 1))
         db = _connect(settings)
         db.prepare()
-        # Before anything is made in it: it may be the wrong one.
+        # Checked before anything is written to it: it may be the wrong directory.
         place = settings.data_dir.absolute()
         if runs_are := db.look(data_dirs.get_foreign, data_dir.identity(place)):
             sys.exit(f"llm-train: {describe_wrong_data_dir(place, runs_are)}")
@@ -304,23 +301,8 @@ def prepare(settings: Settings) -> FastAPI:
         sys.exit(f"llm-train: LLM_TRAIN_DATA_DIR: {error.filename}: {error.strerror}")
 
 
-def load_settings(**overrides: object) -> Settings:
-    """Return the settings of this process; write one line about variables that are none.
-
-    Raises SystemExit with one line for a wrong one.
-    """
-    if (warning := misspelt()) is not None:
-        sys.stderr.write(f"llm-train: {warning}\n")
-    try:
-        return Settings(**overrides)  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = PREFIX + str(first["loc"][0]).upper() + ": " if first["loc"] else ""
-        sys.exit(f"llm-train: {name}{first['msg'].removeprefix('Value error, ')}")
-
-
 def bind(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
-    """Return a server and the socket it will serve; a client that connects waits until it runs.
+    """Return a server and its listening socket; clients that connect wait until it runs.
 
     Raises SystemExit with one line that says what to do.
     """
@@ -330,8 +312,8 @@ def bind(settings: Settings) -> tuple[uvicorn.Server, socket.socket]:
 
 
 def serve(settings: Settings, workers: int = 1) -> None:
-    """Serve until SIGINT or SIGTERM, with so many processes (more than one: PostgreSQL only)."""
-    _log(settings)
+    """Serve until SIGINT or SIGTERM, in `workers` processes (several need PostgreSQL)."""
+    configure_logging(settings.log_level)
     if workers == 1:
         server, sock = bind(settings)
         run(server, sock)
@@ -341,26 +323,19 @@ def serve(settings: Settings, workers: int = 1) -> None:
             "llm-train: several workers need PostgreSQL, and SQLite has one process: set "
             "LLM_TRAIN_DATABASE_URL, or leave --workers out"
         )
-    # Its connections are shared out; each worker needs five (`app.db.database.FEWEST`).
+    # The workers share the connections; each needs at least FEWEST.
     share = max(FEWEST, settings.database_connections // workers)
     settings = settings.model_copy(update={"database_connections": share})
-    prepare(settings)  # what is wrong is said once, and the database is brought up to date
+    prepare(settings)  # so that an error is printed once, and one process migrates
     sock = listen(settings)
     log.info("%d workers, each with up to %d connections to PostgreSQL", workers, share)
     supervise(partial(serve_socket, settings), workers, sock)
 
 
 def serve_socket(settings: Settings, sock: socket.socket) -> None:
-    """Serve a socket that listens already, as one of several workers."""
-    _log(settings)
+    """Serve an already listening socket, as one of several workers."""
+    configure_logging(settings.log_level)
     make_server(prepare(settings), settings, sock).run(sockets=[sock])
-
-
-def _log(settings: Settings) -> None:
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[JsonLines.handler()])
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    # Its warnings are about broken requests: their senders would fill the log.
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
 def main() -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from app.domain.gate import Bound, Gate
 from app.domain.hosts import AllowedHosts, is_host, is_loopback, is_origin
@@ -272,17 +279,32 @@ class Settings(BaseModel):
         return is_loopback(self.host)
 
 
+def load_settings(**overrides: object) -> Settings:
+    """Return the settings of this process; warn in one line about misspelt variables.
+
+    Raises SystemExit with one line that names a wrong value.
+    """
+    if (warning := misspelt()) is not None:
+        sys.stderr.write(f"llm-train: {warning}\n")
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + str(first["loc"][0]).upper() + ": " if first["loc"] else ""
+        sys.exit(f"llm-train: {name}{first['msg'].removeprefix('Value error, ')}")
+
+
 def misspelt() -> str | None:
     """Return one line about variables that look like settings and are none, or None."""
     known = {name.upper() for name in Settings.model_fields}
-    names = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX)]
-    wrong = [name for name in names if name.upper()[len(PREFIX) :] not in known | TRAINERS]
+    ours = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX)]
+    wrong = [name for name in ours if name.upper()[len(PREFIX) :] not in known | TRAINERS]
     if not wrong:
         return None
     from difflib import get_close_matches  # few starts need it
 
-    told = []
+    names = []
     for name in wrong:
         near = get_close_matches(name.upper()[len(PREFIX) :], sorted(known), 1)
-        told.append(f"{name} (did you mean {PREFIX}{near[0]}?)" if near else name)
-    return f"ignored, as no such setting exists: {', '.join(told)}"
+        names.append(f"{name} (did you mean {PREFIX}{near[0]}?)" if near else name)
+    return f"ignored, as no such setting exists: {', '.join(names)}"

@@ -61,14 +61,17 @@ def start(config: LaunchConfig, output: int) -> "subprocess.Popen[bytes]":
         finally:
             os.close(stdin)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        reason, filename = getattr(error, "strerror", None), getattr(error, "filename", None)
-        if filename is None:  # for want of processes, descriptors or memory
-            raise CannotStart(f"The trainer could not be started: {error}.") from error
-        if filename == config["cwd"]:
-            raise CannotStart(
-                f"Cannot enter the working directory {filename!r}: {reason}."
-            ) from error
-        raise CannotStart(f"Cannot run {config['argv'][0]!r}: {reason}.") from error
+        raise CannotStart(_explain(error, config)) from error
+
+
+def _explain(error: Exception, config: LaunchConfig) -> str:
+    """Return why the trainer could not be started, as a sentence for people."""
+    reason, filename = getattr(error, "strerror", None), getattr(error, "filename", None)
+    if filename is None:  # no process, descriptor or memory was left
+        return f"The trainer could not be started: {error}."
+    if filename == config["cwd"]:
+        return f"Cannot enter the working directory {filename!r}: {reason}."
+    return f"Cannot run {config['argv'][0]!r}: {reason}."
 
 
 def wait(

@@ -76,7 +76,7 @@ def check(name: str, wait: float, port: int) -> None:
     from app.domain.recipes import RecipeError
     from app.launchers import make_launcher
     from app.launchers.base import LauncherContext
-    from app.main import load_settings
+    from app.settings import load_settings
     from app.storage import get_storage
 
     settings = load_settings()

@@ -19,8 +19,8 @@ def verify(experiment: str, run_id: str | None, ckpt_path: str | None) -> None:
     from app.domain.lifecycle import CheckpointState
     from app.domain.requests import VerifyRequest
     from app.errors import ServiceError
-    from app.main import load_settings
     from app.services import verification
+    from app.settings import load_settings
 
     async def verify(request: VerifyRequest) -> bool:
         whole = True
@@ -56,7 +56,7 @@ def prune(keep: int | None, dry_run: bool) -> None:
     from app.cli import maintenance
     from app.domain.recipes import RecipeError
     from app.errors import ServiceError
-    from app.main import load_settings
+    from app.settings import load_settings
 
     try:
         pruned = maintenance.prune(load_settings(), keep, dry_run)

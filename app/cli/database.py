@@ -19,7 +19,7 @@ def migrate(to: str, yes: bool) -> None:
     """Bring the database to this version's schema, or back to another."""
     from app.db import migrate
     from app.db.connect import connect
-    from app.main import load_settings
+    from app.settings import load_settings
 
     url = load_settings().database_url
     if to == "base" and not yes:
@@ -47,7 +47,7 @@ def backup(folder: Path, database_only: bool) -> None:
 
     from app.cli import backup
     from app.errors import ServiceError
-    from app.main import load_settings
+    from app.settings import load_settings
 
     try:
         made = backup.backup(load_settings(), folder, with_files=not database_only)
@@ -66,7 +66,7 @@ def restore(folder: Path) -> None:
 
     from app.cli import backup
     from app.errors import ServiceError
-    from app.main import load_settings
+    from app.settings import load_settings
 
     try:
         restored = backup.restore(load_settings(), folder)

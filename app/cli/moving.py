@@ -31,7 +31,7 @@ def move_checkpoints(store: str, keep: bool) -> None:
     from app.domain.recipe_file import read_configuration
     from app.domain.recipes import RecipeError
     from app.errors import ServiceError
-    from app.main import load_settings
+    from app.settings import load_settings
     from app.storage import get_storage
     from app.storage.staged import StagedStorage
 
@@ -87,7 +87,7 @@ def export_checkpoint(ckpt_path: str, folder: Path) -> None:
     from app.cli.maintenance import open_storage
     from app.domain import paths
     from app.errors import ServiceError
-    from app.main import load_settings
+    from app.settings import load_settings
     from app.storage.base import MANIFEST, Damaged
 
     draft = folder.with_name(f".{folder.name}.part")
@@ -131,7 +131,7 @@ def import_checkpoint(folder: Path, run_id: str) -> None:
     from app.cli import maintenance
     from app.domain.ids import is_id
     from app.errors import NotFound, ServiceError
-    from app.main import load_settings
+    from app.settings import load_settings
     from app.storage.base import Damaged
 
     try:

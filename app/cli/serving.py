@@ -21,16 +21,17 @@ def _overrides(port: int | None) -> dict[str, object]:
 def serve(port: int | None, workers: int) -> None:
     """Serve REST and GraphQL; configure it by LLM_TRAIN_* variables."""
     from app import main
+    from app.settings import load_settings
 
-    main.serve(main.load_settings(**_overrides(port)), workers)
+    main.serve(load_settings(**_overrides(port)), workers)
 
 
 @click.command()
 @PORT
-@click.option("--exit", "leave", is_flag=True, help="End when the story is told.")
+@click.option("--exit", "leave", is_flag=True, help="Exit when the demo has finished.")
 def demo(port: int | None, leave: bool) -> None:
     """Serve, and watch a real language model train, stop, resume and be released."""
     from app.cli.demo import run
-    from app.main import load_settings
+    from app.settings import load_settings
 
     run(load_settings(**_overrides(port)), stay=not leave)

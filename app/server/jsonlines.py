@@ -30,6 +30,14 @@ class JsonLines(logging.Formatter):
         return handler
 
 
+def configure_logging(level: str) -> None:
+    """Write this process's log as JSON lines, from a level on."""
+    logging.basicConfig(level=level.upper(), handlers=[JsonLines.handler()])
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # Its warnings are about broken requests: clients could fill the log with them.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+
+
 def _no_cut_stream(record: logging.LogRecord) -> bool:
     """Return False for what uvicorn calls errors when the end of the server cuts open streams."""
     raised = record.exc_info[1] if record.exc_info else None

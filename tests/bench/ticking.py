@@ -10,7 +10,8 @@ from collections.abc import Coroutine, Generator
 from pathlib import Path
 from typing import Any
 
-from app.main import load_settings, serve
+from app.main import serve
+from app.settings import load_settings
 from app.supervisor import Supervisor
 
 

@@ -26,7 +26,8 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from app.db import migrate
-from app.main import bind, load_settings
+from app.main import bind
+from app.settings import load_settings
 from tests.support.clock import is_soon
 from tests.support.commands import demo_program, llm_train
 from tests.support.database import Databases, postgresql_only
@@ -181,7 +182,8 @@ def like_anyone() -> None:
 
 STARTS = """
 import json, os, sys
-from app.main import bind, load_settings
+from app.main import bind
+from app.settings import load_settings
 for settings in map(json.loads, sys.argv[1:]):
     os.environ |= settings
     try:

@@ -23,7 +23,8 @@ def test_a_start_loads_nothing_of_pydantic_1_which_another_package_may_still_use
 
 PREPARED = """
 import sys
-from app.main import bind, load_settings
+from app.main import bind
+from app.settings import load_settings
 from fastapi.openapi.models import OpenAPI
 from pydantic import BaseModel
 server, sock = bind(load_settings())
