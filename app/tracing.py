@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
 FLUSH_MILLISECONDS = 2_000
-"""What may be spent at the end on spans that were not sent yet."""
+"""The time limit, at shutdown, for spans that were not sent yet."""
 
 _provider: "TracerProvider | None" = None
 _tracer: "Tracer | None" = None

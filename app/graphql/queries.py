@@ -185,7 +185,7 @@ class Query(NotificationQueries):
 
     @field
     async def viewer(self, info: Info) -> Viewer:
-        """Who asks, and its roles."""
+        """The principal of this request, and its roles."""
         row: Any = await info.context.db.read(me.get)
         return cast(Viewer, row)
 

@@ -196,7 +196,7 @@ class RoleInProject:
 
 @output
 class Viewer:
-    """Who asks."""
+    """The principal of this request."""
 
     kind: PrincipalKind = attribute("What it is.")
     name: str | None = attribute("Name of the user.")

@@ -170,7 +170,7 @@ class LauncherCapacity:
 
 @output
 class Capacity:
-    """What runs may get."""
+    """The resources that runs can get."""
 
     launchers: list[LauncherCapacity] = attribute("Each launcher, by name.")
     queued: int = attribute("Number of runs of recipes that wait.")

@@ -150,7 +150,7 @@ class ModelParams(Body):
 
 
 class Search(Body):
-    """What all searches have in common."""
+    """The fields that all searches share."""
 
     filter: Annotated[str, StringConstraints(max_length=10_000)] = ""
     order_by: Annotated[

@@ -48,7 +48,7 @@ _ORDER = re.compile(rf"\s*{_KEY}(?:\s+(?P<way>ASC|DESC))?\s*", re.IGNORECASE)
 
 
 class Field(NamedTuple):
-    """What a condition or an order is about."""
+    """The attribute that a condition or an order refers to."""
 
     entity: str
     key: str

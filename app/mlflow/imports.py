@@ -33,7 +33,7 @@ class Begin(Body):
 
 
 class Finish(bodies.OfRun):
-    """How it ended there."""
+    """Its final status at the source."""
 
     status: str
     end_time: bodies.Milliseconds = 0

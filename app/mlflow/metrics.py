@@ -80,7 +80,7 @@ async def _log(
 
 
 class History(bodies.OfRun):
-    """Which points of a metric are asked for."""
+    """The query parameters of a metric's history."""
 
     metric_key: str
     max_results: Annotated[int, Field(ge=1, le=MAX_HISTORY)] = MAX_HISTORY

@@ -28,7 +28,7 @@ WARM_UP_STEPS = 20
 
 @dataclass(frozen=True)
 class Hyperparams:
-    """What a run may set. `steps` is the total, counted from 0 also in a resumed run."""
+    """The hyperparameters. `steps` is the total, counted from 0 also in a resumed run."""
 
     learning_rate: float = 0.008
     lr_schedule: str = "cosine"

@@ -139,7 +139,7 @@ async def delete_alert_rule(request: Request, rule_id: RuleId) -> Response:
 
 
 class AlertsQuery(Parameters):
-    """Which alerts."""
+    """The filters of alerts."""
 
     run_id: Annotated[str | None, Field(pattern=PATTERN.format("run"))] = None
     rule_id: Annotated[str | None, Field(pattern=PATTERN.format("alr"))] = None

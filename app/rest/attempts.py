@@ -65,7 +65,7 @@ from app.services.attempts import Claim
 from app.storage.base import Committed
 
 PULSE_SECONDS = 2.0
-"""How often an agent sends a pulse that waits for nothing."""
+"""The interval between an agent's pulses, except those that wait for a stop."""
 MAX_WAIT_SECONDS = 20.0
 JSON, BYTES = "application/json", "application/octet-stream"
 
@@ -150,7 +150,7 @@ async def claim_attempt(request: Request, run_id: RunId, attempt: AttemptNumber)
 
 
 class PulseQuery(Parameters):
-    """How long to wait."""
+    """The time to wait."""
 
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False)] = Field(
         0.0, description="Seconds for which the answer may wait while there is nothing new to do."
@@ -182,7 +182,7 @@ async def pulse(
 
 
 class LogQuery(Parameters):
-    """Where the piece begins."""
+    """The offset of the piece."""
 
     offset: Annotated[int, Field(ge=0, le=2**53)] = Field(
         description="Bytes of this attempt's output before this piece."

@@ -40,7 +40,7 @@ class AuditAnswer(TypedDict):
 
 
 class AuditQuery(Parameters):
-    """Which entries, and one page of them."""
+    """The filters of the audit, and the page."""
 
     actor: Name | None = Field(None, description="Name of the user.")
     action: Name | None = Field(None, description="Such as `create_run`, or `sign_in`.")

@@ -28,7 +28,7 @@ router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
 
 
 class CountsAnswer(TypedDict):
-    """How many runs are in each status; those with none are left out."""
+    """The number of runs in each status; statuses without runs are left out."""
 
     counts: dict[schemas.RunStatus, int]
     is_lower_bound: Annotated[
@@ -59,7 +59,7 @@ class ComparisonAnswer(TypedDict):
 
 
 class LauncherAnswer(TypedDict):
-    """Where runs are launched, and what there is in all; null where only the engine knows."""
+    """A launcher and its total resources; null where only the engine knows."""
 
     name: str
     cpus: float | None
@@ -74,7 +74,7 @@ class LauncherAnswer(TypedDict):
 
 
 class CapacityAnswer(TypedDict):
-    """What runs may get."""
+    """The resources that runs can get."""
 
     launchers: list[LauncherAnswer]
     queued: Annotated[int, Field(description="Runs of recipes that wait.")]

@@ -122,7 +122,7 @@ async def get_verification(
 
 
 class ReleasesQuery(Parameters):
-    """When."""
+    """The point in time."""
 
     at: Time | None = Field(default=None, description="As they were at this time; now if left out.")
 
@@ -137,7 +137,7 @@ async def list_releases(
 
 
 class ArchiveQuery(Parameters):
-    """Which release."""
+    """The release to download."""
 
     release_tag: ReleaseTag
 
@@ -184,7 +184,7 @@ async def export_release(
 
 
 class RetentionQuery(Parameters):
-    """How many checkpoints are kept."""
+    """The number of checkpoints to keep."""
 
     keep: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 

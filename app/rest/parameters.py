@@ -102,7 +102,7 @@ class LazyRoute(APIRoute):
 
 
 _ANALYSED = {"app", "form_limits", "path_format", "param_convertors", *APIRoute.__annotations__}
-"""What the constructor of APIRoute sets besides."""
+"""Further attributes that the constructor of APIRoute sets."""
 
 
 class DocumentedRoute(LazyRoute):

@@ -80,7 +80,7 @@ class ProjectsAnswer(TypedDict):
 
 
 class ProjectUseAnswer(TypedDict):
-    """What a project has of what its quotas limit."""
+    """A project's use of its quotas."""
 
     project_id: str
     runs: Annotated[int, Field(description="Runs of recipes that are under way.")]
@@ -89,7 +89,7 @@ class ProjectUseAnswer(TypedDict):
 
 
 class RemovableAnswer(TypedDict):
-    """What of a project's runs a rule would remove now."""
+    """The data of a project's runs that a rule would remove now."""
 
     part: Part
     days: Annotated[float | None, Field(description="The rule; null: it is kept for ever.")]
@@ -106,7 +106,7 @@ class RemovableAnswer(TypedDict):
 
 
 class RetentionPreviewAnswer(TypedDict):
-    """What retention would remove of a project now."""
+    """The data of a project that retention would remove now."""
 
     project_id: str
     removed: list[RemovableAnswer]

@@ -37,7 +37,7 @@ _delivery = columns(WebhookDelivery)
 
 
 class Counts(NamedTuple):
-    """What the database says."""
+    """The figures that are read from the database."""
 
     live: list[tuple[str, str | None, int]]
     """Runs that have not ended, by status and reason."""

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
 
 
 class RedactedAnswer(TypedDict):
-    """What was redacted: the run, and the runs of its experiment that were looked through."""
+    """The result of a redaction: the run, and the runs of its experiment that were searched."""
 
     experiment_id: str
     run_id: str

@@ -29,7 +29,7 @@ MAX_WAITING_BYTES = 16 * 1024 * 1024
 MAX_OF_RUN = 64
 BODY_SECONDS = 30.0
 _ANY_RUN = {PrincipalKind.API_TOKEN, PrincipalKind.USER, PrincipalKind.SERVICE}
-"""Who reports on a run without its token, if it may write to it."""
+"""The principals that may report on a run without its token, if they may write to it."""
 
 router = APIRouter(prefix="/v1", route_class=DirectRoute)
 

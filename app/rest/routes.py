@@ -33,7 +33,7 @@ from app.services import checkpoints, experiments, marks, metrics, resuming, run
 MOST_IN_DETAIL = 500
 EXPERIMENT = "/v1/experiments/{experiment_id}"
 RUN = EXPERIMENT + "/runs/{run_id}"
-"""Where what a 201 has made is found."""
+"""The path of a run, which is also the `Location` of the 201 that made it."""
 
 router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
 # The most frequent requests: the status of a run, and a submit.

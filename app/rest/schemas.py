@@ -137,7 +137,7 @@ class RunSummary(TypedDict):
 
 
 class RunStatusAnswer(RunSummary):
-    """Where a run is now."""
+    """The current status of a run."""
 
     eta_seconds: float | None
     heartbeat_at: Time | None
@@ -146,7 +146,7 @@ class RunStatusAnswer(RunSummary):
 
 
 class Override(TypedDict):
-    """What became of one overridden hyperparameter."""
+    """The receipt of one overridden hyperparameter."""
 
     requested: Any
     effective: Any
@@ -257,7 +257,7 @@ class VerifyAnswer(TypedDict):
 
 
 class FindingAnswer(TypedDict):
-    """What a verification found of one checkpoint."""
+    """The result of verifying one checkpoint."""
 
     seq: int
     ckpt_path: str
@@ -286,7 +286,7 @@ class VerificationAnswer(TypedDict):
 
 
 class RetentionAnswer(TypedDict):
-    """What retention would delete."""
+    """The checkpoints that retention would delete."""
 
     size_bytes: Annotated[int, Field(description="How much space that would free.")]
     checkpoints: list[CheckpointAnswer]

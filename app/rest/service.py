@@ -22,7 +22,7 @@ class HealthAnswer(TypedDict):
 
 
 class ServiceAnswer(TypedDict):
-    """What this service is, and the addresses of its APIs."""
+    """The name and version of this service, and the addresses of its APIs."""
 
     name: str
     version: str

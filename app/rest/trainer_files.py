@@ -30,7 +30,7 @@ NO_URLS = "The storage of this service has no URLs: trainers share its data dire
 
 
 class TrainerQuery(Parameters):
-    """Which trainer asks: the field of its reports."""
+    """The trainer that makes the request: the same field as in its reports."""
 
     attempt: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     session: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None

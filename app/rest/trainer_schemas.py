@@ -22,7 +22,7 @@ class ReceiptAnswer(TypedDict):
 
 
 class ResumeSpec(TypedDict):
-    """Where a resumed run starts."""
+    """The checkpoint that a resumed run starts from."""
 
     ckpt_path: str
     path: Annotated[str, Field(description="The directory, in the service's DATA_DIR.")]
@@ -38,7 +38,7 @@ class DataDirAnswer(TypedDict):
 
 
 class SpecAnswer(TypedDict):
-    """What the trainer of a run must do."""
+    """The instructions for a run's trainer."""
 
     format: int
     run_id: str
@@ -58,7 +58,7 @@ class SpecAnswer(TypedDict):
 
 
 class LaunchAnswer(TypedDict):
-    """How to start the trainer."""
+    """The command and environment of the trainer."""
 
     argv: Annotated[
         list[str], Field(description="`{python}` stands for the agent's own interpreter.")
@@ -85,19 +85,19 @@ class ClaimAnswer(TypedDict):
 
 
 class PulseAnswer(TypedDict):
-    """What the agent must do."""
+    """The instructions for the agent."""
 
     order: Directive
 
 
 class LogAnswer(TypedDict):
-    """How much of the attempt's output has arrived."""
+    """The size of the attempt's output that has arrived."""
 
     offset: int
 
 
 class ExitAnswer(TypedDict):
-    """How the attempt ended, as it is on record."""
+    """The recorded end of the attempt."""
 
     run_id: str
     attempt: int
@@ -128,7 +128,7 @@ class TransferAnswer(TypedDict):
 
 
 class UploadsAnswer(TypedDict):
-    """What is missing of a checkpoint; null: the storage has no URLs."""
+    """The missing parts of a checkpoint; null: the storage has no URLs."""
 
     uploads: list[TransferAnswer] | None
     headers: Annotated[dict[str, str], Field(description="To send with each PUT.")]

@@ -21,7 +21,7 @@ router = APIRouter(prefix="/v1", tags=["service"], route_class=DocumentedRoute)
 
 
 class Usage(TypedDict):
-    """What ended attempts took, summed over a run, an experiment, a project or a month."""
+    """The use of ended attempts, summed over a run, an experiment, a project or a month."""
 
     group: Annotated[str, Field(description="Id of the run, experiment or project, or month.")]
     attempts: int
@@ -52,7 +52,7 @@ class UsageAnswer(TypedDict):
 
 
 class UsageQuery(Parameters):
-    """What is summed, and how."""
+    """The period and the grouping of the account."""
 
     by: By = Field(default=By.MONTH, description="A sum for each of these.")
     experiment_id: Annotated[str | None, Field(pattern=PATTERN.format("exp"))] = None

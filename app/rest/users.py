@@ -76,7 +76,7 @@ class RoleAnswer(TypedDict):
 
 
 class MeAnswer(TypedDict):
-    """Who asks."""
+    """The principal of this request, and its roles."""
 
     kind: schemas.PrincipalKind
     name: str | None

@@ -21,7 +21,7 @@ from app.services.api_tokens import Known
 
 REMEMBERED = 10_000
 WATCHED_SECONDS = 30.0
-"""How often the token of an idle websocket is looked at, as no notice of a change is certain."""
+"""The interval at which an idle websocket's token is checked: a notification may be lost."""
 NOTED_SECONDS = 300.0
 """The use of a token is written at most so often."""
 

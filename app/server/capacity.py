@@ -25,7 +25,7 @@ class LauncherCapacity(NamedTuple):
     max_runs: int | None
     active: int
     queued: int
-    """How many of these wait in the engine's own queue."""
+    """The number of these that wait in the engine's own queue."""
     trouble: str | None
 
 
@@ -65,7 +65,7 @@ def _under_way(tx: Tx) -> _UnderWay:
 
 
 class _Offer(NamedTuple):
-    """What a launcher has in all, None where its engine alone knows; or why it cannot be asked."""
+    """A launcher's total resources (None where only its engine knows), or why it is unreachable."""
 
     capacity: Capacity | None
     trouble: str | None

@@ -53,9 +53,9 @@ _TRAINERS = {
     "GET": re.compile(r"/v1/runs/[^/]+/(spec|resume|attempts/[^/]+/resume/.+)"),
     "PUT": _FILE,
 }
-"""What asks for the token of a run or an attempt itself."""
+"""Paths whose routes check the token of a run or an attempt themselves."""
 _USUAL = f"Bearer {TOKEN_PREFIX}"
-"""How a header with the token of a user begins, unless it is written in another way."""
+"""The usual prefix of a header with the token of a user."""
 _PREFLIGHT = b"access-control-request-method"
 _LOOKED_AT = {
     b"host", b"origin", b"authorization", b"content-length", b"content-encoding",

@@ -27,7 +27,7 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
               "EdDSA")  # fmt: skip
 """Signatures with a public key: never `none`, and no HMAC, whose key would be our secret."""
 SECONDS = 10.0
-"""How long the provider may take to answer."""
+"""The time limit of a request to the provider."""
 _KEPT_SECONDS = 3_600.0
 _REFRESHED_SECONDS = 10.0
 _ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")

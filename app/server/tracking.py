@@ -27,7 +27,7 @@ _KEY_USER = "api"
 
 
 class Access(NamedTuple):
-    """What a caller may reach: with `run_id` that run alone; of a recipe's run, its attempt."""
+    """The scope of a caller: with `run_id` that run only; for a recipe's run, its attempt."""
 
     run_id: str | None = None
     attempt: int | None = None

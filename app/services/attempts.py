@@ -50,7 +50,7 @@ def _by_key(*, run: str, nr: int) -> Executable:
 
 
 class LiveAttempt(NamedTuple):
-    """What the supervisor has to know of an attempt that is under way, twice a second."""
+    """The fields of an active attempt that the supervisor reads twice a second."""
 
     run_id: str
     number: int

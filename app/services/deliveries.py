@@ -23,7 +23,7 @@ from app.errors import NotFound
 from app.services.webhooks import change, get, own
 
 KEPT_SECONDS = 30 * 24 * 3600
-"""How long ended messages stay on record."""
+"""The time for which ended messages are kept."""
 
 _webhook, _delivery = columns(Webhook), columns(WebhookDelivery)
 _experiment = columns(Experiment)
@@ -181,7 +181,7 @@ def list_due(tx: Tx, webhook_id: str, most: int) -> Due | None:
 
 
 class Attempt(NamedTuple):
-    """How one attempt to send a message ended."""
+    """The result of one attempt to send a message."""
 
     delivery_id: str
     status: int | None

@@ -48,7 +48,7 @@ _child = columns(Run, "child")
 
 
 class Part(StrEnum):
-    """What of a run is past its time."""
+    """The data of a run that has expired."""
 
     LOG = "log"
     # All points but those that draw the same curve; and those as well.
@@ -133,7 +133,7 @@ class EndedRun(NamedTuple):
 
 
 class Position(NamedTuple):
-    """How far the runs have been looked through, in the order of their ends."""
+    """The position in the scan of the runs, in the order of their ends."""
 
     finished_at: str = ""
     id: str = ""

@@ -33,14 +33,14 @@ _series, _chunk = columns(MetricSeries), columns(MetricChunk)
 
 
 class Removable(NamedTuple):
-    """What of a project a rule would remove now: its logs, its points or its curves."""
+    """The logs, points or curves of a project that a rule would remove now."""
 
     part: Part
     days: float | None
     runs: int
     size_bytes: int
     oldest_end: str | None
-    """When the run of them ended that ended first."""
+    """The earliest end of these runs."""
     more: bool
     """There are more runs than were looked at."""
 

@@ -19,7 +19,7 @@ from app.storage.base import CheckpointStorage
 
 
 class Source(NamedTuple):
-    """Where an attempt starts: the checkpoint that the user named, and the one with files."""
+    """The start of an attempt: the checkpoint that the user named, and the one with files."""
 
     named: Checkpoint
     stored: Checkpoint
@@ -115,7 +115,7 @@ def set_waiting_reasons(tx: Tx, waiting: Sequence[WaitingReason]) -> None:
 
 
 class EngineWords(NamedTuple):
-    """What an engine says of a job that waits in its queue."""
+    """The engine's status of a job that waits in its queue."""
 
     run_id: str
     attempt: int

@@ -7,7 +7,7 @@ from app.services import runs
 
 MAX_HISTORY_BYTES = 16 * 1024 * 1024
 ENTRY_BYTES = 1024
-"""What a checkpoint counts, or an event."""
+"""The size that a checkpoint, or an event, counts as."""
 
 
 def charge(tx: Tx, run: Run, size: int, pointer: str) -> Run:

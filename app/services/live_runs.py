@@ -21,7 +21,7 @@ _checkpoint = columns(Checkpoint)
 
 
 class QueuedRun(NamedTuple):
-    """What the supervisor has to know of a run that waits to be launched."""
+    """The fields of a waiting run that the supervisor needs."""
 
     id: str
     experiment_id: str
@@ -39,7 +39,7 @@ class QueuedRun(NamedTuple):
     source_checkpoint_id: str | None
     source_ckpt_path: str | None
     queued_at: str
-    """When it was submitted, or its last attempt ended."""
+    """The time at which it was submitted, or its last attempt ended."""
 
 
 _OF_OTHERS = {
@@ -82,7 +82,7 @@ def _waiting(*, priority: int, id: str) -> Executable:
 
 
 class LiveRun(NamedTuple):
-    """What the supervisor has to know of a run that may have a trainer, twice a second."""
+    """The fields of a run with a trainer that the supervisor reads twice a second."""
 
     id: str
     experiment_id: str

@@ -1,4 +1,4 @@
-"""Who asks: the principal, and its roles."""
+"""The principal of a request, and its roles."""
 
 from typing import NamedTuple
 

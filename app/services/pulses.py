@@ -23,7 +23,7 @@ from app.domain.principals import SUPERVISOR
 from app.errors import Busy, NotFound, Unavailable
 
 GATHER_SECONDS = 1.0
-"""How long a pulse may wait for others before it is recorded."""
+"""The longest time that a pulse waits for others before it is recorded."""
 
 _attempt, _run = columns(Attempt), columns(Run)
 Key = tuple[str, int]
@@ -31,7 +31,7 @@ Key = tuple[str, int]
 
 
 class _Asked(NamedTuple):
-    """What the order for an agent follows from."""
+    """The fields that decide the instructions for an agent."""
 
     status: str
     attempt: int

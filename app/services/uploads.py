@@ -45,7 +45,7 @@ class Signed(NamedTuple):
 
 
 class Uploads:
-    """What is uploaded to this server. A run may have `most` bytes that wait to be committed."""
+    """The uploads to this server. A run may have up to `most` bytes that are not committed yet."""
 
     def __init__(self, storage: CheckpointStorage, most: int) -> None:
         self._storage, self._most = storage, most

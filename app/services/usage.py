@@ -54,7 +54,7 @@ def _last_saved(*, run: str, attempt: int) -> Executable:
 
 
 class By(StrEnum):
-    """What the account is grouped by."""
+    """The grouping of the account."""
 
     RUN = "run"
     EXPERIMENT = "experiment"

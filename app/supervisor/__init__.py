@@ -49,7 +49,7 @@ ASK_AGAIN_SECONDS = 5.0
 STUCK_SECONDS = 15.0
 """A tick that takes longer waits for a disk or a database that may never answer."""
 PROBE_SECONDS = 10.0
-"""How often it is tried whether the database and the data directory can be written."""
+"""The interval at which writes to the database and the data directory are tested."""
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def make_launchers(settings: Settings, tables: Mapping[str, LauncherTable]) -> d
 
 @dataclass
 class Measures:
-    """What `/metrics` tells of the loop of this server, since its start."""
+    """The figures of this server's loop for `/metrics`, since its start."""
 
     ticks: int = 0
     tick_seconds: float = 0.0

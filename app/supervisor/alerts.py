@@ -18,7 +18,7 @@ from app.supervisor.state import SupervisorState
 
 EVERY_SECONDS = 1.0
 LOOK_BACK_SECONDS = 3600.0
-"""How long ago a run may have ended whose last points a new leader looks at."""
+"""A new leader checks the last points of runs that ended within this time."""
 _OVERLAP_SECONDS = 60.0
 _PAGE = 5_000
 _ABOUT = "alert rules"

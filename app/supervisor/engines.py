@@ -18,11 +18,11 @@ from app.supervisor.memory import EngineState
 from app.supervisor.state import SupervisorState, key_of, uses_files
 
 ANSWER_SECONDS = 0.2
-"""How long a tick waits for an engine: mostly it answers at once."""
+"""The longest time that a tick waits for an engine, which mostly answers at once."""
 OFFER_SECONDS, RETRY_SECONDS = 15.0, 2.0
 STRAYS_SECONDS = 60.0
 SUSPECTS_SECONDS, SUSPECT_SECONDS = 15.0, 86_400.0
-"""How often nodes with failures are looked up, and for how long these count."""
+"""The interval at which nodes with failures are read, and the time for which a failure counts."""
 REPEAT_SECONDS = 5.0
 """After so long an engine is told again to end what it still runs."""
 

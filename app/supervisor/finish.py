@@ -15,7 +15,7 @@ from app.supervisor.state import SupervisorState
 from app.supervisor.terminate import end_leftovers
 
 TAKE_IN_SECONDS = 0.2
-"""How long a tick waits for what a trainer left: nearly always it is little."""
+"""The longest time that a tick spends on what a trainer left, which is nearly always little."""
 ENGINE_LOST = "What had started the agent was killed: its node or its cluster has failed."
 
 

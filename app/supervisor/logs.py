@@ -17,7 +17,7 @@ from app.services import train_log
 from app.storage import files
 
 TAIL = 65_536
-"""How many bytes of a log are read."""
+"""The most bytes of a log that are read."""
 MOST_LOGS, MOST_ENTRIES, DEEPEST = 32, 1000, 5
 
 

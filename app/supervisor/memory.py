@@ -29,39 +29,39 @@ class QueueSnapshot:
 
     machine: object
     counted_at: float
-    """When the waiting runs were last counted (monotonic)."""
+    """The time at which the waiting runs were last counted (monotonic)."""
     cursor: QueueCursor = field(default_factory=QueueCursor)
     waiting: int = 0
     plan: Plan = field(default_factory=lambda: Plan({}))
-    """What is admitted, and what runs that wait keep back."""
+    """The admitted resources, and those that waiting runs reserve."""
     positions: Counter[str] = field(default_factory=Counter)
-    """How many runs wait for each launcher, up to there."""
+    """The number of runs that wait for each launcher, up to there."""
     projects: set[str] = field(default_factory=set)
-    """Those of the runs that wait."""
+    """The projects of the waiting runs."""
     holders: list[str] = field(default_factory=list)
     """The runs that others wait behind, or make room for."""
     look_again_at: float = math.inf
-    """When a run that has been passed over may start (monotonic)."""
+    """The time at which a skipped run may start (monotonic)."""
     is_stuck: bool = True
     """Nothing up to the cursor could start."""
 
 
 @dataclass
 class AlertWatches:
-    """How far the metrics of runs are compared with the rules of their projects."""
+    """The position up to which metrics have been compared with the rules of projects."""
 
     Seen = dict[tuple[str, int, str, float | None, int], tuple[MetricWatch, str | None]]
 
     seen: Seen = field(default_factory=dict)
     looked_at: float = -math.inf
-    """When the rules were last asked for (monotonic)."""
+    """The time at which the rules were last read (monotonic)."""
     since: str | None = None
     """Runs that ended before it have been looked at."""
 
 
 @dataclass
 class AttemptState:
-    """What the supervisor remembers of one attempt."""
+    """The supervisor's cache of one attempt."""
 
     # The last heartbeat, and the `listening_seconds` at which it was first seen.
     last_heartbeat: tuple[str, float] | None = None

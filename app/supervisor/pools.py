@@ -18,7 +18,7 @@ from app.supervisor.engines import offer
 from app.supervisor.state import SupervisorState, uses_files
 
 BYTES_SECONDS = 10.0
-"""How old the count of a project's bytes may be."""
+"""The maximum age of the count of a project's bytes."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Engine:
     is_new: bool = False
     """It is asked for the first time, and has not answered yet."""
     waiting: int = 0
-    """How many jobs wait in the engine's own queue."""
+    """The number of jobs that wait in the engine's own queue."""
 
 
 @dataclass

@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class News:
-    """What a look has found that is recorded at its end, for all runs together."""
+    """The findings of one pass over the runs, which are recorded together at its end."""
 
     words: list[EngineWords] = field(default_factory=list)
-    """What engines say of runs in their queues."""
+    """The status of queued jobs, as their engines report it."""
     nodes: list[tuple[Key, tuple[str, ...]]] = field(default_factory=list)
     """The machines that attempts run on."""
 

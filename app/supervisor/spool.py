@@ -21,7 +21,7 @@ from app.supervisor.state import SupervisorState
 from app.supervisor.verifying import PATIENCE_SECONDS
 
 MOST_LINES = 100
-"""How many lines are in memory at a time."""
+"""The most lines that are in memory at a time."""
 MOST_REFUSED = 1000
 """After so many lines that are no reports, the rest of a spool is not read."""
 LONGEST_LINE = 1 << 30

@@ -41,7 +41,7 @@ MAILERS = 4
 MAX_GAP_SECONDS = 1.0
 """The longest time between two ticks during which reports could be received."""
 RESEND_SECONDS = 15.0
-"""How long trainers may take to come again with what was turned away."""
+"""The time that trainers get to repeat reports that were rejected."""
 
 THROTTLE_SECONDS = 60.0
 MOST_THROTTLED = 10_000
@@ -49,7 +49,7 @@ MOST_THROTTLED = 10_000
 BATCH = 100
 """After so many runs of a tick other requests have their turn."""
 SLOW_SECONDS = 1.0
-"""How long a start may take before the run says what it waits for."""
+"""The time after which a starting run shows what it waits for."""
 
 log = logging.getLogger(__name__)
 

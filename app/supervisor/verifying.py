@@ -22,7 +22,7 @@ from app.storage.base import CheckpointStorage, Damaged
 from app.supervisor.state import SupervisorState
 
 PATIENCE_SECONDS = 60.0
-"""How long what cannot be read is tried again, in listening seconds."""
+"""The time for which an unreadable file is tried again, in listening seconds."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 8.0
 _REQUESTED = "the requested verification"
 
