@@ -4,7 +4,7 @@ ServiceError
 ├── InvalidInput        422 invalid_input        a field is wrong; `errors` says which
 │   ├── BadCheckpointPath 422 bad_checkpoint_path  outside the run's own prefix
 │   ├── UnknownRecipe     422 unknown_recipe       the operator configured no such recipe
-│   ├── RunLimit          422 run_limit            a run's trainers have told as much as one may
+│   ├── RunLimit          422 run_limit            a run's trainers have reported as much as one may
 │   └── KeyReused         422 idempotency_key_reused
 ├── MalformedBody       400 malformed_body       not JSON, not UTF-8, too deep
 ├── Unauthorized        401 unauthorized
@@ -79,7 +79,7 @@ class UnknownRecipe(InvalidInput):
 
 
 class RunLimit(InvalidInput):
-    """The trainers of a run have told as much of one kind as a run may hold."""
+    """The trainers of a run have reported as much of one kind as a run may hold."""
 
     code, title = "run_limit", "Run limit"
 

@@ -41,7 +41,8 @@ def call(
         **({"Idempotency-Key": key} if key else {}),
     }
     data = None if body is None else orjson.dumps(body)
-    return _send(url, method, path, data, headers, timeout)
+    with _open(url, method, path, data, headers, timeout) as response:
+        return _read(url, response.status, response.read())
 
 
 def send(
@@ -57,7 +58,8 @@ def send(
     headers = {"Content-Type": "application/octet-stream"}
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    return _send(url, method, path, body, headers, timeout)
+    with _open(url, method, path, body, headers, timeout) as response:
+        return _read(url, response.status, response.read())
 
 
 def text(url: str, token: str | None, path: str, *, timeout: float | None = 30) -> str:
@@ -66,18 +68,6 @@ def text(url: str, token: str | None, path: str, *, timeout: float | None = 30) 
     with _open(url, "GET", path, None, headers, timeout) as response:
         content: bytes = response.read()
     return content.decode("utf-8", "replace")
-
-
-def _send(
-    url: str,
-    method: str,
-    path: str,
-    data: bytes | Iterable[bytes] | None,
-    headers: dict[str, str],
-    timeout: float | None,
-) -> Any:
-    with _open(url, method, path, data, headers, timeout) as response:
-        return _read(url, response.status, response.read())
 
 
 @contextmanager

@@ -256,9 +256,8 @@ def move(
 ) -> Run:
     """Move a run to another status and write the event: the only way a status changes.
 
-    How a launch began (`status_detail` of starting) is still told while the run is running, and
-    so is the decision to end it. A new attempt begins without the decision on the last one.
-    Raises Conflict when the run is no longer where `run` says it is.
+    A running run keeps the detail of its start, or of the decision to end it; a new attempt clears
+    that decision. Raises Conflict if the status of the run is no longer that of `run`.
     """
     if to not in MOVES[RunStatus(run.status)]:
         raise AssertionError(f"no move from {run.status} to {to}")

@@ -24,7 +24,7 @@ STRAYS_SECONDS = 60.0
 SUSPECTS_SECONDS, SUSPECT_SECONDS = 15.0, 86_400.0
 """The interval at which nodes with failures are read, and the time for which a failure counts."""
 REPEAT_SECONDS = 5.0
-"""After so long an engine is told again to end what it still runs."""
+"""The interval at which an engine is asked again to end what it still runs."""
 
 
 async def look(

@@ -1,7 +1,6 @@
 """REST lists, and /detail of an experiment that outgrew one answer."""
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,18 +10,10 @@ from app.graphql import curves
 from app.rest import lists, routes
 from app.rest.parameters import DirectRoute
 from app.services import experiments, live_runs
-from tests.api.conftest import Api, running
-from tests.support.database import Databases, postgresql_heavy
+from tests.api.conftest import Api
+from tests.support.database import postgresql_heavy
 from tests.support.graphql import Graph
 from tests.support.story import Json, Story
-
-
-@pytest.fixture(scope="module")
-def api(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    url = databases.migrated()
-    with running(tmp_path_factory.mktemp("api"), database_url=url) as api:
-        yield api
-    databases.drop(url)
 
 
 @pytest.fixture(scope="module")

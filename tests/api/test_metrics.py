@@ -2,24 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from app.domain.points import MAX_STEP
 from app.services import curves
-from tests.api.conftest import Api, running
-from tests.support.database import Databases
+from tests.api.conftest import Api
 from tests.support.story import Json, Story, Trainer
-
-
-@pytest.fixture(scope="module")
-def api(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    url = databases.migrated()
-    with running(tmp_path_factory.mktemp("api"), database_url=url) as api:
-        yield api
-    databases.drop(url)
 
 
 @pytest.fixture

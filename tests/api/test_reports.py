@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -14,17 +14,8 @@ import pytest
 from app.rest import body
 from app.rest import reports as rest_reports
 from app.services import limits, metrics, reports, sessions
-from tests.api.conftest import Api, running
-from tests.support.database import Databases
+from tests.api.conftest import Api
 from tests.support.story import Story
-
-
-@pytest.fixture(scope="module")
-def api(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    url = databases.migrated()
-    with running(tmp_path_factory.mktemp("api"), database_url=url) as api:
-        yield api
-    databases.drop(url)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from app.launchers.ray.states import CAUSES, STATES
 
 _NAME = re.compile(r"(run_[0-9a-z]+)\.([1-9][0-9]*)")
 FORGET_SECONDS = 3600.0
-"""After so long Ray is told to forget a job of this service that has ended: each look lists all."""
+"""The time after which an ended job is deleted from Ray, since each `look` lists all jobs."""
 
 
 class RayLauncher:

@@ -23,7 +23,7 @@ export const look = (wait = SOON) => {
 /** What the project of an id is called. @param {string} id */
 export const projectName = (id) => viewer.value?.projects.find((project) => project.id === id)?.name ?? id;
 
-/** Projects are told of where there is more than the one that everybody has. */
+/** Projects are shown if there are others than the default one. */
 export const hasProjects = () => (viewer.value?.projects.length ?? 0) > 1;
 
 /** True if one may do this in a project. @param {Permission} permission @param {{ permissions: Permission[] }} project */

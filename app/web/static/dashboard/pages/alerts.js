@@ -1,4 +1,4 @@
-// Alert rules: what projects want to be told of, once for each run until it recovers, and what they found.
+// Alert rules: what projects are notified of, once per run until it recovers, and the alerts raised.
 import { useEffect, useState } from "preact/hooks";
 import { ask, once, watch } from "../graphql.js";
 import { ALERTS, CREATE_ALERT_RULE, DELETE_ALERT_RULE, EXPERIMENTS_CHANGED, UPDATE_ALERT_RULE } from "../operations.js";

@@ -1,4 +1,4 @@
-// Webhooks: which addresses are told of what, whether it arrived, and what to do where it did not.
+// Webhooks: which addresses receive which events, whether they arrived, and what to do if not.
 import { useEffect, useState } from "preact/hooks";
 import { ask, once } from "../graphql.js";
 import { CREATE_WEBHOOK, DELETE_WEBHOOK, DELIVERIES, REDELIVER, TEST_WEBHOOK, UPDATE_WEBHOOK, WEBHOOKS } from "../operations.js";
