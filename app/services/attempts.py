@@ -185,7 +185,7 @@ def launch_config(
 
 
 def ask_to_stop(tx: Tx, run_id: str, number: int) -> None:
-    """Record that an agent's cluster wants it to stop; agents on its other nodes read it from there.
+    """Record that an agent's cluster wants it to stop; its other agents read it from there.
 
     Raises NotFound.
     """
