@@ -38,8 +38,10 @@ EPOCHS = {
 }
 """What begins a new epoch on PostgreSQL, by table."""
 _CHANGES = re.compile(
-    r"\b(INTO|UPDATE|FROM) (" + "|".join(RIGHTS) + r")\b|DELETE FROM experiment\b",  # noqa: S608
+    r"\b(INTO|UPDATE|FROM) (" + "|".join(RIGHTS) + r")\b(?! SET last_used_at=\S+ WHERE )"  # noqa: S608
+    r"|DELETE FROM experiment\b",
 )
+"""The same on SQLite, by the text of a statement. One that sets `last_used_at` and more is one."""
 REMEMBERED = 10_000
 SECONDS = 10.0
 """After this it is read again, as an operator may have changed the file by hand."""

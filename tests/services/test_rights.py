@@ -81,6 +81,24 @@ def test_every_write_of_what_decides_is_told(table: Any) -> None:
     assert not Statement[Any](select(column)).compiled("sqlite").changes_rights
     assert Statement[Any](delete(Experiment)).compiled("sqlite").changes_rights
     assert not Statement[Any](insert(Experiment)).compiled("sqlite").changes_rights
+    is_used = {"last_used_at": "x"}
+    for more, is_change in (({}, False), ({"revoked_at": "x"}, True), ({"expires_at": "x"}, True)):
+        for values in (is_used | more, more | is_used):
+            clause = update(ApiToken).where(columns(ApiToken).id == "x").values(values)
+            for dialect in ("sqlite", "postgresql"):
+                assert Statement[Any](clause).compiled(dialect).changes_rights == is_change
+
+
+async def test_the_use_of_a_token_is_no_change_of_rights(db: Database) -> None:
+    _, alice = await a_user(db)
+    with acting_as(alice):
+        await db.read(seen)
+    before = db._rights.known
+    assert before is not None and alice.token_id in before.rights
+    await db.write(api_tokens.note_use, str(alice.token_id))
+    with acting_as(alice):
+        await db.read(seen)
+    assert db._rights.known is before
 
 
 KINDS = {
