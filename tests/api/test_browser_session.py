@@ -1,14 +1,17 @@
 """A browser signs in once and brings a cookie from then on; nobody else can use it."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from app.domain.browser_sessions import CODE_SECONDS, SESSION_SECONDS, BrowserSessions
+from app.server.failed_sign_ins import MOST
 from tests.api.conftest import Api, running
 from tests.api.problem import problem
 
@@ -196,3 +199,22 @@ def test_a_session_belongs_to_the_user_who_has_signed_in_and_ends_with_its_token
     api.send("DELETE", f"/v1/tokens/{made['token_id']}", headers=BEARER)
     for cookie in (held["cookie"], by_link):
         assert api.send("GET", "/v1/me", headers={"cookie": cookie}).status_code == 401
+
+
+def test_each_refusal_of_a_sign_in_has_words_of_the_language_of_its_page(tmp_path: Path) -> None:
+    with running(tmp_path, api_token=TOKEN) as api:
+        page = api.send("GET", "/", headers={**BROWSER, "accept-language": "zh"}).text
+        (settings,) = re.findall('id="settings">(.*)</script>', page)
+        refused = json.loads(settings)["refused"]
+        elsewhere = {"origin": "http://evil.example"}
+        forbidden = api.send("POST", "/session", json={"token": TOKEN}, headers=elsewhere)
+        hidden = {"host": "proxy.example", "origin": "http://proxy.example"}
+        behind = api.send("POST", "/session", json={"token": TOKEN}, headers=hidden)
+        wrong = [sign_in(api, token="wrong") for _ in range(MOST + 1)]
+        answers = [forbidden, behind, *wrong]
+        codes = [answer.json()["code"] for answer in answers]
+        assert codes == ["forbidden"] * 2 + ["unauthorized"] * MOST + ["busy"]
+        assert refused.keys() == set(codes)
+        assert (wrong[-1].status_code, wrong[-1].headers["retry-after"]) == (429, "60")
+        assert "set-cookie" not in wrong[-1].headers
+        assert sign_in(api, token=TOKEN).status_code == 204, "nobody is locked out"

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
+from app.server.failed_sign_ins import MOST
 from tests.support.browser import watch
 from tests.support.commands import llm_train
 from tests.support.dashboard import Dashboard
@@ -154,14 +155,27 @@ def test_a_wrong_token_says_so_and_a_link_signs_in_once(browser: Browser, closed
 
 
 def test_a_refused_sign_in_is_told_in_the_language_of_the_browser(
-    browser: Browser, closed: Server
+    browser: Browser, tmp_path: Path
 ) -> None:
-    with browser.new_context(locale="zh-CN") as context:
-        page = context.new_page()
-        page.goto(f"{closed.url}/")
-        page.get_by_label("API 令牌").fill("not the token at all")
-        page.get_by_role("button", name="登录").click()
-        expect(page.get_by_role("alert")).to_contain_text("令牌或登录码无效")
+    with (
+        running_server(tmp_path, API_TOKEN=TOKEN) as closed,
+        nginx(tmp_path / "nginx", closed.url, host="") as hidden,
+        browser.new_context(locale="zh-CN") as context,
+    ):
+
+        def told(address: str) -> Locator:
+            page = context.new_page()
+            page.goto(f"{address}/")
+            page.get_by_label("API 令牌").fill("not the token at all")
+            page.get_by_role("button", name="登录").click()
+            return page.get_by_role("alert")
+
+        expect(told(closed.url)).to_contain_text("令牌或登录码无效")
+        expect(told(hidden)).to_contain_text("来源（Origin 或 Host）不被允许")
+        for _ in range(MOST):
+            wrong = {"token": "not the token at all"}
+            httpx.post(f"{closed.url}/session", json=wrong, headers={"origin": closed.url})
+        expect(told(closed.url)).to_contain_text("错误的令牌过多")
 
 
 def test_administrators_see_who_did_what(browser: Browser, closed: Server) -> None:
