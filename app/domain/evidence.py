@@ -99,7 +99,8 @@ class Outcome(NamedTuple):
 def derive_outcome(evidence: Evidence) -> Outcome:
     """Return the terminal status of a run whose trainer is gone, with its reason."""
     if (e := evidence).cancel_asked:
-        return Outcome(RunStatus.CANCELLED, Reason.CANCEL_REQUESTED, _end(e) or None)
+        told = e.why if e.ended_by_service is Reason.REPORTED_FAILURE else None
+        return Outcome(RunStatus.CANCELLED, Reason.CANCEL_REQUESTED, told or _end(e) or None)
     done = reached_end(e)
     halfway = bool(e.total_steps) and e.step < (e.total_steps or 0)
     clean = e.signal is None and not e.exit_code and not e.is_lost

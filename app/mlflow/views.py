@@ -71,10 +71,11 @@ def run_info(row: AnyRun, labelled: Mapping[str, str]) -> View:
 def _status(row: AnyRun) -> str:
     """Return the status; that of an external run whose end is told, and not yet recorded."""
     if is_external(row) and row.status not in TERMINAL:
-        if row.termination_reason == Reason.REPORTED_FAILURE:
-            return "FAILED"
-        if row.finished:
-            return "KILLED" if row.status == RunStatus.CANCELLING else "FINISHED"
+        has_failed = row.termination_reason == Reason.REPORTED_FAILURE
+        if has_failed or row.finished:
+            if row.status == RunStatus.CANCELLING:
+                return "KILLED"
+            return "FAILED" if has_failed else "FINISHED"
     return STATUS[row.status]
 
 

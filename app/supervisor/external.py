@@ -43,6 +43,8 @@ async def check_external(state: SupervisorState, run: LiveRun) -> None:
 
 async def _has_ended(state: SupervisorState, run: LiveRun) -> bool:
     settings = state.settings
+    if run.finished or run.termination_reason == Reason.REPORTED_FAILURE:
+        return True  # by its own word; one that was cancelled saves nothing more
     if run.status == RunStatus.CANCELLING:
         attempt = state.attempt(run)
         if attempt.stop_sent_at is None:  # it is told with the answer to its next report
@@ -51,11 +53,8 @@ async def _has_ended(state: SupervisorState, run: LiveRun) -> bool:
             return True
         if run.promised_checkpoint_id is not None:
             promised = await state.db.read(checkpoints.get, run.promised_checkpoint_id)
-            if promised.state != State.PENDING:
-                return True
-        return bool(run.finished)
-    if run.finished or run.termination_reason == Reason.REPORTED_FAILURE:
-        return True
+            return promised.state != State.PENDING
+        return False
     allowed = settings.external_heartbeat_seconds
     if run.heartbeat_seconds is not None:
         allowed = run.heartbeat_seconds or math.inf

@@ -223,6 +223,16 @@ def test_what_a_client_says_ends_an_external_run(api: Api) -> None:
         "FAILED": ("failed", "reported_failure"),
         "KILLED": ("cancelled", "cancel_requested"),
     }
+    cancelled = new_run(api, "FAILED after a cancel")
+    log(api, cancelled, loss=(1, 1.0))
+    experiment = status(api, cancelled)["experiment_id"]
+    api.send("POST", f"/v1/experiments/{experiment}/runs/{cancelled}/cancel")
+    update = {"run_id": cancelled, "status": "FAILED"}
+    assert post(api, "runs/update", update)["run_info"]["status"] == "KILLED"
+    found = ended(api, cancelled)
+    assert (found["status"], found["status_detail"]) == (
+        "cancelled", "Its client reports that it has failed.",
+    )  # fmt: skip
 
 
 def test_runs_are_searched_by_what_they_reported(api: Api) -> None:

@@ -1,11 +1,18 @@
-"""What is on record of a run's end: why the service ended it, and what its cancel left behind."""
+"""What is on record of a run's end: why the service ended it, and what its cancel left behind.
+
+Seen red: a cancelled external trainer that had reported a failure was waited for its whole grace.
+"""
+
+from pathlib import Path
 
 import pytest
 
 from app.db.database import Database
 from app.domain.lifecycle import Reason
 from app.services import endings, runs
+from app.supervisor.reconcile import reconcile
 from tests.support.stage import Stage
+from tests.support.supervisor import Recorder, open_state
 
 pytestmark = pytest.mark.anyio
 
@@ -69,3 +76,29 @@ async def test_a_cancel_that_left_nothing_says_the_true_reason(
     ended = await stage.ends(run, **evidence)
     promised = await stage.named(ended, "cancel-1")
     assert promised.reason == f"{reason} It was at step 5, and there is no earlier checkpoint."
+
+
+@pytest.mark.parametrize("first", ["cancel", "report"])
+@pytest.mark.parametrize(
+    ("report", "detail"),
+    [({"failed": "The disk is full."}, "The disk is full."), ({"finished": True}, None)],
+)
+async def test_a_cancelled_external_trainer_that_tells_its_end_is_not_waited_for(
+    db: Database, tmp_path: Path, first: str, report: dict[str, object], detail: object
+) -> None:
+    stage, state = await Stage.open(db), open_state(db, tmp_path, Recorder())
+    run = await stage.run("running", recipe=None, saved=True)
+    if first == "report":
+        await stage.report(run, **report)
+        await db.write(runs.cancel, run.id)
+    else:
+        await db.write(runs.cancel, run.id)
+        await reconcile(state)
+        assert (await stage.get(run)).status == "cancelling", "it may still save"
+        await stage.report(run, **report)
+    await reconcile(state)
+    ended = await stage.get(run)
+    assert (ended.status, ended.status_reason) == ("cancelled", "cancel_requested")
+    assert ended.status_detail == detail
+    promised = await stage.named(ended, "cancel-1")
+    assert (promised.state, promised.step) == ("declared", 5)
