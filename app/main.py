@@ -156,7 +156,8 @@ def _set_state(app: FastAPI, settings: Settings, db: Database) -> None:
     app.state.receivers = Readers(RECEIVERS)
     app.state.api_url = f"http://127.0.0.1:{settings.port}"
     app.state.in_flight = InFlight()
-    app.state.sessions = app.state.provider = app.state.authenticator = None
+    app.state.sessions = app.state.provider = None
+    app.state.authenticator = Authenticator(db)
     app.state.uploads = Uploads(app.state.storage, settings.max_upload_bytes)
     app.state.inflow = reports.Inflow(db)
     app.state.pulses = Pulses(db)
@@ -193,7 +194,6 @@ def _lifespan(
             db, settings, recipes, app.state.secret, app.state.api_url, launchers
         )
         app.state.db, app.state.supervisor = db, supervisor
-        app.state.authenticator = Authenticator(db)
         task = asyncio.create_task(supervisor.run())
         settling = garbage.collect_seldom(asyncio.get_running_loop())
         db.announce(app.state.api_url)
@@ -226,7 +226,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         max_file=settings.max_upload_bytes,
         root_path=settings.root_path,
         sessions=lambda: app.state.sessions,
-        authenticator=lambda: app.state.authenticator,
+        authenticator=app.state.authenticator,
         sign_in_page=lambda path, language: _sign_in_page(path, language, settings),
     )
     if settings.otlp_endpoint is not None:

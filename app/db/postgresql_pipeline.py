@@ -169,10 +169,11 @@ class Cursor:
         pipeline: Pipeline,
         wait: Callable[[Answer], None] | None = None,
         asked: dict[Any, Answer] | None = None,
+        answer: Answer | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._wait = wait or pipeline.wait
-        self._answer = Answer()
+        self._answer = answer or Answer()
         self._asked = {} if asked is None else asked
 
     def ask(self, text: str, values: Sequence[object]) -> "Cursor":
@@ -181,11 +182,10 @@ class Cursor:
         Return a cursor with its answer, which is read later.
         """
         question = (text, *values)
-        cursor = Cursor(self._pipeline, self._wait, self._asked)
-        if question not in self._asked:
-            self._asked[question] = self._pipeline.send(text, values)
-        cursor._answer = self._asked[question]
-        return cursor
+        answer = self._asked.get(question)
+        if answer is None:
+            answer = self._asked[question] = self._pipeline.send(text, values)
+        return Cursor(self._pipeline, self._wait, self._asked, answer)
 
     def forget(self) -> None:
         """Let each question be asked again: an answer may have changed."""
@@ -200,9 +200,13 @@ class Cursor:
         for values in rows:
             self._answer = self._pipeline.send(text, values)
 
-    def _result(self) -> Any:
+    def wait(self) -> None:
+        """Wait for the answer to the last statement."""
         if self._answer.result is None:
             self._wait(self._answer)
+
+    def _result(self) -> Any:
+        self.wait()
         return self._pipeline.take(self._answer)
 
     def fetchone(self) -> tuple[Any, ...] | None:

@@ -71,6 +71,9 @@ class RestrictedTx(Tx):
 
     _epoch: Any
     """The answer that names PostgreSQL's state, once it was asked for by `_recall`."""
+    _rights = _NONE
+    _is_known = False
+    _may_write = False
 
     def __init__(
         self,
@@ -82,10 +85,7 @@ class RestrictedTx(Tx):
     ) -> None:
         super().__init__(cursor, dialect, principal, rights)
         self._known = rights.known  # before the snapshot is fixed, which may be overtaken then
-        self._rights = _NONE
-        self._is_known = False
         self._is_snapshot = is_snapshot
-        self._may_write = False
 
     def _execute(
         self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]
@@ -103,6 +103,8 @@ class RestrictedTx(Tx):
             self._begin_write(compiled)
         self._cursor.execute(sent.text, sent.bind(params))  # which fixes the snapshot
         if known is not None:
+            if self.dialect == "postgresql":
+                self._cursor.wait()  # the epoch's answer has come before: one wait for both
             self._is_known = self._is_so(known)
             if not self._is_known:
                 self._authenticate()

@@ -116,8 +116,8 @@ class Guard:
         max_body: int,
         max_file: int = 0,
         root_path: str = "",
+        authenticator: Authenticator,
         sessions: Callable[[], BrowserSessions | None] = lambda: None,
-        authenticator: Callable[[], Authenticator | None] = lambda: None,
         sign_in_page: SignInPage | None = None,
     ) -> None:
         self.app = app
@@ -206,8 +206,8 @@ class Guard:
 
     async def _principal(self, scope: Scope, headers: dict[bytes, str]) -> Principal:
         authorization = headers.get(b"authorization", "")
-        if authorization.startswith(_USUAL) and (authenticator := self.authenticator()) is not None:
-            user = authenticator.recall(authorization.removeprefix("Bearer "))
+        if authorization.startswith(_USUAL):
+            user = self.authenticator.recall(authorization.removeprefix("Bearer "))
             if user is not None:
                 return user
         token = (bearer(authorization) or password(authorization)) if authorization else None
@@ -222,8 +222,8 @@ class Guard:
             session = self._session(scope, headers)
             if session == "":
                 return principals.API_TOKEN
-            if session is not None and (principal := await self._of_session(session)) is not None:
-                return principal
+            if session is not None and (user := await self.authenticator.find_by_id(session)):
+                return user
         if scope["type"] == "websocket":
             inside = path == "/graphql"  # a browser's first message brings the token
         else:
@@ -243,30 +243,21 @@ class Guard:
 
     async def _user(self, token: str, scope: Scope) -> Principal:
         """Return the user of a token. Raises Unauthorized, Busy after many wrong ones."""
-        authenticator, user = self.authenticator(), None
-        if authenticator is not None:
-            user = authenticator.recall(token) or await authenticator.find(token)
+        user = self.authenticator.recall(token) or await self.authenticator.find(token)
         if user is None:
             raise self._refusal(scope, "This token is not known, was revoked, or has expired.")
         return user
 
     def _end_with(self, exchange: Exchange, token_id: str | None) -> None:
         """Let a websocket end with the token that it is opened with."""
-        authenticator = self.authenticator()
-        if authenticator is not None and token_id is not None:
+        if token_id is not None:
             exchange.end_with(
-                lambda: authenticator.has_ended(token_id), authenticator.wait_ended(token_id)
+                lambda: self.authenticator.has_ended(token_id),
+                self.authenticator.wait_ended(token_id),
             )
 
     def _refusal(self, scope: Scope, why: str) -> ServiceError:
-        authenticator = self.authenticator()
-        if authenticator is None:
-            return Unauthorized(why)
-        return authenticator.refuse((scope.get("client") or ("",))[0], why)
-
-    async def _of_session(self, token_id: str) -> Principal | None:
-        authenticator = self.authenticator()
-        return await authenticator.find_by_id(token_id) if authenticator is not None else None
+        return self.authenticator.refuse((scope.get("client") or ("",))[0], why)
 
     def _session(self, scope: Scope, headers: dict[bytes, str]) -> str | None:
         """Return the token's id of a browser's session; empty: LLM_TRAIN_API_TOKEN's.
