@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.api.conftest import Api
+from tests.api.problem import problem
 from tests.support.database import postgresql_heavy
 from tests.support.graphql import Graph
 
@@ -124,6 +126,29 @@ def test_what_is_archived_is_out_of_lists_and_comes_back(api: Api, graph: Graph)
     assert sum(row["count"] for row in told["runCounts"]) == 2
     archive(gone, False)
     assert listed(graph, experimentId=experiment) == [live, gone, kept]
+
+
+def test_rest_archives_and_restores_too_and_twice_is_as_once(api: Api, graph: Graph) -> None:
+    experiment = graph.experiment()
+    ended, live = graph.run(experiment), graph.run(experiment)
+    graph.cancel(ended)
+
+    def archive(run: str, archived: bool) -> httpx.Response:
+        path = f"/v1/experiments/{experiment}/runs/{run}"
+        return api.send("PATCH", path, json={"archived": archived})
+
+    def history() -> int:
+        return len(api.send("GET", f"/v1/experiments/{experiment}/detail").json()["events"])
+
+    assert problem(archive(live, True), "conflict")["status"] == 409
+    of_experiment = f"experiment_id={experiment}"
+    for is_archived, shown in ((True, [live]), (False, [live, ended])):
+        first = archive(ended, is_archived).json()
+        assert (first["archived_at"] is not None) == is_archived
+        before = history()
+        assert archive(ended, is_archived).json() == first
+        assert history() == before, "what changes nothing is no event"
+        assert found(api, of_experiment) == listed(graph, experimentId=experiment) == shown
 
 
 def test_an_experiment_takes_its_ended_runs_along(api: Api, graph: Graph) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import httpx
@@ -176,6 +177,35 @@ def test_both_apis_keep_the_gate(tmp_path: Path) -> None:
         assert answer["checkpoint"] == {"releaseTag": "v1"}
         found = api.send("GET", f"/v1/experiments/{experiment}/releases").json()["releases"]
         assert [each["release_tag"] for each in found] == ["v1"]
+
+
+def test_what_a_release_was_at_a_time_is_asked_over_rest(tmp_path: Path) -> None:
+    with running(tmp_path) as api:
+        experiment = api.post("/v1/experiments", {"name": "a", "task_type": "t"})["experiment_id"]
+        run = api.post(f"/v1/experiments/{experiment}/runs", {"model": "m"})["run_id"]
+        base = f"/v1/experiments/{experiment}"
+
+        def release(name: str, tag: str) -> str:
+            """Release a checkpoint; return when that was, as the history has it."""
+            path = f"/ckpts/{experiment}/{run}/{name}"
+            mark = {"run_id": run, "ckpt_path": path, "tag_type": "release", "release_tag": tag}
+            api.post(f"{base}/checkpoints/mark", mark)
+            return str(api.send("GET", f"{base}/detail").json()["events"][-1]["at"])
+
+        def known(when: str | None) -> dict[str, str]:
+            params = {} if when is None else {"at": when}
+            told = api.send("GET", f"{base}/releases", params=params).json()["releases"]
+            return {each["release_tag"]: each["ckpt_path"].rsplit("/", 1)[1] for each in told}
+
+        first, renamed, second = release("a", "prod"), release("a", "old"), release("b", "prod")
+        assert known(first) == {"prod": "a"}
+        assert known(renamed) == {"old": "a"}
+        assert known(second) == known(None) == {"old": "a", "prod": "b"}
+        assert known("2020-01-01T00:00:00Z") == {}
+        at_first = datetime.fromisoformat(first)
+        for hours in (-5, 8):  # the same instant, as somebody elsewhere writes it
+            elsewhere = at_first.astimezone(timezone(timedelta(hours=hours)))
+            assert known(elsewhere.isoformat()) == {"prod": "a"}
 
 
 def test_a_release_needs_the_approval_of_somebody_else_who_still_maintains(

@@ -147,6 +147,13 @@ def test_a_run_is_cancelled_resumed_and_marked(llm: Llm, served: Server) -> None
     assert first not in llm("ls", "-q", "-n", "1000").out
     assert first in llm("ls", "-q", "-n", "1000", "--all").out
     assert document(llm("show", "old", "--json"))["run_id"] == first
+    for _ in range(2):
+        assert llm("update", first, "--restore").status == 0
+        assert first in llm("ls", "-q", "-n", "1000").out
+    live = llm("submit", "-e", "archive").out.strip()
+    refused = llm("update", live, "--archive")
+    assert refused.status == 1 and "cancel it before it is archived" in refused.err
+    assert live in llm("ls", "-q", "-n", "1000").out
 
 
 def test_the_outcome_is_the_exit_code(llm: Llm, served: Server) -> None:
