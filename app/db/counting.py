@@ -160,8 +160,6 @@ def must_sort(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order: 
     by_metric, names = order.field == METRIC, filters.keys()
     if order.field == "created_at" or listing.table is not Run:
         return False
-    if tx.dialect != "sqlite" and not by_metric:
-        return False  # PostgreSQL knows how many are in a state
     if not names.isdisjoint((*FOUND_BY, *INDEXED)):
         return by_metric
     if "status" not in names:

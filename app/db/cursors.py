@@ -67,10 +67,15 @@ class Page(NamedTuple, Generic[RowT]):
         """Return the cursor of a row of this page."""
         row: Any = self.rows[index]
         value = self.values[index] if self.order.field == METRIC else getattr(row, self.order.field)
-        # JSON has no infinities; their repr is a number to `float` all the same.
-        value = repr(value) if isinstance(value, float) else value
-        fields = [self.order.field, self.order.metric_key, value, getattr(row, "id", value)]
-        return base64.urlsafe_b64encode(orjson.dumps(fields)).decode().rstrip("=")
+        return cursor_of(self.order, value, getattr(row, "id", value))
+
+
+def cursor_of(order: Order, value: Any, tie: Any) -> str:
+    """Return the cursor of a place in an order."""
+    # JSON has no infinities; their repr is a number to `float` all the same.
+    value = repr(value) if isinstance(value, float) else value
+    fields = [order.field, order.metric_key, value, tie]
+    return base64.urlsafe_b64encode(orjson.dumps(fields)).decode().rstrip("=")
 
 
 def parse(cursor: str, order: Order, argument: str, *, nullable: bool = True) -> tuple[Any, Any]:

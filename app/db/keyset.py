@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from app.db import counting, matching, tally
-from app.db.cursors import METRIC, Order, Page, RowT, Window, parse
+from app.db.cursors import METRIC, Order, Page, RowT, Window, cursor_of, parse
 from app.db.database import Effort
 from app.db.list_statements import (
     FOUND_BY,
@@ -198,7 +198,8 @@ def _read(
         if len(rows) > window.size:
             break
         if shape.peek and (place := tx.first(place_statement(shape), **params)) is not None:
-            return _stopped(_page(listing, rows, order, window), listing, place)
+            tie, value = place
+            return _stopped(_page(listing, rows, order, window), cursor_of(order, value, tie))
     return _page(listing, rows, order, window)
 
 
@@ -265,7 +266,7 @@ def _first(
         parent = {"parent": filters[spread][0]}
         filters = {name: value for name, value in filters.items() if name != spread}
     peek = matching.LOOKED_AT
-    if order.field == METRIC:  # its index has them far apart on the disk
+    if order.field in (METRIC, *listing.settled):  # their index has them far apart on the disk
         peek = max(1, peek // 4)
     parts = [
         (
@@ -280,9 +281,8 @@ def _first(
     return _read(tx, listing, parts, order, window)
 
 
-def _stopped(page: Page[RowT], listing: Listing[RowT], place: Any) -> Page[RowT]:
-    """Return a page that ends early, at a row which need not be one of the page."""
-    at = _page(listing, [place], page.order, Window(1)).cursor(0)
+def _stopped(page: Page[RowT], at: str) -> Page[RowT]:
+    """Return a page that ends early, at a place which need not be that of one of its rows."""
     if page.backward:
         return page._replace(stopped_at=at, has_previous=True)
     return page._replace(stopped_at=at, has_next=True)
@@ -323,7 +323,7 @@ def pages(
     # One walk for all would be along the values of every run there is.
     alone = len(parents) == 1 or (order.field == METRIC and tx.dialect == "sqlite")
     alone = alone or SEARCH in filters or "id_ends" in filters
-    if order.field == METRIC and parent == "experiment_id":
+    if order.field in (METRIC, *listing.settled) and parent == "experiment_id":
         alone = alone or counting.is_long(tx, listing, filters, parents)
     alone = alone or counting.must_read(tx, listing, {**filters, parent: ""}, parents)
     if alone:

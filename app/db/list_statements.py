@@ -4,13 +4,13 @@
 another, so that each is compiled once. `app.db.keyset` chooses and runs them.
 
 An index holds the values of a metric of all runs, another one by experiment those of runs that no
-trainer reports: in an experiment's order those of the others, which are few, are added. A database
-is told not to walk either for a short list.
+trainer reports: in an experiment's order those of the others, which are few, are added. The steps
+of runs are read so in any list. A database is told not to walk an index for a short list.
 """
 
 from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, cast
 
@@ -33,7 +33,7 @@ from app.db.cursors import METRIC, RowT
 from app.db.json_lists import listed
 from app.db.objects import Table
 from app.db.sql import Statement, columns
-from app.db.tables import LIVE, MetricLatest
+from app.db.tables import MetricLatest, Run
 
 FOUND_BY = frozenset(("search_match", "search_short", "found", "id_ends"))
 """Filters that begin with the index of texts or of ids' ends, or with ids that an index gave."""
@@ -43,7 +43,7 @@ INDEXED = ("run_id", "parent_run_id", "root_run_id")
 
 _latest = columns(MetricLatest)
 _ANY = true()
-_IS_LIVE: Any = literal_column(f"run.{LIVE}")
+_IS_REPORTED = columns(Run).settled_step.is_(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,9 @@ class Listing(Generic[RowT]):
 
     `tie` is the column that makes every order total. `orders` and `filters` are by name; the
     order `metric` is by the latest value of one metric of the row. `spread` names a filter by
-    a list of values whose column has an index of its own, in the order of creation.
+    a list of values whose column has an index of its own, in the order of creation. `settled`
+    names, for an order by what each report changes, the column that holds it while no trainer
+    reports, and has the index.
     """
 
     table: type[Table]
@@ -61,6 +63,7 @@ class Listing(Generic[RowT]):
     orders: Mapping[str, Any]
     filters: Mapping[str, Any]
     spread: str | None = None
+    settled: Mapping[str, Any] = field(default_factory=dict)
     matches: Mapping[str, Statement[tuple[int]]] | None = None
     hits: Mapping[str, Statement[tuple[str, int]]] | None = None
 
@@ -123,12 +126,16 @@ def page_statement(shape: Shape) -> Statement[Any]:
 
 
 @lru_cache(REMEMBERED)
-def place_statement(shape: Shape) -> Statement[Any]:
-    """Return the last of the rows that a page looks at, where they are so many."""
-    selected = shape.listing.select(columns(shape.listing.table))
-    first = _walk(shape, selected, literal_column(str(shape.peek)))
+def place_statement(shape: Shape) -> Statement[tuple[Any, Any]]:
+    """Return the place of the last row that a page looks at, where they are so many.
+
+    That is its `tie`, and the value that it is sorted by.
+    """
+    listing = shape.listing
+    value = [] if shape.field == METRIC else [listing.orders[shape.field]]
+    first = _walk(shape, [listing.tie, *value], literal_column(str(shape.peek)))
     query = first.limit(literal_column("1")).offset(literal_column(str(shape.peek - 1)))
-    return Statement(query, None if shape.field == METRIC else shape.listing.row)
+    return Statement(query)
 
 
 def _is_at_once(name: str, shape: Shape) -> bool:
@@ -160,34 +167,46 @@ def _page_query(shape: Shape) -> Select[Any]:
 def _walk(shape: Shape, selected: list[Any], most: Any) -> Select[Any]:
     """Return the first rows of a list, up to `most`; with `peek`, those that are looked at.
 
-    In the order by a metric their value is behind what is selected, which has the `tie`.
+    In the order by a metric their value is behind what is selected, which has the `tie` and, for
+    that of a `settled` column, what they are sorted by.
     """
-    by_text = not FOUND_BY.isdisjoint(shape.filters)
-    is_valued = shape.field == METRIC and shape.valued
-    if not is_valued or by_text or shape.sort or "experiment_id" not in shape.filters:
+    names, by, settled = shape.filters, shape.field, shape.listing.settled.get(shape.field)
+    if shape.sort or shape.is_each or not FOUND_BY.isdisjoint(names):
         return _rows(shape, selected, most)
-    others = shape._replace(filters=shape.filters - {"experiment_id"})  # which the value has
-    is_own = _latest.experiment_id == bindparam("experiment_id")
-    ended = _rows(others, selected, most, is_own)
-    reported = _rows(
-        shape._replace(sort=True), selected, most, _latest.experiment_id.is_(None), _IS_LIVE
-    )
+    live = shape._replace(sort=True)
+    if settled is not None and names.isdisjoint((*INDEXED, "ids")):
+        own = [settled.label(by) if column.name == by else column for column in selected]
+        ended = _rows(shape, own, most, of_run=settled.is_not(None), sort=settled)
+        reported = _rows(live, selected, most, of_run=_IS_REPORTED)
+    elif by == METRIC and shape.valued and "experiment_id" in names:
+        others = shape._replace(filters=names - {"experiment_id"})  # which the value has
+        is_own = _latest.experiment_id == bindparam("experiment_id")
+        ended, by = _rows(others, selected, most, is_own), "metric_value"
+        reported = _rows(live, selected, most, _latest.experiment_id.is_(None), _IS_REPORTED)
+    else:
+        return _rows(shape, selected, most)
     rows = union_all(select(ended.subquery()), select(reported.subquery())).subquery()
-    by = [rows.c.metric_value, rows.c[shape.listing.tie.name]]
-    return select(*rows.c).order_by(*_directed(by, shape)).limit(most)
+    place = [rows.c[by], rows.c[shape.listing.tie.name]]
+    return select(*rows.c).order_by(*_directed(place, shape)).limit(most)
 
 
 def _rows(
-    shape: Shape, selected: list[Any], most: Any, of_value: Any = _ANY, of_run: Any = _ANY
+    shape: Shape,
+    selected: list[Any],
+    most: Any,
+    of_value: Any = _ANY,
+    of_run: Any = _ANY,
+    sort: Any = None,
 ) -> Select[Any]:
     """Return the first rows of one walk, up to `most`.
 
     Args:
         of_value: one more condition on the latest value by which they are sorted.
         of_run: one more on the row itself.
+        sort: the column that they are sorted by, if it is not that of their order.
     """
     listing, metric = shape.listing, shape.field == METRIC
-    sort, tie = listing.orders[shape.field], listing.tie
+    sort, tie = listing.orders[shape.field] if sort is None else sort, listing.tie
     by_text = not FOUND_BY.isdisjoint(shape.filters)
     if by_text or shape.sort:
         sort, tie = sort if metric else unwalked(sort), unwalked(tie)
@@ -267,7 +286,10 @@ def _among_first(conditions: list[Any], shape: Shape) -> Select[Any]:
     listing, table = shape.listing, cast(Any, shape.listing.table).__table__
     # SQLite would copy each column of each row that is looked at: it looks their rows up instead.
     by_place, rowid = shape.dialect == "sqlite", _rowid(table)
-    own = [rowid.label("place"), listing.tie] if by_place else list(table.columns)
+    own = list(table.columns)
+    if by_place:
+        value = [listing.orders[shape.field]] if shape.field in listing.settled else []
+        own = [rowid.label("place"), listing.tie, *value]
     first = _walk(shape, own, literal_column(str(shape.peek))).subquery("first_rows")
     value = [first.c.metric_value] if shape.field == METRIC else []
     if by_place:

@@ -193,6 +193,7 @@ RUNS = Listing(
         for name in ("task_type", "owner", "project_id")
     },
     spread="status",
+    settled={"step": _run.settled_step},
     matches=_matches(RunSearch),
     hits=_hits(RunSearch),
 )

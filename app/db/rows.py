@@ -29,7 +29,7 @@ RunSummaryRow = _row(tables.Run, "SummaryRow", without=(
     "root_run_id", "source_checkpoint_id", "source_ckpt_path", "source_attempt", "dataset",
     "hyperparams", "source", "resources", "notes", "preemptions", "start_step", "last_batch",
     "finished", "gpus", "nonce", "sessions", "session_closed", "history_bytes", "host",
-    "launcher", "engine_id", "submitted_at", "claimed_at", "termination_reason",
+    "launcher", "engine_id", "submitted_at", "claimed_at", "settled_step", "termination_reason",
     "termination_detail", "pace_clock", "promised_checkpoint_id", "heartbeat_seconds",
     "launched_at", "cancel_requested_at", "gpus_held", "log_removed_at", "points_thinned_at",
     "points_removed_at",

@@ -49,6 +49,7 @@ class RunRow(NamedTuple):
     preemptions: int
     start_step: int
     step: int
+    settled_step: int | None
     total_steps: int | None
     last_batch: int
     finished: bool
@@ -208,6 +209,7 @@ class RunChanges(TypedDict, total=False):
     preemptions: int
     start_step: int
     step: int
+    settled_step: int | None
     total_steps: int | None
     last_batch: int
     finished: bool

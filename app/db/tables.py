@@ -45,6 +45,8 @@ EXTERNAL = text(f"{LIVE} AND recipe IS NULL")
 SUBMITTED = text("status = 'queued' AND submitted_at IS NOT NULL")
 """Runs that wait in the queue of an engine."""
 
+_REPORTED = text("settled_step IS NULL")
+"""Runs that a trainer may report, which are few: lists add them to what no report changes."""
 _PENDING = text("state = 'pending'")
 _WHERE = "where"
 """Where a partial index notes its condition, for PostgreSQL."""
@@ -77,7 +79,7 @@ def complete_for_postgresql() -> None:
 
 
 def _order(name: str, *columns: str) -> Index:
-    """Return an index for an order by a time that comes later.
+    """Return an index for an order by what comes later.
 
     The rows that lack it cost nothing.
     """
@@ -243,6 +245,9 @@ class Run(Table, table=True):
         _order("ix_run_experiment_finished", "experiment_id", "finished_at", "id"),
         _order("ix_run_started", "started_at", "id"),
         _order("ix_run_finished", "finished_at", "id"),
+        _partial("ix_run_reported", "experiment_id", "id", where=_REPORTED),
+        _order("ix_run_experiment_step", "experiment_id", "settled_step", "id"),
+        _order("ix_run_step", "settled_step", "id"),
         # The filter `id_ends`. Random bits: however many runs there are, few have the same ones.
         Index("ix_run_end", text(f"substr(id, {PLACE_OF_END})")),
         Index("ix_run_parent", "parent_run_id"),
@@ -288,6 +293,9 @@ class Run(Table, table=True):
     # The step that the present attempt started from.
     start_step: int = Field(default=0, sa_type=BigInteger)
     step: int = Field(default=0, sa_type=BigInteger)
+    # The same while no trainer reports, for lists in this order; NULL while one may: an index that
+    # each report changes would cost PostgreSQL an entry in every index of the run besides.
+    settled_step: int | None = Field(default=0, sa_type=BigInteger)
     total_steps: int | None = Field(default=None, sa_type=BigInteger)
     # The last batch of reports of this attempt; the same one again changes nothing.
     last_batch: int = Field(default=0, sa_type=BigInteger)

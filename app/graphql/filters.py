@@ -133,7 +133,7 @@ class ExperimentOrderField(Enum):
 
 @enum
 class RunOrderField(Enum):
-    """Sort fields of runs; by `STEP` the whole list is read for each page."""
+    """Sort fields of runs."""
 
     CREATED_AT = "created_at"
     STARTED_AT = "started_at"

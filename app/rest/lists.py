@@ -40,7 +40,6 @@ PART = 100
 METRICS = MAX_LATEST
 MOST_BYTES = 16_000_000
 """A page of this size ends, whatever `limit` says."""
-# An index would have to be written with every report.
 _ORDER = "Sort field; `-` sorts downwards."
 _LISTED_RUNS = listing.RUNS.narrowed(views.SUMMARY_COLUMNS)
 _SCANS = " By `step` the whole list is read for each page; every other order walks an index."
@@ -108,7 +107,7 @@ class RunsQuery(PageQuery, RunFilter):
     order: Literal[
         "created_at", "-created_at", "started_at", "-started_at", "finished_at", "-finished_at",
         "step", "-step", "metric", "-metric",
-    ] = Field(default="-created_at", description=_ORDER + _SCANS)  # fmt: skip
+    ] = Field(default="-created_at", description=_ORDER)  # fmt: skip
     metric_key: MetricKey | None = Field(
         default=None, description="With the order `metric`: sort by the latest value of this key."
     )

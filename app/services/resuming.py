@@ -81,6 +81,7 @@ def _child(
         status_reason=_waiting_reason(parent, source),
         start_step=source.step or 0,
         step=source.step or 0,
+        settled_step=source.step or 0,
         heartbeat_seconds=parent.heartbeat_seconds,
         created_at=tx.now,
     )
@@ -144,6 +145,7 @@ def rerun(
         status_reason=reason,
         start_step=start,
         step=start,
+        settled_step=start,
         created_at=tx.now,
         **{name: getattr(run, name) for name in _SUBMITTED},
     )

@@ -273,6 +273,7 @@ def move(
         changes["finished_at"] = tx.now
     word = reason.value if reason else None
     changes |= {"status": to.value, "status_reason": word, "status_detail": detail}
+    changes["settled_step"] = None if to in LAUNCHED else changes.get("step", run.step)
     moved = change(tx, run, **changes)
     events.append(
         tx, run.experiment_id, f"run.{to.value}", run_id=run.id,

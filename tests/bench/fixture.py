@@ -193,6 +193,8 @@ def copy_runs(database: Database, run_id: str, experiment_id: str, size: int, ba
         status=lambda number: STATUSES[number % len(STATUSES)],
         status_reason=lambda _: None,
         model=lambda number: MODELS[number % len(MODELS)],
+        step=lambda number: number,
+        settled_step=lambda number: number,
         created_at=moment,
         finished_at=lambda number: moment(number + 60),
     )

@@ -52,6 +52,7 @@ class Run:
         self.tags = [chance.choice(WORDS)]
         self.status = chance.choice(STATUSES)
         self.model = chance.choice(MODELS)
+        self.step = number * 7_919 % 100_003
         self.values = [round(1 + chance.random() * 3, 6) for _ in METRICS]
 
     @staticmethod
@@ -137,6 +138,8 @@ def _runs(
             "notes": run.notes,
             "tags": json.dumps(run.tags),
             "model": run.model,
+            "step": run.step,
+            "settled_step": run.step,
             "created_at": moment(run.number),
             "started_at": moment(run.number + 5),
             "finished_at": moment(run.number + 60),

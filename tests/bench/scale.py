@@ -148,6 +148,8 @@ def _lists(data: Scale) -> list[Figure]:
         ),
         "50 that succeeded, by a metric": _graphql(LIST, filter=succeeded, order=by_loss),
         "50 by a metric, of all experiments": _graphql(LIST, order=by_loss),
+        "50 by their step": _graphql(LIST, filter=of, order={"field": "STEP"}),
+        "50 by their step, of all experiments": _graphql(LIST, order={"field": "STEP"}),
         "50 by when they finished": _graphql(LIST, filter=of, order={"field": "FINISHED_AT"}),
         "50 of those that are archived, by when they finished": _graphql(
             LIST, filter={**of, "archived": True}, order={"field": "FINISHED_AT"}

@@ -106,7 +106,9 @@ def fill(write: Write) -> list[Known]:
                       for key in chance.sample(("loss", "acc"), chance.randrange(3))]  # fmt: skip
             body = {"step": chance.randrange(4), "points": points}
             write(reports.ingest, run.id, ReportRequest.model_validate(body))
-        if chance.random() < 0.5:
+        if number % 3 == 0 and (now := write(runs.get, run.id)).status == RunStatus.RUNNING:
+            write(runs.move, now, chance.choice((RunStatus.FAILED, RunStatus.QUEUED)))
+        elif chance.random() < 0.5:
             ended = write(runs.cancel, run.id).run
             if RunStatus(ended.status) in TERMINAL and chance.random() < 0.5:
                 write(edits.update_run, run.id, UpdateRunRequest(archived=True))
@@ -245,7 +247,7 @@ def filters(world: World) -> st.SearchStrategy[dict[str, Any]]:
         "experiment_id": a_run.map(lambda known: known.experiment.id),
         "root_run_id": a_run.map(lambda known: known.run.id),
         "parent_run_id": a_run.map(lambda known: known.run.id),
-        "status": st.lists(st.sampled_from(("queued", "running", "cancelled")), min_size=1),
+        "status": st.lists(st.sampled_from(("queued", "running", "failed")), min_size=1),
         "tags": st.lists(st.sampled_from(TAGS), min_size=1, max_size=2),
         "search": st.sampled_from(("a", "qwen", "训练", "GRÖSSE", "demo", "warm", "seco", "zz")),
         "created_after": a_run.map(lambda known: known.run.created_at),
@@ -268,7 +270,7 @@ def filters(world: World) -> st.SearchStrategy[dict[str, Any]]:
 
 ORDERS = st.builds(
     lambda field, down, key: Order(field, down, key if field == "metric" else None),
-    st.sampled_from((*sorted(RUNS.orders), "metric", "metric")), st.booleans(),
+    st.sampled_from((*sorted(RUNS.orders), "step", "metric", "metric")), st.booleans(),
     st.sampled_from(("loss", "acc")),
 )  # fmt: skip
 WINDOWS = st.builds(
@@ -363,7 +365,8 @@ def test_a_user_lists_the_runs_of_its_projects_alone(world: World, sizes: dict[s
         *({"owner": owner} for owner in (*OWNERS, *SPARSE)),
         *({"experiment_id": id} for id in of), *({"project_id": id} for id in of_project),
     ]  # fmt: skip
-    orders = (Order("metric", False, "loss"), Order("finished_at"), Order("created_at"))
+    by_loss, by_step = Order("metric", False, "loss"), Order("step")
+    orders = (by_loss, by_step, Order("finished_at"), Order("created_at"))
     with acting_as(world.alice):
         for wanted, order in product(lists, orders):
             compare(own, {"archived": "any"} | wanted, order, Window(3), sizes)

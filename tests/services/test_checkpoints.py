@@ -204,7 +204,8 @@ async def test_a_trainer_that_reached_its_end_in_the_race_leaves_its_last_checkp
 
     assert (ended.status, ended.step) == ("cancelled", 10)
     assert (await stage.named(run, "cancel-1")).step == 10
-    assert (await resumed(stage, run)).start_step == 10
+    child = await resumed(stage, run)
+    assert (child.start_step, child.settled_step) == (10, 10)
 
 
 async def test_a_stop_checkpoint_that_was_renamed_is_what_a_resume_starts_from(

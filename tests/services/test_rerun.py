@@ -45,7 +45,7 @@ async def test_a_rerun_of_a_resumed_run_starts_from_the_same_checkpoint(db: Data
     child = await db.write(resuming.resume, parent.id, request, RECIPES)
     again = await db.write(resuming.rerun, child.id, RECIPES)
     for name in ("parent_run_id", "root_run_id", "source_checkpoint_id", "start_step",
-                 "override_hyperparams", "hyperparams"):  # fmt: skip
+                 "settled_step", "override_hyperparams", "hyperparams"):  # fmt: skip
         assert getattr(again, name) == getattr(child, name), name
     source = await db.read(checkpoints.get, child.source_checkpoint_id or "")
     await db.write(checkpoints.mark_lost, source, "It is gone.")

@@ -330,6 +330,21 @@ def test_values_that_no_trainer_reports_any_more_are_sorted_by_experiment(
     assert of_run == {"succeeded": own, "queued": own, "running": None}
 
 
+@READS_NO_EXPRESSION
+def test_steps_that_no_trainer_reports_any_more_are_sorted(empty_database_url: str) -> None:
+    by_status = {status: new_id("run") for status in ("succeeded", "queued", "running")}
+    stored = [RUN | {"id": id, "status": status, "step": 7} for status, id in by_status.items()]
+    tables_of = EXPERIMENT | {"project_id": DEFAULT_PROJECT}
+    stored_at(empty_database_url, "0027", experiment=[tables_of], run=stored)
+    migrate.bring_up(empty_database_url)
+    engine = create_engine(empty_database_url)
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT status, settled_step FROM run"))
+        found = {status: step for status, step in rows}
+    engine.dispose()
+    assert found == {"succeeded": 7, "queued": 7, "running": None}
+
+
 @pytest.mark.anyio
 async def test_the_sessions_of_an_external_run_get_a_column_of_their_own(
     empty_database_url: str,
