@@ -334,7 +334,8 @@ class Run(Table, table=True):
     next_attempt_at: str | None = None
     # The checkpoint that the answer to a cancel named.
     promised_checkpoint_id: str | None = None
-    # The longest silence of an external run's trainer; NULL: the setting's, 0: any.
+    # The longest silence of its trainer; NULL: the recipe's, or for an external run the setting's;
+    # 0: any, also where a recipe's trainer reports with clients that send no heartbeats.
     heartbeat_seconds: float | None = Field(default=None, sa_type=Float(53))
     # When the step last moved; NULL while this attempt has not made one.
     last_progress_at: str | None = None

@@ -223,7 +223,8 @@ def _next_attempt(tx: Tx, run: Run, named: Checkpoint | None) -> dict[str, Any]:
     start = 0 if named is None else named.step or 0
     return {
         "attempt": run.attempt + 1, "nonce": secrets.token_urlsafe(18), "engine_id": None,
-        "next_attempt_at": None, "heartbeat_at": None, "last_batch": 0, "finished": False,
+        "next_attempt_at": None, "heartbeat_at": None, "heartbeat_seconds": None, "last_batch": 0,
+        "finished": False,
         "start_step": start, "step": start, **_launched_from(tx, run, named),
     }  # fmt: skip
 

@@ -140,6 +140,8 @@ def _progress(tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points
     changes: dict[str, Any] = {"heartbeat_at": tx.now}
     if report.batch is not None:
         changes["last_batch"] = report.batch
+        if run.heartbeat_seconds is not None and not is_external(run):
+            changes["heartbeat_seconds"] = None  # a Reporter, whose silence the recipe limits
     total, reached = run.total_steps, run.step
     if report.total_steps is not None:
         total = changes["total_steps"] = report.total_steps or None

@@ -145,6 +145,9 @@ def report(
         column.wall_times.append(wall_time)
         if moves_progress(key, step) and reached < step <= last:
             reached = step
+    if not is_external(run) and not run.last_batch and run.heartbeat_seconds is None:
+        # These clients are silent while they evaluate or store a model: they send no heartbeats.
+        runs.change(tx, run, heartbeat_seconds=0.0)
     request = ReportRequest.model_construct(
         attempt=_attempt(writer, run), step=reached, metrics=columns,
         effective_hyperparams=dict(used) if used else None,

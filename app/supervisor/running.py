@@ -44,7 +44,8 @@ async def _check_time_limit(state: SupervisorState, run: LiveRun) -> None:
 
 async def _check_heartbeat(state: SupervisorState, run: LiveRun, recipe: Recipe) -> None:
     allowed = recipe.heartbeat_seconds if run.status == RunStatus.RUNNING else recipe.start_seconds
-    is_lost = state.heartbeat_age(run) > allowed and bool(recipe.heartbeat_seconds)
+    expected = recipe.heartbeat_seconds and run.heartbeat_seconds != 0
+    is_lost = state.heartbeat_age(run) > allowed and bool(expected)
     detail = f"No report for {allowed:g} seconds."
     if is_lost and await request_termination(state, run, Reason.HEARTBEAT_LOST, detail):
         await kill(state, run)

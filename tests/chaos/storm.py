@@ -284,7 +284,7 @@ def kill_one(directory: Path, victim: str, dice: random.Random) -> int:
     """kill -9 to an agent, or to a process below one."""
     found = []
     for process in orphans(directory):
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             is_agent = "agent.main" in " ".join(process.cmdline())
             if is_agent == (victim == "agent"):
                 found.append(process)

@@ -32,3 +32,37 @@ def test_event_files_become_metrics_of_their_own_attempt(tmp_path: Path) -> None
     assert first["steps"] == list(range(1, 61)), "also what was written last"
     assert second["steps"] == list(range(1, 21))
     assert second["values"][3] == 0.25 and second["wall_times"][0] > 1_700_000_000
+
+
+SILENT = """
+import os, time
+from pathlib import Path
+from tests.support.event_files import main
+main(Path(os.environ["LLM_TRAIN_RUN_DIR"]) / "runs", 20)
+time.sleep(5)
+"""
+REPORTS_TOO = """
+from llm_train import Reporter
+Reporter.from_env().log(21, loss=0.5)
+time.sleep(600)
+"""
+
+
+def test_the_silence_of_a_trainer_that_sends_no_heartbeats_is_no_fault(tmp_path: Path) -> None:
+    scripts = {"writer": SILENT, "reporter": SILENT + REPORTS_TOO}
+    recipes = [
+        f"[recipes.{name}]\ncommand = {json.dumps([sys.executable, '-c', script])}\n"
+        f"working_dir = {json.dumps(str(REPOSITORY))}\ntensorboard = 'runs/**'\n"
+        "requires_report = false\nheartbeat_seconds = 1.5\ngrace_seconds = 1\n"
+        for name, script in scripts.items()
+    ]
+    with home(tmp_path) as place:
+        (tmp_path / "recipes.toml").write_text("\n".join(recipes))
+        with place.serve() as service:
+            silent, reporting = service.submit("writer"), service.submit("reporter")
+            ended = service.ended(silent)
+            assert (ended["status"], ended["step"]) == ("succeeded", 20), ended
+            service.stepping(reporting, 21)
+            service.trainer(reporting).suspend()
+            ended = service.ended(reporting)
+            assert (ended["status_reason"], ended["step"]) == ("heartbeat_lost", 21), ended

@@ -135,8 +135,10 @@ class RemoteLauncher:
         for agents in self._agents.values():
             for agent in agents:
                 with suppress(psutil.NoSuchProcess):
-                    for child in psutil.Process(agent.pid).children(recursive=True):
-                        child.kill()
+                    children = psutil.Process(agent.pid).children(recursive=True)
+                    for child in children:
+                        with suppress(psutil.NoSuchProcess):  # the next ones live on
+                            child.kill()
                 agent.kill()
                 agent.wait()
 

@@ -202,8 +202,13 @@ class SlurmCluster:
         """Kill all of a node at once, as a power cut would: slurmd, its steps and their jobs."""
         self.kill(name)
         members = self.members(f"SLURMD_NODENAME={name}")
-        parents = {process.parent() for process in members} - {None, *members}
-        whole = [*(each for each in parents if each and "slurmstepd" in each.name()), *members]
+        steps = set()
+        for process in members:
+            with suppress(psutil.Error):  # one that has ended by now
+                parent = process.parent()
+                if parent and "slurmstepd" in parent.name():
+                    steps.add(parent)
+        whole = [*(steps - set(members)), *members]
         # One after the other, those that are left would still report how the first ones ended.
         for deed in (psutil.Process.suspend, psutil.Process.kill):
             for process in whole:
