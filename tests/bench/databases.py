@@ -89,7 +89,11 @@ class Sqlite:
         return int(pages * each)
 
     def analyze(self) -> None:
+        # It reads before it writes: without the lock, a write of the service's between the two
+        # would fail it at once as "database is locked", whatever the timeout.
+        self.connection.execute("BEGIN IMMEDIATE")
         self.connection.execute("PRAGMA optimize")
+        self.connection.execute("COMMIT")
 
     def hurry(self) -> None:
         self.connection.execute("PRAGMA synchronous = OFF")
