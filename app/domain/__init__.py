@@ -1,4 +1,4 @@
-"""Rules and value types: what is true of runs, checkpoints and recipes, whoever asks.
+"""Rules and value types of runs, checkpoints and recipes, the same for every caller.
 
 Pure: no SQL, no HTTP, no files but the operator's own. Other rooms ask these; they import nothing
 of the app but `app.errors` and each other.

@@ -20,7 +20,7 @@ MAX_POINTS = 1_000
 
 
 class AlertKind(StrEnum):
-    """What a rule is about."""
+    """The kind of event or condition that a rule watches for."""
 
     RUN_FAILED = "run_failed"
     RUN_FINISHED = "run_finished"

@@ -12,7 +12,7 @@ _MODEL = re.compile(r"m-[0-9a-f]{32}")
 
 
 class ArtifactPath(NamedTuple):
-    """Where an artifact is; `parts` is empty for the folder of all artifacts of its owner."""
+    """The path of an artifact; `parts` is empty for the folder of all artifacts of its owner."""
 
     experiment_id: str
     owner_id: str

@@ -1,6 +1,6 @@
-"""What an agent without the service's files sends about its attempt, validated once.
+"""The requests of an agent that cannot read the service's files, validated once.
 
-The agent's side of the same words is in app/agent/http.py.
+The agent's side of the same protocol is in app/agent/http.py.
 """
 
 from enum import StrEnum
@@ -21,7 +21,7 @@ _Time = Annotated[str, StringConstraints(max_length=64), AfterValidator(clean)]
 
 
 class Stop(StrEnum):
-    """What the service asked of an agent."""
+    """The stop that the service asked of an agent."""
 
     STOP = "stop"
     KILL = "kill"
@@ -54,7 +54,7 @@ class PulseRequest(_Request):
 
 
 class ExitRequest(_Request):
-    """How the attempt ended, as the agent saw it."""
+    """The end of an attempt, as its agent saw it."""
 
     format: Annotated[int, Field(ge=1, le=1)] = 1
     exit_code: Annotated[int, Field(ge=0, le=2**31)] | None = None

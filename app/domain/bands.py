@@ -16,7 +16,7 @@ from app.domain.points import Column
 
 
 class Special(NamedTuple):
-    """How many points of one group have the same value that is no finite number.
+    """The number of points of one group that have the same non-finite value.
 
     `place` is the group's in the columns; `value` is NaN, infinity or -infinity.
     """

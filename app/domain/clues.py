@@ -1,8 +1,8 @@
-"""What a log says of why its trainer ended: text in, `Clues` out.
+"""The cause of a trainer's end, from its log: text in, `Clues` out.
 
 A log ends with whatever was printed last: a launcher's footer, a warning of a library, another
-rank's progress. So the last error is looked for, before all that; errors that only follow from
-the end of another rank count where there is no other.
+rank's progress. So the last error before all that is searched for; errors that only follow from
+the end of another rank count if there is no other.
 """
 
 import re
@@ -28,7 +28,7 @@ _ERROR = re.compile(
     r"|(?:Fatal Python error|CUDA error|NCCL error|slurmstepd: error): |\S+: error: |\s*what\(\): "
     r"|.*Watchdog caught collective operation timeout"
 )
-# What other ranks write because one has ended; what launchers write, and whoever is interrupted.
+# Written by other ranks because one has ended, by launchers, and by interrupted processes.
 _OF_A_PEER = re.compile(
     r"Connection (?:closed|reset) by|[Bb]roken ?[Pp]ipe|remote process exited"
     r"|communicator was aborted|DataLoader worker \(pid\(?s?\)? [\d, ]+\) exited unexpectedly"

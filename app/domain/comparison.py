@@ -11,7 +11,7 @@ MISSING = object()
 
 
 class Section(StrEnum):
-    """Where a parameter stands in a run."""
+    """The part of a run that a parameter is in."""
 
     RUN = "run"
     HYPERPARAMS = "hyperparams"

@@ -27,7 +27,7 @@ class Scalar(NamedTuple):
 
 
 class NoEventFile(ValueError):
-    """What follows in a file is no record."""
+    """The next bytes of a file are not a record."""
 
 
 def record_length(head: bytes) -> int:

@@ -1,4 +1,4 @@
-"""How a run ended, from what is known and not from the exit code alone.
+"""The outcome of a run, derived from all evidence and not from the exit code alone.
 
 A trainer that catches SIGTERM and exits 0 half-way has not succeeded; one that was killed
 has not failed "by exit code". `derive_outcome` is the whole rule.
@@ -20,7 +20,7 @@ _FATAL = frozenset(
 
 
 class Cause(StrEnum):
-    """Why the engine that ran a job says that it ended it."""
+    """The engine's reason for ending a job."""
 
     PREEMPTED = "preempted"
     TIME_LIMIT = "time_limit"
@@ -41,10 +41,10 @@ _REASON_OF_CAUSE = {
 
 
 class Clues(NamedTuple):
-    """What the end of a log says.
+    """Clues to the cause of an end, from the last lines of a log.
 
-    `error`: the last error that does not only follow from another process's end; `follow_up`: the
-    last one that does. `last_line`: the last line that is no launcher's footer or bar.
+    `error`: the last error that is not just a consequence of another process's end; `follow_up`:
+    the last one that is. `last_line`: the last line that is not a launcher's footer or a bar.
     `child_signal`: the signal that ended a process of a launcher; `launcher_signal`: the one that
     stopped the launcher. `memory_error`: the error is that memory could not be allocated.
     `workers_killed`: a launcher ran out of patience with its workers and killed them.

@@ -42,7 +42,7 @@ RELEASE = "release"
 
 
 class Gate(NamedTuple):
-    """What a checkpoint must meet to become a release."""
+    """The conditions that a checkpoint must meet to become a release."""
 
     bounds: tuple[Bound, ...] = ()
     verified_hours: float | None = None

@@ -15,7 +15,7 @@ MIN_WINDOW, MAX_WINDOW = 5, 1_000
 
 
 class HealthRule(StrEnum):
-    """What may be wrong with a metric."""
+    """A problem that a metric may have."""
 
     NAN = "nan"
     SPIKE = "spike"
@@ -24,7 +24,7 @@ class HealthRule(StrEnum):
 
 
 class HealthAction(StrEnum):
-    """What is done then."""
+    """The action taken when a rule finds a problem."""
 
     EVENT = "event"
     STOP = "stop"
@@ -50,7 +50,7 @@ class Rule(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a rule has found, with one sentence for people."""
+    """A problem that a rule has found, with one sentence for people."""
 
     rule: HealthRule
     key: str
@@ -114,7 +114,7 @@ class Detector:
 
 
 class HealthWatch:
-    """What is remembered of one attempt: a detector for each rule, and where each has come to."""
+    """The state kept for one attempt: a detector for each rule, and how far each has read."""
 
     def __init__(self, rules: tuple[Rule, ...]) -> None:
         self.rules = [(rule, Detector(rule)) for rule in rules if rule.rule is not HealthRule.NAN]

@@ -1,4 +1,4 @@
-"""What became of the hyperparameters that a resume overrode."""
+"""Overrides of a resumed run, compared with the hyperparameters that took effect."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Override(NamedTuple):
-    """One overridden hyperparameter. `applied` is None until the trainer has told of it."""
+    """One overridden hyperparameter. `applied` is None until the trainer reports it."""
 
     key: str
     requested: Any

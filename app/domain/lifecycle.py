@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class RunStatus(StrEnum):
-    """Where a run is."""
+    """The status of a run."""
 
     QUEUED = "queued"
     STARTING = "starting"
@@ -17,7 +17,7 @@ class RunStatus(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a run is where it is: the stable code beside its status."""
+    """The reason for a run's status, as a stable code."""
 
     WAITING_FOR_RESOURCES = "waiting_for_resources"
     WAITING_FOR_QUOTA = "waiting_for_quota"
@@ -46,7 +46,7 @@ class Reason(StrEnum):
 
 
 class CheckpointState(StrEnum):
-    """What the service knows about a checkpoint."""
+    """The state of a checkpoint, as far as the service knows."""
 
     PENDING = "pending"
     READY = "ready"

@@ -2,11 +2,11 @@
 
 A column of 64-bit numbers is written as *lanes*: of the eight bytes of its numbers, those that are
 the same in every number are written once, the others number after number. Steps and wall times are
-written as what is left of their differences above the smallest one: of regular steps nothing, of
-wall times the jitter. Floats are taken by their bits, whose differences count the floats between.
+written as the excess of their differences over the smallest one: nothing for regular steps, the
+jitter for wall times. Floats are taken by their bits, whose differences count the floats between.
 
-All of it is done on whole columns as one large integer, a number in each 64 bits: adding and
-shifting those costs less than a loop over a tenth of the points.
+Whole columns are processed as one large integer, a number in each 64 bits: adding and shifting
+those costs less than a loop over a tenth of the points.
 """
 
 from array import array

@@ -1,4 +1,4 @@
-"""Who may do what: roles in a project, and what each may do. The one table of it is `ROLES`.
+"""Roles in a project and the permissions of each. The one table of them is `ROLES`.
 
 A user has a role in each project that it is a member of; an administrator has every right in every
 project. A token has a scope, the highest role that it may act in.
@@ -18,7 +18,7 @@ class UserKind(StrEnum):
 
 
 class Permission(StrEnum):
-    """What a request needs, in the project that it is about."""
+    """A permission that a request needs in its project."""
 
     READ = "read"
     # Experiments, runs, candidates: the daily work.

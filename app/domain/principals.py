@@ -14,9 +14,9 @@ from app.domain.permissions import Role
 
 
 class PrincipalKind(StrEnum):
-    """What a principal is."""
+    """The kind of a principal."""
 
-    LOCAL = "local"  # whoever uses a service that asks for no token
+    LOCAL = "local"  # any caller of a service that asks for no token
     API_TOKEN = "api_token"  # noqa: S105 - LLM_TRAIN_API_TOKEN, an administrator
     USER = "user"
     SERVICE = "service"  # a service account
@@ -37,7 +37,7 @@ TRUSTED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who acts. `name`: of a user, or the id of a run. `scope`: the highest role of its token."""
+    """The caller. `name`: a user's name, or a run's id. `scope`: the highest role of its token."""
 
     kind: PrincipalKind
     name: str | None = None

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Priority(StrEnum):
-    """When a queued run is started: before or after others, if need be instead of lower ones."""
+    """The priority of a run in the queue. A higher one starts first, and may preempt lower ones."""
 
     HIGH = "high"
     NORMAL = "normal"

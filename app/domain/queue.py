@@ -1,18 +1,18 @@
-"""Who starts next: the order of the queue, quotas of projects, and who makes room for whom.
+"""Scheduling: the order of the queue, the quotas of projects, and preemption.
 
     order = FairOrder(waiting, shares)      levels of priority, then fair shares, then time
     for run in order:
         decision = plan.consider(run)       Start(allocation) or Wait(reason, …)
         plan.start(run, allocation); order.add_share(…)
 
-* A run of a higher priority starts first. One that has waited for a day moves up a level, and
-  another with each further day, so that nothing waits for ever.
-* Of one level, the project that holds the smallest share of the machines is next, then age.
-* A run that its project's quota has no room for waits and holds up no other project.
-* A run of a higher priority for which there is no room makes runs of a lower one yield, the
-  youngest of the lowest first and no more than needed, as far as they may (`Holder.may_yield`).
+* A run of a higher priority starts first. A run moves up a level for each day it has waited, so
+  that none waits forever.
+* Within a level, the project with the smallest share of the machines is next, then the oldest run.
+* A run that exceeds its project's quota waits and holds up no other project.
+* If there is no room for a run of a higher priority, runs of a lower one yield: the youngest of
+  the lowest first, no more than needed, and only those that may (`Holder.may_yield`).
 
-The supervisor and the simulation in the tests go through the same functions. There is no I/O.
+The supervisor and the simulation in the tests use the same functions. There is no I/O.
 """
 
 import heapq
@@ -107,17 +107,17 @@ class Wait(NamedTuple):
 
 @dataclass
 class Pool:
-    """What one launcher has, and who holds or waits for it. `capacity` None: its engine admits."""
+    """One launcher's capacity, its holders and its waiters. `capacity` None: its engine decides."""
 
     capacity: Capacity | None
     holders: list[Holder] = field(default_factory=list)
     reservations: Reservations = field(default_factory=Reservations)
     promised: list[Allocation] = field(default_factory=list)
-    """What runs get once others have made room for them."""
+    """Allocations of runs that start once others have made room for them."""
     ending: set[str] = field(default_factory=set)
     """Runs that were told to yield."""
     is_contested: bool = False
-    """A run waits here for which nobody makes room: what others give up would be its first."""
+    """A run waits here that no other makes room for: it comes first for whatever others free."""
     _known: dict[Resources, Shortage] = field(default_factory=dict)
     """What a run that needs just this lacks: within a look less and less is free."""
 

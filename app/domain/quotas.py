@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Quota(NamedTuple):
-    """What a project may have at a time; None: as much as there is."""
+    """The limits of a project's use at any one time; None: no limit."""
 
     max_runs: int | None = None
     max_gpus: int | None = None
@@ -14,7 +14,7 @@ class Quota(NamedTuple):
 
 @dataclass
 class ProjectUse:
-    """What a project has of its quota."""
+    """A project's current use of its quota."""
 
     quota: Quota = field(default_factory=Quota)
     runs: int = 0

@@ -28,7 +28,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 class Configuration(NamedTuple):
-    """What the operator configured in the file of LLM_TRAIN_RECIPES, by name."""
+    """The operator's configuration in the file LLM_TRAIN_RECIPES, by name."""
 
     recipes: Mapping[str, "Recipe"]
     launchers: Mapping[str, LauncherTable]

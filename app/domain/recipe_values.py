@@ -1,7 +1,7 @@
-"""What the keys of a recipe may hold: types of the fields of `Recipe`, which check and say why not.
+"""Types of the fields of `Recipe`: each validates one key of a recipe.
 
-Each raises ValueError with words for the operator, who reads them behind the file, the table and
-the key; Pydantic's own speak of Python's types.
+Each raises ValueError with a message for the operator, shown after the file, the table and the
+key; Pydantic's own messages would name Python types.
 """
 
 import math

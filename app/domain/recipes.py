@@ -82,14 +82,14 @@ class LauncherTable(NamedTuple):
 
 
 class BestMode(StrEnum):
-    """Which value of a metric is the best."""
+    """The direction in which a metric improves: `min` if lower values are better, else `max`."""
 
     MIN = "min"
     MAX = "max"
 
 
 class StallAction(StrEnum):
-    """What is done about a trainer that lives and makes no progress."""
+    """The action taken on a trainer that is alive and makes no progress."""
 
     TELL = "tell"
     STOP = "stop"
@@ -237,7 +237,7 @@ def with_tracking(
 ) -> dict[str, str]:
     """Add the variables by which unmodified clients of MLflow and W&B report into a recipe's run.
 
-    `token` is the attempt's: what is left of an earlier attempt cannot report any more. A recipe
+    `token` is the attempt's: leftovers of an earlier attempt can no longer report. A recipe
     that names a server, a key or a mode of its own keeps that.
     """
     variables = dict(environment)

@@ -21,7 +21,7 @@ def _key(value: object) -> bytes:
 
 
 class Secrets(NamedTuple):
-    """What is taken out: values by name, texts wherever they stand, metrics by key."""
+    """The secrets to remove: values by name, texts wherever they occur, metrics by key."""
 
     fields: Mapping[str, frozenset[bytes]]
     texts: tuple[str, ...]

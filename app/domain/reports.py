@@ -1,4 +1,4 @@
-"""What a trainer may report: points as columns or as rows, checkpoints, its progress, its end.
+"""Reports of a trainer: points as columns or as rows, checkpoints, its progress, its end.
 
 `ReportRequest` is the model of a report. `read_plain` reads one of plain numbers without it: an
 object for each of a thousand rows costs three times as much as their JSON.

@@ -1,9 +1,9 @@
-"""What a run needs, what a machine has, and who gets which GPU.
+"""Requests of runs, capacities of machines, and the allocation of GPUs.
 
-* `Resources`: what a run needs, as documented for the field `resources`.
+* `Resources`: the request of a run, as documented for the field `resources`.
 * `Capacity`: one machine, its GPUs by id and type.
-* `allocate`: the GPUs for a request, or one sentence that says what is lacking.
-* `Reservations`: what runs that wait keep back from younger ones.
+* `allocate`: the GPUs for a request, or one sentence that names the shortage.
+* `Reservations`: resources that waiting runs keep from younger ones.
 """
 
 import math
@@ -26,7 +26,7 @@ def _clean(text: str) -> str:
 
 
 class Resources(BaseModel):
-    """What a run needs of the machine it runs on.
+    """The resources that a run needs on its machine.
 
     One model for requests, recipes and what is stored. A field that is None is not counted.
     """
@@ -81,7 +81,7 @@ class Gpu(NamedTuple):
 
 @dataclass(frozen=True)
 class Capacity:
-    """What one machine has; `memory_gb` in units of 10^9 bytes."""
+    """The capacity of one machine; `memory_gb` in units of 10^9 bytes."""
 
     cpus: float
     memory_gb: float
@@ -105,7 +105,7 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Allocation:
-    """What one run holds while it is launched."""
+    """The resources that one run holds while it is launched."""
 
     gpus: tuple[str, ...] = ()
     cpus: float = 0
@@ -119,7 +119,7 @@ class Allocation:
 
 
 class Kind(StrEnum):
-    """What runs compete for on one machine."""
+    """A kind of resource that runs compete for on one machine."""
 
     NODES = "nodes"
     GPUS = "GPUs"
@@ -130,10 +130,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Shortage:
-    """Why a request must wait. `impossible`: it exceeds even the idle machine.
+    """The reason why a request must wait. `impossible`: it exceeds even the idle machine.
 
-    `detail` tells what is needed and what there is, and not how much of that is free just now:
-    it stays the same as long as the reason does.
+    `detail` names what is needed and what the machine has, not how much of it is free now: it
+    stays the same as long as the reason does.
     """
 
     detail: str
@@ -176,10 +176,10 @@ def allocate(
 
 @dataclass
 class Reservations:
-    """What waiting runs keep back from younger ones, which would overtake them for ever.
+    """Resources kept for waiting runs, which younger ones would otherwise overtake forever.
 
-    A younger run may start only with what the older ones do not wait for: T4 GPUs while an H100
-    is waited for, no CPU while somebody waits for CPUs.
+    A younger run may start only with what no older run waits for: T4 GPUs while one waits for an
+    H100, no CPU while one waits for CPUs.
     """
 
     held: list[Allocation] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Whether a failed attempt is followed by another one, and when."""
+"""Retries: if and when a failed attempt is followed by another one."""
 
 from typing import NamedTuple
 

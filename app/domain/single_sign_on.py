@@ -117,10 +117,10 @@ def _end(secure: bool) -> str:
 
 
 class GroupRoles(NamedTuple):
-    """What the groups of the provider may do here.
+    """The roles that members of the provider's groups have here.
 
-    A project that any group names has its roles from groups alone, and so have administrators once
-    a group makes some; all else is managed by hand.
+    If any group names a project, all its roles come from groups; if any group makes
+    administrators, all administrators do. Everything else is managed by hand.
     """
 
     roles: Mapping[str, Mapping[str, Role]] = {}

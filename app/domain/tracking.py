@@ -1,7 +1,7 @@
-"""What tracking clients (MLflow, W&B) say in their own words, as this service's values.
+"""Values of tracking clients (MLflow, W&B), converted to this service's.
 
 Their parameters are texts, their clock is milliseconds, and a metric on an axis of its own
-(`system/…`, or without a step) tells nothing about the training loop.
+(`system/…`, or without a step) says nothing about the training loop.
 """
 
 import ast

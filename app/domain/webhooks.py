@@ -65,7 +65,7 @@ class Format(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """Where one message to one webhook is."""
+    """The state of one message to one webhook."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
