@@ -1,4 +1,4 @@
-"""Who waits for what: topics that wake their subscribers after a commit.
+"""Change notifications: topics that wake their subscribers after a commit.
 
 A subscriber is told only *that* something changed and reads the rest from the database
 at its own pace, so a slow one holds one flag and no queue. Topics are ids: of an
@@ -33,7 +33,7 @@ class Collector:
         if topic.startswith(self.prefix):
             self._topics[topic] = None
             self.event.set()
-        elif topic in self._owner:  # what its owner sees is looked at again
+        elif topic in self._owner:  # its owner's rights are read again
             self.lost = True
             self.event.set()
 
@@ -96,7 +96,7 @@ class Changes:
         """Return an event that is set whenever one of the topics changes.
 
         Clear it *before* reading, so that a change during the read wakes again. It is set as well
-        when the token of whoever waits is revoked, or its memberships change.
+        when the subscriber's token is revoked, or its user's memberships change.
         """
         event = asyncio.Event()
         topics += get_principal().topics

@@ -1,6 +1,6 @@
-"""How long lists are: counted by triggers where they do, else read, up to `COUNTED` rows.
+"""Lengths of lists: from the tally that triggers keep, else by reading up to `COUNTED` rows.
 
-A text that many rows have is counted among the newest rows alone, and the answer says so.
+A text that many rows have is counted in the newest rows alone, and the answer says so.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -42,17 +42,17 @@ BY_INDEX = frozenset((*WALKED, "created_after", "created_before"))
 
 
 class Count(NamedTuple):
-    """How long a list is; with `is_lower_bound`, it is longer, or may be."""
+    """The length of a list; with `is_lower_bound`, it is or may be longer."""
 
     number: int
     is_lower_bound: bool = False
 
 
 class Scope(NamedTuple):
-    """What to read a whole list by: its conditions, their parameters, and how far to look.
+    """The conditions for reading a whole list, with their parameters and how far to read.
 
-    `partial`: not all rows that match are found by it. `newest`: only the newest rows of the list
-    are looked at, so many as the parameters say.
+    `partial`: they do not find all rows that match. `newest`: only the newest rows of the list
+    are read, as many as the parameters say.
     """
 
     names: frozenset[str]
@@ -89,7 +89,7 @@ def scope(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Scope:
 
 
 def _is_usual(tx: Tx, listing: Listing[Any], walked: Mapping[str, Any]) -> bool:
-    """Return True if so many of the newest rows have a text that others need not be looked at."""
+    """Return True if enough of the newest rows have a text that no others need be read."""
     names, params = frozenset(walked), bind(tx, listing, walked)
     statement = count_statement(listing, names, None, True)
     row = tx.first(statement, looked_at=matching.PEEKED, counted=USUAL, **params)

@@ -24,7 +24,7 @@ class Order(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Which page: `size` rows after or before a cursor, from the end when `backward`."""
+    """The page to read: `size` rows after or before a cursor, from the end when `backward`."""
 
     size: int = 50
     after: str | None = None
@@ -33,11 +33,11 @@ class Window(NamedTuple):
 
 
 class Page(NamedTuple, Generic[RowT]):
-    """One page. `cursor` is the place of one of its rows; `values`, by what they are sorted.
+    """One page. `cursor` is the place of one of its rows; `values` are what they are sorted by.
 
-    `stopped_at`: the page has fewer rows than asked for, and maybe none, since no more rows of the
-    list were looked at than up to this cursor. The next page (the previous one, of a backward
-    window) begins there.
+    `stopped_at`: the page has fewer rows than asked for, perhaps none, because the list was read
+    only up to this cursor. The next page (or the previous one, for a backward window) begins
+    there.
     """
 
     rows: list[RowT]

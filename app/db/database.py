@@ -49,7 +49,7 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a job: its result, or an error for its caller."""
+    """The outcome of a job: its result, or an error for its caller."""
 
     future: asyncio.Future[Any]
     result: Any
@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 
 
 class Effort(Enum):
-    """What a read may cost. It decides where the read runs: see `Database.fetch`."""
+    """The cost that a read may have. It decides where the read runs: see `Database.fetch`."""
 
     SHORT = "short"
     LONG = "long"
@@ -119,14 +119,14 @@ class Database(ABC):
 
     @abstractmethod
     def announce(self, url: str) -> None:
-        """Tells whoever finds the database in use where this process serves."""
+        """Tell other processes that find the database in use where this one serves."""
 
     @abstractmethod
     def prepare(self, *, make: bool = True) -> None:
         """Takes the database for this process and brings it to this version's schema.
 
         Without `make`, one that was never this service's stays as it is. Raises Unavailable:
-        one sentence for whoever started the server.
+        one sentence for the person who started the server.
         """
 
     @abstractmethod

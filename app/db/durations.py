@@ -1,4 +1,4 @@
-"""How long things took, counted in buckets as Prometheus's histograms are."""
+"""Durations, counted in buckets like those of a Prometheus histogram."""
 
 from bisect import bisect_left
 
@@ -7,7 +7,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 
 class Durations:
-    """How often something was done, and how long that took. Used by one thread."""
+    """A histogram of how often something was done and how long it took. Used by one thread."""
 
     __slots__ = ("buckets", "seconds")
 

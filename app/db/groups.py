@@ -2,8 +2,8 @@
 
 The conditions are those of the list of runs (`listing.RUNS`), so that a count and the list beside
 it agree. `by_status` counts all runs that match; the others look at the newest `NEWEST` of them, so
-that what they cost does not grow with the table. Of a common text, whose runs would all have to be
-sorted to know the newest of them, the newest runs of the list are looked at instead.
+that their cost does not grow with the table. For a common text, whose runs would all have to be
+sorted to find the newest, they read the newest runs of the list instead.
 """
 
 from collections import Counter
@@ -48,7 +48,7 @@ class RunFacet(StrEnum):
 
 
 class ByStatus(NamedTuple):
-    """How many runs are in each status; with `is_lower_bound` there are more of them, or may be."""
+    """The number of runs in each status; with `is_lower_bound` there are or may be more."""
 
     counts: list[Counted]
     is_lower_bound: bool = False

@@ -48,7 +48,7 @@ _IS_REPORTED = columns(Run).settled_step.is_(None)
 
 @dataclass(frozen=True, eq=False)
 class Listing(Generic[RowT]):
-    """What one table can be listed by, and its light rows.
+    """The orders and filters by which one table can be listed, and its light rows.
 
     `tie` is the column that makes every order total. `orders` and `filters` are by name; the
     order `metric` is by the latest value of one metric of the row. `spread` names a filter by

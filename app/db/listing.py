@@ -1,4 +1,4 @@
-"""What can be listed, by what: experiments, runs, checkpoints, events. And rows by id.
+"""The lists (experiments, runs, checkpoints, events) with their orders and filters; rows by id.
 
 `app.db.keyset` reads the pages.
 """

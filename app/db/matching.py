@@ -1,7 +1,7 @@
-"""Which rows of a list match: filters as bound parameters, and how a text among them is found.
+"""Filters of lists as bound parameters, and the two ways to find a text among them.
 
-A text that many rows have is met in the first rows of a list; one that few have is found by the
-index of texts, which for a common one would find nearly all rows.
+A text that many rows have is found in the first rows of a list; one that few have is found by the
+index of texts, which for a common one would return nearly all rows.
 """
 
 import math

@@ -5,7 +5,7 @@
 psycopg opens and cancels the connection; in between this speaks libpq's pipeline mode through
 psycopg's own binding, because a cursor of psycopg costs seven times as much CPU a statement. Each
 statement is prepared once a connection. `Cursor` is what a transaction (`app.db.sql.Tx`) reads and
-writes with; what it does while an answer is on its way is for whoever makes it: `wait` blocks a
+writes with; its creator decides what it does while an answer is on its way: `wait` blocks a
 thread, `app.db.postgresql_reads` lets other reads go on.
 """
 
@@ -29,9 +29,9 @@ _TUPLE: Any = tuple
 
 
 class Answer:
-    """What comes back of one statement; `result` is None until it is there.
+    """The answer to one statement; `result` is None until it has arrived.
 
-    `rows`: what it has, once somebody has looked.
+    `rows`: the rows of the result, once they have been read.
     """
 
     __slots__ = ("prepares", "result", "rows")
@@ -162,7 +162,7 @@ class Pipeline:
 
 
 class Cursor:
-    """What a transaction executes statements with, on one pipeline."""
+    """The cursor with which a transaction executes statements on one pipeline."""
 
     def __init__(
         self,

@@ -138,7 +138,7 @@ class _Lane:
         try:
             connection = opening.result()
         except BaseException as error:
-            while self._waiting:  # whoever comes later tries again
+            while self._waiting:  # later reads try again
                 _fail(self._waiting.popleft(), for_caller(error, None))
             return
         if self._closed:

@@ -1,19 +1,19 @@
-"""What users may do, remembered between transactions.
+"""A cache of users' rights, kept between transactions.
 
-A transaction may use what is remembered only if its own snapshot holds the same. `Known` is of one
+A transaction may use the cache only if its own snapshot holds the same. `Known` belongs to one
 state of the tables of RIGHTS. On SQLite, which one process writes:
 
-    a write of a table of RIGHTS → `begin_change`: all is forgotten, nothing is remembered
-    its COMMIT or ROLLBACK       → `end_change`: from here on it is remembered anew
-    a transaction                → takes `known`, fixes its snapshot, and looks whether `known` is
+    a write of a table of RIGHTS → `begin_change`: the cache is emptied and stays empty
+    its COMMIT or ROLLBACK       → `end_change`: from here on it is filled again
+    a transaction                → takes `known`, fixes its snapshot, and checks that `known` is
                                    still the same: then no change was committed in between
 
 On PostgreSQL, which others write as well (psql included), triggers give each state a random name,
 the epoch: its one row is read with a transaction's first statement, and must be that of `known`.
-Two states never have the same name, also when an older one is restored from a backup. Changes wait
-for each other on that row, so whoever sees one sees all before it.
+No two states have the same name, even when an older one is restored from a backup. Changes wait
+for each other on that row, so a transaction that sees one sees all before it.
 
-So what was revoked before a transaction's snapshot is missed by it, as if it had asked.
+So rights revoked before a transaction's snapshot are gone for it, as if it had read them itself.
 """
 
 import re
@@ -49,7 +49,7 @@ SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What the user of a token may do. `roles`: by project, lowered to the token's scope.
+    """The rights of a token's user. `roles`: by project, lowered to the token's scope.
 
     `everywhere`: the role of an administrator. `sees_all`: its projects are all there are.
     `projects`: those of experiments that were asked for. `until`: when to read it again.
@@ -69,7 +69,7 @@ def changes_rights(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is remembered of one state of the tables: the rights of tokens, by their ids.
+    """The cached rights of one state of the tables, by the ids of tokens.
 
     `epoch`: the state's name on PostgreSQL.
     """
@@ -79,7 +79,7 @@ class Known:
 
 
 class KnownRights:
-    """What is remembered now. `known` is None while a change is under way."""
+    """The current cache. `known` is None while a change is under way."""
 
     def __init__(self) -> None:
         self.known: Known | None = Known()

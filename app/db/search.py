@@ -1,7 +1,7 @@
 """Text search: the texts that runs and experiments are found by, and their index.
 
 `RunSearch` and `ExperimentSearch` hold one folded text a row (`app.domain.texts`), and their index
-the *grams* of each: every three characters in a row, and what is left at its end. On SQLite a
+the *grams* of each: every three characters in a row, and the shorter rest at its end. On SQLite a
 trigger adds them to FTS5; on PostgreSQL they are a GIN index of lexemes, which knows Chinese as
 well as Latin letters in any locale and needs no extension. A text of three or more characters is
 in rows that have all of its grams, a shorter one in rows that have a gram which begins with it.
@@ -78,7 +78,7 @@ def create_indexes(connection: Connection) -> None:
 
 
 class Position(FunctionElement[int]):
-    """Where a text contains another, both folded; 0 where it does not. Takes no wildcards."""
+    """The position of one folded text in another, from 1; 0 if it is not in it. No wildcards."""
 
     inherit_cache = True
     type = Integer()
@@ -120,7 +120,7 @@ class FirstWithBeginning(HasBeginning):
 
 
 class Matches(FunctionElement[int]):
-    """How many rows the index of a search table has under `search_grams`, counted up to `most`."""
+    """The number of rows under `search_grams` in a search table's index, counted up to `most`."""
 
     inherit_cache = True
     type = Integer()

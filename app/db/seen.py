@@ -28,9 +28,9 @@ MERGED = 15
 FOUND = 4_000
 """Runs, or experiments, of a user whose runs are found before they are sorted."""
 STEP = 16
-"""The experiments that are looked at are so many times more until their runs are too many."""
+"""The number of experiments read grows by this factor until their runs are too many."""
 PASSED = 10_000
-"""A walk may pass so many runs that the user does not see."""
+"""The most runs not visible to the user that a walk may pass."""
 NOWHERE = ""
 """The id of an experiment that nobody sees."""
 
@@ -68,7 +68,7 @@ def _last_number() -> Executable:
 
 
 def estimate(tx: Tx) -> int:
-    """Return about how many runs there are, whoever asks: the tally of all would be added up."""
+    """Return about how many runs there are for any user: an exact tally would add up all rows."""
     row = tx.first(_last_number)
     return (row and row[0]) or 0
 

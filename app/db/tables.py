@@ -97,7 +97,7 @@ def _counted() -> Column[int]:
 
 
 class Project(Table, table=True):
-    """What a team shares: experiments, and who may do what with them."""
+    """The project of a team: its experiments, and who may do what with them."""
 
     __table_args__ = (Index("ux_project_name", "name", unique=True),)
 
@@ -490,7 +490,7 @@ class Verification(Table, table=True):
 
 
 class VerificationFinding(Table, table=True):
-    """What a verification found of one checkpoint, recorded as soon as it was read."""
+    """The result of verifying one checkpoint, recorded as soon as its files were read."""
 
     __tablename__ = "verification_finding"
     __table_args__ = (Index("ix_verification_finding_checkpoint", "checkpoint_id"),)
@@ -545,9 +545,9 @@ class AuditEntry(Table, table=True):
 
 
 class AttemptUsage(Table, table=True):
-    """What one attempt took, recorded when it ended (`services.usage` says what is counted).
+    """The usage of one attempt, recorded when it ended (`services.usage` says what is counted).
 
-    It refers to nothing: the account stays when the run is deleted.
+    It has no foreign keys: the record stays when the run is deleted.
     """
 
     __tablename__ = "attempt_usage"
@@ -636,7 +636,7 @@ class AlertRule(Table, table=True):
 
 
 class Alert(Table, table=True):
-    """What a rule has found of one run, or one released checkpoint: its last firing."""
+    """The last firing of a rule for one run or one released checkpoint."""
 
     __table_args__ = (Index("ix_alert_run", "run_id"), Index("ix_alert_fired", "fired_at"))
 
@@ -683,7 +683,7 @@ class Removal(Table, table=True):
 
 
 class Expiration(Table, table=True):
-    """A log or points that are to be removed or thinned: what is left of a decision.
+    """A decision not carried out yet: to remove a log, or to remove or thin points.
 
     No foreign key: a run may be deleted meanwhile.
     """
@@ -745,7 +745,7 @@ class LoggedModel(Table, table=True):
 
 
 class HealthFinding(Table, table=True):
-    """What a health rule has found of one metric of one attempt, once."""
+    """A problem that a health rule has found with one metric of one attempt, recorded once."""
 
     __tablename__ = "health_finding"
 
@@ -826,9 +826,9 @@ class MetricSeries(Table, table=True):
 class MetricChunk(Table, table=True):
     """Up to 1,024 points of a series with strictly increasing steps, packed (`domain.points`).
 
-    One row for many points: what is written, fetched and turned into Python objects is a
-    hundred times less than with a row for each. Chunks of a series never overlap. `sketch`
-    is what is left of the chunk when a long series is thinned; empty: all of its points.
+    One row for many points: a hundred times less is written, fetched and turned into Python
+    objects than with a row for each. Chunks of a series never overlap. `sketch` holds the points
+    of the chunk that stay when a long series is thinned; empty: all of its points.
     """
 
     __tablename__ = "metric_chunk"

@@ -1,12 +1,12 @@
-"""How many runs and checkpoints there are: counted when they change, not when somebody asks.
+"""Numbers of runs and checkpoints, counted when they change and not when they are read.
 
     trigger on `run`, `checkpoint`   one row of `tally` for a change: +1 here, -1 where it was
     total, by_state                  the sum of those rows, in one statement: exact in any snapshot
     compact                          the leading server replaces rows of one group by their sum
 
-A row that is added blocks nobody; one number that each submit raised would be a lock that all
-submits of an experiment wait for. Triggers count whatever writes: use cases, imports, restores,
-deletions. What the rows do not know (a model, a text) is still counted by reading the table.
+Adding a row blocks nobody; one counter that each submit raised would be a lock that all submits of
+an experiment wait for. Triggers count every write: use cases, imports, restores, deletions. Counts
+by anything the rows do not hold (a model, a text) still read the table.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from app.db.sql import Statement, Tx, columns, dump, query, statement
 from app.db.tables import Experiment, Tally
 
 MERGED = 5_000
-"""Rows looked at by one `compact`."""
+"""Rows read by one `compact`."""
 FEW = 200
 """So many rows more cost a sum nothing."""
 

@@ -1,11 +1,11 @@
-"""What a user sees, as SQL: a prefix that puts a view of the same name before each table.
+"""Each user's view of the data, as SQL: a prefix with a view of the same name for each table.
 
     WITH experiment AS (SELECT * FROM experiment WHERE project_id IN (the user's projects)),
          run AS (SELECT * FROM run WHERE EXISTS (its experiment)) SELECT … FROM run …
 
-So one place decides what every query can find, whatever it filters, joins or counts, and what is
-foreign is not there. Memberships are looked up in the same snapshot: one that was taken away is
-missed by the next statement.
+So one place decides what every query can find, whatever it filters, joins or counts, and other
+teams' rows do not exist for it. Memberships are read in the same snapshot: one that was removed
+is gone for the next statement.
 
 CONDITIONS  tables that are read by what a client names
 WITHIN      tables that are read by the ids of visible rows alone
@@ -84,7 +84,7 @@ SHARED = {
     "experiment", "project", "run", "checkpoint", "tally", "event", "verification", "deletion",
     "logged_model", "alert_rule",
 }  # fmt: skip
-"""Tables of which each row is of a project: whoever sees every project sees all of it."""
+"""Tables whose rows all belong to a project: a user who sees every project sees all of them."""
 
 
 @cache

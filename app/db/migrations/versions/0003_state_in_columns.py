@@ -206,7 +206,7 @@ def _fill_saved_at() -> None:
 
 
 def _mark_deleted() -> None:
-    """What retention took was lost, with one of two sentences for its reason."""
+    """Mark checkpoints that retention removed: they were `lost`, with one of two sentences why."""
     op.execute(
         "UPDATE checkpoint SET state = 'deleted', files_removed_at = created_at "  # noqa: S608
         f"WHERE state = 'lost' AND reason = '{_DELETED}'"

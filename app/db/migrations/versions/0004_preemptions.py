@@ -1,4 +1,4 @@
-"""How often a run was preempted, which counts for no attempt; on which nodes an attempt ran.
+"""The number of preemptions of a run, which count as no attempt; the nodes of an attempt.
 
 Revises: 0003
 """

@@ -1,4 +1,4 @@
-"""What tracking clients (MLflow, W&B) tell beside metrics: names, labels, data sets, models.
+"""Data of tracking clients (MLflow, W&B) other than metrics: names, labels, data sets, models.
 
 Revises: 0005
 """

@@ -1,4 +1,4 @@
-"""What health rules have found of a run's metrics.
+"""Findings of health rules about a run's metrics.
 
 Revises: 0008
 """

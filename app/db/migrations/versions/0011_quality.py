@@ -1,4 +1,4 @@
-"""Whether the metrics and weights of a checkpoint hold NaN.
+"""The quality of a checkpoint: if its metrics or weights hold NaN.
 
 Revises: 0010
 """

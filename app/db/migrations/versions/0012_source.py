@@ -1,4 +1,4 @@
-"""What the trainer of a run runs: its commit, command, packages and machine.
+"""The source of a run: its trainer's commit, command, packages and machine.
 
 Revises: 0011
 """

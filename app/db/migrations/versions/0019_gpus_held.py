@@ -1,4 +1,4 @@
-"""How many GPUs a run holds, which its recipe may say.
+"""The number of GPUs that a run holds, which its recipe may say.
 
 Revises: 0018
 """
