@@ -114,7 +114,7 @@ class RestrictedTx(Tx):
     def _recall_before(self, compiled: Compiled) -> Known | None:
         """Recall a user's rights for a read that is sent before they are known to be so.
 
-        On PostgreSQL that saves a round trip. None of its rows is read before. None: they are known.
+        On PostgreSQL that saves a round trip. No row is read before. None: they are known.
         """
         known = None if compiled.writes or compiled.locks else self._recall()
         if known is None:

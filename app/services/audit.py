@@ -22,7 +22,7 @@ from app.domain.principals import PrincipalKind
 T = TypeVar("T")
 
 SIGN_IN = "sign_in"
-"""The action of whoever signs in, or sends a token that is not right."""
+"""The action of a caller that signs in, or sends a wrong token."""
 _RECORDED = {PrincipalKind.API_TOKEN, PrincipalKind.USER, PrincipalKind.SERVICE}
 _entry = columns(AuditEntry)
 _INSERT = Statement[Any](insert(AuditEntry))
@@ -59,7 +59,7 @@ def _listed(filters: frozenset[str]) -> Statement[AuditEntry]:
 
 
 class Action(NamedTuple):
-    """What is done: its name, and what it is about, if that is known before."""
+    """An action to record: its name, and its target if that is known beforehand."""
 
     name: str
     target_id: str | None = None
@@ -140,7 +140,7 @@ def record_failed_sign_in(tx: Tx, address: str) -> None:
 def expire(tx: Tx, days: float) -> int:
     """Delete some of the entries that are older; return their number.
 
-    Their ids tell when they were made, so what stays is not looked at.
+    Their ids contain the time of their creation, so entries that stay are not read.
     """
     before = lowest_id("aud", timestamp_after(tx.now, -days * 24 * 3600))
     return tx.run(_expire, before=before)

@@ -63,7 +63,7 @@ class Series(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Which points are asked for: all up to `limit`, or with `points` that many, thinned."""
+    """The requested points: all up to `limit`, or with `points` that many, thinned."""
 
     from_step: int = 0
     to_step: int = MAX_STEP

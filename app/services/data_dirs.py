@@ -1,4 +1,4 @@
-"""Which data directory a database's runs are launched in: one row, with the directory's name.
+"""The data directory in which a database's runs are launched: one row, with its name.
 
 adopt(tx, …)        before a server leads
 holds(tx, …)        in the transaction that claims a launch

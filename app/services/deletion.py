@@ -1,9 +1,9 @@
-"""Deletion: a run or an experiment goes, at once and whole; what is left of it is on record.
+"""Deletion of a run or an experiment: at once, completely, and on record.
 
 A `Removal` is written in the transaction that deletes, so that after a crash at any time either
-nothing is deleted, or all that is left is found and removed (`services.removals`). What stays is
-the `Deletion`, the event `run.deleted`, and the account of work. Of earlier events of the run their
-type and time stay, since the history has no gaps, and their details go.
+nothing is deleted, or all leftovers are found and removed (`services.removals`). What remains is
+the `Deletion`, the event `run.deleted`, and the record of usage. Earlier events of the run keep
+their type and time, since the history has no gaps, and lose their details.
 """
 
 from enum import StrEnum
@@ -57,7 +57,7 @@ _experiment_is: Any = bindparam("experiment")
 
 
 class StillNeededFor(StrEnum):
-    """Why something cannot be deleted: the stable code in `needed_for`."""
+    """The reason why something cannot be deleted: the stable code in `needed_for`."""
 
     RUN_NOT_ENDED = "run_not_ended"
     RELEASE = "release"

@@ -109,7 +109,7 @@ def finish_attempt(
 
     Args:
         facts: what the launcher and the agent know; what the run's row knows is added here.
-        absent: ids of the promised checkpoints of which there are no files.
+        absent: ids of the promised checkpoints that have no files.
 
     Returns False if the trainer has announced another checkpoint since, which must be verified
     first. Called again for the same attempt, it changes nothing.

@@ -1,18 +1,17 @@
 """Retention of logs and points: days after a run's end its log goes, and its points are thinned
 or go as well. The latest value of each metric stays.
 
-list_due(tx, …)       runs of which something is past its time
-expire(tx, …)         one transaction: the columns that tell of it, the event, what is to be done
-list_pending, finish  what the supervisor does about it
+list_due(tx, …)       runs whose log or points are past their time
+expire(tx, …)         one transaction: the columns that record it, the event, the work to do
+list_pending, finish  the supervisor's part: it does that work
 
-What a rule would remove is told before it is set: `app.services.expiry_preview`.
+A rule can be previewed before it is set: `app.services.expiry_preview`.
 
 An `Expiration` is written in the transaction that decides, so that after a crash at any time either
-nothing has happened, or what is left to do is found and done.
+nothing has happened, or the remaining work is found and done.
 
-Kept whatever its age: a run of which a checkpoint is a release, and one with the tag `keep`. The
-points of a run stay (whole) while those of a run that was resumed from it do, whose curves begin
-with them.
+Kept at any age: a run with a released checkpoint, and one with the tag `keep`. The points of a run
+stay (whole) as long as those of a run that was resumed from it, whose curves begin with them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,10 +1,10 @@
-"""What retention of logs and points would remove of a project, told before a rule is set.
+"""A preview of a retention rule: the logs and points of a project that it would remove.
 
 preview(db, …)   runs, bytes and the oldest of each part
 
 The runs are found by the statements by which the supervisor decides (`app.services.expiry`), in one
 snapshot. Its decisions follow one another: the points of a run stay while those of a run that was
-resumed from it do, so what a decision sets free is looked at again until there is nothing more.
+resumed from it do, so runs that one decision sets free are read again until there are no more.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from app.services.expiry import EndedRun, Part, Position, Rule, Rules
 from app.storage.readers import Readers
 
 MOST = 10_000
-"""Runs of a preview: more of them are not looked at."""
+"""The most runs that a preview reads."""
 _PAGE = 500
 
 _series, _chunk = columns(MetricSeries), columns(MetricChunk)
@@ -42,7 +42,7 @@ class Removable(NamedTuple):
     oldest_end: str | None
     """The earliest end of these runs."""
     more: bool
-    """There are more runs than were looked at."""
+    """There are more runs than were read."""
 
 
 @query(tuple[int | None])

@@ -90,7 +90,7 @@ def get_spec(tx: Tx, run_id: str, storage: CheckpointStorage) -> dict[str, Any]:
 
 
 class WaitingReason(NamedTuple):
-    """Why a queued run waits. `detail` changes with the reason, and not with a number in it."""
+    """The reason why a queued run waits. `detail` holds no number that changes while it lasts."""
 
     run_id: str
     reason: Reason

@@ -1,4 +1,4 @@
-"""What the trainers of one run may add to its experiment's history, apart from points."""
+"""Limits on what one run's trainers may add to its experiment's history, apart from points."""
 
 from app.db.sql import Tx
 from app.db.tables import Run

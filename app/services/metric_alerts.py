@@ -75,7 +75,7 @@ def record(tx: Tx, seen: WatchedRun, rule_id: str, changes: Sequence[Change]) ->
     for change in changes:
         known = alerts.find(tx, rule.id, run.id)
         if known is not None and known.attempt == run.attempt and change.step <= (known.step or 0):
-            continue  # looked at before, by a server that is no more
+            continue  # already handled, by a server that has gone since
         try:
             run = limits.charge(tx, run, limits.ENTRY_BYTES, "/metrics")
         except RunLimit:  # of a metric that goes to and fro for ever

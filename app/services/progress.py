@@ -1,7 +1,7 @@
-"""What follows from a run's row: its state in words, how far it is, what its overrides did.
+"""Values derived from a run's row: its status in words, its progress, the effect of its overrides.
 
-The pace of an attempt is steps over seconds, summed from report to report. Seconds count where
-one monotonic clock told both ends of them: the wall clock may be set while a run trains.
+The pace of an attempt is steps over seconds, summed from report to report. Only seconds measured
+by one monotonic clock count: the wall clock may be set while a run trains.
 """
 
 import math

@@ -200,7 +200,7 @@ def set_member(tx: Tx, project_id: str, request: MemberRequest) -> Member:
 def remove_member(tx: Tx, project_id: str, user_id: str) -> None:
     """Take a user's role in a project away. Raises NotPermitted, NotFound.
 
-    What is streamed to the user is looked at again at once.
+    The user's open streams are checked again at once.
     """
     tx.require_project(Permission.MAINTAIN, project_id)
     if not tx.run(_delete_member, project=project_id, user=user_id):
@@ -209,7 +209,7 @@ def remove_member(tx: Tx, project_id: str, user_id: str) -> None:
 
 
 def choose_to_read(tx: Tx) -> str:
-    """Return the id of the project in which names are looked for that name no project."""
+    """Return the id of the project in which names without a project are looked up."""
     seen = [] if tx.principal.is_trusted else list_all(tx)
     return seen[0].id if len(seen) == 1 else DEFAULT_PROJECT
 
@@ -217,7 +217,7 @@ def choose_to_read(tx: Tx) -> str:
 def choose(tx: Tx, name: str | None) -> str:
     """Return the id of the project that a new experiment belongs to.
 
-    Without a name: the one project of whoever belongs to one alone, else the default one.
+    Without a name: the caller's project if there is only one, else the default one.
     Raises NotPermitted, InvalidInput.
     """
     if name is not None:

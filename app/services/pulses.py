@@ -116,7 +116,7 @@ class Pulses:
         return self._recording is None
 
     async def stop(self) -> None:
-        """Record what is left before the database goes."""
+        """Record what is still pending before the database is closed."""
         if self._recording is not None:
             self._recording.cancel()
             await self._write()

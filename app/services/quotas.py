@@ -1,4 +1,4 @@
-"""What projects may have at a time, and what they have. Whether that is enough: `domain.queue`."""
+"""Quotas of projects and their current use. `domain.queue` decides what fits."""
 
 from collections.abc import Sequence
 from typing import Any

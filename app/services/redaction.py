@@ -153,7 +153,7 @@ _METRICS_OF_CHECKPOINTS = _copies(
 )
 
 
-# A label is found by its key, of which there is one: where the secret is in it, all of it goes.
+# A label is identified by its key: if the secret is in that, the whole label is removed.
 _DELETE_LABELS = Statement[Any](
     delete(Label).where(
         one_of(_label.owner_id, "runs"), Position(_label.key, bindparam("words")) > 0
@@ -162,7 +162,7 @@ _DELETE_LABELS = Statement[Any](
 
 
 class Plan(NamedTuple):
-    """What is taken out, and the runs it is looked for in; `run` is the one that was named."""
+    """The secrets to remove and the runs to search for them; `run` is the one in the request."""
 
     run: Run
     secrets: Secrets
@@ -170,7 +170,7 @@ class Plan(NamedTuple):
 
 
 class NotReached(StrEnum):
-    """Where a redaction does not reach: what was there before may still be there."""
+    """A place that a redaction does not reach: secrets that were there may still be there."""
 
     BACKUPS = "backups"
     # What the trainer printed, and the files that it saved.
@@ -181,16 +181,16 @@ class NotReached(StrEnum):
 
 
 class Redacted(NamedTuple):
-    """What a redaction did: the runs that it was looked for in and taken out of."""
+    """The result of a redaction: the runs that were searched and redacted."""
 
     run: Run
     run_ids: list[str]
     messages_sent: int
-    """How many messages that held it had been sent to a webhook."""
+    """The number of messages with the secret that had been sent to a webhook."""
 
     @property
     def not_reached(self) -> list[NotReached]:
-        """Return where it may still be."""
+        """Return the places where it may still be."""
         return [kind for kind in NotReached if kind != NotReached.MESSAGES or self.messages_sent]
 
 

@@ -16,7 +16,7 @@ _checkpoint = columns(Checkpoint)
 
 
 class Released(NamedTuple):
-    """Where the files of a release are, and the digest of their manifest."""
+    """A release: the path of its files, and the digest of their manifest."""
 
     path: CheckpointPath
     sha256: str | None

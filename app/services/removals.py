@@ -1,7 +1,7 @@
-"""What is left of deleted runs, points and files, is removed in the background, a piece at a time.
+"""Removal of deleted runs' points and files, in the background, a piece at a time.
 
 list_removals            the runs and logged models whose points and files are still there
-remove_points, finish    what the supervisor does about them
+remove_points, finish    the supervisor's part: it removes them
 
 `services.deletion` writes a `Removal` in the transaction that deletes.
 """

@@ -1,12 +1,12 @@
-"""What a trainer reports of its run: progress, metrics, checkpoints, the end.
+"""Reports of a run's trainer: progress, metrics, checkpoints, the end.
 
-A report is accepted for the run's present attempt only, and each numbered batch once.
-The answer tells the trainer whether it should stop, and under which name to save.
+A report is accepted for the run's current attempt only, and each numbered batch once.
+The response says if the trainer should stop, and the name under which to save.
 
 ingest    takes in one report: attach → progress → hyperparameters → points → checkpoints
-spec      what the trainer of a run must do
+spec      the task of a run's trainer
 
-What a report may hold is in `app.domain.reports`, which process may send it in `sessions`.
+The contents of a report are in `app.domain.reports`, the process that may send it in `sessions`.
 """
 
 from collections.abc import Sequence

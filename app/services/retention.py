@@ -105,7 +105,7 @@ def _files_removed(*, key: str, at: str) -> Executable:
 
 
 class Rule(NamedTuple):
-    """Which checkpoints of a run are kept: so many of the newest good ones, and the best."""
+    """A rule for the checkpoints of a run to keep: the `newest` good ones, and the best."""
 
     newest: int
     best: str | None = None
@@ -114,7 +114,7 @@ class Rule(NamedTuple):
 
 Limit = Rule | int
 Keep = Mapping[str, Limit] | int
-"""How many checkpoints of a run are kept: by recipe, or one number for every recipe."""
+"""The number of checkpoints of a run to keep: by recipe, or one number for every recipe."""
 
 
 def rule_of(recipe: Recipe) -> Rule | None:

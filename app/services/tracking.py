@@ -52,7 +52,7 @@ class Point(NamedTuple):
 
 
 class Writer(NamedTuple):
-    """Who writes to a run: the trainer of one attempt, or somebody who may write to any."""
+    """The writer of a run: the trainer of one attempt, or a caller who may write to any run."""
 
     run_id: str
     attempt: int | None = None

@@ -1,11 +1,11 @@
 """Verifications: reading many checkpoints again, in the background, with progress.
 
-start(tx, …)          records what is wanted; the leading server's supervisor does the work
-list_remaining(tx, …) what is left to read, also after a restart
-record_…(tx, …)       one finding at a time, so that nothing that was found is lost
+start(tx, …)          records the request; the leading server's supervisor does the work
+list_remaining(tx, …) the checkpoints still to read, also after a restart
+record_…(tx, …)       records one finding at a time, so that none is lost
 get(tx, …)            progress and findings
 
-`verification` reads and judges the files; here is only the bookkeeping.
+`verification` reads and checks the files; this module only keeps the records.
 """
 
 from typing import Any, NamedTuple
