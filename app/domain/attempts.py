@@ -63,7 +63,7 @@ class ExitRequest(_Request):
     killed: bool = False
     oom: bool = False
     engine_lost: Annotated[
-        bool, Field(description="What had started the agent was killed, as with its node.")
+        bool, Field(description="True if the agent's parent was killed, as with its node.")
     ] = False
     log_start: Annotated[int, Field(ge=0, le=2**53)] = Field(
         0, description="Not used: the service knows where it has put this attempt's output."

@@ -11,7 +11,7 @@ DEFAULT_PROJECT = "prj_00000000000000000000000000"
 
 
 class UserKind(StrEnum):
-    """Whom a user stands for."""
+    """The kind of a user."""
 
     PERSON = "person"
     SERVICE = "service"

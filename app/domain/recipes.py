@@ -116,7 +116,7 @@ class Recipe:
     """The longest time without a further step; 0: any. What is done then is `on_stall`."""
     on_stall: Annotated[StallAction, PlainValidator(one_of(StallAction))] = StallAction.TELL
     resources: Needs = field(default_factory=Resources)
-    """What a run needs that does not say so itself."""
+    """Default resources of its runs."""
     max_attempts: AtLeastOne = 1
     retry_on: RetryReasons = DEFAULT_RETRY_ON
     retry_seconds: Pause = 10.0

@@ -215,7 +215,7 @@ class ResumeRequest(Request):
     ckpt_path: Text | None = None
     override_hyperparams: JsonObject = Field(default_factory=dict)
     resources: ResourcesRequest | None = Field(
-        default=None, description="What is given here overrides the resources of the resumed run."
+        default=None, description="Values given here override the resources of the resumed run."
     )
     notes: Text | None = None
     name: Name | None = None

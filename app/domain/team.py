@@ -98,7 +98,7 @@ class ProjectUpdate(RetentionChange):
         default=None, description="The longest time since its files were last found to be whole."
     )
     release_approval: bool | None = Field(
-        default=None, description="Whether another maintainer must have marked it as `approved`."
+        default=None, description="True if another maintainer must have marked it as `approved`."
     )
 
 
@@ -144,6 +144,6 @@ class TokenRequest(Request):
     )
 
     user: UserName | None = Field(default=None, description="Left out: whoever asks.")
-    name: Text | None = Field(default=None, description="What it is for.")
+    name: Text | None = Field(default=None, description="Purpose.")
     scope: Role = Field(default=Role.MEMBER, description="The highest role that it may act in.")
     expires_at: Moment | None = Field(default=None, description="Left out: it does not expire.")

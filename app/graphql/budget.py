@@ -69,7 +69,7 @@ class Memory:
 
 
 class Budget:
-    """What one answer has taken."""
+    """The resources that one answer has used."""
 
     def __init__(self, memory: Memory) -> None:
         self.used = 0

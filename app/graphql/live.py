@@ -1,4 +1,4 @@
-"""What subscriptions yield: runs that changed, new points, new output.
+"""Streams of subscriptions: runs that changed, new points, new output.
 
 A subscriber holds one flag (or the ids of what changed) that a commit sets; it then reads what is
 new at its own pace, so a slow one costs no memory and loses nothing. Changes within `seconds` come
@@ -132,7 +132,7 @@ async def new_points(
 
 
 class _Cursor:
-    """Where a subscriber is in each metric of a run."""
+    """The position of a subscriber in each metric of a run."""
 
     def __init__(self, run_id: str, keys: tuple[str, ...] | None, after: int | None) -> None:
         self.run_id = run_id

@@ -18,8 +18,8 @@ MAX_DELIVERIES = 1_000
 
 strawberry.enum(EventType, name="WebhookEvent", description="An event of which a webhook tells.")
 strawberry.enum(Format, name="WebhookFormat", description="The shape of a message's body.")
-strawberry.enum(DeliveryState, description="Where one message to one webhook is.")
-strawberry.enum(AlertKind, description="What an alert rule is about.")
+strawberry.enum(DeliveryState, description="The state of one message to one webhook.")
+strawberry.enum(AlertKind, description="The condition of an alert rule.")
 strawberry.enum(
     Direction, name="AlertDirection", description="The side on which a metric should not be."
 )
@@ -32,22 +32,22 @@ class WebhookDelivery:
     id: strawberry.ID = attribute("Its id, also `webhook-id` of each attempt.")
     webhook_id: strawberry.ID = attribute("The webhook.")
     type: str = attribute("The event's type, or `webhook.test`.")
-    state: DeliveryState = attribute("Where it is.")
+    state: DeliveryState = attribute("State of the delivery.")
     attempts: int = attribute("Number of attempts.")
     last_attempt_at: DateTime | None = attribute("Time of the last attempt.")
     last_status: int | None = attribute("HTTP status of the last answer.")
-    last_error: str | None = attribute("Why it was not received.")
+    last_error: str | None = attribute("Reason it was not received.")
     created_at: DateTime = attribute("Time of the event.")
 
     @field
     def next_attempt_at(self) -> DateTime | None:
-        """When it is tried again; null where it is not."""
+        """Time of the next attempt; null if there is none."""
         row: Any = self
         return row.next_attempt_at if row.state == DeliveryState.PENDING else None
 
     @field
     def message(self) -> Json:
-        """What is sent."""
+        """Body of the message."""
         row: Any = self
         body: Json = row.body
         return body
@@ -65,8 +65,8 @@ class Webhook:
     format: Format = attribute("The shape of its messages.")
     created_at: DateTime = attribute("Time of creation.")
     paused_at: DateTime | None = attribute("Nothing is sent while it is paused.")
-    paused_reason: str | None = attribute("Why it is paused.")
-    failing_since: DateTime | None = attribute("Since when nothing was received.")
+    paused_reason: str | None = attribute("Reason for the pause.")
+    failing_since: DateTime | None = attribute("Start of the failures.")
 
     @field
     def types(self) -> list[EventType]:
@@ -95,7 +95,7 @@ class Webhook:
 
     @edge
     async def may_change(self, info: Info) -> bool:
-        """Whether you may change it, test it and send its messages again."""
+        """True if you may change it, test it and send its messages again."""
         may: bool = await each(self, partial(_load_may_change, info))
         return may
 
@@ -120,13 +120,13 @@ class AlertRule:
     id: strawberry.ID = attribute("Its id.")
     project_id: strawberry.ID = attribute("The project.")
     name: str | None = attribute("Name for people.")
-    kind: AlertKind = attribute("What it is about.")
+    kind: AlertKind = attribute("Kind of condition.")
     metric: str | None = attribute("The metric that it is about.")
     direction: Direction | None = attribute("Of a threshold: the side that it should not be on.")
     value: float | None = attribute("The bound; of a spike, its size.")
     points: int = attribute("For how many points in a row, before it fires or recovers.")
     created_at: DateTime = attribute("Time of creation.")
-    paused_at: DateTime | None = attribute("Since when it is paused.")
+    paused_at: DateTime | None = attribute("Start of the pause.")
 
 
 @output
@@ -139,8 +139,8 @@ class Alert:
     attempt: int = attribute("The attempt in which it fired.")
     step: Long | None = attribute("The step at which it fired, or recovered.")
     value: float | None = attribute("The value of the metric there.")
-    fired_at: DateTime = attribute("When it fired.")
-    recovered_at: DateTime | None = attribute("When it recovered; null while it is firing.")
+    fired_at: DateTime = attribute("Time of firing.")
+    recovered_at: DateTime | None = attribute("Time of recovery; null while it is firing.")
 
     @field
     def ckpt_path(self) -> str | None:

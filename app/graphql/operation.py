@@ -1,7 +1,7 @@
-"""What happens around every operation: parse and validate once, refuse what costs too much,
-end what takes too long, give every error a code, and hide what a bug would tell of the inside.
+"""Extensions around every operation: parse and validate once, refuse one that costs too much, end
+one that takes too long, give every error a code, and hide internals that a bug would disclose.
 
-Codes of top-level errors are those that clients of GraphQL know (BAD_USER_INPUT, …); the
+Codes of top-level errors are those that GraphQL clients know (BAD_USER_INPUT, …); the
 lower-case codes of REST appear in `userErrors`.
 """
 

@@ -150,7 +150,7 @@ class Query(NotificationQueries):
     @field
     async def facets(
         self, info: Info,
-        field: Annotated[RunFacet, strawberry.argument(description="Which values.")],
+        field: Annotated[RunFacet, strawberry.argument(description="Field to list values of.")],
         filter: RunsFilter = None, prefix: Prefix = "", first: FirstValues = DEFAULT_FACETS,
     ) -> list[Facet]:  # fmt: skip
         """The values that the newest 10,000 runs which match have, the most frequent first."""
@@ -219,7 +219,7 @@ class Query(NotificationQueries):
             str | None, strawberry.argument(description="Such as `createRun`, or `sign_in`.")
         ] = None,
         target_id: Annotated[
-            strawberry.ID | None, strawberry.argument(description="What it was about.")
+            strawberry.ID | None, strawberry.argument(description="Id of its target.")
         ] = None,
         outcome: Annotated[
             str | None, strawberry.argument(description="`done` or `refused`.")
@@ -238,7 +238,7 @@ class Query(NotificationQueries):
             strawberry.argument(description="Id of the last entry of the page before."),
         ] = None,
     ) -> list[AuditEntry]:  # fmt: skip
-        """Who wrote what, and failed sign-ins, newest first. For administrators."""
+        """The audit log: writes and failed sign-ins, newest first. For administrators."""
         if not 1 <= first <= MAX_AUDIT:
             raise InvalidInput(f"`first` must be 1 to {MAX_AUDIT:,}.")
         conditions = {
@@ -257,9 +257,9 @@ class Query(NotificationQueries):
         points_days: Days = strawberry.UNSET,
         curves_days: Days = strawberry.UNSET,
     ) -> list[Removable]:  # fmt: skip
-        """Which logs and points a rule would remove now: a dry run. For maintainers.
+        """The logs and points that a rule would remove now: a dry run. For maintainers.
 
-        Days that are left out are those that hold; null: those of the service.
+        Days left out: the current ones of the project; null: those of the service.
         """
         asked = {"logs_days": logs_days, "points_days": points_days, "curves_days": curves_days}
         days = {name: value for name, value in asked.items() if value is not strawberry.UNSET}
@@ -272,7 +272,7 @@ class Query(NotificationQueries):
 
     @field
     async def capacity(self, info: Info) -> Capacity:
-        """What each launcher has in all, and how many runs are with it or wait."""
+        """The capacity of each launcher, and how many runs are with it or wait."""
         read = await read_capacity(info.context.db, info.context.launchers)
         return Capacity(
             launchers=[
@@ -291,7 +291,7 @@ class Query(NotificationQueries):
     @field
     async def usage(
         self, info: Info,
-        by: Annotated[By, strawberry.argument(description="What is summed.")] = By.MONTH,
+        by: Annotated[By, strawberry.argument(description="The grouping of the sums.")] = By.MONTH,
         experiment_id: Annotated[
             strawberry.ID | None, strawberry.argument(description="Of this experiment alone.")
         ] = None,
@@ -309,9 +309,9 @@ class Query(NotificationQueries):
         ] = "",
         first: FirstValues = DEFAULT_FACETS,
     ) -> list[Usage] | None:  # fmt: skip
-        """What ended attempts used, wasted and saved, by month, project, experiment or run.
+        """Time and GPU hours that ended attempts used, wasted and saved, grouped by `by`.
 
-        Sorted by that. Null if the experiment or project does not exist.
+        Sorted by the groups. Null if the experiment or project does not exist.
         """
         period = Period(since or "", until or "9", experiment_id, project_id)
         with suppress(NotFound):

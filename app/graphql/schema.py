@@ -55,7 +55,7 @@ class Schema(strawberry.Schema):
 
 
 def _without_null_defaults(values: Iterable[GraphQLArgument | GraphQLInputField]) -> None:
-    """Let what is left out stay out: `= null` says nothing, and clients' types stumble over it."""
+    """Omit defaults of null: `= null` says nothing, and generators of client types mishandle it."""
     for value in values:
         if value.default_value is None:
             value.default_value = Undefined

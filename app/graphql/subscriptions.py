@@ -30,7 +30,7 @@ BATCH = 200
 
 Seconds = Annotated[
     float,
-    strawberry.argument(description="What changes within so many seconds comes as one answer."),
+    strawberry.argument(description="Changes within this many seconds come as one answer."),
 ]
 
 AfterSeq = Annotated[

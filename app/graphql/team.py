@@ -15,18 +15,18 @@ from app.services import projects, quotas
 from app.services.expiry import Part
 from app.services.projects import Member as MemberRow
 
-strawberry.enum(Role, description="What a user may do in a project; each role may more.")
-strawberry.enum(Permission, description="What somebody may do in a project, or to the service.")
-strawberry.enum(Part, name="RetentionPart", description="What retention removes of a run.")
-strawberry.enum(UserKind, description="Whom a user stands for.")
-strawberry.enum(PrincipalKind, description="What kind of principal acts.")
+strawberry.enum(Role, description="A role in a project; each has more permissions.")
+strawberry.enum(Permission, description="A permission in a project, or for the whole service.")
+strawberry.enum(Part, name="RetentionPart", description="A part of a run that retention removes.")
+strawberry.enum(UserKind, description="The kind of a user.")
+strawberry.enum(PrincipalKind, description="The kind of a principal.")
 
 
 @output
 class Actor:
     """On whose behalf something was done."""
 
-    kind: PrincipalKind = attribute("What it is.")
+    kind: PrincipalKind = attribute("Kind of principal.")
     name: str | None = attribute("Name of the user, or id of the run.")
 
 
@@ -36,13 +36,13 @@ class AuditEntry:
 
     id: strawberry.ID = attribute("Its id: `after` of the next page.")
     at: DateTime = attribute("Time.")
-    actor_kind: PrincipalKind = attribute("What kind of principal has acted.")
+    actor_kind: PrincipalKind = attribute("Kind of the principal that acted.")
     actor_name: str | None = attribute("Name of the user.")
     token_id: strawberry.ID | None = attribute("The token that was used.")
     action: str = attribute("Name of the operation, or `sign_in`.")
-    target_id: strawberry.ID | None = attribute("What it was about.")
+    target_id: strawberry.ID | None = attribute("Id of its target.")
     outcome: str = attribute("`done` or `refused`.")
-    address: str | None = attribute("Where a refused sign-in came from.")
+    address: str | None = attribute("Address that a refused sign-in came from.")
 
 
 @output
@@ -52,12 +52,12 @@ class Member:
     user_id: strawberry.ID = attribute("The user.")
     user: str = attribute("Its name.")
     role: Role = attribute("Its role.")
-    created_at: DateTime = attribute("Since when.")
+    created_at: DateTime = attribute("Time of joining.")
 
 
 @output
 class ProjectUse:
-    """What a project has of what its quotas limit."""
+    """A project's current use of what its quotas limit."""
 
     runs: int = attribute("Runs of recipes that are under way.")
     gpus: int = attribute("GPUs that they hold.")
@@ -78,11 +78,11 @@ def _members(tx: Tx, ids: list[str]) -> list[list[MemberRow]]:
 
 @output
 class Project:
-    """What a team shares: experiments, and who may do what with them."""
+    """The project of a team: its experiments, and who may do what with them."""
 
     id: strawberry.ID = attribute("Its id.")
     name: str = attribute("Its name, which never changes.")
-    description: str | None = attribute("What it is for.")
+    description: str | None = attribute("Purpose.")
     created_at: DateTime = attribute("Time of creation.")
     max_runs: int | None = attribute("Runs that may be under way at a time; null: any number.")
     max_gpus: int | None = attribute("GPUs that its runs may hold together; null: all.")
@@ -109,19 +109,19 @@ class Project:
 
     @field
     def release_approval(self) -> bool | None:
-        """Whether another maintainer must have approved a release."""
+        """True if another maintainer must have approved a release."""
         stored: Any = self.release_approval
         return None if stored is None else bool(stored)
 
     @edge
     async def use(self, info: Info) -> ProjectUse:
-        """What it has now of what these limit."""
+        """Its current use of what these limit."""
         use: ProjectUse = await each(self, partial(_load_uses, info))
         return use
 
     @edge
     async def permissions(self, info: Info) -> list[Permission]:
-        """What you may do in it, by your role and the scope of your token."""
+        """Your permissions in it, by your role and the scope of your token."""
         permissions: list[Permission] = await each(self, partial(_load_permissions, info))
         return permissions
 
@@ -155,7 +155,7 @@ class User:
     email: str | None = attribute("Its address.")
     is_admin: bool = attribute("It may do everything in every project.")
     created_at: DateTime = attribute("Time of creation.")
-    disabled_at: DateTime | None = attribute("When it was disabled.")
+    disabled_at: DateTime | None = attribute("Time at which it was disabled.")
 
 
 @output
@@ -165,23 +165,23 @@ class ApiToken:
     id: strawberry.ID = attribute("Its id.")
     user_id: strawberry.ID = attribute("The user.")
     user: str = attribute("Its name.")
-    name: str | None = attribute("What the token is for.")
+    name: str | None = attribute("Purpose of the token.")
     scope: Role = attribute("The highest role that it may act in.")
     created_at: DateTime = attribute("Time of creation.")
-    expires_at: DateTime | None = attribute("When it expires.")
-    revoked_at: DateTime | None = attribute("When it was revoked.")
-    last_used_at: DateTime | None = attribute("When it was last used, to some minutes.")
+    expires_at: DateTime | None = attribute("Time at which it expires.")
+    revoked_at: DateTime | None = attribute("Time at which it was revoked.")
+    last_used_at: DateTime | None = attribute("Time of its last use, to a few minutes.")
 
 
 @output
 class Removable:
-    """What of a project's runs a rule would remove now."""
+    """The logs, points or curves of a project's runs that a rule would remove now."""
 
     part: Part = attribute("Logs, points (which are thinned) or curves.")
     days: float | None = attribute("The rule; null: it is kept for ever.")
     runs: int = attribute("Number of runs.")
     size_bytes: Long = attribute("Of `train.log` on the disk, or of the runs' points as stored.")
-    oldest_end: DateTime | None = attribute("When the run of them ended that ended first.")
+    oldest_end: DateTime | None = attribute("The earliest end of these runs.")
     more: bool = attribute("These are the first runs, and not all.")
 
 
@@ -198,7 +198,7 @@ class RoleInProject:
 class Viewer:
     """The principal of this request."""
 
-    kind: PrincipalKind = attribute("What it is.")
+    kind: PrincipalKind = attribute("Kind of principal.")
     name: str | None = attribute("Name of the user.")
     user_id: strawberry.ID | None = attribute("The user.")
     scope: Role = attribute("The highest role that its token may act in.")

@@ -1,4 +1,4 @@
-"""What tracking clients keep beside runs: labels, logged models, artifacts."""
+"""Data that tracking clients keep with runs: labels, logged models, artifacts."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class Artifact:
 
     path: str = attribute("Its path, relative to the artifacts of its run or model.")
     size_bytes: Long | None = attribute("Size of the file; null for a folder.")
-    url: str | None = attribute("Where the file is downloaded, on this service.")
+    url: str | None = attribute("Address on this service from which to download the file.")
 
 
 def labels_of(column: str, what: str) -> Any:

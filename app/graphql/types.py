@@ -87,7 +87,7 @@ class Run(Node):
     effective_hyperparams: Json | None = attribute(
         "Hyperparameters that the trainer reports to use."
     )
-    source: Json | None = attribute("What its trainer runs: commit, command, packages and machine.")
+    source: Json | None = attribute("Its trainer's commit, command, packages and machine.")
     notes: str | None = attribute("Free text.")
     name: str | None = attribute("Name for people.")
     archived_at: DateTime | None = attribute("Time at which it was archived.")
@@ -101,9 +101,7 @@ class Run(Node):
     created_at: DateTime = attribute("Time of submission.")
     started_at: DateTime | None = attribute("Time of its first start.")
     finished_at: DateTime | None = attribute("Time of its end.")
-    next_attempt_at: DateTime | None = attribute(
-        "When it may start again, where it waits to be tried again."
-    )
+    next_attempt_at: DateTime | None = attribute("Earliest new start, if it waits for a retry.")
     heartbeat_at: DateTime | None = attribute("Last heartbeat of the trainer.")
     last_progress_at: DateTime | None = attribute("Time of its last progress.")
     cancel_requested_at: DateTime | None = attribute("Time of the cancel request.")
@@ -290,7 +288,7 @@ class Checkpoint(Node):
 
     ckpt_path: str = attribute("Logical path: /ckpts/{experiment}/{run}/{name}.")
     state: CheckpointState = attribute("State, as verified against its manifest.")
-    reason: str | None = attribute("Why it is lost, deleted, empty or a fallback, in one sentence.")
+    reason: str | None = attribute("One sentence: why it is lost, deleted, empty or a fallback.")
     step: Long | None = attribute("Step at which it was saved.")
     size_bytes: Long | None = attribute("Size of its files.")
     sha256: str | None = attribute("SHA-256 of its manifest.")
@@ -300,7 +298,7 @@ class Checkpoint(Node):
     healthy: bool | None = attribute("False if its metrics or weights hold NaN; null: not known.")
     marked_at: DateTime | None = attribute("Time of the last mark.")
     saved_at: DateTime | None = attribute(
-        "When it was saved: the newest of a run is the one that was saved last."
+        "Time of saving: the newest of a run is the one that was saved last."
     )
     created_at: DateTime = attribute("Time at which it was first recorded.")
 

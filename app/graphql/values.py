@@ -14,9 +14,9 @@ from app.graphql.describe import attribute, field, output
 from app.graphql.scalars import DateTime, Json, Long
 from app.services.usage import By
 
-strawberry.enum(Section, name="ParamSection", description="Where a parameter stands in a run.")
-strawberry.enum(By, name="UsageGroup", description="What usage is summed by.")
-strawberry.enum(Priority, description="When a queued run is started: before or after others.")
+strawberry.enum(Section, name="ParamSection", description="A part of a run that has parameters.")
+strawberry.enum(By, name="UsageGroup", description="Groupings of usage.")
+strawberry.enum(Priority, description="The priority of a run in the queue.")
 _FINITE = "null where a bucket has no finite value"
 
 
@@ -75,8 +75,8 @@ class MetricBand:
     means: list[float | None] = attribute(f"The mean of each bucket's finite values; {_FINITE}.")
     lows: list[float | None] = attribute(f"The lowest finite value of each; {_FINITE}.")
     highs: list[float | None] = attribute(f"The highest finite value of each; {_FINITE}.")
-    counts: list[int] = attribute("How many finite values each bucket has.")
-    special: list[SpecialCount] = attribute("Where values are NaN or infinite, and which.")
+    counts: list[int] = attribute("Number of finite values in each bucket.")
+    special: list[SpecialCount] = attribute("NaN and infinite values by bucket.")
     wall_times: list[float | None] = attribute(
         "The mean time of each bucket's measurements, in unix seconds; null if not known."
     )
@@ -104,7 +104,7 @@ class LogPart:
 
 @output
 class StatusCount:
-    """How many runs are in one status."""
+    """The number of runs in one status."""
 
     status: RunStatus = attribute("The status.")
     count: int = attribute("Number of runs.")
@@ -126,7 +126,7 @@ class Facet:
 class ComparedParam:
     """One parameter of several runs."""
 
-    section: Section = attribute("Where it stands in a run.")
+    section: Section = attribute("The part of a run that it is in.")
     key: str = attribute("Its name; of a nested object, dotted: `optimizer.betas`.")
     values: list[Json | None] = attribute(
         "Its value in each run, in the order of `ids`; null where a run lacks it."
@@ -156,16 +156,16 @@ class GpuCount:
 
 @output
 class LauncherCapacity:
-    """What a launcher has in all; null where its engine alone knows, or could not be asked."""
+    """The capacity of a launcher; null where only its engine knows it, or could not be asked."""
 
     name: str = attribute("Its name, as `launcher` of a recipe.")
     cpus: float | None = attribute("CPU cores.")
     memory_gb: float | None = attribute("Memory in GB.")
     gpus: list[GpuCount] | None = attribute("GPUs by type.")
-    max_runs: int | None = attribute("How many runs it takes at once; null: not limited.")
+    max_runs: int | None = attribute("Most runs that it takes at once; null: not limited.")
     active: int = attribute("Number of runs with it now.")
-    queued: int = attribute("How many of these wait in its engine's own queue.")
-    trouble: str | None = attribute("Why it cannot be asked now; null: it can.")
+    queued: int = attribute("Those in its engine's own queue.")
+    trouble: str | None = attribute("Reason it is unreachable now; null: it is not.")
 
 
 @output
@@ -178,9 +178,9 @@ class Capacity:
 
 @output
 class Usage:
-    """What the ended attempts of one group took of the machines.
+    """The use of machines by the ended attempts of one group.
 
-    Wasted is what no checkpoint kept; saved is what resuming did not have to do again.
+    Wasted: work that no checkpoint kept. Saved: work that resuming did not have to repeat.
     """
 
     group: str = attribute(
@@ -191,13 +191,13 @@ class Usage:
     )
     attempts: int = attribute("Number of attempts.")
     used_seconds: float = attribute("Time in which they ran.")
-    wasted_seconds: float = attribute("How much of it was wasted.")
+    wasted_seconds: float = attribute("Seconds of it that were wasted.")
     waited_seconds: float = attribute("Time in which they waited to start.")
     saved_seconds: float = attribute("Time that resuming saved.")
     gpu_hours_used: float = attribute("GPU-hours of the time in which they ran.")
-    gpu_hours_wasted: float = attribute("How many of them were wasted.")
+    gpu_hours_wasted: float = attribute("GPU hours of it that were wasted.")
     gpu_hours_waited: float = attribute("The time in which they waited, once for each GPU.")
-    gpu_hours_saved: float = attribute("How many resuming saved.")
+    gpu_hours_saved: float = attribute("GPU hours that resuming saved.")
     goodput: float | None = attribute("Share that was not wasted; null where nothing ran.")
 
 
@@ -206,20 +206,20 @@ class Recipe:
     """A way to train that the operator configured."""
 
     name: str = attribute("Its name, as `recipe` of a new run.")
-    description: str = attribute("What it trains, in the operator's words.")
-    resources: Resources = attribute("What a run needs that does not say so itself.")
-    max_attempts: int = attribute("How often a run is started at most.")
+    description: str = attribute("The operator's description of what it trains.")
+    resources: Resources = attribute("Default resources of its runs.")
+    max_attempts: int = attribute("Most attempts of a run.")
     grace_seconds: float = attribute("Time to save in, after the stop signal.")
-    keep_checkpoints: int = attribute("How many checkpoints of a run are kept; 0: all.")
+    keep_checkpoints: int = attribute("Number of checkpoints of a run that are kept; 0: all.")
 
     @field
     def launcher(self: Any) -> str:
-        """Where its runs are launched: the first choice."""
+        """Launcher of its runs: the first choice."""
         return str(self.launcher[0])
 
     @field
     def launchers(self: Any) -> list[str]:
-        """Where its runs are launched; the first that has room."""
+        """Launchers of its runs; the first that has room."""
         return list(self.launcher)
 
 
@@ -231,8 +231,8 @@ class Deletion:
     experiment_id: strawberry.ID = attribute("The experiment, or that of the run.")
     run_id: strawberry.ID | None = attribute("The run; null: the experiment with all its runs.")
     name: str | None = attribute("Its name; of a run without one its model.")
-    runs: int = attribute("How many runs were deleted.")
-    checkpoints: int = attribute("How many of their checkpoints were ready.")
+    runs: int = attribute("Number of runs deleted.")
+    checkpoints: int = attribute("Number of their checkpoints that were ready.")
     size_bytes: Long = attribute("Size of these checkpoints.")
-    requested_at: DateTime = attribute("When it was deleted.")
-    finished_at: DateTime | None = attribute("When its points and files were gone.")
+    requested_at: DateTime = attribute("Time of its deletion.")
+    finished_at: DateTime | None = attribute("Time at which its points and files were gone.")

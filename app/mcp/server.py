@@ -175,8 +175,8 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
-def _told(tool: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Make a tool that tells what the service refused in the service's own words."""
+def _relay_refusals(tool: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Return the tool with refusals of the service raised as tool errors, in its own words."""
 
     @wraps(tool)
     def call(*args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -198,5 +198,5 @@ def make_server(client: Client, *, read_only: bool) -> MCPServer[Any]:
         annotations = ToolAnnotations(
             read_only_hint=name in READING, destructive_hint=name == "cancel_run"
         )
-        server.add_tool(_told(getattr(tools, name)), annotations=annotations)
+        server.add_tool(_relay_refusals(getattr(tools, name)), annotations=annotations)
     return server

@@ -125,7 +125,7 @@ async def claim_attempt(request: Request, run_id: RunId, attempt: AttemptNumber)
     code = bearer(request.headers.get("authorization", ""))
     if code is None:
         raise Unauthorized("Send the claim code of this attempt: `Authorization: Bearer ac_…`.")
-    act_as(of_run(run_id))  # which the code is looked at for
+    act_as(of_run(run_id))  # the code is checked for this run
     claim = await state.db.write(attempts.claim, run_id, attempt, code, body.agent, body.host)
     recipe = state.recipes.get(claim.run.recipe)
     if recipe is None:

@@ -29,7 +29,7 @@ class AuditEntryAnswer(TypedDict):
     action: Annotated[str, Field(description="Name of the operation, or `sign_in`.")]
     target_id: Annotated[str | None, Field(description="Id of the target.")]
     outcome: Annotated[str, Field(description="`done` or `refused`.")]
-    address: Annotated[str | None, Field(description="Where a refused sign-in came from.")]
+    address: Annotated[str | None, Field(description="Address that a refused sign-in came from.")]
 
 
 class AuditAnswer(TypedDict):
@@ -44,7 +44,7 @@ class AuditQuery(Parameters):
 
     actor: Name | None = Field(None, description="Name of the user.")
     action: Name | None = Field(None, description="Such as `create_run`, or `sign_in`.")
-    target_id: Name | None = Field(None, description="What it was about.")
+    target_id: Name | None = Field(None, description="Id of its target.")
     outcome: Literal["done", "refused"] | None = None
     since: Time | None = Field(None, description="At this time or later.")
     until: Time | None = Field(None, description="Before this time.")

@@ -69,8 +69,10 @@ class LauncherAnswer(TypedDict):
     active: Annotated[
         int, Field(description="Runs that it has been given and that have not ended.")
     ]
-    queued: Annotated[int, Field(description="How many of these wait in its engine's own queue.")]
-    trouble: Annotated[str | None, Field(description="Why it cannot be asked now; null: it can.")]
+    queued: Annotated[int, Field(description="Those in its engine's own queue.")]
+    trouble: Annotated[
+        str | None, Field(description="Reason it is unreachable now; null: it is not.")
+    ]
 
 
 class CapacityAnswer(TypedDict):

@@ -45,7 +45,7 @@ class ReleaseAnswer(TypedDict):
     run_id: str
     tag_type: str
     metrics: Annotated[dict[str, float], Field(description="As it was marked with.")]
-    released_at: Annotated[schemas.Time, Field(description="When it got this tag.")]
+    released_at: Annotated[schemas.Time, Field(description="Time at which it got this tag.")]
 
 
 class ReleasesAnswer(TypedDict):

@@ -30,7 +30,7 @@ class DeletionAnswer(TypedDict):
     requested_at: schemas.Time
     finished_at: Annotated[
         schemas.Time | None,
-        Field(description="When its points and files were gone; null until then."),
+        Field(description="Time at which its points and files were gone; null until then."),
     ]
 
 

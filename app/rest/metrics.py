@@ -52,7 +52,7 @@ class SeriesAnswer(TypedDict):
     wall_times: Annotated[
         list[float | None], Field(description="Unix seconds; null when not given.")
     ]
-    downsampled: Annotated[bool, Field(description="Whether `points` left any out.")]
+    downsampled: Annotated[bool, Field(description="True if `points` left any out.")]
     next_after_step: Annotated[
         int | None, Field(description="There are more: `after_step` for them.")
     ]

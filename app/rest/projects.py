@@ -69,7 +69,7 @@ class ProjectAnswer(TypedDict):
         float | None, Field(description="The longest time since a release was found to be whole.")
     ]
     release_approval: Annotated[
-        bool | None, Field(description="Whether another maintainer must have approved a release.")
+        bool | None, Field(description="True if another maintainer must have approved a release.")
     ]
 
 
@@ -97,9 +97,7 @@ class RemovableAnswer(TypedDict):
     size_bytes: Annotated[
         int, Field(description="Of `train.log` on the disk, or of the runs' points as stored.")
     ]
-    oldest_end: Annotated[
-        schemas.Time | None, Field(description="When the run of them ended that ended first.")
-    ]
+    oldest_end: Annotated[schemas.Time | None, Field(description="The earliest end of these runs.")]
     more: Annotated[
         bool, Field(description=f"These are the first {expiry_preview.MOST:,} runs, and not all.")
     ]

@@ -27,7 +27,7 @@ class RedactedAnswer(TypedDict):
     ]
     not_reached: Annotated[
         list[redaction.NotReached],
-        Field(description="Where it may still be: no redaction reaches these."),
+        Field(description="Places where it may still be: no redaction reaches them."),
     ]
 
 

@@ -75,7 +75,7 @@ class CheckpointAnswer(TypedDict):
     ]
     state: CheckpointState
     reason: Annotated[
-        str | None, Field(description="Why it is lost, deleted, empty or a fallback.")
+        str | None, Field(description="Reason it is lost, deleted, empty or a fallback.")
     ]
     step: int | None
     size_bytes: int | None
@@ -94,7 +94,7 @@ class CheckpointAnswer(TypedDict):
     marked_at: Time | None
     saved_at: Annotated[
         Time | None,
-        Field(description="When it was saved: the newest of a run is the one that was saved last."),
+        Field(description="Time of saving: the newest of a run is the one that was saved last."),
     ]
     created_at: Time
 
@@ -131,7 +131,7 @@ class RunSummary(TypedDict):
     started_at: Time | None
     finished_at: Time | None
     next_attempt_at: Annotated[
-        Time | None, Field(description="When a run that waits to be tried again may start.")
+        Time | None, Field(description="Earliest start of a run that waits for a retry.")
     ]
     metrics: dict[str, MetricValue]
 
@@ -141,7 +141,7 @@ class RunStatusAnswer(RunSummary):
 
     eta_seconds: float | None
     heartbeat_at: Time | None
-    last_progress_at: Annotated[Time | None, Field(description="When it last took a further step.")]
+    last_progress_at: Annotated[Time | None, Field(description="Time of its last step forward.")]
     ckpt_path: Annotated[str | None, Field(description="The newest ready checkpoint.")]
 
 
@@ -170,7 +170,7 @@ class RunAnswer(TypedDict):
     effective_hyperparams: Json | None
     source: Annotated[
         Json | None,
-        Field(description="What its trainer runs: commit, command, packages and machine."),
+        Field(description="Its trainer's commit, command, packages and machine."),
     ]
     overrides: dict[str, Override]
     resources: Json
@@ -179,14 +179,16 @@ class RunAnswer(TypedDict):
     tags: Texts
     priority: Priority
     archived_at: Time | None
-    log_removed_at: Annotated[Time | None, Field(description="When retention removed its log.")]
+    log_removed_at: Annotated[
+        Time | None, Field(description="Time of its log's removal by retention.")
+    ]
     points_thinned_at: Annotated[
         Time | None,
-        Field(description="When retention thinned its points: curves keep their shape and spikes."),
+        Field(description="Time of thinning by retention: curves keep their shape and spikes."),
     ]
     points_removed_at: Annotated[
         Time | None,
-        Field(description="When retention removed its points: the latest values stay."),
+        Field(description="Time of removal by retention: the latest values stay."),
     ]
     status: RunStatus
     status_reason: Reason | None
@@ -221,11 +223,11 @@ class RecipeAnswer(TypedDict):
 
     name: str
     description: str
-    launcher: Annotated[str, Field(description="Where its runs are launched: the first choice.")]
+    launcher: Annotated[str, Field(description="Launcher of its runs: the first choice.")]
     launchers: Annotated[
-        list[str], Field(description="Where its runs are launched; the first that has room.")
+        list[str], Field(description="Launchers of its runs; the first that has room.")
     ]
-    resources: Annotated[Json, Field(description="What a run needs that does not say so itself.")]
+    resources: Annotated[Json, Field(description="Default resources of its runs.")]
     max_attempts: int
     grace_seconds: float
     keep_checkpoints: Annotated[int, Field(description="0: all.")]
@@ -247,8 +249,8 @@ class UnreadableCheckpoint(TypedDict):
 class VerifyAnswer(TypedDict):
     """The checkpoints whose files were read, as they are now."""
 
-    ready: Annotated[int, Field(description="How many are whole and unchanged.")]
-    lost: Annotated[int, Field(description="How many are missing or damaged; `reason` says how.")]
+    ready: Annotated[int, Field(description="Number that are whole and unchanged.")]
+    lost: Annotated[int, Field(description="Number missing or damaged; `reason` says how.")]
     checkpoints: list[CheckpointAnswer]
     unreadable: Annotated[
         list[UnreadableCheckpoint],
@@ -273,12 +275,12 @@ class VerificationAnswer(TypedDict):
     experiment_id: str
     run_id: str | None
     ckpt_path: str | None
-    total: Annotated[int, Field(description="How many checkpoints there were at its start.")]
-    verified: Annotated[int, Field(description="How many have a finding.")]
+    total: Annotated[int, Field(description="Number of checkpoints at its start.")]
+    verified: Annotated[int, Field(description="Number that have a finding.")]
     ready: int
     lost: int
     unreadable: Annotated[
-        int, Field(description="How many could not be read; they stay what they were.")
+        int, Field(description="Number that could not be read; their states stay.")
     ]
     findings: list[FindingAnswer]
     created_at: Time
@@ -288,7 +290,7 @@ class VerificationAnswer(TypedDict):
 class RetentionAnswer(TypedDict):
     """The checkpoints that retention would delete."""
 
-    size_bytes: Annotated[int, Field(description="How much space that would free.")]
+    size_bytes: Annotated[int, Field(description="Space that would be freed, in bytes.")]
     checkpoints: list[CheckpointAnswer]
 
 

@@ -40,13 +40,13 @@ async def begin(request: Request) -> Response:
     try:
         url = await provider.authorization_url(attempt)
     except ServiceError as error:
-        return _told(request, error)
+        return _show_error(request, error)
     return Response(status_code=302, headers={"Location": url, "Set-Cookie": cookie})
 
 
 @router.get("/oidc-callback")
 async def end(request: Request) -> Response:
-    """Begin the session of whoever has signed in at the provider. Raises NotFound."""
+    """Begin the session of a user who has signed in at the provider. Raises NotFound."""
     provider, attempts = _parts(request)
     try:
         attempt = await _use(request, attempts)
@@ -54,7 +54,7 @@ async def end(request: Request) -> Response:
         identity = await provider.identify(query["code"], attempt, query.get("iss"))
         token = await _begin_session(request, identity)
     except ServiceError as error:
-        return _told(request, error, attempts.ended(secure=_is_https(request)))
+        return _show_error(request, error, attempts.ended(secure=_is_https(request)))
     sessions: BrowserSessions = request.app.state.sessions
     address = request.app.state.settings.public_url + quote(attempt.to, safe="/?#&=:@!$'()*+,;~%[]")
     # Not a redirect: a browser sends a Strict cookie only with what a page of ours asks for.
@@ -111,7 +111,7 @@ def _refused(request: Request, why: str) -> ServiceError:
     return error
 
 
-def _told(request: Request, error: ServiceError, cookie: str | None = None) -> Response:
+def _show_error(request: Request, error: ServiceError, cookie: str | None = None) -> Response:
     """Return an error as a page for people; as problem+json for whatever else asks."""
     if isinstance(error, Unauthorized) and error.__cause__ is not None:
         error = _refused(request, error.detail)  # counted and recorded, as a wrong token is

@@ -1,4 +1,4 @@
-"""What trainers and agents are answered, as types: see `schemas`."""
+"""Types of the responses to trainers and agents: see `schemas`."""
 
 from typing import Annotated
 
@@ -34,7 +34,7 @@ class DataDirAnswer(TypedDict):
     """The service's DATA_DIR."""
 
     path: str
-    name: Annotated[str | None, Field(description="What its file `id` says.")]
+    name: Annotated[str | None, Field(description="Content of its file `id`.")]
 
 
 class SpecAnswer(TypedDict):
@@ -49,7 +49,9 @@ class SpecAnswer(TypedDict):
     hyperparams: Json
     resources: Json
     notes: str
-    checkpoint_dir: Annotated[str, Field(description="Where the service looks for checkpoints.")]
+    checkpoint_dir: Annotated[
+        str, Field(description="Directory the service reads checkpoints from.")
+    ]
     resume: ResumeSpec | None
     data_dir: DataDirAnswer
     store: Annotated[
@@ -79,8 +81,8 @@ class ClaimAnswer(TypedDict):
     attempt: int
     token: Annotated[str, Field(description="For everything else of this attempt.")]
     config: LaunchAnswer
-    spec: Annotated[Json, Field(description="What the trainer must do.")]
-    log_offset: Annotated[int, Field(description="How much of the attempt's output has arrived.")]
+    spec: Annotated[Json, Field(description="The task of the trainer.")]
+    log_offset: Annotated[int, Field(description="Bytes of its output received so far.")]
     pulse_seconds: float
 
 

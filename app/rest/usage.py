@@ -31,7 +31,7 @@ class Usage(TypedDict):
     ]
     waited_seconds: Annotated[float, Field(description="In the queue, before each attempt.")]
     saved_seconds: Annotated[
-        float, Field(description="What steps before a checkpoint would have taken once more.")
+        float, Field(description="Time to repeat the steps before a checkpoint.")
     ]
     gpu_hours_used: float
     gpu_hours_wasted: float

@@ -157,7 +157,7 @@ async def create_token(request: Request) -> Response:
 
 
 class TokensQuery(Parameters):
-    """Whose tokens."""
+    """The user whose tokens to list."""
 
     user: UserName | None = None
 

@@ -43,7 +43,7 @@ class WebhookAnswer(TypedDict):
     paused_reason: str | None
     failing_since: Annotated[
         schemas.Time | None,
-        Field(description="Since when nothing was received; null while all is well."),
+        Field(description="Start of the failures; null while all is well."),
     ]
 
 
@@ -71,7 +71,7 @@ class DeliveryAnswer(TypedDict):
     next_attempt_at: schemas.Time | None
     last_attempt_at: schemas.Time | None
     last_status: Annotated[int | None, Field(description="HTTP status of the last answer.")]
-    last_error: Annotated[str | None, Field(description="Why it was not received.")]
+    last_error: Annotated[str | None, Field(description="Reason it was not received.")]
     created_at: schemas.Time
     message: schemas.Json
 

@@ -136,11 +136,11 @@ class Gate:
             target.shutdown(socket.SHUT_WR)
 
     def _asked(self, client: socket.socket, content: bytes) -> bytes:
-        """Return what the server shall get for this piece of what a client has sent."""
+        """Return the bytes to pass to the server for this piece of a client's request."""
         if self.is_careless:
             return re.sub(b"(?i)if-none-match", b"xf-none-match", content)
         return content
 
     def _answered(self, client: socket.socket, content: bytes) -> bytes:
-        """Return what the client shall get for this piece of an answer."""
+        """Return the bytes to pass to the client for this piece of an answer."""
         return content

@@ -32,21 +32,21 @@ class DeleteExperimentInput:
 
 @output
 class DeleteRunPayload(Payload):
-    """What stays of the run."""
+    """The record that remains of the run."""
 
     deletion: Deletion | None = optional("The record of the deletion.")
 
 
 @output
 class DeleteExperimentPayload(Payload):
-    """What stays of the experiment."""
+    """The record that remains of the experiment."""
 
     deletion: Deletion | None = optional("The record of the deletion.")
 
 
 @input
 class RedactRunInput:
-    """What should never have been sent of a run."""
+    """Secrets to remove from a run."""
 
     run_id: strawberry.ID = attribute("The run, which has ended.")
     hyperparams: list[str] | None = optional("Names of hyperparameters.")
@@ -63,7 +63,7 @@ class RedactRunPayload(Payload):
 
 
 ToRedact = Annotated[
-    RedactRunInput, strawberry.argument(description="The run, and what is taken out of it.")
+    RedactRunInput, strawberry.argument(description="The run, and what to remove from it.")
 ]
 RunToDelete = Annotated[DeleteRunInput, strawberry.argument(description="The run to delete.")]
 ExperimentToDelete = Annotated[

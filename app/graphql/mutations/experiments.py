@@ -39,7 +39,7 @@ class CreateExperimentPayload(Payload):
 
 @input
 class UpdateExperimentInput:
-    """What describes an experiment. A field that is left out stays; null removes."""
+    """The description of an experiment. A field that is left out stays; null removes it."""
 
     experiment_id: strawberry.ID = attribute("The experiment.")
     name: str | None = optional("Name for people.")

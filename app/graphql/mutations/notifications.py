@@ -70,7 +70,7 @@ class CreateAlertRuleInput:
 
     project: str | None = optional("Name of the project; left out: your only one, or the default.")
     name: str | None = optional("Name for people.")
-    kind: AlertKind = attribute("What it is about.")
+    kind: AlertKind = attribute("Kind of condition.")
     metric: str | None = optional("Of a threshold or a spike; of a NaN, left out: every metric.")
     direction: Direction | None = optional("Of a threshold.")
     value: float | None = optional("The bound; of a spike, how many times the usual spread it is.")
@@ -103,7 +103,7 @@ class CreateWebhookPayload(Payload):
     """The new webhook."""
 
     webhook: Webhook | None = optional("The webhook.")
-    signing_secret: str | None = optional("What its messages are signed with; shown here alone.")
+    signing_secret: str | None = optional("Key that signs its messages; shown only here.")
 
 
 @output
@@ -128,12 +128,12 @@ class AlertRulePayload(Payload):
 
 
 NewWebhook = Annotated[CreateWebhookInput, strawberry.argument(description="The new webhook.")]
-Changed = Annotated[UpdateWebhookInput, strawberry.argument(description="What to change.")]
+Changed = Annotated[UpdateWebhookInput, strawberry.argument(description="The changes.")]
 OldWebhook = Annotated[DeleteWebhookInput, strawberry.argument(description="The webhook.")]
 Tried = Annotated[TestWebhookInput, strawberry.argument(description="The webhook.")]
 Again = Annotated[RedeliverInput, strawberry.argument(description="The message.")]
 NewRule = Annotated[CreateAlertRuleInput, strawberry.argument(description="The new rule.")]
-ChangedRule = Annotated[UpdateAlertRuleInput, strawberry.argument(description="What to change.")]
+ChangedRule = Annotated[UpdateAlertRuleInput, strawberry.argument(description="The changes.")]
 OldRule = Annotated[DeleteAlertRuleInput, strawberry.argument(description="The rule.")]
 
 

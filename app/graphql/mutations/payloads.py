@@ -1,6 +1,6 @@
-"""What all mutations share: the payload, its `userErrors`, and `perform`.
+"""Code shared by all mutations: the payload, its `userErrors`, and `perform`.
 
-Errors that the caller can mend become `userErrors`; a server that is busy or unavailable is a
+Errors that the caller can correct become `userErrors`; a server that is busy or unavailable is a
 top-level error. With an `idempotencyKey` the first response is stored, as rows.
 """
 
@@ -52,7 +52,7 @@ class UserError:
     """Something that the caller can understand and mend. Nothing was changed."""
 
     code: str = attribute("Stable code, such as `invalid_input` or `run_finished`.")
-    message: str = attribute("What is wrong and what to do, in one sentence.")
+    message: str = attribute("The problem and its remedy, in one sentence.")
     field: list[str] | None = attribute("Path of the input field that is wrong.")
 
 
@@ -61,7 +61,7 @@ class Payload:
     """Fields of every payload."""
 
     user_errors: list[UserError] = strawberry.field(
-        default_factory=list, description="What was wrong; empty on success."
+        default_factory=list, description="Errors that the caller can correct; empty on success."
     )
     replayed: bool = strawberry.field(
         default=False, description="True if this is the stored response to an earlier request."

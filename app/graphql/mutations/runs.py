@@ -72,7 +72,7 @@ class ResumeRunInput:
 
 @input
 class UpdateRunInput:
-    """What describes a run. A field that is left out stays; null removes."""
+    """The description of a run. A field that is left out stays; null removes it."""
 
     run_id: strawberry.ID = attribute("The run.")
     name: str | None = clearable("Name for people.")

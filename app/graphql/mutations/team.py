@@ -27,7 +27,7 @@ class CreateProjectInput:
     """A new project."""
 
     name: str = attribute("Its name, which never changes.")
-    description: str | None = optional("What it is for.")
+    description: str | None = optional("Purpose.")
     idempotency_key: str | None = optional(KEY)
 
 
@@ -36,7 +36,7 @@ class UpdateProjectInput:
     """A project, and what to change. A field that is left out stays; null removes."""
 
     project_id: strawberry.ID = attribute("The project.")
-    description: str | None = clearable("What it is for.")
+    description: str | None = clearable("Purpose.")
     max_runs: int | None = clearable("Runs that may be under way at a time; null: any number.")
     max_gpus: int | None = clearable("GPUs that its runs may hold together; null: all.")
     max_bytes: Long | None = clearable(
@@ -56,7 +56,7 @@ class UpdateProjectInput:
         "The longest time since a release was found to be whole."
     )
     release_approval: bool | None = clearable(
-        "Whether another maintainer must have approved a release."
+        "True if another maintainer must have approved a release."
     )
     idempotency_key: str | None = optional(KEY)
 
@@ -106,10 +106,10 @@ class UpdateUserInput:
 class CreateTokenInput:
     """A new token."""
 
-    user: str | None = optional("Name of its user; left out: whoever asks.")
-    name: str | None = optional("What it is for.")
+    user: str | None = optional("Name of its user; left out: you.")
+    name: str | None = optional("Purpose.")
     scope: Role | None = optional("The highest role that it may act in; MEMBER if left out.")
-    expires_at: DateTime | None = optional("When it expires; left out: never.")
+    expires_at: DateTime | None = optional("Time at which it expires; left out: never.")
     idempotency_key: str | None = optional(KEY)
 
 
@@ -159,12 +159,12 @@ class TokenPayload(Payload):
 
 NewProject = Annotated[CreateProjectInput, strawberry.argument(description="The new project.")]
 ChangedProject = Annotated[
-    UpdateProjectInput, strawberry.argument(description="What to change of which project.")
+    UpdateProjectInput, strawberry.argument(description="The project and its changes.")
 ]
 NewRole = Annotated[SetMemberInput, strawberry.argument(description="The user and its role.")]
-Leaving = Annotated[RemoveMemberInput, strawberry.argument(description="Who leaves what.")]
+Leaving = Annotated[RemoveMemberInput, strawberry.argument(description="The user and the project.")]
 NewUser = Annotated[CreateUserInput, strawberry.argument(description="The new user.")]
-Changed = Annotated[UpdateUserInput, strawberry.argument(description="What to change of whom.")]
+Changed = Annotated[UpdateUserInput, strawberry.argument(description="The user and its changes.")]
 NewToken = Annotated[CreateTokenInput, strawberry.argument(description="The new token.")]
 Revoked = Annotated[RevokeTokenInput, strawberry.argument(description="The token.")]
 
