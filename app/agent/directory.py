@@ -71,7 +71,7 @@ class DirectoryMailbox:
             os.close(opened)
 
     def begin_stop(self) -> None:
-        """Do nothing: whoever asked knows."""
+        """Do nothing: the service that asked for it knows."""
 
     def log(self) -> None:
         """Keep train.log within its limit."""

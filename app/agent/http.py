@@ -247,7 +247,7 @@ class HttpMailbox:
         try:
             threading.Thread(target=work, daemon=True).start()
         except RuntimeError:
-            return  # no more threads; what is left is done at the end
+            return  # no more threads; the rest is sent at the end
 
 
 class Output:

@@ -1,4 +1,4 @@
-"""How the agent and the service talk about one attempt, whatever carries it.
+"""The protocol between the agent and the service for one attempt, on any transport.
 
 The agent calls the four verbs of a `Mailbox`. `directory.py` implements them on files that both
 can read, `http.py` over HTTP. The service's side of these files is app/launchers/directory.py; of
@@ -28,10 +28,10 @@ class _Input(TypedDict, total=False):
 
 
 class LaunchConfig(_Input):
-    """What the agent needs to start the trainer. It is JSON, and may hold secrets."""
+    """The agent's instructions for starting the trainer. JSON, and may hold secrets."""
 
     argv: list[str]
-    """The command. Its first word is looked for in the PATH of `env`."""
+    """The command. Its first word is looked up in the PATH of `env`."""
     env: dict[str, str]
     """The trainer's environment. An agent with an HTTP mailbox adds it to its own."""
     cwd: str | None
@@ -48,7 +48,7 @@ class LaunchConfig(_Input):
 
 
 class ExitRecord(NamedTuple):
-    """How an attempt ended, as the agent saw it."""
+    """The end of an attempt, as the agent saw it."""
 
     exit_code: int | None = None
     signal: int | None = None

@@ -1,6 +1,6 @@
 """One attempt, from the claim to the exit record.
 
-    claim → start the trainer → wait for its end, a stop or a kill → end what is left → record
+    claim → start the trainer → wait for its end, a stop or a kill → end leftovers → record
 
 It needs no service between its claim and its exit record. `command` gives the command line that
 starts the agent; the trainer and its processes are in `process.py`.

@@ -27,7 +27,7 @@ BOOT = (
     "from agent.node import main; main(answer, folder)"
 )
 _EXTRA_SECONDS = 5.0
-"""The nodes' own agents see to the grace; what is left after that is killed with PREFIX."""
+"""The nodes' own agents enforce the grace period; leftovers after it are killed with PREFIX."""
 _OWN = "LLM_TRAIN_"
 
 
@@ -120,6 +120,6 @@ def main(answer: "dict[str, Any]", folder: str) -> None:
 
 
 def _print(text: str) -> None:
-    """Write a line into the run's log, where the cause of a failure is looked for."""
+    """Write a line into the run's log, which is searched for the cause of a failure."""
     sys.stdout.write(f"llm-train agent: error: {text}\n")
     sys.stdout.flush()
