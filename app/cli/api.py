@@ -1,4 +1,4 @@
-"""What commands that talk to a service share: the client, errors, references, tables, JSON."""
+"""Code shared by commands that call a service: the client, errors, references, tables, JSON."""
 
 import functools
 import json
@@ -25,7 +25,7 @@ _COLOURS = {
     "running": "blue", "starting": "blue", "succeeded": "green", "failed": "red",
     "queued": "yellow", "cancelling": "magenta", "cancelled": "bright_black",
 }  # fmt: skip
-# Escape sequences of a name or a note would act in the terminal of whoever lists it.
+# Escape sequences in a name or a note would act in the terminal that lists it.
 _CONTROL = {code: "�" for code in (*range(32), *range(127, 160))}
 
 

@@ -38,7 +38,7 @@ _TEMPORARY = (".tmp-", ".trash-", ".probe-", ".id-")
 
 
 class Copied(NamedTuple):
-    """What a backup holds, or a restore has brought back."""
+    """The contents of a backup, or of a finished restore."""
 
     rows: int
     files: int

@@ -112,7 +112,7 @@ def check(name: str, wait: float, port: int) -> None:
 
 
 class _Wrong(Exception):
-    """What is wrong, in one sentence."""
+    """A failed check, in one sentence."""
 
 
 def _tell(step: str, work: Callable[[], str]) -> None:

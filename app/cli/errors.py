@@ -1,4 +1,4 @@
-"""How a command says that it failed: one line on stderr, and an exit code.
+"""Failures of commands: one line on stderr, and an exit code.
 
 0 done · 1 refused · 2 usage · 3 not found · 4 the run failed · 5 the run was cancelled · 6 the
 service does not answer · 130 Ctrl-C

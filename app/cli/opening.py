@@ -1,4 +1,4 @@
-"""`open`: a link to the dashboard, which signs in whoever opens it first."""
+"""`open`: a link to the dashboard, which signs in the first to open it."""
 
 from urllib.parse import quote
 

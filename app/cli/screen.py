@@ -1,7 +1,7 @@
-"""What a terminal shows: tables that fit, and runs as they go on. Drawn by rich.
+"""Output for terminals: tables that fit, and runs as they progress. Drawn by rich.
 
-Nobody looks at a pipe: there, commands print plain lines (`app.cli.api.table`) and nothing of this.
-rich is imported here alone, by what draws.
+Output to a pipe is plain lines (`app.cli.api.table`) and never comes from here. rich is imported
+only here, by the functions that draw.
 """
 
 import shutil

@@ -74,10 +74,10 @@ def submit(
         resources=_resources(resources), name=name, tags=tags, notes=notes,
         priority=priority or "normal",
     )  # fmt: skip
-    _told(run, as_json, wait)
+    _print_and_wait(run, as_json, wait)
 
 
-def _told(run: Any, as_json: bool, wait: bool) -> None:
+def _print_and_wait(run: Any, as_json: bool, wait: bool) -> None:
     if as_json and not wait:
         api.print_json(run.data)
     else:
@@ -136,7 +136,7 @@ def resume(
         ckpt_path=ckpt_path, hyperparams=params, resources=_resources(resources) or None,
         name=name, notes=notes,
     )  # fmt: skip
-    _told(child, as_json, wait)
+    _print_and_wait(child, as_json, wait)
 
 
 @click.command()
@@ -146,7 +146,7 @@ def resume(
 @api.calls_service
 def rerun(run: str, wait: bool, as_json: bool) -> None:
     """Submit a run again as it was; print the new run's id."""
-    _told(api.client().run(run).rerun(), as_json, wait)
+    _print_and_wait(api.client().run(run).rerun(), as_json, wait)
 
 
 def _numbers(
