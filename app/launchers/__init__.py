@@ -1,4 +1,4 @@
-"""Where trainers run: the contract (base.py), this machine (local/), Slurm, Ray, and others by
+"""Launchers of trainers: the contract (base.py), this machine (local/), Slurm, Ray, and others by
 entry point.
 
 A launcher is found by its kind: the built-in ones, and those of the entry point group GROUP.

@@ -117,11 +117,11 @@ class Submission(NamedTuple):
 
 
 class JobState(StrEnum):
-    """What is known of an attempt.
+    """The state of an attempt, as far as it is known.
 
     * absent: the engine has no such job. Submitting it is safe.
     * queued: it waits in the engine's queue.
-    * running: its agent lives, or so the engine says.
+    * running: its agent is alive, or the engine says so.
     * ended: it is over. Without an exit record and a cause it is lost: the agent was killed from
       outside, or is gone with its machine.
     * unknown: it may be any of these.
@@ -136,7 +136,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What the launcher knows of one attempt."""
+    """The launcher's report on one attempt."""
 
     state: JobState
     engine_id: str | None = None
@@ -160,14 +160,14 @@ class JobStatus:
     pid: int | None = None
     """The agent's process, where it lives on this machine."""
     error: Exception | None = None
-    """Why the state is unknown, if this attempt alone could not be looked at."""
+    """The reason why the state is unknown, if only this attempt could not be checked."""
     ran_seconds: float | None = field(default=None, compare=False)
-    """How long the attempt has run, by a clock that nobody sets; None: it is not on record."""
+    """The attempt's run time by a clock that is never set; None: it was not recorded."""
 
 
 @dataclass(frozen=True)
 class LauncherContext:
-    """What every launcher may know of the service it runs in."""
+    """The facts about the service that every launcher may use."""
 
     data_dir: Path
     """Run RUN's directory is data_dir/runs/RUN, where files are shared."""
@@ -175,7 +175,7 @@ class LauncherContext:
 
 
 class Launcher(Protocol):
-    """Where trainers run. See the module's docstring for how to add one."""
+    """A launcher of trainers. The module's docstring says how to add one."""
 
     name: str
     owns_queue: bool
