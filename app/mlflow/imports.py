@@ -1,4 +1,4 @@
-"""What `llm-train import mlflow` needs beside MLflow's own endpoints."""
+"""Endpoints that `llm-train import mlflow` needs besides MLflow's own."""
 
 from typing import Annotated
 
