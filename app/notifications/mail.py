@@ -12,7 +12,7 @@ from app.notifications.webhook import SEND_SECONDS, Answer
 
 
 class Mail(NamedTuple):
-    """What is sent. `id` is the same in every attempt, and in the header `Message-ID`."""
+    """One mail to be sent. `id` is the same in every attempt, and in the header `Message-ID`."""
 
     id: str
     sender: str

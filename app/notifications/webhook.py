@@ -23,7 +23,7 @@ _GONE = 410
 
 
 class Answer(NamedTuple):
-    """How a receiver answered."""
+    """The answer of a receiver."""
 
     status: int | None
     """None: there was no answer."""
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 
 
 class Message(NamedTuple):
-    """What is sent. `id` is the same in every attempt."""
+    """One message to be sent. `id` is the same in every attempt."""
 
     id: str
     url: str
