@@ -1,4 +1,4 @@
-"""What runs beside training code: reports, checkpoints and stop requests.
+"""The library for training code: reports, checkpoints and stop requests.
 
     Reporter           reporter.py: `from_env`, `log`, `effective`, `checkpoint`, `finish`
     Saving             saving.py: a checkpoint in two steps, `commit` and `abandon`
@@ -6,7 +6,7 @@
     is_rank_0          ranks.py: the process that reports and commits
     CheckpointError    manifest.py: a directory is not a whole checkpoint
 
-and what scripts and notebooks use instead:
+and for scripts and notebooks:
 
     Client             client.py: `submit`, `runs`, `run`, `compare`
     ApiError           requests.py: the service refused, in its own words

@@ -1,4 +1,4 @@
-"""What the training has said since the last batch, taken from it fast and handed on in batches."""
+"""A buffer of the training's reports since the last batch, fast to fill and sent in batches."""
 
 import math
 import os

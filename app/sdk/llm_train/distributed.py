@@ -177,7 +177,7 @@ class Ranks:
 
 
 class _Part(NamedTuple):
-    """What one rank says of its part of a checkpoint."""
+    """One rank's report on its part of a checkpoint."""
 
     error: str | None
     files: list[File]

@@ -48,9 +48,9 @@ class Link(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """What the trainer knows of the model in a checkpoint.
+    """The trainer's knowledge of the model in a checkpoint.
 
-    `healthy`: False if the weights hold NaN or an infinity; None: nobody has looked.
+    `healthy`: False if the weights hold NaN or an infinity; None: they were not checked.
     """
 
     metrics: Mapping[str, float] = {}

@@ -1,8 +1,8 @@
-"""What a training runs, so that it can be run again: commit, command, packages, machine.
+"""The source of a training run, enough to repeat it: commit, command, packages, machine.
 
-`describe()` returns it as JSON. Values that look like secrets are masked, of changes that are not
-committed it holds the names of the files, the patch (up to 24 KiB, without files that hold secrets
-by their name) and a hash of all of it, and all together has at most 48 KiB.
+`describe()` returns it as JSON of at most 48 KiB. Values that look like secrets are masked. For
+uncommitted changes it holds the names of the files, the patch (up to 24 KiB, without files whose
+names suggest secrets) and a hash of the whole.
 """
 
 import hashlib

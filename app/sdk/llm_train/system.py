@@ -1,4 +1,4 @@
-"""What a training does to its machine, as metrics `system/…` at the current step.
+"""The training's use of its machine, as metrics `system/…` at the current step.
 
     system/cpu_percent        of all its processes; 100 is one core
     system/memory_mb          resident, of all its processes

@@ -41,7 +41,7 @@ _EXPIRED = (401, 403)
 
 
 class Service(NamedTuple):
-    """How the service is asked about the files of one run."""
+    """Access to the service for the files of one run."""
 
     api_url: str
     run_id: str
