@@ -1,4 +1,4 @@
-"""What runs may get: what each launcher has in all, and how many runs are with it or wait."""
+"""Capacity for runs: the total of each launcher, and how many runs are with it or wait."""
 
 import asyncio
 from collections import Counter
@@ -49,8 +49,7 @@ async def read_capacity(db: Database, launchers: Mapping[str, Launcher]) -> Serv
 
 
 class _UnderWay(NamedTuple):
-    """How many runs each launcher has been given, how many of them it queues, and how many wait
-    for one."""
+    """Numbers of runs: `active` at each launcher, `queued` by its engine, waiting for one."""
 
     active: Counter[str]
     queued: Counter[str]

@@ -1,15 +1,15 @@
-"""When Python's collector of cyclic garbage walks this process, which holds up the event loop.
+"""The schedule of Python's cyclic garbage collector, which holds up the event loop while it runs.
 
-What start-up has made stays for good and is walked no more; so does, a minute later, what the first
-requests and ticks have made: statements, validators, the rows of all that is under way. A full
-collection used to walk those for a tenth of a second at a time.
+Objects made at start-up stay for good and are frozen, so that the collector skips them; a minute
+later, so are those that the first requests and ticks have made: statements, validators, the rows
+of active runs. A full collection used to walk them all for a tenth of a second at a time.
 """
 
 import asyncio
 import gc
 
 SETTLE_SECONDS = 60.0
-"""After so long most of what is made once has been made."""
+"""By then, most objects that are made once exist."""
 THRESHOLD = 20_000
 """A page of rows or a report is more than the usual 700 objects, and none is cyclic."""
 
@@ -23,6 +23,6 @@ def collect_seldom(loop: asyncio.AbstractEventLoop) -> asyncio.TimerHandle:
 
 
 def settle() -> None:
-    """Collect once, and leave alone what is left."""
+    """Collect once, and freeze all objects that remain."""
     gc.collect()
     gc.freeze()

@@ -1,9 +1,9 @@
-"""What the APIs of tracking clients share: who calls, and routes that answer errors in their form.
+"""Code shared by the APIs of tracking clients: callers, and routes with errors in their format.
 
-A caller may see everything, or is one run's trainer. A trainer brings its run's id and its token by
+A caller may see everything, or is one run's trainer. A trainer sends its run's id and its token by
 basic authentication: MLflow's client as user name and password, W&B's as one key after the user
-name `api`. Recipes set the variables for both. Such a trainer reaches its own run only: whatever
-experiment or run it creates is its own.
+name `api`. Recipes set the variables for both. Such a trainer reaches only its own run: any
+experiment or run that it creates stands for that one.
 """
 
 import base64

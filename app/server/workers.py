@@ -83,7 +83,7 @@ def supervise(work: Callable[[socket.socket], None], number: int, sock: socket.s
 
 
 def _end(processes: list[SpawnProcess]) -> None:
-    """End processes as a signal to each would, and kill what is left after `STOP_SECONDS`."""
+    """End processes as a signal to each would, and kill the rest after `STOP_SECONDS`."""
     for process in processes:
         process.terminate()
     deadline = time.monotonic() + STOP_SECONDS
