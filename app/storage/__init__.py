@@ -1,9 +1,9 @@
-"""Where the files of checkpoints are kept, found by the scheme of a URL.
+"""Storages of checkpoint files, found by the scheme of a URL.
 
-`base.py` is the contract, with the steps to add a storage; `directory.py` the one of the data
-directory, whose own identity is in `data_dir.py`; `readers.py` the threads that read, `streams.py`
-what is between them and the event loop. `artifacts.py` keeps the other files of runs, `files.py`
-opens what a trainer can reach, for every room that reads a directory of a run.
+`base.py` is the contract, with the steps to add a storage; `directory.py` the storage in the data
+directory, whose identity is in `data_dir.py`; `readers.py` has the threads that read, `streams.py`
+connects them with the event loop. `artifacts.py` keeps the other files of runs; `files.py` opens
+files that a trainer can access, for every package that reads a run's directory.
 """
 
 from collections.abc import Mapping

@@ -133,7 +133,7 @@ class EventFiles:
 
 
 def _match(pattern: tuple[str, ...], name: str) -> list[tuple[str, ...]]:
-    """Return what is left of a pattern behind a folder of this name: several with `**`."""
+    """Return the rest of a pattern behind a folder of this name: several with `**`."""
     if not pattern:
         return []
     first, rest = pattern[0], pattern[1:]

@@ -1,7 +1,7 @@
-"""What is in a directory that is open: sizes, manifests, and a draft that becomes whole.
+"""Contents of an open directory: sizes, manifests, and the commit of a draft.
 
-Every function takes a descriptor and follows no link. `files` has the single steps; which
-directories there are is in `directory`.
+Every function takes a descriptor and follows no link. `files` has the single steps; the layout of
+the directories is in `directory`.
 """
 
 import hashlib
