@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 async def remove_deleted(state: SupervisorState) -> None:
-    """Begin to remove what is left of deleted runs, unless that is under way."""
+    """Begin to remove the leftovers of deleted runs, unless that is under way."""
     if _ABOUT in state.jobs:
         return
     if found := await state.db.read(removals.list_removals, AT_ONCE):

@@ -54,7 +54,7 @@ async def deliver(state: SupervisorState, run: LiveRun, recipe: Recipe) -> None:
 
 
 async def deliver_rest(state: SupervisorState, run: LiveRun, recipe: Recipe) -> None:
-    """Report what is left when the trainer is gone. Files that cannot be read hold up no end."""
+    """Report the rest when the trainer is gone. Unreadable files do not hold up the run's end."""
     job = state.jobs.get(f"the event files of {run.id}")
     if job is not None:
         await asyncio.wait({job[0]})

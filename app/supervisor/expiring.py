@@ -1,7 +1,7 @@
-"""Expiring: what retention no longer keeps of runs is removed, in the background, bit by bit.
+"""Expiring: removes logs and points past their retention, in the background, bit by bit.
 
 Decided (`services.expiry`) → done here → recorded. After a crash in between, the next leader begins
-with what is left to do.
+with the remaining work.
 """
 
 import asyncio

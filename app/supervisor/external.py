@@ -16,7 +16,7 @@ EXTERNAL_SECONDS = 5.0
 
 
 async def list_due(state: SupervisorState) -> list[LiveRun]:
-    """Return the external runs that are to be looked at now.
+    """Return the external runs that are due for a check.
 
     Those that train are read off the event loop, and as often as a lost heartbeat has to be
     noticed; those that are about to end, in every tick.

@@ -47,7 +47,7 @@ async def finish(state: SupervisorState, run: LiveRun, status: JobStatus) -> Non
 
 
 async def _take_in(state: SupervisorState, run: LiveRun, status: JobStatus) -> None:
-    """End what is left of the trainer's processes, and take in or remove what it left."""
+    """End the trainer's remaining processes, and take in or remove the files it left."""
     if status.record is None:
         await end_leftovers(state, run)
     recipe = state.recipe(run)

@@ -1,7 +1,7 @@
-"""What is known of each attempt now: the agent's word, else the engine's.
+"""The current state of each attempt, from its agent if that has reported, else from the engine.
 
-A launcher is asked once for all of its attempts. Agents that are reached over HTTP have left
-theirs in the database; those with a mailbox on disk are read by their launcher.
+A launcher is asked once for all of its attempts. Reports of agents that use HTTP are in the
+database; mailboxes on disk are read by their launcher.
 """
 
 import asyncio

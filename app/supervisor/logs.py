@@ -1,4 +1,4 @@
-"""The logs of a run: at their end the cause of a failure is looked for; they are removed as one.
+"""The logs of a run: their ends are searched for the cause of a failure; they are removed as one.
 
 train.log holds what the command and its ranks printed. A launcher may have written the ranks' own
 logs below the run's directory as well (torchrun --log-dir): they are read where train.log names no

@@ -1,4 +1,4 @@
-"""What the supervisor remembers between its ticks: of the queue, an attempt, an engine, alerts.
+"""State that the supervisor keeps between ticks: of the queue, an attempt, an engine, alerts.
 
 All of it is a cache: a restarted server reads it again from the database, the disk and the engines.
 """
@@ -21,10 +21,10 @@ from app.storage.readers import Readers
 
 @dataclass
 class QueueSnapshot:
-    """How far the queue was looked at, and what was found up to there.
+    """The part of the queue read so far, and the findings in it.
 
-    While the machine is the same and nothing in the queue could start, the next look goes on from
-    it.
+    While the machine is the same and nothing in the queue could start, the next tick continues
+    from it.
     """
 
     machine: object
@@ -56,7 +56,7 @@ class AlertWatches:
     looked_at: float = -math.inf
     """The time at which the rules were last read (monotonic)."""
     since: str | None = None
-    """Runs that ended before it have been looked at."""
+    """Runs that ended before it have been handled."""
 
 
 @dataclass
@@ -95,7 +95,7 @@ class AttemptState:
     nodes: tuple[str, ...] = ()
     # What its engine last said of its waiting, without its place in the queue.
     engine_words: str | None = None
-    # How far its metrics are looked at by the rules of its recipe.
+    # How far the rules of its recipe have read its metrics.
     health: HealthWatch | None = None
     # TensorBoard's files, as far as they are read.
     event_files: EventFiles | None = None

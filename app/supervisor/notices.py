@@ -1,6 +1,6 @@
-"""What is wrong with a run that goes on: stalled, or the service fails at it.
+"""Problems of a run that goes on: it is stalled, or the service fails to handle it.
 
-Its `status_reason` says so while it lasts; then the sentence that this has hidden comes back.
+Its `status_reason` says so while the problem lasts; then the previous sentence is restored.
 """
 
 from app.domain.lifecycle import Reason

@@ -1,4 +1,4 @@
-"""What each launcher has, who holds it and who may yield it; what each project has of its quota."""
+"""Pools: each launcher's capacity, its holders and which may yield; each project's use of quota."""
 
 import asyncio
 from collections.abc import Iterable

@@ -41,10 +41,10 @@ class News:
 
 
 async def reconcile(state: SupervisorState) -> None:
-    """Look at every launched run; one that cannot be looked at does not hold up the others.
+    """Check every launched run; one that cannot be checked does not hold up the others.
 
-    A process whose end the kernel will tell is alive until it does: only the others cost
-    a look at the disk, all in one thread.
+    A process whose end the kernel will report is alive until it does: only the others cost
+    a read of the disk, all in one thread.
     """
     live = await state.db.read(live_runs.list_launched)
     live += await state.db.read(live_runs.list_submitted)
@@ -142,9 +142,9 @@ async def _adopt(state: SupervisorState, run: LiveRun) -> None:
 
 
 async def _handle_absent(state: SupervisorState, run: LiveRun) -> None:
-    """Launch a claimed attempt of which there is no trace, or make sure that it never begins.
+    """Launch a claimed attempt that has left no trace, or make sure that it never begins.
 
-    The server died before it launched, the launch is young, or somebody removed its files.
+    The server died before the launch, the launch is recent, or its files were removed.
     """
     if not await state.has_data_dir():
         return

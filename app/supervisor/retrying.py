@@ -1,7 +1,7 @@
-"""When a failed run is tried again.
+"""Timing of retries of a failed run.
 
-`run.next_attempt_at` is what people see, and survives a restart. The pause itself is measured on
-the monotonic clock from when this supervisor first saw it: a clock that is set moves no attempt.
+`run.next_attempt_at` is shown to people and survives a restart. The pause itself is measured on
+the monotonic clock from when this supervisor first saw it: setting the clock moves no attempt.
 """
 
 from app.db.tables import Run

@@ -30,7 +30,7 @@ QUEUE_PAGE = 1000
 COUNT_SECONDS = 5.0
 EXACT_POSITIONS = 100
 FAILED_SECONDS = 5.0
-"""After so long a run at which the service failed is looked at again."""
+"""Pause before a run that the service failed to handle is tried again."""
 UNKNOWN_RECIPE = (
     "The recipe {!r} is not configured on this server: add it to the file of LLM_TRAIN_RECIPES "
     "and restart the server, or cancel the run."
@@ -52,8 +52,8 @@ class Look(NamedTuple):
 async def launch(state: SupervisorState) -> None:
     """Start what can start; record for the rest why it waits.
 
-    While nothing changes on the machine, only runs that are new in the queue are looked at. A run
-    at which this fails holds up no other.
+    While nothing changes on the machine, only runs that are new in the queue are read. A run for
+    which this fails holds up no other.
     """
     head = await state.db.read(live_runs.list_queued, QueueCursor(), 1)
     if not head or not await state.has_data_dir():
@@ -290,7 +290,7 @@ async def _snapshot(state: SupervisorState, view: View) -> QueueSnapshot:
     last = state.queue
     if last is None or last.machine != new.machine or now >= last.look_again_at:
         return new
-    # Without the runs that others wait behind, they are looked at again.
+    # Once the runs that others wait behind are gone, the others are read again.
     for holder in last.holders:
         if (await state.db.read(runs.get, holder)).status != RunStatus.QUEUED:
             return new

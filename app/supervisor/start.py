@@ -164,7 +164,7 @@ async def _submit_remote(
     try:
         with tracing.span("launcher.submit", llm_train__launcher=launcher.name):
             submission = await state.engine(launcher.name).thread.run(launcher.submit, job)
-    except Unreachable as error:  # whether the engine has the job is seen when it is looked at
+    except Unreachable as error:  # the next status check shows if the engine has the job
         state.log_throttled(launcher.name, "%s cannot be reached: %s", launcher.name, error)
     except LauncherError as error:
         evidence = Evidence(False, launch_error=str(error))

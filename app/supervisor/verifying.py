@@ -156,7 +156,7 @@ async def record(state: SupervisorState, finding: VerificationResult) -> Checkpo
 
 async def verify_committed(state: SupervisorState, run: LiveRun) -> frozenset[str] | None:
     """Verify all that a dead trainer committed, announced or not; return the ids of the
-    promised checkpoints of which there are no files. None: something is still being read."""
+    promised checkpoints that have no files. None: something is still being read."""
     known = {
         checkpoint.ckpt_path: checkpoint
         for checkpoint in await state.db.read(checkpoints.list_of_run, run.id)
