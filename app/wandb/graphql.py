@@ -53,7 +53,7 @@ class Operation(Body):
 
 
 class OfRun(Body):
-    """What names a run."""
+    """The names that identify a run."""
 
     project: Name | None = None
     name: RunName | None = None

@@ -1,7 +1,7 @@
-"""Which run and which experiment of this service a client means.
+"""The run and the experiment of this service that a client refers to.
 
 Its project is the experiment of that name. Its run id is an alias within that experiment, or a run
-of this service: recipes set WANDB_RUN_ID. The trainer of one run gets that one, whatever it names.
+of this service: recipes set WANDB_RUN_ID. A run's trainer always gets that run, whatever it names.
 """
 
 from app.db.listing import latest_metrics

@@ -67,7 +67,7 @@ async def file_stream(request: Request, project: str, name: str) -> Response:
 
 
 class Logged(NamedTuple):
-    """What the lines of a request hold."""
+    """The contents of a request's lines."""
 
     points: list[Point]
     summary: dict[str, float]
