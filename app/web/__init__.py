@@ -1,1 +1,1 @@
-"""What a browser gets: pages, their third-party files and the build hook that fetches them."""
+"""Files for browsers: pages, their third-party files and the build hook that fetches them."""
