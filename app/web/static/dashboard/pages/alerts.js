@@ -6,7 +6,7 @@ import { href } from "../route.js";
 import { ago, clock, number, short } from "../format.js";
 import { Choice, Empty, Loading, Trouble, useTicks, useTitle } from "../parts.js";
 import { Dialog } from "../dialog.js";
-import { KINDS } from "../told.js";
+import { KINDS } from "../kinds.js";
 import { hasProjects, mayNowhere, projectName, projectsWith } from "../viewer.js";
 import { params, set } from "../route.js";
 import { t } from "../words.js";

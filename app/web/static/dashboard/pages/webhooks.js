@@ -6,7 +6,7 @@ import { href } from "../route.js";
 import { ago, clock, short } from "../format.js";
 import { Copy, Empty, Loading, Trouble, useTicks, useTitle } from "../parts.js";
 import { Dialog } from "../dialog.js";
-import { EVENTS } from "../told.js";
+import { EVENTS } from "../kinds.js";
 import { hasProjects, mayNowhere, projectName, projectsWith } from "../viewer.js";
 import { sentence } from "../service.js";
 import { t } from "../words.js";

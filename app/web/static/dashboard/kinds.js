@@ -1,8 +1,8 @@
-// What webhooks and alert rules share: the kinds of what they are about.
+// Kinds of events that webhooks and alert rules are about.
 import { t } from "./words.js";
 
 /**
- * Events of which webhooks tell, as their messages name them.
+ * Events that webhooks report, as their messages name them.
  *
  * @type {Record<import("./generated.js").WebhookEvent, string>}
  */
