@@ -145,7 +145,7 @@ def is_of_one_run(text: str) -> bool:
 _NESTED = re.compile(r"\([^()]*\)")
 _FROM_ONE = re.compile(r"SELECT .+ FROM (\w+) WHERE (.+?)(?: ORDER BY .+)?")
 _BY_PLACE = re.compile(
-    r"SELECT [^()]+ FROM \((SELECT (\w+)\.rowid AS place FROM .+)\) AS first_rows"
+    r"SELECT [^()]+ FROM \((SELECT (\w+)\.rowid AS place, [^()]+ FROM .+)\) AS first_rows"
     r" LEFT OUTER JOIN \2 ON \2\.rowid = first_rows\.place"
     r" WHERE (?:(?!(?<!:)\b\2\b(?!\.)).)+"  # which names the table for its columns alone
 )

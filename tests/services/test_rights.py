@@ -16,6 +16,8 @@ from sqlalchemy import Executable, delete, insert, select, text, update
 from app.db import rights, visibility
 from app.db.current_principal import acting_as
 from app.db.database import Database
+from app.db.list_statements import Shape, page_statement
+from app.db.listing import RUNS
 from app.db.postgresql import PostgresDatabase
 from app.db.postgresql_pipeline import Answer, Pipeline
 from app.db.rights import KnownRights
@@ -167,12 +169,17 @@ async def test_each_kind_of_change_counts_at_once_whoever_makes_it(db: Database,
     assert (after == before) == (kind == "project made")
 
 
-BY_PLACE = (
-    "SELECT run.id, run.name FROM (SELECT run.rowid AS place FROM run WHERE"
-    " run.experiment_id = :experiment_id AND run.status = :parent ORDER BY run.id LIMIT 4000)"
-    " AS first_rows LEFT OUTER JOIN run ON run.rowid = first_rows.place"
-    " WHERE (run.archived_at IS NULL) IS 1"
-)
+def list_by_place() -> str:
+    """The statement that lists the first runs of a status, up to its limit."""
+    filters = frozenset(("experiment_id", "active", "model"))
+    shape = Shape(
+        RUNS, filters, "created_at", True, True, frozenset(), "sqlite", "status", peek=4_000
+    )
+    text = " ".join(page_statement(shape).compiled("sqlite").text.split())
+    return text.partition(" LIMIT :most")[0]
+
+
+BY_PLACE = list_by_place()  # as lists make it: what is written down here would not follow them
 
 
 @pytest.mark.parametrize(
