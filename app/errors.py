@@ -29,7 +29,8 @@ ServiceError
 ├── UnsupportedMediaType 415 unsupported_media_type
 ├── HeadTooLarge        431 head_too_large       the request line and its headers
 ├── Busy                429 busy                 queue full; `retry_after` seconds
-│   └── SessionActive     429 session_active       another trainer reports on the run
+│   ├── SessionActive     429 session_active       another trainer reports on the run
+│   └── TooManyWrongTokens 429 too_many_wrong_tokens of one address within a minute
 ├── Timeout             503 timeout              given up; it took too long
 └── Unavailable         503 unavailable
     └── CheckpointUnreadable 503 checkpoint_unreadable
@@ -232,6 +233,12 @@ class SessionActive(Busy):
     """Another session reports on this run: try again once it is silent, or take over."""
 
     code, title = "session_active", "Session active"
+
+
+class TooManyWrongTokens(Busy):
+    """An address sent too many wrong tokens within a minute; a right one is still accepted."""
+
+    code, title = "too_many_wrong_tokens", "Too many wrong tokens"
 
 
 class Timeout(ServiceError):

@@ -14,7 +14,7 @@ from app.db.current_principal import acting_as
 from app.db.database import Database
 from app.db.sql import Tx
 from app.domain.principals import SUPERVISOR, Principal
-from app.errors import Busy, ServiceError, Unauthorized
+from app.errors import ServiceError, TooManyWrongTokens, Unauthorized
 from app.server.failed_sign_ins import FailedSignIns
 from app.services import api_tokens, audit
 from app.services.api_tokens import Known
@@ -62,7 +62,9 @@ class Authenticator:
     def refuse(self, address: str, why: str) -> ServiceError:
         """Return the error for a token that is not right, which is counted and recorded."""
         if self._failed.count(address):
-            return Busy("Too many wrong tokens; try again in a minute.", retry_after=60)
+            return TooManyWrongTokens(
+                "Too many wrong tokens; try again in a minute.", retry_after=60
+            )
         if self._failed.may_record():
             self._write(audit.record_failed_sign_in, address)
         return Unauthorized(why)

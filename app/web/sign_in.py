@@ -90,7 +90,10 @@ _REFUSED = {
     "en": {},
     "zh": {
         "unauthorized": "令牌或登录码无效，或已被撤销、已过期。",
-        "busy": "错误的令牌过多；请一分钟后再试。",
+        "too_many_wrong_tokens": "错误的令牌过多；请一分钟后再试。",
+        "busy": "服务繁忙；请稍后再试。",
+        "timeout": "服务响应超时；请稍后再试。",
+        "unavailable": "服务暂不可用；请稍后再试。",
         "forbidden": "此来源（Origin 或 Host）不被允许；"
         "运维人员可将其名称加入 LLM_TRAIN_ALLOWED_HOSTS。",
     },
@@ -103,6 +106,10 @@ _CHINESE = {
     "This sign-in was ended before; begin another.": "此次登录已经结束；请重新开始。",
     "The provider did not sign you in.": "身份提供方没有让您登录。",
     "The provider did not accept the code; sign in again.": "身份提供方不接受登录码；请重新登录。",
+    "Somebody else signs in at this moment; try again.": "此刻有其他人正在登录；请重试。",
+    "Too many requests are waiting; try again in a second.": "服务繁忙；请稍后再试。",
+    "Too many writes are waiting; try again in a second.": "服务繁忙；请稍后再试。",
+    "Too many wrong tokens; try again in a minute.": "失败的登录过多；请一分钟后再试。",
     "None of your groups has a role here; ask the operator for one.": "您所在的组在此没有角色；"
     "请联系运维人员。",
 }

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from app.domain.browser_sessions import CODE_SECONDS, SESSION_SECONDS, BrowserSessions
+from app.errors import Busy
 from app.server.failed_sign_ins import MOST
 from tests.api.conftest import Api, running
 from tests.api.problem import problem
@@ -201,7 +202,12 @@ def test_a_session_belongs_to_the_user_who_has_signed_in_and_ends_with_its_token
         assert api.send("GET", "/v1/me", headers={"cookie": cookie}).status_code == 401
 
 
-def test_each_refusal_of_a_sign_in_has_words_of_the_language_of_its_page(tmp_path: Path) -> None:
+def test_each_refusal_of_a_sign_in_has_words_of_the_language_of_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def waiting(*_: Any) -> None:
+        raise Busy("Too many requests are waiting; try again in a second.", retry_after=1)
+
     with running(tmp_path, api_token=TOKEN) as api:
         page = api.send("GET", "/", headers={**BROWSER, "accept-language": "zh"}).text
         (settings,) = re.findall('id="settings">(.*)</script>', page)
@@ -211,10 +217,15 @@ def test_each_refusal_of_a_sign_in_has_words_of_the_language_of_its_page(tmp_pat
         hidden = {"host": "proxy.example", "origin": "http://proxy.example"}
         behind = api.send("POST", "/session", json={"token": TOKEN}, headers=hidden)
         wrong = [sign_in(api, token="wrong") for _ in range(MOST + 1)]
-        answers = [forbidden, behind, *wrong]
+        with monkeypatch.context() as patch:
+            patch.setattr(api.app.state.db, "read", waiting)
+            busy = sign_in(api, token="llmt_another")
+        answers = [forbidden, behind, *wrong, busy]
         codes = [answer.json()["code"] for answer in answers]
-        assert codes == ["forbidden"] * 2 + ["unauthorized"] * MOST + ["busy"]
-        assert refused.keys() == set(codes)
+        assert codes == ["forbidden"] * 2 + ["unauthorized"] * MOST + [
+            "too_many_wrong_tokens", "busy"
+        ]  # fmt: skip
+        assert refused.keys() == {*codes, "timeout", "unavailable"}
         assert (wrong[-1].status_code, wrong[-1].headers["retry-after"]) == (429, "60")
         assert "set-cookie" not in wrong[-1].headers
         assert sign_in(api, token=TOKEN).status_code == 204, "nobody is locked out"

@@ -268,7 +268,7 @@ LIES: dict[str, dict[str, Any]] = {
 
 def refused(api: Api, answer: httpx.Response) -> None:
     assert answer.status_code in (401, 429), answer.text
-    assert answer.json()["code"] in ("unauthorized", "busy")
+    assert answer.json()["code"] in ("unauthorized", "too_many_wrong_tokens")
     assert "set-cookie" not in answer.headers
     users = api.send("GET", "/v1/users", headers=OPERATOR).json()["users"]
     assert "mallory" not in [user["name"] for user in users]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from app.server.failed_sign_ins import MOST
 from tests.support.browser import watch
+from tests.support.clock import slowness
 from tests.support.commands import llm_train
 from tests.support.dashboard import Dashboard
 from tests.support.proxies import jupyter, nginx
@@ -176,6 +178,43 @@ def test_a_refused_sign_in_is_told_in_the_language_of_the_browser(
             wrong = {"token": "not the token at all"}
             httpx.post(f"{closed.url}/session", json=wrong, headers={"origin": closed.url})
         expect(told(closed.url)).to_contain_text("错误的令牌过多")
+        busy = {"code": "busy", "detail": "Too many requests are waiting; try again in a second."}
+        context.route("**/session", lambda route: route.fulfill(status=429, json=busy))
+        expect(told(closed.url)).to_have_text("服务繁忙；请稍后再试。")
+
+
+def expiring_token(server: Server, seconds: float) -> str:
+    """Return the token of a new administrator, which ends after so many seconds."""
+    user = {"name": "expires", "is_admin": True}
+    httpx.post(f"{server.url}/v1/users", json=user, headers=BEARER).raise_for_status()
+    end = datetime.now(UTC) + timedelta(seconds=seconds)
+    body = {"user": "expires", "scope": "admin", "expires_at": end.isoformat()}
+    made = httpx.post(f"{server.url}/v1/tokens", json=body, headers=BEARER).raise_for_status()
+    return str(made.json()["token"])
+
+
+def test_when_the_service_lets_a_session_expire_the_page_says_so_and_continues(
+    browser: Browser, closed: Server
+) -> None:
+    """The browser still has its cookie, and sends it."""
+    with tab(browser, f"{closed.url}/recipes") as (page, problems):
+        sign_in(page, expiring_token(closed, 12 * slowness()))
+        page.locator("[data-recipe='-']").click()
+        page.get_by_role("textbox", name="Model").fill("typed before it expired")
+        ended = page.get_by_text("Your session has ended.")
+        ended.wait_for()  # nothing is clicked: its WebSocket is closed
+        assert sessions(page), "the cookie stays"
+        with page.context.expect_page() as opened:
+            page.locator(".banner").get_by_role("link", name="Sign in").click()
+        sign_in(opened.value)
+        opened.value.close()
+        expect(ended).to_have_count(0)
+        page.wait_for_selector("[data-state=live]")
+        page.get_by_role("button", name="Submit").click()
+        page.get_by_role("button", name="Close").click()
+        page.wait_for_url("**/runs/run_*")
+        expect(page.get_by_text("typed before it expired").first).to_be_visible()
+        problems.clear()
 
 
 def test_administrators_see_who_did_what(browser: Browser, closed: Server) -> None:

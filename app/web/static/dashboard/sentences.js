@@ -176,5 +176,5 @@ export const CODES = {
   not_found: "不存在", log_removed: "日志已删除", conflict: "与当前状态冲突", run_finished: "任务已结束",
   checkpoint_lost: "检查点已丢失", release_tag_taken: "发布标签已被占用", release_gate: "未达到发布条件",
   still_needed: "仍被使用", name_taken: "名称已被占用", idempotency_key_in_flight: "相同请求正在处理",
-  busy: "服务繁忙", timeout: "超时", unavailable: "暂不可用", checkpoint_unreadable: "检查点无法读取", internal_error: "服务内部错误",
+  busy: "服务繁忙", too_many_wrong_tokens: "错误的令牌过多", timeout: "超时", unavailable: "暂不可用", checkpoint_unreadable: "检查点无法读取", internal_error: "服务内部错误",
 };
