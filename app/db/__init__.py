@@ -14,7 +14,8 @@ How to add a column of runs that clients see:
 
 1. `tables.py`: a field of `Run` with a default, which every new row gets.
 2. `migrations/versions/NNNN_….py`: `op.add_column`; the number after the last one, its
-   `down_revision` the last one's.
+   `down_revision` the last one's. A column that is never null needs a `server_default`: there are
+   rows already.
 3. `app/rest/schemas.py`: the field, in `RunSummary` for lists and the status, in `RunAnswer` for a
    submission. A column of the same name is copied, and shown in the examples, by itself.
 4. `app/graphql/types.py`: an `attribute` of `Run`.

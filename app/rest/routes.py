@@ -1,8 +1,8 @@
 """`/v1`: the documented paths. Each parses its request, runs one use case and returns.
 
 How to add an endpoint:
-1. add its request to `app.domain.requests`, its response to `schemas`, an example of both to
-   `examples`, and its rendering to `views`;
+1. add its request to `app.domain.requests`, with an example in its `json_schema_extra`; its
+   response to `schemas`, an example of that to `examples`, and its rendering to `views`;
 2. add a route here or in the file of its resource: a POST has `**accepts_json(Request, …)` and
    goes through `responses.perform`, a GET reads with `db.read` or `db.scan`;
 3. a new file's router is included in `app.main`, and listed in ROUTERS of

@@ -16,7 +16,8 @@ How to add a use case:
 
 1. Add its request to `app.domain.requests`, if clients send one.
 2. Write `f(tx, …)` here, in the file of its resource. Lock the row it changes (`runs.lock`), move a
-   status by `runs.move` alone, and append an event (`events.append`).
+   status by `runs.move` alone, and append an event (`events.append`). A new type of event is a new
+   name, such as `run.updated`; one that webhooks can send joins `app.domain.webhooks.EventType`.
 3. `events.append` requires the role of a member. A use case that needs a higher one, or appends no
    event, begins with `tx.require`.
 4. Give it an endpoint (`app/rest/routes.py`), a mutation (`app/graphql/mutations`), or both, and a

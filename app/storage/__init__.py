@@ -2,8 +2,9 @@
 
 `base.py` is the contract, with the steps to add a storage; `directory.py` the storage in the data
 directory, whose identity is in `data_dir.py`; `readers.py` has the threads that read, `streams.py`
-connects them with the event loop. `artifacts.py` keeps the other files of runs; `files.py` opens
-files that a trainer can access, for every package that reads a run's directory.
+connects them with the event loop. `artifacts.py` keeps the other files of runs, `event_files.py`
+follows the TensorBoard files that a trainer writes, and `files.py` opens files that a trainer can
+access, for every package that reads a run's directory.
 """
 
 from collections.abc import Mapping
