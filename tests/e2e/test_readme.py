@@ -3,6 +3,7 @@
 Their training loop needs PyTorch: tests/trainers/test_readme.py runs it.
 """
 
+import json
 import re
 import shlex
 from typing import Any
@@ -16,7 +17,7 @@ from app.domain.recipe_file import parse_recipes
 from app.settings import Settings
 from app.web import guide
 from tests.support.pages import PAGES, README, block
-from tests.support.server import REPOSITORY, Server
+from tests.support.server import REPOSITORY, Server, wait_until
 
 
 def curl(command: str, base: str) -> httpx.Response:
@@ -82,6 +83,16 @@ def test_the_sequence_tells_one_story(answers: list[tuple[str, httpx.Response]])
     assert child["hyperparams"] == {"learning_rate": 1e-5, "batch_size": 16}
     assert marked["release_tag"] == "v1.0.0"
     assert marked["ckpt_path"] == cancelled["ckpt_path"] == child["ckpt_path"]
+
+
+def test_the_run_that_the_service_trains_by_itself_trains(server: Server, page: str) -> None:
+    shown = re.search(r"`(\{.*\"demo\"\})`", PAGES[page])
+    assert shown is not None
+    experiment = httpx.post(f"{server.url}/v1/experiments", json={"name": "e", "task_type": "sft"})
+    runs = f"{server.url}/v1/experiments/{experiment.json()['experiment_id']}/runs"
+    run = httpx.post(runs, json=json.loads(shown[1])).json()["run_id"]
+    wait_until(lambda: httpx.get(f"{runs}/{run}/status").json()["step"], "a step", 60)
+    httpx.post(f"{runs}/{run}/cancel")
 
 
 def test_the_graphql_query_is_answered(
