@@ -13,6 +13,7 @@ that finds too many, the page ends early.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from app.db import counting, matching, tally
@@ -26,10 +27,11 @@ from app.db.list_statements import (
     page_statement,
     place_statement,
 )
+from app.db.listing import RUNS
 from app.db.matching import SEARCH, Parent, bind, is_short, with_search
 from app.db.merging import merge
 from app.db.narrowing import narrow, of_active, of_archived, of_experiments, of_few
-from app.db.seen import OF_EXPERIMENT, of_seen
+from app.db.seen import OF_EXPERIMENT, is_at_once, of_seen
 from app.db.sql import Tx, dump
 
 MOST = 100
@@ -123,7 +125,7 @@ def page(
         if filters.get(name, id) != id:  # the filter names another one
             return _page(listing, [], order, window)
         filters = {**filters, name: id}
-    if (parts := of_seen(tx, listing, filters)) is not None:
+    if (parts := of_seen(tx, listing, filters, order, window.size)) is not None:
         return _of_each(tx, listing, parts, order, window)
     if (archived := of_archived(tx, listing, filters)) is not None:
         return _all(tx, listing, archived, order, window)
@@ -143,8 +145,14 @@ def page(
 def _of_each(
     tx: Tx, listing: Listing[RowT], parts: Sequence[Mapping[str, Any]], order: Order, window: Window
 ) -> Page[RowT]:
-    """Return one page of the lists of several experiments, each read by itself."""
-    return merge([page(tx, listing, part, order, window) for part in parts], order, window)
+    """Return one page of the lists of experiments, each read by itself; of many at once."""
+    if not is_at_once(parts, order):
+        return merge([page(tx, listing, part, order, window) for part in parts], order, window)
+    of, light = "experiment_id", RUNS.narrowed((order.field,))
+    rest = {name: value for name, value in parts[0].items() if name != of}
+    first = _merged(tx, light, rest, order, window, (of, [part[of] for part in parts]))
+    found = {"found": [row.id for row in first.rows]}
+    return first._replace(rows=_all(tx, listing, found, order, Window(window.size)).rows)
 
 
 def _all(
@@ -298,15 +306,18 @@ def _merged(
 ) -> Page[RowT]:
     """Return a page of several lists in one: the first rows of each are enough to know it."""
     name, values = spread
-    ((shape, params),) = _parts(tx, listing, filters, order, window)
-    if len(values) == 1:
-        shape = shape._replace(parent=name)
-        return _page(
-            listing, tx.all(page_statement(shape), parent=values[0], **params), order, window
-        )
-    shape = shape._replace(parent=name, is_each=True)
-    rows: list[Any] = tx.all(page_statement(shape), parents=dump(sorted(set(values))), **params)
-    rows.sort(key=lambda row: (row.created_at, row.id), reverse=shape.downward)
+    is_each = len(values) > 1
+    parents = {"parents": dump(sorted(set(values)))} if is_each else {"parent": values[0]}
+    rows: list[Any] = []
+    for shape, params in _parts(tx, listing, filters, order, window):
+        statement = page_statement(shape._replace(parent=name, is_each=is_each))
+        own: list[Any] = tx.all(statement, **parents, **params)
+        if is_each:
+            by = (order.field, "id") if shape.valued else ("id",)
+            own.sort(key=attrgetter(*by), reverse=shape.downward)
+        rows += own
+        if len(rows) > window.size:
+            break
     return _page(listing, rows, order, window)
 
 

@@ -4,17 +4,19 @@ An index of all runs has others' between them, as many as there are, and a page 
 at one of these: its cursor would tell of it.
 
     up to `MERGED` experiments         the list of each is read by itself; they are merged
+    more, in an order of `TIMES`       one statement reads the first runs of each, up to `AT_ONCE`
     more of them, up to `FOUND` runs   the ids of the runs are found first, and then sorted
     more runs                          the list of all is walked
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Executable, bindparam, func, literal_column, select, true
 
 from app.db import tally
+from app.db.cursors import Order
 from app.db.json_lists import listed, one_of
 from app.db.list_statements import FOUND_BY, INDEXED, Listing
 from app.db.matching import SEARCH, with_search
@@ -25,6 +27,10 @@ OF_EXPERIMENT = ("owner", "project_id", "task_type")
 """Filters of runs by what their experiment is."""
 MERGED = 15
 """Experiments whose lists are read one by one and merged."""
+TIMES = ("created_at", "started_at", "finished_at")
+"""Orders in which each experiment's runs have an index on both databases."""
+AT_ONCE = 10_000
+"""Runs that one statement reads, the first ones of each experiment, to make a page of them."""
 FOUND = 4_000
 """Runs, or experiments, of a user whose runs are found before they are sorted."""
 STEP = 16
@@ -74,12 +80,19 @@ def estimate(tx: Tx) -> int:
 
 
 def of_seen(
-    tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]
+    tx: Tx,
+    listing: Listing[Any],
+    filters: Mapping[str, Any],
+    order: Order | None = None,
+    size: int = 0,
 ) -> list[dict[str, Any]] | None:
     """Return the filters of lists that are together what the user sees, if very many are others'.
 
     None where few are, where an index finds the runs, and where the user sees many runs of many
-    experiments.
+    experiments. More than `MERGED` lists are only returned where `is_at_once` says so.
+
+    Args:
+        order: of a page, which has up to `size` rows.
     """
     found_by = (*FOUND_BY, *INDEXED, "ids", "experiment_id")
     if listing.table is not Run or not filters.keys().isdisjoint(found_by) or tx.sees_all():
@@ -87,11 +100,14 @@ def of_seen(
     if (total := estimate(tx)) <= PASSED:
         return None
     of = {name: filters[name] for name in OF_EXPERIMENT if name in filters}
-    ids, number = _look_at(tx, of, MERGED + 1)
+    merged = MERGED
+    if order is not None and order.field in TIMES and filters.keys() <= {"active", *OF_EXPERIMENT}:
+        merged = max(MERGED, AT_ONCE // (size + 1))
+    ids, number = _look_at(tx, of, merged + 1)
     if total - number <= PASSED:
         return None
     rest = {name: value for name, value in filters.items() if name not in of}
-    if len(ids) <= MERGED:
+    if len(ids) <= merged:
         return [{**rest, "experiment_id": id} for id in ids or [NOWHERE]]
     most = len(ids)
     while len(ids) == most <= FOUND and number <= FOUND:
@@ -103,6 +119,11 @@ def of_seen(
         rest = with_search(rest, "search_walk")
     rows = tx.all(RUNS_OF[tx.dialect], experiments=dump(ids))
     return [{**rest, "found": [row[0] for row in rows]}]
+
+
+def is_at_once(parts: Sequence[Mapping[str, Any]], order: Order) -> bool:
+    """Return True if a page of these lists is to be read by one statement."""
+    return len(parts) > MERGED and order.field in TIMES and "experiment_id" in parts[0]
 
 
 def _look_at(tx: Tx, of: Mapping[str, str], most: int) -> tuple[list[str], int]:

@@ -282,10 +282,11 @@ SMALL = {"READ": 5, "PASSED": 5, "FEW": 0, "LOOKED_AT": 4, "MATCHES": 20, "PEEKE
 SMALLEST = {
     "READ": 5, "PASSED": 0, "FEW": 0, "LOOKED_AT": 2, "MATCHES": 3, "PEEKED": 3, "SORTED": 0,
 }  # fmt: skip
-FOUND_FIRST = {"PASSED": 0, "MERGED": 0}
+AT_ONCE = {"PASSED": 0, "MERGED": 1}
+FOUND_FIRST = {"PASSED": 0, "MERGED": 0, "AT_ONCE": 0}
 TOO_MANY = FOUND_FIRST | {"FOUND": 1, "STEP": 2}
 SIZE_OF = {"READ": counting, "SORTED": counting} | dict.fromkeys(
-    ("PASSED", "MERGED", "FOUND", "STEP"), seen
+    ("PASSED", "MERGED", "AT_ONCE", "FOUND", "STEP"), seen
 )
 FACETS: dict[RunFacet | None, Callable[[Known], Iterable[str]]] = {
     RunFacet.MODEL: lambda known: [known.run.model],
@@ -339,7 +340,7 @@ def of_member(world: World) -> World:
 
 @pytest.mark.parametrize("lists", [50, pytest.param(250, marks=pytest.mark.heavy)])
 def test_every_list_of_runs_is_what_the_tables_say(world: World, lists: int) -> None:
-    sizes = st.sampled_from((SMALL, SMALLEST, USUAL, FOUND_FIRST, SMALL | FOUND_FIRST))
+    sizes = st.sampled_from((SMALL, SMALLEST, USUAL, AT_ONCE, FOUND_FIRST, SMALL | FOUND_FIRST))
     own = of_member(world)
 
     @settings(max_examples=lists)
@@ -354,7 +355,7 @@ def test_every_list_of_runs_is_what_the_tables_say(world: World, lists: int) -> 
 
 
 @pytest.mark.parametrize(
-    "sizes", [SMALL, SMALLEST, {"PASSED": 0}, FOUND_FIRST, SMALL | {"MERGED": 1}, TOO_MANY]
+    "sizes", [SMALL, SMALLEST, {"PASSED": 0}, AT_ONCE, FOUND_FIRST, SMALL | AT_ONCE, TOO_MANY]
 )
 def test_a_user_lists_the_runs_of_its_projects_alone(world: World, sizes: dict[str, int]) -> None:
     own = of_member(world)
@@ -392,15 +393,18 @@ def test_a_user_gets_the_values_of_its_newest_runs(
                 assert dict(read_values(world, field, asked)) == values
 
 
-@pytest.mark.parametrize("by", ["experiment_id", "found"])
+@pytest.mark.parametrize(
+    ("by", "sizes"),
+    [("experiment_id", {"PASSED": 0}), ("experiment_id", AT_ONCE), ("found", FOUND_FIRST)],
+)
 def test_no_walk_of_a_user_passes_the_runs_of_others(
-    world: World, monkeypatch: pytest.MonkeyPatch, by: str
+    world: World, monkeypatch: pytest.MonkeyPatch, by: str, sizes: dict[str, int]
 ) -> None:
     """Each statement names an experiment or runs that the user sees, or finds nothing."""
     walked: list[frozenset[str]] = []
 
     def page_statement(shape: Shape) -> Any:
-        walked.append(shape.filters)
+        walked.append(shape.filters | {shape.parent or ""})
         return list_statements.page_statement(shape)
 
     def scope(*asked: Any) -> counting.Scope:
@@ -411,8 +415,8 @@ def test_no_walk_of_a_user_passes_the_runs_of_others(
     list_scope = counting.scope
     monkeypatch.setattr(keyset, "page_statement", page_statement)
     monkeypatch.setattr(counting, "scope", scope)
-    monkeypatch.setattr(seen, "PASSED", 0)
-    monkeypatch.setattr(seen, "MERGED", 15 if by == "experiment_id" else 0)
+    for name, size in sizes.items():
+        monkeypatch.setattr(seen, name, size)
     with acting_as(world.alice):
         for field in RUNS.orders:
             order = Order(field, False, "loss" if field == "metric" else None)
