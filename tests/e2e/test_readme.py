@@ -91,7 +91,7 @@ def test_the_run_that_the_service_trains_by_itself_trains(server: Server, page: 
     experiment = httpx.post(f"{server.url}/v1/experiments", json={"name": "e", "task_type": "sft"})
     runs = f"{server.url}/v1/experiments/{experiment.json()['experiment_id']}/runs"
     run = httpx.post(runs, json=json.loads(shown[1])).json()["run_id"]
-    wait_until(lambda: httpx.get(f"{runs}/{run}/status").json()["step"], "a step", 60)
+    wait_until(lambda: httpx.get(f"{runs}/{run}/status").json()["step"], "a step")
     httpx.post(f"{runs}/{run}/cancel")
 
 
