@@ -38,13 +38,17 @@ def started(directory: Path, *command: str) -> Iterator[tuple[Server, float]]:
         "LLM_TRAIN_DATA_DIR": str(home / "data"),
         "LLM_TRAIN_DATABASE_URL": database_url,
     }
+    environment = os.environ | settings
+    # Where it is set, a module that was changed since is compiled again by every start. An
+    # installation has its bytecode, as the bare cell's packages have.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     log = home / "log"
     with log.open("wb") as output:
         began = time.perf_counter()
         process = subprocess.Popen(
             [part.format(port=port, directory=home) for part in command],
             cwd=REPOSITORY,
-            env=os.environ | settings,
+            env=environment,
             stdout=output,
             stderr=output,
             start_new_session=True,
