@@ -17,7 +17,7 @@ from tests.support.clock import slowness
 from tests.support.commands import llm_train
 from tests.support.dashboard import Dashboard
 from tests.support.proxies import jupyter, nginx
-from tests.support.server import Server, free_port, running_server
+from tests.support.server import PATIENCE_SECONDS, Server, free_port, running_server
 
 pytestmark = pytest.mark.heavy
 
@@ -186,23 +186,28 @@ def test_a_refused_sign_in_is_told_in_the_language_of_the_browser(
 def expiring_token(server: Server, seconds: float) -> str:
     """Return the token of a new administrator, which ends after so many seconds."""
     user = {"name": "expires", "is_admin": True}
-    httpx.post(f"{server.url}/v1/users", json=user, headers=BEARER).raise_for_status()
-    end = datetime.now(UTC) + timedelta(seconds=seconds)
-    body = {"user": "expires", "scope": "admin", "expires_at": end.isoformat()}
-    made = httpx.post(f"{server.url}/v1/tokens", json=body, headers=BEARER).raise_for_status()
-    return str(made.json()["token"])
+    with httpx.Client(base_url=f"{server.url}/v1", headers=BEARER, timeout=60) as operator:
+        operator.post("/users", json=user).raise_for_status()
+        end = datetime.now(UTC) + timedelta(seconds=seconds)
+        body = {"user": "expires", "scope": "admin", "expires_at": end.isoformat()}
+        return str(operator.post("/tokens", json=body).raise_for_status().json()["token"])
 
 
 def test_when_the_service_lets_a_session_expire_the_page_says_so_and_continues(
     browser: Browser, closed: Server
 ) -> None:
     """The browser still has its cookie, and sends it."""
+    body = {"name": "for its run", "task_type": "test"}
+    made = httpx.post(f"{closed.url}/v1/experiments", json=body, headers=BEARER, timeout=60)
+    made.raise_for_status()
+    lifetime = 12 * slowness()
     with tab(browser, f"{closed.url}/recipes") as (page, problems):
-        sign_in(page, expiring_token(closed, 12 * slowness()))
+        sign_in(page, expiring_token(closed, lifetime))
         page.locator("[data-recipe='-']").click()
         page.get_by_role("textbox", name="Model").fill("typed before it expired")
         ended = page.get_by_text("Your session has ended.")
-        ended.wait_for()  # nothing is clicked: its WebSocket is closed
+        # Nothing is clicked: its WebSocket is closed.
+        ended.wait_for(timeout=(lifetime + PATIENCE_SECONDS) * 1_000)
         assert sessions(page), "the cookie stays"
         with page.context.expect_page() as opened:
             page.locator(".banner").get_by_role("link", name="Sign in").click()

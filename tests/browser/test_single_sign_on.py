@@ -39,6 +39,7 @@ def test_a_browser_comes_back_from_another_site_signed_in_where_it_wanted_to_go(
             tmp_path, port=port, API_TOKEN=TOKEN, PUBLIC_URL=here,
             OIDC_ISSUER=issuer, OIDC_CLIENT_ID=CLIENT, OIDC_CLIENT_SECRET=SECRET,
         ),
+        httpx.Client(base_url=f"{here}/v1", headers=BEARER, timeout=60) as operator,
         browser.new_context() as context,
     ):  # fmt: skip
         context.set_default_timeout(60_000)
@@ -49,15 +50,18 @@ def test_a_browser_comes_back_from_another_site_signed_in_where_it_wanted_to_go(
         (cookie,) = (each for each in context.cookies() if each["name"].startswith("llm_train_"))
         assert (cookie["sameSite"], cookie["httpOnly"]) == ("Strict", True)
 
+        member = {"user": "alice", "role": "member"}
+        (project,) = operator.get("/projects").json()["projects"]
+        path = f"/projects/{project['project_id']}/members"
+        operator.post(path, json=member).raise_for_status()
+
         # Its session ends while something is typed: alice signs in again in another tab.
         page.goto(f"{here}/experiments#typed")
         page.get_by_role("button", name="New experiment").first.click()
         dialog = page.get_by_role("dialog")
         dialog.get_by_role("textbox", name="Name").fill("typed before it ended")
-        tokens = httpx.get(f"{here}/v1/tokens", headers=BEARER, timeout=60).json()["tokens"]
-        for token in tokens:
-            ended = httpx.delete(f"{here}/v1/tokens/{token['token_id']}", headers=BEARER)
-            ended.raise_for_status()
+        for token in operator.get("/tokens").json()["tokens"]:
+            operator.delete(f"/tokens/{token['token_id']}").raise_for_status()
         with context.expect_page() as opened:
             dialog.get_by_role("link", name="Sign in").click()
         sign_in(opened.value, known=True)
