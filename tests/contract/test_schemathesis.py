@@ -13,7 +13,7 @@ SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(
-    ("description", "examples"), [("/openapi.json", 12), ("/graphql", 6)], ids=["REST", "GraphQL"]
+    ("description", "examples"), [("/openapi.json", 8), ("/graphql", 6)], ids=["REST", "GraphQL"]
 )
 def test_no_generated_request_finds_a_broken_promise(
     server: Server, tmp_path: Path, description: str, examples: int
