@@ -24,12 +24,13 @@ RunId = Annotated[str, Path(pattern=PATTERN.format("run"), examples=[RUN_ID])]
 VerificationId = Annotated[str, Path(pattern=PATTERN.format("vfy"), examples=[VERIFICATION_ID])]
 Time = Annotated[str, BeforeValidator(parse_timestamp)]
 
+EXAMPLE_KEY = "a-name-for-this-request"
 _KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "example": "a-name-for-this-request",
+    "example": EXAMPLE_KEY,
     "description": "The same key with the same body replays the first answer.",
 }
 

@@ -1,11 +1,13 @@
 """Property-based tests that schemathesis derives from both APIs' own descriptions."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support import schemathesis_hooks
 from tests.support.server import Server
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
@@ -26,6 +28,7 @@ def test_no_generated_request_finds_a_broken_promise(
     options = (*checks, f"--max-examples={examples}", "--seed=1", "--workers=1")
     done = subprocess.run(
         [SCHEMATHESIS, "run", f"{server.url}{description}", *options],
+        env=os.environ | {"SCHEMATHESIS_HOOKS": schemathesis_hooks.__file__},
         cwd=tmp_path,  # it leaves its example database where it runs
         capture_output=True,
         text=True,
