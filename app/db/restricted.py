@@ -63,29 +63,24 @@ def open_tx(
     """
     if principal.is_trusted:
         return Tx(cursor, dialect, principal, rights)
-    return RestrictedTx(cursor, dialect, principal, rights, is_snapshot)
+    tx = RestrictedTx(cursor, dialect, principal, rights)
+    tx.known = rights.known
+    tx.is_snapshot = is_snapshot
+    return tx
 
 
 class RestrictedTx(Tx):
-    """The transaction of a user."""
+    """The transaction of a user; made by `open_tx`."""
 
+    known: Known | None
+    """What was remembered before its snapshot was fixed, which may be overtaken then."""
+    is_snapshot: bool
+    """All its statements see the same."""
     _epoch: Any
     """The answer that names PostgreSQL's state, once it was asked for by `_recall`."""
     _rights = _NONE
     _is_known = False
     _may_write = False
-
-    def __init__(
-        self,
-        cursor: Any,
-        dialect: str,
-        principal: Principal,
-        rights: KnownRights,
-        is_snapshot: bool,
-    ) -> None:
-        super().__init__(cursor, dialect, principal, rights)
-        self._known = rights.known  # before the snapshot is fixed, which may be overtaken then
-        self._is_snapshot = is_snapshot
 
     def _execute(
         self, statement: Query[..., Any], args: Any, params: Mapping[str, Any]
@@ -93,7 +88,13 @@ class RestrictedTx(Tx):
         if args:
             params = statement(*args, **params)
         compiled = sent = statement.compiled(self.dialect)
-        known = None if self._is_known else self._recall_before(compiled)
+        known = None
+        if not self._is_known:
+            # The rights of a read are looked at after it is sent, which saves PostgreSQL a round
+            # trip. No row is read before.
+            known = None if compiled.writes or compiled.locks else self._recall()
+            if known is None:
+                self._authenticate()
         if compiled.is_viewed and self._rights.everywhere is None:
             sent = self._limited(statement, params)
             if sent.is_limited:
@@ -111,19 +112,9 @@ class RestrictedTx(Tx):
                 return self._execute(statement, (), params)
         return compiled
 
-    def _recall_before(self, compiled: Compiled) -> Known | None:
-        """Recall a user's rights for a read that is sent before they are known to be so.
-
-        On PostgreSQL that saves a round trip. No row is read before. None: they are known.
-        """
-        known = None if compiled.writes or compiled.locks else self._recall()
-        if known is None:
-            self._authenticate()
-        return known
-
     def _limited(self, statement: Query[..., Any], params: Mapping[str, Any]) -> Compiled:
         """Return the statement that finds what the user sees."""
-        if self._rights.sees_all and self._is_snapshot:
+        if self._rights.sees_all and self.is_snapshot:
             return statement.limited(self.dialect, True)
         return statement.limited(self.dialect, of_one=self._is_of_one(params))
 
@@ -152,7 +143,8 @@ class RestrictedTx(Tx):
     def _is_allowed(self, compiled: Compiled, experiment_id: str) -> bool:
         """Return True if the user may have a row of this experiment: a locked one, to change it."""
         if not compiled.locks:
-            return self._get_role(experiment_id) is not None
+            sees_all = self._rights.sees_all and self.is_snapshot
+            return sees_all or self._get_role(experiment_id) is not None
         try:
             self.require(Permission.WRITE, experiment_id)
         except NotFound:
@@ -225,7 +217,7 @@ class RestrictedTx(Tx):
 
         None: they have to be read.
         """
-        known = self._known
+        known = self.known
         rights = None if known is None else known.rights.get(self.principal.token_id)
         if rights is None or self.now >= rights.until:
             return None
@@ -264,7 +256,7 @@ class RestrictedTx(Tx):
         else:
             roles = {row[2]: self._capped(Role(row[3])) for row in rows if row[2] is not None}
             rights = Rights(None, roles, len(roles) == projects, until)
-        known = self._known
+        known = self.known
         if self.dialect == "postgresql":
             known = self._known_rights.of(epoch)
         if known is not None:
