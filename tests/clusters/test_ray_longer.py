@@ -61,11 +61,11 @@ def test_a_run_that_makes_room_for_an_urgent_one_saves_and_goes_on_after_it(
 def test_a_run_whose_node_dies_is_told_and_goes_on_elsewhere_from_its_newest_checkpoint(
     place: Place, ray: RayCluster, tmp_path: Path
 ) -> None:
-    """Runs last: for a while Ray lists the dead node, and loses what is submitted to it, so that
-    the run has four attempts."""
+    """Runs last: for a while, longer where the machine is busy, Ray lists the dead node and loses
+    what is submitted to it: an attempt of the run each time."""
     ray.start_worker(20)
     slow_at_first = 'train(160, 0.5 if os.environ["LLM_TRAIN_ATTEMPT"] == "1" else 0.02)'
-    run = place.submit(tmp_path, slow_at_first, "four", resources={"cpus": 16})
+    run = place.submit(tmp_path, slow_at_first, "patient", resources={"cpus": 16})
     place.service.stepping(run, 12, 120)
     ray.start_worker(20, "spare")  # half a minute, where the machine is busy
     ray.kill_worker()

@@ -69,7 +69,7 @@ retry_seconds = 0
 _RECIPES = {
     "script": "",
     "again": "max_attempts = 2",
-    "four": "max_attempts = 4",
+    "patient": "max_attempts = 10",
     "impatient": f"grace_seconds = {GRACE}",
     "watched": f"heartbeat_seconds = 8\ngrace_seconds = {GRACE}",
     "wrong": 'command = ["no-such-训练"]',
