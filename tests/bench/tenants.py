@@ -17,8 +17,8 @@ from tests.bench.rows import CLIENTS, list_path, status_paths
 from tests.support.server import Server
 
 NO_MORE = Target("at most", 1.05)
-TURN_SECONDS = 0.1
-SUBMITS = 10
+TURN_SECONDS = 0.05
+SUBMITS = 8
 """So many each client has for a turn; the server answers fewer."""
 
 
@@ -43,7 +43,7 @@ def authenticated(bench: Workbench) -> list[Figure]:
 
 def compare(bench: Workbench, who: str, token: dict[str, str]) -> list[Figure]:
     """What each work costs with a token, and without."""
-    server, turns = bench.ours, 5 if bench.quick else 40
+    server, turns = bench.ours, 15 if bench.quick else 120
     run_load(port(server), reads(bench, token, turns), TURN_SECONDS)  # all connections are open
     watched, figures = serving(server), []
     for work, lanes in {"read one run": reads, "list 100": lists, "submit": submits}.items():
