@@ -184,7 +184,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await db.start()
-        app.state.secret = settings.secret or await _shared_secret(db, settings.data_dir)
+        app.state.secret = settings.secret or await _get_shared_secret(db, settings.data_dir)
         if settings.api_token is not None:
             app.state.sessions = BrowserSessions(app.state.secret, settings.api_token)
         if settings.oidc_issuer is not None:
@@ -264,7 +264,7 @@ def _sign_in_page(path: str, language: str, settings: Settings) -> tuple[bytes, 
     ]
 
 
-async def _shared_secret(db: Database, data_dir: Path) -> str:
+async def _get_shared_secret(db: Database, data_dir: Path) -> str:
     """Return the secret that all servers of this database share; the first server makes it."""
     if kept := await db.read(secret.get):
         return kept

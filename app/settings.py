@@ -284,7 +284,7 @@ def load_settings(**overrides: object) -> Settings:
 
     Raises SystemExit with one line that names a wrong value.
     """
-    if (warning := misspelt()) is not None:
+    if (warning := find_misspelt()) is not None:
         sys.stderr.write(f"llm-train: {warning}\n")
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
@@ -294,7 +294,7 @@ def load_settings(**overrides: object) -> Settings:
         sys.exit(f"llm-train: {name}{first['msg'].removeprefix('Value error, ')}")
 
 
-def misspelt() -> str | None:
+def find_misspelt() -> str | None:
     """Return one line about variables that look like settings and are none, or None."""
     known = {name.upper() for name in Settings.model_fields}
     ours = [name for name in sorted(os.environ) if name.upper().startswith(PREFIX)]

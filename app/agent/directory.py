@@ -98,7 +98,7 @@ def open_directory(path: str) -> int:
 def claim(folder: int, identity: dict[str, Any]) -> bool:
     """Publish identity.json, whole and at most once. Return False if there is one."""
     draft = f".identity-{os.urandom(8).hex()}"
-    _write(folder, draft, _json(identity))
+    _write(folder, draft, _encode_json(identity))
     try:
         os.link(draft, "identity.json", src_dir_fd=folder, dst_dir_fd=folder)
     except FileExistsError:
@@ -111,7 +111,7 @@ def claim(folder: int, identity: dict[str, Any]) -> bool:
 def write_exit(folder: int, record: ExitRecord) -> None:
     """Publish exit.json, in the room that was reserved for it if there is any. Raises OSError."""
     reserved = _RESERVED if _exists(_RESERVED, folder) else None
-    replace(folder, "exit.json", _json(record.to_dict()), reserved)
+    replace(folder, "exit.json", _encode_json(record.to_dict()), reserved)
 
 
 def replace(folder: int, name: str, content: bytes, draft: "str | None" = None) -> None:
@@ -183,7 +183,7 @@ class LogLimit:
                 dropped = {"start": start, "end": cut - len(line)}
                 # In this order: who reads finds a hole on record before there are zeros, and the
                 # line where it ends.
-                replace(folder, "dropped.json", _json(dropped))
+                replace(folder, "dropped.json", _encode_json(dropped))
                 os.pwrite(log, line, dropped["end"])
                 if not (self.punches and punch_hole(log, start, cut - BLOCK - start)):
                     self._write_end_again(folder, log, dropped)
@@ -208,9 +208,9 @@ class LogLimit:
             pass  # a file system without locks
         self._kept_from = os.fstat(log).st_size  # until it is there again
         moving = dropped | {"end": self._kept_from, "is_moving": True}
-        replace(folder, "dropped.json", _json(moving))
+        replace(folder, "dropped.json", _encode_json(moving))
         cut_middle(log, dropped["start"], dropped["end"])
-        replace(folder, "dropped.json", _json(dropped))
+        replace(folder, "dropped.json", _encode_json(dropped))
 
 
 def _read_dropped(run_dir: str) -> int:
@@ -288,5 +288,5 @@ def _write(folder: int, name: str, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _json(record: dict[str, Any]) -> bytes:
+def _encode_json(record: dict[str, Any]) -> bytes:
     return json.dumps(record).encode() + b"\n"

@@ -89,7 +89,7 @@ class HttpMailbox:
         self._uploads.is_shared_work = bool(spec.get("store"))
         if not self._shares_files and not self._uploads.is_shared_work:
             self._start(self._upload)
-        return self._here(config)
+        return self._localize_config(config)
 
     def _ask_for_claim(self) -> "dict[str, Any] | None":
         """Return the answer to the claim; None if the attempt is not ours."""
@@ -137,7 +137,7 @@ class HttpMailbox:
             with suppress(OSError):
                 self.pulse(time.monotonic() - self._began)
 
-    def _here(self, config: "LaunchConfig") -> "LaunchConfig":
+    def _localize_config(self, config: "LaunchConfig") -> "LaunchConfig":
         """Return the launch config with this machine's environment, paths and interpreter."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
         env = {**own, **config["env"], "LLM_TRAIN_RUN_DIR": self.run_dir}
@@ -151,7 +151,7 @@ class HttpMailbox:
         Only the service's own word ends a trainer: without an answer it goes on.
         """
         heard = self._last_order if self._last_order in ("stop", "kill") else None
-        body = {"ran_seconds": round(ran_seconds, 1), "heard": heard, **self._more()}
+        body = {"ran_seconds": round(ran_seconds, 1), "heard": heard, **self._get_pulse_fields()}
         # The first pulse looks for a stop, and the trainer waits for its answer.
         wait = WAIT_SECONDS if ran_seconds and self._is_ready.is_set() else 0
         try:
@@ -168,7 +168,7 @@ class HttpMailbox:
         self._last_order = order
         return order
 
-    def _more(self) -> "dict[str, Any]":
+    def _get_pulse_fields(self) -> "dict[str, Any]":
         """Return what else a pulse tells."""
         return {"stopping": True} if self._is_stopping else {}
 
@@ -269,7 +269,7 @@ class Output:
     def send(self) -> None:
         """Send what has not arrived. Raises OSError; Refused when the attempt is over."""
         with self._lock:
-            while piece := self._next():
+            while piece := self._read_next():
                 try:
                     answer = self._client.post(f"{self._path}?offset={self.offset}", piece[0])
                     arrived = answer["offset"]
@@ -277,10 +277,10 @@ class Output:
                     if error.code != "log_offset":
                         raise
                     arrived = error.answer["offset"]
-                self._go_on(piece, arrived)
-            self._free()
+                self._advance(piece, arrived)
+            self._free_disk()
 
-    def _next(self) -> "tuple[bytes, int] | None":
+    def _read_next(self) -> "tuple[bytes, int] | None":
         """Return what comes next, and how much of the file that is."""
         size = os.fstat(self.file).st_size
         if size - self._local > self.limit:
@@ -290,7 +290,7 @@ class Output:
         content = os.pread(self.file, PIECE_BYTES, self._local)
         return (content, len(content)) if content else None
 
-    def _go_on(self, piece: "tuple[bytes, int]", arrived: int) -> None:
+    def _advance(self, piece: "tuple[bytes, int]", arrived: int) -> None:
         content, length = piece
         moved = arrived - self.offset
         if len(content) != length:  # the line about what was dropped
@@ -301,7 +301,7 @@ class Output:
             self._local += moved
         self.offset = arrived
 
-    def _free(self) -> None:
+    def _free_disk(self) -> None:
         """Free the disk of what the service has, now and then."""
         if self._local - self._freed > FREE_BYTES:
             end = self._local & -4096

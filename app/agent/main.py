@@ -95,7 +95,7 @@ def run(mailbox: Mailbox) -> None:
 def _train(mailbox: Mailbox, config: LaunchConfig, began: float) -> ExitRecord | None:
     """Run the trainer until its last descendant has ended; None if the attempt is not ours now."""
     started = ExitRecord(started_at=now(), log_start=os.fstat(mailbox.output).st_size)
-    ooms = [process.oom_kills()]
+    ooms = [process.count_oom_kills()]
     try:
         argv = placeholders.fill_paths(config["argv"], config["env"].get("LLM_TRAIN_RUN_DIR", ""))
         trainer = process.start({**config, "argv": argv}, mailbox.output)
@@ -113,7 +113,7 @@ def _train(mailbox: Mailbox, config: LaunchConfig, began: float) -> ExitRecord |
         signal=-code if code < 0 else None,
         stop_sent=stop_sent,
         killed=killed,
-        oom=code != 0 and not killed and process.oom_kills() > ooms[0],
+        oom=code != 0 and not killed and process.count_oom_kills() > ooms[0],
         engine_lost=detached.lost.is_set(),
         ended_at=now(),
         detail=process.end_descendants(trainer),
@@ -147,7 +147,7 @@ class _Background:
         last_order = "go"
         while True:
             time.sleep(PULSE_SECONDS)
-            self.ooms.append(process.oom_kills())
+            self.ooms.append(process.count_oom_kills())
             del self.ooms[: -self.kept]
             try:
                 order = self.mailbox.pulse(time.monotonic() - self.began)

@@ -81,7 +81,7 @@ class NodeMailbox(HttpMailbox):
     def _ask_for_claim(self) -> "dict[str, Any]":
         return self._answer
 
-    def _more(self) -> "dict[str, Any]":
+    def _get_pulse_fields(self) -> "dict[str, Any]":
         return {"node": self._rank}
 
     def _end_unbegun(self, detail: str) -> None:
@@ -94,7 +94,7 @@ class NodeMailbox(HttpMailbox):
         if record.never_ran:
             _print(record.detail)
 
-    def _here(self, config: "LaunchConfig") -> "LaunchConfig":
+    def _localize_config(self, config: "LaunchConfig") -> "LaunchConfig":
         nodes = os.environ.get("SLURM_NNODES", "1")
         meeting = self._answer["rendezvous"]
         gang = {
@@ -104,7 +104,7 @@ class NodeMailbox(HttpMailbox):
             "PET_RDZV_ENDPOINT": f"{meeting['host']}:{meeting['port']}",
             "PET_RDZV_ID": f"{self._run_id}.{self._attempt}",
         }  # fmt: skip
-        return super()._here({**config, "env": {**gang, **config["env"]}})
+        return super()._localize_config({**config, "env": {**gang, **config["env"]}})
 
 
 def main(answer: "dict[str, Any]", folder: str) -> None:

@@ -116,7 +116,7 @@ def end_descendants(trainer: "subprocess.Popen[bytes]") -> str:
     deadline = time.monotonic() + _GIVE_UP_SECONDS
     while _reap(trainer):
         if time.monotonic() > deadline:
-            return f"Processes {_children()} of the trainer could not be ended."
+            return f"Processes {_list_children()} of the trainer could not be ended."
         _kill_children()
         signal.setitimer(signal.ITIMER_REAL, _SWEEP_SECONDS)
         signal.sigwait({signal.SIGCHLD, signal.SIGALRM})
@@ -139,19 +139,19 @@ def _reap(trainer: "subprocess.Popen[bytes]") -> bool:
 def _kill_children() -> None:
     """Send SIGKILL to the direct children. Their own children become ours as they die (subreaper):
     a child that we have not reaped cannot lose its pid to a stranger, a grandchild can."""
-    for pid in _children():
+    for pid in _list_children():
         try:
             os.kill(pid, signal.SIGKILL)
         except OSError:
             continue
 
 
-def _children() -> list[int]:
+def _list_children() -> list[int]:
     if not _LINUX:
         return []
     parent = str(os.getpid()).encode()
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return [pid for pid in pids if (status := _stat(pid)) and status[1] == parent]
+    return [pid for pid in pids if (status := _read_stat(pid)) and status[1] == parent]
 
 
 def _signal_group(leader: int, number: int) -> None:
@@ -163,11 +163,11 @@ def _signal_group(leader: int, number: int) -> None:
 
 def start_time(pid: int) -> "int | None":
     """Return the clock ticks from boot to the start of a process; None if it cannot be known."""
-    status = _stat(pid)
+    status = _read_stat(pid)
     return int(status[19]) if status else None
 
 
-def _stat(pid: int) -> list[bytes]:
+def _read_stat(pid: int) -> list[bytes]:
     """Return the fields of /proc/PID/stat after the name: state, parent, … Empty: no process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -190,7 +190,7 @@ def host_namespace() -> str:
         return os.uname().nodename
 
 
-def oom_kills() -> int:
+def count_oom_kills() -> int:
     """Return how many processes the kernel has killed for memory: in our control group, or at
     all where it has no count of its own."""
     paths = []

@@ -39,7 +39,7 @@ class Uploads:
     def run(self) -> None:
         """Upload what is committed here and not there. Raises OSError; Refused if it is over."""
         with self._lock:
-            for name, content in self._waiting():
+            for name, content in self._list_waiting():
                 try:
                     self._upload(name, content)
                 except Refused as error:
@@ -51,7 +51,7 @@ class Uploads:
                     sys.stderr.write(f"llm-train agent: checkpoint {name} is not taken: {error}\n")
                 self._done.add(name)
 
-    def _waiting(self) -> "list[tuple[str, bytes]]":
+    def _list_waiting(self) -> "list[tuple[str, bytes]]":
         """Return names and manifests of the checkpoints that were not uploaded, oldest first."""
         waiting = []
         for name in os.listdir(self._directory) if self._directory else ():
@@ -79,7 +79,7 @@ class Uploads:
     def _upload(self, name: str, content: bytes) -> None:
         if self.is_shared_work and self._is_committed(name, content):
             return
-        for entry in _files(content):
+        for entry in _parse_files(content):
             path = entry["path"]
             if (name, path) in self._sent:
                 continue
@@ -99,9 +99,9 @@ def download(client: Client, path: str, directory: str) -> None:
     content = _fetch(client, f"{path}/{MANIFEST}", None)
     assert content is not None
     try:
-        entries = _files(content)
+        entries = _parse_files(content)
         links = [
-            (_checked(link["path"]), str(link["target"]))
+            (_check_path(link["path"]), str(link["target"]))
             for link in json.loads(content).get("links", [])
         ]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -158,15 +158,15 @@ def _copy(body: Any, local: str) -> "tuple[int, str]":
     return size, digest.hexdigest()
 
 
-def _files(content: bytes) -> "list[dict[str, Any]]":
+def _parse_files(content: bytes) -> "list[dict[str, Any]]":
     """Return the files that a manifest lists. Raises ValueError, TypeError, KeyError."""
     return [
-        {"path": _checked(file["path"]), "size": file["size"], "sha256": file["sha256"]}
+        {"path": _check_path(file["path"]), "size": file["size"], "sha256": file["sha256"]}
         for file in json.loads(content)["files"]
     ]
 
 
-def _checked(path: str) -> str:
+def _check_path(path: str) -> str:
     if path.startswith("/") or not {"", ".", ".."}.isdisjoint(path.split("/")) or "\0" in path:
         raise ValueError(f"{path!r:.200} is not a plain relative path")
     return path

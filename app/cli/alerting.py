@@ -40,12 +40,12 @@ def _find(rows: list[dict[str, Any]], what: str, key: str, reference: str) -> st
     return str(ids[0])
 
 
-def _rule_id(reference: str) -> str:
+def _find_rule_id(reference: str) -> str:
     rules = api.call("GET", "/v1/alert-rules")["rules"]
     return _find(rules, "alert rule", "rule_id", reference)
 
 
-def _webhook_id(reference: str) -> str:
+def _find_webhook_id(reference: str) -> str:
     webhooks = api.call("GET", "/v1/webhooks")["webhooks"]
     return _find(webhooks, "webhook", "webhook_id", reference)
 
@@ -72,7 +72,7 @@ def list_alerts(firing: bool, run: str | None, rule: str | None, limit: int, as_
     if run is not None:
         query += f"&run_id={api.client().run(run).id}"
     if rule is not None:
-        query += f"&rule_id={_rule_id(rule)}"
+        query += f"&rule_id={_find_rule_id(rule)}"
     columns = ("rule_id", "run_id", "step", "value", "fired_at", "recovered_at")
     _show(api.call("GET", f"/v1/alerts{query}")["alerts"], columns, as_json)
 
@@ -120,7 +120,7 @@ def add_rule(
 @api.calls_service
 def pause_rule(rule: str) -> None:
     """Pause RULE: nothing of it fires."""
-    api.call("PATCH", f"/v1/alert-rules/{_rule_id(rule)}", {"paused": True})
+    api.call("PATCH", f"/v1/alert-rules/{_find_rule_id(rule)}", {"paused": True})
 
 
 @alerts.command("unpause")
@@ -128,7 +128,7 @@ def pause_rule(rule: str) -> None:
 @api.calls_service
 def unpause_rule(rule: str) -> None:
     """Let RULE go on."""
-    api.call("PATCH", f"/v1/alert-rules/{_rule_id(rule)}", {"paused": False})
+    api.call("PATCH", f"/v1/alert-rules/{_find_rule_id(rule)}", {"paused": False})
 
 
 @alerts.command("delete")
@@ -136,7 +136,7 @@ def unpause_rule(rule: str) -> None:
 @api.calls_service
 def delete_rule(rule: str) -> None:
     """Delete RULE, and what it found."""
-    api.call("DELETE", f"/v1/alert-rules/{_rule_id(rule)}")
+    api.call("DELETE", f"/v1/alert-rules/{_find_rule_id(rule)}")
 
 
 @click.group()
@@ -171,7 +171,7 @@ def add_webhook(experiment: str | None, project: str | None, as_json: bool, **fi
     if experiment is not None:
         body["experiment_id"] = api.client().experiment_id(experiment)
     if project is not None:
-        body["project_id"] = api.project_id(project)
+        body["project_id"] = api.find_project_id(project)
     webhook = api.call("POST", "/v1/webhooks", body)
     _show_made(webhook, f"{webhook['webhook_id']}\n{webhook['signing_secret']}", as_json)
 
@@ -182,7 +182,7 @@ def add_webhook(experiment: str | None, project: str | None, as_json: bool, **fi
 @api.calls_service
 def test_webhook(webhook: str, as_json: bool) -> None:
     """Send a message of the type `webhook.test`, and print its id."""
-    message = api.call("POST", f"/v1/webhooks/{_webhook_id(webhook)}/test", {})
+    message = api.call("POST", f"/v1/webhooks/{_find_webhook_id(webhook)}/test", {})
     _show_made(message, message["delivery_id"], as_json)
 
 
@@ -193,7 +193,7 @@ def test_webhook(webhook: str, as_json: bool) -> None:
 @api.calls_service
 def list_messages(webhook: str, limit: int, as_json: bool) -> None:
     """List the newest messages to WEBHOOK."""
-    path = f"/v1/webhooks/{_webhook_id(webhook)}/deliveries?limit={limit}"
+    path = f"/v1/webhooks/{_find_webhook_id(webhook)}/deliveries?limit={limit}"
     columns = ("delivery_id", "type", "state", "attempts", "last_status", "last_error")
     _show(api.call("GET", path)["deliveries"], columns, as_json)
 
@@ -205,7 +205,7 @@ def list_messages(webhook: str, limit: int, as_json: bool) -> None:
 @api.calls_service
 def redeliver(webhook: str, message: str, as_json: bool) -> None:
     """Send MESSAGE once more, under its own id."""
-    path = f"/v1/webhooks/{_webhook_id(webhook)}/deliveries/{quote(message)}/redeliver"
+    path = f"/v1/webhooks/{_find_webhook_id(webhook)}/deliveries/{quote(message)}/redeliver"
     sent = api.call("POST", path, {})
     _show_made(sent, sent["delivery_id"], as_json)
 
@@ -215,7 +215,7 @@ def redeliver(webhook: str, message: str, as_json: bool) -> None:
 @api.calls_service
 def pause_webhook(webhook: str) -> None:
     """Pause WEBHOOK: nothing is sent, and what comes waits."""
-    api.call("PATCH", f"/v1/webhooks/{_webhook_id(webhook)}", {"paused": True})
+    api.call("PATCH", f"/v1/webhooks/{_find_webhook_id(webhook)}", {"paused": True})
 
 
 @webhooks.command("unpause")
@@ -223,7 +223,7 @@ def pause_webhook(webhook: str) -> None:
 @api.calls_service
 def unpause_webhook(webhook: str) -> None:
     """Let WEBHOOK go on with what waits."""
-    api.call("PATCH", f"/v1/webhooks/{_webhook_id(webhook)}", {"paused": False})
+    api.call("PATCH", f"/v1/webhooks/{_find_webhook_id(webhook)}", {"paused": False})
 
 
 @webhooks.command("delete")
@@ -231,4 +231,4 @@ def unpause_webhook(webhook: str) -> None:
 @api.calls_service
 def delete_webhook(webhook: str) -> None:
     """Delete WEBHOOK, and its messages."""
-    api.call("DELETE", f"/v1/webhooks/{_webhook_id(webhook)}")
+    api.call("DELETE", f"/v1/webhooks/{_find_webhook_id(webhook)}")

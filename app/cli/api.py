@@ -61,28 +61,28 @@ def calls_service(command: Callable[P, T]) -> Callable[P, T]:
 def complete_run(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the ends of the newest runs' ids, and their names."""
     items = []
-    for row in _completions(lambda: [run.data for run in client(COMPLETION_SECONDS).runs()]):
+    for row in _fetch_completions(lambda: [run.data for run in client(COMPLETION_SECONDS).runs()]):
         about = " ".join(filter(None, (row["status"], row["name"], row["model"])))
         items += [(row["run_id"][-6:], about), (row["name"] or "", about)]
     items.append(("@last", "the newest run"))
-    return _matching(items, incomplete)
+    return _match_items(items, incomplete)
 
 
 def complete_recipe(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the names of the recipes."""
-    rows = _completions(lambda: client(COMPLETION_SECONDS).recipes())
-    return _matching([(row["name"], row["description"]) for row in rows], incomplete)
+    rows = _fetch_completions(lambda: client(COMPLETION_SECONDS).recipes())
+    return _match_items([(row["name"], row["description"]) for row in rows], incomplete)
 
 
 def complete_experiment(
     _: click.Context, __: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Return the names of the newest experiments."""
-    rows = _completions(lambda: client(COMPLETION_SECONDS).experiments(limit=50))
-    return _matching([(row["name"], row["task_type"]) for row in rows], incomplete)
+    rows = _fetch_completions(lambda: client(COMPLETION_SECONDS).experiments(limit=50))
+    return _match_items([(row["name"], row["task_type"]) for row in rows], incomplete)
 
 
-def _completions(read: Callable[[], Iterable[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+def _fetch_completions(read: Callable[[], Iterable[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
     from llm_train.requests import ApiError
 
     try:
@@ -91,7 +91,7 @@ def _completions(read: Callable[[], Iterable[Mapping[str, Any]]]) -> list[Mappin
         return []
 
 
-def _matching(items: Iterable[tuple[str, str]], incomplete: str) -> list[CompletionItem]:
+def _match_items(items: Iterable[tuple[str, str]], incomplete: str) -> list[CompletionItem]:
     matching = {value: about for value, about in items if value and value.startswith(incomplete)}
     return [CompletionItem(plain(value), help=plain(about)) for value, about in matching.items()]
 
@@ -101,7 +101,7 @@ RUNS = click.argument("runs", nargs=-1, required=True, shell_complete=complete_r
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
-def parameters(
+def parse_parameters(
     _: click.Context, parameter: click.Parameter, options: Sequence[str]
 ) -> dict[str, Any]:
     """Return NAME=VALUE options as a dictionary; a VALUE that is JSON is what it says."""
@@ -110,11 +110,11 @@ def parameters(
         name, equals, value = option.partition("=")
         if not (name and equals):
             raise click.BadParameter(f"{option!r} is not NAME=VALUE")
-        named[name] = _value(value)
+        named[name] = _parse_value(value)
     return named
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     def refuse(constant: str) -> Any:
         raise click.BadParameter(f"{constant} is no number that JSON has")
 
@@ -134,12 +134,12 @@ def plain(value: object) -> str:
     return str(value).translate(_CONTROL)
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Return a metric's value for people."""
     return "NaN" if value is None else f"{value:.4g}"
 
 
-def status(name: str) -> str:
+def color_status(name: str) -> str:
     """Return a status in its colour, which `click.echo` leaves out where nobody sees it."""
     return click.style(name, fg=_COLOURS.get(name))
 
@@ -157,7 +157,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if screen.is_terminal():
         screen.print_table(head, rows)
     else:
-        click.echo(table(head, rows))
+        click.echo(format_table(head, rows))
 
 
 def call(method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -173,7 +173,7 @@ def find_id(rows: list[dict[str, Any]], what: str, key: str, reference: str) -> 
     raise Refused(f"there is no {what} {reference!r}", Exit.NOT_FOUND)
 
 
-def project_id(reference: str) -> str:
+def find_project_id(reference: str) -> str:
     """Return the id of a project that is named by it or by its name. Raises Refused."""
     return find_id(call("GET", "/v1/projects")["projects"], "project", "project_id", reference)
 
@@ -183,16 +183,16 @@ def cells_of(
 ) -> tuple[list[str], list[list[str]]]:
     """Return the head and the cells of a table of these columns."""
     head = [name.upper().replace("_", " ") for name in columns]
-    return head, [[_cell(row[name]) for name in columns] for row in rows]
+    return head, [[_format_cell(row[name]) for name in columns] for row in rows]
 
 
-def _cell(value: object) -> str:
+def _format_cell(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(plain, value)) or "-"
     return "-" if value is None else plain(value)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return aligned columns as plain lines."""
     lines = [list(head), *(list(map(str, row)) for row in rows)]
     widths = [max(len(click.unstyle(line[i])) for line in lines) for i in range(len(head))]

@@ -89,14 +89,14 @@ def check(name: str, wait: float, port: int) -> None:
     except RecipeError as error:
         raise Refused(error) from error
     _tell("engine", lambda: _describe(launcher))
-    port = port or _free_port()
+    port = port or _find_free_port()
     url, token = f"http://127.0.0.1:{port}", secrets.token_urlsafe(24)
     public = _public_url(settings.public_url, port) or url
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     # Below the data directory, for the launchers whose nodes share that.
     with tempfile.TemporaryDirectory(prefix="check-", dir=settings.data_dir) as name_of_folder:
         folder = Path(name_of_folder).absolute()
-        (folder / "recipes.toml").write_text(_recipes(settings.recipes, name))
+        (folder / "recipes.toml").write_text(_make_recipes(settings.recipes, name))
         environment = {
             "RECIPES": str(folder / "recipes.toml"), "DATA_DIR": str(folder / "data"),
             "DATABASE_URL": f"sqlite:///{folder / 'check.db'}", "STORAGE": settings.storage,
@@ -157,24 +157,26 @@ class _CheckedRun:
 
     def submit(self) -> str:
         """Wait until the launcher has taken the job."""
-        now = self._until(lambda now: now["attempt"] > 0 or now["status"] != "queued")
-        return _words(now) if now["status"] == "queued" else "The job is with the launcher."
+        now = self._wait_until(lambda now: now["attempt"] > 0 or now["status"] != "queued")
+        return (
+            _describe_status(now) if now["status"] == "queued" else "The job is with the launcher."
+        )
 
     def claim(self) -> str:
         """Wait until an agent has claimed the attempt."""
         unheard = f"No agent has claimed the run at {self._public}. "
-        now = self._until(lambda now: now["status"] != "queued", unheard)
+        now = self._wait_until(lambda now: now["status"] != "queued", unheard)
         if now["status"] == "failed":
-            raise _Wrong(_words(now))
+            raise _Wrong(_describe_status(now))
         return f"An agent has claimed the run at {self._public}."
 
     def pulse(self) -> str:
         """Wait until the agent has said that it lives, beside its trainer."""
-        known = _until(
+        known = _wait_until(
             lambda: _get_pulse(self._database),
             lambda pulse: pulse is None or bool(pulse),
             self._wait,
-            lambda _: f"The agent is silent; the run: {_words(self._status())}",
+            lambda _: f"The agent is silent; the run: {_describe_status(self._fetch_status())}",
         )
         if known is None:
             return "The agent shares this service's files, and is seen there."
@@ -182,19 +184,19 @@ class _CheckedRun:
 
     def log(self) -> str:
         """Wait until the trainer's output has come."""
-        output = _until(
+        output = _wait_until(
             lambda: str(self._api.call("GET", f"{self._path}/logs", is_text=True)),
             lambda text: "the trainer of the check runs on" in text,
             self._wait,
-            lambda text: f"No output has come; the run: {_words(self._status())}",
+            lambda text: f"No output has come; the run: {_describe_status(self._fetch_status())}",
         )
         return f"{output.splitlines()[-1]}."
 
     def stop(self) -> str:
         """Cancel the run, and wait until it has ended."""
         self._api.call("POST", f"{self._path}/cancel", {})
-        now = self._until(lambda now: now["status"] == "cancelled")
-        return f"The trainer has heard it and ended: {_words(now)}"
+        now = self._wait_until(lambda now: now["status"] == "cancelled")
+        return f"The trainer has heard it and ended: {_describe_status(now)}"
 
     def store(self) -> str:
         """Find the checkpoint that the cancelled trainer has saved."""
@@ -214,18 +216,22 @@ class _CheckedRun:
 
         with suppress(Exception):
             self._api.call("POST", f"{self._path}/cancel", {})
-            now = _until(self._status, lambda now: now["finished_at"] is not None, 30, _words)
+            now = _wait_until(
+                self._fetch_status, lambda now: now["finished_at"] is not None, 30, _describe_status
+            )
             if launcher.owns_queue or not launcher.shares_files:  # jobs outlive the service
                 launcher.kill([Key(self._path.rpartition("/")[2], max(now["attempt"], 1))])
 
-    def _status(self) -> Any:
+    def _fetch_status(self) -> Any:
         return self._api.call("GET", f"{self._path}/status")
 
-    def _until(self, is_done: Callable[[Any], bool], before: str = "") -> Any:
-        return _until(self._status, is_done, self._wait, lambda now: before + _words(now))
+    def _wait_until(self, is_done: Callable[[Any], bool], before: str = "") -> Any:
+        return _wait_until(
+            self._fetch_status, is_done, self._wait, lambda now: before + _describe_status(now)
+        )
 
 
-def _words(status: Any) -> str:
+def _describe_status(status: Any) -> str:
     return str(status["status_detail"] or status["status"])
 
 
@@ -250,7 +256,7 @@ def _run(api: "_Api", wait: float, public: str, database: Path, launcher: Any) -
     return run.saved
 
 
-def _until(
+def _wait_until(
     ask: Callable[[], T], is_done: Callable[[T], bool], seconds: float, words: Callable[[T], str]
 ) -> T:
     """Ask until it is done. Raises _Wrong with what was seen last."""
@@ -273,7 +279,7 @@ class _Api:
         from app.cli import client
 
         if is_text:
-            return client.text(self._url, self._token, path)
+            return client.fetch_text(self._url, self._token, path)
         return client.call(self._url, self._token, method, path, body)
 
 
@@ -308,7 +314,7 @@ def _serving(settings: dict[str, str], api: "_Api", log: Path) -> Iterator["_Api
             service.wait()
 
 
-def _recipes(file: Path | None, launcher: str) -> str:
+def _make_recipes(file: Path | None, launcher: str) -> str:
     """Return the operator's launchers and stores, and the recipe of the check."""
     text = "" if file is None else file.read_text("utf-8-sig")
     document = tomllib.loads(text)
@@ -343,7 +349,7 @@ def _public_url(public: str | None, port: int) -> str | None:
     return f"http://{f'[{host}]' if re.search(':', host) else host}:{port}"
 
 
-def _free_port() -> int:
+def _find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("", 0))
         port: int = probe.getsockname()[1]

@@ -62,7 +62,7 @@ def send(
         return _read(url, response.status, response.read())
 
 
-def text(url: str, token: str | None, path: str, *, timeout: float | None = 30) -> str:
+def fetch_text(url: str, token: str | None, path: str, *, timeout: float | None = 30) -> str:
     """Return what a GET answers, as text. Raises as `call` does."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with _open(url, "GET", path, None, headers, timeout) as response:
@@ -98,7 +98,7 @@ def _read(url: str, status: int, content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError:
-        raise _not_ours(url, status) from None
+        raise _make_wrong_service_error(url, status) from None
 
 
 def _refusal(url: str, status: int, content: bytes) -> ServiceError:
@@ -107,11 +107,11 @@ def _refusal(url: str, status: int, content: bytes) -> ServiceError:
     if isinstance(answer, dict) and {"error_code", "message"} <= answer.keys():  # of /mlflow
         return ServiceError(str(answer["message"]))
     if not isinstance(answer, dict) or "detail" not in answer or "code" not in answer:
-        return _not_ours(url, status)
+        return _make_wrong_service_error(url, status)
     return ServiceError(str(answer["detail"]))
 
 
-def _not_ours(url: str, status: int) -> Unavailable:
+def _make_wrong_service_error(url: str, status: int) -> Unavailable:
     return Unavailable(
         f"{url} answers {status}, and not as this service does: check the address, its prefix too"
     )

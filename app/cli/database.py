@@ -34,7 +34,7 @@ def migrate(to: str, yes: bool) -> None:
             migrate.upgrade(url, to)
         after = migrate.revision(url)
     except Exception as error:  # of SQLite, psycopg, SQLAlchemy or Alembic: they share no class
-        raise Refused(f"the database cannot be migrated: {_one_line(error)}") from error
+        raise Refused(f"the database cannot be migrated: {_format_error(error)}") from error
     click.echo(f"{before or 'empty'} → {after or 'empty'}")
 
 
@@ -52,7 +52,7 @@ def backup(folder: Path, database_only: bool) -> None:
     try:
         made = backup.backup(load_settings(), folder, with_files=not database_only)
     except (ServiceError, ValueError, OSError, SQLAlchemyError) as error:
-        raise Refused(f"the backup failed: {_one_line(error)}") from error
+        raise Refused(f"the backup failed: {_format_error(error)}") from error
     for name in made.missing:
         click.echo(f"llm-train: {name} was deleted meanwhile", err=True)
     click.echo(f"{made.rows:,} rows and {made.files:,} files, {made.size_bytes:,} bytes")
@@ -71,11 +71,11 @@ def restore(folder: Path) -> None:
     try:
         restored = backup.restore(load_settings(), folder)
     except (ServiceError, ValueError, OSError, SQLAlchemyError) as error:
-        raise Refused(f"nothing can be restored: {_one_line(error)}") from error
+        raise Refused(f"nothing can be restored: {_format_error(error)}") from error
     click.echo(
         f"{restored.rows:,} rows and {restored.files:,} files, {restored.size_bytes:,} bytes"
     )
 
 
-def _one_line(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     return " ".join(str(error).split())

@@ -52,10 +52,10 @@ def delete(runs: tuple[str, ...], experiments: tuple[str, ...], yes: bool, as_js
         api.print_json(deleted)
         return
     for record in deleted:
-        click.echo(_line(record))
+        click.echo(_format_line(record))
 
 
-def _line(record: dict[str, Any]) -> str:
+def _format_line(record: dict[str, Any]) -> str:
     what = f"run {record['run_id'][-6:]}" if record["run_id"] else record["experiment_id"]
     name = api.plain(record["name"] or "")
     size = f"{record['checkpoints']} checkpoints, {record['size_bytes']:,} bytes"

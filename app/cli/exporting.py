@@ -43,7 +43,7 @@ def export(runs: tuple[str, ...], keys: tuple[str, ...], output: str, kind: str 
     kind = kind or next((ending for ending in FORMATS if output.endswith(f".{ending}")), "csv")
     client = api.client()
     read = [client.run(run) for run in runs]
-    points = (point for run in read for point in _points(run, keys))
+    points = (point for run in read for point in _read_points(run, keys))
     if kind == "parquet":
         _write_parquet(points, output)
         return
@@ -80,7 +80,7 @@ def export_release(experiment: str, release_tag: str, file: Path) -> None:
     click.echo(f"{manifest.size_bytes:,} bytes of step {manifest.step} in {file}, verified")
 
 
-def _points(run: Any, keys: tuple[str, ...]) -> Iterator[Point]:
+def _read_points(run: Any, keys: tuple[str, ...]) -> Iterator[Point]:
     for key, series in run.metrics(*keys, points=None).items():
         special = {row["step"]: float(row["value"]) for row in series["special"]}
         columns = (series["steps"], series["values"], series["wall_times"])

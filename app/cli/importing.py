@@ -47,7 +47,7 @@ def mlflow(source: str, url: str, token: str | None, only: str | None, no_artifa
     try:
         opened = mlflow_sources.open_source(source)
         target = Target(url.rstrip("/"), token)
-        for run in opened.runs():
+        for run in opened.read_runs():
             if only in (None, run.experiment):
                 told[_try(opened, target, run, not no_artifacts)] += 1
     except ModuleNotFoundError as error:
@@ -121,7 +121,7 @@ def _import(source: "Source", target: Target, run: "SourceRun", artifacts: bool)
     if began["ended"]:
         return "known"
     run_id = began["run_id"]
-    for batch in _batches(source.points(run), BATCH):
+    for batch in _batches(source.read_points(run), BATCH):
         metrics = [{**point._asdict(), "value": _number(point.value)} for point in batch]
         target.post("api/2.0/mlflow/runs/log-batch", {"run_id": run_id, "metrics": metrics})
     if artifacts:
@@ -136,7 +136,7 @@ def _import_artifacts(source: "Source", target: Target, run: "SourceRun", root: 
     from app.cli.mlflow_sources import BadSource
 
     try:
-        for path, content in source.artifacts(run):
+        for path, content in source.read_artifacts(run):
             target.put(f"{root}/{path}", content)
     except BadSource as error:
         click.echo(f"llm-train: {run.run_id}: {error}", err=True)

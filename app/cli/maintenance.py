@@ -94,14 +94,14 @@ async def prune(settings: Settings, keep: int | None, dry_run: bool) -> Pruned:
 
     Answers what is deleted, or with `dry_run` would be. Raises RecipeError, Unavailable.
     """
-    wanted = keep or retention.configured_limits(read_recipes(settings.recipes))
+    wanted = keep or retention.get_limits(read_recipes(settings.recipes))
     storage = open_storage(settings)
     async with _database(settings, _INSTEAD_OF_PRUNING) as db:
         if dry_run:
             return Pruned(await db.scan(retention.plan, wanted), {})
         deleted: list[Checkpoint] = []
         left: dict[str, CheckpointUnreadable] = {}
-        for run_id, number in (await db.scan(retention.over_limit, wanted)).items():
+        for run_id, number in (await db.scan(retention.list_over_limit, wanted)).items():
             deleted += await db.write(retention.delete, run_id, number)
         for checkpoint in await db.read(retention.list_pending_deletion):
             try:

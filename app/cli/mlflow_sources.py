@@ -58,13 +58,13 @@ class SourceRun:
 class Source(Protocol):
     """A store of MLflow."""
 
-    def runs(self) -> Iterator[SourceRun]:
+    def read_runs(self) -> Iterator[SourceRun]:
         """Yield every run that is not deleted."""
 
-    def points(self, run: SourceRun) -> Iterator[Point]:
+    def read_points(self, run: SourceRun) -> Iterator[Point]:
         """Yield every point of a run, each key by ascending step."""
 
-    def artifacts(self, run: SourceRun) -> Iterator[tuple[str, BinaryIO]]:
+    def read_artifacts(self, run: SourceRun) -> Iterator[tuple[str, BinaryIO]]:
         """Yield path and content of each artifact. Raises BadSource if they are elsewhere."""
 
 
@@ -86,19 +86,19 @@ class FileStore:
     def __init__(self, top: Path) -> None:
         self._top = top
 
-    def runs(self) -> Iterator[SourceRun]:
+    def read_runs(self) -> Iterator[SourceRun]:
         for folder in sorted(self._top.iterdir()):
-            about = _meta(folder)
+            about = _read_meta(folder)
             if about.get("lifecycle_stage") != "active" or "name" not in about:
                 continue
             for inner in sorted(folder.iterdir()):
-                run = _meta(inner)
+                run = _read_meta(inner)
                 if run.get("lifecycle_stage") == "active" and "run_id" in run:
                     yield self._run(inner, run, str(about["name"]))
 
     def _run(self, folder: Path, about: Mapping[str, Any], experiment: str) -> SourceRun:
         status = about.get("status")
-        tags = _texts(folder / "tags")
+        tags = _read_texts(folder / "tags")
         return SourceRun(
             run_id=str(about["run_id"]),
             experiment=experiment,
@@ -108,21 +108,21 @@ class FileStore:
             end_time=int(about.get("end_time") or 0),
             # Where it is now: the address inside is that of the machine that wrote it.
             artifact_uri=str(folder / "artifacts"),
-            params=_texts(folder / "params"),
+            params=_read_texts(folder / "params"),
             tags=tags,
             keys=(str(folder),),
         )
 
-    def points(self, run: SourceRun) -> Iterator[Point]:
+    def read_points(self, run: SourceRun) -> Iterator[Point]:
         top = Path(run.keys[0]) / "metrics"
-        for path in _files(top):
+        for path in _list_files(top):
             key = path.relative_to(top).as_posix()
             with path.open(encoding="utf-8") as lines:
                 for line in lines:
                     yield _point(path, key, line.split())
 
-    def artifacts(self, run: SourceRun) -> Iterator[tuple[str, BinaryIO]]:
-        return _local_artifacts(run.artifact_uri)
+    def read_artifacts(self, run: SourceRun) -> Iterator[tuple[str, BinaryIO]]:
+        return _read_local_artifacts(run.artifact_uri)
 
 
 class Database:
@@ -133,15 +133,15 @@ class Database:
         uri = f"file:{quote(str(path.absolute()))}?mode=ro"
         self._connection = sqlite3.connect(uri, uri=True)
         try:
-            self._rows("SELECT run_uuid FROM runs LIMIT 1")
+            self._select_rows("SELECT run_uuid FROM runs LIMIT 1")
         except sqlite3.DatabaseError as error:
             raise BadSource(f"{path} is no database of MLflow: {error}") from None
 
-    def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    def _select_rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         return self._connection.execute(query, values).fetchall()
 
-    def runs(self) -> Iterator[SourceRun]:
-        rows = self._rows(
+    def read_runs(self) -> Iterator[SourceRun]:
+        rows = self._select_rows(
             "SELECT r.run_uuid, e.name, r.name, r.status, r.start_time, r.end_time,"
             " r.artifact_uri FROM runs r JOIN experiments e USING (experiment_id)"
             " WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active'"
@@ -156,9 +156,9 @@ class Database:
             )  # fmt: skip
 
     def _pairs(self, query: str, run_id: str) -> dict[str, str]:
-        return {key: value or "" for key, value in self._rows(query, run_id)}
+        return {key: value or "" for key, value in self._select_rows(query, run_id)}
 
-    def points(self, run: SourceRun) -> Iterator[Point]:
+    def read_points(self, run: SourceRun) -> Iterator[Point]:
         rows = self._connection.execute(
             "SELECT key, value, timestamp, step, is_nan FROM metrics WHERE run_uuid = ?"
             " ORDER BY key, step, timestamp",
@@ -169,11 +169,11 @@ class Database:
                 value = math.copysign(math.inf, value)
             yield Point(key, math.nan if is_nan else value, timestamp, step)
 
-    def artifacts(self, run: SourceRun) -> Iterator[tuple[str, BinaryIO]]:
+    def read_artifacts(self, run: SourceRun) -> Iterator[tuple[str, BinaryIO]]:
         local = run.artifact_uri.removeprefix("file://")
         if _SCHEME.match(local):  # of a server it is `mlflow-artifacts:/…`, with one slash
             raise BadSource(f"its artifacts are at {local}, which only MLflow can read")
-        return _local_artifacts(str(self._folder / local))
+        return _read_local_artifacts(str(self._folder / local))
 
 
 class Server:
@@ -208,7 +208,7 @@ class Server:
             except ValueError:
                 raise BadSource(f"{self._url} does not answer as MLflow does") from None
 
-    def _pages(self, path: str, kind: str, body: dict[str, Any]) -> Iterator[Any]:
+    def _fetch_pages(self, path: str, kind: str, body: dict[str, Any]) -> Iterator[Any]:
         token = ""
         while True:
             page = self._call(path, {**body, "max_results": _PAGE, "page_token": token})
@@ -217,10 +217,10 @@ class Server:
             if not token:
                 return
 
-    def runs(self) -> Iterator[SourceRun]:
-        for experiment in self._pages("mlflow/experiments/search", "experiments", {}):
+    def read_runs(self) -> Iterator[SourceRun]:
+        for experiment in self._fetch_pages("mlflow/experiments/search", "experiments", {}):
             wanted = {"experiment_ids": [experiment["experiment_id"]]}
-            for run in self._pages("mlflow/runs/search", "runs", wanted):
+            for run in self._fetch_pages("mlflow/runs/search", "runs", wanted):
                 info, data = run["info"], run.get("data", {})
                 yield SourceRun(
                     run_id=info["run_id"],
@@ -235,7 +235,7 @@ class Server:
                     keys=tuple(pair["key"] for pair in data.get("metrics", [])),
                 )
 
-    def points(self, run: SourceRun) -> Iterator[Point]:
+    def read_points(self, run: SourceRun) -> Iterator[Point]:
         for key in run.keys:
             token = ""
             while True:
@@ -250,7 +250,7 @@ class Server:
                 if not token:
                     break
 
-    def artifacts(self, run: SourceRun) -> Iterator[tuple[str, BinaryIO]]:
+    def read_artifacts(self, run: SourceRun) -> Iterator[tuple[str, BinaryIO]]:
         uri = urlsplit(run.artifact_uri)
         if uri.scheme != "mlflow-artifacts":
             raise BadSource(f"its artifacts are at {run.artifact_uri}, not on the server")
@@ -276,14 +276,14 @@ def _point(path: Path, key: str, parts: list[str]) -> Point:
         raise BadSource(f"{path}: {' '.join(parts)[:80]!r} is no value of a metric") from None
 
 
-def _local_artifacts(text: str) -> Iterator[tuple[str, BinaryIO]]:
+def _read_local_artifacts(text: str) -> Iterator[tuple[str, BinaryIO]]:
     top = Path(unquote(text) if not Path(text).exists() else text)
-    for path in _files(top):
+    for path in _list_files(top):
         with path.open("rb") as file:
             yield path.relative_to(top).as_posix(), file
 
 
-def _files(top: Path) -> list[Path]:
+def _list_files(top: Path) -> list[Path]:
     """Return the plain files below a directory; nothing is read through a link."""
     if not top.is_dir():
         return []
@@ -295,13 +295,14 @@ def _files(top: Path) -> list[Path]:
     )
 
 
-def _texts(top: Path) -> dict[str, str]:
+def _read_texts(top: Path) -> dict[str, str]:
     return {
-        path.relative_to(top).as_posix(): path.read_text("utf-8", "replace") for path in _files(top)
+        path.relative_to(top).as_posix(): path.read_text("utf-8", "replace")
+        for path in _list_files(top)
     }
 
 
-def _meta(folder: Path) -> dict[str, Any]:
+def _read_meta(folder: Path) -> dict[str, Any]:
     """Return what `meta.yaml` says; nothing where there is none, or another file in its place."""
     import yaml
 

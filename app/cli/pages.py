@@ -15,7 +15,7 @@ def help(topic: str | None) -> None:
     from app.web import guide
 
     if topic is None:
-        click.echo("\n".join(guide.topics()))
+        click.echo("\n".join(guide.list_topics()))
         return
     try:
         click.echo(guide.read(topic))

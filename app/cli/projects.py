@@ -7,7 +7,7 @@ import click
 
 from app.cli import api
 from app.cli.errors import Refused
-from app.cli.team import ROLES, show, user_id
+from app.cli.team import ROLES, find_user_id, show
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15}
 
@@ -24,7 +24,7 @@ def _limit(_: click.Context, __: click.Parameter, value: str | None) -> int | st
     return int(digits) * _UNITS.get(unit, 1)
 
 
-def _days(_: click.Context, __: click.Parameter, value: str | None) -> float | str | None:
+def _parse_days(_: click.Context, __: click.Parameter, value: str | None) -> float | str | None:
     """Return a number of days, or `none`; None if it is not given."""
     if value is None or value == "none":
         return value
@@ -37,7 +37,7 @@ def _days(_: click.Context, __: click.Parameter, value: str | None) -> float | s
     return days
 
 
-def _changes(options: dict[str, Any]) -> dict[str, Any]:
+def _collect_changes(options: dict[str, Any]) -> dict[str, Any]:
     """Return the fields that are given, with null for `none`."""
     named = {name: value for name, value in options.items() if value is not None}
     return {name: None if value == "none" else value for name, value in named.items()}
@@ -82,9 +82,9 @@ def quota(
 
     Each limit is a number, or `none` for as much as there is.
     """
-    path = f"/v1/projects/{api.project_id(project)}"
+    path = f"/v1/projects/{api.find_project_id(project)}"
     limits = {"max_runs": runs, "max_gpus": gpus, "max_bytes": size}
-    changes = _changes(limits)
+    changes = _collect_changes(limits)
     answer = api.call("PATCH", path, changes) if changes else api.call("GET", path)
     use = api.call("GET", f"{path}/use")
     rows = [
@@ -96,9 +96,13 @@ def quota(
 
 @project.command("retention")
 @click.argument("project")
-@click.option("--logs", callback=_days, help="Days after a run's end for which its log is kept.")
-@click.option("--points", callback=_days, help="The same of all of its points: then thinned.")
-@click.option("--curves", callback=_days, help="The same of any points: then the latest stay.")
+@click.option(
+    "--logs", callback=_parse_days, help="Days after a run's end for which its log is kept."
+)
+@click.option("--points", callback=_parse_days, help="The same of all of its points: then thinned.")
+@click.option(
+    "--curves", callback=_parse_days, help="The same of any points: then the latest stay."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, and change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @api.JSON
@@ -112,17 +116,17 @@ def retention(
     Each is a number of days, or `none` for what the service is set to. What the change would
     remove now is shown before it is made.
     """
-    path = f"/v1/projects/{api.project_id(project)}"
+    path = f"/v1/projects/{api.find_project_id(project)}"
     rules = {"logs_days": logs, "points_days": points, "curves_days": curves}
-    changes = _changes(rules)
+    changes = _collect_changes(rules)
     if dry_run or (changes and not yes):
-        removed = _removed(path, rules)
+        removed = _preview_removal(path, rules)
         if dry_run:
             show(removed, _REMOVED, as_json)
             return
         if any(row["runs"] for row in removed):
             click.echo("To be removed for good:", err=True)
-            click.echo(api.table(*api.cells_of(removed, _REMOVED)), err=True)
+            click.echo(api.format_table(*api.cells_of(removed, _REMOVED)), err=True)
             if not click.confirm("Change the rule?", err=True):
                 raise Refused("nothing was changed")
     answer = api.call("PATCH", path, changes) if changes else api.call("GET", path)
@@ -133,7 +137,7 @@ def retention(
 _REMOVED = ("of", "days", "runs", "bytes", "oldest_end")
 
 
-def _removed(path: str, rules: dict[str, Any]) -> list[dict[str, Any]]:
+def _preview_removal(path: str, rules: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what of a project's runs a rule would remove now; `more`: of as many as are shown."""
     answer = api.client().connection.request("GET", f"{path}/retention", query=rules)
     names = ("logs", "points", "curves")
@@ -151,7 +155,9 @@ def _removed(path: str, rules: dict[str, Any]) -> list[dict[str, Any]]:
 @click.option(
     "--metric", "metrics", multiple=True, help="A bound such as 'val_loss<=2.0'; may be repeated."
 )
-@click.option("--verified-hours", callback=_days, help="Hours since its files were found whole.")
+@click.option(
+    "--verified-hours", callback=_parse_days, help="Hours since its files were found whole."
+)
 @click.option("--approval/--no-approval", default=None, help="Another maintainer must approve.")
 @click.option("--open", "is_open", is_flag=True, help="Take its gate away.")
 @api.JSON
@@ -161,7 +167,7 @@ def gate(
     approval: bool | None, is_open: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what a release of a PROJECT needs besides what the service wants, or change that."""
-    path = f"/v1/projects/{api.project_id(project)}"
+    path = f"/v1/projects/{api.find_project_id(project)}"
     names = ("metrics", "verified_hours", "approval")
     changes: dict[str, Any] = dict.fromkeys((f"release_{name}" for name in names), None)
     if not is_open:
@@ -169,7 +175,7 @@ def gate(
             "release_metrics": list(metrics) or None, "release_verified_hours": verified_hours,
             "release_approval": approval,
         }  # fmt: skip
-        changes = _changes(rules)
+        changes = _collect_changes(rules)
     answer = api.call("PATCH", path, changes) if changes else api.call("GET", path)
     rows = [{"of": name, "needs": answer[f"release_{name}"]} for name in names]
     show(rows, ("of", "needs"), as_json)
@@ -181,7 +187,7 @@ def gate(
 @api.calls_service
 def list_members(project: str, as_json: bool) -> None:
     """List the members of a PROJECT."""
-    rows = api.call("GET", f"/v1/projects/{api.project_id(project)}/members")["members"]
+    rows = api.call("GET", f"/v1/projects/{api.find_project_id(project)}/members")["members"]
     show(rows, ("user", "role", "created_at"), as_json)
 
 
@@ -192,7 +198,7 @@ def list_members(project: str, as_json: bool) -> None:
 @api.calls_service
 def add_member(project: str, user: str, role: str) -> None:
     """Give a USER a role in a PROJECT, in the place of the one that it has there."""
-    path = f"/v1/projects/{api.project_id(project)}/members"
+    path = f"/v1/projects/{api.find_project_id(project)}/members"
     api.call("POST", path, {"user": user, "role": role})
 
 
@@ -202,4 +208,4 @@ def add_member(project: str, user: str, role: str) -> None:
 @api.calls_service
 def remove_member(project: str, user: str) -> None:
     """Take a USER's role in a PROJECT away."""
-    api.call("DELETE", f"/v1/projects/{api.project_id(project)}/members/{user_id(user)}")
+    api.call("DELETE", f"/v1/projects/{api.find_project_id(project)}/members/{find_user_id(user)}")

@@ -1,7 +1,7 @@
 """Output for terminals: tables that fit, and runs as they progress. Drawn by rich.
 
-Output to a pipe is plain lines (`app.cli.api.table`) and never comes from here. rich is imported
-only here, by the functions that draw.
+Output to a pipe is plain lines (`app.cli.api.format_table`) and never comes from here. rich is
+imported only here, by the functions that draw.
 """
 
 import shutil
@@ -115,7 +115,7 @@ def draw_run(data: dict[str, Any]) -> "RenderableType":
 
     title = Text.assemble(
         (api.plain(data["name"] or data["model"]), "bold"), " ", (data["run_id"][-6:], "dim"), "  ",
-        Text.from_ansi(api.status(data["status"])),
+        Text.from_ansi(api.color_status(data["status"])),
     )  # fmt: skip
     lines: list[RenderableType] = [title]
     if data["status_detail"]:
@@ -126,21 +126,21 @@ def draw_run(data: dict[str, Any]) -> "RenderableType":
         text = f"{data['step']} of {total} steps"
         left = data["eta_seconds"]
         bar = ProgressBar(total=total, completed=min(data["step"], total), width=_BAR)
-        steps.add_row(bar, text, "" if left is None else f"{duration(left)} left")
+        steps.add_row(bar, text, "" if left is None else f"{format_duration(left)} left")
     else:
         steps.add_row(f"{data['step']} steps")
     lines.append(steps)
     metrics = Table.grid(padding=(0, 2, 0, 0))
     shown = sorted(data["metrics"], key=lambda key: key.startswith("system/"))[:METRICS]
     for key in shown:
-        metrics.add_row(Text(api.plain(key)), api.number(data["metrics"][key]["value"]))
+        metrics.add_row(Text(api.plain(key)), api.format_number(data["metrics"][key]["value"]))
     hidden = len(data["metrics"]) - len(shown)
     if hidden:
         metrics.add_row(Text(f"and {hidden} more", style="dim"), "")
     return Group(*lines, metrics)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a time for people, in two units."""
     whole = int(seconds)
     for size, unit, smaller, name in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min")):

@@ -22,7 +22,7 @@ TAIL_BYTES = 200
 MOST_BYTES = 500_000
 
 
-def _age(moment: str) -> str:
+def _format_age(moment: str) -> str:
     seconds = int((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
         if seconds >= size:
@@ -30,7 +30,7 @@ def _age(moment: str) -> str:
     return f"{max(0, seconds)}s"
 
 
-def _steps(row: dict[str, Any]) -> str:
+def _format_steps(row: dict[str, Any]) -> str:
     total = row["total_steps"]
     return f"{row['step']}/{total}" if total else str(row["step"])
 
@@ -64,7 +64,7 @@ def ls(
         "status": list(statuses), "tags": list(tags), "search": search, "keys": ["loss"],
         "archived": "any" if archived else None,
     }  # fmt: skip
-    with _drawing(watching and not as_json and not quiet) as draw:
+    with _choose_drawing(watching and not as_json and not quiet) as draw:
         while True:
             rows = [run.data for run in client.runs(experiment, limit=limit, **filters)]
             if as_json:
@@ -72,13 +72,13 @@ def ls(
             elif quiet:
                 click.echo("".join(row["run_id"] + "\n" for row in rows), nl=False)
             else:
-                draw(_LISTED, _listed(rows))
+                draw(_LISTED, _format_rows(rows))
             if not watching:
                 return
             time.sleep(REFRESH_SECONDS)
 
 
-def _drawing(live: bool) -> AbstractContextManager[Callable[[Any, Any], None]]:
+def _choose_drawing(live: bool) -> AbstractContextManager[Callable[[Any, Any], None]]:
     """Return what draws a table: live ones in each other's place, where somebody looks."""
     if live and screen.is_terminal():
         return _drawing_live()
@@ -91,14 +91,14 @@ def _drawing_live() -> Iterator[Callable[[Any, Any], None]]:
         yield lambda head, rows: draw(screen.draw_table(head, rows))
 
 
-def _listed(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+def _format_rows(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     return [
         (
             row["run_id"][-6:],
-            api.status(row["status"]),
-            _steps(row),
-            api.number(row["metrics"]["loss"]["value"]) if row["metrics"] else "",
-            _age(row["created_at"]),
+            api.color_status(row["status"]),
+            _format_steps(row),
+            api.format_number(row["metrics"]["loss"]["value"]) if row["metrics"] else "",
+            _format_age(row["created_at"]),
             api.plain(row["model"]),
             api.plain(row["name"] or ""),
         )
@@ -118,13 +118,13 @@ def show(run: str, as_json: bool) -> None:
         api.print_json(data)
         return
     lines = [
-        ("status", f"{api.status(data['status'])} {data['status_detail'] or ''}".rstrip()),
+        ("status", f"{api.color_status(data['status'])} {data['status_detail'] or ''}".rstrip()),
         ("experiment", data["experiment_id"]),
         ("name", data["name"]),
         ("tags", ", ".join(data["tags"])),
         ("model", data["model"]),
         ("recipe", data["recipe"] or "external"),
-        ("step", _steps(data)),
+        ("step", _format_steps(data)),
         ("resumed from", data["ckpt_path"]),
         ("checkpoint", data["newest_ckpt_path"]),
         ("notes", data["notes"]),
@@ -134,7 +134,7 @@ def show(run: str, as_json: bool) -> None:
     for key, receipt in data["overrides"].items():
         seen = {True: "applied", False: "IGNORED", None: missing}[receipt["applied"]]
         lines.append((f"override {key}", f"{receipt['requested']} ({seen})"))
-    lines += [(key, api.number(metric["value"])) for key, metric in data["metrics"].items()]
+    lines += [(key, api.format_number(metric["value"])) for key, metric in data["metrics"].items()]
     click.echo(data["run_id"])
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
@@ -183,7 +183,7 @@ def _print_changes(run: "Run") -> None:
 def logs(run: str, follow: bool, tail: int, as_json: bool) -> None:
     """Print what a run's trainer printed."""
     logged = api.client().run(run)
-    write, end = _json_lines() if as_json else (_write_bytes, lambda: None)
+    write, end = _make_json_printer() if as_json else (_write_bytes, lambda: None)
     for part in _log(logged, tail, follow):
         write(part)
     end()
@@ -223,7 +223,7 @@ def _write_bytes(part: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _json_lines() -> tuple[Callable[[bytes], None], Callable[[], None]]:
+def _make_json_printer() -> tuple[Callable[[bytes], None], Callable[[], None]]:
     """Return what prints whole lines as JSON, and what prints the last one without an end."""
     rest = b""
 
@@ -236,7 +236,7 @@ def _json_lines() -> tuple[Callable[[bytes], None], Callable[[], None]]:
     return write, lambda: write(b"\n") if rest else None
 
 
-def _cells(values: list[Any]) -> list[str]:
+def _format_cells(values: list[Any]) -> list[str]:
     return ["–" if value is None else api.plain(value) for value in values]
 
 
@@ -257,9 +257,9 @@ def compare(runs: tuple[str, ...], everything: bool, as_json: bool) -> None:
     if as_json:
         api.print_json({**compared, "metrics": last})
         return
-    rows = [(api.plain(row["key"]), *_cells(row["values"])) for row in compared["params"]]
+    rows = [(api.plain(row["key"]), *_format_cells(row["values"])) for row in compared["params"]]
     for key, values in last.items():
-        shown = ("–" if value is None else api.number(value) for value in values)
+        shown = ("–" if value is None else api.format_number(value) for value in values)
         rows.append((f"{api.plain(key)} (last)", *shown))
     api.print_table(("", *(run.id[-6:] for run in compared_runs)), rows)
 

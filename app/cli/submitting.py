@@ -7,7 +7,7 @@ import click
 from app.cli import api, screen
 
 PARAM = click.option(
-    "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", callback=api.parameters,
+    "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", callback=api.parse_parameters,
     help="A hyperparameter; may be repeated. VALUE is JSON, or else a text.",
 )  # fmt: skip
 WAIT = click.option("--wait", is_flag=True, help="Wait for its end; its outcome is the exit code.")
@@ -33,7 +33,7 @@ def with_resources(command: Any) -> Any:
     return command
 
 
-def _resources(options: dict[str, Any]) -> dict[str, Any]:
+def _collect_resources(options: dict[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in _RESOURCES if options[name] is not None}
 
 
@@ -49,7 +49,7 @@ def _resources(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("-m", "--model", help="The model; left out: the recipe's name.")
 @PARAM
 @click.option(
-    "-d", "--dataset", multiple=True, metavar="NAME=VALUE", callback=api.parameters,
+    "-d", "--dataset", multiple=True, metavar="NAME=VALUE", callback=api.parse_parameters,
     help="What the data are, such as name=alpaca; may be repeated.",
 )  # fmt: skip
 @NAME
@@ -71,7 +71,7 @@ def submit(
         raise click.UsageError("name a recipe (-r) or an experiment (-e)")
     run = api.client().submit(
         experiment, recipe=recipe, model=model, hyperparams=params, dataset=dataset,
-        resources=_resources(resources), name=name, tags=tags, notes=notes,
+        resources=_collect_resources(resources), name=name, tags=tags, notes=notes,
         priority=priority or "normal",
     )  # fmt: skip
     _print_and_wait(run, as_json, wait)
@@ -91,7 +91,9 @@ def _print_and_wait(run: Any, as_json: bool, wait: bool) -> None:
     if as_json:
         api.print_json(run.data)
     else:
-        click.echo(f"{api.status(run.status)} {run.data['status_detail'] or ''}".rstrip(), err=True)
+        click.echo(
+            f"{api.color_status(run.status)} {run.data['status_detail'] or ''}".rstrip(), err=True
+        )
     api.end_with(run)
 
 
@@ -110,7 +112,7 @@ def cancel(runs: tuple[str, ...], wait: bool, as_json: bool) -> None:
         told.append({"run_id": run.id, "status": run.status, "checkpoint": checkpoint})
         if not as_json:
             click.echo(
-                f"{run.id[-6:]} {api.status(run.status)}: {checkpoint['ckpt_path']}"
+                f"{run.id[-6:]} {api.color_status(run.status)}: {checkpoint['ckpt_path']}"
                 f" ({checkpoint['state']})"
             )
     if as_json:
@@ -133,7 +135,7 @@ def resume(
 ) -> None:  # fmt: skip
     """Go on from a checkpoint of a run with other hyperparameters; print the new run's id."""
     child = api.client().run(run).resume(
-        ckpt_path=ckpt_path, hyperparams=params, resources=_resources(resources) or None,
+        ckpt_path=ckpt_path, hyperparams=params, resources=_collect_resources(resources) or None,
         name=name, notes=notes,
     )  # fmt: skip
     _print_and_wait(child, as_json, wait)
@@ -149,10 +151,10 @@ def rerun(run: str, wait: bool, as_json: bool) -> None:
     _print_and_wait(api.client().run(run).rerun(), as_json, wait)
 
 
-def _numbers(
+def _parse_numbers(
     context: click.Context, parameter: click.Parameter, options: tuple[str, ...]
 ) -> dict[str, float]:
-    values = api.parameters(context, parameter, options)
+    values = api.parse_parameters(context, parameter, options)
     for name, value in values.items():
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise click.BadParameter(f"{name}: {value!r} is not a number")
@@ -165,7 +167,7 @@ def _numbers(
 @click.option("--release", help="A release tag, unique in the experiment.")
 @click.option("--path", "ckpt_path", help="The checkpoint; left out: the newest good one.")
 @click.option(
-    "-k", "--metric", "metrics", multiple=True, metavar="NAME=VALUE", callback=_numbers,
+    "-k", "--metric", "metrics", multiple=True, metavar="NAME=VALUE", callback=_parse_numbers,
     help="A number to keep with it; may be repeated.",
 )  # fmt: skip
 @api.JSON

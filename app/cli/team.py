@@ -17,10 +17,10 @@ def show(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) ->
     if as_json:
         api.print_json(rows)
     else:
-        click.echo(api.table(*api.cells_of(rows, columns)))
+        click.echo(api.format_table(*api.cells_of(rows, columns)))
 
 
-def user_id(reference: str) -> str:
+def find_user_id(reference: str) -> str:
     """Return the id of a user that is named by it or by its name. Raises Refused."""
     return api.find_id(api.call("GET", "/v1/users")["users"], "user", "user_id", reference)
 
@@ -58,7 +58,7 @@ def list_users(as_json: bool) -> None:
 @api.calls_service
 def disable_user(name: str, undo: bool) -> None:
     """Disable a user: none of its tokens and sessions is good any more, at once."""
-    api.call("PATCH", f"/v1/users/{user_id(name)}", {"disabled": not undo})
+    api.call("PATCH", f"/v1/users/{find_user_id(name)}", {"disabled": not undo})
 
 
 @click.group()
@@ -142,7 +142,7 @@ def usage(
     project: str | None, experiment: str | None, as_csv: bool, as_json: bool, **query: str | None
 ) -> None:
     """Sum what ended attempts used, wasted, waited and saved."""
-    query["project_id"] = project and api.project_id(project)
+    query["project_id"] = project and api.find_project_id(project)
     query["experiment_id"] = experiment and api.client().experiment_id(experiment)
     service, by = api.client().connection, query["by"]
     if as_csv:
@@ -164,10 +164,12 @@ _KINDS = ("used", "wasted", "saved", "waited")
 
 
 def _for_people(row: "Mapping[str, Any]") -> dict[str, Any]:
-    from app.cli.screen import duration
+    from app.cli.screen import format_duration
 
     hours = {name: f"{row[name]:.4g}" for name in row if name.startswith("gpu_hours_")}
     goodput = None if row["goodput"] is None else f"{row['goodput']:.1%}"
     return (
-        {kind: duration(row[f"{kind}_seconds"]) for kind in _KINDS} | hours | {"goodput": goodput}
+        {kind: format_duration(row[f"{kind}_seconds"]) for kind in _KINDS}
+        | hours
+        | {"goodput": goodput}
     )

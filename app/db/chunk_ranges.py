@@ -86,7 +86,7 @@ def page(tx: Tx, ranges: Sequence[Range], most: int) -> Column:
         missing -= len(merged[-1].steps)
         if missing <= 0:
             break
-    return merged[0] if len(merged) == 1 else points.joined(merged)
+    return merged[0] if len(merged) == 1 else points.join_columns(merged)
 
 
 def pages(tx: Tx, ranges: Sequence[Range]) -> Iterator[Column]:
@@ -125,7 +125,7 @@ def _apart(ranges: Sequence[Range]) -> list[list[Range]]:
 
 
 def _merged(parts: Sequence[Column]) -> Column:
-    return parts[0] if len(parts) == 1 else points.ordered(points.joined(parts))
+    return parts[0] if len(parts) == 1 else points.sort_column(points.join_columns(parts))
 
 
 def _first(tx: Tx, of: Range, most: int) -> Column:
@@ -140,7 +140,9 @@ def _first(tx: Tx, of: Range, most: int) -> Column:
             break
     if not taken:
         return Column((), (), ())
-    column = points.between(chunks.load(tx, series_id, heads[0][0], heads[taken - 1][0]), low, high)
+    column = points.cut_column(
+        chunks.load(tx, series_id, heads[0][0], heads[taken - 1][0]), low, high
+    )
     return column.cut(0, most)
 
 
@@ -162,9 +164,9 @@ def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
     columns, less = [], False
     for group in groups:
         drawn = [_sketched(tx, span) for span in group]
-        columns.append(_merged([points.joined(parts) for parts, _ in drawn]))
+        columns.append(_merged([points.join_columns(parts) for parts, _ in drawn]))
         less |= any(missing for _, missing in drawn)
-    whole = points.joined(columns)
+    whole = points.join_columns(columns)
     thinned = points.thin(whole, most)
     return thinned, less or len(thinned.steps) < len(whole.steps)
 
@@ -172,7 +174,7 @@ def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
 def last(tx: Tx, series_id: int, high: int) -> Column:
     """Return the last point of a series up to step `high`, or none."""
     row = tx.first(_last, series=series_id, high=high)
-    column = points.between(points.unpack(row[0] if row else b""), 0, high)
+    column = points.cut_column(points.unpack(row[0] if row else b""), 0, high)
     return column.cut(max(0, len(column.steps) - 1), len(column.steps))
 
 
@@ -184,7 +186,7 @@ def _sketched(tx: Tx, of: Range) -> tuple[list[Column], bool]:
     less = any(len(parts[i].steps) < rows[i][1] for i in range(1, len(rows) - 1))
     for end in {0, len(rows) - 1} if rows else ():
         first = rows[end][0]
-        parts[end] = points.between(chunks.load(tx, of.series_id, first, first), of.low, of.high)
+        parts[end] = points.cut_column(chunks.load(tx, of.series_id, first, first), of.low, of.high)
     return parts, less
 
 

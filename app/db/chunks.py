@@ -126,7 +126,7 @@ def put(tx: Tx, series_id: int, column: Column) -> None:
     # Each point belongs to the chunk that begins at or before it, or else to the first one.
     edges = [steps[0], *(head[0] for head in touched[1:]), MAX_STEP + 1]
     for (first, last, count, data), (low, end) in zip(touched, pairwise(edges), strict=True):
-        new = points.between(column, low, end - 1)
+        new = points.cut_column(column, low, end - 1)
         size = count + len(new.steps)
         if not new.steps:
             continue
@@ -137,9 +137,9 @@ def put(tx: Tx, series_id: int, column: Column) -> None:
             continue
         old = points.unpack(data) if data else load(tx, series_id, first, first)
         earlier = _absorbed(tx, series_id, first, count, size)
-        whole = points.joined([*earlier, old, new])
+        whole = points.join_columns([*earlier, old, new])
         if not after:
-            whole = points.ordered(whole)
+            whole = points.sort_column(whole)
         for begin in (*(part.steps[0] for part in earlier), first):
             if whole.steps[0] < begin:
                 tx.send(_drop, series=series_id, first=begin)
@@ -186,4 +186,4 @@ def _put(tx: Tx, series_id: int, column: Column) -> None:
 def load(tx: Tx, series_id: int, first: int, last: int) -> Column:
     """Return the points of the chunks that begin between these two steps."""
     rows = tx.all(_data, series=series_id, first=first, last=last)
-    return points.joined(points.unpack(data) for (data,) in rows)
+    return points.join_columns(points.unpack(data) for (data,) in rows)

@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from app.domain.tokens import same
+from app.domain.tokens import are_equal
 
 SESSION_SECONDS = 7 * 24 * 3600
 CODE_SECONDS = 60
@@ -33,7 +33,7 @@ class BrowserSessions:
         # would sign each other out if their cookies had the same name.
         self.name = f"llm_train_{self._sign('name')[:8]}"
 
-    def cookie(self, subject: str = "", *, owns: bool = False, secure: bool) -> str:
+    def make_cookie(self, subject: str = "", *, owns: bool = False, secure: bool) -> str:
         """Return the Set-Cookie header of a new session.
 
         Args:
@@ -46,7 +46,7 @@ class BrowserSessions:
         value = f"{self.name}={about}.{self._sign(f'session:{about}')}"
         return f"{value}; Max-Age={SESSION_SECONDS}; HttpOnly; SameSite=Strict{_end(secure)}"
 
-    def ended(self, *, secure: bool) -> str:
+    def make_expired_cookie(self, *, secure: bool) -> str:
         """Return the Set-Cookie header that ends the session of a browser."""
         return f"{self.name}=; Max-Age=0; HttpOnly; SameSite=Strict{_end(secure)}"
 
@@ -82,7 +82,7 @@ class BrowserSessions:
     def _holds(self, kind: str, value: str) -> bool:
         about, _, signature = value.partition(".")
         expiry = about.partition("-")[0]
-        if not same(signature, self._sign(f"{kind}:{about}")):
+        if not are_equal(signature, self._sign(f"{kind}:{about}")):
             return False
         return int(expiry) > self._clock()  # a number: we have signed it
 

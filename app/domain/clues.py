@@ -70,14 +70,14 @@ _SIGNAL_NOTED = re.compile(
 def read_clues(log: str) -> Clues:
     """Return what a log, or its end, says of why its trainer ended."""
     lines = [_clean(line) for line in log.split("\n")]
-    errors = [error for error in _errors(lines) if not _OF_A_LAUNCHER.match(error)]
+    errors = [error for error in _find_errors(lines) if not _OF_A_LAUNCHER.match(error)]
     own = [error for error in errors if not _OF_A_PEER.search(error)]
     last = next((line.strip() for line in reversed(lines) if not _NOISE.match(line)), "")
     return Clues(
-        error=_short(own[-1] if own else ""),
-        follow_up=_short(errors[-1] if errors and not own else ""),
-        last_line=_short(last or next((x.strip() for x in reversed(lines) if x.strip()), "")),
-        child_signal=_child_signal(lines),
+        error=_shorten(own[-1] if own else ""),
+        follow_up=_shorten(errors[-1] if errors and not own else ""),
+        last_line=_shorten(last or next((x.strip() for x in reversed(lines) if x.strip()), "")),
+        child_signal=_find_child_signal(lines),
         launcher_signal=int(stopped[-1]) if (stopped := _LAUNCHER_STOPPED.findall(log)) else None,
         memory_error=bool(own and _OUT_OF_MEMORY.match(own[-1])),
         workers_killed=any(_WORKERS_KILLED.search(line) for line in lines),
@@ -85,7 +85,7 @@ def read_clues(log: str) -> Clues:
     )
 
 
-def _errors(lines: list[str]) -> list[str]:
+def _find_errors(lines: list[str]) -> list[str]:
     """Return every error in order: what ends a traceback, and lines that are known to tell of one.
 
     Ranks write into one log: each line with the prefix of its rank belongs to that one's traceback.
@@ -105,7 +105,7 @@ def _errors(lines: list[str]) -> list[str]:
     return errors
 
 
-def _child_signal(lines: list[str]) -> int | None:
+def _find_child_signal(lines: list[str]) -> int | None:
     """Return the signal that the last process of a launcher was ended by, if it was by one."""
     for line in reversed(lines):
         match = _CHILD_ENDED.search(line)
@@ -127,5 +127,5 @@ def _clean(line: str) -> str:
     return on_one_line(text).rstrip()
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"

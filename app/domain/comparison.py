@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from app.domain.hyperparams import same
+from app.domain.hyperparams import is_same
 
 MISSING = object()
 """Stands for a parameter that a run does not have; JSON's null is a value."""
@@ -56,6 +56,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _differ(values: Sequence[Any]) -> bool:
     first = values[0]
     return any(
-        value is not first and (MISSING in (value, first) or not same(first, value))
+        value is not first and (MISSING in (value, first) or not is_same(first, value))
         for value in values[1:]
     )

@@ -39,17 +39,17 @@ def record_length(head: bytes) -> int:
     return whole
 
 
-def scalars(record: bytes) -> list[Scalar]:
+def parse_scalars(record: bytes) -> list[Scalar]:
     """Return the scalars of one record; none of one that is broken."""
     try:
-        return list(_scalars(record))
+        return list(_parse_scalars(record))
     except (ValueError, IndexError, struct.error):
         return []
 
 
-def _scalars(record: bytes) -> Iterator[Scalar]:
+def _parse_scalars(record: bytes) -> Iterator[Scalar]:
     wall_time, step, summaries = 0.0, 0, []
-    for number, value in _fields(record):
+    for number, value in _parse_fields(record):
         if number == 1 and isinstance(value, bytes):
             (wall_time,) = struct.unpack("<d", value)
         elif number == 2 and isinstance(value, int):
@@ -57,30 +57,30 @@ def _scalars(record: bytes) -> Iterator[Scalar]:
         elif number == 5 and isinstance(value, bytes):
             summaries.append(value)
     for summary in summaries:
-        for number, message in _fields(summary):
+        for number, message in _parse_fields(summary):
             if number == 1 and isinstance(message, bytes):
-                tag, scalar = _value(message)
+                tag, scalar = _parse_value(message)
                 if tag and scalar is not None:
                     yield Scalar(tag, step, scalar, wall_time)
 
 
-def _value(message: bytes) -> tuple[str, float | None]:
+def _parse_value(message: bytes) -> tuple[str, float | None]:
     """Return tag and scalar of one value of a summary; None if it is an image or the like."""
     tag, scalar = "", None
-    for number, value in _fields(message):
+    for number, value in _parse_fields(message):
         if number == 1 and isinstance(value, bytes):
             tag = value.decode()
         elif number == 2 and isinstance(value, bytes):
             (scalar,) = struct.unpack("<f", value)
         elif number == 8 and isinstance(value, bytes):
-            scalar = _tensor(value)
+            scalar = _parse_tensor(value)
     return tag, scalar
 
 
-def _tensor(message: bytes) -> float | None:
+def _parse_tensor(message: bytes) -> float | None:
     """Return the only number of a tensor; None if it has several, or is no float."""
     kind, content = 0, b""
-    for number, value in _fields(message):
+    for number, value in _parse_fields(message):
         if number == 1 and isinstance(value, int):
             kind = value
         elif number in (4, 5, 6) and isinstance(value, bytes):
@@ -92,18 +92,18 @@ def _tensor(message: bytes) -> float | None:
     return item
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+def _parse_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield number and raw value of each field of a protobuf message. Raises ValueError."""
     at, end = 0, len(message)
     while at < end:
-        key, at = _varint(message, at)
+        key, at = _parse_varint(message, at)
         kind = key & 7
         if kind == 0:
-            number, at = _varint(message, at)
+            number, at = _parse_varint(message, at)
             yield key >> 3, number
             continue
         if kind == 2:
-            size, at = _varint(message, at)
+            size, at = _parse_varint(message, at)
         elif kind in (1, 5):
             size = 8 if kind == 1 else 4
         else:
@@ -114,7 +114,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         at += size
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
+def _parse_varint(message: bytes, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         byte = message[at]
@@ -125,7 +125,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
     raise ValueError("a number of more than ten bytes")
 
 
-def _table() -> list[int]:
+def _make_table() -> list[int]:
     table = []
     for byte in range(256):
         crc = byte
@@ -135,7 +135,7 @@ def _table() -> list[int]:
     return table
 
 
-_TABLE = _table()
+_TABLE = _make_table()
 
 
 def _masked_crc(content: bytes) -> int:

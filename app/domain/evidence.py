@@ -101,56 +101,58 @@ def derive_outcome(evidence: Evidence) -> Outcome:
     if (e := evidence).cancel_asked:
         told = e.why if e.ended_by_service is Reason.REPORTED_FAILURE else None
         return Outcome(RunStatus.CANCELLED, Reason.CANCEL_REQUESTED, told or _end(e) or None)
-    done = reached_end(e)
+    done = has_reached_end(e)
     halfway = bool(e.total_steps) and e.step < (e.total_steps or 0)
     clean = e.signal is None and not e.exit_code and not e.is_lost
     if e.ended_by_service is not None and not (done and clean):
-        return _failed(e.ended_by_service, " ".join(filter(None, (e.why, _end(e)))))
+        return _make_failed(e.ended_by_service, " ".join(filter(None, (e.why, _end(e)))))
     if e.launch_error is not None and not e.finished:
-        return _failed(Reason.LAUNCHER_ERROR, e.launch_error)
+        return _make_failed(Reason.LAUNCHER_ERROR, e.launch_error)
     if e.cause is not None and not e.finished and (not e.exit_code or e.stop_sent):
-        return _failed(_REASON_OF_CAUSE[e.cause], " ".join(filter(None, (e.cause_detail, _end(e)))))
-    if _ran_out_of_memory(e):
-        return _failed(Reason.OUT_OF_MEMORY, _end(e) + " The kernel was out of memory.")
+        return _make_failed(
+            _REASON_OF_CAUSE[e.cause], " ".join(filter(None, (e.cause_detail, _end(e))))
+        )
+    if _has_run_out_of_memory(e):
+        return _make_failed(Reason.OUT_OF_MEMORY, _end(e) + " The kernel was out of memory.")
     if e.is_lost and not e.finished:
-        return _failed(Reason.LOST, "The process is gone and left no exit code.")
-    if e.signal is not None or _child_signal(e) is not None:
-        return _failed(Reason.SIGNAL, _end(e))
+        return _make_failed(Reason.LOST, "The process is gone and left no exit code.")
+    if e.signal is not None or _find_child_signal(e) is not None:
+        return _make_failed(Reason.SIGNAL, _end(e))
     if e.exit_code and e.clues.launcher_signal is not None:
-        by = _named(e.clues.launcher_signal)
+        by = _name_signal(e.clues.launcher_signal)
         detail = f"{by} from outside stopped its launcher, which exited with code {e.exit_code}."
-        return _failed(Reason.SIGNAL, detail)
+        return _make_failed(Reason.SIGNAL, detail)
     if e.exit_code:
         reason = Reason.OUT_OF_MEMORY if e.clues.memory_error else Reason.EXIT_CODE
-        return _failed(reason, _end(e))
+        return _make_failed(reason, _end(e))
     if done:
         return Outcome(RunStatus.SUCCEEDED, None, None)
     if e.requires_report or halfway:
         of = f" of {e.total_steps}" if e.total_steps is not None else ""
         detail = f"Exited with code 0 at step {e.step}{of}, without its last step."
-        return _failed(Reason.UNFINISHED, detail)
+        return _make_failed(Reason.UNFINISHED, detail)
     # Of a trainer that does not report, it is known only whether it was asked to stop. Who signals
     # the trainer alone leaves no trace in the kernel, but mostly one in its log.
     if e.stop_sent:
-        return _failed(Reason.UNFINISHED, _end(e))
+        return _make_failed(Reason.UNFINISHED, _end(e))
     if e.clues.signal_noted:
         detail = "Exited with code 0 after a stop signal from outside, which its log tells of."
-        return _failed(Reason.UNFINISHED, detail)
+        return _make_failed(Reason.UNFINISHED, detail)
     return Outcome(RunStatus.SUCCEEDED, None, None)
 
 
-def _ran_out_of_memory(e: Evidence) -> bool:
+def _has_run_out_of_memory(e: Evidence) -> bool:
     """Return True if the kernel's count of kills explains how the trainer ended.
 
     The count is shared with other runs: it must not blame memory for an error that was logged.
     """
     if not e.out_of_memory:
         return False
-    by = e.signal or _child_signal(e)
+    by = e.signal or _find_child_signal(e)
     return by == signal.SIGKILL or (by is None and bool(e.exit_code) and not e.clues.error)
 
 
-def _child_signal(e: Evidence) -> int | None:
+def _find_child_signal(e: Evidence) -> int | None:
     """Return the signal that ended a process of the trainer, by its log or by its exit code."""
     if not e.exit_code:
         return None
@@ -160,7 +162,7 @@ def _child_signal(e: Evidence) -> int | None:
     return e.exit_code - 128 if e.exit_code - 128 in _FATAL else None
 
 
-def reached_end(e: Evidence) -> bool:
+def has_reached_end(e: Evidence) -> bool:
     """Return True if the training loop came to its own end: it said so, or made its last step.
 
     A step beyond the last one is on another axis (tokens, say), and a total of 0 is none.
@@ -168,7 +170,7 @@ def reached_end(e: Evidence) -> bool:
     return e.finished or (bool(e.total_steps) and e.step == e.total_steps)
 
 
-def nothing_saved(e: Evidence) -> str:
+def explain_nothing_saved(e: Evidence) -> str:
     """Return why a cancelled trainer left no checkpoint, in one sentence."""
     if e.launch_error is not None:
         return "The trainer never began."
@@ -181,31 +183,32 @@ def nothing_saved(e: Evidence) -> str:
     return "The trainer saved nothing when it was stopped."
 
 
-def _failed(reason: Reason, detail: str) -> Outcome:
+def _make_failed(reason: Reason, detail: str) -> Outcome:
     return Outcome(RunStatus.FAILED, reason, detail)
 
 
 def _end(e: Evidence) -> str:
     if e.signal is not None:
-        return f"Ended by {_named(e.signal)}.{_words(e)}"
+        return f"Ended by {_name_signal(e.signal)}.{_describe_cause(e)}"
     if e.exit_code is not None:
         when = " after the stop signal" if e.stop_sent else ""
-        by = _child_signal(e)
-        child = f" {_named(by)} ended one of its processes." if by is not None else ""
-        return f"Exited with code {e.exit_code}{when}.{child}{_words(e) if e.exit_code else ''}"
+        by = _find_child_signal(e)
+        child = f" {_name_signal(by)} ended one of its processes." if by is not None else ""
+        cause = _describe_cause(e) if e.exit_code else ""
+        return f"Exited with code {e.exit_code}{when}.{child}{cause}"
     return "The process is gone." if e.is_lost else ""
 
 
-def _named(number: int) -> str:
+def _name_signal(number: int) -> str:
     try:
         return f"{signal.Signals(number).name} ({number})"
     except ValueError:
         return f"signal ({number})"
 
 
-def _words(e: Evidence) -> str:
+def _describe_cause(e: Evidence) -> str:
     """Return the cause that its log gives; nothing where this service, or SIGKILL, is the cause."""
-    if e.killed or signal.SIGKILL in (e.signal, _child_signal(e)):
+    if e.killed or signal.SIGKILL in (e.signal, _find_child_signal(e)):
         return ""
     if error := e.clues.error or e.clues.follow_up:
         return f" The last error in its log: {error}"

@@ -23,7 +23,7 @@ def activate(name: str, action: str) -> None:
     _armed[name] = action
 
 
-def armed(prefix: str) -> dict[str, str]:
+def list_armed(prefix: str) -> dict[str, str]:
     """Return the armed names that start with `prefix`, with their actions."""
     return {name: action for name, action in _armed.items() if name.startswith(prefix)}
 

@@ -1,8 +1,8 @@
 """Filters of lists, defined once for REST and GraphQL: their names, types and limits.
 
 REST reads them from the query string (`app/rest/lists.py` adds the page and the order), GraphQL
-from an input with the same fields (`app/graphql/filters.py`). `conditions` turns either into what
-`app.db.keyset` takes. `tests/unit/test_filters.py` compares the three.
+from an input with the same fields (`app/graphql/filters.py`). `get_conditions` turns either into
+the conditions of `app.db.keyset`. `tests/unit/test_filters.py` compares the three.
 
 How to add a filter:
 1. add a field with a description here;
@@ -164,7 +164,7 @@ class AnyCheckpointFilter(CheckpointFilter):
     experiment_id: Name | None = Field(None, description="Of this experiment.")
 
 
-def conditions(kind: type[Filter], values: Filter) -> dict[str, Any]:
+def get_conditions(kind: type[Filter], values: Filter) -> dict[str, Any]:
     """Return the conditions that were given, by the names that `app.db.listing` knows.
 
     Args:

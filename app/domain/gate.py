@@ -49,7 +49,7 @@ class Gate(NamedTuple):
     # Somebody else, a maintainer, has marked it as `approved`.
     needs_approval: bool = False
 
-    def joined(self, other: "Gate") -> "Gate":
+    def join(self, other: "Gate") -> "Gate":
         """Return the gate that passes what both do."""
         hours = [
             number for number in (self.verified_hours, other.verified_hours) if number is not None

@@ -19,12 +19,12 @@ def overrides(requested: Mapping[str, Any], effective: Mapping[str, Any] | None)
     """Return each requested override beside the value that the trainer reported to use."""
     used = effective or {}
     return [
-        Override(key, value, used.get(key), same(value, used[key]) if key in used else None)
+        Override(key, value, used.get(key), is_same(value, used[key]) if key in used else None)
         for key, value in requested.items()
     ]
 
 
-def ignored_sentence(overridden: Iterable[Override]) -> str | None:
+def explain_ignored(overridden: Iterable[Override]) -> str | None:
     """Return what the trainer made of overrides that it ignored; None if it ignored none."""
     ignored = [
         f"{override.key} = {_as_json(override.requested)} and uses {_as_json(override.effective)}"
@@ -38,7 +38,7 @@ def _as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def same(value: Any, other: Any) -> bool:
+def is_same(value: Any, other: Any) -> bool:
     """Return True if two JSON values mean the same: 1 and 1.0 do, 1 and true do not.
 
     A number may differ from a fraction by what a 32-bit float loses; two integers may not, or
@@ -51,7 +51,9 @@ def same(value: Any, other: Any) -> bool:
     if isinstance(value, int | float) and isinstance(other, int | float):
         return value == other or math.isclose(value, other, rel_tol=1e-6)
     if isinstance(value, list) and isinstance(other, list):
-        return len(value) == len(other) and all(map(same, value, other))
+        return len(value) == len(other) and all(map(is_same, value, other))
     if isinstance(value, dict) and isinstance(other, dict):
-        return value.keys() == other.keys() and all(same(value[key], other[key]) for key in value)
+        return value.keys() == other.keys() and all(
+            is_same(value[key], other[key]) for key in value
+        )
     return bool(value == other)

@@ -61,7 +61,7 @@ def is_address(text: str) -> bool:
     return _ADDRESS.fullmatch(text) is not None
 
 
-def recipients(url: str) -> list[str]:
+def parse_recipients(url: str) -> list[str]:
     """Return the addresses of `mailto:a@example.com,b@example.com`. Raises ValueError."""
     addresses = [unquote(part) for part in url.removeprefix(MAILTO).split(",")]
     if len(addresses) > MAX_RECIPIENTS or not all(map(is_address, addresses)):

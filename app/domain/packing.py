@@ -17,7 +17,7 @@ FEWEST = 16
 """A shorter column is stored plainly: its lanes would be more heads than tails."""
 
 
-def lanes(data: bytes) -> bytes:
+def pack_lanes(data: bytes) -> bytes:
     """Pack 64-bit numbers, little-endian, as a mask of the lanes that vary, the constants, and
     those lanes."""
     count, mask, constants, varying = len(data) // 8, 0, bytearray(8), []
@@ -47,7 +47,7 @@ class Reader:
         return taken
 
     def lanes(self, count: int) -> bytes:
-        """Return the inverse of `lanes`, of so many numbers."""
+        """Return the inverse of `pack_lanes`, of so many numbers."""
         mask, *constants = self.take(9)
         data = bytearray(bytes(constants) * count)
         for lane in range(8):
@@ -60,14 +60,14 @@ class Reader:
         return int.from_bytes(self.take(8), "little")
 
     def rising(self, count: int) -> bytes:
-        """Return the inverse of `rising`, of so many numbers."""
+        """Return the inverse of `pack_rising`, of so many numbers."""
         mask = self._data[self._at + 16 : self._at + 17]
-        return _risen(self.take(25 + int.from_bytes(mask).bit_count() * count), count)
+        return _unpack_rising(self.take(25 + int.from_bytes(mask).bit_count() * count), count)
 
 
 @lru_cache(256)
-def _risen(packed: bytes, count: int) -> bytes:
-    """Return numbers as they were before `rising`. All keys of a report have the same steps."""
+def _unpack_rising(packed: bytes, count: int) -> bytes:
+    """Return the numbers that `pack_rising` packed. All keys of a report have the same steps."""
     reader = Reader(packed, 0)
     first, least = reader.number(), reader.number()
     if packed[16:] == bytes(9):
@@ -81,7 +81,7 @@ def _risen(packed: bytes, count: int) -> bytes:
     return total.to_bytes(8 * count, "little")
 
 
-def rising(data: bytes) -> bytes | None:
+def pack_rising(data: bytes) -> bytes | None:
     """Pack numbers of which none is lower than the one before; None if they are others.
 
     They are not negative: steps, and the bits of times after 1970.
@@ -103,7 +103,7 @@ def rising(data: bytes) -> bytes | None:
     least = min(rest[1:], default=0)
     above = differences - (_ones(count) - 1) * least
     head = first.to_bytes(8, "little") + least.to_bytes(8, "little")
-    return head + lanes(above.to_bytes(8 * count, "little"))
+    return head + pack_lanes(above.to_bytes(8 * count, "little"))
 
 
 @lru_cache(1_024)

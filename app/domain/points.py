@@ -42,7 +42,7 @@ class Column(NamedTuple):
         return math.isfinite(sum(self.values))
 
 
-def ordered(column: Column) -> Column:
+def sort_column(column: Column) -> Column:
     """Return the points with strictly increasing steps; of points at one step the last wins."""
     steps = list(column.steps)
     if steps == sorted(set(steps)):
@@ -51,7 +51,7 @@ def ordered(column: Column) -> Column:
     return _take(column, [last[step] for step in sorted(last)])
 
 
-def joined(parts: Iterable[Column]) -> Column:
+def join_columns(parts: Iterable[Column]) -> Column:
     """Join columns one after the other."""
     steps, values, wall_times = array("q"), array("d"), array("d")
     for part in parts:  # an array is copied as a whole, and made of a list at once
@@ -61,7 +61,7 @@ def joined(parts: Iterable[Column]) -> Column:
     return Column(steps, values, wall_times)
 
 
-def between(column: Column, first: int, last: int) -> Column:
+def cut_column(column: Column, first: int, last: int) -> Column:
     """Return the points of an ordered column from step `first` to `last`, both included."""
     steps = column.steps
     return column.cut(bisect_left(steps, first), bisect_right(steps, last))
@@ -81,13 +81,13 @@ def pack(column: Column) -> bytes:
     values = array("d", column.values).tobytes()
     wall_times = array("d", column.wall_times).tobytes()
     count = len(steps) // 8
-    packed_steps = packing.rising(steps) if count >= packing.FEWEST else None
+    packed_steps = packing.pack_rising(steps) if count >= packing.FEWEST else None
     if packed_steps is None:
         return steps + values + wall_times
-    rising_times = packing.rising(wall_times)
+    rising_times = packing.pack_rising(wall_times)
     parts = (
         bytes((_PACKED, rising_times is not None)), count.to_bytes(4, "little"),
-        packed_steps, packing.lanes(values), rising_times or packing.lanes(wall_times),
+        packed_steps, packing.pack_lanes(values), rising_times or packing.pack_lanes(wall_times),
     )  # fmt: skip
     data = b"".join(parts)
     return data + b"\0" if len(data) % PLAIN_BYTES == 0 else data
@@ -154,7 +154,7 @@ def _extremes(values: list[float], groups: int, finite: bool) -> list[int]:
 
 def _take(column: Column, indices: Sequence[int]) -> Column:
     if len(indices) < 2:
-        return joined(column.cut(index, index + 1) for index in indices)
+        return join_columns(column.cut(index, index + 1) for index in indices)
     pick = itemgetter(*indices)
     return Column(pick(column.steps), pick(column.values), pick(column.wall_times))
 

@@ -97,9 +97,9 @@ def _configure(document: dict[str, Any], source: str) -> Configuration:
             "[stores.NAME] tables, and [groups]."
         )
     launchers = {LOCAL: LauncherTable(LOCAL, LOCAL, {})}
-    launchers |= _tables(document, "launchers", source, _launcher)
+    launchers |= _parse_tables(document, "launchers", source, _parse_launcher)
     recipes = {recipe.name: recipe for recipe in BUILT_IN}
-    recipes |= _tables(document, "recipes", source, _recipe)
+    recipes |= _parse_tables(document, "recipes", source, _parse_recipe)
     for name, recipe in recipes.items():
         for launcher in recipe.launcher:
             if launcher not in launchers:
@@ -108,19 +108,19 @@ def _configure(document: dict[str, Any], source: str) -> Configuration:
                     f"there are: {', '.join(sorted(launchers))}."
                 )
     return Configuration(
-        recipes, launchers, _tables(document, "stores", source, _store),
-        _groups(document.get("groups", {}), source),
+        recipes, launchers, _parse_tables(document, "stores", source, _store),
+        _parse_groups(document.get("groups", {}), source),
     )  # fmt: skip
 
 
-def _groups(table: object, source: str) -> GroupRoles:
+def _parse_groups(table: object, source: str) -> GroupRoles:
     try:
         return parse_groups(table)
     except ValueError as error:
         raise RecipeError(f"{source}: [groups] {error}.") from error
 
 
-def _tables(
+def _parse_tables(
     document: Mapping[str, Any], kind: str, source: str, parse: Callable[[str, Any], T]
 ) -> dict[str, T]:
     """Return what the tables `[KIND.NAME]` say, by name. Raises RecipeError."""
@@ -150,7 +150,7 @@ def _check_table(name: str, table: Any) -> None:
         raise ValueError("must be a table")
 
 
-def _launcher(name: str, table: Any) -> LauncherTable:
+def _parse_launcher(name: str, table: Any) -> LauncherTable:
     """Check one table; its options are the launcher's own. Raises ValueError led by the key."""
     _check_table(name, table)
     options = dict(table)
@@ -160,7 +160,7 @@ def _launcher(name: str, table: Any) -> LauncherTable:
     return LauncherTable(name, kind, options)
 
 
-def _recipe(name: str, table: Any) -> Recipe:
+def _parse_recipe(name: str, table: Any) -> Recipe:
     """Check one table. Raises ValueError led by the key."""
     _check_table(name, table)
     if "command" not in table:

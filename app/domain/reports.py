@@ -26,7 +26,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from app.domain import paths
-from app.domain.points import Column, joined
+from app.domain.points import Column, join_columns
 from app.domain.requests import MAX_METRIC_KEY, JsonObject, MetricKey, Request
 from app.domain.text import clean
 
@@ -45,7 +45,7 @@ WallTime = Annotated[float, Field(ge=0, lt=END_OF_TIME)]
 """Unix seconds, up to the year 9999."""
 
 
-def _named(name: str) -> str:
+def _check_name(name: str) -> str:
     if not paths.is_name(name):
         raise ValueError("must be letters, digits, '.', '_' and '-', not starting with '.'")
     return name
@@ -88,7 +88,7 @@ class SavedCheckpoint(Request):
     verifies it.
     """
 
-    name: Annotated[str, AfterValidator(_named)]
+    name: Annotated[str, AfterValidator(_check_name)]
     step: Step
     size_bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
@@ -168,7 +168,7 @@ class ReportRequest(Request):
         return self._columns
 
     @model_validator(mode="after")
-    def _not_too_many(self) -> "ReportRequest":
+    def _check_point_count(self) -> "ReportRequest":
         if sum(len(series.steps) for series in self.metrics.values()) > MAX_POINTS:
             raise ValueError(f"a report holds at most {MAX_POINTS:,} points; send several")
         return self
@@ -199,7 +199,7 @@ def _columns(report: ReportRequest) -> dict[str, Column]:
         values = _numbers([row["value"] for row in own])
         times = _numbers([row.get("wall_time") for row in own])
         parts[key].append(Column([row["step"] for row in own], values, times))
-    return {key: own[0] if len(own) == 1 else joined(own) for key, own in parts.items()}
+    return {key: own[0] if len(own) == 1 else join_columns(own) for key, own in parts.items()}
 
 
 def _numbers(values: Sequence[float | str | None]) -> Sequence[float]:

@@ -72,7 +72,7 @@ def _check(value: Any, depth: int, room: int) -> int:
     return room
 
 
-def bounded(value: dict[str, Any]) -> dict[str, Any]:
+def check_object(value: dict[str, Any]) -> dict[str, Any]:
     """Return the same object. Raises ValueError when it is outside of the caps.
 
     Its size is that of its compact JSON in UTF-8, as trainers measure it, too.
@@ -92,7 +92,7 @@ def _printable(text: str) -> str:
 
 JsonObject = Annotated[
     dict[str, Any],
-    AfterValidator(bounded),
+    AfterValidator(check_object),
     Field(description=f"At most {MAX_OBJECT_BYTES} bytes as JSON and {MAX_DEPTH} levels deep."),
 ]
 MAX_NAME = 200

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from app.domain.permissions import Role
-from app.domain.tokens import same
+from app.domain.tokens import are_equal
 
 ATTEMPT_SECONDS = 600
 MAX_ADDRESS = 2_000
@@ -84,7 +84,7 @@ class Attempts:
         value = f"{value}.{_text(self._sign(f'attempt:{value}'))}"
         return attempt, f"{self.name}={value}; Max-Age={ATTEMPT_SECONDS}{_end(secure)}"
 
-    def ended(self, *, secure: bool) -> str:
+    def make_expired_cookie(self, *, secure: bool) -> str:
         """Return the Set-Cookie header that removes the cookie."""
         return f"{self.name}=; Max-Age=0{_end(secure)}"
 
@@ -93,10 +93,10 @@ class Attempts:
         for cookie in cookies.split(";"):
             name, _, whole = cookie.strip().partition("=")
             value, _, signature = whole.partition(".")
-            if name != self.name or not same(signature, _text(self._sign(f"attempt:{value}"))):
+            if name != self.name or not are_equal(signature, _text(self._sign(f"attempt:{value}"))):
                 continue
             expiry, own, to = json.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
-            if same(state, own) and expiry > self._clock():
+            if are_equal(state, own) and expiry > self._clock():
                 return self._attempt(own, to)
         return None
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.domain.reports import SYSTEM
-from app.domain.requests import bounded
+from app.domain.requests import check_object
 
 MAX_LABELS = 1_000
 """Labels of one experiment, run or model."""
@@ -25,7 +25,7 @@ NAME_LABEL = "mlflow.runName"
 _WORDS = {"True": True, "False": False, "None": None}
 
 
-def typed(text: str, requested: Any = None) -> Any:
+def parse_parameter(text: str, requested: Any = None) -> Any:
     """Return the value that a parameter was before its client made a text of it.
 
     Args:
@@ -63,7 +63,7 @@ def fit_hyperparams(
 
 def _fits(values: dict[str, Any]) -> bool:
     try:
-        bounded(values)
+        check_object(values)
     except ValueError:
         return False
     return True

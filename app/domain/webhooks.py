@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from app.domain.ids import PATTERN
-from app.domain.mail import MAILTO, recipients
+from app.domain.mail import MAILTO, parse_recipients
 from app.domain.requests import EXPERIMENT_ID, Name, Request
 from app.domain.text import on_one_line
 
@@ -74,7 +74,7 @@ class DeliveryState(StrEnum):
 
 def _check_url(url: str) -> str:
     if url.startswith(MAILTO):
-        recipients(url)
+        parse_recipients(url)
         return url
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -18,7 +18,7 @@ from app.db.cursors import Page, Window
 from app.db.list_statements import Listing
 from app.errors import InvalidInput
 from app.graphql.describe import Info, attribute, each, edge, field, interface, output
-from app.graphql.filters import conditions, order, unarchived
+from app.graphql.filters import get_conditions, get_default_conditions, order
 from app.graphql.limits import DEFAULT_SIZE
 from app.graphql.limits import PAGE as MOST
 
@@ -103,7 +103,7 @@ class Connection(Generic[T]):
     async def total_count(self) -> int:
         """Number of rows in the whole list; see `totalCountIsLowerBound`."""
         # All in `Rows` are parts of the same list, so the first can count them all.
-        count: int = await each(self, partial(_counted, "number"))
+        count: int = await each(self, partial(_read_counts, "number"))
         return count
 
     @edge
@@ -111,11 +111,11 @@ class Connection(Generic[T]):
         """True if there are more rows than `totalCount`, or may be. Rows that have to be read to be
         counted are counted among the newest 10,000; those with a common text, up to some
         thousand."""
-        is_lower_bound: bool = await each(self, partial(_counted, "is_lower_bound"))
+        is_lower_bound: bool = await each(self, partial(_read_counts, "is_lower_bound"))
         return is_lower_bound
 
 
-async def _counted(of: str, connections: list[Connection[Any]]) -> list[Any]:
+async def _read_counts(of: str, connections: list[Connection[Any]]) -> list[Any]:
     counts = await connections[0].counts([connection.id for connection in connections])
     return [getattr(count, of) for count in counts]
 
@@ -132,7 +132,7 @@ def window(first: int | None, after: str | None, last: int | None, before: str |
     return Window(size, after, before, backward=last is not None)
 
 
-def _narrowed(listed: Listing[Any], info: Info, names: set[str | None]) -> Listing[Any]:
+def _narrow(listed: Listing[Any], info: Info, names: set[str | None]) -> Listing[Any]:
     """Return the list with rows of these columns alone, and those that the selection reads.
 
     All of them, where a field has a resolver that may read any.
@@ -175,8 +175,8 @@ async def connect(
 ) -> Any:
     """Return a page of a list: of all rows, or of those with the id of `row` in `column`."""
     context, sorting = info.context, order(order_by, listed)
-    chosen = unarchived(listed) if filter is None else conditions(filter)
-    narrow = _narrowed(listed, info, {column, sorting.field})
+    chosen = get_default_conditions(listed) if filter is None else get_conditions(filter)
+    narrow = _narrow(listed, info, {column, sorting.field})
 
     async def load(parents: list[Any]) -> list[Any]:
         ids = [parent and parent.id for parent in parents]

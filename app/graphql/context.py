@@ -56,7 +56,7 @@ class Context:
         self.authenticator: Authenticator = state.authenticator
         self.principal: Principal = connection.scope["principal"]
         # Lets a websocket end with a token.
-        self.end_with: Callable[[str | None], None] = connection.scope.get("end_with", _never)
+        self.end_with: Callable[[str | None], None] = connection.scope.get("end_with", _do_nothing)
         self.address = connection.client.host if connection.client is not None else ""
         self.connection_params: dict[str, Any] = {}
         self.memory = memory
@@ -138,7 +138,7 @@ class Context:
         """Return the rows with these ids, None where there is none."""
         if all(id is None for id in ids):
             return [None] * len(ids)
-        return await self.load(table.__name__, ids, partial(_by_ids, table, self.budget))
+        return await self.load(table.__name__, ids, partial(_read_by_ids, table, self.budget))
 
     def pages(
         self,
@@ -188,11 +188,11 @@ class Context:
         return await self.db.fetch(counting.effort(filters), read, filters, *more)
 
 
-def _never(token_id: str | None) -> None:
+def _do_nothing(token_id: str | None) -> None:
     """Do nothing: a request ends by itself."""
 
 
-def _by_ids(table: type[Any], budget: Budget, tx: Tx, ids: list[Any]) -> list[Any]:
+def _read_by_ids(table: type[Any], budget: Budget, tx: Tx, ids: list[Any]) -> list[Any]:
     by_id: list[Any] = []
     for part in _parts(ids, PART):
         rows = listing.by_ids(tx, listing.OF_TABLE[table], part)

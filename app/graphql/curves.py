@@ -12,7 +12,7 @@ from app.domain.filters import MAX_BUCKETS, MAX_KEYS, MAX_LATEST, MAX_POINTS, MI
 from app.domain.points import MAX_STEP, special_name
 from app.errors import InvalidInput
 from app.graphql.budget import OBJECT, VALUE, Budget, TooLarge
-from app.graphql.filters import plain
+from app.graphql.filters import check_text
 from app.services import overviews
 from app.services.curves import Series, Window, special_values
 from app.services.curves import read as read_curves
@@ -103,13 +103,13 @@ def _range(from_step: int | None, to_step: int | None) -> tuple[int, int]:
     return low, high
 
 
-def named(keys: list[str] | None) -> tuple[str, ...] | None:
+def check_keys(keys: list[str] | None) -> tuple[str, ...] | None:
     """Return the metrics to read, each once; None is all. Raises InvalidInput."""
     if keys is None:
         return None
     if len(keys) > MAX_KEYS:
         raise InvalidInput(f"Name at most {MAX_KEYS} `keys` at once.")
-    return tuple(dict.fromkeys(map(plain, keys)))
+    return tuple(dict.fromkeys(map(check_text, keys)))
 
 
 def latest(

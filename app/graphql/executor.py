@@ -141,8 +141,8 @@ def _around(
 def _value(executor: FastExecutor, kind: Any, details: Any) -> Step | None:
     """Return the step that completes values of a type; None: the reference executor must."""
     if is_non_null_type(kind):
-        return _around(_given(executor, kind.of_type, details), _without_nulls)
-    return _around(_given(executor, kind, details), _not_null, _with_nulls)
+        return _around(_non_null(executor, kind.of_type, details), _drop_nulls)
+    return _around(_non_null(executor, kind, details), _check_non_null, _with_nulls)
 
 
 def _has_nulls(values: Column) -> bool:
@@ -153,13 +153,13 @@ def _has_nulls(values: Column) -> bool:
     return NoneType in kinds
 
 
-def _without_nulls(values: Column) -> Column:
+def _drop_nulls(values: Column) -> Column:
     if _has_nulls(values):
         raise NotEligible
     return values
 
 
-def _not_null(values: Column) -> Column:
+def _check_non_null(values: Column) -> Column:
     return [value for value in values if value is not None] if _has_nulls(values) else values
 
 
@@ -170,18 +170,18 @@ def _with_nulls(values: Column, results: Column) -> Column:
     return [None if value is None else next(rest) for value in values]
 
 
-def _given(executor: FastExecutor, kind: Any, details: Any) -> Step | None:
+def _non_null(executor: FastExecutor, kind: Any, details: Any) -> Step | None:
     """Return the step that completes values of a type, none of which is None."""
     if is_leaf_type(kind):
         return Step(_leaf(executor, kind))
     if is_list_type(kind):
-        return _around(_value(executor, kind.of_type, details), _joined, _split)
+        return _around(_value(executor, kind.of_type, details), _join_lists, _split)
     if is_object_type(kind) and kind.is_type_of is None:
         return _object(executor, kind, details)
     return None
 
 
-def _joined(lists: Column) -> Column:
+def _join_lists(lists: Column) -> Column:
     if any(type(items) is not list for items in lists):
         raise NotEligible
     return [item for items in lists for item in items]

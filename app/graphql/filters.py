@@ -1,7 +1,7 @@
 """Filters and orders of lists as GraphQL inputs.
 
 The fields, their types and limits are those of `app.domain.filters`, which validates the values;
-`conditions` and `order` translate an input for `app.db.keyset`.
+`get_conditions` and `order` translate an input for `app.db.keyset`.
 """
 
 from collections.abc import Mapping
@@ -183,7 +183,7 @@ class CheckpointOrder:
     direction: OrderDirection = _direction()
 
 
-def given(values: Any) -> dict[str, Any]:
+def get_given(values: Any) -> dict[str, Any]:
     """Return the fields of an input that were given."""
     if values is None:
         return {}
@@ -196,27 +196,27 @@ def given(values: Any) -> dict[str, Any]:
     return chosen
 
 
-def plain(text: str) -> str:
+def check_text(text: str) -> str:
     """Return a text to look up. Raises InvalidInput for NUL, which PostgreSQL rejects."""
     if "\0" in text:
         raise InvalidInput("A text must not hold NUL.")
     return text
 
 
-def conditions(chosen: Any) -> dict[str, Any]:
+def get_conditions(chosen: Any) -> dict[str, Any]:
     """Return a filter input as the conditions of a listing. Raises InvalidInput."""
     if chosen is None:
         return {}
-    kind, values = _KINDS[type(chosen)], given(chosen)
+    kind, values = _KINDS[type(chosen)], get_given(chosen)
     if hasattr(chosen, "archived"):
         values["archived"] = chosen.archived
     for name in filters.RANGES:
         if (wanted := values.pop(name, None)) is not None:
             values |= {name: wanted.key, f"{name}_min": wanted.min, f"{name}_max": wanted.max}
-    return filters.conditions(kind, validated(kind, values, "filter"))
+    return filters.get_conditions(kind, validate(kind, values, "filter"))
 
 
-def validated(model: type[M], values: Mapping[str, Any], *path: str) -> M:
+def validate(model: type[M], values: Mapping[str, Any], *path: str) -> M:
     """Return arguments as an object. Raises InvalidInput, which names one by its path."""
     try:
         return model.model_validate(values)
@@ -227,7 +227,7 @@ def validated(model: type[M], values: Mapping[str, Any], *path: str) -> M:
         raise InvalidInput(f"`{name}`: {message}.") from None
 
 
-def unarchived(listed: Listing[Any]) -> dict[str, Any]:
+def get_default_conditions(listed: Listing[Any]) -> dict[str, Any]:
     """Return the conditions of a list without a filter."""
     return {"active": True} if "active" in listed.filters else {}
 
@@ -244,8 +244,8 @@ def order(chosen: Any, listed: Listing[Any]) -> Order:
     """Return an order input as the order of a listing. Raises InvalidInput."""
     if chosen is None:
         return Order("seq", descending=False) if listed is EVENTS else Order("created_at")
-    metric_key = given(chosen).get("metric_key")
-    plain(metric_key or "")
+    metric_key = get_given(chosen).get("metric_key")
+    check_text(metric_key or "")
     if (chosen.field.value == "metric") != (metric_key is not None):
         raise InvalidInput("`metricKey` goes with the field METRIC, and METRIC with `metricKey`.")
     return Order(chosen.field.value, chosen.direction is OrderDirection.DESC, metric_key)

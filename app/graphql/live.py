@@ -18,8 +18,8 @@ from app.domain.points import MAX_STEP
 from app.errors import InvalidInput
 from app.graphql import limits, logs
 from app.graphql.context import Context
-from app.graphql.curves import Curve, curve, named
-from app.graphql.filters import ExperimentFilter, RunFilter, conditions
+from app.graphql.curves import Curve, check_keys, curve
+from app.graphql.filters import ExperimentFilter, RunFilter, get_conditions
 from app.services import curves, log_streams, metrics, runs
 from app.services.log_streams import TextPart
 
@@ -30,78 +30,82 @@ CHANGING = ("status", "metric", "name", "tags", "search", "active", "archived")
 """Conditions that a run or an experiment may meet today and not tomorrow."""
 
 
-def interval(seconds: float) -> float:
+def check_interval(seconds: float) -> float:
     """Return the seconds between two answers. Raises InvalidInput."""
     if not SHORTEST <= seconds <= LONGEST:
         raise InvalidInput(f"`seconds` must be {SHORTEST:g} to {LONGEST:g}.")
     return seconds
 
 
-async def changed_runs(
+async def watch_runs(
     context: Context, chosen: RunFilter | None, seconds: float
 ) -> AsyncIterator[list[RunRow]]:
     """Yield the runs that changed and meet the conditions that a run cannot cease to meet.
 
     So a list by status also gets those which have left it.
     """
-    db, wait = context.db, interval(seconds)
-    filters = {name: value for name, value in conditions(chosen).items() if name not in CHANGING}
+    db, wait = context.db, check_interval(seconds)
+    filters = {
+        name: value for name, value in get_conditions(chosen).items() if name not in CHANGING
+    }
     only = set(filters.pop("ids", ()))
     with db.changes.collect("run_") as changed:
         while True:
             await changed.event.wait()
             await asyncio.sleep(wait)
             if changed.take_lost():
-                yield await db.scan(_newest, filters, sorted(only))
+                yield await db.scan(_read_newest, filters, sorted(only))
             while ids := changed.take(limits.CHANGED):
                 wanted = [id for id in ids if not only or id in only]
                 # By their ids they are few, whatever the other conditions.
-                if wanted and (rows := await db.read(_matching, filters, wanted)):
+                if wanted and (rows := await db.read(_read_matching, filters, wanted)):
                     yield rows
 
 
-def _matching(tx: Tx, filters: dict[str, Any], ids: list[str]) -> list[RunRow]:
+def _read_matching(tx: Tx, filters: dict[str, Any], ids: list[str]) -> list[RunRow]:
     window = Window(len(ids))
     return keyset.page(tx, listing.RUNS, filters | {"ids": ids}, Order("created_at"), window).rows
 
 
-def _newest(tx: Tx, filters: dict[str, Any], only: list[str]) -> list[RunRow]:
+def _read_newest(tx: Tx, filters: dict[str, Any], only: list[str]) -> list[RunRow]:
     """Return the first page of a list: what changed while nobody was told is likely there."""
     window = Window(limits.CHANGED)
     filters = filters | ({"ids": only} if only else {})
     return keyset.page(tx, listing.RUNS, filters, Order("created_at"), window).rows
 
 
-async def changed_experiments(
+async def watch_experiments(
     context: Context, chosen: ExperimentFilter | None, seconds: float
 ) -> AsyncIterator[list[ExperimentRow]]:
-    """Yield the experiments whose history went on, by the same rules as `changed_runs`."""
-    db, wait = context.db, interval(seconds)
-    allowed = conditions(chosen)
+    """Yield the experiments whose history went on, by the same rules as `watch_runs`."""
+    db, wait = context.db, check_interval(seconds)
+    allowed = get_conditions(chosen)
     filters = {name: allowed[name] for name in allowed.keys() - {*CHANGING, "owner"}}
     with db.changes.collect("exp_") as changed:
         while True:
             await changed.event.wait()
             await asyncio.sleep(wait)
             if changed.take_lost():
-                yield await db.scan(_newest_experiments, filters)
+                yield await db.scan(_read_newest_experiments, filters)
             while ids := changed.take(limits.CHANGED_EXPERIMENTS):
-                if rows := await db.read(_matching_experiments, filters, ids):
+                if rows := await db.read(_read_matching_experiments, filters, ids):
                     yield rows
 
 
-def _matching_experiments(tx: Tx, filters: dict[str, Any], ids: list[str]) -> list[ExperimentRow]:
+def _read_matching_experiments(
+    tx: Tx, filters: dict[str, Any], ids: list[str]
+) -> list[ExperimentRow]:
     window = Window(len(ids))
     by_ids = filters | {"ids": ids}
     return keyset.page(tx, listing.EXPERIMENTS, by_ids, Order("created_at"), window).rows
 
 
-def _newest_experiments(tx: Tx, filters: dict[str, Any]) -> list[ExperimentRow]:
+def _read_newest_experiments(tx: Tx, filters: dict[str, Any]) -> list[ExperimentRow]:
     window = Window(limits.CHANGED_EXPERIMENTS)
     return keyset.page(tx, listing.EXPERIMENTS, filters, Order("created_at"), window).rows
 
 
-async def new_points(
+async def watch_points(
     context: Context,
     run_id: str,
     keys: list[str] | None,
@@ -109,10 +113,10 @@ async def new_points(
     seconds: float,
 ) -> AsyncIterator[list[Curve]]:
     """Yield what is new of a run's metrics until it has ended. Raises InvalidInput, NotFound."""
-    db, wait = context.db, interval(seconds)
+    db, wait = context.db, check_interval(seconds)
     if after_step is not None and not 0 <= after_step <= MAX_STEP:
         raise InvalidInput("`afterStep` must be a step.")
-    cursor = _Cursor(run_id, named(keys), after_step)
+    cursor = _Cursor(run_id, check_keys(keys), after_step)
     with db.changes.subscribe(run_id) as changed:
         while True:
             changed.clear()
@@ -147,7 +151,7 @@ class _Cursor:
         """Return the points after those that were read, and remember that they were."""
         run = runs.get(tx, self.run_id)
         self.ended = run.status in TERMINAL
-        latest = {row.key: row.step for row in metrics.latest(tx, run.id)}
+        latest = {row.key: row.step for row in metrics.list_latest(tx, run.id)}
         if self.keys is not None:
             latest = {key: latest[key] for key in self.keys if key in latest}
         if self._attempt is None and self.after is None:
@@ -173,9 +177,9 @@ class _Cursor:
         return points
 
 
-async def output(context: Context, run_id: str, offset: int) -> AsyncIterator[TextPart]:
+async def watch_output(context: Context, run_id: str, offset: int) -> AsyncIterator[TextPart]:
     """Yield a run's log as it grows until it has ended. Raises InvalidInput, NotFound."""
-    logs.checked(offset)
+    logs.check_offset(offset)
     await context.db.read(log_streams.get_run, run_id)
     async for part in log_streams.follow_text(
         context.db, run_id, logs.run_dir(context, run_id), offset

@@ -21,19 +21,19 @@ def run_dir(context: Context, run_id: str) -> Path:
     return context.data_dir / "runs" / run_id
 
 
-def checked(offset: int) -> int:
+def check_offset(offset: int) -> int:
     """Return an offset that a file can have. Raises InvalidInput."""
     if not -MAX_OFFSET <= offset <= MAX_OFFSET:
         raise InvalidInput("`offset` must be a number of bytes.")
     return offset
 
 
-async def part(context: Context, row: Any, offset: int, limit: int) -> TextPart | None:
+async def read_part(context: Context, row: Any, offset: int, limit: int) -> TextPart | None:
     """Return a piece of a run's log, or None where there is none. Raises InvalidInput, NotFound.
 
     None: the run is external, or retention has removed its log.
     """
-    checked(offset)
+    check_offset(offset)
     if not 1 <= limit <= MAX_LOG:
         raise InvalidInput(f"`limit` must be 1 to {MAX_LOG:,} bytes.")
     if is_external(row) or row.log_removed_at is not None:

@@ -10,7 +10,7 @@ from app.domain.alerts import AlertKind, Direction
 from app.domain.webhooks import DeliveryState, EventType, Format
 from app.errors import InvalidInput
 from app.graphql.describe import Info, attribute, each, edge, field, output
-from app.graphql.filters import plain
+from app.graphql.filters import check_text
 from app.graphql.scalars import DateTime, Json, Long
 from app.services import alerts, deliveries, webhooks
 
@@ -88,7 +88,7 @@ class Webhook:
         """Its messages, newest first."""
         if not 1 <= first <= MAX_DELIVERIES:
             raise InvalidInput(f"`first` must be 1 to {MAX_DELIVERIES:,}.")
-        before = None if after is None else plain(after)
+        before = None if after is None else check_text(after)
         read = partial(_deliveries, before, first)
         rows: Any = await info.context.load(("deliveries", before, first), [self.id], read)
         return list(rows[0])
@@ -164,7 +164,7 @@ class NotificationQueries:
         self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="Its id.")]
     ) -> Webhook | None:
         """The webhook with this id."""
-        row: Any = await info.context.db.read(webhooks.find, plain(id))
+        row: Any = await info.context.db.read(webhooks.find, check_text(id))
         webhook: Webhook | None = row
         return webhook
 
@@ -194,6 +194,8 @@ class NotificationQueries:
         if not 1 <= first <= alerts.MAX_LISTED:
             raise InvalidInput(f"`first` must be 1 to {alerts.MAX_LISTED:,}.")
         conditions = {"run_id": run_id, "rule_id": rule_id}
-        filters = {name: plain(value) for name, value in conditions.items() if value is not None}
+        filters = {
+            name: check_text(value) for name, value in conditions.items() if value is not None
+        }
         rows: Any = await info.context.db.scan(alerts.list_alerts, filters, firing, first)
         return list(rows)

@@ -42,9 +42,9 @@ class LimitedExecutor(FastExecutor):
     def execute_operation(self, serially: bool | None = None) -> Any:
         self.context_value = context = self.context_value.for_operation(limits.SECONDS)
         result = super().execute_operation(serially)
-        return self._limited(context, result) if self.is_awaitable(result) else result
+        return self._run_limited(context, result) if self.is_awaitable(result) else result
 
-    async def _limited(
+    async def _run_limited(
         self, context: Context, result: Awaitable[ExecutionResult]
     ) -> ExecutionResult:
         try:

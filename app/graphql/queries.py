@@ -18,7 +18,7 @@ from app.graphql import summaries
 from app.graphql.connections import After, Before, Connection, First, Last, Node, connect, window
 from app.graphql.describe import Info, field, output
 from app.graphql.edges import checkpoints, runs
-from app.graphql.filters import ExperimentFilter, ExperimentOrder, RunFilter, plain, validated
+from app.graphql.filters import ExperimentFilter, ExperimentOrder, RunFilter, check_text, validate
 from app.graphql.notifications import NotificationQueries
 from app.graphql.scalars import DateTime
 from app.graphql.summaries import DEFAULT_FACETS
@@ -73,7 +73,7 @@ def _events(tx: Tx, ids: list[str]) -> list[EventRow | None]:
         experiment_id, _, seq = id.partition(":")
         number = seq.isascii() and seq.isdigit() and len(seq) < 19
         known = number and is_id(experiment_id, "exp")
-        after = events.after(tx, experiment_id, int(seq) - 1, 1) if known else []
+        after = events.list_after(tx, experiment_id, int(seq) - 1, 1) if known else []
         rows.append(next((event for event in after if str(event.seq) == seq), None))
     return rows
 
@@ -144,7 +144,7 @@ class Query(NotificationQueries):
     @field
     async def run_counts(self, info: Info, filter: RunsFilter = None) -> list[StatusCount]:
         """Number of matching runs in each status; those with none are left out."""
-        counts: Any = await summaries.counts(info.context, filter)
+        counts: Any = await summaries.count_runs(info.context, filter)
         return list(counts)
 
     @field
@@ -154,7 +154,7 @@ class Query(NotificationQueries):
         filter: RunsFilter = None, prefix: Prefix = "", first: FirstValues = DEFAULT_FACETS,
     ) -> list[Facet]:  # fmt: skip
         """The values that the newest 10,000 runs which match have, the most frequent first."""
-        values: Any = await summaries.facets(info.context, field, filter, prefix, first)
+        values: Any = await summaries.list_facets(info.context, field, filter, prefix, first)
         return list(values)
 
     @field
@@ -163,7 +163,7 @@ class Query(NotificationQueries):
         first: FirstValues = DEFAULT_FACETS,
     ) -> list[Facet]:  # fmt: skip
         """The metrics that the newest 2,000 runs which match reported, the most frequent first."""
-        keys: Any = await summaries.metric_keys(info.context, filter, prefix, first)
+        keys: Any = await summaries.list_metric_keys(info.context, filter, prefix, first)
         return list(keys)
 
     @field
@@ -205,7 +205,7 @@ class Query(NotificationQueries):
     async def tokens(self, info: Info, user: UserName = None) -> list[ApiToken]:
         """Your newest tokens; as an administrator, those of everybody, or of one user."""
         rows: list[Any] = await info.context.db.scan(
-            api_tokens.list_tokens, None if user is None else plain(user)
+            api_tokens.list_tokens, None if user is None else check_text(user)
         )
         return rows
 
@@ -245,7 +245,9 @@ class Query(NotificationQueries):
             "actor": actor, "action": action, "target_id": target_id, "outcome": outcome,
             "since": since, "until": until, "after": after,
         }  # fmt: skip
-        filters = {name: plain(value) for name, value in conditions.items() if value is not None}
+        filters = {
+            name: check_text(value) for name, value in conditions.items() if value is not None
+        }
         rows: list[Any] = await info.context.db.scan(audit.list_entries, filters, first)
         return rows
 
@@ -265,8 +267,8 @@ class Query(NotificationQueries):
         days = {name: value for name, value in asked.items() if value is not strawberry.UNSET}
         context = info.context
         rows: list[Any] = await expiry_preview.preview(
-            context.db, context.readers, context.data_dir, plain(project_id),
-            validated(RetentionChange, days), context.kept,
+            context.db, context.readers, context.data_dir, check_text(project_id),
+            validate(RetentionChange, days), context.kept,
         )  # fmt: skip
         return rows
 

@@ -42,9 +42,9 @@ class Schema(strawberry.Schema):
             if isinstance(named_type, GraphQLObjectType):
                 named_type.is_type_of = None
                 for field in named_type.fields.values():
-                    _without_null_defaults(field.args.values())
+                    _drop_null_defaults(field.args.values())
             elif isinstance(named_type, GraphQLInputObjectType):
-                _without_null_defaults(named_type.fields.values())
+                _drop_null_defaults(named_type.fields.values())
         node = self._schema.type_map["Node"]
         assert isinstance(node, GraphQLInterfaceType)
         # An object of a table, or its light row (`RunRow`).
@@ -54,7 +54,7 @@ class Schema(strawberry.Schema):
         log_bugs(errors)
 
 
-def _without_null_defaults(values: Iterable[GraphQLArgument | GraphQLInputField]) -> None:
+def _drop_null_defaults(values: Iterable[GraphQLArgument | GraphQLInputField]) -> None:
     """Omit defaults of null: `= null` says nothing, and generators of client types mishandle it."""
     for value in values:
         if value.default_value is None:

@@ -39,27 +39,27 @@ AfterSeq = Annotated[
 ]
 
 
-def checked(id: str, prefix: str) -> None:
+def check_id(id: str, prefix: str) -> None:
     """Check that a text is an id. Raises NotFound."""
     if not is_id(id, prefix):
         raise NotFound(f"There is nothing with the id {id!r}.")
 
 
-def _news(tx: Tx, id: str, seq: int | None) -> tuple[list[EventRow], int, bool]:
+def _read_news(tx: Tx, id: str, seq: int | None) -> tuple[list[EventRow], int, bool]:
     """Return the next events after `seq`, the last `seq`, and True if the run has ended."""
     run = runs.get(tx, id) if is_id(id, "run") else None
     experiment = experiments.get(tx, run.experiment_id if run else id)
-    rows = [] if seq is None else events.after(tx, experiment.id, seq, BATCH)
+    rows = [] if seq is None else events.list_after(tx, experiment.id, seq, BATCH)
     return rows, experiment.last_seq, run is not None and run.status in TERMINAL
 
 
-async def _history(info: Info, id: str, seq: int | None) -> AsyncIterator[Event]:
+async def _watch_history(info: Info, id: str, seq: int | None) -> AsyncIterator[Event]:
     """Yield the events of an experiment or a run after `seq`, or from now on."""
     db = info.context.db
     with db.changes.subscribe(id) as changed:
         while True:
             changed.clear()
-            rows, last, over = await db.read(_news, id, seq)
+            rows, last, over = await db.read(_read_news, id, seq)
             for event in rows:
                 if id in (event.run_id, event.experiment_id):
                     yield event  # type: ignore[misc]
@@ -78,7 +78,7 @@ class Subscription:
     async def run(self, info: Info, id: Id) -> AsyncIterator[Run]:
         """A run: as it is now, then whenever it changes, until it has ended."""
         db = info.context.db
-        checked(id, "run")
+        check_id(id, "run")
         seen: tables.Run | None = None
         with db.changes.subscribe(id) as changed:
             while seen is None or seen.status not in TERMINAL:
@@ -95,16 +95,16 @@ class Subscription:
         self, info: Info, run_id: Id, after_seq: AfterSeq = None
     ) -> AsyncIterator[Event]:
         """The history of a run as it is written, until it has ended."""
-        checked(run_id, "run")
-        return _history(info, run_id, after_seq)
+        check_id(run_id, "run")
+        return _watch_history(info, run_id, after_seq)
 
     @subscription
     async def experiment_events(
         self, info: Info, experiment_id: Id, after_seq: AfterSeq = None
     ) -> AsyncIterator[Event]:
         """The history of an experiment as it is written."""
-        checked(experiment_id, "exp")
-        return _history(info, experiment_id, after_seq)
+        check_id(experiment_id, "exp")
+        return _watch_history(info, experiment_id, after_seq)
 
     @subscription
     async def runs_changed(
@@ -118,7 +118,7 @@ class Subscription:
         """Runs that changed, those of a moment together, at most 100 in one answer. Conditions
         that a run may cease to meet (`status`, `metric`) are not applied, so that a list gets
         the runs that leave it, too."""
-        return live.changed_runs(info.context, filter, seconds)  # type: ignore[return-value]
+        return live.watch_runs(info.context, filter, seconds)  # type: ignore[return-value]
 
     @subscription
     async def experiments_changed(
@@ -133,7 +133,7 @@ class Subscription:
         """Experiments whose history went on (a run that changed its status, a checkpoint, an
         edit), those of a moment together, at most 20 in one answer. Conditions that an experiment
         may cease to meet (`tags`, `owner`, `search`, `archived`) are not applied."""
-        return live.changed_experiments(info.context, filter, seconds)  # type: ignore[return-value]
+        return live.watch_experiments(info.context, filter, seconds)  # type: ignore[return-value]
 
     @subscription
     async def run_metrics(
@@ -152,8 +152,8 @@ class Subscription:
     ) -> AsyncIterator[list[MetricSeries]]:
         """New points of a run's metrics until it has ended. A series replaces everything from its
         first step on: a new attempt may begin before points that were already received."""
-        checked(run_id, "run")
-        points = live.new_points(info.context, run_id, keys, after_step, seconds)
+        check_id(run_id, "run")
+        points = live.watch_points(info.context, run_id, keys, after_step, seconds)
         return points  # type: ignore[return-value]
 
     @subscription
@@ -169,5 +169,5 @@ class Subscription:
         ] = LOG_TAIL,
     ) -> AsyncIterator[LogPart]:
         """The output of a run's trainer as it is printed, until the run has ended."""
-        checked(run_id, "run")
-        return live.output(info.context, run_id, offset)  # type: ignore[return-value]
+        check_id(run_id, "run")
+        return live.watch_output(info.context, run_id, offset)  # type: ignore[return-value]

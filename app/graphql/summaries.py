@@ -15,7 +15,7 @@ from app.domain.lifecycle import RunStatus
 from app.errors import InvalidInput, NotFound
 from app.graphql.budget import OBJECT, VALUE, Budget
 from app.graphql.context import Context
-from app.graphql.filters import RunFilter, conditions, plain, unarchived
+from app.graphql.filters import RunFilter, check_text, get_conditions, get_default_conditions
 from app.services import overviews, usage
 from app.services.usage import Account, By, Period
 
@@ -55,45 +55,45 @@ def _counts(rows: list[Counted], is_lower_bound: bool = False) -> list[Count]:
     return [Count(RunStatus(status), count, is_lower_bound) for status, count in rows]
 
 
-async def counts(context: Context, chosen: RunFilter | None) -> list[Count]:
+async def count_runs(context: Context, chosen: RunFilter | None) -> list[Count]:
     """Return how many of the runs that match are in each status."""
     filters = _conditions(chosen)
     return _counts(*await context.grouped(groups.by_status, filters))
 
 
-async def counts_of(context: Context, experiments: list[Any]) -> list[list[Count]]:
+async def count_runs_of(context: Context, experiments: list[Any]) -> list[list[Count]]:
     """Return the same of the runs of each experiment."""
     ids = [experiment.id for experiment in experiments]
     by_experiment = await context.load("run counts", ids, groups.by_status_of, Effort.LONG)
     return [_counts(rows) for rows in by_experiment]
 
 
-async def facets(
+async def list_facets(
     context: Context, field: RunFacet, chosen: RunFilter | None, prefix: str, first: int
 ) -> list[Value]:
     """Return the most frequent values of a column of runs."""
     counted = await context.grouped(
-        partial(_facet, field), _conditions(chosen), plain(prefix), _size(first)
+        partial(_read_facet, field), _conditions(chosen), check_text(prefix), _size(first)
     )
     return [Value(*row) for row in counted]
 
 
-def _facet(field: RunFacet, tx: Tx, filters: Any, prefix: str, most: int) -> list[Counted]:
+def _read_facet(field: RunFacet, tx: Tx, filters: Any, prefix: str, most: int) -> list[Counted]:
     return groups.facet(tx, field, filters, prefix, most)
 
 
-async def metric_keys(
+async def list_metric_keys(
     context: Context, chosen: RunFilter | None, prefix: str, first: int
 ) -> list[Value]:
     """Return the most frequent keys of metrics."""
     counted = await context.grouped(
-        groups.metric_keys, _conditions(chosen), plain(prefix), _size(first)
+        groups.metric_keys, _conditions(chosen), check_text(prefix), _size(first)
     )
     return [Value(*row) for row in counted]
 
 
 def _conditions(chosen: RunFilter | None) -> dict[str, Any]:
-    return unarchived(RUNS) if chosen is None else conditions(chosen)
+    return get_default_conditions(RUNS) if chosen is None else get_conditions(chosen)
 
 
 def _size(first: int) -> int:
@@ -110,7 +110,7 @@ async def account(
         raise NotFound(f"There is no experiment {period.experiment_id!r}.")
     if period.project_id is not None and not is_id(period.project_id, "prj"):
         raise NotFound(f"There is no project {period.project_id!r}.")
-    return await context.db.scan(usage.account, by, period, plain(after), _size(first))
+    return await context.db.scan(usage.account, by, period, check_text(after), _size(first))
 
 
 async def compare(context: Context, ids: list[str], only_different: bool) -> list[Compared]:

@@ -71,7 +71,7 @@ class Experiment(Node):
     @edge
     async def run_counts(self, info: Info) -> list[StatusCount]:
         """Number of its runs in each status; those with none are left out."""
-        counts: list[StatusCount] = await each(self, partial(summaries.counts_of, info.context))
+        counts: list[StatusCount] = await each(self, partial(summaries.count_runs_of, info.context))
         return counts
 
 
@@ -169,7 +169,7 @@ class Run(Node):
         ] = None,
     ) -> list[Metric]:
         """The latest value of each metric, by key."""
-        named = curves.named(keys)
+        named = curves.check_keys(keys)
 
         def load(runs: list[Any]) -> Any:
             ids = [run.id for run in runs]
@@ -199,7 +199,7 @@ class Run(Node):
         ] = 1000,
     ) -> list[MetricSeries]:
         """Its metrics over the steps, going on from the runs that it was resumed from."""
-        named = curves.named(keys)
+        named = curves.check_keys(keys)
         window = curves.window(from_step, to_step, points)
 
         def load(runs: list[Any]) -> Any:
@@ -230,7 +230,7 @@ class Run(Node):
         ] = 500,
     ) -> list[MetricBand]:
         """Its metrics in buckets of steps, with the true mean, lowest and highest of each."""
-        named = curves.named(keys)
+        named = curves.check_keys(keys)
         ranges = curves.range_of(from_step, to_step, buckets)
 
         def load(runs: list[Any]) -> Any:
@@ -255,7 +255,7 @@ class Run(Node):
         """A piece of the trainer's output; null for an external run, which keeps its own, and where
         retention has removed it (`logRemovedAt`).
         """
-        part: Any = await logs.part(info.context, self, offset, limit)
+        part: Any = await logs.read_part(info.context, self, offset, limit)
         return cast(LogPart | None, part)
 
     labels: Json = labels_of("id", "it")

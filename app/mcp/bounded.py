@@ -11,7 +11,7 @@ MAX_BYTES = 60_000
 """Of a whole answer as JSON."""
 
 
-def bounded(answer: dict[str, Any], rows: str | None = None) -> dict[str, Any]:
+def cut_answer(answer: dict[str, Any], rows: str | None = None) -> dict[str, Any]:
     """Return the answer, cut to `MAX_BYTES`, with `truncated`: whether anything is missing.
 
     Args:

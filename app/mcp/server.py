@@ -16,7 +16,7 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 
-from app.mcp.bounded import bounded
+from app.mcp.bounded import cut_answer
 from app.version import VERSION
 
 MAX_RUNS = 100
@@ -60,12 +60,12 @@ class Tools:
         size = max(1, min(limit, MAX_RUNS))
         listed = self.client.runs(experiment, limit=size + 1, status=status, search=search)
         rows = [_summary(run) for run in listed[:size]]
-        return bounded({"runs": rows, "truncated": len(listed) > size}, "runs")
+        return cut_answer({"runs": rows, "truncated": len(listed) > size}, "runs")
 
     def get_run(self, run: str) -> dict[str, Any]:
         """Return all of one run: status and why, progress, hyperparameters, what became of
         overridden ones, resources, checkpoints, latest metrics."""
-        return bounded(dict(self.client.run(run).data))
+        return cut_answer(dict(self.client.run(run).data))
 
     def get_metrics(
         self, run: str, keys: list[str] | None = None, points: int = 100
@@ -75,7 +75,7 @@ class Tools:
         number = max(10, min(points, MAX_POINTS))
         curves = self.client.run(run).metrics(*(keys or ()), points=number)
         rows = [_curve(key, curves[key]) for key in list(curves)[:MAX_CURVES]]
-        return bounded({"curves": rows, "truncated": len(curves) > MAX_CURVES}, "curves")
+        return cut_answer({"curves": rows, "truncated": len(curves) > MAX_CURVES}, "curves")
 
     def compare_runs(self, runs: list[str]) -> dict[str, Any]:
         """Return the parameters in which runs differ, and the latest values of their metrics."""
@@ -95,7 +95,7 @@ class Tools:
             "metrics": metrics,
             "truncated": len(runs) > MAX_CURVES,
         }
-        return bounded(answer, "differences")
+        return cut_answer(answer, "differences")
 
     def tail_log(self, run: str, lines: int = 100) -> dict[str, Any]:
         """Return the last lines of what a run's trainer printed, at most 500."""
@@ -104,11 +104,11 @@ class Tools:
         kept = every[-max(1, min(lines, MAX_LINES)) - text.endswith("\n") :]
         # What a progress bar has overwritten is not there for a reader either.
         shown = [line.rstrip("\r").rpartition("\r")[2] for line in kept]
-        return bounded({"log": shown, "truncated": len(kept) < len(every)}, "log")
+        return cut_answer({"log": shown, "truncated": len(kept) < len(every)}, "log")
 
     def list_recipes(self) -> dict[str, Any]:
         """List the recipes that a new run may name: what the service can execute."""
-        return bounded({"recipes": self.client.recipes()}, "recipes")
+        return cut_answer({"recipes": self.client.recipes()}, "recipes")
 
     def submit_run(
         self,
@@ -125,13 +125,13 @@ class Tools:
             experiment, recipe=recipe, hyperparams=hyperparams, model=model, name=name,
             notes=notes, resources=resources,
         )  # fmt: skip
-        return bounded(_summary(run))
+        return cut_answer(_summary(run))
 
     def cancel_run(self, run: str) -> dict[str, Any]:
         """Stop a run without losing its work. Returns at once; the checkpoint is named, and is
         `ready` when the trainer has saved."""
         cancelled = self.client.run(run)
-        return bounded({"run_id": cancelled.id, "checkpoint": cancelled.cancel(wait=False)})
+        return cut_answer({"run_id": cancelled.id, "checkpoint": cancelled.cancel(wait=False)})
 
     def resume_run(
         self,
@@ -145,7 +145,7 @@ class Tools:
         child = self.client.run(run).resume(
             hyperparams=override_hyperparams, ckpt_path=ckpt_path, notes=notes
         )
-        return bounded(_summary(child))
+        return cut_answer(_summary(child))
 
 
 READING = ("list_runs", "get_run", "get_metrics", "compare_runs", "tail_log", "list_recipes")
@@ -166,11 +166,11 @@ def _curve(key: str, series: dict[str, Any]) -> dict[str, Any]:
         },
         "downsampled": series["downsampled"],
         "steps": series["steps"],
-        "values": [_rounded(value) for value in series["values"]],
+        "values": [_round_value(value) for value in series["values"]],
     }
 
 
-def _rounded(value: float | None) -> float | None:
+def _round_value(value: float | None) -> float | None:
     """Return six significant digits: more would only fill the context."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 

@@ -18,13 +18,13 @@ def make_app() -> APIRouter:
         app.routes.extend(part.routes.routes)
     for resource in _NEVER:
         for verb in ("delete", "restore"):
-            app.add_api_route(f"{API}/{resource}/{verb}", _never, methods=["POST"])
-    app.add_api_route(f"{API}/experiments/update", _never, methods=["POST"])
+            app.add_api_route(f"{API}/{resource}/{verb}", _refuse, methods=["POST"])
+    app.add_api_route(f"{API}/experiments/update", _refuse, methods=["POST"])
     app.add_api_route("/mlflow/{path:path}", _unknown, methods=_METHODS)
     return app
 
 
-async def _never(request: Request) -> Response:
+async def _refuse(request: Request) -> Response:
     get_access(request)
     raise InvalidInput("This service keeps every run and every name: it never does that.")
 

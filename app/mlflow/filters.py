@@ -106,7 +106,7 @@ def parse_filter(text: str, kind: str) -> list[Condition]:
     while text[at:].strip():
         clause = _CLAUSE.match(text, at)
         if clause is None:
-            raise _not_understood(text[at:])
+            raise _make_filter_error(text[at:])
         sign = " ".join(clause["sign"].upper().split())
         operands = _operands(clause["value"])
         field = _field(clause["entity"], clause["key"], kind)
@@ -116,10 +116,10 @@ def parse_filter(text: str, kind: str) -> list[Condition]:
         if text[at:].strip():
             joined = _AND.match(text, at)
             if joined is None:
-                raise _not_understood(text[at:])
+                raise _make_filter_error(text[at:])
             at = joined.end()
             if not text[at:].strip():
-                raise _not_understood(text)
+                raise _make_filter_error(text)
     return conditions
 
 
@@ -129,7 +129,7 @@ def parse_order(texts: Sequence[str], kind: str) -> list[Order]:
     for text in texts:
         order = _ORDER.fullmatch(text)
         if order is None:
-            raise _not_understood(text)
+            raise _make_filter_error(text)
         field = _field(order["entity"], order["key"], kind)
         keys.append(Order(field, (order["way"] or "ASC").upper() == "DESC"))
     return keys
@@ -155,10 +155,10 @@ def _operands(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ()
     listed = text[1:-1] if text.startswith("(") else text
-    return tuple(_unquoted(value) for value in re.findall(_VALUE, listed))
+    return tuple(_strip_quotes(value) for value in re.findall(_VALUE, listed))
 
 
-def _unquoted(text: str) -> str:
+def _strip_quotes(text: str) -> str:
     return text[1:-1] if text[0] in "'\"" else text
 
 
@@ -175,10 +175,10 @@ def _check_condition(text: str, field: Field, sign: str, operands: tuple[str, ..
         except ValueError:
             fits = False
     if not fits:
-        raise _not_understood(text)
+        raise _make_filter_error(text)
 
 
-def _not_understood(text: str) -> InvalidInput:
+def _make_filter_error(text: str) -> InvalidInput:
     return InvalidInput(
         f"Not understood: {text.strip()!r:.200}. Conditions such as metrics.loss < 1, "
         "params.lr = '0.1' and tags.stage LIKE 'd%' are joined with AND; an order is "

@@ -86,7 +86,7 @@ def _search_runs(tx: Tx, access: Access, query: Query, body: bodies.Search) -> P
     if access.run_id is not None:
         return page_of(query.select(views.runs(tx, [runs.get(tx, access.run_id)])), body)
     ids = dump([_experiment_id(tx, experiment_id) for experiment_id in body.experiment_ids])
-    return _sorted_runs(tx, ids, query, body) if query.orders else _newest(tx, ids, query, body)
+    return _sort_runs(tx, ids, query, body) if query.orders else _list_newest(tx, ids, query, body)
 
 
 def _experiment_id(tx: Tx, experiment_id: str) -> str:
@@ -97,7 +97,7 @@ def _experiment_id(tx: Tx, experiment_id: str) -> str:
     return default.id if default else ""
 
 
-def _newest(tx: Tx, ids: str, query: Query, body: bodies.Search) -> Page:
+def _list_newest(tx: Tx, ids: str, query: Query, body: bodies.Search) -> Page:
     """Return a page in the order of creation: only as many runs are read as it needs."""
     most = min(body.max_results, MAX_PAGE) or MAX_PAGE
     created, after = _place(body.page_token)
@@ -118,7 +118,7 @@ def _newest(tx: Tx, ids: str, query: Query, body: bodies.Search) -> Page:
     return Page(newest, _encode(f"{created} {after}"))
 
 
-def _sorted_runs(tx: Tx, ids: str, query: Query, body: bodies.Search) -> Page:
+def _sort_runs(tx: Tx, ids: str, query: Query, body: bodies.Search) -> Page:
     """Return a page in another order, for which all runs are looked at."""
     keys: list[tuple[Any, str]] = []
     (created, after), scanned = _LAST, 0
@@ -169,13 +169,13 @@ def _decode(token: str) -> str:
     try:
         return base64.urlsafe_b64decode(token.encode()).decode()
     except (binascii.Error, UnicodeError):
-        raise _bad_token() from None
+        raise _make_token_error() from None
 
 
 def _offset(token: str) -> int:
     text = _decode(token) if token else "0"
     if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise _bad_token()
+        raise _make_token_error()
     return int(text)
 
 
@@ -185,9 +185,9 @@ def _place(token: str) -> tuple[str, str]:
         return _LAST
     created, _, after = _decode(token).partition(" ")
     if not is_id(after, "run") or len(created) != 32:
-        raise _bad_token()
+        raise _make_token_error()
     return created, after
 
 
-def _bad_token() -> InvalidInput:
+def _make_token_error() -> InvalidInput:
     return InvalidInput("page_token: use the one of the page before, with the same search.")

@@ -12,7 +12,7 @@ from app.domain.ids import PATTERN
 from app.rest import responses, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, Parameters, accepts_json
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.services import alerts
 from app.services.alerts import MAX_LISTED
 
@@ -106,14 +106,16 @@ async def create_alert_rule(request: Request) -> Response:
     )
 
 
-@router.get("/alert-rules", response_model=AlertRulesAnswer, responses=documented())
+@router.get("/alert-rules", response_model=AlertRulesAnswer, responses=describe_errors())
 async def list_alert_rules(request: Request) -> Response:
     """List the alert rules of the projects that you are in, oldest first."""
     rows = await request.app.state.db.scan(alerts.list_rules)
     return responses.json({"rules": list(map(view, rows))})
 
 
-@router.get("/alert-rules/{rule_id}", response_model=AlertRuleAnswer, responses=documented(404))
+@router.get(
+    "/alert-rules/{rule_id}", response_model=AlertRuleAnswer, responses=describe_errors(404)
+)
 async def get_alert_rule(request: Request, rule_id: RuleId) -> Response:
     """Return an alert rule."""
     return responses.json(view(await request.app.state.db.read(alerts.get, rule_id)))
@@ -131,7 +133,7 @@ async def update_alert_rule(request: Request, rule_id: RuleId) -> Response:
     )
 
 
-@router.delete("/alert-rules/{rule_id}", status_code=204, responses=documented(404))
+@router.delete("/alert-rules/{rule_id}", status_code=204, responses=describe_errors(404))
 async def delete_alert_rule(request: Request, rule_id: RuleId) -> Response:
     """Delete an alert rule, and what it has found."""
     await responses.write(request, lambda tx: alerts.remove(tx, rule_id))
@@ -147,7 +149,7 @@ class AlertsQuery(Parameters):
     limit: Annotated[int, Field(ge=1, le=MAX_LISTED)] = 100
 
 
-@router.get("/alerts", response_model=AlertsAnswer, responses=documented(422))
+@router.get("/alerts", response_model=AlertsAnswer, responses=describe_errors(422))
 async def list_alerts(request: Request, query: Annotated[AlertsQuery, Query()]) -> Response:
     """List the newest alerts of a rule, of a run or of all that you see."""
     conditions = {"run_id": query.run_id, "rule_id": query.rule_id}

@@ -50,7 +50,7 @@ from app.rest.parameters import (
     bodies,
     is_run_id,
 )
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.rest.trainer_schemas import (
     ClaimAnswer,
     CommitAnswer,
@@ -102,7 +102,7 @@ def _json_body(model: type[BaseModel]) -> dict[str, Any]:
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
     return {
         "openapi_extra": {"requestBody": body},
-        "responses": documented(400, 404, 409, 415, 422),
+        "responses": describe_errors(400, 404, 409, 415, 422),
     }
 
 
@@ -110,7 +110,10 @@ def raw_body(media_type: str, *errors: int) -> dict[str, Any]:
     """Return the decorator's arguments for a route that takes the body as it is."""
     schema = {"type": "object"} if media_type == JSON else {"type": "string", "format": "binary"}
     body = {"required": True, "content": {media_type: {"schema": schema}}}
-    return {"openapi_extra": {"requestBody": body}, "responses": documented(404, 409, 422, *errors)}
+    return {
+        "openapi_extra": {"requestBody": body},
+        "responses": describe_errors(404, 409, 422, *errors),
+    }
 
 
 @router.post("/claim", response_model=ClaimAnswer, **_json_body(ClaimRequest))
@@ -135,7 +138,7 @@ async def claim_attempt(request: Request, run_id: RunId, attempt: AttemptNumber)
     token = attempt_token(state.secret, run_id, attempt)
     address = state.settings.public_url or state.api_url
     config = attempts.launch_config(claim, recipe, state.settings.environment, token, address)
-    _, received = await _on_disk(train_log.received, _run_dir(request, run_id), attempt)
+    _, received = await _on_disk(train_log.measure_received, _run_dir(request, run_id), attempt)
     return responses.json(
         {
             "run_id": run_id,
@@ -216,7 +219,7 @@ async def record_exit(request: Request, run_id: RunId, attempt: AttemptNumber) -
     """Record how the attempt ended. Repeated, it changes nothing: the first record stays."""
     _check_token(request, run_id, attempt)
     body = await read(request, ExitRequest)
-    start, _ = await _on_disk(train_log.received, _run_dir(request, run_id), attempt)
+    start, _ = await _on_disk(train_log.measure_received, _run_dir(request, run_id), attempt)
     db = request.app.state.db
     ended: Attempt = await db.write(attempts.finish, run_id, attempt, body, start)
     return responses.json(
@@ -282,7 +285,7 @@ async def commit_checkpoint(
 
 @router.get(
     "/resume/{file:path}", response_class=Response, response_model=None,
-    responses=documented(404, 409, 422)
+    responses=describe_errors(404, 409, 422)
     | {200: {"content": {BYTES: {"schema": {"type": "string"}}}}},
 )  # fmt: skip
 async def resume_file(
@@ -325,10 +328,10 @@ async def _on_disk(function: Any, *args: Any) -> Any:
     try:
         return await asyncio.to_thread(partial(function, *args))
     except OSError as error:
-        raise _refused(error) from error
+        raise _make_disk_error(error) from error
 
 
-def _refused(error: OSError) -> Unavailable:
+def _make_disk_error(error: OSError) -> Unavailable:
     return Unavailable(f"The disk of the service refuses: {error.strerror}.", retry_after=5)
 
 

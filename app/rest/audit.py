@@ -11,7 +11,7 @@ from app.domain.ids import PATTERN, parse_timestamp
 from app.domain.requests import Name
 from app.rest import responses, schemas
 from app.rest.parameters import DocumentedRoute, Parameters
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.services import audit
 
 router = APIRouter(prefix="/v1", tags=["team"], route_class=DocumentedRoute)
@@ -68,7 +68,7 @@ def view(entry: AuditEntry) -> AuditEntryAnswer:
     }
 
 
-@router.get("/audit", response_model=AuditAnswer, responses=documented(422))
+@router.get("/audit", response_model=AuditAnswer, responses=describe_errors(422))
 async def list_audit(request: Request, query: Annotated[AuditQuery, Query()]) -> Response:
     """List who wrote what, and failed sign-ins, newest first. For administrators."""
     filters = query.model_dump(exclude_none=True, exclude={"limit"})

@@ -52,7 +52,7 @@ async def read(
 def _refusal(error: ValidationError, body: bytes, model: type[BaseModel]) -> ServiceError:
     if error.error_count() > 1000:  # to look at each would take seconds
         wrong = f"{error.error_count()} things are wrong with it; /docs describes what is read"
-        return invalid([{"pointer": "", "detail": wrong}])
+        return make_invalid([{"pointer": "", "detail": wrong}])
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     if errors[0]["type"] == "json_invalid":
         if body.startswith(b"\xef\xbb\xbf"):
@@ -71,7 +71,7 @@ def _refusal(error: ValidationError, body: bytes, model: type[BaseModel]) -> Ser
                 reasons.append(f"unknown field; {hint}")
             case _:
                 reasons.append(item["msg"].removeprefix("Value error, "))
-    return invalid(
+    return make_invalid(
         [{"pointer": at, "detail": ", or: ".join(reasons)} for at, reasons in details.items()]
     )
 
@@ -106,7 +106,7 @@ def _pointer(location: tuple[int | str, ...], type: str, document: Any) -> str:
     return pointer
 
 
-def invalid(errors: list[dict[str, str]]) -> InvalidInput:
+def make_invalid(errors: list[dict[str, str]]) -> InvalidInput:
     """Return an error that names the first wrong field and lists at most `MOST_ERRORS`."""
     where = errors[0].get("parameter") or errors[0]["pointer"] or "The body"
     more = f" And {len(errors) - 1} more." if len(errors) > 1 else ""

@@ -16,7 +16,7 @@ from app.db.current_principal import acting_as
 from app.domain.browser_sessions import CODE_SECONDS, BrowserSessions
 from app.domain.principals import SUPERVISOR, Principal
 from app.domain.team import TOKEN_PREFIX
-from app.domain.tokens import same
+from app.domain.tokens import are_equal
 from app.errors import ServiceError
 from app.rest import body, responses
 from app.rest.parameters import LazyRoute
@@ -51,11 +51,11 @@ async def sign_in(request: Request) -> Response:
         if principal is None:
             raise _refusal(request, "This token is not known, was revoked, or has expired.")
         subject = principal.token_id or ""
-    elif not same(signed.token or "", request.app.state.settings.api_token):
+    elif not are_equal(signed.token or "", request.app.state.settings.api_token):
         raise _refusal(
             request, "This is neither a token of a user nor LLM_TRAIN_API_TOKEN of the service."
         )
-    return _with_cookie(sessions.cookie(subject, secure=_is_https(request)))
+    return _with_cookie(sessions.make_cookie(subject, secure=_is_https(request)))
 
 
 async def _use_code(request: Request, sessions: BrowserSessions, code: str) -> str:
@@ -84,7 +84,7 @@ async def sign_out(request: Request) -> Response:
         with acting_as(SUPERVISOR):
             await request.app.state.db.write(api_tokens.revoke, token_id)
         request.app.state.authenticator.forget()
-    return _with_cookie(sessions.ended(secure=_is_https(request)))
+    return _with_cookie(sessions.make_expired_cookie(secure=_is_https(request)))
 
 
 @router.post("/session/code")

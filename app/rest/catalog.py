@@ -10,13 +10,13 @@ from typing_extensions import TypedDict
 from app.db import counting, groups
 from app.db.sql import Tx
 from app.domain import comparison
-from app.domain.filters import AnyRunFilter, conditions
+from app.domain.filters import AnyRunFilter, get_conditions
 from app.domain.lifecycle import RunStatus
 from app.domain.requests import Name
 from app.errors import InvalidInput
 from app.rest import responses, schemas, views
 from app.rest.parameters import DocumentedRoute, Parameters
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.server.capacity import read_capacity
 from app.services import overviews
 from app.services.overviews import MAX_COMPARED
@@ -82,17 +82,21 @@ class CapacityAnswer(TypedDict):
     queued: Annotated[int, Field(description="Runs of recipes that wait.")]
 
 
-@router.get("/recipes", response_model=schemas.RecipesAnswer, responses=documented(), tags=["runs"])
+@router.get(
+    "/recipes", response_model=schemas.RecipesAnswer, responses=describe_errors(), tags=["runs"]
+)
 async def list_recipes(request: Request) -> Response:
     """List the recipes that a new run may name, by name."""
     recipes = request.app.state.recipes
     return responses.json({"recipes": [views.recipe(recipes[name]) for name in sorted(recipes)]})
 
 
-@router.get("/runs/counts", response_model=CountsAnswer, responses=documented(422), tags=["runs"])
+@router.get(
+    "/runs/counts", response_model=CountsAnswer, responses=describe_errors(422), tags=["runs"]
+)
 async def count_runs(request: Request, query: Annotated[AnyRunFilter, Query()]) -> Response:
     """Count the runs of all experiments by status."""
-    filters = conditions(AnyRunFilter, query)
+    filters = get_conditions(AnyRunFilter, query)
     read = await request.app.state.db.fetch(counting.effort(filters), groups.by_status, filters)
     numbers = dict(read.counts)
     counts = {status.value: numbers[status] for status in RunStatus if status in numbers}
@@ -109,7 +113,7 @@ class CompareQuery(Parameters):
 
 
 @router.get(
-    "/runs/compare", response_model=ComparisonAnswer, responses=documented(404, 422),
+    "/runs/compare", response_model=ComparisonAnswer, responses=describe_errors(404, 422),
     tags=["runs"],
 )  # fmt: skip
 async def compare_runs(request: Request, query: Annotated[CompareQuery, Query()]) -> Response:
@@ -133,7 +137,7 @@ def _compare(tx: Tx, run_ids: list[str], only_different: bool) -> bytes:
     return orjson.dumps({"run_ids": run_ids, "params": rows})
 
 
-@router.get("/capacity", response_model=CapacityAnswer, responses=documented(), tags=["runs"])
+@router.get("/capacity", response_model=CapacityAnswer, responses=describe_errors(), tags=["runs"])
 async def get_capacity(request: Request) -> Response:
     """Return what each launcher has in all, and how many runs are with it."""
     state = request.app.state

@@ -22,7 +22,7 @@ from app.rest.parameters import (
     VerificationId,
     accepts_json,
 )
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.services import experiments, marks, releases, retention, verification, verifications
 from app.services.verification import Verified
 from app.storage.base import Damaged
@@ -77,7 +77,10 @@ async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> R
         )
 
     stored = await responses.perform(
-        request, lambda tx: verification.read_again(tx, results), views.verified, prepare=verify
+        request,
+        lambda tx: verification.read_again(tx, results),
+        views.verify_answer,
+        prepare=verify,
     )
     return responses.respond(stored)
 
@@ -107,7 +110,7 @@ class VerificationQuery(Parameters):
 
 @router.get(
     "/verifications/{verification_id}", response_model=schemas.VerificationAnswer,
-    responses=documented(404, 422),
+    responses=describe_errors(404, 422),
 )  # fmt: skip
 async def get_verification(
     request: Request,
@@ -127,12 +130,12 @@ class ReleasesQuery(Parameters):
     at: Time | None = Field(default=None, description="As they were at this time; now if left out.")
 
 
-@router.get("/releases", response_model=ReleasesAnswer, responses=documented(404, 422))
+@router.get("/releases", response_model=ReleasesAnswer, responses=describe_errors(404, 422))
 async def list_releases(
     request: Request, experiment_id: ExperimentId, query: Annotated[ReleasesQuery, Query()]
 ) -> Response:
     """List the releases of an experiment, by tag, as they are or were at a time."""
-    rows = await request.app.state.db.scan(marks.releases_at, experiment_id, query.at)
+    rows = await request.app.state.db.scan(marks.list_releases_at, experiment_id, query.at)
     return responses.json({"at": query.at, "releases": [row._asdict() for row in rows]})
 
 
@@ -160,7 +163,9 @@ _ARCHIVE: dict[int | str, dict[str, Any]] = {
 
 
 @router.get(
-    "/releases/archive", response_class=Response, responses=documented(404, 409, 422) | _ARCHIVE
+    "/releases/archive",
+    response_class=Response,
+    responses=describe_errors(404, 409, 422) | _ARCHIVE,
 )
 async def export_release(
     request: Request, experiment_id: ExperimentId, query: Annotated[ArchiveQuery, Query()]
@@ -189,7 +194,9 @@ class RetentionQuery(Parameters):
     keep: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
 
-@router.get("/retention", response_model=schemas.RetentionAnswer, responses=documented(404, 422))
+@router.get(
+    "/retention", response_model=schemas.RetentionAnswer, responses=describe_errors(404, 422)
+)
 async def retention_plan(
     request: Request, experiment_id: ExperimentId, query: Annotated[RetentionQuery, Query()]
 ) -> Response:
@@ -198,7 +205,7 @@ async def retention_plan(
     Without `keep`, each recipe's `keep_checkpoints` is used.
     """
     state = request.app.state
-    wanted = query.keep or retention.configured_limits(state.recipes)
+    wanted = query.keep or retention.get_limits(state.recipes)
 
     def plan(tx: Tx) -> list[Checkpoint]:
         experiments.get(tx, experiment_id)

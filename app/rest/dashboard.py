@@ -23,4 +23,4 @@ for path in dashboard.PATHS:
 async def asset(request: Request, digest: str, path: str) -> Response:
     """Return a file of the dashboard."""
     gzip = "gzip" in request.headers.get("accept-encoding", "").lower()
-    return dashboard.asset(digest, path, accepts_gzip=gzip)
+    return dashboard.get_asset(digest, path, accepts_gzip=gzip)

@@ -11,7 +11,7 @@ from app.db.tables import Deletion
 from app.domain.ids import PATTERN
 from app.rest import responses, schemas
 from app.rest.parameters import DocumentedRoute, ExperimentId, Parameters, RunId
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.services import deletion
 
 router = APIRouter(prefix="/v1", route_class=DocumentedRoute)
@@ -58,7 +58,7 @@ def view(row: Deletion) -> DeletionAnswer:
 
 @router.delete(
     "/experiments/{experiment_id}/runs/{run_id}", status_code=202,
-    response_model=DeletionAnswer, responses=documented(404, 409), tags=["runs"],
+    response_model=DeletionAnswer, responses=describe_errors(404, 409), tags=["runs"],
 )  # fmt: skip
 async def delete_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """Delete a run that has ended, for good: rows, points, logs, artifacts and checkpoints.
@@ -66,20 +66,20 @@ async def delete_run(request: Request, experiment_id: ExperimentId, run_id: RunI
     It is gone at once; its files follow in the background. Repeated, the answer is the same.
     """
     row = await responses.write(request, lambda tx: deletion.delete_run(tx, run_id, experiment_id))
-    return _accepted(row)
+    return _make_response(row)
 
 
 @router.delete(
     "/experiments/{experiment_id}", status_code=202, response_model=DeletionAnswer,
-    responses=documented(404, 409), tags=["experiments"],
+    responses=describe_errors(404, 409), tags=["experiments"],
 )  # fmt: skip
 async def delete_experiment(request: Request, experiment_id: ExperimentId) -> Response:
     """Delete an experiment with all of its runs, which must have ended, for good."""
     row = await responses.write(request, lambda tx: deletion.delete_experiment(tx, experiment_id))
-    return _accepted(row)
+    return _make_response(row)
 
 
-def _accepted(row: Deletion) -> Response:
+def _make_response(row: Deletion) -> Response:
     return Response(dump(view(row)), 202, media_type="application/json")
 
 
@@ -91,7 +91,7 @@ class DeletionsQuery(Parameters):
 
 
 @router.get(
-    "/deletions", response_model=DeletionsAnswer, responses=documented(422),
+    "/deletions", response_model=DeletionsAnswer, responses=describe_errors(422),
     tags=["experiments"],
 )  # fmt: skip
 async def list_deletions(request: Request, query: Annotated[DeletionsQuery, Query()]) -> Response:

@@ -7,14 +7,14 @@ from app.domain.requests import UpdateExperimentRequest, UpdateRunRequest
 from app.rest import responses, schemas, views
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, ExperimentId, RunId, accepts_json
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.services import checkpoints, edits, experiments, metrics, runs
 
 router = APIRouter(prefix="/v1/experiments", route_class=DocumentedRoute)
 
 
 @router.get(
-    "/{experiment_id}", response_model=schemas.ExperimentAnswer, responses=documented(404),
+    "/{experiment_id}", response_model=schemas.ExperimentAnswer, responses=describe_errors(404),
     tags=["experiments"],
 )  # fmt: skip
 async def get_experiment(request: Request, experiment_id: ExperimentId) -> Response:
@@ -38,7 +38,7 @@ async def update_experiment(request: Request, experiment_id: ExperimentId) -> Re
 
 @router.get(
     "/{experiment_id}/runs/{run_id}", response_model=schemas.RunDetailAnswer,
-    responses=documented(404), tags=["runs"],
+    responses=describe_errors(404), tags=["runs"],
 )  # fmt: skip
 async def get_run(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """Return all of a run: request, hyperparameters, receipts of overrides, status, source."""
@@ -48,7 +48,7 @@ async def get_run(request: Request, experiment_id: ExperimentId, run_id: RunId) 
 def _run(tx: Tx, experiment_id: str, run_id: str) -> schemas.RunDetailAnswer:
     run = runs.get(tx, run_id, experiment_id)
     newest = checkpoints.get_newest_ready(tx, run_id)
-    return views.run_detail(run, metrics.latest(tx, run_id), newest)
+    return views.run_detail(run, metrics.list_latest(tx, run_id), newest)
 
 
 @router.patch(

@@ -25,13 +25,13 @@ from app.domain.filters import (
     ExperimentFilter,
     Filter,
     RunFilter,
-    conditions,
+    get_conditions,
 )
 from app.domain.requests import MetricKey
 from app.errors import InvalidInput
 from app.rest import schemas, views
 from app.rest.parameters import DirectRoute, ExperimentId, Parameters
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.services import experiments
 
 FEW_METRICS = 2_000
@@ -137,7 +137,9 @@ class EventsQuery(PageQuery, EventFilter):
     order: Literal["seq", "-seq"] = Field(default="seq", description=_ORDER)
 
 
-@router.get("", response_model=ExperimentsAnswer, responses=documented(422), tags=["experiments"])
+@router.get(
+    "", response_model=ExperimentsAnswer, responses=describe_errors(422), tags=["experiments"]
+)
 async def list_experiments(
     request: Request, query: Annotated[ExperimentsQuery, Query()]
 ) -> Response:
@@ -148,7 +150,7 @@ async def list_experiments(
 
 
 @router.get(
-    "/{experiment_id}/runs", response_model=RunsAnswer, responses=documented(404, 422),
+    "/{experiment_id}/runs", response_model=RunsAnswer, responses=describe_errors(404, 422),
     tags=["runs"],
 )  # fmt: skip
 async def list_runs(
@@ -158,7 +160,7 @@ async def list_runs(
     return await _answer(request, experiment_id, "runs", _LISTED_RUNS, RunFilter, query, _runs)
 
 
-@everywhere.get("/runs", response_model=RunsAnswer, responses=documented(422), tags=["runs"])
+@everywhere.get("/runs", response_model=RunsAnswer, responses=describe_errors(422), tags=["runs"])
 async def list_all_runs(request: Request, query: Annotated[AllRunsQuery, Query()]) -> Response:
     """List the runs of all experiments, with their latest metrics."""
     return await _answer(request, None, "runs", _LISTED_RUNS, AnyRunFilter, query, _runs)
@@ -166,7 +168,7 @@ async def list_all_runs(request: Request, query: Annotated[AllRunsQuery, Query()
 
 @router.get(
     "/{experiment_id}/checkpoints", response_model=CheckpointsAnswer,
-    responses=documented(404, 422), tags=["checkpoints"],
+    responses=describe_errors(404, 422), tags=["checkpoints"],
 )  # fmt: skip
 async def list_checkpoints(
     request: Request, experiment_id: ExperimentId, query: Annotated[CheckpointsQuery, Query()]
@@ -184,7 +186,7 @@ async def list_checkpoints(
 
 
 @router.get(
-    "/{experiment_id}/events", response_model=EventsAnswer, responses=documented(404, 422),
+    "/{experiment_id}/events", response_model=EventsAnswer, responses=describe_errors(404, 422),
     tags=["experiments"],
 )  # fmt: skip
 async def list_events(
@@ -217,7 +219,7 @@ async def _answer(
                 {"pointer": "", "parameter": "metric_key", "detail": "goes with the order `metric`"}
             ],
         )
-    filters = conditions(kind, query)
+    filters = get_conditions(kind, query)
     window = Window(query.limit, query.after)
     db = request.app.state.db
     keys = getattr(query, "keys", None) or None
@@ -258,7 +260,9 @@ def _body(
     left, after, size, part = window.size, window.after, 0, PART
     while True:
         page = keyset.page(tx, of, filters, order, Window(min(left, part), after), parent)
-        page, shown = _shown(tx, page, render, most) if cut else (page, render(tx, page, most=most))
+        page, shown = (
+            _render_fitting(tx, page, render, most) if cut else (page, render(tx, page, most=most))
+        )
         parts.append(orjson.dumps(shown)[1:-1])
         part = min(part, max(1, len(page.rows)))  # the next runs are likely to be alike
         left -= len(page.rows)
@@ -269,7 +273,7 @@ def _body(
     return b'{"%b":[%b],"next":%b}' % (name.encode(), b",".join(parts), orjson.dumps(after))
 
 
-def _shown(
+def _render_fitting(
     tx: Tx, page: Page[Any], render: Render, most: int
 ) -> tuple[Page[Any], Sequence[object]]:
     """Return the page cut to at most `most` latest values, but with at least one run."""

@@ -16,7 +16,7 @@ LONGEST_LINE = 256 * 1024
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
-async def events(parts: AsyncIterator[Part], offset: int) -> AsyncIterator[str]:
+async def stream_events(parts: AsyncIterator[Part], offset: int) -> AsyncIterator[str]:
     """Yield the events of a log that begins at `offset`; an empty part is a moment of silence.
 
     The last event is `end`: the run has ended, and a client need not connect again.

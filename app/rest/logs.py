@@ -14,7 +14,7 @@ from app.domain.lifecycle import TERMINAL
 from app.errors import InvalidInput
 from app.rest import log_events
 from app.rest.parameters import DocumentedRoute, ExperimentId, Parameters, RunId
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.services import log_streams, train_log
 from app.services.train_log import Part
 
@@ -50,7 +50,7 @@ class LogsQuery(Parameters):
             }
         ]
     },
-    responses=documented(404, 410)
+    responses=describe_errors(404, 410)
     | {
         204: {"description": "The run has ended, and nothing follows `Last-Event-ID`."},
         200: {
@@ -81,21 +81,21 @@ async def logs(
     state = request.app.state
     run = await state.db.read(log_streams.get_run, run_id, experiment_id)
     run_dir: Path = state.settings.data_dir / "runs" / run_id
-    size = await asyncio.to_thread(train_log.size, run_dir)
-    start = _resumed(request)
+    size = await asyncio.to_thread(train_log.measure_size, run_dir)
+    start = _parse_last_event_id(request)
     if start is None:
         start = query.offset if query.offset >= 0 else max(0, size + query.offset)
     if query.follow:
         nothing_left = run.status in TERMINAL and start >= size
         head = "head" in request.scope
-        parts = _nothing() if head else log_streams.follow(state.db, run_id, run_dir, start)
+        parts = _yield_nothing() if head else log_streams.follow(state.db, run_id, run_dir, start)
         return _stream(request, parts, start, nothing_left)
     part = await asyncio.to_thread(train_log.read, run_dir, start, query.limit)
     headers = {"X-Next-Offset": str(part.next_offset)}
     return Response(part.content, media_type=TYPE, headers=headers)
 
 
-def _resumed(request: Request) -> int | None:
+def _parse_last_event_id(request: Request) -> int | None:
     """Return the offset that a reconnecting EventSource goes on from. Raises InvalidInput."""
     last = request.headers.getlist("last-event-id")
     if not last:
@@ -119,7 +119,7 @@ def _stream(
         return Response(status_code=204)  # which tells an EventSource not to connect again
     if "head" in request.scope:
         return Response(media_type=log_events.TYPE, headers=headers)
-    events = log_events.events(parts, start)
+    events = log_events.stream_events(parts, start)
     return StreamingResponse(events, media_type=log_events.TYPE, headers=headers)
 
 
@@ -129,6 +129,6 @@ async def _content(parts: AsyncIterator[Part]) -> AsyncIterator[bytes]:
             yield part.content
 
 
-async def _nothing() -> AsyncIterator[Part]:
+async def _yield_nothing() -> AsyncIterator[Part]:
     return
     yield

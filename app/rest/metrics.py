@@ -18,7 +18,7 @@ from app.domain.points import MAX_STEP
 from app.domain.requests import MetricKey, Name
 from app.errors import InvalidInput
 from app.rest.parameters import DirectRoute, ExperimentId, Parameters, RunId
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.services import curves, runs
 from app.services.curves import Series, Window
 
@@ -111,7 +111,7 @@ class ComparisonQuery(MetricsQuery):
     run_ids: list[Name] = Field(min_length=1, max_length=200, description="Repeated, one each.")
 
 
-@router.get("/runs/{run_id}/metrics", response_model=MetricsAnswer, responses=documented(404))
+@router.get("/runs/{run_id}/metrics", response_model=MetricsAnswer, responses=describe_errors(404))
 async def run_metrics(
     request: Request,
     experiment_id: ExperimentId,
@@ -122,7 +122,7 @@ async def run_metrics(
     return await _answer(request, experiment_id, [run_id], query)
 
 
-@router.get("/metrics", response_model=MetricsAnswer, responses=documented(404))
+@router.get("/metrics", response_model=MetricsAnswer, responses=describe_errors(404))
 async def compare_metrics(
     request: Request, experiment_id: ExperimentId, query: Annotated[ComparisonQuery, Query()]
 ) -> Response:

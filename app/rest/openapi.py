@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
 from app.rest.parameters import answered, bodies
-from app.rest.problems import Problem, documented
+from app.rest.problems import Problem, describe_errors
 
 TAGS = {
     "experiments": "A task, and the runs under it.",
@@ -114,7 +114,7 @@ def _complete(operation: dict[str, Any], model: type | None) -> None:
         # FastAPI's own. A malformed id in a path is a 404 here.
         del responses["422"]
         if any(parameter["in"] == "query" for parameter in operation["parameters"]):
-            responses["422"] = documented(422)[422]
+            responses["422"] = describe_errors(422)[422]
     done = [response for status, response in responses.items() if status.startswith("2")]
     if model is not None:
         schema = {"$ref": f"#/components/schemas/{model.__name__}"}

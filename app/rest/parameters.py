@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.domain.ids import PATTERN, parse_timestamp
 from app.domain.requests import EXPERIMENT_ID, RUN_ID, VERIFICATION_ID
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 
 ExperimentId = Annotated[str, Path(pattern=PATTERN.format("exp"), examples=[EXPERIMENT_ID])]
 RunId = Annotated[str, Path(pattern=PATTERN.format("run"), examples=[RUN_ID])]
@@ -220,4 +220,7 @@ def accepts_json(
         "requestBody": {"required": required, "content": {"application/json": {"schema": schema}}},
     }
     more = {status: {"description": meaning} for status, meaning in (also or {}).items()}
-    return {"openapi_extra": entry, "responses": documented(400, 409, 415, 422, *errors) | more}
+    return {
+        "openapi_extra": entry,
+        "responses": describe_errors(400, 409, 415, 422, *errors) | more,
+    }

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from app.errors import MethodNotAllowed, NotFound, ServiceError
-from app.rest.body import invalid
+from app.rest.body import make_invalid
 from app.server import exchange
 
 MEDIA_TYPE = "application/problem+json"
@@ -79,7 +79,7 @@ _HEADERS = {401: _CHALLENGE, 409: _RETRY_AFTER, 429: _RETRY_AFTER, 503: _RETRY_A
 _ANYWHERE = (401, 403, 408, 413, 429, 431, 500, 503)
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI entries of a route's errors: `statuses` and those of every route."""
     return {status: _entry(status) for status in sorted({*_ANYWHERE, *statuses})}
 
@@ -125,7 +125,7 @@ async def _on_bad_parameter(request: Request, error: Exception) -> Response:
             wrong = f"{detail['input']!r:.80} is no {detail['loc'][1]}"
             return answer(NotFound(f"In the path, {wrong}; see /docs."))
     return answer(
-        invalid(
+        make_invalid(
             [
                 {
                     "pointer": "",

@@ -19,7 +19,7 @@ from app.domain.team import (
 from app.rest import responses, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, Parameters, accepts_json
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.services import expiry_preview, projects, quotas
 from app.services.expiry import Part, Rule
 from app.services.expiry_preview import Removable
@@ -182,14 +182,14 @@ async def create_project(request: Request) -> Response:
     )
 
 
-@router.get("", response_model=ProjectsAnswer, responses=documented())
+@router.get("", response_model=ProjectsAnswer, responses=describe_errors())
 async def list_projects(request: Request) -> Response:
     """List the projects that you are in, by name."""
     rows = await request.app.state.db.read(projects.list_all)
     return responses.json({"projects": list(map(view, rows))})
 
 
-@router.get("/{project_id}", response_model=ProjectAnswer, responses=documented(404))
+@router.get("/{project_id}", response_model=ProjectAnswer, responses=describe_errors(404))
 async def get_project(request: Request, project_id: ProjectId) -> Response:
     """Return a project."""
     return responses.json(view(await request.app.state.db.read(projects.get, project_id)))
@@ -207,7 +207,7 @@ async def update_project(request: Request, project_id: ProjectId) -> Response:
     )
 
 
-@router.get("/{project_id}/use", response_model=ProjectUseAnswer, responses=documented(404))
+@router.get("/{project_id}/use", response_model=ProjectUseAnswer, responses=describe_errors(404))
 async def get_project_use(request: Request, project_id: ProjectId) -> Response:
     """Return what a project has now of what its quotas limit."""
     use = await request.app.state.db.scan(quotas.find_use, project_id)
@@ -217,7 +217,9 @@ async def get_project_use(request: Request, project_id: ProjectId) -> Response:
 
 
 @router.get(
-    "/{project_id}/retention", response_model=RetentionPreviewAnswer, responses=documented(404, 422)
+    "/{project_id}/retention",
+    response_model=RetentionPreviewAnswer,
+    responses=describe_errors(404, 422),
 )
 async def preview_retention(
     request: Request, project_id: ProjectId, query: Annotated[RetentionPreviewQuery, Query()]
@@ -246,7 +248,7 @@ def _removable(removable: Removable) -> RemovableAnswer:
     }
 
 
-@router.get("/{project_id}/members", response_model=MembersAnswer, responses=documented(404))
+@router.get("/{project_id}/members", response_model=MembersAnswer, responses=describe_errors(404))
 async def list_members(request: Request, project_id: ProjectId) -> Response:
     """List the members of a project, by name."""
     rows = await request.app.state.db.read(projects.list_members, project_id)
@@ -267,7 +269,7 @@ async def set_member(request: Request, project_id: ProjectId) -> Response:
     )
 
 
-@router.delete("/{project_id}/members/{user_id}", status_code=204, responses=documented(404))
+@router.delete("/{project_id}/members/{user_id}", status_code=204, responses=describe_errors(404))
 async def remove_member(request: Request, project_id: ProjectId, user_id: UserId) -> Response:
     """Take a user's role in a project away. For its maintainers."""
     await responses.write(request, lambda tx: projects.remove_member(tx, project_id, user_id))

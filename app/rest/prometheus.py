@@ -21,7 +21,7 @@ from app.db.sql import Tx, columns, query
 from app.db.tables import Run, WebhookDelivery
 from app.domain.lifecycle import TERMINAL, RunStatus
 from app.rest.parameters import DocumentedRoute
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.version import VERSION
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def request_times() -> Times:
     return defaultdict(Durations)
 
 
-@router.get("/metrics", response_class=Response, responses=documented())
+@router.get("/metrics", response_class=Response, responses=describe_errors())
 async def service_metrics(request: Request) -> Response:
     """Return measurements of this server and of live runs, in Prometheus's text format."""
     from prometheus_client import (  # few servers are asked
@@ -151,7 +151,11 @@ class _Collector:
         yield from self._work()
         supervisor, db = self._state.supervisor, self._state.db
         for name, help, value in (
-            ("ready", "1 if the service can work, as /readyz says.", supervisor.trouble() is None),
+            (
+                "ready",
+                "1 if the service can work, as /readyz says.",
+                supervisor.describe_trouble() is None,
+            ),
             ("leader", "1 if this server's supervisor works.", supervisor.state.leads),
             ("tick_age_seconds", "Since the supervisor's loop came round.", supervisor.tick_age()),
             ("data_dir_free_bytes", "Free space of the data directory's disk.", self._free_bytes),

@@ -13,12 +13,12 @@ from app.db.current_principal import act_as, get_principal
 from app.db.database import Database
 from app.domain.principals import PrincipalKind, of_run
 from app.domain.reports import ReportRequest, read_plain
-from app.domain.tokens import attempt_of, run_token, same
+from app.domain.tokens import are_equal, attempt_of, run_token
 from app.errors import Busy, Unauthorized
 from app.rest import responses
 from app.rest.body import read
 from app.rest.parameters import DirectRoute, RunId, accepts_json
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.rest.trainer_schemas import ReceiptAnswer, SpecAnswer
 from app.server.guard import bearer
 from app.services import launches, reports
@@ -123,7 +123,7 @@ async def report(request: Request, run_id: RunId) -> Response:
 
 @router.get(
     "/runs/{run_id}/spec", response_model=SpecAnswer, tags=["trainers"],
-    responses=documented(404, 409),
+    responses=describe_errors(404, 409),
 )  # fmt: skip
 async def run_spec(request: Request, run_id: RunId) -> Response:
     """Return the spec of a run for a trainer that attaches by itself, with the run's token.
@@ -152,7 +152,7 @@ def check_trainer(request: Request, run_id: str) -> int | None:
     token = bearer(request.headers.get("authorization", ""))
     secret = request.app.state.secret
     attempt = None
-    if token is None or not same(token, run_token(secret, run_id)):
+    if token is None or not are_equal(token, run_token(secret, run_id)):
         attempt = None if token is None else attempt_of(token, secret, run_id)
         if attempt is None:
             raise Unauthorized("Send the run's token: `Authorization: Bearer rt_…`.")

@@ -47,13 +47,13 @@ async def perform(
         return StoredResponse(code, dump(answer))
 
     state = request.app.state
-    keyed = await _keyed(request)
+    keyed = await _read_key(request)
     return await perform_write(state.db, state.in_flight, keyed, render, prepare)
 
 
 async def write(request: Request, work: Callable[[Tx], R]) -> R:
     """Run a use case as one write whose response has no body."""
-    result: R = await request.app.state.db.write(audit.recorded(action_of(request), work))
+    result: R = await request.app.state.db.write(audit.wrap_work(action_of(request), work))
     return result
 
 
@@ -63,7 +63,7 @@ def action_of(request: Request) -> Action:
     return Action(audit.name_of(request.scope["route"].name), ids[-1] if ids else None)
 
 
-async def _keyed(request: Request) -> KeyedRequest | None:
+async def _read_key(request: Request) -> KeyedRequest | None:
     """Return the request with its Idempotency-Key, or None without one. Raises InvalidInput."""
     keys = request.headers.getlist("idempotency-key")
     if not keys:
@@ -74,7 +74,7 @@ async def _keyed(request: Request) -> KeyedRequest | None:
             errors=[{"pointer": "", "header": "Idempotency-Key", "detail": "repeated"}],
         )
     caller, path, body = get_principal().caller, request.scope["path"], await request.body()
-    return idempotency.keyed(caller, request.method, path, keys[0], body)
+    return idempotency.parse_key(caller, request.method, path, keys[0], body)
 
 
 def respond(

@@ -27,7 +27,7 @@ from app.domain.requests import (
 from app.rest import responses, schemas, views
 from app.rest.body import read
 from app.rest.parameters import DirectRoute, DocumentedRoute, ExperimentId, RunId, accepts_json
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.services import checkpoints, experiments, marks, metrics, resuming, runs
 
 MOST_IN_DETAIL = 500
@@ -58,11 +58,11 @@ async def create_experiment(request: Request) -> Response:
 
 @router.get(
     "/experiments/{experiment_id}/detail", response_model=schemas.DetailAnswer,
-    responses=documented(404), tags=["experiments"],
+    responses=describe_errors(404), tags=["experiments"],
 )  # fmt: skip
 async def experiment_detail(request: Request, experiment_id: ExperimentId) -> Response:
     """Return metadata, a summary of every run, checkpoints and the event history."""
-    detail = await request.app.state.db.scan(experiments.detail, experiment_id, MOST_IN_DETAIL)
+    detail = await request.app.state.db.scan(experiments.get_detail, experiment_id, MOST_IN_DETAIL)
     return responses.json(views.detail(detail, request.scope["root_path"]))
 
 
@@ -84,7 +84,7 @@ async def submit_run(request: Request, experiment_id: ExperimentId) -> Response:
 
 @hot.get(
     "/experiments/{experiment_id}/runs/{run_id}/status", response_model=schemas.RunStatusAnswer,
-    responses=documented(404), tags=["runs"],
+    responses=describe_errors(404), tags=["runs"],
 )  # fmt: skip
 async def run_status(request: Request, experiment_id: ExperimentId, run_id: RunId) -> Response:
     """Return status, progress and latest metrics."""
@@ -94,7 +94,7 @@ async def run_status(request: Request, experiment_id: ExperimentId, run_id: RunI
 def _status(tx: Tx, experiment_id: str, run_id: str) -> schemas.RunStatusAnswer:
     run = runs.get_summary(tx, run_id, experiment_id)
     newest = checkpoints.get_newest_ready(tx, run_id)
-    return views.run_status(run, metrics.latest(tx, run_id), newest)
+    return views.run_status(run, metrics.list_latest(tx, run_id), newest)
 
 
 @router.post(
@@ -107,7 +107,7 @@ async def cancel_run(request: Request, experiment_id: ExperimentId, run_id: RunI
     await read(request, CancelRequest)
     return responses.respond(
         await responses.perform(
-            request, lambda tx: runs.cancel(tx, run_id, experiment_id), views.cancelled,
+            request, lambda tx: runs.cancel(tx, run_id, experiment_id), views.cancel_answer,
             status=lambda result: 200 if result.run.status in TERMINAL else 202,
         )
     )  # fmt: skip

@@ -7,7 +7,7 @@ from app.db.sql import Tx
 from app.errors import Unavailable
 from app.rest import responses
 from app.rest.parameters import DocumentedRoute
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.version import VERSION
 from app.web import dashboard
 
@@ -32,7 +32,7 @@ class ServiceAnswer(TypedDict):
     health: str
 
 
-@router.get("/", response_model=ServiceAnswer, responses=documented())
+@router.get("/", response_model=ServiceAnswer, responses=describe_errors())
 async def metadata(request: Request) -> Response:
     """Return name, version and links; to a browser, the dashboard."""
     if "text/html" in request.headers.get("accept", "").lower():
@@ -52,30 +52,30 @@ async def metadata(request: Request) -> Response:
     return response
 
 
-@router.get("/healthz", response_model=HealthAnswer, responses=documented())
+@router.get("/healthz", response_model=HealthAnswer, responses=describe_errors())
 async def healthz() -> Response:
     """Return 200 while the process runs."""
     return responses.json({"status": "ok"})
 
 
-@router.get("/readyz", response_model=HealthAnswer, responses=documented())
+@router.get("/readyz", response_model=HealthAnswer, responses=describe_errors())
 async def readyz(request: Request) -> Response:
     """Return 200 if the service can work.
 
     The database can be read, the supervisor's loop ran within the last 15 s, the database and the
     data directory could be written within the last 10 s, and the latter is that of the runs.
     """
-    await request.app.state.db.read(_nothing)
+    await request.app.state.db.read(_read_nothing)
     if request.app.state.supervisor.wrong_data_dir:
         raise Unavailable(
             "This server does not see the data directory in which runs are under way: "
             "set LLM_TRAIN_DATA_DIR; the log says to what.",
             retry_after=5,
         )
-    if (trouble := request.app.state.supervisor.trouble()) is not None:
+    if (trouble := request.app.state.supervisor.describe_trouble()) is not None:
         raise Unavailable(trouble, retry_after=5)
     return responses.json({"status": "ready"})
 
 
-def _nothing(tx: Tx) -> None:
+def _read_nothing(tx: Tx) -> None:
     """Read nothing: the snapshot alone shows that the database works."""

@@ -54,15 +54,15 @@ async def end(request: Request) -> Response:
         identity = await provider.identify(query["code"], attempt, query.get("iss"))
         token = await _begin_session(request, identity)
     except ServiceError as error:
-        return _show_error(request, error, attempts.ended(secure=_is_https(request)))
+        return _show_error(request, error, attempts.make_expired_cookie(secure=_is_https(request)))
     sessions: BrowserSessions = request.app.state.sessions
     address = request.app.state.settings.public_url + quote(attempt.to, safe="/?#&=:@!$'()*+,;~%[]")
     # Not a redirect: a browser sends a Strict cookie only with what a page of ours asks for.
-    response = _page(request, pages.onward(address), 200)
+    response = _page(request, pages.make_onward_page(address), 200)
     response.headers.append(
-        "set-cookie", sessions.cookie(token.id, owns=True, secure=_is_https(request))
+        "set-cookie", sessions.make_cookie(token.id, owns=True, secure=_is_https(request))
     )
-    response.headers.append("set-cookie", attempts.ended(secure=_is_https(request)))
+    response.headers.append("set-cookie", attempts.make_expired_cookie(secure=_is_https(request)))
     return response
 
 
@@ -74,14 +74,14 @@ async def _use(request: Request, attempts: Attempts) -> Attempt:
     if len(state) <= MOST_CHARACTERS and len(query.getlist("state")) == 1:
         attempt = attempts.find(request.headers.get("cookie", ""), state)
     if attempt is None:
-        raise _refused(request, "This sign-in was begun in another browser, or too long ago.")
+        raise _refuse(request, "This sign-in was begun in another browser, or too long ago.")
     digest = hashlib.sha256(state.encode("utf-8", "replace")).hexdigest()
     with acting_as(SUPERVISOR):  # nobody has signed in yet
         is_first = await request.app.state.db.write(idempotency.use_once, "sign-in state", digest)
     if not is_first:
-        raise _refused(request, "This sign-in was ended before; begin another.")
+        raise _refuse(request, "This sign-in was ended before; begin another.")
     if "error" in query or not 0 < len(code) <= MOST_CHARACTERS or len(query.getlist("code")) > 1:
-        raise _refused(request, "The provider did not sign you in.")
+        raise _refuse(request, "The provider did not sign you in.")
     return attempt
 
 
@@ -105,7 +105,7 @@ def _parts(request: Request) -> tuple[Provider, Attempts]:
     return provider, request.app.state.sign_in_attempts
 
 
-def _refused(request: Request, why: str) -> ServiceError:
+def _refuse(request: Request, why: str) -> ServiceError:
     address = request.client.host if request.client is not None else ""
     error: ServiceError = request.app.state.authenticator.refuse(address, why)
     return error
@@ -114,11 +114,11 @@ def _refused(request: Request, why: str) -> ServiceError:
 def _show_error(request: Request, error: ServiceError, cookie: str | None = None) -> Response:
     """Return an error as a page for people; as problem+json for whatever else asks."""
     if isinstance(error, Unauthorized) and error.__cause__ is not None:
-        error = _refused(request, error.detail)  # counted and recorded, as a wrong token is
+        error = _refuse(request, error.detail)  # counted and recorded, as a wrong token is
     if "text/html" not in request.headers.get("accept", "").lower():
         raise error
     home = f"{request.app.state.settings.public_url}/"
-    response = _page(request, pages.refused(error.detail, home), error.status)
+    response = _page(request, pages.make_refused_page(error.detail, home), error.status)
     if cookie is not None:
         response.headers.append("set-cookie", cookie)
     return response

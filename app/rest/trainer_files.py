@@ -18,7 +18,7 @@ from app.errors import Conflict, Unauthorized
 from app.rest import responses
 from app.rest.attempts import JSON, CheckpointName, raw_body, read_raw
 from app.rest.parameters import DocumentedRoute, Parameters, RunId
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.rest.reports import check_trainer
 from app.rest.trainer_schemas import CommitAnswer, ResumeAnswer, UploadsAnswer
 from app.services import trainer_files
@@ -93,7 +93,7 @@ async def commit_upload(
     return responses.json({"ckpt_path": str(done.path), "name": done.path.name})
 
 
-@router.get("/resume", response_model=ResumeAnswer, responses=documented(404, 409, 422))
+@router.get("/resume", response_model=ResumeAnswer, responses=describe_errors(404, 409, 422))
 async def plan_downloads(request: Request, run_id: RunId, trainer: Trainer) -> Response:
     """Say where the files of the checkpoint are that the run starts from."""
     _check(request, run_id, trainer)

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from app.domain.ids import PATTERN
 from app.rest import responses
 from app.rest.parameters import DocumentedRoute, Parameters, Time
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.services import usage
 from app.services.usage import MAX_GROUPS, Account, By, Period
 
@@ -75,7 +75,7 @@ _TABLE: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/usage", response_model=UsageAnswer, responses=documented(422) | _TABLE)
+@router.get("/usage", response_model=UsageAnswer, responses=describe_errors(422) | _TABLE)
 async def get_usage(request: Request, query: Annotated[UsageQuery, Query()]) -> Response:
     """Return the time that ended attempts used, wasted, waited and saved, by run, experiment,
     project or month; times GPUs as well.

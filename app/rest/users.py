@@ -12,7 +12,7 @@ from app.domain.team import TokenRequest, UserName, UserRequest, UserUpdate, new
 from app.rest import responses, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, Parameters, accepts_json
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.rest.projects import UserId
 from app.services import api_tokens, me, users
 from app.services.api_tokens import Token
@@ -123,7 +123,7 @@ async def create_user(request: Request) -> Response:
     )
 
 
-@router.get("/users", response_model=UsersAnswer, responses=documented())
+@router.get("/users", response_model=UsersAnswer, responses=describe_errors())
 async def list_users(request: Request) -> Response:
     """List the users, by name. For administrators."""
     rows = await request.app.state.db.scan(users.list_all)
@@ -162,14 +162,14 @@ class TokensQuery(Parameters):
     user: UserName | None = None
 
 
-@router.get("/tokens", response_model=TokensAnswer, responses=documented(422))
+@router.get("/tokens", response_model=TokensAnswer, responses=describe_errors(422))
 async def list_tokens(request: Request, query: Annotated[TokensQuery, Query()]) -> Response:
     """List your newest tokens; as an administrator, those of everybody, or of one user."""
     rows = await request.app.state.db.scan(api_tokens.list_tokens, query.user)
     return responses.json({"tokens": list(map(view_token, rows))})
 
 
-@router.delete("/tokens/{token_id}", status_code=204, responses=documented(404))
+@router.delete("/tokens/{token_id}", status_code=204, responses=describe_errors(404))
 async def revoke_token(request: Request, token_id: TokenId) -> Response:
     """Revoke a token, at once and on every server: yours, or as an administrator anybody's."""
     await responses.write(request, lambda tx: api_tokens.revoke(tx, token_id))
@@ -177,7 +177,7 @@ async def revoke_token(request: Request, token_id: TokenId) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/me", response_model=MeAnswer, responses=documented())
+@router.get("/me", response_model=MeAnswer, responses=describe_errors())
 async def get_me(request: Request) -> Response:
     """Return who asks, and its roles."""
     viewer = await request.app.state.db.read(me.get)

@@ -15,7 +15,7 @@ from app.domain.webhooks import EventType, WebhookRequest, WebhookUpdate, signin
 from app.rest import responses, schemas
 from app.rest.body import read
 from app.rest.parameters import DocumentedRoute, Parameters, accepts_json
-from app.rest.problems import documented
+from app.rest.problems import describe_errors
 from app.services import deliveries, webhooks
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=DocumentedRoute)
@@ -132,14 +132,14 @@ async def create_webhook(request: Request) -> Response:
     )
 
 
-@router.get("", response_model=WebhooksAnswer, responses=documented())
+@router.get("", response_model=WebhooksAnswer, responses=describe_errors())
 async def list_webhooks(request: Request) -> Response:
     """List the webhooks, oldest first."""
     rows = await request.app.state.db.read(webhooks.list_all)
     return responses.json({"webhooks": list(map(view, rows)), "event_types": list(EventType)})
 
 
-@router.get("/{webhook_id}", response_model=WebhookAnswer, responses=documented(404))
+@router.get("/{webhook_id}", response_model=WebhookAnswer, responses=describe_errors(404))
 async def get_webhook(request: Request, webhook_id: WebhookId) -> Response:
     """Return a webhook."""
     return responses.json(view(await request.app.state.db.read(webhooks.get, webhook_id)))
@@ -154,7 +154,7 @@ async def update_webhook(request: Request, webhook_id: WebhookId) -> Response:
     )
 
 
-@router.delete("/{webhook_id}", status_code=204, responses=documented(404))
+@router.delete("/{webhook_id}", status_code=204, responses=describe_errors(404))
 async def delete_webhook(request: Request, webhook_id: WebhookId) -> Response:
     """Delete a webhook, and its messages with it."""
     await responses.write(request, lambda tx: webhooks.remove(tx, webhook_id))
@@ -183,7 +183,7 @@ class DeliveriesQuery(Parameters):
 
 @router.get(
     "/{webhook_id}/deliveries", response_model=DeliveriesAnswer,
-    responses=documented(404, 422),
+    responses=describe_errors(404, 422),
 )  # fmt: skip
 async def list_deliveries(
     request: Request, webhook_id: WebhookId, query: Annotated[DeliveriesQuery, Query()]

@@ -139,9 +139,9 @@ class Authenticator:
         with acting_as(SUPERVISOR):
             task = asyncio.create_task(self._db.write(use_case, about))
         self._writes.add(task)
-        task.add_done_callback(self._written)
+        task.add_done_callback(self._finish_write)
 
-    def _written(self, task: asyncio.Task[Any]) -> None:
+    def _finish_write(self, task: asyncio.Task[Any]) -> None:
         self._writes.discard(task)
         if not task.cancelled():
             task.exception()  # a busy database: the next one is written

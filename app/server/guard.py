@@ -22,7 +22,7 @@ from app.domain.browser_sessions import BrowserSessions
 from app.domain.hosts import AllowedHosts, is_origin_allowed, is_same_site
 from app.domain.principals import Principal
 from app.domain.team import TOKEN_PREFIX
-from app.domain.tokens import OF_RUNS, same
+from app.domain.tokens import OF_RUNS, are_equal
 from app.errors import (
     Forbidden,
     ServiceError,
@@ -137,7 +137,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         if self.root_path:
-            scope = {**scope, "path": _below(self.root_path, scope["path"])}
+            scope = {**scope, "path": _strip_root(self.root_path, scope["path"])}
         if scope.get("method") == "HEAD":
             # The server itself leaves the body out; a body without an end asks `head`.
             scope = {**scope, "method": "GET", "head": True}
@@ -192,7 +192,7 @@ class Guard:
         # A probe names an address, or nothing at all; what it reads is no secret.
         probe = scope["path"] in _OPEN and scope.get("method") == "GET"
         if not probe and not self.hosts.allows(headers.get(b"host", "")):
-            raise _forbidden("Host")
+            raise _make_host_error("Host")
 
     def _cors(self, headers: dict[bytes, str]) -> Headers:
         """Return headers that let a page of another host read the response. Raises Forbidden."""
@@ -201,7 +201,7 @@ class Guard:
         if origin is None or (is_same_site(origin, host) and self.hosts.allows(host)):
             return []
         if origin not in self.allowed_origins and not is_origin_allowed(origin, self.origins):
-            raise _forbidden("Origin")
+            raise _make_host_error("Origin")
         return [(b"access-control-allow-origin", origin.encode("latin-1")), *_CORS]
 
     async def _principal(self, scope: Scope, headers: dict[bytes, str]) -> Principal:
@@ -215,7 +215,7 @@ class Guard:
             return await self._user(token, scope)
         if self.api_token is None:
             return principals.LOCAL
-        if token is not None and same(token, self.api_token):
+        if token is not None and are_equal(token, self.api_token):
             return principals.API_TOKEN
         path = scope["path"]
         if not authorization and path != _SIGN_IN:
@@ -279,13 +279,13 @@ class Guard:
         raise Forbidden("With a session, send `Origin` as browsers do; or send the API token.")
 
 
-def _forbidden(what: str) -> Forbidden:
+def _make_host_error(what: str) -> Forbidden:
     return Forbidden(
         f"This {what} is not allowed; the operator can add its name to LLM_TRAIN_ALLOWED_HOSTS."
     )
 
 
-def _below(root_path: str, path: str) -> str:
+def _strip_root(root_path: str, path: str) -> str:
     """Return the path without the prefix of a proxy, which may have removed it already."""
     if path == root_path:
         return "/"

@@ -26,7 +26,7 @@ class JsonLines(logging.Formatter):
         """Return a handler that writes such lines to stderr."""
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(cls())
-        handler.addFilter(_no_cut_stream)
+        handler.addFilter(_is_not_cut_stream)
         return handler
 
 
@@ -38,7 +38,7 @@ def configure_logging(level: str) -> None:
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
-def _no_cut_stream(record: logging.LogRecord) -> bool:
+def _is_not_cut_stream(record: logging.LogRecord) -> bool:
     """Return False for what uvicorn calls errors when the end of the server cuts open streams."""
     raised = record.exc_info[1] if record.exc_info else None
     return not (

@@ -72,8 +72,8 @@ class Provider:
             raise Unauthorized("The answer is of another provider.")
         async with self._client() as client:
             tokens = await self._exchange(client, code, attempt)
-            claims = await self._verified(tokens, attempt)
-            about = await self._about(client, claims)
+            claims = await self._verify_token(tokens, attempt)
+            about = await self._read_userinfo(client, claims)
         raw = about.get(self._groups_claim)
         groups = raw if isinstance(raw, list) else [raw]
         # An address that the provider has not verified may be anybody's.
@@ -108,12 +108,12 @@ class Provider:
         except AuthlibBaseError as error:
             raise Unauthorized("The provider did not accept the code; sign in again.") from error
         except (HTTPError, ValueError) as error:
-            raise _away() from error
+            raise _make_outage_error() from error
         if not isinstance(tokens, Mapping) or not isinstance(tokens.get("id_token"), str):
             raise Unauthorized("The provider has sent no ID token.")
         return tokens
 
-    async def _verified(self, tokens: Mapping[str, Any], attempt: Attempt) -> dict[str, Any]:
+    async def _verify_token(self, tokens: Mapping[str, Any], attempt: Attempt) -> dict[str, Any]:
         """Return the claims of the ID token. Raises Unauthorized for one that is not right."""
         from authlib.oidc.core import CodeIDToken
         from joserfc.errors import JoseError
@@ -151,7 +151,7 @@ class Provider:
         await self._discover(again=True)
         return jwt.decode(token, self._keys, algorithms=ALGORITHMS)
 
-    async def _about(self, client: Any, claims: dict[str, Any]) -> dict[str, Any]:
+    async def _read_userinfo(self, client: Any, claims: dict[str, Any]) -> dict[str, Any]:
         """Return the claims with what the provider tells besides at its userinfo endpoint."""
         url = self._metadata.get("userinfo_endpoint")
         if url is None or self._groups_claim in claims:
@@ -163,9 +163,9 @@ class Provider:
             answer = await client.get(url)
             about = answer.json() if answer.status_code == 200 else None
         except (HTTPError, AuthlibBaseError, ValueError) as error:
-            raise _away() from error
+            raise _make_outage_error() from error
         if not isinstance(about, dict):
-            raise _away()
+            raise _make_outage_error()
         if about.get("sub") != claims["sub"]:  # somebody else's, by a mixed-up token
             raise Unauthorized("The provider tells of somebody else than who has signed in.")
         return {**about, **claims}
@@ -196,9 +196,9 @@ class Provider:
                 answer = await client.get(url)
                 document = answer.raise_for_status().json()
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-            raise _away() from error
+            raise _make_outage_error() from error
         if not isinstance(document, dict):
-            raise _away()
+            raise _make_outage_error()
         return document
 
 
@@ -214,7 +214,7 @@ def _import_keys(document: dict[str, Any]) -> Any:
     try:
         return KeySet.import_key_set({"keys": own})
     except (JoseError, ValueError, KeyError, TypeError) as error:
-        raise _away() from error
+        raise _make_outage_error() from error
 
 
 def _check_endpoint(name: str, url: object) -> None:
@@ -225,5 +225,5 @@ def _check_endpoint(name: str, url: object) -> None:
         raise Unavailable(f"The provider's {name} is not https.")
 
 
-def _away() -> Unavailable:
+def _make_outage_error() -> Unavailable:
     return Unavailable("The provider at LLM_TRAIN_OIDC_ISSUER does not answer as it must.")

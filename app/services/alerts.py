@@ -215,7 +215,7 @@ def fire(
         return None
     tx.run(_forget, rule=rule.id, subject=alert.subject)
     tx.insert(alert)
-    return FIRED, _about(rule, alert, why)
+    return FIRED, _describe_event(rule, alert, why)
 
 
 def recover(
@@ -229,7 +229,7 @@ def recover(
     recovered = replace(known, **changes)
     tx.run(_forget, rule=rule.id, subject=subject)
     tx.insert(recovered)
-    return RECOVERED, _about(rule, recovered, "It has recovered.")
+    return RECOVERED, _describe_event(rule, recovered, "It has recovered.")
 
 
 def find(tx: Tx, rule_id: str, subject: str) -> Alert | None:
@@ -242,7 +242,7 @@ def released_path(alert: Alert) -> str | None:
     return alert.subject if alert.subject != alert.run_id else None
 
 
-def _about(rule: AlertRule, alert: Alert, why: str | None) -> dict[str, Any]:
+def _describe_event(rule: AlertRule, alert: Alert, why: str | None) -> dict[str, Any]:
     """Return the data of an alert's event."""
     at = f" at step {alert.step}" if alert.step is not None and rule.metric else ""
     words = describe(AlertKind(rule.kind), rule.direction, rule.metric, rule.value) + at

@@ -55,12 +55,12 @@ def find_approver(tx: Tx, checkpoint: Checkpoint, metrics: dict[str, float]) -> 
         is_this = data.get("checkpoint_id") == checkpoint.id and data.get("metrics") == metrics
         if not is_this or data.get("tag_type") != APPROVED or name is None or name == own:
             continue
-        if _maintains(tx, name, project_id):
+        if _is_maintainer(tx, name, project_id):
             return name
     return None
 
 
-def _maintains(tx: Tx, name: str, project_id: str) -> bool:
+def _is_maintainer(tx: Tx, name: str, project_id: str) -> bool:
     row = tx.first(_rights, user=name, project=project_id)
     if row is None:
         return False

@@ -199,7 +199,7 @@ def get_stored(tx: Tx, checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def origin(tx: Tx, checkpoint: Checkpoint) -> tuple[str, int | None]:
+def find_origin(tx: Tx, checkpoint: Checkpoint) -> tuple[str, int | None]:
     """Return the run whose points lead to this checkpoint, and the attempt that saved it.
 
     Of one that only a client has named, that is the current attempt, as far as is known.

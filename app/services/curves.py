@@ -87,7 +87,7 @@ def read(
     series, each gets fewer points (`MAX_ANSWERED` in all). Raises NotFound, InvalidInput; TooMany
     if there are more than `most` points.
     """
-    curves = _all(tx, run_ids, keys, window, raw)
+    curves = _list_curves(tx, run_ids, keys, window, raw)
     if most is not None and most < chunk_ranges.size_of(
         tx, (span for *_, of in curves for span in of)
     ):
@@ -110,11 +110,11 @@ def special_values(row: Series) -> list[tuple[int, str]]:
     ]
 
 
-def ranges(
+def list_ranges(
     tx: Tx, run_ids: Sequence[str], keys: Sequence[str] | None, low: int, high: int
 ) -> list[tuple[str, str, list[Range]]]:
     """Return run, key and surviving ranges of each curve. Raises NotFound, InvalidInput."""
-    curves = _all(tx, run_ids, keys, Window(low, high), raw=False)
+    curves = _list_curves(tx, run_ids, keys, Window(low, high), raw=False)
     return [(run_id, key, of_key) for run_id, key, _, of_key in curves]
 
 
@@ -123,12 +123,12 @@ def own_ranges(tx: Tx, run: Run) -> list[tuple[str, list[Range]]]:
     return _curves(tx, run, None, 0, MAX_STEP, own=True)
 
 
-def _all(
+def _list_curves(
     tx: Tx, run_ids: Sequence[str], keys: Sequence[str] | None, window: Window, raw: bool
 ) -> list[tuple[str, str, int | None, list[Range]]]:
     curves = []
     for run_id in dict.fromkeys(run_ids):
-        curves += [(run_id, *curve) for curve in _series_of(tx, run_id, keys, window, raw)]
+        curves += [(run_id, *curve) for curve in _list_series(tx, run_id, keys, window, raw)]
         if len(curves) > MAX_SERIES:  # of many runs the first may be too many
             raise InvalidInput(
                 f"These are {len(curves):,} series or more, and one answer holds {MAX_SERIES:,}; "
@@ -159,7 +159,7 @@ class _Part(NamedTuple):
     first: int
 
 
-def _series_of(
+def _list_series(
     tx: Tx, run_id: str, keys: Sequence[str] | None, window: Window, raw: bool
 ) -> list[tuple[str, int | None, list[Range]]]:
     """Return key, attempt and ranges of each curve of a run, oldest range first."""
@@ -169,7 +169,7 @@ def _series_of(
             (part.key, part.attempt, [Range(part.series_id, low, high)] if low <= high else [])
             for part in _parts(tx, run_id, keys)
         ]
-    curves = _curves(tx, _found(tx, run_id), keys, low, high)
+    curves = _curves(tx, _get_run(tx, run_id), keys, low, high)
     return [(key, None, ranges) for key, ranges in curves]
 
 
@@ -195,8 +195,8 @@ def _curves(
         if own or run.source_checkpoint_id is None or ceiling < low:
             break
         # Not its parent: one may be resumed from a checkpoint of the runs before that.
-        run_id, _ = checkpoints.origin(tx, checkpoints.get(tx, run.source_checkpoint_id))
-        branch, run = run.source_attempt, _found(tx, run_id)
+        run_id, _ = checkpoints.find_origin(tx, checkpoints.get(tx, run.source_checkpoint_id))
+        branch, run = run.source_attempt, _get_run(tx, run_id)
         newest = run.attempt if branch is None else branch
     return [(key, ranges[::-1]) for key, ranges in sorted(curves.items())]
 
@@ -223,7 +223,7 @@ def _parts_of_keys(*, run: str, keys: str) -> Executable:
     return _select_parts(_series.run_id == run, one_of(_series.key, keys))
 
 
-def _found(tx: Tx, run_id: str) -> Run:
+def _get_run(tx: Tx, run_id: str) -> Run:
     run = tx.first(_run_by_id, run_id)
     if run is None:
         raise NotFound(f"There is no run {run_id}.")

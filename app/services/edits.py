@@ -84,7 +84,9 @@ def update_run(
         runs.set_tags(tx, run)
     if changes.keys() & {"name", "notes", "tags"}:
         runs.put_text(tx, run)
-    events.append(tx, run.experiment_id, "run.updated", run_id=run.id, changed=_named(changes))
+    events.append(
+        tx, run.experiment_id, "run.updated", run_id=run.id, changed=_name_changes(changes)
+    )
     return run
 
 
@@ -116,9 +118,9 @@ def update_experiment(tx: Tx, experiment_id: str, request: UpdateExperimentReque
     if "tags" in changes:
         experiments.set_tags(tx, experiment)
     tx.run(_set_experiment_text, id=experiment.id, words=experiments.search_text(experiment))
-    events.append(tx, experiment.id, "experiment.updated", changed=_named(changes))
+    events.append(tx, experiment.id, "experiment.updated", changed=_name_changes(changes))
     return replace(experiment, last_seq=experiment.last_seq + 1)
 
 
-def _named(changes: dict[str, Any]) -> list[str]:
+def _name_changes(changes: dict[str, Any]) -> list[str]:
     return sorted("archived" if name == "archived_at" else name for name in changes)

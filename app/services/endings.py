@@ -134,7 +134,7 @@ def finish_attempt(
     if facts.cancel_asked:
         reports = facts.requires_report and (recipe is None or recipe.heartbeat_seconds > 0)
         unknown = not reports and run.heartbeat_at is None and facts.launch_error is None
-        promises.resolve(tx, ended, evidence.nothing_saved(facts), unknown=unknown)
+        promises.resolve(tx, ended, evidence.explain_nothing_saved(facts), unknown=unknown)
     return True
 
 

@@ -62,10 +62,10 @@ def check_experiment(tx: Tx, experiment_id: str) -> None:
     """Raise NotFound if there is no such experiment, NotPermitted if it may not be written to."""
     is_there = tx.require(Permission.WRITE, experiment_id)
     if not is_there and tx.first(_existing, experiment=experiment_id) is None:
-        raise _no_experiment(experiment_id)
+        raise _make_not_found(experiment_id)
 
 
-def _no_experiment(experiment_id: str) -> NotFound:
+def _make_not_found(experiment_id: str) -> NotFound:
     return NotFound(f"There is no experiment {experiment_id}.")
 
 
@@ -108,7 +108,7 @@ def _write(tx: Tx, events: list[NewEvent]) -> None:
         new += _alerts(tx, new)
         row = tx.first(_last_seq, experiment=experiment_id, more=len(new))
         if row is None:
-            raise _no_experiment(experiment_id)
+            raise _make_not_found(experiment_id)
         numbered = list(enumerate(new, row[0] - len(new) + 1))
         tx.many(_INSERT, [{**e._asdict(), "seq": seq, "data": dump(e.data)} for seq, e in numbered])
         for seq, e in numbered:
@@ -127,11 +127,11 @@ def _alerts(tx: Tx, new: list[NewEvent]) -> list[NewEvent]:
     ]
 
 
-def after(tx: Tx, experiment_id: str, seq: int, most: int) -> list[EventRow]:
+def list_after(tx: Tx, experiment_id: str, seq: int, most: int) -> list[EventRow]:
     """Return up to `most` events with a greater seq, oldest first."""
     return tx.all(_after, experiment=experiment_id, after=seq, most=most)
 
 
-def newest(tx: Tx, experiment_id: str, most: int) -> list[EventRow]:
+def list_newest(tx: Tx, experiment_id: str, most: int) -> list[EventRow]:
     """Return the last `most` events of an experiment, oldest first."""
     return tx.all(_newest, experiment=experiment_id, most=most)[::-1]

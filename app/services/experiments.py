@@ -146,7 +146,7 @@ def get(tx: Tx, experiment_id: str) -> Experiment:
     return experiment
 
 
-def detail(tx: Tx, experiment_id: str, most: int) -> Detail:
+def get_detail(tx: Tx, experiment_id: str, most: int) -> Detail:
     """Return the experiment and its newest `most` runs, checkpoints and events. Raises NotFound.
 
     Fewer runs, where they have more than `MOST_VALUES` metrics together.
@@ -166,7 +166,7 @@ def detail(tx: Tx, experiment_id: str, most: int) -> Detail:
         runs,
         metrics,
         tx.all(_newest_checkpoints, experiment=experiment_id, most=most)[::-1],
-        events.newest(tx, experiment_id, most),
+        events.list_newest(tx, experiment_id, most),
         {
             "runs": tally.totals(tx, Run, [experiment_id], frozenset(), {})[0],
             "checkpoints": tally.totals(tx, Checkpoint, [experiment_id], frozenset(), {})[0],

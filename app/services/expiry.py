@@ -91,7 +91,7 @@ class Rules(NamedTuple):
         days = [
             days for rule in self.by_project.values() if (days := getattr(rule, part)) is not None
         ]
-        return _ended_before(now, min(days)) if days else ""
+        return _compute_cutoff(now, min(days)) if days else ""
 
     def list_projects(self) -> list[str]:
         """Return the projects that do not keep all."""
@@ -105,7 +105,7 @@ class Rules(NamedTuple):
         due = {
             part
             for part, days in zip(Part, rule, strict=True)
-            if days is not None and run.finished_at < _ended_before(now, days)
+            if days is not None and run.finished_at < _compute_cutoff(now, days)
         }
         if Part.LOG in due and run.has_log:
             yield Part.LOG
@@ -115,7 +115,7 @@ class Rules(NamedTuple):
             yield Part.POINTS
 
 
-def _ended_before(now: str, days: float) -> str:
+def _compute_cutoff(now: str, days: float) -> str:
     return timestamp_after(now, -days * DAY_SECONDS)
 
 

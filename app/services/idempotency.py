@@ -54,7 +54,7 @@ class KeyedRequest(NamedTuple):
     request_sha256: str
 
 
-def keyed(caller: str, method: str, route: str, key: str, body: bytes) -> KeyedRequest:
+def parse_key(caller: str, method: str, route: str, key: str, body: bytes) -> KeyedRequest:
     """Return a request with its key, which may be quoted. Raises InvalidInput."""
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1]
@@ -66,7 +66,7 @@ def keyed(caller: str, method: str, route: str, key: str, body: bytes) -> KeyedR
     return KeyedRequest(f"{caller} {method} {route}", key, hashlib.sha256(body).hexdigest())
 
 
-def once(tx: Tx, request: KeyedRequest, work: Callable[[Tx], StoredResponse]) -> StoredResponse:
+def run_once(tx: Tx, request: KeyedRequest, work: Callable[[Tx], StoredResponse]) -> StoredResponse:
     """Do the work and store its response, or return the first one.
 
     Raises KeyReused, KeyInFlight.

@@ -173,7 +173,7 @@ def claim(
         tx, now, RunStatus.STARTING, detail=detail,
         data={"ckpt_path": named.ckpt_path if named else None, "gpus": list(gpus) or None},
         launched_at=tx.now, launcher=LOCAL, host=host, gpus=dump(list(gpus)), gpus_held=len(gpus),
-        submitted_at=tx.now, claimed_at=tx.now, **_next_attempt(tx, now, named),
+        submitted_at=tx.now, claimed_at=tx.now, **_build_next_attempt(tx, now, named),
     )  # fmt: skip
 
 
@@ -195,7 +195,7 @@ def submit(
     changed = runs.change(
         tx, now, launcher=launcher, submitted_at=tx.now, status_reason=reason,
         status_detail=detail, gpus=dump(list(gpus)), gpus_held=gpus_held,
-        **_next_attempt(tx, now, named),
+        **_build_next_attempt(tx, now, named),
     )  # fmt: skip
     events.append(
         tx, run.experiment_id, "run.submitted", run_id=run.id, reason=reason, detail=detail,
@@ -219,13 +219,13 @@ def _lock_queued(tx: Tx, run: Run, source: Source | None, data_dir: str | None) 
     return now
 
 
-def _next_attempt(tx: Tx, run: Run, named: Checkpoint | None) -> dict[str, Any]:
+def _build_next_attempt(tx: Tx, run: Run, named: Checkpoint | None) -> dict[str, Any]:
     start = 0 if named is None else named.step or 0
     return {
         "attempt": run.attempt + 1, "nonce": secrets.token_urlsafe(18), "engine_id": None,
         "next_attempt_at": None, "heartbeat_at": None, "heartbeat_seconds": None, "last_batch": 0,
         "finished": False,
-        "start_step": start, "step": start, **_launched_from(tx, run, named),
+        "start_step": start, "step": start, **_build_source_columns(tx, run, named),
     }  # fmt: skip
 
 
@@ -243,14 +243,14 @@ def requeue(tx: Tx, run_id: str, attempt: int, detail: str) -> None:
         runs.move(tx, run, RunStatus.QUEUED, detail=detail)
 
 
-def _launched_from(tx: Tx, run: Run, source: Checkpoint | None) -> dict[str, Any]:
+def _build_source_columns(tx: Tx, run: Run, source: Checkpoint | None) -> dict[str, Any]:
     """Return the columns that record what a resumed run really started from."""
     if source is None or source.run_id == run.id:
         return {}
     return {
         "source_checkpoint_id": source.id,
         "source_ckpt_path": source.ckpt_path,
-        "source_attempt": checkpoints.origin(tx, source)[1],
+        "source_attempt": checkpoints.find_origin(tx, source)[1],
     }
 
 

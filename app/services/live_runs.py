@@ -177,7 +177,7 @@ def list_submitted(tx: Tx) -> list[LiveRun]:
     return tx.all(_SUBMITTED)
 
 
-def projects_of_live(tx: Tx) -> dict[str, str]:
+def list_projects_of_live(tx: Tx) -> dict[str, str]:
     """Return the project of each run that `list_launched` and `list_submitted` return."""
     return {id: project for statement in _PROJECTS_OF_LIVE for id, project in tx.all(statement)}
 

@@ -49,7 +49,7 @@ def get_run(tx: Tx, run_id: str, experiment_id: str | None = None) -> Run:
 
 def start(run_dir: Path, offset: int) -> int:
     """Return the first byte to read; a negative `offset` counts from the end."""
-    return offset if offset >= 0 else max(0, train_log.size(run_dir) + offset)
+    return offset if offset >= 0 else max(0, train_log.measure_size(run_dir) + offset)
 
 
 def read_text(run_dir: Path, offset: int, most: int, *, ended: bool) -> TextPart:
@@ -64,7 +64,7 @@ def read_text(run_dir: Path, offset: int, most: int, *, ended: bool) -> TextPart
     """
     begin = start(run_dir, offset)
     part = train_log.read(run_dir, begin, max(most, LONGEST_CHARACTER))
-    size = max(part.next_offset, train_log.size(run_dir))
+    size = max(part.next_offset, train_log.measure_size(run_dir))
     skipped = 0
     if offset < 0 and begin > 0:  # an offset from a piece before is never within a character
         while skipped < min(len(part.content), LONGEST_CHARACTER - 1) and (

@@ -152,7 +152,7 @@ def _pass_gate(tx: Tx, gate: Gate, checkpoint: Checkpoint, metrics: dict[str, fl
         )
 
 
-def releases_at(tx: Tx, experiment_id: str, at: str | None = None) -> list[Release]:
+def list_releases_at(tx: Tx, experiment_id: str, at: str | None = None) -> list[Release]:
     """Return the releases of an experiment as they were at a time, by tag. Raises NotFound.
 
     A checkpoint that was given another tag since had the earlier one until then.

@@ -25,5 +25,5 @@ def get(tx: Tx) -> Me:
     if principal.user_id is None:
         return Me(kind, principal.name, None, scope, principal.is_trusted, [])
     user = users.get(tx, principal.user_id)
-    roles = projects.roles_of(tx, user.id)
+    roles = projects.list_roles(tx, user.id)
     return Me(kind, principal.name, user.id, scope, bool(user.is_admin), roles)

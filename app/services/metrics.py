@@ -106,7 +106,7 @@ def write(tx: Tx, run: Run, batch: Mapping[str, Column]) -> None:
         row = tx.first(_add, run_id=run.id, attempt=run.attempt, key=key, start_step=run.start_step)
         assert row is not None
         known[key] = row[0]
-    ordered = {key: points.ordered(column) for key, column in batch.items()}
+    ordered = {key: points.sort_column(column) for key, column in batch.items()}
     for key, column in ordered.items():
         chunks.put(tx, known[key], column)
     _set_latest(tx, run, ordered)
@@ -139,7 +139,7 @@ def _set_latest(tx: Tx, run: Run, ordered: Mapping[str, Column]) -> None:
     tx.many(_put_latest, rows)
 
 
-def begun(tx: Tx, run: Run) -> bool:
+def has_begun(tx: Tx, run: Run) -> bool:
     """Return True if the run's current attempt has reported any points."""
     return tx.first(_begun, run=run.id, attempt=run.attempt) is not None
 
@@ -147,7 +147,7 @@ def begun(tx: Tx, run: Run) -> bool:
 def branch(tx: Tx, run: Run) -> None:
     """Let the run's attempt begin at its `start_step`, with the latest values up to there."""
     tx.send(_set_branch, run=run.id, of_attempt=run.attempt, start=run.start_step)
-    superseded = {row.key for row in latest(tx, run.id) if row.step > run.start_step}
+    superseded = {row.key for row in list_latest(tx, run.id) if row.step > run.start_step}
     if not superseded:
         return
     tx.many(_forget_latest, [_forget_latest(run=run.id, key=key) for key in superseded])
@@ -158,6 +158,6 @@ def branch(tx: Tx, run: Run) -> None:
                 _set_latest(tx, run, {key: last})
 
 
-def latest(tx: Tx, run_id: str) -> list[MetricLatestRow]:
+def list_latest(tx: Tx, run_id: str) -> list[MetricLatestRow]:
     """Return the latest value of each key of a run, by key."""
     return tx.all(_latest_of, run=run_id)

@@ -42,7 +42,7 @@ def metric_bands(
     low = 0 if from_step is None else from_step
     high = MAX_STEP if to_step is None else to_step
     read = []
-    for run_id, key, ranges in curves.ranges(tx, run_ids, keys, low, high):
+    for run_id, key, ranges in curves.list_ranges(tx, run_ids, keys, low, high):
         ends = chunk_ranges.ends(tx, ranges)
         if ends is None:
             read.append(RunBands(run_id, key, bands.bands((), 0, 0, buckets)))

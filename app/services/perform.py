@@ -41,4 +41,4 @@ async def perform(
             if first is not None:
                 return first
             await prepare()
-        return await db.write(idempotency.once, request, work)
+        return await db.write(idempotency.run_once, request, work)

@@ -23,7 +23,7 @@ def status_detail(row: AnyRunSummary) -> str | None:
     """
     if row.status != RunStatus.RUNNING or row.effective_attempt != row.attempt:
         return row.status_detail
-    ignored = hyperparams.ignored_sentence(_overrides(row))
+    ignored = hyperparams.explain_ignored(_overrides(row))
     return " ".join(filter(None, (row.status_detail, ignored))) or None
 
 
@@ -73,7 +73,7 @@ def measure_pace(row: AnyRun, step: int) -> dict[str, Any]:
     """
     if step <= row.start_step:
         return {}
-    clock, now = _reading()
+    clock, now = _read_clock()
     last_clock, _, last = (row.pace_clock or "").rpartition(" ")
     changes: dict[str, Any] = {"pace_clock": f"{clock} {now:.6f}"}
     if last_clock == clock and (seconds := now - float(last)) >= 0:
@@ -82,7 +82,7 @@ def measure_pace(row: AnyRun, step: int) -> dict[str, Any]:
     return changes
 
 
-def _reading() -> tuple[str, float]:
+def _read_clock() -> tuple[str, float]:
     """Return the name of this machine's monotonic clock, and what it says."""
     return _CLOCK, time.monotonic()
 

@@ -119,7 +119,7 @@ def update(tx: Tx, project_id: str, request: ProjectUpdate) -> Project:
     changes: dict[str, Any] = {
         name: value
         for name in request.model_fields_set
-        if (value := _stored(getattr(request, name))) != getattr(project, name)
+        if (value := _encode_column(getattr(request, name))) != getattr(project, name)
     }
     if not changes:
         return project
@@ -128,7 +128,7 @@ def update(tx: Tx, project_id: str, request: ProjectUpdate) -> Project:
     return replace(project, **changes)
 
 
-def _stored(value: Any) -> Any:
+def _encode_column(value: Any) -> Any:
     """Return a value as its column has it: a list as JSON."""
     return dump(value) if isinstance(value, list) else value
 
@@ -139,7 +139,7 @@ def find_gate(tx: Tx, experiment_id: str, least: Gate) -> Gate:
     if row is None:
         return least
     bounds = tuple(map(Bound.parse, load(row[0]) if row[0] else ()))
-    return least.joined(Gate(bounds, row[1], bool(row[2])))
+    return least.join(Gate(bounds, row[1], bool(row[2])))
 
 
 def get(tx: Tx, project_id: str) -> Project:
@@ -174,7 +174,7 @@ def list_members_of(tx: Tx, project_ids: Sequence[str]) -> dict[str, list[Member
     return members
 
 
-def roles_of(tx: Tx, user_id: str) -> list[RoleIn]:
+def list_roles(tx: Tx, user_id: str) -> list[RoleIn]:
     """Return the role of a user in each of its projects."""
     return [RoleIn(*row) for row in tx.all(_roles_of, user=user_id)]
 

@@ -239,14 +239,14 @@ def clean_files(data_dir: Path, planned: Plan) -> None:
         absent = suppress(FileNotFoundError, files.Unusable)
         with absent, files.directory(data_dir / "runs", run.id) as folder:
             _clean_folder(folder, planned.secrets)
-            for name in files.names(folder):
+            for name in files.list_names(folder):
                 if name.startswith("attempt-"):
                     with suppress(files.Unusable), files.inner(folder, name) as attempt:
                         _clean_folder(attempt, planned.secrets)
 
 
 def _clean_folder(folder: int, secrets: Secrets) -> None:
-    for name in files.names(folder):
+    for name in files.list_names(folder):
         if name.endswith(".json") and files.is_file(folder, name):
             text = files.read(folder, name, MAX_FILE_BYTES).decode(errors="surrogateescape")
             cleaned = secrets.redact_text(text)
@@ -272,7 +272,7 @@ def redact(
     experiment = planned.run.experiment_id
     messages = _rewrite(tx, _MESSAGES, secrets, experiment=experiment)
     _rewrite(tx, _ANSWERS, secrets, experiment=experiment)
-    _remove_metrics(tx, secrets.metrics, _descendants(planned))
+    _remove_metrics(tx, secrets.metrics, _list_descendants(planned))
     events.append(
         tx, planned.run.experiment_id, "run.redacted", run_id=planned.run.id,
         hyperparams=request.hyperparams or None, metrics=request.metrics or None,
@@ -316,7 +316,7 @@ def _rewrite(tx: Tx, copies: _Copies, secrets: Secrets, **params: Any) -> list[t
     return rewritten
 
 
-def _descendants(planned: Plan) -> list[str]:
+def _list_descendants(planned: Plan) -> list[str]:
     """Return the run and those that were resumed from it, whose curves begin with its points."""
     ids = {planned.run.id}
     for run in planned.runs:  # ordered by id, so that a parent comes before its children

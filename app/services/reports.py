@@ -22,7 +22,7 @@ from app.domain import hyperparams, paths, points
 from app.domain.lifecycle import TERMINAL, CheckpointState, Reason, RunStatus, is_external
 from app.domain.points import MAX_STEP
 from app.domain.reports import ReportRequest, SavedCheckpoint
-from app.domain.requests import bounded
+from app.domain.requests import check_object
 from app.errors import InvalidInput, RunFinished, RunLimit
 from app.services import (
     checkpoints,
@@ -83,7 +83,7 @@ def ingest(tx: Tx, run_id: str, report: ReportRequest) -> ReportResponse:
             errors=[{"pointer": "/attempt", "detail": "is required for a run with a recipe"}],
         )
     elif report.attempt != run.attempt or run.status == RunStatus.QUEUED:
-        raise sessions.stale(run)
+        raise sessions.make_stale_error(run)
     if report.rank is not None:
         _take_in_machine(tx, run, report)
     elif belongs and (report.batch is None or report.batch > run.last_batch):
@@ -103,11 +103,11 @@ def _stop_name(tx: Tx, run: Run) -> str | None:
 
 def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
     columns = report.columns
-    if columns and run.attempt > 1 and not metrics.begun(tx, run):
+    if columns and run.attempt > 1 and not metrics.has_begun(tx, run):
         metrics.branch(tx, run)
-    run = _progress(tx, run, report, columns)
+    run = _record_progress(tx, run, report, columns)
     if report.effective_hyperparams is not None:
-        run = _effective(tx, run, report.effective_hyperparams)
+        run = _record_effective(tx, run, report.effective_hyperparams)
     if report.source is not None and (source := dump(report.source)) != run.source:
         run = limits.charge(tx, run, limits.ENTRY_BYTES + len(source), "/source")
         run = runs.change(tx, run, source=source)
@@ -122,7 +122,7 @@ def _take_in(tx: Tx, run: Run, report: ReportRequest) -> Run:
 
 def _take_in_machine(tx: Tx, run: Run, report: ReportRequest) -> None:
     """Record metrics of another rank's machine: of each key the newest value, at the run's step."""
-    begun = run.attempt == 1 or (run.attempt > 1 and metrics.begun(tx, run))
+    begun = run.attempt == 1 or (run.attempt > 1 and metrics.has_begun(tx, run))
     if run.heartbeat_at is None or not begun:
         return
     newest = {
@@ -132,7 +132,9 @@ def _take_in_machine(tx: Tx, run: Run, report: ReportRequest) -> None:
     metrics.write(tx, run, newest)
 
 
-def _progress(tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points.Column]) -> Run:
+def _record_progress(
+    tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points.Column]
+) -> Run:
     """Record that the trainer lives, and how far it is.
 
     A step beyond the last one belongs to another axis: its point is stored and it moves nothing.
@@ -151,7 +153,7 @@ def _progress(tx: Tx, run: Run, report: ReportRequest, columns: dict[str, points
     step = _step(report, columns, total)
     if step:
         if run.last_progress_at is None and not _knows_start(tx, run):
-            run = _go_on(tx, run, step, columns)
+            run = _begin_at(tx, run, step, columns)
             reached = min(reached, run.start_step)
         if step > reached or step < run.start_step:
             changes["last_progress_at"] = tx.now
@@ -204,7 +206,7 @@ def _knows_start(tx: Tx, run: Run) -> bool:
     )
 
 
-def _go_on(tx: Tx, run: Run, step: int, columns: dict[str, points.Column]) -> Run:
+def _begin_at(tx: Tx, run: Run, step: int, columns: dict[str, points.Column]) -> Run:
     """Let the attempt begin just before its first step of the training loop.
 
     A report may hold many steps; other axes are those whose key has no point at `step`.
@@ -246,10 +248,10 @@ def spec(tx: Tx, run_id: str, storage: CheckpointStorage) -> dict[str, Any]:
     return launches.get_spec(tx, run_id, storage)
 
 
-def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
+def _record_effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
     """Record what the trainer really uses. Each attempt that ignores overrides has an event."""
     try:
-        used = bounded(load(run.effective_hyperparams or "{}") | reported)
+        used = check_object(load(run.effective_hyperparams or "{}") | reported)
     except ValueError as error:
         raise InvalidInput(
             f"What was reported of the hyperparameters until now, and this, {error}.",
@@ -265,6 +267,6 @@ def _effective(tx: Tx, run: Run, reported: dict[str, Any]) -> Run:
     events.append(
         tx, run.experiment_id, "run.effective_hyperparams", run_id=run.id,
         effective_hyperparams=used, ignored=ignored or None,
-        detail=hyperparams.ignored_sentence(overridden),
+        detail=hyperparams.explain_ignored(overridden),
     )  # fmt: skip
     return run

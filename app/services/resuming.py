@@ -10,12 +10,12 @@ from app.domain.ids import new_id
 from app.domain.lifecycle import GONE, LAUNCHED, Reason, RunStatus, is_external
 from app.domain.lifecycle import CheckpointState as State
 from app.domain.recipes import Recipe
-from app.domain.requests import ResumeRequest, bounded
+from app.domain.requests import ResumeRequest, check_object
 from app.errors import BadCheckpointPath, CheckpointLost, Conflict, InvalidInput
 from app.services import checkpoints, promises, runs
 
 
-def _ancestors(tx: Tx, run: Run) -> list[str]:
+def _list_ancestors(tx: Tx, run: Run) -> list[str]:
     """Return the run and those it goes back to, itself first."""
     ids = [run.id]
     while run.parent_run_id is not None:
@@ -24,11 +24,11 @@ def _ancestors(tx: Tx, run: Run) -> list[str]:
     return ids
 
 
-def ready_in_lineage(tx: Tx, run: Run) -> list[str]:
+def list_ready_in_lineage(tx: Tx, run: Run) -> list[str]:
     """Return the paths of every ready checkpoint of a run and the runs it was resumed from."""
     return [
         ready.ckpt_path
-        for ancestor in _ancestors(tx, run)
+        for ancestor in _list_ancestors(tx, run)
         for ready in checkpoints.list_ready(tx, ancestor)
     ]
 
@@ -48,15 +48,15 @@ def resume(
     runs.check_recipe(parent.recipe, recipes)
     hyperparams = _merge(parent, request)
     runs.check_passed(parent.recipe, recipes, hyperparams, "/override_hyperparams")
-    source = _source(tx, parent, request.ckpt_path)
+    source = _find_source(tx, parent, request.ckpt_path)
     if source.state in GONE:
-        raise _lost(source, ready_in_lineage(tx, parent))
-    child = _child(tx, parent, source, request, hyperparams)
+        raise _make_lost_error(source, list_ready_in_lineage(tx, parent))
+    child = _build_child(tx, parent, source, request, hyperparams)
     runs.queue(tx, child)
     return child
 
 
-def _child(
+def _build_child(
     tx: Tx, parent: Run, source: Checkpoint, request: ResumeRequest, hyperparams: dict[str, Any]
 ) -> Run:
     """Make the row of a run that goes on from a checkpoint."""
@@ -67,7 +67,7 @@ def _child(
         root_run_id=parent.root_run_id,
         source_checkpoint_id=source.id,
         source_ckpt_path=source.ckpt_path,
-        source_attempt=checkpoints.origin(tx, source)[1],
+        source_attempt=checkpoints.find_origin(tx, source)[1],
         model=parent.model,
         recipe=parent.recipe,
         dataset=parent.dataset,
@@ -96,7 +96,7 @@ def _waiting_reason(parent: Run, source: Checkpoint) -> str | None:
 def _merge(parent: Run, request: ResumeRequest) -> dict[str, Any]:
     """Return the parent's hyperparameters with those that are overridden. Raises InvalidInput."""
     try:
-        return bounded(load(parent.hyperparams) | request.override_hyperparams)
+        return check_object(load(parent.hyperparams) | request.override_hyperparams)
     except ValueError as error:
         raise InvalidInput(
             f"The hyperparameters of run {parent.id}, overridden, {error}; override fewer.",
@@ -104,7 +104,7 @@ def _merge(parent: Run, request: ResumeRequest) -> dict[str, Any]:
         ) from error
 
 
-def _lost(source: Checkpoint, ready: list[str]) -> CheckpointLost:
+def _make_lost_error(source: Checkpoint, ready: list[str]) -> CheckpointLost:
     others = f"Ready: {', '.join(ready)}." if ready else "No other checkpoint is ready."
     return CheckpointLost(
         f"{source.ckpt_path} is {source.state}: {source.reason} {others}", ready=ready
@@ -136,7 +136,7 @@ def rerun(
             raise CheckpointLost(
                 f"The run started from {source.ckpt_path}, which is {source.state}: "
                 f"{source.reason}",
-                ready=ready_in_lineage(tx, run),
+                ready=list_ready_in_lineage(tx, run),
             )
         start = source.step or 0
     again = Run(
@@ -161,11 +161,13 @@ _SUBMITTED = (
 """Columns that a run was submitted with."""
 
 
-def _source(tx: Tx, parent: Run, ckpt_path: str | None) -> Checkpoint:
+def _find_source(tx: Tx, parent: Run, ckpt_path: str | None) -> Checkpoint:
     """Return the checkpoint that a resume starts from."""
     if ckpt_path is not None:
         path = paths.parse(ckpt_path)
-        if path.experiment_id != parent.experiment_id or path.run_id not in _ancestors(tx, parent):
+        if path.experiment_id != parent.experiment_id or path.run_id not in _list_ancestors(
+            tx, parent
+        ):
             raise BadCheckpointPath(
                 f"A checkpoint of this run begins with /ckpts/{parent.experiment_id}/{parent.id}/; "
                 "those of the runs it was resumed from may be named too.",

@@ -125,12 +125,12 @@ def rule_of(recipe: Recipe) -> Rule | None:
     return Rule(recipe.keep_checkpoints, recipe.keep_best or None, highest)
 
 
-def configured_limits(recipes: Mapping[str, Recipe]) -> dict[str, Limit]:
+def get_limits(recipes: Mapping[str, Recipe]) -> dict[str, Limit]:
     """Return what the recipes keep that do not keep all."""
     return {name: rule for name, recipe in recipes.items() if (rule := rule_of(recipe))}
 
 
-def over_limit(tx: Tx, keep: Keep, experiment_id: str | None = None) -> dict[str, Limit]:
+def list_over_limit(tx: Tx, keep: Keep, experiment_id: str | None = None) -> dict[str, Limit]:
     """Return the ids of the runs with more ready checkpoints than are kept, and what is kept."""
     if isinstance(keep, int):
         keep = {row[0]: keep for row in tx.all(_recipes)}
@@ -153,18 +153,18 @@ def plan(tx: Tx, keep: Keep, experiment_id: str | None = None) -> list[Checkpoin
     """Return the checkpoints that would be deleted. Changes nothing."""
     return [
         checkpoint
-        for run_id, number in over_limit(tx, keep, experiment_id).items()
-        for checkpoint in prunable(tx, runs.get(tx, run_id), number)
+        for run_id, number in list_over_limit(tx, keep, experiment_id).items()
+        for checkpoint in list_prunable(tx, runs.get(tx, run_id), number)
     ]
 
 
-def prunable(tx: Tx, run: Run, keep: Limit) -> list[Checkpoint]:
+def list_prunable(tx: Tx, run: Run, keep: Limit) -> list[Checkpoint]:
     """Return the checkpoints of a run that nothing needs and the rule does not keep."""
     ready = checkpoints.list_ready(tx, run.id)
     with_files = [checkpoint for checkpoint in ready if checkpoint.stored_as_id is None]
     needed = {row[0] for row in tx.all(_needed, run=run.id, root=run.root_run_id)}
     started_from = run.start_step if run.status not in TERMINAL else None
-    kept = _kept(with_files, _rule(keep))
+    kept = _choose_kept(with_files, _rule(keep))
     return [
         checkpoint
         for checkpoint in with_files
@@ -176,7 +176,7 @@ def prunable(tx: Tx, run: Run, keep: Limit) -> list[Checkpoint]:
     ]
 
 
-def _kept(newest_first: Sequence[Checkpoint], rule: Rule) -> set[str]:
+def _choose_kept(newest_first: Sequence[Checkpoint], rule: Rule) -> set[str]:
     """Return the ids of the checkpoints that a rule keeps: also the newest, whatever it is like."""
     good = [checkpoint for checkpoint in newest_first if checkpoints.is_good(checkpoint)]
     kept = [*newest_first[:1], *(good or newest_first)[: rule.newest]]
@@ -198,14 +198,15 @@ def delete(tx: Tx, run_id: str, keep: Limit) -> list[Checkpoint]:
     Their files are removed afterwards.
     """
     run = runs.lock(tx, run_id)
-    for checkpoint in prunable(tx, run, keep):
+    for checkpoint in list_prunable(tx, run, keep):
         # Locked, so that nobody resumes from it or marks it from here on; then read again.
         checkpoints.lock_by_path(tx, checkpoint.ckpt_path)
     rule = _rule(keep)
     best = f", and the best by {rule.best}" if rule.best else ""
     reason = f"Retention deleted it: of this run the newest {rule.newest} are kept{best}."
     return [
-        checkpoints.mark_deleted(tx, checkpoint, reason) for checkpoint in prunable(tx, run, keep)
+        checkpoints.mark_deleted(tx, checkpoint, reason)
+        for checkpoint in list_prunable(tx, run, keep)
     ]
 
 

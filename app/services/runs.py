@@ -97,27 +97,27 @@ class Cancelled(NamedTuple):
 
 def get(tx: Tx, run_id: str, experiment_id: str | None = None) -> Run:
     """Return the run (of this experiment, when one is given). Raises NotFound."""
-    return _checked(tx.first(_by_id, run_id), run_id, experiment_id)
+    return _check_run(tx.first(_by_id, run_id), run_id, experiment_id)
 
 
 def get_summary(tx: Tx, run_id: str, experiment_id: str) -> RunSummaryRow:
     """Return the run of this experiment at a glance. Raises NotFound."""
-    return _checked(tx.first(_summary, run_id), run_id, experiment_id)
+    return _check_run(tx.first(_summary, run_id), run_id, experiment_id)
 
 
 def lock(tx: Tx, run_id: str, experiment_id: str | None = None) -> Run:
     """Lock the run against other writers until the transaction ends. Raises NotFound."""
-    return _checked(tx.first(_lock, id=run_id), run_id, experiment_id)
+    return _check_run(tx.first(_lock, id=run_id), run_id, experiment_id)
 
 
-def _checked(run: RunT | None, run_id: str, experiment_id: str | None) -> RunT:
+def _check_run(run: RunT | None, run_id: str, experiment_id: str | None) -> RunT:
     if run is None or experiment_id not in (None, run.experiment_id):
         where = "" if experiment_id is None else f" in experiment {experiment_id}"
         raise NotFound(f"There is no run {run_id}{where}.")
     return run
 
 
-def children(tx: Tx, run_id: str) -> list[Run]:
+def list_children(tx: Tx, run_id: str) -> list[Run]:
     """Return the runs resumed from this one, oldest first."""
     return tx.all(_children, id=run_id)
 

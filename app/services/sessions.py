@@ -24,7 +24,7 @@ QUIET_SECONDS = 15.0
 _STARTED = time.monotonic()
 
 
-def stale(run: Run) -> StaleAttempt:
+def make_stale_error(run: Run) -> StaleAttempt:
     return StaleAttempt(
         f"This report is not of the run's present attempt, {run.attempt}.", attempt=run.attempt
     )
@@ -39,13 +39,13 @@ def require_current(run: Run, attempt: int | None, session: str | None) -> None:
         raise RunFinished(f"The run is {run.status}; nothing more is recorded.")
     if not is_external(run):
         if attempt != run.attempt or run.status == RunStatus.QUEUED:
-            raise stale(run)
+            raise make_stale_error(run)
         return
     sessions: list[str] = load(run.sessions)
     if session is None or session not in sessions:
         raise SessionActive("Report with this session first.", retry_after=1)
     if session != sessions[-1]:
-        raise stale(run)
+        raise make_stale_error(run)
 
 
 def check_batch(run: Run, report: ReportRequest) -> None:
@@ -67,7 +67,7 @@ def attach(tx: Tx, run: Run, report: ReportRequest) -> tuple[Run, bool]:
     sessions: list[str] = load(run.sessions)
     current = sessions[-1] if sessions else None
     if report.attempt not in (None, run.attempt + queued):
-        raise stale(run)
+        raise make_stale_error(run)
     if queued:
         start, source_attempt = _start(tx, run)
         run = runs.change(tx, run, source_attempt=source_attempt)
@@ -78,7 +78,7 @@ def attach(tx: Tx, run: Run, report: ReportRequest) -> tuple[Run, bool]:
         _refuse_batch(report)
         return run, True
     if report.session in sessions:
-        raise stale(run)
+        raise make_stale_error(run)
     # A trainer without a session may begin to send one, unless it has counted its batches.
     if current is None and run.last_batch == 0:
         return runs.change(tx, run, sessions=dump([report.session])), True
@@ -106,21 +106,21 @@ def _replace_session(tx: Tx, run: Run, report: ReportRequest) -> tuple[Run, bool
             retry_after=max(1, math.ceil(min(wait, QUIET_SECONDS))),
         )
     if cancelling:  # told to stop, too; a cancelling run begins no attempt
-        return run if wait > 0 else _seat(tx, run, report.session), wait <= 0
+        return run if wait > 0 else _switch_session(tx, run, report.session), wait <= 0
     run = runs.move(tx, run, RunStatus.QUEUED, detail="The trainer was started again.")
     return _begin(tx, run, report.session, run.step, "Another trainer attached."), True
 
 
 def _begin(tx: Tx, run: Run, session: str | None, start: int, detail: str) -> Run:
     """Start the next attempt of an external run."""
-    run = limits.charge(tx, _seat(tx, run, session), 4 * limits.ENTRY_BYTES, "/session")
+    run = limits.charge(tx, _switch_session(tx, run, session), 4 * limits.ENTRY_BYTES, "/session")
     return runs.move(
         tx, run, RunStatus.STARTING, detail=detail, attempt=run.attempt + 1,
         start_step=start, step=start, finished=False, launched_at=tx.now,
     )  # fmt: skip
 
 
-def _seat(tx: Tx, run: Run, session: str | None) -> Run:
+def _switch_session(tx: Tx, run: Run, session: str | None) -> Run:
     """Make a session the one that reports on the run. Its batches begin at 1."""
     sessions = [*load(run.sessions), *([session] if session else [])][-MAX_SESSIONS:]
     return runs.change(tx, run, sessions=dump(sessions), session_closed=False, last_batch=0)

@@ -67,7 +67,7 @@ def _create(tx: Tx, identity: Identity) -> User:
 
 
 def _set_roles(tx: Tx, user: User, identity: Identity, groups: GroupRoles) -> None:
-    held = {role.project_id: role.role for role in projects.roles_of(tx, user.id)}
+    held = {role.project_id: role.role for role in projects.list_roles(tx, user.id)}
     for name in groups.projects:
         project = projects.find_by_name(tx, name)
         if project is None:

@@ -21,7 +21,7 @@ from app.domain.lifecycle import TERMINAL, RunStatus, is_external
 from app.domain.permissions import DEFAULT_PROJECT
 from app.domain.reports import MetricColumns, ReportRequest
 from app.domain.requests import MAX_NAME, ExperimentRequest, RunRequest, UpdateRunRequest
-from app.domain.tracking import NAME_LABEL, moves_progress, typed
+from app.domain.tracking import NAME_LABEL, moves_progress, parse_parameter
 from app.errors import InvalidInput, NameTaken
 from app.services import audit, edits, experiments, labels, projects, reports, runs
 from app.services.audit import Action
@@ -118,7 +118,7 @@ def rename(tx: Tx, run_id: str, name: str) -> Run:
 def log(tx: Tx, writer: Writer, points: Iterable[Point], params: Mapping[str, str]) -> None:
     """Record metrics and parameters, which are texts, as one report. Raises like `report`."""
     requested = load(runs.get(tx, writer.run_id).hyperparams)
-    used = {key: typed(text, requested.get(key)) for key, text in params.items()}
+    used = {key: parse_parameter(text, requested.get(key)) for key, text in params.items()}
     report(tx, writer, points, used)
 
 

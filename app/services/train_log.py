@@ -50,7 +50,7 @@ class _Log(NamedTuple):
     size: int
 
 
-def size(run_dir: Path) -> int:
+def measure_size(run_dir: Path) -> int:
     """Return the offset of the end; 0 when there is no log yet. Raises NotFound."""
     try:
         with _open(run_dir) as log:
@@ -78,16 +78,16 @@ def read(run_dir: Path, offset: int, most: int) -> Part:
         with _open(run_dir) as log:
             if offset >= log.size:  # some file systems cannot even seek that far
                 return Part(b"", offset)
-            dropped, is_locked = _dropped(log.folder), False
+            dropped, is_locked = _read_dropped(log.folder), False
             while True:
                 # Where holes cannot be made the end is written again, and is zeros meanwhile.
                 if dropped.is_moving and not is_locked:
                     is_locked = _lock_to_read(log.descriptor)
                     if not is_locked:
                         return Part(b"", offset)
-                    dropped = _dropped(log.folder)
+                    dropped = _read_dropped(log.folder)
                 part = _read(log, offset, most, dropped.range)
-                before, dropped = dropped, _dropped(log.folder)
+                before, dropped = dropped, _read_dropped(log.folder)
                 if dropped == before:  # else it may have been dropped while it was read: as zeros
                     return part
     except FileNotFoundError:
@@ -134,7 +134,7 @@ def _open(run_dir: Path) -> Iterator[_Log]:
         raise NotFound(f"The log cannot be shown: {error.strerror}.") from error
 
 
-def _dropped(folder: int) -> _Dropped:
+def _read_dropped(folder: int) -> _Dropped:
     """Return the offsets of what the agent has dropped; empty where nothing tells of any."""
     try:
         record = json.loads(files.read(folder, _DROPPED, 1024))
@@ -187,7 +187,7 @@ def remove(run_dir: Path) -> None:
         return
 
 
-def received(run_dir: Path, attempt: int) -> tuple[int, int]:
+def measure_received(run_dir: Path, attempt: int) -> tuple[int, int]:
     """Return where the output of an attempt begins in the log, and how much of it is there.
 
     Raises like `append`.
@@ -229,7 +229,7 @@ def _start(folder: int, log: int, attempt: int) -> int:
 def _drop_middle(folder: int, log: int, size: int, most: int) -> None:
     """Make a hole of the middle of a log that is too long, as the agent does where it can."""
     head, tail = max(most // 8, BLOCK) & -BLOCK, most // 2
-    kept_from = _dropped(folder).range.stop
+    kept_from = _read_dropped(folder).range.stop
     cut = (size - tail) & -BLOCK
     if size - kept_from <= most - head or cut <= head:
         return

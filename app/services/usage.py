@@ -115,9 +115,11 @@ def record(tx: Tx, run: Run, outcome: RunStatus) -> None:
         return  # its launch failed
     last = tx.first(_last_end, run=run.id)
     saved = tx.first(_last_saved, run=run.id, attempt=run.attempt)
-    used = _between(began_at, tx.now)
+    used = _count_seconds(began_at, tx.now)
     kept_until = (saved and saved[0]) or began_at
-    wasted = 0.0 if outcome is RunStatus.SUCCEEDED else min(used, _between(kept_until, tx.now))
+    wasted = (
+        0.0 if outcome is RunStatus.SUCCEEDED else min(used, _count_seconds(kept_until, tx.now))
+    )
     # Measured, else what is known of a run that ended before it could be.
     seconds, steps = run.pace_seconds, run.pace_steps
     if not steps:
@@ -129,12 +131,12 @@ def record(tx: Tx, run: Run, outcome: RunStatus) -> None:
         run_id=run.id, attempt=run.attempt, experiment_id=run.experiment_id,
         ended_at=tx.now, outcome=outcome.value, gpus=gpus,
         used_seconds=used, wasted_seconds=wasted,
-        waited_seconds=_between((last and last[0]) or run.created_at, began_at),
+        waited_seconds=_count_seconds((last and last[0]) or run.created_at, began_at),
         saved_seconds=run.start_step * seconds / steps if steps else 0.0,
     ))  # fmt: skip
 
 
-def _between(earlier: str, later: str) -> float:
+def _count_seconds(earlier: str, later: str) -> float:
     """Return the seconds between two times; none where the clock was set back."""
     return max(0.0, seconds_between(earlier, later))
 

@@ -110,10 +110,10 @@ def own(tx: Tx, webhook_id: str) -> Webhook:
 def find(tx: Tx, webhook_id: str) -> Webhook | None:
     """Return a webhook, or None if there is none with this id."""
     webhook = tx.first(_by_id, webhook_id)
-    return None if webhook is None else _shown(tx, webhook)
+    return None if webhook is None else _hide_secret(tx, webhook)
 
 
-def _shown(tx: Tx, webhook: Webhook) -> Webhook:
+def _hide_secret(tx: Tx, webhook: Webhook) -> Webhook:
     """Return a webhook; who may not change it sees only the host of its URL, often a secret."""
     if may_change(tx, webhook.experiment_id, webhook.project_id):
         return webhook
@@ -139,7 +139,7 @@ def get(tx: Tx, webhook_id: str) -> Webhook:
 
 def list_all(tx: Tx) -> list[Webhook]:
     """Return every webhook, oldest first."""
-    return [_shown(tx, webhook) for webhook in tx.all(_all)]
+    return [_hide_secret(tx, webhook) for webhook in tx.all(_all)]
 
 
 def update(tx: Tx, webhook_id: str, request: WebhookUpdate) -> Webhook:

@@ -142,7 +142,7 @@ class DirectoryArtifacts:
         prefix = f"{folder}/" if folder else ""
         with suppress(NotFound), _answering(folder), self._open(owner, names) as opened:
             artifacts = []
-            for name in files.names(opened):
+            for name in files.list_names(opened):
                 status = os.stat(name, dir_fd=opened, follow_symlinks=False)
                 if stat.S_ISDIR(status.st_mode):
                     artifacts.append(Artifact(prefix + name, 0, is_folder=True))
@@ -258,14 +258,14 @@ class BucketArtifacts:
         self._bucket.delete(self._bucket.entries(_top(owner)))
 
     def _key(self, owner: Owner, path: str) -> str:
-        return f"{_top(owner)}/{'/'.join(map(_quoted, check(path)))}"
+        return f"{_top(owner)}/{'/'.join(map(_quote_name, check(path)))}"
 
 
 def _top(owner: Owner) -> str:
     return f"artifacts/{owner.experiment_id}/{owner.run_id}"
 
 
-def _quoted(name: str) -> str:
+def _quote_name(name: str) -> str:
     """Return a name as it stands in a key: stores and URLs take other characters for something."""
     return quote(name, safe=" !'()*+,=@")
 

@@ -133,7 +133,7 @@ class DirectoryStorage:
         path = CheckpointPath(experiment_id, run_id, "")
         missing = suppress(FileNotFoundError, NotADirectoryError)
         with _answering(path, "removed"), missing, self._open_run(path) as folder:
-            for name in files.names(folder):
+            for name in files.list_names(folder):
                 if name.startswith(_DRAFT):
                     shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
 
@@ -149,7 +149,7 @@ class DirectoryStorage:
         missing = suppress(FileNotFoundError, NotADirectoryError)
         size = 0
         with _answering(path), missing, self._open_run(path) as folder:
-            for name in files.names(folder):
+            for name in files.list_names(folder):
                 if name.startswith(_DRAFT):
                     size += tree_size(folder, name)
         return size
@@ -208,7 +208,7 @@ class DirectoryStorage:
             with _answering(path), self._open_run(path) as folder:
                 return [
                     path._replace(name=name)
-                    for name in files.names(folder)
+                    for name in files.list_names(folder)
                     if paths.is_name(name) and has_manifest(folder, name)
                 ]
         except Damaged:  # the run has no directory

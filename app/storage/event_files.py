@@ -16,8 +16,8 @@ from app.domain.event_files import (
     TAIL,
     NoEventFile,
     Scalar,
+    parse_scalars,
     record_length,
-    scalars,
 )
 from app.storage import files
 
@@ -91,7 +91,7 @@ class EventFiles:
         if depth > MAX_DEPTH or left[0] < 0:
             return
         is_wanted = any(pattern in ((), ("**",)) for pattern in patterns)
-        for name in files.names(folder):
+        for name in files.list_names(folder):
             below = [rest for pattern in patterns for rest in _match(pattern, name)]
             if is_wanted and _NAME.fullmatch(name) and files.is_file(folder, name):
                 yield prefix + name
@@ -126,7 +126,7 @@ class EventFiles:
                 if at + HEAD + length + TAIL > size:
                     break  # a record that is still being written
                 if length <= MAX_RECORD:
-                    values += scalars(stream.read(length))
+                    values += parse_scalars(stream.read(length))
                 at += HEAD + length + TAIL
             self._offsets[path] = at
         return values

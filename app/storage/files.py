@@ -108,7 +108,7 @@ def write(folder: int, name: str, content: bytes) -> None:
         raise
 
 
-def names(folder: int) -> list[str]:
+def list_names(folder: int) -> list[str]:
     """Return the names in a directory, sorted."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries)

@@ -161,9 +161,9 @@ class Bucket:
         (such as OpenStack Swift) heed it only if nobody else writes: one try may find nothing.
         """
         for _ in range(races):
-            self._race()
+            self._race_writers()
 
-    def _race(self) -> None:
+    def _race_writers(self) -> None:
         key = f"{_PROBE}{secrets.token_hex(8)}"
         racers = range(RACERS)
         winners = run_all(lambda number: self.create(key, b"%d" % number), racers, RACERS)

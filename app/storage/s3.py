@@ -37,7 +37,7 @@ class S3Storage(S3Drafts):
         Raises ValueError in one sentence; CheckpointUnreadable if it cannot answer now, and it
         could never before.
         """
-        known = self._known()
+        known = self._read_mark()
         try:
             self.bucket.probe(1 if known else RACES)
             identity = self.bucket.identity(None if known else secrets.token_hex(16))
@@ -53,7 +53,7 @@ class S3Storage(S3Drafts):
                 f"its checkpoints in; if they were moved there, remove {self._mark}"
             )
 
-    def _known(self) -> str | None:
+    def _read_mark(self) -> str | None:
         try:
             return self._mark.read_text()
         except FileNotFoundError:
@@ -114,7 +114,7 @@ class S3Storage(S3Drafts):
         try:
             if self.bucket.head(manifest_key(path)) is not None:
                 return True
-            return bool(self._orphans(path))
+            return bool(self._list_orphans(path))
         except CheckpointUnreadable:
             return True
 
@@ -168,11 +168,11 @@ class S3Storage(S3Drafts):
         self.bucket.delete(keys)
 
     def _remove_orphans(self, path: CheckpointPath) -> None:
-        for draft in self._orphans(path):
+        for draft in self._list_orphans(path):
             self.bucket.put(f"{draft_folder(draft)}/{DRAFT}", b"")
             self.abandon(draft)
 
-    def _orphans(self, path: CheckpointPath) -> list[Draft]:
+    def _list_orphans(self, path: CheckpointPath) -> list[Draft]:
         """Return what was committed under a path and has no manifest any more."""
         keys = self.bucket.entries(f"{run_folder(path)}/{path.name}")
         marked = [draft_of(key) for key in keys if key.endswith(f"/{COMMITTED}")]
@@ -192,7 +192,7 @@ class S3Storage(S3Drafts):
         ]
 
     def is_in_place(self, data_dir: str) -> bool:
-        known = self._known()
+        known = self._read_mark()
         return known is not None and self.bucket.identity() == known
 
     def location(self, experiment_id: str, run_id: str, name: str | None = None) -> str | None:
@@ -219,7 +219,7 @@ class S3Storage(S3Drafts):
 
     def _require_in_place(self) -> None:
         """Raise CheckpointUnreadable if the bucket is not the one that the service began with."""
-        known = self._known()
+        known = self._read_mark()
         if known is not None and self.bucket.identity() != known:
             raise CheckpointUnreadable(
                 f"{self.bucket.url} is not the store of this service any more.", retry_after=5

@@ -254,10 +254,10 @@ class S3Drafts:
         return False
 
     def remove_drafts(self, experiment_id: str, run_id: str) -> None:
-        for draft in self._drafts(f"ckpts/{experiment_id}/{run_id}"):
+        for draft in self._list_drafts(f"ckpts/{experiment_id}/{run_id}"):
             self.abandon(draft)
 
-    def _drafts(self, prefix: str) -> list[Draft]:
+    def _list_drafts(self, prefix: str) -> list[Draft]:
         marked = [key for key in self.bucket.entries(prefix) if key.endswith(f"/{DRAFT}")]
         return [draft for key in marked if (draft := draft_of(key)) is not None]
 

@@ -123,7 +123,7 @@ class StagedStorage:
     def _strip_older(self, path: CheckpointPath) -> None:
         """Free the disk of a verified checkpoint once a newer one of its run is here."""
         with suppress(Damaged):
-            copies = self._copies(path.experiment_id, path.run_id)
+            copies = self._list_copies(path.experiment_id, path.run_id)
             if path in copies[:-1]:
                 self.local.strip(path)
             # Those before it were verified before it, or are verified again.
@@ -131,7 +131,7 @@ class StagedStorage:
                 if self._is_stored(older):
                     self.local.strip(older)
 
-    def _copies(self, experiment_id: str, run_id: str) -> list[CheckpointPath]:
+    def _list_copies(self, experiment_id: str, run_id: str) -> list[CheckpointPath]:
         """Return the whole checkpoints of a run that are here, oldest first."""
         whole = filter(self.local.is_whole, self.local.list_run(experiment_id, run_id))
         return sorted(whole, key=self.local.modified_at)
@@ -194,7 +194,7 @@ class StagedStorage:
 
         def fetch(file: File) -> None:
             pieces = self.store.read(path, file.path)
-            self.local.write(draft, file.path, _checked(pieces, file))
+            self.local.write(draft, file.path, _check_content(pieces, file))
 
         try:
             run_all(fetch, manifest.files)
@@ -212,7 +212,7 @@ class StagedStorage:
     def clean_up(self) -> None:
         """Take in what could not be when it was verified, and free the disk of old copies."""
         for run in self.local.list_runs():
-            for number, path in enumerate(copies := self._copies(*run)):
+            for number, path in enumerate(copies := self._list_copies(*run)):
                 with suppress(Damaged):  # its verification tells
                     self.take_in(path)
                     is_newest = number == len(copies) - 1
@@ -225,7 +225,7 @@ class StagedStorage:
             self.store.clean_up()
 
 
-def _checked(pieces: Iterable[bytes], file: File) -> Iterator[bytes]:
+def _check_content(pieces: Iterable[bytes], file: File) -> Iterator[bytes]:
     """Yield the bytes of a file. Raises Damaged at the end if they are not what was written."""
     digest = hashlib.sha256()
     for piece in pieces:

@@ -126,7 +126,7 @@ class Supervisor:
         self.wrong_data_dir = False
         """True while runs are under way in another data directory than ours."""
 
-    def trouble(self) -> str | None:
+    def describe_trouble(self) -> str | None:
         """Say what keeps this server from its work now; None if nothing does."""
         if not self._running:
             return "The supervisor is not running; see the log."

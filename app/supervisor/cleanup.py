@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 async def clean_up(state: SupervisorState) -> None:
     """Delete keys, messages and audit entries past their time, and what recipes do not keep."""
-    limits = retention.configured_limits(state.recipes)
+    limits = retention.get_limits(state.recipes)
     if time.monotonic() - state.cleaned_up_at >= EVERY_SECONDS:
         await state.db.write(idempotency.expire)
         await state.db.write(deliveries.expire)
         await state.db.write(audit.expire, state.settings.audit_days)
-        state.over_limit |= await state.db.scan(retention.over_limit, limits)
+        state.over_limit |= await state.db.scan(retention.list_over_limit, limits)
         state.pending_deletion = True
         state.cleaned_up_at = time.monotonic()
         if _STORAGE not in state.jobs:

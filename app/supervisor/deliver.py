@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from app.db.sql import load
 from app.db.tables import WebhookDelivery
-from app.domain.mail import MAILTO, SmtpServer, compose, recipients
+from app.domain.mail import MAILTO, SmtpServer, compose, parse_recipients
 from app.domain.webhooks import signing_secret
 from app.services import deliveries
 from app.services.deliveries import Attempt, Due
@@ -63,5 +63,5 @@ async def _send_mail(state: SupervisorState, url: str, delivery: WebhookDelivery
     if settings.smtp_url is None:
         return Answer(None, "The operator has set no LLM_TRAIN_SMTP_URL.")
     subject, text = compose(load(delivery.body))
-    composed = mail.Mail(delivery.id, settings.mail_from, recipients(url), subject, text)
+    composed = mail.Mail(delivery.id, settings.mail_from, parse_recipients(url), subject, text)
     return await state.mailers.run(mail.send, composed, SmtpServer.parse(settings.smtp_url))

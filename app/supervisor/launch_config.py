@@ -24,7 +24,7 @@ from app.storage import files
 from app.supervisor.state import SupervisorState, key_of
 
 
-def local_job(
+def build_local_job(
     state: SupervisorState, run: AnyRun, recipe: Recipe, hyperparams: dict[str, Any]
 ) -> Job:
     """Return the job of an attempt whose agent shares the service's files. Raises BadArgument."""
@@ -60,7 +60,7 @@ def local_job(
     return Job(key_of(run), state.resources(run), allocation, mailbox, config)
 
 
-def remote_job(state: SupervisorState, run: AnyRun, avoid: tuple[str, ...] = ()) -> Job:
+def build_remote_job(state: SupervisorState, run: AnyRun, avoid: tuple[str, ...] = ()) -> Job:
     """Return the job of an attempt whose agent asks the service over HTTP for all it needs."""
     code = claim_code(state.secret, run.id, run.attempt)
     mailbox = HttpMailboxAddress(state.settings.public_url or state.api_url, code)
@@ -68,14 +68,14 @@ def remote_job(state: SupervisorState, run: AnyRun, avoid: tuple[str, ...] = ())
     return Job(key_of(run), state.resources(run), None, mailbox, None, priority, avoid)
 
 
-def remote_spec(
+def build_remote_spec(
     state: SupervisorState, run: Run, recipe: Recipe, source: Source | None
 ) -> dict[str, Any]:
     """Return the spec of the next attempt for a trainer whose agent has its mailbox over HTTP.
 
     Without shared files that one fetches and uploads checkpoints, and knows where.
     """
-    content = spec(state, run, recipe, (), source)
+    content = build_spec(state, run, recipe, (), source)
     if state.launcher(run).shares_files:
         return content
     content |= {"files": "http"}
@@ -85,7 +85,7 @@ def remote_spec(
     return content
 
 
-def spec(
+def build_spec(
     state: SupervisorState, run: Run, recipe: Recipe, gpus: Sequence[str], source: Source | None
 ) -> dict[str, Any]:
     """Return what the trainer of the run's next attempt must do, and from which checkpoint."""

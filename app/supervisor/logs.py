@@ -28,11 +28,11 @@ def find_clues(run_dir: Path, attempt: int, log_start: int) -> Clues:
     """
     from app.domain.clues import read_clues  # its patterns take a start 7 ms
 
-    clues = read_clues(_tail(run_dir, "train.log", log_start))
+    clues = read_clues(_read_tail(run_dir, "train.log", log_start))
     if clues.error or clues.child_signal is not None:
         return clues
     for log in _rank_logs(run_dir, attempt):
-        of_rank = read_clues(_tail(run_dir, str(log.relative_to(run_dir)), 0))
+        of_rank = read_clues(_read_tail(run_dir, str(log.relative_to(run_dir)), 0))
         if of_rank.error:
             return clues._replace(error=of_rank.error)
     return clues
@@ -43,7 +43,7 @@ def remove_logs(run_dir: Path) -> None:
 
     What the trainer puts in their place meanwhile, a link or a directory, leads nowhere.
     """
-    for path in list(_below(run_dir, math.inf)):
+    for path in list(_list_logs(run_dir, math.inf)):
         *folders, name = path.relative_to(run_dir).parts
         with (
             suppress(FileNotFoundError, files.Unusable),
@@ -54,7 +54,7 @@ def remove_logs(run_dir: Path) -> None:
     train_log.remove(run_dir)
 
 
-def _tail(run_dir: Path, name: str, start: int) -> str:
+def _read_tail(run_dir: Path, name: str, start: int) -> str:
     """Return the end of a log from `start` on; of one that is shorter than that, of all of it."""
     *folders, file_name = Path(name).parts
     try:
@@ -76,7 +76,7 @@ def _rank_logs(run_dir: Path, attempt: int) -> list[Path]:
     earlier = run_dir / f"attempt-{attempt - 1}" / "exit.json"
     since = earlier.stat().st_mtime_ns if earlier.exists() else 0
     logs = []
-    for path in _below(run_dir, MOST_ENTRIES):
+    for path in _list_logs(run_dir, MOST_ENTRIES):
         with suppress(OSError):
             status = path.lstat()
             if stat.S_ISREG(status.st_mode) and status.st_mtime_ns > since:
@@ -84,7 +84,7 @@ def _rank_logs(run_dir: Path, attempt: int) -> list[Path]:
     return [path for _, path in sorted(logs, reverse=True)[:MOST_LOGS]]
 
 
-def _below(run_dir: Path, most_entries: float) -> Iterator[Path]:
+def _list_logs(run_dir: Path, most_entries: float) -> Iterator[Path]:
     """Yield the logs in the directories of a run, but train.log; links are not followed."""
     entries = 0
     for folder, folders, names in os.walk(run_dir):

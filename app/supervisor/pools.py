@@ -69,7 +69,7 @@ async def look(state: SupervisorState, first: QueuedRun) -> View:
     live = await state.db.read(live_runs.list_launched)
     live += await state.db.read(live_runs.list_submitted)
     view.live = {run.id: run for run in live}
-    owners = await state.db.read(live_runs.projects_of_live) if len(limits) > 1 else {}
+    owners = await state.db.read(live_runs.list_projects_of_live) if len(limits) > 1 else {}
     saved: set[str] = set()
     if any(run.priority > first.priority for run in live):
         saved = await state.db.read(live_runs.list_saved)

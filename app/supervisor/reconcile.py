@@ -154,7 +154,7 @@ async def _handle_absent(state: SupervisorState, run: LiveRun) -> None:
         if attempt.launched_at is None:
             attempt.launched_at = state.clock()
         if state.clock() - attempt.launched_at > RELAUNCH_SECONDS:
-            await _never_begin(state, run)
+            await _prevent_start(state, run)
         return
     offer = await asyncio.to_thread(state.launcher(run).offer)
     if offer is not None and offer.host is not None and run.host not in (None, offer.host):
@@ -164,7 +164,7 @@ async def _handle_absent(state: SupervisorState, run: LiveRun) -> None:
         await state.db.write(launches.requeue, run.id, run.attempt, detail)
         state.forget(run)
     elif run.status == RunStatus.CANCELLING or recipe is None:
-        await _never_begin(state, run)
+        await _prevent_start(state, run)
     elif run.id not in state.starting and (
         attempt.launched_at is None or state.clock() - attempt.launched_at > RELAUNCH_SECONDS
     ):
@@ -172,7 +172,7 @@ async def _handle_absent(state: SupervisorState, run: LiveRun) -> None:
         await submit(state, run, recipe)
 
 
-async def _never_begin(state: SupervisorState, run: LiveRun) -> None:
+async def _prevent_start(state: SupervisorState, run: LiveRun) -> None:
     """Prevent an attempt from beginning; the next look finds it ended."""
     await end_leftovers(state, run)
     state.wakeup.set()

@@ -62,7 +62,7 @@ async def launch(state: SupervisorState) -> None:
     queue, queued = await _read_queue(state, view)
     by_id = {run.id: run for run in queued}
     now = timestamp()
-    waiting = [_waiting(state, queue, run, now) for run in queued]
+    waiting = [_make_waiting(state, queue, run, now) for run in queued]
     if queue is not state.queue:
         said = state.waiting_words
         state.waiting_words = {id: said[id] for id in by_id if id in said}
@@ -105,12 +105,12 @@ def _with_position(
 
 async def _read_queue(state: SupervisorState, view: View) -> tuple[QueueSnapshot, list[QueuedRun]]:
     """Return the last look, if the next one only has to go on from it, and the runs to look at."""
-    queue = await _snapshot(state, view)
+    queue = await _get_snapshot(state, view)
     queued = await _read_after(state, queue.cursor)
     projects = queue.projects | {run.project_id for run in queued}
     if queue is state.queue and queued and len(projects) > 1:
         # Whose turn it is among projects is decided among all of their runs.
-        queue = _new_snapshot(state, view)
+        queue = _take_snapshot(state, view)
         queued = await _read_after(state, queue.cursor)
     queue.projects = projects
     if queued:
@@ -129,7 +129,9 @@ async def _read_after(state: SupervisorState, cursor: QueueCursor) -> list[Queue
     return queued
 
 
-def _waiting(state: SupervisorState, queue: QueueSnapshot, run: QueuedRun, now: str) -> Waiting:
+def _make_waiting(
+    state: SupervisorState, queue: QueueSnapshot, run: QueuedRun, now: str
+) -> Waiting:
     """Return a queued run as the rules of the queue see it."""
     waited = max(0.0, seconds_between(run.queued_at, now))
     # Its turn may come with its age.
@@ -158,7 +160,7 @@ async def _start_or_wait(
         return WaitingReason(run.id, Reason.WAITING_FOR_RESOURCES, detail)
     if run.id in state.starting:
         queue.is_stuck = False
-        return _slow(state, run)
+        return _explain_slow_start(state, run)
     if (left := retrying.seconds_left(state, run, recipe)) > 0:
         _look_again(state, queue, left)
         return None
@@ -280,13 +282,13 @@ def _look_again(state: SupervisorState, queue: QueueSnapshot, seconds: float) ->
     queue.look_again_at = min(queue.look_again_at, state.clock() + seconds)
 
 
-def _new_snapshot(state: SupervisorState, view: View) -> QueueSnapshot:
+def _take_snapshot(state: SupervisorState, view: View) -> QueueSnapshot:
     return QueueSnapshot(view.signature(), state.clock(), plan=view.plan())
 
 
-async def _snapshot(state: SupervisorState, view: View) -> QueueSnapshot:
+async def _get_snapshot(state: SupervisorState, view: View) -> QueueSnapshot:
     """Return the last look at the queue, where the next one need only go on from it."""
-    now, new = state.clock(), _new_snapshot(state, view)
+    now, new = state.clock(), _take_snapshot(state, view)
     last = state.queue
     if last is None or last.machine != new.machine or now >= last.look_again_at:
         return new
@@ -302,7 +304,7 @@ async def _snapshot(state: SupervisorState, view: View) -> QueueSnapshot:
     return last
 
 
-def _slow(state: SupervisorState, run: QueuedRun) -> WaitingReason | None:
+def _explain_slow_start(state: SupervisorState, run: QueuedRun) -> WaitingReason | None:
     """Return why a start that takes long is not over yet."""
     about = name_of_start(run)
     if about in state.unreadable:

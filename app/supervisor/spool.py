@@ -52,7 +52,7 @@ async def _deliver(state: SupervisorState, run: LiveRun, about: str) -> None:
         return
     refused = 0
     with file:
-        while some := await asyncio.to_thread(_some, file, state.settings.max_body_bytes):
+        while some := await asyncio.to_thread(_read_some, file, state.settings.max_body_bytes):
             for line in some:
                 try:
                     await _ingest(state, run, line)
@@ -78,11 +78,11 @@ def _open(run_dir: Path, attempt: int) -> BinaryIO | None:
         return None
 
 
-def _some(file: BinaryIO, longest: int) -> list[bytes]:
+def _read_some(file: BinaryIO, longest: int) -> list[bytes]:
     """Return the next lines: as many as may be, or `longest` bytes of them and one more line."""
     lines: list[bytes] = []
     size = 0
-    for line in _lines(file, longest):
+    for line in _read_lines(file, longest):
         lines.append(line)
         size += len(line)
         if len(lines) == MOST_LINES or size > longest:
@@ -90,7 +90,7 @@ def _some(file: BinaryIO, longest: int) -> list[bytes]:
     return lines
 
 
-def _lines(file: BinaryIO, longest: int) -> Iterator[bytes]:
+def _read_lines(file: BinaryIO, longest: int) -> Iterator[bytes]:
     """Yield the lines of a file; of one that is too long for a request, its beginning.
 
     After a line that is longer than any hole of a power cut, nothing more is read.

@@ -94,7 +94,7 @@ async def _claim_and_launch(
     if not uses_files(launcher):
         await _submit(state, run, recipe, source, detail, allocation.gpus)
         return
-    spec = launch_config.spec(state, run, recipe, allocation.gpus, source)
+    spec = launch_config.build_spec(state, run, recipe, allocation.gpus, source)
     await asyncio.to_thread(launch_config.write_spec, state.run_dir(run.id), spec)
     failpoint("launch.before_claim")
     claimed = await state.db.write(
@@ -106,7 +106,7 @@ async def _claim_and_launch(
 
 
 async def _fail_without_source(state: SupervisorState, run: Run, why: str) -> None:
-    ready = await state.db.read(resuming.ready_in_lineage, run)
+    ready = await state.db.read(resuming.list_ready_in_lineage, run)
     exists = f"Ready: {', '.join(ready)}." if ready else "No checkpoint is ready."
     reason = Reason.CHECKPOINT_MISSING
     await state.db.write(launches.fail_queued, run.id, reason, f"{why} {exists}")
@@ -118,7 +118,7 @@ async def _submit(
 ) -> None:  # fmt: skip
     """Record the next attempt and give it to an engine, where its agent claims it."""
     ready = source if source is not None and source.stored.state == State.READY else None
-    content = launch_config.remote_spec(state, run, recipe, ready)
+    content = launch_config.build_remote_spec(state, run, recipe, ready)
     launcher = state.launcher(run).name
     avoid = await engines.choose_avoided(state, run)
     avoidance = f"It avoids {', '.join(avoid)}: attempts have failed there." if avoid else None
@@ -145,7 +145,7 @@ async def submit(state: SupervisorState, run: AnyRun, recipe: Recipe) -> None:
         hyperparams: dict[str, Any] = {}
         if recipe.passed_hyperparams:
             hyperparams = load((await state.db.read(runs.get, run.id)).hyperparams)
-        job = launch_config.local_job(state, run, recipe, hyperparams)
+        job = launch_config.build_local_job(state, run, recipe, hyperparams)
         with tracing.span("launcher.submit", llm_train__launcher=launcher.name):
             await asyncio.to_thread(launcher.submit, job)
     except (LauncherError, BadArgument, OSError) as error:
@@ -160,7 +160,7 @@ async def _submit_remote(
     state: SupervisorState, launcher: Launcher, run: AnyRun, recipe: Recipe
 ) -> None:
     avoid = await engines.choose_avoided(state, run)
-    job = launch_config.remote_job(state, run, avoid)
+    job = launch_config.build_remote_job(state, run, avoid)
     try:
         with tracing.span("launcher.submit", llm_train__launcher=launcher.name):
             submission = await state.engine(launcher.name).thread.run(launcher.submit, job)

@@ -235,14 +235,14 @@ class SupervisorState:
         assert about not in self.jobs
         job = asyncio.create_task(work)
         self.jobs[about] = job, self.listening_seconds
-        job.add_done_callback(lambda done: self._done(about, done))
+        job.add_done_callback(lambda done: self._finish_job(about, done))
         return job
 
     def is_slow(self, about: str) -> bool:
         """Return True if this work takes long enough to tell somebody."""
         return about in self.jobs and self.listening_seconds - self.jobs[about][1] > SLOW_SECONDS
 
-    def _done(self, about: str, job: asyncio.Task[Any]) -> None:
+    def _finish_job(self, about: str, job: asyncio.Task[Any]) -> None:
         self.jobs.pop(about, None)
         if job.cancelled():
             return

@@ -171,7 +171,7 @@ async def verify_committed(state: SupervisorState, run: LiveRun) -> frozenset[st
     pending = [c for c in known.values() if c.state == State.PENDING and c.stored_as_id is None]
     unlisted = {paths.parse(entry.ckpt_path) for entry in pending} - set(committed)
     if unlisted:  # a listing of an object store may lag
-        committed = [*committed, *await asyncio.to_thread(_committed, state.storage, unlisted)]
+        committed = [*committed, *await asyncio.to_thread(_list_committed, state.storage, unlisted)]
     own = await asyncio.to_thread(_drop_stale, state.storage, committed, set(known), run.attempt)
     reading = False
     for path in own:
@@ -186,7 +186,7 @@ async def verify_committed(state: SupervisorState, run: LiveRun) -> frozenset[st
     )
 
 
-def _committed(
+def _list_committed(
     storage: CheckpointStorage, candidates: Iterable[CheckpointPath]
 ) -> list[CheckpointPath]:
     """Return those that have a manifest, or may have one."""

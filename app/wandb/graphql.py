@@ -100,7 +100,9 @@ async def _viewer(request: Request, access: Access, variables: Mapping[str, Any]
     return {"viewer": {**viewer, "teams": {"edges": []}}}
 
 
-async def _nothing(request: Request, access: Access, variables: Mapping[str, Any]) -> Answer:
+async def _answer_features(
+    request: Request, access: Access, variables: Mapping[str, Any]
+) -> Answer:
     return {"serverInfo": {"features": []}, "entity": None}
 
 
@@ -217,7 +219,9 @@ async def _files(request: Request, access: Access, variables: Mapping[str, Any])
     return {"createRunFiles": {"runID": run.id, "uploadHeaders": headers, "files": files}}
 
 
-async def _uploaded(request: Request, access: Access, variables: Mapping[str, Any]) -> Answer:
+async def _answer_uploaded(
+    request: Request, access: Access, variables: Mapping[str, Any]
+) -> Answer:
     return {"markRunFilesUploaded": {"success": True}}
 
 
@@ -232,10 +236,10 @@ def _parse(model: type[V], variables: Mapping[str, Any]) -> V:
 
 OPERATIONS: dict[str, Callable[[Request, Access, Mapping[str, Any]], Awaitable[Answer]]] = {
     "Viewer": _viewer,
-    "ServerFeaturesQuery": _nothing,
-    "OrganizationCoreWeaveOrganizationID": _nothing,
+    "ServerFeaturesQuery": _answer_features,
+    "OrganizationCoreWeaveOrganizationID": _answer_features,
     "UpsertBucket": _upsert,
     "RunResumeStatus": _resume,
     "CreateRunFiles": _files,
-    "MarkRunFilesUploaded": _uploaded,
+    "MarkRunFilesUploaded": _answer_uploaded,
 }

@@ -38,7 +38,7 @@ def bundle(modules: Mapping[str, str], names: Mapping[str, str], start: str) -> 
     places = {path: f"$ModuleOf{number}" for number, path in enumerate(modules)}
     parts = []
     for path in _in_order(modules, names, start):
-        body = _body(path, modules[path], names, places)
+        body = _wrap_module(path, modules[path], names, places)
         parts.append(f"const {places[path]} = (() => {{\n{body}\n}})();\n")
     return "".join(parts)
 
@@ -56,7 +56,7 @@ def _in_order(modules: Mapping[str, str], names: Mapping[str, str], start: str) 
         if path not in modules:
             raise ValueError(f"{under_way[-1] if under_way else 'the page'} needs {path}")
         under_way.append(path)
-        for imported in _imported(path, modules[path], names):
+        for imported in _list_imports(path, modules[path], names):
             visit(imported)
         order.append(under_way.pop())
 
@@ -64,7 +64,7 @@ def _in_order(modules: Mapping[str, str], names: Mapping[str, str], start: str) 
     return order
 
 
-def _imported(path: str, text: str, names: Mapping[str, str]) -> Iterator[str]:
+def _list_imports(path: str, text: str, names: Mapping[str, str]) -> Iterator[str]:
     for match in (*_IMPORT.finditer(text), *_LIST.finditer(text)):
         if match[2]:
             yield _path_of(match[2], path, names)
@@ -77,19 +77,19 @@ def _path_of(name: str, importer: str, names: Mapping[str, str]) -> str:
     return names.get(name, name)
 
 
-def _body(path: str, text: str, names: Mapping[str, str], places: Mapping[str, str]) -> str:
+def _wrap_module(path: str, text: str, names: Mapping[str, str], places: Mapping[str, str]) -> str:
     """Return a module as the body of a function that returns its exports."""
     exports: dict[str, str] = {}
 
     def replace_import(match: re.Match[str]) -> str:
         place = places[_path_of(match[2], path, names)]
-        taken = (_renamed(item) for item in match[1].split(",") if item.strip())
+        taken = (_split_alias(item) for item in match[1].split(",") if item.strip())
         return f"const {{ {', '.join(f'{a}: {b}' for a, b in taken)} }} = {place};"
 
     def replace_export(match: re.Match[str]) -> str:
         place = f"{places[_path_of(match[2], path, names)]}." if match[2] else ""
         for item in filter(str.strip, match[1].split(",")):
-            own, outer = _renamed(item)
+            own, outer = _split_alias(item)
             exports[outer] = f"{place}{own}"
         return ""
 
@@ -104,7 +104,7 @@ def _body(path: str, text: str, names: Mapping[str, str], places: Mapping[str, s
     return f"{text}\nreturn {{ {', '.join(f'{a}: {b}' for a, b in exports.items())} }};"
 
 
-def _renamed(item: str) -> tuple[str, str]:
+def _split_alias(item: str) -> tuple[str, str]:
     """Return the two names of `a as b`, or `a` twice."""
     first, _, second = item.strip().partition(" as ")
     return first.strip(), (second or first).strip()

@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from app.errors import NotFound
 from app.web import pages
-from app.web.pages import missing_page, root_of
+from app.web.pages import make_missing_page, root_of
 
 TITLE = "LLM Train"
 OWN = "dashboard"
@@ -98,12 +98,12 @@ class Assets:
 
 def page(path: str, root_path: str = "") -> Response:
     """Return the shell for an address; 503 and what to do where third-party files are missing."""
-    if missing := [file for file in THIRD_PARTY if not _file(file).is_file()]:
-        return missing_page(TITLE, missing)
+    if missing := [file for file in THIRD_PARTY if not _find_file(file).is_file()]:
+        return make_missing_page(TITLE, missing)
     root = root_of(path, root_path)
     content = _SHELL.format(
         title=TITLE,
-        files=f"{root}assets/{_assets().digest}/",
+        files=f"{root}assets/{_get_assets().digest}/",
         settings=json.dumps({"root": root}),
     )
     headers = {
@@ -114,13 +114,13 @@ def page(path: str, root_path: str = "") -> Response:
     return HTMLResponse(content, headers=headers)
 
 
-def asset(digest: str, path: str, *, accepts_gzip: bool) -> Response:
+def get_asset(digest: str, path: str, *, accepts_gzip: bool) -> Response:
     """Return one file. Raises NotFound.
 
     A page of another version asks by another digest, as during an upgrade of several servers. It
     gets this version's file, but must not keep it under that name.
     """
-    assets = _assets()
+    assets = _get_assets()
     file = assets.files.get(path)
     if file is None:
         raise NotFound("The dashboard has no such file.")
@@ -135,17 +135,17 @@ def asset(digest: str, path: str, *, accepts_gzip: bool) -> Response:
     return Response(content, headers=headers, media_type=file.media_type)
 
 
-def _file(path: str) -> Path:
+def _find_file(path: str) -> Path:
     return pages.STATIC / path
 
 
-def _assets() -> Assets:
+def _get_assets() -> Assets:
     """Return all files. They are made once, and again in a checkout where one was changed."""
-    return _read(_sources(pages.STATIC, int(monotonic() / CHECKED_SECONDS)))
+    return _read(_list_sources(pages.STATIC, int(monotonic() / CHECKED_SECONDS)))
 
 
 @lru_cache(maxsize=1)
-def _sources(static: Path, _moment: int) -> tuple[tuple[Path, int], ...]:
+def _list_sources(static: Path, _moment: int) -> tuple[tuple[Path, int], ...]:
     """Return the files that the assets are made of, and when each was written."""
     own = sorted(path for path in (static / OWN).rglob("*") if path.suffix in TYPES)
     known = [*own, *(static / file for file in (*THIRD_PARTY, LANGUAGE, ICON))]

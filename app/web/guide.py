@@ -35,7 +35,7 @@ _PAGE = """<!doctype html>
 """
 
 
-def topics() -> list[str]:
+def list_topics() -> list[str]:
     """Return the names of all pages, English first, such as `recipes` and `zh/concepts`."""
     pages = sorted(DOCS.glob("*.md")) + sorted(DOCS.glob("*/*.md"))
     return [page.relative_to(DOCS).with_suffix("").as_posix() for page in pages]
@@ -46,8 +46,8 @@ def read(topic: str) -> str:
 
     A topic is looked up in the list of pages and never made a path of.
     """
-    if topic not in topics():
-        raise NotFound(f"There is no page {topic!r}; there are: {', '.join(topics())}.")
+    if topic not in list_topics():
+        raise NotFound(f"There is no page {topic!r}; there are: {', '.join(list_topics())}.")
     return (DOCS / f"{topic}.md").read_text("utf-8")
 
 
@@ -60,16 +60,17 @@ def page_of(topic: str, root: str) -> str:
 
     text = read(topic)
     links = "".join(
-        f'<a href="{root}/guide/{name}">{html.escape(_title(name))}</a>' for name in topics()
+        f'<a href="{root}/guide/{name}">{html.escape(_read_title(name))}</a>'
+        for name in list_topics()
     )
     return _PAGE.format(
         language="zh" if topic.startswith("zh/") else "en",
-        title=html.escape(f"{_title(topic)}: LLM Train API"),
+        title=html.escape(f"{_read_title(topic)}: LLM Train API"),
         root=root,
         links=links,
         body=MarkdownIt("commonmark", {"html": False}).enable("table").render(text),
     )
 
 
-def _title(topic: str) -> str:
+def _read_title(topic: str) -> str:
     return read(topic).partition("\n")[0].removeprefix("# ")

@@ -78,7 +78,7 @@ def page(
     """
     title = html.escape(title)
     if missing := [file for file in (*styles, *scripts) if not (STATIC / file).is_file()]:
-        return missing_page(title, missing)
+        return make_missing_page(title, missing)
     content = PAGE.format(
         title=title,
         url=URL,
@@ -89,7 +89,7 @@ def page(
     return HTMLResponse(content, headers=HEADERS)
 
 
-def missing_page(title: str, missing: Sequence[str]) -> HTMLResponse:
+def make_missing_page(title: str, missing: Sequence[str]) -> HTMLResponse:
     """Return a page, with 503, that names the files which were not fetched and says what to do."""
     files = "".join(f"<li><code>{html.escape(file)}</code></li>" for file in missing)
     return HTMLResponse(MISSING.format(title=title, files=files), 503, HEADERS)

@@ -153,7 +153,7 @@ def page(
     return body.encode(), policy
 
 
-def onward(address: str) -> Page:
+def make_onward_page(address: str) -> Page:
     """Return the page that leads a browser on which has just got its session."""
 
     def make(accept_language: str) -> tuple[bytes, str]:
@@ -164,7 +164,7 @@ def onward(address: str) -> Page:
     return make
 
 
-def refused(why: str, home: str) -> Page:
+def make_refused_page(why: str, home: str) -> Page:
     """Return the page that says why nobody was signed in."""
 
     def make(accept_language: str) -> tuple[bytes, str]:

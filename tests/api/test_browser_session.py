@@ -125,7 +125,7 @@ def test_a_code_is_good_for_one_sign_in(api: Api) -> None:
 def test_sessions_and_codes_expire_and_end_with_the_token_or_the_secret() -> None:
     now = [1_000_000.0]
     sessions = BrowserSessions("s" * 40, TOKEN, clock=lambda: now[0])
-    cookie = sessions.cookie(secure=True).partition(";")[0]
+    cookie = sessions.make_cookie(secure=True).partition(";")[0]
     code = sessions.code()
     assert sessions.get_subject(cookie) == ""
     assert sessions.subject_of_code(code) == ""

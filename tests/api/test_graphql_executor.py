@@ -260,7 +260,7 @@ def test_most_lists_are_completed_by_column(completed: list[bool]) -> None:
 @pytest.mark.parametrize("flaw", ["nulls", "order", "errors"])
 def test_the_comparison_sees_a_flaw(flaw: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if flaw == "nulls":  # a null where none may be is let through
-        monkeypatch.setattr(executor, "_without_nulls", lambda values: ["?" for _ in values])
+        monkeypatch.setattr(executor, "_drop_nulls", lambda values: ["?" for _ in values])
     elif flaw == "order":
         make = executor._object
 
@@ -290,7 +290,7 @@ def test_a_bug_of_the_fast_executor_is_an_error_and_not_only_slow(
     def broken(values: Any) -> Any:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(executor, "_without_nulls", broken)
+    monkeypatch.setattr(executor, "_drop_nulls", broken)
     result = _ask_for_things([Row(text="a", number=1)])
     assert [type(error.original_error) for error in result.errors] == [KeyError]
 

@@ -328,14 +328,14 @@ def test_a_mutation_keeps_the_same_promise(servers: Servers) -> None:
 @pytest.mark.anyio
 async def test_keys_are_kept_for_a_day_at_least_and_not_for_ever(db: Database) -> None:
     def ask(hours_ago: float) -> Callable[..., StoredResponse]:
-        keyed = idempotency.keyed("local", "POST", "/x", f"{hours_ago}", b"")
+        keyed = idempotency.parse_key("local", "POST", "/x", f"{hours_ago}", b"")
         at = timestamp(datetime.now(UTC) - timedelta(hours=hours_ago))
 
         def work(tx: Any) -> StoredResponse:
             tx.now = at
             return StoredResponse(200, "{}")
 
-        return lambda tx: idempotency.once(tx, keyed, work)
+        return lambda tx: idempotency.run_once(tx, keyed, work)
 
     for hours in (23, 25, 24 * 30):
         await db.write(ask(hours))

@@ -43,7 +43,7 @@ async def release(
 
 async def at(stage: Stage, when: str | None) -> dict[str, str]:
     """The releases as they were, as the names of the checkpoints."""
-    found = await stage.db.read(marks.releases_at, stage.experiment, when)
+    found = await stage.db.read(marks.list_releases_at, stage.experiment, when)
     return {each.release_tag: each.ckpt_path.rsplit("/", 1)[1] for each in found}
 
 
@@ -62,10 +62,10 @@ async def test_what_a_release_was_at_any_time_is_known(db: Database) -> None:
     ]  # fmt: skip
     assert await at(stage, None) == await at(stage, times[-1])
     assert await at(stage, timestamp_after(times[1], -0.0005)) == {}
-    first = (await db.read(marks.releases_at, stage.experiment, times[2]))[0]
+    first = (await db.read(marks.list_releases_at, stage.experiment, times[2]))[0]
     assert (first.released_at, first.metrics) == (times[1], {"loss": 1.0})
     with pytest.raises(NotFound):
-        await db.read(marks.releases_at, "exp_none", None)
+        await db.read(marks.list_releases_at, "exp_none", None)
 
 
 async def test_a_checkpoint_that_does_not_meet_the_gate_is_refused(db: Database) -> None:
@@ -152,7 +152,7 @@ def test_a_joined_gate_passes_what_both_pass(
     one: Gate, other: Gate, metrics: dict[str, float], lately: bool
 ) -> None:
     at_ = timestamp_after(NOW, -4000 if lately else -8000)
-    both = one.joined(other)
+    both = one.join(other)
     passes = [not gate.unmet(metrics, at_, NOW) for gate in (one, other, both)]
     assert passes[2] == (passes[0] and passes[1])
     assert both.needs_approval == (one.needs_approval or other.needs_approval)

@@ -32,7 +32,7 @@ def _audit(tx: Tx, story: Story, data_dir: Path) -> list[str]:
     found: list[str] = []
     history: dict[str, list[EventRow]] = {}
     for experiment in story.experiments:
-        history[experiment] = events.after(tx, experiment, 0, 10_000_000)
+        history[experiment] = events.list_after(tx, experiment, 0, 10_000_000)
         found += gapless(experiment, [each.seq for each in history[experiment]])
     everything = [each for each_of in history.values() for each in each_of]
     found += acknowledged(tx, story, everything)

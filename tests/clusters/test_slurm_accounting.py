@@ -34,7 +34,7 @@ def test_each_end_of_a_forgotten_job_is_read_from_sacct(slurm: SlurmCluster) -> 
     slurm.run("scancel", "--name=cancelled")
     wait_forgotten(slurm)
     client = SlurmClient({**os.environ, **slurm.environment}, 20)
-    rows = {row.name: row for row in client.ended([*ends, "another"])}
+    rows = {row.name: row for row in client.list_ended([*ends, "another"])}
     assert {name: row.state for name, row in rows.items()} == {
         "fine": "COMPLETED", "wrong": "FAILED", "killed": "FAILED", "cancelled": "CANCELLED",
     }  # fmt: skip

@@ -75,7 +75,7 @@ def test_a_kill_for_memory_is_told_whatever_the_exit_code(
         from app.agent import main, process
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         from app.agent.directory import DirectoryMailbox
-        process.oom_kills = lambda: int(Path({str(run / "count")!r}).read_text())
+        process.count_oom_kills = lambda: int(Path({str(run / "count")!r}).read_text())
         script = "open({str(run / "count")!r}, 'w').write('{7 + kills}'); raise SystemExit({code})"
         main.run(DirectoryMailbox({str(run)!r}, 1, {{
             "nonce": "n", "env": {{}}, "cwd": None, "argv": [{sys.executable!r}, "-c", script],
@@ -120,7 +120,7 @@ def test_a_log_keeps_its_beginning_and_its_end_and_its_offsets(
     (attempts.root / "go").touch()
     assert attempts.over().exit_code == 0
     printed = len("the first line\n") + 64 * (1 << 20) + len("before the last\nthe last line\n")
-    size = train_log.size(attempts.root)
+    size = train_log.measure_size(attempts.root)
     assert size == printed if punch else printed * 0.8 < size <= printed
 
     content, offset = b"", 0

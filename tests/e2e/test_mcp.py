@@ -141,11 +141,11 @@ async def test_an_answer_is_bounded_whatever_a_run_holds(
 
 def test_what_is_cut_says_so() -> None:
     whole = {"a": [1, 2, {"b": "c"}]}
-    assert bounded.bounded(dict(whole)) == {**whole, "truncated": False}
+    assert bounded.cut_answer(dict(whole)) == {**whole, "truncated": False}
     deep: Any = "x"
     for _ in range(20):
         deep = [deep]
     for value in ("x" * 5_000, list(range(500)), {str(n): n for n in range(500)}, deep):
-        assert bounded.bounded({"value": value})["truncated"]
-    rows = bounded.bounded({"rows": ["y" * 1_000] * 150}, "rows")
+        assert bounded.cut_answer({"value": value})["truncated"]
+    rows = bounded.cut_answer({"rows": ["y" * 1_000] * 150}, "rows")
     assert rows["truncated"] and 0 < len(rows["rows"]) < 150

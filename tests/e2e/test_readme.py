@@ -153,7 +153,7 @@ def test_the_readme_is_read_in_five_minutes() -> None:
     assert len(README.split()) <= 1000
 
 
-@pytest.mark.parametrize("topic", guide.topics())
+@pytest.mark.parametrize("topic", guide.list_topics())
 def test_the_guide_shows_each_page_with_its_tables_and_code(server: Server, topic: str) -> None:
     answer = httpx.get(f"{server.url}/guide/{topic}")
     assert answer.status_code == 200 and f">{PAGES[topic].splitlines()[0][2:]}</h1>" in answer.text

@@ -30,7 +30,7 @@ from app.db.list_statements import Shape
 from app.db.listing import RUNS
 from app.db.sql import query, select_all
 from app.db.tables import Experiment, MetricLatest, Run
-from app.domain.filters import AnyRunFilter, conditions
+from app.domain.filters import AnyRunFilter, get_conditions
 from app.domain.lifecycle import TERMINAL, RunStatus
 from app.domain.permissions import Role
 from app.domain.principals import SUPERVISOR, Principal
@@ -308,7 +308,7 @@ def compare(
     world: World, wanted: dict[str, Any], order: Order, window: Window, sizes: dict[str, int]
 ) -> None:
     """Compare a list and its numbers, as who acts gets them, with what the tables say."""
-    asked = conditions(AnyRunFilter, AnyRunFilter.model_validate(wanted))
+    asked = get_conditions(AnyRunFilter, AnyRunFilter.model_validate(wanted))
     expected = in_order(world, wanted, order)
     with pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items():
@@ -385,7 +385,7 @@ def test_a_user_gets_the_values_of_its_newest_runs(
     with acting_as(world.alice):
         for wanted in ({}, {"archived": True}, {"status": ["cancelled", "queued"]}):
             every = {"archived": "any"} | wanted
-            asked = conditions(AnyRunFilter, AnyRunFilter.model_validate(every))
+            asked = get_conditions(AnyRunFilter, AnyRunFilter.model_validate(every))
             newest = in_order(own, every, order)[:7]
             for field, values_of in FACETS.items():
                 runs = [known for known in own.runs if known.run.id in newest]

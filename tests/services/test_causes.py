@@ -175,6 +175,6 @@ async def test_a_launcher_that_killed_its_workers_is_named_where_their_save_is_m
 async def test_a_recipe_may_tell_torchrun_another_grace(db: Database, tmp_path: Path) -> None:
     stage, state = await Stage.open(db), open_state(db, tmp_path, local_launcher())
     recipe = Recipe("tiny", ("true",), env={"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "7"})
-    job = launch_config.local_job(state, await stage.run("starting"), recipe, {})
+    job = launch_config.build_local_job(state, await stage.run("starting"), recipe, {})
     assert job.config is not None
     assert job.config["env"]["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "7"

@@ -82,15 +82,15 @@ def test_points_are_kept_once_and_the_last_value_of_a_step_wins(
     for batch in given:
         batch_steps, values = map(list, zip(*batch, strict=True))
         column = Column(batch_steps, values, [math.nan] * len(batch))
-        write(chunks.put, series_id, points.ordered(column))
+        write(chunks.put, series_id, points.sort_column(column))
         model |= dict(batch)
     rows = write(stored, series_id)
     assert all(one.last_step < other.first_step for one, other in pairwise(rows))
     assert all(row.count == len(points.unpack(row.data).steps) <= size for row in rows)
     whole = Column(sorted(model), [model[step] for step in sorted(model)], ())
-    assert text(points.joined(points.unpack(row.data) for row in rows)) == text(whole)
+    assert text(points.join_columns(points.unpack(row.data) for row in rows)) == text(whole)
     page = write(chunk_ranges.page, [Range(series_id, low, high)], limit)
-    wanted = points.between(whole._replace(wall_times=whole.values), low, high).cut(0, limit)
+    wanted = points.cut_column(whole._replace(wall_times=whole.values), low, high).cut(0, limit)
     assert text(page) == text(wanted)
 
 

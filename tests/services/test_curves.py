@@ -203,7 +203,7 @@ def test_a_curve_is_exactly_the_surviving_steps_over_attempts_and_generations(
             some = {s: v for s, v in curve.items() if low <= s <= low + width}
             assert read(write, run, key, Window(low, low + width)) == some
             assert paged(write, run, key, limit) == curve
-        latest = {row.key: (row.step, row.value) for row in write(metrics.latest, run.id)}
+        latest = {row.key: (row.step, row.value) for row in write(metrics.list_latest, run.id)}
         assert latest == {key: max(run.own(key).items()) for key in KEYS if run.own(key)}
         assert write(runs.get, run.id).step == run.step
 
@@ -285,7 +285,7 @@ def test_a_retry_goes_on_from_its_checkpoint_whatever_axes_its_metrics_have(
     assert steps_of(write, run_id) == {
         "loss": list(range(1, 12)), "eval/loss": [0, 5, 10], "infer/len": [3],
     }  # fmt: skip
-    latest = {row.key: row.step for row in write(metrics.latest, run_id)}
+    latest = {row.key: row.step for row in write(metrics.list_latest, run_id)}
     assert latest == {"loss": 11, "eval/loss": 10, "infer/len": 3}
     assert write(runs.get, run_id).step == 11
 
@@ -301,7 +301,7 @@ def test_a_trainer_started_again_by_hand_goes_on_from_its_first_step_for_every_k
     assert steps_of(write, run_id) == {
         "loss": list(range(1, 10)), "eval/loss": [0, 5], "infer/len": [3],
     }  # fmt: skip
-    latest = {row.key: row.step for row in write(metrics.latest, run_id)}
+    latest = {row.key: row.step for row in write(metrics.list_latest, run_id)}
     assert latest == {"loss": 9, "eval/loss": 5, "infer/len": 3}
     reported(
         write, run_id, 3, metrics={"loss": [9]}, step=9, **again

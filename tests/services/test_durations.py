@@ -101,7 +101,7 @@ async def test_the_pace_is_that_of_this_attempt_and_of_time_that_was_measured(
 ) -> None:
     now = 100.0
     here = "this boot"
-    monkeypatch.setattr(progress, "_reading", lambda: (here, now))
+    monkeypatch.setattr(progress, "_read_clock", lambda: (here, now))
     stage = await Stage.open(db)
     run = await stage.run("running")
     now = 120.0

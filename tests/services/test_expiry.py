@@ -108,7 +108,7 @@ class Scene:
         assert found.points_removed_at is not None
         assert await self.steps(run) == []
         assert self.rows_of("metric_series", run) == 0
-        latest = await self.db.read(metrics.latest, run.id)
+        latest = await self.db.read(metrics.list_latest, run.id)
         assert [(row.key, row.step) for row in latest] == [("loss", POINTS)]
         told = await self.events_of(run)
         assert told.count("run.points_removed") == 1

@@ -10,7 +10,7 @@ from app.db.cursors import Order, Window
 from app.db.groups import RunFacet
 from app.db.listing import RUNS
 from app.db.sql import Tx
-from app.domain.filters import AnyRunFilter, conditions
+from app.domain.filters import AnyRunFilter, get_conditions
 from app.domain.requests import ExperimentRequest, RunRequest, UpdateRunRequest
 from app.services import edits, experiments, runs
 from tests.services.conftest import Write, writing
@@ -51,7 +51,9 @@ def test_more_than_a_thousand_runs_are_counted_truly(
     write: Write, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     active, every = (
-        conditions(AnyRunFilter, AnyRunFilter.model_validate({"experiment_id": experiment} | more))
+        get_conditions(
+            AnyRunFilter, AnyRunFilter.model_validate({"experiment_id": experiment} | more)
+        )
         for more in ({}, {"archived": None})
     )
     assert dict(write(groups.by_status, active).counts) == {"queued": 1_080, "cancelled": 108}

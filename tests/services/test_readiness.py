@@ -49,14 +49,14 @@ async def test_a_loop_that_does_not_come_round_is_told(
         await asyncio.to_thread(released.wait)
 
     async with supervised(db, tmp_path / "data") as supervisor:
-        await until(lambda: supervisor.trouble() is None)
+        await until(lambda: supervisor.describe_trouble() is None)
         monkeypatch.setattr(supervising, "STEPS", (hangs,))
         await until(stuck.is_set)
-        await until(lambda: "has not come round" in (supervisor.trouble() or ""))
+        await until(lambda: "has not come round" in (supervisor.describe_trouble() or ""))
         monkeypatch.setattr(supervising, "STEPS", ())
         released.set()
-        await until(lambda: supervisor.trouble() is None)
-    assert supervisor.trouble() == "The supervisor is not running; see the log."
+        await until(lambda: supervisor.describe_trouble() is None)
+    assert supervisor.describe_trouble() == "The supervisor is not running; see the log."
 
 
 async def test_a_server_that_never_had_its_data_directory_tells_so(
@@ -64,7 +64,7 @@ async def test_a_server_that_never_had_its_data_directory_tells_so(
 ) -> None:
     (tmp_path / "data").write_text("in its place")
     async with supervised(db, tmp_path / "data") as supervisor:
-        await until(lambda: "Nothing can be written" in (supervisor.trouble() or ""))
+        await until(lambda: "Nothing can be written" in (supervisor.describe_trouble() or ""))
 
 
 async def test_what_cannot_be_written_is_told(
@@ -73,11 +73,11 @@ async def test_what_cannot_be_written_is_told(
     monkeypatch.setattr(supervising, "PROBE_SECONDS", 0.1)
     data_dir, away = tmp_path / "data", tmp_path / "away"
     async with supervised(db, data_dir) as supervisor:
-        await until(lambda: supervisor.trouble() is None and data_dir.is_dir())
+        await until(lambda: supervisor.describe_trouble() is None and data_dir.is_dir())
         data_dir.rename(away)
         data_dir.write_text("in its place")
-        await until(lambda: "Nothing can be written" in (supervisor.trouble() or ""))
+        await until(lambda: "Nothing can be written" in (supervisor.describe_trouble() or ""))
         data_dir.unlink()
         away.rename(data_dir)
-        await until(lambda: supervisor.trouble() is None)
+        await until(lambda: supervisor.describe_trouble() is None)
         assert not list(data_dir.glob(".probe-*"))

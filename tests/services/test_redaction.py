@@ -120,8 +120,8 @@ async def sent(stage: Stage, place: Path) -> tuple[Run, Run, Run]:
         stored = {"run": {"experiment_id": run.experiment_id, "hyperparams": run.hyperparams}}
         return StoredResponse(201, dump(stored))
 
-    keyed = idempotency.keyed("me", "MUTATION", "createRun", "k", b"{}")
-    await stage.db.write(idempotency.once, keyed, answer)
+    keyed = idempotency.parse_key("me", "MUTATION", "createRun", "k", b"{}")
+    await stage.db.write(idempotency.run_once, keyed, answer)
     return run, child, again
 
 
@@ -235,7 +235,7 @@ async def test_a_metric_is_taken_out_with_its_points(
     await db.write(redaction.redact, run.id, RedactRequest(metrics=["score"]))
     assert leaks(database_url, "score") == ["event"], "that names what was redacted"
     assert str(SCORE) not in everything(database_url)
-    latest = await db.read(metrics.latest, run.id)
+    latest = await db.read(metrics.list_latest, run.id)
     assert [each.key for each in latest] == ["loss"]
 
 

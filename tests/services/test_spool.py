@@ -96,7 +96,7 @@ async def test_points_are_taken_in_though_more_checkpoints_are_announced_than_a_
     await reconcile(state)
     ended = await stage.get(run)
     assert (ended.status, ended.step) == ("succeeded", 6)
-    assert [row.key for row in await db.read(metrics.latest, run.id)] == ["loss"]
+    assert [row.key for row in await db.read(metrics.list_latest, run.id)] == ["loss"]
 
 
 async def test_a_line_that_is_no_request_is_never_in_memory(db: Database, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ async def test_a_run_of_an_unknown_recipe_waits_for_a_server_that_knows_it(
     # What stays in the queue is counted, so that it need not be looked at again.
     assert state.queue is not None
     (head,) = await db.read(live_runs.list_queued, QueueCursor(), 1)
-    assert await schedule._snapshot(state, await pools.look(state, head)) is state.queue
+    assert await schedule._get_snapshot(state, await pools.look(state, head)) is state.queue
     younger = await db.write(
         runs.submit, stage.experiment, RunRequest(model="m", recipe="other"), state.recipes
     )

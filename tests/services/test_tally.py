@@ -104,7 +104,7 @@ def test_whatever_is_done_the_counts_are_those_of_the_rows(
         )
         saved = counted_of(counted, "checkpoint", experiment)
         assert write(counting.count, CHECKPOINTS, every).number == saved
-        totals = write(experiments.detail, experiment, 5).totals
+        totals = write(experiments.get_detail, experiment, 5).totals
         assert (totals["runs"], totals["checkpoints"]) == (number, saved)
 
 

@@ -29,7 +29,7 @@ def append(run_dir: Path) -> Iterator[Print]:
 
     def print_(pieces: int) -> None:
         for _ in range(pieces):
-            train_log.append(run_dir, 1, train_log.size(run_dir), PIECE, MOST)
+            train_log.append(run_dir, 1, train_log.measure_size(run_dir), PIECE, MOST)
 
     yield print_
 
@@ -143,7 +143,7 @@ def test_without_holes_nobody_reads_zeros_while_the_end_is_written_again(
 
     def truncated(file: int, length: int) -> None:
         truncate(file, length)
-        size = train_log.size(no_holes)
+        size = train_log.measure_size(no_holes)
         for offset in (max(0, size - 30_000), max(0, size - 5_000)):
             part = train_log.read(no_holes, offset, 1_000)
             assert part.content or part.next_offset == offset, "what is to come is not passed over"
@@ -153,7 +153,7 @@ def test_without_holes_nobody_reads_zeros_while_the_end_is_written_again(
         monkeypatch.setattr(os, "truncate", truncated)
         print_(20)
         monkeypatch.undo()
-        size = train_log.size(no_holes)
+        size = train_log.measure_size(no_holes)
         assert rest_of(no_holes, size - 5_000) == PIECE[-5_000:]
     assert len(read) > 4 and not any(b"\0" in content for content in read)
 

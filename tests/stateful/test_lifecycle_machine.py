@@ -550,7 +550,7 @@ class Lifecycle(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not getattr(self, "runs", None):
             return
-        told = self.world.see(events.after, self.stage.experiment, 0, 100_000)
+        told = self.world.see(events.list_after, self.stage.experiment, 0, 100_000)
         assert [each.seq for each in told] == list(range(1, len(told) + 1))
         for run in self.runs:
             moves = [e.type.removeprefix("run.") for e in told if e.run_id == run.id]

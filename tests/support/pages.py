@@ -6,7 +6,7 @@ from app.web import guide
 from tests.support.server import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
-PAGES = {"README": README} | {topic: guide.read(topic) for topic in guide.topics()}
+PAGES = {"README": README} | {topic: guide.read(topic) for topic in guide.list_topics()}
 
 
 def block(language: str, heading: str, page: str = "README") -> str:

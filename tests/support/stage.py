@@ -144,6 +144,6 @@ class Stage:
         return found
 
     async def events(self) -> list[EventRow]:
-        found = await self.db.read(events.after, self.experiment, 0, 10_000)
+        found = await self.db.read(events.list_after, self.experiment, 0, 10_000)
         assert [each.seq for each in found] == list(range(1, len(found) + 1)), "seq has a gap"
         return found

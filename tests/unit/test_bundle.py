@@ -42,7 +42,7 @@ def test_modules_of_one_script_do_what_they_did(tmp_path: Path) -> None:
 
 def test_the_dashboards_script_can_be_parsed(tmp_path: Path) -> None:
     script = tmp_path / "dashboard.mjs"
-    script.write_bytes(dashboard._assets().files[dashboard.SCRIPT].content)
+    script.write_bytes(dashboard._get_assets().files[dashboard.SCRIPT].content)
     checked = subprocess.run([NODE, "--check", script], capture_output=True, text=True)
     assert not checked.stderr
 

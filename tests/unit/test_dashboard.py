@@ -91,14 +91,14 @@ def test_nothing_but_the_dashboards_files_is_served(client: TestClient, path: st
 def test_a_changed_file_changes_every_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: TestClient
 ) -> None:
-    before = shell._assets().digest
+    before = shell._get_assets().digest
     shutil.copytree(pages.STATIC, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(pages, "STATIC", tmp_path)
-    assert shell._assets().digest == before
+    assert shell._get_assets().digest == before
     with (tmp_path / "dashboard" / "main.js").open("a") as file:
         file.write("console.log(1);\n")
-    wait_until(lambda: shell._assets().digest != before, "the change is seen")
-    assert b"console.log(1)" in shell._assets().files["dashboard.js"].content
+    wait_until(lambda: shell._get_assets().digest != before, "the change is seen")
+    assert b"console.log(1)" in shell._get_assets().files["dashboard.js"].content
 
 
 def test_without_its_npm_files_the_page_says_what_to_do(

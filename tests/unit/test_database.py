@@ -274,7 +274,7 @@ async def test_the_seq_of_events_has_no_gaps_whoever_writes_and_whatever_fails(
             return_exceptions=True,
         )
 
-    written: list[EventRow] = await db.read(events.after, experiment.id, 0, 1000)
+    written: list[EventRow] = await db.read(events.list_after, experiment.id, 0, 1000)
     assert outcomes.count(None) == 160
     assert [event.seq for event in written] == list(range(1, 162))
 

@@ -64,7 +64,7 @@ values = st.floats(width=64) | st.sampled_from([NAN, INF, -INF, 0.0])
 @given(st.lists(values, min_size=1, max_size=300), st.integers(5, 60), st.integers(1, 10**6))
 def test_thinning_loses_no_spike_of_any_series(given: list[float], most: int, gap: int) -> None:
     steps = [index * gap + (10**9 if index % 7 == 0 else 0) for index in range(len(given))]
-    check_thinned(points.ordered(column(given, steps)), most)
+    check_thinned(points.sort_column(column(given, steps)), most)
 
 
 @given(st.lists(values, min_size=1, max_size=1_200), st.integers(10, 60))
@@ -75,7 +75,7 @@ def test_a_series_thinned_from_its_sketches_keeps_the_same_promises(
     chunks = [whole.cut(begin, begin + 100) for begin in range(0, len(given), 100)]
     # As the store does it: the two ends in full, of the rest the sketches.
     middle = [points.sketch(chunk) for chunk in chunks[1:-1]]
-    sketched = points.joined([chunks[0], *middle, *chunks[1:][-1:]])
+    sketched = points.join_columns([chunks[0], *middle, *chunks[1:][-1:]])
     thinned = points.thin(sketched, most)
     kept = set(map(repr, thinned.values))
     finite = [value for value in given if math.isfinite(value)]
@@ -98,7 +98,7 @@ def test_a_control_that_strides_over_the_points_loses_the_spike() -> None:
 def test_ordering_sorts_by_step_and_the_last_value_of_a_step_wins(
     given: list[tuple[int, float]],
 ) -> None:
-    ordered = points.ordered(column([v for _, v in given], [step for step, _ in given]))
+    ordered = points.sort_column(column([v for _, v in given], [step for step, _ in given]))
     assert list(map(repr, ordered.values)) == [repr(v) for _, v in sorted(dict(given).items())]
     assert all(one < other for one, other in pairwise(ordered.steps))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.event_files import HEAD, NoEventFile, record_length, scalars
+from app.domain.event_files import HEAD, NoEventFile, parse_scalars, record_length
 from app.domain.recipe_file import parse_recipes
 from app.domain.recipes import RecipeError
 from app.storage.event_files import EventFiles
@@ -32,7 +32,7 @@ def test_every_scalar_is_read_as_it_was_written(
         content = event(tag, step, value, wall_time, tensor)
     except UnicodeEncodeError:
         return
-    (found,) = scalars(content)
+    (found,) = parse_scalars(content)
     assert (found.tag, found.step, found.wall_time) == (tag, step, wall_time)
     assert struct.pack("<f", found.value) == struct.pack("<f", value) or value != value
     assert record_length(record(content)[:HEAD]) == len(content)
@@ -40,7 +40,7 @@ def test_every_scalar_is_read_as_it_was_written(
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_scalars_or_nothing(content: bytes) -> None:
-    assert isinstance(scalars(content), list)
+    assert isinstance(parse_scalars(content), list)
     if len(content) >= HEAD:
         with pytest.raises(NoEventFile):
             record_length(bytes([*content[: HEAD - 1], content[HEAD - 1] ^ 1]))
@@ -51,7 +51,7 @@ def test_any_bytes_are_scalars_or_nothing(content: bytes) -> None:
 def test_a_torn_event_is_nothing(data: st.DataObject) -> None:
     content = event("loss", 3, 0.5, WALL)
     cut = data.draw(st.integers(0, len(content) - 1))
-    assert all(each.tag == "loss" for each in scalars(content[:cut]))
+    assert all(each.tag == "loss" for each in parse_scalars(content[:cut]))
 
 
 def write(path: Path, *contents: bytes) -> None:

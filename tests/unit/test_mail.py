@@ -25,7 +25,7 @@ def test_what_is_no_list_of_addresses_is_refused(url: str) -> None:
 def test_addresses_are_taken_as_they_are() -> None:
     url = "mailto:a.b+c@example.com,d@localhost"
     assert WebhookRequest(url=url).url == url
-    assert mail.recipients(url) == ["a.b+c@example.com", "d@localhost"]
+    assert mail.parse_recipients(url) == ["a.b+c@example.com", "d@localhost"]
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,7 @@ async def test_what_a_trainer_ignored_follows_from_the_overrides_and_not_from_th
     assert progress.status_detail(run) == ignores["status_detail"]
     db = connect(empty_database_url)
     await db.start()
-    (latest,) = await db.read(metrics.latest, run.id)
+    (latest,) = await db.read(metrics.list_latest, run.id)
     await db.stop()
     assert latest.value is None
 

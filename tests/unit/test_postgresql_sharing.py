@@ -81,7 +81,7 @@ async def test_a_write_that_fails_in_shared_transactions_fails_alone(db: Databas
     assert Counter(map(type, found)) == {
         type(None): 16, NotFound: 8, psycopg.errors.DivisionByZero: 8,
     }  # fmt: skip
-    written = await db.read(events.after, experiment.id, 0, 100)
+    written = await db.read(events.list_after, experiment.id, 0, 100)
     assert [event.seq for event in written] == list(range(1, 18))
 
 

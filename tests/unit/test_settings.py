@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from app.domain.hosts import AllowedHosts, is_origin_allowed, is_same_site
 from app.server.listening import local_url
-from app.settings import TRAINERS, Settings, misspelt
+from app.settings import TRAINERS, Settings, find_misspelt
 
 TOKEN = "a-token-of-some-length"
 
@@ -67,9 +67,9 @@ def test_settings_and_what_a_trainer_gets_are_no_mistakes(monkeypatch: pytest.Mo
     for name in [*TRAINERS, *(each.upper() for each in Settings.model_fields)]:
         monkeypatch.setenv(f"LLM_TRAIN_{name}", "x")
     monkeypatch.setenv("llm_train_port", "1")  # is taken, and so is no mistake
-    assert misspelt() is None
+    assert find_misspelt() is None
     monkeypatch.setenv("LLM_TRAIN_RUN_IDS", "x")
-    assert "LLM_TRAIN_RUN_IDS" in (misspelt() or "")
+    assert "LLM_TRAIN_RUN_IDS" in (find_misspelt() or "")
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.hyperparams import same
-from app.domain.requests import bounded
-from app.domain.tracking import as_text, moves_progress, typed, wall_time, wire_number
+from app.domain.hyperparams import is_same
+from app.domain.requests import check_object
+from app.domain.tracking import as_text, moves_progress, parse_parameter, wall_time, wire_number
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1)
@@ -20,7 +20,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_what_a_client_prints_is_the_value_that_was_requested(value: Any) -> None:
-    assert same(value, typed(str(value), value))
+    assert is_same(value, parse_parameter(str(value), value))
 
 
 @given(st.text(max_size=40))
@@ -31,17 +31,17 @@ def test_any_text_is_a_value_that_can_be_stored(text: str) -> None:
         return
     if "\0" in text:
         return
-    value = typed(text)
-    bounded({"p": value})
+    value = parse_parameter(text)
+    check_object({"p": value})
     assert isinstance(as_text(value), str)
-    assert typed(text, "a text was requested") == text
+    assert parse_parameter(text, "a text was requested") == text
 
 
 def test_numbers_that_json_does_not_have_stay_texts() -> None:
     for text in ("NaN", "Infinity", "1e999", "9" * 30, "[1, NaN]", "{'a': 1e999}", "(" * 5000):
-        assert typed(text) == text
-    assert typed("(1, 'a')") == [1, "a"]
-    assert typed("{1, 2}") == "{1, 2}"
+        assert parse_parameter(text) == text
+    assert parse_parameter("(1, 'a')") == [1, "a"]
+    assert parse_parameter("{1, 2}") == "{1, 2}"
 
 
 @given(st.floats())

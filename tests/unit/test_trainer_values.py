@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from llm_train import Reporter, logged, values
 
-from app.domain.requests import MAX_OBJECT_BYTES, bounded
+from app.domain.requests import MAX_OBJECT_BYTES, check_object
 from tests.support.reports import ReportServer, attach
 from tests.support.server import wait_until
 
@@ -219,7 +219,7 @@ def test_a_hyperparameter_is_reported_as_a_number_or_as_readable_text(
         training.effective(seed=1, value=value)
     (told,) = (b["effective_hyperparams"] for b in server.taken.values() if len(b) > 2)
     assert told == {"seed": 1, "value": reported}
-    assert bounded(told), "the service takes it"
+    assert check_object(told), "the service takes it"
 
 
 def loops() -> Iterator[Any]:
@@ -244,7 +244,7 @@ def test_no_hyperparameter_is_too_strange(server: ReportServer, value: Any) -> N
     for body in server.taken.values():
         told |= body.get("effective_hyperparams", {})
     assert told["lr"] == 0.5
-    bounded(told)
+    check_object(told)
 
 
 def test_what_is_too_large_is_dropped_and_the_rest_arrives(
@@ -274,14 +274,14 @@ def test_the_caps_of_trainer_and_service_are_the_same_to_the_byte() -> None:
     fits: dict[str, Any] = {"ids": list(range(10_000)), "note": 'é\n"\\', "rate": 1e-05}
     fits["rest"] = "x" * (MAX_OBJECT_BYTES - len('"rest":"",') - values.json_size(fits))
     assert values.json_size(fits) == MAX_OBJECT_BYTES == logged.MAX_EFFECTIVE_BYTES
-    assert bounded(fits)
+    assert check_object(fits)
     with pytest.raises(ValueError, match="larger than 65536 bytes"):
-        bounded({**fits, "rest": fits["rest"] + "x" * 9})
+        check_object({**fits, "rest": fits["rest"] + "x" * 9})
 
 
 def test_a_list_of_small_numbers_is_as_large_as_it_is() -> None:
     """6,412 bytes of token ids were once refused as larger than 65,536."""
-    assert bounded({"ids": [1] * 3200})
+    assert check_object({"ids": [1] * 3200})
 
 
 def test_without_a_service_bad_values_are_no_trouble_either() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app import errors
-from app.domain.evidence import Evidence, derive_outcome, nothing_saved
+from app.domain.evidence import Evidence, derive_outcome, explain_nothing_saved
 from app.domain.quotas import ProjectUse, Quota
 from app.domain.resources import Capacity, Gpu, Resources, Shortage, allocate
 from app.supervisor.schedule import UNKNOWN_RECIPE
@@ -41,7 +41,7 @@ def endings() -> Iterator[str]:
                if key not in ("why", "cause_detail", "launch_error", "clues")}  # fmt: skip
         if detail := derive_outcome(Evidence(cancel_asked=False, **own)).detail:
             yield detail
-        yield nothing_saved(Evidence(cancel_asked=True, **own))
+        yield explain_nothing_saved(Evidence(cancel_asked=True, **own))
 
 
 def shortages() -> Iterator[str]:

@@ -18,7 +18,7 @@ from app.db.objects import Table, as_dict, from_dict
 from app.db.sql import Tx, dump, load
 from app.errors import Busy, ServiceError, Unavailable
 from app.graphql.describe import Info, attribute, field, output
-from app.graphql.filters import given, plain
+from app.graphql.filters import check_text, get_given
 from app.graphql.queries import Query
 from app.services import audit, idempotency
 from app.services.api_tokens import Token
@@ -93,13 +93,13 @@ async def perform(
         audit.record(tx, action, made)  # a deletion is of what its input names
         return StoredResponse(200, dump(rows))
 
-    context, values = info.context, given_values(input)
+    context, values = info.context, get_given_values(input)
     action = Action(
         audit.name_of(info.field_name),
         next((values[name] for name in _TARGETS if name in values), None),
     )
     try:
-        keyed = _keyed(info, values)
+        keyed = _parse_key(info, values)
         stored = await perform_write(context.db, context.in_flight, keyed, store, prepare)
     except ValidationError as error:
         return payload(user_errors=list(map(_field_error, error.errors())))
@@ -128,16 +128,17 @@ def request_of(model: type[M], input: Any, *others: str) -> M:
     Args:
         others: fields of the input that are no fields of the request.
     """
-    values = given_values(input)
+    values = get_given_values(input)
     return model(
         **{key: value for key, value in values.items() if key not in (*_NO_FIELD, *others)}
     )
 
 
-def given_values(input: Any) -> dict[str, Any]:
+def get_given_values(input: Any) -> dict[str, Any]:
     """Return the fields of an input that were given, inputs within it as dictionaries."""
     return {
-        name: given(value) if is_dataclass(value) else value for name, value in given(input).items()
+        name: get_given(value) if is_dataclass(value) else value
+        for name, value in get_given(input).items()
     }
 
 
@@ -158,14 +159,16 @@ _LOOKED_UP = (
 _NO_FIELD = ("idempotency_key",)
 
 
-def _keyed(info: Info, values: dict[str, Any]) -> idempotency.KeyedRequest | None:
+def _parse_key(info: Info, values: dict[str, Any]) -> idempotency.KeyedRequest | None:
     key = values.pop("idempotency_key", None)
     # An id is looked up as it is; PostgreSQL takes no NUL.
-    plain("".join(str(values.get(name, "")) for name in _LOOKED_UP))
+    check_text("".join(str(values.get(name, "")) for name in _LOOKED_UP))
     if key is None:
         return None
     body = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
-    return idempotency.keyed(info.context.principal.caller, "MUTATION", info.field_name, key, body)
+    return idempotency.parse_key(
+        info.context.principal.caller, "MUTATION", info.field_name, key, body
+    )
 
 
 def _field_error(error: Any) -> UserError:

@@ -108,10 +108,10 @@ class LocalLauncher:
         _reap()
         config = job.config
         assert config is not None
-        config = {**config, "failpoints": failpoints.armed("agent.")}
+        config = {**config, "failpoints": failpoints.list_armed("agent.")}
         failpoints.failpoint("launch.before_spawn")
         try:
-            with self._opened(job.key, make=True) as folder:
+            with self._open_directory(job.key, make=True) as folder:
                 if files.exists(folder, "identity.json"):
                     return Submission(None)
             child = self._spawn(job.key, config)
@@ -157,7 +157,7 @@ class LocalLauncher:
     def _look(self, key: Key) -> JobStatus:
         try:
             # Opened, or a client of NFS may go on not to see what is new in it.
-            with self._opened(key) as folder:
+            with self._open_directory(key) as folder:
                 return self._read(folder, key)
         except FileNotFoundError:
             return JobStatus(JobState.ABSENT)
@@ -214,7 +214,7 @@ class LocalLauncher:
     def exit_fd(self, key: Key) -> int | None:
         """Return a pidfd of the agent; None where it is not alive or there are no pidfds."""
         try:
-            with self._opened(key) as folder:
+            with self._open_directory(key) as folder:
                 identity = read_identity(read_record(folder, "identity.json") or {})
         except (FileNotFoundError, files.Unusable):
             return None
@@ -223,7 +223,7 @@ class LocalLauncher:
     def _end(self, key: Key, kill: bool, detail: str) -> None:
         unasked = None
         try:
-            with self._opened(key, make=True) as folder:
+            with self._open_directory(key, make=True) as folder:
                 if read_exit(read_record(folder, "exit.json")):
                     return
                 try:
@@ -252,7 +252,7 @@ class LocalLauncher:
     def _directory(self, key: Key) -> Path:
         return self._run_dir(key) / f"attempt-{key.attempt}"
 
-    def _opened(self, key: Key, make: bool = False) -> AbstractContextManager[int]:
+    def _open_directory(self, key: Key, make: bool = False) -> AbstractContextManager[int]:
         """Open an attempt's directory: the trainer can put anything where it belongs."""
         run_dir = self._run_dir(key)
         return files.directory(run_dir.parent, run_dir.name, f"attempt-{key.attempt}", make=make)

@@ -41,7 +41,7 @@ class Identity:
         return (
             self.is_here()
             and self.start_time == start_time(self.pid)
-            and _nonce(self.pid) == self.nonce
+            and _read_nonce(self.pid) == self.nonce
         )
 
 
@@ -90,7 +90,7 @@ def kill_tree(nonce: str) -> int:
     """
     killed = set()
     deadline = time.monotonic() + _GIVE_UP_SECONDS
-    while (processes := list(_carriers(nonce))) and time.monotonic() < deadline:
+    while (processes := list(_find_carriers(nonce))) and time.monotonic() < deadline:
         for identity in processes:
             with suppress(PermissionError):
                 send(identity, signal.SIGKILL)
@@ -99,15 +99,15 @@ def kill_tree(nonce: str) -> int:
     return len(killed)
 
 
-def _carriers(nonce: str) -> Iterator[Identity]:
+def _find_carriers(nonce: str) -> Iterator[Identity]:
     """Return the living processes whose environment holds `nonce`, this one excepted."""
     here = host_namespace()
-    for pid in _pids():
-        if pid != os.getpid() and _nonce(pid) == nonce:
+    for pid in _list_pids():
+        if pid != os.getpid() and _read_nonce(pid) == nonce:
             yield Identity(pid, start_time(pid), here, nonce)
 
 
-def _pids() -> list[int]:
+def _list_pids() -> list[int]:
     if _LINUX:
         return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     import psutil
@@ -115,7 +115,7 @@ def _pids() -> list[int]:
     return psutil.pids()
 
 
-def _nonce(pid: int) -> str | None:
+def _read_nonce(pid: int) -> str | None:
     """Return the nonce in a process's environment.
 
     None if it has none, the process has ended, or belongs to another user.

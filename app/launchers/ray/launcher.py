@@ -56,7 +56,7 @@ class RayLauncher:
         if self.options.autoscales:
             return None
         gpus = [
-            Gpu(f"{node.address}/{number}", self._known_as(node.gpu_type))
+            Gpu(f"{node.address}/{number}", self._translate_gpu_type(node.gpu_type))
             for node in self._nodes
             for number in range(node.gpus)
         ]
@@ -87,7 +87,7 @@ class RayLauncher:
                 return Shortage(words, True, kind)
         return None
 
-    def _known_as(self, gpu_type: str) -> str:
+    def _translate_gpu_type(self, gpu_type: str) -> str:
         """Return what runs call a type of GPUs."""
         names = [name for name, value in self.options.gpu_types.items() if value == gpu_type]
         return names[0] if names else gpu_type or "GPU"
@@ -115,10 +115,10 @@ class RayLauncher:
 
     def look(self, keys: Sequence[Key]) -> Mapping[Key, JobStatus]:
         """Return the state of each attempt's job."""
-        rows = {row.name: row for row in self._jobs()} if keys else {}
+        rows = {row.name: row for row in self._list_jobs()} if keys else {}
         return {key: _status(rows.get(key.name)) for key in keys}
 
-    def _jobs(self) -> list[JobRow]:
+    def _list_jobs(self) -> list[JobRow]:
         try:
             return self._client.jobs()
         except Refused as error:
@@ -127,7 +127,7 @@ class RayLauncher:
     def stop(self, keys: Sequence[Key]) -> None:
         """Have Ray signal the jobs: it reaches the agents alone, which pass it on."""
         names = {key.name for key in keys}
-        for row in self._jobs() if keys else ():
+        for row in self._list_jobs() if keys else ():
             if row.name in names and STATES.get(row.state) is not JobState.ENDED:
                 self._client.stop(row.name)
 
@@ -138,7 +138,7 @@ class RayLauncher:
     def strays(self) -> Sequence[Key]:
         """Return the attempts of all jobs under names like ours that have not ended."""
         keys = []
-        for row in self._jobs():
+        for row in self._list_jobs():
             match = _NAME.fullmatch(row.name)
             if match is None:
                 continue

@@ -85,7 +85,7 @@ class SlurmClient:
         """
         return rank_waiting(self._run(_WAITING).splitlines())
 
-    def ended(self, names: Sequence[str]) -> list[JobRow]:
+    def list_ended(self, names: Sequence[str]) -> list[JobRow]:
         """Return the jobs of these names that the accounting knows; none where there is none."""
         if self._has_accounting is None:
             config = self._run(("scontrol", "show", "config"))

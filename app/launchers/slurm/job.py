@@ -148,12 +148,12 @@ def script(job: Job, options: Options) -> str:
     per_task = "" if cpus is None else f" --cpus-per-task={math.ceil(cpus)}"
     packed = base64.b64encode(bundle.make()).decode()
     return _SCRIPT.format(
-        run=_quoted(job.key), attempt=job.key.attempt, url=shlex.quote(job.mailbox.api_url),
+        run=_quote_key(job.key), attempt=job.key.attempt, url=shlex.quote(job.mailbox.api_url),
         base=base, python=shlex.quote(options.python),
         nodes=_SRUN.format(n=nodes, cpus=per_task) if nodes > 1 else "",
         bundle="\n".join(textwrap.wrap(packed, 76)),
     )  # fmt: skip
 
 
-def _quoted(key: Key) -> str:
+def _quote_key(key: Key) -> str:
     return shlex.quote(key.run_id)

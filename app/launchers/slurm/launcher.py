@@ -147,10 +147,10 @@ class SlurmLauncher:
 
     def look(self, keys: Sequence[Key]) -> Mapping[Key, JobStatus]:
         """Return the state of each attempt's job; of several, of the one that has come furthest."""
-        rows = self._active()
+        rows = self._list_active()
         forgotten = [key.name for key in keys if key.name not in rows]
         try:
-            for row in self._client.ended(forgotten):
+            for row in self._client.list_ended(forgotten):
                 rows.setdefault(row.name, []).append(row)
         except (Refused, Unreachable):
             pass  # an accounting that is away tells no less than none
@@ -175,7 +175,7 @@ class SlurmLauncher:
         except (Refused, Unreachable):
             self._places = {}  # jobs wait without a place
 
-    def _active(self) -> dict[str, list[JobRow]]:
+    def _list_active(self) -> dict[str, list[JobRow]]:
         try:
             jobs_of_user = self._client.jobs()
         except Refused as error:
@@ -215,7 +215,7 @@ class SlurmLauncher:
 
     def stop(self, keys: Sequence[Key]) -> None:
         """Send SIGTERM to the agents alone: any other signal would reach a trainer's workers."""
-        rows = self._rows(keys)
+        rows = self._list_rows(keys)
         running = [row.id for row in rows if STATES.get(row.state, (None,))[0] is JobState.RUNNING]
         self._client.cancel(running, "--batch", "--signal=TERM")
         # Signals to a pending job keep scancel waiting for a minute and a half.
@@ -223,13 +223,13 @@ class SlurmLauncher:
 
     def kill(self, keys: Sequence[Key]) -> None:
         """Cancel the jobs: SIGTERM to all processes, and SIGKILL after Slurm's KillWait."""
-        self._client.cancel([row.id for row in self._rows(keys)])
+        self._client.cancel([row.id for row in self._list_rows(keys)])
 
-    def _rows(self, keys: Sequence[Key]) -> list[JobRow]:
+    def _list_rows(self, keys: Sequence[Key]) -> list[JobRow]:
         names = {key.name for key in keys}
         return [
             row
-            for name, rows in self._active().items()
+            for name, rows in self._list_active().items()
             for row in rows
             if name in names and STATES.get(row.state, (None,))[0] is not JobState.ENDED
         ]
@@ -237,7 +237,7 @@ class SlurmLauncher:
     def strays(self) -> Sequence[Key]:
         """Return the attempts of all jobs under names like ours that have not ended."""
         keys = []
-        for name, rows in self._active().items():
+        for name, rows in self._list_active().items():
             match = _NAME.fullmatch(name)
             ended = all(STATES.get(row.state, (None,))[0] is JobState.ENDED for row in rows)
             if match is not None and not ended:
