@@ -80,22 +80,22 @@ def page(tx: Tx, ranges: Sequence[Range], most: int) -> Column:
     """Return the first `most` points of a curve."""
     merged: list[Column] = []
     missing = most
-    for group in _apart(ranges):
+    for group in _group_ranges(ranges):
         # The first points of several ranges are among the first of each.
-        merged.append(_merged([_first(tx, part, missing) for part in group]).cut(0, missing))
+        merged.append(_merge([_read_first(tx, part, missing) for part in group]).cut(0, missing))
         missing -= len(merged[-1].steps)
         if missing <= 0:
             break
     return merged[0] if len(merged) == 1 else points.join_columns(merged)
 
 
-def pages(tx: Tx, ranges: Sequence[Range]) -> Iterator[Column]:
+def read_pages(tx: Tx, ranges: Sequence[Range]) -> Iterator[Column]:
     """Yield every point of a curve, steps ascending, so many at a time that they fit in memory."""
-    for group in _apart(ranges):
+    for group in _group_ranges(ranges):
         low = min(span.low for span in group)
         while True:
             left = [span._replace(low=max(span.low, low)) for span in group if span.high >= low]
-            column = _merged([_first(tx, span, PAGE) for span in left]).cut(0, PAGE)
+            column = _merge([_read_first(tx, span, PAGE) for span in left]).cut(0, PAGE)
             if not column.steps:
                 break
             yield column
@@ -104,16 +104,16 @@ def pages(tx: Tx, ranges: Sequence[Range]) -> Iterator[Column]:
             low = column.steps[-1] + 1
 
 
-def ends(tx: Tx, ranges: Sequence[Range]) -> tuple[int, int] | None:
+def read_ends(tx: Tx, ranges: Sequence[Range]) -> tuple[int, int] | None:
     """Return the first and the last step of a curve, or None if it has no points."""
     first = page(tx, ranges, 1).steps
     if not first:
         return None
-    lasts = [(part.low, last(tx, part.series_id, part.high).steps) for part in ranges]
+    lasts = [(part.low, read_last(tx, part.series_id, part.high).steps) for part in ranges]
     return first[0], max(steps[0] for low, steps in lasts if steps and steps[0] >= low)
 
 
-def _apart(ranges: Sequence[Range]) -> list[list[Range]]:
+def _group_ranges(ranges: Sequence[Range]) -> list[list[Range]]:
     """Return groups in the order of their steps; only ranges of the same group may overlap."""
     groups: list[list[Range]] = []
     for part in ranges:
@@ -124,11 +124,11 @@ def _apart(ranges: Sequence[Range]) -> list[list[Range]]:
     return groups
 
 
-def _merged(parts: Sequence[Column]) -> Column:
+def _merge(parts: Sequence[Column]) -> Column:
     return parts[0] if len(parts) == 1 else points.sort_column(points.join_columns(parts))
 
 
-def _first(tx: Tx, of: Range, most: int) -> Column:
+def _read_first(tx: Tx, of: Range, most: int) -> Column:
     """Return the first `most` points of a range."""
     series_id, low, high = of
     heads = tx.all(_heads, **_params(of), most=most + 1)
@@ -146,15 +146,15 @@ def _first(tx: Tx, of: Range, most: int) -> Column:
     return column.cut(0, most)
 
 
-def size_of(tx: Tx, ranges: Iterable[Range]) -> int:
+def count_points(tx: Tx, ranges: Iterable[Range]) -> int:
     """Return the number of points in the chunks of these ranges."""
     return sum((tx.first(_size, **_params(span)) or (0,))[0] or 0 for span in ranges)
 
 
-def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
+def read_overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
     """Return a curve in at most `most` points, and True if any were left out."""
-    size = size_of(tx, ranges)
-    groups = _apart(ranges)
+    size = count_points(tx, ranges)
+    groups = _group_ranges(ranges)
     # What is left of two series does not tell which points of the older one are superseded.
     exact = SKETCHED * most if len(groups) == len(ranges) else max(MERGED, SKETCHED * most)
     if size <= exact:
@@ -163,22 +163,22 @@ def overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, bool]:
         return thinned, len(thinned.steps) < len(whole.steps)
     columns, less = [], False
     for group in groups:
-        drawn = [_sketched(tx, span) for span in group]
-        columns.append(_merged([points.join_columns(parts) for parts, _ in drawn]))
+        drawn = [_read_sketches(tx, span) for span in group]
+        columns.append(_merge([points.join_columns(parts) for parts, _ in drawn]))
         less |= any(missing for _, missing in drawn)
     whole = points.join_columns(columns)
     thinned = points.thin(whole, most)
     return thinned, less or len(thinned.steps) < len(whole.steps)
 
 
-def last(tx: Tx, series_id: int, high: int) -> Column:
+def read_last(tx: Tx, series_id: int, high: int) -> Column:
     """Return the last point of a series up to step `high`, or none."""
     row = tx.first(_last, series=series_id, high=high)
     column = points.cut_column(points.unpack(row[0] if row else b""), 0, high)
     return column.cut(max(0, len(column.steps) - 1), len(column.steps))
 
 
-def _sketched(tx: Tx, of: Range) -> tuple[list[Column], bool]:
+def _read_sketches(tx: Tx, of: Range) -> tuple[list[Column], bool]:
     """Return the sketches of a range, and in full the chunks at its two ends; whether any point of
     the range is not in them."""
     rows = tx.all(_sketches, **_params(of))

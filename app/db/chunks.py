@@ -136,7 +136,7 @@ def put(tx: Tx, series_id: int, column: Column) -> None:
             _put(tx, series_id, new)
             continue
         old = points.unpack(data) if data else load(tx, series_id, first, first)
-        earlier = _absorbed(tx, series_id, first, count, size)
+        earlier = _list_absorbed(tx, series_id, first, count, size)
         whole = points.join_columns([*earlier, old, new])
         if not after:
             whole = points.sort_column(whole)
@@ -150,7 +150,7 @@ def _level(count: int) -> int:
     return (count >= TAIL) + (count >= MIDDLE)
 
 
-def _absorbed(tx: Tx, series_id: int, first: int, count: int, size: int) -> list[Column]:
+def _list_absorbed(tx: Tx, series_id: int, first: int, count: int, size: int) -> list[Column]:
     """Return the chunks before one that grows from `count` points to `size`, where it joins them.
 
     Oldest first. Together they may have grown, too, and join the one before.

@@ -41,6 +41,6 @@ def connect(url: str, connections: int = CONNECTIONS) -> Database:
 def _kind(kind: type[D]) -> type[D]:
     if not tracing.is_on():
         return kind
-    from app.db.traced import traced
+    from app.db.traced import trace_database
 
-    return traced(kind)
+    return trace_database(kind)

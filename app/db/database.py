@@ -48,7 +48,7 @@ class Job(NamedTuple):
     principal: Principal
 
 
-class Outcome(NamedTuple):
+class WriteResult(NamedTuple):
     """The outcome of a job: its result, or an error for its caller."""
 
     future: asyncio.Future[Any]
@@ -97,7 +97,7 @@ class Database(ABC):
         """Record that a write was rejected; heartbeat timeouts ignore this period."""
         self.write_rejected_at = time.monotonic()
 
-    def _resolve(self, outcomes: list[Outcome]) -> None:
+    def _resolve(self, outcomes: list[WriteResult]) -> None:
         """Answer the callers of the jobs that are over; on the event loop."""
         self._waiting -= len(outcomes)
         for future, result, error in outcomes:

@@ -61,7 +61,7 @@ def by_status(tx: Tx, filters: Mapping[str, Any]) -> ByStatus:
     """
     is_tallied = tally.covers(Run, filters)
     if not is_tallied and (parts := of_seen(tx, RUNS, filters)) is not None:
-        return _added([by_status(tx, part) for part in parts])
+        return _add_counts([by_status(tx, part) for part in parts])
     names, params, partial, newest = counting.scope(tx, RUNS, filters)
     if is_tallied:
         return ByStatus(tally.by_state(tx, Run, names, params))
@@ -70,7 +70,7 @@ def by_status(tx: Tx, filters: Mapping[str, Any]) -> ByStatus:
     return ByStatus(counted, more or partial)
 
 
-def _added(of_each: Sequence[ByStatus]) -> ByStatus:
+def _add_counts(of_each: Sequence[ByStatus]) -> ByStatus:
     """Return the sums of the counts of several lists."""
     numbers = Counter[str]()
     for counted in of_each:

@@ -1,6 +1,6 @@
 """Keyset pages: any table in any order, filtered, for one parent or for many at once.
 
-`page` reads one page of one list, `pages` the same page of the lists of many parents in one
+`page` reads one page of one list, `read_pages` the same page of the lists of many parents in one
 statement; `app.db.list_statements` makes what they run. A cursor is the place of a row in its
 order, so a page neither repeats nor skips a row when others come or go. Rows that lack the value
 they are ordered by come last, in either direction: they are read by a second statement, so that
@@ -128,18 +128,18 @@ def page(
     if (parts := of_seen(tx, listing, filters, order, window.size)) is not None:
         return _of_each(tx, listing, parts, order, window)
     if (archived := of_archived(tx, listing, filters)) is not None:
-        return _all(tx, listing, archived, order, window)
+        return _read_all(tx, listing, archived, order, window)
     sort = counting.must_sort(tx, listing, filters, order)
     look = not sort and _must_look(tx, listing, filters, order)
     if look and order.field == "created_at":
-        return _looked(tx, listing, filters, order, window)
+        return _read_looked(tx, listing, filters, order, window)
     if (active := of_active(tx, listing, filters)) is not None:
-        return _all(tx, listing, active, order, window)
+        return _read_all(tx, listing, active, order, window)
     if look:
-        return _looked(tx, listing, filters, order, window)
+        return _read_looked(tx, listing, filters, order, window)
     if SEARCH in filters:
         filters = with_search(filters, "search_walk")
-    return _all(tx, listing, filters, order, window, sort=sort)
+    return _read_all(tx, listing, filters, order, window, sort=sort)
 
 
 def _of_each(
@@ -150,12 +150,12 @@ def _of_each(
         return merge([page(tx, listing, part, order, window) for part in parts], order, window)
     of, light = "experiment_id", RUNS.narrowed((order.field,))
     rest = {name: value for name, value in parts[0].items() if name != of}
-    first = _merged(tx, light, rest, order, window, (of, [part[of] for part in parts]))
+    first = _read_merged(tx, light, rest, order, window, (of, [part[of] for part in parts]))
     found = {"found": [row.id for row in first.rows]}
-    return first._replace(rows=_all(tx, listing, found, order, Window(window.size)).rows)
+    return first._replace(rows=_read_all(tx, listing, found, order, Window(window.size)).rows)
 
 
-def _all(
+def _read_all(
     tx: Tx,
     listing: Listing[RowT],
     filters: Mapping[str, Any],
@@ -174,7 +174,7 @@ def _all(
     if spread in filters and order.field == "created_at" and not by_text:
         rest = {name: value for name, value in filters.items() if name != spread}
         if not any(name in rest for name in INDEXED):
-            return _merged(tx, listing, rest, order, window, (spread, filters[spread]))
+            return _read_merged(tx, listing, rest, order, window, (spread, filters[spread]))
     if sort and len(filters.get(spread, ())) == 1:  # they have an index
         parent = {"parent": filters[spread][0]}
         filters = {name: value for name, value in filters.items() if name != spread}
@@ -207,7 +207,7 @@ def _read(
             break
         if shape.peek and (place := tx.first(place_statement(shape), **params)) is not None:
             tie, value = place
-            return _stopped(_page(listing, rows, order, window), cursor_of(order, value, tie))
+            return _stop_page(_page(listing, rows, order, window), cursor_of(order, value, tie))
     return _page(listing, rows, order, window)
 
 
@@ -239,7 +239,7 @@ def _must_look(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order:
     return tally.total(tx, listing.table, frozenset(counted), params) > counting.READ
 
 
-def _looked(
+def _read_looked(
     tx: Tx, listing: Listing[RowT], filters: Mapping[str, Any], order: Order, window: Window
 ) -> Page[RowT]:
     """Return a page of a list whose rows have to be read to know which ones match.
@@ -251,21 +251,21 @@ def _looked(
     if of_some and order.field == METRIC and counting.must_read(tx, listing, filters):
         few = of_few(tx, listing, walked)  # the first rows by a metric lie far apart
         if few is not None:
-            return _all(tx, listing, few, order, window)
+            return _read_all(tx, listing, few, order, window)
         if SEARCH not in filters and (parts := of_experiments(tx, listing, filters)) is not None:
             return _of_each(tx, listing, parts, order, window)
-    first = _first(tx, listing, walked, order, window)
+    first = _read_first(tx, listing, walked, order, window)
     if first.stopped_at is None:
         return first
     if SEARCH not in filters and not counting.must_read(tx, listing, filters):
-        return _all(tx, listing, filters, order, window)
+        return _read_all(tx, listing, filters, order, window)
     narrowed = narrow(tx, listing, filters)
     if narrowed is None:
         return first
-    return _all(tx, listing, narrowed, order, window)
+    return _read_all(tx, listing, narrowed, order, window)
 
 
-def _first(
+def _read_first(
     tx: Tx, listing: Listing[RowT], filters: Mapping[str, Any], order: Order, window: Window
 ) -> Page[RowT]:
     """Return a page of the first `matching.LOOKED_AT` rows of a list; it may end early there."""
@@ -289,14 +289,14 @@ def _first(
     return _read(tx, listing, parts, order, window)
 
 
-def _stopped(page: Page[RowT], at: str) -> Page[RowT]:
+def _stop_page(page: Page[RowT], at: str) -> Page[RowT]:
     """Return a page that ends early, at a place which need not be that of one of its rows."""
     if page.backward:
         return page._replace(stopped_at=at, has_previous=True)
     return page._replace(stopped_at=at, has_next=True)
 
 
-def _merged(
+def _read_merged(
     tx: Tx,
     listing: Listing[RowT],
     filters: Mapping[str, Any],
@@ -321,7 +321,7 @@ def _merged(
     return _page(listing, rows, order, window)
 
 
-def pages(
+def read_pages(
     tx: Tx,
     listing: Listing[RowT],
     parent: str,

@@ -109,12 +109,12 @@ class _Lane:
         """Work on the reads that wait."""
         if self._pipeline is None:
             self.busy = True
-            self._connect().add_done_callback(self._connected)
+            self._connect().add_done_callback(self._finish_connecting)
             return
         try:
             self._begin(self._pipeline)
         except psycopg.Error as error:
-            self._lost(error)
+            self._requeue_lost(error)
         else:
             self._send()
 
@@ -133,7 +133,7 @@ class _Lane:
                 read.thread = greenlet(_run)
                 self._resume(read, read, pipeline, self._asked)
 
-    def _connected(self, opening: asyncio.Future[Connection]) -> None:
+    def _finish_connecting(self, opening: asyncio.Future[Connection]) -> None:
         self.busy = False
         try:
             connection = opening.result()
@@ -170,7 +170,7 @@ class _Lane:
                 self.busy = False
             unsent = self._pipeline.flush()
         except psycopg.Error as error:
-            self._lost(error)
+            self._requeue_lost(error)
             return
         if unsent and not self._writing:
             self._writing = True
@@ -183,7 +183,7 @@ class _Lane:
         try:
             unsent = self._pipeline.go_on()
         except psycopg.Error as error:
-            self._lost(error)
+            self._requeue_lost(error)
             return
         if not unsent:
             self._writing = False
@@ -194,11 +194,11 @@ class _Lane:
         try:
             self._pipeline.receive()
         except psycopg.Error as error:
-            self._lost(error)
+            self._requeue_lost(error)
             return
         if not self.busy:
             return
-        if self._pipeline.error is not None and self._spoiled():
+        if self._pipeline.error is not None and self._end_spoiled_batch():
             self._send()
             return
         for read in list(self._active):
@@ -206,7 +206,7 @@ class _Lane:
                 self._resume(read)
         self._send()
 
-    def _spoiled(self) -> bool:
+    def _end_spoiled_batch(self) -> bool:
         """End a batch in which a statement has failed; each read has its own error alone.
 
         Returns False where it is alone.
@@ -237,7 +237,7 @@ class _Lane:
             read.alone |= alone
             self._waiting.appendleft(read)
 
-    def _lost(self, error: psycopg.Error) -> None:
+    def _requeue_lost(self, error: psycopg.Error) -> None:
         """The connection is over. Its reads begin again: all others may be over as well, but no
         new one."""
         assert self._pipeline is not None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 from psycopg import errors as pg
 
-from app.db.database import Job, Outcome
+from app.db.database import Job, WriteResult
 from app.db.postgresql_connections import for_caller
 from app.db.postgresql_pipeline import Cursor, Pipeline
 from app.db.restricted import open_tx
@@ -32,7 +32,9 @@ class _Spoiled(Exception):
     """A job failed after it had written."""
 
 
-def commit(connect: Callable[[], Pipeline], batch: list[Job], rights: KnownRights) -> list[Outcome]:
+def commit(
+    connect: Callable[[], Pipeline], batch: list[Job], rights: KnownRights
+) -> list[WriteResult]:
     """Run jobs in one transaction, or else each in its own. Never raises.
 
     Each may be run several times, the last of which counts. `connect` returns the connection to
@@ -42,39 +44,39 @@ def commit(connect: Callable[[], Pipeline], batch: list[Job], rights: KnownRight
         try:
             pipeline = connect()
         except BaseException as error:
-            return _all_failed(batch, for_caller(error, None))
+            return _fail_all(batch, for_caller(error, None))
         try:
             return _run_batch(pipeline, batch, rights)
         except BaseException as error:
             _roll_back(pipeline)
             shown = for_caller(error, pipeline.connection)
             if shown is not error and pipeline.connection.closed:
-                return _all_failed(batch, shown)  # whether it was committed is not known
+                return _fail_all(batch, shown)  # whether it was committed is not known
     return [_run_alone(connect, job, rights) for job in batch]
 
 
-def _all_failed(batch: list[Job], error: BaseException) -> list[Outcome]:
-    return [Outcome(job.future, None, error) for job in batch]
+def _fail_all(batch: list[Job], error: BaseException) -> list[WriteResult]:
+    return [WriteResult(job.future, None, error) for job in batch]
 
 
-def _run_batch(pipeline: Pipeline, batch: list[Job], rights: KnownRights) -> list[Outcome]:
+def _run_batch(pipeline: Pipeline, batch: list[Job], rights: KnownRights) -> list[WriteResult]:
     outcomes, done = [], []
     cursor = Cursor(pipeline)
     pipeline.command("BEGIN")
     for job in batch:
         tx = open_tx(cursor, "postgresql", job.principal, rights, is_snapshot=False)
         try:
-            outcomes.append(Outcome(job.future, job.work(tx), None))
+            outcomes.append(WriteResult(job.future, job.work(tx), None))
             done.append(tx)
         except Exception as error:
             if tx.wrote or isinstance(error, psycopg.Error):
                 raise _Spoiled from error
-            outcomes.append(Outcome(job.future, None, error))
+            outcomes.append(WriteResult(job.future, None, error))
     _commit(pipeline, cursor, done)
     return outcomes
 
 
-def _run_alone(connect: Callable[[], Pipeline], job: Job, rights: KnownRights) -> Outcome:
+def _run_alone(connect: Callable[[], Pipeline], job: Job, rights: KnownRights) -> WriteResult:
     for left in reversed(range(TRIES)):
         pipeline: Pipeline | None = None
         try:
@@ -90,20 +92,20 @@ def _run_alone(connect: Callable[[], Pipeline], job: Job, rights: KnownRights) -
             if left and isinstance(error, _LOST_RACE):
                 continue
             used = None if pipeline is None else pipeline.connection
-            return Outcome(job.future, None, for_caller(error, used))
-        return Outcome(job.future, result, None)
+            return WriteResult(job.future, None, for_caller(error, used))
+        return WriteResult(job.future, result, None)
     raise AssertionError("TRIES is 1 or more")
 
 
 def _commit(pipeline: Pipeline, cursor: Cursor, parts: list[Tx]) -> None:
     last = Tx(cursor, "postgresql")
     write_late(last, parts)
-    for text in _packed(last.topics.union(*(part.topics for part in parts))):
+    for text in _pack_topics(last.topics.union(*(part.topics for part in parts))):
         pipeline.send(_NOTIFY, [text])
     pipeline.finish("COMMIT")
 
 
-def _packed(topics: set[str]) -> Iterator[str]:
+def _pack_topics(topics: set[str]) -> Iterator[str]:
     """Yield the topics as few texts: each notification is told to every server by itself."""
     text = ""
     for topic in sorted(topics):

@@ -159,7 +159,7 @@ class Query(Generic[P, T]):
             if text is not None:
                 names = limited.names
                 if names is not None:
-                    text, names = visibility.numbered(text, names)
+                    text, names = visibility.number_params(text, names)
                 limited = replace(limited, text=text, names=names, is_limited=True)
             self._limited[dialect, every_project, of_one] = limited
         return limited

@@ -24,7 +24,7 @@ from time import perf_counter
 
 from app.db import migrate
 from app.db.current_principal import get_principal
-from app.db.database import Database, Job, Outcome, P, R, UseCase
+from app.db.database import Database, Job, P, R, UseCase, WriteResult
 from app.db.restricted import open_tx
 from app.db.sql import Tx, write_late
 from app.db.sqlite_file import file_system, make_private, own
@@ -244,9 +244,9 @@ class SqliteDatabase(Database):
             # resolve the next batch's futures.
             self._loop.call_soon_threadsafe(self._publish, outcomes, topics)
 
-    def _commit(self, batch: list[Job]) -> tuple[list[Outcome], set[str]]:
+    def _commit(self, batch: list[Job]) -> tuple[list[WriteResult], set[str]]:
         """Runs a batch in one transaction, or else each job in its own. Never raises."""
-        outcomes: list[Outcome] = []
+        outcomes: list[WriteResult] = []
         topics: set[str] = set()
         done: list[Tx] = []
         begun = False
@@ -259,7 +259,7 @@ class SqliteDatabase(Database):
                 before = writer.total_changes
                 tx = open_tx(cursor, self.dialect, job.principal, self._rights)
                 try:
-                    outcomes.append(Outcome(job.future, job.work(tx), None))
+                    outcomes.append(WriteResult(job.future, job.work(tx), None))
                     topics |= tx.topics
                     done.append(tx)
                 except Exception as error:
@@ -267,7 +267,7 @@ class SqliteDatabase(Database):
                     # be committed statement by statement.
                     if writer.total_changes != before or not writer.in_transaction:
                         raise
-                    outcomes.append(Outcome(job.future, None, _for_caller(error)))
+                    outcomes.append(WriteResult(job.future, None, _for_caller(error)))
             last = Tx(cursor, self.dialect, rights=self._rights)
             write_late(last, done)
             topics |= last.topics
@@ -277,12 +277,12 @@ class SqliteDatabase(Database):
             self._roll_back()
             self._rights.end_change()
             if begun and len(batch) > 1:
-                return self._one_by_one(batch)
-            return [Outcome(job.future, None, _for_caller(error)) for job in batch], set()
+                return self._write_one_by_one(batch)
+            return [WriteResult(job.future, None, _for_caller(error)) for job in batch], set()
         return outcomes, topics
 
-    def _one_by_one(self, batch: list[Job]) -> tuple[list[Outcome], set[str]]:
-        outcomes: list[Outcome] = []
+    def _write_one_by_one(self, batch: list[Job]) -> tuple[list[WriteResult], set[str]]:
+        outcomes: list[WriteResult] = []
         topics: set[str] = set()
         for job in batch:
             outcome, topics_of_job = self._commit([job])
@@ -301,7 +301,7 @@ class SqliteDatabase(Database):
             with suppress(sqlite3.Error):  # the next batch then fails as this one did
                 self._writer = self._connect()
 
-    def _publish(self, outcomes: list[Outcome], topics: set[str]) -> None:
+    def _publish(self, outcomes: list[WriteResult], topics: set[str]) -> None:
         self._resolve(outcomes)
         self.changes.publish(topics)
 

@@ -8,7 +8,7 @@ from app.db.database import Database, P, R, UseCase
 D = TypeVar("D", bound=Database)
 
 
-def traced(kind: type[D]) -> type[D]:
+def trace_database(kind: type[D]) -> type[D]:
     """Return the same kind of database, with a span for each write, and for the reads within one.
 
     A class of its own: where nothing is traced, nothing is paid.

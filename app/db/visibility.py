@@ -171,7 +171,7 @@ def _is_of_one(text: str) -> bool:
     return is_alone and f"{table}.{EXPERIMENT} = :{EXPERIMENT}" in condition.split(" AND ")
 
 
-def numbered(text: str, names: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+def number_params(text: str, names: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the text with PostgreSQL's numbers for the parameters of views, and all names."""
     for name in (USER, EXPERIMENT):
         if f":{name}" in text and name not in names:

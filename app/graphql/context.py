@@ -162,7 +162,7 @@ class Context:
                 return listed_pages
             listed_pages = []
             for part in _parts(ids, max(1, PART // window.size)):
-                pages = keyset.pages(tx, listed, column, part, filters, order, window)
+                pages = keyset.read_pages(tx, listed, column, part, filters, order, window)
                 budget.charge_rows(listed.table, (row for page in pages for row in page.rows))
                 listed_pages += pages
             return listed_pages

@@ -88,7 +88,7 @@ def read(
     if there are more than `most` points.
     """
     curves = _list_curves(tx, run_ids, keys, window, raw)
-    if most is not None and most < chunk_ranges.size_of(
+    if most is not None and most < chunk_ranges.count_points(
         tx, (span for *_, of in curves for span in of)
     ):
         raise TooMany
@@ -141,7 +141,7 @@ def _read(
     tx: Tx, window: Window, run_id: str, key: str, attempt: int | None, ranges: list[Range]
 ) -> Series:
     if window.points is not None:
-        column, downsampled = chunk_ranges.overview(tx, ranges, window.points)
+        column, downsampled = chunk_ranges.read_overview(tx, ranges, window.points)
         return Series(run_id, key, attempt, *column, downsampled, None)
     column = chunk_ranges.page(tx, ranges, window.limit + 1)
     if len(column.steps) <= window.limit:

@@ -153,7 +153,7 @@ def branch(tx: Tx, run: Run) -> None:
     tx.many(_forget_latest, [_forget_latest(run=run.id, key=key) for key in superseded])
     for key, ranges in curves.own_ranges(tx, run):
         for each in ranges if key in superseded else ():
-            last = chunk_ranges.last(tx, each.series_id, each.high)
+            last = chunk_ranges.read_last(tx, each.series_id, each.high)
             if last.steps:  # a lower step does not replace a higher one
                 _set_latest(tx, run, {key: last})
 

@@ -43,13 +43,13 @@ def metric_bands(
     high = MAX_STEP if to_step is None else to_step
     read = []
     for run_id, key, ranges in curves.list_ranges(tx, run_ids, keys, low, high):
-        ends = chunk_ranges.ends(tx, ranges)
+        ends = chunk_ranges.read_ends(tx, ranges)
         if ends is None:
             read.append(RunBands(run_id, key, bands.bands((), 0, 0, buckets)))
             continue
         first = ends[0] if from_step is None else from_step
         last = ends[1] if to_step is None else to_step
-        of_curve = bands.bands(chunk_ranges.pages(tx, ranges), first, last, buckets)
+        of_curve = bands.bands(chunk_ranges.read_pages(tx, ranges), first, last, buckets)
         read.append(RunBands(run_id, key, of_curve))
     return read
 

@@ -140,7 +140,9 @@ def test_an_overview_says_that_points_are_left_out_exactly_when_they_are(
     write(chunks.put, series_id, Column(range(4 * each), [0.0] * 4 * each, [0.0] * 4 * each))
     for low in (0, each - 1, each, 2 * each):
         for high in (low, low + 1, low + each, low + 2 * each):
-            column, downsampled = write(chunk_ranges.overview, [Range(series_id, low, high)], 1_000)
+            column, downsampled = write(
+                chunk_ranges.read_overview, [Range(series_id, low, high)], 1_000
+            )
             points_there = min(high, 4 * each - 1) - low + 1
             assert downsampled == (len(column.steps) < points_there), (low, high)
 
@@ -161,7 +163,7 @@ def test_an_overview_of_a_long_series_comes_from_its_sketches_and_keeps_a_spike(
         return column
 
     monkeypatch.setattr(chunks, "load", counting)
-    column, downsampled = write(chunk_ranges.overview, [Range(series_id, 10, 99_990)], 200)
+    column, downsampled = write(chunk_ranges.read_overview, [Range(series_id, 10, 99_990)], 200)
     assert downsampled
     assert len(column.steps) <= 200
     assert (column.steps[0], column.steps[-1]) == (10, 99_990)
@@ -182,7 +184,7 @@ def test_chunks_that_are_not_half_full_have_no_sketch_and_lose_no_spike(
     rows = write(stored, series_id)
     assert [row.count for row in rows] == [300, 900] * 4
     assert [row.sketch == b"" for row in rows] == [True, False] * 4
-    drawn, downsampled = write(chunk_ranges.overview, [Range(series_id, 0, first)], 400)
+    drawn, downsampled = write(chunk_ranges.read_overview, [Range(series_id, 0, first)], 400)
     assert downsampled
     assert sum(value > 0 for value in drawn.values) == 8
 

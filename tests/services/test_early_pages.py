@@ -137,19 +137,21 @@ def test_a_value_that_few_runs_have_is_found_by_an_index_however_old_they_are(
 def test_each_of_many_experiments_has_a_page_that_ends_early(write: Write) -> None:
     ids = [write(fill), write(fill)]
     filters = {"hyperparam": ("lr", 6, None)}
-    pages = write(keyset.pages, RUNS, "experiment_id", ids, filters, Order("created_at"), Window(3))
+    pages = write(
+        keyset.read_pages, RUNS, "experiment_id", ids, filters, Order("created_at"), Window(3)
+    )
     assert all(page.stopped_at is not None and page.has_next for page in pages)
 
 
 def read_whole(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the filters of lists whose rows are all read and then sorted, as they come."""
-    read, whole = list[Any](), keyset._all
+    read, whole = list[Any](), keyset._read_all
 
     def noted(*args: Any, **more: Any) -> Any:
         read.append(args[2])
         return whole(*args, **more)
 
-    monkeypatch.setattr(keyset, "_all", noted)
+    monkeypatch.setattr(keyset, "_read_all", noted)
     return read
 
 
@@ -272,5 +274,5 @@ def test_runs_that_lack_the_metric_of_an_order_are_looked_for_in_some_rows_at_a_
             assert any(page.stopped_at is not None for page in pages)
     ids = [experiment, write(fill)]
     order, window = Order("metric", True, "none"), Window(7)
-    pages = write(keyset.pages, RUNS, "experiment_id", ids, {}, order, window)
+    pages = write(keyset.read_pages, RUNS, "experiment_id", ids, {}, order, window)
     assert all(page.stopped_at is not None and page.has_next for page in pages)

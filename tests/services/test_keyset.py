@@ -157,7 +157,9 @@ def test_a_run_is_found_by_the_end_of_its_id_however_many_others_there_are(
         connection.set_trace_callback(asked.append)
         tx = Tx(connection.cursor(), "sqlite")
         keyset.page(tx, listing.RUNS, filters, order, Window())
-        keyset.pages(tx, listing.RUNS, "experiment_id", ["exp_1"] * 2, filters, order, Window())
+        keyset.read_pages(
+            tx, listing.RUNS, "experiment_id", ["exp_1"] * 2, filters, order, Window()
+        )
         counting.count(tx, listing.RUNS, filters)
         connection.set_trace_callback(None)
         plans = [
@@ -323,7 +325,7 @@ async def test_the_pages_of_many_runs_of_one_experiment_are_those_of_each(db: Da
     for order, backward in product((Order("metric", True, "loss"), Order("step")), (False, True)):
         window = Window(2, backward=backward)
         many = await db.scan(
-            keyset.pages, listing.RUNS, "parent_run_id", parents, of, order, window
+            keyset.read_pages, listing.RUNS, "parent_run_id", parents, of, order, window
         )
         for parent, page in zip(parents, many, strict=True):
             assert len(page.rows) == 2
@@ -382,7 +384,7 @@ async def test_many_parents_at_once_are_the_pages_of_each(db: Database) -> None:
     ]
     for (listed, order), backward in product(orders, (False, True)):
         window = Window(4, backward=backward)
-        many = await db.scan(keyset.pages, listed, "experiment_id", ids, {}, order, window)
+        many = await db.scan(keyset.read_pages, listed, "experiment_id", ids, {}, order, window)
         for id, page in zip(ids, many, strict=True):
             parent = ("experiment_id", id)
             one = await db.scan(keyset.page, listed, {}, order, window, parent)

@@ -132,7 +132,7 @@ async def test_a_search_goes_with_every_order_filter_and_page(
         assert len(seen) == len(set(seen)) == len(NOTES), (looked_at, order, backward)
     ids = [experiment, new_id("exp")]
     both = await db.search(
-        keyset.pages, listing.RUNS, "experiment_id", ids, {"search": "demo"},
+        keyset.read_pages, listing.RUNS, "experiment_id", ids, {"search": "demo"},
         Order("created_at"), Window(50),
     )  # fmt: skip
     assert [len(page.rows) for page in both] == [len(NOTES), 0]
