@@ -1,4 +1,4 @@
-// What runs may get: what each launcher has, what is with it, what waits.
+// Available resources: for each launcher its capacity, its runs and the queue.
 import { useEffect, useState } from "preact/hooks";
 import { ask } from "./graphql.js";
 import { CAPACITY } from "./operations.js";

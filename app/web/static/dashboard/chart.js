@@ -1,5 +1,5 @@
-// One chart: the curves of several runs, with what is known of each stretch: the mean smoothed over
-// the faint raw mean, over the area between the least and the most.
+// One chart: the curves of several runs; for each bucket the smoothed mean, over the faint raw mean,
+// over the area between minimum and maximum.
 import { signal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { options, zooming } from "./plot.js";
@@ -28,13 +28,13 @@ export const colorOf = (i) => COLORS[i % COLORS.length];
  * @property {string} color
  * @property {import("./curves.js").Band} band
  * @property {import("./curves.js").Band} [other] the metric that x is taken from
- * @property {number} [from] the step from which on it is this run's own, not its parent's
+ * @property {number} [from] the first step of the run itself; those before are its parent's
  *
  * @typedef {object} View
  * @property {string} x step, time, clock or the key of a metric
  * @property {boolean} log
  * @property {number} smoothing 0 to 1
- * @property {boolean} outliers they do not stretch the axis
+ * @property {boolean} outliers true if they do not stretch the axis
  *
  * @typedef {[number, number]} Range
  */
@@ -65,7 +65,7 @@ export function Chart({ title, lines: all, view, height = 210, syncKey = "page",
     const wanted = options({ element, lines, view, height, syncKey, setAt, zoom: zooming(zoomed) });
     const drawn = new uPlot(wanted, data, element);
     plot.current = drawn;
-    // It is called once at first, when the plot is as wide as it was made.
+    // The observer's first call reports the width that the plot was created with.
     const sizes = new ResizeObserver(() => element.clientWidth !== drawn.width && drawn.setSize({ width: element.clientWidth, height }));
     sizes.observe(element);
     return () => {
@@ -100,8 +100,8 @@ export function Chart({ title, lines: all, view, height = 210, syncKey = "page",
   );
 }
 
-/** Draws a chart that nobody sees, while there is nothing else to do: the browser compiles what charts
- * need when it runs for the first time, which somebody would wait for. */
+/** Draw an invisible chart while the browser is idle: it compiles the code of charts at their first
+ * use, which would delay the first visible one. */
 export function prepare() {
   const band = { ...empty(""), steps: [0, 1], means: [0, 1], lows: [0, 1], highs: [0, 1], counts: [2, 2], wallTimes: [0, 1] };
   const view = { x: "step", log: false, smoothing: 0.5, outliers: false };
@@ -117,7 +117,7 @@ export function prepare() {
 const Value = ({ value, special }) =>
   span({ class: "value", "data-value": value }, number(value), special ? span({ class: "bad", "data-is": special }, ` ${special}`) : null);
 
-/** What the picture shows, for who does not see it.
+/** A description of the chart for screen readers.
  * @param {string} title @param {Line[]} lines @param {uPlot.AlignedData} data */
 const spoken = (title, lines, data) =>
   t("Curve of {what}", { what: title }) + lines.map(({ label }, i) => `; ${label}: ${number(near(data[1 + SERIES * i], data[0].length - 1))}`).join("");
@@ -131,7 +131,7 @@ function near(column, index) {
   return undefined;
 }
 
-/** True if it is known when any of its points were made; a curve without points may get some yet.
+/** True if any point has a wall time, or if there are no points yet.
  * @param {import("./curves.js").Band} band */
 const isTimed = ({ steps, wallTimes }) => !steps.length || wallTimes.some((time) => time !== null);
 
@@ -147,7 +147,7 @@ function xText(x, kind) {
 const nonPositive = (values) => values.filter((value) => value !== null && value <= 0).length;
 
 /**
- * x, and of each line its smoothed mean, raw mean, least and most on that x.
+ * x, and for each line its smoothed mean, raw mean, minimum and maximum at each x.
  *
  * @param {Line[]} lines @param {View} view
  * @returns {uPlot.AlignedData}

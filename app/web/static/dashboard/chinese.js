@@ -1,4 +1,4 @@
-// The dictionary: what the dashboard says in English, and in Chinese.
+// The dictionary: each English text of the dashboard, and its Chinese.
 
 /** @type {Record<string, string>} */
 export const CHINESE = {
@@ -212,7 +212,7 @@ export const CHINESE = {
   "Retention thinned these points on {day}: the curves keep their shape and every spike.": "这些数据点已按保留规则于 {day} 精简：曲线保留其形状和每个尖峰。",
   "An external trainer's output stays where you started it.": "外部训练程序的输出在其启动处。",
 
-  // What can be done.
+  // Actions.
   "Cancel this run?": "取消这个任务？",
   "Cancel the run": "取消任务",
   "The newest checkpoint so far is of step {n}.": "目前最新的检查点在第 {n} 步。",
@@ -368,7 +368,7 @@ export const CHINESE = {
   "{n} in its queue": "{n} 个在其队列中",
   "Waiting: {n}": "等待中：{n}",
 
-  // What a run does to its machine.
+  // A run's use of its machine.
   Machine: "机器",
   "GPU utilization, %": "GPU 利用率，%",
   "GPU memory, %": "GPU 显存，%",

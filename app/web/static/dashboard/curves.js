@@ -1,8 +1,8 @@
-// What becomes of a curve before it is drawn. Pure functions, so that a test can hold them.
+// Curves before they are drawn. Pure functions: the unit tests call them without a browser.
 
 /**
- * A curve as the service sums it up: of each stretch of steps the mean, the least and the most, and
- * of how many points. A single point is a stretch of one.
+ * A curve as the service summarizes it (`metricBands`): for each bucket of steps the mean, minimum,
+ * maximum and number of points. A single point is a bucket of one.
  *
  * @typedef {object} Band
  * @property {string} key
@@ -12,24 +12,23 @@
  * @property {(number | null)[]} highs
  * @property {number[]} counts
  * @property {(number | null)[]} wallTimes
- * @property {Special[]} [special] where values are NaN or infinite; a stretch without any is not in it
+ * @property {Special[]} [special] the buckets with NaN or infinite values
  *
  * @typedef {{ bucket: number, value: string, count: number }} Special
- *   the place of the stretch, and `NaN`, `Infinity` or `-Infinity`
+ *   the index of the bucket, and `NaN`, `Infinity` or `-Infinity`
  */
 
-/** What is no number, as people write it. @type {Record<string, string>} */
+/** Symbols of NaN and the infinities. @type {Record<string, string>} */
 export const SYMBOLS = { NaN: "NaN", Infinity: "∞", "-Infinity": "−∞" };
 
 /** Columns that one line takes in a chart: its smoothed mean, raw mean, least and most. */
 export const SERIES = 4;
 
 /**
- * Smooths along x: at each place the line that fits best what lies around it, where a value `half` so
- * much x away weighs half. An average of what came before would lag behind a falling loss, and one to
- * both sides would bend the ends. Stretches weigh as many points as they hold: smoothing points that
- * were picked to keep a curve's shape is off by what the picking left out. A null (NaN) stays one and
- * does not poison the rest.
+ * Smooth along x by local linear regression: the weight of a value falls by half for each `half` of
+ * distance. A moving average of earlier points would lag behind a falling loss, and a centred one would
+ * bend the ends. A bucket weighs as many points as it holds: smoothing points that were chosen to keep
+ * the curve's shape would be off by the ones left out. A null (NaN) stays null and does not spread.
  *
  * @param {ArrayLike<number>} x @param {ArrayLike<number | null>} means @param {ArrayLike<number>} counts
  * @param {number} half more than 0
@@ -40,8 +39,8 @@ export function smooth(x, means, counts, half) {
   const known = Array.from(means, (_, i) => i).filter((i) => means[i] !== null);
   const count = known.length;
   // For each known place the weighted sums of 1, u, u² and of y, uy over all others, where u is the
-  // distance from the place in half-lives. Plain variables in one loop: this runs for each curve
-  // before it is seen, when no engine has made anything faster of it yet.
+  // distance from the place in half-lives. Plain variables in one loop: this runs for each curve at the
+  // first render, before the engine's compiler has optimized calls of small functions.
   const sums = new Float64Array(5 * count);
   for (const back of [false, true]) {
     let w = 0, wu = 0, wuu = 0, wy = 0, wuy = 0;
@@ -83,8 +82,8 @@ export function smooth(x, means, counts, half) {
 export const halfLife = (x, smoothing) => (x.length ? ((x[x.length - 1] - x[0]) * smoothing ** 3) / 4 : 0);
 
 /**
- * The range that holds the curves but for what lies far out, as box plots know it. Nothing is
- * hidden: only the axis does not stretch to it.
+ * The range of the curves without outliers, by the rule of box plots. No point is removed: only the
+ * axis does not extend to the outliers.
  *
  * @param {ArrayLike<number | null | undefined>[]} columns
  * @returns {[number, number] | null}
@@ -98,15 +97,15 @@ export function typical(columns) {
       if (value !== null && value !== undefined) found.push(value);
     }
   if (found.length < 20) return null;
-  const sorted = Float64Array.from(found).sort(); // without a function that compares: ten times as fast
+  const sorted = Float64Array.from(found).sort(); // an array's sort with a comparing function takes ten times as long
   const at = (/** @type {number} */ share) => sorted[Math.floor(share * (sorted.length - 1))];
   const spread = (at(0.75) - at(0.25)) * 3 || Math.abs(at(0.5)) * 0.1 || 1;
   return [Math.max(at(0), at(0.02) - spread), Math.min(at(1), at(0.98) + spread)];
 }
 
 /**
- * x of each stretch: its step, seconds since the curve's own beginning, the clock, or the value that
- * another metric had then.
+ * x of each bucket: its step, the seconds since the curve's first point, the wall time, or the value of
+ * another metric at that step.
  *
  * @param {Band} band @param {string} kind @param {Band} [other]
  */
@@ -118,7 +117,7 @@ export function along(band, kind, other) {
   return rising(band.wallTimes.map((time) => (time === null ? null : time - start)));
 }
 
-/** Numbers that never fall; what is missing is as the one before. @param {(number | null)[]} values */
+/** The running maximum; a null takes the value before it. @param {(number | null)[]} values */
 function rising(values) {
   let last = values.find((value) => value !== null) ?? 0;
   return values.map((value) => (last = Math.max(last, value ?? last)));
@@ -141,8 +140,8 @@ export function valueAt(band, step) {
 }
 
 /**
- * New points onto a curve. A point of a step that is there replaces what is from there on: a new
- * attempt took it back.
+ * Append new points to a curve. A point at a known step replaces it and all later ones: a new attempt
+ * has started again from there.
  *
  * @param {Band} known
  * @param {{ steps: number[], values: (number | null)[], wallTimes: (number | null)[],
@@ -177,7 +176,7 @@ export function tally(bands) {
   return Object.keys(SYMBOLS).filter((value) => counts[value]).map((value) => `${counts[value]} × ${SYMBOLS[value]}`).join(", ");
 }
 
-/** What is no number, by the x at which it is. @param {ArrayLike<number>} x @param {Band} band
+/** NaN and infinite values, by their x. @param {ArrayLike<number>} x @param {Band} band
  * @returns {Map<number, string>} */
 export function specialAlong(x, band) {
   /** @type {Map<number, string>} */
@@ -194,8 +193,8 @@ export function specialAlong(x, band) {
 export const empty = (key) => ({ key, steps: [], means: [], lows: [], highs: [], counts: [], wallTimes: [] });
 
 /**
- * Several curves as one: at each step of the longest the mean of all that are there, and one standard
- * deviation to either side.
+ * Several curves as one: at each step of the longest, the mean of all curves that have a value there,
+ * and one standard deviation to either side.
  *
  * @param {Band[]} bands @returns {Band}
  */
@@ -216,7 +215,7 @@ export function together(bands) {
   });
   for (const { steps, special } of bands)
     for (const { bucket, value, count } of special ?? []) {
-      // The group's last stretch that does not begin after it.
+      // The last bucket that begins at or before this step.
       const after = out.steps.findIndex((step) => step > steps[bucket]);
       const place = after < 0 ? out.steps.length - 1 : Math.max(0, after - 1);
       if (out.steps.length) out.special.push({ bucket: place, value, count });
@@ -225,7 +224,7 @@ export function together(bands) {
 }
 
 /**
- * What a terminal would show: `\r` goes back to the start of the line (progress bars), colours go.
+ * The text as a terminal would show it: `\r` overwrites the line (progress bars); colours are removed.
  *
  * @param {string} text
  */

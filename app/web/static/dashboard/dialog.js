@@ -1,4 +1,4 @@
-// A question whose answer changes something. It says before what will happen, and after what went wrong.
+// A dialog that confirms a change: it describes the effect first, and shows an error afterwards.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { h, tags } from "./dom.js";
 import { SignedOut } from "./session.js";
@@ -7,7 +7,7 @@ import { t } from "./words.js";
 const { button, dialog, form, div, p, h2 } = tags;
 
 /**
- * `act` does it and returns what was wrong, or nothing; the dialog closes then.
+ * `act` makes the change. It returns an error's text, or nothing, which closes the dialog.
  *
  * @param {{ title: string, action?: string, danger?: boolean, wide?: boolean, close: () => void,
  *   act?: (data: FormData) => Promise<string | void>, children?: any }} props
@@ -36,13 +36,13 @@ export function Dialog({ title, action, danger, wide, close, act, children }) {
   return dialog(
     {
       ref: place, onClose: close, "aria-label": title, class: wide ? "wide" : "",
-      // The backdrop is the dialog's own; what is in it lies in the form.
+      // A click on the backdrop has the dialog as its target; clicks inside have the form or its parts.
       onMouseDown: (event) => event.target === place.current && place.current?.close(),
     },
     form(
       { onSubmit: submit },
       h2({}, title),
-      h(SignedOut, {}), // that of the page cannot be reached from here
+      h(SignedOut, {}), // a modal dialog covers the page's own
       div({ class: "dialog-body" }, children),
       wrong ? p({ class: "trouble", role: "alert" }, wrong) : null,
       div(

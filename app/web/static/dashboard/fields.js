@@ -35,7 +35,7 @@ export function Params({ legend: text, rows, set }) {
 
 /** @param {{ chosen: string }} props */
 export const Priorities = ({ chosen }) =>
-  // Preact gives a select its value with every drawing, so that a choice would be undone.
+  // With `value`, Preact would set the select back to it at each render and undo the user's choice.
   select({ name: "priority" }, ["HIGH", "NORMAL", "LOW"].map((each) =>
     option({ key: each, value: each, selected: each === chosen }, t(each.toLowerCase()))));
 

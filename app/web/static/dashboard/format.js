@@ -1,7 +1,7 @@
-// Numbers, times and ids as people read them.
+// Numbers, times and ids as texts.
 import { t } from "./words.js";
 
-/** Made once: `toLocaleString` makes one at each call. */
+/** Created once: `toLocaleString` would create one at each call. */
 const GROUPED = new Intl.NumberFormat("en");
 
 /** @param {number | null | undefined} value */
@@ -66,7 +66,7 @@ export const clock = (moment) => (moment ? new Date(moment).toLocaleString() : "
 export const took = ({ startedAt, finishedAt }) =>
   startedAt ? duration((Date.parse(finishedAt ?? new Date().toISOString()) - Date.parse(startedAt)) / 1000) : "–";
 
-/** The part of an id that tells it from others: ids of one day begin alike. */
+/** The end of an id: ids of one day begin with the same characters. */
 export const short = (/** @type {string} */ id) => id.slice(-6);
 
 /** What a run is called. @param {{ id: string, name?: string | null }} run */

@@ -1,6 +1,6 @@
 // The service: queries and mutations by POST, everything live over one WebSocket a tab.
-// One, because a browser opens six HTTP/1.1 connections to a host: six tabs that each hold an event
-// stream leave none for the seventh, and a pressed Cancel does not go through.
+// Event streams (SSE) would fail: a browser opens six HTTP/1.1 connections to a host, so with six tabs
+// open none is left, and a pressed Cancel is not sent. WebSockets have a limit of their own.
 import { signal } from "@preact/signals";
 import { root } from "./route.js";
 import { refusal } from "./service.js";
@@ -14,13 +14,13 @@ import { t } from "./words.js";
 
 /** @type {import("@preact/signals").Signal<"connecting" | "live" | "away">} */
 export const connection = signal("connecting");
-/** The session has ended: signing in again is all that helps. */
+/** True once the session has ended: the user must sign in again. */
 export const signedOut = signal(false);
 
 const url = new URL("graphql", root);
 const PING_SECONDS = 20;
 
-/** Something that the service refused, or that it could not be reached. */
+/** An error of the service, or of a service that cannot be reached. */
 export class Refused extends Error {
   /** @param {string} message @param {string} code */
   constructor(message, code) {
@@ -29,15 +29,15 @@ export class Refused extends Error {
   }
 }
 
-/** Answers that are under way before the page that asks for them is drawn, by their requests.
+/** Responses to prefetched requests, by request body.
  * @type {Map<string, Promise<any>>} */
 const early = new Map();
-/** So long an early answer is taken for what the service says now, in milliseconds. */
+/** Milliseconds for which a prefetched response may be used. */
 const EARLY_MS = 1000;
 
 /**
- * Sends what the next page is about to ask for: the service works while that page is drawn. The first
- * `ask` for the same gets this answer.
+ * Send a query of the next page before that page is rendered: the service works meanwhile. The first
+ * `ask` with the same document and variables gets this response.
  *
  * @template {keyof Operations} N
  * @param {Document<N>} document
@@ -47,7 +47,7 @@ export function askEarly(document, variables) {
   const body = JSON.stringify({ query: document, variables });
   if (early.has(body)) return;
   const answer = post(body);
-  answer.catch(() => {}); // told to who asks for it
+  answer.catch(() => {}); // otherwise an unhandled rejection; the caller of `ask` gets it
   early.set(body, answer);
   setTimeout(() => early.delete(body), EARLY_MS);
 }
@@ -91,13 +91,13 @@ async function post(body) {
   return answer.data;
 }
 
-/** A key under which the service does a mutation once, however often it is sent. */
+/** An idempotency key: the service runs a mutation once, however often it is sent. */
 export const once = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join("");
 
 /**
  * @typedef {object} Watch
  * @property {string} document
- * @property {object} variables read anew when it is subscribed again: a caller moves it forward
+ * @property {object} variables read again after a reconnect: the caller advances its cursor
  * @property {(data: any) => void} next
  * @property {() => void} [resumed]
  */
@@ -112,9 +112,8 @@ let failures = 0;
 let broken = false;
 
 /**
- * Calls `next` with each answer until the returned function is called. After a break it subscribes
- * again, with `variables` as they are then, and calls `resumed`, so that what was missed can be
- * asked for.
+ * Call `next` with each response until the returned function is called. After a reconnect it subscribes
+ * again, with the current `variables`, and calls `resumed`, which can query what was missed.
  *
  * @template {keyof Operations} N
  * @param {Document<N>} document
@@ -144,14 +143,14 @@ function begin(id) {
   send({ id, type: "subscribe", payload: { query: found.document, variables: found.variables } });
 }
 
-/** Opens the tab's WebSocket, and again whenever it breaks: a page says by it whether it is live. */
+/** Open the tab's WebSocket, and open it again whenever it breaks. Its state is shown on each page. */
 export function connect() {
   if (socket || signedOut.value) return;
   const there = new URL(url);
   there.protocol = there.protocol === "https:" ? "wss:" : "ws:";
   const opened = (socket = new WebSocket(there, "graphql-transport-ws"));
   let answered = true;
-  // Proxies cut a connection on which nothing moves, and a dead one looks just like a quiet one.
+  // Proxies close an idle connection, and `onclose` is not called when the network is gone.
   const pings = setInterval(() => {
     if (!ready) return;
     if (!answered) return opened.close(4000);
@@ -193,7 +192,7 @@ function acknowledged() {
   }
 }
 
-/** A subscription that the service refused; what it may answer later is tried again.
+/** Handle a refused subscription: try again where the error is temporary.
  * @param {string} id @param {{ message: string, extensions?: { code: string } } | undefined} error */
 function failed(id, error) {
   const code = error?.extensions?.code ?? "";

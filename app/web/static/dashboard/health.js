@@ -1,4 +1,4 @@
-// The corner: is what is shown live, is the service well, and what else it has.
+// The corner of the page: the WebSocket's state, the service's health, and links to its other pages.
 import { useEffect, useState } from "preact/hooks";
 import { connection } from "./graphql.js";
 import { href, root } from "./route.js";
@@ -28,7 +28,7 @@ export function Health() {
   const [version, setVersion] = useState("");
   useEffect(() => {
     const check = () => document.hidden || look().then(setHealth);
-    const soon = setTimeout(check, 1000); // what the page shows is asked for first
+    const soon = setTimeout(check, 1000); // after the page's own queries
     const later = setTimeout(() => fetch(root, { headers: { Accept: "application/json" } })
       .then((response) => response.json())
       .then((about) => setVersion(about.version ?? ""), () => {}), 1000);

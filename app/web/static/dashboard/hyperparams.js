@@ -1,4 +1,4 @@
-// Hyperparameters as rows of a form, and back. Pure functions, so that a test can hold them.
+// Hyperparameters as rows of a form, and back. Pure functions: the unit tests call them without a browser.
 import { parsed, plain } from "./format.js";
 
 /**
@@ -6,7 +6,7 @@ import { parsed, plain } from "./format.js";
  *   `path` and `was`: where a hyperparameter lies that was there, and its value
  */
 
-/** The rows of what a run was given. @param {any} value @param {string[]} [path] @returns {Row[]} */
+/** The hyperparameters of a run as rows. @param {any} value @param {string[]} [path] @returns {Row[]} */
 export const rowsOf = (value, path = []) =>
   Object.entries(value ?? {}).flatMap(([name, item]) => {
     const own = [...path, name];
@@ -19,13 +19,13 @@ export const rowsOf = (value, path = []) =>
 export const isChanged = ({ key, value, path, was }) => (path ? plain(was) !== value : key.trim() !== "");
 
 /**
- * What the rows say. A new name with dots is nested; a value that nobody touched stays what it was,
- * also a text that looks like a number.
+ * Return the rows as an object. A new name with dots is nested. A value that was not edited keeps its
+ * type, also a string that looks like a number.
  *
  * @param {Row[]} rows @returns {Record<string, any>}
  */
 export function valueOf(rows) {
-  // Without a prototype: somebody may call a hyperparameter `__proto__`.
+  // `{}` would lose a hyperparameter named `__proto__`: an object without a prototype keeps it.
   const out = Object.create(null);
   for (const row of rows) {
     const path = row.path ?? row.key.trim().split(".");
@@ -40,7 +40,7 @@ export function valueOf(rows) {
 /** @param {any} value */
 const isPlain = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** Those of the first level in which a row was changed: the service replaces each as a whole.
+/** The changed hyperparameters of the first level, each whole: the service replaces them as a whole.
  * @param {Row[]} rows */
 export function overridesOf(rows) {
   const changed = new Set(rows.filter(isChanged).map(({ key, path }) => path?.[0] ?? key.trim().split(".")[0]));

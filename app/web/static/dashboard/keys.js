@@ -1,4 +1,4 @@
-// The keys of every page, and what `?` says of all of them.
+// Keyboard shortcuts of every page, and the help at `?`.
 import { useRef, useState } from "preact/hooks";
 import { Dialog } from "./dialog.js";
 import { useKeys } from "./parts.js";
@@ -23,7 +23,7 @@ const ALL = [
 export function KeysHelp() {
   const [open, setOpen] = useState(false);
   const began = useRef(0);
-  // Before the page, for which the second key means something else.
+  // Handled before the page, which has another meaning for the second key.
   useKeys((key) => {
     const second = Date.now() - began.current < SECONDS * 1000;
     began.current = key === "g" ? Date.now() : 0;

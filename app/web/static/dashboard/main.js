@@ -49,7 +49,7 @@ function App() {
   const [first] = path.value.split("/");
   const here = first === "runs" ? "" : first;
   useMenus();
-  // On a phone the pages' names are wider than the screen.
+  // On a phone the bar is wider than the screen: the current page's name would be out of view.
   useLayoutEffect(() => {
     const current = document.querySelector("header nav [aria-current]");
     const bar = current?.parentElement;
@@ -73,7 +73,7 @@ const logo = () =>
     line({ d: "M2 4c3 11 7 14 20 15" }), line({ d: "M2 9c3 7 8 11 20 12", class: "second" }));
 
 document.documentElement.lang = language;
-// A link of `llm-train open` that nobody needed, since there is a session or no token is asked for.
+// A link of `llm-train open` that was not needed: there is a session, or the service has no token.
 if (location.hash.startsWith("#code=")) history.replaceState(null, "", location.pathname + location.search);
 // A relative address would lead elsewhere once the page has another address.
 const icon = document.querySelector("link[rel=icon]");

@@ -1,5 +1,5 @@
-// Every document that the dashboard sends. A test holds each against the schema, and generates the
-// types of their variables and results (generated.d.ts).
+// Every document that the dashboard sends. A test validates each against the schema;
+// tests/support/graphql_types.py generates the types of their variables and results (generated.d.ts).
 
 /** @typedef {keyof import("./generated.js").Operations} Name */
 
@@ -86,8 +86,8 @@ export const BANDS = graphql("Bands", `
     }
   }`);
 
-/** Exactly these runs. As a list of runs they are answered in half the time that `nodes` takes, and
- * it is asked for no more than there are: what an answer may cost is counted by that.
+/** The variables of a list of exactly these runs. It takes half the time of `nodes`. `first` is their
+ * number: the service computes an operation's cost from it before it runs.
  * @param {string[]} ids @returns {{ filter: import("./generated.js").RunFilter, first: number }} */
 export const exactly = (ids) => ({ filter: { ids, archived: null }, first: ids.length });
 

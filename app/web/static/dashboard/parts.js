@@ -1,4 +1,4 @@
-// Parts of several pages.
+// Components that several pages use.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { h, tags } from "./dom.js";
 import { href } from "./route.js";
@@ -52,7 +52,8 @@ export function Copy({ text, label }) {
   );
 }
 
-/** The clipboard's own interface is missing on plain HTTP. @param {string} text */
+/** Copy a text. On plain HTTP there is no `navigator.clipboard`: a selection is copied there.
+ * @param {string} text */
 async function copy(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const field = document.createElement("textarea");
@@ -70,15 +71,15 @@ export const Trouble = ({ error, again }) =>
         again ? button({ type: "button", onClick: again }, t("Try again")) : null)
     : null;
 
-/** What is to be seen where there is nothing yet. @param {{ title: string, children?: any }} props */
+/** A placeholder for an empty list. @param {{ title: string, children?: any }} props */
 export const Empty = ({ title, children }) => div({ class: "empty" }, p({ class: "empty-title" }, title), children);
 
 export const Loading = () => div({ class: "loading", role: "status" }, t("Loading…"));
 
-/** A name and what it is. @param {{ name: string, children?: any }} props */
+/** A name and its value. @param {{ name: string, children?: any }} props */
 export const Fact = ({ name, children }) => div({ class: "fact" }, span({ class: "faint" }, name), div({}, children));
 
-/** Several choices of which one holds.
+/** A choice of one option among several.
  * @param {{ label: string, value: string, options: [string, string][], choose: (value: string) => void }} props */
 export const Choice = ({ label, value, options, choose }) =>
   div({ class: "choice", role: "group", "aria-label": label }, options.map(([key, text]) =>
@@ -97,10 +98,10 @@ export const Keys = () =>
     hint(["c"], t("compare")), hint(["/"], t("search")), hint(["?"], t("all keys")));
 
 /**
- * Calls `then` for a pressed key, unless somebody types or a dialog is open.
+ * Calls `then` for a pressed key, unless an input has the focus or a dialog is open.
  *
- * @param {(key: string) => boolean | void} then returns true if the key meant something
- * @param {boolean} [first] before others, which do not see a key that meant something then
+ * @param {(key: string) => boolean | void} then returns true if it handled the key
+ * @param {boolean} [first] called before other handlers, which are skipped if it handled the key
  */
 export function useKeys(then, first = false) {
   const latest = useRef(then);
@@ -119,7 +120,7 @@ export function useKeys(then, first = false) {
   }, []);
 }
 
-/** Draws again every so often, for what is told as "5 s ago", and counts how often it did.
+/** Render again every few seconds, for texts such as "5 s ago"; return how often it has.
  * @param {number} [seconds] */
 export function useTicks(seconds = 10) {
   const [count, set] = useState(0);

@@ -11,7 +11,7 @@ const PERIODS = [1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10,
 const POINT = 6;
 
 /**
- * @param {{ current?: ((range: [number, number] | null) => void) }} latest what the page wants now
+ * @param {{ current?: ((range: [number, number] | null) => void) }} latest the page's newest handler
  */
 export const zooming = (latest) => (/** @type {[number, number] | null} */ range) => latest.current?.(range);
 
@@ -22,7 +22,7 @@ export const zooming = (latest) => (/** @type {[number, number] | null} */ range
  * @param {import("./chart.js").View} chart.view
  * @param {number} chart.height
  * @param {string} chart.syncKey charts with the same one share a cursor
- * @param {(index: number | null) => void} chart.setAt is told where the cursor is
+ * @param {(index: number | null) => void} chart.setAt called with the index under the cursor
  * @param {(range: [number, number] | null) => void} chart.zoom
  * @returns {uPlot.Options}
  */
@@ -37,7 +37,7 @@ export function options({ element, lines, view, height, syncKey, setAt, zoom }) 
     cursor: {
       sync: { key: `${syncKey}:${view.x}`, scales: ["x", null] },
       drag: { x: true, y: false, setScale: false },
-      // Of a line one, on its smoothed mean: uPlot would make one for each of its columns.
+      // One point for each line, on its smoothed mean: uPlot's default is one for each column.
       points: { size: POINT, show: (_, series) => /** @type {HTMLElement} */ ((series - 1) % SERIES ? null : point()) },
     },
     scales: {
@@ -92,7 +92,7 @@ function drawn(color, view) {
   ];
 }
 
-/** Points are drawn where a line cannot be. @type {uPlot.Series.Points.Show} */
+/** Show the points of a curve with fewer than three values, whose line could not be seen. @type {uPlot.Series.Points.Show} */
 const lonely = (u, series) => {
   const values = u.data[series];
   let known = 0;
@@ -100,13 +100,13 @@ const lonely = (u, series) => {
   return known < 3;
 };
 
-/** What y spans. @param {uPlot} u @param {import("./chart.js").View} view
+/** The range of the y axis. @param {uPlot} u @param {import("./chart.js").View} view
  * @param {number | null} low @param {number | null} high @returns {[number, number]} */
 function range(u, view, low, high) {
   const smoothed = u.data.slice(1).filter((_, i) => i % SERIES < 2);
   const found = view.outliers ? typical(/** @type {any} */ (smoothed)) : null;
   let [from, to] = found ?? [low ?? 1, high ?? (view.log ? 10 : 1)];
-  // A log scale that reaches 0, or has no extent, has endless ticks.
+  // uPlot would compute ticks without end for a log scale that reaches 0 or has no extent.
   if (view.log) return from > 0 && to > from ? [from * 0.95, to * 1.05] : [(from > 0 ? from : 1) / 2, (to > 0 ? to : 1) * 2];
   if (!(to > from)) [from, to] = [from - (Math.abs(from) * 0.05 || 0.5), to + (Math.abs(to) * 0.05 || 0.5)];
   return /** @type {[number, number]} */ (uPlot.rangeNum(from, to, 0.06, true));
@@ -119,7 +119,7 @@ function xValues(kind) {
 }
 
 /**
- * Ticks of a log axis that are of use within one decade, too.
+ * Ticks of a log axis, close enough also for a range within one decade.
  *
  * @type {uPlot.Axis.Splits}
  */
@@ -171,7 +171,7 @@ function specials(u, along, special) {
   const last = {};
   for (const { bucket, value } of special) {
     const x = u.valToPos(along[bucket], "x", true);
-    // Marks that would lie over each other say no more than one.
+    // A mark that overlaps the one before would only take time to draw.
     if (x < bbox.left || x > bbox.left + bbox.width || x - (last[value] ?? -Infinity) < 3 * size) continue;
     last[value] = x;
     const up = value === "Infinity";
@@ -194,7 +194,7 @@ function specials(u, along, special) {
 }
 
 /**
- * A colour as a canvas takes it: the text of a custom property may be `light-dark(…)`.
+ * A colour for a canvas, which cannot parse `light-dark(…)`, the value of a custom property.
  *
  * @param {HTMLElement} element @param {string} name a class whose `color` it is
  */
@@ -209,7 +209,7 @@ function shade(element, name) {
   return color;
 }
 
-/** Colours until the theme changes: asking for one costs a layout of the page.
+/** A cache, cleared when the theme changes: each `getComputedStyle` forces a layout of the page.
  * @type {Map<string, string>} */
 const shades = new Map();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => shades.clear());

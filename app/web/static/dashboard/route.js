@@ -1,9 +1,10 @@
-// Where we are. Everything that a page shows is in its address, so that a link shows it to others.
+// The address. It holds all that a page shows, so that its link shows others the same.
 import { computed, signal } from "@preact/signals";
 
 const settings = JSON.parse(document.getElementById("settings")?.textContent || "{}");
 
-/** The service's own address. The page knows how deep it lies, whatever prefix a proxy adds. */
+/** The service's address. A path such as `/v1` would miss the prefix that a proxy adds: this one is
+ * relative to the page. */
 export const root = new URL(settings.root ?? "./", location.href);
 
 const address = signal(new URL(location.href));
@@ -22,7 +23,7 @@ export const href = (to) => root.href + to;
 /** @param {string} to */
 export function go(to) {
   history.pushState(null, "", href(to));
-  // Before the page is another one: either would have it laid out twice.
+  // Before the new page is rendered: afterwards it would be laid out twice.
   scrollTo(0, 0);
   document.getElementById("main")?.focus({ preventScroll: true });
   address.value = new URL(location.href);
@@ -38,7 +39,7 @@ export function set(changed) {
   for (const [name, value] of Object.entries(changed))
     if (value === null || value === undefined || value === false || value === "") next.searchParams.delete(name);
     else next.searchParams.set(name, value === true ? "1" : String(value));
-  // Replaced, not pushed: who typed ten letters does not want to go back ten times.
+  // `pushState` would add an entry for each letter typed: Back would have to be pressed ten times.
   history.replaceState(null, "", next);
   address.value = next;
 }

@@ -1,10 +1,11 @@
-// The service's own sentences in Chinese, by their English form with places, as the dictionary has the
-// dashboard's. They are for people alone: what the dashboard decides, it decides by codes and numbers.
-// What trainers, engines and users wrote stays as it is.
+// The service's own sentences in Chinese, keyed by the English sentence with placeholders. (chinese.js
+// has the dashboard's texts.) They are only shown: the dashboard's code compares codes and numbers.
+// Texts of trainers, engines and users are not translated.
 
 /**
- * `{n}`, `{m}`, `{k}` are numbers, `{rest}` is all that follows, other places anything. What is in a
- * place is translated as well, if it is here. Of two that fit, the one with more fixed text is taken.
+ * `{n}`, `{m}` and `{k}` match numbers, `{rest}` the rest of the text, other placeholders any text.
+ * A placeholder's text is translated as well if it has an entry. Of two entries that match, the one
+ * with more fixed text is used.
  *
  * @type {Record<string, string>}
  */
@@ -108,7 +109,7 @@ export const SENTENCES = {
   "{n} run": "{n} 个", "{n} runs": "{n} 个",
   CPUs: "CPU", memory: "内存", nodes: "节点", slots: "运行位置",
 
-  // What became of a checkpoint.
+  // Reasons of a checkpoint's state.
   "The trainer saved nothing when it was stopped.": "训练程序停止时没有保存。",
   "The trainer never began.": "训练程序没有开始。",
   "The trainer was killed before it had saved.": "训练程序在保存之前被强制结束。",
@@ -131,7 +132,7 @@ export const SENTENCES = {
   "No checkpoint is ready.": "没有可用的检查点。",
   "No other checkpoint is ready.": "没有其他可用的检查点。",
 
-  // Why something was refused.
+  // Errors.
   "There is no run {id}.": "没有任务 {id}。",
   "There is no experiment {id}.": "没有实验 {id}。",
   "There is no project {name}.": "没有项目 {name}。",
@@ -169,7 +170,7 @@ export const SENTENCES = {
   "Nothing was received since {time}; the last error: {rest}": "自 {time} 起没有送达；最后的错误：{rest}",
 };
 
-/** Codes of what the service refuses, for a sentence that is not above. @type {Record<string, string>} */
+/** Error codes, for an error whose sentence is not above. @type {Record<string, string>} */
 export const CODES = {
   invalid_input: "输入无效", bad_checkpoint_path: "检查点路径无效", unknown_recipe: "未知配方", run_limit: "任务数已达上限",
   idempotency_key_reused: "幂等键重复使用", unauthorized: "未登录", forbidden: "被禁止", not_permitted: "没有权限",

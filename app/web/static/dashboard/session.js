@@ -1,4 +1,4 @@
-// A session that has ended: one signs in in another tab, so that what was typed in this one stays.
+// A session that has ended. Reloading to sign in would lose what was typed, so it is done in another tab.
 import { signedOut } from "./graphql.js";
 import { look } from "./viewer.js";
 import { t } from "./words.js";
@@ -6,14 +6,14 @@ import { tags } from "./dom.js";
 
 const { div, span, a } = tags;
 
-// Every dashboard that is opened has a session, and tells those whose session had ended.
+// A dashboard that opens has a session: it notifies tabs whose session had ended.
 const tabs = new BroadcastChannel("llm-train");
 tabs.postMessage("session");
 tabs.onmessage = () => {
   if (signedOut.value) look(0);
 };
 
-/** What is shown over the page, and in a dialog, when the session has ended. */
+/** The notice over the page, and in a dialog, that the session has ended. */
 export const SignedOut = () =>
   signedOut.value
     ? div({ class: "trouble banner", role: "alert" },

@@ -1,4 +1,4 @@
-// A curve in a row of a list: its shape, and nothing else.
+// A small curve in a row of a list, without axes.
 import { tags } from "./dom.js";
 
 const { svg, polyline } = tags;

@@ -1,10 +1,10 @@
-// A list of rows of one height, of which only those in sight are made: a thousand rows are thirty.
+// A virtual list of rows of one height: only those in view are in the DOM, thirty of a thousand.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { tags } from "./dom.js";
 
 const { div, table, thead, tbody, tr, td } = tags;
 const MARGIN = 4;
-/** Milliseconds after which a list is no longer being scrolled. */
+/** Milliseconds without a scroll event after which scrolling is over. */
 const RESTS = 60;
 
 /**
@@ -18,7 +18,7 @@ const RESTS = 60;
  * @param {() => void} props.more loads what follows
  * @param {string} props.label
  * @param {number} [props.current] a row to keep in sight
- * @param {(first: number, last: number) => void} [props.seen] is told which rows are in sight, once it rests
+ * @param {(first: number, last: number) => void} [props.seen] called with the rows in view once scrolling is over
  */
 export function Rows({ rows, total, height, head, row, more, label, current, seen }) {
   const place = useRef(/** @type {HTMLDivElement | null} */ (null));

@@ -1,12 +1,12 @@
-// The words of the dashboard. English is the key; the one dictionary is in chinese.js.
+// Translation of the dashboard's texts. The English text is the key; chinese.js is the dictionary.
 import { CHINESE } from "./chinese.js";
 
-/** As the browser prefers. @type {"en" | "zh"} */
+/** The language that the browser prefers. @type {"en" | "zh"} */
 export const language = /^zh\b/i.test(globalThis.navigator?.language ?? "en") ? "zh" : "en";
 
 /**
- * @param {string} text in English, with places such as {n}
- * @param {Record<string, unknown>} [values] what is put into them
+ * @param {string} text in English, with placeholders such as {n}
+ * @param {Record<string, unknown>} [values] values of the placeholders
  */
 export function t(text, values) {
   const said = language === "zh" ? CHINESE[text] ?? text : text;

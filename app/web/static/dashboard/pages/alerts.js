@@ -33,7 +33,7 @@ export function Alerts() {
   const load = () => ask(ALERTS, { firing }).then((all) => { setFound(all); setError(null); }, setError);
   useEffect(() => {
     load();
-    // An alert is an event of its experiment.
+    // Each alert is an event of its experiment, so the events show when to read again.
     const end = watch(EXPERIMENTS_CHANGED, {}, load, load);
     const timer = setInterval(() => document.hidden || load(), AGAIN);
     return () => { clearInterval(timer); end(); };

@@ -1,4 +1,4 @@
-// Who wrote what, and sign-ins that were refused: for administrators.
+// The audit log: writes and failed sign-ins, for administrators.
 import { useEffect, useState } from "preact/hooks";
 import { ask } from "../graphql.js";
 import { AUDIT } from "../operations.js";
@@ -45,13 +45,13 @@ export function Audit() {
     setError(null);
   }, setError);
   useEffect(() => {
-    const rests = setTimeout(() => load([]), entries ? WAIT : 0); // somebody may still be typing
+    const rests = setTimeout(() => load([]), entries ? WAIT : 0); // the user may still be typing
     return () => clearTimeout(rests);
   }, Object.values(filters));
 
   const field = (/** @type {string} */ name, /** @type {string} */ label) =>
     input({ type: "search", placeholder: label, "aria-label": label, value: query.get(name) ?? "", onInput: (event) => set({ [name]: event.currentTarget.value }) });
-  // Shown and chosen in the reader's time; in the address, which others may read, it is UTC.
+  // Shown in local time. The address has UTC: a link may be opened in another time zone.
   const moment = (/** @type {string} */ name, /** @type {string} */ label) =>
     named({ class: "stacked" }, label, input({ type: "datetime-local", value: local(text(name)), onInput: (event) => set({ [name]: time(event.currentTarget.value) }) }));
   return div(

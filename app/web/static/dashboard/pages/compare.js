@@ -24,7 +24,7 @@ const { div, h1, h2, h3, p, section, details, summary, table, tbody, thead, tr, 
 
 export const MOST = 20;
 const CHARTS = 12;
-/** Letters of a parameter. */
+/** Characters of a parameter. */
 const LONG = 200;
 const BUCKETS = 300;
 const CURVES_AT_ONCE = 60;
@@ -32,7 +32,7 @@ const CURVES_AT_ONCE = 60;
 /** What is asked for of the runs that are compared. @param {string[]} ids @param {boolean} same */
 const comparedOf = (ids, same) => ({ ids, onlyDifferent: !same });
 
-/** What is asked for of their curves: so many runs at a time that an answer keeps within what one may hold.
+/** Queries of their curves, each of few enough runs for the limit of a response.
  * @param {string[]} ids @param {string[]} keys */
 function bandsOf(ids, keys) {
   const apart = Math.max(1, Math.floor(CURVES_AT_ONCE / keys.length));
@@ -40,7 +40,7 @@ function bandsOf(ids, keys) {
     ({ ...exactly(ids.slice(i * apart, (i + 1) * apart)), keys, from: null, to: null, buckets: BUCKETS }));
 }
 
-/** The metrics that runs may have, before it is known which they do: those of the list that they were picked from. */
+/** The metrics of the list that the runs were picked from, until their own are known. */
 const expectedKeys = () => listedMetrics.peek().toSorted(byImportance);
 
 /** Asks for what this page will show of these runs, as soon as somebody presses Compare. @param {string[]} picked */
@@ -61,13 +61,13 @@ export function Compare() {
   const all = useMemo(() => [...new Set(runs.flatMap(({ metrics }) => metrics.map(({ key }) => key)))].sort(byImportance), [runs]);
   const some = (/** @type {string[]} */ names) => names.filter((key) => key.toLowerCase().includes(found.toLowerCase())).slice(0, CHARTS);
   const keys = some(all);
-  // Curves come while the rest is asked for.
+  // The curves are read in parallel with the rest.
   const wanted = runs.length ? keys : some(expectedKeys());
   const { bands, known } = useBands(ids, view.x.match(/^(step|time|clock)$/) ? wanted : [...new Set([...wanted, view.x])],
     runs.some(({ status }) => ACTIVE.includes(status)));
   const by = query.get("by") ?? "";
   const color = Object.fromEntries(ids.map((id, i) => [id, colorOf(i)]));
-  // Curves come and go on without it.
+  // Without waiting for the rest.
   const differences = useMemo(() => h(Differences, { runs, rows, keys, color, hidden, same: query.has("same") }),
     [runs, rows, keys.join("\n"), query.get("hide"), query.has("same")]);
 
@@ -183,7 +183,7 @@ function useCompared(ids, same) {
 }
 
 /**
- * The curves of these runs by their ids, and the metrics that were read of them.
+ * The curves of these runs by id, and the metrics that were read.
  *
  * @param {string[]} ids @param {string[]} keys @param {boolean} active some of them go on
  */
@@ -207,7 +207,7 @@ function useBands(ids, keys, active) {
     }
     setKnown((before) => new Set([...before, ...names]));
   };
-  // Before it is painted: an effect after that waits for a frame.
+  // A layout effect: `useEffect` would wait for a frame before it queries.
   useLayoutEffect(() => {
     const missing = keys.filter((key) => !asked.current.keys.has(key));
     for (const key of missing) asked.current.keys.add(key);

@@ -1,4 +1,4 @@
-// One experiment: what it is for, its newest runs, its marked checkpoints, its history, live.
+// One experiment: its notes, newest runs, its marked checkpoints, its history, live.
 import { useEffect, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
 import { EXPERIMENT, EXPERIMENT_EVENTS } from "../operations.js";

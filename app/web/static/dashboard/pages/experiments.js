@@ -1,4 +1,4 @@
-// All experiments: what each is for, and how its runs are doing.
+// The list of experiments, with the runs of each by status.
 import { useState } from "preact/hooks";
 import { ask, once } from "../graphql.js";
 import { CREATE_EXPERIMENT, EXPERIMENTS } from "../operations.js";
@@ -12,7 +12,7 @@ import { t } from "../words.js";
 import { h, tags } from "../dom.js";
 
 const { div, h1, span, a, input, button, label, select, option, datalist, table, thead, tbody, tr, th, td, p } = tags;
-/** What the project is called that was there first. */
+/** Name of the project that every installation has. */
 const DEFAULT = "default";
 
 export function Experiments() {
@@ -54,7 +54,7 @@ export function Experiments() {
   );
 }
 
-/** How many runs in which status, each a link to them.
+/** The number of runs in each status, linked to the list of them.
  * @param {{ counts: { status: string, count: number }[], experiment: string }} props */
 export const Counts = ({ counts, experiment }) =>
   counts.length

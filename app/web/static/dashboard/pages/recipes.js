@@ -1,4 +1,4 @@
-// What the service can train, and the form that submits a run.
+// The recipes, and the form that submits a run.
 import { useEffect, useState } from "preact/hooks";
 import { ask, once } from "../graphql.js";
 import { CREATE_RUN, EXPERIMENT_NAMES, RECIPES } from "../operations.js";
@@ -20,7 +20,7 @@ const { div, h1, h2, p, span, section, form, label, input, select, option, butto
  * @typedef {import("../generated.js").Operations} Operations
  * @typedef {Operations["Recipes"]["result"]["recipes"][number]} Recipe
  */
-/** In the address, a trainer of your own; no recipe may be called so. */
+/** In the address, an external trainer; no recipe may have this name. */
 const EXTERNAL = "-";
 
 export function Recipes() {

@@ -1,4 +1,4 @@
-// One run: how it is doing and why, its curves, what it printed, what it saved, what can be done.
+// One run: status and reason, curves, log, checkpoints, actions.
 import { useEffect, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
 import { RUN, RUN_NOW } from "../operations.js";
@@ -42,7 +42,7 @@ export function Run({ id }) {
       status = now.status;
     }, load);
   }, [id]);
-  // Its checkpoints are events, which its history sees.
+  // A saved checkpoint is an event, which its history receives.
   const onEvent = (/** @type {string} */ type) => { if (type.startsWith("checkpoint.")) load(); };
 
   useTicks(5);

@@ -1,4 +1,4 @@
-// All runs: find them, see how they are doing, pick some to compare.
+// The list of runs: search, filters, live status, selection for the comparison.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ask } from "../graphql.js";
 import { EXPERIMENT, KEYS } from "../operations.js";
@@ -17,9 +17,9 @@ import { h, tags } from "../dom.js";
 
 const { div, a, button, input, tr, td, th, span, h1, p, code } = tags;
 const HEIGHT = 46;
-/** So many rows are kept as they were drawn. */
+/** Rendered rows in the cache. */
 const DRAWN = 300;
-/** So many metrics of a hundred runs fit into one answer of a subscription. */
+/** Metrics of a hundred runs that fit into one response of a subscription. */
 const KEYS_SHOWN = 7;
 
 /** @typedef {import("../runs/data.js").RunRow} RunRow */
@@ -48,7 +48,7 @@ export function Runs() {
     set({ pick: [...next].join(",") });
   };
   const drawn = useDrawn();
-  // Pressed: the click follows when it is let go.
+  // On `mousedown`: the click comes only when the button is released.
   const expect = () => { if (picked.size > 1) expectCompare([...picked]); };
   const compare = () => { expect(); go(`compare?runs=${[...picked].join(",")}`); };
 
@@ -105,7 +105,7 @@ export function Runs() {
   );
 }
 
-/** Rows as they were drawn, until what they show has changed: a frame has no time to draw thirty anew. */
+/** A cache of rendered rows, by what they show: rendering thirty again takes longer than a frame. */
 function useDrawn() {
   const known = useRef(/** @type {Map<string, { of: unknown[], row: any }>} */ (new Map()));
   return (/** @type {string} */ id, /** @type {unknown[]} */ of, /** @type {() => any} */ draw) => {
@@ -148,7 +148,7 @@ const None = ({ filtered }) =>
         p({}, code({}, "llm-train demo")),
         a({ class: "button primary", href: href("recipes") }, t("New run"))]);
 
-/** The metrics that these runs report, a loss first.
+/** The metrics of these runs, a loss first.
  * @param {string | null} experiment @param {boolean} any */
 function useMetrics(experiment, any) {
   const [keys, setKeys] = useState(/** @type {string[]} */ ([]));

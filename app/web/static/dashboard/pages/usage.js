@@ -1,4 +1,4 @@
-// What the runs took of the machines: used, wasted, waited for, and saved by resuming.
+// Usage: the machine time of runs, used, wasted, waited for and saved by resuming.
 import { useEffect, useState } from "preact/hooks";
 import { ask } from "../graphql.js";
 import { USAGE } from "../operations.js";

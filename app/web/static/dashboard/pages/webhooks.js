@@ -1,4 +1,4 @@
-// Webhooks: which addresses receive which events, whether they arrived, and what to do if not.
+// Webhooks: their addresses and events, their messages, and sending a message again.
 import { useEffect, useState } from "preact/hooks";
 import { ask, once } from "../graphql.js";
 import { CREATE_WEBHOOK, DELETE_WEBHOOK, DELIVERIES, REDELIVER, TEST_WEBHOOK, UPDATE_WEBHOOK, WEBHOOKS } from "../operations.js";
@@ -35,7 +35,7 @@ export function Webhooks() {
   useTicks();
   const load = () => ask(WEBHOOKS, {}).then(({ webhooks }) => { setWebhooks(webhooks); setError(null); }, setError);
   useEffect(() => { load(); }, []);
-  /** Does something to one, and shows how it is then, or what was wrong.
+  /** Run an action on a webhook, and show its new state or the error.
    * @param {Promise<{ userErrors: { message: string }[] }>} done */
   const then = async (done) => {
     const { userErrors: [wrong] } = await done;
@@ -123,7 +123,7 @@ const NewWebhook = ({ close, made }) =>
     label({ class: "field" }, t("Format"), select({ name: "format" }, Object.entries(FORMATS).map(([value, text]) => option({ key: value, value }, text)))),
     hasProjects() || !projectsWith("ADMINISTER").length
       ? label({ class: "field" }, t("Project"), select({ name: "project" },
-          // Those of all experiments are the administrator's.
+          // Only an administrator may change webhooks of all experiments.
           projectsWith("ADMINISTER").length ? option({ value: "" }, t("all")) : null, projectsWith("MAINTAIN").map(({ id, name }) => option({ key: id, value: id }, name))))
       : null,
     label({ class: "field" }, t("Experiment"), input({ name: "experiment", placeholder: t("an id; empty means all") })),

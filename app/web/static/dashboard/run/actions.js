@@ -1,5 +1,5 @@
-// What can be done with a run. Each says before what will happen; the service does each once, however
-// often its button is pressed.
+// Dialogs of a run's actions. Each describes its effect first. An idempotency key for each dialog makes
+// the service act once, however often the button is pressed.
 import { useEffect, useState } from "preact/hooks";
 import { ask, once } from "../graphql.js";
 import { CANCEL, CREATE_RUN, MARK, RECIPES, RESUME } from "../operations.js";

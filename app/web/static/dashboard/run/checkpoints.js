@@ -1,4 +1,4 @@
-// What a run saved, newest first, and what can be done with it.
+// A run's checkpoints, newest first, and their actions.
 import { ago, clock, number, size } from "../format.js";
 import { Copy, Status } from "../parts.js";
 import { sentence } from "../service.js";
@@ -30,7 +30,8 @@ export const Checkpoints = ({ run, active, act }) =>
               h(Copy, { text: checkpoint.ckptPath })))))))
       : p({ class: "faint" }, active ? t("None saved yet.") : t("It saved none.")));
 
-/** What others rely on. @param {{ tagType: string | null, releaseTag: string | null }} checkpoint */
+/** True for a release: only a maintainer may change its mark.
+ * @param {{ tagType: string | null, releaseTag: string | null }} checkpoint */
 export const isRelease = ({ tagType, releaseTag }) => tagType === "release" || releaseTag !== null;
 
 /** @param {{ checkpoint: { tagType: string | null, releaseTag: string | null } }} props */

@@ -1,4 +1,4 @@
-// With what a run trains: hyperparameters asked for and in effect, and the receipts of a resume.
+// The configuration: hyperparameters as requested and in effect, and a resume's override receipts.
 import { flat, plain } from "../format.js";
 import { t } from "../words.js";
 import { h, tags } from "../dom.js";

@@ -20,7 +20,7 @@ const { div, section, h2, h3, input, a, details, summary, span, p, dl, dt, dd } 
  */
 
 const BUCKETS = 600;
-/** So many single points may follow the bands before all is read anew. */
+/** Live points that may follow the bands before all is read again. */
 const MANY = 1500;
 const SYSTEM = /^(sys|system|gpu|cpu|mem|memory|disk|net|network)[./_]/i;
 
@@ -60,7 +60,7 @@ export function Curves({ run, active }) {
       all.length > 4
         ? input({ type: "search", placeholder: t("Which"), value: find, "aria-label": t("Which metrics"), onInput: (event) => set({ keys: event.currentTarget.value }) })
         : null,
-      // Last in the bar it would be alone on a line of its own.
+      // As the last item of the bar it would wrap to a line of its own.
       a({ class: "quiet button", download: `${run.id}.json`, href: new URL(`v1/experiments/${run.experiment.id}/runs/${run.id}/metrics`, root).href }, "JSON"),
       h(Controls, { view, keys: all, zoomed: Boolean(range) })),
     run.pointsRemovedAt
@@ -84,7 +84,7 @@ export function Curves({ run, active }) {
   );
 }
 
-/** A chart that is made when it comes into sight: a run may have hundreds.
+/** A chart that is created when it is scrolled into view: a run may have hundreds.
  * @param {{ name: string, seen: boolean, see: () => void, chart: () => any }} props */
 function Slot({ name, seen, see, chart }) {
   const place = useRef(/** @type {HTMLDivElement | null} */ (null));
@@ -97,7 +97,7 @@ function Slot({ name, seen, see, chart }) {
   return seen ? chart() : div({ class: "chart waiting", ref: place }, h3({}, name));
 }
 
-/** Metrics of one prefix together; `loss` and its like first, what the machine reports last.
+/** The metrics grouped by prefix; those of no group first, the machine's last.
  * @param {string[]} keys @returns {[string, string[]][]} */
 function grouped(keys) {
   /** @type {Map<string, string[]>} */
@@ -107,7 +107,7 @@ function grouped(keys) {
     groups.set(prefix, [...(groups.get(prefix) ?? []), key]);
   }
   const system = (/** @type {string} */ name) => SYSTEM.test(`${name}/`);
-  // A prefix that one metric alone has is no group.
+  // A prefix of a single metric makes no group.
   const together = (/** @type {[string, string[]]} */ [name, members]) => name !== "" && (members.length > 1 || system(name));
   const all = [...groups];
   const first = all.filter((group) => !together(group)).flatMap(([, members]) => members).sort(byImportance);
@@ -166,7 +166,8 @@ function useBands(run, keys, range, active) {
       if (many) setVersion((n) => n + 1);
     }, () => setVersion((n) => n + 1));
   }, [run.id, active, Boolean(range)]);
-  // What came between the first answer and the subscription, and the last points of a run that ended.
+  // Read again: points that came between the query and the subscription, or at the run's end, are
+  // missing otherwise.
   useEffect(() => {
     if (!active) setVersion((n) => n + 1);
   }, [active]);

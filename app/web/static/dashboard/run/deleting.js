@@ -1,4 +1,4 @@
-// Deleting a run or an experiment for good. Its name is typed first: nothing brings it back.
+// Deleting a run or an experiment for good. The user must type its name first: it cannot be undone.
 import { useState } from "preact/hooks";
 import { ask, once } from "../graphql.js";
 import { DELETE_EXPERIMENT, DELETE_RUN } from "../operations.js";

@@ -1,4 +1,4 @@
-// What people call runs and experiments: names, notes, tags; and putting them away.
+// Names, notes and tags of runs and experiments, and archiving them.
 import { useState } from "preact/hooks";
 import { ask, once } from "../graphql.js";
 import { UPDATE_EXPERIMENT, UPDATE_RUN } from "../operations.js";

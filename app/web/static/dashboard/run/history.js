@@ -1,4 +1,4 @@
-// What happened to a run or an experiment: its events, newest first, live.
+// The history of a run or an experiment: its events, newest first, live.
 import { useEffect, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
 import { RUN_EVENTS, RUN_HISTORY } from "../operations.js";
@@ -52,14 +52,14 @@ export const Events = ({ events }) =>
 
 const by = (/** @type {string} */ name) => (name ? t("by {name}", { name }) : "");
 
-/** What details are called. @type {Record<string, string>} */
+/** Labels of details. @type {Record<string, string>} */
 const DETAILS = {
   attempt: t("attempt"), exit_code: t("exit status"), finished: t("finished"), model: t("model"), recipe: t("recipe"),
   parent_run_id: t("resumed from"), priority: t("priority"), rule: t("rule"), key: t("metric"), value: t("value"),
   effective_hyperparams: t("effective"), tag_type: t("mark"), release_tag: t("release"), metrics: t("metrics"),
 };
 
-/** The details of an event, as far as they are of use to people. @param {Record<string, any>} data */
+/** The details of an event that are of use to people. @param {Record<string, any>} data */
 function told(data) {
   const parts = [];
   if (data.reason ?? data.status_reason) parts.push(explained(data.reason ?? data.status_reason));

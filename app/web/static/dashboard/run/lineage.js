@@ -1,4 +1,4 @@
-// The runs of which this one is a part: who was resumed from whom, at which step, with what changed.
+// The lineage: which run was resumed from which, at which step, with which overrides.
 import { useEffect, useState } from "preact/hooks";
 import { ask } from "../graphql.js";
 import { LINEAGE } from "../operations.js";

@@ -1,4 +1,4 @@
-// The end of what a trainer prints, as it prints it; over the tab's one WebSocket.
+// The end of a trainer's log, live, over the tab's one WebSocket.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
 import { LOG_PART, RUN_LOG } from "../operations.js";
@@ -75,12 +75,12 @@ function useLog(id, any) {
     let waiting = "";
     let frame = 0;
     let first = -1;
-    const from = { id, offset: -TAIL }; // after a break it goes on where it broke
+    const from = { id, offset: -TAIL }; // advanced with each part, so that a reconnect continues there
     const end = watch(RUN_LOG, from, ({ runLog }) => {
       if (first < 0) first = runLog.offset;
       from.offset = runLog.nextOffset;
       waiting += runLog.text;
-      // A chatty trainer prints more often than a screen can show.
+      // A trainer may print thousands of lines a second: a render for each would block the tab.
       cancelAnimationFrame(frame);
       frame = requestAnimationFrame(() => {
         const more = waiting;

@@ -1,4 +1,4 @@
-// What a run does to its machine: its metrics `system/…`, those of all GPUs in one chart.
+// A run's use of its machine: the metrics `system/…`, those of all GPUs in one chart.
 import { number } from "../format.js";
 import { Fact } from "../parts.js";
 import { t } from "../words.js";
@@ -27,7 +27,7 @@ const OF_RUN = [
 /** True for a metric that is shown here. @param {string} key */
 export const ofMachine = (key) => key.startsWith("system/");
 
-/** What belongs into one chart, GPUs first; what has another name is a chart of its own.
+/** The metrics by chart, GPUs first; a metric with an unknown name has its own chart.
  * @param {string[]} keys @returns {Group[]} */
 export function machineCharts(keys) {
   const left = new Set(keys);

@@ -1,4 +1,4 @@
-// The columns of the list of runs. Which are shown, and in what order, is in the address.
+// The columns of the list of runs. The address holds which are shown, and their order.
 import { href } from "../route.js";
 import { ago, clock, duration, flat, number, plain, took } from "../format.js";
 import { Bar, RunLink, Status, Steps } from "../parts.js";
@@ -15,7 +15,7 @@ const { a, span } = tags;
  * @property {string} key
  * @property {string} name
  * @property {string} [kind] a class of its cells
- * @property {string} [sort] what the service sorts by
+ * @property {string} [sort] the service's sort field
  * @property {(run: RunRow, context: Context) => any} cell
  *
  * @typedef {{ spark: (id: string) => (number | null)[], metric: string }} Context

@@ -1,4 +1,4 @@
-// The rows of the list of runs: loaded as far as somebody scrolled, and live.
+// The rows of the list of runs: loaded while the user scrolls, and live.
 import { signal } from "@preact/signals";
 import { useCallback, useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { ask, watch } from "../graphql.js";
@@ -11,17 +11,18 @@ import { COUNTS, EXPERIMENTS_CHANGED, RUNS, RUNS_CHANGED, SPARKS, exactly } from
  * @typedef {{ filter: NonNullable<Operations["Runs"]["variables"]["filter"]>, order: Operations["Runs"]["variables"]["order"] }} Asked
  */
 
-/** The metrics of the runs that were listed last: those that are compared next have them.
+/** The metrics of the last list of runs, which the page that compares them starts with.
  * @type {import("@preact/signals").Signal<string[]>} */
 export const listedMetrics = signal([]);
 
 const PAGE = 100;
-/** What a screen shows at first: the other rows follow while it is drawn. */
+/** Rows of the first query, about one screen; the others follow while it is rendered. */
 const FIRST_PAGE = 40;
 const MOST = 500;
-/** Pages that end early, since few of very many runs match: so many follow one another, until somebody says go on. */
+/** Queries in a row that may end early, because few of very many runs match; then the user has to ask
+ * for more. */
 const AT_ONCE = 25;
-/** So often it is counted anew, in milliseconds: of what is deleted no subscription tells. */
+/** Milliseconds between two counts: no subscription reports deleted runs. */
 const RECOUNT = 30_000;
 
 /**
@@ -38,7 +39,7 @@ export function useRuns(query, keys) {
   const [counts, setCounts] = useState(/** @type {Record<string, number>} */ ({}));
   const [error, setError] = useState(/** @type {Error | null} */ (null));
   const last = useRef("");
-  // Of the list as it is now asked for: answers to an earlier question are dropped.
+  // A response to an earlier query of the list, which may arrive after a later one, is dropped.
   const now = useRef({ wanted, cursor: /** @type {string | null} */ (null), loading: false, known: new Set(), early: 0 });
 
   /** @param {boolean} fresh from the top, instead of what follows
@@ -51,11 +52,11 @@ export function useRuns(query, keys) {
     try {
       const { runs } = await ask(RUNS, { ...query, keys, first, after: fresh ? null : list.cursor });
       if (now.current !== list) return;
-      // Of a common text not all runs are counted: there are those that were read, and may be more.
+      // For a frequent text the service stops counting: there are at least the runs that were read.
       const read = new Set([...list.known, ...runs.nodes.map(({ id }) => id)]).size;
       const early = runs.pageInfo.hasNextPage && runs.nodes.length < first;
       const further = read + (runs.pageInfo.hasNextPage && !early ? PAGE : 0);
-      // What was searched further down stays searched when only the top is read anew.
+      // Reading the top again must not forget how far the search below has come.
       const kept = early && fresh && !whole && list.cursor !== null;
       if (!kept) {
         list.early = early ? list.early + 1 : 0;
@@ -66,7 +67,7 @@ export function useRuns(query, keys) {
       setError(null);
       setRows((known) => {
         const ids = new Set(runs.nodes.map(({ id }) => id));
-        // What was loaded further down stays, so that the place of the scroll bar does.
+        // Rows loaded below stay: without them the scroll bar would jump.
         const next = whole ? runs.nodes : fresh
           ? runs.nodes.concat(known.slice(kept ? 0 : first).filter(({ id }) => !ids.has(id)))
           : known.filter(({ id }) => !ids.has(id)).concat(runs.nodes);
@@ -81,7 +82,7 @@ export function useRuns(query, keys) {
     }
   }
 
-  // Before it is painted: an effect after that waits for a frame.
+  // A layout effect: `useEffect` would wait for a frame before it queries.
   useLayoutEffect(() => {
     now.current = { wanted, cursor: null, loading: false, known: new Set(), early: 0 };
     if (last.current !== wanted) {
@@ -102,14 +103,14 @@ export function useRuns(query, keys) {
     count();
     const reload = later(() => load(true), 700);
     const recount = later(count, 700);
-    // A deleted run is an event of its experiment; a deleted experiment is none of anybody's.
+    // A deleted run is an event of its experiment; a deleted experiment is no event.
     const endExperiments = watch(EXPERIMENTS_CHANGED, {}, recount);
     const timer = setInterval(() => document.hidden || recount(), RECOUNT);
     const end = watch(RUNS_CHANGED, { filter, keys }, ({ runsChanged }) => {
       recount();
       const fresh = new Map(runsChanged.map((run) => [run.id, run]));
       const { known } = now.current;
-      // Where a run belongs that was not there, or no longer fits, the service knows.
+      // Only the service knows the place of a run that is new, or no longer matches.
       if (runsChanged.some(({ id, status: is }) => !known.has(id) || (status && !status.includes(is)))) reload();
       setRows((before) => before.map((row) => fresh.get(row.id) ?? row));
     }, () => { load(true); count(); });
@@ -121,7 +122,7 @@ export function useRuns(query, keys) {
   return { rows, total, atLeast, searched, counts, error, more, further, again: () => load(true) };
 }
 
-/** Does something soon: at once if it was not done for a while, else when the while is over.
+/** Throttle a function: call it at once after a pause, otherwise when the interval is over.
  * @param {() => void} work @param {number} apart */
 function later(work, apart) {
   let last = 0;
@@ -136,11 +137,12 @@ function later(work, apart) {
 
 /** @type {(number | null)[]} */
 const NONE = [];
-/** Milliseconds until curves that could not be read are asked for again. */
+/** Milliseconds before curves that could not be read are queried again. */
 const RETRY = 2000;
 
 /**
- * The curves of the rows in sight. Those of all rows, or of all metrics, would be too much to ask for.
+ * The curves of the rows in view. Those of all rows, or of all metrics, would exceed the limit of an
+ * operation.
  *
  * @param {RunRow[]} rows @param {string} key
  */
@@ -148,7 +150,7 @@ export function useSparks(rows, key) {
   const [sparks, setSparks] = useState(/** @type {Map<string, { values: (number | null)[], step: number }>} */ (new Map()));
   const [refusals, setRefusals] = useState(0);
   const busy = useRef(false);
-  // An active run's curve is asked for again when its run has gone on, but not with every step.
+  // An active run's curve is read again as its step advances, but not for every step.
   const due = rows.filter(({ id, step }) => {
     const known = sparks.get(`${key} ${id}`);
     return !known || (known.step !== step && (step - known.step) * 60 >= step);

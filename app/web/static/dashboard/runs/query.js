@@ -1,4 +1,4 @@
-// What of all runs is asked for: the address as the service understands it.
+// The query of the list of runs: the page's address as variables of GraphQL.
 import { several } from "../route.js";
 
 /** @typedef {import("../generated.js").Operations["Runs"]["variables"]} Variables */

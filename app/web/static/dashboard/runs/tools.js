@@ -29,7 +29,7 @@ export function StatusChips({ query, counts }) {
   }));
 }
 
-/** Numbers between which something lies; left empty there is no bound.
+/** Two inputs for the bounds of a range; an empty one means no bound.
  * @param {{ query: URLSearchParams, letter: string, title: string, keys: string[] }} props */
 function Range({ query, letter, title, keys }) {
   const field = (/** @type {string} */ part, /** @type {string} */ text, /** @type {object} */ more) =>
@@ -45,7 +45,7 @@ const spoken = ({ key, min, max }) =>
   max === null ? `${key} ≥ ${number(min)}` : min === null ? `${key} ≤ ${number(max)}` : `${number(min)} ≤ ${key} ≤ ${number(max)}`;
 
 /** @param {{ query: URLSearchParams, names: Record<string, string>, metrics: string[], rows: import("./data.js").RunRow[] }} props
- *   names: of what ids stand for */
+ *   names: the names of ids */
 export function Filters({ query, names, metrics, rows }) {
   const params = [...new Set(rows.slice(0, 200).flatMap((run) => Object.keys(flat(run.hyperparams))))].sort();
   const [facets, setFacets] = useState(/** @type {Record<string, string[]>} */ ({}));
@@ -107,7 +107,7 @@ export function ColumnMenu({ shown, rows, metric, metrics }) {
       button({ type: "button", class: "quiet", onClick: () => set({ cols: null }) }, t("Reset"))));
 }
 
-/** Closes menus when somebody clicks elsewhere, follows one of their links or presses Escape. */
+/** Close the menus on a click elsewhere, on one of their links, or on Escape. */
 export function useMenus() {
   useEffect(() => {
     const close = (/** @type {Event} */ event) => {
