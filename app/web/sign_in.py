@@ -8,6 +8,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -94,6 +95,7 @@ _REFUSED = {
         "busy": "服务繁忙；请稍后再试。",
         "timeout": "服务响应超时；请稍后再试。",
         "unavailable": "服务暂不可用；请稍后再试。",
+        "internal_error": "服务出现缺陷；详情见其日志。",
         "forbidden": "此来源（Origin 或 Host）不被允许；"
         "运维人员可将其名称加入 LLM_TRAIN_ALLOWED_HOSTS。",
     },
@@ -112,8 +114,24 @@ _CHINESE = {
     "Too many wrong tokens; try again in a minute.": "失败的登录过多；请一分钟后再试。",
     "None of your groups has a role here; ask the operator for one.": "您所在的组在此没有角色；"
     "请联系运维人员。",
+    "User {} is disabled.": "用户 {} 已被停用。",
+    "There are {} users.": "已有 {} 个用户，不能再增加。",
+    "The server is stopping.": "服务器正在停止；请稍后再试。",
+    "The database does not answer; the log says why. Try again.": "数据库没有响应；请重试。",
+    "The database cannot be used now: {}.": "数据库现在无法使用：{}。",
+    "The answer is of another provider.": "此回答来自另一个身份提供方。",
+    "The provider has sent no ID token.": "身份提供方没有发送 ID 令牌。",
+    "The provider's ID token is not right: {}": "身份提供方的 ID 令牌不正确：{}",
+    "The provider tells of somebody else than who has signed in.": "身份提供方"
+    "所说的人不是登录的人。",
+    "The provider at LLM_TRAIN_OIDC_ISSUER does not answer as it must.": "LLM_TRAIN_OIDC_ISSUER "
+    "处的身份提供方没有正确响应。",
+    "The provider at LLM_TRAIN_OIDC_ISSUER calls itself otherwise.": "LLM_TRAIN_OIDC_ISSUER "
+    "处的身份提供方自称的名称与此不同。",
+    "The provider tells no {}.": "身份提供方没有给出 {}。",
+    "The provider's {} is not https.": "身份提供方的 {} 不是 https。",
 }
-"""Why nobody was signed in at a provider, as the service says it; other sentences stay."""
+"""Why nobody was signed in at a provider, with {} where the service puts in words of its own."""
 
 Page = Callable[[str], tuple[bytes, str]]
 """Returns a page in a language: its body and its Content-Security-Policy."""
@@ -169,10 +187,18 @@ def make_refused_page(why: str, home: str) -> Page:
 
     def make(accept_language: str) -> tuple[bytes, str]:
         language = _language(accept_language)
-        said = _CHINESE.get(why, f"登录被拒绝：{why}") if language == "zh" else why
+        said = translate(why) if language == "zh" else why
         return _notice(accept_language, said, home, _WORDS[language]["again"])
 
     return make
+
+
+def translate(why: str) -> str:
+    """Return in Chinese why nobody was signed in; a sentence that is not known stays as it is."""
+    for english, chinese in _CHINESE.items():
+        if places := re.fullmatch(re.escape(english).replace(r"\{\}", "(.+)"), why):
+            return chinese.format(*places.groups())
+    return f"登录被拒绝：{why}"
 
 
 def _notice(

@@ -176,7 +176,7 @@ def test_a_chinese_browser_is_told_in_chinese_why_nobody_was_signed_in(real: Api
     user = f"/v1/users/{me(real, session(real, '1001')).json()['user_id']}"
     assert real.send("PATCH", user, json={"disabled": True}, headers=OPERATOR).status_code == 200
     url, cookie = back("1001")
-    assert "登录被拒绝：User &#x27;alice" in told(url, cookie)
+    assert "用户 &#x27;alice" in told(url, cookie)
     assert real.send("PATCH", user, json={"disabled": False}, headers=OPERATOR).status_code == 200
 
 
