@@ -57,6 +57,8 @@ def answers(server: Server, page: str) -> list[tuple[str, httpx.Response]]:
     for line in script.splitlines():
         if found := re.match(r"export (\w+)=\S+ +# (\w+) of the answer", line):
             variables[found[1]] = told[-1][1].json()[found[2]]
+            if found[1] == "RUN":
+                wait_until(lambda: trains(server, variables), "a step, for which a reader waits")
         elif line.startswith("curl "):
             for name, value in variables.items():
                 line = line.replace(f"${name}", value)
@@ -64,9 +66,15 @@ def answers(server: Server, page: str) -> list[tuple[str, httpx.Response]]:
     return told
 
 
+def trains(server: Server, ids: dict[str, str]) -> bool:
+    """Return True if the run of the page has taken a step."""
+    path = f"/v1/experiments/{ids['EXPERIMENT']}/runs/{ids['RUN']}/status"
+    return bool(httpx.get(server.url + path).json()["step"])
+
+
 def test_every_curl_of_the_sequence_is_answered(answers: list[tuple[str, httpx.Response]]) -> None:
     assert [response.status_code for _, response in answers] == [
-        201, 201, 200, 200, 200, 200, 201, 200,
+        201, 201, 200, 200, 200, 202, 201, 200,
     ]  # fmt: skip
 
 
@@ -74,25 +82,45 @@ def test_the_sequence_tells_one_story(answers: list[tuple[str, httpx.Response]])
     experiment, run, status, curves, detail, cancelled, child, marked = (
         response.json() for _, response in answers
     )
-    assert run["status_reason"] == "waiting_for_trainer"
-    assert status["run_id"] == run["run_id"]
-    assert [(each["key"], each["steps"]) for each in curves["series"]] == [("loss", [])]
+    assert status["run_id"] == run["run_id"] and status["status"] == "running"
+    assert [each["key"] for each in curves["series"] if each["steps"]] == ["loss"]
     assert detail["experiment"] == experiment
-    assert cancelled["status"] == "cancelled"
+    assert cancelled["status"] == "cancelling"
     assert child["parent_run_id"] == run["run_id"]
-    assert child["hyperparams"] == {"learning_rate": 1e-5, "batch_size": 16}
+    assert child["hyperparams"] == {"learning_rate": 4e-3, "steps": 20_000}
     assert marked["release_tag"] == "v1.0.0"
     assert marked["ckpt_path"] == cancelled["ckpt_path"] == child["ckpt_path"]
 
 
-def test_the_run_that_the_service_trains_by_itself_trains(server: Server, page: str) -> None:
-    shown = re.search(r"`(\{.*\"demo\"\})`", PAGES[page])
+def test_the_release_of_the_sequence_is_what_was_trained(
+    server: Server, answers: list[tuple[str, httpx.Response]]
+) -> None:
+    """And the resumed run goes on from it: the page marks no checkpoint that is empty."""
+    marked, child = answers[-1][1].json(), answers[-2][1].json()
+    experiment = f"{server.url}/v1/experiments/{marked['experiment_id']}"
+    run = f"{experiment}/runs/{child['run_id']}"
+
+    def release() -> dict[str, Any]:
+        saved = httpx.get(f"{experiment}/checkpoints").json()
+        (released,) = [each for each in saved["checkpoints"] if each["release_tag"]]
+        return dict(released)
+
+    wait_until(lambda: release()["state"] == "ready", lambda: str(release()))
+    saved = release()["step"]
+    wait_until(
+        lambda: (httpx.get(f"{run}/status").json()["step"] or 0) > saved,
+        "a step of the resumed run",
+    )
+    assert saved and httpx.post(f"{run}/cancel").status_code == 202
+
+
+def test_the_run_without_a_recipe_waits_for_a_trainer(server: Server, page: str) -> None:
+    shown = re.search(r"`(\{.*\"A100\".*\})`", PAGES[page])
     assert shown is not None
     experiment = httpx.post(f"{server.url}/v1/experiments", json={"name": "e", "task_type": "sft"})
     runs = f"{server.url}/v1/experiments/{experiment.json()['experiment_id']}/runs"
-    run = httpx.post(runs, json=json.loads(shown[1])).json()["run_id"]
-    wait_until(lambda: httpx.get(f"{runs}/{run}/status").json()["step"], "a step")
-    httpx.post(f"{runs}/{run}/cancel")
+    run = httpx.post(runs, json=json.loads(shown[1])).json()
+    assert run["status_reason"] == "waiting_for_trainer" and run["run_token"]
 
 
 def test_the_graphql_query_is_answered(
