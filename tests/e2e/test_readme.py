@@ -158,6 +158,21 @@ def test_every_setting_is_explained_and_every_explained_one_exists() -> None:
     )
 
 
+def test_every_default_that_is_shown_is_that_of_the_code() -> None:
+    table = PAGES["configuration"] + README
+    shown = re.findall(r"^\| `([A-Z_]+)` \| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(shown) > 20
+    for name, default in shown:
+        value = Settings.model_fields[name.lower()].default
+        # 3600 for 3600.0, and `true` for True.
+        assert default in (
+            str(value),
+            f"{value:g}" if isinstance(value, float) else str(value).lower(),
+        )
+    empty = re.findall(r"^\| `([A-Z_]+)` \|(?: unlimited)? \|", table, re.MULTILINE)
+    assert not [name for name in empty if Settings.model_fields[name.lower()].default]
+
+
 @pytest.mark.parametrize("language", ["", "zh/"])
 def test_every_status_reason_and_state_is_explained(language: str) -> None:
     status, state = ("状态", "状态") if language else ("Status", "State")
