@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from app import errors
+from app.domain.alerts import WATCHED, AlertKind, Direction, describe
 from app.domain.evidence import Evidence, derive_outcome, explain_nothing_saved
 from app.domain.quotas import ProjectUse, Quota
 from app.domain.resources import Capacity, Gpu, Resources, Shortage, allocate
@@ -67,6 +68,17 @@ def shortages() -> Iterator[str]:
     yield UNKNOWN_RECIPE.format("tiny")
 
 
+def alerts() -> Iterator[str]:
+    """What rules of each kind say that have fired, or recovered."""
+    for kind in AlertKind:
+        for name, metric, end in (("Rule", "val_loss", " at step 5. It is 3.2."), ("", None, ".")):
+            for direction in Direction:
+                words = describe(kind, direction, metric or "a metric", 3.0)
+                of_metric = kind in WATCHED or kind is AlertKind.METRIC_NAN
+                yield f"{name and f'{name}: '}{words}{end if of_metric else '.'}"
+    yield "Rule: val_loss is above 3 at step 5. It has recovered."
+
+
 SAID = {
     "Exited with code 1. Its last log line: Cannot open the file. It is tried again.":
         "退出码为 1。日志最后一行：Cannot open the file. It is tried again.",
@@ -76,6 +88,9 @@ SAID = {
         "需要 4 个 GPU；本机有 2 × H100。在队列中约排第 200。",
     "local: Needs 2 CPUs; other runs hold too many of the 4 here. slurm: Priority":
         "local：需要 2 个 CPU；其他任务占用了本机 4 个中的太多。 slurm: Priority",
+    "My rule: val_loss is above 3 at step 5. It is 3.2.":
+        "My rule: val_loss 在第 5 步高于 3。其值为 3.2。",
+    "My rule: training stands still.": "My rule：训练停滞。",
     "Makes room for a run of another project, whose priority is high.":
         "为优先级为高的 另一项目的任务 让位。",
     "slurm job 12: Resources": "slurm job 12: Resources",
@@ -184,7 +199,7 @@ def filled(node: ast.AST) -> str | None:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    given = [*SAID, *endings(), *shortages(), *sentences()]
+    given = [*SAID, *endings(), *shortages(), *alerts(), *sentences()]
     modules = ((DASHBOARD / name).as_uri() for name in ("service.js", "sentences.js"))
     module = Path(__file__).with_name("sentences.mjs")
     folder = tmp_path_factory.mktemp("node")

@@ -50,7 +50,20 @@ export const SENTENCES = {
   "{key} has a spike at step {n}.": "{key} 在第 {n} 步突变。",
   "{key} is below {n} at step {m}.": "{key} 在第 {m} 步低于 {n}。",
   "{key} is above {n} at step {m}.": "{key} 在第 {m} 步高于 {n}。",
+
+  // What an alert rule found.
+  "the run failed.": "任务失败。",
+  "the run ended.": "任务结束。",
+  "training stands still.": "训练停滞。",
+  "a checkpoint was released.": "检查点已发布。",
+  "a metric": "某个指标",
+  "{key} is NaN.": "{key} 为 NaN。",
+  "{key} has a spike.": "{key} 突变。",
+  "{key} is above {n}.": "{key} 高于 {n}。",
+  "{key} is below {n}.": "{key} 低于 {n}。",
+  "It is {n}.": "其值为 {n}。",
   "It has recovered.": "已恢复。",
+
   "Attempt {n} of {m}: {end} Trying again.": "第 {n} 次尝试（共 {m} 次）：{end}正在重试。",
   "Attempt {n} of {m}: {end} Trying again after a pause of {k} seconds.": "第 {n} 次尝试（共 {m} 次）：{end}暂停 {k} 秒后重试。",
   "Attempt {n} was preempted: {end} Trying again.": "第 {n} 次尝试被抢占：{end}正在重试。",

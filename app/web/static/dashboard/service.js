@@ -35,8 +35,8 @@ export function chinese(text) {
   let out = "";
   while (rest) {
     const found = match(forms, rest);
-    // Which of several launchers a sentence is about stands before it.
-    const name = found ? null : /^([\w-]+): (?=[A-Z])/.exec(rest);
+    // Which of several launchers a sentence is about stands before it, or the name of an alert rule.
+    const name = found ? null : /^([^:]+): (?=\S)/.exec(rest);
     const about = name && match(forms, rest.slice(name[0].length));
     if (name && about) out += `${name[1]}：${about.said}`;
     else if (found) out += found.said;
