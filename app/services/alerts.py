@@ -19,10 +19,10 @@ from app.domain.alerts import (
     FIRES,
     MAX_RULES,
     RECOVERS,
-    WATCHED,
     AlertKind,
     AlertRuleRequest,
     AlertRuleUpdate,
+    Direction,
     describe,
 )
 from app.domain.ids import new_id
@@ -85,11 +85,7 @@ def _delete(*, rule: str) -> Executable:
 
 def create(tx: Tx, request: AlertRuleRequest) -> AlertRule:
     """Create a rule. Raises NotPermitted, InvalidInput, Conflict for too many."""
-    if (fault := request.find_fault()) is not None:
-        name, sentence = fault
-        raise InvalidInput(
-            sentence, errors=[{"pointer": f"/{name}", "detail": f"is wrong for {request.kind}"}]
-        )
+    _check(request)
     project_id = projects.choose(tx, request.project)
     tx.require_project(Permission.MAINTAIN, project_id)
     count = tx.first(_count, project=project_id)
@@ -102,6 +98,15 @@ def create(tx: Tx, request: AlertRuleRequest) -> AlertRule:
     )  # fmt: skip
     tx.insert(rule)
     return rule
+
+
+def _check(request: AlertRuleRequest) -> None:
+    """Raise InvalidInput for a field that its kind needs and lacks, or does not have."""
+    if (fault := request.find_fault()) is not None:
+        name, sentence = fault
+        raise InvalidInput(
+            sentence, errors=[{"pointer": f"/{name}", "detail": f"is wrong for {request.kind}"}]
+        )
 
 
 def get(tx: Tx, rule_id: str) -> AlertRule:
@@ -123,17 +128,9 @@ def update(tx: Tx, rule_id: str, request: AlertRuleUpdate) -> AlertRule:
     tx.require_project(Permission.MAINTAIN, rule.project_id)
     fields: dict[str, Any] = request.model_dump(exclude_unset=True, exclude_none=True)
     paused = fields.pop("paused", None)
-    for name in ("value", "points"):
-        if name in fields and rule.kind not in WATCHED:
-            raise InvalidInput(
-                f"A rule of the kind {rule.kind} has no {name}.",
-                errors=[{"pointer": f"/{name}", "detail": "belongs to thresholds and spikes"}],
-            )
-    if rule.kind == AlertKind.METRIC_SPIKE and fields.get("value", 1) <= 0:
-        raise InvalidInput(
-            "The value of a spike must be above 0.",
-            errors=[{"pointer": "/value", "detail": "must be above 0"}],
-        )
+    known = {"metric": rule.metric, "value": rule.value} | fields
+    direction = Direction(rule.direction) if rule.direction else None
+    _check(AlertRuleRequest(kind=AlertKind(rule.kind), direction=direction, **known))
     if paused is not None:
         fields["paused_at"] = tx.now if paused else None
     if fields:
@@ -213,9 +210,7 @@ def fire(
     known = find(tx, rule.id, alert.subject)
     if known is not None and known.recovered_at is None:
         return None
-    tx.run(_forget, rule=rule.id, subject=alert.subject)
-    tx.insert(alert)
-    return FIRED, _describe_event(rule, alert, why)
+    return FIRED, _put(tx, rule, alert, why)
 
 
 def recover(
@@ -226,10 +221,7 @@ def recover(
     if known is None or known.recovered_at is not None:
         return None
     changes: dict[str, Any] = {"recovered_at": tx.now, "step": step or known.step, "value": value}
-    recovered = replace(known, **changes)
-    tx.run(_forget, rule=rule.id, subject=subject)
-    tx.insert(recovered)
-    return RECOVERED, _describe_event(rule, recovered, "It has recovered.")
+    return RECOVERED, _put(tx, rule, replace(known, **changes), "It has recovered.")
 
 
 def find(tx: Tx, rule_id: str, subject: str) -> Alert | None:
@@ -242,8 +234,10 @@ def released_path(alert: Alert) -> str | None:
     return alert.subject if alert.subject != alert.run_id else None
 
 
-def _describe_event(rule: AlertRule, alert: Alert, why: str | None) -> dict[str, Any]:
-    """Return the data of an alert's event."""
+def _put(tx: Tx, rule: AlertRule, alert: Alert, why: str | None) -> dict[str, Any]:
+    """Record an alert in the place of its subject's last one; return the data of its event."""
+    tx.run(_forget, rule=rule.id, subject=alert.subject)
+    tx.insert(alert)
     at = f" at step {alert.step}" if alert.step is not None and rule.metric else ""
     words = describe(AlertKind(rule.kind), rule.direction, rule.metric, rule.value) + at
     name = f"{rule.name}: " if rule.name else ""
