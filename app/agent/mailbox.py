@@ -1,7 +1,7 @@
 """The protocol between the agent and the service for one attempt, on any transport.
 
 The agent calls the four verbs of a `Mailbox`. `directory.py` implements them on files that both
-can read, `http.py` over HTTP. The service's side of these files is app/launchers/directory.py; of
+can read, `http.py` over HTTP. The service's side of these files is app/launchers/local; of
 HTTP it is app/rest/attempts.py with the table `attempt`.
 
 To add one: 1. implement the `Mailbox` protocol, with the standard library only; 2. choose it in

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphql import GraphQLObjectType, build_schema
+from graphql import GraphQLObjectType, build_schema, get_named_type
 
 from app.graphql import curves
 from app.graphql.context import Context
 from app.graphql.ide import EXAMPLES
+from app.graphql.mutations.payloads import ROWS
 from app.graphql.schema import Schema, sdl
+from app.services.audit import name_of
 from tests.api.conftest import running
 from tests.support.graphql import Graph, statements
 from tests.support.server import REPOSITORY
@@ -50,6 +52,19 @@ def story(graph: Graph) -> dict[str, Any]:
     marked = graph.mark(run, checkpoint["ckptPath"], releaseTag="v1", metrics={"loss": 2.5})
     assert marked["id"] == checkpoint["id"]
     return {"experiment": experiment, "run": run, "child": child["run"]["id"], "ckpt": checkpoint}
+
+
+def test_every_row_of_a_payload_is_one_that_a_replay_can_make_again() -> None:
+    mutations = build_schema(sdl()).mutation_type
+    assert mutations is not None
+    for name, mutation in mutations.fields.items():
+        payload = get_named_type(mutation.type)
+        assert isinstance(payload, GraphQLObjectType)
+        of_rows = {
+            name_of(field) for field, made in payload.fields.items()
+            if isinstance(get_named_type(made.type), GraphQLObjectType)
+        }  # fmt: skip
+        assert of_rows - {"query", "user_errors"} <= ROWS, name
 
 
 def test_every_edge_can_be_walked_there_and_back(graph: Graph, story: dict[str, Any]) -> None:

@@ -41,6 +41,8 @@ _TABLES: dict[str, type[Any]] = {
     "alert_rule": tables.AlertRule,
 }
 _TUPLES: dict[str, type[Any]] = {"member": Member, "api_token": Token}
+ROWS = frozenset(_TABLES.keys() | _TUPLES.keys())
+"""The fields of payloads that are rows, from which a replay makes them again."""
 M = TypeVar("M", bound=BaseModel)
 P = TypeVar("P", bound="Payload")
 Rows = dict[str, Any]
@@ -143,26 +145,17 @@ def get_given_values(input: Any) -> dict[str, Any]:
 
 
 _TARGETS = (
-    "delivery_id",
-    "webhook_id",
-    "rule_id",
-    "run_id",
-    "user_id",
-    "token_id",
-    "experiment_id",
+    "delivery_id", "webhook_id", "rule_id", "run_id", "user_id", "token_id", "experiment_id",
     "project_id",
-)
-_LOOKED_UP = (
-    "run_id", "experiment_id", "project_id", "user_id", "token_id", "webhook_id", "delivery_id",
-    "rule_id",
 )  # fmt: skip
+"""Fields of inputs that name a row, the most particular first: the audit records one of them."""
 _NO_FIELD = ("idempotency_key",)
 
 
 def _parse_key(info: Info, values: dict[str, Any]) -> idempotency.KeyedRequest | None:
     key = values.pop("idempotency_key", None)
     # An id is looked up as it is; PostgreSQL takes no NUL.
-    check_text("".join(str(values.get(name, "")) for name in _LOOKED_UP))
+    check_text("".join(str(values.get(name, "")) for name in _TARGETS))
     if key is None:
         return None
     body = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
