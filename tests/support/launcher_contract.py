@@ -1,12 +1,16 @@
 """What every launcher promises, with a real server, real agents and real trainers.
 
-A launcher joins by a class with one fixture, in any test module:
+A launcher joins by a class with one fixture, in any test module. With that of shed.py:
 
-    class TestMine(LauncherContract):
+    import pytest
+    from tests.support.launcher_contract import LauncherContract, Site
+
+    class TestShed(LauncherContract):
         @pytest.fixture(scope="class")
         @classmethod
-        def site(cls) -> Site:
-            return Site('[launchers.site]\\nkind = "mine"\\n')
+        def site(cls, tmp_path_factory):
+            folder = tmp_path_factory.mktemp("machine")
+            return Site(f"[launchers.site]\\nkind = 'shed'\\ndirectory = '{folder}'\\n")
 
 Everything is seen through the service, as its users see it: the spec arrives, reports, output and
 checkpoints come back, whether or not the launcher shares the service's files. Tests of one class
