@@ -87,7 +87,7 @@ def test_the_sequence_tells_one_story(answers: list[tuple[str, httpx.Response]])
     assert detail["experiment"] == experiment
     assert cancelled["status"] == "cancelling"
     assert child["parent_run_id"] == run["run_id"]
-    assert child["hyperparams"] == {"learning_rate": 4e-3, "steps": 20_000}
+    assert child["hyperparams"] == {"learning_rate": 4e-3, "steps": 100_000}
     assert marked["release_tag"] == "v1.0.0"
     assert marked["ckpt_path"] == cancelled["ckpt_path"] == child["ckpt_path"]
 
