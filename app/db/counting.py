@@ -20,7 +20,7 @@ from app.db.matching import (
     is_short,
     with_search,
 )
-from app.db.seen import estimate, of_seen
+from app.db.seen import estimate, newest_of_seen, of_seen
 from app.db.sql import Tx, dump
 from app.db.tables import Run
 
@@ -68,31 +68,43 @@ def effort(filters: Mapping[str, Any]) -> Effort:
 
 def scope(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Scope:
     """Return how to read all rows of a list, or enough of them where very many have a text."""
-    partial = newest = False
+    partial = False
     more: dict[str, int] = {}
     if SEARCH in filters:
         walked = with_search(filters, "search_walk")
         if is_short(tx, listing, filters):
             filters = walked
         elif _is_usual(tx, listing, walked):
-            newest, more = True, {"looked_at": LOOKED_AT}
-            partial, filters = _has_more(tx, listing, filters, LOOKED_AT), walked
+            partial = _has_more(tx, listing, filters, LOOKED_AT)
+            filters, more = among_newest(tx, listing, walked, LOOKED_AT)
         else:
             text = filters[SEARCH]
             ids, partial = first_hits(tx, listing, text, EXAMINED)
             filters = {name: filters[name] for name in filters if name != SEARCH}
             filters["found"] = [*ids, text]  # which may be the id of a row
     elif must_read(tx, listing, filters):
-        partial, newest, more = True, True, {"looked_at": READ}
+        partial, (filters, more) = True, among_newest(tx, listing, filters, READ)
     params = bind(tx, listing, filters) | more
-    return Scope(frozenset(filters), params, partial, newest)
+    return Scope(frozenset(filters), params, partial, newest=bool(more))
+
+
+def among_newest(
+    tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], most: int
+) -> tuple[Mapping[str, Any], dict[str, int]]:
+    """Return the filters, and the parameters, that find rows among the newest `most` of a list.
+
+    Without parameters the filters name these rows: those of a user who sees few of very many.
+    """
+    ids = newest_of_seen(tx, listing, filters, most)
+    return (filters, {"looked_at": most}) if ids is None else ({**filters, "found": ids}, {})
 
 
 def _is_usual(tx: Tx, listing: Listing[Any], walked: Mapping[str, Any]) -> bool:
     """Return True if enough of the newest rows have a text that no others need be read."""
-    names, params = frozenset(walked), bind(tx, listing, walked)
-    statement = count_statement(listing, names, None, True)
-    row = tx.first(statement, looked_at=matching.PEEKED, counted=USUAL, **params)
+    filters, more = among_newest(tx, listing, walked, matching.PEEKED)
+    params = bind(tx, listing, filters) | more
+    statement = count_statement(listing, frozenset(filters), None, bool(more))
+    row = tx.first(statement, counted=USUAL, **params)
     return row is not None and row[0] >= USUAL
 
 

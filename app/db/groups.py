@@ -18,7 +18,8 @@ from app.db import counting, tally
 from app.db.count_statements import newest_rows
 from app.db.list_statements import REMEMBERED
 from app.db.listing import RUNS
-from app.db.seen import of_seen
+from app.db.matching import SEARCH, bind
+from app.db.seen import newest_of_seen, of_seen
 from app.db.sql import Statement, Tx, columns
 from app.db.tables import Experiment, MetricLatest, Run, RunTag
 
@@ -59,12 +60,12 @@ def by_status(tx: Tx, filters: Mapping[str, Any]) -> ByStatus:
 
     What triggers have not counted is read: the newest `counting.COUNTED` runs that match.
     """
-    is_tallied = tally.covers(Run, filters)
-    if not is_tallied and (parts := of_seen(tx, RUNS, filters)) is not None:
+    if tally.covers(Run, filters):
+        params = bind(tx, RUNS, filters)
+        return ByStatus(tally.by_state(tx, Run, frozenset(filters), params))
+    if (parts := of_seen(tx, RUNS, filters)) is not None:
         return _add_counts([by_status(tx, part) for part in parts])
     names, params, partial, newest = counting.scope(tx, RUNS, filters)
-    if is_tallied:
-        return ByStatus(tally.by_state(tx, Run, names, params))
     counted = tx.all(_by_status(names, newest), **params, newest=counting.COUNTED + 1)
     more = sum(count for _, count in counted) > counting.COUNTED
     return ByStatus(counted, more or partial)
@@ -103,6 +104,8 @@ def metric_keys(tx: Tx, filters: Mapping[str, Any], prefix: str, most: int) -> l
 def _among_newest(tx: Tx, filters: Mapping[str, Any], most: int) -> counting.Scope:
     if (parts := of_seen(tx, RUNS, filters)) is not None:
         filters = parts[0] if len(parts) == 1 else {"found": _newest_of(tx, parts, most)}
+    elif SEARCH not in filters and (ids := newest_of_seen(tx, RUNS, filters, most)) is not None:
+        filters = {**filters, "found": ids}
     scope = counting.scope(tx, RUNS, filters)
     return scope._replace(params=scope.params | {"newest": most})
 

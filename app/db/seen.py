@@ -7,13 +7,15 @@ at one of these: its cursor would tell of it.
     more, in an order of `TIMES`       one statement reads the first runs of each, up to `AT_ONCE`
     more of them, up to `FOUND` runs   the ids of the runs are found first, and then sorted
     more runs                          the list of all is walked
+
+Where only some runs are counted, these are the newest ones of each (`newest_of_seen`).
 """
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Executable, bindparam, func, literal_column, select, true
+from sqlalchemy import Executable, bindparam, func, literal_column, or_, select, true
 
 from app.db import tally
 from app.db.cursors import Order
@@ -68,6 +70,32 @@ RUNS_OF = {"sqlite": _runs_on_sqlite, "postgresql": _runs_on_postgresql}
 """The ids of the runs of few experiments, which have up to `FOUND` runs each."""
 
 
+@query(tuple[str])
+def _newest_on_sqlite(*, experiments: str, each: int, active: bool) -> Executable:
+    # It has no LATERAL: a correlated list of row numbers is the same walk.
+    parents, page = listed(experiments), cast(Any, Run).__table__.alias("page")
+    rows = _newest_of(parents, active).with_only_columns(literal_column("run.rowid"))
+    is_newest = literal_column("page.rowid").in_(rows.limit(each).correlate(parents))
+    return select(page.c.id).select_from(parents.join(page, is_newest))
+
+
+@query(tuple[str])
+def _newest_on_postgresql(*, experiments: str, each: int, active: bool) -> Executable:
+    parents = listed(experiments)
+    own = _newest_of(parents, active).limit(each).lateral("own")
+    return select(own.c.id).select_from(parents.join(own, true()))
+
+
+def _newest_of(parents: Any, active: Any) -> Any:
+    runs = select(_run.id).select_from(Run).where(_run.experiment_id == parents.c.value)
+    runs = runs.where(or_(active.is_(False), _run.archived_at.is_(None)))
+    return runs.order_by(_run.created_at.desc(), _run.id.desc())
+
+
+NEWEST_OF = {"sqlite": _newest_on_sqlite, "postgresql": _newest_on_postgresql}
+"""The ids of the newest runs of many experiments, `each` of each."""
+
+
 @query(tuple[int | None])
 def _last_number() -> Executable:
     return select(func.max(columns(RunSearch).number))
@@ -94,26 +122,23 @@ def of_seen(
     Args:
         order: of a page, which has up to `size` rows.
     """
-    found_by = (*FOUND_BY, *INDEXED, "ids", "experiment_id")
-    if listing.table is not Run or not filters.keys().isdisjoint(found_by) or tx.sees_all():
-        return None
-    if (total := estimate(tx)) <= PASSED:
+    if (total := _walked(tx, listing, filters)) <= PASSED:
         return None
     of = {name: filters[name] for name in OF_EXPERIMENT if name in filters}
     merged = MERGED
     if order is not None and order.field in TIMES and filters.keys() <= {"active", *OF_EXPERIMENT}:
         merged = max(MERGED, AT_ONCE // (size + 1))
-    ids, number = _look_at(tx, of, merged + 1)
-    if total - number <= PASSED:
+    ids, numbers = _look_at(tx, of, merged + 1)
+    if total - sum(numbers) <= PASSED:
         return None
     rest = {name: value for name, value in filters.items() if name not in of}
     if len(ids) <= merged:
         return [{**rest, "experiment_id": id} for id in ids or [NOWHERE]]
     most = len(ids)
-    while len(ids) == most <= FOUND and number <= FOUND:
+    while len(ids) == most <= FOUND and sum(numbers) <= FOUND:
         most *= STEP
-        ids, number = _look_at(tx, of, most)
-    if len(ids) == most or number > FOUND:
+        ids, numbers = _look_at(tx, of, most)
+    if len(ids) == most or sum(numbers) > FOUND:
         return None
     if SEARCH in rest:
         rest = with_search(rest, "search_walk")
@@ -121,12 +146,53 @@ def of_seen(
     return [{**rest, "found": [row[0] for row in rows]}]
 
 
+def newest_of_seen(
+    tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], most: int
+) -> list[str] | None:
+    """Return the ids of the newest runs of each experiment that a user sees, up to `most` in all.
+
+    As many of each, at least one, or all that it has; about `FOUND` at most. None that is
+    archived, if these are filtered out.
+    None where the list of all runs is to be walked: few are others', or more experiments are seen.
+    """
+    if "archived" in filters or (total := _walked(tx, listing, filters)) <= PASSED:
+        return None
+    of = {name: filters[name] for name in OF_EXPERIMENT if name in filters}
+    ids, numbers = _look_at(tx, of, FOUND + 1)
+    if total - sum(numbers) <= PASSED or not 0 < len(ids) <= FOUND:
+        return None
+    each, active = _share(numbers, min(most, FOUND)), "active" in filters
+    rows = tx.all(NEWEST_OF[tx.dialect], experiments=dump(ids), each=each, active=active)
+    return [row[0] for row in rows]
+
+
+def _walked(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> int:
+    """Return about how many runs a walk passes for a user; 0 if none, or if it sees all of them."""
+    found_by = (*FOUND_BY, *INDEXED, "ids", "experiment_id")
+    if listing.table is not Run or not filters.keys().isdisjoint(found_by) or tx.sees_all():
+        return 0
+    return estimate(tx)
+
+
 def is_at_once(parts: Sequence[Mapping[str, Any]], order: Order) -> bool:
     """Return True if a page of these lists is to be read by one statement."""
-    return len(parts) > MERGED and order.field in TIMES and "experiment_id" in parts[0]
+    if len(parts) <= MERGED or order.field not in TIMES:
+        return False
+    return {"experiment_id"} <= parts[0].keys() <= {"experiment_id", "active"}
 
 
-def _look_at(tx: Tx, of: Mapping[str, str], most: int) -> tuple[list[str], int]:
-    """Return up to so many experiments that the user sees, and the number of their runs."""
+def _look_at(tx: Tx, of: Mapping[str, str], most: int) -> tuple[list[str], list[int]]:
+    """Return up to so many experiments that the user sees, and the number of runs of each."""
     ids = [row[0] for row in tx.all(_experiments(frozenset(of)), most=most, **of)]
-    return ids, sum(tally.totals(tx, Run, ids, frozenset(), {}))
+    return ids, tally.totals(tx, Run, ids, frozenset(), {})
+
+
+def _share(numbers: Sequence[int], most: int) -> int:
+    """Return how many of each are about `most` in all, where some have fewer: at least one."""
+    each = 0
+    for place, number in enumerate(sorted(numbers)):
+        each = most // (len(numbers) - place)
+        if number >= each:
+            break
+        most -= number
+    return max(1, each)

@@ -109,7 +109,7 @@ class Connection(Generic[T]):
     @edge
     async def total_count_is_lower_bound(self) -> bool:
         """True if there are more rows than `totalCount`, or may be. Rows that have to be read to be
-        counted are counted among the newest 10,000; those with a common text, up to some
+        counted are counted among the newest, up to 10,000; those with a common text, up to some
         thousand."""
         is_lower_bound: bool = await each(self, partial(_read_counts, "is_lower_bound"))
         return is_lower_bound

@@ -153,7 +153,10 @@ class Query(NotificationQueries):
         field: Annotated[RunFacet, strawberry.argument(description="Field to list values of.")],
         filter: RunsFilter = None, prefix: Prefix = "", first: FirstValues = DEFAULT_FACETS,
     ) -> list[Facet]:  # fmt: skip
-        """The values that the newest 10,000 runs which match have, the most frequent first."""
+        """The values that the newest 10,000 runs which match have, the most frequent first.
+
+        For a member of many experiments, the newest of each, about 4,000 in all.
+        """
         values: Any = await summaries.list_facets(info.context, field, filter, prefix, first)
         return list(values)
 
@@ -162,7 +165,10 @@ class Query(NotificationQueries):
         self, info: Info, filter: RunsFilter = None, prefix: Prefix = "",
         first: FirstValues = DEFAULT_FACETS,
     ) -> list[Facet]:  # fmt: skip
-        """The metrics that the newest 2,000 runs which match reported, the most frequent first."""
+        """The metrics that the newest 2,000 runs which match reported, the most frequent first.
+
+        For a member of many experiments, the newest of each are looked at.
+        """
         keys: Any = await summaries.list_metric_keys(info.context, filter, prefix, first)
         return list(keys)
 

@@ -110,7 +110,7 @@ class StatusCount:
     count: int = attribute("Number of runs.")
     is_lower_bound: bool = attribute(
         "True if there may be more: runs that have to be read to be counted are counted "
-        "among the newest 10,000; those with a common text, up to some thousand."
+        "among the newest, up to 10,000; those with a common text, up to some thousand."
     )
 
 

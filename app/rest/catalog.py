@@ -35,7 +35,7 @@ class CountsAnswer(TypedDict):
         bool,
         Field(
             description="True if there may be more: runs that have to be read to be counted are "
-            "counted among the newest 10,000; those with a common text, up to some thousand."
+            "counted among the newest, up to 10,000; those with a common text, up to some thousand."
         ),
     ]
 
