@@ -1,11 +1,14 @@
-"""Real proxies in front of a server: nginx, and JupyterHub's jupyter-server-proxy."""
+"""Real proxies in front of a server: nginx, and JupyterHub's jupyter-server-proxy.
+
+Jupyter is installed apart:
+
+    python3 -m venv .cache/jupyter &&
+        .cache/jupyter/bin/pip install 'jupyter-server>=2.21' 'jupyter-server-proxy>=4.6'
+"""
 
 import os
 import shutil
 import subprocess
-import sys
-import tempfile
-import venv
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +20,7 @@ from tests.support.node import CACHE
 from tests.support.server import free_port, wait_until
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-JUPYTER = ("jupyter-server==2.21.1", "jupyter-server-proxy==4.6.0")
+JUPYTER = CACHE / "jupyter" / "bin" / "python"
 CONF = """
 daemon off; master_process off; worker_processes 1;
 pid {dir}/pid; error_log {dir}/error.log;
@@ -89,7 +92,7 @@ def jupyter(directory: Path, port: int) -> Iterator[str]:
 
     The Jupyter server asks for no token of its own.
     """
-    python = _jupyter_python()
+    assert JUPYTER.exists(), __doc__
     directory.mkdir()
     own = free_port()
     environment = {
@@ -100,7 +103,7 @@ def jupyter(directory: Path, port: int) -> Iterator[str]:
         "JUPYTER_RUNTIME_DIR": str(directory / "runtime"),
     }
     command = [
-        str(python), "-m", "jupyter_server", f"--ServerApp.port={own}", "--ServerApp.ip=127.0.0.1",
+        str(JUPYTER), "-m", "jupyter_server", f"--ServerApp.port={own}", "--ServerApp.ip=127.0.0.1",
         "--ServerApp.open_browser=False", "--ServerApp.allow_root=True", "--ServerApp.token=",
         "--ServerApp.password=", f"--ServerApp.root_dir={directory}",
         "--ServerApp.jpserver_extensions={'jupyter_server_proxy': True}",
@@ -123,20 +126,3 @@ def _answers(url: str) -> None:
         return False
 
     wait_until(answers, f"{url} answers")
-
-
-def _jupyter_python() -> Path:
-    """The interpreter of an environment with Jupyter, made once in the git-ignored `.cache`."""
-    place = CACHE / "jupyter" / "-".join(each.replace("==", "-") for each in JUPYTER)
-    python = place / "bin" / "python"
-    if not python.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
-            new = Path(scratch, "new")
-            venv.create(new, symlinks=True)
-            pip = [sys.executable, "-m", "pip", "--python", str(new / "bin" / "python")]
-            install = [*pip, "install", "-q", "--no-compile", *JUPYTER]
-            subprocess.run(install, check=True, timeout=300)
-            with suppress(OSError):  # a test beside this one was faster
-                new.rename(place)
-    return python
