@@ -53,6 +53,9 @@ class Job:
     stopping: bool = False
     allocation: Allocation = field(default_factory=Allocation)
 
+    def __post_init__(self) -> None:
+        self.resources = Resources(count=self.gpus, cpus=float(self.gpus))
+
 
 class Cluster:
     """Nodes with eight CPUs and some GPUs each, and the runs that want them."""
@@ -135,9 +138,8 @@ class Cluster:
         self._check()
 
     def _item(self, job: Job) -> Waiting:
-        resources = Resources(count=job.gpus, cpus=float(job.gpus))
         waited = self.now - job.queued
-        return Waiting(job.id, job.project, job.priority, waited, ("cluster",), resources)
+        return Waiting(job.id, job.project, job.priority, waited, ("cluster",), job.resources)
 
     def _holder(self, job: Job) -> Holder:
         assert job.started is not None
