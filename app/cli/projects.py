@@ -13,7 +13,7 @@ _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15}
 
 
 def _limit(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
-    """Return a number of which bytes may have a unit, or `none`; None if it is not given."""
+    """Return a number (`500GB` is one too) or `none`; None if the option is not given."""
     if value is None or value == "none":
         return value
     text = value.strip().upper()
@@ -25,7 +25,7 @@ def _limit(_: click.Context, __: click.Parameter, value: str | None) -> int | st
 
 
 def _parse_days(_: click.Context, __: click.Parameter, value: str | None) -> float | str | None:
-    """Return a number of days, or `none`; None if it is not given."""
+    """Return a number of days or `none`; None if the option is not given."""
     if value is None or value == "none":
         return value
     try:
@@ -38,7 +38,7 @@ def _parse_days(_: click.Context, __: click.Parameter, value: str | None) -> flo
 
 
 def _collect_changes(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that are given, with null for `none`."""
+    """Return the body of a PATCH: the options that are given, with null for `none`."""
     named = {name: value for name, value in options.items() if value is not None}
     return {name: None if value == "none" else value for name, value in named.items()}
 
@@ -138,7 +138,7 @@ _REMOVED = ("of", "days", "runs", "bytes", "oldest_end")
 
 
 def _preview_removal(path: str, rules: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what of a project's runs a rule would remove now; `more`: of as many as are shown."""
+    """Return the data that a rule would remove now; with `more`, only that of the first runs."""
     answer = api.client().connection.request("GET", f"{path}/retention", query=rules)
     names = ("logs", "points", "curves")
     return [

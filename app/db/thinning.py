@@ -1,4 +1,4 @@
-"""Chunks of points that are thinned for good, a few at a time: a curve keeps its picture.
+"""Chunks of points that are thinned for good, a few at a time: a curve keeps its shape.
 
 Of each chunk its first and last point stay, and what `points.thin` keeps of the others: every
 spike, and a NaN. A chunk that is thinned already is left as it is.
@@ -14,10 +14,10 @@ from app.db.tables import MetricChunk, MetricSeries
 from app.domain import points
 
 KEPT = 34
-"""The most points that are left of a chunk of up to 1,024."""
+"""Points at most that a chunk of up to 1,024 keeps."""
 REMOVED = 500
-"""Chunks of a series that go at once: a write that removed 50 million points held up a submit for
-eight seconds."""
+"""Chunks of a series that one transaction removes: a write that removed 50 million points held up
+a submit for eight seconds."""
 
 _chunk, _series = columns(MetricChunk), columns(MetricSeries)
 
@@ -47,7 +47,7 @@ def _whole(*, run: str, after_series: int, after_step: int, most: int) -> Execut
 
 @statement
 def _replace(*, series: int, first: int, old: bytes, new: bytes, number: int) -> Executable:
-    # Something may have changed it since it was read.
+    # `data == old`: a trainer may have added points since the chunk was read.
     return (
         update(MetricChunk)
         .where(_chunk.series_id == series, _chunk.first_step == first, _chunk.data == old)
@@ -61,7 +61,7 @@ def list_whole(tx: Tx, run_id: str, after: tuple[int, int], most: int) -> list[W
 
 
 def thin(tx: Tx, chunks: Sequence[WholeChunk]) -> None:
-    """Thin chunks, where they are still as they were read. May be repeated."""
+    """Thin these chunks, but for those that have changed since they were read. May be repeated."""
     for chunk in chunks:
         kept = points.thin(points.unpack(chunk.data), KEPT)
         tx.send(

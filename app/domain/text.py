@@ -6,7 +6,7 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def on_one_line(text: str) -> str:
-    """Return the text without characters that a terminal, a header or a chat would obey."""
+    """Return the text with a space for each control character: line breaks, terminal escapes."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 

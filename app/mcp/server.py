@@ -1,7 +1,7 @@
 """The MCP server: tools over `llm_train.Client`, spoken over stdio.
 
 How to add a tool: a function here whose docstring tells an agent when to use it, in READING or
-CHANGING; its answer goes through `bounded`.
+CHANGING; its answer goes through `cut_answer`.
 """
 
 import math

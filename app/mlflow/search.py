@@ -23,7 +23,7 @@ from app.services import labels, runs, tracking
 BATCH = 500
 MAX_PAGE = 1_000
 MAX_SCANNED = 20_000
-"""Runs, or experiments, that one search looks through."""
+"""Runs, or experiments, that one search reads at most."""
 _LAST = ("9999", "")
 
 routes = router()
@@ -64,7 +64,7 @@ class Page(NamedTuple):
 
 
 def page_of(matching: Sequence[views.View], body: bodies.Search) -> Page:
-    """Return the page that a request asks for, of all that was found."""
+    """Return the requested page of all matches."""
     start = _offset(body.page_token)
     stop = start + (min(body.max_results, MAX_PAGE) or MAX_PAGE)
     token = _encode(str(stop)) if stop < len(matching) else None
@@ -90,7 +90,7 @@ def _search_runs(tx: Tx, access: Access, query: Query, body: bodies.Search) -> P
 
 
 def _experiment_id(tx: Tx, experiment_id: str) -> str:
-    """Return the id of an experiment; of "0", while there is none, one that nothing has."""
+    """Return the id of an experiment. "0" is MLflow's default one; '' while it does not exist."""
     if experiment_id != "0":
         return experiment_id
     default = tracking.find_experiment(tx, tracking.DEFAULT)
@@ -119,7 +119,7 @@ def _list_newest(tx: Tx, ids: str, query: Query, body: bodies.Search) -> Page:
 
 
 def _sort_runs(tx: Tx, ids: str, query: Query, body: bodies.Search) -> Page:
-    """Return a page in another order, for which all runs are looked at."""
+    """Return a page in another order than the creation's, for which all runs are read."""
     keys: list[tuple[Any, str]] = []
     (created, after), scanned = _LAST, 0
     while rows := tx.all(_runs, experiments=ids, created=created, after=after, most=BATCH):

@@ -2,6 +2,10 @@
 
     services.deliveries (what is due) → supervisor.deliver → `webhook.send` → services.deliveries
 
-Only public addresses are called, and those that the operator allows. Knows `domain` and `errors`
-only.
+webhook.py   POST to an URL
+mail.py      e-mail, for `mailto:` addresses
+
+Only public addresses are called, and those that the operator allows. Imports `domain` and `errors`
+only. How to add a format of messages beside Slack's:
+`Format` in `app/domain/webhooks.py`, its body in `app/services/deliveries.py`.
 """

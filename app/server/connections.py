@@ -4,10 +4,10 @@ uvicorn bounds neither the head of a request nor the time that a client may take
 accepts until no descriptor is left: a few hundred idle clients would stop the service and every
 launch. So
 
-* a head is at most `MAX_HEAD` bytes, and whatever is no body of a request with it;
+* a head is at most `MAX_HEAD` bytes, and so are the chunk sizes and trailers between bodies;
 * a client has `HEAD_SECONDS` for a head, `BODY_SECONDS` for a body (for a file that is uploaded as
   much more as it takes at `UPLOAD_RATE`), `STALL_SECONDS` to go on reading an answer;
-* with `most_connections()` open, the one that has been waited for longest makes room.
+* with `most_connections()` open, the one that has kept the service waiting longest is closed.
 
 HttpConnection  uvicorn's protocol with these bounds
 make_websocket  the same of a websocket (`websockets`)
@@ -36,7 +36,7 @@ UPLOAD_RATE = 64 * 1024
 WEBSOCKET_BYTES = 1024 * 1024
 """The largest message of a websocket: a query and its variables."""
 BACKLOG = 256
-"""So many connections may be accepted at once, before one can be closed."""
+"""Connections that may be accepted in one go, before any can be closed."""
 _OWN_DESCRIPTORS = 128
 _MOST = 4096
 
@@ -82,7 +82,7 @@ class HttpConnection(HttpToolsProtocol):
             self.deadline = self._now + HEAD_SECONDS
         self._advanced = False
         super().data_received(data)
-        # A head, or between two pieces of a body: sizes of chunks, trailers.
+        # Without progress, these bytes are of a head, or between two pieces of a body.
         self._head_bytes = 0 if self._advanced else self._head_bytes + len(data)
         if self._head_bytes > MAX_HEAD:
             self.refuse(HeadTooLarge(f"The head of a request may have at most {MAX_HEAD} bytes."))

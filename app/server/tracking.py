@@ -33,7 +33,7 @@ class Access(NamedTuple):
     attempt: int | None = None
 
     def writer(self, run_id: str) -> Writer:
-        """Return who writes to a run. Raises Forbidden."""
+        """Return the writer of a run: its trainer, or a client. Raises Forbidden."""
         self.check_run(run_id)
         return Writer(run_id, self.attempt)
 
@@ -44,7 +44,7 @@ class Access(NamedTuple):
 
 
 def get_access(request: Request) -> Access:
-    """Return what the caller of a request may reach. Raises Unauthorized."""
+    """Return the scope of a request's caller. Raises Unauthorized."""
     principal: Principal = request.scope["principal"]
     if principal.kind in (PrincipalKind.API_TOKEN, PrincipalKind.USER, PrincipalKind.SERVICE):
         return Access()
@@ -101,7 +101,7 @@ def json(body: object, status: int = 200) -> Response:
 
 
 def refusal(error: ServiceError, status: int, body: object) -> Response:
-    """Return an error in a client's own form, with the headers that any client knows."""
+    """Return an error with a body of the client's format, and Retry-After or WWW-Authenticate."""
     response = json(body, status)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)

@@ -47,7 +47,7 @@ from app.storage.keys import (
 from app.storage.objects import Bucket, Entry
 
 DRAFT_SECONDS = 86_400.0
-"""For so long a draft may wait for its commit; the bucket or the service may be away."""
+"""Age at which an uncommitted draft is removed: a commit may be late by an outage of hours."""
 _CANDIDATES_MISSING = 3
 
 
@@ -73,7 +73,7 @@ class S3Drafts:
         check_conflicts(slug, slugs_of(there, folder))
         parts = parts_of(there, folder, slug)
         start, head = self._cut(there, folder, slug, offset)
-        # Before the new ones, so that of a transfer that breaks off a shorter file is left.
+        # Old objects go first: a transfer that breaks off must leave a shorter file, not a mix.
         self.bucket.delete(key for key, at in parts.items() if at > start or not offset)
         size, written = self._send(folder, slug, start, itertools.chain((head,), content))
         old = [*(key for key, at in parts.items() if at >= start), f"{folder}/files/{slug}"]
@@ -137,7 +137,7 @@ class S3Drafts:
         pieces = self._pieces(draft, manifest, there)
         envelope = Envelope(draft, content, manifest, pieces)
         published = self._publish(envelope)
-        if published is None:  # another sender of the very same was faster
+        if published is None:  # another request committed the same content first
             return self.commit(draft, content)
         path, is_first = published
         folder = draft_folder(draft)
@@ -151,13 +151,13 @@ class S3Drafts:
         return Committed(path, manifest)
 
     def _find(self, path: CheckpointPath, content: bytes) -> Committed | None:
-        """Return the checkpoint of this manifest: its answer was lost, or two have sent it."""
+        """Return the checkpoint that has this manifest already, as after a retry."""
         for name in candidate_names(path.name):
             candidate = path._replace(name=name)
             stored = self.bucket.get(manifest_key(candidate))
             if stored is None:
                 return None
-            with suppress(Damaged):  # somebody else's, which has the name
+            with suppress(Damaged):  # the name is another checkpoint's
                 envelope = parse_envelope(candidate, stored)
                 if envelope.content == content:
                     return Committed(candidate, envelope.manifest)

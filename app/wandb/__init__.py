@@ -12,5 +12,5 @@ stream.py    the stream: metrics, the machine's metrics, the summary, the end
 files.py     uploads, and the pages that the client prints
 
 Not served: artifacts with versions, sweeps, alerts, reading by `wandb.Api`. A client that asks for
-such a thing is told so, and training goes on.
+such a thing gets an error that says so, and training goes on.
 """

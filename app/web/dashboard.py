@@ -1,7 +1,7 @@
 """The dashboard's shell, and the files that a browser asks for because of it.
 
-    page(path)            the HTML at every address that the dashboard draws
-    asset(digest, path)   a script, a style or a picture
+    page(path)                the HTML at every address that the dashboard draws
+    get_asset(digest, path)   a script, a style or a picture
 
 Every address answers the same shell. Its links are relative (`root_of`), so it works under any
 prefix. The files lie below a digest of all of them: a browser keeps them for good, and asks for

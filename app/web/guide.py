@@ -1,6 +1,6 @@
 """The guide: the Markdown pages of `app/docs`, for `llm-train help` and at `/guide`.
 
-    topics() → read(topic) → the terminal, or page_of(topic) → a browser
+    list_topics() → read(topic) → the terminal, or page_of(topic) → a browser
 
 How to add a page:
 

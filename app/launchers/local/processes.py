@@ -1,8 +1,8 @@
-"""Processes, told apart beyond doubt: a pid alone names a stranger as soon as it is reused.
+"""Processes by identity: a pid alone names another process as soon as the system reuses it.
 
-An `Identity` is a pid with the place where it is one, its start time and a random nonce that
-the process carries in its environment. On Linux a pidfd, opened before the check, closes the
-last gap.
+An `Identity` is a pid with the boot and pid namespace in which it is valid (`place`), its start
+time and a random nonce in the process's environment. On Linux a pidfd is opened before the check,
+so that the pid cannot be reused between check and signal.
 """
 
 import os
@@ -22,7 +22,7 @@ _GIVE_UP_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Identity:
-    """One process of one place. None: the system that recorded it could not know."""
+    """One process. `start_time` is None if the system that recorded it has none."""
 
     pid: int
     start_time: int | None
@@ -36,7 +36,7 @@ class Identity:
     def is_alive(self) -> bool:
         """Return True if the process exists here and is the recorded one. A zombie has ended.
 
-        Raises OSError when that cannot be looked up now, for want of descriptors say.
+        Raises OSError where /proc cannot be read now, such as EMFILE.
         """
         return (
             self.is_here()
@@ -46,7 +46,7 @@ class Identity:
 
 
 def send(identity: Identity, number: int) -> bool:
-    """Signal this very process, or nobody. False: it has ended."""
+    """Send a signal to this process. Return False if it has ended; no other process gets it."""
     descriptor = watch(identity)
     try:
         if descriptor is not None:
@@ -64,7 +64,7 @@ def send(identity: Identity, number: int) -> bool:
 
 
 def watch(identity: Identity) -> int | None:
-    """Return a pidfd of this very process, readable when it ends.
+    """Return a pidfd of this process, which is readable when it ends.
 
     None if it has ended, or the system has no pidfds.
     """
@@ -86,7 +86,7 @@ def watch(identity: Identity) -> int | None:
 def kill_tree(nonce: str) -> int:
     """Kill every process that carries `nonce`, until none is left; return how many there were.
 
-    Gives up on those that two seconds of it do not end.
+    Gives up after two seconds: a process in uninterruptible sleep does not end.
     """
     killed = set()
     deadline = time.monotonic() + _GIVE_UP_SECONDS

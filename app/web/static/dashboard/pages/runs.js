@@ -48,7 +48,7 @@ export function Runs() {
     set({ pick: [...next].join(",") });
   };
   const drawn = useDrawn();
-  // On `mousedown`: the click comes only when the button is released.
+  // On `pointerdown`: the click comes only when the button is released.
   const expect = () => { if (picked.size > 1) expectCompare([...picked]); };
   const compare = () => { expect(); go(`compare?runs=${[...picked].join(",")}`); };
 
