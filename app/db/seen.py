@@ -161,7 +161,7 @@ def newest_of_seen(
     ids, numbers = _look_at(tx, of, FOUND + 1)
     if total - sum(numbers) <= PASSED or not 0 < len(ids) <= FOUND:
         return None
-    each, active = _share(numbers, min(most, FOUND)), "active" in filters
+    each, active = share_evenly(numbers, min(most, FOUND)), "active" in filters
     rows = tx.all(NEWEST_OF[tx.dialect], experiments=dump(ids), each=each, active=active)
     return [row[0] for row in rows]
 
@@ -187,7 +187,7 @@ def _look_at(tx: Tx, of: Mapping[str, str], most: int) -> tuple[list[str], list[
     return ids, tally.totals(tx, Run, ids, frozenset(), {})
 
 
-def _share(numbers: Sequence[int], most: int) -> int:
+def share_evenly(numbers: Sequence[int], most: int) -> int:
     """Return how many of each are about `most` in all, where some have fewer: at least one."""
     each = 0
     for place, number in enumerate(sorted(numbers)):
