@@ -48,7 +48,7 @@ class Page(NamedTuple, Generic[RowT]):
     stopped_at: str | None = None
     backward: bool = False
 
-    def first(self, number: int) -> "Page[RowT]":
+    def cut(self, number: int) -> "Page[RowT]":
         """Return the same page, ended after so many rows."""
         rows, values = self.rows[:number], self.values[:number]
         return self._replace(rows=rows, values=values, has_next=True, stopped_at=None)

@@ -26,7 +26,7 @@ class Bound(NamedTuple):
             raise ValueError(f"{text!r} is no bound like val_loss<=2.0")
         return cls(match["key"], match["how"], float(match["limit"]))
 
-    def unmet(self, metrics: Mapping[str, float]) -> str | None:
+    def explain_unmet(self, metrics: Mapping[str, float]) -> str | None:
         """Return why the metrics of a checkpoint do not meet it, or None."""
         requirement = f"{self.key} {self.how} {self.limit:g}"
         value = metrics.get(self.key)
@@ -59,9 +59,13 @@ class Gate(NamedTuple):
             self.needs_approval or other.needs_approval,
         )  # fmt: skip
 
-    def unmet(self, metrics: Mapping[str, float], verified_at: str | None, now: str) -> list[str]:
+    def list_unmet(
+        self, metrics: Mapping[str, float], verified_at: str | None, now: str
+    ) -> list[str]:
         """Return what is not met, a clause each; nothing: it may become a release."""
-        reasons = [why for bound in self.bounds if (why := bound.unmet(metrics)) is not None]
+        reasons = [
+            why for bound in self.bounds if (why := bound.explain_unmet(metrics)) is not None
+        ]
         if self.verified_hours is not None:
             requirement = f"verified within {self.verified_hours:g} h"
             if verified_at is None:

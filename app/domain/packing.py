@@ -46,7 +46,7 @@ class Reader:
         self._at += size
         return taken
 
-    def lanes(self, count: int) -> bytes:
+    def unpack_lanes(self, count: int) -> bytes:
         """Return the inverse of `pack_lanes`, of so many numbers."""
         mask, *constants = self.take(9)
         data = bytearray(bytes(constants) * count)
@@ -59,7 +59,7 @@ class Reader:
         """Return the next 8 bytes as a number."""
         return int.from_bytes(self.take(8), "little")
 
-    def rising(self, count: int) -> bytes:
+    def unpack_rising(self, count: int) -> bytes:
         """Return the inverse of `pack_rising`, of so many numbers."""
         mask = self._data[self._at + 16 : self._at + 17]
         return _unpack_rising(self.take(25 + int.from_bytes(mask).bit_count() * count), count)
@@ -72,7 +72,7 @@ def _unpack_rising(packed: bytes, count: int) -> bytes:
     first, least = reader.number(), reader.number()
     if packed[16:] == bytes(9):
         return (_ones(count) * first + _ramp(count) * least).to_bytes(8 * count, "little")
-    total = int.from_bytes(reader.lanes(count), "little")
+    total = int.from_bytes(reader.unpack_lanes(count), "little")
     total += (_ones(count) - 1) * least + first
     # Each number becomes the sum of those up to it: 1, 2, 4, … at a time.
     whole = (1 << 64 * count) - 1

@@ -101,8 +101,8 @@ def unpack(data: bytes) -> Column:
         parts = data[:third], data[third : 2 * third], data[2 * third :]
     else:
         reader, count = packing.Reader(data, 6), int.from_bytes(data[2:6], "little")
-        taken = reader.rising(count), reader.lanes(count)
-        parts = *taken, reader.rising(count) if data[1] else reader.lanes(count)
+        taken = reader.unpack_rising(count), reader.unpack_lanes(count)
+        parts = *taken, reader.unpack_rising(count) if data[1] else reader.unpack_lanes(count)
     steps.frombytes(parts[0])
     values.frombytes(parts[1])
     wall_times.frombytes(parts[2])

@@ -65,7 +65,7 @@ class Context:
         self._answers: list[Budget] = []
         self._begin(None)
 
-    def apart(self) -> "Context":
+    def copy_for_operation(self) -> "Context":
         """Return a context for one of many operations on a websocket, with budgets of its own."""
         own = copy(self)
         own._answers = []
@@ -183,7 +183,7 @@ class Context:
         name = ("counts", listed.table, column, dump(filters))
         return self.load(name, ids, read, counting.effort(filters))
 
-    async def grouped(self, read: Callable[..., T], filters: dict[str, Any], *more: Any) -> T:
+    async def read_groups(self, read: Callable[..., T], filters: dict[str, Any], *more: Any) -> T:
         """Read groups of the rows that match, where such a read belongs."""
         return await self.db.fetch(counting.effort(filters), read, filters, *more)
 

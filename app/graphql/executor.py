@@ -120,7 +120,7 @@ def _log_bug(reason: NotEligible) -> None:
         log.error("a resolver failed for a column", exc_info=cause)
 
 
-def _around(
+def _wrap(
     step: Step | None,
     before: Callable[[Column], Column],
     after: Callable[[Column, Column], Column] = lambda values, results: results,
@@ -141,8 +141,8 @@ def _around(
 def _value(executor: FastExecutor, kind: Any, details: Any) -> Step | None:
     """Return the step that completes values of a type; None: the reference executor must."""
     if is_non_null_type(kind):
-        return _around(_non_null(executor, kind.of_type, details), _drop_nulls)
-    return _around(_non_null(executor, kind, details), _check_non_null, _with_nulls)
+        return _wrap(_non_null(executor, kind.of_type, details), _drop_nulls)
+    return _wrap(_non_null(executor, kind, details), _check_non_null, _with_nulls)
 
 
 def _has_nulls(values: Column) -> bool:
@@ -173,9 +173,9 @@ def _with_nulls(values: Column, results: Column) -> Column:
 def _non_null(executor: FastExecutor, kind: Any, details: Any) -> Step | None:
     """Return the step that completes values of a type, none of which is None."""
     if is_leaf_type(kind):
-        return Step(_leaf(executor, kind))
+        return Step(_complete_leaf(executor, kind))
     if is_list_type(kind):
-        return _around(_value(executor, kind.of_type, details), _join_lists, _split)
+        return _wrap(_value(executor, kind.of_type, details), _join_lists, _split)
     if is_object_type(kind) and kind.is_type_of is None:
         return _object(executor, kind, details)
     return None
@@ -235,7 +235,7 @@ def _column(executor: FastExecutor, parent: GraphQLObjectType, details: Any) -> 
     if not read or not complete:
         return None
     if not read.late:
-        return _around(complete, read.run)
+        return _wrap(complete, read.run)
 
     async def later(rows: Column) -> Any:
         completed = complete.run(await read.run(rows))
@@ -287,7 +287,7 @@ def _column_of(function: Callable[[Any], Any]) -> Callable[[Column], Column]:
     return read
 
 
-def _leaf(executor: FastExecutor, kind: Any) -> Callable[[Column], Column]:
+def _complete_leaf(executor: FastExecutor, kind: Any) -> Callable[[Column], Column]:
     coerce = kind.coerce_output_value
     exact = {"String": str, "ID": str, "Boolean": bool, "Int": int, "Float": float}.get(kind.name)
 

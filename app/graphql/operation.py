@@ -71,7 +71,7 @@ class Operation(MaskErrors):
     def on_operation(self) -> Iterator[None]:
         execution = self.execution_context
         if execution.context.shared:
-            execution.context = execution.context.apart()
+            execution.context = execution.context.copy_for_operation()
         context, self.watched = execution.context, 0
         try:
             yield from super().on_operation()

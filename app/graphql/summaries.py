@@ -58,7 +58,7 @@ def _counts(rows: list[Counted], is_lower_bound: bool = False) -> list[Count]:
 async def count_runs(context: Context, chosen: RunFilter | None) -> list[Count]:
     """Return how many of the runs that match are in each status."""
     filters = _conditions(chosen)
-    return _counts(*await context.grouped(groups.by_status, filters))
+    return _counts(*await context.read_groups(groups.by_status, filters))
 
 
 async def count_runs_of(context: Context, experiments: list[Any]) -> list[list[Count]]:
@@ -72,7 +72,7 @@ async def list_facets(
     context: Context, field: RunFacet, chosen: RunFilter | None, prefix: str, first: int
 ) -> list[Value]:
     """Return the most frequent values of a column of runs."""
-    counted = await context.grouped(
+    counted = await context.read_groups(
         partial(_read_facet, field), _conditions(chosen), check_text(prefix), _size(first)
     )
     return [Value(*row) for row in counted]
@@ -86,7 +86,7 @@ async def list_metric_keys(
     context: Context, chosen: RunFilter | None, prefix: str, first: int
 ) -> list[Value]:
     """Return the most frequent keys of metrics."""
-    counted = await context.grouped(
+    counted = await context.read_groups(
         groups.metric_keys, _conditions(chosen), check_text(prefix), _size(first)
     )
     return [Value(*row) for row in counted]

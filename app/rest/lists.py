@@ -281,7 +281,7 @@ def _render_fitting(
         try:
             return page, render(tx, page, most=most)
         except listing.TooMany:
-            page = page.first(len(page.rows) // 2)
+            page = page.cut(len(page.rows) // 2)
     return page, render(tx, page, most=2**62)
 
 

@@ -86,7 +86,7 @@ class Rules(NamedTuple):
 
     by_project: Mapping[str, Rule]
 
-    def before(self, now: str, part: Part) -> str:
+    def compute_cutoff(self, now: str, part: Part) -> str:
         """Return the time before which a run must have ended for any rule to concern it."""
         days = [
             days for rule in self.by_project.values() if (days := getattr(rule, part)) is not None
@@ -97,7 +97,7 @@ class Rules(NamedTuple):
         """Return the projects that do not keep all."""
         return [id for id, rule in self.by_project.items() if rule != KEEP_ALL]
 
-    def due(self, now: str, run: "EndedRun") -> Iterator[Part]:
+    def list_due(self, now: str, run: "EndedRun") -> Iterator[Part]:
         """Yield what is past its time of a run."""
         rule = self.by_project.get(run.project_id)
         if rule is None:
@@ -242,7 +242,7 @@ def find_rules(tx: Tx, default: Rule) -> Rules:
 
 def list_due(tx: Tx, rules: Rules, after: Position, most: int) -> list[EndedRun]:
     """Return the next runs of which something may be past its time, those that ended first."""
-    log, points, curves = (rules.before(tx.now, part) for part in Part)
+    log, points, curves = (rules.compute_cutoff(tx.now, part) for part in Part)
     if not log and not points and not curves:
         return []
     return tx.all(
@@ -267,7 +267,7 @@ def expire(tx: Tx, run_id: str, rules: Rules) -> list[Part]:
     """Decide that what is past its time of a run goes, with an event each; return what that is."""
     run = runs.lock(tx, run_id)
     ended = find_ended(tx, run_id)
-    parts = list(rules.due(tx.now, ended)) if ended is not None else []
+    parts = list(rules.list_due(tx.now, ended)) if ended is not None else []
     if not parts:
         return []
     for part in parts:

@@ -135,7 +135,7 @@ def find(tx: Tx, rules: Rules) -> Found:
         more = number == MOST
         if more:
             break
-        for part in rules.due(tx.now, run):
+        for part in rules.list_due(tx.now, run):
             take(run, part)
     freed = list(gone)
     while freed:
@@ -144,7 +144,7 @@ def find(tx: Tx, rules: Rules) -> Found:
         parent = expiry.find_ended(tx, freed.pop(), list(children), removed)
         if parent is None:
             continue  # it is kept
-        for part in rules.due(tx.now, parent):
+        for part in rules.list_due(tx.now, parent):
             if part is not Part.LOG and take(parent, part) and parent.parent_run_id is not None:
                 freed.append(parent.parent_run_id)
     return Found(ends, more)

@@ -141,7 +141,7 @@ def _pass_gate(tx: Tx, gate: Gate, checkpoint: Checkpoint, metrics: dict[str, fl
     if checkpoint.state == CheckpointState.READY:
         times.append(checkpoint.saved_at)  # that is when it was first found to be whole
     verified_at = max((at for at in times if at is not None), default=None)
-    unmet = gate.unmet(metrics, verified_at, tx.now)
+    unmet = gate.list_unmet(metrics, verified_at, tx.now)
     if gate.needs_approval and approvals.find_approver(tx, checkpoint, metrics) is None:
         unmet.append(
             f"marked as `{APPROVED}` by another maintainer: nobody has, with these metrics"

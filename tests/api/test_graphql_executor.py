@@ -265,14 +265,14 @@ def test_the_comparison_sees_a_flaw(flaw: str, monkeypatch: pytest.MonkeyPatch) 
         make = executor._object
 
         def reversed_fields(*arguments: Any) -> Any:
-            return executor._around(
+            return executor._wrap(
                 make(*arguments), list,
                 lambda rows, found: [dict(reversed(row.items())) for row in found],
             )  # fmt: skip
 
         monkeypatch.setattr(executor, "_object", reversed_fields)
     else:  # a value of another type is passed on
-        monkeypatch.setattr(executor, "_leaf", lambda executor, kind: list)
+        monkeypatch.setattr(executor, "_complete_leaf", lambda executor, kind: list)
     with pytest.raises(AssertionError):
         for seed in range(200):
             _same(seed, 0.1, 3)

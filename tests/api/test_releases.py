@@ -153,7 +153,7 @@ def test_a_joined_gate_passes_what_both_pass(
 ) -> None:
     at_ = timestamp_after(NOW, -4000 if lately else -8000)
     both = one.join(other)
-    passes = [not gate.unmet(metrics, at_, NOW) for gate in (one, other, both)]
+    passes = [not gate.list_unmet(metrics, at_, NOW) for gate in (one, other, both)]
     assert passes[2] == (passes[0] and passes[1])
     assert both.needs_approval == (one.needs_approval or other.needs_approval)
 
@@ -279,10 +279,10 @@ def test_a_bound_that_is_none_is_refused(text: str) -> None:
 def test_a_bound_is_met_as_it_reads(value: float, how: str, limit: float) -> None:
     bound = Bound.parse(f"val/loss {how} {limit!r}")
     met = {"<": value < limit, "<=": value <= limit, ">": value > limit, ">=": value >= limit}
-    assert (bound.unmet({"val/loss": value}) is None) == met[how]
+    assert (bound.explain_unmet({"val/loss": value}) is None) == met[how]
 
 
 def test_the_age_of_a_reading_counts_from_its_end() -> None:
     gate = Gate(verified_hours=24)
-    assert gate.unmet({}, timestamp_after(NOW, -24 * 3600), NOW) == []
-    assert gate.unmet({}, timestamp_after(NOW, -24 * 3600 - 1), NOW) != []
+    assert gate.list_unmet({}, timestamp_after(NOW, -24 * 3600), NOW) == []
+    assert gate.list_unmet({}, timestamp_after(NOW, -24 * 3600 - 1), NOW) != []
