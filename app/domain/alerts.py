@@ -143,6 +143,10 @@ class MetricWatch:
         self._streak = 0
         self.next_step = 0
         """Of the next point to be fed."""
+        self.good: Change | None = None
+        """The last point, as a recovery, if it is a good one and no alert fires."""
+        self.is_recorded = False
+        """An alert that this watch has not seen is known not to fire."""
 
     def feed(self, step: int, value: float) -> Change | None:
         """Take in the next point; return a change once enough points in a row call for it.
@@ -153,6 +157,7 @@ class MetricWatch:
         if value - value != 0:  # NaN or infinite
             return None
         self._streak = self._streak + 1 if self._is_bad(step, value) != self._is_firing else 0
+        self.good = None if self._is_firing or self._streak else Change(False, step, value)
         if self._streak < self._points:
             return None
         self._is_firing, self._streak = not self._is_firing, 0

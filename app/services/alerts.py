@@ -104,9 +104,7 @@ def _check(request: AlertRuleRequest) -> None:
     """Raise InvalidInput for a field that its kind needs and lacks, or does not have."""
     if (fault := request.find_fault()) is not None:
         name, sentence = fault
-        raise InvalidInput(
-            sentence, errors=[{"pointer": f"/{name}", "detail": f"is wrong for {request.kind}"}]
-        )
+        raise InvalidInput(sentence, errors=[{"pointer": f"/{name}", "detail": sentence}])
 
 
 def get(tx: Tx, rule_id: str) -> AlertRule:
@@ -197,7 +195,7 @@ def react(
 
 
 def _is_about(rule: AlertRule, data: dict[str, Any]) -> bool:
-    """Return True unless the event is about another metric, or no NaN."""
+    """Return False for a rule about NaN if the event is no NaN, or is about another metric."""
     if rule.kind != AlertKind.METRIC_NAN:
         return True
     return data.get("rule") == "nan" and rule.metric in (None, data.get("key"))
@@ -220,7 +218,11 @@ def recover(
     known = find(tx, rule.id, subject)
     if known is None or known.recovered_at is not None:
         return None
-    changes: dict[str, Any] = {"recovered_at": tx.now, "step": step or known.step, "value": value}
+    changes: dict[str, Any] = {
+        "recovered_at": tx.now,
+        "step": known.step if step is None else step,
+        "value": value,
+    }
     return RECOVERED, _put(tx, rule, replace(known, **changes), "It has recovered.")
 
 

@@ -1,7 +1,7 @@
 """Alerts about the values of metrics: which runs are watched, and what was found of them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Executable, and_, or_, select
 
@@ -88,6 +88,26 @@ def record(tx: Tx, seen: WatchedRun, rule_id: str, changes: Sequence[Change]) ->
             ), f"It is {change.value:g}.")  # fmt: skip
         else:
             event = alerts.recover(tx, rule, run.id, change.step, change.value)
-        if event is not None:
-            type, data = event
-            events.append(tx, run.experiment_id, type, run_id=run.id, **data)
+        _append(tx, run, event)
+
+
+def is_firing(tx: Tx, seen: WatchedRun, rule_id: str) -> bool:
+    """Return True if the alert of a rule about a run has not recovered."""
+    known = alerts.find(tx, rule_id, seen.id)
+    return known is not None and known.recovered_at is None
+
+
+def recover(tx: Tx, seen: WatchedRun, rule_id: str, good: Change) -> None:
+    """Record that an alert of an earlier attempt, or by another bound, has recovered."""
+    try:
+        run, rule = runs.lock(tx, seen.id), alerts.get(tx, rule_id)
+    except NotFound:  # deleted meanwhile
+        return
+    if run.attempt == seen.attempt:
+        _append(tx, run, alerts.recover(tx, rule, run.id, good.step, good.value))
+
+
+def _append(tx: Tx, run: Run, event: tuple[str, dict[str, Any]] | None) -> None:
+    if event is not None:
+        type, data = event
+        events.append(tx, run.experiment_id, type, run_id=run.id, **data)

@@ -39,6 +39,8 @@ async def look(state: SupervisorState, rules: list[AlertRule]) -> None:
     watches, now = state.alert_watches, timestamp()
     since = watches.since or timestamp_after(now, -LOOK_BACK_SECONDS)
     watched = await state.db.scan(metric_alerts.list_watched, since)
+    # All is read again after a failure: what a watch has found may not be on record.
+    before, watches.seen = watches.seen, {}
     seen: AlertWatches.Seen = {}
     for run in watched:
         for rule in rules:
@@ -46,10 +48,11 @@ async def look(state: SupervisorState, rules: list[AlertRule]) -> None:
                 continue
             # A rule that was changed begins anew.
             key = (run.id, run.attempt, rule.id, rule.value, rule.points)
-            watch, told_at = watches.seen.get(key) or (_watch(rule), None)
+            watch, told_at = before.get(key) or (_watch(rule), None)
             state_at = f"{run.heartbeat_at} {run.finished_at}"
             if told_at != state_at:
                 await _compare(state, run, rule, watch)
+                await _recover(state, run, rule, watch)
             seen[key] = watch, state_at
     watches.seen = seen
     watches.since = timestamp_after(now, -_OVERLAP_SECONDS)
@@ -72,10 +75,26 @@ async def _compare(
         changes: list[Change] = []
         for step, value in zip(curve.steps, curve.values, strict=True):
             change = watch.feed(step, value)
-            # What came before is of the run that it was resumed from.
-            if change is not None and (step > run.start_step or run.start_step == 0):
+            if change is not None and _is_own(run, change):
                 changes.append(change)
         if changes:
             await state.db.write(metric_alerts.record, run, rule.id, changes)
         if curve.next_after_step is None:
             return
+
+
+async def _recover(
+    state: SupervisorState, run: WatchedRun, rule: AlertRule, watch: MetricWatch
+) -> None:
+    """End an alert that this watch has not seen: of an earlier attempt, or by another bound."""
+    good = watch.good
+    if watch.is_recorded or good is None or not _is_own(run, good):
+        return
+    if await state.db.read(metric_alerts.is_firing, run, rule.id):
+        await state.db.write(metric_alerts.recover, run, rule.id, good)
+    watch.is_recorded = True
+
+
+def _is_own(run: WatchedRun, change: Change) -> bool:
+    """Return True unless it is of the run that this one, or its attempt, was resumed from."""
+    return change.step > run.start_step or run.start_step == 0

@@ -28,13 +28,14 @@ async def check_health(state: SupervisorState, run: LiveRun, recipe: Recipe) -> 
     if not recipe.health or run.status != RunStatus.RUNNING or run.finished:
         return
     attempt = state.attempt(run)
-    if attempt.health is None:
-        attempt.health = HealthWatch(recipe.health)
-    if attempt.health.checked_at == run.heartbeat_at:
+    watch = attempt.health or HealthWatch(recipe.health)
+    if watch.checked_at == run.heartbeat_at:
         return  # nothing was reported since
-    for rule, finding in await _find(state, run, attempt.health):
+    attempt.health = None  # if this fails, all is read again: its findings may not be on record
+    for rule, finding in await _find(state, run, watch):
         await state.db.write(_record, run, rule, finding)
-    attempt.health.checked_at = run.heartbeat_at
+    watch.checked_at = run.heartbeat_at
+    attempt.health = watch
     await _act(state, run, recipe)
 
 

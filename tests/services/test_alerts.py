@@ -15,7 +15,8 @@ from app.domain.alerts import AlertRuleRequest, AlertRuleUpdate
 from app.domain.lifecycle import Reason
 from app.domain.requests import MarkRequest, RedactRequest
 from app.domain.webhooks import EventType, WebhookRequest
-from app.services import alerts, deletion, deliveries, marks, redaction, webhooks
+from app.errors import Unavailable
+from app.services import alerts, deletion, deliveries, marks, metric_alerts, redaction, webhooks
 from app.supervisor.alerts import check_alerts
 from app.supervisor.state import SupervisorState
 from tests.support.stage import Stage
@@ -163,3 +164,62 @@ async def test_what_is_redacted_or_deleted_leaves_no_alert(db: Database, tmp_pat
     assert await db.read(alerts.list_alerts, {}, False) == []
     await db.write(alerts.remove, made.id)
     assert [each.kind for each in await db.read(alerts.list_rules)] == ["run_failed"]
+
+
+async def test_an_alert_of_an_earlier_attempt_ends_with_the_first_good_value_of_the_next(
+    db: Database, tmp_path: Path
+) -> None:
+    """Seen red: a watch of the new attempt had never fired, so that nothing recovered."""
+    stage = await Stage.open(db)
+    await rule(db, kind="metric_threshold", metric="loss", direction="above", value=3, points=2)
+    run = await stage.run("running", saved=True)
+    await stage.report(run, **losses(6, 4, 4))
+    state = await look(db, tmp_path)
+    run = await stage.claim(await stage.retries(run, is_lost=True))
+    await again(state)
+    assert await told(stage, run) == [("fired", "metric_threshold")]
+    await stage.report(run, **losses(6, 9))
+    await again(state)
+    assert await told(stage, run) == [("fired", "metric_threshold")], "not for a bad one"
+    await stage.report(run, **losses(7, 1))
+    await again(state)
+    assert [each[0] for each in await told(stage, run)] == ["fired", "recovered"]
+    await stage.report(run, **losses(8, 4, 4))
+    await again(state)
+    assert [each[0] for each in await told(stage, run)] == ["fired", "recovered", "fired"]
+
+
+async def test_an_alert_ends_when_its_bound_is_changed_to_one_that_holds(
+    db: Database, tmp_path: Path
+) -> None:
+    stage = await Stage.open(db)
+    made = await rule(db, kind="metric_threshold", metric="loss", direction="above", value=3)
+    run = await stage.run("running")
+    await stage.report(run, **losses(1, 4))
+    state = await look(db, tmp_path)
+    assert await told(stage, run) == [("fired", "metric_threshold")]
+    await db.write(alerts.update, made.id, AlertRuleUpdate(value=5))
+    await again(state)
+    assert [each[0] for each in await told(stage, run)] == ["fired", "recovered"]
+
+
+async def test_what_could_not_be_recorded_is_found_again(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen red: the watch went on after a write that the database refused, and told nobody."""
+    stage = await Stage.open(db)
+    await rule(db, kind="metric_threshold", metric="loss", direction="above", value=3)
+    run = await stage.run("running")
+    await stage.report(run, **losses(1, 1))
+    state = await look(db, tmp_path)
+    await stage.report(run, **losses(2, 4))
+
+    def refuse(*_: object) -> None:
+        raise Unavailable("The disk is full.")
+
+    with monkeypatch.context() as full:
+        full.setattr(metric_alerts, "record", refuse)
+        await again(state)
+    assert await told(stage, run) == []
+    await again(state)
+    assert await told(stage, run) == [("fired", "metric_threshold")]
