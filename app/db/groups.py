@@ -3,7 +3,8 @@
 The conditions are those of the list of runs (`listing.RUNS`), so that a count and the list beside
 it agree. `by_status` counts all runs that match; the others look at the newest `NEWEST` of them, so
 that their cost does not grow with the table. For a common text, whose runs would all have to be
-sorted to find the newest, they read the newest runs of the list instead.
+sorted to find the newest, they read the newest runs of the list instead; for a user of many
+experiments, beside very many runs of others, the newest ones of each.
 """
 
 from collections import Counter
@@ -18,8 +19,8 @@ from app.db import counting, tally
 from app.db.count_statements import newest_rows
 from app.db.list_statements import REMEMBERED
 from app.db.listing import RUNS
-from app.db.matching import SEARCH, bind
-from app.db.seen import newest_of_seen, of_seen
+from app.db.matching import bind
+from app.db.seen import OF_EXPERIMENT, newest_of_seen, of_seen
 from app.db.sql import Statement, Tx, columns
 from app.db.tables import Experiment, MetricLatest, Run, RunTag
 
@@ -28,6 +29,9 @@ NEWEST_REPORTING = 2_000
 """The same where the metrics of each run are read."""
 MAX_VALUES = 500
 """Values in one answer."""
+
+OF_NEWEST = {"active", *OF_EXPERIMENT}
+"""Filters with which the newest runs of each experiment are the newest ones of the list."""
 
 _run = columns(Run)
 _experiment = columns(Experiment)
@@ -104,7 +108,7 @@ def metric_keys(tx: Tx, filters: Mapping[str, Any], prefix: str, most: int) -> l
 def _among_newest(tx: Tx, filters: Mapping[str, Any], most: int) -> counting.Scope:
     if (parts := of_seen(tx, RUNS, filters)) is not None:
         filters = parts[0] if len(parts) == 1 else {"found": _newest_of(tx, parts, most)}
-    elif SEARCH not in filters and (ids := newest_of_seen(tx, RUNS, filters, most)) is not None:
+    elif filters.keys() <= OF_NEWEST and (ids := newest_of_seen(tx, RUNS, filters, most)):
         filters = {**filters, "found": ids}
     scope = counting.scope(tx, RUNS, filters)
     return scope._replace(params=scope.params | {"newest": most})

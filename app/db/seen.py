@@ -1,7 +1,8 @@
-"""Lists of a user who sees few of very many runs: of each of its experiments, or of its runs' ids.
+"""Lists of runs for a user who sees few of very many.
 
-An index of all runs has others' between them, as many as there are, and a page of it must not end
-at one of these: its cursor would tell of it.
+An index of all runs also holds those of others: to walk it costs as much as these are many, and a
+page that ended at one of them would tell of it in its cursor. So the list is put together from the
+user's own experiments:
 
     up to `MERGED` experiments         the list of each is read by itself; they are merged
     more, in an order of `TIMES`       one statement reads the first runs of each, up to `AT_ONCE`
@@ -29,6 +30,8 @@ OF_EXPERIMENT = ("owner", "project_id", "task_type")
 """Filters of runs by what their experiment is."""
 MERGED = 15
 """Experiments whose lists are read one by one and merged."""
+_OLDER = ("archived", "created_after", "created_before")
+"""Filters by which the newest runs of a list are others than the newest ones of its experiments."""
 TIMES = ("created_at", "started_at", "finished_at")
 """Orders in which each experiment's runs have an index on both databases."""
 AT_ONCE = 10_000
@@ -122,7 +125,7 @@ def of_seen(
     Args:
         order: of a page, which has up to `size` rows.
     """
-    if (total := _walked(tx, listing, filters)) <= PASSED:
+    if (total := _estimate_walk(tx, listing, filters)) <= PASSED:
         return None
     of = {name: filters[name] for name in OF_EXPERIMENT if name in filters}
     merged = MERGED
@@ -149,25 +152,33 @@ def of_seen(
 def newest_of_seen(
     tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], most: int
 ) -> list[str] | None:
-    """Return the ids of the newest runs of each experiment that a user sees, up to `most` in all.
+    """Return the ids of the newest runs of each experiment that a user sees.
 
-    As many of each, at least one, or all that it has; about `FOUND` at most. None that is
-    archived, if these are filtered out.
-    None where the list of all runs is to be walked: few are others', or more experiments are seen.
+    They are about `most` in all, at most `FOUND`, and at least one of each; none that is archived
+    if `filters` has "active". None if the index of all runs is to be walked: few of these are
+    others', more than `FOUND` experiments are seen, or `filters` asks for archived runs or a time.
     """
-    if "archived" in filters or (total := _walked(tx, listing, filters)) <= PASSED:
+    if not filters.keys().isdisjoint(_OLDER):
+        return None
+    if (total := _estimate_walk(tx, listing, filters)) <= PASSED:
         return None
     of = {name: filters[name] for name in OF_EXPERIMENT if name in filters}
     ids, numbers = _look_at(tx, of, FOUND + 1)
     if total - sum(numbers) <= PASSED or not 0 < len(ids) <= FOUND:
         return None
-    each, active = share_evenly(numbers, min(most, FOUND)), "active" in filters
+    active = "active" in filters
+    if active:
+        numbers = tally.totals(tx, Run, ids, frozenset({"active"}), {})
+    each = share_evenly(numbers, min(most, FOUND))
     rows = tx.all(NEWEST_OF[tx.dialect], experiments=dump(ids), each=each, active=active)
     return [row[0] for row in rows]
 
 
-def _walked(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> int:
-    """Return about how many runs a walk passes for a user; 0 if none, or if it sees all of them."""
+def _estimate_walk(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> int:
+    """Return about how many runs a walk of their index reads.
+
+    0 where another index finds them, or the user sees all.
+    """
     found_by = (*FOUND_BY, *INDEXED, "ids", "experiment_id")
     if listing.table is not Run or not filters.keys().isdisjoint(found_by) or tx.sees_all():
         return 0
@@ -188,7 +199,7 @@ def _look_at(tx: Tx, of: Mapping[str, str], most: int) -> tuple[list[str], list[
 
 
 def share_evenly(numbers: Sequence[int], most: int) -> int:
-    """Return how many of each are about `most` in all, where some have fewer: at least one."""
+    """Return the largest share, at least 1, that is the same for each and up to `most` in all."""
     each = 0
     for place, number in enumerate(sorted(numbers)):
         each = most // (len(numbers) - place)
