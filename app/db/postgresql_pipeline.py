@@ -31,14 +31,16 @@ _TUPLE: Any = tuple
 class Answer:
     """The answer to one statement; `result` is None until it has arrived.
 
-    `rows`: the rows of the result, once they have been read.
+    `rows`: the rows of the result, once they have been read. `failure`: the result of what has
+    failed, this statement or one because of which the server skipped it.
     """
 
-    __slots__ = ("prepares", "result", "rows")
+    __slots__ = ("failure", "prepares", "result", "rows")
 
     def __init__(self, prepares: str | None = None) -> None:
         self.prepares = prepares
         self.result: Any = None
+        self.failure: Any = None
         self.rows: list[tuple[Any, ...]] | None = None
 
 
@@ -123,6 +125,7 @@ class Pipeline:
         elif status in (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED):
             if self.error is None:
                 self.error = result
+            answer.failure = self.error if status == ExecStatus.PIPELINE_ABORTED else result
             if result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) in (b"FATAL", b"PANIC"):
                 raise errors.error_from_result(result)  # the connection ends with it
             if answer.prepares is not None:
@@ -142,8 +145,7 @@ class Pipeline:
         result = answer.result
         if result.status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
             return result
-        failed = self.error if result.status == ExecStatus.PIPELINE_ABORTED else result
-        raise errors.error_from_result(failed or result)
+        raise errors.error_from_result(answer.failure or result)
 
     def rows(self, result: PGresult) -> list[tuple[Any, ...]]:
         """Return all rows of a result."""

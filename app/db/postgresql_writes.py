@@ -23,7 +23,9 @@ from app.db.sql import Tx, write_late
 BATCH = 32
 TRIES = 5
 CHANNEL = "llm_train"
-_LOST_RACE = (pg.SerializationFailure, pg.DeadlockDetected, pg.UniqueViolation)
+_LOST_RACE = (
+    pg.SerializationFailure, pg.DeadlockDetected, pg.UniqueViolation, pg.ForeignKeyViolation,
+)  # fmt: skip
 _NOTIFY = f"SELECT pg_notify('{CHANNEL}', $1::text)"
 _MOST_BYTES = 7_000  # of a notification; PostgreSQL takes 8,000
 
