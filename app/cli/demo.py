@@ -1,4 +1,4 @@
-"""`llm-train demo`: the whole story in front of your eyes, over the public API only.
+"""`llm-train demo`: a guided tour over the public API only.
 
 Serves in a thread and then is an ordinary client: creates an experiment, submits a run
 of the built-in recipe, watches it, cancels it part way, resumes it with a lower learning

@@ -99,7 +99,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> Any:
     """Run the command line of `llm-train`."""
-    # Ctrl-C just ends it, wherever it is: what matters is on disk, and uvicorn minds its own.
+    # Ctrl-C ends the process at once: a command keeps no state, and `serve` has uvicorn's handler.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.disable()  # until start-up has made what stays
     try:

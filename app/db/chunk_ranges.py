@@ -140,7 +140,7 @@ def _read_first(tx: Tx, of: Range, most: int) -> Column:
             break
     if not taken:
         return Column((), (), ())
-    column = points.cut_column(
+    column = points.select_steps(
         chunks.load(tx, series_id, heads[0][0], heads[taken - 1][0]), low, high
     )
     return column.cut(0, most)
@@ -174,7 +174,7 @@ def read_overview(tx: Tx, ranges: Sequence[Range], most: int) -> tuple[Column, b
 def read_last(tx: Tx, series_id: int, high: int) -> Column:
     """Return the last point of a series up to step `high`, or none."""
     row = tx.first(_last, series=series_id, high=high)
-    column = points.cut_column(points.unpack(row[0] if row else b""), 0, high)
+    column = points.select_steps(points.unpack(row[0] if row else b""), 0, high)
     return column.cut(max(0, len(column.steps) - 1), len(column.steps))
 
 
@@ -186,7 +186,9 @@ def _read_sketches(tx: Tx, of: Range) -> tuple[list[Column], bool]:
     less = any(len(parts[i].steps) < rows[i][1] for i in range(1, len(rows) - 1))
     for end in {0, len(rows) - 1} if rows else ():
         first = rows[end][0]
-        parts[end] = points.cut_column(chunks.load(tx, of.series_id, first, first), of.low, of.high)
+        parts[end] = points.select_steps(
+            chunks.load(tx, of.series_id, first, first), of.low, of.high
+        )
     return parts, less
 
 

@@ -126,7 +126,7 @@ def put(tx: Tx, series_id: int, column: Column) -> None:
     # Each point belongs to the chunk that begins at or before it, or else to the first one.
     edges = [steps[0], *(head[0] for head in touched[1:]), MAX_STEP + 1]
     for (first, last, count, data), (low, end) in zip(touched, pairwise(edges), strict=True):
-        new = points.cut_column(column, low, end - 1)
+        new = points.select_steps(column, low, end - 1)
         size = count + len(new.steps)
         if not new.steps:
             continue

@@ -91,9 +91,9 @@ def scope(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Scope:
 def among_newest(
     tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], most: int
 ) -> tuple[Mapping[str, Any], dict[str, int]]:
-    """Return the filters, and the parameters, that find rows among the newest `most` of a list.
+    """Return filters and parameters for reading only the newest `most` rows of a list.
 
-    Without parameters the filters name these rows: those of a user who sees few of very many.
+    For a user who sees few of very many runs the filters name the rows, without parameters.
     """
     ids = newest_of_seen(tx, listing, filters, most)
     return (filters, {"looked_at": most}) if ids is None else ({**filters, "found": ids}, {})

@@ -132,11 +132,11 @@ def page(
     sort = counting.must_sort(tx, listing, filters, order)
     look = not sort and _must_look(tx, listing, filters, order)
     if look and order.field == "created_at":
-        return _read_looked(tx, listing, filters, order, window)
+        return _read_by_looking(tx, listing, filters, order, window)
     if (active := of_active(tx, listing, filters)) is not None:
         return _read_all(tx, listing, active, order, window)
     if look:
-        return _read_looked(tx, listing, filters, order, window)
+        return _read_by_looking(tx, listing, filters, order, window)
     if SEARCH in filters:
         filters = with_search(filters, "search_walk")
     return _read_all(tx, listing, filters, order, window, sort=sort)
@@ -207,7 +207,7 @@ def _read(
             break
         if shape.peek and (place := tx.first(place_statement(shape), **params)) is not None:
             tie, value = place
-            return _stop_page(_page(listing, rows, order, window), cursor_of(order, value, tie))
+            return _end_early(_page(listing, rows, order, window), cursor_of(order, value, tie))
     return _page(listing, rows, order, window)
 
 
@@ -239,7 +239,7 @@ def _must_look(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order:
     return tally.total(tx, listing.table, frozenset(counted), params) > counting.READ
 
 
-def _read_looked(
+def _read_by_looking(
     tx: Tx, listing: Listing[RowT], filters: Mapping[str, Any], order: Order, window: Window
 ) -> Page[RowT]:
     """Return a page of a list whose rows have to be read to know which ones match.
@@ -254,7 +254,7 @@ def _read_looked(
             return _read_all(tx, listing, few, order, window)
         if SEARCH not in filters and (parts := of_experiments(tx, listing, filters)) is not None:
             return _of_each(tx, listing, parts, order, window)
-    first = _read_first(tx, listing, walked, order, window)
+    first = _read_among_first(tx, listing, walked, order, window)
     if first.stopped_at is None:
         return first
     if SEARCH not in filters and not counting.must_read(tx, listing, filters):
@@ -265,7 +265,7 @@ def _read_looked(
     return _read_all(tx, listing, narrowed, order, window)
 
 
-def _read_first(
+def _read_among_first(
     tx: Tx, listing: Listing[RowT], filters: Mapping[str, Any], order: Order, window: Window
 ) -> Page[RowT]:
     """Return a page of the first `matching.LOOKED_AT` rows of a list; it may end early there."""
@@ -289,7 +289,7 @@ def _read_first(
     return _read(tx, listing, parts, order, window)
 
 
-def _stop_page(page: Page[RowT], at: str) -> Page[RowT]:
+def _end_early(page: Page[RowT], at: str) -> Page[RowT]:
     """Return a page that ends early, at a place which need not be that of one of its rows."""
     if page.backward:
         return page._replace(stopped_at=at, has_previous=True)

@@ -73,9 +73,9 @@ class RestrictedTx(Tx):
     """The transaction of a user; made by `open_tx`."""
 
     known: Known | None
-    """What was remembered before its snapshot was fixed, which may be overtaken then."""
+    """The rights remembered when it began: compared with its snapshot before a row is returned."""
     is_snapshot: bool
-    """All its statements see the same."""
+    """All its statements see the same; those of PostgreSQL's writes do not (READ COMMITTED)."""
     _epoch: Any
     """The answer that names PostgreSQL's state, once it was asked for by `_recall`."""
     _rights = _NONE

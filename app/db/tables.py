@@ -290,7 +290,7 @@ class Run(Table, table=True):
     attempt: int = 0
     # How many of these were preempted: they do not count for the recipe's max_attempts.
     preemptions: int = Field(default=0, sa_type=Integer)
-    # The step that the present attempt started from.
+    # The step that the current attempt started from.
     start_step: int = Field(default=0, sa_type=BigInteger)
     step: int = Field(default=0, sa_type=BigInteger)
     # The same while no trainer reports, for lists in this order; NULL while one may: an index that

@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from app.domain.tokens import are_equal
+from app.domain.tokens import secrets_match
 
 SESSION_SECONDS = 7 * 24 * 3600
 CODE_SECONDS = 60
@@ -82,7 +82,7 @@ class BrowserSessions:
     def _holds(self, kind: str, value: str) -> bool:
         about, _, signature = value.partition(".")
         expiry = about.partition("-")[0]
-        if not are_equal(signature, self._sign(f"{kind}:{about}")):
+        if not secrets_match(signature, self._sign(f"{kind}:{about}")):
             return False
         return int(expiry) > self._clock()  # a number: we have signed it
 

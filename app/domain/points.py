@@ -61,7 +61,7 @@ def join_columns(parts: Iterable[Column]) -> Column:
     return Column(steps, values, wall_times)
 
 
-def cut_column(column: Column, first: int, last: int) -> Column:
+def select_steps(column: Column, first: int, last: int) -> Column:
     """Return the points of an ordered column from step `first` to `last`, both included."""
     steps = column.steps
     return column.cut(bisect_left(steps, first), bisect_right(steps, last))

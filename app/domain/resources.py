@@ -149,7 +149,7 @@ def allocate(
     GPUs are given lowest first. A shortage that no waiting can cure is named before others.
     """
     held = list(in_use)
-    fitting = _list_gpus(request, capacity)
+    fitting = capacity.fitting(request.gpu_type)
     free = _free(fitting, held)
     if (request.nodes or 1) > 1:
         return Shortage(f"Needs {request.nodes} nodes; this is one machine.", True, Kind.NODES)
@@ -194,7 +194,7 @@ class Reservations:
         allocation = allocate(request, capacity, [*in_use, *self.held])
         if isinstance(allocation, Allocation) or allocation.impossible:
             return allocation
-        held = self.gpus.intersection(_list_gpus(request, capacity))
+        held = self.gpus.intersection(capacity.fitting(request.gpu_type))
         if held if allocation.kind is Kind.GPUS else allocation.kind in self.kinds:
             return replace(
                 allocation, detail=f"Waits behind an older run that needs {allocation.kind}."
@@ -204,7 +204,7 @@ class Reservations:
     def add(self, request: Resources, capacity: Capacity, in_use: Iterable[Allocation]) -> bool:
         """Keep back what is free of what a waiting run needs. Return True if that is any more."""
         before = [*in_use, *self.held]
-        fitting = _list_gpus(request, capacity) if request.gpus else []
+        fitting = capacity.fitting(request.gpu_type) if request.gpus else []
         amounts = _amounts(request, capacity, before)
         cpus, memory = (min(amount, max(all_ - used, 0)) for _, amount, used, all_, _ in amounts)
         share = Allocation(tuple(_free(fitting, before)[: request.gpus]), cpus, memory)
@@ -228,10 +228,6 @@ def _amounts(
         (Kind.CPUS, cpus, used_cpus, capacity.cpus, _plural(cpus, "CPU")),
         (Kind.MEMORY, memory, used_memory, capacity.memory_gb, f"{memory:.5g} GB of memory"),
     )
-
-
-def _list_gpus(request: Resources, capacity: Capacity) -> list[str]:
-    return capacity.fitting(request.gpu_type)
 
 
 def _free(gpus: Iterable[str], held: Iterable[Allocation]) -> list[str]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from app.domain.permissions import Role
-from app.domain.tokens import are_equal
+from app.domain.tokens import secrets_match
 
 ATTEMPT_SECONDS = 600
 MAX_ADDRESS = 2_000
@@ -93,10 +93,12 @@ class Attempts:
         for cookie in cookies.split(";"):
             name, _, whole = cookie.strip().partition("=")
             value, _, signature = whole.partition(".")
-            if name != self.name or not are_equal(signature, _text(self._sign(f"attempt:{value}"))):
+            if name != self.name or not secrets_match(
+                signature, _text(self._sign(f"attempt:{value}"))
+            ):
                 continue
             expiry, own, to = json.loads(base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)))
-            if are_equal(state, own) and expiry > self._clock():
+            if secrets_match(state, own) and expiry > self._clock():
                 return self._attempt(own, to)
         return None
 

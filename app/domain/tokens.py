@@ -35,7 +35,7 @@ def attempt_token(secret: str, run_id: str, attempt: int) -> str:
 def attempt_of(token: str, secret: str, run_id: str) -> int | None:
     """Return the attempt of this run whose token this is; None if it is no attempt's token."""
     named = _OF_ATTEMPT.fullmatch(token)
-    if named is None or not are_equal(token, attempt_token(secret, run_id, int(named[1]))):
+    if named is None or not secrets_match(token, attempt_token(secret, run_id, int(named[1]))):
         return None
     return int(named[1])
 
@@ -45,7 +45,7 @@ def digest(code: str) -> str:
     return hashlib.sha256(code.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def are_equal(token: str, expected: str) -> bool:
+def secrets_match(token: str, expected: str) -> bool:
     """Return True if two tokens are equal; compares in constant time."""
     return hmac.compare_digest(token.encode("utf-8", "surrogatepass"), expected.encode())
 

@@ -34,7 +34,7 @@ from strawberry.types.unset import UnsetType
 from app.db.current_principal import act_as
 from app.domain import principals
 from app.domain.team import TOKEN_PREFIX
-from app.domain.tokens import are_equal
+from app.domain.tokens import secrets_match
 from app.graphql import limits
 from app.graphql.budget import Memory
 from app.graphql.context import Context
@@ -126,7 +126,9 @@ class GraphQLApp(GraphQL[Context, None]):
             if token.startswith(TOKEN_PREFIX):
                 principal = await context.authenticator.find(token)
             else:
-                principal = principals.API_TOKEN if are_equal(token, self.api_token or "") else None
+                principal = (
+                    principals.API_TOKEN if secrets_match(token, self.api_token or "") else None
+                )
             if principal is None:
                 context.authenticator.refuse(context.address, "")  # counted, and recorded
                 raise ConnectionRejectionError

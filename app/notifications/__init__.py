@@ -7,5 +7,6 @@ mail.py      e-mail, for `mailto:` addresses
 
 Only public addresses are called, and those that the operator allows. Imports `domain` and `errors`
 only. How to add a format of messages beside Slack's:
-`Format` in `app/domain/webhooks.py`, its body in `app/services/deliveries.py`.
+`Format` and a function beside `slack` in `app/domain/webhooks.py`, called by `body_of` in
+`app/services/deliveries.py`; then export the schema.
 """

@@ -4,8 +4,8 @@ demo.py     `demo`: a small language model on the CPU, with resumes that repeat 
 charlm.py   its model, optimizer and data, in NumPy
 hf_sft.py   `hf-sft` and `torchrun`: supervised fine-tuning with TRL
 
-Each is started as `python -m app.recipes.NAME` by the agent and knows nothing of the service: it
-imports the SDK (`llm_train`) alone. How to add one:
+The agent starts `python -m app.recipes.demo` or `….hf_sft`, under torchrun for `torchrun`. They
+import the SDK (`llm_train`) and their own libraries, nothing else of the service. How to add one:
 
 1. write a module here whose `train(reporter)` follows the reporter's spec, as `demo` does;
 2. add a `Recipe` with its command to BUILT_IN in `app/domain/recipes.py`;

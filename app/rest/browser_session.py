@@ -16,7 +16,7 @@ from app.db.current_principal import acting_as
 from app.domain.browser_sessions import CODE_SECONDS, BrowserSessions
 from app.domain.principals import SUPERVISOR, Principal
 from app.domain.team import TOKEN_PREFIX
-from app.domain.tokens import are_equal
+from app.domain.tokens import secrets_match
 from app.errors import ServiceError
 from app.rest import body, responses
 from app.rest.parameters import LazyRoute
@@ -51,7 +51,7 @@ async def sign_in(request: Request) -> Response:
         if principal is None:
             raise _refusal(request, "This token is not known, was revoked, or has expired.")
         subject = principal.token_id or ""
-    elif not are_equal(signed.token or "", request.app.state.settings.api_token):
+    elif not secrets_match(signed.token or "", request.app.state.settings.api_token):
         raise _refusal(
             request, "This is neither a token of a user nor LLM_TRAIN_API_TOKEN of the service."
         )

@@ -79,7 +79,7 @@ async def verify_checkpoints(request: Request, experiment_id: ExperimentId) -> R
     stored = await responses.perform(
         request,
         lambda tx: verification.read_again(tx, results),
-        views.verify_answer,
+        views.verifications,
         prepare=verify,
     )
     return responses.respond(stored)

@@ -13,7 +13,7 @@ from app.db.current_principal import act_as, get_principal
 from app.db.database import Database
 from app.domain.principals import PrincipalKind, of_run
 from app.domain.reports import ReportRequest, read_plain
-from app.domain.tokens import are_equal, attempt_of, run_token
+from app.domain.tokens import attempt_of, run_token, secrets_match
 from app.errors import Busy, Unauthorized
 from app.rest import responses
 from app.rest.body import read
@@ -152,7 +152,7 @@ def check_trainer(request: Request, run_id: str) -> int | None:
     token = bearer(request.headers.get("authorization", ""))
     secret = request.app.state.secret
     attempt = None
-    if token is None or not are_equal(token, run_token(secret, run_id)):
+    if token is None or not secrets_match(token, run_token(secret, run_id)):
         attempt = None if token is None else attempt_of(token, secret, run_id)
         if attempt is None:
             raise Unauthorized("Send the run's token: `Authorization: Bearer rt_…`.")

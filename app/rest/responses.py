@@ -53,7 +53,7 @@ async def perform(
 
 async def write(request: Request, work: Callable[[Tx], R]) -> R:
     """Run a use case as one write whose response has no body."""
-    result: R = await request.app.state.db.write(audit.wrap_work(action_of(request), work))
+    result: R = await request.app.state.db.write(audit.with_audit(action_of(request), work))
     return result
 
 

@@ -107,7 +107,7 @@ async def cancel_run(request: Request, experiment_id: ExperimentId, run_id: RunI
     await read(request, CancelRequest)
     return responses.respond(
         await responses.perform(
-            request, lambda tx: runs.cancel(tx, run_id, experiment_id), views.cancel_answer,
+            request, lambda tx: runs.cancel(tx, run_id, experiment_id), views.cancellation,
             status=lambda result: 200 if result.run.status in TERMINAL else 202,
         )
     )  # fmt: skip

@@ -149,7 +149,7 @@ def checkpoint(row: AnyCheckpoint) -> schemas.CheckpointAnswer:
     return _checkpoint(row, checkpoint_id=row.id, stored_as=row.stored_as_id, healthy=healthy)
 
 
-def verify_answer(results: list[Verified]) -> schemas.VerifyAnswer:
+def verifications(results: list[Verified]) -> schemas.VerifyAnswer:
     """Return `VerifyAnswer`."""
     rows = [result.checkpoint for result in results if result.unreadable is None]
     states = [row.state for row in rows]
@@ -201,7 +201,7 @@ def prunable(rows: list[AnyCheckpoint]) -> schemas.RetentionAnswer:
     }
 
 
-def cancel_answer(result: Cancelled) -> schemas.CancelAnswer:
+def cancellation(result: Cancelled) -> schemas.CancelAnswer:
     """Return `CancelAnswer`."""
     return {
         "run_id": result.run.id,

@@ -22,7 +22,7 @@ from app.domain.browser_sessions import BrowserSessions
 from app.domain.hosts import AllowedHosts, is_origin_allowed, is_same_site
 from app.domain.principals import Principal
 from app.domain.team import TOKEN_PREFIX
-from app.domain.tokens import OF_RUNS, are_equal
+from app.domain.tokens import OF_RUNS, secrets_match
 from app.errors import (
     Forbidden,
     ServiceError,
@@ -215,7 +215,7 @@ class Guard:
             return await self._user(token, scope)
         if self.api_token is None:
             return principals.LOCAL
-        if token is not None and are_equal(token, self.api_token):
+        if token is not None and secrets_match(token, self.api_token):
             return principals.API_TOKEN
         path = scope["path"]
         if not authorization and path != _SIGN_IN:

@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 from app.db.current_principal import act_as
 from app.domain.ids import is_id
 from app.domain.principals import ANONYMOUS, Principal, PrincipalKind, of_run
-from app.domain.tokens import are_equal, attempt_of, run_token
+from app.domain.tokens import attempt_of, run_token, secrets_match
 from app.errors import Forbidden, ServiceError, Unauthorized
 from app.services.tracking import Writer
 
@@ -54,7 +54,7 @@ def get_access(request: Request) -> Access:
     if is_id(user, "run"):
         secret = request.app.state.secret
         attempt = attempt_of(token, secret, user)
-        if attempt is not None or are_equal(token, run_token(secret, user)):
+        if attempt is not None or secrets_match(token, run_token(secret, user)):
             act_as(of_run(user))
             return Access(user, attempt)
     elif principal != ANONYMOUS:

@@ -205,15 +205,15 @@ def revoke(tx: Tx, token_id: str) -> Token:
 
 def find(tx: Tx, secret: str) -> Known | None:
     """Return whom a token belongs to; None for one that is not good."""
-    return _make_known(tx, tx.first(_find, sha256=digest(secret)))
+    return _to_known(tx, tx.first(_find, sha256=digest(secret)))
 
 
 def find_by_id(tx: Tx, token_id: str) -> Known | None:
     """Return whom a token belongs to, by its id; None for one that is not good."""
-    return _make_known(tx, tx.first(_find_by_id, id=token_id))
+    return _to_known(tx, tx.first(_find_by_id, id=token_id))
 
 
-def _make_known(tx: Tx, row: tuple[Any, ...] | None) -> Known | None:
+def _to_known(tx: Tx, row: tuple[Any, ...] | None) -> Known | None:
     if row is None:
         return None
     token_id, scope, expires_at, user_id, name, kind = row

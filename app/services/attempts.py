@@ -29,7 +29,7 @@ from app.db.tables import Attempt, Run
 from app.domain.attempts import ExitRequest, Stop
 from app.domain.lifecycle import LAUNCHED, TERMINAL, Reason, RunStatus
 from app.domain.recipes import Recipe, build_remote_environment, with_tracking
-from app.domain.tokens import are_equal, digest
+from app.domain.tokens import digest, secrets_match
 from app.errors import AttemptClaimed, NotFound, RunFinished, StaleAttempt, Unauthorized
 from app.services import runs
 
@@ -130,7 +130,7 @@ def claim(tx: Tx, run_id: str, number: int, code: str, agent: str, host: str | N
     RunFinished, StaleAttempt.
     """
     attempt = tx.first(_by_key, run=run_id, nr=number)
-    if attempt is None or not are_equal(digest(code), attempt.claim_sha256):
+    if attempt is None or not secrets_match(digest(code), attempt.claim_sha256):
         # Of a run that is not there alike: nobody learns which ones there are.
         raise Unauthorized("Send the claim code of this attempt: `Authorization: Bearer ac_…`.")
     run = runs.lock(tx, run_id)

@@ -108,7 +108,7 @@ def _get_id(made: Mapping[str, Any]) -> str | None:
     return None
 
 
-def wrap_work(action: Action, work: Callable[[Tx], T]) -> Callable[[Tx], T]:
+def with_audit(action: Action, work: Callable[[Tx], T]) -> Callable[[Tx], T]:
     """Return the same work, which is recorded in its transaction."""
 
     def run(tx: Tx) -> T:

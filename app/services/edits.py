@@ -85,7 +85,7 @@ def update_run(
     if changes.keys() & {"name", "notes", "tags"}:
         runs.put_text(tx, run)
     events.append(
-        tx, run.experiment_id, "run.updated", run_id=run.id, changed=_name_changes(changes)
+        tx, run.experiment_id, "run.updated", run_id=run.id, changed=_list_changed_fields(changes)
     )
     return run
 
@@ -118,9 +118,9 @@ def update_experiment(tx: Tx, experiment_id: str, request: UpdateExperimentReque
     if "tags" in changes:
         experiments.set_tags(tx, experiment)
     tx.run(_set_experiment_text, id=experiment.id, words=experiments.search_text(experiment))
-    events.append(tx, experiment.id, "experiment.updated", changed=_name_changes(changes))
+    events.append(tx, experiment.id, "experiment.updated", changed=_list_changed_fields(changes))
     return replace(experiment, last_seq=experiment.last_seq + 1)
 
 
-def _name_changes(changes: dict[str, Any]) -> list[str]:
+def _list_changed_fields(changes: dict[str, Any]) -> list[str]:
     return sorted("archived" if name == "archived_at" else name for name in changes)

@@ -7,7 +7,7 @@ the run, or of the one it was resumed from; with none, it is empty or lost, with
 
 `cancel-N` is the name for attempt N. A trainer may have taken it for a checkpoint of its own;
 then the promise is `cancel-N.2`, which is also where the trainer's next commit to the taken name
-goes (see `trainer.checkpoint.commit`).
+goes (see `llm_train.checkpoint.commit`).
 """
 
 from itertools import count

@@ -26,7 +26,7 @@ _STARTED = time.monotonic()
 
 def make_stale_error(run: Run) -> StaleAttempt:
     return StaleAttempt(
-        f"This report is not of the run's present attempt, {run.attempt}.", attempt=run.attempt
+        f"This report is not of the run's current attempt, {run.attempt}.", attempt=run.attempt
     )
 
 

@@ -7,6 +7,10 @@
     build_hook.py   fetches third-party files into static/vendor when the package is built
 
 The dashboard itself is in static/dashboard: `main.js` starts it, a page is a module in `pages/`.
-How to add a page: write the module, import it in `main.js`, and add its queries to `operations.js`
-(then run `python -m tests.support.graphql_types`) and its texts to `chinese.js`.
+How to add a page:
+
+1. write the module in `pages/`, and give it its address in `Page` of `main.js` (with a link, in
+   `PAGES`), in `OURS` of `route.js` and in `PATHS` of `dashboard.py`;
+2. add its queries to `operations.js`, run `python -m tests.support.graphql_types`;
+3. add its texts to `chinese.js`.
 """

@@ -90,7 +90,7 @@ def test_points_are_kept_once_and_the_last_value_of_a_step_wins(
     whole = Column(sorted(model), [model[step] for step in sorted(model)], ())
     assert text(points.join_columns(points.unpack(row.data) for row in rows)) == text(whole)
     page = write(chunk_ranges.page, [Range(series_id, low, high)], limit)
-    wanted = points.cut_column(whole._replace(wall_times=whole.values), low, high).cut(0, limit)
+    wanted = points.select_steps(whole._replace(wall_times=whole.values), low, high).cut(0, limit)
     assert text(page) == text(wanted)
 
 

@@ -31,7 +31,8 @@ def is_there(module: str) -> bool:
     file = parent / "__init__.py" if parent.is_dir() else parent.with_suffix(".py")
     if not file.is_file():
         return len(parents) > 1 and is_there(".".join(parents))
-    return re.search(rf"\b{last}\b", file.read_text(encoding="utf-8")) is not None
+    made = rf"(?m)^\s*(?:async def|def|class) {last}\b|^\s*{last}\b\s*[:,=]|\bimport .*\b{last}\b"
+    return re.search(made, file.read_text(encoding="utf-8")) is not None
 
 
 @pytest.mark.parametrize("room", sorted({file.relative_to(REPOSITORY).parts[1] for file in FILES}))
