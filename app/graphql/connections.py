@@ -179,7 +179,8 @@ async def connect(
     narrow = _narrow(listed, info, {column, sorting.field})
 
     async def load(parents: list[Any]) -> list[Any]:
-        ids = [parent and parent.id for parent in parents]
+        # A list of all rows is of the root, which a payload of a mutation has as well.
+        ids = [None if column is None else parent.id for parent in parents]
         listed_pages = await context.pages(narrow, chosen, sorting, page, column, ids)
         count = partial(context.counts, listed, chosen, column)
         return [

@@ -229,6 +229,22 @@ def test_whatever_an_id_is_it_finds_nothing(api: Api) -> None:
         assert payload["userErrors"][0]["code"] in ("not_found", "invalid_input")
 
 
+def test_the_root_below_a_payload_answers_as_the_root_does(api: Api) -> None:
+    """Seen red: a list below it was taken for one of a row, and a bug was told."""
+    graph = Graph(api.send)
+    lists = " ".join(
+        f"{name} {{ totalCount totalCountIsLowerBound nodes {{ id }} }}"
+        for name in ("experiments", "runs", "checkpoints")
+    )
+    root = f"{{ {lists} runCounts {{ status count }} webhooks {{ id }} projects {{ name }} }}"
+    made = graph.data(
+        'mutation { createExperiment(input: {name: "a", taskType: "sft"})'
+        f" {{ userErrors {{ code }} query {root} }} }}"
+    )["createExperiment"]
+    assert made["userErrors"] == [] and made["query"]["experiments"]["nodes"]
+    assert made["query"] == graph.data(root)
+
+
 def test_the_modern_media_type_tells_by_status_that_nothing_was_executed(api: Api) -> None:
     for accept, query, status in (
         (MODERN, "{ __typename }", 200),

@@ -22,7 +22,10 @@ def test_no_generated_request_finds_a_broken_promise(
 ) -> None:
     # Neither description can say "a cursor from an answer", "a path under this run", "a key that is
     # new", "`first` or `last`": a request that they allow may rightly be refused.
-    checks = ("--checks=all", "--exclude-checks=positive_data_acceptance")
+    excluded = "positive_data_acceptance"
+    if description == "/graphql":  # see `no_bug_is_told`
+        excluded += ",not_a_server_error"
+    checks = ("--checks=all", f"--exclude-checks={excluded}")
     # One worker: parsing Python in two threads confuses CPython 3.11 ("AST constructor recursion
     # depth mismatch").
     options = (*checks, f"--max-examples={examples}", "--seed=1", "--workers=1")
