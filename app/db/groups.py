@@ -20,7 +20,7 @@ from app.db.count_statements import newest_rows
 from app.db.list_statements import REMEMBERED
 from app.db.listing import RUNS
 from app.db.matching import bind
-from app.db.seen import OF_EXPERIMENT, newest_of_seen, of_seen
+from app.db.seen import OF_NEWEST, of_seen
 from app.db.sql import Statement, Tx, columns
 from app.db.tables import Experiment, MetricLatest, Run, RunTag
 
@@ -29,9 +29,6 @@ NEWEST_REPORTING = 2_000
 """The same where the metrics of each run are read."""
 MAX_VALUES = 500
 """Values in one answer."""
-
-OF_NEWEST = {"active", *OF_EXPERIMENT}
-"""Filters with which the newest runs of each experiment are the newest ones of the list."""
 
 _run = columns(Run)
 _experiment = columns(Experiment)
@@ -108,8 +105,8 @@ def metric_keys(tx: Tx, filters: Mapping[str, Any], prefix: str, most: int) -> l
 def _among_newest(tx: Tx, filters: Mapping[str, Any], most: int) -> counting.Scope:
     if (parts := of_seen(tx, RUNS, filters)) is not None:
         filters = parts[0] if len(parts) == 1 else {"found": _newest_of(tx, parts, most)}
-    elif filters.keys() <= OF_NEWEST and (ids := newest_of_seen(tx, RUNS, filters, most)):
-        filters = {**filters, "found": ids}
+    elif filters.keys() <= OF_NEWEST:
+        filters, _ = counting.among_newest(tx, RUNS, filters, most)
     scope = counting.scope(tx, RUNS, filters)
     return scope._replace(params=scope.params | {"newest": most})
 

@@ -14,20 +14,22 @@ Where only some runs are counted, these are the newest ones of each (`newest_of_
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import Executable, bindparam, func, literal_column, or_, select, true
+from sqlalchemy import Executable, bindparam, func, literal_column, select, true
 
 from app.db import tally
 from app.db.cursors import Order
 from app.db.json_lists import listed, one_of
-from app.db.list_statements import FOUND_BY, INDEXED, Listing
+from app.db.list_statements import FOUND_BY, INDEXED, Listing, Shape, page_statement
 from app.db.matching import SEARCH, with_search
 from app.db.sql import Statement, Tx, columns, dump, query
 from app.db.tables import Experiment, Run, RunSearch
 
 OF_EXPERIMENT = ("owner", "project_id", "task_type")
 """Filters of runs by what their experiment is."""
+OF_NEWEST = {"active", *OF_EXPERIMENT}
+"""Filters with which the newest runs of each experiment are the newest ones of the list."""
 MERGED = 15
 """Experiments whose lists are read one by one and merged."""
 _OLDER = ("archived", "created_after", "created_before")
@@ -73,32 +75,6 @@ RUNS_OF = {"sqlite": _runs_on_sqlite, "postgresql": _runs_on_postgresql}
 """The ids of the runs of few experiments, which have up to `FOUND` runs each."""
 
 
-@query(tuple[str])
-def _newest_on_sqlite(*, experiments: str, each: int, active: bool) -> Executable:
-    # It has no LATERAL: a correlated list of row numbers is the same walk.
-    parents, page = listed(experiments), cast(Any, Run).__table__.alias("page")
-    rows = _newest_of(parents, active).with_only_columns(literal_column("run.rowid"))
-    is_newest = literal_column("page.rowid").in_(rows.limit(each).correlate(parents))
-    return select(page.c.id).select_from(parents.join(page, is_newest))
-
-
-@query(tuple[str])
-def _newest_on_postgresql(*, experiments: str, each: int, active: bool) -> Executable:
-    parents = listed(experiments)
-    own = _newest_of(parents, active).limit(each).lateral("own")
-    return select(own.c.id).select_from(parents.join(own, true()))
-
-
-def _newest_of(parents: Any, active: Any) -> Any:
-    runs = select(_run.id).select_from(Run).where(_run.experiment_id == parents.c.value)
-    runs = runs.where(or_(active.is_(False), _run.archived_at.is_(None)))
-    return runs.order_by(_run.created_at.desc(), _run.id.desc())
-
-
-NEWEST_OF = {"sqlite": _newest_on_sqlite, "postgresql": _newest_on_postgresql}
-"""The ids of the newest runs of many experiments, `each` of each."""
-
-
 @query(tuple[int | None])
 def _last_number() -> Executable:
     return select(func.max(columns(RunSearch).number))
@@ -129,7 +105,7 @@ def of_seen(
         return None
     of = {name: filters[name] for name in OF_EXPERIMENT if name in filters}
     merged = MERGED
-    if order is not None and order.field in TIMES and filters.keys() <= {"active", *OF_EXPERIMENT}:
+    if order is not None and order.field in TIMES and filters.keys() <= OF_NEWEST:
         merged = max(MERGED, AT_ONCE // (size + 1))
     ids, numbers = _look_at(tx, of, merged + 1)
     if total - sum(numbers) <= PASSED:
@@ -166,12 +142,15 @@ def newest_of_seen(
     ids, numbers = _look_at(tx, of, FOUND + 1)
     if total - sum(numbers) <= PASSED or not 0 < len(ids) <= FOUND:
         return None
-    active = "active" in filters
+    active = frozenset(filters.keys() & {"active"})
     if active:
-        numbers = tally.totals(tx, Run, ids, frozenset({"active"}), {})
+        numbers = tally.totals(tx, Run, ids, active, {})
+    newest = Shape(
+        listing.narrowed(()), active, "created_at", True, True, frozenset(), tx.dialect,
+        parent="experiment_id", is_each=True,
+    )  # fmt: skip
     each = share_evenly(numbers, min(most, FOUND))
-    rows = tx.all(NEWEST_OF[tx.dialect], experiments=dump(ids), each=each, active=active)
-    return [row[0] for row in rows]
+    return [run.id for run in tx.all(page_statement(newest), parents=dump(ids), most=each)]
 
 
 def _estimate_walk(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> int:
@@ -203,7 +182,7 @@ def share_evenly(numbers: Sequence[int], most: int) -> int:
     each = 0
     for place, number in enumerate(sorted(numbers)):
         each = most // (len(numbers) - place)
-        if number >= each:
+        if number > each:
             break
         most -= number
     return max(1, each)

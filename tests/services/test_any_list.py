@@ -327,7 +327,7 @@ def compare(
         assert is_lower_bound or number == len(expected)
     # Triggers count the runs of an owner, also where no more than the newest ones are read.
     is_whole = not by_status.is_lower_bound and wanted.keys().isdisjoint(seen.OF_EXPERIMENT)
-    if asked.keys() <= groups.OF_NEWEST and sizes.items() >= MANY_RUNS.items():
+    if asked.keys() <= seen.OF_NEWEST and sizes.items() >= MANY_RUNS.items():
         is_whole = False  # some of each experiment are read
     listed = [known for known in world.runs if known.run.id in expected]
     for field, values_of in FACETS.items():

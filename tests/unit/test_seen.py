@@ -1,6 +1,6 @@
 """How a user's newest runs are divided among its experiments, where not all of them are read."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.db.seen import share_evenly
@@ -12,6 +12,7 @@ def test_what_small_experiments_do_not_need_is_left_for_the_large_one() -> None:
     assert share_evenly([10, 90_000, 10], 4_000) == 3_980
 
 
+@example([1, 2], 3)
 @given(NUMBERS, st.integers(1, 4_000))
 def test_each_has_the_same_and_all_together_no_more_than_there_may_be(
     numbers: list[int], most: int
