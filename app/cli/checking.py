@@ -158,16 +158,14 @@ class _CheckedRun:
     def submit(self) -> str:
         """Wait until the launcher has taken the job."""
         now = self._wait_until(lambda now: now["attempt"] > 0 or now["status"] != "queued")
-        return (
-            _describe_status(now) if now["status"] == "queued" else "The job is with the launcher."
-        )
+        return _explain(now) if now["status"] == "queued" else "The job is with the launcher."
 
     def claim(self) -> str:
         """Wait until an agent has claimed the attempt."""
         unheard = f"No agent has claimed the run at {self._public}. "
         now = self._wait_until(lambda now: now["status"] != "queued", unheard)
         if now["status"] == "failed":
-            raise _Wrong(_describe_status(now))
+            raise _Wrong(_explain(now))
         return f"An agent has claimed the run at {self._public}."
 
     def pulse(self) -> str:
@@ -176,7 +174,7 @@ class _CheckedRun:
             lambda: _get_pulse(self._database),
             lambda pulse: pulse is None or bool(pulse),
             self._wait,
-            lambda _: f"The agent is silent; the run: {_describe_status(self._fetch_status())}",
+            lambda _: f"The agent is silent; the run: {_explain(self._status())}",
         )
         if known is None:
             return "The agent shares this service's files, and is seen there."
@@ -188,7 +186,7 @@ class _CheckedRun:
             lambda: str(self._api.call("GET", f"{self._path}/logs", is_text=True)),
             lambda text: "the trainer of the check runs on" in text,
             self._wait,
-            lambda text: f"No output has come; the run: {_describe_status(self._fetch_status())}",
+            lambda text: f"No output has come; the run: {_explain(self._status())}",
         )
         return f"{output.splitlines()[-1]}."
 
@@ -196,7 +194,7 @@ class _CheckedRun:
         """Cancel the run, and wait until it has ended."""
         self._api.call("POST", f"{self._path}/cancel", {})
         now = self._wait_until(lambda now: now["status"] == "cancelled")
-        return f"The trainer has heard it and ended: {_describe_status(now)}"
+        return f"The trainer has heard it and ended: {_explain(now)}"
 
     def store(self) -> str:
         """Find the checkpoint that the cancelled trainer has saved."""
@@ -217,21 +215,19 @@ class _CheckedRun:
         with suppress(Exception):
             self._api.call("POST", f"{self._path}/cancel", {})
             now = _wait_until(
-                self._fetch_status, lambda now: now["finished_at"] is not None, 30, _describe_status
+                self._status, lambda now: now["finished_at"] is not None, 30, _explain
             )
             if launcher.owns_queue or not launcher.shares_files:  # jobs outlive the service
                 launcher.kill([Key(self._path.rpartition("/")[2], max(now["attempt"], 1))])
 
-    def _fetch_status(self) -> Any:
+    def _status(self) -> Any:
         return self._api.call("GET", f"{self._path}/status")
 
     def _wait_until(self, is_done: Callable[[Any], bool], before: str = "") -> Any:
-        return _wait_until(
-            self._fetch_status, is_done, self._wait, lambda now: before + _describe_status(now)
-        )
+        return _wait_until(self._status, is_done, self._wait, lambda now: before + _explain(now))
 
 
-def _describe_status(status: Any) -> str:
+def _explain(status: Any) -> str:
     return str(status["status_detail"] or status["status"])
 
 

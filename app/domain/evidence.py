@@ -105,39 +105,37 @@ def derive_outcome(evidence: Evidence) -> Outcome:
     halfway = bool(e.total_steps) and e.step < (e.total_steps or 0)
     clean = e.signal is None and not e.exit_code and not e.is_lost
     if e.ended_by_service is not None and not (done and clean):
-        return _make_failed(e.ended_by_service, " ".join(filter(None, (e.why, _end(e)))))
+        return _fail(e.ended_by_service, " ".join(filter(None, (e.why, _end(e)))))
     if e.launch_error is not None and not e.finished:
-        return _make_failed(Reason.LAUNCHER_ERROR, e.launch_error)
+        return _fail(Reason.LAUNCHER_ERROR, e.launch_error)
     if e.cause is not None and not e.finished and (not e.exit_code or e.stop_sent):
-        return _make_failed(
-            _REASON_OF_CAUSE[e.cause], " ".join(filter(None, (e.cause_detail, _end(e))))
-        )
+        return _fail(_REASON_OF_CAUSE[e.cause], " ".join(filter(None, (e.cause_detail, _end(e)))))
     if _has_run_out_of_memory(e):
-        return _make_failed(Reason.OUT_OF_MEMORY, _end(e) + " The kernel was out of memory.")
+        return _fail(Reason.OUT_OF_MEMORY, _end(e) + " The kernel was out of memory.")
     if e.is_lost and not e.finished:
-        return _make_failed(Reason.LOST, "The process is gone and left no exit code.")
+        return _fail(Reason.LOST, "The process is gone and left no exit code.")
     if e.signal is not None or _find_child_signal(e) is not None:
-        return _make_failed(Reason.SIGNAL, _end(e))
+        return _fail(Reason.SIGNAL, _end(e))
     if e.exit_code and e.clues.launcher_signal is not None:
         by = _name_signal(e.clues.launcher_signal)
         detail = f"{by} from outside stopped its launcher, which exited with code {e.exit_code}."
-        return _make_failed(Reason.SIGNAL, detail)
+        return _fail(Reason.SIGNAL, detail)
     if e.exit_code:
         reason = Reason.OUT_OF_MEMORY if e.clues.memory_error else Reason.EXIT_CODE
-        return _make_failed(reason, _end(e))
+        return _fail(reason, _end(e))
     if done:
         return Outcome(RunStatus.SUCCEEDED, None, None)
     if e.requires_report or halfway:
         of = f" of {e.total_steps}" if e.total_steps is not None else ""
         detail = f"Exited with code 0 at step {e.step}{of}, without its last step."
-        return _make_failed(Reason.UNFINISHED, detail)
+        return _fail(Reason.UNFINISHED, detail)
     # Of a trainer that does not report, it is known only whether it was asked to stop. Who signals
     # the trainer alone leaves no trace in the kernel, but mostly one in its log.
     if e.stop_sent:
-        return _make_failed(Reason.UNFINISHED, _end(e))
+        return _fail(Reason.UNFINISHED, _end(e))
     if e.clues.signal_noted:
         detail = "Exited with code 0 after a stop signal from outside, which its log tells of."
-        return _make_failed(Reason.UNFINISHED, detail)
+        return _fail(Reason.UNFINISHED, detail)
     return Outcome(RunStatus.SUCCEEDED, None, None)
 
 
@@ -183,7 +181,7 @@ def explain_nothing_saved(e: Evidence) -> str:
     return "The trainer saved nothing when it was stopped."
 
 
-def _make_failed(reason: Reason, detail: str) -> Outcome:
+def _fail(reason: Reason, detail: str) -> Outcome:
     return Outcome(RunStatus.FAILED, reason, detail)
 
 

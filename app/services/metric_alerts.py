@@ -66,12 +66,9 @@ def list_watched(tx: Tx, since: str) -> list[WatchedRun]:
 
 def record(tx: Tx, seen: WatchedRun, rule_id: str, changes: Sequence[Change]) -> None:
     """Record that a rule fired or recovered, with events. May be repeated: what is known stays."""
-    try:
-        run, rule = runs.lock(tx, seen.id), alerts.get(tx, rule_id)
-    except NotFound:  # deleted meanwhile
+    if (locked := _lock(tx, seen, rule_id)) is None:
         return
-    if run.attempt != seen.attempt:
-        return
+    run, rule = locked
     for change in changes:
         known = alerts.find(tx, rule.id, run.id)
         if known is not None and known.attempt == run.attempt and change.step <= (known.step or 0):
@@ -99,12 +96,18 @@ def is_firing(tx: Tx, seen: WatchedRun, rule_id: str) -> bool:
 
 def recover(tx: Tx, seen: WatchedRun, rule_id: str, good: Change) -> None:
     """Record that an alert of an earlier attempt, or by another bound, has recovered."""
+    if (locked := _lock(tx, seen, rule_id)) is not None:
+        run, rule = locked
+        _append(tx, run, alerts.recover(tx, rule, run.id, good.step, good.value))
+
+
+def _lock(tx: Tx, seen: WatchedRun, rule_id: str) -> tuple[Run, AlertRule] | None:
+    """Lock a run, and return it and the rule; None if one is deleted, or the attempt is over."""
     try:
         run, rule = runs.lock(tx, seen.id), alerts.get(tx, rule_id)
-    except NotFound:  # deleted meanwhile
-        return
-    if run.attempt == seen.attempt:
-        _append(tx, run, alerts.recover(tx, rule, run.id, good.step, good.value))
+    except NotFound:
+        return None
+    return (run, rule) if run.attempt == seen.attempt else None
 
 
 def _append(tx: Tx, run: Run, event: tuple[str, dict[str, Any]] | None) -> None:
