@@ -4,14 +4,16 @@ An id is its prefix and 26 characters of lower-case Crockford base 32: 56 bits o
 microseconds since 1970, then 74 random bits. Ids of one server sort by creation time.
 """
 
+import os
 import re
-import secrets
 import time
 from datetime import UTC, datetime, timedelta
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+_OF_BYTES = bytes(map(ord, _ALPHABET)) * 8
+"""The character of each byte: of its five lower bits."""
 PATTERN = "^{}_[0-9a-hjkmnp-tv-z]{{26}}$"
 """What an id looks like, to be formatted with its prefix."""
 SHORTEST_END = 4
@@ -21,17 +23,20 @@ _PATTERN = re.compile(PATTERN.format("(exp|run|ckpt|vfy|whk|dlv|del|prj|usr|tok|
 
 def new_id(prefix: str) -> str:
     """Return a fresh id, e.g. `run_0695t3q0c4…`."""
-    return _encode(prefix, (time.time_ns() // 1000) << 74 | secrets.randbits(74))
+    noise = os.urandom(15)
+    start = _encode(time.time_ns() // 1000 << 4 | noise[0] & 15)
+    return f"{prefix}_{start}{noise[1:].translate(_OF_BYTES).decode()}"
 
 
 def lowest_id(prefix: str, moment: str) -> str:
     """Return the id that is lower than all of a time or later, and higher than all before it."""
     micros = (datetime.fromisoformat(moment) - _EPOCH) // timedelta(microseconds=1)
-    return _encode(prefix, micros << 74)
+    return f"{prefix}_{_encode(micros << 4)}{14 * _ALPHABET[0]}"
 
 
-def _encode(prefix: str, bits: int) -> str:
-    return prefix + "_" + "".join([_PAIRS[bits >> shift & 1023] for shift in range(120, -1, -10)])
+def _encode(start: int) -> str:
+    """Return the first 12 characters: the time, and four random bits."""
+    return "".join([_PAIRS[start >> shift & 1023] for shift in range(50, -1, -10)])
 
 
 def is_id(text: str, prefix: str) -> bool:

@@ -46,3 +46,8 @@ def test_the_order_of_timestamps_is_the_order_of_time(one: datetime, other: date
 def test_a_timestamp_is_utc_whatever_the_clock_says() -> None:
     there = datetime(2026, 1, 1, 8, tzinfo=timezone(timedelta(hours=8)))
     assert timestamp(there) == "2026-01-01T00:00:00.000000+00:00"
+
+
+def test_the_rest_of_an_id_is_random_in_every_character() -> None:
+    ends = [new_id("run")[-14:] for _ in range(2_000)]
+    assert all(len(set(characters)) == 32 for characters in zip(*ends, strict=True))
