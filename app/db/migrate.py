@@ -15,7 +15,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, p
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
-from app.db import rights, search, tally
+from app.db import planning, rights, search, tally
 from app.db.tables import complete_for_postgresql
 from app.errors import Unavailable
 
@@ -107,6 +107,7 @@ def create(url: str) -> bool:
         tally.create_triggers(connection)
         search.create_indexes(connection)
         rights.create_triggers(connection)
+        planning.withhold_statistics(connection)
         connection.execute(
             text(
                 "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL,"

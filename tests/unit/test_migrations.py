@@ -83,6 +83,9 @@ _PROGRAMS = {
     " WHERE indexname LIKE '%search_index' OR indexname = 'ix_run_end'"
     " UNION ALL SELECT tgname, pg_get_triggerdef(pg_trigger.oid) FROM pg_trigger"
     " JOIN pg_class ON pg_class.oid = tgrelid WHERE NOT tgisinternal"
+    " AND relnamespace = current_schema()::regnamespace"
+    " UNION ALL SELECT relname || '.' || attname, 'without statistics' FROM pg_attribute"
+    " JOIN pg_class ON pg_class.oid = attrelid WHERE attstattarget = 0 AND attnum > 0"
     " AND relnamespace = current_schema()::regnamespace",
 }
 
