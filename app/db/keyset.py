@@ -30,7 +30,7 @@ from app.db.list_statements import (
 from app.db.listing import RUNS
 from app.db.matching import SEARCH, Parent, bind, is_short, with_search
 from app.db.merging import merge
-from app.db.narrowing import narrow, of_active, of_archived, of_experiments, of_few
+from app.db.narrowing import narrow, of_active, of_archived, of_experiments, of_few, of_tagged
 from app.db.seen import OF_EXPERIMENT, is_at_once, of_seen
 from app.db.sql import Tx, dump
 
@@ -137,6 +137,8 @@ def page(
         return _read_all(tx, listing, active, order, window)
     if look:
         return _read_by_looking(tx, listing, filters, order, window)
+    if (tagged := of_tagged(tx, listing, filters)) is not None:
+        return _read_all(tx, listing, tagged, order, window)
     if SEARCH in filters:
         filters = with_search(filters, "search_walk")
     return _read_all(tx, listing, filters, order, window, sort=sort)

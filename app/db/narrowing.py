@@ -87,6 +87,22 @@ def narrow(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[st
     return None if SEARCH in filters else of_few(tx, listing, filters)
 
 
+def of_tagged(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the filters with the ids of all runs that have one of the tags, where these are few.
+
+    None but for a list of an experiment that is not short: in such a one the tags of each run would
+    be looked up, twice in the order of a metric.
+    """
+    if not (_decides("tags", listing, filters) and "experiment_id" in filters):
+        return None
+    if matching.is_short(tx, listing, filters):
+        return None
+    tagged = {name: value for name, value in filters.items() if name != METRIC}
+    few = (ids for ids in _ids(tx, listing, tagged) if len(ids) < matching.MATCHES)
+    ids = next(few, None)
+    return None if ids is None else {**filters, "found": ids}
+
+
 def _texts(listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[str]:
     if SEARCH in filters:
         yield filters[SEARCH]

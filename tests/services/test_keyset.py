@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import column, select, table, text, update
+from sqlalchemy import Select, column, select, table, text, update
 
 from app.db import counting, keyset, listing
 from app.db.counting import Count
@@ -260,12 +260,39 @@ async def test_a_page_of_an_experiment_passes_none_of_the_newer_runs_of_others(
     assert await db.read(fetched, everywhere, "created_at") < 300
 
 
-_RUNS_FETCHED = Statement[tuple[int]](
-    select(column("idx_tup_fetch"))
-    .select_from(table("pg_stat_xact_user_tables"))
-    .where(column("relname") == "run")
-)
-"""Of this transaction."""
+@postgresql_only
+async def test_a_tag_that_few_runs_have_is_looked_up_before_the_runs_of_an_experiment(
+    db: Database,
+) -> None:
+    """Of 5,000 runs each was asked for it, and twice in the order of a metric: 100 ms."""
+    experiment = (await db.write(_story))[2]
+    await db.write(_multiply, {experiment: 2_500})
+    few = await db.write(
+        runs.submit, experiment, RunRequest.model_validate({"model": "m", "tags": ["few"]}), {}
+    )
+
+    def read(tx: Tx, tag: str, order: Order) -> tuple[list[str], int]:
+        before = tx.first(_TAGS_LOOKED_UP)
+        of = {"experiment_id": experiment, "tags": [tag]}
+        page = keyset.page(tx, listing.RUNS, of, order, Window())
+        after = tx.first(_TAGS_LOOKED_UP)
+        assert before and after
+        return [row.id for row in page.rows], after[0] - before[0]
+
+    for order in (Order("metric", True, "loss"), Order("step"), Order("finished_at", True)):
+        for tag, rows in (("few", [few.id]), ("none", [])):
+            found, looked_up = await db.read(read, tag, order)
+            assert found == rows
+            assert looked_up < 10, (tag, order)
+
+
+def _counted(name: str, of: str) -> Statement[tuple[int]]:
+    """Return the query for a number that PostgreSQL counts of a table in this transaction."""
+    counts: Select[Any] = select(column(name)).select_from(table("pg_stat_xact_user_tables"))
+    return Statement(counts.where(column("relname") == of))
+
+
+_RUNS_FETCHED, _TAGS_LOOKED_UP = _counted("idx_tup_fetch", "run"), _counted("idx_scan", "run_tag")
 
 
 def _multiply(tx: Tx, experiments: dict[str, int]) -> None:
