@@ -40,11 +40,14 @@ async def clean_up(state: SupervisorState) -> None:
         state.start_job(_TALLY, _compact_tally(state))
     if state.plain_points is not None and _POINTS not in state.jobs:
         state.start_job(_POINTS, _pack_points(state))
-    for run_id, number in list(state.over_limit.items()):
-        state.pending_deletion |= bool(await state.db.write(retention.delete, run_id, number))
-        # Only now: a write that was rejected (Busy, a full disk) is tried again next time.
-        if state.over_limit.get(run_id) == number:
-            del state.over_limit[run_id]
+    for run_id, limit in list(state.over_limit.items()):
+        # Before the write: a checkpoint that is verified during it asks for the next one.
+        del state.over_limit[run_id]
+        try:
+            state.pending_deletion |= bool(await state.db.write(retention.delete, run_id, limit))
+        except BaseException:  # rejected (Busy, a full disk): it is tried again next time
+            state.over_limit.setdefault(run_id, limit)
+            raise
     if state.pending_deletion and _ABOUT not in state.jobs:
         state.pending_deletion = False
         state.start_job(_ABOUT, _remove_files(state))

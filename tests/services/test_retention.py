@@ -378,6 +378,30 @@ async def test_a_run_whose_deletion_was_turned_away_is_not_forgotten(
     assert await left(stage, run) == ["s2"] and not state.over_limit
 
 
+async def test_a_checkpoint_that_is_verified_during_a_deletion_is_counted_by_the_next(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rule again was taken for the one that was just applied: it waited ten minutes."""
+    stage = await Stage.open(db)
+    run = await trained(stage, 2)
+    state = SupervisorState(db, Settings(data_dir=tmp_path), {}, "s" * 32, {}, "http://127.0.0.1:1")
+    state.cleaned_up_at = time.monotonic()
+    state.over_limit[run.id] = 1
+    delete = retention.delete
+
+    def delete_while_another_is_verified(tx: Tx, run_id: str, keep: retention.Limit) -> Any:
+        deleted = delete(tx, run_id, keep)
+        state.over_limit[run_id] = keep  # as `verifying.record` does
+        return deleted
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(retention, "delete", delete_while_another_is_verified)
+        await clean_up(state)
+    await stage.saves(run, "s3", 3, "s3")
+    await clean_up(state)
+    assert await left(stage, run) == ["s3"] and not state.over_limit
+
+
 def refused(tx: Tx, run_id: str, keep: int) -> None:
     raise Busy("Too much is waiting.", retry_after=1)
 
