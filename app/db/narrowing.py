@@ -80,11 +80,10 @@ def narrow(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[st
         searched = indexed_search({**filters, SEARCH: text})
         if count_hits(tx, listing, searched, matching.MATCHES) < matching.MATCHES:
             return searched
-    if listing.table is Run and SEARCH not in filters:
-        for ids in _ids(tx, listing, filters):
-            if len(ids) < matching.MATCHES:
-                return {**filters, "found": ids}
-    return None if SEARCH in filters else of_few(tx, listing, filters)
+    if SEARCH in filters:
+        return None
+    found = _of_found(filters, _ids(tx, listing, filters)) if listing.table is Run else None
+    return of_few(tx, listing, filters) if found is None else found
 
 
 def of_tagged(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -97,10 +96,7 @@ def of_tagged(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict
         return None
     if matching.is_short(tx, listing, filters):
         return None
-    tagged = {name: value for name, value in filters.items() if name != METRIC}
-    few = (ids for ids in _ids(tx, listing, tagged) if len(ids) < matching.MATCHES)
-    ids = next(few, None)
-    return None if ids is None else {**filters, "found": ids}
+    return _of_found(filters, _tagged_ids(tx, filters))
 
 
 def _texts(listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[str]:
@@ -112,9 +108,7 @@ def _texts(listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[str]:
 
 def _ids(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[list[str]]:
     """Yield the ids of all runs with a tag, or within a range, up to `MATCHES` of them."""
-    for tag in filters.get("tags", ()):
-        if tx.first(_tagged_experiment, tag=tag) is None:  # whose runs have it as well
-            yield [row[0] for row in tx.all(_tagged, tag=tag, most=matching.MATCHES)]
+    yield from _tagged_ids(tx, filters)
     if METRIC in filters:
         within = bind(tx, listing, {METRIC: filters[METRIC]})
         rows = tx.all(
@@ -122,6 +116,19 @@ def _ids(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[
             greatest=within["filter_max"], most=matching.MATCHES,
         )  # fmt: skip
         yield [row[0] for row in rows]
+
+
+def _tagged_ids(tx: Tx, filters: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield the ids of all runs with each tag that no experiment has, up to `MATCHES` of them."""
+    for tag in filters.get("tags", ()):
+        if tx.first(_tagged_experiment, tag=tag) is None:  # whose runs have it as well
+            yield [row[0] for row in tx.all(_tagged, tag=tag, most=matching.MATCHES)]
+
+
+def _of_found(filters: Mapping[str, Any], found: Iterator[list[str]]) -> dict[str, Any] | None:
+    """Return the filters with the first of these lists of ids that is shorter than `MATCHES`."""
+    few = next((ids for ids in found if len(ids) < matching.MATCHES), None)
+    return None if few is None else {**filters, "found": few}
 
 
 def of_few(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -16,10 +16,9 @@ WITHOUT_STATISTICS = {
 
 
 def withhold_statistics(connection: Connection) -> None:
-    """Let PostgreSQL gather no statistics of these columns, and forget what it has gathered."""
+    """Let PostgreSQL gather no statistics of these columns of new tables."""
     if connection.dialect.name != "postgresql":
         return
     for table, names in WITHOUT_STATISTICS.items():
-        # To give a column its own type again forgets; SET STATISTICS keeps what there is.
-        changes = (f"ALTER {name} TYPE VARCHAR, ALTER {name} SET STATISTICS 0" for name in names)
+        changes = (f"ALTER {name} SET STATISTICS 0" for name in names)
         connection.exec_driver_sql(f"ALTER TABLE {table} {', '.join(changes)}")

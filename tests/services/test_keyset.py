@@ -240,8 +240,8 @@ async def test_a_page_of_an_experiment_passes_none_of_the_newer_runs_of_others(
 ) -> None:
     """PostgreSQL walked all runs by a time, in whose order they lie: 30 ms of 60,000 newer ones."""
     _, newer, older = await db.write(_story)
-    await db.write(_multiply, {older: 6_000})
-    await db.write(_multiply, {newer: 6_000})
+    await db.write(_multiply, older, 6_000)
+    await db.write(_multiply, newer, 6_000)
     await db.write(lambda tx: tx.run(Statement(text("ANALYZE run"))))
 
     def fetched(tx: Tx, filters: dict[str, Any], field: str) -> int:
@@ -266,7 +266,7 @@ async def test_a_tag_that_few_runs_have_is_looked_up_before_the_runs_of_an_exper
 ) -> None:
     """Of 5,000 runs each was asked for it, and twice in the order of a metric: 100 ms."""
     experiment = (await db.write(_story))[2]
-    await db.write(_multiply, {experiment: 2_500})
+    await db.write(_multiply, experiment, 2_500)
     few = await db.write(
         runs.submit, experiment, RunRequest.model_validate({"model": "m", "tags": ["few"]}), {}
     )
@@ -295,12 +295,11 @@ def _counted(name: str, of: str) -> Statement[tuple[int]]:
 _RUNS_FETCHED, _TAGS_LOOKED_UP = _counted("idx_tup_fetch", "run"), _counted("idx_scan", "run_tag")
 
 
-def _multiply(tx: Tx, experiments: dict[str, int]) -> None:
-    """Add so many runs to each of these experiments, each newer than the one before."""
+def _multiply(tx: Tx, experiment: str, size: int) -> None:
+    """Add so many runs to an experiment, each newer than the one before."""
     (example,) = keyset.page(tx, listing.RUNS, {}, Order("created_at"), Window(size=1)).rows
     stored = runs.get(tx, example.id)
-    for experiment, size in experiments.items():
-        tx.insert(*(_finished(stored, experiment, number) for number in range(size)))
+    tx.insert(*(_finished(stored, experiment, number) for number in range(size)))
 
 
 def _finished(run: Run, experiment: str, number: int) -> Run:
