@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, cast
 
-from sqlalchemy import Select, bindparam, func, literal_column, select
+from sqlalchemy import Select, bindparam, func, literal_column, select, union_all
 from sqlalchemy.sql.util import ClauseAdapter
 from sqlalchemy.sql.visitors import iterate
 
@@ -37,14 +37,23 @@ def count_statement(
 
 
 def newest_rows(
-    listing: Listing[Any], selected: list[Any], filters: frozenset[str], newest: bool
+    listing: Listing[Any],
+    selected: list[Any],
+    filters: frozenset[str],
+    newest: bool,
+    states: int,
+    most: Any,
 ) -> Select[Any]:
     """Return the query for the rows of a list, newest first.
 
-    `newest`: for those of its newest rows that match, `looked_at` of them.
+    Args:
+        newest: for those of its newest rows that match, `looked_at` of them.
+        states: for those in so many states (`state_0`, …), the newest `most` of each.
     """
     if newest:
         return _among_newest(listing, selected, filters)
+    if states:
+        return _newest_of_each(listing, selected, filters, states, most)
     by = [columns(listing.table).created_at, listing.tie]
     if not FOUND_BY.isdisjoint(filters):
         by = [unwalked(column) for column in by]
@@ -55,6 +64,31 @@ def _matching(listing: Listing[Any], selected: list[Any], filters: frozenset[str
     by_text = not FOUND_BY.isdisjoint(filters)
     conditions = [condition(listing, name, by_text) for name in sorted(filters)]
     return select(*selected).select_from(listing.table).where(*conditions)
+
+
+def _newest_of_each(
+    listing: Listing[Any], selected: list[Any], filters: frozenset[str], states: int, most: Any
+) -> Select[Any]:
+    """Return the query for the newest rows of each state, by the index that it has.
+
+    A walk of the whole list would read all of it for a state that few rows are in.
+    """
+    of_state = listing.column(listing.spread or "")
+    newest = [columns(listing.table).created_at.desc(), listing.tie.desc()]
+    rest = filters - {listing.spread or ""}
+
+    def first(place: int, shown: list[Any]) -> Select[Any]:
+        rows = _matching(listing, shown, rest).where(of_state == bindparam(f"state_{place}"))
+        return rows.order_by(*newest)
+
+    if states == 1:
+        return first(0, selected)
+    used = _used(listing, [listing.tie, *selected, *newest])
+    # SQLite takes no LIMIT right within a UNION.
+    each = (first(place, used).limit(most).subquery() for place in range(states))
+    rows = union_all(*map(select, each)).subquery("newest_rows")
+    adapted: Any = ClauseAdapter(rows).traverse
+    return select(*map(adapted, selected)).order_by(*map(adapted, newest))
 
 
 def _among_newest(

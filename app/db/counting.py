@@ -10,10 +10,9 @@ from app.db import matching, tally
 from app.db.count_statements import count_statement, first_few
 from app.db.cursors import METRIC, Order
 from app.db.database import Effort
-from app.db.list_statements import FOUND_BY, INDEXED, Listing
+from app.db.list_statements import BY_INDEX, FOUND_BY, INDEXED, Listing
 from app.db.matching import (
     SEARCH,
-    WALKED,
     Parent,
     bind,
     first_hits,
@@ -23,6 +22,7 @@ from app.db.matching import (
 from app.db.seen import estimate, newest_of_seen, of_seen
 from app.db.sql import Tx, dump
 from app.db.tables import Run
+from app.domain.lifecycle import RunStatus
 
 USUAL = 100
 """So many rows of the newest `matching.PEEKED` make a text one that is counted among the newest."""
@@ -37,8 +37,6 @@ LOOKED_AT = 5_000
 SORTED = 100
 """Runs are found first and then sorted if that reads no more than a hundred steps along an index
 of the order, from one of them to the next."""
-BY_INDEX = frozenset((*WALKED, "created_after", "created_before"))
-"""Filters that an index of the list passes or skips without reading a row."""
 
 
 class Count(NamedTuple):
@@ -52,13 +50,15 @@ class Scope(NamedTuple):
     """The conditions for reading a whole list, with their parameters and how far to read.
 
     `partial`: they do not find all rows that match. `newest`: only the newest rows of the list
-    are read, as many as the parameters say.
+    are read, as many as the parameters say. `states`: the runs are in so many states, each of
+    which has an index.
     """
 
     names: frozenset[str]
     params: dict[str, Any]
     partial: bool = False
     newest: bool = False
+    states: int = 0
 
 
 def effort(filters: Mapping[str, Any]) -> Effort:
@@ -84,8 +84,21 @@ def scope(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Scope:
             filters["found"] = [*ids, text]  # which may be the id of a row
     elif must_read(tx, listing, filters):
         partial, (filters, more) = True, among_newest(tx, listing, filters, READ)
+    states = _states(listing, filters)
     params = bind(tx, listing, filters) | more
-    return Scope(frozenset(filters), params, partial, newest=bool(more))
+    params |= {f"state_{place}": state for place, state in enumerate(states)}
+    return Scope(frozenset(filters), params, partial, newest=bool(more), states=len(states))
+
+
+def _states(listing: Listing[Any], filters: Mapping[str, Any]) -> Sequence[str]:
+    """Return the states of which the runs are read each by its index, if there are such.
+
+    That of archived runs has them by their state, too.
+    """
+    if listing.table is not Run or not filters.keys() <= BY_INDEX:
+        return ()
+    of_archived = {"experiment_id", "archived"} <= filters.keys()
+    return tuple(dict.fromkeys(filters.get("status", RunStatus if of_archived else ())))
 
 
 def among_newest(
@@ -121,9 +134,10 @@ def count(
         numbers = [count(tx, listing, part) for part in parts]
         number = sum(each.number for each in numbers)
         return _bounded(number, any(each.is_lower_bound for each in numbers))
-    names, params, partial, newest = scope(tx, listing, filters)
-    row = tx.first(count_statement(listing, names, None, newest), counted=COUNTED + 1, **params)
-    return _bounded(row[0] if row else 0, partial)
+    own = scope(tx, listing, filters)
+    statement = count_statement(listing, own.names, None, own.newest)
+    row = tx.first(statement, counted=COUNTED + 1, **own.params)
+    return _bounded(row[0] if row else 0, own.partial)
 
 
 def counts(

@@ -13,13 +13,14 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, String, bindparam, func, select
+from sqlalchemy import Select, String, bindparam, func, literal_column, select, true
 
 from app.db import counting, tally
 from app.db.count_statements import newest_rows
 from app.db.list_statements import REMEMBERED
 from app.db.listing import RUNS
 from app.db.matching import bind
+from app.db.narrowing import of_archived
 from app.db.seen import OF_NEWEST, of_seen
 from app.db.sql import Statement, Tx, columns
 from app.db.tables import Experiment, MetricLatest, Run, RunTag
@@ -66,10 +67,10 @@ def by_status(tx: Tx, filters: Mapping[str, Any]) -> ByStatus:
         return ByStatus(tally.by_state(tx, Run, frozenset(filters), params))
     if (parts := of_seen(tx, RUNS, filters)) is not None:
         return _add_counts([by_status(tx, part) for part in parts])
-    names, params, partial, newest = counting.scope(tx, RUNS, filters)
-    counted = tx.all(_by_status(names, newest), **params, newest=counting.COUNTED + 1)
+    scope = counting.scope(tx, RUNS, filters)
+    counted = tx.all(_by_status(_way(tx, scope, counting.COUNTED + 1)), **scope.params)
     more = sum(count for _, count in counted) > counting.COUNTED
-    return ByStatus(counted, more or partial)
+    return ByStatus(counted, more or scope.partial)
 
 
 def _add_counts(of_each: Sequence[ByStatus]) -> ByStatus:
@@ -92,55 +93,73 @@ def facet(
     tx: Tx, field: RunFacet, filters: Mapping[str, Any], prefix: str, most: int
 ) -> list[Counted]:
     """Return the values of a column that begin with `prefix`, the most frequent first."""
-    names, params, _, newest = _among_newest(tx, filters, NEWEST)
-    return tx.all(_facet(field, names, newest), prefix=prefix, most_values=most, **params)
+    scope = _among_newest(tx, filters, NEWEST)
+    way = _way(tx, scope, NEWEST)
+    return tx.all(_facet(field, way), prefix=prefix, most_values=most, **scope.params)
 
 
 def metric_keys(tx: Tx, filters: Mapping[str, Any], prefix: str, most: int) -> list[Counted]:
     """Return the keys of metrics that begin with `prefix`, and how many runs have reported each."""
-    names, params, _, newest = _among_newest(tx, filters, NEWEST_REPORTING)
-    return tx.all(_metric_keys(names, newest), prefix=prefix, most_values=most, **params)
+    scope = _among_newest(tx, filters, NEWEST_REPORTING)
+    way = _way(tx, scope, NEWEST_REPORTING)
+    return tx.all(_metric_keys(way), prefix=prefix, most_values=most, **scope.params)
+
+
+class _Way(NamedTuple):
+    """How the runs are read that are counted: all that makes one statement differ from another.
+
+    `most` of them are, a number in the text: of a parameter no planner knows that it is small.
+    """
+
+    names: frozenset[str]
+    newest: bool
+    states: int
+    most: int
+    dialect: str
+
+
+def _way(tx: Tx, scope: counting.Scope, most: int) -> _Way:
+    return _Way(scope.names, scope.newest, scope.states, most, tx.dialect)
 
 
 def _among_newest(tx: Tx, filters: Mapping[str, Any], most: int) -> counting.Scope:
-    if (parts := of_seen(tx, RUNS, filters)) is not None:
+    if (archived := of_archived(tx, RUNS, filters)) is not None:
+        filters = archived
+    elif (parts := of_seen(tx, RUNS, filters)) is not None:
         filters = parts[0] if len(parts) == 1 else {"found": _newest_of(tx, parts, most)}
     elif filters.keys() <= OF_NEWEST:
         filters, _ = counting.among_newest(tx, RUNS, filters, most)
-    scope = counting.scope(tx, RUNS, filters)
-    return scope._replace(params=scope.params | {"newest": most})
+    return counting.scope(tx, RUNS, filters)
 
 
 def _newest_of(tx: Tx, parts: Sequence[Mapping[str, Any]], most: int) -> list[str]:
     """Return the ids of the newest runs of several lists."""
     places: list[tuple[str, str]] = []
     for part in parts:
-        names, params, _, newest = counting.scope(tx, RUNS, part)
-        places += tx.all(_places(names, newest), **params, newest=most)
+        scope = counting.scope(tx, RUNS, part)
+        places += tx.all(_places(_way(tx, scope, most)), **scope.params)
     return [id for _, id in sorted(places, reverse=True)[:most]]
 
 
 @lru_cache(REMEMBERED)
-def _places(filters: frozenset[str], newest: bool) -> Statement[tuple[str, str]]:
-    rows = newest_rows(RUNS, [_run.created_at, _run.id], filters, newest)
-    return Statement(rows.limit(bindparam("newest")))
+def _places(way: _Way) -> Statement[tuple[str, str]]:
+    return Statement(_newest(way, _run.created_at, _run.id))
 
 
 @lru_cache(REMEMBERED)
-def _by_status(filters: frozenset[str], newest: bool) -> Statement[Counted]:
-    rows = _newest(_run.status.label("value"), filters, newest)
+def _by_status(way: _Way) -> Statement[Counted]:
+    rows = _values(_run.status, way)
     return Statement(select(rows.c.value, func.count()).group_by(rows.c.value))
 
 
 @lru_cache(REMEMBERED)
-def _facet(field: RunFacet, filters: frozenset[str], newest: bool) -> Statement[Counted]:
+def _facet(field: RunFacet, way: _Way) -> Statement[Counted]:
     if field is RunFacet.TAG:
-        rows = _newest(_run.id.label("value"), filters, newest)
-        joined = select(_tag.tag).select_from(rows)
-        return _counted(_tag.tag, joined.join(RunTag, _tag.run_id == rows.c.value))
+        rows = _values(_run.id, way)
+        return _counted_of_each(rows, _tag.tag, _tag.run_id, way)
     of_experiment = field in (RunFacet.TASK_TYPE, RunFacet.OWNER)
     own: Any = getattr(_run, "experiment_id" if of_experiment else field.value)
-    rows = _newest(own.label("value"), filters, newest)
+    rows = _values(own, way)
     if not of_experiment:
         return _counted(rows.c.value, select(rows.c.value))
     value = getattr(_experiment, field.value)
@@ -149,15 +168,32 @@ def _facet(field: RunFacet, filters: frozenset[str], newest: bool) -> Statement[
 
 
 @lru_cache(REMEMBERED)
-def _metric_keys(filters: frozenset[str], newest: bool) -> Statement[Counted]:
-    rows = _newest(_run.id.label("value"), filters, newest)
-    joined = select(_latest.key).select_from(rows)
-    return _counted(_latest.key, joined.join(MetricLatest, _latest.run_id == rows.c.value))
+def _metric_keys(way: _Way) -> Statement[Counted]:
+    rows = _values(_run.id, way)
+    return _counted_of_each(rows, _latest.key, _latest.run_id, way)
 
 
-def _newest(value: Any, filters: frozenset[str], newest: bool) -> Any:
-    rows = newest_rows(RUNS, [value], filters, newest).limit(bindparam("newest"))
-    return rows.subquery("counted_runs")
+def _counted_of_each(rows: Any, value: Any, run_id: Any, way: _Way) -> Statement[Counted]:
+    """Count the values that these runs have in another table, which is looked up run by run.
+
+    PostgreSQL would read all of that table, but for an OFFSET, by which it plans a query by itself.
+    """
+    own = select(value).where(run_id == rows.c.value)
+    if way.dialect == "sqlite":
+        return _counted(value, own)
+    each = own.offset(literal_column("0")).lateral("of_each")
+    value = each.c[value.name]
+    return _counted(value, select(value).select_from(rows.join(each, true())))
+
+
+def _newest(way: _Way, *selected: Any) -> Select[Any]:
+    most: Any = literal_column(f"{way.most}")
+    return newest_rows(RUNS, list(selected), way.names, way.newest, way.states, most).limit(most)
+
+
+def _values(column: Any, way: _Way) -> Any:
+    """Return a table with one column `value`: that of the newest runs."""
+    return _newest(way, column.label("value")).subquery("counted_runs")
 
 
 def _counted(value: Any, query: Select[Any]) -> Statement[Counted]:

@@ -40,6 +40,10 @@ FOUND_BY = frozenset(("search_match", "search_short", "found", "id_ends"))
 REMEMBERED = 512  # statements; clients choose among thousands of combinations
 INDEXED = ("run_id", "parent_run_id", "root_run_id")
 """Filters that are better walked by than a `spread`, which has an index in each experiment."""
+BY_INDEX = frozenset(
+    ("experiment_id", "active", "archived", "status", "created_after", "created_before")
+)
+"""Filters that an index of the list passes or skips without reading a row."""
 
 _latest = columns(MetricLatest)
 _ANY = true()
@@ -214,7 +218,7 @@ def _rows(
     query = select(*selected).select_from(listing.table)
     query = query.where(*(condition(listing, name, by_text) for name in names), of_run)
     if metric and shape.valued:
-        look_up = shape.sort and shape.dialect == "postgresql"
+        look_up = (by_text or shape.sort) and shape.dialect == "postgresql"
         query, sort, tie = _with_value(query, tie, look_up, of_value)
     elif metric:
         query = query.add_columns(null().label("metric_value"))

@@ -21,8 +21,6 @@ Parent = tuple[str, str]
 """A column, and the id that it holds in the rows of a list."""
 
 SEARCH = "search"
-WALKED = ("experiment_id", "active", "archived", "status")
-"""Conditions that most rows with a text are likely to meet."""
 UNVALUED = ("active", "archived")
 """Conditions without a parameter."""
 FEW = 2_000

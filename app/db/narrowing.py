@@ -82,7 +82,7 @@ def narrow(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[st
             return searched
     if SEARCH in filters:
         return None
-    found = _of_found(filters, _ids(tx, listing, filters)) if listing.table is Run else None
+    found = _of_found(_ids(tx, listing, filters)) if listing.table is Run else None
     return of_few(tx, listing, filters) if found is None else found
 
 
@@ -96,7 +96,7 @@ def of_tagged(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict
         return None
     if matching.is_short(tx, listing, filters):
         return None
-    return _of_found(filters, _tagged_ids(tx, filters))
+    return _of_found(_tagged_ids(tx, filters))
 
 
 def _texts(listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[str]:
@@ -106,8 +106,12 @@ def _texts(listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[str]:
         yield from (filters[name] for name in TEXTS if name in filters)
 
 
-def _ids(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yield the ids of all runs with a tag, or within a range, up to `MATCHES` of them."""
+_Found = Iterator[tuple[dict[str, Any], list[str]]]
+"""The filters without the one by which runs were looked up, and the ids of up to `MATCHES` runs."""
+
+
+def _ids(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> _Found:
+    """Look up all runs with a tag, or within a range."""
     yield from _tagged_ids(tx, filters)
     if METRIC in filters:
         within = bind(tx, listing, {METRIC: filters[METRIC]})
@@ -115,20 +119,31 @@ def _ids(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Iterator[
             _within, key=within["filter_key"], least=within["filter_min"],
             greatest=within["filter_max"], most=matching.MATCHES,
         )  # fmt: skip
-        yield [row[0] for row in rows]
+        yield _without(METRIC, filters), [row[0] for row in rows]
 
 
-def _tagged_ids(tx: Tx, filters: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yield the ids of all runs with each tag that no experiment has, up to `MATCHES` of them."""
-    for tag in filters.get("tags", ()):
+def _tagged_ids(tx: Tx, filters: Mapping[str, Any]) -> _Found:
+    """Look up all runs with each tag that no experiment has."""
+    tags = filters.get("tags", ())
+    for tag in tags:
         if tx.first(_tagged_experiment, tag=tag) is None:  # whose runs have it as well
-            yield [row[0] for row in tx.all(_tagged, tag=tag, most=matching.MATCHES)]
+            rows = tx.all(_tagged, tag=tag, most=matching.MATCHES)
+            others = [other for other in tags if other != tag]
+            rest = _without("tags", filters)
+            yield {**rest, "tags": others} if others else rest, [row[0] for row in rows]
 
 
-def _of_found(filters: Mapping[str, Any], found: Iterator[list[str]]) -> dict[str, Any] | None:
-    """Return the filters with the first of these lists of ids that is shorter than `MATCHES`."""
-    few = next((ids for ids in found if len(ids) < matching.MATCHES), None)
-    return None if few is None else {**filters, "found": few}
+def _without(name: str, filters: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in filters.items() if key != name}
+
+
+def _of_found(found: _Found) -> dict[str, Any] | None:
+    """Return the first of these filters with the ids of runs, where they are fewer than `MATCHES`.
+
+    These runs are not asked again for what they were looked up by.
+    """
+    few = next(((rest, ids) for rest, ids in found if len(ids) < matching.MATCHES), None)
+    return None if few is None else {**few[0], "found": few[1]}
 
 
 def of_few(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,6 +1,9 @@
 """Counts and facets over more runs than anybody reads: true, and bounded where they say so."""
 
+import sqlite3
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -14,7 +17,7 @@ from app.domain.filters import AnyRunFilter, get_conditions
 from app.domain.requests import ExperimentRequest, RunRequest, UpdateRunRequest
 from app.services import edits, experiments, runs
 from tests.services.conftest import Write, writing
-from tests.support.database import Databases
+from tests.support.database import Databases, sqlite_only
 
 MANY = 1_200
 
@@ -160,3 +163,74 @@ def test_a_value_that_no_index_has_is_counted_among_the_newest_runs_of_a_long_li
     assert write(counting.count, RUNS, {"name": "n", "model": "m1"}) == Count(0), "by its index"
     exact = {"experiment_id": experiment, "created_after": "2000"}
     assert write(counting.count, RUNS, exact) == Count(MANY), "by the index of the list"
+
+
+@pytest.mark.parametrize("newest", [50, 250, MANY])
+def test_values_of_runs_in_some_states_are_those_of_the_newest_of_them(
+    write: Write, experiment: str, monkeypatch: pytest.MonkeyPatch, newest: int
+) -> None:
+    """Each state is read by itself: what is counted are the newest of all of them together."""
+    monkeypatch.setattr(groups, "NEWEST", newest)
+    if newest == 250:  # those of a long list that are archived are looked up first
+        monkeypatch.setattr(counting, "READ", 100)
+    cancelled = [number for number in range(MANY) if number % 10 == 0]
+    queued = [number for number in range(MANY) if number % 10]
+    archived = [number for number in range(MANY) if number % 100 == 0]
+    cases: list[tuple[dict[str, object], list[int]]] = [
+        ({"status": ["cancelled"]}, cancelled),
+        ({"status": ["cancelled", "cancelled"]}, cancelled),
+        ({"status": ["cancelled", "queued", "running"]}, list(range(MANY))),
+        ({"status": ["running"]}, []),
+        ({"status": ["queued"], "active": True}, queued),
+        ({"archived": True}, archived),
+        ({"archived": True, "status": ["cancelled", "queued"]}, archived),
+    ]
+    for more, numbers in cases:
+        for of in ({"experiment_id": experiment}, {}):
+            expected = Counter(f"m{number % 3}" for number in sorted(numbers)[-newest:])
+            models = dict(write(groups.facet, RunFacet.MODEL, {**of, **more}, "", 10))
+            assert models == expected, (of, more)
+            tags = dict(write(groups.facet, RunFacet.TAG, {**of, **more}, "", 10))
+            assert tags == Counter(f"t{number % 2}" for number in sorted(numbers)[-newest:])
+    exact = {"experiment_id": experiment, "status": ["cancelled"], "created_after": "2000"}
+    assert write(groups.by_status, exact).counts == [("cancelled", len(cancelled))]
+
+
+@sqlite_only
+@pytest.mark.parametrize("of", [{}, {"status": ["running", "queued"]}], ids=str)
+def test_what_is_counted_of_the_newest_runs_reads_no_others_on_sqlite(
+    database_url: str, experiment: str, of: dict[str, list[str]]
+) -> None:
+    """It read the values of all runs for the keys of the newest 2,000, and all for a rare state."""
+    path = database_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("ANALYZE")
+        connection.execute("DELETE FROM sqlite_stat1")
+        known = [  # as `PRAGMA optimize` leaves it
+            ("metric_latest", "metric_latest", "243000 2 1"),
+            ("metric_latest", "ix_metric_latest_value", "243000 48000 1 1"),
+        ]
+        connection.executemany("INSERT INTO sqlite_stat1 VALUES (?, ?, ?)", known)
+    with closing(sqlite3.connect(path)) as connection:
+        cursor = _Explaining(connection)
+        groups.metric_keys(Tx(cursor, "sqlite"), of, "", 50)
+        groups.facet(Tx(cursor, "sqlite"), RunFacet.TAG, of, "", 50)
+    for plan in cursor.plans[-2:]:
+        assert not any(step.startswith(("SCAN metric_latest", "SCAN run_tag")) for step in plan)
+        assert not any("BLOOM FILTER" in step for step in plan), "made of all values"
+        assert not of or all("run USING" not in step or "status=?" in step for step in plan)
+
+
+class _Explaining:
+    """A cursor that also asks how each statement is read; a traced one would show its values."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.plans: list[list[str]] = []
+        self._explained = connection.cursor()
+        self._cursor = connection.cursor()
+        self.fetchone, self.fetchall = self._cursor.fetchone, self._cursor.fetchall
+
+    def execute(self, text: str, params: dict[str, object]) -> None:
+        rows = self._explained.execute(f"EXPLAIN QUERY PLAN {text}", params)
+        self.plans.append([row[3] for row in rows])
+        self._cursor.execute(text, params)
