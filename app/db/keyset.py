@@ -36,7 +36,8 @@ from app.db.sql import Tx, dump
 
 MOST = 100
 SHORT_LIST = 20_000
-"""Rows of a list that is read on the event loop whatever the filter."""
+"""Rows of a list that is read on the event loop whatever the filter, but in the order of a metric:
+those that lack it are all sorted."""
 
 
 def effort(
@@ -51,7 +52,7 @@ def effort(
         return Effort.SEARCH
     if window.size > MOST:
         return Effort.LONG
-    if length is not None and length <= SHORT_LIST:
+    if length is not None and length <= SHORT_LIST and order.field != METRIC:
         return Effort.SHORT
     # Without filters, and in the order of creation, a page is a walk of an index.
     filtered = filters.keys() - {"active"}
@@ -184,11 +185,8 @@ def _read_all(
     def parts() -> Iterator[tuple[Shape, dict[str, Any]]]:
         for shape, params in _parts(tx, listing, filters, order, window):
             shape = shape._replace(sort=sort, parent=spread if parent else None)
-            lacking = not (by_text or sort or shape.valued) and order.field == METRIC
-            if lacking and _must_end(tx, listing, filters):
-                shape = shape._replace(peek=matching.LOOKED_AT)
-            elif lacking and "experiment_id" in filters:  # no index has them by their id
-                shape = shape._replace(sort=True)
+            if not (by_text or sort or shape.valued):
+                shape = _of_lacking(tx, shape, filters)
             yield shape, params | parent
 
     return _read(tx, listing, parts(), order, window)
@@ -213,11 +211,15 @@ def _read(
     return _page(listing, rows, order, window)
 
 
-def _must_end(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> bool:
-    """Return True if very many rows may have to be read to find some that lack a metric."""
-    if not filters.keys().isdisjoint((*INDEXED, "ids")):
-        return False
-    return counting.is_long(tx, listing, filters)
+def _of_lacking(tx: Tx, shape: Shape, filters: Mapping[str, Any]) -> Shape:
+    """Return how the rows are read that lack what a list is sorted by.
+
+    No index of an experiment has them by their id: all of a long list may have to be read.
+    """
+    of_few = not filters.keys().isdisjoint((*INDEXED, "ids"))
+    if of_few or not counting.is_long(tx, shape.listing, filters):
+        return shape._replace(sort="experiment_id" in filters)
+    return shape._replace(peek=matching.LOOKED_AT) if shape.field == METRIC else shape
 
 
 def _must_look(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any], order: Order) -> bool:

@@ -111,12 +111,16 @@ def _hits(table: type[SQLModel]) -> dict[str, Statement[tuple[str, int]]]:
 def _tagged(experiment_id: Any, run_id: Any = None) -> Any:
     """Return the condition that an experiment, or a run of it, has every one of the tags."""
     tags, held, own = listed("tags"), columns(ExperimentTag), columns(RunTag)
-    has: Any = exists().where(held.tag == tags.c.value, held.experiment_id == experiment_id)
-    has = has.correlate_except(ExperimentTag)
+
+    def has(table: type[SQLModel], tag: Any, is_own: Any) -> Any:
+        # Not EXISTS: PostgreSQL would rather read the tags of all runs, once, and remember them.
+        found = select(tag).where(tag == tags.c.value, is_own).correlate_except(table)
+        return found.scalar_subquery().is_not(None)
+
+    either = has(ExperimentTag, held.tag, held.experiment_id == experiment_id)
     if run_id is not None:
-        of_run = exists().where(own.tag == tags.c.value, own.run_id == run_id)
-        has = or_(has, of_run.correlate_except(RunTag))
-    return ~exists(select(tags.c.value).where(~has))
+        either = or_(either, has(RunTag, own.tag, own.run_id == run_id))
+    return ~exists(select(tags.c.value).where(~either))
 
 
 def _archived(column: Any) -> dict[str, Any]:

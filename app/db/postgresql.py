@@ -23,7 +23,7 @@ from time import perf_counter
 
 import psycopg
 
-from app.db import migrate
+from app.db import migrate, planning
 from app.db.current_principal import get_principal
 from app.db.database import CONNECTIONS, Database, Job, P, R, UseCase
 from app.db.postgresql_connections import (
@@ -220,7 +220,10 @@ class PostgresDatabase(Database):
             if pipeline is not None:
                 self._connections.discard(pipeline.connection)
                 pipeline.connection.close()
-            pipeline = self._local.pipeline = Pipeline(self._connect(reads=reads))
+            connection = self._connect(reads=reads)
+            if reads:
+                connection.execute(planning.FOR_SCANS)
+            pipeline = self._local.pipeline = Pipeline(connection)
         return pipeline
 
     def _connect(self, *, reads: bool) -> Connection:

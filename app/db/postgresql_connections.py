@@ -20,6 +20,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from app.db import planning
 from app.db.database import FEWEST
 from app.errors import Unavailable
 
@@ -55,6 +56,7 @@ def open_connection(dsn: str, *, reads: bool) -> Connection:
         dsn, autocommit=True, connect_timeout=5, fallback_application_name=name
     )
     connection.execute(_KEEP_ALIVE)
+    connection.execute(planning.FOR_ALL)
     if reads:
         connection.execute(_READ_ONLY)
     return connection

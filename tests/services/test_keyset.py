@@ -9,24 +9,22 @@ from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import Select, column, select, table, text, update
+from sqlalchemy import select, update
 
 from app.db import counting, keyset, listing
 from app.db.counting import Count
 from app.db.cursors import Order, Window
 from app.db.database import Database
 from app.db.list_statements import Listing
-from app.db.objects import replace
-from app.db.sql import Statement, Tx, columns, query, statement
+from app.db.sql import Tx, columns, query, statement
 from app.db.tables import MetricLatest, Run
-from app.domain.ids import new_id, timestamp
 from app.domain.lifecycle import RunStatus
 from app.domain.reports import ReportRequest
 from app.domain.requests import ExperimentRequest, MarkRequest, RunRequest
 from app.errors import InvalidInput
 from app.services import checkpoints, experiments, marks, reports, resuming, runs
 from tests.services.conftest import writing
-from tests.support.database import opened, postgresql_heavy, postgresql_only, sqlite_only
+from tests.support.database import opened, postgresql_heavy, sqlite_only
 
 pytestmark = pytest.mark.anyio
 
@@ -232,82 +230,6 @@ async def test_few_runs_among_very_many_are_found_first_and_then_sorted(
     for filters, order, index in cases:
         plan = _plan(path, filters, order)
         assert index in plan[0], (filters, order.field, plan)
-
-
-@postgresql_only
-async def test_a_page_of_an_experiment_passes_none_of_the_newer_runs_of_others(
-    db: Database,
-) -> None:
-    """PostgreSQL walked all runs by a time, in whose order they lie: 30 ms of 60,000 newer ones."""
-    _, newer, older = await db.write(_story)
-    await db.write(_multiply, older, 6_000)
-    await db.write(_multiply, newer, 6_000)
-    await db.write(lambda tx: tx.run(Statement(text("ANALYZE run"))))
-
-    def fetched(tx: Tx, filters: dict[str, Any], field: str) -> int:
-        before = tx.first(_RUNS_FETCHED)
-        keyset.page(tx, listing.RUNS, filters, Order(field, True), Window(size=50))
-        after = tx.first(_RUNS_FETCHED)
-        assert before and after
-        return after[0] - before[0]
-
-    for field in ("created_at", "started_at", "finished_at"):
-        for more in ({}, {"active": True}, {"status": ["succeeded"]}, {"model": "m0"}):
-            of = {"experiment_id": older, **more}
-            for _ in range(8):  # from the sixth time on it plans for any experiment
-                assert await db.read(fetched, of, field) < 300, (of, field)
-    everywhere = {"status": ["succeeded"]}
-    assert await db.read(fetched, everywhere, "created_at") < 300
-
-
-@postgresql_only
-async def test_a_tag_that_few_runs_have_is_looked_up_before_the_runs_of_an_experiment(
-    db: Database,
-) -> None:
-    """Of 5,000 runs each was asked for it, and twice in the order of a metric: 100 ms."""
-    experiment = (await db.write(_story))[2]
-    await db.write(_multiply, experiment, 2_500)
-    few = await db.write(
-        runs.submit, experiment, RunRequest.model_validate({"model": "m", "tags": ["few"]}), {}
-    )
-
-    def read(tx: Tx, tag: str, order: Order) -> tuple[list[str], int]:
-        before = tx.first(_TAGS_LOOKED_UP)
-        of = {"experiment_id": experiment, "tags": [tag]}
-        page = keyset.page(tx, listing.RUNS, of, order, Window())
-        after = tx.first(_TAGS_LOOKED_UP)
-        assert before and after
-        return [row.id for row in page.rows], after[0] - before[0]
-
-    for order in (Order("metric", True, "loss"), Order("step"), Order("finished_at", True)):
-        for tag, rows in (("few", [few.id]), ("none", [])):
-            found, looked_up = await db.read(read, tag, order)
-            assert found == rows
-            assert looked_up < 10, (tag, order)
-
-
-def _counted(name: str, of: str) -> Statement[tuple[int]]:
-    """Return the query for a number that PostgreSQL counts of a table in this transaction."""
-    counts: Select[Any] = select(column(name)).select_from(table("pg_stat_xact_user_tables"))
-    return Statement(counts.where(column("relname") == of))
-
-
-_RUNS_FETCHED, _TAGS_LOOKED_UP = _counted("idx_tup_fetch", "run"), _counted("idx_scan", "run_tag")
-
-
-def _multiply(tx: Tx, experiment: str, size: int) -> None:
-    """Add so many runs to an experiment, each newer than the one before."""
-    (example,) = keyset.page(tx, listing.RUNS, {}, Order("created_at"), Window(size=1)).rows
-    stored = runs.get(tx, example.id)
-    tx.insert(*(_finished(stored, experiment, number) for number in range(size)))
-
-
-def _finished(run: Run, experiment: str, number: int) -> Run:
-    id, now, status = new_id("run"), timestamp(), "failed" if number % 3 == 0 else "succeeded"
-    return replace(
-        run, id=id, root_run_id=id, experiment_id=experiment, status=status, created_at=now,
-        started_at=now, finished_at=now,
-    )  # fmt: skip
 
 
 async def test_the_runs_in_a_rare_state_are_sorted_once_they_are_found(

@@ -9,6 +9,7 @@ from app.db.database import Effort
 from app.db.keyset import SHORT_LIST, effort
 
 NEWEST, BY_STEP, PAGE = Order("created_at"), Order("step"), Window(50)
+BY_LOSS = Order("metric", metric_key="loss")
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,7 @@ NEWEST, BY_STEP, PAGE = Order("created_at"), Order("step"), Window(50)
         ({}, BY_STEP, PAGE, None, Effort.LONG),
         ({"model": "m"}, BY_STEP, PAGE, SHORT_LIST, Effort.SHORT),
         ({"model": "m"}, BY_STEP, PAGE, SHORT_LIST + 1, Effort.LONG),
+        ({}, BY_LOSS, PAGE, SHORT_LIST, Effort.LONG),
         ({}, NEWEST, Window(1_000), 10, Effort.LONG),
         ({"search": "x"}, NEWEST, PAGE, 10, Effort.SEARCH),
     ],
