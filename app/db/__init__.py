@@ -7,6 +7,8 @@ objects, rows            what a statement makes: objects of the tables, light ro
 sql, database, changes   queries, transactions, and who is woken after a commit
 keyset, list_statements  pages of long lists; listing, search: what they are listed by
 matching, counting       which rows match, how a text is found; how many they are
+narrowing, seen          what few rows have, found first; lists for a user who sees few of very many
+efforts, planning        where a read runs by what it may cost; what PostgreSQL's planner is told
 chunks, chunk_ranges     the points of a metric, and of a curve
 sqlite, postgresql…      the two engines: threads, connections, what can go wrong with them
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, cast
 
-from sqlalchemy import Select, bindparam, func, literal_column, select, union_all
+from sqlalchemy import Select, bindparam, func, literal_column, select, true, union_all
 from sqlalchemy.sql.util import ClauseAdapter
 from sqlalchemy.sql.visitors import iterate
 
@@ -102,7 +102,9 @@ def _among_newest(
     rows = rows.order_by(own.created_at.desc(), listing.tie.desc()).limit(bindparam("looked_at"))
     first = rows.subquery("newest_rows")
     adapted: Any = ClauseAdapter(first).traverse
-    return select(*map(adapted, selected)).select_from(first).where(*map(adapted, later))
+    # Of a bare EXISTS PostgreSQL may read the newest rows once for each row that it finds.
+    conditions = (adapted(asked).is_(true()) for asked in later)
+    return select(*map(adapted, selected)).select_from(first).where(*conditions)
 
 
 @lru_cache(REMEMBERED)

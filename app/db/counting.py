@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from app.db import matching, tally
 from app.db.count_statements import count_statement, first_few
 from app.db.cursors import METRIC, Order
-from app.db.database import Effort
 from app.db.list_statements import BY_INDEX, FOUND_BY, INDEXED, Listing
 from app.db.matching import (
     SEARCH,
@@ -59,11 +58,6 @@ class Scope(NamedTuple):
     partial: bool = False
     newest: bool = False
     states: int = 0
-
-
-def effort(filters: Mapping[str, Any]) -> Effort:
-    """Return what it may cost to read the rows of a whole list."""
-    return Effort.SEARCH if SEARCH in filters else Effort.LONG
 
 
 def scope(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> Scope:

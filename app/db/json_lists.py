@@ -1,5 +1,9 @@
-"""JSON in statements: lists of any length, bound as JSON, and numbers in stored objects."""
+"""JSON in statements: lists of any length, bound as JSON, and numbers in stored objects.
 
+A few strings that are compared row by row are an array on PostgreSQL: its planner knows how many.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Float, String, bindparam, select
@@ -24,6 +28,27 @@ def _sqlite(element: Any, compiler: Any, **options: Any) -> str:
 @compiles(_Listed, "postgresql")
 def _postgresql(element: Any, compiler: Any, **options: Any) -> str:
     return f"json_array_elements_text(CAST({compiler.process(element.clauses, **options)} AS json))"
+
+
+class _Few(_Listed):
+    """The same of a few strings, bound as `dump_few` returns them."""
+
+    inherit_cache = True
+    name = "few"
+
+
+@compiles(_Few, "postgresql")
+def _postgresql_few(element: Any, compiler: Any, **options: Any) -> str:
+    array = f"CAST({compiler.process(element.clauses, **options)} AS text[])"
+    return f"(SELECT unnest({array}) AS value)"
+
+
+def dump_few(dialect: str, strings: Sequence[str]) -> str:
+    """Return strings as they are bound to what `few` returns."""
+    if dialect == "sqlite":
+        return dump(list(strings))
+    escaped = (each.replace("\\", r"\\").replace('"', r"\"") for each in strings)
+    return "{" + ",".join(f'"{each}"' for each in escaped) + "}"
 
 
 class JsonNumber(FunctionElement[float]):
@@ -86,6 +111,11 @@ def listed(items: Any) -> Any:
     """
     bound = bindparam(items) if isinstance(items, str) else items
     return _Listed(bound).table_valued("value", name=bound.key)
+
+
+def few(items: str) -> Any:
+    """Return a table with one column `value`: a few strings, bound to `items` by `dump_few`."""
+    return _Few(bindparam(items)).table_valued("value", name=items)
 
 
 def one_of(column: Any, items: Any) -> Any:

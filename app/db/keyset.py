@@ -18,7 +18,6 @@ from typing import Any
 
 from app.db import counting, matching, tally
 from app.db.cursors import METRIC, Order, Page, RowT, Window, cursor_of, parse
-from app.db.database import Effort
 from app.db.list_statements import (
     FOUND_BY,
     INDEXED,
@@ -33,30 +32,6 @@ from app.db.merging import merge
 from app.db.narrowing import narrow, of_active, of_archived, of_experiments, of_few, of_tagged
 from app.db.seen import OF_EXPERIMENT, is_at_once, of_seen
 from app.db.sql import Tx, dump
-
-MOST = 100
-SHORT_LIST = 20_000
-"""Rows of a list that is read on the event loop whatever the filter, but in the order of a metric:
-those that lack it are all sorted."""
-
-
-def effort(
-    filters: Mapping[str, Any], order: Order, window: Window, length: int | None = None
-) -> Effort:
-    """Return what reading a page may cost.
-
-    Args:
-        length: rows that the list has at most, where that is known.
-    """
-    if SEARCH in filters:
-        return Effort.SEARCH
-    if window.size > MOST:
-        return Effort.LONG
-    if length is not None and length <= SHORT_LIST and order.field != METRIC:
-        return Effort.SHORT
-    # Without filters, and in the order of creation, a page is a walk of an index.
-    filtered = filters.keys() - {"active"}
-    return Effort.LONG if filtered or order.field not in ("created_at", "seq") else Effort.SHORT
 
 
 def _parts(

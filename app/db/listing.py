@@ -22,7 +22,7 @@ from sqlmodel import SQLModel
 
 from app.db import search
 from app.db.cursors import RowT
-from app.db.json_lists import JsonNumber, listed, one_of
+from app.db.json_lists import JsonNumber, few, one_of
 from app.db.list_statements import Listing, unwalked
 from app.db.objects import Table
 from app.db.rows import (
@@ -110,7 +110,7 @@ def _hits(table: type[SQLModel]) -> dict[str, Statement[tuple[str, int]]]:
 
 def _tagged(experiment_id: Any, run_id: Any = None) -> Any:
     """Return the condition that an experiment, or a run of it, has every one of the tags."""
-    tags, held, own = listed("tags"), columns(ExperimentTag), columns(RunTag)
+    tags, held, own = few("tags"), columns(ExperimentTag), columns(RunTag)
 
     def has(table: type[SQLModel], tag: Any, is_own: Any) -> Any:
         # Not EXISTS: PostgreSQL would rather read the tags of all runs, once, and remember them.

@@ -10,7 +10,7 @@ from typing import Any
 
 from app.db.count_statements import first_few
 from app.db.cursors import METRIC
-from app.db.json_lists import number_params
+from app.db.json_lists import dump_few, number_params
 from app.db.list_statements import FOUND_BY, INDEXED, Listing
 from app.db.search import GRAM, search_params
 from app.db.sql import Tx, dump
@@ -52,6 +52,8 @@ def bind(tx: Tx, listing: Listing[Any], filters: Mapping[str, Any]) -> dict[str,
             params |= {"id_ends": value, "id_end": value[-SHORTEST_END:]}
         elif name in UNVALUED:
             continue
+        elif name == "tags":
+            params[name] = dump_few(tx.dialect, value)
         elif name.startswith(SEARCH):
             params |= {"search_id": value, "search": fold(value)}
             if name in FOUND_BY:

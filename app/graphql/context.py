@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import HTTPConnection
 
-from app.db import counting, keyset, listing
+from app.db import counting, efforts, keyset, listing
 from app.db.cursors import Order, Window
 from app.db.database import Database, Effort
 from app.db.list_statements import Listing
@@ -168,7 +168,7 @@ class Context:
             return listed_pages
 
         name = ("pages", listed, column, order, window, dump(filters))
-        return self.load(name, ids, read, keyset.effort(filters, order, window))
+        return self.load(name, ids, read, efforts.of_page(filters, order, window))
 
     def counts(
         self, listed: Listing[Any], filters: dict[str, Any], column: str | None, ids: list[Any]
@@ -181,11 +181,11 @@ class Context:
             return counting.counts(tx, listed, column, ids, filters)
 
         name = ("counts", listed.table, column, dump(filters))
-        return self.load(name, ids, read, counting.effort(filters))
+        return self.load(name, ids, read, efforts.of_list(filters))
 
     async def read_groups(self, read: Callable[..., T], filters: dict[str, Any], *more: Any) -> T:
         """Read groups of the rows that match, where such a read belongs."""
-        return await self.db.fetch(counting.effort(filters), read, filters, *more)
+        return await self.db.fetch(efforts.of_list(filters), read, filters, *more)
 
 
 def _do_nothing(token_id: str | None) -> None:

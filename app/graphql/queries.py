@@ -7,8 +7,8 @@ from typing import Annotated, Any, cast
 import strawberry
 
 from app.db import listing, tables
+from app.db.efforts import MOST
 from app.db.groups import MAX_VALUES, RunFacet
-from app.db.keyset import MOST
 from app.db.rows import EventRow
 from app.db.sql import Tx
 from app.domain.ids import is_id

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from app.db import counting, groups
+from app.db import efforts, groups
 from app.db.sql import Tx
 from app.domain import comparison
 from app.domain.filters import AnyRunFilter, get_conditions
@@ -97,7 +97,7 @@ async def list_recipes(request: Request) -> Response:
 async def count_runs(request: Request, query: Annotated[AnyRunFilter, Query()]) -> Response:
     """Count the runs of all experiments by status."""
     filters = get_conditions(AnyRunFilter, query)
-    read = await request.app.state.db.fetch(counting.effort(filters), groups.by_status, filters)
+    read = await request.app.state.db.fetch(efforts.of_list(filters), groups.by_status, filters)
     numbers = dict(read.counts)
     counts = {status.value: numbers[status] for status in RunStatus if status in numbers}
     return responses.json({"counts": counts, "is_lower_bound": read.is_lower_bound})

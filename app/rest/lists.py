@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from app.db import keyset, listing
+from app.db import efforts, keyset, listing
 from app.db.cursors import Order, Page, Window
 from app.db.database import Effort
 from app.db.list_statements import Listing
@@ -229,7 +229,7 @@ async def _answer(
         parent = ("experiment_id", experiment_id)
         # Its events outnumber its runs and its checkpoints.
         length = (await db.read(experiments.get, experiment_id)).last_seq
-    effort = keyset.effort(filters, order, window, length)
+    effort = efforts.of_page(filters, order, window, length)
     if effort is Effort.SHORT:
         with suppress(listing.TooMany):  # runs with a thousand metrics each are long after all
             body = await db.fetch(effort, _body, parent, *query_args, FEW_METRICS, False)

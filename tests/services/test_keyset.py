@@ -398,6 +398,40 @@ async def _counts(db: Database, listed: Listing[Any], ids: list[str]) -> list[Co
     return await db.read(counting.counts, listed, "experiment_id", ids, {})
 
 
+@pytest.mark.parametrize(
+    "tag",
+    [
+        '"',
+        "\\",
+        'a"b',
+        "{x,y}",
+        "NULL",
+        "it's",
+        "a,b",
+        " ",
+        "指令微调",
+        "\\n",
+        "$1",
+        "%s",
+        "\U0001f600",
+    ],
+)
+async def test_a_tag_is_found_whatever_its_characters(db: Database, tag: str) -> None:
+    made = await db.write(
+        experiments.create, ExperimentRequest(name="e", task_type="sft", tags=[tag, "other"])
+    )
+    run = await db.write(runs.submit, made.id, RunRequest(model="m"), {})
+    for tags, found in (
+        ([tag], True),
+        ([tag, "other"], True),
+        ([tag, tag + "x"], False),
+        ([tag[1:] + "x"], False),
+    ):
+        filters = {"experiment_id": made.id, "tags": tags}
+        page = await db.scan(keyset.page, listing.RUNS, filters, Order("created_at"), Window())
+        assert [row.id for row in page.rows] == ([run.id] if found else [])
+
+
 async def test_a_page_neither_repeats_nor_skips_when_rows_come_and_change(db: Database) -> None:
     ids = await db.write(_story)
     order = Order("created_at")

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy import Select, column, func, select, table
 
-from app.db import counting, groups, keyset
+from app.db import counting, groups, keyset, matching
 from app.db.cursors import Order, Window
 from app.db.database import Database
 from app.db.groups import RunFacet
@@ -203,6 +203,18 @@ async def test_values_of_runs_in_a_rare_state_are_counted_without_reading_the_ot
             ]
 
         await _check(db.scan, read, states)
+
+
+async def test_a_tag_is_looked_for_in_the_first_runs_of_a_list_without_those_of_others(
+    db: Database, ids: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tag was thought so dear that any index seemed as good: 800,000 newer runs were passed."""
+    monkeypatch.setattr(counting, "READ", MOST // 3)
+    monkeypatch.setattr(matching, "LOOKED_AT", MOST // 3)
+    of = {"experiment_id": ids["old"], "active": True, "tags": ["none"]}
+    by_age = Order("created_at", True)
+    await _check(db.scan, lambda tx: keyset.page(tx, RUNS, of, by_age, Window()), "page")
+    await _check(db.scan, lambda tx: counting.count(tx, RUNS, of), "count")
 
 
 @pytest.mark.parametrize(

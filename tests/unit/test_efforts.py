@@ -6,7 +6,7 @@ import pytest
 
 from app.db.cursors import Order, Window
 from app.db.database import Effort
-from app.db.keyset import SHORT_LIST, effort
+from app.db.efforts import SHORT_LIST, of_page
 
 NEWEST, BY_STEP, PAGE = Order("created_at"), Order("step"), Window(50)
 BY_LOSS = Order("metric", metric_key="loss")
@@ -21,6 +21,7 @@ BY_LOSS = Order("metric", metric_key="loss")
         ({"model": "m"}, BY_STEP, PAGE, SHORT_LIST, Effort.SHORT),
         ({"model": "m"}, BY_STEP, PAGE, SHORT_LIST + 1, Effort.LONG),
         ({}, BY_LOSS, PAGE, SHORT_LIST, Effort.LONG),
+        ({"tags": ["t"]}, NEWEST, PAGE, SHORT_LIST, Effort.LONG),
         ({}, NEWEST, Window(1_000), 10, Effort.LONG),
         ({"search": "x"}, NEWEST, PAGE, 10, Effort.SEARCH),
     ],
@@ -28,4 +29,4 @@ BY_LOSS = Order("metric", metric_key="loss")
 def test_only_a_short_page_is_read_on_the_event_loop(
     filters: dict[str, Any], order: Order, window: Window, length: int | None, expected: Effort
 ) -> None:
-    assert effort(filters, order, window, length) is expected
+    assert of_page(filters, order, window, length) is expected
