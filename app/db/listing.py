@@ -113,7 +113,7 @@ def _tagged(experiment_id: Any, run_id: Any = None) -> Any:
     tags, held, own = few("tags"), columns(ExperimentTag), columns(RunTag)
 
     def has(table: type[SQLModel], tag: Any, is_own: Any) -> Any:
-        # Not EXISTS: PostgreSQL would rather read the tags of all runs, once, and remember them.
+        # Not EXISTS: PostgreSQL may read the tags of all runs for it, once, and remember them.
         found = select(tag).where(tag == tags.c.value, is_own).correlate_except(table)
         return found.scalar_subquery().is_not(None)
 
